@@ -1,0 +1,2 @@
+//! hostbadge vouches for the AI agents on a Linux host.
+pub mod tpm;
