@@ -1,2 +1,5 @@
 //! hostbadge vouches for the AI agents on a Linux host.
+pub mod clock;
+pub mod config;
+pub mod store;
 pub mod tpm;

@@ -1,0 +1,134 @@
+//! What is wrong with a file that a person wrote: where, what, and the mend.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A hand-written file is never this large; a larger one is a mistake.
+const LARGEST: u64 = 256 * 1024;
+
+/// One fault of one file, printed as `file:line: what, and the mend`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    pub file: PathBuf,
+    /// Counted from 1; none where the fault is the file's or the directory's as a whole.
+    pub line: Option<usize>,
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.what),
+            None => write!(f, "{}: {}", self.file.display(), self.what),
+        }
+    }
+}
+
+/// A file read whole, with the means to say where in it something is wrong.
+pub struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Reads a TOML file: bounded, UTF-8, a regular file that not everybody may write to.
+    pub fn read(path: &Path) -> Result<Source, Fault> {
+        let whole = |what: String| Fault { file: path.to_owned(), line: None, what };
+        let file = File::open(path).map_err(|e| whole(format!("cannot be read ({e}); mend its owner or mode")))?;
+        let meta = file.metadata().map_err(|e| whole(e.to_string()))?;
+        if !meta.is_file() {
+            return Err(whole("is not a regular file; put the file itself here".into()));
+        }
+        if let Some(what) = writable_by_others(&meta) {
+            return Err(whole(what));
+        }
+        let mut bytes = Vec::new();
+        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| whole(e.to_string()))?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(whole(format!("is larger than {} KiB; split it", LARGEST / 1024)));
+        }
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+            Fault { file: path.to_owned(), line: Some(line), what: "is not UTF-8; save it as UTF-8".into() }
+        })?;
+        Ok(Source { path: path.to_owned(), text })
+    }
+
+    /// Parses the text; a syntax error, an unknown key or a wrong type is a fault with its line.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        toml::from_str(&self.text).map_err(|e| {
+            let what = e.message().trim_end().replace('\n', "; ");
+            match e.span() {
+                Some(span) => self.fault(span, what),
+                None => Fault { file: self.path.clone(), line: None, what },
+            }
+        })
+    }
+
+    /// A fault at a span of this file.
+    pub fn fault(&self, span: Range<usize>, what: impl Into<String>) -> Fault {
+        let start = span.start.min(self.text.len());
+        let line = 1 + self.text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count();
+        Fault { file: self.path.clone(), line: Some(line), what: what.into() }
+    }
+}
+
+/// Says why a file or directory cannot be trusted, if everybody may write to it or a stranger owns it.
+pub fn writable_by_others(meta: &std::fs::Metadata) -> Option<String> {
+    if meta.mode() & 0o002 != 0 {
+        return Some("may be written by everybody, so anybody could make agents; chmod o-w it".into());
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    if meta.uid() != 0 && meta.uid() != own {
+        return Some(format!("belongs to uid {}, who could change it at any time; chown it to root", meta.uid()));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[derive(Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[expect(dead_code)]
+        name: String,
+    }
+
+    fn fault(text: &[u8]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.toml");
+        fs::write(&path, text).unwrap();
+        let fault = Source::read(&path).and_then(|s| s.parse::<Sample>().map(drop)).unwrap_err();
+        fault.to_string().replace(dir.path().to_str().unwrap(), "")
+    }
+
+    #[test]
+    fn faults_name_their_line() {
+        assert!(fault(b"\n\nname = 3\n").starts_with("/f.toml:3: invalid type: integer"), "{}", fault(b"\n\nname = 3\n"));
+        assert!(fault(b"name = \"a\"\nnmae = 1\n").starts_with("/f.toml:2: unknown field `nmae`"));
+        assert!(fault(b"name = \"a\nx").starts_with("/f.toml:2: "), "{}", fault(b"name = \"a\nx"));
+        assert!(fault(b"name = \"a\"\nname = \"b\"\n").starts_with("/f.toml:2: duplicate key"));
+        assert!(fault(b"#\n#\n\xff\n").starts_with("/f.toml:3: is not UTF-8"));
+    }
+
+    #[test]
+    fn a_file_that_everybody_may_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.toml");
+        fs::write(&path, "name = \"a\"").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(Source::read(&path).err().unwrap().to_string().contains("chmod o-w"));
+    }
+}

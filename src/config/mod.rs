@@ -1,0 +1,369 @@
+//! The daemon's configuration: one TOML file, every key optional.
+
+mod dev;
+mod fault;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+pub use dev::lay_out as lay_out_dev;
+pub use fault::{Fault, Source, writable_by_others};
+
+/// Where the daemon looks when it is told nothing else.
+pub const SYSTEM_FILE: &str = "/etc/hostbadge/hostbadged.toml";
+
+/// What the daemon runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// SPIFFE trust domain; none means `<host-id>.internal`.
+    pub trust_domain: Option<String>,
+    /// `iss` of every token; none means `https://<trust-domain>`.
+    pub issuer: Option<String>,
+    pub paths: Paths,
+    pub tpm: Tpm,
+    pub limits: Limits,
+    pub log: Log,
+    pub admin: Admin,
+}
+
+/// Where things lie.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Paths {
+    pub agents: PathBuf,
+    pub state: PathBuf,
+    pub audit: PathBuf,
+    pub run: PathBuf,
+}
+
+/// How to reach the TPM.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tpm {
+    /// `device:/dev/tpmrm0`, or `swtpm:host=127.0.0.1,port=2321` with `allow_emulator`.
+    pub tcti: String,
+    /// A software TPM guards nothing against root; tokens say so.
+    pub allow_emulator: bool,
+    /// How long a caller waits for one TPM command.
+    #[serde(deserialize_with = "duration")]
+    pub deadline: Duration,
+}
+
+/// Bounds on what callers may take.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests a second, for each agent.
+    pub rate: u32,
+    /// Requests an agent may make at once after a pause.
+    pub burst: u32,
+    /// The same two for each uid that is no agent.
+    pub stranger_rate: u32,
+    pub stranger_burst: u32,
+    /// Open connections altogether, and of one uid.
+    pub connections: usize,
+    pub connections_per_uid: usize,
+}
+
+/// Where the daemon's own words go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub to: LogTarget,
+    pub level: LogLevel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogTarget {
+    /// journald where its socket is, else standard error.
+    Auto,
+    Journal,
+    Stderr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Who may use the admin socket beside root.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    pub group: String,
+}
+
+// === defaults ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            trust_domain: None,
+            issuer: None,
+            paths: Paths::default(),
+            tpm: Tpm::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+            admin: Admin::default(),
+        }
+    }
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Paths {
+            agents: "/etc/hostbadge/agents.d".into(),
+            state: "/var/lib/hostbadge".into(),
+            audit: "/var/log/hostbadge/audit".into(),
+            run: "/run/hostbadge".into(),
+        }
+    }
+}
+
+impl Paths {
+    /// A whole host in one directory, for `--dev`.
+    pub fn below(dir: &Path) -> Paths {
+        Paths {
+            agents: dir.join("etc/agents.d"),
+            state: dir.join("state"),
+            audit: dir.join("audit"),
+            run: dir.join("run"),
+        }
+    }
+}
+
+impl Default for Tpm {
+    fn default() -> Self {
+        Tpm { tcti: "device:/dev/tpmrm0".into(), allow_emulator: false, deadline: Duration::from_secs(5) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            rate: 50,
+            burst: 200,
+            stranger_rate: 10,
+            stranger_burst: 50,
+            connections: 10_000,
+            connections_per_uid: 2_000,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { to: LogTarget::Auto, level: LogLevel::Info }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Admin { group: "hostbadge-admin".into() }
+    }
+}
+
+// === reading ===
+
+/// The file as written. `paths` has defaults of its own, so it is kept apart until they are known.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    trust_domain: Option<Spanned<String>>,
+    issuer: Option<Spanned<String>>,
+    #[serde(default)]
+    paths: WrittenPaths,
+    #[serde(default)]
+    tpm: Tpm,
+    #[serde(default)]
+    limits: OptionalSpan<Limits>,
+    #[serde(default)]
+    log: Log,
+    #[serde(default)]
+    admin: Admin,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct WrittenPaths {
+    agents: Option<Spanned<PathBuf>>,
+    state: Option<Spanned<PathBuf>>,
+    audit: Option<Spanned<PathBuf>>,
+    run: Option<Spanned<PathBuf>>,
+}
+
+/// A table with its place in the file, or its defaults with none.
+#[derive(Default)]
+struct OptionalSpan<T>(Option<Spanned<T>>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OptionalSpan<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::deserialize(deserializer).map(|table| OptionalSpan(Some(table)))
+    }
+}
+
+impl Config {
+    /// Reads a configuration whose unset paths are `paths`. All faults at once, not the first alone.
+    pub fn read(file: &Path, paths: Paths) -> Result<Config, Vec<Fault>> {
+        let source = Source::read(file).map_err(|fault| vec![fault])?;
+        let written: Written = source.parse().map_err(|fault| vec![fault])?;
+        let mut faults = Vec::new();
+
+        if let Some(domain) = &written.trust_domain
+            && let Err(what) = check_trust_domain(domain.get_ref())
+        {
+            faults.push(source.fault(domain.span(), what));
+        }
+        if let Some(issuer) = &written.issuer
+            && let Err(what) = check_issuer(issuer.get_ref())
+        {
+            faults.push(source.fault(issuer.span(), what));
+        }
+        let mut place = |given: Option<Spanned<PathBuf>>, default: PathBuf| match given {
+            Some(path) if !path.get_ref().is_absolute() => {
+                faults.push(source.fault(path.span(), "must be an absolute path"));
+                default
+            }
+            Some(path) => path.into_inner(),
+            None => default,
+        };
+        let paths = Paths {
+            agents: place(written.paths.agents, paths.agents),
+            state: place(written.paths.state, paths.state),
+            audit: place(written.paths.audit, paths.audit),
+            run: place(written.paths.run, paths.run),
+        };
+        let limits = match written.limits.0 {
+            None => Limits::default(),
+            Some(limits) => {
+                for what in check_limits(limits.get_ref()) {
+                    faults.push(source.fault(limits.span(), what));
+                }
+                limits.into_inner()
+            }
+        };
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Config {
+            trust_domain: written.trust_domain.map(Spanned::into_inner),
+            issuer: written.issuer.map(|i| i.into_inner()),
+            paths,
+            tpm: written.tpm,
+            limits,
+            log: written.log,
+            admin: written.admin,
+        })
+    }
+
+    /// The system's configuration: defaults where there is no file and none was asked for by name.
+    pub fn system(file: Option<&Path>) -> Result<Config, Vec<Fault>> {
+        match file {
+            Some(file) => Config::read(file, Paths::default()),
+            None if !Path::new(SYSTEM_FILE).exists() => Ok(Config::default()),
+            None => Config::read(Path::new(SYSTEM_FILE), Paths::default()),
+        }
+    }
+}
+
+/// SPIFFE-ID section 2.1: lower-case letters, digits, dots, dashes, underscores.
+fn check_trust_domain(domain: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+    if domain.is_empty() || domain.len() > 80 || !domain.chars().all(fine) {
+        return Err("trust_domain is a name like \"example.org\": a-z 0-9 . - _, at most 80 characters".into());
+    }
+    Ok(())
+}
+
+/// OpenID Connect Discovery section 3: https, no query, no fragment; relying parties refuse a port.
+fn check_issuer(issuer: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"' | '\\' | '<' | '>' | '@');
+    match issuer.strip_prefix("https://") {
+        Some(rest)
+            if !rest.is_empty() && !rest.ends_with('/') && issuer.len() <= 255 && rest.chars().all(fine) =>
+        {
+            Ok(())
+        }
+        _ => Err("issuer is an https URL without query, fragment or final slash, like \"https://id.example.org\"".into()),
+    }
+}
+
+fn check_limits(limits: &Limits) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (name, value) in [
+        ("rate", limits.rate),
+        ("burst", limits.burst),
+        ("stranger_rate", limits.stranger_rate),
+        ("stranger_burst", limits.stranger_burst),
+    ] {
+        if value == 0 || value > 10_000_000 {
+            faults.push(format!("limits.{name} is {value}; give 1 to 10000000"));
+        }
+    }
+    for (name, value) in
+        [("connections", limits.connections), ("connections_per_uid", limits.connections_per_uid)]
+    {
+        if value == 0 || value > 100_000 {
+            faults.push(format!("limits.{name} is {value}; give 1 to 100000"));
+        }
+    }
+    faults
+}
+
+/// `"5s"`, `"250ms"`: more than nothing, at most a day.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match humantime::parse_duration(&text) {
+        Ok(d) if !d.is_zero() && d <= Duration::from_secs(86_400) => Ok(d),
+        _ => Err(serde::de::Error::custom(format!("\"{text}\" is no duration; give one like \"5s\" or \"250ms\""))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, text).unwrap();
+        Config::read(&file, Paths::default()).map_err(|faults| {
+            let lines: Vec<String> = faults.iter().map(|f| f.to_string()).collect();
+            lines.join("\n").replace(dir.path().to_str().unwrap(), "")
+        })
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = read("").unwrap();
+        assert_eq!(config.limits.rate, 50);
+        assert_eq!(config.limits.burst, 200);
+        assert_eq!(config.paths, Paths::default());
+        assert_eq!(config.tpm.tcti, "device:/dev/tpmrm0");
+    }
+
+    #[test]
+    fn every_fault_is_reported_with_its_line() {
+        let faults = read("trust_domain = \"Example Org\"\nissuer = \"http://x\"\n[paths]\nstate = \"var\"\n").unwrap_err();
+        let lines: Vec<&str> = faults.lines().collect();
+        assert!(lines[0].starts_with("/c.toml:1: trust_domain is"), "{faults}");
+        assert!(lines[1].starts_with("/c.toml:2: issuer is"), "{faults}");
+        assert!(lines[2].starts_with("/c.toml:4: must be an absolute path"), "{faults}");
+    }
+
+    #[test]
+    fn units_and_unknown_keys_are_faults() {
+        assert!(read("[tpm]\ndeadline = \"5 parsecs\"").unwrap_err().contains(":2: \"5 parsecs\" is no duration"));
+        assert!(read("[limits]\nrate = -1").unwrap_err().contains(":2:"));
+        assert!(read("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
+        assert!(read("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));
+    }
+}

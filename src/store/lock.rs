@@ -1,0 +1,63 @@
+//! One daemon to a state directory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::Error;
+
+/// Held for the life of the daemon; the kernel lets go of it however the daemon ends.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: Flock<File>,
+}
+
+impl DirLock {
+    /// Takes the directory, or says who has it.
+    pub fn take(dir: &Path) -> Result<DirLock, Error> {
+        let path = dir.join("lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::io(&path))?;
+        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut holder = String::new();
+                // Only decoration: whoever holds the lock wrote its pid there.
+                let _ = (&mut file).take(20).read_to_string(&mut holder);
+                let holder = match holder.trim() {
+                    "" => String::new(),
+                    pid => format!(" (pid {pid})"),
+                };
+                return Err(Error::Locked { path: dir.to_owned(), holder });
+            }
+            Err((_, errno)) => return Err(Error::io(&path)(errno.into())),
+        };
+        file.set_len(0).and_then(|()| file.rewind()).map_err(Error::io(&path))?;
+        write!(file, "{}", std::process::id()).map_err(Error::io(&path))?;
+        Ok(DirLock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_was_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DirLock::take(dir.path()).unwrap();
+        let error = DirLock::take(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(held);
+        DirLock::take(dir.path()).unwrap();
+    }
+}
