@@ -1,5 +1,6 @@
 //! hostbadge vouches for the AI agents on a Linux host.
 pub mod clock;
 pub mod config;
+pub mod peer;
 pub mod store;
 pub mod tpm;

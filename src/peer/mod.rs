@@ -1,0 +1,92 @@
+//! Who is calling, as the kernel tells it.
+//!
+//! A [`Caller`] is one connection. It is taken apart at accept, when nothing of the request has been read, and looked
+//! at afresh at each request: a process can exec, change its user or die between two of them. What comes out is a
+//! [`Peer`], the first step of the road, and nothing but this room can make one.
+//!
+//! Where the kernel has SO_PEERPIDFD (6.5) the process is pinned: the pid cannot be another's while facts about it
+//! are read. Elsewhere a pidfd is opened by number, start time and uid are compared before and after, and the peer is
+//! marked unpinned.
+
+mod caller;
+mod cgroup;
+mod executable;
+mod process;
+mod sys;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use caller::Caller;
+pub use executable::{Digest, Digests};
+pub use sys::Credentials;
+
+/// The process at the other end of the socket, looked at once. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Peer(Arc<Facts>);
+
+impl std::ops::Deref for Peer {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.0
+    }
+}
+
+/// What is known of a peer.
+#[derive(Debug)]
+pub struct Facts {
+    pub pid: i32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary groups at connect.
+    pub groups: Vec<u32>,
+    /// Whether the kernel pinned the process (SO_PEERPIDFD).
+    pub pinned: bool,
+    /// System unit, such as `researcher.service`.
+    pub unit: Option<String>,
+    /// The unit's invocation, 32 hexadecimal digits.
+    pub invocation: Option<String>,
+    /// None where we lack the right to read it.
+    exe: Option<executable::Executable>,
+}
+
+impl Facts {
+    /// Path of the executable as the kernel shows it; decoration, since a mount namespace can name files at will.
+    pub fn exe(&self) -> Option<&PathBuf> {
+        self.exe.as_ref().map(|exe| &exe.path)
+    }
+
+    /// SHA-256 of the executable, if it was computed before.
+    pub fn exe_sha256(&self) -> Option<Digest> {
+        self.exe.as_ref().and_then(|exe| exe.known_digest())
+    }
+
+    /// SHA-256 of the executable that really runs: read from the open `/proc/PID/exe`, never from its path.
+    pub async fn compute_exe_sha256(&self, digests: &Digests) -> Option<Digest> {
+        match &self.exe {
+            Some(exe) => exe.digest(digests).await,
+            None => None,
+        }
+    }
+
+    /// Whether the peer is in group `gid`.
+    pub fn in_group(&self, gid: u32) -> bool {
+        self.gid == gid || self.groups.contains(&gid)
+    }
+}
+
+/// Why a caller cannot be told. All of them are refusals, and the text goes to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("the process that opened this connection has ended")]
+    Gone,
+    #[error("the process changed while it was looked at; ask again")]
+    Raced,
+    #[error("the process changed its user or group after it connected; connect again")]
+    Changed,
+    #[error("the process is in a pid namespace that this host cannot see into; call from the host or from a child namespace")]
+    OtherNamespace,
+    #[error("the kernel would not say who is calling ({0})")]
+    Kernel(nix::errno::Errno),
+}

@@ -1,0 +1,170 @@
+//! A process as `/proc` shows it, by handles that stay with that process.
+//!
+//! The files are opened once for a connection and read again at each request: a read of an open file of `/proc/PID`
+//! speaks of the process for which it was opened, or fails when that has gone, whatever has become of its number.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+
+use super::executable::Executable;
+use super::sys::{self, FileId};
+use super::{Error, cgroup};
+
+/// A line a controller; a container host has fewer than twenty.
+const CGROUP_MOST: usize = 8 * 1024;
+
+/// Handles on one process.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: OwnedFd,
+    dir: OwnedFd,
+    cgroup: File,
+    /// Present where the kernel lacks PIDFD_GET_INFO.
+    status: Option<File>,
+}
+
+/// What must not change between two requests without being looked at anew.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sighting {
+    pub uid: u32,
+    pub gid: u32,
+    pub exe: Option<FileId>,
+    cgroup: Vec<u8>,
+}
+
+impl Process {
+    /// Takes hold of the process behind `pidfd`.
+    pub fn open(pidfd: OwnedFd, pid: i32) -> Result<Process, Error> {
+        let none = Mode::empty();
+        let dir = open(format!("/proc/{pid}").as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, none)
+            .map_err(gone)?;
+        let file = |name: &str| {
+            openat(&dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, none).map(File::from).map_err(gone)
+        };
+        let cgroup = file("cgroup")?;
+        let status = match sys::pidfd_info(pidfd.as_fd()) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(file("status")?),
+            Err(_) => return Err(Error::Gone),
+        };
+        let process = Process { pidfd, dir, cgroup, status };
+        // Alive now, so the number was this process's all the while.
+        process.ensure_alive()?;
+        Ok(process)
+    }
+
+    /// Looks at the process as it is now.
+    pub fn look(&self) -> Result<Sighting, Error> {
+        let (uid, gid) = self.effective_ids()?;
+        let mut cgroup = vec![0; CGROUP_MOST];
+        let length = self.cgroup.read_at(&mut cgroup, 0).map_err(|_| Error::Gone)?;
+        cgroup.truncate(length);
+        let exe = sys::file_id(self.dir.as_fd(), c"exe").ok();
+        self.ensure_alive()?;
+        Ok(Sighting { uid, gid, exe, cgroup })
+    }
+
+    /// The executable of a sighting; none where we lack the right, or it changed since.
+    pub fn executable(&self, sighting: &Sighting) -> Option<Executable> {
+        Executable::open(self.dir.as_fd(), sighting.exe?)
+    }
+
+    /// When the process started, in clock ticks since boot: tells a process from a later one of the same number.
+    pub fn start_time(&self) -> Result<u64, Error> {
+        let stat = openat(&self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(gone)?;
+        let mut text = [0; 1024];
+        let length = File::from(stat).read_at(&mut text, 0).map_err(|_| Error::Gone)?;
+        start_time(&text[..length]).ok_or(Error::Raced)
+    }
+
+    fn ensure_alive(&self) -> Result<(), Error> {
+        match sys::alive(self.pidfd.as_fd()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Gone),
+            Err(errno) => Err(Error::Kernel(errno)),
+        }
+    }
+
+    /// Effective uid and gid.
+    fn effective_ids(&self) -> Result<(u32, u32), Error> {
+        let Some(status) = &self.status else {
+            return match sys::pidfd_info(self.pidfd.as_fd()) {
+                Ok(Some(info)) => Ok((info.euid, info.egid)),
+                _ => Err(Error::Gone),
+            };
+        };
+        let mut text = [0; 4096];
+        let length = status.read_at(&mut text, 0).map_err(|_| Error::Gone)?;
+        effective_ids(&text[..length]).ok_or(Error::Gone)
+    }
+}
+
+impl Sighting {
+    /// The system unit and its invocation.
+    pub fn unit(&self) -> (Option<String>, Option<String>) {
+        let unit = cgroup::unit(&self.cgroup);
+        let invocation = unit.as_deref().and_then(cgroup::invocation);
+        (unit, invocation)
+    }
+}
+
+fn gone(errno: Errno) -> Error {
+    match errno {
+        Errno::ENOENT | Errno::ESRCH => Error::Gone,
+        errno => Error::Kernel(errno),
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`. The name before it, in parentheses, may hold anything.
+fn start_time(stat: &[u8]) -> Option<u64> {
+    let after_name = stat.iter().rposition(|b| *b == b')')? + 1;
+    std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The second number of the lines `Uid:` and `Gid:` of `/proc/PID/status`.
+fn effective_ids(status: &[u8]) -> Option<(u32, u32)> {
+    let second = |name: &[u8]| -> Option<u32> {
+        let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(name))?;
+        std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    Some((second(b"Uid:")?, second(b"Gid:")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_moves_no_field() {
+        let stat = b"12 (a) R 1 2) S 1 12 12 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 987654 3 4 5";
+        assert_eq!(start_time(stat), Some(987_654));
+        assert_eq!(start_time(b"12 (a"), None);
+        assert_eq!(start_time(b""), None);
+    }
+
+    #[test]
+    fn effective_ids_are_the_second() {
+        let status = b"Name:\tUid: 0 0\nState:\tS\nUid:\t1000\t1001\t1002\t1003\nGid:\t5\t6\t7\t8\nGroups:\t1\n";
+        assert_eq!(effective_ids(status), Some((1001, 6)));
+        assert_eq!(effective_ids(b"Uid:\t1"), None);
+    }
+
+    #[test]
+    fn handles_stay_with_their_process() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        let process = Process::open(sys::pidfd_open(pid).unwrap(), pid).unwrap();
+        let first = process.look().unwrap();
+        assert_eq!(first, process.look().unwrap());
+        assert_eq!(first.uid, nix::unistd::geteuid().as_raw());
+        assert!(process.start_time().unwrap() > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(process.look(), Err(Error::Gone));
+    }
+}
