@@ -1,4 +1,5 @@
 //! hostbadge vouches for the AI agents on a Linux host.
+pub mod agents;
 pub mod clock;
 pub mod config;
 pub mod peer;

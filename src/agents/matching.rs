@@ -1,0 +1,136 @@
+//! The conditions under which a process is an agent.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::config::{Fault, Source};
+use crate::peer::{Digest, Digests, Peer};
+
+use super::Names;
+
+/// Conditions, all of which must hold. A loaded one has at least one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Match {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe_sha256: Option<Digest>,
+}
+
+/// A user or group, by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Id {
+    Number(u32),
+    Name(String),
+}
+
+impl Match {
+    /// Whether `peer` is meant, by what is known without reading its executable.
+    async fn holds_but_for_digest(&self, peer: &Peer, names: &Names) -> bool {
+        if self.unit.as_ref().is_some_and(|unit| peer.unit.as_ref() != Some(unit)) {
+            return false;
+        }
+        if self.exe.as_ref().is_some_and(|exe| peer.exe() != Some(exe)) {
+            return false;
+        }
+        let user = match &self.user {
+            None => true,
+            Some(Id::Number(uid)) => peer.uid == *uid,
+            Some(Id::Name(name)) => names.user(peer.uid).await.as_deref() == Some(name.as_str()),
+        };
+        if !user {
+            return false;
+        }
+        match &self.group {
+            None => true,
+            Some(Id::Number(gid)) => peer.in_group(*gid),
+            Some(Id::Name(name)) => {
+                for gid in std::iter::once(peer.gid).chain(peer.groups.iter().copied()) {
+                    if names.group(gid).await.as_deref() == Some(name.as_str()) {
+                        return true;
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether `peer` is meant. The executable is read only where everything else holds.
+    pub async fn holds(&self, peer: &Peer, names: &Names, digests: &Digests) -> bool {
+        if !self.holds_but_for_digest(peer, names).await {
+            return false;
+        }
+        match self.exe_sha256 {
+            None => true,
+            Some(wanted) => peer.compute_exe_sha256(digests).await == Some(wanted),
+        }
+    }
+}
+
+/// The table `[match]` as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    user: Option<Spanned<Id>>,
+    group: Option<Spanned<Id>>,
+    unit: Option<Spanned<String>>,
+    exe: Option<Spanned<PathBuf>>,
+    exe_sha256: Option<Spanned<String>>,
+}
+
+impl Written {
+    pub(super) fn check(
+        self,
+        source: &Source,
+        span: std::ops::Range<usize>,
+        faults: &mut Vec<Fault>,
+    ) -> Match {
+        let mut id = |written: Option<Spanned<Id>>, kind: &str| {
+            let written = written?;
+            let at = written.span();
+            match written.into_inner() {
+                Id::Name(name) if name.is_empty() || name.len() > 256 || name.contains(['\0', ':', '\n']) => {
+                    faults.push(source.fault(at, format!("{kind} is a name or a number")));
+                    None
+                }
+                Id::Name(name) => Some(name.parse().map_or(Id::Name(name), Id::Number)),
+                number => Some(number),
+            }
+        };
+        let user = id(self.user, "user");
+        let group = id(self.group, "group");
+        let unit = self.unit.map(|written| {
+            if !written.get_ref().contains('.') || written.get_ref().contains('/') {
+                faults.push(source.fault(written.span(), "unit is a unit's whole name, like \"researcher.service\""));
+            }
+            written.into_inner()
+        });
+        let exe = self.exe.map(|written| {
+            if !written.get_ref().is_absolute() {
+                faults.push(source.fault(written.span(), "exe is an absolute path"));
+            }
+            written.into_inner()
+        });
+        let exe_sha256 = self.exe_sha256.and_then(|written| match written.get_ref().parse() {
+            Ok(digest) => Some(digest),
+            Err(what) => {
+                faults.push(source.fault(written.span(), what));
+                None
+            }
+        });
+        let matching = Match { user, group, unit, exe, exe_sha256 };
+        if matching == Match::default() && faults.is_empty() {
+            faults.push(source.fault(span, "an empty [match] would make every process this agent; give user, group, unit, exe or exe_sha256"));
+        }
+        matching
+    }
+}

@@ -1,0 +1,192 @@
+//! A whole set of agents, read from a directory: all of it, or the list of its faults.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Fault, writable_by_others};
+
+use super::{Entry, file};
+
+/// More files than this in one directory are not a registry.
+const MOST: usize = 10_000;
+
+/// The agents in force, in the order of their names.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    entries: BTreeMap<String, std::sync::Arc<Entry>>,
+}
+
+/// What a reload changed, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Changes {
+    pub added: Vec<String>,
+    pub changed: Vec<String>,
+    pub removed: Vec<String>,
+}
+
+impl Registry {
+    /// Reads `*.toml` in `dir`. A directory that is not there holds no agents.
+    ///
+    /// `trust_domain_length` is what the trust domain will take of the 127 characters of a SPIFFE ID.
+    pub fn read(dir: &Path, trust_domain_length: usize) -> Result<Registry, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut origin: BTreeMap<String, PathBuf> = BTreeMap::new();
+        let mut registry = Registry::default();
+        for path in files(dir).map_err(|fault| vec![fault])? {
+            let entry = match file::read(&path, trust_domain_length) {
+                Ok(entry) => entry,
+                Err(more) => {
+                    faults.extend(more);
+                    continue;
+                }
+            };
+            let name = entry.name.to_string();
+            if let Some(first) = origin.get(&name) {
+                let what = format!("agent \"{name}\" is already in {}; give one of them another name", first.display());
+                faults.push(Fault { file: path, line: None, what });
+                continue;
+            }
+            origin.insert(name.clone(), path);
+            registry.entries.insert(name, std::sync::Arc::new(entry));
+        }
+        if faults.is_empty() { Ok(registry) } else { Err(faults) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn find(&self, name: &str) -> Option<&std::sync::Arc<Entry>> {
+        self.entries.get(name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &std::sync::Arc<Entry>> {
+        self.entries.values()
+    }
+
+    /// What `self` changes against `before`.
+    pub fn changes_since(&self, before: &Registry) -> Changes {
+        let mut changes = Changes::default();
+        for (name, entry) in &self.entries {
+            match before.entries.get(name) {
+                None => changes.added.push(name.clone()),
+                Some(old) if old != entry => changes.changed.push(name.clone()),
+                Some(_) => {}
+            }
+        }
+        changes.removed = before.entries.keys().filter(|name| !self.entries.contains_key(*name)).cloned().collect();
+        changes
+    }
+}
+
+/// The files of a registry, sorted; names that begin with a dot and other endings are passed over.
+fn files(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let whole = |what: String| Fault { file: dir.to_owned(), line: None, what };
+    let meta = match fs::symlink_metadata(dir) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(whole(format!("cannot be read ({e}); mend its owner or mode"))),
+    };
+    if meta.is_symlink() {
+        return Err(whole("is a symbolic link, which somebody else could turn elsewhere; name the real directory in paths.agents".into()));
+    }
+    if let Some(what) = writable_by_others(&meta) {
+        return Err(whole(what));
+    }
+    let listing = fs::read_dir(dir).map_err(|e| whole(format!("cannot be listed ({e}); mend its owner or mode")))?;
+    let mut paths = Vec::new();
+    for item in listing {
+        let path = item.map_err(|e| whole(e.to_string()))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if hidden || path.extension().is_none_or(|ending| ending != "toml") {
+            continue;
+        }
+        paths.push(path);
+        if paths.len() > MOST {
+            return Err(whole(format!("holds more than {MOST} agents")));
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const GOOD: &str = "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\nscopes = [\"r\"]\n";
+
+    fn read(files: &[(&str, &str)]) -> Result<Registry, String> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        Registry::read(dir.path(), 35).map_err(|faults| {
+            let lines: Vec<String> = faults.iter().map(|f| f.to_string()).collect();
+            lines.join("\n").replace(dir.path().to_str().unwrap(), "")
+        })
+    }
+
+    #[test]
+    fn good_files_and_no_directory() {
+        let registry = read(&[("a.toml", GOOD), ("note.txt", "not an agent"), (".b.toml.swp", "nor this")]).unwrap();
+        assert_eq!(registry.len(), 1);
+        let grant = &registry.find("a").unwrap().grants[0];
+        assert_eq!((grant.audience.as_str(), grant.ttl.as_secs()), ("https://x", 300));
+        assert!(Registry::read(Path::new("/nonexistent/agents.d"), 35).unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_fault_of_every_file_is_named() {
+        let b = "name = \"B\"\n[match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n[[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
+        let faults = read(&[("a.toml", GOOD), ("b.toml", b), ("c.toml", "name = \"c\"\n[match]\n"), ("d.toml", GOOD)])
+            .unwrap_err();
+        for wanted in [
+            "/b.toml:1: \"B\" is no name",
+            "/b.toml:3: unit is",
+            "/b.toml:4: exe is an absolute path",
+            "/b.toml:5: a SHA-256 digest",
+            "/b.toml:7: an audience is",
+            "/b.toml:8: ttl is at least 1s and never above 1h",
+            "/b.toml:9: this scope stands here twice",
+            "/b.toml:9: a scope is one word",
+            "/c.toml:2: an empty [match]",
+            "/d.toml: agent \"a\" is already in",
+        ] {
+            assert!(faults.contains(wanted), "{wanted}\nnot in\n{faults}");
+        }
+    }
+
+    #[test]
+    fn a_spiffe_id_too_long_is_a_fault_at_load() {
+        let text = GOOD.replace("\"a\"", &format!("\"{}\"", "a".repeat(45)));
+        let fault = read(&[("a.toml", &text)]).unwrap_err();
+        assert!(fault.starts_with("/a.toml:1: the SPIFFE ID would have 128 characters; shorten name or tenant by 1"), "{fault}");
+        assert!(read(&[("a.toml", &GOOD.replace("\"a\"", &format!("\"{}\"", "a".repeat(44))))]).is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_anybody_may_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(Registry::read(dir.path(), 35).unwrap_err()[0].what.contains("chmod o-w"));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        assert!(Registry::read(&link, 35).unwrap_err()[0].what.contains("symbolic link"));
+    }
+
+    #[test]
+    fn changes_are_named() {
+        let before = read(&[("a.toml", GOOD), ("b.toml", &GOOD.replace("\"a\"", "\"b\""))]).unwrap();
+        let after = read(&[("a.toml", &GOOD.replace("\"r\"", "\"w\"")), ("c.toml", &GOOD.replace("\"a\"", "\"c\""))]).unwrap();
+        let changes = after.changes_since(&before);
+        assert_eq!((changes.added, changes.changed, changes.removed), (vec!["c".into()], vec!["a".into()], vec!["b".into()]));
+    }
+}
