@@ -3,5 +3,7 @@ pub mod agents;
 pub mod clock;
 pub mod config;
 pub mod peer;
+pub mod policy;
+pub mod posture;
 pub mod store;
 pub mod tpm;

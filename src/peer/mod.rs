@@ -90,3 +90,20 @@ pub enum Error {
     #[error("the kernel would not say who is calling ({0})")]
     Kernel(nix::errno::Errno),
 }
+
+/// As agents and records see it.
+impl serde::Serialize for Facts {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut out = serializer.serialize_struct("peer", 8)?;
+        out.serialize_field("pid", &self.pid)?;
+        out.serialize_field("uid", &self.uid)?;
+        out.serialize_field("gid", &self.gid)?;
+        out.serialize_field("unit", &self.unit)?;
+        out.serialize_field("invocation", &self.invocation)?;
+        out.serialize_field("exe", &self.exe().map(|path| path.to_string_lossy()))?;
+        out.serialize_field("exe_sha256", &self.exe_sha256())?;
+        out.serialize_field("pinned", &self.pinned)?;
+        out.end()
+    }
+}

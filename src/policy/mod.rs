@@ -1,0 +1,86 @@
+//! May it: the fourth step of the road. Default deny; only this room makes a [`Permit`].
+
+mod rate;
+mod refusal;
+
+use std::time::Duration;
+
+use crate::agents::Agent;
+use crate::posture::Posture;
+
+pub use rate::{Limited, Limiter, Rate, Who};
+pub use refusal::{Reason, Refusal};
+
+/// What a caller asks for, well-formed but not yet decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub audience: String,
+    /// Scopes asked for; none means all that the grant has (RFC 6749 section 3.3).
+    pub scopes: Option<Vec<String>>,
+    /// Wanted lifetime; none means the grant's.
+    pub ttl: Option<Duration>,
+    /// Which agent the caller wants to be, where it is several.
+    pub agent: Option<String>,
+}
+
+/// A decision in favour. `issue` mints only from this.
+#[derive(Debug)]
+pub struct Permit {
+    agent: Agent,
+    posture: Posture,
+    audience: String,
+    scope: String,
+    ttl: Duration,
+}
+
+impl Permit {
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    pub fn posture(&self) -> Posture {
+        self.posture
+    }
+
+    pub fn audience(&self) -> &str {
+        &self.audience
+    }
+
+    /// Scopes in the order of the alphabet, separated by spaces; may be empty.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// How long what is minted may live.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+}
+
+/// Decides by the agent's grants.
+pub fn decide(agent: Agent, posture: Posture, ask: Ask) -> Result<Permit, Refusal> {
+    let refuse = |reason, what: String| {
+        Refusal::new(reason, what).by(agent.peer()).of(agent.name()).about(&ask.audience)
+    };
+    let Some(grant) = agent.entry().grants.iter().find(|grant| grant.audience == ask.audience) else {
+        return Err(refuse(Reason::InvalidTarget, format!("agent \"{}\" has no grant for this audience", agent.name())));
+    };
+    let scope = match &ask.scopes {
+        None => join(grant.scopes.iter()),
+        Some(wanted) => {
+            if let Some(extra) = wanted.iter().find(|scope| !grant.scopes.contains(*scope)) {
+                let what = format!("the grant for this audience has no scope \"{}\"", extra.escape_debug());
+                return Err(refuse(Reason::InvalidScope, what));
+            }
+            // Through a set, so that the same scopes read the same however they were asked for.
+            join(wanted.iter().collect::<std::collections::BTreeSet<_>>().into_iter())
+        }
+    };
+    // A request can shorten, never lengthen.
+    let ttl = ask.ttl.map_or(grant.ttl, |wanted| wanted.min(grant.ttl));
+    Ok(Permit { posture, audience: ask.audience, scope, ttl, agent })
+}
+
+fn join<'a>(scopes: impl Iterator<Item = &'a String>) -> String {
+    scopes.map(String::as_str).collect::<Vec<_>>().join(" ")
+}
