@@ -1,0 +1,177 @@
+//! How the room reaches its TPM, and how long it waits for it.
+
+use std::fmt;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tss_esapi::tcti_ldr::TctiNameConf;
+
+/// What [`super::Tpm::open`] needs to know.
+#[derive(Clone, Debug)]
+pub struct TpmConfig {
+    /// Where the TPM is.
+    pub tcti: Tcti,
+    /// Whether a TPM that is a program (swtpm) will do.
+    pub allow_emulator: bool,
+    /// How many calls may wait for the TPM; one more is refused at once.
+    pub queue: usize,
+    /// How long a caller waits for an answer, its time in the queue included.
+    pub deadline: Duration,
+    /// After how long an idleness the TPM is asked whether it is still there.
+    pub probe_every: Duration,
+    /// First pause before another attempt to reach a TPM; it doubles up to ten seconds.
+    pub retry_every: Duration,
+}
+
+impl TpmConfig {
+    /// Refuses what cannot work, in words for the person who wrote the configuration.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let wrong = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text.to_owned()));
+        if matches!(self.tcti, Tcti::Swtpm { .. }) && !self.allow_emulator {
+            return wrong(
+                "a software TPM (swtpm) proves nothing about this host; allow emulators to use it anyway",
+            );
+        }
+        if self.queue == 0 {
+            return wrong("the TPM queue must have room for at least one call");
+        }
+        if self.deadline.is_zero() || self.probe_every.is_zero() || self.retry_every.is_zero() {
+            return wrong("the TPM's deadline, probe and retry intervals must be longer than zero");
+        }
+        Ok(())
+    }
+}
+
+impl Default for TpmConfig {
+    fn default() -> Self {
+        TpmConfig {
+            tcti: Tcti::default(),
+            allow_emulator: false,
+            queue: 16,
+            deadline: Duration::from_secs(5),
+            probe_every: Duration::from_secs(10),
+            retry_every: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The way to a TPM. Written `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Tcti {
+    /// A character device, normally the kernel's resource manager.
+    Device(PathBuf),
+    /// swtpm on TCP: commands on `port`, control on the port after it.
+    Swtpm { host: Ipv4Addr, port: u16 },
+}
+
+impl Tcti {
+    /// The same in the words of tss-esapi.
+    pub(super) fn name_conf(&self) -> tss_esapi::Result<TctiNameConf> {
+        TctiNameConf::from_str(&self.to_string())
+    }
+}
+
+impl Default for Tcti {
+    /// The resource manager's device: `/dev/tpm0` would shut every other program out.
+    fn default() -> Self {
+        Tcti::Device(PathBuf::from("/dev/tpmrm0"))
+    }
+}
+
+impl fmt::Display for Tcti {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Tcti::Device(path) => write!(f, "device:{}", path.display()),
+            Tcti::Swtpm { host, port } => write!(f, "swtpm:host={host},port={port}"),
+        }
+    }
+}
+
+impl FromStr for Tcti {
+    type Err = TctiError;
+
+    fn from_str(text: &str) -> Result<Self, TctiError> {
+        let refused = || TctiError(text.to_owned());
+        if let Some(path) = text.strip_prefix("device:") {
+            let clean = path.len() > 1 && path.starts_with('/') && !path.contains('\0');
+            return if clean { Ok(Tcti::Device(PathBuf::from(path))) } else { Err(refused()) };
+        }
+        let settings = text.strip_prefix("swtpm:").ok_or_else(refused)?;
+        let (mut host, mut port) = (None, None);
+        for setting in settings.split(',') {
+            match setting.split_once('=').ok_or_else(refused)? {
+                ("host", value) if host.is_none() => host = Some(value.parse().map_err(|_| refused())?),
+                ("port", value) if port.is_none() => port = Some(value.parse().map_err(|_| refused())?),
+                _ => return Err(refused()),
+            }
+        }
+        match (host, port) {
+            // The control channel is on the port after, so the last port cannot be the first of a pair.
+            (Some(host), Some(port)) if port != 0 && port != u16::MAX => Ok(Tcti::Swtpm { host, port }),
+            _ => Err(refused()),
+        }
+    }
+}
+
+/// A TPM address that was not understood.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "\"{0}\" names no TPM; write device:PATH with an absolute path, such as device:/dev/tpmrm0, or \
+     swtpm:host=ADDRESS,port=NUMBER with an IPv4 address, such as swtpm:host=127.0.0.1,port=2321"
+)]
+pub struct TctiError(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes() {
+        for text in ["device:/dev/tpmrm0", "device:/dev/tpm0", "swtpm:host=127.0.0.1,port=2321"] {
+            assert_eq!(text.parse::<Tcti>().unwrap().to_string(), text);
+        }
+        let turned = "swtpm:port=9,host=10.0.0.1".parse::<Tcti>().unwrap();
+        assert_eq!(turned, Tcti::Swtpm { host: Ipv4Addr::new(10, 0, 0, 1), port: 9 });
+        assert_eq!(Tcti::default().to_string(), "device:/dev/tpmrm0");
+    }
+
+    #[test]
+    fn says_what_it_accepts() {
+        let refused = [
+            "",
+            "device",
+            "device:",
+            "device:/",
+            "device:tpmrm0",
+            "swtpm",
+            "swtpm:",
+            "swtpm:host=127.0.0.1",
+            "swtpm:port=2321",
+            "swtpm:host=localhost,port=2321",
+            "swtpm:host=127.0.0.1,port=65536",
+            "swtpm:host=127.0.0.1,port=65535",
+            "swtpm:host=127.0.0.1,port=0",
+            "swtpm:host=127.0.0.1,port=1,port=2",
+            "swtpm:host=127.0.0.1,port=1,path=/x",
+            "mssim:host=127.0.0.1,port=2321",
+            "tabrmd:",
+        ];
+        for text in refused {
+            let error = text.parse::<Tcti>().expect_err(text).to_string();
+            assert!(error.contains("device:/dev/tpmrm0") && error.contains("swtpm:host="), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_emulator_must_be_allowed() {
+        let emulator =
+            TpmConfig { tcti: "swtpm:host=127.0.0.1,port=1".parse().unwrap(), ..Default::default() };
+        assert!(emulator.check().unwrap_err().to_string().contains("allow emulators"));
+        assert!(TpmConfig { allow_emulator: true, ..emulator.clone() }.check().is_ok());
+        assert!(TpmConfig { allow_emulator: true, queue: 0, ..emulator }.check().is_err());
+        assert!(TpmConfig::default().check().is_ok());
+    }
+}

@@ -1,0 +1,313 @@
+//! One connection to the TPM: context, SRK, identity, and the session that protects every command.
+//!
+//! The session is an HMAC session salted with the SRK, with AES-128-CFB parameter encryption both ways. Where a
+//! command has nothing to encrypt in a direction, libtss2 takes that attribute off for this command and the HMAC
+//! still protects it. Outside the session are only the commands that can have none: the SRK's own creation (there is
+//! no key to salt with before it; its Name is compared with the pin), `TPM2_StartAuthSession` itself,
+//! `TPM2_FlushContext` and `TPM2_Startup` (no sessions by specification), and `TPM2_GetCapability` (no secret in it).
+
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::unistd::AccessFlags;
+use tss_esapi::Context;
+use tss_esapi::attributes::SessionAttributesBuilder;
+use tss_esapi::constants::CapabilityType;
+use tss_esapi::constants::SessionType;
+use tss_esapi::constants::StartupType;
+use tss_esapi::handles::KeyHandle;
+use tss_esapi::handles::ObjectHandle;
+use tss_esapi::handles::SessionHandle;
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::resource_handles::Hierarchy;
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::CapabilityData;
+use tss_esapi::structures::Private;
+use tss_esapi::structures::Public;
+use tss_esapi::structures::SymmetricDefinition;
+
+use super::config::Tcti;
+use super::error::Error;
+use super::error::parameter_refused;
+use super::error::tpm;
+use super::error::wants_startup;
+use super::objects::KeyBlob;
+use super::objects::read_public;
+use super::objects::write_public;
+use super::templates;
+
+/// A session is replaced after this many commands, or this long; both are far below what wears one out.
+const SESSION_USES: u32 = 1000;
+const SESSION_LIFE: Duration = Duration::from_secs(600);
+
+/// A context that has its SRK loaded and knows which TPM it speaks with.
+pub(super) struct Connection {
+    context: Context,
+    srk: KeyHandle,
+    session: Option<Session>,
+    identity: Identity,
+    emulator: bool,
+}
+
+/// Which TPM this is: the EK is its own, the SRK its owner's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Identity {
+    pub(super) srk_name: Vec<u8>,
+    pub(super) ek_name: Vec<u8>,
+    /// TPM2B_PUBLIC
+    pub(super) ek_public: Vec<u8>,
+}
+
+impl Identity {
+    /// The EK's point, uncompressed.
+    pub(super) fn ek_point(&self) -> Result<[u8; 65], Error> {
+        templates::point(&read_public(&self.ek_public)?).ok_or_else(|| odd_answer("TPM2_CreatePrimary"))
+    }
+}
+
+struct Session {
+    handle: AuthSession,
+    uses: u32,
+    since: Instant,
+}
+
+impl Connection {
+    /// Connects, starts the TPM up if it asks for that, and derives SRK and EK.
+    ///
+    /// Blocks for as long as the TPM does. What was made before an error is flushed when the context is dropped.
+    pub(super) fn open(tcti: &Tcti) -> Result<Connection, Error> {
+        check_reachable(tcti)?;
+        let name = tcti.name_conf().map_err(tpm("reading the TPM's address"))?;
+        let mut context = Context::new(name).map_err(tpm("connecting"))?;
+        let (srk, public) = match create_srk(&mut context) {
+            Err(error) if wants_startup(&error) => {
+                context.startup(StartupType::Clear).map_err(tpm("TPM2_Startup"))?;
+                create_srk(&mut context)?
+            }
+            outcome => outcome?,
+        };
+        let identity =
+            Identity { srk_name: templates::name(&public)?, ek_name: Vec::new(), ek_public: Vec::new() };
+        let emulator = matches!(tcti, Tcti::Swtpm { .. });
+        let mut connection = Connection { context, srk, session: None, identity, emulator };
+        let ek = connection.derive_ek()?;
+        connection.identity.ek_name = templates::name(&ek)?;
+        connection.identity.ek_public = write_public(&ek)?;
+        Ok(connection)
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn srk(&self) -> KeyHandle {
+        self.srk
+    }
+
+    pub(super) fn is_emulator(&self) -> bool {
+        self.emulator
+    }
+
+    /// Runs one command within the protected session, which is also its authorization (with an empty password).
+    pub(super) fn run<T>(
+        &mut self,
+        command: &'static str,
+        f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
+    ) -> Result<T, Error> {
+        let session = self.session()?;
+        self.context.execute_with_session(Some(session), f).map_err(tpm(command))
+    }
+
+    /// Runs one command with two authorizations: the session for the first, an empty password for the second.
+    ///
+    /// The session's HMAC covers both objects' Names and all parameters, so the second needs no session of its own.
+    pub(super) fn run_with_two<T>(
+        &mut self,
+        command: &'static str,
+        f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
+    ) -> Result<T, Error> {
+        let sessions = (Some(self.session()?), Some(AuthSession::Password), None);
+        self.context.execute_with_sessions(sessions, f).map_err(tpm(command))
+    }
+
+    /// Runs a command that has nothing to protect and takes no authorization.
+    pub(super) fn run_bare<T>(
+        &mut self,
+        command: &'static str,
+        f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
+    ) -> Result<T, Error> {
+        self.context.execute_without_session(f).map_err(tpm(command))
+    }
+
+    /// Loads an object under the SRK for as long as `f` runs. Of two errors the first is returned.
+    pub(super) fn with_loaded<T>(
+        &mut self,
+        blob: &KeyBlob,
+        f: impl FnOnce(&mut Connection, KeyHandle) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (public, srk) = (blob.public_area()?, self.srk);
+        let private = Private::try_from(blob.private_area()?).map_err(tpm("reading a private area"))?;
+        let handle =
+            self.run("TPM2_Load", |context| context.load(srk, private, public)).map_err(|error| {
+                // TPM_RC_INTEGRITY and its like: the areas are damaged, or another TPM's.
+                match parameter_refused(&error) {
+                    true => Error::Objects(format!("the TPM does not take them ({error})")),
+                    false => error,
+                }
+            })?;
+        self.then_flush(handle.into(), |connection| f(connection, handle))
+    }
+
+    /// Runs `f`, then flushes the object in any case. Of two errors the first is returned.
+    fn then_flush<T>(
+        &mut self,
+        object: ObjectHandle,
+        f: impl FnOnce(&mut Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let outcome = f(self);
+        let flushed = self.context.flush_context(object).map_err(tpm("TPM2_FlushContext"));
+        let value = outcome?;
+        flushed?;
+        Ok(value)
+    }
+
+    /// Asks for a few random bytes, which fails if the TPM, our session or our way to it is gone.
+    pub(super) fn probe(&mut self) -> Result<(), Error> {
+        self.run("TPM2_GetRandom", |context| context.get_random(8))?;
+        Ok(())
+    }
+
+    /// Values of consecutive TPM properties, from the first one on. Asked anew each time: tss-esapi's own
+    /// `get_tpm_property` would answer from its cache for ever.
+    pub(super) fn properties(&mut self, first: u32, count: u32) -> Result<Vec<(u32, u32)>, Error> {
+        match self.capability(CapabilityType::TpmProperties, first, count)? {
+            CapabilityData::TpmProperties(list) => {
+                Ok(list.into_iter().map(|one| (one.property().into(), one.value())).collect())
+            }
+            _ => Err(odd_answer("TPM2_GetCapability")),
+        }
+    }
+
+    /// How many handles of a kind the TPM holds, given the first handle of that kind.
+    pub(super) fn count_handles(&mut self, first: u32) -> Result<usize, Error> {
+        match self.capability(CapabilityType::Handles, first, 64)? {
+            CapabilityData::Handles(list) => Ok(list.into_inner().len()),
+            _ => Err(odd_answer("TPM2_GetCapability")),
+        }
+    }
+
+    fn capability(&mut self, kind: CapabilityType, first: u32, count: u32) -> Result<CapabilityData, Error> {
+        let (data, _) =
+            self.run_bare("TPM2_GetCapability", |context| context.get_capability(kind, first, count))?;
+        Ok(data)
+    }
+
+    /// Flushes what it holds and, where no kernel does it, tells the TPM that this is an orderly end.
+    pub(super) fn close(mut self) {
+        if self.emulator {
+            let session = self.session.take();
+            let flush = session.map(|session| SessionHandle::from(session.handle).into());
+            for object in flush.into_iter().chain([ObjectHandle::from(self.srk)]) {
+                let _ = self.context.flush_context(object);
+            }
+            let _ = self.context.execute_without_session(|context| context.shutdown(StartupType::Clear));
+        }
+        // The context's own drop flushes whatever else it made.
+    }
+
+    fn session(&mut self) -> Result<AuthSession, Error> {
+        if self.session.as_ref().is_some_and(|session| session.is_worn()) {
+            self.end_session()?;
+        }
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => self.start_session()?,
+        };
+        let handle = session.handle;
+        self.session = Some(Session { uses: session.uses + 1, ..session });
+        Ok(handle)
+    }
+
+    fn start_session(&mut self) -> Result<Session, Error> {
+        let (srk, cipher) = (self.srk, SymmetricDefinition::AES_128_CFB);
+        let handle = self
+            .run_bare("TPM2_StartAuthSession", |context| {
+                context.start_auth_session(
+                    Some(srk),
+                    None,
+                    None,
+                    SessionType::Hmac,
+                    cipher,
+                    HashingAlgorithm::Sha256,
+                )
+            })?
+            .ok_or_else(|| odd_answer("TPM2_StartAuthSession"))?;
+        let (attributes, mask) =
+            SessionAttributesBuilder::new().with_decrypt(true).with_encrypt(true).build();
+        if let Err(error) = self.context.tr_sess_set_attributes(handle, attributes, mask) {
+            // A session without encryption must not be used; the first error is the one to tell.
+            let _ = self.context.flush_context(SessionHandle::from(handle).into());
+            return Err(tpm("setting the session's attributes")(error));
+        }
+        Ok(Session { handle, uses: 0, since: Instant::now() })
+    }
+
+    fn end_session(&mut self) -> Result<(), Error> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.context
+            .flush_context(SessionHandle::from(session.handle).into())
+            .map_err(tpm("TPM2_FlushContext"))
+    }
+
+    /// Derives the EK, keeps its public area, and flushes it at once.
+    fn derive_ek(&mut self) -> Result<Public, Error> {
+        let template = templates::ek()?;
+        let made = self.run("TPM2_CreatePrimary", |context| {
+            context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
+        })?;
+        self.then_flush(made.key_handle.into(), |_| {
+            let public = made.out_public;
+            match templates::follows(&public, &templates::ek()?) {
+                true => Ok(public),
+                false => Err(odd_answer("TPM2_CreatePrimary")),
+            }
+        })
+    }
+}
+
+impl Session {
+    fn is_worn(&self) -> bool {
+        self.uses >= SESSION_USES || self.since.elapsed() >= SESSION_LIFE
+    }
+}
+
+fn create_srk(context: &mut Context) -> Result<(KeyHandle, Public), Error> {
+    let template = templates::srk()?;
+    let made = context
+        .execute_with_session(Some(AuthSession::Password), |context| {
+            context.create_primary(Hierarchy::Owner, template, None, None, None, None)
+        })
+        .map_err(tpm("TPM2_CreatePrimary"))?;
+    // A primary of another kind would be another key; on error the context's drop flushes it.
+    match templates::follows(&made.out_public, &templates::srk()?) {
+        true => Ok((made.key_handle, made.out_public)),
+        false => Err(odd_answer("TPM2_CreatePrimary")),
+    }
+}
+
+/// Says in plain words what libtss2 would only call an I/O error.
+fn check_reachable(tcti: &Tcti) -> Result<(), Error> {
+    let Tcti::Device(path) = tcti else { return Ok(()) };
+    nix::unistd::access(path, AccessFlags::R_OK | AccessFlags::W_OK).map_err(|error| Error::Tpm {
+        command: "opening the device",
+        code: Some(TCTI_IO_ERROR),
+        text: format!("{}: {}", path.display(), error.desc()),
+    })
+}
+
+/// TSS2_TCTI_RC_IO_ERROR
+const TCTI_IO_ERROR: u32 = 0x000A_000A;
+
+pub(super) fn odd_answer(command: &'static str) -> Error {
+    Error::Tpm { command, code: None, text: "the TPM gave an answer that does not fit the question".into() }
+}

@@ -1,0 +1,187 @@
+//! The handle: what the rest of the daemon holds of the TPM.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::TrySendError;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use super::actor::Actor;
+use super::actor::Call;
+use super::actor::Job;
+use super::actor::Live;
+use super::config::TpmConfig;
+use super::error::Error;
+use super::facts::Facts;
+use super::keys;
+use super::objects::Objects;
+use super::progress::Progress;
+use super::seal;
+use super::state::State;
+
+/// Provisioning makes three keys, loads and certifies: on a slow TPM that is seconds.
+const PROVISION_DEADLINES: u32 = 6;
+
+/// A handle to the TPM thread, cheap to clone. The thread ends with [`Tpm::shutdown`] or with its last handle.
+///
+/// Every call waits at most for the configured deadline and never blocks the async runtime.
+#[derive(Clone)]
+pub struct Tpm {
+    jobs: SyncSender<Box<dyn Job>>,
+    progress: Arc<Progress>,
+    deadline: Duration,
+}
+
+impl Tpm {
+    /// Starts the thread and returns at once, in state `starting`, whether or not there is a TPM.
+    ///
+    /// `stored` are the objects of an earlier [`Tpm::provision`]; their Names pin SRK and EK.
+    ///
+    /// # Errors
+    /// An emulator that is not allowed, a configuration that cannot work, stored objects that contradict themselves,
+    /// or no thread from the kernel.
+    pub fn open(config: TpmConfig, stored: Option<Objects>) -> io::Result<Tpm> {
+        config.check()?;
+        if let Some(stored) = &stored {
+            stored.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
+        let (jobs, queue) = mpsc::sync_channel(config.queue);
+        let deadline = config.deadline;
+        let progress = Arc::new(Progress::new(deadline));
+        let actor = Actor::new(config, progress.clone(), stored);
+        thread::Builder::new().name("tpm".into()).spawn(move || actor.run(queue))?;
+        let watcher = progress.clone();
+        // If this one does not start, dropping `jobs` ends the first.
+        thread::Builder::new().name("tpm-watch".into()).spawn(move || watcher.watch())?;
+        Ok(Tpm { jobs, progress, deadline })
+    }
+
+    /// The state, now and at each change.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.progress.subscribe()
+    }
+
+    /// Counts the turns of the thread, at least one a second while it is neither in the TPM nor gone.
+    pub fn heartbeat(&self) -> u64 {
+        self.progress.heartbeat()
+    }
+
+    /// Whether the thread still runs. A thread that waits for a stalled TPM does.
+    pub fn is_alive(&self) -> bool {
+        !self.progress.has_ended()
+    }
+
+    /// What the TPM says about itself. Also answered when it is `cleared` or `replaced`: by the TPM that is there.
+    pub async fn facts(&self) -> Result<Facts, Error> {
+        self.call(Live::facts).await
+    }
+
+    /// Makes the host's objects, and uses them from then on. The caller keeps them for the next start.
+    ///
+    /// A caller that gives up leaves nothing behind: the objects are used only once it has them.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyProvisioned`] if there are objects already; [`Error::State`] if this is not the pinned TPM.
+    pub async fn provision(&self) -> Result<Objects, Error> {
+        let objects = self
+            .call_within(self.deadline * PROVISION_DEADLINES, |live| keys::provision(live.unprovisioned()?))
+            .await?;
+        let mine = objects.clone();
+        self.call(move |live| live.take_up(&mine)).await?;
+        Ok(objects)
+    }
+
+    /// The host's key-encryption key, 32 bytes.
+    pub async fn unseal_kek(&self) -> Result<Zeroizing<[u8; 32]>, Error> {
+        self.call(|live| {
+            let (connection, objects) = live.keys()?;
+            seal::unseal_kek(connection, objects)
+        })
+        .await
+    }
+
+    /// The host key's ECDSA P-256 signature over a SHA-256 digest: r and s, 32 bytes each, big endian.
+    pub async fn host_sign(&self, digest: [u8; 32]) -> Result<[u8; 64], Error> {
+        self.call(move |live| {
+            let (connection, objects) = live.keys()?;
+            keys::host_sign(connection, objects, &digest)
+        })
+        .await
+    }
+
+    /// `n` random bytes made by the TPM, at most 1024.
+    pub async fn random(&self, n: usize) -> Result<Vec<u8>, Error> {
+        self.call(move |live| seal::random(&mut live.connection, n)).await
+    }
+
+    /// How many transient objects and sessions the TPM holds for this connection (or, behind no resource manager,
+    /// for everybody). At rest the room has one of each at most: the SRK and its session.
+    pub async fn held(&self) -> Result<Held, Error> {
+        self.call(|live| {
+            Ok(Held {
+                objects: live.connection.count_handles(TRANSIENT_FIRST)?,
+                sessions: live.connection.count_handles(LOADED_SESSION_FIRST)?,
+            })
+        })
+        .await
+    }
+
+    /// Ends the thread, which flushes what it holds. Blocks until it has ended, at most for the deadline; call it
+    /// from no async task. Returns whether it has ended: a thread that a stalled TPM holds ends when the TPM answers.
+    pub fn shutdown(&self) -> bool {
+        self.progress.stop();
+        // Only to wake it; if the queue is full it is awake.
+        let (reply, _) = oneshot::channel::<Result<(), Error>>();
+        let _ = self.jobs.try_send(Box::new(Call::new(|_: &mut Live| Ok(()), reply, Instant::now())));
+        self.progress.wait_for_end()
+    }
+
+    async fn call<T, F>(&self, what: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Live) -> Result<T, Error> + Send + 'static,
+    {
+        self.call_within(self.deadline, what).await
+    }
+
+    async fn call_within<T, F>(&self, time: Duration, what: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Live) -> Result<T, Error> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let call = Call::new(what, reply, Instant::now() + time);
+        self.jobs.try_send(Box::new(call)).map_err(|refused| match refused {
+            TrySendError::Full(_) => Error::QueueFull,
+            TrySendError::Disconnected(_) => Error::Stopped,
+        })?;
+        match tokio::time::timeout(time, answer).await {
+            Ok(Ok(answer)) => answer,
+            // The thread dropped the call: it has ended, or it saw the deadline pass before we did.
+            Ok(Err(_)) if self.progress.is_stopping() || self.progress.has_ended() => Err(Error::Stopped),
+            Ok(Err(_)) => Err(Error::Deadline(time)),
+            Err(_) => {
+                self.progress.caller_gave_up();
+                Err(Error::Deadline(time))
+            }
+        }
+    }
+}
+
+/// What a TPM holds in its memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Held {
+    pub objects: usize,
+    pub sessions: usize,
+}
+
+/// TPM 2.0 Part 2, section 7.4 (TPM_HC); the handle type of loaded sessions lists HMAC and policy sessions both.
+const TRANSIENT_FIRST: u32 = 0x8000_0000;
+const LOADED_SESSION_FIRST: u32 = 0x0200_0000;

@@ -1,0 +1,96 @@
+//! Making the host's keys, and signing with them.
+
+use tss_esapi::constants::tss::TPM2_RH_NULL;
+use tss_esapi::constants::tss::TPM2_ST_HASHCHECK;
+use tss_esapi::structures::Data;
+use tss_esapi::structures::Digest;
+use tss_esapi::structures::HashcheckTicket;
+use tss_esapi::structures::Public;
+use tss_esapi::structures::SensitiveData;
+use tss_esapi::structures::SignatureScheme;
+use tss_esapi::traits::Marshall;
+use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
+
+use super::connection::Connection;
+use super::connection::odd_answer;
+use super::error::Error;
+use super::error::tpm;
+use super::objects::Certification;
+use super::objects::KeyBlob;
+use super::objects::Objects;
+use super::objects::join_signature;
+use super::seal;
+use super::templates;
+
+/// Makes AK, host key, its certification and the sealed key-encryption key, and checks the result as if it had come
+/// from disk.
+pub(super) fn provision(connection: &mut Connection) -> Result<Objects, Error> {
+    let ak = create(connection, templates::ak()?, None)?;
+    let host_key = create(connection, templates::host_key()?, None)?;
+    let certification = certify(connection, &host_key, &ak)?;
+    let kek = seal::make_kek(connection)?;
+    let identity = connection.identity().clone();
+    let objects = Objects {
+        srk_name: identity.srk_name,
+        ek_name: identity.ek_name,
+        ek_public: identity.ek_public,
+        ak,
+        host_key,
+        certification,
+        kek,
+    };
+    objects.validate()?;
+    Ok(objects)
+}
+
+/// `TPM2_Create` under the SRK; `secret` is what is sealed, for a sealed object.
+pub(super) fn create(
+    connection: &mut Connection,
+    template: Public,
+    secret: Option<SensitiveData>,
+) -> Result<KeyBlob, Error> {
+    let srk = connection.srk();
+    let made =
+        connection.run("TPM2_Create", |context| context.create(srk, template, None, secret, None, None))?;
+    KeyBlob::new(&made.out_public, made.out_private.value())
+}
+
+/// The AK says that the host key is in the same TPM as itself (`TPM2_Certify`, no qualifying data).
+fn certify(connection: &mut Connection, host_key: &KeyBlob, ak: &KeyBlob) -> Result<Certification, Error> {
+    let (attest, signature) = connection.with_loaded(host_key, |connection, host_key| {
+        connection.with_loaded(ak, |connection, ak| {
+            connection.run_with_two("TPM2_Certify", |context| {
+                context.certify(host_key.into(), ak, Data::default(), SignatureScheme::Null)
+            })
+        })
+    })?;
+    let unwritable = tpm("marshalling a certification");
+    Ok(Certification {
+        attest: attest.marshall().map_err(&unwritable)?,
+        signature: signature.marshall().map_err(&unwritable)?,
+    })
+}
+
+/// ECDSA over a SHA-256 digest by the host key: r and s, 32 bytes each, big endian.
+pub(super) fn host_sign(
+    connection: &mut Connection,
+    objects: &Objects,
+    digest: &[u8; 32],
+) -> Result<[u8; 64], Error> {
+    let digest = Digest::try_from(digest.as_slice()).map_err(tpm("TPM2_Sign"))?;
+    let ticket = no_ticket()?;
+    let signature = connection.with_loaded(&objects.host_key, |connection, key| {
+        connection.run("TPM2_Sign", |context| context.sign(key, digest, SignatureScheme::Null, ticket))
+    })?;
+    join_signature(&signature).ok_or_else(|| odd_answer("TPM2_Sign"))
+}
+
+/// An unrestricted key signs digests that the TPM did not make, so it needs no proof that it made this one.
+fn no_ticket() -> Result<HashcheckTicket, Error> {
+    HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
+        tag: TPM2_ST_HASHCHECK,
+        hierarchy: TPM2_RH_NULL,
+        digest: Default::default(),
+    })
+    .map_err(tpm("TPM2_Sign"))
+}

@@ -1,0 +1,309 @@
+//! The host's TPM objects as they are kept outside the TPM: format, checks, no secrets in the clear.
+//!
+//! Private areas are encrypted and authenticated by the TPM under its SRK. They are kept as areas and never as
+//! saved contexts, since every reset of the TPM kills those.
+
+use std::fmt;
+
+use data_encoding::BASE64;
+use ring::signature::ECDSA_P256_SHA256_FIXED;
+use ring::signature::UnparsedPublicKey;
+use serde::Deserialize;
+use serde::Serialize;
+use tss_esapi::structures::Attest;
+use tss_esapi::structures::AttestInfo;
+use tss_esapi::structures::Public;
+use tss_esapi::structures::Signature;
+use tss_esapi::traits::Marshall;
+use tss_esapi::traits::UnMarshall;
+
+use super::error::Error;
+use super::error::tpm;
+use super::templates;
+
+/// The format's version, the only one there is.
+const VERSION: u32 = 1;
+
+/// No area of ours comes near this many bytes.
+const LARGEST_AREA: usize = 1024;
+
+/// Everything the room needs to find its keys again. Serialized with its bytes in base64.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "Stored", into = "Stored")]
+pub struct Objects {
+    /// Name of the SRK that the private areas are wrapped by (34 bytes).
+    pub srk_name: Vec<u8>,
+    /// Name of the ECC P-256 EK (34 bytes).
+    pub ek_name: Vec<u8>,
+    /// The EK's TPM2B_PUBLIC.
+    pub ek_public: Vec<u8>,
+    /// Restricted signing key.
+    pub ak: KeyBlob,
+    /// Unrestricted signing key.
+    pub host_key: KeyBlob,
+    /// The AK's word that the host key lives in the same TPM.
+    pub certification: Certification,
+    /// The sealed key-encryption key.
+    pub kek: KeyBlob,
+}
+
+impl Objects {
+    /// All that can be checked with no TPM: sizes, templates, Names, and the AK's signature over the host key.
+    ///
+    /// Whether this TPM made the private areas, only the TPM can say, when they are loaded.
+    pub fn validate(&self) -> Result<(), Error> {
+        for (what, name) in [("SRK", &self.srk_name), ("EK", &self.ek_name)] {
+            if name.len() != 34 || !name.starts_with(&templates::SHA256_ID) {
+                return unusable(format!("the {what}'s Name is not a SHA-256 Name"));
+            }
+        }
+        let ek = read_public(&self.ek_public)?;
+        if templates::name(&ek)? != self.ek_name || !templates::follows(&ek, &templates::ek()?) {
+            return unusable("the EK's public area does not fit its Name or its template");
+        }
+        self.ak.check("AK", &templates::ak()?)?;
+        self.host_key.check("host key", &templates::host_key()?)?;
+        self.kek.check("key-encryption key", &templates::sealed()?)?;
+        self.certification.check(&self.ak.public_area()?, &self.host_key.public_area()?)
+    }
+
+    /// The host key's point, uncompressed.
+    pub fn host_key_point(&self) -> Result<[u8; 65], Error> {
+        let public = self.host_key.public_area()?;
+        templates::point(&public).ok_or_else(|| Error::Objects("the host key has no P-256 point".into()))
+    }
+
+    /// The AK's point, uncompressed.
+    pub fn ak_point(&self) -> Result<[u8; 65], Error> {
+        let public = self.ak.public_area()?;
+        templates::point(&public).ok_or_else(|| Error::Objects("the AK has no P-256 point".into()))
+    }
+
+    /// The host key's Name, which its certification attests.
+    pub fn host_key_name(&self) -> Result<Vec<u8>, Error> {
+        templates::name(&self.host_key.public_area()?)
+    }
+}
+
+/// An object outside the TPM: its TPM2B_PUBLIC and TPM2B_PRIVATE.
+#[derive(Clone, Eq, PartialEq)]
+pub struct KeyBlob {
+    pub public: Vec<u8>,
+    pub private: Vec<u8>,
+}
+
+impl KeyBlob {
+    pub(super) fn new(public: &Public, private: &[u8]) -> Result<Self, Error> {
+        Ok(KeyBlob { public: write_public(public)?, private: sized(private) })
+    }
+
+    pub(super) fn public_area(&self) -> Result<Public, Error> {
+        read_public(&self.public)
+    }
+
+    /// The private area without its size.
+    pub(super) fn private_area(&self) -> Result<&[u8], Error> {
+        unsized_area(&self.private)
+    }
+
+    fn check(&self, what: &str, template: &Public) -> Result<(), Error> {
+        let unfit = |error| match error {
+            Error::Objects(how) => Error::Objects(format!("of the {what}, {how}")),
+            other => other,
+        };
+        let public = self.public_area().map_err(unfit)?;
+        if !templates::follows(&public, template) {
+            return unusable(format!("the {what}'s public area is not that of such a key"));
+        }
+        self.private_area().map_err(unfit)?;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for KeyBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyBlob({} + {} bytes)", self.public.len(), self.private.len())
+    }
+}
+
+/// `TPM2_Certify` of the host key by the AK.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Certification {
+    /// What was signed: a TPMS_ATTEST, the contents of the TPM2B_ATTEST.
+    pub attest: Vec<u8>,
+    /// The AK's TPMT_SIGNATURE over it: ECDSA with SHA-256.
+    pub signature: Vec<u8>,
+}
+
+impl Certification {
+    /// The signature as r and s of 32 bytes each.
+    pub fn fixed_signature(&self) -> Result<[u8; 64], Error> {
+        let damaged = || Error::Objects("the host key's certification has no P-256 signature".into());
+        let signature = Signature::unmarshall(&self.signature).map_err(|_| damaged())?;
+        join_signature(&signature).ok_or_else(damaged)
+    }
+
+    fn check(&self, ak: &Public, host_key: &Public) -> Result<(), Error> {
+        if self.attest.len() > LARGEST_AREA || self.signature.len() > LARGEST_AREA {
+            return unusable("the host key's certification is too long");
+        }
+        let Ok(attest) = Attest::unmarshall(&self.attest) else {
+            return unusable("the host key's certification cannot be read");
+        };
+        let AttestInfo::Certify { info } = attest.attested() else {
+            return unusable("the host key's certification certifies no key");
+        };
+        if info.name().value() != templates::name(host_key)? {
+            return unusable("the host key's certification is about another key");
+        }
+        let Some(point) = templates::point(ak) else {
+            return unusable("the AK has no P-256 point");
+        };
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+            .verify(&self.attest, &self.fixed_signature()?)
+            .or_else(|_| unusable("the AK's signature over the host key is wrong"))
+    }
+}
+
+/// r and s of an ECDSA signature, 32 bytes each, big endian (RFC 7518, section 3.4).
+pub(super) fn join_signature(signature: &Signature) -> Option<[u8; 64]> {
+    let Signature::EcDsa(ecdsa) = signature else { return None };
+    let mut joined = [0; 64];
+    joined[..32].copy_from_slice(&templates::fixed_width(ecdsa.signature_r())?);
+    joined[32..].copy_from_slice(&templates::fixed_width(ecdsa.signature_s())?);
+    Some(joined)
+}
+
+/// A TPM2B_PUBLIC.
+pub(super) fn write_public(public: &Public) -> Result<Vec<u8>, Error> {
+    Ok(sized(&public.marshall().map_err(tpm("marshalling a public area"))?))
+}
+
+/// Reads a TPM2B_PUBLIC.
+pub(super) fn read_public(area: &[u8]) -> Result<Public, Error> {
+    let unreadable = || Error::Objects("a public area cannot be read".into());
+    let area = unsized_area(area)?;
+    let public = Public::unmarshall(area).map_err(|_| unreadable())?;
+    // What follows the area is read by nobody, so that nothing may follow it.
+    match public.marshall() {
+        Ok(written) if written == area => Ok(public),
+        _ => Err(unreadable()),
+    }
+}
+
+/// The bytes with their length in front, as in every TPM2B.
+fn sized(bytes: &[u8]) -> Vec<u8> {
+    // The TPM's own areas are below 64 KiB by their wire format.
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    [&length.to_be_bytes(), bytes].concat()
+}
+
+fn unsized_area(area: &[u8]) -> Result<&[u8], Error> {
+    if area.len() > LARGEST_AREA {
+        return unusable(format!("an area is too long ({} bytes)", area.len()));
+    }
+    match area.split_first_chunk::<2>() {
+        Some((length, rest))
+            if usize::from(u16::from_be_bytes(*length)) == rest.len() && !rest.is_empty() =>
+        {
+            Ok(rest)
+        }
+        _ => unusable("an area has the wrong length"),
+    }
+}
+
+fn unusable<T>(what: impl Into<String>) -> Result<T, Error> {
+    Err(Error::Objects(what.into()))
+}
+
+/// The form on disk. Optional, so that another version is named as such rather than as a lack of fields.
+#[derive(Deserialize, Serialize)]
+struct Stored {
+    version: u32,
+    srk_name: Option<String>,
+    ek_name: Option<String>,
+    ek_public: Option<String>,
+    ak: Option<StoredBlob>,
+    host_key: Option<StoredBlob>,
+    certification: Option<StoredCertification>,
+    kek: Option<StoredBlob>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct StoredBlob {
+    public: String,
+    private: String,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct StoredCertification {
+    attest: String,
+    signature: String,
+}
+
+impl From<Objects> for Stored {
+    fn from(objects: Objects) -> Self {
+        let blob = |blob: &KeyBlob| {
+            Some(StoredBlob { public: BASE64.encode(&blob.public), private: BASE64.encode(&blob.private) })
+        };
+        Stored {
+            version: VERSION,
+            srk_name: Some(BASE64.encode(&objects.srk_name)),
+            ek_name: Some(BASE64.encode(&objects.ek_name)),
+            ek_public: Some(BASE64.encode(&objects.ek_public)),
+            ak: blob(&objects.ak),
+            host_key: blob(&objects.host_key),
+            certification: Some(StoredCertification {
+                attest: BASE64.encode(&objects.certification.attest),
+                signature: BASE64.encode(&objects.certification.signature),
+            }),
+            kek: blob(&objects.kek),
+        }
+    }
+}
+
+impl TryFrom<Stored> for Objects {
+    type Error = Error;
+
+    fn try_from(stored: Stored) -> Result<Self, Error> {
+        if stored.version != VERSION {
+            let version = stored.version;
+            return unusable(format!(
+                "they are of format {version}, and this hostbadge knows only {VERSION}"
+            ));
+        }
+        let certification = given("certification", stored.certification)?;
+        let objects = Objects {
+            srk_name: bytes("srk_name", &given("srk_name", stored.srk_name)?)?,
+            ek_name: bytes("ek_name", &given("ek_name", stored.ek_name)?)?,
+            ek_public: bytes("ek_public", &given("ek_public", stored.ek_public)?)?,
+            ak: blob("ak", stored.ak)?,
+            host_key: blob("host_key", stored.host_key)?,
+            certification: Certification {
+                attest: bytes("certification.attest", &certification.attest)?,
+                signature: bytes("certification.signature", &certification.signature)?,
+            },
+            kek: blob("kek", stored.kek)?,
+        };
+        objects.validate()?;
+        Ok(objects)
+    }
+}
+
+fn given<T>(field: &str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or_else(|| Error::Objects(format!("{field} is missing")))
+}
+
+fn blob(field: &str, stored: Option<StoredBlob>) -> Result<KeyBlob, Error> {
+    let stored = given(field, stored)?;
+    Ok(KeyBlob { public: bytes(field, &stored.public)?, private: bytes(field, &stored.private)? })
+}
+
+fn bytes(field: &str, text: &str) -> Result<Vec<u8>, Error> {
+    if text.len() > 2 * LARGEST_AREA {
+        return unusable(format!("{field} is too long"));
+    }
+    BASE64.decode(text.as_bytes()).map_err(|error| Error::Objects(format!("{field} is not base64: {error}")))
+}

@@ -1,0 +1,316 @@
+//! A software TPM for development: swtpm, with its state in a directory, for as long as the daemon lives.
+//!
+//! It proves nothing about the host, which every statement made with it says. All functions here block; they belong
+//! off the async runtime.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::fcntl::Flock;
+use nix::fcntl::FlockArg;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use ring::rand::SecureRandom;
+use ring::rand::SystemRandom;
+
+use super::config::Tcti;
+use super::manufacture;
+
+/// How long a new swtpm may take to listen. It takes milliseconds, but the machine may be busy.
+const START_TIME: Duration = Duration::from_secs(10);
+/// How long swtpm may take to end on SIGTERM before it is killed.
+const STOP_TIME: Duration = Duration::from_secs(2);
+/// How many pairs of ports are tried before giving up.
+const PORT_ATTEMPTS: u32 = 20;
+
+/// A running swtpm. Dropping it stops the process; the state stays in its directory.
+///
+/// The process dies with the daemon however that dies: the kernel kills it when the thread that started it ends, so
+/// it is started by a thread of its own that lives as long as this value, whatever thread the caller is on.
+pub struct SoftwareTpm {
+    dir: PathBuf,
+    running: Running,
+    _lock: Flock<File>,
+}
+
+impl SoftwareTpm {
+    /// Starts the TPM whose state is in `dir`, after making it with its EK certificates if there is none yet.
+    ///
+    /// Takes two to four seconds the first time (swtpm_setup makes RSA keys), a few milliseconds later.
+    ///
+    /// # Errors
+    /// No swtpm or swtpm-tools on this machine; a directory that cannot be written or is in use; the programs' own
+    /// failures, with the end of their log.
+    pub fn start(dir: &Path) -> io::Result<SoftwareTpm> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(about(dir))?;
+        let dir = dir.canonicalize().map_err(about(dir))?;
+        let lock = lock(&dir)?;
+        if !dir.join(manufacture::FINISHED).is_dir() {
+            manufacture::make(&dir)?;
+        }
+        let running = Running::start(&dir, &finished_state())?;
+        Ok(SoftwareTpm { dir, running, _lock: lock })
+    }
+
+    /// Where it listens; the same for as long as this value lives.
+    pub fn tcti(&self) -> Tcti {
+        Tcti::Swtpm { host: Ipv4Addr::LOCALHOST, port: self.running.port }
+    }
+
+    /// The port of swtpm's control channel, for `swtpm_ioctl`.
+    pub fn control_port(&self) -> u16 {
+        self.running.port + 1
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.running.child.id()
+    }
+
+    /// Starts swtpm again if it has died, at the same ports. Returns whether it had to.
+    ///
+    /// # Errors
+    /// As [`SoftwareTpm::start`]; also when another program has taken the ports in the meantime.
+    pub fn ensure_running(&mut self) -> io::Result<bool> {
+        let running = &mut self.running;
+        if running.child.try_wait()?.is_none() {
+            return Ok(false);
+        }
+        tracing::warn!(event = "tpm-software-died", "the software TPM died; starting it again");
+        running.child = running.keeper.spawn(&self.dir, &finished_state(), running.port)?;
+        Ok(true)
+    }
+
+    /// Stops swtpm: SIGTERM, and SIGKILL if that is not enough.
+    pub fn stop(self) -> io::Result<()> {
+        self.running.stop()
+    }
+}
+
+/// Where a finished TPM's state is, relative to its directory.
+fn finished_state() -> String {
+    format!("{}/{}", manufacture::FINISHED, manufacture::STATE)
+}
+
+/// A swtpm process at ports of its own.
+pub(super) struct Running {
+    pub(super) port: u16,
+    child: Child,
+    keeper: Keeper,
+}
+
+impl Running {
+    /// Starts swtpm on a pair of free ports; `state` is relative to `dir`.
+    pub(super) fn start(dir: &Path, state: &str) -> io::Result<Running> {
+        let keeper = Keeper::start()?;
+        let mut last = io::Error::other("no two neighbouring ports are free between 20000 and 31999");
+        for _ in 0..PORT_ATTEMPTS {
+            let Some(port) = free_pair()? else { continue };
+            match keeper.spawn(dir, state, port) {
+                Ok(child) => return Ok(Running { port, child, keeper }),
+                // Somebody may have taken the ports since; swtpm missing will not be mended by other ports.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) fn stop(mut self) -> io::Result<()> {
+        end(&mut self.child)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = end(&mut self.child) {
+            tracing::warn!(event = "tpm-software-stop", %error, "cannot stop the software TPM");
+        }
+    }
+}
+
+/// The thread that starts the processes, so that they die with it and not with a passing thread of the caller.
+struct Keeper {
+    orders: mpsc::Sender<Order>,
+}
+
+struct Order {
+    command: Command,
+    done: mpsc::Sender<io::Result<Child>>,
+}
+
+impl Keeper {
+    fn start() -> io::Result<Keeper> {
+        let (orders, queue) = mpsc::channel::<Order>();
+        thread::Builder::new().name("swtpm".into()).spawn(move || {
+            for mut order in queue {
+                let _ = order.done.send(order.command.spawn());
+            }
+        })?;
+        Ok(Keeper { orders })
+    }
+
+    /// Starts swtpm and waits until it listens on both ports.
+    fn spawn(&self, dir: &Path, state: &str, port: u16) -> io::Result<Child> {
+        let pid_file = dir.join(PID_FILE);
+        match fs::remove_file(&pid_file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(about(&pid_file)(error)),
+            _ => {}
+        }
+        let (done, started) = mpsc::channel();
+        let gone = || io::Error::other("the thread that starts swtpm is gone");
+        self.orders.send(Order { command: swtpm(dir, state, port), done }).map_err(|_| gone())?;
+        let mut child = started.recv().map_err(|_| gone())?.map_err(missing("swtpm"))?;
+        match wait_until_listening(&mut child, &pid_file) {
+            Ok(()) => Ok(child),
+            Err(error) => {
+                let _ = end(&mut child);
+                Err(io::Error::other(format!("{error}{}", last_line(&dir.join(LOG_FILE)))))
+            }
+        }
+    }
+}
+
+const PID_FILE: &str = "swtpm.pid";
+const LOG_FILE: &str = "swtpm.log";
+
+/// Paths are relative to the directory, since swtpm would split an absolute one at its commas.
+fn swtpm(dir: &Path, state: &str, port: u16) -> Command {
+    let control = port + 1;
+    let mut command = Command::new("swtpm");
+    command
+        .current_dir(dir)
+        .args(["socket", "--tpm2"])
+        .args(["--tpmstate", &format!("dir={state}")])
+        .args(["--server", &format!("type=tcp,port={port},bindaddr=127.0.0.1")])
+        .args(["--ctrl", &format!("type=tcp,port={control},bindaddr=127.0.0.1")])
+        .args(["--flags", "not-need-init,startup-clear"])
+        .args(["--log", &format!("file={LOG_FILE},level=1,truncate")])
+        .args(["--pid", &format!("file={PID_FILE}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    die_with_parent(&mut command);
+    command
+}
+
+/// The kernel kills the process when the thread that started it ends, also after a `kill -9` of the daemon.
+fn die_with_parent(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    let in_child = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the line above took effect.
+        match nix::unistd::getppid() == parent {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: runs between fork and exec, where only async-signal-safe calls are allowed: prctl and getppid are plain
+    // system calls, and neither they nor the errors made here allocate.
+    unsafe { command.pre_exec(in_child) };
+}
+
+/// swtpm writes its pid only once both its sockets listen, so a pid file with the child's own pid means that it is
+/// this child that answers there, and no neighbour that was quicker.
+fn wait_until_listening(child: &mut Child, pid_file: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + START_TIME;
+    let pid = child.id().to_string();
+    loop {
+        if fs::read_to_string(pid_file).is_ok_and(|text| text.trim() == pid) {
+            return Ok(());
+        }
+        if let Some(status) = child.try_wait()? {
+            return Err(io::Error::other(format!("swtpm ended at once ({status})")));
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "swtpm does not begin to listen"));
+        }
+        pause();
+    }
+}
+
+fn end(child: &mut Child) -> io::Result<()> {
+    if child.try_wait()?.is_some() {
+        return Ok(());
+    }
+    let pid = Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGTERM)?;
+    let deadline = Instant::now() + STOP_TIME;
+    while Instant::now() < deadline {
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        pause();
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+/// Two neighbouring free ports below those that the kernel gives out by itself: a client of a dead swtpm could
+/// otherwise be given that very port and end up connected with itself.
+fn free_pair() -> io::Result<Option<u16>> {
+    let mut random = [0; 2];
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| io::Error::other("the kernel gives no random numbers"))?;
+    let port = 20_000 + (u16::from_be_bytes(random) % 6_000) * 2;
+    let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+    Ok(free(port).zip(free(port + 1)).map(|_| port))
+}
+
+/// One daemon at a time in a directory.
+fn lock(dir: &Path) -> io::Result<Flock<File>> {
+    let path = dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(about(&path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        let text = format!("{}: another daemon uses this software TPM ({error})", dir.display());
+        io::Error::new(io::ErrorKind::WouldBlock, text)
+    })
+}
+
+pub(super) fn about(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Says how to come by a program that is not there.
+pub(super) fn missing(program: &str) -> impl Fn(io::Error) -> io::Error {
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let text = format!("there is no {program} on this machine; install swtpm and swtpm-tools");
+            io::Error::new(io::ErrorKind::NotFound, text)
+        }
+        kind => io::Error::new(kind, format!("{program}: {error}")),
+    }
+}
+
+/// The last line of a log, to be put behind an error.
+pub(super) fn last_line(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    match text.lines().rfind(|line| !line.trim().is_empty()) {
+        Some(line) => format!(": {} (more in {})", line.trim(), log.display()),
+        None => String::new(),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "another process's start and end can only be polled for, and briefly"
+)]
+fn pause() {
+    thread::sleep(Duration::from_millis(5));
+}

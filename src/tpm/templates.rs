@@ -1,0 +1,190 @@
+//! The public areas of everything the room asks the TPM for.
+//!
+//! The two primaries follow the TCG's templates to the byte, since another template is another key.
+
+use ring::digest;
+use tss_esapi::attributes::ObjectAttributes;
+use tss_esapi::attributes::ObjectAttributesBuilder;
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::algorithm::PublicAlgorithm;
+use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::structures::Digest;
+use tss_esapi::structures::EccParameter;
+use tss_esapi::structures::EccPoint;
+use tss_esapi::structures::EccScheme;
+use tss_esapi::structures::HashScheme;
+use tss_esapi::structures::KeyDerivationFunctionScheme;
+use tss_esapi::structures::KeyedHashScheme;
+use tss_esapi::structures::Public;
+use tss_esapi::structures::PublicBuilder;
+use tss_esapi::structures::PublicEccParameters;
+use tss_esapi::structures::PublicKeyedHashParameters;
+use tss_esapi::structures::SymmetricDefinitionObject;
+use tss_esapi::traits::Marshall;
+
+use super::error::Error;
+use super::error::tpm;
+
+/// The storage root key: ECC P-256 under the owner, no policy, outside the dictionary attack counter.
+///
+/// TCG TPM v2.0 Provisioning Guidance, section 7.5.1: the EK template with these attributes and no policy.
+pub(super) fn srk() -> Result<Public, Error> {
+    let attributes = owned()
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_restricted(true)
+        .with_decrypt(true);
+    storage(attributes, Digest::default())
+}
+
+/// The endorsement key: template L-2 (ECC P-256) of the TCG EK Credential Profile, section B.3.4.
+pub(super) fn ek() -> Result<Public, Error> {
+    let attributes = owned()
+        .with_sensitive_data_origin(true)
+        .with_admin_with_policy(true)
+        .with_restricted(true)
+        .with_decrypt(true);
+    let policy = Digest::try_from(EK_POLICY_A.as_slice()).map_err(tpm("EK template"))?;
+    storage(attributes, policy)
+}
+
+/// The attestation key: signs what the TPM itself says, and nothing else.
+pub(super) fn ak() -> Result<Public, Error> {
+    signing(signer().with_restricted(true))
+}
+
+/// The host key: signs any digest.
+pub(super) fn host_key() -> Result<Public, Error> {
+    signing(signer())
+}
+
+/// A sealed secret: data that only this TPM gives back.
+pub(super) fn sealed() -> Result<Public, Error> {
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::KeyedHash)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(built(owned().with_user_with_auth(true).with_no_da(true))?)
+        .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
+        .with_keyed_hash_unique_identifier(Digest::default())
+        .build()
+        .map_err(tpm("sealing template"))
+}
+
+/// Whether a public area is of the template's kind: all but the key itself must be equal.
+pub(super) fn follows(public: &Public, template: &Public) -> bool {
+    let mut blank = public.clone();
+    match (&mut blank, template) {
+        (Public::Ecc { unique, .. }, Public::Ecc { unique: expected, .. }) => *unique = expected.clone(),
+        (Public::KeyedHash { unique, .. }, Public::KeyedHash { unique: expected, .. }) => {
+            *unique = expected.clone()
+        }
+        _ => return false,
+    }
+    blank == *template
+}
+
+/// A public area's Name: the hash algorithm and the digest of the area (TPM 2.0 Part 1, section 16).
+///
+/// Computed here rather than believed, since pins rest on it.
+pub(super) fn name(public: &Public) -> Result<Vec<u8>, Error> {
+    let area = public.marshall().map_err(tpm("marshalling a public area"))?;
+    let mut name = SHA256_ID.to_vec();
+    name.extend_from_slice(digest::digest(&digest::SHA256, &area).as_ref());
+    Ok(name)
+}
+
+/// TPM_ALG_SHA256, which every Name of ours begins with.
+pub(super) const SHA256_ID: [u8; 2] = [0x00, 0x0B];
+
+/// The point of a P-256 key, uncompressed (SEC 1, section 2.3.3): 0x04, then x and y of 32 bytes each.
+pub(super) fn point(public: &Public) -> Option<[u8; 65]> {
+    let Public::Ecc { unique, .. } = public else { return None };
+    let mut point = [4; 65];
+    point[1..33].copy_from_slice(&fixed_width(unique.x())?);
+    point[33..].copy_from_slice(&fixed_width(unique.y())?);
+    Some(point)
+}
+
+/// A number of the TPM, which may come without its leading zeros, as 32 bytes.
+pub(super) fn fixed_width(number: &EccParameter) -> Option<[u8; 32]> {
+    let bytes = number.value();
+    let mut fixed = [0; 32];
+    fixed.get_mut(32usize.checked_sub(bytes.len())?..)?.copy_from_slice(bytes);
+    Some(fixed)
+}
+
+fn owned() -> ObjectAttributesBuilder {
+    ObjectAttributesBuilder::new().with_fixed_tpm(true).with_fixed_parent(true)
+}
+
+fn signer() -> ObjectAttributesBuilder {
+    owned()
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_sign_encrypt(true)
+}
+
+fn built(attributes: ObjectAttributesBuilder) -> Result<ObjectAttributes, Error> {
+    attributes.build().map_err(tpm("object attributes"))
+}
+
+fn storage(attributes: ObjectAttributesBuilder, policy: Digest) -> Result<Public, Error> {
+    let zeros = EccParameter::try_from([0u8; 32].as_slice()).map_err(tpm("primary template"))?;
+    let parameters = (SymmetricDefinitionObject::AES_128_CFB, EccScheme::Null);
+    p256(attributes, policy, parameters, EccPoint::new(zeros.clone(), zeros))
+}
+
+fn signing(attributes: ObjectAttributesBuilder) -> Result<Public, Error> {
+    let ecdsa = EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256));
+    let parameters = (SymmetricDefinitionObject::Null, ecdsa);
+    p256(attributes, Digest::default(), parameters, EccPoint::default())
+}
+
+fn p256(
+    attributes: ObjectAttributesBuilder,
+    policy: Digest,
+    (symmetric, scheme): (SymmetricDefinitionObject, EccScheme),
+    unique: EccPoint,
+) -> Result<Public, Error> {
+    let none = KeyDerivationFunctionScheme::Null;
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Ecc)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(built(attributes)?)
+        .with_auth_policy(policy)
+        .with_ecc_parameters(PublicEccParameters::new(symmetric, scheme, EccCurve::NistP256, none))
+        .with_ecc_unique_identifier(unique)
+        .build()
+        .map_err(tpm("P-256 template"))
+}
+
+/// PolicyA: `TPM2_PolicySecret(TPM_RH_ENDORSEMENT)` (EK Credential Profile, section B.6.2).
+const EK_POLICY_A: [u8; 32] = [
+    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd,
+    0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_follows_only_itself() {
+        let all = [srk(), ek(), ak(), host_key(), sealed()].map(|template| template.unwrap());
+        for (i, one) in all.iter().enumerate() {
+            for (j, other) in all.iter().enumerate() {
+                assert_eq!(follows(one, other), i == j, "{i} {j}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_padded_on_the_left() {
+        let number = |bytes: &[u8]| EccParameter::try_from(bytes).unwrap();
+        assert_eq!(fixed_width(&number(&[1])).unwrap()[31], 1);
+        assert_eq!(fixed_width(&number(&[7; 32])).unwrap(), [7; 32]);
+        assert_eq!(fixed_width(&number(&[7; 33])), None);
+    }
+}
