@@ -2,8 +2,10 @@
 pub mod agents;
 pub mod clock;
 pub mod config;
+pub mod issue;
 pub mod peer;
 pub mod policy;
 pub mod posture;
 pub mod store;
 pub mod tpm;
+pub mod verify;

@@ -1,0 +1,56 @@
+//! What relying parties read: the key set and the discovery document, made once for each change of keys.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::issuer::Host;
+use super::{Error, IssuingKey};
+use crate::verify::Jwks;
+
+/// JSON texts, ready to send.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    pub keys: Jwks,
+    /// RFC 7517 section 5.
+    pub jwks: Bytes,
+    /// OpenID Connect Discovery 1.0 section 3.
+    pub discovery: Bytes,
+}
+
+#[derive(Serialize)]
+struct Discovery<'a> {
+    issuer: &'a str,
+    jwks_uri: String,
+    token_endpoint: String,
+    introspection_endpoint: String,
+    response_types_supported: [&'static str; 1],
+    grant_types_supported: [&'static str; 1],
+    subject_types_supported: [&'static str; 1],
+    id_token_signing_alg_values_supported: [&'static str; 1],
+    claims_supported: [&'static str; 10],
+}
+
+impl Documents {
+    pub(super) fn of(host: &Host, keys: &[&IssuingKey]) -> Result<Documents, Error> {
+        let keys = Jwks { keys: keys.iter().map(|key| key.jwk().clone()).collect() };
+        let discovery = Discovery {
+            issuer: &host.issuer,
+            jwks_uri: format!("{}/.well-known/jwks.json", host.issuer),
+            token_endpoint: format!("{}/v1/token", host.issuer),
+            introspection_endpoint: format!("{}/v1/introspect", host.issuer),
+            response_types_supported: ["id_token"],
+            grant_types_supported: ["client_credentials"],
+            subject_types_supported: ["public"],
+            id_token_signing_alg_values_supported: ["ES256"],
+            claims_supported: ["iss", "sub", "client_id", "aud", "iat", "nbf", "exp", "jti", "scope", "hostbadge"],
+        };
+        let text = |value: serde_json::Result<Vec<u8>>| {
+            value.map(Bytes::from).map_err(|e| Error::Key(e.to_string()))
+        };
+        Ok(Documents {
+            jwks: text(serde_json::to_vec(&keys))?,
+            discovery: text(serde_json::to_vec(&discovery))?,
+            keys,
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! The issuing key: a P-256 key that signs in memory.
+
+use data_encoding::BASE64URL_NOPAD;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use zeroize::Zeroizing;
+
+use super::Error;
+use crate::clock::Timestamp;
+use crate::verify::Jwk;
+
+/// A key that signs. Neither shown nor copied.
+pub struct IssuingKey {
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+    jwk: Jwk,
+    created: Timestamp,
+}
+
+impl IssuingKey {
+    /// A fresh key, as PKCS#8 (RFC 5958): the form in which it is sealed.
+    pub fn generate() -> Result<Zeroizing<Vec<u8>>, Error> {
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+            .map_err(|_| Error::Random)?;
+        Ok(Zeroizing::new(document.as_ref().to_vec()))
+    }
+
+    /// Reads a key back.
+    pub fn from_pkcs8(pkcs8: &[u8], created: Timestamp) -> Result<IssuingKey, Error> {
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random)
+            .map_err(|e| Error::Key(e.to_string()))?;
+        let point: [u8; 65] = pair.public_key().as_ref().try_into().map_err(|_| Error::Key("not P-256".into()))?;
+        Ok(IssuingKey { jwk: Jwk::from_point(&point), pair, random, created })
+    }
+
+    pub fn jwk(&self) -> &Jwk {
+        &self.jwk
+    }
+
+    /// RFC 7638 thumbprint.
+    pub fn kid(&self) -> &str {
+        &self.jwk.kid
+    }
+
+    pub fn created(&self) -> Timestamp {
+        self.created
+    }
+
+    /// Appends `.signature` to a signing input (RFC 7515 section 5.1, RFC 7518 section 3.4).
+    pub fn sign(&self, mut input: String) -> Result<String, Error> {
+        let signature = self.pair.sign(&self.random, input.as_bytes()).map_err(|_| Error::Random)?;
+        input.push('.');
+        BASE64URL_NOPAD.encode_append(signature.as_ref(), &mut input);
+        Ok(input)
+    }
+}
+
+impl std::fmt::Debug for IssuingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuingKey").field("kid", &self.jwk.kid).finish_non_exhaustive()
+    }
+}

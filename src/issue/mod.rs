@@ -1,0 +1,35 @@
+//! What is minted, and by which key: the fifth step of the road.
+
+mod documents;
+mod endorsement;
+mod introspect;
+mod issuer;
+mod key;
+mod keyring;
+mod token;
+
+pub use documents::Documents;
+pub use introspect::{Introspection, Query};
+pub use issuer::{Host, Issuer, Standing};
+pub use key::IssuingKey;
+pub use keyring::{Naming, establish, stored_objects};
+pub use token::Token;
+
+use crate::{store, tpm};
+
+/// Why nothing can be minted. The texts go to administrators.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Tpm(#[from] tpm::Error),
+    #[error("{0}")]
+    Store(#[from] store::Error),
+    #[error("the issuing key cannot be read: {0}")]
+    Key(String),
+    #[error("{path}: {what}; put it back from a backup of this host, or move it away to start with a fresh issuing key", path = path.display())]
+    Foreign { path: std::path::PathBuf, what: String },
+    #[error("the issuing key's endorsement does not hold: {0}")]
+    Endorsement(String),
+    #[error("the system gives no random numbers")]
+    Random,
+}

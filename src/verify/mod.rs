@@ -1,0 +1,24 @@
+//! Checks what hostbadge signed, with no daemon and no TPM.
+
+mod jwks;
+mod jws;
+mod token;
+
+pub use jwks::{Jwk, Jwks};
+pub use jws::Jws;
+pub use token::{Claims, Expectation, Verified, verify};
+
+/// Why something does not hold. The texts name the check that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("not a compact JWS: {0}")]
+    Shape(String),
+    #[error("key set: {0}")]
+    Keys(String),
+    #[error("no key \"{0}\" in the key set")]
+    UnknownKey(String),
+    #[error("the signature does not hold under key \"{0}\"")]
+    Signature(String),
+    #[error("{0}")]
+    Claim(String),
+}

@@ -1,0 +1,78 @@
+//! Access tokens (RFC 9068) as the agent socket gives them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Jwks, Jws};
+use crate::clock::Timestamp;
+
+/// How far two machines' clocks may be apart, in seconds.
+const LEEWAY: u64 = 30;
+
+/// What the verifier demands beside the signature and the time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expectation<'a> {
+    pub issuer: Option<&'a str>,
+    pub audience: Option<&'a str>,
+}
+
+/// The claims of a token. Members that this program does not know are kept in the JSON of [`Verified`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claims {
+    pub iss: String,
+    pub sub: String,
+    pub client_id: String,
+    pub aud: String,
+    pub iat: u64,
+    pub nbf: u64,
+    pub exp: u64,
+    pub jti: String,
+    #[serde(default)]
+    pub scope: String,
+}
+
+/// A token that holds.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    pub kid: String,
+    pub claims: Claims,
+    /// All claims as signed.
+    pub all: serde_json::Value,
+}
+
+/// Checks signature, type, times, and what is expected. `leeway` says whether another machine's clock signed.
+pub fn verify(
+    text: &str,
+    keys: &Jwks,
+    now: Timestamp,
+    leeway: bool,
+    expected: Expectation<'_>,
+) -> Result<Verified, Error> {
+    let jws = Jws::parse(text)?;
+    if jws.typ() != "at+jwt" {
+        return Err(Error::Shape(format!("type \"{}\" is not at+jwt", jws.typ().escape_debug())));
+    }
+    let key = keys.find(jws.kid()).ok_or_else(|| Error::UnknownKey(jws.kid().escape_debug().to_string()))?;
+    let payload = jws.verify(key)?;
+    let all: serde_json::Value = serde_json::from_slice(payload).map_err(|e| Error::Claim(e.to_string()))?;
+    let claims: Claims = serde_json::from_value(all.clone()).map_err(|e| Error::Claim(e.to_string()))?;
+
+    let leeway = if leeway { LEEWAY } else { 0 };
+    let now = now.secs();
+    if now >= claims.exp.saturating_add(leeway) {
+        return Err(Error::Claim(format!("expired {} s ago", now - claims.exp)));
+    }
+    if now.saturating_add(leeway) < claims.nbf {
+        return Err(Error::Claim(format!("not valid before {} s from now", claims.nbf - now)));
+    }
+    if let Some(issuer) = expected.issuer
+        && claims.iss != issuer
+    {
+        return Err(Error::Claim(format!("issued by \"{}\", not by \"{issuer}\"", claims.iss)));
+    }
+    if let Some(audience) = expected.audience
+        && claims.aud != audience
+    {
+        return Err(Error::Claim(format!("for audience \"{}\", not for \"{audience}\"", claims.aud)));
+    }
+    Ok(Verified { kid: jws.kid().to_owned(), claims, all })
+}
