@@ -1,5 +1,6 @@
 //! hostbadge vouches for the AI agents on a Linux host.
 pub mod agents;
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod issue;

@@ -1,0 +1,90 @@
+//! What is recorded: the kinds of events and their identifiers in the journal's catalog.
+
+use tracing::Level;
+
+macro_rules! events {
+    ($($variant:ident $name:literal $id:literal $level:ident,)*) => {
+        /// A kind of event. Each has a `MESSAGE_ID` that the journal's catalog explains (`journalctl -x`).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Event { $($variant,)* }
+
+        impl Event {
+            pub const ALL: &'static [Event] = &[$(Event::$variant,)*];
+
+            /// `HOSTBADGE_EVENT`.
+            pub fn name(self) -> &'static str {
+                match self { $(Event::$variant => $name,)* }
+            }
+
+            /// `MESSAGE_ID`: 128 bits, never used for another kind.
+            pub fn message_id(self) -> &'static str {
+                match self { $(Event::$variant => $id,)* }
+            }
+
+            pub fn level(self) -> Level {
+                match self { $(Event::$variant => Level::$level,)* }
+            }
+        }
+    };
+}
+
+events! {
+    AgentsReloaded "agents-reloaded" "9f0203b14aa8428193ef22a029711eae" INFO,
+    AgentsRejected "agents-rejected" "10193dd4e32644e78c0c0d97b3846ef4" ERROR,
+    AuditFailed "audit-failed" "744a4c4c5d0743c88b66ee8015f61f51" ERROR,
+    AuditRecovered "audit-recovered" "8f9c122ad6354bd2868ad5eb00962a07" WARN,
+    DaemonStarted "daemon-started" "69977b7346124c03a14aa7d28480870b" INFO,
+    DaemonStopping "daemon-stopping" "5c3293c475324b91a81e7bdecfd12ed7" INFO,
+    HostProvisioned "host-provisioned" "68eb3207e52248e5b643af48e8c6a76b" INFO,
+    Introspected "introspected" "a21ef7f2d657469f949b975f6b3d10b5" INFO,
+    IssuerReady "issuer-ready" "1038d3bbaf7447c09446999ba39a4bcc" INFO,
+    IssuerWaiting "issuer-waiting" "e473157663714fb09acab299147c0390" WARN,
+    JournalDropped "journal-dropped" "84a765b193ea41a6b168afa41e1f12db" WARN,
+    KeyCreated "key-created" "4fa42b70117741cd88164c76d1f91a9b" INFO,
+    RequestRefused "request-refused" "3ee38bd6d8b44a2abf71ad20c4594797" WARN,
+    TokenIssued "token-issued" "29544c423a4048ca923afe06ea1f52b6" INFO,
+    TpmEkCertificate "tpm-ek-certificate" "6882afe9b7da488c8c895c4eb243d3c2" WARN,
+    TpmLink "tpm-link" "453fea1f55e24b8397b76ae8cdbd5372" WARN,
+    TpmReady "tpm-ready" "12c00d1440d9403c8cbe85fa8617dbc7" INFO,
+    TpmSoftwareDied "tpm-software-died" "109fd691efbf435f9ddf126f7e0e9fc0" WARN,
+    TpmSoftwareStop "tpm-software-stop" "60cdd26e0da2482ea4cf1de638a6c30e" WARN,
+    TpmState "tpm-state" "ee265f497cda410184debd93eefe72db" WARN,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// Whatever a room says with `event = "…"` is in the list, so that the catalog can explain it.
+    #[test]
+    fn every_event_in_the_source_is_known() {
+        fn walk(dir: &std::path::Path, seen: &mut usize) {
+            for item in std::fs::read_dir(dir).unwrap() {
+                let path = item.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, seen);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).unwrap();
+                for part in text.split("event = \"").skip(1) {
+                    let name = part.split('"').next().unwrap();
+                    if name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !name.is_empty() {
+                        assert!(Event::ALL.iter().any(|event| event.name() == name), "{name} in {}", path.display());
+                        *seen += 1;
+                    }
+                }
+            }
+        }
+        let mut seen = 0;
+        walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut seen);
+        assert!(seen > 5);
+    }
+
+    #[test]
+    fn identifiers_are_unique_and_of_128_bits() {
+        let ids: HashSet<_> = Event::ALL.iter().map(|event| event.message_id()).collect();
+        assert_eq!(ids.len(), Event::ALL.len());
+        assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())));
+    }
+}

@@ -1,0 +1,180 @@
+//! One line of the audit log, and the journal's entry for the same decision.
+
+use serde::Serialize;
+
+use super::{Event, Note};
+use crate::agents::Agent;
+use crate::clock::Timestamp;
+use crate::issue::{Introspection, Token};
+use crate::peer::{Facts, Peer};
+use crate::policy::{Reason, Refusal};
+use crate::posture::Posture;
+
+/// A decision or an event. What does not apply is left out of the line. Never a token, key or credential.
+#[derive(Debug, Serialize)]
+pub struct Record<'a> {
+    time: Timestamp,
+    #[serde(serialize_with = "name")]
+    event: Event,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audience: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kid: Option<&'a str>,
+    /// NumericDate, as in the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    active: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_zero")]
+    suppressed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    posture: Option<Posture>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "facts")]
+    peer: Option<&'a Peer>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+fn name<S: serde::Serializer>(event: &Event, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(event.name())
+}
+
+fn facts<S: serde::Serializer>(peer: &Option<&Peer>, serializer: S) -> Result<S::Ok, S::Error> {
+    let facts: Option<&Facts> = peer.map(|peer| &**peer);
+    facts.serialize(serializer)
+}
+
+impl<'a> Record<'a> {
+    fn new(event: Event, time: Timestamp) -> Record<'a> {
+        Record {
+            time,
+            event,
+            agent: None,
+            tenant: None,
+            audience: None,
+            scope: None,
+            jti: None,
+            kid: None,
+            exp: None,
+            active: None,
+            reason: None,
+            detail: None,
+            suppressed: 0,
+            posture: None,
+            peer: None,
+        }
+    }
+
+    pub fn of_token(token: &'a Token, time: Timestamp) -> Record<'a> {
+        let permit = token.permit();
+        let agent = permit.agent();
+        Record {
+            agent: Some(agent.name().as_str()),
+            tenant: agent.entry().tenant.as_deref(),
+            audience: Some(permit.audience()),
+            scope: Some(permit.scope()),
+            jti: Some(token.jti()),
+            kid: Some(token.kid()),
+            exp: Some(token.expires().secs()),
+            posture: Some(permit.posture()),
+            peer: Some(agent.peer()),
+            ..Record::new(Event::TokenIssued, time)
+        }
+    }
+
+    pub fn of_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
+        Record {
+            agent: refusal.agent.as_ref().map(|name| name.as_str()),
+            audience: refusal.audience.as_deref(),
+            reason: Some(refusal.reason),
+            detail: Some(&refusal.description),
+            suppressed: refusal.suppressed,
+            peer: refusal.peer.as_ref(),
+            ..Record::new(Event::RequestRefused, time)
+        }
+    }
+
+    pub fn of_introspection(asker: &'a Agent, answer: &'a Introspection, time: Timestamp) -> Record<'a> {
+        Record {
+            agent: Some(asker.name().as_str()),
+            jti: answer.jti.as_deref(),
+            active: Some(answer.active),
+            detail: answer.inactive_because.as_deref(),
+            peer: Some(asker.peer()),
+            ..Record::new(Event::Introspected, time)
+        }
+    }
+
+    pub fn of_event(event: Event, what: &'a str, time: Timestamp) -> Record<'a> {
+        Record { detail: Some(what), ..Record::new(event, time) }
+    }
+
+    /// The members of the line after those of the chain, with the closing brace.
+    pub(super) fn body(&self) -> serde_json::Result<Vec<u8>> {
+        let mut text = Vec::with_capacity(768);
+        serde_json::to_writer(&mut text, self)?;
+        text.remove(0);
+        Ok(text)
+    }
+
+    /// The journal's entry.
+    pub(super) fn note(&self) -> Box<Note> {
+        Box::new(Note {
+            level: self.event.level(),
+            event: Some(self.event),
+            message: self.message(),
+            agent: self.agent.map(Into::into),
+            audience: self.audience.map(Into::into),
+            jti: self.jti.map(Into::into),
+            reason: self.reason.map(Reason::as_str),
+            pid: self.peer.map(|peer| peer.pid),
+            uid: self.peer.map(|peer| peer.uid),
+            unit: self.peer.and_then(|peer| peer.unit.clone()),
+        })
+    }
+
+    /// The same for a person.
+    fn message(&self) -> String {
+        let caller = self.peer.map_or(String::new(), |peer| {
+            let unit = peer.unit.as_deref().map(|unit| format!(", {unit}")).unwrap_or_default();
+            format!(" (pid {}, uid {}{unit})", peer.pid, peer.uid)
+        });
+        let agent = self.agent.unwrap_or("no agent");
+        let detail = self.detail.unwrap_or_default();
+        match self.event {
+            Event::TokenIssued => format!(
+                "{agent}{caller} got a token for {}, scope \"{}\"",
+                self.audience.unwrap_or_default(),
+                self.scope.unwrap_or_default()
+            ),
+            Event::RequestRefused => {
+                let reason = self.reason.map_or("refused", Reason::as_str);
+                let more = match self.suppressed {
+                    0 => String::new(),
+                    n => format!("; and {n} more since the last entry"),
+                };
+                format!("{agent}{caller} refused: {reason}: {detail}{more}")
+            }
+            Event::Introspected => {
+                let verdict = if self.active == Some(true) { "active" } else { "inactive" };
+                let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+                format!("{agent}{caller} asked about a token: {verdict}{because}")
+            }
+            _ => detail.to_owned(),
+        }
+    }
+}
