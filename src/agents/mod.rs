@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub(crate) use grant::is_scope;
 pub use grant::{Assurance, Grant, LONGEST_TTL};
 pub use identify::{Agent, Unidentified};
 pub use matching::Match;
@@ -24,7 +25,7 @@ pub use registry::{Changes, Registry};
 pub use watch::{Agents, Loaded};
 
 /// An agent's name: `[a-z0-9][a-z0-9._-]{0,62}`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Name(Arc<str>);
 
 impl Name {
@@ -46,12 +47,6 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-impl Serialize for Name {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
     }
 }
 

@@ -1,1 +1,266 @@
-fn main() {}
+//! hostbadged: the daemon. Configuration, state, TPM, issuer, listeners, ready, signals, drain.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use hostbadge::agents::{Agents, Registry};
+use hostbadge::api::{Admin, AgentApi, Api, Crowd, Server, Status};
+use hostbadge::audit::{Audit, Event};
+use hostbadge::clock::Clock;
+use hostbadge::config::{self, Config, Fault, Paths};
+use hostbadge::daemon::{self, Keeper, Pulse};
+use hostbadge::issue::{Issuer, Naming};
+use hostbadge::policy::{Gate, Limiter, Rate};
+use hostbadge::road::Road;
+use hostbadge::store::{self, DirLock};
+use hostbadge::tpm::{SoftwareTpm, TpmConfig};
+
+/// Faults that a person has to mend: systemd is told not to try again on this exit status.
+const MEND_FIRST: u8 = 2;
+/// A start that takes longer goes on degraded, and says what it waits for.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// Vouches for the AI agents on this host: owns its TPM and serves short-lived tokens over a Unix socket.
+#[derive(Parser)]
+#[command(name = "hostbadged", version, after_help = "Start with no configuration at all, or try it out with --dev DIR.")]
+struct Arguments {
+    /// Configuration file [default: /etc/hostbadge/hostbadged.toml, where it exists]
+    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    config: Option<PathBuf>,
+
+    /// A whole host in one directory, with a software TPM of its own
+    #[arg(long, value_name = "DIR")]
+    dev: Option<PathBuf>,
+
+    /// Read configuration and agents, print each fault as file:line, and exit
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let missing = daemon::harden();
+    let config = match read_config(&arguments) {
+        Ok(config) => config,
+        Err(faults) => return report(&faults),
+    };
+    if arguments.check {
+        return check(&config);
+    }
+    match run(&arguments, config, &missing) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("hostbadged: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_config(arguments: &Arguments) -> Result<Config, Vec<Fault>> {
+    let Some(dir) = &arguments.dev else { return Config::system(arguments.config.as_deref()) };
+    let whole = |e: io::Error| vec![Fault { file: dir.clone(), line: None, what: e.to_string() }];
+    let file = config::lay_out_dev(dir).map_err(whole)?;
+    let dir = std::fs::canonicalize(dir).map_err(whole)?;
+    Config::read(&file, Paths::below(&dir))
+}
+
+fn check(config: &Config) -> ExitCode {
+    match Registry::read(&config.paths.agents, config.trust_domain_length()) {
+        Ok(registry) => {
+            println!("{}: {} agents, no faults", config.paths.agents.display(), registry.len());
+            ExitCode::SUCCESS
+        }
+        Err(faults) => report(&faults),
+    }
+}
+
+fn report(faults: &[Fault]) -> ExitCode {
+    for fault in faults {
+        eprintln!("{fault}");
+    }
+    ExitCode::from(MEND_FIRST)
+}
+
+fn run(arguments: &Arguments, config: Config, missing: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let clock = Clock::System;
+    let journal = daemon::start_logging(&config.log, clock.clone())?;
+    for what in missing {
+        tracing::warn!("{what}");
+    }
+    store::ensure_dir(&config.paths.state, 0o700)?;
+    let _lock = DirLock::take(&config.paths.state)?;
+    store::ensure_dir(&config.paths.audit, 0o700)?;
+    store::ensure_dir(&config.paths.run, 0o755)?;
+    let audit = Audit::open(&config.paths.audit, journal.clone(), clock.clone())
+        .map_err(|e| format!("{}: {e}", config.paths.audit.display()))?;
+
+    let software = match &arguments.dev {
+        Some(dir) => Some(SoftwareTpm::start(&dir.join("tpm"))?),
+        None => None,
+    };
+    let agents = Agents::open(&config.paths.agents, config.trust_domain_length(), clock.clone());
+    for fault in &agents.loaded().faults {
+        tracing::error!(event = "agents-rejected", "{fault}");
+    }
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4))
+        .max_blocking_threads(16)
+        .thread_name("road")
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(serve(arguments.dev.as_deref(), &config, clock, agents, audit, software));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    journal.flush(Duration::from_secs(2));
+    ended
+}
+
+async fn serve(
+    dev: Option<&Path>,
+    config: &Config,
+    clock: Clock,
+    agents: Agents,
+    audit: Audit,
+    software: Option<SoftwareTpm>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let issuer = Issuer::default();
+    let naming = Naming { trust_domain: config.trust_domain.clone(), issuer: config.issuer.clone() };
+    let tpm = TpmConfig {
+        tcti: match &software {
+            Some(software) => software.tcti(),
+            None => config.tpm.tcti.parse()?,
+        },
+        allow_emulator: config.tpm.allow_emulator || software.is_some(),
+        deadline: config.tpm.deadline,
+        ..TpmConfig::default()
+    };
+    let (keeper, view) =
+        Keeper::new(tpm, config.paths.state.clone(), naming, issuer.clone(), clock.clone());
+
+    let limits = &config.limits;
+    let limiter = Limiter::new(
+        Rate { per_second: limits.rate, burst: limits.burst },
+        Rate { per_second: limits.stranger_rate, burst: limits.stranger_burst },
+    );
+    let road = Road {
+        agents,
+        limiter: Arc::new(limiter),
+        issuer,
+        audit: audit.clone(),
+        clock: clock.clone(),
+        tpm: view.tpm.clone(),
+        trouble: view.trouble.clone(),
+    };
+
+    let group = nix::unistd::Group::from_name(&config.admin.group).ok().flatten().map(|group| group.gid.as_raw());
+    let gate = Gate { group, developer: dev.map(|_| nix::unistd::geteuid().as_raw()) };
+    let sockets = daemon::open_sockets(&config.paths.run, group)?;
+    let crowd = Crowd::new(limits.connections.min(daemon::connections_that_fit()), limits.connections_per_uid);
+    let status = Status { started: clock.now(), audit: config.paths.audit.clone(), crowd: crowd.clone(), tpm: view.facts };
+    let admin = Api::Admin(Arc::new(Admin { road: road.clone(), gate, status: Arc::new(status) }));
+    let agent = Api::Agent(Arc::new(AgentApi { road: road.clone() }));
+
+    let stop = CancellationToken::new();
+    let agent = Server::new(sockets.agent, agent, crowd, stop.clone())?;
+    // A seat of their own, so that a crowd at the other door never keeps the administrator out.
+    let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), stop.clone())?;
+    let servers = [tokio::spawn(agent.run()), tokio::spawn(admin.run())];
+    tokio::spawn(keeper.keep());
+    tokio::spawn(Pulse { audit: audit.clone() }.beat());
+
+    let mut settled = view.settled;
+    let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
+    let version = env!("CARGO_PKG_VERSION");
+    // A log that cannot be written is told by status and by each refusal; it is no reason not to start.
+    let _ = audit.event(Event::DaemonStarted, &format!("hostbadged {version} serves {}", config.paths.run.display())).await;
+    daemon::ready(&summary(&road));
+    if let Some(dir) = dev {
+        introduce(dir, config, &road);
+    }
+
+    until_told_to_stop(&road, software).await?;
+
+    daemon::stopping();
+    let _ = audit.event(Event::DaemonStopping, "hostbadged ends").await;
+    stop.cancel();
+    for server in servers {
+        let _ = server.await;
+    }
+    let handle = view.handle.borrow().clone();
+    if let Some(tpm) = handle {
+        tokio::task::spawn_blocking(move || tpm.shutdown()).await?;
+    }
+    Ok(())
+}
+
+/// SIGHUP reloads the agents; SIGTERM and SIGINT end the daemon. A development host's TPM is kept alive meanwhile.
+async fn until_told_to_stop(road: &Road, mut software: Option<SoftwareTpm>) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                daemon::reloading();
+                if road.reload("SIGHUP").await.is_err() {
+                    tracing::error!("the reload could not be written down");
+                }
+                daemon::ready(&summary(road));
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = tick.tick() => {
+                daemon::tell(&summary(road));
+                software = revive(software).await?;
+            }
+        }
+    }
+    if let Some(software) = software {
+        tokio::task::spawn_blocking(move || software.stop()).await??;
+    }
+    Ok(())
+}
+
+async fn revive(software: Option<SoftwareTpm>) -> io::Result<Option<SoftwareTpm>> {
+    let Some(mut software) = software else { return Ok(None) };
+    let (software, outcome) = tokio::task::spawn_blocking(move || {
+        let outcome = software.ensure_running();
+        (software, outcome)
+    })
+    .await?;
+    if let Err(e) = outcome {
+        tracing::error!("the software TPM cannot be started again: {e}");
+    }
+    Ok(Some(software))
+}
+
+/// One line for `systemctl status`.
+fn summary(road: &Road) -> String {
+    let loaded = road.agents.loaded();
+    let agents = match loaded.faults.len() {
+        0 => format!("{} agents", loaded.agents),
+        n => format!("{} agents, {n} faults in agents.d", loaded.agents),
+    };
+    match road.issuer.standing() {
+        Some(standing) => format!("host {}; {agents}; TPM {}", standing.host().id, road.tpm.borrow().kind),
+        None => format!("no tokens are issued: {}; {agents}", road.why_not_standing()),
+    }
+}
+
+/// What a developer wants to see first.
+fn introduce(dir: &Path, config: &Config, road: &Road) {
+    let socket = config.paths.run.join("agent.sock");
+    let socket = socket.display();
+    println!("hostbadged: a development host in {}", dir.display());
+    println!("  {}", summary(road));
+    println!("  curl --unix-socket {socket} -d audience=https://api.example.com http://localhost/v1/token");
+    println!("  HOSTBADGE_SOCKET={socket} hostbadge whoami");
+}

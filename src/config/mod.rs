@@ -264,6 +264,11 @@ impl Config {
         })
     }
 
+    /// How much of a SPIFFE ID the trust domain takes; `<host-id>.internal` is known in length before the host is.
+    pub fn trust_domain_length(&self) -> usize {
+        self.trust_domain.as_ref().map_or(26 + ".internal".len(), String::len)
+    }
+
     /// The system's configuration: defaults where there is no file and none was asked for by name.
     pub fn system(file: Option<&Path>) -> Result<Config, Vec<Fault>> {
         match file {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Issuer;
+use super::Standing;
 use crate::agents::Registry;
 use crate::clock::Timestamp;
 use crate::verify::{self, Expectation};
@@ -36,15 +36,12 @@ impl Introspection {
     }
 }
 
-impl Issuer {
+impl Standing {
     /// Signature, times, issuer, audience, and whether the agent is still registered for it.
     pub fn introspect(&self, query: &Query, registry: &Registry, now: Timestamp) -> Introspection {
-        let Some(standing) = self.standing() else {
-            return Introspection::inactive("this host has no issuing key yet".into());
-        };
         let expected =
-            Expectation { issuer: Some(&standing.host().issuer), audience: query.audience.as_deref() };
-        let keys = &standing.documents().keys;
+            Expectation { issuer: Some(&self.host().issuer), audience: query.audience.as_deref() };
+        let keys = &self.documents().keys;
         let verified = match verify::verify(&query.token, keys, now, false, expected) {
             Ok(verified) => verified,
             Err(e) => return Introspection::inactive(e.to_string()),
@@ -52,7 +49,7 @@ impl Issuer {
         let claims = &verified.claims;
         let mut answer = match registry.find(&claims.client_id) {
             None => Introspection::inactive(format!("agent \"{}\" is not registered any more", claims.client_id)),
-            Some(entry) if standing.host().spiffe_id(entry) != claims.sub => {
+            Some(entry) if self.host().spiffe_id(entry) != claims.sub => {
                 Introspection::inactive(format!("agent \"{}\" is another one now", claims.client_id))
             }
             Some(entry) if !entry.grants.iter().any(|grant| grant.audience == claims.aud) => {

@@ -65,6 +65,14 @@ impl Standing {
         &self.endorsement
     }
 
+    /// Mints what was permitted, in memory.
+    pub fn token(&self, permit: Permit, now: Timestamp) -> Result<Token, Refusal> {
+        let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
+        token::mint(self, permit, now).map_err(|e| {
+            Refusal::new(Reason::ServerError, e.to_string()).by(agent.peer()).of(agent.name()).about(&audience)
+        })
+    }
+
     pub(super) fn header(&self) -> &str {
         &self.header
     }
@@ -83,17 +91,5 @@ impl Issuer {
     /// The standing in force.
     pub fn standing(&self) -> Option<Arc<Standing>> {
         self.0.load_full()
-    }
-
-    /// Mints what was permitted, in memory.
-    pub fn token(&self, permit: Permit, now: Timestamp) -> Result<Token, Refusal> {
-        let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
-        let refuse = |reason, what| Refusal::new(reason, what).by(agent.peer()).of(agent.name()).about(&audience);
-        match self.0.load().as_deref() {
-            Some(standing) => {
-                token::mint(standing, permit, now).map_err(|e| refuse(Reason::ServerError, e.to_string()))
-            }
-            None => Err(refuse(Reason::TemporarilyUnavailable, "this host has no issuing key yet".into())),
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::process::{Process, Sighting};
 use super::sys::{self, Credentials};
-use super::{Error, Facts, Peer};
+use super::{Error, Facts, Look, Peer};
 
 /// The process that opened a connection.
 #[derive(Debug)]
@@ -64,6 +64,11 @@ impl Caller {
     /// Who connected, for bounds that come before any request.
     pub fn uid(&self) -> u32 {
         self.credentials.uid
+    }
+
+    /// One look at the caller, for one request.
+    pub fn look(&mut self) -> Look {
+        Look { uid: self.credentials.uid, peer: self.peer() }
     }
 
     /// The process as it is now. Asked at each request; the same [`Peer`] comes back while nothing has changed.

@@ -76,6 +76,14 @@ impl Facts {
     }
 }
 
+/// One look at a caller.
+#[derive(Debug)]
+pub struct Look {
+    /// Who connected: known even where nothing else is.
+    pub uid: u32,
+    pub peer: Result<Peer, Error>,
+}
+
 /// Why a caller cannot be told. All of them are refusals, and the text goes to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

@@ -6,10 +6,28 @@ mod refusal;
 use std::time::Duration;
 
 use crate::agents::Agent;
+use crate::peer::Peer;
 use crate::posture::Posture;
 
 pub use rate::{Limited, Limiter, Rate, Who};
 pub use refusal::{Reason, Refusal};
+
+/// Who may administer, beside root.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gate {
+    /// The admin group, where the host has it.
+    pub group: Option<u32>,
+    /// A developer's own uid; none on a real host.
+    pub developer: Option<u32>,
+}
+
+impl Gate {
+    pub fn admits(&self, peer: &Peer) -> bool {
+        peer.uid == 0
+            || self.group.is_some_and(|group| peer.in_group(group))
+            || self.developer == Some(peer.uid)
+    }
+}
 
 /// What a caller asks for, well-formed but not yet decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

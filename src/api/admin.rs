@@ -1,0 +1,95 @@
+//! The admin socket: status, agents, the log. For root and the admin group.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use serde::Serialize;
+
+use super::Status;
+use super::reply::{self, Reply};
+use crate::audit;
+use crate::config::Fault;
+use crate::peer::Caller;
+use crate::policy::Gate;
+use crate::road::Road;
+
+/// Lines of the log that one answer holds at most.
+const LINES_MOST: usize = 1000;
+
+/// Answers the admin socket.
+pub struct Admin {
+    pub road: Road,
+    pub gate: Gate,
+    pub status: Arc<Status>,
+}
+
+#[derive(Serialize)]
+struct Faults<'a> {
+    error: &'static str,
+    error_description: &'static str,
+    faults: &'a [Fault],
+}
+
+impl Admin {
+    pub(super) async fn answer(&self, caller: &Mutex<Caller>, request: Request<Incoming>) -> Reply {
+        let look = caller.lock().unwrap_or_else(PoisonError::into_inner).look();
+        let peer = match self.road.administrator(look, self.gate).await {
+            Ok(peer) => peer,
+            Err(refused) => return reply::refused(&refused),
+        };
+        let post = *request.method() == Method::POST;
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/v1/status" if get => reply::json(StatusCode::OK, &self.status.report(&self.road)),
+            "/v1/agents" if get => {
+                let registry = self.road.agents.registry();
+                reply::json(StatusCode::OK, &registry.iter().collect::<Vec<_>>())
+            }
+            "/v1/agents/reload" if post => self.reload(&format!("uid {}, pid {}", peer.uid, peer.pid)).await,
+            "/v1/audit" if get => self.audit(request.uri().query().unwrap_or_default()).await,
+            "/v1/status" | "/v1/agents" | "/v1/audit" => reply::wrong_method("GET, HEAD"),
+            "/v1/agents/reload" => reply::wrong_method("POST"),
+            path => match path.strip_prefix("/v1/agents/") {
+                Some(name) if get => match self.road.agents.registry().find(name) {
+                    Some(entry) => reply::json(StatusCode::OK, entry),
+                    None => reply::error(StatusCode::NOT_FOUND, "invalid_request", "there is no agent of this name"),
+                },
+                _ => reply::not_found(),
+            },
+        }
+    }
+
+    async fn reload(&self, by: &str) -> Reply {
+        match self.road.reload(by).await {
+            Ok(Ok(changes)) => reply::json(StatusCode::OK, changes.get()),
+            Ok(Err(faults)) => {
+                let description = "the agents were not reloaded; the last good set stays in force";
+                let body = Faults { error: "invalid_request", error_description: description, faults: &faults };
+                reply::json(StatusCode::UNPROCESSABLE_ENTITY, &body)
+            }
+            Err(refused) => reply::refused(&refused),
+        }
+    }
+
+    async fn audit(&self, query: &str) -> Reply {
+        let (mut after, mut most) = (0, 20);
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let number = value.parse::<u64>();
+            match (&*name, number) {
+                ("after", Ok(number)) => after = number,
+                ("limit", Ok(number)) => most = number.clamp(1, LINES_MOST as u64) as usize,
+                _ => {
+                    let what = "the query takes after= and limit=, both numbers";
+                    return reply::error(StatusCode::BAD_REQUEST, "invalid_request", what);
+                }
+            }
+        }
+        let dir = self.status.audit_dir().to_owned();
+        match tokio::task::spawn_blocking(move || audit::tail(&dir, after, most)).await {
+            Ok(Ok(lines)) => reply::json(StatusCode::OK, &lines),
+            Ok(Err(e)) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &e.to_string()),
+            Err(e) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &e.to_string()),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The agent socket: what every local process may ask.
+
+use std::sync::{Mutex, PoisonError};
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use serde::Serialize;
+
+use super::body;
+use super::reply::{self, Reply};
+use crate::peer::{Caller, Facts};
+use crate::posture::Posture;
+use crate::road::{Identity, Road};
+
+/// Answers the agent socket.
+pub struct AgentApi {
+    pub road: Road,
+}
+
+impl AgentApi {
+    pub(super) async fn answer(&self, caller: &Mutex<Caller>, request: Request<Incoming>) -> Reply {
+        // The caller is looked at when the request has arrived whole, so that the answer is about now.
+        let look = || caller.lock().unwrap_or_else(PoisonError::into_inner).look();
+        let post = *request.method() == Method::POST;
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/v1/token" if post => match body::read(request).await {
+                Err(broken) => broken,
+                Ok(body) => match self.road.token(look(), body::ask(&body)).await {
+                    Ok(token) => reply::token(&token),
+                    Err(refused) => reply::refused(&refused),
+                },
+            },
+            "/v1/introspect" if post => match body::read(request).await {
+                Err(broken) => broken,
+                Ok(body) => match self.road.introspect(look(), body::query(&body)).await {
+                    Ok(answer) => reply::introspection(&answer),
+                    Err(refused) => reply::refused(&refused),
+                },
+            },
+            "/v1/whoami" if get => match self.road.whoami(look()).await {
+                Ok(identity) => reply::json(StatusCode::OK, &Whoami::of(&identity)),
+                Err(refused) => reply::refused(&refused),
+            },
+            "/v1/health" if get => reply::json(StatusCode::OK, &self.health()),
+            "/.well-known/jwks.json" if get => self.document(|documents| documents.jwks.clone()),
+            "/.well-known/openid-configuration" if get => self.document(|documents| documents.discovery.clone()),
+            "/v1/token" | "/v1/introspect" => reply::wrong_method("POST"),
+            "/v1/whoami" | "/v1/health" | "/.well-known/jwks.json" | "/.well-known/openid-configuration" => {
+                reply::wrong_method("GET, HEAD")
+            }
+            _ => reply::not_found(),
+        }
+    }
+
+    fn document(&self, pick: impl Fn(&crate::issue::Documents) -> bytes::Bytes) -> Reply {
+        match self.road.issuer.standing() {
+            Some(standing) => reply::document(pick(standing.documents())),
+            None => reply::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                &self.road.why_not_standing(),
+            ),
+        }
+    }
+
+    fn health(&self) -> Health {
+        let tpm = self.road.tpm.borrow().kind;
+        let well = self.road.issuer.standing().is_some()
+            && tpm == crate::tpm::StateKind::Ready
+            && self.road.audit.health().problem().is_none();
+        Health { status: if well { "ok" } else { "degraded" }, tpm: tpm.to_string(), posture: Posture::now() }
+    }
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    tpm: String,
+    posture: Posture,
+}
+
+#[derive(Serialize)]
+struct Whoami<'a> {
+    /// None where the process is several agents: a request then names one.
+    agent: Option<&'a str>,
+    spiffe_id: Option<String>,
+    agents: Vec<&'a str>,
+    peer: &'a Facts,
+    host: WhoamiHost<'a>,
+}
+
+#[derive(Serialize)]
+struct WhoamiHost<'a> {
+    id: Option<&'a str>,
+    tpm: Option<&'static str>,
+    posture: Posture,
+}
+
+impl<'a> Whoami<'a> {
+    fn of(identity: &'a Identity) -> Whoami<'a> {
+        let host = identity.host.as_ref();
+        let only = match identity.agents.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        };
+        Whoami {
+            agent: only.map(|entry| entry.name.as_str()),
+            spiffe_id: only.and_then(|entry| host.map(|host| host.spiffe_id(entry))),
+            agents: identity.agents.iter().map(|entry| entry.name.as_str()).collect(),
+            peer: &identity.peer,
+            host: WhoamiHost {
+                id: host.map(|host| host.id.as_str()),
+                tpm: host.map(|host| host.tpm()),
+                posture: identity.posture,
+            },
+        }
+    }
+}

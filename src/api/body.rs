@@ -1,0 +1,245 @@
+//! Bodies: read within bounds, parsed into what the road takes.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::{Request, StatusCode};
+use serde::Deserialize;
+
+use super::reply::{self, Reply};
+use crate::issue::Query;
+use crate::policy::Ask;
+
+/// Largest body.
+const MOST: usize = 64 * 1024;
+/// Of a larger one this much is thrown away, so that its sender hears the answer.
+const DISCARD_MOST: usize = 32 * 1024 * 1024;
+/// A sender that takes longer is not honest.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest audience, scope list and agent name; longer ones match nothing.
+const WORD_MOST: usize = 4096;
+
+/// A body and how it says it is written.
+pub struct Body {
+    pub form: bool,
+    pub text: Bytes,
+}
+
+/// Reads a body to its end.
+pub async fn read(request: Request<Incoming>) -> Result<Body, Reply> {
+    let kind = request.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
+    let kind = kind.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    let json = kind.eq_ignore_ascii_case(b"application/json");
+    let form = kind.is_empty() || kind.eq_ignore_ascii_case(b"application/x-www-form-urlencoded");
+    if !json && !form {
+        let what = "the body is to be application/json or application/x-www-form-urlencoded";
+        return Err(reply::fatal(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
+    }
+    let text = match tokio::time::timeout(PATIENCE, collect(request.into_body())).await {
+        Ok(Ok(Some(text))) => text,
+        Ok(Ok(None)) => return Err(reply::fatal(StatusCode::PAYLOAD_TOO_LARGE, "a body has at most 64 KiB")),
+        Ok(Err(_)) => return Err(reply::fatal(StatusCode::BAD_REQUEST, "the body broke off or is not framed as it says")),
+        Err(_) => return Err(reply::fatal(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 s")),
+    };
+    // curl -d says "form" whatever it sends; a form of ours never begins with a brace.
+    let form = form && text.trim_ascii_start().first() != Some(&b'{');
+    Ok(Body { form, text })
+}
+
+/// None where it is too large.
+async fn collect(mut body: Incoming) -> Result<Option<Bytes>, hyper::Error> {
+    let mut text = BytesMut::new();
+    let mut discarded = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if discarded == 0 && text.len() + data.len() <= MOST {
+            text.extend_from_slice(&data);
+            continue;
+        }
+        discarded += text.len() + data.len();
+        text.clear();
+        if discarded > DISCARD_MOST {
+            break;
+        }
+    }
+    Ok((discarded == 0).then(|| text.freeze()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AskBody<'a> {
+    #[serde(borrow)]
+    audience: Option<Cow<'a, str>>,
+    resource: Option<Cow<'a, str>>,
+    scope: Option<Cow<'a, str>>,
+    ttl: Option<Lifetime<'a>>,
+    agent: Option<Cow<'a, str>>,
+    grant_type: Option<Cow<'a, str>>,
+}
+
+/// Seconds, or a duration like "5m".
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "ttl is a number of seconds or a duration like \"5m\"")]
+enum Lifetime<'a> {
+    Seconds(u64),
+    Text(#[serde(borrow)] Cow<'a, str>),
+}
+
+/// What a token request asks for. The error is for the caller.
+pub fn ask(body: &Body) -> Result<Ask, String> {
+    let written: AskBody<'_> = if body.form {
+        let mut fields = Form::parse(&body.text, &["audience", "resource", "scope", "ttl", "agent", "grant_type"])?;
+        AskBody {
+            audience: fields.take(0),
+            resource: fields.take(1),
+            scope: fields.take(2),
+            ttl: fields.take(3).map(|text| match text.parse() {
+                Ok(seconds) => Lifetime::Seconds(seconds),
+                Err(_) => Lifetime::Text(text),
+            }),
+            agent: fields.take(4),
+            grant_type: fields.take(5),
+        }
+    } else {
+        serde_json::from_slice(&body.text).map_err(|e| format!("the body is not the JSON of a token request: {e}"))?
+    };
+    if written.grant_type.is_some_and(|kind| kind != "client_credentials") {
+        return Err("grant_type, where given, is client_credentials".into());
+    }
+    let audience = match (written.audience, written.resource) {
+        (Some(audience), Some(resource)) if audience != resource => {
+            return Err("audience and resource are two names of one thing, but differ".into());
+        }
+        (Some(audience), _) | (None, Some(audience)) => audience,
+        (None, None) => return Err("audience is missing: whom is the token for?".into()),
+    };
+    if audience.is_empty() || audience.len() > WORD_MOST || !audience.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("audience is visible ASCII, as the relying party writes it".into());
+    }
+    let scopes = match written.scope {
+        None => None,
+        Some(scope) if scope.len() > WORD_MOST => return Err("scope is longer than 4096 characters".into()),
+        Some(scope) => {
+            let scopes: Vec<String> = scope.split(' ').filter(|word| !word.is_empty()).map(String::from).collect();
+            if scopes.iter().any(|word| !crate::agents::is_scope(word)) {
+                return Err("scope is words of visible ASCII, separated by spaces".into());
+            }
+            Some(scopes)
+        }
+    };
+    let ttl = match written.ttl {
+        None => None,
+        Some(Lifetime::Seconds(seconds)) => Some(Duration::from_secs(seconds)),
+        Some(Lifetime::Text(text)) => {
+            Some(humantime::parse_duration(&text).map_err(|_| "ttl is a number of seconds or a duration like \"5m\"")?)
+        }
+    };
+    if ttl.is_some_and(|ttl| ttl < Duration::from_secs(1)) {
+        return Err("ttl is at least one second".into());
+    }
+    let agent = written.agent.map(Cow::into_owned);
+    if agent.as_ref().is_some_and(|name| name.len() > WORD_MOST) {
+        return Err("agent is a name as whoami gives it".into());
+    }
+    Ok(Ask { audience: audience.into_owned(), scopes, ttl, agent })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueryBody {
+    token: String,
+    audience: Option<String>,
+    /// RFC 7662 section 2.1: a hint, of which we have no need.
+    #[serde(rename = "token_type_hint")]
+    _hint: Option<String>,
+}
+
+/// What an introspection asks about.
+pub fn query(body: &Body) -> Result<Query, String> {
+    if !body.form {
+        let written: QueryBody = serde_json::from_slice(&body.text)
+            // The text may hold a token, so its error is not repeated word for word.
+            .map_err(|e| format!("the body is not the JSON of an introspection, near column {}", e.column()))?;
+        return Ok(Query { token: written.token, audience: written.audience });
+    }
+    let mut fields = Form::parse(&body.text, &["token", "audience"])?;
+    let token = fields.take(0).ok_or("token is missing")?.into_owned();
+    Ok(Query { token, audience: fields.take(1).map(Cow::into_owned) })
+}
+
+/// Fields of a form (RFC 6749 appendix B). Unknown ones are passed over, as its section 3.2 demands.
+struct Form<'a>(Vec<Option<Cow<'a, str>>>);
+
+impl<'a> Form<'a> {
+    fn parse(text: &'a [u8], names: &[&str]) -> Result<Form<'a>, String> {
+        let mut values = vec![None; names.len()];
+        for (name, value) in form_urlencoded::parse(text) {
+            let Some(at) = names.iter().position(|known| *known == name) else { continue };
+            if values[at].replace(value).is_some() {
+                return Err(format!("{} stands twice in the form", names[at]));
+            }
+        }
+        Ok(Form(values))
+    }
+
+    fn take(&mut self, at: usize) -> Option<Cow<'a, str>> {
+        self.0[at].take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Result<Ask, String> {
+        ask(&Body { form: false, text: Bytes::copy_from_slice(text.as_bytes()) })
+    }
+
+    fn form(text: &str) -> Result<Ask, String> {
+        ask(&Body { form: true, text: Bytes::copy_from_slice(text.as_bytes()) })
+    }
+
+    #[test]
+    fn json_and_form_say_the_same() {
+        let one = json(r#"{"audience":"https://x","scope":"b a","ttl":60,"agent":"r"}"#).unwrap();
+        assert_eq!(one, form("audience=https%3A%2F%2Fx&scope=b+a&ttl=60&agent=r&grant_type=client_credentials&client_id=z").unwrap());
+        assert_eq!(one.scopes.unwrap(), ["b", "a"]);
+        assert_eq!(one.ttl.unwrap().as_secs(), 60);
+        assert_eq!(json(r#"{"resource":"https://x","ttl":"5m"}"#).unwrap().ttl.unwrap().as_secs(), 300);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, wanted) in [
+            ("", "EOF"),
+            ("{", "EOF"),
+            ("[]", "JSON"),
+            ("{}", "audience is missing"),
+            (r#"{"audience":1}"#, "invalid type: integer"),
+            (r#"{"audience":["a"]}"#, "invalid type: sequence"),
+            (r#"{"audience":"a","audience":"a"}"#, "duplicate field `audience`"),
+            (r#"{"audience":"a","scpoe":"x"}"#, "unknown field `scpoe`"),
+            (r#"{"audience":"a"} x"#, "trailing characters"),
+            (r#"{"audience":"a b"}"#, "visible ASCII"),
+            (r#"{"audience":"a\u0000"}"#, "visible ASCII"),
+            (r#"{"audience":""}"#, "visible ASCII"),
+            (r#"{"audience":"a","resource":"b"}"#, "differ"),
+            (r#"{"audience":"a","ttl":-1}"#, "ttl is a number"),
+            (r#"{"audience":"a","ttl":0}"#, "at least one second"),
+            (r#"{"audience":"a","ttl":"soon"}"#, "ttl is a number"),
+            (r#"{"audience":"a","scope":"x\ny"}"#, "scope is words"),
+        ] {
+            let error = json(text).unwrap_err();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+        assert!(form("audience=a&audience=b").unwrap_err().contains("twice"));
+        assert!(form("audience=%ff").unwrap_err().contains("visible ASCII"));
+        assert!(form("audience=a&grant_type=password").unwrap_err().contains("client_credentials"));
+        let deep = format!("{{\"audience\":{}", "[".repeat(60_000));
+        assert!(json(&deep).is_err());
+    }
+}

@@ -1,0 +1,19 @@
+//! The sockets: HTTP/1.1 and JSON for agents and for administrators. No rules of its own.
+//!
+//! A request is read within bounds, its body parsed into what the road takes, and the road's answer written out.
+
+mod admin;
+mod agent;
+mod body;
+mod crowd;
+mod listen;
+mod reply;
+mod serve;
+mod status;
+
+pub use admin::Admin;
+pub use agent::AgentApi;
+pub use crowd::Crowd;
+pub use listen::{Socket, bind};
+pub use serve::{Api, Server};
+pub use status::{Status, TpmFacts};

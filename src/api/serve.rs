@@ -1,0 +1,142 @@
+//! Accepts connections and answers their requests, one after the other on each.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::net::UnixListener as StdListener;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::HOST;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::errno::Errno;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::crowd::{Crowd, Seat};
+use super::reply::{self, Reply};
+use super::{Admin, AgentApi};
+use crate::peer::Caller;
+
+/// Largest request head.
+const HEAD_MOST: usize = 16 * 1024;
+/// A connection on which no whole request head has come for this long is closed.
+const IDLE_MOST: Duration = Duration::from_secs(60);
+/// What is being answered when the daemon ends may take this long.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Sent where there is no seat.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
+    retry-after: 1\r\nconnection: close\r\ncontent-length: 103\r\n\r\n\
+    {\"error\":\"temporarily_unavailable\",\"error_description\":\"too many connections are open; try again soon\"}";
+
+/// Whose rules answer a socket.
+#[derive(Clone)]
+pub enum Api {
+    Agent(Arc<AgentApi>),
+    Admin(Arc<Admin>),
+}
+
+impl Api {
+    async fn answer(&self, caller: &Mutex<Caller>, request: Request<Incoming>) -> Reply {
+        // RFC 9112 section 3.2: a request without exactly one Host is one to be wary of.
+        let hosts = request.headers().get_all(HOST).iter().count();
+        if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+            return reply::fatal(StatusCode::BAD_REQUEST, "a request has exactly one Host header");
+        }
+        match self {
+            Api::Agent(api) => api.answer(caller, request).await,
+            Api::Admin(api) => api.answer(caller, request).await,
+        }
+    }
+}
+
+/// One listening socket.
+pub struct Server {
+    listener: UnixListener,
+    api: Api,
+    crowd: Arc<Crowd>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Server {
+    /// Takes over a listener. To be called inside the runtime.
+    pub fn new(listener: StdListener, api: Api, crowd: Arc<Crowd>, stop: CancellationToken) -> io::Result<Server> {
+        listener.set_nonblocking(true)?;
+        Ok(Server { listener: UnixListener::from_std(listener)?, api, crowd, stop, connections: TaskTracker::new() })
+    }
+
+    /// Accepts until told to stop, then lets what is being answered end.
+    pub async fn run(self) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = self.stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => self.admit(stream),
+                Err(e) => self.accept_failed(&e).await,
+            }
+        }
+        drop(self.listener);
+        self.connections.close();
+        let _ = tokio::time::timeout(LAST_WORDS, self.connections.wait()).await;
+    }
+
+    fn admit(&self, stream: UnixStream) {
+        // Whoever cannot be told at all has gone, or the daemon is out of descriptors: nothing to answer to.
+        let Ok(caller) = Caller::of(&stream) else { return };
+        let Some(seat) = self.crowd.admit(caller.uid()) else {
+            let _ = stream.try_write(FULL);
+            return;
+        };
+        let (api, stop) = (self.api.clone(), self.stop.clone());
+        self.connections.spawn(serve(stream, caller, seat, api, stop));
+    }
+
+    async fn accept_failed(&self, error: &io::Error) {
+        match error.raw_os_error().map(Errno::from_raw) {
+            // The caller went away before it was its turn.
+            Some(Errno::ECONNABORTED | Errno::EINTR) => {}
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
+                tracing::warn!("no connection can be accepted now: {error}; raise LimitNOFILE= or lower limits.connections");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            _ => {
+                tracing::error!("accepting failed: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One connection, to its end.
+async fn serve(stream: UnixStream, caller: Caller, seat: Seat, api: Api, stop: CancellationToken) {
+    let caller = Mutex::new(caller);
+    let service = service_fn(|request| async {
+        seat.set_busy(true);
+        let reply = api.answer(&caller, request).await;
+        seat.set_busy(false);
+        Ok::<_, Infallible>(reply)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_MOST)
+        .max_buf_size(HEAD_MOST)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // Whatever ends a connection is the caller's affair and was answered where it could be.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = seat.evicted() => {}
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LAST_WORDS, connection).await;
+        }
+    }
+}

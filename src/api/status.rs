@@ -1,0 +1,138 @@
+//! What an administrator wants to know at a glance.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Crowd;
+use crate::agents::Loaded;
+use crate::clock::Timestamp;
+use crate::posture::Posture;
+use crate::road::Road;
+
+/// What is known at the start and does not change.
+#[derive(Debug)]
+pub struct Status {
+    pub started: Timestamp,
+    pub audit: PathBuf,
+    pub crowd: Arc<Crowd>,
+    pub tpm: tokio::sync::watch::Receiver<Option<TpmFacts>>,
+}
+
+/// What the TPM says about itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct TpmFacts {
+    pub manufacturer: String,
+    pub vendor: String,
+    pub firmware: String,
+    /// Whether the TPM has a certificate for its ECC P-256 endorsement key.
+    pub ek_certificate: bool,
+}
+
+/// The answer to `hostbadge status`.
+#[derive(Serialize)]
+pub struct Report {
+    version: &'static str,
+    pid: u32,
+    started: Timestamp,
+    status: &'static str,
+    host: HostReport,
+    tpm: TpmReport,
+    posture: Posture,
+    /// What keeps tokens from being issued; none where they are.
+    trouble: Option<String>,
+    keys: Vec<KeyReport>,
+    agents: Arc<Loaded>,
+    audit: AuditReport,
+    journal: JournalReport,
+    connections: usize,
+}
+
+#[derive(Serialize)]
+struct HostReport {
+    id: Option<String>,
+    trust_domain: Option<String>,
+    issuer: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TpmReport {
+    state: String,
+    detail: String,
+    remedy: &'static str,
+    kind: Option<&'static str>,
+    #[serde(flatten)]
+    facts: Option<TpmFacts>,
+}
+
+#[derive(Serialize)]
+struct KeyReport {
+    kid: String,
+    alg: &'static str,
+    state: &'static str,
+    created: Timestamp,
+    /// The host key's word for it, a JWS.
+    endorsement: String,
+}
+
+#[derive(Serialize)]
+struct AuditReport {
+    last: u64,
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JournalReport {
+    to: &'static str,
+    dropped: u64,
+}
+
+impl Status {
+    pub fn audit_dir(&self) -> &Path {
+        &self.audit
+    }
+
+    /// Everything as it is now.
+    pub fn report(&self, road: &Road) -> Report {
+        let standing = road.issuer.standing();
+        let host = standing.as_ref().map(|standing| standing.host());
+        let state = road.tpm.borrow().clone();
+        let problem = road.audit.health().problem().map(|problem| problem.to_string());
+        let well = standing.is_some() && state.kind == crate::tpm::StateKind::Ready && problem.is_none();
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            started: self.started,
+            status: if well { "ok" } else { "degraded" },
+            host: HostReport {
+                id: host.map(|host| host.id.clone()),
+                trust_domain: host.map(|host| host.trust_domain.clone()),
+                issuer: host.map(|host| host.issuer.clone()),
+            },
+            tpm: TpmReport {
+                state: state.kind.to_string(),
+                remedy: state.kind.remedy(),
+                detail: state.detail,
+                kind: host.map(|host| host.tpm()),
+                facts: self.tpm.borrow().clone(),
+            },
+            posture: Posture::now(),
+            trouble: standing.is_none().then(|| road.why_not_standing()),
+            keys: standing
+                .iter()
+                .map(|standing| KeyReport {
+                    kid: standing.key().kid().to_owned(),
+                    alg: "ES256",
+                    state: "active",
+                    created: standing.key().created(),
+                    endorsement: standing.endorsement().to_owned(),
+                })
+                .collect(),
+            agents: road.agents.loaded(),
+            audit: AuditReport { last: road.audit.health().last(), problem },
+            journal: JournalReport { to: road.audit.journal().to(), dropped: road.audit.journal().dropped() },
+            connections: self.crowd.len(),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The parts of the daemon's life that are no room's: hardening, logging, sockets, the keeper of keys, signals.
+//!
+//! `src/bin/hostbadged.rs` tells the story; these are its sentences.
+
+mod harden;
+mod keeper;
+mod logging;
+mod notify;
+mod sockets;
+
+pub use harden::{connections_that_fit, harden};
+pub use keeper::{Keeper, View};
+pub use logging::start_logging;
+pub use notify::{Pulse, ready, reloading, stopping, tell};
+pub use sockets::{Sockets, open_sockets};

@@ -1,0 +1,48 @@
+//! The listening sockets: those that systemd passed, by name, and the others made here.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use crate::api::{Socket, bind};
+
+/// One of each.
+pub struct Sockets {
+    pub agent: UnixListener,
+    pub admin: UnixListener,
+}
+
+/// Takes what systemd passed and makes what it did not. To be called once.
+pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets> {
+    let mut passed = passed()?;
+    let mut open = |socket: Socket| match passed.remove(socket.name) {
+        Some(listener) => Ok(listener),
+        None => bind(run, socket),
+    };
+    let agent = open(Socket { name: "agent", mode: 0o666, group: None })?;
+    let admin = open(Socket { name: "admin", mode: if admin_group.is_some() { 0o660 } else { 0o600 }, group: admin_group })?;
+    if let Some(name) = passed.keys().next() {
+        return Err(io::Error::other(format!(
+            "systemd passed a socket named \"{name}\", which hostbadged does not know; FileDescriptorName= is agent or admin"
+        )));
+    }
+    Ok(Sockets { agent, admin })
+}
+
+/// The sockets of sd_listen_fds_with_names(3).
+fn passed() -> io::Result<HashMap<String, UnixListener>> {
+    let mut listeners = HashMap::new();
+    for (fd, name) in sd_notify::listen_fds_with_names()? {
+        // SAFETY: systemd passed this descriptor for us alone, and this is the one place that takes it, once.
+        let listener = unsafe { UnixListener::from_raw_fd(fd) };
+        if listener.local_addr().is_err() {
+            return Err(io::Error::other(format!("systemd passed \"{name}\", which is no Unix socket")));
+        }
+        if listeners.insert(name.clone(), listener).is_some() {
+            return Err(io::Error::other(format!("systemd passed two sockets named \"{name}\"")));
+        }
+    }
+    Ok(listeners)
+}

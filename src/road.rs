@@ -1,0 +1,258 @@
+//! The way of a request, from one end to the other.
+//!
+//! ```text
+//! Peer ─ agents ─> Agent ─ posture ─> Posture ─ policy ─> Permit ─ issue ─> Token ─ audit ─> Recorded<Token>
+//!            └── no agent: Refusal ─────────────────┴── denied: Refusal ── audit ──> Recorded<Refusal>
+//! ```
+//!
+//! Each step takes what only the step before can make. Nothing here blocks, and nothing is done twice.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
+use crate::audit::{Audit, Event, Recorded, Unrecorded};
+use crate::clock::Clock;
+use crate::config::Fault;
+use crate::issue::{Host, Introspection, Issuer, Query, Standing, Token};
+use crate::peer::{Look, Peer};
+use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Who};
+use crate::posture::Posture;
+use crate::tpm;
+
+/// Why there is no answer of the wanted kind.
+#[derive(Debug)]
+pub enum Refused {
+    /// A refusal, written down.
+    Recorded(Recorded<Refusal>),
+    /// Nothing could be written down, so nothing else may be said.
+    Unrecorded(Unrecorded),
+}
+
+/// What a request comes to.
+pub type Answer<T> = Result<Recorded<T>, Refused>;
+
+/// Who the caller is, in its own eyes and ours.
+#[derive(Debug)]
+pub struct Identity {
+    pub peer: Peer,
+    pub agents: Vec<Arc<Entry>>,
+    /// Where this host has been named already.
+    pub host: Option<Host>,
+    pub posture: Posture,
+}
+
+/// Everything that the road passes. Cheap to clone.
+#[derive(Clone)]
+pub struct Road {
+    pub agents: Agents,
+    pub limiter: Arc<Limiter>,
+    pub issuer: Issuer,
+    pub audit: Audit,
+    pub clock: Clock,
+    /// Why the issuer may be waiting.
+    pub tpm: watch::Receiver<tpm::State>,
+    /// What else keeps the issuer from standing, such as a torn file.
+    pub trouble: watch::Receiver<Option<String>>,
+}
+
+impl Road {
+    /// A token, or why not. `ask` is what the request's body came to.
+    pub async fn token(&self, look: Look, ask: Result<Ask, String>) -> Answer<Token> {
+        match self.decide_token(look, ask).await {
+            Ok(token) => self.audit.token(token).await.map_err(Refused::Unrecorded),
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// What a token is worth, for a registered agent.
+    pub async fn introspect(
+        &self,
+        look: Look,
+        query: Result<Query, String>,
+    ) -> Answer<Introspection> {
+        let decided = async {
+            let peer = self.known(look)?;
+            // Whichever of its agents asks: the answer is the same.
+            let agent = self.identify_any(&peer).await?;
+            let query = query.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
+            let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
+            let answer = standing.introspect(&query, &self.agents.registry(), self.clock.now());
+            Ok((agent, answer))
+        };
+        match decided.await {
+            Ok((agent, answer)) => self.audit.introspection(&agent, answer).await.map_err(Refused::Unrecorded),
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// Who is asking. Nothing is given away, so only refusals are written down.
+    pub async fn whoami(&self, look: Look) -> Result<Identity, Refused> {
+        let decided = async {
+            let peer = self.known(look)?;
+            let agent = self.identify_any(&peer).await?;
+            let agents = self.agents.all_of(agent.peer()).await;
+            let host = self.issuer.standing().map(|standing| standing.host().clone());
+            Ok(Identity { peer, agents, host, posture: Posture::now() })
+        };
+        match decided.await {
+            Ok(identity) => Ok(identity),
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// An administrator, or a refusal.
+    pub async fn administrator(&self, look: Look, gate: Gate) -> Result<Peer, Refused> {
+        let decided = self.known(look).and_then(|peer| {
+            if gate.admits(&peer) {
+                return Ok(peer);
+            }
+            self.within_rate(Who::Stranger(peer.uid), Some(&peer))?;
+            Err(No::refusal(Reason::AccessDenied, "the admin socket is for root and the admin group", &peer))
+        });
+        match decided {
+            Ok(peer) => Ok(peer),
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// Reads the agents again, off the road, and writes down what changed.
+    pub async fn reload(&self, by: &str) -> Result<Result<Recorded<Changes>, Vec<Fault>>, Refused> {
+        let agents = self.agents.clone();
+        let outcome = tokio::task::spawn_blocking(move || agents.reload()).await;
+        let failed = |e: tokio::task::JoinError| Refused::Unrecorded(Unrecorded(e.to_string()));
+        match outcome.map_err(failed)? {
+            Ok(changes) => self.audit.reload(changes, by).await.map(Ok).map_err(Refused::Unrecorded),
+            Err(faults) => {
+                for fault in &faults {
+                    tracing::error!(event = "agents-rejected", "{fault}");
+                }
+                let what = format!("{by} asked for a reload; {} faults, the last good set stays in force", faults.len());
+                self.audit.event(Event::AgentsRejected, &what).await.map_err(Refused::Unrecorded)?;
+                Ok(Err(faults))
+            }
+        }
+    }
+
+    /// The issuer's standing, or why there is none yet.
+    pub fn standing(&self) -> Result<Arc<Standing>, No> {
+        self.issuer.standing().ok_or_else(|| {
+            No { refusal: Refusal::new(Reason::TemporarilyUnavailable, self.why_not_standing()), tell: true }
+        })
+    }
+
+    /// What keeps the issuer waiting, with the mend.
+    pub fn why_not_standing(&self) -> String {
+        if let Some(trouble) = &*self.trouble.borrow() {
+            return trouble.clone();
+        }
+        let state = self.tpm.borrow();
+        match state.kind {
+            tpm::StateKind::Ready => "the issuing key is being loaded; try again in a moment".into(),
+            kind => format!("the TPM is {}: {}", *state, kind.remedy()),
+        }
+    }
+
+    async fn decide_token(&self, look: Look, ask: Result<Ask, String>) -> Result<Token, No> {
+        let peer = self.known(look)?;
+        let wanted = ask.as_ref().ok().and_then(|ask| ask.agent.as_deref());
+        let agent = match ask {
+            Ok(_) => self.identify(&peer, wanted).await?,
+            Err(_) => self.identify_any(&peer).await?,
+        };
+        let ask = ask.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
+        let permit = policy::decide(agent.clone(), Posture::now(), ask)?;
+        let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
+        Ok(standing.token(permit, self.clock.now())?)
+    }
+
+    /// A caller that cannot be told is nobody's agent.
+    fn known(&self, look: Look) -> Result<Peer, No> {
+        look.peer.or_else(|e| {
+            let no = No { refusal: Refusal::new(Reason::InvalidClient, e.to_string()), tell: true };
+            self.within_rate(Who::Stranger(look.uid), None)?;
+            Err(no)
+        })
+    }
+
+    /// The agent that the peer is, within its rate.
+    async fn identify(&self, peer: &Peer, wanted: Option<&str>) -> Result<Agent, No> {
+        match self.agents.identify(peer, wanted).await {
+            Ok(agent) => {
+                self.within_rate(Who::Agent(agent.name().clone()), Some(peer)).map_err(|no| no.of(&agent))?;
+                Ok(agent)
+            }
+            Err(unidentified) => {
+                self.within_rate(Who::Stranger(peer.uid), Some(peer))?;
+                let reason = match unidentified {
+                    Unidentified::Stranger | Unidentified::NotThat(_) => Reason::InvalidClient,
+                    Unidentified::Ambiguous(_) => Reason::InvalidRequest,
+                };
+                Err(No::refusal(reason, unidentified.to_string(), peer))
+            }
+        }
+    }
+
+    /// Any of the agents that the peer is: the first by name.
+    async fn identify_any(&self, peer: &Peer) -> Result<Agent, No> {
+        let first = match self.agents.identify(peer, None).await {
+            Err(Unidentified::Ambiguous(mut names)) if !names.is_empty() => Some(names.swap_remove(0)),
+            _ => None,
+        };
+        self.identify(peer, first.as_deref()).await
+    }
+
+    fn within_rate(&self, who: Who, peer: Option<&Peer>) -> Result<(), No> {
+        self.limiter.take(who, Instant::now()).map_err(|limited| {
+            let mut no = No::from(Refusal::new(Reason::SlowDown, "too many requests; ask again later"));
+            no.refusal.peer = peer.cloned();
+            no.refusal.retry_after = Some(limited.retry_after);
+            no.refusal.suppressed = limited.tell.unwrap_or(0);
+            no.tell = limited.tell.is_some();
+            no
+        })
+    }
+
+    /// Writes a refusal down.
+    async fn refuse(&self, no: No) -> Refused {
+        if !no.tell {
+            return Refused::Recorded(self.audit.counted(no.refusal));
+        }
+        match self.audit.refusal(no.refusal).await {
+            Ok(refusal) => Refused::Recorded(refusal),
+            Err(unrecorded) => Refused::Unrecorded(unrecorded),
+        }
+    }
+}
+
+/// A refusal on its way to the record.
+#[derive(Debug)]
+pub struct No {
+    refusal: Refusal,
+    /// Whether it gets a line of its own, or is counted with others of a flood.
+    tell: bool,
+}
+
+impl No {
+    fn refusal(reason: Reason, what: impl Into<String>, peer: &Peer) -> No {
+        No { refusal: Refusal::new(reason, what).by(peer), tell: true }
+    }
+
+    fn by(mut self, peer: &Peer) -> No {
+        self.refusal = self.refusal.by(peer);
+        self
+    }
+
+    fn of(mut self, agent: &Agent) -> No {
+        self.refusal = self.refusal.of(agent.name());
+        self
+    }
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> No {
+        No { refusal, tell: true }
+    }
+}
