@@ -6,9 +6,9 @@
 
 mod lock;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -90,6 +90,8 @@ pub fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
         file.write_all(text)?;
+        // The umask may have taken away what a reader needs.
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
         fs::rename(&fresh, path)
     })();
@@ -100,9 +102,19 @@ pub fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Makes a directory and its parents where they are missing, with `mode` for what it makes.
+/// Makes a directory where it is missing, with exactly `mode` whatever the umask; missing parents get 0755.
 pub fn ensure_dir(path: &Path, mode: u32) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(Error::io(path))
+    let made = |path: &Path, mode| match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    };
+    let mut missing: Vec<&Path> = path.ancestors().skip(1).take_while(|dir| !dir.exists()).collect();
+    missing.retain(|dir| !dir.as_os_str().is_empty());
+    for dir in missing.into_iter().rev() {
+        made(dir, 0o755).map_err(Error::io(dir))?;
+    }
+    made(path, mode).map_err(Error::io(path))
 }
 
 #[cfg(test)]
