@@ -3,9 +3,11 @@
 //! swtpm_setup 0.7 certifies an RSA-2048 and an ECC P-384 EK. The host's id rests on the ECC P-256 EK, as most
 //! hardware has it, so that one's certificate is made and stored here in the same way.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -44,7 +46,9 @@ pub(super) fn make(dir: &Path) -> io::Result<()> {
         let part = unfinished.join(part);
         fs::create_dir(&part).map_err(about(&part))?;
     }
-    for (name, text) in [("setup.conf", SETUP_CONF), ("ca.conf", CA_CONF), ("ca.options", CA_OPTIONS)] {
+    let ca = find("swtpm_localca").ok_or(io::ErrorKind::NotFound.into()).map_err(missing("swtpm_localca"))?;
+    let setup = format!("create_certs_tool = {}\n{SETUP_CONF}", ca.display());
+    for (name, text) in [("setup.conf", setup.as_str()), ("ca.conf", CA_CONF), ("ca.options", CA_OPTIONS)] {
         let path = unfinished.join(name);
         fs::write(&path, text).map_err(about(&path))?;
     }
@@ -71,7 +75,6 @@ const LOG: &str = "setup.log";
 
 /// Relative paths all: both programs are run inside the directory, which moves when it is finished.
 const SETUP_CONF: &str = "\
-create_certs_tool = /usr/bin/swtpm_localca
 create_certs_tool_config = ca.conf
 create_certs_tool_options = ca.options
 ";
@@ -157,6 +160,12 @@ fn store(connection: &mut Connection, certificate: &[u8]) -> Result<(), Error> {
         connection.run("TPM2_NV_Write", |context| context.nv_write(NvAuth::Platform, index, data, offset))?;
     }
     Ok(())
+}
+
+/// swtpm_setup wants the CA program by its whole path.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 /// Runs a program to its end inside `dir`. It writes to the log, the last line of which becomes the error.

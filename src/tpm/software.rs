@@ -314,3 +314,21 @@ pub(super) fn last_line(log: &Path) -> String {
 fn pause() {
     thread::sleep(Duration::from_millis(5));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_told_with_its_mend() {
+        let error = Command::new("/nonexistent/swtpm").spawn().map_err(missing("swtpm")).unwrap_err();
+        assert_eq!(error.to_string(), "there is no swtpm on this machine; install swtpm and swtpm-tools");
+    }
+
+    #[test]
+    fn ports_are_a_pair_outside_the_kernels_own_range() {
+        let ports: Vec<u16> = (0..50).filter_map(|_| free_pair().unwrap()).collect();
+        assert!(ports.iter().all(|port| (20_000..32_000).contains(port) && port % 2 == 0));
+        assert!(ports.iter().any(|port| port != &ports[0]), "two hosts would meet at {}", ports[0]);
+    }
+}
