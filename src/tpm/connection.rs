@@ -285,7 +285,7 @@ impl Session {
 }
 
 /// Flushes what an earlier connection left behind when it broke. The kernel's resource manager does this by itself, but
-/// swtpm knows nothing of connections; as it serves one client at a time, nobody else can need it.
+/// swtpm knows nothing of connections. A software TPM is this daemon's alone, so nobody else can need it.
 fn sweep(context: &mut Context) {
     for first in [TRANSIENT_FIRST, LOADED_SESSION_FIRST] {
         // A TPM that is not started up yet has nothing to sweep, and whatever else is wrong shows right after.

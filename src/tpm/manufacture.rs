@@ -29,6 +29,7 @@ use super::software::Running;
 use super::software::about;
 use super::software::last_line;
 use super::software::missing;
+use super::software::tie_to_us;
 
 /// The finished TPM's directory, and the TPM's own state in it. It appears whole or not at all.
 pub(super) const FINISHED: &str = "tpm";
@@ -170,7 +171,9 @@ fn find(program: &str) -> Option<PathBuf> {
 
 /// Runs a program to its end inside `dir`. It writes to the log, the last line of which becomes the error.
 fn run(dir: &Path, program: &str, arguments: &[&str]) -> io::Result<()> {
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    tie_to_us(&mut command);
+    let status = command
         .current_dir(dir)
         .args(arguments)
         // Its home and its configuration are none of ours.

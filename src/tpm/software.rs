@@ -204,23 +204,30 @@ fn swtpm(dir: &Path, state: &str, port: u16) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    die_with_parent(&mut command);
+    tie_to_us(&mut command);
     command
 }
 
-/// The kernel kills the process when the thread that started it ends, also after a `kill -9` of the daemon.
-fn die_with_parent(command: &mut Command) {
+/// Makes a child die with the thread that starts it, also after a `kill -9` of the daemon, and leaves it none of the
+/// daemon's files.
+///
+/// libtss2 opens its sockets and devices without close-on-exec. A child that inherits one keeps the connection open
+/// behind our back, and swtpm, which serves one connection at a time, would wait for it for ever.
+pub(super) fn tie_to_us(command: &mut Command) {
     let parent = nix::unistd::getpid();
     let in_child = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The parent may have died before the line above took effect.
-        match nix::unistd::getppid() == parent {
-            true => Ok(()),
-            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        if nix::unistd::getppid() != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
+        // SAFETY: a system call on numbers only. It closes nothing yet, so that the standard library's own pipe to
+        // the parent stays usable until exec; kernels before 5.11 refuse the flag, which is no reason to stop.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        Ok(())
     };
-    // SAFETY: runs between fork and exec, where only async-signal-safe calls are allowed: prctl and getppid are plain
-    // system calls, and neither they nor the errors made here allocate.
+    // SAFETY: runs between fork and exec, where only async-signal-safe calls are allowed: all three are plain system
+    // calls, and neither they nor the errors made here allocate.
     unsafe { command.pre_exec(in_child) };
 }
 
