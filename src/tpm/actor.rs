@@ -42,14 +42,25 @@ pub(super) struct Actor {
     last_attempt: Option<Instant>,
     pause: Duration,
     last_answer: Instant,
+    last_probe: Instant,
 }
 
 impl Actor {
     pub(super) fn new(config: TpmConfig, progress: Arc<Progress>, objects: Option<Objects>) -> Self {
         let pins = objects.as_ref().map(|stored| (stored.srk_name.clone(), stored.ek_name.clone()));
         let pause = config.retry_every;
-        let last_answer = Instant::now();
-        Actor { config, progress, live: None, objects, pins, last_attempt: None, pause, last_answer }
+        let now = Instant::now();
+        Actor {
+            config,
+            progress,
+            live: None,
+            objects,
+            pins,
+            last_attempt: None,
+            pause,
+            last_answer: now,
+            last_probe: now,
+        }
     }
 
     /// Runs until it is told to stop or nobody can call any more.
@@ -63,8 +74,11 @@ impl Actor {
             }
             match jobs.recv_timeout(self.patience()) {
                 Ok(job) => self.serve(job),
-                Err(RecvTimeoutError::Timeout) => self.idle(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.is_probe_due() {
+                self.probe();
             }
         }
         if let Some(live) = self.live.take() {
@@ -92,7 +106,7 @@ impl Actor {
         }
     }
 
-    /// Ok when the caller has its answer; a fault when the call may be done again.
+    /// A fault that was met is returned, whether the caller has been told of it or the call may be done again.
     fn attempt(&mut self, job: &mut dyn Job, may_repeat: bool) -> Result<(), Error> {
         let kind = self.progress.settled();
         let Some(live) = self.live.as_mut() else {
@@ -124,11 +138,15 @@ impl Actor {
         }
     }
 
-    /// Nobody has called for a while: is the TPM still there, and still the same?
-    fn idle(&mut self) {
-        if self.last_answer.elapsed() < self.config.probe_every {
-            return;
-        }
+    /// After some idleness, and from time to time in a lockout even though some calls go through.
+    fn is_probe_due(&self) -> bool {
+        let locked_out = self.progress.settled() == StateKind::Lockout;
+        let last = if locked_out { self.last_probe } else { self.last_answer };
+        last.elapsed() >= self.config.probe_every
+    }
+
+    /// Is the TPM still there, still the same, and still locked?
+    fn probe(&mut self) {
         let Some(live) = self.live.as_mut() else { return };
         let inside = self.progress.enter();
         let locked_out = self.progress.settled() == StateKind::Lockout;
@@ -138,6 +156,7 @@ impl Actor {
         });
         drop(inside);
         self.last_answer = Instant::now();
+        self.last_probe = self.last_answer;
         match outcome {
             Err(error) => self.mend(error),
             Ok(permanent) if locked_out && !permanent.iter().any(|(_, value)| value & IN_LOCKOUT != 0) => {
@@ -268,7 +287,7 @@ impl Live {
 pub(super) trait Job: Send {
     /// Whether the caller no longer waits.
     fn is_given_up(&self) -> bool;
-    /// Does it and answers the caller; or, if it may be repeated, returns the fault that it met instead.
+    /// Does it and answers the caller, except for a fault of the TPM if it may be repeated. Such a fault is returned.
     fn attempt(&mut self, live: &mut Live, may_repeat: bool) -> Result<(), Error>;
     fn refuse(&mut self, error: Error);
 }
@@ -307,13 +326,12 @@ where
     }
 
     fn attempt(&mut self, live: &mut Live, may_repeat: bool) -> Result<(), Error> {
-        match (self.what)(live) {
-            Err(error) if may_repeat && error.fault() != Fault::Call => Err(error),
-            answer => {
-                self.answer(answer);
-                Ok(())
-            }
+        let answer = (self.what)(live);
+        let fault = answer.as_ref().err().filter(|error| error.fault() != Fault::Call).cloned();
+        if fault.is_none() || !may_repeat {
+            self.answer(answer);
         }
+        fault.map_or(Ok(()), Err)
     }
 
     fn refuse(&mut self, error: Error) {

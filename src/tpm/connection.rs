@@ -4,7 +4,8 @@
 //! command has nothing to encrypt in a direction, libtss2 takes that attribute off for this command and the HMAC
 //! still protects it. Outside the session are only the commands that can have none: the SRK's own creation (there is
 //! no key to salt with before it; its Name is compared with the pin), `TPM2_StartAuthSession` itself,
-//! `TPM2_FlushContext` and `TPM2_Startup` (no sessions by specification), and `TPM2_GetCapability` (no secret in it).
+//! `TPM2_FlushContext` and `TPM2_Startup` (no sessions by specification), `TPM2_GetCapability` (no secret in it), and
+//! libtss2's own first `TPM2_NV_ReadPublic` of an index, whose result the session's HMAC then confirms.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -18,6 +19,7 @@ use tss_esapi::constants::StartupType;
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::handles::ObjectHandle;
 use tss_esapi::handles::SessionHandle;
+use tss_esapi::handles::TpmHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
@@ -79,6 +81,10 @@ impl Connection {
         check_reachable(tcti)?;
         let name = tcti.name_conf().map_err(tpm("reading the TPM's address"))?;
         let mut context = Context::new(name).map_err(tpm("connecting"))?;
+        let emulator = matches!(tcti, Tcti::Swtpm { .. });
+        if emulator {
+            sweep(&mut context);
+        }
         let (srk, public) = match create_srk(&mut context) {
             Err(error) if wants_startup(&error) => {
                 context.startup(StartupType::Clear).map_err(tpm("TPM2_Startup"))?;
@@ -190,10 +196,7 @@ impl Connection {
 
     /// How many handles of a kind the TPM holds, given the first handle of that kind.
     pub(super) fn count_handles(&mut self, first: u32) -> Result<usize, Error> {
-        match self.capability(CapabilityType::Handles, first, 64)? {
-            CapabilityData::Handles(list) => Ok(list.into_inner().len()),
-            _ => Err(odd_answer("TPM2_GetCapability")),
-        }
+        self.run_bare("TPM2_GetCapability", |context| handles(context, first)).map(|list| list.len())
     }
 
     fn capability(&mut self, kind: CapabilityType, first: u32, count: u32) -> Result<CapabilityData, Error> {
@@ -280,6 +283,32 @@ impl Session {
         self.uses >= SESSION_USES || self.since.elapsed() >= SESSION_LIFE
     }
 }
+
+/// Flushes what an earlier connection left behind when it broke. The kernel's resource manager does this by itself, but
+/// swtpm knows nothing of connections. A software TPM is this daemon's alone, so nobody else can need it.
+fn sweep(context: &mut Context) {
+    for first in [TRANSIENT_FIRST, LOADED_SESSION_FIRST] {
+        // A TPM that is not started up yet has nothing to sweep, and whatever else is wrong shows right after.
+        for handle in handles(context, first).unwrap_or_default() {
+            let swept = context.tr_from_tpm_public(handle).and_then(|object| context.flush_context(object));
+            if let Err(error) = swept {
+                tracing::debug!(event = "tpm-sweep", %error, "cannot flush what an earlier connection left");
+            }
+        }
+    }
+}
+
+/// The handles that the TPM holds of a kind, given the first handle of that kind.
+fn handles(context: &mut Context, first: u32) -> tss_esapi::Result<Vec<TpmHandle>> {
+    match context.get_capability(CapabilityType::Handles, first, 64)?.0 {
+        CapabilityData::Handles(list) => Ok(list.into_inner()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// TPM 2.0 Part 2, section 7.4 (TPM_HC); the handle type of loaded sessions lists HMAC and policy sessions both.
+pub(super) const TRANSIENT_FIRST: u32 = 0x8000_0000;
+pub(super) const LOADED_SESSION_FIRST: u32 = 0x0200_0000;
 
 fn create_srk(context: &mut Context) -> Result<(KeyHandle, Public), Error> {
     let template = templates::srk()?;

@@ -7,7 +7,7 @@ use tss_esapi::constants::response_code::Tss2ResponseCode;
 use super::state::StateKind;
 
 /// Why the TPM room could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     #[error("this host already has its TPM keys; move the stored TPM objects away to make new ones")]

@@ -18,6 +18,8 @@ use super::actor::Call;
 use super::actor::Job;
 use super::actor::Live;
 use super::config::TpmConfig;
+use super::connection::LOADED_SESSION_FIRST;
+use super::connection::TRANSIENT_FIRST;
 use super::error::Error;
 use super::facts::Facts;
 use super::keys;
@@ -181,7 +183,3 @@ pub struct Held {
     pub objects: usize,
     pub sessions: usize,
 }
-
-/// TPM 2.0 Part 2, section 7.4 (TPM_HC); the handle type of loaded sessions lists HMAC and policy sessions both.
-const TRANSIENT_FIRST: u32 = 0x8000_0000;
-const LOADED_SESSION_FIRST: u32 = 0x0200_0000;

@@ -3,9 +3,11 @@
 //! swtpm_setup 0.7 certifies an RSA-2048 and an ECC P-384 EK. The host's id rests on the ECC P-256 EK, as most
 //! hardware has it, so that one's certificate is made and stored here in the same way.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -27,6 +29,7 @@ use super::software::Running;
 use super::software::about;
 use super::software::last_line;
 use super::software::missing;
+use super::software::tie_to_us;
 
 /// The finished TPM's directory, and the TPM's own state in it. It appears whole or not at all.
 pub(super) const FINISHED: &str = "tpm";
@@ -44,7 +47,9 @@ pub(super) fn make(dir: &Path) -> io::Result<()> {
         let part = unfinished.join(part);
         fs::create_dir(&part).map_err(about(&part))?;
     }
-    for (name, text) in [("setup.conf", SETUP_CONF), ("ca.conf", CA_CONF), ("ca.options", CA_OPTIONS)] {
+    let ca = find("swtpm_localca").ok_or(io::ErrorKind::NotFound.into()).map_err(missing("swtpm_localca"))?;
+    let setup = format!("create_certs_tool = {}\n{SETUP_CONF}", ca.display());
+    for (name, text) in [("setup.conf", setup.as_str()), ("ca.conf", CA_CONF), ("ca.options", CA_OPTIONS)] {
         let path = unfinished.join(name);
         fs::write(&path, text).map_err(about(&path))?;
     }
@@ -71,7 +76,6 @@ const LOG: &str = "setup.log";
 
 /// Relative paths all: both programs are run inside the directory, which moves when it is finished.
 const SETUP_CONF: &str = "\
-create_certs_tool = /usr/bin/swtpm_localca
 create_certs_tool_config = ca.conf
 create_certs_tool_options = ca.options
 ";
@@ -159,9 +163,17 @@ fn store(connection: &mut Connection, certificate: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
+/// swtpm_setup wants the CA program by its whole path.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
 /// Runs a program to its end inside `dir`. It writes to the log, the last line of which becomes the error.
 fn run(dir: &Path, program: &str, arguments: &[&str]) -> io::Result<()> {
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    tie_to_us(&mut command);
+    let status = command
         .current_dir(dir)
         .args(arguments)
         // Its home and its configuration are none of ours.

@@ -204,23 +204,30 @@ fn swtpm(dir: &Path, state: &str, port: u16) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    die_with_parent(&mut command);
+    tie_to_us(&mut command);
     command
 }
 
-/// The kernel kills the process when the thread that started it ends, also after a `kill -9` of the daemon.
-fn die_with_parent(command: &mut Command) {
+/// Makes a child die with the thread that starts it, also after a `kill -9` of the daemon, and leaves it none of the
+/// daemon's files.
+///
+/// libtss2 opens its sockets and devices without close-on-exec. A child that inherits one keeps the connection open
+/// behind our back, and swtpm, which serves one connection at a time, would wait for it for ever.
+pub(super) fn tie_to_us(command: &mut Command) {
     let parent = nix::unistd::getpid();
     let in_child = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The parent may have died before the line above took effect.
-        match nix::unistd::getppid() == parent {
-            true => Ok(()),
-            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        if nix::unistd::getppid() != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
+        // SAFETY: a system call on numbers only. It closes nothing yet, so that the standard library's own pipe to
+        // the parent stays usable until exec; kernels before 5.11 refuse the flag, which is no reason to stop.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        Ok(())
     };
-    // SAFETY: runs between fork and exec, where only async-signal-safe calls are allowed: prctl and getppid are plain
-    // system calls, and neither they nor the errors made here allocate.
+    // SAFETY: runs between fork and exec, where only async-signal-safe calls are allowed: all three are plain system
+    // calls, and neither they nor the errors made here allocate.
     unsafe { command.pre_exec(in_child) };
 }
 
@@ -313,4 +320,22 @@ pub(super) fn last_line(log: &Path) -> String {
 )]
 fn pause() {
     thread::sleep(Duration::from_millis(5));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_told_with_its_mend() {
+        let error = Command::new("/nonexistent/swtpm").spawn().map_err(missing("swtpm")).unwrap_err();
+        assert_eq!(error.to_string(), "there is no swtpm on this machine; install swtpm and swtpm-tools");
+    }
+
+    #[test]
+    fn ports_are_a_pair_outside_the_kernels_own_range() {
+        let ports: Vec<u16> = (0..50).filter_map(|_| free_pair().unwrap()).collect();
+        assert!(ports.iter().all(|port| (20_000..32_000).contains(port) && port % 2 == 0));
+        assert!(ports.iter().any(|port| port != &ports[0]), "two hosts would meet at {}", ports[0]);
+    }
 }
