@@ -1,0 +1,128 @@
+//! `hostbadge agent list|show|check|reload`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::table::{Lines, columns};
+use super::{Common, Failure, client, print_json};
+use crate::agents::Registry;
+use crate::config::Config;
+
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// The agents in force
+    List,
+    /// One agent, with its conditions and grants
+    Show { name: String },
+    /// Read a directory of agents and report its faults; needs no daemon
+    Check {
+        /// [default: the directory of the configuration]
+        dir: Option<PathBuf>,
+    },
+    /// Have the daemon read its agents again: all of them, or none if there is a fault
+    Reload,
+}
+
+pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
+    match verb {
+        Verb::List => list(common).await,
+        Verb::Show { name } => show(common, name).await,
+        Verb::Check { dir } => check(common, dir.as_ref()),
+        Verb::Reload => reload(common).await,
+    }
+}
+
+async fn list(common: &Common) -> Result<ExitCode, Failure> {
+    let answer = client::get(&common.admin_socket, "/v1/agents").await?;
+    if common.json {
+        return Ok(print_json(&answer));
+    }
+    let rows: Vec<Vec<String>> = answer.as_array().into_iter().flatten().map(row).collect();
+    columns(&["NAME", "OWNER", "MATCH", "AUDIENCES"], &rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(agent: &Value) -> Vec<String> {
+    let text = |name: &str| agent[name].as_str().unwrap_or("-").to_owned();
+    let audiences: Vec<&str> =
+        agent["grants"].as_array().into_iter().flatten().filter_map(|grant| grant["audience"].as_str()).collect();
+    vec![text("name"), text("owner"), conditions(&agent["match"]), audiences.join(" ")]
+}
+
+fn conditions(matching: &Value) -> String {
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let each = matching.as_object().into_iter().flatten();
+    each.map(|(name, value)| format!("{name}={}", plain(value))).collect::<Vec<_>>().join(" ")
+}
+
+async fn show(common: &Common, name: &str) -> Result<ExitCode, Failure> {
+    // A name that is none could otherwise reach another path.
+    let name = crate::agents::Name::parse(name).map_err(Failure::Local)?;
+    let agent = client::get(&common.admin_socket, &format!("/v1/agents/{name}")).await?;
+    if common.json {
+        return Ok(print_json(&agent));
+    }
+    let mut lines = Lines::default();
+    for name in ["name", "owner", "tenant"] {
+        if let Some(text) = agent[name].as_str() {
+            lines.add(name, text);
+        }
+    }
+    lines.add("match", conditions(&agent["match"]));
+    for grant in agent["grants"].as_array().into_iter().flatten() {
+        let scopes: Vec<&str> = grant["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        lines.add(
+            "grant",
+            format!("{}, at most {} s: {}", grant["audience"].as_str().unwrap_or_default(), grant["ttl"], scopes.join(" ")),
+        );
+    }
+    lines.print();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(common: &Common, dir: Option<&PathBuf>) -> Result<ExitCode, Failure> {
+    let config = match dir {
+        // Only how long the trust domain is matters here, and a broken configuration is hostbadged --check's to tell.
+        Some(_) => Config::system(None).unwrap_or_default(),
+        None => Config::system(None).map_err(|faults| Failure::Refused(refusal(&faults)))?,
+    };
+    let dir = dir.unwrap_or(&config.paths.agents);
+    match Registry::read(dir, config.trust_domain_length()) {
+        Ok(registry) if common.json => Ok(print_json(&json!({ "agents": registry.len(), "faults": [] }))),
+        Ok(registry) => {
+            println!("{}: {} agents, no faults", dir.display(), registry.len());
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(faults) => Err(Failure::Refused(refusal(&faults))),
+    }
+}
+
+fn refusal(faults: &[crate::config::Fault]) -> Value {
+    json!({ "error": "invalid_request", "error_description": "the files have faults", "faults": faults })
+}
+
+async fn reload(common: &Common) -> Result<ExitCode, Failure> {
+    let answer = client::post(&common.admin_socket, "/v1/agents/reload", &json!({})).await?;
+    if common.json {
+        return Ok(print_json(&answer));
+    }
+    let mut lines = Lines::default();
+    for what in ["added", "changed", "removed"] {
+        let names: Vec<&str> = answer[what].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        lines.add(what, if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    }
+    lines.print();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A fault in one line.
+pub fn fault(fault: &Value) -> String {
+    let text = |name: &str| fault[name].as_str().unwrap_or_default();
+    match fault["line"].as_u64() {
+        Some(line) => format!("{}:{line}: {}", text("file"), text("what")),
+        None => format!("{}: {}", text("file"), text("what")),
+    }
+}

@@ -1,0 +1,159 @@
+//! The command `hostbadge`, one file to a subcommand.
+
+mod agent;
+mod audit;
+mod client;
+mod export;
+mod status;
+mod table;
+mod token;
+mod verify;
+mod whoami;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+/// Ask the host's hostbadged who you are and for short-lived tokens; look after it; check what it signed.
+#[derive(Parser, Debug)]
+#[command(
+    name = "hostbadge",
+    version,
+    after_help = "Exit status: 0 done, 1 refused, 2 usage, 3 no daemon at the socket, 4 the daemon cannot now.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Options of every command.
+#[derive(Args, Debug)]
+struct Common {
+    /// JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// The agent socket
+    #[arg(long, global = true, value_name = "PATH", env = "HOSTBADGE_SOCKET", default_value = "/run/hostbadge/agent.sock")]
+    socket: PathBuf,
+
+    /// The admin socket
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "HOSTBADGE_ADMIN_SOCKET",
+        default_value = "/run/hostbadge/admin.sock"
+    )]
+    admin_socket: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Who the daemon sees in this process
+    Whoami,
+    /// Get a token for an audience; prints the bare token
+    Token(token::Arguments),
+    /// How the daemon and its TPM are (for administrators)
+    Status,
+    /// The registered agents (for administrators)
+    #[command(subcommand)]
+    Agent(agent::Verb),
+    /// What relying parties want to be given
+    #[command(subcommand)]
+    Export(export::Verb),
+    /// Check what a hostbadge signed; needs no daemon and no TPM
+    #[command(subcommand)]
+    Verify(verify::Verb),
+    /// The record of decisions (for administrators)
+    #[command(subcommand)]
+    Audit(audit::Verb),
+}
+
+/// Runs the command that was asked for.
+pub fn run(command: Command) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return Failure::Local(e.to_string()).report(command.common.json),
+    };
+    let json = command.common.json;
+    match runtime.block_on(dispatch(command)) {
+        Ok(code) => code,
+        Err(failure) => failure.report(json),
+    }
+}
+
+async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    let common = command.common;
+    match command.verb {
+        Verb::Whoami => whoami::run(&common).await,
+        Verb::Token(arguments) => token::run(&common, &arguments).await,
+        Verb::Status => status::run(&common).await,
+        Verb::Agent(verb) => agent::run(&common, &verb).await,
+        Verb::Export(verb) => export::run(&common, &verb).await,
+        Verb::Verify(verb) => verify::run(&common, &verb),
+        Verb::Audit(verb) => audit::run(&common, &verb).await,
+    }
+}
+
+/// Why a command was not done, with its exit status.
+#[derive(Debug)]
+enum Failure {
+    /// Exit status 1. The body is the daemon's.
+    Refused(Value),
+    /// Exit status 1, by this command itself.
+    Local(String),
+    /// Exit status 3.
+    NoDaemon(String),
+    /// Exit status 4. The body is the daemon's.
+    NotNow(Value),
+}
+
+impl Failure {
+    fn report(&self, json: bool) -> ExitCode {
+        let code = match self {
+            Failure::Refused(_) | Failure::Local(_) => 1,
+            Failure::NoDaemon(_) => 3,
+            Failure::NotNow(_) => 4,
+        };
+        match self {
+            Failure::Refused(body) | Failure::NotNow(body) if json => println!("{body}"),
+            _ => eprintln!("hostbadge: {self}"),
+        }
+        ExitCode::from(code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (body, what) = match self {
+            Failure::Local(what) | Failure::NoDaemon(what) => return f.write_str(what),
+            Failure::Refused(body) => (body, "refused"),
+            Failure::NotNow(body) => (body, "not now"),
+        };
+        let text = |name: &str| body[name].as_str().unwrap_or("?");
+        write!(f, "{what}: {} ({})", text("error_description"), text("error"))?;
+        for fault in body["faults"].as_array().into_iter().flatten() {
+            write!(f, "\n  {}", agent::fault(fault))?;
+        }
+        let peer = &body["peer"];
+        if peer.is_object() {
+            write!(f, "\nThe daemon sees {}", whoami::process(peer))?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints JSON as programs want it.
+fn print_json(value: &Value) -> ExitCode {
+    println!("{value}");
+    ExitCode::SUCCESS
+}

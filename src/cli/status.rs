@@ -1,0 +1,81 @@
+//! `hostbadge status`.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::table::Lines;
+use super::{Common, Failure, agent, client, print_json};
+
+/// Exit status of a daemon that is up but cannot do all that it is for.
+const DEGRADED: u8 = 4;
+
+pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
+    let answer = client::get(&common.admin_socket, "/v1/status").await?;
+    let code = if answer["status"] == "ok" { ExitCode::SUCCESS } else { ExitCode::from(DEGRADED) };
+    if common.json {
+        print_json(&answer);
+        return Ok(code);
+    }
+    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    let mut lines = Lines::default();
+    lines.add("status", text(&answer["status"]));
+    if let Some(trouble) = answer["trouble"].as_str() {
+        lines.add("trouble", trouble);
+    }
+    lines.add("daemon", format!("{}, pid {}, since {}", text(&answer["version"]), answer["pid"], text(&answer["started"])));
+    let host = &answer["host"];
+    lines.add("host", text(&host["id"]));
+    lines.add("trust domain", text(&host["trust_domain"]));
+    lines.add("issuer", text(&host["issuer"]));
+    for line in tpm(&answer["tpm"]) {
+        lines.add("TPM", line);
+    }
+    lines.add("posture", text(&answer["posture"]));
+    for key in answer["keys"].as_array().into_iter().flatten() {
+        lines.add("key", format!("{} {}, {}, since {}", text(&key["alg"]), text(&key["kid"]), text(&key["state"]), text(&key["created"])));
+    }
+    let agents = &answer["agents"];
+    lines.add("agents", format!("{}, read {}", agents["agents"], text(&agents["at"])));
+    for fault in agents["faults"].as_array().into_iter().flatten() {
+        lines.add("fault", agent::fault(fault));
+    }
+    let audit = &answer["audit"];
+    match audit["problem"].as_str() {
+        Some(problem) => lines.add("audit", format!("cannot be written: {problem}; nothing is issued until it can")),
+        None => lines.add("audit", format!("{} lines", audit["last"])),
+    };
+    let journal = &answer["journal"];
+    let dropped = match journal["dropped"].as_u64() {
+        Some(0) | None => String::new(),
+        Some(n) => format!(", {n} entries dropped"),
+    };
+    lines.add("journal", text(&journal["to"]) + &dropped);
+    lines.add("connections", answer["connections"].to_string());
+    lines.print();
+    Ok(code)
+}
+
+fn tpm(tpm: &Value) -> Vec<String> {
+    let text = |name: &str| tpm[name].as_str().unwrap_or_default().trim().to_owned();
+    let mut lines = Vec::new();
+    let mut state = text("state");
+    if !text("detail").is_empty() {
+        state += &format!(": {}", text("detail"));
+    }
+    lines.push(state);
+    if text("state") != "ready" {
+        lines.push(format!("mend: {}", text("remedy")));
+    }
+    if !text("manufacturer").is_empty() {
+        let certificate = if tpm["ek_certificate"] == true { "with" } else { "without" };
+        lines.push(format!(
+            "{}, {} {}, firmware {}, {certificate} an EK certificate",
+            text("kind"),
+            text("manufacturer"),
+            text("vendor"),
+            text("firmware")
+        ));
+    }
+    lines
+}

@@ -1,0 +1,37 @@
+//! Text for people: labelled lines and columns.
+
+/// A block of `label  value` lines, labels padded to one width.
+#[derive(Default)]
+pub struct Lines(Vec<(String, String)>);
+
+impl Lines {
+    pub fn add(&mut self, label: &str, value: impl Into<String>) -> &mut Self {
+        self.0.push((label.to_owned(), value.into()));
+        self
+    }
+
+    pub fn print(&self) {
+        let width = self.0.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
+        for (label, value) in &self.0 {
+            println!("{label:width$}  {value}");
+        }
+    }
+}
+
+/// Prints rows in columns under their heads.
+pub fn columns(heads: &[&str], rows: &[Vec<String>]) {
+    let widths: Vec<usize> = (0..heads.len())
+        .map(|at| {
+            let longest = rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+            longest.max(heads[at].len())
+        })
+        .collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let text: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        println!("{}", text.join("  ").trim_end());
+    };
+    line(&mut heads.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+}
