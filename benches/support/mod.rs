@@ -1,0 +1,155 @@
+//! A daemon to measure, and a client that costs as little as possible.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const JOURNALD: &str = "/lib/systemd/systemd-journald";
+const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+
+/// journald, started here where none runs.
+pub struct Journald(Option<Child>);
+
+impl Journald {
+    pub fn ensure() -> Journald {
+        if UnixStream::connect("/run/systemd/journal/stdout").is_ok() || !Path::new(JOURNALD).exists() {
+            return Journald(None);
+        }
+        let child = Command::new(JOURNALD).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while UnixStream::connect("/run/systemd/journal/stdout").is_err() && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Journald(child)
+    }
+
+    pub fn running(&self) -> bool {
+        Path::new(JOURNAL_SOCKET).exists()
+    }
+}
+
+impl Drop for Journald {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A development host whose limits are out of the way.
+pub struct Host {
+    daemon: Child,
+    socket: PathBuf,
+    ready: Duration,
+}
+
+impl Host {
+    pub fn start(dir: &Path) -> Host {
+        let etc = dir.join("etc");
+        std::fs::create_dir_all(&etc).expect("a directory");
+        let config = "[limits]\nrate = 10000000\nburst = 10000000\n[log]\nto = \"auto\"\n";
+        std::fs::write(etc.join("hostbadged.toml"), config).expect("a file");
+        let started = Instant::now();
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_hostbadged"))
+            .arg("--dev")
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("hostbadged");
+        let mut line = String::new();
+        // The daemon introduces itself once it is ready.
+        let stdout = daemon.stdout.as_mut().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let ready = started.elapsed();
+        let socket = dir.join("run/agent.sock");
+        Client::connect(&socket).ask("POST", "/v1/token", r#"{"audience":"https://api.example.com"}"#);
+        Host { daemon, socket, ready }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub fn ready_after(&self) -> Duration {
+        self.ready
+    }
+
+    /// User and system time so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.daemon.id())).expect("stat");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+        // USER_HZ is 100 on every Linux that Rust runs on.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon.id())).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.daemon.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.daemon.wait();
+    }
+}
+
+/// One kept-alive connection.
+pub struct Client {
+    stream: UnixStream,
+    request: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+impl Client {
+    pub fn connect(socket: &Path) -> Client {
+        Client { stream: UnixStream::connect(socket).expect("the socket"), request: Vec::new(), reply: vec![0; 16_384] }
+    }
+
+    /// Sends a request and reads the whole reply; a token that is refused ends the benchmark.
+    pub fn ask(&mut self, method: &str, path: &str, body: &str) {
+        self.request.clear();
+        write!(
+            self.request,
+            "{method} {path} HTTP/1.1\r\nhost: l\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("a buffer");
+        self.stream.write_all(&self.request).expect("sent");
+        let mut length = 0;
+        loop {
+            let read = self.stream.read(&mut self.reply[length..]).expect("a reply");
+            assert!(read > 0, "the daemon hung up");
+            length += read;
+            let text = &self.reply[..length];
+            let Some(head) = text.windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+            let lower = String::from_utf8_lossy(&text[..head]).to_ascii_lowercase();
+            assert!(path != "/v1/token" || lower.starts_with("http/1.1 200"), "{lower}");
+            let body = lower.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+            let body: usize = body.and_then(|n| n.trim().parse().ok()).expect("a length");
+            if length >= head + 4 + body {
+                return;
+            }
+        }
+    }
+}
+
+/// The middle one.
+pub fn median(times: &[Duration]) -> Duration {
+    percentile(times, 50)
+}
+
+pub fn percentile(times: &[Duration], percent: usize) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    sorted[(sorted.len() - 1) * percent / 100]
+}

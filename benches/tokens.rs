@@ -1,0 +1,121 @@
+//! What a token costs, beside what it could cost at the least on this machine in this run.
+//!
+//! `cargo bench --bench tokens` (or `make bench`). Starts its own daemon, in release mode, with audit log and journal
+//! on, and drives it over its socket. Root, so that journald can be started where none runs.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+
+use support::{Client, Host, Journald, median, percentile};
+
+const SERIAL: usize = 20_000;
+const CONCURRENT: usize = 16;
+const EACH: usize = 4_000;
+const OPEN: usize = 1_000;
+
+fn main() {
+    let journald = Journald::ensure();
+    let raw = raw_signature();
+    println!("raw ring P-256 signature    {:8.1} us   {:8.0} a second", micros(raw), 1.0 / raw.as_secs_f64());
+
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let host = Host::start(dir.path());
+    println!("journal                     {}", if journald.running() { "journald" } else { "standard error" });
+    println!("memory idle                 {:8.1} MB", host.resident() as f64 / 1e6);
+
+    let bare = serial(&host, "GET", "/v1/none", "");
+    println!("bare round trip, serial     {:8.1} us   p99 {:.1} us", micros(median(&bare)), micros(percentile(&bare, 99)));
+
+    let before = host.cpu();
+    let tokens = serial(&host, "POST", "/v1/token", TOKEN);
+    let used = host.cpu() - before;
+    report_serial(&tokens, &bare, used, raw);
+
+    let before = host.cpu();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..CONCURRENT {
+            scope.spawn(|| {
+                let mut client = Client::connect(host.socket());
+                for _ in 0..EACH {
+                    client.ask("POST", "/v1/token", TOKEN);
+                }
+            });
+        }
+    });
+    let (took, used) = (started.elapsed(), host.cpu() - before);
+    let count = CONCURRENT * EACH;
+    println!("tokens over {CONCURRENT} connections  {:8.0} a second", count as f64 / took.as_secs_f64());
+    println!("  daemon's CPU a token      {:8.1} us   {:.2} raw signatures", micros(used) / count as f64, ratio(used / count as u32, raw));
+
+    let idle = host.resident();
+    let open: Vec<Client> = (0..OPEN)
+        .map(|_| {
+            let mut client = Client::connect(host.socket());
+            client.ask("POST", "/v1/token", TOKEN);
+            client
+        })
+        .collect();
+    let full = host.resident();
+    println!("memory, {OPEN} connections   {:8.1} MB   {:.1} KB each", full as f64 / 1e6, (full.saturating_sub(idle)) as f64 / 1e3 / OPEN as f64);
+    drop(open);
+    drop(host);
+
+    // With the TPM running already, as on a real host.
+    let ready: Vec<Duration> = (0..5).map(|_| Host::start(dir.path()).ready_after()).collect();
+    println!("start to ready              {:8.1} ms   with the software TPM's own start", micros(median(&ready)) / 1e3);
+}
+
+const TOKEN: &str = r#"{"audience":"https://api.example.com"}"#;
+
+fn report_serial(tokens: &[Duration], bare: &[Duration], used: Duration, raw: Duration) {
+    let (p50, p99) = (median(tokens), percentile(tokens, 99));
+    println!("token, serial               {:8.1} us   p99 {:.1} us   {:.2} bare round trips", micros(p50), micros(p99), ratio(p50, median(bare)));
+    println!("tokens over one connection  {:8.0} a second", tokens.len() as f64 / tokens.iter().sum::<Duration>().as_secs_f64());
+    let each = used / tokens.len() as u32;
+    println!("  daemon's CPU a token      {:8.1} us   {:.2} raw signatures", micros(each), ratio(each, raw));
+}
+
+fn serial(host: &Host, method: &str, path: &str, body: &str) -> Vec<Duration> {
+    let mut client = Client::connect(host.socket());
+    for _ in 0..200 {
+        client.ask(method, path, body);
+    }
+    (0..SERIAL)
+        .map(|_| {
+            let started = Instant::now();
+            client.ask(method, path, body);
+            started.elapsed()
+        })
+        .collect()
+}
+
+/// The median of batches, so that a slow moment of the machine does not count.
+fn raw_signature() -> Duration {
+    let random = SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).expect("a key");
+    let text = [7; 700];
+    let batches: Vec<Duration> = (0..50)
+        .map(|_| {
+            let started = Instant::now();
+            for _ in 0..200 {
+                std::hint::black_box(key.sign(&random, &text).expect("a signature"));
+            }
+            started.elapsed() / 200
+        })
+        .collect();
+    median(&batches)
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+fn ratio(one: Duration, other: Duration) -> f64 {
+    one.as_secs_f64() / other.as_secs_f64()
+}
