@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::crowd::{Crowd, Seat};
 use super::reply::{self, Reply};
-use super::{Admin, AgentApi};
+use super::{Admin, AgentApi, Lanes};
 use crate::peer::Caller;
 
 /// Largest request head.
@@ -59,15 +59,23 @@ pub struct Server {
     listener: UnixListener,
     api: Api,
     crowd: Arc<Crowd>,
+    lanes: Arc<Lanes>,
     stop: CancellationToken,
     connections: TaskTracker,
 }
 
 impl Server {
     /// Takes over a listener. To be called inside the runtime.
-    pub fn new(listener: StdListener, api: Api, crowd: Arc<Crowd>, stop: CancellationToken) -> io::Result<Server> {
+    pub fn new(
+        listener: StdListener,
+        api: Api,
+        crowd: Arc<Crowd>,
+        lanes: Arc<Lanes>,
+        stop: CancellationToken,
+    ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
-        Ok(Server { listener: UnixListener::from_std(listener)?, api, crowd, stop, connections: TaskTracker::new() })
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Server { listener, api, crowd, lanes, stop, connections: TaskTracker::new() })
     }
 
     /// Accepts until told to stop, then lets what is being answered end.
@@ -94,8 +102,17 @@ impl Server {
             let _ = stream.try_write(FULL);
             return;
         };
-        let (api, stop) = (self.api.clone(), self.stop.clone());
-        self.connections.spawn(serve(stream, caller, seat, api, stop));
+        let Some(lane) = self.lanes.quietest() else { return };
+        // Leaves this runtime's poll for the lane's.
+        let Ok(stream) = stream.into_std() else { return };
+        let (ride, api, stop) = (lane.ride(), self.api.clone(), self.stop.clone());
+        let connection = async move {
+            let _ride = ride;
+            if let Ok(stream) = UnixStream::from_std(stream) {
+                serve(stream, caller, seat, api, stop).await;
+            }
+        };
+        self.connections.spawn_on(connection, &lane.runtime);
     }
 
     async fn accept_failed(&self, error: &io::Error) {

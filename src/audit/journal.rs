@@ -18,7 +18,10 @@ use super::Event;
 use crate::clock::Clock;
 use crate::config::LogTarget;
 
-const QUEUE: usize = 2048;
+const QUEUE: usize = 4096;
+/// Entries are gathered for this long before they are said, so that a busy road wakes this thread a hundred times a
+/// second and not at each decision.
+const GATHER: Duration = Duration::from_millis(10);
 const SOCKET: &str = "/run/systemd/journal/socket";
 const IDENTIFIER: &str = "hostbadged";
 
@@ -126,10 +129,13 @@ impl Journal {
 
 fn say_all(queue: &Receiver<Message>, dropped: &AtomicU64, say: &dyn Fn(&Note)) {
     let mut told = 0;
-    while let Ok(message) = queue.recv() {
-        match message {
-            Message::Note(note) => say(&note),
-            Message::Flush(done) => drop(done.try_send(())),
+    while let Ok(first) = queue.recv() {
+        std::thread::park_timeout(GATHER);
+        for message in std::iter::once(first).chain(queue.try_iter()) {
+            match message {
+                Message::Note(note) => say(&note),
+                Message::Flush(done) => drop(done.try_send(())),
+            }
         }
         let lost = dropped.load(Ordering::Relaxed);
         if lost > told {

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use hostbadge::agents::{Agents, Registry};
-use hostbadge::api::{Admin, AgentApi, Api, Crowd, Server, Status};
+use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, Server, Status};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
@@ -26,6 +26,8 @@ use hostbadge::tpm::{SoftwareTpm, TpmConfig};
 const MEND_FIRST: u8 = 2;
 /// A start that takes longer goes on degraded, and says what it waits for.
 const SETTLE: Duration = Duration::from_secs(10);
+/// One processor signs more than thirty thousand tokens a second; more than eight would only take memory.
+const LANES_MOST: usize = 8;
 
 /// Vouches for the AI agents on this host: owns its TPM and serves short-lived tokens over a Unix socket.
 #[derive(Parser)]
@@ -110,12 +112,7 @@ fn run(arguments: &Arguments, config: Config, missing: &[String]) -> Result<(), 
         tracing::error!(event = "agents-rejected", "{fault}");
     }
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4))
-        .max_blocking_threads(16)
-        .thread_name("road")
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(8).enable_all().build()?;
     let ended = runtime.block_on(serve(arguments.dev.as_deref(), &config, clock, agents, audit, software));
     runtime.shutdown_timeout(Duration::from_secs(1));
     journal.flush(Duration::from_secs(2));
@@ -168,9 +165,12 @@ async fn serve(
     let agent = Api::Agent(Arc::new(AgentApi { road: road.clone() }));
 
     let stop = CancellationToken::new();
-    let agent = Server::new(sockets.agent, agent, crowd, stop.clone())?;
-    // A seat of their own, so that a crowd at the other door never keeps the administrator out.
-    let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), stop.clone())?;
+    let lanes_end = CancellationToken::new();
+    let lanes = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, LANES_MOST);
+    let lanes = Arc::new(Lanes::start(lanes, &lanes_end)?);
+    let agent = Server::new(sockets.agent, agent, crowd, lanes.clone(), stop.clone())?;
+    // Seats of their own, so that a crowd at the other door never keeps the administrator out.
+    let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), lanes, stop.clone())?;
     let servers = [tokio::spawn(agent.run()), tokio::spawn(admin.run())];
     tokio::spawn(keeper.keep());
     tokio::spawn(Pulse { audit: audit.clone() }.beat());
@@ -193,6 +193,7 @@ async fn serve(
     for server in servers {
         let _ = server.await;
     }
+    lanes_end.cancel();
     let handle = view.handle.borrow().clone();
     if let Some(tpm) = handle {
         tokio::task::spawn_blocking(move || tpm.shutdown()).await?;

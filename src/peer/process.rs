@@ -16,7 +16,7 @@ use super::sys::{self, FileId};
 use super::{Error, cgroup};
 
 /// A line a controller; a container host has fewer than twenty.
-const CGROUP_MOST: usize = 8 * 1024;
+const CGROUP_MOST: usize = 4 * 1024;
 
 /// Handles on one process.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Sighting {
     pub uid: u32,
     pub gid: u32,
     pub exe: Option<FileId>,
-    cgroup: Vec<u8>,
+    cgroup: Box<[u8]>,
 }
 
 impl Process {
@@ -61,9 +61,9 @@ impl Process {
     /// Looks at the process as it is now.
     pub fn look(&self) -> Result<Sighting, Error> {
         let (uid, gid) = self.effective_ids()?;
-        let mut cgroup = vec![0; CGROUP_MOST];
+        let mut cgroup = [0; CGROUP_MOST];
         let length = self.cgroup.read_at(&mut cgroup, 0).map_err(|_| Error::Gone)?;
-        cgroup.truncate(length);
+        let cgroup = cgroup[..length].into();
         let exe = sys::file_id(self.dir.as_fd(), c"exe").ok();
         self.ensure_alive()?;
         Ok(Sighting { uid, gid, exe, cgroup })
