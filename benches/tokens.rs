@@ -24,11 +24,18 @@ fn main() {
 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let host = Host::start(dir.path());
-    println!("journal                     {}", if journald.running() { "journald" } else { "standard error" });
+    println!(
+        "journal                     {}",
+        if journald.running() { "journald" } else { "standard error" }
+    );
     println!("memory idle                 {:8.1} MB", host.resident() as f64 / 1e6);
 
     let bare = serial(&host, "GET", "/v1/none", "");
-    println!("bare round trip, serial     {:8.1} us   p99 {:.1} us", micros(median(&bare)), micros(percentile(&bare, 99)));
+    println!(
+        "bare round trip, serial     {:8.1} us   p99 {:.1} us",
+        micros(median(&bare)),
+        micros(percentile(&bare, 99))
+    );
 
     let before = host.cpu();
     let tokens = serial(&host, "POST", "/v1/token", TOKEN);
@@ -50,7 +57,11 @@ fn main() {
     let (took, used) = (started.elapsed(), host.cpu() - before);
     let count = CONCURRENT * EACH;
     println!("tokens over {CONCURRENT} connections  {:8.0} a second", count as f64 / took.as_secs_f64());
-    println!("  daemon's CPU a token      {:8.1} us   {:.2} raw signatures", micros(used) / count as f64, ratio(used / count as u32, raw));
+    println!(
+        "  daemon's CPU a token      {:8.1} us   {:.2} raw signatures",
+        micros(used) / count as f64,
+        ratio(used / count as u32, raw)
+    );
 
     let idle = host.resident();
     let open: Vec<Client> = (0..OPEN)
@@ -61,21 +72,36 @@ fn main() {
         })
         .collect();
     let full = host.resident();
-    println!("memory, {OPEN} connections   {:8.1} MB   {:.1} KB each", full as f64 / 1e6, (full.saturating_sub(idle)) as f64 / 1e3 / OPEN as f64);
+    println!(
+        "memory, {OPEN} connections   {:8.1} MB   {:.1} KB each",
+        full as f64 / 1e6,
+        (full.saturating_sub(idle)) as f64 / 1e3 / OPEN as f64
+    );
     drop(open);
     drop(host);
 
     // With the TPM running already, as on a real host.
     let ready: Vec<Duration> = (0..5).map(|_| Host::start(dir.path()).ready_after()).collect();
-    println!("start to ready              {:8.1} ms   with the software TPM's own start", micros(median(&ready)) / 1e3);
+    println!(
+        "start to ready              {:8.1} ms   with the software TPM's own start",
+        micros(median(&ready)) / 1e3
+    );
 }
 
 const TOKEN: &str = r#"{"audience":"https://api.example.com"}"#;
 
 fn report_serial(tokens: &[Duration], bare: &[Duration], used: Duration, raw: Duration) {
     let (p50, p99) = (median(tokens), percentile(tokens, 99));
-    println!("token, serial               {:8.1} us   p99 {:.1} us   {:.2} bare round trips", micros(p50), micros(p99), ratio(p50, median(bare)));
-    println!("tokens over one connection  {:8.0} a second", tokens.len() as f64 / tokens.iter().sum::<Duration>().as_secs_f64());
+    println!(
+        "token, serial               {:8.1} us   p99 {:.1} us   {:.2} bare round trips",
+        micros(p50),
+        micros(p99),
+        ratio(p50, median(bare))
+    );
+    println!(
+        "tokens over one connection  {:8.0} a second",
+        tokens.len() as f64 / tokens.iter().sum::<Duration>().as_secs_f64()
+    );
     let each = used / tokens.len() as u32;
     println!("  daemon's CPU a token      {:8.1} us   {:.2} raw signatures", micros(each), ratio(each, raw));
 }
@@ -98,7 +124,8 @@ fn serial(host: &Host, method: &str, path: &str, body: &str) -> Vec<Duration> {
 fn raw_signature() -> Duration {
     let random = SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).expect("a key");
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random)
+        .expect("a key");
     let text = [7; 700];
     let batches: Vec<Duration> = (0..50)
         .map(|_| {

@@ -68,11 +68,7 @@ impl Road {
     }
 
     /// What a token is worth, for a registered agent.
-    pub async fn introspect(
-        &self,
-        look: Look,
-        query: Result<Query, String>,
-    ) -> Answer<Introspection> {
+    pub async fn introspect(&self, look: Look, query: Result<Query, String>) -> Answer<Introspection> {
         let decided = async {
             let peer = self.known(look)?;
             // Whichever of its agents asks: the answer is the same.
@@ -83,7 +79,9 @@ impl Road {
             Ok((agent, answer))
         };
         match decided.await {
-            Ok((agent, answer)) => self.audit.introspection(&agent, answer).await.map_err(Refused::Unrecorded),
+            Ok((agent, answer)) => {
+                self.audit.introspection(&agent, answer).await.map_err(Refused::Unrecorded)
+            }
             Err(no) => Err(self.refuse(no).await),
         }
     }
@@ -129,7 +127,10 @@ impl Road {
                 for fault in &faults {
                     tracing::error!(event = "agents-rejected", "{fault}");
                 }
-                let what = format!("{by} asked for a reload; {} faults, the last good set stays in force", faults.len());
+                let what = format!(
+                    "{by} asked for a reload; {} faults, the last good set stays in force",
+                    faults.len()
+                );
                 self.audit.event(Event::AgentsRejected, &what).await.map_err(Refused::Unrecorded)?;
                 Ok(Err(faults))
             }
@@ -138,8 +139,9 @@ impl Road {
 
     /// The issuer's standing, or why there is none yet.
     pub fn standing(&self) -> Result<Arc<Standing>, No> {
-        self.issuer.standing().ok_or_else(|| {
-            No { refusal: Refusal::new(Reason::TemporarilyUnavailable, self.why_not_standing()), tell: true }
+        self.issuer.standing().ok_or_else(|| No {
+            refusal: Refusal::new(Reason::TemporarilyUnavailable, self.why_not_standing()),
+            tell: true,
         })
     }
 

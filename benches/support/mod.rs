@@ -82,7 +82,8 @@ impl Host {
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.daemon.id())).expect("stat");
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+        let ticks: u64 =
+            fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
         // USER_HZ is 100 on every Linux that Rust runs on.
         Duration::from_millis(ticks * 10)
     }
@@ -112,7 +113,11 @@ pub struct Client {
 
 impl Client {
     pub fn connect(socket: &Path) -> Client {
-        Client { stream: UnixStream::connect(socket).expect("the socket"), request: Vec::new(), reply: vec![0; 16_384] }
+        Client {
+            stream: UnixStream::connect(socket).expect("the socket"),
+            request: Vec::new(),
+            reply: vec![0; 16_384],
+        }
     }
 
     /// Sends a request and reads the whole reply; a token that is refused ends the benchmark.

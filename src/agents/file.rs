@@ -40,13 +40,18 @@ pub fn read(path: &Path, trust_domain_length: usize) -> Result<Entry, Vec<Fault>
     }
     let owner = written.owner.map(|owner| {
         if owner.get_ref().trim().is_empty() || owner.get_ref().len() > 256 {
-            faults.push(source.fault(owner.span(), "owner is whom to ask about this agent, such as a mail address"));
+            faults.push(
+                source.fault(owner.span(), "owner is whom to ask about this agent, such as a mail address"),
+            );
         }
         owner.into_inner()
     });
     let tenant = written.tenant.map(|tenant| {
         if !is_name(tenant.get_ref()) {
-            faults.push(source.fault(tenant.span(), "tenant is a name like the agent's: a-z 0-9 . _ -, at most 63 characters"));
+            faults.push(source.fault(
+                tenant.span(),
+                "tenant is a name like the agent's: a-z 0-9 . _ -, at most 63 characters",
+            ));
         }
         tenant.into_inner()
     });
@@ -54,7 +59,10 @@ pub fn read(path: &Path, trust_domain_length: usize) -> Result<Entry, Vec<Fault>
     let matching = written.matching.into_inner().check(&source, span, &mut faults);
 
     if let Some(extra) = written.grants.get(MOST_GRANTS) {
-        faults.push(source.fault(extra.span(), format!("more than {MOST_GRANTS} grants in one agent; make two of it")));
+        faults.push(
+            source
+                .fault(extra.span(), format!("more than {MOST_GRANTS} grants in one agent; make two of it")),
+        );
     }
     let mut grants: Vec<super::Grant> = Vec::new();
     for written in written.grants {

@@ -60,32 +60,44 @@ enum Algorithm {
 impl Written {
     pub(super) fn check(self, source: &Source, faults: &mut Vec<Fault>) -> Grant {
         let (at, audience) = (self.audience.span(), self.audience.into_inner());
-        if audience.is_empty() || audience.len() > LONGEST || !audience.chars().all(|c| c.is_ascii_graphic()) {
-            faults.push(source.fault(at, format!("an audience is 1 to {LONGEST} visible ASCII characters, as the relying party writes it")));
+        if audience.is_empty() || audience.len() > LONGEST || !audience.chars().all(|c| c.is_ascii_graphic())
+        {
+            faults.push(source.fault(
+                at,
+                format!(
+                    "an audience is 1 to {LONGEST} visible ASCII characters, as the relying party writes it"
+                ),
+            ));
         }
         if self.scopes.len() > MOST_SCOPES {
-            faults.push(source.fault(self.scopes[MOST_SCOPES].span(), format!("more than {MOST_SCOPES} scopes in one grant")));
+            faults.push(source.fault(
+                self.scopes[MOST_SCOPES].span(),
+                format!("more than {MOST_SCOPES} scopes in one grant"),
+            ));
         }
         let mut scopes = BTreeSet::new();
         for scope in self.scopes {
             let (at, scope) = (scope.span(), scope.into_inner());
             if !is_scope(&scope) {
-                faults.push(source.fault(at, "a scope is one word of visible ASCII without quotes or backslashes"));
+                faults.push(
+                    source.fault(at, "a scope is one word of visible ASCII without quotes or backslashes"),
+                );
             } else if !scopes.insert(scope) {
                 faults.push(source.fault(at, "this scope stands here twice; drop one"));
             }
         }
-        let ttl = self.ttl.map_or(DEFAULT_TTL, |written| match humantime::parse_duration(written.get_ref()) {
-            Ok(ttl) if ttl >= Duration::from_secs(1) && ttl <= LONGEST_TTL => ttl,
-            Ok(_) => {
-                faults.push(source.fault(written.span(), "ttl is at least 1s and never above 1h"));
-                DEFAULT_TTL
-            }
-            Err(_) => {
-                faults.push(source.fault(written.span(), "ttl is a duration like \"5m\""));
-                DEFAULT_TTL
-            }
-        });
+        let ttl =
+            self.ttl.map_or(DEFAULT_TTL, |written| match humantime::parse_duration(written.get_ref()) {
+                Ok(ttl) if ttl >= Duration::from_secs(1) && ttl <= LONGEST_TTL => ttl,
+                Ok(_) => {
+                    faults.push(source.fault(written.span(), "ttl is at least 1s and never above 1h"));
+                    DEFAULT_TTL
+                }
+                Err(_) => {
+                    faults.push(source.fault(written.span(), "ttl is a duration like \"5m\""));
+                    DEFAULT_TTL
+                }
+            });
         let not_yet = "this release signs with the sealed issuing key only; drop this line";
         let assurance = self.assurance.map_or(Assurance::Sealed, |written| {
             if *written.get_ref() == Assurance::Tpm {

@@ -110,7 +110,9 @@ impl Written {
         let group = id(self.group, "group");
         let unit = self.unit.map(|written| {
             if !written.get_ref().contains('.') || written.get_ref().contains('/') {
-                faults.push(source.fault(written.span(), "unit is a unit's whole name, like \"researcher.service\""));
+                faults.push(
+                    source.fault(written.span(), "unit is a unit's whole name, like \"researcher.service\""),
+                );
             }
             written.into_inner()
         });

@@ -17,7 +17,14 @@ const KEPT: usize = 4096;
 /// Answers of the system's user database. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    known: Arc<Mutex<HashMap<Key, (Option<Arc<str>>, Instant)>>>,
+    known: Arc<Mutex<HashMap<Key, Answer>>>,
+}
+
+/// A name, or that there is none, and until when that is believed.
+#[derive(Clone, Debug)]
+struct Answer {
+    name: Option<Arc<str>>,
+    until: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,14 +60,14 @@ impl Names {
         if known.len() >= KEPT {
             known.clear();
         }
-        known.insert(key, (name.clone(), until));
+        known.insert(key, Answer { name: name.clone(), until });
         name
     }
 
     fn remembered(&self, key: Key) -> Option<Option<Arc<str>>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (name, until) = known.get(&key)?;
-        (Instant::now() < *until).then(|| name.clone())
+        let answer = known.get(&key)?;
+        (Instant::now() < answer.until).then(|| answer.name.clone())
     }
 }
 

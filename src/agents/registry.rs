@@ -44,7 +44,10 @@ impl Registry {
             };
             let name = entry.name.to_string();
             if let Some(first) = origin.get(&name) {
-                let what = format!("agent \"{name}\" is already in {}; give one of them another name", first.display());
+                let what = format!(
+                    "agent \"{name}\" is already in {}; give one of them another name",
+                    first.display()
+                );
                 faults.push(Fault { file: path, line: None, what });
                 continue;
             }
@@ -80,7 +83,8 @@ impl Registry {
                 Some(_) => {}
             }
         }
-        changes.removed = before.entries.keys().filter(|name| !self.entries.contains_key(*name)).cloned().collect();
+        changes.removed =
+            before.entries.keys().filter(|name| !self.entries.contains_key(*name)).cloned().collect();
         changes
     }
 }
@@ -99,7 +103,8 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
     if let Some(what) = writable_by_others(&meta) {
         return Err(whole(what));
     }
-    let listing = fs::read_dir(dir).map_err(|e| whole(format!("cannot be listed ({e}); mend its owner or mode")))?;
+    let listing =
+        fs::read_dir(dir).map_err(|e| whole(format!("cannot be listed ({e}); mend its owner or mode")))?;
     let mut paths = Vec::new();
     for item in listing {
         let path = item.map_err(|e| whole(e.to_string()))?.path();
@@ -121,7 +126,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    const GOOD: &str = "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\nscopes = [\"r\"]\n";
+    const GOOD: &str =
+        "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\nscopes = [\"r\"]\n";
 
     fn read(files: &[(&str, &str)]) -> Result<Registry, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -136,7 +142,8 @@ mod tests {
 
     #[test]
     fn good_files_and_no_directory() {
-        let registry = read(&[("a.toml", GOOD), ("note.txt", "not an agent"), (".b.toml.swp", "nor this")]).unwrap();
+        let registry =
+            read(&[("a.toml", GOOD), ("note.txt", "not an agent"), (".b.toml.swp", "nor this")]).unwrap();
         assert_eq!(registry.len(), 1);
         let grant = &registry.find("a").unwrap().grants[0];
         assert_eq!((grant.audience.as_str(), grant.ttl.as_secs()), ("https://x", 300));
@@ -146,8 +153,9 @@ mod tests {
     #[test]
     fn every_fault_of_every_file_is_named() {
         let b = "name = \"B\"\n[match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n[[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
-        let faults = read(&[("a.toml", GOOD), ("b.toml", b), ("c.toml", "name = \"c\"\n[match]\n"), ("d.toml", GOOD)])
-            .unwrap_err();
+        let faults =
+            read(&[("a.toml", GOOD), ("b.toml", b), ("c.toml", "name = \"c\"\n[match]\n"), ("d.toml", GOOD)])
+                .unwrap_err();
         for wanted in [
             "/b.toml:1: \"B\" is no name",
             "/b.toml:3: unit is",
@@ -168,7 +176,12 @@ mod tests {
     fn a_spiffe_id_too_long_is_a_fault_at_load() {
         let text = GOOD.replace("\"a\"", &format!("\"{}\"", "a".repeat(45)));
         let fault = read(&[("a.toml", &text)]).unwrap_err();
-        assert!(fault.starts_with("/a.toml:1: the SPIFFE ID would have 128 characters; shorten name or tenant by 1"), "{fault}");
+        assert!(
+            fault.starts_with(
+                "/a.toml:1: the SPIFFE ID would have 128 characters; shorten name or tenant by 1"
+            ),
+            "{fault}"
+        );
         assert!(read(&[("a.toml", &GOOD.replace("\"a\"", &format!("\"{}\"", "a".repeat(44))))]).is_ok());
     }
 
@@ -185,8 +198,13 @@ mod tests {
     #[test]
     fn changes_are_named() {
         let before = read(&[("a.toml", GOOD), ("b.toml", &GOOD.replace("\"a\"", "\"b\""))]).unwrap();
-        let after = read(&[("a.toml", &GOOD.replace("\"r\"", "\"w\"")), ("c.toml", &GOOD.replace("\"a\"", "\"c\""))]).unwrap();
+        let after =
+            read(&[("a.toml", &GOOD.replace("\"r\"", "\"w\"")), ("c.toml", &GOOD.replace("\"a\"", "\"c\""))])
+                .unwrap();
         let changes = after.changes_since(&before);
-        assert_eq!((changes.added, changes.changed, changes.removed), (vec!["c".into()], vec!["a".into()], vec!["b".into()]));
+        assert_eq!(
+            (changes.added, changes.changed, changes.removed),
+            (vec!["c".into()], vec!["a".into()], vec!["b".into()])
+        );
     }
 }

@@ -53,7 +53,11 @@ impl Admin {
             path => match path.strip_prefix("/v1/agents/") {
                 Some(name) if get => match self.road.agents.registry().find(name) {
                     Some(entry) => reply::json(StatusCode::OK, entry),
-                    None => reply::error(StatusCode::NOT_FOUND, "invalid_request", "there is no agent of this name"),
+                    None => reply::error(
+                        StatusCode::NOT_FOUND,
+                        "invalid_request",
+                        "there is no agent of this name",
+                    ),
                 },
                 _ => reply::not_found(),
             },
@@ -65,7 +69,8 @@ impl Admin {
             Ok(Ok(changes)) => reply::json(StatusCode::OK, changes.get()),
             Ok(Err(faults)) => {
                 let description = "the agents were not reloaded; the last good set stays in force";
-                let body = Faults { error: "invalid_request", error_description: description, faults: &faults };
+                let body =
+                    Faults { error: "invalid_request", error_description: description, faults: &faults };
                 reply::json(StatusCode::UNPROCESSABLE_ENTITY, &body)
             }
             Err(refused) => reply::refused(&refused),

@@ -44,7 +44,9 @@ impl AgentApi {
             },
             "/v1/health" if get => reply::json(StatusCode::OK, &self.health()),
             "/.well-known/jwks.json" if get => self.document(|documents| documents.jwks.clone()),
-            "/.well-known/openid-configuration" if get => self.document(|documents| documents.discovery.clone()),
+            "/.well-known/openid-configuration" if get => {
+                self.document(|documents| documents.discovery.clone())
+            }
             "/v1/token" | "/v1/introspect" => reply::wrong_method("POST"),
             "/v1/whoami" | "/v1/health" | "/.well-known/jwks.json" | "/.well-known/openid-configuration" => {
                 reply::wrong_method("GET, HEAD")

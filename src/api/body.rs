@@ -42,8 +42,15 @@ pub async fn read(request: Request<Incoming>) -> Result<Body, Reply> {
     let text = match tokio::time::timeout(PATIENCE, collect(request.into_body())).await {
         Ok(Ok(Some(text))) => text,
         Ok(Ok(None)) => return Err(reply::fatal(StatusCode::PAYLOAD_TOO_LARGE, "a body has at most 64 KiB")),
-        Ok(Err(_)) => return Err(reply::fatal(StatusCode::BAD_REQUEST, "the body broke off or is not framed as it says")),
-        Err(_) => return Err(reply::fatal(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 s")),
+        Ok(Err(_)) => {
+            return Err(reply::fatal(
+                StatusCode::BAD_REQUEST,
+                "the body broke off or is not framed as it says",
+            ));
+        }
+        Err(_) => {
+            return Err(reply::fatal(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 s"));
+        }
     };
     // curl -d says "form" whatever it sends; a form of ours never begins with a brace.
     let form = form && text.trim_ascii_start().first() != Some(&b'{');
@@ -92,7 +99,8 @@ enum Lifetime<'a> {
 /// What a token request asks for. The error is for the caller.
 pub fn ask(body: &Body) -> Result<Ask, String> {
     let written: AskBody<'_> = if body.form {
-        let mut fields = Form::parse(&body.text, &["audience", "resource", "scope", "ttl", "agent", "grant_type"])?;
+        let mut fields =
+            Form::parse(&body.text, &["audience", "resource", "scope", "ttl", "agent", "grant_type"])?;
         AskBody {
             audience: fields.take(0),
             resource: fields.take(1),
@@ -105,7 +113,8 @@ pub fn ask(body: &Body) -> Result<Ask, String> {
             grant_type: fields.take(5),
         }
     } else {
-        serde_json::from_slice(&body.text).map_err(|e| format!("the body is not the JSON of a token request: {e}"))?
+        serde_json::from_slice(&body.text)
+            .map_err(|e| format!("the body is not the JSON of a token request: {e}"))?
     };
     if written.grant_type.is_some_and(|kind| kind != "client_credentials") {
         return Err("grant_type, where given, is client_credentials".into());
@@ -124,7 +133,8 @@ pub fn ask(body: &Body) -> Result<Ask, String> {
         None => None,
         Some(scope) if scope.len() > WORD_MOST => return Err("scope is longer than 4096 characters".into()),
         Some(scope) => {
-            let scopes: Vec<String> = scope.split(' ').filter(|word| !word.is_empty()).map(String::from).collect();
+            let scopes: Vec<String> =
+                scope.split(' ').filter(|word| !word.is_empty()).map(String::from).collect();
             if scopes.iter().any(|word| !crate::agents::is_scope(word)) {
                 return Err("scope is words of visible ASCII, separated by spaces".into());
             }
@@ -134,9 +144,10 @@ pub fn ask(body: &Body) -> Result<Ask, String> {
     let ttl = match written.ttl {
         None => None,
         Some(Lifetime::Seconds(seconds)) => Some(Duration::from_secs(seconds)),
-        Some(Lifetime::Text(text)) => {
-            Some(humantime::parse_duration(&text).map_err(|_| "ttl is a number of seconds or a duration like \"5m\"")?)
-        }
+        Some(Lifetime::Text(text)) => Some(
+            humantime::parse_duration(&text)
+                .map_err(|_| "ttl is a number of seconds or a duration like \"5m\"")?,
+        ),
     };
     if ttl.is_some_and(|ttl| ttl < Duration::from_secs(1)) {
         return Err("ttl is at least one second".into());
@@ -163,7 +174,9 @@ pub fn query(body: &Body) -> Result<Query, String> {
     if !body.form {
         let written: QueryBody = serde_json::from_slice(&body.text)
             // The text may hold a token, so its error is not repeated word for word.
-            .map_err(|e| format!("the body is not the JSON of an introspection, near column {}", e.column()))?;
+            .map_err(|e| {
+                format!("the body is not the JSON of an introspection, near column {}", e.column())
+            })?;
         return Ok(Query { token: written.token, audience: written.audience });
     }
     let mut fields = Form::parse(&body.text, &["token", "audience"])?;
@@ -206,7 +219,13 @@ mod tests {
     #[test]
     fn json_and_form_say_the_same() {
         let one = json(r#"{"audience":"https://x","scope":"b a","ttl":60,"agent":"r"}"#).unwrap();
-        assert_eq!(one, form("audience=https%3A%2F%2Fx&scope=b+a&ttl=60&agent=r&grant_type=client_credentials&client_id=z").unwrap());
+        assert_eq!(
+            one,
+            form(
+                "audience=https%3A%2F%2Fx&scope=b+a&ttl=60&agent=r&grant_type=client_credentials&client_id=z"
+            )
+            .unwrap()
+        );
         assert_eq!(one.scopes.unwrap(), ["b", "a"]);
         assert_eq!(one.ttl.unwrap().as_secs(), 60);
         assert_eq!(json(r#"{"resource":"https://x","ttl":"5m"}"#).unwrap().ttl.unwrap().as_secs(), 300);

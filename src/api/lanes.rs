@@ -30,7 +30,10 @@ pub struct Ride {
 impl Lanes {
     /// Starts `count` lanes, which end with `stop`.
     pub fn start(count: usize, stop: &CancellationToken) -> io::Result<Lanes> {
-        (0..count.max(1)).map(|number| Lane::start(number, stop.clone())).collect::<io::Result<_>>().map(Lanes)
+        (0..count.max(1))
+            .map(|number| Lane::start(number, stop.clone()))
+            .collect::<io::Result<_>>()
+            .map(Lanes)
     }
 
     /// The lane with the fewest connections.

@@ -63,11 +63,16 @@ pub fn fatal(status: StatusCode, description: &str) -> Reply {
 }
 
 pub fn not_found() -> Reply {
-    error(StatusCode::NOT_FOUND, "invalid_request", "there is nothing at this path; see the API's description")
+    error(
+        StatusCode::NOT_FOUND,
+        "invalid_request",
+        "there is nothing at this path; see the API's description",
+    )
 }
 
 pub fn wrong_method(allowed: &'static str) -> Reply {
-    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this path takes another method");
+    let mut reply =
+        error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this path takes another method");
     reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     reply
 }

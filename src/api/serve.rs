@@ -120,7 +120,9 @@ impl Server {
             // The caller went away before it was its turn.
             Some(Errno::ECONNABORTED | Errno::EINTR) => {}
             Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                tracing::warn!("no connection can be accepted now: {error}; raise LimitNOFILE= or lower limits.connections");
+                tracing::warn!(
+                    "no connection can be accepted now: {error}; raise LimitNOFILE= or lower limits.connections"
+                );
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             _ => {

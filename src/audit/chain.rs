@@ -98,7 +98,13 @@ pub(super) fn start(dir: &Path, queue: usize) -> io::Result<(SyncSender<Job>, Ar
     Ok((sender, health, recovered))
 }
 
-fn write_lines(mut log: Log, queue: &Receiver<Job>, health: &Health, dirty: &AtomicBool, current: &Mutex<File>) {
+fn write_lines(
+    mut log: Log,
+    queue: &Receiver<Job>,
+    health: &Health,
+    dirty: &AtomicBool,
+    current: &Mutex<File>,
+) {
     let mut jobs = Vec::with_capacity(BATCH);
     loop {
         health.beats.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +123,11 @@ fn write_lines(mut log: Log, queue: &Receiver<Job>, health: &Health, dirty: &Ato
         let before = health.problem();
         match &result {
             Err(problem) if before.as_ref() != Some(problem) => {
-                tracing::error!(event = "audit-failed", "{}: {problem}; nothing is issued until it can be written", log.path.display());
+                tracing::error!(
+                    event = "audit-failed",
+                    "{}: {problem}; nothing is issued until it can be written",
+                    log.path.display()
+                );
                 health.set_problem(Some(problem.clone()));
             }
             Ok(()) if before.is_some() => {
@@ -168,7 +178,12 @@ impl Log {
             let end = End::find(&candidate)?;
             if end.torn > 0 {
                 let aside = set_aside(&candidate, end.length)?;
-                recovered = Some(format!("{} ended in {} bytes of no whole line; they are kept in {}", candidate.display(), end.torn, aside.display()));
+                recovered = Some(format!(
+                    "{} ended in {} bytes of no whole line; they are kept in {}",
+                    candidate.display(),
+                    end.torn,
+                    aside.display()
+                ));
             }
             if path == dir.join(name(1)) {
                 path = candidate.clone();
@@ -180,7 +195,10 @@ impl Log {
         }
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
         let length = file.metadata()?.len();
-        Ok((Log { dir: dir.to_owned(), path, file, length, torn: false, seq, last, buffer: Vec::new() }, recovered))
+        Ok((
+            Log { dir: dir.to_owned(), path, file, length, torn: false, seq, last, buffer: Vec::new() },
+            recovered,
+        ))
     }
 
     /// Appends lines: all of them, or none. After a failure the file ends where it ended before.
@@ -196,7 +214,11 @@ impl Log {
             let start = self.buffer.len();
             let mut head = String::with_capacity(128);
             // Writing to a String does not fail.
-            let _ = write!(head, "{{\"v\":{VERSION},\"seq\":{seq},\"prev\":\"{}\",", HEXLOWER.encode_display(&last));
+            let _ = write!(
+                head,
+                "{{\"v\":{VERSION},\"seq\":{seq},\"prev\":\"{}\",",
+                HEXLOWER.encode_display(&last)
+            );
             self.buffer.extend_from_slice(head.as_bytes());
             self.buffer.extend_from_slice(body);
             last = sha256(&self.buffer[start..]);
@@ -277,7 +299,9 @@ fn set_aside(path: &Path, length: u64) -> io::Result<PathBuf> {
     let aside = (1..1000)
         .map(|n| path.with_extension(format!("torn-{n}")))
         .find(|aside| !aside.exists())
-        .ok_or_else(|| io::Error::other("a thousand torn ends are kept already; look at them and move them away"))?;
+        .ok_or_else(|| {
+            io::Error::other("a thousand torn ends are kept already; look at them and move them away")
+        })?;
     let mut kept = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     kept.write_all(&rest)?;
     kept.sync_all()?;
@@ -321,7 +345,11 @@ mod tests {
     }
 
     fn lines(dir: &Path) -> Vec<String> {
-        files(dir).unwrap().iter().flat_map(|f| fs::read_to_string(f).unwrap().lines().map(String::from).collect::<Vec<_>>()).collect()
+        files(dir)
+            .unwrap()
+            .iter()
+            .flat_map(|f| fs::read_to_string(f).unwrap().lines().map(String::from).collect::<Vec<_>>())
+            .collect()
     }
 
     /// Each line is numbered and names the digest of the one before.
@@ -392,7 +420,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, _) = Log::open(dir.path()).unwrap();
         log.append([body("a")].iter().map(Vec::as_slice)).unwrap();
-        let good = std::mem::replace(&mut log.file, OpenOptions::new().append(true).open("/dev/full").unwrap());
+        let good =
+            std::mem::replace(&mut log.file, OpenOptions::new().append(true).open("/dev/full").unwrap());
         let error = log.append([body("b")].iter().map(Vec::as_slice)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::ENOSPC as i32));
         log.file = good;

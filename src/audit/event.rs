@@ -70,7 +70,11 @@ mod tests {
                 for part in text.split("event = \"").skip(1) {
                     let name = part.split('"').next().unwrap();
                     if name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !name.is_empty() {
-                        assert!(Event::ALL.iter().any(|event| event.name() == name), "{name} in {}", path.display());
+                        assert!(
+                            Event::ALL.iter().any(|event| event.name() == name),
+                            "{name} in {}",
+                            path.display()
+                        );
                         *seen += 1;
                     }
                 }

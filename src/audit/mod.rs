@@ -91,7 +91,11 @@ impl Audit {
     }
 
     /// Writes down who asked about which token, and the answer.
-    pub async fn introspection(&self, asker: &Agent, answer: Introspection) -> Result<Recorded<Introspection>, Unrecorded> {
+    pub async fn introspection(
+        &self,
+        asker: &Agent,
+        answer: Introspection,
+    ) -> Result<Recorded<Introspection>, Unrecorded> {
         self.write(&Record::of_introspection(asker, &answer, self.clock.now())).await?;
         Ok(Recorded(answer))
     }
@@ -128,7 +132,9 @@ impl Audit {
         let (done, written) = oneshot::channel();
         match self.queue.try_send(Job { body, done: Some(done) }) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(Unrecorded("too many decisions wait for the disk".into())),
+            Err(TrySendError::Full(_)) => {
+                return Err(Unrecorded("too many decisions wait for the disk".into()));
+            }
             Err(TrySendError::Disconnected(_)) => return Err(Unrecorded("its thread has ended".into())),
         }
         match tokio::time::timeout(PATIENCE, written).await {

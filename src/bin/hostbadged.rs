@@ -31,7 +31,11 @@ const LANES_MOST: usize = 8;
 
 /// Vouches for the AI agents on this host: owns its TPM and serves short-lived tokens over a Unix socket.
 #[derive(Parser)]
-#[command(name = "hostbadged", version, after_help = "Start with no configuration at all, or try it out with --dev DIR.")]
+#[command(
+    name = "hostbadged",
+    version,
+    after_help = "Start with no configuration at all, or try it out with --dev DIR."
+)]
 struct Arguments {
     /// Configuration file [default: /etc/hostbadge/hostbadged.toml, where it exists]
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
@@ -112,7 +116,8 @@ fn run(arguments: &Arguments, config: Config, missing: &[String]) -> Result<(), 
         tracing::error!(event = "agents-rejected", "{fault}");
     }
 
-    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(8).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().max_blocking_threads(8).enable_all().build()?;
     let ended = runtime.block_on(serve(arguments.dev.as_deref(), &config, clock, agents, audit, software));
     runtime.shutdown_timeout(Duration::from_secs(1));
     journal.flush(Duration::from_secs(2));
@@ -138,8 +143,7 @@ async fn serve(
         deadline: config.tpm.deadline,
         ..TpmConfig::default()
     };
-    let (keeper, view) =
-        Keeper::new(tpm, config.paths.state.clone(), naming, issuer.clone(), clock.clone());
+    let (keeper, view) = Keeper::new(tpm, config.paths.state.clone(), naming, issuer.clone(), clock.clone());
 
     let limits = &config.limits;
     let limiter = Limiter::new(
@@ -156,11 +160,18 @@ async fn serve(
         trouble: view.trouble.clone(),
     };
 
-    let group = nix::unistd::Group::from_name(&config.admin.group).ok().flatten().map(|group| group.gid.as_raw());
+    let group =
+        nix::unistd::Group::from_name(&config.admin.group).ok().flatten().map(|group| group.gid.as_raw());
     let gate = Gate { group, developer: dev.map(|_| nix::unistd::geteuid().as_raw()) };
     let sockets = daemon::open_sockets(&config.paths.run, group)?;
-    let crowd = Crowd::new(limits.connections.min(daemon::connections_that_fit()), limits.connections_per_uid);
-    let status = Status { started: clock.now(), audit: config.paths.audit.clone(), crowd: crowd.clone(), tpm: view.facts };
+    let crowd =
+        Crowd::new(limits.connections.min(daemon::connections_that_fit()), limits.connections_per_uid);
+    let status = Status {
+        started: clock.now(),
+        audit: config.paths.audit.clone(),
+        crowd: crowd.clone(),
+        tpm: view.facts,
+    };
     let admin = Api::Admin(Arc::new(Admin { road: road.clone(), gate, status: Arc::new(status) }));
     let agent = Api::Agent(Arc::new(AgentApi { road: road.clone() }));
 
@@ -179,7 +190,9 @@ async fn serve(
     let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
     let version = env!("CARGO_PKG_VERSION");
     // A log that cannot be written is told by status and by each refusal; it is no reason not to start.
-    let _ = audit.event(Event::DaemonStarted, &format!("hostbadged {version} serves {}", config.paths.run.display())).await;
+    let _ = audit
+        .event(Event::DaemonStarted, &format!("hostbadged {version} serves {}", config.paths.run.display()))
+        .await;
     daemon::ready(&summary(&road));
     if let Some(dir) = dev {
         introduce(dir, config, &road);

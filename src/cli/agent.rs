@@ -47,8 +47,12 @@ async fn list(common: &Common) -> Result<ExitCode, Failure> {
 
 fn row(agent: &Value) -> Vec<String> {
     let text = |name: &str| agent[name].as_str().unwrap_or("-").to_owned();
-    let audiences: Vec<&str> =
-        agent["grants"].as_array().into_iter().flatten().filter_map(|grant| grant["audience"].as_str()).collect();
+    let audiences: Vec<&str> = agent["grants"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|grant| grant["audience"].as_str())
+        .collect();
     vec![text("name"), text("owner"), conditions(&agent["match"]), audiences.join(" ")]
 }
 
@@ -73,10 +77,16 @@ async fn show(common: &Common, name: &str) -> Result<ExitCode, Failure> {
     }
     lines.add("match", conditions(&agent["match"]));
     for grant in agent["grants"].as_array().into_iter().flatten() {
-        let scopes: Vec<&str> = grant["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let scopes: Vec<&str> =
+            grant["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         lines.add(
             "grant",
-            format!("{}, at most {} s: {}", grant["audience"].as_str().unwrap_or_default(), grant["ttl"], scopes.join(" ")),
+            format!(
+                "{}, at most {} s: {}",
+                grant["audience"].as_str().unwrap_or_default(),
+                grant["ttl"],
+                scopes.join(" ")
+            ),
         );
     }
     lines.print();
@@ -111,7 +121,8 @@ async fn reload(common: &Common) -> Result<ExitCode, Failure> {
     }
     let mut lines = Lines::default();
     for what in ["added", "changed", "removed"] {
-        let names: Vec<&str> = answer[what].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let names: Vec<&str> =
+            answer[what].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         lines.add(what, if names.is_empty() { "none".to_owned() } else { names.join(", ") });
     }
     lines.print();

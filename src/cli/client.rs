@@ -47,7 +47,8 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Option<&Value
         let reply = sender.send_request(request).await.map_err(|e| broken(&e))?;
         let status = reply.status();
         let text = Limited::new(reply.into_body(), MOST).collect().await.map_err(|e| broken(&e))?.to_bytes();
-        let value = serde_json::from_slice(&text).map_err(|e| broken(&format!("the answer is not JSON: {e}")))?;
+        let value =
+            serde_json::from_slice(&text).map_err(|e| broken(&format!("the answer is not JSON: {e}")))?;
         Ok((status, value))
     };
     let (status, value) = match tokio::time::timeout(PATIENCE, talk).await {

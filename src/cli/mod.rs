@@ -42,7 +42,13 @@ struct Common {
     json: bool,
 
     /// The agent socket
-    #[arg(long, global = true, value_name = "PATH", env = "HOSTBADGE_SOCKET", default_value = "/run/hostbadge/agent.sock")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "HOSTBADGE_SOCKET",
+        default_value = "/run/hostbadge/agent.sock"
+    )]
     socket: PathBuf,
 
     /// The admin socket

@@ -23,7 +23,10 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
     if let Some(trouble) = answer["trouble"].as_str() {
         lines.add("trouble", trouble);
     }
-    lines.add("daemon", format!("{}, pid {}, since {}", text(&answer["version"]), answer["pid"], text(&answer["started"])));
+    lines.add(
+        "daemon",
+        format!("{}, pid {}, since {}", text(&answer["version"]), answer["pid"], text(&answer["started"])),
+    );
     let host = &answer["host"];
     lines.add("host", text(&host["id"]));
     lines.add("trust domain", text(&host["trust_domain"]));
@@ -33,7 +36,16 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
     }
     lines.add("posture", text(&answer["posture"]));
     for key in answer["keys"].as_array().into_iter().flatten() {
-        lines.add("key", format!("{} {}, {}, since {}", text(&key["alg"]), text(&key["kid"]), text(&key["state"]), text(&key["created"])));
+        lines.add(
+            "key",
+            format!(
+                "{} {}, {}, since {}",
+                text(&key["alg"]),
+                text(&key["kid"]),
+                text(&key["state"]),
+                text(&key["created"])
+            ),
+        );
     }
     let agents = &answer["agents"];
     lines.add("agents", format!("{}, read {}", agents["agents"], text(&agents["at"])));
@@ -42,7 +54,9 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
     }
     let audit = &answer["audit"];
     match audit["problem"].as_str() {
-        Some(problem) => lines.add("audit", format!("cannot be written: {problem}; nothing is issued until it can")),
+        Some(problem) => {
+            lines.add("audit", format!("cannot be written: {problem}; nothing is issued until it can"))
+        }
         None => lines.add("audit", format!("{} lines", audit["last"])),
     };
     let journal = &answer["journal"];

@@ -46,7 +46,8 @@ pub fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
         _ => standard_input()?,
     };
     let keys = bounded(&arguments.jwks)?;
-    let keys = Jwks::parse(&keys).map_err(|e| Failure::Local(format!("{}: {e}", arguments.jwks.display())))?;
+    let keys =
+        Jwks::parse(&keys).map_err(|e| Failure::Local(format!("{}: {e}", arguments.jwks.display())))?;
     let expected =
         Expectation { issuer: arguments.issuer.as_deref(), audience: arguments.audience.as_deref() };
     let now = Clock::System.now();
@@ -68,7 +69,14 @@ pub fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
             lines.add("subject", claims.sub.as_str());
             lines.add("agent", claims.client_id.as_str());
             lines.add("scope", claims.scope.as_str());
-            lines.add("expires", format!("{} (in {} s)", Timestamp::from_secs(claims.exp), claims.exp.saturating_sub(now.secs())));
+            lines.add(
+                "expires",
+                format!(
+                    "{} (in {} s)",
+                    Timestamp::from_secs(claims.exp),
+                    claims.exp.saturating_sub(now.secs())
+                ),
+            );
             lines.add("jti", claims.jti.as_str());
             lines.add("hostbadge", verified.all["hostbadge"].to_string());
             lines.print();
@@ -83,7 +91,10 @@ fn checked(value: &str, expected: bool) -> String {
 
 fn standard_input() -> Result<String, Failure> {
     let mut text = String::new();
-    std::io::stdin().take(MOST).read_to_string(&mut text).map_err(|e| Failure::Local(format!("standard input: {e}")))?;
+    std::io::stdin()
+        .take(MOST)
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::Local(format!("standard input: {e}")))?;
     Ok(text)
 }
 

@@ -18,7 +18,8 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
             lines.add("agent", agent);
         }
         None => {
-            let names: Vec<&str> = answer["agents"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let names: Vec<&str> =
+                answer["agents"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             lines.add("agents", format!("{} (name one with --agent)", names.join(", ")));
         }
     }
@@ -32,7 +33,10 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
     }
     let host = &answer["host"];
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
-    lines.add("host", format!("{} ({} TPM, posture {})", text(&host["id"]), text(&host["tpm"]), text(&host["posture"])));
+    lines.add(
+        "host",
+        format!("{} ({} TPM, posture {})", text(&host["id"]), text(&host["tpm"]), text(&host["posture"])),
+    );
     lines.print();
     Ok(ExitCode::SUCCESS)
 }

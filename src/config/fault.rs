@@ -41,7 +41,8 @@ impl Source {
     /// Reads a TOML file: bounded, UTF-8, a regular file that not everybody may write to.
     pub fn read(path: &Path) -> Result<Source, Fault> {
         let whole = |what: String| Fault { file: path.to_owned(), line: None, what };
-        let file = File::open(path).map_err(|e| whole(format!("cannot be read ({e}); mend its owner or mode")))?;
+        let file =
+            File::open(path).map_err(|e| whole(format!("cannot be read ({e}); mend its owner or mode")))?;
         let meta = file.metadata().map_err(|e| whole(e.to_string()))?;
         if !meta.is_file() {
             return Err(whole("is not a regular file; put the file itself here".into()));
@@ -55,7 +56,8 @@ impl Source {
             return Err(whole(format!("is larger than {} KiB; split it", LARGEST / 1024)));
         }
         let text = String::from_utf8(bytes).map_err(|e| {
-            let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+            let line =
+                1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
             Fault { file: path.to_owned(), line: Some(line), what: "is not UTF-8; save it as UTF-8".into() }
         })?;
         Ok(Source { path: path.to_owned(), text })
@@ -87,7 +89,10 @@ pub fn writable_by_others(meta: &std::fs::Metadata) -> Option<String> {
     }
     let own = nix::unistd::geteuid().as_raw();
     if meta.uid() != 0 && meta.uid() != own {
-        return Some(format!("belongs to uid {}, who could change it at any time; chown it to root", meta.uid()));
+        return Some(format!(
+            "belongs to uid {}, who could change it at any time; chown it to root",
+            meta.uid()
+        ));
     }
     None
 }
@@ -116,7 +121,11 @@ mod tests {
 
     #[test]
     fn faults_name_their_line() {
-        assert!(fault(b"\n\nname = 3\n").starts_with("/f.toml:3: invalid type: integer"), "{}", fault(b"\n\nname = 3\n"));
+        assert!(
+            fault(b"\n\nname = 3\n").starts_with("/f.toml:3: invalid type: integer"),
+            "{}",
+            fault(b"\n\nname = 3\n")
+        );
         assert!(fault(b"name = \"a\"\nnmae = 1\n").starts_with("/f.toml:2: unknown field `nmae`"));
         assert!(fault(b"name = \"a\nx").starts_with("/f.toml:2: "), "{}", fault(b"name = \"a\nx"));
         assert!(fault(b"name = \"a\"\nname = \"b\"\n").starts_with("/f.toml:2: duplicate key"));

@@ -16,7 +16,7 @@ pub use fault::{Fault, Source, writable_by_others};
 pub const SYSTEM_FILE: &str = "/etc/hostbadge/hostbadged.toml";
 
 /// What the daemon runs with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// SPIFFE trust domain; none means `<host-id>.internal`.
     pub trust_domain: Option<String>,
@@ -102,20 +102,6 @@ pub struct Admin {
 }
 
 // === defaults ===
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            trust_domain: None,
-            issuer: None,
-            paths: Paths::default(),
-            tpm: Tpm::default(),
-            limits: Limits::default(),
-            log: Log::default(),
-            admin: Admin::default(),
-        }
-    }
-}
 
 impl Default for Paths {
     fn default() -> Self {
@@ -283,7 +269,9 @@ impl Config {
 fn check_trust_domain(domain: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
     if domain.is_empty() || domain.len() > 80 || !domain.chars().all(fine) {
-        return Err("trust_domain is a name like \"example.org\": a-z 0-9 . - _, at most 80 characters".into());
+        return Err(
+            "trust_domain is a name like \"example.org\": a-z 0-9 . - _, at most 80 characters".into()
+        );
     }
     Ok(())
 }
@@ -297,7 +285,10 @@ fn check_issuer(issuer: &str) -> Result<(), String> {
         {
             Ok(())
         }
-        _ => Err("issuer is an https URL without query, fragment or final slash, like \"https://id.example.org\"".into()),
+        _ => Err(
+            "issuer is an https URL without query, fragment or final slash, like \"https://id.example.org\""
+                .into(),
+        ),
     }
 }
 
@@ -328,7 +319,9 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     let text = String::deserialize(deserializer)?;
     match humantime::parse_duration(&text) {
         Ok(d) if !d.is_zero() && d <= Duration::from_secs(86_400) => Ok(d),
-        _ => Err(serde::de::Error::custom(format!("\"{text}\" is no duration; give one like \"5s\" or \"250ms\""))),
+        _ => Err(serde::de::Error::custom(format!(
+            "\"{text}\" is no duration; give one like \"5s\" or \"250ms\""
+        ))),
     }
 }
 
@@ -357,7 +350,9 @@ mod tests {
 
     #[test]
     fn every_fault_is_reported_with_its_line() {
-        let faults = read("trust_domain = \"Example Org\"\nissuer = \"http://x\"\n[paths]\nstate = \"var\"\n").unwrap_err();
+        let faults =
+            read("trust_domain = \"Example Org\"\nissuer = \"http://x\"\n[paths]\nstate = \"var\"\n")
+                .unwrap_err();
         let lines: Vec<&str> = faults.lines().collect();
         assert!(lines[0].starts_with("/c.toml:1: trust_domain is"), "{faults}");
         assert!(lines[1].starts_with("/c.toml:2: issuer is"), "{faults}");
@@ -366,7 +361,9 @@ mod tests {
 
     #[test]
     fn units_and_unknown_keys_are_faults() {
-        assert!(read("[tpm]\ndeadline = \"5 parsecs\"").unwrap_err().contains(":2: \"5 parsecs\" is no duration"));
+        assert!(
+            read("[tpm]\ndeadline = \"5 parsecs\"").unwrap_err().contains(":2: \"5 parsecs\" is no duration")
+        );
         assert!(read("[limits]\nrate = -1").unwrap_err().contains(":2:"));
         assert!(read("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
         assert!(read("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));

@@ -80,8 +80,9 @@ impl Keeper {
     async fn open(&self) -> Tpm {
         loop {
             let opened = issue::stored_objects(&self.state_dir).and_then(|stored| {
-                Tpm::open(self.config.clone(), stored)
-                    .map_err(|e| issue::Error::Key(format!("{}: {e}", self.state_dir.join("tpm.json").display())))
+                Tpm::open(self.config.clone(), stored).map_err(|e| {
+                    issue::Error::Key(format!("{}: {e}", self.state_dir.join("tpm.json").display()))
+                })
             });
             match opened {
                 Ok(tpm) => {

@@ -22,7 +22,11 @@ pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets>
         None => bind(run, socket),
     };
     let agent = open(Socket { name: "agent", mode: 0o666, group: None })?;
-    let admin = open(Socket { name: "admin", mode: if admin_group.is_some() { 0o660 } else { 0o600 }, group: admin_group })?;
+    let admin = open(Socket {
+        name: "admin",
+        mode: if admin_group.is_some() { 0o660 } else { 0o600 },
+        group: admin_group,
+    })?;
     if let Some(name) = passed.keys().next() {
         return Err(io::Error::other(format!(
             "systemd passed a socket named \"{name}\", which hostbadged does not know; FileDescriptorName= is agent or admin"

@@ -42,7 +42,18 @@ impl Documents {
             grant_types_supported: ["client_credentials"],
             subject_types_supported: ["public"],
             id_token_signing_alg_values_supported: ["ES256"],
-            claims_supported: ["iss", "sub", "client_id", "aud", "iat", "nbf", "exp", "jti", "scope", "hostbadge"],
+            claims_supported: [
+                "iss",
+                "sub",
+                "client_id",
+                "aud",
+                "iat",
+                "nbf",
+                "exp",
+                "jti",
+                "scope",
+                "hostbadge",
+            ],
         };
         let text = |value: serde_json::Result<Vec<u8>>| {
             value.map(Bytes::from).map_err(|e| Error::Key(e.to_string()))

@@ -34,7 +34,13 @@ struct Confirmation {
 }
 
 /// Has the TPM endorse `key`. The host key's thumbprint is the `kid`.
-pub async fn endorse(tpm: &Tpm, host_id: &str, host_key: &Jwk, key: &Jwk, now: Timestamp) -> Result<String, Error> {
+pub async fn endorse(
+    tpm: &Tpm,
+    host_id: &str,
+    host_key: &Jwk,
+    key: &Jwk,
+    now: Timestamp,
+) -> Result<String, Error> {
     let header = serde_json::json!({ "alg": "ES256", "kid": host_key.kid, "typ": TYP });
     let statement = Statement {
         iss: host_id.to_owned(),
@@ -62,7 +68,8 @@ pub fn check(endorsement: &str, host_id: &str, host_key: &Jwk, key: &Jwk) -> Res
         return Err(wrong("it is not an endorsement by this host's key"));
     }
     let payload = jws.verify(host_key).map_err(|e| Error::Endorsement(e.to_string()))?;
-    let statement: Statement = serde_json::from_slice(payload).map_err(|e| Error::Endorsement(e.to_string()))?;
+    let statement: Statement =
+        serde_json::from_slice(payload).map_err(|e| Error::Endorsement(e.to_string()))?;
     if statement.iss != host_id || statement.sub != key.kid || statement.cnf.jwk != *key {
         return Err(wrong("it speaks of another key or host"));
     }

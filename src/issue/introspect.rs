@@ -32,15 +32,20 @@ pub struct Introspection {
 
 impl Introspection {
     fn inactive(because: String) -> Introspection {
-        Introspection { active: false, token_type: None, claims: None, inactive_because: Some(because), jti: None }
+        Introspection {
+            active: false,
+            token_type: None,
+            claims: None,
+            inactive_because: Some(because),
+            jti: None,
+        }
     }
 }
 
 impl Standing {
     /// Signature, times, issuer, audience, and whether the agent is still registered for it.
     pub fn introspect(&self, query: &Query, registry: &Registry, now: Timestamp) -> Introspection {
-        let expected =
-            Expectation { issuer: Some(&self.host().issuer), audience: query.audience.as_deref() };
+        let expected = Expectation { issuer: Some(&self.host().issuer), audience: query.audience.as_deref() };
         let keys = &self.documents().keys;
         let verified = match verify::verify(&query.token, keys, now, false, expected) {
             Ok(verified) => verified,
@@ -48,12 +53,17 @@ impl Standing {
         };
         let claims = &verified.claims;
         let mut answer = match registry.find(&claims.client_id) {
-            None => Introspection::inactive(format!("agent \"{}\" is not registered any more", claims.client_id)),
+            None => {
+                Introspection::inactive(format!("agent \"{}\" is not registered any more", claims.client_id))
+            }
             Some(entry) if self.host().spiffe_id(entry) != claims.sub => {
                 Introspection::inactive(format!("agent \"{}\" is another one now", claims.client_id))
             }
             Some(entry) if !entry.grants.iter().any(|grant| grant.audience == claims.aud) => {
-                Introspection::inactive(format!("agent \"{}\" has no grant for its audience any more", claims.client_id))
+                Introspection::inactive(format!(
+                    "agent \"{}\" has no grant for its audience any more",
+                    claims.client_id
+                ))
             }
             Some(_) => Introspection {
                 active: true,

@@ -69,7 +69,10 @@ impl Standing {
     pub fn token(&self, permit: Permit, now: Timestamp) -> Result<Token, Refusal> {
         let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
         token::mint(self, permit, now).map_err(|e| {
-            Refusal::new(Reason::ServerError, e.to_string()).by(agent.peer()).of(agent.name()).about(&audience)
+            Refusal::new(Reason::ServerError, e.to_string())
+                .by(agent.peer())
+                .of(agent.name())
+                .about(&audience)
         })
     }
 

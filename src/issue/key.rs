@@ -30,7 +30,8 @@ impl IssuingKey {
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random)
             .map_err(|e| Error::Key(e.to_string()))?;
-        let point: [u8; 65] = pair.public_key().as_ref().try_into().map_err(|_| Error::Key("not P-256".into()))?;
+        let point: [u8; 65] =
+            pair.public_key().as_ref().try_into().map_err(|_| Error::Key("not P-256".into()))?;
         Ok(IssuingKey { jwk: Jwk::from_point(&point), pair, random, created })
     }
 

@@ -83,7 +83,11 @@ pub async fn establish(tpm: &Tpm, state: &Path, naming: &Naming, clock: &Clock) 
         let objects = tpm.provision().await?;
         // On disk before first use: an identity that was used and lost would be worse than none.
         store::write(&objects_file(state), VERSION, &Provisioned { objects })?;
-        tracing::info!(event = "host-provisioned", "made the host key and the AK in the TPM: host {}", facts.host_id);
+        tracing::info!(
+            event = "host-provisioned",
+            "made the host key and the AK in the TPM: host {}",
+            facts.host_id
+        );
         facts = tpm.facts().await?;
     }
     let point = facts.host_key.ok_or_else(|| Error::Key("the TPM shows no host key".into()))?;
@@ -95,7 +99,9 @@ pub async fn establish(tpm: &Tpm, state: &Path, naming: &Naming, clock: &Clock) 
         Some(sealed) => {
             let foreign = |what: String| Error::Foreign { path: path.clone(), what };
             let pkcs8 = open(&kek, &sealed).ok_or_else(|| {
-                foreign("does not open under this TPM's sealed key; it is another host's or was changed".into())
+                foreign(
+                    "does not open under this TPM's sealed key; it is another host's or was changed".into(),
+                )
             })?;
             let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(sealed.created))?;
             if key.kid() != sealed.kid {
@@ -125,11 +131,20 @@ fn seal(kek: &[u8; 32], key: &IssuingKey, pkcs8: &[u8], endorsement: String) -> 
     let mut text = Zeroizing::new(Vec::with_capacity(pkcs8.len() + AES_256_GCM.tag_len()));
     text.extend_from_slice(pkcs8);
     cipher(kek)?
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(key.kid().as_bytes()), &mut *text)
+        .seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(key.kid().as_bytes()),
+            &mut *text,
+        )
         .map_err(|_| Error::Random)?;
     let mut bytes = nonce.to_vec();
     bytes.extend_from_slice(&text);
-    Ok(Sealed { kid: key.kid().to_owned(), created: key.created().secs(), key: BASE64.encode(&bytes), endorsement })
+    Ok(Sealed {
+        kid: key.kid().to_owned(),
+        created: key.created().secs(),
+        key: BASE64.encode(&bytes),
+        endorsement,
+    })
 }
 
 fn open(kek: &[u8; 32], sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
@@ -137,7 +152,8 @@ fn open(kek: &[u8; 32], sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
     let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>()?;
     let mut text = Zeroizing::new(text.to_vec());
     let aad = Aad::from(sealed.kid.as_bytes());
-    let length = cipher(kek).ok()?.open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut text).ok()?.len();
+    let length =
+        cipher(kek).ok()?.open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut text).ok()?.len();
     text.truncate(length);
     Some(text)
 }

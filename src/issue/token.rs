@@ -92,7 +92,8 @@ struct Private<'a> {
 
 /// The first part of every token of one key, dot included.
 pub(super) fn encoded_header(kid: &str) -> Result<String, Error> {
-    let header = serde_json::to_vec(&Header { alg: "ES256", kid, typ: "at+jwt" }).map_err(|e| Error::Key(e.to_string()))?;
+    let header = serde_json::to_vec(&Header { alg: "ES256", kid, typ: "at+jwt" })
+        .map_err(|e| Error::Key(e.to_string()))?;
     Ok(BASE64URL_NOPAD.encode(&header) + ".")
 }
 

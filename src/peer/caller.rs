@@ -24,7 +24,9 @@ enum Hold {
     /// By number, right after accept.
     Numbered(OwnedFd),
     /// Handed on to `Seen`.
-    Moved { pinned: bool },
+    Moved {
+        pinned: bool,
+    },
     Lost(Error),
 }
 
@@ -120,7 +122,13 @@ impl Caller {
     }
 }
 
-fn describe(credentials: Credentials, groups: &[u32], pinned: bool, process: &Process, sighting: &Sighting) -> Peer {
+fn describe(
+    credentials: Credentials,
+    groups: &[u32],
+    pinned: bool,
+    process: &Process,
+    sighting: &Sighting,
+) -> Peer {
     let (unit, invocation) = sighting.unit();
     Peer(Arc::new(Facts {
         pid: credentials.pid,

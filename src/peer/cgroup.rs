@@ -65,7 +65,10 @@ mod tests {
     #[test]
     fn version_2() {
         assert_eq!(unit(b"0::/system.slice/researcher.service\n").as_deref(), Some("researcher.service"));
-        assert_eq!(unit(b"0::/system.slice/agents.slice/a@1.service/worker\n").as_deref(), Some("a@1.service"));
+        assert_eq!(
+            unit(b"0::/system.slice/agents.slice/a@1.service/worker\n").as_deref(),
+            Some("a@1.service")
+        );
         assert_eq!(unit(b"0::/init.scope\n").as_deref(), Some("init.scope"));
         assert_eq!(unit(b"0::/\n"), None);
     }
@@ -107,7 +110,10 @@ mod tests {
         };
         link("a.service", "0123456789abcdef0123456789ABCDEF");
         link("b.service", "../../etc/passwd");
-        assert_eq!(invocation_in(dir.path(), "a.service").as_deref(), Some("0123456789abcdef0123456789abcdef"));
+        assert_eq!(
+            invocation_in(dir.path(), "a.service").as_deref(),
+            Some("0123456789abcdef0123456789abcdef")
+        );
         assert_eq!(invocation_in(dir.path(), "b.service"), None);
         assert_eq!(invocation_in(dir.path(), "c.service"), None);
     }

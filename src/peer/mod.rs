@@ -93,7 +93,9 @@ pub enum Error {
     Raced,
     #[error("the process changed its user or group after it connected; connect again")]
     Changed,
-    #[error("the process is in a pid namespace that this host cannot see into; call from the host or from a child namespace")]
+    #[error(
+        "the process is in a pid namespace that this host cannot see into; call from the host or from a child namespace"
+    )]
     OtherNamespace,
     #[error("the kernel would not say who is calling ({0})")]
     Kernel(nix::errno::Errno),

@@ -41,8 +41,12 @@ impl Process {
     /// Takes hold of the process behind `pidfd`.
     pub fn open(pidfd: OwnedFd, pid: i32) -> Result<Process, Error> {
         let none = Mode::empty();
-        let dir = open(format!("/proc/{pid}").as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, none)
-            .map_err(gone)?;
+        let dir = open(
+            format!("/proc/{pid}").as_str(),
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            none,
+        )
+        .map_err(gone)?;
         let file = |name: &str| {
             openat(&dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, none).map(File::from).map_err(gone)
         };
@@ -76,7 +80,8 @@ impl Process {
 
     /// When the process started, in clock ticks since boot: tells a process from a later one of the same number.
     pub fn start_time(&self) -> Result<u64, Error> {
-        let stat = openat(&self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(gone)?;
+        let stat =
+            openat(&self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(gone)?;
         let mut text = [0; 1024];
         let length = File::from(stat).read_at(&mut text, 0).map_err(|_| Error::Gone)?;
         start_time(&text[..length]).ok_or(Error::Raced)
@@ -149,7 +154,8 @@ mod tests {
 
     #[test]
     fn effective_ids_are_the_second() {
-        let status = b"Name:\tUid: 0 0\nState:\tS\nUid:\t1000\t1001\t1002\t1003\nGid:\t5\t6\t7\t8\nGroups:\t1\n";
+        let status =
+            b"Name:\tUid: 0 0\nState:\tS\nUid:\t1000\t1001\t1002\t1003\nGid:\t5\t6\t7\t8\nGroups:\t1\n";
         assert_eq!(effective_ids(status), Some((1001, 6)));
         assert_eq!(effective_ids(b"Uid:\t1"), None);
     }

@@ -81,7 +81,10 @@ pub fn decide(agent: Agent, posture: Posture, ask: Ask) -> Result<Permit, Refusa
         Refusal::new(reason, what).by(agent.peer()).of(agent.name()).about(&ask.audience)
     };
     let Some(grant) = agent.entry().grants.iter().find(|grant| grant.audience == ask.audience) else {
-        return Err(refuse(Reason::InvalidTarget, format!("agent \"{}\" has no grant for this audience", agent.name())));
+        return Err(refuse(
+            Reason::InvalidTarget,
+            format!("agent \"{}\" has no grant for this audience", agent.name()),
+        ));
     };
     let scope = match &ask.scopes {
         None => join(grant.scopes.iter()),

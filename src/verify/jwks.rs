@@ -48,7 +48,9 @@ impl Jwk {
         if self.kid != thumbprint(&self.x, &self.y) {
             return Err(fault("is not named by its RFC 7638 thumbprint"));
         }
-        let half = |text: &str| -> Option<[u8; 32]> { BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok() };
+        let half = |text: &str| -> Option<[u8; 32]> {
+            BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
+        };
         let (Some(x), Some(y)) = (half(&self.x), half(&self.y)) else {
             return Err(fault("has coordinates that are not 32 bytes of base64url"));
         };
@@ -89,7 +91,8 @@ mod tests {
     /// The P-256 key of RFC 7517 appendix A.1, whose thumbprint other libraries give as well.
     #[test]
     fn thumbprints_agree_with_other_libraries() {
-        let (x, y) = ("MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM");
+        let (x, y) =
+            ("MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM");
         assert_eq!(thumbprint(x, y), "cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s");
     }
 

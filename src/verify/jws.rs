@@ -36,7 +36,9 @@ impl<'a> Jws<'a> {
         let (signed, signature) = text.rsplit_once('.').ok_or_else(|| shape("no dots"))?;
         let (header, payload) = signed.split_once('.').ok_or_else(|| shape("only one dot"))?;
         let decode = |part: &str, name: &str| {
-            BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| Error::Shape(format!("the {name} is not base64url")))
+            BASE64URL_NOPAD
+                .decode(part.as_bytes())
+                .map_err(|_| Error::Shape(format!("the {name} is not base64url")))
         };
         let header = decode(header, "header")?;
         let header: Header =
@@ -44,7 +46,12 @@ impl<'a> Jws<'a> {
         if header.alg != "ES256" {
             return Err(Error::Shape(format!("algorithm \"{}\" is not ES256", header.alg.escape_debug())));
         }
-        Ok(Jws { header, signed, payload: decode(payload, "payload")?, signature: decode(signature, "signature")? })
+        Ok(Jws {
+            header,
+            signed,
+            payload: decode(payload, "payload")?,
+            signature: decode(signature, "signature")?,
+        })
     }
 
     pub fn kid(&self) -> &str {

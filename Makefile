@@ -1,0 +1,41 @@
+# The one entry for people and for CI. `make help` lists what there is.
+
+CARGO ?= cargo
+DEV ?= $(CURDIR)/dev
+PACKAGES = build-essential pkg-config libtss2-dev libtss2-tcti-device0 swtpm swtpm-tools tpm2-tools curl jq \
+	python3 python3-venv python3-pip systemd util-linux
+
+.PHONY: help deps build demo run test lint bench deny clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install the system packages that building and testing need (as root, or by sudo)
+	@scripts/install-packages $(PACKAGES)
+
+build: deps ## build both programs
+	$(CARGO) build --locked
+
+demo: build ## the main job, on an embedded software TPM: a token for an agent, nothing for a stranger, the record
+	@scripts/demo
+
+run: build ## leave a development host running in ./dev, and print the line of curl to try
+	target/debug/hostbadged --dev $(DEV)
+
+lint: ## format and clippy, warnings as errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+test: deps lint ## everything that must hold: format, clippy, unit and integration tests on a real software TPM
+	$(CARGO) test --locked
+
+bench: deps ## what a token costs, as multiples of a raw signature and of a bare round trip
+	$(CARGO) bench --locked --bench tokens
+
+deny: ## bans, licences and sources of the dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --offline check bans licenses sources
+
+clean: ## remove what was built, and the development host
+	$(CARGO) clean
+	rm -rf $(DEV)
