@@ -117,6 +117,11 @@ impl Unit {
         Unit { name, cgroup, link: None }
     }
 
+    /// Moves a process here, as root alone can.
+    pub fn take_in(&self, pid: &str) {
+        fs::write(self.cgroup.join("cgroup.procs"), pid).unwrap();
+    }
+
     /// Gives the unit an invocation of 32 digits.
     pub fn invoked_as(&mut self, id: &str) {
         let dir = Path::new("/run/systemd/units");
