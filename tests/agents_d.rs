@@ -87,7 +87,10 @@ fn a_reload_is_written_down() {
     host.hang_up();
     let lines = host.audit();
     let line = lines.iter().find(|line| line["event"] == "agents-reloaded").unwrap();
-    assert!(line["detail"].as_str().unwrap().contains("SIGHUP reloaded the agents: added [second]"), "{line}");
+    assert!(
+        line["detail"].as_str().unwrap().contains("SIGHUP reloaded the agents: added [second]"),
+        "{line}"
+    );
     host.agents_file("second", "nonsense");
     assert_eq!(reload(&host).0, 422);
     let line = host.audit().pop().unwrap();
@@ -114,7 +117,8 @@ fn check_prints_every_fault_as_file_and_line() {
     let host = Host::new();
     host.agent("good", "user = 0");
     let run = |host: &Host| {
-        let output = host.command().arg("--check").stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+        let output =
+            host.command().arg("--check").stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
@@ -124,7 +128,10 @@ fn check_prints_every_fault_as_file_and_line() {
 
     let one = host.agents_file("one", "name = \"One\"\n[match]\nunit = \"x\"\n");
     let two = host.agents_file("two", "name = \"two\"\n\n[match\n");
-    let three = host.agents_file("three", &format!("name = \"three\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\nttl = \"2h\"\n"));
+    let three = host.agents_file(
+        "three",
+        &format!("name = \"three\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\nttl = \"2h\"\n"),
+    );
     let (code, _, faults) = run(&host);
     assert_eq!(code, Some(2));
     for (file, line) in [(&one, 1), (&one, 3), (&two, 3), (&three, 6)] {

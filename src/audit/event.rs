@@ -49,6 +49,7 @@ events! {
     TpmSoftwareDied "tpm-software-died" "109fd691efbf435f9ddf126f7e0e9fc0" WARN,
     TpmSoftwareStop "tpm-software-stop" "60cdd26e0da2482ea4cf1de638a6c30e" WARN,
     TpmState "tpm-state" "ee265f497cda410184debd93eefe72db" WARN,
+    TpmSweep "tpm-sweep" "f17db79272a0449f81ac38a4c2a33287" INFO,
 }
 
 #[cfg(test)]
