@@ -1,0 +1,225 @@
+//! Starts, ends and accidents: nothing that was answered is lost, and what is wrong is said.
+
+mod common;
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use common::http::{Connection, jti};
+use common::{API, Host, until_true};
+use nix::sys::signal::{Signal, kill};
+use serde_json::{Value, json};
+
+const TOKEN: &str = "/v1/token";
+
+/// Asks for tokens from several threads until the daemon is gone or `stop` holds; the jti of each that was answered.
+fn load(host: &Host, during: impl FnOnce()) -> HashSet<String> {
+    let socket = host.agent_socket();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (socket, stop) = (&socket, &stop);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(move || {
+                    let mut answered = Vec::new();
+                    let Ok(stream) = UnixStream::connect(socket) else { return answered };
+                    let mut connection = Connection::of(stream);
+                    let ask = common::http::request(
+                        "POST",
+                        TOKEN,
+                        Some("application/json"),
+                        json!({ "audience": API }).to_string().as_bytes(),
+                    );
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        if connection.send(&ask).is_err() {
+                            break;
+                        }
+                        let Some(answer) = connection.hear() else { break };
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        answered.push(jti(answer.json()["access_token"].as_str().unwrap()));
+                    }
+                    answered
+                })
+            })
+            .collect();
+        during();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    })
+}
+
+fn unbounded() -> Host {
+    let host = Host::new();
+    host.configure("[limits]\nrate = 1000000\nburst = 1000000\n");
+    host.agent("r", "user = 0");
+    host
+}
+
+fn recorded(host: &Host) -> HashSet<String> {
+    host.audit().iter().filter_map(|line| line["jti"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn kill_9_of_the_daemon_under_load_loses_nothing_that_was_answered() {
+    let mut host = unbounded();
+    host.start();
+    let before = host.token();
+    let lines = host.path("audit");
+    let mut answered = HashSet::new();
+    let pid = host.pid();
+    answered.extend(load(&host, || {
+        until_true("a few hundred tokens are out", || common::record::text(&lines).lines().count() > 300);
+        kill(pid, Signal::SIGKILL).unwrap();
+    }));
+    host.crash();
+    assert!(answered.len() > 100, "{}", answered.len());
+    host.start();
+    let recorded = recorded(&host);
+    assert!(answered.is_subset(&recorded), "{} answered, {} recorded", answered.len(), recorded.len());
+    assert_eq!(host.introspect(&before)["active"], true, "the key survived");
+}
+
+#[test]
+fn kill_9_of_the_tpm_under_load_stops_no_token_and_it_comes_back_by_itself() {
+    let mut host = unbounded();
+    host.start();
+    let (tpm, lines) = (host.swtpm(), host.path("audit"));
+    let answered = load(&host, || {
+        until_true("tokens are out", || common::record::text(&lines).lines().count() > 100);
+        kill(tpm, Signal::SIGKILL).unwrap();
+        let so_far = common::record::text(&lines).lines().count();
+        until_true("tokens go on", || common::record::text(&lines).lines().count() > so_far + 200);
+    });
+    assert!(answered.is_subset(&recorded(&host)));
+    until_true("the TPM is back", || host.health()["tpm"] == "ready" && host.swtpm() != tpm);
+    assert_eq!(host.health()["status"], "ok");
+}
+
+#[test]
+fn a_stalled_tpm_stops_no_token() {
+    let host = Host::started();
+    let tpm = host.swtpm();
+    kill(tpm, Signal::SIGSTOP).unwrap();
+    assert!(!host.token().is_empty());
+    kill(tpm, Signal::SIGCONT).unwrap();
+    until_true("all is well", || host.health()["status"] == "ok");
+}
+
+#[test]
+fn a_restart_keeps_key_and_chain() {
+    let mut host = Host::started();
+    let token = host.token();
+    let keys = host.get("/.well-known/jwks.json").json();
+    assert!(host.stop().success());
+    host.start();
+    assert_eq!(host.get("/.well-known/jwks.json").json(), keys);
+    assert_eq!(host.introspect(&token)["active"], true);
+    let events: Vec<Value> = host.audit().iter().map(|line| line["event"].clone()).collect();
+    assert_eq!(events.iter().filter(|event| *event == "daemon-started").count(), 2);
+}
+
+#[test]
+fn two_daemons_do_not_share_a_state_directory() {
+    let host = Host::started();
+    let second = host.command().output().unwrap();
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains(&format!("in use by another hostbadged (pid {})", host.pid())), "{said}");
+    assert!(!host.token().is_empty(), "the first serves on");
+}
+
+/// What the caller is told while the host cannot issue.
+fn trouble(host: &Host) -> String {
+    let answer = host.post(TOKEN, json!({ "audience": API }));
+    assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+    assert_eq!(host.health()["status"], "degraded");
+    answer.json()["error_description"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_torn_or_missing_state_file_is_named_and_its_return_heals_without_a_restart() {
+    for file in ["state/tpm.json", "state/issuing.json"] {
+        let mut host = Host::new();
+        host.agent("r", "user = 0");
+        let path = host.path(file);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        host.start();
+        let said = trouble(&host);
+        assert!(said.contains(file) && said.contains("torn"), "{said}");
+        fs::write(&path, &whole).unwrap();
+        until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
+    }
+    let mut host = Host::new();
+    host.agent("r", "user = 0");
+    fs::remove_file(host.path("state/tpm.json")).unwrap();
+    host.start();
+    assert!(
+        trouble(&host).contains("tpm.json is missing") || trouble(&host).contains("tpm.json: is missing")
+    );
+}
+
+#[test]
+fn another_hosts_files_are_not_taken_for_ours() {
+    let other = Host::other();
+    let mut host = Host::new();
+    host.agent("r", "user = 0");
+    fs::copy(other.path("state/issuing.json"), host.path("state/issuing.json")).unwrap();
+    host.start();
+    assert!(trouble(&host).contains("does not open under this TPM's sealed key"));
+
+    let mut host = Host::new();
+    host.agent("r", "user = 0");
+    for file in ["state/issuing.json", "state/tpm.json"] {
+        fs::copy(other.path(file), host.path(file)).unwrap();
+    }
+    host.start();
+    assert!(trouble(&host).contains("the TPM is replaced"), "{}", trouble(&host));
+    assert_eq!(host.status()["tpm"]["state"], "replaced");
+}
+
+/// A small file system of its own at the audit directory; gone when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn at(path: std::path::PathBuf) -> SmallDisk {
+        fs::create_dir_all(&path).unwrap();
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"])
+            .arg(&path)
+            .status();
+        assert!(status.unwrap().success());
+        SmallDisk(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_audit_disk_refuses_and_says_why_and_room_heals_it() {
+    let mut host = unbounded();
+    let disk = SmallDisk::at(host.path("audit"));
+    host.start();
+    fs::write(disk.0.join("ballast"), vec![0; 32 * 1024]).unwrap();
+    let refused = (0..500).find_map(|_| {
+        let answer = host.post(TOKEN, json!({ "audience": API }));
+        (answer.status != 200).then_some(answer)
+    });
+    let refused = refused.expect("the disk fills up");
+    assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
+    let said = refused.json()["error_description"].as_str().unwrap().to_owned();
+    assert!(said.contains("audit log cannot be written") && said.contains("No space left"), "{said}");
+    assert!(host.status()["audit"]["problem"].as_str().unwrap().contains("No space left"));
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    assert!(!host.token().is_empty());
+    assert_eq!(host.health()["status"], "ok");
+    // Reading checks the chain: no half line was left behind.
+    assert!(!host.audit().is_empty());
+    host.stop();
+}
