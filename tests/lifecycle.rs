@@ -123,7 +123,7 @@ fn a_restart_keeps_key_and_chain() {
 #[test]
 fn two_daemons_do_not_share_a_state_directory() {
     let host = Host::started();
-    let second = host.command().output().unwrap();
+    let second = host.command().stderr(std::process::Stdio::piped()).output().unwrap();
     assert!(!second.status.success());
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(said.contains(&format!("in use by another hostbadged (pid {})", host.pid())), "{said}");

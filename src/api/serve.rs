@@ -24,6 +24,8 @@ use crate::peer::Caller;
 
 /// Largest request head.
 const HEAD_MOST: usize = 16 * 1024;
+/// Read of a head before it is judged: closing on what was not read would take the answer back from its sender.
+const READ_MOST: usize = 4 * HEAD_MOST;
 /// A connection on which no whole request head has come for this long is closed.
 const IDLE_MOST: Duration = Duration::from_secs(60);
 /// What is being answered when the daemon ends may take this long.
@@ -47,11 +49,22 @@ impl Api {
         if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
             return reply::fatal(StatusCode::BAD_REQUEST, "a request has exactly one Host header");
         }
+        if head_size(&request) > HEAD_MOST {
+            let what = "a request head has at most 16 KiB";
+            return reply::fatal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, what);
+        }
         match self {
             Api::Agent(api) => api.answer(caller, request).await,
             Api::Admin(api) => api.answer(caller, request).await,
         }
     }
+}
+
+/// What the head took on the wire, but for a few bytes of punctuation.
+fn head_size(request: &Request<Incoming>) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    target + headers.sum::<usize>()
 }
 
 /// One listening socket.
@@ -145,8 +158,9 @@ async fn serve(stream: UnixStream, caller: Caller, seat: Seat, api: Api, stop: C
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_MOST)
-        .max_buf_size(HEAD_MOST)
-        .pipeline_flush(true)
+        // Whoever has said all it will say still wants its answer.
+        .half_close(true)
+        .max_buf_size(READ_MOST)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     // Whatever ends a connection is the caller's affair and was answered where it could be.
