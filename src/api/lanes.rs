@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,9 @@ pub struct Lanes(Vec<Lane>);
 pub struct Lane {
     pub runtime: Handle,
     load: Arc<()>,
+    /// Whether it has answered since it was last asked for a sign of life.
+    answered: Arc<AtomicBool>,
+    stuck: AtomicBool,
 }
 
 /// Counted on its lane while it is held.
@@ -36,9 +40,23 @@ impl Lanes {
             .map(Lanes)
     }
 
-    /// The lane with the fewest connections.
+    /// The lane with the fewest connections; one that is stuck only where all are.
     pub fn quietest(&self) -> Option<&Lane> {
-        self.0.iter().min_by_key(|lane| Arc::strong_count(&lane.load))
+        self.0.iter().min_by_key(|lane| (lane.stuck.load(Ordering::Relaxed), Arc::strong_count(&lane.load)))
+    }
+
+    /// Asks every lane for a sign of life, and tells whether all have answered the last time. To be called every
+    /// second or so: a lane that cannot turn for that long gets no new connections until it does.
+    pub fn look(&self) -> bool {
+        let mut all = true;
+        for lane in &self.0 {
+            let answered = lane.answered.swap(false, Ordering::Relaxed);
+            lane.stuck.store(!answered, Ordering::Relaxed);
+            all &= answered;
+            let answer = lane.answered.clone();
+            lane.runtime.spawn(async move { answer.store(true, Ordering::Relaxed) });
+        }
+        all
     }
 }
 
@@ -55,7 +73,8 @@ impl Lane {
             // Blocking work that hangs, such as on a dead network file system, must not hold up the end.
             runtime.shutdown_background();
         })?;
-        Ok(Lane { runtime: handle, load: Arc::new(()) })
+        let answered = Arc::new(AtomicBool::new(true));
+        Ok(Lane { runtime: handle, load: Arc::new(()), answered, stuck: AtomicBool::new(false) })
     }
 
     pub fn ride(&self) -> Ride {

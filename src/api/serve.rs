@@ -72,7 +72,8 @@ pub struct Server {
     listener: UnixListener,
     api: Api,
     crowd: Arc<Crowd>,
-    lanes: Arc<Lanes>,
+    /// None where connections are served by the thread that accepts them.
+    lanes: Option<Arc<Lanes>>,
     stop: CancellationToken,
     connections: TaskTracker,
 }
@@ -83,7 +84,7 @@ impl Server {
         listener: StdListener,
         api: Api,
         crowd: Arc<Crowd>,
-        lanes: Arc<Lanes>,
+        lanes: Option<Arc<Lanes>>,
         stop: CancellationToken,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
@@ -115,10 +116,15 @@ impl Server {
             let _ = stream.try_write(FULL);
             return;
         };
-        let Some(lane) = self.lanes.quietest() else { return };
+        let (api, stop) = (self.api.clone(), self.stop.clone());
+        let Some(lanes) = &self.lanes else {
+            self.connections.spawn(serve(stream, caller, seat, api, stop));
+            return;
+        };
+        let Some(lane) = lanes.quietest() else { return };
         // Leaves this runtime's poll for the lane's.
         let Ok(stream) = stream.into_std() else { return };
-        let (ride, api, stop) = (lane.ride(), self.api.clone(), self.stop.clone());
+        let ride = lane.ride();
         let connection = async move {
             let _ride = ride;
             if let Ok(stream) = UnixStream::from_std(stream) {

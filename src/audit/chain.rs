@@ -1,160 +1,29 @@
 //! The audit log on disk: JSON lines, numbered, each with the SHA-256 of the line before.
 //!
-//! One thread writes. Whatever waits when it wakes is written by one call, and those who wait are then told; so a
-//! record is with the kernel before its reply leaves, and a crash of the daemon loses nothing. Another thread asks the
-//! disk to keep it, once a second, for the sake of a crash of the machine.
+//! A line is with the kernel before its reply leaves, so a crash of the daemon loses nothing. The disk is asked to keep
+//! it once a second, for the sake of a crash of the machine (`writer.rs`).
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
-use tokio::sync::oneshot;
 
 /// Format of the lines.
 const VERSION: u32 = 1;
 /// A file this large is followed by another.
 const FILE_MOST: u64 = 64 * 1024 * 1024;
-/// Lines written by one call.
-const BATCH: usize = 256;
 /// Longer than any line of ours.
 const LINE_MOST: u64 = 64 * 1024;
 /// What the first line has in place of a digest.
 const NOTHING_BEFORE: [u8; 32] = [0; 32];
 
-/// One line to write, without its number and its link.
-pub(super) struct Job {
-    pub body: Vec<u8>,
-    pub done: Option<oneshot::Sender<Result<(), Problem>>>,
-}
-
-/// Why lines could not be written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Problem(pub Arc<str>);
-
-/// How the log fares.
-#[derive(Debug, Default)]
-pub struct Health {
-    last: AtomicU64,
-    beats: AtomicU64,
-    problem: Mutex<Option<Problem>>,
-}
-
-impl Health {
-    /// Number of the last line; 0 before the first.
-    pub fn last(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
-    }
-
-    /// Goes up at least once a second while the writing thread is alive and not stuck.
-    pub fn beats(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
-    }
-
-    /// Why the last attempt failed, if it did.
-    pub fn problem(&self) -> Option<Problem> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_problem(&self, problem: Option<Problem>) {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
-    }
-}
-
-/// Opens the log and starts its threads. The third part tells what was mended, if anything was.
-pub(super) fn start(dir: &Path, queue: usize) -> io::Result<(SyncSender<Job>, Arc<Health>, Option<String>)> {
-    let (log, recovered) = Log::open(dir)?;
-    let health = Arc::new(Health::default());
-    health.last.store(log.seq, Ordering::Relaxed);
-    let dirty = Arc::new(AtomicBool::new(false));
-    let (sender, receiver) = sync_channel(queue);
-    let current = Arc::new(Mutex::new(log.file.try_clone()?));
-
-    let (health2, dirty2, current2) = (health.clone(), dirty.clone(), current.clone());
-    let alive = Arc::new(());
-    let watched = Arc::downgrade(&alive);
-    std::thread::Builder::new().name("audit".into()).stack_size(256 * 1024).spawn(move || {
-        let _alive = alive;
-        write_lines(log, &receiver, &health2, &dirty2, &current2);
-    })?;
-    std::thread::Builder::new().name("audit-sync".into()).stack_size(128 * 1024).spawn(move || {
-        while watched.strong_count() > 0 {
-            std::thread::park_timeout(Duration::from_secs(1));
-            if dirty.swap(false, Ordering::AcqRel) {
-                let file = current.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
-                // A disk that cannot keep what it took will fail the next write as well, which is told.
-                let _ = file.and_then(|file| file.sync_data());
-            }
-        }
-    })?;
-    Ok((sender, health, recovered))
-}
-
-fn write_lines(
-    mut log: Log,
-    queue: &Receiver<Job>,
-    health: &Health,
-    dirty: &AtomicBool,
-    current: &Mutex<File>,
-) {
-    let mut jobs = Vec::with_capacity(BATCH);
-    loop {
-        health.beats.fetch_add(1, Ordering::Relaxed);
-        match queue.recv_timeout(Duration::from_millis(500)) {
-            Ok(job) => jobs.push(job),
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        while jobs.len() < BATCH
-            && let Ok(job) = queue.try_recv()
-        {
-            jobs.push(job);
-        }
-        let result = log.append(jobs.iter().map(|job| job.body.as_slice()));
-        let result = result.map_err(|e| Problem(e.to_string().into()));
-        let before = health.problem();
-        match &result {
-            Err(problem) if before.as_ref() != Some(problem) => {
-                tracing::error!(
-                    event = "audit-failed",
-                    "{}: {problem}; nothing is issued until it can be written",
-                    log.path.display()
-                );
-                health.set_problem(Some(problem.clone()));
-            }
-            Ok(()) if before.is_some() => {
-                tracing::info!(event = "audit-recovered", "the audit log can be written again");
-                health.set_problem(None);
-            }
-            _ => {}
-        }
-        health.last.store(log.seq, Ordering::Relaxed);
-        for job in jobs.drain(..) {
-            if let Some(done) = job.done {
-                let _ = done.send(result.clone());
-            }
-        }
-        dirty.store(true, Ordering::Release);
-        if log.length >= FILE_MOST
-            && let Ok(()) = log.turn_over()
-            && let Ok(file) = log.file.try_clone()
-        {
-            *current.lock().unwrap_or_else(PoisonError::into_inner) = file;
-        }
-    }
-    let _ = log.file.sync_data();
-}
-
 /// The file being written, and the end of the chain.
-struct Log {
+#[derive(Debug)]
+pub(super) struct Log {
     dir: PathBuf,
     path: PathBuf,
     file: File,
@@ -169,7 +38,7 @@ struct Log {
 
 impl Log {
     /// Finds the end of the chain, setting aside what a crash tore.
-    fn open(dir: &Path) -> io::Result<(Log, Option<String>)> {
+    pub(super) fn open(dir: &Path) -> io::Result<(Log, Option<String>)> {
         let mut recovered = None;
         let (mut seq, mut last) = (0, NOTHING_BEFORE);
         let mut path = dir.join(name(1));
@@ -201,8 +70,33 @@ impl Log {
         ))
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of the last line; 0 before the first.
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Another handle on the file being written.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Writes to another file from now on.
+    #[cfg(test)]
+    pub(super) fn redirect(&mut self, file: File) {
+        self.file = file;
+    }
+
+    /// Whether it is time for another file.
+    pub(super) fn is_full(&self) -> bool {
+        self.length >= FILE_MOST
+    }
+
     /// Appends lines: all of them, or none. After a failure the file ends where it ended before.
-    fn append<'a>(&mut self, bodies: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+    pub(super) fn append<'a>(&mut self, bodies: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
         if self.torn {
             self.file.set_len(self.length)?;
             self.torn = false;
@@ -235,7 +129,7 @@ impl Log {
     }
 
     /// Goes on in a new file. On failure the old one simply grows.
-    fn turn_over(&mut self) -> io::Result<()> {
+    pub(super) fn turn_over(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         let path = self.dir.join(name(self.seq + 1));
         self.file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;

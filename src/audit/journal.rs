@@ -22,6 +22,9 @@ const QUEUE: usize = 4096;
 /// Entries are gathered for this long before they are said, so that a busy road wakes this thread a hundred times a
 /// second and not at each decision.
 const GATHER: Duration = Duration::from_millis(10);
+/// Entries said in one go. More at once than journald's queue holds (512 where systemd has set it) would have this
+/// thread and journald wake each other for every single one.
+const GO: usize = 256;
 const SOCKET: &str = "/run/systemd/journal/socket";
 const IDENTIFIER: &str = "hostbadged";
 
@@ -131,7 +134,7 @@ fn say_all(queue: &Receiver<Message>, dropped: &AtomicU64, say: &dyn Fn(&Note)) 
     let mut told = 0;
     while let Ok(first) = queue.recv() {
         std::thread::park_timeout(GATHER);
-        for message in std::iter::once(first).chain(queue.try_iter()) {
+        for message in std::iter::once(first).chain(queue.try_iter().take(GO)) {
             match message {
                 Message::Note(note) => say(&note),
                 Message::Flush(done) => drop(done.try_send(())),

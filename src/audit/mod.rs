@@ -10,31 +10,27 @@ mod journal;
 mod record;
 mod relay;
 mod tail;
+mod writer;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
-
-use tokio::sync::oneshot;
 
 use crate::agents::{Agent, Changes};
 use crate::clock::Clock;
 use crate::issue::{Introspection, Token};
 use crate::policy::Refusal;
 
-pub use chain::{Health, Problem};
 pub use event::Event;
 pub use journal::{Journal, Note};
 pub use record::Record;
 pub use relay::Relay;
 pub use tail::{Line, tail};
+pub use writer::{Health, Problem};
 
-use chain::Job;
+use writer::{Hand, Writer};
 
-/// How many decisions may wait to be written; one more is refused.
-const QUEUE: usize = 1024;
 /// A disk that takes longer than this is as good as full.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -53,24 +49,38 @@ impl<T> Recorded<T> {
 #[error("the audit log cannot be written: {0}")]
 pub struct Unrecorded(pub String);
 
+/// Ends the log's threads with the last way into it.
+struct Closing(Arc<Writer>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// The way into the record. Cheap to clone.
 #[derive(Clone)]
 pub struct Audit {
-    queue: SyncSender<Job>,
-    health: Arc<Health>,
+    writer: Arc<Closing>,
+    hand: Hand,
     journal: Journal,
     clock: Clock,
 }
 
 impl Audit {
-    /// Opens the log in `dir` and starts its thread. Blocking; a torn end is set aside and said.
+    /// Opens the log in `dir` and starts its threads. Blocking; a torn end is set aside and said.
     pub fn open(dir: &Path, journal: Journal, clock: Clock) -> io::Result<Audit> {
-        let (queue, health, recovered) = chain::start(dir, QUEUE)?;
-        let audit = Audit { queue, health, journal, clock };
+        let (writer, recovered) = Writer::start(dir)?;
+        let audit = Audit { writer: Arc::new(Closing(writer)), hand: Hand::Thread, journal, clock };
         if let Some(what) = recovered {
             audit.note_event(Event::AuditRecovered, what);
         }
         Ok(audit)
+    }
+
+    /// The same for the lanes of the road, which write their own lines while the disk keeps up.
+    pub fn for_lanes(&self) -> Audit {
+        Audit { hand: Hand::Own, ..self.clone() }
     }
 
     /// Writes down a minted token.
@@ -119,7 +129,12 @@ impl Audit {
 
     /// Whether the log can be written, and how far it has come.
     pub fn health(&self) -> &Health {
-        &self.health
+        self.writer.0.health()
+    }
+
+    /// Puts on the disk what was written. Blocking; for the end of the daemon.
+    pub fn sync(&self) {
+        self.writer.0.sync();
     }
 
     pub fn journal(&self) -> &Journal {
@@ -129,14 +144,7 @@ impl Audit {
     /// One line of the log, on its way to the disk when this returns; then the journal.
     async fn write(&self, record: &Record<'_>) -> Result<(), Unrecorded> {
         let body = record.body().map_err(|e| Unrecorded(e.to_string()))?;
-        let (done, written) = oneshot::channel();
-        match self.queue.try_send(Job { body, done: Some(done) }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                return Err(Unrecorded("too many decisions wait for the disk".into()));
-            }
-            Err(TrySendError::Disconnected(_)) => return Err(Unrecorded("its thread has ended".into())),
-        }
+        let written = self.writer.0.submit(body, self.hand).map_err(|e| Unrecorded(e.to_string()))?;
         match tokio::time::timeout(PATIENCE, written).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(problem))) => return Err(Unrecorded(problem.to_string())),
@@ -151,8 +159,8 @@ impl Audit {
     fn note_event(&self, event: Event, what: String) {
         let record = Record::of_event(event, &what, self.clock.now());
         if let Ok(body) = record.body() {
-            // The queue is empty at this time.
-            let _ = self.queue.try_send(Job { body, done: None });
+            // The queue is empty at this time, and nobody is there to be told.
+            let _ = self.writer.0.submit(body, Hand::Thread);
         }
         self.journal.say(record.note());
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use hostbadge::agents::{Agents, Registry};
@@ -118,8 +118,10 @@ fn run(arguments: &Arguments, config: Config, missing: &[String]) -> Result<(), 
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().max_blocking_threads(8).enable_all().build()?;
+    let record = audit.clone();
     let ended = runtime.block_on(serve(arguments.dev.as_deref(), &config, clock, agents, audit, software));
     runtime.shutdown_timeout(Duration::from_secs(1));
+    record.sync();
     journal.flush(Duration::from_secs(2));
     ended
 }
@@ -132,6 +134,7 @@ async fn serve(
     audit: Audit,
     software: Option<SoftwareTpm>,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let signals = Signals::listen()?;
     let issuer = Issuer::default();
     let naming = Naming { trust_domain: config.trust_domain.clone(), issuer: config.issuer.clone() };
     let tpm = TpmConfig {
@@ -173,18 +176,18 @@ async fn serve(
         tpm: view.facts,
     };
     let admin = Api::Admin(Arc::new(Admin { road: road.clone(), gate, status: Arc::new(status) }));
-    let agent = Api::Agent(Arc::new(AgentApi { road: road.clone() }));
+    let agent = Api::Agent(Arc::new(AgentApi { road: Road { audit: audit.for_lanes(), ..road.clone() } }));
 
     let stop = CancellationToken::new();
     let lanes_end = CancellationToken::new();
-    let lanes = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, LANES_MOST);
+    let lanes = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, LANES_MOST);
     let lanes = Arc::new(Lanes::start(lanes, &lanes_end)?);
-    let agent = Server::new(sockets.agent, agent, crowd, lanes.clone(), stop.clone())?;
-    // Seats of their own, so that a crowd at the other door never keeps the administrator out.
-    let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), lanes, stop.clone())?;
+    let agent = Server::new(sockets.agent, agent, crowd, Some(lanes.clone()), stop.clone())?;
+    // Seats and a thread of its own, so that nothing at the other door ever keeps the administrator out.
+    let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), None, stop.clone())?;
     let servers = [tokio::spawn(agent.run()), tokio::spawn(admin.run())];
     tokio::spawn(keeper.keep());
-    tokio::spawn(Pulse { audit: audit.clone() }.beat());
+    tokio::spawn(Pulse { audit: audit.clone(), lanes }.beat());
 
     let mut settled = view.settled;
     let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
@@ -197,8 +200,9 @@ async fn serve(
     if let Some(dir) = dev {
         introduce(dir, config, &road);
     }
+    daemon::release_start();
 
-    until_told_to_stop(&road, software).await?;
+    until_told_to_stop(signals, &road, software).await?;
 
     daemon::stopping();
     let _ = audit.event(Event::DaemonStopping, "hostbadged ends").await;
@@ -214,23 +218,42 @@ async fn serve(
     Ok(())
 }
 
+/// What the daemon is told by signals. Made before anybody is told that it is ready: a signal that nobody listens for
+/// would end it in the middle of things.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// SIGHUP reloads the agents; SIGTERM and SIGINT end the daemon. A development host's TPM is kept alive meanwhile.
-async fn until_told_to_stop(road: &Road, mut software: Option<SoftwareTpm>) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn until_told_to_stop(
+    mut signals: Signals,
+    road: &Road,
+    mut software: Option<SoftwareTpm>,
+) -> io::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            _ = hangup.recv() => {
+            _ = signals.hangup.recv() => {
                 daemon::reloading();
                 if road.reload("SIGHUP").await.is_err() {
                     tracing::error!("the reload could not be written down");
                 }
                 daemon::ready(&summary(road));
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
             _ = tick.tick() => {
                 daemon::tell(&summary(road));
                 software = revive(software).await?;

@@ -5,11 +5,13 @@
 mod harden;
 mod keeper;
 mod logging;
+mod memory;
 mod notify;
 mod sockets;
 
 pub use harden::{connections_that_fit, harden};
 pub use keeper::{Keeper, View};
 pub use logging::start_logging;
+pub use memory::release_start;
 pub use notify::{Pulse, ready, reloading, stopping, tell};
 pub use sockets::{Sockets, open_sockets};

@@ -1,10 +1,12 @@
 //! What systemd is told, sd_notify(3). Without systemd nobody listens, which is no fault.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
+use crate::api::Lanes;
 use crate::audit::Audit;
 
 pub fn ready(status: &str) {
@@ -25,30 +27,32 @@ pub fn stopping() {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
 }
 
-/// Feeds systemd's watchdog while the daemon really gets on.
+/// Looks every second whether the daemon gets on, and feeds systemd's watchdog while it does.
 ///
-/// It does when a task spawned on the runtime runs, and the log's thread turns. A TPM that stalls is a named state
-/// and no reason for a restart, which would not mend it.
+/// It does while every lane turns, and this task runs. A disk or a TPM that stalls is told by name; it is no reason for
+/// a restart, which would not mend it.
 pub struct Pulse {
     pub audit: Audit,
+    pub lanes: Arc<Lanes>,
 }
 
 impl Pulse {
-    /// Runs for ever; returns at once where systemd asks for no watchdog.
+    /// Runs for ever.
     pub async fn beat(self) {
-        let Some(deadline) = sd_notify::watchdog_enabled() else { return };
-        let every = (deadline / 3).max(Duration::from_millis(100));
+        let watchdog = sd_notify::watchdog_enabled();
+        let every = watchdog.map_or(SECOND, |deadline| (deadline / 3).clamp(SECOND / 10, SECOND));
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = None;
         loop {
             ticks.tick().await;
-            let beats = self.audit.health().beats();
-            let log_turns = last.replace(beats) != Some(beats);
-            let tasks_run = timeout(every, tokio::spawn(async {})).await.is_ok();
-            if log_turns && tasks_run {
+            let health = self.audit.health();
+            health.look();
+            let turning = self.lanes.look();
+            if watchdog.is_some() && (turning || health.stalled().is_some()) {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
         }
     }
 }
+
+const SECOND: Duration = Duration::from_secs(1);

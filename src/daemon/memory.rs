@@ -1,0 +1,81 @@
+//! What the start alone needed is given back.
+
+use std::ffi::c_void;
+use std::fs;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MmapAdvise, madvise, munlock};
+
+/// Unlocks the program text and lets go of its pages; those still in use come back from the page cache as they are
+/// called. Only what can hold a secret stays locked, and reading configuration, making keys and starting libraries
+/// takes no memory for the rest of the daemon's life.
+///
+/// To be called once, when the daemon is ready.
+pub fn release_start() {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for text in maps.lines().filter_map(Text::parse) {
+        let Some(start) = NonNull::new(text.start as *mut c_void) else { continue };
+        // SAFETY: the range is the whole of one mapping of this process.
+        let unlocked = unsafe { munlock(start, text.length) };
+        if unlocked.is_err() {
+            continue;
+        }
+        // SAFETY: a private mapping of a file that may be executed and not written: its pages are the file's, and the
+        // kernel reads them again when they are touched. A failure leaves all as it was.
+        let _ = unsafe { madvise(start, text.length, MmapAdvise::MADV_DONTNEED) };
+    }
+}
+
+/// A mapping of program text.
+#[derive(Debug, PartialEq)]
+struct Text {
+    start: usize,
+    length: usize,
+}
+
+impl Text {
+    /// A line of `/proc/PID/maps`, proc(5), if it maps a file to be executed and never to be written.
+    fn parse(line: &str) -> Option<Text> {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (mode, _offset, _device, inode) =
+            (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        if mode != "r-xp" || inode == "0" || !fields.next()?.starts_with('/') {
+            return None;
+        }
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let length = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
+        Some(Text { start, length })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_what_is_executed_and_never_written() {
+        let text = Text::parse("7f00a000-7f00c000 r-xp 00028000 fd:00 1234  /usr/lib/libc.so.6").unwrap();
+        assert_eq!(text, Text { start: 0x7f00_a000, length: 0x2000 });
+        for other in [
+            "7f00a000-7f00c000 r--p 00028000 fd:00 1234  /usr/lib/libc.so.6",
+            "7f00a000-7f00c000 rw-p 00028000 fd:00 1234  /usr/lib/libc.so.6",
+            "7f00a000-7f00c000 rwxp 00028000 fd:00 1234  /usr/lib/libc.so.6",
+            "7f00a000-7f00c000 r-xp 00000000 00:00 0  [vdso]",
+            "7f00a000-7f00c000 r-xp 00000000 00:00 0 ",
+            "7f00a000-7f00c000",
+            "",
+        ] {
+            assert_eq!(Text::parse(other), None, "{other}");
+        }
+    }
+
+    /// The test's own text, while it runs.
+    #[test]
+    fn the_program_goes_on_after_it_let_go_of_its_text() {
+        for _ in 0..3 {
+            release_start();
+        }
+        assert_eq!(String::from_utf8_lossy(b"still here"), "still here");
+    }
+}
