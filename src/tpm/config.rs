@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tss_esapi::tcti_ldr::DeviceConfig;
 use tss_esapi::tcti_ldr::TctiNameConf;
 
 /// What [`super::Tpm::open`] needs to know.
@@ -70,7 +71,11 @@ pub enum Tcti {
 impl Tcti {
     /// The same in the words of tss-esapi.
     pub(super) fn name_conf(&self) -> tss_esapi::Result<TctiNameConf> {
-        TctiNameConf::from_str(&self.to_string())
+        match self {
+            // Not by way of its text, which tss-esapi would read with half a dozen regular expressions.
+            Tcti::Device(path) => Ok(TctiNameConf::Device(DeviceConfig::from_str(&path.to_string_lossy())?)),
+            Tcti::Swtpm { .. } => TctiNameConf::from_str(&self.to_string()),
+        }
     }
 }
 
