@@ -1,10 +1,13 @@
 //! A daemon to measure, and a client that costs as little as possible.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
@@ -17,6 +20,8 @@ impl Journald {
         if UnixStream::connect("/run/systemd/journal/stdout").is_ok() || !Path::new(JOURNALD).exists() {
             return Journald(None);
         }
+        // As systemd sets it at boot; the kernel's own ten entries would have journald and its clients wait in turns.
+        let _ = std::fs::write("/proc/sys/net/unix/max_dgram_qlen", "512");
         let child = Command::new(JOURNALD).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok();
         let deadline = Instant::now() + Duration::from_secs(5);
         while UnixStream::connect("/run/systemd/journal/stdout").is_err() && Instant::now() < deadline {
@@ -120,6 +125,14 @@ impl Client {
         }
     }
 
+    /// Waits as curl, Node, Go and Python do: by polling. A blocked read(2) would be woken a second time when the daemon
+    /// takes the request from the socket, and the daemon would be charged for it.
+    fn wait(&self) {
+        let mut polled = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut polled, PollTimeout::from(10_000u16)).expect("poll");
+        assert!(ready > 0, "no answer within 10 s");
+    }
+
     /// Sends a request and reads the whole reply; a token that is refused ends the benchmark.
     pub fn ask(&mut self, method: &str, path: &str, body: &str) {
         self.request.clear();
@@ -132,6 +145,7 @@ impl Client {
         self.stream.write_all(&self.request).expect("sent");
         let mut length = 0;
         loop {
+            self.wait();
             let read = self.stream.read(&mut self.reply[length..]).expect("a reply");
             assert!(read > 0, "the daemon hung up");
             length += read;
