@@ -5,7 +5,6 @@ mod common;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 
 use common::http::{Connection, jti};
 use common::{API, Host, until_true};
@@ -178,48 +177,4 @@ fn another_hosts_files_are_not_taken_for_ours() {
     host.start();
     assert!(trouble(&host).contains("the TPM is replaced"), "{}", trouble(&host));
     assert_eq!(host.status()["tpm"]["state"], "replaced");
-}
-
-/// A small file system of its own at the audit directory; gone when dropped.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn at(path: std::path::PathBuf) -> SmallDisk {
-        fs::create_dir_all(&path).unwrap();
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"])
-            .arg(&path)
-            .status();
-        assert!(status.unwrap().success());
-        SmallDisk(path)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_full_audit_disk_refuses_and_says_why_and_room_heals_it() {
-    let mut host = unbounded();
-    let disk = SmallDisk::at(host.path("audit"));
-    host.start();
-    fs::write(disk.0.join("ballast"), vec![0; 32 * 1024]).unwrap();
-    let refused = (0..500).find_map(|_| {
-        let answer = host.post(TOKEN, json!({ "audience": API }));
-        (answer.status != 200).then_some(answer)
-    });
-    let refused = refused.expect("the disk fills up");
-    assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
-    let said = refused.json()["error_description"].as_str().unwrap().to_owned();
-    assert!(said.contains("audit log cannot be written") && said.contains("No space left"), "{said}");
-    assert!(host.status()["audit"]["problem"].as_str().unwrap().contains("No space left"));
-    fs::remove_file(disk.0.join("ballast")).unwrap();
-    assert!(!host.token().is_empty());
-    assert_eq!(host.health()["status"], "ok");
-    // Reading checks the chain: no half line was left behind.
-    assert!(!host.audit().is_empty());
-    host.stop();
 }

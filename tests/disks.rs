@@ -1,0 +1,132 @@
+//! Disks that are full or do not answer: nothing is issued that cannot be written down, and everybody is told so.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::http::Connection;
+use common::processes::Running;
+use common::{API, Host, until_true};
+use serde_json::json;
+
+const TOKEN: &str = "/v1/token";
+
+/// A file system of its own at a directory; gone when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// 64 KiB in memory.
+    fn small(at: &Path) -> Disk {
+        mount(at, &["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"])
+    }
+
+    /// An ext4 in a file beside it, which can be frozen.
+    fn ext4(at: &Path) -> Disk {
+        let image = at.with_extension("image");
+        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        succeed(Command::new("mkfs.ext4").arg("-q").arg(&image));
+        mount(at, &["-o", "loop", image.to_str().unwrap()])
+    }
+
+    /// Takes no write for a while, as under a snapshot or a path to a disk that is down. The process that thaws it
+    /// does so whatever becomes of the test, since not even SIGKILL ends a process that waits for a frozen disk.
+    fn freeze(&self, time: Duration) -> Running {
+        let done = self.0.with_extension("frozen");
+        let script = "fsfreeze -f \"$0\" && : > \"$1\" && sleep \"$2\"; fsfreeze -u \"$0\"";
+        let mut command = Command::new("setsid");
+        command
+            .args(["--fork", "--wait", "sh", "-c", script])
+            .arg(&self.0)
+            .arg(&done)
+            .arg(time.as_secs().to_string());
+        command.stdin(Stdio::null());
+        let running = Running::start(command);
+        until_true("the disk is frozen", || done.exists());
+        running
+    }
+}
+
+fn mount(at: &Path, arguments: &[&str]) -> Disk {
+    fs::create_dir_all(at).unwrap();
+    succeed(Command::new("mount").args(arguments).arg(at));
+    Disk(at.to_owned())
+}
+
+fn succeed(command: &mut Command) {
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).stderr(Stdio::null()).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A host on which a flood of requests is no reason for a refusal.
+fn unbounded() -> Host {
+    let host = Host::new();
+    host.configure("[limits]\nrate = 1000000\nburst = 1000000\n");
+    host.agent("r", "user = 0");
+    host
+}
+
+#[test]
+fn a_full_audit_disk_refuses_and_says_why_and_room_heals_it() {
+    let mut host = unbounded();
+    let disk = Disk::small(&host.path("audit"));
+    host.start();
+    fs::write(disk.0.join("ballast"), vec![0; 32 * 1024]).unwrap();
+    let refused = (0..500).find_map(|_| {
+        let answer = host.post(TOKEN, json!({ "audience": API }));
+        (answer.status != 200).then_some(answer)
+    });
+    let refused = refused.expect("the disk fills up");
+    assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
+    let said = refused.json()["error_description"].as_str().unwrap().to_owned();
+    assert!(said.contains("audit log cannot be written") && said.contains("No space left"), "{said}");
+    assert!(host.status()["audit"]["problem"].as_str().unwrap().contains("No space left"));
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    assert!(!host.token().is_empty());
+    assert_eq!(host.health()["status"], "ok");
+    // Reading checks the chain: no half line was left behind.
+    assert!(!host.audit().is_empty());
+    host.stop();
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_named_and_holds_up_neither_administrators_nor_new_callers() {
+    let mut host = unbounded();
+    let disk = Disk::ext4(&host.path("audit"));
+    host.start();
+    host.token();
+    let mut frozen = disk.freeze(Duration::from_secs(8));
+    let socket = host.agent_socket();
+    let held = std::thread::spawn(move || Connection::open(&socket).post(TOKEN, &json!({ "audience": API })));
+
+    let problem = |host: &Host| host.status()["audit"]["problem"].as_str().map(str::to_owned);
+    until_true("status says what is wrong", || problem(&host).is_some());
+    assert!(problem(&host).unwrap().contains("the disk has not answered"), "{:?}", problem(&host));
+    until_true("the log says it too", || host.log().contains("nothing is issued until it does"));
+    // The lane that the disk holds is known by now and gets no new callers.
+    std::thread::park_timeout(Duration::from_millis(1500));
+    for _ in 0..4 {
+        assert_eq!(host.health()["status"], "degraded");
+        let refused = host.post(TOKEN, json!({ "audience": API }));
+        assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
+        assert!(refused.text().contains("the disk has not answered"), "{}", refused.text());
+    }
+    assert!(frozen.exited().is_none(), "all that happened while the disk was frozen");
+
+    until_true("the disk is thawed", || frozen.exited().is_some());
+    // It was written when the disk came back, or its caller had been told that it would not be.
+    assert!([200, 503].contains(&held.join().unwrap().status));
+    until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
+    until_true("all is well", || host.health()["status"] == "ok");
+    assert!(host.audit().len() > 2);
+    host.stop();
+}
