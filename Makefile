@@ -3,7 +3,9 @@
 CARGO ?= cargo
 DEV ?= $(CURDIR)/dev
 PACKAGES = build-essential pkg-config libtss2-dev libtss2-tcti-device0 swtpm swtpm-tools tpm2-tools curl jq \
-	python3 python3-venv python3-pip systemd util-linux
+	python3 python3-venv python3-pip systemd util-linux e2fsprogs
+# Node by whatever way it was installed; Debian's where there is none.
+PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
 .PHONY: help deps build demo run test lint bench deny clean
 

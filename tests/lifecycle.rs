@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 
 use common::http::{Connection, jti};
 use common::{API, Host, until_true};
+use hostbadge::tpm::{SoftwareTpm, Tcti};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const TOKEN: &str = "/v1/token";
@@ -104,6 +106,37 @@ fn a_stalled_tpm_stops_no_token() {
     assert!(!host.token().is_empty());
     kill(tpm, Signal::SIGCONT).unwrap();
     until_true("all is well", || host.health()["status"] == "ok");
+}
+
+/// As an installed daemon: by `--config`, with a TPM that somebody else runs.
+#[test]
+fn a_tpm_that_stalls_before_the_start_is_named_and_its_return_needs_no_restart() {
+    let mut host = Host::new();
+    host.agent("r", "user = 0");
+    let tpm = SoftwareTpm::start(&host.path("tpm")).unwrap();
+    let stalled = Pid::from_raw(tpm.pid() as i32);
+    kill(stalled, Signal::SIGSTOP).unwrap();
+    let file = host.path("hostbadged.toml");
+    let Tcti::Swtpm { port, .. } = tpm.tcti() else { unreachable!() };
+    let dir = host.path("");
+    let text = format!(
+        "[paths]\nagents = {:?}\nstate = {:?}\naudit = {:?}\nrun = {:?}\n[log]\nto = \"stderr\"\n\
+         [tpm]\ntcti = \"swtpm:host=127.0.0.1,port={port}\"\nallow_emulator = true\ndeadline = \"2s\"\n",
+        dir.join("etc/agents.d"),
+        dir.join("state"),
+        dir.join("audit"),
+        dir.join("run"),
+    );
+    fs::write(&file, text).unwrap();
+    host.start.config = Some(file);
+    host.launch();
+    until_true("it listens", || UnixStream::connect(host.admin_socket()).is_ok());
+    until_true("status names it", || host.status()["tpm"]["state"] == "busy");
+    assert!(trouble(&host).contains("the TPM is busy"), "{}", trouble(&host));
+    kill(stalled, Signal::SIGCONT).unwrap();
+    until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
+    assert_eq!(host.health()["status"], "ok");
+    assert!(host.stop().success());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use tracing::{Dispatch, Level};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::Event;
@@ -93,7 +94,10 @@ impl Journal {
             match journald {
                 Some(layer) => {
                     // No prefix: the fields below carry the contract's names.
-                    let layer = layer.with_field_prefix(None).with_syslog_identifier(IDENTIFIER.into());
+                    let layer = layer
+                        .with_field_prefix(None)
+                        .with_syslog_identifier(IDENTIFIER.into())
+                        .with_priority_mappings(priorities());
                     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
                     tracing::dispatcher::with_default(&dispatch, || say_all(&receiver, &lost, &to_journald));
                 }
@@ -147,6 +151,11 @@ fn say_all(queue: &Receiver<Message>, dropped: &AtomicU64, say: &dyn Fn(&Note)) 
             told = lost;
         }
     }
+}
+
+/// As syslog(3) names them: what is as it should be is informational.
+fn priorities() -> PriorityMappings {
+    PriorityMappings { info: Priority::Informational, ..PriorityMappings::new() }
 }
 
 fn to_stderr(note: &Note, clock: &Clock) {

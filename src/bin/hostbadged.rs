@@ -185,12 +185,14 @@ async fn serve(
     let agent = Server::new(sockets.agent, agent, crowd, Some(lanes.clone()), stop.clone())?;
     // Seats and a thread of its own, so that nothing at the other door ever keeps the administrator out.
     let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), None, stop.clone())?;
-    let servers = [tokio::spawn(agent.run()), tokio::spawn(admin.run())];
+    let admin = tokio::spawn(admin.run());
     tokio::spawn(keeper.keep());
     tokio::spawn(Pulse { audit: audit.clone(), lanes }.beat());
 
     let mut settled = view.settled;
     let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
+    // Callers who come during a restart wait in the socket's queue and then get what they came for.
+    let servers = [admin, tokio::spawn(agent.run())];
     let version = env!("CARGO_PKG_VERSION");
     // A log that cannot be written is told by status and by each refusal; it is no reason not to start.
     let _ = audit

@@ -8,6 +8,8 @@
 
 pub mod callers;
 pub mod http;
+pub mod journald;
+pub mod libraries;
 pub mod processes;
 pub mod record;
 pub mod template;
@@ -76,6 +78,8 @@ pub struct Start {
     pub env: Vec<(String, String)>,
     /// A program and arguments that exec the daemon.
     pub through: Vec<String>,
+    /// A configuration file, where the daemon is no development host.
+    pub config: Option<PathBuf>,
 }
 
 impl Host {
@@ -175,7 +179,11 @@ impl Host {
         let mut words = self.start.through.iter().chain([&daemon]);
         let mut command = Command::new(words.next().unwrap());
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
-        command.args(words).arg("--dev").arg(&self.dir).envs(self.start.env.iter().cloned());
+        command.args(words).envs(self.start.env.iter().cloned());
+        match &self.start.config {
+            Some(file) => command.arg("--config").arg(file),
+            None => command.arg("--dev").arg(&self.dir),
+        };
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command
     }

@@ -1,0 +1,45 @@
+//! Libraries of other languages, installed once into the target directory from their own registries.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A Python with `requirements`, in an environment of its own that is named `name`.
+pub fn python_with(name: &str, requirements: &[&str]) -> PathBuf {
+    let dir = once(name, &requirements.join(" "), |dir| {
+        succeed(Command::new("python3").args(["-m", "venv"]).arg(dir));
+        succeed(Command::new(dir.join("bin/pip")).args(["install", "--quiet"]).args(requirements));
+    });
+    dir.join("bin/python")
+}
+
+/// A directory with `packages` for Node in its `node_modules`.
+pub fn node_with(name: &str, packages: &[&str]) -> PathBuf {
+    once(name, &packages.join(" "), |dir| {
+        fs::write(dir.join("package.json"), "{\"private\": true}").unwrap();
+        let mut npm = Command::new("npm");
+        npm.current_dir(dir).args(["install", "--silent", "--no-audit", "--no-fund"]).args(packages);
+        succeed(&mut npm);
+    })
+}
+
+/// Makes the directory `name` unless it was made for the same `wants` before. Test programs run side by side.
+fn once(name: &str, wants: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
+    fs::create_dir_all(&all).unwrap();
+    let lock = File::create(all.join(format!("{name}.lock"))).unwrap();
+    lock.lock().unwrap();
+    let (dir, made) = (all.join(name), all.join(format!("{name}.made")));
+    if fs::read_to_string(&made).ok().as_deref() != Some(wants) {
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        make(&dir);
+        fs::write(&made, wants).unwrap();
+    }
+    dir
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+}

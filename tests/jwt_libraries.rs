@@ -1,0 +1,60 @@
+//! Tokens are what JWT libraries that we did not write take them for: PyJWT, and jose for Node.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::http::{claims, tampered};
+use common::libraries::{node_with, python_with};
+use common::{API, Host};
+use serde_json::Value;
+
+#[test]
+fn pyjwt_takes_a_token_and_nothing_that_looks_like_it() {
+    let python = python_with("pyjwt", &["pyjwt[crypto]==2.10.1"]);
+    let command = || {
+        let mut command = Command::new(&python);
+        command.arg(client("verify.py"));
+        command
+    };
+    takes_only_a_real_token(command, ["InvalidSignatureError", "InvalidAudienceError"]);
+}
+
+#[test]
+fn jose_takes_a_token_and_nothing_that_looks_like_it() {
+    let jose = node_with("jose", &["jose@5.10.0"]);
+    let command = || {
+        let mut command = Command::new("node");
+        command.env("JOSE", &jose).arg(client("verify.mjs"));
+        command
+    };
+    let faults = ["ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "ERR_JWT_CLAIM_VALIDATION_FAILED"];
+    takes_only_a_real_token(command, faults);
+}
+
+fn client(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file)
+}
+
+/// `command` takes a JWKS file, a token and an audience; `faults` is what it says of a forgery and of another audience.
+fn takes_only_a_real_token(command: impl Fn() -> Command, [forged, elsewhere]: [&str; 2]) {
+    let host = Host::started();
+    let keys = host.path("jwks.json");
+    fs::write(&keys, host.get("/.well-known/jwks.json").text()).unwrap();
+    let judge = |token: &str, audience: &str| verdict(command().arg(&keys).args([token, audience]));
+    let token = host.token();
+    assert_eq!(judge(&token, API), Ok(claims(&token)));
+    assert_eq!(judge(&tampered(&token), API), Err(format!("invalid: {forged}")));
+    assert_eq!(judge(&token, "https://bank.example.com"), Err(format!("invalid: {elsewhere}")));
+}
+
+/// The claims, or why not.
+fn verdict(command: &mut Command) -> Result<Value, String> {
+    let output = command.output().unwrap();
+    match output.status.success() {
+        true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
