@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::fcntl::{Flock, FlockArg};
+
 /// A Python with `requirements`, in an environment of its own that is named `name`.
 pub fn python_with(name: &str, requirements: &[&str]) -> PathBuf {
     let dir = once(name, &requirements.join(" "), |dir| {
@@ -28,7 +30,7 @@ fn once(name: &str, wants: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
     fs::create_dir_all(&all).unwrap();
     let lock = File::create(all.join(format!("{name}.lock"))).unwrap();
-    lock.lock().unwrap();
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
     let (dir, made) = (all.join(name), all.join(format!("{name}.made")));
     if fs::read_to_string(&made).ok().as_deref() != Some(wants) {
         let _ = fs::remove_dir_all(&dir);
