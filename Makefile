@@ -7,7 +7,7 @@ PACKAGES = build-essential pkg-config libtss2-dev libtss2-tcti-device0 swtpm swt
 # Node by whatever way it was installed; Debian's where there is none.
 PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
-.PHONY: help deps build demo run test lint bench deny clean
+.PHONY: help deps build demo run test lint bench fuzz deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: deps lint ## everything that must hold: format, clippy, unit and integrati
 
 bench: deps ## what a token costs, as multiples of a raw signature and of a bare round trip
 	$(CARGO) bench --locked --bench tokens
+
+fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
+	@scripts/fuzz $(or $(SECONDS),60)
 
 deny: ## bans, licences and sources of the dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
