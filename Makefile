@@ -39,7 +39,7 @@ fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
 
 deny: ## bans, licences and sources of the dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny --offline check bans licenses sources
+	$(CARGO) deny --locked check bans licenses sources
 
 clean: ## remove what was built, and the development host
 	$(CARGO) clean
