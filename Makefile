@@ -7,10 +7,10 @@ PACKAGES = build-essential pkg-config libtss2-dev libtss2-tcti-device0 swtpm swt
 # Node by whatever way it was installed; Debian's where there is none.
 PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
-.PHONY: help deps build demo run test lint bench fuzz deny clean
+.PHONY: help deps build demo run test lint bench fuzz deb rpm deny clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install the system packages that building and testing need (as root, or by sudo)
 	@scripts/install-packages $(PACKAGES)
@@ -36,6 +36,9 @@ bench: deps ## what a token costs, as multiples of a raw signature and of a bare
 
 fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
 	@scripts/fuzz $(or $(SECONDS),60)
+
+deb rpm: deps ## build the package into target/package
+	@scripts/package $@
 
 deny: ## bans, licences and sources of the dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

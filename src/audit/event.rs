@@ -86,6 +86,20 @@ mod tests {
         assert!(seen > 5);
     }
 
+    /// Each with a subject, and a text that says what to do.
+    #[test]
+    fn the_catalog_explains_every_event_and_no_other() {
+        let catalog = include_str!("../../systemd/hostbadge.catalog");
+        let entries: Vec<_> = catalog.split("\n-- ").skip(1).collect();
+        assert_eq!(entries.len(), Event::ALL.len());
+        for event in Event::ALL {
+            let entry = entries.iter().find(|entry| entry.starts_with(event.message_id()));
+            let entry = entry.unwrap_or_else(|| panic!("{} is not in the catalog", event.name()));
+            assert!(entry.contains("\nSubject: "), "{entry}");
+            assert!(entry.split_once("\n\n").is_some_and(|(_, text)| text.trim().len() > 20), "{entry}");
+        }
+    }
+
     #[test]
     fn identifiers_are_unique_and_of_128_bits() {
         let ids: HashSet<_> = Event::ALL.iter().map(|event| event.message_id()).collect();

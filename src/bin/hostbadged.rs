@@ -1,7 +1,7 @@
 //! hostbadged: the daemon. Configuration, state, TPM, issuer, listeners, ready, signals, drain.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, Server, Status};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
-use hostbadge::daemon::{self, Keeper, Pulse};
+use hostbadge::daemon::{self, Arguments, Keeper, Pulse};
 use hostbadge::issue::{Issuer, Naming};
 use hostbadge::policy::{Gate, Limiter, Rate};
 use hostbadge::road::Road;
@@ -28,27 +28,6 @@ const MEND_FIRST: u8 = 2;
 const SETTLE: Duration = Duration::from_secs(10);
 /// One processor signs more than thirty thousand tokens a second; more than eight would only take memory.
 const LANES_MOST: usize = 8;
-
-/// Vouches for the AI agents on this host: owns its TPM and serves short-lived tokens over a Unix socket.
-#[derive(Parser)]
-#[command(
-    name = "hostbadged",
-    version,
-    after_help = "Start with no configuration at all, or try it out with --dev DIR."
-)]
-struct Arguments {
-    /// Configuration file [default: /etc/hostbadge/hostbadged.toml, where it exists]
-    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
-    config: Option<PathBuf>,
-
-    /// A whole host in one directory, with a software TPM of its own
-    #[arg(long, value_name = "DIR")]
-    dev: Option<PathBuf>,
-
-    /// Read configuration and agents, print each fault as file:line, and exit
-    #[arg(long)]
-    check: bool,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -41,8 +41,9 @@ impl Source {
     /// Reads a TOML file: bounded, UTF-8, a regular file that not everybody may write to.
     pub fn read(path: &Path) -> Result<Source, Fault> {
         let whole = |what: String| Fault { file: path.to_owned(), line: None, what };
-        let file =
-            File::open(path).map_err(|e| whole(format!("cannot be read ({e}); mend its owner or mode")))?;
+        // What is no regular file must not keep the reader waiting for a writer.
+        let opened = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+        let file = opened.map_err(|e| whole(format!("cannot be read ({e}); mend its owner or mode")))?;
         let meta = file.metadata().map_err(|e| whole(e.to_string()))?;
         if !meta.is_file() {
             return Err(whole("is not a regular file; put the file itself here".into()));

@@ -2,6 +2,7 @@
 //!
 //! `src/bin/hostbadged.rs` tells the story; these are its sentences.
 
+mod arguments;
 mod harden;
 mod keeper;
 mod logging;
@@ -9,6 +10,7 @@ mod memory;
 mod notify;
 mod sockets;
 
+pub use arguments::Arguments;
 pub use harden::{connections_that_fit, harden};
 pub use keeper::{Keeper, View};
 pub use logging::start_logging;

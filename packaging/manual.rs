@@ -1,0 +1,119 @@
+//! Writes the manual pages of the commands, and the shells' completions: `cargo run --example manual -- DIR`.
+//!
+//! They come from the same definitions as the help texts, so that they cannot go stale. The pages of the files are
+//! written by hand, in `packaging/man`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
+
+use hostbadge::{cli, daemon};
+
+fn main() -> io::Result<()> {
+    let dir = std::env::args_os().nth(1).expect("usage: manual DIR");
+    let (man, completions) = (Path::new(&dir).join("man"), Path::new(&dir).join("completions"));
+    fs::create_dir_all(&man)?;
+    fs::create_dir_all(&completions)?;
+
+    let mut command = cli::Command::command();
+    let mut daemon = daemon::Arguments::command();
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut command, "hostbadge", &completions)?;
+        clap_complete::generate_to(shell, &mut daemon, "hostbadged", &completions)?;
+    }
+    command.build();
+    pages_of_command(&man, command, &[])?;
+    page(&man, daemon, "hostbadged", "8", DAEMON)
+}
+
+/// `hostbadge-verify-token.1` for `hostbadge verify token`, and so on.
+fn pages_of_command(dir: &Path, command: clap::Command, above: &[String]) -> io::Result<()> {
+    let names: Vec<String> = above.iter().cloned().chain([command.get_name().to_owned()]).collect();
+    let below: Vec<clap::Command> =
+        command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned().collect();
+    page(dir, command, &names.join("-"), "1", COMMAND)?;
+    below.into_iter().try_for_each(|sub| pages_of_command(dir, sub, &names))
+}
+
+fn page(
+    dir: &Path,
+    command: clap::Command,
+    name: &str,
+    section: &str,
+    more: &[(&str, &str)],
+) -> io::Result<()> {
+    let has_subcommands = command.has_subcommands();
+    let command = command.display_name(name.to_owned()).disable_help_subcommand(true);
+    let man = Man::new(command).title(name.to_uppercase()).section(section).manual("hostbadge").date("");
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    if has_subcommands {
+        man.render_subcommands_section(&mut text)?;
+    }
+    for (heading, words) in more {
+        let mut roff = Roff::new();
+        roff.control("SH", [*heading]);
+        for paragraph in words.split("\n\n") {
+            match paragraph.split_once('\t') {
+                Some((term, meaning)) => {
+                    roff.control("TP", []);
+                    roff.text([roman(term)]);
+                    roff.text([roman(meaning)])
+                }
+                None => roff.text([roman(paragraph)]),
+            };
+        }
+        roff.to_writer(&mut text)?;
+    }
+    fs::write(dir.join(format!("{name}.{section}")), text)
+}
+
+/// Sections that every page of the command has.
+const COMMAND: &[(&str, &str)] = &[
+    (
+        "EXIT STATUS",
+        "0\tDone.\n\n1\tRefused: by the daemon, or what was to be checked does not hold.\n\n2\tUsage.\n\n\
+         3\tNo daemon at the socket.\n\n4\tThe daemon cannot now; the state of the TPM or of the disk is named.",
+    ),
+    ("ENVIRONMENT", "HOSTBADGE_SOCKET\tThe agent socket.\n\nHOSTBADGE_ADMIN_SOCKET\tThe admin socket."),
+    ("SEE ALSO", "hostbadge(1), hostbadged(8), hostbadge-agents(5), hostbadged.toml(5)"),
+];
+
+const DAEMON: &[(&str, &str)] = &[
+    (
+        "SIGNALS",
+        "SIGHUP\tReads agents.d again, all or nothing; hostbadge agent reload does the same and prints the faults.\n\n\
+         SIGTERM, SIGINT\tLets what is being answered end, at most five seconds, and exits.",
+    ),
+    (
+        "EXIT STATUS",
+        "0\tEnded when told to.\n\n1\tCould not start or go on; systemd tries again.\n\n\
+         2\tA fault in the configuration or the command line that a person has to mend first.",
+    ),
+    (
+        "FILES",
+        "/etc/hostbadge/hostbadged.toml\tThe configuration, hostbadged.toml(5). The daemon starts without one.\n\n\
+         /etc/hostbadge/agents.d/*.toml\tThe agents, hostbadge-agents(5).\n\n\
+         /var/lib/hostbadge\tKeys, sealed to the TPM: of no use on any other host.\n\n\
+         /var/log/hostbadge/audit\tThe record: a JSON line for each decision, chained by digests.\n\n\
+         /run/hostbadge/agent.sock\tFor agents; open to all local users, the decision being inside.\n\n\
+         /run/hostbadge/admin.sock\tFor root and the group hostbadge-admin.",
+    ),
+    (
+        "JOURNAL",
+        "Each decision is one entry with the fields HOSTBADGE_EVENT, HOSTBADGE_AGENT, HOSTBADGE_AUDIENCE, HOSTBADGE_JTI, \
+         HOSTBADGE_REASON, HOSTBADGE_PEER_PID, HOSTBADGE_PEER_UID and HOSTBADGE_PEER_UNIT where they apply. \
+         journalctl -t hostbadged HOSTBADGE_AGENT=researcher is the history of an agent, and journalctl -x explains each kind \
+         of entry.",
+    ),
+    ("SEE ALSO", "hostbadge(1), hostbadged.toml(5), hostbadge-agents(5), journalctl(1), systemd.socket(5)"),
+];

@@ -1,0 +1,7 @@
+# After an upgrade, when the old files are gone. Sockets stay open: callers wait in their queues.
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload || :
+    if [ "$1" -ge 1 ]; then
+        systemctl try-restart hostbadged.service || :
+    fi
+fi
