@@ -2,18 +2,20 @@
 
 CARGO ?= cargo
 DEV ?= $(CURDIR)/dev
-PACKAGES = build-essential pkg-config libtss2-dev libtss2-tcti-device0 swtpm swtpm-tools tpm2-tools curl jq \
-	python3 python3-venv python3-pip systemd util-linux e2fsprogs
+PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq python3 python3-venv python3-pip
 # Node by whatever way it was installed; Debian's where there is none.
-PACKAGES += $(if $(shell command -v npm),,nodejs npm)
+TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
 
-.PHONY: help deps build demo run test lint bench fuzz deb rpm deny clean
+.PHONY: help deps test-deps build demo run test lint bench fuzz deb rpm deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## install the system packages that building and testing need (as root, or by sudo)
+deps: ## install the system packages that building needs (as root, or by sudo)
 	@scripts/install-packages $(PACKAGES)
+
+test-deps: ## and those that the tests need
+	@scripts/install-packages $(TEST_PACKAGES)
 
 build: deps ## build both programs
 	$(CARGO) build --locked
@@ -28,7 +30,7 @@ lint: ## format and clippy, warnings as errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-test: deps lint ## everything that must hold: format, clippy, unit and integration tests on a real software TPM
+test: test-deps lint ## everything that must hold: format, clippy, unit and integration tests on a real software TPM
 	$(CARGO) test --locked
 
 bench: deps ## what a token costs, as multiples of a raw signature and of a bare round trip

@@ -217,8 +217,20 @@ impl Road {
         })
     }
 
+    /// Callers who are nobody fill neither the log, however many users they are, nor the last of a disk.
+    fn bound_strangers(&self, no: &mut No) {
+        if let Err(limited) = self.limiter.take(Who::StrangersLines, Instant::now()) {
+            no.tell = limited.tell.is_some();
+            no.refusal.suppressed += limited.tell.unwrap_or(0);
+        }
+        no.tell &= !self.audit.health().scarce();
+    }
+
     /// Writes a refusal down.
-    async fn refuse(&self, no: No) -> Refused {
+    async fn refuse(&self, mut no: No) -> Refused {
+        if no.tell && no.refusal.agent.is_none() {
+            self.bound_strangers(&mut no);
+        }
         if !no.tell {
             return Refused::Recorded(self.audit.counted(no.refusal));
         }

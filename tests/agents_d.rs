@@ -106,7 +106,7 @@ fn a_daemon_started_on_faulty_agents_knows_none_and_says_so() {
     host.start();
     assert_eq!(host.post("/v1/token", json!({ "audience": API })).error(), "invalid_client");
     assert_eq!(host.status()["agents"]["faults"][0]["file"], json!(bad));
-    assert!(host.log().contains(bad.to_str().unwrap()));
+    until_true("the fault is in the log", || host.log().contains(bad.to_str().unwrap()));
     fs::remove_file(bad).unwrap();
     host.hang_up();
     host.token();
@@ -180,6 +180,43 @@ fn agents_that_anybody_could_write_are_refused() {
     std::os::unix::fs::chown(&file, Some(0), None).unwrap();
     assert_eq!(reload(&host).0, 200);
     host.token();
+}
+
+#[test]
+fn a_group_that_could_write_agents_is_as_bad_as_everybody() {
+    let host = Host::started();
+    let file = host.agents_file("grouped", "name = \"grouped\"\n[match]\nuser = 1\n");
+    std::os::unix::fs::chown(&file, None, Some(7777)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o664)).unwrap();
+    let (status, answer) = reload(&host);
+    assert_eq!(status, 422, "{answer}");
+    assert!(answer["faults"][0]["what"].as_str().unwrap().contains("group 7777"), "{answer}");
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(reload(&host).0, 200);
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_holds_up_nobody() {
+    let mut host = Host::started();
+    nix::unistd::mkfifo(
+        &host.path("etc/agents.d/pipe.toml"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .unwrap();
+    let (_, answer) = reload(&host);
+    assert!(answer["faults"][0]["what"].as_str().unwrap().contains("not a regular file"), "{answer}");
+    host.hang_up();
+    host.token();
+    assert!(host.stop().success());
+}
+
+#[test]
+fn an_executable_alone_makes_nobody_an_agent() {
+    let host = Host::started();
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    host.agent("anybody", &format!("exe = \"/usr/bin/curl\"\nexe_sha256 = \"{digest}\""));
+    let (_, answer) = reload(&host);
+    assert!(answer["faults"][0]["what"].as_str().unwrap().contains("no user, group or unit"), "{answer}");
 }
 
 #[test]

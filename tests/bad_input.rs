@@ -158,6 +158,27 @@ fn a_crowd_of_idle_connections_keeps_nobody_out() {
 }
 
 #[test]
+fn a_crowd_that_dawdles_in_its_bodies_keeps_nobody_out() {
+    let mut host = Host::new();
+    host.configure("[limits]\nconnections = 64\nconnections_per_uid = 60\n");
+    host.agent("root", "user = 0");
+    host.start();
+    let head = b"POST /v1/token HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{";
+    let crowd: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stream = UnixStream::connect(host.agent_socket()).unwrap();
+            // Those who had to make room cannot be written to any more.
+            let _ = stream.write_all(head);
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        assert!(!host.token().is_empty());
+    }
+    drop(crowd);
+}
+
+#[test]
 fn who_asks_too_often_waits_while_others_are_served() {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 1\nburst = 5\nstranger_rate = 1\nstranger_burst = 5\n");

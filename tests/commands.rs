@@ -4,7 +4,7 @@ mod common;
 
 use std::process::{Command, Output};
 
-use common::{API, Host};
+use common::{API, Host, until_true};
 use serde_json::Value;
 
 fn hostbadge(host: &Host, words: &[&str]) -> Output {
@@ -46,6 +46,21 @@ fn what_is_done_exits_0_and_speaks_to_people_or_programs() {
         code(&hostbadge(&host, &["verify", "token", token.trim(), "--jwks", file, "--audience", audience]))
     };
     assert_eq!((verify(API), verify("https://other")), (0, 1));
+}
+
+/// Whatever callers and false servers write, a terminal is not told what to do.
+#[test]
+fn control_characters_are_shown_and_not_obeyed() {
+    let host = Host::started();
+    let evil = "x\n2026 INFO forged\u{1b}[31m";
+    let refused = hostbadge(&host, &["token", API, "--agent", evil]);
+    host.post("/v1/token", serde_json::json!({ "audience": API, "agent": evil }));
+    let record = hostbadge(&host, &["audit", "tail"]);
+    until_true("it is in the log", || host.log().contains("forged"));
+    for text in [text(&record), String::from_utf8_lossy(&refused.stderr).into_owned(), host.log()] {
+        assert!(text.contains("forged"), "{text}");
+        assert!(!text.contains('\u{1b}') && !text.contains("\n2026 INFO"), "{text:?}");
+    }
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn a_replaced_executable_is_no_agent_any_more() {
     let mut host = Host::new();
     let program = other_python(&host, "program");
     let digest = sha256(&program);
-    host.agent("program", &format!("exe_sha256 = \"{digest}\""));
+    host.agent("program", &format!("user = 65534\nexe_sha256 = \"{digest}\""));
     host.start();
     let socket = host.agent_socket();
     let mut old = Puppet::at(&socket, &Who::user(NOBODY), &program);
@@ -160,7 +160,7 @@ fn a_replaced_executable_is_no_agent_any_more() {
 fn an_executable_is_matched_by_its_path() {
     let mut host = Host::new();
     let program = other_python(&host, "program");
-    host.agent("by-path", &format!("exe = {program:?}"));
+    host.agent("by-path", &format!("user = 0\nexe = {program:?}"));
     host.start();
     let mut puppet = Puppet::at(&host.agent_socket(), &Who::root(), &program);
     assert_eq!(puppet.whoami().1["agent"], "by-path");
@@ -175,8 +175,8 @@ fn an_executable_is_matched_by_its_path() {
 fn a_process_that_becomes_another_program_on_an_open_connection_is_identified_anew() {
     let mut host = Host::new();
     let other = other_python(&host, "other");
-    host.agent("first", &format!("exe = {:?}", python()));
-    host.agent("second", &format!("exe_sha256 = \"{}\"", sha256(&other)));
+    host.agent("first", &format!("user = 0\nexe = {:?}", python()));
+    host.agent("second", &format!("user = 0\nexe_sha256 = \"{}\"", sha256(&other)));
     host.start();
     let mut puppet = Puppet::of(&host, &Who::root());
     let (_, before) = puppet.whoami();
@@ -210,7 +210,7 @@ fn a_connection_handed_on_by_a_process_that_died_is_refused() {
 #[test]
 fn a_connection_handed_on_while_its_opener_lives_is_its_openers() {
     let mut host = Host::new();
-    host.agent("opener", &format!("exe = {:?}", python()));
+    host.agent("opener", &format!("user = 65534\nexe = {:?}", python()));
     host.start();
     let mut puppet = Puppet::of(&host, &Who::user(NOBODY));
     // The shell speaks on the connection of the Python process that opened it.

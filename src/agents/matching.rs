@@ -64,6 +64,11 @@ impl Match {
         }
     }
 
+    /// Whether there is a condition that the kernel keeps others from meeting.
+    fn names_somebody(&self) -> bool {
+        self.user.is_some() || self.group.is_some() || self.unit.is_some()
+    }
+
     /// Whether `peer` is meant. The executable is read only where everything else holds.
     pub async fn holds(&self, peer: &Peer, names: &Names, digests: &Digests) -> bool {
         if !self.holds_but_for_digest(peer, names).await {
@@ -130,8 +135,13 @@ impl Written {
             }
         });
         let matching = Match { user, group, unit, exe, exe_sha256 };
-        if matching == Match::default() && faults.is_empty() {
-            faults.push(source.fault(span, "an empty [match] would make every process this agent; give user, group, unit, exe or exe_sha256"));
+        // Anybody can run a program under a debugger, with a library of their own in it, or at its path in a mount
+        // namespace of their own: an executable tells agents of one user apart, and users not at all.
+        if !matching.names_somebody() && faults.is_empty() {
+            faults.push(source.fault(
+                span,
+                "no user, group or unit: every user's process could be this agent; exe and exe_sha256 only narrow",
+            ));
         }
         matching
     }

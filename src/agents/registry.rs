@@ -165,7 +165,7 @@ mod tests {
             "/b.toml:8: ttl is at least 1s and never above 1h",
             "/b.toml:9: this scope stands here twice",
             "/b.toml:9: a scope is one word",
-            "/c.toml:2: an empty [match]",
+            "/c.toml:2: no user, group or unit",
             "/d.toml: agent \"a\" is already in",
         ] {
             assert!(faults.contains(wanted), "{wanted}\nnot in\n{faults}");

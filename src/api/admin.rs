@@ -1,16 +1,16 @@
 //! The admin socket: status, agents, the log. For root and the admin group.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 
 use super::Status;
+use super::guest::Guest;
 use super::reply::{self, Reply};
 use crate::audit;
 use crate::config::Fault;
-use crate::peer::Caller;
 use crate::policy::Gate;
 use crate::road::Road;
 
@@ -32,9 +32,8 @@ struct Faults<'a> {
 }
 
 impl Admin {
-    pub(super) async fn answer(&self, caller: &Mutex<Caller>, request: Request<Incoming>) -> Reply {
-        let look = caller.lock().unwrap_or_else(PoisonError::into_inner).look();
-        let peer = match self.road.administrator(look, self.gate).await {
+    pub(super) async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Reply {
+        let peer = match self.road.administrator(guest.look(), self.gate).await {
             Ok(peer) => peer,
             Err(refused) => return reply::refused(&refused),
         };

@@ -1,44 +1,42 @@
 //! The agent socket: what every local process may ask.
 
-use std::sync::{Mutex, PoisonError};
-
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 
 use super::body;
+use super::guest::Guest;
 use super::reply::{self, Reply};
-use crate::peer::{Caller, Facts};
+use crate::peer::Facts;
 use crate::posture::Posture;
 use crate::road::{Identity, Road};
 
 /// Answers the agent socket.
 pub struct AgentApi {
     pub road: Road,
+    pub bodies: body::Room,
 }
 
 impl AgentApi {
-    pub(super) async fn answer(&self, caller: &Mutex<Caller>, request: Request<Incoming>) -> Reply {
-        // The caller is looked at when the request has arrived whole, so that the answer is about now.
-        let look = || caller.lock().unwrap_or_else(PoisonError::into_inner).look();
+    pub(super) async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Reply {
         let post = *request.method() == Method::POST;
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
-            "/v1/token" if post => match body::read(request).await {
+            "/v1/token" if post => match self.bodies.read(request).await {
                 Err(broken) => broken,
-                Ok(body) => match self.road.token(look(), body::ask(&body)).await {
+                Ok(body) => match self.road.token(guest.look(), body::ask(&body)).await {
                     Ok(token) => reply::token(&token),
                     Err(refused) => reply::refused(&refused),
                 },
             },
-            "/v1/introspect" if post => match body::read(request).await {
+            "/v1/introspect" if post => match self.bodies.read(request).await {
                 Err(broken) => broken,
-                Ok(body) => match self.road.introspect(look(), body::query(&body)).await {
+                Ok(body) => match self.road.introspect(guest.look(), body::query(&body)).await {
                     Ok(answer) => reply::introspection(&answer),
                     Err(refused) => reply::refused(&refused),
                 },
             },
-            "/v1/whoami" if get => match self.road.whoami(look()).await {
+            "/v1/whoami" if get => match self.road.whoami(guest.look()).await {
                 Ok(identity) => reply::json(StatusCode::OK, &Whoami::of(&identity)),
                 Err(refused) => reply::refused(&refused),
             },
@@ -58,10 +56,11 @@ impl AgentApi {
     fn document(&self, pick: impl Fn(&crate::issue::Documents) -> bytes::Bytes) -> Reply {
         match self.road.issuer.standing() {
             Some(standing) => reply::document(pick(standing.documents())),
+            // Anybody may ask, so what is wrong where is for administrators.
             None => reply::error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
-                &self.road.why_not_standing(),
+                "the issuer does not stand; administrators see why in hostbadge status",
             ),
         }
     }

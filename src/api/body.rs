@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::reply::{self, Reply};
 use crate::issue::Query;
@@ -16,6 +17,10 @@ use crate::policy::Ask;
 
 /// Largest body.
 const MOST: usize = 64 * 1024;
+/// A body up to this size needs no room of its own.
+const SMALL: usize = 4096;
+/// Larger ones that may be on their way at once: 16 MiB altogether.
+const LARGE_AT_ONCE: usize = 256;
 /// Of a larger one this much is thrown away, so that its sender hears the answer.
 const DISCARD_MOST: usize = 32 * 1024 * 1024;
 /// A sender that takes longer is not honest.
@@ -29,8 +34,23 @@ pub struct Body {
     pub text: Bytes,
 }
 
-/// Reads a body to its end.
-pub async fn read(request: Request<Incoming>) -> Result<Body, Reply> {
+/// Room for bodies that are large and not yet whole, shared by all connections.
+pub struct Room(Semaphore);
+
+impl Default for Room {
+    fn default() -> Self {
+        Room(Semaphore::new(LARGE_AT_ONCE))
+    }
+}
+
+impl Room {
+    /// Reads a body to its end.
+    pub async fn read(&self, request: Request<Incoming>) -> Result<Body, Reply> {
+        read(&self.0, request).await
+    }
+}
+
+async fn read(room: &Semaphore, request: Request<Incoming>) -> Result<Body, Reply> {
     let kind = request.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
     let kind = kind.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     let json = kind.eq_ignore_ascii_case(b"application/json");
@@ -39,10 +59,16 @@ pub async fn read(request: Request<Incoming>) -> Result<Body, Reply> {
         let what = "the body is to be application/json or application/x-www-form-urlencoded";
         return Err(reply::fatal(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
     }
-    let text = match tokio::time::timeout(PATIENCE, collect(request.into_body())).await {
-        Ok(Ok(Some(text))) => text,
-        Ok(Ok(None)) => return Err(reply::fatal(StatusCode::PAYLOAD_TOO_LARGE, "a body has at most 64 KiB")),
-        Ok(Err(_)) => {
+    let text = match tokio::time::timeout(PATIENCE, collect(room, request.into_body())).await {
+        Ok(Ok(text)) => text,
+        Ok(Err(Unread::TooLarge)) => {
+            return Err(reply::fatal(StatusCode::PAYLOAD_TOO_LARGE, "a body has at most 64 KiB"));
+        }
+        Ok(Err(Unread::NoRoom)) => {
+            let what = "too many large bodies arrive at once; try again soon";
+            return Err(reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", what));
+        }
+        Ok(Err(Unread::Broken)) => {
             return Err(reply::fatal(
                 StatusCode::BAD_REQUEST,
                 "the body broke off or is not framed as it says",
@@ -57,13 +83,23 @@ pub async fn read(request: Request<Incoming>) -> Result<Body, Reply> {
     Ok(Body { form, text })
 }
 
-/// None where it is too large.
-async fn collect(mut body: Incoming) -> Result<Option<Bytes>, hyper::Error> {
+/// Why there is no whole body.
+enum Unread {
+    Broken,
+    NoRoom,
+    TooLarge,
+}
+
+async fn collect(room: &Semaphore, mut body: Incoming) -> Result<Bytes, Unread> {
     let mut text = BytesMut::new();
     let mut discarded = 0;
+    let mut place = None;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
         if discarded == 0 && text.len() + data.len() <= MOST {
+            if place.is_none() && text.len() + data.len() > SMALL {
+                place = Some(room.try_acquire().map_err(|_| Unread::NoRoom)?);
+            }
             text.extend_from_slice(&data);
             continue;
         }
@@ -73,7 +109,7 @@ async fn collect(mut body: Incoming) -> Result<Option<Bytes>, hyper::Error> {
             break;
         }
     }
-    Ok((discarded == 0).then(|| text.freeze()))
+    if discarded > 0 { Err(Unread::TooLarge) } else { Ok(text.freeze()) }
 }
 
 #[derive(Deserialize)]

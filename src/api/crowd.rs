@@ -53,9 +53,10 @@ impl Crowd {
             seats.evict(uid)?;
         }
         if seats.total >= self.most {
-            // Whoever has the most makes room.
-            let crowded = seats.by_uid.iter().max_by_key(|(_, own)| own.len()).map(|(uid, _)| *uid)?;
-            seats.evict(crowded)?;
+            // Whoever has the most makes room, or the next where all of that are at work.
+            let mut crowded: Vec<_> = seats.by_uid.iter().map(|(uid, own)| (own.len(), *uid)).collect();
+            crowded.sort_unstable_by(|a, b| b.cmp(a));
+            crowded.iter().find_map(|(_, uid)| seats.evict(*uid))?;
         }
         seats.next += 1;
         let (number, place) = (seats.next, Arc::new(Place::default()));
@@ -97,7 +98,7 @@ impl Seats {
 }
 
 impl Seat {
-    /// Marks whether a request is being answered.
+    /// Marks whether a request, arrived whole, is being answered.
     pub fn set_busy(&self, busy: bool) {
         self.place.busy.store(busy, Ordering::Relaxed);
     }

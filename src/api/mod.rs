@@ -6,6 +6,7 @@ mod admin;
 mod agent;
 mod body;
 mod crowd;
+mod guest;
 mod lanes;
 mod listen;
 mod reply;
@@ -14,6 +15,7 @@ mod status;
 
 pub use admin::Admin;
 pub use agent::AgentApi;
+pub use body::Room;
 pub use crowd::Crowd;
 pub use lanes::Lanes;
 pub use listen::{Socket, bind};

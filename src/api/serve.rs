@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -13,11 +13,14 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::crowd::{Crowd, Seat};
+use super::crowd::Crowd;
+use super::guest::Guest;
 use super::reply::{self, Reply};
 use super::{Admin, AgentApi, Lanes};
 use crate::peer::Caller;
@@ -30,6 +33,11 @@ const READ_MOST: usize = 4 * HEAD_MOST;
 const IDLE_MOST: Duration = Duration::from_secs(60);
 /// What is being answered when the daemon ends may take this long.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How many are told at once that there is no seat, and for how long at most.
+const DOORSTEPS: usize = 64;
+const DOORSTEP_MOST: Duration = Duration::from_secs(1);
+/// What is being written to a connection that has to make room may take this long.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// Sent where there is no seat.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     retry-after: 1\r\nconnection: close\r\ncontent-length: 103\r\n\r\n\
@@ -43,7 +51,7 @@ pub enum Api {
 }
 
 impl Api {
-    async fn answer(&self, caller: &Mutex<Caller>, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Reply {
         // RFC 9112 section 3.2: a request without exactly one Host is one to be wary of.
         let hosts = request.headers().get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
@@ -54,8 +62,8 @@ impl Api {
             return reply::fatal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, what);
         }
         match self {
-            Api::Agent(api) => api.answer(caller, request).await,
-            Api::Admin(api) => api.answer(caller, request).await,
+            Api::Agent(api) => api.answer(guest, request).await,
+            Api::Admin(api) => api.answer(guest, request).await,
         }
     }
 }
@@ -76,6 +84,8 @@ pub struct Server {
     lanes: Option<Arc<Lanes>>,
     stop: CancellationToken,
     connections: TaskTracker,
+    /// Places for those who are told that there is no seat.
+    doorstep: Arc<Semaphore>,
 }
 
 impl Server {
@@ -89,7 +99,8 @@ impl Server {
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        Ok(Server { listener, api, crowd, lanes, stop, connections: TaskTracker::new() })
+        let doorstep = Arc::new(Semaphore::new(DOORSTEPS));
+        Ok(Server { listener, api, crowd, lanes, stop, connections: TaskTracker::new(), doorstep })
     }
 
     /// Accepts until told to stop, then lets what is being answered end.
@@ -112,13 +123,11 @@ impl Server {
     fn admit(&self, stream: UnixStream) {
         // Whoever cannot be told at all has gone, or the daemon is out of descriptors: nothing to answer to.
         let Ok(caller) = Caller::of(&stream) else { return };
-        let Some(seat) = self.crowd.admit(caller.uid()) else {
-            let _ = stream.try_write(FULL);
-            return;
-        };
+        let Some(seat) = self.crowd.admit(caller.uid()) else { return self.turn_away(stream) };
+        let guest = Guest::new(caller, seat);
         let (api, stop) = (self.api.clone(), self.stop.clone());
         let Some(lanes) = &self.lanes else {
-            self.connections.spawn(serve(stream, caller, seat, api, stop));
+            self.connections.spawn(serve(stream, guest, api, stop));
             return;
         };
         let Some(lane) = lanes.quietest() else { return };
@@ -128,10 +137,29 @@ impl Server {
         let connection = async move {
             let _ride = ride;
             if let Ok(stream) = UnixStream::from_std(stream) {
-                serve(stream, caller, seat, api, stop).await;
+                serve(stream, guest, api, stop).await;
             }
         };
         self.connections.spawn_on(connection, &lane.runtime);
+    }
+
+    /// Tells a caller that there is no seat. Closing on what it is about to send would take the answer back, so a few
+    /// are heard out on the doorstep.
+    fn turn_away(&self, mut stream: UnixStream) {
+        let Ok(step) = self.doorstep.clone().try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            let _step = step;
+            let mut heard = vec![0; HEAD_MOST];
+            let told = async {
+                let _ = stream.read(&mut heard).await?;
+                stream.write_all(FULL).await?;
+                stream.shutdown().await?;
+                while stream.read(&mut heard).await? > 0 {}
+                io::Result::Ok(())
+            };
+            // Whoever cannot be told has gone.
+            let _ = tokio::time::timeout(DOORSTEP_MOST, told).await;
+        });
     }
 
     async fn accept_failed(&self, error: &io::Error) {
@@ -153,12 +181,12 @@ impl Server {
 }
 
 /// One connection, to its end.
-async fn serve(stream: UnixStream, caller: Caller, seat: Seat, api: Api, stop: CancellationToken) {
-    let caller = Mutex::new(caller);
+async fn serve(stream: UnixStream, guest: Guest, api: Api, stop: CancellationToken) {
     let service = service_fn(|request| async {
-        seat.set_busy(true);
-        let reply = api.answer(&caller, request).await;
-        seat.set_busy(false);
+        let reply = api.answer(&guest, request).await;
+        if let Some(wait) = guest.answered(&reply) {
+            tokio::time::sleep(wait).await;
+        }
         Ok::<_, Infallible>(reply)
     });
     let connection = http1::Builder::new()
@@ -172,7 +200,10 @@ async fn serve(stream: UnixStream, caller: Caller, seat: Seat, api: Api, stop: C
     // Whatever ends a connection is the caller's affair and was answered where it could be.
     tokio::select! {
         _ = connection.as_mut() => {}
-        () = seat.evicted() => {}
+        () = guest.evicted() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(FAREWELL, connection).await;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(LAST_WORDS, connection).await;

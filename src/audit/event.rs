@@ -33,6 +33,7 @@ events! {
     AgentsRejected "agents-rejected" "10193dd4e32644e78c0c0d97b3846ef4" ERROR,
     AuditFailed "audit-failed" "744a4c4c5d0743c88b66ee8015f61f51" ERROR,
     AuditRecovered "audit-recovered" "8f9c122ad6354bd2868ad5eb00962a07" WARN,
+    AuditScarce "audit-scarce" "80ea1a0c0e9e4f42a594b1a6a6454523" WARN,
     DaemonStarted "daemon-started" "69977b7346124c03a14aa7d28480870b" INFO,
     DaemonStopping "daemon-stopping" "5c3293c475324b91a81e7bdecfd12ed7" INFO,
     HostProvisioned "host-provisioned" "68eb3207e52248e5b643af48e8c6a76b" INFO,

@@ -4,6 +4,7 @@
 //! bounded queue that nobody waits for: while journald stalls, entries are dropped and counted, and the count is the
 //! first thing said when it listens again.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -160,7 +161,15 @@ fn priorities() -> PriorityMappings {
 
 fn to_stderr(note: &Note, clock: &Clock) {
     // Whoever closed standard error does not want to be told.
-    let _ = writeln!(io::stderr(), "{} {:<5} {}", clock.now(), note.level, note.message);
+    let _ = writeln!(io::stderr(), "{} {:<5} {}", clock.now(), note.level, one_line(&note.message));
+}
+
+/// What callers wrote or named must not look like other lines, nor speak to a terminal.
+fn one_line(text: &str) -> Cow<'_, str> {
+    match text.contains(char::is_control) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(text.escape_debug().to_string()),
+    }
 }
 
 fn to_journald(note: &Note) {
@@ -179,7 +188,7 @@ fn to_journald(note: &Note) {
                 HOSTBADGE_PEER_UID = note.uid,
                 HOSTBADGE_PEER_UNIT = note.unit.as_deref(),
                 "{}",
-                note.message
+                one_line(&note.message)
             )
         };
     }

@@ -45,6 +45,15 @@ pub struct Record<'a> {
     peer: Option<&'a Peer>,
 }
 
+/// What callers wrote, as much of it as is worth keeping.
+fn cut(text: &str) -> &str {
+    const MOST: usize = 512;
+    match text.char_indices().find(|(at, c)| at + c.len_utf8() > MOST) {
+        None => text,
+        Some((at, _)) => &text[..at],
+    }
+}
+
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
@@ -99,9 +108,9 @@ impl<'a> Record<'a> {
     pub fn of_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|name| name.as_str()),
-            audience: refusal.audience.as_deref(),
+            audience: refusal.audience.as_deref().map(cut),
             reason: Some(refusal.reason),
-            detail: Some(&refusal.description),
+            detail: Some(cut(&refusal.description)),
             suppressed: refusal.suppressed,
             peer: refusal.peer.as_ref(),
             ..Record::new(Event::RequestRefused, time)

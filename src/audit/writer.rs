@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -32,6 +33,8 @@ const SLOW_SYNC: Duration = Duration::from_millis(50);
 const CAUGHT_UP: u32 = 64;
 /// A disk that has not taken a line for this long is not waited for any more.
 const STALLED: Duration = Duration::from_secs(1);
+/// Of the last of a disk nothing goes to callers who are no agents.
+const SCARCE: u64 = 64 << 20;
 /// The thread looks at least this often for what was left behind.
 const TURN: Duration = Duration::from_millis(500);
 /// What is written is asked of the disk this often.
@@ -166,11 +169,10 @@ impl Writer {
             if let Some(took) = self.write_batch(&mut log) {
                 self.health.count_quick(took);
             }
-            if log.is_full()
-                && let Ok(()) = log.turn_over()
-                && let Ok(file) = log.file()
-            {
-                *lock(&self.current) = file;
+            if log.is_full() && log.turn_over().is_ok() {
+                if let Ok(file) = log.file() {
+                    *lock(&self.current) = file;
+                }
             }
         }
     }
@@ -181,6 +183,21 @@ impl Writer {
             std::thread::park_timeout(SYNC_EVERY);
             let _syncing = self.health.syncing.enter(self.health.start);
             self.sync();
+            self.look_for_room();
+        }
+    }
+
+    /// Whether the file is where it was, and the disk has room. What cannot be told is left as it was.
+    fn look_for_room(&self) {
+        let file = lock(&self.current).try_clone();
+        let Ok(file) = file else { return };
+        if let Ok(disk) = nix::sys::statvfs::fstatvfs(&file) {
+            self.health
+                .scarce
+                .store(disk.blocks_available() * disk.fragment_size() < SCARCE, Ordering::Relaxed);
+        }
+        if let Ok(meta) = file.metadata() {
+            self.health.removed.store(meta.nlink() == 0, Ordering::Relaxed);
         }
     }
 
@@ -226,6 +243,12 @@ pub struct Health {
     problem: Mutex<Option<Problem>>,
     /// Whether a stall was told, and not yet its end.
     told: AtomicBool,
+    /// Little room is left: what remains is for agents.
+    scarce: AtomicBool,
+    told_scarce: AtomicBool,
+    /// Somebody has removed the file that is written to.
+    removed: AtomicBool,
+    told_removed: AtomicBool,
 }
 
 impl Health {
@@ -238,6 +261,10 @@ impl Health {
             behind: AtomicU32::new(0),
             problem: Mutex::default(),
             told: AtomicBool::new(false),
+            scarce: AtomicBool::new(false),
+            told_scarce: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+            told_removed: AtomicBool::new(false),
         }
     }
 
@@ -248,7 +275,18 @@ impl Health {
 
     /// Why nothing can be written now, if that is so.
     pub fn problem(&self) -> Option<Problem> {
-        self.stalled().or_else(|| lock(&self.problem).clone())
+        self.stalled().or_else(|| lock(&self.problem).clone()).or_else(|| self.removed())
+    }
+
+    /// Whether little room is left on the disk.
+    pub fn scarce(&self) -> bool {
+        self.scarce.load(Ordering::Relaxed)
+    }
+
+    fn removed(&self) -> Option<Problem> {
+        let what =
+            "the file of the audit log was removed while it was written; restart hostbadged to begin another";
+        self.removed.load(Ordering::Relaxed).then(|| Problem(what.into()))
     }
 
     /// The same for a disk that does not answer at all.
@@ -268,6 +306,18 @@ impl Health {
                 tracing::warn!(event = "audit-recovered", "the disk of the audit log answers again");
             }
             _ => {}
+        }
+        let scarce = self.scarce();
+        if self.told_scarce.swap(scarce, Ordering::Relaxed) != scarce && scarce {
+            tracing::warn!(
+                event = "audit-scarce",
+                "less than {} MiB are left for the audit log; callers who are no agents are not written down",
+                SCARCE >> 20
+            );
+        }
+        let removed = self.removed().filter(|_| !self.told_removed.swap(true, Ordering::Relaxed));
+        if let Some(removed) = removed {
+            tracing::error!(event = "audit-failed", "{removed}");
         }
     }
 

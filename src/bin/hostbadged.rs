@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use hostbadge::agents::{Agents, Registry};
-use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, Server, Status};
+use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, Room, Server, Status};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
@@ -82,6 +82,7 @@ fn run(arguments: &Arguments, config: Config, missing: &[String]) -> Result<(), 
     store::ensure_dir(&config.paths.state, 0o700)?;
     let _lock = DirLock::take(&config.paths.state)?;
     store::ensure_dir(&config.paths.audit, 0o700)?;
+    let _record_lock = DirLock::take(&config.paths.audit)?;
     store::ensure_dir(&config.paths.run, 0o755)?;
     let audit = Audit::open(&config.paths.audit, journal.clone(), clock.clone())
         .map_err(|e| format!("{}: {e}", config.paths.audit.display()))?;
@@ -155,7 +156,10 @@ async fn serve(
         tpm: view.facts,
     };
     let admin = Api::Admin(Arc::new(Admin { road: road.clone(), gate, status: Arc::new(status) }));
-    let agent = Api::Agent(Arc::new(AgentApi { road: Road { audit: audit.for_lanes(), ..road.clone() } }));
+    let agent = Api::Agent(Arc::new(AgentApi {
+        road: Road { audit: audit.for_lanes(), ..road.clone() },
+        bodies: Room::default(),
+    }));
 
     let stop = CancellationToken::new();
     let lanes_end = CancellationToken::new();
@@ -227,11 +231,8 @@ async fn until_told_to_stop(
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => {
-                daemon::reloading();
-                if road.reload("SIGHUP").await.is_err() {
-                    tracing::error!("the reload could not be written down");
-                }
-                daemon::ready(&summary(road));
+                // Beside this loop: files on a dead network mount must not keep the daemon from ending.
+                tokio::spawn(reload(road.clone()));
             }
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
@@ -245,6 +246,14 @@ async fn until_told_to_stop(
         tokio::task::spawn_blocking(move || software.stop()).await??;
     }
     Ok(())
+}
+
+async fn reload(road: Road) {
+    daemon::reloading();
+    if road.reload("SIGHUP").await.is_err() {
+        tracing::error!("the reload could not be written down");
+    }
+    daemon::ready(&summary(&road));
 }
 
 async fn revive(software: Option<SoftwareTpm>) -> io::Result<Option<SoftwareTpm>> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::Value;
 
+use super::table::plain;
 use super::{Common, Failure, client, whoami};
 
 #[derive(Subcommand, Debug)]
@@ -31,7 +32,7 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
         let answer = client::get(&common.admin_socket, &path).await?;
         for line in answer.as_array().into_iter().flatten() {
             last = line["seq"].as_u64().unwrap_or(last);
-            if common.json { println!("{line}") } else { println!("{}", sentence(line)) }
+            if common.json { println!("{line}") } else { println!("{}", plain(&sentence(line))) }
         }
         if !follow {
             return Ok(ExitCode::SUCCESS);

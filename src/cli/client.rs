@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use super::Failure;
 
 /// Largest answer taken.
-const MOST: usize = 32 * 1024 * 1024;
+const MOST: usize = 4 * 1024 * 1024;
 /// The daemon bounds each of its own waits; this bounds their sum.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -17,6 +17,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
+use table::plain;
+
 /// Ask the host's hostbadged who you are and for short-lived tokens; look after it; check what it signed.
 #[derive(Parser, Debug)]
 #[command(
@@ -141,18 +143,18 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (body, what) = match self {
-            Failure::Local(what) | Failure::NoDaemon(what) => return f.write_str(what),
+            Failure::Local(what) | Failure::NoDaemon(what) => return f.write_str(&plain(what)),
             Failure::Refused(body) => (body, "refused"),
             Failure::NotNow(body) => (body, "not now"),
         };
-        let text = |name: &str| body[name].as_str().unwrap_or("?");
+        let text = |name: &str| plain(body[name].as_str().unwrap_or("?"));
         write!(f, "{what}: {} ({})", text("error_description"), text("error"))?;
         for fault in body["faults"].as_array().into_iter().flatten() {
-            write!(f, "\n  {}", agent::fault(fault))?;
+            write!(f, "\n  {}", plain(&agent::fault(fault)))?;
         }
         let peer = &body["peer"];
         if peer.is_object() {
-            write!(f, "\nThe daemon sees {}", whoami::process(peer))?;
+            write!(f, "\nThe daemon sees {}", plain(&whoami::process(peer)))?;
         }
         Ok(())
     }

@@ -1,5 +1,21 @@
 //! Text for people: labelled lines and columns.
 
+use std::borrow::Cow;
+
+/// What came from elsewhere, fit for a terminal: control characters are shown, not obeyed.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    match text.contains(char::is_control) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(text.chars().fold(String::new(), |mut shown, c| {
+            match c.is_control() {
+                true => shown.extend(c.escape_default()),
+                false => shown.push(c),
+            }
+            shown
+        })),
+    }
+}
+
 /// A block of `label  value` lines, labels padded to one width.
 #[derive(Default)]
 pub struct Lines(Vec<(String, String)>);
@@ -13,7 +29,7 @@ impl Lines {
     pub fn print(&self) {
         let width = self.0.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
         for (label, value) in &self.0 {
-            println!("{label:width$}  {value}");
+            println!("{label:width$}  {}", plain(value));
         }
     }
 }
@@ -22,12 +38,13 @@ impl Lines {
 pub fn columns(heads: &[&str], rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..heads.len())
         .map(|at| {
-            let longest = rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+            let longest = rows.iter().map(|row| plain(&row[at]).chars().count()).max().unwrap_or(0);
             longest.max(heads[at].len())
         })
         .collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let text: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let text: Vec<String> =
+            cells.zip(&widths).map(|(cell, width)| format!("{:width$}", plain(cell))).collect();
         println!("{}", text.join("  ").trim_end());
     };
     line(&mut heads.iter().copied());

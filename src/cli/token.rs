@@ -42,8 +42,10 @@ pub async fn run(common: &Common, arguments: &Arguments) -> Result<ExitCode, Fai
         return Ok(print_json(&answer));
     }
     match answer["access_token"].as_str() {
-        Some(token) => println!("{token}"),
-        None => return Err(Failure::Local("the answer holds no token".into())),
+        Some(token) if token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => {
+            println!("{token}");
+        }
+        _ => return Err(Failure::Local("the answer holds no token".into())),
     }
     Ok(ExitCode::SUCCESS)
 }

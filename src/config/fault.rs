@@ -88,6 +88,12 @@ pub fn writable_by_others(meta: &std::fs::Metadata) -> Option<String> {
     if meta.mode() & 0o002 != 0 {
         return Some("may be written by everybody, so anybody could make agents; chmod o-w it".into());
     }
+    if meta.mode() & 0o020 != 0 && meta.gid() != 0 && meta.gid() != nix::unistd::getegid().as_raw() {
+        return Some(format!(
+            "may be written by group {}, whose members could make agents; chmod g-w it",
+            meta.gid()
+        ));
+    }
     let own = nix::unistd::geteuid().as_raw();
     if meta.uid() != 0 && meta.uid() != own {
         return Some(format!(

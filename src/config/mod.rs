@@ -203,15 +203,15 @@ impl Config {
         let written: Written = source.parse().map_err(|fault| vec![fault])?;
         let mut faults = Vec::new();
 
-        if let Some(domain) = &written.trust_domain
-            && let Err(what) = check_trust_domain(domain.get_ref())
-        {
-            faults.push(source.fault(domain.span(), what));
+        if let Some(domain) = &written.trust_domain {
+            if let Err(what) = check_trust_domain(domain.get_ref()) {
+                faults.push(source.fault(domain.span(), what));
+            }
         }
-        if let Some(issuer) = &written.issuer
-            && let Err(what) = check_issuer(issuer.get_ref())
-        {
-            faults.push(source.fault(issuer.span(), what));
+        if let Some(issuer) = &written.issuer {
+            if let Err(what) = check_issuer(issuer.get_ref()) {
+                faults.push(source.fault(issuer.span(), what));
+            }
         }
         let mut place = |given: Option<Spanned<PathBuf>>, default: PathBuf| match given {
             Some(path) if !path.get_ref().is_absolute() => {

@@ -105,9 +105,15 @@ pub fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<Option<PidfdInfo>, Errno> {
     }
 }
 
+/// Not in libc yet; linux/stat.h.
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+
 /// What tells two files, or two versions of one, apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
+    /// Never used again where the kernel has unique ones (Linux 6.8): a file system mounted anew may hold other bytes
+    /// under the same numbers and times.
+    pub mount: u64,
     pub device: (u32, u32),
     pub inode: u64,
     pub size: u64,
@@ -126,13 +132,14 @@ pub fn file_id(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileId, Errno> {
             dir.as_raw_fd(),
             name.as_ptr(),
             libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC,
-            libc::STATX_BASIC_STATS,
+            libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE | libc::STATX_MNT_ID,
             buffer.as_mut_ptr(),
         )
     })?;
     // SAFETY: all-zero is a valid statx, and the kernel has filled it.
     let stat = unsafe { buffer.assume_init() };
     Ok(FileId {
+        mount: stat.stx_mnt_id,
         device: (stat.stx_dev_major, stat.stx_dev_minor),
         inode: stat.stx_ino,
         size: stat.stx_size,

@@ -23,7 +23,12 @@ pub struct Rate {
 pub enum Who {
     Agent(Name),
     Stranger(u32),
+    /// The lines that all strangers together leave in the record.
+    StrangersLines,
 }
+
+/// Lines a second that callers who are nobody may leave in the record, however many users they are.
+const STRANGERS_LINES: Rate = Rate { per_second: 5, burst: 200 };
 
 /// Too many requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +62,11 @@ impl Limiter {
 
     /// Takes one request out of the caller's bucket.
     pub fn take(&self, who: Who, now: Instant) -> Result<(), Limited> {
-        let rate = match who {
-            Who::Agent(_) => self.agents,
-            Who::Stranger(_) => self.strangers,
-        };
+        let rate = self.rate(&who);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= KEPT {
             buckets.retain(|who, bucket| {
-                let rate = if matches!(who, Who::Agent(_)) { self.agents } else { self.strangers };
+                let rate = self.rate(who);
                 bucket.refilled(rate, now) < f64::from(rate.burst)
             });
             // All of them in use at once is an attack by thousands of uids: begin anew rather than grow.
@@ -74,6 +76,14 @@ impl Limiter {
         }
         let full = Bucket { level: f64::from(rate.burst), at: now, told: None, untold: 0 };
         buckets.entry(who).or_insert(full).take(rate, now)
+    }
+
+    fn rate(&self, who: &Who) -> Rate {
+        match who {
+            Who::Agent(_) => self.agents,
+            Who::Stranger(_) => self.strangers,
+            Who::StrangersLines => STRANGERS_LINES,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ mod lock;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -27,7 +27,9 @@ pub enum Error {
     Torn { path: PathBuf, why: String },
     #[error("{path}: written in format {found}, this program reads format {known}; install the release that wrote it", path = path.display())]
     Version { path: PathBuf, found: u64, known: u64 },
-    #[error("{path}: in use by another hostbadged{holder}; one state directory serves one daemon", path = path.display())]
+    #[error("{path}: others than the daemon may write here (uid {uid}, mode {mode:o}); chown it to the daemon's user and chmod go-w it", path = path.display())]
+    Open { path: PathBuf, uid: u32, mode: u32 },
+    #[error("{path}: in use by another hostbadged{holder}; one directory serves one daemon", path = path.display())]
     Locked { path: PathBuf, holder: String },
 }
 
@@ -41,14 +43,18 @@ impl Error {
 ///
 /// The file is a JSON object with a `version` member beside the members of `T`.
 pub fn read<T: DeserializeOwned>(path: &Path, version: u64) -> Result<Option<T>, Error> {
-    let file = match File::open(path) {
+    // What is no regular file must not keep the daemon waiting for a writer.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(path)(e)),
     };
+    let torn = |why: String| Error::Torn { path: path.to_owned(), why };
+    if !file.metadata().map_err(Error::io(path))?.is_file() {
+        return Err(torn("no regular file".into()));
+    }
     let mut text = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut text).map_err(Error::io(path))?;
-    let torn = |why: String| Error::Torn { path: path.to_owned(), why };
     if text.len() as u64 > LARGEST {
         return Err(torn(format!("larger than {LARGEST} bytes")));
     }
@@ -114,7 +120,13 @@ pub fn ensure_dir(path: &Path, mode: u32) -> Result<(), Error> {
     for dir in missing.into_iter().rev() {
         made(dir, 0o755).map_err(Error::io(dir))?;
     }
-    made(path, mode).map_err(Error::io(path))
+    made(path, mode).map_err(Error::io(path))?;
+    let meta = fs::metadata(path).map_err(Error::io(path))?;
+    let strangers = meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw();
+    match strangers || meta.mode() & 0o022 != 0 {
+        false => Ok(()),
+        true => Err(Error::Open { path: path.to_owned(), uid: meta.uid(), mode: meta.mode() & 0o7777 }),
+    }
 }
 
 #[cfg(test)]

@@ -64,14 +64,10 @@ pub fn verify(
     if now.saturating_add(leeway) < claims.nbf {
         return Err(Error::Claim(format!("not valid before {} s from now", claims.nbf - now)));
     }
-    if let Some(issuer) = expected.issuer
-        && claims.iss != issuer
-    {
+    if let Some(issuer) = expected.issuer.filter(|issuer| claims.iss != *issuer) {
         return Err(Error::Claim(format!("issued by \"{}\", not by \"{issuer}\"", claims.iss)));
     }
-    if let Some(audience) = expected.audience
-        && claims.aud != audience
-    {
+    if let Some(audience) = expected.audience.filter(|audience| claims.aud != *audience) {
         return Err(Error::Claim(format!("for audience \"{}\", not for \"{audience}\"", claims.aud)));
     }
     Ok(Verified { kid: jws.kid().to_owned(), claims, all })
