@@ -6,10 +6,10 @@ PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools c
 # Node by whatever way it was installed; Debian's where there is none.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
 
-.PHONY: help deps test-deps build demo run test lint bench fuzz deb rpm deny clean
+.PHONY: help deps test-deps build demo run test lint bench fuzz deb rpm test-packages test-vm deny clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install the system packages that building needs (as root, or by sudo)
 	@scripts/install-packages $(PACKAGES)
@@ -41,6 +41,14 @@ fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
 
 deb rpm: deps ## build the package into target/package
 	@scripts/package $@
+
+test-packages: test-deps deb rpm ## what the packages hold, what lintian says, and that a second build gives the same bytes
+	@scripts/install-packages lintian rpm
+	@scripts/check-packages --twice
+
+test-vm: deps deb rpm ## the packages on real Debians with a TPM, systemd and journald, in virtual machines (as root)
+	@scripts/install-packages qemu-system-x86 qemu-utils swtpm swtpm-tools mmdebstrap e2fsprogs
+	@tests/vm/run $(VM) target/package/hostbadge_*.deb target/package/hostbadge-*.rpm docs/guide.md
 
 deny: ## bans, licences and sources of the dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
