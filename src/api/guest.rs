@@ -1,10 +1,11 @@
 //! The caller of one connection: who it is, whether it is being served, and how patient it has to be.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
+use tokio::sync::Notify;
 
 use super::crowd::Seat;
 use super::reply::Reply;
@@ -21,11 +22,34 @@ pub struct Guest {
     seat: Seat,
     /// Answers of `slow_down` in a row.
     floods: AtomicU32,
+    /// Told when the first request's head has arrived.
+    spoke: Notify,
+    has_spoken: AtomicBool,
 }
 
 impl Guest {
     pub fn new(caller: Caller, seat: Seat) -> Guest {
-        Guest { caller: Mutex::new(caller), seat, floods: AtomicU32::new(0) }
+        Guest {
+            caller: Mutex::new(caller),
+            seat,
+            floods: AtomicU32::new(0),
+            spoke: Notify::new(),
+            has_spoken: AtomicBool::new(false),
+        }
+    }
+
+    /// A request's head has arrived.
+    pub fn speaks(&self) {
+        if !self.has_spoken.swap(true, Ordering::Relaxed) {
+            self.spoke.notify_one();
+        }
+    }
+
+    /// Returns when a request's head has arrived, once.
+    pub async fn first_word(&self) {
+        if !self.has_spoken.load(Ordering::Relaxed) {
+            self.spoke.notified().await;
+        }
     }
 
     /// One look at the caller, for a request that has arrived whole. From now until [`Guest::answered`] the connection

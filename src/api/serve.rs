@@ -38,6 +38,8 @@ const DOORSTEPS: usize = 64;
 const DOORSTEP_MOST: Duration = Duration::from_secs(1);
 /// What is being written to a connection that has to make room may take this long.
 const FAREWELL: Duration = Duration::from_millis(100);
+/// When the daemon ends, a connection that was made before may take this long to say what for.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Sent where there is no seat.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     retry-after: 1\r\nconnection: close\r\ncontent-length: 103\r\n\r\n\
@@ -183,6 +185,7 @@ impl Server {
 /// One connection, to its end.
 async fn serve(stream: UnixStream, guest: Guest, api: Api, stop: CancellationToken) {
     let service = service_fn(|request| async {
+        guest.speaks();
         let reply = api.answer(&guest, request).await;
         if let Some(wait) = guest.answered(&reply) {
             tokio::time::sleep(wait).await;
@@ -205,6 +208,15 @@ async fn serve(stream: UnixStream, guest: Guest, api: Api, stop: CancellationTok
             let _ = tokio::time::timeout(FAREWELL, connection).await;
         }
         () = stop.cancelled() => {
+            // Whoever connected just now is about to speak, and would find the connection closed.
+            let heard = tokio::time::timeout(FIRST_WORD, guest.first_word());
+            let ended = tokio::select! {
+                _ = connection.as_mut() => true,
+                _ = heard => false,
+            };
+            if ended {
+                return;
+            }
             connection.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(LAST_WORDS, connection).await;
         }

@@ -24,7 +24,8 @@ pub fn reloading() {
 }
 
 pub fn stopping() {
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    // A TPM that does not answer keeps the process until the kernel gives up, which another signal would not hasten.
+    let _ = sd_notify::notify(&[NotifyState::Stopping, NotifyState::WatchdogUsec(600_000_000)]);
 }
 
 /// Looks every second whether the daemon gets on, and feeds systemd's watchdog while it does.

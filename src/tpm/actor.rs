@@ -74,7 +74,7 @@ impl Actor {
             }
             match jobs.recv_timeout(self.patience()) {
                 Ok(job) => self.serve(job),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.rest(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.is_probe_due() {
@@ -120,6 +120,17 @@ impl Actor {
             self.objects = live.objects.clone();
         }
         outcome
+    }
+
+    /// While nobody calls, nothing is held in the TPM that would have to be flushed at the end of the process.
+    fn rest(&mut self) {
+        let Some(live) = self.live.as_mut().filter(|live| live.connection.is_tense()) else { return };
+        let inside = self.progress.enter();
+        let outcome = live.connection.rest();
+        drop(inside);
+        if let Err(error) = outcome {
+            self.mend(error);
+        }
     }
 
     /// After a failure that says something about the TPM and not about the call.

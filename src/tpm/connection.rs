@@ -205,8 +205,25 @@ impl Connection {
         Ok(data)
     }
 
+    /// Whether it holds a session that nobody used for a while, in a TPM that others use as well.
+    pub(super) fn is_tense(&self) -> bool {
+        !self.emulator && self.session.is_some()
+    }
+
+    /// Ends the session; the next command starts another.
+    ///
+    /// The kernel flushes what a process leaves behind, and a process that leaves something in a TPM that does not answer
+    /// cannot end before the kernel gives up, which takes it minutes.
+    pub(super) fn rest(&mut self) -> Result<(), Error> {
+        self.end_session()
+    }
+
     /// Flushes what it holds and, where no kernel does it, tells the TPM that this is an orderly end.
     pub(super) fn close(mut self) {
+        if !self.emulator && self.session.is_none() {
+            // Objects are the kernel's resource manager's to forget, which it does without asking the TPM.
+            return std::mem::forget(self);
+        }
         if self.emulator {
             let session = self.session.take();
             let flush = session.map(|session| SessionHandle::from(session.handle).into());

@@ -1,0 +1,110 @@
+"""A virtual machine, its disk, its TPM, and the line to the scenarios' runner inside."""
+
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from tpm import TIED, Tpm
+
+# Speculation's mitigations cost an emulated processor much, and protect nobody there.
+COMMAND_LINE = "root=/dev/vda rw console=ttyS0 quiet panic=5 mitigations=off"
+
+
+class Machine:
+    def __init__(self, image: Path, payload: Path, dir: Path, accelerator: str):
+        self.image, self.payload, self.dir, self.accelerator = image, payload, dir, accelerator
+        self.console = dir / "console"
+        self.has_tpm, self.new_tpm = True, False
+        self.qemu = self.line = self.tpm = None
+        self.pending = b""
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image / "disk", dir / "disk"],
+            check=True, timeout=60)
+        self.tpm = Tpm(dir)
+
+    def start(self):
+        line = self.dir / "line.sock"
+        line.unlink(missing_ok=True)
+        tpm = ["-chardev", f"socket,id=tpm,path={self.tpm.path}", "-tpmdev", "emulator,id=tpm0,chardev=tpm",
+               "-device", "tpm-crb,tpmdev=tpm0"]
+        self.qemu = subprocess.Popen(
+            [*TIED, "qemu-system-x86_64", "-machine", "q35", "-accel", self.accelerator, "-cpu", "max", "-smp", "2",
+             "-m", "1536", "-nodefaults", "-no-user-config", "-display", "none",
+             "-kernel", self.image / "vmlinuz", "-initrd", self.image / "initrd", "-append", COMMAND_LINE,
+             # What the guest has flushed survives QEMU in the page cache of this machine.
+             "-drive", f"file={self.dir}/disk,if=virtio,format=qcow2,cache=unsafe",
+             "-drive", f"file={self.payload},if=virtio,format=raw,readonly=on",
+             "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
+             "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
+             "-chardev", f"socket,id=line,path={line},server=on,wait=off",
+             "-device", "virtserialport,chardev=line,name=vm-tests",
+             *(tpm if self.has_tpm else [])], stdin=subprocess.DEVNULL)
+        end = time.monotonic() + 20
+        while not line.exists():
+            if time.monotonic() > end or self.qemu.poll() is not None:
+                raise RuntimeError("QEMU does not start")
+            time.sleep(0.05)
+        self.line = socket.socket(socket.AF_UNIX)
+        self.line.connect(str(line))
+        self.pending = b""
+
+    def read(self, deadline: float):
+        """The next line from the guest; None if there is none in time, or the machine is gone."""
+        while b"\n" not in self.pending:
+            self.line.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                data = self.line.recv(65536)
+            except TimeoutError:
+                return None
+            if not data:
+                return None
+            self.pending += data
+        text, self.pending = self.pending.split(b"\n", 1)
+        return text.decode(errors="replace")
+
+    def reply(self, text: str):
+        self.line.settimeout(10)
+        self.line.sendall(f"{text}\n".encode())
+
+    def act(self, action: str) -> str:
+        """Does what a scenario asked the host for."""
+        match action.split():
+            case ["tpm-stall"]:
+                self.tpm.stall()
+            case ["tpm-answer", code]:
+                self.tpm.answering(code)
+            case ["tpm-resume"]:
+                self.tpm.resume()
+            case ["tpm-restart"]:
+                self.tpm.restart()
+            # A TPM is changed while the power is off: these take effect at the next power cut.
+            case ["tpm-replace"]:
+                self.new_tpm = True
+            case ["tpm-remove"]:
+                self.has_tpm = False
+            case ["tpm-insert"]:
+                self.has_tpm = True
+            case _:
+                return f"cannot {action}"
+        return "done"
+
+    def power_cut(self):
+        self.end_qemu()
+        self.tpm.power_cut(replace=self.new_tpm)
+        self.new_tpm = False
+        self.start()
+
+    def end_qemu(self):
+        if self.line:
+            self.line.close()
+        if self.qemu:
+            self.qemu.kill()
+            self.qemu.wait()
+
+    def end(self):
+        self.end_qemu()
+        if self.tpm:
+            self.tpm.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)

@@ -1,0 +1,49 @@
+# The journal is where people look: an agent's history, explanations, and never a secret.
+
+need hostbadge
+audience=https://api.example.com
+printf 'name = "writer"\n[match]\nuser = "bin"\n[[grant]]\naudience = "%s"\n' "$audience" >/etc/hostbadge/agents.d/writer.toml
+show hostbadge agent reload
+
+say "An agent's history, by its name"
+for _ in 1 2 3; do as bin hostbadge token "$audience" >>/root/tokens; done
+refused as bin hostbadge token https://bank.example.com
+history() { journalctl -t hostbadged HOSTBADGE_AGENT=writer -o json --no-pager; }
+four() { [ "$(history | jq -s length)" -ge 4 ]; }
+wait_for "four entries" four
+expect token-issued history
+says "$audience"
+says '"HOSTBADGE_REASON":"invalid_target"'
+for field in MESSAGE_ID HOSTBADGE_EVENT HOSTBADGE_AUDIENCE HOSTBADGE_JTI HOSTBADGE_PEER_PID HOSTBADGE_PEER_UID; do
+    says "\"$field\""
+done
+
+say "Every kind of entry is explained, with what to do"
+journalctl -t hostbadged -o json --no-pager | jq -r 'select(.MESSAGE_ID) | .MESSAGE_ID' | sort -u >/root/kinds
+[ "$(wc -l </root/kinds)" -ge 4 ]
+while read -r kind; do
+    expect "Defined-By: hostbadge" journalctl --dump-catalog "$kind"
+done </root/kinds
+
+say "No secret is in any field of any entry, nor in the record"
+journalctl -o export --no-pager -a >/root/journal
+while IFS=. read -r head claims signature; do
+    for part in "$claims" "$signature"; do
+        ! grep -qF "$part" /root/journal || fail "a token is in the journal"
+        ! grep -qrF "$part" /var/log/hostbadge || fail "a token is in the record"
+    done
+    [ -n "$head" ]
+done </root/tokens
+for secret in $(jq -r '.. | strings' /var/lib/hostbadge/*.json | grep -E '^[A-Za-z0-9_+/=-]{40,}$' | sort -u); do
+    case $(jq -r --arg s "$secret" 'path(.. | select(. == $s)) | join(".")' /var/lib/hostbadge/*.json | head -n 1) in
+        *sealed* | *private* | *ciphertext*) ! grep -qF "$secret" /root/journal || fail "a key is in the journal" ;;
+    esac
+done
+
+say "journald is restarted, and nobody waits for it"
+systemctl restart systemd-journald.service
+as bin hostbadge token "$audience" >>/root/tokens
+five() { [ "$(history | jq -s length)" -ge 5 ]; }
+wait_for "the fifth entry" five
+rm /etc/hostbadge/agents.d/writer.toml
+show hostbadge agent reload

@@ -1,0 +1,18 @@
+# The clock is set back, and then right again: tokens go on, and say the time that the host believes in.
+
+need hostbadge
+audience=https://api.example.com
+printf 'name = "steady"\n[match]\nuser = "bin"\n[[grant]]\naudience = "%s"\n' "$audience" >/etc/hostbadge/agents.d/steady.toml
+show hostbadge agent reload
+issued_at() { cut -d. -f2 | tr -- '-_' '+/' | { base64 -d 2>/dev/null || true; } | jq .iat; }
+
+show date -s '-1 hour'
+before=$(date +%s)
+iat=$(as bin hostbadge token "$audience" | issued_at)
+[ "$iat" -ge "$before" ] && [ "$iat" -le "$(date +%s)" ] || fail "issued at $iat, asked at $before"
+expect "status        ok" hostbadge status
+show date -s '+1 hour'
+as bin hostbadge token "$audience" >/dev/null
+expect "status        ok" hostbadge status
+rm /etc/hostbadge/agents.d/steady.toml
+show hostbadge agent reload

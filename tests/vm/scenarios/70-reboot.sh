@@ -1,0 +1,37 @@
+# A reboot keeps the host's identity and its key: tokens from before are good after.
+
+audience=https://api.example.com
+
+part_1() {
+    need hostbadge
+    printf 'name = "steady"\n[match]\nuser = "bin"\n[[grant]]\naudience = "%s"\nttl = "1h"\n' "$audience" \
+        >/etc/hostbadge/agents.d/steady.toml
+    show hostbadge agent reload
+    wait_for "the issuer" hostbadge status
+    as bin hostbadge token "$audience" >/root/token
+    hostbadge export jwks -o /root/jwks-before.json
+    hostbadge status --json | jq -r .host.id >/root/host
+    reboot_and_continue
+}
+
+part_2() {
+    wait_for "the issuer" hostbadge status
+    expect "$(cat /root/host)" hostbadge status
+    hostbadge export jwks -o /root/jwks-after.json
+    show cmp /root/jwks-before.json /root/jwks-after.json
+    expect '"active":true' as bin curl -sS --unix-socket /run/hostbadge/agent.sock -d "token=$(cat /root/token)" \
+        http://localhost/v1/introspect
+    as bin hostbadge token "$audience" >/root/token-2
+    hostbadge verify token "$(cat /root/token-2)" --jwks /root/jwks-before.json --audience "$audience"
+    sync
+    cut_power_and_continue
+}
+
+part_3() {
+    say "And a power cut keeps what was answered in the record"
+    wait_for "the issuer" hostbadge status
+    expect "$(cat /root/host)" hostbadge status
+    expect token-issued hostbadge audit tail -n 1000
+    rm /etc/hostbadge/agents.d/steady.toml
+    show hostbadge agent reload
+}
