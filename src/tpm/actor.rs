@@ -222,6 +222,7 @@ impl Actor {
 
     fn cannot_connect(&mut self, error: Error) {
         let kind = match error.fault() {
+            _ if matches!(error, Error::Silent) => StateKind::Busy,
             Fault::Authorization => StateKind::OwnerAuth,
             Fault::Crowded => StateKind::Busy,
             Fault::Lockout => StateKind::Lockout,

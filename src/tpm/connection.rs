@@ -30,6 +30,7 @@ use tss_esapi::structures::SymmetricDefinition;
 
 use super::config::Tcti;
 use super::error::Error;
+use super::error::Fault;
 use super::error::parameter_refused;
 use super::error::tpm;
 use super::error::wants_startup;
@@ -80,10 +81,17 @@ impl Connection {
     pub(super) fn open(tcti: &Tcti) -> Result<Connection, Error> {
         check_reachable(tcti)?;
         let name = tcti.name_conf().map_err(tpm("reading the TPM's address"))?;
-        let mut context = Context::new(name).map_err(tpm("connecting"))?;
         let emulator = matches!(tcti, Tcti::Swtpm { .. });
+        let mut context = Context::new(name).map_err(tpm("connecting")).map_err(|error| match emulator {
+            // The device is there and may be opened, but its driver cannot wake the TPM.
+            false if error.fault() == Fault::Link => Error::Silent,
+            _ => error,
+        })?;
         if emulator {
             sweep(&mut context);
+        }
+        if !emulator {
+            knock(&mut context)?;
         }
         let (srk, public) = match create_srk(&mut context) {
             Err(error) if wants_startup(&error) => {
@@ -94,7 +102,6 @@ impl Connection {
         };
         let identity =
             Identity { srk_name: templates::name(&public)?, ek_name: Vec::new(), ek_public: Vec::new() };
-        let emulator = matches!(tcti, Tcti::Swtpm { .. });
         let mut connection = Connection { context, srk, session: None, identity, emulator };
         let ek = connection.derive_ek()?;
         connection.identity.ek_name = templates::name(&ek)?;
@@ -179,6 +186,9 @@ impl Connection {
 
     /// Asks for a few random bytes, which fails if the TPM, our session or our way to it is gone.
     pub(super) fn probe(&mut self) -> Result<(), Error> {
+        if !self.emulator {
+            knock(&mut self.context)?;
+        }
         self.run("TPM2_GetRandom", |context| context.get_random(8))?;
         Ok(())
     }
@@ -298,6 +308,18 @@ impl Connection {
 impl Session {
     fn is_worn(&self) -> bool {
         self.uses >= SESSION_USES || self.since.elapsed() >= SESSION_LIFE
+    }
+}
+
+/// Sees whether a TPM behind a driver answers at all.
+///
+/// The driver waits two seconds for this command and up to five minutes for others, in which the process cannot even be
+/// killed. So it goes first wherever the TPM was not heard of for a while.
+fn knock(context: &mut Context) -> Result<(), Error> {
+    match context.execute_without_session(|context| context.get_random(8)).map_err(tpm("TPM2_GetRandom")) {
+        Err(error) if error.fault() == Fault::Link && error.tpm_code().is_none() => Err(Error::Silent),
+        // Whatever else it says is an answer, and the commands to come will hear the same.
+        _ => Ok(()),
     }
 }
 

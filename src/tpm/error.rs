@@ -24,6 +24,9 @@ pub enum Error {
     QueueFull,
     #[error("{0}")]
     Request(String),
+    /// The kernel's driver waited in vain.
+    #[error("the TPM does not answer its driver")]
+    Silent,
     #[error("the TPM is {}: {}", .0, .0.remedy())]
     State(StateKind),
     #[error("the TPM room has stopped; restart the daemon")]
@@ -37,6 +40,7 @@ impl Error {
     /// What this failure says about the connection to the TPM.
     pub(super) fn fault(&self) -> Fault {
         match self {
+            Error::Silent => Fault::Link,
             Error::Tpm { command, code: Some(code), .. } => Fault::of(command, *code),
             _ => Fault::Call,
         }

@@ -154,15 +154,15 @@ class Tpm:
 
     def relay(self):
         while True:
-            with self.lock:
-                ways = {self.listener: self.accept, self.woken: lambda: self.woken.recv(4096)}
-                ways |= {self.qemu: self.control, self.swtpm: self.controlled}
-                if not self.stalled:
-                    ways |= {self.commands: self.command, self.answers: self.answered}
-                ways.pop(None, None)
             with selectors.DefaultSelector() as selector:
-                for end, way in ways.items():
-                    selector.register(end, selectors.EVENT_READ, way)
+                with self.lock:
+                    ways = {self.listener: self.accept, self.woken: lambda: self.woken.recv(4096)}
+                    ways |= {self.qemu: self.control, self.swtpm: self.controlled}
+                    if not self.stalled:
+                        ways |= {self.commands: self.command, self.answers: self.answered}
+                    ways.pop(None, None)
+                    for end, way in ways.items():
+                        selector.register(end, selectors.EVENT_READ, way)
                 ready = [key for key, _ in selector.select()]
             for key in ready:
                 with self.lock:
