@@ -16,11 +16,11 @@ use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
 use crate::audit::{Audit, Event, Recorded, Unrecorded};
 use crate::clock::Clock;
 use crate::config::Fault;
-use crate::issue::{Host, Introspection, Issuer, Query, Standing, Token};
+use crate::issue::{Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
 use crate::peer::{Look, Peer};
 use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Who};
 use crate::posture::Posture;
-use crate::tpm;
+use crate::tpm::{self, Tpm};
 
 /// Why there is no answer of the wanted kind.
 #[derive(Debug)]
@@ -56,6 +56,8 @@ pub struct Road {
     pub tpm: watch::Receiver<tpm::State>,
     /// What else keeps the issuer from standing, such as a torn file.
     pub trouble: watch::Receiver<Option<String>>,
+    /// The way to the TPM, for what it has to do itself.
+    pub handle: watch::Receiver<Option<Tpm>>,
 }
 
 impl Road {
@@ -82,6 +84,26 @@ impl Road {
             Ok((agent, answer)) => {
                 self.audit.introspection(&agent, answer).await.map_err(Refused::Unrecorded)
             }
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// Evidence about the host for a verifier's nonce, for a registered agent.
+    pub async fn attest(&self, look: Look, nonce: Result<Nonce, String>) -> Answer<Proof> {
+        let decided = async {
+            let peer = self.known(look)?;
+            let agent = self.identify_any(&peer).await?;
+            let nonce = nonce.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
+            self.within_rate(Who::Tpm(agent.name().clone()), Some(&peer)).map_err(|no| no.of(&agent))?;
+            let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
+            // Whoever stands has a handle.
+            let tpm = self.handle.borrow().clone().ok_or_else(|| {
+                No::refusal(Reason::TemporarilyUnavailable, "the TPM is starting", &peer).of(&agent)
+            })?;
+            Ok((standing.prove(&tpm, agent, &nonce).await?, nonce))
+        };
+        match decided.await {
+            Ok((proof, nonce)) => self.audit.proof(proof, &nonce).await.map_err(Refused::Unrecorded),
             Err(no) => Err(self.refuse(no).await),
         }
     }

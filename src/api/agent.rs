@@ -36,6 +36,13 @@ impl AgentApi {
                     Err(refused) => reply::refused(&refused),
                 },
             },
+            "/v1/attest" if post => match self.bodies.read(request).await {
+                Err(broken) => broken,
+                Ok(body) => match self.road.attest(guest.look(), body::nonce(&body)).await {
+                    Ok(proof) => reply::json(StatusCode::OK, proof.get().evidence()),
+                    Err(refused) => reply::refused(&refused),
+                },
+            },
             "/v1/whoami" if get => match self.road.whoami(guest.look()).await {
                 Ok(identity) => reply::json(StatusCode::OK, &Whoami::of(&identity)),
                 Err(refused) => reply::refused(&refused),
@@ -45,7 +52,7 @@ impl AgentApi {
             "/.well-known/openid-configuration" if get => {
                 self.document(|documents| documents.discovery.clone())
             }
-            "/v1/token" | "/v1/introspect" => reply::wrong_method("POST"),
+            "/v1/token" | "/v1/introspect" | "/v1/attest" => reply::wrong_method("POST"),
             "/v1/whoami" | "/v1/health" | "/.well-known/jwks.json" | "/.well-known/openid-configuration" => {
                 reply::wrong_method("GET, HEAD")
             }

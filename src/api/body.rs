@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::reply::{self, Reply};
-use crate::issue::Query;
+use crate::issue::{Nonce, Query};
 use crate::policy::Ask;
 
 /// Largest body.
@@ -218,6 +218,23 @@ pub fn query(body: &Body) -> Result<Query, String> {
     let mut fields = Form::parse(&body.text, &["token", "audience"])?;
     let token = fields.take(0).ok_or("token is missing")?.into_owned();
     Ok(Query { token, audience: fields.take(1).map(Cow::into_owned) })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NonceBody {
+    nonce: String,
+}
+
+/// The challenge that evidence is asked for.
+pub fn nonce(body: &Body) -> Result<Nonce, String> {
+    if !body.form {
+        let written: NonceBody = serde_json::from_slice(&body.text)
+            .map_err(|e| format!("the body is not the JSON of a request for evidence: {e}"))?;
+        return Nonce::parse(&written.nonce);
+    }
+    let nonce = Form::parse(&body.text, &["nonce"])?.take(0).ok_or("nonce is missing")?;
+    Nonce::parse(&nonce)
 }
 
 /// Fields of a form (RFC 6749 appendix B). Unknown ones are passed over, as its section 3.2 demands.

@@ -31,6 +31,7 @@ macro_rules! events {
 events! {
     AgentsReloaded "agents-reloaded" "9f0203b14aa8428193ef22a029711eae" INFO,
     AgentsRejected "agents-rejected" "10193dd4e32644e78c0c0d97b3846ef4" ERROR,
+    Attested "attested" "b4d4d94ec17b48b396be81aa8faa85ff" INFO,
     AuditFailed "audit-failed" "744a4c4c5d0743c88b66ee8015f61f51" ERROR,
     AuditRecovered "audit-recovered" "8f9c122ad6354bd2868ad5eb00962a07" WARN,
     AuditScarce "audit-scarce" "80ea1a0c0e9e4f42a594b1a6a6454523" WARN,

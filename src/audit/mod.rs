@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::agents::{Agent, Changes};
 use crate::clock::Clock;
-use crate::issue::{Introspection, Token};
+use crate::issue::{Introspection, Nonce, Proof, Token};
 use crate::policy::Refusal;
 
 pub use event::Event;
@@ -108,6 +108,13 @@ impl Audit {
     ) -> Result<Recorded<Introspection>, Unrecorded> {
         self.write(&Record::of_introspection(asker, &answer, self.clock.now())).await?;
         Ok(Recorded(answer))
+    }
+
+    /// Writes down who had which nonce attested.
+    pub async fn proof(&self, proof: Proof, nonce: &Nonce) -> Result<Recorded<Proof>, Unrecorded> {
+        let what = format!("nonce {}", nonce.text());
+        self.write(&Record::of_proof(&proof, &what, self.clock.now())).await?;
+        Ok(Recorded(proof))
     }
 
     /// Writes down what a reload of the registry changed.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Event, Note};
 use crate::agents::Agent;
 use crate::clock::Timestamp;
-use crate::issue::{Introspection, Token};
+use crate::issue::{Introspection, Proof, Token};
 use crate::peer::{Facts, Peer};
 use crate::policy::{Reason, Refusal};
 use crate::posture::Posture;
@@ -128,6 +128,15 @@ impl<'a> Record<'a> {
         }
     }
 
+    pub fn of_proof(proof: &'a Proof, what: &'a str, time: Timestamp) -> Record<'a> {
+        Record {
+            agent: Some(proof.agent().name().as_str()),
+            detail: Some(what),
+            peer: Some(proof.agent().peer()),
+            ..Record::new(Event::Attested, time)
+        }
+    }
+
     pub fn of_event(event: Event, what: &'a str, time: Timestamp) -> Record<'a> {
         Record { detail: Some(what), ..Record::new(event, time) }
     }
@@ -183,6 +192,7 @@ impl<'a> Record<'a> {
                 let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
                 format!("{agent}{caller} asked about a token: {verdict}{because}")
             }
+            Event::Attested => format!("{agent}{caller} had the host attested, {detail}"),
             _ => detail.to_owned(),
         }
     }

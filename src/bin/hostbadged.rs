@@ -141,6 +141,7 @@ async fn serve(
         clock: clock.clone(),
         tpm: view.tpm.clone(),
         trouble: view.trouble.clone(),
+        handle: view.handle.clone(),
     };
 
     let group =

@@ -1,6 +1,7 @@
 //! The command `hostbadge`, one file to a subcommand.
 
 mod agent;
+mod attest;
 mod audit;
 mod client;
 mod export;
@@ -70,6 +71,8 @@ enum Verb {
     Whoami,
     /// Get a token for an audience; prints the bare token
     Token(token::Arguments),
+    /// Evidence for a verifier: what this host booted, and which keys its TPM stands for
+    Attest(attest::Arguments),
     /// How the daemon and its TPM are (for administrators)
     Status,
     /// The registered agents (for administrators)
@@ -104,6 +107,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command.verb {
         Verb::Whoami => whoami::run(&common).await,
         Verb::Token(arguments) => token::run(&common, &arguments).await,
+        Verb::Attest(arguments) => attest::run(&common, &arguments).await,
         Verb::Status => status::run(&common).await,
         Verb::Agent(verb) => agent::run(&common, &verb).await,
         Verb::Export(verb) => export::run(&common, &verb).await,

@@ -1,16 +1,17 @@
-//! `hostbadge verify token`.
+//! `hostbadge verify token|evidence`.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
-use super::table::Lines;
+use super::table::{Lines, columns};
 use super::{Common, Failure, print_json};
 use crate::clock::{Clock, Timestamp};
-use crate::verify::{self, Expectation, Jwks};
+use crate::verify::{self, Expectation, Jwks, evidence};
 
 /// Larger key sets and tokens are none of ours.
 const MOST: u64 = 1024 * 1024;
@@ -19,6 +20,22 @@ const MOST: u64 = 1024 * 1024;
 pub enum Verb {
     /// A token: its signature, type, times, issuer and audience
     Token(Token),
+    /// Evidence: nonce, signatures, keys, PCR values and the issuing keys that the host's TPM stands for
+    Evidence(Evidence),
+}
+
+#[derive(Args, Debug)]
+pub struct Evidence {
+    /// The document, as `hostbadge attest` gives it; standard input where it is left out or "-"
+    file: Option<PathBuf>,
+
+    /// The challenge that was given to the host, in base64url without padding
+    #[arg(long, value_name = "BASE64URL")]
+    nonce: String,
+
+    /// Which host it must be: 26 characters, as `hostbadge status` shows it
+    #[arg(long, value_name = "ID")]
+    host: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -40,12 +57,47 @@ pub struct Token {
 }
 
 pub fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
-    let Verb::Token(arguments) = verb;
+    match verb {
+        Verb::Token(arguments) => token(common, arguments),
+        Verb::Evidence(arguments) => evidence(common, arguments),
+    }
+}
+
+/// A table of what holds and what does not; exit status 1 where anything does not.
+fn evidence(common: &Common, arguments: &Evidence) -> Result<ExitCode, Failure> {
+    let text = match arguments.file.as_deref() {
+        Some(file) if file != Path::new("-") => bounded(file, evidence::LARGEST as u64 + 1)?,
+        _ => standard_input(evidence::LARGEST as u64 + 1)?,
+    };
+    let document = evidence::Evidence::parse(&text).map_err(|e| Failure::Local(e.to_string()))?;
+    let nonce = BASE64URL_NOPAD
+        .decode(arguments.nonce.as_bytes())
+        .map_err(|e| Failure::Local(format!("the nonce is not base64url: {e}")))?;
+    let mut findings = document.check(&nonce);
+    if let Some(host) = &arguments.host {
+        findings.push(document.is_of(host));
+    }
+    let all = findings.iter().all(|finding| finding.holds);
+    match common.json {
+        true => drop(print_json(&json!({ "valid": all, "host": document.host, "findings": findings }))),
+        false => {
+            let row = |finding: &evidence::Finding| {
+                let verdict = if finding.holds { "holds" } else { "DOES NOT HOLD" };
+                vec![finding.what.to_owned(), verdict.to_owned(), finding.detail.clone()]
+            };
+            columns(&["WHAT", "VERDICT", "DETAIL"], &findings.iter().map(row).collect::<Vec<_>>());
+        }
+    }
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn token(common: &Common, arguments: &Token) -> Result<ExitCode, Failure> {
     let token = match arguments.token.as_deref() {
         Some(token) if token != "-" => token.to_owned(),
-        _ => standard_input()?,
+        _ => String::from_utf8(standard_input(MOST)?)
+            .map_err(|_| Failure::Local("standard input is no text".into()))?,
     };
-    let keys = bounded(&arguments.jwks)?;
+    let keys = bounded(&arguments.jwks, MOST)?;
     let keys =
         Jwks::parse(&keys).map_err(|e| Failure::Local(format!("{}: {e}", arguments.jwks.display())))?;
     let expected =
@@ -89,19 +141,19 @@ fn checked(value: &str, expected: bool) -> String {
     if expected { format!("{value} (as expected)") } else { format!("{value} (not checked)") }
 }
 
-fn standard_input() -> Result<String, Failure> {
-    let mut text = String::new();
+fn standard_input(most: u64) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
     std::io::stdin()
-        .take(MOST)
-        .read_to_string(&mut text)
+        .take(most)
+        .read_to_end(&mut text)
         .map_err(|e| Failure::Local(format!("standard input: {e}")))?;
     Ok(text)
 }
 
-fn bounded(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+fn bounded(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(MOST).read_to_end(&mut text))
+        .and_then(|file| file.take(most).read_to_end(&mut text))
         .map_err(|e| Failure::Local(format!("{}: {e}", path.display())))?;
     Ok(text)
 }

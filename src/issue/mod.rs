@@ -2,6 +2,7 @@
 
 mod documents;
 mod endorsement;
+mod evidence;
 mod introspect;
 mod issuer;
 mod key;
@@ -9,6 +10,7 @@ mod keyring;
 mod token;
 
 pub use documents::Documents;
+pub use evidence::{Nonce, Proof};
 pub use introspect::{Introspection, Query};
 pub use issuer::{Host, Issuer, Standing};
 pub use key::IssuingKey;

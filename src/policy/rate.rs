@@ -23,6 +23,8 @@ pub struct Rate {
 pub enum Who {
     Agent(Name),
     Stranger(u32),
+    /// The same agent where it makes the TPM work.
+    Tpm(Name),
     /// The lines that all strangers together leave in the record.
     StrangersLines,
 }
@@ -55,6 +57,9 @@ struct Bucket {
     untold: u64,
 }
 
+/// A TPM answers a few times a second for the whole host.
+const TPM: Rate = Rate { per_second: 1, burst: 5 };
+
 impl Limiter {
     pub fn new(agents: Rate, strangers: Rate) -> Limiter {
         Limiter { agents, strangers, buckets: Mutex::default() }
@@ -82,6 +87,7 @@ impl Limiter {
         match who {
             Who::Agent(_) => self.agents,
             Who::Stranger(_) => self.strangers,
+            Who::Tpm(_) => TPM,
             Who::StrangersLines => STRANGERS_LINES,
         }
     }

@@ -4,8 +4,9 @@
 //! command has nothing to encrypt in a direction, libtss2 takes that attribute off for this command and the HMAC
 //! still protects it. Outside the session are only the commands that can have none: the SRK's own creation (there is
 //! no key to salt with before it; its Name is compared with the pin), `TPM2_StartAuthSession` itself,
-//! `TPM2_FlushContext` and `TPM2_Startup` (no sessions by specification), `TPM2_GetCapability` (no secret in it), and
-//! libtss2's own first `TPM2_NV_ReadPublic` of an index, whose result the session's HMAC then confirms.
+//! `TPM2_FlushContext` and `TPM2_Startup` (no sessions by specification), `TPM2_GetCapability` (no secret in it),
+//! `TPM2_PCR_Read` (the quote says the same under a signature), and libtss2's own first
+//! `TPM2_NV_ReadPublic` of an index, whose result the session's HMAC then confirms.
 
 use std::time::Duration;
 use std::time::Instant;

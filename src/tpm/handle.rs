@@ -25,6 +25,8 @@ use super::facts::Facts;
 use super::keys;
 use super::objects::Objects;
 use super::progress::Progress;
+use super::quote;
+use super::quote::Attestation;
 use super::seal;
 use super::state::State;
 
@@ -114,6 +116,16 @@ impl Tpm {
         self.call(move |live| {
             let (connection, objects) = live.keys()?;
             keys::host_sign(connection, objects, &digest)
+        })
+        .await
+    }
+
+    /// Quotes PCRs of the SHA-256 bank (numbers up to 23, in their order) with at most 32 bytes of qualifying data, and
+    /// gives what a verifier knows this host by.
+    pub async fn attest(&self, pcrs: Vec<u8>, qualification: Vec<u8>) -> Result<Attestation, Error> {
+        self.call(move |live| {
+            let (connection, objects) = live.keys()?;
+            quote::attest(connection, objects, &pcrs, &qualification)
         })
         .await
     }

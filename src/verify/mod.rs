@@ -1,7 +1,9 @@
-//! Checks what hostbadge signed, with no daemon and no TPM.
+//! Checks what a hostbadge and its TPM signed, with no daemon and no TPM.
 
+pub mod evidence;
 mod jwks;
 mod jws;
+mod structures;
 mod token;
 
 pub use jwks::{Jwk, Jwks};
@@ -21,4 +23,6 @@ pub enum Error {
     Signature(String),
     #[error("{0}")]
     Claim(String),
+    #[error("{0}")]
+    Evidence(String),
 }

@@ -1,0 +1,11 @@
+//! Evidence of any bytes: findings, or an error.
+#![no_main]
+
+use hostbadge::verify::evidence::Evidence;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    if let Ok(evidence) = Evidence::parse(input) {
+        assert!(evidence.check(b"a nonce of 18 bytes").iter().any(|finding| !finding.holds));
+    }
+});

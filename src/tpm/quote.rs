@@ -1,0 +1,118 @@
+//! Quotes: what the TPM says about its PCRs, signed by the AK.
+
+use std::collections::BTreeMap;
+
+use ring::digest;
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::structures::Attest;
+use tss_esapi::structures::AttestInfo;
+use tss_esapi::structures::Data;
+use tss_esapi::structures::PcrSelectionList;
+use tss_esapi::structures::PcrSlot;
+use tss_esapi::structures::SignatureScheme;
+use tss_esapi::traits::Marshall;
+
+use super::connection::Connection;
+use super::connection::odd_answer;
+use super::error::Error;
+use super::error::tpm;
+use super::objects::Certification;
+use super::objects::Objects;
+
+/// A PCR can be extended between its reading and the quote; then both are done again, so often at most.
+const ATTEMPTS: usize = 5;
+
+/// What a verifier needs to know this host by: public areas, and what the AK signed.
+#[derive(Clone, Debug)]
+pub struct Attestation {
+    pub srk_name: Vec<u8>,
+    /// TPM2B_PUBLIC of EK, AK and host key.
+    pub ek_public: Vec<u8>,
+    pub ak_public: Vec<u8>,
+    pub host_key_public: Vec<u8>,
+    /// The AK's word that the host key lives in the same TPM.
+    pub certification: Certification,
+    /// TPMS_ATTEST of the quote, and the AK's TPMT_SIGNATURE over it.
+    pub quote: Vec<u8>,
+    pub signature: Vec<u8>,
+    /// The SHA-256 bank's values that were quoted, by number.
+    pub pcrs: BTreeMap<u8, [u8; 32]>,
+}
+
+/// Quotes `pcrs` (numbers up to 23) with `qualification` in the quote's extraData.
+pub(super) fn attest(
+    connection: &mut Connection,
+    objects: &Objects,
+    pcrs: &[u8],
+    qualification: &[u8],
+) -> Result<Attestation, Error> {
+    let slots = slots(pcrs)?;
+    let extra = Data::try_from(qualification).map_err(tpm("TPM2_Quote"))?;
+    for _ in 0..ATTEMPTS {
+        let values = read(connection, pcrs)?;
+        let (quote, signature) = connection.with_loaded(&objects.ak, |connection, ak| {
+            connection.run("TPM2_Quote", |context| {
+                context.quote(ak, extra.clone(), SignatureScheme::Null, selection(&slots)?)
+            })
+        })?;
+        if !is_about(&quote, &values) {
+            continue;
+        }
+        let unwritable = tpm("marshalling a quote");
+        return Ok(Attestation {
+            srk_name: objects.srk_name.clone(),
+            ek_public: objects.ek_public.clone(),
+            ak_public: objects.ak.public.clone(),
+            host_key_public: objects.host_key.public.clone(),
+            certification: objects.certification.clone(),
+            quote: quote.marshall().map_err(&unwritable)?,
+            signature: signature.marshall().map_err(&unwritable)?,
+            pcrs: values,
+        });
+    }
+    Err(Error::Request(
+        "the PCRs changed each time they were quoted; ask again when the host is quiet".into(),
+    ))
+}
+
+/// The SHA-256 bank's values. The TPM gives eight at a time at most. No session protects this command, as it has nothing
+/// to authorize or encrypt: the quote does, which is compared with the values.
+fn read(connection: &mut Connection, pcrs: &[u8]) -> Result<BTreeMap<u8, [u8; 32]>, Error> {
+    let mut values = BTreeMap::new();
+    for eight in pcrs.chunks(8) {
+        let slots = slots(eight)?;
+        let (_, read, digests) =
+            connection.run_bare("TPM2_PCR_Read", |context| context.pcr_read(selection(&slots)?))?;
+        // A bank that is not there reads as an empty selection.
+        if read.is_empty() || digests.value().len() != eight.len() {
+            return Err(Error::Request(
+                "this TPM has no SHA-256 bank of PCRs; enable it in the firmware".into(),
+            ));
+        }
+        for (number, digest) in eight.iter().zip(digests.value()) {
+            let value = digest.value().try_into().map_err(|_| odd_answer("TPM2_PCR_Read"))?;
+            values.insert(*number, value);
+        }
+    }
+    Ok(values)
+}
+
+/// TPM 2.0 Part 3, section 18.4: the quote holds a digest of the values in the order of their numbers.
+fn is_about(quote: &Attest, values: &BTreeMap<u8, [u8; 32]>) -> bool {
+    let AttestInfo::Quote { info } = quote.attested() else { return false };
+    let whole: Vec<u8> = values.values().flatten().copied().collect();
+    info.pcr_digest().value() == digest::digest(&digest::SHA256, &whole).as_ref()
+}
+
+fn slots(pcrs: &[u8]) -> Result<Vec<PcrSlot>, Error> {
+    let ordered = pcrs.windows(2).all(|two| two[0] < two[1]);
+    if pcrs.is_empty() || !ordered || pcrs.iter().any(|number| *number > 23) {
+        return Err(Error::Request("PCRs are numbers from 0 to 23, each once, in their order".into()));
+    }
+    let slot = |number: &u8| PcrSlot::try_from(1u32 << number).map_err(tpm("selecting PCRs"));
+    pcrs.iter().map(slot).collect()
+}
+
+fn selection(slots: &[PcrSlot]) -> tss_esapi::Result<PcrSelectionList> {
+    PcrSelectionList::builder().with_selection(HashingAlgorithm::Sha256, slots).build()
+}

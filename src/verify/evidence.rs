@@ -1,0 +1,262 @@
+//! Evidence: what a host says about itself for a verifier far away, and what of it holds.
+//!
+//! The document is JSON; what is signed in it are the TPM's own structures, in base64. Nothing else in it is believed.
+
+use std::collections::BTreeMap;
+
+use data_encoding::{BASE32_NOPAD, BASE64, HEXLOWER_PERMISSIVE};
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+
+use super::structures::{
+    About, Attest, DECRYPT, FIXED_PARENT, FIXED_TPM, PublicKey, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN,
+};
+use super::{Error, Jwk, Jws};
+
+/// The document's version, the only one there is.
+pub const VERSION: u64 = 1;
+/// Nonces are this long, in bytes.
+pub const NONCE: std::ops::RangeInclusive<usize> = 8..=64;
+/// Evidence with long logs stays below this many bytes.
+pub const LARGEST: usize = 64 * 1024 * 1024;
+
+/// The document.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    pub version: u64,
+    /// The host's id.
+    pub host: String,
+    /// As the verifier gave it, base64url.
+    pub nonce: String,
+    /// TPM2B_PUBLIC of the P-256 EK, base64.
+    pub ek: String,
+    /// The EK's certificate, DER in base64, where the TPM has one.
+    pub ek_certificate: Option<String>,
+    /// Name of the SRK, in hexadecimal.
+    pub srk: String,
+    /// TPM2B_PUBLIC, base64.
+    pub ak: String,
+    pub quote: Signed,
+    /// The SHA-256 bank, by number, in hexadecimal.
+    pub pcrs: BTreeMap<u8, String>,
+    /// TPM2B_PUBLIC, base64.
+    pub host_key: String,
+    /// The AK's word for the host key.
+    pub certification: Signed,
+    /// The host key's word for each issuing key, a JWS.
+    pub endorsements: Vec<String>,
+}
+
+/// A TPMS_ATTEST and the AK's TPMT_SIGNATURE over it, base64.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    pub attest: String,
+    pub signature: String,
+}
+
+/// One thing that was checked: what, and what was found or why it does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub what: &'static str,
+    pub holds: bool,
+    pub detail: String,
+}
+
+/// What a quote's extraData is for a nonce: the nonce, or its SHA-256 where it is longer than all TPMs take.
+pub fn qualification(nonce: &[u8]) -> Vec<u8> {
+    match nonce.len() <= 32 {
+        true => nonce.to_vec(),
+        false => digest(&SHA256, nonce).as_ref().to_vec(),
+    }
+}
+
+/// A host's id: the first 128 bits of SHA-256 over the EK's Name, base32.
+pub fn host_id(ek_name: &[u8]) -> String {
+    BASE32_NOPAD.encode(&digest(&SHA256, ek_name).as_ref()[..16]).to_ascii_lowercase()
+}
+
+impl Evidence {
+    pub fn parse(text: &[u8]) -> Result<Evidence, Error> {
+        if text.len() > LARGEST {
+            return Err(Error::Evidence(format!("evidence is larger than {LARGEST} bytes")));
+        }
+        let evidence: Evidence =
+            serde_json::from_slice(text).map_err(|e| Error::Evidence(format!("this is no evidence: {e}")))?;
+        match evidence.version {
+            VERSION => Ok(evidence),
+            other => Err(Error::Evidence(format!(
+                "evidence of format {other}; this program reads format {VERSION}"
+            ))),
+        }
+    }
+
+    /// Checks all that can be checked from the document alone. All findings, not the first fault only.
+    pub fn check(&self, nonce: &[u8]) -> Vec<Finding> {
+        let mut findings = Findings::default();
+        findings.note("EK", self.check_ek());
+        let ak = findings.note("AK", check_key("AK", &self.ak, RESTRICTED | SIGN, DECRYPT));
+        let host_key =
+            findings.note("host key", check_key("host key", &self.host_key, SIGN, DECRYPT | RESTRICTED));
+        let Some(ak) = ak else { return findings.0 };
+        let quote = findings.note("quote's signature", self.open(&self.quote, &ak));
+        if let Some(quote) = quote {
+            findings.note("nonce", self.check_nonce(&quote, nonce));
+            findings.note("PCR values", self.check_pcrs(&quote));
+        }
+        let Some(host_key) = host_key else { return findings.0 };
+        findings.note("host key's certification", self.check_certification(&ak, &host_key));
+        findings.note("issuing keys", self.check_endorsements(&host_key));
+        findings.0
+    }
+
+    /// Whether it is this host's. To be believed where the EK's finding holds.
+    pub fn is_of(&self, host: &str) -> Finding {
+        let holds = self.host == host;
+        let detail =
+            if holds { "as expected".into() } else { format!("this is {}", self.host.escape_debug()) };
+        Finding { what: "host", holds, detail }
+    }
+
+    fn check_ek(&self) -> Result<((), String), String> {
+        let ek = key(&self.ek)?;
+        if !ek.has(FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | RESTRICTED | DECRYPT) {
+            return Err("its attributes are not those of an EK".into());
+        }
+        let id = host_id(&ek.name);
+        match id == self.host {
+            true => Ok(((), format!("host {id}"))),
+            false => Err(format!("it is host {id}'s, not {}'s", self.host.escape_debug())),
+        }
+    }
+
+    /// What the AK signed, once it is certain that this very AK did, with the attributes that it is shown with.
+    fn open(&self, signed: &Signed, ak: &PublicKey) -> Result<(Attest, String), String> {
+        let bytes = |text: &str| BASE64.decode(text.as_bytes()).map_err(|e| format!("not base64: {e}"));
+        let (attest, signature) = (bytes(&signed.attest)?, bytes(&signed.signature)?);
+        if !ak.signed(&attest, &signature).map_err(|e| e.to_string())? {
+            return Err("the AK did not sign this".into());
+        }
+        let attest = Attest::parse(&attest).map_err(|e| e.to_string())?;
+        let srk = HEXLOWER_PERMISSIVE.decode(self.srk.as_bytes()).map_err(|e| format!("SRK: {e}"))?;
+        if attest.signer != ak.qualified_name_under(&srk) {
+            return Err("the TPM names another key as the signer than the AK that is shown".into());
+        }
+        let clock = attest.clock;
+        let mut detail = format!("by the AK, after {} resets of the TPM", clock.resets);
+        if !clock.safe {
+            detail += "; the TPM's clock may have gone back";
+        }
+        Ok((attest, detail))
+    }
+
+    fn check_nonce(&self, quote: &Attest, nonce: &[u8]) -> Result<((), String), String> {
+        if !NONCE.contains(&nonce.len()) {
+            return Err(format!("a nonce has {} to {} bytes", NONCE.start(), NONCE.end()));
+        }
+        match quote.extra == qualification(nonce) {
+            true => Ok(((), "is in the quote".into())),
+            false => Err("the quote was made for another nonce: old, or for somebody else".into()),
+        }
+    }
+
+    fn check_pcrs(&self, quote: &Attest) -> Result<((), String), String> {
+        let About::Pcrs { numbers, digest: quoted } = &quote.about else {
+            return Err("this is no quote".into());
+        };
+        if !self.pcrs.keys().eq(numbers) {
+            return Err(format!("the quote is about the PCRs {numbers:?}, and other values are given"));
+        }
+        let mut whole = Vec::new();
+        for (number, value) in &self.pcrs {
+            let value = HEXLOWER_PERMISSIVE.decode(value.as_bytes()).ok().filter(|value| value.len() == 32);
+            whole.extend(
+                value.ok_or_else(|| format!("the value of PCR {number} is not 64 hexadecimal digits"))?,
+            );
+        }
+        match digest(&SHA256, &whole).as_ref() == quoted {
+            true => Ok(((), format!("{} of the SHA-256 bank, as quoted", numbers.len()))),
+            false => Err("they are not what was quoted".into()),
+        }
+    }
+
+    fn check_certification(&self, ak: &PublicKey, host_key: &PublicKey) -> Result<((), String), String> {
+        let (attest, _) = self.open(&self.certification, ak)?;
+        match attest.about {
+            About::Key { name } if name == host_key.name => {
+                Ok(((), "the AK's TPM holds the host key".into()))
+            }
+            About::Key { .. } => Err("the certification is about another key".into()),
+            About::Pcrs { .. } => Err("this is a quote, and certifies no key".into()),
+        }
+    }
+
+    fn check_endorsements(&self, host_key: &PublicKey) -> Result<((), String), String> {
+        let jwk = Jwk::from_point(&host_key.point);
+        let mut kids = Vec::new();
+        for text in &self.endorsements {
+            kids.push(endorsed(text, &jwk, &self.host)?);
+        }
+        match kids.is_empty() {
+            true => Err("none is endorsed by the host key".into()),
+            false => Ok(((), kids.join(", "))),
+        }
+    }
+}
+
+/// What the host key signed about an issuing key: the kid, if it holds.
+fn endorsed(text: &str, host_key: &Jwk, host: &str) -> Result<String, String> {
+    #[derive(Deserialize)]
+    struct Statement {
+        iss: String,
+        sub: String,
+        cnf: Confirmation,
+    }
+    #[derive(Deserialize)]
+    struct Confirmation {
+        jwk: Jwk,
+    }
+    let jws = Jws::parse(text).map_err(|e| e.to_string())?;
+    if jws.typ() != "hostbadge-endorsement+jwt" {
+        return Err("one is no endorsement".into());
+    }
+    let payload = jws.verify(host_key).map_err(|_| "one is not signed by the host key")?;
+    let statement: Statement =
+        serde_json::from_slice(payload).map_err(|e| format!("one cannot be read: {e}"))?;
+    if statement.iss != host {
+        return Err("one is another host's".into());
+    }
+    // A key's name is its thumbprint, which this checks.
+    match statement.cnf.jwk.point() {
+        Ok(_) if statement.cnf.jwk.kid == statement.sub => Ok(statement.sub),
+        _ => Err("one names another key than it holds".into()),
+    }
+}
+
+fn key(text: &str) -> Result<PublicKey, String> {
+    let bytes = BASE64.decode(text.as_bytes()).map_err(|e| format!("not base64: {e}"))?;
+    PublicKey::parse(&bytes).map_err(|e| e.to_string())
+}
+
+fn check_key(what: &str, text: &str, wanted: u32, unwanted: u32) -> Result<(PublicKey, String), String> {
+    let key = key(text)?;
+    if !key.has(FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | wanted) || key.attributes & unwanted != 0 {
+        return Err(format!("its attributes are not those of an {what} that cannot leave its TPM"));
+    }
+    Ok((key, "made in its TPM, and cannot leave it".into()))
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn note<T>(&mut self, what: &'static str, outcome: Result<(T, String), String>) -> Option<T> {
+        let (value, holds, detail) = match outcome {
+            Ok((value, detail)) => (Some(value), true, detail),
+            Err(why) => (None, false, why),
+        };
+        self.0.push(Finding { what, holds, detail });
+        value
+    }
+}

@@ -1,0 +1,193 @@
+//! Evidence, from a real software TPM, judged by our own verifier and by tpm2-tools.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::callers::{NOBODY, Who};
+use common::{Host, until_true};
+use data_encoding::{BASE64, HEXLOWER};
+use hostbadge::verify::evidence::{Evidence, Finding};
+use nix::sys::signal::{Signal, kill};
+use serde_json::{Value, json};
+
+/// "a nonce of 18 bytes"
+const NONCE: &str = "YSBub25jZSBvZiAxOCBieXRlcw";
+const NONCE_BYTES: &[u8] = b"a nonce of 18 bytes";
+
+fn attested(host: &Host, nonce: &str) -> Value {
+    let answer = host.post("/v1/attest", json!({ "nonce": nonce }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn findings(document: &Value, nonce: &[u8]) -> Vec<Finding> {
+    Evidence::parse(document.to_string().as_bytes()).unwrap().check(nonce)
+}
+
+/// The one finding that does not hold.
+#[track_caller]
+fn the_fault(document: &Value, nonce: &[u8]) -> (String, String) {
+    let broken: Vec<Finding> =
+        findings(document, nonce).into_iter().filter(|finding| !finding.holds).collect();
+    let first = broken.first().unwrap_or_else(|| panic!("all of it holds"));
+    (first.what.to_owned(), first.detail.clone())
+}
+
+#[test]
+fn evidence_holds_names_the_host_and_its_keys_and_is_written_down() {
+    let host = Host::started();
+    let document = attested(&host, NONCE);
+    let all = findings(&document, NONCE_BYTES);
+    assert!(all.iter().all(|finding| finding.holds), "{all:#?}");
+    assert_eq!(document["host"], host.status()["host"]["id"]);
+    let kid = host.get("/.well-known/jwks.json").json()["keys"][0]["kid"].as_str().unwrap().to_owned();
+    let issuing = all.iter().find(|finding| finding.what == "issuing keys").unwrap();
+    assert!(issuing.detail.contains(&kid), "{issuing:?}");
+    let long = "A".repeat(86);
+    let nonce = [0; 64];
+    let all = findings(&attested(&host, &long), &nonce);
+    assert!(all.iter().all(|finding| finding.holds), "{all:#?}");
+    let audit = host.audit();
+    let lines = common::record::of_event(&audit, "attested");
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["detail"], format!("nonce {NONCE}"));
+}
+
+#[test]
+fn tpm2_tools_take_the_quote() {
+    let host = Host::started();
+    let document = attested(&host, NONCE);
+    let file = |name: &str, text: &Value| {
+        let path = host.path(name);
+        fs::write(&path, BASE64.decode(text.as_str().unwrap().as_bytes()).unwrap()).unwrap();
+        path
+    };
+    let check = |nonce: &[u8]| {
+        Command::new("tpm2_checkquote")
+            .arg("--public")
+            .arg(file("ak.pub", &document["ak"]))
+            .arg("--message")
+            .arg(file("quote", &document["quote"]["attest"]))
+            .arg("--signature")
+            .arg(file("signature", &document["quote"]["signature"]))
+            .args(["--hash-algorithm", "sha256", "--qualification", &HEXLOWER.encode(nonce)])
+            .output()
+            .unwrap()
+    };
+    let taken = check(NONCE_BYTES);
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    assert!(!check(b"another nonce").status.success());
+    let printed = Command::new("tpm2_print")
+        .args(["--type", "TPMS_ATTEST"])
+        .arg(file("quote", &document["quote"]["attest"]))
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&printed.stdout).contains(&HEXLOWER.encode(NONCE_BYTES)), "{printed:?}");
+}
+
+#[test]
+fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
+    let host = Host::started();
+    let mut other = Host::other();
+    other.agent("root", "user = 0");
+    other.start();
+    let (ours, theirs) = (attested(&host, NONCE), attested(&other, NONCE));
+    assert_eq!(the_fault(&ours, b"yesterday's nonce").0, "nonce");
+
+    let with = |path: &[&str], value: Value| {
+        let mut document = ours.clone();
+        let at = path.iter().fold(&mut document, |at, key| &mut at[*key]);
+        *at = value;
+        document
+    };
+    assert_eq!(the_fault(&with(&["host"], theirs["host"].clone()), NONCE_BYTES).0, "EK");
+    assert_eq!(the_fault(&with(&["ak"], theirs["ak"].clone()), NONCE_BYTES).0, "quote's signature");
+    assert_eq!(the_fault(&with(&["ak"], ours["host_key"].clone()), NONCE_BYTES).0, "AK");
+    assert_eq!(the_fault(&with(&["quote"], theirs["quote"].clone()), NONCE_BYTES).0, "quote's signature");
+    let fault = the_fault(&with(&["quote"], ours["certification"].clone()), NONCE_BYTES);
+    assert_eq!(fault.0, "nonce", "a certification is no quote");
+    assert_eq!(the_fault(&with(&["host_key"], ours["ak"].clone()), NONCE_BYTES).0, "host key");
+    let fault = the_fault(&with(&["certification"], theirs["certification"].clone()), NONCE_BYTES);
+    assert_eq!(fault, ("host key's certification".into(), "the AK did not sign this".into()));
+    let fault = the_fault(&with(&["endorsements"], theirs["endorsements"].clone()), NONCE_BYTES);
+    assert_eq!(fault, ("issuing keys".into(), "one is not signed by the host key".into()));
+    assert_eq!(the_fault(&with(&["endorsements"], json!([])), NONCE_BYTES).0, "issuing keys");
+    assert_eq!(the_fault(&with(&["pcrs", "7"], json!("11".repeat(32))), NONCE_BYTES).0, "PCR values");
+    let fault = the_fault(&with(&["pcrs", "23"], json!("00".repeat(32))), NONCE_BYTES);
+    assert!(fault.1.contains("other values are given"), "{fault:?}");
+
+    // Any byte of what is signed, or signs, or names a key.
+    for path in [
+        &["ek"][..],
+        &["ak"],
+        &["host_key"],
+        &["quote", "attest"],
+        &["quote", "signature"],
+        &["certification", "attest"],
+        &["certification", "signature"],
+    ] {
+        let text = path.iter().fold(&ours, |at, key| &at[*key]).as_str().unwrap();
+        let bytes = BASE64.decode(text.as_bytes()).unwrap();
+        for at in 0..bytes.len() {
+            eprintln!("byte {at} of {path:?}");
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            the_fault(&with(path, json!(BASE64.encode(&bytes))), NONCE_BYTES);
+            the_fault(&with(path, json!(BASE64.encode(&bytes[..at]))), NONCE_BYTES);
+        }
+    }
+    assert!(Evidence::parse(with(&["version"], json!(2)).to_string().as_bytes()).is_err());
+    assert!(Evidence::parse(b"{\"version\":1").is_err());
+}
+
+#[test]
+fn only_agents_with_a_proper_nonce_make_the_tpm_work_and_not_without_end() {
+    let host = Host::started();
+    let stranger = Who::user(NOBODY).curl(&host, "/v1/attest", &["-d", &format!("nonce={NONCE}")]);
+    assert_eq!((stranger.status, stranger.error().as_str()), (401, "invalid_client"));
+    for nonce in ["", "AAAA", &"A".repeat(87), "not base64!", "YSBub25jZSBvZiAxOCBieXRlcw=="] {
+        let answer = host.post("/v1/attest", json!({ "nonce": nonce }));
+        assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"), "{nonce}");
+    }
+    let answers: Vec<u16> =
+        (0..8).map(|_| host.post("/v1/attest", json!({ "nonce": NONCE })).status).collect();
+    assert!(answers.contains(&200) && answers.contains(&429), "{answers:?}");
+    // Tokens need no TPM, and no share of it.
+    assert!(!host.token().is_empty());
+}
+
+#[test]
+fn a_stalled_tpm_is_named() {
+    let host = Host::started();
+    let tpm = host.swtpm();
+    kill(tpm, Signal::SIGSTOP).unwrap();
+    let answer = host.post("/v1/attest", json!({ "nonce": NONCE }));
+    assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+    assert!(answer.text().contains("the TPM has not answered"), "{}", answer.text());
+    kill(tpm, Signal::SIGCONT).unwrap();
+    until_true("evidence is made", || host.post("/v1/attest", json!({ "nonce": NONCE })).status == 200);
+}
+
+#[test]
+fn the_commands_make_and_check_it_with_a_table_and_an_exit_status() {
+    let host = Host::started();
+    let file = host.path("evidence.json");
+    let hostbadge = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostbadge"));
+        command.args(words).env("HOSTBADGE_SOCKET", host.agent_socket()).output().unwrap()
+    };
+    let name = file.to_str().unwrap();
+    assert!(hostbadge(&["attest", "--nonce", NONCE, "--output", name]).status.success());
+    let id = host.status()["host"]["id"].as_str().unwrap().to_owned();
+    let verify =
+        |nonce: &str, id: &str| hostbadge(&["verify", "evidence", name, "--nonce", nonce, "--host", id]);
+    let good = verify(NONCE, &id);
+    let table = String::from_utf8_lossy(&good.stdout).into_owned();
+    assert!(good.status.success() && !table.contains("DOES NOT"), "{table}");
+    let bad = verify("AAAAAAAAAAAA", "somebody");
+    assert_eq!(bad.status.code(), Some(1));
+    let table = String::from_utf8_lossy(&bad.stdout).into_owned();
+    assert_eq!(table.matches("DOES NOT HOLD").count(), 2, "{table}");
+}
