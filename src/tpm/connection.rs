@@ -83,10 +83,15 @@ impl Connection {
         check_reachable(tcti)?;
         let name = tcti.name_conf().map_err(tpm("reading the TPM's address"))?;
         let emulator = matches!(tcti, Tcti::Swtpm { .. });
-        let mut context = Context::new(name).map_err(tpm("connecting")).map_err(|error| match emulator {
+        let mut context = Context::new(name).map_err(tpm("connecting")).map_err(|error| match error {
+            _ if emulator => error,
             // The device is there and may be opened, but its driver cannot wake the TPM.
-            false if error.fault() == Fault::Link => Error::Silent,
-            _ => error,
+            Error::Tpm { code: Some(TCTI_IO_ERROR), .. } => Error::Silent,
+            Error::Tpm { command, code, text } => {
+                let mend = "libtss2's part for devices may be missing: install libtss2-tcti-device0, or tpm2-tss";
+                Error::Tpm { command, code, text: format!("{text}; {mend}") }
+            }
+            other => other,
         })?;
         if emulator {
             sweep(&mut context);

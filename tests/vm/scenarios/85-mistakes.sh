@@ -56,6 +56,15 @@ chown tss:tss /dev/tpmrm0
 chmod 660 /dev/tpmrm0
 wait_for "the issuer, with no restart" hostbadge status
 
+say "libtss2 without its part for devices"
+part=$(dpkg-query -W -f '${Package}\n' 'libtss2-tcti-device0*')
+dpkg --remove --force-depends "$part"
+restart
+refused hostbadge status
+says "libtss2-tcti-device0"
+dpkg --install /var/lib/vm-packages/"$part"_*.deb
+wait_for "the issuer, with no restart" hostbadge status
+
 say "No journal at all"
 systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service
 restart

@@ -1,0 +1,19 @@
+# Evidence from a real machine: what it booted, for a verifier who knows nothing of the host but its id.
+
+need hostbadge
+printf 'name = "prover"\n[match]\nuser = "bin"\n' >/etc/hostbadge/agents.d/prover.toml
+show hostbadge agent reload
+wait_for "the issuer" hostbadge status
+nonce=$(head -c 32 /dev/urandom | base64 -w 0 | tr '+/' '-_' | tr -d '=')
+as bin hostbadge attest --nonce "$nonce" >/root/evidence.json
+id=$(hostbadge status --json | jq -r .host.id)
+expect "holds" hostbadge verify evidence /root/evidence.json --nonce "$nonce" --host "$id"
+refused hostbadge verify evidence /root/evidence.json --nonce "AAAAAAAAAAAA"
+says "DOES NOT HOLD"
+
+say "The values are the kernel's own view of the PCRs"
+for pcr in 0 4 7 10; do
+    expect "$(tr 'A-F' 'a-f' <"/sys/class/tpm/tpm0/pcr-sha256/$pcr")" jq -r ".pcrs[\"$pcr\"]" /root/evidence.json
+done
+rm /etc/hostbadge/agents.d/prover.toml
+show hostbadge agent reload
