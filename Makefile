@@ -6,10 +6,10 @@ PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools c
 # Node by whatever way it was installed; Debian's where there is none.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
 
-.PHONY: help deps test-deps build demo run test lint bench fuzz deb rpm test-packages test-vm deny clean
+.PHONY: help deps test-deps build demo run test lint bench fuzz deb rpm check-packages test-packages test-vm deny clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install the system packages that building needs (as root, or by sudo)
 	@scripts/install-packages $(PACKAGES)
@@ -42,8 +42,11 @@ fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
 deb rpm: deps ## build the package into target/package
 	@scripts/package $@
 
-test-packages: test-deps deb rpm ## what the packages hold, what lintian says, and that a second build gives the same bytes
+check-packages: test-deps deb rpm ## what the packages hold, what lintian and systemd say of it
 	@scripts/install-packages lintian rpm
+	@scripts/check-packages
+
+test-packages: check-packages ## the same, and that a second build from nothing gives the same bytes
 	@scripts/check-packages --twice
 
 test-vm: deps deb rpm ## the packages on real Debians with a TPM, systemd and journald, in virtual machines (as root)

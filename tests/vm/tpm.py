@@ -160,7 +160,9 @@ class Tpm:
                     ways |= {self.qemu: self.control, self.swtpm: self.controlled}
                     if not self.stalled:
                         ways |= {self.commands: self.command, self.answers: self.answered}
-                    ways.pop(None, None)
+                    ways = {end: way for end, way in ways.items() if end and end.fileno() >= 0}
+                    if not ways:
+                        return
                     for end, way in ways.items():
                         selector.register(end, selectors.EVENT_READ, way)
                 ready = [key for key, _ in selector.select()]

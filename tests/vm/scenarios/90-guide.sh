@@ -3,6 +3,7 @@
 
 apt-get purge -y -qq -o Dpkg::Use-Pty=0 hostbadge >/dev/null 2>&1 || true
 rm -rf /etc/hostbadge /var/lib/hostbadge.*
+userdel researcher 2>/dev/null || true
 mkdir -p /root/guide && cd /root/guide
 cp "$vm/hostbadge.deb" hostbadge_amd64.deb
 # The blocks that are marked as a shell's, put together.
