@@ -6,6 +6,7 @@
 
 mod chain;
 mod event;
+mod health;
 mod journal;
 mod record;
 mod relay;
@@ -23,11 +24,11 @@ use crate::issue::{Introspection, Nonce, Proof, Token};
 use crate::policy::Refusal;
 
 pub use event::Event;
+pub use health::{Health, Problem};
 pub use journal::{Journal, Note};
 pub use record::Record;
 pub use relay::Relay;
 pub use tail::{Line, tail};
-pub use writer::{Health, Problem};
 
 use writer::{Hand, Writer};
 

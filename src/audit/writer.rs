@@ -11,13 +11,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::chain::Log;
+use super::health::{Health, Problem, SCARCE, SLOW_WRITE};
 
 /// How many lines may wait; one more is refused.
 const QUEUE: usize = 1024;
@@ -25,16 +26,6 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 256;
 /// Batches that a lane writes for others before it hands over to the thread.
 const ROUNDS: usize = 4;
-/// A write that takes longer than this was no copy into the page cache.
-const SLOW_WRITE: Duration = Duration::from_millis(5);
-/// While a sync takes longer than this, a write may have to wait for it.
-const SLOW_SYNC: Duration = Duration::from_millis(50);
-/// Writes of the thread that must be quick, one after the other, before lanes write again.
-const CAUGHT_UP: u32 = 64;
-/// A disk that has not taken a line for this long is not waited for any more.
-const STALLED: Duration = Duration::from_secs(1);
-/// Of the last of a disk nothing goes to callers who are no agents.
-const SCARCE: u64 = 64 << 20;
 /// The thread looks at least this often for what was left behind.
 const TURN: Duration = Duration::from_millis(500);
 /// What is written is asked of the disk this often.
@@ -46,11 +37,6 @@ struct Job {
     body: Vec<u8>,
     done: oneshot::Sender<Result<(), Problem>>,
 }
-
-/// Why lines could not be written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Problem(pub Arc<str>);
 
 /// Who writes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +167,7 @@ impl Writer {
     fn sync_now_and_then(&self) {
         while !self.closed.load(Ordering::Acquire) {
             std::thread::park_timeout(SYNC_EVERY);
-            let _syncing = self.health.syncing.enter(self.health.start);
+            let _syncing = self.health.syncing();
             self.sync();
             self.look_for_room();
         }
@@ -191,14 +177,9 @@ impl Writer {
     fn look_for_room(&self) {
         let file = lock(&self.current).try_clone();
         let Ok(file) = file else { return };
-        if let Ok(disk) = nix::sys::statvfs::fstatvfs(&file) {
-            self.health
-                .scarce
-                .store(disk.blocks_available() * disk.fragment_size() < SCARCE, Ordering::Relaxed);
-        }
-        if let Ok(meta) = file.metadata() {
-            self.health.removed.store(meta.nlink() == 0, Ordering::Relaxed);
-        }
+        let (Ok(disk), Ok(meta)) = (nix::sys::statvfs::fstatvfs(&file), file.metadata()) else { return };
+        let left = disk.blocks_available() * disk.fragment_size();
+        self.health.found(left < SCARCE, meta.nlink() == 0);
     }
 
     /// Writes a batch by one call, and tells those who wait. How long it took; none if nothing waited.
@@ -213,7 +194,7 @@ impl Writer {
         }
         let began = Instant::now();
         let result = {
-            let _writing = self.health.writing.enter(self.health.start);
+            let _writing = self.health.writing();
             log.append(jobs.iter().map(|job| job.body.as_slice()))
         };
         let took = began.elapsed();
@@ -231,162 +212,6 @@ impl Writer {
     }
 }
 
-/// How the log fares.
-#[derive(Debug)]
-pub struct Health {
-    start: Instant,
-    last: AtomicU64,
-    writing: Since,
-    syncing: Since,
-    /// Quick writes of the thread still to come before lanes write again; 0 while they do.
-    behind: AtomicU32,
-    problem: Mutex<Option<Problem>>,
-    /// Whether a stall was told, and not yet its end.
-    told: AtomicBool,
-    /// Little room is left: what remains is for agents.
-    scarce: AtomicBool,
-    told_scarce: AtomicBool,
-    /// Somebody has removed the file that is written to.
-    removed: AtomicBool,
-    told_removed: AtomicBool,
-}
-
-impl Health {
-    fn new(last: u64) -> Health {
-        Health {
-            start: Instant::now(),
-            last: AtomicU64::new(last),
-            writing: Since::default(),
-            syncing: Since::default(),
-            behind: AtomicU32::new(0),
-            problem: Mutex::default(),
-            told: AtomicBool::new(false),
-            scarce: AtomicBool::new(false),
-            told_scarce: AtomicBool::new(false),
-            removed: AtomicBool::new(false),
-            told_removed: AtomicBool::new(false),
-        }
-    }
-
-    /// Number of the last line; 0 before the first.
-    pub fn last(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
-    }
-
-    /// Why nothing can be written now, if that is so.
-    pub fn problem(&self) -> Option<Problem> {
-        self.stalled().or_else(|| lock(&self.problem).clone()).or_else(|| self.removed())
-    }
-
-    /// Whether little room is left on the disk.
-    pub fn scarce(&self) -> bool {
-        self.scarce.load(Ordering::Relaxed)
-    }
-
-    fn removed(&self) -> Option<Problem> {
-        let what =
-            "the file of the audit log was removed while it was written; restart hostbadged to begin another";
-        self.removed.load(Ordering::Relaxed).then(|| Problem(what.into()))
-    }
-
-    /// The same for a disk that does not answer at all.
-    pub fn stalled(&self) -> Option<Problem> {
-        let waited = self.writing.age(self.start).filter(|age| *age >= STALLED)?;
-        Some(Problem(format!("the disk has not answered for {} s", waited.as_secs()).into()))
-    }
-
-    /// Tells the journal of a stall, once, and of its end. To be called every second or so, by a thread that is not
-    /// held up by it.
-    pub fn look(&self) {
-        match self.stalled() {
-            Some(stalled) if !self.told.swap(true, Ordering::Relaxed) => {
-                tracing::error!(event = "audit-failed", "{stalled}; nothing is issued until it does");
-            }
-            None if self.told.swap(false, Ordering::Relaxed) => {
-                tracing::warn!(event = "audit-recovered", "the disk of the audit log answers again");
-            }
-            _ => {}
-        }
-        let scarce = self.scarce();
-        if self.told_scarce.swap(scarce, Ordering::Relaxed) != scarce && scarce {
-            tracing::warn!(
-                event = "audit-scarce",
-                "less than {} MiB are left for the audit log; callers who are no agents are not written down",
-                SCARCE >> 20
-            );
-        }
-        let removed = self.removed().filter(|_| !self.told_removed.swap(true, Ordering::Relaxed));
-        if let Some(removed) = removed {
-            tracing::error!(event = "audit-failed", "{removed}");
-        }
-    }
-
-    fn keeps_up(&self) -> bool {
-        self.behind.load(Ordering::Relaxed) == 0
-            && self.syncing.age(self.start).is_none_or(|age| age < SLOW_SYNC)
-    }
-
-    fn fall_behind(&self) {
-        self.behind.store(CAUGHT_UP, Ordering::Relaxed);
-    }
-
-    /// The thread wrote; enough quick writes in a row and lanes write again.
-    fn count_quick(&self, took: Duration) {
-        if took <= SLOW_WRITE {
-            // Only the log's holder changes it.
-            let behind = self.behind.load(Ordering::Relaxed);
-            self.behind.store(behind.saturating_sub(1), Ordering::Relaxed);
-        }
-    }
-
-    fn note(&self, result: &Result<(), Problem>, log: &Log) {
-        self.last.store(log.seq(), Ordering::Relaxed);
-        let mut before = lock(&self.problem);
-        match result {
-            Err(problem) if before.as_ref() != Some(problem) => {
-                tracing::error!(
-                    event = "audit-failed",
-                    "{}: {problem}; nothing is issued until it can be written",
-                    log.path().display()
-                );
-                *before = Some(problem.clone());
-            }
-            Ok(()) if before.is_some() => {
-                tracing::info!(event = "audit-recovered", "the audit log can be written again");
-                *before = None;
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Since when something goes on; 0 while it does not, else microseconds since the start and one more.
-#[derive(Debug, Default)]
-struct Since(AtomicU64);
-
-impl Since {
-    fn enter(&self, start: Instant) -> Going<'_> {
-        self.0.store(start.elapsed().as_micros() as u64 + 1, Ordering::Relaxed);
-        Going(self)
-    }
-
-    fn age(&self, start: Instant) -> Option<Duration> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => None,
-            since => Some(start.elapsed().saturating_sub(Duration::from_micros(since - 1))),
-        }
-    }
-}
-
-/// It goes on for as long as this lives.
-struct Going<'a>(&'a Since);
-
-impl Drop for Going<'_> {
-    fn drop(&mut self) {
-        self.0.0.store(0, Ordering::Relaxed);
-    }
-}
-
 /// No panic leaves what these locks hold half-changed, so a poisoned one is as good.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -398,6 +223,7 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     use super::*;
+    use crate::audit::health::CAUGHT_UP;
 
     fn body() -> Vec<u8> {
         b"\"detail\":\"x\"}".to_vec()
@@ -446,7 +272,7 @@ mod tests {
             let writer = writer.clone();
             move || writer.submit(body(), Hand::Own).unwrap()
         });
-        until("somebody is at it", || writer.health.writing.age(writer.health.start).is_some());
+        until("somebody is at it", || writer.health.is_writing());
 
         let mut waiting = writer.submit(body(), Hand::Own).unwrap();
         assert!(waiting.try_recv().is_err(), "nothing was written");

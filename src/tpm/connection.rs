@@ -88,7 +88,8 @@ impl Connection {
             // The device is there and may be opened, but its driver cannot wake the TPM.
             Error::Tpm { code: Some(TCTI_IO_ERROR), .. } => Error::Silent,
             Error::Tpm { command, code, text } => {
-                let mend = "libtss2's part for devices may be missing: install libtss2-tcti-device0, or tpm2-tss";
+                let mend =
+                    "libtss2's part for devices may be missing: install libtss2-tcti-device0, or tpm2-tss";
                 Error::Tpm { command, code, text: format!("{text}; {mend}") }
             }
             other => other,
