@@ -19,7 +19,7 @@ use crate::config::Fault;
 use crate::issue::{Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
 use crate::peer::{Look, Peer};
 use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Who};
-use crate::posture::Posture;
+use crate::posture::{BootLog, Posture};
 use crate::tpm::{self, Tpm};
 
 /// Why there is no answer of the wanted kind.
@@ -58,6 +58,7 @@ pub struct Road {
     pub trouble: watch::Receiver<Option<String>>,
     /// The way to the TPM, for what it has to do itself.
     pub handle: watch::Receiver<Option<Tpm>>,
+    pub boot_log: BootLog,
 }
 
 impl Road {
@@ -100,7 +101,9 @@ impl Road {
             let tpm = self.handle.borrow().clone().ok_or_else(|| {
                 No::refusal(Reason::TemporarilyUnavailable, "the TPM is starting", &peer).of(&agent)
             })?;
-            Ok((standing.prove(&tpm, agent, &nonce).await?, nonce))
+            let log = self.boot_log.clone();
+            let log = tokio::task::spawn_blocking(move || log.read()).await.ok().flatten();
+            Ok((standing.prove(&tpm, log, agent, &nonce).await?, nonce))
         };
         match decided.await {
             Ok((proof, nonce)) => self.audit.proof(proof, &nonce).await.map_err(Refused::Unrecorded),

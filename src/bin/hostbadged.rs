@@ -18,6 +18,7 @@ use hostbadge::config::{self, Config, Fault, Paths};
 use hostbadge::daemon::{self, Arguments, Keeper, Pulse};
 use hostbadge::issue::{Issuer, Naming};
 use hostbadge::policy::{Gate, Limiter, Rate};
+use hostbadge::posture::BootLog;
 use hostbadge::road::Road;
 use hostbadge::store::{self, DirLock};
 use hostbadge::tpm::{SoftwareTpm, TpmConfig};
@@ -142,6 +143,7 @@ async fn serve(
         tpm: view.tpm.clone(),
         trouble: view.trouble.clone(),
         handle: view.handle.clone(),
+        boot_log: BootLog::in_dir(&config.paths.run),
     };
 
     let group =

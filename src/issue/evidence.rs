@@ -53,7 +53,13 @@ impl Proof {
 
 impl Standing {
     /// Has the TPM quote its PCRs for this nonce, and puts together what a verifier needs.
-    pub async fn prove(&self, tpm: &Tpm, agent: Agent, nonce: &Nonce) -> Result<Proof, Refusal> {
+    pub async fn prove(
+        &self,
+        tpm: &Tpm,
+        event_log: Option<Vec<u8>>,
+        agent: Agent,
+        nonce: &Nonce,
+    ) -> Result<Proof, Refusal> {
         let made = async {
             let facts = tpm.facts().await?;
             Ok((facts, tpm.attest(PCRS.collect(), qualification(&nonce.0)).await?))
@@ -75,6 +81,7 @@ impl Standing {
             ak: BASE64.encode(&made.ak_public),
             quote: signed(&made.quote, &made.signature),
             pcrs: made.pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect(),
+            event_log: event_log.map(|log| BASE64.encode(&log)),
             host_key: BASE64.encode(&made.host_key_public),
             certification: signed(&made.certification.attest, &made.certification.signature),
             endorsements: vec![self.endorsement().to_owned()],

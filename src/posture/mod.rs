@@ -3,9 +3,13 @@
 //! This release measures nothing yet and says so: every token, record and health answer carries `off`, so that a
 //! relying party can tell an unmeasured host from a measured one.
 
+mod boot_log;
+
 use std::fmt;
 
 use serde::Serialize;
+
+pub use boot_log::BootLog;
 
 /// What is known of the host's integrity at the moment of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -40,6 +40,8 @@ pub struct Evidence {
     pub quote: Signed,
     /// The SHA-256 bank, by number, in hexadecimal.
     pub pcrs: BTreeMap<u8, String>,
+    /// What the firmware and the boot loaders measured, as the kernel has it, base64.
+    pub event_log: Option<String>,
     /// TPM2B_PUBLIC, base64.
     pub host_key: String,
     /// The AK's word for the host key.
