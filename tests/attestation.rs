@@ -186,6 +186,18 @@ fn the_commands_make_and_check_it_with_a_table_and_an_exit_status() {
     let good = verify(NONCE, &id);
     let table = String::from_utf8_lossy(&good.stdout).into_owned();
     assert!(good.status.success() && !table.contains("DOES NOT"), "{table}");
+    let policy = host.path("pcrs.toml");
+    let zeros = "0".repeat(64);
+    let judged = |values: String| {
+        fs::write(&policy, format!("version = 1\n[sha256]\n{values}")).unwrap();
+        let policy = policy.to_str().unwrap();
+        hostbadge(&["verify", "evidence", name, "--nonce", NONCE, "--pcrs", policy]).status.code()
+    };
+    // swtpm without firmware has measured nothing.
+    assert_eq!(judged(format!("0 = \"{zeros}\"\n7 = [\"{}\", \"{zeros}\"]\n", "1".repeat(64))), Some(0));
+    assert_eq!(judged(format!("0 = \"{}\"\n", "1".repeat(64))), Some(1));
+    assert_eq!(judged(format!("23 = \"{zeros}\"\n")), Some(1), "it was not quoted");
+    assert_eq!(judged("0 = 7\n".into()), Some(1));
     let bad = verify("AAAAAAAAAAAA", "somebody");
     assert_eq!(bad.status.code(), Some(1));
     let table = String::from_utf8_lossy(&bad.stdout).into_owned();

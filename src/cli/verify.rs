@@ -11,7 +11,7 @@ use serde_json::json;
 use super::table::{Lines, columns};
 use super::{Common, Failure, print_json};
 use crate::clock::{Clock, Timestamp};
-use crate::verify::{self, Expectation, Jwks, evidence};
+use crate::verify::{self, Expectation, Jwks, PcrPolicy, evidence};
 
 /// Larger key sets and tokens are none of ours.
 const MOST: u64 = 1024 * 1024;
@@ -32,6 +32,10 @@ pub struct Evidence {
     /// The challenge that was given to the host, in base64url without padding
     #[arg(long, value_name = "BASE64URL")]
     nonce: String,
+
+    /// The PCR values that are taken: a TOML file with `version = 1` and, under `[sha256]`, numbers and values
+    #[arg(long, value_name = "FILE")]
+    pcrs: Option<PathBuf>,
 
     /// Which host it must be: 26 characters, as `hostbadge status` shows it
     #[arg(long, value_name = "ID")]
@@ -76,6 +80,11 @@ fn evidence(common: &Common, arguments: &Evidence) -> Result<ExitCode, Failure> 
     let mut findings = document.check(&nonce);
     if let Some(host) = &arguments.host {
         findings.push(document.is_of(host));
+    }
+    if let Some(file) = &arguments.pcrs {
+        let wrong = |what: &dyn std::fmt::Display| Failure::Local(format!("{}: {what}", file.display()));
+        let text = String::from_utf8(bounded(file, MOST)?).map_err(|e| wrong(&e))?;
+        findings.push(PcrPolicy::parse(&text).map_err(|e| wrong(&e))?.judge(&document));
     }
     let all = findings.iter().all(|finding| finding.holds);
     match common.json {

@@ -3,11 +3,13 @@
 pub mod evidence;
 mod jwks;
 mod jws;
+mod pcr_policy;
 mod structures;
 mod token;
 
 pub use jwks::{Jwk, Jwks};
 pub use jws::Jws;
+pub use pcr_policy::PcrPolicy;
 pub use token::{Claims, Expectation, Verified, verify};
 
 /// Why something does not hold. The texts name the check that failed.

@@ -1,0 +1,100 @@
+//! Which PCR values a verifier takes: a TOML file that people write.
+//!
+//! ```toml
+//! version = 1
+//!
+//! [sha256]
+//! 0 = "3d45…"              # 64 hexadecimal digits
+//! 7 = ["65ca…", "ab12…"]   # any of these
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::Error;
+use super::evidence::{Evidence, Finding};
+
+/// PCRs of the SHA-256 bank, each with the values that are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PcrPolicy(BTreeMap<u8, Vec<String>>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u64,
+    sha256: BTreeMap<String, OneOrMore>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a value of 64 hexadecimal digits, or a list of such")]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl PcrPolicy {
+    pub fn parse(text: &str) -> Result<PcrPolicy, Error> {
+        let fault = |what: String| Error::Evidence(format!("PCR policy: {what}"));
+        let written: Written = toml::from_str(text).map_err(|e| fault(e.message().to_owned()))?;
+        if written.version != 1 {
+            return Err(fault(format!("format {} is unknown; this program reads format 1", written.version)));
+        }
+        let mut pcrs = BTreeMap::new();
+        for (number, values) in written.sha256 {
+            let number = number.parse().ok().filter(|number| *number < 24);
+            let number: u8 = number.ok_or_else(|| fault("PCRs are numbers from 0 to 23".into()))?;
+            let values = match values {
+                OneOrMore::One(value) => vec![value],
+                OneOrMore::More(values) => values,
+            };
+            let is_value = |value: &String| value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit());
+            if values.is_empty() || !values.iter().all(is_value) {
+                return Err(fault(format!("the values of PCR {number} are 64 hexadecimal digits each")));
+            }
+            pcrs.insert(number, values.iter().map(|value| value.to_ascii_lowercase()).collect());
+        }
+        match pcrs.is_empty() {
+            true => Err(fault("it names no PCR, and would take every host".into())),
+            false => Ok(PcrPolicy(pcrs)),
+        }
+    }
+
+    /// Whether the evidence's values are among those that are taken. To be believed where the finding on PCR values holds.
+    pub fn judge(&self, evidence: &Evidence) -> Finding {
+        let other = |(number, values): &(&u8, &Vec<String>)| {
+            let value = evidence.pcrs.get(*number).map(|value| value.to_ascii_lowercase());
+            value.is_none_or(|value| !values.contains(&value))
+        };
+        let others: Vec<String> = self.0.iter().filter(other).map(|(number, _)| number.to_string()).collect();
+        let detail = match others.is_empty() {
+            true => format!("{} PCRs have values that it takes", self.0.len()),
+            false => format!("PCR {}: a value that it does not take, or none", others.join(", ")),
+        };
+        Finding { what: "PCR policy", holds: others.is_empty(), detail }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_policy_is_named() {
+        let zeros = "0".repeat(64);
+        let good = format!("version = 1\n[sha256]\n0 = \"{zeros}\"\n7 = [\"{zeros}\", \"{zeros}\"]\n");
+        assert!(PcrPolicy::parse(&good).is_ok());
+        for (bad, said) in [
+            (good.replace("version = 1", "version = 2"), "format 2"),
+            (good.replace("7 =", "24 ="), "0 to 23"),
+            (good.replace("00\"", "0\""), "64 hexadecimal digits"),
+            (good.replace("7 =", "seven ="), "0 to 23"),
+            ("version = 1\n[sha256]\n".into(), "names no PCR"),
+            ("version = 1\n[sha1]\n".into(), "unknown field"),
+            ("\0".into(), "PCR policy"),
+        ] {
+            let error = PcrPolicy::parse(&bad).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}
