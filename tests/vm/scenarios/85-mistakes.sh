@@ -57,7 +57,7 @@ chmod 660 /dev/tpmrm0
 wait_for "the issuer, with no restart" hostbadge status
 
 say "libtss2 without its part for devices"
-part=$(dpkg-query -W -f '${Package}\n' 'libtss2-tcti-device0*')
+part=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'libtss2-tcti-device0*' | sed -n 's/^installed //p')
 dpkg --remove --force-depends "$part"
 restart
 refused hostbadge status
