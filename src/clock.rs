@@ -23,16 +23,30 @@ impl Timestamp {
         self.0 / 1_000_000
     }
 
+    /// The moment `by` later; a moment beyond what can be told is the last one.
+    pub const fn after(self, by: Duration) -> Timestamp {
+        // A u128 of microseconds that does not fit is later than any moment anyway.
+        let by = by.as_micros();
+        Timestamp(self.0.saturating_add(if by > u64::MAX as u128 { u64::MAX } else { by as u64 }))
+    }
+
+    /// The same or the next moment that is a whole second: what is kept in seconds is kept too late, not too early.
+    pub const fn rounded_up(self) -> Timestamp {
+        Timestamp::from_secs(self.0.div_ceil(1_000_000))
+    }
+
     /// The time that has passed since `earlier`; zero if the clock went back.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// RFC 3339 in UTC with microseconds.
+/// RFC 3339 in UTC with microseconds. Its years have four digits, so the last moment that it can write is in 9999; a
+/// damaged file may hold a later one, which is shown as that.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(self.0)).fmt(f)
+        const LAST: u64 = 253_402_300_799_999_999;
+        humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(self.0.min(LAST))).fmt(f)
     }
 }
 
@@ -91,6 +105,14 @@ mod tests {
         clock.advance(Duration::from_millis(1500));
         assert_eq!(clock.now().secs(), 101);
         assert_eq!(clock.now().to_string(), "1970-01-01T00:01:41.500000Z");
+    }
+
+    #[test]
+    fn moments_too_late_to_be_told_are_the_last_one() {
+        let last = Timestamp::from_secs(u64::MAX).after(Duration::MAX);
+        assert_eq!(last.to_string(), "9999-12-31T23:59:59.999999Z");
+        assert_eq!(Timestamp(1_000_001).rounded_up(), Timestamp::from_secs(2));
+        assert_eq!(Timestamp(1_000_000).rounded_up().after(Duration::from_secs(4)), Timestamp::from_secs(5));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod lock;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,16 @@ impl Error {
 ///
 /// The file is a JSON object with a `version` member beside the members of `T`.
 pub fn read<T: DeserializeOwned>(path: &Path, version: u64) -> Result<Option<T>, Error> {
+    read_any(path, version..=version, |_, state| serde_json::from_value(state))
+}
+
+/// Reads a state file of one of the formats `known`, which `parse` is told with the members beside `version`.
+/// What is written afterwards is of the newest.
+pub fn read_any<T>(
+    path: &Path,
+    known: RangeInclusive<u64>,
+    parse: impl FnOnce(u64, serde_json::Value) -> serde_json::Result<T>,
+) -> Result<Option<T>, Error> {
     // What is no regular file must not keep the daemon waiting for a writer.
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
@@ -60,14 +71,11 @@ pub fn read<T: DeserializeOwned>(path: &Path, version: u64) -> Result<Option<T>,
     }
     let mut value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| torn(e.to_string()))?;
     let found = value.as_object_mut().and_then(|object| object.remove("version"));
-    match found.and_then(|v| v.as_u64()) {
-        None => return Err(torn("no version".into())),
-        Some(found) if found != version => {
-            return Err(Error::Version { path: path.to_owned(), found, known: version });
-        }
-        Some(_) => {}
+    let Some(found) = found.and_then(|v| v.as_u64()) else { return Err(torn("no version".into())) };
+    if !known.contains(&found) {
+        return Err(Error::Version { path: path.to_owned(), found, known: *known.end() });
     }
-    serde_json::from_value(value).map(Some).map_err(|e| torn(e.to_string()))
+    parse(found, value).map(Some).map_err(|e| torn(e.to_string()))
 }
 
 /// Replaces a state file: mode 0600, on disk when this returns.
@@ -170,6 +178,19 @@ mod tests {
         write(&path, 2, &Sample { name: "b".into() }).unwrap();
         let error = read::<Sample>(&path, 1).unwrap_err().to_string();
         assert!(error.contains("format 2") && error.contains("format 1"), "{error}");
+    }
+
+    #[test]
+    fn one_of_several_formats_is_read_and_told_apart() {
+        let (_dir, path) = sample();
+        let parse =
+            |format, state| serde_json::from_value::<Sample>(state).map(|sample| (format, sample.name));
+        assert_eq!(read_any(&path, 1..=2, parse).unwrap(), Some((1, "a".into())));
+        write(&path, 2, &Sample { name: "b".into() }).unwrap();
+        assert_eq!(read_any(&path, 1..=2, parse).unwrap(), Some((2, "b".into())));
+        write(&path, 3, &Sample { name: "c".into() }).unwrap();
+        let error = read_any(&path, 1..=2, parse).unwrap_err().to_string();
+        assert!(error.contains("format 3") && error.contains("format 2"), "{error}");
     }
 
     #[test]
