@@ -15,6 +15,11 @@ pub use fault::{Fault, Source, writable_by_others};
 /// Where the daemon looks when it is told nothing else.
 pub const SYSTEM_FILE: &str = "/etc/hostbadge/hostbadged.toml";
 
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// As humantime reads `"1y"`: 365.25 days.
+const YEAR: Duration = Duration::from_secs(31_557_600);
+
 /// What the daemon runs with.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -24,6 +29,7 @@ pub struct Config {
     pub issuer: Option<String>,
     pub paths: Paths,
     pub tpm: Tpm,
+    pub keys: Keys,
     pub limits: Limits,
     pub log: Log,
     pub admin: Admin,
@@ -50,6 +56,18 @@ pub struct Tpm {
     /// How long a caller waits for one TPM command.
     #[serde(deserialize_with = "duration")]
     pub deadline: Duration,
+}
+
+/// How issuing keys rotate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// The longest that a key signs; each is replaced up to a tenth earlier.
+    #[serde(deserialize_with = "long_duration")]
+    pub rotate_every: Duration,
+    /// How long a key is in the key set before it signs.
+    #[serde(deserialize_with = "long_duration")]
+    pub publish_before: Duration,
 }
 
 /// Bounds on what callers may take.
@@ -132,6 +150,12 @@ impl Default for Tpm {
     }
 }
 
+impl Default for Keys {
+    fn default() -> Self {
+        Keys { rotate_every: DAY * 30, publish_before: DAY }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -170,6 +194,8 @@ struct Written {
     #[serde(default)]
     tpm: Tpm,
     #[serde(default)]
+    keys: OptionalSpan<Keys>,
+    #[serde(default)]
     limits: OptionalSpan<Limits>,
     #[serde(default)]
     log: Log,
@@ -193,6 +219,15 @@ struct OptionalSpan<T>(Option<Spanned<T>>);
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OptionalSpan<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Spanned::deserialize(deserializer).map(|table| OptionalSpan(Some(table)))
+    }
+}
+
+impl<T: Default> OptionalSpan<T> {
+    /// The table, or its defaults; what `check` finds is a fault of the table as a whole.
+    fn checked(self, source: &Source, check: fn(&T) -> Vec<String>, faults: &mut Vec<Fault>) -> T {
+        let Some(table) = self.0 else { return T::default() };
+        faults.extend(check(table.get_ref()).into_iter().map(|what| source.fault(table.span(), what)));
+        table.into_inner()
     }
 }
 
@@ -227,15 +262,8 @@ impl Config {
             audit: place(written.paths.audit, paths.audit),
             run: place(written.paths.run, paths.run),
         };
-        let limits = match written.limits.0 {
-            None => Limits::default(),
-            Some(limits) => {
-                for what in check_limits(limits.get_ref()) {
-                    faults.push(source.fault(limits.span(), what));
-                }
-                limits.into_inner()
-            }
-        };
+        let keys = written.keys.checked(&source, check_keys, &mut faults);
+        let limits = written.limits.checked(&source, check_limits, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -244,6 +272,7 @@ impl Config {
             issuer: written.issuer.map(|i| i.into_inner()),
             paths,
             tpm: written.tpm,
+            keys,
             limits,
             log: written.log,
             admin: written.admin,
@@ -292,6 +321,19 @@ fn check_issuer(issuer: &str) -> Result<(), String> {
     }
 }
 
+fn check_keys(keys: &Keys) -> Vec<String> {
+    let mut faults = Vec::new();
+    if keys.rotate_every < HOUR || keys.rotate_every > YEAR {
+        faults.push("keys.rotate_every is from \"1h\" to \"1y\"; \"30d\" is usual".into());
+    }
+    if keys.publish_before >= keys.rotate_every {
+        faults.push(
+            "keys.publish_before is shorter than keys.rotate_every, or no key would ever be in time".into(),
+        );
+    }
+    faults
+}
+
 fn check_limits(limits: &Limits) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, value) in [
@@ -316,12 +358,24 @@ fn check_limits(limits: &Limits) -> Vec<String> {
 
 /// `"5s"`, `"250ms"`: more than nothing, at most a day.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    bounded(deserializer, Duration::from_nanos(1), DAY, "\"5s\" or \"250ms\"")
+}
+
+/// `"30d"`, `"24h"`: a second to a year.
+fn long_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    bounded(deserializer, Duration::from_secs(1), YEAR, "\"30d\" or \"24h\"")
+}
+
+fn bounded<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    least: Duration,
+    most: Duration,
+    example: &str,
+) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     match humantime::parse_duration(&text) {
-        Ok(d) if !d.is_zero() && d <= Duration::from_secs(86_400) => Ok(d),
-        _ => Err(serde::de::Error::custom(format!(
-            "\"{text}\" is no duration; give one like \"5s\" or \"250ms\""
-        ))),
+        Ok(d) if d >= least && d <= most => Ok(d),
+        _ => Err(serde::de::Error::custom(format!("\"{text}\" is no duration; give one like {example}"))),
     }
 }
 
@@ -367,5 +421,24 @@ mod tests {
         assert!(read("[limits]\nrate = -1").unwrap_err().contains(":2:"));
         assert!(read("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
         assert!(read("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));
+    }
+
+    #[test]
+    fn keys_rotate_every_hour_to_year_and_are_published_before() {
+        let keys = read("").unwrap().keys;
+        assert_eq!((keys.rotate_every, keys.publish_before), (DAY * 30, DAY));
+        let keys = read("[keys]\nrotate_every = \"1y\"\npublish_before = \"90d\"").unwrap().keys;
+        assert_eq!((keys.rotate_every, keys.publish_before), (YEAR, DAY * 90));
+        for (text, wanted) in [
+            ("\nrotate_every = \"59m\"\npublish_before = \"1m\"", ":2: keys.rotate_every is"),
+            ("\nrotate_every = \"2y\"", ":3: \"2y\" is no duration"),
+            ("\nrotate_every = \"0s\"", ":3: \"0s\" is no duration"),
+            ("\nrotate_every = 30", ":3: invalid type"),
+            ("\nrotate_every = \"20h\"", ":2: keys.publish_before is shorter"),
+            ("\nrotate_each = \"20h\"", ":3: unknown field `rotate_each`"),
+        ] {
+            let fault = read(&format!("\n[keys]{text}")).unwrap_err();
+            assert!(fault.contains(wanted), "{text}: {fault}");
+        }
     }
 }
