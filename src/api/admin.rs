@@ -1,4 +1,4 @@
-//! The admin socket: status, agents, the log. For root and the admin group.
+//! The admin socket: status, agents, keys, the log. For root and the admin group.
 
 use std::sync::Arc;
 
@@ -7,10 +7,13 @@ use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 
 use super::Status;
+use super::body;
 use super::guest::Guest;
 use super::reply::{self, Reply};
 use crate::audit;
 use crate::config::Fault;
+use crate::issue::{KeyReport, Orders};
+use crate::peer::Peer;
 use crate::policy::Gate;
 use crate::road::Road;
 
@@ -22,6 +25,8 @@ pub struct Admin {
     pub road: Road,
     pub gate: Gate,
     pub status: Arc<Status>,
+    pub keys: Orders,
+    pub bodies: body::Room,
 }
 
 #[derive(Serialize)]
@@ -29,6 +34,18 @@ struct Faults<'a> {
     error: &'static str,
     error_description: &'static str,
     faults: &'a [Fault],
+}
+
+#[derive(Serialize)]
+struct KeysBody<'a> {
+    /// Why a step that is due is not taken.
+    waits: Option<String>,
+    keys: &'a [KeyReport],
+}
+
+/// An administrator, for the record.
+fn who(peer: &Peer) -> String {
+    format!("uid {}, pid {}", peer.uid, peer.pid)
 }
 
 impl Admin {
@@ -45,10 +62,12 @@ impl Admin {
                 let registry = self.road.agents.registry();
                 reply::json(StatusCode::OK, &registry.iter().collect::<Vec<_>>())
             }
-            "/v1/agents/reload" if post => self.reload(&format!("uid {}, pid {}", peer.uid, peer.pid)).await,
+            "/v1/agents/reload" if post => self.reload(&who(&peer)).await,
             "/v1/audit" if get => self.audit(request.uri().query().unwrap_or_default()).await,
-            "/v1/status" | "/v1/agents" | "/v1/audit" => reply::wrong_method("GET, HEAD"),
-            "/v1/agents/reload" => reply::wrong_method("POST"),
+            "/v1/keys" if get => self.keys(),
+            "/v1/keys/rotate" if post => self.rotate(&peer, request).await,
+            "/v1/status" | "/v1/agents" | "/v1/audit" | "/v1/keys" => reply::wrong_method("GET, HEAD"),
+            "/v1/agents/reload" | "/v1/keys/rotate" => reply::wrong_method("POST"),
             path => match path.strip_prefix("/v1/agents/") {
                 Some(name) if get => match self.road.agents.registry().find(name) {
                     Some(entry) => reply::json(StatusCode::OK, entry),
@@ -74,6 +93,34 @@ impl Admin {
             }
             Err(refused) => reply::refused(&refused),
         }
+    }
+
+    fn keys(&self) -> Reply {
+        let Some(standing) = self.road.issuer.standing() else { return self.not_standing() };
+        reply::json(StatusCode::OK, &KeysBody { waits: self.keys.waits(), keys: standing.keys() })
+    }
+
+    async fn rotate(&self, peer: &Peer, request: Request<Incoming>) -> Reply {
+        let body = match self.bodies.read(request).await {
+            Ok(body) => body,
+            Err(broken) => return broken,
+        };
+        let at_once = match body::rotation(&body) {
+            Ok(at_once) => at_once,
+            Err(what) => return reply::error(StatusCode::BAD_REQUEST, "invalid_request", &what),
+        };
+        if self.road.issuer.standing().is_none() {
+            return self.not_standing();
+        }
+        match self.keys.rotate(at_once, who(peer)).await {
+            Ok(rotated) => reply::json(StatusCode::OK, &rotated),
+            Err(why) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &why),
+        }
+    }
+
+    fn not_standing(&self) -> Reply {
+        let why = self.road.why_not_standing();
+        reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &why)
     }
 
     async fn audit(&self, query: &str) -> Reply {

@@ -237,6 +237,24 @@ pub fn nonce(body: &Body) -> Result<Nonce, String> {
     Nonce::parse(&nonce)
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RotationBody {
+    now: bool,
+}
+
+/// Whether the next issuing key is to sign at once. An empty body says no.
+pub fn rotation(body: &Body) -> Result<bool, String> {
+    if body.text.trim_ascii().is_empty() {
+        return Ok(false);
+    }
+    // serde reads a list as the members in their order.
+    let object = if body.text.trim_ascii_start().starts_with(b"{") { &body.text[..] } else { b"" };
+    serde_json::from_slice::<RotationBody>(object)
+        .map(|written| written.now)
+        .map_err(|e| format!("the body is {{\"now\": true}} or {{\"now\": false}}: {e}"))
+}
+
 /// Fields of a form (RFC 6749 appendix B). Unknown ones are passed over, as its section 3.2 demands.
 struct Form<'a>(Vec<Option<Cow<'a, str>>>);
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Crowd;
 use crate::agents::Loaded;
 use crate::clock::Timestamp;
+use crate::issue::{KeyReport, KeyState};
 use crate::posture::Posture;
 use crate::road::Road;
 
@@ -67,16 +68,6 @@ struct TpmReport {
 }
 
 #[derive(Serialize)]
-struct KeyReport {
-    kid: String,
-    alg: &'static str,
-    state: &'static str,
-    created: Timestamp,
-    /// The host key's word for it, a JWS.
-    endorsement: String,
-}
-
-#[derive(Serialize)]
 struct AuditReport {
     last: u64,
     problem: Option<String>,
@@ -95,6 +86,7 @@ impl Status {
 
     /// Everything as it is now.
     pub fn report(&self, road: &Road) -> Report {
+        let living = |key: &&KeyReport| key.state != KeyState::Destroyed;
         let standing = road.issuer.standing();
         let host = standing.as_ref().map(|standing| standing.host());
         let state = road.tpm.borrow().clone();
@@ -119,16 +111,7 @@ impl Status {
             },
             posture: Posture::now(),
             trouble: standing.is_none().then(|| road.why_not_standing()),
-            keys: standing
-                .iter()
-                .map(|standing| KeyReport {
-                    kid: standing.key().kid().to_owned(),
-                    alg: "ES256",
-                    state: "active",
-                    created: standing.key().created(),
-                    endorsement: standing.endorsement().to_owned(),
-                })
-                .collect(),
+            keys: standing.iter().flat_map(|standing| standing.keys()).filter(living).cloned().collect(),
             agents: road.agents.loaded(),
             audit: AuditReport { last: road.audit.health().last(), problem },
             journal: JournalReport { to: road.audit.journal().to(), dropped: road.audit.journal().dropped() },

@@ -135,6 +135,11 @@ impl Audit {
         self.write(&Record::of_event(event, what, self.clock.now())).await
     }
 
+    /// Writes down what became of an issuing key.
+    pub async fn key(&self, event: Event, kid: &str, what: &str) -> Result<(), Unrecorded> {
+        self.write(&Record::of_key(event, kid, what, self.clock.now())).await
+    }
+
     /// Whether the log can be written, and how far it has come.
     pub fn health(&self) -> &Health {
         self.writer.0.health()

@@ -141,6 +141,10 @@ impl<'a> Record<'a> {
         Record { detail: Some(what), ..Record::new(event, time) }
     }
 
+    pub fn of_key(event: Event, kid: &'a str, what: &'a str, time: Timestamp) -> Record<'a> {
+        Record { kid: Some(kid), ..Record::of_event(event, what, time) }
+    }
+
     /// The members of the line after those of the chain, with the closing brace.
     pub(super) fn body(&self) -> serde_json::Result<Vec<u8>> {
         let mut text = Vec::with_capacity(768);

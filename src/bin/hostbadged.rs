@@ -15,8 +15,8 @@ use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, Room, Server, Status};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
-use hostbadge::daemon::{self, Arguments, Keeper, Pulse};
-use hostbadge::issue::{Issuer, Naming};
+use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator};
+use hostbadge::issue::{self, Issuer, Naming, Rotation};
 use hostbadge::policy::{Gate, Limiter, Rate};
 use hostbadge::posture::BootLog;
 use hostbadge::road::Road;
@@ -127,7 +127,11 @@ async fn serve(
         deadline: config.tpm.deadline,
         ..TpmConfig::default()
     };
-    let (keeper, view) = Keeper::new(tpm, config.paths.state.clone(), naming, issuer.clone(), clock.clone());
+    let rotation = Rotation { every: config.keys.rotate_every, publish_before: config.keys.publish_before };
+    let state = config.paths.state.clone();
+    let (keeper, view) = Keeper::new(tpm, state, naming, rotation, issuer.clone(), clock.clone());
+    let (orders, desk) = issue::orders();
+    let rotator = Rotator { issuer: issuer.clone(), audit: audit.clone(), clock: clock.clone(), desk };
 
     let limits = &config.limits;
     let limiter = Limiter::new(
@@ -158,7 +162,9 @@ async fn serve(
         crowd: crowd.clone(),
         tpm: view.facts,
     };
-    let admin = Api::Admin(Arc::new(Admin { road: road.clone(), gate, status: Arc::new(status) }));
+    let admin =
+        Admin { road: road.clone(), gate, status: Arc::new(status), keys: orders, bodies: Room::default() };
+    let admin = Api::Admin(Arc::new(admin));
     let agent = Api::Agent(Arc::new(AgentApi {
         road: Road { audit: audit.for_lanes(), ..road.clone() },
         bodies: Room::default(),
@@ -172,7 +178,7 @@ async fn serve(
     // Seats and a thread of its own, so that nothing at the other door ever keeps the administrator out.
     let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), None, stop.clone())?;
     let admin = tokio::spawn(admin.run());
-    tokio::spawn(keeper.keep());
+    tokio::spawn(keeper.keep(rotator));
     tokio::spawn(Pulse { audit: audit.clone(), lanes }.beat());
 
     let mut settled = view.settled;

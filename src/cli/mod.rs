@@ -5,6 +5,7 @@ mod attest;
 mod audit;
 mod client;
 mod export;
+mod key;
 mod status;
 mod table;
 mod token;
@@ -78,6 +79,9 @@ enum Verb {
     /// The registered agents (for administrators)
     #[command(subcommand)]
     Agent(agent::Verb),
+    /// The issuing keys (for administrators)
+    #[command(subcommand)]
+    Key(key::Verb),
     /// What relying parties want to be given
     #[command(subcommand)]
     Export(export::Verb),
@@ -110,6 +114,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Verb::Attest(arguments) => attest::run(&common, &arguments).await,
         Verb::Status => status::run(&common).await,
         Verb::Agent(verb) => agent::run(&common, &verb).await,
+        Verb::Key(verb) => key::run(&common, &verb).await,
         Verb::Export(verb) => export::run(&common, &verb).await,
         Verb::Verify(verb) => verify::run(&common, &verb),
         Verb::Audit(verb) => audit::run(&common, &verb).await,

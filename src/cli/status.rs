@@ -43,7 +43,7 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
                 text(&key["alg"]),
                 text(&key["kid"]),
                 text(&key["state"]),
-                text(&key["created"])
+                text(&key["since"])
             ),
         );
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::Rotator;
 use crate::api::TpmFacts;
 use crate::clock::Clock;
-use crate::issue::{self, Issuer, Naming};
+use crate::issue::{self, Established, Issuer, Naming, Rotation};
 use crate::tpm::{self, State, StateKind, Tpm, TpmConfig};
 
 /// How soon something that failed is tried again.
@@ -18,6 +19,7 @@ pub struct Keeper {
     pub config: TpmConfig,
     pub state_dir: PathBuf,
     pub naming: Naming,
+    pub rotation: Rotation,
     pub issuer: Issuer,
     pub clock: Clock,
     tell: Tell,
@@ -49,6 +51,7 @@ impl Keeper {
         config: TpmConfig,
         state_dir: PathBuf,
         naming: Naming,
+        rotation: Rotation,
         issuer: Issuer,
         clock: Clock,
     ) -> (Keeper, View) {
@@ -66,14 +69,18 @@ impl Keeper {
             settled: settled_seen,
             handle: handle_seen,
         };
-        (Keeper { config, state_dir, naming, issuer, clock, tell }, view)
+        (Keeper { config, state_dir, naming, rotation, issuer, clock, tell }, view)
     }
 
-    /// Runs for ever.
-    pub async fn keep(self) {
+    /// Runs for ever. Once the issuer stands, its keys are the rotator's.
+    pub async fn keep(self, rotator: Rotator) {
         let tpm = self.open().await;
         self.tell.handle.send_replace(Some(tpm.clone()));
-        tokio::join!(self.forward_state(tpm.state()), self.establish(&tpm));
+        let issue = async {
+            let established = self.establish(&tpm).await;
+            rotator.run(&tpm, established).await;
+        };
+        tokio::join!(self.forward_state(tpm.state()), issue);
     }
 
     /// Opens the TPM with the stored objects; a file that cannot be read is tried until somebody has mended it.
@@ -95,10 +102,12 @@ impl Keeper {
     }
 
     /// Loads or makes the keys, until it has succeeded.
-    async fn establish(&self, tpm: &Tpm) {
+    async fn establish(&self, tpm: &Tpm) -> Established {
         loop {
-            match issue::establish(tpm, &self.state_dir, &self.naming, &self.clock).await {
-                Ok(standing) => {
+            let established =
+                issue::establish(tpm, &self.state_dir, &self.naming, self.rotation, &self.clock).await;
+            match established.and_then(|established| Ok((established.keys.standing()?, established))) {
+                Ok((standing, established)) => {
                     let key = standing.key().kid().to_owned();
                     let host = standing.host().clone();
                     if let Ok(facts) = tpm.facts().await {
@@ -119,7 +128,7 @@ impl Keeper {
                         host.tpm()
                     );
                     self.tell.settled.send_replace(true);
-                    return;
+                    return established;
                 }
                 // The TPM's state says it better, and its change is awaited below.
                 Err(issue::Error::Tpm(e)) if waits_for_tpm(&e) => {

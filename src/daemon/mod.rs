@@ -8,6 +8,7 @@ mod keeper;
 mod logging;
 mod memory;
 mod notify;
+mod rotator;
 mod sockets;
 
 pub use arguments::Arguments;
@@ -16,4 +17,5 @@ pub use keeper::{Keeper, View};
 pub use logging::start_logging;
 pub use memory::release_start;
 pub use notify::{Pulse, ready, reloading, stopping, tell};
+pub use rotator::Rotator;
 pub use sockets::{Sockets, open_sockets};

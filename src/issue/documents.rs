@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::Error;
 use super::issuer::Host;
-use super::{Error, IssuingKey};
-use crate::verify::Jwks;
+use crate::verify::{Jwk, Jwks};
 
 /// JSON texts, ready to send.
 #[derive(Clone, Debug)]
@@ -31,8 +31,9 @@ struct Discovery<'a> {
 }
 
 impl Documents {
-    pub(super) fn of(host: &Host, keys: &[&IssuingKey]) -> Result<Documents, Error> {
-        let keys = Jwks { keys: keys.iter().map(|key| key.jwk().clone()).collect() };
+    /// `keys` in the order in which relying parties read them: the one that signs comes first.
+    pub(super) fn of(host: &Host, keys: Vec<Jwk>) -> Result<Documents, Error> {
+        let keys = Jwks { keys };
         let discovery = Discovery {
             issuer: &host.issuer,
             jwks_uri: format!("{}/.well-known/jwks.json", host.issuer),

@@ -13,6 +13,7 @@ use crate::verify::{Jwk, Jws};
 
 /// `typ` of an endorsement.
 const TYP: &str = "hostbadge-endorsement+jwt";
+const ANOTHER: &str = "it speaks of another key or host";
 
 /// What is signed.
 #[derive(Serialize, Deserialize)]
@@ -62,6 +63,14 @@ pub async fn endorse(
 
 /// Whether `host_key` of host `host_id` endorsed `key`.
 pub fn check(endorsement: &str, host_id: &str, host_key: &Jwk, key: &Jwk) -> Result<(), Error> {
+    match endorsed(endorsement, host_id, host_key)? == *key {
+        true => Ok(()),
+        false => Err(Error::Endorsement(ANOTHER.to_owned())),
+    }
+}
+
+/// The key that `host_key` of host `host_id` endorsed.
+pub fn endorsed(endorsement: &str, host_id: &str, host_key: &Jwk) -> Result<Jwk, Error> {
     let wrong = |what: &str| Error::Endorsement(what.to_owned());
     let jws = Jws::parse(endorsement).map_err(|e| Error::Endorsement(e.to_string()))?;
     if jws.typ() != TYP || jws.kid() != host_key.kid {
@@ -70,8 +79,8 @@ pub fn check(endorsement: &str, host_id: &str, host_key: &Jwk, key: &Jwk) -> Res
     let payload = jws.verify(host_key).map_err(|e| Error::Endorsement(e.to_string()))?;
     let statement: Statement =
         serde_json::from_slice(payload).map_err(|e| Error::Endorsement(e.to_string()))?;
-    if statement.iss != host_id || statement.sub != key.kid || statement.cnf.jwk != *key {
-        return Err(wrong("it speaks of another key or host"));
+    if statement.iss != host_id || statement.sub != statement.cnf.jwk.kid {
+        return Err(wrong(ANOTHER));
     }
-    Ok(())
+    Ok(statement.cnf.jwk)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use super::{Documents, Error, IssuingKey, Token, token};
+use super::{Documents, Error, IssuingKey, KeyReport, Token, token};
 use crate::agents::Entry;
 use crate::clock::Timestamp;
 use crate::policy::{Permit, Reason, Refusal};
@@ -32,26 +32,33 @@ impl Host {
     }
 }
 
-/// All that minting needs, complete.
+/// All that minting needs, complete. Never changed: a step of the keys puts another in its place.
 #[derive(Debug)]
 pub struct Standing {
     host: Host,
-    key: IssuingKey,
+    key: Arc<IssuingKey>,
     header: String,
     endorsement: String,
     documents: Documents,
+    keys: Vec<KeyReport>,
 }
 
 impl Standing {
-    pub(super) fn new(host: Host, key: IssuingKey, endorsement: String) -> Result<Standing, Error> {
-        let documents = Documents::of(&host, &[&key])?;
-        Ok(Standing { header: token::encoded_header(key.kid())?, documents, host, key, endorsement })
+    pub(super) fn new(
+        host: Host,
+        key: Arc<IssuingKey>,
+        endorsement: String,
+        documents: Documents,
+        keys: Vec<KeyReport>,
+    ) -> Result<Standing, Error> {
+        Ok(Standing { header: token::encoded_header(key.kid())?, host, key, endorsement, documents, keys })
     }
 
     pub fn host(&self) -> &Host {
         &self.host
     }
 
+    /// The key that signs.
     pub fn key(&self) -> &IssuingKey {
         &self.key
     }
@@ -60,7 +67,12 @@ impl Standing {
         &self.documents
     }
 
-    /// The host key's word for the issuing key, a JWS.
+    /// Every key with its state, for administrators: active, published, retired, destroyed.
+    pub fn keys(&self) -> &[KeyReport] {
+        &self.keys
+    }
+
+    /// The host key's word for the key that signs, a JWS.
     pub fn endorsement(&self) -> &str {
         &self.endorsement
     }

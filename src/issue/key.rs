@@ -1,17 +1,19 @@
 //! The issuing key: a P-256 key that signs in memory.
 
+use std::mem::MaybeUninit;
+
 use data_encoding::BASE64URL_NOPAD;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::Error;
 use crate::clock::Timestamp;
 use crate::verify::Jwk;
 
-/// A key that signs. Neither shown nor copied.
+/// A key that signs. Neither shown nor copied, and wiped when dropped.
 pub struct IssuingKey {
-    pair: EcdsaKeyPair,
+    secret: Wiped,
     random: SystemRandom,
     jwk: Jwk,
     created: Timestamp,
@@ -32,7 +34,7 @@ impl IssuingKey {
             .map_err(|e| Error::Key(e.to_string()))?;
         let point: [u8; 65] =
             pair.public_key().as_ref().try_into().map_err(|_| Error::Key("not P-256".into()))?;
-        Ok(IssuingKey { jwk: Jwk::from_point(&point), pair, random, created })
+        Ok(IssuingKey { jwk: Jwk::from_point(&point), secret: Wiped::new(pair), random, created })
     }
 
     pub fn jwk(&self) -> &Jwk {
@@ -50,7 +52,7 @@ impl IssuingKey {
 
     /// Appends `.signature` to a signing input (RFC 7515 section 5.1, RFC 7518 section 3.4).
     pub fn sign(&self, mut input: String) -> Result<String, Error> {
-        let signature = self.pair.sign(&self.random, input.as_bytes()).map_err(|_| Error::Random)?;
+        let signature = self.secret.pair().sign(&self.random, input.as_bytes()).map_err(|_| Error::Random)?;
         input.push('.');
         BASE64URL_NOPAD.encode_append(signature.as_ref(), &mut input);
         Ok(input)
@@ -60,5 +62,27 @@ impl IssuingKey {
 impl std::fmt::Debug for IssuingKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IssuingKey").field("kid", &self.jwk.kid).finish_non_exhaustive()
+    }
+}
+
+/// ring does not wipe its keys, so this does, in the place from which the key does not move while it lives.
+struct Wiped(Box<MaybeUninit<EcdsaKeyPair>>);
+
+impl Wiped {
+    fn new(pair: EcdsaKeyPair) -> Wiped {
+        // Nothing is lost by not dropping it: all that it is lies in its own bytes.
+        const { assert!(!std::mem::needs_drop::<EcdsaKeyPair>()) };
+        Wiped(Box::new(MaybeUninit::new(pair)))
+    }
+
+    fn pair(&self) -> &EcdsaKeyPair {
+        // SAFETY: made of a key pair, and changed by `drop` alone.
+        unsafe { self.0.assume_init_ref() }
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }

@@ -1,44 +1,35 @@
-//! Makes and keeps what the issuer stands on: the TPM's objects, and the issuing key sealed under them.
+//! Makes and keeps what the issuer stands on: the TPM's objects, and the issuing keys sealed under them.
 //!
 //! Two files: `tpm.json` holds public and private areas that only this TPM can load; `issuing.json` holds the issuing
-//! key, encrypted with AES-256-GCM under a key that only this TPM unseals, and the host key's endorsement of it.
+//! keys, encrypted under a key that only this TPM unseals, with their states and the host key's endorsements.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use data_encoding::BASE64;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::issuer::Host;
-use super::{Error, IssuingKey, Standing, endorsement};
+use super::keys::{self, Change, Keys};
+use super::ring::Ring;
+use super::rotation::Rotation;
+use super::sealed::Sealed;
+use super::{Error, IssuingKey, endorsement};
 use crate::clock::{Clock, Timestamp};
 use crate::store;
 use crate::tpm::{Objects, Tpm};
 use crate::verify::Jwk;
 
-/// Format of both files.
-const VERSION: u64 = 1;
+/// Format of `tpm.json`.
+const OBJECTS_VERSION: u64 = 1;
+/// Format of `issuing.json`. Format 1, with a single key, is read as well.
+const RING_VERSION: u64 = 2;
 
 /// `tpm.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Provisioned {
     objects: Objects,
-}
-
-/// `issuing.json`: the issuing key at rest.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sealed {
-    kid: String,
-    /// Seconds since the epoch.
-    created: u64,
-    /// Base64 of nonce and AES-256-GCM ciphertext of the PKCS#8 document; the `kid` is its associated data.
-    key: String,
-    /// JWS by the host key.
-    endorsement: String,
 }
 
 fn objects_file(state: &Path) -> PathBuf {
@@ -51,7 +42,7 @@ fn key_file(state: &Path) -> PathBuf {
 
 /// Reads the TPM's objects, for [`Tpm::open`].
 pub fn stored_objects(state: &Path) -> Result<Option<Objects>, Error> {
-    let objects = store::read::<Provisioned>(&objects_file(state), VERSION)?.map(|file| file.objects);
+    let objects = store::read::<Provisioned>(&objects_file(state), OBJECTS_VERSION)?.map(|file| file.objects);
     if objects.is_none() && key_file(state).exists() {
         // A new identity beside an old key would orphan the key without a word.
         let what = "is missing though issuing.json is there".to_owned();
@@ -76,13 +67,25 @@ impl Naming {
     }
 }
 
+/// The keys, and what happened to them on the way.
+pub struct Established {
+    pub keys: Keys,
+    pub changes: Vec<Change>,
+}
+
 /// Loads what is there and makes what is missing. The first time on a host this makes its identity.
-pub async fn establish(tpm: &Tpm, state: &Path, naming: &Naming, clock: &Clock) -> Result<Standing, Error> {
+pub async fn establish(
+    tpm: &Tpm,
+    state: &Path,
+    naming: &Naming,
+    rotation: Rotation,
+    clock: &Clock,
+) -> Result<Established, Error> {
     let mut facts = tpm.facts().await?;
     if facts.host_key.is_none() {
         let objects = tpm.provision().await?;
         // On disk before first use: an identity that was used and lost would be worse than none.
-        store::write(&objects_file(state), VERSION, &Provisioned { objects })?;
+        store::write(&objects_file(state), OBJECTS_VERSION, &Provisioned { objects })?;
         tracing::info!(
             event = "host-provisioned",
             "made the host key and the AK in the TPM: host {}",
@@ -92,74 +95,87 @@ pub async fn establish(tpm: &Tpm, state: &Path, naming: &Naming, clock: &Clock) 
     }
     let point = facts.host_key.ok_or_else(|| Error::Key("the TPM shows no host key".into()))?;
     let host_key = Jwk::from_point(&point);
+    let host = naming.host(&facts.host_id, facts.software);
     let kek = tpm.unseal_kek().await?;
 
-    let path = key_file(state);
-    let (key, endorsement) = match store::read::<Sealed>(&path, VERSION)? {
-        Some(sealed) => {
-            let foreign = |what: String| Error::Foreign { path: path.clone(), what };
-            let pkcs8 = open(&kek, &sealed).ok_or_else(|| {
-                foreign(
-                    "does not open under this TPM's sealed key; it is another host's or was changed".into(),
-                )
-            })?;
-            let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(sealed.created))?;
-            if key.kid() != sealed.kid {
-                return Err(foreign("names another key than it holds".into()));
-            }
-            endorsement::check(&sealed.endorsement, &facts.host_id, &host_key, key.jwk())?;
-            (key, sealed.endorsement)
-        }
+    let file = key_file(state);
+    let mut changes = Vec::new();
+    let ring = match read_ring(&file)? {
+        Some(ring) => ring,
         None => {
-            let now = clock.now();
-            let pkcs8 = IssuingKey::generate()?;
-            let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(now.secs()))?;
-            let endorsement = endorsement::endorse(tpm, &facts.host_id, &host_key, key.jwk(), now).await?;
-            let sealed = seal(&kek, &key, &pkcs8, endorsement.clone())?;
-            store::write(&path, VERSION, &sealed)?;
+            let (key, sealed) = keys::make(tpm, &kek, &host.id, &host_key, clock.now()).await?;
+            let ring = Ring::first(sealed, clock.now());
+            write_ring(&file, &ring)?;
             tracing::info!(event = "key-created", "made issuing key {}, endorsed by the host key", key.kid());
-            (key, endorsement)
+            changes.push(Change::Activated { kid: key.kid().to_owned() });
+            ring
         }
     };
-    Standing::new(naming.host(&facts.host_id, facts.software), key, endorsement)
+    let open = Opening { file: &file, kek: &kek, host_id: &host.id, host_key: &host_key };
+    open.no_key_twice(&ring)?;
+    let active = open.private(&ring.active().sealed)?;
+    let next = ring.next().map(|next| open.private(&next.sealed)).transpose()?;
+    let retired = ring.retired().iter().map(|old| open.public(&old.sealed)).collect::<Result<_, _>>()?;
+    let clock = clock.clone();
+    let keys = Keys { file, host, host_key, rotation, clock, ring, active, next, retired, unsure: false };
+    Ok(Established { keys, changes })
 }
 
-fn seal(kek: &[u8; 32], key: &IssuingKey, pkcs8: &[u8], endorsement: String) -> Result<Sealed, Error> {
-    let mut nonce = [0; NONCE_LEN];
-    SystemRandom::new().fill(&mut nonce).map_err(|_| Error::Random)?;
-    // Grows by the tag; reserved now, so that no copy of the key is left behind by a reallocation.
-    let mut text = Zeroizing::new(Vec::with_capacity(pkcs8.len() + AES_256_GCM.tag_len()));
-    text.extend_from_slice(pkcs8);
-    cipher(kek)?
-        .seal_in_place_append_tag(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(key.kid().as_bytes()),
-            &mut *text,
-        )
-        .map_err(|_| Error::Random)?;
-    let mut bytes = nonce.to_vec();
-    bytes.extend_from_slice(&text);
-    Ok(Sealed {
-        kid: key.kid().to_owned(),
-        created: key.created().secs(),
-        key: BASE64.encode(&bytes),
-        endorsement,
+fn read_ring(file: &Path) -> Result<Option<Ring>, store::Error> {
+    store::read_any(file, 1..=RING_VERSION, |format, state| match format {
+        1 => serde_json::from_value::<Sealed>(state).map(Ring::of_format_1),
+        _ => serde_json::from_value(state),
     })
 }
 
-fn open(kek: &[u8; 32], sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
-    let bytes = BASE64.decode(sealed.key.as_bytes()).ok()?;
-    let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>()?;
-    let mut text = Zeroizing::new(text.to_vec());
-    let aad = Aad::from(sealed.kid.as_bytes());
-    let length =
-        cipher(kek).ok()?.open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut text).ok()?.len();
-    text.truncate(length);
-    Some(text)
+/// Replaces `issuing.json`: on disk when this returns.
+pub(super) fn write_ring(file: &Path, ring: &Ring) -> Result<(), store::Error> {
+    store::write(file, RING_VERSION, ring)
 }
 
-fn cipher(kek: &[u8; 32]) -> Result<LessSafeKey, Error> {
-    UnboundKey::new(&AES_256_GCM, kek).map(LessSafeKey::new).map_err(|_| Error::Random)
+/// What it takes to believe a key on disk.
+struct Opening<'a> {
+    file: &'a Path,
+    kek: &'a [u8; 32],
+    host_id: &'a str,
+    host_key: &'a Jwk,
+}
+
+impl Opening<'_> {
+    fn foreign(&self, what: &str) -> Error {
+        Error::Foreign { path: self.file.to_owned(), what: what.to_owned() }
+    }
+
+    /// A key in two states would be retired and sign all the same.
+    fn no_key_twice(&self, ring: &Ring) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        match ring.sealed().all(|sealed| seen.insert(&sealed.kid)) {
+            true => Ok(()),
+            false => Err(self.foreign("holds one key twice")),
+        }
+    }
+
+    /// A key that signs, now or later.
+    fn private(&self, sealed: &Sealed) -> Result<Arc<IssuingKey>, Error> {
+        let pkcs8 = sealed.open(self.kek).ok_or_else(|| {
+            self.foreign("does not open under this TPM's sealed key; it is another host's or was changed")
+        })?;
+        let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(sealed.created))?;
+        if key.kid() != sealed.kid {
+            return Err(self.foreign("names another key than it holds"));
+        }
+        endorsement::check(&sealed.endorsement, self.host_id, self.host_key, key.jwk())?;
+        Ok(Arc::new(key))
+    }
+
+    /// A key that only verifies. Its secret stays closed: the endorsement says what its public half is.
+    fn public(&self, sealed: &Sealed) -> Result<Jwk, Error> {
+        let jwk = endorsement::endorsed(&sealed.endorsement, self.host_id, self.host_key)?;
+        match jwk.kid == sealed.kid {
+            true => Ok(jwk),
+            false => Err(self.foreign("names another key than its endorsement")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -167,12 +183,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sealed_key_opens_under_its_own_key_and_name_alone() {
-        let pkcs8 = IssuingKey::generate().unwrap();
-        let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(1)).unwrap();
-        let sealed = seal(&[7; 32], &key, &pkcs8, String::new()).unwrap();
-        assert_eq!(*open(&[7; 32], &sealed).unwrap(), *pkcs8);
-        assert!(open(&[8; 32], &sealed).is_none());
-        assert!(open(&[7; 32], &Sealed { kid: "other".into(), ..sealed }).is_none());
+    fn format_1_is_read_as_a_key_that_signs_since_it_was_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = key_file(dir.path());
+        store::write(&file, 1, &Sealed::named("a", 1_700_000_000)).unwrap();
+        let ring = read_ring(&file).unwrap().unwrap();
+        assert_eq!(ring.active().sealed, Sealed::named("a", 1_700_000_000));
+        assert_eq!(ring.active().activated, Timestamp::from_secs(1_700_000_000));
+        assert!(ring.next().is_none() && ring.retired().is_empty() && ring.destroyed().is_empty());
+
+        write_ring(&file, &ring).unwrap();
+        assert!(std::fs::read_to_string(&file).unwrap().contains("\"version\": 2"));
+        assert_eq!(read_ring(&file).unwrap().unwrap(), ring);
+    }
+
+    #[test]
+    fn a_later_format_and_one_that_is_torn_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = key_file(dir.path());
+        store::write(&file, 3, &Sealed::named("a", 1)).unwrap();
+        assert!(read_ring(&file).unwrap_err().to_string().contains("written in format 3"));
+        store::write(&file, 2, &Sealed::named("a", 1)).unwrap();
+        assert!(read_ring(&file).unwrap_err().to_string().contains("torn"));
     }
 }

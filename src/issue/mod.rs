@@ -1,5 +1,7 @@
 //! What is minted, and by which key: the fifth step of the road.
 
+#[cfg(test)]
+mod accidents;
 mod documents;
 mod endorsement;
 mod evidence;
@@ -7,6 +9,12 @@ mod introspect;
 mod issuer;
 mod key;
 mod keyring;
+mod keys;
+mod orders;
+mod report;
+mod ring;
+mod rotation;
+mod sealed;
 mod token;
 
 pub use documents::Documents;
@@ -14,7 +22,12 @@ pub use evidence::{Nonce, Proof};
 pub use introspect::{Introspection, Query};
 pub use issuer::{Host, Issuer, Standing};
 pub use key::IssuingKey;
-pub use keyring::{Naming, establish, stored_objects};
+pub use keyring::{Established, Naming, establish, stored_objects};
+pub use keys::{Change, Keys};
+pub use orders::{Desk, Did, Order, Orders, Rotated, orders};
+pub use report::{KeyReport, KeyState, NextStep};
+pub use ring::Unready;
+pub use rotation::Rotation;
 pub use token::Token;
 
 use crate::{store, tpm};
@@ -32,6 +45,8 @@ pub enum Error {
     Foreign { path: std::path::PathBuf, what: String },
     #[error("the issuing key's endorsement does not hold: {0}")]
     Endorsement(String),
+    #[error("{0}")]
+    Unready(#[from] Unready),
     #[error("the system gives no random numbers")]
     Random,
 }

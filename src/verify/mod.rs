@@ -10,7 +10,7 @@ mod token;
 pub use jwks::{Jwk, Jwks};
 pub use jws::Jws;
 pub use pcr_policy::PcrPolicy;
-pub use token::{Claims, Expectation, Verified, verify};
+pub use token::{Claims, Expectation, LEEWAY, Verified, verify};
 
 /// Why something does not hold. The texts name the check that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use super::{Error, Jwks, Jws};
 use crate::clock::Timestamp;
 
 /// How far two machines' clocks may be apart, in seconds.
-const LEEWAY: u64 = 30;
+pub const LEEWAY: u64 = 30;
 
 /// What the verifier demands beside the signature and the time.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,152 @@
+//! Turns the issuing keys: by their schedule, and when an administrator says so.
+//!
+//! A step that cannot be taken, because the TPM is away or a disk is full, is tried again; the active key goes on
+//! signing meanwhile, beyond its time if need be. Each step is in force once its file is on the disk, and is written
+//! down then.
+
+use std::time::Duration;
+
+use crate::audit::{Audit, Event};
+use crate::clock::Clock;
+use crate::issue::{Change, Desk, Did, Error, Established, Issuer, Keys, Order, Rotated};
+use crate::tpm::Tpm;
+
+/// How soon a step that failed is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+/// The longest sleep: the machine's clock may be set meanwhile.
+const NAP: Duration = Duration::from_secs(60);
+
+/// Who turns the keys.
+pub struct Rotator {
+    pub issuer: Issuer,
+    pub audit: Audit,
+    pub clock: Clock,
+    pub desk: Desk,
+}
+
+impl Rotator {
+    /// Runs for ever.
+    pub async fn run(mut self, tpm: &Tpm, established: Established) {
+        let Established { mut keys, changes } = established;
+        self.record(&changes, "").await;
+        loop {
+            let pause = match self.turn(&mut keys, tpm).await {
+                Ok(()) => {
+                    self.waits(None, &keys);
+                    keys.wake().map_or(NAP, |at| at.since(self.clock.now()).min(NAP))
+                }
+                Err(why) => {
+                    self.waits(Some(why), &keys);
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Some(order) = self.desk.orders.recv() => self.obey(&mut keys, tpm, order).await,
+            }
+        }
+    }
+
+    /// Takes every step that is due.
+    async fn turn(&self, keys: &mut Keys, tpm: &Tpm) -> Result<(), String> {
+        loop {
+            self.can_record()?;
+            let changes = keys.turn(tpm).await.map_err(|e| e.to_string())?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            self.put_in_force(keys, &changes, "").await.map_err(|e| e.to_string())?;
+        }
+    }
+
+    async fn obey(&self, keys: &mut Keys, tpm: &Tpm, order: Order) {
+        // Whoever gave up is not to find a rotation later.
+        if order.reply.is_closed() {
+            return;
+        }
+        let done = self.rotate(keys, tpm, order.at_once, &order.by).await;
+        if let Err(why) = &done {
+            tracing::warn!("{} ordered a rotation of the issuing key, which failed: {why}", order.by);
+        }
+        let _ = order.reply.send(done);
+    }
+
+    async fn rotate(&self, keys: &mut Keys, tpm: &Tpm, at_once: bool, by: &str) -> Result<Rotated, String> {
+        self.can_record()?;
+        if let (false, Some(Change::Published { kid, active_from })) = (at_once, keys.published()) {
+            return Ok(Rotated { did: Did::Nothing, kid, active_from, retired: None });
+        }
+        let changes = if at_once { keys.replace(tpm).await } else { keys.publish(tpm).await };
+        let changes = changes.map_err(|e| e.to_string())?;
+        self.put_in_force(keys, &changes, &format!(", as {by} ordered")).await.map_err(|e| e.to_string())?;
+        let now = self.clock.now();
+        let mut rotated = Rotated {
+            did: Did::Activated,
+            kid: keys.active().kid().to_owned(),
+            active_from: now,
+            retired: None,
+        };
+        for change in changes {
+            match change {
+                Change::Published { kid, active_from } if !at_once => {
+                    rotated = Rotated { did: Did::Published, kid, active_from, retired: None };
+                }
+                Change::Retired { kid, .. } => rotated.retired = Some(kid),
+                _ => {}
+            }
+        }
+        Ok(rotated)
+    }
+
+    /// What nobody could write down is not done: nothing is issued meanwhile either.
+    fn can_record(&self) -> Result<(), String> {
+        match self.audit.health().problem() {
+            None => Ok(()),
+            Some(problem) => Err(format!("the audit log cannot be written: {problem}")),
+        }
+    }
+
+    async fn put_in_force(&self, keys: &Keys, changes: &[Change], by: &str) -> Result<(), Error> {
+        self.issuer.set(keys.standing()?);
+        self.record(changes, by).await;
+        Ok(())
+    }
+
+    async fn record(&self, changes: &[Change], by: &str) {
+        for change in changes {
+            let (event, kid, what) = told(change);
+            let what = format!("issuing key {kid} {what}{by}");
+            // Too late to take back: the file says so already.
+            if let Err(unrecorded) = self.audit.key(event, kid, &what).await {
+                tracing::error!("{what}; {unrecorded}");
+            }
+        }
+    }
+
+    /// Says each trouble once.
+    fn waits(&self, why: Option<String>, keys: &Keys) {
+        let news = self.desk.waits.send_if_modified(|waits| {
+            let news = *waits != why;
+            if news {
+                waits.clone_from(&why);
+            }
+            news
+        });
+        if let Some(why) = why.filter(|_| news) {
+            tracing::warn!("a change of the issuing keys waits, and {} signs on: {why}", keys.active().kid());
+        }
+    }
+}
+
+fn told(change: &Change) -> (Event, &str, String) {
+    match change {
+        Change::Published { kid, active_from } => {
+            (Event::KeyPublished, kid, format!("is published and signs from {active_from}"))
+        }
+        Change::Activated { kid } => (Event::KeyActivated, kid, "signs from now on".to_owned()),
+        Change::Retired { kid, destroyed_from } => {
+            (Event::KeyRetired, kid, format!("signs no more and verifies until {destroyed_from}"))
+        }
+        Change::Destroyed { kid } => (Event::KeyDestroyed, kid, "is destroyed".to_owned()),
+    }
+}
