@@ -1,6 +1,8 @@
-//! Checks what a hostbadge and its TPM signed, with no daemon and no TPM.
+//! Checks what a hostbadge and its TPM signed, and what a host measured, with no daemon and no TPM.
 
+pub mod eventlog;
 pub mod evidence;
+pub mod ima;
 mod jwks;
 mod jws;
 mod pcr_policy;
@@ -27,4 +29,8 @@ pub enum Error {
     Claim(String),
     #[error("{0}")]
     Evidence(String),
+    #[error("boot event log, at byte {offset}: {what}")]
+    EventLog { offset: usize, what: String },
+    #[error("IMA list, line {line}: {what}")]
+    Ima { line: usize, what: String },
 }
