@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use data_encoding::{BASE32_NOPAD, BASE64, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE32_NOPAD, BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::structures::{
     About, Attest, DECRYPT, FIXED_PARENT, FIXED_TPM, PublicKey, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN,
 };
-use super::{Error, Jwk, Jws};
+use super::{Error, Jwk, Jws, eventlog};
 
 /// The document's version, the only one there is.
 pub const VERSION: u64 = 1;
@@ -106,6 +106,9 @@ impl Evidence {
         if let Some(quote) = quote {
             findings.note("nonce", self.check_nonce(&quote, nonce));
             findings.note("PCR values", self.check_pcrs(&quote));
+            if let Some(log) = &self.event_log {
+                findings.note("boot event log", self.check_event_log(log));
+            }
         }
         let Some(host_key) = host_key else { return findings.0 };
         findings.note("host key's certification", self.check_certification(&ak, &host_key));
@@ -181,6 +184,24 @@ impl Evidence {
             true => Ok(((), format!("{} of the SHA-256 bank, as quoted", numbers.len()))),
             false => Err("they are not what was quoted".into()),
         }
+    }
+
+    /// The log is believed as far as its replay gives the quoted values. Firmware logs all that it measures into PCRs 0 to
+    /// 7; into the others the running system measures as well, and that is not in this log.
+    fn check_event_log(&self, log: &str) -> Result<((), String), String> {
+        let bytes = BASE64.decode(log.as_bytes()).map_err(|e| format!("not base64: {e}"))?;
+        let log = eventlog::Log::parse(&bytes).map_err(|e| e.to_string())?;
+        let replayed = log.replay();
+        let differs = |number: &u8| {
+            let quoted = self.pcrs.get(number).map(|value| value.to_ascii_lowercase());
+            quoted.is_some_and(|quoted| quoted != HEXLOWER.encode(&replayed[usize::from(*number)]))
+        };
+        let (firmware, others): (Vec<u8>, Vec<u8>) = (0..24).filter(differs).partition(|number| *number < 8);
+        if !firmware.is_empty() {
+            return Err(format!("its replay does not give the quoted PCRs {firmware:?}"));
+        }
+        let detail = format!("{} events, which give PCRs 0 to 7 as quoted", log.events().len());
+        Ok(((), if others.is_empty() { detail } else { format!("{detail}; PCRs {others:?} hold more") }))
     }
 
     fn check_certification(&self, ak: &PublicKey, host_key: &PublicKey) -> Result<((), String), String> {

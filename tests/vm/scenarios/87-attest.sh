@@ -8,6 +8,8 @@ nonce=$(head -c 32 /dev/urandom | base64 -w 0 | tr '+/' '-_' | tr -d '=')
 as bin hostbadge attest --nonce "$nonce" >/root/evidence.json
 id=$(hostbadge status --json | jq -r .host.id)
 expect "holds" hostbadge verify evidence /root/evidence.json --nonce "$nonce" --host "$id"
+says "boot event log"
+says "which give PCRs 0 to 7 as quoted"
 refused hostbadge verify evidence /root/evidence.json --nonce "AAAAAAAAAAAA"
 says "DOES NOT HOLD"
 
@@ -15,5 +17,10 @@ say "The values are the kernel's own view of the PCRs"
 for pcr in 0 4 7 10; do
     expect "$(tr 'A-F' 'a-f' <"/sys/class/tpm/tpm0/pcr-sha256/$pcr")" jq -r ".pcrs[\"$pcr\"]" /root/evidence.json
 done
+say "A log with one event changed is not what was quoted"
+jq -c '.event_log |= (.[:800] + "AAAA" + .[804:])' /root/evidence.json >/root/changed.json
+refused hostbadge verify evidence /root/changed.json --nonce "$nonce"
+says "boot event log"
+
 rm /etc/hostbadge/agents.d/prover.toml
 show hostbadge agent reload
