@@ -45,13 +45,19 @@ fn evidence_holds_names_the_host_and_its_keys_and_is_written_down() {
     let kid = host.get("/.well-known/jwks.json").json()["keys"][0]["kid"].as_str().unwrap().to_owned();
     let issuing = all.iter().find(|finding| finding.what == "issuing keys").unwrap();
     assert!(issuing.detail.contains(&kid), "{issuing:?}");
+    // The next key is vouched for as well, before it is used.
+    let rotated = host.admin().post("/v1/keys/rotate", &json!({}));
+    assert_eq!(rotated.status, 200, "{}", rotated.text());
+    let document = attested(&host, NONCE);
+    assert_eq!(document["endorsements"].as_array().unwrap().len(), 2);
+    assert!(findings(&document, NONCE_BYTES).iter().all(|finding| finding.holds));
     let long = "A".repeat(86);
     let nonce = [0; 64];
     let all = findings(&attested(&host, &long), &nonce);
     assert!(all.iter().all(|finding| finding.holds), "{all:#?}");
     let audit = host.audit();
     let lines = common::record::of_event(&audit, "attested");
-    assert_eq!(lines.len(), 2);
+    assert_eq!(lines.len(), 3);
     assert_eq!(lines[0]["detail"], format!("nonce {NONCE}"));
 }
 

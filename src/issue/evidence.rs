@@ -84,7 +84,7 @@ impl Standing {
             event_log: event_log.map(|log| BASE64.encode(&log)),
             host_key: BASE64.encode(&made.host_key_public),
             certification: signed(&made.certification.attest, &made.certification.signature),
-            endorsements: vec![self.endorsement().to_owned()],
+            endorsements: self.keys().iter().filter_map(|key| key.endorsement.clone()).collect(),
         };
         Ok(Proof { agent, evidence })
     }

@@ -38,7 +38,6 @@ pub struct Standing {
     host: Host,
     key: Arc<IssuingKey>,
     header: String,
-    endorsement: String,
     documents: Documents,
     keys: Vec<KeyReport>,
 }
@@ -47,11 +46,10 @@ impl Standing {
     pub(super) fn new(
         host: Host,
         key: Arc<IssuingKey>,
-        endorsement: String,
         documents: Documents,
         keys: Vec<KeyReport>,
     ) -> Result<Standing, Error> {
-        Ok(Standing { header: token::encoded_header(key.kid())?, host, key, endorsement, documents, keys })
+        Ok(Standing { header: token::encoded_header(key.kid())?, host, key, documents, keys })
     }
 
     pub fn host(&self) -> &Host {
@@ -70,11 +68,6 @@ impl Standing {
     /// Every key with its state, for administrators: active, published, retired, destroyed.
     pub fn keys(&self) -> &[KeyReport] {
         &self.keys
-    }
-
-    /// The host key's word for the key that signs, a JWS.
-    pub fn endorsement(&self) -> &str {
-        &self.endorsement
     }
 
     /// Mints what was permitted, in memory.

@@ -58,9 +58,8 @@ impl Keys {
         let next = self.next.iter().map(|key| key.jwk());
         let jwks = std::iter::once(self.active.jwk()).chain(next).chain(self.retired.iter().rev());
         let documents = Documents::of(&self.host, jwks.cloned().collect())?;
-        let endorsement = self.ring.active().sealed.endorsement.clone();
         let reports = report::report(&self.ring, &self.rotation);
-        Standing::new(self.host.clone(), self.active.clone(), endorsement, documents, reports)
+        Standing::new(self.host.clone(), self.active.clone(), documents, reports)
     }
 
     /// The key that signs.
