@@ -199,7 +199,7 @@ fn a_stalled_tpm_is_busy_and_comes_back() {
         until(&mut tpm.state(), StateKind::Ready).await;
         assert_signs(&tpm, &objects.host_key_point().unwrap()).await;
         assert!(tpm.heartbeat() > beats);
-        history.assert_passed(&[StateKind::Busy, StateKind::Ready]);
+        history.assert_passed(&[StateKind::Busy, StateKind::Ready]).await;
         assert_eq!(tpm.held().await.unwrap(), AT_REST);
     });
     assert!(tpm.shutdown());
@@ -249,7 +249,7 @@ fn a_reset_is_noticed_and_mended() {
             host.power_cycle();
             assert_eq!(*tpm.unseal_kek().await.unwrap(), *kek, "the caller does not notice");
             assert_signs(&tpm, &objects.host_key_point().unwrap()).await;
-            history.assert_passed(&[StateKind::Reset, StateKind::Ready]);
+            history.assert_passed(&[StateKind::Reset, StateKind::Ready]).await;
             assert_eq!(tpm.held().await.unwrap(), AT_REST);
         }
         // With nobody calling, the idle probe notices.
@@ -666,7 +666,11 @@ impl History {
         History(seen)
     }
 
-    fn assert_passed(&self, states: &[StateKind]) {
+    /// The states were these and no others. Whoever listens hears of the last one a moment after us.
+    async fn assert_passed(&self, states: &[StateKind]) {
+        if let Some(last) = states.last() {
+            self.wait_for(*last).await;
+        }
         assert_eq!(*self.0.lock().unwrap(), states);
     }
 
