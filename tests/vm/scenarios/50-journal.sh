@@ -34,11 +34,12 @@ while IFS=. read -r head claims signature; do
     done
     [ -n "$head" ]
 done </root/tokens
-for secret in $(jq -r '.. | strings' /var/lib/hostbadge/*.json | grep -E '^[A-Za-z0-9_+/=-]{40,}$' | sort -u); do
-    case $(jq -r --arg s "$secret" 'path(.. | select(. == $s)) | join(".")' /var/lib/hostbadge/*.json | head -n 1) in
-        *sealed* | *private* | *ciphertext*) ! grep -qF "$secret" /root/journal || fail "a key is in the journal" ;;
-    esac
-done
+jq -r '.. | objects | .key?, .private? | strings' /var/lib/hostbadge/*.json >/root/secrets
+[ "$(wc -l </root/secrets)" -ge 4 ] || fail "where are the keys?"
+while read -r secret; do
+    ! grep -qF "$secret" /root/journal || fail "a key is in the journal"
+    ! grep -qrF "$secret" /var/log/hostbadge || fail "a key is in the record"
+done </root/secrets
 
 say "journald is restarted, and nobody waits for it"
 systemctl restart systemd-journald.service
