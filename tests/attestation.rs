@@ -118,7 +118,7 @@ fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
     let fault = the_fault(&with(&["certification"], theirs["certification"].clone()), NONCE_BYTES);
     assert_eq!(fault, ("host key's certification".into(), "the AK did not sign this".into()));
     let fault = the_fault(&with(&["endorsements"], theirs["endorsements"].clone()), NONCE_BYTES);
-    assert_eq!(fault, ("issuing keys".into(), "one is not signed by the host key".into()));
+    assert_eq!(fault, ("issuing keys".into(), "it is not an endorsement by this host's key".into()));
     assert_eq!(the_fault(&with(&["endorsements"], json!([])), NONCE_BYTES).0, "issuing keys");
     assert_eq!(the_fault(&with(&["pcrs", "7"], json!("11".repeat(32))), NONCE_BYTES).0, "PCR values");
     let fault = the_fault(&with(&["pcrs", "23"], json!("00".repeat(32))), NONCE_BYTES);
@@ -187,8 +187,10 @@ fn the_commands_make_and_check_it_with_a_table_and_an_exit_status() {
     let name = file.to_str().unwrap();
     assert!(hostbadge(&["attest", "--nonce", NONCE, "--output", name]).status.success());
     let id = host.status()["host"]["id"].as_str().unwrap().to_owned();
-    let verify =
-        |nonce: &str, id: &str| hostbadge(&["verify", "evidence", name, "--nonce", nonce, "--host", id]);
+    let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
+    let verify = |nonce: &str, id: &str| {
+        hostbadge(&["verify", "evidence", name, "--nonce", nonce, "--host", id, "--ak", &ak])
+    };
     let good = verify(NONCE, &id);
     let table = String::from_utf8_lossy(&good.stdout).into_owned();
     assert!(good.status.success() && !table.contains("DOES NOT"), "{table}");
@@ -197,13 +199,23 @@ fn the_commands_make_and_check_it_with_a_table_and_an_exit_status() {
     let judged = |values: String| {
         fs::write(&policy, format!("version = 1\n[sha256]\n{values}")).unwrap();
         let policy = policy.to_str().unwrap();
-        hostbadge(&["verify", "evidence", name, "--nonce", NONCE, "--pcrs", policy]).status.code()
+        hostbadge(&["verify", "evidence", name, "--nonce", NONCE, "--ak", &ak, "--pcrs", policy])
+            .status
+            .code()
     };
     // swtpm without firmware has measured nothing.
     assert_eq!(judged(format!("0 = \"{zeros}\"\n7 = [\"{}\", \"{zeros}\"]\n", "1".repeat(64))), Some(0));
     assert_eq!(judged(format!("0 = \"{}\"\n", "1".repeat(64))), Some(1));
     assert_eq!(judged(format!("23 = \"{zeros}\"\n")), Some(1), "it was not quoted");
     assert_eq!(judged("0 = 7\n".into()), Some(1));
+    // An EK's public area is no secret: without the AK's Name, anybody's AK could stand beside it.
+    let unknown = hostbadge(&["verify", "evidence", name, "--nonce", NONCE, "--host", &id]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let table = String::from_utf8_lossy(&unknown.stdout).into_owned();
+    assert!(table.contains("nothing here ties the AK to this host"), "{table}");
+    let other = ak.replace(&ak[60..], "00000000");
+    let another = hostbadge(&["verify", "evidence", name, "--nonce", NONCE, "--ak", &other]);
+    assert_eq!(another.status.code(), Some(1));
     let bad = verify("AAAAAAAAAAAA", "somebody");
     assert_eq!(bad.status.code(), Some(1));
     let table = String::from_utf8_lossy(&bad.stdout).into_owned();

@@ -29,6 +29,8 @@ pub struct TpmFacts {
     pub firmware: String,
     /// Whether the TPM has a certificate for its ECC P-256 endorsement key.
     pub ek_certificate: bool,
+    /// Name of the attestation key in hexadecimal, for `hostbadge verify evidence --ak`.
+    pub ak_name: Option<String>,
 }
 
 /// The answer to `hostbadge status`.

@@ -91,5 +91,8 @@ fn tpm(tpm: &Value) -> Vec<String> {
             text("firmware")
         ));
     }
+    if !text("ak_name").is_empty() {
+        lines.push(format!("attestation key {}", text("ak_name")));
+    }
     lines
 }

@@ -33,6 +33,11 @@ pub struct Evidence {
     #[arg(long, value_name = "BASE64URL")]
     nonce: String,
 
+    /// The Name of the host's attestation key, as `hostbadge status` on that host shows it: without it nothing ties the
+    /// evidence to that host's TPM
+    #[arg(long, value_name = "NAME")]
+    ak: Option<String>,
+
     /// The PCR values that are taken: a TOML file with `version = 1` and, under `[sha256]`, numbers and values
     #[arg(long, value_name = "FILE")]
     pcrs: Option<PathBuf>,
@@ -78,6 +83,7 @@ fn evidence(common: &Common, arguments: &Evidence) -> Result<ExitCode, Failure> 
         .decode(arguments.nonce.as_bytes())
         .map_err(|e| Failure::Local(format!("the nonce is not base64url: {e}")))?;
     let mut findings = document.check(&nonce);
+    findings.push(document.is_signed_by(arguments.ak.as_deref()));
     if let Some(host) = &arguments.host {
         findings.push(document.is_of(host));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Rotator;
+use super::news::news;
 use crate::api::TpmFacts;
 use crate::clock::Clock;
 use crate::issue::{self, Established, Issuer, Naming, Rotation};
@@ -116,6 +117,7 @@ impl Keeper {
                             vendor: facts.vendor,
                             firmware: facts.firmware,
                             ek_certificate: facts.ek_certificate.is_some(),
+                            ak_name: facts.ak_name,
                         }));
                     }
                     self.issuer.set(standing);
@@ -161,14 +163,7 @@ impl Keeper {
 
     /// Says each trouble once.
     fn trouble(&self, what: Option<String>) {
-        let news = self.tell.trouble.send_if_modified(|trouble| {
-            let news = *trouble != what;
-            if news {
-                trouble.clone_from(&what);
-            }
-            news
-        });
-        if let Some(what) = what.filter(|_| news) {
+        if let Some(what) = news(&self.tell.trouble, what) {
             tracing::error!(event = "issuer-waiting", "no tokens are issued: {what}");
         }
     }

@@ -7,6 +7,7 @@ mod harden;
 mod keeper;
 mod logging;
 mod memory;
+mod news;
 mod notify;
 mod rotator;
 mod sockets;

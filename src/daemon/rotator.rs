@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::news::news;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::issue::{Change, Desk, Did, Error, Established, Issuer, Keys, Order, Rotated};
@@ -125,14 +126,7 @@ impl Rotator {
 
     /// Says each trouble once.
     fn waits(&self, why: Option<String>, keys: &Keys) {
-        let news = self.desk.waits.send_if_modified(|waits| {
-            let news = *waits != why;
-            if news {
-                waits.clone_from(&why);
-            }
-            news
-        });
-        if let Some(why) = why.filter(|_| news) {
+        if let Some(why) = news(&self.desk.waits, why) {
             tracing::warn!("a change of the issuing keys waits, and {} signs on: {why}", keys.active().kid());
         }
     }

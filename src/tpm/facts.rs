@@ -34,6 +34,8 @@ pub struct Facts {
     pub software: bool,
     /// The certificate of the ECC P-256 EK (DER) from the TPM, where it has one.
     pub ek_certificate: Option<Vec<u8>>,
+    /// The AK's Name in hexadecimal, as long as the host key is known.
+    pub ak_name: Option<String>,
     /// The host key as an uncompressed P-256 point, once provisioned and while this is the TPM that has it.
     pub host_key: Option<[u8; 65]>,
 }
@@ -57,6 +59,7 @@ pub(super) fn read(connection: &mut Connection, objects: Option<&Objects>) -> Re
         vendor,
         firmware,
         ek_certificate,
+        ak_name: objects.map(Objects::ak_name).transpose()?.map(|name| HEXLOWER.encode(&name)),
         host_key: objects.map(Objects::host_key_point).transpose()?,
     })
 }

@@ -79,6 +79,11 @@ impl Objects {
         templates::point(&public).ok_or_else(|| Error::Objects("the AK has no P-256 point".into()))
     }
 
+    /// The AK's Name, by which verifiers know it.
+    pub fn ak_name(&self) -> Result<Vec<u8>, Error> {
+        templates::name(&self.ak.public_area()?)
+    }
+
     /// The host key's Name, which its certification attests.
     pub fn host_key_name(&self) -> Result<Vec<u8>, Error> {
         templates::name(&self.host_key.public_area()?)

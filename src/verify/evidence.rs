@@ -8,10 +8,11 @@ use data_encoding::{BASE32_NOPAD, BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
+use super::endorsement::endorsed;
 use super::structures::{
     About, Attest, DECRYPT, FIXED_PARENT, FIXED_TPM, PublicKey, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN,
 };
-use super::{Error, Jwk, Jws, eventlog};
+use super::{Error, Jwk, eventlog};
 
 /// The document's version, the only one there is.
 pub const VERSION: u64 = 1;
@@ -124,6 +125,28 @@ impl Evidence {
         Finding { what: "host", holds, detail }
     }
 
+    /// Whether it is signed by the AK of this Name, in hexadecimal.
+    ///
+    /// Nothing else in the document ties the AK to the EK's TPM: an EK's public area is no secret, and a program can make
+    /// an AK that says of itself what it likes. So evidence is worth as much as the way by which the Name was learned.
+    pub fn is_signed_by(&self, ak_name: Option<&str>) -> Finding {
+        let finding = |holds, detail: String| Finding { what: "AK's TPM", holds, detail };
+        let shown = match key(&self.ak) {
+            Ok(ak) => HEXLOWER.encode(&ak.name),
+            Err(why) => return finding(false, why),
+        };
+        match ak_name.map(str::to_ascii_lowercase) {
+            None => finding(
+                false,
+                format!(
+                    "nothing here ties the AK to this host; learn its Name there, and give it by --ak (this is {shown})"
+                ),
+            ),
+            Some(known) if known == shown => finding(true, "the AK is the one that is known".into()),
+            Some(_) => finding(false, format!("this is another AK: {shown}")),
+        }
+    }
+
     fn check_ek(&self) -> Result<((), String), String> {
         let ek = key(&self.ek)?;
         if !ek.has(FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | RESTRICTED | DECRYPT) {
@@ -189,6 +212,9 @@ impl Evidence {
     /// The log is believed as far as its replay gives the quoted values. Firmware logs all that it measures into PCRs 0 to
     /// 7; into the others the running system measures as well, and that is not in this log.
     fn check_event_log(&self, log: &str) -> Result<((), String), String> {
+        if !(0..8).all(|number| self.pcrs.contains_key(&number)) {
+            return Err("not all of PCRs 0 to 7 were quoted, which it would have to give".into());
+        }
         let bytes = BASE64.decode(log.as_bytes()).map_err(|e| format!("not base64: {e}"))?;
         let log = eventlog::Log::parse(&bytes).map_err(|e| e.to_string())?;
         let replayed = log.replay();
@@ -201,7 +227,7 @@ impl Evidence {
             return Err(format!("its replay does not give the quoted PCRs {firmware:?}"));
         }
         let detail = format!("{} events, which give PCRs 0 to 7 as quoted", log.events().len());
-        Ok(((), if others.is_empty() { detail } else { format!("{detail}; PCRs {others:?} hold more") }))
+        Ok(((), if others.is_empty() { detail } else { format!("{detail}; PCRs {others:?} differ") }))
     }
 
     fn check_certification(&self, ak: &PublicKey, host_key: &PublicKey) -> Result<((), String), String> {
@@ -219,41 +245,12 @@ impl Evidence {
         let jwk = Jwk::from_point(&host_key.point);
         let mut kids = Vec::new();
         for text in &self.endorsements {
-            kids.push(endorsed(text, &jwk, &self.host)?);
+            kids.push(endorsed(text, &self.host, &jwk).map_err(|e| e.to_string())?.kid);
         }
         match kids.is_empty() {
             true => Err("none is endorsed by the host key".into()),
             false => Ok(((), kids.join(", "))),
         }
-    }
-}
-
-/// What the host key signed about an issuing key: the kid, if it holds.
-fn endorsed(text: &str, host_key: &Jwk, host: &str) -> Result<String, String> {
-    #[derive(Deserialize)]
-    struct Statement {
-        iss: String,
-        sub: String,
-        cnf: Confirmation,
-    }
-    #[derive(Deserialize)]
-    struct Confirmation {
-        jwk: Jwk,
-    }
-    let jws = Jws::parse(text).map_err(|e| e.to_string())?;
-    if jws.typ() != "hostbadge-endorsement+jwt" {
-        return Err("one is no endorsement".into());
-    }
-    let payload = jws.verify(host_key).map_err(|_| "one is not signed by the host key")?;
-    let statement: Statement =
-        serde_json::from_slice(payload).map_err(|e| format!("one cannot be read: {e}"))?;
-    if statement.iss != host {
-        return Err("one is another host's".into());
-    }
-    // A key's name is its thumbprint, which this checks.
-    match statement.cnf.jwk.point() {
-        Ok(_) if statement.cnf.jwk.kid == statement.sub => Ok(statement.sub),
-        _ => Err("one names another key than it holds".into()),
     }
 }
 
@@ -267,7 +264,7 @@ fn check_key(what: &str, text: &str, wanted: u32, unwanted: u32) -> Result<(Publ
     if !key.has(FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | wanted) || key.attributes & unwanted != 0 {
         return Err(format!("its attributes are not those of an {what} that cannot leave its TPM"));
     }
-    Ok((key, "made in its TPM, and cannot leave it".into()))
+    Ok((key, "says that it was made in a TPM and cannot leave it".into()))
 }
 
 #[derive(Default)]

@@ -1,5 +1,6 @@
 //! Checks what a hostbadge and its TPM signed, and what a host measured, with no daemon and no TPM.
 
+pub mod endorsement;
 pub mod eventlog;
 pub mod evidence;
 pub mod ima;
@@ -27,6 +28,8 @@ pub enum Error {
     Signature(String),
     #[error("{0}")]
     Claim(String),
+    #[error("{0}")]
+    Endorsement(String),
     #[error("{0}")]
     Evidence(String),
     #[error("boot event log, at byte {offset}: {what}")]

@@ -7,10 +7,13 @@ wait_for "the issuer" hostbadge status
 nonce=$(head -c 32 /dev/urandom | base64 -w 0 | tr '+/' '-_' | tr -d '=')
 as bin hostbadge attest --nonce "$nonce" >/root/evidence.json
 id=$(hostbadge status --json | jq -r .host.id)
-expect "holds" hostbadge verify evidence /root/evidence.json --nonce "$nonce" --host "$id"
+ak=$(hostbadge status --json | jq -r .tpm.ak_name)
+expect "holds" hostbadge verify evidence /root/evidence.json --nonce "$nonce" --host "$id" --ak "$ak"
 says "boot event log"
 says "which give PCRs 0 to 7 as quoted"
-refused hostbadge verify evidence /root/evidence.json --nonce "AAAAAAAAAAAA"
+refused hostbadge verify evidence /root/evidence.json --nonce "$nonce" --host "$id"
+says "nothing here ties the AK to this host"
+refused hostbadge verify evidence /root/evidence.json --nonce "AAAAAAAAAAAA" --ak "$ak"
 says "DOES NOT HOLD"
 
 say "The values are the kernel's own view of the PCRs"
@@ -21,7 +24,7 @@ say "A changed log is not what was quoted, wherever that shows in the digests"
 refusals=0
 for at in $(seq 100 40 1140); do
     jq -c --argjson at "$at" '.event_log |= (.[:$at] + "QUJD" + .[$at + 4:])' /root/evidence.json >/root/changed.json
-    hostbadge verify evidence /root/changed.json --nonce "$nonce" >/dev/null || refusals=$((refusals + 1))
+    hostbadge verify evidence /root/changed.json --nonce "$nonce" --ak "$ak" >/dev/null || refusals=$((refusals + 1))
 done
 echo "$refusals of 27 changes were noticed"
 [ "$refusals" -ge 5 ] || fail "changes are not noticed"
