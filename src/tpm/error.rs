@@ -20,6 +20,9 @@ pub enum Error {
         "the stored TPM objects are not usable: {0}; restore them from a backup, or move them away and enroll the host anew"
     )]
     Objects(String),
+    /// What was sealed to these PCRs does not open, since they have other values now.
+    #[error("sealed to PCRs that have changed: {}", list(.0))]
+    PcrsChanged(Vec<u8>),
     #[error("too many calls wait for the TPM; try again later")]
     QueueFull,
     #[error("{0}")]
@@ -111,6 +114,8 @@ impl Fault {
         let about_handle = rc & 0x40 == 0 && rc & 0x800 == 0;
         match number {
             AUTH_FAIL | BAD_AUTH if command == "TPM2_CreatePrimary" => Fault::Authorization,
+            // A policy that does not hold is told of its session, which is well.
+            POLICY_FAIL => Fault::Call,
             _ if about_session => Fault::Reset,
             HANDLE if about_handle => Fault::Reset,
             _ => Fault::Call,
@@ -120,6 +125,7 @@ impl Fault {
 
 const INITIALIZE: u32 = 0x100;
 const FAILURE: u32 = 0x101;
+const PCR_CHANGED: u32 = 0x128;
 const CONTEXT_GAP: u32 = 0x901;
 const OBJECT_MEMORY: u32 = 0x902;
 const SESSION_HANDLES: u32 = 0x905;
@@ -134,6 +140,7 @@ const NV_UNAVAILABLE: u32 = 0x923;
 // Format one: the low six bits.
 const HANDLE: u32 = 0x0B;
 const AUTH_FAIL: u32 = 0x0E;
+const POLICY_FAIL: u32 = 0x1D;
 const BAD_AUTH: u32 = 0x22;
 
 /// Whether the TPM says that it needs `TPM2_Startup`.
@@ -144,6 +151,20 @@ pub(super) fn wants_startup(error: &Error) -> bool {
 /// Whether the TPM says that it has nothing at this handle.
 pub(super) fn no_such_handle(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x7F == HANDLE)
+}
+
+/// Whether the TPM says that a policy does not hold.
+pub(super) fn policy_not_met(error: &Error) -> bool {
+    error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x3F == POLICY_FAIL)
+}
+
+/// Whether the TPM says that PCRs were extended in the middle.
+pub(super) fn pcrs_in_motion(error: &Error) -> bool {
+    error.tpm_code() == Some(PCR_CHANGED)
+}
+
+fn list(numbers: &[u8]) -> String {
+    numbers.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether the TPM says that a parameter of the command is wrong.

@@ -20,14 +20,17 @@ use super::actor::Live;
 use super::config::TpmConfig;
 use super::connection::LOADED_SESSION_FIRST;
 use super::connection::TRANSIENT_FIRST;
+use super::counter;
 use super::error::Error;
 use super::facts::Facts;
 use super::keys;
+use super::objects::KeyBlob;
 use super::objects::Objects;
 use super::progress::Progress;
 use super::quote;
 use super::quote::Attestation;
 use super::seal;
+use super::seal::Pcrs;
 use super::state::State;
 
 /// Provisioning makes three keys, loads and certifies: on a slow TPM that is seconds.
@@ -109,6 +112,63 @@ impl Tpm {
             seal::unseal_kek(connection, objects)
         })
         .await
+    }
+
+    /// Seals at most 128 bytes under the SRK of the host's own TPM, with the values that `pcrs` (numbers up to 23, in
+    /// their order) have now as the condition, where they are given. Those values are returned.
+    pub async fn seal(
+        &self,
+        secret: Zeroizing<Vec<u8>>,
+        pcrs: Option<Vec<u8>>,
+    ) -> Result<(KeyBlob, Option<Pcrs>), Error> {
+        self.call(move |live| {
+            let (connection, _) = live.keys()?;
+            match &pcrs {
+                None => Ok((seal::seal(connection, &secret, None)?, None)),
+                Some(pcrs) => {
+                    let (blob, values) = seal::seal_to_now(connection, &secret, pcrs)?;
+                    Ok((blob, Some(values)))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Opens what [`Tpm::seal`] made.
+    ///
+    /// # Errors
+    /// [`Error::PcrsChanged`] if it was sealed to PCR values that are no more.
+    pub async fn unseal(&self, blob: KeyBlob, pcrs: Option<Pcrs>) -> Result<Zeroizing<Vec<u8>>, Error> {
+        self.call(move |live| {
+            let (connection, _) = live.keys()?;
+            seal::unseal(connection, &blob, pcrs.as_ref())
+        })
+        .await
+    }
+
+    /// Makes a monotonic counter that only `auth` increments; its NV index and its value.
+    pub async fn make_counter(&self, auth: Zeroizing<[u8; 32]>) -> Result<(u32, u64), Error> {
+        self.call(move |live| counter::make(live.keys()?.0, &auth)).await
+    }
+
+    /// The value of the counter at an NV index, if there is one.
+    pub async fn read_counter(&self, index: u32) -> Result<Option<u64>, Error> {
+        self.call(move |live| counter::read(live.keys()?.0, index)).await
+    }
+
+    /// Increments a counter; its new value.
+    pub async fn increment_counter(&self, index: u32, auth: Zeroizing<[u8; 32]>) -> Result<u64, Error> {
+        self.call(move |live| counter::increment(live.keys()?.0, index, &auth)).await
+    }
+
+    /// Removes a counter.
+    pub async fn remove_counter(&self, index: u32) -> Result<(), Error> {
+        self.call(move |live| counter::remove(live.keys()?.0, index)).await
+    }
+
+    /// The NV indices of the counters that the TPM has of this kind.
+    pub async fn counters(&self) -> Result<Vec<u32>, Error> {
+        self.call(|live| counter::list(live.keys()?.0)).await
     }
 
     /// The host key's ECDSA P-256 signature over a SHA-256 digest: r and s, 32 bytes each, big endian.

@@ -21,6 +21,7 @@
 mod actor;
 mod config;
 mod connection;
+mod counter;
 mod error;
 mod facts;
 mod handle;
@@ -45,6 +46,7 @@ pub use objects::Certification;
 pub use objects::KeyBlob;
 pub use objects::Objects;
 pub use quote::Attestation;
+pub use seal::Pcrs;
 pub use software::SoftwareTpm;
 pub use state::State;
 pub use state::StateKind;

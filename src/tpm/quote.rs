@@ -77,7 +77,7 @@ pub(super) fn attest(
 
 /// The SHA-256 bank's values. The TPM gives eight at a time at most. No session protects this command, as it has nothing
 /// to authorize or encrypt: the quote does, which is compared with the values.
-fn read(connection: &mut Connection, pcrs: &[u8]) -> Result<BTreeMap<u8, [u8; 32]>, Error> {
+pub(super) fn read(connection: &mut Connection, pcrs: &[u8]) -> Result<BTreeMap<u8, [u8; 32]>, Error> {
     let mut values = BTreeMap::new();
     for eight in pcrs.chunks(8) {
         let slots = slots(eight)?;
@@ -104,7 +104,7 @@ fn is_about(quote: &Attest, values: &BTreeMap<u8, [u8; 32]>) -> bool {
     info.pcr_digest().value() == digest::digest(&digest::SHA256, &whole).as_ref()
 }
 
-fn slots(pcrs: &[u8]) -> Result<Vec<PcrSlot>, Error> {
+pub(super) fn slots(pcrs: &[u8]) -> Result<Vec<PcrSlot>, Error> {
     let ordered = pcrs.windows(2).all(|two| two[0] < two[1]);
     if pcrs.is_empty() || !ordered || pcrs.iter().any(|number| *number > 23) {
         return Err(Error::Request("PCRs are numbers from 0 to 23, each once, in their order".into()));
@@ -113,6 +113,6 @@ fn slots(pcrs: &[u8]) -> Result<Vec<PcrSlot>, Error> {
     pcrs.iter().map(slot).collect()
 }
 
-fn selection(slots: &[PcrSlot]) -> tss_esapi::Result<PcrSelectionList> {
+pub(super) fn selection(slots: &[PcrSlot]) -> tss_esapi::Result<PcrSelectionList> {
     PcrSelectionList::builder().with_selection(HashingAlgorithm::Sha256, slots).build()
 }

@@ -1,17 +1,32 @@
-//! The key-encryption key, and the TPM's random numbers.
+//! Secrets sealed under the SRK, with and without a PCR policy, and the TPM's random numbers.
 
+use std::collections::BTreeMap;
+
+use ring::digest::SHA256;
+use ring::digest::digest;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
+use tss_esapi::attributes::SessionAttributesBuilder;
+use tss_esapi::constants::SessionType;
+use tss_esapi::handles::SessionHandle;
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::interface_types::session_handles::PolicySession;
+use tss_esapi::structures::Digest;
 use tss_esapi::structures::SensitiveData;
+use tss_esapi::structures::SymmetricDefinition;
 use zeroize::Zeroizing;
 
 use super::connection::Connection;
 use super::connection::odd_answer;
 use super::error::Error;
+use super::error::pcrs_in_motion;
+use super::error::policy_not_met;
 use super::error::tpm;
 use super::keys;
 use super::objects::KeyBlob;
 use super::objects::Objects;
+use super::quote;
 use super::templates;
 
 /// The most random bytes one call may ask for; a TPM makes a few kilobytes a second.
@@ -20,18 +35,32 @@ pub(super) const MOST_RANDOM: usize = 1024;
 /// Every TPM gives this many in one answer: the size of its largest digest is at least SHA-256's.
 const RANDOM_AT_ONCE: usize = 32;
 
+/// The most that a TPM seals at once (TPM 2.0 Part 2, section 11.1.14: MAX_SYM_DATA).
+pub(super) const MOST_SEALED: usize = 128;
+
+/// A PCR can be extended in the middle of sealing or opening; then it is done again, so often at most.
+const ATTEMPTS: usize = 5;
+
+/// PCR values of the SHA-256 bank, by number.
+pub type Pcrs = BTreeMap<u8, [u8; 32]>;
+
 /// 32 random bytes, from the TPM and the kernel both, so that a weakness of one is not ours, sealed under the SRK.
 pub(super) fn make_kek(connection: &mut Connection) -> Result<KeyBlob, Error> {
-    let mut kek = Zeroizing::new([0; 32]);
+    let kek = mixed_random(connection)?;
+    seal(connection, kek.as_slice(), None)
+}
+
+/// 32 random bytes of the TPM and the kernel both.
+pub(super) fn mixed_random(connection: &mut Connection) -> Result<Zeroizing<[u8; 32]>, Error> {
+    let mut bytes = Zeroizing::new([0; 32]);
     SystemRandom::new()
-        .fill(kek.as_mut_slice())
+        .fill(bytes.as_mut_slice())
         .map_err(|_| Error::Request("the kernel gives no random numbers".into()))?;
-    let mine = Zeroizing::new(random(connection, kek.len())?);
-    for (byte, other) in kek.iter_mut().zip(mine.iter()) {
+    let mine = Zeroizing::new(random(connection, bytes.len())?);
+    for (byte, other) in bytes.iter_mut().zip(mine.iter()) {
         *byte ^= other;
     }
-    let secret = SensitiveData::try_from(kek.as_slice()).map_err(tpm("TPM2_Create"))?;
-    keys::create(connection, templates::sealed()?, Some(secret))
+    Ok(bytes)
 }
 
 /// `TPM2_Unseal` of the key-encryption key. On the wire it is encrypted by the session.
@@ -39,15 +68,155 @@ pub(super) fn unseal_kek(
     connection: &mut Connection,
     objects: &Objects,
 ) -> Result<Zeroizing<[u8; 32]>, Error> {
-    let secret = connection.with_loaded(&objects.kek, |connection, kek| {
-        connection.run("TPM2_Unseal", |context| context.unseal(kek.into()))
-    })?;
+    let secret = unseal(connection, &objects.kek, None)?;
     let mut kek = Zeroizing::new([0; 32]);
-    if secret.value().len() != kek.len() {
+    if secret.len() != kek.len() {
         return Err(Error::Objects("the sealed key-encryption key has not 32 bytes".into()));
     }
-    kek.copy_from_slice(secret.value());
+    kek.copy_from_slice(&secret);
     Ok(kek)
+}
+
+/// Seals at most [`MOST_SEALED`] bytes under the SRK. With `pcrs`, this TPM opens them only while these PCRs have these
+/// values.
+pub(super) fn seal(
+    connection: &mut Connection,
+    secret: &[u8],
+    pcrs: Option<&Pcrs>,
+) -> Result<KeyBlob, Error> {
+    if secret.is_empty() || secret.len() > MOST_SEALED {
+        return Err(Error::Request(format!("a TPM seals 1 to {MOST_SEALED} bytes, not {}", secret.len())));
+    }
+    let template = match pcrs {
+        None => templates::sealed()?,
+        Some(pcrs) => templates::sealed_under(&policy(pcrs)?)?,
+    };
+    let secret = SensitiveData::try_from(secret).map_err(tpm("TPM2_Create"))?;
+    keys::create(connection, template, Some(secret))
+}
+
+/// Seals to the values that these PCRs have now, and opens it once as the proof.
+pub(super) fn seal_to_now(
+    connection: &mut Connection,
+    secret: &[u8],
+    pcrs: &[u8],
+) -> Result<(KeyBlob, Pcrs), Error> {
+    for _ in 0..ATTEMPTS {
+        let values = quote::read(connection, pcrs)?;
+        let blob = seal(connection, secret, Some(&values))?;
+        match unseal(connection, &blob, Some(&values)) {
+            Ok(opened) if opened.as_slice() == secret => return Ok((blob, values)),
+            Ok(_) => return Err(odd_answer("TPM2_Unseal")),
+            // A PCR was extended since it was read.
+            Err(Error::PcrsChanged(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(in_motion())
+}
+
+/// Opens what was sealed; `pcrs` are those that it was sealed to.
+///
+/// # Errors
+/// [`Error::PcrsChanged`], with the numbers, if they have other values now.
+pub(super) fn unseal(
+    connection: &mut Connection,
+    blob: &KeyBlob,
+    pcrs: Option<&Pcrs>,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let Some(sealed_to) = pcrs else {
+        return connection.with_loaded(blob, |connection, object| {
+            let secret = connection.run("TPM2_Unseal", |context| context.unseal(object.into()))?;
+            Ok(Zeroizing::new(secret.value().to_vec()))
+        });
+    };
+    for _ in 0..ATTEMPTS {
+        match unseal_under_policy(connection, blob, sealed_to) {
+            Err(error) if pcrs_in_motion(&error) => {}
+            Err(error) if policy_not_met(&error) => {
+                let now = quote::read(connection, &sealed_to.keys().copied().collect::<Vec<_>>())?;
+                let changed = sealed_to.iter().filter(|(n, value)| now.get(n) != Some(value));
+                return Err(Error::PcrsChanged(changed.map(|(n, _)| *n).collect()));
+            }
+            outcome => return outcome,
+        }
+    }
+    Err(in_motion())
+}
+
+fn unseal_under_policy(
+    connection: &mut Connection,
+    blob: &KeyBlob,
+    pcrs: &Pcrs,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    connection.with_loaded(blob, |connection, object| {
+        with_policy_session(connection, |connection, session| {
+            let slots = quote::slots(&pcrs.keys().copied().collect::<Vec<_>>())?;
+            // The values that the TPM holds at this moment, whatever they are: the object's own policy compares them.
+            connection.run_bare("TPM2_PolicyPCR", |context| {
+                let policy = PolicySession::try_from(session)?;
+                context.policy_pcr(policy, Digest::default(), quote::selection(&slots)?)
+            })?;
+            let secret = connection.run_bare("TPM2_Unseal", |context| {
+                context.execute_with_session(Some(session), |context| context.unseal(object.into()))
+            })?;
+            Ok(Zeroizing::new(secret.value().to_vec()))
+        })
+    })
+}
+
+/// A policy session salted with the SRK, which encrypts what is unsealed within it; ended in any case.
+fn with_policy_session<T>(
+    connection: &mut Connection,
+    f: impl FnOnce(&mut Connection, AuthSession) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let srk = connection.srk();
+    let session = connection
+        .run_bare("TPM2_StartAuthSession", |context| {
+            let cipher = SymmetricDefinition::AES_128_CFB;
+            let kind = SessionType::Policy;
+            context.start_auth_session(Some(srk), None, None, kind, cipher, HashingAlgorithm::Sha256)
+        })?
+        .ok_or_else(|| odd_answer("TPM2_StartAuthSession"))?;
+    let (attributes, mask) = SessionAttributesBuilder::new().with_decrypt(true).with_encrypt(true).build();
+    let outcome = connection
+        .run_bare("setting the session's attributes", |context| {
+            context.tr_sess_set_attributes(session, attributes, mask)
+        })
+        .and_then(|()| f(connection, session));
+    let flushed = connection.run_bare("TPM2_FlushContext", |context| {
+        context.flush_context(SessionHandle::from(session).into())
+    });
+    let value = outcome?;
+    flushed?;
+    Ok(value)
+}
+
+/// The digest of a policy of `TPM2_PolicyPCR` alone (TPM 2.0 Part 3, section 23.7), for these values.
+fn policy(pcrs: &Pcrs) -> Result<[u8; 32], Error> {
+    quote::slots(&pcrs.keys().copied().collect::<Vec<_>>())?;
+    let mut bitmap = [0u8; 3];
+    for number in pcrs.keys() {
+        bitmap[usize::from(number / 8)] |= 1 << (number % 8);
+    }
+    let values: Vec<u8> = pcrs.values().flatten().copied().collect();
+    let mut whole = vec![0; 32];
+    whole.extend_from_slice(&TPM_CC_POLICY_PCR.to_be_bytes());
+    // TPML_PCR_SELECTION: one bank, and its bitmap.
+    whole.extend_from_slice(&1u32.to_be_bytes());
+    whole.extend_from_slice(&templates::SHA256_ID);
+    whole.push(bitmap.len() as u8);
+    whole.extend_from_slice(&bitmap);
+    whole.extend_from_slice(digest(&SHA256, &values).as_ref());
+    let mut policy = [0; 32];
+    policy.copy_from_slice(digest(&SHA256, &whole).as_ref());
+    Ok(policy)
+}
+
+const TPM_CC_POLICY_PCR: u32 = 0x0000_017F;
+
+fn in_motion() -> Error {
+    Error::Request("the PCRs change all the time; try again when the host is quiet".into())
 }
 
 /// `n` random bytes of the TPM, at most [`MOST_RANDOM`].

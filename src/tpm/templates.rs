@@ -61,10 +61,21 @@ pub(super) fn host_key() -> Result<Public, Error> {
 
 /// A sealed secret: data that only this TPM gives back.
 pub(super) fn sealed() -> Result<Public, Error> {
+    keyed_hash(owned().with_user_with_auth(true).with_no_da(true), Digest::default())
+}
+
+/// A sealed secret that the TPM gives back only under a policy: its empty password opens nothing.
+pub(super) fn sealed_under(policy: &[u8; 32]) -> Result<Public, Error> {
+    let policy = Digest::try_from(policy.as_slice()).map_err(tpm("sealing template"))?;
+    keyed_hash(owned().with_admin_with_policy(true).with_no_da(true), policy)
+}
+
+fn keyed_hash(attributes: ObjectAttributesBuilder, policy: Digest) -> Result<Public, Error> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(built(owned().with_user_with_auth(true).with_no_da(true))?)
+        .with_object_attributes(built(attributes)?)
+        .with_auth_policy(policy)
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
