@@ -13,4 +13,5 @@ pub mod posture;
 pub mod road;
 pub mod store;
 pub mod tpm;
+pub mod vault;
 pub mod verify;

@@ -63,6 +63,15 @@ fn edit(host: &Host, change: impl FnOnce(&mut Value)) {
     fs::write(host.path(FILE), file.to_string()).unwrap();
 }
 
+/// Starts a host whose file was changed, and has it taken as it is.
+fn start_as_it_is(host: &mut Host) {
+    host.start();
+    let trouble = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+    assert!(trouble(host).contains("hostbadge key accept"), "{}", trouble(host));
+    told(host, &["key", "accept"]);
+    until_true("it is taken as it is", || !trouble(host).contains("hostbadge key accept"));
+}
+
 /// Puts a moment of the file into the past.
 fn earlier(moment: &mut Value, by: u64) {
     *moment = json!(moment.as_u64().unwrap() - by);
@@ -113,11 +122,11 @@ fn the_next_key_is_published_before_it_signs() {
     assert_eq!(jwks(&host), [first.as_str(), second]);
     assert!(host.stop().success());
     edit(&host, |file| earlier(&mut file["next"]["published"], DAY - 60));
-    host.start();
+    start_as_it_is(&mut host);
     assert_eq!(kid(&host.token()), first);
     assert!(host.stop().success());
     edit(&host, |file| earlier(&mut file["next"]["published"], 60));
-    host.start();
+    start_as_it_is(&mut host);
     until_true("the next key signs", || kid(&host.token()) == second);
     assert_eq!(jwks(&host), [second, first.as_str()]);
 
@@ -141,12 +150,12 @@ fn a_retired_key_verifies_until_its_last_token_has_expired_and_is_then_destroyed
 
     assert!(host.stop().success());
     edit(&host, |file| earlier(&mut file["retired"][0]["retired"], 3600));
-    host.start();
+    start_as_it_is(&mut host);
     assert_eq!(host.introspect(&token)["active"], true, "within the leeway");
     assert!(host.stop().success());
     let sealed = file(&host)["retired"][0]["sealed"]["key"].as_str().unwrap().to_owned();
     edit(&host, |file| earlier(&mut file["retired"][0]["retired"], 60));
-    host.start();
+    start_as_it_is(&mut host);
     until_true("it is destroyed", || states(&host).contains(&(first.clone(), "destroyed".into())));
     assert_eq!(jwks(&host), [second]);
     assert_eq!(host.introspect(&token)["active"], false);
@@ -230,7 +239,7 @@ fn format_1_is_read_and_becomes_format_2_with_the_first_change() {
     let mut old = file(&host)["active"]["sealed"].clone();
     old["version"] = json!(1);
     fs::write(host.path(FILE), old.to_string()).unwrap();
-    host.start();
+    start_as_it_is(&mut host);
     let token = host.token();
     assert_eq!(kid(&token), old["kid"].as_str().unwrap());
     assert_eq!(file(&host), old, "nothing is written without need");
@@ -255,7 +264,7 @@ fn the_schedule_publishes_a_successor_in_time_and_waits_for_the_tpm() {
     edit(&host, |file| {
         earlier(&mut file["active"]["activated"], 3600);
     });
-    host.start();
+    start_as_it_is(&mut host);
     until_true("another key signs", || kid(&host.token()) != first);
     let second = kid(&host.token());
     assert_eq!(states(&host), pairs(&[(&second, "active"), (&first, "retired")]));
@@ -297,7 +306,7 @@ fn a_successor_that_is_due_while_the_tpm_is_away_comes_with_the_tpm() {
     let tpm = [5, 15, 30].into_iter().find_map(|seconds| {
         let now = clock(&host);
         edit(&host, |file| file["active"]["activated"] = json!(now + seconds - lead));
-        host.start();
+        start_as_it_is(&mut host);
         let tpm = host.swtpm();
         kill(tpm, Signal::SIGSTOP).unwrap();
         if jwks(&host).len() == 1 {
@@ -359,7 +368,7 @@ fn a_file_that_was_tampered_with_signs_nothing() {
     ];
     for (wanted, change) in changes {
         edit(&host, change);
-        host.start();
+        start_as_it_is(&mut host);
         let trouble = host.status()["trouble"].as_str().unwrap_or_default().to_owned();
         assert!(trouble.contains(wanted), "{wanted}: {trouble}");
         let refused = hostbadge(&host, &["key", "rotate", "--now"]);
@@ -368,6 +377,6 @@ fn a_file_that_was_tampered_with_signs_nothing() {
         assert!(host.stop().success());
         fs::write(host.path(FILE), whole.to_string()).unwrap();
     }
-    host.start();
+    start_as_it_is(&mut host);
     assert!(jwks(&host).contains(&first));
 }

@@ -21,8 +21,7 @@ impl Host {
     }
 
     fn open(&self) -> Tpm {
-        let config =
-            TpmConfig { tcti: self.software.tcti(), allow_emulator: true, ..TpmConfig::default() };
+        let config = TpmConfig { tcti: self.software.tcti(), allow_emulator: true, ..TpmConfig::default() };
         Tpm::open(config, None).unwrap()
     }
 

@@ -43,6 +43,19 @@ struct KeysBody<'a> {
     keys: &'a [KeyReport],
 }
 
+#[derive(Serialize)]
+struct RecoveryBody<'a> {
+    recovery_key: &'a str,
+}
+
+/// What an order came to that has no more to say than that it is done.
+fn done(outcome: Result<(), String>) -> Reply {
+    match outcome {
+        Ok(()) => reply::json(StatusCode::OK, &serde_json::json!({ "done": true })),
+        Err(why) => reply::error(StatusCode::CONFLICT, "invalid_request", &why),
+    }
+}
+
 /// An administrator, for the record.
 fn who(peer: &Peer) -> String {
     format!("uid {}, pid {}", peer.uid, peer.pid)
@@ -57,7 +70,9 @@ impl Admin {
         let post = *request.method() == Method::POST;
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
-            "/v1/status" if get => reply::json(StatusCode::OK, &self.status.report(&self.road)),
+            "/v1/status" if get => {
+                reply::json(StatusCode::OK, &self.status.report(&self.road, self.keys.binding()))
+            }
             "/v1/agents" if get => {
                 let registry = self.road.agents.registry();
                 reply::json(StatusCode::OK, &registry.iter().collect::<Vec<_>>())
@@ -66,8 +81,12 @@ impl Admin {
             "/v1/audit" if get => self.audit(request.uri().query().unwrap_or_default()).await,
             "/v1/keys" if get => self.keys(),
             "/v1/keys/rotate" if post => self.rotate(&peer, request).await,
+            "/v1/keys/recovery" if post => self.recovery(&peer).await,
+            "/v1/keys/recover" if post => self.recover(&peer, request).await,
+            "/v1/keys/accept" if post => self.accept(&peer).await,
             "/v1/status" | "/v1/agents" | "/v1/audit" | "/v1/keys" => reply::wrong_method("GET, HEAD"),
-            "/v1/agents/reload" | "/v1/keys/rotate" => reply::wrong_method("POST"),
+            "/v1/agents/reload" | "/v1/keys/rotate" | "/v1/keys/recovery" | "/v1/keys/recover"
+            | "/v1/keys/accept" => reply::wrong_method("POST"),
             path => match path.strip_prefix("/v1/agents/") {
                 Some(name) if get => match self.road.agents.registry().find(name) {
                     Some(entry) => reply::json(StatusCode::OK, entry),
@@ -116,6 +135,29 @@ impl Admin {
             Ok(rotated) => reply::json(StatusCode::OK, &rotated),
             Err(why) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &why),
         }
+    }
+
+    /// The only time that the key is ever shown.
+    async fn recovery(&self, peer: &Peer) -> Reply {
+        match self.keys.recovery(who(peer)).await {
+            Ok(key) => reply::json(StatusCode::OK, &RecoveryBody { recovery_key: &key }),
+            Err(why) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &why),
+        }
+    }
+
+    async fn recover(&self, peer: &Peer, request: Request<Incoming>) -> Reply {
+        let body = match self.bodies.read(request).await {
+            Ok(body) => body,
+            Err(broken) => return broken,
+        };
+        match body::recovery_key(&body) {
+            Ok(key) => done(self.keys.recover(key, who(peer)).await),
+            Err(what) => reply::error(StatusCode::BAD_REQUEST, "invalid_request", &what),
+        }
+    }
+
+    async fn accept(&self, peer: &Peer) -> Reply {
+        done(self.keys.accept(who(peer)).await)
     }
 
     fn not_standing(&self) -> Reply {

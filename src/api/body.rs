@@ -10,10 +10,12 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use super::reply::{self, Reply};
 use crate::issue::{Nonce, Query};
 use crate::policy::Ask;
+use crate::vault::RecoveryKey;
 
 /// Largest body.
 const MOST: usize = 64 * 1024;
@@ -253,6 +255,20 @@ pub fn rotation(body: &Body) -> Result<bool, String> {
     serde_json::from_slice::<RotationBody>(object)
         .map(|written| written.now)
         .map_err(|e| format!("the body is {{\"now\": true}} or {{\"now\": false}}: {e}"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecoveryBody {
+    recovery_key: Zeroizing<String>,
+}
+
+/// The recovery key that an administrator typed. Errors never hold any of it.
+pub fn recovery_key(body: &Body) -> Result<RecoveryKey, String> {
+    let object = if body.text.trim_ascii_start().starts_with(b"{") { &body.text[..] } else { b"" };
+    let written: RecoveryBody = serde_json::from_slice(object)
+        .map_err(|_| "the body is {\"recovery_key\": \"hbr1-...\"}".to_owned())?;
+    RecoveryKey::parse(&written.recovery_key).map_err(|e| e.to_string())
 }
 
 /// Fields of a form (RFC 6749 appendix B). Unknown ones are passed over, as its section 3.2 demands.

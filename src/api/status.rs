@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::issue::{KeyReport, KeyState};
 use crate::posture::Posture;
 use crate::road::Road;
+use crate::vault::Binding;
 
 /// What is known at the start and does not change.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Report {
     host: HostReport,
     tpm: TpmReport,
     posture: Posture,
+    /// How the keys are guarded at rest; none while they are not open.
+    seal: Option<Binding>,
     /// What keeps tokens from being issued; none where they are.
     trouble: Option<String>,
     keys: Vec<KeyReport>,
@@ -87,7 +90,7 @@ impl Status {
     }
 
     /// Everything as it is now.
-    pub fn report(&self, road: &Road) -> Report {
+    pub fn report(&self, road: &Road, seal: Option<Binding>) -> Report {
         let living = |key: &&KeyReport| key.state != KeyState::Destroyed;
         let standing = road.issuer.standing();
         let host = standing.as_ref().map(|standing| standing.host());
@@ -112,6 +115,7 @@ impl Status {
                 facts: self.tpm.borrow().clone(),
             },
             posture: Posture::now(),
+            seal,
             trouble: standing.is_none().then(|| road.why_not_standing()),
             keys: standing.iter().flat_map(|standing| standing.keys()).filter(living).cloned().collect(),
             agents: road.agents.loaded(),

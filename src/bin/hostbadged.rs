@@ -129,7 +129,8 @@ async fn serve(
     };
     let rotation = Rotation { every: config.keys.rotate_every, publish_before: config.keys.publish_before };
     let state = config.paths.state.clone();
-    let (keeper, view) = Keeper::new(tpm, state, naming, rotation, issuer.clone(), clock.clone());
+    let pcrs = config.seal.pcrs.clone();
+    let (keeper, view) = Keeper::new(tpm, state, naming, rotation, pcrs, issuer.clone(), clock.clone());
     let (orders, desk) = issue::orders();
     let rotator = Rotator { issuer: issuer.clone(), audit: audit.clone(), clock: clock.clone(), desk };
 

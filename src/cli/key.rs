@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::table::{Lines, columns, plain};
-use super::{Common, Failure, client, print_json};
+use super::{Common, Failure, client, paper, print_json};
 
 #[derive(Subcommand, Debug)]
 pub enum Verb {
@@ -19,12 +19,22 @@ pub enum Verb {
         #[arg(long)]
         now: bool,
     },
+    /// Make a recovery key: shown once, it opens this host's keys after a firmware update or on another TPM. One of
+    /// before opens nothing any more
+    Recovery,
+    /// Open this host's keys with the recovery key (read from standard input), and seal them to this TPM as it is now
+    Recover,
+    /// Take the state directory as it is, after an older copy of it was put back on purpose
+    Accept,
 }
 
 pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::List => list(common).await,
         Verb::Rotate { now } => rotate(common, *now).await,
+        Verb::Recovery => recovery(common).await,
+        Verb::Recover => recover(common).await,
+        Verb::Accept => accept(common).await,
     }
 }
 
@@ -77,3 +87,45 @@ const UNKNOWN: &str = "Relying parties that hold an uploaded key set refuse the 
                        they get the new set: hostbadge export jwks";
 const LEARN: &str =
     "Give relying parties that hold an uploaded key set the new one before then: hostbadge export jwks";
+
+async fn recovery(common: &Common) -> Result<ExitCode, Failure> {
+    let answer = client::post(&common.admin_socket, "/v1/keys/recovery", &json!({})).await?;
+    if common.json {
+        return Ok(print_json(&answer));
+    }
+    println!("{}", plain(answer["recovery_key"].as_str().unwrap_or("unknown")));
+    // Beside the key itself, so that a file that it is written to holds nothing else.
+    eprintln!("{ONCE}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Also the first half of `hostbadge posture accept --recovery`.
+pub async fn open_with_recovery(common: &Common) -> Result<(), Failure> {
+    let key = paper::read_recovery_key()?;
+    client::post(&common.admin_socket, "/v1/keys/recover", &json!({ "recovery_key": key.trim() })).await?;
+    Ok(())
+}
+
+async fn recover(common: &Common) -> Result<ExitCode, Failure> {
+    open_with_recovery(common).await?;
+    Ok(done(common, "The keys are open, and sealed to this TPM as it is now."))
+}
+
+async fn accept(common: &Common) -> Result<ExitCode, Failure> {
+    client::post(&common.admin_socket, "/v1/keys/accept", &json!({})).await?;
+    Ok(done(
+        common,
+        "The state directory is taken as it is. Keys that were retired since may sign again: hostbadge key rotate --now",
+    ))
+}
+
+fn done(common: &Common, text: &str) -> ExitCode {
+    if common.json {
+        return print_json(&json!({ "done": true }));
+    }
+    println!("{text}");
+    ExitCode::SUCCESS
+}
+
+const ONCE: &str =
+    "This is shown once. Keep it where this host's disk cannot be read: whoever has both has its keys.";

@@ -6,6 +6,7 @@ mod audit;
 mod client;
 mod export;
 mod key;
+mod paper;
 mod status;
 mod table;
 mod token;

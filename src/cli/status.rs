@@ -35,6 +35,9 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
         lines.add("TPM", line);
     }
     lines.add("posture", text(&answer["posture"]));
+    for line in seal(&answer["seal"]) {
+        lines.add("seal", line);
+    }
     for key in answer["keys"].as_array().into_iter().flatten() {
         lines.add(
             "key",
@@ -68,6 +71,28 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
     lines.add("connections", answer["connections"].to_string());
     lines.print();
     Ok(code)
+}
+
+fn seal(seal: &Value) -> Vec<String> {
+    let numbers = |list: &Value| {
+        let numbers = list.as_array().into_iter().flatten().map(Value::to_string);
+        numbers.collect::<Vec<_>>().join(", ")
+    };
+    if seal.is_null() {
+        return Vec::new();
+    }
+    let mut lines = vec![match seal["pcrs"].as_array().is_some_and(|pcrs| !pcrs.is_empty()) {
+        true => format!("to this TPM and its PCRs {}", numbers(&seal["pcrs"])),
+        false => "to this TPM".to_owned(),
+    }];
+    match seal["recovery"].as_str() {
+        Some(made) => lines[0] += &format!("; recovery key made {made}"),
+        None => lines[0] += "; no recovery key (hostbadge key recovery)",
+    }
+    if seal["waiting"].as_array().is_some_and(|waiting| !waiting.is_empty()) {
+        lines.push(format!("to PCRs {} once there is a recovery key", numbers(&seal["waiting"])));
+    }
+    lines
 }
 
 fn tpm(tpm: &Value) -> Vec<String> {

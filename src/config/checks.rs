@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Keys, Limits};
+use super::{Keys, Limits, Seal};
 
 const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -46,6 +46,22 @@ pub(super) fn check_keys(keys: &Keys) -> Vec<String> {
     if keys.publish_before >= keys.rotate_every {
         faults.push(
             "keys.publish_before is shorter than keys.rotate_every, or no key would ever be in time".into(),
+        );
+    }
+    faults
+}
+
+/// In their order, since that is how the TPM takes them.
+pub(super) fn check_seal(seal: &Seal) -> Vec<String> {
+    let mut faults = Vec::new();
+    if seal.pcrs.iter().any(|n| *n > 15) || seal.pcrs.windows(2).any(|two| two[0] >= two[1]) {
+        faults.push(
+            "seal.pcrs are numbers from 0 to 15, each once, in their order, such as [0, 2, 4, 7]".into(),
+        );
+    }
+    if seal.pcrs.contains(&10) {
+        faults.push(
+            "PCR 10 changes for as long as IMA measures, and what is sealed to it never opens again".into(),
         );
     }
     faults

@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use checks::{DAY, check_issuer, check_keys, check_limits, check_trust_domain, duration, long_duration};
+use checks::{
+    DAY, check_issuer, check_keys, check_limits, check_seal, check_trust_domain, duration, long_duration,
+};
 pub use dev::lay_out as lay_out_dev;
 pub use fault::{Fault, Source, writable_by_others};
 
@@ -27,6 +29,7 @@ pub struct Config {
     pub paths: Paths,
     pub tpm: Tpm,
     pub keys: Keys,
+    pub seal: Seal,
     pub limits: Limits,
     pub log: Log,
     pub admin: Admin,
@@ -65,6 +68,15 @@ pub struct Keys {
     /// How long a key is in the key set before it signs.
     #[serde(deserialize_with = "long_duration")]
     pub publish_before: Duration,
+}
+
+/// What the keys at rest are sealed to, beside this TPM.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Seal {
+    /// PCRs of the SHA-256 bank, whose values must be those of when the keys were sealed. None by default: a firmware
+    /// update changes them.
+    pub pcrs: Vec<u8>,
 }
 
 /// Bounds on what callers may take.
@@ -193,6 +205,8 @@ struct Written {
     #[serde(default)]
     keys: OptionalSpan<Keys>,
     #[serde(default)]
+    seal: OptionalSpan<Seal>,
+    #[serde(default)]
     limits: OptionalSpan<Limits>,
     #[serde(default)]
     log: Log,
@@ -260,6 +274,7 @@ impl Config {
             run: place(written.paths.run, paths.run),
         };
         let keys = written.keys.checked(&source, check_keys, &mut faults);
+        let seal = written.seal.checked(&source, check_seal, &mut faults);
         let limits = written.limits.checked(&source, check_limits, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
@@ -270,6 +285,7 @@ impl Config {
             paths,
             tpm: written.tpm,
             keys,
+            seal,
             limits,
             log: written.log,
             admin: written.admin,

@@ -1,5 +1,6 @@
 //! Brings the issuer to its feet, and goes on trying while the TPM or a file stands in the way.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,9 +9,11 @@ use tokio::sync::watch;
 use super::Rotator;
 use super::news::news;
 use crate::api::TpmFacts;
+use crate::audit::Event;
 use crate::clock::Clock;
-use crate::issue::{self, Established, Issuer, Naming, Rotation};
+use crate::issue::{self, Established, Issuer, Naming, Order, Rotation, What};
 use crate::tpm::{self, State, StateKind, Tpm, TpmConfig};
+use crate::vault::{self, RecoveryKey};
 
 /// How soon something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -21,9 +24,20 @@ pub struct Keeper {
     pub state_dir: PathBuf,
     pub naming: Naming,
     pub rotation: Rotation,
+    /// PCRs that the keys are to be sealed to.
+    pub pcrs: Vec<u8>,
     pub issuer: Issuer,
     pub clock: Clock,
     tell: Tell,
+}
+
+/// What became of an attempt to stand.
+enum Outcome {
+    Stands(Box<Established>),
+    /// The administrator moved the state to the TPM that is there.
+    Moved(Tpm),
+    /// The TPM is to be opened anew, with the stored objects.
+    Again,
 }
 
 /// What the rest of the daemon sees of the keeper's work.
@@ -53,6 +67,7 @@ impl Keeper {
         state_dir: PathBuf,
         naming: Naming,
         rotation: Rotation,
+        pcrs: Vec<u8>,
         issuer: Issuer,
         clock: Clock,
     ) -> (Keeper, View) {
@@ -70,18 +85,33 @@ impl Keeper {
             settled: settled_seen,
             handle: handle_seen,
         };
-        (Keeper { config, state_dir, naming, rotation, issuer, clock, tell }, view)
+        (Keeper { config, state_dir, naming, rotation, pcrs, issuer, clock, tell }, view)
     }
 
     /// Runs for ever. Once the issuer stands, its keys are the rotator's.
-    pub async fn keep(self, rotator: Rotator) {
-        let tpm = self.open().await;
-        self.tell.handle.send_replace(Some(tpm.clone()));
-        let issue = async {
-            let established = self.establish(&tpm).await;
-            rotator.run(&tpm, established).await;
-        };
-        tokio::join!(self.forward_state(tpm.state()), issue);
+    pub async fn keep(self, mut rotator: Rotator) {
+        let mut tpm = self.open().await;
+        loop {
+            self.tell.handle.send_replace(Some(tpm.clone()));
+            let issue = async {
+                match self.establish(&tpm, &mut rotator).await {
+                    Outcome::Stands(established) => {
+                        rotator.run(&tpm, *established).await;
+                        None
+                    }
+                    Outcome::Moved(tpm) => Some(tpm),
+                    Outcome::Again => Some(self.open().await),
+                }
+            };
+            let next = tokio::select! {
+                next = issue => next,
+                () = self.forward_state(tpm.state()) => None,
+            };
+            match next {
+                Some(next) => tpm = next,
+                None => return,
+            }
+        }
     }
 
     /// Opens the TPM with the stored objects; a file that cannot be read is tried until somebody has mended it.
@@ -102,11 +132,12 @@ impl Keeper {
         }
     }
 
-    /// Loads or makes the keys, until it has succeeded.
-    async fn establish(&self, tpm: &Tpm) -> Established {
+    /// Loads or makes the keys, until it has succeeded or an administrator has changed what there is to load.
+    async fn establish(&self, tpm: &Tpm, rotator: &mut Rotator) -> Outcome {
         loop {
+            let (naming, pcrs) = (&self.naming, &self.pcrs);
             let established =
-                issue::establish(tpm, &self.state_dir, &self.naming, self.rotation, &self.clock).await;
+                issue::establish(tpm, &self.state_dir, naming, self.rotation, pcrs, &self.clock).await;
             match established.and_then(|established| Ok((established.keys.standing()?, established))) {
                 Ok((standing, established)) => {
                     let key = standing.key().kid().to_owned();
@@ -130,7 +161,7 @@ impl Keeper {
                         host.tpm()
                     );
                     self.tell.settled.send_replace(true);
-                    return established;
+                    return Outcome::Stands(Box::new(established));
                 }
                 // The TPM's state says it better, and its change is awaited below.
                 Err(issue::Error::Tpm(e)) if waits_for_tpm(&e) => {
@@ -138,11 +169,101 @@ impl Keeper {
                     self.tell.settled.send_replace(true);
                     let mut state = tpm.state();
                     state.mark_unchanged();
-                    let _ = tokio::time::timeout(RETRY, state.changed()).await;
+                    if let Some(outcome) = self.wait(tpm, rotator, state.changed()).await {
+                        return outcome;
+                    }
                 }
-                Err(e) => self.failed(e.to_string()).await,
+                Err(e) => {
+                    self.trouble(Some(e.to_string()));
+                    self.tell.settled.send_replace(true);
+                    if let Some(outcome) = self.wait(tpm, rotator, std::future::pending::<()>()).await {
+                        return outcome;
+                    }
+                }
             }
         }
+    }
+
+    /// Waits for another attempt, and takes orders meanwhile.
+    async fn wait<T>(
+        &self,
+        tpm: &Tpm,
+        rotator: &mut Rotator,
+        news: impl Future<Output = T>,
+    ) -> Option<Outcome> {
+        tokio::select! {
+            _ = news => None,
+            () = tokio::time::sleep(RETRY) => None,
+            Some(order) = rotator.desk.orders.recv() => self.obey(tpm, rotator, order).await,
+        }
+    }
+
+    /// What an administrator can do about keys that do not open.
+    async fn obey(&self, tpm: &Tpm, rotator: &Rotator, order: Order) -> Option<Outcome> {
+        if order.is_given_up() {
+            return None;
+        }
+        let Order { what, by } = order;
+        match what {
+            What::Accept(reply) => {
+                let done = self.accept(tpm).await;
+                let told =
+                    self.told(rotator, Event::StateAccepted, done, &by, "took the state directory as it is");
+                let _ = reply.send(told.await);
+                None
+            }
+            What::Recover(key, reply) => {
+                let (outcome, done) = self.recover(tpm, &key).await;
+                let what = "opened the keys with the recovery key and sealed them anew";
+                let _ = reply.send(self.told(rotator, Event::StateRecovered, done, &by, what).await);
+                outcome
+            }
+            what => {
+                Order { what, by }.refuse("no keys are open; see hostbadge status");
+                None
+            }
+        }
+    }
+
+    async fn accept(&self, tpm: &Tpm) -> Result<(), issue::Error> {
+        let stored = issue::stored_objects(&self.state_dir)?.ok_or(tpm::Error::NotProvisioned)?;
+        Ok(vault::accept(tpm, &self.state_dir, &stored.kek).await?)
+    }
+
+    /// On the host's own TPM, or, where there is another in its place, on that one.
+    async fn recover(&self, tpm: &Tpm, key: &RecoveryKey) -> (Option<Outcome>, Result<(), issue::Error>) {
+        let (dir, naming, pcrs) = (&self.state_dir, &self.naming, &self.pcrs);
+        let kind = tpm.state().borrow().kind;
+        if !matches!(kind, StateKind::Replaced | StateKind::Cleared) {
+            return (None, issue::recover(tpm, dir, naming, pcrs, key, &self.clock).await);
+        }
+        let old = tpm.clone();
+        let _ = tokio::task::spawn_blocking(move || old.shutdown()).await;
+        let opened = Tpm::open(self.config.clone(), None).map_err(|e| issue::Error::Key(e.to_string()));
+        let new = match opened {
+            Ok(new) => new,
+            Err(e) => return (Some(Outcome::Again), Err(e)),
+        };
+        match issue::recover(&new, dir, naming, pcrs, key, &self.clock).await {
+            Ok(()) => (Some(Outcome::Moved(new)), Ok(())),
+            Err(e) => {
+                let _ = tokio::task::spawn_blocking(move || new.shutdown()).await;
+                (Some(Outcome::Again), Err(e))
+            }
+        }
+    }
+
+    /// Writes down what was done, and gives the administrator the outcome.
+    async fn told(
+        &self,
+        rotator: &Rotator,
+        event: Event,
+        done: Result<(), issue::Error>,
+        by: &str,
+        what: &str,
+    ) -> Result<(), String> {
+        done.map_err(|e| e.to_string())?;
+        rotator.audit.event(event, &format!("{by} {what}")).await.map_err(|e| e.to_string())
     }
 
     async fn forward_state(&self, mut state: watch::Receiver<State>) {

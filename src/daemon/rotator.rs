@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::news::news;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
-use crate::issue::{Change, Desk, Did, Error, Established, Issuer, Keys, Order, Rotated};
+use crate::issue::{Change, Desk, Did, Error, Established, Issuer, Keys, Order, Rotated, What};
 use crate::tpm::Tpm;
 
 /// How soon a step that failed is tried again.
@@ -27,9 +29,10 @@ pub struct Rotator {
 
 impl Rotator {
     /// Runs for ever.
-    pub async fn run(mut self, tpm: &Tpm, established: Established) {
+    pub async fn run(&mut self, tpm: &Tpm, established: Established) {
         let Established { mut keys, changes } = established;
         self.record(&changes, "").await;
+        self.show_binding(&keys).await;
         loop {
             let pause = match self.turn(&mut keys, tpm).await {
                 Ok(()) => {
@@ -61,15 +64,50 @@ impl Rotator {
     }
 
     async fn obey(&self, keys: &mut Keys, tpm: &Tpm, order: Order) {
-        // Whoever gave up is not to find a rotation later.
-        if order.reply.is_closed() {
+        if order.is_given_up() {
             return;
         }
-        let done = self.rotate(keys, tpm, order.at_once, &order.by).await;
-        if let Err(why) = &done {
-            tracing::warn!("{} ordered a rotation of the issuing key, which failed: {why}", order.by);
+        let Order { what, by } = order;
+        match what {
+            What::Rotate { at_once, reply } => {
+                let done = self.rotate(keys, tpm, at_once, &by).await;
+                if let Err(why) = &done {
+                    tracing::warn!("{by} ordered a rotation of the issuing key, which failed: {why}");
+                }
+                let _ = reply.send(done);
+            }
+            What::Recovery(reply) => {
+                let done = self.make_recovery(keys, &by).await;
+                let _ = reply.send(done);
+            }
+            What::Accept(reply) | What::Recover(_, reply) => {
+                let _ = reply.send(Err("the keys of this host are open; there is nothing to mend".into()));
+            }
         }
-        let _ = order.reply.send(done);
+    }
+
+    async fn make_recovery(&self, keys: &mut Keys, by: &str) -> Result<Zeroizing<String>, String> {
+        self.can_record()?;
+        let key = keys.vault().make_recovery().await.map_err(|e| e.to_string())?;
+        let what = format!("{by} had a recovery key made; one of before opens nothing any more");
+        self.audit.event(Event::RecoveryKeyMade, &what).await.map_err(|e| e.to_string())?;
+        // Now what waited for it can be sealed to PCRs.
+        if let Err(why) = keys.rebind().await {
+            tracing::warn!("the keys are not sealed to the PCRs that the configuration names: {why}");
+        }
+        self.show_binding(keys).await;
+        Ok(key)
+    }
+
+    async fn show_binding(&self, keys: &Keys) {
+        let binding = keys.vault().binding().await;
+        if !binding.waiting.is_empty() {
+            tracing::warn!(
+                "the keys are not sealed to the PCRs that the configuration names: make a recovery key first, \
+                 or the next firmware update would shut this host out: hostbadge key recovery"
+            );
+        }
+        self.desk.binding.send_replace(Some(binding));
     }
 
     async fn rotate(&self, keys: &mut Keys, tpm: &Tpm, at_once: bool, by: &str) -> Result<Rotated, String> {

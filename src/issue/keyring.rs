@@ -17,7 +17,8 @@ use super::sealed::Sealed;
 use super::{Error, IssuingKey, endorsement};
 use crate::clock::{Clock, Timestamp};
 use crate::store;
-use crate::tpm::{Objects, Tpm};
+use crate::tpm::{self, Objects, Tpm};
+use crate::vault::{Kek, Vault};
 use crate::verify::Jwk;
 
 /// Format of `tpm.json`.
@@ -32,13 +33,15 @@ struct Provisioned {
     objects: Objects,
 }
 
-fn objects_file(state: &Path) -> PathBuf {
+pub(super) fn objects_file(state: &Path) -> PathBuf {
     state.join("tpm.json")
 }
 
-fn key_file(state: &Path) -> PathBuf {
-    state.join("issuing.json")
+pub(super) fn key_file(state: &Path) -> PathBuf {
+    state.join(KEY_FILE)
 }
+
+const KEY_FILE: &str = "issuing.json";
 
 /// Reads the TPM's objects, for [`Tpm::open`].
 pub fn stored_objects(state: &Path) -> Result<Option<Objects>, Error> {
@@ -49,6 +52,11 @@ pub fn stored_objects(state: &Path) -> Result<Option<Objects>, Error> {
         return Err(Error::Foreign { path: objects_file(state), what });
     }
     Ok(objects)
+}
+
+/// Writes the TPM's objects.
+pub(super) fn write_objects(state: &Path, objects: &Objects) -> Result<(), store::Error> {
+    store::write(&objects_file(state), OBJECTS_VERSION, &Provisioned { objects: objects.clone() })
 }
 
 /// How the host is to be called, as far as configuration says.
@@ -79,13 +87,14 @@ pub async fn establish(
     state: &Path,
     naming: &Naming,
     rotation: Rotation,
+    pcrs: &[u8],
     clock: &Clock,
 ) -> Result<Established, Error> {
     let mut facts = tpm.facts().await?;
     if facts.host_key.is_none() {
         let objects = tpm.provision().await?;
         // On disk before first use: an identity that was used and lost would be worse than none.
-        store::write(&objects_file(state), OBJECTS_VERSION, &Provisioned { objects })?;
+        write_objects(state, &objects)?;
         tracing::info!(
             event = "host-provisioned",
             "made the host key and the AK in the TPM: host {}",
@@ -96,32 +105,42 @@ pub async fn establish(
     let point = facts.host_key.ok_or_else(|| Error::Key("the TPM shows no host key".into()))?;
     let host_key = Jwk::from_point(&point);
     let host = naming.host(&facts.host_id, facts.software);
-    let kek = tpm.unseal_kek().await?;
-
+    let first = stored_objects(state)?.ok_or(tpm::Error::NotProvisioned)?.kek;
     let file = key_file(state);
+    let ring = read_ring(&file)?;
+    let (vault, keks) = Vault::open(tpm, state, &first, pcrs, ring.is_none(), clock).await?;
+    let kek = keks.first().ok_or(Error::Random)?;
+
     let mut changes = Vec::new();
-    let ring = match read_ring(&file)? {
+    let ring = match ring {
         Some(ring) => ring,
         None => {
-            let (key, sealed) = keys::make(tpm, &kek, &host.id, &host_key, clock.now()).await?;
+            let (key, sealed) = keys::make(tpm, kek, &host.id, &host_key, clock.now()).await?;
             let ring = Ring::first(sealed, clock.now());
-            write_ring(&file, &ring)?;
+            write_ring(&vault, &ring).await?;
             tracing::info!(event = "key-created", "made issuing key {}, endorsed by the host key", key.kid());
             changes.push(Change::Activated { kid: key.kid().to_owned() });
             ring
         }
     };
-    let open = Opening { file: &file, kek: &kek, host_id: &host.id, host_key: &host_key };
+    let open = Opening { file: &file, keks: &keks, host_id: &host.id, host_key: &host_key };
     open.no_key_twice(&ring)?;
     let active = open.private(&ring.active().sealed)?;
     let next = ring.next().map(|next| open.private(&next.sealed)).transpose()?;
     let retired = ring.retired().iter().map(|old| open.public(&old.sealed)).collect::<Result<_, _>>()?;
     let clock = clock.clone();
-    let keys = Keys { file, host, host_key, rotation, clock, ring, active, next, retired, unsure: false };
+    let vault = Arc::new(vault);
+    let mut keys =
+        Keys { vault, host, host_key, rotation, clock, ring, active, next, retired, unsure: false };
+    match keks.len() {
+        // A change of the key-encryption key was cut short.
+        2 => keys.reseal(&keks).await?,
+        _ => drop(keys.rebind().await?),
+    }
     Ok(Established { keys, changes })
 }
 
-fn read_ring(file: &Path) -> Result<Option<Ring>, store::Error> {
+pub(super) fn read_ring(file: &Path) -> Result<Option<Ring>, store::Error> {
     store::read_any(file, 1..=RING_VERSION, |format, state| match format {
         1 => serde_json::from_value::<Sealed>(state).map(Ring::of_format_1),
         _ => serde_json::from_value(state),
@@ -129,14 +148,19 @@ fn read_ring(file: &Path) -> Result<Option<Ring>, store::Error> {
 }
 
 /// Replaces `issuing.json`: on disk when this returns.
-pub(super) fn write_ring(file: &Path, ring: &Ring) -> Result<(), store::Error> {
+pub(super) async fn write_ring(vault: &Vault, ring: &Ring) -> Result<(), Error> {
+    Ok(vault.write(KEY_FILE, RING_VERSION, ring).await?)
+}
+
+/// The same where there is no vault yet.
+pub(super) fn write_ring_alone(file: &Path, ring: &Ring) -> Result<(), store::Error> {
     store::write(file, RING_VERSION, ring)
 }
 
 /// What it takes to believe a key on disk.
 struct Opening<'a> {
     file: &'a Path,
-    kek: &'a [u8; 32],
+    keks: &'a [Kek],
     host_id: &'a str,
     host_key: &'a Jwk,
 }
@@ -157,7 +181,7 @@ impl Opening<'_> {
 
     /// A key that signs, now or later.
     fn private(&self, sealed: &Sealed) -> Result<Arc<IssuingKey>, Error> {
-        let pkcs8 = sealed.open(self.kek).ok_or_else(|| {
+        let pkcs8 = sealed.open(self.keks).ok_or_else(|| {
             self.foreign("does not open under this TPM's sealed key; it is another host's or was changed")
         })?;
         let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(sealed.created))?;
@@ -192,7 +216,7 @@ mod tests {
         assert_eq!(ring.active().activated, Timestamp::from_secs(1_700_000_000));
         assert!(ring.next().is_none() && ring.retired().is_empty() && ring.destroyed().is_empty());
 
-        write_ring(&file, &ring).unwrap();
+        write_ring_alone(&file, &ring).unwrap();
         assert!(std::fs::read_to_string(&file).unwrap().contains("\"version\": 2"));
         assert_eq!(read_ring(&file).unwrap().unwrap(), ring);
     }

@@ -3,7 +3,6 @@
 //! The file comes first: a step is written, and only then taken in memory. Whatever crashes in between, the next start
 //! reads the step as done.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::issuer::Host;
@@ -13,6 +12,7 @@ use super::sealed::Sealed;
 use super::{Documents, Error, IssuingKey, Standing, endorsement, keyring, report};
 use crate::clock::{Clock, Timestamp};
 use crate::tpm::Tpm;
+use crate::vault::{Kek, Vault};
 use crate::verify::Jwk;
 
 /// Something that happened to a key: for the record.
@@ -38,7 +38,7 @@ pub enum Change {
 
 /// The issuing keys of this host, and the means to change them.
 pub struct Keys {
-    pub(super) file: PathBuf,
+    pub(super) vault: Arc<Vault>,
     pub(super) host: Host,
     pub(super) host_key: Jwk,
     pub(super) rotation: Rotation,
@@ -62,6 +62,31 @@ impl Keys {
         Standing::new(self.host.clone(), self.active.clone(), documents, reports)
     }
 
+    /// What the keys are kept with.
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// Encrypts the keys anew where the key-encryption key is to be bound to other PCRs. Whether it was.
+    pub async fn rebind(&mut self) -> Result<bool, Error> {
+        let Some(keks) = self.vault.rebind().await? else { return Ok(false) };
+        self.reseal(&keks).await?;
+        Ok(true)
+    }
+
+    /// Encrypts every key under the latest key-encryption key, and forgets the one before.
+    pub(super) async fn reseal(&mut self, keks: &[Kek]) -> Result<(), Error> {
+        let Some(latest) = keks.first() else { return Ok(()) };
+        let ring = self.ring.clone().try_map(|sealed| {
+            let opened = sealed.open(keks).ok_or_else(|| Error::Key("it does not open any more".into()))?;
+            let key = IssuingKey::from_pkcs8(&opened, Timestamp::from_secs(sealed.created))?;
+            Sealed::seal(latest, &key, &opened, sealed.endorsement.clone())
+        })?;
+        self.write(ring).await?;
+        self.vault.forget_previous().await?;
+        Ok(())
+    }
+
     /// The key that signs.
     pub fn active(&self) -> &IssuingKey {
         &self.active
@@ -76,6 +101,10 @@ impl Keys {
     pub async fn turn(&mut self, tpm: &Tpm) -> Result<Vec<Change>, Error> {
         if self.unsure {
             self.write(self.ring.clone()).await?;
+        }
+        // What waits for the TPM must not hold up what does not.
+        if let Err(error) = self.vault.settle().await {
+            tracing::debug!(%error, "the TPM's counter waits");
         }
         match self.ring.due(&self.rotation, self.clock.now()) {
             None => Ok(Vec::new()),
@@ -144,17 +173,15 @@ impl Keys {
     }
 
     async fn make(&self, tpm: &Tpm) -> Result<(IssuingKey, Sealed), Error> {
-        let kek = tpm.unseal_kek().await?;
+        let kek = self.vault.kek().await?;
         make(tpm, &kek, &self.host.id, &self.host_key, self.clock.now()).await
     }
 
-    /// Replaces the file, and the ring once the file is on the disk. Off this thread: disks freeze.
+    /// Replaces the file, and the ring once the file is on the disk.
     async fn write(&mut self, ring: Ring) -> Result<(), Error> {
         // Also if this future is dropped on the way.
         self.unsure = true;
-        let (file, text) = (self.file.clone(), ring.clone());
-        let written = tokio::task::spawn_blocking(move || keyring::write_ring(&file, &text)).await;
-        written.map_err(|e| Error::Key(e.to_string()))??;
+        keyring::write_ring(&self.vault, &ring).await?;
         self.ring = ring;
         self.unsure = false;
         Ok(())

@@ -11,6 +11,7 @@ mod key;
 mod keyring;
 mod keys;
 mod orders;
+mod recover;
 mod report;
 mod ring;
 mod rotation;
@@ -24,13 +25,14 @@ pub use issuer::{Host, Issuer, Standing};
 pub use key::IssuingKey;
 pub use keyring::{Established, Naming, establish, stored_objects};
 pub use keys::{Change, Keys};
-pub use orders::{Desk, Did, Order, Orders, Rotated, orders};
+pub use orders::{Desk, Did, Order, Orders, Rotated, What, orders};
+pub use recover::recover;
 pub use report::{KeyReport, KeyState, NextStep};
 pub use ring::Unready;
 pub use rotation::Rotation;
 pub use token::Token;
 
-use crate::{store, tpm};
+use crate::{store, tpm, vault};
 
 /// Why nothing can be minted. The texts go to administrators.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,8 @@ pub enum Error {
     Tpm(#[from] tpm::Error),
     #[error("{0}")]
     Store(#[from] store::Error),
+    #[error("{0}")]
+    Vault(vault::Error),
     #[error("the issuing key cannot be read: {0}")]
     Key(String),
     #[error("{path}: {what}; put it back from a backup of this host, or move it away to start with a fresh issuing key", path = path.display())]
@@ -49,4 +53,15 @@ pub enum Error {
     Unready(#[from] Unready),
     #[error("the system gives no random numbers")]
     Random,
+}
+
+/// The TPM's own state says what is the matter better than any room that met it.
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        match error {
+            vault::Error::Tpm(error) => Error::Tpm(error),
+            vault::Error::Store(error) => Error::Store(error),
+            other => Error::Vault(other),
+        }
+    }
 }

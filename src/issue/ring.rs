@@ -145,6 +145,16 @@ impl Ring {
         std::iter::once(&self.active.sealed).chain(next).chain(retired)
     }
 
+    /// The same keys in the same states, each sealed anew.
+    pub fn try_map<E>(mut self, mut f: impl FnMut(&Sealed) -> Result<Sealed, E>) -> Result<Ring, E> {
+        let next = self.next.iter_mut().map(|key| &mut key.sealed);
+        let retired = self.retired.iter_mut().map(|key| &mut key.sealed);
+        for sealed in std::iter::once(&mut self.active.sealed).chain(next).chain(retired) {
+            *sealed = f(sealed)?;
+        }
+        Ok(self)
+    }
+
     /// What is to be done at `now`, if anything.
     pub fn due(&self, rotation: &Rotation, now: Timestamp) -> Option<Step> {
         self.ahead(rotation).find(|(_, at)| *at <= now).map(|(step, _)| step)

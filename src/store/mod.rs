@@ -54,6 +54,19 @@ pub fn read_any<T>(
     known: RangeInclusive<u64>,
     parse: impl FnOnce(u64, serde_json::Value) -> serde_json::Result<T>,
 ) -> Result<Option<T>, Error> {
+    let torn = |why: String| Error::Torn { path: path.to_owned(), why };
+    let Some(text) = bytes(path)? else { return Ok(None) };
+    let mut value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| torn(e.to_string()))?;
+    let found = value.as_object_mut().and_then(|object| object.remove("version"));
+    let Some(found) = found.and_then(|v| v.as_u64()) else { return Err(torn("no version".into())) };
+    if !known.contains(&found) {
+        return Err(Error::Version { path: path.to_owned(), found, known: *known.end() });
+    }
+    parse(found, value).map(Some).map_err(|e| torn(e.to_string()))
+}
+
+/// A state file as it is. `None` where there is none yet.
+pub fn bytes(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     // What is no regular file must not keep the daemon waiting for a writer.
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
@@ -66,29 +79,27 @@ pub fn read_any<T>(
     }
     let mut text = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut text).map_err(Error::io(path))?;
-    if text.len() as u64 > LARGEST {
-        return Err(torn(format!("larger than {LARGEST} bytes")));
+    match text.len() as u64 > LARGEST {
+        true => Err(torn(format!("larger than {LARGEST} bytes"))),
+        false => Ok(Some(text)),
     }
-    let mut value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| torn(e.to_string()))?;
-    let found = value.as_object_mut().and_then(|object| object.remove("version"));
-    let Some(found) = found.and_then(|v| v.as_u64()) else { return Err(torn("no version".into())) };
-    if !known.contains(&found) {
-        return Err(Error::Version { path: path.to_owned(), found, known: *known.end() });
-    }
-    parse(found, value).map(Some).map_err(|e| torn(e.to_string()))
 }
 
 /// Replaces a state file: mode 0600, on disk when this returns.
 pub fn write<T: Serialize>(path: &Path, version: u64, state: &T) -> Result<(), Error> {
+    replace(path, &text(path, version, state)?, 0o600).map_err(Error::io(path))
+}
+
+/// What a state file is to hold; `path` is for the error.
+pub fn text<T: Serialize>(path: &Path, version: u64, state: &T) -> Result<Vec<u8>, Error> {
     #[derive(Serialize)]
     struct Versioned<'a, T> {
         version: u64,
         #[serde(flatten)]
         state: &'a T,
     }
-    let text = serde_json::to_vec_pretty(&Versioned { version, state })
-        .map_err(|e| Error::Torn { path: path.to_owned(), why: e.to_string() })?;
-    replace(path, &text, 0o600).map_err(Error::io(path))
+    serde_json::to_vec_pretty(&Versioned { version, state })
+        .map_err(|e| Error::Torn { path: path.to_owned(), why: e.to_string() })
 }
 
 /// Replaces a file whole: temporary file, fsync, rename, fsync of the directory.

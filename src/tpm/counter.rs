@@ -86,9 +86,7 @@ pub(super) fn remove(connection: &mut Connection, index: u32) -> Result<(), Erro
         if !is_ours(connection, handle)? {
             return Ok(());
         }
-        connection.run("TPM2_NV_UndefineSpace", |context| {
-            context.nv_undefine_space(Provision::Owner, handle)
-        })
+        connection.run("TPM2_NV_UndefineSpace", |context| context.nv_undefine_space(Provision::Owner, handle))
     })?;
     Ok(())
 }
@@ -130,13 +128,11 @@ fn is_ours(connection: &mut Connection, handle: NvIndexHandle) -> Result<bool, E
 }
 
 fn bump(connection: &mut Connection, handle: NvIndexHandle) -> Result<(), Error> {
-    connection
-        .run("TPM2_NV_Increment", |context| context.nv_increment(NvAuth::NvIndex(handle), handle))
+    connection.run("TPM2_NV_Increment", |context| context.nv_increment(NvAuth::NvIndex(handle), handle))
 }
 
 fn value(connection: &mut Connection, handle: NvIndexHandle) -> Result<u64, Error> {
-    let bytes =
-        connection.run("TPM2_NV_Read", |context| context.nv_read(NvAuth::Owner, handle, 8, 0))?;
+    let bytes = connection.run("TPM2_NV_Read", |context| context.nv_read(NvAuth::Owner, handle, 8, 0))?;
     let bytes = bytes.value().try_into().map_err(|_| odd_answer("TPM2_NV_Read"))?;
     Ok(u64::from_be_bytes(bytes))
 }
@@ -148,8 +144,8 @@ fn with_open<T>(
     f: impl FnOnce(&mut Connection, NvIndexHandle) -> Result<T, Error>,
 ) -> Result<Option<T>, Error> {
     let handle = NvIndexTpmHandle::new(index).map_err(tpm("opening an NV index"))?;
-    let opened = connection
-        .run("TPM2_NV_ReadPublic", |context| context.tr_from_tpm_public(TpmHandle::from(handle)));
+    let opened =
+        connection.run("TPM2_NV_ReadPublic", |context| context.tr_from_tpm_public(TpmHandle::from(handle)));
     let handle = match opened {
         Err(error) if no_such_handle(&error) => return Ok(None),
         outcome => NvIndexHandle::from(outcome?),

@@ -184,9 +184,8 @@ fn with_policy_session<T>(
             context.tr_sess_set_attributes(session, attributes, mask)
         })
         .and_then(|()| f(connection, session));
-    let flushed = connection.run_bare("TPM2_FlushContext", |context| {
-        context.flush_context(SessionHandle::from(session).into())
-    });
+    let flushed = connection
+        .run_bare("TPM2_FlushContext", |context| context.flush_context(SessionHandle::from(session).into()));
     let value = outcome?;
     flushed?;
     Ok(value)

@@ -1,0 +1,186 @@
+//! The vault in force: key-encryption key and ledger together, and the ways back when one of them does not open.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use super::ledger::Ledger;
+use super::recovery::RecoveryKey;
+use super::seals::{self, Binding, Seals};
+use super::{Error, Kek};
+use crate::clock::Clock;
+use crate::store;
+use crate::tpm::{KeyBlob, Tpm};
+
+/// What the daemon keeps its secrets with.
+pub struct Vault {
+    dir: PathBuf,
+    tpm: Tpm,
+    clock: Clock,
+    /// PCRs that the key-encryption key is to be sealed to.
+    wanted: Vec<u8>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    seals: Seals,
+    ledger: Ledger,
+}
+
+impl Vault {
+    /// Opens the vault in the state directory `dir`, and gives the key-encryption keys that are in use: the latest, and
+    /// perhaps the one before.
+    ///
+    /// `first` is the key that was made with the host; `fresh` says that this was just now.
+    pub async fn open(
+        tpm: &Tpm,
+        dir: &Path,
+        first: &KeyBlob,
+        wanted: &[u8],
+        fresh: bool,
+        clock: &Clock,
+    ) -> Result<(Vault, Vec<Kek>), Error> {
+        let seals = Seals::read(dir, first)?;
+        let keks = seals.unseal(tpm).await?;
+        let ledger = Ledger::open(tpm, dir, &keks, fresh).await?;
+        let inner = Mutex::new(Inner { seals, ledger });
+        let (dir, tpm, clock) = (dir.to_owned(), tpm.clone(), clock.clone());
+        Ok((Vault { dir, tpm, clock, wanted: wanted.to_vec(), inner }, keks))
+    }
+
+    /// The latest key-encryption key, from the TPM.
+    pub async fn kek(&self) -> Result<Kek, Error> {
+        let seals = self.inner.lock().await.seals.clone();
+        seals.unseal(&self.tpm).await?.into_iter().next().ok_or(Error::Random)
+    }
+
+    /// Replaces a file of the state directory, one that the ledger speaks of. On disk when this returns.
+    pub async fn write<T: Serialize>(
+        &self,
+        name: &'static str,
+        version: u64,
+        state: &T,
+    ) -> Result<(), Error> {
+        let text = store::text(&self.dir.join(name), version, state)?;
+        self.inner.lock().await.ledger.replace(&self.tpm, name, text).await
+    }
+
+    /// Raises a counter that waited for the TPM.
+    pub async fn settle(&self) -> Result<(), Error> {
+        self.inner.lock().await.ledger.settle(&self.tpm).await
+    }
+
+    /// How the key-encryption key is guarded.
+    pub async fn binding(&self) -> Binding {
+        self.inner.lock().await.seals.binding(&self.wanted)
+    }
+
+    /// Makes a fresh key-encryption key if it is to be sealed to other PCRs than it is. Both keys are returned, the new
+    /// one first: what the old one encrypts is to be encrypted anew, and then the old one forgotten.
+    ///
+    /// Without a recovery key nothing is sealed to PCRs: the next firmware update would shut the host out.
+    pub async fn rebind(&self) -> Result<Option<Vec<Kek>>, Error> {
+        let mut inner = self.inner.lock().await;
+        let unsafe_yet = !self.wanted.is_empty() && !inner.seals.has_recovery();
+        if inner.seals.pcrs() == self.wanted || inner.seals.has_previous() || unsafe_yet {
+            return Ok(None);
+        }
+        let old = inner.seals.unseal(&self.tpm).await?.into_iter().next().ok_or(Error::Random)?;
+        let seals = inner.seals.clone();
+        let (seals, new) = seals.with_new_kek(&self.tpm, &old, &self.wanted, self.clock.now()).await?;
+        self.keep(&mut inner, seals).await?;
+        inner.ledger.rekey(&new)?;
+        Ok(Some(vec![new, old]))
+    }
+
+    /// Forgets the key before: nothing is encrypted under it any more.
+    pub async fn forget_previous(&self) -> Result<(), Error> {
+        let mut inner = self.inner.lock().await;
+        if !inner.seals.has_previous() {
+            return Ok(());
+        }
+        let latest = inner.seals.unseal(&self.tpm).await?.into_iter().next().ok_or(Error::Random)?;
+        inner.ledger.rekey(&latest)?;
+        let seals = inner.seals.clone().without_previous();
+        self.keep(&mut inner, seals).await
+    }
+
+    /// Makes a recovery key in place of the one before, and gives it in the only form there will ever be.
+    pub async fn make_recovery(&self) -> Result<Zeroizing<String>, Error> {
+        let mut inner = self.inner.lock().await;
+        let keks = inner.seals.unseal(&self.tpm).await?;
+        let key = RecoveryKey::generate()?;
+        let seals = inner.seals.clone().with_recovery(&keks, &key, self.clock.now())?;
+        self.keep(&mut inner, seals).await?;
+        Ok(key.text())
+    }
+
+    async fn keep(&self, inner: &mut Inner, seals: Seals) -> Result<(), Error> {
+        let text = store::text(&self.dir.join(seals::NAME), seals::VERSION, &seals)?;
+        inner.ledger.replace(&self.tpm, seals::NAME, text).await?;
+        inner.seals = seals;
+        Ok(())
+    }
+}
+
+/// Takes the state directory as it is for the latest, as the administrator says.
+pub async fn accept(tpm: &Tpm, dir: &Path, first: &KeyBlob) -> Result<(), Error> {
+    let keks = Seals::read(dir, first)?.unseal(tpm).await?;
+    Ledger::accept(tpm, dir, &keks).await?;
+    Ok(())
+}
+
+/// After this TPM's PCRs changed: opens the secrets with the recovery key, and seals them to the PCRs as they are now.
+pub async fn reseal(
+    tpm: &Tpm,
+    dir: &Path,
+    first: &KeyBlob,
+    wanted: &[u8],
+    key: &RecoveryKey,
+    clock: &Clock,
+) -> Result<(), Error> {
+    let seals = Seals::read(dir, first)?;
+    let keks = seals.recover(key)?;
+    let mut ledger = Ledger::open(tpm, dir, &keks, false).await?;
+    let seals = seals.resealed(tpm, &keks, wanted, clock.now()).await?;
+    let text = store::text(&dir.join(seals::NAME), seals::VERSION, &seals)?;
+    ledger.replace(tpm, seals::NAME, text).await
+}
+
+/// The move of a host's secrets to another TPM, by the recovery key.
+pub struct Rescue {
+    dir: PathBuf,
+    seals: Seals,
+    keks: Vec<Kek>,
+}
+
+impl Rescue {
+    /// Opens the secrets in `dir`. The counter cannot be asked, since it is in the TPM of before; the digests can.
+    pub fn open(dir: &Path, first: &KeyBlob, key: &RecoveryKey) -> Result<Rescue, Error> {
+        let seals = Seals::read(dir, first)?;
+        let keks = seals.recover(key)?;
+        Ledger::check_alone(dir, &keks)?;
+        Ok(Rescue { dir: dir.to_owned(), seals, keks })
+    }
+
+    /// The key-encryption keys that are in use, the latest first.
+    pub fn keks(&self) -> &[Kek] {
+        &self.keks
+    }
+
+    /// Seals the keys in the TPM that is there now, and writes that down.
+    pub async fn reseal(&mut self, tpm: &Tpm, wanted: &[u8], clock: &Clock) -> Result<(), Error> {
+        let seals = self.seals.clone().resealed(tpm, &self.keks, wanted, clock.now()).await?;
+        store::write(&self.dir.join(seals::NAME), seals::VERSION, &seals)?;
+        self.seals = seals;
+        Ok(())
+    }
+
+    /// Once everything is in place: a ledger with a counter of this TPM.
+    pub async fn finish(self, tpm: &Tpm) -> Result<(), Error> {
+        Ledger::make(tpm, &self.dir, &self.keks).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! `seal.json`: the key-encryption key as the TPM seals it and as the recovery key opens it.
+//!
+//! While a key is being replaced there are two: the new one encrypts, the old one still opens. Hosts without a recovery
+//! key and without PCRs may have no such file; their key is the one in `tpm.json`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use data_encoding::{BASE64, HEXLOWER};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::recovery::RecoveryKey;
+use super::{Error, Kek, cipher};
+use crate::clock::Timestamp;
+use crate::store;
+use crate::tpm::{self, KeyBlob, Pcrs, Tpm};
+
+pub(super) const NAME: &str = "seal.json";
+pub(super) const VERSION: u64 = 1;
+
+/// What a wrapped key is, so that one cannot stand in for the other.
+const KEK: &[u8] = b"hostbadge key-encryption key";
+const WRAPPING: &[u8] = b"hostbadge recovery wrapping key";
+
+/// The file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Seals {
+    kek: Sealed,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<Sealed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recovery: Option<Recovery>,
+}
+
+/// A key-encryption key that the TPM opens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    /// Seconds since the epoch; 0 where it was not written down.
+    made: u64,
+    /// TPM2B_PUBLIC and TPM2B_PRIVATE in base64.
+    public: String,
+    private: String,
+    /// The SHA-256 bank's values that it is sealed to, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pcrs: Option<BTreeMap<u8, String>>,
+}
+
+/// What the recovery key opens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recovery {
+    made: u64,
+    /// The wrapping key, encrypted under the key-encryption key: the next one can be wrapped without the paper.
+    wrapping: String,
+    /// The key-encryption keys, encrypted under the wrapping key; the latest first, at most two.
+    keks: Vec<String>,
+}
+
+/// How the key-encryption key is guarded: for status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Binding {
+    /// PCRs that it is sealed to; none means that this TPM opens it whatever was booted.
+    pub pcrs: Vec<u8>,
+    /// PCRs that it is to be sealed to, once there is a recovery key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<u8>,
+    /// When the recovery key was made.
+    pub recovery: Option<Timestamp>,
+}
+
+impl Seals {
+    /// Reads the file; a host that has none has the key of `tpm.json`.
+    pub(super) fn read(dir: &Path, first: &KeyBlob) -> Result<Seals, Error> {
+        Ok(store::read(&file(dir), VERSION)?.unwrap_or_else(|| Seals {
+            kek: Sealed::of(first, None, 0),
+            previous: None,
+            recovery: None,
+        }))
+    }
+
+    /// The key-encryption keys that are in use, the latest first, by the TPM.
+    pub(super) async fn unseal(&self, tpm: &Tpm) -> Result<Vec<Kek>, Error> {
+        let mut keks = Vec::new();
+        for sealed in std::iter::once(&self.kek).chain(&self.previous) {
+            keks.push(sealed.unseal(tpm).await?);
+        }
+        Ok(keks)
+    }
+
+    /// The same by the recovery key.
+    pub(super) fn recover(&self, key: &RecoveryKey) -> Result<Vec<Kek>, Error> {
+        let Some(recovery) = &self.recovery else {
+            return Err(Error::Recovery("this host has no recovery key".into()));
+        };
+        let wrapping = key.wrapping_key()?;
+        let opened = recovery.keks.iter().map(|kek| cipher::open_key(&wrapping, KEK, kek));
+        opened.collect::<Option<Vec<_>>>().filter(|keks| !keks.is_empty()).ok_or_else(|| {
+            Error::Recovery(
+                "this is not the recovery key of this host; only the latest that was made opens".into(),
+            )
+        })
+    }
+
+    /// With a fresh recovery key in place of the one before.
+    pub(super) fn with_recovery(
+        mut self,
+        keks: &[Kek],
+        key: &RecoveryKey,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        let (wrapping, Some(latest)) = (key.wrapping_key()?, keks.first()) else { return Ok(self) };
+        self.recovery = Some(Recovery {
+            made: now.secs(),
+            wrapping: cipher::seal(latest, WRAPPING, wrapping.as_slice())?,
+            keks: wrap(&wrapping, keks)?,
+        });
+        Ok(self)
+    }
+
+    /// With a fresh key-encryption key, sealed to what `pcrs` are now; the one before stays until it is forgotten.
+    pub(super) async fn with_new_kek(
+        mut self,
+        tpm: &Tpm,
+        old: &Kek,
+        pcrs: &[u8],
+        now: Timestamp,
+    ) -> Result<(Self, Kek), Error> {
+        let mut kek = cipher::random_key()?;
+        // The TPM's own random numbers too, so that a weakness of one source is not ours.
+        let theirs = Zeroizing::new(tpm.random(kek.len()).await?);
+        kek.iter_mut().zip(theirs.iter()).for_each(|(byte, other)| *byte ^= other);
+        let sealed = Sealed::make(tpm, &kek, pcrs, now).await?;
+        if let Some(recovery) = &mut self.recovery {
+            let wrapping = cipher::open_key(old, WRAPPING, &recovery.wrapping)
+                .ok_or_else(|| Error::Recovery("the recovery key's part of seal.json was changed".into()))?;
+            recovery.wrapping = cipher::seal(&kek, WRAPPING, wrapping.as_slice())?;
+            recovery.keks = wrap(&wrapping, &[kek.clone(), old.clone()])?;
+        }
+        self.previous = Some(std::mem::replace(&mut self.kek, sealed));
+        Ok((self, kek))
+    }
+
+    /// The same keys, sealed anew: by another TPM, or to other values.
+    pub(super) async fn resealed(
+        mut self,
+        tpm: &Tpm,
+        keks: &[Kek],
+        pcrs: &[u8],
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        if let Some(kek) = keks.first() {
+            self.kek = Sealed::make(tpm, kek, pcrs, now).await?;
+        }
+        self.previous = match keks.get(1) {
+            Some(kek) => Some(Sealed::make(tpm, kek, pcrs, now).await?),
+            None => None,
+        };
+        Ok(self)
+    }
+
+    /// Without the key before.
+    pub(super) fn without_previous(mut self) -> Self {
+        self.previous = None;
+        if let Some(recovery) = &mut self.recovery {
+            recovery.keks.truncate(1);
+        }
+        self
+    }
+
+    pub(super) fn has_previous(&self) -> bool {
+        self.previous.is_some()
+    }
+
+    pub(super) fn has_recovery(&self) -> bool {
+        self.recovery.is_some()
+    }
+
+    /// The PCRs that the latest key is sealed to, in their order.
+    pub(super) fn pcrs(&self) -> Vec<u8> {
+        self.kek.pcrs.iter().flat_map(|pcrs| pcrs.keys().copied()).collect()
+    }
+
+    /// How the latest key is guarded, where it is to be sealed to `wanted`.
+    pub(super) fn binding(&self, wanted: &[u8]) -> Binding {
+        let pcrs = self.pcrs();
+        let waiting = if pcrs == wanted { Vec::new() } else { wanted.to_vec() };
+        Binding { pcrs, waiting, recovery: self.recovery.as_ref().map(|r| Timestamp::from_secs(r.made)) }
+    }
+}
+
+impl Sealed {
+    fn of(blob: &KeyBlob, pcrs: Option<&Pcrs>, made: u64) -> Sealed {
+        Sealed {
+            made,
+            public: BASE64.encode(&blob.public),
+            private: BASE64.encode(&blob.private),
+            pcrs: pcrs.map(|pcrs| pcrs.iter().map(|(n, value)| (*n, HEXLOWER.encode(value))).collect()),
+        }
+    }
+
+    async fn make(tpm: &Tpm, kek: &Kek, pcrs: &[u8], now: Timestamp) -> Result<Sealed, Error> {
+        let pcrs = (!pcrs.is_empty()).then(|| pcrs.to_vec());
+        let (blob, values) = tpm.seal(Zeroizing::new(kek.to_vec()), pcrs).await?;
+        Ok(Sealed::of(&blob, values.as_ref(), now.secs()))
+    }
+
+    async fn unseal(&self, tpm: &Tpm) -> Result<Kek, Error> {
+        let pcrs = self.pcrs()?;
+        let blob = KeyBlob { public: self.bytes(&self.public)?, private: self.bytes(&self.private)? };
+        let secret = tpm.unseal(blob, pcrs.clone()).await.map_err(|error| match (error, pcrs) {
+            (tpm::Error::PcrsChanged(changed), Some(sealed_to)) => {
+                Error::PcrsChanged { pcrs: changed, sealed_to }
+            }
+            (error, _) => error.into(),
+        })?;
+        let mut kek = Zeroizing::new([0; 32]);
+        if secret.len() != kek.len() {
+            return Err(self.torn("the sealed key has not 32 bytes"));
+        }
+        kek.copy_from_slice(&secret);
+        Ok(kek)
+    }
+
+    fn pcrs(&self) -> Result<Option<Pcrs>, Error> {
+        let Some(pcrs) = &self.pcrs else { return Ok(None) };
+        let value = |text: &String| HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok();
+        let pcrs: Option<Pcrs> = pcrs.iter().map(|(n, text)| Some((*n, value(text)?))).collect();
+        pcrs.map(Some).ok_or_else(|| self.torn("a PCR's value is not 32 bytes in hexadecimal"))
+    }
+
+    fn bytes(&self, text: &str) -> Result<Vec<u8>, Error> {
+        BASE64.decode(text.as_bytes()).map_err(|_| self.torn("a sealed key is not base64"))
+    }
+
+    fn torn(&self, what: &str) -> Error {
+        store::Error::Torn { path: NAME.into(), why: what.to_owned() }.into()
+    }
+}
+
+fn wrap(wrapping: &[u8; 32], keks: &[Kek]) -> Result<Vec<String>, Error> {
+    keks.iter().map(|kek| cipher::seal(wrapping, KEK, kek.as_slice())).collect()
+}
+
+fn file(dir: &Path) -> PathBuf {
+    dir.join(NAME)
+}

@@ -1,0 +1,288 @@
+//! The state at rest: older copies are refused, and the recovery key opens what the TPM does not.
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+use common::http::part;
+use common::{API, Host, template, until, until_true};
+use serde_json::{Value, json};
+
+const PCRS: &str = "[seal]\npcrs = [0, 7, 12]\n";
+
+fn hostbadge(host: &Host, words: &[&str], typed: &str) -> Output {
+    use std::io::Write;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+        .args(words)
+        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that reads nothing may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn done(host: &Host, words: &[&str], typed: &str) -> String {
+    let output = hostbadge(host, words, typed);
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(host: &Host, words: &[&str], typed: &str) -> String {
+    let output = hostbadge(host, words, typed);
+    assert_eq!(output.status.code(), Some(1), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn trouble(host: &Host) -> String {
+    host.status()["trouble"].as_str().unwrap_or_default().to_owned()
+}
+
+fn issues(host: &Host) -> bool {
+    host.post("/v1/token", json!({ "audience": API })).status == 200
+}
+
+fn kid(host: &Host) -> String {
+    part(&host.token(), 0)["kid"].as_str().unwrap().to_owned()
+}
+
+fn host() -> Host {
+    let host = Host::new();
+    host.agent("root", "user = 0");
+    host
+}
+
+fn event(host: &Host, name: &str) -> Value {
+    until(&format!("{name} is recorded"), || host.audit().into_iter().find(|line| line["event"] == name))
+}
+
+/// Extends a PCR of the host's TPM, as a boot of something else would have.
+fn extend(host: &Host, pcr: u8) {
+    let port = swtpm_port(host);
+    let what = format!("{pcr}:sha256={}", "cd".repeat(32));
+    let tool = Command::new("tpm2_pcrextend")
+        .args([&what, "-T", &format!("swtpm:host=127.0.0.1,port={port}")])
+        .output()
+        .unwrap();
+    assert!(tool.status.success(), "{}", String::from_utf8_lossy(&tool.stderr));
+}
+
+/// From the command line of its process.
+fn swtpm_port(host: &Host) -> u16 {
+    let line = fs::read(format!("/proc/{}/cmdline", host.swtpm())).unwrap();
+    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+    let port = line.split("--server").nth(1).and_then(|rest| rest.split("port=").nth(1)).unwrap();
+    port.split([',', ' ']).next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_older_copy_of_the_state_is_refused_until_an_administrator_takes_it() {
+    let mut host = host();
+    host.start();
+    let first = kid(&host);
+    assert!(host.stop().success());
+    let old = host.path("old");
+    template::copy(&host.path("state"), &old);
+
+    host.start();
+    done(&host, &["key", "rotate", "--now"], "");
+    let second = kid(&host);
+    assert!(host.stop().success());
+    let latest = host.path("latest");
+    template::copy(&host.path("state"), &latest);
+
+    let put = |host: &Host, copy: &std::path::Path| {
+        fs::remove_dir_all(host.path("state")).unwrap();
+        template::copy(copy, &host.path("state"));
+        fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    };
+    put(&host, &old);
+    host.start();
+    let said = trouble(&host);
+    assert!(said.contains("not the latest of this host") && said.contains("hostbadge key accept"), "{said}");
+    assert!(!issues(&host));
+    assert_eq!(host.status()["status"], "degraded");
+    assert!(host.stop().success());
+
+    // One file of the old copy among the new ones, the ledger gone, a ledger of another host.
+    put(&host, &latest);
+    fs::copy(old.join("issuing.json"), host.path("state/issuing.json")).unwrap();
+    host.start();
+    assert!(trouble(&host).contains("issuing.json is not what this host wrote last"), "{}", trouble(&host));
+    assert!(!issues(&host));
+    assert!(host.stop().success());
+    put(&host, &latest);
+    fs::remove_file(host.path("state/ledger.json")).unwrap();
+    host.start();
+    assert!(trouble(&host).contains("ledger.json is missing"), "{}", trouble(&host));
+    assert!(host.stop().success());
+    put(&host, &latest);
+    fs::copy(Host::other().path("state/ledger.json"), host.path("state/ledger.json")).unwrap();
+    host.start();
+    assert!(trouble(&host).contains("ledger.json: is another host's or was changed"), "{}", trouble(&host));
+    assert!(host.stop().success());
+    put(&host, &latest);
+    let text = fs::read_to_string(host.path("state/ledger.json")).unwrap();
+    let mut ledger: Value = serde_json::from_str(&text).unwrap();
+    ledger["entry"]["generation"] = json!(ledger["entry"]["generation"].as_u64().unwrap() + 1);
+    fs::write(host.path("state/ledger.json"), ledger.to_string()).unwrap();
+    host.start();
+    assert!(trouble(&host).contains("ledger.json: was changed"), "{}", trouble(&host));
+    assert!(host.stop().success());
+
+    // The latest goes on as if nothing had been.
+    put(&host, &latest);
+    host.start();
+    assert_eq!(kid(&host), second);
+    assert!(refused(&host, &["key", "accept"], "").contains("nothing to mend"));
+    assert!(host.stop().success());
+
+    // The deliberate way forward, which holds from then on.
+    put(&host, &old);
+    host.start();
+    done(&host, &["key", "accept"], "");
+    until_true("it issues again", || issues(&host));
+    assert_eq!(kid(&host), first);
+    event(&host, "state-accepted");
+    assert!(host.stop().success());
+    host.start();
+    assert_eq!(kid(&host), first);
+    assert!(host.stop().success());
+    put(&host, &latest);
+    host.start();
+    assert!(trouble(&host).contains("not the latest"), "what was taken is the latest: {}", trouble(&host));
+}
+
+#[test]
+fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
+    let mut host = host();
+    host.configure(PCRS);
+    host.start();
+    // Without a way back nothing is sealed to PCRs.
+    assert_eq!(host.status()["seal"], json!({ "pcrs": [], "waiting": [0, 7, 12], "recovery": null }));
+    let first = kid(&host);
+    extend(&host, 12);
+    let lost = done(&host, &["key", "recovery"], "");
+    let key = done(&host, &["key", "recovery"], "");
+    assert!(key.starts_with("hbr1-") && key != lost, "{key}");
+    let seal = host.status()["seal"].clone();
+    assert_eq!(seal["pcrs"], json!([0, 7, 12]));
+    assert!(seal["recovery"].is_string() && seal["waiting"].is_null(), "{seal}");
+    event(&host, "recovery-key-made");
+    for place in ["audit", "state"] {
+        let found = Command::new("grep").args(["-r", key.trim()]).arg(host.path(place)).output().unwrap();
+        assert_eq!(found.status.code(), Some(1), "the recovery key is in {place}");
+    }
+
+    // The keys are open, so that tokens are issued; what needs the sealed key again waits, and says why.
+    extend(&host, 12);
+    assert!(issues(&host));
+    let waits = hostbadge(&host, &["key", "rotate"], "");
+    assert_eq!(waits.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&waits.stderr).contains("PCR 12 changed"), "{waits:?}");
+    // The next boot: a development host's TPM starts with zeros.
+    assert!(host.stop().success());
+    host.start();
+    let said = trouble(&host);
+    assert!(said.contains("PCR 12 changed") && said.contains("--recovery"), "{said}");
+    assert!(!issues(&host));
+    for (typed, wanted) in [
+        (lost.as_str(), "not the recovery key of this host"),
+        ("hbr1-aaaaaaa", "this is no recovery key"),
+        ("", "nothing was given"),
+    ] {
+        let said = refused(&host, &["key", "recover"], typed);
+        assert!(said.contains(wanted), "{said}");
+        assert!(!said.contains("aaaaaaa"), "{said}");
+    }
+    assert!(!issues(&host));
+    done(&host, &["key", "recover"], &key.to_uppercase());
+    until_true("it issues again", || issues(&host));
+    assert_eq!(kid(&host), first, "the same data");
+    assert_eq!(host.status()["seal"]["pcrs"], json!([0, 7, 12]));
+    event(&host, "state-recovered");
+    done(&host, &["key", "rotate", "--now"], "");
+    assert!(host.stop().success());
+    host.start();
+    assert!(issues(&host), "{}", trouble(&host));
+
+    // The binding is given up as it was taken up.
+    assert!(host.stop().success());
+    host.configure("");
+    host.start();
+    assert_eq!(host.status()["seal"]["pcrs"], json!([]));
+    extend(&host, 12);
+    done(&host, &["key", "rotate", "--now"], "");
+    assert!(issues(&host), "{}", trouble(&host));
+}
+
+#[test]
+fn the_recovery_key_moves_a_host_to_another_tpm() {
+    let mut host = host();
+    host.configure("trust_domain = \"example.org\"\n");
+    host.start();
+    let key = done(&host, &["key", "recovery"], "");
+    let token = host.token();
+    let before = host.status();
+    done(&host, &["key", "rotate", "--now"], "");
+    let second = kid(&host);
+    assert!(host.stop().success());
+
+    // Another machine: the same disk, another TPM.
+    fs::remove_dir_all(host.path("tpm")).unwrap();
+    template::copy(&Host::other().path("tpm"), &host.path("tpm"));
+    host.start();
+    assert_eq!(host.status()["tpm"]["state"], "replaced");
+    assert!(!issues(&host));
+    let elsewhere = Host::started();
+    let other = done(&elsewhere, &["key", "recovery"], "");
+    assert!(refused(&host, &["key", "recover"], &other).contains("not the recovery key of this host"));
+    until_true("it is replaced as before", || host.status()["tpm"]["state"] == "replaced");
+    assert!(!issues(&host));
+
+    done(&host, &["key", "recover"], &key);
+    until_true("it issues again", || issues(&host));
+    let after = host.status();
+    assert_ne!(after["host"]["id"], before["host"]["id"]);
+    assert_eq!(after["tpm"]["state"], "ready");
+    assert_eq!(kid(&host), second, "relying parties need no new key set");
+    assert_eq!(host.introspect(&token)["active"], json!(false), "but the agent's name has the host in it");
+    assert!(host.path("state/tpm.json.replaced").exists());
+    for _ in 0..2 {
+        done(&host, &["key", "rotate", "--now"], "");
+        assert!(host.stop().success());
+        host.start();
+        assert!(issues(&host), "{}", trouble(&host));
+    }
+}
+
+#[test]
+fn the_recovery_key_opens_after_the_tpm_was_cleared() {
+    let mut host = host();
+    host.start();
+    let key = done(&host, &["key", "recovery"], "");
+    let (token, id) = (host.token(), host.status()["host"]["id"].clone());
+    let port = swtpm_port(&host);
+    let tool = Command::new("tpm2_clear")
+        .args(["-c", "p", "-T", &format!("swtpm:host=127.0.0.1,port={port}")])
+        .output()
+        .unwrap();
+    assert!(tool.status.success(), "{}", String::from_utf8_lossy(&tool.stderr));
+    assert!(host.stop().success());
+    host.start();
+    assert_eq!(host.status()["tpm"]["state"], "cleared");
+    assert!(!issues(&host));
+    done(&host, &["key", "recover"], &key);
+    until_true("it issues again", || issues(&host));
+    assert_eq!(host.status()["host"]["id"], id, "the EK is the same, so the host is");
+    assert_eq!(host.introspect(&token)["active"], true, "what was issued before is good");
+    assert!(host.stop().success());
+    host.start();
+    assert!(issues(&host), "{}", trouble(&host));
+}
