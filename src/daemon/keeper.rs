@@ -237,6 +237,10 @@ impl Keeper {
         if !matches!(kind, StateKind::Replaced | StateKind::Cleared) {
             return (None, issue::recover(tpm, dir, naming, pcrs, key, &self.clock).await);
         }
+        // A wrong key is to change nothing, not even for a moment.
+        if let Err(e) = issue::opens(dir, key) {
+            return (None, Err(e));
+        }
         let old = tpm.clone();
         let _ = tokio::task::spawn_blocking(move || old.shutdown()).await;
         let opened = Tpm::open(self.config.clone(), None).map_err(|e| issue::Error::Key(e.to_string()));

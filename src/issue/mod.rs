@@ -26,7 +26,7 @@ pub use key::IssuingKey;
 pub use keyring::{Established, Naming, establish, stored_objects};
 pub use keys::{Change, Keys};
 pub use orders::{Desk, Did, Order, Orders, Rotated, What, orders};
-pub use recover::recover;
+pub use recover::{opens, recover};
 pub use report::{KeyReport, KeyState, NextStep};
 pub use ring::Unready;
 pub use rotation::Rotation;

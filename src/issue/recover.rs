@@ -8,12 +8,17 @@ use super::sealed::Sealed;
 use super::{Error, IssuingKey, Naming, endorsement};
 use crate::clock::{Clock, Timestamp};
 use crate::store;
-use crate::tpm::{self, Tpm};
+use crate::tpm::{self, Objects, Tpm};
 use crate::vault::{self, RecoveryKey, Rescue};
 use crate::verify::Jwk;
 
 /// Files that mean nothing with another TPM, and are kept aside for whoever wants to look at them.
 const OLD: [&str; 5] = ["ledger.json", "rsa.json", "certificate.json", "baseline.json", "tpm.json"];
+
+/// Whether the recovery key opens this state.
+pub fn opens(state: &Path, key: &RecoveryKey) -> Result<(), Error> {
+    Rescue::open(state, &stored(state)?.kek, key).map(drop).map_err(Error::from)
+}
 
 /// Opens the state with the recovery key and seals it to what this TPM is and has measured now.
 ///
@@ -27,11 +32,15 @@ pub async fn recover(
     key: &RecoveryKey,
     clock: &Clock,
 ) -> Result<(), Error> {
-    let stored = stored_objects(state)?.ok_or_else(|| Error::Key("there is nothing to recover".into()))?;
+    let stored = stored(state)?;
     match tpm.facts().await?.host_key {
         Some(_) => Ok(vault::reseal(tpm, state, &stored.kek, pcrs, key, clock).await?),
         None => elsewhere(tpm, state, naming, pcrs, Rescue::open(state, &stored.kek, key)?, clock).await,
     }
+}
+
+fn stored(state: &Path) -> Result<Objects, Error> {
+    stored_objects(state)?.ok_or_else(|| Error::Key("there is nothing to recover".into()))
 }
 
 /// Each step leaves a state that the same recovery key opens again, until the last makes it this TPM's own.
