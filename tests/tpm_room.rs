@@ -466,9 +466,10 @@ fn a_lockout_does_not_stop_the_room() {
     assert!(shows_lockout());
     let tpm = host.open(Some(objects.clone()));
     block_on(async {
-        until(&mut tpm.state(), StateKind::Ready).await;
+        until(&mut tpm.state(), StateKind::Lockout).await;
         tpm.unseal_kek().await.unwrap();
         assert_signs(&tpm, &objects.host_key_point().unwrap()).await;
+        assert_eq!(tpm.state().borrow().kind, StateKind::Lockout);
     });
     assert!(tpm.shutdown());
 }

@@ -125,6 +125,7 @@ async fn serve(
         },
         allow_emulator: config.tpm.allow_emulator || software.is_some(),
         deadline: config.tpm.deadline,
+        probe_every: config.tpm.probe_every,
         ..TpmConfig::default()
     };
     let rotation = Rotation { every: config.keys.rotate_every, publish_before: config.keys.publish_before };

@@ -94,6 +94,11 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
     bounded(deserializer, Duration::from_nanos(1), DAY, "\"5s\" or \"250ms\"")
 }
 
+/// `"1500ms"`, `"1m"`: a TPM that is asked more often has time for nothing else.
+pub(super) fn probe_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    bounded(deserializer, Duration::from_millis(100), HOUR, "\"1500ms\" or \"1m\", from \"100ms\" to \"1h\"")
+}
+
 /// `"30d"`, `"24h"`: a second to a year.
 pub(super) fn long_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     bounded(deserializer, Duration::from_secs(1), YEAR, "\"30d\" or \"24h\"")

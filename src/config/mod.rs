@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use checks::{
     DAY, check_issuer, check_keys, check_limits, check_seal, check_trust_domain, duration, long_duration,
+    probe_duration,
 };
 pub use dev::lay_out as lay_out_dev;
 pub use fault::{Fault, Source, writable_by_others};
@@ -56,6 +57,9 @@ pub struct Tpm {
     /// How long a caller waits for one TPM command.
     #[serde(deserialize_with = "duration")]
     pub deadline: Duration,
+    /// How often the TPM is asked whether it is there and well.
+    #[serde(deserialize_with = "probe_duration")]
+    pub probe_every: Duration,
 }
 
 /// How issuing keys rotate.
@@ -155,7 +159,12 @@ impl Paths {
 
 impl Default for Tpm {
     fn default() -> Self {
-        Tpm { tcti: "device:/dev/tpmrm0".into(), allow_emulator: false, deadline: Duration::from_secs(5) }
+        Tpm {
+            tcti: "device:/dev/tpmrm0".into(),
+            allow_emulator: false,
+            deadline: Duration::from_secs(5),
+            probe_every: Duration::from_millis(1500),
+        }
     }
 }
 
@@ -347,6 +356,8 @@ mod tests {
         assert!(
             read("[tpm]\ndeadline = \"5 parsecs\"").unwrap_err().contains(":2: \"5 parsecs\" is no duration")
         );
+        let hasty = read("[tpm]\nprobe_every = \"1ms\"").unwrap_err();
+        assert!(hasty.contains(":2: \"1ms\" is no duration; give one like \"1500ms\""), "{hasty}");
         assert!(read("[limits]\nrate = -1").unwrap_err().contains(":2:"));
         assert!(read("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
         assert!(read("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));

@@ -71,8 +71,7 @@ impl Keeper {
         issuer: Issuer,
         clock: Clock,
     ) -> (Keeper, View) {
-        let starting = State { kind: StateKind::Starting, detail: String::new() };
-        let (tpm, tpm_seen) = watch::channel(starting);
+        let (tpm, tpm_seen) = watch::channel(State::starting());
         let (trouble, trouble_seen) = watch::channel(None);
         let (facts, facts_seen) = watch::channel(None);
         let (settled, settled_seen) = watch::channel(false);
@@ -273,6 +272,8 @@ impl Keeper {
     async fn forward_state(&self, mut state: watch::Receiver<State>) {
         loop {
             let now = state.borrow_and_update().clone();
+            // The keys in memory are another TPM's: whoever swapped it, this is not the host that they vouch for.
+            self.issuer.bar(now.foreign);
             self.tell.tpm.send_replace(now);
             if state.changed().await.is_err() {
                 return;

@@ -1,6 +1,7 @@
 //! The issuer of this host: who it is, and the key that signs now.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 
@@ -88,16 +89,30 @@ impl Standing {
 
 /// The issuer. Cheap to clone; without a standing it mints nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Issuer(Arc<ArcSwapOption<Standing>>);
+pub struct Issuer(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    standing: ArcSwapOption<Standing>,
+    barred: AtomicBool,
+}
 
 impl Issuer {
     /// Puts a standing in force.
     pub fn set(&self, standing: Standing) {
-        self.0.store(Some(Arc::new(standing)));
+        self.0.standing.store(Some(Arc::new(standing)));
+    }
+
+    /// While barred nothing is served, keys or documents; afterwards what was in force is so again.
+    pub fn bar(&self, barred: bool) {
+        self.0.barred.store(barred, Ordering::Release);
     }
 
     /// The standing in force.
     pub fn standing(&self) -> Option<Arc<Standing>> {
-        self.0.load_full()
+        match self.0.barred.load(Ordering::Acquire) {
+            true => None,
+            false => self.0.standing.load_full(),
+        }
     }
 }

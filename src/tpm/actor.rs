@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::config::TpmConfig;
 use super::connection::Connection;
 use super::connection::Identity;
+use super::connection::Permanent;
 use super::error::Error;
 use super::error::Fault;
 use super::facts;
@@ -27,9 +28,12 @@ const TURN: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts to reach a TPM.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// TPM 2.0 Part 2, section 6.13: TPM_PT_PERMANENT, and its bit inLockout (section 8.6).
-const PT_PERMANENT: u32 = 0x200;
-const IN_LOCKOUT: u32 = 1 << 9;
+/// How often a call is done again that the TPM had no room or no time for. libtss2 itself sends a command up to five
+/// times, without a pause, where the TPM says so (TPM_RC_RETRY, TPM_RC_YIELDED, TPM_RC_TESTING).
+const CROWDED_REPEATS: u32 = 4;
+
+/// The pause before the first of these; each is twice the one before, 750 ms together.
+const CROWDED_PAUSE: Duration = Duration::from_millis(50);
 
 /// The thread's own state.
 pub(super) struct Actor {
@@ -40,16 +44,18 @@ pub(super) struct Actor {
     /// The Names to compare with: the stored ones, or else those of the first connection.
     pins: Option<(Vec<u8>, Vec<u8>)>,
     last_attempt: Option<Instant>,
-    pause: Duration,
-    last_answer: Instant,
+    /// Attempts to connect that failed since the last that did not.
+    failures: u32,
+    /// The TPM had no room or no time for a call, and has not yet been seen to have some again.
+    crowded: Option<String>,
+    /// The TPM that answered last is another than the pinned one.
+    foreign: bool,
     last_probe: Instant,
 }
 
 impl Actor {
     pub(super) fn new(config: TpmConfig, progress: Arc<Progress>, objects: Option<Objects>) -> Self {
         let pins = objects.as_ref().map(|stored| (stored.srk_name.clone(), stored.ek_name.clone()));
-        let pause = config.retry_every;
-        let now = Instant::now();
         Actor {
             config,
             progress,
@@ -57,9 +63,10 @@ impl Actor {
             objects,
             pins,
             last_attempt: None,
-            pause,
-            last_answer: now,
-            last_probe: now,
+            failures: 0,
+            crowded: None,
+            foreign: false,
+            last_probe: Instant::now(),
         }
     }
 
@@ -69,7 +76,7 @@ impl Actor {
         let _end = End(&progress);
         while !progress.is_stopping() {
             progress.beat();
-            if self.may_attempt(self.pause) {
+            if self.may_attempt(self.pause()) {
                 self.connect();
             }
             match jobs.recv_timeout(self.patience()) {
@@ -77,7 +84,8 @@ impl Actor {
                 Err(RecvTimeoutError::Timeout) => self.rest(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.is_probe_due() {
+            // Also while calls keep coming: they do not show a lockout or a password.
+            if self.last_probe.elapsed() >= self.config.probe_every {
                 self.probe();
             }
         }
@@ -87,7 +95,8 @@ impl Actor {
         }
     }
 
-    /// Does one call. A fault of the connection is mended and the call done again, once.
+    /// Does one call. What failed for the TPM's sake and not for its own is mended, and the call done again: once, and
+    /// where the TPM has no room or no time a few times more, with pauses.
     fn serve(&mut self, mut job: Box<dyn Job>) {
         if self.progress.is_stopping() || job.is_given_up() {
             return;
@@ -96,26 +105,42 @@ impl Actor {
         if self.may_attempt(self.config.retry_every) {
             self.connect();
         }
-        let Err(fault) = self.attempt(job.as_mut(), true) else { return };
-        self.mend(fault);
-        if job.is_given_up() {
-            return;
-        }
-        if let Err(fault) = self.attempt(job.as_mut(), false) {
-            self.mend(fault);
+        let mut repeats = 0;
+        loop {
+            let outcome = self.attempt(job.as_mut());
+            let fault = outcome.as_ref().map_or_else(Error::fault, |()| Fault::Call);
+            if let Err(error) = &outcome {
+                self.mend(error);
+            }
+            // Behind no resource manager what fills the TPM may be ours, from answers that never arrived.
+            let ours =
+                fault == Fault::Crowded && repeats == 0 && self.crowded.is_none() && self.is_emulator();
+            if ours || self.live.as_ref().is_some_and(|live| live.connection.is_soiled()) {
+                self.reconnect();
+            }
+            let Err(error) = outcome else { return };
+            if repeats >= if fault.is_passing() { CROWDED_REPEATS } else { 1 } || job.is_given_up() {
+                if fault.is_passing() {
+                    self.settle_crowded(&error);
+                }
+                return job.refuse(error);
+            }
+            if fault.is_passing() {
+                pause(CROWDED_PAUSE * (1 << repeats));
+            }
+            repeats += 1;
         }
     }
 
-    /// A fault that was met is returned, whether the caller has been told of it or the call may be done again.
-    fn attempt(&mut self, job: &mut dyn Job, may_repeat: bool) -> Result<(), Error> {
+    /// A fault of the TPM is returned and the caller not answered.
+    fn attempt(&mut self, job: &mut dyn Job) -> Result<(), Error> {
         let kind = self.progress.settled();
         let Some(live) = self.live.as_mut() else {
             job.refuse(Error::State(kind));
             return Ok(());
         };
         let _inside = self.progress.enter();
-        let outcome = job.attempt(live, may_repeat);
-        self.last_answer = Instant::now();
+        let outcome = job.attempt(live);
         if self.objects.is_none() {
             self.objects = live.objects.clone();
         }
@@ -129,17 +154,17 @@ impl Actor {
         let outcome = live.connection.rest();
         drop(inside);
         if let Err(error) = outcome {
-            self.mend(error);
+            self.mend(&error);
         }
     }
 
     /// After a failure that says something about the TPM and not about the call.
-    fn mend(&mut self, error: Error) {
+    fn mend(&mut self, error: &Error) {
         match error.fault() {
-            Fault::Call | Fault::Crowded | Fault::Authorization => {}
-            Fault::Lockout => self.progress.settle(State::new(StateKind::Lockout, error.to_string())),
+            Fault::Call | Fault::Authorization | Fault::Crowded | Fault::Later => {}
+            Fault::Lockout => self.settle(State::new(StateKind::Lockout, error.to_string())),
             Fault::Reset => {
-                self.progress.settle(State::new(StateKind::Reset, error.to_string()));
+                self.settle(State::new(StateKind::Reset, error.to_string()));
                 self.reconnect();
             }
             Fault::Link => {
@@ -149,32 +174,51 @@ impl Actor {
         }
     }
 
-    /// After some idleness, and from time to time in a lockout even though some calls go through.
-    fn is_probe_due(&self) -> bool {
-        let locked_out = self.progress.settled() == StateKind::Lockout;
-        let last = if locked_out { self.last_probe } else { self.last_answer };
-        last.elapsed() >= self.config.probe_every
+    fn settle_crowded(&mut self, error: &Error) {
+        self.crowded = Some(error.to_string());
+        self.settle(State::new(StateKind::Busy, error.to_string()));
     }
 
-    /// Is the TPM still there, still the same, and still locked?
+    /// Is the TPM still there, still the same, and well? After it had no room, also whether it has some now.
     fn probe(&mut self) {
+        self.last_probe = Instant::now();
         let Some(live) = self.live.as_mut() else { return };
         let inside = self.progress.enter();
-        let locked_out = self.progress.settled() == StateKind::Lockout;
-        let outcome = live.connection.probe().and_then(|()| match locked_out {
-            true => live.connection.properties(PT_PERMANENT, 1),
-            false => Ok(Vec::new()),
+        let outcome = live.connection.probe().and_then(|permanent| match self.crowded {
+            Some(_) => live.has_room().map(|()| permanent),
+            None => Ok(permanent),
         });
         drop(inside);
-        self.last_answer = Instant::now();
-        self.last_probe = self.last_answer;
+        self.last_probe = Instant::now();
         match outcome {
-            Err(error) => self.mend(error),
-            Ok(permanent) if locked_out && !permanent.iter().any(|(_, value)| value & IN_LOCKOUT != 0) => {
-                self.reconnect();
+            Ok(permanent) => {
+                self.crowded = None;
+                self.show(permanent);
             }
-            Ok(_) => {}
+            Err(error) if error.fault().is_passing() => self.settle_crowded(&error),
+            Err(error) => self.mend(&error),
         }
+    }
+
+    /// The state of a TPM that answers.
+    fn show(&self, permanent: Permanent) {
+        let Some(live) = &self.live else { return };
+        let locked = permanent.locked_hierarchies();
+        let state = match live.verdict.kind {
+            StateKind::Ready if self.crowded.is_some() => return,
+            StateKind::Ready if !locked.is_empty() => State::new(
+                StateKind::OwnerAuth,
+                format!(
+                    "the {locked} hierarchy got a password; what is loaded works until the TPM or the daemon restarts"
+                ),
+            ),
+            StateKind::Ready if permanent.is_locked_out() => State::new(
+                StateKind::Lockout,
+                "too many wrong passwords; the host's own keys need none and go on working",
+            ),
+            _ => live.verdict.clone(),
+        };
+        self.settle(state);
     }
 
     fn reconnect(&mut self) {
@@ -189,47 +233,81 @@ impl Actor {
         self.last_attempt = Some(Instant::now());
         let outcome = {
             let _inside = self.progress.enter();
-            Connection::open(&self.config.tcti)
+            Connection::open(&self.config.tcti).and_then(|mut connection| {
+                let permanent = connection.probe()?;
+                Ok((connection, permanent))
+            })
         };
-        self.last_answer = Instant::now();
+        self.last_probe = Instant::now();
         match outcome {
-            Ok(connection) => self.adopt(connection),
+            Ok((connection, permanent)) => {
+                self.adopt(connection);
+                self.show(permanent);
+            }
             Err(error) => self.cannot_connect(error),
         }
     }
 
     /// Compares the TPM with the pins and says which it is.
     fn adopt(&mut self, connection: Connection) {
-        self.pause = self.config.retry_every;
+        self.failures = 0;
         let Identity { srk_name, ek_name, .. } = connection.identity();
         let (pinned_srk, pinned_ek) = self.pins.get_or_insert_with(|| (srk_name.clone(), ek_name.clone()));
         let verdict = match (srk_name == pinned_srk, ek_name == pinned_ek) {
             (true, true) => State::new(StateKind::Ready, ""),
-            (false, true) => State::new(StateKind::Cleared, "its SRK is new"),
+            (false, true) => State::new(
+                StateKind::Cleared,
+                format!(
+                    "it is still the TPM of host {}, but its SRK is new; a daemon that has its keys in memory serves on \
+                     until it ends",
+                    facts::host_id(ek_name)
+                ),
+            ),
             // A new EK is a new host id, whatever became of the SRK.
-            (_, false) => State::new(StateKind::Replaced, "its EK is another"),
+            (_, false) => State::new(
+                StateKind::Replaced,
+                format!(
+                    "the stored keys are those of host {}, and this is the TPM of host {}",
+                    facts::host_id(pinned_ek),
+                    facts::host_id(ek_name)
+                ),
+            ),
         };
         let trusted = verdict.kind == StateKind::Ready;
-        let objects = self.objects.clone();
-        self.live = Some(Live {
-            connection,
-            verdict: verdict.kind,
-            objects: objects.filter(|_| trusted),
-            facts: None,
-        });
-        self.progress.settle(verdict);
+        self.foreign = verdict.kind == StateKind::Replaced;
+        let objects = self.objects.clone().filter(|_| trusted);
+        self.live = Some(Live { connection, verdict: verdict.clone(), objects, facts: None });
+        match &self.crowded {
+            Some(why) if trusted => self.settle(State::new(StateKind::Busy, why)),
+            _ => self.settle(verdict),
+        }
     }
 
     fn cannot_connect(&mut self, error: Error) {
         let kind = match error.fault() {
             _ if matches!(error, Error::Silent) => StateKind::Busy,
             Fault::Authorization => StateKind::OwnerAuth,
-            Fault::Crowded => StateKind::Busy,
+            Fault::Crowded | Fault::Later => StateKind::Busy,
             Fault::Lockout => StateKind::Lockout,
-            Fault::Call | Fault::Link | Fault::Reset => StateKind::Absent,
+            Fault::Reset => StateKind::Reset,
+            Fault::Call | Fault::Link => StateKind::Absent,
         };
-        self.pause = (self.pause * 2).min(LONGEST_RETRY.max(self.config.retry_every));
-        self.progress.settle(State::new(kind, error.to_string()));
+        self.failures = self.failures.saturating_add(1);
+        self.settle(State::new(kind, error.to_string()));
+    }
+
+    /// How long to wait between two attempts to connect.
+    fn pause(&self) -> Duration {
+        let doublings = self.failures.saturating_sub(1).min(10);
+        (self.config.retry_every * (1 << doublings)).min(LONGEST_RETRY.max(self.config.retry_every))
+    }
+
+    fn settle(&self, state: State) {
+        self.progress.settle(State { foreign: self.foreign, ..state });
+    }
+
+    fn is_emulator(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.connection.is_emulator())
     }
 
     fn may_attempt(&self, pause: Duration) -> bool {
@@ -239,8 +317,8 @@ impl Actor {
     /// How long to wait for a call before looking around again.
     fn patience(&self) -> Duration {
         let due = match (&self.live, self.last_attempt) {
-            (None, Some(last)) => self.pause.saturating_sub(last.elapsed()),
-            _ => self.config.probe_every.saturating_sub(self.last_answer.elapsed()),
+            (None, Some(last)) => self.pause().saturating_sub(last.elapsed()),
+            _ => self.config.probe_every.saturating_sub(self.last_probe.elapsed()),
         };
         // Never zero, so that what is due just now cannot turn the thread into a busy loop.
         due.clamp(Duration::from_millis(1), TURN)
@@ -250,7 +328,7 @@ impl Actor {
 /// A connection and what it may be used for.
 pub(super) struct Live {
     pub(super) connection: Connection,
-    verdict: StateKind,
+    verdict: State,
     objects: Option<Objects>,
     facts: Option<Facts>,
 }
@@ -258,8 +336,8 @@ pub(super) struct Live {
 impl Live {
     /// The connection with the host's objects, if they are this TPM's.
     pub(super) fn keys(&mut self) -> Result<(&mut Connection, &Objects), Error> {
-        if self.verdict != StateKind::Ready {
-            return Err(Error::State(self.verdict));
+        if self.verdict.kind != StateKind::Ready {
+            return Err(Error::State(self.verdict.kind));
         }
         match &self.objects {
             Some(objects) => Ok((&mut self.connection, objects)),
@@ -269,10 +347,18 @@ impl Live {
 
     /// The connection, if no objects are to be harmed by making new ones.
     pub(super) fn unprovisioned(&mut self) -> Result<&mut Connection, Error> {
-        match (self.verdict, &self.objects) {
+        match (self.verdict.kind, &self.objects) {
             (StateKind::Ready, None) => Ok(&mut self.connection),
             (StateKind::Ready, Some(_)) => Err(Error::AlreadyProvisioned),
             (verdict, _) => Err(Error::State(verdict)),
+        }
+    }
+
+    /// Tries what a call takes: a session, and a place for a key.
+    fn has_room(&mut self) -> Result<(), Error> {
+        match &self.objects {
+            Some(objects) => self.connection.with_loaded(&objects.host_key, |_, _| Ok(())),
+            None => self.connection.run("TPM2_GetRandom", |context| context.get_random(8)).map(drop),
         }
     }
 
@@ -299,8 +385,8 @@ impl Live {
 pub(super) trait Job: Send {
     /// Whether the caller no longer waits.
     fn is_given_up(&self) -> bool;
-    /// Does it and answers the caller, except for a fault of the TPM if it may be repeated. Such a fault is returned.
-    fn attempt(&mut self, live: &mut Live, may_repeat: bool) -> Result<(), Error>;
+    /// Does it and answers the caller. A fault of the TPM is returned instead, with the caller still waiting.
+    fn attempt(&mut self, live: &mut Live) -> Result<(), Error>;
     fn refuse(&mut self, error: Error);
 }
 
@@ -337,16 +423,22 @@ where
         Instant::now() >= self.deadline || self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    fn attempt(&mut self, live: &mut Live, may_repeat: bool) -> Result<(), Error> {
-        let answer = (self.what)(live);
-        let fault = answer.as_ref().err().filter(|error| error.fault() != Fault::Call).cloned();
-        if fault.is_none() || !may_repeat {
-            self.answer(answer);
+    fn attempt(&mut self, live: &mut Live) -> Result<(), Error> {
+        match (self.what)(live) {
+            Err(error) if error.fault() != Fault::Call => Err(error),
+            answer => {
+                self.answer(answer);
+                Ok(())
+            }
         }
-        fault.map_or(Ok(()), Err)
     }
 
     fn refuse(&mut self, error: Error) {
         self.answer(Err(error));
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a TPM that has no time now tells nobody when it has some")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }

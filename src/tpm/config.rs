@@ -21,7 +21,8 @@ pub struct TpmConfig {
     pub queue: usize,
     /// How long a caller waits for an answer, its time in the queue included.
     pub deadline: Duration,
-    /// After how long an idleness the TPM is asked whether it is still there.
+    /// How often the TPM is asked whether it is there, the same, and well. One that stalls or dies while nobody calls
+    /// is named so this long and a deadline later.
     pub probe_every: Duration,
     /// First pause before another attempt to reach a TPM; it doubles up to ten seconds.
     pub retry_every: Duration,
@@ -53,7 +54,7 @@ impl Default for TpmConfig {
             allow_emulator: false,
             queue: 16,
             deadline: Duration::from_secs(5),
-            probe_every: Duration::from_secs(10),
+            probe_every: Duration::from_millis(1500),
             retry_every: Duration::from_secs(1),
         }
     }

@@ -51,6 +51,8 @@ pub(super) struct Connection {
     session: Option<Session>,
     identity: Identity,
     emulator: bool,
+    /// Something could not be flushed.
+    soiled: bool,
 }
 
 /// Which TPM this is: the EK is its own, the SRK its owner's.
@@ -109,7 +111,7 @@ impl Connection {
         };
         let identity =
             Identity { srk_name: templates::name(&public)?, ek_name: Vec::new(), ek_public: Vec::new() };
-        let mut connection = Connection { context, srk, session: None, identity, emulator };
+        let mut connection = Connection { context, srk, session: None, identity, emulator, soiled: false };
         let ek = connection.derive_ek()?;
         connection.identity.ek_name = templates::name(&ek)?;
         connection.identity.ek_public = write_public(&ek)?;
@@ -126,6 +128,11 @@ impl Connection {
 
     pub(super) fn is_emulator(&self) -> bool {
         self.emulator
+    }
+
+    /// Whether the TPM holds something for this connection that only its end can free.
+    pub(super) fn is_soiled(&self) -> bool {
+        self.soiled
     }
 
     /// Runs one command within the protected session, which is also its authorization (with an empty password).
@@ -171,33 +178,56 @@ impl Connection {
             self.run("TPM2_Load", |context| context.load(srk, private, public)).map_err(|error| {
                 // TPM_RC_INTEGRITY and its like: the areas are damaged, or another TPM's.
                 match parameter_refused(&error) {
-                    true => Error::Objects(format!("the TPM does not take them ({error})")),
+                    true => Error::Objects(format!("the TPM does not take {} ({error})", blob.kind())),
                     false => error,
                 }
             })?;
         self.then_flush(handle.into(), |connection| f(connection, handle))
     }
 
-    /// Runs `f`, then flushes the object in any case. Of two errors the first is returned.
+    /// Runs `f`, then flushes the object in any case. An object that stays does not take the answer away from whoever
+    /// waits for it: the actor ends such a connection.
     fn then_flush<T>(
         &mut self,
         object: ObjectHandle,
         f: impl FnOnce(&mut Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let outcome = f(self);
-        let flushed = self.context.flush_context(object).map_err(tpm("TPM2_FlushContext"));
-        let value = outcome?;
-        flushed?;
-        Ok(value)
+        self.flush(object);
+        outcome
     }
 
-    /// Asks for a few random bytes, which fails if the TPM, our session or our way to it is gone.
-    pub(super) fn probe(&mut self) -> Result<(), Error> {
-        if !self.emulator {
-            knock(&mut self.context)?;
+    fn flush(&mut self, object: ObjectHandle) {
+        if let Err(error) = self.context.flush_context(object).map_err(tpm("TPM2_FlushContext")) {
+            tracing::debug!(%error, "what was used remains in the TPM");
+            self.soiled = true;
         }
-        self.run("TPM2_GetRandom", |context| context.get_random(8))?;
-        Ok(())
+    }
+
+    /// Asks for TPM_PT_PERMANENT (TPM 2.0 Part 2, section 8.6), which says whether the TPM is locked out or has
+    /// passwords, and fails if the TPM, our SRK or our way to it is gone. It takes the TPM about as long as anything can.
+    ///
+    /// The kernel's resource manager loads the SRK for every command of ours, so that a driver's TPM that lost it fails
+    /// even at this one. An emulator has to be asked for it: after `TPM2_Clear` all else goes on.
+    pub(super) fn probe(&mut self) -> Result<Permanent, Error> {
+        let permanent = self.properties(PT_PERMANENT, 1).map_err(|error| match error {
+            // The driver waited for nothing. Only an answer has a code of the TPM.
+            _ if !self.emulator && error.fault() == Fault::Link && error.tpm_code().is_none() => {
+                Error::Silent
+            }
+            error => error,
+        })?;
+        if self.emulator {
+            let srk = self.srk;
+            let (_, name, _) = self.run_bare("TPM2_ReadPublic", |context| context.read_public(srk))?;
+            if name.value() != self.identity.srk_name {
+                return Err(odd_answer("TPM2_ReadPublic"));
+            }
+        }
+        match permanent[..] {
+            [(PT_PERMANENT, bits)] => Ok(Permanent(bits)),
+            _ => Err(odd_answer("TPM2_GetCapability")),
+        }
     }
 
     /// Values of consecutive TPM properties, from the first one on. Asked anew each time: tss-esapi's own
@@ -291,17 +321,19 @@ impl Connection {
 
     fn end_session(&mut self) -> Result<(), Error> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        self.context
-            .flush_context(SessionHandle::from(session.handle).into())
-            .map_err(tpm("TPM2_FlushContext"))
+        let flushed = self.context.flush_context(SessionHandle::from(session.handle).into());
+        self.soiled |= flushed.is_err();
+        flushed.map_err(tpm("TPM2_FlushContext"))
     }
 
     /// Derives the EK, keeps its public area, and flushes it at once.
     fn derive_ek(&mut self) -> Result<Public, Error> {
         let template = templates::ek()?;
-        let made = self.run("TPM2_CreatePrimary", |context| {
-            context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
-        })?;
+        let made = self
+            .run("TPM2_CreatePrimary", |context| {
+                context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
+            })
+            .map_err(in_hierarchy("endorsement"))?;
         self.then_flush(made.key_handle.into(), |_| {
             let public = made.out_public;
             match templates::follows(&public, &templates::ek()?) {
@@ -317,6 +349,32 @@ impl Session {
         self.uses >= SESSION_USES || self.since.elapsed() >= SESSION_LIFE
     }
 }
+
+/// TPMA_PERMANENT (TPM 2.0 Part 2, section 8.6).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Permanent(u32);
+
+impl Permanent {
+    /// The hierarchies we use that a password keeps from us.
+    pub(super) fn locked_hierarchies(self) -> &'static str {
+        match (self.0 & OWNER_AUTH_SET != 0, self.0 & ENDORSEMENT_AUTH_SET != 0) {
+            (false, false) => "",
+            (true, false) => "owner",
+            (false, true) => "endorsement",
+            (true, true) => "owner and endorsement",
+        }
+    }
+
+    pub(super) fn is_locked_out(self) -> bool {
+        self.0 & IN_LOCKOUT != 0
+    }
+}
+
+/// TPM 2.0 Part 2, section 6.13
+const PT_PERMANENT: u32 = 0x200;
+const OWNER_AUTH_SET: u32 = 1;
+const ENDORSEMENT_AUTH_SET: u32 = 1 << 1;
+const IN_LOCKOUT: u32 = 1 << 9;
 
 /// Sees whether a TPM behind a driver answers at all.
 ///
@@ -362,11 +420,22 @@ fn create_srk(context: &mut Context) -> Result<(KeyHandle, Public), Error> {
         .execute_with_session(Some(AuthSession::Password), |context| {
             context.create_primary(Hierarchy::Owner, template, None, None, None, None)
         })
-        .map_err(tpm("TPM2_CreatePrimary"))?;
+        .map_err(tpm("TPM2_CreatePrimary"))
+        .map_err(in_hierarchy("owner"))?;
     // A primary of another kind would be another key; on error the context's drop flushes it.
     match templates::follows(&made.out_public, &templates::srk()?) {
         true => Ok((made.key_handle, made.out_public)),
         false => Err(odd_answer("TPM2_CreatePrimary")),
+    }
+}
+
+/// Says whose password it is.
+fn in_hierarchy(hierarchy: &'static str) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Tpm { command, code, text } => {
+            Error::Tpm { command, code, text: format!("{text}; in the {hierarchy} hierarchy") }
+        }
+        other => other,
     }
 }
 

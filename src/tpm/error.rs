@@ -79,8 +79,10 @@ pub(super) enum Fault {
     Authorization,
     /// Only this call failed.
     Call,
-    /// The TPM has no room or no time now.
+    /// The TPM has no room for an object or a session.
     Crowded,
+    /// The TPM has no time now.
+    Later,
     /// The way to the TPM broke; the context is of no more use.
     Link,
     /// Dictionary attack lockout.
@@ -90,17 +92,25 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// Whether the TPM may do the same a moment later.
+    pub(super) fn is_passing(self) -> bool {
+        matches!(self, Fault::Crowded | Fault::Later)
+    }
+
     /// TCG TPM 2.0 Part 2, section 6.6.3 (TPM_RC); TSS 2.0 Overview, section 3.5 (layers).
     fn of(command: &str, code: u32) -> Fault {
         if !is_from_tpm(code) {
             return Fault::Link;
         }
+        // What could not be flushed stays in the TPM until the connection ends.
+        if command == "TPM2_FlushContext" {
+            return Fault::Link;
+        }
         match code & 0xFFF {
             INITIALIZE | CONTEXT_GAP | REFERENCE_H0..=REFERENCE_S6 => Fault::Reset,
             FAILURE => Fault::Link,
-            OBJECT_MEMORY..=SESSION_HANDLES | YIELDED | TESTING | NV_RATE | RETRY | NV_UNAVAILABLE => {
-                Fault::Crowded
-            }
+            OBJECT_MEMORY..=SESSION_HANDLES => Fault::Crowded,
+            YIELDED | TESTING | NV_RATE | RETRY | NV_UNAVAILABLE => Fault::Later,
             LOCKOUT => Fault::Lockout,
             rc if is_format_one(rc) => Fault::of_format_one(command, rc),
             _ => Fault::Call,
@@ -212,6 +222,7 @@ mod tests {
             (0x000A_000A, "TPM2_Sign", Fault::Link),
             (0x0007_0007, "TPM2_Sign", Fault::Link),
             (0x0009_0006, "TPM2_Sign", Fault::Link),
+            (0x922, "TPM2_FlushContext", Fault::Link),
             (0x101, "TPM2_Sign", Fault::Link),
             (0x100, "TPM2_Sign", Fault::Reset),
             (0x000B_0100, "TPM2_Sign", Fault::Reset),
@@ -224,7 +235,7 @@ mod tests {
             (0x98E, "TPM2_CreatePrimary", Fault::Authorization),
             (0x921, "TPM2_Load", Fault::Lockout),
             (0x902, "TPM2_Load", Fault::Crowded),
-            (0x922, "TPM2_Load", Fault::Crowded),
+            (0x922, "TPM2_Load", Fault::Later),
             (0x1DF, "TPM2_Load", Fault::Call),
             (0x000B_0143, "TPM2_Load", Fault::Call),
         ];

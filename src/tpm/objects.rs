@@ -111,6 +111,16 @@ impl KeyBlob {
         unsized_area(&self.private)
     }
 
+    /// What it is, for the administrator.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.public_area() {
+            Ok(Public::KeyedHash { .. }) => "the sealed data",
+            Ok(public) if public.object_attributes().restricted() => "the AK",
+            Ok(_) => "the host key",
+            Err(_) => "an object",
+        }
+    }
+
     fn check(&self, what: &str, template: &Public) -> Result<(), Error> {
         let unfit = |error| match error {
             Error::Objects(how) => Error::Objects(format!("of the {what}, {how}")),

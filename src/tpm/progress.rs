@@ -39,7 +39,7 @@ struct Work {
 
 impl Progress {
     pub(super) fn new(deadline: Duration) -> Self {
-        let starting = State::new(StateKind::Starting, "");
+        let starting = State::starting();
         Progress {
             deadline,
             state: watch::Sender::new(starting.clone()),
@@ -154,14 +154,21 @@ impl Progress {
             return;
         }
         work.stuck = true;
-        self.show(&State::new(StateKind::Busy, format!("no answer for {} ms", self.deadline.as_millis())));
+        let busy = State::new(StateKind::Busy, format!("no answer for {} ms", self.deadline.as_millis()));
+        self.show(&State { foreign: work.settled.foreign, ..busy });
     }
 
+    /// Whoever listens is woken by what is new alone, and the journal by another state alone.
     fn show(&self, state: &State) {
-        let old = self.state.send_replace(state.clone());
-        if old.kind == state.kind {
-            return;
-        }
+        let mut old = None;
+        self.state.send_if_modified(|shown| {
+            let differs = shown != state;
+            if differs {
+                old = Some(std::mem::replace(shown, state.clone()));
+            }
+            differs
+        });
+        let Some(old) = old.filter(|old| old.kind != state.kind) else { return };
         match state.kind {
             StateKind::Ready => tracing::info!(event = "tpm-ready", from = %old.kind, "the TPM is ready"),
             kind => {

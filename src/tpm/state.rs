@@ -8,11 +8,18 @@ pub struct State {
     pub kind: StateKind,
     /// One line about this occurrence, for the administrator; may be empty.
     pub detail: String,
+    /// Whether the TPM that answered last is another than the pinned one. It stays so while that one stalls or is away.
+    pub foreign: bool,
 }
 
 impl State {
+    /// Before anything is known.
+    pub fn starting() -> Self {
+        State::new(StateKind::Starting, "")
+    }
+
     pub(super) fn new(kind: StateKind, detail: impl Into<String>) -> Self {
-        State { kind, detail: detail.into() }
+        State { kind, detail: detail.into(), foreign: false }
     }
 }
 
@@ -34,9 +41,9 @@ pub enum StateKind {
     Busy,
     /// Same TPM, but its owner's seed is new: `TPM2_Clear` was done, and all its keys are gone.
     Cleared,
-    /// It refuses for too many failed authorizations.
+    /// It refuses for too many failed authorizations. Keys outside the dictionary attack counter, as ours, go on working.
     Lockout,
-    /// A hierarchy has a password that the room does not know.
+    /// A hierarchy has a password that the room does not know. What is loaded already goes on working.
     OwnerAuth,
     /// It answers and is the one that was pinned.
     Ready,
@@ -59,7 +66,7 @@ impl StateKind {
                 "wait; if it lasts, stop the other programs that use the TPM, then power the machine off and on"
             }
             StateKind::Cleared => {
-                "the TPM was cleared and its keys are gone for ever; move the stored TPM objects away and enroll the host anew"
+                "the TPM was cleared and its keys are gone for ever; stop the daemon, move the files of its state directory away, start it and enroll the host anew"
             }
             StateKind::Lockout => {
                 "wait for the lockout to run out (tpm2_getcap properties-variable) or end it with tpm2_dictionarylockout --clear-lockout"
@@ -69,7 +76,7 @@ impl StateKind {
             }
             StateKind::Ready => "nothing to do",
             StateKind::Replaced => {
-                "this is another TPM than before; give the host its old TPM back, or move the stored TPM objects away and enroll it anew"
+                "this is another TPM than before; give the host its old TPM back, or stop the daemon, move the files of its state directory away, start it and enroll the host anew"
             }
             StateKind::Reset => "nothing to do; the daemon reconnects by itself",
             StateKind::Starting => "nothing to do; the TPM is being asked for the first time",

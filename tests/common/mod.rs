@@ -10,7 +10,9 @@ pub mod callers;
 pub mod http;
 pub mod journald;
 pub mod libraries;
+pub mod machine;
 pub mod processes;
+pub mod proxy;
 pub mod record;
 pub mod template;
 
