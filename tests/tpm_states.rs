@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::http::part;
 use common::machine::{Machine, port};
 use common::proxy::Fault;
-use common::{Host, needs_root, until_true};
+use common::{Host, until_true};
 use hostbadge::tpm::SoftwareTpm;
 use serde_json::{Value, json};
 
@@ -28,7 +28,6 @@ fn kid(token: &str) -> String {
 
 #[test]
 fn a_stalled_tpm_is_busy() {
-    needs_root();
     let mut machine = Machine::with_journal();
     machine.start();
     machine.stall();
@@ -318,13 +317,13 @@ fn a_blob_of_another_host_is_refused_with_its_name() {
     let issuing: Value =
         serde_json::from_slice(&fs::read(other.path("state/issuing.json")).unwrap()).unwrap();
     let cases = [
-        ("tpm.json", "/objects/ak", "the host key's certification"),
+        ("tpm.json", "/objects/ak", "the AK's signature over the host key is wrong"),
         ("tpm.json", "/objects/host_key", "the host key's certification is about another key"),
         ("tpm.json", "/objects/ak/private", "the AK"),
         ("tpm.json", "/objects/host_key/private", "the host key"),
         ("tpm.json", "/objects/kek", "the TPM does not take the sealed data"),
         ("tpm.json", "/objects/ek_public", "the EK's public area does not fit its Name"),
-        ("tpm.json", "/objects/certification", "the host key's certification"),
+        ("tpm.json", "/objects/certification", "the host key's certification is about another key"),
         ("tpm.json", "/objects/srk_name", "its SRK is new"),
         ("issuing.json", "/active/sealed", "does not open under this TPM's sealed key"),
         ("issuing.json", "/active/sealed/endorsement", "endorse"),

@@ -196,6 +196,11 @@ impl Actor {
                 self.show(permanent);
             }
             Err(error) if error.fault().is_passing() => self.settle_crowded(&error),
+            // Nothing that we ask here is refused by the TPM that we connected with.
+            Err(error) if matches!(error.fault(), Fault::Call | Fault::Authorization) => {
+                tracing::warn!(event = "tpm-link", %error, "the TPM is not as it was; reconnecting");
+                self.reconnect();
+            }
             Err(error) => self.mend(&error),
         }
     }

@@ -97,7 +97,7 @@ impl Connection {
             other => other,
         })?;
         if emulator {
-            sweep(&mut context);
+            sweep(&mut context)?;
         }
         if !emulator {
             knock(&mut context)?;
@@ -390,16 +390,21 @@ fn knock(context: &mut Context) -> Result<(), Error> {
 
 /// Flushes what an earlier connection left behind when it broke. The kernel's resource manager does this by itself, but
 /// swtpm knows nothing of connections. A software TPM is this daemon's alone, so nobody else can need it.
-fn sweep(context: &mut Context) {
+fn sweep(context: &mut Context) -> Result<(), Error> {
     for first in [TRANSIENT_FIRST, LOADED_SESSION_FIRST] {
-        // A TPM that is not started up yet has nothing to sweep, and whatever else is wrong shows right after.
-        for handle in handles(context, first).unwrap_or_default() {
+        let left = match handles(context, first).map_err(tpm("TPM2_GetCapability")) {
+            Err(error) if error.tpm_code().is_none() => return Err(error),
+            // A TPM that is not started up yet has nothing to sweep, and whatever else is wrong shows right after.
+            outcome => outcome.unwrap_or_default(),
+        };
+        for handle in left {
             let swept = context.tr_from_tpm_public(handle).and_then(|object| context.flush_context(object));
             if let Err(error) = swept {
                 tracing::debug!(event = "tpm-sweep", %error, "cannot flush what an earlier connection left");
             }
         }
     }
+    Ok(())
 }
 
 /// The handles that the TPM holds of a kind, given the first handle of that kind.

@@ -4,6 +4,8 @@
 use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hostbadge::tpm::{SoftwareTpm, Tcti};
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::journald::Journald;
 use super::proxy::Proxy;
-use super::{API, Host, until_true};
+use super::{API, Host, PATIENCE, until_true};
 
 /// The daemon's deadline for the TPM.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -27,7 +29,8 @@ pub struct Machine {
     pub proxy: Proxy,
     pub tpm: SoftwareTpm,
     journald: Option<Journald>,
-    notify: UnixDatagram,
+    /// How often the daemons told systemd that they are ready, and how often somebody waited for it.
+    ready: (Arc<AtomicUsize>, usize),
 }
 
 impl Machine {
@@ -40,12 +43,23 @@ impl Machine {
     pub fn of(mut host: Host) -> Machine {
         let socket = host.path("notify");
         let notify = UnixDatagram::bind(&socket).unwrap();
-        notify.set_nonblocking(true).unwrap();
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = told.clone();
+        // Somebody has to listen, as systemd does: the daemon's words wait in a short queue.
+        std::thread::spawn(move || {
+            let mut said = [0; 4096];
+            while let Ok(length) = notify.recv(&mut said) {
+                count.fetch_add(
+                    usize::from(String::from_utf8_lossy(&said[..length]).contains("READY=1")),
+                    Ordering::Relaxed,
+                );
+            }
+        });
         host.start.env.push(("NOTIFY_SOCKET".into(), socket.to_str().unwrap().into()));
         host.agent("root", "user = 0");
         let tpm = SoftwareTpm::start(&host.path("tpm")).unwrap();
         let proxy = Proxy::to(port(&tpm));
-        let mut machine = Machine { host, proxy, tpm, journald: None, notify };
+        let mut machine = Machine { host, proxy, tpm, journald: None, ready: (told, 0) };
         machine.configure("stderr", DEADLINE);
         machine
     }
@@ -87,18 +101,15 @@ impl Machine {
 
     /// Starts the daemon, whether or not it can issue.
     pub fn launch(&mut self) {
+        self.ready.1 += 1;
         self.host.launch();
         until_true("it listens", || UnixStream::connect(self.host.admin_socket()).is_ok());
     }
 
-    /// Waits until the daemon has told systemd that it is ready.
+    /// Waits until the daemon that was launched last has told systemd that it is ready.
     #[track_caller]
     pub fn until_ready(&self) {
-        until_true("it is ready", || {
-            let mut said = [0; 4096];
-            let heard = self.notify.recv(&mut said).unwrap_or_default();
-            String::from_utf8_lossy(&said[..heard]).contains("READY=1")
-        });
+        until_true("it is ready", || self.ready.0.load(Ordering::Relaxed) == self.ready.1);
     }
 
     /// Starts the daemon and waits until all is well.
@@ -109,9 +120,19 @@ impl Machine {
 
     #[track_caller]
     pub fn until_well(&self) {
-        until_true("all is well", || self.state() == "ready" && self.host.status()["status"] == "ok");
-        // The agent socket opens a moment after the other.
-        assert_eq!(self.host.health(), json!({ "status": "ok", "tpm": "ready", "posture": "off" }));
+        let began = Instant::now();
+        loop {
+            let status = self.host.status();
+            // The agent socket opens a moment after the other.
+            if status["status"] == "ok" && UnixStream::connect(self.host.agent_socket()).is_ok() {
+                let health = json!({ "status": "ok", "tpm": "ready", "posture": "off" });
+                if self.host.health() == health {
+                    break;
+                }
+            }
+            assert!(began.elapsed() < PATIENCE, "never well: {status}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
         assert!(!self.host.token().is_empty());
     }
 
@@ -146,6 +167,13 @@ impl Machine {
         until_true(&format!("the journal says {what:?}"), || {
             journald.entries(&["--identifier=hostbadged"]).iter().any(says)
         });
+    }
+
+    /// All that the journal has of the daemon, for a test that failed.
+    fn journal(&self) -> String {
+        let entries = self.journald.as_ref().map(|journald| journald.entries(&["--identifier=hostbadged"]));
+        let said = |entry: &Value| format!("{}\n", entry["MESSAGE"].as_str().unwrap_or_default());
+        entries.iter().flatten().map(said).collect()
     }
 
     pub fn hostbadge(&self, words: &[&str]) -> Output {
@@ -211,6 +239,16 @@ impl Machine {
         ["handles-transient", "handles-loaded-session", "handles-saved-session"].map(|kind| {
             self.tool("tpm2_getcap", &[kind]).lines().filter(|line| !line.trim().is_empty()).count()
         })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the journal:\n{}", self.journal());
+        }
+        self.proxy.release();
+        self.go_on();
     }
 }
 

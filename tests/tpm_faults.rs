@@ -1,0 +1,152 @@
+//! Every fault of a wire, once for each command that the daemon uses, at its start and at its work: it gets over each by
+//! itself, with its tokens all the while, and leaves nothing in the TPM.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::http::Response;
+use common::machine::Machine;
+use common::proxy::Fault;
+use common::{until, until_true};
+use serde_json::json;
+
+const CC_CREATE_PRIMARY: u32 = 0x131;
+const CC_STARTUP: u32 = 0x144;
+const CC_NV_READ: u32 = 0x14E;
+const CC_LOAD: u32 = 0x157;
+const CC_QUOTE: u32 = 0x158;
+const CC_SIGN: u32 = 0x15D;
+const CC_UNSEAL: u32 = 0x15E;
+const CC_FLUSH_CONTEXT: u32 = 0x165;
+const CC_NV_READ_PUBLIC: u32 = 0x169;
+const CC_READ_PUBLIC: u32 = 0x173;
+const CC_START_AUTH_SESSION: u32 = 0x176;
+const CC_GET_CAPABILITY: u32 = 0x17A;
+const CC_PCR_READ: u32 = 0x17E;
+
+/// "a nonce of 18 bytes"
+const NONCE: &str = "YSBub25jZSBvZiAxOCBieXRlcw";
+
+/// Longer than the deadline.
+const LONG: Duration = Duration::from_millis(1300);
+
+const FAULTS: [Fault; 14] = [
+    Fault::Answer(0x901), // TPM_RC_CONTEXT_GAP
+    Fault::Answer(0x902), // TPM_RC_OBJECT_MEMORY
+    Fault::Answer(0x903), // TPM_RC_SESSION_MEMORY
+    Fault::Answer(0x904), // TPM_RC_MEMORY
+    Fault::Answer(0x921), // TPM_RC_LOCKOUT
+    Fault::Answer(0x922), // TPM_RC_RETRY
+    Fault::Cut,
+    Fault::Delay(LONG),
+    Fault::Drop,
+    Fault::Flip,
+    Fault::Garbage,
+    Fault::Size(4),
+    Fault::Size(u32::MAX),
+    Fault::Swallow,
+];
+
+/// For each fault on a thread of its own: most of the time is waiting.
+fn for_each_fault(test: impl Fn(Fault) + Sync) {
+    std::thread::scope(|scope| {
+        let threads = FAULTS.map(|fault| {
+            scope.spawn({
+                let test = &test;
+                move || test(fault)
+            })
+        });
+        let failed = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+        assert_eq!(failed, 0, "of {} faults", FAULTS.len());
+    });
+}
+
+/// An answer that never comes keeps the daemon until the connection ends; that is the cause that goes.
+fn let_go(machine: &Machine, fault: Fault) {
+    if fault == Fault::Swallow {
+        until_true("the answer is missed", || machine.proxy.faults_left() == 0);
+        machine.until_named("busy");
+        machine.proxy.release();
+    }
+}
+
+#[test]
+fn a_start_gets_over_every_fault_of_every_command() {
+    let mut machine = Machine::new();
+    machine.power_cycle();
+    machine.start();
+    let commands = machine.proxy.commands();
+    let expected =
+        [CC_STARTUP, CC_CREATE_PRIMARY, CC_START_AUTH_SESSION, CC_LOAD, CC_UNSEAL, CC_FLUSH_CONTEXT];
+    assert!(commands.is_superset(&BTreeSet::from(expected)), "{commands:x?}");
+    drop(machine);
+    for_each_fault(|fault| {
+        let mut machine = Machine::new();
+        for command in &commands {
+            machine.power_cycle();
+            machine.proxy.inject(*command, fault, 1);
+            machine.launch();
+            let_go(&machine, fault);
+            machine.until_well();
+            assert_eq!(machine.proxy.faults_left(), 0, "{command:#x} {fault:?} was not met");
+            assert!(machine.host.stop().success(), "{command:#x} {fault:?}");
+            assert_eq!(machine.held(), [0, 0, 0], "{command:#x} {fault:?}");
+        }
+    });
+}
+
+#[test]
+fn work_goes_on_after_every_fault_of_every_command() {
+    for_each_fault(|fault| {
+        let mut machine = Machine::new();
+        machine.start();
+        let rotate = || machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true }));
+        let attest = || machine.host.post("/v1/attest", json!({ "nonce": NONCE }));
+        let at_work = [
+            CC_LOAD,
+            CC_SIGN,
+            CC_FLUSH_CONTEXT,
+            CC_QUOTE,
+            CC_PCR_READ,
+            CC_CREATE_PRIMARY,
+            CC_STARTUP,
+            CC_START_AUTH_SESSION,
+            CC_NV_READ_PUBLIC,
+            CC_NV_READ,
+            CC_GET_CAPABILITY,
+            CC_READ_PUBLIC,
+        ];
+        for command in at_work {
+            let about = format!("{command:#x} {fault:?}");
+            let call: &dyn Fn() -> Response = match command {
+                CC_QUOTE | CC_PCR_READ | CC_NV_READ | CC_NV_READ_PUBLIC => &attest,
+                _ => &rotate,
+            };
+            // Those that only a new connection uses.
+            if matches!(
+                command,
+                CC_CREATE_PRIMARY | CC_STARTUP | CC_NV_READ | CC_NV_READ_PUBLIC | CC_START_AUTH_SESSION
+            ) {
+                machine.power_cycle();
+            }
+            machine.proxy.inject(command, fault, 1);
+            let answer = call();
+            assert!(matches!(answer.status, 200 | 503), "{about}: {}", answer.text());
+            assert!(!machine.host.token().is_empty(), "{about}");
+            until_true(&format!("{about} is met"), || {
+                // What the TPM said about itself is asked once per connection, which may have been the one before.
+                machine.proxy.faults_left() == 0 || {
+                    call();
+                    false
+                }
+            });
+            let_go(&machine, fault);
+            machine.until_well();
+            until(&format!("{about}: it works again"), || (rotate().status == 200).then_some(()));
+            // At rest the SRK and one session.
+            until_true(&format!("{about}: nothing is left"), || machine.held() == [1, 1, 0]);
+        }
+    });
+}
