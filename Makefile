@@ -6,7 +6,7 @@ PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools c
 # Node by whatever way it was installed; Debian's where there is none.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
 
-.PHONY: help deps test-deps build demo run test lint bench fuzz deb rpm check-packages test-packages test-vm deny clean
+.PHONY: help deps test-deps build demo run test lint leaks bench fuzz deb rpm check-packages test-packages test-vm deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ lint: ## format and clippy, warnings as errors
 
 test: test-deps lint ## everything that must hold: format, clippy, unit and integration tests on a real software TPM
 	$(CARGO) test --locked
+
+leaks: deps ## ten thousand TPM operations leave nothing in the TPM (a minute or two)
+	$(CARGO) test --locked --test tpm_room -- --ignored --exact nothing_is_left_in_the_tpm_after_ten_thousand_operations
 
 bench: deps ## what a token costs, as multiples of a raw signature and of a bare round trip
 	$(CARGO) bench --locked --bench tokens

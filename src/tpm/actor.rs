@@ -11,16 +11,17 @@ use tokio::sync::oneshot;
 use super::config::TpmConfig;
 use super::connection::Connection;
 use super::connection::Identity;
-use super::connection::Permanent;
 use super::error::Error;
 use super::error::Fault;
 use super::facts;
 use super::facts::Facts;
 use super::objects::Objects;
+use super::probe::Permanent;
 use super::progress::End;
 use super::progress::Progress;
 use super::state::State;
 use super::state::StateKind;
+use super::verdict;
 
 /// The thread turns at least this often, so that its heartbeat is seen and a shutdown is heard.
 const TURN: Duration = Duration::from_secs(1);
@@ -208,28 +209,20 @@ impl Actor {
     /// The state of a TPM that answers.
     fn show(&self, permanent: Permanent) {
         let Some(live) = &self.live else { return };
-        let locked = permanent.locked_hierarchies();
-        let state = match live.verdict.kind {
-            StateKind::Ready if self.crowded.is_some() => return,
-            StateKind::Ready if !locked.is_empty() => State::new(
-                StateKind::OwnerAuth,
-                format!(
-                    "the {locked} hierarchy got a password; what is loaded works until the TPM or the daemon restarts"
-                ),
-            ),
-            StateKind::Ready if permanent.is_locked_out() => State::new(
-                StateKind::Lockout,
-                "too many wrong passwords; the host's own keys need none and go on working",
-            ),
-            _ => live.verdict.clone(),
-        };
-        self.settle(state);
+        match live.verdict.kind {
+            // A connection alone does not show that there is room again.
+            StateKind::Ready if self.crowded.is_some() => {}
+            StateKind::Ready => self.settle(verdict::refined(permanent)),
+            _ => self.settle(live.verdict.clone()),
+        }
     }
 
     fn reconnect(&mut self) {
         {
             let _inside = self.progress.enter();
-            self.live = None;
+            if let Some(live) = self.live.take() {
+                live.connection.abandon();
+            }
         }
         self.connect();
     }
@@ -258,26 +251,7 @@ impl Actor {
         self.failures = 0;
         let Identity { srk_name, ek_name, .. } = connection.identity();
         let (pinned_srk, pinned_ek) = self.pins.get_or_insert_with(|| (srk_name.clone(), ek_name.clone()));
-        let verdict = match (srk_name == pinned_srk, ek_name == pinned_ek) {
-            (true, true) => State::new(StateKind::Ready, ""),
-            (false, true) => State::new(
-                StateKind::Cleared,
-                format!(
-                    "it is still the TPM of host {}, but its SRK is new; a daemon that has its keys in memory serves on \
-                     until it ends",
-                    facts::host_id(ek_name)
-                ),
-            ),
-            // A new EK is a new host id, whatever became of the SRK.
-            (_, false) => State::new(
-                StateKind::Replaced,
-                format!(
-                    "the stored keys are those of host {}, and this is the TPM of host {}",
-                    facts::host_id(pinned_ek),
-                    facts::host_id(ek_name)
-                ),
-            ),
-        };
+        let verdict = verdict::of((srk_name, ek_name), (pinned_srk, pinned_ek));
         let trusted = verdict.kind == StateKind::Ready;
         self.foreign = verdict.kind == StateKind::Replaced;
         let objects = self.objects.clone().filter(|_| trusted);

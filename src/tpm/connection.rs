@@ -5,8 +5,9 @@
 //! still protects it. Outside the session are only the commands that can have none: the SRK's own creation (there is
 //! no key to salt with before it; its Name is compared with the pin), `TPM2_StartAuthSession` itself,
 //! `TPM2_FlushContext` and `TPM2_Startup` (no sessions by specification), `TPM2_GetCapability` (no secret in it),
-//! `TPM2_PCR_Read` (the quote says the same under a signature), and libtss2's own first
-//! `TPM2_NV_ReadPublic` of an index, whose result the session's HMAC then confirms.
+//! `TPM2_PCR_Read` (the quote says the same under a signature), `TPM2_ReadPublic` of an emulator's SRK (asked to see
+//! whether it is there; nothing is done with the answer), and libtss2's own first `TPM2_NV_ReadPublic` of an index,
+//! whose result the session's HMAC then confirms.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -31,13 +32,13 @@ use tss_esapi::structures::SymmetricDefinition;
 
 use super::config::Tcti;
 use super::error::Error;
-use super::error::Fault;
 use super::error::parameter_refused;
 use super::error::tpm;
 use super::error::wants_startup;
 use super::objects::KeyBlob;
 use super::objects::read_public;
 use super::objects::write_public;
+use super::probe;
 use super::templates;
 
 /// A session is replaced after this many commands, or this long; both are far below what wears one out.
@@ -46,13 +47,17 @@ const SESSION_LIFE: Duration = Duration::from_secs(600);
 
 /// A context that has its SRK loaded and knows which TPM it speaks with.
 pub(super) struct Connection {
-    context: Context,
+    pub(super) context: Context,
     srk: KeyHandle,
     session: Option<Session>,
     identity: Identity,
     emulator: bool,
     /// Something could not be flushed.
     soiled: bool,
+    /// A second way to a driver's TPM, on which nothing is ever loaded. None for an emulator, which has one client, and
+    /// for a device that lets nobody else in.
+    pub(super) lookout: Option<Context>,
+    pub(super) srk_seen: Instant,
 }
 
 /// Which TPM this is: the EK is its own, the SRK its owner's.
@@ -100,7 +105,7 @@ impl Connection {
             sweep(&mut context)?;
         }
         if !emulator {
-            knock(&mut context)?;
+            probe::knock(&mut context)?;
         }
         let (srk, public) = match create_srk(&mut context) {
             Err(error) if wants_startup(&error) => {
@@ -111,7 +116,17 @@ impl Connection {
         };
         let identity =
             Identity { srk_name: templates::name(&public)?, ek_name: Vec::new(), ek_public: Vec::new() };
-        let mut connection = Connection { context, srk, session: None, identity, emulator, soiled: false };
+        let lookout = if emulator { None } else { probe::lookout(tcti) };
+        let mut connection = Connection {
+            context,
+            srk,
+            session: None,
+            identity,
+            emulator,
+            soiled: false,
+            lookout,
+            srk_seen: Instant::now(),
+        };
         let ek = connection.derive_ek()?;
         connection.identity.ek_name = templates::name(&ek)?;
         connection.identity.ek_public = write_public(&ek)?;
@@ -204,52 +219,15 @@ impl Connection {
         }
     }
 
-    /// Asks for TPM_PT_PERMANENT (TPM 2.0 Part 2, section 8.6), which says whether the TPM is locked out or has
-    /// passwords, and fails if the TPM, our SRK or our way to it is gone. It takes the TPM about as long as anything can.
-    ///
-    /// The kernel's resource manager loads the SRK for every command of ours, so that a driver's TPM that lost it fails
-    /// even at this one. An emulator has to be asked for it: after `TPM2_Clear` all else goes on.
-    pub(super) fn probe(&mut self) -> Result<Permanent, Error> {
-        let permanent = self.properties(PT_PERMANENT, 1).map_err(|error| match error {
-            // The driver waited for nothing. Only an answer has a code of the TPM.
-            _ if !self.emulator && error.fault() == Fault::Link && error.tpm_code().is_none() => {
-                Error::Silent
-            }
-            error => error,
-        })?;
-        if self.emulator {
-            let srk = self.srk;
-            let (_, name, _) = self.run_bare("TPM2_ReadPublic", |context| context.read_public(srk))?;
-            if name.value() != self.identity.srk_name {
-                return Err(odd_answer("TPM2_ReadPublic"));
-            }
-        }
-        match permanent[..] {
-            [(PT_PERMANENT, bits)] => Ok(Permanent(bits)),
-            _ => Err(odd_answer("TPM2_GetCapability")),
-        }
-    }
-
     /// Values of consecutive TPM properties, from the first one on. Asked anew each time: tss-esapi's own
     /// `get_tpm_property` would answer from its cache for ever.
     pub(super) fn properties(&mut self, first: u32, count: u32) -> Result<Vec<(u32, u32)>, Error> {
-        match self.capability(CapabilityType::TpmProperties, first, count)? {
-            CapabilityData::TpmProperties(list) => {
-                Ok(list.into_iter().map(|one| (one.property().into(), one.value())).collect())
-            }
-            _ => Err(odd_answer("TPM2_GetCapability")),
-        }
+        probe::properties(&mut self.context, first, count)
     }
 
     /// How many handles of a kind the TPM holds, given the first handle of that kind.
     pub(super) fn count_handles(&mut self, first: u32) -> Result<usize, Error> {
         self.run_bare("TPM2_GetCapability", |context| handles(context, first)).map(|list| list.len())
-    }
-
-    fn capability(&mut self, kind: CapabilityType, first: u32, count: u32) -> Result<CapabilityData, Error> {
-        let (data, _) =
-            self.run_bare("TPM2_GetCapability", |context| context.get_capability(kind, first, count))?;
-        Ok(data)
     }
 
     /// Whether it holds a session that nobody used for a while, in a TPM that others use as well.
@@ -280,6 +258,16 @@ impl Connection {
             let _ = self.context.execute_without_session(|context| context.shutdown(StartupType::Clear));
         }
         // The context's own drop flushes whatever else it made.
+    }
+
+    /// Lets go of a TPM that is lost or that does not answer.
+    ///
+    /// The kernel frees our objects without asking the TPM. A context that is dropped would ask it, and wait two minutes
+    /// where it does not answer.
+    pub(super) fn abandon(mut self) {
+        if !self.emulator {
+            let _ = self.context.tr_close(&mut ObjectHandle::from(self.srk));
+        }
     }
 
     fn session(&mut self) -> Result<AuthSession, Error> {
@@ -347,44 +335,6 @@ impl Connection {
 impl Session {
     fn is_worn(&self) -> bool {
         self.uses >= SESSION_USES || self.since.elapsed() >= SESSION_LIFE
-    }
-}
-
-/// TPMA_PERMANENT (TPM 2.0 Part 2, section 8.6).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Permanent(u32);
-
-impl Permanent {
-    /// The hierarchies we use that a password keeps from us.
-    pub(super) fn locked_hierarchies(self) -> &'static str {
-        match (self.0 & OWNER_AUTH_SET != 0, self.0 & ENDORSEMENT_AUTH_SET != 0) {
-            (false, false) => "",
-            (true, false) => "owner",
-            (false, true) => "endorsement",
-            (true, true) => "owner and endorsement",
-        }
-    }
-
-    pub(super) fn is_locked_out(self) -> bool {
-        self.0 & IN_LOCKOUT != 0
-    }
-}
-
-/// TPM 2.0 Part 2, section 6.13
-const PT_PERMANENT: u32 = 0x200;
-const OWNER_AUTH_SET: u32 = 1;
-const ENDORSEMENT_AUTH_SET: u32 = 1 << 1;
-const IN_LOCKOUT: u32 = 1 << 9;
-
-/// Sees whether a TPM behind a driver answers at all.
-///
-/// The driver waits two seconds for this command and up to five minutes for others, in which the process cannot even be
-/// killed. So it goes first wherever the TPM was not heard of for a while.
-fn knock(context: &mut Context) -> Result<(), Error> {
-    match context.execute_without_session(|context| context.get_random(8)).map_err(tpm("TPM2_GetRandom")) {
-        Err(error) if error.fault() == Fault::Link && error.tpm_code().is_none() => Err(Error::Silent),
-        // Whatever else it says is an answer, and the commands to come will hear the same.
-        _ => Ok(()),
     }
 }
 

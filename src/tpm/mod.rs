@@ -28,12 +28,14 @@ mod handle;
 mod keys;
 mod manufacture;
 mod objects;
+mod probe;
 mod progress;
 mod quote;
 mod seal;
 mod software;
 mod state;
 mod templates;
+mod verdict;
 
 pub use config::Tcti;
 pub use config::TctiError;
