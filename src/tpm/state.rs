@@ -66,7 +66,7 @@ impl StateKind {
                 "wait; if it lasts, stop the other programs that use the TPM, then power the machine off and on"
             }
             StateKind::Cleared => {
-                "the TPM was cleared and its keys are gone for ever; stop the daemon, move the files of its state directory away, start it and enroll the host anew"
+                "the TPM was cleared and its keys are gone for ever; restart the daemon and open this host's keys with the recovery key (hostbadge key recover), or stop it, move the files of its state directory away, start it and enroll the host anew"
             }
             StateKind::Lockout => {
                 "wait for the lockout to run out (tpm2_getcap properties-variable) or end it with tpm2_dictionarylockout --clear-lockout"
@@ -76,7 +76,7 @@ impl StateKind {
             }
             StateKind::Ready => "nothing to do",
             StateKind::Replaced => {
-                "this is another TPM than before; give the host its old TPM back, or stop the daemon, move the files of its state directory away, start it and enroll the host anew"
+                "this is another TPM than before; give the host its old TPM back, or restart the daemon and open this host's keys with the recovery key (hostbadge key recover), or stop it, move the files of its state directory away, start it and enroll the host anew"
             }
             StateKind::Reset => "nothing to do; the daemon reconnects by itself",
             StateKind::Starting => "nothing to do; the TPM is being asked for the first time",
