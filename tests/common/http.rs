@@ -86,6 +86,8 @@ impl Connection {
             match self.stream.read(&mut more) {
                 Ok(0) => return None,
                 Ok(length) => self.read.extend_from_slice(&more[..length]),
+                // A machine that was frozen for a moment.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return None,
                 Err(e) => {
                     panic!("the daemon says nothing: {e}; so far {:?}", String::from_utf8_lossy(&self.read))
