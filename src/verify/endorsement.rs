@@ -38,8 +38,8 @@ pub fn endorsed(endorsement: &str, host_id: &str, host_key: &Jwk) -> Result<Jwk,
     let payload = jws.verify(host_key)?;
     let statement: Statement =
         serde_json::from_slice(payload).map_err(|e| Error::Endorsement(e.to_string()))?;
-    // A key's name is its thumbprint, which reading its point checks.
-    statement.cnf.jwk.point()?;
+    // A key's name is its thumbprint, which is checked here.
+    statement.cnf.jwk.check()?;
     if statement.iss != host_id || statement.sub != statement.cnf.jwk.kid {
         return Err(wrong("it speaks of another key or host"));
     }

@@ -1,7 +1,6 @@
 //! A compact JWS (RFC 7515 section 7.1), parsed strictly.
 
 use data_encoding::BASE64URL_NOPAD;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::Deserialize;
 
 use super::{Error, Jwk};
@@ -43,8 +42,9 @@ impl<'a> Jws<'a> {
         let header = decode(header, "header")?;
         let header: Header =
             serde_json::from_slice(&header).map_err(|e| Error::Shape(format!("header: {e}")))?;
-        if header.alg != "ES256" {
-            return Err(Error::Shape(format!("algorithm \"{}\" is not ES256", header.alg.escape_debug())));
+        if !matches!(header.alg.as_str(), "ES256" | "RS256") {
+            let alg = header.alg.escape_debug();
+            return Err(Error::Shape(format!("algorithm \"{alg}\" is neither ES256 nor RS256")));
         }
         Ok(Jws {
             header,
@@ -64,10 +64,11 @@ impl<'a> Jws<'a> {
 
     /// The payload, if `key` signed it.
     pub fn verify(&self, key: &Jwk) -> Result<&[u8], Error> {
-        let point = key.point()?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
-            .verify(self.signed.as_bytes(), &self.signature)
-            .map_err(|_| Error::Signature(self.header.kid.clone()))?;
+        // The key says how it signs, and a header that says otherwise is not believed (RFC 8725 section 3.1).
+        if self.header.alg != key.alg {
+            return Err(Error::Signature(self.header.kid.escape_debug().to_string()));
+        }
+        key.verify(self.signed.as_bytes(), &self.signature)?;
         Ok(&self.payload)
     }
 }

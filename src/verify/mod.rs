@@ -10,7 +10,7 @@ mod pcr_policy;
 mod structures;
 mod token;
 
-pub use jwks::{Jwk, Jwks};
+pub use jwks::{Jwk, Jwks, Numbers};
 pub use jws::Jws;
 pub use pcr_policy::PcrPolicy;
 pub use token::{Claims, Expectation, LEEWAY, Verified, verify};
