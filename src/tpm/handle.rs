@@ -29,12 +29,17 @@ use super::objects::Objects;
 use super::progress::Progress;
 use super::quote;
 use super::quote::Attestation;
+use super::rsa;
+use super::rsa::RsaKey;
 use super::seal;
 use super::seal::Pcrs;
 use super::state::State;
 
 /// Provisioning makes three keys, loads and certifies: on a slow TPM that is seconds.
 const PROVISION_DEADLINES: u32 = 6;
+
+/// Looking for primes takes swtpm seconds at most, and a chip up to a minute.
+const RSA_KEY_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A handle to the TPM thread, cheap to clone. The thread ends with [`Tpm::shutdown`] or with its last handle.
 ///
@@ -73,6 +78,11 @@ impl Tpm {
     /// The state, now and at each change.
     pub fn state(&self) -> watch::Receiver<State> {
         self.progress.subscribe()
+    }
+
+    /// How long a caller waits at most.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
     }
 
     /// Counts the turns of the thread, at least one a second while it is neither in the TPM nor gone.
@@ -176,6 +186,37 @@ impl Tpm {
         self.call(move |live| {
             let (connection, objects) = live.keys()?;
             keys::host_sign(connection, objects, &digest)
+        })
+        .await
+    }
+
+    /// Makes an RSA key, certified by the AK. The caller keeps it. Nobody else is served by the TPM meanwhile, and a TPM
+    /// that takes longer than the deadline is `busy`.
+    pub async fn make_rsa_key(&self) -> Result<RsaKey, Error> {
+        self.call_within(self.deadline.max(RSA_KEY_DEADLINE), |live| {
+            let (connection, objects) = live.keys()?;
+            rsa::make(connection, objects)
+        })
+        .await
+    }
+
+    /// Whether a kept RSA key is certified by this host's AK, and this TPM signs with it.
+    ///
+    /// # Errors
+    /// [`Error::Objects`] if it is another host's, or was changed.
+    pub async fn admit_rsa_key(&self, key: Arc<RsaKey>) -> Result<(), Error> {
+        self.call(move |live| {
+            let (connection, objects) = live.keys()?;
+            rsa::admit(connection, objects, &key)
+        })
+        .await
+    }
+
+    /// The RSA key's RSASSA-PKCS1-v1_5 signature over a SHA-256 digest: 256 bytes, big endian.
+    pub async fn rsa_sign(&self, key: Arc<RsaKey>, digest: [u8; 32]) -> Result<[u8; rsa::MODULUS], Error> {
+        self.call(move |live| {
+            let (connection, _) = live.keys()?;
+            rsa::sign(connection, &key, &digest)
         })
         .await
     }

@@ -55,12 +55,16 @@ pub(super) fn create(
     KeyBlob::new(&made.out_public, made.out_private.value())
 }
 
-/// The AK says that the host key is in the same TPM as itself (`TPM2_Certify`, no qualifying data).
-fn certify(connection: &mut Connection, host_key: &KeyBlob, ak: &KeyBlob) -> Result<Certification, Error> {
-    let (attest, signature) = connection.with_loaded(host_key, |connection, host_key| {
+/// The AK says that a key is in the same TPM as itself (`TPM2_Certify`, no qualifying data).
+pub(super) fn certify(
+    connection: &mut Connection,
+    key: &KeyBlob,
+    ak: &KeyBlob,
+) -> Result<Certification, Error> {
+    let (attest, signature) = connection.with_loaded(key, |connection, key| {
         connection.with_loaded(ak, |connection, ak| {
             connection.run_with_two("TPM2_Certify", |context| {
-                context.certify(host_key.into(), ak, Data::default(), SignatureScheme::Null)
+                context.certify(key.into(), ak, Data::default(), SignatureScheme::Null)
             })
         })
     })?;
@@ -86,7 +90,7 @@ pub(super) fn host_sign(
 }
 
 /// An unrestricted key signs digests that the TPM did not make, so it needs no proof that it made this one.
-fn no_ticket() -> Result<HashcheckTicket, Error> {
+pub(super) fn no_ticket() -> Result<HashcheckTicket, Error> {
     HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
         tag: TPM2_ST_HASHCHECK,
         hierarchy: TPM2_RH_NULL,

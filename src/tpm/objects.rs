@@ -64,7 +64,7 @@ impl Objects {
         self.ak.check("AK", &templates::ak()?)?;
         self.host_key.check("host key", &templates::host_key()?)?;
         self.kek.check("key-encryption key", &templates::sealed()?)?;
-        self.certification.check(&self.ak.public_area()?, &self.host_key.public_area()?)
+        self.certification.check("host key", &self.ak.public_area()?, &self.host_key.public_area()?)
     }
 
     /// The host key's point, uncompressed.
@@ -116,12 +116,13 @@ impl KeyBlob {
         match self.public_area() {
             Ok(Public::KeyedHash { .. }) => "the sealed data",
             Ok(public) if public.object_attributes().restricted() => "the AK",
+            Ok(Public::Rsa { .. }) => "the RSA key",
             Ok(_) => "the host key",
             Err(_) => "an object",
         }
     }
 
-    fn check(&self, what: &str, template: &Public) -> Result<(), Error> {
+    pub(super) fn check(&self, what: &str, template: &Public) -> Result<(), Error> {
         let unfit = |error| match error {
             Error::Objects(how) => Error::Objects(format!("of the {what}, {how}")),
             other => other,
@@ -141,7 +142,7 @@ impl fmt::Debug for KeyBlob {
     }
 }
 
-/// `TPM2_Certify` of the host key by the AK.
+/// `TPM2_Certify` of a key by the AK.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Certification {
     /// What was signed: a TPMS_ATTEST, the contents of the TPM2B_ATTEST.
@@ -153,30 +154,31 @@ pub struct Certification {
 impl Certification {
     /// The signature as r and s of 32 bytes each.
     pub fn fixed_signature(&self) -> Result<[u8; 64], Error> {
-        let damaged = || Error::Objects("the host key's certification has no P-256 signature".into());
+        let damaged = || Error::Objects("the certification has no P-256 signature".into());
         let signature = Signature::unmarshall(&self.signature).map_err(|_| damaged())?;
         join_signature(&signature).ok_or_else(damaged)
     }
 
-    fn check(&self, ak: &Public, host_key: &Public) -> Result<(), Error> {
+    /// Whether the AK certified the key of this public area; `what` it is goes into the error.
+    pub(super) fn check(&self, what: &str, ak: &Public, key: &Public) -> Result<(), Error> {
         if self.attest.len() > LARGEST_AREA || self.signature.len() > LARGEST_AREA {
-            return unusable("the host key's certification is too long");
+            return unusable(format!("the {what}'s certification is too long"));
         }
         let Ok(attest) = Attest::unmarshall(&self.attest) else {
-            return unusable("the host key's certification cannot be read");
+            return unusable(format!("the {what}'s certification cannot be read"));
         };
         let AttestInfo::Certify { info } = attest.attested() else {
-            return unusable("the host key's certification certifies no key");
+            return unusable(format!("the {what}'s certification certifies no key"));
         };
-        if info.name().value() != templates::name(host_key)? {
-            return unusable("the host key's certification is about another key");
+        if info.name().value() != templates::name(key)? {
+            return unusable(format!("the {what}'s certification is about another key"));
         }
         let Some(point) = templates::point(ak) else {
             return unusable("the AK has no P-256 point");
         };
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
             .verify(&self.attest, &self.fixed_signature()?)
-            .or_else(|_| unusable("the AK's signature over the host key is wrong"))
+            .or_else(|_| unusable(format!("the AK's signature over the {what} is wrong")))
     }
 }
 
@@ -316,7 +318,7 @@ fn blob(field: &str, stored: Option<StoredBlob>) -> Result<KeyBlob, Error> {
     Ok(KeyBlob { public: bytes(field, &stored.public)?, private: bytes(field, &stored.private)? })
 }
 
-fn bytes(field: &str, text: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn bytes(field: &str, text: &str) -> Result<Vec<u8>, Error> {
     if text.len() > 2 * LARGEST_AREA {
         return unusable(format!("{field} is too long"));
     }

@@ -8,6 +8,7 @@ use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::algorithm::PublicAlgorithm;
 use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::structures::Digest;
 use tss_esapi::structures::EccParameter;
 use tss_esapi::structures::EccPoint;
@@ -18,7 +19,11 @@ use tss_esapi::structures::KeyedHashScheme;
 use tss_esapi::structures::Public;
 use tss_esapi::structures::PublicBuilder;
 use tss_esapi::structures::PublicEccParameters;
+use tss_esapi::structures::PublicKeyRsa;
 use tss_esapi::structures::PublicKeyedHashParameters;
+use tss_esapi::structures::PublicRsaParameters;
+use tss_esapi::structures::RsaExponent;
+use tss_esapi::structures::RsaScheme;
 use tss_esapi::structures::SymmetricDefinitionObject;
 use tss_esapi::traits::Marshall;
 
@@ -59,6 +64,20 @@ pub(super) fn host_key() -> Result<Public, Error> {
     signing(signer())
 }
 
+/// The RSA host key: signs any SHA-256 digest by RSASSA-PKCS1-v1_5, with the default exponent.
+pub(super) fn rsa_key() -> Result<Public, Error> {
+    let scheme = RsaScheme::RsaSsa(HashScheme::new(HashingAlgorithm::Sha256));
+    let (symmetric, bits) = (SymmetricDefinitionObject::Null, RsaKeyBits::Rsa2048);
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Rsa)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(built(signer())?)
+        .with_rsa_parameters(PublicRsaParameters::new(symmetric, scheme, bits, RsaExponent::default()))
+        .with_rsa_unique_identifier(PublicKeyRsa::default())
+        .build()
+        .map_err(tpm("RSA-2048 template"))
+}
+
 /// A sealed secret: data that only this TPM gives back.
 pub(super) fn sealed() -> Result<Public, Error> {
     keyed_hash(owned().with_user_with_auth(true).with_no_da(true), Digest::default())
@@ -90,6 +109,7 @@ pub(super) fn follows(public: &Public, template: &Public) -> bool {
         (Public::KeyedHash { unique, .. }, Public::KeyedHash { unique: expected, .. }) => {
             *unique = expected.clone()
         }
+        (Public::Rsa { unique, .. }, Public::Rsa { unique: expected, .. }) => *unique = expected.clone(),
         _ => return false,
     }
     blank == *template
@@ -183,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_template_follows_only_itself() {
-        let all = [srk(), ek(), ak(), host_key(), sealed()].map(|template| template.unwrap());
+        let all = [srk(), ek(), ak(), host_key(), rsa_key(), sealed()].map(|template| template.unwrap());
         for (i, one) in all.iter().enumerate() {
             for (j, other) in all.iter().enumerate() {
                 assert_eq!(follows(one, other), i == j, "{i} {j}");
