@@ -16,9 +16,9 @@ use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
 use crate::audit::{Audit, Event, Recorded, Unrecorded};
 use crate::clock::Clock;
 use crate::config::Fault;
-use crate::issue::{Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
+use crate::issue::{ByTpm, Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
 use crate::peer::{Look, Peer};
-use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Who};
+use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, Who};
 use crate::posture::{BootLog, Posture};
 use crate::tpm::{self, Tpm};
 
@@ -58,6 +58,8 @@ pub struct Road {
     pub trouble: watch::Receiver<Option<String>>,
     /// The way to the TPM, for what it has to do itself.
     pub handle: watch::Receiver<Option<Tpm>>,
+    /// The same for tokens, for which agents take turns.
+    pub by_tpm: ByTpm,
     pub boot_log: BootLog,
 }
 
@@ -192,7 +194,11 @@ impl Road {
         let ask = ask.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
         let permit = policy::decide(agent.clone(), Posture::now(), ask)?;
         let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
-        Ok(standing.token(permit, self.clock.now())?)
+        if permit.signer() == Signer::Issuing {
+            return Ok(standing.token(permit, self.clock.now())?);
+        }
+        self.within_rate(Who::Signed(agent.name().clone()), Some(&peer)).map_err(|no| no.of(&agent))?;
+        Ok(self.by_tpm.token(&standing, permit, &self.clock).await?)
     }
 
     /// A caller that cannot be told is nobody's agent.

@@ -24,6 +24,7 @@ pub struct Grant {
     #[serde(serialize_with = "seconds")]
     pub ttl: Duration,
     pub assurance: Assurance,
+    pub alg: Algorithm,
 }
 
 /// Which key signs.
@@ -37,6 +38,17 @@ pub enum Assurance {
     Tpm,
 }
 
+/// How the tokens of a grant are signed (RFC 7518 section 3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    /// By an RSA key of the TPM: for relying parties that take nothing else.
+    #[serde(rename = "RS256")]
+    Rs256,
+}
+
 /// A grant as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,14 +59,6 @@ pub(super) struct Written {
     ttl: Option<Spanned<String>>,
     assurance: Option<Spanned<Assurance>>,
     alg: Option<Spanned<Algorithm>>,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq)]
-enum Algorithm {
-    #[serde(rename = "ES256")]
-    Es256,
-    #[serde(rename = "RS256")]
-    Rs256,
 }
 
 impl Written {
@@ -98,17 +102,17 @@ impl Written {
                     DEFAULT_TTL
                 }
             });
-        let not_yet = "this release signs with the sealed issuing key only; drop this line";
-        let assurance = self.assurance.map_or(Assurance::Sealed, |written| {
-            if *written.get_ref() == Assurance::Tpm {
-                faults.push(source.fault(written.span(), format!("assurance = \"tpm\": {not_yet}")));
+        let alg = self.alg.as_ref().map_or(Algorithm::Es256, |written| *written.get_ref());
+        let assurance = match (self.assurance, alg) {
+            (Some(written), Algorithm::Rs256) if *written.get_ref() == Assurance::Sealed => {
+                let what = "alg = \"RS256\" is signed by the TPM itself; drop assurance, or write \"tpm\"";
+                faults.push(source.fault(written.span(), what));
+                Assurance::Sealed
             }
-            written.into_inner()
-        });
-        if let Some(alg) = self.alg.filter(|alg| *alg.get_ref() == Algorithm::Rs256) {
-            faults.push(source.fault(alg.span(), format!("alg = \"RS256\": {not_yet}")));
-        }
-        Grant { audience, scopes, ttl, assurance }
+            (_, Algorithm::Rs256) => Assurance::Tpm,
+            (written, Algorithm::Es256) => written.map_or(Assurance::Sealed, Spanned::into_inner),
+        };
+        Grant { audience, scopes, ttl, assurance, alg }
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub(crate) use grant::is_scope;
-pub use grant::{Assurance, Grant, LONGEST_TTL};
+pub use grant::{Algorithm, Assurance, Grant, LONGEST_TTL};
 pub use identify::{Agent, Unidentified};
 pub use matching::Match;
 pub use names::Names;

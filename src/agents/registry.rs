@@ -73,6 +73,12 @@ impl Registry {
         self.entries.values()
     }
 
+    /// Whether any grant asks for RS256.
+    pub fn wants_rs256(&self) -> bool {
+        let wants = |grant: &super::Grant| grant.alg == super::Algorithm::Rs256;
+        self.iter().any(|entry| entry.grants.iter().any(wants))
+    }
+
     /// What `self` changes against `before`.
     pub fn changes_since(&self, before: &Registry) -> Changes {
         let mut changes = Changes::default();
@@ -153,9 +159,15 @@ mod tests {
     #[test]
     fn every_fault_of_every_file_is_named() {
         let b = "name = \"B\"\n[match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n[[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
-        let faults =
-            read(&[("a.toml", GOOD), ("b.toml", b), ("c.toml", "name = \"c\"\n[match]\n"), ("d.toml", GOOD)])
-                .unwrap_err();
+        let e = "name = \"e\"\n[match]\nuser = 0\n[[grant]]\naudience = \"x\"\nassurance = \"sealed\"\nalg = \"RS256\"\n";
+        let faults = read(&[
+            ("a.toml", GOOD),
+            ("b.toml", b),
+            ("c.toml", "name = \"c\"\n[match]\n"),
+            ("d.toml", GOOD),
+            ("e.toml", e),
+        ])
+        .unwrap_err();
         for wanted in [
             "/b.toml:1: \"B\" is no name",
             "/b.toml:3: unit is",
@@ -166,10 +178,26 @@ mod tests {
             "/b.toml:9: this scope stands here twice",
             "/b.toml:9: a scope is one word",
             "/c.toml:2: no user, group or unit",
+            "/e.toml:6: alg = \"RS256\" is signed by the TPM itself; drop assurance",
             "/d.toml: agent \"a\" is already in",
         ] {
             assert!(faults.contains(wanted), "{wanted}\nnot in\n{faults}");
         }
+    }
+
+    #[test]
+    fn rs256_implies_the_tpm() {
+        use super::super::{Algorithm, Assurance};
+        let signed_by = |lines: &str| {
+            let registry = read(&[("a.toml", &(GOOD.to_owned() + lines))]).unwrap();
+            let grant = &registry.find("a").unwrap().grants[0];
+            (grant.assurance, grant.alg, registry.wants_rs256())
+        };
+        assert_eq!(signed_by(""), (Assurance::Sealed, Algorithm::Es256, false));
+        assert_eq!(signed_by("assurance = \"tpm\"\n"), (Assurance::Tpm, Algorithm::Es256, false));
+        assert_eq!(signed_by("alg = \"RS256\"\n"), (Assurance::Tpm, Algorithm::Rs256, true));
+        let both = "assurance = \"tpm\"\nalg = \"RS256\"\n";
+        assert_eq!(signed_by(both), (Assurance::Tpm, Algorithm::Rs256, true));
     }
 
     #[test]

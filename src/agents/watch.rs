@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Fault;
@@ -22,6 +23,8 @@ struct Inner {
     clock: Clock,
     current: ArcSwap<Registry>,
     last: ArcSwap<Loaded>,
+    /// Sent to when another set has come into force.
+    changed: watch::Sender<()>,
     /// One reload at a time, so that the later of two never loses to the earlier.
     reload: Mutex<()>,
     names: Names,
@@ -48,6 +51,7 @@ impl Agents {
             clock,
             current: ArcSwap::default(),
             last: ArcSwap::from_pointee(Loaded { at, agents: 0, faults: Vec::new() }),
+            changed: watch::Sender::new(()),
             reload: Mutex::new(()),
             names: Names::default(),
             digests: Digests::default(),
@@ -69,6 +73,7 @@ impl Agents {
                 inner.names.forget();
                 inner.current.store(Arc::new(registry));
                 inner.last.store(Arc::new(loaded));
+                inner.changed.send_replace(());
                 Ok(changes)
             }
             Err(faults) => {
@@ -82,6 +87,11 @@ impl Agents {
     /// The registry in force now.
     pub fn registry(&self) -> Arc<Registry> {
         self.0.current.load_full()
+    }
+
+    /// Hears of each set that comes into force.
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 
     /// How the last reading went.

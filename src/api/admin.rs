@@ -40,6 +40,8 @@ struct Faults<'a> {
 struct KeysBody<'a> {
     /// Why a step that is due is not taken.
     waits: Option<String>,
+    /// Why there is no RSA key, where a grant asks for RS256.
+    rsa_waits: Option<String>,
     keys: &'a [KeyReport],
 }
 
@@ -116,7 +118,14 @@ impl Admin {
 
     fn keys(&self) -> Reply {
         let Some(standing) = self.road.issuer.standing() else { return self.not_standing() };
-        reply::json(StatusCode::OK, &KeysBody { waits: self.keys.waits(), keys: standing.keys() })
+        reply::json(
+            StatusCode::OK,
+            &KeysBody {
+                waits: self.keys.waits(),
+                rsa_waits: self.road.by_tpm.rsa_waits.borrow().clone(),
+                keys: standing.keys(),
+            },
+        )
     }
 
     async fn rotate(&self, peer: &Peer, request: Request<Incoming>) -> Reply {

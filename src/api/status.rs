@@ -49,6 +49,8 @@ pub struct Report {
     /// What keeps tokens from being issued; none where they are.
     trouble: Option<String>,
     keys: Vec<KeyReport>,
+    /// Why there is no RSA key, where a grant asks for RS256.
+    rsa_waits: Option<String>,
     agents: Arc<Loaded>,
     audit: AuditReport,
     journal: JournalReport,
@@ -118,6 +120,7 @@ impl Status {
             seal,
             trouble: standing.is_none().then(|| road.why_not_standing()),
             keys: standing.iter().flat_map(|standing| standing.keys()).filter(living).cloned().collect(),
+            rsa_waits: road.by_tpm.rsa_waits.borrow().clone(),
             agents: road.agents.loaded(),
             audit: AuditReport { last: road.audit.health().last(), problem },
             journal: JournalReport { to: road.audit.journal().to(), dropped: road.audit.journal().dropped() },

@@ -49,6 +49,7 @@ events! {
     KeyRetired "key-retired" "1f304115aa2841a0b8473069ac5510c9" INFO,
     RecoveryKeyMade "recovery-key-made" "cc1dba58bf0a0bb59b367b3755927dc3" WARN,
     RequestRefused "request-refused" "3ee38bd6d8b44a2abf71ad20c4594797" WARN,
+    RsaKeyMade "rsa-key-made" "0e7eecd6e6c045b1934238742037b914" INFO,
     StateAccepted "state-accepted" "9e2788c9f25b1c066879b08058281c51" WARN,
     StateRecovered "state-recovered" "6d48b0615827d3c9fe78411bcf4888b1" WARN,
     TokenIssued "token-issued" "29544c423a4048ca923afe06ea1f52b6" INFO,

@@ -15,8 +15,8 @@ use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, Room, Server, Status};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
-use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator};
-use hostbadge::issue::{self, Issuer, Naming, Rotation};
+use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator, RsaKeeper};
+use hostbadge::issue::{self, ByTpm, Issuer, Naming, Rotation, Turns};
 use hostbadge::policy::{Gate, Limiter, Rate};
 use hostbadge::posture::BootLog;
 use hostbadge::road::Road;
@@ -130,15 +130,18 @@ async fn serve(
     };
     let rotation = Rotation { every: config.keys.rotate_every, publish_before: config.keys.publish_before };
     let state = config.paths.state.clone();
+    let (rsa_keeper, rsa, rsa_waits) =
+        RsaKeeper::new(agents.clone(), state.clone(), audit.clone(), clock.clone());
     let pcrs = config.seal.pcrs.clone();
     let (keeper, view) = Keeper::new(tpm, state, naming, rotation, pcrs, issuer.clone(), clock.clone());
     let (orders, desk) = issue::orders();
-    let rotator = Rotator { issuer: issuer.clone(), audit: audit.clone(), clock: clock.clone(), desk };
+    let rotator = Rotator { issuer: issuer.clone(), audit: audit.clone(), clock: clock.clone(), desk, rsa };
 
     let limits = &config.limits;
     let limiter = Limiter::new(
         Rate { per_second: limits.rate, burst: limits.burst },
         Rate { per_second: limits.stranger_rate, burst: limits.stranger_burst },
+        Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
     );
     let road = Road {
         agents,
@@ -149,6 +152,12 @@ async fn serve(
         tpm: view.tpm.clone(),
         trouble: view.trouble.clone(),
         handle: view.handle.clone(),
+        by_tpm: ByTpm {
+            turns: Turns::default(),
+            tpm: view.handle.clone(),
+            state: view.tpm.clone(),
+            rsa_waits,
+        },
         boot_log: BootLog::in_dir(&config.paths.run),
     };
 
@@ -180,7 +189,7 @@ async fn serve(
     // Seats and a thread of its own, so that nothing at the other door ever keeps the administrator out.
     let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), None, stop.clone())?;
     let admin = tokio::spawn(admin.run());
-    tokio::spawn(keeper.keep(rotator));
+    tokio::spawn(keeper.keep(rotator, rsa_keeper));
     tokio::spawn(Pulse { audit: audit.clone(), lanes }.beat());
 
     let mut settled = view.settled;

@@ -48,6 +48,9 @@ async fn list(common: &Common) -> Result<ExitCode, Failure> {
     if let Some(why) = answer["waits"].as_str() {
         println!("A step that is due waits: {}", plain(why));
     }
+    if let Some(why) = answer["rsa_waits"].as_str() {
+        println!("RS256 waits: {}", plain(why));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -39,16 +39,14 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
         lines.add("seal", line);
     }
     for key in answer["keys"].as_array().into_iter().flatten() {
+        let since = key["since"].as_str().map(|since| format!(", since {since}")).unwrap_or_default();
         lines.add(
             "key",
-            format!(
-                "{} {}, {}, since {}",
-                text(&key["alg"]),
-                text(&key["kid"]),
-                text(&key["state"]),
-                text(&key["since"])
-            ),
+            format!("{} {}, {}{since}", text(&key["alg"]), text(&key["kid"]), text(&key["state"])),
         );
+    }
+    if let Some(why) = answer["rsa_waits"].as_str() {
+        lines.add("RS256", why);
     }
     let agents = &answer["agents"];
     lines.add("agents", format!("{}, read {}", agents["agents"], text(&agents["at"])));

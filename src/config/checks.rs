@@ -74,6 +74,8 @@ pub(super) fn check_limits(limits: &Limits) -> Vec<String> {
         ("burst", limits.burst),
         ("stranger_rate", limits.stranger_rate),
         ("stranger_burst", limits.stranger_burst),
+        ("tpm_rate", limits.tpm_rate),
+        ("tpm_burst", limits.tpm_burst),
     ] {
         if value == 0 || value > 10_000_000 {
             faults.push(format!("limits.{name} is {value}; give 1 to 10000000"));

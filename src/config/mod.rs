@@ -94,6 +94,9 @@ pub struct Limits {
     /// The same two for each uid that is no agent.
     pub stranger_rate: u32,
     pub stranger_burst: u32,
+    /// The same two for the tokens of each agent that the TPM signs.
+    pub tpm_rate: u32,
+    pub tpm_burst: u32,
     /// Open connections altogether, and of one uid.
     pub connections: usize,
     pub connections_per_uid: usize,
@@ -181,6 +184,8 @@ impl Default for Limits {
             burst: 200,
             stranger_rate: 10,
             stranger_burst: 50,
+            tpm_rate: 2,
+            tpm_burst: 10,
             connections: 10_000,
             connections_per_uid: 2_000,
         }

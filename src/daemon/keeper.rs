@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Rotator;
 use super::news::news;
+use super::{Rotator, RsaKeeper};
 use crate::api::TpmFacts;
 use crate::audit::Event;
 use crate::clock::Clock;
@@ -88,14 +88,20 @@ impl Keeper {
     }
 
     /// Runs for ever. Once the issuer stands, its keys are the rotator's.
-    pub async fn keep(self, mut rotator: Rotator) {
+    pub async fn keep(self, mut rotator: Rotator, rsa: RsaKeeper) {
         let mut tpm = self.open().await;
         loop {
             self.tell.handle.send_replace(Some(tpm.clone()));
             let issue = async {
-                match self.establish(&tpm, &mut rotator).await {
+                match self.establish(&tpm, &mut rotator, &rsa).await {
                     Outcome::Stands(established) => {
-                        rotator.run(&tpm, *established).await;
+                        let (by, has_rsa) = (established.keys.endorser(), established.keys.rsa().is_some());
+                        let keep_rsa = async {
+                            if !has_rsa {
+                                rsa.keep(&tpm, &by).await;
+                            }
+                        };
+                        tokio::join!(rotator.run(&tpm, *established), keep_rsa);
                         None
                     }
                     Outcome::Moved(tpm) => Some(tpm),
@@ -132,11 +138,20 @@ impl Keeper {
     }
 
     /// Loads or makes the keys, until it has succeeded or an administrator has changed what there is to load.
-    async fn establish(&self, tpm: &Tpm, rotator: &mut Rotator) -> Outcome {
+    async fn establish(&self, tpm: &Tpm, rotator: &mut Rotator, rsa: &RsaKeeper) -> Outcome {
         loop {
             let (naming, pcrs) = (&self.naming, &self.pcrs);
             let established =
                 issue::establish(tpm, &self.state_dir, naming, self.rotation, pcrs, &self.clock).await;
+            let established = match established {
+                Ok(mut established) => {
+                    // Before anybody is served, so that the key set is whole from the start.
+                    let by = established.keys.endorser();
+                    established.keys.take_up(rsa.load(tpm, &by).await);
+                    Ok(established)
+                }
+                failed => failed,
+            };
             match established.and_then(|established| Ok((established.keys.standing()?, established))) {
                 Ok((standing, established)) => {
                     let key = standing.key().kid().to_owned();

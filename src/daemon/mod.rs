@@ -10,6 +10,7 @@ mod memory;
 mod news;
 mod notify;
 mod rotator;
+mod rsa;
 mod sockets;
 
 pub use arguments::Arguments;
@@ -19,4 +20,5 @@ pub use logging::start_logging;
 pub use memory::release_start;
 pub use notify::{Pulse, ready, reloading, stopping, tell};
 pub use rotator::Rotator;
+pub use rsa::RsaKeeper;
 pub use sockets::{Sockets, open_sockets};

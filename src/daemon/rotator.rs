@@ -4,14 +4,16 @@
 //! signing meanwhile, beyond its time if need be. Each step is in force once its file is on the disk, and is written
 //! down then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::news::news;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
-use crate::issue::{Change, Desk, Did, Error, Established, Issuer, Keys, Order, Rotated, What};
+use crate::issue::{Change, Desk, Did, Error, Established, Issuer, Keys, Order, Rotated, RsaKey, What};
 use crate::tpm::Tpm;
 
 /// How soon a step that failed is tried again.
@@ -25,6 +27,8 @@ pub struct Rotator {
     pub audit: Audit,
     pub clock: Clock,
     pub desk: Desk,
+    /// A key that the TPM was made to have meanwhile.
+    pub rsa: watch::Receiver<Option<Arc<RsaKey>>>,
 }
 
 impl Rotator {
@@ -46,8 +50,17 @@ impl Rotator {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                Ok(()) = self.rsa.changed() => self.take_up(&mut keys),
                 Some(order) = self.desk.orders.recv() => self.obey(&mut keys, tpm, order).await,
             }
+        }
+    }
+
+    fn take_up(&mut self, keys: &mut Keys) {
+        keys.take_up(self.rsa.borrow_and_update().clone());
+        match keys.standing() {
+            Ok(standing) => self.issuer.set(standing),
+            Err(e) => tracing::error!("the RSA key is not taken up: {e}"),
         }
     }
 

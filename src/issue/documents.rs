@@ -26,14 +26,20 @@ struct Discovery<'a> {
     response_types_supported: [&'static str; 1],
     grant_types_supported: [&'static str; 1],
     subject_types_supported: [&'static str; 1],
-    id_token_signing_alg_values_supported: [&'static str; 1],
+    id_token_signing_alg_values_supported: Vec<&'a str>,
     claims_supported: [&'static str; 10],
 }
 
 impl Documents {
-    /// `keys` in the order in which relying parties read them: the one that signs comes first.
+    /// `keys` in the order in which relying parties read them: the one that signs comes first, RSA last.
     pub(super) fn of(host: &Host, keys: Vec<Jwk>) -> Result<Documents, Error> {
         let keys = Jwks { keys };
+        let mut algorithms: Vec<&str> = Vec::new();
+        for key in &keys.keys {
+            if !algorithms.contains(&key.alg.as_str()) {
+                algorithms.push(&key.alg);
+            }
+        }
         let discovery = Discovery {
             issuer: &host.issuer,
             jwks_uri: format!("{}/.well-known/jwks.json", host.issuer),
@@ -42,7 +48,7 @@ impl Documents {
             response_types_supported: ["id_token"],
             grant_types_supported: ["client_credentials"],
             subject_types_supported: ["public"],
-            id_token_signing_alg_values_supported: ["ES256"],
+            id_token_signing_alg_values_supported: algorithms,
             claims_supported: [
                 "iss",
                 "sub",

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 
-use super::{Documents, Error, IssuingKey, KeyReport, Token, token};
+use super::token::{self, Seal};
+use super::{Documents, Error, IssuingKey, KeyReport, RsaKey, Token};
 use crate::agents::Entry;
 use crate::clock::Timestamp;
-use crate::policy::{Permit, Reason, Refusal};
+use crate::policy::{Permit, Reason, Refusal, Signer};
+use crate::verify::Jwk;
 
 /// What the host is called, and how well its key is guarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,9 @@ impl Host {
 pub struct Standing {
     host: Host,
     key: Arc<IssuingKey>,
-    header: String,
+    rsa: Option<Arc<RsaKey>>,
+    /// One for each key that signs: issuing key, host key, RSA key.
+    seals: (Seal, Seal, Option<Seal>),
     documents: Documents,
     keys: Vec<KeyReport>,
 }
@@ -47,10 +51,14 @@ impl Standing {
     pub(super) fn new(
         host: Host,
         key: Arc<IssuingKey>,
+        host_key: &Jwk,
+        rsa: Option<Arc<RsaKey>>,
         documents: Documents,
         keys: Vec<KeyReport>,
     ) -> Result<Standing, Error> {
-        Ok(Standing { header: token::encoded_header(key.kid())?, host, key, documents, keys })
+        let by_rsa = rsa.as_ref().map(|rsa| Seal::in_tpm(rsa.jwk())).transpose()?;
+        let seals = (Seal::in_memory(key.jwk())?, Seal::in_tpm(host_key)?, by_rsa);
+        Ok(Standing { host, key, rsa, seals, documents, keys })
     }
 
     pub fn host(&self) -> &Host {
@@ -66,15 +74,20 @@ impl Standing {
         &self.documents
     }
 
-    /// Every key with its state, for administrators: active, published, retired, destroyed.
+    /// The TPM's RSA key, where there is one.
+    pub fn rsa(&self) -> Option<&RsaKey> {
+        self.rsa.as_deref()
+    }
+
+    /// Every key with its state, for administrators: active, published, retired, destroyed, and those of the TPM.
     pub fn keys(&self) -> &[KeyReport] {
         &self.keys
     }
 
-    /// Mints what was permitted, in memory.
+    /// Mints what was permitted and is signed by the issuing key, in memory.
     pub fn token(&self, permit: Permit, now: Timestamp) -> Result<Token, Refusal> {
         let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
-        token::mint(self, permit, now).map_err(|e| {
+        token::write(self, permit, now).and_then(|token| token.sign(&self.key)).map_err(|e| {
             Refusal::new(Reason::ServerError, e.to_string())
                 .by(agent.peer())
                 .of(agent.name())
@@ -82,8 +95,13 @@ impl Standing {
         })
     }
 
-    pub(super) fn header(&self) -> &str {
-        &self.header
+    pub(super) fn seal(&self, signer: Signer) -> Result<&Seal, Error> {
+        let (issuing, host, rsa) = &self.seals;
+        match signer {
+            Signer::Issuing => Ok(issuing),
+            Signer::Host => Ok(host),
+            Signer::Rsa => rsa.as_ref().ok_or_else(|| Error::Key("there is no RSA key".into())),
+        }
     }
 }
 

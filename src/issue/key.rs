@@ -2,9 +2,8 @@
 
 use std::mem::MaybeUninit;
 
-use data_encoding::BASE64URL_NOPAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, Signature};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Error;
@@ -50,12 +49,9 @@ impl IssuingKey {
         self.created
     }
 
-    /// Appends `.signature` to a signing input (RFC 7515 section 5.1, RFC 7518 section 3.4).
-    pub fn sign(&self, mut input: String) -> Result<String, Error> {
-        let signature = self.secret.pair().sign(&self.random, input.as_bytes()).map_err(|_| Error::Random)?;
-        input.push('.');
-        BASE64URL_NOPAD.encode_append(signature.as_ref(), &mut input);
-        Ok(input)
+    /// Signs a signing input (RFC 7515 section 5.1): r and s, 32 bytes each (RFC 7518 section 3.4).
+    pub fn sign(&self, input: &[u8]) -> Result<Signature, Error> {
+        self.secret.pair().sign(&self.random, input).map_err(|_| Error::Random)
     }
 }
 

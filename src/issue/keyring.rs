@@ -130,8 +130,8 @@ pub async fn establish(
     let retired = ring.retired().iter().map(|old| open.public(&old.sealed)).collect::<Result<_, _>>()?;
     let clock = clock.clone();
     let vault = Arc::new(vault);
-    let mut keys =
-        Keys { vault, host, host_key, rotation, clock, ring, active, next, retired, unsure: false };
+    let (rsa, unsure) = (None, false);
+    let mut keys = Keys { vault, host, host_key, rotation, clock, ring, active, next, retired, rsa, unsure };
     match keks.len() {
         // A change of the key-encryption key was cut short.
         2 => keys.reseal(&keks).await?,

@@ -9,7 +9,7 @@ use super::issuer::Host;
 use super::ring::{Ring, Step, Unready};
 use super::rotation::Rotation;
 use super::sealed::Sealed;
-use super::{Documents, Error, IssuingKey, Standing, endorsement, keyring, report};
+use super::{Documents, Endorser, Error, IssuingKey, RsaKey, Standing, endorsement, keyring, report};
 use crate::clock::{Clock, Timestamp};
 use crate::tpm::Tpm;
 use crate::vault::{Kek, Vault};
@@ -48,6 +48,8 @@ pub struct Keys {
     pub(super) next: Option<Arc<IssuingKey>>,
     /// Public halves, in the ring's order: what signs no more is not held.
     pub(super) retired: Vec<Jwk>,
+    /// The TPM's own, for RS256.
+    pub(super) rsa: Option<Arc<RsaKey>>,
     /// A replacement failed, perhaps after the file was another already.
     pub(super) unsure: bool,
 }
@@ -57,9 +59,27 @@ impl Keys {
     pub fn standing(&self) -> Result<Standing, Error> {
         let next = self.next.iter().map(|key| key.jwk());
         let jwks = std::iter::once(self.active.jwk()).chain(next).chain(self.retired.iter().rev());
-        let documents = Documents::of(&self.host, jwks.cloned().collect())?;
-        let reports = report::report(&self.ring, &self.rotation);
-        Standing::new(self.host.clone(), self.active.clone(), documents, reports)
+        let in_tpm = std::iter::once(&self.host_key).chain(self.rsa.iter().map(|key| key.jwk()));
+        let documents = Documents::of(&self.host, jwks.chain(in_tpm).cloned().collect())?;
+        let mut reports = report::report(&self.ring, &self.rotation);
+        reports.extend(report::in_tpm(&self.host_key, self.rsa.as_deref()));
+        let rsa = self.rsa.clone();
+        Standing::new(self.host.clone(), self.active.clone(), &self.host_key, rsa, documents, reports)
+    }
+
+    /// From now on the TPM signs RS256 with this key, where there is one.
+    pub fn take_up(&mut self, rsa: Option<Arc<RsaKey>>) {
+        self.rsa = rsa;
+    }
+
+    /// The TPM's RSA key, where there is one.
+    pub fn rsa(&self) -> Option<&RsaKey> {
+        self.rsa.as_deref()
+    }
+
+    /// Who endorses keys of this host.
+    pub fn endorser(&self) -> Endorser {
+        Endorser { host_id: self.host.id.clone(), host_key: self.host_key.clone() }
     }
 
     /// What the keys are kept with.

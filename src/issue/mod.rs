@@ -2,9 +2,11 @@
 
 #[cfg(test)]
 mod accidents;
+mod by_tpm;
 mod documents;
 mod endorsement;
 mod evidence;
+mod fair;
 mod introspect;
 mod issuer;
 mod key;
@@ -15,11 +17,14 @@ mod recover;
 mod report;
 mod ring;
 mod rotation;
+mod rsa;
 mod sealed;
 mod token;
 
+pub use by_tpm::ByTpm;
 pub use documents::Documents;
 pub use evidence::{Nonce, Proof};
+pub use fair::Turns;
 pub use introspect::{Introspection, Query};
 pub use issuer::{Host, Issuer, Standing};
 pub use key::IssuingKey;
@@ -30,6 +35,7 @@ pub use recover::{opens, recover};
 pub use report::{KeyReport, KeyState, NextStep};
 pub use ring::Unready;
 pub use rotation::Rotation;
+pub use rsa::{Endorser, RsaKey, load_rsa_key, make_rsa_key};
 pub use token::Token;
 
 use crate::{store, tpm, vault};
@@ -47,6 +53,8 @@ pub enum Error {
     Key(String),
     #[error("{path}: {what}; put it back from a backup of this host, or move it away to start with a fresh issuing key", path = path.display())]
     Foreign { path: std::path::PathBuf, what: String },
+    #[error("{path}: {what}; put it back from a backup of this host, or move it away to have a fresh RSA key made", path = path.display())]
+    Rsa { path: std::path::PathBuf, what: String },
     #[error("the issuing key's endorsement does not hold: {0}")]
     Endorsement(String),
     #[error("{0}")]

@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 
+use super::RsaKey;
 use super::ring::Ring;
 use super::rotation::Rotation;
 use crate::clock::Timestamp;
+use crate::verify::Jwk;
 
 /// One key.
 #[derive(Clone, Debug, Serialize)]
@@ -12,9 +14,12 @@ pub struct KeyReport {
     pub kid: String,
     pub alg: &'static str,
     pub state: KeyState,
-    pub created: Timestamp,
+    /// When it was made; nobody wrote that down for the host key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
     /// When the key came into its state.
-    pub since: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// What happens next; nothing to a destroyed key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<NextStep>,
@@ -30,6 +35,8 @@ pub enum KeyState {
     Published,
     Retired,
     Destroyed,
+    /// It lives in the TPM and does not rotate.
+    Tpm,
 }
 
 /// What happens to a key next, and when.
@@ -47,8 +54,8 @@ pub fn report(ring: &Ring, rotation: &Rotation) -> Vec<KeyReport> {
         kid: sealed.kid.clone(),
         alg: "ES256",
         state,
-        created: Timestamp::from_secs(sealed.created),
-        since,
+        created: Some(Timestamp::from_secs(sealed.created)),
+        since: Some(since),
         next,
         endorsement: Some(sealed.endorsement.clone()),
     };
@@ -69,10 +76,34 @@ pub fn report(ring: &Ring, rotation: &Rotation) -> Vec<KeyReport> {
         kid: gone.kid.clone(),
         alg: "ES256",
         state: KeyState::Destroyed,
-        created: gone.created,
-        since: gone.destroyed,
+        created: Some(gone.created),
+        since: Some(gone.destroyed),
         next: None,
         endorsement: None,
     }));
     keys
+}
+
+/// The keys that sign in the TPM, in the order of the key set.
+pub fn in_tpm(host_key: &Jwk, rsa: Option<&RsaKey>) -> Vec<KeyReport> {
+    let state = KeyState::Tpm;
+    let host = KeyReport {
+        kid: host_key.kid.clone(),
+        alg: "ES256",
+        state,
+        created: None,
+        since: None,
+        next: None,
+        endorsement: None,
+    };
+    let rsa = rsa.map(|rsa| KeyReport {
+        kid: rsa.kid().to_owned(),
+        alg: "RS256",
+        state,
+        created: Some(rsa.created()),
+        since: Some(rsa.created()),
+        next: None,
+        endorsement: Some(rsa.endorsement().to_owned()),
+    });
+    std::iter::once(host).chain(rsa).collect()
 }

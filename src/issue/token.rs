@@ -6,11 +6,12 @@ use data_encoding::BASE64URL_NOPAD;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 
-use super::{Error, Standing};
+use super::{Error, IssuingKey, Standing};
 use crate::clock::Timestamp;
 use crate::peer::Digest;
 use crate::policy::Permit;
 use crate::posture::Posture;
+use crate::verify::Jwk;
 
 /// A minted token, with what the record needs of it. Its text is not shown by `Debug`.
 pub struct Token {
@@ -52,7 +53,7 @@ impl fmt::Debug for Token {
 
 #[derive(Serialize)]
 struct Header<'a> {
-    alg: &'static str,
+    alg: &'a str,
     kid: &'a str,
     typ: &'static str,
 }
@@ -90,15 +91,73 @@ struct Private<'a> {
     posture: Posture,
 }
 
-/// The first part of every token of one key, dot included.
-pub(super) fn encoded_header(kid: &str) -> Result<String, Error> {
-    let header = serde_json::to_vec(&Header { alg: "ES256", kid, typ: "at+jwt" })
-        .map_err(|e| Error::Key(e.to_string()))?;
-    Ok(BASE64URL_NOPAD.encode(&header) + ".")
+/// The first part of every token of one key, dot included, with the key's name.
+#[derive(Clone, Debug)]
+pub(super) struct Seal {
+    header: String,
+    kid: String,
+    /// `hostbadge.key` of its tokens.
+    guard: &'static str,
 }
 
-/// Mints what was permitted.
-pub(super) fn mint(standing: &Standing, permit: Permit, now: Timestamp) -> Result<Token, Error> {
+impl Seal {
+    /// Of a key that signs in memory.
+    pub fn in_memory(key: &Jwk) -> Result<Seal, Error> {
+        Seal::of(key, "sealed")
+    }
+
+    /// Of a key that signs in the TPM.
+    pub fn in_tpm(key: &Jwk) -> Result<Seal, Error> {
+        Seal::of(key, "tpm")
+    }
+
+    fn of(key: &Jwk, guard: &'static str) -> Result<Seal, Error> {
+        let header = serde_json::to_vec(&Header { alg: &key.alg, kid: &key.kid, typ: "at+jwt" })
+            .map_err(|e| Error::Key(e.to_string()))?;
+        Ok(Seal { header: BASE64URL_NOPAD.encode(&header) + ".", kid: key.kid.clone(), guard })
+    }
+}
+
+/// A token that only its signature is missing from.
+pub(super) struct Unsigned {
+    /// RFC 7515 section 5.1: the signing input.
+    input: String,
+    permit: Permit,
+    kid: String,
+    jti: String,
+    expires: Timestamp,
+}
+
+impl Unsigned {
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// SHA-256 of the signing input, as ES256 and RS256 both take it.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, self.input.as_bytes()).as_ref());
+        digest
+    }
+
+    /// With the signature as JWA wants it (RFC 7518 sections 3.3 and 3.4).
+    pub fn signed(mut self, signature: &[u8]) -> Token {
+        self.input.push('.');
+        BASE64URL_NOPAD.encode_append(signature, &mut self.input);
+        let Unsigned { input: text, permit, kid, jti, expires } = self;
+        Token { text, permit, kid, jti, expires }
+    }
+
+    /// Signed in memory.
+    pub fn sign(self, key: &IssuingKey) -> Result<Token, Error> {
+        let signature = key.sign(self.input.as_bytes())?;
+        Ok(self.signed(signature.as_ref()))
+    }
+}
+
+/// Writes what was permitted, for the key that the grant has it signed by.
+pub(super) fn write(standing: &Standing, permit: Permit, now: Timestamp) -> Result<Unsigned, Error> {
+    let seal = standing.seal(permit.signer())?;
     let agent = permit.agent();
     let peer = agent.peer();
     let host = standing.host();
@@ -125,14 +184,14 @@ pub(super) fn mint(standing: &Standing, permit: Permit, now: Timestamp) -> Resul
             exe_sha256: agent.exe_sha256(),
             peer: if peer.pinned { "pinned" } else { "unpinned" },
             tpm: host.tpm(),
-            key: "sealed",
+            key: seal.guard,
             posture: permit.posture(),
         },
     };
     let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
-    let mut input = String::with_capacity(standing.header().len() + claims.len() * 4 / 3 + 96);
-    input.push_str(standing.header());
+    // With room for the longest signature, RSA's.
+    let mut input = String::with_capacity(seal.header.len() + claims.len() * 4 / 3 + 352);
+    input.push_str(&seal.header);
     BASE64URL_NOPAD.encode_append(&claims, &mut input);
-    let text = standing.key().sign(input)?;
-    Ok(Token { text, kid: standing.key().kid().to_owned(), jti, expires, permit })
+    Ok(Unsigned { input, kid: seal.kid.clone(), jti, expires, permit })
 }

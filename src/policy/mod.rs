@@ -5,7 +5,7 @@ mod refusal;
 
 use std::time::Duration;
 
-use crate::agents::Agent;
+use crate::agents::{Agent, Algorithm, Assurance};
 use crate::peer::Peer;
 use crate::posture::Posture;
 
@@ -49,6 +49,18 @@ pub struct Permit {
     audience: String,
     scope: String,
     ttl: Duration,
+    signer: Signer,
+}
+
+/// Which key of this host a grant has its tokens signed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signer {
+    /// The issuing key, in memory: ES256.
+    Issuing,
+    /// The host key, in the TPM: ES256.
+    Host,
+    /// The RSA key, in the TPM: RS256.
+    Rsa,
 }
 
 impl Permit {
@@ -72,6 +84,10 @@ impl Permit {
     /// How long what is minted may live.
     pub fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    pub fn signer(&self) -> Signer {
+        self.signer
     }
 }
 
@@ -99,7 +115,12 @@ pub fn decide(agent: Agent, posture: Posture, ask: Ask) -> Result<Permit, Refusa
     };
     // A request can shorten, never lengthen.
     let ttl = ask.ttl.map_or(grant.ttl, |wanted| wanted.min(grant.ttl));
-    Ok(Permit { posture, audience: ask.audience, scope, ttl, agent })
+    let signer = match (grant.assurance, grant.alg) {
+        (_, Algorithm::Rs256) => Signer::Rsa,
+        (Assurance::Tpm, Algorithm::Es256) => Signer::Host,
+        (Assurance::Sealed, Algorithm::Es256) => Signer::Issuing,
+    };
+    Ok(Permit { posture, audience: ask.audience, scope, ttl, signer, agent })
 }
 
 fn join<'a>(scopes: impl Iterator<Item = &'a String>) -> String {

@@ -23,8 +23,10 @@ pub struct Rate {
 pub enum Who {
     Agent(Name),
     Stranger(u32),
-    /// The same agent where it makes the TPM work.
+    /// The same agent where it has the TPM quote.
     Tpm(Name),
+    /// The same agent where it has the TPM sign a token. Apart from the quotes, so that neither use starves the other.
+    Signed(Name),
     /// The lines that all strangers together leave in the record.
     StrangersLines,
 }
@@ -45,6 +47,7 @@ pub struct Limited {
 pub struct Limiter {
     agents: Rate,
     strangers: Rate,
+    signed: Rate,
     buckets: Mutex<HashMap<Who, Bucket>>,
 }
 
@@ -61,8 +64,9 @@ struct Bucket {
 const TPM: Rate = Rate { per_second: 1, burst: 5 };
 
 impl Limiter {
-    pub fn new(agents: Rate, strangers: Rate) -> Limiter {
-        Limiter { agents, strangers, buckets: Mutex::default() }
+    /// Rates of agents, of strangers, and of agents' tokens that the TPM signs.
+    pub fn new(agents: Rate, strangers: Rate, signed: Rate) -> Limiter {
+        Limiter { agents, strangers, signed, buckets: Mutex::default() }
     }
 
     /// Takes one request out of the caller's bucket.
@@ -88,6 +92,7 @@ impl Limiter {
             Who::Agent(_) => self.agents,
             Who::Stranger(_) => self.strangers,
             Who::Tpm(_) => TPM,
+            Who::Signed(_) => self.signed,
             Who::StrangersLines => STRANGERS_LINES,
         }
     }
@@ -124,7 +129,7 @@ mod tests {
     #[test]
     fn a_burst_then_the_rate_then_a_refill() {
         let rate = Rate { per_second: 10, burst: 3 };
-        let limiter = Limiter::new(rate, rate);
+        let limiter = Limiter::new(rate, rate, rate);
         let start = Instant::now();
         let agent = |name: &str| Who::Agent(Name::parse(name).unwrap());
         for _ in 0..3 {
@@ -148,7 +153,7 @@ mod tests {
     #[test]
     fn a_crowd_of_uids_takes_bounded_memory() {
         let rate = Rate { per_second: 1, burst: 1 };
-        let limiter = Limiter::new(rate, rate);
+        let limiter = Limiter::new(rate, rate, rate);
         let now = Instant::now();
         for uid in 0..40_000 {
             limiter.take(Who::Stranger(uid), now).unwrap();
