@@ -9,7 +9,7 @@ const jose = await import(pathToFileURL(createRequire(process.env.JOSE + "/").re
 const [file, token, audience] = process.argv.slice(2);
 try {
   const keys = jose.createLocalJWKSet(JSON.parse(readFileSync(file, "utf8")));
-  const options = { audience, algorithms: ["ES256"], typ: "at+jwt", requiredClaims: ["iss", "sub", "iat", "jti"] };
+  const options = { audience, algorithms: ["ES256", "RS256"], typ: "at+jwt", requiredClaims: ["iss", "sub", "iat", "jti"] };
   const { payload } = await jose.jwtVerify(token, keys, options);
   console.log(JSON.stringify(payload));
 } catch (fault) {

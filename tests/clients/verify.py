@@ -13,7 +13,7 @@ try:
     claims = jwt.decode(
         token,
         keys[header["kid"]].key,
-        algorithms=["ES256"],
+        algorithms=["ES256", "RS256"],
         audience=audience,
         options={"require": ["iss", "sub", "aud", "exp", "iat", "jti"]},
     )

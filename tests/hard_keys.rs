@@ -1,0 +1,344 @@
+//! Tokens that the TPM signs: ES256 by the host key, RS256 by an RSA key that is made when a grant asks for it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+use common::http::{Connection, claims, part, request};
+use common::libraries::{node_with, python_with};
+use common::record::of_event;
+use common::{API, Host, until_true};
+use nix::sys::signal::{Signal, kill};
+use serde_json::{Value, json};
+
+const HARD: &str = "https://hard.example.com";
+const RSA: &str = "https://rsa.example.com";
+const FILE: &str = "state/rsa.json";
+
+/// The agent `root`, with a grant for each key.
+fn register(host: &Host) {
+    let grant = |audience: &str, more: &str| format!("[[grant]]\naudience = \"{audience}\"\n{more}\n");
+    host.agents_file(
+        "root",
+        &[
+            "name = \"root\"\n[match]\nuser = 0\n".to_owned(),
+            grant(API, ""),
+            grant(HARD, "assurance = \"tpm\""),
+            grant(RSA, "alg = \"RS256\""),
+        ]
+        .concat(),
+    );
+}
+
+fn started() -> Host {
+    let mut host = Host::new();
+    host.configure("[limits]\ntpm_rate = 1000\ntpm_burst = 1000\n");
+    register(&host);
+    host.start();
+    host
+}
+
+#[track_caller]
+fn token(host: &Host, audience: &str) -> String {
+    let answer = host.post("/v1/token", json!({ "audience": audience }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+/// An RS256 token, once the key has been made.
+#[track_caller]
+fn rsa_token(host: &Host) -> String {
+    until_true("there is an RSA key", || keys(host).iter().any(|key| key["kty"] == "RSA"));
+    token(host, RSA)
+}
+
+fn keys(host: &Host) -> Vec<Value> {
+    host.get("/.well-known/jwks.json").json()["keys"].as_array().unwrap().clone()
+}
+
+fn hostbadge(host: &Host, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+        .args(words)
+        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
+        .env("HOSTBADGE_SOCKET", host.agent_socket())
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+/// The key set as a relying party holds it.
+fn uploaded(host: &Host) -> String {
+    let file = host.path("jwks.json");
+    fs::write(&file, host.get("/.well-known/jwks.json").text()).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_tpm_signs_where_a_grant_says_so_and_everybody_can_verify_it() {
+    let host = started();
+    let rsa = rsa_token(&host);
+    let (sealed, hard) = (token(&host, API), token(&host, HARD));
+    let keys = keys(&host);
+    let kinds: Vec<(&str, &str)> =
+        keys.iter().map(|key| (key["kty"].as_str().unwrap(), key["alg"].as_str().unwrap())).collect();
+    assert_eq!(kinds, [("EC", "ES256"), ("EC", "ES256"), ("RSA", "RS256")]);
+    let mut signers = Vec::new();
+    for (token, key, guard) in
+        [(&sealed, &keys[0], "sealed"), (&hard, &keys[1], "tpm"), (&rsa, &keys[2], "tpm")]
+    {
+        assert_eq!(
+            part(token, 0),
+            json!({ "alg": key["alg"], "kid": key["kid"], "typ": "at+jwt" }),
+            "{guard}"
+        );
+        assert_eq!(claims(token)["hostbadge"]["key"], guard);
+        assert_eq!(host.introspect(token)["active"], true);
+        signers.push(key["kid"].clone());
+    }
+    // The host key is the one that evidence shows.
+    let discovery = host.get("/.well-known/openid-configuration").json();
+    assert_eq!(discovery["id_token_signing_alg_values_supported"], json!(["ES256", "RS256"]));
+
+    let set = uploaded(&host);
+    let verify = |token: &str, audience: &str| {
+        hostbadge(&host, &["verify", "token", token, "--jwks", &set, "--audience", audience])
+    };
+    for (token, audience) in [(&hard, HARD), (&rsa, RSA)] {
+        assert!(verify(token, audience).status.success(), "{}", said(&verify(token, audience)));
+        let forged = common::http::tampered(token);
+        assert_eq!(verify(&forged, audience).status.code(), Some(1));
+        assert_eq!(host.introspect(&forged)["active"], false);
+    }
+    // Who signed what is in the record.
+    let lines = host.audit();
+    let issued = of_event(&lines, "token-issued");
+    for kid in &signers {
+        assert!(issued.iter().any(|line| line["kid"] == *kid), "{kid} signed");
+    }
+    let made = of_event(&lines, "rsa-key-made");
+    assert_eq!((made.len(), &made[0]["kid"]), (1, &signers[2]));
+}
+
+#[test]
+fn other_libraries_take_what_the_tpm_signs() {
+    let host = started();
+    let tokens = [(rsa_token(&host), RSA), (token(&host, HARD), HARD)];
+    let set = uploaded(&host);
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let python = python_with("pyjwt", &["pyjwt[crypto]==2.10.1"]);
+    let jose = node_with("jose", &["jose@5.10.0"]);
+    for (token, audience) in &tokens {
+        let mut pyjwt = Command::new(&python);
+        pyjwt.arg(clients.join("verify.py"));
+        let mut node = Command::new("node");
+        node.env("JOSE", &jose).arg(clients.join("verify.mjs"));
+        for mut command in [pyjwt, node] {
+            let output = command.args([&set, token, *audience]).output().unwrap();
+            assert!(output.status.success(), "{}", said(&output));
+            assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), claims(token));
+        }
+    }
+}
+
+#[test]
+fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
+    let mut host = Host::started();
+    assert_eq!(keys(&host).len(), 2, "nobody asks for RS256");
+    assert!(!host.path(FILE).exists());
+    let discovery = host.get("/.well-known/openid-configuration").json();
+    assert_eq!(discovery["id_token_signing_alg_values_supported"], json!(["ES256"]));
+
+    register(&host);
+    host.hang_up();
+    // Either it is there already or the refusal says what is going on.
+    let early = host.post("/v1/token", json!({ "audience": RSA }));
+    assert!(early.status == 200 || early.text().contains("the RSA key is being made"), "{}", early.text());
+    let first = rsa_token(&host);
+    let set = keys(&host);
+    let listed = said(&hostbadge(&host, &["key", "list"]));
+    for (at, alg) in [(1, "ES256"), (2, "RS256")] {
+        let kid = set[at]["kid"].as_str().unwrap();
+        let row = listed.lines().find(|line| line.contains(kid)).unwrap_or_else(|| panic!("{listed}"));
+        assert!(row.contains(alg) && row.contains("tpm"), "{row}");
+    }
+    let listed = hostbadge(&host, &["key", "list", "--json"]).stdout;
+    let listed: Value = serde_json::from_slice(&listed).unwrap();
+    assert_eq!(listed["rsa_waits"], Value::Null);
+    assert_eq!(listed["keys"].as_array().unwrap().iter().filter(|key| key["state"] == "tpm").count(), 2);
+    let status = said(&hostbadge(&host, &["status"]));
+    assert!(status.contains("RS256"), "{status}");
+
+    // Evidence names it, endorsed.
+    let evidence = host.post("/v1/attest", json!({ "nonce": "YSBub25jZSBvZiAxOCBieXRlcw" })).json();
+    let document = hostbadge::verify::evidence::Evidence::parse(evidence.to_string().as_bytes()).unwrap();
+    let findings = document.check(b"a nonce of 18 bytes");
+    assert!(findings.iter().all(|finding| finding.holds), "{findings:#?}");
+    let issuing = findings.iter().find(|finding| finding.what == "issuing keys").unwrap();
+    assert!(issuing.detail.contains(set[2]["kid"].as_str().unwrap()), "{issuing:?}");
+
+    // A restart serves with it from the first request on.
+    assert!(host.stop().success());
+    host.start();
+    assert_eq!(keys(&host), set);
+    assert_eq!(host.introspect(&first)["active"], true);
+    assert_eq!(part(&token(&host, RSA), 0)["kid"], set[2]["kid"]);
+
+    // Without the grant nobody gets such a token, and with it again they get the same key's.
+    host.agent("root", "user = 0");
+    host.hang_up();
+    assert_eq!(host.post("/v1/token", json!({ "audience": RSA })).error(), "invalid_target");
+    assert_eq!(keys(&host), set, "the key stays");
+    assert!(host.stop().success());
+    host.start();
+    assert_eq!(keys(&host), set, "after a restart as well");
+    register(&host);
+    host.hang_up();
+    assert_eq!(part(&token(&host, RSA), 0)["kid"], set[2]["kid"]);
+}
+
+#[test]
+fn an_rsa_key_that_is_torn_or_foreign_is_named_and_keeps_nobody_from_es256() {
+    let mut host = started();
+    rsa_token(&host);
+    let set = keys(&host);
+    assert!(host.stop().success());
+    let good = fs::read_to_string(host.path(FILE)).unwrap();
+    let mut other = Host::other();
+    register(&other);
+    other.start();
+    rsa_token(&other);
+    assert!(other.stop().success());
+    let theirs = fs::read_to_string(other.path(FILE)).unwrap();
+    let edited = |key: &[&str], value: Value| {
+        let mut file: Value = serde_json::from_str(&good).unwrap();
+        *key.iter().fold(&mut file, |at, key| &mut at[*key]) = value;
+        file.to_string()
+    };
+    let foreign: Value = serde_json::from_str(&theirs).unwrap();
+    let cases = [
+        (good[..good.len() / 2].to_owned(), "torn"),
+        (theirs.clone(), "the AK's signature over the RSA key is wrong"),
+        (edited(&["key", "private"], foreign["key"]["private"].clone()), "the TPM does not take them"),
+        (edited(&["key", "public"], foreign["key"]["public"].clone()), "about another key"),
+        (edited(&["endorsement"], foreign["endorsement"].clone()), "not endorsed by this host's key"),
+        (edited(&["version"], json!(2)), "written in format 2"),
+    ];
+    for (text, wanted) in cases {
+        fs::write(host.path(FILE), &text).unwrap();
+        host.start();
+        token(&host, API);
+        token(&host, HARD);
+        let refused = host.post("/v1/token", json!({ "audience": RSA }));
+        assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"), "{wanted}");
+        for said in [refused.text(), said(&hostbadge(&host, &["status"]))] {
+            assert!(said.contains("rsa.json") && said.contains(wanted), "{wanted}\nnot in\n{said}");
+        }
+        assert_eq!(keys(&host).len(), 2, "{wanted}");
+        assert_eq!(fs::read_to_string(host.path(FILE)).unwrap(), text, "{wanted}: not replaced");
+        assert!(host.stop().success());
+    }
+    // Mended while the daemon runs.
+    fs::write(host.path(FILE), theirs).unwrap();
+    host.start();
+    assert_eq!(host.post("/v1/token", json!({ "audience": RSA })).status, 503);
+    fs::write(host.path(FILE), good).unwrap();
+    rsa_token(&host);
+    assert_eq!(keys(&host), set);
+}
+
+#[test]
+fn a_tpm_that_hangs_stops_its_own_tokens_alone() {
+    let mut host = Host::new();
+    host.configure("[limits]\ntpm_rate = 1000\ntpm_burst = 1000\n[tpm]\ndeadline = \"1s\"\n");
+    register(&host);
+    host.start();
+    rsa_token(&host);
+    let swtpm = host.swtpm();
+    kill(swtpm, Signal::SIGSTOP).unwrap();
+    for audience in [HARD, RSA, HARD] {
+        let refused = host.post("/v1/token", json!({ "audience": audience }));
+        assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
+        assert!(refused.text().contains("the TPM is busy"), "{}", refused.text());
+        token(&host, API);
+    }
+    assert_eq!(host.health()["tpm"], "busy");
+    kill(swtpm, Signal::SIGCONT).unwrap();
+    until_true("the TPM signs again", || {
+        host.post("/v1/token", json!({ "audience": HARD })).status == 200
+            && host.post("/v1/token", json!({ "audience": RSA })).status == 200
+    });
+}
+
+#[test]
+fn each_agent_has_its_own_rate_of_tokens_by_the_tpm() {
+    let mut host = Host::new();
+    host.configure("[limits]\ntpm_rate = 1\ntpm_burst = 3\n");
+    register(&host);
+    host.start();
+    let mut asked = Connection::open(&host.agent_socket());
+    let mut answers = Vec::new();
+    for _ in 0..30 {
+        answers.push(asked.post("/v1/token", &json!({ "audience": HARD })));
+    }
+    let slow = answers.iter().find(|answer| answer.status != 200).expect("one too many");
+    assert_eq!((slow.status, slow.error().as_str()), (429, "slow_down"));
+    assert_eq!(slow.header("retry-after"), Some("1"));
+    assert!(answers[..3].iter().all(|answer| answer.status == 200));
+    // What the TPM does not sign is not counted with it, nor is evidence.
+    token(&host, API);
+    assert_eq!(host.post("/v1/attest", json!({ "nonce": "YSBub25jZSBvZiAxOCBieXRlcw" })).status, 200);
+}
+
+/// Two agents of two users. One asks fifty times at once, the other again and again: it waits for one turn of the first
+/// at most, each time.
+#[test]
+fn an_agent_with_many_requests_does_not_starve_one_with_few() {
+    common::needs_root();
+    let mut host = Host::new();
+    host.configure("[limits]\ntpm_rate = 1000\ntpm_burst = 1000\n");
+    let grant = format!("[[grant]]\naudience = \"{HARD}\"\nassurance = \"tpm\"\n");
+    host.agents_file("many", &format!("name = \"many\"\n[match]\nuser = 0\n{grant}"));
+    host.agents_file("few", &format!("name = \"few\"\n[match]\nuser = {}\n{grant}", common::callers::NOBODY));
+    host.start();
+    let mut few = common::callers::Puppet::of(&host, &common::callers::Who::user(common::callers::NOBODY));
+    let body = json!({ "audience": HARD }).to_string();
+    let text = request("POST", "/v1/token", Some("application/json"), body.as_bytes());
+    let mut crowd: Vec<Connection> = (0..50).map(|_| Connection::open(&host.agent_socket())).collect();
+    for one in &mut crowd {
+        one.send(&text).unwrap();
+    }
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for one in &mut crowd {
+                let answer = one.hear().expect("an answer");
+                if answer.status != 200 {
+                    failed.lock().unwrap().push(answer.text());
+                }
+            }
+        });
+        for _ in 0..10 {
+            let (status, answer) = few.ask("POST /v1/token", &body);
+            assert_eq!(status, 200, "{answer}");
+        }
+    });
+    few.end();
+    assert_eq!(*failed.lock().unwrap(), Vec::<String>::new());
+    // The record is written in the order of service.
+    let lines = host.audit();
+    let order: Vec<&str> =
+        of_event(&lines, "token-issued").iter().map(|line| line["agent"].as_str().unwrap()).collect();
+    assert_eq!((order.len(), order.iter().filter(|agent| **agent == "few").count()), (60, 10));
+    // It comes back within the turn of another, however busy this machine is, or else the turns between are counted.
+    let between: Vec<usize> = order.split(|agent| *agent == "few").map(<[&str]>::len).collect();
+    let mut waited = between[1..10].to_vec();
+    waited.sort_unstable();
+    assert!(waited[4] <= 2, "about one turn of the other each time: {order:?}");
+    assert!(between[10] > 0, "all ten before the crowd has been served: {order:?}");
+}
