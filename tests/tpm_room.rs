@@ -124,6 +124,48 @@ fn facts_are_those_of_the_tpm() {
 }
 
 #[test]
+fn an_rsa_key_signs_is_certified_and_known_again() {
+    let (host, other) = (Host::new(), Host::new());
+    let (objects, key) = host.run(|tpm| async move {
+        assert!(matches!(tpm.make_rsa_key().await, Err(Error::NotProvisioned)));
+        let objects = tpm.provision().await.unwrap();
+        let started = Instant::now();
+        let key = Arc::new(tpm.make_rsa_key().await.unwrap());
+        println!("make_rsa_key: {:?}", started.elapsed());
+        let message = b"what the host says";
+        let digest = digest::digest(&digest::SHA256, message).as_ref().try_into().unwrap();
+        let signature = tpm.rsa_sign(key.clone(), digest).await.unwrap();
+        let (n, e) = key.numbers();
+        let public = ring::signature::RsaPublicKeyComponents { n, e };
+        public.verify(&ring::signature::RSA_PKCS1_2048_8192_SHA256, message, &signature).unwrap();
+        measure("rsa_sign", || tpm.rsa_sign(key.clone(), digest)).await;
+        assert_eq!(tpm.held().await.unwrap(), Held { objects: 1, sessions: 1 });
+        (objects, key)
+    });
+    let certification = key.certification();
+    let ak = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, objects.ak_point().unwrap());
+    ak.verify(&certification.attest, &certification.fixed_signature().unwrap()).unwrap();
+    assert!(certification.attest.windows(34).any(|some| some == key.name().unwrap()));
+
+    let stored = serde_json::to_string(&*key).unwrap();
+    let read: Arc<hostbadge::tpm::RsaKey> = Arc::new(serde_json::from_str(&stored).unwrap());
+    assert_eq!(read, key);
+    let mine = host.open(Some(objects));
+    block_on(async {
+        until(&mut mine.state(), StateKind::Ready).await;
+        mine.admit_rsa_key(read).await.unwrap();
+    });
+    assert!(mine.shutdown());
+    other.run(|tpm| async move {
+        tpm.provision().await.unwrap();
+        let refused = tpm.admit_rsa_key(key.clone()).await.unwrap_err();
+        assert!(refused.to_string().contains("the AK's signature over the RSA key is wrong"), "{refused}");
+        assert!(matches!(tpm.rsa_sign(key, [7; 32]).await, Err(Error::Objects(_))));
+        assert_eq!(tpm.held().await.unwrap(), Held { objects: 1, sessions: 1 });
+    });
+}
+
+#[test]
 fn the_certification_names_the_host_key() {
     let host = Host::new();
     let objects = host.run(|tpm| async move { tpm.provision().await.unwrap() });

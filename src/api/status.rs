@@ -70,6 +70,8 @@ struct TpmReport {
     detail: String,
     remedy: &'static str,
     kind: Option<&'static str>,
+    /// Requests for tokens that wait for their agent's turn to have the TPM sign.
+    waiting: usize,
     #[serde(flatten)]
     facts: Option<TpmFacts>,
 }
@@ -114,6 +116,7 @@ impl Status {
                 remedy: state.kind.remedy(),
                 detail: state.detail,
                 kind: host.map(|host| host.tpm()),
+                waiting: road.by_tpm.turns.waiting(),
                 facts: self.tpm.borrow().clone(),
             },
             posture: Posture::now(),

@@ -104,6 +104,9 @@ fn tpm(tpm: &Value) -> Vec<String> {
     if text("state") != "ready" {
         lines.push(format!("mend: {}", text("remedy")));
     }
+    if let Some(waiting) = tpm["waiting"].as_u64().filter(|waiting| *waiting > 0) {
+        lines.push(format!("{waiting} requests wait for it to sign"));
+    }
     if !text("manufacturer").is_empty() {
         let certificate = if tpm["ek_certificate"] == true { "with" } else { "without" };
         lines.push(format!(
