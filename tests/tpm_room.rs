@@ -153,7 +153,18 @@ fn an_rsa_key_signs_is_certified_and_known_again() {
     let mine = host.open(Some(objects));
     block_on(async {
         until(&mut mine.state(), StateKind::Ready).await;
-        mine.admit_rsa_key(read).await.unwrap();
+        mine.admit_rsa_key(read.clone()).await.unwrap();
+        // A TPM that hangs in the middle leaves nothing behind, nor does a caller that goes away.
+        host.signal(Signal::SIGSTOP);
+        assert!(matches!(mine.rsa_sign(read.clone(), [7; 32]).await, Err(Error::Deadline(_))));
+        host.signal(Signal::SIGCONT);
+        until(&mut mine.state(), StateKind::Ready).await;
+        for wait in 0..8 {
+            let given_up = mine.rsa_sign(read.clone(), [7; 32]);
+            let _ = tokio::time::timeout(Duration::from_millis(wait), given_up).await;
+        }
+        mine.rsa_sign(read, [7; 32]).await.unwrap();
+        assert_eq!(mine.held().await.unwrap(), Held { objects: 1, sessions: 1 });
     });
     assert!(mine.shutdown());
     other.run(|tpm| async move {

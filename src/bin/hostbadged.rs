@@ -152,12 +152,7 @@ async fn serve(
         tpm: view.tpm.clone(),
         trouble: view.trouble.clone(),
         handle: view.handle.clone(),
-        by_tpm: ByTpm {
-            turns: Turns::default(),
-            tpm: view.handle.clone(),
-            state: view.tpm.clone(),
-            rsa_waits,
-        },
+        by_tpm: ByTpm { turns: Turns::default(), tpm: view.handle.clone(), rsa_waits },
         boot_log: BootLog::in_dir(&config.paths.run),
     };
 

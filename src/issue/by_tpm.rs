@@ -16,7 +16,6 @@ const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 pub struct ByTpm {
     pub turns: Turns,
     pub tpm: watch::Receiver<Option<Tpm>>,
-    pub state: watch::Receiver<tpm::State>,
     /// Why there is no RSA key, where one is wanted.
     pub rsa_waits: watch::Receiver<Option<String>>,
 }
@@ -46,9 +45,9 @@ impl ByTpm {
             let why = self.rsa_waits.borrow().clone();
             return Err(no(why.unwrap_or_else(|| "the RSA key is being made; ask again later".into())));
         }
-        self.not_busy()?;
+        not_busy(&tpm)?;
         let _turn = self.turn(&permit, &tpm).await?;
-        self.not_busy()?;
+        not_busy(&tpm)?;
         // Written only now, so that the token's times begin when it is signed.
         let token = token::write(standing, permit, clock.now()).map_err(|e| No {
             reason: Reason::ServerError,
@@ -62,7 +61,7 @@ impl ByTpm {
         };
         match signed {
             Ok(signature) => Ok(token.signed(&signature)),
-            Err(e) => Err(no(self.trouble().unwrap_or_else(|| e.to_string()))),
+            Err(e) => Err(no(trouble(&tpm).unwrap_or_else(|| named(&e)))),
         }
     }
 
@@ -81,27 +80,38 @@ impl ByTpm {
             }
             Err(_) => {
                 let what = "the TPM was signing for others all the time; ask again later";
-                Err(No { again: true, ..no(self.trouble().unwrap_or_else(|| what.into())) })
+                Err(No { again: true, ..no(trouble(tpm).unwrap_or_else(|| what.into())) })
             }
         }
     }
+}
 
-    /// A TPM that does not answer would hold each caller for its whole deadline. In any other state it says itself
-    /// what it can do, and being asked is what brings back one that was away.
-    fn not_busy(&self) -> Result<(), No> {
-        match self.state.borrow().kind {
-            StateKind::Busy => Err(no(self.trouble().unwrap_or_default())),
-            _ => Ok(()),
-        }
+/// A TPM that does not answer would hold each caller for its whole deadline. In any other state it says itself what it
+/// can do, and being asked is what brings back one that was away.
+fn not_busy(tpm: &Tpm) -> Result<(), No> {
+    match tpm.state().borrow().kind {
+        StateKind::Busy => Err(no(trouble(tpm).unwrap_or_default())),
+        _ => Ok(()),
     }
+}
 
-    /// The TPM's state in words, with the mend, unless it is well.
-    fn trouble(&self) -> Option<String> {
-        let state = self.state.borrow();
-        match state.kind {
-            StateKind::Ready => None,
-            kind => Some(format!("the TPM is {}: {}", *state, kind.remedy())),
+/// The TPM's state in words, with the mend, unless it is well.
+fn trouble(tpm: &Tpm) -> Option<String> {
+    let state = tpm.state();
+    let state = state.borrow();
+    match state.kind {
+        StateKind::Ready => None,
+        kind => Some(format!("the TPM is {}: {}", *state, kind.remedy())),
+    }
+}
+
+/// An error by the name of the state that it makes, which nobody may have noticed yet.
+fn named(error: &tpm::Error) -> String {
+    match error {
+        tpm::Error::Deadline(_) => {
+            format!("the TPM is {}: {error}; {}", StateKind::Busy, StateKind::Busy.remedy())
         }
+        other => other.to_string(),
     }
 }
 
