@@ -36,8 +36,9 @@ test: test-deps lint ## everything that must hold: format, clippy, unit and inte
 leaks: deps ## ten thousand TPM operations leave nothing in the TPM (a minute or two)
 	$(CARGO) test --locked --test tpm_room -- --ignored --exact nothing_is_left_in_the_tpm_after_ten_thousand_operations
 
-bench: deps ## what a token costs, as multiples of a raw signature and of a bare round trip
+bench: deps ## what a token costs in memory, and what the TPM costs beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
+	$(CARGO) bench --locked --bench tpm
 
 fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
 	@scripts/fuzz $(or $(SECONDS),60)
