@@ -372,12 +372,19 @@ fn an_agent_whose_queue_is_full_is_told_to_slow_down_and_another_is_served() {
     let body = json!({ "audience": HARD }).to_string();
     few.order(&format!("tell(ask('POST /v1/token', {body:?}))"));
     until_true("another agent may wait", || waiting(&host) == 65);
+    let nonce = json!({ "nonce": "YSBub25jZSBvZiAxOCBieXRlcw" }).to_string();
+    let mut verifier = host.connect();
+    verifier.send(&request("POST", "/v1/attest", Some("application/json"), nonce.as_bytes())).unwrap();
     kill(swtpm, Signal::SIGCONT).unwrap();
     assert_eq!(few.hear()["status"], 200);
     for one in &mut many {
         assert_eq!(one.hear().expect("an answer").status, 200);
     }
     few.end();
+    assert_eq!(verifier.hear().expect("evidence").status, 200);
+    let lines = host.audit();
+    let position = |event: &str| lines.iter().rposition(|line| line["event"] == event);
+    assert!(position("attested") < position("token-issued"), "evidence waits for none of the queue");
     assert_eq!(waiting(&host), 0);
     token(&host, HARD);
 }

@@ -10,7 +10,7 @@ use super::{Common, Failure, client, paper, print_json};
 
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// The issuing keys, and what happens to each next
+    /// The issuing keys and what happens to each next, and the keys that sign in the TPM
     List,
     /// Publish the next issuing key; it signs once relying parties have had their time to learn it
     Rotate {

@@ -365,6 +365,7 @@ mod tests {
         assert!(hasty.contains(":2: \"1ms\" is no duration; give one like \"1500ms\""), "{hasty}");
         assert!(read("[limits]\nrate = -1").unwrap_err().contains(":2:"));
         assert!(read("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
+        assert!(read("[limits]\ntpm_burst = 0").unwrap_err().contains("limits.tpm_burst is 0"));
         assert!(read("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));
     }
 

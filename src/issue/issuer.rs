@@ -87,6 +87,13 @@ impl Standing {
     /// Mints what was permitted and is signed by the issuing key, in memory.
     pub fn token(&self, permit: Permit, now: Timestamp) -> Result<Token, Refusal> {
         let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
+        if permit.signer() != Signer::Issuing {
+            let what = "only the TPM signs what this grant permits";
+            return Err(Refusal::new(Reason::ServerError, what)
+                .by(agent.peer())
+                .of(agent.name())
+                .about(&audience));
+        }
         token::write(self, permit, now).and_then(|token| token.sign(&self.key)).map_err(|e| {
             Refusal::new(Reason::ServerError, e.to_string())
                 .by(agent.peer())
