@@ -8,6 +8,7 @@ use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::algorithm::PublicAlgorithm;
 use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::structures::Digest;
 use tss_esapi::structures::EccParameter;
 use tss_esapi::structures::EccPoint;
@@ -18,7 +19,11 @@ use tss_esapi::structures::KeyedHashScheme;
 use tss_esapi::structures::Public;
 use tss_esapi::structures::PublicBuilder;
 use tss_esapi::structures::PublicEccParameters;
+use tss_esapi::structures::PublicKeyRsa;
 use tss_esapi::structures::PublicKeyedHashParameters;
+use tss_esapi::structures::PublicRsaParameters;
+use tss_esapi::structures::RsaExponent;
+use tss_esapi::structures::RsaScheme;
 use tss_esapi::structures::SymmetricDefinitionObject;
 use tss_esapi::traits::Marshall;
 
@@ -47,6 +52,31 @@ pub(super) fn ek() -> Result<Public, Error> {
         .with_decrypt(true);
     let policy = Digest::try_from(EK_POLICY_A.as_slice()).map_err(tpm("EK template"))?;
     storage(attributes, policy)
+}
+
+/// The other endorsement key: template L-1 (RSA-2048) of the same profile, section B.3.3.
+pub(super) fn ek_rsa() -> Result<Public, Error> {
+    let failed = tpm("EK template");
+    let attributes = owned()
+        .with_sensitive_data_origin(true)
+        .with_admin_with_policy(true)
+        .with_restricted(true)
+        .with_decrypt(true);
+    let parameters = PublicRsaParameters::new(
+        SymmetricDefinitionObject::AES_128_CFB,
+        RsaScheme::Null,
+        RsaKeyBits::Rsa2048,
+        RsaExponent::default(),
+    );
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Rsa)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(built(attributes)?)
+        .with_auth_policy(Digest::try_from(EK_POLICY_A.as_slice()).map_err(&failed)?)
+        .with_rsa_parameters(parameters)
+        .with_rsa_unique_identifier(PublicKeyRsa::try_from([0; 256].as_slice()).map_err(&failed)?)
+        .build()
+        .map_err(&failed)
 }
 
 /// The attestation key: signs what the TPM itself says, and nothing else.
@@ -87,6 +117,7 @@ pub(super) fn follows(public: &Public, template: &Public) -> bool {
     let mut blank = public.clone();
     match (&mut blank, template) {
         (Public::Ecc { unique, .. }, Public::Ecc { unique: expected, .. }) => *unique = expected.clone(),
+        (Public::Rsa { unique, .. }, Public::Rsa { unique: expected, .. }) => *unique = expected.clone(),
         (Public::KeyedHash { unique, .. }, Public::KeyedHash { unique: expected, .. }) => {
             *unique = expected.clone()
         }
@@ -183,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_template_follows_only_itself() {
-        let all = [srk(), ek(), ak(), host_key(), sealed()].map(|template| template.unwrap());
+        let all = [srk(), ek(), ek_rsa(), ak(), host_key(), sealed()].map(|template| template.unwrap());
         for (i, one) in all.iter().enumerate() {
             for (j, other) in all.iter().enumerate() {
                 assert_eq!(follows(one, other), i == j, "{i} {j}");
