@@ -16,7 +16,7 @@ use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
 use crate::audit::{Audit, Event, Recorded, Unrecorded};
 use crate::clock::Clock;
 use crate::config::Fault;
-use crate::issue::{Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
+use crate::issue::{Enrollment, Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
 use crate::peer::{Look, Peer};
 use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Who};
 use crate::posture::{BootLog, Posture};
@@ -59,6 +59,8 @@ pub struct Road {
     /// The way to the TPM, for what it has to do itself.
     pub handle: watch::Receiver<Option<Tpm>>,
     pub boot_log: BootLog,
+    /// What an operator has certified.
+    pub enrollment: Enrollment,
 }
 
 impl Road {
@@ -103,7 +105,8 @@ impl Road {
             })?;
             let log = self.boot_log.clone();
             let log = tokio::task::spawn_blocking(move || log.read()).await.ok().flatten();
-            Ok((standing.prove(&tpm, log, agent, &nonce).await?, nonce))
+            let certificate = self.enrollment.certificate_chain();
+            Ok((standing.prove(&tpm, log, agent, &nonce, &certificate).await?, nonce))
         };
         match decided.await {
             Ok((proof, nonce)) => self.audit.proof(proof, &nonce).await.map_err(Refused::Unrecorded),

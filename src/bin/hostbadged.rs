@@ -16,7 +16,7 @@ use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
 use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator};
-use hostbadge::issue::{self, Issuer, Naming, Rotation};
+use hostbadge::issue::{self, Enrollment, Issuer, Naming, Rotation};
 use hostbadge::policy::{Gate, Limiter, Rate};
 use hostbadge::posture::BootLog;
 use hostbadge::road::Road;
@@ -150,6 +150,7 @@ async fn serve(
         trouble: view.trouble.clone(),
         handle: view.handle.clone(),
         boot_log: BootLog::in_dir(&config.paths.run),
+        enrollment: Enrollment::open(&config.paths.state),
     };
 
     let group =

@@ -29,6 +29,11 @@ impl Nonce {
         }
     }
 
+    /// A digest, for statements that are their own challenge.
+    pub(super) fn of_digest(digest: [u8; 32]) -> Nonce {
+        Nonce(digest.to_vec())
+    }
+
     pub fn text(&self) -> String {
         BASE64URL_NOPAD.encode(&self.0)
     }
@@ -59,24 +64,38 @@ impl Standing {
         event_log: Option<Vec<u8>>,
         agent: Agent,
         nonce: &Nonce,
+        host_certificate: &[Vec<u8>],
     ) -> Result<Proof, Refusal> {
-        let made = async {
-            let facts = tpm.facts().await?;
-            Ok((facts, tpm.attest(PCRS.collect(), qualification(&nonce.0)).await?))
-        };
-        let (facts, made) = made.await.map_err(|e: tpm::Error| {
+        let made = self.evidence(tpm, event_log, nonce, host_certificate).await;
+        let evidence = made.map_err(|e: tpm::Error| {
             Refusal::new(Reason::TemporarilyUnavailable, e.to_string()).by(agent.peer()).of(agent.name())
         })?;
+        Ok(Proof { agent, evidence })
+    }
+
+    pub(super) async fn evidence(
+        &self,
+        tpm: &Tpm,
+        event_log: Option<Vec<u8>>,
+        nonce: &Nonce,
+        host_certificate: &[Vec<u8>],
+    ) -> Result<Evidence, tpm::Error> {
+        let eks = tpm.endorsement().await?;
+        let made = tpm.attest(PCRS.collect(), qualification(&nonce.0)).await?;
         let signed = |attest: &[u8], signature: &[u8]| Signed {
             attest: BASE64.encode(attest),
             signature: BASE64.encode(signature),
         };
-        let evidence = Evidence {
+        Ok(Evidence {
             version: VERSION,
             host: self.host().id.clone(),
             nonce: nonce.text(),
             ek: BASE64.encode(&made.ek_public),
-            ek_certificate: facts.ek_certificate.map(|der| BASE64.encode(&der)),
+            ek_certificate: eks.p256.certificate.map(|der| BASE64.encode(&der)),
+            rsa_ek: eks.rsa.as_ref().map(|ek| BASE64.encode(&ek.public)),
+            rsa_ek_certificate: eks.rsa.and_then(|ek| ek.certificate).map(|der| BASE64.encode(&der)),
+            ek_chain: eks.chain.iter().map(|der| BASE64.encode(der)).collect(),
+            host_certificate: host_certificate.iter().map(|der| BASE64.encode(der)).collect(),
             srk: HEXLOWER.encode(&made.srk_name),
             ak: BASE64.encode(&made.ak_public),
             quote: signed(&made.quote, &made.signature),
@@ -85,7 +104,6 @@ impl Standing {
             host_key: BASE64.encode(&made.host_key_public),
             certification: signed(&made.certification.attest, &made.certification.signature),
             endorsements: self.keys().iter().filter_map(|key| key.endorsement.clone()).collect(),
-        };
-        Ok(Proof { agent, evidence })
+        })
     }
 }

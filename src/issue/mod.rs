@@ -4,6 +4,7 @@
 mod accidents;
 mod documents;
 mod endorsement;
+mod enrollment;
 mod evidence;
 mod introspect;
 mod issuer;
@@ -19,6 +20,7 @@ mod sealed;
 mod token;
 
 pub use documents::Documents;
+pub use enrollment::{CertificateReport, Enrollment};
 pub use evidence::{Nonce, Proof};
 pub use introspect::{Introspection, Query};
 pub use issuer::{Host, Issuer, Standing};
@@ -32,7 +34,7 @@ pub use ring::Unready;
 pub use rotation::Rotation;
 pub use token::Token;
 
-use crate::{store, tpm, vault};
+use crate::{enroll, store, tpm, vault};
 
 /// Why nothing can be minted. The texts go to administrators.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,8 @@ pub enum Error {
     #[error("the issuing key's endorsement does not hold: {0}")]
     Endorsement(String),
     #[error("{0}")]
+    Enrollment(String),
+    #[error("{0}")]
     Unready(#[from] Unready),
     #[error("the system gives no random numbers")]
     Random,
@@ -63,5 +67,11 @@ impl From<vault::Error> for Error {
             vault::Error::Store(error) => Error::Store(error),
             other => Error::Vault(other),
         }
+    }
+}
+
+impl From<enroll::Error> for Error {
+    fn from(error: enroll::Error) -> Error {
+        Error::Enrollment(error.to_string())
     }
 }
