@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::connection::Connection;
 use super::error::Error;
 use super::error::parameter_refused;
+use super::error::says_failure;
 use super::objects::Objects;
 use super::templates;
 
@@ -56,12 +57,18 @@ pub(super) fn activate(
     match opened {
         Ok(secret) => Ok(Zeroizing::new(secret.value().to_vec())),
         // TPM_RC_INTEGRITY, TPM_RC_VALUE, TPM_RC_SIZE and their like.
-        Err(error) if parameter_refused(&error) => Err(Error::Request(format!(
-            "the credential is for another TPM or another attestation key, or was damaged ({})",
-            code(&error)
-        ))),
+        Err(error) if parameter_refused(&error) => Err(foreign(&error)),
+        // Some TPMs call it a failure of theirs (libtpms does, of another RSA EK's seeds), and work on.
+        Err(error) if says_failure(&error) && connection.probe().is_ok() => Err(foreign(&error)),
         Err(error) => Err(error),
     }
+}
+
+fn foreign(error: &Error) -> Error {
+    Error::Request(format!(
+        "the credential is for another TPM or another attestation key, or was damaged ({})",
+        code(error)
+    ))
 }
 
 fn code(error: &Error) -> String {
