@@ -60,7 +60,8 @@ impl Desk {
     fn ca(&self, name: &str, key: &[&str]) {
         let (certificate, secret) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
         let subject = format!("/O=Example/CN={name}");
-        let rest = ["-x509", "-nodes", "-days", "30", "-subj", &subject, "-keyout", &secret, "-out", &certificate];
+        let rest =
+            ["-x509", "-nodes", "-days", "30", "-subj", &subject, "-keyout", &secret, "-out", &certificate];
         let extension = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"];
         done(&run("openssl", &[&["req"], key, &rest[..], &extension].concat()));
     }
@@ -81,7 +82,10 @@ impl Desk {
         let (request, roots) = (self.path("request"), makers(host));
         let (challenge, secret) = (self.path(name), self.path(&format!("{name}.secret")));
         let files = ["--secret", &secret, "--output", &challenge];
-        hostbadge(host, &[&["enroll", "challenge", &request, "--roots", roots.to_str().unwrap()], &files[..]].concat())
+        hostbadge(
+            host,
+            &[&["enroll", "challenge", &request, "--roots", roots.to_str().unwrap()], &files[..]].concat(),
+        )
     }
 
     fn activate(&self, host: &Host, name: &str) -> Output {
@@ -173,7 +177,10 @@ fn four_files_make_a_certificate_that_stands_for_the_host() {
     let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
     assert_eq!(code, Some(0), "{table}");
     let (_, table) = verified(&host, &evidence, &["--ca", &ca]);
-    assert!(table.contains("EK's certificate          not checked") || table.contains("not checked"), "{table}");
+    assert!(
+        table.contains("EK's certificate          not checked") || table.contains("not checked"),
+        "{table}"
+    );
     desk.ca("stranger", &["-newkey", "rsa:2048"]);
     let (code, table) = verified(&host, &evidence, &["--ca", &desk.path("stranger.pem"), "--roots", roots]);
     assert_eq!((code, table.matches("DOES NOT HOLD").count()), (Some(1), 1), "{table}");
@@ -354,7 +361,8 @@ fn cas_of_every_kind_sign_and_a_ca_elsewhere_gets_a_request() {
         done(&hostbadge(&host, &["enroll", "install", &certificate]));
     }
     fs::write(desk.path("challenge.secret"), &kept).unwrap();
-    let [request, secret, answer, csr] = ["request", "challenge.secret", "answer", "csr.pem"].map(|f| desk.path(f));
+    let [request, secret, answer, csr] =
+        ["request", "challenge.secret", "answer", "csr.pem"].map(|f| desk.path(f));
     let files = ["--request", &request, "--secret", &secret, "--answer", &answer, "--csr", "--output", &csr];
     done(&hostbadge(&host, &[&["enroll", "certify"], &files[..]].concat()));
     let text = done(&run("openssl", &["req", "-noout", "-verify", "-text", "-in", &csr]));
@@ -462,7 +470,11 @@ fn no_byte_of_the_four_files_can_be_changed() {
         for at in (0..end).step_by(step) {
             let mut changed = text.to_vec();
             changed[at] ^= 1;
-            assert!(!holds(&changed), "byte {at}: {}", String::from_utf8_lossy(&text[at.saturating_sub(20)..at]));
+            assert!(
+                !holds(&changed),
+                "byte {at}: {}",
+                String::from_utf8_lossy(&text[at.saturating_sub(20)..at])
+            );
             assert!(!holds(&text[..at]), "cut at {at}");
         }
     };

@@ -148,7 +148,10 @@ fn challenge(common: &Common, arguments: &Make) -> Result<ExitCode, Failure> {
         Some(dir) => {
             let roots = Roots::read_dir(dir).map_err(|e| Failure::Local(e.to_string()))?;
             let vouched = checked.keys.vouched(&roots, Clock::System.now());
-            Some(vouched.map_err(|why| Failure::Local(format!("no TPM maker vouches for this host: {why}")))?)
+            Some(
+                vouched
+                    .map_err(|why| Failure::Local(format!("no TPM maker vouches for this host: {why}")))?,
+            )
         }
     };
     if arguments.secret.exists() {
@@ -262,9 +265,9 @@ fn deliver(to: &To, text: &[u8], mode: u32) -> Result<ExitCode, Failure> {
     use std::io::Write;
     match &to.output {
         Some(file) => write(file, text, mode)?,
-        None => std::io::stdout()
-            .write_all(text)
-            .map_err(|e| Failure::Local(format!("standard output: {e}")))?,
+        None => {
+            std::io::stdout().write_all(text).map_err(|e| Failure::Local(format!("standard output: {e}")))?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -83,9 +83,8 @@ impl Authority {
     /// What a verifier needs beside the host's certificate: all but a root, which it has or must not take from others.
     pub fn between(&self) -> impl Iterator<Item = &[u8]> {
         let is_root = |der: &[u8]| {
-            parse_certificate(der).is_ok_and(|one| {
-                one.tbs_certificate().issuer() == one.tbs_certificate().subject()
-            })
+            parse_certificate(der)
+                .is_ok_and(|one| one.tbs_certificate().issuer() == one.tbs_certificate().subject())
         };
         self.chain.iter().map(Vec::as_slice).filter(move |der| !is_root(der))
     }
@@ -131,8 +130,10 @@ impl Key {
 
     fn from_pkcs8(der: &[u8]) -> Option<Key> {
         let random = SystemRandom::new();
-        let p256 = || EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &random).map(Key::P256).ok();
-        let p384 = || EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, der, &random).map(Key::P384).ok();
+        let p256 =
+            || EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &random).map(Key::P256).ok();
+        let p384 =
+            || EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, der, &random).map(Key::P384).ok();
         p256().or_else(p384).or_else(|| RsaKeyPair::from_pkcs8(der).map(Key::Rsa).ok())
     }
 

@@ -93,8 +93,13 @@ impl Challenge {
             rsa: request.keys.rsa.as_ref().map(|(ek, _)| seal(ek)).transpose()?,
         };
         let secrets = HEXLOWER.encode(&secrets);
-        let secret =
-            Secret { version: VERSION, challenge: id, request: challenge.request.clone(), secrets, used: false };
+        let secret = Secret {
+            version: VERSION,
+            challenge: id,
+            request: challenge.request.clone(),
+            secrets,
+            used: false,
+        };
         Ok((challenge, secret))
     }
 

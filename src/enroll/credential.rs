@@ -14,8 +14,8 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::challenge::Sealed;
 use super::Error;
+use super::challenge::Sealed;
 use crate::verify::structures::Reader;
 use crate::verify::{Ek, EkKey};
 

@@ -75,7 +75,9 @@ impl Enrollment {
     /// evidence needs it, and installing it again mends it.
     pub fn open(dir: &Path) -> Enrollment {
         let certificate = read_certificate(&dir.join("certificate.json")).unwrap_or_else(|e| {
-            tracing::error!("the host certificate is not used: {e}; install it again: hostbadge enroll install");
+            tracing::error!(
+                "the host certificate is not used: {e}; install it again: hostbadge enroll install"
+            );
             None
         });
         let certificate = ArcSwapOption::new(certificate.map(Arc::new));
@@ -128,7 +130,10 @@ impl Enrollment {
         }
         let facts = tpm.facts().await?;
         if facts.host_id != challenge.host {
-            return refused(format!("the challenge is for host {}, and this is {}", challenge.host, facts.host_id));
+            return refused(format!(
+                "the challenge is for host {}, and this is {}",
+                challenge.host, facts.host_id
+            ));
         }
         if facts.ak_name.as_deref() != Some(challenge.ak.as_str()) {
             return refused("the challenge is for another attestation key than this host's".into());
@@ -140,7 +145,9 @@ impl Enrollment {
             ));
         }
         if !stored.pending.contains(&challenge.request) {
-            return refused("the challenge is for no request that this host waits for; make a new one".into());
+            return refused(
+                "the challenge is for no request that this host waits for; make a new one".into(),
+            );
         }
         let mut secrets = Zeroizing::new(Vec::with_capacity(2 * enroll::LARGEST_SECRET));
         secrets.extend_from_slice(&tpm.activate(EkKind::P256, credential(&challenge.p256)?).await?);

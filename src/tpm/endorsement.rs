@@ -54,7 +54,8 @@ pub(super) fn read(connection: &mut Connection) -> Result<Endorsement, Error> {
     let rsa = match certificate_at(connection, RSA_CERTIFICATE)? {
         None => None,
         Some(certificate) => {
-            let public = connection.with_primary(templates::ek_rsa()?, |_, _, public| write_public(public))?;
+            let public =
+                connection.with_primary(templates::ek_rsa()?, |_, _, public| write_public(public))?;
             Some(EndorsementKey { public, certificate: Some(certificate) })
         }
     };

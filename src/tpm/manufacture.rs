@@ -157,7 +157,8 @@ fn store(connection: &mut Connection, certificate: &[u8]) -> Result<(), Error> {
     let index = connection
         .run("TPM2_NV_DefineSpace", |context| context.nv_define_space(Provision::Platform, None, public))?;
     for (i, chunk) in certificate.chunks(endorsement::NV_CHUNK).enumerate() {
-        let (data, offset) = (MaxNvBuffer::try_from(chunk).map_err(&failed)?, (i * endorsement::NV_CHUNK) as u16);
+        let (data, offset) =
+            (MaxNvBuffer::try_from(chunk).map_err(&failed)?, (i * endorsement::NV_CHUNK) as u16);
         connection.run("TPM2_NV_Write", |context| context.nv_write(NvAuth::Platform, index, data, offset))?;
     }
     Ok(())

@@ -46,7 +46,8 @@ impl Roots {
         for item in std::fs::read_dir(dir).map_err(failed)? {
             let path = item.map_err(failed)?.path();
             let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
-            if ending.is_some_and(|ending| ["pem", "crt", "cer", "der"].iter().any(|known| ending == *known)) {
+            if ending.is_some_and(|ending| ["pem", "crt", "cer", "der"].iter().any(|known| ending == *known))
+            {
                 files.push(path);
             }
         }
@@ -86,7 +87,13 @@ impl Roots {
     }
 
     /// Whether the EK's certificate is for this key and leads to a root. Says whose it is.
-    pub fn vouch(&self, ek: &Ek, certificate: &[u8], chain: &[Vec<u8>], now: Timestamp) -> Result<String, String> {
+    pub fn vouch(
+        &self,
+        ek: &Ek,
+        certificate: &[u8],
+        chain: &[Vec<u8>],
+        now: Timestamp,
+    ) -> Result<String, String> {
         let read = parse(certificate).map_err(|e| e.to_string())?;
         is_for(&read, ek)?;
         self.reach(certificate, chain, EK_CERTIFICATE, now)?;
@@ -199,11 +206,11 @@ impl HostCertificate {
     pub fn names_host(&self, host: &str) -> bool {
         let suffix = format!("/host/{host}");
         self.names().iter().any(|name| match name {
-            GeneralName::UniformResourceIdentifier(uri) => {
-                uri.as_str().strip_prefix("spiffe://").and_then(|rest| rest.strip_suffix(&suffix)).is_some_and(
-                    |domain| !domain.is_empty() && !domain.contains('/'),
-                )
-            }
+            GeneralName::UniformResourceIdentifier(uri) => uri
+                .as_str()
+                .strip_prefix("spiffe://")
+                .and_then(|rest| rest.strip_suffix(&suffix))
+                .is_some_and(|domain| !domain.is_empty() && !domain.contains('/')),
             _ => false,
         })
     }
@@ -239,7 +246,8 @@ impl Names<'_> {
         let uri = format!("spiffe://{}/host/{}", self.trust_domain, self.host);
         let serial = der::tlv(der::OCTET_STRING, &[&self.ek_name[self.ek_name.len().saturating_sub(32)..]]);
         let module = der::sequence(&[&der::oid(TCG_TPM20), &serial]);
-        let certificates: Vec<u8> = self.ek_certificates.iter().flat_map(|der| Names::ek_certificate(der)).collect();
+        let certificates: Vec<u8> =
+            self.ek_certificates.iter().flat_map(|der| Names::ek_certificate(der)).collect();
         der::sequence(&[
             &der::tlv(0x86, &[uri.as_bytes()]),
             &other(HARDWARE_MODULE_NAME, &module),

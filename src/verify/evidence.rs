@@ -189,7 +189,10 @@ impl Evidence {
 
     fn check_host_certificate(&self, roots: &Roots, now: Timestamp) -> Result<String, String> {
         let Some(certificate) = self.host_certificate()? else {
-            return Err("no host certificate is in the evidence; enroll the host, or give the AK's Name by --ak".into());
+            return Err(
+                "no host certificate is in the evidence; enroll the host, or give the AK's Name by --ak"
+                    .into(),
+            );
         };
         certificate.reaches(roots, now)?;
         if !certificate.is_for(&key(&self.host_key)?.point) {
@@ -199,7 +202,9 @@ impl Evidence {
             return Err("the host certificate is for another host".into());
         }
         if !certificate.names_ak(&key(&self.ak)?.name) {
-            return Err("the host certificate does not name this AK; learn the AK's Name, and give it by --ak".into());
+            return Err(
+                "the host certificate does not name this AK; learn the AK's Name, and give it by --ak".into(),
+            );
         }
         Ok(format!("the host certificate of {} names host key and AK", certificate.issuer()))
     }
@@ -233,7 +238,8 @@ impl Evidence {
         if matches!(vouched.by, EkKey::P256(_)) {
             return Ok(format!("the P-256 EK is certified by {}", vouched.issuer));
         }
-        let named = self.host_certificate()?.is_some_and(|host| host.names_ek_certificate(&vouched.certificate));
+        let named =
+            self.host_certificate()?.is_some_and(|host| host.names_ek_certificate(&vouched.certificate));
         match enrolled && named {
             true => Ok(format!("the RSA EK is certified by {}, and the host certificate ties it to the host", vouched.issuer)),
             false => Err("only the RSA EK is certified, and nothing here ties it to the TPM of the host's EK; enroll the host, and give --ca".into()),

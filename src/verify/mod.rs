@@ -13,7 +13,9 @@ mod pcr_policy;
 pub mod structures;
 mod token;
 
-pub use certificates::{HostCertificate, LONGEST_CHAIN, Names, Roots, is_certificate_of, parse as parse_certificate};
+pub use certificates::{
+    HostCertificate, LONGEST_CHAIN, Names, Roots, is_certificate_of, parse as parse_certificate,
+};
 pub use ek::{Ek, EkKey};
 pub use jwks::{Jwk, Jwks};
 pub use jws::Jws;
