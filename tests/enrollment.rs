@@ -430,7 +430,9 @@ fn the_operator_needs_no_tpm_library() {
         let path = item.unwrap().path();
         fs::copy(&path, root.join("makers").join(path.file_name().unwrap())).unwrap();
     }
-    let into = |name: &str| drop(fs::copy(desk.path(name), root.join(name)).unwrap());
+    let into = |name: &str| {
+        fs::copy(desk.path(name), root.join(name)).unwrap();
+    };
     let operator = |words: &[&str]| {
         let all = [&[root.to_str().unwrap(), "/hostbadge"], words].concat();
         Command::new("chroot").args(all).output().unwrap()
