@@ -105,8 +105,8 @@ impl Road {
             })?;
             let log = self.boot_log.clone();
             let log = tokio::task::spawn_blocking(move || log.read()).await.ok().flatten();
-            let certificate = self.enrollment.certificate_chain();
-            Ok((standing.prove(&tpm, log, agent, &nonce, &certificate).await?, nonce))
+            let certificate = self.enrollment.certificate();
+            Ok((standing.prove(&tpm, log, agent, &nonce, certificate.as_deref()).await?, nonce))
         };
         match decided.await {
             Ok((proof, nonce)) => self.audit.proof(proof, &nonce).await.map_err(Refused::Unrecorded),

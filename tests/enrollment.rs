@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::Host;
+use common::{Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::enroll::{Answer, Challenge, Request, Secret};
 use hostbadge::tpm::SoftwareTpm;
@@ -245,7 +245,7 @@ fn an_ak_that_certifies_a_foreign_host_key_is_not_vouched_for() {
 
 #[test]
 fn challenges_are_answered_once_by_the_host_that_they_are_for() {
-    let (host, other) = (Host::started(), other());
+    let (mut host, other) = (Host::started(), other());
     let desk = Desk::new();
     desk.request(&host);
     done(&desk.challenge(&host, "challenge"));
@@ -281,8 +281,24 @@ fn challenges_are_answered_once_by_the_host_that_they_are_for() {
     refused(&desk.activate(&host, "second"), "another challenge for the same request was answered");
     done(&desk.certify(&host, "ca"));
     refused(&desk.certify(&host, "ca"), "answered and certified already");
+    // A host that forgot what it answered would answer again: an older copy of the file is not taken.
+    let file = host.path("state/enrollment.json");
+    let later = fs::read(&file).unwrap();
+    host.stop();
+    let mut stored: Value = serde_json::from_slice(&later).unwrap();
+    stored["answered"] = json!([]);
+    stored["pending"] = json!([desk.json("challenge")["request"]]);
+    fs::write(&file, stored.to_string()).unwrap();
+    host.launch();
+    until_true("the older copy is told", || {
+        host.log().contains("enrollment.json is not what this host wrote last")
+    });
+    host.stop();
+    fs::write(&file, later).unwrap();
+    host.start();
+    refused(&desk.activate(&host, "challenge"), "a challenge is answered once");
     let lines = host.audit();
-    assert_eq!(common::record::of_event(&lines, "enrollment-refused").len(), 4);
+    assert_eq!(common::record::of_event(&lines, "enrollment-refused").len(), 5);
 }
 
 #[test]
@@ -342,7 +358,13 @@ fn a_tpm_is_not_taken_without_its_makers_word() {
     fs::write(Path::new(&empty).join("x.pem"), "nothing").unwrap();
     refused(&challenge(&["--roots", &empty]), "x.pem: there is no certificate in it");
     assert!(!Path::new(&secret).exists());
-    done(&challenge(&["--no-roots"]));
+    refused(&challenge(&["--no-roots", "--host", "somebody"]), "the request is of another host");
+    refused(
+        &challenge(&["--no-roots", "--trust-domain", "example.org"]),
+        "the request is of another trust domain",
+    );
+    assert!(!Path::new(&secret).exists());
+    done(&challenge(&["--no-roots", "--host", &desk.json("request")["evidence"]["host"].as_str().unwrap()]));
 }
 
 #[test]

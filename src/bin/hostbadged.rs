@@ -133,7 +133,14 @@ async fn serve(
     let pcrs = config.seal.pcrs.clone();
     let (keeper, view) = Keeper::new(tpm, state, naming, rotation, pcrs, issuer.clone(), clock.clone());
     let (orders, desk) = issue::orders();
-    let rotator = Rotator { issuer: issuer.clone(), audit: audit.clone(), clock: clock.clone(), desk };
+    let enrollment = Enrollment::open(&config.paths.state);
+    let rotator = Rotator {
+        issuer: issuer.clone(),
+        audit: audit.clone(),
+        clock: clock.clone(),
+        desk,
+        enrollment: enrollment.clone(),
+    };
 
     let limits = &config.limits;
     let limiter = Limiter::new(
@@ -150,7 +157,7 @@ async fn serve(
         trouble: view.trouble.clone(),
         handle: view.handle.clone(),
         boot_log: BootLog::in_dir(&config.paths.run),
-        enrollment: Enrollment::open(&config.paths.state),
+        enrollment,
     };
 
     let group =

@@ -60,6 +60,14 @@ pub struct Make {
     #[arg(long, conflicts_with = "roots")]
     no_roots: bool,
 
+    /// Which host it must be: 26 characters, as `hostbadge status` shows it there. Without it any TPM of these makers will do
+    #[arg(long, value_name = "ID")]
+    host: Option<String>,
+
+    /// The trust domain that the certificate is to name
+    #[arg(long, value_name = "NAME")]
+    trust_domain: Option<String>,
+
     /// Where to write the secret that `certify` needs; it stays here, and must not exist yet
     #[arg(long, value_name = "FILE")]
     secret: PathBuf,
@@ -143,6 +151,15 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
 fn challenge(common: &Common, arguments: &Make) -> Result<ExitCode, Failure> {
     let request = Request::parse(&file(&arguments.request, LARGEST)?).map_err(refused)?;
     let checked = request.check().map_err(refused)?;
+    let wanted = [
+        ("host", &arguments.host, &checked.host),
+        ("trust domain", &arguments.trust_domain, &checked.trust_domain),
+    ];
+    for (what, wanted, found) in wanted {
+        if wanted.as_ref().is_some_and(|wanted| wanted != found) {
+            return Err(Failure::Local(format!("the request is of another {what}: {found}")));
+        }
+    }
     let vouched = match &arguments.roots {
         None => None,
         Some(dir) => {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::news::news;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
-use crate::issue::{Change, Desk, Did, Error, Established, Issuer, Keys, Order, Rotated, What};
+use crate::issue::{Change, Desk, Did, Enrollment, Error, Established, Issuer, Keys, Order, Rotated, What};
 use crate::tpm::Tpm;
 
 /// How soon a step that failed is tried again.
@@ -25,12 +25,15 @@ pub struct Rotator {
     pub audit: Audit,
     pub clock: Clock,
     pub desk: Desk,
+    /// Writes by the vault of the keys.
+    pub enrollment: Enrollment,
 }
 
 impl Rotator {
     /// Runs for ever.
     pub async fn run(&mut self, tpm: &Tpm, established: Established) {
         let Established { mut keys, changes } = established;
+        self.enrollment.write_by(keys.vault().clone());
         self.record(&changes, "").await;
         self.show_binding(&keys).await;
         loop {

@@ -15,9 +15,12 @@ use super::{Error, Nonce, Standing};
 use crate::clock::Timestamp;
 use crate::enroll::{self, Answer, Challenge, Request, Sealed, ToolsFile};
 use crate::store;
-use crate::tpm::{Credential, EkKind, Tpm};
+use crate::tpm::{self, Credential, EkKind, Tpm};
+use crate::vault::Vault;
 use crate::verify::{HostCertificate, Names};
 
+const ENROLLMENT: &str = "enrollment.json";
+const CERTIFICATE: &str = "certificate.json";
 const VERSION: u64 = 1;
 /// Requests that may wait for a challenge; the oldest makes room.
 const PENDING_MOST: usize = 8;
@@ -33,6 +36,8 @@ struct Inner {
     /// One at a time, so that no challenge is answered twice at once.
     turn: Mutex<()>,
     certificate: ArcSwapOption<HostCertificate>,
+    /// What our files are written by, once it is open: an older copy of them is told from the latest.
+    vault: ArcSwapOption<Vault>,
 }
 
 /// `enrollment.json`.
@@ -74,19 +79,23 @@ impl Enrollment {
     /// Reads the certificate of this state directory. One that cannot be read is told, and as good as none: nothing but
     /// evidence needs it, and installing it again mends it.
     pub fn open(dir: &Path) -> Enrollment {
-        let certificate = read_certificate(&dir.join("certificate.json")).unwrap_or_else(|e| {
+        let certificate = read_certificate(&dir.join(CERTIFICATE)).unwrap_or_else(|e| {
             tracing::error!(
                 "the host certificate is not used: {e}; install it again: hostbadge enroll install"
             );
             None
         });
-        let certificate = ArcSwapOption::new(certificate.map(Arc::new));
-        Enrollment(Arc::new(Inner { dir: dir.to_owned(), turn: Mutex::new(()), certificate }))
+        let (certificate, vault) = (ArcSwapOption::new(certificate.map(Arc::new)), ArcSwapOption::empty());
+        Enrollment(Arc::new(Inner { dir: dir.to_owned(), turn: Mutex::new(()), certificate, vault }))
     }
 
-    /// DER each, the host's own first; empty where there is none.
-    pub fn certificate_chain(&self) -> Vec<Vec<u8>> {
-        self.0.certificate.load().as_ref().map(|certificate| certificate.chain().to_vec()).unwrap_or_default()
+    /// The vault is open, and has found our files to be the latest.
+    pub fn write_by(&self, vault: Arc<Vault>) {
+        self.0.vault.store(Some(vault));
+    }
+
+    pub fn certificate(&self) -> Option<Arc<HostCertificate>> {
+        self.0.certificate.load_full()
     }
 
     pub fn report(&self) -> Option<CertificateReport> {
@@ -109,13 +118,13 @@ impl Enrollment {
         let trust_domain = standing.host().trust_domain.clone();
         let csr = BASE64.encode(&csr(standing, tpm).await?);
         let nonce = Nonce::of_digest(Request::bound(&id, made, &trust_domain, &csr));
-        let evidence = standing.evidence(tpm, event_log, &nonce, &[]).await?;
+        let evidence = standing.evidence(tpm, event_log, &nonce, None).await?;
         let request = Request { version: enroll::VERSION, id, made, trust_domain, csr, evidence };
         request.check()?;
         stored.pending.push(request.digest()?);
         let surplus = stored.pending.len().saturating_sub(PENDING_MOST);
         stored.pending.drain(..surplus);
-        self.write(&stored)?;
+        self.write(ENROLLMENT, &stored).await?;
         Ok(request)
     }
 
@@ -160,7 +169,7 @@ impl Enrollment {
         stored.answered.push(Answered { challenge: id.clone(), request: request.clone(), at: now.secs() });
         let surplus = stored.answered.len().saturating_sub(ANSWERED_MOST);
         stored.answered.drain(..surplus);
-        self.write(&stored)?;
+        self.write(ENROLLMENT, &stored).await?;
         Ok(Answer { version: enroll::VERSION, challenge: id, request, proof })
     }
 
@@ -193,22 +202,21 @@ impl Enrollment {
             return refused(format!("the certificate has expired at {}", certificate.not_after()));
         }
         let chain = certificate.chain().iter().map(|der| BASE64.encode(der)).collect();
-        store::write(&self.0.dir.join("certificate.json"), VERSION, &StoredCertificate { chain })?;
+        self.write(CERTIFICATE, &StoredCertificate { chain }).await?;
         let report = report(&certificate);
         self.0.certificate.store(Some(Arc::new(certificate)));
         Ok(report)
     }
 
     fn read(&self) -> Result<Stored, Error> {
-        Ok(store::read(&self.file(), VERSION)?.unwrap_or_default())
+        Ok(store::read(&self.0.dir.join(ENROLLMENT), VERSION)?.unwrap_or_default())
     }
 
-    fn write(&self, stored: &Stored) -> Result<(), Error> {
-        Ok(store::write(&self.file(), VERSION, stored)?)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.dir.join("enrollment.json")
+    async fn write<T: Serialize>(&self, name: &'static str, state: &T) -> Result<(), Error> {
+        match self.0.vault.load_full() {
+            Some(vault) => Ok(vault.write(name, VERSION, state).await?),
+            None => Err(Error::Tpm(tpm::Error::NotProvisioned)),
+        }
     }
 }
 

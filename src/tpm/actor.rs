@@ -257,7 +257,8 @@ impl Actor {
         let trusted = verdict.kind == StateKind::Ready;
         self.foreign = verdict.kind == StateKind::Replaced;
         let objects = self.objects.clone().filter(|_| trusted);
-        self.live = Some(Live { connection, verdict: verdict.clone(), objects, facts: None, endorsement: None });
+        self.live =
+            Some(Live { connection, verdict: verdict.clone(), objects, facts: None, endorsement: None });
         match &self.crowded {
             Some(why) if trusted => self.settle(State::new(StateKind::Busy, why)),
             _ => self.settle(verdict),

@@ -30,8 +30,15 @@ pub(super) const NAME: &str = "ledger.json";
 const VERSION: u64 = 1;
 
 /// What the ledger speaks of. A file of these that is there without standing in it is not this host's latest either.
-const FILES: [&str; 6] =
-    ["baseline.json", "certificate.json", "issuing.json", "rsa.json", "seal.json", "tpm.json"];
+const FILES: [&str; 7] = [
+    "baseline.json",
+    "certificate.json",
+    "enrollment.json",
+    "issuing.json",
+    "rsa.json",
+    "seal.json",
+    "tpm.json",
+];
 const ABSENT: &str = "absent";
 
 const KEY: &[u8] = b"hostbadge ledger key";

@@ -8,7 +8,9 @@ use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, anchor_from_trusted_cert,
+};
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::SubjectAltName;
@@ -27,8 +29,15 @@ pub const LARGEST_CERTIFICATE: usize = 16 * 1024;
 
 /// tcg-kp-EKCertificate, 2.23.133.8.1: what an EK's certificate is for, where it says so.
 const EK_CERTIFICATE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
-/// Host certificates say nothing of their purpose, so that any is asked for in vain.
-const ANY_PURPOSE: &[u8] = &[0x55, 0x1D, 0x25, 0x00];
+
+/// Whatever else an organisation lets its hosts' certificates be used for.
+struct AnyPurpose;
+
+impl ExtendedKeyUsageValidator for AnyPurpose {
+    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
+    }
+}
 
 /// Certificates that are believed, and others that lead to them.
 #[derive(Debug, Default)]
@@ -96,7 +105,7 @@ impl Roots {
     ) -> Result<String, String> {
         let read = parse(certificate).map_err(|e| e.to_string())?;
         is_for(&read, ek)?;
-        self.reach(certificate, chain, EK_CERTIFICATE, now)?;
+        self.reach(certificate, chain, KeyUsage::required_if_present(EK_CERTIFICATE), now)?;
         Ok(read.tbs_certificate().issuer().to_string())
     }
 
@@ -104,7 +113,7 @@ impl Roots {
         &self,
         certificate: &[u8],
         chain: &[Vec<u8>],
-        purpose: &'static [u8],
+        purpose: impl ExtendedKeyUsageValidator,
         now: Timestamp,
     ) -> Result<(), String> {
         let certificate = CertificateDer::from(certificate);
@@ -112,9 +121,8 @@ impl Roots {
         let given = chain.iter().take(LONGEST_CHAIN).map(|der| CertificateDer::from(der.as_slice()));
         let between: Vec<CertificateDer<'_>> = given.chain(self.others.iter().cloned()).collect();
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.secs()));
-        let usage = KeyUsage::required_if_present(purpose);
         let algorithms = webpki::ALL_VERIFICATION_ALGS;
-        leaf.verify_for_usage(algorithms, &self.anchors, &between, now, usage, None, None)
+        leaf.verify_for_usage(algorithms, &self.anchors, &between, now, purpose, None, None)
             .map(drop)
             .map_err(|e| format!("the certificate does not lead to a root that is believed: {e}"))
     }
@@ -189,7 +197,7 @@ impl HostCertificate {
 
     /// Whether it leads to a certificate that is believed, at this time.
     pub fn reaches(&self, roots: &Roots, now: Timestamp) -> Result<(), String> {
-        roots.reach(&self.chain[0], &self.chain[1..], ANY_PURPOSE, now)
+        roots.reach(&self.chain[0], &self.chain[1..], AnyPurpose, now)
     }
 
     /// Whether it says that the host's attestation key is the one of this Name.
