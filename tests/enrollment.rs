@@ -364,7 +364,7 @@ fn a_tpm_is_not_taken_without_its_makers_word() {
         "the request is of another trust domain",
     );
     assert!(!Path::new(&secret).exists());
-    done(&challenge(&["--no-roots", "--host", &desk.json("request")["evidence"]["host"].as_str().unwrap()]));
+    done(&challenge(&["--no-roots", "--host", desk.json("request")["evidence"]["host"].as_str().unwrap()]));
 }
 
 #[test]
