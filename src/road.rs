@@ -16,7 +16,7 @@ use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
 use crate::audit::{Audit, Event, Recorded, Unrecorded};
 use crate::clock::Clock;
 use crate::config::Fault;
-use crate::issue::{ByTpm, Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
+use crate::issue::{ByTpm, Enrollment, Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
 use crate::peer::{Look, Peer};
 use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, Who};
 use crate::posture::{BootLog, Posture};
@@ -61,6 +61,8 @@ pub struct Road {
     /// The same for tokens, for which agents take turns.
     pub by_tpm: ByTpm,
     pub boot_log: BootLog,
+    /// What an operator has certified.
+    pub enrollment: Enrollment,
 }
 
 impl Road {
@@ -105,7 +107,8 @@ impl Road {
             })?;
             let log = self.boot_log.clone();
             let log = tokio::task::spawn_blocking(move || log.read()).await.ok().flatten();
-            Ok((standing.prove(&tpm, log, agent, &nonce).await?, nonce))
+            let certificate = self.enrollment.certificate();
+            Ok((standing.prove(&tpm, log, agent, &nonce, certificate.as_deref()).await?, nonce))
         };
         match decided.await {
             Ok((proof, nonce)) => self.audit.proof(proof, &nonce).await.map_err(Refused::Unrecorded),

@@ -127,6 +127,7 @@ fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
     // Any byte of what is signed, or signs, or names a key.
     for path in [
         &["ek"][..],
+        &["rsa_ek"],
         &["ak"],
         &["host_key"],
         &["quote", "attest"],
@@ -144,7 +145,20 @@ fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
             the_fault(&with(path, json!(BASE64.encode(&bytes[..at]))), NONCE_BYTES);
         }
     }
-    assert!(Evidence::parse(with(&["version"], json!(2)).to_string().as_bytes()).is_err());
+    let old = |name: &str| {
+        let mut document = with(&["version"], json!(1));
+        document.as_object_mut().unwrap().remove(name);
+        findings(&document, NONCE_BYTES).iter().all(|finding| finding.holds)
+    };
+    assert!(old("host_certificate") && old("ek_chain"), "what format 1 has not may be missing");
+    assert!(Evidence::parse(with(&["version"], json!(3)).to_string().as_bytes()).is_err());
+    // An EK with a certificate that is another's.
+    let fault = the_fault(&with(&["ek_certificate"], theirs["ek_certificate"].clone()), NONCE_BYTES);
+    assert_eq!(fault, ("endorsement keys".into(), "the certificate is for another key".into()));
+    let fault = the_fault(&with(&["rsa_ek"], theirs["rsa_ek"].clone()), NONCE_BYTES);
+    assert_eq!(fault, ("endorsement keys".into(), "the certificate is for another key".into()));
+    let fault = the_fault(&with(&["rsa_ek"], ours["ek"].clone()), NONCE_BYTES);
+    assert_eq!(fault.0, "endorsement keys");
     assert!(Evidence::parse(b"{\"version\":1").is_err());
 }
 

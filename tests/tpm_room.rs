@@ -11,6 +11,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
+use hostbadge::enroll;
+use hostbadge::tpm::Credential;
+use hostbadge::tpm::EkKind;
 use hostbadge::tpm::Error;
 use hostbadge::tpm::Held;
 use hostbadge::tpm::Objects;
@@ -19,6 +22,7 @@ use hostbadge::tpm::State;
 use hostbadge::tpm::StateKind;
 use hostbadge::tpm::Tpm;
 use hostbadge::tpm::TpmConfig;
+use hostbadge::verify::Ek;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use ring::digest;
@@ -57,6 +61,64 @@ fn the_same_keys_after_a_restart() {
     assert!(tpm.shutdown());
     assert!(!tpm.is_alive());
     assert!(matches!(block_on(tpm.random(1)), Err(Error::Stopped)));
+}
+
+#[test]
+fn credentials_are_opened_for_our_ak_alone_and_leave_nothing_behind() {
+    let host = Host::new();
+    host.run(|tpm| async move {
+        let none = Credential { id_object: vec![0; 68], seed: vec![0; 68] };
+        assert!(matches!(tpm.activate(EkKind::P256, none.clone()).await, Err(Error::NotProvisioned)));
+        let ak = tpm.provision().await.unwrap().ak_name().unwrap();
+        let endorsement = tpm.endorsement().await.unwrap();
+        assert!(endorsement.p256.certificate.is_some() && endorsement.chain.is_empty());
+        let keys = [(EkKind::P256, &endorsement.p256), (EkKind::Rsa, endorsement.rsa.as_ref().unwrap())];
+        let keys = keys.map(|(kind, key)| (kind, Ek::parse(&key.public).unwrap()));
+        let made = |ek: &Ek, name: &[u8], secret: &[u8]| {
+            let (id_object, seed) = enroll::make(ek, name, secret).unwrap().decode().unwrap();
+            Credential { id_object, seed }
+        };
+        // More often than a TPM has room for what is not flushed.
+        for size in [0, 1, 31, 32] {
+            for (kind, ek) in &keys {
+                let secret = vec![size as u8; size];
+                let opened = tpm.activate(*kind, made(ek, &ak, &secret)).await.unwrap();
+                assert_eq!(*opened, secret);
+                let mut other = ak.clone();
+                other[33] ^= 1;
+                let refused = tpm.activate(*kind, made(ek, &other, &secret)).await;
+                assert!(matches!(refused, Err(Error::Request(_))), "{refused:?}");
+                let swapped = if *kind == EkKind::Rsa { EkKind::P256 } else { EkKind::Rsa };
+                let refused = tpm.activate(swapped, made(ek, &ak, &secret)).await;
+                assert!(matches!(refused, Err(Error::Request(_))), "{refused:?}");
+                assert_eq!(tpm.held().await.unwrap(), AT_REST);
+            }
+        }
+        let refused = tpm.activate(EkKind::Rsa, Credential { seed: vec![0xFF; 256], ..none.clone() }).await;
+        assert!(matches!(refused, Err(Error::Request(_))), "{refused:?}");
+        let refused = tpm.activate(EkKind::P256, Credential { seed: vec![0; 4000], ..none }).await;
+        assert!(matches!(refused, Err(Error::Request(_))), "{refused:?}");
+        assert_eq!(tpm.held().await.unwrap(), AT_REST);
+        enroll::make(&keys[0].1, &ak, &[0; 33]).unwrap_err();
+    });
+}
+
+/// Some makers put the certificates that lead to their root into the TPM, in pieces of what an index holds.
+#[test]
+fn a_makers_chain_is_read_across_indices() {
+    let host = Host::new();
+    let certificates = [[&[0x30, 0x82, 0x02, 0x00][..], &[7; 512]].concat(), vec![0x30, 0x03, 1, 2, 3]];
+    let whole = certificates.concat();
+    for (index, piece) in ["0x01C00100", "0x01C00101"].iter().zip(whole.chunks(400)) {
+        let (file, size) = (host.file("piece"), piece.len().to_string());
+        std::fs::write(&file, piece).unwrap();
+        let attributes = "ownerread|ownerwrite|authread|authwrite|no_da";
+        host.tool("tpm2_nvdefine", &["-C", "o", "-s", &size, "-a", attributes, index]);
+        host.tool("tpm2_nvwrite", &["-C", "o", "-i", &file, index]);
+    }
+    host.run(|tpm| async move {
+        assert_eq!(tpm.endorsement().await.unwrap().chain, certificates);
+    });
 }
 
 fn through_json(objects: &Objects) -> Objects {

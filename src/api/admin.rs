@@ -86,6 +86,10 @@ impl Admin {
             "/v1/keys/recovery" if post => self.recovery(&peer).await,
             "/v1/keys/recover" if post => self.recover(&peer, request).await,
             "/v1/keys/accept" if post => self.accept(&peer).await,
+            path if post && path.starts_with("/v1/enroll/") => {
+                let step = path["/v1/enroll/".len()..].to_owned();
+                super::enroll::answer(self, &who(&peer), &step, request).await
+            }
             "/v1/status" | "/v1/agents" | "/v1/audit" | "/v1/keys" => reply::wrong_method("GET, HEAD"),
             "/v1/agents/reload" | "/v1/keys/rotate" | "/v1/keys/recovery" | "/v1/keys/recover"
             | "/v1/keys/accept" => reply::wrong_method("POST"),
@@ -169,7 +173,7 @@ impl Admin {
         done(self.keys.accept(who(peer)).await)
     }
 
-    fn not_standing(&self) -> Reply {
+    pub(super) fn not_standing(&self) -> Reply {
         let why = self.road.why_not_standing();
         reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &why)
     }

@@ -6,6 +6,7 @@ mod admin;
 mod agent;
 mod body;
 mod crowd;
+mod enroll;
 mod guest;
 mod lanes;
 mod listen;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Crowd;
 use crate::agents::Loaded;
 use crate::clock::Timestamp;
-use crate::issue::{KeyReport, KeyState};
+use crate::issue::{CertificateReport, KeyReport, KeyState};
 use crate::posture::Posture;
 use crate::road::Road;
 use crate::vault::Binding;
@@ -43,6 +43,8 @@ pub struct Report {
     status: &'static str,
     host: HostReport,
     tpm: TpmReport,
+    /// What an organisation gave the host key; none where the host is not enrolled.
+    certificate: Option<CertificateReport>,
     posture: Posture,
     /// How the keys are guarded at rest; none while they are not open.
     seal: Option<Binding>,
@@ -119,6 +121,7 @@ impl Status {
                 waiting: road.by_tpm.turns.waiting(),
                 facts: self.tpm.borrow().clone(),
             },
+            certificate: road.enrollment.report(),
             posture: Posture::now(),
             seal,
             trouble: standing.is_none().then(|| road.why_not_standing()),

@@ -16,7 +16,7 @@ use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
 use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator, RsaKeeper};
-use hostbadge::issue::{self, ByTpm, Issuer, Naming, Rotation, Turns};
+use hostbadge::issue::{self, ByTpm, Enrollment, Issuer, Naming, Rotation, Turns};
 use hostbadge::policy::{Gate, Limiter, Rate};
 use hostbadge::posture::BootLog;
 use hostbadge::road::Road;
@@ -135,7 +135,15 @@ async fn serve(
     let pcrs = config.seal.pcrs.clone();
     let (keeper, view) = Keeper::new(tpm, state, naming, rotation, pcrs, issuer.clone(), clock.clone());
     let (orders, desk) = issue::orders();
-    let rotator = Rotator { issuer: issuer.clone(), audit: audit.clone(), clock: clock.clone(), desk, rsa };
+    let enrollment = Enrollment::open(&config.paths.state);
+    let rotator = Rotator {
+        issuer: issuer.clone(),
+        audit: audit.clone(),
+        clock: clock.clone(),
+        desk,
+        rsa,
+        enrollment: enrollment.clone(),
+    };
 
     let limits = &config.limits;
     let limiter = Limiter::new(
@@ -154,6 +162,7 @@ async fn serve(
         handle: view.handle.clone(),
         by_tpm: ByTpm { turns: Turns::default(), tpm: view.handle.clone(), rsa_waits },
         boot_log: BootLog::in_dir(&config.paths.run),
+        enrollment,
     };
 
     let group =

@@ -4,6 +4,7 @@ mod agent;
 mod attest;
 mod audit;
 mod client;
+mod enroll;
 mod export;
 mod key;
 mod paper;
@@ -83,6 +84,9 @@ enum Verb {
     /// The issuing keys (for administrators)
     #[command(subcommand)]
     Key(key::Verb),
+    /// Have an organisation vouch for this host's TPM, by four files (for administrators and operators)
+    #[command(subcommand)]
+    Enroll(enroll::Verb),
     /// What relying parties want to be given
     #[command(subcommand)]
     Export(export::Verb),
@@ -116,6 +120,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Verb::Status => status::run(&common).await,
         Verb::Agent(verb) => agent::run(&common, &verb).await,
         Verb::Key(verb) => key::run(&common, &verb).await,
+        Verb::Enroll(verb) => enroll::run(&common, &verb).await,
         Verb::Export(verb) => export::run(&common, &verb).await,
         Verb::Verify(verb) => verify::run(&common, &verb),
         Verb::Audit(verb) => audit::run(&common, &verb).await,

@@ -34,6 +34,18 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
     for line in tpm(&answer["tpm"]) {
         lines.add("TPM", line);
     }
+    let certificate = &answer["certificate"];
+    if certificate.is_object() {
+        lines.add(
+            "certificate",
+            format!(
+                "{} by {}, until {}",
+                text(&certificate["subject"]),
+                text(&certificate["issuer"]),
+                text(&certificate["not_after"])
+            ),
+        );
+    }
     lines.add("posture", text(&answer["posture"]));
     for line in seal(&answer["seal"]) {
         lines.add("seal", line);

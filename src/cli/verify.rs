@@ -11,7 +11,7 @@ use serde_json::json;
 use super::table::{Lines, columns};
 use super::{Common, Failure, print_json};
 use crate::clock::{Clock, Timestamp};
-use crate::verify::{self, Expectation, Jwks, PcrPolicy, evidence};
+use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, evidence};
 
 /// Larger key sets and tokens are none of ours.
 const MOST: u64 = 1024 * 1024;
@@ -37,6 +37,14 @@ pub struct Evidence {
     /// evidence to that host's TPM
     #[arg(long, value_name = "NAME")]
     ak: Option<String>,
+
+    /// In place of --ak: the CA of the organisation that enrolled the host, PEM. Its certificate for the host names the AK
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// Directory of TPM makers' certificates, PEM or DER (.pem, .crt, .cer, .der): the EK's certificate must lead to a root
+    #[arg(long, value_name = "DIR")]
+    roots: Option<PathBuf>,
 
     /// The PCR values that are taken: a TOML file with `version = 1` and, under `[sha256]`, numbers and values
     #[arg(long, value_name = "FILE")]
@@ -83,7 +91,17 @@ fn evidence(common: &Common, arguments: &Evidence) -> Result<ExitCode, Failure> 
         .decode(arguments.nonce.as_bytes())
         .map_err(|e| Failure::Local(format!("the nonce is not base64url: {e}")))?;
     let mut findings = document.check(&nonce);
-    findings.push(document.is_signed_by(arguments.ak.as_deref()));
+    let now = Clock::System.now();
+    let certificates = |e: verify::Error| Failure::Local(e.to_string());
+    let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(certificates)?;
+    let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose().map_err(certificates)?;
+    let vouched = ca.map(|ca| document.is_vouched_by(&ca, now));
+    let enrolled = vouched.as_ref().is_some_and(|vouched| vouched.holds);
+    if vouched.is_none() || arguments.ak.is_some() {
+        findings.push(document.is_signed_by(arguments.ak.as_deref()));
+    }
+    findings.extend(vouched);
+    findings.push(document.is_certified(roots.as_ref(), enrolled, now));
     if let Some(host) = &arguments.host {
         findings.push(document.is_of(host));
     }
@@ -97,7 +115,11 @@ fn evidence(common: &Common, arguments: &Evidence) -> Result<ExitCode, Failure> 
         true => drop(print_json(&json!({ "valid": all, "host": document.host, "findings": findings }))),
         false => {
             let row = |finding: &evidence::Finding| {
-                let verdict = if finding.holds { "holds" } else { "DOES NOT HOLD" };
+                let verdict = match (finding.checked, finding.holds) {
+                    (false, _) => "not checked",
+                    (true, true) => "holds",
+                    (true, false) => "DOES NOT HOLD",
+                };
                 vec![finding.what.to_owned(), verdict.to_owned(), finding.detail.clone()]
             };
             columns(&["WHAT", "VERDICT", "DETAIL"], &findings.iter().map(row).collect::<Vec<_>>());

@@ -13,7 +13,9 @@ use zeroize::Zeroizing;
 use super::news::news;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
-use crate::issue::{Change, Desk, Did, Error, Established, Issuer, Keys, Order, Rotated, RsaKey, What};
+use crate::issue::{
+    Change, Desk, Did, Enrollment, Error, Established, Issuer, Keys, Order, Rotated, RsaKey, What,
+};
 use crate::tpm::Tpm;
 
 /// How soon a step that failed is tried again.
@@ -29,12 +31,15 @@ pub struct Rotator {
     pub desk: Desk,
     /// A key that the TPM was made to have meanwhile.
     pub rsa: watch::Receiver<Option<Arc<RsaKey>>>,
+    /// Writes by the vault of the keys.
+    pub enrollment: Enrollment,
 }
 
 impl Rotator {
     /// Runs for ever.
     pub async fn run(&mut self, tpm: &Tpm, established: Established) {
         let Established { mut keys, changes } = established;
+        self.enrollment.write_by(keys.vault().clone());
         self.record(&changes, "").await;
         self.show_binding(&keys).await;
         loop {

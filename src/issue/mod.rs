@@ -5,6 +5,7 @@ mod accidents;
 mod by_tpm;
 mod documents;
 mod endorsement;
+mod enrollment;
 mod evidence;
 mod fair;
 mod introspect;
@@ -23,6 +24,7 @@ mod token;
 
 pub use by_tpm::ByTpm;
 pub use documents::Documents;
+pub use enrollment::{CertificateReport, Enrollment};
 pub use evidence::{Nonce, Proof};
 pub use fair::Turns;
 pub use introspect::{Introspection, Query};
@@ -38,7 +40,7 @@ pub use rotation::Rotation;
 pub use rsa::{Endorser, RsaKey, load_rsa_key, make_rsa_key};
 pub use token::Token;
 
-use crate::{store, tpm, vault};
+use crate::{enroll, store, tpm, vault};
 
 /// Why nothing can be minted. The texts go to administrators.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,8 @@ pub enum Error {
     #[error("the issuing key's endorsement does not hold: {0}")]
     Endorsement(String),
     #[error("{0}")]
+    Enrollment(String),
+    #[error("{0}")]
     Unready(#[from] Unready),
     #[error("the system gives no random numbers")]
     Random,
@@ -71,5 +75,11 @@ impl From<vault::Error> for Error {
             vault::Error::Store(error) => Error::Store(error),
             other => Error::Vault(other),
         }
+    }
+}
+
+impl From<enroll::Error> for Error {
+    fn from(error: enroll::Error) -> Error {
+        Error::Enrollment(error.to_string())
     }
 }

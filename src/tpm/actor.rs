@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 use super::config::TpmConfig;
 use super::connection::Connection;
 use super::connection::Identity;
+use super::endorsement;
+use super::endorsement::Endorsement;
 use super::error::Error;
 use super::error::Fault;
 use super::facts;
@@ -255,7 +257,8 @@ impl Actor {
         let trusted = verdict.kind == StateKind::Ready;
         self.foreign = verdict.kind == StateKind::Replaced;
         let objects = self.objects.clone().filter(|_| trusted);
-        self.live = Some(Live { connection, verdict: verdict.clone(), objects, facts: None });
+        self.live =
+            Some(Live { connection, verdict: verdict.clone(), objects, facts: None, endorsement: None });
         match &self.crowded {
             Some(why) if trusted => self.settle(State::new(StateKind::Busy, why)),
             _ => self.settle(verdict),
@@ -310,6 +313,7 @@ pub(super) struct Live {
     verdict: State,
     objects: Option<Objects>,
     facts: Option<Facts>,
+    endorsement: Option<Endorsement>,
 }
 
 impl Live {
@@ -357,6 +361,16 @@ impl Live {
         let facts = facts::read(&mut self.connection, self.objects.as_ref())?;
         self.facts = Some(facts.clone());
         Ok(facts)
+    }
+
+    /// The endorsement keys; the TPM is asked once per connection.
+    pub(super) fn endorsement(&mut self) -> Result<Endorsement, Error> {
+        if let Some(endorsement) = &self.endorsement {
+            return Ok(endorsement.clone());
+        }
+        let endorsement = endorsement::read(&mut self.connection)?;
+        self.endorsement = Some(endorsement.clone());
+        Ok(endorsement)
     }
 }
 

@@ -18,6 +18,7 @@ use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::constants::SessionType;
 use tss_esapi::constants::StartupType;
+use tss_esapi::handles::AuthHandle;
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::handles::ObjectHandle;
 use tss_esapi::handles::SessionHandle;
@@ -25,7 +26,10 @@ use tss_esapi::handles::TpmHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::interface_types::session_handles::PolicySession;
 use tss_esapi::structures::CapabilityData;
+use tss_esapi::structures::Digest;
+use tss_esapi::structures::Nonce;
 use tss_esapi::structures::Private;
 use tss_esapi::structures::Public;
 use tss_esapi::structures::SymmetricDefinition;
@@ -316,19 +320,68 @@ impl Connection {
 
     /// Derives the EK, keeps its public area, and flushes it at once.
     fn derive_ek(&mut self) -> Result<Public, Error> {
-        let template = templates::ek()?;
+        self.with_primary(templates::ek()?, |_, _, public| Ok(public.clone()))
+    }
+
+    /// Derives a primary of the endorsement hierarchy for as long as `f` runs. Of two errors the first is returned.
+    pub(super) fn with_primary<T>(
+        &mut self,
+        template: Public,
+        f: impl FnOnce(&mut Connection, KeyHandle, &Public) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let wanted = template.clone();
         let made = self
             .run("TPM2_CreatePrimary", |context| {
                 context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
             })
             .map_err(in_hierarchy("endorsement"))?;
-        self.then_flush(made.key_handle.into(), |_| {
-            let public = made.out_public;
-            match templates::follows(&public, &templates::ek()?) {
-                true => Ok(public),
+        self.then_flush(made.key_handle.into(), |connection| {
+            match templates::follows(&made.out_public, &wanted) {
+                true => f(connection, made.key_handle, &made.out_public),
                 false => Err(odd_answer("TPM2_CreatePrimary")),
             }
         })
+    }
+
+    /// Runs `f` with a policy session that has shown the endorsement hierarchy's authorization, as an EK asks for
+    /// (EK Credential Profile, section B.6.2), and flushes it. Salted like the other session: an unsalted one with
+    /// parameter encryption protects nothing, and libtss2 from 4.2 on does not take it.
+    pub(super) fn with_ek_policy<T>(
+        &mut self,
+        f: impl FnOnce(&mut Connection, AuthSession) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (srk, cipher) = (self.srk, SymmetricDefinition::AES_128_CFB);
+        let session = self
+            .run_bare("TPM2_StartAuthSession", |context| {
+                let kind = SessionType::Policy;
+                context.start_auth_session(Some(srk), None, None, kind, cipher, HashingAlgorithm::Sha256)
+            })?
+            .ok_or_else(|| odd_answer("TPM2_StartAuthSession"))?;
+        self.then_flush(SessionHandle::from(session).into(), |connection| {
+            let policy = PolicySession::try_from(session).map_err(tpm("TPM2_PolicySecret"))?;
+            connection.run("TPM2_PolicySecret", |context| {
+                let (nonce, hash, reference) = (Nonce::default(), Digest::default(), Nonce::default());
+                context.policy_secret(policy, AuthHandle::Endorsement, nonce, hash, reference, None)
+            })?;
+            f(connection, session)
+        })
+    }
+
+    /// Runs one command with two authorizations: our session for the first, `second` for the other.
+    pub(super) fn run_with<T>(
+        &mut self,
+        second: AuthSession,
+        command: &'static str,
+        f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
+    ) -> Result<T, Error> {
+        let sessions = (Some(self.session()?), Some(second), None);
+        self.context.execute_with_sessions(sessions, f).map_err(tpm(command))
+    }
+
+    /// The NV indices from `first` on, 64 at most.
+    pub(super) fn nv_indices(&mut self, first: u32) -> Result<Vec<u32>, Error> {
+        let list = self.run_bare("TPM2_GetCapability", |context| handles(context, first))?;
+        Ok(list.into_iter().map(u32::from).collect())
     }
 }
 

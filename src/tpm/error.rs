@@ -182,6 +182,11 @@ pub(super) fn parameter_refused(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x40 != 0)
 }
 
+/// Whether the TPM says that it failed: this once, or for good until it is reset.
+pub(super) fn says_failure(error: &Error) -> bool {
+    error.tpm_code() == Some(FAILURE)
+}
+
 fn is_format_one(rc: u32) -> bool {
     rc & 0x80 != 0
 }

@@ -3,16 +3,10 @@
 use data_encoding::BASE32_NOPAD;
 use data_encoding::HEXLOWER;
 use ring::digest;
-use tss_esapi::handles::NvIndexHandle;
-use tss_esapi::handles::NvIndexTpmHandle;
-use tss_esapi::handles::ObjectHandle;
-use tss_esapi::handles::TpmHandle;
-use tss_esapi::interface_types::resource_handles::NvAuth;
 
 use super::connection::Connection;
+use super::endorsement;
 use super::error::Error;
-use super::error::no_such_handle;
-use super::error::tpm;
 use super::objects::Objects;
 
 /// What the TPM says about itself.
@@ -48,7 +42,7 @@ pub(super) fn read(connection: &mut Connection, objects: Option<&Objects>) -> Re
     let vendor = text([1, 2, 3, 4].map(|part| property(PT_MANUFACTURER + part)));
     let firmware = [property(PT_FIRMWARE_1), property(PT_FIRMWARE_2)];
     let firmware = firmware.map(|half| format!("{}.{}", half >> 16, half & 0xFFFF)).join(".");
-    let ek_certificate = ek_certificate(connection)?;
+    let ek_certificate = endorsement::certificate_at(connection, endorsement::P256_CERTIFICATE)?;
     let identity = connection.identity();
     Ok(Facts {
         host_id: host_id(&identity.ek_name),
@@ -87,63 +81,6 @@ fn text<const N: usize>(values: [u32; N]) -> String {
     printable.trim().to_owned()
 }
 
-/// The certificate of the ECC P-256 EK (EK Credential Profile, section 2.2.1.4: low range).
-fn ek_certificate(connection: &mut Connection) -> Result<Option<Vec<u8>>, Error> {
-    let index = NvIndexTpmHandle::new(EK_CERTIFICATE_INDEX).map_err(tpm("reading the EK certificate"))?;
-    let opened =
-        connection.run("TPM2_NV_ReadPublic", |context| context.tr_from_tpm_public(TpmHandle::from(index)));
-    let object = match opened {
-        Err(error) if no_such_handle(&error) => return Ok(None),
-        outcome => outcome?,
-    };
-    let outcome = read_index(connection, object.into());
-    let closed = connection
-        .run_bare("closing an NV index", |context| context.tr_close(&mut ObjectHandle::clone(&object)));
-    let mut certificate = outcome?;
-    closed?;
-    let Some(length) = der_length(&certificate) else {
-        tracing::warn!(
-            event = "tpm-ek-certificate",
-            "what the TPM holds as its EK certificate is none; ignored"
-        );
-        return Ok(None);
-    };
-    certificate.truncate(length);
-    Ok(Some(certificate))
-}
-
-pub(super) const EK_CERTIFICATE_INDEX: u32 = 0x01C0_000A;
-
-/// No TPM reads more than its NV_BUFFER_MAX at once, and none has less than this.
-pub(super) const NV_CHUNK: usize = 512;
-
-fn read_index(connection: &mut Connection, index: NvIndexHandle) -> Result<Vec<u8>, Error> {
-    let (public, _) = connection.run("TPM2_NV_ReadPublic", |context| context.nv_read_public(index))?;
-    let size = public.data_size();
-    let mut bytes = Vec::with_capacity(size);
-    while bytes.len() < size {
-        let (offset, want) = (bytes.len() as u16, NV_CHUNK.min(size - bytes.len()) as u16);
-        let chunk = connection
-            .run("TPM2_NV_Read", |context| context.nv_read(NvAuth::NvIndex(index), index, want, offset))?;
-        bytes.extend_from_slice(chunk.value());
-        if chunk.value().is_empty() {
-            break;
-        }
-    }
-    Ok(bytes)
-}
-
-/// The length of the DER SEQUENCE that the bytes begin with; an NV index is often larger than what it holds.
-fn der_length(bytes: &[u8]) -> Option<usize> {
-    let (header, content) = match bytes {
-        [0x30, length @ 0..=0x7F, ..] => (2, usize::from(*length)),
-        [0x30, 0x81, length, ..] => (3, usize::from(*length)),
-        [0x30, 0x82, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
-        _ => return None,
-    };
-    (header + content <= bytes.len()).then_some(header + content)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,14 +97,5 @@ mod tests {
         assert_eq!(text([0x5357_2020, 0x2054_504D]), "SW   TPM");
         assert!(is_program("IBM", "SW   TPM"));
         assert!(!is_program("IFX", "SLB9670"));
-    }
-
-    #[test]
-    fn padding_after_a_certificate_is_cut() {
-        assert_eq!(der_length(&[0x30, 1, 0, 0xFF]), Some(3));
-        assert_eq!(der_length(&[0x30, 0x82, 0, 1, 9, 0, 0]), Some(5));
-        assert_eq!(der_length(&[0x30, 0x82, 1, 0]), None);
-        assert_eq!(der_length(&[0xFF; 8]), None);
-        assert_eq!(der_length(&[]), None);
     }
 }

@@ -13,6 +13,9 @@ use tokio::sync::oneshot;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::activate;
+use super::activate::Credential;
+use super::activate::EkKind;
 use super::actor::Actor;
 use super::actor::Call;
 use super::actor::Job;
@@ -21,6 +24,7 @@ use super::config::TpmConfig;
 use super::connection::LOADED_SESSION_FIRST;
 use super::connection::TRANSIENT_FIRST;
 use super::counter;
+use super::endorsement::Endorsement;
 use super::error::Error;
 use super::facts::Facts;
 use super::keys;
@@ -40,6 +44,8 @@ const PROVISION_DEADLINES: u32 = 6;
 
 /// Looking for primes takes swtpm seconds at most, and a chip up to a minute.
 const RSA_KEY_DEADLINE: Duration = Duration::from_secs(120);
+/// Deriving an RSA key takes discrete TPMs two seconds and more.
+const PRIMARY_DEADLINES: u32 = 3;
 
 /// A handle to the TPM thread, cheap to clone. The thread ends with [`Tpm::shutdown`] or with its last handle.
 ///
@@ -227,6 +233,23 @@ impl Tpm {
         self.call(move |live| {
             let (connection, objects) = live.keys()?;
             quote::attest(connection, objects, &pcrs, &qualification)
+        })
+        .await
+    }
+
+    /// The endorsement keys with their certificates. The TPM is asked once per connection, which may take it seconds.
+    pub async fn endorsement(&self) -> Result<Endorsement, Error> {
+        self.call_within(self.deadline * PRIMARY_DEADLINES, Live::endorsement).await
+    }
+
+    /// Opens a credential that was made for this TPM's endorsement key and the AK.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a credential that is for another TPM or another AK, or is damaged.
+    pub async fn activate(&self, ek: EkKind, credential: Credential) -> Result<Zeroizing<Vec<u8>>, Error> {
+        self.call_within(self.deadline * PRIMARY_DEADLINES, move |live| {
+            let (connection, objects) = live.keys()?;
+            activate::activate(connection, objects, ek, &credential)
         })
         .await
     }

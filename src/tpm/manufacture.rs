@@ -22,9 +22,9 @@ use tss_esapi::structures::NvPublic;
 
 use super::config::Tcti;
 use super::connection::Connection;
+use super::endorsement;
 use super::error::Error;
 use super::error::tpm;
-use super::facts;
 use super::software::Running;
 use super::software::about;
 use super::software::last_line;
@@ -148,7 +148,7 @@ fn store(connection: &mut Connection, certificate: &[u8]) -> Result<(), Error> {
         .build()
         .map_err(&failed)?;
     let public = NvPublic::builder()
-        .with_nv_index(NvIndexTpmHandle::new(facts::EK_CERTIFICATE_INDEX).map_err(&failed)?)
+        .with_nv_index(NvIndexTpmHandle::new(endorsement::P256_CERTIFICATE).map_err(&failed)?)
         .with_index_name_algorithm(HashingAlgorithm::Sha256)
         .with_index_attributes(attributes)
         .with_data_area_size(certificate.len())
@@ -156,8 +156,9 @@ fn store(connection: &mut Connection, certificate: &[u8]) -> Result<(), Error> {
         .map_err(&failed)?;
     let index = connection
         .run("TPM2_NV_DefineSpace", |context| context.nv_define_space(Provision::Platform, None, public))?;
-    for (i, chunk) in certificate.chunks(facts::NV_CHUNK).enumerate() {
-        let (data, offset) = (MaxNvBuffer::try_from(chunk).map_err(&failed)?, (i * facts::NV_CHUNK) as u16);
+    for (i, chunk) in certificate.chunks(endorsement::NV_CHUNK).enumerate() {
+        let (data, offset) =
+            (MaxNvBuffer::try_from(chunk).map_err(&failed)?, (i * endorsement::NV_CHUNK) as u16);
         connection.run("TPM2_NV_Write", |context| context.nv_write(NvAuth::Platform, index, data, offset))?;
     }
     Ok(())

@@ -18,10 +18,12 @@
 //!
 //! Secrets leave the room only in [`zeroize::Zeroizing`], and nothing here logs them.
 
+mod activate;
 mod actor;
 mod config;
 mod connection;
 mod counter;
+mod endorsement;
 mod error;
 mod facts;
 mod handle;
@@ -38,9 +40,13 @@ mod state;
 mod templates;
 mod verdict;
 
+pub use activate::Credential;
+pub use activate::EkKind;
 pub use config::Tcti;
 pub use config::TctiError;
 pub use config::TpmConfig;
+pub use endorsement::Endorsement;
+pub use endorsement::EndorsementKey;
 pub use error::Error;
 pub use facts::Facts;
 pub use handle::Held;

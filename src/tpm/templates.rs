@@ -54,6 +54,31 @@ pub(super) fn ek() -> Result<Public, Error> {
     storage(attributes, policy)
 }
 
+/// The other endorsement key: template L-1 (RSA-2048) of the same profile, section B.3.3.
+pub(super) fn ek_rsa() -> Result<Public, Error> {
+    let failed = tpm("EK template");
+    let attributes = owned()
+        .with_sensitive_data_origin(true)
+        .with_admin_with_policy(true)
+        .with_restricted(true)
+        .with_decrypt(true);
+    let parameters = PublicRsaParameters::new(
+        SymmetricDefinitionObject::AES_128_CFB,
+        RsaScheme::Null,
+        RsaKeyBits::Rsa2048,
+        RsaExponent::default(),
+    );
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Rsa)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(built(attributes)?)
+        .with_auth_policy(Digest::try_from(EK_POLICY_A.as_slice()).map_err(&failed)?)
+        .with_rsa_parameters(parameters)
+        .with_rsa_unique_identifier(PublicKeyRsa::try_from([0; 256].as_slice()).map_err(&failed)?)
+        .build()
+        .map_err(&failed)
+}
+
 /// The attestation key: signs what the TPM itself says, and nothing else.
 pub(super) fn ak() -> Result<Public, Error> {
     signing(signer().with_restricted(true))
@@ -106,10 +131,10 @@ pub(super) fn follows(public: &Public, template: &Public) -> bool {
     let mut blank = public.clone();
     match (&mut blank, template) {
         (Public::Ecc { unique, .. }, Public::Ecc { unique: expected, .. }) => *unique = expected.clone(),
+        (Public::Rsa { unique, .. }, Public::Rsa { unique: expected, .. }) => *unique = expected.clone(),
         (Public::KeyedHash { unique, .. }, Public::KeyedHash { unique: expected, .. }) => {
             *unique = expected.clone()
         }
-        (Public::Rsa { unique, .. }, Public::Rsa { unique: expected, .. }) => *unique = expected.clone(),
         _ => return false,
     }
     blank == *template
@@ -203,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_template_follows_only_itself() {
-        let all = [srk(), ek(), ak(), host_key(), rsa_key(), sealed()].map(|template| template.unwrap());
+        let all = [srk(), ek(), ek_rsa(), ak(), host_key(), rsa_key(), sealed()];
+        let all = all.map(|template| template.unwrap());
         for (i, one) in all.iter().enumerate() {
             for (j, other) in all.iter().enumerate() {
                 assert_eq!(follows(one, other), i == j, "{i} {j}");

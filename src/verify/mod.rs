@@ -1,5 +1,8 @@
 //! Checks what a hostbadge and its TPM signed, and what a host measured, with no daemon and no TPM.
 
+mod certificates;
+pub mod der;
+mod ek;
 pub mod endorsement;
 pub mod eventlog;
 pub mod evidence;
@@ -7,9 +10,13 @@ pub mod ima;
 mod jwks;
 mod jws;
 mod pcr_policy;
-mod structures;
+pub mod structures;
 mod token;
 
+pub use certificates::{
+    HostCertificate, LONGEST_CHAIN, Names, Roots, is_certificate_of, parse as parse_certificate,
+};
+pub use ek::{Ek, EkKey};
 pub use jwks::{Jwk, Jwks, Numbers};
 pub use jws::Jws;
 pub use pcr_policy::PcrPolicy;
@@ -26,6 +33,8 @@ pub enum Error {
     UnknownKey(String),
     #[error("the signature does not hold under key \"{0}\"")]
     Signature(String),
+    #[error("{0}")]
+    Certificate(String),
     #[error("{0}")]
     Claim(String),
     #[error("{0}")]

@@ -71,7 +71,7 @@ impl PcrPolicy {
             true => format!("{} PCRs have values that it takes", self.0.len()),
             false => format!("PCR {}: a value that it does not take, or none", others.join(", ")),
         };
-        Finding { what: "PCR policy", holds: others.is_empty(), detail }
+        Finding::new("PCR policy", others.is_empty(), detail)
     }
 }
 

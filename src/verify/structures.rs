@@ -174,21 +174,21 @@ fn selected(bits: &[u8]) -> Vec<u8> {
 }
 
 /// Bytes, big endian, with a bound at each step.
-struct Reader<'a> {
+pub struct Reader<'a> {
     what: &'static str,
     left: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn new(what: &'static str, left: &'a [u8]) -> Reader<'a> {
+    pub fn new(what: &'static str, left: &'a [u8]) -> Reader<'a> {
         Reader { what, left }
     }
 
-    fn fault(&self, why: &str) -> Error {
+    pub fn fault(&self, why: &str) -> Error {
         Error::Evidence(format!("{}: {why}", self.what))
     }
 
-    fn take(&mut self, size: usize) -> Result<&'a [u8], Error> {
+    pub fn take(&mut self, size: usize) -> Result<&'a [u8], Error> {
         match self.left.split_at_checked(size) {
             Some((taken, left)) => {
                 self.left = left;
@@ -198,7 +198,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)
@@ -208,11 +208,11 @@ impl<'a> Reader<'a> {
         self.array().map(u8::from_be_bytes)
     }
 
-    fn u16(&mut self) -> Result<u16, Error> {
+    pub fn u16(&mut self) -> Result<u16, Error> {
         self.array().map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, Error> {
+    pub fn u32(&mut self) -> Result<u32, Error> {
         self.array().map(u32::from_be_bytes)
     }
 
@@ -228,13 +228,13 @@ impl<'a> Reader<'a> {
     }
 
     /// A TPM2B: the size, then as many bytes.
-    fn sized(&mut self) -> Result<&'a [u8], Error> {
+    pub fn sized(&mut self) -> Result<&'a [u8], Error> {
         let size = usize::from(self.u16()?);
         self.take(size)
     }
 
     /// A number of at most 32 bytes, which may come without its leading zeros.
-    fn number(&mut self) -> Result<[u8; 32], Error> {
+    pub fn number(&mut self) -> Result<[u8; 32], Error> {
         let bytes = self.sized()?;
         let mut fixed = [0; 32];
         match 32usize.checked_sub(bytes.len()) {
@@ -244,7 +244,7 @@ impl<'a> Reader<'a> {
         Ok(fixed)
     }
 
-    fn end(&self) -> Result<(), Error> {
+    pub fn end(&self) -> Result<(), Error> {
         match self.left.is_empty() {
             true => Ok(()),
             false => Err(self.fault("something follows its end")),

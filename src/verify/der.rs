@@ -1,0 +1,86 @@
+//! The little of DER (X.690) that certificates and requests are written with.
+
+/// Tags.
+pub const INTEGER: u8 = 0x02;
+pub const BIT_STRING: u8 = 0x03;
+pub const OCTET_STRING: u8 = 0x04;
+pub const OID: u8 = 0x06;
+pub const UTF8: u8 = 0x0C;
+pub const SEQUENCE: u8 = 0x30;
+pub const SET: u8 = 0x31;
+
+/// Contents of object identifiers.
+pub const EC_PUBLIC_KEY: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01];
+pub const PRIME256V1: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
+pub const SECP384R1: &[u8] = &[0x2B, 0x81, 0x04, 0x00, 0x22];
+pub const ECDSA_SHA256: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x03, 0x02];
+pub const ECDSA_SHA384: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x03, 0x03];
+pub const RSA_SHA256: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x0B];
+
+/// A value with its tag and length.
+pub fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut written = vec![tag];
+    match length {
+        0..=0x7F => written.push(length as u8),
+        _ => {
+            let bytes = length.to_be_bytes();
+            let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(0);
+            written.push(0x80 | (bytes.len() - first) as u8);
+            written.extend_from_slice(&bytes[first..]);
+        }
+    }
+    for part in parts {
+        written.extend_from_slice(part);
+    }
+    written
+}
+
+pub fn sequence(parts: &[&[u8]]) -> Vec<u8> {
+    tlv(SEQUENCE, parts)
+}
+
+pub fn oid(contents: &[u8]) -> Vec<u8> {
+    tlv(OID, &[contents])
+}
+
+/// A positive number, big endian.
+pub fn number(bytes: &[u8]) -> Vec<u8> {
+    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+    let bytes = &bytes[first..];
+    match bytes.first() {
+        Some(high) if *high < 0x80 => tlv(INTEGER, &[bytes]),
+        // Without a zero in front it would be negative; zero itself is one byte.
+        _ => tlv(INTEGER, &[&[0], bytes]),
+    }
+}
+
+/// Whole bytes.
+pub fn bits(bytes: &[u8]) -> Vec<u8> {
+    tlv(BIT_STRING, &[&[0], bytes])
+}
+
+/// SubjectPublicKeyInfo of a P-256 point (RFC 5480).
+pub fn p256_key(point: &[u8; 65]) -> Vec<u8> {
+    sequence(&[&sequence(&[&oid(EC_PUBLIC_KEY), &oid(PRIME256V1)]), &bits(point)])
+}
+
+/// ECDSA-Sig-Value (RFC 3279, section 2.2.3) of r and s, 32 bytes each.
+pub fn ecdsa_signature(fixed: &[u8; 64]) -> Vec<u8> {
+    sequence(&[&number(&fixed[..32]), &number(&fixed[32..])])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_and_numbers_are_as_short_as_they_can_be() {
+        assert_eq!(tlv(4, &[&[7; 127]])[..2], [4, 127]);
+        assert_eq!(tlv(4, &[&[7; 128]])[..3], [4, 0x81, 128]);
+        assert_eq!(tlv(4, &[&[7; 300]])[..4], [4, 0x82, 1, 44]);
+        assert_eq!(number(&[0, 0]), [2, 1, 0]);
+        assert_eq!(number(&[0, 0x7F]), [2, 1, 0x7F]);
+        assert_eq!(number(&[0x80]), [2, 2, 0, 0x80]);
+    }
+}

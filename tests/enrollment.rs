@@ -1,0 +1,542 @@
+//! Enrollment by four files, on real software TPMs, with certificates by OpenSSL's CA and tpm2-tools in the operator's place.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{Host, until_true};
+use data_encoding::{BASE64, HEXLOWER};
+use hostbadge::enroll::{Answer, Challenge, Request, Secret};
+use hostbadge::tpm::SoftwareTpm;
+use serde_json::{Value, json};
+
+/// "a nonce of 18 bytes"
+const NONCE: &str = "YSBub25jZSBvZiAxOCBieXRlcw";
+
+fn hostbadge(host: &Host, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+        .args(words)
+        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
+        .env("HOSTBADGE_SOCKET", host.agent_socket())
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Refused, with exit status 1, and why.
+#[track_caller]
+fn refused(output: &Output, why: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(why), "{said}");
+}
+
+fn run(program: &str, words: &[&str]) -> Output {
+    Command::new(program).args(words).output().unwrap_or_else(|e| panic!("{program}: {e}"))
+}
+
+/// An operator's desk: files by name, and a CA by OpenSSL.
+struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        let desk = Desk { dir: tempfile::tempdir().unwrap() };
+        desk.ca("ca", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+        desk
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn ca(&self, name: &str, key: &[&str]) {
+        let (certificate, secret) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        let subject = format!("/O=Example/CN={name}");
+        let rest =
+            ["-x509", "-nodes", "-days", "30", "-subj", &subject, "-keyout", &secret, "-out", &certificate];
+        let extension = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"];
+        done(&run("openssl", &[&["req"], key, &rest[..], &extension].concat()));
+    }
+
+    fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
+    }
+
+    fn save(&self, name: &str, document: &Value) {
+        fs::write(self.path(name), document.to_string()).unwrap();
+    }
+
+    fn request(&self, host: &Host) {
+        done(&hostbadge(host, &["enroll", "request", "--output", &self.path("request")]));
+    }
+
+    fn challenge(&self, host: &Host, name: &str) -> Output {
+        let (request, roots) = (self.path("request"), makers(host));
+        let (challenge, secret) = (self.path(name), self.path(&format!("{name}.secret")));
+        let files = ["--secret", &secret, "--output", &challenge];
+        hostbadge(
+            host,
+            &[&["enroll", "challenge", &request, "--roots", roots.to_str().unwrap()], &files[..]].concat(),
+        )
+    }
+
+    fn activate(&self, host: &Host, name: &str) -> Output {
+        hostbadge(host, &["enroll", "activate", &self.path(name), "--output", &self.path("answer")])
+    }
+
+    fn certify(&self, host: &Host, ca: &str) -> Output {
+        let [request, secret, answer] = ["request", "challenge.secret", "answer"].map(|name| self.path(name));
+        let (certificate, key) = (self.path(&format!("{ca}.pem")), self.path(&format!("{ca}.key")));
+        let host_certificate = self.path("host.pem");
+        let files = ["--request", &request, "--secret", &secret, "--answer", &answer];
+        let ca = ["--ca-cert", &certificate, "--ca-key", &key, "--output", &host_certificate];
+        hostbadge(host, &[&["enroll", "certify"], &files[..], &ca].concat())
+    }
+
+    /// All steps up to the answer.
+    fn answered(host: &Host) -> Desk {
+        let desk = Desk::new();
+        desk.request(host);
+        done(&desk.challenge(host, "challenge"));
+        done(&desk.activate(host, "challenge"));
+        desk
+    }
+}
+
+/// The certificates of a software TPM's maker, in a directory as an operator has it.
+fn makers(host: &Host) -> PathBuf {
+    let roots = host.path("makers");
+    fs::create_dir_all(&roots).unwrap();
+    let mut found = 0;
+    for item in fs::read_dir(host.path("tpm/tpm/ca")).unwrap() {
+        let path = item.unwrap().path();
+        if path.to_str().unwrap().ends_with("cert.pem") {
+            fs::copy(&path, roots.join(path.file_name().unwrap())).unwrap();
+            found += 1;
+        }
+    }
+    assert_eq!(found, 2, "its root, and what it signs with");
+    roots
+}
+
+fn other() -> Host {
+    let mut other = Host::other();
+    other.agent("root", "user = 0");
+    other.start();
+    other
+}
+
+fn verified(host: &Host, evidence: &str, words: &[&str]) -> (Option<i32>, String) {
+    let output = hostbadge(host, &[&["verify", "evidence", evidence, "--nonce", NONCE], words].concat());
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn four_files_make_a_certificate_that_stands_for_the_host() {
+    let mut host = Host::started();
+    let desk = Desk::new();
+    desk.request(&host);
+    let id = host.status()["host"]["id"].as_str().unwrap().to_owned();
+    let told = done(&desk.challenge(&host, "challenge"));
+    assert!(told.contains(&id) && told.contains("swtpm-localca"), "{told}");
+    let secret = fs::metadata(desk.path("challenge.secret")).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&secret.permissions()) & 0o777, 0o600);
+    assert!(desk.json("challenge")["rsa"].is_object(), "each certified EK has its part");
+    done(&desk.activate(&host, "challenge"));
+    done(&desk.certify(&host, "ca"));
+    let evidence = desk.path("evidence");
+    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
+    let ca = desk.path("ca.pem");
+    let (code, table) = verified(&host, &evidence, &["--ca", &ca]);
+    assert_eq!(code, Some(1), "{table}");
+    assert!(table.contains("no host certificate is in the evidence"), "{table}");
+    let installed = done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    assert!(installed.contains("O=Example"), "{installed}");
+
+    // OpenSSL takes the certificate, and reads in it what it is to say.
+    done(&run("openssl", &["verify", "-x509_strict", "-CAfile", &ca, &desk.path("host.pem")]));
+    let text = done(&run("openssl", &["x509", "-noout", "-text", "-in", &desk.path("host.pem")]));
+    assert!(text.contains(&format!("/host/{id}")) && text.contains("Digital Signature"), "{text}");
+    assert!(text.contains("1.3.6.1.5.5.7.8.4") || text.contains("Hardware Module Name"), "{text}");
+
+    // After a restart as well, it is shown and travels with evidence, in which it takes the place of the AK's Name.
+    host.stop();
+    host.start();
+    assert!(host.status()["certificate"]["issuer"].as_str().unwrap().contains("O=Example"));
+    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
+    let roots = makers(&host);
+    let roots = roots.to_str().unwrap();
+    let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
+    assert_eq!(code, Some(0), "{table}");
+    let (_, table) = verified(&host, &evidence, &["--ca", &ca]);
+    assert!(
+        table.contains("EK's certificate          not checked") || table.contains("not checked"),
+        "{table}"
+    );
+    desk.ca("stranger", &["-newkey", "rsa:2048"]);
+    let (code, table) = verified(&host, &evidence, &["--ca", &desk.path("stranger.pem"), "--roots", roots]);
+    assert_eq!((code, table.matches("DOES NOT HOLD").count()), (Some(1), 1), "{table}");
+
+    let lines = host.audit();
+    for event in ["enrollment-requested", "enrollment-answered", "certificate-installed"] {
+        assert_eq!(common::record::of_event(&lines, event).len(), 1, "{event}");
+    }
+}
+
+/// As it is in virtual machines, and on chips whose makers certify one key.
+#[test]
+fn a_certificate_of_the_rsa_ek_alone_counts_with_the_host_certificate() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    let software = SoftwareTpm::start(&host.path("tpm")).unwrap();
+    let undefined = Command::new("tpm2_nvundefine")
+        .args(["-C", "p", "0x01C0000A"])
+        .env("TPM2TOOLS_TCTI", software.tcti().to_string())
+        .output()
+        .unwrap();
+    done(&undefined);
+    software.stop().unwrap();
+    host.start();
+    let desk = Desk::answered(&host);
+    assert_eq!(desk.json("request")["evidence"]["ek_certificate"], Value::Null);
+    done(&desk.certify(&host, "ca"));
+    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &desk.path("evidence")]));
+    let (evidence, ca, roots) = (desk.path("evidence"), desk.path("ca.pem"), makers(&host));
+    let roots = roots.to_str().unwrap();
+    let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
+    assert_eq!(code, Some(0), "{table}");
+    let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
+    let (code, table) = verified(&host, &evidence, &["--ak", &ak, "--roots", roots]);
+    assert_eq!(code, Some(1), "{table}");
+    assert!(table.contains("only the RSA EK is certified"), "{table}");
+}
+
+#[test]
+fn an_ak_that_certifies_a_foreign_host_key_is_not_vouched_for() {
+    let (host, other) = (Host::started(), other());
+    let desk = Desk::answered(&host);
+    done(&desk.certify(&host, "ca"));
+    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    let ours = host.post("/v1/attest", json!({ "nonce": NONCE })).json();
+    let mut theirs = other.post("/v1/attest", json!({ "nonce": NONCE })).json();
+    theirs["host_certificate"] = ours["host_certificate"].clone();
+    desk.save("evidence", &theirs);
+    let (code, table) = verified(&host, &desk.path("evidence"), &["--ca", &desk.path("ca.pem")]);
+    assert!(code == Some(1) && table.contains("for another key than the host key"), "{table}");
+    // The AK is the only thing that is another's.
+    let mut mixed = ours.clone();
+    for part in ["ak", "quote", "srk"] {
+        mixed[part] = theirs[part].clone();
+    }
+    desk.save("evidence", &mixed);
+    let (code, table) = verified(&host, &desk.path("evidence"), &["--ca", &desk.path("ca.pem")]);
+    assert!(code == Some(1) && table.contains("does not name this AK"), "{table}");
+}
+
+#[test]
+fn challenges_are_answered_once_by_the_host_that_they_are_for() {
+    let (mut host, other) = (Host::started(), other());
+    let desk = Desk::new();
+    desk.request(&host);
+    done(&desk.challenge(&host, "challenge"));
+    done(&desk.challenge(&host, "second"));
+    refused(&desk.challenge(&host, "second"), "exists, and may be what another challenge needs");
+    refused(&desk.activate(&other, "challenge"), "the challenge is for host");
+
+    // The AK of another TPM: the Name is in the credential, whatever is written beside it.
+    let mut forged = desk.json("challenge");
+    forged["host"] = other.status()["host"]["id"].clone();
+    desk.save("forged", &forged);
+    refused(&desk.activate(&other, "forged"), "for another attestation key");
+    forged["ak"] = other.status()["tpm"]["ak_name"].clone();
+    desk.save("forged", &forged);
+    refused(&desk.activate(&other, "forged"), "for no request that this host waits for");
+    let theirs = Desk::new();
+    theirs.request(&other);
+    done(&theirs.challenge(&other, "challenge"));
+    forged["request"] = theirs.json("challenge")["request"].clone();
+    desk.save("forged", &forged);
+    refused(&desk.activate(&other, "forged"), "for another TPM or another attestation key");
+    // Blobs swapped: between hosts, and between keys.
+    let mut swapped = desk.json("challenge");
+    swapped["rsa"] = theirs.json("challenge")["rsa"].clone();
+    desk.save("swapped", &swapped);
+    refused(&desk.activate(&host, "swapped"), "for another TPM or another attestation key");
+    swapped["rsa"] = swapped["p256"].clone();
+    desk.save("swapped", &swapped);
+    refused(&desk.activate(&host, "swapped"), "for another TPM or another attestation key");
+
+    done(&desk.activate(&host, "challenge"));
+    refused(&desk.activate(&host, "challenge"), "a challenge is answered once");
+    refused(&desk.activate(&host, "second"), "another challenge for the same request was answered");
+    done(&desk.certify(&host, "ca"));
+    refused(&desk.certify(&host, "ca"), "answered and certified already");
+    // A host that forgot what it answered would answer again: an older copy of the file is not taken.
+    let file = host.path("state/enrollment.json");
+    let later = fs::read(&file).unwrap();
+    host.stop();
+    let mut stored: Value = serde_json::from_slice(&later).unwrap();
+    stored["answered"] = json!([]);
+    stored["pending"] = json!([desk.json("challenge")["request"]]);
+    fs::write(&file, stored.to_string()).unwrap();
+    host.launch();
+    until_true("the older copy is told", || {
+        host.log().contains("enrollment.json is not what this host wrote last")
+    });
+    host.stop();
+    fs::write(&file, later).unwrap();
+    host.start();
+    refused(&desk.activate(&host, "challenge"), "a challenge is answered once");
+    let lines = host.audit();
+    assert_eq!(common::record::of_event(&lines, "enrollment-refused").len(), 5);
+}
+
+#[test]
+fn an_answer_is_good_for_its_request_and_challenge_alone() {
+    let (host, other) = (Host::started(), other());
+    let (ours, theirs) = (Desk::answered(&host), Desk::answered(&other));
+    let swap = |name: &str| {
+        let kept = fs::read(ours.path(name)).unwrap();
+        fs::copy(theirs.path(name), ours.path(name)).unwrap();
+        kept
+    };
+    for (name, why) in [
+        ("request", "the secret is another request's"),
+        ("answer", "it answers another challenge"),
+        ("challenge.secret", "the secret is another request's"),
+    ] {
+        let kept = swap(name);
+        refused(&ours.certify(&host, "ca"), why);
+        fs::write(ours.path(name), kept).unwrap();
+    }
+    let mut answer = ours.json("answer");
+    answer["proof"] = theirs.json("answer")["proof"].clone();
+    let kept = fs::read(ours.path("answer")).unwrap();
+    ours.save("answer", &answer);
+    refused(&ours.certify(&host, "ca"), "its proof is not what the host's TPM would have found");
+    fs::write(ours.path("answer"), kept).unwrap();
+
+    // A CA that is none, and a key that is not its own, sign nothing and use nothing up.
+    ours.ca("another", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp384r1"]);
+    let kept = fs::read(ours.path("ca.key")).unwrap();
+    fs::copy(ours.path("another.key"), ours.path("ca.key")).unwrap();
+    refused(&ours.certify(&host, "ca"), "not the one that the CA's certificate is for");
+    fs::write(ours.path("ca.key"), kept).unwrap();
+    done(&ours.certify(&host, "ca"));
+    // For another key, it is not installed.
+    refused(&hostbadge(&other, &["enroll", "install", &ours.path("host.pem")]), "for another key");
+    refused(&hostbadge(&host, &["enroll", "install", &ours.path("ca.pem")]), "for another key");
+    refused(&hostbadge(&host, &["enroll", "install", &ours.path("answer")]), "no certificate in it");
+}
+
+#[test]
+fn a_tpm_is_not_taken_without_its_makers_word() {
+    let (host, other) = (Host::started(), other());
+    let desk = Desk::new();
+    desk.request(&host);
+    let (request, secret) = (desk.path("request"), desk.path("secret"));
+    let challenge = |words: &[&str]| {
+        let all = [&["enroll", "challenge", &request, "--secret", &secret], words].concat();
+        hostbadge(&host, &all)
+    };
+    assert_eq!(challenge(&[]).status.code(), Some(2), "an operator says what is trusted");
+    let foreign = makers(&other);
+    refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker vouches for this host");
+    let empty = desk.path("empty");
+    fs::create_dir(&empty).unwrap();
+    refused(&challenge(&["--roots", &empty]), "there is no root certificate");
+    fs::write(Path::new(&empty).join("x.pem"), "nothing").unwrap();
+    refused(&challenge(&["--roots", &empty]), "x.pem: there is no certificate in it");
+    assert!(!Path::new(&secret).exists());
+    refused(&challenge(&["--no-roots", "--host", "somebody"]), "the request is of another host");
+    refused(
+        &challenge(&["--no-roots", "--trust-domain", "example.org"]),
+        "the request is of another trust domain",
+    );
+    assert!(!Path::new(&secret).exists());
+    done(&challenge(&["--no-roots", "--host", desk.json("request")["evidence"]["host"].as_str().unwrap()]));
+}
+
+#[test]
+fn cas_of_every_kind_sign_and_a_ca_elsewhere_gets_a_request() {
+    let host = Host::started();
+    let desk = Desk::answered(&host);
+    let kept = fs::read(desk.path("challenge.secret")).unwrap();
+    desk.ca("p384", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp384r1"]);
+    desk.ca("rsa", &["-newkey", "rsa:3072"]);
+    desk.ca("sec1", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    desk.ca("pkcs1", &["-newkey", "rsa:2048"]);
+    for (name, kind) in [("sec1", "ec"), ("pkcs1", "rsa")] {
+        let (from, to) = (desk.path(&format!("{name}.key")), desk.path("converted"));
+        let traditional = ["-traditional"];
+        let more: &[&str] = if kind == "rsa" { &traditional } else { &[] };
+        done(&run("openssl", &[&[kind, "-in", &from, "-out", &to], more].concat()));
+        assert!(!fs::read_to_string(&to).unwrap().contains("BEGIN PRIVATE KEY"));
+        fs::rename(to, from).unwrap();
+    }
+    for ca in ["p384", "rsa", "sec1", "pkcs1"] {
+        fs::write(desk.path("challenge.secret"), &kept).unwrap();
+        done(&desk.certify(&host, ca));
+        let (root, certificate) = (desk.path(&format!("{ca}.pem")), desk.path("host.pem"));
+        done(&run("openssl", &["verify", "-x509_strict", "-CAfile", &root, &certificate]));
+        done(&hostbadge(&host, &["enroll", "install", &certificate]));
+    }
+    fs::write(desk.path("challenge.secret"), &kept).unwrap();
+    let [request, secret, answer, csr] =
+        ["request", "challenge.secret", "answer", "csr.pem"].map(|f| desk.path(f));
+    let files = ["--request", &request, "--secret", &secret, "--answer", &answer, "--csr", "--output", &csr];
+    done(&hostbadge(&host, &[&["enroll", "certify"], &files[..]].concat()));
+    let text = done(&run("openssl", &["req", "-noout", "-verify", "-text", "-in", &csr]));
+    assert!(text.contains("/host/"), "{text}");
+    let (ca, key, signed) = (desk.path("rsa.pem"), desk.path("rsa.key"), desk.path("signed.pem"));
+    let how = ["-CA", &ca, "-CAkey", &key, "-copy_extensions", "copy", "-days", "3", "-out", &signed];
+    done(&run("openssl", &[&["x509", "-req", "-in", &csr], &how[..]].concat()));
+    done(&hostbadge(&host, &["enroll", "install", &signed]));
+    let evidence = desk.path("evidence");
+    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
+    let (code, table) = verified(&host, &evidence, &["--ca", &ca]);
+    assert_eq!(code, Some(0), "{table}");
+}
+
+#[test]
+fn tpm2_makecredential_can_stand_in_for_the_operator() {
+    let (host, other) = (Host::started(), other());
+    let desk = Desk::new();
+    desk.request(&host);
+    let evidence = desk.json("request")["evidence"].clone();
+    let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
+    fs::write(desk.path("secret"), b"what only the TPM gives out").unwrap();
+    for (member, kind, wrong) in [("ek", "ecc", "rsa"), ("rsa_ek", "rsa", "ecc")] {
+        let public = BASE64.decode(evidence[member].as_str().unwrap().as_bytes()).unwrap();
+        fs::write(desk.path("ek.pub"), public).unwrap();
+        let (ek, secret, credential) = (desk.path("ek.pub"), desk.path("secret"), desk.path("credential"));
+        let tool = ["--tcti", "none", "-u", &ek, "-s", &secret, "-n", &ak, "-o", &credential];
+        done(&run("tpm2_makecredential", &tool));
+        let open = |host: &Host, kind: &str| {
+            hostbadge(host, &["enroll", "activate", "--credential", &credential, "--ek", kind])
+        };
+        assert_eq!(done(&open(&host, kind)), "what only the TPM gives out");
+        refused(&open(&host, wrong), "the credential is for another TPM");
+        refused(&open(&other, kind), "the credential is for another TPM");
+        let whole = fs::read(&credential).unwrap();
+        for at in [0, 7, 9, 20, whole.len() - 1] {
+            let mut bad = whole.clone();
+            bad[at] ^= 1;
+            fs::write(&credential, bad).unwrap();
+            assert_eq!(open(&host, kind).status.code(), Some(1), "byte {at}");
+        }
+    }
+}
+
+/// What the operator needs is the program and its C library.
+#[test]
+fn the_operator_needs_no_tpm_library() {
+    common::needs_root();
+    let host = Host::started();
+    let desk = Desk::new();
+    desk.request(&host);
+    let root = desk.dir.path().join("root");
+    let program = env!("CARGO_BIN_EXE_hostbadge");
+    let libraries = done(&run("ldd", &[program]));
+    assert!(!libraries.contains("tss2"), "{libraries}");
+    let inside = |from: &str| {
+        let to = root.join(from.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    };
+    libraries.split_whitespace().filter(|word| word.starts_with('/')).for_each(inside);
+    fs::copy(program, root.join("hostbadge")).unwrap();
+    fs::create_dir_all(root.join("makers")).unwrap();
+    for item in fs::read_dir(makers(&host)).unwrap() {
+        let path = item.unwrap().path();
+        fs::copy(&path, root.join("makers").join(path.file_name().unwrap())).unwrap();
+    }
+    let into = |name: &str| {
+        fs::copy(desk.path(name), root.join(name)).unwrap();
+    };
+    let operator = |words: &[&str]| {
+        let all = [&[root.to_str().unwrap(), "/hostbadge"], words].concat();
+        Command::new("chroot").args(all).output().unwrap()
+    };
+    into("request");
+    let files = ["--secret", "/secret", "--output", "/challenge"];
+    done(&operator(&[&["enroll", "challenge", "/request", "--roots", "/makers"], &files[..]].concat()));
+    fs::copy(root.join("challenge"), desk.path("challenge")).unwrap();
+    done(&desk.activate(&host, "challenge"));
+    ["answer", "ca.pem", "ca.key"].iter().for_each(|name| into(name));
+    let files = ["--request", "/request", "--secret", "/secret", "--answer", "/answer"];
+    let ca = ["--ca-cert", "/ca.pem", "--ca-key", "/ca.key", "--output", "/host.pem"];
+    done(&operator(&[&["enroll", "certify"], &files[..], &ca].concat()));
+    fs::copy(root.join("host.pem"), desk.path("host.pem")).unwrap();
+    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &desk.path("evidence")]));
+    into("evidence");
+    let judge = ["--nonce", NONCE, "--ca", "/ca.pem", "--roots", "/makers"];
+    done(&operator(&[&["verify", "evidence", "/evidence"], &judge[..]].concat()));
+}
+
+/// Changed files are other files, and cut ones are none. In the test's own process, as there are thousands.
+#[test]
+fn no_byte_of_the_four_files_can_be_changed() {
+    let host = Host::started();
+    let desk = Desk::answered(&host);
+    let [request, challenge, secret, answer] =
+        ["request", "challenge", "challenge.secret", "answer"].map(|name| fs::read(desk.path(name)).unwrap());
+    let whole = Request::parse(&request).unwrap().check().unwrap();
+    let judged = |secret: &[u8], answer: &[u8]| {
+        let answer = Answer::parse(answer).map_err(|e| e.to_string())?;
+        Secret::parse(secret).and_then(|secret| secret.judge(&whole, &answer)).map_err(|e| e.to_string())
+    };
+    judged(&secret, &answer).unwrap();
+    let flips = |text: &[u8], step: usize, holds: &dyn Fn(&[u8]) -> bool| {
+        let end = text.trim_ascii_end().len();
+        for at in (0..end).step_by(step) {
+            let mut changed = text.to_vec();
+            changed[at] ^= 1;
+            assert!(
+                !holds(&changed),
+                "byte {at}: {}",
+                String::from_utf8_lossy(&text[at.saturating_sub(20)..at])
+            );
+            assert!(!holds(&text[..at]), "cut at {at}");
+        }
+    };
+    flips(&secret, 1, &|text| judged(text, &answer).is_ok());
+    flips(&answer, 1, &|text| judged(&secret, text).is_ok());
+    flips(&request, 17, &|text| Request::parse(text).and_then(|request| request.check()).is_ok());
+    // What a challenge says is for the TPM to judge; here, that it is read as itself or not at all.
+    let read = Challenge::parse(&challenge).unwrap();
+    flips(&challenge, 1, &|text| Challenge::parse(text).is_ok_and(|other| other == read));
+
+    // By the TPM: every part of a credential, each at some bytes.
+    desk.request(&host);
+    fs::remove_file(desk.path("challenge.secret")).unwrap();
+    done(&desk.challenge(&host, "challenge"));
+    let good = desk.json("challenge");
+    for (key, part) in [("p256", "id_object"), ("p256", "seed"), ("rsa", "id_object"), ("rsa", "seed")] {
+        let bytes = BASE64.decode(good[key][part].as_str().unwrap().as_bytes()).unwrap();
+        for at in (0..bytes.len()).step_by(23).chain([bytes.len() - 1]) {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            let mut bad = good.clone();
+            bad[key][part] = json!(BASE64.encode(&bytes));
+            let answer = host.admin().post("/v1/enroll/activate", &bad);
+            assert_eq!(answer.status, 422, "byte {at} of {key} {part}: {}", answer.text());
+        }
+    }
+    let mut bad = good.clone();
+    bad["id"] = json!(HEXLOWER.encode(&[7; 16]));
+    desk.save("challenge", &bad);
+    done(&desk.activate(&host, "challenge"));
+    refused(&desk.certify(&host, "ca"), "it answers another challenge");
+}
