@@ -20,7 +20,7 @@ const SRK_EVERY: Duration = Duration::from_secs(5);
 
 /// TPMA_PERMANENT (TPM 2.0 Part 2, section 8.6).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Permanent(u32);
+pub(super) struct Permanent(pub(super) u32);
 
 impl Permanent {
     /// The hierarchies we use that a password keeps from us.

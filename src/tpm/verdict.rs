@@ -46,3 +46,39 @@ pub(super) fn refined(permanent: Permanent) -> State {
         false => State::new(StateKind::Ready, ""),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_names_decide_and_both_hosts_are_named() {
+        let (srk, ek, other) = ([1; 34], [2; 34], [3; 34]);
+        assert_eq!(of((&srk, &ek), (&srk, &ek)), State::new(StateKind::Ready, ""));
+        let cleared = of((&other, &ek), (&srk, &ek));
+        assert_eq!(cleared.kind, StateKind::Cleared);
+        assert!(cleared.detail.contains(&host_id(&ek)), "{cleared}");
+        for names in [(&srk, &other), (&other, &other)] {
+            let replaced = of((names.0, names.1), (&srk, &ek));
+            assert_eq!(replaced.kind, StateKind::Replaced);
+            for host in [host_id(&ek), host_id(&other)] {
+                assert!(replaced.detail.contains(&host), "{replaced}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_password_is_told_before_a_lockout() {
+        // TPMA_PERMANENT: 0 ownerAuthSet, 1 endorsementAuthSet, 2 lockoutAuthSet, 9 inLockout, 10 tpmGeneratedEPS.
+        for (bits, kind, said) in [
+            (0x404, StateKind::Ready, ""),
+            (0x200, StateKind::Lockout, "too many wrong passwords"),
+            (0x201, StateKind::OwnerAuth, "the owner hierarchy"),
+            (0x002, StateKind::OwnerAuth, "the endorsement hierarchy"),
+            (0x003, StateKind::OwnerAuth, "the owner and endorsement hierarchy"),
+        ] {
+            let state = refined(Permanent(bits));
+            assert!(state.kind == kind && state.detail.contains(said), "{bits:#x}: {state}");
+        }
+    }
+}
