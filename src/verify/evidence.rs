@@ -12,8 +12,9 @@ use super::endorsement::endorsed;
 use super::structures::{
     About, Attest, DECRYPT, FIXED_PARENT, FIXED_TPM, PublicKey, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN,
 };
-use super::{Ek, EkKey, Error, HostCertificate, Jwk, LONGEST_CHAIN, Roots, eventlog, is_certificate_of};
-use crate::clock::Timestamp;
+use super::{Error, Jwk, eventlog};
+
+pub use super::vouching::{EndorsementKeys, Vouched};
 
 /// The document's version. Format 1 has no RSA EK, no certificates of issuers, and no host certificate; a reader of that
 /// format refuses members that it does not know, so that these are a format of their own.
@@ -88,11 +89,11 @@ impl Finding {
         Finding { what, holds, checked: true, detail: detail.into() }
     }
 
-    fn of(what: &'static str, outcome: Result<String, String>) -> Finding {
+    pub(super) fn of(what: &'static str, outcome: Result<String, String>) -> Finding {
         Finding::new(what, outcome.is_ok(), outcome.unwrap_or_else(|why| why))
     }
 
-    fn unchecked(what: &'static str, detail: &str) -> Finding {
+    pub(super) fn unchecked(what: &'static str, detail: &str) -> Finding {
         Finding { what, holds: true, checked: false, detail: detail.to_owned() }
     }
 }
@@ -178,99 +179,6 @@ impl Evidence {
         }
     }
 
-    /// Whether the organisation's certificate for the host key says that this AK is the host's: whoever gave it has seen
-    /// that the AK is in the TPM of the EK.
-    ///
-    /// That the certificate is for the host key alone would not do. The host key is public, and an AK that is a program can
-    /// certify it as well as the host's own.
-    pub fn is_vouched_by(&self, roots: &Roots, now: Timestamp) -> Finding {
-        Finding::of("AK's TPM", self.check_host_certificate(roots, now))
-    }
-
-    fn check_host_certificate(&self, roots: &Roots, now: Timestamp) -> Result<String, String> {
-        let Some(certificate) = self.host_certificate()? else {
-            return Err(
-                "no host certificate is in the evidence; enroll the host, or give the AK's Name by --ak"
-                    .into(),
-            );
-        };
-        certificate.reaches(roots, now)?;
-        if !certificate.is_for(&key(&self.host_key)?.point) {
-            return Err("the host certificate is for another key than the host key".into());
-        }
-        if !certificate.names_host(&self.host) {
-            return Err("the host certificate is for another host".into());
-        }
-        if !certificate.names_ak(&key(&self.ak)?.name) {
-            return Err(
-                "the host certificate does not name this AK; learn the AK's Name, and give it by --ak".into(),
-            );
-        }
-        Ok(format!("the host certificate of {} names host key and AK", certificate.issuer()))
-    }
-
-    /// What the organisation gave the host key; none where the host is not enrolled.
-    pub fn host_certificate(&self) -> Result<Option<HostCertificate>, String> {
-        if self.host_certificate.is_empty() {
-            return Ok(None);
-        }
-        let chain = decoded(&self.host_certificate)?;
-        HostCertificate::from_der(chain).map(Some).map_err(|e| e.to_string())
-    }
-
-    /// Whether a TPM maker vouches for the EK. The P-256 EK is the host's, so that its certificate says all. That the RSA
-    /// EK is in the same TPM, only a credential proves, and with it the host certificate of somebody who made one: to be
-    /// believed where `is_vouched_by` holds, which `enrolled` says.
-    pub fn is_certified(&self, roots: Option<&Roots>, enrolled: bool, now: Timestamp) -> Finding {
-        const WHAT: &str = "EK's certificate";
-        match roots {
-            None if self.ek_certificate.is_none() && self.rsa_ek_certificate.is_none() => {
-                Finding::unchecked(WHAT, "the TPM has none")
-            }
-            None => Finding::unchecked(WHAT, "give the TPM makers' roots by --roots to check it"),
-            Some(roots) => Finding::of(WHAT, self.check_ek_certificate(roots, enrolled, now)),
-        }
-    }
-
-    fn check_ek_certificate(&self, roots: &Roots, enrolled: bool, now: Timestamp) -> Result<String, String> {
-        let eks = self.endorsement_keys()?;
-        let vouched = eks.vouched(roots, now)?;
-        if matches!(vouched.by, EkKey::P256(_)) {
-            return Ok(format!("the P-256 EK is certified by {}", vouched.issuer));
-        }
-        let named =
-            self.host_certificate()?.is_some_and(|host| host.names_ek_certificate(&vouched.certificate));
-        match enrolled && named {
-            true => Ok(format!("the RSA EK is certified by {}, and the host certificate ties it to the host", vouched.issuer)),
-            false => Err("only the RSA EK is certified, and nothing here ties it to the TPM of the host's EK; enroll the host, and give --ca".into()),
-        }
-    }
-
-    /// All endorsement keys, each with its certificate, which is for it.
-    pub fn endorsement_keys(&self) -> Result<EndorsementKeys, String> {
-        let ek = |public: &str, certificate: &Option<String>| {
-            let ek = Ek::parse(&base64(public)?).map_err(|e| e.to_string())?;
-            let certificate = certificate.as_deref().map(base64).transpose()?;
-            if let Some(certificate) = &certificate {
-                is_certificate_of(certificate, &ek)?;
-            }
-            Ok::<_, String>((ek, certificate))
-        };
-        if self.rsa_ek.is_some() != self.rsa_ek_certificate.is_some() {
-            return Err("an RSA EK comes with its certificate".into());
-        }
-        let p256 = ek(&self.ek, &self.ek_certificate)?;
-        let rsa = self.rsa_ek.as_deref().map(|public| ek(public, &self.rsa_ek_certificate)).transpose()?;
-        match (&p256.0.key, rsa.as_ref().map(|(ek, _)| &ek.key)) {
-            (EkKey::P256(_), None | Some(EkKey::Rsa(_))) => {}
-            _ => return Err("an EK is of another kind than it is shown as".into()),
-        }
-        if self.ek_chain.len() > LONGEST_CHAIN {
-            return Err(format!("more than {LONGEST_CHAIN} certificates lead to the EK's"));
-        }
-        Ok(EndorsementKeys { p256, rsa, chain: decoded(&self.ek_chain)? })
-    }
-
     /// The attestation key's Name.
     pub fn ak_name(&self) -> Result<Vec<u8>, String> {
         Ok(key(&self.ak)?.name)
@@ -279,16 +187,6 @@ impl Evidence {
     /// The host key, as an uncompressed point.
     pub fn host_key_point(&self) -> Result<[u8; 65], String> {
         Ok(key(&self.host_key)?.point)
-    }
-
-    fn check_eks(&self) -> Result<((), String), String> {
-        let eks = self.endorsement_keys()?;
-        match (&eks.p256.1, &eks.rsa) {
-            (None, None) => Ok(((), "without a certificate".into())),
-            (Some(_), None) => Ok(((), "P-256, with a certificate".into())),
-            (None, Some(_)) => Ok(((), "P-256 without a certificate, RSA with one".into())),
-            (Some(_), Some(_)) => Ok(((), "P-256 and RSA, with certificates".into())),
-        }
     }
 
     fn check_ek(&self) -> Result<((), String), String> {
@@ -398,54 +296,15 @@ impl Evidence {
     }
 }
 
-/// A host's endorsement keys with their certificates, DER.
-#[derive(Clone, Debug)]
-pub struct EndorsementKeys {
-    pub p256: (Ek, Option<Vec<u8>>),
-    pub rsa: Option<(Ek, Option<Vec<u8>>)>,
-    pub chain: Vec<Vec<u8>>,
-}
-
-/// Which key a TPM maker vouches for.
-#[derive(Clone, Debug)]
-pub struct Vouched {
-    pub by: EkKey,
-    pub certificate: Vec<u8>,
-    pub issuer: String,
-}
-
-impl EndorsementKeys {
-    /// The first certificate that leads to a root: the P-256 EK's rather than the RSA one's.
-    pub fn vouched(&self, roots: &Roots, now: Timestamp) -> Result<Vouched, String> {
-        let mut why = "the TPM has no EK certificate".to_owned();
-        for (ek, certificate) in [Some(&self.p256), self.rsa.as_ref()].into_iter().flatten() {
-            let Some(certificate) = certificate else { continue };
-            match roots.vouch(ek, certificate, &self.chain, now) {
-                Ok(issuer) => {
-                    return Ok(Vouched { by: ek.key.clone(), certificate: certificate.clone(), issuer });
-                }
-                Err(e) => why = e,
-            }
-        }
-        Err(why)
-    }
-
-    /// Whether or not they lead anywhere.
-    pub fn certificates(&self) -> Vec<&[u8]> {
-        let rsa = self.rsa.as_ref().and_then(|(_, certificate)| certificate.as_deref());
-        self.p256.1.as_deref().into_iter().chain(rsa).collect()
-    }
-}
-
-fn base64(text: &str) -> Result<Vec<u8>, String> {
+pub(super) fn base64(text: &str) -> Result<Vec<u8>, String> {
     BASE64.decode(text.as_bytes()).map_err(|e| format!("not base64: {e}"))
 }
 
-fn decoded(texts: &[String]) -> Result<Vec<Vec<u8>>, String> {
+pub(super) fn decoded(texts: &[String]) -> Result<Vec<Vec<u8>>, String> {
     texts.iter().map(|text| base64(text)).collect()
 }
 
-fn key(text: &str) -> Result<PublicKey, String> {
+pub(super) fn key(text: &str) -> Result<PublicKey, String> {
     let bytes = base64(text)?;
     PublicKey::parse(&bytes).map_err(|e| e.to_string())
 }

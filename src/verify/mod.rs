@@ -12,6 +12,7 @@ mod jws;
 mod pcr_policy;
 pub mod structures;
 mod token;
+mod vouching;
 
 pub use certificates::{
     HostCertificate, LONGEST_CHAIN, Names, Roots, is_certificate_of, parse as parse_certificate,
