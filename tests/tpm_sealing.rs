@@ -96,8 +96,10 @@ fn a_counter_only_goes_up_and_only_for_who_knows_its_authorization() {
         assert!(tpm.counters().await.unwrap().is_empty());
         let (index, first) = tpm.make_counter(auth()).await.unwrap();
         assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first));
-        assert_eq!(tpm.increment_counter(index, auth()).await.unwrap(), first + 1);
-        tpm.increment_counter(index, Zeroizing::new([8; 32])).await.unwrap_err();
+        for _ in 0..2 {
+            assert_eq!(tpm.raise_counter(index, auth(), first + 1).await.unwrap(), first + 1);
+        }
+        tpm.raise_counter(index, Zeroizing::new([8; 32]), first + 2).await.unwrap_err();
         assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first + 1));
         // Another daemon's, beside it.
         let (other, _) = tpm.make_counter(auth()).await.unwrap();
@@ -106,7 +108,7 @@ fn a_counter_only_goes_up_and_only_for_who_knows_its_authorization() {
         // Removed and made anew, it is above all that was.
         tpm.remove_counter(index).await.unwrap();
         assert_eq!(tpm.read_counter(index).await.unwrap(), None);
-        tpm.increment_counter(index, auth()).await.unwrap_err();
+        tpm.raise_counter(index, auth(), first + 2).await.unwrap_err();
         let (index, again) = tpm.make_counter(auth()).await.unwrap();
         assert!(again > first + 1, "{again} after {}", first + 1);
 

@@ -46,9 +46,15 @@ pub(super) fn make(connection: &mut Connection, auth: &[u8; 32]) -> Result<(u32,
         let made = connection.run("TPM2_NV_DefineSpace", |context| {
             context.nv_define_space(Provision::Owner, Some(auth), public)
         })?;
-        let value = bump(connection, made).and_then(|()| value(connection, made));
-        close(connection, made)?;
-        return Ok((index, value?));
+        let counted = bump(connection, made).and_then(|()| value(connection, made));
+        if counted.is_err() {
+            // The call may be done again, and is to find the slot free.
+            let _ = undefine(connection, made);
+        }
+        let closed = close(connection, made);
+        let value = counted?;
+        closed?;
+        return Ok((index, value));
     }
     let last = FIRST + SLOTS - 1;
     Err(Error::Request(format!(
@@ -68,9 +74,19 @@ pub(super) fn read(connection: &mut Connection, index: u32) -> Result<Option<u64
     Ok(found.flatten())
 }
 
-/// Increments the counter at an index, and gives its new value.
-pub(super) fn increment(connection: &mut Connection, index: u32, auth: &[u8; 32]) -> Result<u64, Error> {
+/// Increments the counter at an index unless it has come to `wanted`, and gives its value. So it can be done again after
+/// an answer that was lost.
+pub(super) fn raise(
+    connection: &mut Connection,
+    index: u32,
+    auth: &[u8; 32],
+    wanted: u64,
+) -> Result<u64, Error> {
     let done = with_open(connection, index, |connection, handle| {
+        let now = value(connection, handle)?;
+        if now >= wanted {
+            return Ok(now);
+        }
         let auth = authorization(auth)?;
         connection
             .run_bare("setting an authorization", |context| context.tr_set_auth(handle.into(), auth))?;
@@ -86,7 +102,7 @@ pub(super) fn remove(connection: &mut Connection, index: u32) -> Result<(), Erro
         if !is_ours(connection, handle)? {
             return Ok(());
         }
-        connection.run("TPM2_NV_UndefineSpace", |context| context.nv_undefine_space(Provision::Owner, handle))
+        undefine(connection, handle)
     })?;
     Ok(())
 }
@@ -129,6 +145,10 @@ fn is_ours(connection: &mut Connection, handle: NvIndexHandle) -> Result<bool, E
 
 fn bump(connection: &mut Connection, handle: NvIndexHandle) -> Result<(), Error> {
     connection.run("TPM2_NV_Increment", |context| context.nv_increment(NvAuth::NvIndex(handle), handle))
+}
+
+fn undefine(connection: &mut Connection, handle: NvIndexHandle) -> Result<(), Error> {
+    connection.run("TPM2_NV_UndefineSpace", |context| context.nv_undefine_space(Provision::Owner, handle))
 }
 
 fn value(connection: &mut Connection, handle: NvIndexHandle) -> Result<u64, Error> {

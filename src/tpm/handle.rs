@@ -172,9 +172,14 @@ impl Tpm {
         self.call(move |live| counter::read(live.keys()?.0, index)).await
     }
 
-    /// Increments a counter; its new value.
-    pub async fn increment_counter(&self, index: u32, auth: Zeroizing<[u8; 32]>) -> Result<u64, Error> {
-        self.call(move |live| counter::increment(live.keys()?.0, index, &auth)).await
+    /// Increments a counter that has not come to `wanted` yet; its value then.
+    pub async fn raise_counter(
+        &self,
+        index: u32,
+        auth: Zeroizing<[u8; 32]>,
+        wanted: u64,
+    ) -> Result<u64, Error> {
+        self.call(move |live| counter::raise(live.keys()?.0, index, &auth, wanted)).await
     }
 
     /// Removes a counter.

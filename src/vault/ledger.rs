@@ -191,12 +191,7 @@ impl Ledger {
 
     async fn count(&mut self, tpm: &Tpm) -> Result<(), Error> {
         let (index, wanted) = (self.entry.counter, self.entry.generation);
-        // An increment whose answer was lost has happened.
-        let now = match tpm.read_counter(index).await? {
-            Some(count) if count < wanted => tpm.increment_counter(index, self.secret.clone()).await?,
-            Some(count) => count,
-            None => return Err(Error::RolledBack("the TPM's counter is gone".into())),
-        };
+        let now = tpm.raise_counter(index, self.secret.clone(), wanted).await?;
         // Whoever else can count knows the secret, so it was this daemon: a generation is never below the counter.
         self.entry.generation = wanted.max(now);
         self.pending = false;
