@@ -4,12 +4,14 @@
 //! relying party can tell an unmeasured host from a measured one.
 
 mod boot_log;
+mod explain;
 
 use std::fmt;
 
 use serde::Serialize;
 
 pub use boot_log::BootLog;
+pub use explain::{Pcrs, changed, explain};
 
 /// What is known of the host's integrity at the moment of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

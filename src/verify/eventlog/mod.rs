@@ -16,6 +16,8 @@ mod words;
 use ring::digest::{SHA256, digest};
 
 pub use diff::{Change, diff};
+#[cfg(test)]
+pub(crate) use sample::boot as sample_boot;
 pub use uefi::Variable;
 pub use words::{area, words};
 

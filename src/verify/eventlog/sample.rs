@@ -47,7 +47,7 @@ impl Sample {
 }
 
 /// A boot by shim and GRUB, and as the kernel's own part.
-pub(super) fn boot(kernel: &str, line: &str, secure_boot: u8) -> Vec<u8> {
+pub(crate) fn boot(kernel: &str, line: &str, secure_boot: u8) -> Vec<u8> {
     let order = variable("BootOrder", &[1, 0]);
     let volume = [b"\x0bMain volume".as_slice(), &[0; 16]].concat();
     let command = format!("linux /{kernel}");
