@@ -16,10 +16,12 @@ use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
 use crate::audit::{Audit, Event, Recorded, Unrecorded};
 use crate::clock::Clock;
 use crate::config::Fault;
-use crate::issue::{ByTpm, Enrollment, Host, Introspection, Issuer, Nonce, Proof, Query, Standing, Token};
+use crate::issue::{
+    ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, Logs, Proof, Query, Standing, Token,
+};
 use crate::peer::{Look, Peer};
 use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, Who};
-use crate::posture::{BootLog, Posture};
+use crate::posture::{BootLog, ImaList, Posture, Watched};
 use crate::tpm::{self, Tpm};
 
 /// Why there is no answer of the wanted kind.
@@ -63,6 +65,8 @@ pub struct Road {
     pub boot_log: BootLog,
     /// What an operator has certified.
     pub enrollment: Enrollment,
+    pub ima: ImaList,
+    pub posture: Watched,
 }
 
 impl Road {
@@ -94,21 +98,24 @@ impl Road {
     }
 
     /// Evidence about the host for a verifier's nonce, for a registered agent.
-    pub async fn attest(&self, look: Look, nonce: Result<Nonce, String>) -> Answer<Proof> {
+    pub async fn attest(&self, look: Look, challenge: Result<Challenge, String>) -> Answer<Proof> {
         let decided = async {
             let peer = self.known(look)?;
             let agent = self.identify_any(&peer).await?;
-            let nonce = nonce.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
+            let challenge =
+                challenge.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
             self.within_rate(Who::Tpm(agent.name().clone()), Some(&peer)).map_err(|no| no.of(&agent))?;
             let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
             // Whoever stands has a handle.
             let tpm = self.handle.borrow().clone().ok_or_else(|| {
                 No::refusal(Reason::TemporarilyUnavailable, "the TPM is starting", &peer).of(&agent)
             })?;
-            let log = self.boot_log.clone();
-            let log = tokio::task::spawn_blocking(move || log.read()).await.ok().flatten();
+            let logs = Logs { boot: self.boot_log.clone(), ima: Some(self.ima.clone()) };
             let certificate = self.enrollment.certificate();
-            Ok((standing.prove(&tpm, log, agent, &nonce, certificate.as_deref()).await?, nonce))
+            let proof = standing
+                .prove(&tpm, logs, agent, &challenge, certificate.as_deref(), self.clock.now())
+                .await?;
+            Ok((proof, challenge.nonce))
         };
         match decided.await {
             Ok((proof, nonce)) => self.audit.proof(proof, &nonce).await.map_err(Refused::Unrecorded),
@@ -121,9 +128,9 @@ impl Road {
         let decided = async {
             let peer = self.known(look)?;
             let agent = self.identify_any(&peer).await?;
-            let agents = self.agents.all_of(agent.peer()).await;
+            let agents = self.agents.all_of(agent.peer(), self.posture.measured()).await;
             let host = self.issuer.standing().map(|standing| standing.host().clone());
-            Ok(Identity { peer, agents, host, posture: Posture::now() })
+            Ok(Identity { peer, agents, host, posture: self.posture() })
         };
         match decided.await {
             Ok(identity) => Ok(identity),
@@ -187,6 +194,11 @@ impl Road {
         }
     }
 
+    /// The host's posture as it is known now.
+    pub fn posture(&self) -> Posture {
+        self.posture.condition(Instant::now()).posture
+    }
+
     async fn decide_token(&self, look: Look, ask: Result<Ask, String>) -> Result<Token, No> {
         let peer = self.known(look)?;
         let wanted = ask.as_ref().ok().and_then(|ask| ask.agent.as_deref());
@@ -195,7 +207,7 @@ impl Road {
             Err(_) => self.identify_any(&peer).await?,
         };
         let ask = ask.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
-        let permit = policy::decide(agent.clone(), Posture::now(), ask)?;
+        let permit = policy::decide(agent.clone(), &self.posture.condition(Instant::now()), ask)?;
         let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
         if permit.signer() == Signer::Issuing {
             return Ok(standing.token(permit, self.clock.now())?);
@@ -215,7 +227,7 @@ impl Road {
 
     /// The agent that the peer is, within its rate.
     async fn identify(&self, peer: &Peer, wanted: Option<&str>) -> Result<Agent, No> {
-        match self.agents.identify(peer, wanted).await {
+        match self.agents.identify(peer, wanted, self.posture.measured()).await {
             Ok(agent) => {
                 self.within_rate(Who::Agent(agent.name().clone()), Some(peer)).map_err(|no| no.of(&agent))?;
                 Ok(agent)
@@ -223,7 +235,9 @@ impl Road {
             Err(unidentified) => {
                 self.within_rate(Who::Stranger(peer.uid), Some(peer))?;
                 let reason = match unidentified {
-                    Unidentified::Stranger | Unidentified::NotThat(_) => Reason::InvalidClient,
+                    Unidentified::Stranger | Unidentified::NotThat(_) | Unidentified::Unmeasured { .. } => {
+                        Reason::InvalidClient
+                    }
                     Unidentified::Ambiguous(_) => Reason::InvalidRequest,
                 };
                 Err(No::refusal(reason, unidentified.to_string(), peer))
@@ -233,7 +247,7 @@ impl Road {
 
     /// Any of the agents that the peer is: the first by name.
     async fn identify_any(&self, peer: &Peer) -> Result<Agent, No> {
-        let first = match self.agents.identify(peer, None).await {
+        let first = match self.agents.identify(peer, None, self.posture.measured()).await {
             Err(Unidentified::Ambiguous(mut names)) if !names.is_empty() => Some(names.swap_remove(0)),
             _ => None,
         };

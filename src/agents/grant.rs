@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Spanned;
 
-use crate::config::{Fault, Source};
+use crate::config::{Fault, PostureMode, Source};
 
 /// No token lives longer, whatever a file says.
 pub const LONGEST_TTL: Duration = Duration::from_secs(3600);
@@ -25,6 +25,9 @@ pub struct Grant {
     pub ttl: Duration,
     pub assurance: Assurance,
     pub alg: Algorithm,
+    /// What the host's posture leads to; none means what the host's configuration says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub posture: Option<PostureMode>,
 }
 
 /// Which key signs.
@@ -59,6 +62,7 @@ pub(super) struct Written {
     ttl: Option<Spanned<String>>,
     assurance: Option<Spanned<Assurance>>,
     alg: Option<Spanned<Algorithm>>,
+    posture: Option<PostureMode>,
 }
 
 impl Written {
@@ -112,7 +116,7 @@ impl Written {
             (_, Algorithm::Rs256) => Assurance::Tpm,
             (written, Algorithm::Es256) => written.map_or(Assurance::Sealed, Spanned::into_inner),
         };
-        Grant { audience, scopes, ttl, assurance, alg }
+        Grant { audience, scopes, ttl, assurance, alg, posture: self.posture }
     }
 }
 

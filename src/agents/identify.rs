@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use crate::peer::{Digest, Peer};
 
+use super::matching::Held;
 use super::watch::Agents;
 use super::{Entry, Name};
+use crate::posture::Measured;
 
 /// A peer that is a registered agent. Only [`Agents::identify`] makes one.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ impl Agent {
 pub enum Unidentified {
     #[error("no registered agent matches this process")]
     Stranger,
+    #[error("this process would be agent \"{agent}\", but {why}")]
+    Unmeasured { agent: String, why: String },
     #[error("this process is not agent \"{0}\"; whoami lists what it is")]
     NotThat(String),
     #[error("several agents match this process; name one of {} in \"agent\"", .0.join(", "))]
@@ -47,28 +51,49 @@ pub enum Unidentified {
 
 impl Agents {
     /// All agents that `peer` is, in the order of their names.
-    pub async fn all_of(&self, peer: &Peer) -> Vec<Arc<Entry>> {
+    pub async fn all_of(&self, peer: &Peer, measured: &Measured) -> Vec<Arc<Entry>> {
+        self.sorted_out(peer, measured).await.0
+    }
+
+    /// All agents that `peer` is, and those that it would be if its executable were measured.
+    async fn sorted_out(&self, peer: &Peer, measured: &Measured) -> (Vec<Arc<Entry>>, Vec<Unidentified>) {
         let registry = self.registry();
-        let mut found = Vec::new();
+        let (mut found, mut unmeasured) = (Vec::new(), Vec::new());
         for entry in registry.iter() {
-            if entry.matching.holds(peer, self.names(), self.digests()).await {
-                found.push(entry.clone());
+            match entry.matching.holds(peer, self.names(), self.digests(), measured).await {
+                Held::Yes => found.push(entry.clone()),
+                Held::No => {}
+                Held::Unmeasured(why) => {
+                    unmeasured.push(Unidentified::Unmeasured { agent: entry.name.to_string(), why });
+                }
             }
         }
-        found
+        (found, unmeasured)
     }
 
     /// The agent that `peer` is; where it is several, the one it names.
-    pub async fn identify(&self, peer: &Peer, wanted: Option<&str>) -> Result<Agent, Unidentified> {
-        let mut found = self.all_of(peer).await;
-        if found.is_empty() {
-            return Err(Unidentified::Stranger);
+    pub async fn identify(
+        &self,
+        peer: &Peer,
+        wanted: Option<&str>,
+        measured: &Measured,
+    ) -> Result<Agent, Unidentified> {
+        let (mut found, mut unmeasured) = self.sorted_out(peer, measured).await;
+        let is =
+            |no: &Unidentified, name| matches!(no, Unidentified::Unmeasured { agent, .. } if agent == name);
+        if found.is_empty() && wanted.is_none() && !unmeasured.is_empty() {
+            return Err(unmeasured.swap_remove(0));
         }
         let entry = match wanted {
-            Some(name) => {
-                let at = found.iter().position(|entry| entry.name.as_str() == name);
-                found.swap_remove(at.ok_or_else(|| Unidentified::NotThat(name.to_owned()))?)
-            }
+            Some(name) => match found.iter().position(|entry| entry.name.as_str() == name) {
+                Some(at) => found.swap_remove(at),
+                None => match unmeasured.iter().position(|no| is(no, name)) {
+                    Some(at) => return Err(unmeasured.swap_remove(at)),
+                    None if found.is_empty() => return Err(Unidentified::Stranger),
+                    None => return Err(Unidentified::NotThat(name.to_owned())),
+                },
+            },
+            None if found.is_empty() => return Err(Unidentified::Stranger),
             None if found.len() > 1 => {
                 return Err(Unidentified::Ambiguous(found.iter().map(|e| e.name.to_string()).collect()));
             }

@@ -9,6 +9,7 @@ use crate::config::{Fault, Source};
 use crate::peer::{Digest, Digests, Peer};
 
 use super::Names;
+use crate::posture::Measured;
 
 /// Conditions, all of which must hold. A loaded one has at least one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -23,6 +24,9 @@ pub struct Match {
     pub exe: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe_sha256: Option<Digest>,
+    /// Whether the kernel must have measured the executable, before a PCR 10 that the TPM quoted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub measured: bool,
 }
 
 /// A user or group, by number or by name.
@@ -70,15 +74,35 @@ impl Match {
     }
 
     /// Whether `peer` is meant. The executable is read only where everything else holds.
-    pub async fn holds(&self, peer: &Peer, names: &Names, digests: &Digests) -> bool {
+    pub async fn holds(&self, peer: &Peer, names: &Names, digests: &Digests, measured: &Measured) -> Held {
         if !self.holds_but_for_digest(peer, names).await {
-            return false;
+            return Held::No;
         }
-        match self.exe_sha256 {
-            None => true,
-            Some(wanted) => peer.compute_exe_sha256(digests).await == Some(wanted),
+        if self.exe_sha256.is_none() && !self.measured {
+            return Held::Yes;
+        }
+        let digest = peer.compute_exe_sha256(digests).await;
+        if self.exe_sha256.is_some_and(|wanted| digest != Some(wanted)) {
+            return Held::No;
+        }
+        match (self.measured, digest) {
+            (false, _) => Held::Yes,
+            (true, None) => Held::Unmeasured(UNREADABLE.into()),
+            (true, Some(digest)) => measured.has(&digest.0).map_or_else(Held::Unmeasured, |()| Held::Yes),
         }
     }
+}
+
+const UNREADABLE: &str = "its executable cannot be read, so nobody can tell whether it was measured; an administrator \
+                          installs the drop-in executables.conf, see hostbadged(8)";
+
+/// Whether the conditions hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    Yes,
+    No,
+    /// All but that the executable was measured, and why that does not.
+    Unmeasured(String),
 }
 
 /// The table `[match]` as written.
@@ -90,6 +114,8 @@ pub(super) struct Written {
     unit: Option<Spanned<String>>,
     exe: Option<Spanned<PathBuf>>,
     exe_sha256: Option<Spanned<String>>,
+    #[serde(default)]
+    measured: bool,
 }
 
 impl Written {
@@ -134,7 +160,7 @@ impl Written {
                 None
             }
         });
-        let matching = Match { user, group, unit, exe, exe_sha256 };
+        let matching = Match { user, group, unit, exe, exe_sha256, measured: self.measured };
         // Anybody can run a program under a debugger, with a library of their own in it, or at its path in a mount
         // namespace of their own: an executable tells agents of one user apart, and users not at all.
         if !matching.names_somebody() && faults.is_empty() {

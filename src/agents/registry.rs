@@ -5,9 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Fault, writable_by_others};
+use crate::config::{Fault, PostureMode, writable_by_others};
 
-use super::{Entry, file};
+use super::{Entry, Grant, file};
 
 /// More files than this in one directory are not a registry.
 const MOST: usize = 10_000;
@@ -55,6 +55,17 @@ impl Registry {
             registry.entries.insert(name, std::sync::Arc::new(entry));
         }
         if faults.is_empty() { Ok(registry) } else { Err(faults) }
+    }
+
+    /// Whether somebody's grant goes by the host's posture, whatever the host's configuration says.
+    pub fn asks_for_posture(&self) -> bool {
+        let asks = |grant: &Grant| grant.posture.is_some_and(|mode| mode != PostureMode::Off);
+        self.entries.values().any(|entry| entry.grants.iter().any(asks))
+    }
+
+    /// Whether some agent's executable has to be measured.
+    pub fn asks_for_measured(&self) -> bool {
+        self.entries.values().any(|entry| entry.matching.measured)
     }
 
     pub fn len(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The admin socket: status, agents, keys, the log. For root and the admin group.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
@@ -15,10 +16,18 @@ use crate::config::Fault;
 use crate::issue::{KeyReport, Orders};
 use crate::peer::Peer;
 use crate::policy::Gate;
+use crate::posture::{self, Difference, Report, Want};
 use crate::road::Road;
 
 /// Lines of the log that one answer holds at most.
 const LINES_MOST: usize = 1000;
+
+/// What is watched of the host, and the way to who watches.
+pub struct PostureDesk {
+    pub orders: posture::Orders,
+    /// PCRs that are compared.
+    pub compared: Vec<u8>,
+}
 
 /// Answers the admin socket.
 pub struct Admin {
@@ -26,6 +35,7 @@ pub struct Admin {
     pub gate: Gate,
     pub status: Arc<Status>,
     pub keys: Orders,
+    pub posture: PostureDesk,
     pub bodies: body::Room,
 }
 
@@ -63,6 +73,10 @@ fn who(peer: &Peer) -> String {
     format!("uid {}, pid {}", peer.uid, peer.pid)
 }
 
+fn not_now(why: &str) -> Reply {
+    reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", why)
+}
+
 impl Admin {
     pub(super) async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Reply {
         let peer = match self.road.administrator(guest.look(), self.gate).await {
@@ -90,6 +104,11 @@ impl Admin {
                 let step = path["/v1/enroll/".len()..].to_owned();
                 super::enroll::answer(self, &who(&peer), &step, request).await
             }
+            "/v1/posture" if get => self.posture().await,
+            "/v1/posture/diff" if get => self.posture_diff().await,
+            "/v1/posture/accept" if post => self.posture_accept(&peer, request).await,
+            "/v1/posture/accept" => reply::wrong_method("POST"),
+            "/v1/posture" | "/v1/posture/diff" => reply::wrong_method("GET, HEAD"),
             "/v1/status" | "/v1/agents" | "/v1/audit" | "/v1/keys" => reply::wrong_method("GET, HEAD"),
             "/v1/agents/reload" | "/v1/keys/rotate" | "/v1/keys/recovery" | "/v1/keys/recover"
             | "/v1/keys/accept" => reply::wrong_method("POST"),
@@ -171,6 +190,47 @@ impl Admin {
 
     async fn accept(&self, peer: &Peer) -> Reply {
         done(self.keys.accept(who(peer)).await)
+    }
+
+    /// What is known of the host; where nobody looks again and again, after a look for this question.
+    async fn look(&self) {
+        if self.road.posture() == posture::Posture::Off {
+            // What stands in the way is part of what is known.
+            let _ = self.posture.orders.order(Want::Look).await;
+        }
+    }
+
+    async fn posture(&self) -> Reply {
+        self.look().await;
+        let measured = self.road.agents.registry().asks_for_measured();
+        let report = Report::of(&self.road.posture, &self.posture.compared, measured, Instant::now());
+        reply::json(StatusCode::OK, &report)
+    }
+
+    async fn posture_diff(&self) -> Reply {
+        self.look().await;
+        let (log, watched) = (self.road.boot_log.clone(), self.road.posture.clone());
+        let compared = self.posture.compared.clone();
+        let compared = move || Difference::of(&watched, &compared, log.read().as_deref(), Instant::now());
+        match tokio::task::spawn_blocking(compared).await {
+            Ok(Ok(difference)) => reply::json(StatusCode::OK, &difference),
+            Ok(Err(why)) => not_now(&why),
+            Err(e) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &e.to_string()),
+        }
+    }
+
+    async fn posture_accept(&self, peer: &Peer, request: Request<Incoming>) -> Reply {
+        let body = match self.bodies.read(request).await {
+            Ok(body) => body,
+            Err(broken) => return broken,
+        };
+        if let Err(what) = body::acceptance(&body) {
+            return reply::error(StatusCode::BAD_REQUEST, "invalid_request", &what);
+        }
+        match self.posture.orders.order(Want::Accept { by: who(peer) }).await {
+            Ok(()) => self.posture().await,
+            Err(why) => not_now(&why),
+        }
     }
 
     pub(super) fn not_standing(&self) -> Reply {

@@ -8,7 +8,7 @@ use super::body;
 use super::guest::Guest;
 use super::reply::{self, Reply};
 use crate::peer::Facts;
-use crate::posture::Posture;
+use crate::posture::{Mode, Posture};
 use crate::road::{Identity, Road};
 
 /// Answers the agent socket.
@@ -38,8 +38,8 @@ impl AgentApi {
             },
             "/v1/attest" if post => match self.bodies.read(request).await {
                 Err(broken) => broken,
-                Ok(body) => match self.road.attest(guest.look(), body::nonce(&body)).await {
-                    Ok(proof) => reply::json(StatusCode::OK, proof.get().evidence()),
+                Ok(body) => match self.road.attest(guest.look(), body::challenge(&body)).await {
+                    Ok(proof) => reply::json(StatusCode::OK, proof.get().shown()),
                     Err(refused) => reply::refused(&refused),
                 },
             },
@@ -74,10 +74,12 @@ impl AgentApi {
 
     fn health(&self) -> Health {
         let tpm = self.road.tpm.borrow().kind;
+        let posture = self.road.posture();
         let well = self.road.issuer.standing().is_some()
             && tpm == crate::tpm::StateKind::Ready
-            && self.road.audit.health().problem().is_none();
-        Health { status: if well { "ok" } else { "degraded" }, tpm: tpm.to_string(), posture: Posture::now() }
+            && self.road.audit.health().problem().is_none()
+            && (posture == Posture::Accepted || self.road.posture.mode() != Mode::Enforce);
+        Health { status: if well { "ok" } else { "degraded" }, tpm: tpm.to_string(), posture }
     }
 }
 

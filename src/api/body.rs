@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::reply::{self, Reply};
-use crate::issue::{Nonce, Query};
+use crate::issue::{Challenge, Format, Nonce, Query};
 use crate::policy::Ask;
 use crate::vault::RecoveryKey;
 
@@ -224,19 +224,27 @@ pub fn query(body: &Body) -> Result<Query, String> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NonceBody {
+struct ChallengeBody {
     nonce: String,
+    #[serde(default)]
+    format: Format,
 }
 
 /// The challenge that evidence is asked for.
-pub fn nonce(body: &Body) -> Result<Nonce, String> {
+pub fn challenge(body: &Body) -> Result<Challenge, String> {
     if !body.form {
-        let written: NonceBody = serde_json::from_slice(&body.text)
+        let written: ChallengeBody = serde_json::from_slice(&body.text)
             .map_err(|e| format!("the body is not the JSON of a request for evidence: {e}"))?;
-        return Nonce::parse(&written.nonce);
+        return Ok(Challenge { nonce: Nonce::parse(&written.nonce)?, format: written.format });
     }
-    let nonce = Form::parse(&body.text, &["nonce"])?.take(0).ok_or("nonce is missing")?;
-    Nonce::parse(&nonce)
+    let mut fields = Form::parse(&body.text, &["nonce", "format"])?;
+    let nonce = Nonce::parse(&fields.take(0).ok_or("nonce is missing")?)?;
+    let format = match fields.take(1).as_deref() {
+        None | Some("evidence") => Format::Evidence,
+        Some("eat") => Format::Eat,
+        Some(_) => return Err("format is evidence or eat".into()),
+    };
+    Ok(Challenge { nonce, format })
 }
 
 #[derive(Default, Deserialize)]
@@ -269,6 +277,23 @@ pub fn recovery_key(body: &Body) -> Result<RecoveryKey, String> {
     let written: RecoveryBody = serde_json::from_slice(object)
         .map_err(|_| "the body is {\"recovery_key\": \"hbr1-...\"}".to_owned())?;
     RecoveryKey::parse(&written.recovery_key).map_err(|e| e.to_string())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AcceptanceBody {}
+
+/// Whether the host's present state is to be accepted as it is. There is nothing to choose yet, so what is named is
+/// unknown: it is not passed over, and not taken for done.
+pub fn acceptance(body: &Body) -> Result<(), String> {
+    if body.text.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    // serde reads a list as the members in their order.
+    let object = if body.text.trim_ascii_start().starts_with(b"{") { &body.text[..] } else { b"" };
+    serde_json::from_slice::<AcceptanceBody>(object)
+        .map(drop)
+        .map_err(|e| format!("the body is empty or {{}}: {e}"))
 }
 
 /// Fields of a form (RFC 6749 appendix B). Unknown ones are passed over, as its section 3.2 demands.

@@ -14,7 +14,7 @@ mod reply;
 mod serve;
 mod status;
 
-pub use admin::Admin;
+pub use admin::{Admin, PostureDesk};
 pub use agent::AgentApi;
 pub use body::Room;
 pub use crowd::Crowd;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -9,7 +10,7 @@ use super::Crowd;
 use crate::agents::Loaded;
 use crate::clock::Timestamp;
 use crate::issue::{CertificateReport, KeyReport, KeyState};
-use crate::posture::Posture;
+use crate::posture::{Mode, Posture};
 use crate::road::Road;
 use crate::vault::Binding;
 
@@ -46,6 +47,8 @@ pub struct Report {
     /// What an organisation gave the host key; none where the host is not enrolled.
     certificate: Option<CertificateReport>,
     posture: Posture,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    posture_why: String,
     /// How the keys are guarded at rest; none while they are not open.
     seal: Option<Binding>,
     /// What keeps tokens from being issued; none where they are.
@@ -102,7 +105,11 @@ impl Status {
         let host = standing.as_ref().map(|standing| standing.host());
         let state = road.tpm.borrow().clone();
         let problem = road.audit.health().problem().map(|problem| problem.to_string());
-        let well = standing.is_some() && state.kind == crate::tpm::StateKind::Ready && problem.is_none();
+        let posture = road.posture.condition(Instant::now());
+        let well = standing.is_some()
+            && state.kind == crate::tpm::StateKind::Ready
+            && problem.is_none()
+            && (posture.posture == Posture::Accepted || posture.mode != Mode::Enforce);
         Report {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -122,7 +129,8 @@ impl Status {
                 facts: self.tpm.borrow().clone(),
             },
             certificate: road.enrollment.report(),
-            posture: Posture::now(),
+            posture: posture.posture,
+            posture_why: posture.why(),
             seal,
             trouble: standing.is_none().then(|| road.why_not_standing()),
             keys: standing.iter().flat_map(|standing| standing.keys()).filter(living).cloned().collect(),

@@ -52,6 +52,8 @@ events! {
     KeyDestroyed "key-destroyed" "7e314b54122d48ff9e2f790998d98e4e" INFO,
     KeyPublished "key-published" "72d91566560e45cf923867d8605a98e8" INFO,
     KeyRetired "key-retired" "1f304115aa2841a0b8473069ac5510c9" INFO,
+    PostureAccepted "posture-accepted" "013794af7a4c48cebe01a75425e0a108" INFO,
+    PostureChanged "posture-changed" "a8eb0e2885db47aa806724f97bf84039" WARN,
     RecoveryKeyMade "recovery-key-made" "cc1dba58bf0a0bb59b367b3755927dc3" WARN,
     RequestRefused "request-refused" "3ee38bd6d8b44a2abf71ad20c4594797" WARN,
     RsaKeyMade "rsa-key-made" "0e7eecd6e6c045b1934238742037b914" INFO,

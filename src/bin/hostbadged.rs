@@ -11,14 +11,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use hostbadge::agents::{Agents, Registry};
-use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, Room, Server, Status};
+use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, PostureDesk, Room, Server, Status};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
-use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator, RsaKeeper};
+use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator, RsaKeeper, Watcher};
 use hostbadge::issue::{self, ByTpm, Enrollment, Issuer, Naming, Rotation, Turns};
 use hostbadge::policy::{Gate, Limiter, Rate};
-use hostbadge::posture::BootLog;
+use hostbadge::posture::{self, BootLog, ImaList, Watched};
 use hostbadge::road::Road;
 use hostbadge::store::{self, DirLock};
 use hostbadge::tpm::{SoftwareTpm, TpmConfig};
@@ -163,6 +163,24 @@ async fn serve(
         by_tpm: ByTpm { turns: Turns::default(), tpm: view.handle.clone(), rsa_waits },
         boot_log: BootLog::in_dir(&config.paths.run),
         enrollment,
+        ima: ImaList::in_dir(&config.paths.run),
+        posture: Watched::new(config.posture.mode, config.posture.max_age),
+    };
+    let (looks, desk) = posture::orders();
+    let (looked, mut settled_posture) = tokio::sync::watch::channel(false);
+    let watcher = Watcher {
+        config: config.posture.clone(),
+        state_dir: config.paths.state.clone(),
+        boot_log: road.boot_log.clone(),
+        ima: road.ima.clone(),
+        watched: road.posture.clone(),
+        agents: road.agents.clone(),
+        audit: audit.clone(),
+        clock: clock.clone(),
+        desk,
+        handle: view.handle.clone(),
+        issuer_settled: view.settled.clone(),
+        settled: looked,
     };
 
     let group =
@@ -177,8 +195,14 @@ async fn serve(
         crowd: crowd.clone(),
         tpm: view.facts,
     };
-    let admin =
-        Admin { road: road.clone(), gate, status: Arc::new(status), keys: orders, bodies: Room::default() };
+    let admin = Admin {
+        road: road.clone(),
+        gate,
+        status: Arc::new(status),
+        keys: orders,
+        posture: PostureDesk { orders: looks, compared: config.posture.pcrs.clone() },
+        bodies: Room::default(),
+    };
     let admin = Api::Admin(Arc::new(admin));
     let agent = Api::Agent(Arc::new(AgentApi {
         road: Road { audit: audit.for_lanes(), ..road.clone() },
@@ -194,10 +218,15 @@ async fn serve(
     let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), None, stop.clone())?;
     let admin = tokio::spawn(admin.run());
     tokio::spawn(keeper.keep(rotator, rsa_keeper));
+    tokio::spawn(watcher.watch());
     tokio::spawn(Pulse { audit: audit.clone(), lanes }.beat());
 
     let mut settled = view.settled;
-    let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
+    let settled = async {
+        let _ = settled.wait_for(|settled| *settled).await;
+        let _ = settled_posture.wait_for(|settled| *settled).await;
+    };
+    let _ = tokio::time::timeout(SETTLE, settled).await;
     // Callers who come during a restart wait in the socket's queue and then get what they came for.
     let servers = [admin, tokio::spawn(agent.run())];
     let version = env!("CARGO_PKG_VERSION");

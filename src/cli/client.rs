@@ -14,22 +14,35 @@ use tokio::net::UnixStream;
 
 use super::Failure;
 
-/// Largest answer taken.
+/// Largest answer taken, but for evidence.
 const MOST: usize = 4 * 1024 * 1024;
+/// Evidence has the host's logs in it.
+const MUCH: usize = crate::verify::eat::LARGEST;
 /// The daemon bounds each of its own waits; this bounds their sum.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// `GET path`.
 pub async fn get(socket: &Path, path: &str) -> Result<Value, Failure> {
-    exchange(socket, Method::GET, path, None).await
+    exchange(socket, Method::GET, path, None, MOST).await
 }
 
 /// `POST path` with a JSON body.
 pub async fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, Failure> {
-    exchange(socket, Method::POST, path, Some(body)).await
+    exchange(socket, Method::POST, path, Some(body), MOST).await
 }
 
-async fn exchange(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+/// The same for an answer that may be large.
+pub async fn post_for_much(socket: &Path, path: &str, body: &Value) -> Result<Value, Failure> {
+    exchange(socket, Method::POST, path, Some(body), MUCH).await
+}
+
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+    most: usize,
+) -> Result<Value, Failure> {
     let stream = UnixStream::connect(socket).await.map_err(|e| unreachable_socket(socket, &e))?;
     let broken = |e: &dyn std::fmt::Display| Failure::NoDaemon(format!("{}: {e}", socket.display()));
     let talk = async {
@@ -46,7 +59,7 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Option<&Value
             .map_err(|e| broken(&e))?;
         let reply = sender.send_request(request).await.map_err(|e| broken(&e))?;
         let status = reply.status();
-        let text = Limited::new(reply.into_body(), MOST).collect().await.map_err(|e| broken(&e))?.to_bytes();
+        let text = Limited::new(reply.into_body(), most).collect().await.map_err(|e| broken(&e))?.to_bytes();
         let value =
             serde_json::from_slice(&text).map_err(|e| broken(&format!("the answer is not JSON: {e}")))?;
         Ok((status, value))

@@ -8,6 +8,7 @@ mod enroll;
 mod export;
 mod key;
 mod paper;
+mod posture;
 mod status;
 mod table;
 mod token;
@@ -87,6 +88,9 @@ enum Verb {
     /// Have an organisation vouch for this host's TPM, by four files (for administrators and operators)
     #[command(subcommand)]
     Enroll(enroll::Verb),
+    /// Whether the host is as it was accepted (for administrators)
+    #[command(subcommand)]
+    Posture(posture::Verb),
     /// What relying parties want to be given
     #[command(subcommand)]
     Export(export::Verb),
@@ -121,6 +125,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Verb::Agent(verb) => agent::run(&common, &verb).await,
         Verb::Key(verb) => key::run(&common, &verb).await,
         Verb::Enroll(verb) => enroll::run(&common, &verb).await,
+        Verb::Posture(verb) => posture::run(&common, &verb).await,
         Verb::Export(verb) => export::run(&common, &verb).await,
         Verb::Verify(verb) => verify::run(&common, &verb),
         Verb::Audit(verb) => audit::run(&common, &verb).await,

@@ -46,7 +46,10 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
             ),
         );
     }
-    lines.add("posture", text(&answer["posture"]));
+    match answer["posture_why"].as_str() {
+        Some(why) => lines.add("posture", format!("{}: {why}", text(&answer["posture"]))),
+        None => lines.add("posture", text(&answer["posture"])),
+    };
     for line in seal(&answer["seal"]) {
         lines.add("seal", line);
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::table::{Lines, columns};
 use super::{Common, Failure, print_json};
 use crate::clock::{Clock, Timestamp};
-use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, evidence};
+use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, eat, evidence};
 
 /// Larger key sets and tokens are none of ours.
 const MOST: u64 = 1024 * 1024;
@@ -20,7 +20,8 @@ const MOST: u64 = 1024 * 1024;
 pub enum Verb {
     /// A token: its signature, type, times, issuer and audience
     Token(Token),
-    /// Evidence: nonce, signatures, keys, PCR values and the issuing keys that the host's TPM stands for
+    /// Evidence, alone or in an EAT: nonce, signatures, keys, PCR values, logs and the issuing keys that the host's TPM
+    /// stands for
     Evidence(Evidence),
 }
 
@@ -83,14 +84,24 @@ pub fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
 /// A table of what holds and what does not; exit status 1 where anything does not.
 fn evidence(common: &Common, arguments: &Evidence) -> Result<ExitCode, Failure> {
     let text = match arguments.file.as_deref() {
-        Some(file) if file != Path::new("-") => bounded(file, evidence::LARGEST as u64 + 1)?,
-        _ => standard_input(evidence::LARGEST as u64 + 1)?,
+        Some(file) if file != Path::new("-") => bounded(file, eat::LARGEST as u64 + 1)?,
+        _ => standard_input(eat::LARGEST as u64 + 1)?,
     };
-    let document = evidence::Evidence::parse(&text).map_err(|e| Failure::Local(e.to_string()))?;
+    let wrong = |e: verify::Error| Failure::Local(e.to_string());
     let nonce = BASE64URL_NOPAD
         .decode(arguments.nonce.as_bytes())
         .map_err(|e| Failure::Local(format!("the nonce is not base64url: {e}")))?;
-    let mut findings = document.check(&nonce);
+    // A JSON object is the document; an EAT is a JWT, which begins with no brace.
+    let (mut findings, document) = match text.trim_ascii().first() {
+        Some(b'{') => (Vec::new(), evidence::Evidence::parse(&text).map_err(wrong)?),
+        _ => {
+            let token = std::str::from_utf8(text.trim_ascii())
+                .map_err(|_| Failure::Local("this is neither evidence nor an EAT".into()))?;
+            let eat = eat::Eat::parse(token).map_err(wrong)?;
+            (eat.check(&nonce), eat.evidence().clone())
+        }
+    };
+    findings.extend(document.check(&nonce));
     let now = Clock::System.now();
     let certificates = |e: verify::Error| Failure::Local(e.to_string());
     let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(certificates)?;

@@ -3,6 +3,7 @@
 mod checks;
 mod dev;
 mod fault;
+mod posture;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use checks::{
 };
 pub use dev::lay_out as lay_out_dev;
 pub use fault::{Fault, Source, writable_by_others};
+use posture::check_posture;
+pub use posture::{Posture, PostureMode};
 
 /// Where the daemon looks when it is told nothing else.
 pub const SYSTEM_FILE: &str = "/etc/hostbadge/hostbadged.toml";
@@ -32,6 +35,7 @@ pub struct Config {
     pub keys: Keys,
     pub seal: Seal,
     pub limits: Limits,
+    pub posture: Posture,
     pub log: Log,
     pub admin: Admin,
 }
@@ -223,6 +227,8 @@ struct Written {
     #[serde(default)]
     limits: OptionalSpan<Limits>,
     #[serde(default)]
+    posture: OptionalSpan<Posture>,
+    #[serde(default)]
     log: Log,
     #[serde(default)]
     admin: Admin,
@@ -290,6 +296,7 @@ impl Config {
         let keys = written.keys.checked(&source, check_keys, &mut faults);
         let seal = written.seal.checked(&source, check_seal, &mut faults);
         let limits = written.limits.checked(&source, check_limits, &mut faults);
+        let posture = written.posture.checked(&source, check_posture, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -301,6 +308,7 @@ impl Config {
             keys,
             seal,
             limits,
+            posture,
             log: written.log,
             admin: written.admin,
         })
@@ -367,6 +375,29 @@ mod tests {
         assert!(read("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
         assert!(read("[limits]\ntpm_burst = 0").unwrap_err().contains("limits.tpm_burst is 0"));
         assert!(read("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));
+    }
+
+    #[test]
+    fn what_is_compared_of_a_host_can_be_compared_and_in_time() {
+        let posture = read("").unwrap().posture;
+        assert_eq!((posture.mode, posture.every().as_secs()), (PostureMode::Off, 24));
+        let posture =
+            read("[posture]\nmode = \"enforce\"\npcrs = [0, 7]\nmax_age = \"10s\"").unwrap().posture;
+        assert_eq!((posture.mode, posture.every().as_secs()), (PostureMode::Enforce, 4));
+        for (text, wanted) in [
+            ("\nmode = \"on\"", ":3: unknown variant"),
+            ("\npcrs = [7, 0]", ":2: posture.pcrs are numbers"),
+            ("\npcrs = []", ":2: posture.pcrs are numbers"),
+            ("\npcrs = [0, 10]", ":2: posture.pcrs: PCR 10 changes"),
+            ("\npcrs = [23]", ":2: posture.pcrs: PCR 23 can be reset"),
+            ("\npcrs = [24]", ":2: posture.pcrs: there is no PCR 24"),
+            ("\npcrs = [256]", ":3: invalid value"),
+            ("\nmax_age = \"10ms\"", ":2: posture.max_age is at least"),
+            ("\nevery = \"31s\"", ":2: posture.every is from"),
+        ] {
+            let fault = read(&format!("\n[posture]{text}")).unwrap_err();
+            assert!(fault.contains(wanted), "{text}: {fault}");
+        }
     }
 
     #[test]

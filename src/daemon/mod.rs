@@ -12,6 +12,7 @@ mod notify;
 mod rotator;
 mod rsa;
 mod sockets;
+mod watcher;
 
 pub use arguments::Arguments;
 pub use harden::{connections_that_fit, harden};
@@ -22,3 +23,4 @@ pub use notify::{Pulse, ready, reloading, stopping, tell};
 pub use rotator::Rotator;
 pub use rsa::RsaKeeper;
 pub use sockets::{Sockets, open_sockets};
+pub use watcher::Watcher;

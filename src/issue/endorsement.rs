@@ -25,14 +25,20 @@ pub async fn endorse(
         cnf: Confirmation { jwk: key.clone() },
     };
     let statement = serde_json::to_vec(&statement).map_err(|e| Error::Key(e.to_string()))?;
+    let jws = sign(tpm, &header, &statement).await?;
+    check(&jws, host_id, host_key, key)?;
+    Ok(jws)
+}
+
+/// A compact JWS by the host key.
+pub(super) async fn sign(tpm: &Tpm, header: &serde_json::Value, payload: &[u8]) -> Result<String, Error> {
     let mut jws = BASE64URL_NOPAD.encode(header.to_string().as_bytes());
     jws.push('.');
-    BASE64URL_NOPAD.encode_append(&statement, &mut jws);
+    BASE64URL_NOPAD.encode_append(payload, &mut jws);
     let hash: [u8; 32] = digest(&SHA256, jws.as_bytes()).as_ref().try_into().map_err(|_| Error::Random)?;
     let signature = tpm.host_sign(hash).await?;
     jws.push('.');
     BASE64URL_NOPAD.encode_append(&signature, &mut jws);
-    check(&jws, host_id, host_key, key)?;
     Ok(jws)
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::{Error, Nonce, Standing};
+use super::{Error, Logs, Nonce, Standing};
 use crate::clock::Timestamp;
 use crate::enroll::{self, Answer, Challenge, Request, Sealed, ToolsFile};
 use crate::store;
@@ -107,7 +107,7 @@ impl Enrollment {
         &self,
         standing: &Standing,
         tpm: &Tpm,
-        event_log: Option<Vec<u8>>,
+        logs: Logs,
         now: Timestamp,
     ) -> Result<Request, Error> {
         let _turn = self.0.turn.lock().await;
@@ -118,7 +118,7 @@ impl Enrollment {
         let trust_domain = standing.host().trust_domain.clone();
         let csr = BASE64.encode(&csr(standing, tpm).await?);
         let nonce = Nonce::of_digest(Request::bound(&id, made, &trust_domain, &csr));
-        let evidence = standing.evidence(tpm, event_log, &nonce, None).await?;
+        let evidence = standing.evidence(tpm, logs, &nonce, None).await?;
         let request = Request { version: enroll::VERSION, id, made, trust_domain, csr, evidence };
         request.check()?;
         stored.pending.push(request.digest()?);

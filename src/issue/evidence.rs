@@ -2,11 +2,14 @@
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 
-use super::Standing;
+use super::{Error, Standing, endorsement};
 use crate::agents::Agent;
+use crate::clock::Timestamp;
 use crate::policy::{Reason, Refusal};
+use crate::posture::{BootLog, ImaList};
 use crate::tpm::{self, Tpm};
 use crate::verify::HostCertificate;
+use crate::verify::eat;
 use crate::verify::evidence::{Evidence, NONCE, Signed, VERSION, qualification};
 use crate::verify::structures::PublicKey;
 
@@ -41,11 +44,45 @@ impl Nonce {
     }
 }
 
+/// In which shape a verifier wants it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// The document alone.
+    #[default]
+    Evidence,
+    /// An EAT (RFC 9711) around it, signed by the host key.
+    Eat,
+}
+
+/// What a verifier asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    pub nonce: Nonce,
+    pub format: Format,
+}
+
+/// What the host has written down of its boot and of the files that ran.
+#[derive(Clone, Debug)]
+pub struct Logs {
+    pub boot: BootLog,
+    /// None where nobody asks for so much.
+    pub ima: Option<ImaList>,
+}
+
 /// Evidence that an agent asked for.
 #[derive(Debug)]
 pub struct Proof {
     agent: Agent,
-    evidence: Evidence,
+    shown: Shown,
+}
+
+/// As it is answered.
+#[derive(Debug, serde::Serialize)]
+#[serde(untagged)]
+pub enum Shown {
+    Evidence(Box<Evidence>),
+    Eat { eat: String },
 }
 
 impl Proof {
@@ -53,8 +90,8 @@ impl Proof {
         &self.agent
     }
 
-    pub fn evidence(&self) -> &Evidence {
-        &self.evidence
+    pub fn shown(&self) -> &Shown {
+        &self.shown
     }
 }
 
@@ -63,27 +100,61 @@ impl Standing {
     pub async fn prove(
         &self,
         tpm: &Tpm,
-        event_log: Option<Vec<u8>>,
+        logs: Logs,
         agent: Agent,
-        nonce: &Nonce,
+        challenge: &Challenge,
         certificate: Option<&HostCertificate>,
+        now: Timestamp,
     ) -> Result<Proof, Refusal> {
-        let made = self.evidence(tpm, event_log, nonce, certificate).await;
-        let evidence = made.map_err(|e: tpm::Error| {
-            Refusal::new(Reason::TemporarilyUnavailable, e.to_string()).by(agent.peer()).of(agent.name())
-        })?;
-        Ok(Proof { agent, evidence })
+        match self.show(tpm, logs, challenge, certificate, now).await {
+            Ok(shown) => Ok(Proof { agent, shown }),
+            Err(e) => {
+                let no = Refusal::new(Reason::TemporarilyUnavailable, e.to_string());
+                Err(no.by(agent.peer()).of(agent.name()))
+            }
+        }
+    }
+
+    async fn show(
+        &self,
+        tpm: &Tpm,
+        logs: Logs,
+        challenge: &Challenge,
+        certificate: Option<&HostCertificate>,
+        now: Timestamp,
+    ) -> Result<Shown, Error> {
+        let evidence = self.evidence(tpm, logs, &challenge.nonce, certificate).await?;
+        if challenge.format == Format::Evidence {
+            return Ok(Shown::Evidence(Box::new(evidence)));
+        }
+        let odd = |e: crate::verify::Error| Error::Key(e.to_string());
+        let (host_key, ek_digest) = (evidence.host_key().map_err(odd)?, evidence.ek_digest().map_err(odd)?);
+        let header = serde_json::json!({ "alg": "ES256", "kid": host_key.kid, "typ": eat::TYP });
+        let claims = eat::Claims {
+            eat_nonce: challenge.nonce.text(),
+            ueid: eat::ueid(&ek_digest),
+            eat_profile: eat::PROFILE.to_owned(),
+            iat: now.secs(),
+            swname: "hostbadged".to_owned(),
+            swversion: vec![env!("CARGO_PKG_VERSION").to_owned()],
+            hostbadge_evidence: evidence,
+        };
+        let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
+        Ok(Shown::Eat { eat: endorsement::sign(tpm, &header, &claims).await? })
     }
 
     pub(super) async fn evidence(
         &self,
         tpm: &Tpm,
-        event_log: Option<Vec<u8>>,
+        logs: Logs,
         nonce: &Nonce,
         certificate: Option<&HostCertificate>,
     ) -> Result<Evidence, tpm::Error> {
         let eks = tpm.endorsement().await?;
         let made = tpm.attest(PCRS.collect(), qualification(&nonce.0)).await?;
+        // After the quote: what the kernel measured before it is in the list, and what it measured since is not believed.
+        let read = move || (logs.boot.read(), logs.ima.and_then(|list| list.read()));
+        let (event_log, ima_log) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         // One that was given to an earlier key of this host says nothing of this one.
         let host_key = PublicKey::parse(&made.host_key_public).ok();
         let ours = certificate.filter(|one| host_key.is_some_and(|key| one.is_for(&key.point)));
@@ -107,6 +178,7 @@ impl Standing {
             quote: signed(&made.quote, &made.signature),
             pcrs: made.pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect(),
             event_log: event_log.map(|log| BASE64.encode(&log)),
+            ima_log: ima_log.map(|log| BASE64.encode(&log)),
             host_key: BASE64.encode(&made.host_key_public),
             certification: signed(&made.certification.attest, &made.certification.signature),
             endorsements: self.keys().iter().filter_map(|key| key.endorsement.clone()).collect(),

@@ -25,7 +25,7 @@ mod token;
 pub use by_tpm::ByTpm;
 pub use documents::Documents;
 pub use enrollment::{CertificateReport, Enrollment};
-pub use evidence::{Nonce, Proof};
+pub use evidence::{Challenge, Format, Logs, Nonce, Proof, Shown};
 pub use fair::Turns;
 pub use introspect::{Introspection, Query};
 pub use issuer::{Host, Issuer, Standing};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::agents::{Agent, Algorithm, Assurance};
 use crate::peer::Peer;
-use crate::posture::Posture;
+use crate::posture::{Condition, Mode, Posture};
 
 pub use rate::{Limited, Limiter, Rate, Who};
 pub use refusal::{Reason, Refusal};
@@ -92,7 +92,7 @@ impl Permit {
 }
 
 /// Decides by the agent's grants.
-pub fn decide(agent: Agent, posture: Posture, ask: Ask) -> Result<Permit, Refusal> {
+pub fn decide(agent: Agent, host: &Condition, ask: Ask) -> Result<Permit, Refusal> {
     let refuse = |reason, what: String| {
         Refusal::new(reason, what).by(agent.peer()).of(agent.name()).about(&ask.audience)
     };
@@ -112,6 +112,14 @@ pub fn decide(agent: Agent, posture: Posture, ask: Ask) -> Result<Permit, Refusa
             // Through a set, so that the same scopes read the same however they were asked for.
             join(wanted.iter().collect::<std::collections::BTreeSet<_>>().into_iter())
         }
+    };
+    let posture = match grant.posture.unwrap_or(host.mode) {
+        Mode::Off => Posture::Off,
+        Mode::Enforce if host.posture != Posture::Accepted => {
+            let what = format!("the host's posture is {}: {}", host.posture, host.remedy());
+            return Err(refuse(Reason::AccessDenied, what));
+        }
+        Mode::Enforce | Mode::Warn => host.posture,
     };
     // A request can shorten, never lengthen.
     let ttl = ask.ttl.map_or(grant.ttl, |wanted| wanted.min(grant.ttl));

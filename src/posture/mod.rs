@@ -1,35 +1,75 @@
 //! Is the host itself: the third step of the road.
 //!
-//! This release measures nothing yet and says so: every token, record and health answer carries `off`, so that a
-//! relying party can tell an unmeasured host from a measured one.
+//! What the TPM says of this boot is compared with a baseline that an administrator accepted. The road never asks the TPM:
+//! whoever watches puts what was seen into [`Watched`], and a decision takes it from there as long as it is fresh.
 
+mod baseline;
 mod boot_log;
+mod desk;
 mod explain;
+mod ima_list;
+mod measured;
+mod report;
+mod watched;
 
 use std::fmt;
 
 use serde::Serialize;
 
+pub use crate::config::PostureMode as Mode;
+pub use baseline::{Accepted, Baseline, digest};
 pub use boot_log::BootLog;
+pub use desk::{Desk, Order, Orders, Want, orders};
 pub use explain::{Pcrs, changed, explain};
+pub use ima_list::ImaList;
+pub use measured::Measured;
+pub use report::{Difference, Report};
+pub use watched::{Condition, Reading, Seen, Watched};
+
+use crate::store;
 
 /// What is known of the host's integrity at the moment of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Posture {
-    /// Not measured.
+    /// Nobody looks.
     Off,
+    /// As in the baseline that an administrator accepted.
+    Accepted,
+    /// Other than in that baseline.
+    Changed,
+    /// There is no baseline that somebody accepted.
+    Unaccepted,
+    /// What was seen last is too old to decide by.
+    Stale,
 }
 
 impl Posture {
-    /// The host's posture now.
-    pub fn now() -> Posture {
-        Posture::Off
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Posture::Off => "off",
+            Posture::Accepted => "accepted",
+            Posture::Changed => "changed",
+            Posture::Unaccepted => "unaccepted",
+            Posture::Stale => "stale",
+        }
     }
 }
 
 impl fmt::Display for Posture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("off")
+        f.write_str(self.as_str())
     }
+}
+
+/// Why the baseline cannot be used. The texts go to administrators.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Without what `store` says of a lost identity: a baseline is no secret, and is made anew by accepting.
+    #[error("{path}: it cannot be read as a baseline ({why}); compare the host with what you know of it, then hostbadge posture accept", path = path.display())]
+    Torn { path: std::path::PathBuf, why: String },
+    #[error("{path}: it is the baseline of host {theirs}, and this is {ours}; hostbadge posture accept takes this host's state instead", path = path.display())]
+    Foreign { path: std::path::PathBuf, theirs: String, ours: String },
+    #[error("{0}")]
+    Store(#[from] store::Error),
 }

@@ -12,11 +12,11 @@ use super::endorsement::endorsed;
 use super::structures::{
     About, Attest, DECRYPT, FIXED_PARENT, FIXED_TPM, PublicKey, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN,
 };
-use super::{Error, Jwk, eventlog};
+use super::{Error, Jwk, eventlog, ima};
 
 pub use super::vouching::{EndorsementKeys, Vouched};
 
-/// The document's version. Format 1 has no RSA EK, no certificates of issuers, and no host certificate; a reader of that
+/// The document's version. Format 1 has no RSA EK, no certificates of issuers, no host certificate and no IMA list; a reader of that
 /// format refuses members that it does not know, so that these are a format of their own.
 pub const VERSION: u64 = 2;
 const OLDEST: u64 = 1;
@@ -58,6 +58,9 @@ pub struct Evidence {
     pub pcrs: BTreeMap<u8, String>,
     /// What the firmware and the boot loaders measured, as the kernel has it, base64.
     pub event_log: Option<String>,
+    /// The files that the kernel measured, as it has them in ascii_runtime_measurements, base64. Since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ima_log: Option<String>,
     /// TPM2B_PUBLIC, base64.
     pub host_key: String,
     /// The AK's word for the host key.
@@ -118,12 +121,33 @@ impl Evidence {
         }
         let evidence: Evidence =
             serde_json::from_slice(text).map_err(|e| Error::Evidence(format!("this is no evidence: {e}")))?;
-        match evidence.version {
-            OLDEST..=VERSION => Ok(evidence),
+        evidence.check_version()?;
+        Ok(evidence)
+    }
+
+    /// Whether this program knows the document's format, and the document keeps to it.
+    pub(super) fn check_version(&self) -> Result<(), Error> {
+        match self.version {
+            OLDEST if self.ima_log.is_some() => {
+                Err(Error::Evidence("evidence of format 1 has no IMA list; this is no evidence".into()))
+            }
+            OLDEST..=VERSION => Ok(()),
             other => Err(Error::Evidence(format!(
                 "evidence of format {other}; this program reads formats {OLDEST} to {VERSION}"
             ))),
         }
+    }
+
+    /// The host key, as it is shown: to be believed where the findings on it and its certification hold.
+    pub fn host_key(&self) -> Result<Jwk, Error> {
+        let key = key(&self.host_key).map_err(Error::Evidence)?;
+        Ok(Jwk::from_point(&key.point))
+    }
+
+    /// SHA-256 over the EK's Name, of which the host's id is the first half.
+    pub fn ek_digest(&self) -> Result<[u8; 32], Error> {
+        let key = key(&self.ek).map_err(Error::Evidence)?;
+        Ok(eventlog::sha256(&key.name))
     }
 
     /// Checks all that can be checked from the document alone. All findings, not the first fault only.
@@ -138,9 +162,17 @@ impl Evidence {
         let quote = findings.note("quote's signature", self.open(&self.quote, &ak));
         if let Some(quote) = quote {
             findings.note("nonce", self.check_nonce(&quote, nonce));
+            findings.note("TPM clock", Evidence::clock(&quote));
             findings.note("PCR values", self.check_pcrs(&quote));
             if let Some(log) = &self.event_log {
                 findings.note("boot event log", self.check_event_log(log));
+            }
+            if let Some(list) = &self.ima_log {
+                if let Some(aggregate) = findings.note("IMA list", self.check_ima(list)) {
+                    aggregate.map(|aggregate| {
+                        findings.note("IMA boot aggregate", self.check_aggregate(&aggregate))
+                    });
+                }
             }
         }
         let Some(host_key) = host_key else { return findings.0 };
@@ -213,12 +245,23 @@ impl Evidence {
         if attest.signer != ak.qualified_name_under(&srk) {
             return Err("the TPM names another key as the signer than the AK that is shown".into());
         }
-        // Counts of resets are hidden from verifiers by the TPM, for keys that are not the endorsement hierarchy's.
-        let detail = match attest.clock.safe {
-            true => "by the AK".to_owned(),
-            false => "by the AK; the TPM's clock may have gone back".to_owned(),
-        };
-        Ok((attest, detail))
+        Ok((attest, "by the AK".to_owned()))
+    }
+
+    /// TPM 2.0 Library part 1, section 36.7: for a key that is not the endorsement hierarchy's, a TPM adds to its counts of
+    /// resets and restarts a number that is the same each time. So they are worth nothing alone, and tell whether there was
+    /// a reset between two quotes by the same AK.
+    fn clock(quote: &Attest) -> Result<((), String), String> {
+        let clock = quote.clock;
+        let seconds = clock.millis / 1000;
+        let doubt = if clock.safe { "" } else { ", which may have gone back" };
+        Ok((
+            (),
+            format!(
+                "{seconds} s{doubt}; reset count {}, restart count {}, to be compared with those of other quotes by this AK only",
+                clock.resets, clock.restarts
+            ),
+        ))
     }
 
     fn check_nonce(&self, quote: &Attest, nonce: &[u8]) -> Result<((), String), String> {
@@ -270,6 +313,45 @@ impl Evidence {
         }
         let detail = format!("{} events, which give PCRs 0 to 7 as quoted", log.events().len());
         Ok(((), if others.is_empty() { detail } else { format!("{detail}; PCRs {others:?} differ") }))
+    }
+
+    /// The list is believed up to the line where its replay gives the quoted PCR 10: the host goes on measuring between the
+    /// quote and the reading of its list. Gives the SHA-256 that the kernel took of the PCRs that it found, if it did.
+    fn check_ima(&self, list: &str) -> Result<(Option<String>, String), String> {
+        let quoted = self.pcrs.get(&10).and_then(|value| HEXLOWER_PERMISSIVE.decode(value.as_bytes()).ok());
+        let quoted: eventlog::Digest =
+            quoted.and_then(|value| value.try_into().ok()).ok_or("PCR 10 was not quoted")?;
+        let bytes = BASE64.decode(list.as_bytes()).map_err(|e| format!("not base64: {e}"))?;
+        let list = ima::List::parse(&bytes).map_err(|e| e.to_string())?;
+        let proven = list.proven_by(&quoted).ok_or("no part of it replays to the quoted PCR 10")?;
+        let lines = proven.entries().len();
+        let mut detail = format!("{lines} lines give PCR 10 as quoted");
+        if list.len() > lines {
+            detail += &format!("; {} later ones are not proven", list.len() - lines);
+        }
+        if proven.violations() > 0 {
+            detail += &format!("; {} files changed while they were measured", proven.violations());
+        }
+        let first = proven.entries().first().filter(|entry| entry.path == b"boot_aggregate");
+        let aggregate = first.and_then(|entry| entry.digest.strip_prefix("sha256:")).map(str::to_owned);
+        if aggregate.is_none() {
+            detail += "; it does not begin with a SHA-256 of the boot's PCRs, so nothing says that it is this boot's";
+        }
+        Ok((aggregate, detail))
+    }
+
+    /// Linux, security/integrity/ima: SHA-256 over PCRs 0 to 9 of the SHA-256 bank, as IMA found them.
+    fn check_aggregate(&self, aggregate: &str) -> Result<((), String), String> {
+        let mut whole = Vec::new();
+        for number in 0..=9 {
+            let value =
+                self.pcrs.get(&number).and_then(|value| HEXLOWER_PERMISSIVE.decode(value.as_bytes()).ok());
+            whole.extend(value.ok_or_else(|| format!("PCR {number} was not quoted"))?);
+        }
+        match HEXLOWER.encode(digest(&SHA256, &whole).as_ref()) == aggregate {
+            true => Ok(((), "of PCRs 0 to 9 as quoted".into())),
+            false => Err("it is not that of PCRs 0 to 9 as quoted: one was extended since the kernel started, or the kernel was started by another".into()),
+        }
     }
 
     fn check_certification(&self, ak: &PublicKey, host_key: &PublicKey) -> Result<((), String), String> {

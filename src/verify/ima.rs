@@ -34,6 +34,8 @@ pub struct Entry<'a> {
     /// Not a file's, but of something that the kernel names so.
     buffer: bool,
     extended: Digest,
+    /// In bytes, with its newline.
+    length: usize,
 }
 
 /// The lines that a PCR 10 proves.
@@ -49,7 +51,8 @@ impl<'a> List<'a> {
         }
         let (mut entries, mut rest, mut line) = (Vec::new(), bytes, 1);
         while !rest.is_empty() {
-            let (entry, length) = first(rest).map_err(|what| fault(line, what))?;
+            let (mut entry, length) = first(rest).map_err(|what| fault(line, what))?;
+            entry.length = length;
             line += rest[..length].iter().filter(|byte| **byte == b'\n').count();
             rest = &rest[length..];
             entries.push(entry);
@@ -73,13 +76,29 @@ impl<'a> List<'a> {
 
     /// The first lines, up to where their replay gives this PCR 10. None if it never does.
     pub fn proven_by(&self, pcr: &Digest) -> Option<Proven<'_>> {
-        let mut replayed = [0; 32];
+        self.proven_after(&[0; 32], pcr)
+    }
+
+    /// The same for a list that goes on where PCR 10 was `before`: with the end of a list alone.
+    pub fn proven_after(&self, before: &Digest, pcr: &Digest) -> Option<Proven<'_>> {
+        let mut replayed = *before;
         let mut lines = 0;
         while replayed != *pcr {
             replayed = extend(&replayed, &self.entries.get(lines)?.extended);
             lines += 1;
         }
         Some(Proven { entries: &self.entries[..lines] })
+    }
+}
+
+impl Entry<'_> {
+    /// The file's SHA-256, if that is what the kernel took of it.
+    pub fn sha256(&self) -> Option<Digest> {
+        if self.violation || self.buffer {
+            return None;
+        }
+        let hex = self.digest.strip_prefix("sha256:").or_else(|| self.digest.strip_prefix("ima:sha256:"))?;
+        HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()
     }
 }
 
@@ -92,6 +111,11 @@ impl<'l> Proven<'l> {
     pub fn digests(&self) -> BTreeSet<(&'l [u8], &'l str)> {
         let files = self.entries.iter().filter(|entry| !entry.violation && !entry.buffer);
         files.map(|entry| (entry.path, entry.digest)).collect()
+    }
+
+    /// How many bytes of the list these lines are.
+    pub fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.length).sum()
     }
 
     pub fn violations(&self) -> usize {
@@ -187,7 +211,7 @@ fn entry(line: &[u8]) -> Result<Entry<'_>, Fault> {
     };
 
     if template_digest.iter().all(|byte| *byte == 0) {
-        return Ok(Entry { path, digest: named, violation: true, buffer, extended: [0xff; 32] });
+        return Ok(Entry { path, digest: named, violation: true, buffer, extended: [0xff; 32], length: 0 });
     }
     let mut data = Vec::with_capacity(line.len());
     put(&mut data, &[algorithm, b":\0", &file_digest]);
@@ -202,7 +226,7 @@ fn entry(line: &[u8]) -> Result<Entry<'_>, Fault> {
     if !holds {
         return Err(Fault::Digest("its digest is not that of its fields".to_owned()));
     }
-    Ok(Entry { path, digest: named, violation: false, buffer, extended: sha256(&data) })
+    Ok(Entry { path, digest: named, violation: false, buffer, extended: sha256(&data), length: 0 })
 }
 
 /// A field as the template's digest is over it: its length, then itself.
@@ -275,6 +299,10 @@ mod tests {
         assert_eq!(two.digests().len(), 2);
         assert_eq!(list.proven_by(&[0; 32]).unwrap().entries.len(), 0);
         assert!(list.proven_by(&[1; 32]).is_none());
+        assert_eq!(two.bytes(), LINES.match_indices('\n').nth(1).unwrap().0 + 1);
+        let rest = List::parse(&LINES.as_bytes()[two.bytes()..]).unwrap();
+        assert_eq!(rest.proven_after(&pcr(AFTER_TWO), &pcr(AFTER_ALL)).unwrap().entries.len(), 3);
+        assert!(rest.proven_by(&pcr(AFTER_ALL)).is_none());
         assert!(List::parse(b"").unwrap().proven_by(&pcr(AFTER_TWO)).is_none());
     }
 

@@ -28,9 +28,14 @@ struct Header {
 
 impl<'a> Jws<'a> {
     pub fn parse(text: &'a str) -> Result<Jws<'a>, Error> {
+        Jws::parse_within(text, LONGEST)
+    }
+
+    /// The same for what may be `longest` bytes long.
+    pub fn parse_within(text: &'a str, longest: usize) -> Result<Jws<'a>, Error> {
         let shape = |what: &str| Error::Shape(what.into());
-        if text.len() > LONGEST {
-            return Err(shape("longer than 16 KiB"));
+        if text.len() > longest {
+            return Err(Error::Shape(format!("longer than {} KiB", longest / 1024)));
         }
         let (signed, signature) = text.rsplit_once('.').ok_or_else(|| shape("no dots"))?;
         let (header, payload) = signed.split_once('.').ok_or_else(|| shape("only one dot"))?;
@@ -60,6 +65,11 @@ impl<'a> Jws<'a> {
 
     pub fn typ(&self) -> &str {
         &self.header.typ
+    }
+
+    /// The payload, of which nothing is certain yet: to find in it whose signature it needs.
+    pub(super) fn unverified(&self) -> &[u8] {
+        &self.payload
     }
 
     /// The payload, if `key` signed it.

@@ -2,6 +2,7 @@
 
 mod certificates;
 pub mod der;
+pub mod eat;
 mod ek;
 pub mod endorsement;
 pub mod eventlog;
@@ -10,6 +11,7 @@ pub mod ima;
 mod jwks;
 mod jws;
 mod pcr_policy;
+mod quote;
 pub mod structures;
 mod token;
 mod vouching;
@@ -21,6 +23,7 @@ pub use ek::{Ek, EkKey};
 pub use jwks::{Jwk, Jwks, Numbers};
 pub use jws::Jws;
 pub use pcr_policy::PcrPolicy;
+pub use quote::check_quote;
 pub use token::{Claims, Expectation, LEEWAY, Verified, verify};
 
 /// Why something does not hold. The texts name the check that failed.
