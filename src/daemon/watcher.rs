@@ -54,12 +54,12 @@ impl Watcher {
     /// Runs for ever.
     pub async fn watch(mut self) {
         let mut told = None;
-        self.watched.set_watching(self.is_wanted());
+        self.watched.set_watching(self.decides());
         self.settled.send_replace(!self.is_wanted());
         let _ = self.issuer_settled.wait_for(|settled| *settled).await;
         loop {
             let wanted = self.is_wanted();
-            self.watched.set_watching(wanted);
+            self.watched.set_watching(self.decides());
             let lacks_baseline = self.lacks_baseline();
             let mut pause = NAP;
             if wanted || lacks_baseline {
@@ -68,7 +68,7 @@ impl Watcher {
                     Ok(_) => NAP,
                     Err(_) => RETRY.min(self.config.every()),
                 };
-                if wanted {
+                if self.decides() {
                     self.tell(&mut told).await;
                 }
             }
@@ -92,11 +92,14 @@ impl Watcher {
         }
     }
 
+    /// Whether somebody wants the host to be looked at.
     fn is_wanted(&self) -> bool {
-        let registry = self.agents.registry();
-        self.config.mode != config::PostureMode::Off
-            || registry.asks_for_posture()
-            || registry.asks_for_measured()
+        self.decides() || self.agents.registry().asks_for_measured()
+    }
+
+    /// Whether something goes by the host's posture.
+    fn decides(&self) -> bool {
+        self.config.mode != config::PostureMode::Off || self.agents.registry().asks_for_posture()
     }
 
     /// A host that was never looked at is looked at once, so that there is something to compare with.

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod processes;
 pub mod proxy;
 pub mod record;
+pub mod shared_tpm;
 pub mod template;
 
 use std::fs::{self, OpenOptions, Permissions};

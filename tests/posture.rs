@@ -1,0 +1,522 @@
+//! Whether the host is itself: PCRs of a real software TPM against a baseline, and files that a kernel measured.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::http::{Response, claims};
+use common::libraries::python_with;
+use common::record::of_event;
+use common::shared_tpm::SharedTpm;
+use common::{API, Host, append, until, until_true};
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
+use hostbadge::verify::eat::Eat;
+use hostbadge::verify::evidence::Finding;
+use nix::sys::signal::{Signal, kill};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+use serde_json::{Value, json};
+
+const OTHER: &str = "https://other.example.com";
+/// Looks every 200 ms.
+const ENFORCE: &str = "[posture]\nmode = \"enforce\"\nmax_age = \"3s\"\nevery = \"200ms\"\n";
+
+/// A host that starts as an installed one, with a TPM of the test's own; stopped.
+fn host(configuration: &str) -> (Host, SharedTpm) {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    let tpm = SharedTpm::of(&mut host, configuration);
+    (host, tpm)
+}
+
+fn started(configuration: &str) -> (Host, SharedTpm) {
+    let (mut host, tpm) = host(configuration);
+    start(&mut host);
+    (host, tpm)
+}
+
+/// Starts the daemon and waits until it has looked at the host.
+fn start(host: &mut Host) {
+    host.launch();
+    until("it listens", || std::os::unix::net::UnixStream::connect(host.agent_socket()).ok());
+    until_true("the issuer stands", || host.get("/.well-known/jwks.json").status == 200);
+}
+
+fn ask(host: &Host, audience: &str) -> Response {
+    host.post("/v1/token", json!({ "audience": audience }))
+}
+
+fn posture(host: &Host) -> String {
+    host.health()["posture"].as_str().unwrap().to_owned()
+}
+
+fn show(host: &Host) -> Value {
+    host.admin().get("/v1/posture").json()
+}
+
+#[track_caller]
+fn accept(host: &Host) -> Value {
+    let answer = host.admin().post("/v1/posture/accept", &json!({}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+#[track_caller]
+fn refused_for(host: &Host, posture: &str) -> String {
+    let answer = ask(host, API);
+    assert_eq!((answer.status, answer.error().as_str()), (403, "access_denied"), "{}", answer.text());
+    let said = answer.json()["error_description"].as_str().unwrap().to_owned();
+    assert!(said.contains(&format!("the host's posture is {posture}")), "{said}");
+    said
+}
+
+#[test]
+fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
+    let (mut host, tpm) = started(ENFORCE);
+    let said = refused_for(&host, "unaccepted");
+    assert!(said.contains("hostbadge posture accept"), "{said}");
+    assert_eq!(host.health()["status"], "degraded");
+
+    let accepted = accept(&host);
+    assert_eq!(accepted["posture"], "accepted");
+    assert!(accepted["baseline"]["accepted"]["by"].as_str().unwrap().starts_with("uid 0, pid "));
+    assert_eq!(claims(&host.token())["hostbadge"]["posture"], "accepted");
+    assert_eq!(host.get("/v1/whoami").json()["host"]["posture"], "accepted");
+    assert_eq!(host.health()["status"], "ok");
+
+    // What is not compared changes nothing; what is, everything.
+    tpm.extend(11, &[1; 32]);
+    let read = show(&host)["now"]["pcrs"]["11"].clone();
+    until_true("the next look", || show(&host)["now"]["pcrs"]["11"] != json!("00".repeat(32)));
+    assert_eq!(posture(&host), "accepted", "{read}");
+    tpm.extend(4, &[4; 32]);
+    until_true("it is seen", || posture(&host) == "changed");
+    let said = refused_for(&host, "changed");
+    assert!(said.contains("PCR 4 changed") && said.contains("hostbadge posture diff"), "{said}");
+    let diff = host.admin().get("/v1/posture/diff").json();
+    assert_eq!(diff["changed"], json!([4]));
+    assert!(diff["changes"][0].as_str().unwrap().starts_with("PCR 4 (boot loader"), "{diff}");
+    assert!(host.status()["posture_why"].as_str().unwrap().contains("PCR 4 changed"));
+
+    // It outlasts the daemon, both ways.
+    assert!(host.stop().success());
+    start(&mut host);
+    refused_for(&host, "changed");
+    accept(&host);
+    host.token();
+    assert!(host.stop().success());
+    start(&mut host);
+    until_true("it is read", || posture(&host) == "accepted");
+    host.token();
+
+    let audit = host.audit();
+    let told: Vec<&str> =
+        of_event(&audit, "posture-changed").iter().map(|line| line["detail"].as_str().unwrap()).collect();
+    let begin = |what: &str| {
+        told.iter().filter(|line| line.starts_with(&format!("the host's posture is {what}"))).count()
+    };
+    assert_eq!((begin("unaccepted"), begin("changed")), (1, 2), "once each, and at each start: {told:#?}");
+    let accepted = of_event(&audit, "posture-accepted");
+    assert_eq!(accepted.len(), 2);
+    assert!(accepted[1]["detail"].as_str().unwrap().contains("PCR 4 (boot loader"), "{:?}", accepted[1]);
+}
+
+#[test]
+fn a_warning_lets_through_and_each_grant_may_say_otherwise() {
+    let (mut host, tpm) = host("[posture]\nmode = \"warn\"\nmax_age = \"3s\"\nevery = \"200ms\"\n");
+    let grant =
+        |audience: &str, mode: &str| format!("[[grant]]\naudience = \"{audience}\"\nposture = \"{mode}\"\n");
+    host.agents_file(
+        "root",
+        &format!(
+            "name = \"root\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\n{}{}",
+            grant(OTHER, "enforce"),
+            grant("https://free.example.com", "off")
+        ),
+    );
+    start(&mut host);
+    assert_eq!(claims(&host.token())["hostbadge"]["posture"], "unaccepted");
+    assert_eq!(host.health()["status"], "ok");
+    assert_eq!(ask(&host, OTHER).status, 403);
+    accept(&host);
+    assert_eq!(ask(&host, OTHER).status, 200);
+    tpm.extend(7, &[7; 32]);
+    until_true("it is seen", || posture(&host) == "changed");
+    for _ in 0..5 {
+        assert_eq!(claims(&host.token())["hostbadge"]["posture"], "changed");
+    }
+    assert_eq!(ask(&host, OTHER).error(), "access_denied");
+    let free = ask(&host, "https://free.example.com");
+    assert_eq!(claims(free.json()["access_token"].as_str().unwrap())["hostbadge"]["posture"], "off");
+    until_true("it is written down", || {
+        host.audit().iter().any(|line| {
+            line["event"] == "posture-changed"
+                && line["detail"].as_str().unwrap().contains("PCR 7 (Secure Boot)")
+        })
+    });
+    let audit = host.audit();
+    assert_eq!(of_event(&audit, "token-issued").last().unwrap()["posture"], "off");
+    assert!(of_event(&audit, "posture-changed").len() <= 2, "not for each token: {audit:#?}");
+    drop(tpm);
+}
+
+/// The host's configuration says nothing: nobody looks, but for one agent's sake.
+#[test]
+fn nobody_looks_unless_somebody_asks_for_it() {
+    let (mut host, _tpm) = host("");
+    start(&mut host);
+    assert_eq!(posture(&host), "off");
+    assert_eq!(claims(&host.token())["hostbadge"]["posture"], "off");
+    // An administrator's question is answered by a look, and changes nothing for callers.
+    let report = show(&host);
+    assert_eq!((&report["posture"], &report["mode"]), (&json!("off"), &json!("off")));
+    assert!(report["baseline"]["accepted"].is_null() && report["now"]["pcrs"]["7"].is_string(), "{report}");
+    assert_eq!(posture(&host), "off");
+    assert!(of_event(&host.audit(), "posture-changed").is_empty());
+
+    host.agents_file(
+        "other",
+        &format!(
+            "name = \"other\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{OTHER}\"\nposture = \"enforce\"\n"
+        ),
+    );
+    host.hang_up();
+    let said = host.post("/v1/token", json!({ "audience": OTHER, "agent": "other" }));
+    assert_eq!(said.error(), "access_denied");
+    until_true("it is looked at", || posture(&host) == "unaccepted");
+    accept(&host);
+    until_true("it is accepted", || {
+        host.post("/v1/token", json!({ "audience": OTHER, "agent": "other" })).status == 200
+    });
+    assert!(host.stop().success());
+}
+
+#[test]
+fn a_stalled_tpm_makes_what_is_known_stale() {
+    let (host, tpm) = started(ENFORCE);
+    accept(&host);
+    host.token();
+    kill(tpm.pid(), Signal::SIGSTOP).unwrap();
+    until_true("it is stale", || posture(&host) == "stale");
+    let said = refused_for(&host, "stale");
+    assert!(said.contains("the PCRs were last read"), "{said}");
+    let answer = host.admin().post("/v1/posture/accept", &json!({}));
+    assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+    assert_eq!(show(&host)["baseline"]["accepted"]["by"].is_string(), true);
+    kill(tpm.pid(), Signal::SIGCONT).unwrap();
+    until_true("it is read again", || posture(&host) == "accepted");
+    host.token();
+    let told = host.audit();
+    let told = of_event(&told, "posture-changed");
+    assert!(told.iter().any(|line| line["detail"].as_str().unwrap().contains("is stale")), "{told:?}");
+}
+
+#[test]
+fn a_torn_or_foreign_baseline_is_none_and_is_named() {
+    let (mut host, _tpm) = started(ENFORCE);
+    accept(&host);
+    assert!(host.stop().success());
+    let file = host.path("state/baseline.json");
+    let whole = fs::read_to_string(&file).unwrap();
+    let id = serde_json::from_str::<Value>(&whole).unwrap()["host"].as_str().unwrap().to_owned();
+    for (text, named) in [
+        (whole[..whole.len() / 2].to_owned(), "cannot be read as a baseline"),
+        (
+            whole.replace(&id, "aaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            "is the baseline of host aaaaaaaaaaaaaaaaaaaaaaaaaa",
+        ),
+        (whole.replace("\"version\": 1", "\"version\": 9"), "written in format 9"),
+    ] {
+        fs::write(&file, text).unwrap();
+        start(&mut host);
+        let said = refused_for(&host, "unaccepted");
+        assert!(said.contains(named), "{said}");
+        assert!(show(&host)["trouble"].as_str().unwrap().contains(named));
+        // A file that comes back counts at the next look.
+        fs::write(&file, &whole).unwrap();
+        until_true("it is accepted again", || posture(&host) == "accepted");
+        assert!(host.stop().success());
+    }
+    fs::write(&file, "torn").unwrap();
+    start(&mut host);
+    refused_for(&host, "unaccepted");
+    accept(&host);
+    host.token();
+}
+
+#[test]
+fn the_commands_accept_and_show_what_there_is() {
+    let (host, tpm) = started(ENFORCE);
+    for body in ["[]", "{\"recovery\": true}", "1"] {
+        let answer = host.admin().form("/v1/posture/accept", body);
+        assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"), "{body}");
+    }
+    assert_eq!(posture(&host), "unaccepted");
+    let hostbadge = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostbadge"));
+        let output = command.args(words).env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = hostbadge(&["posture", "show"]);
+    assert!(code == 0 && said.contains("accepted by nobody"), "{said}");
+    let (code, said) = hostbadge(&["posture", "accept"]);
+    assert!(code == 0 && said.contains("by uid 0, pid"), "{said}");
+    let (code, said) = hostbadge(&["posture", "diff"]);
+    assert_eq!((code, said.trim()), (0, "Nothing changed against the baseline."));
+    tpm.extend(0, &[9; 32]);
+    until_true("it is seen", || posture(&host) == "changed");
+    let (code, said) = hostbadge(&["posture", "diff"]);
+    assert!(code == 0 && said.starts_with("PCR 0 (firmware"), "{said}");
+    let (_, said) = hostbadge(&["posture", "show"]);
+    assert!(said.lines().any(|line| line.starts_with("0 ") && line.ends_with("changed")), "{said}");
+    let (_, said) = hostbadge(&["posture", "show", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["changed"], json!([0]));
+    kill(tpm.pid(), Signal::SIGSTOP).unwrap();
+    let (code, _) = hostbadge(&["posture", "accept"]);
+    assert_eq!(code, 4);
+    kill(tpm.pid(), Signal::SIGCONT).unwrap();
+}
+
+// === files that a kernel measured ===
+
+/// A line as the kernel writes it, and what it extends PCR 10 of the SHA-256 bank with.
+fn line(algorithm: &str, file_digest: &[u8], path: &str) -> (String, [u8; 32]) {
+    let mut data = Vec::new();
+    for field in [[algorithm.as_bytes(), b":\0", file_digest].concat(), [path.as_bytes(), b"\0"].concat()] {
+        data.extend((field.len() as u32).to_le_bytes());
+        data.extend(field);
+    }
+    let template = HEXLOWER.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &data).as_ref());
+    let text = format!("10 {template} ima-ng {algorithm}:{} {path}\n", HEXLOWER.encode(file_digest));
+    (text, sha256(&data))
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    digest(&SHA256, bytes).as_ref().try_into().unwrap()
+}
+
+/// The kernel measures a file: into its list, then into the PCR.
+fn measure(host: &Host, tpm: &SharedTpm, algorithm: &str, file_digest: &[u8], path: &str) {
+    let (text, extended) = line(algorithm, file_digest, path);
+    let list = host.path("run/ima-list");
+    if !list.exists() {
+        fs::write(&list, "").unwrap();
+    }
+    append(&list, text.as_bytes());
+    tpm.extend(10, &extended);
+}
+
+/// The digest of the program that this test is.
+fn own_digest() -> [u8; 32] {
+    sha256(&fs::read(std::env::current_exe().unwrap()).unwrap())
+}
+
+#[test]
+fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_proven_list() {
+    let patient = "[limits]\nstranger_rate = 10000\nstranger_burst = 10000\n";
+    let (mut host, tpm) = host(patient);
+    fs::create_dir_all(host.path("run")).unwrap();
+    host.agent("root", "user = 0\nmeasured = true");
+    start(&mut host);
+    assert_eq!(posture(&host), "off", "nobody asked for it");
+    let refused = |why: &str| {
+        until_true(why, || {
+            let answer = ask(&host, API);
+            assert_eq!(
+                (answer.status, answer.error().as_str()),
+                (401, "invalid_client"),
+                "{}",
+                answer.text()
+            );
+            let said = answer.json()["error_description"].as_str().unwrap().to_owned();
+            assert!(said.starts_with("this process would be agent \"root\", but "), "{said}");
+            said.contains(why)
+        });
+    };
+    refused("PCR 10 is empty");
+    measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
+    measure(&host, &tpm, "sha1", &[1; 20], "/usr/bin/old");
+    refused("is none of the 2 that IMA measured, of 1 of which the kernel took no SHA-256");
+    // A line that the TPM knows nothing of proves nothing.
+    let (text, extended) = line("sha256", &own_digest(), "/opt/agent");
+    let list = host.path("run/ima-list");
+    append(&list, text.as_bytes());
+    tpm.extend(10, &[5; 32]);
+    refused("does not replay to the quoted PCR 10");
+    assert!(show(&host)["measured"]["trouble"].as_str().unwrap().contains("does not replay"));
+    let record = host.audit();
+    let refusals = of_event(&record, "request-refused");
+    assert!(refusals.iter().any(|line| line["detail"].as_str().unwrap().contains("PCR 10 is empty")));
+
+    // The TPM starts anew, as it does with each boot.
+    assert!(host.stop().success());
+    drop(tpm);
+    fs::remove_file(&list).unwrap();
+    let tpm = SharedTpm::of(&mut host, patient);
+    start(&mut host);
+    measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
+    refused_until_read(&host);
+    append(&list, text.as_bytes());
+    tpm.extend(10, &extended);
+    until_true("it is measured", || ask(&host, API).status == 200);
+    assert_eq!(host.get("/v1/whoami").json()["agent"], "root");
+    // What is measured later changes nothing for it.
+    measure(&host, &tpm, "sha256", &[3; 32], "/usr/bin/later");
+    until_true("the list is read on", || show(&host)["measured"]["lines"].as_u64() == Some(3));
+    assert_eq!(ask(&host, API).status, 200);
+}
+
+fn refused_until_read(host: &Host) {
+    until_true("the first line is read", || show(host)["measured"]["lines"].as_u64() == Some(1));
+    assert_eq!(ask(host, API).status, 401);
+}
+
+/// "a nonce of 18 bytes"
+const NONCE: &str = "YSBub25jZSBvZiAxOCBieXRlcw";
+const NONCE_BYTES: &[u8] = b"a nonce of 18 bytes";
+
+fn judged(host: &Host, document: &Path, nonce: &str) -> (Option<i32>, Value) {
+    let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
+    let output = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+        .args(["verify", "evidence", "--json", "--nonce", nonce, "--ak", &ak])
+        .arg(document)
+        .output()
+        .unwrap();
+    let report = serde_json::from_slice(&output.stdout);
+    (output.status.code(), report.unwrap_or_else(|_| json!(String::from_utf8_lossy(&output.stderr))))
+}
+
+fn finding<'a>(report: &'a Value, what: &str) -> &'a Value {
+    let findings = report["findings"].as_array().unwrap_or_else(|| panic!("{report}"));
+    findings.iter().find(|finding| finding["what"] == what).unwrap_or_else(|| panic!("{what}: {report:#}"))
+}
+
+#[test]
+fn evidence_has_the_measured_files_and_they_are_checked() {
+    let (mut host, tpm) = host("");
+    fs::create_dir_all(host.path("run")).unwrap();
+    start(&mut host);
+    let file = host.path("evidence.json");
+    let verdict = |document: &Value| {
+        fs::write(&file, document.to_string()).unwrap();
+        judged(&host, &file, NONCE)
+    };
+    let attest = || host.post("/v1/attest", json!({ "nonce": NONCE })).json();
+    let without = attest();
+    assert!(without["version"] == 1 && without.get("ima_log").is_none());
+    let (code, report) = verdict(&without);
+    assert_eq!(code, Some(0), "{report:#}");
+    assert!(finding(&report, "TPM clock")["detail"].as_str().unwrap().contains("reset count"));
+
+    measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
+    measure(&host, &tpm, "sha256", &[7; 32], "/usr/bin/agent");
+    // The kernel has written it down, and the TPM does not know it yet.
+    append(&host.path("run/ima-list"), line("sha256", &[8; 32], "/usr/bin/later").0.as_bytes());
+    let with = attest();
+    assert_eq!(with["version"], 2);
+    let (code, report) = verdict(&with);
+    assert_eq!(code, Some(0), "{report:#}");
+    let detail = finding(&report, "IMA list")["detail"].as_str().unwrap();
+    assert_eq!(detail, "2 lines give PCR 10 as quoted; 1 later ones are not proven");
+    assert_eq!(finding(&report, "IMA boot aggregate")["holds"], true);
+
+    let mut lied = with.clone();
+    lied["version"] = json!(1);
+    assert_eq!(verdict(&lied).0, Some(1), "format 1 has no such list");
+    let list =
+        String::from_utf8(BASE64.decode(with["ima_log"].as_str().unwrap().as_bytes()).unwrap()).unwrap();
+    for changed in [list.replacen("agent", "other", 1), list.lines().nth(1).unwrap().to_owned() + "\n"] {
+        let mut document = with.clone();
+        document["ima_log"] = json!(BASE64.encode(changed.as_bytes()));
+        let (code, report) = verdict(&document);
+        assert_eq!((code, &finding(&report, "IMA list")["holds"]), (Some(1), &json!(false)), "{report:#}");
+    }
+    // Firmware or loader are others than the kernel found.
+    tpm.extend(4, &[4; 32]);
+    let (code, report) = verdict(&attest());
+    assert_eq!((code, &finding(&report, "IMA boot aggregate")["holds"]), (Some(1), &json!(false)));
+    assert_eq!(finding(&report, "IMA list")["holds"], true);
+}
+
+// === EAT ===
+
+#[test]
+fn the_same_evidence_is_an_eat_that_the_host_key_signed() {
+    let (host, _tpm) = started("");
+    let hostbadge = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+        .args(["attest", "--format", "eat", "--nonce", NONCE])
+        .env("HOSTBADGE_SOCKET", host.agent_socket())
+        .output()
+        .unwrap();
+    assert!(hostbadge.status.success(), "{hostbadge:?}");
+    let text = String::from_utf8(hostbadge.stdout).unwrap();
+    let token = text.trim();
+    let eat = Eat::parse(token).unwrap();
+    let findings: Vec<Finding> = eat.check(NONCE_BYTES);
+    assert!(findings.iter().all(|finding| finding.holds), "{findings:#?}");
+    assert!(eat.evidence().check(NONCE_BYTES).iter().all(|finding| finding.holds));
+    assert!(eat.check(b"another nonce").iter().any(|finding| !finding.holds));
+    let said = claims(token);
+    let ueid = BASE64URL_NOPAD.decode(said["ueid"].as_str().unwrap().as_bytes()).unwrap();
+    assert_eq!((ueid.len(), ueid[0]), (33, 1));
+    let id = data_encoding::BASE32_NOPAD.encode(&ueid[1..17]).to_lowercase();
+    assert_eq!(host.status()["host"]["id"], json!(id));
+    assert_eq!(said["eat_nonce"], json!(NONCE));
+
+    let file = host.path("evidence.eat");
+    fs::write(&file, token).unwrap();
+    let (code, report) = judged(&host, &file, NONCE);
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!(finding(&report, "EAT's signature")["holds"], true);
+    assert_eq!(judged(&host, &file, "AAAAAAAAAAAA").0, Some(1));
+    fs::write(&file, common::http::tampered(token)).unwrap();
+    let (code, report) = judged(&host, &file, NONCE);
+    assert_eq!((code, &finding(&report, "EAT's signature")["holds"]), (Some(1), &json!(false)));
+
+    // Every claim is signed, and those that repeat what the evidence proves are compared with it.
+    let (header, rest) = token.split_once('.').unwrap();
+    let signature = rest.split_once('.').unwrap().1;
+    let with = |name: &str, value: Value| {
+        let mut changed = said.clone();
+        changed[name] = value;
+        format!("{header}.{}.{signature}", BASE64URL_NOPAD.encode(changed.to_string().as_bytes()))
+    };
+    let broken = |text: &str| -> Vec<&'static str> {
+        let eat = Eat::parse(text).unwrap();
+        eat.check(NONCE_BYTES).iter().filter(|finding| !finding.holds).map(|finding| finding.what).collect()
+    };
+    assert_eq!(broken(&with("iat", json!(0))), ["EAT's signature"]);
+    assert_eq!(broken(&with("eat_nonce", json!("AAAA"))), ["EAT's signature", "EAT's nonce"]);
+    assert_eq!(broken(&with("ueid", json!("AQ"))), ["EAT's signature", "EAT's UEID"]);
+    assert!(
+        Eat::parse(&with("eat_profile", json!("urn:example"))).unwrap_err().to_string().contains("profile")
+    );
+    assert!(Eat::parse(&with("hostbadge_evidence", json!({ "version": 1 }))).is_err());
+    assert!(Eat::parse(&host.token()).unwrap_err().to_string().contains("is not eat+jwt"));
+    let bad = host.post("/v1/attest", json!({ "nonce": NONCE, "format": "cwt" }));
+    assert_eq!((bad.status, bad.error().as_str()), (400, "invalid_request"));
+}
+
+#[test]
+fn pyjwt_takes_the_eat() {
+    let (host, _tpm) = started("");
+    let form = host.connect().form("/v1/attest", &format!("nonce={NONCE}&format=eat"));
+    let token = form.json()["eat"].as_str().unwrap().to_owned();
+    // The host key as evidence has it: TPM2B_PUBLIC ends in x and y, each behind its size.
+    let key =
+        BASE64.decode(claims(&token)["hostbadge_evidence"]["host_key"].as_str().unwrap().as_bytes()).unwrap();
+    let (x, y) = (&key[key.len() - 66..key.len() - 34], &key[key.len() - 32..]);
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "x": BASE64URL_NOPAD.encode(x), "y": BASE64URL_NOPAD.encode(y) });
+    let python = python_with("pyjwt", &["pyjwt[crypto]==2.10.1"]);
+    let program = "import json, jwt, sys\n\
+        key = jwt.PyJWK(json.loads(sys.argv[1]), algorithm='ES256').key\n\
+        assert jwt.get_unverified_header(sys.argv[2])['typ'] == 'eat+jwt'\n\
+        print(jwt.decode(sys.argv[2], key, algorithms=['ES256'])['eat_nonce'])";
+    let judge = |token: &str| {
+        let output = Command::new(&python).args(["-c", program, &jwk.to_string(), token]).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    assert_eq!(judge(&token), (true, NONCE.to_owned()));
+    assert!(!judge(&common::http::tampered(&token)).0);
+}
