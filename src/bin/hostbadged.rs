@@ -179,6 +179,7 @@ async fn serve(
         clock: clock.clone(),
         desk,
         handle: view.handle.clone(),
+        vault: view.vault.clone(),
         issuer_settled: view.settled.clone(),
         settled: looked,
     };

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use crate::audit::Event;
 use crate::clock::Clock;
 use crate::issue::{self, Established, Issuer, Naming, Order, Rotation, What};
 use crate::tpm::{self, State, StateKind, Tpm, TpmConfig};
-use crate::vault::{self, RecoveryKey};
+use crate::vault::{self, RecoveryKey, Vault};
 
 /// How soon something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -51,6 +52,8 @@ pub struct View {
     pub settled: watch::Receiver<bool>,
     /// For the end of the daemon.
     pub handle: watch::Receiver<Option<Tpm>>,
+    /// What state is kept with, once the keys are open.
+    pub vault: watch::Receiver<Option<Arc<Vault>>>,
 }
 
 struct Tell {
@@ -59,6 +62,7 @@ struct Tell {
     facts: watch::Sender<Option<TpmFacts>>,
     settled: watch::Sender<bool>,
     handle: watch::Sender<Option<Tpm>>,
+    vault: watch::Sender<Option<Arc<Vault>>>,
 }
 
 impl Keeper {
@@ -76,13 +80,15 @@ impl Keeper {
         let (facts, facts_seen) = watch::channel(None);
         let (settled, settled_seen) = watch::channel(false);
         let (handle, handle_seen) = watch::channel(None);
-        let tell = Tell { tpm, trouble, facts, settled, handle };
+        let (vault, vault_seen) = watch::channel(None);
+        let tell = Tell { tpm, trouble, facts, settled, handle, vault };
         let view = View {
             tpm: tpm_seen,
             trouble: trouble_seen,
             facts: facts_seen,
             settled: settled_seen,
             handle: handle_seen,
+            vault: vault_seen,
         };
         (Keeper { config, state_dir, naming, rotation, pcrs, issuer, clock, tell }, view)
     }
@@ -165,6 +171,7 @@ impl Keeper {
                             ak_name: facts.ak_name,
                         }));
                     }
+                    self.tell.vault.send_replace(Some(established.keys.vault().clone()));
                     self.issuer.set(standing);
                     self.trouble(None);
                     tracing::info!(

@@ -15,9 +15,11 @@ use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::config;
 use crate::posture::{
-    Accepted, Baseline, BootLog, Desk, ImaList, Order, Posture, Reading, Seen, Want, Watched, digest, explain,
+    Accepted, Baseline, BootLog, Desk, ImaList, Order, Posture, Reading, Seen, Want, Watched, baseline,
+    digest, explain,
 };
 use crate::tpm::{StateKind, Tpm};
+use crate::vault::Vault;
 use crate::verify;
 
 /// How soon a look that failed is tried again, at the latest.
@@ -29,6 +31,9 @@ const BETWEEN: Duration = Duration::from_secs(2);
 /// Always quoted and kept: firmware, boot loader, kernel, IMA, shim.
 const KEPT: std::ops::RangeInclusive<u8> = 0..=14;
 const IMA: u8 = 10;
+/// Why there is no baseline at first.
+const CLOSED: &str =
+    "the host's keys are not open, and what is kept with them is not either; see hostbadge status";
 /// Lines of what changed that the record gets.
 const TOLD: usize = 4;
 
@@ -44,6 +49,7 @@ pub struct Watcher {
     pub clock: Clock,
     pub desk: Desk,
     pub handle: watch::Receiver<Option<Tpm>>,
+    pub vault: watch::Receiver<Option<Arc<Vault>>>,
     /// Whether the issuer's first attempt has ended: before, there may be no key to quote with.
     pub issuer_settled: watch::Receiver<bool>,
     /// Told once the first look has ended, one way or the other; at once where nobody wants one.
@@ -105,7 +111,9 @@ impl Watcher {
     /// A host that was never looked at is looked at once, so that there is something to compare with.
     fn lacks_baseline(&self) -> bool {
         let seen = self.watched.seen();
-        seen.baseline.is_none() && seen.trouble.is_none() && !Baseline::file(&self.state_dir).exists()
+        let may_keep = self.vault.borrow().is_some();
+        let missing = seen.baseline.is_none() && seen.trouble.is_none();
+        may_keep && missing && !self.state_dir.join(baseline::NAME).exists()
     }
 
     /// One look, put where decisions take it from. The error is kept there as well.
@@ -115,7 +123,8 @@ impl Watcher {
         match &read {
             Ok(reading) => {
                 seen.failed = None;
-                if seen.baseline.is_none() {
+                // The state may have been moved to another TPM, and this is another host since.
+                if seen.baseline.as_ref().is_none_or(|baseline| baseline.host != reading.host) {
                     (seen.baseline, seen.trouble) = self.baseline(reading).await;
                 }
                 seen.verdict = Some(match (&seen.baseline, &seen.trouble) {
@@ -154,6 +163,10 @@ impl Watcher {
 
     /// The baseline on disk; where there is none, what was read becomes one that nobody accepted.
     async fn baseline(&self, reading: &Reading) -> (Option<Arc<Baseline>>, Option<String>) {
+        // Before the vault has opened, nobody knows whether the file is the latest of this host.
+        if self.vault.borrow().is_none() {
+            return (None, Some(CLOSED.to_owned()));
+        }
         let (state, host) = (self.state_dir.clone(), reading.host.clone());
         let read = blocking(move || Baseline::read(&state, &host)).await;
         match read {
@@ -174,19 +187,20 @@ impl Watcher {
 
     /// Makes what was read the baseline. On disk when this returns.
     async fn keep(&self, reading: &Reading, accepted: Option<Accepted>) -> Result<Arc<Baseline>, String> {
-        let (log, state) = (self.boot_log.clone(), self.state_dir.clone());
-        let mut baseline = Baseline {
+        let Some(vault) = self.vault.borrow().clone() else {
+            return Err(CLOSED.to_owned());
+        };
+        let log = self.boot_log.clone();
+        let baseline = Baseline {
             host: reading.host.clone(),
             recorded: reading.at,
             pcrs: reading.pcrs.clone(),
-            boot_log: None,
+            boot_log: blocking(move || log.read()).await?,
             accepted,
         };
-        let kept = blocking(move || {
-            baseline.boot_log = log.read();
-            baseline.write(&state).map(|()| Arc::new(baseline))
-        });
-        kept.await?.map_err(|e| e.to_string())
+        let written = baseline.written();
+        vault.write(baseline::NAME, baseline::VERSION, &written).await.map_err(|e| e.to_string())?;
+        Ok(Arc::new(baseline))
     }
 
     /// Reads the IMA list on, which has grown since the quote at most.

@@ -1,7 +1,7 @@
 //! The state of the host that later ones are compared with: `baseline.json`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use data_encoding::{BASE64, HEXLOWER};
 use ring::digest::{Context, SHA256};
@@ -12,7 +12,9 @@ use super::{Error, Posture};
 use crate::clock::Timestamp;
 use crate::store;
 
-const VERSION: u64 = 1;
+/// In the state directory. It is written by the vault, whose ledger knows an older one that was put back.
+pub const NAME: &str = "baseline.json";
+pub const VERSION: u64 = 1;
 /// What `store` reads is bounded, and a firmware's log has tens of KiB. A longer one is left out: changes are then told by
 /// the numbers of PCRs.
 const LONGEST_LOG: usize = 2 * 1024 * 1024;
@@ -38,9 +40,10 @@ pub struct Accepted {
     pub digest: String,
 }
 
+/// The file's members beside its version.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+pub struct Written {
     host: String,
     /// In seconds since 1970.
     recorded: u64,
@@ -60,13 +63,9 @@ struct WrittenAccepted {
 }
 
 impl Baseline {
-    pub fn file(state: &Path) -> PathBuf {
-        state.join("baseline.json")
-    }
-
     /// This host's baseline; none where there is none yet. Blocking.
     pub fn read(state: &Path, host: &str) -> Result<Option<Baseline>, Error> {
-        let path = Baseline::file(state);
+        let path = state.join(NAME);
         let torn = |why: String| Error::Torn { path: path.clone(), why };
         let written: Written = match store::read(&path, VERSION) {
             Ok(Some(written)) => written,
@@ -81,10 +80,10 @@ impl Baseline {
         Ok(Some(baseline))
     }
 
-    /// On disk when this returns. Blocking.
-    pub fn write(&self, state: &Path) -> Result<(), Error> {
+    /// As it is kept.
+    pub fn written(&self) -> Written {
         let log = self.boot_log.as_ref().filter(|log| log.len() <= LONGEST_LOG);
-        let written = Written {
+        Written {
             host: self.host.clone(),
             recorded: self.recorded.secs(),
             pcrs: self.pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect(),
@@ -94,8 +93,7 @@ impl Baseline {
                 by: accepted.by.clone(),
                 digest: accepted.digest.clone(),
             }),
-        };
-        Ok(store::write(&Baseline::file(state), VERSION, &written)?)
+        }
     }
 
     fn of(written: Written) -> Result<Baseline, String> {
@@ -176,6 +174,10 @@ mod tests {
         }
     }
 
+    fn write(baseline: &Baseline, dir: &Path) {
+        store::write(&dir.join(NAME), VERSION, &baseline.written()).unwrap();
+    }
+
     fn accepted() -> Baseline {
         let at = Timestamp::from_secs(1_700_000_001);
         Baseline {
@@ -189,24 +191,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Baseline::read(dir.path(), "us").unwrap(), None);
         for baseline in [sample(), accepted()] {
-            baseline.write(dir.path()).unwrap();
+            write(&baseline, dir.path());
             assert_eq!(Baseline::read(dir.path(), "us").unwrap(), Some(baseline));
         }
         let long = Baseline { boot_log: Some(vec![0; LONGEST_LOG + 1]), ..sample() };
-        long.write(dir.path()).unwrap();
+        write(&long, dir.path());
         assert_eq!(Baseline::read(dir.path(), "us").unwrap().unwrap().boot_log, None);
         let longest = Baseline { boot_log: Some(vec![0; LONGEST_LOG]), ..sample() };
-        longest.write(dir.path()).unwrap();
+        write(&longest, dir.path());
         assert_eq!(Baseline::read(dir.path(), "us").unwrap(), Some(longest));
     }
 
     #[test]
     fn a_torn_a_foreign_and_a_later_baseline_are_none_and_say_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        accepted().write(dir.path()).unwrap();
+        write(&accepted(), dir.path());
         let said = |host: &str| Baseline::read(dir.path(), host).unwrap_err().to_string();
         assert!(said("them").contains("baseline of host us, and this is them"));
-        let file = Baseline::file(dir.path());
+        let file = dir.path().join(NAME);
         let whole = std::fs::read_to_string(&file).unwrap();
         for torn in
             [&whole[..whole.len() / 2], "", "{}", &whole.replace("0000", "zzzz"), &whole.replace("bG9n", "!")]

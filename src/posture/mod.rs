@@ -3,7 +3,7 @@
 //! What the TPM says of this boot is compared with a baseline that an administrator accepted. The road never asks the TPM:
 //! whoever watches puts what was seen into [`Watched`], and a decision takes it from there as long as it is fresh.
 
-mod baseline;
+pub mod baseline;
 mod boot_log;
 mod desk;
 mod explain;

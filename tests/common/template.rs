@@ -7,7 +7,7 @@ use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::Host;
+use super::{Host, until_true};
 
 /// The host that most tests run on.
 pub fn host() -> PathBuf {
@@ -38,6 +38,8 @@ fn made(name: &str) -> PathBuf {
     fs::create_dir(&template).unwrap();
     let mut host = Host::blank();
     host.start();
+    // Soon after it is ready; hosts that are copied from this one have it from the start.
+    until_true("its first state is recorded", || host.path("state/baseline.json").exists());
     assert!(host.stop().success());
     for part in ["state", "tpm"] {
         copy(&host.path(part), &template.join(part));
