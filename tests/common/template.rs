@@ -39,7 +39,7 @@ fn made(name: &str) -> PathBuf {
     let mut host = Host::blank();
     host.start();
     // Soon after it is ready; hosts that are copied from this one have it from the start.
-    until_true("its first state is recorded", || host.path("state/baseline.json").exists());
+    until_true("its first state is recorded", || host.log().contains("is recorded as a baseline"));
     assert!(host.stop().success());
     for part in ["state", "tpm"] {
         copy(&host.path(part), &template.join(part));
