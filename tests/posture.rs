@@ -424,7 +424,7 @@ fn evidence_has_the_measured_files_and_they_are_checked() {
     };
     let attest = || host.post("/v1/attest", json!({ "nonce": NONCE })).json();
     let without = attest();
-    assert!(without["version"] == 1 && without.get("ima_log").is_none());
+    assert!(without.get("ima_log").is_none());
     let (code, report) = verdict(&without);
     assert_eq!(code, Some(0), "{report:#}");
     assert!(finding(&report, "TPM clock")["detail"].as_str().unwrap().contains("reset count"));
