@@ -191,6 +191,7 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
     host.start();
     let said = trouble(&host);
     assert!(said.contains("PCR 12 changed") && said.contains("--recovery"), "{said}");
+    assert!(said.contains("changed from") && said.contains("no boot event log"), "{said}");
     assert!(!issues(&host));
     for (typed, wanted) in [
         (lost.as_str(), "not the recovery key of this host"),
@@ -202,7 +203,9 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
         assert!(!said.contains("aaaaaaa"), "{said}");
     }
     assert!(!issues(&host));
-    done(&host, &["key", "recover"], &key.to_uppercase());
+    let accepted = done(&host, &["posture", "accept", "--recovery", "--json"], &key.to_uppercase());
+    let accepted: Value = serde_json::from_str(&accepted).unwrap();
+    assert!(accepted["baseline"]["accepted"]["by"].is_string(), "{accepted}");
     until_true("it issues again", || issues(&host));
     assert_eq!(kid(&host), first, "the same data");
     assert_eq!(host.status()["seal"]["pcrs"], json!([0, 7, 12]));

@@ -15,7 +15,7 @@ use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, PostureDesk, Room, Serv
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
-use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator, RsaKeeper, Watcher};
+use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator, RsaKeeper, View, Watcher};
 use hostbadge::issue::{self, ByTpm, Enrollment, Issuer, Naming, Rotation, Turns};
 use hostbadge::policy::{Gate, Limiter, Rate};
 use hostbadge::posture::{self, BootLog, ImaList, Watched};
@@ -133,7 +133,19 @@ async fn serve(
     let (rsa_keeper, rsa, rsa_waits) =
         RsaKeeper::new(agents.clone(), state.clone(), audit.clone(), clock.clone());
     let pcrs = config.seal.pcrs.clone();
-    let (keeper, view) = Keeper::new(tpm, state, naming, rotation, pcrs, issuer.clone(), clock.clone());
+    let boot_log = BootLog::in_dir(&config.paths.run);
+    let (tell, view) = View::new();
+    let keeper = Keeper {
+        config: tpm,
+        state_dir: state,
+        naming,
+        rotation,
+        pcrs,
+        boot_log: boot_log.clone(),
+        issuer: issuer.clone(),
+        clock: clock.clone(),
+        tell,
+    };
     let (orders, desk) = issue::orders();
     let enrollment = Enrollment::open(&config.paths.state);
     let rotator = Rotator {
@@ -161,7 +173,7 @@ async fn serve(
         trouble: view.trouble.clone(),
         handle: view.handle.clone(),
         by_tpm: ByTpm { turns: Turns::default(), tpm: view.handle.clone(), rsa_waits },
-        boot_log: BootLog::in_dir(&config.paths.run),
+        boot_log,
         enrollment,
         ima: ImaList::in_dir(&config.paths.run),
         posture: Watched::new(config.posture.mode, config.posture.max_age),

@@ -1,19 +1,25 @@
 //! `hostbadge posture show|accept|diff`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::table::{Lines, columns, plain};
-use super::{Common, Failure, client, print_json};
+use super::{Common, Failure, client, key, print_json};
 
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// The host's state now, and the baseline that it is compared with
     Show,
     /// Take the present state as the baseline. Look at what changed first: hostbadge posture diff
-    Accept,
+    Accept {
+        /// First open this host's keys with the recovery key (read from standard input), and seal them to the present
+        /// state: after an update that `[seal] pcrs` took notice of
+        #[arg(long)]
+        recovery: bool,
+    },
     /// What changed against the baseline, in words where the boot's event log has them
     Diff,
 }
@@ -22,7 +28,11 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
     let socket = &common.admin_socket;
     let answer = match verb {
         Verb::Show => client::get(socket, "/v1/posture").await?,
-        Verb::Accept => client::post(socket, "/v1/posture/accept", &json!({})).await?,
+        Verb::Accept { recovery: false } => accept(common).await?,
+        Verb::Accept { recovery: true } => {
+            key::open_with_recovery(common).await?;
+            accept_when_open(common).await?
+        }
         Verb::Diff => client::get(socket, "/v1/posture/diff").await?,
     };
     match (common.json, verb) {
@@ -32,6 +42,25 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+async fn accept(common: &Common) -> Result<Value, Failure> {
+    client::post(&common.admin_socket, "/v1/posture/accept", &json!({})).await
+}
+
+/// The baseline is kept with the keys, which are being loaded.
+async fn accept_when_open(common: &Common) -> Result<Value, Failure> {
+    for _ in 0..LOADING_TRIES {
+        match accept(common).await {
+            Err(Failure::NotNow(_)) => tokio::time::sleep(LOADING).await,
+            outcome => return outcome,
+        }
+    }
+    accept(common).await
+}
+
+/// How long keys that were opened may take to be in force: ten seconds.
+const LOADING: Duration = Duration::from_millis(250);
+const LOADING_TRIES: u32 = 40;
 
 fn show(answer: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::changes;
 use super::news::news;
 use super::{Rotator, RsaKeeper};
 use crate::api::TpmFacts;
 use crate::audit::Event;
 use crate::clock::Clock;
 use crate::issue::{self, Established, Issuer, Naming, Order, Rotation, What};
+use crate::posture::BootLog;
 use crate::tpm::{self, State, StateKind, Tpm, TpmConfig};
 use crate::vault::{self, RecoveryKey, Vault};
 
@@ -27,9 +29,11 @@ pub struct Keeper {
     pub rotation: Rotation,
     /// PCRs that the keys are to be sealed to.
     pub pcrs: Vec<u8>,
+    /// To say what changed where they do not open.
+    pub boot_log: BootLog,
     pub issuer: Issuer,
     pub clock: Clock,
-    tell: Tell,
+    pub tell: Tell,
 }
 
 /// What became of an attempt to stand.
@@ -56,7 +60,8 @@ pub struct View {
     pub vault: watch::Receiver<Option<Arc<Vault>>>,
 }
 
-struct Tell {
+/// Where the keeper tells what it finds.
+pub struct Tell {
     tpm: watch::Sender<State>,
     trouble: watch::Sender<Option<String>>,
     facts: watch::Sender<Option<TpmFacts>>,
@@ -65,16 +70,9 @@ struct Tell {
     vault: watch::Sender<Option<Arc<Vault>>>,
 }
 
-impl Keeper {
-    pub fn new(
-        config: TpmConfig,
-        state_dir: PathBuf,
-        naming: Naming,
-        rotation: Rotation,
-        pcrs: Vec<u8>,
-        issuer: Issuer,
-        clock: Clock,
-    ) -> (Keeper, View) {
+impl View {
+    /// Both ends of what the keeper tells.
+    pub fn new() -> (Tell, View) {
         let (tpm, tpm_seen) = watch::channel(State::starting());
         let (trouble, trouble_seen) = watch::channel(None);
         let (facts, facts_seen) = watch::channel(None);
@@ -90,9 +88,11 @@ impl Keeper {
             handle: handle_seen,
             vault: vault_seen,
         };
-        (Keeper { config, state_dir, naming, rotation, pcrs, issuer, clock, tell }, view)
+        (tell, view)
     }
+}
 
+impl Keeper {
     /// Runs for ever. Once the issuer stands, its keys are the rotator's.
     pub async fn keep(self, mut rotator: Rotator, rsa: RsaKeeper) {
         let mut tpm = self.open().await;
@@ -195,7 +195,13 @@ impl Keeper {
                     }
                 }
                 Err(e) => {
-                    self.trouble(Some(e.to_string()));
+                    let changes = match &e {
+                        issue::Error::Vault(vault::Error::PcrsChanged { sealed_to, .. }) => {
+                            changes::since_sealed(tpm, &self.state_dir, &self.boot_log, sealed_to).await
+                        }
+                        _ => String::new(),
+                    };
+                    self.trouble(Some(format!("{e}{changes}")));
                     self.tell.settled.send_replace(true);
                     if let Some(outcome) = self.wait(tpm, rotator, std::future::pending::<()>()).await {
                         return outcome;

@@ -3,6 +3,7 @@
 //! `src/bin/hostbadged.rs` tells the story; these are its sentences.
 
 mod arguments;
+mod changes;
 mod harden;
 mod keeper;
 mod logging;
@@ -16,7 +17,7 @@ mod watcher;
 
 pub use arguments::Arguments;
 pub use harden::{connections_that_fit, harden};
-pub use keeper::{Keeper, View};
+pub use keeper::{Keeper, Tell, View};
 pub use logging::start_logging;
 pub use memory::release_start;
 pub use notify::{Pulse, ready, reloading, stopping, tell};

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::issue::{
     Change, Desk, Did, Enrollment, Error, Established, Issuer, Keys, Order, Rotated, RsaKey, What,
 };
-use crate::tpm::Tpm;
+use crate::tpm::{StateKind, Tpm};
 
 /// How soon a step that failed is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -99,7 +99,13 @@ impl Rotator {
                 let _ = reply.send(done);
             }
             What::Accept(reply) | What::Recover(_, reply) => {
-                let _ = reply.send(Err("the keys of this host are open; there is nothing to mend".into()));
+                let why = match tpm.state().borrow().kind {
+                    StateKind::Replaced | StateKind::Cleared => {
+                        "restart the daemon first: the keys in its memory are those of the TPM of before"
+                    }
+                    _ => "the keys of this host are open; there is nothing to mend",
+                };
+                let _ = reply.send(Err(why.into()));
             }
         }
     }
