@@ -82,13 +82,14 @@ async fn show(common: &Common, name: &str) -> Result<ExitCode, Failure> {
         lines.add(
             "grant",
             format!(
-                "{}, at most {} s{}: {}",
+                "{}, at most {} s{}{}: {}",
                 grant["audience"].as_str().unwrap_or_default(),
                 grant["ttl"],
                 match grant["assurance"] == "tpm" {
                     true => format!(", {} by the TPM", grant["alg"].as_str().unwrap_or_default()),
                     false => String::new(),
                 },
+                grant["posture"].as_str().map_or(String::new(), |mode| format!(", posture {mode}")),
                 scopes.join(" ")
             ),
         );

@@ -127,3 +127,78 @@ impl Measured {
         self.0.proven.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use data_encoding::HEXLOWER;
+
+    use super::*;
+    use crate::verify::ima::tests::{AFTER_ALL, AFTER_TWO, LINES};
+
+    fn bytes(hex: &str) -> [u8; 32] {
+        HEXLOWER.decode(hex.as_bytes()).unwrap().try_into().unwrap()
+    }
+
+    struct Host {
+        _dir: tempfile::TempDir,
+        file: PathBuf,
+        list: ImaList,
+    }
+
+    fn host() -> Host {
+        let dir = tempfile::tempdir().unwrap();
+        Host { file: dir.path().join("ima-list"), list: ImaList::in_dir(dir.path()), _dir: dir }
+    }
+
+    #[test]
+    fn a_list_is_read_on_as_far_as_it_is_proven_and_from_its_beginning_when_it_is_another() {
+        let (host, measured) = (host(), Measured::default());
+        let dash = bytes("89c4ec9f6b3f1086b158d8ef03dfe8155e6f79d9e66434b8f9b3432fe8720e50");
+        let python = bytes("6e491c02882ac36e3bcaaac4d151d4b2793135d4482adf227b1b730cdd90b46d");
+        fs::write(&host.file, LINES).unwrap();
+        assert!(measured.has(&dash).unwrap_err().contains("no list"));
+
+        measured.follow(&host.list, &bytes(AFTER_TWO));
+        assert_eq!((measured.lines(), measured.has(&dash)), (Ok(2), Ok(())));
+        assert!(measured.has(&python).unwrap_err().contains("none of the 2 that IMA measured"));
+        // Only the rest is looked at: what was proven before does not have to be there any more.
+        let rest = LINES.match_indices('\n').nth(1).unwrap().0 + 1;
+        let mut scratched = vec![b'x'; rest];
+        scratched.extend_from_slice(&LINES.as_bytes()[rest..]);
+        fs::write(&host.file, scratched).unwrap();
+        measured.follow(&host.list, &bytes(AFTER_ALL));
+        assert_eq!((measured.lines(), measured.has(&dash), measured.has(&python)), (Ok(5), Ok(()), Ok(())));
+        // The same PCR needs no list.
+        fs::remove_file(&host.file).unwrap();
+        measured.follow(&host.list, &bytes(AFTER_ALL));
+        assert_eq!(measured.lines(), Ok(5));
+
+        fs::write(&host.file, LINES).unwrap();
+        measured.follow(&host.list, &bytes(AFTER_TWO));
+        assert_eq!(measured.lines(), Ok(2));
+        assert!(measured.has(&python).is_err(), "what another boot measured is forgotten");
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_named_and_nothing_counts_meanwhile() {
+        let (host, measured) = (host(), Measured::default());
+        let said = |pcr: [u8; 32]| {
+            measured.follow(&host.list, &pcr);
+            measured.lines().unwrap_err()
+        };
+        assert!(said(bytes(AFTER_TWO)).contains("is not there"));
+        assert!(said(NOTHING).contains("PCR 10 is empty"));
+        fs::write(&host.file, LINES).unwrap();
+        measured.follow(&host.list, &bytes(AFTER_ALL));
+        assert_eq!(measured.lines(), Ok(5));
+        assert!(said([1; 32]).contains("does not replay"));
+        assert!(
+            measured.has(&bytes("89c4ec9f6b3f1086b158d8ef03dfe8155e6f79d9e66434b8f9b3432fe8720e50")).is_err()
+        );
+        fs::write(&host.file, "10 torn\n").unwrap();
+        assert!(said(bytes(AFTER_ALL)).contains("IMA list, line 1"));
+    }
+}

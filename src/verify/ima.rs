@@ -242,18 +242,18 @@ fn fault(line: usize, what: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Lines, a violation among them, and what they replay to before it and at the end; made by another program.
-    const LINES: &str = "\
+    pub(crate) const LINES: &str = "\
         10 01fb2f8a6d603fd73992768a0d7275c8adb81fda ima-ng sha256:4509beb0ab401d71fa4a5cd94a55c9a74f13332776ae4019c5bfc4c2005157ff boot_aggregate\n\
         10 b89ed0945c4fad28d72f4fdaa31452e34c773fda ima-sig sha256:89c4ec9f6b3f1086b158d8ef03dfe8155e6f79d9e66434b8f9b3432fe8720e50 /usr/bin/dash \n\
         10 bd6ed0de382277722a4bfaaae56d0a11ada62b62 ima-sig sha256:6e491c02882ac36e3bcaaac4d151d4b2793135d4482adf227b1b730cdd90b46d /usr/bin/python3 030204\n\
         10 0000000000000000000000000000000000000000 ima-sig sha256:0000000000000000000000000000000000000000000000000000000000000000 /etc/passwd \n\
         10 2740f08f8915af29cfe6cc7bd9f9627c7a984981 ima-ngv2 ima:sha256:d4f0bc5a29de06b510f9aa428f1eedba926012b591fef7a518e776a7c9bd1824 /opt/a\ngent\n";
-    const AFTER_TWO: &str = "c0c7aee9e892ec59ac0138db20f2ab48c7b77703f6a06fd4ee1ddb6f763b7575";
-    const AFTER_ALL: &str = "0990025ae0fbc779230321fd4e404e5bcebe5d9520352a2cf530a653314841a8";
+    pub(crate) const AFTER_TWO: &str = "c0c7aee9e892ec59ac0138db20f2ab48c7b77703f6a06fd4ee1ddb6f763b7575";
+    pub(crate) const AFTER_ALL: &str = "0990025ae0fbc779230321fd4e404e5bcebe5d9520352a2cf530a653314841a8";
 
     fn pcr(hex: &str) -> Digest {
         HEXLOWER.decode(hex.as_bytes()).unwrap().try_into().unwrap()

@@ -1,0 +1,14 @@
+//! Claims of any bytes in a token that is otherwise well formed: findings, or an error.
+#![no_main]
+
+use data_encoding::BASE64URL_NOPAD;
+use hostbadge::verify::eat::Eat;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|claims: &[u8]| {
+    let header = br#"{"alg":"ES256","kid":"k","typ":"eat+jwt"}"#;
+    let token = format!("{}.{}.AAAA", BASE64URL_NOPAD.encode(header), BASE64URL_NOPAD.encode(claims));
+    if let Ok(eat) = Eat::parse(&token) {
+        assert!(eat.check(b"a nonce of 18 bytes").iter().any(|finding| !finding.holds));
+    }
+});
