@@ -44,6 +44,8 @@ pub(super) struct Actor {
     progress: Arc<Progress>,
     live: Option<Live>,
     objects: Option<Objects>,
+    /// What the TPM's maker says, as it was read last: the same for as long as the EK is.
+    endorsement: Option<Endorsement>,
     /// The Names to compare with: the stored ones, or else those of the first connection.
     pins: Option<(Vec<u8>, Vec<u8>)>,
     last_attempt: Option<Instant>,
@@ -64,6 +66,7 @@ impl Actor {
             progress,
             live: None,
             objects,
+            endorsement: None,
             pins,
             last_attempt: None,
             failures: 0,
@@ -146,6 +149,9 @@ impl Actor {
         let outcome = job.attempt(live);
         if self.objects.is_none() {
             self.objects = live.objects.clone();
+        }
+        if self.endorsement.is_none() {
+            self.endorsement = live.endorsement.clone();
         }
         outcome
     }
@@ -257,8 +263,10 @@ impl Actor {
         let trusted = verdict.kind == StateKind::Ready;
         self.foreign = verdict.kind == StateKind::Replaced;
         let objects = self.objects.clone().filter(|_| trusted);
-        self.live =
-            Some(Live { connection, verdict: verdict.clone(), objects, facts: None, endorsement: None });
+        let ek = &connection.identity().ek_public;
+        self.endorsement = self.endorsement.take().filter(|known| known.p256.public == *ek);
+        let endorsement = self.endorsement.clone();
+        self.live = Some(Live { connection, verdict: verdict.clone(), objects, facts: None, endorsement });
         match &self.crowded {
             Some(why) if trusted => self.settle(State::new(StateKind::Busy, why)),
             _ => self.settle(verdict),
@@ -363,13 +371,13 @@ impl Live {
         Ok(facts)
     }
 
-    /// The endorsement keys; the TPM is asked once per connection.
+    /// The endorsement keys; the TPM is asked once, or again where one could not be derived.
     pub(super) fn endorsement(&mut self) -> Result<Endorsement, Error> {
         if let Some(endorsement) = &self.endorsement {
             return Ok(endorsement.clone());
         }
-        let endorsement = endorsement::read(&mut self.connection)?;
-        self.endorsement = Some(endorsement.clone());
+        let (endorsement, whole) = endorsement::read(&mut self.connection)?;
+        self.endorsement = Some(endorsement.clone()).filter(|_| whole);
         Ok(endorsement)
     }
 }

@@ -8,6 +8,7 @@ use tss_esapi::interface_types::resource_handles::NvAuth;
 
 use super::connection::Connection;
 use super::error::Error;
+use super::error::Fault;
 use super::error::no_such_handle;
 use super::error::tpm;
 use super::objects::write_public;
@@ -47,19 +48,23 @@ pub struct Endorsement {
     pub chain: Vec<Vec<u8>>,
 }
 
-/// Reads what there is. Deriving an RSA key takes a TPM up to seconds.
-pub(super) fn read(connection: &mut Connection) -> Result<Endorsement, Error> {
+/// Reads what there is, and says whether that is all. Deriving an RSA key takes a TPM up to seconds, and needs the
+/// hierarchy's authorization: where that is not ours, what was derived at the connection is still evidence.
+pub(super) fn read(connection: &mut Connection) -> Result<(Endorsement, bool), Error> {
     let public = connection.identity().ek_public.clone();
     let p256 = EndorsementKey { public, certificate: certificate_at(connection, P256_CERTIFICATE)? };
-    let rsa = match certificate_at(connection, RSA_CERTIFICATE)? {
-        None => None,
+    let (rsa, whole) = match certificate_at(connection, RSA_CERTIFICATE)? {
+        None => (None, true),
         Some(certificate) => {
-            let public =
-                connection.with_primary(templates::ek_rsa()?, |_, _, public| write_public(public))?;
-            Some(EndorsementKey { public, certificate: Some(certificate) })
+            let derived = connection.with_primary(templates::ek_rsa()?, |_, _, public| write_public(public));
+            match derived {
+                Ok(public) => (Some(EndorsementKey { public, certificate: Some(certificate) }), true),
+                Err(error) if error.fault() == Fault::Authorization => (None, false),
+                Err(error) => return Err(error),
+            }
         }
     };
-    Ok(Endorsement { p256, rsa, chain: chain(connection)? })
+    Ok((Endorsement { p256, rsa, chain: chain(connection)? }, whole))
 }
 
 /// The certificate in an NV index; none where there is no such index or something else is in it.

@@ -242,7 +242,7 @@ impl Tpm {
         .await
     }
 
-    /// The endorsement keys with their certificates. The TPM is asked once per connection, which may take it seconds.
+    /// The endorsement keys with their certificates. The TPM is asked once, which may take it seconds.
     pub async fn endorsement(&self) -> Result<Endorsement, Error> {
         self.call_within(self.deadline * PRIMARY_DEADLINES, Live::endorsement).await
     }
