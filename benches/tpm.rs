@@ -43,6 +43,7 @@ fn main() {
     tools.compare("seal", ours.seal, &["tpm2_create", "-C", "srk.ctx", "-i", "kek", "-u", "x", "-r", "y"]);
     tools.compare("unseal", ours.unseal, &["tpm2_unseal", "-c", "sealed.ctx", "-o", "kek2"]);
     let certify = "tpm2_certify -c ec.ctx -C ak.ctx -g sha256 -o a -s s".split(' ').collect::<Vec<_>>();
+    tools.compare("certify", ours.certify, &certify);
     tools.compare("provision: certify and more", ours.provision, &certify);
     let create =
         "tpm2_create -C srk.ctx -G rsa2048:rsassa-sha256:null -u x -r y".split(' ').collect::<Vec<_>>();
@@ -63,6 +64,7 @@ struct Ours {
     attest: Duration,
     seal: Duration,
     unseal: Duration,
+    certify: Duration,
     provision: Duration,
     make_rsa_key: Duration,
 }
@@ -103,6 +105,7 @@ impl Ours {
                 attest: each(|| tpm.attest((0..15).collect(), vec![7; 32])).await,
                 seal: each(|| tpm.seal(secret(), None)).await,
                 unseal: each(|| tpm.unseal(sealed.clone(), None)).await,
+                certify: each(|| tpm.check_certification()).await,
                 provision,
                 make_rsa_key: median(&took),
             }

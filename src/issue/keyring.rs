@@ -102,6 +102,8 @@ pub async fn establish(
         );
         facts = tpm.facts().await?;
     }
+    // A part of the file that is another TPM's shows now, and not at the next rotation.
+    tpm.check_certification().await?;
     let point = facts.host_key.ok_or_else(|| Error::Key("the TPM shows no host key".into()))?;
     let host_key = Jwk::from_point(&point);
     let host = naming.host(&facts.host_id, facts.software);

@@ -232,6 +232,15 @@ impl Tpm {
         .await
     }
 
+    /// Has the AK certify the host key anew (`TPM2_Certify`): both are this TPM's, and whole.
+    pub async fn check_certification(&self) -> Result<(), Error> {
+        self.call(|live| {
+            let (connection, objects) = live.keys()?;
+            keys::check_certification(connection, objects)
+        })
+        .await
+    }
+
     /// Quotes PCRs of the SHA-256 bank (numbers up to 23, in their order) with at most 32 bytes of qualifying data, and
     /// gives what a verifier knows this host by.
     pub async fn attest(&self, pcrs: Vec<u8>, qualification: Vec<u8>) -> Result<Attestation, Error> {

@@ -75,6 +75,12 @@ pub(super) fn certify(
     })
 }
 
+/// Whether AK and host key load and the one certifies the other, now as when they were made.
+pub(super) fn check_certification(connection: &mut Connection, objects: &Objects) -> Result<(), Error> {
+    let certification = certify(connection, &objects.host_key, &objects.ak)?;
+    Objects { certification, ..objects.clone() }.validate()
+}
+
 /// ECDSA over a SHA-256 digest by the host key: r and s, 32 bytes each, big endian.
 pub(super) fn host_sign(
     connection: &mut Connection,
