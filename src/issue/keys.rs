@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::issuer::Host;
 use super::ring::{Ring, Step, Unready};
 use super::rotation::Rotation;
@@ -87,11 +89,24 @@ impl Keys {
         &self.vault
     }
 
-    /// Encrypts the keys anew where the key-encryption key is to be bound to other PCRs. Whether it was.
-    pub async fn rebind(&mut self) -> Result<bool, Error> {
-        let Some(keks) = self.vault.rebind().await? else { return Ok(false) };
-        self.reseal(&keks).await?;
-        Ok(true)
+    /// Encrypts the keys anew where that was cut short, or where they are to be sealed to other PCRs.
+    pub async fn bind(&mut self) -> Result<(), Error> {
+        let keks = match self.vault.is_changing().await {
+            true => Some(self.vault.keks().await?),
+            false => self.vault.rebind().await?,
+        };
+        match keks {
+            Some(keks) => self.reseal(&keks).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a recovery key, and a fresh key-encryption key with it.
+    pub async fn make_recovery(&mut self) -> Result<Zeroizing<String>, Error> {
+        let (text, keks) = self.vault.make_recovery().await?;
+        // The key is good from now on; what is encrypted under the one before follows, now or at the next turn.
+        let _ = self.reseal(&keks).await;
+        Ok(text)
     }
 
     /// Encrypts every key under the latest key-encryption key, and forgets the one before.
@@ -127,7 +142,7 @@ impl Keys {
             tracing::debug!(%error, "the TPM's counter waits");
         }
         match self.ring.due(&self.rotation, self.clock.now()) {
-            None => Ok(Vec::new()),
+            None => self.bind().await.map(|()| Vec::new()),
             Some(Step::Destroy) => self.destroy().await,
             Some(Step::Activate) => self.activate().await,
             Some(Step::Publish) => self.publish(tpm).await,
