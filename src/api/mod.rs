@@ -8,6 +8,7 @@ mod body;
 mod crowd;
 mod enroll;
 mod guest;
+pub mod http2;
 mod lanes;
 mod listen;
 mod reply;
