@@ -84,8 +84,11 @@ const COMMAND: &[(&str, &str)] = &[
         "0\tDone.\n\n1\tRefused: by the daemon, or what was to be checked does not hold.\n\n2\tUsage.\n\n\
          3\tNo daemon at the socket.\n\n4\tThe daemon cannot now; the state of the TPM or of the disk is named.",
     ),
-    ("ENVIRONMENT", "HOSTBADGE_SOCKET\tThe agent socket.\n\nHOSTBADGE_ADMIN_SOCKET\tThe admin socket.\n\n\
-         SPIFFE_ENDPOINT_SOCKET\tTo clients of SPIFFE, not to this command: unix:///run/hostbadge/workload.sock."),
+    (
+        "ENVIRONMENT",
+        "HOSTBADGE_SOCKET\tThe agent socket.\n\nHOSTBADGE_ADMIN_SOCKET\tThe admin socket.\n\n\
+         SPIFFE_ENDPOINT_SOCKET\tTo clients of SPIFFE, not to this command: unix:///run/hostbadge/workload.sock.",
+    ),
     ("SEE ALSO", "hostbadge(1), hostbadged(8), hostbadge-agents(5), hostbadged.toml(5)"),
 ];
 

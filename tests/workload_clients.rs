@@ -42,7 +42,10 @@ fn point_07_the_rust_crate_is_served_as_it_is() {
 fn point_07_grpc_js_is_served_as_it_is() {
     let host = Host::started();
     let mut command = Command::new("node");
-    command.env("GRPC", node_with("grpc-js", GRPC_JS)).arg(client("workload.mjs")).arg(host.workload_socket());
+    command
+        .env("GRPC", node_with("grpc-js", GRPC_JS))
+        .arg(client("workload.mjs"))
+        .arg(host.workload_socket());
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/workload.proto"));
     is_served_by(&host, command);
 }
@@ -52,7 +55,14 @@ fn point_07_any_authority_is_let_through() {
     let host = Host::started();
     let mut command = Command::new("node");
     command.arg(client("authority.mjs")).arg(host.workload_socket());
-    let forms = ["localhost", "%2Frun%2Fhostbadge%2Fworkload.sock", "/run/hostbadge/workload.sock", "unix:/x", "-", ""];
+    let forms = [
+        "localhost",
+        "%2Frun%2Fhostbadge%2Fworkload.sock",
+        "/run/hostbadge/workload.sock",
+        "unix:/x",
+        "-",
+        "",
+    ];
     let output = command.args(forms).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

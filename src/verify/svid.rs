@@ -132,7 +132,9 @@ mod tests {
         let pair =
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).unwrap();
         let jwk = Jwk::from_point(pair.public_key().as_ref().try_into().unwrap());
-        let set = json!({ "keys": [{ "use": "jwt-svid", "kty": "EC", "crv": "P-256", "kid": jwk.kid, "x": jwk.x, "y": jwk.y }] });
+        let mut key = serde_json::to_value(&jwk).unwrap();
+        key["use"] = "jwt-svid".into();
+        let set = json!({ "keys": [key] });
         Signer { pair, keys: SvidKeys::parse(set.to_string().as_bytes()).unwrap(), kid: jwk.kid }
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Beside it, as the SPIFFE Workload Endpoint recommends, health and reflection, which anybody may ask.
 
+// A Status is what tonic's traits have every method fail with.
+#![allow(clippy::result_large_err)]
+
 mod call;
 mod connection;
 mod endpoint;

@@ -20,9 +20,12 @@ pub type Compose<T> = Arc<dyn Fn(&[Agent]) -> Result<T, Status> + Send + Sync>;
 
 /// One caller's stream.
 pub struct Updates<T> {
-    next: ReusableBoxFuture<'static, (Option<Feed<T>>, Option<Result<T, Status>>)>,
+    next: ReusableBoxFuture<'static, Turn<T>>,
     ended: bool,
 }
+
+/// A message, and what the next one comes from; nothing after the last.
+type Turn<T> = (Option<Feed<T>>, Option<Result<T, Status>>);
 
 struct Feed<T> {
     seen: watch::Receiver<Seen>,
@@ -39,7 +42,7 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Updates<T> {
 
 impl<T: Clone + PartialEq> Feed<T> {
     /// The next message, and what comes after it; nothing comes after an error.
-    async fn next(mut self) -> (Option<Feed<T>>, Option<Result<T, Status>>) {
+    async fn next(mut self) -> Turn<T> {
         loop {
             let seen = self.seen.borrow_and_update().clone();
             let made = match seen {
