@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::callers::{NOBODY, Who};
+use common::callers::{NOBODY, Puppet, Who};
 use common::grpc::{
     Empty, Grpc, HEADER, INVALID_ARGUMENT, METHODS, PERMISSION_DENIED, Status, TWO_SECONDS, UNAVAILABLE,
     UNIMPLEMENTED,
@@ -346,6 +346,67 @@ fn point_25_a_stream_ends_when_its_caller_is_no_agent_any_more() {
     host.agent("root", "user = 0");
     host.hang_up();
     client.bundles().unwrap();
+}
+
+/// A whole call of FetchJWTBundles as bytes, and what reads the answer frame by frame.
+const FOLLOW: &str = r"
+def exactly(n):
+    data = b''
+    while len(data) < n:
+        more = s.recv(n - len(data))
+        if not more: raise EOFError()
+        data += more
+    return data
+def frames():
+    while True:
+        head = exactly(9)
+        yield head[3], head[4], exactly(int.from_bytes(head[:3], 'big'))
+def field(name, value): return bytes([0, len(name)]) + name + bytes([len(value)]) + value
+def frame(kind, flags, stream, payload):
+    return len(payload).to_bytes(3, 'big') + bytes([kind, flags]) + stream.to_bytes(4, 'big') + payload
+def call():
+    block = field(b':method', b'POST') + field(b':scheme', b'http') + field(b':path', b'/SpiffeWorkloadAPI/FetchJWTBundles') + field(b':authority', b'x') + field(b'content-type', b'application/grpc') + field(b'te', b'trailers') + field(b'workload.spiffe.io', b'true')
+    s.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0, b'') + frame(1, 4, 1, block) + frame(0, 1, 1, bytes(5)))
+def heard(kind, flag): return next(True for k, f, _ in frames() if k == kind and f & flag == flag)
+";
+
+/// A process that follows the bundles on a connection of its own, by the program `python`.
+fn follower(host: &Host, python: &std::path::Path) -> Puppet {
+    let mut puppet = Puppet::at(&host.workload_socket(), &Who::root(), python);
+    puppet.order(&format!("exec({FOLLOW:?})"));
+    puppet.order("call()");
+    assert_eq!(puppet.value("heard(0, 0)"), true, "the first message");
+    puppet
+}
+
+#[test]
+fn a_stream_ends_when_its_process_becomes_another_program() {
+    let mut host = Host::new();
+    let (first, second) = (host.path("first"), host.path("second"));
+    for copy in [&first, &second] {
+        fs::copy(common::callers::python(), copy).unwrap();
+    }
+    host.agent("first", &format!("user = 0\nexe = {first:?}"));
+    host.start();
+    let mut puppet = follower(&host, &first);
+    puppet.exec(&second);
+    puppet.order(&format!("exec({FOLLOW:?})"));
+    // HEADERS that end the stream: its trailers.
+    assert_eq!(puppet.value("heard(1, 1)"), true);
+    puppet.end();
+}
+
+#[test]
+fn a_connection_whose_process_has_ended_is_closed_whoever_holds_it() {
+    let host = Host::started();
+    let mut puppet = follower(&host, &common::callers::python());
+    let connections = || host.status()["connections"].as_u64().unwrap();
+    assert_eq!(connections(), 1);
+    puppet.order("import subprocess; heir = subprocess.Popen(['cat'], stdin=s, stdout=subprocess.DEVNULL)");
+    assert_eq!(puppet.value("heir.poll()"), Value::Null);
+    puppet.order("os._exit(0)");
+    until("the connection is closed", || (connections() == 0).then_some(()));
+    puppet.end();
 }
 
 #[test]

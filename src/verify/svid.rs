@@ -242,8 +242,8 @@ mod tests {
         ] {
             assert!(trust_domain(bad).is_none(), "{bad}");
         }
-        assert!(trust_domain(&format!("spiffe://a/{}", "b".repeat(2036))).is_some());
-        assert!(trust_domain(&format!("spiffe://a/{}", "b".repeat(2037))).is_none());
+        assert!(trust_domain(&format!("spiffe://a/{}", "b".repeat(2037))).is_some());
+        assert!(trust_domain(&format!("spiffe://a/{}", "b".repeat(2038))).is_none());
     }
 
     #[test]
