@@ -38,6 +38,7 @@ leaks: deps ## ten thousand TPM operations leave nothing in the TPM (a minute or
 
 bench: deps ## what a token costs in memory, and what the TPM costs beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
+	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
 
 fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
