@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::http::claims;
-use common::libraries::{cargo_program, go_program, node_with, python_with};
+use common::libraries::{cargo_program, go_program, java_with, node_with, python_with};
 use common::processes::Running;
 use common::{API, Host};
 use serde_json::{Value, json};
@@ -36,6 +36,14 @@ fn point_07_go_spiffe_is_served_as_it_is() {
 #[test]
 fn point_07_the_rust_crate_is_served_as_it_is() {
     is_served(Command::new(cargo_program("rust-spiffe", &client("rust"))));
+}
+
+#[test]
+fn point_07_java_spiffe_is_served_as_it_is() {
+    let jars = java_with("java-spiffe", &client("java"));
+    let mut command = Command::new("java");
+    command.arg("-cp").arg(jars.join("*")).arg(client("java/Workload.java"));
+    is_served(command);
 }
 
 #[test]

@@ -49,6 +49,16 @@ pub fn cargo_program(name: &str, source: &Path) -> PathBuf {
     dir.join("debug").join(name)
 }
 
+/// A directory with the jars that `source`/pom.xml asks for.
+pub fn java_with(name: &str, source: &Path) -> PathBuf {
+    let pom = source.join("pom.xml");
+    once(name, &fs::read_to_string(&pom).unwrap(), |dir| {
+        let mut maven = Command::new("mvn");
+        maven.args(["--quiet", "--batch-mode", "--file"]).arg(&pom).arg("dependency:copy-dependencies");
+        succeed(maven.arg(format!("-DoutputDirectory={}", dir.display())));
+    })
+}
+
 /// Makes the directory `name` unless it was made for the same `wants` before. Test programs run side by side.
 fn once(name: &str, wants: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");

@@ -105,16 +105,21 @@ impl Presence {
             Err(refused) => return Err(self.refuse(&refused).await),
         };
         let receiver = self.seen.subscribe();
-        // The daemon's end is not undone by who comes late.
-        self.seen.send_if_modified(|seen| {
-            let fresh = matches!(seen, Seen::Nobody | Seen::Gone);
-            if fresh {
-                *seen = Seen::Agents(agents.into());
-            }
-            fresh
-        });
+        // What was seen for an earlier stream may be long ago.
+        self.show(Seen::Agents(agents.into()));
         self.followed.notify_one();
         Ok(receiver)
+    }
+
+    /// Shows the streams what is seen now. The daemon's end is not undone by who comes late.
+    fn show(&self, now: Seen) {
+        self.seen.send_if_modified(|seen| {
+            let open = !matches!(seen, Seen::Closing);
+            if open {
+                *seen = now;
+            }
+            open
+        });
     }
 
     fn admitted<T>(&self, answer: T) -> T {
@@ -166,8 +171,12 @@ impl Presence {
 
     /// Tells the streams what is new. None where the process that opened the connection is not there any more.
     async fn look_again(&self, basis: &mut Option<Basis>) -> Option<()> {
-        let Ok(peer) = self.look().peer else {
-            self.seen.send_replace(Seen::Gone);
+        let looked = self.look();
+        if self.at_work.load(Ordering::Relaxed) == 0 {
+            self.guest.rests();
+        }
+        let Ok(peer) = looked.peer else {
+            self.show(Seen::Gone);
             return None;
         };
         let now = Basis {
@@ -182,14 +191,7 @@ impl Presence {
         }
         let found = self.road.agents.identify_all(&now.peer, self.road.posture.measured()).await;
         *basis = Some(now);
-        let seen = found.map_or(Seen::Gone, |agents| Seen::Agents(agents.into()));
-        self.seen.send_if_modified(|before| {
-            let ends = matches!(before, Seen::Closing);
-            if !ends {
-                *before = seen;
-            }
-            !ends
-        });
+        self.show(found.map_or(Seen::Gone, |agents| Seen::Agents(agents.into())));
         Some(())
     }
 }
