@@ -12,7 +12,7 @@ use crate::agents::{Agent, Registry};
 use crate::api::guest::Guest;
 use crate::federation::Bundles;
 use crate::issue::Standing;
-use crate::peer::{Facts, Look, Peer};
+use crate::peer::{self, Facts, Look, Peer};
 use crate::policy::Reason;
 use crate::road::{Refused, Road};
 
@@ -101,9 +101,10 @@ impl Presence {
     /// Begins a stream: who the caller is, from now on.
     pub async fn follow(&self) -> Result<watch::Receiver<Seen>, Status> {
         let agents = match self.road.identities(self.look()).await {
-            Ok(agents) => self.admitted(agents),
+            Ok(agents) => agents,
             Err(refused) => return Err(self.refuse(&refused).await),
         };
+        self.guest.pace(false);
         let receiver = self.seen.subscribe();
         // What was seen for an earlier stream may be long ago.
         self.show(Seen::Agents(agents.into()));
@@ -120,11 +121,6 @@ impl Presence {
             }
             open
         });
-    }
-
-    fn admitted<T>(&self, answer: T) -> T {
-        self.guest.pace(false);
-        answer
     }
 
     /// What a refusal is to gRPC; one of a flood takes its time.
@@ -175,9 +171,14 @@ impl Presence {
         if self.at_work.load(Ordering::Relaxed) == 0 {
             self.guest.rests();
         }
-        let Ok(peer) = looked.peer else {
-            self.show(Seen::Gone);
-            return None;
+        let peer = match looked.peer {
+            Ok(peer) => peer,
+            // The next look will tell.
+            Err(peer::Error::Raced | peer::Error::Kernel(_)) => return Some(()),
+            Err(_) => {
+                self.show(Seen::Gone);
+                return None;
+            }
         };
         let now = Basis {
             peer,
