@@ -201,6 +201,17 @@ fn point_33_and_35_every_identity_with_a_grant_for_all_audiences() {
 }
 
 #[test]
+fn a_grant_of_the_tpms_own_signature_is_not_served_by_a_lesser_one() {
+    let mut host = Host::new();
+    let grant = format!("[[grant]]\naudience = \"{API}\"\nassurance = \"tpm\"\n");
+    host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{grant}"));
+    host.start();
+    let status = client(&host).jwt(&[API], "").unwrap_err();
+    assert_eq!(status.code, PERMISSION_DENIED);
+    assert!(status.message.contains("the TPM's own signature"), "{status:?}");
+}
+
+#[test]
 fn point_34_one_identity_by_its_id_and_no_other() {
     let host = two_agents();
     let client = client(&host);
