@@ -79,7 +79,7 @@ fn main() {
     );
     let before = host.cpu();
     // Nothing happens meanwhile: this is what looking after the callers takes.
-    runtime.block_on(tokio::time::sleep(Duration::from_secs(5)));
+    runtime.block_on(async { tokio::time::sleep(Duration::from_secs(5)).await });
     println!("CPU, {OPEN} streams at rest   {:8.2} %", (host.cpu() - before).as_secs_f64() / 5.0 * 100.0);
     drop(open);
 }
