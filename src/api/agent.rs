@@ -52,10 +52,13 @@ impl AgentApi {
             "/.well-known/openid-configuration" if get => {
                 self.document(|documents| documents.discovery.clone())
             }
+            "/v1/bundle" if get => self.document(|documents| documents.bundle.clone()),
             "/v1/token" | "/v1/introspect" | "/v1/attest" => reply::wrong_method("POST"),
-            "/v1/whoami" | "/v1/health" | "/.well-known/jwks.json" | "/.well-known/openid-configuration" => {
-                reply::wrong_method("GET, HEAD")
-            }
+            "/v1/whoami"
+            | "/v1/health"
+            | "/v1/bundle"
+            | "/.well-known/jwks.json"
+            | "/.well-known/openid-configuration" => reply::wrong_method("GET, HEAD"),
             _ => reply::not_found(),
         }
     }

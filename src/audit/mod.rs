@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::agents::{Agent, Changes};
 use crate::clock::Clock;
-use crate::issue::{Introspection, Nonce, Proof, Token};
+use crate::issue::{Introspection, JwtSvid, Nonce, Proof, Token};
 use crate::policy::Refusal;
 
 pub use event::Event;
@@ -88,6 +88,15 @@ impl Audit {
     pub async fn token(&self, token: Token) -> Result<Recorded<Token>, Unrecorded> {
         self.write(&Record::of_token(&token, self.clock.now())).await?;
         Ok(Recorded(token))
+    }
+
+    /// Writes down minted SPIFFE tokens, a line for each.
+    pub async fn svids(&self, svids: Vec<JwtSvid>) -> Result<Recorded<Vec<JwtSvid>>, Unrecorded> {
+        for svid in &svids {
+            let audience = svid.permit().audiences().join(" ");
+            self.write(&Record::of_svid(svid, &audience, self.clock.now())).await?;
+        }
+        Ok(Recorded(svids))
     }
 
     /// Writes down a refusal.

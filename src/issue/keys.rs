@@ -62,8 +62,10 @@ impl Keys {
         let next = self.next.iter().map(|key| key.jwk());
         let jwks = std::iter::once(self.active.jwk()).chain(next).chain(self.retired.iter().rev());
         let in_tpm = std::iter::once(&self.host_key).chain(self.rsa.iter().map(|key| key.jwk()));
-        let documents = Documents::of(&self.host, jwks.chain(in_tpm).cloned().collect())?;
         let mut reports = report::report(&self.ring, &self.rotation);
+        let changed = reports.iter().filter_map(|key| key.since).max().unwrap_or_else(|| self.clock.now());
+        let documents =
+            Documents::of(&self.host, jwks.cloned().collect(), in_tpm.cloned().collect(), changed)?;
         reports.extend(report::in_tpm(&self.host_key, self.rsa.as_deref()));
         let rsa = self.rsa.clone();
         Standing::new(self.host.clone(), self.active.clone(), &self.host_key, rsa, documents, reports)

@@ -20,7 +20,9 @@ mod ring;
 mod rotation;
 mod rsa;
 mod sealed;
+mod svid;
 mod token;
+mod validate;
 
 pub use by_tpm::ByTpm;
 pub use documents::Documents;
@@ -38,7 +40,9 @@ pub use report::{KeyReport, KeyState, NextStep};
 pub use ring::Unready;
 pub use rotation::Rotation;
 pub use rsa::{Endorser, RsaKey, load_rsa_key, make_rsa_key};
+pub use svid::JwtSvid;
 pub use token::Token;
+pub use validate::Question;
 
 use crate::{enroll, store, tpm, vault};
 
