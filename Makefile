@@ -4,10 +4,11 @@ CARGO ?= cargo
 DEV ?= $(CURDIR)/dev
 PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq python3 python3-venv python3-pip
 # Node, Go and Java by whatever way they were installed; Debian's where there is none.
-TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm) \
-	$(if $(shell command -v go),,golang-go) $(if $(shell command -v mvn),,maven default-jdk-headless)
+TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
+# By whatever way they were installed; Go 1.24 or later and Rust 1.88 or later are asked for by the clients themselves.
+CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) $(if $(shell command -v mvn),,maven default-jdk-headless)
 
-.PHONY: help deps test-deps build demo run test lint leaks bench fuzz deb rpm check-packages test-packages test-vm deny clean
+.PHONY: help deps test-deps build demo run test lint test-clients leaks bench fuzz deb rpm check-packages test-packages test-vm deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,10 @@ lint: ## format and clippy, warnings as errors
 
 test: test-deps lint ## everything that must hold: format, clippy, unit and integration tests on a real software TPM
 	$(CARGO) test --locked
+
+test-clients: test-deps ## SPIFFE's clients of Go, Rust and Java as they are (needs Go 1.24 and Rust 1.88)
+	@scripts/install-packages $(CLIENT_PACKAGES)
+	$(CARGO) test --locked --test workload_clients -- --ignored
 
 leaks: deps ## ten thousand TPM operations leave nothing in the TPM (a minute or two)
 	$(CARGO) test --locked --test tpm_room -- --ignored --exact nothing_is_left_in_the_tpm_after_ten_thousand_operations

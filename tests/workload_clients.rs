@@ -29,16 +29,19 @@ fn point_07_py_spiffe_is_served_as_it_is() {
 }
 
 #[test]
+#[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
 fn point_07_go_spiffe_is_served_as_it_is() {
     is_served(Command::new(go_program("go-spiffe", &client("go"))));
 }
 
 #[test]
+#[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
 fn point_07_the_rust_crate_is_served_as_it_is() {
     is_served(Command::new(cargo_program("rust-spiffe", &client("rust"))));
 }
 
 #[test]
+#[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
 fn point_07_java_spiffe_is_served_as_it_is() {
     let jars = java_with("java-spiffe", &client("java"));
     let mut command = Command::new("java");
