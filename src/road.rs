@@ -8,7 +8,7 @@
 //! Each step takes what only the step before can make. Nothing here blocks, and nothing is done twice.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -17,12 +17,15 @@ use crate::audit::{Audit, Event, Recorded, Unrecorded};
 use crate::clock::Clock;
 use crate::config::Fault;
 use crate::issue::{
-    ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, Logs, Proof, Query, Standing, Token,
+    ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, Logs, Places, Proof, Query, Standing, Token,
 };
 use crate::peer::{Look, Peer};
 use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, Who};
 use crate::posture::{BootLog, ImaList, Posture, Watched};
 use crate::tpm::{self, Tpm};
+
+/// When to ask again for evidence, where others are being given theirs.
+const NO_PLACE: Duration = Duration::from_secs(5);
 
 /// Why there is no answer of the wanted kind.
 #[derive(Debug)]
@@ -62,6 +65,8 @@ pub struct Road {
     pub handle: watch::Receiver<Option<Tpm>>,
     /// The same for tokens, for which agents take turns.
     pub by_tpm: ByTpm,
+    /// For proofs, which are large.
+    pub places: Places,
     pub boot_log: BootLog,
     /// What an operator has certified.
     pub enrollment: Enrollment,
@@ -110,10 +115,16 @@ impl Road {
             let tpm = self.handle.borrow().clone().ok_or_else(|| {
                 No::refusal(Reason::TemporarilyUnavailable, "the TPM is starting", &peer).of(&agent)
             })?;
+            let place = self.places.take().await.ok_or_else(|| {
+                let what = "evidence is being made and taken for others; ask again later";
+                let mut no = No::refusal(Reason::TemporarilyUnavailable, what, &peer).of(&agent);
+                no.refusal.retry_after = Some(NO_PLACE);
+                no
+            })?;
             let logs = Logs { boot: self.boot_log.clone(), ima: Some(self.ima.clone()) };
             let certificate = self.enrollment.certificate();
             let proof = standing
-                .prove(&tpm, logs, agent, &challenge, certificate.as_deref(), self.clock.now())
+                .prove(&tpm, logs, agent, place, &challenge, certificate.as_deref(), self.clock.now())
                 .await?;
             Ok((proof, challenge.nonce))
         };

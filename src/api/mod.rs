@@ -10,6 +10,7 @@ mod enroll;
 mod guest;
 mod lanes;
 mod listen;
+mod patient;
 mod reply;
 mod serve;
 mod status;
