@@ -165,8 +165,15 @@ impl Standing {
         let made = tpm.attest(PCRS.collect(), qualification(&nonce.0)).await?;
         // After the quote: what the kernel measured before it is in the list, and what it measured since is not believed.
         let base64 = |log: Option<Vec<u8>>| log.map(|log| BASE64.encode(&log));
-        let read = move || (base64(logs.boot.read()), base64(logs.ima.and_then(|list| list.read())));
-        let (event_log, ima_log) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let read = move || {
+            let (ima, missing) = match logs.ima.map_or(Ok(None), |list| list.read()) {
+                Ok(list) => (list, None),
+                Err(why) => (None, Some(why)),
+            };
+            (base64(logs.boot.read()), base64(ima), missing)
+        };
+        let (event_log, ima_log, ima_log_missing) =
+            tokio::task::spawn_blocking(read).await.unwrap_or_default();
         // One that was given to an earlier key of this host says nothing of this one.
         let host_key = PublicKey::parse(&made.host_key_public).ok();
         let ours = certificate.filter(|one| host_key.is_some_and(|key| one.is_for(&key.point)));
@@ -191,6 +198,7 @@ impl Standing {
             pcrs: made.pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect(),
             event_log,
             ima_log,
+            ima_log_missing,
             host_key: BASE64.encode(&made.host_key_public),
             certification: signed(&made.certification.attest, &made.certification.signature),
             endorsements: self.keys().iter().filter_map(|key| key.endorsement.clone()).collect(),
