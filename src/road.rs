@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
 use crate::audit::{Audit, Event, Recorded, Unrecorded};
-use crate::clock::Clock;
+use crate::clock::{Clock, Uptime};
 use crate::config::Fault;
 use crate::issue::{
     ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, Logs, Places, Proof, Query, Standing, Token,
@@ -207,7 +207,7 @@ impl Road {
 
     /// The host's posture as it is known now.
     pub fn posture(&self) -> Posture {
-        self.posture.condition(Instant::now()).posture
+        self.posture.condition(Uptime::now()).posture
     }
 
     async fn decide_token(&self, look: Look, ask: Result<Ask, String>) -> Result<Token, No> {
@@ -218,7 +218,7 @@ impl Road {
             Err(_) => self.identify_any(&peer).await?,
         };
         let ask = ask.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
-        let permit = policy::decide(agent.clone(), &self.posture.condition(Instant::now()), ask)?;
+        let permit = policy::decide(agent.clone(), &self.posture.condition(Uptime::now()), ask)?;
         let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
         if permit.signer() == Signer::Issuing {
             return Ok(standing.token(permit, self.clock.now())?);

@@ -1,7 +1,6 @@
 //! The admin socket: status, agents, keys, the log. For root and the admin group.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
@@ -12,6 +11,7 @@ use super::body;
 use super::guest::Guest;
 use super::reply::{self, Reply};
 use crate::audit;
+use crate::clock::Uptime;
 use crate::config::Fault;
 use crate::issue::{KeyReport, Orders};
 use crate::peer::Peer;
@@ -203,7 +203,7 @@ impl Admin {
     async fn posture(&self) -> Reply {
         self.look().await;
         let measured = self.road.agents.registry().asks_for_measured();
-        let report = Report::of(&self.road.posture, &self.posture.compared, measured, Instant::now());
+        let report = Report::of(&self.road.posture, &self.posture.compared, measured, Uptime::now());
         reply::json(StatusCode::OK, &report)
     }
 
@@ -211,7 +211,7 @@ impl Admin {
         self.look().await;
         let (log, watched) = (self.road.boot_log.clone(), self.road.posture.clone());
         let compared = self.posture.compared.clone();
-        let compared = move || Difference::of(&watched, &compared, log.read().as_deref(), Instant::now());
+        let compared = move || Difference::of(&watched, &compared, log.read().as_deref(), Uptime::now());
         match tokio::task::spawn_blocking(compared).await {
             Ok(Ok(difference)) => reply::json(StatusCode::OK, &difference),
             Ok(Err(why)) => not_now(&why),

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::agents::Agents;
 use crate::audit::{Audit, Event};
-use crate::clock::Clock;
+use crate::clock::{Clock, Uptime};
 use crate::config;
 use crate::posture::{
     Accepted, Baseline, BootLog, Desk, ImaList, Order, Posture, Reading, Seen, Want, Watched, baseline,
@@ -153,7 +153,7 @@ impl Watcher {
         let mut numbers: Vec<u8> = KEPT.chain(self.config.pcrs.iter().copied()).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let (taken, at) = (Instant::now(), self.clock.now());
+        let (taken, at) = (Uptime::now(), self.clock.now());
         let facts = tpm.facts().await.map_err(|e| e.to_string())?;
         let quoted = tpm.attest(numbers, nonce.to_vec()).await.map_err(|e| e.to_string())?;
         verify::check_quote(&quoted.ak_public, &quoted.quote, &quoted.signature, &nonce, &quoted.pcrs)
@@ -248,7 +248,7 @@ impl Watcher {
 
     /// Says each change once: another posture, or the same for another reason.
     async fn tell(&self, told: &mut Option<(Posture, String)>) {
-        let condition = self.watched.condition(Instant::now());
+        let condition = self.watched.condition(Uptime::now());
         // The reason of a stale posture has its age in it, which changes all the time.
         let why = if condition.posture == Posture::Stale { String::new() } else { condition.why() };
         let now = (condition.posture, why);

@@ -1,13 +1,12 @@
 //! What administrators see of the host's posture.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use super::{Mode, Pcrs, Posture, Watched, changed, explain};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Uptime};
 
 /// The answer to `hostbadge posture show`.
 #[derive(Debug, Serialize)]
@@ -83,7 +82,7 @@ fn only(compared: &[u8], pcrs: &Pcrs) -> Pcrs {
 
 impl Report {
     /// `measured`: whether an agent has to be.
-    pub fn of(watched: &Watched, compared: &[u8], measured: bool, now: Instant) -> Report {
+    pub fn of(watched: &Watched, compared: &[u8], measured: bool, now: Uptime) -> Report {
         let condition = watched.condition(now);
         let seen = condition.seen();
         let (reading, baseline) = (seen.reading.as_ref(), seen.baseline.as_ref());
@@ -131,7 +130,7 @@ impl Difference {
         watched: &Watched,
         compared: &[u8],
         log: Option<&[u8]>,
-        now: Instant,
+        now: Uptime,
     ) -> Result<Difference, String> {
         let condition = watched.condition(now);
         let seen = condition.seen();
