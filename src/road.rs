@@ -164,6 +164,18 @@ impl Road {
         }
     }
 
+    /// Whether an administrator may do what comes to holding the host's keys, or a refusal.
+    pub async fn owner(&self, peer: &Peer, gate: Gate) -> Result<(), Refused> {
+        if gate.owns(peer) {
+            return Ok(());
+        }
+        let decided = self.within_rate(Who::Stranger(peer.uid), Some(peer)).err().unwrap_or_else(|| {
+            let what = "this comes to holding the host's keys: it is for root, and not for the admin group; use sudo";
+            No::refusal(Reason::AccessDenied, what, peer)
+        });
+        Err(self.refuse(decided).await)
+    }
+
     /// Reads the agents again, off the road, and writes down what changed.
     pub async fn reload(&self, by: &str) -> Result<Result<Recorded<Changes>, Vec<Fault>>, Refused> {
         let agents = self.agents.clone();

@@ -11,7 +11,7 @@ use common::libraries::python_with;
 use common::record::of_event;
 use common::shared_tpm::SharedTpm;
 use common::{API, Host, append, until, until_true};
-use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use hostbadge::verify::eat::Eat;
 use hostbadge::verify::evidence::Finding;
 use nix::sys::signal::{Signal, kill};
@@ -57,9 +57,13 @@ fn show(host: &Host) -> Value {
 
 #[track_caller]
 fn accept(host: &Host) -> Value {
-    let answer = host.admin().post("/v1/posture/accept", &json!({}));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
+    // What is looked at changes while it is looked at.
+    until("it is accepted", || {
+        let digest = show(host)["now"]["digest"].clone();
+        let answer = host.admin().post("/v1/posture/accept", &json!({ "digest": digest }));
+        assert!(answer.status == 200 || answer.status == 409, "{}", answer.text());
+        (answer.status == 200).then(|| answer.json())
+    })
 }
 
 #[track_caller]
@@ -201,7 +205,8 @@ fn a_stalled_tpm_makes_what_is_known_stale() {
     until_true("it is stale", || posture(&host) == "stale");
     let said = refused_for(&host, "stale");
     assert!(said.contains("the PCRs were last read"), "{said}");
-    let answer = host.admin().post("/v1/posture/accept", &json!({}));
+    let looked_at = json!({ "digest": show(&host)["now"]["digest"] });
+    let answer = host.admin().post("/v1/posture/accept", &looked_at);
     assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
     assert!(show(&host)["baseline"]["accepted"]["by"].is_string());
     kill(tpm.pid(), Signal::SIGCONT).unwrap();
@@ -268,7 +273,7 @@ fn refused_or_stale(host: &Host) -> String {
 #[test]
 fn the_commands_accept_and_show_what_there_is() {
     let (host, tpm) = started(ENFORCE);
-    for body in ["[]", "{\"recovery\": true}", "1"] {
+    for body in ["", "{}", "[]", "[\"00\"]", "{\"digest\": \"00\", \"recovery\": true}", "1"] {
         let answer = host.admin().form("/v1/posture/accept", body);
         assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"), "{body}");
     }
@@ -288,6 +293,25 @@ fn the_commands_accept_and_show_what_there_is() {
     until_true("it is seen", || posture(&host) == "changed");
     let (code, said) = hostbadge(&["posture", "diff"]);
     assert!(code == 0 && said.starts_with("PCR 0 (firmware"), "{said}");
+    // Not what was looked at.
+    let digest = |answer: &Value| answer["digest"].as_str().unwrap().to_owned();
+    let looked_at = digest(&host.admin().get("/v1/posture/diff").json());
+    assert!(said.ends_with(&format!("accept --digest {looked_at}\n")), "{said}");
+    tpm.extend(0, &[10; 32]);
+    assert_eq!(hostbadge(&["posture", "accept", "--digest", &looked_at]).0, 1);
+    let answer = host.admin().post("/v1/posture/accept", &json!({ "digest": looked_at }));
+    assert!(
+        answer.status == 409 && answer.text().contains("not the one that was looked at"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(posture(&host), "changed");
+    let now = digest(&host.admin().get("/v1/posture/diff").json());
+    assert_ne!(now, looked_at);
+    let (code, said) = hostbadge(&["posture", "accept", "--digest", &now]);
+    assert!(code == 0 && said.contains("accepted"), "{said}");
+    tpm.extend(0, &[9; 32]);
+    until_true("it is seen", || posture(&host) == "changed");
     let (_, said) = hostbadge(&["posture", "show"]);
     assert!(said.lines().any(|line| line.starts_with("0 ") && line.ends_with("changed")), "{said}");
     let (_, said) = hostbadge(&["posture", "show", "--json"]);
@@ -349,7 +373,8 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     let patient = "[limits]\nstranger_rate = 10000\nstranger_burst = 10000\n";
     let (mut host, tpm) = host(patient);
     fs::create_dir_all(host.path("run")).unwrap();
-    host.agent("root", "user = 0\nmeasured = true");
+    let own = std::env::current_exe().unwrap();
+    host.agent("root", &format!("user = 0\nexe = {own:?}\nmeasured = true"));
     start(&mut host);
     assert_eq!(posture(&host), "off", "nobody asked for it");
     let refused = |why: &str| {

@@ -15,8 +15,8 @@ use crate::audit::{Audit, Event};
 use crate::clock::{Clock, Uptime};
 use crate::config;
 use crate::posture::{
-    Accepted, Baseline, BootLog, Desk, ImaList, Order, Posture, Reading, Seen, Want, Watched, baseline,
-    digest, explain,
+    Accepted, Baseline, BootLog, Desk, ImaList, Order, Posture, Reading, Seen, Undone, Want, Watched,
+    baseline, digest, explain,
 };
 use crate::tpm::{StateKind, Tpm};
 use crate::vault::Vault;
@@ -219,19 +219,22 @@ impl Watcher {
             return;
         }
         let done = match &order.want {
-            Want::Look => self.look().await.map(drop),
-            Want::Accept { by } => self.accept(by).await,
+            Want::Look => self.look().await.map(drop).map_err(Undone::from),
+            Want::Accept { digest, by } => self.accept(digest, by).await,
         };
         let _ = order.reply.send(done);
     }
 
-    async fn accept(&mut self, by: &str) -> Result<(), String> {
+    async fn accept(&mut self, wanted: &str, by: &str) -> Result<(), Undone> {
         if let Some(problem) = self.audit.health().problem() {
-            return Err(format!("the audit log cannot be written: {problem}"));
+            return Err(format!("the audit log cannot be written: {problem}").into());
         }
         let reading = self.look().await?;
-        let changes = self.changes(&reading).await;
         let digest = digest(&self.config.pcrs, &reading.pcrs);
+        if digest != wanted {
+            return Err(Undone::Another { now: digest });
+        }
+        let changes = self.changes(&reading).await;
         let accepted = Accepted { at: self.clock.now(), by: by.to_owned(), digest: digest.clone() };
         let baseline = self.keep(&reading, Some(accepted)).await?;
         let mut seen = Seen::clone(&self.watched.seen());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use super::{Mode, Pcrs, Posture, Watched, changed, explain};
+use super::{Mode, Pcrs, Posture, Watched, changed, digest, explain};
 use crate::clock::{Timestamp, Uptime};
 
 /// The answer to `hostbadge posture show`.
@@ -52,6 +52,8 @@ struct NowReport {
     at: Timestamp,
     /// In seconds.
     age: f64,
+    /// One name for the values of the PCRs that are compared: what is accepted is accepted by it.
+    digest: String,
     pcrs: BTreeMap<u8, String>,
 }
 
@@ -66,6 +68,8 @@ struct MeasuredReport {
 #[derive(Debug, Serialize)]
 pub struct Difference {
     posture: Posture,
+    /// Of the state now. See [`digest`].
+    digest: String,
     /// Of those compared.
     changed: Vec<u8>,
     /// In words.
@@ -111,6 +115,7 @@ impl Report {
             now: reading.map(|reading| NowReport {
                 at: reading.at,
                 age: condition.age().unwrap_or_default().as_secs_f64(),
+                digest: digest(compared, &reading.pcrs),
                 pcrs: hex(&reading.pcrs),
             }),
             changed: others,
@@ -144,6 +149,7 @@ impl Difference {
         let before = only(compared, &baseline.pcrs);
         Ok(Difference {
             posture: condition.posture,
+            digest: digest(compared, &reading.pcrs),
             changed: changed(&before, &reading.pcrs).collect(),
             changes: explain(&before, baseline.boot_log.as_deref(), &reading.pcrs, log),
         })
