@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
+
 /// A moment, in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
@@ -38,6 +40,27 @@ impl Timestamp {
     /// The time that has passed since `earlier`; zero if the clock went back.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A moment since the host's start, for the age of what was seen: nobody sets this clock, and it goes on while the host is
+/// suspended, as [`std::time::Instant`] does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uptime(Duration);
+
+impl Uptime {
+    pub fn now() -> Uptime {
+        // Every kernel that the daemon runs on has this clock.
+        Uptime(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
+    }
+
+    pub fn after(self, by: Duration) -> Uptime {
+        Uptime(self.0.saturating_add(by))
+    }
+
+    /// The time that has passed since `earlier`; zero where that is later.
+    pub fn since(self, earlier: Uptime) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 }
 
@@ -97,6 +120,27 @@ fn system_micros() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In a namespace of its own, a process can be told that the host was suspended for long.
+    #[test]
+    fn the_time_of_a_suspended_host_counts() {
+        const INSIDE: &str = "HOSTBADGE_TEST_SUSPENDED";
+        const LONG: u64 = 1_000_000;
+        if let Ok(before) = std::env::var(INSIDE) {
+            let before = Uptime(Duration::from_secs(before.parse().unwrap()));
+            assert!(Uptime::now().since(before) >= Duration::from_secs(LONG - 1));
+            return;
+        }
+        let inside = std::process::Command::new("unshare")
+            .args(["--map-root-user", "--time", "--boottime", &LONG.to_string(), "--fork", "--"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "clock::tests::the_time_of_a_suspended_host_counts"])
+            .env(INSIDE, Uptime::now().0.as_secs().to_string())
+            .output()
+            .unwrap();
+        assert!(inside.status.success(), "{inside:?}");
+        assert!(String::from_utf8_lossy(&inside.stdout).contains("1 passed"), "{inside:?}");
+    }
 
     #[test]
     fn manual_clock_moves_only_when_told() {

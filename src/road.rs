@@ -8,23 +8,26 @@
 //! Each step takes what only the step before can make. Nothing here blocks, and nothing is done twice.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
 use crate::audit::{Audit, Event, Recorded, Unrecorded};
-use crate::clock::Clock;
+use crate::clock::{Clock, Uptime};
 use crate::config::Fault;
 use crate::federation::Federation;
 use crate::issue::{
-    ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, JwtSvid, Logs, Proof, Query, Question,
-    Standing, Token,
+    Asker, ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, JwtSvid, Logs, Places, Proof, Query,
+    Question, Standing, Token,
 };
 use crate::peer::{Look, Peer};
 use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, SvidAsk, Who};
 use crate::posture::{BootLog, ImaList, Posture, Watched};
 use crate::tpm::{self, Tpm};
+
+/// When to ask again for evidence, where others are being given theirs.
+const NO_PLACE: Duration = Duration::from_secs(5);
 
 /// Why there is no answer of the wanted kind.
 #[derive(Debug)]
@@ -66,6 +69,8 @@ pub struct Road {
     pub handle: watch::Receiver<Option<Tpm>>,
     /// The same for tokens, for which agents take turns.
     pub by_tpm: ByTpm,
+    /// For proofs, which are large.
+    pub places: Places,
     pub boot_log: BootLog,
     /// What an operator has certified.
     pub enrollment: Enrollment,
@@ -155,10 +160,23 @@ impl Road {
             let tpm = self.handle.borrow().clone().ok_or_else(|| {
                 No::refusal(Reason::TemporarilyUnavailable, "the TPM is starting", &peer).of(&agent)
             })?;
+            let place = self.places.take().await.ok_or_else(|| {
+                let what = "evidence is being made and taken for others; ask again later";
+                let mut no = No::refusal(Reason::TemporarilyUnavailable, what, &peer).of(&agent);
+                no.refusal.retry_after = Some(NO_PLACE);
+                no
+            })?;
             let logs = Logs { boot: self.boot_log.clone(), ima: Some(self.ima.clone()) };
             let certificate = self.enrollment.certificate();
             let proof = standing
-                .prove(&tpm, logs, agent, &challenge, certificate.as_deref(), self.clock.now())
+                .prove(
+                    &tpm,
+                    logs,
+                    Asker { agent, place },
+                    &challenge,
+                    certificate.as_deref(),
+                    self.clock.now(),
+                )
                 .await?;
             Ok((proof, challenge.nonce))
         };
@@ -196,6 +214,18 @@ impl Road {
             Ok(peer) => Ok(peer),
             Err(no) => Err(self.refuse(no).await),
         }
+    }
+
+    /// Whether an administrator may do what comes to holding the host's keys, or a refusal.
+    pub async fn owner(&self, peer: &Peer, gate: Gate) -> Result<(), Refused> {
+        if gate.owns(peer) {
+            return Ok(());
+        }
+        let decided = self.within_rate(Who::Stranger(peer.uid), Some(peer)).err().unwrap_or_else(|| {
+            let what = "this comes to holding the host's keys: it is for root, and not for the admin group; use sudo";
+            No::refusal(Reason::AccessDenied, what, peer)
+        });
+        Err(self.refuse(decided).await)
     }
 
     /// Reads the agents again, off the road, and writes down what changed.
@@ -250,7 +280,7 @@ impl Road {
 
     /// The host's posture as it is known now.
     pub fn posture(&self) -> Posture {
-        self.posture.condition(Instant::now()).posture
+        self.posture.condition(Uptime::now()).posture
     }
 
     async fn decide_token(&self, look: Look, ask: Result<Ask, String>) -> Result<Token, No> {
@@ -261,7 +291,7 @@ impl Road {
             Err(_) => self.identify_any(&peer).await?,
         };
         let ask = ask.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
-        let permit = policy::decide(agent.clone(), &self.posture.condition(Instant::now()), ask)?;
+        let permit = policy::decide(agent.clone(), &self.posture.condition(Uptime::now()), ask)?;
         let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
         if permit.signer() == Signer::Issuing {
             return Ok(standing.token(permit, self.clock.now())?);
@@ -275,7 +305,7 @@ impl Road {
         let agents = self.identify_all(&peer).await?;
         let ask = ask.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer))?;
         let standing = self.standing().map_err(|no| no.by(&peer))?;
-        let condition = self.posture.condition(Instant::now());
+        let condition = self.posture.condition(Uptime::now());
         let (mut svids, mut refused) = (Vec::new(), None);
         for agent in agents {
             let spiffe_id = standing.host().spiffe_id(agent.entry());

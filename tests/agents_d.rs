@@ -267,6 +267,37 @@ fn the_admin_socket_checks_its_caller_and_not_only_its_mode() {
     assert!(refusals.iter().all(|line| line["reason"] == "access_denied" && line["peer"]["uid"] == NOBODY));
 }
 
+/// The admin group runs agents; it does not hold the host's keys.
+#[test]
+fn what_comes_to_holding_the_keys_is_for_root_alone() {
+    let mut host = Host::new();
+    host.configure("[admin]\ngroup = \"daemon\"\n");
+    host.start();
+    fs::set_permissions(host.admin_socket(), Permissions::from_mode(0o666)).unwrap();
+    let member = Who::user(NOBODY).group(1);
+    let ask = |target: &str, arguments: &[&str]| member.curl_at(&host.admin_socket(), target, arguments);
+    assert_eq!(ask("/v1/status", &[]).status, 200);
+    assert_eq!(ask("/v1/agents/reload", &["-X", "POST"]).status, 200);
+    let guarded = [
+        "/v1/keys/recovery",
+        "/v1/keys/recover",
+        "/v1/keys/accept",
+        "/v1/posture/accept",
+        "/v1/enroll/credential",
+    ];
+    for target in guarded {
+        let answer = ask(target, &["-H", "Content-Type: application/json", "-d", "{}"]);
+        assert_eq!((answer.status, answer.error().as_str()), (403, "access_denied"), "{target}");
+        assert!(answer.text().contains("for root, and not for the admin group"), "{}", answer.text());
+        let root = host.admin().post(target, &json!({}));
+        assert_ne!(root.status, 403, "{}", root.text());
+    }
+    let record = host.audit();
+    let refusals = common::record::of_event(&record, "request-refused");
+    assert_eq!(refusals.len(), guarded.len());
+    assert!(refusals.iter().all(|line| line["peer"]["uid"] == NOBODY));
+}
+
 #[test]
 fn an_admin_connection_is_worth_nothing_to_whoever_gives_up_root() {
     let host = Host::started();

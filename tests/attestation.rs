@@ -6,6 +6,7 @@ use std::fs;
 use std::process::Command;
 
 use common::callers::{NOBODY, Who};
+use common::http::request;
 use common::{Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::verify::evidence::{Evidence, Finding};
@@ -59,6 +60,31 @@ fn evidence_holds_names_the_host_and_its_keys_and_is_written_down() {
     let lines = common::record::of_event(&audit, "attested");
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[0]["detail"], format!("nonce {NONCE}"));
+}
+
+/// Each answer has the whole list in it, and is in memory until it is taken.
+#[test]
+fn evidence_that_nobody_takes_is_bounded_and_its_place_is_free_when_its_caller_goes() {
+    let host = Host::started();
+    fs::write(host.path("run/ima-list"), vec![b'x'; 2 << 20]).unwrap();
+    let body = json!({ "nonce": NONCE }).to_string();
+    let mut stalled = Vec::new();
+    for made in 1..=4 {
+        let mut connection = host.connect();
+        connection.send(&request("POST", "/v1/attest", Some("application/json"), body.as_bytes())).unwrap();
+        stalled.push(connection);
+        until_true("it is made", || common::record::of_event(&host.audit(), "attested").len() == made);
+    }
+    let refused = host.post("/v1/attest", json!({ "nonce": NONCE }));
+    assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    assert_eq!(stalled.pop().unwrap().hear().unwrap().status, 200);
+    assert_eq!(attested(&host, NONCE)["nonce"], NONCE, "the place of one that took its answer");
+    drop(stalled);
+    for format in ["evidence", "eat"] {
+        let answer = host.post("/v1/attest", json!({ "nonce": NONCE, "format": format }));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
 }
 
 #[test]

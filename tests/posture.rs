@@ -11,7 +11,7 @@ use common::libraries::python_with;
 use common::record::of_event;
 use common::shared_tpm::SharedTpm;
 use common::{API, Host, append, until, until_true};
-use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use hostbadge::verify::eat::Eat;
 use hostbadge::verify::evidence::Finding;
 use nix::sys::signal::{Signal, kill};
@@ -57,9 +57,13 @@ fn show(host: &Host) -> Value {
 
 #[track_caller]
 fn accept(host: &Host) -> Value {
-    let answer = host.admin().post("/v1/posture/accept", &json!({}));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
+    // What is looked at changes while it is looked at.
+    until("it is accepted", || {
+        let digest = show(host)["now"]["digest"].clone();
+        let answer = host.admin().post("/v1/posture/accept", &json!({ "digest": digest }));
+        assert!(answer.status == 200 || answer.status == 409, "{}", answer.text());
+        (answer.status == 200).then(|| answer.json())
+    })
 }
 
 #[track_caller]
@@ -201,7 +205,8 @@ fn a_stalled_tpm_makes_what_is_known_stale() {
     until_true("it is stale", || posture(&host) == "stale");
     let said = refused_for(&host, "stale");
     assert!(said.contains("the PCRs were last read"), "{said}");
-    let answer = host.admin().post("/v1/posture/accept", &json!({}));
+    let looked_at = json!({ "digest": show(&host)["now"]["digest"] });
+    let answer = host.admin().post("/v1/posture/accept", &looked_at);
     assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
     assert!(show(&host)["baseline"]["accepted"]["by"].is_string());
     kill(tpm.pid(), Signal::SIGCONT).unwrap();
@@ -268,7 +273,7 @@ fn refused_or_stale(host: &Host) -> String {
 #[test]
 fn the_commands_accept_and_show_what_there_is() {
     let (host, tpm) = started(ENFORCE);
-    for body in ["[]", "{\"recovery\": true}", "1"] {
+    for body in ["", "{}", "[]", "[\"00\"]", "{\"digest\": \"00\", \"recovery\": true}", "1"] {
         let answer = host.admin().form("/v1/posture/accept", body);
         assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"), "{body}");
     }
@@ -288,6 +293,25 @@ fn the_commands_accept_and_show_what_there_is() {
     until_true("it is seen", || posture(&host) == "changed");
     let (code, said) = hostbadge(&["posture", "diff"]);
     assert!(code == 0 && said.starts_with("PCR 0 (firmware"), "{said}");
+    // Not what was looked at.
+    let digest = |answer: &Value| answer["digest"].as_str().unwrap().to_owned();
+    let looked_at = digest(&host.admin().get("/v1/posture/diff").json());
+    assert!(said.ends_with(&format!("accept --digest {looked_at}\n")), "{said}");
+    tpm.extend(0, &[10; 32]);
+    assert_eq!(hostbadge(&["posture", "accept", "--digest", &looked_at]).0, 1);
+    let answer = host.admin().post("/v1/posture/accept", &json!({ "digest": looked_at }));
+    assert!(
+        answer.status == 409 && answer.text().contains("not the one that was looked at"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(posture(&host), "changed");
+    let now = digest(&host.admin().get("/v1/posture/diff").json());
+    assert_ne!(now, looked_at);
+    let (code, said) = hostbadge(&["posture", "accept", "--digest", &now]);
+    assert!(code == 0 && said.contains("accepted"), "{said}");
+    tpm.extend(0, &[9; 32]);
+    until_true("it is seen", || posture(&host) == "changed");
     let (_, said) = hostbadge(&["posture", "show"]);
     assert!(said.lines().any(|line| line.starts_with("0 ") && line.ends_with("changed")), "{said}");
     let (_, said) = hostbadge(&["posture", "show", "--json"]);
@@ -300,16 +324,20 @@ fn the_commands_accept_and_show_what_there_is() {
 
 // === files that a kernel measured ===
 
-/// A line as the kernel writes it, and what it extends PCR 10 of the SHA-256 bank with.
-fn line(algorithm: &str, file_digest: &[u8], path: &str) -> (String, [u8; 32]) {
+/// An entry as the kernel writes it, and what it extends PCR 10 of the SHA-256 bank with.
+fn line(algorithm: &str, file_digest: &[u8], path: &str) -> (Vec<u8>, [u8; 32]) {
     let mut data = Vec::new();
     for field in [[algorithm.as_bytes(), b":\0", file_digest].concat(), [path.as_bytes(), b"\0"].concat()] {
-        data.extend((field.len() as u32).to_le_bytes());
+        data.extend((field.len() as u32).to_ne_bytes());
         data.extend(field);
     }
-    let template = HEXLOWER.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &data).as_ref());
-    let text = format!("10 {template} ima-ng {algorithm}:{} {path}\n", HEXLOWER.encode(file_digest));
-    (text, sha256(&data))
+    let mut entry = 10_u32.to_ne_bytes().to_vec();
+    entry.extend(digest(&SHA1_FOR_LEGACY_USE_ONLY, &data).as_ref());
+    for part in [b"ima-ng", &data[..]] {
+        entry.extend((part.len() as u32).to_ne_bytes());
+        entry.extend(part);
+    }
+    (entry, sha256(&data))
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -323,8 +351,16 @@ fn measure(host: &Host, tpm: &SharedTpm, algorithm: &str, file_digest: &[u8], pa
     if !list.exists() {
         fs::write(&list, "").unwrap();
     }
-    append(&list, text.as_bytes());
+    append(&list, &text);
     tpm.extend(10, &extended);
+}
+
+/// The kernel finds that a file changed while it measured it.
+fn violate(host: &Host, tpm: &SharedTpm, path: &str) {
+    let (mut entry, _) = line("sha256", &[0; 32], path);
+    entry[4..24].fill(0);
+    append(&host.path("run/ima-list"), &entry);
+    tpm.extend(10, &[0xff; 32]);
 }
 
 /// The digest of the program that this test is.
@@ -337,7 +373,8 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     let patient = "[limits]\nstranger_rate = 10000\nstranger_burst = 10000\n";
     let (mut host, tpm) = host(patient);
     fs::create_dir_all(host.path("run")).unwrap();
-    host.agent("root", "user = 0\nmeasured = true");
+    let own = std::env::current_exe().unwrap();
+    host.agent("root", &format!("user = 0\nexe = {own:?}\nmeasured = true"));
     start(&mut host);
     assert_eq!(posture(&host), "off", "nobody asked for it");
     let refused = |why: &str| {
@@ -361,7 +398,7 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     // A line that the TPM knows nothing of proves nothing.
     let (text, extended) = line("sha256", &own_digest(), "/opt/agent");
     let list = host.path("run/ima-list");
-    append(&list, text.as_bytes());
+    append(&list, &text);
     tpm.extend(10, &[5; 32]);
     refused("does not replay to the quoted PCR 10");
     assert!(show(&host)["measured"]["trouble"].as_str().unwrap().contains("does not replay"));
@@ -377,13 +414,15 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     start(&mut host);
     measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
     refused_until_read(&host);
-    append(&list, text.as_bytes());
+    // Any user can have a file of any name measured, while it is written to: it stops nobody.
+    violate(&host, &tpm, &format!("/tmp/{}", "\n10 0 ".repeat(20)));
+    append(&list, &text);
     tpm.extend(10, &extended);
     until_true("it is measured", || ask(&host, API).status == 200);
     assert_eq!(host.get("/v1/whoami").json()["agent"], "root");
     // What is measured later changes nothing for it.
     measure(&host, &tpm, "sha256", &[3; 32], "/usr/bin/later");
-    until_true("the list is read on", || show(&host)["measured"]["lines"].as_u64() == Some(3));
+    until_true("the list is read on", || show(&host)["measured"]["lines"].as_u64() == Some(4));
     assert_eq!(ask(&host, API).status, 200);
 }
 
@@ -432,26 +471,37 @@ fn evidence_has_the_measured_files_and_they_are_checked() {
     measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
     measure(&host, &tpm, "sha256", &[7; 32], "/usr/bin/agent");
     // The kernel has written it down, and the TPM does not know it yet.
-    append(&host.path("run/ima-list"), line("sha256", &[8; 32], "/usr/bin/later").0.as_bytes());
+    append(&host.path("run/ima-list"), &line("sha256", &[8; 32], "/usr/bin/later").0);
     let with = attest();
     assert_eq!(with["version"], 2);
     let (code, report) = verdict(&with);
     assert_eq!(code, Some(0), "{report:#}");
     let detail = finding(&report, "IMA list")["detail"].as_str().unwrap();
-    assert_eq!(detail, "2 lines give PCR 10 as quoted; 1 later ones are not proven");
+    assert_eq!(detail, "2 entries give PCR 10 as quoted; 1 later ones are not proven");
     assert_eq!(finding(&report, "IMA boot aggregate")["holds"], true);
 
     let mut lied = with.clone();
     lied["version"] = json!(1);
     assert_eq!(verdict(&lied).0, Some(1), "format 1 has no such list");
-    let list =
-        String::from_utf8(BASE64.decode(with["ima_log"].as_str().unwrap().as_bytes()).unwrap()).unwrap();
-    for changed in [list.replacen("agent", "other", 1), list.lines().nth(1).unwrap().to_owned() + "\n"] {
+    let list = BASE64.decode(with["ima_log"].as_str().unwrap().as_bytes()).unwrap();
+    let second = line("sha256", &[7; 32], "/usr/bin/agent").0;
+    let at = list.windows(second.len()).position(|window| window == second).unwrap();
+    let mut other = list.clone();
+    other[at + second.len() - 2] ^= 1;
+    for changed in [other, list[at..].to_vec()] {
         let mut document = with.clone();
-        document["ima_log"] = json!(BASE64.encode(changed.as_bytes()));
+        document["ima_log"] = json!(BASE64.encode(&changed));
         let (code, report) = verdict(&document);
         assert_eq!((code, &finding(&report, "IMA list")["holds"]), (Some(1), &json!(false)), "{report:#}");
     }
+    // Too long to be sent along, which is said.
+    let whole = fs::read(host.path("run/ima-list")).unwrap();
+    fs::write(host.path("run/ima-list"), vec![0; (16 << 20) + 1]).unwrap();
+    let (code, report) = verdict(&attest());
+    let said = finding(&report, "IMA list");
+    assert_eq!((code, &said["checked"]), (Some(0), &json!(false)), "{report:#}");
+    assert!(said["detail"].as_str().unwrap().contains("longer than 16 MiB"), "{said}");
+    fs::write(host.path("run/ima-list"), whole).unwrap();
     // Firmware or loader are others than the kernel found.
     tpm.extend(4, &[4; 32]);
     let (code, report) = verdict(&attest());

@@ -1,7 +1,6 @@
 //! IMA lists of any bytes: a list of which each prefix proves itself, or an error whose text can be shown.
 #![no_main]
 
-use data_encoding::HEXLOWER;
 use hostbadge::verify::ima::List;
 use libfuzzer_sys::fuzz_target;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -22,28 +21,33 @@ fn list(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// A list as the kernel would write it, each path any bytes that it can be, newlines and all.
+/// A list as the kernel would write it, each path any bytes that it can be, every third of a file that changed meanwhile.
 fn built(input: &[u8]) -> (Vec<u8>, usize) {
     let mut bytes = Vec::new();
-    let mut lines = 0;
+    let mut entries = 0;
     for path in input.split(|byte| *byte == 0) {
         let path: Vec<u8> = path.iter().map(|byte| if *byte == b' ' { b'_' } else { *byte }).collect();
-        if path.len() > 4096 || path.iter().filter(|byte| **byte == b'\n').count() > 16 {
+        if path.len() > 4096 {
             continue;
         }
-        lines += 1;
+        entries += 1;
         let mut data = 40_u32.to_le_bytes().to_vec();
         data.extend(b"sha256:\0");
         data.extend([7; 32]);
         data.extend((path.len() as u32 + 1).to_le_bytes());
         data.extend(&path);
         data.extend([0, 0, 0, 0, 0]);
-        let template = HEXLOWER.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &data).as_ref());
-        bytes.extend(format!("10 {template} ima-sig sha256:{} ", HEXLOWER.encode(&[7; 32])).bytes());
-        bytes.extend(&path);
-        bytes.extend(b" \n");
+        bytes.extend(10_u32.to_le_bytes());
+        match entries % 3 {
+            0 => bytes.extend([0; 20]),
+            _ => bytes.extend(digest(&SHA1_FOR_LEGACY_USE_ONLY, &data).as_ref()),
+        }
+        bytes.extend(7_u32.to_le_bytes());
+        bytes.extend(b"ima-sig");
+        bytes.extend((data.len() as u32).to_le_bytes());
+        bytes.extend(&data);
     }
-    (bytes, lines)
+    (bytes, entries)
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -51,8 +55,8 @@ fuzz_target!(|input: &[u8]| {
     match kind % 2 {
         0 => drop(list(rest)),
         _ => {
-            let (bytes, lines) = built(rest);
-            assert_eq!(list(&bytes), Some(lines));
+            let (bytes, entries) = built(rest);
+            assert_eq!(list(&bytes), Some(entries));
         }
     }
 });

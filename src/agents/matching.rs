@@ -114,8 +114,7 @@ pub(super) struct Written {
     unit: Option<Spanned<String>>,
     exe: Option<Spanned<PathBuf>>,
     exe_sha256: Option<Spanned<String>>,
-    #[serde(default)]
-    measured: bool,
+    measured: Option<Spanned<bool>>,
 }
 
 impl Written {
@@ -160,7 +159,14 @@ impl Written {
                 None
             }
         });
-        let matching = Match { user, group, unit, exe, exe_sha256, measured: self.measured };
+        let measured = self.measured.as_ref().is_some_and(|written| *written.get_ref());
+        if let (Some(written), true, None, None) = (&self.measured, measured, &exe, &exe_sha256) {
+            let what = "measured = true beside no exe or exe_sha256 lets any measured program be this agent; name one";
+            if faults.is_empty() {
+                faults.push(source.fault(written.span(), what));
+            }
+        }
+        let matching = Match { user, group, unit, exe, exe_sha256, measured };
         // Anybody can run a program under a debugger, with a library of their own in it, or at its path in a mount
         // namespace of their own: an executable tells agents of one user apart, and users not at all.
         if !matching.names_somebody() && faults.is_empty() {

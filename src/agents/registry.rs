@@ -168,6 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_be_measured_is_named() {
+        let with = |more: &str| GOOD.replace("user = 0\n", &format!("user = 0\nmeasured = true\n{more}"));
+        let faults = read(&[("a.toml", &with(""))]).unwrap_err();
+        assert!(faults.contains("a.toml:4") && faults.contains("beside no exe or exe_sha256"), "{faults}");
+        let digest = format!("exe_sha256 = \"{}\"\n", "00".repeat(32));
+        for good in ["exe = \"/usr/bin/agent\"\n", &digest] {
+            assert!(read(&[("a.toml", &with(good))]).unwrap().asks_for_measured());
+        }
+        assert!(read(&[("a.toml", &GOOD.replace("user = 0\n", "user = 0\nmeasured = false\n"))]).is_ok());
+    }
+
+    #[test]
     fn every_fault_of_every_file_is_named() {
         let b = "name = \"B\"\n[match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n[[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
         let e = "name = \"e\"\n[match]\nuser = 0\n[[grant]]\naudience = \"x\"\nassurance = \"sealed\"\nalg = \"RS256\"\n";

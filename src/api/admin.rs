@@ -1,7 +1,6 @@
 //! The admin socket: status, agents, keys, the log. For root and the admin group.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
@@ -12,15 +11,26 @@ use super::body;
 use super::guest::Guest;
 use super::reply::{self, Reply};
 use crate::audit;
+use crate::clock::Uptime;
 use crate::config::Fault;
 use crate::issue::{KeyReport, Orders};
 use crate::peer::Peer;
 use crate::policy::Gate;
-use crate::posture::{self, Difference, Report, Want};
+use crate::posture::{self, Difference, Report, Undone, Want};
 use crate::road::Road;
 
 /// Lines of the log that one answer holds at most.
 const LINES_MOST: usize = 1000;
+
+/// What comes to holding the host's keys: a copy of them, older ones put back, another host's state taken for this one's,
+/// another's proof of being in this TPM. For root alone.
+const KEYS_TO_THE_HOST: [&str; 5] = [
+    "/v1/keys/recovery",
+    "/v1/keys/recover",
+    "/v1/keys/accept",
+    "/v1/posture/accept",
+    "/v1/enroll/credential",
+];
 
 /// What is watched of the host, and the way to who watches.
 pub struct PostureDesk {
@@ -84,6 +94,11 @@ impl Admin {
             Err(refused) => return reply::refused(&refused),
         };
         let post = *request.method() == Method::POST;
+        if post && KEYS_TO_THE_HOST.contains(&request.uri().path()) {
+            if let Err(refused) = self.road.owner(&peer, self.gate).await {
+                return reply::refused(&refused);
+            }
+        }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/v1/status" if get => {
@@ -203,7 +218,7 @@ impl Admin {
     async fn posture(&self) -> Reply {
         self.look().await;
         let measured = self.road.agents.registry().asks_for_measured();
-        let report = Report::of(&self.road.posture, &self.posture.compared, measured, Instant::now());
+        let report = Report::of(&self.road.posture, &self.posture.compared, measured, Uptime::now());
         reply::json(StatusCode::OK, &report)
     }
 
@@ -211,7 +226,7 @@ impl Admin {
         self.look().await;
         let (log, watched) = (self.road.boot_log.clone(), self.road.posture.clone());
         let compared = self.posture.compared.clone();
-        let compared = move || Difference::of(&watched, &compared, log.read().as_deref(), Instant::now());
+        let compared = move || Difference::of(&watched, &compared, log.read().as_deref(), Uptime::now());
         match tokio::task::spawn_blocking(compared).await {
             Ok(Ok(difference)) => reply::json(StatusCode::OK, &difference),
             Ok(Err(why)) => not_now(&why),
@@ -224,12 +239,16 @@ impl Admin {
             Ok(body) => body,
             Err(broken) => return broken,
         };
-        if let Err(what) = body::acceptance(&body) {
-            return reply::error(StatusCode::BAD_REQUEST, "invalid_request", &what);
-        }
-        match self.posture.orders.order(Want::Accept { by: who(peer) }).await {
+        let digest = match body::acceptance(&body) {
+            Ok(digest) => digest,
+            Err(what) => return reply::error(StatusCode::BAD_REQUEST, "invalid_request", &what),
+        };
+        match self.posture.orders.order(Want::Accept { digest, by: who(peer) }).await {
             Ok(()) => self.posture().await,
-            Err(why) => not_now(&why),
+            Err(Undone::NotNow(why)) => not_now(&why),
+            Err(other @ Undone::Another { .. }) => {
+                reply::error(StatusCode::CONFLICT, "invalid_request", &other.to_string())
+            }
         }
     }
 

@@ -39,7 +39,7 @@ impl AgentApi {
             "/v1/attest" if post => match self.bodies.read(request).await {
                 Err(broken) => broken,
                 Ok(body) => match self.road.attest(guest.look(), body::challenge(&body)).await {
-                    Ok(proof) => reply::json(StatusCode::OK, proof.get().shown()),
+                    Ok(proof) => reply::proof(proof).await,
                     Err(refused) => reply::refused(&refused),
                 },
             },

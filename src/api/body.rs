@@ -285,19 +285,18 @@ pub fn recovery_key(body: &Body) -> Result<(RecoveryKey, bool), String> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AcceptanceBody {}
+struct AcceptanceBody {
+    digest: String,
+}
 
-/// Whether the host's present state is to be accepted as it is. There is nothing to choose yet, so what is named is
-/// unknown: it is not passed over, and not taken for done.
-pub fn acceptance(body: &Body) -> Result<(), String> {
-    if body.text.trim_ascii().is_empty() {
-        return Ok(());
-    }
+/// The digest of the state that is to be accepted. What else is named is unknown: it is not passed over, and not taken for
+/// done.
+pub fn acceptance(body: &Body) -> Result<String, String> {
     // serde reads a list as the members in their order.
     let object = if body.text.trim_ascii_start().starts_with(b"{") { &body.text[..] } else { b"" };
     serde_json::from_slice::<AcceptanceBody>(object)
-        .map(drop)
-        .map_err(|e| format!("the body is empty or {{}}: {e}"))
+        .map(|body| body.digest)
+        .map_err(|e| format!("the body is {{\"digest\": D}}, of the state that was looked at: {e}"))
 }
 
 /// Fields of a form (RFC 6749 appendix B). Unknown ones are passed over, as its section 3.2 demands.

@@ -11,6 +11,7 @@ mod guest;
 pub mod http2;
 mod lanes;
 mod listen;
+mod patient;
 mod reply;
 mod serve;
 mod status;

@@ -7,7 +7,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::audit::Recorded;
-use crate::issue::{Introspection, Token};
+use crate::issue::{Introspection, Proof, Token};
 use crate::peer::Facts;
 use crate::policy::{Reason, Refusal};
 use crate::road::Refused;
@@ -35,7 +35,21 @@ struct TokenBody<'a> {
 /// JSON that nobody may keep.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     let text = serde_json::to_vec(value).unwrap_or_else(|_| b"{\"error\":\"server_error\"}".to_vec());
-    let mut reply = document(Bytes::from(text));
+    unkept(status, Bytes::from(text))
+}
+
+/// Evidence, which is large: it is written by another thread, and keeps its place until the caller has taken it.
+pub async fn proof(proof: Recorded<Proof>) -> Reply {
+    match tokio::task::spawn_blocking(move || proof.into_inner().into_answer()).await {
+        Ok(Ok(text)) => unkept(StatusCode::OK, text),
+        _ => {
+            error(StatusCode::INTERNAL_SERVER_ERROR, Reason::ServerError.as_str(), "the evidence is no JSON")
+        }
+    }
+}
+
+fn unkept(status: StatusCode, text: Bytes) -> Reply {
+    let mut reply = document(text);
     *reply.status_mut() = status;
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply

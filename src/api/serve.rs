@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::crowd::Crowd;
 use super::guest::Guest;
+use super::patient::Patient;
 use super::reply::{self, Reply};
 use super::{Admin, AgentApi, Lanes, Workload, workload};
 use crate::peer::Caller;
@@ -31,6 +32,8 @@ const HEAD_MOST: usize = 16 * 1024;
 const READ_MOST: usize = 4 * HEAD_MOST;
 /// A connection on which no whole request head has come for this long is closed.
 const IDLE_MOST: Duration = Duration::from_secs(60);
+/// An answer that was not taken whole for this long is taken back, and its connection closed.
+const TAKE_MOST: Duration = Duration::from_secs(60);
 /// What is being answered when the daemon ends may take this long.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How many are told at once that there is no seat, and for how long at most.
@@ -227,7 +230,7 @@ async fn serve(stream: UnixStream, guest: Guest, api: Http1, stop: CancellationT
         // Whoever has said all it will say still wants its answer.
         .half_close(true)
         .max_buf_size(READ_MOST)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, TAKE_MOST)), service);
     tokio::pin!(connection);
     // Whatever ends a connection is the caller's affair and was answered where it could be.
     tokio::select! {

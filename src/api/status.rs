@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::Serialize;
 
 use super::Crowd;
 use crate::agents::Loaded;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Uptime};
 use crate::issue::{CertificateReport, KeyReport, KeyState};
 use crate::posture::{Mode, Posture};
 use crate::road::Road;
@@ -105,7 +104,7 @@ impl Status {
         let host = standing.as_ref().map(|standing| standing.host());
         let state = road.tpm.borrow().clone();
         let problem = road.audit.health().problem().map(|problem| problem.to_string());
-        let posture = road.posture.condition(Instant::now());
+        let posture = road.posture.condition(Uptime::now());
         let well = standing.is_some()
             && state.kind == crate::tpm::StateKind::Ready
             && problem.is_none()

@@ -43,6 +43,10 @@ impl<T> Recorded<T> {
     pub fn get(&self) -> &T {
         &self.0
     }
+
+    pub fn into_inner(self) -> T {
+        self.0
+    }
 }
 
 /// The audit log cannot be written, so nothing may leave. The text goes to the caller.

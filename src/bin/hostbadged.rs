@@ -17,7 +17,7 @@ use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
 use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator, RsaKeeper, View, Watcher};
 use hostbadge::federation::{self, Federation};
-use hostbadge::issue::{self, ByTpm, Enrollment, Issuer, Naming, Rotation, Turns};
+use hostbadge::issue::{self, ByTpm, Enrollment, Issuer, Naming, Places, Rotation, Turns};
 use hostbadge::policy::{Gate, Limiter, Rate};
 use hostbadge::posture::{self, BootLog, ImaList, Watched};
 use hostbadge::road::Road;
@@ -197,6 +197,7 @@ async fn serve(
         trouble: view.trouble.clone(),
         handle: view.handle.clone(),
         by_tpm: ByTpm { turns: Turns::default(), tpm: view.handle.clone(), rsa_waits },
+        places: Places::default(),
         boot_log,
         enrollment,
         ima: ImaList::in_dir(&config.paths.run),

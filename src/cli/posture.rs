@@ -19,6 +19,10 @@ pub enum Verb {
         /// state: after an update that `[seal] pcrs` took notice of
         #[arg(long)]
         recovery: bool,
+        /// The digest of the state that was looked at, by posture show or diff; another one is refused. Without it, the
+        /// state is shown and accepted as shown
+        #[arg(long, value_name = "D")]
+        digest: Option<String>,
     },
     /// What changed against the baseline, in words where the boot's event log has them
     Diff,
@@ -28,34 +32,52 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
     let socket = &common.admin_socket;
     let answer = match verb {
         Verb::Show => client::get(socket, "/v1/posture").await?,
-        Verb::Accept { recovery: false } => accept(common).await?,
-        Verb::Accept { recovery: true } => {
+        Verb::Accept { recovery: false, digest } => accept(common, digest.as_deref()).await?,
+        Verb::Accept { recovery: true, digest } => {
             key::open_with_recovery(common, false).await?;
-            accept_when_open(common).await?
+            accept_when_open(common, digest.as_deref()).await?
         }
         Verb::Diff => client::get(socket, "/v1/posture/diff").await?,
     };
     match (common.json, verb) {
         (true, _) => return Ok(print_json(&answer)),
         (false, Verb::Diff) => diff(&answer),
+        (false, Verb::Accept { digest: None, .. }) => head(&answer),
         (false, _) => show(&answer),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn accept(common: &Common) -> Result<Value, Failure> {
-    client::post(&common.admin_socket, "/v1/posture/accept", &json!({})).await
+/// What is shown is what is accepted: should it be another meanwhile, the daemon refuses.
+async fn accept(common: &Common, digest: Option<&str>) -> Result<Value, Failure> {
+    let digest = match digest {
+        Some(digest) => digest.to_owned(),
+        None => {
+            let state = client::get(&common.admin_socket, "/v1/posture").await?;
+            let Some(digest) = state["now"]["digest"].as_str() else {
+                let why = state["trouble"].as_str().unwrap_or("nobody has looked at the host yet");
+                let error = "temporarily_unavailable";
+                return Err(Failure::NotNow(json!({ "error": error, "error_description": why })));
+            };
+            if !common.json {
+                show(&state);
+                println!();
+            }
+            digest.to_owned()
+        }
+    };
+    client::post(&common.admin_socket, "/v1/posture/accept", &json!({ "digest": digest })).await
 }
 
 /// The baseline is kept with the keys, which are being loaded.
-async fn accept_when_open(common: &Common) -> Result<Value, Failure> {
+async fn accept_when_open(common: &Common, digest: Option<&str>) -> Result<Value, Failure> {
     for _ in 0..LOADING_TRIES {
-        match accept(common).await {
+        match accept(common, digest).await {
             Err(Failure::NotNow(_)) => tokio::time::sleep(LOADING).await,
             outcome => return outcome,
         }
     }
-    accept(common).await
+    accept(common, digest).await
 }
 
 /// How long keys that were opened may take to be in force: ten seconds.
@@ -63,6 +85,13 @@ const LOADING: Duration = Duration::from_millis(250);
 const LOADING_TRIES: u32 = 40;
 
 fn show(answer: &Value) {
+    head(answer);
+    let rows: Vec<Vec<String>> =
+        answer["compared"].as_array().into_iter().flatten().map(|number| row(answer, number)).collect();
+    columns(&["PCR", "BASELINE", "NOW", ""], &rows);
+}
+
+fn head(answer: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
     let mut lines = Lines::default();
     let why = answer["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
@@ -85,6 +114,7 @@ fn show(answer: &Value) {
     let now = &answer["now"];
     if let Some(age) = now["age"].as_f64() {
         lines.add("read", format!("{} ({age:.0} s ago)", text(&now["at"])));
+        lines.add("digest now", text(&now["digest"]));
     }
     if let Some(trouble) = answer["trouble"].as_str() {
         lines.add("trouble", trouble);
@@ -95,9 +125,6 @@ fn show(answer: &Value) {
         lines.add("measured", trouble.unwrap_or_else(|| format!("{count} lines of the IMA list are proven")));
     }
     lines.print();
-    let rows: Vec<Vec<String>> =
-        answer["compared"].as_array().into_iter().flatten().map(|number| row(answer, number)).collect();
-    columns(&["PCR", "BASELINE", "NOW", ""], &rows);
 }
 
 fn row(answer: &Value, number: &Value) -> Vec<String> {
@@ -114,7 +141,10 @@ fn diff(answer: &Value) {
     if lines.is_empty() {
         println!("Nothing changed against the baseline.");
     }
-    for line in lines {
+    for line in &lines {
         println!("{}", plain(line));
+    }
+    if let (false, Some(digest)) = (lines.is_empty(), answer["digest"].as_str()) {
+        println!("If that was you: hostbadge posture accept --digest {}", plain(digest));
     }
 }

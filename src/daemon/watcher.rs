@@ -12,11 +12,11 @@ use tokio::sync::watch;
 
 use crate::agents::Agents;
 use crate::audit::{Audit, Event};
-use crate::clock::Clock;
+use crate::clock::{Clock, Uptime};
 use crate::config;
 use crate::posture::{
-    Accepted, Baseline, BootLog, Desk, ImaList, Order, Posture, Reading, Seen, Want, Watched, baseline,
-    digest, explain,
+    Accepted, Baseline, BootLog, Desk, ImaList, Order, Posture, Reading, Seen, Undone, Want, Watched,
+    baseline, digest, explain,
 };
 use crate::tpm::{StateKind, Tpm};
 use crate::vault::Vault;
@@ -153,7 +153,7 @@ impl Watcher {
         let mut numbers: Vec<u8> = KEPT.chain(self.config.pcrs.iter().copied()).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let (taken, at) = (Instant::now(), self.clock.now());
+        let (taken, at) = (Uptime::now(), self.clock.now());
         let facts = tpm.facts().await.map_err(|e| e.to_string())?;
         let quoted = tpm.attest(numbers, nonce.to_vec()).await.map_err(|e| e.to_string())?;
         verify::check_quote(&quoted.ak_public, &quoted.quote, &quoted.signature, &nonce, &quoted.pcrs)
@@ -219,19 +219,22 @@ impl Watcher {
             return;
         }
         let done = match &order.want {
-            Want::Look => self.look().await.map(drop),
-            Want::Accept { by } => self.accept(by).await,
+            Want::Look => self.look().await.map(drop).map_err(Undone::from),
+            Want::Accept { digest, by } => self.accept(digest, by).await,
         };
         let _ = order.reply.send(done);
     }
 
-    async fn accept(&mut self, by: &str) -> Result<(), String> {
+    async fn accept(&mut self, wanted: &str, by: &str) -> Result<(), Undone> {
         if let Some(problem) = self.audit.health().problem() {
-            return Err(format!("the audit log cannot be written: {problem}"));
+            return Err(format!("the audit log cannot be written: {problem}").into());
         }
         let reading = self.look().await?;
-        let changes = self.changes(&reading).await;
         let digest = digest(&self.config.pcrs, &reading.pcrs);
+        if digest != wanted {
+            return Err(Undone::Another { now: digest });
+        }
+        let changes = self.changes(&reading).await;
         let accepted = Accepted { at: self.clock.now(), by: by.to_owned(), digest: digest.clone() };
         let baseline = self.keep(&reading, Some(accepted)).await?;
         let mut seen = Seen::clone(&self.watched.seen());
@@ -248,7 +251,7 @@ impl Watcher {
 
     /// Says each change once: another posture, or the same for another reason.
     async fn tell(&self, told: &mut Option<(Posture, String)>) {
-        let condition = self.watched.condition(Instant::now());
+        let condition = self.watched.condition(Uptime::now());
         // The reason of a stale posture has its age in it, which changes all the time.
         let why = if condition.posture == Posture::Stale { String::new() } else { condition.why() };
         let now = (condition.posture, why);

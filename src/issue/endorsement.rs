@@ -32,14 +32,31 @@ pub async fn endorse(
 
 /// A compact JWS by the host key.
 pub(super) async fn sign(tpm: &Tpm, header: &serde_json::Value, payload: &[u8]) -> Result<String, Error> {
+    unsigned(header, payload)?.sign(tpm).await
+}
+
+/// A compact JWS that lacks its signature, and the SHA-256 that is to be signed.
+pub(super) struct Unsigned {
+    jws: String,
+    hash: [u8; 32],
+}
+
+pub(super) fn unsigned(header: &serde_json::Value, payload: &[u8]) -> Result<Unsigned, Error> {
     let mut jws = BASE64URL_NOPAD.encode(header.to_string().as_bytes());
     jws.push('.');
     BASE64URL_NOPAD.encode_append(payload, &mut jws);
     let hash: [u8; 32] = digest(&SHA256, jws.as_bytes()).as_ref().try_into().map_err(|_| Error::Random)?;
-    let signature = tpm.host_sign(hash).await?;
-    jws.push('.');
-    BASE64URL_NOPAD.encode_append(&signature, &mut jws);
-    Ok(jws)
+    Ok(Unsigned { jws, hash })
+}
+
+impl Unsigned {
+    pub(super) async fn sign(self, tpm: &Tpm) -> Result<String, Error> {
+        let mut jws = self.jws;
+        let signature = tpm.host_sign(self.hash).await?;
+        jws.push('.');
+        BASE64URL_NOPAD.encode_append(&signature, &mut jws);
+        Ok(jws)
+    }
 }
 
 /// Whether `host_key` of host `host_id` endorsed `key`.

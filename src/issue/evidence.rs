@@ -2,6 +2,7 @@
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 
+use super::places::Place;
 use super::{Error, Standing, endorsement};
 use crate::agents::Agent;
 use crate::clock::Timestamp;
@@ -70,11 +71,19 @@ pub struct Logs {
     pub ima: Option<ImaList>,
 }
 
+/// Who asks for evidence, with the room in memory that it takes.
+#[derive(Debug)]
+pub struct Asker {
+    pub agent: Agent,
+    pub place: Place,
+}
+
 /// Evidence that an agent asked for.
 #[derive(Debug)]
 pub struct Proof {
     agent: Agent,
     shown: Shown,
+    place: Place,
 }
 
 /// As it is answered.
@@ -90,8 +99,10 @@ impl Proof {
         &self.agent
     }
 
-    pub fn shown(&self) -> &Shown {
-        &self.shown
+    /// The answer's text in JSON. Blocking for a while, where the lists are long.
+    pub fn into_answer(self) -> Result<bytes::Bytes, serde_json::Error> {
+        let text = serde_json::to_vec(&self.shown)?;
+        Ok(self.place.keep(text))
     }
 }
 
@@ -101,13 +112,13 @@ impl Standing {
         &self,
         tpm: &Tpm,
         logs: Logs,
-        agent: Agent,
+        Asker { agent, place }: Asker,
         challenge: &Challenge,
         certificate: Option<&HostCertificate>,
         now: Timestamp,
     ) -> Result<Proof, Refusal> {
         match self.show(tpm, logs, challenge, certificate, now).await {
-            Ok(shown) => Ok(Proof { agent, shown }),
+            Ok(shown) => Ok(Proof { agent, shown, place }),
             Err(e) => {
                 let no = Refusal::new(Reason::TemporarilyUnavailable, e.to_string());
                 Err(no.by(agent.peer()).of(agent.name()))
@@ -139,8 +150,14 @@ impl Standing {
             swversion: vec![env!("CARGO_PKG_VERSION").to_owned()],
             hostbadge_evidence: evidence,
         };
-        let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
-        Ok(Shown::Eat { eat: endorsement::sign(tpm, &header, &claims).await? })
+        // Some tens of megabytes, where the lists are long.
+        let unsigned = move || {
+            let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
+            endorsement::unsigned(&header, &claims)
+        };
+        let unsigned =
+            tokio::task::spawn_blocking(unsigned).await.map_err(|e| Error::Key(e.to_string()))??;
+        Ok(Shown::Eat { eat: unsigned.sign(tpm).await? })
     }
 
     pub(super) async fn evidence(
@@ -153,8 +170,16 @@ impl Standing {
         let eks = tpm.endorsement().await?;
         let made = tpm.attest(PCRS.collect(), qualification(&nonce.0)).await?;
         // After the quote: what the kernel measured before it is in the list, and what it measured since is not believed.
-        let read = move || (logs.boot.read(), logs.ima.and_then(|list| list.read()));
-        let (event_log, ima_log) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let base64 = |log: Option<Vec<u8>>| log.map(|log| BASE64.encode(&log));
+        let read = move || {
+            let (ima, missing) = match logs.ima.map_or(Ok(None), |list| list.read()) {
+                Ok(list) => (list, None),
+                Err(why) => (None, Some(why)),
+            };
+            (base64(logs.boot.read()), base64(ima), missing)
+        };
+        let (event_log, ima_log, ima_log_missing) =
+            tokio::task::spawn_blocking(read).await.unwrap_or_default();
         // One that was given to an earlier key of this host says nothing of this one.
         let host_key = PublicKey::parse(&made.host_key_public).ok();
         let ours = certificate.filter(|one| host_key.is_some_and(|key| one.is_for(&key.point)));
@@ -177,8 +202,9 @@ impl Standing {
             ak: BASE64.encode(&made.ak_public),
             quote: signed(&made.quote, &made.signature),
             pcrs: made.pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect(),
-            event_log: event_log.map(|log| BASE64.encode(&log)),
-            ima_log: ima_log.map(|log| BASE64.encode(&log)),
+            event_log,
+            ima_log,
+            ima_log_missing,
             host_key: BASE64.encode(&made.host_key_public),
             certification: signed(&made.certification.attest, &made.certification.signature),
             endorsements: self.keys().iter().filter_map(|key| key.endorsement.clone()).collect(),

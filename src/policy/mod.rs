@@ -29,6 +29,11 @@ impl Gate {
             || self.group.is_some_and(|group| peer.in_group(group))
             || self.developer == Some(peer.uid)
     }
+
+    /// Who may do what comes to holding the host's keys. The admin group is for those who run agents.
+    pub fn owns(&self, peer: &Peer) -> bool {
+        peer.uid == 0 || self.developer == Some(peer.uid)
+    }
 }
 
 /// What a caller asks for, well-formed but not yet decided.

@@ -14,18 +14,38 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Want {
     /// Read the PCRs now.
     Look,
-    /// Read them, and take what is there as the baseline.
+    /// Read them, and take what is there as the baseline, if it is what somebody looked at.
     Accept {
+        /// [`super::digest`] of what that was.
+        digest: String,
         /// Who says so, for the record.
         by: String,
     },
 }
 
-/// An order, and who waits for it to be done. The error says what stood in the way.
+/// Why an order was not done. The texts are for administrators.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undone {
+    /// Something stood in the way.
+    #[error("{0}")]
+    NotNow(String),
+    #[error(
+        "the host's state is {now} now, and not the one that was looked at; see what it is with hostbadge posture diff"
+    )]
+    Another { now: String },
+}
+
+impl From<String> for Undone {
+    fn from(why: String) -> Undone {
+        Undone::NotNow(why)
+    }
+}
+
+/// An order, and who waits for it to be done.
 #[derive(Debug)]
 pub struct Order {
     pub want: Want,
-    pub reply: oneshot::Sender<Result<(), String>>,
+    pub reply: oneshot::Sender<Result<(), Undone>>,
 }
 
 /// Where administrators' orders go. Cheap to clone.
@@ -43,15 +63,17 @@ pub fn orders() -> (Orders, Desk) {
 
 impl Orders {
     /// Has it done. The error is for the administrator.
-    pub async fn order(&self, want: Want) -> Result<(), String> {
+    pub async fn order(&self, want: Want) -> Result<(), Undone> {
         let (reply, answer) = oneshot::channel();
         self.0
             .try_send(Order { want, reply })
             .map_err(|_| "the host is being looked at; try again in a moment".to_owned())?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(done)) => done,
-            Ok(Err(_)) => Err("the daemon ends".into()),
-            Err(_) => Err("the TPM takes long; see hostbadge status, then hostbadge posture show".into()),
+            Ok(Err(_)) => Err("the daemon ends".to_owned().into()),
+            Err(_) => {
+                Err("the TPM takes long; see hostbadge status, then hostbadge posture show".to_owned().into())
+            }
         }
     }
 }

@@ -1,16 +1,17 @@
 //! The list of files that the kernel measured (IMA), as it grows.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// So much of a list is put into evidence at most: some hundred thousand lines.
+/// So much of a list is put into evidence at most: some hundred thousand entries.
 pub const LONGEST: u64 = 16 * 1024 * 1024;
 
 /// Where the service's unit links to the kernel's list, and lets the daemon's group read it. Cheap to clone.
 ///
-/// It is the list in text (ascii_runtime_measurements), of which the digests of all banks can be made as well.
+/// It is the binary list (binary_runtime_measurements): in the one in text, any user's file can be named so that nobody can
+/// tell where a line ends.
 #[derive(Clone, Debug)]
 pub struct ImaList(Arc<PathBuf>);
 
@@ -19,33 +20,57 @@ impl ImaList {
         ImaList(Arc::new(run.join("ima-list")))
     }
 
-    /// The whole list; none where there is none or it is too long for evidence. Blocking.
-    pub fn read(&self) -> Option<Vec<u8>> {
-        let list = self.read_from(0, LONGEST).ok()?;
-        (!list.is_empty()).then_some(list)
+    /// The whole list; none where the host has none. The error is for verifiers. Blocking.
+    pub fn read(&self) -> Result<Option<Vec<u8>>, String> {
+        let mut list = Vec::new();
+        let read = File::open(&*self.0).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut list));
+        match read {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(format!("the host cannot read it: {}", e.kind())),
+            Ok(_) if list.len() as u64 > LONGEST => {
+                Err(format!("it is longer than {} MiB; measure less by an IMA policy", LONGEST >> 20))
+            }
+            Ok(_) => Ok((!list.is_empty()).then_some(list)),
+        }
     }
 
-    /// What follows the first `offset` bytes, `most` bytes at most. The error is for administrators. Blocking.
-    pub fn read_from(&self, offset: u64, most: u64) -> Result<Vec<u8>, String> {
+    /// What follows the first `offset` bytes. Blocking, as is its reading.
+    pub fn open_at(&self, offset: u64) -> io::Result<File> {
+        let mut file = File::open(&*self.0)?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(file)
+    }
+
+    /// What an error in reading it means, for administrators.
+    pub fn fault(&self, e: &io::Error) -> String {
         let path = self.0.display();
-        let fault = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::NotFound => {
+        match e.kind() {
+            ErrorKind::NotFound => {
                 format!("{path} is not there: boot with ima_policy=tcb on a kernel with IMA")
             }
-            std::io::ErrorKind::PermissionDenied => {
+            ErrorKind::PermissionDenied => {
                 format!(
                     "{path} cannot be read: the service's unit gives it to the daemon's group at its start"
                 )
             }
             _ => format!("{path}: {e}"),
-        };
-        let mut bytes = Vec::new();
-        let mut file = File::open(&*self.0).map_err(fault)?;
-        file.seek(SeekFrom::Start(offset)).map_err(fault)?;
-        file.take(most + 1).read_to_end(&mut bytes).map_err(fault)?;
-        match bytes.len() as u64 > most {
-            true => Err(format!("{path} is longer than {} MiB; measure less by an IMA policy", most >> 20)),
-            false => Ok(bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_too_long_for_evidence_is_said_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = ImaList::in_dir(dir.path());
+        assert_eq!(list.read(), Ok(None));
+        let file = File::create(dir.path().join("ima-list")).unwrap();
+        file.set_len(LONGEST).unwrap();
+        assert_eq!(list.read().unwrap().unwrap().len() as u64, LONGEST);
+        file.set_len(LONGEST + 1).unwrap();
+        assert!(list.read().unwrap_err().contains("longer than 16 MiB"));
     }
 }

@@ -1,39 +1,59 @@
 //! Which programs the kernel measured before they ran.
 //!
-//! A digest counts once its line is in a list that replays to a PCR 10 which the TPM quoted. The list only grows, and is
-//! read on from where the last quote proved it.
+//! A digest counts once its entry is in a list that replays to a PCR 10 which the TPM quoted. The list only grows, and is
+//! read on from where the last quote proved it. Any user can make it long, so its length is no reason to believe nothing:
+//! where there are more digests than are kept, those that are asked for are kept first.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
 use super::ImaList;
-use crate::verify::ima::List;
+use crate::verify::ima::{self, Order};
 
 /// What is read of a list at once.
-const LONGEST: u64 = 32 * 1024 * 1024;
-/// Digests that are kept: 6 MiB of them.
-const MOST: usize = 200_000;
+const CHUNK: u64 = 256 * 1024;
+/// Digests that are kept: 32 MiB of them.
+const MOST: usize = 1_000_000;
+/// Of those that are asked for, so many are kept before all others.
+const MOST_WANTED: usize = 1024;
 const NOTHING: [u8; 32] = [0; 32];
 
+/// The half of a digest that is kept: another file of the same half is as hard to make as a key is to guess.
+type Half = [u8; 16];
+
 /// The digests of a proven list. Cheap to clone; every clone sees what is proven next.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Measured(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    most: usize,
     proven: RwLock<Proven>,
-    /// Told when a digest is asked for that is not known: it may be in lines that were not read yet.
+    wanted: Mutex<Wanted>,
+    /// Told when a digest is asked for that is not known: it may be in entries that were not read yet.
     missed: Notify,
 }
 
+/// Digests that were asked for and not there, while not all could be kept.
 #[derive(Debug, Default)]
+struct Wanted {
+    digests: HashSet<Half>,
+    /// Whether one of them was not looked for from the list's beginning.
+    new: bool,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Proven {
-    digests: HashSet<[u8; 32]>,
-    /// PCR 10 after the lines that were read, and how many bytes these are.
+    digests: HashSet<Half>,
+    /// Whether some were left out.
+    full: bool,
+    /// PCR 10 after the entries that were read, and how many bytes these are.
     pcr: [u8; 32],
     bytes: u64,
+    order: Option<Order>,
     lines: usize,
     /// Files of which the kernel took another digest.
     others: usize,
@@ -41,12 +61,30 @@ struct Proven {
     fault: Option<String>,
 }
 
+impl Default for Measured {
+    fn default() -> Measured {
+        Measured::keeping(MOST)
+    }
+}
+
 impl Measured {
+    fn keeping(most: usize) -> Measured {
+        Measured(Arc::new(Shared {
+            most,
+            proven: RwLock::default(),
+            wanted: Mutex::default(),
+            missed: Notify::new(),
+        }))
+    }
+
     /// Whether the program of this SHA-256 was measured. The error is for the record and for the caller.
     pub fn has(&self, digest: &[u8; 32]) -> Result<(), String> {
         let proven = self.0.proven.read().unwrap_or_else(PoisonError::into_inner);
-        if proven.digests.contains(digest) {
+        if proven.digests.contains(&half(digest)) {
             return Ok(());
+        }
+        if proven.full {
+            self.want(half(digest));
         }
         self.0.missed.notify_one();
         if let Some(fault) = &proven.fault {
@@ -63,7 +101,7 @@ impl Measured {
         })
     }
 
-    /// How many lines are proven, or why none are.
+    /// How many entries are proven, or why none are.
     pub fn lines(&self) -> Result<usize, String> {
         let proven = self.0.proven.read().unwrap_or_else(PoisonError::into_inner);
         proven.fault.clone().map_or(Ok(proven.lines), Err)
@@ -76,56 +114,116 @@ impl Measured {
 
     /// Reads the list on, to where it gives the `pcr` 10 that was quoted before. Blocking.
     pub fn follow(&self, list: &ImaList, pcr: &[u8; 32]) {
-        let (at, bytes, well) = {
+        let (at, well, full) = {
             let proven = self.0.proven.read().unwrap_or_else(PoisonError::into_inner);
-            (proven.pcr, proven.bytes, proven.fault.is_none())
+            (proven.pcr, proven.fault.is_none() && proven.bytes > 0, proven.full)
         };
         if *pcr == NOTHING {
             return self.fail("IMA measures nothing: PCR 10 is empty; boot with ima_policy=tcb".into());
         }
-        if well && at == *pcr {
+        let again = full && std::mem::take(&mut self.wanted().new);
+        if well && at == *pcr && !again {
             return;
         }
         // A list that does not go on from there is another boot's, or was never ours: once more from its beginning.
-        let went_on = bytes > 0 && well && self.advance(list, bytes, &at, pcr).is_ok();
-        if went_on {
+        if well && !again && self.advance(list, false, pcr).is_ok() {
             return;
         }
-        *self.write() = Proven::default();
-        if let Err(why) = self.advance(list, 0, &NOTHING, pcr) {
+        if let Err(why) = self.advance(list, true, pcr) {
             self.fail(why);
         }
     }
 
-    fn advance(&self, list: &ImaList, from: u64, before: &[u8; 32], pcr: &[u8; 32]) -> Result<(), String> {
-        let bytes = list.read_from(from, LONGEST)?;
-        let parsed = List::parse(&bytes).map_err(|e| e.to_string())?;
-        let lines = parsed.proven_after(before, pcr).ok_or(
-            "the IMA list does not replay to the quoted PCR 10: something else extended it, or the kernel is older than 5.8",
-        )?;
-        let mut proven = self.write();
-        for entry in lines.entries() {
-            match entry.sha256() {
-                Some(digest) => drop(proven.digests.insert(digest)),
-                None => proven.others += 1,
+    /// Nothing changes where this fails.
+    fn advance(&self, list: &ImaList, anew: bool, pcr: &[u8; 32]) -> Result<(), String> {
+        let mut ahead = match anew {
+            true => Proven::default(),
+            false => self.0.proven.read().unwrap_or_else(PoisonError::into_inner).without_digests(),
+        };
+        let wanted = self.wanted().digests.clone();
+        let keeps = |kept: usize, digest: &Half| kept < self.0.most || wanted.contains(digest);
+        let mut file = list.open_at(ahead.bytes).map_err(|e| list.fault(&e))?;
+        let mut buffer = Vec::new();
+        while ahead.pcr != *pcr {
+            let read = (&mut file).take(CHUNK).read_to_end(&mut buffer).map_err(|e| list.fault(&e))?;
+            if read == 0 {
+                return Err("the IMA list does not replay to the quoted PCR 10: something else extended it, or the kernel is older than 5.8".to_owned());
+            }
+            let mut done = 0;
+            while ahead.pcr != *pcr {
+                let entry = ima::next(&buffer[done..], &mut ahead.order)
+                    .map_err(|what| format!("IMA list, entry {}: {what}", ahead.lines + 1))?;
+                let Some(entry) = entry else { break };
+                done += entry.length();
+                ahead.bytes += entry.length() as u64;
+                ahead.lines += 1;
+                ahead.pcr = entry.extend(&ahead.pcr);
+                match entry.sha256().as_ref().map(half) {
+                    None => ahead.others += 1,
+                    Some(digest) if keeps(ahead.digests.len(), &digest) => {
+                        ahead.digests.insert(digest);
+                    }
+                    Some(digest) => ahead.full |= !ahead.digests.contains(&digest),
+                }
+            }
+            buffer.drain(..done);
+        }
+        let mut proven = self.0.proven.write().unwrap_or_else(PoisonError::into_inner);
+        if !anew {
+            let fresh = std::mem::replace(&mut ahead.digests, std::mem::take(&mut proven.digests));
+            for digest in fresh {
+                match keeps(ahead.digests.len(), &digest) {
+                    true => drop(ahead.digests.insert(digest)),
+                    false => ahead.full |= !ahead.digests.contains(&digest),
+                }
             }
         }
-        if proven.digests.len() > MOST {
-            return Err(format!("more than {MOST} files are measured; measure less by an IMA policy"));
-        }
-        proven.pcr = *pcr;
-        proven.bytes += lines.bytes() as u64;
-        proven.lines += lines.entries().len();
+        *proven = ahead;
         Ok(())
     }
 
-    fn fail(&self, why: String) {
-        *self.write() = Proven { fault: Some(why), ..Proven::default() };
+    /// Has a digest looked for from the list's beginning, and kept if it is there.
+    fn want(&self, digest: Half) {
+        let mut wanted = self.wanted();
+        if wanted.digests.contains(&digest) {
+            return;
+        }
+        // Whoever is forgotten by this asks again.
+        if wanted.digests.len() >= MOST_WANTED {
+            wanted.digests.clear();
+        }
+        wanted.digests.insert(digest);
+        wanted.new = true;
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Proven> {
-        self.0.proven.write().unwrap_or_else(PoisonError::into_inner)
+    fn fail(&self, why: String) {
+        let mut proven = self.0.proven.write().unwrap_or_else(PoisonError::into_inner);
+        *proven = Proven { fault: Some(why), ..Proven::default() };
     }
+
+    fn wanted(&self) -> std::sync::MutexGuard<'_, Wanted> {
+        self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Proven {
+    /// The same, to be read on; its digests stay where they are.
+    fn without_digests(&self) -> Proven {
+        Proven {
+            digests: HashSet::new(),
+            full: self.full,
+            pcr: self.pcr,
+            bytes: self.bytes,
+            order: self.order,
+            lines: self.lines,
+            others: self.others,
+            fault: None,
+        }
+    }
+}
+
+fn half(digest: &[u8; 32]) -> Half {
+    std::array::from_fn(|at| digest[at])
 }
 
 #[cfg(test)]
@@ -136,7 +234,7 @@ mod tests {
     use data_encoding::HEXLOWER;
 
     use super::*;
-    use crate::verify::ima::tests::{AFTER_ALL, AFTER_TWO, LINES};
+    use crate::verify::ima::tests::{AFTER_ALL, AFTER_TWO, entries};
 
     fn bytes(hex: &str) -> [u8; 32] {
         HEXLOWER.decode(hex.as_bytes()).unwrap().try_into().unwrap()
@@ -158,16 +256,16 @@ mod tests {
         let (host, measured) = (host(), Measured::default());
         let dash = bytes("89c4ec9f6b3f1086b158d8ef03dfe8155e6f79d9e66434b8f9b3432fe8720e50");
         let python = bytes("6e491c02882ac36e3bcaaac4d151d4b2793135d4482adf227b1b730cdd90b46d");
-        fs::write(&host.file, LINES).unwrap();
+        fs::write(&host.file, entries().concat()).unwrap();
         assert!(measured.has(&dash).unwrap_err().contains("no list"));
 
         measured.follow(&host.list, &bytes(AFTER_TWO));
         assert_eq!((measured.lines(), measured.has(&dash)), (Ok(2), Ok(())));
         assert!(measured.has(&python).unwrap_err().contains("none of the 2 that IMA measured"));
         // Only the rest is looked at: what was proven before does not have to be there any more.
-        let rest = LINES.match_indices('\n').nth(1).unwrap().0 + 1;
+        let rest = entries()[..2].concat().len();
         let mut scratched = vec![b'x'; rest];
-        scratched.extend_from_slice(&LINES.as_bytes()[rest..]);
+        scratched.extend_from_slice(&entries().concat()[rest..]);
         fs::write(&host.file, scratched).unwrap();
         measured.follow(&host.list, &bytes(AFTER_ALL));
         assert_eq!((measured.lines(), measured.has(&dash), measured.has(&python)), (Ok(5), Ok(()), Ok(())));
@@ -176,7 +274,7 @@ mod tests {
         measured.follow(&host.list, &bytes(AFTER_ALL));
         assert_eq!(measured.lines(), Ok(5));
 
-        fs::write(&host.file, LINES).unwrap();
+        fs::write(&host.file, entries().concat()).unwrap();
         measured.follow(&host.list, &bytes(AFTER_TWO));
         assert_eq!(measured.lines(), Ok(2));
         assert!(measured.has(&python).is_err(), "what another boot measured is forgotten");
@@ -191,7 +289,7 @@ mod tests {
         };
         assert!(said(bytes(AFTER_TWO)).contains("is not there"));
         assert!(said(NOTHING).contains("PCR 10 is empty"));
-        fs::write(&host.file, LINES).unwrap();
+        fs::write(&host.file, entries().concat()).unwrap();
         measured.follow(&host.list, &bytes(AFTER_ALL));
         assert_eq!(measured.lines(), Ok(5));
         assert!(said([1; 32]).contains("does not replay"));
@@ -199,6 +297,33 @@ mod tests {
             measured.has(&bytes("89c4ec9f6b3f1086b158d8ef03dfe8155e6f79d9e66434b8f9b3432fe8720e50")).is_err()
         );
         fs::write(&host.file, "10 torn\n").unwrap();
-        assert!(said(bytes(AFTER_ALL)).contains("IMA list, line 1"));
+        assert!(said(bytes(AFTER_ALL)).contains("IMA list, entry 1"));
+    }
+
+    /// More than can be kept, and longer than what is read at once.
+    #[test]
+    fn a_long_list_stops_nobody_and_what_is_asked_for_is_found_in_it() {
+        let (host, measured) = (host(), Measured::keeping(1));
+        let dash = bytes("89c4ec9f6b3f1086b158d8ef03dfe8155e6f79d9e66434b8f9b3432fe8720e50");
+        let agent = bytes("d4f0bc5a29de06b510f9aa428f1eedba926012b591fef7a518e776a7c9bd1824");
+        let mut list = entries().concat();
+        let mut pcr = bytes(AFTER_ALL);
+        let more = entries()[0].clone();
+        while list.len() < 3 * CHUNK as usize {
+            list.extend(&more);
+            pcr = ima::next(&more, &mut None).unwrap().unwrap().extend(&pcr);
+        }
+        fs::write(&host.file, &list).unwrap();
+        measured.follow(&host.list, &bytes(AFTER_ALL));
+        assert_eq!(measured.lines(), Ok(5));
+        for digest in [&dash, &agent] {
+            assert!(measured.has(digest).is_err());
+        }
+        measured.follow(&host.list, &bytes(AFTER_ALL));
+        assert_eq!((measured.has(&dash), measured.has(&agent)), (Ok(()), Ok(())));
+        assert!(measured.has(&[3; 32]).is_err(), "nobody measured it");
+        measured.follow(&host.list, &pcr);
+        assert_eq!((measured.has(&dash), measured.has(&agent)), (Ok(()), Ok(())));
+        assert_eq!(measured.lines(), Ok(5 + (list.len() - entries().concat().len()) / more.len()));
     }
 }

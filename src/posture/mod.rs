@@ -19,7 +19,7 @@ use serde::Serialize;
 pub use crate::config::PostureMode as Mode;
 pub use baseline::{Accepted, Baseline, digest};
 pub use boot_log::BootLog;
-pub use desk::{Desk, Order, Orders, Want, orders};
+pub use desk::{Desk, Order, Orders, Undone, Want, orders};
 pub use explain::{Pcrs, changed, explain};
 pub use ima_list::ImaList;
 pub use measured::Measured;

@@ -1,13 +1,12 @@
 //! What administrators see of the host's posture.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use super::{Mode, Pcrs, Posture, Watched, changed, explain};
-use crate::clock::Timestamp;
+use super::{Mode, Pcrs, Posture, Watched, changed, digest, explain};
+use crate::clock::{Timestamp, Uptime};
 
 /// The answer to `hostbadge posture show`.
 #[derive(Debug, Serialize)]
@@ -53,6 +52,8 @@ struct NowReport {
     at: Timestamp,
     /// In seconds.
     age: f64,
+    /// One name for the values of the PCRs that are compared: what is accepted is accepted by it.
+    digest: String,
     pcrs: BTreeMap<u8, String>,
 }
 
@@ -67,6 +68,8 @@ struct MeasuredReport {
 #[derive(Debug, Serialize)]
 pub struct Difference {
     posture: Posture,
+    /// Of the state now. See [`digest`].
+    digest: String,
     /// Of those compared.
     changed: Vec<u8>,
     /// In words.
@@ -83,7 +86,7 @@ fn only(compared: &[u8], pcrs: &Pcrs) -> Pcrs {
 
 impl Report {
     /// `measured`: whether an agent has to be.
-    pub fn of(watched: &Watched, compared: &[u8], measured: bool, now: Instant) -> Report {
+    pub fn of(watched: &Watched, compared: &[u8], measured: bool, now: Uptime) -> Report {
         let condition = watched.condition(now);
         let seen = condition.seen();
         let (reading, baseline) = (seen.reading.as_ref(), seen.baseline.as_ref());
@@ -112,6 +115,7 @@ impl Report {
             now: reading.map(|reading| NowReport {
                 at: reading.at,
                 age: condition.age().unwrap_or_default().as_secs_f64(),
+                digest: digest(compared, &reading.pcrs),
                 pcrs: hex(&reading.pcrs),
             }),
             changed: others,
@@ -131,7 +135,7 @@ impl Difference {
         watched: &Watched,
         compared: &[u8],
         log: Option<&[u8]>,
-        now: Instant,
+        now: Uptime,
     ) -> Result<Difference, String> {
         let condition = watched.condition(now);
         let seen = condition.seen();
@@ -145,6 +149,7 @@ impl Difference {
         let before = only(compared, &baseline.pcrs);
         Ok(Difference {
             posture: condition.posture,
+            digest: digest(compared, &reading.pcrs),
             changed: changed(&before, &reading.pcrs).collect(),
             changes: explain(&before, baseline.boot_log.as_deref(), &reading.pcrs, log),
         })

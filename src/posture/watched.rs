@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::{Baseline, Measured, Mode, Pcrs, Posture};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Uptime};
 
 /// PCRs as the TPM quoted them.
 #[derive(Clone, Debug)]
 pub struct Reading {
     /// Before the TPM was asked.
-    pub taken: Instant,
+    pub taken: Uptime,
     /// The same by the machine's clock, for people.
     pub at: Timestamp,
     /// The host's id.
@@ -91,10 +91,10 @@ impl Watched {
     }
 
     /// The host's condition at this moment.
-    pub fn condition(&self, now: Instant) -> Condition {
+    pub fn condition(&self, now: Uptime) -> Condition {
         let seen = self.0.seen.load_full();
         let taken = seen.reading.as_ref().map(|reading| reading.taken);
-        let age = taken.map_or(Duration::MAX, |taken| now.saturating_duration_since(taken));
+        let age = taken.map_or(Duration::MAX, |taken| now.since(taken));
         let posture = match &seen.verdict {
             _ if !self.0.watching.load(Ordering::Relaxed) => Posture::Off,
             Some((posture, _)) if age <= self.0.max_age => *posture,
@@ -153,7 +153,7 @@ impl Condition {
 mod tests {
     use super::*;
 
-    fn seen(taken: Instant, verdict: Posture) -> Seen {
+    fn seen(taken: Uptime, verdict: Posture) -> Seen {
         let reading =
             Reading { taken, at: Timestamp::from_secs(1), host: "us".into(), pcrs: Pcrs::default() };
         Seen { reading: Some(reading), verdict: Some((verdict, "PCR 7 changed".into())), ..Seen::default() }
@@ -161,16 +161,16 @@ mod tests {
 
     #[test]
     fn what_was_seen_counts_for_so_long_and_then_is_stale() {
-        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let (start, second) = (Uptime::now(), Duration::from_secs(1));
         let watched = Watched::new(Mode::Enforce, second * 60);
         let before = watched.condition(start);
         assert!(before.posture == Posture::Stale && before.why().contains("not read yet"));
         watched.set(seen(start, Posture::Changed));
-        assert_eq!(watched.condition(start + second * 60).posture, Posture::Changed);
+        assert_eq!(watched.condition(start.after(second * 60)).posture, Posture::Changed);
         assert!(watched.condition(start).remedy().contains("PCR 7 changed; an administrator"));
         watched.set(Seen { failed: Some("it is silent".into()), ..seen(start, Posture::Accepted) });
-        assert_eq!(watched.condition(start + second * 60).posture, Posture::Accepted);
-        let late = watched.condition(start + second * 61);
+        assert_eq!(watched.condition(start.after(second * 60)).posture, Posture::Accepted);
+        let late = watched.condition(start.after(second * 61));
         assert_eq!(late.posture, Posture::Stale);
         assert!(
             late.remedy().starts_with("the PCRs were last read 61 s ago: it is silent;"),
@@ -178,7 +178,7 @@ mod tests {
             late.remedy()
         );
         // What was seen a moment after `now` was taken is not old.
-        watched.set(seen(start + second, Posture::Accepted));
+        watched.set(seen(start.after(second), Posture::Accepted));
         assert_eq!(watched.condition(start).posture, Posture::Accepted);
         watched.set_watching(false);
         assert_eq!(watched.condition(start).posture, Posture::Off);

@@ -58,9 +58,12 @@ pub struct Evidence {
     pub pcrs: BTreeMap<u8, String>,
     /// What the firmware and the boot loaders measured, as the kernel has it, base64.
     pub event_log: Option<String>,
-    /// The files that the kernel measured, as it has them in ascii_runtime_measurements, base64. Since version 2.
+    /// The files that the kernel measured, as it has them in binary_runtime_measurements, base64. Since version 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ima_log: Option<String>,
+    /// Why there is no such list, where the host has one. Since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ima_log_missing: Option<String>,
     /// TPM2B_PUBLIC, base64.
     pub host_key: String,
     /// The AK's word for the host key.
@@ -128,7 +131,7 @@ impl Evidence {
     /// Whether this program knows the document's format, and the document keeps to it.
     pub(super) fn check_version(&self) -> Result<(), Error> {
         match self.version {
-            OLDEST if self.ima_log.is_some() => {
+            OLDEST if self.ima_log.is_some() || self.ima_log_missing.is_some() => {
                 Err(Error::Evidence("evidence of format 1 has no IMA list; this is no evidence".into()))
             }
             OLDEST..=VERSION => Ok(()),
@@ -166,6 +169,10 @@ impl Evidence {
             findings.note("PCR values", self.check_pcrs(&quote));
             if let Some(log) = &self.event_log {
                 findings.note("boot event log", self.check_event_log(log));
+            }
+            if let Some(why) = &self.ima_log_missing {
+                let why = format!("the host left it out: {}", why.escape_debug());
+                findings.0.push(Finding::unchecked("IMA list", &why));
             }
             if let Some(list) = &self.ima_log {
                 if let Some(aggregate) = findings.note("IMA list", self.check_ima(list)) {
@@ -315,7 +322,7 @@ impl Evidence {
         Ok(((), if others.is_empty() { detail } else { format!("{detail}; PCRs {others:?} differ") }))
     }
 
-    /// The list is believed up to the line where its replay gives the quoted PCR 10: the host goes on measuring between the
+    /// The list is believed up to the entry where its replay gives the quoted PCR 10: the host goes on measuring between the
     /// quote and the reading of its list. Gives the SHA-256 that the kernel took of the PCRs that it found, if it did.
     fn check_ima(&self, list: &str) -> Result<(Option<String>, String), String> {
         let quoted = self.pcrs.get(&10).and_then(|value| HEXLOWER_PERMISSIVE.decode(value.as_bytes()).ok());
@@ -324,16 +331,16 @@ impl Evidence {
         let bytes = BASE64.decode(list.as_bytes()).map_err(|e| format!("not base64: {e}"))?;
         let list = ima::List::parse(&bytes).map_err(|e| e.to_string())?;
         let proven = list.proven_by(&quoted).ok_or("no part of it replays to the quoted PCR 10")?;
-        let lines = proven.entries().len();
-        let mut detail = format!("{lines} lines give PCR 10 as quoted");
-        if list.len() > lines {
-            detail += &format!("; {} later ones are not proven", list.len() - lines);
+        let entries = proven.entries().len();
+        let mut detail = format!("{entries} entries give PCR 10 as quoted");
+        if list.len() > entries {
+            detail += &format!("; {} later ones are not proven", list.len() - entries);
         }
         if proven.violations() > 0 {
             detail += &format!("; {} files changed while they were measured", proven.violations());
         }
         let first = proven.entries().first().filter(|entry| entry.path == b"boot_aggregate");
-        let aggregate = first.and_then(|entry| entry.digest.strip_prefix("sha256:")).map(str::to_owned);
+        let aggregate = first.and_then(ima::Entry::sha256).map(|digest| HEXLOWER.encode(&digest));
         if aggregate.is_none() {
             detail += "; it does not begin with a SHA-256 of the boot's PCRs, so nothing says that it is this boot's";
         }

@@ -53,6 +53,6 @@ pub enum Error {
     Evidence(String),
     #[error("boot event log, at byte {offset}: {what}")]
     EventLog { offset: usize, what: String },
-    #[error("IMA list, line {line}: {what}")]
-    Ima { line: usize, what: String },
+    #[error("IMA list, entry {entry}: {what}")]
+    Ima { entry: usize, what: String },
 }

@@ -37,8 +37,8 @@ part_2() {
     as bin hostbadge token "$audience" >/dev/null
 
     say "The kernel's list of measured files is in evidence where there is one"
-    if [ -e /sys/kernel/security/ima/ascii_runtime_measurements ]; then
-        expect "boot_aggregate" runuser -u hostbadge -- head -n 1 /run/hostbadge/ima-list
+    if [ -e /sys/kernel/security/ima/binary_runtime_measurements ]; then
+        expect "boot_aggregate" runuser -u hostbadge -- grep -a -o -m 1 boot_aggregate /run/hostbadge/ima-list
     fi
     rm /etc/hostbadge/agents.d/posed.toml
     show hostbadge agent reload
