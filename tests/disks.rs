@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::http::Connection;
 use common::processes::Running;
 use common::{API, Host, until_true};
+use hostbadge::enroll::{Challenge, Request, Seen};
 use serde_json::json;
 
 const TOKEN: &str = "/v1/token";
@@ -95,6 +96,31 @@ fn a_full_audit_disk_refuses_and_says_why_and_room_heals_it() {
     assert_eq!(host.health()["status"], "ok");
     // Reading checks the chain: no half line was left behind.
     assert!(!host.audit().is_empty());
+    host.stop();
+}
+
+#[test]
+fn a_full_audit_disk_costs_no_enrollment_challenge() {
+    let mut host = unbounded();
+    let disk = Disk::small(&host.path("audit"));
+    host.start();
+    let request = host.admin().post("/v1/enroll/request", &json!({}));
+    let request = Request::parse(request.text().as_bytes()).unwrap().check().unwrap();
+    let (challenge, _) = Challenge::make(&request, Seen::of(&request, None).unwrap()).unwrap();
+    let challenge = serde_json::to_value(&challenge).unwrap();
+    fs::write(disk.0.join("ballast"), vec![0; 32 * 1024]).unwrap();
+    let full = (0..1000).any(|_| host.admin().post("/v1/agents/reload", &json!({})).status == 503);
+    assert!(full, "the disk fills up");
+    let answer = host.admin().post("/v1/enroll/activate", &challenge);
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "temporarily_unavailable"),
+        "{}",
+        answer.text()
+    );
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    let answer = host.admin().post("/v1/enroll/activate", &challenge);
+    assert_eq!(answer.status, 200, "{}", answer.text());
     host.stop();
 }
 

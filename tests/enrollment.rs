@@ -10,6 +10,7 @@ use common::{Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::enroll::{Answer, Challenge, Request, Secret};
 use hostbadge::tpm::SoftwareTpm;
+use hostbadge::verify::HostCertificate;
 use serde_json::{Value, json};
 
 /// "a nonce of 18 bytes"
@@ -85,7 +86,11 @@ impl Desk {
         let files = ["--secret", &secret, "--output", &challenge];
         hostbadge(
             host,
-            &[&["enroll", "challenge", &request, "--roots", roots.to_str().unwrap()], &files[..]].concat(),
+            &[
+                &["enroll", "challenge", &request, "--any-trust-domain", "--roots", roots.to_str().unwrap()],
+                &files[..],
+            ]
+            .concat(),
         )
     }
 
@@ -152,7 +157,9 @@ fn four_files_make_a_certificate_that_stands_for_the_host() {
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&secret.permissions()) & 0o777, 0o600);
     assert!(desk.json("challenge")["rsa"].is_object(), "each certified EK has its part");
     done(&desk.activate(&host, "challenge"));
-    done(&desk.certify(&host, "ca"));
+    let told = done(&desk.certify(&host, "ca"));
+    assert!(told.contains(&id) && told.contains("trust domain") && told.contains("swtpm-localca"), "{told}");
+    assert!(!told.contains("left out"), "{told}");
     let evidence = desk.path("evidence");
     done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
     let ca = desk.path("ca.pem");
@@ -350,6 +357,11 @@ fn a_tpm_is_not_taken_without_its_makers_word() {
         hostbadge(&host, &all)
     };
     assert_eq!(challenge(&[]).status.code(), Some(2), "an operator says what is trusted");
+    assert_eq!(challenge(&["--no-roots"]).status.code(), Some(2), "and which trust domain it is");
+    let challenge = |words: &[&str]| match words.contains(&"--trust-domain") {
+        true => challenge(words),
+        false => challenge(&[words, &["--any-trust-domain"]].concat()),
+    };
     let foreign = makers(&other);
     refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker vouches for this host");
     let empty = desk.path("empty");
@@ -438,6 +450,81 @@ fn tpm2_makecredential_can_stand_in_for_the_operator() {
     }
 }
 
+/// Or whoever has a credential opened could answer in the host's place, as often as they like.
+#[test]
+fn a_challenge_is_no_credential_of_other_tools() {
+    let host = Host::started();
+    let desk = Desk::new();
+    desk.request(&host);
+    done(&desk.challenge(&host, "challenge"));
+    for round in ["pending", "answered"] {
+        for (part, kind) in [("p256", "ecc"), ("rsa", "rsa")] {
+            let mut file = [0xBADC_C0DE_u32.to_be_bytes(), 1_u32.to_be_bytes()].concat();
+            for member in ["id_object", "seed"] {
+                let sealed = desk.json("challenge")[part][member].as_str().unwrap().to_owned();
+                let bytes = BASE64.decode(sealed.as_bytes()).unwrap();
+                file.extend((bytes.len() as u16).to_be_bytes());
+                file.extend(bytes);
+            }
+            let credential = desk.path("credential");
+            fs::write(&credential, file).unwrap();
+            let opened = hostbadge(&host, &["enroll", "activate", "--credential", &credential, "--ek", kind]);
+            refused(&opened, "this is part of a hostbadge challenge");
+            assert!(opened.stdout.is_empty(), "{round}");
+        }
+        if round == "pending" {
+            done(&desk.activate(&host, "challenge"));
+        }
+    }
+}
+
+/// Somebody else's certificate beside the maker's: anyone can make one for a key.
+#[test]
+fn an_ek_certificate_of_no_maker_is_not_in_the_host_certificate() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    let desk = Desk::new();
+    desk.ca("stranger", &["-newkey", "rsa:2048"]);
+    let software = SoftwareTpm::start(&host.path("tpm")).unwrap();
+    let tpm2 = |words: &[&str]| {
+        let output = Command::new(words[0])
+            .args(&words[1..])
+            .env("TPM2TOOLS_TCTI", software.tcti().to_string())
+            .output();
+        done(&output.unwrap())
+    };
+    let [made, key, forged] = ["made.der", "ek.pem", "forged.der"].map(|name| desk.path(name));
+    tpm2(&["tpm2_nvread", "-C", "o", "0x01C00002", "-o", &made]);
+    fs::write(&key, done(&run("openssl", &["x509", "-inform", "DER", "-in", &made, "-noout", "-pubkey"])))
+        .unwrap();
+    let (ca, ca_key) = (desk.path("stranger.pem"), desk.path("stranger.key"));
+    let who = ["x509", "-new", "-force_pubkey", &key, "-subj", "/CN=forged", "-days", "30"];
+    let by = ["-CA", &ca, "-CAkey", &ca_key, "-outform", "DER", "-out", &forged];
+    done(&run("openssl", &[&who[..], &by].concat()));
+    tpm2(&["tpm2_nvundefine", "-C", "p", "0x01C00002"]);
+    let size = fs::metadata(&forged).unwrap().len().to_string();
+    let how = "ppwrite|ppread|ownerread|authread|no_da|platformcreate";
+    tpm2(&["tpm2_nvdefine", "-C", "p", "-s", &size, "-a", how, "0x01C00002"]);
+    tpm2(&["tpm2_nvwrite", "-C", "p", "-i", &forged, "0x01C00002"]);
+    software.stop().unwrap();
+    host.start();
+    let names = |desk: &Desk| {
+        let pem = fs::read(desk.path("host.pem")).unwrap();
+        let certificate = HostCertificate::from_pem(&pem).unwrap();
+        [("forged", &forged), ("P-256", &desk.path("p256.der"))]
+            .map(|(_, file)| certificate.names_ek_certificate(&fs::read(file).unwrap()))
+    };
+    desk.request(&host);
+    let p256 = desk.json("request")["evidence"]["ek_certificate"].as_str().unwrap().to_owned();
+    fs::write(desk.path("p256.der"), BASE64.decode(p256.as_bytes()).unwrap()).unwrap();
+    let told = done(&desk.challenge(&host, "challenge"));
+    assert!(told.contains("1 that lead to no root"), "{told}");
+    done(&desk.activate(&host, "challenge"));
+    let told = done(&desk.certify(&host, "ca"));
+    assert!(told.contains("1 that lead to no root"), "{told}");
+    assert_eq!(names(&desk), [false, true]);
+}
+
 /// What the operator needs is the program and its C library.
 #[test]
 fn the_operator_needs_no_tpm_library() {
@@ -470,7 +557,8 @@ fn the_operator_needs_no_tpm_library() {
     };
     into("request");
     let files = ["--secret", "/secret", "--output", "/challenge"];
-    done(&operator(&[&["enroll", "challenge", "/request", "--roots", "/makers"], &files[..]].concat()));
+    let how = ["enroll", "challenge", "/request", "--any-trust-domain", "--roots", "/makers"];
+    done(&operator(&[&how, &files[..]].concat()));
     fs::copy(root.join("challenge"), desk.path("challenge")).unwrap();
     done(&desk.activate(&host, "challenge"));
     ["answer", "ca.pem", "ca.key"].iter().for_each(|name| into(name));

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Admin;
 use super::reply::{self, Reply};
-use crate::audit::Event;
+use crate::audit::{Event, Unrecorded};
 use crate::enroll::{Challenge, ToolsFile};
 use crate::issue::{Error, Logs};
 use crate::tpm::{self, EkKind};
@@ -52,13 +52,23 @@ pub async fn answer(admin: &Admin, by: &str, step: &str, request: Request<Incomi
             told(admin, Event::EnrollmentRequested, &what, made).await
         }
         "activate" => {
-            let made = match Challenge::parse(&text) {
-                Ok(challenge) => enrollment.activate(&tpm, &challenge, now).await,
+            let opened = match Challenge::parse(&text) {
+                Ok(challenge) => enrollment.open_challenge(&tpm, &challenge).await,
                 Err(e) => Err(e.into()),
             };
-            let id = made.as_ref().map_or("", |answer| answer.challenge.as_str());
-            let what = format!("{by} had enrollment challenge {id} answered");
-            told(admin, Event::EnrollmentAnswered, &what, made).await
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(e) => return told::<()>(admin, Event::EnrollmentRefused, "", Err(e)).await,
+            };
+            // Before it is used up, or a full disk would cost the operator a challenge.
+            let what = format!("{by} had enrollment challenge {} answered", opened.id());
+            if let Err(unrecorded) = road.audit.event(Event::EnrollmentAnswered, &what).await {
+                return untold(&unrecorded);
+            }
+            match opened.answer(now).await {
+                Ok(answer) => reply::json(StatusCode::OK, &answer),
+                Err(e) => told::<()>(admin, Event::EnrollmentRefused, "", Err(e)).await,
+            }
         }
         "credential" => {
             let made = match credential(&text) {
@@ -92,6 +102,10 @@ fn credential(text: &[u8]) -> Result<(EkKind, ToolsFile), Error> {
     Ok((ek, ToolsFile::parse(&file)?))
 }
 
+fn untold(unrecorded: &Unrecorded) -> Reply {
+    reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &unrecorded.to_string())
+}
+
 /// Writes down what was done, or what was refused, and answers.
 async fn told<T: Serialize>(admin: &Admin, event: Event, what: &str, made: Result<T, Error>) -> Reply {
     let (event, what) = match &made {
@@ -99,8 +113,7 @@ async fn told<T: Serialize>(admin: &Admin, event: Event, what: &str, made: Resul
         Err(e) => (Event::EnrollmentRefused, e.to_string()),
     };
     if let Err(unrecorded) = admin.road.audit.event(event, &what).await {
-        let why = unrecorded.to_string();
-        return reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &why);
+        return untold(&unrecorded);
     }
     match made {
         Ok(body) => reply::json(StatusCode::OK, &body),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXLOWER};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use serde_json::json;
@@ -18,10 +18,12 @@ use zeroize::Zeroizing;
 use super::table::Lines;
 use super::{Common, Failure, client, print_json};
 use crate::clock::Clock;
-use crate::enroll::{Answer, Authority, Challenge, Error, Grant, LARGEST_SMALL, Request, Secret, pem};
+use crate::enroll::{
+    Answer, Authority, Challenge, Checked, Error, Grant, LARGEST_SMALL, Request, Secret, Seen, pem,
+};
 use crate::store;
-use crate::verify::Roots;
 use crate::verify::evidence::LARGEST;
+use crate::verify::{Names, Roots};
 
 #[derive(Subcommand, Debug)]
 pub enum Verb {
@@ -64,9 +66,13 @@ pub struct Make {
     #[arg(long, value_name = "ID")]
     host: Option<String>,
 
-    /// The trust domain that the certificate is to name
-    #[arg(long, value_name = "NAME")]
+    /// The trust domain that the certificate is to name: the host says which, and does not decide it
+    #[arg(long, value_name = "NAME", required_unless_present = "any_trust_domain")]
     trust_domain: Option<String>,
+
+    /// Take whatever trust domain the host says
+    #[arg(long, conflicts_with = "trust_domain")]
+    any_trust_domain: bool,
 
     /// Where to write the secret that `certify` needs; it stays here, and must not exist yet
     #[arg(long, value_name = "FILE")]
@@ -142,7 +148,7 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
         }
         Verb::Challenge(arguments) => challenge(common, arguments),
         Verb::Activate(arguments) => activate(common, arguments).await,
-        Verb::Certify(arguments) => certify(arguments),
+        Verb::Certify(arguments) => certify(common, arguments),
         Verb::Install { certificate } => install(common, certificate).await,
     }
 }
@@ -160,41 +166,22 @@ fn challenge(common: &Common, arguments: &Make) -> Result<ExitCode, Failure> {
             return Err(Failure::Local(format!("the request is of another {what}: {found}")));
         }
     }
-    let vouched = match &arguments.roots {
-        None => None,
-        Some(dir) => {
-            let roots = Roots::read_dir(dir).map_err(|e| Failure::Local(e.to_string()))?;
-            let vouched = checked.keys.vouched(&roots, Clock::System.now());
-            Some(
-                vouched
-                    .map_err(|why| Failure::Local(format!("no TPM maker vouches for this host: {why}")))?,
-            )
-        }
-    };
+    let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose();
+    let roots = roots.map_err(|e| Failure::Local(e.to_string()))?;
+    let seen =
+        Seen::of(&checked, roots.as_ref().map(|roots| (roots, Clock::System.now()))).map_err(refused)?;
+    let left_out = left_out(&checked, &seen);
     if arguments.secret.exists() {
         let path = arguments.secret.display();
         return Err(Failure::Local(format!("{path} exists, and may be what another challenge needs")));
     }
-    let (challenge, secret) = Challenge::make(&checked).map_err(refused)?;
+    let (challenge, secret) = Challenge::make(&checked, seen).map_err(refused)?;
     write(&arguments.secret, &json_line(&secret)?, 0o600)?;
     let done = deliver(&arguments.to, &json_line(&challenge)?, 0o644)?;
     if arguments.to.output.is_none() {
         return Ok(done);
     }
-    let maker = vouched.map(|vouched| vouched.issuer);
-    if common.json {
-        let ak = &challenge.ak;
-        return Ok(print_json(&json!({
-            "host": checked.host, "trust_domain": checked.trust_domain, "ak": ak, "made": checked.made, "maker": maker,
-        })));
-    }
-    let mut lines = Lines::default();
-    lines.add("host", checked.host.as_str());
-    lines.add("trust domain", checked.trust_domain.as_str());
-    lines.add("requested", checked.made.to_string());
-    lines.add("attestation key", challenge.ak.as_str());
-    lines.add("TPM maker", maker.unwrap_or_else(|| "not asked for".into()));
-    lines.print();
+    say(common, &checked, &secret.seen, left_out);
     Ok(done)
 }
 
@@ -220,8 +207,36 @@ async fn activate(common: &Common, arguments: &Activate) -> Result<ExitCode, Fai
     deliver(&arguments.to, format!("{answer}\n").as_bytes(), 0o644)
 }
 
+/// What an operator is to look at, before the challenge goes and before the certificate does.
+fn say(common: &Common, checked: &Checked, seen: &Seen, left_out: usize) {
+    let ak = HEXLOWER.encode(&checked.ak_name);
+    if common.json {
+        print_json(&json!({
+            "host": seen.host, "trust_domain": seen.trust_domain, "ak": ak, "made": checked.made, "maker": seen.maker,
+            "left_out": left_out,
+        }));
+        return;
+    }
+    let mut lines = Lines::default();
+    lines.add("host", seen.host.as_str());
+    lines.add("trust domain", seen.trust_domain.as_str());
+    lines.add("requested", checked.made.to_string());
+    lines.add("attestation key", ak);
+    lines.add("TPM maker", seen.maker.as_deref().unwrap_or("not asked for: nobody says that this is a TPM"));
+    if left_out > 0 {
+        let what = format!("{left_out} that lead to no root: the host certificate does not name them");
+        lines.add("EK certificates left out", what);
+    }
+    lines.print();
+}
+
+/// EK certificates of the request that the host certificate is not to name.
+fn left_out(checked: &Checked, seen: &Seen) -> usize {
+    checked.keys.certificates().into_iter().filter(|certificate| !seen.takes(certificate)).count()
+}
+
 /// The secret is marked as used before the certificate exists, so that there is never a second one.
-fn certify(arguments: &Certify) -> Result<ExitCode, Failure> {
+fn certify(common: &Common, arguments: &Certify) -> Result<ExitCode, Failure> {
     let request = Request::parse(&file(&arguments.request, LARGEST)?).map_err(refused)?;
     let checked = request.check().map_err(refused)?;
     let mut secret = Secret::parse(&file(&arguments.secret, LARGEST_SMALL)?).map_err(refused)?;
@@ -234,8 +249,10 @@ fn certify(arguments: &Certify) -> Result<ExitCode, Failure> {
             let authority = Authority::from_pem(&certificate, &key).map_err(refused)?;
             let mut serial = [0; 16];
             SystemRandom::new().fill(&mut serial).map_err(|_| refused(Error::Random))?;
+            let mut taken = checked.keys.certificates();
+            taken.retain(|certificate| secret.seen.takes(certificate));
             let grant = Grant {
-                names: checked.names(),
+                names: Names { ek_certificates: taken, ..checked.names() },
                 host_key: &checked.host_key,
                 now: Clock::System.now(),
                 days: arguments.days,
@@ -245,11 +262,23 @@ fn certify(arguments: &Certify) -> Result<ExitCode, Failure> {
             text.extend(authority.between().map(|der| pem("CERTIFICATE", der)));
             text
         }
-        _ => pem("CERTIFICATE REQUEST", &checked.csr),
+        _ => {
+            // The host has signed it as it is.
+            if left_out(&checked, &secret.seen) > 0 {
+                eprintln!(
+                    "hostbadge: the request names EK certificates that lead to no root; have the CA leave them out"
+                );
+            }
+            pem("CERTIFICATE REQUEST", &checked.csr)
+        }
     };
     secret.used = true;
     write(&arguments.secret, &json_line(&secret)?, 0o600)?;
-    deliver(&arguments.to, text.as_bytes(), 0o644)
+    let done = deliver(&arguments.to, text.as_bytes(), 0o644)?;
+    if arguments.to.output.is_some() {
+        say(common, &checked, &secret.seen, left_out(&checked, &secret.seen));
+    }
+    Ok(done)
 }
 
 async fn install(common: &Common, certificate: &Path) -> Result<ExitCode, Failure> {

@@ -1,6 +1,7 @@
 //! The challenge, the secret that the operator keeps for it, and the answer.
 
 use data_encoding::{BASE64, HEXLOWER};
+use ring::digest::{SHA256, digest};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -9,9 +10,19 @@ use zeroize::{Zeroize, Zeroizing};
 use super::credential::{self, make};
 use super::request::Checked;
 use super::{Error, LARGEST_SMALL, VERSION, read};
+use crate::clock::Timestamp;
+use crate::verify::Roots;
 
 /// Bytes of the secret for each endorsement key.
 const SECRET: usize = 32;
+/// Each begins with this, so that a host tells it from what other tools' credentials hold and gives it out to nobody; the
+/// other 224 bits are random.
+const MARK: &[u8; 4] = b"hbc1";
+
+/// Whether a credential held a challenge's secret.
+pub fn is_of_challenge(secret: &[u8]) -> bool {
+    secret.len() == SECRET && secret.starts_with(MARK)
+}
 
 /// For the host. Holds a secret for each of its endorsement keys, all for its AK.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +63,24 @@ pub struct Secret {
     pub request: String,
     /// The secrets one after the other, in hexadecimal: P-256, then RSA.
     secrets: String,
+    /// What the operator was shown of the request.
+    pub seen: Seen,
+    /// HMAC-SHA256 in hexadecimal over `seen`, by the secrets.
+    seal: String,
     /// Whether a certificate was made already.
     pub used: bool,
+}
+
+/// What an operator has seen of a request, and asked of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    pub host: String,
+    pub trust_domain: String,
+    /// The TPM maker that vouches for the host; none where nobody was asked.
+    pub maker: Option<String>,
+    /// SHA-256 of each EK certificate that leads to a maker's root, in hexadecimal; none where nobody was asked.
+    pub ek_certificates: Option<Vec<String>>,
 }
 
 impl Drop for Secret {
@@ -75,11 +102,12 @@ pub struct Answer {
 
 impl Challenge {
     /// Makes a challenge for a request, and the secret that belongs to it.
-    pub fn make(request: &Checked) -> Result<(Challenge, Secret), Error> {
+    pub fn make(request: &Checked, seen: Seen) -> Result<(Challenge, Secret), Error> {
         let id = HEXLOWER.encode(&random::<16>()?[..]);
         let mut secrets = Zeroizing::new(Vec::with_capacity(2 * SECRET));
         let mut seal = |ek| {
-            let secret = random::<SECRET>()?;
+            let mut secret = random::<SECRET>()?;
+            secret[..MARK.len()].copy_from_slice(MARK);
             secrets.extend_from_slice(&secret[..]);
             make(ek, &request.ak_name, &secret[..])
         };
@@ -92,12 +120,15 @@ impl Challenge {
             p256: seal(&request.keys.p256.0)?,
             rsa: request.keys.rsa.as_ref().map(|(ek, _)| seal(ek)).transpose()?,
         };
+        let seal = HEXLOWER.encode(hmac::sign(&key(&secrets), &seen.statement()?).as_ref());
         let secrets = HEXLOWER.encode(&secrets);
         let secret = Secret {
             version: VERSION,
             challenge: id,
             request: challenge.request.clone(),
             secrets,
+            seen,
+            seal,
             used: false,
         };
         Ok((challenge, secret))
@@ -152,12 +183,50 @@ impl Secret {
         let Ok(given) = HEXLOWER.decode(answer.proof.as_bytes()) else {
             return no("its proof is not hexadecimal");
         };
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &secrets);
+        let key = key(&secrets);
+        let sealed = HEXLOWER.decode(self.seal.as_bytes()).unwrap_or_default();
+        if hmac::verify(&key, &self.seen.statement()?, &sealed).is_err() {
+            return no("the secret file was changed");
+        }
+        if (&self.seen.host, &self.seen.trust_domain) != (&request.host, &request.trust_domain) {
+            return no("the secret is for another host or trust domain");
+        }
         match hmac::verify(&key, &statement(&self.challenge, &self.request), &given) {
             Ok(()) => Ok(()),
             Err(_) => no("its proof is not what the host's TPM would have found in the challenge"),
         }
     }
+}
+
+impl Seen {
+    /// Of a request, with what the makers' roots say, if they were asked.
+    pub fn of(request: &Checked, asked: Option<(&Roots, Timestamp)>) -> Result<Seen, Error> {
+        let fault = |why: String| Error::Request(format!("no TPM maker vouches for this host: {why}"));
+        let vouched =
+            asked.map(|(roots, now)| request.keys.vouched(roots, now)).transpose().map_err(fault)?;
+        let reach = |(roots, now)| request.keys.reaching(roots, now).into_iter().map(fingerprint).collect();
+        Ok(Seen {
+            host: request.host.clone(),
+            trust_domain: request.trust_domain.clone(),
+            maker: vouched.map(|vouched| vouched.issuer),
+            ek_certificates: asked.map(reach),
+        })
+    }
+
+    /// Whether this EK certificate is to be in the host certificate: where makers were asked, only what leads to a root.
+    pub fn takes(&self, certificate: &[u8]) -> bool {
+        self.ek_certificates.as_ref().is_none_or(|taken| taken.contains(&fingerprint(certificate)))
+    }
+
+    fn statement(&self) -> Result<Vec<u8>, Error> {
+        let mut text = b"hostbadge enrollment seen 1\0".to_vec();
+        serde_json::to_writer(&mut text, self).map_err(|e| Error::Challenge(e.to_string()))?;
+        Ok(text)
+    }
+}
+
+fn fingerprint(certificate: &[u8]) -> String {
+    HEXLOWER.encode(digest(&SHA256, certificate).as_ref())
 }
 
 impl Answer {
@@ -168,8 +237,11 @@ impl Answer {
 
 /// What shows that all secrets were found: HMAC-SHA256, keyed with them one after the other, over what they were for.
 pub fn proof(secrets: &[u8], challenge: &str, request: &str) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secrets);
-    HEXLOWER.encode(hmac::sign(&key, &statement(challenge, request)).as_ref())
+    HEXLOWER.encode(hmac::sign(&key(secrets), &statement(challenge, request)).as_ref())
+}
+
+fn key(secrets: &[u8]) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secrets)
 }
 
 fn statement(challenge: &str, request: &str) -> Vec<u8> {

@@ -23,9 +23,9 @@ mod request;
 
 pub use authority::Authority;
 pub use certificate::{Grant, csr, csr_info, pem};
-pub use challenge::{Answer, Challenge, Sealed, Secret, proof};
+pub use challenge::{Answer, Challenge, Sealed, Secret, Seen, is_of_challenge, proof};
 pub use credential::{LARGEST_SECRET, ToolsFile, make};
-pub use request::Request;
+pub use request::{Checked, Request};
 
 use serde::de::DeserializeOwned;
 

@@ -8,7 +8,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
 use super::{Error, Logs, Nonce, Standing};
@@ -128,10 +128,10 @@ impl Enrollment {
         Ok(request)
     }
 
-    /// Has the TPM open a challenge's credentials. The answer exists only once it is on the disk that there was one.
-    pub async fn activate(&self, tpm: &Tpm, challenge: &Challenge, now: Timestamp) -> Result<Answer, Error> {
-        let _turn = self.0.turn.lock().await;
-        let mut stored = self.read()?;
+    /// Has the TPM open a challenge's credentials. Nothing is used up before [`Opened::answer`].
+    pub async fn open_challenge(&self, tpm: &Tpm, challenge: &Challenge) -> Result<Opened<'_>, Error> {
+        let turn = self.0.turn.lock().await;
+        let stored = self.read()?;
         let refused = |why: String| Err(Error::Enrollment(why));
         if let Some(old) = stored.answered.iter().find(|old| old.challenge == challenge.id) {
             let at = Timestamp::from_secs(old.at);
@@ -165,12 +165,8 @@ impl Enrollment {
         }
         let (id, request) = (challenge.id.clone(), challenge.request.clone());
         let proof = enroll::proof(&secrets, &id, &request);
-        stored.pending.retain(|waiting| *waiting != request);
-        stored.answered.push(Answered { challenge: id.clone(), request: request.clone(), at: now.secs() });
-        let surplus = stored.answered.len().saturating_sub(ANSWERED_MOST);
-        stored.answered.drain(..surplus);
-        self.write(ENROLLMENT, &stored).await?;
-        Ok(Answer { version: enroll::VERSION, challenge: id, request, proof })
+        let answer = Answer { version: enroll::VERSION, challenge: id, request, proof };
+        Ok(Opened { enrollment: self, stored, answer, _turn: turn })
     }
 
     /// Has the TPM open a credential that other tools made, for an administrator.
@@ -181,7 +177,12 @@ impl Enrollment {
         file: ToolsFile,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let _turn = self.0.turn.lock().await;
-        Ok(tpm.activate(ek, Credential { id_object: file.id_object, seed: file.seed }).await?)
+        let secret = tpm.activate(ek, Credential { id_object: file.id_object, seed: file.seed }).await?;
+        if enroll::is_of_challenge(&secret) {
+            let why = "this is part of a hostbadge challenge, which is answered and not given out: hostbadge enroll activate CHALLENGE";
+            return Err(Error::Enrollment(why.into()));
+        }
+        Ok(secret)
     }
 
     /// Keeps a certificate for the host key, in place of an earlier one.
@@ -217,6 +218,33 @@ impl Enrollment {
             Some(vault) => Ok(vault.write(name, VERSION, state).await?),
             None => Err(Error::Tpm(tpm::Error::NotProvisioned)),
         }
+    }
+}
+
+/// A challenge that the TPM has opened. No other step is taken meanwhile.
+pub struct Opened<'e> {
+    enrollment: &'e Enrollment,
+    stored: Stored,
+    answer: Answer,
+    _turn: MutexGuard<'e, ()>,
+}
+
+impl Opened<'_> {
+    /// The challenge's id.
+    pub fn id(&self) -> &str {
+        &self.answer.challenge
+    }
+
+    /// Uses the challenge up. The answer leaves only once it is on the disk that there was one.
+    pub async fn answer(mut self, now: Timestamp) -> Result<Answer, Error> {
+        let Answer { challenge, request, .. } = &self.answer;
+        self.stored.pending.retain(|waiting| waiting != request);
+        let answered = Answered { challenge: challenge.clone(), request: request.clone(), at: now.secs() };
+        self.stored.answered.push(answered);
+        let surplus = self.stored.answered.len().saturating_sub(ANSWERED_MOST);
+        self.stored.answered.drain(..surplus);
+        self.enrollment.write(ENROLLMENT, &self.stored).await?;
+        Ok(self.answer)
     }
 }
 

@@ -32,7 +32,7 @@ impl Default for Room {
 pub enum Full {
     /// The agent has as many waiting as it may.
     Mine,
-    /// All agents together have.
+    /// All agents together have, and this one is among them.
     Everyone,
 }
 
@@ -98,7 +98,9 @@ impl Turns {
         if queues.waiting.get(agent).is_some_and(|mine| mine.len() >= self.0.room.each) {
             return Err(Full::Mine);
         }
-        if queues.count >= self.0.room.all {
+        // Whoever has nobody waiting yet finds a place however full it is: else a few agents could keep all others out.
+        // There are no more of these places than agents.
+        if queues.count >= self.0.room.all && queues.waiting.contains_key(agent) {
             return Err(Full::Everyone);
         }
         let (call, called) = oneshot::channel();
@@ -304,7 +306,11 @@ mod tests {
         assert_eq!(scene.turns.enter(&agent("a")).err(), Some(Full::Mine));
         scene.arrives("b1");
         assert_eq!(scene.turns.enter(&agent("b")).err(), Some(Full::Everyone));
-        assert_eq!(scene.served(first), ["a1", "b1", "a2"]);
+        // But for one of each agent that has none there.
+        scene.arrives("c1");
+        scene.arrives("d1");
+        assert_eq!(scene.turns.enter(&agent("c")).err(), Some(Full::Everyone));
+        assert_eq!(scene.served(first), ["a1", "b1", "c1", "d1", "a2"]);
         assert_eq!(scene.turns.waiting(), 0);
     }
 

@@ -141,6 +141,15 @@ impl EndorsementKeys {
         Err(why)
     }
 
+    /// The certificates that lead to a root.
+    pub fn reaching(&self, roots: &Roots, now: Timestamp) -> Vec<&[u8]> {
+        let all = [Some(&self.p256), self.rsa.as_ref()].into_iter().flatten();
+        all.filter_map(|(ek, certificate)| Some((ek, certificate.as_deref()?)))
+            .filter(|(ek, certificate)| roots.vouch(ek, certificate, &self.chain, now).is_ok())
+            .map(|(_, certificate)| certificate)
+            .collect()
+    }
+
     /// Whether or not they lead anywhere.
     pub fn certificates(&self) -> Vec<&[u8]> {
         let rsa = self.rsa.as_ref().and_then(|(_, certificate)| certificate.as_deref());
