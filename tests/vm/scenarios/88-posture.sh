@@ -4,17 +4,17 @@ audience=https://api.example.com
 
 part_1() {
     need hostbadge
-    printf 'name = "posed"\n[match]\nuser = "bin"\n[[grant]]\naudience = "%s"\nposture = "enforce"\n' "$audience" \
+    printf 'name = "posed"\n[match]\nuser = "games"\n[[grant]]\naudience = "%s"\nposture = "enforce"\n' "$audience" \
         >/etc/hostbadge/agents.d/posed.toml
     show hostbadge agent reload
     wait_for "the issuer" hostbadge status
     expect "accepted by nobody" hostbadge posture show
     wait_for "a look" sh -c 'hostbadge status --json | jq -e ".posture == \"unaccepted\""'
-    refused as bin hostbadge token "$audience"
+    refused as games hostbadge token "$audience"
     says "hostbadge posture accept"
     expect "by uid 0" hostbadge posture accept
     expect "Nothing changed" hostbadge posture diff
-    as bin hostbadge token "$audience" >/dev/null
+    as games hostbadge token "$audience" >/dev/null
     reboot_and_continue
 }
 
@@ -23,18 +23,18 @@ part_2() {
     wait_for "the issuer" hostbadge status
     show hostbadge posture diff
     expect "Nothing changed" hostbadge posture diff
-    wait_for "a token" as bin hostbadge token "$audience"
+    wait_for "a token" as games hostbadge token "$audience"
 
     say "What is measured since is seen, is written down, and can be accepted"
     need tpm2-tools
     tpm2_pcrextend "14:sha256=$(printf x | sha256sum | cut -d' ' -f1)"
     wait_for "the next look" sh -c 'hostbadge status --json | jq -e ".posture == \"changed\""'
-    refused as bin hostbadge token "$audience"
+    refused as games hostbadge token "$audience"
     says "PCR 14 changed"
     expect "PCR 14" hostbadge posture diff
     expect "posture-changed" journalctl -t hostbadged -o json HOSTBADGE_EVENT=posture-changed -n 1
     expect "by uid 0" hostbadge posture accept
-    as bin hostbadge token "$audience" >/dev/null
+    as games hostbadge token "$audience" >/dev/null
 
     say "The kernel's list of measured files is in evidence where there is one"
     if [ -e /sys/kernel/security/ima/binary_runtime_measurements ]; then
