@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod enroll;
 pub mod issue;
 pub mod peer;
+pub mod pki;
 pub mod policy;
 pub mod posture;
 pub mod road;

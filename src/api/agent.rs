@@ -8,6 +8,7 @@ use super::body;
 use super::guest::Guest;
 use super::reply::{self, Reply};
 use crate::peer::Facts;
+use crate::pki;
 use crate::posture::{Mode, Posture};
 use crate::road::{Identity, Road};
 
@@ -26,6 +27,13 @@ impl AgentApi {
                 Err(broken) => broken,
                 Ok(body) => match self.road.token(guest.look(), body::ask(&body)).await {
                     Ok(token) => reply::token(&token),
+                    Err(refused) => reply::refused(&refused),
+                },
+            },
+            "/v1/certificate" if post => match self.bodies.read(request).await {
+                Err(broken) => broken,
+                Ok(body) => match self.road.certificate(guest.look(), body::certificate(&body)).await {
+                    Ok(certificate) => reply::certificate(&certificate),
                     Err(refused) => reply::refused(&refused),
                 },
             },
@@ -52,10 +60,13 @@ impl AgentApi {
             "/.well-known/openid-configuration" if get => {
                 self.document(|documents| documents.discovery.clone())
             }
-            "/v1/token" | "/v1/introspect" | "/v1/attest" => reply::wrong_method("POST"),
-            "/v1/whoami" | "/v1/health" | "/.well-known/jwks.json" | "/.well-known/openid-configuration" => {
-                reply::wrong_method("GET, HEAD")
-            }
+            "/v1/bundle" if get => self.bundle(),
+            "/v1/token" | "/v1/certificate" | "/v1/introspect" | "/v1/attest" => reply::wrong_method("POST"),
+            "/v1/whoami"
+            | "/v1/health"
+            | "/v1/bundle"
+            | "/.well-known/jwks.json"
+            | "/.well-known/openid-configuration" => reply::wrong_method("GET, HEAD"),
             _ => reply::not_found(),
         }
     }
@@ -64,11 +75,30 @@ impl AgentApi {
         match self.road.issuer.standing() {
             Some(standing) => reply::document(pick(standing.documents())),
             // Anybody may ask, so what is wrong where is for administrators.
-            None => reply::error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "temporarily_unavailable",
-                "the issuer does not stand; administrators see why in hostbadge status",
-            ),
+            None => AgentApi::not_standing(),
+        }
+    }
+
+    fn not_standing() -> Reply {
+        reply::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "temporarily_unavailable",
+            "the issuer does not stand; administrators see why in hostbadge status",
+        )
+    }
+
+    /// The bundle document of the host's trust domain.
+    fn bundle(&self) -> Reply {
+        let (standing, roots) = (self.road.issuer.standing(), self.road.authority.bundle());
+        match standing {
+            Some(standing) if !roots.is_empty() => {
+                // Each change of the keys has its time.
+                let sequence = standing.keys().iter().filter_map(|key| key.since).map(|at| at.secs()).max();
+                let keys = &standing.documents().keys.keys;
+                let document = pki::bundle_document(&roots, keys, sequence.unwrap_or(0));
+                reply::document(document.to_string().into())
+            }
+            _ => AgentApi::not_standing(),
         }
     }
 
