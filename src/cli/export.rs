@@ -1,4 +1,4 @@
-//! `hostbadge export jwks|discovery`: what relying parties that cannot reach this host are given by hand.
+//! `hostbadge export jwks|discovery|bundle`: what relying parties that cannot reach this host are given by hand.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +14,8 @@ pub enum Verb {
     Jwks(To),
     /// The OpenID Connect discovery document
     Discovery(To),
+    /// The SPIFFE bundle document: roots of certificates and keys of tokens, for those who federate with this host
+    Bundle(To),
 }
 
 #[derive(Args, Debug)]
@@ -27,6 +29,7 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
     let (path, to) = match verb {
         Verb::Jwks(to) => ("/.well-known/jwks.json", to),
         Verb::Discovery(to) => ("/.well-known/openid-configuration", to),
+        Verb::Bundle(to) => ("/v1/bundle", to),
     };
     let document = client::get(&common.socket, path).await?;
     let text = format!("{document:#}\n");
