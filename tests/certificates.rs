@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use common::callers::{NOBODY, Who};
 use common::machine::Machine;
-use common::{API, Host, until, until_true};
+use common::{Host, until, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::verify::der;
 use nix::sys::signal::{Signal, kill};
@@ -302,7 +302,10 @@ fn by_csr_the_key_stays_and_of_what_is_asked_for_nothing_counts_but_the_key() {
 
 #[test]
 fn hostile_requests_are_refused_by_name_and_cost_nothing() {
-    let host = Host::started();
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[limits]\nrate = 1000000\nburst = 1000000");
+    host.start();
     let dir = tempfile::tempdir().unwrap();
     let good = csr(dir.path(), &P256, &[]);
     let bare: String = good.lines().filter(|line| !line.starts_with('-')).collect();
@@ -331,8 +334,6 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
         let mut modulus = vec![0xC5; bits / 8];
         *modulus.last_mut().unwrap() = 1;
         let key = der::sequence(&[&der::number(&modulus), &der::number(&[1, 0, 1])]);
-        let kind = der::sequence(&[&der::oid(&der::RSA_SHA256[..8]), &der::oid(&[0x2A])]);
-        let _ = kind;
         let kind = [&der::RSA_SHA256[..8], &[1]].concat();
         request(&der::sequence(&[&der::sequence(&[&der::oid(&kind), &[5, 0]]), &der::bits(&key)]), bits / 8)
     };
@@ -396,7 +397,10 @@ fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
         assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     }
     assert_eq!(stored(&host)["issuing"].as_array().unwrap().len(), 2);
-    assert!(lines(&host, "ca-made").len() >= 2);
+    until_true("it is recorded", || {
+        let made = lines(&host, "ca-made");
+        made.iter().any(|line| line["detail"].as_str().unwrap().contains("signed issuing CA"))
+    });
     assert!(!fs::read_to_string(host.path(FILE)).unwrap().contains("PRIVATE"));
 }
 
@@ -680,7 +684,8 @@ fn two_agents_do_mutual_tls_and_another_trust_domain_is_refused() {
     elsewhere.agent("root", "user = 0");
     elsewhere.start();
     let foreign = Held::by(&elsewhere, json!({}));
-    assert_ne!(spiffe_id(&host).split('/').nth(2), spiffe_id(&elsewhere).split('/').nth(2));
+    let domain = |held: &Held| uris(&held.leaf()).1[0].split('/').nth(2).unwrap().to_owned();
+    assert_ne!(domain(&client), domain(&foreign));
     assert!(!foreign.verified(&client.path("bundle.pem")).status.success());
     assert!(foreign.verified(&foreign.path("bundle.pem")).status.success());
     let dir = tempfile::tempdir().unwrap();
@@ -714,5 +719,4 @@ fn two_agents_do_mutual_tls_and_another_trust_domain_is_refused() {
         };
         assert_eq!(served, [true, true, false, false]);
     });
-    assert!(!host.token().is_empty() && API.starts_with("https"));
 }

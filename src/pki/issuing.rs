@@ -214,3 +214,108 @@ fn name(host_id: &str, key_id: &[u8; 20]) -> Vec<u8> {
 fn point(key: &IssuingKey) -> Result<[u8; 65], Error> {
     key.jwk().point().map_err(|e| issue::Error::Key(e.to_string()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+    use crate::enroll::pem;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    /// A root as the TPM would sign it, and an issuing CA below it.
+    fn authority() -> (Vec<u8>, IssuingCa) {
+        let pkcs8 = IssuingKey::generate().unwrap();
+        let key = IssuingKey::from_pkcs8(&pkcs8, NOW).unwrap();
+        let point = point(&key).unwrap();
+        let name = der::name(&[(der::COMMON_NAME, "host CA")]);
+        let until = NOW.after(LIFETIME * 100);
+        let body = Body {
+            kind: Kind::Authority { path_length: 1 },
+            serial: serial().unwrap(),
+            issuer: &name,
+            subject: &name,
+            from: Timestamp::from_secs(NOW.secs() - 60),
+            until,
+            key: &der::p256_key(&point),
+            key_id: der::key_id(&point),
+            issuer_key_id: None,
+            uri: "spiffe://example.org",
+        };
+        let sign = |body: &[u8]| key.sign(body).unwrap().as_ref().try_into().unwrap();
+        let above = Above {
+            name: &name,
+            key_id: der::key_id(&point),
+            until,
+            host_id: "host",
+            trust_domain: "example.org",
+        };
+        let draft = Draft::new(&above, NOW).unwrap();
+        let signature = sign(draft.body());
+        let root = body.der();
+        (x509::signed(&root, &sign(&root)), draft.signed(&signature))
+    }
+
+    fn holder() -> HolderKey {
+        let key = IssuingKey::from_pkcs8(&IssuingKey::generate().unwrap(), NOW).unwrap();
+        HolderKey::of_point(&point(&key).unwrap())
+    }
+
+    /// What openssl says of a leaf, with the lists, at a time.
+    fn verified(dir: &Path, ca: &IssuingCa, leaf: &[u8], crls: &[Vec<u8>], at: u64) -> (bool, String) {
+        let file = |name: &str, text: String| {
+            std::fs::write(dir.join(name), text).unwrap();
+            dir.join(name)
+        };
+        let lists: String = crls.iter().map(|crl| pem("X509 CRL", crl)).collect();
+        let output = Command::new("openssl")
+            .args(["verify", "-x509_strict", "-crl_check", "-attime", &at.to_string()])
+            .arg("-CAfile")
+            .arg(dir.join("root.pem"))
+            .arg("-untrusted")
+            .arg(file("issuing.pem", pem("CERTIFICATE", ca.certificate())))
+            .arg("-CRLfile")
+            .arg(file("crl.pem", lists))
+            .arg(file("leaf.pem", pem("CERTIFICATE", leaf)))
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    #[test]
+    fn a_list_revokes_what_is_on_it_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, ca) = authority();
+        std::fs::write(dir.path().join("root.pem"), pem("CERTIFICATE", &root)).unwrap();
+        let hour = Duration::from_secs(3600);
+        let (good, _) = ca.leaf("spiffe://example.org/a", &holder(), hour, NOW).unwrap();
+        let (bad, revoked) = ca.leaf("spiffe://example.org/b", &holder(), hour, NOW).unwrap();
+        let empty = ca.crl(1, std::iter::empty(), NOW).unwrap();
+        let list = ca.crl(2, [(revoked.serial, NOW)].into_iter(), NOW).unwrap();
+        // A CA of before has a list of its own, which is not taken for this one's.
+        let (_, other) = authority();
+        let others = other.crl(3, [(revoked.serial, NOW)].into_iter(), NOW).unwrap();
+
+        let at = NOW.secs() + 60;
+        let says = |leaf: &[u8], crls: &[Vec<u8>]| verified(dir.path(), &ca, leaf, crls, at);
+        for (leaf, crls) in [(&good, &empty), (&bad, &empty), (&good, &list)] {
+            let (holds, said) = says(leaf, &[others.clone(), crls.clone()]);
+            assert!(holds, "{said}");
+        }
+        let (holds, said) = says(&bad, &[others.clone(), list.clone()]);
+        assert!(!holds && said.contains("revoked"), "{said}");
+        let (holds, said) = verified(dir.path(), &ca, &good, &[list], NOW.secs() + 2 * 3600);
+        assert!(!holds && said.contains("expired"), "{said}");
+    }
+
+    #[test]
+    fn no_leaf_outlives_its_ca() {
+        let (_, ca) = authority();
+        let late = NOW.after(LIFETIME - Duration::from_secs(100));
+        let (_, leaf) =
+            ca.leaf("spiffe://example.org/a", &holder(), Duration::from_secs(3600), late).unwrap();
+        assert_eq!(leaf.expires, ca.until());
+    }
+}
