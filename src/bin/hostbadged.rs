@@ -187,6 +187,7 @@ async fn serve(
         agents: road.agents.clone(),
         audit: audit.clone(),
         clock: clock.clone(),
+        enrollment: road.enrollment.clone(),
         state_dir: config.paths.state.clone(),
         handle: view.handle.clone(),
         vault: view.vault.clone(),

@@ -13,7 +13,7 @@ use super::news::news;
 use crate::agents::Agents;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
-use crate::issue::{Host, Issuer};
+use crate::issue::{Enrollment, Host, Issuer};
 use crate::pki::{Authority, Change, Error, HostCa};
 use crate::tpm::Tpm;
 use crate::vault::Vault;
@@ -30,6 +30,7 @@ pub struct Certifier {
     pub agents: Agents,
     pub audit: Audit,
     pub clock: Clock,
+    pub enrollment: Enrollment,
     pub state_dir: PathBuf,
     pub handle: watch::Receiver<Option<Tpm>>,
     pub vault: watch::Receiver<Option<Arc<Vault>>>,
@@ -68,6 +69,8 @@ impl Certifier {
     }
 
     async fn tend(&self, vault: Arc<Vault>) {
+        // From before it is first read, so that no change of it is missed.
+        let mut signing = self.enrollment.signing();
         let mut ca = loop {
             let opened = self.open(&vault).await;
             self.settled.send_replace(true);
@@ -91,6 +94,12 @@ impl Certifier {
                 () = tokio::time::sleep(pause) => {}
                 // The sender lives as long as the agents do.
                 _ = changed.changed() => {}
+                Ok(()) = signing.changed() => {
+                    ca.sign_with(signing.borrow_and_update().clone());
+                    if let Err(e) = self.put_in_force(&ca) {
+                        tracing::error!("the certificate that was installed is not signed with: {e}");
+                    }
+                }
             }
         }
     }
@@ -102,6 +111,7 @@ impl Certifier {
         let opened = HostCa::open(&tpm, vault.clone(), &self.state_dir, &host, &self.clock).await;
         let (mut ca, changes) = opened.map_err(|e| e.to_string())?;
         self.record(&changes).await;
+        ca.sign_with(self.enrollment.signing().borrow().clone());
         // What is there serves at once, though it may be time for the next.
         self.put_in_force(&ca).map_err(|e| e.to_string())?;
         if !self.authority.stands() {

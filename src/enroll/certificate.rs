@@ -29,6 +29,29 @@ impl Grant<'_> {
     /// The certificate, DER. Of an end entity: a host that may sign certificates is another grant than a host that has a
     /// name.
     pub fn certificate(&self, by: &Authority) -> Result<Vec<u8>, Error> {
+        // digitalSignature
+        let (constraints, usage) = (sequence(&[]), [7, 0x80]);
+        self.write(by, &constraints, &usage, &self.names.der(), &subject(self.names.host))
+    }
+
+    /// That other grant, DER: the host key signs issuing CAs (path length 1), for the trust domain of the host.
+    pub fn signing_certificate(&self, by: &Authority) -> Result<Vec<u8>, Error> {
+        by.may_have_authorities_below()?;
+        let constraints = sequence(&[&[0x01, 0x01, 0xFF], &number(&[1])]);
+        let domain = format!("spiffe://{}", self.names.trust_domain);
+        let names = sequence(&[&tlv(0x86, &[domain.as_bytes()])]);
+        // keyCertSign and cRLSign
+        self.write(by, &constraints, &[1, 0x06], &names, &host_ca_name(self.names.host))
+    }
+
+    fn write(
+        &self,
+        by: &Authority,
+        constraints: &[u8],
+        usage: &[u8],
+        names: &[u8],
+        subject: &[u8],
+    ) -> Result<Vec<u8>, Error> {
         let from = Timestamp::from_secs(self.now.secs().saturating_sub(LEEWAY));
         let until = self.now.secs() + u64::from(self.days) * 24 * 3600;
         // What outlives its issuer counts for nothing, and looks as if it did.
@@ -41,10 +64,9 @@ impl Grant<'_> {
         serial[0] = serial[0] & 0x7F | 0x40;
         let key_id = der::key_id(self.host_key);
         let extensions = [
-            extension(der::BASIC_CONSTRAINTS, true, &sequence(&[])),
-            // digitalSignature
-            extension(der::KEY_USAGE, true, &tlv(der::BIT_STRING, &[&[7, 0x80]])),
-            extension(der::SUBJECT_ALT_NAME, false, &self.names.der()),
+            extension(der::BASIC_CONSTRAINTS, true, constraints),
+            extension(der::KEY_USAGE, true, &tlv(der::BIT_STRING, &[usage])),
+            extension(der::SUBJECT_ALT_NAME, false, names),
             extension(der::SUBJECT_KEY_ID, false, &tlv(der::OCTET_STRING, &[&key_id])),
             by.key_id()
                 .map(|id| extension(der::AUTHORITY_KEY_ID, false, &sequence(&[&tlv(0x80, &[id])])))
@@ -56,7 +78,7 @@ impl Grant<'_> {
             by.algorithm(),
             by.name(),
             &sequence(&[&time(from), &time(until)]),
-            &subject(self.names.host),
+            subject,
             &der::p256_key(self.host_key),
             &tlv(0xA3, &[&sequence(&extensions.each_ref().map(Vec::as_slice))]),
         ]);
@@ -105,6 +127,11 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 
 fn ecdsa_sha256() -> Vec<u8> {
     sequence(&[&oid(der::ECDSA_SHA256)])
+}
+
+/// What a host is called as a CA, by itself and by its organisation, so that what it signs leads to both.
+pub fn host_ca_name(host: &str) -> Vec<u8> {
+    der::name(&[(der::ORGANIZATION, "hostbadge"), (der::COMMON_NAME, &format!("{host} host CA"))])
 }
 
 /// A Name of one commonName: the host's id.

@@ -20,6 +20,7 @@ mod ring;
 mod rotation;
 mod rsa;
 mod sealed;
+mod signing;
 mod token;
 
 pub use by_tpm::ByTpm;
@@ -38,6 +39,7 @@ pub use report::{KeyReport, KeyState, NextStep};
 pub use ring::Unready;
 pub use rotation::Rotation;
 pub use rsa::{Endorser, RsaKey, load_rsa_key, make_rsa_key};
+pub use signing::Signing;
 pub use token::Token;
 
 use crate::{enroll, store, tpm, vault};

@@ -17,7 +17,8 @@ use super::issuing::{self, Above, CUSHION, Draft, IssuingCa};
 use super::x509::{self, Body, Kind};
 use super::{Error, InForce};
 use crate::clock::{Clock, Timestamp};
-use crate::issue::Host;
+use crate::enroll::host_ca_name;
+use crate::issue::{Host, Signing};
 use crate::store;
 use crate::tpm::{self, Tpm};
 use crate::vault::{self, Binding, Kek, Vault};
@@ -111,6 +112,8 @@ pub struct HostCa {
     host: Host,
     clock: Clock,
     root: Root,
+    /// What stands in the root's place below an organisation's.
+    signing: Option<Arc<Signing>>,
     issuing: Vec<Kept>,
     list: u64,
     listed: Timestamp,
@@ -163,11 +166,16 @@ impl HostCa {
             }
         };
         let (tpm, host, clock) = (tpm.clone(), host.clone(), clock.clone());
-        let mut ca = HostCa { vault, tpm, host, clock, root, issuing, list, listed, binding };
+        let mut ca = HostCa { vault, tpm, host, clock, root, signing: None, issuing, list, listed, binding };
         if fresh {
             ca.write(ca.issuing.clone()).await?;
         }
         Ok((ca, changes))
+    }
+
+    /// From now on the host signs below an organisation's root, or below its own.
+    pub fn sign_with(&mut self, signing: Option<Arc<Signing>>) {
+        self.signing = signing;
     }
 
     /// When there is something to do next.
@@ -187,10 +195,14 @@ impl HostCa {
         if !due {
             return Ok(Vec::new());
         }
+        let until = self.signing.as_ref().map_or(self.root.until, |signing| signing.until);
+        if until <= now {
+            return Err(Error::Expired(until));
+        }
         let above = Above {
             name: &self.root.name,
             key_id: self.root.key_id,
-            until: self.root.until,
+            until,
             host_id: &self.host.id,
             trust_domain: &self.host.trust_domain,
         };
@@ -230,12 +242,17 @@ impl HostCa {
             let revoked = kept.revoked.iter().map(|one| (one.serial, one.at));
             kept.ca.crl(self.list, revoked, self.listed)
         });
-        Ok(Some(InForce {
-            above: vec![first.ca.certificate().to_vec()],
-            bundle: vec![self.root.certificate.clone()],
-            crls: crls.collect::<Result<_, _>>()?,
-            ca: first.ca.clone(),
-        }))
+        let mut above = vec![first.ca.certificate().to_vec()];
+        let mut bundle = vec![self.root.certificate.clone()];
+        if let Some(signing) = &self.signing {
+            above.extend_from_slice(signing.below_root());
+            bundle.insert(0, signing.root().to_vec());
+            // Leaves of before lead to the host's own root alone, for as long as they live.
+            if self.clock.now().since(signing.since) > issuing::LIFETIME {
+                bundle.truncate(1);
+            }
+        }
+        Ok(Some(InForce { above, bundle, crls: crls.collect::<Result<_, _>>()?, ca: first.ca.clone() }))
     }
 
     /// Encrypts the keys anew where the vault's key is another one. Until then a crash costs the issuing CAs, not more.
@@ -293,8 +310,7 @@ fn bound(issuing: &mut [Kept]) {
 
 impl Root {
     async fn make(tpm: &Tpm, key: &[u8; 65], host: &Host, now: Timestamp) -> Result<Root, Error> {
-        let common = format!("{} host CA", host.id);
-        let name = der::name(&[(der::ORGANIZATION, "hostbadge"), (der::COMMON_NAME, &common)]);
+        let name = host_ca_name(&host.id);
         let key_id = der::key_id(key);
         let until = Timestamp::from_secs(now.after(ROOT_LIFETIME).secs());
         let body = Body {

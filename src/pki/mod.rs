@@ -41,6 +41,11 @@ pub enum Error {
     Key(#[from] issue::Error),
     #[error("csr: {0}")]
     Csr(String),
+    #[error(
+        "the certificate by which the organisation lets this host sign has expired at {0}; have the host certified again: \
+         hostbadge enroll request"
+    )]
+    Expired(crate::clock::Timestamp),
     #[error("the system gives no random numbers")]
     Random,
 }

@@ -33,13 +33,14 @@ const VERSION: u64 = 1;
 ///
 /// Not of `rsa.json`, which has no older state to go back to: the key in it is certified by the AK and endorsed by the
 /// host key or it is not taken, and what is wrong with it is to stop RS256 alone.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "baseline.json",
     "ca.json",
     "certificate.json",
     "enrollment.json",
     "issuing.json",
     "seal.json",
+    "signing.json",
     "tpm.json",
 ];
 const ABSENT: &str = "absent";
