@@ -409,6 +409,8 @@ fn certificates_are_issued_while_the_tpm_says_nothing() {
     let mut machine = Machine::new();
     machine.start();
     let before = Held::by(&machine.host, json!({}));
+    let ca = machine.host.status()["ca"].clone();
+    assert!(ca["issues_until"].is_string() && ca["waits"].is_null(), "{ca}");
     machine.stall();
     machine.until_named("busy");
     let held = Held::by(&machine.host, json!({}));

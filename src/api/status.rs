@@ -10,6 +10,7 @@ use super::Crowd;
 use crate::agents::Loaded;
 use crate::clock::Timestamp;
 use crate::issue::{CertificateReport, KeyReport, KeyState};
+use crate::pki;
 use crate::posture::{Mode, Posture};
 use crate::road::Road;
 use crate::vault::Binding;
@@ -46,6 +47,8 @@ pub struct Report {
     tpm: TpmReport,
     /// What an organisation gave the host key; none where the host is not enrolled.
     certificate: Option<CertificateReport>,
+    /// The authority that agents' certificates come from.
+    ca: pki::Report,
     posture: Posture,
     #[serde(skip_serializing_if = "String::is_empty")]
     posture_why: String,
@@ -129,6 +132,7 @@ impl Status {
                 facts: self.tpm.borrow().clone(),
             },
             certificate: road.enrollment.report(),
+            ca: road.authority.report(),
             posture: posture.posture,
             posture_why: posture.why(),
             seal,

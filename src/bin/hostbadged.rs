@@ -193,7 +193,6 @@ async fn serve(
         vault: view.vault.clone(),
         issuer_settled: view.settled.clone(),
         settled: certified,
-        waits: tokio::sync::watch::Sender::new(None),
     };
     let (looks, desk) = posture::orders();
     let (looked, mut settled_posture) = tokio::sync::watch::channel(false);

@@ -38,8 +38,6 @@ pub struct Certifier {
     pub issuer_settled: watch::Receiver<bool>,
     /// Told once the first attempt has ended, one way or the other.
     pub settled: watch::Sender<bool>,
-    /// What is the matter, if something is.
-    pub waits: watch::Sender<Option<String>>,
 }
 
 impl Certifier {
@@ -222,7 +220,7 @@ impl Certifier {
 
     /// Says each trouble once.
     fn waits(&self, why: Option<String>) {
-        if let Some(why) = news(&self.waits, why) {
+        if let Some(why) = news(self.authority.waits(), why) {
             let so = if self.authority.stands() {
                 "the issuing CA signs on"
             } else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use data_encoding::HEXLOWER;
+use serde::Serialize;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -94,6 +95,16 @@ struct Inner {
     force: ArcSwapOption<InForce>,
     book: Mutex<Book>,
     changed: watch::Sender<u64>,
+    waits: watch::Sender<Option<String>>,
+}
+
+/// How the authority is, for administrators.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Until when the issuing CA in force can sign; none where there is none.
+    pub issues_until: Option<Timestamp>,
+    /// Why a change that is due is not made.
+    pub waits: Option<String>,
 }
 
 impl Authority {
@@ -104,6 +115,7 @@ impl Authority {
             force: ArcSwapOption::empty(),
             book: Mutex::default(),
             changed: watch::Sender::new(0),
+            waits: watch::Sender::new(None),
         }))
     }
 
@@ -167,7 +179,17 @@ impl Authority {
         self.0.changed.subscribe()
     }
 
+    pub fn report(&self) -> Report {
+        let issues_until = self.0.force.load().as_ref().map(|force| force.ca.until());
+        Report { issues_until, waits: self.0.waits.borrow().clone() }
+    }
+
     // === for whoever keeps it ===
+
+    /// What keeps a change that is due from being made.
+    pub fn waits(&self) -> &watch::Sender<Option<String>> {
+        &self.0.waits
+    }
 
     /// Puts something in force, or nothing.
     pub fn set(&self, force: Option<InForce>) {
