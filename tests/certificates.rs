@@ -419,6 +419,24 @@ fn certificates_are_issued_while_the_tpm_says_nothing() {
     machine.until_well();
 }
 
+/// The vault's key is made anew, and what it encrypted with it.
+#[test]
+fn the_issuing_ca_outlives_the_key_that_it_was_sealed_under() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[seal]\npcrs = [7]");
+    host.start();
+    let before = Held::by(&host, json!({}));
+    let sealed = |host: &Host| stored(host)["issuing"][0]["key"].as_str().unwrap().to_owned();
+    let first = sealed(&host);
+    run(hostbadge(&host).args(["key", "recovery"]));
+    until_true("the key is sealed anew", || sealed(&host) != first);
+    host.crash();
+    host.start();
+    assert_eq!(Held::by(&host, json!({})).chain[1], before.chain[1]);
+    assert_eq!(host.status()["seal"]["pcrs"], json!([7]));
+}
+
 #[test]
 fn who_is_removed_is_on_the_list_and_stays_there() {
     let mut host = Host::started();
