@@ -227,7 +227,23 @@ impl Authority {
 /// A P-256 key for a holder who brought none.
 fn make_key() -> Result<(HolderKey, Zeroizing<Vec<u8>>), Error> {
     let pkcs8 = IssuingKey::generate()?;
-    let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(0))?;
-    let point = key.jwk().point().map_err(|e| crate::issue::Error::Key(e.to_string()))?;
-    Ok((HolderKey::of_point(&point), pkcs8))
+    // The public key is the end of ECPrivateKey (RFC 5915, section 3), and that of the document: reading the key back would
+    // have it computed a second time.
+    let point = pkcs8.last_chunk::<65>().filter(|point| point[0] == 4).ok_or(Error::Random)?;
+    let holder = HolderKey::of_point(point);
+    Ok((holder, pkcs8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_made_is_the_one_that_is_certified() {
+        for _ in 0..100 {
+            let (holder, pkcs8) = make_key().unwrap();
+            let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(0)).unwrap();
+            assert_eq!(holder, HolderKey::of_point(&key.jwk().point().unwrap()));
+        }
+    }
 }
