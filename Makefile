@@ -3,8 +3,9 @@
 CARGO ?= cargo
 DEV ?= $(CURDIR)/dev
 PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl python3 python3-venv python3-pip
-# Node by whatever way it was installed; Debian's where there is none.
-TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
+# Node, Go and Java by whatever way they were installed; Debian's where there is none.
+TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm) \
+	$(if $(shell command -v go),,golang-go) $(if $(shell command -v mvn),,maven default-jdk-headless)
 
 .PHONY: help deps test-deps build demo run test lint leaks bench fuzz deb rpm check-packages test-packages test-vm deny clean
 
@@ -38,6 +39,7 @@ leaks: deps ## ten thousand TPM operations leave nothing in the TPM (a minute or
 
 bench: deps ## what a token costs in memory, and what the TPM costs beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
+	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
 
 fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target

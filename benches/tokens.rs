@@ -7,10 +7,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-
-use support::{Client, Host, Journald, median, percentile};
+use support::{Client, Host, Journald, median, micros, percentile, ratio, raw_signature};
 
 const SERIAL: usize = 20_000;
 const CERTIFICATES: usize = 3_500;
@@ -174,31 +171,4 @@ fn ask_often(host: &Host, times: usize, method: &str, path: &str, body: &str) ->
             started.elapsed()
         })
         .collect()
-}
-
-/// The median of batches, so that a slow moment of the machine does not count.
-fn raw_signature() -> Duration {
-    let random = SystemRandom::new();
-    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random)
-        .expect("a key");
-    let text = [7; 700];
-    let batches: Vec<Duration> = (0..50)
-        .map(|_| {
-            let started = Instant::now();
-            for _ in 0..200 {
-                std::hint::black_box(key.sign(&random, &text).expect("a signature"));
-            }
-            started.elapsed() / 200
-        })
-        .collect();
-    median(&batches)
-}
-
-fn micros(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
-}
-
-fn ratio(one: Duration, other: Duration) -> f64 {
-    one.as_secs_f64() / other.as_secs_f64()
 }

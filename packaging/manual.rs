@@ -84,14 +84,18 @@ const COMMAND: &[(&str, &str)] = &[
         "0\tDone.\n\n1\tRefused: by the daemon, or what was to be checked does not hold.\n\n2\tUsage.\n\n\
          3\tNo daemon at the socket.\n\n4\tThe daemon cannot now; the state of the TPM or of the disk is named.",
     ),
-    ("ENVIRONMENT", "HOSTBADGE_SOCKET\tThe agent socket.\n\nHOSTBADGE_ADMIN_SOCKET\tThe admin socket."),
+    (
+        "ENVIRONMENT",
+        "HOSTBADGE_SOCKET\tThe agent socket.\n\nHOSTBADGE_ADMIN_SOCKET\tThe admin socket.\n\n\
+         SPIFFE_ENDPOINT_SOCKET\tTo clients of SPIFFE, not to this command: unix:///run/hostbadge/workload.sock.",
+    ),
     ("SEE ALSO", "hostbadge(1), hostbadged(8), hostbadge-agents(5), hostbadged.toml(5)"),
 ];
 
 const DAEMON: &[(&str, &str)] = &[
     (
         "SIGNALS",
-        "SIGHUP\tReads agents.d again, all or nothing; hostbadge agent reload does the same and prints the faults.\n\n\
+        "SIGHUP\tReads agents.d and federation again, each all or nothing; hostbadge agent reload does the same and prints the faults.\n\n\
          SIGTERM, SIGINT\tLets what is being answered end, at most five seconds, and exits.",
     ),
     (
@@ -103,9 +107,12 @@ const DAEMON: &[(&str, &str)] = &[
         "FILES",
         "/etc/hostbadge/hostbadged.toml\tThe configuration, hostbadged.toml(5). The daemon starts without one.\n\n\
          /etc/hostbadge/agents.d/*.toml\tThe agents, hostbadge-agents(5).\n\n\
+         /etc/hostbadge/federation/*.json\tBundles of other trust domains, each named as its domain.\n\n\
          /var/lib/hostbadge\tKeys, sealed to the TPM: of no use on any other host.\n\n\
          /var/log/hostbadge/audit\tThe record: a JSON line for each decision, chained by digests.\n\n\
          /run/hostbadge/agent.sock\tFor agents; open to all local users, the decision being inside.\n\n\
+         /run/hostbadge/workload.sock\tSPIFFE's Workload API, for clients with \
+         SPIFFE_ENDPOINT_SOCKET=unix:///run/hostbadge/workload.sock; open to all local users too.\n\n\
          /run/hostbadge/admin.sock\tFor root and the group hostbadge-admin.",
     ),
     (

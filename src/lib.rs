@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod enroll;
+pub mod federation;
 pub mod issue;
 pub mod peer;
 pub mod pki;

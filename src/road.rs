@@ -16,12 +16,14 @@ use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
 use crate::audit::{Audit, Event, Recorded, Unrecorded};
 use crate::clock::Clock;
 use crate::config::Fault;
+use crate::federation::Federation;
 use crate::issue::{
-    ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, Logs, Proof, Query, Standing, Token,
+    ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, JwtSvid, Logs, Proof, Query, Question,
+    Standing, Token,
 };
 use crate::peer::{Look, Peer};
 use crate::pki::{Authority, Certificate, HolderKey, Wanted};
-use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, Who};
+use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, SvidAsk, Who};
 use crate::posture::{BootLog, ImaList, Posture, Watched};
 use crate::tpm::{self, Tpm};
 
@@ -51,6 +53,8 @@ pub struct Identity {
 #[derive(Clone)]
 pub struct Road {
     pub agents: Agents,
+    /// What is known of other trust domains.
+    pub federation: Federation,
     pub limiter: Arc<Limiter>,
     pub issuer: Issuer,
     pub audit: Audit,
@@ -95,6 +99,47 @@ impl Road {
     pub async fn certificate(&self, look: Look, ask: Result<CertificateAsk, String>) -> Answer<Certificate> {
         match self.decide_certificate(look, ask).await {
             Ok(certificate) => self.audit.certificate(certificate).await.map_err(Refused::Unrecorded),
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// SPIFFE tokens of all the caller's identities that are granted the audiences, or why there are none.
+    pub async fn svids(&self, look: Look, ask: Result<SvidAsk, String>) -> Answer<Vec<JwtSvid>> {
+        match self.decide_svids(look, ask).await {
+            Ok(svids) => self.audit.svids(svids).await.map_err(Refused::Unrecorded),
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// Whether a SPIFFE token holds, for a registered agent.
+    pub async fn validate(&self, look: Look, question: Result<Question, String>) -> Answer<Introspection> {
+        let decided = async {
+            let peer = self.known(look)?;
+            let agent = self.identify_any(&peer).await?;
+            let question =
+                question.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
+            let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
+            let bundles = self.federation.bundles();
+            let foreign = |domain: &str| bundles.get(domain).map(|bundle| &bundle.keys);
+            let answer = standing.validate(&question, &self.agents.registry(), foreign, self.clock.now());
+            Ok((agent, answer))
+        };
+        match decided.await {
+            Ok((agent, answer)) => {
+                self.audit.introspection(&agent, answer).await.map_err(Refused::Unrecorded)
+            }
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// Every agent that the caller is, the default one first: who may follow a stream.
+    pub async fn identities(&self, look: Look) -> Result<Vec<Agent>, Refused> {
+        let decided = async {
+            let peer = self.known(look)?;
+            self.identify_all(&peer).await
+        };
+        match decided.await {
+            Ok(agents) => Ok(agents),
             Err(no) => Err(self.refuse(no).await),
         }
     }
@@ -176,8 +221,17 @@ impl Road {
 
     /// Reads the agents again, off the road, and writes down what changed.
     pub async fn reload(&self, by: &str) -> Result<Result<Recorded<Changes>, Vec<Fault>>, Refused> {
-        let agents = self.agents.clone();
-        let outcome = tokio::task::spawn_blocking(move || agents.reload()).await;
+        let (agents, federation) = (self.agents.clone(), self.federation.clone());
+        let outcome = tokio::task::spawn_blocking(move || {
+            // Either comes into force without the other.
+            let bundles = federation.reload();
+            match (agents.reload(), bundles) {
+                (Ok(changes), Ok(_)) => Ok(changes),
+                (Ok(_), Err(faults)) => Err(faults),
+                (Err(faults), bundles) => Err([faults, bundles.err().unwrap_or_default()].concat()),
+            }
+        })
+        .await;
         let failed = |e: tokio::task::JoinError| Refused::Unrecorded(Unrecorded(e.to_string()));
         match outcome.map_err(failed)? {
             Ok(changes) => self.audit.reload(changes, by).await.map(Ok).map_err(Refused::Unrecorded),
@@ -259,6 +313,31 @@ impl Road {
         Ok(self.authority.issue(permit, standing.host(), wanted, self.clock.now())?)
     }
 
+    async fn decide_svids(&self, look: Look, ask: Result<SvidAsk, String>) -> Result<Vec<JwtSvid>, No> {
+        let peer = self.known(look)?;
+        let agents = self.identify_all(&peer).await?;
+        let ask = ask.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer))?;
+        let standing = self.standing().map_err(|no| no.by(&peer))?;
+        let condition = self.posture.condition(Instant::now());
+        let (mut svids, mut refused) = (Vec::new(), None);
+        for agent in agents {
+            let spiffe_id = standing.host().spiffe_id(agent.entry());
+            if ask.spiffe_id.as_ref().is_some_and(|wanted| *wanted != spiffe_id) {
+                continue;
+            }
+            match policy::decide_svid(agent, &condition, &ask.audiences) {
+                Ok(permit) => svids.push(standing.jwt_svid(permit, self.clock.now())?),
+                Err(refusal) => refused = refused.or(Some(refusal)),
+            }
+        }
+        if !svids.is_empty() {
+            return Ok(svids);
+        }
+        let stranger =
+            || Refusal::new(Reason::InvalidClient, "this process is not of that SPIFFE ID").by(&peer);
+        Err(refused.unwrap_or_else(stranger).into())
+    }
+
     /// A caller that cannot be told is nobody's agent.
     fn known(&self, look: Look) -> Result<Peer, No> {
         look.peer.or_else(|e| {
@@ -284,6 +363,23 @@ impl Road {
                     Unidentified::Ambiguous(_) => Reason::InvalidRequest,
                 };
                 Err(No::refusal(reason, unidentified.to_string(), peer))
+            }
+        }
+    }
+
+    /// Every agent that the peer is, each within its rate.
+    async fn identify_all(&self, peer: &Peer) -> Result<Vec<Agent>, No> {
+        match self.agents.identify_all(peer, self.posture.measured()).await {
+            Ok(agents) => {
+                for agent in &agents {
+                    self.within_rate(Who::Agent(agent.name().clone()), Some(peer))
+                        .map_err(|no| no.of(agent))?;
+                }
+                Ok(agents)
+            }
+            Err(unidentified) => {
+                self.within_rate(Who::Stranger(peer.uid), Some(peer))?;
+                Err(No::refusal(Reason::InvalidClient, unidentified.to_string(), peer))
             }
         }
     }

@@ -110,12 +110,15 @@ fn socket_of(host: &Host, name: &str) -> std::path::PathBuf {
 fn the_first_caller_on_systemds_sockets_is_served() {
     let host = Host::new();
     host.agent("r", "user = 0");
-    let mut daemon = activated(&host, "agent:admin");
+    let mut daemon = activated(&host, "agent:workload:admin");
     let answer = Connection::open(&socket_of(&host, "agent")).post("/v1/token", &json!({ "audience": API }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let status = Connection::open(&socket_of(&host, "admin")).get("/v1/status");
     assert_eq!(status.json()["tpm"]["state"], "ready");
+    let client = common::grpc::Grpc::connect(&socket_of(&host, "workload"));
+    assert_eq!(client.jwt(&[API], "").unwrap().len(), 1);
     assert!(!Path::new(&host.agent_socket()).exists(), "no second set of sockets");
+    assert!(!Path::new(&host.workload_socket()).exists(), "no second set of sockets");
     nix::sys::signal::kill(daemon.pid(), Signal::SIGTERM).unwrap();
     until_true("the daemon ends", || daemon.exited().is_some());
     assert!(socket_of(&host, "agent").exists(), "systemd's sockets are systemd's to remove");

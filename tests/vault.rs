@@ -225,6 +225,183 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
     assert!(issues(&host), "{}", trouble(&host));
 }
 
+/// Puts something in the way of a state file's replacement, as a full disk would.
+fn block(host: &Host, name: &str) {
+    fs::create_dir(host.path(&format!("state/{name}.tmp"))).unwrap();
+}
+
+fn unblock(host: &Host, name: &str) {
+    fs::remove_dir(host.path(&format!("state/{name}.tmp"))).unwrap();
+}
+
+fn counters(host: &Host) -> usize {
+    let port = swtpm_port(host);
+    let tool = Command::new("tpm2_getcap")
+        .args(["handles-nv-index", "-T", &format!("swtpm:host=127.0.0.1,port={port}")])
+        .output()
+        .unwrap();
+    String::from_utf8(tool.stdout).unwrap().matches("0x180486").count()
+}
+
+fn state(host: &Host, name: &str) -> Value {
+    serde_json::from_slice(&fs::read(host.path(&format!("state/{name}"))).unwrap()).unwrap()
+}
+
+#[test]
+fn files_that_are_missing_make_no_fresh_start() {
+    let mut host = host();
+    for gone in [&["ledger.json", "issuing.json"][..], &["ledger.json", "issuing.json", "baseline.json"]] {
+        let latest = host.path(&format!("latest-{}", gone.len()));
+        template::copy(&host.path("state"), &latest);
+        for name in gone {
+            let _ = fs::remove_file(host.path("state").join(name));
+        }
+        host.start();
+        assert!(trouble(&host).contains("ledger.json is missing"), "{gone:?}: {}", trouble(&host));
+        assert!(!issues(&host));
+        assert!(host.stop().success());
+        fs::remove_dir_all(host.path("state")).unwrap();
+        template::copy(&latest, &host.path("state"));
+    }
+    host.start();
+    assert!(issues(&host), "{}", trouble(&host));
+}
+
+/// Whoever can use the TPM can seal a key of their own, and offer the real one as the one before.
+#[test]
+fn a_key_that_somebody_else_sealed_takes_over_nothing() {
+    let mut host = host();
+    host.start();
+    done(&host, &["key", "recovery"], "");
+    assert!(host.stop().success());
+    let mut seal = state(&host, "seal.json");
+    // Of this very TPM: the key that was made with it, which opens.
+    let tpm = state(&host, "tpm.json");
+    let planted = tpm["objects"]["kek"].clone();
+    let mut kek = json!({ "made": 0, "public": planted["public"], "private": planted["private"] });
+    for link in [None, Some(seal["kek"]["private"].clone())] {
+        if let Some(link) = link {
+            kek["link"] = link;
+        }
+        seal["previous"] = state(&host, "seal.json")["kek"].clone();
+        seal["kek"] = kek.clone();
+        let whole = fs::read(host.path("state/seal.json")).unwrap();
+        fs::write(host.path("state/seal.json"), seal.to_string()).unwrap();
+        host.start();
+        assert!(trouble(&host).contains("a key that this host did not make"), "{}", trouble(&host));
+        assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
+        assert!(!issues(&host));
+        assert!(host.stop().success());
+        fs::write(host.path("state/seal.json"), whole).unwrap();
+    }
+    host.start();
+    assert!(issues(&host), "{}", trouble(&host));
+}
+
+#[test]
+fn a_write_that_failed_counts_for_nothing() {
+    let mut host = host();
+    host.start();
+    let before = state(&host, "ledger.json")["entry"]["generation"].clone();
+    block(&host, "ledger.json");
+    let waits = hostbadge(&host, &["posture", "accept"], "");
+    assert!(!waits.status.success(), "{waits:?}");
+    // A step of the keys, which raises a counter that waits.
+    let _ = hostbadge(&host, &["key", "rotate"], "");
+    host.crash();
+    unblock(&host, "ledger.json");
+    assert_eq!(state(&host, "ledger.json")["entry"]["generation"], before);
+    host.start();
+    assert!(issues(&host), "{}", trouble(&host));
+}
+
+#[test]
+fn a_full_disk_at_the_first_start_takes_one_place_for_a_counter() {
+    let mut host = Host::blank();
+    fs::create_dir_all(host.path("etc/agents.d")).unwrap();
+    host.configure("");
+    host.agent("root", "user = 0");
+    fs::create_dir_all(host.path("state")).unwrap();
+    fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    block(&host, "ledger.json");
+    host.launch();
+    until_true("it says what is in the way", || {
+        host.admin_socket().exists() && trouble(&host).contains("ledger.json")
+    });
+    for _ in 0..3 {
+        assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
+    }
+    assert!(counters(&host) <= 1);
+    unblock(&host, "ledger.json");
+    until_true("it issues", || host.agent_socket().exists() && issues(&host));
+    assert_eq!(counters(&host), 1);
+}
+
+#[test]
+fn an_update_and_an_older_copy_at_once_have_a_way_out() {
+    let mut host = host();
+    host.configure(PCRS);
+    host.start();
+    extend(&host, 12);
+    let key = done(&host, &["key", "recovery"], "");
+    assert!(host.stop().success());
+    let old = host.path("old");
+    template::copy(&host.path("state"), &old);
+    // The next boot is another; the latest state is made, and lost.
+    host.start();
+    done(&host, &["key", "recover"], &key);
+    until_true("it issues", || issues(&host));
+    assert!(host.stop().success());
+    fs::remove_dir_all(host.path("state")).unwrap();
+    template::copy(&old, &host.path("state"));
+    host.start();
+    assert!(trouble(&host).contains("PCR 12 changed"), "{}", trouble(&host));
+    let said = refused(&host, &["key", "recover"], &key);
+    assert!(said.contains("hostbadge key recover --accept"), "{said}");
+    assert!(!issues(&host));
+    done(&host, &["key", "recover", "--accept"], &key);
+    until_true("it issues", || issues(&host));
+    assert!(host.stop().success());
+    host.start();
+    assert!(issues(&host), "{}", trouble(&host));
+}
+
+#[test]
+fn a_change_of_the_key_that_was_cut_short_is_told_and_finished() {
+    let mut host = host();
+    host.configure(PCRS);
+    host.start();
+    block(&host, "issuing.json");
+    done(&host, &["key", "recovery"], "");
+    assert_eq!(host.status()["seal"]["pcrs"], json!([]), "the issuing key is not sealed to PCRs yet");
+    assert_eq!(host.status()["seal"]["waiting"], json!([0, 7, 12]));
+    unblock(&host, "issuing.json");
+    assert!(host.stop().success());
+    host.start();
+    until_true("it is finished", || host.status()["seal"]["pcrs"] == json!([0, 7, 12]));
+    assert!(state(&host, "seal.json")["previous"].is_null());
+    assert!(issues(&host));
+}
+
+/// An old paper and an old copy of the disk.
+#[test]
+fn what_an_older_recovery_key_opens_is_of_no_use() {
+    let mut host = host();
+    host.start();
+    let old_key = done(&host, &["key", "recovery"], "");
+    assert!(host.stop().success());
+    let old = fs::read(host.path("state/seal.json")).unwrap();
+    host.start();
+    done(&host, &["key", "recovery"], "");
+    assert!(host.stop().success());
+    fs::write(host.path("state/seal.json"), old).unwrap();
+    host.start();
+    assert!(!issues(&host));
+    // Everything is taken as they say, and still nothing opens.
+    let _ = hostbadge(&host, &["key", "recover", "--accept"], &old_key);
+    until_true("it says so", || trouble(&host).contains("issuing.json: does not open"));
+}
+
 #[test]
 fn the_recovery_key_moves_a_host_to_another_tpm() {
     let mut host = host();

@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
@@ -178,4 +180,31 @@ pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort();
     sorted[(sorted.len() - 1) * percent / 100]
+}
+
+/// The median of batches, so that a slow moment of the machine does not count.
+pub fn raw_signature() -> Duration {
+    let random = SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random)
+        .expect("a key");
+    let text = [7; 700];
+    let batches: Vec<Duration> = (0..50)
+        .map(|_| {
+            let started = Instant::now();
+            for _ in 0..200 {
+                std::hint::black_box(key.sign(&random, &text).expect("a signature"));
+            }
+            started.elapsed() / 200
+        })
+        .collect();
+    median(&batches)
+}
+
+pub fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+pub fn ratio(one: Duration, other: Duration) -> f64 {
+    one.as_secs_f64() / other.as_secs_f64()
 }

@@ -71,6 +71,20 @@ impl Agents {
         (found, unmeasured)
     }
 
+    /// Every agent that `peer` is, in the order of their names: the first is its default identity.
+    pub async fn identify_all(&self, peer: &Peer, measured: &Measured) -> Result<Vec<Agent>, Unidentified> {
+        let (found, mut unmeasured) = self.sorted_out(peer, measured).await;
+        if found.is_empty() {
+            return Err(if unmeasured.is_empty() {
+                Unidentified::Stranger
+            } else {
+                unmeasured.swap_remove(0)
+            });
+        }
+        let exe_sha256 = peer.compute_exe_sha256(self.digests()).await;
+        Ok(found.into_iter().map(|entry| Agent { entry, peer: peer.clone(), exe_sha256 }).collect())
+    }
+
     /// The agent that `peer` is; where it is several, the one it names.
     pub async fn identify(
         &self,

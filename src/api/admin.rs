@@ -183,7 +183,7 @@ impl Admin {
             Err(broken) => return broken,
         };
         match body::recovery_key(&body) {
-            Ok(key) => done(self.keys.recover(key, who(peer)).await),
+            Ok((key, accept)) => done(self.keys.recover(key, accept, who(peer)).await),
             Err(what) => reply::error(StatusCode::BAD_REQUEST, "invalid_request", &what),
         }
     }

@@ -90,15 +90,13 @@ impl AgentApi {
     /// The bundle document of the host's trust domain.
     fn bundle(&self) -> Reply {
         let (standing, roots) = (self.road.issuer.standing(), self.road.authority.bundle());
-        match standing {
-            Some(standing) if !roots.is_empty() => {
-                // Each change of the keys has its time.
-                let sequence = standing.keys().iter().filter_map(|key| key.since).map(|at| at.secs()).max();
-                let keys = &standing.documents().keys.keys;
-                let document = pki::bundle_document(&roots, keys, sequence.unwrap_or(0));
-                reply::document(document.to_string().into())
-            }
-            _ => AgentApi::not_standing(),
+        let document = standing.filter(|_| !roots.is_empty()).and_then(|standing| {
+            let sequence = self.road.authority.changed_at().secs();
+            pki::bundle_document(&standing.documents().bundle, &roots, sequence)
+        });
+        match document {
+            Some(document) => reply::document(document.to_string().into()),
+            None => AgentApi::not_standing(),
         }
     }
 

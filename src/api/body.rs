@@ -309,14 +309,18 @@ pub fn rotation(body: &Body) -> Result<bool, String> {
 #[serde(deny_unknown_fields)]
 struct RecoveryBody {
     recovery_key: Zeroizing<String>,
+    #[serde(default)]
+    accept: bool,
 }
 
-/// The recovery key that an administrator typed. Errors never hold any of it.
-pub fn recovery_key(body: &Body) -> Result<RecoveryKey, String> {
+/// The recovery key that an administrator typed, and whether the state is to be taken as it is as well. Errors never hold
+/// any of it.
+pub fn recovery_key(body: &Body) -> Result<(RecoveryKey, bool), String> {
     let object = if body.text.trim_ascii_start().starts_with(b"{") { &body.text[..] } else { b"" };
     let written: RecoveryBody = serde_json::from_slice(object)
         .map_err(|_| "the body is {\"recovery_key\": \"hbr1-...\"}".to_owned())?;
-    RecoveryKey::parse(&written.recovery_key).map_err(|e| e.to_string())
+    let key = RecoveryKey::parse(&written.recovery_key).map_err(|e| e.to_string())?;
+    Ok((key, written.accept))
 }
 
 #[derive(Deserialize)]

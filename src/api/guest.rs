@@ -62,8 +62,18 @@ impl Guest {
     /// How long the answer is to wait. A caller that goes on though it is told to slow down is slowed down, or one
     /// with a thousand connections would take the processor from the others by being refused.
     pub fn answered(&self, reply: &Reply) -> Option<Duration> {
+        self.rests();
+        self.pace(reply.status() == StatusCode::TOO_MANY_REQUESTS)
+    }
+
+    /// Nothing is being answered now.
+    pub fn rests(&self) {
         self.seat.set_busy(false);
-        if reply.status() != StatusCode::TOO_MANY_REQUESTS {
+    }
+
+    /// How long an answer waits that tells its caller to slow down.
+    pub fn pace(&self, flood: bool) -> Option<Duration> {
+        if !flood {
             self.floods.store(0, Ordering::Relaxed);
             return None;
         }

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::crowd::Crowd;
 use super::guest::Guest;
 use super::reply::{self, Reply};
-use super::{Admin, AgentApi, Lanes};
+use super::{Admin, AgentApi, Lanes, Workload, workload};
 use crate::peer::Caller;
 
 /// Largest request head.
@@ -50,9 +50,37 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
 pub enum Api {
     Agent(Arc<AgentApi>),
     Admin(Arc<Admin>),
+    /// gRPC; the others are HTTP/1.1.
+    Workload(Arc<Workload>),
+}
+
+/// The two that speak HTTP/1.1.
+#[derive(Clone)]
+enum Http1 {
+    Agent(Arc<AgentApi>),
+    Admin(Arc<Admin>),
 }
 
 impl Api {
+    /// Serves one connection to its end.
+    async fn serve(self, stream: UnixStream, guest: Guest, stop: CancellationToken) {
+        match self {
+            Api::Agent(api) => serve(stream, guest, Http1::Agent(api), stop).await,
+            Api::Admin(api) => serve(stream, guest, Http1::Admin(api), stop).await,
+            Api::Workload(api) => workload::serve(stream, guest, api, stop).await,
+        }
+    }
+
+    /// What a caller hears for whom there is no seat.
+    fn full(&self) -> &'static [u8] {
+        match self {
+            Api::Agent(_) | Api::Admin(_) => FULL,
+            Api::Workload(_) => workload::FULL,
+        }
+    }
+}
+
+impl Http1 {
     async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Reply {
         // RFC 9112 section 3.2: a request without exactly one Host is one to be wary of.
         let hosts = request.headers().get_all(HOST).iter().count();
@@ -64,8 +92,8 @@ impl Api {
             return reply::fatal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, what);
         }
         match self {
-            Api::Agent(api) => api.answer(guest, request).await,
-            Api::Admin(api) => api.answer(guest, request).await,
+            Http1::Agent(api) => api.answer(guest, request).await,
+            Http1::Admin(api) => api.answer(guest, request).await,
         }
     }
 }
@@ -129,7 +157,7 @@ impl Server {
         let guest = Guest::new(caller, seat);
         let (api, stop) = (self.api.clone(), self.stop.clone());
         let Some(lanes) = &self.lanes else {
-            self.connections.spawn(serve(stream, guest, api, stop));
+            self.connections.spawn(api.serve(stream, guest, stop));
             return;
         };
         let Some(lane) = lanes.quietest() else { return };
@@ -139,7 +167,7 @@ impl Server {
         let connection = async move {
             let _ride = ride;
             if let Ok(stream) = UnixStream::from_std(stream) {
-                serve(stream, guest, api, stop).await;
+                api.serve(stream, guest, stop).await;
             }
         };
         self.connections.spawn_on(connection, &lane.runtime);
@@ -148,13 +176,14 @@ impl Server {
     /// Tells a caller that there is no seat. Closing on what it is about to send would take the answer back, so a few
     /// are heard out on the doorstep.
     fn turn_away(&self, mut stream: UnixStream) {
+        let full = self.api.full();
         let Ok(step) = self.doorstep.clone().try_acquire_owned() else { return };
         tokio::spawn(async move {
             let _step = step;
             let mut heard = vec![0; HEAD_MOST];
             let told = async {
                 let _ = stream.read(&mut heard).await?;
-                stream.write_all(FULL).await?;
+                stream.write_all(full).await?;
                 stream.shutdown().await?;
                 while stream.read(&mut heard).await? > 0 {}
                 io::Result::Ok(())
@@ -183,7 +212,7 @@ impl Server {
 }
 
 /// One connection, to its end.
-async fn serve(stream: UnixStream, guest: Guest, api: Api, stop: CancellationToken) {
+async fn serve(stream: UnixStream, guest: Guest, api: Http1, stop: CancellationToken) {
     let service = service_fn(|request| async {
         guest.speaks();
         let reply = api.answer(&guest, request).await;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::agents::{Agent, Changes};
 use crate::clock::Clock;
-use crate::issue::{Introspection, Nonce, Proof, Token};
+use crate::issue::{Introspection, JwtSvid, Nonce, Proof, Token};
 use crate::pki::Certificate;
 use crate::policy::Refusal;
 
@@ -95,6 +95,15 @@ impl Audit {
     pub async fn certificate(&self, certificate: Certificate) -> Result<Recorded<Certificate>, Unrecorded> {
         self.write(&Record::of_certificate(&certificate, self.clock.now())).await?;
         Ok(Recorded(certificate))
+    }
+
+    /// Writes down minted SPIFFE tokens, a line for each.
+    pub async fn svids(&self, svids: Vec<JwtSvid>) -> Result<Recorded<Vec<JwtSvid>>, Unrecorded> {
+        for svid in &svids {
+            let audience = svid.permit().audiences().join(" ");
+            self.write(&Record::of_svid(svid, &audience, self.clock.now())).await?;
+        }
+        Ok(Recorded(svids))
     }
 
     /// Writes down a refusal.

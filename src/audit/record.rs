@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Event, Note};
 use crate::agents::Agent;
 use crate::clock::Timestamp;
-use crate::issue::{Introspection, Proof, Token};
+use crate::issue::{Introspection, JwtSvid, Proof, Token};
 use crate::peer::{Facts, Peer};
 use crate::pki::Certificate;
 use crate::policy::{Reason, Refusal};
@@ -127,6 +127,23 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// `audience` is all of them, separated by spaces.
+    pub fn of_svid(svid: &'a JwtSvid, audience: &'a str, time: Timestamp) -> Record<'a> {
+        let permit = svid.permit();
+        let agent = permit.agent();
+        Record {
+            agent: Some(agent.name().as_str()),
+            tenant: agent.entry().tenant.as_deref(),
+            audience: Some(audience),
+            jti: Some(svid.jti()),
+            kid: Some(svid.kid()),
+            exp: Some(svid.expires().secs()),
+            posture: Some(permit.posture()),
+            peer: Some(agent.peer()),
+            ..Record::new(Event::SvidIssued, time)
+        }
+    }
+
     pub fn of_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|name| name.as_str()),
@@ -211,6 +228,9 @@ impl<'a> Record<'a> {
                 self.serial.unwrap_or_default(),
                 Timestamp::from_secs(self.exp.unwrap_or_default())
             ),
+            Event::SvidIssued => {
+                format!("{agent}{caller} got a SPIFFE token for {}", self.audience.unwrap_or_default())
+            }
             Event::RequestRefused => {
                 let reason = self.reason.map_or("refused", Reason::as_str);
                 let more = match self.suppressed {

@@ -11,11 +11,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use hostbadge::agents::{Agents, Registry};
-use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, PostureDesk, Room, Server, Status};
+use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, PostureDesk, Room, Server, Status, Workload};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
 use hostbadge::daemon::{self, Arguments, Certifier, Keeper, Pulse, Rotator, RsaKeeper, View, Watcher};
+use hostbadge::federation::{self, Federation};
 use hostbadge::issue::{self, ByTpm, Enrollment, Issuer, Naming, Rotation, Turns};
 use hostbadge::pki::Authority;
 use hostbadge::policy::{Gate, Limiter, Rate};
@@ -59,12 +60,20 @@ fn read_config(arguments: &Arguments) -> Result<Config, Vec<Fault>> {
 }
 
 fn check(config: &Config) -> ExitCode {
-    match Registry::read(&config.paths.agents, config.trust_domain_length()) {
-        Ok(registry) => {
-            println!("{}: {} agents, no faults", config.paths.agents.display(), registry.len());
+    let agents = Registry::read(&config.paths.agents, config.trust_domain_length());
+    let bundles = federation::read(&config.paths.federation);
+    match (agents, bundles) {
+        (Ok(agents), Ok(bundles)) => {
+            let others = match bundles.len() {
+                0 => String::new(),
+                n => format!(", {n} other trust domains"),
+            };
+            println!("{}: {} agents{others}, no faults", config.paths.agents.display(), agents.len());
             ExitCode::SUCCESS
         }
-        Err(faults) => report(&faults),
+        (agents, bundles) => {
+            report(&[agents.err().unwrap_or_default(), bundles.err().unwrap_or_default()].concat())
+        }
     }
 }
 
@@ -98,10 +107,23 @@ fn run(arguments: &Arguments, config: Config, missing: &[String]) -> Result<(), 
         tracing::error!(event = "agents-rejected", "{fault}");
     }
 
+    let federation = Federation::open(&config.paths.federation);
+    for fault in federation.faults().iter() {
+        tracing::error!(event = "agents-rejected", "{fault}");
+    }
+
     let runtime =
         tokio::runtime::Builder::new_current_thread().max_blocking_threads(8).enable_all().build()?;
     let record = audit.clone();
-    let ended = runtime.block_on(serve(arguments.dev.as_deref(), &config, clock, agents, audit, software));
+    let ended = runtime.block_on(serve(
+        arguments.dev.as_deref(),
+        &config,
+        clock,
+        agents,
+        federation,
+        audit,
+        software,
+    ));
     runtime.shutdown_timeout(Duration::from_secs(1));
     record.sync();
     journal.flush(Duration::from_secs(2));
@@ -113,6 +135,7 @@ async fn serve(
     config: &Config,
     clock: Clock,
     agents: Agents,
+    federation: Federation,
     audit: Audit,
     software: Option<SoftwareTpm>,
 ) -> Result<(), Box<dyn std::error::Error>> {
@@ -166,6 +189,7 @@ async fn serve(
     );
     let road = Road {
         agents,
+        federation,
         limiter: Arc::new(limiter),
         issuer,
         audit: audit.clone(),
@@ -233,15 +257,17 @@ async fn serve(
         bodies: Room::default(),
     };
     let admin = Api::Admin(Arc::new(admin));
-    let agent = Api::Agent(Arc::new(AgentApi {
-        road: Road { audit: audit.for_lanes(), ..road.clone() },
-        bodies: Room::default(),
-    }));
+    let for_lanes = Road { audit: audit.for_lanes(), ..road.clone() };
+    let workload = Workload::new(for_lanes.clone())?;
+    let agent = Api::Agent(Arc::new(AgentApi { road: for_lanes, bodies: Room::default() }));
 
     let stop = CancellationToken::new();
     let lanes_end = CancellationToken::new();
     let lanes = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, LANES_MOST);
     let lanes = Arc::new(Lanes::start(lanes, &lanes_end)?);
+    tokio::spawn(workload.clone().tell_health());
+    let workload = Api::Workload(workload);
+    let workload = Server::new(sockets.workload, workload, crowd.clone(), Some(lanes.clone()), stop.clone())?;
     let agent = Server::new(sockets.agent, agent, crowd, Some(lanes.clone()), stop.clone())?;
     // Seats and a thread of its own, so that nothing at the other door ever keeps the administrator out.
     let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), None, stop.clone())?;
@@ -259,7 +285,7 @@ async fn serve(
     };
     let _ = tokio::time::timeout(SETTLE, settled).await;
     // Callers who come during a restart wait in the socket's queue and then get what they came for.
-    let servers = [admin, tokio::spawn(agent.run())];
+    let servers = [admin, tokio::spawn(agent.run()), tokio::spawn(workload.run())];
     let version = env!("CARGO_PKG_VERSION");
     // A log that cannot be written is told by status and by each refusal; it is no reason not to start.
     let _ = audit

@@ -23,7 +23,11 @@ pub enum Verb {
     /// before opens nothing any more
     Recovery,
     /// Open this host's keys with the recovery key (read from standard input), and seal them to this TPM as it is now
-    Recover,
+    Recover {
+        /// Take the state directory as it is as well, even if it is not the latest of this host
+        #[arg(long)]
+        accept: bool,
+    },
     /// Take the state directory as it is, after an older copy of it was put back on purpose
     Accept,
 }
@@ -33,7 +37,7 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
         Verb::List => list(common).await,
         Verb::Rotate { now } => rotate(common, *now).await,
         Verb::Recovery => recovery(common).await,
-        Verb::Recover => recover(common).await,
+        Verb::Recover { accept } => recover(common, *accept).await,
         Verb::Accept => accept(common).await,
     }
 }
@@ -103,14 +107,19 @@ async fn recovery(common: &Common) -> Result<ExitCode, Failure> {
 }
 
 /// Also the first half of `hostbadge posture accept --recovery`.
-pub async fn open_with_recovery(common: &Common) -> Result<(), Failure> {
+pub async fn open_with_recovery(common: &Common, accept: bool) -> Result<(), Failure> {
     let key = paper::read_recovery_key()?;
-    client::post(&common.admin_socket, "/v1/keys/recover", &json!({ "recovery_key": key.trim() })).await?;
+    client::post(
+        &common.admin_socket,
+        "/v1/keys/recover",
+        &json!({ "recovery_key": key.trim(), "accept": accept }),
+    )
+    .await?;
     Ok(())
 }
 
-async fn recover(common: &Common) -> Result<ExitCode, Failure> {
-    open_with_recovery(common).await?;
+async fn recover(common: &Common, accept: bool) -> Result<ExitCode, Failure> {
+    open_with_recovery(common, accept).await?;
     Ok(done(common, "The keys are open, and sealed to this TPM as it is now."))
 }
 

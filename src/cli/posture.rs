@@ -30,7 +30,7 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
         Verb::Show => client::get(socket, "/v1/posture").await?,
         Verb::Accept { recovery: false } => accept(common).await?,
         Verb::Accept { recovery: true } => {
-            key::open_with_recovery(common).await?;
+            key::open_with_recovery(common, false).await?;
             accept_when_open(common).await?
         }
         Verb::Diff => client::get(socket, "/v1/posture/diff").await?,

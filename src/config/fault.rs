@@ -64,6 +64,11 @@ impl Source {
         Ok(Source { path: path.to_owned(), text })
     }
 
+    /// The text as it is.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Parses the text; a syntax error, an unknown key or a wrong type is a fault with its line.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Fault> {
         toml::from_str(&self.text).map_err(|e| {

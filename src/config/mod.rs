@@ -46,6 +46,8 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Paths {
     pub agents: PathBuf,
+    /// Bundle documents of other trust domains.
+    pub federation: PathBuf,
     pub state: PathBuf,
     pub audit: PathBuf,
     pub run: PathBuf,
@@ -155,6 +157,7 @@ impl Default for Paths {
     fn default() -> Self {
         Paths {
             agents: "/etc/hostbadge/agents.d".into(),
+            federation: "/etc/hostbadge/federation".into(),
             state: "/var/lib/hostbadge".into(),
             audit: "/var/log/hostbadge/audit".into(),
             run: "/run/hostbadge".into(),
@@ -167,6 +170,7 @@ impl Paths {
     pub fn below(dir: &Path) -> Paths {
         Paths {
             agents: dir.join("etc/agents.d"),
+            federation: dir.join("etc/federation"),
             state: dir.join("state"),
             audit: dir.join("audit"),
             run: dir.join("run"),
@@ -256,6 +260,7 @@ struct Written {
 #[serde(default, deny_unknown_fields)]
 struct WrittenPaths {
     agents: Option<Spanned<PathBuf>>,
+    federation: Option<Spanned<PathBuf>>,
     state: Option<Spanned<PathBuf>>,
     audit: Option<Spanned<PathBuf>>,
     run: Option<Spanned<PathBuf>>,
@@ -307,6 +312,7 @@ impl Config {
         };
         let paths = Paths {
             agents: place(written.paths.agents, paths.agents),
+            federation: place(written.paths.federation, paths.federation),
             state: place(written.paths.state, paths.state),
             audit: place(written.paths.audit, paths.audit),
             run: place(written.paths.run, paths.run),

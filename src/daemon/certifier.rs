@@ -94,6 +94,8 @@ impl Certifier {
                 _ = changed.changed() => {}
                 Ok(()) = signing.changed() => {
                     ca.sign_with(signing.borrow_and_update().clone());
+                    // What cannot be written now is written with the next step.
+                    let _ = ca.touch().await;
                     if let Err(e) = self.put_in_force(&ca) {
                         tracing::error!("the certificate that was installed is not signed with: {e}");
                     }

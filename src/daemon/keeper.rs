@@ -239,8 +239,8 @@ impl Keeper {
                 let _ = reply.send(told.await);
                 None
             }
-            What::Recover(key, reply) => {
-                let (outcome, done) = self.recover(tpm, &key).await;
+            What::Recover { key, accept, reply } => {
+                let (outcome, done) = self.recover(tpm, (&key, accept)).await;
                 let what = "opened the keys with the recovery key and sealed them anew";
                 let _ = reply.send(self.told(rotator, Event::StateRecovered, done, &by, what).await);
                 outcome
@@ -258,14 +258,18 @@ impl Keeper {
     }
 
     /// On the host's own TPM, or, where there is another in its place, on that one.
-    async fn recover(&self, tpm: &Tpm, key: &RecoveryKey) -> (Option<Outcome>, Result<(), issue::Error>) {
+    async fn recover(
+        &self,
+        tpm: &Tpm,
+        way: (&RecoveryKey, bool),
+    ) -> (Option<Outcome>, Result<(), issue::Error>) {
         let (dir, naming, pcrs) = (&self.state_dir, &self.naming, &self.pcrs);
         let kind = tpm.state().borrow().kind;
         if !matches!(kind, StateKind::Replaced | StateKind::Cleared) {
-            return (None, issue::recover(tpm, dir, naming, pcrs, key, &self.clock).await);
+            return (None, issue::recover(tpm, dir, naming, pcrs, way, &self.clock).await);
         }
         // A wrong key is to change nothing, not even for a moment.
-        if let Err(e) = issue::opens(dir, key) {
+        if let Err(e) = issue::opens(dir, way) {
             return (None, Err(e));
         }
         let old = tpm.clone();
@@ -275,7 +279,7 @@ impl Keeper {
             Ok(new) => new,
             Err(e) => return (Some(Outcome::Again), Err(e)),
         };
-        match issue::recover(&new, dir, naming, pcrs, key, &self.clock).await {
+        match issue::recover(&new, dir, naming, pcrs, way, &self.clock).await {
             Ok(()) => (Some(Outcome::Moved(new)), Ok(())),
             Err(e) => {
                 let _ = tokio::task::spawn_blocking(move || new.shutdown()).await;

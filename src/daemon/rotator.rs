@@ -41,7 +41,6 @@ impl Rotator {
         let Established { mut keys, changes } = established;
         self.enrollment.write_by(keys.vault().clone());
         self.record(&changes, "").await;
-        self.show_binding(&keys).await;
         loop {
             let pause = match self.turn(&mut keys, tpm).await {
                 Ok(()) => {
@@ -53,6 +52,7 @@ impl Rotator {
                     RETRY
                 }
             };
+            self.show_binding(&keys).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 Ok(()) = self.rsa.changed() => self.take_up(&mut keys),
@@ -98,7 +98,7 @@ impl Rotator {
                 let done = self.make_recovery(keys, &by).await;
                 let _ = reply.send(done);
             }
-            What::Accept(reply) | What::Recover(_, reply) => {
+            What::Accept(reply) | What::Recover { reply, .. } => {
                 let why = match tpm.state().borrow().kind {
                     StateKind::Replaced | StateKind::Cleared => {
                         "restart the daemon first: the keys in its memory are those of the TPM of before"
@@ -112,26 +112,26 @@ impl Rotator {
 
     async fn make_recovery(&self, keys: &mut Keys, by: &str) -> Result<Zeroizing<String>, String> {
         self.can_record()?;
-        let key = keys.vault().make_recovery().await.map_err(|e| e.to_string())?;
-        let what = format!("{by} had a recovery key made; one of before opens nothing any more");
+        // Before it is made: a key that cannot be given to anybody would be worse than a line too many.
+        let what = format!("{by} has a recovery key made; one of before opens nothing any more");
         self.audit.event(Event::RecoveryKeyMade, &what).await.map_err(|e| e.to_string())?;
-        // Now what waited for it can be sealed to PCRs.
-        if let Err(why) = keys.rebind().await {
-            tracing::warn!("the keys are not sealed to the PCRs that the configuration names: {why}");
-        }
+        let key = keys.make_recovery().await.map_err(|e| e.to_string())?;
         self.show_binding(keys).await;
         Ok(key)
     }
 
+    /// Says what is not as configured once, and again when it has changed.
     async fn show_binding(&self, keys: &Keys) {
-        let binding = keys.vault().binding().await;
-        if !binding.waiting.is_empty() {
+        let binding = Some(keys.vault().binding().await);
+        if self.desk.binding.send_replace(binding.clone()) == binding {
+            return;
+        }
+        if binding.is_some_and(|binding| !binding.waiting.is_empty() && binding.recovery.is_none()) {
             tracing::warn!(
                 "the keys are not sealed to the PCRs that the configuration names: make a recovery key first, \
                  or the next firmware update would shut this host out: hostbadge key recovery"
             );
         }
-        self.desk.binding.send_replace(Some(binding));
     }
 
     async fn rotate(&self, keys: &mut Keys, tpm: &Tpm, at_once: bool, by: &str) -> Result<Rotated, String> {

@@ -11,6 +11,7 @@ use crate::api::{Socket, bind};
 /// One of each.
 pub struct Sockets {
     pub agent: UnixListener,
+    pub workload: UnixListener,
     pub admin: UnixListener,
 }
 
@@ -22,6 +23,7 @@ pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets>
         None => bind(run, socket),
     };
     let agent = open(Socket { name: "agent", mode: 0o666, group: None })?;
+    let workload = open(Socket { name: "workload", mode: 0o666, group: None })?;
     let admin = open(Socket {
         name: "admin",
         mode: if admin_group.is_some() { 0o660 } else { 0o600 },
@@ -29,10 +31,10 @@ pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets>
     })?;
     if let Some(name) = passed.keys().next() {
         return Err(io::Error::other(format!(
-            "systemd passed a socket named \"{name}\", which hostbadged does not know; FileDescriptorName= is agent or admin"
+            "systemd passed a socket named \"{name}\", which hostbadged does not know; FileDescriptorName= is agent, workload or admin"
         )));
     }
-    Ok(Sockets { agent, admin })
+    Ok(Sockets { agent, workload, admin })
 }
 
 /// The sockets of sd_listen_fds_with_names(3).

@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::Error;
 use super::issuer::Host;
-use crate::verify::{Jwk, Jwks};
+use crate::clock::Timestamp;
+use crate::verify::{self, Jwk, Jwks, SvidKeys};
 
 /// JSON texts, ready to send.
 #[derive(Clone, Debug)]
@@ -15,6 +16,44 @@ pub struct Documents {
     pub jwks: Bytes,
     /// OpenID Connect Discovery 1.0 section 3.
     pub discovery: Bytes,
+    /// SPIFFE's name for the same keys: a JWK set with `use` of `jwt-svid`, as the Workload API gives it.
+    pub jwt_bundle: Bytes,
+    /// The same, ready to verify with.
+    pub svid_keys: SvidKeys,
+    /// The SPIFFE bundle document of this trust domain (SPIFFE Trust Domain and Bundle, section 4).
+    pub bundle: Bytes,
+}
+
+/// How often those who trust this host are to ask for its bundle again, in seconds.
+const REFRESH_HINT: u64 = 300;
+
+#[derive(Serialize)]
+struct JwtBundle<'a> {
+    #[serde(flatten)]
+    numbers: Option<Numbers>,
+    keys: &'a serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct Numbers {
+    spiffe_sequence: u64,
+    spiffe_refresh_hint: u64,
+}
+
+#[derive(Serialize)]
+struct SvidKey<'a> {
+    #[serde(rename = "use")]
+    usage: &'static str,
+    #[serde(flatten)]
+    numbers: &'a verify::Numbers,
+    kid: &'a str,
+    alg: &'a str,
+}
+
+impl<'a> SvidKey<'a> {
+    fn of(key: &'a Jwk) -> SvidKey<'a> {
+        SvidKey { usage: "jwt-svid", numbers: &key.numbers, kid: &key.kid, alg: &key.alg }
+    }
 }
 
 #[derive(Serialize)]
@@ -31,9 +70,18 @@ struct Discovery<'a> {
 }
 
 impl Documents {
-    /// `keys` in the order in which relying parties read them: the one that signs comes first, RSA last.
-    pub(super) fn of(host: &Host, keys: Vec<Jwk>) -> Result<Documents, Error> {
-        let keys = Jwks { keys };
+    /// `issuing` in the order in which relying parties read them: the one that signs comes first; after them `in_tpm`, RSA
+    /// last. `changed` is when they last changed.
+    pub(super) fn of(
+        host: &Host,
+        issuing: Vec<Jwk>,
+        in_tpm: Vec<Jwk>,
+        changed: Timestamp,
+    ) -> Result<Documents, Error> {
+        // JWT-SVIDs are signed by issuing keys alone.
+        let svid_keys: Vec<SvidKey> = issuing.iter().map(SvidKey::of).collect();
+        let svid_keys = serde_json::to_value(svid_keys).map_err(|e| Error::Key(e.to_string()))?;
+        let keys = Jwks { keys: issuing.into_iter().chain(in_tpm).collect() };
         let mut algorithms: Vec<&str> = Vec::new();
         for key in &keys.keys {
             if !algorithms.contains(&key.alg.as_str()) {
@@ -65,7 +113,14 @@ impl Documents {
         let text = |value: serde_json::Result<Vec<u8>>| {
             value.map(Bytes::from).map_err(|e| Error::Key(e.to_string()))
         };
+        let bundle = |numbers| text(serde_json::to_vec(&JwtBundle { numbers, keys: &svid_keys }));
+        // Of no keys but the later ones: each change of them has a later second.
+        let numbers = Numbers { spiffe_sequence: changed.secs(), spiffe_refresh_hint: REFRESH_HINT };
+        let jwt_bundle = bundle(None)?;
         Ok(Documents {
+            svid_keys: SvidKeys::parse(&jwt_bundle).map_err(|e| Error::Key(e.to_string()))?,
+            jwt_bundle,
+            bundle: bundle(Some(numbers))?,
             jwks: text(serde_json::to_vec(&keys))?,
             discovery: text(serde_json::to_vec(&discovery))?,
             keys,

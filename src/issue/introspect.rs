@@ -31,7 +31,7 @@ pub struct Introspection {
 }
 
 impl Introspection {
-    fn inactive(because: String) -> Introspection {
+    pub(super) fn inactive(because: String) -> Introspection {
         Introspection {
             active: false,
             token_type: None,

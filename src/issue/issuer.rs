@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwapOption;
 
 use super::token::{self, Seal};
-use super::{Documents, Error, IssuingKey, KeyReport, RsaKey, Token};
+use super::{Documents, Error, IssuingKey, JwtSvid, KeyReport, RsaKey, Token, svid};
 use crate::agents::Entry;
 use crate::clock::Timestamp;
-use crate::policy::{Permit, Reason, Refusal, Signer};
+use crate::policy::{Permit, Reason, Refusal, Signer, SvidPermit};
 use crate::verify::Jwk;
 
 /// What the host is called, and how well its key is guarded.
@@ -43,6 +43,8 @@ pub struct Standing {
     rsa: Option<Arc<RsaKey>>,
     /// One for each key that signs: issuing key, host key, RSA key.
     seals: (Seal, Seal, Option<Seal>),
+    /// The issuing key's for JWT-SVIDs.
+    svid_seal: Seal,
     documents: Documents,
     keys: Vec<KeyReport>,
 }
@@ -58,7 +60,7 @@ impl Standing {
     ) -> Result<Standing, Error> {
         let by_rsa = rsa.as_ref().map(|rsa| Seal::in_tpm(rsa.jwk())).transpose()?;
         let seals = (Seal::in_memory(key.jwk())?, Seal::in_tpm(host_key)?, by_rsa);
-        Ok(Standing { host, key, rsa, seals, documents, keys })
+        Ok(Standing { svid_seal: Seal::of_svids(key.jwk())?, host, key, rsa, seals, documents, keys })
     }
 
     pub fn host(&self) -> &Host {
@@ -109,6 +111,21 @@ impl Standing {
             Signer::Host => Ok(host),
             Signer::Rsa => rsa.as_ref().ok_or_else(|| Error::Key("there is no RSA key".into())),
         }
+    }
+
+    /// Mints a SPIFFE token, in memory.
+    pub fn jwt_svid(&self, permit: SvidPermit, now: Timestamp) -> Result<JwtSvid, Refusal> {
+        let (agent, audiences) = (permit.agent().clone(), permit.audiences().join(" "));
+        svid::mint(self, permit, now).map_err(|e| {
+            Refusal::new(Reason::ServerError, e.to_string())
+                .by(agent.peer())
+                .of(agent.name())
+                .about(&audiences)
+        })
+    }
+
+    pub(super) fn svid_seal(&self) -> &Seal {
+        &self.svid_seal
     }
 }
 

@@ -91,7 +91,8 @@ pub async fn establish(
     clock: &Clock,
 ) -> Result<Established, Error> {
     let mut facts = tpm.facts().await?;
-    if facts.host_key.is_none() {
+    let fresh = facts.host_key.is_none();
+    if fresh {
         let objects = tpm.provision().await?;
         // On disk before first use: an identity that was used and lost would be worse than none.
         write_objects(state, &objects)?;
@@ -110,7 +111,7 @@ pub async fn establish(
     let first = stored_objects(state)?.ok_or(tpm::Error::NotProvisioned)?.kek;
     let file = key_file(state);
     let ring = read_ring(&file)?;
-    let (vault, keks) = Vault::open(tpm, state, &first, pcrs, ring.is_none(), clock).await?;
+    let (vault, keks) = Vault::open(tpm, state, &first, pcrs, fresh, clock).await?;
     let kek = keks.first().ok_or(Error::Random)?;
 
     let mut changes = Vec::new();
@@ -134,11 +135,8 @@ pub async fn establish(
     let vault = Arc::new(vault);
     let (rsa, unsure) = (None, false);
     let mut keys = Keys { vault, host, host_key, rotation, clock, ring, active, next, retired, rsa, unsure };
-    match keks.len() {
-        // A change of the key-encryption key was cut short.
-        2 => keys.reseal(&keks).await?,
-        _ => drop(keys.rebind().await?),
-    }
+    // The keys are open all the same; the rotator tries again, and says what is in the way.
+    let _ = keys.bind().await;
     Ok(Established { keys, changes })
 }
 

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::issuer::Host;
 use super::ring::{Ring, Step, Unready};
 use super::rotation::Rotation;
@@ -60,8 +62,10 @@ impl Keys {
         let next = self.next.iter().map(|key| key.jwk());
         let jwks = std::iter::once(self.active.jwk()).chain(next).chain(self.retired.iter().rev());
         let in_tpm = std::iter::once(&self.host_key).chain(self.rsa.iter().map(|key| key.jwk()));
-        let documents = Documents::of(&self.host, jwks.chain(in_tpm).cloned().collect())?;
         let mut reports = report::report(&self.ring, &self.rotation);
+        let changed = reports.iter().filter_map(|key| key.since).max().unwrap_or_else(|| self.clock.now());
+        let documents =
+            Documents::of(&self.host, jwks.cloned().collect(), in_tpm.cloned().collect(), changed)?;
         reports.extend(report::in_tpm(&self.host_key, self.rsa.as_deref()));
         let rsa = self.rsa.clone();
         Standing::new(self.host.clone(), self.active.clone(), &self.host_key, rsa, documents, reports)
@@ -87,11 +91,24 @@ impl Keys {
         &self.vault
     }
 
-    /// Encrypts the keys anew where the key-encryption key is to be bound to other PCRs. Whether it was.
-    pub async fn rebind(&mut self) -> Result<bool, Error> {
-        let Some(keks) = self.vault.rebind().await? else { return Ok(false) };
-        self.reseal(&keks).await?;
-        Ok(true)
+    /// Encrypts the keys anew where that was cut short, or where they are to be sealed to other PCRs.
+    pub async fn bind(&mut self) -> Result<(), Error> {
+        let keks = match self.vault.is_changing().await {
+            true => Some(self.vault.keks().await?),
+            false => self.vault.rebind().await?,
+        };
+        match keks {
+            Some(keks) => self.reseal(&keks).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a recovery key, and a fresh key-encryption key with it.
+    pub async fn make_recovery(&mut self) -> Result<Zeroizing<String>, Error> {
+        let (text, keks) = self.vault.make_recovery().await?;
+        // The key is good from now on; what is encrypted under the one before follows, now or at the next turn.
+        let _ = self.reseal(&keks).await;
+        Ok(text)
     }
 
     /// Encrypts every key under the latest key-encryption key, and forgets the one before.
@@ -127,7 +144,7 @@ impl Keys {
             tracing::debug!(%error, "the TPM's counter waits");
         }
         match self.ring.due(&self.rotation, self.clock.now()) {
-            None => Ok(Vec::new()),
+            None => self.bind().await.map(|()| Vec::new()),
             Some(Step::Destroy) => self.destroy().await,
             Some(Step::Activate) => self.activate().await,
             Some(Step::Publish) => self.publish(tpm).await,

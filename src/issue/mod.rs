@@ -21,7 +21,9 @@ mod rotation;
 mod rsa;
 mod sealed;
 mod signing;
+mod svid;
 mod token;
+mod validate;
 
 pub use by_tpm::ByTpm;
 pub use documents::Documents;
@@ -40,7 +42,9 @@ pub use ring::Unready;
 pub use rotation::Rotation;
 pub use rsa::{Endorser, RsaKey, load_rsa_key, make_rsa_key};
 pub use signing::Signing;
+pub use svid::JwtSvid;
 pub use token::Token;
+pub use validate::Question;
 
 use crate::{enroll, store, tpm, vault};
 

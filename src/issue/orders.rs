@@ -43,8 +43,9 @@ pub struct Order {
 pub enum What {
     /// Take the state directory as it is for the latest.
     Accept(Reply<()>),
-    /// Open the secrets with the recovery key, and seal them to this TPM as it is now.
-    Recover(RecoveryKey, Reply<()>),
+    /// Open the secrets with the recovery key, and seal them to this TPM as it is now; `accept` says whether the state is
+    /// taken even if it is not the latest.
+    Recover { key: RecoveryKey, accept: bool, reply: Reply<()> },
     /// Make a recovery key, in place of the one before.
     Recovery(Reply<Zeroizing<String>>),
     /// Rotate the issuing key; `at_once` says whether the next one signs now, unknown to relying parties as it may be.
@@ -98,8 +99,8 @@ impl Orders {
     }
 
     /// Has the secrets opened by the recovery key.
-    pub async fn recover(&self, key: RecoveryKey, by: String) -> Result<(), String> {
-        self.order(by, |reply| What::Recover(key, reply)).await
+    pub async fn recover(&self, key: RecoveryKey, accept: bool, by: String) -> Result<(), String> {
+        self.order(by, |reply| What::Recover { key, accept, reply }).await
     }
 
     /// Has the state directory taken as it is.
@@ -139,7 +140,7 @@ impl Order {
     /// Whether whoever ordered it has gone: they are not to find it done later.
     pub fn is_given_up(&self) -> bool {
         match &self.what {
-            What::Accept(reply) | What::Recover(_, reply) => reply.is_closed(),
+            What::Accept(reply) | What::Recover { reply, .. } => reply.is_closed(),
             What::Recovery(reply) => reply.is_closed(),
             What::Rotate { reply, .. } => reply.is_closed(),
         }
@@ -149,7 +150,7 @@ impl Order {
     pub fn refuse(self, why: &str) {
         let why = why.to_owned();
         let _gone = match self.what {
-            What::Accept(reply) | What::Recover(_, reply) => reply.send(Err(why)).is_err(),
+            What::Accept(reply) | What::Recover { reply, .. } => reply.send(Err(why)).is_err(),
             What::Recovery(reply) => reply.send(Err(why)).is_err(),
             What::Rotate { reply, .. } => reply.send(Err(why)).is_err(),
         };

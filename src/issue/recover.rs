@@ -17,26 +17,26 @@ const OLD: [&str; 7] =
     ["ledger.json", "rsa.json", "ca.json", "signing.json", "certificate.json", "baseline.json", "tpm.json"];
 
 /// Whether the recovery key opens this state.
-pub fn opens(state: &Path, key: &RecoveryKey) -> Result<(), Error> {
-    Rescue::open(state, &stored(state)?.kek, key).map(drop).map_err(Error::from)
+pub fn opens(state: &Path, way: (&RecoveryKey, bool)) -> Result<(), Error> {
+    Rescue::open(state, &stored(state)?.kek, way).map(drop).map_err(Error::from)
 }
 
 /// Opens the state with the recovery key and seals it to what this TPM is and has measured now.
 ///
-/// `tpm` has been opened with the stored objects if they are this TPM's, and else with none: then it is given new ones,
+/// The `way` is the key, and whether the state is to be taken even if it is not the latest. `tpm` has been opened with the stored objects if they are this TPM's, and else with none: then it is given new ones,
 /// every issuing key gets the new host key's word, and the host has another id.
 pub async fn recover(
     tpm: &Tpm,
     state: &Path,
     naming: &Naming,
     pcrs: &[u8],
-    key: &RecoveryKey,
+    way: (&RecoveryKey, bool),
     clock: &Clock,
 ) -> Result<(), Error> {
     let stored = stored(state)?;
     match tpm.facts().await?.host_key {
-        Some(_) => Ok(vault::reseal(tpm, state, &stored.kek, pcrs, key, clock).await?),
-        None => elsewhere(tpm, state, naming, pcrs, Rescue::open(state, &stored.kek, key)?, clock).await,
+        Some(_) => Ok(vault::reseal(tpm, state, &stored.kek, pcrs, way, clock).await?),
+        None => elsewhere(tpm, state, naming, pcrs, Rescue::open(state, &stored.kek, way)?, clock).await,
     }
 }
 

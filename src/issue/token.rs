@@ -6,7 +6,8 @@ use data_encoding::BASE64URL_NOPAD;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 
-use super::{Error, IssuingKey, Standing};
+use super::{Error, Host, IssuingKey, Standing};
+use crate::agents::Agent;
 use crate::clock::Timestamp;
 use crate::peer::Digest;
 use crate::policy::Permit;
@@ -75,7 +76,7 @@ struct Claims<'a> {
 
 /// The one private claim: where, by whom and under what circumstances the token was asked for.
 #[derive(Serialize)]
-struct Private<'a> {
+pub(super) struct Private<'a> {
     host: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<&'a str>,
@@ -91,28 +92,51 @@ struct Private<'a> {
     posture: Posture,
 }
 
+impl<'a> Private<'a> {
+    /// `guard` is how the key is kept that signs.
+    pub fn of(host: &'a Host, agent: &'a Agent, posture: Posture, guard: &'static str) -> Private<'a> {
+        let peer = agent.peer();
+        Private {
+            host: &host.id,
+            tenant: agent.entry().tenant.as_deref(),
+            unit: peer.unit.as_deref(),
+            invocation: peer.invocation.as_deref(),
+            exe_sha256: agent.exe_sha256(),
+            peer: if peer.pinned { "pinned" } else { "unpinned" },
+            tpm: host.tpm(),
+            key: guard,
+            posture,
+        }
+    }
+}
+
 /// The first part of every token of one key, dot included, with the key's name.
 #[derive(Clone, Debug)]
 pub(super) struct Seal {
-    header: String,
-    kid: String,
+    pub(super) header: String,
+    pub(super) kid: String,
     /// `hostbadge.key` of its tokens.
-    guard: &'static str,
+    pub(super) guard: &'static str,
 }
 
 impl Seal {
     /// Of a key that signs in memory.
     pub fn in_memory(key: &Jwk) -> Result<Seal, Error> {
-        Seal::of(key, "sealed")
+        Seal::of(key, "sealed", "at+jwt")
     }
 
     /// Of a key that signs in the TPM.
     pub fn in_tpm(key: &Jwk) -> Result<Seal, Error> {
-        Seal::of(key, "tpm")
+        Seal::of(key, "tpm", "at+jwt")
     }
 
-    fn of(key: &Jwk, guard: &'static str) -> Result<Seal, Error> {
-        let header = serde_json::to_vec(&Header { alg: &key.alg, kid: &key.kid, typ: "at+jwt" })
+    /// Of the key that signs JWT-SVIDs, in memory.
+    pub fn of_svids(key: &Jwk) -> Result<Seal, Error> {
+        Seal::of(key, "sealed", "JWT")
+    }
+
+    fn of(key: &Jwk, guard: &'static str, typ: &'static str) -> Result<Seal, Error> {
+        let header = serde_json::to_vec(&Header { alg: &key.alg, kid: &key.kid, typ })
             .map_err(|e| Error::Key(e.to_string()))?;
         Ok(Seal { header: BASE64URL_NOPAD.encode(&header) + ".", kid: key.kid.clone(), guard })
     }
@@ -159,7 +183,6 @@ impl Unsigned {
 pub(super) fn write(standing: &Standing, permit: Permit, now: Timestamp) -> Result<Unsigned, Error> {
     let seal = standing.seal(permit.signer())?;
     let agent = permit.agent();
-    let peer = agent.peer();
     let host = standing.host();
     let mut id = [0; 16];
     SystemRandom::new().fill(&mut id).map_err(|_| Error::Random)?;
@@ -176,17 +199,7 @@ pub(super) fn write(standing: &Standing, permit: Permit, now: Timestamp) -> Resu
         exp: expires.secs(),
         jti: &jti,
         scope: permit.scope(),
-        hostbadge: Private {
-            host: &host.id,
-            tenant: agent.entry().tenant.as_deref(),
-            unit: peer.unit.as_deref(),
-            invocation: peer.invocation.as_deref(),
-            exe_sha256: agent.exe_sha256(),
-            peer: if peer.pinned { "pinned" } else { "unpinned" },
-            tpm: host.tpm(),
-            key: seal.guard,
-            posture: permit.posture(),
-        },
+        hostbadge: Private::of(host, agent, permit.posture(), seal.guard),
     };
     let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
     // With room for the longest signature, RSA's.

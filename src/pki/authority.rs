@@ -30,6 +30,7 @@ pub struct InForce {
     pub(super) above: Vec<Vec<u8>>,
     pub(super) bundle: Vec<Vec<u8>>,
     pub(super) crls: Vec<Vec<u8>>,
+    pub(super) changed: Timestamp,
 }
 
 /// What a certificate is asked for with.
@@ -172,6 +173,11 @@ impl Authority {
     /// One list, DER, for each issuing CA that has not expired. Bounded to some 700 KiB altogether.
     pub fn crls(&self) -> Vec<Vec<u8>> {
         self.0.force.load().as_ref().map_or_else(Vec::new, |force| force.crls.clone())
+    }
+
+    /// When one of these was changed last, through restarts too.
+    pub fn changed_at(&self) -> Timestamp {
+        self.0.force.load().as_ref().map_or(Timestamp::from_secs(0), |force| force.changed)
     }
 
     /// Another number each time that issuing CA, bundle or lists are others. Leaves stay good through it.

@@ -6,24 +6,17 @@ use serde_json::{Value, json};
 use x509_cert::der::asn1::{ObjectIdentifier, UintRef};
 use x509_cert::der::{Decode, Reader, SliceReader};
 
-use crate::verify::{Jwk, der, parse_certificate};
+use crate::verify::{der, parse_certificate};
 
-/// How often those who hold the document are to look for another, in seconds.
-pub const REFRESH_HINT: u64 = 300;
-
-/// A root that is of no kind that JWKs have is left out. `sequence` is greater in each document than in those before.
-pub fn document(roots: &[Vec<u8>], keys: &[Jwk], sequence: u64) -> Value {
+/// The document of the tokens' keys with the roots in it, and with a sequence number that is no less than `sequence`. A root
+/// that is of no kind that JWKs have is left out.
+pub fn document(of_tokens: &[u8], roots: &[Vec<u8>], sequence: u64) -> Option<Value> {
+    let mut document: Value = serde_json::from_slice(of_tokens).ok()?;
     let roots = roots.iter().filter_map(|root| of_root(root));
-    let keys = keys.iter().filter_map(|key| {
-        let mut key = serde_json::to_value(key).ok()?;
-        key["use"] = "jwt-svid".into();
-        Some(key)
-    });
-    json!({
-        "keys": roots.chain(keys).collect::<Vec<Value>>(),
-        "spiffe_sequence": sequence,
-        "spiffe_refresh_hint": REFRESH_HINT,
-    })
+    let keys: Vec<Value> = roots.chain(document["keys"].as_array()?.iter().cloned()).collect();
+    document["keys"] = keys.into();
+    document["spiffe_sequence"] = document["spiffe_sequence"].as_u64()?.max(sequence).into();
+    Some(document)
 }
 
 /// `use` x509-svid, no `kid`, one certificate in `x5c`.

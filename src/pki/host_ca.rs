@@ -173,6 +173,11 @@ impl HostCa {
         Ok((ca, changes))
     }
 
+    /// Has what is in force be of another time, though no step of ours was due.
+    pub async fn touch(&mut self) -> Result<(), Error> {
+        self.write(self.issuing.clone()).await
+    }
+
     /// From now on the host signs below an organisation's root, or below its own.
     pub fn sign_with(&mut self, signing: Option<Arc<Signing>>) {
         self.signing = signing;
@@ -252,7 +257,13 @@ impl HostCa {
                 bundle.truncate(1);
             }
         }
-        Ok(Some(InForce { above, bundle, crls: crls.collect::<Result<_, _>>()?, ca: first.ca.clone() }))
+        Ok(Some(InForce {
+            above,
+            bundle,
+            changed: self.listed,
+            crls: crls.collect::<Result<_, _>>()?,
+            ca: first.ca.clone(),
+        }))
     }
 
     /// Encrypts the keys anew where the vault's key is another one. Until then a crash costs the issuing CAs, not more.

@@ -22,7 +22,7 @@ mod issuing;
 mod x509;
 
 pub use authority::{Authority, Certificate, InForce, Report, Wanted};
-pub use bundle::{REFRESH_HINT, document as bundle_document};
+pub use bundle::document as bundle_document;
 pub use csr::HolderKey;
 pub use host_ca::{Change, HostCa};
 

@@ -2,6 +2,7 @@
 
 mod rate;
 mod refusal;
+mod svid;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::posture::{Condition, Mode, Posture};
 
 pub use rate::{Limited, Limiter, Rate, Who};
 pub use refusal::{Reason, Refusal};
+pub use svid::{AUDIENCES_MOST, SvidAsk, SvidPermit, decide_svid};
 
 /// Who may administer, beside root.
 #[derive(Clone, Copy, Debug, Default)]

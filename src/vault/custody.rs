@@ -1,6 +1,7 @@
 //! The vault in force: key-encryption key and ledger together, and the ways back when one of them does not open.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -21,7 +22,7 @@ pub struct Vault {
     clock: Clock,
     /// PCRs that the key-encryption key is to be sealed to.
     wanted: Vec<u8>,
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
 }
 
 struct Inner {
@@ -45,7 +46,7 @@ impl Vault {
         let seals = Seals::read(dir, first)?;
         let keks = seals.unseal(tpm).await?;
         let ledger = Ledger::open(tpm, dir, &keks, fresh).await?;
-        let inner = Mutex::new(Inner { seals, ledger });
+        let inner = Arc::new(Mutex::new(Inner { seals, ledger }));
         let (dir, tpm, clock) = (dir.to_owned(), tpm.clone(), clock.clone());
         Ok((Vault { dir, tpm, clock, wanted: wanted.to_vec(), inner }, keks))
     }
@@ -64,7 +65,10 @@ impl Vault {
         state: &T,
     ) -> Result<(), Error> {
         let text = store::text(&self.dir.join(name), version, state)?;
-        self.inner.lock().await.ledger.replace(&self.tpm, name, text).await
+        let (inner, tpm) = (self.inner.clone(), self.tpm.clone());
+        // A task of its own: whoever asked may go away in the middle, and a second change is to wait for the end of this.
+        let done = tokio::spawn(async move { inner.lock().await.ledger.replace(&tpm, name, text).await });
+        done.await.map_err(|_| Error::Interrupted)?
     }
 
     /// Raises a counter that waited for the TPM.
@@ -107,14 +111,32 @@ impl Vault {
         self.keep(&mut inner, seals).await
     }
 
-    /// Makes a recovery key in place of the one before, and gives it in the only form there will ever be.
-    pub async fn make_recovery(&self) -> Result<Zeroizing<String>, Error> {
+    /// Whether a change of the key-encryption key was cut short: what the key before encrypts is to be encrypted anew.
+    pub async fn is_changing(&self) -> bool {
+        self.inner.lock().await.seals.has_previous()
+    }
+
+    /// The key-encryption keys that are in use, the latest first.
+    pub async fn keks(&self) -> Result<Vec<Kek>, Error> {
+        let seals = self.inner.lock().await.seals.clone();
+        seals.unseal(&self.tpm).await
+    }
+
+    /// Makes a recovery key in place of the one before, and gives it in the only form there will ever be, with the
+    /// key-encryption keys as [`Vault::rebind`] does: what an old paper and an old copy of the disk open is to be of no use.
+    pub async fn make_recovery(&self) -> Result<(Zeroizing<String>, Vec<Kek>), Error> {
         let mut inner = self.inner.lock().await;
-        let keks = inner.seals.unseal(&self.tpm).await?;
-        let key = RecoveryKey::generate()?;
-        let seals = inner.seals.clone().with_recovery(&keks, &key, self.clock.now())?;
+        if inner.seals.has_previous() {
+            return Err(Error::Recovery("the keys are just being sealed anew; try again in a moment".into()));
+        }
+        let old = inner.seals.unseal(&self.tpm).await?.into_iter().next().ok_or(Error::Random)?;
+        let (key, now, seals) = (RecoveryKey::generate()?, self.clock.now(), inner.seals.clone());
+        let (seals, new) = seals.with_new_kek(&self.tpm, &old, &self.wanted, now).await?;
+        let keks = vec![new, old];
+        let seals = seals.with_recovery(&keks, &key, now)?;
         self.keep(&mut inner, seals).await?;
-        Ok(key.text())
+        inner.ledger.rekey(&keks[0])?;
+        Ok((key.text(), keks))
     }
 
     async fn keep(&self, inner: &mut Inner, seals: Seals) -> Result<(), Error> {
@@ -133,20 +155,42 @@ pub async fn accept(tpm: &Tpm, dir: &Path, first: &KeyBlob) -> Result<(), Error>
 }
 
 /// After this TPM's PCRs changed: opens the secrets with the recovery key, and seals them to the PCRs as they are now.
+/// With `accept`, whether or not the state is the latest.
 pub async fn reseal(
     tpm: &Tpm,
     dir: &Path,
     first: &KeyBlob,
     wanted: &[u8],
-    key: &RecoveryKey,
+    (key, accept): (&RecoveryKey, bool),
     clock: &Clock,
 ) -> Result<(), Error> {
     let seals = Seals::read(dir, first)?;
     let keks = seals.recover(key)?;
-    let mut ledger = Ledger::open(tpm, dir, &keks, false).await?;
+    if accept {
+        let seals = seals.resealed(tpm, &keks, wanted, clock.now()).await?;
+        store::write(&dir.join(seals::NAME), seals::VERSION, &seals)?;
+        Ledger::accept(tpm, dir, &keks).await?;
+        return Ok(());
+    }
+    let mut ledger = Ledger::open(tpm, dir, &keks, false).await.map_err(both)?;
     let seals = seals.resealed(tpm, &keks, wanted, clock.now()).await?;
     let text = store::text(&dir.join(seals::NAME), seals::VERSION, &seals)?;
     ledger.replace(tpm, seals::NAME, text).await
+}
+
+/// Where the keys do not open, nothing else can be accepted either: both at once.
+fn both(error: Error) -> Error {
+    match error {
+        Error::RolledBack(why) => Error::Recovery(format!(
+            "the state directory is not the latest of this host: {why}; put the latest copy back, or take this one as \
+             it is as well: hostbadge key recover --accept"
+        )),
+        Error::Foreign { path, what } => Error::Recovery(format!(
+            "{}: {what}; put it back from a backup, or take the state as it is as well: hostbadge key recover --accept",
+            path.display()
+        )),
+        other => other,
+    }
 }
 
 /// The move of a host's secrets to another TPM, by the recovery key.
@@ -158,10 +202,13 @@ pub struct Rescue {
 
 impl Rescue {
     /// Opens the secrets in `dir`. The counter cannot be asked, since it is in the TPM of before; the digests can.
-    pub fn open(dir: &Path, first: &KeyBlob, key: &RecoveryKey) -> Result<Rescue, Error> {
+    /// With `accept`, whether or not the state is the latest.
+    pub fn open(dir: &Path, first: &KeyBlob, (key, accept): (&RecoveryKey, bool)) -> Result<Rescue, Error> {
         let seals = Seals::read(dir, first)?;
         let keks = seals.recover(key)?;
-        Ledger::check_alone(dir, &keks)?;
+        if !accept {
+            Ledger::check_alone(dir, &keks).map_err(both)?;
+        }
         Ok(Rescue { dir: dir.to_owned(), seals, keks })
     }
 

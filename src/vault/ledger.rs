@@ -83,72 +83,70 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Reads the ledger and holds the directory against it and against the TPM's counter.
     ///
-    /// `fresh` says that this host has just been made: then there is none yet, and nothing to be compared.
+    /// `fresh` says that this host's TPM objects have just been made: then there is none yet, and nothing to be compared.
     pub(super) async fn open(tpm: &Tpm, dir: &Path, keks: &[Kek], fresh: bool) -> Result<Ledger, Error> {
-        let ledger = match Ledger::read(dir, keks)? {
-            Some(ledger) => ledger,
-            None if fresh => return Ledger::make(tpm, dir, keks).await,
-            None => {
-                // A host of before there were ledgers has no counter either.
-                return match tpm.counters().await?.first() {
-                    None => Ledger::make(tpm, dir, keks).await,
-                    Some(counter) => Err(Error::RolledBack(format!(
-                        "ledger.json is missing, and the TPM has a counter for one at {counter:#x}"
-                    ))),
-                };
-            }
+        let Some(mut ledger) = Ledger::read(dir, keks)? else {
+            return match fresh || Ledger::was_cut_short(tpm, dir).await? {
+                true => Ledger::make(tpm, dir, keks).await,
+                false => Err(Error::RolledBack("ledger.json is missing".to_owned())),
+            };
         };
-        let mut ledger = ledger;
         let Entry { generation, counter, .. } = ledger.entry;
         match tpm.read_counter(counter).await? {
             Some(count) if count == generation => {}
             Some(count) if count.checked_add(1) == Some(generation) => ledger.pending = true,
-            Some(count) if generation < count => {
-                return Err(Error::RolledBack(format!(
-                    "it is of generation {generation}, and the TPM has counted to {count}"
-                )));
-            }
             Some(count) => {
                 return Err(Error::RolledBack(format!(
-                    "it is of generation {generation}, and the TPM has counted only to {count}"
+                    "it is of generation {generation}, and the TPM has counted to {count}"
                 )));
             }
             None => {
                 return Err(Error::RolledBack(format!("its counter is gone from the TPM ({counter:#x})")));
             }
         }
-        ledger.check()?;
+        if ledger.check()? {
+            // After a crash one of two was taken; from now on only that one is.
+            ledger.write().await?;
+        }
         ledger.settle(tpm).await?;
         Ok(ledger)
     }
 
+    /// A first start that ended before there was a ledger: TPM objects, and nothing else, in files or in the TPM.
+    async fn was_cut_short(tpm: &Tpm, dir: &Path) -> Result<bool, Error> {
+        let alone = FILES.iter().all(|name| *name == "tpm.json" || !dir.join(name).exists());
+        Ok(alone && tpm.counters().await?.is_empty())
+    }
+
     /// A ledger for the directory as it is, with a new counter.
     pub(super) async fn make(tpm: &Tpm, dir: &Path, keks: &[Kek]) -> Result<Ledger, Error> {
-        let (secret, kek) = (cipher::random_key()?, latest(keks)?);
+        let (secret, kek) = (cipher::random_key()?, keks.first().ok_or(Error::Random)?);
         let sealed = cipher::seal(kek, KEY, secret.as_slice())?;
-        let (counter, generation) = tpm.make_counter(secret.clone()).await?;
         let files = FILES.iter().map(|name| Ok(((*name).to_owned(), vec![digest_of(&dir.join(name))?])));
         let files = files.collect::<Result<_, store::Error>>()?;
+        let (counter, generation) = tpm.make_counter(secret.clone()).await?;
         let entry = Entry { generation, counter, files };
         let ledger = Ledger { dir: dir.to_owned(), entry, secret, sealed, pending: false };
-        ledger.write()?;
+        if let Err(error) = ledger.write().await {
+            // There are few places for counters, and a full disk is tried again and again.
+            let _ = tpm.remove_counter(counter).await;
+            return Err(error);
+        }
         Ok(ledger)
     }
 
-    /// Takes the directory as it is, whatever the counter says. The counter of before is removed if it is there.
+    /// Takes the directory as it is, whatever the counter says. The counter of before is removed if it is known.
     pub(super) async fn accept(tpm: &Tpm, dir: &Path, keks: &[Kek]) -> Result<Ledger, Error> {
-        let before = Ledger::read(dir, keks).ok().flatten().map(|ledger| ledger.entry.counter);
-        let ledger = Ledger::make(tpm, dir, keks).await?;
-        if let Some(counter) = before.filter(|counter| *counter != ledger.entry.counter) {
-            tpm.remove_counter(counter).await?;
+        if let Some(before) = Ledger::read(dir, keks).ok().flatten() {
+            tpm.remove_counter(before.entry.counter).await?;
         }
-        Ok(ledger)
+        Ledger::make(tpm, dir, keks).await
     }
 
     /// Whether the files are those of the ledger, where there is no counter to be asked: the TPM is another.
     pub(super) fn check_alone(dir: &Path, keks: &[Kek]) -> Result<(), Error> {
         match Ledger::read(dir, keks)? {
-            Some(ledger) => ledger.check(),
+            Some(mut ledger) => ledger.check().map(drop),
             None => Ok(()),
         }
     }
@@ -161,29 +159,33 @@ impl Ledger {
         text: Vec<u8>,
     ) -> Result<(), Error> {
         debug_assert!(FILES.contains(&name));
-        if !self.pending {
-            self.entry.generation += 1;
-            self.pending = true;
-        }
+        // An increment whose answer was late has happened; what comes now is to be of another generation.
+        let _ = self.settle(tpm).await;
         let new = HEXLOWER.encode(digest(&SHA256, &text).as_ref());
-        let path = self.dir.join(name);
-        let allowed = self.entry.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
+        let mut entry = self.entry.clone();
+        entry.generation += u64::from(!self.pending);
+        let allowed = entry.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
         if !allowed.contains(&new) {
             allowed.push(new.clone());
         }
-        let (file, written) = (self.dir.join(NAME), self.written()?);
+        self.write_entry(&entry).await?;
+        // Only what is on the disk may be counted to.
+        (self.entry, self.pending) = (entry, true);
+        let path = self.dir.join(name);
         blocking(move || {
-            store::write(&file, VERSION, &written)?;
             store::replace(&path, &text, 0o600).map_err(|source| store::Error::Io { path, source })
         })
         .await?;
         self.entry.files.insert(name.to_owned(), vec![new]);
         // The file is in force. A counter that cannot be reached now is raised at the next turn.
-        if let Err(error) = self.count(tpm).await {
+        if let Err(error) = self.settle(tpm).await {
             tracing::debug!(%error, "the TPM's counter waits");
         }
-        let (file, written) = (self.dir.join(NAME), self.written()?);
-        blocking(move || store::write(&file, VERSION, &written)).await
+        // Until it is said that the old one will not do any more, either is taken, which is no reason to have failed.
+        if let Err(error) = self.write().await {
+            tracing::warn!("{error}");
+        }
+        Ok(())
     }
 
     /// Raises a counter that waits.
@@ -220,36 +222,34 @@ impl Ledger {
         Ok(Some(Ledger { dir: dir.to_owned(), entry, secret, sealed: key, pending: false }))
     }
 
-    fn check(&self) -> Result<(), Error> {
-        let absent = [ABSENT.to_owned()];
+    /// Holds the files against the ledger, and says whether one of two that it took is settled now.
+    fn check(&mut self) -> Result<bool, Error> {
+        let mut settled = false;
         for name in FILES {
             let now = digest_of(&self.dir.join(name))?;
-            let allowed = self.entry.files.get(name).map_or(absent.as_slice(), Vec::as_slice);
+            let allowed = self.entry.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
             if !allowed.contains(&now) {
                 let what = if now == ABSENT { "is missing" } else { "is not what this host wrote last" };
                 return Err(Error::RolledBack(format!("{name} {what}")));
             }
+            settled |= allowed.len() > 1;
+            *allowed = vec![now];
         }
-        Ok(())
+        Ok(settled)
     }
 
-    fn written(&self) -> Result<Written, Error> {
-        let text = serde_json::to_vec(&self.entry).map_err(|_| Error::Random)?;
+    async fn write(&self) -> Result<(), Error> {
+        self.write_entry(&self.entry).await
+    }
+
+    async fn write_entry(&self, entry: &Entry) -> Result<(), Error> {
+        let text = serde_json::to_vec(entry).map_err(|_| Error::Random)?;
         let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, self.secret.as_slice()), &text);
-        Ok(Written {
-            entry: self.entry.clone(),
-            key: self.sealed.clone(),
-            mac: HEXLOWER.encode(mac.as_ref()),
-        })
+        let (entry, key) = (entry.clone(), self.sealed.clone());
+        let written = Written { entry, key, mac: HEXLOWER.encode(mac.as_ref()) };
+        let file = self.dir.join(NAME);
+        blocking(move || store::write(&file, VERSION, &written)).await
     }
-
-    fn write(&self) -> Result<(), Error> {
-        Ok(store::write(&self.dir.join(NAME), VERSION, &self.written()?)?)
-    }
-}
-
-fn latest(keks: &[Kek]) -> Result<&Kek, Error> {
-    keks.first().ok_or(Error::Random)
 }
 
 fn digest_of(path: &Path) -> Result<String, store::Error> {

@@ -49,6 +49,8 @@ pub enum Error {
     RolledBack(String),
     #[error("{0}")]
     Recovery(String),
+    #[error("the daemon ends")]
+    Interrupted,
     #[error("{path}: {what}; put it back from a backup of this host", path = path.display())]
     Foreign { path: std::path::PathBuf, what: String },
 }

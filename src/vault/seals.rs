@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE64, HEXLOWER};
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -22,6 +23,7 @@ pub(super) const VERSION: u64 = 1;
 /// What a wrapped key is, so that one cannot stand in for the other.
 const KEK: &[u8] = b"hostbadge key-encryption key";
 const WRAPPING: &[u8] = b"hostbadge recovery wrapping key";
+const LINK: &[u8] = b"hostbadge key-encryption key's successor";
 
 /// The file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +48,10 @@ struct Sealed {
     /// The SHA-256 bank's values that it is sealed to, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pcrs: Option<BTreeMap<u8, String>>,
+    /// The key before's word for this one: its digest, encrypted under that key. Whoever can use the TPM can seal a key of
+    /// their own, and would have everything encrypted anew under it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
 }
 
 /// What the recovery key opens.
@@ -83,11 +89,15 @@ impl Seals {
 
     /// The key-encryption keys that are in use, the latest first, by the TPM.
     pub(super) async fn unseal(&self, tpm: &Tpm) -> Result<Vec<Kek>, Error> {
-        let mut keks = Vec::new();
-        for sealed in std::iter::once(&self.kek).chain(&self.previous) {
-            keks.push(sealed.unseal(tpm).await?);
+        let latest = self.kek.unseal(tpm).await?;
+        let Some(previous) = &self.previous else { return Ok(vec![latest]) };
+        let before = previous.unseal(tpm).await?;
+        let link = self.kek.link.as_ref().and_then(|link| cipher::open(&before, LINK, link));
+        if link.is_none_or(|link| link.as_slice() != digest(&SHA256, latest.as_slice()).as_ref()) {
+            let what = "has a key that this host did not make".to_owned();
+            return Err(Error::Foreign { path: NAME.into(), what });
         }
-        Ok(keks)
+        Ok(vec![latest, before])
     }
 
     /// The same by the recovery key.
@@ -132,7 +142,8 @@ impl Seals {
         // The TPM's own random numbers too, so that a weakness of one source is not ours.
         let theirs = Zeroizing::new(tpm.random(kek.len()).await?);
         kek.iter_mut().zip(theirs.iter()).for_each(|(byte, other)| *byte ^= other);
-        let sealed = Sealed::make(tpm, &kek, pcrs, now).await?;
+        let mut sealed = Sealed::make(tpm, &kek, pcrs, now).await?;
+        sealed.link = Some(cipher::seal(old, LINK, digest(&SHA256, kek.as_slice()).as_ref())?);
         if let Some(recovery) = &mut self.recovery {
             let wrapping = cipher::open_key(old, WRAPPING, &recovery.wrapping)
                 .ok_or_else(|| Error::Recovery("the recovery key's part of seal.json was changed".into()))?;
@@ -152,7 +163,8 @@ impl Seals {
         now: Timestamp,
     ) -> Result<Self, Error> {
         if let Some(kek) = keks.first() {
-            self.kek = Sealed::make(tpm, kek, pcrs, now).await?;
+            let link = self.kek.link.take();
+            self.kek = Sealed { link, ..Sealed::make(tpm, kek, pcrs, now).await? };
         }
         self.previous = match keks.get(1) {
             Some(kek) => Some(Sealed::make(tpm, kek, pcrs, now).await?),
@@ -164,6 +176,7 @@ impl Seals {
     /// Without the key before.
     pub(super) fn without_previous(mut self) -> Self {
         self.previous = None;
+        self.kek.link = None;
         if let Some(recovery) = &mut self.recovery {
             recovery.keks.truncate(1);
         }
@@ -183,9 +196,10 @@ impl Seals {
         self.kek.pcrs.iter().flat_map(|pcrs| pcrs.keys().copied()).collect()
     }
 
-    /// How the latest key is guarded, where it is to be sealed to `wanted`.
+    /// How the keys are guarded, where they are to be sealed to `wanted`: while there are two, as the one before is.
     pub(super) fn binding(&self, wanted: &[u8]) -> Binding {
-        let pcrs = self.pcrs();
+        let weakest = self.previous.as_ref().unwrap_or(&self.kek);
+        let pcrs: Vec<u8> = weakest.pcrs.iter().flat_map(|pcrs| pcrs.keys().copied()).collect();
         let waiting = if pcrs == wanted { Vec::new() } else { wanted.to_vec() };
         Binding { pcrs, waiting, recovery: self.recovery.as_ref().map(|r| Timestamp::from_secs(r.made)) }
     }
@@ -198,6 +212,7 @@ impl Sealed {
             public: BASE64.encode(&blob.public),
             private: BASE64.encode(&blob.private),
             pcrs: pcrs.map(|pcrs| pcrs.iter().map(|(n, value)| (*n, HEXLOWER.encode(value))).collect()),
+            link: None,
         }
     }
 

@@ -13,6 +13,8 @@ mod jws;
 mod pcr_policy;
 mod quote;
 pub mod structures;
+mod svid;
+mod svid_keys;
 mod token;
 mod vouching;
 
@@ -24,6 +26,8 @@ pub use jwks::{Jwk, Jwks, Numbers};
 pub use jws::Jws;
 pub use pcr_policy::PcrPolicy;
 pub use quote::check_quote;
+pub use svid::{Svid, is_trust_domain, trust_domain, validate};
+pub use svid_keys::SvidKeys;
 pub use token::{Claims, Expectation, LEEWAY, Verified, verify};
 
 /// Why something does not hold. The texts name the check that failed.
@@ -31,6 +35,8 @@ pub use token::{Claims, Expectation, LEEWAY, Verified, verify};
 pub enum Error {
     #[error("not a compact JWS: {0}")]
     Shape(String),
+    #[error("there is no bundle of trust domain \"{0}\" here")]
+    UnknownDomain(String),
     #[error("key set: {0}")]
     Keys(String),
     #[error("no key \"{0}\" in the key set")]

@@ -25,6 +25,40 @@ pub fn node_with(name: &str, packages: &[&str]) -> PathBuf {
     })
 }
 
+/// The program of the Go module at `source`, built with what its go.sum names.
+pub fn go_program(name: &str, source: &Path) -> PathBuf {
+    let text = |file: &str| fs::read_to_string(source.join(file)).unwrap();
+    let wants = text("go.sum") + &text("main.go");
+    let dir = once(name, &wants, |dir| {
+        let mut go = Command::new("go");
+        go.current_dir(source).args(["build", "-o"]).arg(dir.join("program")).arg(".");
+        succeed(&mut go);
+    });
+    dir.join("program")
+}
+
+/// The program of the Cargo package at `source`, built with what its Cargo.lock names, by the compiler that is there.
+pub fn cargo_program(name: &str, source: &Path) -> PathBuf {
+    let text = |file: &str| fs::read_to_string(source.join(file)).unwrap();
+    let wants = text("Cargo.lock") + &text("main.rs");
+    let dir = once(name, &wants, |dir| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--locked", "--manifest-path"]).arg(source.join("Cargo.toml"));
+        succeed(cargo.arg("--target-dir").arg(dir));
+    });
+    dir.join("debug").join(name)
+}
+
+/// A directory with the jars that `source`/pom.xml asks for.
+pub fn java_with(name: &str, source: &Path) -> PathBuf {
+    let pom = source.join("pom.xml");
+    once(name, &fs::read_to_string(&pom).unwrap(), |dir| {
+        let mut maven = Command::new("mvn");
+        maven.args(["--quiet", "--batch-mode", "--file"]).arg(&pom).arg("dependency:copy-dependencies");
+        succeed(maven.arg(format!("-DoutputDirectory={}", dir.display())));
+    })
+}
+
 /// Makes the directory `name` unless it was made for the same `wants` before. Test programs run side by side.
 fn once(name: &str, wants: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");

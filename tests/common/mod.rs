@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod callers;
+pub mod grpc;
 pub mod http;
 pub mod journald;
 pub mod libraries;
@@ -149,6 +150,10 @@ impl Host {
 
     pub fn agent_socket(&self) -> PathBuf {
         self.path("run/agent.sock")
+    }
+
+    pub fn workload_socket(&self) -> PathBuf {
+        self.path("run/workload.sock")
     }
 
     pub fn admin_socket(&self) -> PathBuf {

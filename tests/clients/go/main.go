@@ -1,0 +1,80 @@
+// A client of the Workload API with go-spiffe: workload AUDIENCE. Prints the same as workload.py.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log"
+	"os"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+)
+
+func say(value any) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(text))
+}
+
+type watcher struct {
+	pushed int
+	done   chan struct{}
+}
+
+func (w *watcher) OnJWTBundlesUpdate(bundles *jwtbundle.Set) {
+	kids := []string{}
+	for _, bundle := range bundles.Bundles() {
+		for kid := range bundle.JWTAuthorities() {
+			kids = append(kids, kid)
+		}
+	}
+	sort.Strings(kids)
+	say(map[string]any{"kids": kids})
+	if w.pushed++; w.pushed == 2 {
+		close(w.done)
+	}
+}
+
+func (w *watcher) OnJWTBundlesWatchError(err error) {
+	if !strings.Contains(err.Error(), "context canceled") {
+		log.Fatal(err)
+	}
+}
+
+func main() {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	client, err := workloadapi.New(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	audience := os.Args[1]
+	svid, err := client.FetchJWTSVID(ctx, jwtsvid.Params{Audience: audience})
+	if err != nil {
+		log.Fatal(err)
+	}
+	say(map[string]any{"spiffe_id": svid.ID.String(), "token": svid.Marshal()})
+	valid, err := client.ValidateJWTSVID(ctx, svid.Marshal(), audience)
+	if err != nil {
+		log.Fatal(err)
+	}
+	say(map[string]any{"valid": valid.ID.String()})
+	_, err = client.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "https://bank.example.com"})
+	say(map[string]any{"denied": err != nil && strings.Contains(err.Error(), "PermissionDenied")})
+	watch := &watcher{done: make(chan struct{})}
+	go func() { _ = client.WatchJWTBundles(ctx, watch) }()
+	select {
+	case <-watch.done:
+	case <-ctx.Done():
+		log.Fatal("nothing was pushed")
+	}
+}

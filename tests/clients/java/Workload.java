@@ -1,0 +1,56 @@
+// A client of the Workload API with java-spiffe: Workload AUDIENCE. Prints the same as workload.py.
+
+import io.spiffe.bundle.jwtbundle.JwtBundleSet;
+import io.spiffe.exception.JwtSvidException;
+import io.spiffe.workloadapi.DefaultWorkloadApiClient;
+import io.spiffe.workloadapi.Watcher;
+import io.spiffe.workloadapi.WorkloadApiClient;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
+
+public class Workload {
+    public static void main(String[] arguments) throws Exception {
+        String audience = arguments[0];
+        try (WorkloadApiClient client = DefaultWorkloadApiClient.newClient()) {
+            var svid = client.fetchJwtSvid(audience);
+            say("{\"spiffe_id\":\"%s\",\"token\":\"%s\"}", svid.getSpiffeId(), svid.getToken());
+            var valid = client.validateJwtSvid(svid.getToken(), audience);
+            say("{\"valid\":\"%s\"}", valid.getSpiffeId());
+            boolean denied = false;
+            try {
+                client.fetchJwtSvid("https://bank.example.com");
+            } catch (JwtSvidException e) {
+                denied = String.valueOf(e.getCause()).contains("PERMISSION_DENIED");
+            }
+            say("{\"denied\":%s}", denied);
+            CountDownLatch pushed = new CountDownLatch(2);
+            client.watchJwtBundles(new Watcher<JwtBundleSet>() {
+                @Override
+                public void onUpdate(JwtBundleSet bundles) {
+                    String kids = bundles.getBundles().values().stream()
+                        .flatMap(bundle -> bundle.getJwtAuthorities().keySet().stream())
+                        .map(kid -> "\"" + kid + "\"")
+                        .collect(Collectors.joining(","));
+                    say("{\"kids\":[%s]}", kids);
+                    pushed.countDown();
+                }
+
+                @Override
+                public void onError(Throwable fault) {
+                    fault.printStackTrace();
+                    System.exit(1);
+                }
+            });
+            if (!pushed.await(30, TimeUnit.SECONDS)) {
+                System.exit(1);
+            }
+        }
+        System.exit(0);
+    }
+
+    static synchronized void say(String format, Object... values) {
+        System.out.println(String.format(format, values));
+        System.out.flush();
+    }
+}

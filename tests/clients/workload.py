@@ -1,0 +1,43 @@
+"""A client of the Workload API with py-spiffe: workload.py AUDIENCE. The socket is SPIFFE_ENDPOINT_SOCKET.
+
+Prints JSON: the token, what validation says, then the names of the keys, once now and once after they have changed.
+"""
+
+import json
+import sys
+import threading
+
+from spiffe import WorkloadApiClient
+
+audience = sys.argv[1]
+
+
+def say(value):
+    print(json.dumps(value), flush=True)
+
+
+def kids(bundles):
+    return sorted(kid for bundle in bundles.bundles for kid in bundle.jwt_authorities)
+
+
+with WorkloadApiClient() as client:
+    svid = client.fetch_jwt_svid({audience})
+    say({"spiffe_id": str(svid.spiffe_id), "token": svid.token})
+    say({"valid": str(client.validate_jwt_svid(svid.token, audience).spiffe_id)})
+    try:
+        client.fetch_jwt_svid({"https://bank.example.com"})
+    except Exception as fault:  # pylint: disable=broad-except
+        say({"denied": "PERMISSION_DENIED" in str(fault)})
+    changed = threading.Semaphore(0)
+
+    def pushed(bundles):
+        say({"kids": kids(bundles)})
+        changed.release()
+
+    def broken(fault):
+        sys.exit(f"the stream broke: {fault}")
+
+    client.stream_jwt_bundles(pushed, broken)
+    for _ in range(2):
+        if not changed.acquire(timeout=30):
+            sys.exit("nothing was pushed")

@@ -1,0 +1,221 @@
+//! A client of SPIFFE's Workload API that says what it is told. Its messages are written here a second time, from the
+//! specification, so that wrong numbers do not agree with themselves.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper::{HeaderMap, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+
+pub const TWO_SECONDS: Duration = Duration::from_secs(2);
+/// What every call carries.
+pub const HEADER: (&str, &str) = ("workload.spiffe.io", "true");
+pub const METHODS: [&str; 7] = [
+    "FetchX509SVID",
+    "FetchX509Bundles",
+    "FetchJWTSVID",
+    "FetchJWTBundles",
+    "ValidateJWTSVID",
+    "FetchWITSVID",
+    "FetchWITBundles",
+];
+
+pub const INVALID_ARGUMENT: u32 = 3;
+pub const PERMISSION_DENIED: u32 = 7;
+pub const UNIMPLEMENTED: u32 = 12;
+pub const UNAVAILABLE: u32 = 14;
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Empty {}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct JwtRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub audience: Vec<String>,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct JwtResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub svids: Vec<JwtSvid>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct JwtSvid {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: String,
+    #[prost(string, tag = "2")]
+    pub svid: String,
+    #[prost(string, tag = "3")]
+    pub hint: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Bundles {
+    #[prost(btree_map = "string, bytes", tag = "1")]
+    pub bundles: std::collections::BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Validate {
+    #[prost(string, tag = "1")]
+    pub audience: String,
+    #[prost(string, tag = "2")]
+    pub svid: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Validated {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: String,
+    #[prost(message, optional, tag = "2")]
+    pub claims: Option<prost_types::Struct>,
+}
+
+/// The end of a call: `grpc-status` and `grpc-message`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub code: u32,
+    pub message: String,
+}
+
+impl Status {
+    fn of(headers: &HeaderMap) -> Option<Status> {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let message = text("grpc-message").unwrap_or_default().replace("%20", " ").replace("%22", "\"");
+        Some(Status { code: text("grpc-status")?.parse().ok()?, message })
+    }
+
+    fn broken(what: impl ToString) -> Status {
+        Status { code: u32::MAX, message: what.to_string() }
+    }
+}
+
+/// One connection, and what runs it.
+pub struct Grpc {
+    pub runtime: Runtime,
+    sender: http2::SendRequest<Full<Bytes>>,
+}
+
+/// One call that is being answered.
+pub struct Call {
+    body: Incoming,
+    early: Option<Status>,
+    read: BytesMut,
+}
+
+impl Grpc {
+    #[track_caller]
+    pub fn connect(socket: &Path) -> Grpc {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let sender = runtime.block_on(async {
+            let stream = UnixStream::connect(socket).await.unwrap();
+            let (sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            sender
+        });
+        Grpc { runtime, sender }
+    }
+
+    /// Starts a call of `path` with `headers`.
+    pub fn start<Q: Message>(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        message: &Q,
+    ) -> Result<Call, Status> {
+        let mut frame = vec![0; 5];
+        message.encode(&mut frame).unwrap();
+        let length = (frame.len() - 5) as u32;
+        frame[1..5].copy_from_slice(&length.to_be_bytes());
+        let mut request = Request::post(format!("http://localhost{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(Bytes::from(frame))).unwrap();
+        let mut sender = self.sender.clone();
+        let answer: Response<Incoming> = self.runtime.block_on(async {
+            let answer = tokio::time::timeout(Duration::from_secs(30), sender.send_request(request)).await;
+            answer.map_err(Status::broken)?.map_err(Status::broken)
+        })?;
+        assert_eq!(answer.status(), 200);
+        let (head, body) = answer.into_parts();
+        Ok(Call { body, early: Status::of(&head.headers), read: BytesMut::new() })
+    }
+
+    /// A call of the Workload API that ends with its first message.
+    pub fn unary<Q: Message, A: Message + Default>(&self, method: &str, message: &Q) -> Result<A, Status> {
+        let mut call = self.stream(method, message)?;
+        let answer = self.next(&mut call, Duration::from_secs(30)).expect("an answer")?;
+        match self.next::<A>(&mut call, Duration::from_secs(30)).expect("an end") {
+            Err(Status { code: 0, .. }) => Ok(answer),
+            other => panic!("after the only message came {other:?}"),
+        }
+    }
+
+    pub fn stream<Q: Message>(&self, method: &str, message: &Q) -> Result<Call, Status> {
+        self.start(&format!("/SpiffeWorkloadAPI/{method}"), &[HEADER], message)
+    }
+
+    /// The next message or the end; none where neither comes in time.
+    pub fn next<A: Message + Default>(&self, call: &mut Call, within: Duration) -> Option<Result<A, Status>> {
+        let read = async {
+            loop {
+                if let Some(status) = call.early.take() {
+                    return Err(status);
+                }
+                if call.read.len() >= 5 {
+                    let length = u32::from_be_bytes([call.read[1], call.read[2], call.read[3], call.read[4]]);
+                    if call.read.len() >= 5 + length as usize {
+                        call.read.advance(5);
+                        return Ok(A::decode(call.read.split_to(length as usize)).unwrap());
+                    }
+                }
+                let frame = match call.body.frame().await {
+                    Some(Ok(frame)) => frame,
+                    Some(Err(e)) => return Err(Status::broken(e)),
+                    None => return Err(Status::broken("no trailers")),
+                };
+                match frame.into_data() {
+                    Ok(data) => call.read.extend_from_slice(&data),
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap();
+                        return Err(Status::of(&trailers).unwrap_or_else(|| Status::broken("no status")));
+                    }
+                }
+            }
+        };
+        self.runtime.block_on(async { tokio::time::timeout(within, read).await.ok() })
+    }
+
+    // === the methods ===
+
+    pub fn jwt(&self, audiences: &[&str], spiffe_id: &str) -> Result<Vec<JwtSvid>, Status> {
+        let audience = audiences.iter().map(|audience| audience.to_string()).collect();
+        let request = JwtRequest { audience, spiffe_id: spiffe_id.into() };
+        self.unary::<_, JwtResponse>("FetchJWTSVID", &request).map(|answer| answer.svids)
+    }
+
+    pub fn validate(&self, audience: &str, svid: &str) -> Result<Validated, Status> {
+        self.unary("ValidateJWTSVID", &Validate { audience: audience.into(), svid: svid.into() })
+    }
+
+    /// The bundles as they are now.
+    pub fn bundles(&self) -> Result<Bundles, Status> {
+        let mut call = self.stream("FetchJWTBundles", &Empty {})?;
+        self.next(&mut call, Duration::from_secs(30)).expect("the first message")
+    }
+}

@@ -1,0 +1,463 @@
+//! SPIFFE's Workload API on its socket. `point_NN_…` are the points of a conformance list for servers of it.
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::callers::{NOBODY, Puppet, Who};
+use common::grpc::{
+    Empty, Grpc, HEADER, INVALID_ARGUMENT, METHODS, PERMISSION_DENIED, Status, TWO_SECONDS, UNAVAILABLE,
+    UNIMPLEMENTED,
+};
+use common::http::{claims, part, tampered};
+use common::{API, Host, until};
+use serde_json::{Value, json};
+
+const OTHER: &str = "https://other.example.com";
+
+fn client(host: &Host) -> Grpc {
+    Grpc::connect(&host.workload_socket())
+}
+
+fn denied() -> Status {
+    Status { code: PERMISSION_DENIED, message: "no identity issued".into() }
+}
+
+#[track_caller]
+fn code<T: std::fmt::Debug>(answer: Result<T, Status>) -> u32 {
+    answer.unwrap_err().code
+}
+
+/// A host on which root is two agents: one with two audiences, the other with one of them.
+fn two_agents() -> Host {
+    let mut host = Host::new();
+    let grant = |audience: &str| format!("[[grant]]\naudience = \"{audience}\"\nttl = \"2m\"\n");
+    let agent = |name: &str, grants: String| format!("name = \"{name}\"\n[match]\nuser = 0\n{grants}");
+    host.agents_file("b", &agent("alpha", grant(API) + &grant(OTHER)));
+    host.agents_file("a", &agent("beta", grant(API)));
+    host.start();
+    host
+}
+
+// === the endpoint ===
+
+#[test]
+fn point_03_and_05_a_call_without_the_header_is_an_invalid_argument() {
+    let host = Host::started();
+    let client = client(&host);
+    for method in METHODS {
+        let mut call = client.start(&format!("/SpiffeWorkloadAPI/{method}"), &[], &Empty {}).unwrap();
+        let end = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap();
+        assert_eq!(code(end), INVALID_ARGUMENT, "{method}");
+    }
+}
+
+#[test]
+fn point_04_the_header_is_true_exactly_once() {
+    let host = Host::started();
+    let client = client(&host);
+    let name = HEADER.0;
+    for headers in
+        [&[(name, "True")][..], &[(name, "")], &[(name, "false")], &[HEADER, HEADER], &[HEADER, (name, "x")]]
+    {
+        let mut call = client.start("/SpiffeWorkloadAPI/FetchJWTBundles", headers, &Empty {}).unwrap();
+        let end = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap();
+        assert_eq!(code(end), INVALID_ARGUMENT, "{headers:?}");
+    }
+}
+
+#[test]
+fn point_06_health_needs_no_header_and_says_how_the_issuer_is() {
+    let mut host = Host::new();
+    fs::write(host.path("state/issuing.json"), "{").unwrap();
+    host.agent("root", "user = 0");
+    host.start();
+    let health = |host: &Host| {
+        let client = client(host);
+        let mut call = client.start("/grpc.health.v1.Health/Check", &[], &Empty {}).unwrap();
+        // ServingStatus: 1 serves, 2 does not.
+        client.next::<Health>(&mut call, TWO_SECONDS).unwrap().unwrap().status
+    };
+    until("health says what is wrong", || (health(&host) == 2).then_some(()));
+    assert_eq!(host.stop().code(), Some(0));
+    let mut host = Host::started();
+    until("health says that all is well", || (health(&host) == 1).then_some(()));
+    assert_eq!(host.stop().code(), Some(0));
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Health {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+#[test]
+fn what_is_not_there_is_unimplemented() {
+    let host = Host::started();
+    let client = client(&host);
+    for path in ["/SpiffeWorkloadAPI/FetchAll", "/spire.api.Agent/X", "/", "/v1/token"] {
+        let mut call = client.start(path, &[HEADER], &Empty {}).unwrap();
+        assert_eq!(code(client.next::<Empty>(&mut call, TWO_SECONDS).unwrap()), UNIMPLEMENTED, "{path}");
+    }
+}
+
+#[test]
+fn point_08_nobody_gets_nothing_and_it_is_written_down() {
+    let mut host = Host::new();
+    host.agent("nobody", &format!("user = {NOBODY}"));
+    host.start();
+    let client = client(&host);
+    assert_eq!(client.jwt(&[API], ""), Err(denied()));
+    assert_eq!(client.bundles(), Err(denied()));
+    assert_eq!(client.validate(API, "a.b.c"), Err(denied()));
+    let mut call = client.stream("FetchX509SVID", &Empty {}).unwrap();
+    assert_eq!(client.next::<Empty>(&mut call, TWO_SECONDS), Some(Err(denied())));
+    let refused = |line: &&Value| line["event"] == "request-refused" && line["reason"] == "invalid_client";
+    assert_eq!(host.audit().iter().filter(refused).count(), 4);
+}
+
+#[test]
+fn point_09_a_host_that_cannot_says_why_at_once() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    fs::write(host.path("state/issuing.json"), "{").unwrap();
+    host.start();
+    let client = client(&host);
+    for answer in
+        [client.jwt(&[API], "").map(drop), client.bundles().map(drop), client.validate(API, "a").map(drop)]
+    {
+        let status = answer.unwrap_err();
+        assert_eq!(status.code, UNAVAILABLE);
+        assert!(status.message.contains("issuing.json"), "{status:?}");
+    }
+}
+
+#[test]
+fn point_10_wit_is_unimplemented() {
+    let host = Host::started();
+    let client = client(&host);
+    for method in ["FetchWITSVID", "FetchWITBundles"] {
+        let mut call = client.stream(method, &Empty {}).unwrap();
+        assert_eq!(code(client.next::<Empty>(&mut call, TWO_SECONDS).unwrap()), UNIMPLEMENTED);
+    }
+}
+
+#[test]
+fn floods_are_told_to_come_later() {
+    let mut host = Host::new();
+    host.configure("[limits]\nrate = 1\nburst = 3\n");
+    host.agent("root", "user = 0");
+    host.start();
+    let client = client(&host);
+    let codes: Vec<u32> =
+        (0..5).map(|_| client.jwt(&[API], "").map_or_else(|status| status.code, |_| 0)).collect();
+    assert_eq!(codes, [0, 0, 0, UNAVAILABLE, UNAVAILABLE]);
+}
+
+// === JWT-SVIDs ===
+
+#[test]
+fn point_32_and_34_what_is_malformed_is_an_invalid_argument() {
+    let host = Host::started();
+    let client = client(&host);
+    let many: Vec<String> = (0..1000).map(|number| format!("https://{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let long = "a".repeat(2048);
+    let long_id = format!("spiffe://{long}/a");
+    for (audiences, spiffe_id) in [
+        (&[][..], ""),
+        (&[""], ""),
+        (&[API, ""], ""),
+        (&[long.as_str()], ""),
+        (&many, ""),
+        (&[API], "root"),
+        (&[API], "spiffe://example.org"),
+        (&[API], "https://example.org/a"),
+        (&[API], long_id.as_str()),
+    ] {
+        assert_eq!(code(client.jwt(audiences, spiffe_id)), INVALID_ARGUMENT, "{spiffe_id}");
+    }
+}
+
+#[test]
+fn point_33_and_35_every_identity_with_a_grant_for_all_audiences() {
+    let host = two_agents();
+    let client = client(&host);
+    let names = |audiences: &[&str]| -> Vec<(String, Value)> {
+        let svids = client.jwt(audiences, "").unwrap();
+        svids.iter().map(|svid| (svid.hint.clone(), claims(&svid.svid)["aud"].clone())).collect()
+    };
+    let named = |name: &str, aud: Value| (name.to_owned(), aud);
+    assert_eq!(names(&[API]), [named("alpha", json!([API])), named("beta", json!([API]))]);
+    assert_eq!(names(&[OTHER, API, OTHER]), [named("alpha", json!([OTHER, API]))]);
+    let status = client.jwt(&["https://bank.example.com"], "").unwrap_err();
+    assert_eq!(status.code, PERMISSION_DENIED);
+    assert!(status.message.contains("no grant for this audience"), "{status:?}");
+    let issued: Vec<Value> = host.audit().into_iter().filter(|line| line["event"] == "svid-issued").collect();
+    assert_eq!(issued.len(), 3);
+    assert_eq!(issued[2]["audience"], format!("{OTHER} {API}"));
+    assert!(issued.iter().all(|line| line["jti"].is_string() && line["peer"]["pid"] == std::process::id()));
+}
+
+#[test]
+fn a_grant_of_the_tpms_own_signature_is_not_served_by_a_lesser_one() {
+    let mut host = Host::new();
+    let grant = format!("[[grant]]\naudience = \"{API}\"\nassurance = \"tpm\"\n");
+    host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{grant}"));
+    host.start();
+    let status = client(&host).jwt(&[API], "").unwrap_err();
+    assert_eq!(status.code, PERMISSION_DENIED);
+    assert!(status.message.contains("the TPM's own signature"), "{status:?}");
+}
+
+#[test]
+fn point_34_one_identity_by_its_id_and_no_other() {
+    let host = two_agents();
+    let client = client(&host);
+    let all = client.jwt(&[API], "").unwrap();
+    let beta = &all[1].spiffe_id;
+    let only = client.jwt(&[API], beta).unwrap();
+    assert_eq!((only.len(), &only[0].spiffe_id), (1, beta));
+    assert_eq!(client.jwt(&[API], &beta.replace("/beta", "/gamma")), Err(denied()));
+}
+
+#[test]
+fn point_36_to_38_a_token_is_what_the_specification_says() {
+    let host = two_agents();
+    let client = client(&host);
+    let svid = &client.jwt(&[API], "").unwrap()[0];
+    let header = part(&svid.svid, 0);
+    assert_eq!(header.as_object().unwrap().keys().collect::<Vec<_>>(), ["alg", "kid", "typ"]);
+    assert_eq!((&header["alg"], &header["typ"]), (&json!("ES256"), &json!("JWT")));
+    let token = claims(&svid.svid);
+    assert_eq!((token["sub"].as_str(), &token["aud"]), (Some(svid.spiffe_id.as_str()), &json!([API])));
+    assert_eq!(token["exp"].as_u64().unwrap() - token["iat"].as_u64().unwrap(), 120);
+    let bundles = client.bundles().unwrap().bundles;
+    let domain = svid.spiffe_id.split('/').nth(2).unwrap();
+    let keys: Value = serde_json::from_slice(&bundles[&format!("spiffe://{domain}")]).unwrap();
+    assert_eq!(keys["keys"][0]["kid"], header["kid"]);
+    let svid_keys = hostbadge::verify::SvidKeys::parse(keys.to_string().as_bytes()).unwrap();
+    let now = hostbadge::clock::Clock::System.now();
+    hostbadge::verify::validate(&svid.svid, API, now, |_| Some(&svid_keys)).unwrap();
+    // Each is signed afresh.
+    assert_ne!(client.jwt(&[API], "").unwrap()[0].svid, svid.svid);
+    // What is for the one socket is nothing at the other.
+    assert_eq!(host.post("/v1/introspect", json!({ "token": svid.svid })).json()["active"], false);
+}
+
+#[test]
+fn point_39_validation_takes_our_tokens_for_their_audience_alone() {
+    let host = two_agents();
+    let client = client(&host);
+    let svid = &client.jwt(&[API, OTHER], "").unwrap()[0];
+    let answer = client.validate(OTHER, &svid.svid).unwrap();
+    assert_eq!(answer.spiffe_id, svid.spiffe_id);
+    let fields = answer.claims.unwrap().fields;
+    let audiences = match fields["aud"].kind.as_ref().unwrap() {
+        prost_types::value::Kind::ListValue(list) => list.values.len(),
+        other => panic!("{other:?}"),
+    };
+    assert!(audiences == 2 && fields.contains_key("hostbadge"));
+    let access_token =
+        host.post("/v1/token", json!({ "audience": API, "agent": "alpha" })).json()["access_token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+    let json_form = json!({ "payload": "", "signatures": [] }).to_string();
+    for (audience, token) in [
+        ("https://bank.example.com", svid.svid.as_str()),
+        (API, &tampered(&svid.svid)),
+        (API, &access_token),
+        (API, &json_form),
+        (API, "a.b.c"),
+        ("", &svid.svid),
+        (API, ""),
+    ] {
+        assert_eq!(code(client.validate(audience, token)), INVALID_ARGUMENT, "{audience} {token}");
+    }
+    // Of an agent that is not there any more.
+    fs::remove_file(host.path("etc/agents.d/b.toml")).unwrap();
+    host.hang_up();
+    let status = client.validate(OTHER, &svid.svid).unwrap_err();
+    assert!(status.message.contains("not registered any more"), "{status:?}");
+}
+
+#[test]
+fn point_40_tokens_of_another_domain_hold_by_its_bundle_and_say_no_more_than_they_must() {
+    let mut other = Host::other();
+    other.configure("trust_domain = \"example.com\"");
+    other.agent("root", "user = 0");
+    other.start();
+    let svid = client(&other).jwt(&[API], "").unwrap().swap_remove(0);
+    let host = Host::started();
+    let client = client(&host);
+    let status = client.validate(API, &svid.svid).unwrap_err();
+    assert!(status.message.contains("no bundle of trust domain \"example.com\""), "{status:?}");
+
+    let bundle = other.get("/v1/bundle");
+    assert_eq!(bundle.status, 200);
+    assert!(bundle.json()["spiffe_sequence"].as_u64().unwrap() > 1_700_000_000);
+    assert!(bundle.json()["spiffe_refresh_hint"].is_u64());
+    let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
+    let first = client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
+    assert_eq!(first.bundles.len(), 1);
+    fs::create_dir(host.path("etc/federation")).unwrap();
+    fs::write(host.path("etc/federation/example.com.json"), bundle.text()).unwrap();
+    host.hang_up();
+    let pushed = client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
+    assert!(pushed.bundles.len() == 2 && pushed.bundles.contains_key("spiffe://example.com"));
+    let answer = client.validate(API, &svid.svid).unwrap();
+    assert_eq!(answer.spiffe_id, svid.spiffe_id);
+    assert_eq!(answer.claims.unwrap().fields.keys().collect::<Vec<_>>(), ["aud", "exp", "sub"]);
+
+    // A bad file leaves what was in force, and is told with its name.
+    fs::write(host.path("etc/federation/example.net.json"), "{").unwrap();
+    let reload = host.admin().post("/v1/agents/reload", &json!({}));
+    assert_eq!(reload.status, 422);
+    assert!(reload.text().contains("example.net.json"), "{}", reload.text());
+    client.validate(API, &svid.svid).unwrap();
+}
+
+// === streams ===
+
+#[test]
+fn point_24_and_29_to_31_bundles_are_pushed_when_they_change_and_else_not() {
+    let host = Host::started();
+    let client = client(&host);
+    let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
+    let mut next = |within| client.next::<common::grpc::Bundles>(&mut stream, within);
+    let first = next(TWO_SECONDS).unwrap().unwrap();
+    let keys: Value = serde_json::from_slice(first.bundles.values().next().unwrap()).unwrap();
+    let keys = keys["keys"].as_array().unwrap();
+    assert!(first.bundles.keys().all(|domain| domain.starts_with("spiffe://")));
+    assert!(
+        keys.iter().all(|key| key["use"] == "jwt-svid" && key["kid"].is_string() && key.get("d").is_none())
+    );
+    // A reload that changes nothing here says nothing.
+    host.agent("other", &format!("user = {NOBODY}"));
+    host.hang_up();
+    assert_eq!(next(TWO_SECONDS), None);
+    assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
+    let second = next(TWO_SECONDS).unwrap().unwrap();
+    assert_ne!(first, second);
+}
+
+#[test]
+fn point_25_a_stream_ends_when_its_caller_is_no_agent_any_more() {
+    let host = Host::started();
+    let client = client(&host);
+    let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
+    client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
+    fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
+    host.hang_up();
+    let end = client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS);
+    assert_eq!(end, Some(Err(denied())));
+    // And the connection is there for whoever is an agent again.
+    host.agent("root", "user = 0");
+    host.hang_up();
+    client.bundles().unwrap();
+}
+
+/// A whole call of FetchJWTBundles as bytes, and what reads the answer frame by frame.
+const FOLLOW: &str = r"
+def exactly(n):
+    data = b''
+    while len(data) < n:
+        more = s.recv(n - len(data))
+        if not more: raise EOFError()
+        data += more
+    return data
+def frames():
+    while True:
+        head = exactly(9)
+        yield head[3], head[4], exactly(int.from_bytes(head[:3], 'big'))
+def field(name, value): return bytes([0, len(name)]) + name + bytes([len(value)]) + value
+def frame(kind, flags, stream, payload):
+    return len(payload).to_bytes(3, 'big') + bytes([kind, flags]) + stream.to_bytes(4, 'big') + payload
+def call():
+    block = field(b':method', b'POST') + field(b':scheme', b'http') + field(b':path', b'/SpiffeWorkloadAPI/FetchJWTBundles') + field(b':authority', b'x') + field(b'content-type', b'application/grpc') + field(b'te', b'trailers') + field(b'workload.spiffe.io', b'true')
+    s.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0, b'') + frame(1, 4, 1, block) + frame(0, 1, 1, bytes(5)))
+def heard(kind, flag): return next(True for k, f, _ in frames() if k == kind and f & flag == flag)
+";
+
+/// A process that follows the bundles on a connection of its own, by the program `python`.
+fn follower(host: &Host, python: &std::path::Path) -> Puppet {
+    let mut puppet = Puppet::at(&host.workload_socket(), &Who::root(), python);
+    puppet.order(&format!("exec({FOLLOW:?})"));
+    puppet.order("call()");
+    assert_eq!(puppet.value("heard(0, 0)"), true, "the first message");
+    puppet
+}
+
+#[test]
+fn a_stream_ends_when_its_process_becomes_another_program() {
+    let mut host = Host::new();
+    let (first, second) = (host.path("first"), host.path("second"));
+    for copy in [&first, &second] {
+        fs::copy(common::callers::python(), copy).unwrap();
+    }
+    host.agent("first", &format!("user = 0\nexe = {first:?}"));
+    host.start();
+    let mut puppet = follower(&host, &first);
+    puppet.exec(&second);
+    puppet.order(&format!("exec({FOLLOW:?})"));
+    // HEADERS that end the stream: its trailers.
+    assert_eq!(puppet.value("heard(1, 1)"), true);
+    puppet.end();
+}
+
+#[test]
+fn a_connection_whose_process_has_ended_is_closed_whoever_holds_it() {
+    let host = Host::started();
+    let mut puppet = follower(&host, &common::callers::python());
+    let connections = || host.status()["connections"].as_u64().unwrap();
+    assert_eq!(connections(), 1);
+    puppet.order("import subprocess; heir = subprocess.Popen(['cat'], stdin=s, stdout=subprocess.DEVNULL)");
+    assert_eq!(puppet.value("heir.poll()"), Value::Null);
+    puppet.order("os._exit(0)");
+    until("the connection is closed", || (connections() == 0).then_some(()));
+    puppet.end();
+}
+
+#[test]
+fn point_28_and_41_a_hundred_streams_that_nobody_reads_hold_up_nobody() {
+    let host = Host::started();
+    let silent = client(&host);
+    let _unread: Vec<_> = (0..100).map(|_| silent.stream("FetchJWTBundles", &Empty {}).unwrap()).collect();
+    let other = client(&host);
+    let mut read = other.stream("FetchJWTBundles", &Empty {}).unwrap();
+    other.next::<common::grpc::Bundles>(&mut read, TWO_SECONDS).unwrap().unwrap();
+    assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
+    other.next::<common::grpc::Bundles>(&mut read, TWO_SECONDS).unwrap().unwrap();
+    other.jwt(&[API], "").unwrap();
+    drop(silent);
+}
+
+#[test]
+fn the_end_of_the_daemon_ends_streams_with_a_word() {
+    let mut host = Host::started();
+    let client = client(&host);
+    let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
+    client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
+    assert_eq!(host.stop().code(), Some(0));
+    let end = client.next::<common::grpc::Bundles>(&mut stream, Duration::from_secs(5)).unwrap();
+    assert_eq!(code(end), UNAVAILABLE);
+}
+
+#[test]
+fn the_socket_is_open_to_every_user() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::started();
+    let mode = fs::metadata(host.workload_socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o666);
+    // What speaks HTTP/1 there is sent away, and nobody is the worse for it.
+    let mut command = std::process::Command::new("curl");
+    command
+        .args(["--silent", "--max-time", "10", "--unix-socket"])
+        .arg(host.workload_socket())
+        .arg("http://localhost/");
+    Who::user(NOBODY).dress(&mut command);
+    assert!(!command.status().unwrap().success());
+    client(&host).jwt(&[API], "").unwrap();
+}

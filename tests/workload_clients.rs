@@ -1,0 +1,123 @@
+//! SPIFFE's clients as they are: each gets a token, has it validated, is denied what has no grant, and follows the keys
+//! through a rotation.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::http::claims;
+use common::libraries::{cargo_program, go_program, java_with, node_with, python_with};
+use common::processes::Running;
+use common::{API, Host};
+use serde_json::{Value, json};
+
+const GRPC_JS: &[&str] = &["@grpc/grpc-js@1.13.4", "@grpc/proto-loader@0.7.15"];
+const REFLECTION: &[&str] = &["grpcio-reflection==1.74.0"];
+
+fn client(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file)
+}
+
+#[test]
+fn point_07_py_spiffe_is_served_as_it_is() {
+    let python = python_with("spiffe", &["spiffe==0.3.2"]);
+    let mut command = Command::new(python);
+    command.arg(client("workload.py"));
+    is_served(command);
+}
+
+#[test]
+fn point_07_go_spiffe_is_served_as_it_is() {
+    is_served(Command::new(go_program("go-spiffe", &client("go"))));
+}
+
+#[test]
+fn point_07_the_rust_crate_is_served_as_it_is() {
+    is_served(Command::new(cargo_program("rust-spiffe", &client("rust"))));
+}
+
+#[test]
+fn point_07_java_spiffe_is_served_as_it_is() {
+    let jars = java_with("java-spiffe", &client("java"));
+    let mut command = Command::new("java");
+    command.arg("-cp").arg(jars.join("*")).arg(client("java/Workload.java"));
+    is_served(command);
+}
+
+#[test]
+fn point_07_grpc_js_is_served_as_it_is() {
+    let host = Host::started();
+    let mut command = Command::new("node");
+    command
+        .env("GRPC", node_with("grpc-js", GRPC_JS))
+        .arg(client("workload.mjs"))
+        .arg(host.workload_socket());
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/workload.proto"));
+    is_served_by(&host, command);
+}
+
+#[test]
+fn point_07_any_authority_is_let_through() {
+    let host = Host::started();
+    let mut command = Command::new("node");
+    command.arg(client("authority.mjs")).arg(host.workload_socket());
+    let forms = [
+        "localhost",
+        "%2Frun%2Fhostbadge%2Fworkload.sock",
+        "/run/hostbadge/workload.sock",
+        "unix:/x",
+        "-",
+        "",
+    ];
+    let output = command.args(forms).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), forms.len());
+    assert!(answers.iter().all(|answer| answer["answered"] == true), "{text}");
+}
+
+#[test]
+fn point_06_reflection_of_both_versions_lists_the_workload_api() {
+    let host = Host::started();
+    let python = python_with("grpc-reflection", REFLECTION);
+    for version in ["v1", "v1alpha"] {
+        let mut command = Command::new(&python);
+        command.arg(client("reflection.py")).arg(host.workload_socket()).arg(version);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let services = told["services"].as_array().unwrap();
+        assert!(services.contains(&json!("SpiffeWorkloadAPI")), "{told}");
+        assert!(services.contains(&json!("grpc.health.v1.Health")), "{told}");
+        assert_eq!(told["methods"], json!(common::grpc::METHODS));
+    }
+}
+
+#[track_caller]
+fn is_served(command: Command) {
+    is_served_by(&Host::started(), command);
+}
+
+/// `command` takes an audience after its other arguments, and finds the socket by the environment or by itself.
+#[track_caller]
+fn is_served_by(host: &Host, mut command: Command) {
+    command.env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", host.workload_socket().display()));
+    command.arg(API).stdout(Stdio::piped());
+    let mut client = Running::start(command);
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    let mut hear = || -> Value {
+        let line = lines.next().expect("the client goes on").unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    };
+    let told = hear();
+    let token = claims(told["token"].as_str().unwrap());
+    assert_eq!((&token["sub"], &token["aud"]), (&told["spiffe_id"], &json!([API])));
+    assert_eq!(hear()["valid"], told["spiffe_id"]);
+    assert_eq!(hear()["denied"], true);
+    let before = hear()["kids"].as_array().unwrap().len();
+    assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
+    assert!(hear()["kids"].as_array().unwrap().len() > before);
+    assert!(client.wait().unwrap().success());
+}
