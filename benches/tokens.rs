@@ -7,6 +7,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+
 use support::{Client, Host, Journald, median, micros, percentile, ratio, raw_signature};
 
 const SERIAL: usize = 20_000;
