@@ -251,10 +251,8 @@ fn the_bundle_document_is_as_spiffe_wants_it() {
     assert!(roots[0]["kid"].is_null() && roots[0]["d"].is_null());
     assert!(others.iter().all(|key| key["use"] == "jwt-svid" && key["kid"].is_string()), "{document}");
     let listed = host.get("/.well-known/jwks.json").json();
-    assert_eq!(others.len(), listed["keys"].as_array().unwrap().len());
-    // The host key is the root's, and it is in the key set.
-    let host_key = others.iter().find(|key| key["x"] == roots[0]["x"]).expect("the host key");
-    assert_eq!(host_key["y"], roots[0]["y"]);
+    let listed: Vec<&Value> = listed["keys"].as_array().unwrap().iter().map(|key| &key["kid"]).collect();
+    assert!(!others.is_empty() && others.iter().all(|key| listed.contains(&&key["kid"])), "{document}");
 }
 
 // === requests ===
@@ -689,7 +687,9 @@ mod tls {
         let back: String = said.trim_end().chars().rev().collect();
         tls.write_all(format!("{back}\n").as_bytes())?;
         tls.conn.send_close_notify();
-        tls.flush()
+        // A client that has its answer may be gone.
+        let _ = tls.flush();
+        Ok(())
     }
 }
 
