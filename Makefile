@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 DEV ?= $(CURDIR)/dev
-PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq python3 python3-venv python3-pip
+PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl python3 python3-venv python3-pip
 # Node, Go and Java by whatever way they were installed; Debian's where there is none.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
 # By whatever way they were installed; Go 1.24 or later and Rust 1.88 or later are asked for by the clients themselves.

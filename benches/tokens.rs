@@ -7,9 +7,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+
 use support::{Client, Host, Journald, median, micros, percentile, ratio, raw_signature};
 
 const SERIAL: usize = 20_000;
+const CERTIFICATES: usize = 3_500;
 const CONCURRENT: usize = 16;
 const EACH: usize = 4_000;
 const OPEN: usize = 1_000;
@@ -49,6 +53,12 @@ fn main() {
     let tokens = serial(&host, "POST", "/v1/token", TOKEN);
     let used = host.cpu() - before;
     report_serial(&tokens, &bare, used, raw);
+
+    // Each certificate that has not expired is remembered, and an agent has 4,096 at most.
+    let before = host.cpu();
+    let certificates = ask_often(&host, CERTIFICATES, "POST", "/v1/certificate", "{}");
+    let used = host.cpu() - before;
+    report_certificates(&certificates, used, raw);
 
     for (name, method, path, body) in
         [("bare", "GET", "/v1/none", ""), ("tokens", "POST", "/v1/token", TOKEN)]
@@ -96,6 +106,37 @@ fn report_serial(tokens: &[Duration], bare: &[Duration], used: Duration, raw: Du
     report_cpu(used / tokens.len() as u32, raw);
 }
 
+/// Beside a raw signature, and beside the key that each certificate has made for it as well.
+fn report_certificates(certificates: &[Duration], used: Duration, raw: Duration) {
+    let (p50, key) = (median(certificates), raw_key());
+    println!(
+        "certificate, serial         {:8.1} us   p99 {:.1} us   {:.2} raw signatures, {:.2} with a raw key",
+        micros(p50),
+        micros(percentile(certificates, 99)),
+        ratio(p50, raw),
+        ratio(p50, raw + key)
+    );
+    println!(
+        "certificates, one connection{:8.0} a second",
+        certificates.len() as f64 / certificates.iter().sum::<Duration>().as_secs_f64()
+    );
+    report_cpu(used / certificates.len() as u32, raw);
+}
+
+/// What it costs to make a key.
+fn raw_key() -> Duration {
+    let random = SystemRandom::new();
+    let made: Vec<Duration> = (0..500)
+        .map(|_| {
+            let started = Instant::now();
+            let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random);
+            std::hint::black_box(key.expect("a key"));
+            started.elapsed()
+        })
+        .collect();
+    median(&made)
+}
+
 /// User and system time of the daemon for one request, journal and audit included.
 fn report_cpu(each: Duration, raw: Duration) {
     println!("  daemon's CPU for each     {:8.1} us   {:.2} raw signatures", micros(each), ratio(each, raw));
@@ -118,11 +159,15 @@ fn concurrent(host: &Host, method: &str, path: &str, body: &str) -> Duration {
 }
 
 fn serial(host: &Host, method: &str, path: &str, body: &str) -> Vec<Duration> {
+    ask_often(host, SERIAL, method, path, body)
+}
+
+fn ask_often(host: &Host, times: usize, method: &str, path: &str, body: &str) -> Vec<Duration> {
     let mut client = Client::connect(host.socket());
     for _ in 0..200 {
         client.ask(method, path, body);
     }
-    (0..SERIAL)
+    (0..times)
         .map(|_| {
             let started = Instant::now();
             client.ask(method, path, body);

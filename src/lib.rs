@@ -10,6 +10,7 @@ pub mod enroll;
 pub mod federation;
 pub mod issue;
 pub mod peer;
+pub mod pki;
 pub mod policy;
 pub mod posture;
 pub mod road;

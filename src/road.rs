@@ -22,6 +22,7 @@ use crate::issue::{
     Question, Standing, Token,
 };
 use crate::peer::{Look, Peer};
+use crate::pki::{Authority, Certificate, HolderKey, Wanted};
 use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, SvidAsk, Who};
 use crate::posture::{BootLog, ImaList, Posture, Watched};
 use crate::tpm::{self, Tpm};
@@ -76,6 +77,18 @@ pub struct Road {
     pub enrollment: Enrollment,
     pub ima: ImaList,
     pub posture: Watched,
+    /// Where certificates come from.
+    pub authority: Authority,
+}
+
+/// What a request for a certificate says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificateAsk {
+    /// A PKCS#10 request, PEM or DER in base64; none has a key made.
+    pub csr: Option<String>,
+    /// Which agent the caller wants to be, where it is several.
+    pub agent: Option<String>,
+    pub ttl: Option<Duration>,
 }
 
 impl Road {
@@ -83,6 +96,14 @@ impl Road {
     pub async fn token(&self, look: Look, ask: Result<Ask, String>) -> Answer<Token> {
         match self.decide_token(look, ask).await {
             Ok(token) => self.audit.token(token).await.map_err(Refused::Unrecorded),
+            Err(no) => Err(self.refuse(no).await),
+        }
+    }
+
+    /// A certificate for the caller's own identity.
+    pub async fn certificate(&self, look: Look, ask: Result<CertificateAsk, String>) -> Answer<Certificate> {
+        match self.decide_certificate(look, ask).await {
+            Ok(certificate) => self.audit.certificate(certificate).await.map_err(Refused::Unrecorded),
             Err(no) => Err(self.refuse(no).await),
         }
     }
@@ -298,6 +319,28 @@ impl Road {
         }
         self.within_rate(Who::Signed(agent.name().clone()), Some(&peer)).map_err(|no| no.of(&agent))?;
         Ok(self.by_tpm.token(&standing, permit, &self.clock).await?)
+    }
+
+    async fn decide_certificate(
+        &self,
+        look: Look,
+        ask: Result<CertificateAsk, String>,
+    ) -> Result<Certificate, No> {
+        let peer = self.known(look)?;
+        let wanted = ask.as_ref().ok().and_then(|ask| ask.agent.as_deref());
+        let agent = match ask {
+            Ok(_) => self.identify(&peer, wanted).await?,
+            Err(_) => self.identify_any(&peer).await?,
+        };
+        let invalid = |what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent);
+        let ask = ask.map_err(invalid)?;
+        // Only now: a signature is not checked for strangers, nor beyond the agent's rate.
+        let key = ask.csr.as_deref().map(HolderKey::from_csr).transpose();
+        let key = key.map_err(|e| invalid(e.to_string()))?;
+        let permit = policy::decide_identity(agent.clone(), &self.posture.condition(Uptime::now()))?;
+        let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
+        let wanted = Wanted { key, ttl: ask.ttl };
+        Ok(self.authority.issue(permit, standing.host(), wanted, self.clock.now())?)
     }
 
     async fn decide_svids(&self, look: Look, ask: Result<SvidAsk, String>) -> Result<Vec<JwtSvid>, No> {

@@ -99,12 +99,16 @@ impl Desk {
     }
 
     fn certify(&self, host: &Host, ca: &str) -> Output {
+        self.certify_with(host, ca, &[])
+    }
+
+    fn certify_with(&self, host: &Host, ca: &str, more: &[&str]) -> Output {
         let [request, secret, answer] = ["request", "challenge.secret", "answer"].map(|name| self.path(name));
         let (certificate, key) = (self.path(&format!("{ca}.pem")), self.path(&format!("{ca}.key")));
         let host_certificate = self.path("host.pem");
         let files = ["--request", &request, "--secret", &secret, "--answer", &answer];
         let ca = ["--ca-cert", &certificate, "--ca-key", &key, "--output", &host_certificate];
-        hostbadge(host, &[&["enroll", "certify"], &files[..], &ca].concat())
+        hostbadge(host, &[&["enroll", "certify"], &files[..], &ca, more].concat())
     }
 
     /// All steps up to the answer.
@@ -627,4 +631,78 @@ fn no_byte_of_the_four_files_can_be_changed() {
     desk.save("challenge", &bad);
     done(&desk.activate(&host, "challenge"));
     refused(&desk.certify(&host, "ca"), "it answers another challenge");
+}
+
+/// Certificates of an agent and how far they lead: the chain's length, and whether it reaches the CA.
+fn issued(host: &Host, desk: &Desk, ca: &str) -> (usize, bool) {
+    let answer = host.post("/v1/certificate", json!({}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let chain = answer.json()["certificate_chain"].as_str().unwrap().to_owned();
+    let file = desk.path("agent.pem");
+    fs::write(&file, &chain).unwrap();
+    let root = desk.path(ca);
+    let verified = run("openssl", &["verify", "-x509_strict", "-CAfile", &root, "-untrusted", &file, &file]);
+    (chain.matches("BEGIN CERTIFICATE").count(), verified.status.success())
+}
+
+fn roots_of_bundle(host: &Host) -> Vec<String> {
+    let document = host.get("/v1/bundle").json();
+    let keys = document["keys"].as_array().unwrap().iter();
+    keys.filter_map(|key| key["x5c"][0].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_host_that_may_sign_does_so_below_the_organisations_root() {
+    let mut host = Host::started();
+    let desk = Desk::answered(&host);
+    let own = roots_of_bundle(&host);
+    assert_eq!((issued(&host, &desk, "ca.pem"), own.len()), ((2, false), 1));
+    let config = desk.path("narrow.conf");
+    fs::write(
+        &config,
+        "[req]\ndistinguished_name = name\nx509_extensions = ext\nprompt = no\n[name]\nCN = narrow\n[ext]\n\
+         basicConstraints = critical,CA:TRUE,pathlen:1\nsubjectKeyIdentifier = hash\n",
+    )
+    .unwrap();
+    desk.ca("narrow", &["-newkey", "rsa:2048", "-config", &config]);
+    refused(&desk.certify_with(&host, "narrow", &["--signing"]), "lets 1 CAs stand below it");
+
+    done(&desk.certify_with(&host, "ca", &["--signing"]));
+    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    common::until_true("it signs below the organisation's root", || {
+        issued(&host, &desk, "ca.pem") == (3, true)
+    });
+    // What was issued before leads to the host's own root for a while.
+    let roots = roots_of_bundle(&host);
+    assert_eq!((roots.len(), &roots[1]), (2, &own[0]));
+    let ca = done(&run("openssl", &["x509", "-outform", "PEM", "-in", &desk.path("ca.pem")]));
+    let ca: String = ca.lines().filter(|line| !line.starts_with('-')).collect();
+    assert_eq!(roots[0], ca);
+    host.stop();
+    host.start();
+    assert_eq!(issued(&host, &desk, "ca.pem"), (3, true));
+    // The host's own certificate is what it was without.
+    assert!(host.status()["certificate"]["issuer"].as_str().unwrap().contains("O=Example"));
+    let evidence = desk.path("evidence");
+    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
+    let roots = makers(&host);
+    let words = ["--ca", &desk.path("ca.pem"), "--roots", roots.to_str().unwrap()];
+    assert_eq!(verified(&host, &evidence, &words).0, Some(0));
+
+    // A certificate without that grant takes it back.
+    let desk = Desk::answered(&host);
+    done(&desk.certify(&host, "ca"));
+    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    common::until_true("it signs below its own root", || issued(&host, &desk, "ca.pem") == (2, false));
+    assert_eq!(roots_of_bundle(&host), own);
+
+    // For another trust domain it is not taken.
+    let desk = Desk::answered(&host);
+    done(&desk.certify_with(&host, "ca", &["--signing"]));
+    host.stop();
+    host.configure("trust_domain = \"elsewhere.example\"");
+    host.start();
+    let installed = hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]);
+    refused(&installed, "not for the trust domain of this host, spiffe://elsewhere.example");
+    assert_ne!(roots_of_bundle(&host), own, "another trust domain has another root");
 }

@@ -8,6 +8,7 @@ use super::body;
 use super::guest::Guest;
 use super::reply::{self, Reply};
 use crate::peer::Facts;
+use crate::pki;
 use crate::posture::{Mode, Posture};
 use crate::road::{Identity, Road};
 
@@ -26,6 +27,13 @@ impl AgentApi {
                 Err(broken) => broken,
                 Ok(body) => match self.road.token(guest.look(), body::ask(&body)).await {
                     Ok(token) => reply::token(&token),
+                    Err(refused) => reply::refused(&refused),
+                },
+            },
+            "/v1/certificate" if post => match self.bodies.read(request).await {
+                Err(broken) => broken,
+                Ok(body) => match self.road.certificate(guest.look(), body::certificate(&body)).await {
+                    Ok(certificate) => reply::certificate(&certificate),
                     Err(refused) => reply::refused(&refused),
                 },
             },
@@ -52,8 +60,8 @@ impl AgentApi {
             "/.well-known/openid-configuration" if get => {
                 self.document(|documents| documents.discovery.clone())
             }
-            "/v1/bundle" if get => self.document(|documents| documents.bundle.clone()),
-            "/v1/token" | "/v1/introspect" | "/v1/attest" => reply::wrong_method("POST"),
+            "/v1/bundle" if get => self.bundle(),
+            "/v1/token" | "/v1/certificate" | "/v1/introspect" | "/v1/attest" => reply::wrong_method("POST"),
             "/v1/whoami"
             | "/v1/health"
             | "/v1/bundle"
@@ -67,11 +75,28 @@ impl AgentApi {
         match self.road.issuer.standing() {
             Some(standing) => reply::document(pick(standing.documents())),
             // Anybody may ask, so what is wrong where is for administrators.
-            None => reply::error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "temporarily_unavailable",
-                "the issuer does not stand; administrators see why in hostbadge status",
-            ),
+            None => AgentApi::not_standing(),
+        }
+    }
+
+    fn not_standing() -> Reply {
+        reply::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "temporarily_unavailable",
+            "the issuer does not stand; administrators see why in hostbadge status",
+        )
+    }
+
+    /// The bundle document of the host's trust domain.
+    fn bundle(&self) -> Reply {
+        let (standing, roots) = (self.road.issuer.standing(), self.road.authority.bundle());
+        let document = standing.filter(|_| !roots.is_empty()).and_then(|standing| {
+            let sequence = self.road.authority.changed_at().secs();
+            pki::bundle_document(&standing.documents().bundle, &roots, sequence)
+        });
+        match document {
+            Some(document) => reply::document(document.to_string().into()),
+            None => AgentApi::not_standing(),
         }
     }
 

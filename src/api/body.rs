@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::reply::{self, Reply};
 use crate::issue::{Challenge, Format, Nonce, Query};
 use crate::policy::Ask;
+use crate::road::CertificateAsk;
 use crate::vault::RecoveryKey;
 
 /// Largest body.
@@ -134,6 +135,27 @@ enum Lifetime<'a> {
     Text(#[serde(borrow)] Cow<'a, str>),
 }
 
+impl<'a> Lifetime<'a> {
+    fn of_form(text: Cow<'a, str>) -> Lifetime<'a> {
+        match text.parse() {
+            Ok(seconds) => Lifetime::Seconds(seconds),
+            Err(_) => Lifetime::Text(text),
+        }
+    }
+
+    fn read(self) -> Result<Duration, String> {
+        let ttl = match self {
+            Lifetime::Seconds(seconds) => Duration::from_secs(seconds),
+            Lifetime::Text(text) => humantime::parse_duration(&text)
+                .map_err(|_| "ttl is a number of seconds or a duration like \"5m\"")?,
+        };
+        match ttl < Duration::from_secs(1) {
+            true => Err("ttl is at least one second".into()),
+            false => Ok(ttl),
+        }
+    }
+}
+
 /// What a token request asks for. The error is for the caller.
 pub fn ask(body: &Body) -> Result<Ask, String> {
     let written: AskBody<'_> = if body.form {
@@ -143,10 +165,7 @@ pub fn ask(body: &Body) -> Result<Ask, String> {
             audience: fields.take(0),
             resource: fields.take(1),
             scope: fields.take(2),
-            ttl: fields.take(3).map(|text| match text.parse() {
-                Ok(seconds) => Lifetime::Seconds(seconds),
-                Err(_) => Lifetime::Text(text),
-            }),
+            ttl: fields.take(3).map(Lifetime::of_form),
             agent: fields.take(4),
             grant_type: fields.take(5),
         }
@@ -179,22 +198,43 @@ pub fn ask(body: &Body) -> Result<Ask, String> {
             Some(scopes)
         }
     };
-    let ttl = match written.ttl {
-        None => None,
-        Some(Lifetime::Seconds(seconds)) => Some(Duration::from_secs(seconds)),
-        Some(Lifetime::Text(text)) => Some(
-            humantime::parse_duration(&text)
-                .map_err(|_| "ttl is a number of seconds or a duration like \"5m\"")?,
-        ),
-    };
-    if ttl.is_some_and(|ttl| ttl < Duration::from_secs(1)) {
-        return Err("ttl is at least one second".into());
-    }
+    let ttl = written.ttl.map(Lifetime::read).transpose()?;
     let agent = written.agent.map(Cow::into_owned);
     if agent.as_ref().is_some_and(|name| name.len() > WORD_MOST) {
         return Err("agent is a name as whoami gives it".into());
     }
     Ok(Ask { audience: audience.into_owned(), scopes, ttl, agent })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CertificateBody<'a> {
+    #[serde(borrow)]
+    csr: Option<Cow<'a, str>>,
+    ttl: Option<Lifetime<'a>>,
+    agent: Option<Cow<'a, str>>,
+}
+
+/// What a request for a certificate says. An empty body says nothing, which is enough.
+pub fn certificate(body: &Body) -> Result<CertificateAsk, String> {
+    let written = if body.text.trim_ascii().is_empty() {
+        CertificateBody::default()
+    } else if body.form {
+        let mut fields = Form::parse(&body.text, &["csr", "ttl", "agent"])?;
+        let (csr, ttl, agent) = (fields.take(0), fields.take(1), fields.take(2));
+        CertificateBody { csr, ttl: ttl.map(Lifetime::of_form), agent }
+    } else {
+        // serde reads a list as the members in their order.
+        let object = if body.text.trim_ascii_start().starts_with(b"{") { &body.text[..] } else { b"" };
+        serde_json::from_slice(object)
+            .map_err(|e| format!("the body is not the JSON of a request for a certificate: {e}"))?
+    };
+    let agent = written.agent.map(Cow::into_owned);
+    if agent.as_ref().is_some_and(|name| name.len() > WORD_MOST) {
+        return Err("agent is a name as whoami gives it".into());
+    }
+    let ttl = written.ttl.map(Lifetime::read).transpose()?;
+    Ok(CertificateAsk { csr: written.csr.map(Cow::into_owned), agent, ttl })
 }
 
 #[derive(Deserialize)]

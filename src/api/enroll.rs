@@ -80,7 +80,10 @@ pub async fn answer(admin: &Admin, by: &str, step: &str, request: Request<Incomi
         }
         _ => {
             let made = match serde_json::from_slice::<InstallBody>(&text) {
-                Ok(body) => enrollment.install(&tpm, body.certificate.as_bytes(), now).await,
+                Ok(body) => {
+                    let domain = &standing.host().trust_domain;
+                    enrollment.install(&tpm, body.certificate.as_bytes(), domain, now).await
+                }
                 Err(e) => Err(Error::Enrollment(e.to_string())),
             };
             let whose = made.as_ref().map_or_else(|_| String::new(), |report| report.issuer.clone());

@@ -5,10 +5,14 @@ use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, PRAGMA, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::audit::Recorded;
+use crate::clock::Timestamp;
+use crate::enroll::pem;
 use crate::issue::{Introspection, Proof, Token};
 use crate::peer::Facts;
+use crate::pki::Certificate;
 use crate::policy::{Reason, Refusal};
 use crate::road::Refused;
 
@@ -102,6 +106,26 @@ pub fn token(token: &Recorded<Token>) -> Reply {
     let mut reply = json(StatusCode::OK, &body);
     reply.headers_mut().insert(PRAGMA, HeaderValue::from_static("no-cache"));
     reply
+}
+
+#[derive(Serialize)]
+struct CertificateBody<'a> {
+    certificate_chain: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    private_key: Option<&'a str>,
+    expires_at: Timestamp,
+}
+
+pub fn certificate(certificate: &Recorded<Certificate>) -> Reply {
+    let certificate = certificate.get();
+    let chain: String = certificate.chain().iter().map(|der| pem("CERTIFICATE", der)).collect();
+    let key = certificate.key().map(|der| Zeroizing::new(pem("PRIVATE KEY", der)));
+    let body = CertificateBody {
+        certificate_chain: &chain,
+        private_key: key.as_ref().map(|key| key.as_str()),
+        expires_at: certificate.expires(),
+    };
+    json(StatusCode::OK, &body)
 }
 
 pub fn introspection(answer: &Recorded<Introspection>) -> Reply {

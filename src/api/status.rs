@@ -9,6 +9,7 @@ use super::Crowd;
 use crate::agents::Loaded;
 use crate::clock::{Timestamp, Uptime};
 use crate::issue::{CertificateReport, KeyReport, KeyState};
+use crate::pki;
 use crate::posture::{Mode, Posture};
 use crate::road::Road;
 use crate::vault::Binding;
@@ -45,6 +46,8 @@ pub struct Report {
     tpm: TpmReport,
     /// What an organisation gave the host key; none where the host is not enrolled.
     certificate: Option<CertificateReport>,
+    /// The authority that agents' certificates come from.
+    ca: pki::Report,
     posture: Posture,
     #[serde(skip_serializing_if = "String::is_empty")]
     posture_why: String,
@@ -128,6 +131,7 @@ impl Status {
                 facts: self.tpm.borrow().clone(),
             },
             certificate: road.enrollment.report(),
+            ca: road.authority.report(),
             posture: posture.posture,
             posture_why: posture.why(),
             seal,

@@ -21,6 +21,7 @@ use std::time::Duration;
 use crate::agents::{Agent, Changes};
 use crate::clock::Clock;
 use crate::issue::{Introspection, JwtSvid, Nonce, Proof, Token};
+use crate::pki::Certificate;
 use crate::policy::Refusal;
 
 pub use event::Event;
@@ -92,6 +93,12 @@ impl Audit {
     pub async fn token(&self, token: Token) -> Result<Recorded<Token>, Unrecorded> {
         self.write(&Record::of_token(&token, self.clock.now())).await?;
         Ok(Recorded(token))
+    }
+
+    /// Writes down a certificate that was signed.
+    pub async fn certificate(&self, certificate: Certificate) -> Result<Recorded<Certificate>, Unrecorded> {
+        self.write(&Record::of_certificate(&certificate, self.clock.now())).await?;
+        Ok(Recorded(certificate))
     }
 
     /// Writes down minted SPIFFE tokens, a line for each.

@@ -7,6 +7,7 @@ use crate::agents::Agent;
 use crate::clock::Timestamp;
 use crate::issue::{Introspection, JwtSvid, Proof, Token};
 use crate::peer::{Facts, Peer};
+use crate::pki::Certificate;
 use crate::policy::{Reason, Refusal};
 use crate::posture::Posture;
 
@@ -28,6 +29,10 @@ pub struct Record<'a> {
     jti: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spiffe_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<&'a str>,
     /// NumericDate, as in the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<u64>,
@@ -78,6 +83,8 @@ impl<'a> Record<'a> {
             scope: None,
             jti: None,
             kid: None,
+            spiffe_id: None,
+            serial: None,
             exp: None,
             active: None,
             reason: None,
@@ -102,6 +109,21 @@ impl<'a> Record<'a> {
             posture: Some(permit.posture()),
             peer: Some(agent.peer()),
             ..Record::new(Event::TokenIssued, time)
+        }
+    }
+
+    pub fn of_certificate(certificate: &'a Certificate, time: Timestamp) -> Record<'a> {
+        let permit = certificate.permit();
+        let agent = permit.agent();
+        Record {
+            agent: Some(agent.name().as_str()),
+            tenant: agent.entry().tenant.as_deref(),
+            spiffe_id: Some(certificate.spiffe_id()),
+            serial: Some(certificate.serial()),
+            exp: Some(certificate.expires().secs()),
+            posture: Some(permit.posture()),
+            peer: Some(agent.peer()),
+            ..Record::new(Event::CertificateIssued, time)
         }
     }
 
@@ -199,6 +221,12 @@ impl<'a> Record<'a> {
                 "{agent}{caller} got a token for {}, scope \"{}\"",
                 self.audience.unwrap_or_default(),
                 self.scope.unwrap_or_default()
+            ),
+            Event::CertificateIssued => format!(
+                "{agent}{caller} got a certificate for {}, serial {}, until {}",
+                self.spiffe_id.unwrap_or_default(),
+                self.serial.unwrap_or_default(),
+                Timestamp::from_secs(self.exp.unwrap_or_default())
             ),
             Event::SvidIssued => {
                 format!("{agent}{caller} got a SPIFFE token for {}", self.audience.unwrap_or_default())

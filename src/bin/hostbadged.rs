@@ -15,9 +15,10 @@ use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, PostureDesk, Room, Serv
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Fault, Paths};
-use hostbadge::daemon::{self, Arguments, Keeper, Pulse, Rotator, RsaKeeper, View, Watcher};
+use hostbadge::daemon::{self, Arguments, Certifier, Keeper, Pulse, Rotator, RsaKeeper, View, Watcher};
 use hostbadge::federation::{self, Federation};
 use hostbadge::issue::{self, ByTpm, Enrollment, Issuer, Naming, Places, Rotation, Turns};
+use hostbadge::pki::Authority;
 use hostbadge::policy::{Gate, Limiter, Rate};
 use hostbadge::posture::{self, BootLog, ImaList, Watched};
 use hostbadge::road::Road;
@@ -202,6 +203,21 @@ async fn serve(
         enrollment,
         ima: ImaList::in_dir(&config.paths.run),
         posture: Watched::new(config.posture.mode, config.posture.max_age),
+        authority: Authority::new(config.certificates.ttl),
+    };
+    let (certified, mut settled_authority) = tokio::sync::watch::channel(false);
+    let certifier = Certifier {
+        authority: road.authority.clone(),
+        issuer: road.issuer.clone(),
+        agents: road.agents.clone(),
+        audit: audit.clone(),
+        clock: clock.clone(),
+        enrollment: road.enrollment.clone(),
+        state_dir: config.paths.state.clone(),
+        handle: view.handle.clone(),
+        vault: view.vault.clone(),
+        issuer_settled: view.settled.clone(),
+        settled: certified,
     };
     let (looks, desk) = posture::orders();
     let (looked, mut settled_posture) = tokio::sync::watch::channel(false);
@@ -259,12 +275,14 @@ async fn serve(
     let admin = tokio::spawn(admin.run());
     tokio::spawn(keeper.keep(rotator, rsa_keeper));
     tokio::spawn(watcher.watch());
+    tokio::spawn(certifier.keep());
     tokio::spawn(Pulse { audit: audit.clone(), lanes }.beat());
 
     let mut settled = view.settled;
     let settled = async {
         let _ = settled.wait_for(|settled| *settled).await;
         let _ = settled_posture.wait_for(|settled| *settled).await;
+        let _ = settled_authority.wait_for(|settled| *settled).await;
     };
     let _ = tokio::time::timeout(SETTLE, settled).await;
     // Callers who come during a restart wait in the socket's queue and then get what they came for.
@@ -289,6 +307,11 @@ async fn serve(
         let _ = server.await;
     }
     lanes_end.cancel();
+    let (authority, state, now) = (road.authority.clone(), config.paths.state.clone(), clock.now());
+    let written = tokio::task::spawn_blocking(move || authority.write_leaves(&state, now)).await?;
+    if let Err(e) = written {
+        tracing::warn!("which certificates have not expired could not be written: {e}");
+    }
     let handle = view.handle.borrow().clone();
     if let Some(tpm) = handle {
         tokio::task::spawn_blocking(move || tpm.shutdown()).await?;

@@ -132,6 +132,11 @@ pub struct Certify {
     #[arg(long, conflicts_with_all = ["ca_cert", "ca_key"])]
     csr: bool,
 
+    /// Also let the host be a CA of its trust domain: it then signs its agents' certificates below the organisation's root,
+    /// which is to be the last in the file of --ca-cert
+    #[arg(long, conflicts_with = "csr")]
+    signing: bool,
+
     /// How long the certificate counts
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
     days: u32,
@@ -247,19 +252,28 @@ fn certify(common: &Common, arguments: &Certify) -> Result<ExitCode, Failure> {
             let certificate = file(certificate, LARGEST_SMALL)?;
             let key = Zeroizing::new(file(key, LARGEST_SMALL)?);
             let authority = Authority::from_pem(&certificate, &key).map_err(refused)?;
-            let mut serial = [0; 16];
-            SystemRandom::new().fill(&mut serial).map_err(|_| refused(Error::Random))?;
             let mut taken = checked.keys.certificates();
             taken.retain(|certificate| secret.seen.takes(certificate));
-            let grant = Grant {
-                names: Names { ek_certificates: taken, ..checked.names() },
-                host_key: &checked.host_key,
-                now: Clock::System.now(),
-                days: arguments.days,
-                serial,
+            let grant = || {
+                let mut serial = [0; 16];
+                SystemRandom::new().fill(&mut serial).map_err(|_| refused(Error::Random))?;
+                Ok(Grant {
+                    names: Names { ek_certificates: taken.clone(), ..checked.names() },
+                    host_key: &checked.host_key,
+                    now: Clock::System.now(),
+                    days: arguments.days,
+                    serial,
+                })
             };
-            let mut text = pem("CERTIFICATE", &grant.certificate(&authority).map_err(refused)?);
+            let mut text = pem("CERTIFICATE", &grant()?.certificate(&authority).map_err(refused)?);
             text.extend(authority.between().map(|der| pem("CERTIFICATE", der)));
+            if arguments.signing {
+                let what =
+                    "there is no root in its file, which the bundle of the host's trust domain is to hold";
+                let root = authority.root().ok_or_else(|| refused(Error::Authority(what.into())))?;
+                let signing = grant()?.signing_certificate(&authority).map_err(refused)?;
+                text += &(pem("CERTIFICATE", &signing) + &pem("CERTIFICATE", root));
+            }
             text
         }
         _ => {

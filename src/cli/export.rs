@@ -14,7 +14,7 @@ pub enum Verb {
     Jwks(To),
     /// The OpenID Connect discovery document
     Discovery(To),
-    /// The SPIFFE bundle document, for the trust domains that are to take this host's identities
+    /// The SPIFFE bundle document: roots of certificates and keys of tokens, for those who federate with this host
     Bundle(To),
 }
 

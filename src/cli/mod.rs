@@ -3,6 +3,7 @@
 mod agent;
 mod attest;
 mod audit;
+mod certificate;
 mod client;
 mod enroll;
 mod export;
@@ -75,6 +76,8 @@ enum Verb {
     Whoami,
     /// Get a token for an audience; prints the bare token
     Token(token::Arguments),
+    /// Get an X.509 certificate for this process's own identity, or keep one fresh
+    Certificate(certificate::Arguments),
     /// Evidence for a verifier: what this host booted, and which keys its TPM stands for
     Attest(attest::Arguments),
     /// How the daemon and its TPM are (for administrators)
@@ -120,6 +123,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command.verb {
         Verb::Whoami => whoami::run(&common).await,
         Verb::Token(arguments) => token::run(&common, &arguments).await,
+        Verb::Certificate(arguments) => certificate::run(&common, &arguments).await,
         Verb::Attest(arguments) => attest::run(&common, &arguments).await,
         Verb::Status => status::run(&common).await,
         Verb::Agent(verb) => agent::run(&common, &verb).await,

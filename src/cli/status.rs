@@ -46,6 +46,11 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
             ),
         );
     }
+    let ca = &answer["ca"];
+    lines.add("CA", format!("issues certificates until {}", text(&ca["issues_until"])));
+    if let Some(why) = ca["waits"].as_str() {
+        lines.add("CA", format!("waits: {why}"));
+    }
     match answer["posture_why"].as_str() {
         Some(why) => lines.add("posture", format!("{}: {why}", text(&answer["posture"]))),
         None => lines.add("posture", text(&answer["posture"])),

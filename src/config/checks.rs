@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Keys, Limits, Seal};
+use super::{Certificates, Keys, Limits, Seal};
 
 const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -49,6 +49,13 @@ pub(super) fn check_keys(keys: &Keys) -> Vec<String> {
         );
     }
     faults
+}
+
+pub(super) fn check_certificates(certificates: &Certificates) -> Vec<String> {
+    match certificates.ttl < Duration::from_secs(60) || certificates.ttl > DAY {
+        true => vec!["certificates.ttl is from \"1m\" to \"24h\"; \"1h\" is usual".into()],
+        false => Vec::new(),
+    }
 }
 
 /// In their order, since that is how the TPM takes them.

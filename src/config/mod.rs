@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use checks::{
-    DAY, check_issuer, check_keys, check_limits, check_seal, check_trust_domain, duration, long_duration,
-    probe_duration,
+    DAY, check_certificates, check_issuer, check_keys, check_limits, check_seal, check_trust_domain,
+    duration, long_duration, probe_duration,
 };
 pub use dev::lay_out as lay_out_dev;
 pub use fault::{Fault, Source, writable_by_others};
@@ -33,6 +33,7 @@ pub struct Config {
     pub paths: Paths,
     pub tpm: Tpm,
     pub keys: Keys,
+    pub certificates: Certificates,
     pub seal: Seal,
     pub limits: Limits,
     pub posture: Posture,
@@ -78,6 +79,15 @@ pub struct Keys {
     /// How long a key is in the key set before it signs.
     #[serde(deserialize_with = "long_duration")]
     pub publish_before: Duration,
+}
+
+/// The certificates of agents.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Certificates {
+    /// How long they live, unless an agent asks for less.
+    #[serde(deserialize_with = "long_duration")]
+    pub ttl: Duration,
 }
 
 /// What the keys at rest are sealed to, beside this TPM.
@@ -185,6 +195,12 @@ impl Default for Keys {
     }
 }
 
+impl Default for Certificates {
+    fn default() -> Self {
+        Certificates { ttl: Duration::from_secs(3600) }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -226,6 +242,8 @@ struct Written {
     tpm: Tpm,
     #[serde(default)]
     keys: OptionalSpan<Keys>,
+    #[serde(default)]
+    certificates: OptionalSpan<Certificates>,
     #[serde(default)]
     seal: OptionalSpan<Seal>,
     #[serde(default)]
@@ -300,6 +318,7 @@ impl Config {
             run: place(written.paths.run, paths.run),
         };
         let keys = written.keys.checked(&source, check_keys, &mut faults);
+        let certificates = written.certificates.checked(&source, check_certificates, &mut faults);
         let seal = written.seal.checked(&source, check_seal, &mut faults);
         let limits = written.limits.checked(&source, check_limits, &mut faults);
         let posture = written.posture.checked(&source, check_posture, &mut faults);
@@ -312,6 +331,7 @@ impl Config {
             paths,
             tpm: written.tpm,
             keys,
+            certificates,
             seal,
             limits,
             posture,
@@ -403,6 +423,16 @@ mod tests {
         ] {
             let fault = read(&format!("\n[posture]{text}")).unwrap_err();
             assert!(fault.contains(wanted), "{text}: {fault}");
+        }
+    }
+
+    #[test]
+    fn certificates_live_from_a_minute_to_a_day() {
+        assert_eq!(read("").unwrap().certificates.ttl.as_secs(), 3600);
+        assert_eq!(read("[certificates]\nttl = \"1d\"").unwrap().certificates.ttl, DAY);
+        for ttl in ["59s", "25h"] {
+            let fault = read(&format!("\n[certificates]\nttl = \"{ttl}\"")).unwrap_err();
+            assert!(fault.contains(":2: certificates.ttl is from"), "{fault}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! `src/bin/hostbadged.rs` tells the story; these are its sentences.
 
 mod arguments;
+mod certifier;
 mod changes;
 mod harden;
 mod keeper;
@@ -16,6 +17,7 @@ mod sockets;
 mod watcher;
 
 pub use arguments::Arguments;
+pub use certifier::Certifier;
 pub use harden::{connections_that_fit, harden};
 pub use keeper::{Keeper, Tell, View};
 pub use logging::start_logging;

@@ -26,6 +26,8 @@ pub struct Authority {
     name: Vec<u8>,
     key_id: Option<Vec<u8>>,
     not_after: Timestamp,
+    /// How many CAs may stand between it and a leaf, where that is bounded.
+    path_length: Option<u8>,
     /// Its own certificate and those above it, DER.
     chain: Vec<Vec<u8>>,
 }
@@ -52,8 +54,10 @@ impl Authority {
             return Err(fault("it is not the one that the CA's certificate is for".into()));
         }
         let body = certificate.tbs_certificate();
+        let constraints = body.get_extension::<BasicConstraints>().ok().flatten();
         let id = body.get_extension::<SubjectKeyIdentifier>().ok().flatten();
         Ok(Authority {
+            path_length: constraints.and_then(|(_, constraints)| constraints.path_len_constraint),
             algorithm: key.algorithm(),
             name: body.subject().to_der().map_err(|e| fault(e.to_string()))?,
             key_id: id.map(|(_, id)| id.0.into_bytes().into_vec()),
@@ -78,6 +82,23 @@ impl Authority {
 
     pub fn not_after(&self) -> Timestamp {
         self.not_after
+    }
+
+    /// Whether a host may be a CA below it, and have a CA below itself.
+    pub fn may_have_authorities_below(&self) -> Result<(), Error> {
+        match self.path_length {
+            Some(length) if length < 2 => Err(Error::Authority(format!(
+                "its certificate lets {length} CAs stand below it, and a host that signs needs two; use another CA, or \
+                 leave out --signing"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The root that its chain ends with.
+    pub fn root(&self) -> Option<&[u8]> {
+        let root = self.chain.last()?;
+        (!self.between().any(|der| der == root.as_slice())).then_some(root.as_slice())
     }
 
     /// What a verifier needs beside the host's certificate: all but a root, which it has or must not take from others.

@@ -1,23 +1,16 @@
 //! The host's certificate and its request for one (RFC 5280, RFC 2986).
 
 use data_encoding::BASE64;
-use ring::digest::{SHA256, digest};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
 use super::{Authority, Error};
 use crate::clock::Timestamp;
 use crate::verify::Names;
-use crate::verify::der::{self, bits, number, oid, sequence, tlv};
+use crate::verify::der::{self, bits, extension, number, oid, sequence, time, tlv};
 
 /// Clocks differ: a certificate counts from this long before it was made, in seconds.
 const LEEWAY: u64 = 300;
 
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1D, 0x0E];
-const KEY_USAGE: &[u8] = &[0x55, 0x1D, 0x0F];
-const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1D, 0x11];
-const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1D, 0x13];
-const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1D, 0x23];
 /// id-ExtensionReq, 1.2.840.113549.1.9.14 (RFC 2985, section 5.4.2).
 const EXTENSION_REQUEST: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x09, 0x0E];
 
@@ -36,6 +29,29 @@ impl Grant<'_> {
     /// The certificate, DER. Of an end entity: a host that may sign certificates is another grant than a host that has a
     /// name.
     pub fn certificate(&self, by: &Authority) -> Result<Vec<u8>, Error> {
+        // digitalSignature
+        let (constraints, usage) = (sequence(&[]), [7, 0x80]);
+        self.write(by, &constraints, &usage, &self.names.der(), &subject(self.names.host))
+    }
+
+    /// That other grant, DER: the host key signs issuing CAs (path length 1), for the trust domain of the host.
+    pub fn signing_certificate(&self, by: &Authority) -> Result<Vec<u8>, Error> {
+        by.may_have_authorities_below()?;
+        let constraints = sequence(&[&[0x01, 0x01, 0xFF], &number(&[1])]);
+        let domain = format!("spiffe://{}", self.names.trust_domain);
+        let names = sequence(&[&tlv(0x86, &[domain.as_bytes()])]);
+        // keyCertSign and cRLSign
+        self.write(by, &constraints, &[1, 0x06], &names, &host_ca_name(self.names.host))
+    }
+
+    fn write(
+        &self,
+        by: &Authority,
+        constraints: &[u8],
+        usage: &[u8],
+        names: &[u8],
+        subject: &[u8],
+    ) -> Result<Vec<u8>, Error> {
         let from = Timestamp::from_secs(self.now.secs().saturating_sub(LEEWAY));
         let until = self.now.secs() + u64::from(self.days) * 24 * 3600;
         // What outlives its issuer counts for nothing, and looks as if it did.
@@ -46,15 +62,14 @@ impl Grant<'_> {
         let mut serial = self.serial;
         // Positive, and of full length.
         serial[0] = serial[0] & 0x7F | 0x40;
-        let key_id = key_id(self.host_key);
+        let key_id = der::key_id(self.host_key);
         let extensions = [
-            extension(BASIC_CONSTRAINTS, true, &sequence(&[])),
-            // digitalSignature
-            extension(KEY_USAGE, true, &tlv(der::BIT_STRING, &[&[7, 0x80]])),
-            extension(SUBJECT_ALT_NAME, false, &self.names.der()),
-            extension(SUBJECT_KEY_ID, false, &tlv(der::OCTET_STRING, &[&key_id])),
+            extension(der::BASIC_CONSTRAINTS, true, constraints),
+            extension(der::KEY_USAGE, true, &tlv(der::BIT_STRING, &[usage])),
+            extension(der::SUBJECT_ALT_NAME, false, names),
+            extension(der::SUBJECT_KEY_ID, false, &tlv(der::OCTET_STRING, &[&key_id])),
             by.key_id()
-                .map(|id| extension(AUTHORITY_KEY_ID, false, &sequence(&[&tlv(0x80, &[id])])))
+                .map(|id| extension(der::AUTHORITY_KEY_ID, false, &sequence(&[&tlv(0x80, &[id])])))
                 .unwrap_or_default(),
         ];
         let body = sequence(&[
@@ -63,7 +78,7 @@ impl Grant<'_> {
             by.algorithm(),
             by.name(),
             &sequence(&[&time(from), &time(until)]),
-            &subject(self.names.host),
+            subject,
             &der::p256_key(self.host_key),
             &tlv(0xA3, &[&sequence(&extensions.each_ref().map(Vec::as_slice))]),
         ]);
@@ -74,7 +89,7 @@ impl Grant<'_> {
 
 /// What the host key signs to ask for a certificate: CertificationRequestInfo, DER.
 pub fn csr_info(names: &Names<'_>, host_key: &[u8; 65]) -> Vec<u8> {
-    let wanted = sequence(&[&extension(SUBJECT_ALT_NAME, false, &names.der())]);
+    let wanted = sequence(&[&extension(der::SUBJECT_ALT_NAME, false, &names.der())]);
     let attribute = sequence(&[&oid(EXTENSION_REQUEST), &tlv(der::SET, &[&wanted])]);
     sequence(&[&number(&[0]), &subject(names.host), &der::p256_key(host_key), &tlv(0xA0, &[&attribute])])
 }
@@ -110,45 +125,16 @@ pub fn pem(label: &str, der: &[u8]) -> String {
     pem + &format!("-----END {label}-----\n")
 }
 
-/// A key's identifier: the first 160 bits of SHA-256 over it (RFC 7093, section 2, method 1).
-fn key_id(point: &[u8; 65]) -> [u8; 20] {
-    let mut id = [0; 20];
-    id.copy_from_slice(&digest(&SHA256, point).as_ref()[..20]);
-    id
-}
-
 fn ecdsa_sha256() -> Vec<u8> {
     sequence(&[&oid(der::ECDSA_SHA256)])
 }
 
+/// What a host is called as a CA, by itself and by its organisation, so that what it signs leads to both.
+pub fn host_ca_name(host: &str) -> Vec<u8> {
+    der::name(&[(der::ORGANIZATION, "hostbadge"), (der::COMMON_NAME, &format!("{host} host CA"))])
+}
+
 /// A Name of one commonName: the host's id.
 fn subject(host: &str) -> Vec<u8> {
-    let part = sequence(&[&oid(COMMON_NAME), &tlv(der::UTF8, &[host.as_bytes()])]);
-    sequence(&[&tlv(der::SET, &[&part])])
-}
-
-fn extension(kind: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
-    let critical: &[u8] = if critical { &[0x01, 0x01, 0xFF] } else { &[] };
-    sequence(&[&oid(kind), critical, &tlv(der::OCTET_STRING, &[value])])
-}
-
-/// UTCTime until 2049, GeneralizedTime from then on (RFC 5280, section 4.1.2.5).
-fn time(at: Timestamp) -> Vec<u8> {
-    let digits: String = at.to_string().chars().take(19).filter(char::is_ascii_digit).collect();
-    match digits.as_str() < "2050" {
-        true => tlv(0x17, &[&digits.as_bytes()[2..], b"Z"]),
-        false => tlv(0x18, &[digits.as_bytes(), b"Z"]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_change_their_form_in_2050() {
-        assert_eq!(time(Timestamp::from_secs(0)), b"\x17\x0d700101000000Z");
-        assert_eq!(time(Timestamp::from_secs(2_524_607_999)), b"\x17\x0d491231235959Z");
-        assert_eq!(time(Timestamp::from_secs(2_524_608_000)), b"\x18\x0f20500101000000Z");
-    }
+    der::name(&[(der::COMMON_NAME, host)])
 }

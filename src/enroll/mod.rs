@@ -22,7 +22,7 @@ mod credential;
 mod request;
 
 pub use authority::Authority;
-pub use certificate::{Grant, csr, csr_info, pem};
+pub use certificate::{Grant, csr, csr_info, host_ca_name, pem};
 pub use challenge::{Answer, Challenge, Sealed, Secret, Seen, is_of_challenge, proof};
 pub use credential::{LARGEST_SECRET, ToolsFile, make};
 pub use request::{Checked, Request};

@@ -8,9 +8,10 @@ use data_encoding::{BASE64, HEXLOWER};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, watch};
 use zeroize::Zeroizing;
 
+use super::signing::{self, Signing};
 use super::{Error, Logs, Nonce, Standing};
 use crate::clock::Timestamp;
 use crate::enroll::{self, Answer, Challenge, Request, Sealed, ToolsFile};
@@ -36,6 +37,8 @@ struct Inner {
     /// One at a time, so that no challenge is answered twice at once.
     turn: Mutex<()>,
     certificate: ArcSwapOption<HostCertificate>,
+    /// The organisation's word that this host is a CA, where it gave it.
+    signing: watch::Sender<Option<Arc<Signing>>>,
     /// What our files are written by, once it is open: an older copy of them is told from the latest.
     vault: ArcSwapOption<Vault>,
 }
@@ -85,8 +88,15 @@ impl Enrollment {
             );
             None
         });
+        let signing = Signing::read(dir).unwrap_or_else(|e| {
+            tracing::error!(
+                "the host is no CA of its organisation's: {e}; install it again: hostbadge enroll install"
+            );
+            None
+        });
+        let signing = watch::Sender::new(signing.map(Arc::new));
         let (certificate, vault) = (ArcSwapOption::new(certificate.map(Arc::new)), ArcSwapOption::empty());
-        Enrollment(Arc::new(Inner { dir: dir.to_owned(), turn: Mutex::new(()), certificate, vault }))
+        Enrollment(Arc::new(Inner { dir: dir.to_owned(), turn: Mutex::new(()), certificate, signing, vault }))
     }
 
     /// The vault is open, and has found our files to be the latest.
@@ -96,6 +106,11 @@ impl Enrollment {
 
     pub fn certificate(&self) -> Option<Arc<HostCertificate>> {
         self.0.certificate.load_full()
+    }
+
+    /// What the organisation lets the host sign with, now and at each change.
+    pub fn signing(&self) -> watch::Receiver<Option<Arc<Signing>>> {
+        self.0.signing.subscribe()
     }
 
     pub fn report(&self) -> Option<CertificateReport> {
@@ -185,8 +200,14 @@ impl Enrollment {
         Ok(secret)
     }
 
-    /// Keeps a certificate for the host key, in place of an earlier one.
-    pub async fn install(&self, tpm: &Tpm, pem: &[u8], now: Timestamp) -> Result<CertificateReport, Error> {
+    /// Keeps a certificate for the host key, in place of an earlier one, and the one that it signs with, if there is one.
+    pub async fn install(
+        &self,
+        tpm: &Tpm,
+        pem: &[u8],
+        trust_domain: &str,
+        now: Timestamp,
+    ) -> Result<CertificateReport, Error> {
         let _turn = self.0.turn.lock().await;
         let refused = |why: String| Err(Error::Enrollment(why));
         let certificate = match HostCertificate::from_pem(pem) {
@@ -202,8 +223,17 @@ impl Enrollment {
         if certificate.not_after() <= now {
             return refused(format!("the certificate has expired at {}", certificate.not_after()));
         }
+        let (chain, signing) = Signing::split(certificate.chain(), &host_key, trust_domain, now)?;
+        let certificate = match HostCertificate::from_der(chain) {
+            Ok(certificate) => certificate,
+            Err(e) => return refused(e.to_string()),
+        };
         let chain = certificate.chain().iter().map(|der| BASE64.encode(der)).collect();
         self.write(CERTIFICATE, &StoredCertificate { chain }).await?;
+        if signing.is_some() || self.0.signing.borrow().is_some() {
+            self.write(signing::NAME, &Signing::stored(signing.as_ref())).await?;
+            self.0.signing.send_replace(signing.map(Arc::new));
+        }
         let report = report(&certificate);
         self.0.certificate.store(Some(Arc::new(certificate)));
         Ok(report)

@@ -13,7 +13,8 @@ use crate::vault::{self, RecoveryKey, Rescue};
 use crate::verify::Jwk;
 
 /// Files that mean nothing with another TPM, and are kept aside for whoever wants to look at them.
-const OLD: [&str; 5] = ["ledger.json", "rsa.json", "certificate.json", "baseline.json", "tpm.json"];
+const OLD: [&str; 7] =
+    ["ledger.json", "rsa.json", "ca.json", "signing.json", "certificate.json", "baseline.json", "tpm.json"];
 
 /// Whether the recovery key opens this state.
 pub fn opens(state: &Path, way: (&RecoveryKey, bool)) -> Result<(), Error> {

@@ -59,6 +59,23 @@ pub struct Permit {
     signer: Signer,
 }
 
+/// A decision that an agent may show who it is. Needs no grant: an identity opens nothing by itself.
+#[derive(Debug)]
+pub struct IdentityPermit {
+    agent: Agent,
+    posture: Posture,
+}
+
+impl IdentityPermit {
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    pub fn posture(&self) -> Posture {
+        self.posture
+    }
+}
+
 /// Which key of this host a grant has its tokens signed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signer {
@@ -120,14 +137,8 @@ pub fn decide(agent: Agent, host: &Condition, ask: Ask) -> Result<Permit, Refusa
             join(wanted.iter().collect::<std::collections::BTreeSet<_>>().into_iter())
         }
     };
-    let posture = match grant.posture.unwrap_or(host.mode) {
-        Mode::Off => Posture::Off,
-        Mode::Enforce if host.posture != Posture::Accepted => {
-            let what = format!("the host's posture is {}: {}", host.posture, host.remedy());
-            return Err(refuse(Reason::AccessDenied, what));
-        }
-        Mode::Enforce | Mode::Warn => host.posture,
-    };
+    let posture =
+        weigh(grant.posture.unwrap_or(host.mode), host).map_err(|what| refuse(Reason::AccessDenied, what))?;
     // A request can shorten, never lengthen.
     let ttl = ask.ttl.map_or(grant.ttl, |wanted| wanted.min(grant.ttl));
     let signer = match (grant.assurance, grant.alg) {
@@ -136,6 +147,25 @@ pub fn decide(agent: Agent, host: &Condition, ask: Ask) -> Result<Permit, Refusa
         (Assurance::Sealed, Algorithm::Es256) => Signer::Issuing,
     };
     Ok(Permit { posture, audience: ask.audience, scope, ttl, signer, agent })
+}
+
+/// Decides whether an agent may have a proof of its own identity.
+pub fn decide_identity(agent: Agent, host: &Condition) -> Result<IdentityPermit, Refusal> {
+    match weigh(host.mode, host) {
+        Ok(posture) => Ok(IdentityPermit { agent, posture }),
+        Err(what) => Err(Refusal::new(Reason::AccessDenied, what).by(agent.peer()).of(agent.name())),
+    }
+}
+
+/// The posture that a decision goes by, or why there is nothing for anybody.
+fn weigh(mode: Mode, host: &Condition) -> Result<Posture, String> {
+    match mode {
+        Mode::Off => Ok(Posture::Off),
+        Mode::Enforce if host.posture != Posture::Accepted => {
+            Err(format!("the host's posture is {}: {}", host.posture, host.remedy()))
+        }
+        Mode::Enforce | Mode::Warn => Ok(host.posture),
+    }
 }
 
 fn join<'a>(scopes: impl Iterator<Item = &'a String>) -> String {

@@ -33,8 +33,16 @@ const VERSION: u64 = 1;
 ///
 /// Not of `rsa.json`, which has no older state to go back to: the key in it is certified by the AK and endorsed by the
 /// host key or it is not taken, and what is wrong with it is to stop RS256 alone.
-const FILES: [&str; 6] =
-    ["baseline.json", "certificate.json", "enrollment.json", "issuing.json", "seal.json", "tpm.json"];
+const FILES: [&str; 8] = [
+    "baseline.json",
+    "ca.json",
+    "certificate.json",
+    "enrollment.json",
+    "issuing.json",
+    "seal.json",
+    "signing.json",
+    "tpm.json",
+];
 const ABSENT: &str = "absent";
 
 const KEY: &[u8] = b"hostbadge ledger key";
