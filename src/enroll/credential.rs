@@ -5,7 +5,7 @@
 
 use aes::Aes128;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
-use crypto_bigint::modular::{FixedMontyForm, FixedMontyParams};
+use crypto_bigint::modular::{MontyForm, MontyParams};
 use crypto_bigint::{Odd, U2048, Uint};
 use data_encoding::BASE64;
 use ring::agreement::{ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral};
@@ -117,7 +117,7 @@ fn oaep(modulus: &[u8; 256], seed: &[u8; DIGEST], padding: &[u8; DIGEST]) -> Res
 
     let modulus: Option<Odd<U2048>> = Odd::new(U2048::from_be_slice(modulus)).into();
     let modulus = modulus.ok_or_else(|| Error::Credential("the EK's modulus is even".into()))?;
-    let base = FixedMontyForm::new(&U2048::from_be_slice(&block[..]), &FixedMontyParams::new(modulus));
+    let base = MontyForm::new(&U2048::from_be_slice(&block[..]), MontyParams::new(modulus));
     let exponent = Uint::<1>::from_u64(65537);
     Ok(base.pow(&exponent).retrieve().to_be_bytes().as_ref().to_vec())
 }
