@@ -17,5 +17,7 @@ pub fn bundles(_road: &Road, _agents: &[Agent]) -> Result<X509BundlesResponse, S
 }
 
 fn not_yet() -> Status {
-    Status::unavailable("this host has no certificate authority; ask for JWT-SVIDs")
+    Status::unavailable(
+        "X509-SVIDs are not served here yet: hostbadge certificate --watch keeps them in files; JWT-SVIDs are",
+    )
 }
