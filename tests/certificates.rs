@@ -432,7 +432,33 @@ fn the_issuing_ca_outlives_the_key_that_it_was_sealed_under() {
     host.crash();
     host.start();
     assert_eq!(Held::by(&host, json!({})).chain[1], before.chain[1]);
-    assert_eq!(host.status()["seal"]["pcrs"], json!([7]));
+    until_true("all is sealed anew", || host.status()["seal"]["pcrs"] == json!([7]));
+}
+
+/// Killed at any moment after the recovery key was made: whatever was encrypted under the key before still opens.
+#[test]
+fn no_crash_while_the_keys_are_sealed_anew_costs_an_issuing_ca() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.agent("leaver", "user = 0");
+    host.start();
+    let before = Held::by(&host, json!({ "agent": "root" }));
+    Held::by(&host, json!({ "agent": "leaver" }));
+    fs::remove_file(host.path("etc/agents.d/leaver.toml")).unwrap();
+    host.hang_up();
+    until_true("it is revoked", || stored(&host)["issuing"][0]["revoked"].as_array().unwrap().len() == 1);
+    for _ in 0..5 {
+        // Others than this may be under way when the command returns.
+        run(hostbadge(&host).args(["key", "recovery"]));
+        host.crash();
+        host.start();
+        assert_eq!(Held::by(&host, json!({})).chain[1], before.chain[1]);
+        assert_eq!(stored(&host)["issuing"][0]["revoked"].as_array().unwrap().len(), 1);
+        until_true("the key before is forgotten", || {
+            let text = fs::read_to_string(host.path("state/seal.json")).unwrap();
+            !text.contains("previous")
+        });
+    }
 }
 
 #[test]

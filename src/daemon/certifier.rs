@@ -78,8 +78,9 @@ impl Certifier {
             }
             tokio::time::sleep(RETRY).await;
         };
-        let mut changed = self.agents.changed();
+        let (mut changed, mut binding) = (self.agents.changed(), vault.binding());
         loop {
+            binding.borrow_and_update();
             changed.borrow_and_update();
             let done = self.turn(&mut ca).await;
             let pause = match done {
@@ -92,6 +93,7 @@ impl Certifier {
                 () = tokio::time::sleep(pause) => {}
                 // The sender lives as long as the agents do.
                 _ = changed.changed() => {}
+                _ = binding.changed() => {}
                 Ok(()) = signing.changed() => {
                     ca.sign_with(signing.borrow_and_update().clone());
                     // What cannot be written now is written with the next step.

@@ -17,6 +17,7 @@ use crate::issue::{
     Change, Desk, Did, Enrollment, Error, Established, Issuer, Keys, Order, Rotated, RsaKey, What,
 };
 use crate::tpm::{StateKind, Tpm};
+use crate::vault::Binding;
 
 /// How soon a step that failed is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -41,6 +42,7 @@ impl Rotator {
         let Established { mut keys, changes } = established;
         self.enrollment.write_by(keys.vault().clone());
         self.record(&changes, "").await;
+        let mut binding = keys.vault().binding();
         loop {
             let pause = match self.turn(&mut keys, tpm).await {
                 Ok(()) => {
@@ -52,9 +54,11 @@ impl Rotator {
                     RETRY
                 }
             };
-            self.show_binding(&keys).await;
+            self.show_binding(binding.borrow_and_update().clone());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                // The last who had something under the key before has come to an end.
+                Ok(()) = binding.changed() => {}
                 Ok(()) = self.rsa.changed() => self.take_up(&mut keys),
                 Some(order) = self.desk.orders.recv() => self.obey(&mut keys, tpm, order).await,
             }
@@ -115,14 +119,12 @@ impl Rotator {
         // Before it is made: a key that cannot be given to anybody would be worse than a line too many.
         let what = format!("{by} has a recovery key made; one of before opens nothing any more");
         self.audit.event(Event::RecoveryKeyMade, &what).await.map_err(|e| e.to_string())?;
-        let key = keys.make_recovery().await.map_err(|e| e.to_string())?;
-        self.show_binding(keys).await;
-        Ok(key)
+        keys.make_recovery().await.map_err(|e| e.to_string())
     }
 
     /// Says what is not as configured once, and again when it has changed.
-    async fn show_binding(&self, keys: &Keys) {
-        let binding = Some(keys.vault().binding().await);
+    fn show_binding(&self, binding: Binding) {
+        let binding = Some(binding);
         if self.desk.binding.send_replace(binding.clone()) == binding {
             return;
         }

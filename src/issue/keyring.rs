@@ -18,7 +18,7 @@ use super::{Error, IssuingKey, endorsement};
 use crate::clock::{Clock, Timestamp};
 use crate::store;
 use crate::tpm::{self, Objects, Tpm};
-use crate::vault::{Kek, Vault};
+use crate::vault::{Keks, Vault};
 use crate::verify::Jwk;
 
 /// Format of `tpm.json`.
@@ -112,13 +112,12 @@ pub async fn establish(
     let file = key_file(state);
     let ring = read_ring(&file)?;
     let (vault, keks) = Vault::open(tpm, state, &first, pcrs, fresh, clock).await?;
-    let kek = keks.first().ok_or(Error::Random)?;
 
     let mut changes = Vec::new();
     let ring = match ring {
         Some(ring) => ring,
         None => {
-            let (key, sealed) = keys::make(tpm, kek, &host.id, &host_key, clock.now()).await?;
+            let (key, sealed) = keys::make(tpm, &keks.latest, &host.id, &host_key, clock.now()).await?;
             let ring = Ring::first(sealed, clock.now());
             write_ring(&vault, &ring).await?;
             tracing::info!(event = "key-created", "made issuing key {}, endorsed by the host key", key.kid());
@@ -160,7 +159,7 @@ pub(super) fn write_ring_alone(file: &Path, ring: &Ring) -> Result<(), store::Er
 /// What it takes to believe a key on disk.
 struct Opening<'a> {
     file: &'a Path,
-    keks: &'a [Kek],
+    keks: &'a Keks,
     host_id: &'a str,
     host_key: &'a Jwk,
 }

@@ -4,6 +4,7 @@
 //! reads the step as done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -14,8 +15,11 @@ use super::sealed::Sealed;
 use super::{Documents, Endorser, Error, IssuingKey, RsaKey, Standing, endorsement, keyring, report};
 use crate::clock::{Clock, Timestamp};
 use crate::tpm::Tpm;
-use crate::vault::{Kek, Vault};
+use crate::vault::{Holder, Vault};
 use crate::verify::Jwk;
+
+/// How long a change of the key-encryption key waits for the end of the one before.
+const OTHERS: Duration = Duration::from_secs(5);
 
 /// Something that happened to a key: for the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,37 +95,28 @@ impl Keys {
         &self.vault
     }
 
-    /// Encrypts the keys anew where that was cut short, or where they are to be sealed to other PCRs.
+    /// Encrypts the keys anew where the key-encryption key is another one, or is to be sealed to other PCRs.
     pub async fn bind(&mut self) -> Result<(), Error> {
-        let keks = match self.vault.is_changing().await {
-            true => Some(self.vault.keks().await?),
-            false => self.vault.rebind().await?,
-        };
-        match keks {
-            Some(keks) => self.reseal(&keks).await,
-            None => Ok(()),
-        }
+        self.vault.rebind().await?;
+        let Some(keks) = self.vault.is_due(Holder::IssuingKeys).await? else { return Ok(()) };
+        let ring = self.ring.clone().try_map(|sealed| {
+            let opened = sealed.open(&keks).ok_or_else(|| Error::Key("it does not open any more".into()))?;
+            let key = IssuingKey::from_pkcs8(&opened, Timestamp::from_secs(sealed.created))?;
+            Sealed::seal(&keks.latest, &key, &opened, sealed.endorsement.clone())
+        })?;
+        self.write(ring).await?;
+        Ok(self.vault.is_done(Holder::IssuingKeys).await?)
     }
 
     /// Makes a recovery key, and a fresh key-encryption key with it.
     pub async fn make_recovery(&mut self) -> Result<Zeroizing<String>, Error> {
-        let (text, keks) = self.vault.make_recovery().await?;
+        self.bind().await?;
+        // Others who have something under the key before are told at once, and need no longer than this.
+        let _ = tokio::time::timeout(OTHERS, self.vault.is_settled()).await;
+        let text = self.vault.make_recovery().await?;
         // The key is good from now on; what is encrypted under the one before follows, now or at the next turn.
-        let _ = self.reseal(&keks).await;
+        let _ = self.bind().await;
         Ok(text)
-    }
-
-    /// Encrypts every key under the latest key-encryption key, and forgets the one before.
-    pub(super) async fn reseal(&mut self, keks: &[Kek]) -> Result<(), Error> {
-        let Some(latest) = keks.first() else { return Ok(()) };
-        let ring = self.ring.clone().try_map(|sealed| {
-            let opened = sealed.open(keks).ok_or_else(|| Error::Key("it does not open any more".into()))?;
-            let key = IssuingKey::from_pkcs8(&opened, Timestamp::from_secs(sealed.created))?;
-            Sealed::seal(latest, &key, &opened, sealed.endorsement.clone())
-        })?;
-        self.write(ring).await?;
-        self.vault.forget_previous().await?;
-        Ok(())
     }
 
     /// The key that signs.

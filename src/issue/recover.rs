@@ -23,8 +23,9 @@ pub fn opens(state: &Path, way: (&RecoveryKey, bool)) -> Result<(), Error> {
 
 /// Opens the state with the recovery key and seals it to what this TPM is and has measured now.
 ///
-/// The `way` is the key, and whether the state is to be taken even if it is not the latest. `tpm` has been opened with the stored objects if they are this TPM's, and else with none: then it is given new ones,
-/// every issuing key gets the new host key's word, and the host has another id.
+/// The `way` is the key, and whether the state is to be taken even if it is not the latest. `tpm` has been opened with
+/// the stored objects if they are this TPM's, and else with none: then it is given new ones, every issuing key gets the new
+/// host key's word, and the host has another id.
 pub async fn recover(
     tpm: &Tpm,
     state: &Path,

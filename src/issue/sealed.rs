@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Error, IssuingKey};
-use crate::vault::{self, Kek};
+use crate::vault::{self, Keks};
 
 /// A key as it lies in `issuing.json`, with the host key's word for it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +41,8 @@ impl Sealed {
     }
 
     /// The PKCS#8 document; none under other keys or another name.
-    pub fn open(&self, keks: &[Kek]) -> Option<Zeroizing<Vec<u8>>> {
-        keks.iter().find_map(|kek| vault::open(kek, self.kid.as_bytes(), &self.key))
+    pub fn open(&self, keks: &Keks) -> Option<Zeroizing<Vec<u8>>> {
+        keks.open(self.kid.as_bytes(), &self.key)
     }
 }
 
@@ -70,10 +70,13 @@ mod tests {
         let pkcs8 = IssuingKey::generate().unwrap();
         let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(1)).unwrap();
         let sealed = Sealed::seal(&[7; 32], &key, &pkcs8, String::new()).unwrap();
-        let keks = |bytes: &[u8]| bytes.iter().map(|byte| Kek::new([*byte; 32])).collect::<Vec<_>>();
-        assert_eq!(*sealed.open(&keks(&[7])).unwrap(), *pkcs8);
-        assert_eq!(*sealed.open(&keks(&[8, 7])).unwrap(), *pkcs8);
-        assert!(sealed.open(&keks(&[8])).is_none() && sealed.open(&[]).is_none());
-        assert!(Sealed { kid: "other".into(), ..sealed }.open(&keks(&[7])).is_none());
+        let keks = |latest: u8, before: Option<u8>| Keks {
+            latest: Zeroizing::new([latest; 32]),
+            before: before.map(|before| Zeroizing::new([before; 32])),
+        };
+        assert_eq!(*sealed.open(&keks(7, None)).unwrap(), *pkcs8);
+        assert_eq!(*sealed.open(&keks(8, Some(7))).unwrap(), *pkcs8);
+        assert!(sealed.open(&keks(8, None)).is_none() && sealed.open(&keks(8, Some(9))).is_none());
+        assert!(Sealed { kid: "other".into(), ..sealed }.open(&keks(7, None)).is_none());
     }
 }

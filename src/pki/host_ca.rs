@@ -21,7 +21,7 @@ use crate::enroll::host_ca_name;
 use crate::issue::{Host, Signing};
 use crate::store;
 use crate::tpm::{self, Tpm};
-use crate::vault::{self, Binding, Kek, Vault};
+use crate::vault::{self, Holder, Kek, Keks, Vault};
 use crate::verify::{der, parse_certificate};
 
 const NAME: &str = "ca.json";
@@ -117,8 +117,6 @@ pub struct HostCa {
     issuing: Vec<Kept>,
     list: u64,
     listed: Timestamp,
-    /// How the vault's key was guarded when the keys were sealed: another one seals them anew.
-    binding: Binding,
 }
 
 impl HostCa {
@@ -132,7 +130,6 @@ impl HostCa {
     ) -> Result<(HostCa, Vec<Change>), Error> {
         let host_key = tpm.facts().await?.host_key.ok_or(tpm::Error::NotProvisioned)?;
         let stored = store::read::<Stored>(&dir.join(NAME), VERSION)?;
-        let binding = vault.binding().await;
         let mut changes = Vec::new();
         let now = clock.now();
         let kept = stored.and_then(|stored| {
@@ -146,10 +143,10 @@ impl HostCa {
                 (root, Vec::new(), 0, now, true)
             }
             Some((root, stored)) => {
-                let kek = vault.kek().await?;
+                let keks = vault.keks().await?;
                 let mut issuing = Vec::new();
                 for stored in stored.issuing {
-                    match stored.open(&kek, host) {
+                    match stored.open(&keks, host) {
                         Ok(kept) => issuing.push(kept),
                         Err(name) => changes.push(Change::Lost { name }),
                     }
@@ -166,7 +163,7 @@ impl HostCa {
             }
         };
         let (tpm, host, clock) = (tpm.clone(), host.clone(), clock.clone());
-        let mut ca = HostCa { vault, tpm, host, clock, root, signing: None, issuing, list, listed, binding };
+        let mut ca = HostCa { vault, tpm, host, clock, root, signing: None, issuing, list, listed };
         if fresh {
             ca.write(ca.issuing.clone()).await?;
         }
@@ -266,18 +263,13 @@ impl HostCa {
         }))
     }
 
-    /// Encrypts the keys anew where the vault's key is another one. Until then a crash costs the issuing CAs, not more.
+    /// Encrypts the keys anew where the vault's key is another one. Until then the vault keeps the key before.
     async fn reseal(&mut self) -> Result<(), Error> {
-        let binding = self.vault.binding().await;
-        if binding == self.binding {
-            return Ok(());
-        }
-        let kek = self.vault.kek().await?;
-        let again = |kept: &Kept| Ok(Kept { sealed: seal(&kek, &kept.ca)?, ..kept.clone() });
+        let Some(keks) = self.vault.is_due(Holder::IssuingCas).await? else { return Ok(()) };
+        let again = |kept: &Kept| Ok(Kept { sealed: seal(&keks.latest, &kept.ca)?, ..kept.clone() });
         let issuing = self.issuing.iter().map(again).collect::<Result<_, Error>>()?;
         self.write(issuing).await?;
-        self.binding = binding;
-        Ok(())
+        Ok(self.vault.is_done(Holder::IssuingCas).await?)
     }
 
     async fn write(&mut self, mut issuing: Vec<Kept>) -> Result<(), Error> {
@@ -375,10 +367,10 @@ impl Kept {
 
 impl StoredIssuing {
     /// The error is its name.
-    fn open(self, kek: &Kek, host: &Host) -> Result<Kept, String> {
+    fn open(self, keks: &Keks, host: &Host) -> Result<Kept, String> {
         let StoredIssuing { kid, made, until, certificate, key, revoked } = self;
         let opened = || {
-            let pkcs8 = vault::open(kek, &sealed_as(&kid), &key)?;
+            let pkcs8 = keks.open(&sealed_as(&kid), &key)?;
             let certificate = BASE64.decode(certificate.as_bytes()).ok()?;
             let (made, until) = (Timestamp::from_secs(made), Timestamp::from_secs(until));
             let ca = IssuingCa::of(pkcs8, certificate, &host.id, made, until).ok()?;

@@ -1,16 +1,17 @@
 //! The vault in force: key-encryption key and ledger together, and the ways back when one of them does not open.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
 use super::ledger::Ledger;
 use super::recovery::RecoveryKey;
 use super::seals::{self, Binding, Seals};
-use super::{Error, Kek};
+use super::{Error, Holder, Kek, Keks};
 use crate::clock::Clock;
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
@@ -23,16 +24,18 @@ pub struct Vault {
     /// PCRs that the key-encryption key is to be sealed to.
     wanted: Vec<u8>,
     inner: Arc<Mutex<Inner>>,
+    binding: watch::Sender<Binding>,
 }
 
 struct Inner {
     seals: Seals,
     ledger: Ledger,
+    /// Whose files are still to be encrypted under the latest key.
+    due: BTreeSet<Holder>,
 }
 
 impl Vault {
-    /// Opens the vault in the state directory `dir`, and gives the key-encryption keys that are in use: the latest, and
-    /// perhaps the one before.
+    /// Opens the vault in the state directory `dir`, and gives the key-encryption keys that are in use.
     ///
     /// `first` is the key that was made with the host; `fresh` says that this was just now.
     pub async fn open(
@@ -42,19 +45,27 @@ impl Vault {
         wanted: &[u8],
         fresh: bool,
         clock: &Clock,
-    ) -> Result<(Vault, Vec<Kek>), Error> {
+    ) -> Result<(Vault, Keks), Error> {
         let seals = Seals::read(dir, first)?;
         let keks = seals.unseal(tpm).await?;
         let ledger = Ledger::open(tpm, dir, &keks, fresh).await?;
-        let inner = Arc::new(Mutex::new(Inner { seals, ledger }));
-        let (dir, tpm, clock) = (dir.to_owned(), tpm.clone(), clock.clone());
-        Ok((Vault { dir, tpm, clock, wanted: wanted.to_vec(), inner }, keks))
+        // A change that was cut short: whoever had come to an end says so once more.
+        let due = if keks.before.is_some() { Holder::ALL.into() } else { BTreeSet::new() };
+        let binding = watch::Sender::new(seals.binding(wanted));
+        let inner = Arc::new(Mutex::new(Inner { seals, ledger, due }));
+        let (dir, tpm, clock, wanted) = (dir.to_owned(), tpm.clone(), clock.clone(), wanted.to_vec());
+        Ok((Vault { dir, tpm, clock, wanted, inner, binding }, keks))
     }
 
     /// The latest key-encryption key, from the TPM.
     pub async fn kek(&self) -> Result<Kek, Error> {
+        Ok(self.keks().await?.latest)
+    }
+
+    /// The key-encryption keys that are in use.
+    pub async fn keks(&self) -> Result<Keks, Error> {
         let seals = self.inner.lock().await.seals.clone();
-        seals.unseal(&self.tpm).await?.into_iter().next().ok_or(Error::Random)
+        seals.unseal(&self.tpm).await
     }
 
     /// Replaces a file of the state directory, one that the ledger speaks of. On disk when this returns.
@@ -76,73 +87,92 @@ impl Vault {
         self.inner.lock().await.ledger.settle(&self.tpm).await
     }
 
-    /// How the key-encryption key is guarded.
-    pub async fn binding(&self) -> Binding {
-        self.inner.lock().await.seals.binding(&self.wanted)
+    /// How the key-encryption key is guarded, now and whenever it was sealed anew: then it is time to ask
+    /// [`Vault::is_due`].
+    pub fn binding(&self) -> watch::Receiver<Binding> {
+        self.binding.subscribe()
     }
 
-    /// Makes a fresh key-encryption key if it is to be sealed to other PCRs than it is. Both keys are returned, the new
-    /// one first: what the old one encrypts is to be encrypted anew, and then the old one forgotten.
+    /// Makes a fresh key-encryption key if it is to be sealed to other PCRs than it is: each [`Holder`] is due then.
     ///
     /// Without a recovery key nothing is sealed to PCRs: the next firmware update would shut the host out.
-    pub async fn rebind(&self) -> Result<Option<Vec<Kek>>, Error> {
+    pub async fn rebind(&self) -> Result<(), Error> {
         let mut inner = self.inner.lock().await;
         let unsafe_yet = !self.wanted.is_empty() && !inner.seals.has_recovery();
         if inner.seals.pcrs() == self.wanted || inner.seals.has_previous() || unsafe_yet {
-            return Ok(None);
-        }
-        let old = inner.seals.unseal(&self.tpm).await?.into_iter().next().ok_or(Error::Random)?;
-        let seals = inner.seals.clone();
-        let (seals, new) = seals.with_new_kek(&self.tpm, &old, &self.wanted, self.clock.now()).await?;
-        self.keep(&mut inner, seals).await?;
-        inner.ledger.rekey(&new)?;
-        Ok(Some(vec![new, old]))
-    }
-
-    /// Forgets the key before: nothing is encrypted under it any more.
-    pub async fn forget_previous(&self) -> Result<(), Error> {
-        let mut inner = self.inner.lock().await;
-        if !inner.seals.has_previous() {
             return Ok(());
         }
-        let latest = inner.seals.unseal(&self.tpm).await?.into_iter().next().ok_or(Error::Random)?;
-        inner.ledger.rekey(&latest)?;
-        let seals = inner.seals.clone().without_previous();
-        self.keep(&mut inner, seals).await
+        let old = inner.seals.unseal(&self.tpm).await?.latest;
+        let seals = inner.seals.clone();
+        let (seals, new) = seals.with_new_kek(&self.tpm, &old, &self.wanted, self.clock.now()).await?;
+        self.replace(&mut inner, seals, &new).await
     }
 
-    /// Whether a change of the key-encryption key was cut short: what the key before encrypts is to be encrypted anew.
-    pub async fn is_changing(&self) -> bool {
-        self.inner.lock().await.seals.has_previous()
-    }
-
-    /// The key-encryption keys that are in use, the latest first.
-    pub async fn keks(&self) -> Result<Vec<Kek>, Error> {
-        let seals = self.inner.lock().await.seals.clone();
-        seals.unseal(&self.tpm).await
-    }
-
-    /// Makes a recovery key in place of the one before, and gives it in the only form there will ever be, with the
-    /// key-encryption keys as [`Vault::rebind`] does: what an old paper and an old copy of the disk open is to be of no use.
-    pub async fn make_recovery(&self) -> Result<(Zeroizing<String>, Vec<Kek>), Error> {
+    /// Makes a recovery key in place of the one before, and gives it in the only form there will ever be. It comes with a
+    /// fresh key-encryption key, as in [`Vault::rebind`]: what an old paper and an old copy of the disk open is to be of no
+    /// use.
+    pub async fn make_recovery(&self) -> Result<Zeroizing<String>, Error> {
         let mut inner = self.inner.lock().await;
         if inner.seals.has_previous() {
             return Err(Error::Recovery("the keys are just being sealed anew; try again in a moment".into()));
         }
-        let old = inner.seals.unseal(&self.tpm).await?.into_iter().next().ok_or(Error::Random)?;
+        let old = inner.seals.unseal(&self.tpm).await?.latest;
         let (key, now, seals) = (RecoveryKey::generate()?, self.clock.now(), inner.seals.clone());
-        let (seals, new) = seals.with_new_kek(&self.tpm, &old, &self.wanted, now).await?;
-        let keks = vec![new, old];
+        let (seals, latest) = seals.with_new_kek(&self.tpm, &old, &self.wanted, now).await?;
+        let keks = Keks { latest, before: Some(old) };
         let seals = seals.with_recovery(&keks, &key, now)?;
-        self.keep(&mut inner, seals).await?;
-        inner.ledger.rekey(&keks[0])?;
-        Ok((key.text(), keks))
+        self.replace(&mut inner, seals, &keks.latest).await?;
+        Ok(key.text())
+    }
+
+    /// Returns when the key before is forgotten, if it is not yet.
+    pub async fn is_settled(&self) {
+        let mut binding = self.binding();
+        while self.inner.lock().await.seals.has_previous() {
+            // The sender is ours.
+            let _ = binding.changed().await;
+        }
+    }
+
+    /// The keys, if what this holder has on the disk is still to be encrypted under the latest of them.
+    pub async fn is_due(&self, holder: Holder) -> Result<Option<Keks>, Error> {
+        let inner = self.inner.lock().await;
+        match inner.due.contains(&holder) {
+            true => inner.seals.unseal(&self.tpm).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The holder's file is under the latest key. When that is so of all, the key before is forgotten.
+    pub async fn is_done(&self, holder: Holder) -> Result<(), Error> {
+        let mut inner = self.inner.lock().await;
+        inner.due.remove(&holder);
+        if !inner.due.is_empty() || !inner.seals.has_previous() {
+            return Ok(());
+        }
+        let latest = inner.seals.unseal(&self.tpm).await?.latest;
+        inner.ledger.rekey(&latest)?;
+        let seals = inner.seals.clone().without_previous();
+        let forgotten = self.keep(&mut inner, seals).await;
+        if forgotten.is_err() {
+            // So that it is tried again.
+            inner.due.insert(holder);
+        }
+        forgotten
+    }
+
+    async fn replace(&self, inner: &mut Inner, seals: Seals, new: &Kek) -> Result<(), Error> {
+        self.keep(inner, seals).await?;
+        inner.due = Holder::ALL.into();
+        inner.ledger.rekey(new)?;
+        Ok(())
     }
 
     async fn keep(&self, inner: &mut Inner, seals: Seals) -> Result<(), Error> {
         let text = store::text(&self.dir.join(seals::NAME), seals::VERSION, &seals)?;
         inner.ledger.replace(&self.tpm, seals::NAME, text).await?;
         inner.seals = seals;
+        self.binding.send_replace(inner.seals.binding(&self.wanted));
         Ok(())
     }
 }
@@ -197,7 +227,7 @@ fn both(error: Error) -> Error {
 pub struct Rescue {
     dir: PathBuf,
     seals: Seals,
-    keks: Vec<Kek>,
+    keks: Keks,
 }
 
 impl Rescue {
@@ -212,8 +242,8 @@ impl Rescue {
         Ok(Rescue { dir: dir.to_owned(), seals, keks })
     }
 
-    /// The key-encryption keys that are in use, the latest first.
-    pub fn keks(&self) -> &[Kek] {
+    /// The key-encryption keys that are in use.
+    pub fn keks(&self) -> &Keks {
         &self.keks
     }
 

@@ -22,7 +22,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Error, Kek, cipher};
+use super::{Error, Kek, Keks, cipher};
 use crate::store;
 use crate::tpm::Tpm;
 
@@ -84,7 +84,7 @@ impl Ledger {
     /// Reads the ledger and holds the directory against it and against the TPM's counter.
     ///
     /// `fresh` says that this host's TPM objects have just been made: then there is none yet, and nothing to be compared.
-    pub(super) async fn open(tpm: &Tpm, dir: &Path, keks: &[Kek], fresh: bool) -> Result<Ledger, Error> {
+    pub(super) async fn open(tpm: &Tpm, dir: &Path, keks: &Keks, fresh: bool) -> Result<Ledger, Error> {
         let Some(mut ledger) = Ledger::read(dir, keks)? else {
             return match fresh || Ledger::was_cut_short(tpm, dir).await? {
                 true => Ledger::make(tpm, dir, keks).await,
@@ -119,9 +119,9 @@ impl Ledger {
     }
 
     /// A ledger for the directory as it is, with a new counter.
-    pub(super) async fn make(tpm: &Tpm, dir: &Path, keks: &[Kek]) -> Result<Ledger, Error> {
-        let (secret, kek) = (cipher::random_key()?, keks.first().ok_or(Error::Random)?);
-        let sealed = cipher::seal(kek, KEY, secret.as_slice())?;
+    pub(super) async fn make(tpm: &Tpm, dir: &Path, keks: &Keks) -> Result<Ledger, Error> {
+        let secret = cipher::random_key()?;
+        let sealed = cipher::seal(&keks.latest, KEY, secret.as_slice())?;
         let files = FILES.iter().map(|name| Ok(((*name).to_owned(), vec![digest_of(&dir.join(name))?])));
         let files = files.collect::<Result<_, store::Error>>()?;
         let (counter, generation) = tpm.make_counter(secret.clone()).await?;
@@ -136,7 +136,7 @@ impl Ledger {
     }
 
     /// Takes the directory as it is, whatever the counter says. The counter of before is removed if it is known.
-    pub(super) async fn accept(tpm: &Tpm, dir: &Path, keks: &[Kek]) -> Result<Ledger, Error> {
+    pub(super) async fn accept(tpm: &Tpm, dir: &Path, keks: &Keks) -> Result<Ledger, Error> {
         if let Some(before) = Ledger::read(dir, keks).ok().flatten() {
             tpm.remove_counter(before.entry.counter).await?;
         }
@@ -144,7 +144,7 @@ impl Ledger {
     }
 
     /// Whether the files are those of the ledger, where there is no counter to be asked: the TPM is another.
-    pub(super) fn check_alone(dir: &Path, keks: &[Kek]) -> Result<(), Error> {
+    pub(super) fn check_alone(dir: &Path, keks: &Keks) -> Result<(), Error> {
         match Ledger::read(dir, keks)? {
             Some(mut ledger) => ledger.check().map(drop),
             None => Ok(()),
@@ -208,7 +208,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn read(dir: &Path, keks: &[Kek]) -> Result<Option<Ledger>, Error> {
+    fn read(dir: &Path, keks: &Keks) -> Result<Option<Ledger>, Error> {
         let path = dir.join(NAME);
         let Some(Written { entry, key, mac }) = store::read(&path, VERSION)? else { return Ok(None) };
         let foreign = |what: &str| Error::Foreign { path: path.clone(), what: what.to_owned() };

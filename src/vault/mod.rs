@@ -12,19 +12,18 @@
 
 mod cipher;
 mod custody;
+mod keks;
 mod ledger;
 mod recovery;
 mod seals;
 
 pub use cipher::{open, seal};
 pub use custody::{Rescue, Vault, accept, reseal};
+pub use keks::{Holder, Kek, Keks};
 pub use recovery::RecoveryKey;
 pub use seals::Binding;
 
 use crate::{store, tpm};
-
-/// A key-encryption key in the clear.
-pub type Kek = zeroize::Zeroizing<[u8; 32]>;
 
 /// Why secrets cannot be opened or kept. The texts go to administrators.
 #[derive(Debug, thiserror::Error)]

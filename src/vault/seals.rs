@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::recovery::RecoveryKey;
-use super::{Error, Kek, cipher};
+use super::{Error, Kek, Keks, cipher};
 use crate::clock::Timestamp;
 use crate::store;
 use crate::tpm::{self, KeyBlob, Pcrs, Tpm};
@@ -87,44 +87,48 @@ impl Seals {
         }))
     }
 
-    /// The key-encryption keys that are in use, the latest first, by the TPM.
-    pub(super) async fn unseal(&self, tpm: &Tpm) -> Result<Vec<Kek>, Error> {
+    /// The key-encryption keys that are in use, by the TPM.
+    pub(super) async fn unseal(&self, tpm: &Tpm) -> Result<Keks, Error> {
         let latest = self.kek.unseal(tpm).await?;
-        let Some(previous) = &self.previous else { return Ok(vec![latest]) };
+        let Some(previous) = &self.previous else { return Ok(Keks { latest, before: None }) };
         let before = previous.unseal(tpm).await?;
         let link = self.kek.link.as_ref().and_then(|link| cipher::open(&before, LINK, link));
         if link.is_none_or(|link| link.as_slice() != digest(&SHA256, latest.as_slice()).as_ref()) {
             let what = "has a key that this host did not make".to_owned();
             return Err(Error::Foreign { path: NAME.into(), what });
         }
-        Ok(vec![latest, before])
+        Ok(Keks { latest, before: Some(before) })
     }
 
     /// The same by the recovery key.
-    pub(super) fn recover(&self, key: &RecoveryKey) -> Result<Vec<Kek>, Error> {
+    pub(super) fn recover(&self, key: &RecoveryKey) -> Result<Keks, Error> {
         let Some(recovery) = &self.recovery else {
             return Err(Error::Recovery("this host has no recovery key".into()));
         };
         let wrapping = key.wrapping_key()?;
-        let opened = recovery.keks.iter().map(|kek| cipher::open_key(&wrapping, KEK, kek));
-        opened.collect::<Option<Vec<_>>>().filter(|keks| !keks.is_empty()).ok_or_else(|| {
-            Error::Recovery(
+        let mut opened = recovery.keks.iter().map_while(|kek| cipher::open_key(&wrapping, KEK, kek));
+        let (latest, before) = (opened.next(), opened.next());
+        match latest {
+            Some(latest) if recovery.keks.len() == 1 + usize::from(before.is_some()) => {
+                Ok(Keks { latest, before })
+            }
+            _ => Err(Error::Recovery(
                 "this is not the recovery key of this host; only the latest that was made opens".into(),
-            )
-        })
+            )),
+        }
     }
 
     /// With a fresh recovery key in place of the one before.
     pub(super) fn with_recovery(
         mut self,
-        keks: &[Kek],
+        keks: &Keks,
         key: &RecoveryKey,
         now: Timestamp,
     ) -> Result<Self, Error> {
-        let (wrapping, Some(latest)) = (key.wrapping_key()?, keks.first()) else { return Ok(self) };
+        let wrapping = key.wrapping_key()?;
         self.recovery = Some(Recovery {
             made: now.secs(),
-            wrapping: cipher::seal(latest, WRAPPING, wrapping.as_slice())?,
+            wrapping: cipher::seal(&keks.latest, WRAPPING, wrapping.as_slice())?,
             keks: wrap(&wrapping, keks)?,
         });
         Ok(self)
@@ -148,7 +152,8 @@ impl Seals {
             let wrapping = cipher::open_key(old, WRAPPING, &recovery.wrapping)
                 .ok_or_else(|| Error::Recovery("the recovery key's part of seal.json was changed".into()))?;
             recovery.wrapping = cipher::seal(&kek, WRAPPING, wrapping.as_slice())?;
-            recovery.keks = wrap(&wrapping, &[kek.clone(), old.clone()])?;
+            let keks = Keks { latest: kek.clone(), before: Some(old.clone()) };
+            recovery.keks = wrap(&wrapping, &keks)?;
         }
         self.previous = Some(std::mem::replace(&mut self.kek, sealed));
         Ok((self, kek))
@@ -158,15 +163,13 @@ impl Seals {
     pub(super) async fn resealed(
         mut self,
         tpm: &Tpm,
-        keks: &[Kek],
+        keks: &Keks,
         pcrs: &[u8],
         now: Timestamp,
     ) -> Result<Self, Error> {
-        if let Some(kek) = keks.first() {
-            let link = self.kek.link.take();
-            self.kek = Sealed { link, ..Sealed::make(tpm, kek, pcrs, now).await? };
-        }
-        self.previous = match keks.get(1) {
+        let link = self.kek.link.take();
+        self.kek = Sealed { link, ..Sealed::make(tpm, &keks.latest, pcrs, now).await? };
+        self.previous = match &keks.before {
             Some(kek) => Some(Sealed::make(tpm, kek, pcrs, now).await?),
             None => None,
         };
@@ -255,7 +258,7 @@ impl Sealed {
     }
 }
 
-fn wrap(wrapping: &[u8; 32], keks: &[Kek]) -> Result<Vec<String>, Error> {
+fn wrap(wrapping: &[u8; 32], keks: &Keks) -> Result<Vec<String>, Error> {
     keks.iter().map(|kek| cipher::seal(wrapping, KEK, kek.as_slice())).collect()
 }
 
