@@ -2,19 +2,10 @@
 
 mod common;
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use common::{API, Host, until_true};
 use serde_json::Value;
-
-fn hostbadge(host: &Host, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-        .args(words)
-        .env("HOSTBADGE_SOCKET", host.agent_socket())
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .output()
-        .unwrap()
-}
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -27,23 +18,23 @@ fn code(output: &Output) -> i32 {
 #[test]
 fn what_is_done_exits_0_and_speaks_to_people_or_programs() {
     let host = Host::started();
-    let token = hostbadge(&host, &["token", API, "--ttl", "1m"]);
+    let token = host.hostbadge(&["token", API, "--ttl", "1m"]);
     assert_eq!(code(&token), 0);
     assert_eq!(text(&token).trim().split('.').count(), 3);
     for words in [&["whoami"][..], &["status"], &["agent", "list"], &["agent", "reload"], &["audit", "tail"]]
     {
-        let people = hostbadge(&host, words);
+        let people = host.hostbadge(words);
         assert_eq!(code(&people), 0, "{words:?}");
-        let programs = hostbadge(&host, &[words, &["--json"]].concat());
+        let programs = host.hostbadge(&[words, &["--json"]].concat());
         assert_eq!(code(&programs), 0, "{words:?}");
         assert!(text(&programs).lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{words:?}");
     }
     let keys = host.path("jwks.json");
     let file = keys.to_str().unwrap();
-    assert_eq!(code(&hostbadge(&host, &["export", "jwks", "-o", file])), 0);
+    assert_eq!(code(&host.hostbadge(&["export", "jwks", "-o", file])), 0);
     let token = text(&token);
     let verify = |audience: &str| {
-        code(&hostbadge(&host, &["verify", "token", token.trim(), "--jwks", file, "--audience", audience]))
+        code(&host.hostbadge(&["verify", "token", token.trim(), "--jwks", file, "--audience", audience]))
     };
     assert_eq!((verify(API), verify("https://other")), (0, 1));
 }
@@ -53,9 +44,9 @@ fn what_is_done_exits_0_and_speaks_to_people_or_programs() {
 fn control_characters_are_shown_and_not_obeyed() {
     let host = Host::started();
     let evil = "x\n2026 INFO forged\u{1b}[31m";
-    let refused = hostbadge(&host, &["token", API, "--agent", evil]);
+    let refused = host.hostbadge(&["token", API, "--agent", evil]);
     host.post("/v1/token", serde_json::json!({ "audience": API, "agent": evil }));
-    let record = hostbadge(&host, &["audit", "tail"]);
+    let record = host.hostbadge(&["audit", "tail"]);
     until_true("it is in the log", || host.log().contains("forged"));
     for text in [text(&record), String::from_utf8_lossy(&refused.stderr).into_owned(), host.log()] {
         assert!(text.contains("forged"), "{text}");
@@ -66,18 +57,18 @@ fn control_characters_are_shown_and_not_obeyed() {
 #[test]
 fn refusals_usage_no_daemon_and_not_now_have_each_their_status() {
     let mut host = Host::started();
-    let refused = hostbadge(&host, &["token", "https://nobody"]);
+    let refused = host.hostbadge(&["token", "https://nobody"]);
     assert_eq!(code(&refused), 1);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("invalid_target"));
-    assert_eq!(code(&hostbadge(&host, &["tokne"])), 2);
+    assert_eq!(code(&host.hostbadge(&["tokne"])), 2);
     assert!(host.stop().success());
-    assert_eq!(code(&hostbadge(&host, &["whoami"])), 3);
+    assert_eq!(code(&host.hostbadge(&["whoami"])), 3);
 
     std::fs::write(host.path("state/issuing.json"), "{").unwrap();
     host.start();
-    let not_now = hostbadge(&host, &["token", API]);
+    let not_now = host.hostbadge(&["token", API]);
     assert_eq!(code(&not_now), 4);
     assert!(String::from_utf8_lossy(&not_now.stderr).contains("issuing.json"));
-    assert_eq!(code(&hostbadge(&host, &["status"])), 4);
+    assert_eq!(code(&host.hostbadge(&["status"])), 4);
     assert!(host.stop().success());
 }

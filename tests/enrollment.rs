@@ -16,15 +16,6 @@ use serde_json::{Value, json};
 /// "a nonce of 18 bytes"
 const NONCE: &str = "YSBub25jZSBvZiAxOCBieXRlcw";
 
-fn hostbadge(host: &Host, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-        .args(words)
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .env("HOSTBADGE_SOCKET", host.agent_socket())
-        .output()
-        .unwrap()
-}
-
 #[track_caller]
 fn done(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -77,15 +68,14 @@ impl Desk {
     }
 
     fn request(&self, host: &Host) {
-        done(&hostbadge(host, &["enroll", "request", "--output", &self.path("request")]));
+        done(&host.hostbadge(&["enroll", "request", "--output", &self.path("request")]));
     }
 
     fn challenge(&self, host: &Host, name: &str) -> Output {
         let (request, roots) = (self.path("request"), makers(host));
         let (challenge, secret) = (self.path(name), self.path(&format!("{name}.secret")));
         let files = ["--secret", &secret, "--output", &challenge];
-        hostbadge(
-            host,
+        host.hostbadge(
             &[
                 &["enroll", "challenge", &request, "--any-trust-domain", "--roots", roots.to_str().unwrap()],
                 &files[..],
@@ -95,7 +85,7 @@ impl Desk {
     }
 
     fn activate(&self, host: &Host, name: &str) -> Output {
-        hostbadge(host, &["enroll", "activate", &self.path(name), "--output", &self.path("answer")])
+        host.hostbadge(&["enroll", "activate", &self.path(name), "--output", &self.path("answer")])
     }
 
     fn certify(&self, host: &Host, ca: &str) -> Output {
@@ -108,7 +98,7 @@ impl Desk {
         let host_certificate = self.path("host.pem");
         let files = ["--request", &request, "--secret", &secret, "--answer", &answer];
         let ca = ["--ca-cert", &certificate, "--ca-key", &key, "--output", &host_certificate];
-        hostbadge(host, &[&["enroll", "certify"], &files[..], &ca, more].concat())
+        host.hostbadge(&[&["enroll", "certify"], &files[..], &ca, more].concat())
     }
 
     /// All steps up to the answer.
@@ -145,7 +135,7 @@ fn other() -> Host {
 }
 
 fn verified(host: &Host, evidence: &str, words: &[&str]) -> (Option<i32>, String) {
-    let output = hostbadge(host, &[&["verify", "evidence", evidence, "--nonce", NONCE], words].concat());
+    let output = host.hostbadge(&[&["verify", "evidence", evidence, "--nonce", NONCE], words].concat());
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
@@ -165,12 +155,12 @@ fn four_files_make_a_certificate_that_stands_for_the_host() {
     assert!(told.contains(&id) && told.contains("trust domain") && told.contains("swtpm-localca"), "{told}");
     assert!(!told.contains("left out"), "{told}");
     let evidence = desk.path("evidence");
-    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
+    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
     let ca = desk.path("ca.pem");
     let (code, table) = verified(&host, &evidence, &["--ca", &ca]);
     assert_eq!(code, Some(1), "{table}");
     assert!(table.contains("no host certificate is in the evidence"), "{table}");
-    let installed = done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    let installed = done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
     assert!(installed.contains("O=Example"), "{installed}");
 
     // OpenSSL takes the certificate, and reads in it what it is to say.
@@ -183,7 +173,7 @@ fn four_files_make_a_certificate_that_stands_for_the_host() {
     host.stop();
     host.start();
     assert!(host.status()["certificate"]["issuer"].as_str().unwrap().contains("O=Example"));
-    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
+    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
     let roots = makers(&host);
     let roots = roots.to_str().unwrap();
     let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
@@ -220,8 +210,8 @@ fn a_certificate_of_the_rsa_ek_alone_counts_with_the_host_certificate() {
     let desk = Desk::answered(&host);
     assert_eq!(desk.json("request")["evidence"]["ek_certificate"], Value::Null);
     done(&desk.certify(&host, "ca"));
-    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
-    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &desk.path("evidence")]));
+    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
+    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &desk.path("evidence")]));
     let (evidence, ca, roots) = (desk.path("evidence"), desk.path("ca.pem"), makers(&host));
     let roots = roots.to_str().unwrap();
     let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
@@ -237,7 +227,7 @@ fn an_ak_that_certifies_a_foreign_host_key_is_not_vouched_for() {
     let (host, other) = (Host::started(), other());
     let desk = Desk::answered(&host);
     done(&desk.certify(&host, "ca"));
-    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
     let ours = host.post("/v1/attest", json!({ "nonce": NONCE })).json();
     let mut theirs = other.post("/v1/attest", json!({ "nonce": NONCE })).json();
     theirs["host_certificate"] = ours["host_certificate"].clone();
@@ -345,9 +335,9 @@ fn an_answer_is_good_for_its_request_and_challenge_alone() {
     fs::write(ours.path("ca.key"), kept).unwrap();
     done(&ours.certify(&host, "ca"));
     // For another key, it is not installed.
-    refused(&hostbadge(&other, &["enroll", "install", &ours.path("host.pem")]), "for another key");
-    refused(&hostbadge(&host, &["enroll", "install", &ours.path("ca.pem")]), "for another key");
-    refused(&hostbadge(&host, &["enroll", "install", &ours.path("answer")]), "no certificate in it");
+    refused(&other.hostbadge(&["enroll", "install", &ours.path("host.pem")]), "for another key");
+    refused(&host.hostbadge(&["enroll", "install", &ours.path("ca.pem")]), "for another key");
+    refused(&host.hostbadge(&["enroll", "install", &ours.path("answer")]), "no certificate in it");
 }
 
 #[test]
@@ -358,7 +348,7 @@ fn a_tpm_is_not_taken_without_its_makers_word() {
     let (request, secret) = (desk.path("request"), desk.path("secret"));
     let challenge = |words: &[&str]| {
         let all = [&["enroll", "challenge", &request, "--secret", &secret], words].concat();
-        hostbadge(&host, &all)
+        host.hostbadge(&all)
     };
     assert_eq!(challenge(&[]).status.code(), Some(2), "an operator says what is trusted");
     assert_eq!(challenge(&["--no-roots"]).status.code(), Some(2), "and which trust domain it is");
@@ -405,21 +395,21 @@ fn cas_of_every_kind_sign_and_a_ca_elsewhere_gets_a_request() {
         done(&desk.certify(&host, ca));
         let (root, certificate) = (desk.path(&format!("{ca}.pem")), desk.path("host.pem"));
         done(&run("openssl", &["verify", "-x509_strict", "-CAfile", &root, &certificate]));
-        done(&hostbadge(&host, &["enroll", "install", &certificate]));
+        done(&host.hostbadge(&["enroll", "install", &certificate]));
     }
     fs::write(desk.path("challenge.secret"), &kept).unwrap();
     let [request, secret, answer, csr] =
         ["request", "challenge.secret", "answer", "csr.pem"].map(|f| desk.path(f));
     let files = ["--request", &request, "--secret", &secret, "--answer", &answer, "--csr", "--output", &csr];
-    done(&hostbadge(&host, &[&["enroll", "certify"], &files[..]].concat()));
+    done(&host.hostbadge(&[&["enroll", "certify"], &files[..]].concat()));
     let text = done(&run("openssl", &["req", "-noout", "-verify", "-text", "-in", &csr]));
     assert!(text.contains("/host/"), "{text}");
     let (ca, key, signed) = (desk.path("rsa.pem"), desk.path("rsa.key"), desk.path("signed.pem"));
     let how = ["-CA", &ca, "-CAkey", &key, "-copy_extensions", "copy", "-days", "3", "-out", &signed];
     done(&run("openssl", &[&["x509", "-req", "-in", &csr], &how[..]].concat()));
-    done(&hostbadge(&host, &["enroll", "install", &signed]));
+    done(&host.hostbadge(&["enroll", "install", &signed]));
     let evidence = desk.path("evidence");
-    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
+    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
     let (code, table) = verified(&host, &evidence, &["--ca", &ca]);
     assert_eq!(code, Some(0), "{table}");
 }
@@ -439,7 +429,7 @@ fn tpm2_makecredential_can_stand_in_for_the_operator() {
         let tool = ["--tcti", "none", "-u", &ek, "-s", &secret, "-n", &ak, "-o", &credential];
         done(&run("tpm2_makecredential", &tool));
         let open = |host: &Host, kind: &str| {
-            hostbadge(host, &["enroll", "activate", "--credential", &credential, "--ek", kind])
+            host.hostbadge(&["enroll", "activate", "--credential", &credential, "--ek", kind])
         };
         assert_eq!(done(&open(&host, kind)), "what only the TPM gives out");
         refused(&open(&host, wrong), "the credential is for another TPM");
@@ -472,7 +462,7 @@ fn a_challenge_is_no_credential_of_other_tools() {
             }
             let credential = desk.path("credential");
             fs::write(&credential, file).unwrap();
-            let opened = hostbadge(&host, &["enroll", "activate", "--credential", &credential, "--ek", kind]);
+            let opened = host.hostbadge(&["enroll", "activate", "--credential", &credential, "--ek", kind]);
             refused(&opened, "this is part of a hostbadge challenge");
             assert!(opened.stdout.is_empty(), "{round}");
         }
@@ -570,8 +560,8 @@ fn the_operator_needs_no_tpm_library() {
     let ca = ["--ca-cert", "/ca.pem", "--ca-key", "/ca.key", "--output", "/host.pem"];
     done(&operator(&[&["enroll", "certify"], &files[..], &ca].concat()));
     fs::copy(root.join("host.pem"), desk.path("host.pem")).unwrap();
-    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
-    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &desk.path("evidence")]));
+    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
+    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &desk.path("evidence")]));
     into("evidence");
     let judge = ["--nonce", NONCE, "--ca", "/ca.pem", "--roots", "/makers"];
     done(&operator(&[&["verify", "evidence", "/evidence"], &judge[..]].concat()));
@@ -668,7 +658,7 @@ fn a_host_that_may_sign_does_so_below_the_organisations_root() {
     refused(&desk.certify_with(&host, "narrow", &["--signing"]), "lets 1 CAs stand below it");
 
     done(&desk.certify_with(&host, "ca", &["--signing"]));
-    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
     common::until_true("it signs below the organisation's root", || {
         issued(&host, &desk, "ca.pem") == (3, true)
     });
@@ -684,7 +674,7 @@ fn a_host_that_may_sign_does_so_below_the_organisations_root() {
     // The host's own certificate is what it was without.
     assert!(host.status()["certificate"]["issuer"].as_str().unwrap().contains("O=Example"));
     let evidence = desk.path("evidence");
-    done(&hostbadge(&host, &["attest", "--nonce", NONCE, "--output", &evidence]));
+    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
     let roots = makers(&host);
     let words = ["--ca", &desk.path("ca.pem"), "--roots", roots.to_str().unwrap()];
     assert_eq!(verified(&host, &evidence, &words).0, Some(0));
@@ -692,7 +682,7 @@ fn a_host_that_may_sign_does_so_below_the_organisations_root() {
     // A certificate without that grant takes it back.
     let desk = Desk::answered(&host);
     done(&desk.certify(&host, "ca"));
-    done(&hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]));
+    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
     common::until_true("it signs below its own root", || issued(&host, &desk, "ca.pem") == (2, false));
     assert_eq!(roots_of_bundle(&host), own);
 
@@ -702,7 +692,7 @@ fn a_host_that_may_sign_does_so_below_the_organisations_root() {
     host.stop();
     host.configure("trust_domain = \"elsewhere.example\"");
     host.start();
-    let installed = hostbadge(&host, &["enroll", "install", &desk.path("host.pem")]);
+    let installed = host.hostbadge(&["enroll", "install", &desk.path("host.pem")]);
     refused(&installed, "not for the trust domain of this host, spiffe://elsewhere.example");
     assert_ne!(roots_of_bundle(&host), own, "another trust domain has another root");
 }

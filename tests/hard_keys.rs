@@ -59,15 +59,6 @@ fn keys(host: &Host) -> Vec<Value> {
     host.get("/.well-known/jwks.json").json()["keys"].as_array().unwrap().clone()
 }
 
-fn hostbadge(host: &Host, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-        .args(words)
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .env("HOSTBADGE_SOCKET", host.agent_socket())
-        .output()
-        .unwrap()
-}
-
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
@@ -107,7 +98,7 @@ fn the_tpm_signs_where_a_grant_says_so_and_everybody_can_verify_it() {
 
     let set = uploaded(&host);
     let verify = |token: &str, audience: &str| {
-        hostbadge(&host, &["verify", "token", token, "--jwks", &set, "--audience", audience])
+        host.hostbadge(&["verify", "token", token, "--jwks", &set, "--audience", audience])
     };
     for (token, audience) in [(&hard, HARD), (&rsa, RSA)] {
         assert!(verify(token, audience).status.success(), "{}", said(&verify(token, audience)));
@@ -161,17 +152,17 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
     assert!(early.status == 200 || early.text().contains("the RSA key is being made"), "{}", early.text());
     let first = rsa_token(&host);
     let set = keys(&host);
-    let listed = said(&hostbadge(&host, &["key", "list"]));
+    let listed = said(&host.hostbadge(&["key", "list"]));
     for (at, alg) in [(1, "ES256"), (2, "RS256")] {
         let kid = set[at]["kid"].as_str().unwrap();
         let row = listed.lines().find(|line| line.contains(kid)).unwrap_or_else(|| panic!("{listed}"));
         assert!(row.contains(alg) && row.contains("tpm"), "{row}");
     }
-    let listed = hostbadge(&host, &["key", "list", "--json"]).stdout;
+    let listed = host.hostbadge(&["key", "list", "--json"]).stdout;
     let listed: Value = serde_json::from_slice(&listed).unwrap();
     assert_eq!(listed["rsa_waits"], Value::Null);
     assert_eq!(listed["keys"].as_array().unwrap().iter().filter(|key| key["state"] == "tpm").count(), 2);
-    let status = said(&hostbadge(&host, &["status"]));
+    let status = said(&host.hostbadge(&["status"]));
     assert!(status.contains("RS256"), "{status}");
 
     // Evidence names it, endorsed.
@@ -236,7 +227,7 @@ fn an_rsa_key_that_is_torn_or_foreign_is_named_and_keeps_nobody_from_es256() {
         token(&host, HARD);
         let refused = host.post("/v1/token", json!({ "audience": RSA }));
         assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"), "{wanted}");
-        for said in [refused.text(), said(&hostbadge(&host, &["status"]))] {
+        for said in [refused.text(), said(&host.hostbadge(&["status"]))] {
             assert!(said.contains("rsa.json") && said.contains(wanted), "{wanted}\nnot in\n{said}");
         }
         assert_eq!(keys(&host).len(), 2, "{wanted}");

@@ -4,7 +4,6 @@ mod common;
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Output};
 
 use common::http::part;
 use common::{API, Host, until, until_true};
@@ -14,19 +13,10 @@ use serde_json::{Value, json};
 const FILE: &str = "state/issuing.json";
 const DAY: u64 = 24 * 3600;
 
-fn hostbadge(host: &Host, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-        .args(words)
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .env("HOSTBADGE_SOCKET", host.agent_socket())
-        .output()
-        .unwrap()
-}
-
 /// What the command prints for programs.
 #[track_caller]
 fn told(host: &Host, words: &[&str]) -> Value {
-    let output = hostbadge(host, &[words, &["--json"]].concat());
+    let output = host.hostbadge(&[words, &["--json"]].concat());
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -187,14 +177,14 @@ fn with_now_the_published_key_or_a_fresh_one_signs_at_once() {
     let second = published.as_str().unwrap();
     assert_eq!(kid(&host.token()), second);
 
-    let people = hostbadge(&host, &["key", "rotate", "--now"]);
+    let people = host.hostbadge(&["key", "rotate", "--now"]);
     let said = String::from_utf8_lossy(&people.stdout).into_owned();
     let third = kid(&host.token());
     assert!(said.contains(&third) && said.contains(second), "{said}");
     assert!(said.contains("refuse the tokens") && said.contains("hostbadge export jwks"), "{said}");
     assert_eq!(jwks(&host), [third.as_str(), second, first.as_str()], "the latest retired key first");
     assert_eq!(states(&host), pairs(&[(&third, "active"), (second, "retired"), (&first, "retired")]),);
-    let list = hostbadge(&host, &["key", "list"]);
+    let list = host.hostbadge(&["key", "list"]);
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     let lines: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"]);
@@ -204,9 +194,9 @@ fn with_now_the_published_key_or_a_fresh_one_signs_at_once() {
 
     // What the set is for: anybody verifies the tokens of each key with it.
     let set = host.path("jwks.json");
-    assert!(hostbadge(&host, &["export", "jwks", "-o", set.to_str().unwrap()]).status.success());
+    assert!(host.hostbadge(&["export", "jwks", "-o", set.to_str().unwrap()]).status.success());
     let verify = ["verify", "token", &host.token(), "--jwks", set.to_str().unwrap(), "--audience", API];
-    assert!(hostbadge(&host, &verify).status.success());
+    assert!(host.hostbadge(&verify).status.success());
 }
 
 #[test]
@@ -289,7 +279,7 @@ fn the_schedule_publishes_a_successor_in_time_and_waits_for_the_tpm() {
     // A TPM that does not answer: the order is refused, tokens go on, and a later order is obeyed.
     let tpm = host.swtpm();
     kill(tpm, Signal::SIGSTOP).unwrap();
-    let refused = hostbadge(&host, &["key", "rotate"]);
+    let refused = host.hostbadge(&["key", "rotate"]);
     assert_eq!(refused.status.code(), Some(4), "{}", String::from_utf8_lossy(&refused.stderr));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("TPM"));
     assert_eq!(kid(&host.token()), second);
@@ -330,7 +320,7 @@ fn a_successor_that_is_due_while_the_tpm_is_away_comes_with_the_tpm() {
     });
     let tpm = tpm.expect("a machine that starts a daemon within 30 s");
     until_true("it waits", || host.admin().get("/v1/keys").json()["waits"].is_string());
-    let list = hostbadge(&host, &["key", "list"]);
+    let list = host.hostbadge(&["key", "list"]);
     assert!(String::from_utf8_lossy(&list.stdout).contains("A step that is due waits"));
     let active = kid(&host.token());
     until_true("it is said", || host.log().contains(&format!("{active} signs on")));
@@ -383,7 +373,7 @@ fn a_file_that_was_tampered_with_signs_nothing() {
         start_as_it_is(&mut host);
         let trouble = host.status()["trouble"].as_str().unwrap_or_default().to_owned();
         assert!(trouble.contains(wanted), "{wanted}: {trouble}");
-        let refused = hostbadge(&host, &["key", "rotate", "--now"]);
+        let refused = host.hostbadge(&["key", "rotate", "--now"]);
         assert_eq!(refused.status.code(), Some(4));
         assert!(String::from_utf8_lossy(&refused.stderr).contains(wanted));
         assert!(host.stop().success());

@@ -195,7 +195,7 @@ fn assert_serves_nothing(machine: &Machine, ours: &str, theirs: &str) {
     assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 503);
     assert_eq!(machine.host.get("/.well-known/jwks.json").status, 503);
     assert_eq!(machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 503);
-    let people = machine.hostbadge(&["status"]);
+    let people = machine.host.hostbadge(&["status"]);
     let people = String::from_utf8_lossy(&people.stdout).into_owned();
     assert!(people.contains(ours) && people.contains(theirs) && people.contains("mend: "), "{people}");
 }
@@ -342,7 +342,7 @@ fn a_blob_of_another_host_is_refused_with_its_name() {
             if !why.contains("hostbadge key accept") {
                 return String::new();
             }
-            String::from_utf8_lossy(&machine.hostbadge(&["key", "accept"]).stderr).into_owned()
+            String::from_utf8_lossy(&machine.host.hostbadge(&["key", "accept"]).stderr).into_owned()
         };
         let mut said = String::new();
         until_true(&format!("{file} {pointer} is refused with its reason"), || {

@@ -6,6 +6,7 @@ mod admin;
 mod agent;
 mod body;
 mod crowd;
+mod ending;
 mod enroll;
 mod guest;
 pub mod http2;

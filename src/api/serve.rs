@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::crowd::Crowd;
+use super::ending;
 use super::guest::Guest;
 use super::patient::Patient;
 use super::reply::{self, Reply};
@@ -34,15 +35,9 @@ const READ_MOST: usize = 4 * HEAD_MOST;
 const IDLE_MOST: Duration = Duration::from_secs(60);
 /// An answer that was not taken whole for this long is taken back, and its connection closed.
 const TAKE_MOST: Duration = Duration::from_secs(60);
-/// What is being answered when the daemon ends may take this long.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How many are told at once that there is no seat, and for how long at most.
 const DOORSTEPS: usize = 64;
 const DOORSTEP_MOST: Duration = Duration::from_secs(1);
-/// What is being written to a connection that has to make room may take this long.
-const FAREWELL: Duration = Duration::from_millis(100);
-/// When the daemon ends, a connection that was made before may take this long to say what for.
-const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Sent where there is no seat.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     retry-after: 1\r\nconnection: close\r\ncontent-length: 103\r\n\r\n\
@@ -150,7 +145,7 @@ impl Server {
         }
         drop(self.listener);
         self.connections.close();
-        let _ = tokio::time::timeout(LAST_WORDS, self.connections.wait()).await;
+        let _ = tokio::time::timeout(ending::LAST_WORDS, self.connections.wait()).await;
     }
 
     fn admit(&self, stream: UnixStream) {
@@ -231,26 +226,5 @@ async fn serve(stream: UnixStream, guest: Guest, api: Http1, stop: CancellationT
         .half_close(true)
         .max_buf_size(READ_MOST)
         .serve_connection(TokioIo::new(Patient::new(stream, TAKE_MOST)), service);
-    tokio::pin!(connection);
-    // Whatever ends a connection is the caller's affair and was answered where it could be.
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = guest.evicted() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(FAREWELL, connection).await;
-        }
-        () = stop.cancelled() => {
-            // Whoever connected just now is about to speak, and would find the connection closed.
-            let heard = tokio::time::timeout(FIRST_WORD, guest.first_word());
-            let ended = tokio::select! {
-                _ = connection.as_mut() => true,
-                _ = heard => false,
-            };
-            if ended {
-                return;
-            }
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(LAST_WORDS, connection).await;
-        }
-    }
+    ending::serve(connection, &guest, &stop, std::future::pending(), || {}).await;
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -149,7 +149,7 @@ impl Machine {
             assert!(so_far < DEADLINE + NAMED + SLACK, "not {state} but {}", self.host.status()["tpm"]);
             std::thread::park_timeout(Duration::from_millis(20));
         }
-        let status = self.hostbadge(&["status", "--json"]);
+        let status = self.host.hostbadge(&["status", "--json"]);
         assert_eq!(status.status.code(), Some(4), "degraded");
         let status: Value = serde_json::from_slice(&status.stdout).unwrap();
         assert_eq!((&status["tpm"]["state"], &status["status"]), (&json!(state), &json!("degraded")));
@@ -174,15 +174,6 @@ impl Machine {
         let entries = self.journald.as_ref().map(|journald| journald.entries(&["--identifier=hostbadged"]));
         let said = |entry: &Value| format!("{}\n", entry["MESSAGE"].as_str().unwrap_or_default());
         entries.iter().flatten().map(said).collect()
-    }
-
-    pub fn hostbadge(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-            .args(words)
-            .env("HOSTBADGE_ADMIN_SOCKET", self.host.admin_socket())
-            .env("HOSTBADGE_SOCKET", self.host.agent_socket())
-            .output()
-            .unwrap()
     }
 
     /// Why no token is issued.

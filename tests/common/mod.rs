@@ -17,11 +17,12 @@ pub mod proxy;
 pub mod record;
 pub mod shared_tpm;
 pub mod template;
+pub mod wire;
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -241,6 +242,18 @@ impl Host {
 
     fn audit_text(&self) -> String {
         record::text(&self.path("audit"))
+    }
+
+    // === the command ===
+
+    /// Runs `hostbadge` against this host, to its end.
+    pub fn hostbadge(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+            .args(words)
+            .env("HOSTBADGE_ADMIN_SOCKET", self.admin_socket())
+            .env("HOSTBADGE_SOCKET", self.agent_socket())
+            .output()
+            .unwrap()
     }
 
     // === the software TPM ===

@@ -4,12 +4,14 @@
 //! clients use in turn; so tools can ask the TPM beside the daemon, and another TPM can take its place.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::wire::{copy_both_ways, neighbours, read_frame};
 
 /// What becomes of one answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +60,7 @@ struct Orders {
 impl Proxy {
     /// For a TPM at this port and the next.
     pub fn to(tpm: u16) -> Proxy {
-        let (data, control) = neighbours();
+        let (data, control) = neighbours(12_000);
         let port = data.local_addr().unwrap().port();
         let wire = Arc::new(Wire::default());
         wire.tpm.store(tpm, Ordering::Relaxed);
@@ -216,36 +218,6 @@ impl Orders {
     }
 }
 
-fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; 10];
-    stream.read_exact(&mut frame)?;
-    let size = u32::from_be_bytes(frame[2..6].try_into().unwrap()) as usize;
-    frame.resize(size, 0);
-    stream.read_exact(&mut frame[10..])?;
-    Ok(frame)
-}
-
 pub fn command_code(frame: &[u8]) -> u32 {
     u32::from_be_bytes(frame[6..10].try_into().unwrap())
-}
-
-fn copy_both_ways(client: TcpStream, server: TcpStream) {
-    let pairs = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
-    for (mut from, mut to) in pairs {
-        thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
-            let _ = to.shutdown(Shutdown::Both);
-        });
-    }
-}
-
-/// Two listeners side by side, away from the ports of the software TPMs.
-fn neighbours() -> (TcpListener, TcpListener) {
-    let first = 12_000 + (std::process::id() as u16 % 1000) * 2;
-    (first..20_000)
-        .step_by(2)
-        .find_map(|port| {
-            TcpListener::bind(("127.0.0.1", port)).ok().zip(TcpListener::bind(("127.0.0.1", port + 1)).ok())
-        })
-        .expect("two free ports")
 }

@@ -2,8 +2,8 @@
 //! commands of all, one after another.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -11,6 +11,7 @@ use hostbadge::tpm::{SoftwareTpm, Tcti};
 use nix::unistd::Pid;
 
 use super::Host;
+use super::wire::{copy_both_ways, neighbours, read_frame};
 
 /// Keeps the TPM running.
 pub struct SharedTpm {
@@ -24,7 +25,7 @@ impl SharedTpm {
         let software = SoftwareTpm::start(&host.path("tpm")).unwrap();
         let Tcti::Swtpm { port, .. } = software.tcti() else { unreachable!() };
         let wire = Arc::new(Mutex::new(TcpStream::connect(("127.0.0.1", port)).unwrap()));
-        let (data, control) = neighbours();
+        let (data, control) = neighbours(14_000);
         let shared = data.local_addr().unwrap().port();
         let server = wire.clone();
         thread::spawn(move || {
@@ -84,35 +85,4 @@ fn exchange(server: &Mutex<TcpStream>, command: &[u8]) -> io::Result<Vec<u8>> {
     let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
     server.write_all(command)?;
     read_frame(&mut server)
-}
-
-/// A command or answer: its size is in bytes 2 to 5.
-fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; 10];
-    stream.read_exact(&mut frame)?;
-    let size = u32::from_be_bytes(frame[2..6].try_into().unwrap()) as usize;
-    frame.resize(size, 0);
-    stream.read_exact(&mut frame[10..])?;
-    Ok(frame)
-}
-
-fn copy_both_ways(client: TcpStream, server: TcpStream) {
-    let pairs = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
-    for (mut from, mut to) in pairs {
-        thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
-            let _ = to.shutdown(Shutdown::Both);
-        });
-    }
-}
-
-/// Two listeners side by side, away from the ports of the software TPMs and of other tests that look for some.
-fn neighbours() -> (TcpListener, TcpListener) {
-    let first = 14_000 + (std::process::id() as u16 % 1000) * 2;
-    (first..20_000)
-        .step_by(2)
-        .find_map(|port| {
-            TcpListener::bind(("127.0.0.1", port)).ok().zip(TcpListener::bind(("127.0.0.1", port + 1)).ok())
-        })
-        .expect("two free ports")
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Workload;
 use super::call::answer;
 use super::presence::Presence;
+use crate::api::ending;
 use crate::api::guest::Guest;
 use crate::api::http2::Normalised;
 
@@ -29,10 +30,6 @@ const SEND_MOST: usize = 16 * 1024;
 /// A client with open calls that does not answer a ping is gone.
 const PING_EVERY: Duration = Duration::from_secs(60);
 const PONG_MOST: Duration = Duration::from_secs(30);
-/// As on the agent socket.
-const FAREWELL: Duration = Duration::from_millis(100);
-const FIRST_WORD: Duration = Duration::from_secs(1);
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Sent where there is no seat: empty SETTINGS, then GOAWAY that nothing was looked at, ENHANCE_YOUR_CALM (RFC 9113).
 pub const FULL: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];
@@ -55,31 +52,5 @@ pub async fn serve(stream: UnixStream, guest: Guest, workload: Arc<Workload>, st
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_MOST)
         .serve_connection(TokioIo::new(Normalised::new(stream)), service);
-    tokio::pin!(connection);
-    // Whatever ends a connection is the caller's affair and was answered where it could be.
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = presence.attend() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(FAREWELL, connection).await;
-        }
-        () = presence.guest().evicted() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(FAREWELL, connection).await;
-        }
-        () = stop.cancelled() => {
-            presence.close();
-            // Whoever connected just now is about to speak, and would find the connection closed.
-            let heard = tokio::time::timeout(FIRST_WORD, presence.guest().first_word());
-            let ended = tokio::select! {
-                _ = connection.as_mut() => true,
-                _ = heard => false,
-            };
-            if ended {
-                return;
-            }
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(LAST_WORDS, connection).await;
-        }
-    }
+    ending::serve(connection, presence.guest(), &stop, presence.attend(), || presence.close()).await;
 }
