@@ -16,6 +16,7 @@
 mod authority;
 mod book;
 mod bundle;
+mod ca_file;
 mod csr;
 mod host_ca;
 mod issuing;

@@ -33,6 +33,7 @@ mod objects;
 mod probe;
 mod progress;
 mod quote;
+mod reach;
 mod rsa;
 mod seal;
 mod software;

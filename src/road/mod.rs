@@ -7,15 +7,18 @@
 //!
 //! Each step takes what only the step before can make. Nothing here blocks, and nothing is done twice.
 
+mod administrators;
+mod callers;
+mod refusing;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::agents::{Agent, Agents, Changes, Entry, Unidentified};
-use crate::audit::{Audit, Event, Recorded, Unrecorded};
+use crate::agents::{Agent, Agents, Entry};
+use crate::audit::{Audit, Recorded, Unrecorded};
 use crate::clock::{Clock, Uptime};
-use crate::config::Fault;
 use crate::federation::Federation;
 use crate::issue::{
     Asker, ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, JwtSvid, Logs, Places, Proof, Query,
@@ -23,9 +26,10 @@ use crate::issue::{
 };
 use crate::peer::{Look, Peer};
 use crate::pki::{Authority, Certificate, HolderKey, Wanted};
-use crate::policy::{self, Ask, Gate, Limiter, Reason, Refusal, Signer, SvidAsk, Who};
+use crate::policy::{self, Ask, Limiter, Reason, Refusal, Signer, SvidAsk, Who};
 use crate::posture::{BootLog, ImaList, Posture, Watched};
 use crate::tpm::{self, Tpm};
+pub use refusing::No;
 
 /// When to ask again for evidence, where others are being given theirs.
 const NO_PLACE: Duration = Duration::from_secs(5);
@@ -222,63 +226,6 @@ impl Road {
         }
     }
 
-    /// An administrator, or a refusal.
-    pub async fn administrator(&self, look: Look, gate: Gate) -> Result<Peer, Refused> {
-        let decided = self.known(look).and_then(|peer| {
-            if gate.admits(&peer) {
-                return Ok(peer);
-            }
-            self.within_rate(Who::Stranger(peer.uid), Some(&peer))?;
-            Err(No::refusal(Reason::AccessDenied, "the admin socket is for root and the admin group", &peer))
-        });
-        match decided {
-            Ok(peer) => Ok(peer),
-            Err(no) => Err(self.refuse(no).await),
-        }
-    }
-
-    /// Whether an administrator may do what comes to holding the host's keys, or a refusal.
-    pub async fn owner(&self, peer: &Peer, gate: Gate) -> Result<(), Refused> {
-        if gate.owns(peer) {
-            return Ok(());
-        }
-        let decided = self.within_rate(Who::Stranger(peer.uid), Some(peer)).err().unwrap_or_else(|| {
-            let what = "this comes to holding the host's keys: it is for root, and not for the admin group; use sudo";
-            No::refusal(Reason::AccessDenied, what, peer)
-        });
-        Err(self.refuse(decided).await)
-    }
-
-    /// Reads the agents again, off the road, and writes down what changed.
-    pub async fn reload(&self, by: &str) -> Result<Result<Recorded<Changes>, Vec<Fault>>, Refused> {
-        let (agents, federation) = (self.agents.clone(), self.federation.clone());
-        let outcome = tokio::task::spawn_blocking(move || {
-            // Either comes into force without the other.
-            let bundles = federation.reload();
-            match (agents.reload(), bundles) {
-                (Ok(changes), Ok(_)) => Ok(changes),
-                (Ok(_), Err(faults)) => Err(faults),
-                (Err(faults), bundles) => Err([faults, bundles.err().unwrap_or_default()].concat()),
-            }
-        })
-        .await;
-        let failed = |e: tokio::task::JoinError| Refused::Unrecorded(Unrecorded(e.to_string()));
-        match outcome.map_err(failed)? {
-            Ok(changes) => self.audit.reload(changes, by).await.map(Ok).map_err(Refused::Unrecorded),
-            Err(faults) => {
-                for fault in &faults {
-                    tracing::error!(event = "agents-rejected", "{fault}");
-                }
-                let what = format!(
-                    "{by} asked for a reload; {} faults, the last good set stays in force",
-                    faults.len()
-                );
-                self.audit.event(Event::AgentsRejected, &what).await.map_err(Refused::Unrecorded)?;
-                Ok(Err(faults))
-            }
-        }
-    }
-
     /// The issuer's standing, or why there is none yet.
     pub fn standing(&self) -> Result<Arc<Standing>, No> {
         self.issuer.standing().ok_or_else(|| No {
@@ -366,124 +313,5 @@ impl Road {
         let stranger =
             || Refusal::new(Reason::InvalidClient, "this process is not of that SPIFFE ID").by(&peer);
         Err(refused.unwrap_or_else(stranger).into())
-    }
-
-    /// A caller that cannot be told is nobody's agent.
-    fn known(&self, look: Look) -> Result<Peer, No> {
-        look.peer.or_else(|e| {
-            let no = No { refusal: Refusal::new(Reason::InvalidClient, e.to_string()), tell: true };
-            self.within_rate(Who::Stranger(look.uid), None)?;
-            Err(no)
-        })
-    }
-
-    /// The agent that the peer is, within its rate.
-    async fn identify(&self, peer: &Peer, wanted: Option<&str>) -> Result<Agent, No> {
-        match self.agents.identify(peer, wanted, self.posture.measured()).await {
-            Ok(agent) => {
-                self.within_rate(Who::Agent(agent.name().clone()), Some(peer)).map_err(|no| no.of(&agent))?;
-                Ok(agent)
-            }
-            Err(unidentified) => {
-                self.within_rate(Who::Stranger(peer.uid), Some(peer))?;
-                let reason = match unidentified {
-                    Unidentified::Stranger | Unidentified::NotThat(_) | Unidentified::Unmeasured { .. } => {
-                        Reason::InvalidClient
-                    }
-                    Unidentified::Ambiguous(_) => Reason::InvalidRequest,
-                };
-                Err(No::refusal(reason, unidentified.to_string(), peer))
-            }
-        }
-    }
-
-    /// Every agent that the peer is, each within its rate.
-    async fn identify_all(&self, peer: &Peer) -> Result<Vec<Agent>, No> {
-        match self.agents.identify_all(peer, self.posture.measured()).await {
-            Ok(agents) => {
-                for agent in &agents {
-                    self.within_rate(Who::Agent(agent.name().clone()), Some(peer))
-                        .map_err(|no| no.of(agent))?;
-                }
-                Ok(agents)
-            }
-            Err(unidentified) => {
-                self.within_rate(Who::Stranger(peer.uid), Some(peer))?;
-                Err(No::refusal(Reason::InvalidClient, unidentified.to_string(), peer))
-            }
-        }
-    }
-
-    /// Any of the agents that the peer is: the first by name.
-    async fn identify_any(&self, peer: &Peer) -> Result<Agent, No> {
-        let first = match self.agents.identify(peer, None, self.posture.measured()).await {
-            Err(Unidentified::Ambiguous(mut names)) if !names.is_empty() => Some(names.swap_remove(0)),
-            _ => None,
-        };
-        self.identify(peer, first.as_deref()).await
-    }
-
-    fn within_rate(&self, who: Who, peer: Option<&Peer>) -> Result<(), No> {
-        self.limiter.take(who, Instant::now()).map_err(|limited| {
-            let mut no = No::from(Refusal::new(Reason::SlowDown, "too many requests; ask again later"));
-            no.refusal.peer = peer.cloned();
-            no.refusal.retry_after = Some(limited.retry_after);
-            no.refusal.suppressed = limited.tell.unwrap_or(0);
-            no.tell = limited.tell.is_some();
-            no
-        })
-    }
-
-    /// Callers who are nobody fill neither the log, however many users they are, nor the last of a disk.
-    fn bound_strangers(&self, no: &mut No) {
-        if let Err(limited) = self.limiter.take(Who::StrangersLines, Instant::now()) {
-            no.tell = limited.tell.is_some();
-            no.refusal.suppressed += limited.tell.unwrap_or(0);
-        }
-        no.tell &= !self.audit.health().scarce();
-    }
-
-    /// Writes a refusal down.
-    async fn refuse(&self, mut no: No) -> Refused {
-        if no.tell && no.refusal.agent.is_none() {
-            self.bound_strangers(&mut no);
-        }
-        if !no.tell {
-            return Refused::Recorded(self.audit.counted(no.refusal));
-        }
-        match self.audit.refusal(no.refusal).await {
-            Ok(refusal) => Refused::Recorded(refusal),
-            Err(unrecorded) => Refused::Unrecorded(unrecorded),
-        }
-    }
-}
-
-/// A refusal on its way to the record.
-#[derive(Debug)]
-pub struct No {
-    refusal: Refusal,
-    /// Whether it gets a line of its own, or is counted with others of a flood.
-    tell: bool,
-}
-
-impl No {
-    fn refusal(reason: Reason, what: impl Into<String>, peer: &Peer) -> No {
-        No { refusal: Refusal::new(reason, what).by(peer), tell: true }
-    }
-
-    fn by(mut self, peer: &Peer) -> No {
-        self.refusal = self.refusal.by(peer);
-        self
-    }
-
-    fn of(mut self, agent: &Agent) -> No {
-        self.refusal = self.refusal.of(agent.name());
-        self
-    }
-}
-
-impl From<Refusal> for No {
-    fn from(refusal: Refusal) -> No {
-        No { refusal, tell: true }
     }
 }
