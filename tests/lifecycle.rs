@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use common::http::{Connection, jti};
 use common::{API, Host, until_true};
-use hostbadge::tpm::{SoftwareTpm, Tcti};
+use hostbadge::tpm::SoftwareTpm;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -116,19 +116,10 @@ fn a_tpm_that_stalls_before_the_start_is_named_and_its_return_needs_no_restart()
     let tpm = SoftwareTpm::start(&host.path("tpm")).unwrap();
     let stalled = Pid::from_raw(tpm.pid() as i32);
     kill(stalled, Signal::SIGSTOP).unwrap();
-    let file = host.path("hostbadged.toml");
-    let Tcti::Swtpm { port, .. } = tpm.tcti() else { unreachable!() };
-    let dir = host.path("");
-    let text = format!(
-        "[paths]\nagents = {:?}\nstate = {:?}\naudit = {:?}\nrun = {:?}\n[log]\nto = \"stderr\"\n\
-         [tpm]\ntcti = \"swtpm:host=127.0.0.1,port={port}\"\nallow_emulator = true\ndeadline = \"2s\"\n",
-        dir.join("etc/agents.d"),
-        dir.join("state"),
-        dir.join("audit"),
-        dir.join("run"),
-    );
-    fs::write(&file, text).unwrap();
-    host.start.config = Some(file);
+    let tcti = tpm.tcti();
+    host.install(&format!(
+        "[log]\nto = \"stderr\"\n[tpm]\ntcti = \"{tcti}\"\nallow_emulator = true\ndeadline = \"2s\"\n"
+    ));
     host.launch();
     until_true("it listens", || UnixStream::connect(host.admin_socket()).is_ok());
     until_true("status names it", || host.status()["tpm"]["state"] == "busy");

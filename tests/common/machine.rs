@@ -1,7 +1,6 @@
 //! An installed daemon and its TPM as two things, with a wire between them: what happens to the one is done to it and
 //! not by the other.
 
-use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 use std::sync::Arc;
@@ -81,20 +80,11 @@ impl Machine {
     }
 
     fn configure(&mut self, log: &str, deadline: Duration) {
-        let (file, dir) = (self.host.path("hostbadged.toml"), self.host.path(""));
-        let text = format!(
-            "[paths]\nagents = {:?}\nstate = {:?}\naudit = {:?}\nrun = {:?}\n[log]\nto = \"{log}\"\n\
-             [limits]\nrate = 1000000\nburst = 1000000\n\
-             [tpm]\ntcti = \"{}\"\nallow_emulator = true\ndeadline = \"{}s\"\n",
-            dir.join("etc/agents.d"),
-            dir.join("state"),
-            dir.join("audit"),
-            dir.join("run"),
-            self.proxy.tcti(),
-            deadline.as_secs(),
-        );
-        fs::write(&file, text).unwrap();
-        self.host.start.config = Some(file);
+        let (tcti, deadline) = (self.proxy.tcti(), deadline.as_secs());
+        self.host.install(&format!(
+            "[log]\nto = \"{log}\"\n[limits]\nrate = 1000000\nburst = 1000000\n\
+             [tpm]\ntcti = \"{tcti}\"\nallow_emulator = true\ndeadline = \"{deadline}s\"\n"
+        ));
     }
 
     // === the daemon ===

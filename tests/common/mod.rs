@@ -130,6 +130,21 @@ impl Host {
         fs::write(self.path("etc/hostbadged.toml"), format!("{toml}\n{log}")).unwrap();
     }
 
+    /// Makes it a host that is started as an installed daemon, with a TPM and whatever else `toml` names beside its paths.
+    pub fn install(&mut self, toml: &str) {
+        let path = |below: &str| self.path(below);
+        let text = format!(
+            "[paths]\nagents = {:?}\nstate = {:?}\naudit = {:?}\nrun = {:?}\n{toml}",
+            path("etc/agents.d"),
+            path("state"),
+            path("audit"),
+            path("run"),
+        );
+        let file = self.path("hostbadged.toml");
+        fs::write(&file, text).unwrap();
+        self.start.config = Some(file);
+    }
+
     /// Registers an agent by its conditions, with the usual grant. It counts from the next start or reload.
     pub fn agent(&self, name: &str, conditions: &str) {
         let grant = format!(

@@ -1,7 +1,6 @@
 //! A software TPM that a test shares with its daemon: swtpm serves one client at a time, so one connection to it carries the
 //! commands of all, one after another.
 
-use std::fs;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,17 +45,10 @@ impl SharedTpm {
                 copy_both_ways(client.unwrap(), server);
             }
         });
-        let (file, dir) = (host.path("hostbadged.toml"), host.path(""));
-        let text = format!(
-            "[paths]\nagents = {:?}\nstate = {:?}\naudit = {:?}\nrun = {:?}\n[log]\nto = \"stderr\"\n\
-             [tpm]\ntcti = \"swtpm:host=127.0.0.1,port={shared}\"\nallow_emulator = true\ndeadline = \"2s\"\n{configuration}",
-            dir.join("etc/agents.d"),
-            dir.join("state"),
-            dir.join("audit"),
-            dir.join("run"),
-        );
-        fs::write(&file, text).unwrap();
-        host.start.config = Some(file);
+        host.install(&format!(
+            "[log]\nto = \"stderr\"\n[tpm]\ntcti = \"swtpm:host=127.0.0.1,port={shared}\"\nallow_emulator = true\n\
+             deadline = \"2s\"\n{configuration}"
+        ));
         SharedTpm { software, wire }
     }
 
