@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"log"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+const audience = "https://api.example.com"
+
+// A connection of its own. A daemon that refuses, or that is silent for a minute, ends the benchmark.
+type client struct {
+	conn     *grpc.ClientConn
+	workload workload.SpiffeWorkloadAPIClient
+}
+
+func connect(socket string) client {
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	return client{conn, workload.NewSpiffeWorkloadAPIClient(conn)}
+}
+
+func (c client) close() {
+	_ = c.conn.Close()
+}
+
+func asked() (context.Context, context.CancelFunc) {
+	ctx := metadata.AppendToOutgoingContext(context.Background(), "workload.spiffe.io", "true")
+	return context.WithTimeout(ctx, time.Minute)
+}
+
+func (c client) jwt() {
+	ctx, cancel := asked()
+	defer cancel()
+	answer, err := c.workload.FetchJWTSVID(ctx, &workload.JWTSVIDRequest{Audience: []string{audience}})
+	if err != nil {
+		log.Fatalf("FetchJWTSVID: %v", err)
+	}
+	if len(answer.Svids) != 1 || len(answer.Svids[0].Svid) < 100 {
+		log.Fatal("FetchJWTSVID: not the one identity that was registered")
+	}
+}
+
+// A call that no daemon knows: what the client, the socket and both ends' HTTP/2 take.
+func (c client) unknown() {
+	ctx, cancel := asked()
+	defer cancel()
+	err := c.conn.Invoke(ctx, "/SpiffeWorkloadAPI/FetchNothing", &workload.JWTSVIDRequest{}, &workload.JWTSVIDResponse{})
+	if status.Code(err) != codes.Unimplemented {
+		log.Fatalf("FetchNothing: %v", err)
+	}
+}
+
+// Opens a stream, takes its first message and leaves it open until it is told to end.
+func (c client) follow() context.CancelFunc {
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "workload.spiffe.io", "true"))
+	late := time.AfterFunc(time.Minute, cancel)
+	defer late.Stop()
+	stream, err := c.workload.FetchX509SVID(ctx, &workload.X509SVIDRequest{})
+	if err != nil {
+		log.Fatalf("FetchX509SVID: %v", err)
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		log.Fatalf("FetchX509SVID: %v", err)
+	}
+	if len(answer.Svids) != 1 || len(answer.Svids[0].X509Svid) < 100 {
+		log.Fatal("FetchX509SVID: not the one identity that was registered")
+	}
+	return cancel
+}
