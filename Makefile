@@ -8,7 +8,7 @@ TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v
 # By whatever way they were installed; Go 1.24 or later and Rust 1.88 or later are asked for by the clients themselves.
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) $(if $(shell command -v mvn),,maven default-jdk-headless)
 
-.PHONY: help deps test-deps build demo run test lint test-clients leaks bench fuzz deb rpm check-packages test-packages test-vm deny clean
+.PHONY: help deps test-deps build demo run test lint test-clients leaks bench bench-spire fuzz deb rpm check-packages test-packages test-vm deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: deps ## what a token costs in memory, and what the TPM costs beside tpm2-
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
+
+bench-spire: deps ## the Workload API beside SPIRE's own agent, the same client driving both (needs Go 1.26.6)
+	@scripts/bench-spire $(ROUNDS)
 
 fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
 	@scripts/fuzz $(or $(SECONDS),60)
