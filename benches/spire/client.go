@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log"
 	"time"
 
@@ -60,21 +61,46 @@ func (c client) unknown() {
 	}
 }
 
-// Opens a stream, takes its first message and leaves it open until it is told to end.
-func (c client) follow() context.CancelFunc {
+// Opens a stream of the method named, takes its first message and leaves it open until it is told to end.
+func (c client) follow(method string) context.CancelFunc {
 	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "workload.spiffe.io", "true"))
 	late := time.AfterFunc(time.Minute, cancel)
 	defer late.Stop()
-	stream, err := c.workload.FetchX509SVID(ctx, &workload.X509SVIDRequest{})
-	if err != nil {
-		log.Fatalf("FetchX509SVID: %v", err)
+	var err error
+	switch method {
+	case "FetchX509SVID":
+		err = c.followX509(ctx)
+	case "FetchJWTBundles":
+		err = c.followBundles(ctx)
+	default:
+		log.Fatalf("the streams are FetchX509SVID and FetchJWTBundles, not %s", method)
 	}
-	answer, err := stream.Recv()
 	if err != nil {
-		log.Fatalf("FetchX509SVID: %v", err)
-	}
-	if len(answer.Svids) != 1 || len(answer.Svids[0].X509Svid) < 100 {
-		log.Fatal("FetchX509SVID: not the one identity that was registered")
+		log.Fatalf("%s: %v", method, err)
 	}
 	return cancel
+}
+
+func (c client) followX509(ctx context.Context) error {
+	stream, err := c.workload.FetchX509SVID(ctx, &workload.X509SVIDRequest{})
+	if err != nil {
+		return err
+	}
+	answer, err := stream.Recv()
+	if err == nil && (len(answer.Svids) != 1 || len(answer.Svids[0].X509Svid) < 100) {
+		return errors.New("not the one identity that was registered")
+	}
+	return err
+}
+
+func (c client) followBundles(ctx context.Context) error {
+	stream, err := c.workload.FetchJWTBundles(ctx, &workload.JWTBundlesRequest{})
+	if err != nil {
+		return err
+	}
+	answer, err := stream.Recv()
+	if err == nil && len(answer.Bundles) != 1 {
+		return errors.New("not the one bundle that there is")
+	}
+	return err
 }

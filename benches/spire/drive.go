@@ -23,7 +23,7 @@ const (
 func (d daemon) memory() {
 	first := connect(d.socket)
 	first.jwt()
-	first.follow()()
+	first.follow(d.stream)()
 	first.close()
 	time.Sleep(rest)
 	idle := d.resident("VmRSS")
@@ -33,12 +33,12 @@ func (d daemon) memory() {
 	ends := make([]func(), streams)
 	for at := range ends {
 		client := connect(d.socket)
-		cancel := client.follow()
+		cancel := client.follow(d.stream)
 		ends[at] = func() { cancel(); client.close() }
 	}
 	time.Sleep(rest)
 	full := d.resident("VmRSS")
-	d.say("memory with 1,000 streams", "MB", full/1e6)
+	d.say("memory, 1,000 "+d.stream, "MB", full/1e6)
 	d.say("  for each stream", "KB", (full-idle)/1e3/streams)
 	for _, end := range ends {
 		end()
@@ -55,9 +55,9 @@ func (d daemon) calls() {
 		client.jwt()
 		client.close()
 	})
-	d.timed("FetchX509SVID, first message", freshCalls, func() {
+	d.timed(d.stream+", first message", freshCalls, func() {
 		client := connect(d.socket)
-		client.follow()()
+		client.follow(d.stream)()
 		client.close()
 	})
 	d.together("unknown call, 16 at once", client.unknown)

@@ -1,11 +1,11 @@
 // Drives a Workload API and says what it cost, one JSON object a line:
 //
-//	bench memory NAME SOCKET PID    what the daemon NAME holds when idle, and for each open stream
-//	bench calls NAME SOCKET PID     how long calls take, and the daemon's processor time for each
-//	bench compare                   reads those lines, and prints them as a table with the ratios
+//	bench memory NAME SOCKET PID STREAM   what the daemon NAME holds when idle, and for each open stream
+//	bench calls NAME SOCKET PID STREAM    how long calls take, and the daemon's processor time for each
+//	bench compare                         reads those lines, and prints them as a table with the ratios
 //
-// Every daemon gets the same client, which is grpc-go as it comes: its own share is in every time, and the row of the call
-// that no daemon knows shows how much that is.
+// STREAM is FetchX509SVID or FetchJWTBundles. Every daemon gets the same client, which is grpc-go as it comes: its own share
+// is in every time, and the row of the call that no daemon knows shows how much that is.
 package main
 
 import (
@@ -29,12 +29,12 @@ func main() {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "compare":
 		compare(os.Stdin)
-	case len(os.Args) == 5 && os.Args[1] == "memory":
+	case len(os.Args) == 6 && os.Args[1] == "memory":
 		daemonOf(os.Args[2:]).memory()
-	case len(os.Args) == 5 && os.Args[1] == "calls":
+	case len(os.Args) == 6 && os.Args[1] == "calls":
 		daemonOf(os.Args[2:]).calls()
 	default:
-		log.Fatal("usage: bench memory|calls NAME SOCKET PID, or bench compare <LINES")
+		log.Fatal("usage: bench memory|calls NAME SOCKET PID STREAM, or bench compare <LINES")
 	}
 }
 
@@ -43,6 +43,8 @@ type daemon struct {
 	name   string
 	socket string
 	pid    int
+	// The method whose streams are opened.
+	stream string
 }
 
 func daemonOf(arguments []string) daemon {
@@ -50,7 +52,7 @@ func daemonOf(arguments []string) daemon {
 	if err != nil {
 		log.Fatalf("%s is no process id", arguments[2])
 	}
-	return daemon{arguments[0], arguments[1], pid}
+	return daemon{arguments[0], arguments[1], pid, arguments[3]}
 }
 
 func (d daemon) say(name, unit string, value float64) {
