@@ -17,29 +17,33 @@ const FIRST_WORD: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end. It is also ended when `gone` says that its caller is, and `closing` is told when the
 /// daemon ends.
-pub async fn serve<C: GracefulConnection>(
+///
+/// The connection is put on the heap at once: moved from future to future it would take room in each of them.
+pub fn serve<'a, C: GracefulConnection + 'a>(
     connection: C,
-    guest: &Guest,
-    stop: &CancellationToken,
-    gone: impl Future<Output = ()>,
-    closing: impl FnOnce(),
-) {
-    tokio::pin!(connection);
-    // Whatever ends a connection is the caller's affair and was answered where it could be.
-    let patience = tokio::select! {
-        _ = connection.as_mut() => return,
-        () = gone => FAREWELL,
-        () = guest.evicted() => FAREWELL,
-        () = stop.cancelled() => {
-            closing();
-            // Whoever connected just now is about to speak, and would find the connection closed.
-            let heard = tokio::time::timeout(FIRST_WORD, guest.first_word());
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                _ = heard => LAST_WORDS,
+    guest: &'a Guest,
+    stop: &'a CancellationToken,
+    gone: impl Future<Output = ()> + 'a,
+    closing: impl FnOnce() + 'a,
+) -> impl Future<Output = ()> + 'a {
+    let mut connection = Box::pin(connection);
+    async move {
+        // Whatever ends a connection is the caller's affair and was answered where it could be.
+        let patience = tokio::select! {
+            _ = connection.as_mut() => return,
+            () = gone => FAREWELL,
+            () = guest.evicted() => FAREWELL,
+            () = stop.cancelled() => {
+                closing();
+                // Whoever connected just now is about to speak, and would find the connection closed.
+                let heard = tokio::time::timeout(FIRST_WORD, guest.first_word());
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    _ = heard => LAST_WORDS,
+                }
             }
-        }
-    };
-    connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(patience, connection).await;
+        };
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(patience, connection).await;
+    }
 }

@@ -1,6 +1,7 @@
 //! The filter over what a client sends: frames (RFC 9113, section 4) in, frames out.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -202,8 +203,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Normalised<S> {
             this.filter.feed(&mut this.input, &mut this.output).map_err(malformed)?;
         }
         while this.output.is_empty() {
-            let mut bytes = [0; READ];
-            let mut read = ReadBuf::new(&mut bytes);
+            let mut bytes = [MaybeUninit::uninit(); READ];
+            let mut read = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));

@@ -37,7 +37,9 @@ pub const FULL: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 
 pub async fn serve(stream: UnixStream, guest: Guest, workload: Arc<Workload>, stop: CancellationToken) {
     let presence = Presence::new(guest, workload.road.clone());
     let service = service_fn(|request| {
-        let answer = answer(workload.clone(), presence.clone(), request);
+        // Boxed, as a call's task is as large as the larger of making the answer and of sending it, for as long as it is
+        // open.
+        let answer = Box::pin(answer(workload.clone(), presence.clone(), request));
         async { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())

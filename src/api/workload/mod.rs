@@ -6,6 +6,7 @@
 #![allow(clippy::result_large_err)]
 
 mod call;
+mod codec;
 mod connection;
 mod endpoint;
 mod presence;
