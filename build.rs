@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(false)
         .build_transport(false)
         .btree_map(["."])
+        // Shared by all streams that tell them.
+        .bytes(["."])
         .codec_path("crate::api::workload::codec::Lean")
         .compile_fds(files)?;
     Ok(())

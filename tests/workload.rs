@@ -134,16 +134,6 @@ fn point_09_a_host_that_cannot_says_why_at_once() {
 }
 
 #[test]
-fn point_10_wit_is_unimplemented() {
-    let host = Host::started();
-    let client = client(&host);
-    for method in ["FetchWITSVID", "FetchWITBundles"] {
-        let mut call = client.stream(method, &Empty {}).unwrap();
-        assert_eq!(code(client.next::<Empty>(&mut call, TWO_SECONDS).unwrap()), UNIMPLEMENTED);
-    }
-}
-
-#[test]
 fn floods_are_told_to_come_later() {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 1\nburst = 3\n");

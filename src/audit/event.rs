@@ -72,6 +72,7 @@ events! {
     TpmSoftwareStop "tpm-software-stop" "60cdd26e0da2482ea4cf1de638a6c30e" WARN,
     TpmState "tpm-state" "ee265f497cda410184debd93eefe72db" WARN,
     TpmSweep "tpm-sweep" "f17db79272a0449f81ac38a4c2a33287" INFO,
+    WitSvidIssued "wit-svid-issued" "476085f3dfa14d408053163dbe285830" INFO,
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::agents::{Agent, Changes};
 use crate::clock::Clock;
-use crate::issue::{Introspection, JwtSvid, Nonce, Proof, Token};
+use crate::issue::{Introspection, JwtSvid, Nonce, Proof, Token, WitSvid};
 use crate::pki::Certificate;
 use crate::policy::Refusal;
 
@@ -108,6 +108,12 @@ impl Audit {
             self.write(&Record::of_svid(svid, &audience, self.clock.now())).await?;
         }
         Ok(Recorded(svids))
+    }
+
+    /// Writes down a minted WIT-SVID.
+    pub async fn wit_svid(&self, svid: WitSvid) -> Result<Recorded<WitSvid>, Unrecorded> {
+        self.write(&Record::of_wit_svid(&svid, self.clock.now())).await?;
+        Ok(Recorded(svid))
     }
 
     /// Writes down a refusal.

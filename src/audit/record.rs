@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Event, Note};
 use crate::agents::Agent;
 use crate::clock::Timestamp;
-use crate::issue::{Introspection, JwtSvid, Proof, Token};
+use crate::issue::{Introspection, JwtSvid, Proof, Token, WitSvid};
 use crate::peer::{Facts, Peer};
 use crate::pki::Certificate;
 use crate::policy::{Reason, Refusal};
@@ -144,6 +144,22 @@ impl<'a> Record<'a> {
         }
     }
 
+    pub fn of_wit_svid(svid: &'a WitSvid, time: Timestamp) -> Record<'a> {
+        let permit = svid.permit();
+        let agent = permit.agent();
+        Record {
+            agent: Some(agent.name().as_str()),
+            tenant: agent.entry().tenant.as_deref(),
+            spiffe_id: Some(svid.spiffe_id()),
+            jti: Some(svid.jti()),
+            kid: Some(svid.kid()),
+            exp: Some(svid.expires().secs()),
+            posture: Some(permit.posture()),
+            peer: Some(agent.peer()),
+            ..Record::new(Event::WitSvidIssued, time)
+        }
+    }
+
     pub fn of_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|name| name.as_str()),
@@ -230,6 +246,9 @@ impl<'a> Record<'a> {
             ),
             Event::SvidIssued => {
                 format!("{agent}{caller} got a SPIFFE token for {}", self.audience.unwrap_or_default())
+            }
+            Event::WitSvidIssued => {
+                format!("{agent}{caller} got a WIT-SVID for {}", self.spiffe_id.unwrap_or_default())
             }
             Event::RequestRefused => {
                 let reason = self.reason.map_or("refused", Reason::as_str);

@@ -26,8 +26,10 @@ const AUTHORITIES_MOST: usize = 128;
 pub struct Bundle {
     /// Those that sign its JWT-SVIDs.
     pub keys: SvidKeys,
-    /// The same as a JWK set, as the Workload API gives it.
-    pub jwt: Bytes,
+    /// The same as a JWK set, as the Workload API gives it, where there are any.
+    pub jwt: Option<Bytes>,
+    /// The like of those that sign its WIT-SVIDs.
+    pub wit: Option<Bytes>,
     /// DER certificates, one after the other, of those that sign its X509-SVIDs.
     pub x509: Bytes,
     /// `spiffe_sequence`, where the document has one.
@@ -124,7 +126,10 @@ fn bundle(text: &str) -> Result<Bundle, String> {
     };
     let all = document["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of_use = |usage: &'static str| all.iter().filter(move |key| key["use"] == usage);
-    let jwt: Vec<&Value> = of_use("jwt-svid").collect();
+    let set = |usage| {
+        let keys: Vec<&Value> = of_use(usage).collect();
+        (!keys.is_empty()).then(|| json!({ "keys": keys }).to_string().into())
+    };
     let mut x509 = Vec::new();
     for (number, key) in of_use("x509-svid").enumerate() {
         let certificate = match key["x5c"].as_array().map(Vec::as_slice) {
@@ -135,7 +140,7 @@ fn bundle(text: &str) -> Result<Bundle, String> {
         let wrong = "an x509-svid key has exactly one certificate in \"x5c\", in base64";
         x509.extend(certificate.ok_or_else(|| no_bundle(wrong.into()))?);
     }
-    Ok(Bundle { keys, jwt: json!({ "keys": jwt }).to_string().into(), x509: x509.into(), sequence })
+    Ok(Bundle { keys, jwt: set("jwt-svid"), wit: set("wit-svid"), x509: x509.into(), sequence })
 }
 
 fn files(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
@@ -192,7 +197,7 @@ mod tests {
         let bundle = &bundles["example.org"];
         assert_eq!((bundles.len(), bundle.keys.len(), bundle.sequence), (1, 1, Some(7)));
         assert_eq!(&bundle.x509[..], [1, 2, 3]);
-        let jwt: Value = serde_json::from_slice(&bundle.jwt).unwrap();
+        let jwt: Value = serde_json::from_slice(bundle.jwt.as_ref().unwrap()).unwrap();
         assert_eq!(jwt, json!({ "keys": [serde_json::from_str::<Value>(KEY).unwrap()] }));
         assert!(read(&dir.path().join("none")).unwrap().is_empty());
     }

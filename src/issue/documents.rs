@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::issuer::Host;
+use super::token::wit_kid;
 use crate::clock::Timestamp;
 use crate::verify::{self, Jwk, Jwks, SvidKeys};
 
@@ -18,7 +19,9 @@ pub struct Documents {
     pub discovery: Bytes,
     /// SPIFFE's name for the same keys: a JWK set with `use` of `jwt-svid`, as the Workload API gives it.
     pub jwt_bundle: Bytes,
-    /// The same, ready to verify with.
+    /// The same with `use` of `wit-svid` and the names that they have there.
+    pub wit_bundle: Bytes,
+    /// Those of `jwt_bundle`, ready to verify with.
     pub svid_keys: SvidKeys,
     /// The SPIFFE bundle document of this trust domain (SPIFFE Trust Domain and Bundle, section 4).
     pub bundle: Bytes,
@@ -28,10 +31,10 @@ pub struct Documents {
 const REFRESH_HINT: u64 = 300;
 
 #[derive(Serialize)]
-struct JwtBundle<'a> {
+struct Bundle<'a> {
     #[serde(flatten)]
     numbers: Option<Numbers>,
-    keys: &'a serde_json::Value,
+    keys: &'a [&'a SvidKey<'a>],
 }
 
 #[derive(Serialize)]
@@ -46,13 +49,17 @@ struct SvidKey<'a> {
     usage: &'static str,
     #[serde(flatten)]
     numbers: &'a verify::Numbers,
-    kid: &'a str,
+    kid: String,
     alg: &'a str,
 }
 
 impl<'a> SvidKey<'a> {
     fn of(key: &'a Jwk) -> SvidKey<'a> {
-        SvidKey { usage: "jwt-svid", numbers: &key.numbers, kid: &key.kid, alg: &key.alg }
+        SvidKey { usage: "jwt-svid", numbers: &key.numbers, kid: key.kid.clone(), alg: &key.alg }
+    }
+
+    fn of_wits(key: &'a Jwk) -> SvidKey<'a> {
+        SvidKey { usage: "wit-svid", kid: wit_kid(&key.kid), ..SvidKey::of(key) }
     }
 }
 
@@ -78,10 +85,10 @@ impl Documents {
         in_tpm: Vec<Jwk>,
         changed: Timestamp,
     ) -> Result<Documents, Error> {
-        // JWT-SVIDs are signed by issuing keys alone.
+        // SVIDs are signed by issuing keys alone.
         let svid_keys: Vec<SvidKey> = issuing.iter().map(SvidKey::of).collect();
-        let svid_keys = serde_json::to_value(svid_keys).map_err(|e| Error::Key(e.to_string()))?;
-        let keys = Jwks { keys: issuing.into_iter().chain(in_tpm).collect() };
+        let wit_keys: Vec<SvidKey> = issuing.iter().map(SvidKey::of_wits).collect();
+        let keys = Jwks { keys: issuing.iter().cloned().chain(in_tpm).collect() };
         let mut algorithms: Vec<&str> = Vec::new();
         for key in &keys.keys {
             if !algorithms.contains(&key.alg.as_str()) {
@@ -113,14 +120,17 @@ impl Documents {
         let text = |value: serde_json::Result<Vec<u8>>| {
             value.map(Bytes::from).map_err(|e| Error::Key(e.to_string()))
         };
-        let bundle = |numbers| text(serde_json::to_vec(&JwtBundle { numbers, keys: &svid_keys }));
+        let bundle = |numbers, keys: &[&SvidKey]| text(serde_json::to_vec(&Bundle { numbers, keys }));
         // Of no keys but the later ones: each change of them has a later second.
         let numbers = Numbers { spiffe_sequence: changed.secs(), spiffe_refresh_hint: REFRESH_HINT };
-        let jwt_bundle = bundle(None)?;
+        let (of_jwt, of_wit): (Vec<_>, Vec<_>) = (svid_keys.iter().collect(), wit_keys.iter().collect());
+        let jwt_bundle = bundle(None, &of_jwt)?;
+        let (wit_bundle, all) = (bundle(None, &of_wit)?, bundle(Some(numbers), &[of_jwt, of_wit].concat())?);
         Ok(Documents {
             svid_keys: SvidKeys::parse(&jwt_bundle).map_err(|e| Error::Key(e.to_string()))?,
             jwt_bundle,
-            bundle: bundle(Some(numbers))?,
+            wit_bundle,
+            bundle: all,
             jwks: text(serde_json::to_vec(&keys))?,
             discovery: text(serde_json::to_vec(&discovery))?,
             keys,

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
 use super::token::{self, Seal};
-use super::{Documents, Error, IssuingKey, JwtSvid, KeyReport, RsaKey, Token, svid};
+use super::{Documents, Error, IssuingKey, JwtSvid, KeyReport, RsaKey, Token, WitSvid, svid, wit};
 use crate::agents::Entry;
 use crate::clock::Timestamp;
-use crate::policy::{Permit, Reason, Refusal, Signer, SvidPermit};
+use crate::policy::{IdentityPermit, Permit, Reason, Refusal, Signer, SvidPermit};
 use crate::verify::Jwk;
 
 /// What the host is called, and how well its key is guarded.
@@ -45,6 +46,8 @@ pub struct Standing {
     seals: (Seal, Seal, Option<Seal>),
     /// The issuing key's for JWT-SVIDs.
     svid_seal: Seal,
+    /// The same for WIT-SVIDs.
+    wit_seal: Seal,
     documents: Documents,
     keys: Vec<KeyReport>,
 }
@@ -60,7 +63,8 @@ impl Standing {
     ) -> Result<Standing, Error> {
         let by_rsa = rsa.as_ref().map(|rsa| Seal::in_tpm(rsa.jwk())).transpose()?;
         let seals = (Seal::in_memory(key.jwk())?, Seal::in_tpm(host_key)?, by_rsa);
-        Ok(Standing { svid_seal: Seal::of_svids(key.jwk())?, host, key, rsa, seals, documents, keys })
+        let (svid_seal, wit_seal) = (Seal::of_svids(key.jwk())?, Seal::of_wits(key.jwk())?);
+        Ok(Standing { svid_seal, wit_seal, host, key, rsa, seals, documents, keys })
     }
 
     pub fn host(&self) -> &Host {
@@ -124,8 +128,29 @@ impl Standing {
         })
     }
 
+    /// Mints a WIT-SVID and its key, in memory.
+    pub fn wit_svid(
+        &self,
+        permit: IdentityPermit,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<WitSvid, Refusal> {
+        let agent = permit.agent().clone();
+        wit::mint(self, permit, ttl, now)
+            .map_err(|e| Refusal::new(Reason::ServerError, e.to_string()).by(agent.peer()).of(agent.name()))
+    }
+
+    /// Whether WIT-SVIDs are signed under this name now.
+    pub fn signs_as(&self, kid: &str) -> bool {
+        self.wit_seal.kid == kid
+    }
+
     pub(super) fn svid_seal(&self) -> &Seal {
         &self.svid_seal
+    }
+
+    pub(super) fn wit_seal(&self) -> &Seal {
+        &self.wit_seal
     }
 }
 

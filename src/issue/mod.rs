@@ -25,6 +25,7 @@ mod signing;
 mod svid;
 mod token;
 mod validate;
+mod wit;
 
 pub use by_tpm::ByTpm;
 pub use documents::Documents;
@@ -47,6 +48,7 @@ pub use signing::Signing;
 pub use svid::JwtSvid;
 pub use token::Token;
 pub use validate::Question;
+pub use wit::WitSvid;
 
 use crate::{enroll, store, tpm, vault};
 

@@ -135,11 +135,25 @@ impl Seal {
         Seal::of(key, "sealed", "JWT")
     }
 
-    fn of(key: &Jwk, guard: &'static str, typ: &'static str) -> Result<Seal, Error> {
-        let header = serde_json::to_vec(&Header { alg: &key.alg, kid: &key.kid, typ })
-            .map_err(|e| Error::Key(e.to_string()))?;
-        Ok(Seal { header: BASE64URL_NOPAD.encode(&header) + ".", kid: key.kid.clone(), guard })
+    /// Of the key that signs WIT-SVIDs, in memory.
+    pub fn of_wits(key: &Jwk) -> Result<Seal, Error> {
+        Seal::named(wit_kid(&key.kid), key, "sealed", "wit+jwt")
     }
+
+    fn of(key: &Jwk, guard: &'static str, typ: &'static str) -> Result<Seal, Error> {
+        Seal::named(key.kid.clone(), key, guard, typ)
+    }
+
+    fn named(kid: String, key: &Jwk, guard: &'static str, typ: &'static str) -> Result<Seal, Error> {
+        let header = serde_json::to_vec(&Header { alg: &key.alg, kid: &kid, typ })
+            .map_err(|e| Error::Key(e.to_string()))?;
+        Ok(Seal { header: BASE64URL_NOPAD.encode(&header) + ".", kid, guard })
+    }
+}
+
+/// The name of an issuing key where it signs WIT-SVIDs: a name is to be a bundle's only one of any use.
+pub(super) fn wit_kid(kid: &str) -> String {
+    format!("wit-{kid}")
 }
 
 /// A token that only its signature is missing from.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -49,7 +50,8 @@ pub struct Certificate {
     serial: String,
     expires: Timestamp,
     chain: Vec<Vec<u8>>,
-    key: Option<Zeroizing<Vec<u8>>>,
+    /// Wiped when the last who holds it lets go.
+    key: Option<Bytes>,
 }
 
 impl Certificate {
@@ -77,7 +79,12 @@ impl Certificate {
 
     /// PKCS#8 (RFC 5958), DER, where the key was made here.
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.as_ref().map(|key| key.as_slice())
+        self.key.as_deref()
+    }
+
+    /// The same key without a copy; nothing where it was not made here.
+    pub fn shared_key(&self) -> Bytes {
+        self.key.clone().unwrap_or_default()
     }
 }
 
@@ -142,7 +149,7 @@ impl Authority {
         let spiffe_id = host.spiffe_id(agent.entry());
         let (holder, key) = match wanted.key {
             Some(holder) => (holder, None),
-            None => make_key().map(|(holder, key)| (holder, Some(key))).map_err(broken)?,
+            None => make_key().map(|(holder, key)| (holder, Some(Bytes::from_owner(key)))).map_err(broken)?,
         };
         let ttl = wanted.ttl.map_or(self.0.ttl, |ttl| ttl.min(self.0.ttl));
         let (certificate, leaf) = force.ca.leaf(&spiffe_id, &holder, ttl, now).map_err(broken)?;
@@ -158,6 +165,16 @@ impl Authority {
         let chain = std::iter::once(certificate).chain(force.above.iter().cloned()).collect();
         let serial = HEXLOWER.encode(&leaf.serial);
         Ok(Certificate { permit, spiffe_id, serial, expires: leaf.expires, chain, key })
+    }
+
+    /// How long certificates live where nobody asks for less.
+    pub fn ttl(&self) -> Duration {
+        self.0.ttl
+    }
+
+    /// Whether a certificate is neither expired nor revoked, as far as is known here.
+    pub fn knows(&self, certificate: &Certificate) -> bool {
+        self.book().has(&certificate.spiffe_id, &certificate.serial)
     }
 
     /// Whether certificates are issued.
@@ -183,6 +200,11 @@ impl Authority {
     /// Another number each time that issuing CA, bundle or lists are others. Leaves stay good through it.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
+    }
+
+    /// The number that [`Authority::changed`] gives.
+    pub fn state(&self) -> u64 {
+        *self.0.changed.borrow()
     }
 
     pub fn report(&self) -> Report {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -99,6 +99,13 @@ impl Book {
         self.count += 1;
         self.changed = true;
         Ok(())
+    }
+
+    /// Whether a leaf is in it, by its serial number in hexadecimal.
+    pub fn has(&self, id: &str, serial: &str) -> bool {
+        let Ok(serial) = HEXLOWER.decode(serial.as_bytes()) else { return false };
+        // The latest are at the end, and are asked for most.
+        self.leaves.get(id).is_some_and(|leaves| leaves.iter().rev().any(|leaf| leaf.serial[..] == serial))
     }
 
     fn make_room(&mut self, id: &str, now: Timestamp) -> Result<(), Full> {

@@ -10,23 +10,24 @@
 mod administrators;
 mod callers;
 mod refusing;
+mod svids;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::agents::{Agent, Agents, Entry};
+use crate::agents::{Agents, Entry};
 use crate::audit::{Audit, Recorded, Unrecorded};
 use crate::clock::{Clock, Uptime};
 use crate::federation::Federation;
 use crate::issue::{
-    Asker, ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, JwtSvid, Logs, Places, Proof, Query,
-    Question, Standing, Token,
+    Asker, ByTpm, Challenge, Enrollment, Host, Introspection, Issuer, Logs, Places, Proof, Query, Standing,
+    Token,
 };
 use crate::peer::{Look, Peer};
 use crate::pki::{Authority, Certificate, HolderKey, Wanted};
-use crate::policy::{self, Ask, Limiter, Reason, Refusal, Signer, SvidAsk, Who};
+use crate::policy::{self, Ask, Limiter, Reason, Refusal, Signer, Who};
 use crate::posture::{BootLog, ImaList, Posture, Watched};
 use crate::tpm::{self, Tpm};
 pub use refusing::No;
@@ -108,47 +109,6 @@ impl Road {
     pub async fn certificate(&self, look: Look, ask: Result<CertificateAsk, String>) -> Answer<Certificate> {
         match self.decide_certificate(look, ask).await {
             Ok(certificate) => self.audit.certificate(certificate).await.map_err(Refused::Unrecorded),
-            Err(no) => Err(self.refuse(no).await),
-        }
-    }
-
-    /// SPIFFE tokens of all the caller's identities that are granted the audiences, or why there are none.
-    pub async fn svids(&self, look: Look, ask: Result<SvidAsk, String>) -> Answer<Vec<JwtSvid>> {
-        match self.decide_svids(look, ask).await {
-            Ok(svids) => self.audit.svids(svids).await.map_err(Refused::Unrecorded),
-            Err(no) => Err(self.refuse(no).await),
-        }
-    }
-
-    /// Whether a SPIFFE token holds, for a registered agent.
-    pub async fn validate(&self, look: Look, question: Result<Question, String>) -> Answer<Introspection> {
-        let decided = async {
-            let peer = self.known(look)?;
-            let agent = self.identify_any(&peer).await?;
-            let question =
-                question.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer).of(&agent))?;
-            let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
-            let bundles = self.federation.bundles();
-            let foreign = |domain: &str| bundles.get(domain).map(|bundle| &bundle.keys);
-            let answer = standing.validate(&question, &self.agents.registry(), foreign, self.clock.now());
-            Ok((agent, answer))
-        };
-        match decided.await {
-            Ok((agent, answer)) => {
-                self.audit.introspection(&agent, answer).await.map_err(Refused::Unrecorded)
-            }
-            Err(no) => Err(self.refuse(no).await),
-        }
-    }
-
-    /// Every agent that the caller is, the default one first: who may follow a stream.
-    pub async fn identities(&self, look: Look) -> Result<Vec<Agent>, Refused> {
-        let decided = async {
-            let peer = self.known(look)?;
-            self.identify_all(&peer).await
-        };
-        match decided.await {
-            Ok(agents) => Ok(agents),
             Err(no) => Err(self.refuse(no).await),
         }
     }
@@ -288,30 +248,5 @@ impl Road {
         let standing = self.standing().map_err(|no| no.by(&peer).of(&agent))?;
         let wanted = Wanted { key, ttl: ask.ttl };
         Ok(self.authority.issue(permit, standing.host(), wanted, self.clock.now())?)
-    }
-
-    async fn decide_svids(&self, look: Look, ask: Result<SvidAsk, String>) -> Result<Vec<JwtSvid>, No> {
-        let peer = self.known(look)?;
-        let agents = self.identify_all(&peer).await?;
-        let ask = ask.map_err(|what| No::refusal(Reason::InvalidRequest, what, &peer))?;
-        let standing = self.standing().map_err(|no| no.by(&peer))?;
-        let condition = self.posture.condition(Uptime::now());
-        let (mut svids, mut refused) = (Vec::new(), None);
-        for agent in agents {
-            let spiffe_id = standing.host().spiffe_id(agent.entry());
-            if ask.spiffe_id.as_ref().is_some_and(|wanted| *wanted != spiffe_id) {
-                continue;
-            }
-            match policy::decide_svid(agent, &condition, &ask.audiences) {
-                Ok(permit) => svids.push(standing.jwt_svid(permit, self.clock.now())?),
-                Err(refusal) => refused = refused.or(Some(refusal)),
-            }
-        }
-        if !svids.is_empty() {
-            return Ok(svids);
-        }
-        let stranger =
-            || Refusal::new(Reason::InvalidClient, "this process is not of that SPIFFE ID").by(&peer);
-        Err(refused.unwrap_or_else(stranger).into())
     }
 }

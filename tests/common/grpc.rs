@@ -66,6 +66,68 @@ pub struct Bundles {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub struct X509Response {
+    #[prost(message, repeated, tag = "1")]
+    pub svids: Vec<X509Svid>,
+    #[prost(bytes, repeated, tag = "2")]
+    pub crl: Vec<Vec<u8>>,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    pub federated_bundles: std::collections::BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct X509Svid {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: String,
+    #[prost(bytes, tag = "2")]
+    pub x509_svid: Vec<u8>,
+    #[prost(bytes, tag = "3")]
+    pub x509_svid_key: Vec<u8>,
+    #[prost(bytes, tag = "4")]
+    pub bundle: Vec<u8>,
+    #[prost(string, tag = "5")]
+    pub hint: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct X509Bundles {
+    #[prost(bytes, repeated, tag = "1")]
+    pub crl: Vec<Vec<u8>>,
+    #[prost(btree_map = "string, bytes", tag = "2")]
+    pub bundles: std::collections::BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WitRequest {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WitResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub svids: Vec<WitSvid>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WitSvid {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: String,
+    #[prost(string, tag = "2")]
+    pub wit_svid: String,
+    #[prost(string, tag = "3")]
+    pub wit_svid_key: String,
+    #[prost(string, tag = "4")]
+    pub hint: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WitBundles {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub bundles: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct Validate {
     #[prost(string, tag = "1")]
     pub audience: String,

@@ -6,14 +6,14 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
 use super::pb::{
-    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, WitBundlesRequest, WitBundlesResponse, WitsvidRequest, WitsvidResponse,
-    X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, WitBundlesRequest, WitsvidRequest, X509BundlesRequest, X509svidRequest,
 };
 use super::presence::Presence;
-use super::updates::{Compose, Updates};
+use super::tokens::{JwtBundles, WitBundles, WitSvids};
+use super::updates::{Source, Updates};
+use super::wallet::Wallet;
 use super::{values, x509};
-use crate::agents::Agent;
 use crate::issue::Question;
 use crate::policy::{AUDIENCES_MOST, SvidAsk};
 use crate::road::Road;
@@ -26,38 +26,37 @@ const AUDIENCE_MOST: usize = 512;
 pub struct Endpoint(pub Road);
 
 impl Endpoint {
-    async fn stream<Q, T: Clone + PartialEq + Send + Sync + 'static>(
+    /// A stream, once it is known who follows it.
+    async fn stream<Q, S: Source>(
         &self,
         request: &Request<Q>,
-        compose: fn(&Road, &[Agent]) -> Result<T, Status>,
-    ) -> Result<Response<Updates<T>>, Status> {
+        source: impl FnOnce(Road) -> S,
+    ) -> Result<Response<Updates<S>>, Status> {
         let seen = presence(request)?.follow().await?;
-        let road = self.0.clone();
-        let compose: Compose<T> = Arc::new(move |agents| compose(&road, agents));
-        Ok(Response::new(Updates::new(seen, compose)))
+        Ok(Response::new(Updates::new(seen, source(self.0.clone()))))
     }
 }
 
 #[async_trait]
 impl SpiffeWorkloadApi for Endpoint {
-    type FetchX509SVIDStream = Updates<X509svidResponse>;
-    type FetchX509BundlesStream = Updates<X509BundlesResponse>;
-    type FetchJWTBundlesStream = Updates<JwtBundlesResponse>;
-    type FetchWITSVIDStream = Updates<WitsvidResponse>;
-    type FetchWITBundlesStream = Updates<WitBundlesResponse>;
+    type FetchX509SVIDStream = Updates<x509::Svids>;
+    type FetchX509BundlesStream = Updates<x509::Bundles>;
+    type FetchJWTBundlesStream = Updates<JwtBundles>;
+    type FetchWITSVIDStream = Updates<WitSvids>;
+    type FetchWITBundlesStream = Updates<WitBundles>;
 
     async fn fetch_x509svid(
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.stream(&request, x509::svids).await
+        self.stream(&request, |road| x509::Svids(Wallet::new(road))).await
     }
 
     async fn fetch_x509_bundles(
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        self.stream(&request, x509::bundles).await
+        self.stream(&request, x509::Bundles).await
     }
 
     async fn fetch_jwtsvid(
@@ -84,7 +83,7 @@ impl SpiffeWorkloadApi for Endpoint {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        self.stream(&request, jwt_bundles).await
+        self.stream(&request, JwtBundles).await
     }
 
     async fn validate_jwtsvid(
@@ -115,21 +114,25 @@ impl SpiffeWorkloadApi for Endpoint {
 
     async fn fetch_witsvid(
         &self,
-        _: Request<WitsvidRequest>,
+        request: Request<WitsvidRequest>,
     ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
-        Err(no_wit())
+        let only = request.get_ref().spiffe_id.clone();
+        // After it is known who asks: a stranger hears of nothing else.
+        let answer = self.stream(&request, |road| WitSvids {
+            wallet: Wallet::new(road),
+            only: Some(only.clone()).filter(|id| !id.is_empty()),
+        });
+        let answer = answer.await?;
+        well_formed(&only).map_err(Status::invalid_argument)?;
+        Ok(answer)
     }
 
     async fn fetch_wit_bundles(
         &self,
-        _: Request<WitBundlesRequest>,
+        request: Request<WitBundlesRequest>,
     ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
-        Err(no_wit())
+        self.stream(&request, WitBundles).await
     }
-}
-
-fn no_wit() -> Status {
-    Status::unimplemented("WIT-SVIDs are not given here; ask for JWT-SVIDs")
 }
 
 fn presence<Q>(request: &Request<Q>) -> Result<Arc<Presence>, Status> {
@@ -151,25 +154,14 @@ fn ask(request: JwtsvidRequest) -> Result<SvidAsk, String> {
     }
     let mut seen = std::collections::HashSet::new();
     audiences.retain(|audience| seen.insert(audience.clone()));
-    if !spiffe_id.is_empty() && verify::trust_domain(&spiffe_id).is_none() {
-        return Err("spiffe_id is not the SPIFFE ID of a workload".into());
-    }
+    well_formed(&spiffe_id)?;
     Ok(SvidAsk { audiences, spiffe_id: Some(spiffe_id).filter(|id| !id.is_empty()) })
 }
 
-/// Every trust domain's JWT keys: ours, and those of others.
-fn jwt_bundles(road: &Road, _: &[Agent]) -> Result<JwtBundlesResponse, Status> {
-    let Some(standing) = road.issuer.standing() else {
-        return Err(Status::unavailable(road.why_not_standing()));
-    };
-    let foreign = road.federation.bundles();
-    let mut bundles: std::collections::BTreeMap<String, Vec<u8>> = foreign
-        .iter()
-        .filter(|(_, bundle)| !bundle.keys.is_empty())
-        .map(|(domain, bundle)| (format!("spiffe://{domain}"), bundle.jwt.to_vec()))
-        .collect();
-    // Whatever a file is named, nobody's keys stand for ours.
-    let own = format!("spiffe://{}", standing.host().trust_domain);
-    bundles.insert(own, standing.documents().jwt_bundle.to_vec());
-    Ok(JwtBundlesResponse { bundles })
+/// An identity to be asked for, or none.
+fn well_formed(spiffe_id: &str) -> Result<(), String> {
+    match spiffe_id.is_empty() || verify::trust_domain(spiffe_id).is_some() {
+        true => Ok(()),
+        false => Err("spiffe_id is not the SPIFFE ID of a workload".into()),
+    }
 }

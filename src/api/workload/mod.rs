@@ -11,8 +11,10 @@ mod connection;
 mod endpoint;
 mod presence;
 mod status;
+mod tokens;
 mod updates;
 mod values;
+mod wallet;
 mod x509;
 
 use std::convert::Infallible;

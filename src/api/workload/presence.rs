@@ -14,6 +14,7 @@ use crate::federation::Bundles;
 use crate::issue::Standing;
 use crate::peer::{self, Facts, Look, Peer};
 use crate::policy::Reason;
+use crate::posture::Posture;
 use crate::road::{Refused, Road};
 
 /// How often a caller with open streams is looked at: what changes is pushed within twice that.
@@ -63,6 +64,9 @@ struct Basis {
     registry: Arc<Registry>,
     standing: Option<Arc<Standing>>,
     bundles: Arc<Bundles>,
+    /// Of the host's CA.
+    authority: u64,
+    posture: Posture,
     at: Instant,
 }
 
@@ -185,6 +189,8 @@ impl Presence {
             registry: self.road.agents.registry(),
             standing: self.road.issuer.standing(),
             bundles: self.road.federation.bundles(),
+            authority: self.road.authority.state(),
+            posture: self.road.posture(),
             at: Instant::now(),
         };
         if basis.as_ref().is_some_and(|before| before.holds(&now)) {
@@ -206,6 +212,7 @@ impl Basis {
             && Arc::ptr_eq(&self.registry, &now.registry)
             && same(&self.standing, &now.standing)
             && Arc::ptr_eq(&self.bundles, &now.bundles)
+            && (self.authority, self.posture) == (now.authority, now.posture)
             && now.at.duration_since(self.at) < BELIEVED
     }
 }
