@@ -1,0 +1,439 @@
+//! X509-SVIDs and WIT-SVIDs over the Workload API: what they are, and how their streams go on. `point_NN_…` are the
+//! points of a conformance list for servers of it.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use common::callers::NOBODY;
+use common::grpc::{
+    Call, Empty, Grpc, INVALID_ARGUMENT, PERMISSION_DENIED, Status, TWO_SECONDS, UNAVAILABLE, WitBundles,
+    WitRequest, WitResponse, X509Bundles, X509Response, X509Svid,
+};
+use common::http::{claims, part};
+use common::{API, Host, until_true};
+use data_encoding::BASE64URL_NOPAD;
+use hostbadge::enroll::pem;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
+use serde_json::{Value, json};
+use x509_cert::Certificate;
+use x509_cert::der::{Decode, Encode, Reader, SliceReader};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
+
+/// The shortest life that there is: renewed after half a minute or so.
+const BRIEF: &str = "[certificates]\nttl = \"1m\"\n";
+const A_LIFE: Duration = Duration::from_secs(60);
+
+fn client(host: &Host) -> Grpc {
+    Grpc::connect(&host.workload_socket())
+}
+
+fn denied() -> Status {
+    Status { code: PERMISSION_DENIED, message: "no identity issued".into() }
+}
+
+/// A host on which root is three agents: `alpha`, `beta` and `gamma`.
+fn three_agents(toml: &str) -> Host {
+    let mut host = Host::new();
+    host.configure(toml);
+    for name in ["gamma", "alpha", "beta"] {
+        host.agent(name, "user = 0");
+    }
+    host.start();
+    host
+}
+
+fn follow(client: &Grpc) -> (Call, X509Response) {
+    let mut call = client.stream("FetchX509SVID", &Empty {}).unwrap();
+    let first = client.next(&mut call, Duration::from_secs(10)).expect("the first message").unwrap();
+    (call, first)
+}
+
+fn hints(message: &X509Response) -> Vec<&str> {
+    message.svids.iter().map(|svid| svid.hint.as_str()).collect()
+}
+
+/// DER certificates that stand one after the other.
+fn split(all: &[u8]) -> Vec<Certificate> {
+    let mut reader = SliceReader::new(all).unwrap();
+    let mut found = Vec::new();
+    while !reader.is_finished() {
+        found.push(Certificate::decode(&mut reader).unwrap());
+    }
+    found
+}
+
+fn leaf(svid: &X509Svid) -> Certificate {
+    split(&svid.x509_svid).remove(0)
+}
+
+fn serial(svid: &X509Svid) -> Vec<u8> {
+    leaf(svid).tbs_certificate().serial_number().as_bytes().to_vec()
+}
+
+/// What openssl says of a leaf by the chain, bundle and lists of the same message.
+fn verified(svid: &X509Svid, crls: &[Vec<u8>]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |all: &[u8]| -> String {
+        split(all).iter().map(|one| pem("CERTIFICATE", &one.to_der().unwrap())).collect()
+    };
+    let file = |name: &str, text: String| {
+        fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    let chain = file("chain.pem", text(&svid.x509_svid));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["verify", "-x509_strict", "-crl_check", "-purpose", "sslserver", "-CAfile"]);
+    openssl.arg(file("bundle.pem", text(&svid.bundle))).arg("-untrusted").arg(&chain).arg("-CRLfile");
+    let lists: String = crls.iter().map(|list| pem("X509 CRL", list)).collect();
+    openssl.arg(file("crl.pem", lists)).arg(&chain).output().unwrap()
+}
+
+#[track_caller]
+fn holds(svid: &X509Svid, crls: &[Vec<u8>]) {
+    let output = verified(svid, crls);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn lines(host: &Host, event: &str) -> Vec<Value> {
+    host.audit().into_iter().filter(|line| line["event"] == event).collect()
+}
+
+// === X509-SVIDs ===
+
+#[test]
+fn point_11_to_15_and_26_and_27_every_identity_comes_at_once_with_all_that_it_needs() {
+    let host = three_agents("");
+    let client = client(&host);
+    let (_call, first) = follow(&client);
+    assert_eq!(hints(&first), ["alpha", "beta", "gamma"]);
+    assert_eq!(first.crl.len(), 1);
+    for svid in &first.svids {
+        assert!(svid.hint.len() <= 1024 && svid.spiffe_id.ends_with(&svid.hint));
+        let key = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            &svid.x509_svid_key,
+            &SystemRandom::new(),
+        );
+        let leaf = leaf(svid);
+        let certified =
+            leaf.tbs_certificate().subject_public_key_info().subject_public_key.raw_bytes().to_vec();
+        assert_eq!(key.unwrap().public_key().as_ref(), certified);
+        assert!(split(&svid.x509_svid).len() >= 2);
+        holds(svid, &first.crl);
+    }
+    let issued = lines(&host, "certificate-issued");
+    assert_eq!(issued.len(), 3);
+    assert_eq!(issued[0]["spiffe_id"], first.svids[0].spiffe_id);
+    assert_eq!(issued[0]["peer"]["pid"], std::process::id());
+    // The order is the same for whoever comes next; the keys are each stream's own.
+    let (_other, second) = follow(&client);
+    assert_eq!(hints(&second), hints(&first));
+    assert!(second.svids[0].x509_svid_key != first.svids[0].x509_svid_key);
+}
+
+#[test]
+fn point_16_to_22_a_leaf_is_what_the_specification_says() {
+    let host = Host::started();
+    let client = client(&host);
+    let (_call, first) = follow(&client);
+    let svid = &first.svids[0];
+    let leaf = leaf(svid);
+    let body = leaf.tbs_certificate();
+    let (critical, names) = body.get_extension::<SubjectAltName>().unwrap().unwrap();
+    let uris: Vec<&str> = names
+        .0
+        .iter()
+        .map(|name| match name {
+            GeneralName::UniformResourceIdentifier(uri) => uri.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(uris, [svid.spiffe_id.as_str()]);
+    assert!(critical && body.subject().is_empty());
+    assert!(svid.spiffe_id.split('/').count() > 4, "{}", svid.spiffe_id);
+    let (_, constraints) = body.get_extension::<BasicConstraints>().unwrap().unwrap();
+    assert!(!constraints.ca);
+    let (critical, usage) = body.get_extension::<KeyUsage>().unwrap().unwrap();
+    assert!(critical && usage.digital_signature());
+    assert!(!usage.key_cert_sign() && !usage.crl_sign());
+    let (_, purposes) = body.get_extension::<ExtendedKeyUsage>().unwrap().unwrap();
+    let purposes: Vec<String> = purposes.0.iter().map(ToString::to_string).collect();
+    assert_eq!(purposes, ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"]);
+    let now = hostbadge::clock::Clock::System.now().secs();
+    let validity = body.validity();
+    assert!(validity.not_before.to_unix_duration().as_secs() <= now);
+    let left = validity.not_after.to_unix_duration().as_secs() - now;
+    assert!((3500..=3600).contains(&left), "{left}");
+    // What signs it is a CA and no identity.
+    let issuing = &split(&svid.x509_svid)[1];
+    let (_, constraints) = issuing.tbs_certificate().get_extension::<BasicConstraints>().unwrap().unwrap();
+    assert_eq!((constraints.ca, constraints.path_len_constraint), (true, Some(0)));
+}
+
+#[test]
+fn point_23_a_rotation_is_a_whole_message_while_the_leaf_before_still_holds() {
+    let host = three_agents(BRIEF);
+    let client = client(&host);
+    let (mut call, first) = follow(&client);
+    let mut now = first.clone();
+    // Each is renewed in its own time.
+    while first.svids.iter().zip(&now.svids).any(|(old, new)| serial(old) == serial(new)) {
+        now = client.next(&mut call, A_LIFE).expect("a rotation before the leaves expire").unwrap();
+        assert_eq!(hints(&now), ["alpha", "beta", "gamma"]);
+        now.svids.iter().for_each(|svid| holds(svid, &now.crl));
+    }
+    for (old, new) in first.svids.iter().zip(&now.svids) {
+        holds(old, &first.crl);
+        assert!(old.x509_svid_key != new.x509_svid_key);
+    }
+}
+
+#[test]
+fn point_24_and_29_bundles_hold_every_trust_domain_and_are_pushed() {
+    let mut other = Host::other();
+    other.configure("trust_domain = \"example.com\"");
+    other.agent("root", "user = 0");
+    other.start();
+    until_true("the other host has a CA", || other.get("/v1/bundle").status == 200);
+    let host = Host::started();
+    let client = client(&host);
+    let (mut svids, first) = follow(&client);
+    let mut bundles = client.stream("FetchX509Bundles", &Empty {}).unwrap();
+    let told: X509Bundles = client.next(&mut bundles, TWO_SECONDS).unwrap().unwrap();
+    let own: Vec<&String> = told.bundles.keys().collect();
+    assert_eq!((own.len(), &told.bundles[own[0]]), (1, &first.svids[0].bundle));
+    assert!(first.svids[0].spiffe_id.starts_with(&format!("{}/", own[0])));
+    assert_eq!((&told.crl, first.federated_bundles.len()), (&first.crl, 0));
+
+    fs::create_dir(host.path("etc/federation")).unwrap();
+    fs::write(host.path("etc/federation/example.com.json"), other.get("/v1/bundle").text()).unwrap();
+    host.hang_up();
+    let told: X509Bundles = client.next(&mut bundles, TWO_SECONDS).expect("pushed").unwrap();
+    let pushed: X509Response = client.next(&mut svids, TWO_SECONDS).expect("pushed").unwrap();
+    let foreign = &told.bundles["spiffe://example.com"];
+    assert_eq!(split(foreign).len(), 1);
+    assert_eq!(pushed.federated_bundles, BTreeMap::from([("spiffe://example.com".into(), foreign.clone())]));
+    // The credential is the one that was there.
+    assert_eq!(pushed.svids, first.svids);
+}
+
+#[test]
+fn point_25_who_is_removed_is_left_out_and_revoked_and_the_last_one_ends_the_stream() {
+    let host = three_agents("");
+    let client = client(&host);
+    let (mut call, first) = follow(&client);
+    fs::remove_file(host.path("etc/agents.d/beta.toml")).unwrap();
+    host.hang_up();
+    let mut next = || client.next::<X509Response>(&mut call, TWO_SECONDS).expect("pushed");
+    let mut told = next().unwrap();
+    // The list may come with it or after it.
+    while told.crl == first.crl {
+        assert_eq!(hints(&told), ["alpha", "gamma"]);
+        told = next().unwrap();
+    }
+    assert_eq!(hints(&told), ["alpha", "gamma"]);
+    assert_eq!(serial(&told.svids[0]), serial(&first.svids[0]));
+    holds(&told.svids[0], &told.crl);
+    let output = verified(&first.svids[1], &told.crl);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("revoked"));
+    for name in ["alpha", "gamma"] {
+        fs::remove_file(host.path(&format!("etc/agents.d/{name}.toml"))).unwrap();
+    }
+    host.hang_up();
+    let end = loop {
+        if let Err(end) = next() {
+            break end;
+        }
+    };
+    assert_eq!(end, denied());
+}
+
+#[test]
+fn who_is_removed_and_comes_back_has_a_leaf_that_is_not_revoked() {
+    let host = three_agents("");
+    let client = client(&host);
+    let (mut call, first) = follow(&client);
+    let file = host.path("etc/agents.d/beta.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    host.hang_up();
+    until_true("beta is revoked", || !lines(&host, "certificates-revoked").is_empty());
+    fs::write(&file, text).unwrap();
+    host.hang_up();
+    let mut told = first.clone();
+    while told.svids.len() < 3 || serial(&told.svids[1]) == serial(&first.svids[1]) {
+        told = client.next(&mut call, TWO_SECONDS).expect("pushed").unwrap();
+    }
+    told.svids.iter().for_each(|svid| holds(svid, &told.crl));
+}
+
+#[test]
+fn point_28_whoever_does_not_read_gets_the_latest() {
+    let host = three_agents("");
+    let client = client(&host);
+    let (mut call, _) = follow(&client);
+    for round in 0..3 {
+        host.agent(&format!("delta{round}"), "user = 0");
+        host.hang_up();
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let mut told: X509Response = client.next(&mut call, TWO_SECONDS).unwrap().unwrap();
+    while let Some(Ok(next)) = client.next(&mut call, TWO_SECONDS) {
+        told = next;
+    }
+    assert_eq!(hints(&told), ["alpha", "beta", "delta0", "delta1", "delta2", "gamma"]);
+}
+
+#[test]
+fn a_host_that_is_not_as_it_was_accepted_shows_nobody_who_they_are() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[posture]\nmode = \"enforce\"");
+    host.start();
+    let client = client(&host);
+    for method in ["FetchX509SVID", "FetchWITSVID"] {
+        let mut call = client.stream(method, &Empty {}).unwrap();
+        let status = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap().unwrap_err();
+        assert_eq!(status.code, PERMISSION_DENIED, "{status:?}");
+        assert!(status.message.contains("posture"), "{status:?}");
+    }
+    let refused = lines(&host, "request-refused");
+    assert_eq!(refused.len(), 2);
+    assert!(refused.iter().all(|line| line["agent"] == "root" && line["reason"] == "access_denied"));
+}
+
+#[test]
+fn a_host_without_its_ca_says_so_at_once() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    fs::write(host.path("state/ca.json"), "{").unwrap();
+    host.start();
+    let client = client(&host);
+    for method in ["FetchX509SVID", "FetchX509Bundles"] {
+        let mut call = client.stream(method, &Empty {}).unwrap();
+        let status = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap().unwrap_err();
+        assert_eq!(status.code, UNAVAILABLE);
+        assert!(status.message.contains("ca.json"), "{status:?}");
+    }
+}
+
+// === WIT-SVIDs ===
+
+fn wit(client: &Grpc, spiffe_id: &str) -> (Call, Result<WitResponse, Status>) {
+    let mut call = client.stream("FetchWITSVID", &WitRequest { spiffe_id: spiffe_id.into() }).unwrap();
+    let first = client.next(&mut call, TWO_SECONDS).expect("an answer");
+    (call, first)
+}
+
+/// Whether `signature` by a JWK's key holds over what stands before it.
+fn signed_by(jwk: &Value, token: &str) -> bool {
+    let bytes = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).unwrap();
+    let (input, signature) = token.rsplit_once('.').unwrap();
+    let point = [vec![4], bytes(jwk["x"].as_str().unwrap()), bytes(jwk["y"].as_str().unwrap())].concat();
+    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point);
+    key.verify(input.as_bytes(), &bytes(signature)).is_ok()
+}
+
+#[test]
+fn point_10_a_wit_svid_is_bound_to_its_key_and_verifies_by_its_bundle() {
+    let host = three_agents("");
+    let client = client(&host);
+    let (_call, told) = wit(&client, "");
+    let told = told.unwrap();
+    let ids: Vec<&str> = told.svids.iter().map(|svid| svid.hint.as_str()).collect();
+    assert_eq!(ids, ["alpha", "beta", "gamma"]);
+    let mut call = client.stream("FetchWITBundles", &Empty {}).unwrap();
+    let bundles: WitBundles = client.next(&mut call, TWO_SECONDS).unwrap().unwrap();
+    for svid in &told.svids {
+        let header = part(&svid.wit_svid, 0);
+        assert_eq!(header.as_object().unwrap().keys().collect::<Vec<_>>(), ["alg", "kid", "typ"]);
+        assert_eq!((&header["alg"], &header["typ"]), (&json!("ES256"), &json!("wit+jwt")));
+        let says = claims(&svid.wit_svid);
+        assert_eq!(says["sub"], svid.spiffe_id);
+        assert!(says.get("aud").is_none() && says["exp"].as_u64().unwrap() > says["iat"].as_u64().unwrap());
+        let key: Value = serde_json::from_str(&svid.wit_svid_key).unwrap();
+        let confirmed = &says["cnf"]["jwk"];
+        assert!(confirmed.get("d").is_none() && confirmed["alg"] == "ES256");
+        for name in ["kty", "crv", "x", "y"] {
+            assert_eq!(confirmed[name], key[name]);
+        }
+        let domain = svid.spiffe_id.split('/').nth(2).unwrap();
+        let set: Value = serde_json::from_str(&bundles.bundles[&format!("spiffe://{domain}")]).unwrap();
+        let keys = set["keys"].as_array().unwrap();
+        assert!(keys.iter().all(|key| key["use"] == "wit-svid" && key.get("d").is_none()));
+        let by = keys.iter().find(|key| key["kid"] == header["kid"]).expect("the key is in the bundle");
+        assert!(signed_by(by, &svid.wit_svid));
+        // It is no bearer token.
+        assert_eq!(client.validate(API, &svid.wit_svid).unwrap_err().code, INVALID_ARGUMENT);
+        assert_eq!(host.introspect(&svid.wit_svid)["active"], false);
+    }
+    // No name stands twice in the document of the trust domain.
+    let document = host.get("/v1/bundle").json();
+    let mut kids: Vec<&Value> = document["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| &key["kid"])
+        .filter(|kid| !kid.is_null())
+        .collect();
+    let all = kids.len();
+    kids.sort_by_key(|kid| kid.to_string());
+    kids.dedup();
+    assert!(kids.len() == all && all >= 2);
+    assert_eq!(lines(&host, "wit-svid-issued").len(), 3);
+}
+
+#[test]
+fn a_wit_svid_of_one_identity_is_asked_for_by_its_id() {
+    let host = three_agents("");
+    let client = client(&host);
+    let all = wit(&client, "").1.unwrap();
+    let beta = &all.svids[1].spiffe_id;
+    let only = wit(&client, beta).1.unwrap();
+    assert_eq!((only.svids.len(), &only.svids[0].spiffe_id), (1, beta));
+    assert_eq!(wit(&client, &beta.replace("/beta", "/delta")).1, Err(denied()));
+    for malformed in ["beta", "spiffe://example.org", "https://example.org/a"] {
+        assert_eq!(wit(&client, malformed).1.unwrap_err().code, INVALID_ARGUMENT, "{malformed}");
+    }
+}
+
+#[test]
+fn a_wit_svid_is_renewed_and_follows_the_keys() {
+    let mut host = Host::new();
+    host.configure(BRIEF);
+    host.agent("root", "user = 0");
+    host.start();
+    let client = client(&host);
+    let (mut call, first) = wit(&client, "");
+    let first = first.unwrap();
+    let second: WitResponse = client.next(&mut call, A_LIFE).expect("a renewal").unwrap();
+    assert_ne!(first.svids[0].wit_svid_key, second.svids[0].wit_svid_key);
+    let kid = |told: &WitResponse| part(&told.svids[0].wit_svid, 0)["kid"].clone();
+    assert_eq!(kid(&first), kid(&second));
+    assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
+    let mut told = second.clone();
+    while kid(&told) == kid(&second) {
+        told = client.next(&mut call, A_LIFE).expect("the next key's").unwrap();
+    }
+}
+
+#[test]
+fn point_08_nobody_follows_nothing() {
+    let mut host = Host::new();
+    host.agent("nobody", &format!("user = {NOBODY}"));
+    host.start();
+    let client = client(&host);
+    for method in ["FetchX509SVID", "FetchX509Bundles", "FetchWITSVID", "FetchWITBundles"] {
+        let mut call = client.stream(method, &WitRequest { spiffe_id: "x".into() }).unwrap();
+        assert_eq!(client.next::<Empty>(&mut call, TWO_SECONDS), Some(Err(denied())), "{method}");
+    }
+    assert!(lines(&host, "certificate-issued").is_empty());
+}
