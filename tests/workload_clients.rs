@@ -1,5 +1,5 @@
-//! SPIFFE's clients as they are: each gets a token, has it validated, is denied what has no grant, and follows the keys
-//! through a rotation.
+//! SPIFFE's clients as they are: each gets a token, has it validated, is denied what has no grant, and follows keys and
+//! its certificate through a rotation.
 
 mod common;
 
@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::http::claims;
-use common::libraries::{cargo_program, go_program, java_with, node_with, python_with};
+use common::libraries::{cargo_program, go_program, go_tool, java_with, node_with, python_with};
 use common::processes::Running;
 use common::{API, Host};
+use data_encoding::BASE64;
 use serde_json::{Value, json};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 const GRPC_JS: &[&str] = &["@grpc/grpc-js@1.13.4", "@grpc/proto-loader@0.7.15"];
 const REFLECTION: &[&str] = &["grpcio-reflection==1.74.0"];
@@ -51,7 +54,7 @@ fn point_07_java_spiffe_is_served_as_it_is() {
 
 #[test]
 fn point_07_grpc_js_is_served_as_it_is() {
-    let host = Host::started();
+    let host = brief();
     let mut command = Command::new("node");
     command
         .env("GRPC", node_with("grpc-js", GRPC_JS))
@@ -59,6 +62,28 @@ fn point_07_grpc_js_is_served_as_it_is() {
         .arg(host.workload_socket());
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/workload.proto"));
     is_served_by(&host, command);
+}
+
+#[test]
+#[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
+fn point_06_grpcurl_finds_what_there_is_and_calls_it() {
+    let host = Host::started();
+    let grpcurl = go_tool("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.3");
+    let run = |arguments: &[&str], words: &[&str]| {
+        let mut command = Command::new(&grpcurl);
+        let address = format!("unix://{}", host.workload_socket().display());
+        command.arg("-plaintext").args(arguments).arg(address).args(words);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(run(&[], &["list"]).contains("SpiffeWorkloadAPI"));
+    assert!(run(&[], &["describe", "SpiffeWorkloadAPI"]).contains("rpc FetchX509SVID"));
+    let ask = json!({ "audience": [API] }).to_string();
+    let told = run(&["-H", "workload.spiffe.io: true", "-d", &ask], &["SpiffeWorkloadAPI/FetchJWTSVID"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(claims(told["svids"][0]["svid"].as_str().unwrap())["aud"], json!([API]));
+    assert!(run(&[], &["grpc.health.v1.Health/Check"]).contains("SERVING"));
 }
 
 #[test]
@@ -98,9 +123,18 @@ fn point_06_reflection_of_both_versions_lists_the_workload_api() {
     }
 }
 
+/// A host whose certificates live as short as they may: they are renewed after half a minute.
+fn brief() -> Host {
+    let mut host = Host::new();
+    host.configure("[certificates]\nttl = \"1m\"\n");
+    host.agent("root", "user = 0");
+    host.start();
+    host
+}
+
 #[track_caller]
 fn is_served(command: Command) {
-    is_served_by(&Host::started(), command);
+    is_served_by(&brief(), command);
 }
 
 /// `command` takes an audience after its other arguments, and finds the socket by the environment or by itself.
@@ -122,5 +156,16 @@ fn is_served_by(host: &Host, mut command: Command) {
     let before = hear()["kids"].as_array().unwrap().len();
     assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
     assert!(hear()["kids"].as_array().unwrap().len() > before);
+    let mut shown = || {
+        let told = hear();
+        assert_eq!((&told["x509"], &told["holds"]), (&token["sub"], &json!(true)));
+        let leaf = BASE64.decode(told["leaf"].as_str().unwrap().as_bytes()).unwrap();
+        Certificate::from_der(&leaf).unwrap()
+    };
+    let (first, second) = (shown(), shown());
+    let (first, second) = (first.tbs_certificate(), second.tbs_certificate());
+    assert_ne!(first.serial_number(), second.serial_number());
+    // The first one still holds when the second comes.
+    assert!(first.validity().not_after.to_system_time() > std::time::SystemTime::now());
     assert!(client.wait().unwrap().success());
 }

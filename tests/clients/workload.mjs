@@ -1,5 +1,6 @@
 // A client of the Workload API with @grpc/grpc-js: workload.mjs SOCKET PROTO AUDIENCE. GRPC is where the packages are.
 // Prints the same as workload.py.
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import { createRequire } from "node:module";
 
 const require = createRequire(process.env.GRPC + "/");
@@ -26,11 +27,33 @@ const { spiffe_id } = await call("ValidateJWTSVID", { audience, svid: svids[0].s
 say({ valid: spiffe_id });
 const denied = await call("FetchJWTSVID", { audience: ["https://bank.example.com"] }).catch((fault) => fault.code);
 say({ denied: denied === grpc.status.PERMISSION_DENIED });
-let pushed = 0;
-const stream = client.FetchJWTBundles({}, metadata());
-stream.on("data", ({ bundles }) => {
+// Takes two messages of a stream.
+const two = (stream, tell) =>
+  new Promise((resolve) => {
+    let pushed = 0;
+    stream.on("data", (message) => {
+      tell(message);
+      if (++pushed === 2) stream.cancel();
+    });
+    stream.on("error", (fault) => (fault.code === grpc.status.CANCELLED ? resolve() : process.exit(1)));
+  });
+await two(client.FetchJWTBundles({}, metadata()), ({ bundles }) => {
   const kids = Object.values(bundles).flatMap((bundle) => JSON.parse(bundle).keys.map((key) => key.kid));
   say({ kids: kids.sort() });
-  if (++pushed === 2) stream.cancel();
 });
-stream.on("error", (fault) => process.exit(fault.code === grpc.status.CANCELLED ? 0 : 1));
+// Certificates that stand one after the other: a SEQUENCE whose length takes two bytes, each.
+const split = (all) => {
+  const certificates = [];
+  for (let at = 0; at < all.length; ) {
+    const end = at + 4 + all.readUInt16BE(at + 2);
+    certificates.push(new X509Certificate(all.subarray(at, end)));
+    at = end;
+  }
+  return certificates;
+};
+await two(client.FetchX509SVID({}, metadata()), ({ svids: [svid] }) => {
+  const chain = [...split(svid.x509_svid), ...split(svid.bundle)];
+  const key = createPrivateKey({ key: svid.x509_svid_key, format: "der", type: "pkcs8" });
+  const signed = chain.every((one, at) => one.verify(chain[Math.min(at + 1, chain.length - 1)].publicKey));
+  say({ x509: svid.spiffe_id, leaf: chain[0].raw.toString("base64"), holds: signed && chain[0].checkPrivateKey(key) });
+});

@@ -1,12 +1,15 @@
 """A client of the Workload API with py-spiffe: workload.py AUDIENCE. The socket is SPIFFE_ENDPOINT_SOCKET.
 
-Prints JSON: the token, what validation says, then the names of the keys, once now and once after they have changed.
+Prints JSON: the token, what validation says, then the names of the keys, once now and once after they have changed, and
+the X509-SVID, once now and once after it was renewed.
 """
 
+import base64
 import json
 import sys
 import threading
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe import WorkloadApiClient
 
 audience = sys.argv[1]
@@ -41,3 +44,18 @@ with WorkloadApiClient() as client:
     for _ in range(2):
         if not changed.acquire(timeout=30):
             sys.exit("nothing was pushed")
+
+    def shown(context):
+        svid = context.default_svid
+        bundle = context.x509_bundle_set.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
+        leaf = base64.b64encode(svid.leaf.public_bytes(Encoding.DER)).decode()
+        certified = svid.private_key.public_key() == svid.leaf.public_key() and bool(bundle.x509_authorities)
+        say({"x509": str(svid.spiffe_id), "leaf": leaf, "holds": certified})
+        changed.release()
+
+    context = client.fetch_x509_context()
+    assert context.default_svid.spiffe_id == svid.spiffe_id
+    client.stream_x509_contexts(shown, broken)
+    for _ in range(2):
+        if not changed.acquire(timeout=60):
+            sys.exit("the certificate was not renewed")

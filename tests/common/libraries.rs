@@ -37,6 +37,16 @@ pub fn go_program(name: &str, source: &Path) -> PathBuf {
     dir.join("program")
 }
 
+/// A Go program by its package and version.
+pub fn go_tool(package: &str, version: &str) -> PathBuf {
+    let name = package.rsplit('/').next().unwrap();
+    let dir = once(name, version, |dir| {
+        let mut go = Command::new("go");
+        succeed(go.env("GOBIN", dir).arg("install").arg(format!("{package}@{version}")));
+    });
+    dir.join(name)
+}
+
 /// The program of the Cargo package at `source`, built with what its Cargo.lock names, by the compiler that is there.
 pub fn cargo_program(name: &str, source: &Path) -> PathBuf {
     let text = |file: &str| fs::read_to_string(source.join(file)).unwrap();

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
@@ -49,8 +51,20 @@ func (w *watcher) OnJWTBundlesWatchError(err error) {
 	}
 }
 
+// Says the certificate that a source has, and whether its chain holds by the bundle that it has.
+func show(source *workloadapi.X509Source) {
+	svid, err := source.GetX509SVID()
+	if err != nil {
+		log.Fatal(err)
+	}
+	id, _, err := x509svid.Verify(svid.Certificates, source)
+	holds := err == nil && id == svid.ID
+	leaf := base64.StdEncoding.EncodeToString(svid.Certificates[0].Raw)
+	say(map[string]any{"x509": svid.ID.String(), "leaf": leaf, "holds": holds})
+}
+
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 120*time.Second)
 	defer cancel()
 	client, err := workloadapi.New(ctx)
 	if err != nil {
@@ -76,5 +90,17 @@ func main() {
 	case <-watch.done:
 	case <-ctx.Done():
 		log.Fatal("nothing was pushed")
+	}
+	source, err := workloadapi.NewX509Source(ctx, workloadapi.WithClient(client))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	show(source)
+	select {
+	case <-source.Updated():
+		show(source)
+	case <-ctx.Done():
+		log.Fatal("the certificate was not renewed")
 	}
 }

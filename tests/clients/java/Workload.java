@@ -2,9 +2,12 @@
 
 import io.spiffe.bundle.jwtbundle.JwtBundleSet;
 import io.spiffe.exception.JwtSvidException;
+import io.spiffe.svid.x509svid.X509SvidValidator;
 import io.spiffe.workloadapi.DefaultWorkloadApiClient;
 import io.spiffe.workloadapi.Watcher;
 import io.spiffe.workloadapi.WorkloadApiClient;
+import io.spiffe.workloadapi.X509Context;
+import java.util.Base64;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
@@ -43,6 +46,30 @@ public class Workload {
                 }
             });
             if (!pushed.await(30, TimeUnit.SECONDS)) {
+                System.exit(1);
+            }
+            CountDownLatch renewed = new CountDownLatch(2);
+            client.watchX509Context(new Watcher<X509Context>() {
+                @Override
+                public void onUpdate(X509Context context) {
+                    var svid = context.getDefaultSvid();
+                    try {
+                        X509SvidValidator.verifyChain(svid.getChain(), context.getX509BundleSet());
+                        String leaf = Base64.getEncoder().encodeToString(svid.getLeaf().getEncoded());
+                        say("{\"x509\":\"%s\",\"leaf\":\"%s\",\"holds\":true}", svid.getSpiffeId(), leaf);
+                    } catch (Exception fault) {
+                        onError(fault);
+                    }
+                    renewed.countDown();
+                }
+
+                @Override
+                public void onError(Throwable fault) {
+                    fault.printStackTrace();
+                    System.exit(1);
+                }
+            });
+            if (!renewed.await(60, TimeUnit.SECONDS)) {
                 System.exit(1);
             }
         }

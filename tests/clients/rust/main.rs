@@ -1,5 +1,6 @@
 //! The same as workload.py, with the `spiffe` crate.
 
+use data_encoding::BASE64;
 use serde_json::json;
 use spiffe::WorkloadApiClient;
 use tokio_stream::StreamExt;
@@ -22,6 +23,15 @@ async fn main() -> Result<(), Failure> {
         let kids: Vec<_> =
             set.iter().flat_map(|(_, bundle)| bundle.jwt_authorities().map(|key| key.key_id().to_owned())).collect();
         println!("{}", json!({ "kids": kids }));
+    }
+    let mut stream = client.stream_x509_contexts().await?;
+    for _ in 0..2 {
+        let context = stream.next().await.ok_or("the stream ended")??;
+        let svid = context.default_svid().ok_or("no certificate")?;
+        let bundle = context.bundle_set().get(svid.spiffe_id().trust_domain());
+        let holds = bundle.is_some_and(|bundle| bundle.authorities().len() == 1);
+        let leaf = BASE64.encode(svid.cert_chain()[0].as_bytes());
+        println!("{}", json!({ "x509": svid.spiffe_id().to_string(), "leaf": leaf, "holds": holds }));
     }
     Ok(())
 }
