@@ -15,6 +15,8 @@ use data_encoding::BASE64;
 use serde_json::{Value, json};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 const GRPC_JS: &[&str] = &["@grpc/grpc-js@1.13.4", "@grpc/proto-loader@0.7.15"];
 const REFLECTION: &[&str] = &["grpcio-reflection==1.74.0"];
@@ -156,11 +158,18 @@ fn is_served_by(host: &Host, mut command: Command) {
     let before = hear()["kids"].as_array().unwrap().len();
     assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
     assert!(hear()["kids"].as_array().unwrap().len() > before);
+    let domain = token["sub"].as_str().unwrap().split('/').nth(2).unwrap();
+    assert_eq!(hear()["domains"], json!([domain]));
     let mut shown = || {
         let told = hear();
         assert_eq!((&told["x509"], &told["holds"]), (&token["sub"], &json!(true)));
         let leaf = BASE64.decode(told["leaf"].as_str().unwrap().as_bytes()).unwrap();
-        Certificate::from_der(&leaf).unwrap()
+        let leaf = Certificate::from_der(&leaf).unwrap();
+        let (_, names) = leaf.tbs_certificate().get_extension::<SubjectAltName>().unwrap().unwrap();
+        assert!(
+            matches!(&names.0[..], [GeneralName::UniformResourceIdentifier(id)] if token["sub"] == id.as_str())
+        );
+        leaf
     };
     let (first, second) = (shown(), shown());
     let (first, second) = (first.tbs_certificate(), second.tbs_certificate());

@@ -41,6 +41,14 @@ await two(client.FetchJWTBundles({}, metadata()), ({ bundles }) => {
   const kids = Object.values(bundles).flatMap((bundle) => JSON.parse(bundle).keys.map((key) => key.kid));
   say({ kids: kids.sort() });
 });
+const bundles = client.FetchX509Bundles({}, metadata());
+await new Promise((resolve) => {
+  bundles.on("data", (message) => {
+    say({ domains: Object.keys(message.bundles).map((id) => id.slice("spiffe://".length)) });
+    bundles.cancel();
+  });
+  bundles.on("error", resolve);
+});
 // Certificates that stand one after the other: a SEQUENCE whose length takes two bytes, each.
 const split = (all) => {
   const certificates = [];

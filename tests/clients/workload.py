@@ -53,6 +53,8 @@ with WorkloadApiClient() as client:
         say({"x509": str(svid.spiffe_id), "leaf": leaf, "holds": certified})
         changed.release()
 
+    bundles = client.fetch_x509_bundles()
+    say({"domains": sorted(bundle.trust_domain.name for bundle in bundles.bundles)})
     context = client.fetch_x509_context()
     assert context.default_svid.spiffe_id == svid.spiffe_id
     client.stream_x509_contexts(shown, broken)

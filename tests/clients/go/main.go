@@ -91,6 +91,15 @@ func main() {
 	case <-ctx.Done():
 		log.Fatal("nothing was pushed")
 	}
+	bundles, err := client.FetchX509Bundles(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	domains := []string{}
+	for _, bundle := range bundles.Bundles() {
+		domains = append(domains, bundle.TrustDomain().Name())
+	}
+	say(map[string]any{"domains": domains})
 	source, err := workloadapi.NewX509Source(ctx, workloadapi.WithClient(client))
 	if err != nil {
 		log.Fatal(err)

@@ -48,6 +48,10 @@ public class Workload {
             if (!pushed.await(30, TimeUnit.SECONDS)) {
                 System.exit(1);
             }
+            String domains = client.fetchX509Bundles().getBundles().keySet().stream()
+                .map(domain -> "\"" + domain.getName() + "\"")
+                .collect(Collectors.joining(","));
+            say("{\"domains\":[%s]}", domains);
             CountDownLatch renewed = new CountDownLatch(2);
             client.watchX509Context(new Watcher<X509Context>() {
                 @Override

@@ -24,6 +24,9 @@ async fn main() -> Result<(), Failure> {
             set.iter().flat_map(|(_, bundle)| bundle.jwt_authorities().map(|key| key.key_id().to_owned())).collect();
         println!("{}", json!({ "kids": kids }));
     }
+    let bundles = client.fetch_x509_bundles().await?;
+    let domains: Vec<String> = bundles.iter().map(|(domain, _)| domain.to_string()).collect();
+    println!("{}", json!({ "domains": domains }));
     let mut stream = client.stream_x509_contexts().await?;
     for _ in 0..2 {
         let context = stream.next().await.ok_or("the stream ended")??;
