@@ -69,7 +69,7 @@ fn main() {
     let first = Instant::now();
     let open: Vec<_> = (0..OPEN).map(|_| runtime.block_on(follow(&socket))).collect();
     let first = first.elapsed() / OPEN as u32;
-    println!("stream's first message      {:8.1} us   with its connection", micros(first));
+    println!("first X509-SVID of a stream {:8.1} us   with its connection", micros(first));
     let full = host.resident();
     println!(
         "memory, {OPEN} streams       {:8.1} MB   {:.1} KB each, idle {:.1} MB",
@@ -164,10 +164,10 @@ fn request(method: &str) -> Request<Full<Bytes>> {
         .expect("a request")
 }
 
-/// An open stream of bundles that has said its first message.
+/// An open stream of certificates that has said its first message.
 async fn follow(socket: &Path) -> (SendRequest<Full<Bytes>>, Incoming) {
     let mut sender = connect(socket.to_owned()).await;
-    let mut body = sender.send_request(request("FetchJWTBundles")).await.expect("an answer").into_body();
+    let mut body = sender.send_request(request("FetchX509SVID")).await.expect("an answer").into_body();
     body.frame().await.expect("a message").expect("a frame");
     (sender, body)
 }

@@ -43,6 +43,22 @@ fn two_agents() -> Host {
 // === the endpoint ===
 
 #[test]
+fn point_01_and_02_plain_http2_on_a_unix_socket_and_no_credential_but_the_kernels_word() {
+    let host = Host::started();
+    let client = client(&host);
+    // One connection for all: no TLS was spoken, and nothing was sent but the call.
+    assert_eq!(client.jwt(&[API], "").unwrap().len(), 1);
+    client.bundles().unwrap();
+    let issued: Vec<Value> = host.audit().into_iter().filter(|line| line["event"] == "svid-issued").collect();
+    assert_eq!(issued[0]["peer"]["pid"], std::process::id());
+    // Whoever speaks TLS is hung up on.
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["s_client", "-alpn", "h2", "-unix"]).arg(host.workload_socket());
+    let output = openssl.stdin(std::process::Stdio::null()).output().unwrap();
+    assert!(!output.status.success());
+}
+
+#[test]
 fn point_03_and_05_a_call_without_the_header_is_an_invalid_argument() {
     let host = Host::started();
     let client = client(&host);
