@@ -34,7 +34,7 @@ const REFRESH_HINT: u64 = 300;
 struct Bundle<'a> {
     #[serde(flatten)]
     numbers: Option<Numbers>,
-    keys: &'a [&'a SvidKey<'a>],
+    keys: &'a [SvidKey<'a>],
 }
 
 #[derive(Serialize)]
@@ -120,17 +120,16 @@ impl Documents {
         let text = |value: serde_json::Result<Vec<u8>>| {
             value.map(Bytes::from).map_err(|e| Error::Key(e.to_string()))
         };
-        let bundle = |numbers, keys: &[&SvidKey]| text(serde_json::to_vec(&Bundle { numbers, keys }));
+        let bundle = |numbers, keys: &[SvidKey]| text(serde_json::to_vec(&Bundle { numbers, keys }));
         // Of no keys but the later ones: each change of them has a later second.
         let numbers = Numbers { spiffe_sequence: changed.secs(), spiffe_refresh_hint: REFRESH_HINT };
-        let (of_jwt, of_wit): (Vec<_>, Vec<_>) = (svid_keys.iter().collect(), wit_keys.iter().collect());
-        let jwt_bundle = bundle(None, &of_jwt)?;
-        let (wit_bundle, all) = (bundle(None, &of_wit)?, bundle(Some(numbers), &[of_jwt, of_wit].concat())?);
+        let jwt_bundle = bundle(None, &svid_keys)?;
         Ok(Documents {
             svid_keys: SvidKeys::parse(&jwt_bundle).map_err(|e| Error::Key(e.to_string()))?,
             jwt_bundle,
-            wit_bundle,
-            bundle: all,
+            wit_bundle: bundle(None, &wit_keys)?,
+            // Without those of WIT-SVIDs: SPIRE before 1.14 takes no document with a use that it does not know.
+            bundle: bundle(Some(numbers), &svid_keys)?,
             jwks: text(serde_json::to_vec(&keys))?,
             discovery: text(serde_json::to_vec(&discovery))?,
             keys,
