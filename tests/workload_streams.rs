@@ -328,6 +328,27 @@ fn a_host_without_its_ca_says_so_at_once() {
     }
 }
 
+#[test]
+fn an_agent_that_is_started_again_and_again_is_served_all_day() {
+    let mut host = Host::new();
+    host.configure("[limits]\nrate = 1000000\nburst = 1000000\n");
+    host.agent("root", "user = 0");
+    host.start();
+    let mut serials = std::collections::HashSet::new();
+    let client = client(&host);
+    for _ in 0..1100 {
+        let (_, told) = follow(&client);
+        serials.insert(serial(&told.svids[0]));
+    }
+    assert_eq!(serials.len(), 1024);
+    // Who has the one that is shared is in the record.
+    let issued = lines(&host, "certificate-issued");
+    assert_eq!(issued.len(), 1100);
+    let (_, last) = follow(&client);
+    assert!(serials.contains(&serial(&last.svids[0])));
+    holds(&last.svids[0], &last.crl);
+}
+
 // === WIT-SVIDs ===
 
 fn wit(client: &Grpc, spiffe_id: &str) -> (Call, Result<WitResponse, Status>) {

@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Level};
 use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::Event;
@@ -99,7 +101,9 @@ impl Journal {
                         .with_field_prefix(None)
                         .with_syslog_identifier(IDENTIFIER.into())
                         .with_priority_mappings(priorities());
-                    let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
+                    // Without the filter, other crates would ask at each of their own call sites, wherever they run.
+                    let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG);
+                    let dispatch = Dispatch::new(tracing_subscriber::registry().with(ours).with(layer));
                     tracing::dispatcher::with_default(&dispatch, || say_all(&receiver, &lost, &to_journald));
                 }
                 None => say_all(&receiver, &lost, &|note| to_stderr(note, &clock)),

@@ -1,6 +1,7 @@
 //! What the road and the Workload API hold of this room: certificates for what was permitted, and what they are checked
 //! with. All in memory.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -43,10 +44,21 @@ pub struct Wanted {
     pub ttl: Option<Duration>,
 }
 
+/// From so many leaves of one identity on that have not expired, those that it takes more are one and the same: a program that
+/// is started every second is to be served all day.
+const SHARED_FROM: usize = 1024;
+
 /// An X509-SVID, with what the record needs of it. Its key is not shown by `Debug`.
 pub struct Certificate {
     permit: IdentityPermit,
     spiffe_id: String,
+    made: Made,
+}
+
+/// What a certificate is, whoever has it.
+#[derive(Clone)]
+struct Made {
+    at: Timestamp,
     serial: String,
     expires: Timestamp,
     chain: Vec<Vec<u8>>,
@@ -65,32 +77,32 @@ impl Certificate {
 
     /// In hexadecimal.
     pub fn serial(&self) -> &str {
-        &self.serial
+        &self.made.serial
     }
 
     pub fn expires(&self) -> Timestamp {
-        self.expires
+        self.made.expires
     }
 
     /// DER each, the leaf first, without the root.
     pub fn chain(&self) -> &[Vec<u8>] {
-        &self.chain
+        &self.made.chain
     }
 
     /// PKCS#8 (RFC 5958), DER, where the key was made here.
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.as_deref()
+        self.made.key.as_deref()
     }
 
     /// The same key without a copy; nothing where it was not made here.
     pub fn shared_key(&self) -> Bytes {
-        self.key.clone().unwrap_or_default()
+        self.made.key.clone().unwrap_or_default()
     }
 }
 
 impl std::fmt::Debug for Certificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Certificate").field("serial", &self.serial).finish_non_exhaustive()
+        f.debug_struct("Certificate").field("serial", &self.made.serial).finish_non_exhaustive()
     }
 }
 
@@ -102,6 +114,8 @@ struct Inner {
     ttl: Duration,
     force: ArcSwapOption<InForce>,
     book: Mutex<Book>,
+    /// By identity: what was made last, key and all, for those who are many.
+    latest: Mutex<HashMap<String, Made>>,
     changed: watch::Sender<u64>,
     waits: watch::Sender<Option<String>>,
 }
@@ -122,6 +136,7 @@ impl Authority {
             ttl,
             force: ArcSwapOption::empty(),
             book: Mutex::default(),
+            latest: Mutex::default(),
             changed: watch::Sender::new(0),
             waits: watch::Sender::new(None),
         }))
@@ -164,7 +179,34 @@ impl Authority {
         })?;
         let chain = std::iter::once(certificate).chain(force.above.iter().cloned()).collect();
         let serial = HEXLOWER.encode(&leaf.serial);
-        Ok(Certificate { permit, spiffe_id, serial, expires: leaf.expires, chain, key })
+        let made = Made { at: now, serial, expires: leaf.expires, chain, key };
+        Ok(Certificate { permit, spiffe_id, made })
+    }
+
+    /// The same with a key made here, for one of an agent's streams. Each has its own unless they are very many: then
+    /// they share the one that was made last, for the first half of its life.
+    pub fn issue_to_stream(
+        &self,
+        permit: IdentityPermit,
+        host: &Host,
+        now: Timestamp,
+    ) -> Result<Certificate, Refusal> {
+        let spiffe_id = host.spiffe_id(permit.agent().entry());
+        if let Some(made) = self.shared(&spiffe_id, now) {
+            return Ok(Certificate { permit, spiffe_id, made });
+        }
+        let certificate = self.issue(permit, host, Wanted::default(), now)?;
+        self.latest().insert(spiffe_id, certificate.made.clone());
+        Ok(certificate)
+    }
+
+    fn shared(&self, spiffe_id: &str, now: Timestamp) -> Option<Made> {
+        if self.book().count_of(spiffe_id) < SHARED_FROM {
+            return None;
+        }
+        let made = self.latest().get(spiffe_id).cloned()?;
+        let young = made.at <= now && now.since(made.at) < made.expires.since(made.at) / 2;
+        (young && self.book().has(spiffe_id, &made.serial)).then_some(made)
     }
 
     /// How long certificates live where nobody asks for less.
@@ -174,7 +216,7 @@ impl Authority {
 
     /// Whether a certificate is neither expired nor revoked, as far as is known here.
     pub fn knows(&self, certificate: &Certificate) -> bool {
-        self.book().has(&certificate.spiffe_id, &certificate.serial)
+        self.book().has(&certificate.spiffe_id, &certificate.made.serial)
     }
 
     /// Whether certificates are issued.
@@ -244,7 +286,12 @@ impl Authority {
 
     /// Forgets leaves that are on a list now.
     pub fn strike(&self, id: &str, revoked: &[Leaf]) {
+        self.latest().remove(id);
         self.book().strike(id, revoked);
+    }
+
+    fn latest(&self) -> MutexGuard<'_, HashMap<String, Made>> {
+        self.0.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

@@ -101,6 +101,11 @@ impl Book {
         Ok(())
     }
 
+    /// How many leaves of an identity it has; some of them may have expired.
+    pub fn count_of(&self, id: &str) -> usize {
+        self.leaves.get(id).map_or(0, Vec::len)
+    }
+
     /// Whether a leaf is in it, by its serial number in hexadecimal.
     pub fn has(&self, id: &str, serial: &str) -> bool {
         let Ok(serial) = HEXLOWER.decode(serial.as_bytes()) else { return false };

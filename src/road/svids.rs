@@ -5,7 +5,7 @@ use crate::agents::Agent;
 use crate::clock::Uptime;
 use crate::issue::{Introspection, JwtSvid, Question, WitSvid};
 use crate::peer::Look;
-use crate::pki::{Certificate, Wanted};
+use crate::pki::Certificate;
 use crate::policy::{self, IdentityPermit, Reason, Refusal, SvidAsk};
 
 impl Road {
@@ -55,13 +55,12 @@ impl Road {
         self.permit_identity(agent).is_ok()
     }
 
-    /// An X509-SVID with a key made for it, for an agent that follows a stream. With `told` a refusal has its line already.
+    /// An X509-SVID with a key that was made for it, for an agent that follows a stream. With `told` a refusal has its line already.
     pub async fn x509_svid(&self, agent: &Agent, told: bool) -> Answer<Certificate> {
         let decided = || {
             let permit = self.permit_identity(agent)?;
             let standing = self.standing().map_err(|no| no.by(agent.peer()).of(agent))?;
-            let wanted = Wanted::default();
-            Ok(self.authority.issue(permit, standing.host(), wanted, self.clock.now())?)
+            Ok(self.authority.issue_to_stream(permit, standing.host(), self.clock.now())?)
         };
         match decided() {
             Ok(certificate) => self.audit.certificate(certificate).await.map_err(Refused::Unrecorded),
