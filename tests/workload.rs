@@ -322,6 +322,11 @@ fn point_40_tokens_of_another_domain_hold_by_its_bundle_and_say_no_more_than_the
     let reload = host.admin().post("/v1/agents/reload", &json!({}));
     assert_eq!(reload.status, 422);
     assert!(reload.text().contains("example.net.json"), "{}", reload.text());
+    let federation = host.status()["federation"].clone();
+    assert_eq!(federation["trust_domains"], json!(["example.com"]));
+    assert_eq!(federation["faults"].as_array().unwrap().len(), 1, "{federation}");
+    let shown = String::from_utf8(host.hostbadge(&["status"]).stdout).unwrap();
+    assert!(shown.contains("example.com") && shown.contains("example.net.json"), "{shown}");
     client.validate(API, &svid.svid).unwrap();
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Crowd;
 use crate::agents::Loaded;
 use crate::clock::{Timestamp, Uptime};
+use crate::config::Fault;
 use crate::issue::{CertificateReport, KeyReport, KeyState};
 use crate::pki;
 use crate::posture::{Mode, Posture};
@@ -59,6 +60,7 @@ pub struct Report {
     /// Why there is no RSA key, where a grant asks for RS256.
     rsa_waits: Option<String>,
     agents: Arc<Loaded>,
+    federation: FederationReport,
     audit: AuditReport,
     journal: JournalReport,
     connections: usize,
@@ -81,6 +83,14 @@ struct TpmReport {
     waiting: usize,
     #[serde(flatten)]
     facts: Option<TpmFacts>,
+}
+
+#[derive(Serialize)]
+struct FederationReport {
+    /// Other trust domains whose bundles are in force.
+    trust_domains: Vec<String>,
+    /// Of the last reading; while there are any, the bundles before it stay in force.
+    faults: Arc<Vec<Fault>>,
 }
 
 #[derive(Serialize)]
@@ -139,6 +149,10 @@ impl Status {
             keys: standing.iter().flat_map(|standing| standing.keys()).filter(living).cloned().collect(),
             rsa_waits: road.by_tpm.rsa_waits.borrow().clone(),
             agents: road.agents.loaded(),
+            federation: FederationReport {
+                trust_domains: road.federation.bundles().keys().cloned().collect(),
+                faults: road.federation.faults(),
+            },
             audit: AuditReport { last: road.audit.health().last(), problem },
             journal: JournalReport { to: road.audit.journal().to(), dropped: road.audit.journal().dropped() },
             connections: self.crowd.len(),

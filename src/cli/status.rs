@@ -73,6 +73,15 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
     for fault in agents["faults"].as_array().into_iter().flatten() {
         lines.add("fault", agent::fault(fault));
     }
+    let federation = &answer["federation"];
+    let domains: Vec<String> =
+        federation["trust_domains"].as_array().into_iter().flatten().map(text).collect();
+    if !domains.is_empty() {
+        lines.add("federation", domains.join(", "));
+    }
+    for fault in federation["faults"].as_array().into_iter().flatten() {
+        lines.add("fault", agent::fault(fault));
+    }
     let audit = &answer["audit"];
     match audit["problem"].as_str() {
         Some(problem) => {
