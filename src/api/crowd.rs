@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+/// Streams that a uid may follow, for each connection that it may have.
+const STREAMS: usize = 2;
+
 /// All open connections of one socket.
 #[derive(Debug)]
 pub struct Crowd {
@@ -23,6 +26,8 @@ struct Seats {
     total: usize,
     /// By number, hence oldest first.
     by_uid: HashMap<u32, BTreeMap<u64, Arc<Place>>>,
+    /// Streams that are followed on these connections, by uid.
+    streams: HashMap<u32, usize>,
 }
 
 /// What the two ends of a connection share with the crowd.
@@ -39,6 +44,13 @@ pub struct Seat {
     uid: u32,
     number: u64,
     place: Arc<Place>,
+}
+
+/// The right to follow one stream; given back when dropped.
+#[derive(Debug)]
+pub struct Following {
+    crowd: Arc<Crowd>,
+    uid: u32,
 }
 
 impl Crowd {
@@ -107,6 +119,29 @@ impl Seat {
     pub async fn evicted(&self) {
         self.place.leave.notified().await;
     }
+
+    /// A place for a stream. None where the uid follows as many as it may: two for each connection that it may have.
+    pub fn follow(&self) -> Option<Following> {
+        let mut seats = self.crowd.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = seats.streams.entry(self.uid).or_default();
+        if *open >= STREAMS * self.crowd.most_of_uid {
+            return None;
+        }
+        *open += 1;
+        Some(Following { crowd: self.crowd.clone(), uid: self.uid })
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut seats = self.crowd.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = seats.streams.get_mut(&self.uid) {
+            *open -= 1;
+            if *open == 0 {
+                seats.streams.remove(&self.uid);
+            }
+        }
+    }
 }
 
 impl Drop for Seat {
@@ -136,6 +171,18 @@ mod tests {
         assert_eq!(crowd.len(), 2);
         drop(third);
         assert_eq!(crowd.len(), 1);
+    }
+
+    #[test]
+    fn streams_are_bounded_for_a_uid_whatever_its_connections() {
+        let crowd = Crowd::new(4, 2);
+        let (a, b) = (crowd.admit(1).unwrap(), crowd.admit(1).unwrap());
+        let mut followed: Vec<_> =
+            (0..4).map(|turn| if turn % 2 == 0 { a.follow() } else { b.follow() }).collect();
+        assert!(followed.iter().all(Option::is_some) && a.follow().is_none() && b.follow().is_none());
+        assert!(crowd.admit(2).unwrap().follow().is_some());
+        followed.pop();
+        assert!(b.follow().is_some());
     }
 
     #[tokio::test]

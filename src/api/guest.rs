@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::sync::Notify;
 
-use super::crowd::Seat;
+use super::crowd::{Following, Seat};
 use super::reply::Reply;
 use crate::peer::{Caller, Look};
 
@@ -79,6 +79,11 @@ impl Guest {
         }
         let floods = self.floods.fetch_add(1, Ordering::Relaxed);
         Some(FIRST_WAIT * 2u32.pow(floods.min(DOUBLINGS)))
+    }
+
+    /// A place for a stream, if there is one for this caller's uid.
+    pub fn follow(&self) -> Option<Following> {
+        self.seat.follow()
     }
 
     /// Returns when this connection has to make room.

@@ -32,8 +32,8 @@ impl Endpoint {
         request: &Request<Q>,
         source: impl FnOnce(Road) -> S,
     ) -> Result<Response<Updates<S>>, Status> {
-        let seen = presence(request)?.follow().await?;
-        Ok(Response::new(Updates::new(seen, source(self.0.clone()))))
+        let (seen, place) = presence(request)?.follow().await?;
+        Ok(Response::new(Updates::new(seen, place, source(self.0.clone()))))
     }
 }
 

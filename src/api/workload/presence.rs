@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::status;
 use crate::agents::{Agent, Registry};
+use crate::api::crowd::Following;
 use crate::api::guest::Guest;
 use crate::federation::Bundles;
 use crate::issue::Standing;
@@ -102,18 +103,21 @@ impl Presence {
         self.guest.look()
     }
 
-    /// Begins a stream: who the caller is, from now on.
-    pub async fn follow(&self) -> Result<watch::Receiver<Seen>, Status> {
+    /// Begins a stream: who the caller is, from now on, and the place that it takes.
+    pub async fn follow(&self) -> Result<(watch::Receiver<Seen>, Following), Status> {
         let agents = match self.road.identities(self.look()).await {
             Ok(agents) => agents,
             Err(refused) => return Err(self.refuse(&refused).await),
         };
         self.guest.pace(false);
+        let Some(place) = self.guest.follow() else {
+            return Err(Status::unavailable("this user follows as many streams as it may; close some"));
+        };
         let receiver = self.seen.subscribe();
         // What was seen for an earlier stream may be long ago.
         self.show(Seen::Agents(agents.into()));
         self.followed.notify_one();
-        Ok(receiver)
+        Ok((receiver, place))
     }
 
     /// Shows the streams what is seen now. The daemon's end is not undone by who comes late.

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::presence::Seen;
 use super::status::no_identity;
 use crate::agents::Agent;
+use crate::api::crowd::Following;
 
 /// What a stream tells.
 pub trait Source: Send + 'static {
@@ -42,6 +43,7 @@ pub trait Source: Send + 'static {
 pub struct Updates<S: Source> {
     next: ReusableBoxFuture<'static, Turn<S>>,
     ended: bool,
+    _place: Following,
 }
 
 /// A message, and what the next one comes from; nothing after the last.
@@ -55,9 +57,9 @@ struct Feed<S> {
 }
 
 impl<S: Source> Updates<S> {
-    pub fn new(seen: watch::Receiver<Seen>, source: S) -> Updates<S> {
+    pub fn new(seen: watch::Receiver<Seen>, place: Following, source: S) -> Updates<S> {
         let feed = Feed { seen, source, last: None };
-        Updates { next: ReusableBoxFuture::new(feed.next()), ended: false }
+        Updates { next: ReusableBoxFuture::new(feed.next()), ended: false, _place: place }
     }
 }
 
