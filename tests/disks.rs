@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::grpc::{Empty, Grpc, TWO_SECONDS, UNAVAILABLE};
 use common::http::Connection;
 use common::processes::Running;
 use common::{API, Host, until_true};
+use data_encoding::BASE64;
 use hostbadge::enroll::{Challenge, Request, Seen};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const TOKEN: &str = "/v1/token";
 
@@ -122,6 +124,36 @@ fn a_full_audit_disk_costs_no_enrollment_challenge() {
     let answer = host.admin().post("/v1/enroll/activate", &challenge);
     assert_eq!(answer.status, 200, "{}", answer.text());
     host.stop();
+}
+
+#[test]
+fn certificates_that_cannot_be_written_down_take_no_room() {
+    let mut host = unbounded();
+    let disk = Disk::small(&host.path("audit"));
+    host.start();
+    let ask = || host.post("/v1/certificate", json!({})).status;
+    until_true("the host has a CA", || ask() == 200);
+    fs::write(disk.0.join("ballast"), vec![0; 32 * 1024]).unwrap();
+    assert!((0..500).any(|_| ask() == 503), "the disk fills up");
+    let client = Grpc::connect(&host.workload_socket());
+    for _ in 0..20 {
+        assert_eq!(ask(), 503);
+        let mut call = client.stream("FetchX509SVID", &Empty {}).unwrap();
+        let answer = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap();
+        assert_eq!(answer.unwrap_err().code, UNAVAILABLE);
+    }
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    host.hang_up();
+    let issued = host.audit().iter().filter(|line| line["event"] == "certificate-issued").count();
+    until_true("there are as many leaves as were given away", || leaves(&host) == issued);
+    host.stop();
+}
+
+/// How many leaves the book has.
+fn leaves(host: &Host) -> usize {
+    let book: Value = serde_json::from_slice(&fs::read(host.path("state/leaves.json")).unwrap()).unwrap();
+    let all = book["leaves"].as_object().unwrap().values();
+    all.map(|text| BASE64.decode(text.as_str().unwrap().as_bytes()).unwrap().len() / 28).sum()
 }
 
 #[test]

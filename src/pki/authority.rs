@@ -53,6 +53,8 @@ pub struct Certificate {
     permit: IdentityPermit,
     spiffe_id: String,
     made: Made,
+    /// Whether others have it already.
+    shared: bool,
 }
 
 /// What a certificate is, whoever has it.
@@ -60,7 +62,7 @@ pub struct Certificate {
 struct Made {
     at: Timestamp,
     serial: String,
-    expires: Timestamp,
+    leaf: Leaf,
     chain: Vec<Vec<u8>>,
     /// Wiped when the last who holds it lets go.
     key: Option<Bytes>,
@@ -81,7 +83,7 @@ impl Certificate {
     }
 
     pub fn expires(&self) -> Timestamp {
-        self.made.expires
+        self.made.leaf.expires
     }
 
     /// DER each, the leaf first, without the root.
@@ -179,8 +181,8 @@ impl Authority {
         })?;
         let chain = std::iter::once(certificate).chain(force.above.iter().cloned()).collect();
         let serial = HEXLOWER.encode(&leaf.serial);
-        let made = Made { at: now, serial, expires: leaf.expires, chain, key };
-        Ok(Certificate { permit, spiffe_id, made })
+        let made = Made { at: now, serial, leaf, chain, key };
+        Ok(Certificate { permit, spiffe_id, made, shared: false })
     }
 
     /// The same with a key made here, for one of an agent's streams. Each has its own unless they are very many: then
@@ -193,11 +195,27 @@ impl Authority {
     ) -> Result<Certificate, Refusal> {
         let spiffe_id = host.spiffe_id(permit.agent().entry());
         if let Some(made) = self.shared(&spiffe_id, now) {
-            return Ok(Certificate { permit, spiffe_id, made });
+            return Ok(Certificate { permit, spiffe_id, made, shared: true });
         }
-        let certificate = self.issue(permit, host, Wanted::default(), now)?;
-        self.latest().insert(spiffe_id, certificate.made.clone());
-        Ok(certificate)
+        self.issue(permit, host, Wanted::default(), now)
+    }
+
+    /// Lets streams share a certificate that is in the record, where they are so many. No other's key is kept here.
+    pub fn share(&self, certificate: &Certificate) {
+        let id = &certificate.spiffe_id;
+        if !certificate.shared && self.book().count_of(id) >= SHARED_FROM {
+            self.latest().insert(id.clone(), certificate.made.clone());
+        }
+    }
+
+    /// What [`Authority::take_back`] is told of a certificate; nothing where others have it.
+    pub fn trace(certificate: &Certificate) -> Option<(String, Leaf)> {
+        (!certificate.shared).then(|| (certificate.spiffe_id.clone(), certificate.made.leaf))
+    }
+
+    /// Forgets a certificate that nobody was given: it takes the room of none that is out there.
+    pub fn take_back(&self, (id, leaf): (String, Leaf)) {
+        self.book().strike(&id, &[leaf]);
     }
 
     fn shared(&self, spiffe_id: &str, now: Timestamp) -> Option<Made> {
@@ -205,7 +223,7 @@ impl Authority {
             return None;
         }
         let made = self.latest().get(spiffe_id).cloned()?;
-        let young = made.at <= now && now.since(made.at) < made.expires.since(made.at) / 2;
+        let young = made.at <= now && now.since(made.at) < made.leaf.expires.since(made.at) / 2;
         (young && self.book().has(spiffe_id, &made.serial)).then_some(made)
     }
 
@@ -275,6 +293,8 @@ impl Authority {
 
     /// Writes down which leaves there are, if that is news. Blocking.
     pub fn write_leaves(&self, dir: &Path, now: Timestamp) -> Result<(), store::Error> {
+        // Nor is a key kept longer than it is of use.
+        self.latest().retain(|_, made| made.leaf.expires > now);
         let Some(written) = self.book().take_changes(now) else { return Ok(()) };
         Written::write(&written, dir).inspect_err(|_| self.book().changed())
     }

@@ -108,7 +108,7 @@ impl Road {
     /// A certificate for the caller's own identity.
     pub async fn certificate(&self, look: Look, ask: Result<CertificateAsk, String>) -> Answer<Certificate> {
         match self.decide_certificate(look, ask).await {
-            Ok(certificate) => self.audit.certificate(certificate).await.map_err(Refused::Unrecorded),
+            Ok(certificate) => self.record_certificate(certificate).await,
             Err(no) => Err(self.refuse(no).await),
         }
     }

@@ -5,7 +5,7 @@ use crate::agents::Agent;
 use crate::clock::Uptime;
 use crate::issue::{Introspection, JwtSvid, Question, WitSvid};
 use crate::peer::Look;
-use crate::pki::Certificate;
+use crate::pki::{Authority, Certificate};
 use crate::policy::{self, IdentityPermit, Reason, Refusal, SvidAsk};
 
 impl Road {
@@ -63,12 +63,25 @@ impl Road {
             Ok(self.authority.issue_to_stream(permit, standing.host(), self.clock.now())?)
         };
         match decided() {
-            Ok(certificate) => self.audit.certificate(certificate).await.map_err(Refused::Unrecorded),
+            Ok(certificate) => {
+                let recorded = self.record_certificate(certificate).await?;
+                self.authority.share(recorded.get());
+                Ok(recorded)
+            }
             Err(no) => Err(self.refuse(No { tell: !told, ..no }).await),
         }
     }
 
-    /// The same for a WIT-SVID.
+    /// Writes down what was signed. What cannot be is nobody's, and forgotten.
+    pub(super) async fn record_certificate(&self, certificate: Certificate) -> Answer<Certificate> {
+        let trace = Authority::trace(&certificate);
+        self.audit.certificate(certificate).await.map_err(|unrecorded| {
+            trace.into_iter().for_each(|trace| self.authority.take_back(trace));
+            Refused::Unrecorded(unrecorded)
+        })
+    }
+
+    /// A WIT-SVID with its key, for an agent that follows a stream. `told` as above.
     pub async fn wit_svid(&self, agent: &Agent, told: bool) -> Answer<WitSvid> {
         let decided = || {
             let permit = self.permit_identity(agent)?;
