@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::config::{Fault, Source, writable_by_others};
-use crate::verify::{SvidKeys, is_trust_domain};
+use crate::verify::{SvidKeys, is_trust_domain, parse_certificate};
 
 /// Trust domains beside our own.
 const DOMAINS_MOST: usize = 256;
@@ -138,7 +138,11 @@ fn bundle(text: &str) -> Result<Bundle, String> {
         };
         let certificate = certificate.and_then(|text| data_encoding::BASE64.decode(text.as_bytes()).ok());
         let wrong = "an x509-svid key has exactly one certificate in \"x5c\", in base64";
-        x509.extend(certificate.ok_or_else(|| no_bundle(wrong.into()))?);
+        let certificate = certificate.ok_or_else(|| no_bundle(wrong.into()))?;
+        // Clients take a message as a whole: one that is none would keep every agent from its own certificate.
+        parse_certificate(&certificate)
+            .map_err(|e| no_bundle(format!("\"x5c\" of an x509-svid key: {e}")))?;
+        x509.extend(certificate);
     }
     Ok(Bundle { keys, jwt: set("jwt-svid"), wit: set("wit-svid"), x509: x509.into(), sequence })
 }
@@ -179,6 +183,9 @@ mod tests {
 
     const KEY: &str = r#"{"use":"jwt-svid","kty":"EC","crv":"P-256","kid":"k","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}"#;
 
+    /// Self-signed, with a P-256 key.
+    const CERTIFICATE: &str = "MIIBeTCCAR6gAwIBAgIUTcSk/71wqJXZ8229LEEq2a50xCowCgYIKoZIzj0EAwIwADAgFw0yNjExMjUwOTM0NDFaGA8yMTI2MTEwMTA5MzQ0MVowADBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPd63GcJWBXzeD1eCIKLuAUjWx2iB4jddOrlhYOMNvex5HUIeCNqH7nQsLZb7RBXeGSi7ZNpzVTTn4XxLaYpBLCjdDByMB0GA1UdDgQWBBTC0IkgOL7bAdYCEaz4Cxw3zr7YKjAfBgNVHSMEGDAWgBTC0IkgOL7bAdYCEaz4Cxw3zr7YKjAPBgNVHRMBAf8EBTADAQH/MB8GA1UdEQQYMBaGFHNwaWZmZTovL2V4YW1wbGUub3JnMAoGCCqGSM49BAMCA0kAMEYCIQD6bJqDrQCU6H+tGztc+U30PYI7g2SjZZHLQ2ZW8Kj1TQIhAOeDzh2P/vs+/S0cgnJ2qhDEf93nwzrH8CvhxKwTjmgM";
+
     fn written(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -190,13 +197,13 @@ mod tests {
     #[test]
     fn a_document_is_split_by_use() {
         let text = format!(
-            r#"{{"spiffe_sequence":7,"spiffe_refresh_hint":60,"keys":[{KEY},{{"use":"x509-svid","kty":"EC","x5c":["AQID"]}}]}}"#
+            r#"{{"spiffe_sequence":7,"spiffe_refresh_hint":60,"keys":[{KEY},{{"use":"x509-svid","kty":"EC","x5c":["{CERTIFICATE}"]}}]}}"#
         );
         let dir = written(&[("example.org.json", &text), ("README", "no bundle"), (".x.json", "no bundle")]);
         let bundles = read(dir.path()).unwrap();
         let bundle = &bundles["example.org"];
         assert_eq!((bundles.len(), bundle.keys.len(), bundle.sequence), (1, 1, Some(7)));
-        assert_eq!(&bundle.x509[..], [1, 2, 3]);
+        assert_eq!(data_encoding::BASE64.encode(&bundle.x509), CERTIFICATE);
         let jwt: Value = serde_json::from_slice(bundle.jwt.as_ref().unwrap()).unwrap();
         assert_eq!(jwt, json!({ "keys": [serde_json::from_str::<Value>(KEY).unwrap()] }));
         assert!(read(&dir.path().join("none")).unwrap().is_empty());
@@ -211,6 +218,7 @@ mod tests {
             ("b.json", "[]", "b.json: is no SPIFFE bundle document"),
             ("b.json", r#"{"keys":[],"spiffe_sequence":"1"}"#, "spiffe_sequence"),
             ("b.json", r#"{"keys":[{"use":"x509-svid","kty":"EC","x5c":[]}]}"#, "x5c"),
+            ("b.json", r#"{"keys":[{"use":"x509-svid","kty":"EC","x5c":["AQID"]}]}"#, "x5c"),
             ("B.json", r#"{"keys":[]}"#, "is to be named as its trust domain"),
         ] {
             fs::write(dir.path().join(name), text).unwrap();
