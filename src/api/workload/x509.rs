@@ -94,9 +94,10 @@ fn crls(road: &Road) -> Vec<Bytes> {
 
 /// Other trust domains' authorities.
 fn foreign(road: &Road) -> BTreeMap<String, Bytes> {
-    let own = road.issuer.standing().map(|standing| standing.host().trust_domain.clone());
+    // Barred since the message was begun: without our own name, which of them claims to be us is not known.
+    let Some(standing) = road.issuer.standing() else { return BTreeMap::new() };
+    let own = &standing.host().trust_domain;
     let bundles = road.federation.bundles();
-    let others =
-        bundles.iter().filter(|(domain, bundle)| !bundle.x509.is_empty() && Some(*domain) != own.as_ref());
+    let others = bundles.iter().filter(|(domain, bundle)| !bundle.x509.is_empty() && *domain != own);
     others.map(|(domain, bundle)| (format!("spiffe://{domain}"), bundle.x509.clone())).collect()
 }
