@@ -8,7 +8,7 @@ use tonic::Status;
 use super::status;
 use crate::agents::Agent;
 use crate::clock::Timestamp;
-use crate::road::{Answer, Road};
+use crate::road::{Answer, Refused, Road};
 
 /// A credential is renewed so long before or after half its life at most, as a part of it: those who came together are
 /// not to come together for ever.
@@ -85,10 +85,11 @@ impl<C: Credential> Wallet<C> {
                     Ok(issued) => Kept::new(id, agent, issued.into_inner(), now),
                     Err(no) => {
                         self.due = Some(now.after(RETRY));
+                        let told = told || matches!(no, Refused::Recorded(_));
                         refused = refused.or(Some(no));
                         // What is there is good for the other half of its life.
                         let kept = good.unwrap_or_else(|| Kept::none(id, agent, now));
-                        Kept { told: true, ..kept }
+                        Kept { told, ..kept }
                     }
                 },
             };
