@@ -442,6 +442,29 @@ fn a_wit_svid_is_renewed_and_follows_the_keys() {
 }
 
 #[test]
+fn who_is_removed_amid_renewals_gets_none_of_those_that_come_after() {
+    let mut host = Host::new();
+    host.configure(&format!("[limits]\nrate = 1000000\nburst = 1000000\n{BRIEF}"));
+    host.agent("root", "user = 0");
+    host.start();
+    let clients: Vec<Grpc> = (0..20).map(|_| client(&host)).collect();
+    let calls: Vec<Call> = clients.iter().flat_map(|client| (0..50).map(|_| wit(client, "").0)).collect();
+    let issued = |lines: &[Value]| lines.iter().filter(|line| line["event"] == "wit-svid-issued").count();
+    until_true("many are renewed", || issued(&host.audit()) > calls.len() + 200);
+    fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
+    host.hang_up();
+    let ended = |mut call: Call, client: &Grpc| {
+        while let Some(Ok(_)) = client.next::<Empty>(&mut call, TWO_SECONDS) {}
+    };
+    calls.into_iter().enumerate().for_each(|(n, call)| ended(call, &clients[n / 50]));
+    let all = host.audit();
+    let gone = all.iter().rposition(|line| line["event"] == "agents-reloaded").unwrap();
+    // What was being signed at that moment may be written down after it.
+    let late = issued(&all[gone..]);
+    assert!(late <= 4, "{late} were issued to an agent that was no more");
+}
+
+#[test]
 fn point_08_nobody_follows_nothing() {
     let mut host = Host::new();
     host.agent("nobody", &format!("user = {NOBODY}"));

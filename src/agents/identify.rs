@@ -85,6 +85,12 @@ impl Agents {
         Ok(found.into_iter().map(|entry| Agent { entry, peer: peer.clone(), exe_sha256 }).collect())
     }
 
+    /// Whether an agent that was identified earlier is registered as it was then.
+    pub fn is_current(&self, agent: &Agent) -> bool {
+        let registry = self.registry();
+        registry.find(agent.name().as_str()).is_some_and(|entry| *entry == agent.entry)
+    }
+
     /// The agent that `peer` is; where it is several, the one it names.
     pub async fn identify(
         &self,

@@ -58,6 +58,7 @@ impl Road {
     /// An X509-SVID with a key that was made for it, for an agent that follows a stream. With `told` a refusal has its line already.
     pub async fn x509_svid(&self, agent: &Agent, told: bool) -> Answer<Certificate> {
         let decided = || {
+            self.current(agent)?;
             let permit = self.permit_identity(agent)?;
             let standing = self.standing().map_err(|no| no.by(agent.peer()).of(agent))?;
             Ok(self.authority.issue_to_stream(permit, standing.host(), self.clock.now())?)
@@ -84,6 +85,7 @@ impl Road {
     /// A WIT-SVID with its key, for an agent that follows a stream. `told` as above.
     pub async fn wit_svid(&self, agent: &Agent, told: bool) -> Answer<WitSvid> {
         let decided = || {
+            self.current(agent)?;
             let permit = self.permit_identity(agent)?;
             let standing = self.standing().map_err(|no| no.by(agent.peer()).of(agent))?;
             Ok(standing.wit_svid(permit, self.authority.ttl(), self.clock.now())?)
@@ -92,6 +94,15 @@ impl Road {
             Ok(svid) => self.audit.wit_svid(svid).await.map_err(Refused::Unrecorded),
             Err(no) => Err(self.refuse(No { tell: !told, ..no }).await),
         }
+    }
+
+    /// Who follows a stream was looked at a while ago, or is being looked at: nothing new for who is another since.
+    fn current(&self, agent: &Agent) -> Result<(), No> {
+        if self.agents.is_current(agent) {
+            return Ok(());
+        }
+        let what = "the agents were changed; who asks is looked at anew";
+        Err(No::refusal(Reason::TemporarilyUnavailable, what, agent.peer()).of(agent))
     }
 
     fn permit_identity(&self, agent: &Agent) -> Result<IdentityPermit, No> {
