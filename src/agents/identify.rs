@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::peer::{Digest, Peer};
+use crate::peer::{Digest, Facts, Peer};
 
 use super::matching::Held;
 use super::watch::Agents;
@@ -33,6 +33,13 @@ impl Agent {
     /// SHA-256 of the executable; none where we lack the right to read it.
     pub fn exe_sha256(&self) -> Option<Digest> {
         self.exe_sha256
+    }
+
+    /// Whether both are one agent of one registry, seen in one unchanged process.
+    pub fn is_same(&self, other: &Agent) -> bool {
+        Arc::ptr_eq(&self.entry, &other.entry)
+            && std::ptr::eq::<Facts>(&*self.peer, &*other.peer)
+            && self.exe_sha256 == other.exe_sha256
     }
 }
 

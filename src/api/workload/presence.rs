@@ -40,6 +40,13 @@ pub enum Seen {
     Closing,
 }
 
+impl Seen {
+    fn is_of(&self, agents: &[Agent]) -> bool {
+        let Seen::Agents(seen) = self else { return false };
+        seen.len() == agents.len() && seen.iter().zip(agents).all(|(one, other)| one.is_same(other))
+    }
+}
+
 /// One connection's caller.
 pub struct Presence {
     guest: Guest,
@@ -114,8 +121,11 @@ impl Presence {
             return Err(Status::unavailable("this user follows as many streams as it may; close some"));
         };
         let receiver = self.seen.subscribe();
-        // What was seen for an earlier stream may be long ago.
-        self.show(Seen::Agents(agents.into()));
+        // What was seen for an earlier stream may be long ago. Where it is the same, nobody is woken: a caller would have
+        // all its streams do their work again each time that it opens another.
+        if !self.seen.borrow().is_of(&agents) {
+            self.show(Seen::Agents(agents.into()));
+        }
         self.followed.notify_one();
         Ok((receiver, place))
     }
