@@ -21,9 +21,6 @@ use crate::issue::{Host, IssuingKey};
 use crate::policy::{IdentityPermit, Reason, Refusal};
 use crate::store;
 
-/// A leaf with less life than this is of no use to anybody.
-const SHORTEST: Duration = Duration::from_secs(1);
-
 /// All that certificates are issued by and checked with. Never changed: another is put in its place.
 #[derive(Debug)]
 pub struct InForce {
@@ -158,10 +155,8 @@ impl Authority {
         let not_now = |what: &str| refuse(Reason::TemporarilyUnavailable, what.into());
         let force = self.0.force.load_full();
         let force = force.ok_or_else(|| not_now("the host's CA is being made; try again in a moment"))?;
-        if force.ca.until().since(now) < SHORTEST {
-            return Err(not_now(
-                "the issuing CA has expired, and the TPM did not sign another; see hostbadge status",
-            ));
+        if let Some(why) = force.ca.why_not_at(now) {
+            return Err(not_now(why));
         }
         let spiffe_id = host.spiffe_id(agent.entry());
         let (holder, key) = match wanted.key {

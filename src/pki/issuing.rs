@@ -22,6 +22,9 @@ pub const CUSHION: Duration = Duration::from_secs(60);
 /// The same for leaves.
 const LEAF_CUSHION: u64 = 10;
 
+/// A leaf with less life than this is of no use to anybody.
+const SHORTEST: Duration = Duration::from_secs(1);
+
 /// A CA that signs leaves and their revocation lists.
 pub struct IssuingCa {
     key: IssuingKey,
@@ -137,6 +140,18 @@ impl IssuingCa {
 
     pub fn until(&self) -> Timestamp {
         self.until
+    }
+
+    /// Why a leaf that it signs now would not verify.
+    pub fn why_not_at(&self, now: Timestamp) -> Option<&'static str> {
+        if self.until.since(now) < SHORTEST {
+            return Some(
+                "the issuing CA has expired, and the TPM did not sign another; see hostbadge status",
+            );
+        }
+        // By a clock that was set back, its own certificate does not count yet.
+        (now.after(CUSHION) < self.made)
+            .then_some("the clock was set back to before the issuing CA was made, and another is to be made; try again in a moment")
     }
 
     /// When the next one is to be made. Hosts that were started together are not to ask their TPMs together for ever.
@@ -308,6 +323,15 @@ mod tests {
         assert!(!holds && said.contains("revoked"), "{said}");
         let (holds, said) = verified(dir.path(), &ca, &good, &[list], NOW.secs() + 2 * 3600);
         assert!(!holds && said.contains("expired"), "{said}");
+    }
+
+    #[test]
+    fn a_ca_signs_within_its_own_life() {
+        let (_, ca) = authority();
+        let before = |seconds| Timestamp::from_secs(NOW.secs() - seconds);
+        assert_eq!([NOW, before(60), NOW.after(LIFETIME / 2)].map(|at| ca.why_not_at(at)), [None; 3]);
+        assert!(ca.why_not_at(before(61)).unwrap().contains("set back"));
+        assert!(ca.why_not_at(NOW.after(LIFETIME)).unwrap().contains("expired"));
     }
 
     #[test]
