@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(["."])
         // Shared by all streams that tell them.
         .bytes(["."])
-        .codec_path("crate::api::workload::codec::Lean")
+        .codec_path("crate::api::workload::codec::SmallBufferCodec")
         .compile_fds(files)?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hostbadge::tpm::{Error, Objects, RsaKey, SoftwareTpm, Tpm, TpmConfig};
+use hostbadge::tpm::{Error, RsaKeyBlob, SoftwareTpm, Tpm, TpmConfig, TpmObjects};
 use zeroize::Zeroizing;
 
 use support::{Client, Host, median, percentile};
@@ -73,11 +73,11 @@ impl Ours {
     fn measure(software: &SoftwareTpm) -> Ours {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         // Each provisioning on a connection of its own: a host has one identity.
-        let mut made: Vec<(Duration, Objects)> = (0..MADE)
+        let mut made: Vec<(Duration, TpmObjects)> = (0..MADE)
             .map(|_| {
                 let tpm = open(software, None);
                 let made = runtime.block_on(async {
-                    tpm.facts().await.expect("a TPM");
+                    tpm.info().await.expect("a TPM");
                     let started = Instant::now();
                     let objects = tpm.provision().await.expect("keys");
                     (started.elapsed(), objects)
@@ -94,10 +94,10 @@ impl Ours {
             let mut key = None;
             for _ in 0..MADE {
                 let started = Instant::now();
-                key = Some(Arc::new(tpm.make_rsa_key().await.expect("an RSA key")));
+                key = Some(Arc::new(tpm.create_rsa_key().await.expect("an RSA key")));
                 took.push(started.elapsed());
             }
-            let key: Arc<RsaKey> = key.expect("one");
+            let key: Arc<RsaKeyBlob> = key.expect("one");
             let (sealed, _) = tpm.seal(secret(), None).await.expect("sealed");
             Ours {
                 host_sign: each(|| tpm.host_sign([7; 32])).await,
@@ -115,7 +115,7 @@ impl Ours {
     }
 }
 
-fn open(software: &SoftwareTpm, stored: Option<Objects>) -> Tpm {
+fn open(software: &SoftwareTpm, stored: Option<TpmObjects>) -> Tpm {
     let config = TpmConfig {
         tcti: software.tcti(),
         allow_emulator: true,

@@ -20,7 +20,7 @@ fn main() -> io::Result<()> {
     fs::create_dir_all(&man)?;
     fs::create_dir_all(&completions)?;
 
-    let mut command = cli::Command::command();
+    let mut command = cli::Cli::command();
     let mut daemon = daemon::Arguments::command();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, "hostbadge", &completions)?;

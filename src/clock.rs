@@ -21,19 +21,19 @@ impl Timestamp {
     }
 
     /// Whole seconds since the epoch, as JWT's NumericDate (RFC 7519 section 2).
-    pub const fn secs(self) -> u64 {
+    pub const fn as_secs(self) -> u64 {
         self.0 / 1_000_000
     }
 
     /// The moment `by` later; a moment beyond what can be told is the last one.
-    pub const fn after(self, by: Duration) -> Timestamp {
+    pub const fn after(self, duration: Duration) -> Timestamp {
         // A u128 of microseconds that does not fit is later than any moment anyway.
-        let by = by.as_micros();
-        Timestamp(self.0.saturating_add(if by > u64::MAX as u128 { u64::MAX } else { by as u64 }))
+        let micros = duration.as_micros();
+        Timestamp(self.0.saturating_add(if micros > u64::MAX as u128 { u64::MAX } else { micros as u64 }))
     }
 
     /// The same or the next moment that is a whole second: what is kept in seconds is kept too late, not too early.
-    pub const fn rounded_up(self) -> Timestamp {
+    pub const fn ceil_to_second(self) -> Timestamp {
         Timestamp::from_secs(self.0.div_ceil(1_000_000))
     }
 
@@ -46,20 +46,20 @@ impl Timestamp {
 /// A moment since the host's start, for the age of what was seen: nobody sets this clock, and it goes on while the host is
 /// suspended, as [`std::time::Instant`] does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Uptime(Duration);
+pub struct BootTime(Duration);
 
-impl Uptime {
-    pub fn now() -> Uptime {
+impl BootTime {
+    pub fn now() -> BootTime {
         // Every kernel that the daemon runs on has this clock.
-        Uptime(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
+        BootTime(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
     }
 
-    pub fn after(self, by: Duration) -> Uptime {
-        Uptime(self.0.saturating_add(by))
+    pub fn after(self, duration: Duration) -> BootTime {
+        BootTime(self.0.saturating_add(duration))
     }
 
     /// The time that has passed since `earlier`; zero where that is later.
-    pub fn since(self, earlier: Uptime) -> Duration {
+    pub fn since(self, earlier: BootTime) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
@@ -68,8 +68,9 @@ impl Uptime {
 /// damaged file may hold a later one, which is shown as that.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LAST: u64 = 253_402_300_799_999_999;
-        humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(self.0.min(LAST))).fmt(f)
+        const MAX_RFC3339_MICROS: u64 = 253_402_300_799_999_999;
+        humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(self.0.min(MAX_RFC3339_MICROS)))
+            .fmt(f)
     }
 }
 
@@ -104,9 +105,9 @@ impl Clock {
     }
 
     /// Moves a manual clock forward; the machine's clock is not ours to move.
-    pub fn advance(&self, by: Duration) {
+    pub fn advance(&self, duration: Duration) {
         if let Clock::Manual(at) = self {
-            at.fetch_add(by.as_micros() as u64, Ordering::SeqCst);
+            at.fetch_add(duration.as_micros() as u64, Ordering::SeqCst);
         }
     }
 }
@@ -123,44 +124,47 @@ mod tests {
 
     /// In a namespace of its own, a process can be told that the host was suspended for long.
     #[test]
-    fn the_time_of_a_suspended_host_counts() {
-        const INSIDE: &str = "HOSTBADGE_TEST_SUSPENDED";
-        const LONG: u64 = 1_000_000;
-        if let Ok(before) = std::env::var(INSIDE) {
-            let before = Uptime(Duration::from_secs(before.parse().unwrap()));
-            assert!(Uptime::now().since(before) >= Duration::from_secs(LONG - 1));
+    fn boot_time_includes_suspend() {
+        const CHILD_ENV: &str = "HOSTBADGE_TEST_SUSPENDED";
+        const OFFSET_SECS: u64 = 1_000_000;
+        if let Ok(before) = std::env::var(CHILD_ENV) {
+            let before = BootTime(Duration::from_secs(before.parse().unwrap()));
+            assert!(BootTime::now().since(before) >= Duration::from_secs(OFFSET_SECS - 1));
             return;
         }
-        let inside = std::process::Command::new("unshare")
-            .args(["--map-root-user", "--time", "--boottime", &LONG.to_string(), "--fork", "--"])
+        let output = std::process::Command::new("unshare")
+            .args(["--map-root-user", "--time", "--boottime", &OFFSET_SECS.to_string(), "--fork", "--"])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "clock::tests::the_time_of_a_suspended_host_counts"])
-            .env(INSIDE, Uptime::now().0.as_secs().to_string())
+            .args(["--exact", "clock::tests::boot_time_includes_suspend"])
+            .env(CHILD_ENV, BootTime::now().0.as_secs().to_string())
             .output()
             .unwrap();
-        assert!(inside.status.success(), "{inside:?}");
-        assert!(String::from_utf8_lossy(&inside.stdout).contains("1 passed"), "{inside:?}");
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
     }
 
     #[test]
-    fn manual_clock_moves_only_when_told() {
+    fn manual_clock_moves_only_on_advance() {
         let clock = Clock::manual(Timestamp::from_secs(100));
         assert_eq!(clock.now(), clock.now());
         clock.advance(Duration::from_millis(1500));
-        assert_eq!(clock.now().secs(), 101);
+        assert_eq!(clock.now().as_secs(), 101);
         assert_eq!(clock.now().to_string(), "1970-01-01T00:01:41.500000Z");
     }
 
     #[test]
-    fn moments_too_late_to_be_told_are_the_last_one() {
+    fn timestamps_saturate_at_the_maximum() {
         let last = Timestamp::from_secs(u64::MAX).after(Duration::MAX);
         assert_eq!(last.to_string(), "9999-12-31T23:59:59.999999Z");
-        assert_eq!(Timestamp(1_000_001).rounded_up(), Timestamp::from_secs(2));
-        assert_eq!(Timestamp(1_000_000).rounded_up().after(Duration::from_secs(4)), Timestamp::from_secs(5));
+        assert_eq!(Timestamp(1_000_001).ceil_to_second(), Timestamp::from_secs(2));
+        assert_eq!(
+            Timestamp(1_000_000).ceil_to_second().after(Duration::from_secs(4)),
+            Timestamp::from_secs(5)
+        );
     }
 
     #[test]
-    fn a_clock_that_went_back_never_gives_a_negative_age() {
+    fn since_is_zero_after_clock_went_back() {
         assert_eq!(Timestamp::from_secs(5).since(Timestamp::from_secs(9)), Duration::ZERO);
     }
 }

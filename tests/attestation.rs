@@ -9,7 +9,7 @@ use common::callers::{NOBODY, Who};
 use common::http::request;
 use common::{Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
-use hostbadge::verify::evidence::{Evidence, Finding};
+use hostbadge::verify::evidence::{CheckResult, Evidence};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
@@ -23,14 +23,14 @@ fn attested(host: &Host, nonce: &str) -> Value {
     answer.json()
 }
 
-fn findings(document: &Value, nonce: &[u8]) -> Vec<Finding> {
+fn findings(document: &Value, nonce: &[u8]) -> Vec<CheckResult> {
     Evidence::parse(document.to_string().as_bytes()).unwrap().check(nonce)
 }
 
 /// The one finding that does not hold.
 #[track_caller]
 fn the_fault(document: &Value, nonce: &[u8]) -> (String, String) {
-    let broken: Vec<Finding> =
+    let broken: Vec<CheckResult> =
         findings(document, nonce).into_iter().filter(|finding| !finding.holds).collect();
     let first = broken.first().unwrap_or_else(|| panic!("all of it holds"));
     (first.what.to_owned(), first.detail.clone())

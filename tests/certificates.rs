@@ -331,9 +331,12 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
     let rsa = |bits: usize| {
         let mut modulus = vec![0xC5; bits / 8];
         *modulus.last_mut().unwrap() = 1;
-        let key = der::sequence(&[&der::number(&modulus), &der::number(&[1, 0, 1])]);
+        let key = der::sequence(&[&der::integer(&modulus), &der::integer(&[1, 0, 1])]);
         let kind = [&der::RSA_SHA256[..8], &[1]].concat();
-        request(&der::sequence(&[&der::sequence(&[&der::oid(&kind), &[5, 0]]), &der::bits(&key)]), bits / 8)
+        request(
+            &der::sequence(&[&der::sequence(&[&der::oid(&kind), &[5, 0]]), &der::bit_string(&key)]),
+            bits / 8,
+        )
     };
     assert!(refused(&host, &BASE64.encode(&rsa(16_384))).contains("2048 to 4096"));
     assert!(refused(&host, &BASE64.encode(&rsa(1024))).contains("not signed by the key"));
@@ -355,9 +358,9 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
 
 /// A request for a key, with a signature of so many bytes that is none.
 fn request(key: &[u8], signature: usize) -> Vec<u8> {
-    let info = der::sequence(&[&der::number(&[0]), &der::sequence(&[]), key, &[0xA0, 0]]);
+    let info = der::sequence(&[&der::integer(&[0]), &der::sequence(&[]), key, &[0xA0, 0]]);
     let algorithm = der::sequence(&[&der::oid(der::RSA_SHA256), &[5, 0]]);
-    der::sequence(&[&info, &algorithm, &der::bits(&vec![7; signature])])
+    der::sequence(&[&info, &algorithm, &der::bit_string(&vec![7; signature])])
 }
 
 // === the CAs' life ===
@@ -396,7 +399,7 @@ fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
     }
     assert_eq!(stored(&host)["issuing"].as_array().unwrap().len(), 2);
     until_true("it is recorded", || {
-        let made = lines(&host, "ca-made");
+        let made = lines(&host, "ca-certified");
         made.iter().any(|line| line["detail"].as_str().unwrap().contains("signed issuing CA"))
     });
     assert!(!fs::read_to_string(host.path(FILE)).unwrap().contains("PRIVATE"));

@@ -12,7 +12,7 @@ use common::http::Connection;
 use common::processes::Running;
 use common::{API, Host, until_true};
 use data_encoding::BASE64;
-use hostbadge::enroll::{Challenge, Request, Seen};
+use hostbadge::enroll::{EnrollmentChallenge, EnrollmentRequest, OperatorReview};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "/v1/token";
@@ -107,8 +107,9 @@ fn a_full_audit_disk_costs_no_enrollment_challenge() {
     let disk = Disk::small(&host.path("audit"));
     host.start();
     let request = host.admin().post("/v1/enroll/request", &json!({}));
-    let request = Request::parse(request.text().as_bytes()).unwrap().check().unwrap();
-    let (challenge, _) = Challenge::make(&request, Seen::of(&request, None).unwrap()).unwrap();
+    let request = EnrollmentRequest::parse(request.text().as_bytes()).unwrap().check().unwrap();
+    let (challenge, _) =
+        EnrollmentChallenge::generate(&request, OperatorReview::new(&request, None).unwrap()).unwrap();
     let challenge = serde_json::to_value(&challenge).unwrap();
     fs::write(disk.0.join("ballast"), vec![0; 32 * 1024]).unwrap();
     let full = (0..1000).any(|_| host.admin().post("/v1/agents/reload", &json!({})).status == 503);

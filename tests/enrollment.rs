@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use common::{Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
-use hostbadge::enroll::{Answer, Challenge, Request, Secret};
+use hostbadge::enroll::{ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, EnrollmentRequest};
 use hostbadge::tpm::SoftwareTpm;
 use hostbadge::verify::HostCertificate;
 use serde_json::{Value, json};
@@ -506,7 +506,7 @@ fn an_ek_certificate_of_no_maker_is_not_in_the_host_certificate() {
         let pem = fs::read(desk.path("host.pem")).unwrap();
         let certificate = HostCertificate::from_pem(&pem).unwrap();
         [("forged", &forged), ("P-256", &desk.path("p256.der"))]
-            .map(|(_, file)| certificate.names_ek_certificate(&fs::read(file).unwrap()))
+            .map(|(_, file)| certificate.san_contains_ek_certificate(&fs::read(file).unwrap()))
     };
     desk.request(&host);
     let p256 = desk.json("request")["evidence"]["ek_certificate"].as_str().unwrap().to_owned();
@@ -574,10 +574,12 @@ fn no_byte_of_the_four_files_can_be_changed() {
     let desk = Desk::answered(&host);
     let [request, challenge, secret, answer] =
         ["request", "challenge", "challenge.secret", "answer"].map(|name| fs::read(desk.path(name)).unwrap());
-    let whole = Request::parse(&request).unwrap().check().unwrap();
+    let whole = EnrollmentRequest::parse(&request).unwrap().check().unwrap();
     let judged = |secret: &[u8], answer: &[u8]| {
-        let answer = Answer::parse(answer).map_err(|e| e.to_string())?;
-        Secret::parse(secret).and_then(|secret| secret.judge(&whole, &answer)).map_err(|e| e.to_string())
+        let answer = ChallengeAnswer::parse(answer).map_err(|e| e.to_string())?;
+        ChallengeSecret::parse(secret)
+            .and_then(|secret| secret.verify_answer(&whole, &answer))
+            .map_err(|e| e.to_string())
     };
     judged(&secret, &answer).unwrap();
     let flips = |text: &[u8], step: usize, holds: &dyn Fn(&[u8]) -> bool| {
@@ -595,10 +597,10 @@ fn no_byte_of_the_four_files_can_be_changed() {
     };
     flips(&secret, 1, &|text| judged(text, &answer).is_ok());
     flips(&answer, 1, &|text| judged(&secret, text).is_ok());
-    flips(&request, 17, &|text| Request::parse(text).and_then(|request| request.check()).is_ok());
+    flips(&request, 17, &|text| EnrollmentRequest::parse(text).and_then(|request| request.check()).is_ok());
     // What a challenge says is for the TPM to judge; here, that it is read as itself or not at all.
-    let read = Challenge::parse(&challenge).unwrap();
-    flips(&challenge, 1, &|text| Challenge::parse(text).is_ok_and(|other| other == read));
+    let read = EnrollmentChallenge::parse(&challenge).unwrap();
+    flips(&challenge, 1, &|text| EnrollmentChallenge::parse(text).is_ok_and(|other| other == read));
 
     // By the TPM: every part of a credential, each at some bytes.
     desk.request(&host);

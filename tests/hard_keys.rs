@@ -112,7 +112,7 @@ fn the_tpm_signs_where_a_grant_says_so_and_everybody_can_verify_it() {
     for kid in &signers {
         assert!(issued.iter().any(|line| line["kid"] == *kid), "{kid} signed");
     }
-    let made = of_event(&lines, "rsa-key-made");
+    let made = of_event(&lines, "rsa-key-created");
     assert_eq!((made.len(), &made[0]["kid"]), (1, &signers[2]));
 }
 

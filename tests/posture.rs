@@ -13,7 +13,7 @@ use common::shared_tpm::SharedTpm;
 use common::{API, Host, append, until, until_true};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use hostbadge::verify::eat::Eat;
-use hostbadge::verify::evidence::Finding;
+use hostbadge::verify::evidence::CheckResult;
 use nix::sys::signal::{Signal, kill};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use serde_json::{Value, json};
@@ -523,7 +523,7 @@ fn the_same_evidence_is_an_eat_that_the_host_key_signed() {
     let text = String::from_utf8(hostbadge.stdout).unwrap();
     let token = text.trim();
     let eat = Eat::parse(token).unwrap();
-    let findings: Vec<Finding> = eat.check(NONCE_BYTES);
+    let findings: Vec<CheckResult> = eat.check(NONCE_BYTES);
     assert!(findings.iter().all(|finding| finding.holds), "{findings:#?}");
     assert!(eat.evidence().check(NONCE_BYTES).iter().all(|finding| finding.holds));
     assert!(eat.check(b"another nonce").iter().any(|finding| !finding.holds));

@@ -12,16 +12,16 @@ use std::time::Duration;
 use std::time::Instant;
 
 use hostbadge::enroll;
-use hostbadge::tpm::Credential;
+use hostbadge::tpm::CredentialBlob;
 use hostbadge::tpm::EkKind;
 use hostbadge::tpm::Error;
-use hostbadge::tpm::Held;
-use hostbadge::tpm::Objects;
+use hostbadge::tpm::LoadedHandles;
 use hostbadge::tpm::SoftwareTpm;
-use hostbadge::tpm::State;
 use hostbadge::tpm::StateKind;
 use hostbadge::tpm::Tpm;
 use hostbadge::tpm::TpmConfig;
+use hostbadge::tpm::TpmObjects;
+use hostbadge::tpm::TpmState;
 use hostbadge::verify::Ek;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -36,10 +36,10 @@ fn the_same_keys_after_a_restart() {
     let host = Host::new();
     let (objects, kek, point) = host.run(|tpm| async move {
         assert!(matches!(tpm.unseal_kek().await, Err(Error::NotProvisioned)));
-        assert_eq!(tpm.facts().await.unwrap().host_key, None);
+        assert_eq!(tpm.info().await.unwrap().host_key, None);
         let objects = tpm.provision().await.unwrap();
         assert!(matches!(tpm.provision().await, Err(Error::AlreadyProvisioned)));
-        let facts = tpm.facts().await.unwrap();
+        let facts = tpm.info().await.unwrap();
         assert_signs(&tpm, &facts.host_key.unwrap()).await;
         (objects, tpm.unseal_kek().await.unwrap(), facts.host_key.unwrap())
     });
@@ -52,7 +52,7 @@ fn the_same_keys_after_a_restart() {
         until(&mut tpm.state(), StateKind::Ready).await;
         println!("open to ready, with stored objects: {:?}", started.elapsed());
         assert_eq!(*tpm.unseal_kek().await.unwrap(), *kek);
-        assert_eq!(tpm.facts().await.unwrap().host_key, Some(point));
+        assert_eq!(tpm.info().await.unwrap().host_key, Some(point));
         assert_signs(&tpm, &point).await;
         assert!(matches!(tpm.provision().await, Err(Error::AlreadyProvisioned)));
         measure("host_sign", || tpm.host_sign([7; 32])).await;
@@ -67,39 +67,45 @@ fn the_same_keys_after_a_restart() {
 fn credentials_are_opened_for_our_ak_alone_and_leave_nothing_behind() {
     let host = Host::new();
     host.run(|tpm| async move {
-        let none = Credential { id_object: vec![0; 68], seed: vec![0; 68] };
-        assert!(matches!(tpm.activate(EkKind::P256, none.clone()).await, Err(Error::NotProvisioned)));
+        let none = CredentialBlob { id_object: vec![0; 68], seed: vec![0; 68] };
+        assert!(matches!(
+            tpm.activate_credential(EkKind::P256, none.clone()).await,
+            Err(Error::NotProvisioned)
+        ));
         let ak = tpm.provision().await.unwrap().ak_name().unwrap();
-        let endorsement = tpm.endorsement().await.unwrap();
+        let endorsement = tpm.ek_info().await.unwrap();
         assert!(endorsement.p256.certificate.is_some() && endorsement.chain.is_empty());
         let keys = [(EkKind::P256, &endorsement.p256), (EkKind::Rsa, endorsement.rsa.as_ref().unwrap())];
         let keys = keys.map(|(kind, key)| (kind, Ek::parse(&key.public).unwrap()));
         let made = |ek: &Ek, name: &[u8], secret: &[u8]| {
-            let (id_object, seed) = enroll::make(ek, name, secret).unwrap().decode().unwrap();
-            Credential { id_object, seed }
+            let (id_object, seed) = enroll::make_credential(ek, name, secret).unwrap().decode().unwrap();
+            CredentialBlob { id_object, seed }
         };
         // More often than a TPM has room for what is not flushed.
         for size in [0, 1, 31, 32] {
             for (kind, ek) in &keys {
                 let secret = vec![size as u8; size];
-                let opened = tpm.activate(*kind, made(ek, &ak, &secret)).await.unwrap();
+                let opened = tpm.activate_credential(*kind, made(ek, &ak, &secret)).await.unwrap();
                 assert_eq!(*opened, secret);
                 let mut other = ak.clone();
                 other[33] ^= 1;
-                let refused = tpm.activate(*kind, made(ek, &other, &secret)).await;
-                assert!(matches!(refused, Err(Error::Request(_))), "{refused:?}");
+                let refused = tpm.activate_credential(*kind, made(ek, &other, &secret)).await;
+                assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
                 let swapped = if *kind == EkKind::Rsa { EkKind::P256 } else { EkKind::Rsa };
-                let refused = tpm.activate(swapped, made(ek, &ak, &secret)).await;
-                assert!(matches!(refused, Err(Error::Request(_))), "{refused:?}");
-                assert_eq!(tpm.held().await.unwrap(), AT_REST);
+                let refused = tpm.activate_credential(swapped, made(ek, &ak, &secret)).await;
+                assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
+                assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
             }
         }
-        let refused = tpm.activate(EkKind::Rsa, Credential { seed: vec![0xFF; 256], ..none.clone() }).await;
-        assert!(matches!(refused, Err(Error::Request(_))), "{refused:?}");
-        let refused = tpm.activate(EkKind::P256, Credential { seed: vec![0; 4000], ..none }).await;
-        assert!(matches!(refused, Err(Error::Request(_))), "{refused:?}");
-        assert_eq!(tpm.held().await.unwrap(), AT_REST);
-        enroll::make(&keys[0].1, &ak, &[0; 33]).unwrap_err();
+        let refused = tpm
+            .activate_credential(EkKind::Rsa, CredentialBlob { seed: vec![0xFF; 256], ..none.clone() })
+            .await;
+        assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
+        let refused =
+            tpm.activate_credential(EkKind::P256, CredentialBlob { seed: vec![0; 4000], ..none }).await;
+        assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
+        assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
+        enroll::make_credential(&keys[0].1, &ak, &[0; 33]).unwrap_err();
     });
 }
 
@@ -117,11 +123,11 @@ fn a_makers_chain_is_read_across_indices() {
         host.tool("tpm2_nvwrite", &["-C", "o", "-i", &file, index]);
     }
     host.run(|tpm| async move {
-        assert_eq!(tpm.endorsement().await.unwrap().chain, certificates);
+        assert_eq!(tpm.ek_info().await.unwrap().chain, certificates);
     });
 }
 
-fn through_json(objects: &Objects) -> Objects {
+fn through_json(objects: &TpmObjects) -> TpmObjects {
     serde_json::from_str(&serde_json::to_string(objects).unwrap()).unwrap()
 }
 
@@ -150,7 +156,7 @@ fn facts_are_those_of_the_tpm() {
     let host = Host::new();
     let (objects, facts) = host.run(|tpm| async move {
         let objects = tpm.provision().await.unwrap();
-        (objects, tpm.facts().await.unwrap())
+        (objects, tpm.info().await.unwrap())
     });
     assert_eq!((facts.manufacturer.as_str(), facts.vendor.as_str()), ("IBM", "SW   TPM"));
     assert!(facts.software);
@@ -189,19 +195,19 @@ fn facts_are_those_of_the_tpm() {
 fn an_rsa_key_signs_is_certified_and_known_again() {
     let (host, other) = (Host::new(), Host::new());
     let (objects, key) = host.run(|tpm| async move {
-        assert!(matches!(tpm.make_rsa_key().await, Err(Error::NotProvisioned)));
+        assert!(matches!(tpm.create_rsa_key().await, Err(Error::NotProvisioned)));
         let objects = tpm.provision().await.unwrap();
         let started = Instant::now();
-        let key = Arc::new(tpm.make_rsa_key().await.unwrap());
+        let key = Arc::new(tpm.create_rsa_key().await.unwrap());
         println!("make_rsa_key: {:?}", started.elapsed());
         let message = b"what the host says";
         let digest = digest::digest(&digest::SHA256, message).as_ref().try_into().unwrap();
         let signature = tpm.rsa_sign(key.clone(), digest).await.unwrap();
-        let (n, e) = key.numbers();
+        let (n, e) = key.modulus_and_exponent();
         let public = ring::signature::RsaPublicKeyComponents { n, e };
         public.verify(&ring::signature::RSA_PKCS1_2048_8192_SHA256, message, &signature).unwrap();
         measure("rsa_sign", || tpm.rsa_sign(key.clone(), digest)).await;
-        assert_eq!(tpm.held().await.unwrap(), Held { objects: 1, sessions: 1 });
+        assert_eq!(tpm.loaded_handles().await.unwrap(), LoadedHandles { objects: 1, sessions: 1 });
         (objects, key)
     });
     let certification = key.certification();
@@ -210,15 +216,15 @@ fn an_rsa_key_signs_is_certified_and_known_again() {
     assert!(certification.attest.windows(34).any(|some| some == key.name().unwrap()));
 
     let stored = serde_json::to_string(&*key).unwrap();
-    let read: Arc<hostbadge::tpm::RsaKey> = Arc::new(serde_json::from_str(&stored).unwrap());
+    let read: Arc<hostbadge::tpm::RsaKeyBlob> = Arc::new(serde_json::from_str(&stored).unwrap());
     assert_eq!(read, key);
     let mine = host.open(Some(objects));
     block_on(async {
         until(&mut mine.state(), StateKind::Ready).await;
-        mine.admit_rsa_key(read.clone()).await.unwrap();
+        mine.verify_rsa_key(read.clone()).await.unwrap();
         // A TPM that hangs in the middle leaves nothing behind, nor does a caller that goes away.
         host.signal(Signal::SIGSTOP);
-        assert!(matches!(mine.rsa_sign(read.clone(), [7; 32]).await, Err(Error::Deadline(_))));
+        assert!(matches!(mine.rsa_sign(read.clone(), [7; 32]).await, Err(Error::DeadlineExceeded(_))));
         host.signal(Signal::SIGCONT);
         until(&mut mine.state(), StateKind::Ready).await;
         for wait in 0..8 {
@@ -226,15 +232,15 @@ fn an_rsa_key_signs_is_certified_and_known_again() {
             let _ = tokio::time::timeout(Duration::from_millis(wait), given_up).await;
         }
         mine.rsa_sign(read, [7; 32]).await.unwrap();
-        assert_eq!(mine.held().await.unwrap(), Held { objects: 1, sessions: 1 });
+        assert_eq!(mine.loaded_handles().await.unwrap(), LoadedHandles { objects: 1, sessions: 1 });
     });
     assert!(mine.shutdown());
     other.run(|tpm| async move {
         tpm.provision().await.unwrap();
-        let refused = tpm.admit_rsa_key(key.clone()).await.unwrap_err();
+        let refused = tpm.verify_rsa_key(key.clone()).await.unwrap_err();
         assert!(refused.to_string().contains("the AK's signature over the RSA key is wrong"), "{refused}");
-        assert!(matches!(tpm.rsa_sign(key, [7; 32]).await, Err(Error::Objects(_))));
-        assert_eq!(tpm.held().await.unwrap(), Held { objects: 1, sessions: 1 });
+        assert!(matches!(tpm.rsa_sign(key, [7; 32]).await, Err(Error::InvalidObjects(_))));
+        assert_eq!(tpm.loaded_handles().await.unwrap(), LoadedHandles { objects: 1, sessions: 1 });
     });
 }
 
@@ -242,7 +248,7 @@ fn an_rsa_key_signs_is_certified_and_known_again() {
 fn the_certification_names_the_host_key() {
     let host = Host::new();
     let objects = host.run(|tpm| async move { tpm.provision().await.unwrap() });
-    let Objects { certification, .. } = &objects;
+    let TpmObjects { certification, .. } = &objects;
     let ak = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, objects.ak_point().unwrap());
     ak.verify(&certification.attest, &certification.fixed_signature().unwrap()).unwrap();
     // TPMS_ATTEST: TPM_GENERATED, TPM_ST_ATTEST_CERTIFY, ..., and at its end the Name and qualified Name.
@@ -260,7 +266,7 @@ fn another_tpm_is_replaced() {
     block_on(async {
         until(&mut tpm.state(), StateKind::Replaced).await;
         assert_refuses_keys(&tpm, StateKind::Replaced).await;
-        assert_ne!(tpm.facts().await.unwrap().ek_name, hex(&objects.ek_name));
+        assert_ne!(tpm.info().await.unwrap().ek_name, hex(&objects.ek_name));
     });
     assert!(tpm.shutdown());
 }
@@ -274,7 +280,7 @@ fn a_cleared_tpm_is_told_from_another() {
     block_on(async {
         until(&mut tpm.state(), StateKind::Cleared).await;
         assert_refuses_keys(&tpm, StateKind::Cleared).await;
-        let facts = tpm.facts().await.unwrap();
+        let facts = tpm.info().await.unwrap();
         assert_eq!(facts.ek_name, hex(&objects.ek_name));
         assert_ne!(facts.srk_name, hex(&objects.srk_name));
         assert!(facts.ek_certificate.is_some(), "clearing leaves the certificate alone");
@@ -285,11 +291,11 @@ fn a_cleared_tpm_is_told_from_another() {
 }
 
 async fn assert_refuses_keys(tpm: &Tpm, kind: StateKind) {
-    let refused = |error: Error| assert!(matches!(error, Error::State(found) if found == kind), "{error}");
+    let refused = |error: Error| assert!(matches!(error, Error::NotReady(found) if found == kind), "{error}");
     refused(tpm.unseal_kek().await.unwrap_err());
     refused(tpm.host_sign([0; 32]).await.unwrap_err());
     refused(tpm.provision().await.unwrap_err());
-    assert_eq!(tpm.facts().await.unwrap().host_key, None);
+    assert_eq!(tpm.info().await.unwrap().host_key, None);
 }
 
 #[test]
@@ -302,11 +308,14 @@ fn a_stalled_tpm_is_busy_and_comes_back() {
         host.signal(Signal::SIGSTOP);
         let asked = Instant::now();
         let error = tpm.host_sign([1; 32]).await.unwrap_err();
-        assert!(matches!(error, Error::Deadline(_)), "{error}");
+        assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
         assert!(asked.elapsed() < DEADLINE * 2, "{:?}", asked.elapsed());
         assert_eq!(tpm.state().borrow().kind, StateKind::Busy);
         let beats = tpm.heartbeat();
-        assert!(matches!(tpm.random(8).await, Err(Error::Deadline(_))), "a second caller is not kept either");
+        assert!(
+            matches!(tpm.random(8).await, Err(Error::DeadlineExceeded(_))),
+            "a second caller is not kept either"
+        );
         assert_eq!(tpm.heartbeat(), beats, "a stuck thread has no heartbeat");
         assert!(tpm.is_alive());
 
@@ -315,7 +324,7 @@ fn a_stalled_tpm_is_busy_and_comes_back() {
         assert_signs(&tpm, &objects.host_key_point().unwrap()).await;
         assert!(tpm.heartbeat() > beats);
         history.assert_passed(&[StateKind::Busy, StateKind::Ready]).await;
-        assert_eq!(tpm.held().await.unwrap(), AT_REST);
+        assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
     });
     assert!(tpm.shutdown());
 }
@@ -365,7 +374,7 @@ fn a_reset_is_noticed_and_mended() {
             assert_eq!(*tpm.unseal_kek().await.unwrap(), *kek, "the caller does not notice");
             assert_signs(&tpm, &objects.host_key_point().unwrap()).await;
             history.assert_passed(&[StateKind::Reset, StateKind::Ready]).await;
-            assert_eq!(tpm.held().await.unwrap(), AT_REST);
+            assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
         }
         // With nobody calling, the idle probe notices.
         let history = History::of(&tpm);
@@ -384,10 +393,10 @@ fn a_dead_tpm_is_absent_until_it_lives_again() {
         let objects = tpm.provision().await.unwrap();
         host.signal(Signal::SIGKILL);
         let error = tpm.host_sign([1; 32]).await.unwrap_err();
-        assert!(matches!(error, Error::State(StateKind::Absent) | Error::Tpm { .. }), "{error}");
+        assert!(matches!(error, Error::NotReady(StateKind::Absent) | Error::CommandFailed { .. }), "{error}");
         until(&mut tpm.state(), StateKind::Absent).await;
         let error = tpm.host_sign([1; 32]).await.unwrap_err();
-        assert!(matches!(error, Error::State(StateKind::Absent)), "{error}");
+        assert!(matches!(error, Error::NotReady(StateKind::Absent)), "{error}");
         assert!(error.to_string().contains("the TPM is absent: "), "{error}");
         let beats = tpm.heartbeat();
         tokio::time::sleep(Duration::from_millis(1200)).await;
@@ -407,7 +416,7 @@ fn shutdown_is_prompt_when_there_is_no_tpm() {
     let config = TpmConfig {
         tcti: "swtpm:host=127.0.0.1,port=19".parse().unwrap(),
         allow_emulator: true,
-        retry_every: Duration::from_secs(60),
+        initial_retry_delay: Duration::from_secs(60),
         ..TpmConfig::default()
     };
     let tpm = Tpm::open(config, None).unwrap();
@@ -427,7 +436,7 @@ fn shutdown_is_prompt_when_there_is_no_tpm() {
 #[test]
 fn a_full_queue_refuses_at_once() {
     let host = Host::new();
-    let tpm = Tpm::open(TpmConfig { queue: 2, ..host.config() }, None).unwrap();
+    let tpm = Tpm::open(TpmConfig { queue_capacity: 2, ..host.config() }, None).unwrap();
     block_on(async {
         until(&mut tpm.state(), StateKind::Ready).await;
         host.signal(Signal::SIGSTOP);
@@ -443,7 +452,7 @@ fn a_full_queue_refuses_at_once() {
             let (outcome, elapsed) = call.await.unwrap();
             match outcome {
                 Err(Error::QueueFull) if elapsed < DEADLINE / 2 => full += 1,
-                Err(Error::Deadline(_)) => {}
+                Err(Error::DeadlineExceeded(_)) => {}
                 other => panic!("{other:?} after {elapsed:?}"),
             }
         }
@@ -478,15 +487,15 @@ fn nothing_is_left_after(operations: usize) {
                 1 => drop(tpm.unseal_kek().await.unwrap()),
                 2 => drop(tpm.attest(vec![0, 7], vec![i as u8; 32]).await.unwrap()),
                 3 => assert_eq!(tpm.random(i % 200).await.unwrap().len(), i % 200),
-                _ => drop(tpm.facts().await.unwrap()),
+                _ => drop(tpm.info().await.unwrap()),
             }
             if i % 500 == 0 {
-                assert_eq!(tpm.held().await.unwrap(), AT_REST, "after {i}");
+                assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST, "after {i}");
             }
         }
-        assert_eq!(tpm.held().await.unwrap(), AT_REST);
-        assert!(matches!(tpm.random(1025).await, Err(Error::Request(_))));
-        assert_eq!(objects.host_key_point().unwrap(), tpm.facts().await.unwrap().host_key.unwrap());
+        assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
+        assert!(matches!(tpm.random(1025).await, Err(Error::RequestFailed(_))));
+        assert_eq!(objects.host_key_point().unwrap(), tpm.info().await.unwrap().host_key.unwrap());
     });
     for kind in ["handles-transient", "handles-loaded-session", "handles-saved-session"] {
         assert_eq!(host.tool("tpm2_getcap", &[kind]).trim(), "", "{kind}");
@@ -499,7 +508,8 @@ fn damaged_objects_are_refused_in_words() {
     let objects = host.run(|tpm| async move { tpm.provision().await.unwrap() });
 
     // What shows without a TPM is refused before one is asked.
-    let swapped = Objects { ak: objects.host_key.clone(), host_key: objects.ak.clone(), ..objects.clone() };
+    let swapped =
+        TpmObjects { ak: objects.host_key.clone(), host_key: objects.ak.clone(), ..objects.clone() };
     let mut forged = objects.clone();
     *forged.certification.attest.last_mut().unwrap() ^= 1;
     let mut other_point = objects.clone();
@@ -526,9 +536,9 @@ fn damaged_objects_are_refused_in_words() {
     block_on(async {
         until(&mut tpm.state(), StateKind::Ready).await;
         for error in [tpm.unseal_kek().await.map(drop), tpm.host_sign([1; 32]).await.map(drop)] {
-            assert!(matches!(error, Err(Error::Objects(_))), "{error:?}");
+            assert!(matches!(error, Err(Error::InvalidObjects(_))), "{error:?}");
         }
-        assert_eq!(tpm.held().await.unwrap(), AT_REST);
+        assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
     });
     assert!(tpm.shutdown());
 }
@@ -541,7 +551,7 @@ fn the_stored_form_is_checked() {
     let broken = |path: &str, value: serde_json::Value| {
         let mut json = good.clone();
         *json.pointer_mut(path).unwrap() = value;
-        serde_json::from_value::<Objects>(json).unwrap_err().to_string()
+        serde_json::from_value::<TpmObjects>(json).unwrap_err().to_string()
     };
     assert!(broken("/version", 2.into()).contains("they are of format 2"));
     assert!(broken("/srk_name", "!!".into()).contains("srk_name is not base64"));
@@ -549,7 +559,7 @@ fn the_stored_form_is_checked() {
     assert!(broken("/kek/private", "A".repeat(9000).into()).contains("kek is too long"));
     assert!(broken("/ak/public", "AAA=".into()).contains("of the AK"));
     let newer = serde_json::json!({"version": 7, "something": []});
-    let error = serde_json::from_value::<Objects>(newer).unwrap_err().to_string();
+    let error = serde_json::from_value::<TpmObjects>(newer).unwrap_err().to_string();
     assert!(error.contains("they are of format 7"), "{error}");
     let shown = format!("{objects:?}");
     assert!(!shown.contains(&format!("{:?}", objects.kek.private)), "no contents in Debug: {shown}");
@@ -563,7 +573,7 @@ fn an_owner_password_has_a_name() {
     block_on(async {
         until(&mut tpm.state(), StateKind::OwnerAuth).await;
         let error = tpm.random(1).await.unwrap_err();
-        assert!(matches!(error, Error::State(StateKind::OwnerAuth)), "{error}");
+        assert!(matches!(error, Error::NotReady(StateKind::OwnerAuth)), "{error}");
         assert!(error.to_string().contains("tpm2_changeauth"), "{error}");
     });
     assert!(tpm.shutdown());
@@ -601,7 +611,7 @@ fn a_lockout_does_not_stop_the_room() {
 #[test]
 fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
     let mut host = Host::new();
-    let before = host.run(|tpm| async move { tpm.facts().await.unwrap() });
+    let before = host.run(|tpm| async move { tpm.info().await.unwrap() });
     let error = SoftwareTpm::start(&host.state_dir()).map(drop).unwrap_err();
     assert!(error.to_string().contains("another daemon uses this software TPM"), "{error}");
 
@@ -631,14 +641,14 @@ fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
     let state_dir = dir.path().join(STATE_DIR);
     std::fs::create_dir_all(state_dir.join("tpm.unfinished/ca")).unwrap();
     let host = Host { software: SoftwareTpm::start(&state_dir).unwrap(), dir };
-    assert_eq!(host.run(|tpm| async move { tpm.facts().await.unwrap() }), before);
+    assert_eq!(host.run(|tpm| async move { tpm.info().await.unwrap() }), before);
 
     // Without its finished state it is made anew, over what is lying about.
     let Host { software, dir } = host;
     software.stop().unwrap();
     std::fs::remove_dir_all(state_dir.join("tpm")).unwrap();
     let host = Host { software: SoftwareTpm::start(&state_dir).unwrap(), dir };
-    assert_ne!(host.run(|tpm| async move { tpm.facts().await.unwrap() }).host_id, before.host_id);
+    assert_ne!(host.run(|tpm| async move { tpm.info().await.unwrap() }).host_id, before.host_id);
     assert!(!state_dir.join("tpm.unfinished").exists());
 }
 
@@ -678,7 +688,7 @@ fn plays_the_daemon() {
 }
 
 /// What the room holds while nobody calls: the SRK and one session.
-const AT_REST: Held = Held { objects: 1, sessions: 1 };
+const AT_REST: LoadedHandles = LoadedHandles { objects: 1, sessions: 1 };
 
 const DEADLINE: Duration = Duration::from_millis(800);
 
@@ -708,12 +718,12 @@ impl Host {
             allow_emulator: true,
             deadline: DEADLINE,
             probe_every: Duration::from_millis(300),
-            retry_every: Duration::from_millis(200),
+            initial_retry_delay: Duration::from_millis(200),
             ..TpmConfig::default()
         }
     }
 
-    fn open(&self, stored: Option<Objects>) -> Tpm {
+    fn open(&self, stored: Option<TpmObjects>) -> Tpm {
         Tpm::open(self.config(), stored).unwrap()
     }
 
@@ -808,7 +818,7 @@ impl History {
     }
 }
 
-async fn until(state: &mut watch::Receiver<State>, kind: StateKind) {
+async fn until(state: &mut watch::Receiver<TpmState>, kind: StateKind) {
     let arrived = async { state.wait_for(|state| state.kind == kind).await.map(drop).unwrap() };
     if tokio::time::timeout(Duration::from_secs(15), arrived).await.is_err() {
         panic!("not {kind} but {}", *state.borrow());

@@ -57,9 +57,9 @@ fn what_is_sealed_opens_here_and_under_its_pcrs_alone() {
         tpm.provision().await.unwrap();
         let (free, none) = tpm.seal(secret(1, 128), None).await.unwrap();
         assert!(none.is_none());
-        assert!(matches!(tpm.seal(secret(1, 129), None).await, Err(Error::Request(_))));
-        assert!(matches!(tpm.seal(secret(1, 0), None).await, Err(Error::Request(_))));
-        assert!(matches!(tpm.seal(secret(1, 9), Some(vec![7, 4])).await, Err(Error::Request(_))));
+        assert!(matches!(tpm.seal(secret(1, 129), None).await, Err(Error::RequestFailed(_))));
+        assert!(matches!(tpm.seal(secret(1, 0), None).await, Err(Error::RequestFailed(_))));
+        assert!(matches!(tpm.seal(secret(1, 9), Some(vec![7, 4])).await, Err(Error::RequestFailed(_))));
 
         let (bound, pcrs) = tpm.seal(secret(2, 32), Some(vec![4, 7, 16])).await.unwrap();
         assert_eq!(pcrs.as_ref().unwrap().keys().copied().collect::<Vec<_>>(), [4, 7, 16]);
@@ -80,7 +80,7 @@ fn what_is_sealed_opens_here_and_under_its_pcrs_alone() {
         let (again, pcrs) = tpm.seal(secret(2, 32), Some(vec![4, 7, 16])).await.unwrap();
         assert_eq!(*tpm.unseal(again, pcrs).await.unwrap(), *secret(2, 32));
 
-        let held = tpm.held().await.unwrap();
+        let held = tpm.loaded_handles().await.unwrap();
         assert!(held.objects <= 1 && held.sessions <= 1, "{held:?}");
     });
     assert!(tpm.shutdown());
@@ -93,23 +93,23 @@ fn a_counter_only_goes_up_and_only_for_who_knows_its_authorization() {
     let auth = || Zeroizing::new([7; 32]);
     block_on(async {
         tpm.provision().await.unwrap();
-        assert!(tpm.counters().await.unwrap().is_empty());
-        let (index, first) = tpm.make_counter(auth()).await.unwrap();
+        assert!(tpm.list_counters().await.unwrap().is_empty());
+        let (index, first) = tpm.create_counter(auth()).await.unwrap();
         assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first));
         for _ in 0..2 {
-            assert_eq!(tpm.raise_counter(index, auth(), first + 1).await.unwrap(), first + 1);
+            assert_eq!(tpm.increment_counter_to(index, auth(), first + 1).await.unwrap(), first + 1);
         }
-        tpm.raise_counter(index, Zeroizing::new([8; 32]), first + 2).await.unwrap_err();
+        tpm.increment_counter_to(index, Zeroizing::new([8; 32]), first + 2).await.unwrap_err();
         assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first + 1));
         // Another daemon's, beside it.
-        let (other, _) = tpm.make_counter(auth()).await.unwrap();
-        assert_eq!(tpm.counters().await.unwrap(), [index, other]);
+        let (other, _) = tpm.create_counter(auth()).await.unwrap();
+        assert_eq!(tpm.list_counters().await.unwrap(), [index, other]);
 
         // Removed and made anew, it is above all that was.
         tpm.remove_counter(index).await.unwrap();
         assert_eq!(tpm.read_counter(index).await.unwrap(), None);
-        tpm.raise_counter(index, auth(), first + 2).await.unwrap_err();
-        let (index, again) = tpm.make_counter(auth()).await.unwrap();
+        tpm.increment_counter_to(index, auth(), first + 2).await.unwrap_err();
+        let (index, again) = tpm.create_counter(auth()).await.unwrap();
         assert!(again > first + 1, "{again} after {}", first + 1);
 
         // What somebody else puts in its place is none, whatever it holds.
@@ -117,13 +117,13 @@ fn a_counter_only_goes_up_and_only_for_who_knows_its_authorization() {
         let place = format!("{index:#x}");
         host.tool("tpm2_nvdefine", &[&place, "-s", "8", "-a", "authwrite|ownerwrite|ownerread|authread"]);
         assert_eq!(tpm.read_counter(index).await.unwrap(), None);
-        assert_eq!(tpm.counters().await.unwrap(), [other]);
+        assert_eq!(tpm.list_counters().await.unwrap(), [other]);
         for _ in 0..6 {
-            tpm.make_counter(auth()).await.unwrap();
+            tpm.create_counter(auth()).await.unwrap();
         }
-        let full = tpm.make_counter(auth()).await.unwrap_err().to_string();
+        let full = tpm.create_counter(auth()).await.unwrap_err().to_string();
         assert!(full.contains("tpm2_nvundefine"), "{full}");
-        let held = tpm.held().await.unwrap();
+        let held = tpm.loaded_handles().await.unwrap();
         assert!(held.objects <= 1 && held.sessions <= 1, "{held:?}");
     });
     assert!(tpm.shutdown());

@@ -43,7 +43,7 @@ fn every_command_has_a_session_but_those_that_can_have_none() {
         host.tpm.provision().await.unwrap();
         host.tpm.unseal_kek().await.unwrap();
         host.tpm.host_sign([1; 32]).await.unwrap();
-        host.tpm.facts().await.unwrap();
+        host.tpm.info().await.unwrap();
     });
     let seen = host.wire.seen();
     let bare: Vec<u32> = seen
@@ -105,7 +105,7 @@ fn broken_answers_are_mended_within_the_call() {
             assert!(host.wire.faults_left() == 0, "{command:x} {fault:?} was not met");
         }
         host.until(StateKind::Ready).await;
-        let held = host.tpm.held().await.unwrap();
+        let held = host.tpm.loaded_handles().await.unwrap();
         assert_eq!((held.objects, held.sessions), (1, 1), "nothing leaked");
     });
 }
@@ -117,19 +117,19 @@ fn a_lasting_fault_is_reported_and_then_mended() {
         host.tpm.provision().await.unwrap();
         host.wire.inject(CC_UNSEAL, Fault::Cut, 2);
         let error = host.tpm.unseal_kek().await.unwrap_err();
-        assert!(matches!(error, Error::Tpm { command: "TPM2_Unseal", .. }), "{error}");
+        assert!(matches!(error, Error::CommandFailed { command: "TPM2_Unseal", .. }), "{error}");
         host.tpm.unseal_kek().await.unwrap();
         // In failure mode (TPM_RC_FAILURE) a TPM is as good as absent.
         host.wire.inject(CC_CREATE_PRIMARY, Fault::Answer(0x101), 1);
         host.wire.inject(CC_SIGN, Fault::Answer(0x101), 1);
         let error = host.tpm.host_sign([1; 32]).await.unwrap_err();
-        assert!(matches!(error, Error::State(StateKind::Absent)), "{error}");
+        assert!(matches!(error, Error::NotReady(StateKind::Absent)), "{error}");
         host.until(StateKind::Ready).await;
         // A TPM that others fill is busy, not gone.
         host.wire.inject(CC_CREATE_PRIMARY, Fault::Answer(0x902), 1);
         host.wire.inject(CC_SIGN, Fault::Cut, 1);
         let error = host.tpm.host_sign([1; 32]).await.unwrap_err();
-        assert!(matches!(error, Error::State(StateKind::Busy)), "{error}");
+        assert!(matches!(error, Error::NotReady(StateKind::Busy)), "{error}");
         host.until(StateKind::Ready).await;
         host.tpm.host_sign([1; 32]).await.unwrap();
     });
@@ -153,7 +153,7 @@ impl Host {
             allow_emulator: true,
             deadline: Duration::from_secs(10),
             probe_every: Duration::from_millis(300),
-            retry_every: Duration::from_millis(100),
+            initial_retry_delay: Duration::from_millis(100),
             ..TpmConfig::default()
         };
         let tpm = Tpm::open(config, None).unwrap();

@@ -174,7 +174,7 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
     until_true("all is sealed anew", || host.status()["seal"]["pcrs"] == json!([0, 7, 12]));
     let seal = host.status()["seal"].clone();
     assert!(seal["recovery"].is_string() && seal["waiting"].is_null(), "{seal}");
-    event(&host, "recovery-key-made");
+    event(&host, "recovery-key-created");
     for place in ["audit", "state"] {
         let found = Command::new("grep").args(["-r", key.trim()]).arg(host.path(place)).output().unwrap();
         assert_eq!(found.status.code(), Some(1), "the recovery key is in {place}");

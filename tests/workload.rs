@@ -243,9 +243,9 @@ fn point_36_to_38_a_token_is_what_the_specification_says() {
     let domain = svid.spiffe_id.split('/').nth(2).unwrap();
     let keys: Value = serde_json::from_slice(&bundles[&format!("spiffe://{domain}")]).unwrap();
     assert_eq!(keys["keys"][0]["kid"], header["kid"]);
-    let svid_keys = hostbadge::verify::SvidKeys::parse(keys.to_string().as_bytes()).unwrap();
+    let svid_keys = hostbadge::verify::JwtAuthorities::parse(keys.to_string().as_bytes()).unwrap();
     let now = hostbadge::clock::Clock::System.now();
-    hostbadge::verify::validate(&svid.svid, API, now, |_| Some(&svid_keys)).unwrap();
+    hostbadge::verify::validate_jwt_svid(&svid.svid, API, now, |_| Some(&svid_keys)).unwrap();
     // Each is signed afresh.
     assert_ne!(client.jwt(&[API], "").unwrap()[0].svid, svid.svid);
     // What is for the one socket is nothing at the other.

@@ -177,7 +177,7 @@ fn is_served_by(host: &Host, mut command: Command) {
     // The first one still holds when the second comes.
     assert!(
         first.validity().not_after.to_unix_duration().as_secs()
-            > hostbadge::clock::Clock::System.now().secs()
+            > hostbadge::clock::Clock::System.now().as_secs()
     );
     assert!(client.wait().unwrap().success());
 }

@@ -167,7 +167,7 @@ fn point_16_to_22_a_leaf_is_what_the_specification_says() {
     let (_, purposes) = body.get_extension::<ExtendedKeyUsage>().unwrap().unwrap();
     let purposes: Vec<String> = purposes.0.iter().map(ToString::to_string).collect();
     assert_eq!(purposes, ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"]);
-    let now = hostbadge::clock::Clock::System.now().secs();
+    let now = hostbadge::clock::Clock::System.now().as_secs();
     let validity = body.validity();
     assert!(validity.not_before.to_unix_duration().as_secs() <= now);
     let left = validity.not_after.to_unix_duration().as_secs() - now;

@@ -21,7 +21,7 @@ use hostbadge::issue::{ByTpm, Enrollment, Issuer, Places, Turns};
 use hostbadge::pki::Authority;
 use hostbadge::policy::{Limiter, Rate};
 use hostbadge::posture::{BootLog, ImaList, Mode, Watched};
-use hostbadge::road::Road;
+use hostbadge::service::Road;
 use hostbadge::tpm::State;
 use libfuzzer_sys::fuzz_target;
 use tokio::sync::watch;

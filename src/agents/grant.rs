@@ -6,14 +6,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Spanned;
 
-use crate::config::{Fault, PostureMode, Source};
+use crate::config::{Diagnostic, PostureMode, SourceFile};
 
 /// No token lives longer, whatever a file says.
-pub const LONGEST_TTL: Duration = Duration::from_secs(3600);
-const DEFAULT_TTL: Duration = Duration::from_secs(300);
+pub const MAX_TOKEN_TTL: Duration = Duration::from_secs(3600);
+const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(300);
 /// Longest audience and scope.
-const LONGEST: usize = 512;
-const MOST_SCOPES: usize = 128;
+const MAX_AUDIENCE_OR_SCOPE_LEN: usize = 512;
+const MAX_SCOPES: usize = 128;
 
 /// An audience, its scopes and the longest lifetime.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,7 +55,7 @@ pub enum Algorithm {
 /// A grant as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawGrant {
     audience: Spanned<String>,
     #[serde(default)]
     scopes: Vec<Spanned<String>>,
@@ -65,56 +65,60 @@ pub(super) struct Written {
     posture: Option<PostureMode>,
 }
 
-impl Written {
-    pub(super) fn check(self, source: &Source, faults: &mut Vec<Fault>) -> Grant {
-        let (at, audience) = (self.audience.span(), self.audience.into_inner());
-        if audience.is_empty() || audience.len() > LONGEST || !audience.chars().all(|c| c.is_ascii_graphic())
+impl RawGrant {
+    pub(super) fn validate(self, source: &SourceFile, faults: &mut Vec<Diagnostic>) -> Grant {
+        let (span, audience) = (self.audience.span(), self.audience.into_inner());
+        if audience.is_empty()
+            || audience.len() > MAX_AUDIENCE_OR_SCOPE_LEN
+            || !audience.chars().all(|c| c.is_ascii_graphic())
         {
-            faults.push(source.fault(
-                at,
+            faults.push(source.diagnostic(
+                span,
                 format!(
-                    "an audience is 1 to {LONGEST} visible ASCII characters, as the relying party writes it"
+                    "an audience is 1 to {MAX_AUDIENCE_OR_SCOPE_LEN} visible ASCII characters, as the relying party writes it"
                 ),
             ));
         }
-        if self.scopes.len() > MOST_SCOPES {
-            faults.push(source.fault(
-                self.scopes[MOST_SCOPES].span(),
-                format!("more than {MOST_SCOPES} scopes in one grant"),
+        if self.scopes.len() > MAX_SCOPES {
+            faults.push(source.diagnostic(
+                self.scopes[MAX_SCOPES].span(),
+                format!("more than {MAX_SCOPES} scopes in one grant"),
             ));
         }
         let mut scopes = BTreeSet::new();
         for scope in self.scopes {
-            let (at, scope) = (scope.span(), scope.into_inner());
+            let (span, scope) = (scope.span(), scope.into_inner());
             if !is_scope(&scope) {
                 faults.push(
-                    source.fault(at, "a scope is one word of visible ASCII without quotes or backslashes"),
+                    source.diagnostic(
+                        span,
+                        "a scope is one word of visible ASCII without quotes or backslashes",
+                    ),
                 );
             } else if !scopes.insert(scope) {
-                faults.push(source.fault(at, "this scope stands here twice; drop one"));
+                faults.push(source.diagnostic(span, "this scope stands here twice; drop one"));
             }
         }
-        let ttl =
-            self.ttl.map_or(DEFAULT_TTL, |written| match humantime::parse_duration(written.get_ref()) {
-                Ok(ttl) if ttl >= Duration::from_secs(1) && ttl <= LONGEST_TTL => ttl,
-                Ok(_) => {
-                    faults.push(source.fault(written.span(), "ttl is at least 1s and never above 1h"));
-                    DEFAULT_TTL
-                }
-                Err(_) => {
-                    faults.push(source.fault(written.span(), "ttl is a duration like \"5m\""));
-                    DEFAULT_TTL
-                }
-            });
-        let alg = self.alg.as_ref().map_or(Algorithm::Es256, |written| *written.get_ref());
+        let ttl = self.ttl.map_or(DEFAULT_TOKEN_TTL, |raw| match humantime::parse_duration(raw.get_ref()) {
+            Ok(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TOKEN_TTL => ttl,
+            Ok(_) => {
+                faults.push(source.diagnostic(raw.span(), "ttl is at least 1s and never above 1h"));
+                DEFAULT_TOKEN_TTL
+            }
+            Err(_) => {
+                faults.push(source.diagnostic(raw.span(), "ttl is a duration like \"5m\""));
+                DEFAULT_TOKEN_TTL
+            }
+        });
+        let alg = self.alg.as_ref().map_or(Algorithm::Es256, |raw| *raw.get_ref());
         let assurance = match (self.assurance, alg) {
-            (Some(written), Algorithm::Rs256) if *written.get_ref() == Assurance::Sealed => {
-                let what = "alg = \"RS256\" is signed by the TPM itself; drop assurance, or write \"tpm\"";
-                faults.push(source.fault(written.span(), what));
+            (Some(raw), Algorithm::Rs256) if *raw.get_ref() == Assurance::Sealed => {
+                let message = "alg = \"RS256\" is signed by the TPM itself; drop assurance, or write \"tpm\"";
+                faults.push(source.diagnostic(raw.span(), message));
                 Assurance::Sealed
             }
             (_, Algorithm::Rs256) => Assurance::Tpm,
-            (written, Algorithm::Es256) => written.map_or(Assurance::Sealed, Spanned::into_inner),
+            (raw, Algorithm::Es256) => raw.map_or(Assurance::Sealed, Spanned::into_inner),
         };
         Grant { audience, scopes, ttl, assurance, alg, posture: self.posture }
     }
@@ -122,8 +126,8 @@ impl Written {
 
 /// RFC 6749 section 3.3: scope-token.
 pub(crate) fn is_scope(text: &str) -> bool {
-    let fine = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-    !text.is_empty() && text.len() <= LONGEST && text.bytes().all(fine)
+    let is_scope_char = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    !text.is_empty() && text.len() <= MAX_AUDIENCE_OR_SCOPE_LEN && text.bytes().all(is_scope_char)
 }
 
 fn seconds<S: Serializer>(ttl: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,261 +1,141 @@
-//! A whole set of agents, read from a directory: all of it, or the list of its faults.
+//! The registry in force, and its reload.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{Fault, PostureMode, writable_by_others};
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use tokio::sync::watch;
 
-use super::{Entry, Grant, file};
+use crate::clock::{Clock, Timestamp};
+use crate::config::Diagnostic;
+use crate::peer::DigestCache;
 
-/// More files than this in one directory are not a registry.
-const MOST: usize = 10_000;
+use super::{AgentChanges, AgentSet, NssCache};
 
-/// The agents in force, in the order of their names.
-#[derive(Clone, Debug, Default)]
-pub struct Registry {
-    entries: BTreeMap<String, std::sync::Arc<Entry>>,
+/// The agents of this host. Cheap to clone; every clone sees a reload at once.
+#[derive(Clone)]
+pub struct AgentRegistry(Arc<RegistryState>);
+
+struct RegistryState {
+    dir: PathBuf,
+    trust_domain_length: usize,
+    clock: Clock,
+    current: ArcSwap<AgentSet>,
+    load_status: ArcSwap<LoadStatus>,
+    /// Sent to when another set has come into force.
+    change_sender: watch::Sender<()>,
+    /// One reload at a time, so that the later of two never loses to the earlier.
+    reload_lock: Mutex<()>,
+    nss: NssCache,
+    digest_cache: DigestCache,
 }
 
-/// What a reload changed, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Changes {
-    pub added: Vec<String>,
-    pub changed: Vec<String>,
-    pub removed: Vec<String>,
+/// How the last reading of the directory went.
+#[derive(Clone, Debug, Serialize)]
+pub struct LoadStatus {
+    /// When the set in force was read.
+    pub at: Timestamp,
+    pub agents: usize,
+    /// Faults of the last reading; while there are any, the set before it stays in force.
+    pub faults: Vec<Diagnostic>,
 }
 
-impl Registry {
-    /// Reads `*.toml` in `dir`. A directory that is not there holds no agents.
-    ///
-    /// `trust_domain_length` is what the trust domain will take of the 127 characters of a SPIFFE ID.
-    pub fn read(dir: &Path, trust_domain_length: usize) -> Result<Registry, Vec<Fault>> {
-        let mut faults = Vec::new();
-        let mut origin: BTreeMap<String, PathBuf> = BTreeMap::new();
-        let mut registry = Registry::default();
-        for path in files(dir).map_err(|fault| vec![fault])? {
-            let entry = match file::read(&path, trust_domain_length) {
-                Ok(entry) => entry,
-                Err(more) => {
-                    faults.extend(more);
-                    continue;
-                }
-            };
-            let name = entry.name.to_string();
-            if let Some(first) = origin.get(&name) {
-                let what = format!(
-                    "agent \"{name}\" is already in {}; give one of them another name",
-                    first.display()
-                );
-                faults.push(Fault { file: path, line: None, what });
-                continue;
+impl AgentRegistry {
+    /// Reads the directory. Faults leave an empty registry and are told by [`Agents::loaded`].
+    pub fn open(dir: &Path, trust_domain_length: usize, clock: Clock) -> AgentRegistry {
+        let at = clock.now();
+        let registry = AgentRegistry(Arc::new(RegistryState {
+            dir: dir.to_owned(),
+            trust_domain_length,
+            clock,
+            current: ArcSwap::default(),
+            load_status: ArcSwap::from_pointee(LoadStatus { at, agents: 0, faults: Vec::new() }),
+            change_sender: watch::Sender::new(()),
+            reload_lock: Mutex::new(()),
+            nss: NssCache::default(),
+            digest_cache: DigestCache::default(),
+        }));
+        // The faults are kept where status shows them.
+        let _ = registry.reload();
+        registry
+    }
+
+    /// Reads the directory again: all of it comes into force, or nothing. Blocking.
+    pub fn reload(&self) -> Result<AgentChanges, Vec<Diagnostic>> {
+        let state = &*self.0;
+        let _guard = state.reload_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let previous = state.current.load_full();
+        match AgentSet::read(&state.dir, state.trust_domain_length) {
+            Ok(agents) => {
+                let changes = agents.changes_since(&previous);
+                let status = LoadStatus { at: state.clock.now(), agents: agents.len(), faults: Vec::new() };
+                state.nss.clear();
+                state.current.store(Arc::new(agents));
+                state.load_status.store(Arc::new(status));
+                state.change_sender.send_replace(());
+                Ok(changes)
             }
-            origin.insert(name.clone(), path);
-            registry.entries.insert(name, std::sync::Arc::new(entry));
-        }
-        if faults.is_empty() { Ok(registry) } else { Err(faults) }
-    }
-
-    /// Whether somebody's grant goes by the host's posture, whatever the host's configuration says.
-    pub fn asks_for_posture(&self) -> bool {
-        let asks = |grant: &Grant| grant.posture.is_some_and(|mode| mode != PostureMode::Off);
-        self.entries.values().any(|entry| entry.grants.iter().any(asks))
-    }
-
-    /// Whether some agent's executable has to be measured.
-    pub fn asks_for_measured(&self) -> bool {
-        self.entries.values().any(|entry| entry.matching.measured)
-    }
-
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    pub fn find(&self, name: &str) -> Option<&std::sync::Arc<Entry>> {
-        self.entries.get(name)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &std::sync::Arc<Entry>> {
-        self.entries.values()
-    }
-
-    /// Whether any grant asks for RS256.
-    pub fn wants_rs256(&self) -> bool {
-        let wants = |grant: &super::Grant| grant.alg == super::Algorithm::Rs256;
-        self.iter().any(|entry| entry.grants.iter().any(wants))
-    }
-
-    /// What `self` changes against `before`.
-    pub fn changes_since(&self, before: &Registry) -> Changes {
-        let mut changes = Changes::default();
-        for (name, entry) in &self.entries {
-            match before.entries.get(name) {
-                None => changes.added.push(name.clone()),
-                Some(old) if old != entry => changes.changed.push(name.clone()),
-                Some(_) => {}
+            Err(faults) => {
+                let at = state.load_status.load().at;
+                state.load_status.store(Arc::new(LoadStatus {
+                    at,
+                    agents: previous.len(),
+                    faults: faults.clone(),
+                }));
+                Err(faults)
             }
         }
-        changes.removed =
-            before.entries.keys().filter(|name| !self.entries.contains_key(*name)).cloned().collect();
-        changes
     }
-}
 
-/// The files of a registry, sorted; names that begin with a dot and other endings are passed over.
-fn files(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
-    let whole = |what: String| Fault { file: dir.to_owned(), line: None, what };
-    let meta = match fs::symlink_metadata(dir) {
-        Ok(meta) => meta,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(whole(format!("cannot be read ({e}); mend its owner or mode"))),
-    };
-    if meta.is_symlink() {
-        return Err(whole("is a symbolic link, which somebody else could turn elsewhere; name the real directory in paths.agents".into()));
+    /// The registry in force now.
+    pub fn current(&self) -> Arc<AgentSet> {
+        self.0.current.load_full()
     }
-    if let Some(what) = writable_by_others(&meta) {
-        return Err(whole(what));
+
+    /// Hears of each set that comes into force.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.0.change_sender.subscribe()
     }
-    let listing =
-        fs::read_dir(dir).map_err(|e| whole(format!("cannot be listed ({e}); mend its owner or mode")))?;
-    let mut paths = Vec::new();
-    for item in listing {
-        let path = item.map_err(|e| whole(e.to_string()))?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if hidden || path.extension().is_none_or(|ending| ending != "toml") {
-            continue;
-        }
-        paths.push(path);
-        if paths.len() > MOST {
-            return Err(whole(format!("holds more than {MOST} agents")));
-        }
+
+    /// How the last reading went.
+    pub fn load_status(&self) -> Arc<LoadStatus> {
+        self.0.load_status.load_full()
     }
-    paths.sort();
-    Ok(paths)
+
+    pub(super) fn nss(&self) -> &NssCache {
+        &self.0.nss
+    }
+
+    pub(super) fn digest_cache(&self) -> &DigestCache {
+        &self.0.digest_cache
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
 
-    const GOOD: &str =
-        "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\nscopes = [\"r\"]\n";
-
-    fn read(files: &[(&str, &str)]) -> Result<Registry, String> {
+    #[test]
+    fn invalid_file_keeps_previous_set_active() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            fs::write(dir.path().join(name), text).unwrap();
-        }
-        Registry::read(dir.path(), 35).map_err(|faults| {
-            let lines: Vec<String> = faults.iter().map(|f| f.to_string()).collect();
-            lines.join("\n").replace(dir.path().to_str().unwrap(), "")
-        })
-    }
+        let write_file = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write_file("a.toml", "name = \"a\"\n[match]\nuser = 0\n");
+        let clock = Clock::manual(Timestamp::from_secs(1));
+        let registry = AgentRegistry::open(dir.path(), 35, clock);
+        assert_eq!(registry.current().len(), 1);
 
-    #[test]
-    fn good_files_and_no_directory() {
-        let registry =
-            read(&[("a.toml", GOOD), ("note.txt", "not an agent"), (".b.toml.swp", "nor this")]).unwrap();
-        assert_eq!(registry.len(), 1);
-        let grant = &registry.find("a").unwrap().grants[0];
-        assert_eq!((grant.audience.as_str(), grant.ttl.as_secs()), ("https://x", 300));
-        assert!(Registry::read(Path::new("/nonexistent/agents.d"), 35).unwrap().is_empty());
-    }
+        write_file("a.toml", "name = \"b\"\n[match]\nuser = 0\n");
+        write_file("c.toml", "name = \"c\"\n[match]\nuesr = 0\n");
+        let faults = registry.reload().unwrap_err();
+        assert_eq!(faults.len(), 1);
+        assert!(registry.current().get("a").is_some() && registry.current().get("b").is_none());
+        assert_eq!(registry.load_status().faults, faults);
 
-    #[test]
-    fn what_is_to_be_measured_is_named() {
-        let with = |more: &str| GOOD.replace("user = 0\n", &format!("user = 0\nmeasured = true\n{more}"));
-        let faults = read(&[("a.toml", &with(""))]).unwrap_err();
-        assert!(faults.contains("a.toml:4") && faults.contains("beside no exe or exe_sha256"), "{faults}");
-        let digest = format!("exe_sha256 = \"{}\"\n", "00".repeat(32));
-        for good in ["exe = \"/usr/bin/agent\"\n", &digest] {
-            assert!(read(&[("a.toml", &with(good))]).unwrap().asks_for_measured());
-        }
-        assert!(read(&[("a.toml", &GOOD.replace("user = 0\n", "user = 0\nmeasured = false\n"))]).is_ok());
-    }
-
-    #[test]
-    fn every_fault_of_every_file_is_named() {
-        let b = "name = \"B\"\n[match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n[[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
-        let e = "name = \"e\"\n[match]\nuser = 0\n[[grant]]\naudience = \"x\"\nassurance = \"sealed\"\nalg = \"RS256\"\n";
-        let faults = read(&[
-            ("a.toml", GOOD),
-            ("b.toml", b),
-            ("c.toml", "name = \"c\"\n[match]\n"),
-            ("d.toml", GOOD),
-            ("e.toml", e),
-        ])
-        .unwrap_err();
-        for wanted in [
-            "/b.toml:1: \"B\" is no name",
-            "/b.toml:3: unit is",
-            "/b.toml:4: exe is an absolute path",
-            "/b.toml:5: a SHA-256 digest",
-            "/b.toml:7: an audience is",
-            "/b.toml:8: ttl is at least 1s and never above 1h",
-            "/b.toml:9: this scope stands here twice",
-            "/b.toml:9: a scope is one word",
-            "/c.toml:2: no user, group or unit",
-            "/e.toml:6: alg = \"RS256\" is signed by the TPM itself; drop assurance",
-            "/d.toml: agent \"a\" is already in",
-        ] {
-            assert!(faults.contains(wanted), "{wanted}\nnot in\n{faults}");
-        }
-    }
-
-    #[test]
-    fn rs256_implies_the_tpm() {
-        use super::super::{Algorithm, Assurance};
-        let signed_by = |lines: &str| {
-            let registry = read(&[("a.toml", &(GOOD.to_owned() + lines))]).unwrap();
-            let grant = &registry.find("a").unwrap().grants[0];
-            (grant.assurance, grant.alg, registry.wants_rs256())
-        };
-        assert_eq!(signed_by(""), (Assurance::Sealed, Algorithm::Es256, false));
-        assert_eq!(signed_by("assurance = \"tpm\"\n"), (Assurance::Tpm, Algorithm::Es256, false));
-        assert_eq!(signed_by("alg = \"RS256\"\n"), (Assurance::Tpm, Algorithm::Rs256, true));
-        let both = "assurance = \"tpm\"\nalg = \"RS256\"\n";
-        assert_eq!(signed_by(both), (Assurance::Tpm, Algorithm::Rs256, true));
-    }
-
-    #[test]
-    fn a_spiffe_id_too_long_is_a_fault_at_load() {
-        let text = GOOD.replace("\"a\"", &format!("\"{}\"", "a".repeat(45)));
-        let fault = read(&[("a.toml", &text)]).unwrap_err();
-        assert!(
-            fault.starts_with(
-                "/a.toml:1: the SPIFFE ID would have 128 characters; shorten name or tenant by 1"
-            ),
-            "{fault}"
-        );
-        assert!(read(&[("a.toml", &GOOD.replace("\"a\"", &format!("\"{}\"", "a".repeat(44))))]).is_ok());
-    }
-
-    #[test]
-    fn a_directory_that_anybody_may_write_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(Registry::read(dir.path(), 35).unwrap_err()[0].what.contains("chmod o-w"));
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert!(Registry::read(&link, 35).unwrap_err()[0].what.contains("symbolic link"));
-    }
-
-    #[test]
-    fn changes_are_named() {
-        let before = read(&[("a.toml", GOOD), ("b.toml", &GOOD.replace("\"a\"", "\"b\""))]).unwrap();
-        let after =
-            read(&[("a.toml", &GOOD.replace("\"r\"", "\"w\"")), ("c.toml", &GOOD.replace("\"a\"", "\"c\""))])
-                .unwrap();
-        let changes = after.changes_since(&before);
-        assert_eq!(
-            (changes.added, changes.changed, changes.removed),
-            (vec!["c".into()], vec!["a".into()], vec!["b".into()])
-        );
+        write_file("c.toml", "name = \"c\"\n[match]\nuser = 0\n");
+        let changes = registry.reload().unwrap();
+        assert_eq!((changes.added.len(), changes.removed.len()), (2, 1));
+        assert!(registry.load_status().faults.is_empty());
     }
 }

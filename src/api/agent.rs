@@ -5,55 +5,74 @@ use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 
 use super::body;
-use super::guest::Guest;
+use super::client_connection::ClientConnection;
 use super::reply::{self, Reply};
-use crate::peer::Facts;
+use crate::peer::PeerInfo;
 use crate::pki;
 use crate::posture::{Mode, Posture};
-use crate::road::{Identity, Road};
+use crate::service::{IdentityService, WhoamiInfo};
 
 /// Answers the agent socket.
 pub struct AgentApi {
-    pub road: Road,
-    pub bodies: body::Room,
+    pub service: IdentityService,
+    pub body_budget: body::BodyBudget,
 }
 
 impl AgentApi {
-    pub(super) async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Reply {
+    pub(super) async fn handle_request(
+        &self,
+        client: &ClientConnection,
+        request: Request<Incoming>,
+    ) -> Reply {
         let post = *request.method() == Method::POST;
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
-            "/v1/token" if post => match self.bodies.read(request).await {
-                Err(broken) => broken,
-                Ok(body) => match self.road.token(guest.look(), body::ask(&body)).await {
+            "/v1/token" if post => match self.body_budget.read(request).await {
+                Err(error_reply) => error_reply,
+                Ok(body) => match self
+                    .service
+                    .issue_token(client.begin_request(), body::parse_token_request(&body))
+                    .await
+                {
                     Ok(token) => reply::token(&token),
-                    Err(refused) => reply::refused(&refused),
+                    Err(error) => reply::from_request_error(&error),
                 },
             },
-            "/v1/certificate" if post => match self.bodies.read(request).await {
-                Err(broken) => broken,
-                Ok(body) => match self.road.certificate(guest.look(), body::certificate(&body)).await {
+            "/v1/certificate" if post => match self.body_budget.read(request).await {
+                Err(error_reply) => error_reply,
+                Ok(body) => match self
+                    .service
+                    .issue_certificate(client.begin_request(), body::parse_certificate_request(&body))
+                    .await
+                {
                     Ok(certificate) => reply::certificate(&certificate),
-                    Err(refused) => reply::refused(&refused),
+                    Err(error) => reply::from_request_error(&error),
                 },
             },
-            "/v1/introspect" if post => match self.bodies.read(request).await {
-                Err(broken) => broken,
-                Ok(body) => match self.road.introspect(guest.look(), body::query(&body)).await {
-                    Ok(answer) => reply::introspection(&answer),
-                    Err(refused) => reply::refused(&refused),
+            "/v1/introspect" if post => match self.body_budget.read(request).await {
+                Err(error_reply) => error_reply,
+                Ok(body) => match self
+                    .service
+                    .introspect(client.begin_request(), body::parse_introspection_request(&body))
+                    .await
+                {
+                    Ok(introspection) => reply::introspection(&introspection),
+                    Err(error) => reply::from_request_error(&error),
                 },
             },
-            "/v1/attest" if post => match self.bodies.read(request).await {
-                Err(broken) => broken,
-                Ok(body) => match self.road.attest(guest.look(), body::challenge(&body)).await {
-                    Ok(proof) => reply::proof(proof).await,
-                    Err(refused) => reply::refused(&refused),
-                },
+            "/v1/attest" if post => match self.body_budget.read(request).await {
+                Err(error_reply) => error_reply,
+                Ok(body) => {
+                    match self.service.attest(client.begin_request(), body::parse_attest_request(&body)).await
+                    {
+                        Ok(evidence) => reply::evidence(evidence).await,
+                        Err(error) => reply::from_request_error(&error),
+                    }
+                }
             },
-            "/v1/whoami" if get => match self.road.whoami(guest.look()).await {
-                Ok(identity) => reply::json(StatusCode::OK, &Whoami::of(&identity)),
-                Err(refused) => reply::refused(&refused),
+            "/v1/whoami" if get => match self.service.whoami(client.begin_request()).await {
+                Ok(info) => reply::json(StatusCode::OK, &WhoamiResponse::from_info(&info)),
+                Err(error) => reply::from_request_error(&error),
             },
             "/v1/health" if get => reply::json(StatusCode::OK, &self.health()),
             "/.well-known/jwks.json" if get => self.document(|documents| documents.jwks.clone()),
@@ -61,25 +80,27 @@ impl AgentApi {
                 self.document(|documents| documents.discovery.clone())
             }
             "/v1/bundle" if get => self.bundle(),
-            "/v1/token" | "/v1/certificate" | "/v1/introspect" | "/v1/attest" => reply::wrong_method("POST"),
+            "/v1/token" | "/v1/certificate" | "/v1/introspect" | "/v1/attest" => {
+                reply::method_not_allowed("POST")
+            }
             "/v1/whoami"
             | "/v1/health"
             | "/v1/bundle"
             | "/.well-known/jwks.json"
-            | "/.well-known/openid-configuration" => reply::wrong_method("GET, HEAD"),
+            | "/.well-known/openid-configuration" => reply::method_not_allowed("GET, HEAD"),
             _ => reply::not_found(),
         }
     }
 
-    fn document(&self, pick: impl Fn(&crate::issue::Documents) -> bytes::Bytes) -> Reply {
-        match self.road.issuer.standing() {
-            Some(standing) => reply::document(pick(standing.documents())),
+    fn document(&self, select: impl Fn(&crate::issue::PublishedDocuments) -> bytes::Bytes) -> Reply {
+        match self.service.issuer.state() {
+            Some(issuer_state) => reply::json_cacheable(select(issuer_state.documents())),
             // Anybody may ask, so what is wrong where is for administrators.
-            None => AgentApi::not_standing(),
+            None => AgentApi::issuer_unavailable(),
         }
     }
 
-    fn not_standing() -> Reply {
+    fn issuer_unavailable() -> Reply {
         reply::error(
             StatusCode::SERVICE_UNAVAILABLE,
             "temporarily_unavailable",
@@ -89,42 +110,42 @@ impl AgentApi {
 
     /// The bundle document of the host's trust domain.
     fn bundle(&self) -> Reply {
-        let (standing, roots) = (self.road.issuer.standing(), self.road.authority.bundle());
-        let document = standing.filter(|_| !roots.is_empty()).and_then(|standing| {
-            let sequence = self.road.authority.changed_at().secs();
-            pki::bundle_document(&standing.documents().bundle, &roots, sequence)
+        let (issuer_state, roots) = (self.service.issuer.state(), self.service.certificate_issuer.bundle());
+        let document = issuer_state.filter(|_| !roots.is_empty()).and_then(|issuer_state| {
+            let sequence = self.service.certificate_issuer.changed_at().as_secs();
+            pki::bundle_document(&issuer_state.documents().spiffe_bundle, &roots, sequence)
         });
         match document {
-            Some(document) => reply::document(document.to_string().into()),
-            None => AgentApi::not_standing(),
+            Some(document) => reply::json_cacheable(document.to_string().into()),
+            None => AgentApi::issuer_unavailable(),
         }
     }
 
-    fn health(&self) -> Health {
-        let tpm = self.road.tpm.borrow().kind;
-        let posture = self.road.posture();
-        let well = self.road.issuer.standing().is_some()
+    fn health(&self) -> HealthResponse {
+        let tpm = self.service.tpm_state.borrow().kind;
+        let posture = self.service.posture();
+        let healthy = self.service.issuer.state().is_some()
             && tpm == crate::tpm::StateKind::Ready
-            && self.road.audit.health().problem().is_none()
-            && (posture == Posture::Accepted || self.road.posture.mode() != Mode::Enforce);
-        Health { status: if well { "ok" } else { "degraded" }, tpm: tpm.to_string(), posture }
+            && self.service.audit.health().write_error().is_none()
+            && (posture == Posture::Accepted || self.service.posture.mode() != Mode::Enforce);
+        HealthResponse { status: if healthy { "ok" } else { "degraded" }, tpm: tpm.to_string(), posture }
     }
 }
 
 #[derive(Serialize)]
-struct Health {
+struct HealthResponse {
     status: &'static str,
     tpm: String,
     posture: Posture,
 }
 
 #[derive(Serialize)]
-struct Whoami<'a> {
+struct WhoamiResponse<'a> {
     /// None where the process is several agents: a request then names one.
     agent: Option<&'a str>,
     spiffe_id: Option<String>,
     agents: Vec<&'a str>,
-    peer: &'a Facts,
+    peer: &'a PeerInfo,
     host: WhoamiHost<'a>,
 }
 
@@ -135,22 +156,22 @@ struct WhoamiHost<'a> {
     posture: Posture,
 }
 
-impl<'a> Whoami<'a> {
-    fn of(identity: &'a Identity) -> Whoami<'a> {
-        let host = identity.host.as_ref();
-        let only = match identity.agents.as_slice() {
+impl<'a> WhoamiResponse<'a> {
+    fn from_info(info: &'a WhoamiInfo) -> WhoamiResponse<'a> {
+        let host = info.host.as_ref();
+        let only = match info.agents.as_slice() {
             [only] => Some(only),
             _ => None,
         };
-        Whoami {
+        WhoamiResponse {
             agent: only.map(|entry| entry.name.as_str()),
             spiffe_id: only.and_then(|entry| host.map(|host| host.spiffe_id(entry))),
-            agents: identity.agents.iter().map(|entry| entry.name.as_str()).collect(),
-            peer: &identity.peer,
+            agents: info.agents.iter().map(|entry| entry.name.as_str()).collect(),
+            peer: &info.peer,
             host: WhoamiHost {
                 id: host.map(|host| host.id.as_str()),
-                tpm: host.map(|host| host.tpm()),
-                posture: identity.posture,
+                tpm: host.map(|host| host.tpm_kind()),
+                posture: info.posture,
             },
         }
     }

@@ -6,17 +6,17 @@ use hyper::{Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Admin;
+use super::AdminApi;
 use super::reply::{self, Reply};
-use crate::audit::{Event, Unrecorded};
-use crate::enroll::{Challenge, ToolsFile};
-use crate::issue::{Error, Logs};
+use crate::audit::{AuditUnavailable, Event};
+use crate::enroll::{EnrollmentChallenge, Tpm2ToolsCredential};
+use crate::issue::{Error, MeasurementLogs};
 use crate::tpm::{self, EkKind};
 
 /// A file of `tpm2_makecredential`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CredentialBody {
+struct CredentialRequestBody {
     ek: String,
     /// Base64
     credential: String,
@@ -24,106 +24,128 @@ struct CredentialBody {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct InstallBody {
+struct InstallRequestBody {
     /// PEM
     certificate: String,
 }
 
 /// Does one step for an administrator, `by` name.
-pub async fn answer(admin: &Admin, by: &str, step: &str, request: Request<Incoming>) -> Reply {
+pub async fn handle_step(
+    api: &AdminApi,
+    requested_by: &str,
+    step: &str,
+    request: Request<Incoming>,
+) -> Reply {
     if !matches!(step, "request" | "activate" | "credential" | "install") {
         return reply::not_found();
     }
-    let text = match admin.bodies.read(request).await {
-        Ok(body) => body.text,
-        Err(broken) => return broken,
+    let text = match api.body_budget.read(request).await {
+        Ok(body) => body.bytes,
+        Err(error_reply) => return error_reply,
     };
-    let road = &admin.road;
-    let (Some(standing), Some(tpm)) = (road.issuer.standing(), road.handle.borrow().clone()) else {
-        return admin.not_standing();
+    let service = &api.service;
+    let (Some(issuer_state), Some(tpm)) = (service.issuer.state(), service.tpm.borrow().clone()) else {
+        return api.issuer_unavailable();
     };
-    let (enrollment, now) = (&road.enrollment, road.clock.now());
+    let (enrollment, now) = (&service.enrollment, service.clock.now());
     match step {
         "request" => {
             // The list of measured files is long, and for those who verify what runs.
-            let logs = Logs { boot: road.boot_log.clone(), ima: None };
-            let made = enrollment.request(&standing, &tpm, logs, now).await;
-            let what = format!("{by} had an enrollment request made");
-            told(admin, Event::EnrollmentRequested, &what, made).await
+            let logs = MeasurementLogs { boot: service.event_log.clone(), ima: None };
+            let result = enrollment.create_request(&issuer_state, &tpm, logs, now).await;
+            let description = format!("{requested_by} had an enrollment request made");
+            record_and_reply(api, Event::EnrollmentRequested, &description, result).await
         }
         "activate" => {
-            let opened = match Challenge::parse(&text) {
+            let opened = match EnrollmentChallenge::parse(&text) {
                 Ok(challenge) => enrollment.open_challenge(&tpm, &challenge).await,
                 Err(e) => Err(e.into()),
             };
             let opened = match opened {
                 Ok(opened) => opened,
-                Err(e) => return told::<()>(admin, Event::EnrollmentRefused, "", Err(e)).await,
+                Err(e) => return record_and_reply::<()>(api, Event::EnrollmentRefused, "", Err(e)).await,
             };
             // Before it is used up, or a full disk would cost the operator a challenge.
-            let what = format!("{by} had enrollment challenge {} answered", opened.id());
-            if let Err(unrecorded) = road.audit.event(Event::EnrollmentAnswered, &what).await {
-                return untold(&unrecorded);
+            let description = format!("{requested_by} had enrollment challenge {} answered", opened.id());
+            if let Err(unavailable) =
+                service.audit.record_event(Event::EnrollmentAnswered, &description).await
+            {
+                return audit_unavailable(&unavailable);
             }
-            match opened.answer(now).await {
+            match opened.record_answer(now).await {
                 Ok(answer) => reply::json(StatusCode::OK, &answer),
-                Err(e) => told::<()>(admin, Event::EnrollmentRefused, "", Err(e)).await,
+                Err(e) => record_and_reply::<()>(api, Event::EnrollmentRefused, "", Err(e)).await,
             }
         }
         "credential" => {
-            let made = match credential(&text) {
+            let result = match parse_credential(&text) {
                 Ok((ek, file)) => enrollment.open_credential(&tpm, ek, file).await,
                 Err(e) => Err(e),
             };
-            let made = made.map(|secret| json!({ "secret": BASE64.encode(&secret) }));
-            told(admin, Event::EnrollmentCredential, &format!("{by} had a credential opened"), made).await
+            let result = result.map(|secret| json!({ "secret": BASE64.encode(&secret) }));
+            record_and_reply(
+                api,
+                Event::EnrollmentCredential,
+                &format!("{requested_by} had a credential opened"),
+                result,
+            )
+            .await
         }
         _ => {
-            let made = match serde_json::from_slice::<InstallBody>(&text) {
+            let result = match serde_json::from_slice::<InstallRequestBody>(&text) {
                 Ok(body) => {
-                    let domain = &standing.host().trust_domain;
+                    let domain = &issuer_state.host().trust_domain;
                     enrollment.install(&tpm, body.certificate.as_bytes(), domain, now).await
                 }
                 Err(e) => Err(Error::Enrollment(e.to_string())),
             };
-            let whose = made.as_ref().map_or_else(|_| String::new(), |report| report.issuer.clone());
-            let what = format!("{by} installed a certificate by {whose} for the host key");
-            told(admin, Event::CertificateInstalled, &what, made).await
+            let certificate_issuer =
+                result.as_ref().map_or_else(|_| String::new(), |report| report.issuer.clone());
+            let description =
+                format!("{requested_by} installed a certificate by {certificate_issuer} for the host key");
+            record_and_reply(api, Event::CertificateInstalled, &description, result).await
         }
     }
 }
 
-fn credential(text: &[u8]) -> Result<(EkKind, ToolsFile), Error> {
-    let fault = |what: String| Error::Enrollment(what);
-    let body: CredentialBody = serde_json::from_slice(text).map_err(|e| fault(e.to_string()))?;
+fn parse_credential(text: &[u8]) -> Result<(EkKind, Tpm2ToolsCredential), Error> {
+    let invalid = |description: String| Error::Enrollment(description);
+    let body: CredentialRequestBody = serde_json::from_slice(text).map_err(|e| invalid(e.to_string()))?;
     let ek = match body.ek.as_str() {
         "ecc" => EkKind::P256,
         "rsa" => EkKind::Rsa,
-        _ => return Err(fault("ek is \"ecc\" or \"rsa\"".into())),
+        _ => return Err(invalid("ek is \"ecc\" or \"rsa\"".into())),
     };
-    let file = BASE64.decode(body.credential.as_bytes()).map_err(|e| fault(e.to_string()))?;
-    Ok((ek, ToolsFile::parse(&file)?))
+    let file = BASE64.decode(body.credential.as_bytes()).map_err(|e| invalid(e.to_string()))?;
+    Ok((ek, Tpm2ToolsCredential::parse(&file)?))
 }
 
-fn untold(unrecorded: &Unrecorded) -> Reply {
-    reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &unrecorded.to_string())
+fn audit_unavailable(unavailable: &AuditUnavailable) -> Reply {
+    reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &unavailable.to_string())
 }
 
 /// Writes down what was done, or what was refused, and answers.
-async fn told<T: Serialize>(admin: &Admin, event: Event, what: &str, made: Result<T, Error>) -> Reply {
-    let (event, what) = match &made {
-        Ok(_) => (event, what.to_owned()),
+async fn record_and_reply<T: Serialize>(
+    api: &AdminApi,
+    event: Event,
+    description: &str,
+    result: Result<T, Error>,
+) -> Reply {
+    let (event, description) = match &result {
+        Ok(_) => (event, description.to_owned()),
         Err(e) => (Event::EnrollmentRefused, e.to_string()),
     };
-    if let Err(unrecorded) = admin.road.audit.event(event, &what).await {
-        return untold(&unrecorded);
+    if let Err(unavailable) = api.service.audit.record_event(event, &description).await {
+        return audit_unavailable(&unavailable);
     }
-    match made {
+    match result {
         Ok(body) => reply::json(StatusCode::OK, &body),
-        Err(Error::Enrollment(_) | Error::Tpm(tpm::Error::Request(_))) => {
-            reply::error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", &what)
+        Err(Error::Enrollment(_) | Error::Tpm(tpm::Error::RequestFailed(_))) => {
+            reply::error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", &description)
         }
-        Err(Error::Tpm(_)) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &what),
-        Err(_) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &what),
+        Err(Error::Tpm(_)) => {
+            reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &description)
+        }
+        Err(_) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &description),
     }
 }

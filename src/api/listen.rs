@@ -18,18 +18,18 @@ pub struct Socket {
 /// Makes `DIR/NAME.sock`. A socket left by an earlier daemon is replaced; the state directory's lock says it is dead.
 pub fn bind(dir: &Path, socket: Socket) -> io::Result<UnixListener> {
     let path = dir.join(format!("{}.sock", socket.name));
-    let said = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let with_path = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
     match fs::symlink_metadata(&path) {
-        Ok(meta) if meta.file_type().is_socket() => fs::remove_file(&path).map_err(said)?,
-        Ok(_) => return Err(said(io::Error::other("is in the way and is no socket; move it away"))),
+        Ok(meta) if meta.file_type().is_socket() => fs::remove_file(&path).map_err(with_path)?,
+        Ok(_) => return Err(with_path(io::Error::other("is in the way and is no socket; move it away"))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(said(e)),
+        Err(e) => return Err(with_path(e)),
     }
     // The umask keeps everybody out until mode and group are right.
-    let listener = UnixListener::bind(&path).map_err(said)?;
+    let listener = UnixListener::bind(&path).map_err(with_path)?;
     if let Some(group) = socket.group {
-        chown(&path, None, Some(group)).map_err(said)?;
+        chown(&path, None, Some(group)).map_err(with_path)?;
     }
-    fs::set_permissions(&path, Permissions::from_mode(socket.mode)).map_err(said)?;
+    fs::set_permissions(&path, Permissions::from_mode(socket.mode)).map_err(with_path)?;
     Ok(listener)
 }

@@ -10,26 +10,26 @@ use zeroize::Zeroizing;
 use crate::audit::Recorded;
 use crate::clock::Timestamp;
 use crate::enroll::pem;
-use crate::issue::{Introspection, Proof, Token};
-use crate::peer::Facts;
-use crate::pki::Certificate;
-use crate::policy::{Reason, Refusal};
-use crate::road::Refused;
+use crate::issue::{AccessToken, EvidenceResponse, Introspection};
+use crate::peer::PeerInfo;
+use crate::pki::IssuedX509Svid;
+use crate::policy::{ErrorCode, Refusal};
+use crate::service::RequestError;
 
 pub type Reply = Response<Full<Bytes>>;
 
 /// RFC 6749 section 5.2, with what the daemon saw of a caller that is nobody.
 #[derive(Serialize)]
-struct ErrorBody<'a> {
+struct ErrorResponse<'a> {
     error: &'a str,
     error_description: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<&'a Facts>,
+    peer: Option<&'a PeerInfo>,
 }
 
 /// RFC 6749 section 5.1.
 #[derive(Serialize)]
-struct TokenBody<'a> {
+struct TokenResponse<'a> {
     access_token: &'a str,
     token_type: &'static str,
     expires_in: u64,
@@ -39,28 +39,30 @@ struct TokenBody<'a> {
 /// JSON that nobody may keep.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     let text = serde_json::to_vec(value).unwrap_or_else(|_| b"{\"error\":\"server_error\"}".to_vec());
-    unkept(status, Bytes::from(text))
+    json_no_store(status, Bytes::from(text))
 }
 
 /// Evidence, which is large: it is written by another thread, and keeps its place until the caller has taken it.
-pub async fn proof(proof: Recorded<Proof>) -> Reply {
-    match tokio::task::spawn_blocking(move || proof.into_inner().into_answer()).await {
-        Ok(Ok(text)) => unkept(StatusCode::OK, text),
-        _ => {
-            error(StatusCode::INTERNAL_SERVER_ERROR, Reason::ServerError.as_str(), "the evidence is no JSON")
-        }
+pub async fn evidence(evidence: Recorded<EvidenceResponse>) -> Reply {
+    match tokio::task::spawn_blocking(move || evidence.into_inner().into_json()).await {
+        Ok(Ok(text)) => json_no_store(StatusCode::OK, text),
+        _ => error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorCode::ServerError.as_str(),
+            "the evidence is no JSON",
+        ),
     }
 }
 
-fn unkept(status: StatusCode, text: Bytes) -> Reply {
-    let mut reply = document(text);
+fn json_no_store(status: StatusCode, text: Bytes) -> Reply {
+    let mut reply = json_cacheable(text);
     *reply.status_mut() = status;
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
 }
 
 /// JSON that anyone may read and keep for a while.
-pub fn document(text: Bytes) -> Reply {
+pub fn json_cacheable(text: Bytes) -> Reply {
     let mut reply = Response::new(Full::new(text));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -70,11 +72,11 @@ pub fn document(text: Bytes) -> Reply {
 
 /// An error of the protocol itself, before any decision.
 pub fn error(status: StatusCode, code: &str, description: &str) -> Reply {
-    json(status, &ErrorBody { error: code, error_description: description, peer: None })
+    json(status, &ErrorResponse { error: code, error_description: description, peer: None })
 }
 
 /// The same, and the connection is of no more use.
-pub fn fatal(status: StatusCode, description: &str) -> Reply {
+pub fn error_and_close(status: StatusCode, description: &str) -> Reply {
     let mut reply = error(status, "invalid_request", description);
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
@@ -88,16 +90,16 @@ pub fn not_found() -> Reply {
     )
 }
 
-pub fn wrong_method(allowed: &'static str) -> Reply {
+pub fn method_not_allowed(allowed: &'static str) -> Reply {
     let mut reply =
         error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this path takes another method");
     reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     reply
 }
 
-pub fn token(token: &Recorded<Token>) -> Reply {
+pub fn token(token: &Recorded<AccessToken>) -> Reply {
     let token = token.get();
-    let body = TokenBody {
+    let body = TokenResponse {
         access_token: token.text(),
         token_type: "Bearer",
         expires_in: token.permit().ttl().as_secs(),
@@ -109,18 +111,18 @@ pub fn token(token: &Recorded<Token>) -> Reply {
 }
 
 #[derive(Serialize)]
-struct CertificateBody<'a> {
+struct CertificateResponse<'a> {
     certificate_chain: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     private_key: Option<&'a str>,
     expires_at: Timestamp,
 }
 
-pub fn certificate(certificate: &Recorded<Certificate>) -> Reply {
+pub fn certificate(certificate: &Recorded<IssuedX509Svid>) -> Reply {
     let certificate = certificate.get();
     let chain: String = certificate.chain().iter().map(|der| pem("CERTIFICATE", der)).collect();
     let key = certificate.key().map(|der| Zeroizing::new(pem("PRIVATE KEY", der)));
-    let body = CertificateBody {
+    let body = CertificateResponse {
         certificate_chain: &chain,
         private_key: key.as_ref().map(|key| key.as_str()),
         expires_at: certificate.expires(),
@@ -128,35 +130,38 @@ pub fn certificate(certificate: &Recorded<Certificate>) -> Reply {
     json(StatusCode::OK, &body)
 }
 
-pub fn introspection(answer: &Recorded<Introspection>) -> Reply {
-    json(StatusCode::OK, answer.get())
+pub fn introspection(introspection: &Recorded<Introspection>) -> Reply {
+    json(StatusCode::OK, introspection.get())
 }
 
-pub fn refused(refused: &Refused) -> Reply {
-    match refused {
-        Refused::Recorded(refusal) => refusal_body(refusal.get()),
-        Refused::Unrecorded(why) => {
-            error(StatusCode::SERVICE_UNAVAILABLE, Reason::TemporarilyUnavailable.as_str(), &why.to_string())
-        }
+pub fn from_request_error(request_error: &RequestError) -> Reply {
+    match request_error {
+        RequestError::Denied(refusal) => from_refusal(refusal.get()),
+        RequestError::AuditUnavailable(unavailable) => error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable.as_str(),
+            &unavailable.to_string(),
+        ),
     }
 }
 
-fn refusal_body(refusal: &Refusal) -> Reply {
-    let status = match refusal.reason {
-        Reason::InvalidRequest | Reason::InvalidScope | Reason::InvalidTarget => StatusCode::BAD_REQUEST,
-        Reason::InvalidClient => StatusCode::UNAUTHORIZED,
-        Reason::AccessDenied => StatusCode::FORBIDDEN,
-        Reason::SlowDown => StatusCode::TOO_MANY_REQUESTS,
-        Reason::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Reason::ServerError => StatusCode::INTERNAL_SERVER_ERROR,
+fn from_refusal(refusal: &Refusal) -> Reply {
+    let status = match refusal.code {
+        ErrorCode::InvalidRequest | ErrorCode::InvalidScope | ErrorCode::InvalidTarget => {
+            StatusCode::BAD_REQUEST
+        }
+        ErrorCode::InvalidClient => StatusCode::UNAUTHORIZED,
+        ErrorCode::AccessDenied => StatusCode::FORBIDDEN,
+        ErrorCode::SlowDown => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::ServerError => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let seen = refusal.peer.as_deref().filter(|_| refusal.reason == Reason::InvalidClient);
-    let body =
-        ErrorBody { error: refusal.reason.as_str(), error_description: &refusal.description, peer: seen };
+    let peer = refusal.peer.as_deref().filter(|_| refusal.code == ErrorCode::InvalidClient);
+    let body = ErrorResponse { error: refusal.code.as_str(), error_description: &refusal.description, peer };
     let mut reply = json(status, &body);
-    if let Some(wait) = refusal.retry_after {
+    if let Some(retry_after) = refusal.retry_after {
         // Whole seconds, rounded up (RFC 9110 section 10.2.3).
-        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        let seconds = retry_after.as_millis().div_ceil(1000).max(1);
         if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
             reply.headers_mut().insert(RETRY_AFTER, value);
         }

@@ -19,27 +19,27 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::crowd::Crowd;
-use super::ending;
-use super::guest::Guest;
-use super::patient::Patient;
+use super::client_connection::ClientConnection;
+use super::connection_limits::ConnectionLimits;
+use super::drain;
 use super::reply::{self, Reply};
-use super::{Admin, AgentApi, Lanes, Workload, workload};
-use crate::peer::Caller;
+use super::write_deadline::WriteDeadline;
+use super::{AdminApi, AgentApi, WorkerPool, WorkloadApi, workload};
+use crate::peer::PeerTracker;
 
 /// Largest request head.
-const HEAD_MOST: usize = 16 * 1024;
+const MAX_HEAD_SIZE: usize = 16 * 1024;
 /// Read of a head before it is judged: closing on what was not read would take the answer back from its sender.
-const READ_MOST: usize = 4 * HEAD_MOST;
+const READ_BUFFER_SIZE: usize = 4 * MAX_HEAD_SIZE;
 /// A connection on which no whole request head has come for this long is closed.
-const IDLE_MOST: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// An answer that was not taken whole for this long is taken back, and its connection closed.
-const TAKE_MOST: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many are told at once that there is no seat, and for how long at most.
-const DOORSTEPS: usize = 64;
-const DOORSTEP_MOST: Duration = Duration::from_secs(1);
+const MAX_REJECTIONS: usize = 64;
+const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sent where there is no seat.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
+const OVERLOADED_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     retry-after: 1\r\nconnection: close\r\ncontent-length: 103\r\n\r\n\
     {\"error\":\"temporarily_unavailable\",\"error_description\":\"too many connections are open; try again soon\"}";
 
@@ -47,51 +47,51 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
 #[derive(Clone)]
 pub enum Api {
     Agent(Arc<AgentApi>),
-    Admin(Arc<Admin>),
+    Admin(Arc<AdminApi>),
     /// gRPC; the others are HTTP/1.1.
-    Workload(Arc<Workload>),
+    Workload(Arc<WorkloadApi>),
 }
 
 /// The two that speak HTTP/1.1.
 #[derive(Clone)]
-enum Http1 {
+enum Http1Api {
     Agent(Arc<AgentApi>),
-    Admin(Arc<Admin>),
+    Admin(Arc<AdminApi>),
 }
 
 impl Api {
     /// Serves one connection to its end.
-    async fn serve(self, stream: UnixStream, guest: Guest, stop: CancellationToken) {
+    async fn serve(self, stream: UnixStream, client: ClientConnection, stop: CancellationToken) {
         match self {
-            Api::Agent(api) => serve(stream, guest, Http1::Agent(api), stop).await,
-            Api::Admin(api) => serve(stream, guest, Http1::Admin(api), stop).await,
-            Api::Workload(api) => workload::serve(stream, guest, api, stop).await,
+            Api::Agent(api) => serve_http1(stream, client, Http1Api::Agent(api), stop).await,
+            Api::Admin(api) => serve_http1(stream, client, Http1Api::Admin(api), stop).await,
+            Api::Workload(api) => workload::serve_grpc(stream, client, api, stop).await,
         }
     }
 
     /// What a caller hears for whom there is no seat.
-    fn full(&self) -> &'static [u8] {
+    fn overloaded_response(&self) -> &'static [u8] {
         match self {
-            Api::Agent(_) | Api::Admin(_) => FULL,
-            Api::Workload(_) => workload::FULL,
+            Api::Agent(_) | Api::Admin(_) => OVERLOADED_RESPONSE,
+            Api::Workload(_) => workload::OVERLOADED_GOAWAY,
         }
     }
 }
 
-impl Http1 {
-    async fn answer(&self, guest: &Guest, request: Request<Incoming>) -> Reply {
+impl Http1Api {
+    async fn handle_request(&self, client: &ClientConnection, request: Request<Incoming>) -> Reply {
         // RFC 9112 section 3.2: a request without exactly one Host is one to be wary of.
         let hosts = request.headers().get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
-            return reply::fatal(StatusCode::BAD_REQUEST, "a request has exactly one Host header");
+            return reply::error_and_close(StatusCode::BAD_REQUEST, "a request has exactly one Host header");
         }
-        if head_size(&request) > HEAD_MOST {
-            let what = "a request head has at most 16 KiB";
-            return reply::fatal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, what);
+        if head_size(&request) > MAX_HEAD_SIZE {
+            let description = "a request head has at most 16 KiB";
+            return reply::error_and_close(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, description);
         }
         match self {
-            Http1::Agent(api) => api.answer(guest, request).await,
-            Http1::Admin(api) => api.answer(guest, request).await,
+            Http1Api::Agent(api) => api.handle_request(client, request).await,
+            Http1Api::Admin(api) => api.handle_request(client, request).await,
         }
     }
 }
@@ -107,13 +107,13 @@ fn head_size(request: &Request<Incoming>) -> usize {
 pub struct Server {
     listener: UnixListener,
     api: Api,
-    crowd: Arc<Crowd>,
+    connection_limits: Arc<ConnectionLimits>,
     /// None where connections are served by the thread that accepts them.
-    lanes: Option<Arc<Lanes>>,
+    workers: Option<Arc<WorkerPool>>,
     stop: CancellationToken,
     connections: TaskTracker,
     /// Places for those who are told that there is no seat.
-    doorstep: Arc<Semaphore>,
+    rejections: Arc<Semaphore>,
 }
 
 impl Server {
@@ -121,14 +121,22 @@ impl Server {
     pub fn new(
         listener: StdListener,
         api: Api,
-        crowd: Arc<Crowd>,
-        lanes: Option<Arc<Lanes>>,
+        connection_limits: Arc<ConnectionLimits>,
+        workers: Option<Arc<WorkerPool>>,
         stop: CancellationToken,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        let doorstep = Arc::new(Semaphore::new(DOORSTEPS));
-        Ok(Server { listener, api, crowd, lanes, stop, connections: TaskTracker::new(), doorstep })
+        let rejections = Arc::new(Semaphore::new(MAX_REJECTIONS));
+        Ok(Server {
+            listener,
+            api,
+            connection_limits,
+            workers,
+            stop,
+            connections: TaskTracker::new(),
+            rejections,
+        })
     }
 
     /// Accepts until told to stop, then lets what is being answered end.
@@ -145,49 +153,51 @@ impl Server {
         }
         drop(self.listener);
         self.connections.close();
-        let _ = tokio::time::timeout(ending::LAST_WORDS, self.connections.wait()).await;
+        let _ = tokio::time::timeout(drain::DRAIN_TIMEOUT, self.connections.wait()).await;
     }
 
     fn admit(&self, stream: UnixStream) {
         // Whoever cannot be told at all has gone, or the daemon is out of descriptors: nothing to answer to.
-        let Ok(caller) = Caller::of(&stream) else { return };
-        let Some(seat) = self.crowd.admit(caller.uid()) else { return self.turn_away(stream) };
-        let guest = Guest::new(caller, seat);
+        let Ok(peer_tracker) = PeerTracker::from_socket(&stream) else { return };
+        let Some(permit) = self.connection_limits.acquire(peer_tracker.uid()) else {
+            return self.reject(stream);
+        };
+        let client = ClientConnection::new(peer_tracker, permit);
         let (api, stop) = (self.api.clone(), self.stop.clone());
-        let Some(lanes) = &self.lanes else {
-            self.connections.spawn(api.serve(stream, guest, stop));
+        let Some(workers) = &self.workers else {
+            self.connections.spawn(api.serve(stream, client, stop));
             return;
         };
-        let Some(lane) = lanes.quietest() else { return };
+        let Some(worker) = workers.least_loaded() else { return };
         // Leaves this runtime's poll for the lane's.
         let Ok(stream) = stream.into_std() else { return };
-        let ride = lane.ride();
+        let load_guard = worker.track();
         let connection = async move {
-            let _ride = ride;
+            let _load_guard = load_guard;
             if let Ok(stream) = UnixStream::from_std(stream) {
-                api.serve(stream, guest, stop).await;
+                api.serve(stream, client, stop).await;
             }
         };
-        self.connections.spawn_on(connection, &lane.runtime);
+        self.connections.spawn_on(connection, &worker.runtime);
     }
 
     /// Tells a caller that there is no seat. Closing on what it is about to send would take the answer back, so a few
     /// are heard out on the doorstep.
-    fn turn_away(&self, mut stream: UnixStream) {
-        let full = self.api.full();
-        let Ok(step) = self.doorstep.clone().try_acquire_owned() else { return };
+    fn reject(&self, mut stream: UnixStream) {
+        let response = self.api.overloaded_response();
+        let Ok(permit) = self.rejections.clone().try_acquire_owned() else { return };
         tokio::spawn(async move {
-            let _step = step;
-            let mut heard = vec![0; HEAD_MOST];
-            let told = async {
-                let _ = stream.read(&mut heard).await?;
-                stream.write_all(full).await?;
+            let _permit = permit;
+            let mut buffer = vec![0; MAX_HEAD_SIZE];
+            let rejection = async {
+                let _ = stream.read(&mut buffer).await?;
+                stream.write_all(response).await?;
                 stream.shutdown().await?;
-                while stream.read(&mut heard).await? > 0 {}
+                while stream.read(&mut buffer).await? > 0 {}
                 io::Result::Ok(())
             };
             // Whoever cannot be told has gone.
-            let _ = tokio::time::timeout(DOORSTEP_MOST, told).await;
+            let _ = tokio::time::timeout(REJECTION_TIMEOUT, rejection).await;
         });
     }
 
@@ -210,21 +220,21 @@ impl Server {
 }
 
 /// One connection, to its end.
-async fn serve(stream: UnixStream, guest: Guest, api: Http1, stop: CancellationToken) {
+async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api, stop: CancellationToken) {
     let service = service_fn(|request| async {
-        guest.speaks();
-        let reply = api.answer(&guest, request).await;
-        if let Some(wait) = guest.answered(&reply) {
-            tokio::time::sleep(wait).await;
+        client.mark_request_started();
+        let reply = api.handle_request(&client, request).await;
+        if let Some(delay) = client.finish_request(&reply) {
+            tokio::time::sleep(delay).await;
         }
         Ok::<_, Infallible>(reply)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_MOST)
+        .header_read_timeout(IDLE_TIMEOUT)
         // Whoever has said all it will say still wants its answer.
         .half_close(true)
-        .max_buf_size(READ_MOST)
-        .serve_connection(TokioIo::new(Patient::new(stream, TAKE_MOST)), service);
-    ending::serve(connection, &guest, &stop, std::future::pending(), || {}).await;
+        .max_buf_size(READ_BUFFER_SIZE)
+        .serve_connection(TokioIo::new(WriteDeadline::new(stream, WRITE_TIMEOUT)), service);
+    drain::serve_until_drained(connection, &client, &stop, std::future::pending(), || {}).await;
 }

@@ -5,28 +5,28 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Crowd;
-use crate::agents::Loaded;
-use crate::clock::{Timestamp, Uptime};
-use crate::config::Fault;
+use super::ConnectionLimits;
+use crate::agents::LoadStatus;
+use crate::clock::{BootTime, Timestamp};
+use crate::config::Diagnostic;
 use crate::issue::{CertificateReport, KeyReport, KeyState};
+use crate::keystore::SealStatus;
 use crate::pki;
 use crate::posture::{Mode, Posture};
-use crate::road::Road;
-use crate::vault::Binding;
+use crate::service::IdentityService;
 
 /// What is known at the start and does not change.
 #[derive(Debug)]
-pub struct Status {
+pub struct StatusReporter {
     pub started: Timestamp,
-    pub audit: PathBuf,
-    pub crowd: Arc<Crowd>,
-    pub tpm: tokio::sync::watch::Receiver<Option<TpmFacts>>,
+    pub audit_dir: PathBuf,
+    pub connection_limits: Arc<ConnectionLimits>,
+    pub tpm_description: tokio::sync::watch::Receiver<Option<TpmDescription>>,
 }
 
 /// What the TPM says about itself.
 #[derive(Clone, Debug, Serialize)]
-pub struct TpmFacts {
+pub struct TpmDescription {
     pub manufacturer: String,
     pub vendor: String,
     pub firmware: String,
@@ -38,7 +38,7 @@ pub struct TpmFacts {
 
 /// The answer to `hostbadge status`.
 #[derive(Serialize)]
-pub struct Report {
+pub struct StatusReport {
     version: &'static str,
     pid: u32,
     started: Timestamp,
@@ -48,18 +48,18 @@ pub struct Report {
     /// What an organisation gave the host key; none where the host is not enrolled.
     certificate: Option<CertificateReport>,
     /// The authority that agents' certificates come from.
-    ca: pki::Report,
+    ca: pki::CaReport,
     posture: Posture,
     #[serde(skip_serializing_if = "String::is_empty")]
     posture_why: String,
     /// How the keys are guarded at rest; none while they are not open.
-    seal: Option<Binding>,
+    seal: Option<SealStatus>,
     /// What keeps tokens from being issued; none where they are.
     trouble: Option<String>,
     keys: Vec<KeyReport>,
     /// Why there is no RSA key, where a grant asks for RS256.
     rsa_waits: Option<String>,
-    agents: Arc<Loaded>,
+    agents: Arc<LoadStatus>,
     federation: FederationReport,
     audit: AuditReport,
     journal: JournalReport,
@@ -82,7 +82,7 @@ struct TpmReport {
     /// Requests for tokens that wait for their agent's turn to have the TPM sign.
     waiting: usize,
     #[serde(flatten)]
-    facts: Option<TpmFacts>,
+    description: Option<TpmDescription>,
 }
 
 #[derive(Serialize)]
@@ -90,7 +90,7 @@ struct FederationReport {
     /// Other trust domains whose bundles are in force.
     trust_domains: Vec<String>,
     /// Of the last reading; while there are any, the bundles before it stay in force.
-    faults: Arc<Vec<Fault>>,
+    faults: Arc<Vec<Diagnostic>>,
 }
 
 #[derive(Serialize)]
@@ -105,28 +105,28 @@ struct JournalReport {
     dropped: u64,
 }
 
-impl Status {
+impl StatusReporter {
     pub fn audit_dir(&self) -> &Path {
-        &self.audit
+        &self.audit_dir
     }
 
     /// Everything as it is now.
-    pub fn report(&self, road: &Road, seal: Option<Binding>) -> Report {
-        let living = |key: &&KeyReport| key.state != KeyState::Destroyed;
-        let standing = road.issuer.standing();
-        let host = standing.as_ref().map(|standing| standing.host());
-        let state = road.tpm.borrow().clone();
-        let problem = road.audit.health().problem().map(|problem| problem.to_string());
-        let posture = road.posture.condition(Uptime::now());
-        let well = standing.is_some()
+    pub fn report(&self, service: &IdentityService, seal: Option<SealStatus>) -> StatusReport {
+        let not_destroyed = |key: &&KeyReport| key.state != KeyState::Destroyed;
+        let issuer_state = service.issuer.state();
+        let host = issuer_state.as_ref().map(|issuer_state| issuer_state.host());
+        let state = service.tpm_state.borrow().clone();
+        let problem = service.audit.health().write_error().map(|problem| problem.to_string());
+        let posture = service.posture.evaluate(BootTime::now());
+        let healthy = issuer_state.is_some()
             && state.kind == crate::tpm::StateKind::Ready
             && problem.is_none()
             && (posture.posture == Posture::Accepted || posture.mode != Mode::Enforce);
-        Report {
+        StatusReport {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             started: self.started,
-            status: if well { "ok" } else { "degraded" },
+            status: if healthy { "ok" } else { "degraded" },
             host: HostReport {
                 id: host.map(|host| host.id.clone()),
                 trust_domain: host.map(|host| host.trust_domain.clone()),
@@ -136,26 +136,34 @@ impl Status {
                 state: state.kind.to_string(),
                 remedy: state.kind.remedy(),
                 detail: state.detail,
-                kind: host.map(|host| host.tpm()),
-                waiting: road.by_tpm.turns.waiting(),
-                facts: self.tpm.borrow().clone(),
+                kind: host.map(|host| host.tpm_kind()),
+                waiting: service.tpm_signer.queue.waiting_count(),
+                description: self.tpm_description.borrow().clone(),
             },
-            certificate: road.enrollment.report(),
-            ca: road.authority.report(),
+            certificate: service.enrollment.certificate_report(),
+            ca: service.certificate_issuer.report(),
             posture: posture.posture,
-            posture_why: posture.why(),
+            posture_why: posture.reason(),
             seal,
-            trouble: standing.is_none().then(|| road.why_not_standing()),
-            keys: standing.iter().flat_map(|standing| standing.keys()).filter(living).cloned().collect(),
-            rsa_waits: road.by_tpm.rsa_waits.borrow().clone(),
-            agents: road.agents.loaded(),
+            trouble: issuer_state.is_none().then(|| service.unavailable_reason()),
+            keys: issuer_state
+                .iter()
+                .flat_map(|issuer_state| issuer_state.key_reports())
+                .filter(not_destroyed)
+                .cloned()
+                .collect(),
+            rsa_waits: service.tpm_signer.rsa_blocked_reason.borrow().clone(),
+            agents: service.agents.load_status(),
             federation: FederationReport {
-                trust_domains: road.federation.bundles().keys().cloned().collect(),
-                faults: road.federation.faults(),
+                trust_domains: service.federation.bundles().keys().cloned().collect(),
+                faults: service.federation.diagnostics(),
             },
-            audit: AuditReport { last: road.audit.health().last(), problem },
-            journal: JournalReport { to: road.audit.journal().to(), dropped: road.audit.journal().dropped() },
-            connections: self.crowd.len(),
+            audit: AuditReport { last: service.audit.health().last_seq(), problem },
+            journal: JournalReport {
+                to: service.audit.journal().sink_name(),
+                dropped: service.audit.journal().dropped(),
+            },
+            connections: self.connection_limits.len(),
         }
     }
 }

@@ -13,59 +13,68 @@ use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 
 /// Format of the lines.
-const VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 1;
 /// A file this large is followed by another.
-const FILE_MOST: u64 = 64 * 1024 * 1024;
+const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
 /// Longer than any line of ours.
-const LINE_MOST: u64 = 64 * 1024;
+const MAX_LINE_LEN: u64 = 64 * 1024;
 /// What the first line has in place of a digest.
-const NOTHING_BEFORE: [u8; 32] = [0; 32];
+const GENESIS_DIGEST: [u8; 32] = [0; 32];
 
 /// The file being written, and the end of the chain.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct ChainedLog {
     dir: PathBuf,
     path: PathBuf,
     file: File,
     /// Where the next line begins: all before are whole.
     length: u64,
     /// Whether part of a line stands behind `length`, left by a write that failed.
-    torn: bool,
+    has_partial_line: bool,
     seq: u64,
-    last: [u8; 32],
+    last_digest: [u8; 32],
     buffer: Vec<u8>,
 }
 
-impl Log {
+impl ChainedLog {
     /// Finds the end of the chain, setting aside what a crash tore.
-    pub(super) fn open(dir: &Path) -> io::Result<(Log, Option<String>)> {
+    pub(super) fn open(dir: &Path) -> io::Result<(ChainedLog, Option<String>)> {
         let mut recovered = None;
-        let (mut seq, mut last) = (0, NOTHING_BEFORE);
-        let mut path = dir.join(name(1));
+        let (mut seq, mut last_digest) = (0, GENESIS_DIGEST);
+        let mut path = dir.join(file_name(1));
         // The last file may be empty, if the daemon ended between making and writing it: look at the one before.
-        for candidate in files(dir)?.into_iter().rev() {
-            let end = End::find(&candidate)?;
-            if end.torn > 0 {
-                let aside = set_aside(&candidate, end.length)?;
+        for candidate in log_files(dir)?.into_iter().rev() {
+            let tail = LogTail::scan(&candidate)?;
+            if tail.partial_len > 0 {
+                let quarantine_path = quarantine_tail(&candidate, tail.length)?;
                 recovered = Some(format!(
                     "{} ended in {} bytes of no whole line; they are kept in {}",
                     candidate.display(),
-                    end.torn,
-                    aside.display()
+                    tail.partial_len,
+                    quarantine_path.display()
                 ));
             }
-            if path == dir.join(name(1)) {
+            if path == dir.join(file_name(1)) {
                 path = candidate.clone();
             }
-            if let Some((number, digest)) = end.last {
-                (seq, last) = (number, digest);
+            if let Some((tail_seq, tail_digest)) = tail.last_line {
+                (seq, last_digest) = (tail_seq, tail_digest);
                 break;
             }
         }
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
         let length = file.metadata()?.len();
         Ok((
-            Log { dir: dir.to_owned(), path, file, length, torn: false, seq, last, buffer: Vec::new() },
+            ChainedLog {
+                dir: dir.to_owned(),
+                path,
+                file,
+                length,
+                has_partial_line: false,
+                seq,
+                last_digest,
+                buffer: Vec::new(),
+            },
             recovered,
         ))
     }
@@ -80,58 +89,58 @@ impl Log {
     }
 
     /// Another handle on the file being written.
-    pub(super) fn file(&self) -> io::Result<File> {
+    pub(super) fn clone_file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 
     /// Writes to another file from now on.
     #[cfg(test)]
-    pub(super) fn redirect(&mut self, file: File) {
+    pub(super) fn replace_file(&mut self, file: File) {
         self.file = file;
     }
 
     /// Whether it is time for another file.
     pub(super) fn is_full(&self) -> bool {
-        self.length >= FILE_MOST
+        self.length >= MAX_FILE_SIZE
     }
 
     /// Appends lines: all of them, or none. After a failure the file ends where it ended before.
-    pub(super) fn append<'a>(&mut self, bodies: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
-        if self.torn {
+    pub(super) fn append<'a>(&mut self, line_bodies: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+        if self.has_partial_line {
             self.file.set_len(self.length)?;
-            self.torn = false;
+            self.has_partial_line = false;
         }
-        let (mut seq, mut last) = (self.seq, self.last);
+        let (mut seq, mut last_digest) = (self.seq, self.last_digest);
         self.buffer.clear();
-        for body in bodies {
+        for body in line_bodies {
             seq += 1;
             let start = self.buffer.len();
-            let mut head = String::with_capacity(128);
+            let mut prefix = String::with_capacity(128);
             // Writing to a String does not fail.
             let _ = write!(
-                head,
-                "{{\"v\":{VERSION},\"seq\":{seq},\"prev\":\"{}\",",
-                HEXLOWER.encode_display(&last)
+                prefix,
+                "{{\"v\":{FORMAT_VERSION},\"seq\":{seq},\"prev\":\"{}\",",
+                HEXLOWER.encode_display(&last_digest)
             );
-            self.buffer.extend_from_slice(head.as_bytes());
+            self.buffer.extend_from_slice(prefix.as_bytes());
             self.buffer.extend_from_slice(body);
-            last = sha256(&self.buffer[start..]);
+            last_digest = sha256(&self.buffer[start..]);
             self.buffer.push(b'\n');
         }
         if let Err(e) = self.file.write_all(&self.buffer) {
             // A full disk takes part of a line. It is cut off now, or before the next line, or at the next start.
-            self.torn = self.file.set_len(self.length).is_err();
+            self.has_partial_line = self.file.set_len(self.length).is_err();
             return Err(e);
         }
         self.length += self.buffer.len() as u64;
-        (self.seq, self.last) = (seq, last);
+        (self.seq, self.last_digest) = (seq, last_digest);
         Ok(())
     }
 
     /// Goes on in a new file. On failure the old one simply grows.
-    pub(super) fn turn_over(&mut self) -> io::Result<()> {
+    pub(super) fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
-        let path = self.dir.join(name(self.seq + 1));
+        let path = self.dir.join(file_name(self.seq + 1));
         self.file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
         self.path = path;
         self.length = 0;
@@ -140,83 +149,92 @@ impl Log {
 }
 
 /// Where a file's last whole line ends.
-struct End {
+struct LogTail {
     length: u64,
-    torn: u64,
-    last: Option<(u64, [u8; 32])>,
+    partial_len: u64,
+    last_line: Option<(u64, [u8; 32])>,
 }
 
-impl End {
-    fn find(path: &Path) -> io::Result<End> {
+impl LogTail {
+    fn scan(path: &Path) -> io::Result<LogTail> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        let from = length.saturating_sub(2 * LINE_MOST);
-        file.seek(SeekFrom::Start(from))?;
+        let window_start = length.saturating_sub(2 * MAX_LINE_LEN);
+        file.seek(SeekFrom::Start(window_start))?;
         let mut tail = Vec::new();
-        file.take(2 * LINE_MOST).read_to_end(&mut tail)?;
+        file.take(2 * MAX_LINE_LEN).read_to_end(&mut tail)?;
         // From the end back to the first line that is one of ours.
         let mut end = tail.len();
         loop {
-            let whole = tail[..end].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-            if whole == 0 {
-                return Ok(End { length: from, torn: length - from, last: None });
+            let line_end = tail[..end].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+            if line_end == 0 {
+                return Ok(LogTail {
+                    length: window_start,
+                    partial_len: length - window_start,
+                    last_line: None,
+                });
             }
-            let start = tail[..whole - 1].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-            let line = &tail[start..whole - 1];
-            if let Some(seq) = number(line) {
-                let length_ = from + whole as u64;
-                return Ok(End { length: length_, torn: length - length_, last: Some((seq, sha256(line))) });
+            let line_start = tail[..line_end - 1].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+            let line = &tail[line_start..line_end - 1];
+            if let Some(seq) = parse_seq(line) {
+                let valid_length = window_start + line_end as u64;
+                return Ok(LogTail {
+                    length: valid_length,
+                    partial_len: length - valid_length,
+                    last_line: Some((seq, sha256(line))),
+                });
             }
-            end = whole - 1;
+            end = line_end - 1;
         }
     }
 }
 
 /// The number of a line, if it is one of ours.
-pub(super) fn number(line: &[u8]) -> Option<u64> {
+pub(super) fn parse_seq(line: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
-    struct Head {
+    struct ChainFields {
         v: u32,
         seq: u64,
         #[serde(rename = "prev")]
         _prev: String,
     }
-    let head: Head = serde_json::from_slice(line).ok()?;
-    (head.v == VERSION && head.seq > 0).then_some(head.seq)
+    let fields: ChainFields = serde_json::from_slice(line).ok()?;
+    (fields.v == FORMAT_VERSION && fields.seq > 0).then_some(fields.seq)
 }
 
 /// Moves what follows `length` into a file beside.
-fn set_aside(path: &Path, length: u64) -> io::Result<PathBuf> {
+fn quarantine_tail(path: &Path, length: u64) -> io::Result<PathBuf> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let mut rest = vec![0; (file.metadata()?.len() - length).min(16 * 1024 * 1024) as usize];
-    file.read_exact_at(&mut rest, length)?;
-    let aside = (1..1000)
+    let mut partial = vec![0; (file.metadata()?.len() - length).min(16 * 1024 * 1024) as usize];
+    file.read_exact_at(&mut partial, length)?;
+    let quarantine_path = (1..1000)
         .map(|n| path.with_extension(format!("torn-{n}")))
-        .find(|aside| !aside.exists())
+        .find(|candidate| !candidate.exists())
         .ok_or_else(|| {
             io::Error::other("a thousand torn ends are kept already; look at them and move them away")
         })?;
-    let mut kept = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-    kept.write_all(&rest)?;
-    kept.sync_all()?;
+    let mut quarantine_file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&quarantine_path)?;
+    quarantine_file.write_all(&partial)?;
+    quarantine_file.sync_all()?;
     file.set_len(length)?;
     file.sync_all()?;
-    Ok(aside)
+    Ok(quarantine_path)
 }
 
-fn name(first: u64) -> String {
-    format!("{first:020}.jsonl")
+fn file_name(first_seq: u64) -> String {
+    format!("{first_seq:020}.jsonl")
 }
 
 /// The log's files, oldest first.
-pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn log_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for item in fs::read_dir(dir)? {
         let path = item?.path();
-        let ours = path.file_name().and_then(|n| n.to_str()).is_some_and(|n| {
+        let is_log_file = path.file_name().and_then(|n| n.to_str()).is_some_and(|n| {
             n.len() == 26 && n.ends_with(".jsonl") && n.as_bytes()[..20].iter().all(u8::is_ascii_digit)
         });
-        if ours {
+        if is_log_file {
             files.push(path);
         }
     }
@@ -239,7 +257,7 @@ mod tests {
     }
 
     fn lines(dir: &Path) -> Vec<String> {
-        files(dir)
+        log_files(dir)
             .unwrap()
             .iter()
             .flat_map(|f| fs::read_to_string(f).unwrap().lines().map(String::from).collect::<Vec<_>>())
@@ -248,7 +266,7 @@ mod tests {
 
     /// Each line is numbered and names the digest of the one before.
     fn assert_chained(dir: &Path) -> usize {
-        let mut last = HEXLOWER.encode(&NOTHING_BEFORE);
+        let mut last = HEXLOWER.encode(&GENESIS_DIGEST);
         let lines = lines(dir);
         for (at, line) in lines.iter().enumerate() {
             let value: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -260,25 +278,25 @@ mod tests {
     }
 
     #[test]
-    fn the_chain_goes_on_over_restarts_and_files() {
+    fn chain_continues_across_restarts_and_rotation() {
         let dir = tempfile::tempdir().unwrap();
         for round in 0..3 {
-            let (mut log, recovered) = Log::open(dir.path()).unwrap();
+            let (mut log, recovered) = ChainedLog::open(dir.path()).unwrap();
             assert_eq!(recovered, None);
             let bodies = [body("a"), body("b")];
             log.append(bodies.iter().map(Vec::as_slice)).unwrap();
             if round == 1 {
-                log.turn_over().unwrap();
+                log.rotate().unwrap();
             }
         }
-        assert_eq!(files(dir.path()).unwrap().len(), 2);
+        assert_eq!(log_files(dir.path()).unwrap().len(), 2);
         assert_eq!(assert_chained(dir.path()), 6);
     }
 
     #[test]
-    fn every_torn_end_is_set_aside_and_the_chain_goes_on() {
+    fn quarantines_partial_line() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = Log::open(dir.path()).unwrap();
+        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
         let bodies = [body("a"), body("b")];
         log.append(bodies.iter().map(Vec::as_slice)).unwrap();
         let path = log.path.clone();
@@ -286,39 +304,39 @@ mod tests {
         let first = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
         for cut in first + 1..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            let (mut log, recovered) = Log::open(dir.path()).unwrap();
+            let (mut log, recovered) = ChainedLog::open(dir.path()).unwrap();
             assert!(recovered.unwrap().contains(&format!("{} bytes", cut - first)));
             log.append([body("c")].iter().map(Vec::as_slice)).unwrap();
             assert_eq!(assert_chained(dir.path()), 2);
-            let aside = path.with_extension("torn-1");
-            assert_eq!(fs::read(&aside).unwrap(), &whole[first..cut]);
-            fs::remove_file(aside).unwrap();
+            let quarantine_path = path.with_extension("torn-1");
+            assert_eq!(fs::read(&quarantine_path).unwrap(), &whole[first..cut]);
+            fs::remove_file(quarantine_path).unwrap();
         }
     }
 
     #[test]
-    fn a_foreign_end_is_set_aside() {
+    fn quarantines_foreign_tail() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = Log::open(dir.path()).unwrap();
+        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
         log.append([body("a")].iter().map(Vec::as_slice)).unwrap();
         log.file.write_all(b"not json\n{\"v\":9,\"seq\":7,\"prev\":\"\"}\n\xff\xff\n").unwrap();
-        let (mut log, recovered) = Log::open(dir.path()).unwrap();
+        let (mut log, recovered) = ChainedLog::open(dir.path()).unwrap();
         assert!(recovered.is_some());
         log.append([body("b")].iter().map(Vec::as_slice)).unwrap();
         assert_eq!(assert_chained(dir.path()), 2);
     }
 
     #[test]
-    fn a_full_disk_leaves_whole_lines_and_is_told() {
+    fn full_disk_leaves_only_whole_lines() {
         // /dev/full is a disk that is always full.
         let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = Log::open(dir.path()).unwrap();
+        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
         log.append([body("a")].iter().map(Vec::as_slice)).unwrap();
-        let good =
+        let working_file =
             std::mem::replace(&mut log.file, OpenOptions::new().append(true).open("/dev/full").unwrap());
         let error = log.append([body("b")].iter().map(Vec::as_slice)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::ENOSPC as i32));
-        log.file = good;
+        log.file = working_file;
         log.append([body("c")].iter().map(Vec::as_slice)).unwrap();
         assert_eq!(assert_chained(dir.path()), 2);
     }

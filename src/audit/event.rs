@@ -34,9 +34,9 @@ events! {
     Attested "attested" "b4d4d94ec17b48b396be81aa8faa85ff" INFO,
     AuditFailed "audit-failed" "744a4c4c5d0743c88b66ee8015f61f51" ERROR,
     AuditRecovered "audit-recovered" "8f9c122ad6354bd2868ad5eb00962a07" WARN,
-    AuditScarce "audit-scarce" "80ea1a0c0e9e4f42a594b1a6a6454523" WARN,
-    CaMade "ca-made" "b5ad6b8a694f4d66b039090e5143a834" INFO,
-    CaWaiting "ca-waiting" "792bc932fb7245279c7b87bb21f82e39" WARN,
+    AuditLowSpace "audit-low-space" "80ea1a0c0e9e4f42a594b1a6a6454523" WARN,
+    CaCertified "ca-certified" "b5ad6b8a694f4d66b039090e5143a834" INFO,
+    CaBlocked "ca-blocked" "792bc932fb7245279c7b87bb21f82e39" WARN,
     CertificateInstalled "certificate-installed" "53f9c1c22e46488a8ec93d879fac61ee" INFO,
     CertificateIssued "certificate-issued" "e6cb5e6b01ab41879f34277eb8301e27" INFO,
     CertificatesRevoked "certificates-revoked" "2f4daf50b33148feadf28b5e6b7c7daf" INFO,
@@ -49,7 +49,7 @@ events! {
     HostProvisioned "host-provisioned" "68eb3207e52248e5b643af48e8c6a76b" INFO,
     Introspected "introspected" "a21ef7f2d657469f949b975f6b3d10b5" INFO,
     IssuerReady "issuer-ready" "1038d3bbaf7447c09446999ba39a4bcc" INFO,
-    IssuerWaiting "issuer-waiting" "e473157663714fb09acab299147c0390" WARN,
+    IssuerBlocked "issuer-blocked" "e473157663714fb09acab299147c0390" WARN,
     JournalDropped "journal-dropped" "84a765b193ea41a6b168afa41e1f12db" WARN,
     KeyActivated "key-activated" "c14063847d774e9e98dc374d47f8c629" INFO,
     KeyCreated "key-created" "4fa42b70117741cd88164c76d1f91a9b" INFO,
@@ -58,20 +58,20 @@ events! {
     KeyRetired "key-retired" "1f304115aa2841a0b8473069ac5510c9" INFO,
     PostureAccepted "posture-accepted" "013794af7a4c48cebe01a75425e0a108" INFO,
     PostureChanged "posture-changed" "a8eb0e2885db47aa806724f97bf84039" WARN,
-    RecoveryKeyMade "recovery-key-made" "cc1dba58bf0a0bb59b367b3755927dc3" WARN,
+    RecoveryKeyCreated "recovery-key-created" "cc1dba58bf0a0bb59b367b3755927dc3" WARN,
     RequestRefused "request-refused" "3ee38bd6d8b44a2abf71ad20c4594797" WARN,
-    RsaKeyMade "rsa-key-made" "0e7eecd6e6c045b1934238742037b914" INFO,
+    RsaKeyCreated "rsa-key-created" "0e7eecd6e6c045b1934238742037b914" INFO,
     StateAccepted "state-accepted" "9e2788c9f25b1c066879b08058281c51" WARN,
     StateRecovered "state-recovered" "6d48b0615827d3c9fe78411bcf4888b1" WARN,
     SvidIssued "svid-issued" "f06aa0e33f52526df6c5bc90a9a12105" INFO,
     TokenIssued "token-issued" "29544c423a4048ca923afe06ea1f52b6" INFO,
     TpmEkCertificate "tpm-ek-certificate" "6882afe9b7da488c8c895c4eb243d3c2" WARN,
-    TpmLink "tpm-link" "453fea1f55e24b8397b76ae8cdbd5372" WARN,
+    TpmConnectionLost "tpm-connection-lost" "453fea1f55e24b8397b76ae8cdbd5372" WARN,
     TpmReady "tpm-ready" "12c00d1440d9403c8cbe85fa8617dbc7" INFO,
-    TpmSoftwareDied "tpm-software-died" "109fd691efbf435f9ddf126f7e0e9fc0" WARN,
-    TpmSoftwareStop "tpm-software-stop" "60cdd26e0da2482ea4cf1de638a6c30e" WARN,
+    SwtpmExited "swtpm-exited" "109fd691efbf435f9ddf126f7e0e9fc0" WARN,
+    SwtpmStopFailed "swtpm-stop-failed" "60cdd26e0da2482ea4cf1de638a6c30e" WARN,
     TpmState "tpm-state" "ee265f497cda410184debd93eefe72db" WARN,
-    TpmSweep "tpm-sweep" "f17db79272a0449f81ac38a4c2a33287" INFO,
+    TpmFlushFailed "tpm-flush-failed" "f17db79272a0449f81ac38a4c2a33287" INFO,
     WitSvidIssued "wit-svid-issued" "476085f3dfa14d408053163dbe285830" INFO,
 }
 
@@ -82,12 +82,12 @@ mod tests {
 
     /// Whatever a room says with `event = "…"` is in the list, so that the catalog can explain it.
     #[test]
-    fn every_event_in_the_source_is_known() {
-        fn walk(dir: &std::path::Path, seen: &mut usize) {
+    fn all_events_in_source_are_listed() {
+        fn walk(dir: &std::path::Path, count: &mut usize) {
             for item in std::fs::read_dir(dir).unwrap() {
                 let path = item.unwrap().path();
                 if path.is_dir() {
-                    walk(&path, seen);
+                    walk(&path, count);
                     continue;
                 }
                 let text = std::fs::read_to_string(&path).unwrap();
@@ -99,19 +99,19 @@ mod tests {
                             "{name} in {}",
                             path.display()
                         );
-                        *seen += 1;
+                        *count += 1;
                     }
                 }
             }
         }
-        let mut seen = 0;
-        walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut seen);
-        assert!(seen > 5);
+        let mut count = 0;
+        walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut count);
+        assert!(count > 5);
     }
 
     /// Each with a subject, and a text that says what to do.
     #[test]
-    fn the_catalog_explains_every_event_and_no_other() {
+    fn catalog_lists_exactly_all_events() {
         let catalog = include_str!("../../systemd/hostbadge.catalog");
         let entries: Vec<_> = catalog.split("\n-- ").skip(1).collect();
         assert_eq!(entries.len(), Event::ALL.len());
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_are_unique_and_of_128_bits() {
+    fn message_ids_are_unique_and_128_bits() {
         let ids: HashSet<_> = Event::ALL.iter().map(|event| event.message_id()).collect();
         assert_eq!(ids.len(), Event::ALL.len());
         assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())));

@@ -22,19 +22,19 @@ use super::Event;
 use crate::clock::Clock;
 use crate::config::LogTarget;
 
-const QUEUE: usize = 4096;
+const QUEUE_CAPACITY: usize = 4096;
 /// Entries are gathered for this long before they are said, so that a busy road wakes this thread a hundred times a
 /// second and not at each decision.
-const GATHER: Duration = Duration::from_millis(10);
+const COALESCE_DELAY: Duration = Duration::from_millis(10);
 /// Entries said in one go. More at once than journald's queue holds (512 where systemd has set it) would have this
 /// thread and journald wake each other for every single one.
-const GO: usize = 256;
-const SOCKET: &str = "/run/systemd/journal/socket";
-const IDENTIFIER: &str = "hostbadged";
+const MAX_BATCH: usize = 256;
+const JOURNALD_SOCKET: &str = "/run/systemd/journal/socket";
+const SYSLOG_IDENTIFIER: &str = "hostbadged";
 
 /// One entry, with the fields of the contract.
 #[derive(Debug)]
-pub struct Note {
+pub struct JournalEntry {
     pub level: Level,
     pub event: Option<Event>,
     pub message: String,
@@ -47,10 +47,10 @@ pub struct Note {
     pub unit: Option<String>,
 }
 
-impl Note {
+impl JournalEntry {
     /// An entry that is not about a caller.
-    pub fn plain(level: Level, event: Option<Event>, message: String) -> Box<Note> {
-        Box::new(Note {
+    pub fn new(level: Level, event: Option<Event>, message: String) -> Box<JournalEntry> {
+        Box::new(JournalEntry {
             level,
             event,
             message,
@@ -68,14 +68,14 @@ impl Note {
 /// The way to the journal's thread. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    queue: SyncSender<Message>,
+    queue: SyncSender<JournalCommand>,
     dropped: Arc<AtomicU64>,
-    to: &'static str,
+    sink_name: &'static str,
 }
 
 #[derive(Debug)]
-enum Message {
-    Note(Box<Note>),
+enum JournalCommand {
+    Entry(Box<JournalEntry>),
     /// Answered when everything before it has been said.
     Flush(SyncSender<()>),
 }
@@ -85,36 +85,38 @@ impl Journal {
     pub fn start(target: LogTarget, clock: Clock) -> io::Result<Journal> {
         let journald = match target {
             LogTarget::Stderr => None,
-            LogTarget::Auto if !Path::new(SOCKET).exists() => None,
+            LogTarget::Auto if !Path::new(JOURNALD_SOCKET).exists() => None,
             LogTarget::Auto => tracing_journald::layer().ok(),
             LogTarget::Journal => Some(tracing_journald::layer()?),
         };
-        let to = if journald.is_some() { "journald" } else { "standard error" };
+        let sink_name = if journald.is_some() { "journald" } else { "standard error" };
         let dropped = Arc::new(AtomicU64::new(0));
-        let (queue, receiver) = sync_channel(QUEUE);
-        let lost = dropped.clone();
+        let (queue, receiver) = sync_channel(QUEUE_CAPACITY);
+        let thread_dropped = dropped.clone();
         std::thread::Builder::new().name("journal".into()).stack_size(256 * 1024).spawn(move || {
             match journald {
                 Some(layer) => {
                     // No prefix: the fields below carry the contract's names.
                     let layer = layer
                         .with_field_prefix(None)
-                        .with_syslog_identifier(IDENTIFIER.into())
-                        .with_priority_mappings(priorities());
+                        .with_syslog_identifier(SYSLOG_IDENTIFIER.into())
+                        .with_priority_mappings(priority_mappings());
                     // Without the filter, other crates would ask at each of their own call sites, wherever they run.
-                    let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG);
-                    let dispatch = Dispatch::new(tracing_subscriber::registry().with(ours).with(layer));
-                    tracing::dispatcher::with_default(&dispatch, || say_all(&receiver, &lost, &to_journald));
+                    let own_crate = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG);
+                    let dispatch = Dispatch::new(tracing_subscriber::registry().with(own_crate).with(layer));
+                    tracing::dispatcher::with_default(&dispatch, || {
+                        run(&receiver, &thread_dropped, &write_to_journald)
+                    });
                 }
-                None => say_all(&receiver, &lost, &|note| to_stderr(note, &clock)),
+                None => run(&receiver, &thread_dropped, &|entry| write_to_stderr(entry, &clock)),
             }
         })?;
-        Ok(Journal { queue, dropped, to })
+        Ok(Journal { queue, dropped, sink_name })
     }
 
     /// Says something, or counts it as dropped. Never waits.
-    pub fn say(&self, note: Box<Note>) {
-        if self.queue.try_send(Message::Note(note)).is_err() {
+    pub fn send(&self, entry: Box<JournalEntry>) {
+        if self.queue.try_send(JournalCommand::Entry(entry)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -125,81 +127,83 @@ impl Journal {
     }
 
     /// `journald` or `standard error`.
-    pub fn to(&self) -> &'static str {
-        self.to
+    pub fn sink_name(&self) -> &'static str {
+        self.sink_name
     }
 
     /// Waits until everything said so far is out, at most `patience`. For the end of the daemon only.
-    pub fn flush(&self, patience: Duration) {
-        let (sender, said) = sync_channel(1);
-        match self.queue.try_send(Message::Flush(sender)) {
-            Ok(()) => drop(said.recv_timeout(patience)),
+    pub fn flush(&self, timeout: Duration) {
+        let (sender, flushed) = sync_channel(1);
+        match self.queue.try_send(JournalCommand::Flush(sender)) {
+            Ok(()) => drop(flushed.recv_timeout(timeout)),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
 }
 
-fn say_all(queue: &Receiver<Message>, dropped: &AtomicU64, say: &dyn Fn(&Note)) {
-    let mut told = 0;
+fn run(queue: &Receiver<JournalCommand>, dropped: &AtomicU64, write: &dyn Fn(&JournalEntry)) {
+    let mut reported = 0;
     while let Ok(first) = queue.recv() {
-        std::thread::park_timeout(GATHER);
-        for message in std::iter::once(first).chain(queue.try_iter().take(GO)) {
-            match message {
-                Message::Note(note) => say(&note),
-                Message::Flush(done) => drop(done.try_send(())),
+        std::thread::park_timeout(COALESCE_DELAY);
+        for command in std::iter::once(first).chain(queue.try_iter().take(MAX_BATCH)) {
+            match command {
+                JournalCommand::Entry(entry) => write(&entry),
+                JournalCommand::Flush(done) => drop(done.try_send(())),
             }
         }
-        let lost = dropped.load(Ordering::Relaxed);
-        if lost > told {
-            let what = format!("{} entries were dropped while the journal did not listen", lost - told);
-            say(&Note::plain(Level::WARN, Some(Event::JournalDropped), what));
-            told = lost;
+        let total = dropped.load(Ordering::Relaxed);
+        if total > reported {
+            let message =
+                format!("{} entries were dropped while the journal did not listen", total - reported);
+            write(&JournalEntry::new(Level::WARN, Some(Event::JournalDropped), message));
+            reported = total;
         }
     }
 }
 
 /// As syslog(3) names them: what is as it should be is informational.
-fn priorities() -> PriorityMappings {
+fn priority_mappings() -> PriorityMappings {
     PriorityMappings { info: Priority::Informational, ..PriorityMappings::new() }
 }
 
-fn to_stderr(note: &Note, clock: &Clock) {
+fn write_to_stderr(entry: &JournalEntry, clock: &Clock) {
     // Whoever closed standard error does not want to be told.
-    let _ = writeln!(io::stderr(), "{} {:<5} {}", clock.now(), note.level, one_line(&note.message));
+    let _ =
+        writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, escape_control_chars(&entry.message));
 }
 
 /// What callers wrote or named must not look like other lines, nor speak to a terminal.
-fn one_line(text: &str) -> Cow<'_, str> {
+fn escape_control_chars(text: &str) -> Cow<'_, str> {
     match text.contains(char::is_control) {
         false => Cow::Borrowed(text),
         true => Cow::Owned(text.escape_debug().to_string()),
     }
 }
 
-fn to_journald(note: &Note) {
+fn write_to_journald(entry: &JournalEntry) {
     // A level is part of the call site, so there is one for each.
-    macro_rules! say {
+    macro_rules! emit {
         ($level:expr) => {
             tracing::event!(
                 $level,
-                MESSAGE_ID = note.event.map(Event::message_id),
-                HOSTBADGE_EVENT = note.event.map(Event::name),
-                HOSTBADGE_AGENT = note.agent.as_deref(),
-                HOSTBADGE_AUDIENCE = note.audience.as_deref(),
-                HOSTBADGE_JTI = note.jti.as_deref(),
-                HOSTBADGE_REASON = note.reason,
-                HOSTBADGE_PEER_PID = note.pid,
-                HOSTBADGE_PEER_UID = note.uid,
-                HOSTBADGE_PEER_UNIT = note.unit.as_deref(),
+                MESSAGE_ID = entry.event.map(Event::message_id),
+                HOSTBADGE_EVENT = entry.event.map(Event::name),
+                HOSTBADGE_AGENT = entry.agent.as_deref(),
+                HOSTBADGE_AUDIENCE = entry.audience.as_deref(),
+                HOSTBADGE_JTI = entry.jti.as_deref(),
+                HOSTBADGE_REASON = entry.reason,
+                HOSTBADGE_PEER_PID = entry.pid,
+                HOSTBADGE_PEER_UID = entry.uid,
+                HOSTBADGE_PEER_UNIT = entry.unit.as_deref(),
                 "{}",
-                one_line(&note.message)
+                escape_control_chars(&entry.message)
             )
         };
     }
-    match note.level {
-        Level::ERROR => say!(Level::ERROR),
-        Level::WARN => say!(Level::WARN),
-        Level::INFO => say!(Level::INFO),
-        _ => say!(Level::DEBUG),
+    match entry.level {
+        Level::ERROR => emit!(Level::ERROR),
+        Level::WARN => emit!(Level::WARN),
+        Level::INFO => emit!(Level::INFO),
+        _ => emit!(Level::DEBUG),
     }
 }

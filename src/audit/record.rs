@@ -2,20 +2,20 @@
 
 use serde::Serialize;
 
-use super::{Event, Note};
-use crate::agents::Agent;
+use super::{Event, JournalEntry};
+use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
-use crate::issue::{Introspection, JwtSvid, Proof, Token, WitSvid};
-use crate::peer::{Facts, Peer};
-use crate::pki::Certificate;
-use crate::policy::{Reason, Refusal};
+use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
+use crate::peer::{Peer, PeerInfo};
+use crate::pki::IssuedX509Svid;
+use crate::policy::{ErrorCode, Refusal};
 use crate::posture::Posture;
 
 /// A decision or an event. What does not apply is left out of the line. Never a token, key or credential.
 #[derive(Debug, Serialize)]
 pub struct Record<'a> {
     time: Timestamp,
-    #[serde(serialize_with = "name")]
+    #[serde(serialize_with = "serialize_event_name")]
     event: Event,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'a str>,
@@ -39,21 +39,21 @@ pub struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     active: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<Reason>,
+    reason: Option<ErrorCode>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
     #[serde(skip_serializing_if = "is_zero")]
     suppressed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     posture: Option<Posture>,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "facts")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_peer")]
     peer: Option<&'a Peer>,
 }
 
 /// What callers wrote, as much of it as is worth keeping.
-fn cut(text: &str) -> &str {
-    const MOST: usize = 512;
-    match text.char_indices().find(|(at, c)| at + c.len_utf8() > MOST) {
+fn truncate(text: &str) -> &str {
+    const MAX_LEN: usize = 512;
+    match text.char_indices().find(|(at, c)| at + c.len_utf8() > MAX_LEN) {
         None => text,
         Some((at, _)) => &text[..at],
     }
@@ -63,13 +63,13 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-fn name<S: serde::Serializer>(event: &Event, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_event_name<S: serde::Serializer>(event: &Event, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(event.name())
 }
 
-fn facts<S: serde::Serializer>(peer: &Option<&Peer>, serializer: S) -> Result<S::Ok, S::Error> {
-    let facts: Option<&Facts> = peer.map(|peer| &**peer);
-    facts.serialize(serializer)
+fn serialize_peer<S: serde::Serializer>(peer: &Option<&Peer>, serializer: S) -> Result<S::Ok, S::Error> {
+    let info: Option<&PeerInfo> = peer.map(|peer| &**peer);
+    info.serialize(serializer)
 }
 
 impl<'a> Record<'a> {
@@ -95,7 +95,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    pub fn of_token(token: &'a Token, time: Timestamp) -> Record<'a> {
+    pub fn for_token(token: &'a AccessToken, time: Timestamp) -> Record<'a> {
         let permit = token.permit();
         let agent = permit.agent();
         Record {
@@ -105,14 +105,14 @@ impl<'a> Record<'a> {
             scope: Some(permit.scope()),
             jti: Some(token.jti()),
             kid: Some(token.kid()),
-            exp: Some(token.expires().secs()),
+            exp: Some(token.expires().as_secs()),
             posture: Some(permit.posture()),
             peer: Some(agent.peer()),
             ..Record::new(Event::TokenIssued, time)
         }
     }
 
-    pub fn of_certificate(certificate: &'a Certificate, time: Timestamp) -> Record<'a> {
+    pub fn for_certificate(certificate: &'a IssuedX509Svid, time: Timestamp) -> Record<'a> {
         let permit = certificate.permit();
         let agent = permit.agent();
         Record {
@@ -120,7 +120,7 @@ impl<'a> Record<'a> {
             tenant: agent.entry().tenant.as_deref(),
             spiffe_id: Some(certificate.spiffe_id()),
             serial: Some(certificate.serial()),
-            exp: Some(certificate.expires().secs()),
+            exp: Some(certificate.expires().as_secs()),
             posture: Some(permit.posture()),
             peer: Some(agent.peer()),
             ..Record::new(Event::CertificateIssued, time)
@@ -128,23 +128,23 @@ impl<'a> Record<'a> {
     }
 
     /// `audience` is all of them, separated by spaces.
-    pub fn of_svid(svid: &'a JwtSvid, audience: &'a str, time: Timestamp) -> Record<'a> {
+    pub fn for_jwt_svid(svid: &'a JwtSvid, audiences: &'a str, time: Timestamp) -> Record<'a> {
         let permit = svid.permit();
         let agent = permit.agent();
         Record {
             agent: Some(agent.name().as_str()),
             tenant: agent.entry().tenant.as_deref(),
-            audience: Some(audience),
+            audience: Some(audiences),
             jti: Some(svid.jti()),
             kid: Some(svid.kid()),
-            exp: Some(svid.expires().secs()),
+            exp: Some(svid.expires().as_secs()),
             posture: Some(permit.posture()),
             peer: Some(agent.peer()),
             ..Record::new(Event::SvidIssued, time)
         }
     }
 
-    pub fn of_wit_svid(svid: &'a WitSvid, time: Timestamp) -> Record<'a> {
+    pub fn for_wit_svid(svid: &'a WitSvid, time: Timestamp) -> Record<'a> {
         let permit = svid.permit();
         let agent = permit.agent();
         Record {
@@ -153,55 +153,63 @@ impl<'a> Record<'a> {
             spiffe_id: Some(svid.spiffe_id()),
             jti: Some(svid.jti()),
             kid: Some(svid.kid()),
-            exp: Some(svid.expires().secs()),
+            exp: Some(svid.expires().as_secs()),
             posture: Some(permit.posture()),
             peer: Some(agent.peer()),
             ..Record::new(Event::WitSvidIssued, time)
         }
     }
 
-    pub fn of_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
+    pub fn for_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|name| name.as_str()),
-            audience: refusal.audience.as_deref().map(cut),
-            reason: Some(refusal.reason),
-            detail: Some(cut(&refusal.description)),
+            audience: refusal.audience.as_deref().map(truncate),
+            reason: Some(refusal.code),
+            detail: Some(truncate(&refusal.description)),
             suppressed: refusal.suppressed,
             peer: refusal.peer.as_ref(),
             ..Record::new(Event::RequestRefused, time)
         }
     }
 
-    pub fn of_introspection(asker: &'a Agent, answer: &'a Introspection, time: Timestamp) -> Record<'a> {
+    pub fn for_introspection(
+        requester: &'a AuthenticatedAgent,
+        introspection: &'a Introspection,
+        time: Timestamp,
+    ) -> Record<'a> {
         Record {
-            agent: Some(asker.name().as_str()),
-            jti: answer.jti.as_deref(),
-            active: Some(answer.active),
-            detail: answer.inactive_because.as_deref(),
-            peer: Some(asker.peer()),
+            agent: Some(requester.name().as_str()),
+            jti: introspection.jti.as_deref(),
+            active: Some(introspection.active),
+            detail: introspection.inactive_reason.as_deref(),
+            peer: Some(requester.peer()),
             ..Record::new(Event::Introspected, time)
         }
     }
 
-    pub fn of_proof(proof: &'a Proof, what: &'a str, time: Timestamp) -> Record<'a> {
+    pub fn for_attestation(
+        attestation: &'a EvidenceResponse,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
         Record {
-            agent: Some(proof.agent().name().as_str()),
-            detail: Some(what),
-            peer: Some(proof.agent().peer()),
+            agent: Some(attestation.agent().name().as_str()),
+            detail: Some(detail),
+            peer: Some(attestation.agent().peer()),
             ..Record::new(Event::Attested, time)
         }
     }
 
-    pub fn of_event(event: Event, what: &'a str, time: Timestamp) -> Record<'a> {
-        Record { detail: Some(what), ..Record::new(event, time) }
+    pub fn for_event(event: Event, detail: &'a str, time: Timestamp) -> Record<'a> {
+        Record { detail: Some(detail), ..Record::new(event, time) }
     }
 
-    pub fn of_key(event: Event, kid: &'a str, what: &'a str, time: Timestamp) -> Record<'a> {
-        Record { kid: Some(kid), ..Record::of_event(event, what, time) }
+    pub fn for_key_event(event: Event, kid: &'a str, detail: &'a str, time: Timestamp) -> Record<'a> {
+        Record { kid: Some(kid), ..Record::for_event(event, detail, time) }
     }
 
     /// The members of the line after those of the chain, with the closing brace.
-    pub(super) fn body(&self) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn to_json_members(&self) -> serde_json::Result<Vec<u8>> {
         let mut text = Vec::with_capacity(768);
         serde_json::to_writer(&mut text, self)?;
         text.remove(0);
@@ -209,15 +217,15 @@ impl<'a> Record<'a> {
     }
 
     /// The journal's entry.
-    pub(super) fn note(&self) -> Box<Note> {
-        Box::new(Note {
+    pub(super) fn journal_entry(&self) -> Box<JournalEntry> {
+        Box::new(JournalEntry {
             level: self.event.level(),
             event: Some(self.event),
             message: self.message(),
             agent: self.agent.map(Into::into),
             audience: self.audience.map(Into::into),
             jti: self.jti.map(Into::into),
-            reason: self.reason.map(Reason::as_str),
+            reason: self.reason.map(ErrorCode::as_str),
             pid: self.peer.map(|peer| peer.pid),
             uid: self.peer.map(|peer| peer.uid),
             unit: self.peer.and_then(|peer| peer.unit.clone()),
@@ -251,17 +259,17 @@ impl<'a> Record<'a> {
                 format!("{agent}{caller} got a WIT-SVID for {}", self.spiffe_id.unwrap_or_default())
             }
             Event::RequestRefused => {
-                let reason = self.reason.map_or("refused", Reason::as_str);
-                let more = match self.suppressed {
+                let reason = self.reason.map_or("refused", ErrorCode::as_str);
+                let suppressed_note = match self.suppressed {
                     0 => String::new(),
                     n => format!("; and {n} more since the last entry"),
                 };
-                format!("{agent}{caller} refused: {reason}: {detail}{more}")
+                format!("{agent}{caller} refused: {reason}: {detail}{suppressed_note}")
             }
             Event::Introspected => {
-                let verdict = if self.active == Some(true) { "active" } else { "inactive" };
+                let token_state = if self.active == Some(true) { "active" } else { "inactive" };
                 let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
-                format!("{agent}{caller} asked about a token: {verdict}{because}")
+                format!("{agent}{caller} asked about a token: {token_state}{because}")
             }
             Event::Attested => format!("{agent}{caller} had the host attested, {detail}"),
             _ => detail.to_owned(),

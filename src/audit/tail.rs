@@ -7,52 +7,52 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::chain::{files, number};
+use super::chain::{log_files, parse_seq};
 
 /// Read from the end of a file at most.
-const WINDOW: u64 = 4 * 1024 * 1024;
+const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
 
 /// One line and its number.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-pub struct Line {
+pub struct LogLine {
     #[serde(skip)]
     pub seq: u64,
     pub text: Box<RawValue>,
 }
 
 /// The last `most` lines whose number is above `after`, oldest first. Blocking.
-pub fn tail(dir: &Path, after: u64, most: usize) -> io::Result<Vec<Line>> {
-    let mut found: Vec<Line> = Vec::new();
-    for path in files(dir)?.into_iter().rev() {
-        let mut older = last_lines(&path, after, most - found.len())?;
-        older.append(&mut found);
-        found = older;
-        let reached = found.first().is_some_and(|line| line.seq <= after + 1);
-        if found.len() >= most || reached {
+pub fn tail(dir: &Path, after_seq: u64, limit: usize) -> io::Result<Vec<LogLine>> {
+    let mut lines: Vec<LogLine> = Vec::new();
+    for path in log_files(dir)?.into_iter().rev() {
+        let mut older = last_lines(&path, after_seq, limit - lines.len())?;
+        older.append(&mut lines);
+        lines = older;
+        let reached_start = lines.first().is_some_and(|line| line.seq <= after_seq + 1);
+        if lines.len() >= limit || reached_start {
             break;
         }
     }
-    Ok(found)
+    Ok(lines)
 }
 
-fn last_lines(path: &Path, after: u64, most: usize) -> io::Result<Vec<Line>> {
+fn last_lines(path: &Path, after_seq: u64, limit: usize) -> io::Result<Vec<LogLine>> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(WINDOW)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_TAIL_BYTES)))?;
     let mut text = Vec::new();
-    file.take(WINDOW).read_to_end(&mut text)?;
+    file.take(MAX_TAIL_BYTES).read_to_end(&mut text)?;
     let mut lines = Vec::new();
     for line in text.split(|b| *b == b'\n').rev() {
-        if lines.len() >= most {
+        if lines.len() >= limit {
             break;
         }
-        let Some(seq) = number(line) else { continue };
-        if seq <= after {
+        let Some(seq) = parse_seq(line) else { continue };
+        if seq <= after_seq {
             break;
         }
         let text = serde_json::from_slice(line).map_err(io::Error::other)?;
-        lines.push(Line { seq, text });
+        lines.push(LogLine { seq, text });
     }
     lines.reverse();
     Ok(lines)

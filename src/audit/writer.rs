@@ -17,69 +17,69 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::chain::Log;
-use super::health::{Health, Problem, SCARCE, SLOW_WRITE};
+use super::chain::ChainedLog;
+use super::health::{AuditHealth, LOW_SPACE_BYTES, SLOW_WRITE, WriteError};
 
 /// How many lines may wait; one more is refused.
-const QUEUE: usize = 1024;
+const QUEUE_CAPACITY: usize = 1024;
 /// Lines written by one call.
-const BATCH: usize = 256;
+const MAX_BATCH: usize = 256;
 /// Batches that a lane writes for others before it hands over to the thread.
-const ROUNDS: usize = 4;
+const MAX_INLINE_BATCHES: usize = 4;
 /// The thread looks at least this often for what was left behind.
-const TURN: Duration = Duration::from_millis(500);
+const WAKE_INTERVAL: Duration = Duration::from_millis(500);
 /// What is written is asked of the disk this often.
-const SYNC_EVERY: Duration = Duration::from_secs(1);
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One line to write, without its number and its link.
 #[derive(Debug)]
-struct Job {
+struct PendingLine {
     body: Vec<u8>,
-    done: oneshot::Sender<Result<(), Problem>>,
+    result_sender: oneshot::Sender<Result<(), WriteError>>,
 }
 
 /// Who writes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hand {
+pub(super) enum WriteMode {
     /// The thread that brings it, while the disk keeps up.
-    Own,
+    Inline,
     /// The log's thread always: for callers that must never wait for a disk.
-    Thread,
+    Background,
 }
 
 /// The log and the way into it.
 #[derive(Debug)]
-pub(super) struct Writer {
-    queue: Mutex<VecDeque<Job>>,
-    wanted: Condvar,
-    log: Mutex<Log>,
+pub(super) struct LogWriter {
+    queue: Mutex<VecDeque<PendingLine>>,
+    work_available: Condvar,
+    log: Mutex<ChainedLog>,
     /// The file being written, for the thread that syncs it.
-    current: Mutex<File>,
+    current_file: Mutex<File>,
     dirty: AtomicBool,
     closed: AtomicBool,
-    health: Health,
+    health: AuditHealth,
 }
 
-impl Writer {
+impl LogWriter {
     /// Opens the log and starts its threads. The second part tells what was mended, if anything was.
-    pub(super) fn start(dir: &Path) -> io::Result<(Arc<Writer>, Option<String>)> {
-        let (log, recovered) = Log::open(dir)?;
-        let writer = Arc::new(Writer {
+    pub(super) fn start(dir: &Path) -> io::Result<(Arc<LogWriter>, Option<String>)> {
+        let (log, recovered) = ChainedLog::open(dir)?;
+        let writer = Arc::new(LogWriter {
             queue: Mutex::default(),
-            wanted: Condvar::new(),
-            current: Mutex::new(log.file()?),
+            work_available: Condvar::new(),
+            current_file: Mutex::new(log.clone_file()?),
             dirty: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            health: Health::new(log.seq()),
+            health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
         });
-        let thread = |name: &str, run: fn(&Writer)| {
+        let spawn_thread = |name: &str, run: fn(&LogWriter)| {
             let writer = writer.clone();
             let builder = std::thread::Builder::new().name(name.into()).stack_size(256 * 1024);
             builder.spawn(move || run(&writer)).map(drop)
         };
-        thread("audit", Writer::write_for_others)?;
-        thread("audit-sync", Writer::sync_now_and_then)?;
+        spawn_thread("audit", LogWriter::run_writer)?;
+        spawn_thread("audit-sync", LogWriter::run_syncer)?;
         Ok((writer, recovered))
     }
 
@@ -87,33 +87,33 @@ impl Writer {
     pub(super) fn submit(
         &self,
         body: Vec<u8>,
-        hand: Hand,
-    ) -> Result<oneshot::Receiver<Result<(), Problem>>, Problem> {
-        if let Some(stalled) = self.health.stalled() {
-            return Err(stalled);
+        write_mode: WriteMode,
+    ) -> Result<oneshot::Receiver<Result<(), WriteError>>, WriteError> {
+        if let Some(error) = self.health.stall_error() {
+            return Err(error);
         }
-        let (done, written) = oneshot::channel();
+        let (result_sender, result) = oneshot::channel();
         {
             let mut queue = lock(&self.queue);
-            if queue.len() >= QUEUE {
-                return Err(Problem("too many decisions wait for the disk".into()));
+            if queue.len() >= QUEUE_CAPACITY {
+                return Err(WriteError("too many decisions wait for the disk".into()));
             }
-            queue.push_back(Job { body, done });
+            queue.push_back(PendingLine { body, result_sender });
         }
-        if hand == Hand::Thread || !self.health.keeps_up() || !self.write_what_waits() {
-            self.wanted.notify_one();
+        if write_mode == WriteMode::Background || !self.health.is_fast() || !self.drain_queue() {
+            self.work_available.notify_one();
         }
-        Ok(written)
+        Ok(result)
     }
 
-    pub(super) fn health(&self) -> &Health {
+    pub(super) fn health(&self) -> &AuditHealth {
         &self.health
     }
 
     /// Puts what was written on the disk. Blocking.
     pub(super) fn sync(&self) {
         if self.dirty.swap(false, Ordering::AcqRel) {
-            let file = lock(&self.current).try_clone();
+            let file = lock(&self.current_file).try_clone();
             // A disk that cannot keep what it took will fail the next write as well, which is told.
             let _ = file.and_then(|file| file.sync_data());
         }
@@ -122,12 +122,12 @@ impl Writer {
     /// Ends the threads.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.wanted.notify_all();
+        self.work_available.notify_all();
     }
 
     /// Writes all that waits, unless somebody else is at it and will find it. False if more is left than is fair.
-    fn write_what_waits(&self) -> bool {
-        for _ in 0..ROUNDS {
+    fn drain_queue(&self) -> bool {
+        for _ in 0..MAX_INLINE_BATCHES {
             let mut log = match self.log.try_lock() {
                 Ok(log) => log,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -144,71 +144,73 @@ impl Writer {
     }
 
     /// The life of the thread `audit`.
-    fn write_for_others(&self) {
+    fn run_writer(&self) {
         while !self.closed.load(Ordering::Acquire) {
             let queue = lock(&self.queue);
-            let waited = self.wanted.wait_timeout_while(queue, TURN, |queue| {
+            let wait_result = self.work_available.wait_timeout_while(queue, WAKE_INTERVAL, |queue| {
                 queue.is_empty() && !self.closed.load(Ordering::Acquire)
             });
-            drop(waited);
+            drop(wait_result);
             let mut log = lock(&self.log);
-            if let Some(took) = self.write_batch(&mut log) {
-                self.health.count_quick(took);
+            if let Some(elapsed) = self.write_batch(&mut log) {
+                self.health.note_write_time(elapsed);
             }
-            if log.is_full() && log.turn_over().is_ok() {
-                if let Ok(file) = log.file() {
-                    *lock(&self.current) = file;
+            if log.is_full() && log.rotate().is_ok() {
+                if let Ok(file) = log.clone_file() {
+                    *lock(&self.current_file) = file;
                 }
             }
         }
     }
 
     /// The life of the thread `audit-sync`.
-    fn sync_now_and_then(&self) {
+    fn run_syncer(&self) {
         while !self.closed.load(Ordering::Acquire) {
-            std::thread::park_timeout(SYNC_EVERY);
-            let _syncing = self.health.syncing();
+            std::thread::park_timeout(SYNC_INTERVAL);
+            let _syncing = self.health.begin_sync();
             self.sync();
-            self.look_for_room();
+            self.check_disk();
         }
     }
 
     /// Whether the file is where it was, and the disk has room. What cannot be told is left as it was.
-    fn look_for_room(&self) {
-        let file = lock(&self.current).try_clone();
+    fn check_disk(&self) {
+        let file = lock(&self.current_file).try_clone();
         let Ok(file) = file else { return };
-        let (Ok(disk), Ok(meta)) = (nix::sys::statvfs::fstatvfs(&file), file.metadata()) else { return };
-        let left = disk.blocks_available() * disk.fragment_size();
-        self.health.found(left < SCARCE, meta.nlink() == 0);
+        let (Ok(filesystem), Ok(metadata)) = (nix::sys::statvfs::fstatvfs(&file), file.metadata()) else {
+            return;
+        };
+        let available = filesystem.blocks_available() * filesystem.fragment_size();
+        self.health.set_disk_state(available < LOW_SPACE_BYTES, metadata.nlink() == 0);
     }
 
     /// Writes a batch by one call, and tells those who wait. How long it took; none if nothing waited.
-    fn write_batch(&self, log: &mut Log) -> Option<Duration> {
-        let jobs: Vec<Job> = {
+    fn write_batch(&self, log: &mut ChainedLog) -> Option<Duration> {
+        let lines: Vec<PendingLine> = {
             let mut queue = lock(&self.queue);
-            let count = queue.len().min(BATCH);
+            let count = queue.len().min(MAX_BATCH);
             queue.drain(..count).collect()
         };
-        if jobs.is_empty() {
+        if lines.is_empty() {
             return None;
         }
-        let began = Instant::now();
+        let started_at = Instant::now();
         let result = {
-            let _writing = self.health.writing();
-            log.append(jobs.iter().map(|job| job.body.as_slice()))
+            let _writing = self.health.begin_write();
+            log.append(lines.iter().map(|job| job.body.as_slice()))
         };
-        let took = began.elapsed();
-        if took > SLOW_WRITE {
-            self.health.fall_behind();
+        let elapsed = started_at.elapsed();
+        if elapsed > SLOW_WRITE {
+            self.health.mark_slow();
         }
-        let result = result.map_err(|e| Problem(e.to_string().into()));
-        self.health.note(&result, log);
+        let result = result.map_err(|e| WriteError(e.to_string().into()));
+        self.health.record_result(&result, log);
         self.dirty.store(true, Ordering::Release);
-        for job in jobs {
+        for line in lines {
             // Whoever did not wait for it is not told.
-            let _ = job.done.send(result.clone());
+            let _ = line.result_sender.send(result.clone());
         }
-        Some(took)
+        Some(elapsed)
     }
 }
 
@@ -223,97 +225,98 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     use super::*;
-    use crate::audit::health::CAUGHT_UP;
+    use crate::audit::health::FAST_WRITES_TO_RECOVER;
 
     fn body() -> Vec<u8> {
         b"\"detail\":\"x\"}".to_vec()
     }
 
     /// A disk that takes 64 KiB and then nothing until it is read.
-    fn stalling_disk(writer: &Writer) -> File {
-        let (disk, mouth): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
-        let mut mouth = File::from(mouth);
-        let room = nix::fcntl::fcntl(&mouth, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
-        io::Write::write_all(&mut mouth, &vec![b'-'; room as usize]).unwrap();
-        lock(&writer.log).redirect(mouth);
-        File::from(disk)
+    fn install_stalling_file(writer: &LogWriter) -> File {
+        let (reader, pipe_end): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
+        let mut pipe_end = File::from(pipe_end);
+        let capacity = nix::fcntl::fcntl(&pipe_end, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
+        io::Write::write_all(&mut pipe_end, &vec![b'-'; capacity as usize]).unwrap();
+        lock(&writer.log).replace_file(pipe_end);
+        File::from(reader)
     }
 
     /// Waits, bounded, until `seen` holds.
-    fn until(what: &str, mut seen: impl FnMut() -> bool) {
+    fn wait_until(condition_name: &str, mut condition: impl FnMut() -> bool) {
         for _ in 0..1000 {
-            if seen() {
+            if condition() {
                 return;
             }
             std::thread::park_timeout(Duration::from_millis(5));
         }
-        panic!("waited in vain until {what}");
+        panic!("waited in vain until {condition_name}");
     }
 
     #[test]
-    fn whoever_brings_a_line_writes_it_while_the_disk_keeps_up() {
+    fn writes_inline_while_disk_is_fast() {
         let dir = tempfile::tempdir().unwrap();
-        let (writer, _) = Writer::start(dir.path()).unwrap();
+        let (writer, _) = LogWriter::start(dir.path()).unwrap();
         for at in 1..=50 {
-            let mut written = writer.submit(body(), Hand::Own).unwrap();
+            let mut result = writer.submit(body(), WriteMode::Inline).unwrap();
             // A slow moment of the machine may have handed it to the thread.
-            until("it is written", || written.try_recv().is_ok());
-            assert_eq!(writer.health().last(), at);
+            wait_until("it is written", || result.try_recv().is_ok());
+            assert_eq!(writer.health().last_seq(), at);
         }
         writer.close();
     }
 
     #[test]
-    fn nobody_waits_for_another_whom_the_disk_holds_up() {
+    fn stalled_write_does_not_block_other_callers() {
         let dir = tempfile::tempdir().unwrap();
-        let (writer, _) = Writer::start(dir.path()).unwrap();
-        let mut disk = stalling_disk(&writer);
-        let held = std::thread::spawn({
+        let (writer, _) = LogWriter::start(dir.path()).unwrap();
+        let mut pipe_reader = install_stalling_file(&writer);
+        let blocked = std::thread::spawn({
             let writer = writer.clone();
-            move || writer.submit(body(), Hand::Own).unwrap()
+            move || writer.submit(body(), WriteMode::Inline).unwrap()
         });
-        until("somebody is at it", || writer.health.is_writing());
+        wait_until("somebody is at it", || writer.health.is_writing());
 
-        let mut waiting = writer.submit(body(), Hand::Own).unwrap();
-        assert!(waiting.try_recv().is_err(), "nothing was written");
-        until("the disk is called stalled", || writer.health().problem().is_some());
-        let refused = writer.submit(body(), Hand::Own).unwrap_err();
-        assert!(refused.to_string().contains("has not answered"), "{refused}");
+        let mut second = writer.submit(body(), WriteMode::Inline).unwrap();
+        assert!(second.try_recv().is_err(), "nothing was written");
+        wait_until("the disk is called stalled", || writer.health().write_error().is_some());
+        let error = writer.submit(body(), WriteMode::Inline).unwrap_err();
+        assert!(error.to_string().contains("has not answered"), "{error}");
 
-        let reader = std::thread::spawn(move || disk.read(&mut [0; 1 << 20]).map(|_| disk));
+        let reader = std::thread::spawn(move || pipe_reader.read(&mut [0; 1 << 20]).map(|_| pipe_reader));
         // It was held, unless the log's own thread happened to turn just then and took its line.
-        let mut first = held.join().unwrap();
-        until("the first is written", || first.try_recv().is_ok());
-        until("the second is written", || waiting.try_recv().is_ok());
-        assert!(!writer.health().keeps_up(), "the next lines are the thread's");
-        assert_eq!(writer.health().problem(), None);
-        let _disk = reader.join().unwrap().unwrap();
-        for _ in 0..CAUGHT_UP {
-            let mut written = writer.submit(body(), Hand::Own).unwrap();
-            until("the thread has written", || written.try_recv().is_ok());
+        let mut first = blocked.join().unwrap();
+        wait_until("the first is written", || first.try_recv().is_ok());
+        wait_until("the second is written", || second.try_recv().is_ok());
+        assert!(!writer.health().is_fast(), "the next lines are the thread's");
+        assert_eq!(writer.health().write_error(), None);
+        let _pipe_reader = reader.join().unwrap().unwrap();
+        for _ in 0..FAST_WRITES_TO_RECOVER {
+            let mut result = writer.submit(body(), WriteMode::Inline).unwrap();
+            wait_until("the thread has written", || result.try_recv().is_ok());
         }
-        until("lanes write again", || writer.health().keeps_up());
+        wait_until("lanes write again", || writer.health().is_fast());
         writer.close();
     }
 
     #[test]
-    fn lines_of_many_threads_are_one_chain() {
+    fn concurrent_writers_form_one_chain() {
         let dir = tempfile::tempdir().unwrap();
-        let (writer, _) = Writer::start(dir.path()).unwrap();
+        let (writer, _) = LogWriter::start(dir.path()).unwrap();
         std::thread::scope(|scope| {
-            for hand in [Hand::Own, Hand::Own, Hand::Thread, Hand::Own] {
+            for write_mode in [WriteMode::Inline, WriteMode::Inline, WriteMode::Background, WriteMode::Inline]
+            {
                 let writer = &writer;
                 scope.spawn(move || {
                     for _ in 0..500 {
-                        let mut written = writer.submit(body(), hand).unwrap();
-                        until("it is written", || written.try_recv().is_ok());
+                        let mut result = writer.submit(body(), write_mode).unwrap();
+                        wait_until("it is written", || result.try_recv().is_ok());
                     }
                 });
             }
         });
-        assert_eq!(writer.health().last(), 2000);
+        assert_eq!(writer.health().last_seq(), 2000);
         writer.close();
-        let (log, recovered) = Log::open(dir.path()).unwrap();
+        let (log, recovered) = ChainedLog::open(dir.path()).unwrap();
         assert_eq!((log.seq(), recovered), (2000, None));
     }
 }

@@ -10,39 +10,47 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use hostbadge::agents::{Agents, Registry};
-use hostbadge::api::{Admin, AgentApi, Api, Crowd, Lanes, PostureDesk, Room, Server, Status, Workload};
+use hostbadge::agents::{AgentRegistry, AgentSet};
+use hostbadge::api::{
+    AdminApi, AgentApi, Api, BodyBudget, ConnectionLimits, PostureControl, Server, StatusReporter,
+    WorkerPool, WorkloadApi,
+};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
-use hostbadge::config::{self, Config, Fault, Paths};
-use hostbadge::daemon::{self, Arguments, Certifier, Keeper, Pulse, Rotator, RsaKeeper, View, Watcher};
+use hostbadge::config::{self, Config, Diagnostic, Paths};
+use hostbadge::daemon::{
+    self, Arguments, CaManager, IssuerStatus, IssuerSupervisor, KeyRotator, PostureMonitor, RsaKeyManager,
+    Watchdog,
+};
 use hostbadge::federation::{self, Federation};
-use hostbadge::issue::{self, ByTpm, Enrollment, Issuer, Naming, Places, Rotation, Turns};
-use hostbadge::pki::Authority;
-use hostbadge::policy::{Gate, Limiter, Rate};
-use hostbadge::posture::{self, BootLog, ImaList, Watched};
-use hostbadge::road::Road;
+use hostbadge::issue::{
+    self, Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner,
+};
+use hostbadge::pki::CertificateIssuer;
+use hostbadge::policy::{AdminPolicy, Limiter, Rate};
+use hostbadge::posture::{self, EventLogFile, ImaListFile, PostureState};
+use hostbadge::service::IdentityService;
 use hostbadge::store::{self, DirLock};
 use hostbadge::tpm::{SoftwareTpm, TpmConfig};
 
 /// Faults that a person has to mend: systemd is told not to try again on this exit status.
-const MEND_FIRST: u8 = 2;
+const EXIT_CONFIG: u8 = 2;
 /// A start that takes longer goes on degraded, and says what it waits for.
-const SETTLE: Duration = Duration::from_secs(10);
+const STARTUP_GRACE: Duration = Duration::from_secs(10);
 /// One processor signs more than thirty thousand tokens a second; more than eight would only take memory.
-const LANES_MOST: usize = 8;
+const MAX_WORKERS: usize = 8;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let missing = daemon::harden();
+    let hardening_warnings = daemon::harden();
     let config = match read_config(&arguments) {
         Ok(config) => config,
-        Err(faults) => return report(&faults),
+        Err(faults) => return print_diagnostics(&faults),
     };
     if arguments.check {
-        return check(&config);
+        return check_config(&config);
     }
-    match run(&arguments, config, &missing) {
+    match run(&arguments, config, &hardening_warnings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("hostbadged: {e}");
@@ -51,97 +59,94 @@ fn main() -> ExitCode {
     }
 }
 
-fn read_config(arguments: &Arguments) -> Result<Config, Vec<Fault>> {
-    let Some(dir) = &arguments.dev else { return Config::system(arguments.config.as_deref()) };
-    let whole = |e: io::Error| vec![Fault { file: dir.clone(), line: None, what: e.to_string() }];
-    let file = config::lay_out_dev(dir).map_err(whole)?;
-    let dir = std::fs::canonicalize(dir).map_err(whole)?;
-    Config::read(&file, Paths::below(&dir))
+fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
+    let Some(dir) = &arguments.dev else { return Config::load(arguments.config.as_deref()) };
+    let file_fault = |e: io::Error| vec![Diagnostic { file: dir.clone(), line: None, what: e.to_string() }];
+    let file = config::init_dev_dir(dir).map_err(file_fault)?;
+    let dir = std::fs::canonicalize(dir).map_err(file_fault)?;
+    Config::read(&file, Paths::under(&dir))
 }
 
-fn check(config: &Config) -> ExitCode {
-    let agents = Registry::read(&config.paths.agents, config.trust_domain_length());
-    let bundles = federation::read(&config.paths.federation);
+fn check_config(config: &Config) -> ExitCode {
+    let agents = AgentSet::read(&config.paths.agents, config.trust_domain_length());
+    let bundles = federation::read_bundles(&config.paths.federation);
     match (agents, bundles) {
         (Ok(agents), Ok(bundles)) => {
-            let others = match bundles.len() {
+            let federated = match bundles.len() {
                 0 => String::new(),
                 n => format!(", {n} other trust domains"),
             };
-            println!("{}: {} agents{others}, no faults", config.paths.agents.display(), agents.len());
+            println!("{}: {} agents{federated}, no faults", config.paths.agents.display(), agents.len());
             ExitCode::SUCCESS
         }
         (agents, bundles) => {
-            report(&[agents.err().unwrap_or_default(), bundles.err().unwrap_or_default()].concat())
+            print_diagnostics(&[agents.err().unwrap_or_default(), bundles.err().unwrap_or_default()].concat())
         }
     }
 }
 
-fn report(faults: &[Fault]) -> ExitCode {
-    for fault in faults {
-        eprintln!("{fault}");
+fn print_diagnostics(diagnostics: &[Diagnostic]) -> ExitCode {
+    for diagnostic in diagnostics {
+        eprintln!("{diagnostic}");
     }
-    ExitCode::from(MEND_FIRST)
+    ExitCode::from(EXIT_CONFIG)
 }
 
-fn run(arguments: &Arguments, config: Config, missing: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+fn run(
+    arguments: &Arguments,
+    config: Config,
+    hardening_warnings: &[String],
+) -> Result<(), Box<dyn std::error::Error>> {
     let clock = Clock::System;
     let journal = daemon::start_logging(&config.log, clock.clone())?;
-    for what in missing {
-        tracing::warn!("{what}");
+    for warning in hardening_warnings {
+        tracing::warn!("{warning}");
     }
     store::ensure_dir(&config.paths.state, 0o700)?;
-    let _lock = DirLock::take(&config.paths.state)?;
+    let _lock = DirLock::acquire(&config.paths.state)?;
     store::ensure_dir(&config.paths.audit, 0o700)?;
-    let _record_lock = DirLock::take(&config.paths.audit)?;
+    let _audit_lock = DirLock::acquire(&config.paths.audit)?;
     store::ensure_dir(&config.paths.run, 0o755)?;
     let audit = Audit::open(&config.paths.audit, journal.clone(), clock.clone())
         .map_err(|e| format!("{}: {e}", config.paths.audit.display()))?;
 
-    let software = match &arguments.dev {
+    let swtpm = match &arguments.dev {
         Some(dir) => Some(SoftwareTpm::start(&dir.join("tpm"))?),
         None => None,
     };
-    let agents = Agents::open(&config.paths.agents, config.trust_domain_length(), clock.clone());
-    for fault in &agents.loaded().faults {
+    let agents = AgentRegistry::open(&config.paths.agents, config.trust_domain_length(), clock.clone());
+    for fault in &agents.load_status().faults {
         tracing::error!(event = "agents-rejected", "{fault}");
     }
 
     let federation = Federation::open(&config.paths.federation);
-    for fault in federation.faults().iter() {
+    for fault in federation.diagnostics().iter() {
         tracing::error!(event = "agents-rejected", "{fault}");
     }
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().max_blocking_threads(8).enable_all().build()?;
-    let record = audit.clone();
-    let ended = runtime.block_on(serve(
-        arguments.dev.as_deref(),
-        &config,
-        clock,
-        agents,
-        federation,
-        audit,
-        software,
-    ));
+    let audit_log = audit.clone();
+    let result =
+        runtime.block_on(serve(arguments.dev.as_deref(), &config, clock, agents, federation, audit, swtpm));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    record.sync();
+    audit_log.sync();
     journal.flush(Duration::from_secs(2));
-    ended
+    result
 }
 
 async fn serve(
     dev: Option<&Path>,
     config: &Config,
     clock: Clock,
-    agents: Agents,
+    agents: AgentRegistry,
     federation: Federation,
     audit: Audit,
     software: Option<SoftwareTpm>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let signals = Signals::listen()?;
     let issuer = Issuer::default();
-    let naming = Naming { trust_domain: config.trust_domain.clone(), issuer: config.issuer.clone() };
+    let naming = IssuerConfig { trust_domain: config.trust_domain.clone(), issuer: config.issuer.clone() };
     let tpm = TpmConfig {
         tcti: match &software {
             Some(software) => software.tcti(),
@@ -152,32 +157,33 @@ async fn serve(
         probe_every: config.tpm.probe_every,
         ..TpmConfig::default()
     };
-    let rotation = Rotation { every: config.keys.rotate_every, publish_before: config.keys.publish_before };
+    let rotation =
+        RotationPolicy { interval: config.keys.rotate_every, publish_before: config.keys.publish_before };
     let state = config.paths.state.clone();
     let (rsa_keeper, rsa, rsa_waits) =
-        RsaKeeper::new(agents.clone(), state.clone(), audit.clone(), clock.clone());
+        RsaKeyManager::new(agents.clone(), state.clone(), audit.clone(), clock.clone());
     let pcrs = config.seal.pcrs.clone();
-    let boot_log = BootLog::in_dir(&config.paths.run);
-    let (tell, view) = View::new();
-    let keeper = Keeper {
+    let boot_log = EventLogFile::in_dir(&config.paths.run);
+    let (tell, view) = IssuerStatus::channel();
+    let keeper = IssuerSupervisor {
         config: tpm,
         state_dir: state,
-        naming,
-        rotation,
-        pcrs,
-        boot_log: boot_log.clone(),
+        issuer_config: naming,
+        rotation_policy: rotation,
+        seal_pcrs: pcrs,
+        event_log: boot_log.clone(),
         issuer: issuer.clone(),
         clock: clock.clone(),
-        tell,
+        status: tell,
     };
-    let (orders, desk) = issue::orders();
+    let (orders, desk) = issue::key_command_channel();
     let enrollment = Enrollment::open(&config.paths.state);
-    let rotator = Rotator {
+    let rotator = KeyRotator {
         issuer: issuer.clone(),
         audit: audit.clone(),
         clock: clock.clone(),
-        desk,
-        rsa,
+        commands: desk,
+        rsa_key: rsa,
         enrollment: enrollment.clone(),
     };
 
@@ -187,132 +193,141 @@ async fn serve(
         Rate { per_second: limits.stranger_rate, burst: limits.stranger_burst },
         Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
     );
-    let road = Road {
+    let road = IdentityService {
         agents,
         federation,
         limiter: Arc::new(limiter),
         issuer,
         audit: audit.clone(),
         clock: clock.clone(),
+        tpm_state: view.tpm_state.clone(),
+        blocked_reason: view.blocked_reason.clone(),
         tpm: view.tpm.clone(),
-        trouble: view.trouble.clone(),
-        handle: view.handle.clone(),
-        by_tpm: ByTpm { turns: Turns::default(), tpm: view.handle.clone(), rsa_waits },
-        places: Places::default(),
-        boot_log,
+        tpm_signer: TpmSigner {
+            queue: FairQueue::default(),
+            tpm: view.tpm.clone(),
+            rsa_blocked_reason: rsa_waits,
+        },
+        evidence_slots: EvidenceSlots::default(),
+        event_log: boot_log,
         enrollment,
-        ima: ImaList::in_dir(&config.paths.run),
-        posture: Watched::new(config.posture.mode, config.posture.max_age),
-        authority: Authority::new(config.certificates.ttl),
+        ima_log: ImaListFile::in_dir(&config.paths.run),
+        posture: PostureState::new(config.posture.mode, config.posture.max_age),
+        certificate_issuer: CertificateIssuer::new(config.certificates.ttl),
     };
     let (certified, mut settled_authority) = tokio::sync::watch::channel(false);
-    let certifier = Certifier {
-        authority: road.authority.clone(),
+    let certifier = CaManager {
+        certificate_issuer: road.certificate_issuer.clone(),
         issuer: road.issuer.clone(),
         agents: road.agents.clone(),
         audit: audit.clone(),
         clock: clock.clone(),
         enrollment: road.enrollment.clone(),
         state_dir: config.paths.state.clone(),
-        handle: view.handle.clone(),
-        vault: view.vault.clone(),
-        issuer_settled: view.settled.clone(),
-        settled: certified,
+        tpm: view.tpm.clone(),
+        keystore: view.keystore.clone(),
+        issuer_startup_done: view.startup_done.clone(),
+        startup_done: certified,
     };
-    let (looks, desk) = posture::orders();
+    let (looks, desk) = posture::command_channel();
     let (looked, mut settled_posture) = tokio::sync::watch::channel(false);
-    let watcher = Watcher {
+    let watcher = PostureMonitor {
         config: config.posture.clone(),
         state_dir: config.paths.state.clone(),
-        boot_log: road.boot_log.clone(),
-        ima: road.ima.clone(),
-        watched: road.posture.clone(),
+        event_log: road.event_log.clone(),
+        ima_list: road.ima_log.clone(),
+        posture: road.posture.clone(),
         agents: road.agents.clone(),
         audit: audit.clone(),
         clock: clock.clone(),
-        desk,
-        handle: view.handle.clone(),
-        vault: view.vault.clone(),
-        issuer_settled: view.settled.clone(),
-        settled: looked,
+        commands: desk,
+        tpm: view.tpm.clone(),
+        keystore: view.keystore.clone(),
+        issuer_startup_done: view.startup_done.clone(),
+        startup_done: looked,
     };
 
     let group =
         nix::unistd::Group::from_name(&config.admin.group).ok().flatten().map(|group| group.gid.as_raw());
-    let gate = Gate { group, developer: dev.map(|_| nix::unistd::geteuid().as_raw()) };
+    let gate = AdminPolicy { admin_group: group, dev_uid: dev.map(|_| nix::unistd::geteuid().as_raw()) };
     let sockets = daemon::open_sockets(&config.paths.run, group)?;
-    let crowd =
-        Crowd::new(limits.connections.min(daemon::connections_that_fit()), limits.connections_per_uid);
-    let status = Status {
+    let crowd = ConnectionLimits::new(
+        limits.connections.min(daemon::max_connections_for_rlimit()),
+        limits.connections_per_uid,
+    );
+    let status = StatusReporter {
         started: clock.now(),
-        audit: config.paths.audit.clone(),
-        crowd: crowd.clone(),
-        tpm: view.facts,
+        audit_dir: config.paths.audit.clone(),
+        connection_limits: crowd.clone(),
+        tpm_description: view.tpm_info,
     };
-    let admin = Admin {
-        road: road.clone(),
-        gate,
+    let admin = AdminApi {
+        service: road.clone(),
+        admin_policy: gate,
         status: Arc::new(status),
-        keys: orders,
-        posture: PostureDesk { orders: looks, compared: config.posture.pcrs.clone() },
-        bodies: Room::default(),
+        key_admin: orders,
+        posture: PostureControl { admin: looks, compared_pcrs: config.posture.pcrs.clone() },
+        body_budget: BodyBudget::default(),
     };
     let admin = Api::Admin(Arc::new(admin));
-    let for_lanes = Road { audit: audit.for_lanes(), ..road.clone() };
-    let workload = Workload::new(for_lanes.clone())?;
-    let agent = Api::Agent(Arc::new(AgentApi { road: for_lanes, bodies: Room::default() }));
+    let for_lanes = IdentityService { audit: audit.with_inline_writes(), ..road.clone() };
+    let workload = WorkloadApi::new(for_lanes.clone())?;
+    let agent = Api::Agent(Arc::new(AgentApi { service: for_lanes, body_budget: BodyBudget::default() }));
 
     let stop = CancellationToken::new();
     let lanes_end = CancellationToken::new();
-    let lanes = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, LANES_MOST);
-    let lanes = Arc::new(Lanes::start(lanes, &lanes_end)?);
-    tokio::spawn(workload.clone().tell_health());
+    let lanes = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MAX_WORKERS);
+    let lanes = Arc::new(WorkerPool::start(lanes, &lanes_end)?);
+    tokio::spawn(workload.clone().report_health());
     let workload = Api::Workload(workload);
     let workload = Server::new(sockets.workload, workload, crowd.clone(), Some(lanes.clone()), stop.clone())?;
     let agent = Server::new(sockets.agent, agent, crowd, Some(lanes.clone()), stop.clone())?;
     // Seats and a thread of its own, so that nothing at the other door ever keeps the administrator out.
-    let admin = Server::new(sockets.admin, admin, Crowd::new(64, 32), None, stop.clone())?;
+    let admin = Server::new(sockets.admin, admin, ConnectionLimits::new(64, 32), None, stop.clone())?;
     let admin = tokio::spawn(admin.run());
-    tokio::spawn(keeper.keep(rotator, rsa_keeper));
-    tokio::spawn(watcher.watch());
-    tokio::spawn(certifier.keep());
-    tokio::spawn(Pulse { audit: audit.clone(), lanes }.beat());
+    tokio::spawn(keeper.run(rotator, rsa_keeper));
+    tokio::spawn(watcher.run());
+    tokio::spawn(certifier.run());
+    tokio::spawn(Watchdog { audit: audit.clone(), workers: lanes }.run());
 
-    let mut settled = view.settled;
+    let mut settled = view.startup_done;
     let settled = async {
         let _ = settled.wait_for(|settled| *settled).await;
         let _ = settled_posture.wait_for(|settled| *settled).await;
         let _ = settled_authority.wait_for(|settled| *settled).await;
     };
-    let _ = tokio::time::timeout(SETTLE, settled).await;
+    let _ = tokio::time::timeout(STARTUP_GRACE, settled).await;
     // Callers who come during a restart wait in the socket's queue and then get what they came for.
     let servers = [admin, tokio::spawn(agent.run()), tokio::spawn(workload.run())];
     let version = env!("CARGO_PKG_VERSION");
     // A log that cannot be written is told by status and by each refusal; it is no reason not to start.
     let _ = audit
-        .event(Event::DaemonStarted, &format!("hostbadged {version} serves {}", config.paths.run.display()))
+        .record_event(
+            Event::DaemonStarted,
+            &format!("hostbadged {version} serves {}", config.paths.run.display()),
+        )
         .await;
-    daemon::ready(&summary(&road));
+    daemon::ready(&status_line(&road));
     if let Some(dir) = dev {
-        introduce(dir, config, &road);
+        print_dev_banner(dir, config, &road);
     }
-    daemon::release_start();
+    daemon::release_startup_memory();
 
-    until_told_to_stop(signals, &road, software).await?;
+    run_until_signal(signals, &road, software).await?;
 
     daemon::stopping();
-    let _ = audit.event(Event::DaemonStopping, "hostbadged ends").await;
+    let _ = audit.record_event(Event::DaemonStopping, "hostbadged ends").await;
     stop.cancel();
     for server in servers {
         let _ = server.await;
     }
     lanes_end.cancel();
-    let (authority, state, now) = (road.authority.clone(), config.paths.state.clone(), clock.now());
-    let written = tokio::task::spawn_blocking(move || authority.write_leaves(&state, now)).await?;
+    let (authority, state, now) = (road.certificate_issuer.clone(), config.paths.state.clone(), clock.now());
+    let written = tokio::task::spawn_blocking(move || authority.save_issued(&state, now)).await?;
     if let Err(e) = written {
         tracing::warn!("which certificates have not expired could not be written: {e}");
     }
-    let handle = view.handle.borrow().clone();
+    let handle = view.tpm.borrow().clone();
     if let Some(tpm) = handle {
         tokio::task::spawn_blocking(move || tpm.shutdown()).await?;
     }
@@ -338,72 +353,74 @@ impl Signals {
 }
 
 /// SIGHUP reloads the agents; SIGTERM and SIGINT end the daemon. A development host's TPM is kept alive meanwhile.
-async fn until_told_to_stop(
+async fn run_until_signal(
     mut signals: Signals,
-    road: &Road,
-    mut software: Option<SoftwareTpm>,
+    service: &IdentityService,
+    mut swtpm: Option<SoftwareTpm>,
 ) -> io::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => {
                 // Beside this loop: files on a dead network mount must not keep the daemon from ending.
-                tokio::spawn(reload(road.clone()));
+                tokio::spawn(reload_agents(service.clone()));
             }
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = tick.tick() => {
-                daemon::tell(&summary(road));
-                software = revive(software).await?;
+                daemon::set_status(&status_line(service));
+                swtpm = ensure_swtpm_running(swtpm).await?;
             }
         }
     }
-    if let Some(software) = software {
-        tokio::task::spawn_blocking(move || software.stop()).await??;
+    if let Some(swtpm) = swtpm {
+        tokio::task::spawn_blocking(move || swtpm.stop()).await??;
     }
     Ok(())
 }
 
-async fn reload(road: Road) {
+async fn reload_agents(service: IdentityService) {
     daemon::reloading();
-    if road.reload("SIGHUP").await.is_err() {
+    if service.reload("SIGHUP").await.is_err() {
         tracing::error!("the reload could not be written down");
     }
-    daemon::ready(&summary(&road));
+    daemon::ready(&status_line(&service));
 }
 
-async fn revive(software: Option<SoftwareTpm>) -> io::Result<Option<SoftwareTpm>> {
-    let Some(mut software) = software else { return Ok(None) };
-    let (software, outcome) = tokio::task::spawn_blocking(move || {
-        let outcome = software.ensure_running();
-        (software, outcome)
+async fn ensure_swtpm_running(swtpm: Option<SoftwareTpm>) -> io::Result<Option<SoftwareTpm>> {
+    let Some(mut swtpm) = swtpm else { return Ok(None) };
+    let (swtpm, outcome) = tokio::task::spawn_blocking(move || {
+        let outcome = swtpm.ensure_running();
+        (swtpm, outcome)
     })
     .await?;
     if let Err(e) = outcome {
         tracing::error!("the software TPM cannot be started again: {e}");
     }
-    Ok(Some(software))
+    Ok(Some(swtpm))
 }
 
 /// One line for `systemctl status`.
-fn summary(road: &Road) -> String {
-    let loaded = road.agents.loaded();
-    let agents = match loaded.faults.len() {
-        0 => format!("{} agents", loaded.agents),
-        n => format!("{} agents, {n} faults in agents.d", loaded.agents),
+fn status_line(service: &IdentityService) -> String {
+    let load_status = service.agents.load_status();
+    let agents = match load_status.faults.len() {
+        0 => format!("{} agents", load_status.agents),
+        n => format!("{} agents, {n} faults in agents.d", load_status.agents),
     };
-    match road.issuer.standing() {
-        Some(standing) => format!("host {}; {agents}; TPM {}", standing.host().id, road.tpm.borrow().kind),
-        None => format!("no tokens are issued: {}; {agents}", road.why_not_standing()),
+    match service.issuer.state() {
+        Some(issuer_state) => {
+            format!("host {}; {agents}; TPM {}", issuer_state.host().id, service.tpm_state.borrow().kind)
+        }
+        None => format!("no tokens are issued: {}; {agents}", service.unavailable_reason()),
     }
 }
 
 /// What a developer wants to see first.
-fn introduce(dir: &Path, config: &Config, road: &Road) {
+fn print_dev_banner(dir: &Path, config: &Config, service: &IdentityService) {
     let socket = config.paths.run.join("agent.sock");
     let socket = socket.display();
     println!("hostbadged: a development host in {}", dir.display());
-    println!("  {}", summary(road));
+    println!("  {}", status_line(service));
     println!("  curl --unix-socket {socket} -d audience=https://api.example.com http://localhost/v1/token");
     println!("  HOSTBADGE_SOCKET={socket} hostbadge whoami");
 }

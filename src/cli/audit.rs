@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::table::plain;
-use super::{Common, Failure, client, whoami};
+use super::table::sanitize;
+use super::{CliError, CommonArgs, client, whoami};
 
 #[derive(Subcommand, Debug)]
-pub enum Verb {
+pub enum AuditSubcommand {
     /// The last lines of the record
     Tail {
         /// How many lines
@@ -23,16 +23,16 @@ pub enum Verb {
     },
 }
 
-pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
-    let Verb::Tail { lines, follow } = verb;
+pub async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Result<ExitCode, CliError> {
+    let AuditSubcommand::Tail { lines, follow } = subcommand;
     let mut last = 0;
     let mut limit = *lines;
     loop {
         let path = format!("/v1/audit?after={last}&limit={limit}");
-        let answer = client::get(&common.admin_socket, &path).await?;
-        for line in answer.as_array().into_iter().flatten() {
+        let response = client::get(&common.admin_socket, &path).await?;
+        for line in response.as_array().into_iter().flatten() {
             last = line["seq"].as_u64().unwrap_or(last);
-            if common.json { println!("{line}") } else { println!("{}", plain(&sentence(line))) }
+            if common.json { println!("{line}") } else { println!("{}", sanitize(&format_record(line))) }
         }
         if !follow {
             return Ok(ExitCode::SUCCESS);
@@ -43,19 +43,19 @@ pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
 }
 
 /// A line of the log for people.
-fn sentence(line: &Value) -> String {
+fn format_record(line: &Value) -> String {
     let text = |name: &str| line[name].as_str();
-    let mut words = vec![
+    let mut parts = vec![
         line["seq"].to_string(),
         text("time").unwrap_or_default().to_owned(),
         text("event").unwrap_or_default().to_owned(),
     ];
-    words.extend(text("agent").map(str::to_owned));
+    parts.extend(text("agent").map(str::to_owned));
     for name in ["reason", "audience", "scope", "jti", "detail"] {
-        words.extend(text(name).filter(|value| !value.is_empty()).map(|value| format!("{name}={value:?}")));
+        parts.extend(text(name).filter(|value| !value.is_empty()).map(|value| format!("{name}={value:?}")));
     }
     if line["peer"].is_object() {
-        words.push(format!("({})", whoami::process(&line["peer"])));
+        parts.push(format!("({})", whoami::format_peer(&line["peer"])));
     }
-    words.join(" ")
+    parts.join(" ")
 }

@@ -12,28 +12,28 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::Failure;
+use super::CliError;
 
 /// Largest answer taken, but for evidence.
-const MOST: usize = 4 * 1024 * 1024;
+const MAX_RESPONSE_SIZE: usize = 4 * 1024 * 1024;
 /// Evidence has the host's logs in it.
-const MUCH: usize = crate::verify::eat::LARGEST;
+const MAX_EVIDENCE_RESPONSE_SIZE: usize = crate::verify::eat::MAX_EAT_SIZE;
 /// The daemon bounds each of its own waits; this bounds their sum.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `GET path`.
-pub async fn get(socket: &Path, path: &str) -> Result<Value, Failure> {
-    exchange(socket, Method::GET, path, None, MOST).await
+pub async fn get(socket: &Path, path: &str) -> Result<Value, CliError> {
+    exchange(socket, Method::GET, path, None, MAX_RESPONSE_SIZE).await
 }
 
 /// `POST path` with a JSON body.
-pub async fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, Failure> {
-    exchange(socket, Method::POST, path, Some(body), MOST).await
+pub async fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, CliError> {
+    exchange(socket, Method::POST, path, Some(body), MAX_RESPONSE_SIZE).await
 }
 
 /// The same for an answer that may be large.
-pub async fn post_for_much(socket: &Path, path: &str, body: &Value) -> Result<Value, Failure> {
-    exchange(socket, Method::POST, path, Some(body), MUCH).await
+pub async fn post_large(socket: &Path, path: &str, body: &Value) -> Result<Value, CliError> {
+    exchange(socket, Method::POST, path, Some(body), MAX_EVIDENCE_RESPONSE_SIZE).await
 }
 
 async fn exchange(
@@ -41,13 +41,13 @@ async fn exchange(
     method: Method,
     path: &str,
     body: Option<&Value>,
-    most: usize,
-) -> Result<Value, Failure> {
-    let stream = UnixStream::connect(socket).await.map_err(|e| unreachable_socket(socket, &e))?;
-    let broken = |e: &dyn std::fmt::Display| Failure::NoDaemon(format!("{}: {e}", socket.display()));
-    let talk = async {
+    max_size: usize,
+) -> Result<Value, CliError> {
+    let stream = UnixStream::connect(socket).await.map_err(|e| connect_error(socket, &e))?;
+    let no_daemon = |e: &dyn std::fmt::Display| CliError::NoDaemon(format!("{}: {e}", socket.display()));
+    let round_trip = async {
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| no_daemon(&e))?;
         tokio::spawn(connection);
         let text = body.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
@@ -56,37 +56,41 @@ async fn exchange(
             .header(HOST, "localhost")
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(text)))
-            .map_err(|e| broken(&e))?;
-        let reply = sender.send_request(request).await.map_err(|e| broken(&e))?;
-        let status = reply.status();
-        let text = Limited::new(reply.into_body(), most).collect().await.map_err(|e| broken(&e))?.to_bytes();
+            .map_err(|e| no_daemon(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| no_daemon(&e))?;
+        let status = response.status();
+        let text = Limited::new(response.into_body(), max_size)
+            .collect()
+            .await
+            .map_err(|e| no_daemon(&e))?
+            .to_bytes();
         let value =
-            serde_json::from_slice(&text).map_err(|e| broken(&format!("the answer is not JSON: {e}")))?;
+            serde_json::from_slice(&text).map_err(|e| no_daemon(&format!("the answer is not JSON: {e}")))?;
         Ok((status, value))
     };
-    let (status, value) = match tokio::time::timeout(PATIENCE, talk).await {
-        Ok(done) => done?,
-        Err(_) => return Err(Failure::NoDaemon(format!("{}: no answer within 30 s", socket.display()))),
+    let (status, value) = match tokio::time::timeout(REQUEST_TIMEOUT, round_trip).await {
+        Ok(result) => result?,
+        Err(_) => return Err(CliError::NoDaemon(format!("{}: no answer within 30 s", socket.display()))),
     };
     match status {
-        StatusCode::SERVICE_UNAVAILABLE => Err(Failure::NotNow(value)),
+        StatusCode::SERVICE_UNAVAILABLE => Err(CliError::Unavailable(value)),
         status if status.is_success() => Ok(value),
-        _ => Err(Failure::Refused(value)),
+        _ => Err(CliError::Refused(value)),
     }
 }
 
-fn unreachable_socket(socket: &Path, error: &io::Error) -> Failure {
+fn connect_error(socket: &Path, error: &io::Error) -> CliError {
     let path = socket.display();
     match error.kind() {
-        io::ErrorKind::NotFound => Failure::NoDaemon(format!(
+        io::ErrorKind::NotFound => CliError::NoDaemon(format!(
             "{path}: there is no socket; is hostbadged running? (systemctl status hostbadged)"
         )),
-        io::ErrorKind::ConnectionRefused => Failure::NoDaemon(format!(
+        io::ErrorKind::ConnectionRefused => CliError::NoDaemon(format!(
             "{path}: nobody listens; is hostbadged running? (systemctl status hostbadged)"
         )),
-        io::ErrorKind::PermissionDenied => Failure::Local(format!(
+        io::ErrorKind::PermissionDenied => CliError::Local(format!(
             "{path}: this user may not open the socket; the admin socket is for root and the admin group"
         )),
-        _ => Failure::NoDaemon(format!("{path}: {error}")),
+        _ => CliError::NoDaemon(format!("{path}: {error}")),
     }
 }

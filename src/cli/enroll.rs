@@ -15,26 +15,27 @@ use serde::Serialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::table::Lines;
-use super::{Common, Failure, client, print_json};
+use super::table::KeyValueTable;
+use super::{CliError, CommonArgs, client, print_json};
 use crate::clock::Clock;
 use crate::enroll::{
-    Answer, Authority, Challenge, Checked, Error, Grant, LARGEST_SMALL, Request, Secret, Seen, pem,
+    CertificateTemplate, ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, EnrollmentRequest, Error,
+    MAX_SMALL_FILE_SIZE, OperatorReview, OrganizationCa, VerifiedRequest, pem,
 };
 use crate::store;
-use crate::verify::evidence::LARGEST;
-use crate::verify::{Names, Roots};
+use crate::verify::evidence::MAX_EVIDENCE_SIZE;
+use crate::verify::{HostSan, Roots};
 
 #[derive(Subcommand, Debug)]
-pub enum Verb {
+pub enum EnrollSubcommand {
     /// On the host: say which keys its TPM has, for an operator
-    Request(To),
+    Request(OutputArgs),
     /// The operator: check a request, and make a challenge that only the TPM of its keys can answer
-    Challenge(Make),
+    Challenge(ChallengeArgs),
     /// On the host: have the TPM answer a challenge, once
-    Activate(Activate),
+    Activate(ActivateArgs),
     /// The operator: check the answer, and certify the host key
-    Certify(Certify),
+    Certify(CertifyArgs),
     /// On the host: keep the certificate
     Install {
         /// The certificate and those that lead to the organisation's root, PEM
@@ -43,14 +44,14 @@ pub enum Verb {
 }
 
 #[derive(Args, Debug)]
-pub struct To {
+pub struct OutputArgs {
     /// Write to FILE, replaced whole, instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
-pub struct Make {
+pub struct ChallengeArgs {
     /// As `hostbadge enroll request` gave it
     request: PathBuf,
 
@@ -79,11 +80,11 @@ pub struct Make {
     secret: PathBuf,
 
     #[command(flatten)]
-    to: To,
+    output_args: OutputArgs,
 }
 
 #[derive(Args, Debug)]
-pub struct Activate {
+pub struct ActivateArgs {
     /// As `hostbadge enroll challenge` gave it
     #[arg(required_unless_present = "credential", conflicts_with = "credential")]
     challenge: Option<PathBuf>,
@@ -94,20 +95,20 @@ pub struct Activate {
 
     /// Which endorsement key the credential is for
     #[arg(long, value_name = "KIND", requires = "credential")]
-    ek: Option<Kind>,
+    ek: Option<EkAlgorithm>,
 
     #[command(flatten)]
-    to: To,
+    output_args: OutputArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
+enum EkAlgorithm {
     Rsa,
     Ecc,
 }
 
 #[derive(Args, Debug)]
-pub struct Certify {
+pub struct CertifyArgs {
     /// The host's request
     #[arg(long, value_name = "FILE")]
     request: PathBuf,
@@ -142,205 +143,218 @@ pub struct Certify {
     days: u32,
 
     #[command(flatten)]
-    to: To,
+    output_args: OutputArgs,
 }
 
-pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
-    match verb {
-        Verb::Request(to) => {
+pub async fn run(common: &CommonArgs, subcommand: &EnrollSubcommand) -> Result<ExitCode, CliError> {
+    match subcommand {
+        EnrollSubcommand::Request(output_args) => {
             let request = client::post(&common.admin_socket, "/v1/enroll/request", &json!({})).await?;
-            deliver(to, format!("{request}\n").as_bytes(), 0o644)
+            write_output(output_args, format!("{request}\n").as_bytes(), 0o644)
         }
-        Verb::Challenge(arguments) => challenge(common, arguments),
-        Verb::Activate(arguments) => activate(common, arguments).await,
-        Verb::Certify(arguments) => certify(common, arguments),
-        Verb::Install { certificate } => install(common, certificate).await,
+        EnrollSubcommand::Challenge(arguments) => challenge(common, arguments),
+        EnrollSubcommand::Activate(arguments) => activate(common, arguments).await,
+        EnrollSubcommand::Certify(arguments) => certify(common, arguments),
+        EnrollSubcommand::Install { certificate } => install(common, certificate).await,
     }
 }
 
 /// Checks a request. Prints what was found where the challenge goes to a file.
-fn challenge(common: &Common, arguments: &Make) -> Result<ExitCode, Failure> {
-    let request = Request::parse(&file(&arguments.request, LARGEST)?).map_err(refused)?;
-    let checked = request.check().map_err(refused)?;
-    let wanted = [
-        ("host", &arguments.host, &checked.host),
-        ("trust domain", &arguments.trust_domain, &checked.trust_domain),
+fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode, CliError> {
+    let request = EnrollmentRequest::parse(&read_limited(&arguments.request, MAX_EVIDENCE_SIZE)?)
+        .map_err(to_cli_error)?;
+    let verified = request.check().map_err(to_cli_error)?;
+    let expectations = [
+        ("host", &arguments.host, &verified.host),
+        ("trust domain", &arguments.trust_domain, &verified.trust_domain),
     ];
-    for (what, wanted, found) in wanted {
-        if wanted.as_ref().is_some_and(|wanted| wanted != found) {
-            return Err(Failure::Local(format!("the request is of another {what}: {found}")));
+    for (what, expected, found) in expectations {
+        if expected.as_ref().is_some_and(|wanted| wanted != found) {
+            return Err(CliError::Local(format!("the request is of another {what}: {found}")));
         }
     }
     let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose();
-    let roots = roots.map_err(|e| Failure::Local(e.to_string()))?;
-    let seen =
-        Seen::of(&checked, roots.as_ref().map(|roots| (roots, Clock::System.now()))).map_err(refused)?;
-    let left_out = left_out(&checked, &seen);
+    let roots = roots.map_err(|e| CliError::Local(e.to_string()))?;
+    let review = OperatorReview::new(&verified, roots.as_ref().map(|roots| (roots, Clock::System.now())))
+        .map_err(to_cli_error)?;
+    let untrusted = untrusted_ek_certificates(&verified, &review);
     if arguments.secret.exists() {
         let path = arguments.secret.display();
-        return Err(Failure::Local(format!("{path} exists, and may be what another challenge needs")));
+        return Err(CliError::Local(format!("{path} exists, and may be what another challenge needs")));
     }
-    let (challenge, secret) = Challenge::make(&checked, seen).map_err(refused)?;
-    write(&arguments.secret, &json_line(&secret)?, 0o600)?;
-    let done = deliver(&arguments.to, &json_line(&challenge)?, 0o644)?;
-    if arguments.to.output.is_none() {
-        return Ok(done);
+    let (challenge, secret) = EnrollmentChallenge::generate(&verified, review).map_err(to_cli_error)?;
+    write_file(&arguments.secret, &json_line(&secret)?, 0o600)?;
+    let exit_code = write_output(&arguments.output_args, &json_line(&challenge)?, 0o644)?;
+    if arguments.output_args.output.is_none() {
+        return Ok(exit_code);
     }
-    say(common, &checked, &secret.seen, left_out);
-    Ok(done)
+    print_review(common, &verified, &secret.seen, untrusted);
+    Ok(exit_code)
 }
 
-async fn activate(common: &Common, arguments: &Activate) -> Result<ExitCode, Failure> {
+async fn activate(common: &CommonArgs, arguments: &ActivateArgs) -> Result<ExitCode, CliError> {
     if let (Some(credential), Some(ek)) = (&arguments.credential, arguments.ek) {
         let ek = match ek {
-            Kind::Rsa => "rsa",
-            Kind::Ecc => "ecc",
+            EkAlgorithm::Rsa => "rsa",
+            EkAlgorithm::Ecc => "ecc",
         };
-        let ask = json!({ "ek": ek, "credential": BASE64.encode(&file(credential, LARGEST_SMALL)?) });
-        let answer = client::post(&common.admin_socket, "/v1/enroll/credential", &ask).await?;
-        if common.json && arguments.to.output.is_none() {
-            return Ok(print_json(&answer));
+        let request =
+            json!({ "ek": ek, "credential": BASE64.encode(&read_limited(credential, MAX_SMALL_FILE_SIZE)?) });
+        let response = client::post(&common.admin_socket, "/v1/enroll/credential", &request).await?;
+        if common.json && arguments.output_args.output.is_none() {
+            return Ok(print_json(&response));
         }
-        let secret = BASE64.decode(answer["secret"].as_str().unwrap_or_default().as_bytes());
-        let secret = secret.map_err(|e| Failure::Local(format!("the daemon's answer: {e}")))?;
-        return deliver(&arguments.to, &Zeroizing::new(secret), 0o600);
+        let secret = BASE64.decode(response["secret"].as_str().unwrap_or_default().as_bytes());
+        let secret = secret.map_err(|e| CliError::Local(format!("the daemon's answer: {e}")))?;
+        return write_output(&arguments.output_args, &Zeroizing::new(secret), 0o600);
     }
-    let text = file(arguments.challenge.as_deref().unwrap_or(Path::new("")), LARGEST_SMALL)?;
-    let challenge = Challenge::parse(&text).map_err(refused)?;
-    let ask = serde_json::to_value(&challenge).map_err(|e| Failure::Local(e.to_string()))?;
-    let answer = client::post(&common.admin_socket, "/v1/enroll/activate", &ask).await?;
-    deliver(&arguments.to, format!("{answer}\n").as_bytes(), 0o644)
+    let text = read_limited(arguments.challenge.as_deref().unwrap_or(Path::new("")), MAX_SMALL_FILE_SIZE)?;
+    let challenge = EnrollmentChallenge::parse(&text).map_err(to_cli_error)?;
+    let request = serde_json::to_value(&challenge).map_err(|e| CliError::Local(e.to_string()))?;
+    let response = client::post(&common.admin_socket, "/v1/enroll/activate", &request).await?;
+    write_output(&arguments.output_args, format!("{response}\n").as_bytes(), 0o644)
 }
 
 /// What an operator is to look at, before the challenge goes and before the certificate does.
-fn say(common: &Common, checked: &Checked, seen: &Seen, left_out: usize) {
-    let ak = HEXLOWER.encode(&checked.ak_name);
+fn print_review(common: &CommonArgs, verified: &VerifiedRequest, review: &OperatorReview, untrusted: usize) {
+    let ak = HEXLOWER.encode(&verified.ak_name);
     if common.json {
         print_json(&json!({
-            "host": seen.host, "trust_domain": seen.trust_domain, "ak": ak, "made": checked.made, "maker": seen.maker,
-            "left_out": left_out,
+            "host": review.host, "trust_domain": review.trust_domain, "ak": ak, "made": verified.created_at, "maker": review.maker,
+            "left_out": untrusted,
         }));
         return;
     }
-    let mut lines = Lines::default();
-    lines.add("host", seen.host.as_str());
-    lines.add("trust domain", seen.trust_domain.as_str());
-    lines.add("requested", checked.made.to_string());
-    lines.add("attestation key", ak);
-    lines.add("TPM maker", seen.maker.as_deref().unwrap_or("not asked for: nobody says that this is a TPM"));
-    if left_out > 0 {
-        let what = format!("{left_out} that lead to no root: the host certificate does not name them");
-        lines.add("EK certificates left out", what);
+    let mut table = KeyValueTable::default();
+    table.add("host", review.host.as_str());
+    table.add("trust domain", review.trust_domain.as_str());
+    table.add("requested", verified.created_at.to_string());
+    table.add("attestation key", ak);
+    table
+        .add("TPM maker", review.maker.as_deref().unwrap_or("not asked for: nobody says that this is a TPM"));
+    if untrusted > 0 {
+        let what = format!("{untrusted} that lead to no root: the host certificate does not name them");
+        table.add("EK certificates left out", what);
     }
-    lines.print();
+    table.print();
 }
 
 /// EK certificates of the request that the host certificate is not to name.
-fn left_out(checked: &Checked, seen: &Seen) -> usize {
-    checked.keys.certificates().into_iter().filter(|certificate| !seen.takes(certificate)).count()
+fn untrusted_ek_certificates(verified: &VerifiedRequest, review: &OperatorReview) -> usize {
+    verified
+        .endorsement_keys
+        .certificates()
+        .into_iter()
+        .filter(|certificate| !review.lists_ek_certificate(certificate))
+        .count()
 }
 
 /// The secret is marked as used before the certificate exists, so that there is never a second one.
-fn certify(common: &Common, arguments: &Certify) -> Result<ExitCode, Failure> {
-    let request = Request::parse(&file(&arguments.request, LARGEST)?).map_err(refused)?;
-    let checked = request.check().map_err(refused)?;
-    let mut secret = Secret::parse(&file(&arguments.secret, LARGEST_SMALL)?).map_err(refused)?;
-    let answer = Answer::parse(&file(&arguments.answer, LARGEST_SMALL)?).map_err(refused)?;
-    secret.judge(&checked, &answer).map_err(refused)?;
+fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, CliError> {
+    let request = EnrollmentRequest::parse(&read_limited(&arguments.request, MAX_EVIDENCE_SIZE)?)
+        .map_err(to_cli_error)?;
+    let verified = request.check().map_err(to_cli_error)?;
+    let mut secret = ChallengeSecret::parse(&read_limited(&arguments.secret, MAX_SMALL_FILE_SIZE)?)
+        .map_err(to_cli_error)?;
+    let answer = ChallengeAnswer::parse(&read_limited(&arguments.answer, MAX_SMALL_FILE_SIZE)?)
+        .map_err(to_cli_error)?;
+    secret.verify_answer(&verified, &answer).map_err(to_cli_error)?;
     let text = match (&arguments.ca_cert, &arguments.ca_key) {
         (Some(certificate), Some(key)) => {
-            let certificate = file(certificate, LARGEST_SMALL)?;
-            let key = Zeroizing::new(file(key, LARGEST_SMALL)?);
-            let authority = Authority::from_pem(&certificate, &key).map_err(refused)?;
-            let mut taken = checked.keys.certificates();
-            taken.retain(|certificate| secret.seen.takes(certificate));
-            let grant = || {
+            let certificate = read_limited(certificate, MAX_SMALL_FILE_SIZE)?;
+            let key = Zeroizing::new(read_limited(key, MAX_SMALL_FILE_SIZE)?);
+            let authority = OrganizationCa::from_pem(&certificate, &key).map_err(to_cli_error)?;
+            let mut ek_certificates = verified.endorsement_keys.certificates();
+            ek_certificates.retain(|certificate| secret.seen.lists_ek_certificate(certificate));
+            let template = || {
                 let mut serial = [0; 16];
-                SystemRandom::new().fill(&mut serial).map_err(|_| refused(Error::Random))?;
-                Ok(Grant {
-                    names: Names { ek_certificates: taken.clone(), ..checked.names() },
-                    host_key: &checked.host_key,
+                SystemRandom::new().fill(&mut serial).map_err(|_| to_cli_error(Error::Random))?;
+                Ok(CertificateTemplate {
+                    san: HostSan { ek_certificates: ek_certificates.clone(), ..verified.san() },
+                    host_key: &verified.host_key,
                     now: Clock::System.now(),
                     days: arguments.days,
                     serial,
                 })
             };
-            let mut text = pem("CERTIFICATE", &grant()?.certificate(&authority).map_err(refused)?);
-            text.extend(authority.between().map(|der| pem("CERTIFICATE", der)));
+            let mut text =
+                pem("CERTIFICATE", &template()?.issue_host_certificate(&authority).map_err(to_cli_error)?);
+            text.extend(authority.intermediates().map(|der| pem("CERTIFICATE", der)));
             if arguments.signing {
                 let what =
                     "there is no root in its file, which the bundle of the host's trust domain is to hold";
-                let root = authority.root().ok_or_else(|| refused(Error::Authority(what.into())))?;
-                let signing = grant()?.signing_certificate(&authority).map_err(refused)?;
+                let root =
+                    authority.root().ok_or_else(|| to_cli_error(Error::OrganizationCa(what.into())))?;
+                let signing = template()?.issue_signing_certificate(&authority).map_err(to_cli_error)?;
                 text += &(pem("CERTIFICATE", &signing) + &pem("CERTIFICATE", root));
             }
             text
         }
         _ => {
             // The host has signed it as it is.
-            if left_out(&checked, &secret.seen) > 0 {
+            if untrusted_ek_certificates(&verified, &secret.seen) > 0 {
                 eprintln!(
                     "hostbadge: the request names EK certificates that lead to no root; have the CA leave them out"
                 );
             }
-            pem("CERTIFICATE REQUEST", &checked.csr)
+            pem("CERTIFICATE REQUEST", &verified.csr)
         }
     };
     secret.used = true;
-    write(&arguments.secret, &json_line(&secret)?, 0o600)?;
-    let done = deliver(&arguments.to, text.as_bytes(), 0o644)?;
-    if arguments.to.output.is_some() {
-        say(common, &checked, &secret.seen, left_out(&checked, &secret.seen));
+    write_file(&arguments.secret, &json_line(&secret)?, 0o600)?;
+    let exit_code = write_output(&arguments.output_args, text.as_bytes(), 0o644)?;
+    if arguments.output_args.output.is_some() {
+        print_review(common, &verified, &secret.seen, untrusted_ek_certificates(&verified, &secret.seen));
     }
-    Ok(done)
+    Ok(exit_code)
 }
 
-async fn install(common: &Common, certificate: &Path) -> Result<ExitCode, Failure> {
-    let text = String::from_utf8(file(certificate, 2 * LARGEST_SMALL)?)
-        .map_err(|_| Failure::Local(format!("{}: this is no PEM", certificate.display())))?;
-    let ask = json!({ "certificate": text });
-    let answer = client::post(&common.admin_socket, "/v1/enroll/install", &ask).await?;
+async fn install(common: &CommonArgs, certificate: &Path) -> Result<ExitCode, CliError> {
+    let text = String::from_utf8(read_limited(certificate, 2 * MAX_SMALL_FILE_SIZE)?)
+        .map_err(|_| CliError::Local(format!("{}: this is no PEM", certificate.display())))?;
+    let request = json!({ "certificate": text });
+    let response = client::post(&common.admin_socket, "/v1/enroll/install", &request).await?;
     if common.json {
-        return Ok(print_json(&answer));
+        return Ok(print_json(&response));
     }
-    let mut lines = Lines::default();
+    let mut table = KeyValueTable::default();
     for (label, name) in [("certificate", "subject"), ("issuer", "issuer"), ("until", "not_after")] {
-        lines.add(label, answer[name].as_str().unwrap_or("unknown"));
+        table.add(label, response[name].as_str().unwrap_or("unknown"));
     }
-    lines.print();
+    table.print();
     Ok(ExitCode::SUCCESS)
 }
 
-fn refused(error: Error) -> Failure {
-    Failure::Local(error.to_string())
+fn to_cli_error(error: Error) -> CliError {
+    CliError::Local(error.to_string())
 }
 
-fn json_line(document: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut text = serde_json::to_vec(document).map_err(|e| Failure::Local(e.to_string()))?;
+fn json_line(document: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    let mut text = serde_json::to_vec(document).map_err(|e| CliError::Local(e.to_string()))?;
     text.push(b'\n');
     Ok(Zeroizing::new(text))
 }
 
-fn deliver(to: &To, text: &[u8], mode: u32) -> Result<ExitCode, Failure> {
+fn write_output(output_args: &OutputArgs, text: &[u8], mode: u32) -> Result<ExitCode, CliError> {
     use std::io::Write;
-    match &to.output {
-        Some(file) => write(file, text, mode)?,
+    match &output_args.output {
+        Some(file) => write_file(file, text, mode)?,
         None => {
-            std::io::stdout().write_all(text).map_err(|e| Failure::Local(format!("standard output: {e}")))?
+            std::io::stdout().write_all(text).map_err(|e| CliError::Local(format!("standard output: {e}")))?
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(path: &Path, text: &[u8], mode: u32) -> Result<(), Failure> {
-    store::replace(path, text, mode).map_err(|e| Failure::Local(format!("{}: {e}", path.display())))
+fn write_file(path: &Path, text: &[u8], mode: u32) -> Result<(), CliError> {
+    store::write_atomic(path, text, mode).map_err(|e| CliError::Local(format!("{}: {e}", path.display())))
 }
 
 /// One byte more than is taken, so that the reader sees that it is too long.
-fn file(path: &Path, most: usize) -> Result<Vec<u8>, Failure> {
+fn read_limited(path: &Path, max_len: usize) -> Result<Vec<u8>, CliError> {
     let mut text = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(most as u64 + 1).read_to_end(&mut text))
-        .map_err(|e| Failure::Local(format!("{}: {e}", path.display())))?;
+        .and_then(|file| file.take(max_len as u64 + 1).read_to_end(&mut text))
+        .map_err(|e| CliError::Local(format!("{}: {e}", path.display())))?;
     Ok(text)
 }

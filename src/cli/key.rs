@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::table::{Lines, columns, plain};
-use super::{Common, Failure, client, paper, print_json};
+use super::table::{KeyValueTable, print_columns, sanitize};
+use super::{CliError, CommonArgs, client, print_json, prompt};
 
 #[derive(Subcommand, Debug)]
-pub enum Verb {
+pub enum KeySubcommand {
     /// The issuing keys and what happens to each next, and the keys that sign in the TPM
     List,
     /// Publish the next issuing key; it signs once relying parties have had their time to learn it
@@ -32,28 +32,28 @@ pub enum Verb {
     Accept,
 }
 
-pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
-    match verb {
-        Verb::List => list(common).await,
-        Verb::Rotate { now } => rotate(common, *now).await,
-        Verb::Recovery => recovery(common).await,
-        Verb::Recover { accept } => recover(common, *accept).await,
-        Verb::Accept => accept(common).await,
+pub async fn run(common: &CommonArgs, subcommand: &KeySubcommand) -> Result<ExitCode, CliError> {
+    match subcommand {
+        KeySubcommand::List => list(common).await,
+        KeySubcommand::Rotate { now } => rotate(common, *now).await,
+        KeySubcommand::Recovery => recovery(common).await,
+        KeySubcommand::Recover { accept } => recover(common, *accept).await,
+        KeySubcommand::Accept => accept(common).await,
     }
 }
 
-async fn list(common: &Common) -> Result<ExitCode, Failure> {
-    let answer = client::get(&common.admin_socket, "/v1/keys").await?;
+async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let response = client::get(&common.admin_socket, "/v1/keys").await?;
     if common.json {
-        return Ok(print_json(&answer));
+        return Ok(print_json(&response));
     }
-    let rows: Vec<Vec<String>> = answer["keys"].as_array().into_iter().flatten().map(row).collect();
-    columns(&["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"], &rows);
-    if let Some(why) = answer["waits"].as_str() {
-        println!("A step that is due waits: {}", plain(why));
+    let rows: Vec<Vec<String>> = response["keys"].as_array().into_iter().flatten().map(row).collect();
+    print_columns(&["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"], &rows);
+    if let Some(why) = response["waits"].as_str() {
+        println!("A step that is due waits: {}", sanitize(why));
     }
-    if let Some(why) = answer["rsa_waits"].as_str() {
-        println!("RS256 waits: {}", plain(why));
+    if let Some(why) = response["rsa_waits"].as_str() {
+        println!("RS256 waits: {}", sanitize(why));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -64,51 +64,51 @@ fn row(key: &Value) -> Vec<String> {
     [&key["kid"], &key["alg"], &key["state"], &key["since"], &next["step"], &next["at"]].map(text).to_vec()
 }
 
-async fn rotate(common: &Common, now: bool) -> Result<ExitCode, Failure> {
-    let answer = client::post(&common.admin_socket, "/v1/keys/rotate", &json!({ "now": now })).await?;
+async fn rotate(common: &CommonArgs, now: bool) -> Result<ExitCode, CliError> {
+    let response = client::post(&common.admin_socket, "/v1/keys/rotate", &json!({ "now": now })).await?;
     if common.json {
-        return Ok(print_json(&answer));
+        return Ok(print_json(&response));
     }
-    let text = |name: &str| answer[name].as_str().unwrap_or("unknown");
-    let mut lines = Lines::default();
+    let text = |name: &str| response[name].as_str().unwrap_or("unknown");
+    let mut table = KeyValueTable::default();
     match text("did") {
         "activated" => {
-            lines.add("signs now", text("kid"));
-            lines.add("retired", text("retired"));
+            table.add("signs now", text("kid"));
+            table.add("retired", text("retired"));
         }
         "nothing" => {
-            lines.add("published before", text("kid"));
-            lines.add("signs from", text("active_from"));
+            table.add("published before", text("kid"));
+            table.add("signs from", text("active_from"));
         }
         _ => {
-            lines.add("published", text("kid"));
-            lines.add("signs from", text("active_from"));
+            table.add("published", text("kid"));
+            table.add("signs from", text("active_from"));
         }
     }
-    lines.print();
-    println!("{}", if now { UNKNOWN } else { LEARN });
+    table.print();
+    println!("{}", if now { ROTATED_NOW_NOTICE } else { ROTATION_NOTICE });
     Ok(ExitCode::SUCCESS)
 }
 
-const UNKNOWN: &str = "Relying parties that hold an uploaded key set refuse the tokens of the key that signs now until \
+const ROTATED_NOW_NOTICE: &str = "Relying parties that hold an uploaded key set refuse the tokens of the key that signs now until \
                        they get the new set: hostbadge export jwks";
-const LEARN: &str =
+const ROTATION_NOTICE: &str =
     "Give relying parties that hold an uploaded key set the new one before then: hostbadge export jwks";
 
-async fn recovery(common: &Common) -> Result<ExitCode, Failure> {
-    let answer = client::post(&common.admin_socket, "/v1/keys/recovery", &json!({})).await?;
+async fn recovery(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let response = client::post(&common.admin_socket, "/v1/keys/recovery", &json!({})).await?;
     if common.json {
-        return Ok(print_json(&answer));
+        return Ok(print_json(&response));
     }
-    println!("{}", plain(answer["recovery_key"].as_str().unwrap_or("unknown")));
+    println!("{}", sanitize(response["recovery_key"].as_str().unwrap_or("unknown")));
     // Beside the key itself, so that a file that it is written to holds nothing else.
-    eprintln!("{ONCE}");
+    eprintln!("{RECOVERY_KEY_NOTICE}");
     Ok(ExitCode::SUCCESS)
 }
 
 /// Also the first half of `hostbadge posture accept --recovery`.
-pub async fn open_with_recovery(common: &Common, accept: bool) -> Result<(), Failure> {
-    let key = paper::read_recovery_key()?;
+pub async fn recover_keys(common: &CommonArgs, accept: bool) -> Result<(), CliError> {
+    let key = prompt::read_recovery_key()?;
     client::post(
         &common.admin_socket,
         "/v1/keys/recover",
@@ -118,20 +118,20 @@ pub async fn open_with_recovery(common: &Common, accept: bool) -> Result<(), Fai
     Ok(())
 }
 
-async fn recover(common: &Common, accept: bool) -> Result<ExitCode, Failure> {
-    open_with_recovery(common, accept).await?;
-    Ok(done(common, "The keys are open, and sealed to this TPM as it is now."))
+async fn recover(common: &CommonArgs, accept: bool) -> Result<ExitCode, CliError> {
+    recover_keys(common, accept).await?;
+    Ok(print_done(common, "The keys are open, and sealed to this TPM as it is now."))
 }
 
-async fn accept(common: &Common) -> Result<ExitCode, Failure> {
+async fn accept(common: &CommonArgs) -> Result<ExitCode, CliError> {
     client::post(&common.admin_socket, "/v1/keys/accept", &json!({})).await?;
-    Ok(done(
+    Ok(print_done(
         common,
         "The state directory is taken as it is. Keys that were retired since may sign again: hostbadge key rotate --now",
     ))
 }
 
-fn done(common: &Common, text: &str) -> ExitCode {
+fn print_done(common: &CommonArgs, text: &str) -> ExitCode {
     if common.json {
         return print_json(&json!({ "done": true }));
     }
@@ -139,5 +139,5 @@ fn done(common: &Common, text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-const ONCE: &str =
+const RECOVERY_KEY_NOTICE: &str =
     "This is shown once. Keep it where this host's disk cannot be read: whoever has both has its keys.";

@@ -8,8 +8,8 @@ mod client;
 mod enroll;
 mod export;
 mod key;
-mod paper;
 mod posture;
+mod prompt;
 mod status;
 mod table;
 mod token;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use table::plain;
+use table::sanitize;
 
 /// Ask the host's hostbadged who you are and for short-lived tokens; look after it; check what it signed.
 #[derive(Parser, Debug)]
@@ -34,17 +34,17 @@ use table::plain;
     subcommand_required = true,
     arg_required_else_help = true
 )]
-pub struct Command {
+pub struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    subcommand: CliSubcommand,
 
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
 }
 
 /// Options of every command.
 #[derive(Args, Debug)]
-struct Common {
+struct CommonArgs {
     /// JSON for programs instead of text for people
     #[arg(long, global = true)]
     json: bool,
@@ -71,45 +71,45 @@ struct Common {
 }
 
 #[derive(Subcommand, Debug)]
-enum Verb {
+enum CliSubcommand {
     /// Who the daemon sees in this process
     Whoami,
     /// Get a token for an audience; prints the bare token
-    Token(token::Arguments),
+    Token(token::TokenArgs),
     /// Get an X.509 certificate for this process's own identity, or keep one fresh
-    Certificate(certificate::Arguments),
+    Certificate(certificate::CertificateArgs),
     /// Evidence for a verifier: what this host booted, and which keys its TPM stands for
-    Attest(attest::Arguments),
+    Attest(attest::AttestArgs),
     /// How the daemon and its TPM are (for administrators)
     Status,
     /// The registered agents (for administrators)
     #[command(subcommand)]
-    Agent(agent::Verb),
+    Agent(agent::AgentSubcommand),
     /// The issuing keys (for administrators)
     #[command(subcommand)]
-    Key(key::Verb),
+    Key(key::KeySubcommand),
     /// Have an organisation vouch for this host's TPM, by four files (for administrators and operators)
     #[command(subcommand)]
-    Enroll(enroll::Verb),
+    Enroll(enroll::EnrollSubcommand),
     /// Whether the host is as it was accepted (for administrators)
     #[command(subcommand)]
-    Posture(posture::Verb),
+    Posture(posture::PostureSubcommand),
     /// What relying parties want to be given
     #[command(subcommand)]
-    Export(export::Verb),
+    Export(export::ExportSubcommand),
     /// Check what a hostbadge signed; needs no daemon and no TPM
     #[command(subcommand)]
-    Verify(verify::Verb),
+    Verify(verify::VerifySubcommand),
     /// The record of decisions (for administrators)
     #[command(subcommand)]
-    Audit(audit::Verb),
+    Audit(audit::AuditSubcommand),
 }
 
 /// Runs the command that was asked for.
-pub fn run(command: Command) -> ExitCode {
+pub fn run(command: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return Failure::Local(e.to_string()).report(command.common.json),
+        Err(e) => return CliError::Local(e.to_string()).report(command.common.json),
     };
     let json = command.common.json;
     match runtime.block_on(dispatch(command)) {
@@ -118,27 +118,27 @@ pub fn run(command: Command) -> ExitCode {
     }
 }
 
-async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+async fn dispatch(command: Cli) -> Result<ExitCode, CliError> {
     let common = command.common;
-    match command.verb {
-        Verb::Whoami => whoami::run(&common).await,
-        Verb::Token(arguments) => token::run(&common, &arguments).await,
-        Verb::Certificate(arguments) => certificate::run(&common, &arguments).await,
-        Verb::Attest(arguments) => attest::run(&common, &arguments).await,
-        Verb::Status => status::run(&common).await,
-        Verb::Agent(verb) => agent::run(&common, &verb).await,
-        Verb::Key(verb) => key::run(&common, &verb).await,
-        Verb::Enroll(verb) => enroll::run(&common, &verb).await,
-        Verb::Posture(verb) => posture::run(&common, &verb).await,
-        Verb::Export(verb) => export::run(&common, &verb).await,
-        Verb::Verify(verb) => verify::run(&common, &verb),
-        Verb::Audit(verb) => audit::run(&common, &verb).await,
+    match command.subcommand {
+        CliSubcommand::Whoami => whoami::run(&common).await,
+        CliSubcommand::Token(arguments) => token::run(&common, &arguments).await,
+        CliSubcommand::Certificate(arguments) => certificate::run(&common, &arguments).await,
+        CliSubcommand::Attest(arguments) => attest::run(&common, &arguments).await,
+        CliSubcommand::Status => status::run(&common).await,
+        CliSubcommand::Agent(verb) => agent::run(&common, &verb).await,
+        CliSubcommand::Key(verb) => key::run(&common, &verb).await,
+        CliSubcommand::Enroll(verb) => enroll::run(&common, &verb).await,
+        CliSubcommand::Posture(verb) => posture::run(&common, &verb).await,
+        CliSubcommand::Export(verb) => export::run(&common, &verb).await,
+        CliSubcommand::Verify(verb) => verify::run(&common, &verb),
+        CliSubcommand::Audit(verb) => audit::run(&common, &verb).await,
     }
 }
 
 /// Why a command was not done, with its exit status.
 #[derive(Debug)]
-enum Failure {
+enum CliError {
     /// Exit status 1. The body is the daemon's.
     Refused(Value),
     /// Exit status 1, by this command itself.
@@ -146,39 +146,39 @@ enum Failure {
     /// Exit status 3.
     NoDaemon(String),
     /// Exit status 4. The body is the daemon's.
-    NotNow(Value),
+    Unavailable(Value),
 }
 
-impl Failure {
+impl CliError {
     fn report(&self, json: bool) -> ExitCode {
         let code = match self {
-            Failure::Refused(_) | Failure::Local(_) => 1,
-            Failure::NoDaemon(_) => 3,
-            Failure::NotNow(_) => 4,
+            CliError::Refused(_) | CliError::Local(_) => 1,
+            CliError::NoDaemon(_) => 3,
+            CliError::Unavailable(_) => 4,
         };
         match self {
-            Failure::Refused(body) | Failure::NotNow(body) if json => println!("{body}"),
+            CliError::Refused(body) | CliError::Unavailable(body) if json => println!("{body}"),
             _ => eprintln!("hostbadge: {self}"),
         }
         ExitCode::from(code)
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (body, what) = match self {
-            Failure::Local(what) | Failure::NoDaemon(what) => return f.write_str(&plain(what)),
-            Failure::Refused(body) => (body, "refused"),
-            Failure::NotNow(body) => (body, "not now"),
+        let (body, label) = match self {
+            CliError::Local(what) | CliError::NoDaemon(what) => return f.write_str(&sanitize(what)),
+            CliError::Refused(body) => (body, "refused"),
+            CliError::Unavailable(body) => (body, "not now"),
         };
-        let text = |name: &str| plain(body[name].as_str().unwrap_or("?"));
-        write!(f, "{what}: {} ({})", text("error_description"), text("error"))?;
+        let text = |name: &str| sanitize(body[name].as_str().unwrap_or("?"));
+        write!(f, "{label}: {} ({})", text("error_description"), text("error"))?;
         for fault in body["faults"].as_array().into_iter().flatten() {
-            write!(f, "\n  {}", plain(&agent::fault(fault)))?;
+            write!(f, "\n  {}", sanitize(&agent::format_diagnostic(fault)))?;
         }
         let peer = &body["peer"];
         if peer.is_object() {
-            write!(f, "\nThe daemon sees {}", plain(&whoami::process(peer)))?;
+            write!(f, "\nThe daemon sees {}", sanitize(&whoami::format_peer(peer)))?;
         }
         Ok(())
     }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::table::{Lines, columns, plain};
-use super::{Common, Failure, client, key, print_json};
+use super::table::{KeyValueTable, print_columns, sanitize};
+use super::{CliError, CommonArgs, client, key, print_json};
 
 #[derive(Subcommand, Debug)]
-pub enum Verb {
+pub enum PostureSubcommand {
     /// The host's state now, and the baseline that it is compared with
     Show,
     /// Take the present state as the baseline. Look at what changed first: hostbadge posture diff
@@ -28,28 +28,28 @@ pub enum Verb {
     Diff,
 }
 
-pub async fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
+pub async fn run(common: &CommonArgs, subcommand: &PostureSubcommand) -> Result<ExitCode, CliError> {
     let socket = &common.admin_socket;
-    let answer = match verb {
-        Verb::Show => client::get(socket, "/v1/posture").await?,
-        Verb::Accept { recovery: false, digest } => accept(common, digest.as_deref()).await?,
-        Verb::Accept { recovery: true, digest } => {
-            key::open_with_recovery(common, false).await?;
-            accept_when_open(common, digest.as_deref()).await?
+    let response = match subcommand {
+        PostureSubcommand::Show => client::get(socket, "/v1/posture").await?,
+        PostureSubcommand::Accept { recovery: false, digest } => accept(common, digest.as_deref()).await?,
+        PostureSubcommand::Accept { recovery: true, digest } => {
+            key::recover_keys(common, false).await?;
+            accept_once_unlocked(common, digest.as_deref()).await?
         }
-        Verb::Diff => client::get(socket, "/v1/posture/diff").await?,
+        PostureSubcommand::Diff => client::get(socket, "/v1/posture/diff").await?,
     };
-    match (common.json, verb) {
-        (true, _) => return Ok(print_json(&answer)),
-        (false, Verb::Diff) => diff(&answer),
-        (false, Verb::Accept { digest: None, .. }) => head(&answer),
-        (false, _) => show(&answer),
+    match (common.json, subcommand) {
+        (true, _) => return Ok(print_json(&response)),
+        (false, PostureSubcommand::Diff) => print_diff(&response),
+        (false, PostureSubcommand::Accept { digest: None, .. }) => print_summary(&response),
+        (false, _) => print_state(&response),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What is shown is what is accepted: should it be another meanwhile, the daemon refuses.
-async fn accept(common: &Common, digest: Option<&str>) -> Result<Value, Failure> {
+async fn accept(common: &CommonArgs, digest: Option<&str>) -> Result<Value, CliError> {
     let digest = match digest {
         Some(digest) => digest.to_owned(),
         None => {
@@ -57,10 +57,10 @@ async fn accept(common: &Common, digest: Option<&str>) -> Result<Value, Failure>
             let Some(digest) = state["now"]["digest"].as_str() else {
                 let why = state["trouble"].as_str().unwrap_or("nobody has looked at the host yet");
                 let error = "temporarily_unavailable";
-                return Err(Failure::NotNow(json!({ "error": error, "error_description": why })));
+                return Err(CliError::Unavailable(json!({ "error": error, "error_description": why })));
             };
             if !common.json {
-                show(&state);
+                print_state(&state);
                 println!();
             }
             digest.to_owned()
@@ -70,10 +70,10 @@ async fn accept(common: &Common, digest: Option<&str>) -> Result<Value, Failure>
 }
 
 /// The baseline is kept with the keys, which are being loaded.
-async fn accept_when_open(common: &Common, digest: Option<&str>) -> Result<Value, Failure> {
-    for _ in 0..LOADING_TRIES {
+async fn accept_once_unlocked(common: &CommonArgs, digest: Option<&str>) -> Result<Value, CliError> {
+    for _ in 0..UNLOCK_POLL_ATTEMPTS {
         match accept(common, digest).await {
-            Err(Failure::NotNow(_)) => tokio::time::sleep(LOADING).await,
+            Err(CliError::Unavailable(_)) => tokio::time::sleep(UNLOCK_POLL_INTERVAL).await,
             outcome => return outcome,
         }
     }
@@ -81,70 +81,74 @@ async fn accept_when_open(common: &Common, digest: Option<&str>) -> Result<Value
 }
 
 /// How long keys that were opened may take to be in force: ten seconds.
-const LOADING: Duration = Duration::from_millis(250);
-const LOADING_TRIES: u32 = 40;
+const UNLOCK_POLL_INTERVAL: Duration = Duration::from_millis(250);
+const UNLOCK_POLL_ATTEMPTS: u32 = 40;
 
-fn show(answer: &Value) {
-    head(answer);
-    let rows: Vec<Vec<String>> =
-        answer["compared"].as_array().into_iter().flatten().map(|number| row(answer, number)).collect();
-    columns(&["PCR", "BASELINE", "NOW", ""], &rows);
+fn print_state(response: &Value) {
+    print_summary(response);
+    let rows: Vec<Vec<String>> = response["compared"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|number| pcr_row(response, number))
+        .collect();
+    print_columns(&["PCR", "BASELINE", "NOW", ""], &rows);
 }
 
-fn head(answer: &Value) {
+fn print_summary(response: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
-    let mut lines = Lines::default();
-    let why = answer["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
-    lines.add("posture", text(&answer["posture"]) + &why);
-    lines.add("mode", text(&answer["mode"]));
-    let baseline = &answer["baseline"];
+    let mut table = KeyValueTable::default();
+    let why = response["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+    table.add("posture", text(&response["posture"]) + &why);
+    table.add("mode", text(&response["mode"]));
+    let baseline = &response["baseline"];
     match (baseline.is_object(), baseline["accepted"].is_object()) {
-        (false, _) => lines.add("baseline", "none"),
+        (false, _) => table.add("baseline", "none"),
         (true, false) => {
             let when = text(&baseline["recorded"]);
-            lines.add("baseline", format!("recorded {when}, accepted by nobody: hostbadge posture accept"))
+            table.add("baseline", format!("recorded {when}, accepted by nobody: hostbadge posture accept"))
         }
         (true, true) => {
             let accepted = &baseline["accepted"];
             let (at, by) = (text(&accepted["at"]), text(&accepted["by"]));
-            lines.add("baseline", format!("accepted {at} by {by}"));
-            lines.add("digest", text(&accepted["digest"]))
+            table.add("baseline", format!("accepted {at} by {by}"));
+            table.add("digest", text(&accepted["digest"]))
         }
     };
-    let now = &answer["now"];
+    let now = &response["now"];
     if let Some(age) = now["age"].as_f64() {
-        lines.add("read", format!("{} ({age:.0} s ago)", text(&now["at"])));
-        lines.add("digest now", text(&now["digest"]));
+        table.add("read", format!("{} ({age:.0} s ago)", text(&now["at"])));
+        table.add("digest now", text(&now["digest"]));
     }
-    if let Some(trouble) = answer["trouble"].as_str() {
-        lines.add("trouble", trouble);
+    if let Some(trouble) = response["trouble"].as_str() {
+        table.add("trouble", trouble);
     }
-    let measured = &answer["measured"];
+    let measured = &response["measured"];
     if let Some(count) = measured["lines"].as_u64() {
         let trouble = measured["trouble"].as_str().map(str::to_owned);
-        lines.add("measured", trouble.unwrap_or_else(|| format!("{count} lines of the IMA list are proven")));
+        table.add("measured", trouble.unwrap_or_else(|| format!("{count} lines of the IMA list are proven")));
     }
-    lines.print();
+    table.print();
 }
 
-fn row(answer: &Value, number: &Value) -> Vec<String> {
-    let key = number.to_string();
-    let value = |of: &Value| of["pcrs"][&key].as_str().unwrap_or("-").to_owned();
-    let changed = answer["changed"].as_array().is_some_and(|changed| changed.contains(number));
+fn pcr_row(response: &Value, number: &Value) -> Vec<String> {
+    let pcr = number.to_string();
+    let value = |snapshot: &Value| snapshot["pcrs"][&pcr].as_str().unwrap_or("-").to_owned();
+    let changed = response["changed"].as_array().is_some_and(|changed| changed.contains(number));
     let verdict = if changed { "changed" } else { "" };
-    vec![key.clone(), value(&answer["baseline"]), value(&answer["now"]), verdict.to_owned()]
+    vec![pcr.clone(), value(&response["baseline"]), value(&response["now"]), verdict.to_owned()]
 }
 
-fn diff(answer: &Value) {
+fn print_diff(response: &Value) {
     let lines: Vec<&str> =
-        answer["changes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        response["changes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if lines.is_empty() {
         println!("Nothing changed against the baseline.");
     }
     for line in &lines {
-        println!("{}", plain(line));
+        println!("{}", sanitize(line));
     }
-    if let (false, Some(digest)) = (lines.is_empty(), answer["digest"].as_str()) {
-        println!("If that was you: hostbadge posture accept --digest {}", plain(digest));
+    if let (false, Some(digest)) = (lines.is_empty(), response["digest"].as_str()) {
+        println!("If that was you: hostbadge posture accept --digest {}", sanitize(digest));
     }
 }

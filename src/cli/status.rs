@@ -4,39 +4,44 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::table::Lines;
-use super::{Common, Failure, agent, client, print_json};
+use super::table::KeyValueTable;
+use super::{CliError, CommonArgs, agent, client, print_json};
 
 /// Exit status of a daemon that is up but cannot do all that it is for.
-const DEGRADED: u8 = 4;
+const EXIT_DEGRADED: u8 = 4;
 
-pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let answer = client::get(&common.admin_socket, "/v1/status").await?;
-    let code = if answer["status"] == "ok" { ExitCode::SUCCESS } else { ExitCode::from(DEGRADED) };
+pub async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let response = client::get(&common.admin_socket, "/v1/status").await?;
+    let code = if response["status"] == "ok" { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DEGRADED) };
     if common.json {
-        print_json(&answer);
+        print_json(&response);
         return Ok(code);
     }
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
-    let mut lines = Lines::default();
-    lines.add("status", text(&answer["status"]));
-    if let Some(trouble) = answer["trouble"].as_str() {
-        lines.add("trouble", trouble);
+    let mut table = KeyValueTable::default();
+    table.add("status", text(&response["status"]));
+    if let Some(trouble) = response["trouble"].as_str() {
+        table.add("trouble", trouble);
     }
-    lines.add(
+    table.add(
         "daemon",
-        format!("{}, pid {}, since {}", text(&answer["version"]), answer["pid"], text(&answer["started"])),
+        format!(
+            "{}, pid {}, since {}",
+            text(&response["version"]),
+            response["pid"],
+            text(&response["started"])
+        ),
     );
-    let host = &answer["host"];
-    lines.add("host", text(&host["id"]));
-    lines.add("trust domain", text(&host["trust_domain"]));
-    lines.add("issuer", text(&host["issuer"]));
-    for line in tpm(&answer["tpm"]) {
-        lines.add("TPM", line);
+    let host = &response["host"];
+    table.add("host", text(&host["id"]));
+    table.add("trust domain", text(&host["trust_domain"]));
+    table.add("issuer", text(&host["issuer"]));
+    for line in tpm_lines(&response["tpm"]) {
+        table.add("TPM", line);
     }
-    let certificate = &answer["certificate"];
+    let certificate = &response["certificate"];
     if certificate.is_object() {
-        lines.add(
+        table.add(
             "certificate",
             format!(
                 "{} by {}, until {}",
@@ -46,61 +51,61 @@ pub async fn run(common: &Common) -> Result<ExitCode, Failure> {
             ),
         );
     }
-    let ca = &answer["ca"];
-    lines.add("CA", format!("issues certificates until {}", text(&ca["issues_until"])));
+    let ca = &response["ca"];
+    table.add("CA", format!("issues certificates until {}", text(&ca["issues_until"])));
     if let Some(why) = ca["waits"].as_str() {
-        lines.add("CA", format!("waits: {why}"));
+        table.add("CA", format!("waits: {why}"));
     }
-    match answer["posture_why"].as_str() {
-        Some(why) => lines.add("posture", format!("{}: {why}", text(&answer["posture"]))),
-        None => lines.add("posture", text(&answer["posture"])),
+    match response["posture_why"].as_str() {
+        Some(why) => table.add("posture", format!("{}: {why}", text(&response["posture"]))),
+        None => table.add("posture", text(&response["posture"])),
     };
-    for line in seal(&answer["seal"]) {
-        lines.add("seal", line);
+    for line in seal_lines(&response["seal"]) {
+        table.add("seal", line);
     }
-    for key in answer["keys"].as_array().into_iter().flatten() {
+    for key in response["keys"].as_array().into_iter().flatten() {
         let since = key["since"].as_str().map(|since| format!(", since {since}")).unwrap_or_default();
-        lines.add(
+        table.add(
             "key",
             format!("{} {}, {}{since}", text(&key["alg"]), text(&key["kid"]), text(&key["state"])),
         );
     }
-    if let Some(why) = answer["rsa_waits"].as_str() {
-        lines.add("RS256", why);
+    if let Some(why) = response["rsa_waits"].as_str() {
+        table.add("RS256", why);
     }
-    let agents = &answer["agents"];
-    lines.add("agents", format!("{}, read {}", agents["agents"], text(&agents["at"])));
+    let agents = &response["agents"];
+    table.add("agents", format!("{}, read {}", agents["agents"], text(&agents["at"])));
     for fault in agents["faults"].as_array().into_iter().flatten() {
-        lines.add("fault", agent::fault(fault));
+        table.add("fault", agent::format_diagnostic(fault));
     }
-    let federation = &answer["federation"];
+    let federation = &response["federation"];
     let domains: Vec<String> =
         federation["trust_domains"].as_array().into_iter().flatten().map(text).collect();
     if !domains.is_empty() {
-        lines.add("federation", domains.join(", "));
+        table.add("federation", domains.join(", "));
     }
     for fault in federation["faults"].as_array().into_iter().flatten() {
-        lines.add("fault", agent::fault(fault));
+        table.add("fault", agent::format_diagnostic(fault));
     }
-    let audit = &answer["audit"];
+    let audit = &response["audit"];
     match audit["problem"].as_str() {
         Some(problem) => {
-            lines.add("audit", format!("cannot be written: {problem}; nothing is issued until it can"))
+            table.add("audit", format!("cannot be written: {problem}; nothing is issued until it can"))
         }
-        None => lines.add("audit", format!("{} lines", audit["last"])),
+        None => table.add("audit", format!("{} lines", audit["last"])),
     };
-    let journal = &answer["journal"];
+    let journal = &response["journal"];
     let dropped = match journal["dropped"].as_u64() {
         Some(0) | None => String::new(),
         Some(n) => format!(", {n} entries dropped"),
     };
-    lines.add("journal", text(&journal["to"]) + &dropped);
-    lines.add("connections", answer["connections"].to_string());
-    lines.print();
+    table.add("journal", text(&journal["to"]) + &dropped);
+    table.add("connections", response["connections"].to_string());
+    table.print();
     Ok(code)
 }
 
-fn seal(seal: &Value) -> Vec<String> {
+fn seal_lines(seal: &Value) -> Vec<String> {
     let numbers = |list: &Value| {
         let numbers = list.as_array().into_iter().flatten().map(Value::to_string);
         numbers.collect::<Vec<_>>().join(", ")
@@ -122,7 +127,7 @@ fn seal(seal: &Value) -> Vec<String> {
     lines
 }
 
-fn tpm(tpm: &Value) -> Vec<String> {
+fn tpm_lines(tpm: &Value) -> Vec<String> {
     let text = |name: &str| tpm[name].as_str().unwrap_or_default().trim().to_owned();
     let mut lines = Vec::new();
     let mut state = text("state");

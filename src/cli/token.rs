@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{Common, Failure, client, print_json};
+use super::{CliError, CommonArgs, client, print_json};
 
 #[derive(Args, Debug)]
-pub struct Arguments {
+pub struct TokenArgs {
     /// Whom the token is for, as in the agent's grant
     audience: String,
 
@@ -25,27 +25,27 @@ pub struct Arguments {
     agent: Option<String>,
 }
 
-pub async fn run(common: &Common, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let mut ask = Map::new();
-    ask.insert("audience".into(), arguments.audience.as_str().into());
+pub async fn run(common: &CommonArgs, arguments: &TokenArgs) -> Result<ExitCode, CliError> {
+    let mut request = Map::new();
+    request.insert("audience".into(), arguments.audience.as_str().into());
     if !arguments.scope.is_empty() {
-        ask.insert("scope".into(), arguments.scope.join(" ").into());
+        request.insert("scope".into(), arguments.scope.join(" ").into());
     }
     if let Some(ttl) = &arguments.ttl {
-        ask.insert("ttl".into(), ttl.as_str().into());
+        request.insert("ttl".into(), ttl.as_str().into());
     }
     if let Some(agent) = &arguments.agent {
-        ask.insert("agent".into(), agent.as_str().into());
+        request.insert("agent".into(), agent.as_str().into());
     }
-    let answer = client::post(&common.socket, "/v1/token", &Value::Object(ask)).await?;
+    let response = client::post(&common.socket, "/v1/token", &Value::Object(request)).await?;
     if common.json {
-        return Ok(print_json(&answer));
+        return Ok(print_json(&response));
     }
-    match answer["access_token"].as_str() {
+    match response["access_token"].as_str() {
         Some(token) if token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => {
             println!("{token}");
         }
-        _ => return Err(Failure::Local("the answer holds no token".into())),
+        _ => return Err(CliError::Local("the answer holds no token".into())),
     }
     Ok(ExitCode::SUCCESS)
 }

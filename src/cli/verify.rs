@@ -8,25 +8,25 @@ use clap::{Args, Subcommand};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
-use super::table::{Lines, columns};
-use super::{Common, Failure, print_json};
+use super::table::{KeyValueTable, print_columns};
+use super::{CliError, CommonArgs, print_json};
 use crate::clock::{Clock, Timestamp};
 use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, eat, evidence};
 
 /// Larger key sets and tokens are none of ours.
-const MOST: u64 = 1024 * 1024;
+const MAX_INPUT_SIZE: u64 = 1024 * 1024;
 
 #[derive(Subcommand, Debug)]
-pub enum Verb {
+pub enum VerifySubcommand {
     /// A token: its signature, type, times, issuer and audience
-    Token(Token),
+    Token(VerifyTokenArgs),
     /// Evidence, alone or in an EAT: nonce, signatures, keys, PCR values, logs and the issuing keys that the host's TPM
     /// stands for
-    Evidence(Evidence),
+    Evidence(VerifyEvidenceArgs),
 }
 
 #[derive(Args, Debug)]
-pub struct Evidence {
+pub struct VerifyEvidenceArgs {
     /// The document, as `hostbadge attest` gives it; standard input where it is left out or "-"
     file: Option<PathBuf>,
 
@@ -57,7 +57,7 @@ pub struct Evidence {
 }
 
 #[derive(Args, Debug)]
-pub struct Token {
+pub struct VerifyTokenArgs {
     /// The token; read from standard input where it is left out or "-"
     token: Option<String>,
 
@@ -74,98 +74,98 @@ pub struct Token {
     issuer: Option<String>,
 }
 
-pub fn run(common: &Common, verb: &Verb) -> Result<ExitCode, Failure> {
-    match verb {
-        Verb::Token(arguments) => token(common, arguments),
-        Verb::Evidence(arguments) => evidence(common, arguments),
+pub fn run(common: &CommonArgs, subcommand: &VerifySubcommand) -> Result<ExitCode, CliError> {
+    match subcommand {
+        VerifySubcommand::Token(arguments) => token(common, arguments),
+        VerifySubcommand::Evidence(arguments) => evidence(common, arguments),
     }
 }
 
 /// A table of what holds and what does not; exit status 1 where anything does not.
-fn evidence(common: &Common, arguments: &Evidence) -> Result<ExitCode, Failure> {
+fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitCode, CliError> {
     let text = match arguments.file.as_deref() {
-        Some(file) if file != Path::new("-") => bounded(file, eat::LARGEST as u64 + 1)?,
-        _ => standard_input(eat::LARGEST as u64 + 1)?,
+        Some(file) if file != Path::new("-") => read_limited(file, eat::MAX_EAT_SIZE as u64 + 1)?,
+        _ => read_stdin(eat::MAX_EAT_SIZE as u64 + 1)?,
     };
-    let wrong = |e: verify::Error| Failure::Local(e.to_string());
+    let invalid = |e: verify::Error| CliError::Local(e.to_string());
     let nonce = BASE64URL_NOPAD
         .decode(arguments.nonce.as_bytes())
-        .map_err(|e| Failure::Local(format!("the nonce is not base64url: {e}")))?;
+        .map_err(|e| CliError::Local(format!("the nonce is not base64url: {e}")))?;
     // A JSON object is the document; an EAT is a JWT, which begins with no brace.
-    let (mut findings, document) = match text.trim_ascii().first() {
-        Some(b'{') => (Vec::new(), evidence::Evidence::parse(&text).map_err(wrong)?),
+    let (mut checks, document) = match text.trim_ascii().first() {
+        Some(b'{') => (Vec::new(), evidence::Evidence::parse(&text).map_err(invalid)?),
         _ => {
             let token = std::str::from_utf8(text.trim_ascii())
-                .map_err(|_| Failure::Local("this is neither evidence nor an EAT".into()))?;
-            let eat = eat::Eat::parse(token).map_err(wrong)?;
+                .map_err(|_| CliError::Local("this is neither evidence nor an EAT".into()))?;
+            let eat = eat::Eat::parse(token).map_err(invalid)?;
             (eat.check(&nonce), eat.evidence().clone())
         }
     };
-    findings.extend(document.check(&nonce));
+    checks.extend(document.check(&nonce));
     let now = Clock::System.now();
-    let certificates = |e: verify::Error| Failure::Local(e.to_string());
-    let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(certificates)?;
-    let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose().map_err(certificates)?;
-    let vouched = ca.map(|ca| document.is_vouched_by(&ca, now));
-    let enrolled = vouched.as_ref().is_some_and(|vouched| vouched.holds);
-    if vouched.is_none() || arguments.ak.is_some() {
-        findings.push(document.is_signed_by(arguments.ak.as_deref()));
+    let cannot_load = |e: verify::Error| CliError::Local(e.to_string());
+    let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(cannot_load)?;
+    let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose().map_err(cannot_load)?;
+    let ca_check = ca.map(|ca| document.check_ak_by_host_certificate(&ca, now));
+    let enrolled = ca_check.as_ref().is_some_and(|vouched| vouched.holds);
+    if ca_check.is_none() || arguments.ak.is_some() {
+        checks.push(document.check_ak_by_name(arguments.ak.as_deref()));
     }
-    findings.extend(vouched);
-    findings.push(document.is_certified(roots.as_ref(), enrolled, now));
+    checks.extend(ca_check);
+    checks.push(document.check_ek_certificate_trust(roots.as_ref(), enrolled, now));
     if let Some(host) = &arguments.host {
-        findings.push(document.is_of(host));
+        checks.push(document.check_host(host));
     }
     if let Some(file) = &arguments.pcrs {
-        let wrong = |what: &dyn std::fmt::Display| Failure::Local(format!("{}: {what}", file.display()));
-        let text = String::from_utf8(bounded(file, MOST)?).map_err(|e| wrong(&e))?;
-        findings.push(PcrPolicy::parse(&text).map_err(|e| wrong(&e))?.judge(&document));
+        let invalid = |what: &dyn std::fmt::Display| CliError::Local(format!("{}: {what}", file.display()));
+        let text = String::from_utf8(read_limited(file, MAX_INPUT_SIZE)?).map_err(|e| invalid(&e))?;
+        checks.push(PcrPolicy::parse(&text).map_err(|e| invalid(&e))?.check(&document));
     }
-    let all = findings.iter().all(|finding| finding.holds);
+    let valid = checks.iter().all(|finding| finding.holds);
     match common.json {
-        true => drop(print_json(&json!({ "valid": all, "host": document.host, "findings": findings }))),
+        true => drop(print_json(&json!({ "valid": valid, "host": document.host, "findings": checks }))),
         false => {
-            let row = |finding: &evidence::Finding| {
-                let verdict = match (finding.checked, finding.holds) {
+            let row = |check: &evidence::CheckResult| {
+                let verdict = match (check.checked, check.holds) {
                     (false, _) => "not checked",
                     (true, true) => "holds",
                     (true, false) => "DOES NOT HOLD",
                 };
-                vec![finding.what.to_owned(), verdict.to_owned(), finding.detail.clone()]
+                vec![check.what.to_owned(), verdict.to_owned(), check.detail.clone()]
             };
-            columns(&["WHAT", "VERDICT", "DETAIL"], &findings.iter().map(row).collect::<Vec<_>>());
+            print_columns(&["WHAT", "VERDICT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>());
         }
     }
-    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn token(common: &Common, arguments: &Token) -> Result<ExitCode, Failure> {
+fn token(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<ExitCode, CliError> {
     let token = match arguments.token.as_deref() {
         Some(token) if token != "-" => token.to_owned(),
-        _ => String::from_utf8(standard_input(MOST)?)
-            .map_err(|_| Failure::Local("standard input is no text".into()))?,
+        _ => String::from_utf8(read_stdin(MAX_INPUT_SIZE)?)
+            .map_err(|_| CliError::Local("standard input is no text".into()))?,
     };
-    let keys = bounded(&arguments.jwks, MOST)?;
+    let keys = read_limited(&arguments.jwks, MAX_INPUT_SIZE)?;
     let keys =
-        Jwks::parse(&keys).map_err(|e| Failure::Local(format!("{}: {e}", arguments.jwks.display())))?;
+        Jwks::parse(&keys).map_err(|e| CliError::Local(format!("{}: {e}", arguments.jwks.display())))?;
     let expected =
         Expectation { issuer: arguments.issuer.as_deref(), audience: arguments.audience.as_deref() };
     let now = Clock::System.now();
-    match verify::verify(token.trim(), &keys, now, true, expected) {
+    match verify::verify_access_token(token.trim(), &keys, now, true, expected) {
         Err(e) if common.json => {
             print_json(&json!({ "valid": false, "reason": e.to_string() }));
             Ok(ExitCode::FAILURE)
         }
-        Err(e) => Err(Failure::Local(format!("the token does not hold: {e}"))),
+        Err(e) => Err(CliError::Local(format!("the token does not hold: {e}"))),
         Ok(verified) if common.json => {
-            Ok(print_json(&json!({ "valid": true, "kid": verified.kid, "claims": verified.all })))
+            Ok(print_json(&json!({ "valid": true, "kid": verified.kid, "claims": verified.raw_claims })))
         }
         Ok(verified) => {
             let claims = &verified.claims;
-            let mut lines = Lines::default();
+            let mut lines = KeyValueTable::default();
             lines.add("signature", format!("holds, by key {}", verified.kid));
-            lines.add("issuer", checked(&claims.iss, arguments.issuer.is_some()));
-            lines.add("audience", checked(&claims.aud, arguments.audience.is_some()));
+            lines.add("issuer", with_check_note(&claims.iss, arguments.issuer.is_some()));
+            lines.add("audience", with_check_note(&claims.aud, arguments.audience.is_some()));
             lines.add("subject", claims.sub.as_str());
             lines.add("agent", claims.client_id.as_str());
             lines.add("scope", claims.scope.as_str());
@@ -174,34 +174,34 @@ fn token(common: &Common, arguments: &Token) -> Result<ExitCode, Failure> {
                 format!(
                     "{} (in {} s)",
                     Timestamp::from_secs(claims.exp),
-                    claims.exp.saturating_sub(now.secs())
+                    claims.exp.saturating_sub(now.as_secs())
                 ),
             );
             lines.add("jti", claims.jti.as_str());
-            lines.add("hostbadge", verified.all["hostbadge"].to_string());
+            lines.add("hostbadge", verified.raw_claims["hostbadge"].to_string());
             lines.print();
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn checked(value: &str, expected: bool) -> String {
+fn with_check_note(value: &str, expected: bool) -> String {
     if expected { format!("{value} (as expected)") } else { format!("{value} (not checked)") }
 }
 
-fn standard_input(most: u64) -> Result<Vec<u8>, Failure> {
+fn read_stdin(max_len: u64) -> Result<Vec<u8>, CliError> {
     let mut text = Vec::new();
     std::io::stdin()
-        .take(most)
+        .take(max_len)
         .read_to_end(&mut text)
-        .map_err(|e| Failure::Local(format!("standard input: {e}")))?;
+        .map_err(|e| CliError::Local(format!("standard input: {e}")))?;
     Ok(text)
 }
 
-fn bounded(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+fn read_limited(path: &Path, max_len: u64) -> Result<Vec<u8>, CliError> {
     let mut text = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(most).read_to_end(&mut text))
-        .map_err(|e| Failure::Local(format!("{}: {e}", path.display())))?;
+        .and_then(|file| file.take(max_len).read_to_end(&mut text))
+        .map_err(|e| CliError::Local(format!("{}: {e}", path.display())))?;
     Ok(text)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store;
 
-const CONFIG: &str = "\
+const DEV_CONFIG: &str = "\
 # Configuration of this development host. Every key is optional; the manual page names them all.
 # trust_domain = \"example.org\"
 
@@ -17,19 +17,19 @@ to = \"stderr\"
 /// Writes what is missing below `dir` and names the configuration file. What is there already is left as it is.
 ///
 /// The first time, an agent is registered for the user who runs this, so that the first request succeeds.
-pub fn lay_out(dir: &Path) -> io::Result<PathBuf> {
+pub fn init_dev_dir(dir: &Path) -> io::Result<PathBuf> {
     // Sockets need every caller to pass through the directory; what is private below it has its own mode.
-    let made = |path: &Path, mode| store::ensure_dir(path, mode).map_err(io::Error::other);
-    made(dir, 0o755)?;
+    let create_dir = |path: &Path, mode| store::ensure_dir(path, mode).map_err(io::Error::other);
+    create_dir(dir, 0o755)?;
     let etc = dir.join("etc");
-    made(&etc, 0o755)?;
+    create_dir(&etc, 0o755)?;
     let config = etc.join("hostbadged.toml");
     if !config.exists() {
-        store::replace(&config, CONFIG.as_bytes(), 0o644)?;
+        store::write_atomic(&config, DEV_CONFIG.as_bytes(), 0o644)?;
     }
     let agents = etc.join("agents.d");
     if !agents.exists() {
-        made(&agents, 0o755)?;
+        create_dir(&agents, 0o755)?;
         let uid = nix::unistd::geteuid();
         let example = format!(
             "# Every process of the user with uid {uid} is this agent; a real host would name a unit.\n\
@@ -42,7 +42,7 @@ pub fn lay_out(dir: &Path) -> io::Result<PathBuf> {
              scopes   = [\"docs.read\", \"docs.write\"]\n\
              ttl      = \"5m\"\n"
         );
-        store::replace(&agents.join("example.toml"), example.as_bytes(), 0o644)?;
+        store::write_atomic(&agents.join("example.toml"), example.as_bytes(), 0o644)?;
     }
     fs::canonicalize(&config)
 }

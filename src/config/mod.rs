@@ -2,7 +2,7 @@
 
 mod checks;
 mod dev;
-mod fault;
+mod diagnostic;
 mod posture;
 mod sections;
 
@@ -12,14 +12,17 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use checks::{check_certificates, check_issuer, check_keys, check_limits, check_seal, check_trust_domain};
-pub use dev::lay_out as lay_out_dev;
-pub use fault::{Fault, Source, writable_by_others};
+pub use dev::init_dev_dir;
+pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 use posture::check_posture;
-pub use posture::{Posture, PostureMode};
-pub use sections::{Admin, Certificates, Keys, Limits, Log, LogLevel, LogTarget, Paths, Seal, Tpm};
+pub use posture::{PostureMode, PostureSection};
+pub use sections::{
+    AdminSection, CertificatesSection, KeysSection, LimitsSection, LogLevel, LogSection, LogTarget, Paths,
+    SealSection, TpmSection,
+};
 
 /// Where the daemon looks when it is told nothing else.
-pub const SYSTEM_FILE: &str = "/etc/hostbadge/hostbadged.toml";
+pub const DEFAULT_CONFIG_PATH: &str = "/etc/hostbadge/hostbadged.toml";
 
 /// What the daemon runs with.
 #[derive(Clone, Debug, Default)]
@@ -29,45 +32,45 @@ pub struct Config {
     /// `iss` of every token; none means `https://<trust-domain>`.
     pub issuer: Option<String>,
     pub paths: Paths,
-    pub tpm: Tpm,
-    pub keys: Keys,
-    pub certificates: Certificates,
-    pub seal: Seal,
-    pub limits: Limits,
-    pub posture: Posture,
-    pub log: Log,
-    pub admin: Admin,
+    pub tpm: TpmSection,
+    pub keys: KeysSection,
+    pub certificates: CertificatesSection,
+    pub seal: SealSection,
+    pub limits: LimitsSection,
+    pub posture: PostureSection,
+    pub log: LogSection,
+    pub admin: AdminSection,
 }
 
 /// The file as written. `paths` has defaults of its own, so it is kept apart until they are known.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct ConfigFile {
     trust_domain: Option<Spanned<String>>,
     issuer: Option<Spanned<String>>,
     #[serde(default)]
-    paths: WrittenPaths,
+    paths: RawPaths,
     #[serde(default)]
-    tpm: Tpm,
+    tpm: TpmSection,
     #[serde(default)]
-    keys: OptionalSpan<Keys>,
+    keys: OptionalSpan<KeysSection>,
     #[serde(default)]
-    certificates: OptionalSpan<Certificates>,
+    certificates: OptionalSpan<CertificatesSection>,
     #[serde(default)]
-    seal: OptionalSpan<Seal>,
+    seal: OptionalSpan<SealSection>,
     #[serde(default)]
-    limits: OptionalSpan<Limits>,
+    limits: OptionalSpan<LimitsSection>,
     #[serde(default)]
-    posture: OptionalSpan<Posture>,
+    posture: OptionalSpan<PostureSection>,
     #[serde(default)]
-    log: Log,
+    log: LogSection,
     #[serde(default)]
-    admin: Admin,
+    admin: AdminSection,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct WrittenPaths {
+struct RawPaths {
     agents: Option<Spanned<PathBuf>>,
     federation: Option<Spanned<PathBuf>>,
     state: Option<Spanned<PathBuf>>,
@@ -87,65 +90,73 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OptionalSpan<T> {
 
 impl<T: Default> OptionalSpan<T> {
     /// The table, or its defaults; what `check` finds is a fault of the table as a whole.
-    fn checked(self, source: &Source, check: fn(&T) -> Vec<String>, faults: &mut Vec<Fault>) -> T {
+    fn checked(
+        self,
+        source: &SourceFile,
+        check: fn(&T) -> Vec<String>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> T {
         let Some(table) = self.0 else { return T::default() };
-        faults.extend(check(table.get_ref()).into_iter().map(|what| source.fault(table.span(), what)));
+        diagnostics.extend(
+            check(table.get_ref()).into_iter().map(|message| source.diagnostic(table.span(), message)),
+        );
         table.into_inner()
     }
 }
 
 impl Config {
     /// Reads a configuration whose unset paths are `paths`. All faults at once, not the first alone.
-    pub fn read(file: &Path, paths: Paths) -> Result<Config, Vec<Fault>> {
-        let source = Source::read(file).map_err(|fault| vec![fault])?;
-        let written: Written = source.parse().map_err(|fault| vec![fault])?;
-        let mut faults = Vec::new();
+    pub fn read(file: &Path, paths: Paths) -> Result<Config, Vec<Diagnostic>> {
+        let source = SourceFile::read(file).map_err(|diagnostic| vec![diagnostic])?;
+        let config_file: ConfigFile = source.parse().map_err(|diagnostic| vec![diagnostic])?;
+        let mut diagnostics = Vec::new();
 
-        if let Some(domain) = &written.trust_domain {
-            if let Err(what) = check_trust_domain(domain.get_ref()) {
-                faults.push(source.fault(domain.span(), what));
+        if let Some(domain) = &config_file.trust_domain {
+            if let Err(message) = check_trust_domain(domain.get_ref()) {
+                diagnostics.push(source.diagnostic(domain.span(), message));
             }
         }
-        if let Some(issuer) = &written.issuer {
-            if let Err(what) = check_issuer(issuer.get_ref()) {
-                faults.push(source.fault(issuer.span(), what));
+        if let Some(issuer) = &config_file.issuer {
+            if let Err(message) = check_issuer(issuer.get_ref()) {
+                diagnostics.push(source.diagnostic(issuer.span(), message));
             }
         }
-        let mut place = |given: Option<Spanned<PathBuf>>, default: PathBuf| match given {
-            Some(path) if !path.get_ref().is_absolute() => {
-                faults.push(source.fault(path.span(), "must be an absolute path"));
-                default
-            }
-            Some(path) => path.into_inner(),
-            None => default,
-        };
+        let mut absolute_or_default =
+            |configured: Option<Spanned<PathBuf>>, default: PathBuf| match configured {
+                Some(path) if !path.get_ref().is_absolute() => {
+                    diagnostics.push(source.diagnostic(path.span(), "must be an absolute path"));
+                    default
+                }
+                Some(path) => path.into_inner(),
+                None => default,
+            };
         let paths = Paths {
-            agents: place(written.paths.agents, paths.agents),
-            federation: place(written.paths.federation, paths.federation),
-            state: place(written.paths.state, paths.state),
-            audit: place(written.paths.audit, paths.audit),
-            run: place(written.paths.run, paths.run),
+            agents: absolute_or_default(config_file.paths.agents, paths.agents),
+            federation: absolute_or_default(config_file.paths.federation, paths.federation),
+            state: absolute_or_default(config_file.paths.state, paths.state),
+            audit: absolute_or_default(config_file.paths.audit, paths.audit),
+            run: absolute_or_default(config_file.paths.run, paths.run),
         };
-        let keys = written.keys.checked(&source, check_keys, &mut faults);
-        let certificates = written.certificates.checked(&source, check_certificates, &mut faults);
-        let seal = written.seal.checked(&source, check_seal, &mut faults);
-        let limits = written.limits.checked(&source, check_limits, &mut faults);
-        let posture = written.posture.checked(&source, check_posture, &mut faults);
-        if !faults.is_empty() {
-            return Err(faults);
+        let keys = config_file.keys.checked(&source, check_keys, &mut diagnostics);
+        let certificates = config_file.certificates.checked(&source, check_certificates, &mut diagnostics);
+        let seal = config_file.seal.checked(&source, check_seal, &mut diagnostics);
+        let limits = config_file.limits.checked(&source, check_limits, &mut diagnostics);
+        let posture = config_file.posture.checked(&source, check_posture, &mut diagnostics);
+        if !diagnostics.is_empty() {
+            return Err(diagnostics);
         }
         Ok(Config {
-            trust_domain: written.trust_domain.map(Spanned::into_inner),
-            issuer: written.issuer.map(|i| i.into_inner()),
+            trust_domain: config_file.trust_domain.map(Spanned::into_inner),
+            issuer: config_file.issuer.map(|i| i.into_inner()),
             paths,
-            tpm: written.tpm,
+            tpm: config_file.tpm,
             keys,
             certificates,
             seal,
             limits,
             posture,
-            log: written.log,
-            admin: written.admin,
+            log: config_file.log,
+            admin: config_file.admin,
         })
     }
 
@@ -155,11 +166,11 @@ impl Config {
     }
 
     /// The system's configuration: defaults where there is no file and none was asked for by name.
-    pub fn system(file: Option<&Path>) -> Result<Config, Vec<Fault>> {
+    pub fn load(file: Option<&Path>) -> Result<Config, Vec<Diagnostic>> {
         match file {
             Some(file) => Config::read(file, Paths::default()),
-            None if !Path::new(SYSTEM_FILE).exists() => Ok(Config::default()),
-            None => Config::read(Path::new(SYSTEM_FILE), Paths::default()),
+            None if !Path::new(DEFAULT_CONFIG_PATH).exists() => Ok(Config::default()),
+            None => Config::read(Path::new(DEFAULT_CONFIG_PATH), Paths::default()),
         }
     }
 }
@@ -169,7 +180,7 @@ mod tests {
     use super::checks::{DAY, YEAR};
     use super::*;
 
-    fn read(text: &str) -> Result<Config, String> {
+    fn read_config(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         std::fs::write(&file, text).unwrap();
@@ -180,8 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_the_defaults() {
-        let config = read("").unwrap();
+    fn empty_file_gives_defaults() {
+        let config = read_config("").unwrap();
         assert_eq!(config.limits.rate, 50);
         assert_eq!(config.limits.burst, 200);
         assert_eq!(config.paths, Paths::default());
@@ -189,37 +200,39 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_reported_with_its_line() {
-        let faults =
-            read("trust_domain = \"Example Org\"\nissuer = \"http://x\"\n[paths]\nstate = \"var\"\n")
+    fn all_errors_are_reported_with_line_numbers() {
+        let errors =
+            read_config("trust_domain = \"Example Org\"\nissuer = \"http://x\"\n[paths]\nstate = \"var\"\n")
                 .unwrap_err();
-        let lines: Vec<&str> = faults.lines().collect();
-        assert!(lines[0].starts_with("/c.toml:1: trust_domain is"), "{faults}");
-        assert!(lines[1].starts_with("/c.toml:2: issuer is"), "{faults}");
-        assert!(lines[2].starts_with("/c.toml:4: must be an absolute path"), "{faults}");
+        let lines: Vec<&str> = errors.lines().collect();
+        assert!(lines[0].starts_with("/c.toml:1: trust_domain is"), "{errors}");
+        assert!(lines[1].starts_with("/c.toml:2: issuer is"), "{errors}");
+        assert!(lines[2].starts_with("/c.toml:4: must be an absolute path"), "{errors}");
     }
 
     #[test]
-    fn units_and_unknown_keys_are_faults() {
+    fn invalid_durations_and_unknown_keys_are_rejected() {
         assert!(
-            read("[tpm]\ndeadline = \"5 parsecs\"").unwrap_err().contains(":2: \"5 parsecs\" is no duration")
+            read_config("[tpm]\ndeadline = \"5 parsecs\"")
+                .unwrap_err()
+                .contains(":2: \"5 parsecs\" is no duration")
         );
-        let hasty = read("[tpm]\nprobe_every = \"1ms\"").unwrap_err();
-        assert!(hasty.contains(":2: \"1ms\" is no duration; give one like \"1500ms\""), "{hasty}");
-        assert!(read("[limits]\nrate = -1").unwrap_err().contains(":2:"));
-        assert!(read("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
-        assert!(read("[limits]\ntpm_burst = 0").unwrap_err().contains("limits.tpm_burst is 0"));
-        assert!(read("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));
+        let error = read_config("[tpm]\nprobe_every = \"1ms\"").unwrap_err();
+        assert!(error.contains(":2: \"1ms\" is no duration; give one like \"1500ms\""), "{error}");
+        assert!(read_config("[limits]\nrate = -1").unwrap_err().contains(":2:"));
+        assert!(read_config("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
+        assert!(read_config("[limits]\ntpm_burst = 0").unwrap_err().contains("limits.tpm_burst is 0"));
+        assert!(read_config("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));
     }
 
     #[test]
-    fn what_is_compared_of_a_host_can_be_compared_and_in_time() {
-        let posture = read("").unwrap().posture;
+    fn posture_settings_are_validated() {
+        let posture = read_config("").unwrap().posture;
         assert_eq!((posture.mode, posture.every().as_secs()), (PostureMode::Off, 24));
         let posture =
-            read("[posture]\nmode = \"enforce\"\npcrs = [0, 7]\nmax_age = \"10s\"").unwrap().posture;
+            read_config("[posture]\nmode = \"enforce\"\npcrs = [0, 7]\nmax_age = \"10s\"").unwrap().posture;
         assert_eq!((posture.mode, posture.every().as_secs()), (PostureMode::Enforce, 4));
-        for (text, wanted) in [
+        for (text, expected) in [
             ("\nmode = \"on\"", ":3: unknown variant"),
             ("\npcrs = [7, 0]", ":2: posture.pcrs are numbers"),
             ("\npcrs = []", ":2: posture.pcrs are numbers"),
@@ -230,28 +243,28 @@ mod tests {
             ("\nmax_age = \"10ms\"", ":2: posture.max_age is at least"),
             ("\nevery = \"31s\"", ":2: posture.every is from"),
         ] {
-            let fault = read(&format!("\n[posture]{text}")).unwrap_err();
-            assert!(fault.contains(wanted), "{text}: {fault}");
+            let error = read_config(&format!("\n[posture]{text}")).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 
     #[test]
-    fn certificates_live_from_a_minute_to_a_day() {
-        assert_eq!(read("").unwrap().certificates.ttl.as_secs(), 3600);
-        assert_eq!(read("[certificates]\nttl = \"1d\"").unwrap().certificates.ttl, DAY);
+    fn certificate_ttl_is_bounded() {
+        assert_eq!(read_config("").unwrap().certificates.ttl.as_secs(), 3600);
+        assert_eq!(read_config("[certificates]\nttl = \"1d\"").unwrap().certificates.ttl, DAY);
         for ttl in ["59s", "25h"] {
-            let fault = read(&format!("\n[certificates]\nttl = \"{ttl}\"")).unwrap_err();
-            assert!(fault.contains(":2: certificates.ttl is from"), "{fault}");
+            let error = read_config(&format!("\n[certificates]\nttl = \"{ttl}\"")).unwrap_err();
+            assert!(error.contains(":2: certificates.ttl is from"), "{error}");
         }
     }
 
     #[test]
-    fn keys_rotate_every_hour_to_year_and_are_published_before() {
-        let keys = read("").unwrap().keys;
+    fn key_rotation_settings_are_validated() {
+        let keys = read_config("").unwrap().keys;
         assert_eq!((keys.rotate_every, keys.publish_before), (DAY * 30, DAY));
-        let keys = read("[keys]\nrotate_every = \"1y\"\npublish_before = \"90d\"").unwrap().keys;
+        let keys = read_config("[keys]\nrotate_every = \"1y\"\npublish_before = \"90d\"").unwrap().keys;
         assert_eq!((keys.rotate_every, keys.publish_before), (YEAR, DAY * 90));
-        for (text, wanted) in [
+        for (text, expected) in [
             ("\nrotate_every = \"59m\"\npublish_before = \"1m\"", ":2: keys.rotate_every is"),
             ("\nrotate_every = \"2y\"", ":3: \"2y\" is no duration"),
             ("\nrotate_every = \"0s\"", ":3: \"0s\" is no duration"),
@@ -259,8 +272,8 @@ mod tests {
             ("\nrotate_every = \"20h\"", ":2: keys.publish_before is shorter"),
             ("\nrotate_each = \"20h\"", ":3: unknown field `rotate_each`"),
         ] {
-            let fault = read(&format!("\n[keys]{text}")).unwrap_err();
-            assert!(fault.contains(wanted), "{text}: {fault}");
+            let error = read_config(&format!("\n[keys]{text}")).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 }

@@ -23,7 +23,7 @@ pub enum PostureMode {
 /// finds says nothing before somebody has accepted a state of the host.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Posture {
+pub struct PostureSection {
     pub mode: PostureMode,
     /// PCRs of the SHA-256 bank that are compared.
     pub pcrs: Vec<u8>,
@@ -38,47 +38,52 @@ pub struct Posture {
 /// Firmware, its settings and Secure Boot (0 to 7); what GRUB ran and read: command lines, kernel, initrd (8, 9); the
 /// command line of systemd's boot stub (12); shim's keys (14). Not 10, which grows with every file that IMA measures; not
 /// 11, which systemd extends at each phase of a boot; not 13, 15 and above, which are extended while the system runs.
-const PCRS: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14];
+const DEFAULT_PCRS: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14];
 
-impl Default for Posture {
+impl Default for PostureSection {
     fn default() -> Self {
-        Posture { mode: PostureMode::Off, pcrs: PCRS.to_vec(), max_age: Duration::from_secs(60), every: None }
+        PostureSection {
+            mode: PostureMode::Off,
+            pcrs: DEFAULT_PCRS.to_vec(),
+            max_age: Duration::from_secs(60),
+            every: None,
+        }
     }
 }
 
-impl Posture {
+impl PostureSection {
     pub fn every(&self) -> Duration {
         self.every.unwrap_or(self.max_age * 2 / 5)
     }
 }
 
-pub(super) fn check_posture(posture: &Posture) -> Vec<String> {
-    let mut faults = Vec::new();
-    let ordered = posture.pcrs.windows(2).all(|two| two[0] < two[1]);
+pub(super) fn check_posture(posture: &PostureSection) -> Vec<String> {
+    let mut errors = Vec::new();
+    let ordered = posture.pcrs.windows(2).all(|pair| pair[0] < pair[1]);
     if posture.pcrs.is_empty() || !ordered {
-        faults.push("posture.pcrs are numbers of PCRs, each once, in their order".into());
+        errors.push("posture.pcrs are numbers of PCRs, each once, in their order".into());
     }
     for number in &posture.pcrs {
         match number {
-            10 => faults.push(
+            10 => errors.push(
                 "posture.pcrs: PCR 10 changes with every file that IMA measures and never equals a baseline; leave it out, and see measured in hostbadge-agents(5)".into(),
             ),
-            16 | 23 => faults.push(format!(
+            16 | 23 => errors.push(format!(
                 "posture.pcrs: PCR {number} can be reset by anybody and proves nothing; leave it out"
             )),
             0..=22 => {}
-            _ => faults.push(format!("posture.pcrs: there is no PCR {number}; give numbers from 0 to 22")),
+            _ => errors.push(format!("posture.pcrs: there is no PCR {number}; give numbers from 0 to 22")),
         }
     }
     if posture.max_age < Duration::from_secs(1) {
-        faults.push("posture.max_age is at least \"1s\"; \"60s\" is usual".into());
+        errors.push("posture.max_age is at least \"1s\"; \"60s\" is usual".into());
     }
     if posture.every.is_some_and(|every| every < Duration::from_millis(100) || every * 2 > posture.max_age) {
-        faults.push(
+        errors.push(
             "posture.every is from \"100ms\" to half of posture.max_age, so that one look may fail".into(),
         );
     }
-    faults
+    errors
 }
 
 fn some_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

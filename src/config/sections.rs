@@ -22,7 +22,7 @@ pub struct Paths {
 /// How to reach the TPM.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Tpm {
+pub struct TpmSection {
     /// `device:/dev/tpmrm0`, or `swtpm:host=127.0.0.1,port=2321` with `allow_emulator`.
     pub tcti: String,
     /// A software TPM guards nothing against root; tokens say so.
@@ -38,7 +38,7 @@ pub struct Tpm {
 /// How issuing keys rotate.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Keys {
+pub struct KeysSection {
     /// The longest that a key signs; each is replaced up to a tenth earlier.
     #[serde(deserialize_with = "long_duration")]
     pub rotate_every: Duration,
@@ -50,7 +50,7 @@ pub struct Keys {
 /// The certificates of agents.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Certificates {
+pub struct CertificatesSection {
     /// How long they live, unless an agent asks for less.
     #[serde(deserialize_with = "long_duration")]
     pub ttl: Duration,
@@ -59,7 +59,7 @@ pub struct Certificates {
 /// What the keys at rest are sealed to, beside this TPM.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Seal {
+pub struct SealSection {
     /// PCRs of the SHA-256 bank, whose values must be those of when the keys were sealed. None by default: a firmware
     /// update changes them.
     pub pcrs: Vec<u8>,
@@ -68,7 +68,7 @@ pub struct Seal {
 /// Bounds on what callers may take.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Limits {
+pub struct LimitsSection {
     /// Requests a second, for each agent.
     pub rate: u32,
     /// Requests an agent may make at once after a pause.
@@ -87,7 +87,7 @@ pub struct Limits {
 /// Where the daemon's own words go.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Log {
+pub struct LogSection {
     pub to: LogTarget,
     pub level: LogLevel,
 }
@@ -113,7 +113,7 @@ pub enum LogLevel {
 /// Who may use the admin socket beside root.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Admin {
+pub struct AdminSection {
     pub group: String,
 }
 
@@ -133,7 +133,7 @@ impl Default for Paths {
 
 impl Paths {
     /// A whole host in one directory, for `--dev`.
-    pub fn below(dir: &Path) -> Paths {
+    pub fn under(dir: &Path) -> Paths {
         Paths {
             agents: dir.join("etc/agents.d"),
             federation: dir.join("etc/federation"),
@@ -144,9 +144,9 @@ impl Paths {
     }
 }
 
-impl Default for Tpm {
+impl Default for TpmSection {
     fn default() -> Self {
-        Tpm {
+        TpmSection {
             tcti: "device:/dev/tpmrm0".into(),
             allow_emulator: false,
             deadline: Duration::from_secs(5),
@@ -155,21 +155,21 @@ impl Default for Tpm {
     }
 }
 
-impl Default for Keys {
+impl Default for KeysSection {
     fn default() -> Self {
-        Keys { rotate_every: DAY * 30, publish_before: DAY }
+        KeysSection { rotate_every: DAY * 30, publish_before: DAY }
     }
 }
 
-impl Default for Certificates {
+impl Default for CertificatesSection {
     fn default() -> Self {
-        Certificates { ttl: Duration::from_secs(3600) }
+        CertificatesSection { ttl: Duration::from_secs(3600) }
     }
 }
 
-impl Default for Limits {
+impl Default for LimitsSection {
     fn default() -> Self {
-        Limits {
+        LimitsSection {
             rate: 50,
             burst: 200,
             stranger_rate: 10,
@@ -182,14 +182,14 @@ impl Default for Limits {
     }
 }
 
-impl Default for Log {
+impl Default for LogSection {
     fn default() -> Self {
-        Log { to: LogTarget::Auto, level: LogLevel::Info }
+        LogSection { to: LogTarget::Auto, level: LogLevel::Info }
     }
 }
 
-impl Default for Admin {
+impl Default for AdminSection {
     fn default() -> Self {
-        Admin { group: "hostbadge-admin".into() }
+        AdminSection { group: "hostbadge-admin".into() }
     }
 }

@@ -5,15 +5,15 @@ use std::io;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::audit::{Journal, Relay};
+use crate::audit::{Journal, JournalLayer};
 use crate::clock::Clock;
-use crate::config::Log;
+use crate::config::LogSection;
 
 /// To be called once.
-pub fn start_logging(log: &Log, clock: Clock) -> io::Result<Journal> {
+pub fn start_logging(log: &LogSection, clock: Clock) -> io::Result<Journal> {
     let journal = Journal::start(log.to, clock)?;
     tracing_subscriber::registry()
-        .with(Relay::new(journal.clone(), log.level))
+        .with(JournalLayer::new(journal.clone(), log.level))
         .try_init()
         .map_err(io::Error::other)?;
     Ok(journal)

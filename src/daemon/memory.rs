@@ -11,31 +11,31 @@ use nix::sys::mman::{MmapAdvise, madvise, munlock};
 /// takes no memory for the rest of the daemon's life.
 ///
 /// To be called once, when the daemon is ready.
-pub fn release_start() {
+pub fn release_startup_memory() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for text in maps.lines().filter_map(Text::parse) {
-        let Some(start) = NonNull::new(text.start as *mut c_void) else { continue };
+    for mapping in maps.lines().filter_map(TextMapping::parse) {
+        let Some(start) = NonNull::new(mapping.start as *mut c_void) else { continue };
         // SAFETY: the range is the whole of one mapping of this process.
-        let unlocked = unsafe { munlock(start, text.length) };
+        let unlocked = unsafe { munlock(start, mapping.length) };
         if unlocked.is_err() {
             continue;
         }
         // SAFETY: a private mapping of a file that may be executed and not written: its pages are the file's, and the
         // kernel reads them again when they are touched. A failure leaves all as it was.
-        let _ = unsafe { madvise(start, text.length, MmapAdvise::MADV_DONTNEED) };
+        let _ = unsafe { madvise(start, mapping.length, MmapAdvise::MADV_DONTNEED) };
     }
 }
 
 /// A mapping of program text.
 #[derive(Debug, PartialEq)]
-struct Text {
+struct TextMapping {
     start: usize,
     length: usize,
 }
 
-impl Text {
+impl TextMapping {
     /// A line of `/proc/PID/maps`, proc(5), if it maps a file to be executed and never to be written.
-    fn parse(line: &str) -> Option<Text> {
+    fn parse(line: &str) -> Option<TextMapping> {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
         let (mode, _offset, _device, inode) =
@@ -45,7 +45,7 @@ impl Text {
         }
         let start = usize::from_str_radix(start, 16).ok()?;
         let length = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
-        Some(Text { start, length })
+        Some(TextMapping { start, length })
     }
 }
 
@@ -54,9 +54,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_what_is_executed_and_never_written() {
-        let text = Text::parse("7f00a000-7f00c000 r-xp 00028000 fd:00 1234  /usr/lib/libc.so.6").unwrap();
-        assert_eq!(text, Text { start: 0x7f00_a000, length: 0x2000 });
+    fn only_executable_readonly_file_mappings_are_text() {
+        let mapping =
+            TextMapping::parse("7f00a000-7f00c000 r-xp 00028000 fd:00 1234  /usr/lib/libc.so.6").unwrap();
+        assert_eq!(mapping, TextMapping { start: 0x7f00_a000, length: 0x2000 });
         for other in [
             "7f00a000-7f00c000 r--p 00028000 fd:00 1234  /usr/lib/libc.so.6",
             "7f00a000-7f00c000 rw-p 00028000 fd:00 1234  /usr/lib/libc.so.6",
@@ -66,15 +67,15 @@ mod tests {
             "7f00a000-7f00c000",
             "",
         ] {
-            assert_eq!(Text::parse(other), None, "{other}");
+            assert_eq!(TextMapping::parse(other), None, "{other}");
         }
     }
 
     /// The test's own text, while it runs.
     #[test]
-    fn the_program_goes_on_after_it_let_go_of_its_text() {
+    fn program_runs_after_releasing_its_text() {
         for _ in 0..3 {
-            release_start();
+            release_startup_memory();
         }
         assert_eq!(String::from_utf8_lossy(b"still here"), "still here");
     }

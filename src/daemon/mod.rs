@@ -3,27 +3,27 @@
 //! `src/bin/hostbadged.rs` tells the story; these are its sentences.
 
 mod arguments;
-mod certifier;
-mod changes;
+mod ca_manager;
 mod harden;
-mod keeper;
+mod issuer_supervisor;
+mod key_rotator;
 mod logging;
 mod memory;
-mod news;
 mod notify;
-mod rotator;
-mod rsa;
+mod pcr_changes;
+mod posture_monitor;
+mod rsa_key_manager;
 mod sockets;
-mod watcher;
+mod watch_ext;
 
 pub use arguments::Arguments;
-pub use certifier::Certifier;
-pub use harden::{connections_that_fit, harden};
-pub use keeper::{Keeper, Tell, View};
+pub use ca_manager::CaManager;
+pub use harden::{harden, max_connections_for_rlimit};
+pub use issuer_supervisor::{IssuerStatus, IssuerStatusSender, IssuerSupervisor};
+pub use key_rotator::KeyRotator;
 pub use logging::start_logging;
-pub use memory::release_start;
-pub use notify::{Pulse, ready, reloading, stopping, tell};
-pub use rotator::Rotator;
-pub use rsa::RsaKeeper;
+pub use memory::release_startup_memory;
+pub use notify::{Watchdog, ready, reloading, set_status, stopping};
+pub use posture_monitor::PostureMonitor;
+pub use rsa_key_manager::RsaKeyManager;
 pub use sockets::{Sockets, open_sockets};
-pub use watcher::Watcher;

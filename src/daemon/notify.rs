@@ -6,14 +6,14 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::api::Lanes;
+use crate::api::WorkerPool;
 use crate::audit::Audit;
 
 pub fn ready(status: &str) {
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-pub fn tell(status: &str) {
+pub fn set_status(status: &str) {
     let _ = sd_notify::notify(&[NotifyState::Status(status)]);
 }
 
@@ -32,24 +32,24 @@ pub fn stopping() {
 ///
 /// It does while every lane turns, and this task runs. A disk or a TPM that stalls is told by name; it is no reason for
 /// a restart, which would not mend it.
-pub struct Pulse {
+pub struct Watchdog {
     pub audit: Audit,
-    pub lanes: Arc<Lanes>,
+    pub workers: Arc<WorkerPool>,
 }
 
-impl Pulse {
+impl Watchdog {
     /// Runs for ever.
-    pub async fn beat(self) {
+    pub async fn run(self) {
         let watchdog = sd_notify::watchdog_enabled();
-        let every = watchdog.map_or(SECOND, |deadline| (deadline / 3).clamp(SECOND / 10, SECOND));
-        let mut ticks = interval(every);
+        let period = watchdog.map_or(SECOND, |deadline| (deadline / 3).clamp(SECOND / 10, SECOND));
+        let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let health = self.audit.health();
-            health.look();
-            let turning = self.lanes.look();
-            if watchdog.is_some() && (turning || health.stalled().is_some()) {
+            health.report_transitions();
+            let workers_alive = self.workers.check_heartbeats();
+            if watchdog.is_some() && (workers_alive || health.stall_error().is_some()) {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
         }

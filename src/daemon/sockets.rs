@@ -17,8 +17,8 @@ pub struct Sockets {
 
 /// Takes what systemd passed and makes what it did not. To be called once.
 pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets> {
-    let mut passed = passed()?;
-    let mut open = |socket: Socket| match passed.remove(socket.name) {
+    let mut inherited = inherited_sockets()?;
+    let mut open = |socket: Socket| match inherited.remove(socket.name) {
         Some(listener) => Ok(listener),
         None => bind(run, socket),
     };
@@ -29,7 +29,7 @@ pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets>
         mode: if admin_group.is_some() { 0o660 } else { 0o600 },
         group: admin_group,
     })?;
-    if let Some(name) = passed.keys().next() {
+    if let Some(name) = inherited.keys().next() {
         return Err(io::Error::other(format!(
             "systemd passed a socket named \"{name}\", which hostbadged does not know; FileDescriptorName= is agent, workload or admin"
         )));
@@ -38,7 +38,7 @@ pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets>
 }
 
 /// The sockets of sd_listen_fds_with_names(3).
-fn passed() -> io::Result<HashMap<String, UnixListener>> {
+fn inherited_sockets() -> io::Result<HashMap<String, UnixListener>> {
     let mut listeners = HashMap::new();
     for (fd, name) in sd_notify::listen_fds_with_names()? {
         // SAFETY: systemd passed this descriptor for us alone, and this is the one place that takes it, once.

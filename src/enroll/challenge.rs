@@ -7,27 +7,27 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::credential::{self, make};
-use super::request::Checked;
-use super::{Error, LARGEST_SMALL, VERSION, read};
+use super::credential::{self, make_credential};
+use super::request::VerifiedRequest;
+use super::{ENROLLMENT_VERSION, Error, MAX_SMALL_FILE_SIZE, parse_document};
 use crate::clock::Timestamp;
 use crate::verify::Roots;
 
 /// Bytes of the secret for each endorsement key.
-const SECRET: usize = 32;
+const SECRET_LEN: usize = 32;
 /// Each begins with this, so that a host tells it from what other tools' credentials hold and gives it out to nobody; the
 /// other 224 bits are random.
-const MARK: &[u8; 4] = b"hbc1";
+const SECRET_PREFIX: &[u8; 4] = b"hbc1";
 
 /// Whether a credential held a challenge's secret.
-pub fn is_of_challenge(secret: &[u8]) -> bool {
-    secret.len() == SECRET && secret.starts_with(MARK)
+pub fn is_challenge_secret(secret: &[u8]) -> bool {
+    secret.len() == SECRET_LEN && secret.starts_with(SECRET_PREFIX)
 }
 
 /// For the host. Holds a secret for each of its endorsement keys, all for its AK.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Challenge {
+pub struct EnrollmentChallenge {
     pub version: u64,
     /// 128 random bits in hexadecimal.
     pub id: String,
@@ -38,16 +38,16 @@ pub struct Challenge {
     /// Name of the AK in hexadecimal.
     pub ak: String,
     /// For the P-256 EK.
-    pub p256: Sealed,
+    pub p256: EncryptedCredential,
     /// For the RSA EK, where the request has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rsa: Option<Sealed>,
+    pub rsa: Option<EncryptedCredential>,
 }
 
 /// A credential as `TPM2_ActivateCredential` takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Sealed {
+pub struct EncryptedCredential {
     /// Contents of the TPM2B_ID_OBJECT, base64.
     pub id_object: String,
     /// Contents of the TPM2B_ENCRYPTED_SECRET, base64.
@@ -57,14 +57,14 @@ pub struct Sealed {
 /// For the operator alone.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Secret {
+pub struct ChallengeSecret {
     pub version: u64,
     pub challenge: String,
     pub request: String,
     /// The secrets one after the other, in hexadecimal: P-256, then RSA.
     secrets: String,
     /// What the operator was shown of the request.
-    pub seen: Seen,
+    pub seen: OperatorReview,
     /// HMAC-SHA256 in hexadecimal over `seen`, by the secrets.
     seal: String,
     /// Whether a certificate was made already.
@@ -74,7 +74,7 @@ pub struct Secret {
 /// What an operator has seen of a request, and asked of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Seen {
+pub struct OperatorReview {
     pub host: String,
     pub trust_domain: String,
     /// The TPM maker that vouches for the host; none where nobody was asked.
@@ -83,7 +83,7 @@ pub struct Seen {
     pub ek_certificates: Option<Vec<String>>,
 }
 
-impl Drop for Secret {
+impl Drop for ChallengeSecret {
     fn drop(&mut self) {
         self.secrets.zeroize();
     }
@@ -92,7 +92,7 @@ impl Drop for Secret {
 /// For the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Answer {
+pub struct ChallengeAnswer {
     pub version: u64,
     pub challenge: String,
     pub request: String,
@@ -100,42 +100,45 @@ pub struct Answer {
     pub proof: String,
 }
 
-impl Challenge {
+impl EnrollmentChallenge {
     /// Makes a challenge for a request, and the secret that belongs to it.
-    pub fn make(request: &Checked, seen: Seen) -> Result<(Challenge, Secret), Error> {
-        let id = HEXLOWER.encode(&random::<16>()?[..]);
-        let mut secrets = Zeroizing::new(Vec::with_capacity(2 * SECRET));
-        let mut seal = |ek| {
-            let mut secret = random::<SECRET>()?;
-            secret[..MARK.len()].copy_from_slice(MARK);
+    pub fn generate(
+        request: &VerifiedRequest,
+        review: OperatorReview,
+    ) -> Result<(EnrollmentChallenge, ChallengeSecret), Error> {
+        let id = HEXLOWER.encode(&random_bytes::<16>()?[..]);
+        let mut secrets = Zeroizing::new(Vec::with_capacity(2 * SECRET_LEN));
+        let mut encrypt_secret = |ek| {
+            let mut secret = random_bytes::<SECRET_LEN>()?;
+            secret[..SECRET_PREFIX.len()].copy_from_slice(SECRET_PREFIX);
             secrets.extend_from_slice(&secret[..]);
-            make(ek, &request.ak_name, &secret[..])
+            make_credential(ek, &request.ak_name, &secret[..])
         };
-        let challenge = Challenge {
-            version: VERSION,
+        let challenge = EnrollmentChallenge {
+            version: ENROLLMENT_VERSION,
             id: id.clone(),
             host: request.host.clone(),
             request: request.digest.clone(),
             ak: HEXLOWER.encode(&request.ak_name),
-            p256: seal(&request.keys.p256.0)?,
-            rsa: request.keys.rsa.as_ref().map(|(ek, _)| seal(ek)).transpose()?,
+            p256: encrypt_secret(&request.endorsement_keys.p256.0)?,
+            rsa: request.endorsement_keys.rsa.as_ref().map(|(ek, _)| encrypt_secret(ek)).transpose()?,
         };
-        let seal = HEXLOWER.encode(hmac::sign(&key(&secrets), &seen.statement()?).as_ref());
+        let review_mac = HEXLOWER.encode(hmac::sign(&hmac_key(&secrets), &review.mac_input()?).as_ref());
         let secrets = HEXLOWER.encode(&secrets);
-        let secret = Secret {
-            version: VERSION,
+        let secret = ChallengeSecret {
+            version: ENROLLMENT_VERSION,
             challenge: id,
             request: challenge.request.clone(),
             secrets,
-            seen,
-            seal,
+            seen: review,
+            seal: review_mac,
             used: false,
         };
         Ok((challenge, secret))
     }
 
-    pub fn parse(text: &[u8]) -> Result<Challenge, Error> {
-        let challenge: Challenge = read("challenge", text, LARGEST_SMALL)?;
+    pub fn parse(text: &[u8]) -> Result<EnrollmentChallenge, Error> {
+        let challenge: EnrollmentChallenge = parse_document("challenge", text, MAX_SMALL_FILE_SIZE)?;
         let hex = |text: &str, size| HEXLOWER.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == size);
         match hex(&challenge.id, 16) && hex(&challenge.request, 32) && hex(&challenge.ak, 34) {
             true => Ok(challenge),
@@ -144,81 +147,88 @@ impl Challenge {
     }
 }
 
-impl Sealed {
+impl EncryptedCredential {
     /// Contents of the TPM2B_ID_OBJECT and of the TPM2B_ENCRYPTED_SECRET.
     pub fn decode(&self) -> Result<(Vec<u8>, Vec<u8>), Error> {
         let bytes = |text: &str| match BASE64.decode(text.as_bytes()) {
-            Ok(bytes) if bytes.len() <= credential::LARGEST_PART => Ok(bytes),
+            Ok(bytes) if bytes.len() <= credential::MAX_CREDENTIAL_PART_LEN => Ok(bytes),
             _ => Err(Error::Challenge("a credential in it is not base64, or too long".into())),
         };
         Ok((bytes(&self.id_object)?, bytes(&self.seed)?))
     }
 }
 
-impl Secret {
-    pub fn parse(text: &[u8]) -> Result<Secret, Error> {
-        read("secret of a challenge", text, LARGEST_SMALL)
+impl ChallengeSecret {
+    pub fn parse(text: &[u8]) -> Result<ChallengeSecret, Error> {
+        parse_document("secret of a challenge", text, MAX_SMALL_FILE_SIZE)
     }
 
     /// Whether the answer is what only the TPM of this request can give.
-    pub fn judge(&self, request: &Checked, answer: &Answer) -> Result<(), Error> {
-        let no = |why: &str| Err(Error::Answer(why.into()));
+    pub fn verify_answer(&self, request: &VerifiedRequest, answer: &ChallengeAnswer) -> Result<(), Error> {
+        let reject = |why: &str| Err(Error::Answer(why.into()));
         if self.used {
-            return Err(Error::Used);
+            return Err(Error::ChallengeUsed);
         }
         if self.request != request.digest {
-            return no("the secret is another request's, or the request was changed since");
+            return reject("the secret is another request's, or the request was changed since");
         }
         if answer.challenge != self.challenge {
-            return no("it answers another challenge");
+            return reject("it answers another challenge");
         }
         if answer.request != self.request {
-            return no("it is about another request");
+            return reject("it is about another request");
         }
-        let keys = 1 + usize::from(request.keys.rsa.is_some());
+        let keys = 1 + usize::from(request.endorsement_keys.rsa.is_some());
         let decoded = HEXLOWER.decode(self.secrets.as_bytes()).map(Zeroizing::new);
-        let Some(secrets) = decoded.ok().filter(|secrets| secrets.len() == keys * SECRET) else {
-            return no("the secret file was changed");
+        let Some(secrets) = decoded.ok().filter(|secrets| secrets.len() == keys * SECRET_LEN) else {
+            return reject("the secret file was changed");
         };
-        let Ok(given) = HEXLOWER.decode(answer.proof.as_bytes()) else {
-            return no("its proof is not hexadecimal");
+        let Ok(given_proof) = HEXLOWER.decode(answer.proof.as_bytes()) else {
+            return reject("its proof is not hexadecimal");
         };
-        let key = key(&secrets);
-        let sealed = HEXLOWER.decode(self.seal.as_bytes()).unwrap_or_default();
-        if hmac::verify(&key, &self.seen.statement()?, &sealed).is_err() {
-            return no("the secret file was changed");
+        let key = hmac_key(&secrets);
+        let review_mac = HEXLOWER.decode(self.seal.as_bytes()).unwrap_or_default();
+        if hmac::verify(&key, &self.seen.mac_input()?, &review_mac).is_err() {
+            return reject("the secret file was changed");
         }
         if (&self.seen.host, &self.seen.trust_domain) != (&request.host, &request.trust_domain) {
-            return no("the secret is for another host or trust domain");
+            return reject("the secret is for another host or trust domain");
         }
-        match hmac::verify(&key, &statement(&self.challenge, &self.request), &given) {
+        match hmac::verify(&key, &answer_mac_input(&self.challenge, &self.request), &given_proof) {
             Ok(()) => Ok(()),
-            Err(_) => no("its proof is not what the host's TPM would have found in the challenge"),
+            Err(_) => reject("its proof is not what the host's TPM would have found in the challenge"),
         }
     }
 }
 
-impl Seen {
+impl OperatorReview {
     /// Of a request, with what the makers' roots say, if they were asked.
-    pub fn of(request: &Checked, asked: Option<(&Roots, Timestamp)>) -> Result<Seen, Error> {
+    pub fn new(
+        request: &VerifiedRequest,
+        maker_roots: Option<(&Roots, Timestamp)>,
+    ) -> Result<OperatorReview, Error> {
         let fault = |why: String| Error::Request(format!("no TPM maker vouches for this host: {why}"));
-        let vouched =
-            asked.map(|(roots, now)| request.keys.vouched(roots, now)).transpose().map_err(fault)?;
-        let reach = |(roots, now)| request.keys.reaching(roots, now).into_iter().map(fingerprint).collect();
-        Ok(Seen {
+        let certified = maker_roots
+            .map(|(roots, now)| request.endorsement_keys.certified_ek(roots, now))
+            .transpose()
+            .map_err(fault)?;
+        let trusted_fingerprints = |(roots, now)| {
+            request.endorsement_keys.trusted_certificates(roots, now).into_iter().map(fingerprint).collect()
+        };
+        Ok(OperatorReview {
             host: request.host.clone(),
             trust_domain: request.trust_domain.clone(),
-            maker: vouched.map(|vouched| vouched.issuer),
-            ek_certificates: asked.map(reach),
+            maker: certified.map(|vouched| vouched.issuer),
+            ek_certificates: maker_roots.map(trusted_fingerprints),
         })
     }
 
     /// Whether this EK certificate is to be in the host certificate: where makers were asked, only what leads to a root.
-    pub fn takes(&self, certificate: &[u8]) -> bool {
+    pub fn lists_ek_certificate(&self, certificate: &[u8]) -> bool {
         self.ek_certificates.as_ref().is_none_or(|taken| taken.contains(&fingerprint(certificate)))
     }
 
-    fn statement(&self) -> Result<Vec<u8>, Error> {
+    fn mac_input(&self) -> Result<Vec<u8>, Error> {
         let mut text = b"hostbadge enrollment seen 1\0".to_vec();
         serde_json::to_writer(&mut text, self).map_err(|e| Error::Challenge(e.to_string()))?;
         Ok(text)
@@ -229,26 +239,26 @@ fn fingerprint(certificate: &[u8]) -> String {
     HEXLOWER.encode(digest(&SHA256, certificate).as_ref())
 }
 
-impl Answer {
-    pub fn parse(text: &[u8]) -> Result<Answer, Error> {
-        read("answer", text, LARGEST_SMALL)
+impl ChallengeAnswer {
+    pub fn parse(text: &[u8]) -> Result<ChallengeAnswer, Error> {
+        parse_document("answer", text, MAX_SMALL_FILE_SIZE)
     }
 }
 
 /// What shows that all secrets were found: HMAC-SHA256, keyed with them one after the other, over what they were for.
-pub fn proof(secrets: &[u8], challenge: &str, request: &str) -> String {
-    HEXLOWER.encode(hmac::sign(&key(secrets), &statement(challenge, request)).as_ref())
+pub fn answer_proof(secrets: &[u8], challenge: &str, request: &str) -> String {
+    HEXLOWER.encode(hmac::sign(&hmac_key(secrets), &answer_mac_input(challenge, request)).as_ref())
 }
 
-fn key(secrets: &[u8]) -> hmac::Key {
+fn hmac_key(secrets: &[u8]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, secrets)
 }
 
-fn statement(challenge: &str, request: &str) -> Vec<u8> {
+fn answer_mac_input(challenge: &str, request: &str) -> Vec<u8> {
     ["hostbadge enrollment answer 1", challenge, request].join("\0").into_bytes()
 }
 
-fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
+fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
     let mut bytes = Zeroizing::new([0; N]);
     SystemRandom::new().fill(&mut bytes[..]).map_err(|_| Error::Random)?;
     Ok(bytes)

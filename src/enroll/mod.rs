@@ -15,30 +15,33 @@
 //!
 //! Nothing here touches a TPM or a daemon: the operator's steps are made of this room alone.
 
-mod authority;
 mod certificate;
 mod challenge;
 mod credential;
+mod organization_ca;
 mod request;
 
-pub use authority::Authority;
-pub use certificate::{Grant, csr, csr_info, host_ca_name, pem};
-pub use challenge::{Answer, Challenge, Sealed, Secret, Seen, is_of_challenge, proof};
-pub use credential::{LARGEST_SECRET, ToolsFile, make};
-pub use request::{Checked, Request};
+pub use certificate::{CertificateTemplate, build_csr, csr_info, host_ca_name, pem};
+pub use challenge::{
+    ChallengeAnswer, ChallengeSecret, EncryptedCredential, EnrollmentChallenge, OperatorReview, answer_proof,
+    is_challenge_secret,
+};
+pub use credential::{MAX_CREDENTIAL_SECRET_LEN, Tpm2ToolsCredential, make_credential};
+pub use organization_ca::OrganizationCa;
+pub use request::{EnrollmentRequest, VerifiedRequest};
 
 use serde::de::DeserializeOwned;
 
 /// The version of each of the four files.
-pub const VERSION: u64 = 1;
+pub const ENROLLMENT_VERSION: u64 = 1;
 /// Answers, challenges and secrets stay far below this; requests hold boot logs and have a bound of their own.
-pub const LARGEST_SMALL: usize = 32 * 1024;
+pub const MAX_SMALL_FILE_SIZE: usize = 32 * 1024;
 
 /// Why a step of enrollment is refused. The texts go to operators.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("the CA's key: {0}")]
-    Authority(String),
+    OrganizationCa(String),
     #[error("the answer does not hold: {0}")]
     Answer(String),
     #[error("the challenge: {0}")]
@@ -52,22 +55,24 @@ pub enum Error {
     #[error("the request does not hold: {0}")]
     Request(String),
     #[error("this challenge was answered and certified already; a challenge is good for one certificate")]
-    Used,
+    ChallengeUsed,
 }
 
 /// Reads one of the files: bounded, of a version that is known, with no member too many.
-fn read<T: DeserializeOwned>(what: &'static str, text: &[u8], most: usize) -> Result<T, Error> {
+fn parse_document<T: DeserializeOwned>(what: &'static str, text: &[u8], max_len: usize) -> Result<T, Error> {
     let fault = |why: String| Error::File { what, why };
-    if text.len() > most {
-        return Err(fault(format!("it is larger than {most} bytes")));
+    if text.len() > max_len {
+        return Err(fault(format!("it is larger than {max_len} bytes")));
     }
     #[derive(serde::Deserialize)]
-    struct Versioned {
+    struct DocumentVersion {
         version: u64,
     }
-    let Versioned { version } = serde_json::from_slice(text).map_err(|e| fault(e.to_string()))?;
-    if version != VERSION {
-        return Err(fault(format!("it is of format {version}; this program reads format {VERSION}")));
+    let DocumentVersion { version } = serde_json::from_slice(text).map_err(|e| fault(e.to_string()))?;
+    if version != ENROLLMENT_VERSION {
+        return Err(fault(format!(
+            "it is of format {version}; this program reads format {ENROLLMENT_VERSION}"
+        )));
     }
     serde_json::from_slice(text).map_err(|e| fault(e.to_string()))
 }

@@ -5,15 +5,15 @@ use ring::digest::{Context, SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::certificate::{check_csr, csr_info};
-use super::{Error, VERSION, read};
+use super::{ENROLLMENT_VERSION, Error, parse_document};
 use crate::clock::Timestamp;
-use crate::verify::Names;
-use crate::verify::evidence::{EndorsementKeys, Evidence, Finding, LARGEST};
+use crate::verify::HostSan;
+use crate::verify::evidence::{CheckResult, EndorsementKeys, Evidence, MAX_EVIDENCE_SIZE};
 
 /// The document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub struct EnrollmentRequest {
     pub version: u64,
     /// 128 random bits in hexadecimal.
     pub id: String,
@@ -27,22 +27,22 @@ pub struct Request {
     pub evidence: Evidence,
 }
 
-impl Request {
-    pub fn parse(text: &[u8]) -> Result<Request, Error> {
-        read("request", text, LARGEST)
+impl EnrollmentRequest {
+    pub fn parse(text: &[u8]) -> Result<EnrollmentRequest, Error> {
+        parse_document("request", text, MAX_EVIDENCE_SIZE)
     }
 
     /// What the quote's nonce is: SHA-256 over all members but the evidence.
-    pub fn bound(id: &str, made: u64, trust_domain: &str, csr: &str) -> [u8; 32] {
+    pub fn quote_nonce(id: &str, made: u64, trust_domain: &str, csr: &str) -> [u8; 32] {
         let mut context = Context::new(&SHA256);
         context.update(b"hostbadge enrollment request 1");
         for part in [id, &made.to_string(), trust_domain, csr] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
         }
-        let mut bound = [0; 32];
-        bound.copy_from_slice(context.finish().as_ref());
-        bound
+        let mut nonce = [0; 32];
+        nonce.copy_from_slice(context.finish().as_ref());
+        nonce
     }
 
     /// What challenges and answers know the request by: SHA-256 over the document without spaces, in hexadecimal.
@@ -54,61 +54,61 @@ impl Request {
     /// Checks all that can be checked before a challenge: what a verifier of evidence would, and the CSR.
     ///
     /// Not that the AK is in the TPM of the EKs: that is what the challenge is for.
-    pub fn check(&self) -> Result<Checked, Error> {
-        let fault = |why: String| Error::Request(why);
-        if self.version != VERSION {
-            return Err(fault(format!("it is of format {}", self.version)));
+    pub fn check(&self) -> Result<VerifiedRequest, Error> {
+        let invalid = |why: String| Error::Request(why);
+        if self.version != ENROLLMENT_VERSION {
+            return Err(invalid(format!("it is of format {}", self.version)));
         }
-        let bound = Request::bound(&self.id, self.made, &self.trust_domain, &self.csr);
-        let findings = self.evidence.check(&bound);
-        if let Some(broken) = findings.iter().find(|finding| !finding.holds) {
-            return Err(fault(format!("{}: {}", broken.what, broken.detail)));
+        let nonce = EnrollmentRequest::quote_nonce(&self.id, self.made, &self.trust_domain, &self.csr);
+        let checks = self.evidence.check(&nonce);
+        if let Some(failed) = checks.iter().find(|finding| !finding.holds) {
+            return Err(invalid(format!("{}: {}", failed.what, failed.detail)));
         }
-        if self.evidence.nonce != BASE64URL_NOPAD.encode(&bound) {
-            return Err(fault("nonce: it is not the digest of the request".into()));
+        if self.evidence.nonce != BASE64URL_NOPAD.encode(&nonce) {
+            return Err(invalid("nonce: it is not the digest of the request".into()));
         }
-        let keys = self.evidence.endorsement_keys().map_err(fault)?;
-        let checked = Checked {
+        let endorsement_keys = self.evidence.endorsement_keys().map_err(invalid)?;
+        let verified = VerifiedRequest {
             host: self.evidence.host.clone(),
             trust_domain: self.trust_domain.clone(),
-            ak_name: self.evidence.ak_name().map_err(fault)?,
-            host_key: self.evidence.host_key_point().map_err(fault)?,
-            made: Timestamp::from_secs(self.made),
+            ak_name: self.evidence.ak_name().map_err(invalid)?,
+            host_key: self.evidence.host_key_point().map_err(invalid)?,
+            created_at: Timestamp::from_secs(self.made),
             digest: self.digest()?,
-            csr: BASE64.decode(self.csr.as_bytes()).map_err(|e| fault(format!("CSR: {e}")))?,
-            keys,
-            findings,
+            csr: BASE64.decode(self.csr.as_bytes()).map_err(|e| invalid(format!("CSR: {e}")))?,
+            endorsement_keys,
+            checks,
         };
         check_trust_domain(&self.trust_domain)?;
-        let info = csr_info(&checked.names(), &checked.host_key);
-        check_csr(&checked.csr, &info, &checked.host_key)?;
-        Ok(checked)
+        let info = csr_info(&verified.san(), &verified.host_key);
+        check_csr(&verified.csr, &info, &verified.host_key)?;
+        Ok(verified)
     }
 }
 
 /// A request all of which holds, as far as no challenge is needed.
 #[derive(Clone, Debug)]
-pub struct Checked {
+pub struct VerifiedRequest {
     pub host: String,
     pub trust_domain: String,
     pub ak_name: Vec<u8>,
     pub host_key: [u8; 65],
-    pub made: Timestamp,
+    pub created_at: Timestamp,
     pub digest: String,
     /// DER
     pub csr: Vec<u8>,
-    pub keys: EndorsementKeys,
-    pub findings: Vec<Finding>,
+    pub endorsement_keys: EndorsementKeys,
+    pub checks: Vec<CheckResult>,
 }
 
-impl Checked {
+impl VerifiedRequest {
     /// What the host's certificate is to name.
-    pub fn names(&self) -> Names<'_> {
-        Names {
+    pub fn san(&self) -> HostSan<'_> {
+        HostSan {
             trust_domain: &self.trust_domain,
             host: &self.host,
-            ek_name: &self.keys.p256.0.name,
-            ek_certificates: self.keys.certificates(),
+            ek_name: &self.endorsement_keys.p256.0.name,
+            ek_certificates: self.endorsement_keys.certificates(),
             ak_name: &self.ak_name,
         }
     }
@@ -116,8 +116,8 @@ impl Checked {
 
 /// SPIFFE ID, section 2.1: what a trust domain's name is made of.
 fn check_trust_domain(name: &str) -> Result<(), Error> {
-    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
-    match (1..=255).contains(&name.len()) && name.bytes().all(known) {
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    match (1..=255).contains(&name.len()) && name.bytes().all(is_allowed) {
         true => Ok(()),
         false => Err(Error::Request("its trust domain is none".into())),
     }

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::Error;
-use super::issuer::Host;
-use super::token::wit_kid;
+use super::access_token::wit_kid;
+use super::issuer::HostIdentity;
 use crate::clock::Timestamp;
-use crate::verify::{self, Jwk, Jwks, SvidKeys};
+use crate::verify::{self, Jwk, Jwks, JwtAuthorities};
 
 /// JSON texts, ready to send.
 #[derive(Clone, Debug)]
-pub struct Documents {
+pub struct PublishedDocuments {
     pub keys: Jwks,
     /// RFC 7517 section 5.
     pub jwks: Bytes,
@@ -22,49 +22,49 @@ pub struct Documents {
     /// The same with `use` of `wit-svid` and the names that they have there.
     pub wit_bundle: Bytes,
     /// Those of `jwt_bundle`, ready to verify with.
-    pub svid_keys: SvidKeys,
+    pub svid_keys: JwtAuthorities,
     /// The SPIFFE bundle document of this trust domain (SPIFFE Trust Domain and Bundle, section 4).
-    pub bundle: Bytes,
+    pub spiffe_bundle: Bytes,
 }
 
 /// How often those who trust this host are to ask for its bundle again, in seconds.
-const REFRESH_HINT: u64 = 300;
+const REFRESH_HINT_SECS: u64 = 300;
 
 #[derive(Serialize)]
-struct Bundle<'a> {
+struct SpiffeBundle<'a> {
     #[serde(flatten)]
-    numbers: Option<Numbers>,
-    keys: &'a [SvidKey<'a>],
+    metadata: Option<BundleMetadata>,
+    keys: &'a [BundleKey<'a>],
 }
 
 #[derive(Serialize)]
-struct Numbers {
+struct BundleMetadata {
     spiffe_sequence: u64,
     spiffe_refresh_hint: u64,
 }
 
 #[derive(Serialize)]
-struct SvidKey<'a> {
+struct BundleKey<'a> {
     #[serde(rename = "use")]
     usage: &'static str,
     #[serde(flatten)]
-    numbers: &'a verify::Numbers,
+    params: &'a verify::KeyParams,
     kid: String,
     alg: &'a str,
 }
 
-impl<'a> SvidKey<'a> {
-    fn of(key: &'a Jwk) -> SvidKey<'a> {
-        SvidKey { usage: "jwt-svid", numbers: &key.numbers, kid: key.kid.clone(), alg: &key.alg }
+impl<'a> BundleKey<'a> {
+    fn jwt_svid(key: &'a Jwk) -> BundleKey<'a> {
+        BundleKey { usage: "jwt-svid", params: &key.params, kid: key.kid.clone(), alg: &key.alg }
     }
 
-    fn of_wits(key: &'a Jwk) -> SvidKey<'a> {
-        SvidKey { usage: "wit-svid", kid: wit_kid(&key.kid), ..SvidKey::of(key) }
+    fn wit_svid(key: &'a Jwk) -> BundleKey<'a> {
+        BundleKey { usage: "wit-svid", kid: wit_kid(&key.kid), ..BundleKey::jwt_svid(key) }
     }
 }
 
 #[derive(Serialize)]
-struct Discovery<'a> {
+struct DiscoveryDocument<'a> {
     issuer: &'a str,
     jwks_uri: String,
     token_endpoint: String,
@@ -76,26 +76,26 @@ struct Discovery<'a> {
     claims_supported: [&'static str; 10],
 }
 
-impl Documents {
+impl PublishedDocuments {
     /// `issuing` in the order in which relying parties read them: the one that signs comes first; after them `in_tpm`, RSA
     /// last. `changed` is when they last changed.
-    pub(super) fn of(
-        host: &Host,
-        issuing: Vec<Jwk>,
-        in_tpm: Vec<Jwk>,
-        changed: Timestamp,
-    ) -> Result<Documents, Error> {
+    pub(super) fn new(
+        host: &HostIdentity,
+        issuing_keys: Vec<Jwk>,
+        tpm_keys: Vec<Jwk>,
+        keys_changed_at: Timestamp,
+    ) -> Result<PublishedDocuments, Error> {
         // SVIDs are signed by issuing keys alone.
-        let svid_keys: Vec<SvidKey> = issuing.iter().map(SvidKey::of).collect();
-        let wit_keys: Vec<SvidKey> = issuing.iter().map(SvidKey::of_wits).collect();
-        let keys = Jwks { keys: issuing.iter().cloned().chain(in_tpm).collect() };
+        let jwt_keys: Vec<BundleKey> = issuing_keys.iter().map(BundleKey::jwt_svid).collect();
+        let wit_keys: Vec<BundleKey> = issuing_keys.iter().map(BundleKey::wit_svid).collect();
+        let keys = Jwks { keys: issuing_keys.iter().cloned().chain(tpm_keys).collect() };
         let mut algorithms: Vec<&str> = Vec::new();
         for key in &keys.keys {
             if !algorithms.contains(&key.alg.as_str()) {
                 algorithms.push(&key.alg);
             }
         }
-        let discovery = Discovery {
+        let discovery = DiscoveryDocument {
             issuer: &host.issuer,
             jwks_uri: format!("{}/.well-known/jwks.json", host.issuer),
             token_endpoint: format!("{}/v1/token", host.issuer),
@@ -117,21 +117,25 @@ impl Documents {
                 "hostbadge",
             ],
         };
-        let text = |value: serde_json::Result<Vec<u8>>| {
+        let into_bytes = |value: serde_json::Result<Vec<u8>>| {
             value.map(Bytes::from).map_err(|e| Error::Key(e.to_string()))
         };
-        let bundle = |numbers, keys: &[SvidKey]| text(serde_json::to_vec(&Bundle { numbers, keys }));
+        let bundle_json =
+            |metadata, keys: &[BundleKey]| into_bytes(serde_json::to_vec(&SpiffeBundle { metadata, keys }));
         // Of no keys but the later ones: each change of them has a later second.
-        let numbers = Numbers { spiffe_sequence: changed.secs(), spiffe_refresh_hint: REFRESH_HINT };
-        let jwt_bundle = bundle(None, &svid_keys)?;
-        Ok(Documents {
-            svid_keys: SvidKeys::parse(&jwt_bundle).map_err(|e| Error::Key(e.to_string()))?,
+        let metadata = BundleMetadata {
+            spiffe_sequence: keys_changed_at.as_secs(),
+            spiffe_refresh_hint: REFRESH_HINT_SECS,
+        };
+        let jwt_bundle = bundle_json(None, &jwt_keys)?;
+        Ok(PublishedDocuments {
+            svid_keys: JwtAuthorities::parse(&jwt_bundle).map_err(|e| Error::Key(e.to_string()))?,
             jwt_bundle,
-            wit_bundle: bundle(None, &wit_keys)?,
+            wit_bundle: bundle_json(None, &wit_keys)?,
             // Without those of WIT-SVIDs: SPIRE before 1.14 takes no document with a use that it does not know.
-            bundle: bundle(Some(numbers), &svid_keys)?,
-            jwks: text(serde_json::to_vec(&keys))?,
-            discovery: text(serde_json::to_vec(&discovery))?,
+            spiffe_bundle: bundle_json(Some(metadata), &jwt_keys)?,
+            jwks: into_bytes(serde_json::to_vec(&keys))?,
+            discovery: into_bytes(serde_json::to_vec(&discovery))?,
             keys,
         })
     }

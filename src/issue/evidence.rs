@@ -2,20 +2,20 @@
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 
-use super::places::Place;
-use super::{Error, Standing, endorsement};
-use crate::agents::Agent;
+use super::evidence_slots::EvidenceSlot;
+use super::{Error, IssuerState, endorsement};
+use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
-use crate::policy::{Reason, Refusal};
-use crate::posture::{BootLog, ImaList};
+use crate::policy::{ErrorCode, Refusal};
+use crate::posture::{EventLogFile, ImaListFile};
 use crate::tpm::{self, Tpm};
 use crate::verify::HostCertificate;
 use crate::verify::eat;
-use crate::verify::evidence::{Evidence, NONCE, Signed, VERSION, qualification};
-use crate::verify::structures::PublicKey;
+use crate::verify::evidence::{EVIDENCE_VERSION, Evidence, NONCE_LEN, SignedAttestation, qualifying_data};
+use crate::verify::tpm_structures::PublicKey;
 
 /// PCRs that are quoted: firmware and its settings (0 to 7), boot loader and kernel (8, 9, 11, 12, 13), IMA (10), shim (14).
-const PCRS: std::ops::RangeInclusive<u8> = 0..=14;
+const QUOTED_PCRS: std::ops::RangeInclusive<u8> = 0..=14;
 
 /// A verifier's challenge: bytes that it makes up and uses once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,22 +25,22 @@ impl Nonce {
     /// From base64url without padding. The error is for the caller.
     pub fn parse(text: &str) -> Result<Nonce, String> {
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes());
-        match bytes.ok().filter(|bytes| NONCE.contains(&bytes.len())) {
+        match bytes.ok().filter(|bytes| NONCE_LEN.contains(&bytes.len())) {
             Some(bytes) => Ok(Nonce(bytes)),
             None => Err(format!(
                 "a nonce is {} to {} bytes in base64url without padding",
-                NONCE.start(),
-                NONCE.end()
+                NONCE_LEN.start(),
+                NONCE_LEN.end()
             )),
         }
     }
 
     /// A digest, for statements that are their own challenge.
-    pub(super) fn of_digest(digest: [u8; 32]) -> Nonce {
+    pub(super) fn from_digest(digest: [u8; 32]) -> Nonce {
         Nonce(digest.to_vec())
     }
 
-    pub fn text(&self) -> String {
+    pub fn to_base64url(&self) -> String {
         BASE64URL_NOPAD.encode(&self.0)
     }
 }
@@ -48,7 +48,7 @@ impl Nonce {
 /// In which shape a verifier wants it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Format {
+pub enum EvidenceFormat {
     /// The document alone.
     #[default]
     Evidence,
@@ -58,94 +58,95 @@ pub enum Format {
 
 /// What a verifier asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Challenge {
+pub struct AttestRequest {
     pub nonce: Nonce,
-    pub format: Format,
+    pub format: EvidenceFormat,
 }
 
 /// What the host has written down of its boot and of the files that ran.
 #[derive(Clone, Debug)]
-pub struct Logs {
-    pub boot: BootLog,
+pub struct MeasurementLogs {
+    pub boot: EventLogFile,
     /// None where nobody asks for so much.
-    pub ima: Option<ImaList>,
+    pub ima: Option<ImaListFile>,
 }
 
 /// Who asks for evidence, with the room in memory that it takes.
 #[derive(Debug)]
-pub struct Asker {
-    pub agent: Agent,
-    pub place: Place,
+pub struct Requester {
+    pub agent: AuthenticatedAgent,
+    pub slot: EvidenceSlot,
 }
 
 /// Evidence that an agent asked for.
 #[derive(Debug)]
-pub struct Proof {
-    agent: Agent,
-    shown: Shown,
-    place: Place,
+pub struct EvidenceResponse {
+    agent: AuthenticatedAgent,
+    document: EvidenceDocument,
+    slot: EvidenceSlot,
 }
 
 /// As it is answered.
 #[derive(Debug, serde::Serialize)]
 #[serde(untagged)]
-pub enum Shown {
+pub enum EvidenceDocument {
     Evidence(Box<Evidence>),
     Eat { eat: String },
 }
 
-impl Proof {
-    pub fn agent(&self) -> &Agent {
+impl EvidenceResponse {
+    pub fn agent(&self) -> &AuthenticatedAgent {
         &self.agent
     }
 
     /// The answer's text in JSON. Blocking for a while, where the lists are long.
-    pub fn into_answer(self) -> Result<bytes::Bytes, serde_json::Error> {
-        let text = serde_json::to_vec(&self.shown)?;
-        Ok(self.place.keep(text))
+    pub fn into_json(self) -> Result<bytes::Bytes, serde_json::Error> {
+        let json = serde_json::to_vec(&self.document)?;
+        Ok(self.slot.guard_bytes(json))
     }
 }
 
-impl Standing {
+impl IssuerState {
     /// Has the TPM quote its PCRs for this nonce, and puts together what a verifier needs.
-    pub async fn prove(
+    pub async fn attest(
         &self,
         tpm: &Tpm,
-        logs: Logs,
-        Asker { agent, place }: Asker,
-        challenge: &Challenge,
+        logs: MeasurementLogs,
+        Requester { agent, slot }: Requester,
+        request: &AttestRequest,
         certificate: Option<&HostCertificate>,
         now: Timestamp,
-    ) -> Result<Proof, Refusal> {
-        match self.show(tpm, logs, challenge, certificate, now).await {
-            Ok(shown) => Ok(Proof { agent, shown, place }),
+    ) -> Result<EvidenceResponse, Refusal> {
+        match self.build_document(tpm, logs, request, certificate, now).await {
+            Ok(document) => Ok(EvidenceResponse { agent, document, slot }),
             Err(e) => {
-                let no = Refusal::new(Reason::TemporarilyUnavailable, e.to_string());
-                Err(no.by(agent.peer()).of(agent.name()))
+                let refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, e.to_string());
+                Err(refusal.with_peer(agent.peer()).with_agent(agent.name()))
             }
         }
     }
 
-    async fn show(
+    async fn build_document(
         &self,
         tpm: &Tpm,
-        logs: Logs,
-        challenge: &Challenge,
+        logs: MeasurementLogs,
+        request: &AttestRequest,
         certificate: Option<&HostCertificate>,
         now: Timestamp,
-    ) -> Result<Shown, Error> {
-        let evidence = self.evidence(tpm, logs, &challenge.nonce, certificate).await?;
-        if challenge.format == Format::Evidence {
-            return Ok(Shown::Evidence(Box::new(evidence)));
+    ) -> Result<EvidenceDocument, Error> {
+        let evidence = self.collect_evidence(tpm, logs, &request.nonce, certificate).await?;
+        if request.format == EvidenceFormat::Evidence {
+            return Ok(EvidenceDocument::Evidence(Box::new(evidence)));
         }
-        let odd = |e: crate::verify::Error| Error::Key(e.to_string());
-        let (host_key, ek_digest) = (evidence.host_key().map_err(odd)?, evidence.ek_digest().map_err(odd)?);
-        let header = serde_json::json!({ "alg": "ES256", "kid": host_key.kid, "typ": eat::TYP });
-        let claims = eat::Claims {
-            eat_nonce: challenge.nonce.text(),
+        let key_error = |e: crate::verify::Error| Error::Key(e.to_string());
+        let (host_key, ek_digest) =
+            (evidence.host_key().map_err(key_error)?, evidence.ek_digest().map_err(key_error)?);
+        let header = serde_json::json!({ "alg": "ES256", "kid": host_key.kid, "typ": eat::EAT_TYP });
+        let claims = eat::EatClaims {
+            eat_nonce: request.nonce.to_base64url(),
             ueid: eat::ueid(&ek_digest),
-            eat_profile: eat::PROFILE.to_owned(),
-            iat: now.secs(),
+            eat_profile: eat::EAT_PROFILE.to_owned(),
+            iat: now.as_secs(),
             swname: "hostbadged".to_owned(),
             swversion: vec![env!("CARGO_PKG_VERSION").to_owned()],
             hostbadge_evidence: evidence,
@@ -153,25 +154,25 @@ impl Standing {
         // Some tens of megabytes, where the lists are long.
         let unsigned = move || {
             let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
-            endorsement::unsigned(&header, &claims)
+            endorsement::unsigned_jws(&header, &claims)
         };
         let unsigned =
             tokio::task::spawn_blocking(unsigned).await.map_err(|e| Error::Key(e.to_string()))??;
-        Ok(Shown::Eat { eat: unsigned.sign(tpm).await? })
+        Ok(EvidenceDocument::Eat { eat: unsigned.sign(tpm).await? })
     }
 
-    pub(super) async fn evidence(
+    pub(super) async fn collect_evidence(
         &self,
         tpm: &Tpm,
-        logs: Logs,
+        logs: MeasurementLogs,
         nonce: &Nonce,
         certificate: Option<&HostCertificate>,
     ) -> Result<Evidence, tpm::Error> {
-        let eks = tpm.endorsement().await?;
-        let made = tpm.attest(PCRS.collect(), qualification(&nonce.0)).await?;
+        let eks = tpm.ek_info().await?;
+        let attestation = tpm.attest(QUOTED_PCRS.collect(), qualifying_data(&nonce.0)).await?;
         // After the quote: what the kernel measured before it is in the list, and what it measured since is not believed.
         let base64 = |log: Option<Vec<u8>>| log.map(|log| BASE64.encode(&log));
-        let read = move || {
+        let read_logs = move || {
             let (ima, missing) = match logs.ima.map_or(Ok(None), |list| list.read()) {
                 Ok(list) => (list, None),
                 Err(why) => (None, Some(why)),
@@ -179,35 +180,36 @@ impl Standing {
             (base64(logs.boot.read()), base64(ima), missing)
         };
         let (event_log, ima_log, ima_log_missing) =
-            tokio::task::spawn_blocking(read).await.unwrap_or_default();
+            tokio::task::spawn_blocking(read_logs).await.unwrap_or_default();
         // One that was given to an earlier key of this host says nothing of this one.
-        let host_key = PublicKey::parse(&made.host_key_public).ok();
-        let ours = certificate.filter(|one| host_key.is_some_and(|key| one.is_for(&key.point)));
-        let chain = ours.map(HostCertificate::chain).unwrap_or_default();
-        let signed = |attest: &[u8], signature: &[u8]| Signed {
+        let host_key = PublicKey::parse(&attestation.host_key_public).ok();
+        let own_certificate =
+            certificate.filter(|certificate| host_key.is_some_and(|key| certificate.is_for_key(&key.point)));
+        let chain = own_certificate.map(HostCertificate::chain).unwrap_or_default();
+        let signed = |attest: &[u8], signature: &[u8]| SignedAttestation {
             attest: BASE64.encode(attest),
             signature: BASE64.encode(signature),
         };
         Ok(Evidence {
-            version: VERSION,
+            version: EVIDENCE_VERSION,
             host: self.host().id.clone(),
-            nonce: nonce.text(),
-            ek: BASE64.encode(&made.ek_public),
+            nonce: nonce.to_base64url(),
+            ek: BASE64.encode(&attestation.ek_public),
             ek_certificate: eks.p256.certificate.map(|der| BASE64.encode(&der)),
             rsa_ek: eks.rsa.as_ref().map(|ek| BASE64.encode(&ek.public)),
             rsa_ek_certificate: eks.rsa.and_then(|ek| ek.certificate).map(|der| BASE64.encode(&der)),
             ek_chain: eks.chain.iter().map(|der| BASE64.encode(der)).collect(),
             host_certificate: chain.iter().map(|der| BASE64.encode(der)).collect(),
-            srk: HEXLOWER.encode(&made.srk_name),
-            ak: BASE64.encode(&made.ak_public),
-            quote: signed(&made.quote, &made.signature),
-            pcrs: made.pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect(),
+            srk: HEXLOWER.encode(&attestation.srk_name),
+            ak: BASE64.encode(&attestation.ak_public),
+            quote: signed(&attestation.quote, &attestation.signature),
+            pcrs: attestation.pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect(),
             event_log,
             ima_log,
             ima_log_missing,
-            host_key: BASE64.encode(&made.host_key_public),
-            certification: signed(&made.certification.attest, &made.certification.signature),
-            endorsements: self.keys().iter().filter_map(|key| key.endorsement.clone()).collect(),
+            host_key: BASE64.encode(&attestation.host_key_public),
+            certification: signed(&attestation.certification.attest, &attestation.certification.signature),
+            endorsements: self.key_reports().iter().filter_map(|key| key.endorsement.clone()).collect(),
         })
     }
 }

@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
-use super::Standing;
-use crate::agents::Registry;
+use super::IssuerState;
+use crate::agents::AgentSet;
 use crate::clock::Timestamp;
 use crate::verify::{self, Expectation};
 
 /// A question about a token.
 #[derive(Debug)]
-pub struct Query {
+pub struct IntrospectionRequest {
     pub token: String,
     /// The asker's own audience; a token for another is then inactive.
     pub audience: Option<String>,
@@ -25,34 +25,40 @@ pub struct Introspection {
     pub claims: Option<serde_json::Value>,
     /// Why it is inactive: for the record, never for the asker (RFC 7662 section 2.2).
     #[serde(skip)]
-    pub inactive_because: Option<String>,
+    pub inactive_reason: Option<String>,
     #[serde(skip)]
     pub jti: Option<String>,
 }
 
 impl Introspection {
-    pub(super) fn inactive(because: String) -> Introspection {
+    pub(super) fn inactive(reason: String) -> Introspection {
         Introspection {
             active: false,
             token_type: None,
             claims: None,
-            inactive_because: Some(because),
+            inactive_reason: Some(reason),
             jti: None,
         }
     }
 }
 
-impl Standing {
+impl IssuerState {
     /// Signature, times, issuer, audience, and whether the agent is still registered for it.
-    pub fn introspect(&self, query: &Query, registry: &Registry, now: Timestamp) -> Introspection {
-        let expected = Expectation { issuer: Some(&self.host().issuer), audience: query.audience.as_deref() };
+    pub fn introspect(
+        &self,
+        request: &IntrospectionRequest,
+        registry: &AgentSet,
+        now: Timestamp,
+    ) -> Introspection {
+        let expected =
+            Expectation { issuer: Some(&self.host().issuer), audience: request.audience.as_deref() };
         let keys = &self.documents().keys;
-        let verified = match verify::verify(&query.token, keys, now, false, expected) {
+        let verified = match verify::verify_access_token(&request.token, keys, now, false, expected) {
             Ok(verified) => verified,
             Err(e) => return Introspection::inactive(e.to_string()),
         };
         let claims = &verified.claims;
-        let mut answer = match registry.find(&claims.client_id) {
+        let mut response = match registry.get(&claims.client_id) {
             None => {
                 Introspection::inactive(format!("agent \"{}\" is not registered any more", claims.client_id))
             }
@@ -68,12 +74,12 @@ impl Standing {
             Some(_) => Introspection {
                 active: true,
                 token_type: Some("Bearer"),
-                claims: Some(verified.all),
-                inactive_because: None,
+                claims: Some(verified.raw_claims),
+                inactive_reason: None,
                 jti: None,
             },
         };
-        answer.jti = Some(verified.claims.jti);
-        answer
+        response.jti = Some(verified.claims.jti);
+        response
     }
 }

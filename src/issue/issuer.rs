@@ -6,110 +6,129 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use super::token::{self, Seal};
-use super::{Documents, Error, IssuingKey, JwtSvid, KeyReport, RsaKey, Token, WitSvid, svid, wit};
-use crate::agents::Entry;
+use super::access_token::{self, SigningHeader};
+use super::{
+    AccessToken, Error, IssuingKey, JwtSvid, KeyReport, PublishedDocuments, RsaSigningKey, WitSvid, jwt_svid,
+    wit_svid,
+};
+use crate::agents::AgentEntry;
 use crate::clock::Timestamp;
-use crate::policy::{IdentityPermit, Permit, Reason, Refusal, Signer, SvidPermit};
+use crate::policy::{ErrorCode, IdentityPermit, JwtSvidPermit, Permit, Refusal, Signer};
 use crate::verify::Jwk;
 
 /// What the host is called, and how well its key is guarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
+pub struct HostIdentity {
     /// 26 characters, from the EK.
     pub id: String,
     pub trust_domain: String,
     /// `iss` of every token.
     pub issuer: String,
     /// Whether the TPM is a program rather than a chip.
-    pub software: bool,
+    pub software_tpm: bool,
 }
 
-impl Host {
+impl HostIdentity {
     /// The agent's SPIFFE ID on this host.
-    pub fn spiffe_id(&self, agent: &Entry) -> String {
+    pub fn spiffe_id(&self, agent: &AgentEntry) -> String {
         format!("spiffe://{}{}", self.trust_domain, agent.spiffe_path(&self.id))
     }
 
-    pub fn tpm(&self) -> &'static str {
-        if self.software { "software" } else { "hardware" }
+    pub fn tpm_kind(&self) -> &'static str {
+        if self.software_tpm { "software" } else { "hardware" }
     }
 }
 
 /// All that minting needs, complete. Never changed: a step of the keys puts another in its place.
 #[derive(Debug)]
-pub struct Standing {
-    host: Host,
-    key: Arc<IssuingKey>,
-    rsa: Option<Arc<RsaKey>>,
+pub struct IssuerState {
+    host: HostIdentity,
+    issuing_key: Arc<IssuingKey>,
+    rsa_key: Option<Arc<RsaSigningKey>>,
     /// One for each key that signs: issuing key, host key, RSA key.
-    seals: (Seal, Seal, Option<Seal>),
+    signing_headers: (SigningHeader, SigningHeader, Option<SigningHeader>),
     /// The issuing key's for JWT-SVIDs.
-    svid_seal: Seal,
+    jwt_svid_header: SigningHeader,
     /// The same for WIT-SVIDs.
-    wit_seal: Seal,
-    documents: Documents,
-    keys: Vec<KeyReport>,
+    wit_svid_header: SigningHeader,
+    documents: PublishedDocuments,
+    key_reports: Vec<KeyReport>,
 }
 
-impl Standing {
+impl IssuerState {
     pub(super) fn new(
-        host: Host,
-        key: Arc<IssuingKey>,
+        host: HostIdentity,
+        issuing_key: Arc<IssuingKey>,
         host_key: &Jwk,
-        rsa: Option<Arc<RsaKey>>,
-        documents: Documents,
-        keys: Vec<KeyReport>,
-    ) -> Result<Standing, Error> {
-        let by_rsa = rsa.as_ref().map(|rsa| Seal::in_tpm(rsa.jwk())).transpose()?;
-        let seals = (Seal::in_memory(key.jwk())?, Seal::in_tpm(host_key)?, by_rsa);
-        let (svid_seal, wit_seal) = (Seal::of_svids(key.jwk())?, Seal::of_wits(key.jwk())?);
-        Ok(Standing { svid_seal, wit_seal, host, key, rsa, seals, documents, keys })
+        rsa_key: Option<Arc<RsaSigningKey>>,
+        documents: PublishedDocuments,
+        key_reports: Vec<KeyReport>,
+    ) -> Result<IssuerState, Error> {
+        let rsa_header = rsa_key.as_ref().map(|rsa| SigningHeader::for_tpm_key(rsa.jwk())).transpose()?;
+        let signing_headers = (
+            SigningHeader::for_memory_key(issuing_key.jwk())?,
+            SigningHeader::for_tpm_key(host_key)?,
+            rsa_header,
+        );
+        let (jwt_svid_header, wit_svid_header) = (
+            SigningHeader::for_jwt_svid(issuing_key.jwk())?,
+            SigningHeader::for_wit_svid(issuing_key.jwk())?,
+        );
+        Ok(IssuerState {
+            jwt_svid_header,
+            wit_svid_header,
+            host,
+            issuing_key,
+            rsa_key,
+            signing_headers,
+            documents,
+            key_reports,
+        })
     }
 
-    pub fn host(&self) -> &Host {
+    pub fn host(&self) -> &HostIdentity {
         &self.host
     }
 
     /// The key that signs.
-    pub fn key(&self) -> &IssuingKey {
-        &self.key
+    pub fn issuing_key(&self) -> &IssuingKey {
+        &self.issuing_key
     }
 
-    pub fn documents(&self) -> &Documents {
+    pub fn documents(&self) -> &PublishedDocuments {
         &self.documents
     }
 
     /// The TPM's RSA key, where there is one.
-    pub fn rsa(&self) -> Option<&RsaKey> {
-        self.rsa.as_deref()
+    pub fn rsa_key(&self) -> Option<&RsaSigningKey> {
+        self.rsa_key.as_deref()
     }
 
     /// Every key with its state, for administrators: active, published, retired, destroyed, and those of the TPM.
-    pub fn keys(&self) -> &[KeyReport] {
-        &self.keys
+    pub fn key_reports(&self) -> &[KeyReport] {
+        &self.key_reports
     }
 
     /// Mints what was permitted and is signed by the issuing key, in memory.
-    pub fn token(&self, permit: Permit, now: Timestamp) -> Result<Token, Refusal> {
+    pub fn mint_token(&self, permit: Permit, now: Timestamp) -> Result<AccessToken, Refusal> {
         let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
         if permit.signer() != Signer::Issuing {
-            let what = "only the TPM signs what this grant permits";
-            return Err(Refusal::new(Reason::ServerError, what)
-                .by(agent.peer())
-                .of(agent.name())
-                .about(&audience));
+            let message = "only the TPM signs what this grant permits";
+            return Err(Refusal::new(ErrorCode::ServerError, message)
+                .with_peer(agent.peer())
+                .with_agent(agent.name())
+                .with_audience(&audience));
         }
-        token::write(self, permit, now).and_then(|token| token.sign(&self.key)).map_err(|e| {
-            Refusal::new(Reason::ServerError, e.to_string())
-                .by(agent.peer())
-                .of(agent.name())
-                .about(&audience)
+        access_token::build(self, permit, now).and_then(|token| token.sign(&self.issuing_key)).map_err(|e| {
+            Refusal::new(ErrorCode::ServerError, e.to_string())
+                .with_peer(agent.peer())
+                .with_agent(agent.name())
+                .with_audience(&audience)
         })
     }
 
-    pub(super) fn seal(&self, signer: Signer) -> Result<&Seal, Error> {
-        let (issuing, host, rsa) = &self.seals;
+    pub(super) fn signing_header(&self, signer: Signer) -> Result<&SigningHeader, Error> {
+        let (issuing, host, rsa) = &self.signing_headers;
         match signer {
             Signer::Issuing => Ok(issuing),
             Signer::Host => Ok(host),
@@ -118,68 +137,71 @@ impl Standing {
     }
 
     /// Mints a SPIFFE token, in memory.
-    pub fn jwt_svid(&self, permit: SvidPermit, now: Timestamp) -> Result<JwtSvid, Refusal> {
+    pub fn mint_jwt_svid(&self, permit: JwtSvidPermit, now: Timestamp) -> Result<JwtSvid, Refusal> {
         let (agent, audiences) = (permit.agent().clone(), permit.audiences().join(" "));
-        svid::mint(self, permit, now).map_err(|e| {
-            Refusal::new(Reason::ServerError, e.to_string())
-                .by(agent.peer())
-                .of(agent.name())
-                .about(&audiences)
+        jwt_svid::mint(self, permit, now).map_err(|e| {
+            Refusal::new(ErrorCode::ServerError, e.to_string())
+                .with_peer(agent.peer())
+                .with_agent(agent.name())
+                .with_audience(&audiences)
         })
     }
 
     /// Mints a WIT-SVID and its key, in memory.
-    pub fn wit_svid(
+    pub fn mint_wit_svid(
         &self,
         permit: IdentityPermit,
         ttl: Duration,
         now: Timestamp,
     ) -> Result<WitSvid, Refusal> {
         let agent = permit.agent().clone();
-        wit::mint(self, permit, ttl, now)
-            .map_err(|e| Refusal::new(Reason::ServerError, e.to_string()).by(agent.peer()).of(agent.name()))
+        wit_svid::mint(self, permit, ttl, now).map_err(|e| {
+            Refusal::new(ErrorCode::ServerError, e.to_string())
+                .with_peer(agent.peer())
+                .with_agent(agent.name())
+        })
     }
 
     /// Whether WIT-SVIDs are signed under this name now.
-    pub fn signs_as(&self, kid: &str) -> bool {
-        self.wit_seal.kid == kid
+    pub fn is_current_wit_kid(&self, kid: &str) -> bool {
+        self.wit_svid_header.kid == kid
     }
 
-    pub(super) fn svid_seal(&self) -> &Seal {
-        &self.svid_seal
+    pub(super) fn jwt_svid_header(&self) -> &SigningHeader {
+        &self.jwt_svid_header
     }
 
-    pub(super) fn wit_seal(&self) -> &Seal {
-        &self.wit_seal
+    pub(super) fn wit_svid_header(&self) -> &SigningHeader {
+        &self.wit_svid_header
     }
 }
 
 /// The issuer. Cheap to clone; without a standing it mints nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Issuer(Arc<Inner>);
+pub struct Issuer(Arc<IssuerShared>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    standing: ArcSwapOption<Standing>,
-    barred: AtomicBool,
+struct IssuerShared {
+    state: ArcSwapOption<IssuerState>,
+    suspended: AtomicBool,
 }
 
 impl Issuer {
     /// Puts a standing in force.
-    pub fn set(&self, standing: Standing) {
-        self.0.standing.store(Some(Arc::new(standing)));
+    pub fn set_state(&self, state: IssuerState) {
+        self.0.state.store(Some(Arc::new(state)));
     }
 
     /// While barred nothing is served, keys or documents; afterwards what was in force is so again.
-    pub fn bar(&self, barred: bool) {
-        self.0.barred.store(barred, Ordering::Release);
+    pub fn set_suspended(&self, suspended: bool) {
+        self.0.suspended.store(suspended, Ordering::Release);
     }
 
     /// The standing in force.
-    pub fn standing(&self) -> Option<Arc<Standing>> {
-        match self.0.barred.load(Ordering::Acquire) {
+    pub fn state(&self) -> Option<Arc<IssuerState>> {
+        match self.0.suspended.load(Ordering::Acquire) {
             true => None,
-            false => self.0.standing.load_full(),
+            false => self.0.state.load_full(),
         }
     }
 }

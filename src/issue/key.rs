@@ -12,7 +12,7 @@ use crate::verify::Jwk;
 
 /// A key that signs. Neither shown nor copied, and wiped when dropped.
 pub struct IssuingKey {
-    secret: Wiped,
+    key_pair: ZeroizedKeyPair,
     random: SystemRandom,
     jwk: Jwk,
     created: Timestamp,
@@ -33,7 +33,7 @@ impl IssuingKey {
             .map_err(|e| Error::Key(e.to_string()))?;
         let point: [u8; 65] =
             pair.public_key().as_ref().try_into().map_err(|_| Error::Key("not P-256".into()))?;
-        Ok(IssuingKey { jwk: Jwk::from_point(&point), secret: Wiped::new(pair), random, created })
+        Ok(IssuingKey { jwk: Jwk::from_point(&point), key_pair: ZeroizedKeyPair::new(pair), random, created })
     }
 
     pub fn jwk(&self) -> &Jwk {
@@ -51,7 +51,7 @@ impl IssuingKey {
 
     /// Signs a signing input (RFC 7515 section 5.1): r and s, 32 bytes each (RFC 7518 section 3.4).
     pub fn sign(&self, input: &[u8]) -> Result<Signature, Error> {
-        self.secret.pair().sign(&self.random, input).map_err(|_| Error::Random)
+        self.key_pair.get().sign(&self.random, input).map_err(|_| Error::Random)
     }
 }
 
@@ -62,22 +62,22 @@ impl std::fmt::Debug for IssuingKey {
 }
 
 /// ring does not wipe its keys, so this does, in the place from which the key does not move while it lives.
-struct Wiped(Box<MaybeUninit<EcdsaKeyPair>>);
+struct ZeroizedKeyPair(Box<MaybeUninit<EcdsaKeyPair>>);
 
-impl Wiped {
-    fn new(pair: EcdsaKeyPair) -> Wiped {
+impl ZeroizedKeyPair {
+    fn new(pair: EcdsaKeyPair) -> ZeroizedKeyPair {
         // Nothing is lost by not dropping it: all that it is lies in its own bytes.
         const { assert!(!std::mem::needs_drop::<EcdsaKeyPair>()) };
-        Wiped(Box::new(MaybeUninit::new(pair)))
+        ZeroizedKeyPair(Box::new(MaybeUninit::new(pair)))
     }
 
-    fn pair(&self) -> &EcdsaKeyPair {
+    fn get(&self) -> &EcdsaKeyPair {
         // SAFETY: made of a key pair, and changed by `drop` alone.
         unsafe { self.0.assume_init_ref() }
     }
 }
 
-impl Drop for Wiped {
+impl Drop for ZeroizedKeyPair {
     fn drop(&mut self) {
         self.0.zeroize();
     }

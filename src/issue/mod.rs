@@ -1,56 +1,60 @@
 //! What is minted, and by which key: the fifth step of the road.
 
-#[cfg(test)]
-mod accidents;
-mod by_tpm;
+mod access_token;
+mod commands;
+mod delegated_ca;
 mod documents;
+mod encrypted_key;
 mod endorsement;
 mod enrollment;
 mod evidence;
-mod fair;
+mod evidence_slots;
+mod fair_queue;
 mod introspect;
 mod issuer;
+mod jwt_svid;
 mod key;
-mod keyring;
+mod key_schedule;
+#[cfg(test)]
+mod key_schedule_simulation;
 mod keys;
-mod orders;
-mod places;
 mod recover;
 mod report;
-mod ring;
 mod rotation;
 mod rsa;
-mod sealed;
-mod signing;
-mod svid;
-mod token;
+mod storage;
+mod tpm_signer;
 mod validate;
-mod wit;
+mod wit_svid;
 
-pub use by_tpm::ByTpm;
-pub use documents::Documents;
+pub use access_token::AccessToken;
+pub use commands::{
+    KeyAction, KeyAdmin, KeyCommand, KeyCommandReceiver, RotationOutcome, RotationResult, key_command_channel,
+};
+pub use delegated_ca::DelegatedCa;
+pub use documents::PublishedDocuments;
 pub use enrollment::{CertificateReport, Enrollment};
-pub use evidence::{Asker, Challenge, Format, Logs, Nonce, Proof, Shown};
-pub use fair::Turns;
-pub use introspect::{Introspection, Query};
-pub use issuer::{Host, Issuer, Standing};
+pub use evidence::{
+    AttestRequest, EvidenceDocument, EvidenceFormat, EvidenceResponse, MeasurementLogs, Nonce, Requester,
+};
+pub use evidence_slots::{EvidenceSlot, EvidenceSlots};
+pub use fair_queue::FairQueue;
+pub use introspect::{Introspection, IntrospectionRequest};
+pub use issuer::{HostIdentity, Issuer, IssuerState};
+pub use jwt_svid::JwtSvid;
 pub use key::IssuingKey;
-pub use keyring::{Established, Naming, establish, stored_objects};
-pub use keys::{Change, Keys};
-pub use orders::{Desk, Did, Order, Orders, Rotated, What, orders};
-pub use places::{Place, Places};
-pub use recover::{opens, recover};
+pub use key_schedule::ScheduleError;
+pub use keys::{IssuingKeys, KeyChange};
+pub use recover::{check_recovery_key, recover};
 pub use report::{KeyReport, KeyState, NextStep};
-pub use ring::Unready;
-pub use rotation::Rotation;
-pub use rsa::{Endorser, RsaKey, load_rsa_key, make_rsa_key};
-pub use signing::Signing;
-pub use svid::JwtSvid;
-pub use token::Token;
-pub use validate::Question;
-pub use wit::WitSvid;
+pub use rotation::RotationPolicy;
+pub use rsa::{HostKeyRef, RsaSigningKey, create_rsa_key, load_rsa_key};
+pub use storage::{IssuerConfig, LoadedKeys, load_or_create_keys, read_host_key_blobs};
+pub use tpm_signer::TpmSigner;
+pub use validate::ValidationRequest;
+pub use wit_svid::WitSvid;
 
-use crate::{enroll, store, tpm, vault};
+use crate::{enroll, keystore, store, tpm};
 
 /// Why nothing can be minted. The texts go to administrators.
 #[derive(Debug, thiserror::Error)]
@@ -60,30 +64,30 @@ pub enum Error {
     #[error("{0}")]
     Store(#[from] store::Error),
     #[error("{0}")]
-    Vault(vault::Error),
+    Keystore(keystore::Error),
     #[error("the issuing key cannot be read: {0}")]
     Key(String),
-    #[error("{path}: {what}; put it back from a backup of this host, or move it away to start with a fresh issuing key", path = path.display())]
-    Foreign { path: std::path::PathBuf, what: String },
-    #[error("{path}: {what}; put it back from a backup of this host, or move it away to have a fresh RSA key made", path = path.display())]
-    Rsa { path: std::path::PathBuf, what: String },
+    #[error("{path}: {reason}; put it back from a backup of this host, or move it away to start with a fresh issuing key", path = path.display())]
+    InvalidFile { path: std::path::PathBuf, reason: String },
+    #[error("{path}: {reason}; put it back from a backup of this host, or move it away to have a fresh RSA key made", path = path.display())]
+    InvalidRsaKeyFile { path: std::path::PathBuf, reason: String },
     #[error("the issuing key's endorsement does not hold: {0}")]
     Endorsement(String),
     #[error("{0}")]
     Enrollment(String),
     #[error("{0}")]
-    Unready(#[from] Unready),
+    Schedule(#[from] ScheduleError),
     #[error("the system gives no random numbers")]
     Random,
 }
 
 /// The TPM's own state says what is the matter better than any room that met it.
-impl From<vault::Error> for Error {
-    fn from(error: vault::Error) -> Error {
+impl From<keystore::Error> for Error {
+    fn from(error: keystore::Error) -> Error {
         match error {
-            vault::Error::Tpm(error) => Error::Tpm(error),
-            vault::Error::Store(error) => Error::Store(error),
-            other => Error::Vault(other),
+            keystore::Error::Tpm(error) => Error::Tpm(error),
+            keystore::Error::Store(error) => Error::Store(error),
+            other => Error::Keystore(other),
         }
     }
 }

@@ -3,22 +3,27 @@
 use std::fs;
 use std::path::Path;
 
-use super::keyring::{key_file, objects_file, read_ring, stored_objects, write_objects, write_ring_alone};
-use super::sealed::Sealed;
-use super::{Error, IssuingKey, Naming, endorsement};
+use super::encrypted_key::EncryptedKey;
+use super::storage::{
+    issuing_keys_path, read_host_key_blobs, read_key_schedule, tpm_file_path, write_host_key_blobs,
+    write_key_schedule_directly,
+};
+use super::{Error, IssuerConfig, IssuingKey, endorsement};
 use crate::clock::{Clock, Timestamp};
+use crate::keystore::{self, RecoveryKey, TpmMigration};
 use crate::store;
-use crate::tpm::{self, Objects, Tpm};
-use crate::vault::{self, RecoveryKey, Rescue};
+use crate::tpm::{self, Tpm, TpmObjects};
 use crate::verify::Jwk;
 
 /// Files that mean nothing with another TPM, and are kept aside for whoever wants to look at them.
-const OLD: [&str; 7] =
+const TPM_BOUND_FILES: [&str; 7] =
     ["ledger.json", "rsa.json", "ca.json", "signing.json", "certificate.json", "baseline.json", "tpm.json"];
 
 /// Whether the recovery key opens this state.
-pub fn opens(state: &Path, way: (&RecoveryKey, bool)) -> Result<(), Error> {
-    Rescue::open(state, &stored(state)?.kek, way).map(drop).map_err(Error::from)
+pub fn check_recovery_key(state_dir: &Path, recovery: (&RecoveryKey, bool)) -> Result<(), Error> {
+    TpmMigration::open(state_dir, &require_host_key_blobs(state_dir)?.kek, recovery)
+        .map(drop)
+        .map_err(Error::from)
 }
 
 /// Opens the state with the recovery key and seals it to what this TPM is and has measured now.
@@ -28,74 +33,86 @@ pub fn opens(state: &Path, way: (&RecoveryKey, bool)) -> Result<(), Error> {
 /// host key's word, and the host has another id.
 pub async fn recover(
     tpm: &Tpm,
-    state: &Path,
-    naming: &Naming,
+    state_dir: &Path,
+    issuer_config: &IssuerConfig,
     pcrs: &[u8],
-    way: (&RecoveryKey, bool),
+    recovery: (&RecoveryKey, bool),
     clock: &Clock,
 ) -> Result<(), Error> {
-    let stored = stored(state)?;
-    match tpm.facts().await?.host_key {
-        Some(_) => Ok(vault::reseal(tpm, state, &stored.kek, pcrs, way, clock).await?),
-        None => elsewhere(tpm, state, naming, pcrs, Rescue::open(state, &stored.kek, way)?, clock).await,
+    let blobs = require_host_key_blobs(state_dir)?;
+    match tpm.info().await?.host_key {
+        Some(_) => {
+            Ok(keystore::reseal_with_recovery_key(tpm, state_dir, &blobs.kek, pcrs, recovery, clock).await?)
+        }
+        None => {
+            migrate(
+                tpm,
+                state_dir,
+                issuer_config,
+                pcrs,
+                TpmMigration::open(state_dir, &blobs.kek, recovery)?,
+                clock,
+            )
+            .await
+        }
     }
 }
 
-fn stored(state: &Path) -> Result<Objects, Error> {
-    stored_objects(state)?.ok_or_else(|| Error::Key("there is nothing to recover".into()))
+fn require_host_key_blobs(state_dir: &Path) -> Result<TpmObjects, Error> {
+    read_host_key_blobs(state_dir)?.ok_or_else(|| Error::Key("there is nothing to recover".into()))
 }
 
 /// Each step leaves a state that the same recovery key opens again, until the last makes it this TPM's own.
-async fn elsewhere(
+async fn migrate(
     tpm: &Tpm,
-    state: &Path,
-    naming: &Naming,
+    state_dir: &Path,
+    issuer_config: &IssuerConfig,
     pcrs: &[u8],
-    mut rescue: Rescue,
+    mut migration: TpmMigration,
     clock: &Clock,
 ) -> Result<(), Error> {
-    let file = key_file(state);
-    let ring = read_ring(&file)?.ok_or_else(|| Error::Key("issuing.json is missing".into()))?;
-    let objects = tpm.provision().await?;
-    let facts = tpm.facts().await?;
-    let host = naming.host(&facts.host_id, facts.software);
-    let point = facts.host_key.ok_or(tpm::Error::NotProvisioned)?;
+    let file = issuing_keys_path(state_dir);
+    let schedule = read_key_schedule(&file)?.ok_or_else(|| Error::Key("issuing.json is missing".into()))?;
+    let blobs = tpm.provision().await?;
+    let tpm_info = tpm.info().await?;
+    let host = issuer_config.host_identity(&tpm_info.host_id, tpm_info.software);
+    let point = tpm_info.host_key.ok_or(tpm::Error::NotProvisioned)?;
     let host_key = Jwk::from_point(&point);
 
-    let mut endorsed = Vec::new();
-    for sealed in ring.sealed() {
-        let pkcs8 = sealed.open(rescue.keks()).ok_or_else(|| {
-            let what = "does not open under this recovery key".to_owned();
-            Error::Foreign { path: file.clone(), what }
+    let mut re_endorsed = Vec::new();
+    for encrypted_key in schedule.encrypted_keys() {
+        let pkcs8 = encrypted_key.decrypt(migration.keks()).ok_or_else(|| {
+            let reason = "does not open under this recovery key".to_owned();
+            Error::InvalidFile { path: file.clone(), reason }
         })?;
-        let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(sealed.created))?;
-        if key.kid() != sealed.kid {
-            let what = "names another key than it holds".to_owned();
-            return Err(Error::Foreign { path: file, what });
+        let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(encrypted_key.created))?;
+        if key.kid() != encrypted_key.kid {
+            let reason = "names another key than it holds".to_owned();
+            return Err(Error::InvalidFile { path: file, reason });
         }
-        let word = endorsement::endorse(tpm, &host.id, &host_key, key.jwk(), clock.now()).await?;
-        endorsed.push(sealed.endorsed_anew(word));
+        let jws = endorsement::endorse(tpm, &host.id, &host_key, key.jwk(), clock.now()).await?;
+        re_endorsed.push(encrypted_key.with_endorsement(jws));
     }
-    let again = |sealed: &Sealed| {
-        let found = endorsed.iter().find(|new| new.kid == sealed.kid).cloned();
+    let with_new_endorsement = |old_key: &EncryptedKey| {
+        let found = re_endorsed.iter().find(|new_key| new_key.kid == old_key.kid).cloned();
         found.ok_or_else(|| Error::Key("a key has no endorsement".into()))
     };
-    let ring = ring.try_map(again)?;
+    let schedule = schedule.try_map_keys(with_new_endorsement)?;
 
     // First the ledger, which would refuse what comes now.
-    for name in OLD.iter().map(|name| state.join(name)).filter(|path| path.exists()) {
-        let mut aside = name.clone().into_os_string();
-        aside.push(".replaced");
-        let io = |source| store::Error::Io { path: name.clone(), source };
+    for path in TPM_BOUND_FILES.iter().map(|name| state_dir.join(name)).filter(|path| path.exists()) {
+        let mut backup = path.clone().into_os_string();
+        backup.push(".replaced");
+        let io_error = |source| store::Error::Io { path: path.clone(), source };
         // The last of them is what says whose state this is, and is replaced rather than missing for a moment.
-        match name == objects_file(state) {
-            true => fs::copy(&name, &aside).map(drop),
-            false => fs::rename(&name, &aside),
+        match path == tpm_file_path(state_dir) {
+            true => fs::copy(&path, &backup).map(drop),
+            false => fs::rename(&path, &backup),
         }
-        .map_err(io)?;
+        .map_err(io_error)?;
     }
-    rescue.reseal(tpm, pcrs, clock).await?;
-    write_ring_alone(&file, &ring)?;
-    write_objects(state, &objects)?;
-    Ok(rescue.finish(tpm).await?)
+    migration.reseal(tpm, pcrs, clock).await?;
+    write_key_schedule_directly(&file, &schedule)?;
+    write_host_key_blobs(state_dir, &blobs)?;
+    Ok(migration.finish(tpm).await?)
 }

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::RsaKey;
-use super::ring::Ring;
-use super::rotation::Rotation;
+use super::RsaSigningKey;
+use super::key_schedule::KeySchedule;
+use super::rotation::RotationPolicy;
 use crate::clock::Timestamp;
 use crate::verify::Jwk;
 
@@ -47,37 +47,37 @@ pub struct NextStep {
 }
 
 /// All keys, in the order of the key set; destroyed ones last, the latest first.
-pub fn report(ring: &Ring, rotation: &Rotation) -> Vec<KeyReport> {
-    let (active, next) = (ring.active(), ring.next());
+pub fn key_reports(schedule: &KeySchedule, policy: &RotationPolicy) -> Vec<KeyReport> {
+    let (active, next) = (schedule.active(), schedule.next());
     let step = |step, at| Some(NextStep { step, at });
-    let key = |sealed: &super::sealed::Sealed, state, since, next| KeyReport {
-        kid: sealed.kid.clone(),
+    let key = |encrypted_key: &super::encrypted_key::EncryptedKey, state, since, next| KeyReport {
+        kid: encrypted_key.kid.clone(),
         alg: "ES256",
         state,
-        created: Some(Timestamp::from_secs(sealed.created)),
+        created: Some(Timestamp::from_secs(encrypted_key.created)),
         since: Some(since),
         next,
-        endorsement: Some(sealed.endorsement.clone()),
+        endorsement: Some(encrypted_key.endorsement.clone()),
     };
     let successor = match next {
-        Some(next) => step("retired", rotation.activate(next.published)),
-        None => step("successor published", ring.publish_at(rotation)),
+        Some(next) => step("retired", policy.activate_at(next.published)),
+        None => step("successor published", schedule.publish_at(policy)),
     };
     let mut keys = vec![key(&active.sealed, KeyState::Active, active.activated, successor)];
     keys.extend(next.map(|next| {
-        let step = step("active", rotation.activate(next.published));
+        let step = step("active", policy.activate_at(next.published));
         key(&next.sealed, KeyState::Published, next.published, step)
     }));
-    keys.extend(ring.retired().iter().rev().map(|old| {
-        let step = step("destroyed", Rotation::destroy(old.retired));
+    keys.extend(schedule.retired().iter().rev().map(|old| {
+        let step = step("destroyed", RotationPolicy::destroy_at(old.retired));
         key(&old.sealed, KeyState::Retired, old.retired, step)
     }));
-    keys.extend(ring.destroyed().iter().rev().map(|gone| KeyReport {
-        kid: gone.kid.clone(),
+    keys.extend(schedule.destroyed().iter().rev().map(|destroyed_key| KeyReport {
+        kid: destroyed_key.kid.clone(),
         alg: "ES256",
         state: KeyState::Destroyed,
-        created: Some(gone.created),
-        since: Some(gone.destroyed),
+        created: Some(destroyed_key.created),
+        since: Some(destroyed_key.destroyed),
         next: None,
         endorsement: None,
     }));
@@ -85,7 +85,7 @@ pub fn report(ring: &Ring, rotation: &Rotation) -> Vec<KeyReport> {
 }
 
 /// The keys that sign in the TPM, in the order of the key set.
-pub fn in_tpm(host_key: &Jwk, rsa: Option<&RsaKey>) -> Vec<KeyReport> {
+pub fn tpm_key_reports(host_key: &Jwk, rsa_key: Option<&RsaSigningKey>) -> Vec<KeyReport> {
     let state = KeyState::Tpm;
     let host = KeyReport {
         kid: host_key.kid.clone(),
@@ -96,7 +96,7 @@ pub fn in_tpm(host_key: &Jwk, rsa: Option<&RsaKey>) -> Vec<KeyReport> {
         next: None,
         endorsement: None,
     };
-    let rsa = rsa.map(|rsa| KeyReport {
+    let rsa = rsa_key.map(|rsa| KeyReport {
         kid: rsa.kid().to_owned(),
         alg: "RS256",
         state,

@@ -1,56 +1,56 @@
 //! Whether a JWT-SVID holds, of this trust domain or of one that it is federated with.
 
 use super::introspect::Introspection;
-use super::issuer::Standing;
-use crate::agents::Registry;
+use super::issuer::IssuerState;
+use crate::agents::AgentSet;
 use crate::clock::Timestamp;
-use crate::verify::{self, SvidKeys};
+use crate::verify::{self, JwtAuthorities};
 
 /// What ValidateJWTSVID asks.
 #[derive(Debug)]
-pub struct Question {
+pub struct ValidationRequest {
     pub svid: String,
     /// The asker's own.
     pub audience: String,
 }
 
 /// What is told of a foreign token: more would be another domain's word under ours.
-const FOREIGN: [&str; 3] = ["sub", "aud", "exp"];
+const FEDERATED_CLAIMS: [&str; 3] = ["sub", "aud", "exp"];
 
-impl Standing {
+impl IssuerState {
     /// Signature by the keys of its own trust domain, times, audience; of ours, whether its agent is still there.
-    pub fn validate<'k>(
+    pub fn validate_jwt_svid<'k>(
         &'k self,
-        question: &Question,
-        registry: &Registry,
-        foreign: impl FnOnce(&str) -> Option<&'k SvidKeys>,
+        request: &ValidationRequest,
+        registry: &AgentSet,
+        federated_keys: impl FnOnce(&str) -> Option<&'k JwtAuthorities>,
         now: Timestamp,
     ) -> Introspection {
-        let own = self.host().trust_domain.as_str();
-        let keys = |domain: &str| match domain == own {
+        let own_domain = self.host().trust_domain.as_str();
+        let keys = |domain: &str| match domain == own_domain {
             true => Some(&self.documents().svid_keys),
-            false => foreign(domain),
+            false => federated_keys(domain),
         };
-        let mut svid = match verify::validate(&question.svid, &question.audience, now, keys) {
+        let mut svid = match verify::validate_jwt_svid(&request.svid, &request.audience, now, keys) {
             Ok(svid) => svid,
             Err(e) => return Introspection::inactive(e.to_string()),
         };
         let jti = svid.claims.get("jti").and_then(|jti| jti.as_str()).map(str::to_owned);
-        if verify::trust_domain(&svid.spiffe_id) == Some(own) {
+        if verify::workload_trust_domain(&svid.spiffe_id) == Some(own_domain) {
             let name = svid.spiffe_id.rsplit('/').next().unwrap_or_default();
-            let entry = registry.find(name);
+            let entry = registry.get(name);
             if entry.is_none_or(|entry| self.host().spiffe_id(entry) != svid.spiffe_id) {
-                let because = format!("agent \"{name}\" is not registered any more");
-                return Introspection { jti, ..Introspection::inactive(because) };
+                let reason = format!("agent \"{name}\" is not registered any more");
+                return Introspection { jti, ..Introspection::inactive(reason) };
             }
         } else {
-            svid.claims.retain(|name, _| FOREIGN.contains(&name.as_str()));
+            svid.claims.retain(|name, _| FEDERATED_CLAIMS.contains(&name.as_str()));
         }
         Introspection {
             active: true,
             token_type: None,
             claims: Some(serde_json::Value::Object(svid.claims)),
-            inactive_because: None,
+            inactive_reason: None,
             jti,
         }
     }

@@ -8,54 +8,57 @@ use std::fs;
 use std::path::Path;
 
 /// Where systemd shows the running invocation of each system unit, readable by all.
-const INVOCATIONS: &str = "/run/systemd/units";
+const INVOCATION_LINKS_DIR: &str = "/run/systemd/units";
 
 /// Longest unit name that systemd makes (UNIT_NAME_MAX).
-const LONGEST: usize = 255;
+const MAX_UNIT_NAME_LEN: usize = 255;
 
 /// The system unit in the text of `/proc/PID/cgroup`, proc(5).
-pub fn unit(text: &[u8]) -> Option<String> {
+pub fn parse_unit(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
     let mut unified = None;
     for line in text.lines() {
         let mut fields = line.splitn(3, ':');
         let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
         if controllers == "name=systemd" {
-            return unit_of_path(path);
+            return unit_from_path(path);
         }
         if id == "0" && controllers.is_empty() {
             unified = Some(path);
         }
     }
-    unit_of_path(unified?)
+    unit_from_path(unified?)
 }
 
 /// The first component after the slices, if it is a unit.
-fn unit_of_path(path: &str) -> Option<String> {
-    let mut parts = path.strip_prefix('/')?.split('/').skip_while(|part| is_named(part, ".slice"));
-    let part = parts.next()?;
+fn unit_from_path(path: &str) -> Option<String> {
+    let mut parts = path.strip_prefix('/')?.split('/').skip_while(|part| is_valid_unit_name(part, ".slice"));
+    let component = parts.next()?;
     // systemd puts an underscore before a name that would collide with a file of the kernel's.
-    let name = part.strip_prefix('_').unwrap_or(part);
-    let kinds = [".service", ".scope", ".socket", ".mount", ".swap"];
-    kinds.iter().any(|kind| is_named(name, kind)).then(|| name.to_owned())
+    let name = component.strip_prefix('_').unwrap_or(component);
+    let unit_suffixes = [".service", ".scope", ".socket", ".mount", ".swap"];
+    unit_suffixes.iter().any(|suffix| is_valid_unit_name(name, suffix)).then(|| name.to_owned())
 }
 
 /// systemd.unit(5): letters, digits, `:-_.\@`, then the kind.
-fn is_named(name: &str, kind: &str) -> bool {
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@');
-    name.len() > kind.len() && name.len() <= LONGEST && name.ends_with(kind) && name.chars().all(fine)
+fn is_valid_unit_name(name: &str, suffix: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@');
+    name.len() > suffix.len()
+        && name.len() <= MAX_UNIT_NAME_LEN
+        && name.ends_with(suffix)
+        && name.chars().all(is_allowed)
 }
 
 /// The unit's invocation, if systemd shows one.
-pub fn invocation(unit: &str) -> Option<String> {
-    invocation_in(Path::new(INVOCATIONS), unit)
+pub fn invocation_id(unit: &str) -> Option<String> {
+    read_invocation_id(Path::new(INVOCATION_LINKS_DIR), unit)
 }
 
-fn invocation_in(dir: &Path, unit: &str) -> Option<String> {
+fn read_invocation_id(dir: &Path, unit: &str) -> Option<String> {
     let target = fs::read_link(dir.join(format!("invocation:{unit}"))).ok()?;
     let id = target.to_str()?;
-    let fine = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    fine.then(|| id.to_ascii_lowercase())
+    let is_valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    is_valid.then(|| id.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -63,30 +66,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_2() {
-        assert_eq!(unit(b"0::/system.slice/researcher.service\n").as_deref(), Some("researcher.service"));
+    fn cgroup_v2() {
         assert_eq!(
-            unit(b"0::/system.slice/agents.slice/a@1.service/worker\n").as_deref(),
+            parse_unit(b"0::/system.slice/researcher.service\n").as_deref(),
+            Some("researcher.service")
+        );
+        assert_eq!(
+            parse_unit(b"0::/system.slice/agents.slice/a@1.service/worker\n").as_deref(),
             Some("a@1.service")
         );
-        assert_eq!(unit(b"0::/init.scope\n").as_deref(), Some("init.scope"));
-        assert_eq!(unit(b"0::/\n"), None);
+        assert_eq!(parse_unit(b"0::/init.scope\n").as_deref(), Some("init.scope"));
+        assert_eq!(parse_unit(b"0::/\n"), None);
     }
 
     #[test]
-    fn version_1_and_hybrid_follow_systemds_hierarchy() {
+    fn cgroup_v1_and_hybrid_use_systemd_hierarchy() {
         let text = b"8:pids:/system.slice/wrong.service\n1:name=systemd:/system.slice/right.service\n0::/user.slice/x.service\n";
-        assert_eq!(unit(text).as_deref(), Some("right.service"));
+        assert_eq!(parse_unit(text).as_deref(), Some("right.service"));
     }
 
     #[test]
-    fn a_user_cannot_dress_up_as_a_system_unit() {
+    fn user_slice_cannot_imitate_system_unit() {
         let path = b"0::/user.slice/user-1000.slice/user@1000.service/system.slice/researcher.service\n";
-        assert_eq!(unit(path).as_deref(), Some("user@1000.service"));
+        assert_eq!(parse_unit(path).as_deref(), Some("user@1000.service"));
     }
 
     #[test]
-    fn outside_our_namespace_or_shapeless_is_no_unit() {
+    fn rejects_malformed_and_foreign_paths() {
         for text in [
             &b"0::/../../system.slice/researcher.service\n"[..],
             b"0::/system.slice\n",
@@ -98,12 +104,12 @@ mod tests {
             b"\xff\xfe",
             b"0::/system.slice/a b.service\n",
         ] {
-            assert_eq!(unit(text), None, "{}", String::from_utf8_lossy(text));
+            assert_eq!(parse_unit(text), None, "{}", String::from_utf8_lossy(text));
         }
     }
 
     #[test]
-    fn only_32_hexadecimal_digits_are_an_invocation() {
+    fn invocation_id_must_be_32_hex_digits() {
         let dir = tempfile::tempdir().unwrap();
         let link = |unit: &str, target: &str| {
             std::os::unix::fs::symlink(target, dir.path().join(format!("invocation:{unit}"))).unwrap();
@@ -111,10 +117,10 @@ mod tests {
         link("a.service", "0123456789abcdef0123456789ABCDEF");
         link("b.service", "../../etc/passwd");
         assert_eq!(
-            invocation_in(dir.path(), "a.service").as_deref(),
+            read_invocation_id(dir.path(), "a.service").as_deref(),
             Some("0123456789abcdef0123456789abcdef")
         );
-        assert_eq!(invocation_in(dir.path(), "b.service"), None);
-        assert_eq!(invocation_in(dir.path(), "c.service"), None);
+        assert_eq!(read_invocation_id(dir.path(), "b.service"), None);
+        assert_eq!(read_invocation_id(dir.path(), "c.service"), None);
     }
 }

@@ -8,34 +8,34 @@
 //! are read. Elsewhere a pidfd is opened by number, start time and uid are compared before and after, and the peer is
 //! marked unpinned.
 
-mod caller;
 mod cgroup;
 mod executable;
 mod process;
 mod sys;
+mod tracker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use caller::Caller;
-pub use executable::{Digest, Digests};
-pub use sys::Credentials;
+pub use executable::{DigestCache, Sha256Digest};
+pub use sys::PeerCredentials;
+pub use tracker::PeerTracker;
 
 /// The process at the other end of the socket, looked at once. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Peer(Arc<Facts>);
+pub struct Peer(Arc<PeerInfo>);
 
 impl std::ops::Deref for Peer {
-    type Target = Facts;
+    type Target = PeerInfo;
 
-    fn deref(&self) -> &Facts {
+    fn deref(&self) -> &PeerInfo {
         &self.0
     }
 }
 
 /// What is known of a peer.
 #[derive(Debug)]
-pub struct Facts {
+pub struct PeerInfo {
     pub pid: i32,
     pub uid: u32,
     pub gid: u32,
@@ -51,21 +51,21 @@ pub struct Facts {
     exe: Option<executable::Executable>,
 }
 
-impl Facts {
+impl PeerInfo {
     /// Path of the executable as the kernel shows it; decoration, since a mount namespace can name files at will.
     pub fn exe(&self) -> Option<&PathBuf> {
         self.exe.as_ref().map(|exe| &exe.path)
     }
 
     /// SHA-256 of the executable, if it was computed before.
-    pub fn exe_sha256(&self) -> Option<Digest> {
-        self.exe.as_ref().and_then(|exe| exe.known_digest())
+    pub fn exe_sha256(&self) -> Option<Sha256Digest> {
+        self.exe.as_ref().and_then(|exe| exe.cached_digest())
     }
 
     /// SHA-256 of the executable that really runs: read from the open `/proc/PID/exe`, never from its path.
-    pub async fn compute_exe_sha256(&self, digests: &Digests) -> Option<Digest> {
+    pub async fn compute_exe_sha256(&self, cache: &DigestCache) -> Option<Sha256Digest> {
         match &self.exe {
-            Some(exe) => exe.digest(digests).await,
+            Some(exe) => exe.digest(cache).await,
             None => None,
         }
     }
@@ -78,7 +78,7 @@ impl Facts {
 
 /// One look at a caller.
 #[derive(Debug)]
-pub struct Look {
+pub struct PeerLookup {
     /// Who connected: known even where nothing else is.
     pub uid: u32,
     pub peer: Result<Peer, Error>,
@@ -88,11 +88,11 @@ pub struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("the process that opened this connection has ended")]
-    Gone,
+    Exited,
     #[error("the process changed while it was looked at; ask again")]
-    Raced,
+    ConcurrentChange,
     #[error("the process changed its user or group after it connected; connect again")]
-    Changed,
+    CredentialsChanged,
     #[error(
         "the process is in a pid namespace that this host cannot see into; call from the host or from a child namespace"
     )]
@@ -102,7 +102,7 @@ pub enum Error {
 }
 
 /// As agents and records see it.
-impl serde::Serialize for Facts {
+impl serde::Serialize for PeerInfo {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
         let mut out = serializer.serialize_struct("peer", 8)?;

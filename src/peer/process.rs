@@ -16,11 +16,11 @@ use super::sys::{self, FileId};
 use super::{Error, cgroup};
 
 /// A line a controller; a container host has fewer than twenty.
-const CGROUP_MOST: usize = 4 * 1024;
+const MAX_CGROUP_LEN: usize = 4 * 1024;
 
 /// Handles on one process.
 #[derive(Debug)]
-pub struct Process {
+pub struct ProcessHandle {
     pidfd: OwnedFd,
     dir: OwnedFd,
     cgroup: File,
@@ -30,67 +30,69 @@ pub struct Process {
 
 /// What must not change between two requests without being looked at anew.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct ProcessSnapshot {
     pub uid: u32,
     pub gid: u32,
     pub exe: Option<FileId>,
     cgroup: Box<[u8]>,
 }
 
-impl Process {
+impl ProcessHandle {
     /// Takes hold of the process behind `pidfd`.
-    pub fn open(pidfd: OwnedFd, pid: i32) -> Result<Process, Error> {
-        let none = Mode::empty();
+    pub fn open(pidfd: OwnedFd, pid: i32) -> Result<ProcessHandle, Error> {
+        let no_mode = Mode::empty();
         let dir = open(
             format!("/proc/{pid}").as_str(),
             OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            none,
+            no_mode,
         )
-        .map_err(gone)?;
-        let file = |name: &str| {
-            openat(&dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, none).map(File::from).map_err(gone)
+        .map_err(proc_error)?;
+        let open_file = |name: &str| {
+            openat(&dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, no_mode)
+                .map(File::from)
+                .map_err(proc_error)
         };
-        let cgroup = file("cgroup")?;
+        let cgroup = open_file("cgroup")?;
         let status = match sys::pidfd_info(pidfd.as_fd()) {
             Ok(Some(_)) => None,
-            Ok(None) => Some(file("status")?),
-            Err(_) => return Err(Error::Gone),
+            Ok(None) => Some(open_file("status")?),
+            Err(_) => return Err(Error::Exited),
         };
-        let process = Process { pidfd, dir, cgroup, status };
+        let process = ProcessHandle { pidfd, dir, cgroup, status };
         // Alive now, so the number was this process's all the while.
         process.ensure_alive()?;
         Ok(process)
     }
 
     /// Looks at the process as it is now.
-    pub fn look(&self) -> Result<Sighting, Error> {
+    pub fn snapshot(&self) -> Result<ProcessSnapshot, Error> {
         let (uid, gid) = self.effective_ids()?;
-        let mut cgroup = [0; CGROUP_MOST];
-        let length = self.cgroup.read_at(&mut cgroup, 0).map_err(|_| Error::Gone)?;
+        let mut cgroup = [0; MAX_CGROUP_LEN];
+        let length = self.cgroup.read_at(&mut cgroup, 0).map_err(|_| Error::Exited)?;
         let cgroup = cgroup[..length].into();
         let exe = sys::file_id(self.dir.as_fd(), c"exe").ok();
         self.ensure_alive()?;
-        Ok(Sighting { uid, gid, exe, cgroup })
+        Ok(ProcessSnapshot { uid, gid, exe, cgroup })
     }
 
     /// The executable of a sighting; none where we lack the right, or it changed since.
-    pub fn executable(&self, sighting: &Sighting) -> Option<Executable> {
-        Executable::open(self.dir.as_fd(), sighting.exe?)
+    pub fn executable(&self, snapshot: &ProcessSnapshot) -> Option<Executable> {
+        Executable::open(self.dir.as_fd(), snapshot.exe?)
     }
 
     /// When the process started, in clock ticks since boot: tells a process from a later one of the same number.
     pub fn start_time(&self) -> Result<u64, Error> {
-        let stat =
-            openat(&self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(gone)?;
+        let stat = openat(&self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(proc_error)?;
         let mut text = [0; 1024];
-        let length = File::from(stat).read_at(&mut text, 0).map_err(|_| Error::Gone)?;
-        start_time(&text[..length]).ok_or(Error::Raced)
+        let length = File::from(stat).read_at(&mut text, 0).map_err(|_| Error::Exited)?;
+        start_time(&text[..length]).ok_or(Error::ConcurrentChange)
     }
 
     fn ensure_alive(&self) -> Result<(), Error> {
-        match sys::alive(self.pidfd.as_fd()) {
+        match sys::is_alive(self.pidfd.as_fd()) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Error::Gone),
+            Ok(false) => Err(Error::Exited),
             Err(errno) => Err(Error::Kernel(errno)),
         }
     }
@@ -100,27 +102,27 @@ impl Process {
         let Some(status) = &self.status else {
             return match sys::pidfd_info(self.pidfd.as_fd()) {
                 Ok(Some(info)) => Ok((info.euid, info.egid)),
-                _ => Err(Error::Gone),
+                _ => Err(Error::Exited),
             };
         };
         let mut text = [0; 4096];
-        let length = status.read_at(&mut text, 0).map_err(|_| Error::Gone)?;
-        effective_ids(&text[..length]).ok_or(Error::Gone)
+        let length = status.read_at(&mut text, 0).map_err(|_| Error::Exited)?;
+        effective_ids(&text[..length]).ok_or(Error::Exited)
     }
 }
 
-impl Sighting {
+impl ProcessSnapshot {
     /// The system unit and its invocation.
-    pub fn unit(&self) -> (Option<String>, Option<String>) {
-        let unit = cgroup::unit(&self.cgroup);
-        let invocation = unit.as_deref().and_then(cgroup::invocation);
+    pub fn unit_and_invocation(&self) -> (Option<String>, Option<String>) {
+        let unit = cgroup::parse_unit(&self.cgroup);
+        let invocation = unit.as_deref().and_then(cgroup::invocation_id);
         (unit, invocation)
     }
 }
 
-fn gone(errno: Errno) -> Error {
+fn proc_error(errno: Errno) -> Error {
     match errno {
-        Errno::ENOENT | Errno::ESRCH => Error::Gone,
+        Errno::ENOENT | Errno::ESRCH => Error::Exited,
         errno => Error::Kernel(errno),
     }
 }
@@ -133,11 +135,11 @@ fn start_time(stat: &[u8]) -> Option<u64> {
 
 /// The second number of the lines `Uid:` and `Gid:` of `/proc/PID/status`.
 fn effective_ids(status: &[u8]) -> Option<(u32, u32)> {
-    let second = |name: &[u8]| -> Option<u32> {
+    let effective_id = |name: &[u8]| -> Option<u32> {
         let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(name))?;
         std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
     };
-    Some((second(b"Uid:")?, second(b"Gid:")?))
+    Some((effective_id(b"Uid:")?, effective_id(b"Gid:")?))
 }
 
 #[cfg(test)]
@@ -145,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_parentheses_and_spaces_moves_no_field() {
+    fn start_time_with_parentheses_in_process_name() {
         let stat = b"12 (a) R 1 2) S 1 12 12 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 987654 3 4 5";
         assert_eq!(start_time(stat), Some(987_654));
         assert_eq!(start_time(b"12 (a"), None);
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn effective_ids_are_the_second() {
+    fn effective_ids_are_second_column() {
         let status =
             b"Name:\tUid: 0 0\nState:\tS\nUid:\t1000\t1001\t1002\t1003\nGid:\t5\t6\t7\t8\nGroups:\t1\n";
         assert_eq!(effective_ids(status), Some((1001, 6)));
@@ -161,16 +163,16 @@ mod tests {
     }
 
     #[test]
-    fn handles_stay_with_their_process() {
+    fn handle_fails_after_process_exit() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = child.id() as i32;
-        let process = Process::open(sys::pidfd_open(pid).unwrap(), pid).unwrap();
-        let first = process.look().unwrap();
-        assert_eq!(first, process.look().unwrap());
+        let process = ProcessHandle::open(sys::pidfd_open(pid).unwrap(), pid).unwrap();
+        let first = process.snapshot().unwrap();
+        assert_eq!(first, process.snapshot().unwrap());
         assert_eq!(first.uid, nix::unistd::geteuid().as_raw());
         assert!(process.start_time().unwrap() > 0);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(process.look(), Err(Error::Gone));
+        assert_eq!(process.snapshot(), Err(Error::Exited));
     }
 }

@@ -9,7 +9,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 /// Who connected, fixed by the kernel at connect(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Credentials {
+pub struct PeerCredentials {
     /// 0 where the peer's pid namespace is not below ours.
     pub pid: i32,
     pub uid: u32,
@@ -17,9 +17,9 @@ pub struct Credentials {
 }
 
 /// SO_PEERCRED, unix(7).
-pub fn peer_credentials(socket: BorrowedFd<'_>) -> Result<Credentials, Errno> {
-    let cred = getsockopt(&socket, sockopt::PeerCredentials)?;
-    Ok(Credentials { pid: cred.pid(), uid: cred.uid(), gid: cred.gid() })
+pub fn peer_credentials(socket: BorrowedFd<'_>) -> Result<PeerCredentials, Errno> {
+    let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
+    Ok(PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
 }
 
 /// SO_PEERPIDFD (Linux 6.5): a handle on the very process that connected.
@@ -66,7 +66,7 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
 }
 
 /// Whether the process behind a pidfd is still there; a zombie is not.
-pub fn alive(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub fn is_alive(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
     let mut polled = [nix::poll::PollFd::new(pidfd, nix::poll::PollFlags::POLLIN)];
     nix::poll::poll(&mut polled, nix::poll::PollTimeout::ZERO).map(|ready| ready == 0)
 }
@@ -117,9 +117,9 @@ pub struct FileId {
     pub device: (u32, u32),
     pub inode: u64,
     pub size: u64,
-    pub modified: (i64, u32),
+    pub mtime: (i64, u32),
     /// Cannot be set by a program, so a file that was changed and dated back shows.
-    pub changed: (i64, u32),
+    pub ctime: (i64, u32),
 }
 
 /// statx(2) of a name below `dir` (the empty name: of `dir` itself), never waiting for a network or FUSE server: it
@@ -143,7 +143,7 @@ pub fn file_id(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileId, Errno> {
         device: (stat.stx_dev_major, stat.stx_dev_minor),
         inode: stat.stx_ino,
         size: stat.stx_size,
-        modified: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-        changed: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+        ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
     })
 }

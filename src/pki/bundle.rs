@@ -10,9 +10,9 @@ use crate::verify::{der, parse_certificate};
 
 /// The document of the tokens' keys with the roots in it, and with a sequence number that is no less than `sequence`. A root
 /// that is of no kind that JWKs have is left out.
-pub fn document(of_tokens: &[u8], roots: &[Vec<u8>], sequence: u64) -> Option<Value> {
-    let mut document: Value = serde_json::from_slice(of_tokens).ok()?;
-    let roots = roots.iter().filter_map(|root| of_root(root));
+pub fn bundle_document(token_jwks: &[u8], roots: &[Vec<u8>], sequence: u64) -> Option<Value> {
+    let mut document: Value = serde_json::from_slice(token_jwks).ok()?;
+    let roots = roots.iter().filter_map(|root| root_jwk(root));
     let keys: Vec<Value> = roots.chain(document["keys"].as_array()?.iter().cloned()).collect();
     document["keys"] = keys.into();
     document["spiffe_sequence"] = document["spiffe_sequence"].as_u64()?.max(sequence).into();
@@ -20,7 +20,7 @@ pub fn document(of_tokens: &[u8], roots: &[Vec<u8>], sequence: u64) -> Option<Va
 }
 
 /// `use` x509-svid, no `kid`, one certificate in `x5c`.
-fn of_root(root: &[u8]) -> Option<Value> {
+fn root_jwk(root: &[u8]) -> Option<Value> {
     let certificate = parse_certificate(root).ok()?;
     let info = certificate.tbs_certificate().subject_public_key_info();
     let public = info.subject_public_key.as_bytes()?;
@@ -37,12 +37,12 @@ fn of_root(root: &[u8]) -> Option<Value> {
         }
         _ => {
             let mut reader = SliceReader::new(public).ok()?;
-            let numbers = reader.sequence(|inner: &mut SliceReader<'_>| {
+            let key_params = reader.sequence(|inner: &mut SliceReader<'_>| {
                 Ok::<_, x509_cert::der::Error>((UintRef::decode(inner)?, UintRef::decode(inner)?))
             });
-            let (n, e) = numbers.ok()?;
-            let text = |number: &UintRef<'_>| BASE64URL_NOPAD.encode(number.as_bytes());
-            json!({ "kty": "RSA", "n": text(&n), "e": text(&e) })
+            let (n, e) = key_params.ok()?;
+            let encode = |number: &UintRef<'_>| BASE64URL_NOPAD.encode(number.as_bytes());
+            json!({ "kty": "RSA", "n": encode(&n), "e": encode(&e) })
         }
     };
     key["use"] = "x509-svid".into();

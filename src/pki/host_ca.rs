@@ -11,282 +11,305 @@ use data_encoding::{BASE64, HEXLOWER};
 use ring::digest::{SHA256, digest};
 use x509_cert::der::Encode;
 
-use super::book::Leaf;
-use super::ca_file::{Kept, NAME, Revoked, Stored, VERSION, bound, seal};
-use super::issuing::{self, Above, CUSHION, Draft};
-use super::x509::{self, Body, Kind};
-use super::{Error, InForce};
+use super::ca_file::{
+    CaFile, CaRecord, FILE_NAME, RevokedCertificate, VERSION, encrypt_key, truncate_revoked,
+};
+use super::issued::LeafRecord;
+use super::issuing_ca::{self, CLOCK_SKEW, ParentCa, UnsignedCa};
+use super::x509::{self, CertificateProfile, TbsCertificate};
+use super::{CaSnapshot, Error};
 use crate::clock::{Clock, Timestamp};
 use crate::enroll::host_ca_name;
-use crate::issue::{Host, Signing};
+use crate::issue::{DelegatedCa, HostIdentity};
+use crate::keystore::{KekDependent, Keystore};
 use crate::store;
 use crate::tpm::{self, Tpm};
-use crate::vault::{Holder, Vault};
 use crate::verify::{der, parse_certificate};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The host key does not rotate, and who holds its root by hand is not to be sent another one.
 const ROOT_LIFETIME: Duration = Duration::from_secs(20 * YEAR.as_secs());
 /// A root with less life left gets a successor by the same key and name.
-const ROOT_LEFT: Duration = YEAR;
+const ROOT_RENEW_BEFORE: Duration = YEAR;
 
 /// The one that signs, the one before it, and what a clock that is being set about leaves behind.
-const ISSUING_MOST: usize = 4;
+const MAX_ISSUING_CAS: usize = 4;
 
 /// Something that happened: for the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    Root {
-        until: Timestamp,
+pub enum CaChange {
+    RootCreated {
+        not_after: Timestamp,
     },
-    Issuing {
+    IssuingCaCreated {
         name: String,
-        until: Timestamp,
+        not_after: Timestamp,
     },
     /// An issuing CA of before whose key does not open. Its leaves stay good, and it revokes none of them.
-    Lost {
+    IssuingKeyLost {
         name: String,
     },
 }
 
 /// The root as it stands.
 #[derive(Clone)]
-struct Root {
+struct RootCa {
     certificate: Vec<u8>,
     name: Vec<u8>,
     key_id: [u8; 20],
-    until: Timestamp,
+    not_after: Timestamp,
 }
 
 /// The host's CA, and the means to change it.
 pub struct HostCa {
-    vault: Arc<Vault>,
+    keystore: Arc<Keystore>,
     tpm: Tpm,
-    host: Host,
+    host: HostIdentity,
     clock: Clock,
-    root: Root,
+    root: RootCa,
     /// What stands in the root's place below an organisation's.
-    signing: Option<Arc<Signing>>,
-    issuing: Vec<Kept>,
-    list: u64,
-    listed: Timestamp,
+    delegated_ca: Option<Arc<DelegatedCa>>,
+    issuing_cas: Vec<CaRecord>,
+    crl_number: u64,
+    crl_issued_at: Timestamp,
 }
 
 impl HostCa {
     /// Reads what there is and makes the root if it is missing or another key's. [`HostCa::turn`] makes the rest.
     pub async fn open(
         tpm: &Tpm,
-        vault: Arc<Vault>,
+        keystore: Arc<Keystore>,
         dir: &Path,
-        host: &Host,
+        host: &HostIdentity,
         clock: &Clock,
-    ) -> Result<(HostCa, Vec<Change>), Error> {
-        let host_key = tpm.facts().await?.host_key.ok_or(tpm::Error::NotProvisioned)?;
-        let stored = store::read::<Stored>(&dir.join(NAME), VERSION)?;
+    ) -> Result<(HostCa, Vec<CaChange>), Error> {
+        let host_key = tpm.info().await?.host_key.ok_or(tpm::Error::NotProvisioned)?;
+        let file = store::read::<CaFile>(&dir.join(FILE_NAME), VERSION)?;
         let mut changes = Vec::new();
         let now = clock.now();
-        let kept = stored.and_then(|stored| {
-            let certificate = BASE64.decode(stored.root.as_bytes()).ok()?;
-            Root::read(certificate, &host_key, host).map(|root| (root, stored))
+        let existing = file.and_then(|file| {
+            let certificate = BASE64.decode(file.root.as_bytes()).ok()?;
+            RootCa::from_certificate(certificate, &host_key, host).map(|root| (root, file))
         });
-        let (root, issuing, list, listed, fresh) = match kept {
+        let (root, issuing_cas, crl_number, crl_issued_at, root_created) = match existing {
             None => {
-                let root = Root::make(tpm, &host_key, host, now).await?;
-                changes.push(Change::Root { until: root.until });
+                let root = RootCa::create(tpm, &host_key, host, now).await?;
+                changes.push(CaChange::RootCreated { not_after: root.not_after });
                 (root, Vec::new(), 0, now, true)
             }
-            Some((root, stored)) => {
-                let keks = vault.keks().await?;
-                let mut issuing = Vec::new();
-                for stored in stored.issuing {
-                    match stored.open(&keks, host) {
-                        Ok(kept) => issuing.push(kept),
-                        Err(name) => changes.push(Change::Lost { name }),
+            Some((root, file)) => {
+                let keks = keystore.keks().await?;
+                let mut issuing_cas = Vec::new();
+                for raw in file.issuing {
+                    match raw.decrypt(&keks, host) {
+                        Ok(record) => issuing_cas.push(record),
+                        Err(name) => changes.push(CaChange::IssuingKeyLost { name }),
                     }
                 }
-                let ends = root.until.since(now) < ROOT_LEFT;
-                let root = match ends {
-                    true => Root::make(tpm, &host_key, host, now).await?,
+                let root_expires_soon = root.not_after.since(now) < ROOT_RENEW_BEFORE;
+                let root = match root_expires_soon {
+                    true => RootCa::create(tpm, &host_key, host, now).await?,
                     false => root,
                 };
-                if ends {
-                    changes.push(Change::Root { until: root.until });
+                if root_expires_soon {
+                    changes.push(CaChange::RootCreated { not_after: root.not_after });
                 }
-                (root, issuing, stored.list, Timestamp::from_secs(stored.listed), ends)
+                (root, issuing_cas, file.list, Timestamp::from_secs(file.listed), root_expires_soon)
             }
         };
         let (tpm, host, clock) = (tpm.clone(), host.clone(), clock.clone());
-        let mut ca = HostCa { vault, tpm, host, clock, root, signing: None, issuing, list, listed };
-        if fresh {
-            ca.write(ca.issuing.clone()).await?;
+        let mut ca = HostCa {
+            keystore,
+            tpm,
+            host,
+            clock,
+            root,
+            delegated_ca: None,
+            issuing_cas,
+            crl_number,
+            crl_issued_at,
+        };
+        if root_created {
+            ca.persist(ca.issuing_cas.clone()).await?;
         }
         Ok((ca, changes))
     }
 
     /// Has what is in force be of another time, though no step of ours was due.
-    pub async fn touch(&mut self) -> Result<(), Error> {
-        self.write(self.issuing.clone()).await
+    pub async fn reissue_crls(&mut self) -> Result<(), Error> {
+        self.persist(self.issuing_cas.clone()).await
     }
 
     /// From now on the host signs below an organisation's root, or below its own.
-    pub fn sign_with(&mut self, signing: Option<Arc<Signing>>) {
-        self.signing = signing;
+    pub fn set_parent(&mut self, delegated_ca: Option<Arc<DelegatedCa>>) {
+        self.delegated_ca = delegated_ca;
     }
 
     /// When there is something to do next.
-    pub fn wake(&self) -> Timestamp {
-        self.issuing.first().map_or(self.clock.now(), |kept| kept.ca.renew_at())
+    pub fn next_renewal(&self) -> Timestamp {
+        self.issuing_cas.first().map_or(self.clock.now(), |record| record.ca.renew_at())
     }
 
     /// Makes the next issuing CA if it is time. What failed changes nothing and is tried at the next turn.
-    pub async fn turn(&mut self) -> Result<Vec<Change>, Error> {
-        self.reseal().await?;
+    pub async fn advance(&mut self) -> Result<Vec<CaChange>, Error> {
+        self.rewrap_keys().await?;
         let now = self.clock.now();
-        let due = match self.issuing.first() {
+        let due = match self.issuing_cas.first() {
             None => true,
             // A clock that was ahead: this CA does not count yet.
-            Some(kept) => now >= kept.ca.renew_at() || now.after(CUSHION) < kept.ca.made(),
+            Some(record) => now >= record.ca.renew_at() || now.after(CLOCK_SKEW) < record.ca.created_at(),
         };
         if !due {
             return Ok(Vec::new());
         }
-        let until = self.signing.as_ref().map_or(self.root.until, |signing| signing.until);
-        if until <= now {
-            return Err(Error::Expired(until));
+        let not_after =
+            self.delegated_ca.as_ref().map_or(self.root.not_after, |delegated_ca| delegated_ca.not_after);
+        if not_after <= now {
+            return Err(Error::ParentExpired(not_after));
         }
-        let above = Above {
+        let parent = ParentCa {
             name: &self.root.name,
             key_id: self.root.key_id,
-            until,
+            not_after,
             host_id: &self.host.id,
             trust_domain: &self.host.trust_domain,
         };
-        let draft = Draft::new(&above, now)?;
-        let kek = self.vault.kek().await?;
-        let signature = sign(&self.tpm, draft.body()).await?;
-        let ca = Arc::new(draft.signed(&signature));
-        let sealed = seal(&kek, &ca)?;
-        let change = Change::Issuing { name: HEXLOWER.encode(&ca.tag()), until: ca.until() };
-        let mut issuing = vec![Kept { ca, sealed, revoked: Vec::new() }];
-        issuing.extend(self.issuing.iter().filter(|kept| kept.ca.until() > now).cloned());
-        issuing.truncate(ISSUING_MOST);
-        self.write(issuing).await?;
+        let unsigned = UnsignedCa::new(&parent, now)?;
+        let kek = self.keystore.latest_kek().await?;
+        let signature = sign(&self.tpm, unsigned.tbs()).await?;
+        let ca = Arc::new(unsigned.into_signed(&signature));
+        let encrypted_key = encrypt_key(&kek, &ca)?;
+        let change =
+            CaChange::IssuingCaCreated { name: HEXLOWER.encode(&ca.tag()), not_after: ca.not_after() };
+        let mut issuing_cas = vec![CaRecord { ca, encrypted_key, revoked: Vec::new() }];
+        issuing_cas.extend(self.issuing_cas.iter().filter(|record| record.ca.not_after() > now).cloned());
+        issuing_cas.truncate(MAX_ISSUING_CAS);
+        self.persist(issuing_cas).await?;
         Ok(vec![change])
     }
 
     /// Puts leaves on the lists: on disk when this returns.
-    pub async fn revoke(&mut self, leaves: &[Leaf]) -> Result<(), Error> {
+    pub async fn revoke(&mut self, leaves: &[LeafRecord]) -> Result<(), Error> {
         let now = self.clock.now();
-        let mut issuing = self.issuing.clone();
+        let mut issuing_cas = self.issuing_cas.clone();
         for leaf in leaves.iter().filter(|leaf| leaf.expires > now) {
-            let by = issuing.iter_mut().find(|kept| kept.ca.tag() == leaf.by);
-            if let Some(kept) = by {
-                let revoked = Revoked { serial: leaf.serial, at: now, expires: leaf.expires };
-                if kept.revoked.iter().all(|old| old.serial != leaf.serial) {
-                    kept.revoked.push(revoked);
+            let issuer = issuing_cas.iter_mut().find(|record| record.ca.tag() == leaf.ca_tag);
+            if let Some(record) = issuer {
+                let revoked =
+                    RevokedCertificate { serial: leaf.serial, revoked_at: now, expires: leaf.expires };
+                if record.revoked.iter().all(|old| old.serial != leaf.serial) {
+                    record.revoked.push(revoked);
                 }
             }
         }
-        self.write(issuing).await
+        self.persist(issuing_cas).await
     }
 
     /// What leaves are issued by and checked with, as it is now.
-    pub fn in_force(&self) -> Result<Option<InForce>, Error> {
-        let Some(first) = self.issuing.first() else { return Ok(None) };
-        let crls = self.issuing.iter().filter(|kept| kept.ca.until() > self.clock.now()).map(|kept| {
-            let revoked = kept.revoked.iter().map(|one| (one.serial, one.at));
-            kept.ca.crl(self.list, revoked, self.listed)
-        });
-        let mut above = vec![first.ca.certificate().to_vec()];
+    pub fn snapshot(&self) -> Result<Option<CaSnapshot>, Error> {
+        let Some(newest) = self.issuing_cas.first() else { return Ok(None) };
+        let crls =
+            self.issuing_cas.iter().filter(|record| record.ca.not_after() > self.clock.now()).map(|record| {
+                let revoked = record.revoked.iter().map(|one| (one.serial, one.revoked_at));
+                record.ca.sign_crl(self.crl_number, revoked, self.crl_issued_at)
+            });
+        let mut intermediates = vec![newest.ca.certificate().to_vec()];
         let mut bundle = vec![self.root.certificate.clone()];
-        if let Some(signing) = &self.signing {
-            above.extend_from_slice(signing.below_root());
-            bundle.insert(0, signing.root().to_vec());
+        if let Some(delegated_ca) = &self.delegated_ca {
+            intermediates.extend_from_slice(delegated_ca.chain_without_root());
+            bundle.insert(0, delegated_ca.root().to_vec());
             // Leaves of before lead to the host's own root alone, for as long as they live.
-            if self.clock.now().since(signing.since) > issuing::LIFETIME {
+            if self.clock.now().since(delegated_ca.installed_at) > issuing_ca::LIFETIME {
                 bundle.truncate(1);
             }
         }
-        Ok(Some(InForce {
-            above,
+        Ok(Some(CaSnapshot {
+            intermediates,
             bundle,
-            changed: self.listed,
+            changed_at: self.crl_issued_at,
             crls: crls.collect::<Result<_, _>>()?,
-            ca: first.ca.clone(),
+            issuing_ca: newest.ca.clone(),
         }))
     }
 
     /// Encrypts the keys anew where the vault's key is another one. Until then the vault keeps the key before.
-    async fn reseal(&mut self) -> Result<(), Error> {
-        let Some(keks) = self.vault.is_due(Holder::IssuingCas).await? else { return Ok(()) };
-        let again = |kept: &Kept| Ok(Kept { sealed: seal(&keks.latest, &kept.ca)?, ..kept.clone() });
-        let issuing = self.issuing.iter().map(again).collect::<Result<_, Error>>()?;
-        self.write(issuing).await?;
-        Ok(self.vault.is_done(Holder::IssuingCas).await?)
+    async fn rewrap_keys(&mut self) -> Result<(), Error> {
+        let Some(keks) = self.keystore.needs_rewrap(KekDependent::IssuingCas).await? else { return Ok(()) };
+        let rewrap = |record: &CaRecord| {
+            Ok(CaRecord { encrypted_key: encrypt_key(&keks.latest, &record.ca)?, ..record.clone() })
+        };
+        let issuing_cas = self.issuing_cas.iter().map(rewrap).collect::<Result<_, Error>>()?;
+        self.persist(issuing_cas).await?;
+        Ok(self.keystore.mark_rewrapped(KekDependent::IssuingCas).await?)
     }
 
-    async fn write(&mut self, mut issuing: Vec<Kept>) -> Result<(), Error> {
+    async fn persist(&mut self, mut issuing_cas: Vec<CaRecord>) -> Result<(), Error> {
         let now = self.clock.now();
-        for kept in &mut issuing {
-            kept.revoked.retain(|one| one.expires > now);
+        for record in &mut issuing_cas {
+            record.revoked.retain(|one| one.expires > now);
         }
-        bound(&mut issuing);
-        let stored = Stored {
+        truncate_revoked(&mut issuing_cas);
+        let file = CaFile {
             root: BASE64.encode(&self.root.certificate),
-            list: self.list + 1,
-            listed: now.secs(),
-            issuing: issuing.iter().map(Kept::stored).collect(),
+            list: self.crl_number + 1,
+            listed: now.as_secs(),
+            issuing: issuing_cas.iter().map(CaRecord::to_raw).collect(),
         };
-        self.vault.write(NAME, VERSION, &stored).await?;
-        (self.list, self.listed) = (stored.list, Timestamp::from_secs(stored.listed));
-        self.issuing = issuing;
+        self.keystore.write_file(FILE_NAME, VERSION, &file).await?;
+        (self.crl_number, self.crl_issued_at) = (file.list, Timestamp::from_secs(file.listed));
+        self.issuing_cas = issuing_cas;
         Ok(())
     }
 }
 
-impl Root {
-    async fn make(tpm: &Tpm, key: &[u8; 65], host: &Host, now: Timestamp) -> Result<Root, Error> {
+impl RootCa {
+    async fn create(
+        tpm: &Tpm,
+        host_key: &[u8; 65],
+        host: &HostIdentity,
+        now: Timestamp,
+    ) -> Result<RootCa, Error> {
         let name = host_ca_name(&host.id);
-        let key_id = der::key_id(key);
-        let until = Timestamp::from_secs(now.after(ROOT_LIFETIME).secs());
-        let body = Body {
-            kind: Kind::Authority { path_length: 1 },
-            serial: issuing::serial()?,
+        let key_id = der::key_id(host_key);
+        let not_after = Timestamp::from_secs(now.after(ROOT_LIFETIME).as_secs());
+        let tbs = TbsCertificate {
+            profile: CertificateProfile::Ca { path_length: 1 },
+            serial: issuing_ca::random_serial()?,
             issuer: &name,
             subject: &name,
-            from: Timestamp::from_secs(now.secs().saturating_sub(CUSHION.as_secs())),
-            until,
-            key: &der::p256_key(key),
+            not_before: Timestamp::from_secs(now.as_secs().saturating_sub(CLOCK_SKEW.as_secs())),
+            not_after,
+            spki: &der::p256_spki(host_key),
             key_id,
             issuer_key_id: None,
             uri: &format!("spiffe://{}", host.trust_domain),
         };
-        let body = body.der();
-        let certificate = x509::signed(&body, &sign(tpm, &body).await?);
-        Ok(Root { certificate, name, key_id, until })
+        let tbs = tbs.to_der();
+        let certificate = x509::assemble(&tbs, &sign(tpm, &tbs).await?);
+        Ok(RootCa { certificate, name, key_id, not_after })
     }
 
     /// The root of an earlier start, if it is this host key's and this trust domain's.
-    fn read(certificate: Vec<u8>, key: &[u8; 65], host: &Host) -> Option<Root> {
+    fn from_certificate(certificate: Vec<u8>, host_key: &[u8; 65], host: &HostIdentity) -> Option<RootCa> {
         use x509_cert::ext::pkix::SubjectAltName;
         use x509_cert::ext::pkix::name::GeneralName;
-        let read = parse_certificate(&certificate).ok()?;
-        let body = read.tbs_certificate();
-        let (_, names) = body.get_extension::<SubjectAltName>().ok().flatten()?;
+        let parsed = parse_certificate(&certificate).ok()?;
+        let tbs = parsed.tbs_certificate();
+        let (_, names) = tbs.get_extension::<SubjectAltName>().ok().flatten()?;
         let uri = format!("spiffe://{}", host.trust_domain);
-        let named = |name: &GeneralName| matches!(name, GeneralName::UniformResourceIdentifier(of) if of.as_str() == uri);
-        let of_key = body.subject_public_key_info().to_der().ok()? == der::p256_key(key);
-        if !of_key || !names.0.iter().any(named) {
+        let matches_uri = |name: &GeneralName| matches!(name, GeneralName::UniformResourceIdentifier(san_uri) if san_uri.as_str() == uri);
+        let key_matches = tbs.subject_public_key_info().to_der().ok()? == der::p256_spki(host_key);
+        if !key_matches || !names.0.iter().any(matches_uri) {
             return None;
         }
-        let until = Timestamp::from_secs(body.validity().not_after.to_unix_duration().as_secs());
-        let name = body.subject().to_der().ok()?;
-        Some(Root { certificate, name, key_id: der::key_id(key), until })
+        let not_after = Timestamp::from_secs(tbs.validity().not_after.to_unix_duration().as_secs());
+        let name = tbs.subject().to_der().ok()?;
+        Some(RootCa { certificate, name, key_id: der::key_id(host_key), not_after })
     }
 }
 
-async fn sign(tpm: &Tpm, body: &[u8]) -> Result<[u8; 64], Error> {
+async fn sign(tpm: &Tpm, tbs: &[u8]) -> Result<[u8; 64], Error> {
     let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, body).as_ref());
+    hash.copy_from_slice(digest(&SHA256, tbs).as_ref());
     Ok(tpm.host_sign(hash).await?)
 }

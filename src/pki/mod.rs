@@ -13,21 +13,21 @@
 //! [`Authority::crls`] for whoever checks, and [`Authority::changed`] to hear that one of these is another. It answers from
 //! memory. [`HostCa`] is the other side: it makes and keeps what the authority stands on, and is one task's alone.
 
-mod authority;
-mod book;
 mod bundle;
 mod ca_file;
+mod certificate_issuer;
 mod csr;
 mod host_ca;
-mod issuing;
+mod issued;
+mod issuing_ca;
 mod x509;
 
-pub use authority::{Authority, Certificate, InForce, Report, Wanted};
-pub use bundle::document as bundle_document;
-pub use csr::HolderKey;
-pub use host_ca::{Change, HostCa};
+pub use bundle::bundle_document;
+pub use certificate_issuer::{CaReport, CaSnapshot, CertificateIssuer, CertificateParams, IssuedX509Svid};
+pub use csr::SubjectKey;
+pub use host_ca::{CaChange, HostCa};
 
-use crate::{issue, store, tpm, vault};
+use crate::{issue, keystore, store, tpm};
 
 /// Why there is no certificate. The texts of [`Error::Csr`] go to callers, the others to administrators.
 #[derive(Debug, thiserror::Error)]
@@ -35,18 +35,18 @@ pub enum Error {
     #[error("{0}")]
     Tpm(#[from] tpm::Error),
     #[error("{0}")]
-    Vault(#[from] vault::Error),
+    Vault(#[from] keystore::Error),
     #[error("{0}")]
     Store(#[from] store::Error),
     #[error("{0}")]
-    Key(#[from] issue::Error),
+    Issue(#[from] issue::Error),
     #[error("csr: {0}")]
     Csr(String),
     #[error(
         "the certificate by which the organisation lets this host sign has expired at {0}; have the host certified again: \
          hostbadge enroll request"
     )]
-    Expired(crate::clock::Timestamp),
+    ParentExpired(crate::clock::Timestamp),
     #[error("the system gives no random numbers")]
     Random,
 }

@@ -1,44 +1,44 @@
 //! May it: the fourth step of the road. Default deny; only this room makes a [`Permit`].
 
-mod rate;
+mod jwt_svid;
+mod rate_limit;
 mod refusal;
-mod svid;
 
 use std::time::Duration;
 
-use crate::agents::{Agent, Algorithm, Assurance};
+use crate::agents::{Algorithm, Assurance, AuthenticatedAgent};
 use crate::peer::Peer;
-use crate::posture::{Condition, Mode, Posture};
+use crate::posture::{Mode, Posture, PostureAtDecision};
 
-pub use rate::{Limited, Limiter, Rate, Who};
-pub use refusal::{Reason, Refusal};
-pub use svid::{AUDIENCES_MOST, SvidAsk, SvidPermit, decide_svid};
+pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
+pub use rate_limit::{Limiter, Rate, RateLimitKey, RateLimited};
+pub use refusal::{ErrorCode, Refusal};
 
 /// Who may administer, beside root.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Gate {
+pub struct AdminPolicy {
     /// The admin group, where the host has it.
-    pub group: Option<u32>,
+    pub admin_group: Option<u32>,
     /// A developer's own uid; none on a real host.
-    pub developer: Option<u32>,
+    pub dev_uid: Option<u32>,
 }
 
-impl Gate {
-    pub fn admits(&self, peer: &Peer) -> bool {
+impl AdminPolicy {
+    pub fn is_admin(&self, peer: &Peer) -> bool {
         peer.uid == 0
-            || self.group.is_some_and(|group| peer.in_group(group))
-            || self.developer == Some(peer.uid)
+            || self.admin_group.is_some_and(|group| peer.in_group(group))
+            || self.dev_uid == Some(peer.uid)
     }
 
     /// Who may do what comes to holding the host's keys. The admin group is for those who run agents.
-    pub fn owns(&self, peer: &Peer) -> bool {
-        peer.uid == 0 || self.developer == Some(peer.uid)
+    pub fn is_owner(&self, peer: &Peer) -> bool {
+        peer.uid == 0 || self.dev_uid == Some(peer.uid)
     }
 }
 
 /// What a caller asks for, well-formed but not yet decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct TokenRequest {
     pub audience: String,
     /// Scopes asked for; none means all that the grant has (RFC 6749 section 3.3).
     pub scopes: Option<Vec<String>>,
@@ -51,7 +51,7 @@ pub struct Ask {
 /// A decision in favour. `issue` mints only from this.
 #[derive(Debug)]
 pub struct Permit {
-    agent: Agent,
+    agent: AuthenticatedAgent,
     posture: Posture,
     audience: String,
     scope: String,
@@ -62,12 +62,12 @@ pub struct Permit {
 /// A decision that an agent may show who it is. Needs no grant: an identity opens nothing by itself.
 #[derive(Debug)]
 pub struct IdentityPermit {
-    agent: Agent,
+    agent: AuthenticatedAgent,
     posture: Posture,
 }
 
 impl IdentityPermit {
-    pub fn agent(&self) -> &Agent {
+    pub fn agent(&self) -> &AuthenticatedAgent {
         &self.agent
     }
 
@@ -88,7 +88,7 @@ pub enum Signer {
 }
 
 impl Permit {
-    pub fn agent(&self) -> &Agent {
+    pub fn agent(&self) -> &AuthenticatedAgent {
         &self.agent
     }
 
@@ -116,58 +116,73 @@ impl Permit {
 }
 
 /// Decides by the agent's grants.
-pub fn decide(agent: Agent, host: &Condition, ask: Ask) -> Result<Permit, Refusal> {
-    let refuse = |reason, what: String| {
-        Refusal::new(reason, what).by(agent.peer()).of(agent.name()).about(&ask.audience)
+pub fn decide(
+    agent: AuthenticatedAgent,
+    host_posture: &PostureAtDecision,
+    request: TokenRequest,
+) -> Result<Permit, Refusal> {
+    let refuse = |code, description: String| {
+        Refusal::new(code, description)
+            .with_peer(agent.peer())
+            .with_agent(agent.name())
+            .with_audience(&request.audience)
     };
-    let Some(grant) = agent.entry().grants.iter().find(|grant| grant.audience == ask.audience) else {
+    let Some(grant) = agent.entry().grants.iter().find(|grant| grant.audience == request.audience) else {
         return Err(refuse(
-            Reason::InvalidTarget,
+            ErrorCode::InvalidTarget,
             format!("agent \"{}\" has no grant for this audience", agent.name()),
         ));
     };
-    let scope = match &ask.scopes {
-        None => join(grant.scopes.iter()),
-        Some(wanted) => {
-            if let Some(extra) = wanted.iter().find(|scope| !grant.scopes.contains(*scope)) {
-                let what = format!("the grant for this audience has no scope \"{}\"", extra.escape_debug());
-                return Err(refuse(Reason::InvalidScope, what));
+    let scope = match &request.scopes {
+        None => join_scopes(grant.scopes.iter()),
+        Some(requested) => {
+            if let Some(missing) = requested.iter().find(|scope| !grant.scopes.contains(*scope)) {
+                let description =
+                    format!("the grant for this audience has no scope \"{}\"", missing.escape_debug());
+                return Err(refuse(ErrorCode::InvalidScope, description));
             }
             // Through a set, so that the same scopes read the same however they were asked for.
-            join(wanted.iter().collect::<std::collections::BTreeSet<_>>().into_iter())
+            join_scopes(requested.iter().collect::<std::collections::BTreeSet<_>>().into_iter())
         }
     };
-    let posture =
-        weigh(grant.posture.unwrap_or(host.mode), host).map_err(|what| refuse(Reason::AccessDenied, what))?;
+    let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture)
+        .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
     // A request can shorten, never lengthen.
-    let ttl = ask.ttl.map_or(grant.ttl, |wanted| wanted.min(grant.ttl));
+    let ttl = request.ttl.map_or(grant.ttl, |requested| requested.min(grant.ttl));
     let signer = match (grant.assurance, grant.alg) {
         (_, Algorithm::Rs256) => Signer::Rsa,
         (Assurance::Tpm, Algorithm::Es256) => Signer::Host,
         (Assurance::Sealed, Algorithm::Es256) => Signer::Issuing,
     };
-    Ok(Permit { posture, audience: ask.audience, scope, ttl, signer, agent })
+    Ok(Permit { posture, audience: request.audience, scope, ttl, signer, agent })
 }
 
 /// Decides whether an agent may have a proof of its own identity.
-pub fn decide_identity(agent: Agent, host: &Condition) -> Result<IdentityPermit, Refusal> {
-    match weigh(host.mode, host) {
+pub fn decide_identity(
+    agent: AuthenticatedAgent,
+    host_posture: &PostureAtDecision,
+) -> Result<IdentityPermit, Refusal> {
+    match check_posture(host_posture.mode, host_posture) {
         Ok(posture) => Ok(IdentityPermit { agent, posture }),
-        Err(what) => Err(Refusal::new(Reason::AccessDenied, what).by(agent.peer()).of(agent.name())),
+        Err(description) => Err(Refusal::new(ErrorCode::AccessDenied, description)
+            .with_peer(agent.peer())
+            .with_agent(agent.name())),
     }
 }
 
 /// The posture that a decision goes by, or why there is nothing for anybody.
-fn weigh(mode: Mode, host: &Condition) -> Result<Posture, String> {
+fn check_posture(mode: Mode, host_posture: &PostureAtDecision) -> Result<Posture, String> {
     match mode {
         Mode::Off => Ok(Posture::Off),
-        Mode::Enforce if host.posture != Posture::Accepted => {
-            Err(format!("the host's posture is {}: {}", host.posture, host.remedy()))
-        }
-        Mode::Enforce | Mode::Warn => Ok(host.posture),
+        Mode::Enforce if host_posture.posture != Posture::Accepted => Err(format!(
+            "the host's posture is {}: {}",
+            host_posture.posture,
+            host_posture.reason_with_remedy()
+        )),
+        Mode::Enforce | Mode::Warn => Ok(host_posture.posture),
     }
 }
 
-fn join<'a>(scopes: impl Iterator<Item = &'a String>) -> String {
+fn join_scopes<'a>(scopes: impl Iterator<Item = &'a String>) -> String {
     scopes.map(String::as_str).collect::<Vec<_>>().join(" ")
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::agents::Name;
+use crate::agents::AgentName;
 use crate::peer::Peer;
 
 /// The error codes of the contract: RFC 6749 section 5.2, RFC 8707 section 2, RFC 8628's `slow_down`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum ErrorCode {
     AccessDenied,
     InvalidClient,
     InvalidRequest,
@@ -22,22 +22,22 @@ pub enum Reason {
     TemporarilyUnavailable,
 }
 
-impl Reason {
+impl ErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
-            Reason::AccessDenied => "access_denied",
-            Reason::InvalidClient => "invalid_client",
-            Reason::InvalidRequest => "invalid_request",
-            Reason::InvalidScope => "invalid_scope",
-            Reason::InvalidTarget => "invalid_target",
-            Reason::ServerError => "server_error",
-            Reason::SlowDown => "slow_down",
-            Reason::TemporarilyUnavailable => "temporarily_unavailable",
+            ErrorCode::AccessDenied => "access_denied",
+            ErrorCode::InvalidClient => "invalid_client",
+            ErrorCode::InvalidRequest => "invalid_request",
+            ErrorCode::InvalidScope => "invalid_scope",
+            ErrorCode::InvalidTarget => "invalid_target",
+            ErrorCode::ServerError => "server_error",
+            ErrorCode::SlowDown => "slow_down",
+            ErrorCode::TemporarilyUnavailable => "temporarily_unavailable",
         }
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -46,10 +46,10 @@ impl fmt::Display for Reason {
 /// Who was refused what, and why. The description goes to the caller.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    pub reason: Reason,
+    pub code: ErrorCode,
     pub description: String,
     pub peer: Option<Peer>,
-    pub agent: Option<Name>,
+    pub agent: Option<AgentName>,
     pub audience: Option<String>,
     /// When it makes sense to ask again.
     pub retry_after: Option<Duration>,
@@ -58,9 +58,9 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub fn new(reason: Reason, description: impl Into<String>) -> Refusal {
+    pub fn new(code: ErrorCode, description: impl Into<String>) -> Refusal {
         Refusal {
-            reason,
+            code,
             description: description.into(),
             peer: None,
             agent: None,
@@ -70,17 +70,17 @@ impl Refusal {
         }
     }
 
-    pub fn by(mut self, peer: &Peer) -> Refusal {
+    pub fn with_peer(mut self, peer: &Peer) -> Refusal {
         self.peer = Some(peer.clone());
         self
     }
 
-    pub fn of(mut self, agent: &Name) -> Refusal {
+    pub fn with_agent(mut self, agent: &AgentName) -> Refusal {
         self.agent = Some(agent.clone());
         self
     }
 
-    pub fn about(mut self, audience: &str) -> Refusal {
+    pub fn with_audience(mut self, audience: &str) -> Refusal {
         self.audience = Some(audience.to_owned());
         self
     }

@@ -7,35 +7,35 @@ use data_encoding::{BASE64, HEXLOWER};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::explain::{Pcrs, changed};
+use super::pcr_diff::{PcrValues, changed_pcrs};
 use super::{Error, Posture};
 use crate::clock::Timestamp;
 use crate::store;
 
 /// In the state directory. It is written by the vault, whose ledger knows an older one that was put back.
-pub const NAME: &str = "baseline.json";
+pub const FILE_NAME: &str = "baseline.json";
 pub const VERSION: u64 = 1;
 /// What `store` reads is bounded, and a firmware's log has tens of KiB. A longer one is left out: changes are then told by
 /// the numbers of PCRs.
-const LONGEST_LOG: usize = 2 * 1024 * 1024;
+const MAX_STORED_LOG_LEN: usize = 2 * 1024 * 1024;
 
 /// A state of the host, and whether somebody took it for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Baseline {
     /// The host's id.
-    pub host: String,
-    pub recorded: Timestamp,
-    pub pcrs: Pcrs,
-    pub boot_log: Option<Vec<u8>>,
-    pub accepted: Option<Accepted>,
+    pub host_id: String,
+    pub recorded_at: Timestamp,
+    pub pcrs: PcrValues,
+    pub event_log: Option<Vec<u8>>,
+    pub acceptance: Option<Acceptance>,
 }
 
 /// Who took it for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    pub at: Timestamp,
+pub struct Acceptance {
+    pub accepted_at: Timestamp,
     /// Such as `uid 0, pid 4711`.
-    pub by: String,
+    pub accepted_by: String,
     /// See [`digest`].
     pub digest: String,
 }
@@ -43,7 +43,7 @@ pub struct Accepted {
 /// The file's members beside its version.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Written {
+pub struct BaselineFile {
     host: String,
     /// In seconds since 1970.
     recorded: u64,
@@ -51,12 +51,12 @@ pub struct Written {
     pcrs: BTreeMap<u8, String>,
     /// Base64.
     boot_log: Option<String>,
-    accepted: Option<WrittenAccepted>,
+    accepted: Option<RawAcceptance>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenAccepted {
+struct RawAcceptance {
     at: u64,
     by: String,
     digest: String,
@@ -64,84 +64,88 @@ struct WrittenAccepted {
 
 impl Baseline {
     /// This host's baseline; none where there is none yet. Blocking.
-    pub fn read(state: &Path, host: &str) -> Result<Option<Baseline>, Error> {
-        let path = state.join(NAME);
-        let torn = |why: String| Error::Torn { path: path.clone(), why };
-        let written: Written = match store::read(&path, VERSION) {
-            Ok(Some(written)) => written,
+    pub fn read(state: &Path, host_id: &str) -> Result<Option<Baseline>, Error> {
+        let path = state.join(FILE_NAME);
+        let corrupt = |why: String| Error::Corrupt { path: path.clone(), why };
+        let file: BaselineFile = match store::read(&path, VERSION) {
+            Ok(Some(file)) => file,
             Ok(None) => return Ok(None),
-            Err(store::Error::Torn { why, .. }) => return Err(torn(why)),
+            Err(store::Error::Corrupt { reason: why, .. }) => return Err(corrupt(why)),
             Err(e) => return Err(e.into()),
         };
-        let baseline = Baseline::of(written).map_err(torn)?;
-        if baseline.host != host {
-            return Err(Error::Foreign { path, theirs: baseline.host, ours: host.to_owned() });
+        let baseline = Baseline::from_file(file).map_err(corrupt)?;
+        if baseline.host_id != host_id {
+            return Err(Error::WrongHost { path, theirs: baseline.host_id, ours: host_id.to_owned() });
         }
         Ok(Some(baseline))
     }
 
     /// As it is kept.
-    pub fn written(&self) -> Written {
-        let log = self.boot_log.as_ref().filter(|log| log.len() <= LONGEST_LOG);
-        Written {
-            host: self.host.clone(),
-            recorded: self.recorded.secs(),
+    pub fn to_file(&self) -> BaselineFile {
+        let log = self.event_log.as_ref().filter(|log| log.len() <= MAX_STORED_LOG_LEN);
+        BaselineFile {
+            host: self.host_id.clone(),
+            recorded: self.recorded_at.as_secs(),
             pcrs: self.pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect(),
             boot_log: log.map(|log| BASE64.encode(log)),
-            accepted: self.accepted.as_ref().map(|accepted| WrittenAccepted {
-                at: accepted.at.secs(),
-                by: accepted.by.clone(),
+            accepted: self.acceptance.as_ref().map(|accepted| RawAcceptance {
+                at: accepted.accepted_at.as_secs(),
+                by: accepted.accepted_by.clone(),
                 digest: accepted.digest.clone(),
             }),
         }
     }
 
-    fn of(written: Written) -> Result<Baseline, String> {
-        let mut pcrs = Pcrs::new();
-        for (number, value) in written.pcrs {
+    fn from_file(file: BaselineFile) -> Result<Baseline, String> {
+        let mut pcrs = PcrValues::new();
+        for (number, value) in file.pcrs {
             let value = HEXLOWER.decode(value.as_bytes()).ok().and_then(|value| value.try_into().ok());
             pcrs.insert(number, value.ok_or("the value of a PCR is not 64 hexadecimal digits")?);
         }
-        let boot_log = written.boot_log.map(|log| BASE64.decode(log.as_bytes()));
+        let boot_log = file.boot_log.map(|log| BASE64.decode(log.as_bytes()));
         Ok(Baseline {
-            host: written.host,
-            recorded: Timestamp::from_secs(written.recorded),
+            host_id: file.host,
+            recorded_at: Timestamp::from_secs(file.recorded),
             pcrs,
-            boot_log: boot_log.transpose().map_err(|_| "the boot log is not base64")?,
-            accepted: written.accepted.map(|accepted| Accepted {
-                at: Timestamp::from_secs(accepted.at),
-                by: accepted.by,
+            event_log: boot_log.transpose().map_err(|_| "the boot log is not base64")?,
+            acceptance: file.accepted.map(|accepted| Acceptance {
+                accepted_at: Timestamp::from_secs(accepted.at),
+                accepted_by: accepted.by,
                 digest: accepted.digest,
             }),
         })
     }
 
     /// What a host with these values is by this baseline, and why it is not accepted. `compared` are the PCRs that count.
-    pub fn judge(&self, compared: &[u8], now: &Pcrs) -> (Posture, String) {
-        if self.accepted.is_none() {
+    pub fn compare(&self, compared: &[u8], now: &PcrValues) -> (Posture, String) {
+        if self.acceptance.is_none() {
             return (
                 Posture::Unaccepted,
-                format!("the baseline of {} was accepted by nobody", self.recorded),
+                format!("the baseline of {} was accepted by nobody", self.recorded_at),
             );
         }
-        let unknown: Vec<u8> = compared.iter().copied().filter(|n| !self.pcrs.contains_key(n)).collect();
-        if !unknown.is_empty() {
-            let what =
-                format!("the accepted baseline does not have {}, which posture.pcrs names", named(&unknown));
-            return (Posture::Unaccepted, what);
+        let missing: Vec<u8> = compared.iter().copied().filter(|n| !self.pcrs.contains_key(n)).collect();
+        if !missing.is_empty() {
+            let reason = format!(
+                "the accepted baseline does not have {}, which posture.pcrs names",
+                format_pcrs(&missing)
+            );
+            return (Posture::Unaccepted, reason);
         }
-        let others: Vec<u8> = changed(&self.pcrs, now).filter(|number| compared.contains(number)).collect();
-        match others.is_empty() {
+        let differing: Vec<u8> =
+            changed_pcrs(&self.pcrs, now).filter(|number| compared.contains(number)).collect();
+        match differing.is_empty() {
             true => (Posture::Accepted, String::new()),
-            false => {
-                (Posture::Changed, format!("{} changed since the baseline was accepted", named(&others)))
-            }
+            false => (
+                Posture::Changed,
+                format!("{} changed since the baseline was accepted", format_pcrs(&differing)),
+            ),
         }
     }
 }
 
 /// One name for the values of these PCRs: SHA-256 over each number, one byte, and its value, 32 bytes; in hexadecimal.
-pub fn digest(compared: &[u8], pcrs: &Pcrs) -> String {
+pub fn pcr_digest(compared: &[u8], pcrs: &PcrValues) -> String {
     let mut context = Context::new(&SHA256);
     for (number, value) in pcrs.iter().filter(|(number, _)| compared.contains(number)) {
         context.update(&[*number]);
@@ -151,7 +155,7 @@ pub fn digest(compared: &[u8], pcrs: &Pcrs) -> String {
 }
 
 /// `PCR 7`, `PCRs 4 and 9`.
-fn named(numbers: &[u8]) -> String {
+fn format_pcrs(numbers: &[u8]) -> String {
     let texts: Vec<String> = numbers.iter().map(u8::to_string).collect();
     match texts.as_slice() {
         [one] => format!("PCR {one}"),
@@ -166,79 +170,83 @@ mod tests {
 
     fn sample() -> Baseline {
         Baseline {
-            host: "us".into(),
-            recorded: Timestamp::from_secs(1_700_000_000),
+            host_id: "us".into(),
+            recorded_at: Timestamp::from_secs(1_700_000_000),
             pcrs: [(0, [0; 32]), (7, [7; 32]), (11, [11; 32])].into(),
-            boot_log: Some(b"log".to_vec()),
-            accepted: None,
+            event_log: Some(b"log".to_vec()),
+            acceptance: None,
         }
     }
 
     fn write(baseline: &Baseline, dir: &Path) {
-        store::write(&dir.join(NAME), VERSION, &baseline.written()).unwrap();
+        store::write(&dir.join(FILE_NAME), VERSION, &baseline.to_file()).unwrap();
     }
 
     fn accepted() -> Baseline {
         let at = Timestamp::from_secs(1_700_000_001);
         Baseline {
-            accepted: Some(Accepted { at, by: "uid 0, pid 1".into(), digest: "00".into() }),
+            acceptance: Some(Acceptance {
+                accepted_at: at,
+                accepted_by: "uid 0, pid 1".into(),
+                digest: "00".into(),
+            }),
             ..sample()
         }
     }
 
     #[test]
-    fn what_is_written_is_read_and_a_log_too_long_is_left_out() {
+    fn baseline_round_trips_and_omits_an_oversized_log() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Baseline::read(dir.path(), "us").unwrap(), None);
         for baseline in [sample(), accepted()] {
             write(&baseline, dir.path());
             assert_eq!(Baseline::read(dir.path(), "us").unwrap(), Some(baseline));
         }
-        let long = Baseline { boot_log: Some(vec![0; LONGEST_LOG + 1]), ..sample() };
+        let long = Baseline { event_log: Some(vec![0; MAX_STORED_LOG_LEN + 1]), ..sample() };
         write(&long, dir.path());
-        assert_eq!(Baseline::read(dir.path(), "us").unwrap().unwrap().boot_log, None);
-        let longest = Baseline { boot_log: Some(vec![0; LONGEST_LOG]), ..sample() };
+        assert_eq!(Baseline::read(dir.path(), "us").unwrap().unwrap().event_log, None);
+        let longest = Baseline { event_log: Some(vec![0; MAX_STORED_LOG_LEN]), ..sample() };
         write(&longest, dir.path());
         assert_eq!(Baseline::read(dir.path(), "us").unwrap(), Some(longest));
     }
 
     #[test]
-    fn a_torn_a_foreign_and_a_later_baseline_are_none_and_say_what_to_do() {
+    fn unusable_baseline_errors_name_the_fix() {
         let dir = tempfile::tempdir().unwrap();
         write(&accepted(), dir.path());
-        let said = |host: &str| Baseline::read(dir.path(), host).unwrap_err().to_string();
-        assert!(said("them").contains("baseline of host us, and this is them"));
-        let file = dir.path().join(NAME);
+        let read_error = |host: &str| Baseline::read(dir.path(), host).unwrap_err().to_string();
+        assert!(read_error("them").contains("baseline of host us, and this is them"));
+        let file = dir.path().join(FILE_NAME);
         let whole = std::fs::read_to_string(&file).unwrap();
-        for torn in
+        for corrupt in
             [&whole[..whole.len() / 2], "", "{}", &whole.replace("0000", "zzzz"), &whole.replace("bG9n", "!")]
         {
-            std::fs::write(&file, torn).unwrap();
-            assert!(said("us").contains("hostbadge posture accept"), "{}", said("us"));
+            std::fs::write(&file, corrupt).unwrap();
+            assert!(read_error("us").contains("hostbadge posture accept"), "{}", read_error("us"));
         }
         std::fs::write(&file, whole.replace("\"version\": 1", "\"version\": 2")).unwrap();
-        assert!(said("us").contains("written in format 2"));
+        assert!(read_error("us").contains("written in format 2"));
     }
 
     #[test]
-    fn only_what_is_compared_counts() {
+    fn only_compared_pcrs_count() {
         let same = sample().pcrs;
-        assert_eq!(sample().judge(&[0, 7], &same).0, Posture::Unaccepted);
-        assert_eq!(accepted().judge(&[0, 7], &same), (Posture::Accepted, String::new()));
+        assert_eq!(sample().compare(&[0, 7], &same).0, Posture::Unaccepted);
+        assert_eq!(accepted().compare(&[0, 7], &same), (Posture::Accepted, String::new()));
         let mut other = same.clone();
         other.insert(11, [0; 32]);
-        assert_eq!(accepted().judge(&[0, 7], &other).0, Posture::Accepted);
-        let (posture, why) = accepted().judge(&[0, 7, 11], &other);
+        assert_eq!(accepted().compare(&[0, 7], &other).0, Posture::Accepted);
+        let (posture, why) = accepted().compare(&[0, 7, 11], &other);
         assert_eq!(
             (posture, why.as_str()),
             (Posture::Changed, "PCR 11 changed since the baseline was accepted")
         );
         other.remove(&7);
         other.insert(0, [1; 32]);
-        assert!(accepted().judge(&[0, 7], &other).1.starts_with("PCRs 0 and 7 changed"));
-        let (posture, why) = accepted().judge(&[0, 7, 12], &same);
+        assert!(accepted().compare(&[0, 7], &other).1.starts_with("PCRs 0 and 7 changed"));
+        let (posture, why) = accepted().compare(&[0, 7, 12], &same);
         assert!(posture == Posture::Unaccepted && why.contains("does not have PCR 12"), "{why}");
-        assert_ne!(digest(&[0, 7], &same), digest(&[0, 7], &other));
-        assert_eq!(digest(&[0], &same).len(), 64);
+        assert_ne!(pcr_digest(&[0, 7], &same), pcr_digest(&[0, 7], &other));
+        assert_eq!(pcr_digest(&[0], &same).len(), 64);
     }
 }

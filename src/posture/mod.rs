@@ -4,27 +4,30 @@
 //! whoever watches puts what was seen into [`Watched`], and a decision takes it from there as long as it is fresh.
 
 pub mod baseline;
-mod boot_log;
-mod desk;
-mod explain;
+mod commands;
+mod event_log;
+mod ima_digests;
 mod ima_list;
-mod measured;
+mod pcr_diff;
 mod report;
-mod watched;
+mod state;
 
 use std::fmt;
 
 use serde::Serialize;
 
 pub use crate::config::PostureMode as Mode;
-pub use baseline::{Accepted, Baseline, digest};
-pub use boot_log::BootLog;
-pub use desk::{Desk, Order, Orders, Undone, Want, orders};
-pub use explain::{Pcrs, changed, explain};
-pub use ima_list::ImaList;
-pub use measured::Measured;
-pub use report::{Difference, Report};
-pub use watched::{Condition, Reading, Seen, Watched};
+pub use baseline::{Acceptance, Baseline, pcr_digest};
+pub use commands::{
+    PostureAction, PostureCommand, PostureCommandError, PostureCommandReceiver, PostureCommandSender,
+    command_channel,
+};
+pub use event_log::EventLogFile;
+pub use ima_digests::ImaDigests;
+pub use ima_list::ImaListFile;
+pub use pcr_diff::{PcrValues, changed_pcrs, describe_pcr_changes};
+pub use report::{PostureDiff, PostureReport};
+pub use state::{PcrReading, PostureAtDecision, PostureSnapshot, PostureState};
 
 use crate::store;
 
@@ -67,9 +70,9 @@ impl fmt::Display for Posture {
 pub enum Error {
     /// Without what `store` says of a lost identity: a baseline is no secret, and is made anew by accepting.
     #[error("{path}: it cannot be read as a baseline ({why}); compare the host with what you know of it, then hostbadge posture accept", path = path.display())]
-    Torn { path: std::path::PathBuf, why: String },
+    Corrupt { path: std::path::PathBuf, why: String },
     #[error("{path}: it is the baseline of host {theirs}, and this is {ours}; hostbadge posture accept takes this host's state instead", path = path.display())]
-    Foreign { path: std::path::PathBuf, theirs: String, ours: String },
+    WrongHost { path: std::path::PathBuf, theirs: String, ours: String },
     #[error("{0}")]
     Store(#[from] store::Error),
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use super::{Mode, Pcrs, Posture, Watched, changed, digest, explain};
-use crate::clock::{Timestamp, Uptime};
+use super::{Mode, PcrValues, Posture, PostureState, changed_pcrs, describe_pcr_changes, pcr_digest};
+use crate::clock::{BootTime, Timestamp};
 
 /// The answer to `hostbadge posture show`.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct PostureReport {
     mode: Mode,
     posture: Posture,
     /// Why it is not `accepted`.
@@ -21,7 +21,7 @@ pub struct Report {
     /// How old what is known may be at a decision, in seconds.
     max_age: f64,
     baseline: Option<BaselineReport>,
-    now: Option<NowReport>,
+    now: Option<ReadingReport>,
     /// Of those compared.
     changed: Vec<u8>,
     /// What is wrong with the baseline, or with the last look.
@@ -29,7 +29,7 @@ pub struct Report {
     trouble: Option<String>,
     /// Lines of the IMA list that are proven; none while no agent has to be measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    measured: Option<MeasuredReport>,
+    measured: Option<ImaReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -48,7 +48,7 @@ struct AcceptedReport {
 }
 
 #[derive(Debug, Serialize)]
-struct NowReport {
+struct ReadingReport {
     at: Timestamp,
     /// In seconds.
     age: f64,
@@ -58,7 +58,7 @@ struct NowReport {
 }
 
 #[derive(Debug, Serialize)]
-struct MeasuredReport {
+struct ImaReport {
     lines: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<String>,
@@ -66,7 +66,7 @@ struct MeasuredReport {
 
 /// The answer to `hostbadge posture diff`.
 #[derive(Debug, Serialize)]
-pub struct Difference {
+pub struct PostureDiff {
     posture: Posture,
     /// Of the state now. See [`digest`].
     digest: String,
@@ -76,82 +76,85 @@ pub struct Difference {
     changes: Vec<String>,
 }
 
-fn hex(pcrs: &Pcrs) -> BTreeMap<u8, String> {
+fn hex_values(pcrs: &PcrValues) -> BTreeMap<u8, String> {
     pcrs.iter().map(|(number, value)| (*number, HEXLOWER.encode(value))).collect()
 }
 
-fn only(compared: &[u8], pcrs: &Pcrs) -> Pcrs {
+fn select_pcrs(compared: &[u8], pcrs: &PcrValues) -> PcrValues {
     pcrs.iter().filter(|(number, _)| compared.contains(number)).map(|(n, value)| (*n, *value)).collect()
 }
 
-impl Report {
+impl PostureReport {
     /// `measured`: whether an agent has to be.
-    pub fn of(watched: &Watched, compared: &[u8], measured: bool, now: Uptime) -> Report {
-        let condition = watched.condition(now);
-        let seen = condition.seen();
-        let (reading, baseline) = (seen.reading.as_ref(), seen.baseline.as_ref());
-        let others = match (baseline, reading) {
+    pub fn new(state: &PostureState, compared: &[u8], uses_ima: bool, now: BootTime) -> PostureReport {
+        let current = state.evaluate(now);
+        let snapshot = current.snapshot();
+        let (reading, baseline) = (snapshot.reading.as_ref(), snapshot.baseline.as_ref());
+        let differing = match (baseline, reading) {
             (Some(baseline), Some(reading)) => {
-                changed(&only(compared, &baseline.pcrs), &reading.pcrs).collect()
+                changed_pcrs(&select_pcrs(compared, &baseline.pcrs), &reading.pcrs).collect()
             }
             _ => Vec::new(),
         };
-        Report {
-            mode: condition.mode,
-            posture: condition.posture,
-            why: condition.why(),
+        PostureReport {
+            mode: current.mode,
+            posture: current.posture,
+            why: current.reason(),
             compared: compared.to_vec(),
-            max_age: watched.max_age().as_secs_f64(),
+            max_age: state.max_age().as_secs_f64(),
             baseline: baseline.map(|baseline| BaselineReport {
-                recorded: baseline.recorded,
-                accepted: baseline.accepted.as_ref().map(|accepted| AcceptedReport {
-                    at: accepted.at,
-                    by: accepted.by.clone(),
+                recorded: baseline.recorded_at,
+                accepted: baseline.acceptance.as_ref().map(|accepted| AcceptedReport {
+                    at: accepted.accepted_at,
+                    by: accepted.accepted_by.clone(),
                     digest: accepted.digest.clone(),
                 }),
-                boot_log: baseline.boot_log.is_some(),
-                pcrs: hex(&baseline.pcrs),
+                boot_log: baseline.event_log.is_some(),
+                pcrs: hex_values(&baseline.pcrs),
             }),
-            now: reading.map(|reading| NowReport {
-                at: reading.at,
-                age: condition.age().unwrap_or_default().as_secs_f64(),
-                digest: digest(compared, &reading.pcrs),
-                pcrs: hex(&reading.pcrs),
+            now: reading.map(|reading| ReadingReport {
+                at: reading.wall_time,
+                age: current.age().unwrap_or_default().as_secs_f64(),
+                digest: pcr_digest(compared, &reading.pcrs),
+                pcrs: hex_values(&reading.pcrs),
             }),
-            changed: others,
-            trouble: seen.trouble.clone().or(seen.failed.clone()),
-            measured: measured.then(|| match watched.measured().lines() {
-                Ok(lines) => MeasuredReport { lines, trouble: None },
-                Err(why) => MeasuredReport { lines: 0, trouble: Some(why) },
+            changed: differing,
+            trouble: snapshot.baseline_error.clone().or(snapshot.read_error.clone()),
+            measured: uses_ima.then(|| match state.ima_digests().entry_count() {
+                Ok(lines) => ImaReport { lines, trouble: None },
+                Err(why) => ImaReport { lines: 0, trouble: Some(why) },
             }),
         }
     }
 }
 
-impl Difference {
+impl PostureDiff {
     /// What changed between the baseline and the last look; an error where one of them is missing. `log` is the boot log of
     /// now. Takes some milliseconds where both logs are long.
-    pub fn of(
-        watched: &Watched,
+    pub fn new(
+        state: &PostureState,
         compared: &[u8],
-        log: Option<&[u8]>,
-        now: Uptime,
-    ) -> Result<Difference, String> {
-        let condition = watched.condition(now);
-        let seen = condition.seen();
-        let Some(baseline) = &seen.baseline else {
-            let why = seen.trouble.clone();
+        event_log: Option<&[u8]>,
+        now: BootTime,
+    ) -> Result<PostureDiff, String> {
+        let current = state.evaluate(now);
+        let snapshot = current.snapshot();
+        let Some(baseline) = &snapshot.baseline else {
+            let why = snapshot.baseline_error.clone();
             return Err(why.unwrap_or_else(|| "there is no baseline yet to compare with".into()));
         };
-        let Some(reading) = &seen.reading else {
-            return Err(seen.failed.clone().unwrap_or_else(|| "nobody has looked at the host yet".into()));
+        let Some(reading) = &snapshot.reading else {
+            return Err(snapshot
+                .read_error
+                .clone()
+                .unwrap_or_else(|| "nobody has looked at the host yet".into()));
         };
-        let before = only(compared, &baseline.pcrs);
-        Ok(Difference {
-            posture: condition.posture,
-            digest: digest(compared, &reading.pcrs),
-            changed: changed(&before, &reading.pcrs).collect(),
-            changes: explain(&before, baseline.boot_log.as_deref(), &reading.pcrs, log),
+        let before = select_pcrs(compared, &baseline.pcrs);
+        Ok(PostureDiff {
+            posture: current.posture,
+            digest: pcr_digest(compared, &reading.pcrs),
+            changed: changed_pcrs(&before, &reading.pcrs).collect(),
+            changes: describe_pcr_changes(&before, baseline.event_log.as_deref(), &reading.pcrs, event_log),
         })
     }
 }

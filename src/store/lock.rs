@@ -17,7 +17,7 @@ pub struct DirLock {
 
 impl DirLock {
     /// Takes the directory, or says who has it.
-    pub fn take(dir: &Path) -> Result<DirLock, Error> {
+    pub fn acquire(dir: &Path) -> Result<DirLock, Error> {
         let path = dir.join("lock");
         let file = OpenOptions::new()
             .read(true)
@@ -52,12 +52,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_is_told_who_was_first() {
+    fn second_lock_reports_the_holder() {
         let dir = tempfile::tempdir().unwrap();
-        let held = DirLock::take(dir.path()).unwrap();
-        let error = DirLock::take(dir.path()).unwrap_err().to_string();
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        let error = DirLock::acquire(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
-        drop(held);
-        DirLock::take(dir.path()).unwrap();
+        drop(lock);
+        DirLock::acquire(dir.path()).unwrap();
     }
 }

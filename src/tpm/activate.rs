@@ -4,11 +4,11 @@ use tss_esapi::structures::EncryptedSecret;
 use tss_esapi::structures::IdObject;
 use zeroize::Zeroizing;
 
-use super::connection::Connection;
+use super::connection::TpmConnection;
 use super::error::Error;
-use super::error::parameter_refused;
-use super::error::says_failure;
-use super::objects::Objects;
+use super::error::is_parameter_error;
+use super::error::is_tpm_failure;
+use super::objects::TpmObjects;
 use super::templates;
 
 /// Which endorsement key.
@@ -22,7 +22,7 @@ pub enum EkKind {
 
 /// A secret for whoever has both an endorsement key and a key of a certain Name (TPM 2.0 Part 1, section 24).
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Credential {
+pub struct CredentialBlob {
     /// Contents of the TPM2B_ID_OBJECT: integrity value and encrypted secret.
     pub id_object: Vec<u8>,
     /// Contents of the TPM2B_ENCRYPTED_SECRET: the seed, encrypted to the EK.
@@ -32,45 +32,45 @@ pub struct Credential {
 /// The secret, if this TPM has the EK and the credential is for our AK.
 ///
 /// SRK, EK and AK fill the three places that most TPMs have for objects.
-pub(super) fn activate(
-    connection: &mut Connection,
-    objects: &Objects,
+pub(super) fn activate_credential(
+    connection: &mut TpmConnection,
+    objects: &TpmObjects,
     ek: EkKind,
-    credential: &Credential,
+    credential: &CredentialBlob,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let unfit = |_| Error::Request("the credential's parts are longer than a TPM takes".into());
-    let id_object = IdObject::try_from(credential.id_object.as_slice()).map_err(unfit)?;
-    let seed = EncryptedSecret::try_from(credential.seed.as_slice()).map_err(unfit)?;
+    let too_long = |_| Error::RequestFailed("the credential's parts are longer than a TPM takes".into());
+    let id_object = IdObject::try_from(credential.id_object.as_slice()).map_err(too_long)?;
+    let seed = EncryptedSecret::try_from(credential.seed.as_slice()).map_err(too_long)?;
     let template = match ek {
         EkKind::P256 => templates::ek()?,
         EkKind::Rsa => templates::ek_rsa()?,
     };
-    let opened = connection.with_primary(template, |connection, ek, _| {
+    let result = connection.with_primary(template, |connection, ek, _| {
         connection.with_loaded(&objects.ak, |connection, ak| {
-            connection.with_ek_policy(|connection, policy| {
-                connection.run_with(policy, "TPM2_ActivateCredential", |context| {
+            connection.with_ek_policy_session(|connection, policy| {
+                connection.run_with_second_session(policy, "TPM2_ActivateCredential", |context| {
                     context.activate_credential(ak, ek, id_object, seed)
                 })
             })
         })
     });
-    match opened {
+    match result {
         Ok(secret) => Ok(Zeroizing::new(secret.value().to_vec())),
         // TPM_RC_INTEGRITY, TPM_RC_VALUE, TPM_RC_SIZE and their like.
-        Err(error) if parameter_refused(&error) => Err(foreign(&error)),
+        Err(error) if is_parameter_error(&error) => Err(wrong_credential(&error)),
         // Some TPMs call it a failure of theirs (libtpms does, of another RSA EK's seeds), and work on.
-        Err(error) if says_failure(&error) && connection.probe().is_ok() => Err(foreign(&error)),
+        Err(error) if is_tpm_failure(&error) && connection.probe().is_ok() => Err(wrong_credential(&error)),
         Err(error) => Err(error),
     }
 }
 
-fn foreign(error: &Error) -> Error {
-    Error::Request(format!(
+fn wrong_credential(error: &Error) -> Error {
+    Error::RequestFailed(format!(
         "the credential is for another TPM or another attestation key, or was damaged ({})",
-        code(error)
+        describe_code(error)
     ))
 }
 
-fn code(error: &Error) -> String {
+fn describe_code(error: &Error) -> String {
     error.tpm_code().map_or_else(|| error.to_string(), |code| format!("the TPM says {code:#x}"))
 }

@@ -18,30 +18,30 @@ pub struct TpmConfig {
     /// Whether a TPM that is a program (swtpm) will do.
     pub allow_emulator: bool,
     /// How many calls may wait for the TPM; one more is refused at once.
-    pub queue: usize,
+    pub queue_capacity: usize,
     /// How long a caller waits for an answer, its time in the queue included.
     pub deadline: Duration,
     /// How often the TPM is asked whether it is there, the same, and well. One that stalls or dies while nobody calls
     /// is named so this long and a deadline later.
     pub probe_every: Duration,
     /// First pause before another attempt to reach a TPM; it doubles up to ten seconds.
-    pub retry_every: Duration,
+    pub initial_retry_delay: Duration,
 }
 
 impl TpmConfig {
     /// Refuses what cannot work, in words for the person who wrote the configuration.
-    pub(super) fn check(&self) -> io::Result<()> {
-        let wrong = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text.to_owned()));
+    pub(super) fn validate(&self) -> io::Result<()> {
+        let invalid = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text.to_owned()));
         if matches!(self.tcti, Tcti::Swtpm { .. }) && !self.allow_emulator {
-            return wrong(
+            return invalid(
                 "a software TPM (swtpm) proves nothing about this host; allow emulators to use it anyway",
             );
         }
-        if self.queue == 0 {
-            return wrong("the TPM queue must have room for at least one call");
+        if self.queue_capacity == 0 {
+            return invalid("the TPM queue must have room for at least one call");
         }
-        if self.deadline.is_zero() || self.probe_every.is_zero() || self.retry_every.is_zero() {
-            return wrong("the TPM's deadline, probe and retry intervals must be longer than zero");
+        if self.deadline.is_zero() || self.probe_every.is_zero() || self.initial_retry_delay.is_zero() {
+            return invalid("the TPM's deadline, probe and retry intervals must be longer than zero");
         }
         Ok(())
     }
@@ -52,10 +52,10 @@ impl Default for TpmConfig {
         TpmConfig {
             tcti: Tcti::default(),
             allow_emulator: false,
-            queue: 16,
+            queue_capacity: 16,
             deadline: Duration::from_secs(5),
             probe_every: Duration::from_millis(1500),
-            retry_every: Duration::from_secs(1),
+            initial_retry_delay: Duration::from_secs(1),
         }
     }
 }
@@ -71,7 +71,7 @@ pub enum Tcti {
 
 impl Tcti {
     /// The same in the words of tss-esapi.
-    pub(super) fn name_conf(&self) -> tss_esapi::Result<TctiNameConf> {
+    pub(super) fn to_name_conf(&self) -> tss_esapi::Result<TctiNameConf> {
         match self {
             // Not by way of its text, which tss-esapi would read with half a dozen regular expressions.
             Tcti::Device(path) => Ok(TctiNameConf::Device(DeviceConfig::from_str(&path.to_string_lossy())?)),
@@ -100,24 +100,24 @@ impl FromStr for Tcti {
     type Err = TctiError;
 
     fn from_str(text: &str) -> Result<Self, TctiError> {
-        let refused = || TctiError(text.to_owned());
+        let invalid = || TctiError(text.to_owned());
         if let Some(path) = text.strip_prefix("device:") {
-            let clean = path.len() > 1 && path.starts_with('/') && !path.contains('\0');
-            return if clean { Ok(Tcti::Device(PathBuf::from(path))) } else { Err(refused()) };
+            let is_valid = path.len() > 1 && path.starts_with('/') && !path.contains('\0');
+            return if is_valid { Ok(Tcti::Device(PathBuf::from(path))) } else { Err(invalid()) };
         }
-        let settings = text.strip_prefix("swtpm:").ok_or_else(refused)?;
+        let settings = text.strip_prefix("swtpm:").ok_or_else(invalid)?;
         let (mut host, mut port) = (None, None);
         for setting in settings.split(',') {
-            match setting.split_once('=').ok_or_else(refused)? {
-                ("host", value) if host.is_none() => host = Some(value.parse().map_err(|_| refused())?),
-                ("port", value) if port.is_none() => port = Some(value.parse().map_err(|_| refused())?),
-                _ => return Err(refused()),
+            match setting.split_once('=').ok_or_else(invalid)? {
+                ("host", value) if host.is_none() => host = Some(value.parse().map_err(|_| invalid())?),
+                ("port", value) if port.is_none() => port = Some(value.parse().map_err(|_| invalid())?),
+                _ => return Err(invalid()),
             }
         }
         match (host, port) {
             // The control channel is on the port after, so the last port cannot be the first of a pair.
             (Some(host), Some(port)) if port != 0 && port != u16::MAX => Ok(Tcti::Swtpm { host, port }),
-            _ => Err(refused()),
+            _ => Err(invalid()),
         }
     }
 }
@@ -135,18 +135,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_it_writes() {
+    fn display_round_trips() {
         for text in ["device:/dev/tpmrm0", "device:/dev/tpm0", "swtpm:host=127.0.0.1,port=2321"] {
             assert_eq!(text.parse::<Tcti>().unwrap().to_string(), text);
         }
-        let turned = "swtpm:port=9,host=10.0.0.1".parse::<Tcti>().unwrap();
-        assert_eq!(turned, Tcti::Swtpm { host: Ipv4Addr::new(10, 0, 0, 1), port: 9 });
+        let reordered = "swtpm:port=9,host=10.0.0.1".parse::<Tcti>().unwrap();
+        assert_eq!(reordered, Tcti::Swtpm { host: Ipv4Addr::new(10, 0, 0, 1), port: 9 });
         assert_eq!(Tcti::default().to_string(), "device:/dev/tpmrm0");
     }
 
     #[test]
-    fn says_what_it_accepts() {
-        let refused = [
+    fn parse_error_names_accepted_forms() {
+        let invalid = [
             "",
             "device",
             "device:",
@@ -165,19 +165,19 @@ mod tests {
             "mssim:host=127.0.0.1,port=2321",
             "tabrmd:",
         ];
-        for text in refused {
+        for text in invalid {
             let error = text.parse::<Tcti>().expect_err(text).to_string();
             assert!(error.contains("device:/dev/tpmrm0") && error.contains("swtpm:host="), "{error}");
         }
     }
 
     #[test]
-    fn an_emulator_must_be_allowed() {
+    fn emulator_requires_allow_emulator() {
         let emulator =
             TpmConfig { tcti: "swtpm:host=127.0.0.1,port=1".parse().unwrap(), ..Default::default() };
-        assert!(emulator.check().unwrap_err().to_string().contains("allow emulators"));
-        assert!(TpmConfig { allow_emulator: true, ..emulator.clone() }.check().is_ok());
-        assert!(TpmConfig { allow_emulator: true, queue: 0, ..emulator }.check().is_err());
-        assert!(TpmConfig::default().check().is_ok());
+        assert!(emulator.validate().unwrap_err().to_string().contains("allow emulators"));
+        assert!(TpmConfig { allow_emulator: true, ..emulator.clone() }.validate().is_ok());
+        assert!(TpmConfig { allow_emulator: true, queue_capacity: 0, ..emulator }.validate().is_err());
+        assert!(TpmConfig::default().validate().is_ok());
     }
 }

@@ -32,114 +32,118 @@ use tss_esapi::structures::SymmetricDefinition;
 
 use super::config::Tcti;
 use super::error::Error;
-use super::error::parameter_refused;
-use super::error::tpm;
-use super::error::wants_startup;
+use super::error::command_failed;
+use super::error::is_parameter_error;
+use super::error::needs_startup;
 use super::objects::KeyBlob;
 use super::objects::read_public;
 use super::objects::write_public;
 use super::probe;
-use super::reach::TCTI_IO_ERROR;
-use super::reach::check_reachable;
-use super::reach::create_srk;
-use super::reach::handles;
-use super::reach::in_hierarchy;
-use super::reach::sweep;
+use super::setup::TCTI_IO_ERROR;
+use super::setup::add_hierarchy;
+use super::setup::check_device_access;
+use super::setup::create_srk;
+use super::setup::flush_stale_handles;
+use super::setup::list_handles;
 use super::templates;
 
 /// A session is replaced after this many commands, or this long; both are far below what wears one out.
-const SESSION_USES: u32 = 1000;
-const SESSION_LIFE: Duration = Duration::from_secs(600);
+const MAX_SESSION_USES: u32 = 1000;
+const MAX_SESSION_AGE: Duration = Duration::from_secs(600);
 
 /// A context that has its SRK loaded and knows which TPM it speaks with.
-pub(super) struct Connection {
+pub(super) struct TpmConnection {
     pub(super) context: Context,
     srk: KeyHandle,
-    session: Option<Session>,
-    identity: Identity,
+    session: Option<HmacSession>,
+    identity: TpmIdentity,
     emulator: bool,
     /// Something could not be flushed.
-    soiled: bool,
+    leaked_handles: bool,
     /// A second way to a driver's TPM, on which nothing is ever loaded. None for an emulator, which has one client, and
     /// for a device that lets nobody else in.
-    pub(super) lookout: Option<Context>,
-    pub(super) srk_seen: Instant,
+    pub(super) probe_context: Option<Context>,
+    pub(super) srk_checked_at: Instant,
 }
 
 /// Which TPM this is: the EK is its own, the SRK its owner's.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Identity {
+pub(super) struct TpmIdentity {
     pub(super) srk_name: Vec<u8>,
     pub(super) ek_name: Vec<u8>,
     /// TPM2B_PUBLIC
     pub(super) ek_public: Vec<u8>,
 }
 
-impl Identity {
+impl TpmIdentity {
     /// The EK's point, uncompressed.
     pub(super) fn ek_point(&self) -> Result<[u8; 65], Error> {
-        templates::point(&read_public(&self.ek_public)?).ok_or_else(|| odd_answer("TPM2_CreatePrimary"))
+        templates::p256_point(&read_public(&self.ek_public)?)
+            .ok_or_else(|| unexpected_response("TPM2_CreatePrimary"))
     }
 }
 
-struct Session {
+struct HmacSession {
     handle: AuthSession,
     uses: u32,
-    since: Instant,
+    started_at: Instant,
 }
 
-impl Connection {
+impl TpmConnection {
     /// Connects, starts the TPM up if it asks for that, and derives SRK and EK.
     ///
     /// Blocks for as long as the TPM does. What was made before an error is flushed when the context is dropped.
-    pub(super) fn open(tcti: &Tcti) -> Result<Connection, Error> {
-        check_reachable(tcti)?;
-        let name = tcti.name_conf().map_err(tpm("reading the TPM's address"))?;
+    pub(super) fn open(tcti: &Tcti) -> Result<TpmConnection, Error> {
+        check_device_access(tcti)?;
+        let name_conf = tcti.to_name_conf().map_err(command_failed("reading the TPM's address"))?;
         let emulator = matches!(tcti, Tcti::Swtpm { .. });
-        let mut context = Context::new(name).map_err(tpm("connecting")).map_err(|error| match error {
+        let mut context = Context::new(name_conf).map_err(command_failed("connecting")).map_err(|error| match error {
             _ if emulator => error,
             // The device is there and may be opened, but its driver cannot wake the TPM.
-            Error::Tpm { code: Some(TCTI_IO_ERROR), .. } => Error::Silent,
-            Error::Tpm { command, code, text } => {
-                let mend =
+            Error::CommandFailed { code: Some(TCTI_IO_ERROR), .. } => Error::DriverTimeout,
+            Error::CommandFailed { command, code, text } => {
+                let hint =
                     "libtss2's part for devices may be missing: install libtss2-tcti-device0, or tpm2-tss";
-                Error::Tpm { command, code, text: format!("{text}; {mend}") }
+                Error::CommandFailed { command, code, text: format!("{text}; {hint}") }
             }
             other => other,
         })?;
         if emulator {
-            sweep(&mut context)?;
+            flush_stale_handles(&mut context)?;
         }
         if !emulator {
-            probe::knock(&mut context)?;
+            probe::check_responsive(&mut context)?;
         }
         let (srk, public) = match create_srk(&mut context) {
-            Err(error) if wants_startup(&error) => {
-                context.startup(StartupType::Clear).map_err(tpm("TPM2_Startup"))?;
+            Err(error) if needs_startup(&error) => {
+                context.startup(StartupType::Clear).map_err(command_failed("TPM2_Startup"))?;
                 create_srk(&mut context)?
             }
             outcome => outcome?,
         };
-        let identity =
-            Identity { srk_name: templates::name(&public)?, ek_name: Vec::new(), ek_public: Vec::new() };
-        let lookout = if emulator { None } else { probe::lookout(tcti) };
-        let mut connection = Connection {
+        let identity = TpmIdentity {
+            srk_name: templates::object_name(&public)?,
+            ek_name: Vec::new(),
+            ek_public: Vec::new(),
+        };
+        let probe_context = if emulator { None } else { probe::open_probe_context(tcti) };
+        let mut connection = TpmConnection {
             context,
             srk,
             session: None,
             identity,
             emulator,
-            soiled: false,
-            lookout,
-            srk_seen: Instant::now(),
+            leaked_handles: false,
+            probe_context,
+            srk_checked_at: Instant::now(),
         };
-        let ek = connection.derive_ek()?;
-        connection.identity.ek_name = templates::name(&ek)?;
-        connection.identity.ek_public = write_public(&ek)?;
+        let ek_public = connection.derive_ek()?;
+        connection.identity.ek_name = templates::object_name(&ek_public)?;
+        connection.identity.ek_public = write_public(&ek_public)?;
         Ok(connection)
     }
 
-    pub(super) fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &TpmIdentity {
         &self.identity
     }
 
@@ -152,8 +156,8 @@ impl Connection {
     }
 
     /// Whether the TPM holds something for this connection that only its end can free.
-    pub(super) fn is_soiled(&self) -> bool {
-        self.soiled
+    pub(super) fn has_leaked_handles(&self) -> bool {
+        self.leaked_handles
     }
 
     /// Runs one command within the protected session, which is also its authorization (with an empty password).
@@ -162,56 +166,59 @@ impl Connection {
         command: &'static str,
         f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T, Error> {
-        let session = self.session()?;
-        self.context.execute_with_session(Some(session), f).map_err(tpm(command))
+        let session = self.ensure_session()?;
+        self.context.execute_with_session(Some(session), f).map_err(command_failed(command))
     }
 
     /// Runs one command with two authorizations: the session for the first, an empty password for the second.
     ///
     /// The session's HMAC covers both objects' Names and all parameters, so the second needs no session of its own.
-    pub(super) fn run_with_two<T>(
+    pub(super) fn run_with_password_auth<T>(
         &mut self,
         command: &'static str,
         f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T, Error> {
-        let sessions = (Some(self.session()?), Some(AuthSession::Password), None);
-        self.context.execute_with_sessions(sessions, f).map_err(tpm(command))
+        let sessions = (Some(self.ensure_session()?), Some(AuthSession::Password), None);
+        self.context.execute_with_sessions(sessions, f).map_err(command_failed(command))
     }
 
     /// Runs a command that has nothing to protect and takes no authorization.
-    pub(super) fn run_bare<T>(
+    pub(super) fn run_without_session<T>(
         &mut self,
         command: &'static str,
         f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T, Error> {
-        self.context.execute_without_session(f).map_err(tpm(command))
+        self.context.execute_without_session(f).map_err(command_failed(command))
     }
 
     /// Loads an object under the SRK for as long as `f` runs. Of two errors the first is returned.
     pub(super) fn with_loaded<T>(
         &mut self,
         blob: &KeyBlob,
-        f: impl FnOnce(&mut Connection, KeyHandle) -> Result<T, Error>,
+        f: impl FnOnce(&mut TpmConnection, KeyHandle) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (public, srk) = (blob.public_area()?, self.srk);
-        let private = Private::try_from(blob.private_area()?).map_err(tpm("reading a private area"))?;
+        let private =
+            Private::try_from(blob.private_area()?).map_err(command_failed("reading a private area"))?;
         let handle =
             self.run("TPM2_Load", |context| context.load(srk, private, public)).map_err(|error| {
                 // TPM_RC_INTEGRITY and its like: the areas are damaged, or another TPM's.
-                match parameter_refused(&error) {
-                    true => Error::Objects(format!("the TPM does not take {} ({error})", blob.kind())),
+                match is_parameter_error(&error) {
+                    true => {
+                        Error::InvalidObjects(format!("the TPM does not take {} ({error})", blob.describe()))
+                    }
                     false => error,
                 }
             })?;
-        self.then_flush(handle.into(), |connection| f(connection, handle))
+        self.flush_after(handle.into(), |connection| f(connection, handle))
     }
 
     /// Runs `f`, then flushes the object in any case. An object that stays does not take the answer away from whoever
     /// waits for it: the actor ends such a connection.
-    fn then_flush<T>(
+    fn flush_after<T>(
         &mut self,
         object: ObjectHandle,
-        f: impl FnOnce(&mut Connection) -> Result<T, Error>,
+        f: impl FnOnce(&mut TpmConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let outcome = f(self);
         self.flush(object);
@@ -219,9 +226,9 @@ impl Connection {
     }
 
     fn flush(&mut self, object: ObjectHandle) {
-        if let Err(error) = self.context.flush_context(object).map_err(tpm("TPM2_FlushContext")) {
+        if let Err(error) = self.context.flush_context(object).map_err(command_failed("TPM2_FlushContext")) {
             tracing::debug!(%error, "what was used remains in the TPM");
-            self.soiled = true;
+            self.leaked_handles = true;
         }
     }
 
@@ -233,11 +240,12 @@ impl Connection {
 
     /// How many handles of a kind the TPM holds, given the first handle of that kind.
     pub(super) fn count_handles(&mut self, first: u32) -> Result<usize, Error> {
-        self.run_bare("TPM2_GetCapability", |context| handles(context, first)).map(|list| list.len())
+        self.run_without_session("TPM2_GetCapability", |context| list_handles(context, first))
+            .map(|list| list.len())
     }
 
     /// Whether it holds a session that nobody used for a while, in a TPM that others use as well.
-    pub(super) fn is_tense(&self) -> bool {
+    pub(super) fn has_idle_session(&self) -> bool {
         !self.emulator && self.session.is_some()
     }
 
@@ -245,7 +253,7 @@ impl Connection {
     ///
     /// The kernel flushes what a process leaves behind, and a process that leaves something in a TPM that does not answer
     /// cannot end before the kernel gives up, which takes it minutes.
-    pub(super) fn rest(&mut self) -> Result<(), Error> {
+    pub(super) fn end_idle_session(&mut self) -> Result<(), Error> {
         self.end_session()
     }
 
@@ -276,8 +284,8 @@ impl Connection {
         }
     }
 
-    fn session(&mut self) -> Result<AuthSession, Error> {
-        if self.session.as_ref().is_some_and(|session| session.is_worn()) {
+    fn ensure_session(&mut self) -> Result<AuthSession, Error> {
+        if self.session.as_ref().is_some_and(|session| session.is_expired()) {
             self.end_session()?;
         }
         let session = match self.session.take() {
@@ -285,14 +293,14 @@ impl Connection {
             None => self.start_session()?,
         };
         let handle = session.handle;
-        self.session = Some(Session { uses: session.uses + 1, ..session });
+        self.session = Some(HmacSession { uses: session.uses + 1, ..session });
         Ok(handle)
     }
 
-    fn start_session(&mut self) -> Result<Session, Error> {
+    fn start_session(&mut self) -> Result<HmacSession, Error> {
         let (srk, cipher) = (self.srk, SymmetricDefinition::AES_128_CFB);
         let handle = self
-            .run_bare("TPM2_StartAuthSession", |context| {
+            .run_without_session("TPM2_StartAuthSession", |context| {
                 context.start_auth_session(
                     Some(srk),
                     None,
@@ -302,22 +310,22 @@ impl Connection {
                     HashingAlgorithm::Sha256,
                 )
             })?
-            .ok_or_else(|| odd_answer("TPM2_StartAuthSession"))?;
+            .ok_or_else(|| unexpected_response("TPM2_StartAuthSession"))?;
         let (attributes, mask) =
             SessionAttributesBuilder::new().with_decrypt(true).with_encrypt(true).build();
         if let Err(error) = self.context.tr_sess_set_attributes(handle, attributes, mask) {
             // A session without encryption must not be used; the first error is the one to tell.
             let _ = self.context.flush_context(SessionHandle::from(handle).into());
-            return Err(tpm("setting the session's attributes")(error));
+            return Err(command_failed("setting the session's attributes")(error));
         }
-        Ok(Session { handle, uses: 0, since: Instant::now() })
+        Ok(HmacSession { handle, uses: 0, started_at: Instant::now() })
     }
 
     fn end_session(&mut self) -> Result<(), Error> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        let flushed = self.context.flush_context(SessionHandle::from(session.handle).into());
-        self.soiled |= flushed.is_err();
-        flushed.map_err(tpm("TPM2_FlushContext"))
+        let result = self.context.flush_context(SessionHandle::from(session.handle).into());
+        self.leaked_handles |= result.is_err();
+        result.map_err(command_failed("TPM2_FlushContext"))
     }
 
     /// Derives the EK, keeps its public area, and flushes it at once.
@@ -329,18 +337,18 @@ impl Connection {
     pub(super) fn with_primary<T>(
         &mut self,
         template: Public,
-        f: impl FnOnce(&mut Connection, KeyHandle, &Public) -> Result<T, Error>,
+        f: impl FnOnce(&mut TpmConnection, KeyHandle, &Public) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let wanted = template.clone();
-        let made = self
+        let expected = template.clone();
+        let created = self
             .run("TPM2_CreatePrimary", |context| {
                 context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
             })
-            .map_err(in_hierarchy("endorsement"))?;
-        self.then_flush(made.key_handle.into(), |connection| {
-            match templates::follows(&made.out_public, &wanted) {
-                true => f(connection, made.key_handle, &made.out_public),
-                false => Err(odd_answer("TPM2_CreatePrimary")),
+            .map_err(add_hierarchy("endorsement"))?;
+        self.flush_after(created.key_handle.into(), |connection| {
+            match templates::matches_template(&created.out_public, &expected) {
+                true => f(connection, created.key_handle, &created.out_public),
+                false => Err(unexpected_response("TPM2_CreatePrimary")),
             }
         })
     }
@@ -348,19 +356,19 @@ impl Connection {
     /// Runs `f` with a policy session that has shown the endorsement hierarchy's authorization, as an EK asks for
     /// (EK Credential Profile, section B.6.2), and flushes it. Salted like the other session: an unsalted one with
     /// parameter encryption protects nothing, and libtss2 from 4.2 on does not take it.
-    pub(super) fn with_ek_policy<T>(
+    pub(super) fn with_ek_policy_session<T>(
         &mut self,
-        f: impl FnOnce(&mut Connection, AuthSession) -> Result<T, Error>,
+        f: impl FnOnce(&mut TpmConnection, AuthSession) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (srk, cipher) = (self.srk, SymmetricDefinition::AES_128_CFB);
         let session = self
-            .run_bare("TPM2_StartAuthSession", |context| {
+            .run_without_session("TPM2_StartAuthSession", |context| {
                 let kind = SessionType::Policy;
                 context.start_auth_session(Some(srk), None, None, kind, cipher, HashingAlgorithm::Sha256)
             })?
-            .ok_or_else(|| odd_answer("TPM2_StartAuthSession"))?;
-        self.then_flush(SessionHandle::from(session).into(), |connection| {
-            let policy = PolicySession::try_from(session).map_err(tpm("TPM2_PolicySecret"))?;
+            .ok_or_else(|| unexpected_response("TPM2_StartAuthSession"))?;
+        self.flush_after(SessionHandle::from(session).into(), |connection| {
+            let policy = PolicySession::try_from(session).map_err(command_failed("TPM2_PolicySecret"))?;
             connection.run("TPM2_PolicySecret", |context| {
                 let (nonce, hash, reference) = (Nonce::default(), Digest::default(), Nonce::default());
                 context.policy_secret(policy, AuthHandle::Endorsement, nonce, hash, reference, None)
@@ -370,29 +378,33 @@ impl Connection {
     }
 
     /// Runs one command with two authorizations: our session for the first, `second` for the other.
-    pub(super) fn run_with<T>(
+    pub(super) fn run_with_second_session<T>(
         &mut self,
         second: AuthSession,
         command: &'static str,
         f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T, Error> {
-        let sessions = (Some(self.session()?), Some(second), None);
-        self.context.execute_with_sessions(sessions, f).map_err(tpm(command))
+        let sessions = (Some(self.ensure_session()?), Some(second), None);
+        self.context.execute_with_sessions(sessions, f).map_err(command_failed(command))
     }
 
     /// The NV indices from `first` on, 64 at most.
     pub(super) fn nv_indices(&mut self, first: u32) -> Result<Vec<u32>, Error> {
-        let list = self.run_bare("TPM2_GetCapability", |context| handles(context, first))?;
+        let list = self.run_without_session("TPM2_GetCapability", |context| list_handles(context, first))?;
         Ok(list.into_iter().map(u32::from).collect())
     }
 }
 
-impl Session {
-    fn is_worn(&self) -> bool {
-        self.uses >= SESSION_USES || self.since.elapsed() >= SESSION_LIFE
+impl HmacSession {
+    fn is_expired(&self) -> bool {
+        self.uses >= MAX_SESSION_USES || self.started_at.elapsed() >= MAX_SESSION_AGE
     }
 }
 
-pub(super) fn odd_answer(command: &'static str) -> Error {
-    Error::Tpm { command, code: None, text: "the TPM gave an answer that does not fit the question".into() }
+pub(super) fn unexpected_response(command: &'static str) -> Error {
+    Error::CommandFailed {
+        command,
+        code: None,
+        text: "the TPM gave an answer that does not fit the question".into(),
+    }
 }

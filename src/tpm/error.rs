@@ -13,122 +13,124 @@ pub enum Error {
     #[error("this host already has its TPM keys; move the stored TPM objects away to make new ones")]
     AlreadyProvisioned,
     #[error("the TPM has not answered within {} ms; try again later", .0.as_millis())]
-    Deadline(Duration),
+    DeadlineExceeded(Duration),
     #[error("this host has no TPM keys yet; provision it first")]
     NotProvisioned,
     #[error(
         "the stored TPM objects are not usable: {0}; restore them from a backup, or move them away and enroll the host anew"
     )]
-    Objects(String),
+    InvalidObjects(String),
     /// What was sealed to these PCRs does not open, since they have other values now.
-    #[error("sealed to PCRs that have changed: {}", list(.0))]
+    #[error("sealed to PCRs that have changed: {}", join_numbers(.0))]
     PcrsChanged(Vec<u8>),
     #[error("too many calls wait for the TPM; try again later")]
     QueueFull,
     #[error("{0}")]
-    Request(String),
+    RequestFailed(String),
     /// The kernel's driver waited in vain.
     #[error("the TPM does not answer its driver")]
-    Silent,
+    DriverTimeout,
     #[error("the TPM is {}: {}", .0, .0.remedy())]
-    State(StateKind),
+    NotReady(StateKind),
     #[error("the TPM room has stopped; restart the daemon")]
     Stopped,
     /// A command failed, in the TPM or on the way to it. `code` is the TSS response code with its layer, where there is one.
     #[error("{command} failed: {text}")]
-    Tpm { command: &'static str, code: Option<u32>, text: String },
+    CommandFailed { command: &'static str, code: Option<u32>, text: String },
 }
 
 impl Error {
     /// What this failure says about the connection to the TPM.
-    pub(super) fn fault(&self) -> Fault {
+    pub(super) fn fault_class(&self) -> FaultClass {
         match self {
-            Error::Silent => Fault::Link,
-            Error::Tpm { command, code: Some(code), .. } => Fault::of(command, *code),
-            _ => Fault::Call,
+            Error::DriverTimeout => FaultClass::Transport,
+            Error::CommandFailed { command, code: Some(code), .. } => {
+                FaultClass::from_response_code(command, *code)
+            }
+            _ => FaultClass::Request,
         }
     }
 
     /// The TPM's own response code (layer 0, or passed on by a resource manager).
     pub(super) fn tpm_code(&self) -> Option<u32> {
         match self {
-            Error::Tpm { code: Some(code), .. } if is_from_tpm(*code) => Some(code & 0xFFF),
+            Error::CommandFailed { code: Some(code), .. } if is_from_tpm(*code) => Some(code & 0xFFF),
             _ => None,
         }
     }
 }
 
 /// Turns a tss-esapi error into ours, with the name of the command: `.map_err(tpm("TPM2_Sign"))`.
-pub(super) fn tpm(command: &'static str) -> impl Fn(tss_esapi::Error) -> Error {
+pub(super) fn command_failed(command: &'static str) -> impl Fn(tss_esapi::Error) -> Error {
     move |error| {
         let code = raw_code(error);
         let text = match code {
             Some(code) if is_from_tpm(code) => format!("{error} ({code:#x})"),
             // tss-esapi forgets the layer, so its text for these would name a TPM error that is none.
-            Some(code) => format!("{} ({code:#x})", layer_name(code)),
+            Some(code) => format!("{} ({code:#x})", describe_layer(code)),
             None => error.to_string(),
         };
-        Error::Tpm { command, code, text }
+        Error::CommandFailed { command, code, text }
     }
 }
 
 /// What must be done about the connection after a failed command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fault {
+pub(super) enum FaultClass {
     /// A hierarchy wants a password.
     Authorization,
     /// Only this call failed.
-    Call,
+    Request,
     /// The TPM has no room for an object or a session.
-    Crowded,
+    OutOfMemory,
     /// The TPM has no time now.
-    Later,
+    RetryLater,
     /// The way to the TPM broke; the context is of no more use.
-    Link,
+    Transport,
     /// Dictionary attack lockout.
     Lockout,
     /// The TPM lost our session or our SRK.
     Reset,
 }
 
-impl Fault {
+impl FaultClass {
     /// Whether the TPM may do the same a moment later.
-    pub(super) fn is_passing(self) -> bool {
-        matches!(self, Fault::Crowded | Fault::Later)
+    pub(super) fn is_transient(self) -> bool {
+        matches!(self, FaultClass::OutOfMemory | FaultClass::RetryLater)
     }
 
     /// TCG TPM 2.0 Part 2, section 6.6.3 (TPM_RC); TSS 2.0 Overview, section 3.5 (layers).
-    fn of(command: &str, code: u32) -> Fault {
+    fn from_response_code(command: &str, code: u32) -> FaultClass {
         if !is_from_tpm(code) {
-            return Fault::Link;
+            return FaultClass::Transport;
         }
         // What could not be flushed stays in the TPM until the connection ends.
         if command == "TPM2_FlushContext" {
-            return Fault::Link;
+            return FaultClass::Transport;
         }
         match code & 0xFFF {
-            INITIALIZE | CONTEXT_GAP | REFERENCE_H0..=REFERENCE_S6 => Fault::Reset,
-            FAILURE => Fault::Link,
-            OBJECT_MEMORY..=SESSION_HANDLES => Fault::Crowded,
-            YIELDED | TESTING | NV_RATE | RETRY | NV_UNAVAILABLE => Fault::Later,
-            LOCKOUT => Fault::Lockout,
-            rc if is_format_one(rc) => Fault::of_format_one(command, rc),
-            _ => Fault::Call,
+            INITIALIZE | CONTEXT_GAP | REFERENCE_H0..=REFERENCE_S6 => FaultClass::Reset,
+            FAILURE => FaultClass::Transport,
+            OBJECT_MEMORY..=SESSION_HANDLES => FaultClass::OutOfMemory,
+            YIELDED | TESTING | NV_RATE | RETRY | NV_UNAVAILABLE => FaultClass::RetryLater,
+            LOCKOUT => FaultClass::Lockout,
+            rc if is_format_one(rc) => FaultClass::from_format_one(command, rc),
+            _ => FaultClass::Request,
         }
     }
 
     /// Our objects have no password, so a failed authorization is a hierarchy's, or a session the TPM no longer has.
-    fn of_format_one(command: &str, rc: u32) -> Fault {
+    fn from_format_one(command: &str, rc: u32) -> FaultClass {
         let number = rc & 0x3F;
         let about_session = rc & 0x40 == 0 && rc & 0x800 != 0;
         let about_handle = rc & 0x40 == 0 && rc & 0x800 == 0;
         match number {
-            AUTH_FAIL | BAD_AUTH if command == "TPM2_CreatePrimary" => Fault::Authorization,
+            AUTH_FAIL | BAD_AUTH if command == "TPM2_CreatePrimary" => FaultClass::Authorization,
             // A policy that does not hold is told of its session, which is well.
-            POLICY_FAIL => Fault::Call,
-            _ if about_session => Fault::Reset,
-            HANDLE if about_handle => Fault::Reset,
-            _ => Fault::Call,
+            POLICY_FAIL => FaultClass::Request,
+            _ if about_session => FaultClass::Reset,
+            HANDLE if about_handle => FaultClass::Reset,
+            _ => FaultClass::Request,
         }
     }
 }
@@ -154,36 +156,36 @@ const POLICY_FAIL: u32 = 0x1D;
 const BAD_AUTH: u32 = 0x22;
 
 /// Whether the TPM says that it needs `TPM2_Startup`.
-pub(super) fn wants_startup(error: &Error) -> bool {
+pub(super) fn needs_startup(error: &Error) -> bool {
     error.tpm_code() == Some(INITIALIZE)
 }
 
 /// Whether the TPM says that it has nothing at this handle.
-pub(super) fn no_such_handle(error: &Error) -> bool {
+pub(super) fn is_unknown_handle(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x7F == HANDLE)
 }
 
 /// Whether the TPM says that a policy does not hold.
-pub(super) fn policy_not_met(error: &Error) -> bool {
+pub(super) fn is_policy_failure(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x3F == POLICY_FAIL)
 }
 
 /// Whether the TPM says that PCRs were extended in the middle.
-pub(super) fn pcrs_in_motion(error: &Error) -> bool {
+pub(super) fn is_pcr_changed(error: &Error) -> bool {
     error.tpm_code() == Some(PCR_CHANGED)
 }
 
-fn list(numbers: &[u8]) -> String {
+fn join_numbers(numbers: &[u8]) -> String {
     numbers.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether the TPM says that a parameter of the command is wrong.
-pub(super) fn parameter_refused(error: &Error) -> bool {
+pub(super) fn is_parameter_error(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x40 != 0)
 }
 
 /// Whether the TPM says that it failed: this once, or for good until it is reset.
-pub(super) fn says_failure(error: &Error) -> bool {
+pub(super) fn is_tpm_failure(error: &Error) -> bool {
     error.tpm_code() == Some(FAILURE)
 }
 
@@ -196,7 +198,7 @@ fn is_from_tpm(code: u32) -> bool {
     matches!(code >> 16, 0 | 11 | 12)
 }
 
-fn layer_name(code: u32) -> &'static str {
+fn describe_layer(code: u32) -> &'static str {
     match code >> 16 {
         7 => "the TSS library lost its place with the TPM",
         8 | 9 => "the TSS library could not read the TPM's answer",
@@ -222,39 +224,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_say_what_to_do() {
+    fn response_codes_map_to_fault_classes() {
         let cases = [
-            (0x000A_000A, "TPM2_Sign", Fault::Link),
-            (0x0007_0007, "TPM2_Sign", Fault::Link),
-            (0x0009_0006, "TPM2_Sign", Fault::Link),
-            (0x922, "TPM2_FlushContext", Fault::Link),
-            (0x101, "TPM2_Sign", Fault::Link),
-            (0x100, "TPM2_Sign", Fault::Reset),
-            (0x000B_0100, "TPM2_Sign", Fault::Reset),
-            (0x901, "TPM2_Sign", Fault::Reset),
-            (0x910, "TPM2_Load", Fault::Reset),
-            (0x918, "TPM2_Load", Fault::Reset),
-            (0x18B, "TPM2_Load", Fault::Reset),
-            (0x98E, "TPM2_Load", Fault::Reset),
-            (0x9A2, "TPM2_CreatePrimary", Fault::Authorization),
-            (0x98E, "TPM2_CreatePrimary", Fault::Authorization),
-            (0x921, "TPM2_Load", Fault::Lockout),
-            (0x902, "TPM2_Load", Fault::Crowded),
-            (0x922, "TPM2_Load", Fault::Later),
-            (0x1DF, "TPM2_Load", Fault::Call),
-            (0x000B_0143, "TPM2_Load", Fault::Call),
+            (0x000A_000A, "TPM2_Sign", FaultClass::Transport),
+            (0x0007_0007, "TPM2_Sign", FaultClass::Transport),
+            (0x0009_0006, "TPM2_Sign", FaultClass::Transport),
+            (0x922, "TPM2_FlushContext", FaultClass::Transport),
+            (0x101, "TPM2_Sign", FaultClass::Transport),
+            (0x100, "TPM2_Sign", FaultClass::Reset),
+            (0x000B_0100, "TPM2_Sign", FaultClass::Reset),
+            (0x901, "TPM2_Sign", FaultClass::Reset),
+            (0x910, "TPM2_Load", FaultClass::Reset),
+            (0x918, "TPM2_Load", FaultClass::Reset),
+            (0x18B, "TPM2_Load", FaultClass::Reset),
+            (0x98E, "TPM2_Load", FaultClass::Reset),
+            (0x9A2, "TPM2_CreatePrimary", FaultClass::Authorization),
+            (0x98E, "TPM2_CreatePrimary", FaultClass::Authorization),
+            (0x921, "TPM2_Load", FaultClass::Lockout),
+            (0x902, "TPM2_Load", FaultClass::OutOfMemory),
+            (0x922, "TPM2_Load", FaultClass::RetryLater),
+            (0x1DF, "TPM2_Load", FaultClass::Request),
+            (0x000B_0143, "TPM2_Load", FaultClass::Request),
         ];
         for (code, command, fault) in cases {
-            assert_eq!(Fault::of(command, code), fault, "{code:#x} {command}");
+            assert_eq!(FaultClass::from_response_code(command, code), fault, "{code:#x} {command}");
         }
     }
 
     #[test]
-    fn the_raw_code_survives_tss_esapi() {
+    fn raw_code_survives_tss_esapi() {
         let unreachable = super::super::config::Tcti::Swtpm { host: std::net::Ipv4Addr::LOCALHOST, port: 1 };
-        let error =
-            tss_esapi::Context::new(unreachable.name_conf().unwrap()).map_err(tpm("connecting")).unwrap_err();
-        assert_eq!(error.fault(), Fault::Link, "{error}");
-        assert!(matches!(error, Error::Tpm { code: Some(code), .. } if code >> 16 == 10), "{error:?}");
+        let error = tss_esapi::Context::new(unreachable.to_name_conf().unwrap())
+            .map_err(command_failed("connecting"))
+            .unwrap_err();
+        assert_eq!(error.fault_class(), FaultClass::Transport, "{error}");
+        assert!(
+            matches!(error, Error::CommandFailed { code: Some(code), .. } if code >> 16 == 10),
+            "{error:?}"
+        );
     }
 }

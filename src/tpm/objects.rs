@@ -18,19 +18,19 @@ use tss_esapi::traits::Marshall;
 use tss_esapi::traits::UnMarshall;
 
 use super::error::Error;
-use super::error::tpm;
+use super::error::command_failed;
 use super::templates;
 
 /// The format's version, the only one there is.
 const VERSION: u32 = 1;
 
 /// No area of ours comes near this many bytes.
-const LARGEST_AREA: usize = 1024;
+const MAX_AREA_SIZE: usize = 1024;
 
 /// Everything the room needs to find its keys again. Serialized with its bytes in base64.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "Stored", into = "Stored")]
-pub struct Objects {
+#[serde(try_from = "RawTpmObjects", into = "RawTpmObjects")]
+pub struct TpmObjects {
     /// Name of the SRK that the private areas are wrapped by (34 bytes).
     pub srk_name: Vec<u8>,
     /// Name of the ECC P-256 EK (34 bytes).
@@ -47,46 +47,50 @@ pub struct Objects {
     pub kek: KeyBlob,
 }
 
-impl Objects {
+impl TpmObjects {
     /// All that can be checked with no TPM: sizes, templates, Names, and the AK's signature over the host key.
     ///
     /// Whether this TPM made the private areas, only the TPM can say, when they are loaded.
     pub fn validate(&self) -> Result<(), Error> {
-        for (what, name) in [("SRK", &self.srk_name), ("EK", &self.ek_name)] {
+        for (label, name) in [("SRK", &self.srk_name), ("EK", &self.ek_name)] {
             if name.len() != 34 || !name.starts_with(&templates::SHA256_ID) {
-                return unusable(format!("the {what}'s Name is not a SHA-256 Name"));
+                return invalid_objects(format!("the {label}'s Name is not a SHA-256 Name"));
             }
         }
         let ek = read_public(&self.ek_public)?;
-        if templates::name(&ek)? != self.ek_name || !templates::follows(&ek, &templates::ek()?) {
-            return unusable("the EK's public area does not fit its Name or its template");
+        if templates::object_name(&ek)? != self.ek_name
+            || !templates::matches_template(&ek, &templates::ek()?)
+        {
+            return invalid_objects("the EK's public area does not fit its Name or its template");
         }
-        self.ak.check("AK", &templates::ak()?)?;
-        self.host_key.check("host key", &templates::host_key()?)?;
-        self.kek.check("key-encryption key", &templates::sealed()?)?;
-        self.certification.check("host key", &self.ak.public_area()?, &self.host_key.public_area()?)
+        self.ak.validate("AK", &templates::ak()?)?;
+        self.host_key.validate("host key", &templates::host_key()?)?;
+        self.kek.validate("key-encryption key", &templates::sealed_data()?)?;
+        self.certification.verify("host key", &self.ak.public_area()?, &self.host_key.public_area()?)
     }
 
     /// The host key's point, uncompressed.
     pub fn host_key_point(&self) -> Result<[u8; 65], Error> {
         let public = self.host_key.public_area()?;
-        templates::point(&public).ok_or_else(|| Error::Objects("the host key has no P-256 point".into()))
+        templates::p256_point(&public)
+            .ok_or_else(|| Error::InvalidObjects("the host key has no P-256 point".into()))
     }
 
     /// The AK's point, uncompressed.
     pub fn ak_point(&self) -> Result<[u8; 65], Error> {
         let public = self.ak.public_area()?;
-        templates::point(&public).ok_or_else(|| Error::Objects("the AK has no P-256 point".into()))
+        templates::p256_point(&public)
+            .ok_or_else(|| Error::InvalidObjects("the AK has no P-256 point".into()))
     }
 
     /// The AK's Name, by which verifiers know it.
     pub fn ak_name(&self) -> Result<Vec<u8>, Error> {
-        templates::name(&self.ak.public_area()?)
+        templates::object_name(&self.ak.public_area()?)
     }
 
     /// The host key's Name, which its certification attests.
     pub fn host_key_name(&self) -> Result<Vec<u8>, Error> {
-        templates::name(&self.host_key.public_area()?)
+        templates::object_name(&self.host_key.public_area()?)
     }
 }
 
@@ -99,7 +103,7 @@ pub struct KeyBlob {
 
 impl KeyBlob {
     pub(super) fn new(public: &Public, private: &[u8]) -> Result<Self, Error> {
-        Ok(KeyBlob { public: write_public(public)?, private: sized(private) })
+        Ok(KeyBlob { public: write_public(public)?, private: to_tpm2b(private) })
     }
 
     pub(super) fn public_area(&self) -> Result<Public, Error> {
@@ -108,11 +112,11 @@ impl KeyBlob {
 
     /// The private area without its size.
     pub(super) fn private_area(&self) -> Result<&[u8], Error> {
-        unsized_area(&self.private)
+        from_tpm2b(&self.private)
     }
 
     /// What it is, for the administrator.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(super) fn describe(&self) -> &'static str {
         match self.public_area() {
             Ok(Public::KeyedHash { .. }) => "the sealed data",
             Ok(public) if public.object_attributes().restricted() => "the AK",
@@ -122,16 +126,16 @@ impl KeyBlob {
         }
     }
 
-    pub(super) fn check(&self, what: &str, template: &Public) -> Result<(), Error> {
-        let unfit = |error| match error {
-            Error::Objects(how) => Error::Objects(format!("of the {what}, {how}")),
+    pub(super) fn validate(&self, label: &str, template: &Public) -> Result<(), Error> {
+        let with_label = |error| match error {
+            Error::InvalidObjects(reason) => Error::InvalidObjects(format!("of the {label}, {reason}")),
             other => other,
         };
-        let public = self.public_area().map_err(unfit)?;
-        if !templates::follows(&public, template) {
-            return unusable(format!("the {what}'s public area is not that of such a key"));
+        let public = self.public_area().map_err(with_label)?;
+        if !templates::matches_template(&public, template) {
+            return invalid_objects(format!("the {label}'s public area is not that of such a key"));
         }
-        self.private_area().map_err(unfit)?;
+        self.private_area().map_err(with_label)?;
         Ok(())
     }
 }
@@ -154,31 +158,31 @@ pub struct Certification {
 impl Certification {
     /// The signature as r and s of 32 bytes each.
     pub fn fixed_signature(&self) -> Result<[u8; 64], Error> {
-        let damaged = || Error::Objects("the certification has no P-256 signature".into());
+        let damaged = || Error::InvalidObjects("the certification has no P-256 signature".into());
         let signature = Signature::unmarshall(&self.signature).map_err(|_| damaged())?;
         join_signature(&signature).ok_or_else(damaged)
     }
 
     /// Whether the AK certified the key of this public area; `what` it is goes into the error.
-    pub(super) fn check(&self, what: &str, ak: &Public, key: &Public) -> Result<(), Error> {
-        if self.attest.len() > LARGEST_AREA || self.signature.len() > LARGEST_AREA {
-            return unusable(format!("the {what}'s certification is too long"));
+    pub(super) fn verify(&self, label: &str, ak: &Public, key: &Public) -> Result<(), Error> {
+        if self.attest.len() > MAX_AREA_SIZE || self.signature.len() > MAX_AREA_SIZE {
+            return invalid_objects(format!("the {label}'s certification is too long"));
         }
         let Ok(attest) = Attest::unmarshall(&self.attest) else {
-            return unusable(format!("the {what}'s certification cannot be read"));
+            return invalid_objects(format!("the {label}'s certification cannot be read"));
         };
         let AttestInfo::Certify { info } = attest.attested() else {
-            return unusable(format!("the {what}'s certification certifies no key"));
+            return invalid_objects(format!("the {label}'s certification certifies no key"));
         };
-        if info.name().value() != templates::name(key)? {
-            return unusable(format!("the {what}'s certification is about another key"));
+        if info.name().value() != templates::object_name(key)? {
+            return invalid_objects(format!("the {label}'s certification is about another key"));
         }
-        let Some(point) = templates::point(ak) else {
-            return unusable("the AK has no P-256 point");
+        let Some(point) = templates::p256_point(ak) else {
+            return invalid_objects("the AK has no P-256 point");
         };
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
             .verify(&self.attest, &self.fixed_signature()?)
-            .or_else(|_| unusable(format!("the AK's signature over the {what} is wrong")))
+            .or_else(|_| invalid_objects(format!("the AK's signature over the {label} is wrong")))
     }
 }
 
@@ -186,20 +190,20 @@ impl Certification {
 pub(super) fn join_signature(signature: &Signature) -> Option<[u8; 64]> {
     let Signature::EcDsa(ecdsa) = signature else { return None };
     let mut joined = [0; 64];
-    joined[..32].copy_from_slice(&templates::fixed_width(ecdsa.signature_r())?);
-    joined[32..].copy_from_slice(&templates::fixed_width(ecdsa.signature_s())?);
+    joined[..32].copy_from_slice(&templates::to_32_bytes(ecdsa.signature_r())?);
+    joined[32..].copy_from_slice(&templates::to_32_bytes(ecdsa.signature_s())?);
     Some(joined)
 }
 
 /// A TPM2B_PUBLIC.
 pub(super) fn write_public(public: &Public) -> Result<Vec<u8>, Error> {
-    Ok(sized(&public.marshall().map_err(tpm("marshalling a public area"))?))
+    Ok(to_tpm2b(&public.marshall().map_err(command_failed("marshalling a public area"))?))
 }
 
 /// Reads a TPM2B_PUBLIC.
 pub(super) fn read_public(area: &[u8]) -> Result<Public, Error> {
-    let unreadable = || Error::Objects("a public area cannot be read".into());
-    let area = unsized_area(area)?;
+    let unreadable = || Error::InvalidObjects("a public area cannot be read".into());
+    let area = from_tpm2b(area)?;
     let public = Public::unmarshall(area).map_err(|_| unreadable())?;
     // What follows the area is read by nobody, so that nothing may follow it.
     match public.marshall() {
@@ -209,15 +213,15 @@ pub(super) fn read_public(area: &[u8]) -> Result<Public, Error> {
 }
 
 /// The bytes with their length in front, as in every TPM2B.
-fn sized(bytes: &[u8]) -> Vec<u8> {
+fn to_tpm2b(bytes: &[u8]) -> Vec<u8> {
     // The TPM's own areas are below 64 KiB by their wire format.
     let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
     [&length.to_be_bytes(), bytes].concat()
 }
 
-fn unsized_area(area: &[u8]) -> Result<&[u8], Error> {
-    if area.len() > LARGEST_AREA {
-        return unusable(format!("an area is too long ({} bytes)", area.len()));
+fn from_tpm2b(area: &[u8]) -> Result<&[u8], Error> {
+    if area.len() > MAX_AREA_SIZE {
+        return invalid_objects(format!("an area is too long ({} bytes)", area.len()));
     }
     match area.split_first_chunk::<2>() {
         Some((length, rest))
@@ -225,54 +229,54 @@ fn unsized_area(area: &[u8]) -> Result<&[u8], Error> {
         {
             Ok(rest)
         }
-        _ => unusable("an area has the wrong length"),
+        _ => invalid_objects("an area has the wrong length"),
     }
 }
 
-fn unusable<T>(what: impl Into<String>) -> Result<T, Error> {
-    Err(Error::Objects(what.into()))
+fn invalid_objects<T>(reason: impl Into<String>) -> Result<T, Error> {
+    Err(Error::InvalidObjects(reason.into()))
 }
 
 /// The form on disk. Optional, so that another version is named as such rather than as a lack of fields.
 #[derive(Deserialize, Serialize)]
-struct Stored {
+struct RawTpmObjects {
     version: u32,
     srk_name: Option<String>,
     ek_name: Option<String>,
     ek_public: Option<String>,
-    ak: Option<StoredBlob>,
-    host_key: Option<StoredBlob>,
-    certification: Option<StoredCertification>,
-    kek: Option<StoredBlob>,
+    ak: Option<RawKeyBlob>,
+    host_key: Option<RawKeyBlob>,
+    certification: Option<RawCertification>,
+    kek: Option<RawKeyBlob>,
 }
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct StoredBlob {
+struct RawKeyBlob {
     public: String,
     private: String,
 }
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct StoredCertification {
+struct RawCertification {
     attest: String,
     signature: String,
 }
 
-impl From<Objects> for Stored {
-    fn from(objects: Objects) -> Self {
+impl From<TpmObjects> for RawTpmObjects {
+    fn from(objects: TpmObjects) -> Self {
         let blob = |blob: &KeyBlob| {
-            Some(StoredBlob { public: BASE64.encode(&blob.public), private: BASE64.encode(&blob.private) })
+            Some(RawKeyBlob { public: BASE64.encode(&blob.public), private: BASE64.encode(&blob.private) })
         };
-        Stored {
+        RawTpmObjects {
             version: VERSION,
             srk_name: Some(BASE64.encode(&objects.srk_name)),
             ek_name: Some(BASE64.encode(&objects.ek_name)),
             ek_public: Some(BASE64.encode(&objects.ek_public)),
             ak: blob(&objects.ak),
             host_key: blob(&objects.host_key),
-            certification: Some(StoredCertification {
+            certification: Some(RawCertification {
                 attest: BASE64.encode(&objects.certification.attest),
                 signature: BASE64.encode(&objects.certification.signature),
             }),
@@ -281,46 +285,48 @@ impl From<Objects> for Stored {
     }
 }
 
-impl TryFrom<Stored> for Objects {
+impl TryFrom<RawTpmObjects> for TpmObjects {
     type Error = Error;
 
-    fn try_from(stored: Stored) -> Result<Self, Error> {
-        if stored.version != VERSION {
-            let version = stored.version;
-            return unusable(format!(
+    fn try_from(raw: RawTpmObjects) -> Result<Self, Error> {
+        if raw.version != VERSION {
+            let version = raw.version;
+            return invalid_objects(format!(
                 "they are of format {version}, and this hostbadge knows only {VERSION}"
             ));
         }
-        let certification = given("certification", stored.certification)?;
-        let objects = Objects {
-            srk_name: bytes("srk_name", &given("srk_name", stored.srk_name)?)?,
-            ek_name: bytes("ek_name", &given("ek_name", stored.ek_name)?)?,
-            ek_public: bytes("ek_public", &given("ek_public", stored.ek_public)?)?,
-            ak: blob("ak", stored.ak)?,
-            host_key: blob("host_key", stored.host_key)?,
+        let certification = require_field("certification", raw.certification)?;
+        let objects = TpmObjects {
+            srk_name: decode_base64("srk_name", &require_field("srk_name", raw.srk_name)?)?,
+            ek_name: decode_base64("ek_name", &require_field("ek_name", raw.ek_name)?)?,
+            ek_public: decode_base64("ek_public", &require_field("ek_public", raw.ek_public)?)?,
+            ak: decode_blob("ak", raw.ak)?,
+            host_key: decode_blob("host_key", raw.host_key)?,
             certification: Certification {
-                attest: bytes("certification.attest", &certification.attest)?,
-                signature: bytes("certification.signature", &certification.signature)?,
+                attest: decode_base64("certification.attest", &certification.attest)?,
+                signature: decode_base64("certification.signature", &certification.signature)?,
             },
-            kek: blob("kek", stored.kek)?,
+            kek: decode_blob("kek", raw.kek)?,
         };
         objects.validate()?;
         Ok(objects)
     }
 }
 
-fn given<T>(field: &str, value: Option<T>) -> Result<T, Error> {
-    value.ok_or_else(|| Error::Objects(format!("{field} is missing")))
+fn require_field<T>(field: &str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or_else(|| Error::InvalidObjects(format!("{field} is missing")))
 }
 
-fn blob(field: &str, stored: Option<StoredBlob>) -> Result<KeyBlob, Error> {
-    let stored = given(field, stored)?;
-    Ok(KeyBlob { public: bytes(field, &stored.public)?, private: bytes(field, &stored.private)? })
+fn decode_blob(field: &str, raw: Option<RawKeyBlob>) -> Result<KeyBlob, Error> {
+    let raw = require_field(field, raw)?;
+    Ok(KeyBlob { public: decode_base64(field, &raw.public)?, private: decode_base64(field, &raw.private)? })
 }
 
-pub(super) fn bytes(field: &str, text: &str) -> Result<Vec<u8>, Error> {
-    if text.len() > 2 * LARGEST_AREA {
-        return unusable(format!("{field} is too long"));
+pub(super) fn decode_base64(field: &str, text: &str) -> Result<Vec<u8>, Error> {
+    if text.len() > 2 * MAX_AREA_SIZE {
+        return invalid_objects(format!("{field} is too long"));
     }
-    BASE64.decode(text.as_bytes()).map_err(|error| Error::Objects(format!("{field} is not base64: {error}")))
+    BASE64
+        .decode(text.as_bytes())
+        .map_err(|error| Error::InvalidObjects(format!("{field} is not base64: {error}")))
 }

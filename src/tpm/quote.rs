@@ -12,15 +12,15 @@ use tss_esapi::structures::PcrSlot;
 use tss_esapi::structures::SignatureScheme;
 use tss_esapi::traits::Marshall;
 
-use super::connection::Connection;
-use super::connection::odd_answer;
+use super::connection::TpmConnection;
+use super::connection::unexpected_response;
 use super::error::Error;
-use super::error::tpm;
+use super::error::command_failed;
 use super::objects::Certification;
-use super::objects::Objects;
+use super::objects::TpmObjects;
 
 /// A PCR can be extended between its reading and the quote; then both are done again, so often at most.
-const ATTEMPTS: usize = 5;
+const MAX_QUOTE_ATTEMPTS: usize = 5;
 
 /// What a verifier needs to know this host by: public areas, and what the AK signed.
 #[derive(Clone, Debug)]
@@ -41,56 +41,59 @@ pub struct Attestation {
 
 /// Quotes `pcrs` (numbers up to 23) with `qualification` in the quote's extraData.
 pub(super) fn attest(
-    connection: &mut Connection,
-    objects: &Objects,
+    connection: &mut TpmConnection,
+    objects: &TpmObjects,
     pcrs: &[u8],
-    qualification: &[u8],
+    qualifying_data: &[u8],
 ) -> Result<Attestation, Error> {
-    let slots = slots(pcrs)?;
-    let extra = Data::try_from(qualification).map_err(tpm("TPM2_Quote"))?;
-    for _ in 0..ATTEMPTS {
-        let values = read(connection, pcrs)?;
+    let slots = pcr_slots(pcrs)?;
+    let extra_data = Data::try_from(qualifying_data).map_err(command_failed("TPM2_Quote"))?;
+    for _ in 0..MAX_QUOTE_ATTEMPTS {
+        let values = read_pcrs(connection, pcrs)?;
         let (quote, signature) = connection.with_loaded(&objects.ak, |connection, ak| {
             connection.run("TPM2_Quote", |context| {
-                context.quote(ak, extra.clone(), SignatureScheme::Null, selection(&slots)?)
+                context.quote(ak, extra_data.clone(), SignatureScheme::Null, pcr_selection(&slots)?)
             })
         })?;
-        if !is_about(&quote, &values) {
+        if !covers_values(&quote, &values) {
             continue;
         }
-        let unwritable = tpm("marshalling a quote");
+        let marshal_error = command_failed("marshalling a quote");
         return Ok(Attestation {
             srk_name: objects.srk_name.clone(),
             ek_public: objects.ek_public.clone(),
             ak_public: objects.ak.public.clone(),
             host_key_public: objects.host_key.public.clone(),
             certification: objects.certification.clone(),
-            quote: quote.marshall().map_err(&unwritable)?,
-            signature: signature.marshall().map_err(&unwritable)?,
+            quote: quote.marshall().map_err(&marshal_error)?,
+            signature: signature.marshall().map_err(&marshal_error)?,
             pcrs: values,
         });
     }
-    Err(Error::Request(
+    Err(Error::RequestFailed(
         "the PCRs changed each time they were quoted; ask again when the host is quiet".into(),
     ))
 }
 
 /// The SHA-256 bank's values. The TPM gives eight at a time at most. No session protects this command, as it has nothing
 /// to authorize or encrypt: the quote does, which is compared with the values.
-pub(super) fn read(connection: &mut Connection, pcrs: &[u8]) -> Result<BTreeMap<u8, [u8; 32]>, Error> {
+pub(super) fn read_pcrs(
+    connection: &mut TpmConnection,
+    pcrs: &[u8],
+) -> Result<BTreeMap<u8, [u8; 32]>, Error> {
     let mut values = BTreeMap::new();
-    for eight in pcrs.chunks(8) {
-        let slots = slots(eight)?;
-        let (_, read, digests) =
-            connection.run_bare("TPM2_PCR_Read", |context| context.pcr_read(selection(&slots)?))?;
+    for chunk in pcrs.chunks(8) {
+        let slots = pcr_slots(chunk)?;
+        let (_, returned, digests) = connection
+            .run_without_session("TPM2_PCR_Read", |context| context.pcr_read(pcr_selection(&slots)?))?;
         // A bank that is not there reads as an empty selection.
-        if read.is_empty() || digests.value().len() != eight.len() {
-            return Err(Error::Request(
+        if returned.is_empty() || digests.value().len() != chunk.len() {
+            return Err(Error::RequestFailed(
                 "this TPM has no SHA-256 bank of PCRs; enable it in the firmware".into(),
             ));
         }
-        for (number, digest) in eight.iter().zip(digests.value()) {
-            let value = digest.value().try_into().map_err(|_| odd_answer("TPM2_PCR_Read"))?;
+        for (number, digest) in chunk.iter().zip(digests.value()) {
+            let value = digest.value().try_into().map_err(|_| unexpected_response("TPM2_PCR_Read"))?;
             values.insert(*number, value);
         }
     }
@@ -98,21 +101,21 @@ pub(super) fn read(connection: &mut Connection, pcrs: &[u8]) -> Result<BTreeMap<
 }
 
 /// TPM 2.0 Part 3, section 18.4: the quote holds a digest of the values in the order of their numbers.
-fn is_about(quote: &Attest, values: &BTreeMap<u8, [u8; 32]>) -> bool {
+fn covers_values(quote: &Attest, values: &BTreeMap<u8, [u8; 32]>) -> bool {
     let AttestInfo::Quote { info } = quote.attested() else { return false };
-    let whole: Vec<u8> = values.values().flatten().copied().collect();
-    info.pcr_digest().value() == digest::digest(&digest::SHA256, &whole).as_ref()
+    let concatenated: Vec<u8> = values.values().flatten().copied().collect();
+    info.pcr_digest().value() == digest::digest(&digest::SHA256, &concatenated).as_ref()
 }
 
-pub(super) fn slots(pcrs: &[u8]) -> Result<Vec<PcrSlot>, Error> {
-    let ordered = pcrs.windows(2).all(|two| two[0] < two[1]);
+pub(super) fn pcr_slots(pcrs: &[u8]) -> Result<Vec<PcrSlot>, Error> {
+    let ordered = pcrs.windows(2).all(|pair| pair[0] < pair[1]);
     if pcrs.is_empty() || !ordered || pcrs.iter().any(|number| *number > 23) {
-        return Err(Error::Request("PCRs are numbers from 0 to 23, each once, in their order".into()));
+        return Err(Error::RequestFailed("PCRs are numbers from 0 to 23, each once, in their order".into()));
     }
-    let slot = |number: &u8| PcrSlot::try_from(1u32 << number).map_err(tpm("selecting PCRs"));
+    let slot = |number: &u8| PcrSlot::try_from(1u32 << number).map_err(command_failed("selecting PCRs"));
     pcrs.iter().map(slot).collect()
 }
 
-pub(super) fn selection(slots: &[PcrSlot]) -> tss_esapi::Result<PcrSelectionList> {
+pub(super) fn pcr_selection(slots: &[PcrSlot]) -> tss_esapi::Result<PcrSelectionList> {
     PcrSelectionList::builder().with_selection(HashingAlgorithm::Sha256, slots).build()
 }

@@ -12,53 +12,53 @@ use tss_esapi::structures::Public;
 use tss_esapi::structures::Signature;
 use tss_esapi::structures::SignatureScheme;
 
-use super::connection::Connection;
-use super::connection::odd_answer;
+use super::connection::TpmConnection;
+use super::connection::unexpected_response;
 use super::error::Error;
-use super::error::tpm;
+use super::error::command_failed;
 use super::keys;
 use super::objects::Certification;
 use super::objects::KeyBlob;
-use super::objects::Objects;
+use super::objects::TpmObjects;
 use super::templates;
 
 /// The public exponent, which a TPM writes as zero: 65537.
-const EXPONENT: [u8; 3] = [1, 0, 1];
+const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
 
 /// 2048 bits.
-pub(super) const MODULUS: usize = 256;
+pub(super) const MODULUS_LEN: usize = 256;
 
 /// An RSA-2048 key under the SRK that signs any SHA-256 digest by RSASSA-PKCS1-v1_5. Serialized with its bytes in base64.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "Stored", into = "Stored")]
-pub struct RsaKey {
+#[serde(try_from = "RawRsaKeyBlob", into = "RawRsaKeyBlob")]
+pub struct RsaKeyBlob {
     key: KeyBlob,
     /// The AK's word that the key lives in the same TPM.
     certification: Certification,
     modulus: Vec<u8>,
 }
 
-impl RsaKey {
-    fn new(key: KeyBlob, certification: Certification) -> Result<RsaKey, Error> {
-        key.check("RSA key", &templates::rsa_key()?)?;
+impl RsaKeyBlob {
+    fn new(key: KeyBlob, certification: Certification) -> Result<RsaKeyBlob, Error> {
+        key.validate("RSA key", &templates::rsa_key()?)?;
         let Public::Rsa { unique, .. } = key.public_area()? else {
-            return Err(Error::Objects("the RSA key is none".into()));
+            return Err(Error::InvalidObjects("the RSA key is none".into()));
         };
         let modulus = unique.value().to_vec();
-        if modulus.len() != MODULUS || modulus[0] < 0x80 {
-            return Err(Error::Objects("the RSA key's modulus has not 2048 bits".into()));
+        if modulus.len() != MODULUS_LEN || modulus[0] < 0x80 {
+            return Err(Error::InvalidObjects("the RSA key's modulus has not 2048 bits".into()));
         }
-        Ok(RsaKey { key, certification, modulus })
+        Ok(RsaKeyBlob { key, certification, modulus })
     }
 
     /// Modulus (256 bytes) and public exponent, big endian.
-    pub fn numbers(&self) -> (&[u8], &[u8]) {
-        (&self.modulus, &EXPONENT)
+    pub fn modulus_and_exponent(&self) -> (&[u8], &[u8]) {
+        (&self.modulus, &PUBLIC_EXPONENT)
     }
 
     /// The Name, which the certification attests.
     pub fn name(&self) -> Result<Vec<u8>, Error> {
-        templates::name(&self.key.public_area()?)
+        templates::object_name(&self.key.public_area()?)
     }
 
     pub fn certification(&self) -> &Certification {
@@ -66,67 +66,71 @@ impl RsaKey {
     }
 
     /// Whether this host's AK certified the key, by its Name.
-    fn check(&self, objects: &Objects) -> Result<(), Error> {
-        self.certification.check("RSA key", &objects.ak.public_area()?, &self.key.public_area()?)
+    fn verify_certification(&self, objects: &TpmObjects) -> Result<(), Error> {
+        self.certification.verify("RSA key", &objects.ak.public_area()?, &self.key.public_area()?)
     }
 }
 
-impl fmt::Debug for RsaKey {
+impl fmt::Debug for RsaKeyBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RsaKey({:?})", self.key)
     }
 }
 
 /// Makes the key, which takes a TPM seconds, and has the AK certify it.
-pub(super) fn make(connection: &mut Connection, objects: &Objects) -> Result<RsaKey, Error> {
+pub(super) fn create(connection: &mut TpmConnection, objects: &TpmObjects) -> Result<RsaKeyBlob, Error> {
     let key = keys::create(connection, templates::rsa_key()?, None)?;
     let certification = keys::certify(connection, &key, &objects.ak)?;
-    let key = RsaKey::new(key, certification)?;
-    admit(connection, objects, &key)?;
+    let key = RsaKeyBlob::new(key, certification)?;
+    verify(connection, objects, &key)?;
     Ok(key)
 }
 
 /// Whether the key is this TPM's and signs: by its certification, and by a signature that holds.
-pub(super) fn admit(connection: &mut Connection, objects: &Objects, key: &RsaKey) -> Result<(), Error> {
-    key.check(objects)?;
+pub(super) fn verify(
+    connection: &mut TpmConnection,
+    objects: &TpmObjects,
+    key: &RsaKeyBlob,
+) -> Result<(), Error> {
+    key.verify_certification(objects)?;
     let message = b"hostbadge: is this key ours?";
     let digest = ring::digest::digest(&ring::digest::SHA256, message);
-    let digest = digest.as_ref().try_into().map_err(|_| odd_answer("TPM2_Sign"))?;
+    let digest = digest.as_ref().try_into().map_err(|_| unexpected_response("TPM2_Sign"))?;
     let signature = sign(connection, key, &digest)?;
-    let (n, e) = key.numbers();
+    let (n, e) = key.modulus_and_exponent();
     RsaPublicKeyComponents { n, e }
         .verify(&RSA_PKCS1_2048_8192_SHA256, message, &signature)
-        .map_err(|_| odd_answer("TPM2_Sign"))
+        .map_err(|_| unexpected_response("TPM2_Sign"))
 }
 
 /// RSASSA-PKCS1-v1_5 over a SHA-256 digest (RFC 8017 section 8.2): 256 bytes, big endian.
 pub(super) fn sign(
-    connection: &mut Connection,
-    key: &RsaKey,
+    connection: &mut TpmConnection,
+    key: &RsaKeyBlob,
     digest: &[u8; 32],
-) -> Result<[u8; MODULUS], Error> {
-    let digest = Digest::try_from(digest.as_slice()).map_err(tpm("TPM2_Sign"))?;
-    let ticket = keys::no_ticket()?;
+) -> Result<[u8; MODULUS_LEN], Error> {
+    let digest = Digest::try_from(digest.as_slice()).map_err(command_failed("TPM2_Sign"))?;
+    let ticket = keys::null_hashcheck_ticket()?;
     let signature = connection.with_loaded(&key.key, |connection, key| {
         connection.run("TPM2_Sign", |context| context.sign(key, digest, SignatureScheme::Null, ticket))
     })?;
-    let Signature::RsaSsa(signature) = signature else { return Err(odd_answer("TPM2_Sign")) };
-    signature.signature().value().try_into().map_err(|_| odd_answer("TPM2_Sign"))
+    let Signature::RsaSsa(signature) = signature else { return Err(unexpected_response("TPM2_Sign")) };
+    signature.signature().value().try_into().map_err(|_| unexpected_response("TPM2_Sign"))
 }
 
 /// The form on disk.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Stored {
+struct RawRsaKeyBlob {
     public: String,
     private: String,
     attest: String,
     signature: String,
 }
 
-impl From<RsaKey> for Stored {
-    fn from(key: RsaKey) -> Stored {
-        Stored {
+impl From<RsaKeyBlob> for RawRsaKeyBlob {
+    fn from(key: RsaKeyBlob) -> RawRsaKeyBlob {
+        RawRsaKeyBlob {
             public: BASE64.encode(&key.key.public),
             private: BASE64.encode(&key.key.private),
             attest: BASE64.encode(&key.certification.attest),
@@ -135,17 +139,19 @@ impl From<RsaKey> for Stored {
     }
 }
 
-impl TryFrom<Stored> for RsaKey {
+impl TryFrom<RawRsaKeyBlob> for RsaKeyBlob {
     type Error = Error;
 
-    fn try_from(stored: Stored) -> Result<RsaKey, Error> {
-        let bytes = super::objects::bytes;
-        let key =
-            KeyBlob { public: bytes("public", &stored.public)?, private: bytes("private", &stored.private)? };
-        let certification = Certification {
-            attest: bytes("attest", &stored.attest)?,
-            signature: bytes("signature", &stored.signature)?,
+    fn try_from(raw: RawRsaKeyBlob) -> Result<RsaKeyBlob, Error> {
+        let decode_base64 = super::objects::decode_base64;
+        let key = KeyBlob {
+            public: decode_base64("public", &raw.public)?,
+            private: decode_base64("private", &raw.private)?,
         };
-        RsaKey::new(key, certification)
+        let certification = Certification {
+            attest: decode_base64("attest", &raw.attest)?,
+            signature: decode_base64("signature", &raw.signature)?,
+        };
+        RsaKeyBlob::new(key, certification)
     }
 }

@@ -4,26 +4,26 @@ use std::fmt;
 
 /// What the room knows of its TPM at this moment.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct State {
+pub struct TpmState {
     pub kind: StateKind,
     /// One line about this occurrence, for the administrator; may be empty.
     pub detail: String,
     /// Whether the TPM that answered last is another than the pinned one. It stays so while that one stalls or is away.
-    pub foreign: bool,
+    pub ek_mismatch: bool,
 }
 
-impl State {
+impl TpmState {
     /// Before anything is known.
     pub fn starting() -> Self {
-        State::new(StateKind::Starting, "")
+        TpmState::new(StateKind::Starting, "")
     }
 
     pub(super) fn new(kind: StateKind, detail: impl Into<String>) -> Self {
-        State { kind, detail: detail.into(), foreign: false }
+        TpmState { kind, detail: detail.into(), ek_mismatch: false }
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for TpmState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.detail.as_str() {
             "" => write!(f, "{}", self.kind),
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_has_a_name_and_a_one_line_remedy() {
+    fn every_state_has_name_and_remedy() {
         let all = [
             (StateKind::Absent, "absent"),
             (StateKind::Busy, "busy"),
@@ -121,7 +121,7 @@ mod tests {
             assert_eq!(kind.to_string(), name);
             assert!(!kind.remedy().is_empty() && !kind.remedy().contains('\n'));
         }
-        assert_eq!(State::new(StateKind::Absent, "no device").to_string(), "absent (no device)");
-        assert_eq!(State::new(StateKind::Ready, "").to_string(), "ready");
+        assert_eq!(TpmState::new(StateKind::Absent, "no device").to_string(), "absent (no device)");
+        assert_eq!(TpmState::new(StateKind::Ready, "").to_string(), "ready");
     }
 }

@@ -28,36 +28,36 @@ use tss_esapi::structures::SymmetricDefinitionObject;
 use tss_esapi::traits::Marshall;
 
 use super::error::Error;
-use super::error::tpm;
+use super::error::command_failed;
 
 /// The storage root key: ECC P-256 under the owner, no policy, outside the dictionary attack counter.
 ///
 /// TCG TPM v2.0 Provisioning Guidance, section 7.5.1: the EK template with these attributes and no policy.
 pub(super) fn srk() -> Result<Public, Error> {
-    let attributes = owned()
+    let attributes = base_attributes()
         .with_sensitive_data_origin(true)
         .with_user_with_auth(true)
         .with_no_da(true)
         .with_restricted(true)
         .with_decrypt(true);
-    storage(attributes, Digest::default())
+    storage_key(attributes, Digest::default())
 }
 
 /// The endorsement key: template L-2 (ECC P-256) of the TCG EK Credential Profile, section B.3.4.
 pub(super) fn ek() -> Result<Public, Error> {
-    let attributes = owned()
+    let attributes = base_attributes()
         .with_sensitive_data_origin(true)
         .with_admin_with_policy(true)
         .with_restricted(true)
         .with_decrypt(true);
-    let policy = Digest::try_from(EK_POLICY_A.as_slice()).map_err(tpm("EK template"))?;
-    storage(attributes, policy)
+    let policy = Digest::try_from(EK_POLICY_A.as_slice()).map_err(command_failed("EK template"))?;
+    storage_key(attributes, policy)
 }
 
 /// The other endorsement key: template L-1 (RSA-2048) of the same profile, section B.3.3.
 pub(super) fn ek_rsa() -> Result<Public, Error> {
-    let failed = tpm("EK template");
-    let attributes = owned()
+    let failed = command_failed("EK template");
+    let attributes = base_attributes()
         .with_sensitive_data_origin(true)
         .with_admin_with_policy(true)
         .with_restricted(true)
@@ -71,7 +71,7 @@ pub(super) fn ek_rsa() -> Result<Public, Error> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Rsa)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(built(attributes)?)
+        .with_object_attributes(build_attributes(attributes)?)
         .with_auth_policy(Digest::try_from(EK_POLICY_A.as_slice()).map_err(&failed)?)
         .with_rsa_parameters(parameters)
         .with_rsa_unique_identifier(PublicKeyRsa::try_from([0; 256].as_slice()).map_err(&failed)?)
@@ -81,12 +81,12 @@ pub(super) fn ek_rsa() -> Result<Public, Error> {
 
 /// The attestation key: signs what the TPM itself says, and nothing else.
 pub(super) fn ak() -> Result<Public, Error> {
-    signing(signer().with_restricted(true))
+    signing_key(signing_attributes().with_restricted(true))
 }
 
 /// The host key: signs any digest.
 pub(super) fn host_key() -> Result<Public, Error> {
-    signing(signer())
+    signing_key(signing_attributes())
 }
 
 /// The RSA host key: signs any SHA-256 digest by RSASSA-PKCS1-v1_5, with the default exponent.
@@ -96,40 +96,40 @@ pub(super) fn rsa_key() -> Result<Public, Error> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Rsa)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(built(signer())?)
+        .with_object_attributes(build_attributes(signing_attributes())?)
         .with_rsa_parameters(PublicRsaParameters::new(symmetric, scheme, bits, RsaExponent::default()))
         .with_rsa_unique_identifier(PublicKeyRsa::default())
         .build()
-        .map_err(tpm("RSA-2048 template"))
+        .map_err(command_failed("RSA-2048 template"))
 }
 
 /// A sealed secret: data that only this TPM gives back.
-pub(super) fn sealed() -> Result<Public, Error> {
-    keyed_hash(owned().with_user_with_auth(true).with_no_da(true), Digest::default())
+pub(super) fn sealed_data() -> Result<Public, Error> {
+    keyed_hash(base_attributes().with_user_with_auth(true).with_no_da(true), Digest::default())
 }
 
 /// A sealed secret that the TPM gives back only under a policy: its empty password opens nothing.
-pub(super) fn sealed_under(policy: &[u8; 32]) -> Result<Public, Error> {
-    let policy = Digest::try_from(policy.as_slice()).map_err(tpm("sealing template"))?;
-    keyed_hash(owned().with_admin_with_policy(true).with_no_da(true), policy)
+pub(super) fn sealed_data_with_policy(policy: &[u8; 32]) -> Result<Public, Error> {
+    let policy = Digest::try_from(policy.as_slice()).map_err(command_failed("sealing template"))?;
+    keyed_hash(base_attributes().with_admin_with_policy(true).with_no_da(true), policy)
 }
 
 fn keyed_hash(attributes: ObjectAttributesBuilder, policy: Digest) -> Result<Public, Error> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(built(attributes)?)
+        .with_object_attributes(build_attributes(attributes)?)
         .with_auth_policy(policy)
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
-        .map_err(tpm("sealing template"))
+        .map_err(command_failed("sealing template"))
 }
 
 /// Whether a public area is of the template's kind: all but the key itself must be equal.
-pub(super) fn follows(public: &Public, template: &Public) -> bool {
-    let mut blank = public.clone();
-    match (&mut blank, template) {
+pub(super) fn matches_template(public: &Public, template: &Public) -> bool {
+    let mut candidate = public.clone();
+    match (&mut candidate, template) {
         (Public::Ecc { unique, .. }, Public::Ecc { unique: expected, .. }) => *unique = expected.clone(),
         (Public::Rsa { unique, .. }, Public::Rsa { unique: expected, .. }) => *unique = expected.clone(),
         (Public::KeyedHash { unique, .. }, Public::KeyedHash { unique: expected, .. }) => {
@@ -137,14 +137,14 @@ pub(super) fn follows(public: &Public, template: &Public) -> bool {
         }
         _ => return false,
     }
-    blank == *template
+    candidate == *template
 }
 
 /// A public area's Name: the hash algorithm and the digest of the area (TPM 2.0 Part 1, section 16).
 ///
 /// Computed here rather than believed, since pins rest on it.
-pub(super) fn name(public: &Public) -> Result<Vec<u8>, Error> {
-    let area = public.marshall().map_err(tpm("marshalling a public area"))?;
+pub(super) fn object_name(public: &Public) -> Result<Vec<u8>, Error> {
+    let area = public.marshall().map_err(command_failed("marshalling a public area"))?;
     let mut name = SHA256_ID.to_vec();
     name.extend_from_slice(digest::digest(&digest::SHA256, &area).as_ref());
     Ok(name)
@@ -154,66 +154,66 @@ pub(super) fn name(public: &Public) -> Result<Vec<u8>, Error> {
 pub(super) const SHA256_ID: [u8; 2] = [0x00, 0x0B];
 
 /// The point of a P-256 key, uncompressed (SEC 1, section 2.3.3): 0x04, then x and y of 32 bytes each.
-pub(super) fn point(public: &Public) -> Option<[u8; 65]> {
+pub(super) fn p256_point(public: &Public) -> Option<[u8; 65]> {
     let Public::Ecc { unique, .. } = public else { return None };
     let mut point = [4; 65];
-    point[1..33].copy_from_slice(&fixed_width(unique.x())?);
-    point[33..].copy_from_slice(&fixed_width(unique.y())?);
+    point[1..33].copy_from_slice(&to_32_bytes(unique.x())?);
+    point[33..].copy_from_slice(&to_32_bytes(unique.y())?);
     Some(point)
 }
 
 /// A number of the TPM, which may come without its leading zeros, as 32 bytes.
-pub(super) fn fixed_width(number: &EccParameter) -> Option<[u8; 32]> {
+pub(super) fn to_32_bytes(number: &EccParameter) -> Option<[u8; 32]> {
     let bytes = number.value();
     let mut fixed = [0; 32];
     fixed.get_mut(32usize.checked_sub(bytes.len())?..)?.copy_from_slice(bytes);
     Some(fixed)
 }
 
-fn owned() -> ObjectAttributesBuilder {
+fn base_attributes() -> ObjectAttributesBuilder {
     ObjectAttributesBuilder::new().with_fixed_tpm(true).with_fixed_parent(true)
 }
 
-fn signer() -> ObjectAttributesBuilder {
-    owned()
+fn signing_attributes() -> ObjectAttributesBuilder {
+    base_attributes()
         .with_sensitive_data_origin(true)
         .with_user_with_auth(true)
         .with_no_da(true)
         .with_sign_encrypt(true)
 }
 
-fn built(attributes: ObjectAttributesBuilder) -> Result<ObjectAttributes, Error> {
-    attributes.build().map_err(tpm("object attributes"))
+fn build_attributes(attributes: ObjectAttributesBuilder) -> Result<ObjectAttributes, Error> {
+    attributes.build().map_err(command_failed("object attributes"))
 }
 
-fn storage(attributes: ObjectAttributesBuilder, policy: Digest) -> Result<Public, Error> {
-    let zeros = EccParameter::try_from([0u8; 32].as_slice()).map_err(tpm("primary template"))?;
+fn storage_key(attributes: ObjectAttributesBuilder, policy: Digest) -> Result<Public, Error> {
+    let zeros = EccParameter::try_from([0u8; 32].as_slice()).map_err(command_failed("primary template"))?;
     let parameters = (SymmetricDefinitionObject::AES_128_CFB, EccScheme::Null);
-    p256(attributes, policy, parameters, EccPoint::new(zeros.clone(), zeros))
+    ecc_p256(attributes, policy, parameters, EccPoint::new(zeros.clone(), zeros))
 }
 
-fn signing(attributes: ObjectAttributesBuilder) -> Result<Public, Error> {
+fn signing_key(attributes: ObjectAttributesBuilder) -> Result<Public, Error> {
     let ecdsa = EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256));
     let parameters = (SymmetricDefinitionObject::Null, ecdsa);
-    p256(attributes, Digest::default(), parameters, EccPoint::default())
+    ecc_p256(attributes, Digest::default(), parameters, EccPoint::default())
 }
 
-fn p256(
+fn ecc_p256(
     attributes: ObjectAttributesBuilder,
     policy: Digest,
     (symmetric, scheme): (SymmetricDefinitionObject, EccScheme),
     unique: EccPoint,
 ) -> Result<Public, Error> {
-    let none = KeyDerivationFunctionScheme::Null;
+    let kdf = KeyDerivationFunctionScheme::Null;
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Ecc)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(built(attributes)?)
+        .with_object_attributes(build_attributes(attributes)?)
         .with_auth_policy(policy)
-        .with_ecc_parameters(PublicEccParameters::new(symmetric, scheme, EccCurve::NistP256, none))
+        .with_ecc_parameters(PublicEccParameters::new(symmetric, scheme, EccCurve::NistP256, kdf))
         .with_ecc_unique_identifier(unique)
         .build()
-        .map_err(tpm("P-256 template"))
+        .map_err(command_failed("P-256 template"))
 }
 
 /// PolicyA: `TPM2_PolicySecret(TPM_RH_ENDORSEMENT)` (EK Credential Profile, section B.6.2).
@@ -227,21 +227,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_follows_only_itself() {
-        let all = [srk(), ek(), ek_rsa(), ak(), host_key(), rsa_key(), sealed()];
+    fn template_matches_only_itself() {
+        let all = [srk(), ek(), ek_rsa(), ak(), host_key(), rsa_key(), sealed_data()];
         let all = all.map(|template| template.unwrap());
         for (i, one) in all.iter().enumerate() {
             for (j, other) in all.iter().enumerate() {
-                assert_eq!(follows(one, other), i == j, "{i} {j}");
+                assert_eq!(matches_template(one, other), i == j, "{i} {j}");
             }
         }
     }
 
     #[test]
-    fn numbers_are_padded_on_the_left() {
+    fn numbers_are_left_padded() {
         let number = |bytes: &[u8]| EccParameter::try_from(bytes).unwrap();
-        assert_eq!(fixed_width(&number(&[1])).unwrap()[31], 1);
-        assert_eq!(fixed_width(&number(&[7; 32])).unwrap(), [7; 32]);
-        assert_eq!(fixed_width(&number(&[7; 33])), None);
+        assert_eq!(to_32_bytes(&number(&[1])).unwrap()[31], 1);
+        assert_eq!(to_32_bytes(&number(&[7; 32])).unwrap(), [7; 32]);
+        assert_eq!(to_32_bytes(&number(&[7; 33])), None);
     }
 }

@@ -21,19 +21,19 @@ use super::{Error, der};
 use crate::clock::Timestamp;
 
 /// Larger files and directories are no trusted certificates.
-const LARGEST_FILE: u64 = 1024 * 1024;
-const MOST: usize = 2000;
+const MAX_CERTIFICATE_FILE_SIZE: u64 = 1024 * 1024;
+const MAX_CERTIFICATES: usize = 2000;
 /// A certificate and those that lead from it to a root.
-pub const LONGEST_CHAIN: usize = 16;
-pub const LARGEST_CERTIFICATE: usize = 16 * 1024;
+pub const MAX_CHAIN_LEN: usize = 16;
+pub const MAX_CERTIFICATE_SIZE: usize = 16 * 1024;
 
 /// tcg-kp-EKCertificate, 2.23.133.8.1: what an EK's certificate is for, where it says so.
-const EK_CERTIFICATE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
+const TCG_KP_EK_CERTIFICATE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
 
 /// Whatever else an organisation lets its hosts' certificates be used for.
-struct AnyPurpose;
+struct AnyExtendedKeyUsage;
 
-impl ExtendedKeyUsageValidator for AnyPurpose {
+impl ExtendedKeyUsageValidator for AnyExtendedKeyUsage {
     fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
         Ok(())
     }
@@ -43,7 +43,7 @@ impl ExtendedKeyUsageValidator for AnyPurpose {
 #[derive(Debug, Default)]
 pub struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
-    others: Vec<CertificateDer<'static>>,
+    intermediates: Vec<CertificateDer<'static>>,
 }
 
 impl Roots {
@@ -63,20 +63,20 @@ impl Roots {
         files.sort();
         let mut roots = Roots::default();
         for path in &files {
-            for certificate in read_file(path)? {
-                let fault = |why: &dyn std::fmt::Display| in_file(path, why);
-                let read = parse(&certificate).map_err(|e| fault(&e))?;
-                match read.tbs_certificate().issuer() == read.tbs_certificate().subject() {
-                    true => roots.believe(&certificate).map_err(|e| fault(&e))?,
-                    false => roots.others.push(certificate),
+            for certificate in read_certificates(path)? {
+                let fault = |why: &dyn std::fmt::Display| file_error(path, why);
+                let parsed = parse(&certificate).map_err(|e| fault(&e))?;
+                match parsed.tbs_certificate().issuer() == parsed.tbs_certificate().subject() {
+                    true => roots.add_anchor(&certificate).map_err(|e| fault(&e))?,
+                    false => roots.intermediates.push(certificate),
                 }
-                if roots.anchors.len() + roots.others.len() > MOST {
-                    return Err(in_file(dir, &format!("more than {MOST} certificates")));
+                if roots.anchors.len() + roots.intermediates.len() > MAX_CERTIFICATES {
+                    return Err(file_error(dir, &format!("more than {MAX_CERTIFICATES} certificates")));
                 }
             }
         }
         match roots.anchors.is_empty() {
-            true => Err(in_file(dir, &"there is no root certificate in .pem, .crt, .cer or .der files")),
+            true => Err(file_error(dir, &"there is no root certificate in .pem, .crt, .cer or .der files")),
             false => Ok(roots),
         }
     }
@@ -84,32 +84,32 @@ impl Roots {
     /// Reads one file, all of whose certificates are believed.
     pub fn read_file(path: &Path) -> Result<Roots, Error> {
         let mut roots = Roots::default();
-        for certificate in read_file(path)? {
-            roots.believe(&certificate).map_err(|e| in_file(path, &e))?;
+        for certificate in read_certificates(path)? {
+            roots.add_anchor(&certificate).map_err(|e| file_error(path, &e))?;
         }
         Ok(roots)
     }
 
-    fn believe(&mut self, certificate: &CertificateDer<'_>) -> Result<(), webpki::Error> {
+    fn add_anchor(&mut self, certificate: &CertificateDer<'_>) -> Result<(), webpki::Error> {
         self.anchors.push(anchor_from_trusted_cert(certificate)?.to_owned());
         Ok(())
     }
 
     /// Whether the EK's certificate is for this key and leads to a root. Says whose it is.
-    pub fn vouch(
+    pub fn verify_ek(
         &self,
         ek: &Ek,
         certificate: &[u8],
         chain: &[Vec<u8>],
         now: Timestamp,
     ) -> Result<String, String> {
-        let read = parse(certificate).map_err(|e| e.to_string())?;
-        is_for(&read, ek)?;
-        self.reach(certificate, chain, KeyUsage::required_if_present(EK_CERTIFICATE), now)?;
-        Ok(read.tbs_certificate().issuer().to_string())
+        let parsed = parse(certificate).map_err(|e| e.to_string())?;
+        check_certificate_key(&parsed, ek)?;
+        self.verify_path(certificate, chain, KeyUsage::required_if_present(TCG_KP_EK_CERTIFICATE), now)?;
+        Ok(parsed.tbs_certificate().issuer().to_string())
     }
 
-    fn reach(
+    fn verify_path(
         &self,
         certificate: &[u8],
         chain: &[Vec<u8>],
@@ -118,24 +118,25 @@ impl Roots {
     ) -> Result<(), String> {
         let certificate = CertificateDer::from(certificate);
         let leaf = EndEntityCert::try_from(&certificate).map_err(|e| format!("the certificate: {e}"))?;
-        let given = chain.iter().take(LONGEST_CHAIN).map(|der| CertificateDer::from(der.as_slice()));
-        let between: Vec<CertificateDer<'_>> = given.chain(self.others.iter().cloned()).collect();
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.secs()));
+        let presented = chain.iter().take(MAX_CHAIN_LEN).map(|der| CertificateDer::from(der.as_slice()));
+        let intermediates: Vec<CertificateDer<'_>> =
+            presented.chain(self.intermediates.iter().cloned()).collect();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_secs()));
         let algorithms = webpki::ALL_VERIFICATION_ALGS;
-        leaf.verify_for_usage(algorithms, &self.anchors, &between, now, purpose, None, None)
+        leaf.verify_for_usage(algorithms, &self.anchors, &intermediates, now, purpose, None, None)
             .map(drop)
             .map_err(|e| format!("the certificate does not lead to a root that is believed: {e}"))
     }
 }
 
 /// Whether a certificate is for this endorsement key.
-pub fn is_certificate_of(certificate: &[u8], ek: &Ek) -> Result<(), String> {
-    is_for(&parse(certificate).map_err(|e| e.to_string())?, ek)
+pub fn check_certificate_is_for_ek(certificate: &[u8], ek: &Ek) -> Result<(), String> {
+    check_certificate_key(&parse(certificate).map_err(|e| e.to_string())?, ek)
 }
 
-fn is_for(certificate: &Certificate, ek: &Ek) -> Result<(), String> {
+fn check_certificate_key(certificate: &Certificate, ek: &Ek) -> Result<(), String> {
     let key = &certificate.tbs_certificate().subject_public_key_info().subject_public_key;
-    match key.as_bytes() == Some(&ek.certified_form()) {
+    match key.as_bytes() == Some(&ek.subject_public_key()) {
         true => Ok(()),
         false => Err("the certificate is for another key".into()),
     }
@@ -145,27 +146,27 @@ fn is_for(certificate: &Certificate, ek: &Ek) -> Result<(), String> {
 #[derive(Clone, Debug)]
 pub struct HostCertificate {
     chain: Vec<Vec<u8>>,
-    first: Certificate,
+    leaf: Certificate,
 }
 
 impl HostCertificate {
     /// From PEM, the host's own certificate first.
     pub fn from_pem(text: &[u8]) -> Result<HostCertificate, Error> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(LONGEST_CHAIN + 1).collect();
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(MAX_CHAIN_LEN + 1).collect();
         let chain = chain.map_err(|e| Error::Certificate(format!("this is no PEM of certificates: {e}")))?;
         HostCertificate::from_der(chain.iter().map(|one| one.to_vec()).collect())
     }
 
     /// From DER each, the host's own certificate first.
     pub fn from_der(chain: Vec<Vec<u8>>) -> Result<HostCertificate, Error> {
-        if chain.len() > LONGEST_CHAIN {
-            return Err(Error::Certificate(format!("more than {LONGEST_CHAIN} certificates")));
+        if chain.len() > MAX_CHAIN_LEN {
+            return Err(Error::Certificate(format!("more than {MAX_CHAIN_LEN} certificates")));
         }
         let mut read = chain.iter().map(|der| parse(der)).collect::<Result<Vec<_>, _>>()?;
         if read.is_empty() {
             return Err(Error::Certificate("there is no certificate in it".into()));
         }
-        Ok(HostCertificate { first: read.swap_remove(0), chain })
+        Ok(HostCertificate { leaf: read.swap_remove(0), chain })
     }
 
     /// DER each, the host's own first.
@@ -174,46 +175,46 @@ impl HostCertificate {
     }
 
     pub fn subject(&self) -> String {
-        self.first.tbs_certificate().subject().to_string()
+        self.leaf.tbs_certificate().subject().to_string()
     }
 
     pub fn issuer(&self) -> String {
-        self.first.tbs_certificate().issuer().to_string()
+        self.leaf.tbs_certificate().issuer().to_string()
     }
 
     pub fn not_before(&self) -> Timestamp {
-        Timestamp::from_secs(self.first.tbs_certificate().validity().not_before.to_unix_duration().as_secs())
+        Timestamp::from_secs(self.leaf.tbs_certificate().validity().not_before.to_unix_duration().as_secs())
     }
 
     pub fn not_after(&self) -> Timestamp {
-        Timestamp::from_secs(self.first.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
+        Timestamp::from_secs(self.leaf.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
     }
 
     /// Whether it is for this P-256 key.
-    pub fn is_for(&self, point: &[u8; 65]) -> bool {
-        let info = self.first.tbs_certificate().subject_public_key_info().to_der();
-        info.is_ok_and(|info| info == der::p256_key(point))
+    pub fn is_for_key(&self, point: &[u8; 65]) -> bool {
+        let spki = self.leaf.tbs_certificate().subject_public_key_info().to_der();
+        spki.is_ok_and(|info| info == der::p256_spki(point))
     }
 
     /// Whether it leads to a certificate that is believed, at this time.
-    pub fn reaches(&self, roots: &Roots, now: Timestamp) -> Result<(), String> {
-        roots.reach(&self.chain[0], &self.chain[1..], AnyPurpose, now)
+    pub fn verify_path(&self, roots: &Roots, now: Timestamp) -> Result<(), String> {
+        roots.verify_path(&self.chain[0], &self.chain[1..], AnyExtendedKeyUsage, now)
     }
 
     /// Whether it says that the host's attestation key is the one of this Name.
-    pub fn names_ak(&self, ak_name: &[u8]) -> bool {
-        self.has_name(&Names::permanent(&HEXLOWER.encode(ak_name), None))
+    pub fn san_contains_ak(&self, ak_name: &[u8]) -> bool {
+        self.has_general_name(&HostSan::permanent_identifier(&HEXLOWER.encode(ak_name), None))
     }
 
     /// Whether it says that the TPM is the one with this EK certificate.
-    pub fn names_ek_certificate(&self, certificate: &[u8]) -> bool {
-        self.has_name(&Names::ek_certificate(certificate))
+    pub fn san_contains_ek_certificate(&self, certificate: &[u8]) -> bool {
+        self.has_general_name(&HostSan::ek_certificate_identifier(certificate))
     }
 
     /// Whether it is for the host of this id, in whichever trust domain.
-    pub fn names_host(&self, host: &str) -> bool {
+    pub fn san_contains_host(&self, host: &str) -> bool {
         let suffix = format!("/host/{host}");
-        self.names().iter().any(|name| match name {
+        self.general_names().iter().any(|name| match name {
             GeneralName::UniformResourceIdentifier(uri) => uri
                 .as_str()
                 .strip_prefix("spiffe://")
@@ -223,19 +224,19 @@ impl HostCertificate {
         })
     }
 
-    fn has_name(&self, der: &[u8]) -> bool {
-        self.names().iter().any(|name| name.to_der().is_ok_and(|name| name == der))
+    fn has_general_name(&self, der: &[u8]) -> bool {
+        self.general_names().iter().any(|name| name.to_der().is_ok_and(|name| name == der))
     }
 
-    fn names(&self) -> Vec<GeneralName> {
-        let names = self.first.tbs_certificate().get_extension::<SubjectAltName>();
+    fn general_names(&self) -> Vec<GeneralName> {
+        let names = self.leaf.tbs_certificate().get_extension::<SubjectAltName>();
         names.ok().flatten().map(|(_, names)| names.0).unwrap_or_default()
     }
 }
 
 /// What a host's certificate names: the SPIFFE ID, the TPM, the attestation key.
 #[derive(Clone, Debug)]
-pub struct Names<'a> {
+pub struct HostSan<'a> {
     pub trust_domain: &'a str,
     pub host: &'a str,
     /// Name of the P-256 EK.
@@ -245,33 +246,36 @@ pub struct Names<'a> {
     pub ak_name: &'a [u8],
 }
 
-impl Names<'_> {
+impl HostSan<'_> {
     /// The GeneralNames of the extension subjectAltName, as TCG's "TPM 2.0 Keys for Device Identity and Attestation"
     /// has them: hardwareModuleName (RFC 4108) of type tcg-tpm20, whose serial number is the digest in the EK's Name;
     /// permanentIdentifier (RFC 4043) with the digest of each EK certificate, assigned by it. The AK's Name is one more
     /// permanentIdentifier, with no assigner, which RFC 4043 lets mean something to the issuer and its verifiers alone.
-    pub fn der(&self) -> Vec<u8> {
+    pub fn to_der(&self) -> Vec<u8> {
         let uri = format!("spiffe://{}/host/{}", self.trust_domain, self.host);
         let serial = der::tlv(der::OCTET_STRING, &[&self.ek_name[self.ek_name.len().saturating_sub(32)..]]);
-        let module = der::sequence(&[&der::oid(TCG_TPM20), &serial]);
+        let hardware_module = der::sequence(&[&der::oid(TCG_TPM20), &serial]);
         let certificates: Vec<u8> =
-            self.ek_certificates.iter().flat_map(|der| Names::ek_certificate(der)).collect();
+            self.ek_certificates.iter().flat_map(|der| HostSan::ek_certificate_identifier(der)).collect();
         der::sequence(&[
             &der::tlv(0x86, &[uri.as_bytes()]),
-            &other(HARDWARE_MODULE_NAME, &module),
+            &other_name(HARDWARE_MODULE_NAME, &hardware_module),
             &certificates,
-            &Names::permanent(&HEXLOWER.encode(self.ak_name), None),
+            &HostSan::permanent_identifier(&HEXLOWER.encode(self.ak_name), None),
         ])
     }
 
-    fn ek_certificate(certificate: &[u8]) -> Vec<u8> {
+    fn ek_certificate_identifier(certificate: &[u8]) -> Vec<u8> {
         let digest = HEXLOWER.encode(digest(&SHA256, certificate).as_ref());
-        Names::permanent(&digest, Some(EK_PERM_ID_SHA256))
+        HostSan::permanent_identifier(&digest, Some(EK_PERM_ID_SHA256))
     }
 
-    fn permanent(value: &str, assigner: Option<&[u8]>) -> Vec<u8> {
+    fn permanent_identifier(value: &str, assigner: Option<&[u8]>) -> Vec<u8> {
         let assigner = assigner.map(der::oid).unwrap_or_default();
-        other(PERMANENT_IDENTIFIER, &der::sequence(&[&der::tlv(der::UTF8, &[value.as_bytes()]), &assigner]))
+        other_name(
+            PERMANENT_IDENTIFIER,
+            &der::sequence(&[&der::tlv(der::UTF8_STRING, &[value.as_bytes()]), &assigner]),
+        )
     }
 }
 
@@ -283,33 +287,33 @@ const TCG_TPM20: &[u8] = &[0x67, 0x81, 0x05, 0x01, 0x02];
 const EK_PERM_ID_SHA256: &[u8] = &[0x67, 0x81, 0x05, 0x0C, 0x01];
 
 /// An otherName.
-fn other(kind: &[u8], value: &[u8]) -> Vec<u8> {
-    der::tlv(0xA0, &[&der::oid(kind), &der::tlv(0xA0, &[value])])
+fn other_name(type_id: &[u8], value: &[u8]) -> Vec<u8> {
+    der::tlv(0xA0, &[&der::oid(type_id), &der::tlv(0xA0, &[value])])
 }
 
 /// Reads one certificate.
 pub fn parse(certificate: &[u8]) -> Result<Certificate, Error> {
-    if certificate.len() > LARGEST_CERTIFICATE {
-        return Err(Error::Certificate(format!("a certificate is larger than {LARGEST_CERTIFICATE} bytes")));
+    if certificate.len() > MAX_CERTIFICATE_SIZE {
+        return Err(Error::Certificate(format!("a certificate is larger than {MAX_CERTIFICATE_SIZE} bytes")));
     }
     Certificate::from_der(certificate).map_err(|e| Error::Certificate(format!("this is no certificate: {e}")))
 }
 
-fn read_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST_FILE).read_to_end(&mut bytes));
-    read.map_err(|e| in_file(path, &e))?;
+    let read = File::open(path).and_then(|file| file.take(MAX_CERTIFICATE_FILE_SIZE).read_to_end(&mut bytes));
+    read.map_err(|e| file_error(path, &e))?;
     if bytes.first() == Some(&0x30) {
         return Ok(vec![CertificateDer::from(bytes)]);
     }
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).take(MOST).collect();
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).take(MAX_CERTIFICATES).collect();
     match all {
-        Ok(all) if all.is_empty() => Err(in_file(path, &"there is no certificate in it")),
+        Ok(all) if all.is_empty() => Err(file_error(path, &"there is no certificate in it")),
         Ok(all) => Ok(all),
-        Err(e) => Err(in_file(path, &e)),
+        Err(e) => Err(file_error(path, &e)),
     }
 }
 
-fn in_file(path: &Path, what: &dyn std::fmt::Display) -> Error {
-    Error::Certificate(format!("{}: {what}", path.display()))
+fn file_error(path: &Path, reason: &dyn std::fmt::Display) -> Error {
+    Error::Certificate(format!("{}: {reason}", path.display()))
 }

@@ -9,7 +9,7 @@ pub const INTEGER: u8 = 0x02;
 pub const BIT_STRING: u8 = 0x03;
 pub const OCTET_STRING: u8 = 0x04;
 pub const OID: u8 = 0x06;
-pub const UTF8: u8 = 0x0C;
+pub const UTF8_STRING: u8 = 0x0C;
 pub const SEQUENCE: u8 = 0x30;
 pub const SET: u8 = 0x31;
 
@@ -34,20 +34,20 @@ pub const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1D, 0x25];
 /// A value with its tag and length.
 pub fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut written = vec![tag];
+    let mut encoded = vec![tag];
     match length {
-        0..=0x7F => written.push(length as u8),
+        0..=0x7F => encoded.push(length as u8),
         _ => {
             let bytes = length.to_be_bytes();
             let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(0);
-            written.push(0x80 | (bytes.len() - first) as u8);
-            written.extend_from_slice(&bytes[first..]);
+            encoded.push(0x80 | (bytes.len() - first) as u8);
+            encoded.extend_from_slice(&bytes[first..]);
         }
     }
     for part in parts {
-        written.extend_from_slice(part);
+        encoded.extend_from_slice(part);
     }
-    written
+    encoded
 }
 
 pub fn sequence(parts: &[&[u8]]) -> Vec<u8> {
@@ -59,7 +59,7 @@ pub fn oid(contents: &[u8]) -> Vec<u8> {
 }
 
 /// A positive number, big endian.
-pub fn number(bytes: &[u8]) -> Vec<u8> {
+pub fn integer(bytes: &[u8]) -> Vec<u8> {
     let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
     let bytes = &bytes[first..];
     match bytes.first() {
@@ -70,26 +70,27 @@ pub fn number(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Whole bytes.
-pub fn bits(bytes: &[u8]) -> Vec<u8> {
+pub fn bit_string(bytes: &[u8]) -> Vec<u8> {
     tlv(BIT_STRING, &[&[0], bytes])
 }
 
 /// SubjectPublicKeyInfo of a P-256 point (RFC 5480).
-pub fn p256_key(point: &[u8; 65]) -> Vec<u8> {
-    sequence(&[&sequence(&[&oid(EC_PUBLIC_KEY), &oid(PRIME256V1)]), &bits(point)])
+pub fn p256_spki(point: &[u8; 65]) -> Vec<u8> {
+    sequence(&[&sequence(&[&oid(EC_PUBLIC_KEY), &oid(PRIME256V1)]), &bit_string(point)])
 }
 
 /// A Name of single attributes, in their order.
-pub fn name(parts: &[(&[u8], &str)]) -> Vec<u8> {
-    let one =
-        |(kind, text): &(&[u8], &str)| tlv(SET, &[&sequence(&[&oid(kind), &tlv(UTF8, &[text.as_bytes()])])]);
-    tlv(SEQUENCE, &[&parts.iter().flat_map(one).collect::<Vec<u8>>()])
+pub fn distinguished_name(parts: &[(&[u8], &str)]) -> Vec<u8> {
+    let rdn = |(kind, text): &(&[u8], &str)| {
+        tlv(SET, &[&sequence(&[&oid(kind), &tlv(UTF8_STRING, &[text.as_bytes()])])])
+    };
+    tlv(SEQUENCE, &[&parts.iter().flat_map(rdn).collect::<Vec<u8>>()])
 }
 
 /// An extension (RFC 5280, section 4.1.2.9).
-pub fn extension(kind: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
+pub fn extension(extension_id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
     let critical: &[u8] = if critical { &[0x01, 0x01, 0xFF] } else { &[] };
-    sequence(&[&oid(kind), critical, &tlv(OCTET_STRING, &[value])])
+    sequence(&[&oid(extension_id), critical, &tlv(OCTET_STRING, &[value])])
 }
 
 /// UTCTime until 2049, GeneralizedTime from then on (RFC 5280, section 4.1.2.5).
@@ -110,7 +111,7 @@ pub fn key_id(point: &[u8]) -> [u8; 20] {
 
 /// ECDSA-Sig-Value (RFC 3279, section 2.2.3) of r and s, 32 bytes each.
 pub fn ecdsa_signature(fixed: &[u8; 64]) -> Vec<u8> {
-    sequence(&[&number(&fixed[..32]), &number(&fixed[32..])])
+    sequence(&[&integer(&fixed[..32]), &integer(&fixed[32..])])
 }
 
 #[cfg(test)]
@@ -118,17 +119,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_and_numbers_are_as_short_as_they_can_be() {
+    fn lengths_and_integers_are_minimal() {
         assert_eq!(tlv(4, &[&[7; 127]])[..2], [4, 127]);
         assert_eq!(tlv(4, &[&[7; 128]])[..3], [4, 0x81, 128]);
         assert_eq!(tlv(4, &[&[7; 300]])[..4], [4, 0x82, 1, 44]);
-        assert_eq!(number(&[0, 0]), [2, 1, 0]);
-        assert_eq!(number(&[0, 0x7F]), [2, 1, 0x7F]);
-        assert_eq!(number(&[0x80]), [2, 2, 0, 0x80]);
+        assert_eq!(integer(&[0, 0]), [2, 1, 0]);
+        assert_eq!(integer(&[0, 0x7F]), [2, 1, 0x7F]);
+        assert_eq!(integer(&[0x80]), [2, 2, 0, 0x80]);
     }
 
     #[test]
-    fn times_change_their_form_in_2050() {
+    fn time_is_generalized_from_2050() {
         assert_eq!(time(Timestamp::from_secs(0)), b"\x17\x0d700101000000Z");
         assert_eq!(time(Timestamp::from_secs(2_524_607_999)), b"\x17\x0d491231235959Z");
         assert_eq!(time(Timestamp::from_secs(2_524_608_000)), b"\x18\x0f20500101000000Z");

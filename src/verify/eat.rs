@@ -6,21 +6,21 @@
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{self, Evidence, Finding};
+use super::evidence::{self, CheckResult, Evidence};
 use super::{Error, Jws};
 
 /// RFC 9782 section 4.1.
-pub const TYP: &str = "eat+jwt";
+pub const EAT_TYP: &str = "eat+jwt";
 /// RFC 9711 section 4.3.2: what a token of this kind has, and how it is checked.
-pub const PROFILE: &str = "urn:hostbadge:eat:1";
+pub const EAT_PROFILE: &str = "urn:hostbadge:eat:1";
 /// With logs in base64 twice.
-pub const LARGEST: usize = evidence::LARGEST / 3 * 4 + 4096;
+pub const MAX_EAT_SIZE: usize = evidence::MAX_EVIDENCE_SIZE / 3 * 4 + 4096;
 /// RFC 9711 section 4.2.1.1: what follows is 256 bits of a digest of what identifies the entity.
-const UEID_RAND: u8 = 0x01;
+const UEID_TYPE_RAND: u8 = 0x01;
 
 /// What is signed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Claims {
+pub struct EatClaims {
     /// The verifier's nonce, base64url (section 4.1).
     pub eat_nonce: String,
     /// Base64url (section 4.2.1). See [`ueid`].
@@ -36,28 +36,28 @@ pub struct Claims {
 
 /// A host's UEID: type RAND, and SHA-256 over the EK's Name. The host's id is its bytes 1 to 16.
 pub fn ueid(ek_digest: &[u8; 32]) -> String {
-    BASE64URL_NOPAD.encode(&[&[UEID_RAND], &ek_digest[..]].concat())
+    BASE64URL_NOPAD.encode(&[&[UEID_TYPE_RAND], &ek_digest[..]].concat())
 }
 
 /// A token that is well formed. Nothing in it is certain before its findings hold.
 #[derive(Debug)]
 pub struct Eat<'a> {
     jws: Jws<'a>,
-    claims: Claims,
+    claims: EatClaims,
 }
 
 impl<'a> Eat<'a> {
     pub fn parse(text: &'a str) -> Result<Eat<'a>, Error> {
-        let jws = Jws::parse_within(text, LARGEST)?;
-        if jws.typ() != TYP {
-            return Err(Error::Shape(format!("type \"{}\" is not {TYP}", jws.typ().escape_debug())));
+        let jws = Jws::parse_with_limit(text, MAX_EAT_SIZE)?;
+        if jws.typ() != EAT_TYP {
+            return Err(Error::Malformed(format!("type \"{}\" is not {EAT_TYP}", jws.typ().escape_debug())));
         }
-        let fault = |e: serde_json::Error| Error::Claim(format!("this is no EAT of a hostbadge: {e}"));
-        let claims: Claims = serde_json::from_slice(jws.unverified()).map_err(fault)?;
+        let fault = |e: serde_json::Error| Error::InvalidClaim(format!("this is no EAT of a hostbadge: {e}"));
+        let claims: EatClaims = serde_json::from_slice(jws.unverified_payload()).map_err(fault)?;
         claims.hostbadge_evidence.check_version()?;
-        if claims.eat_profile != PROFILE {
+        if claims.eat_profile != EAT_PROFILE {
             let profile = claims.eat_profile.escape_debug();
-            return Err(Error::Claim(format!("profile \"{profile}\" is not {PROFILE}")));
+            return Err(Error::InvalidClaim(format!("profile \"{profile}\" is not {EAT_PROFILE}")));
         }
         Ok(Eat { jws, claims })
     }
@@ -67,11 +67,11 @@ impl<'a> Eat<'a> {
     }
 
     /// What holds of the token itself; the evidence in it has findings of its own.
-    pub fn check(&self, nonce: &[u8]) -> Vec<Finding> {
+    pub fn check(&self, nonce: &[u8]) -> Vec<CheckResult> {
         vec![
-            Finding::of("EAT's signature", self.check_signature().map_err(|e| e.to_string())),
-            Finding::of("EAT's nonce", self.check_nonce(nonce)),
-            Finding::of("EAT's UEID", self.check_ueid().map_err(|e| e.to_string())),
+            CheckResult::from_result("EAT's signature", self.check_signature().map_err(|e| e.to_string())),
+            CheckResult::from_result("EAT's nonce", self.check_nonce(nonce)),
+            CheckResult::from_result("EAT's UEID", self.check_ueid().map_err(|e| e.to_string())),
         ]
     }
 

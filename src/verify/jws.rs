@@ -6,13 +6,13 @@ use serde::Deserialize;
 use super::{Error, Jwk};
 
 /// Nothing that we sign comes near this.
-const LONGEST: usize = 16 * 1024;
+const MAX_JWS_LEN: usize = 16 * 1024;
 
 /// A JWS whose signature has not been checked.
 #[derive(Debug)]
 pub struct Jws<'a> {
-    header: Header,
-    signed: &'a str,
+    header: JwsHeader,
+    signing_input: &'a str,
     payload: Vec<u8>,
     signature: Vec<u8>,
 }
@@ -20,7 +20,7 @@ pub struct Jws<'a> {
 /// RFC 8725: the header names the type and the one algorithm, and asks for nothing else.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Header {
+struct JwsHeader {
     alg: String,
     kid: String,
     typ: String,
@@ -28,32 +28,32 @@ struct Header {
 
 impl<'a> Jws<'a> {
     pub fn parse(text: &'a str) -> Result<Jws<'a>, Error> {
-        Jws::parse_within(text, LONGEST)
+        Jws::parse_with_limit(text, MAX_JWS_LEN)
     }
 
     /// The same for what may be `longest` bytes long.
-    pub fn parse_within(text: &'a str, longest: usize) -> Result<Jws<'a>, Error> {
-        let shape = |what: &str| Error::Shape(what.into());
-        if text.len() > longest {
-            return Err(Error::Shape(format!("longer than {} KiB", longest / 1024)));
+    pub fn parse_with_limit(text: &'a str, max_len: usize) -> Result<Jws<'a>, Error> {
+        let malformed = |what: &str| Error::Malformed(what.into());
+        if text.len() > max_len {
+            return Err(Error::Malformed(format!("longer than {} KiB", max_len / 1024)));
         }
-        let (signed, signature) = text.rsplit_once('.').ok_or_else(|| shape("no dots"))?;
-        let (header, payload) = signed.split_once('.').ok_or_else(|| shape("only one dot"))?;
+        let (signing_input, signature) = text.rsplit_once('.').ok_or_else(|| malformed("no dots"))?;
+        let (header, payload) = signing_input.split_once('.').ok_or_else(|| malformed("only one dot"))?;
         let decode = |part: &str, name: &str| {
             BASE64URL_NOPAD
                 .decode(part.as_bytes())
-                .map_err(|_| Error::Shape(format!("the {name} is not base64url")))
+                .map_err(|_| Error::Malformed(format!("the {name} is not base64url")))
         };
         let header = decode(header, "header")?;
-        let header: Header =
-            serde_json::from_slice(&header).map_err(|e| Error::Shape(format!("header: {e}")))?;
+        let header: JwsHeader =
+            serde_json::from_slice(&header).map_err(|e| Error::Malformed(format!("header: {e}")))?;
         if !matches!(header.alg.as_str(), "ES256" | "RS256") {
             let alg = header.alg.escape_debug();
-            return Err(Error::Shape(format!("algorithm \"{alg}\" is neither ES256 nor RS256")));
+            return Err(Error::Malformed(format!("algorithm \"{alg}\" is neither ES256 nor RS256")));
         }
         Ok(Jws {
             header,
-            signed,
+            signing_input,
             payload: decode(payload, "payload")?,
             signature: decode(signature, "signature")?,
         })
@@ -68,7 +68,7 @@ impl<'a> Jws<'a> {
     }
 
     /// The payload, of which nothing is certain yet: to find in it whose signature it needs.
-    pub(super) fn unverified(&self) -> &[u8] {
+    pub(super) fn unverified_payload(&self) -> &[u8] {
         &self.payload
     }
 
@@ -78,7 +78,7 @@ impl<'a> Jws<'a> {
         if self.header.alg != key.alg {
             return Err(Error::Signature(self.header.kid.escape_debug().to_string()));
         }
-        key.verify(self.signed.as_bytes(), &self.signature)?;
+        key.verify(self.signing_input.as_bytes(), &self.signature)?;
         Ok(&self.payload)
     }
 }

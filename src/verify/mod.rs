@@ -7,38 +7,38 @@ mod ek;
 pub mod endorsement;
 pub mod eventlog;
 pub mod evidence;
+mod evidence_trust;
 pub mod ima;
 mod jwks;
 mod jws;
+mod jwt_authorities;
+mod jwt_svid;
 mod pcr_policy;
 mod quote;
-pub mod structures;
-mod svid;
-mod svid_keys;
 mod token;
-mod vouching;
+pub mod tpm_structures;
 
 pub use certificates::{
-    HostCertificate, LONGEST_CHAIN, Names, Roots, is_certificate_of, parse as parse_certificate,
+    HostCertificate, HostSan, MAX_CHAIN_LEN, Roots, check_certificate_is_for_ek, parse as parse_certificate,
 };
 pub use ek::{Ek, EkKey};
-pub use jwks::{Jwk, Jwks, Numbers};
+pub use jwks::{Jwk, Jwks, KeyParams};
 pub use jws::Jws;
+pub use jwt_authorities::JwtAuthorities;
+pub use jwt_svid::{VerifiedJwtSvid, is_trust_domain, validate_jwt_svid, workload_trust_domain};
 pub use pcr_policy::PcrPolicy;
 pub use quote::check_quote;
-pub use svid::{Svid, is_trust_domain, trust_domain, validate};
-pub use svid_keys::SvidKeys;
-pub use token::{Claims, Expectation, LEEWAY, Verified, verify};
+pub use token::{Expectation, LEEWAY, VerifiedAccessToken, VerifiedTokenClaims, verify_access_token};
 
 /// Why something does not hold. The texts name the check that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("not a compact JWS: {0}")]
-    Shape(String),
+    Malformed(String),
     #[error("there is no bundle of trust domain \"{0}\" here")]
-    UnknownDomain(String),
+    UnknownTrustDomain(String),
     #[error("key set: {0}")]
-    Keys(String),
+    KeySet(String),
     #[error("no key \"{0}\" in the key set")]
     UnknownKey(String),
     #[error("the signature does not hold under key \"{0}\"")]
@@ -46,7 +46,7 @@ pub enum Error {
     #[error("{0}")]
     Certificate(String),
     #[error("{0}")]
-    Claim(String),
+    InvalidClaim(String),
     #[error("{0}")]
     Endorsement(String),
     #[error("{0}")]

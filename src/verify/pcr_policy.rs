@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::Error;
-use super::evidence::{Evidence, Finding};
+use super::evidence::{CheckResult, Evidence};
 
 /// PCRs of the SHA-256 bank, each with the values that are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,32 +21,32 @@ pub struct PcrPolicy(BTreeMap<u8, Vec<String>>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct PcrPolicyFile {
     version: u64,
-    sha256: BTreeMap<String, OneOrMore>,
+    sha256: BTreeMap<String, OneOrMany>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a value of 64 hexadecimal digits, or a list of such")]
-enum OneOrMore {
+enum OneOrMany {
     One(String),
-    More(Vec<String>),
+    Many(Vec<String>),
 }
 
 impl PcrPolicy {
     pub fn parse(text: &str) -> Result<PcrPolicy, Error> {
         let fault = |what: String| Error::Evidence(format!("PCR policy: {what}"));
-        let written: Written = toml::from_str(text).map_err(|e| fault(e.message().to_owned()))?;
-        if written.version != 1 {
-            return Err(fault(format!("format {} is unknown; this program reads format 1", written.version)));
+        let file: PcrPolicyFile = toml::from_str(text).map_err(|e| fault(e.message().to_owned()))?;
+        if file.version != 1 {
+            return Err(fault(format!("format {} is unknown; this program reads format 1", file.version)));
         }
         let mut pcrs = BTreeMap::new();
-        for (number, values) in written.sha256 {
+        for (number, values) in file.sha256 {
             let number = number.parse().ok().filter(|number| *number < 24);
             let number: u8 = number.ok_or_else(|| fault("PCRs are numbers from 0 to 23".into()))?;
             let values = match values {
-                OneOrMore::One(value) => vec![value],
-                OneOrMore::More(values) => values,
+                OneOrMany::One(value) => vec![value],
+                OneOrMany::Many(values) => values,
             };
             let is_value = |value: &String| value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit());
             if values.is_empty() || !values.iter().all(is_value) {
@@ -61,17 +61,18 @@ impl PcrPolicy {
     }
 
     /// Whether the evidence's values are among those that are taken. To be believed where the finding on PCR values holds.
-    pub fn judge(&self, evidence: &Evidence) -> Finding {
-        let other = |(number, values): &(&u8, &Vec<String>)| {
+    pub fn check(&self, evidence: &Evidence) -> CheckResult {
+        let is_mismatch = |(number, values): &(&u8, &Vec<String>)| {
             let value = evidence.pcrs.get(*number).map(|value| value.to_ascii_lowercase());
             value.is_none_or(|value| !values.contains(&value))
         };
-        let others: Vec<String> = self.0.iter().filter(other).map(|(number, _)| number.to_string()).collect();
-        let detail = match others.is_empty() {
+        let mismatches: Vec<String> =
+            self.0.iter().filter(is_mismatch).map(|(number, _)| number.to_string()).collect();
+        let detail = match mismatches.is_empty() {
             true => format!("{} PCRs have values that it takes", self.0.len()),
-            false => format!("PCR {}: a value that it does not take, or none", others.join(", ")),
+            false => format!("PCR {}: a value that it does not take, or none", mismatches.join(", ")),
         };
-        Finding::new("PCR policy", others.is_empty(), detail)
+        CheckResult::new("PCR policy", mismatches.is_empty(), detail)
     }
 }
 
@@ -80,11 +81,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_policy_is_named() {
+    fn invalid_policy_is_rejected() {
         let zeros = "0".repeat(64);
         let good = format!("version = 1\n[sha256]\n0 = \"{zeros}\"\n7 = [\"{zeros}\", \"{zeros}\"]\n");
         assert!(PcrPolicy::parse(&good).is_ok());
-        for (bad, said) in [
+        for (bad, expected) in [
             (good.replace("version = 1", "version = 2"), "format 2"),
             (good.replace("7 =", "24 ="), "0 to 23"),
             (good.replace("00\"", "0\""), "64 hexadecimal digits"),
@@ -94,7 +95,7 @@ mod tests {
             ("\0".into(), "PCR policy"),
         ] {
             let error = PcrPolicy::parse(&bad).unwrap_err().to_string();
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

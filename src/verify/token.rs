@@ -17,7 +17,7 @@ pub struct Expectation<'a> {
 
 /// The claims of a token. Members that this program does not know are kept in the JSON of [`Verified`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Claims {
+pub struct VerifiedTokenClaims {
     pub iss: String,
     pub sub: String,
     pub client_id: String,
@@ -32,43 +32,45 @@ pub struct Claims {
 
 /// A token that holds.
 #[derive(Clone, Debug)]
-pub struct Verified {
+pub struct VerifiedAccessToken {
     pub kid: String,
-    pub claims: Claims,
+    pub claims: VerifiedTokenClaims,
     /// All claims as signed.
-    pub all: serde_json::Value,
+    pub raw_claims: serde_json::Value,
 }
 
 /// Checks signature, type, times, and what is expected. `leeway` says whether another machine's clock signed.
-pub fn verify(
+pub fn verify_access_token(
     text: &str,
     keys: &Jwks,
     now: Timestamp,
-    leeway: bool,
+    allow_leeway: bool,
     expected: Expectation<'_>,
-) -> Result<Verified, Error> {
+) -> Result<VerifiedAccessToken, Error> {
     let jws = Jws::parse(text)?;
     if jws.typ() != "at+jwt" {
-        return Err(Error::Shape(format!("type \"{}\" is not at+jwt", jws.typ().escape_debug())));
+        return Err(Error::Malformed(format!("type \"{}\" is not at+jwt", jws.typ().escape_debug())));
     }
     let key = keys.find(jws.kid()).ok_or_else(|| Error::UnknownKey(jws.kid().escape_debug().to_string()))?;
     let payload = jws.verify(key)?;
-    let all: serde_json::Value = serde_json::from_slice(payload).map_err(|e| Error::Claim(e.to_string()))?;
-    let claims: Claims = serde_json::from_value(all.clone()).map_err(|e| Error::Claim(e.to_string()))?;
+    let raw_claims: serde_json::Value =
+        serde_json::from_slice(payload).map_err(|e| Error::InvalidClaim(e.to_string()))?;
+    let claims: VerifiedTokenClaims =
+        serde_json::from_value(raw_claims.clone()).map_err(|e| Error::InvalidClaim(e.to_string()))?;
 
-    let leeway = if leeway { LEEWAY } else { 0 };
-    let now = now.secs();
+    let leeway = if allow_leeway { LEEWAY } else { 0 };
+    let now = now.as_secs();
     if now >= claims.exp.saturating_add(leeway) {
-        return Err(Error::Claim(format!("expired {} s ago", now - claims.exp)));
+        return Err(Error::InvalidClaim(format!("expired {} s ago", now - claims.exp)));
     }
     if now.saturating_add(leeway) < claims.nbf {
-        return Err(Error::Claim(format!("not valid before {} s from now", claims.nbf - now)));
+        return Err(Error::InvalidClaim(format!("not valid before {} s from now", claims.nbf - now)));
     }
     if let Some(issuer) = expected.issuer.filter(|issuer| claims.iss != *issuer) {
-        return Err(Error::Claim(format!("issued by \"{}\", not by \"{issuer}\"", claims.iss)));
+        return Err(Error::InvalidClaim(format!("issued by \"{}\", not by \"{issuer}\"", claims.iss)));
     }
     if let Some(audience) = expected.audience.filter(|audience| claims.aud != *audience) {
-        return Err(Error::Claim(format!("for audience \"{}\", not for \"{audience}\"", claims.aud)));
+        return Err(Error::InvalidClaim(format!("for audience \"{}\", not for \"{audience}\"", claims.aud)));
     }
-    Ok(Verified { kid: jws.kid().to_owned(), claims, all })
+    Ok(VerifiedAccessToken { kid: jws.kid().to_owned(), claims, raw_claims })
 }

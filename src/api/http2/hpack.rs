@@ -5,47 +5,47 @@ use std::collections::VecDeque;
 use super::{Malformed, huffman};
 
 /// The largest dynamic table, which is what a client may use without being told otherwise (RFC 9113, section 6.5.2).
-const TABLE_MOST: usize = 4096;
+const MAX_TABLE_SIZE: usize = 4096;
 /// What an entry costs beside its own bytes (section 4.1).
-const OVERHEAD: usize = 32;
+const ENTRY_OVERHEAD: usize = 32;
 /// The largest list of fields, counted as section 4.1 counts: some KiB is what clients send.
-const LIST_MOST: usize = 32 * 1024;
+const MAX_FIELD_LIST_SIZE: usize = 32 * 1024;
 
 /// A header field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Field {
+pub struct HeaderField {
     pub name: Vec<u8>,
     pub value: Vec<u8>,
 }
 
-impl Field {
+impl HeaderField {
     fn size(&self) -> usize {
-        self.name.len() + self.value.len() + OVERHEAD
+        self.name.len() + self.value.len() + ENTRY_OVERHEAD
     }
 }
 
 /// What the sender's encoder has put into its dynamic table.
-pub struct Decoder {
+pub struct HpackDecoder {
     /// Latest first.
-    table: VecDeque<Field>,
+    table: VecDeque<HeaderField>,
     size: usize,
-    limit: usize,
+    max_size: usize,
 }
 
-impl Default for Decoder {
-    fn default() -> Decoder {
-        Decoder { table: VecDeque::new(), size: 0, limit: TABLE_MOST }
+impl Default for HpackDecoder {
+    fn default() -> HpackDecoder {
+        HpackDecoder { table: VecDeque::new(), size: 0, max_size: MAX_TABLE_SIZE }
     }
 }
 
-impl Decoder {
+impl HpackDecoder {
     /// The fields of a whole block, in their order. After an error the connection is of no more use.
-    pub fn decode(&mut self, block: &[u8]) -> Result<Vec<Field>, Malformed> {
-        let mut reader = Reader(block);
+    pub fn decode(&mut self, block: &[u8]) -> Result<Vec<HeaderField>, Malformed> {
+        let mut reader = HpackReader(block);
         let (mut fields, mut size) = (Vec::new(), 0);
         while let Some(first) = reader.peek() {
             let field = match first {
-                0x80.. => self.entry(reader.integer(7)?)?,
+                0x80.. => self.lookup(reader.integer(7)?)?,
                 0x40..=0x7f => {
                     let field = self.literal(&mut reader, 6)?;
                     self.insert(field.clone());
@@ -54,17 +54,17 @@ impl Decoder {
                 0x20..=0x3f => {
                     // Section 4.2: only where a block begins.
                     let limit = reader.integer(5)?;
-                    if !fields.is_empty() || limit > TABLE_MOST {
+                    if !fields.is_empty() || limit > MAX_TABLE_SIZE {
                         return Err(Malformed);
                     }
-                    self.limit = limit;
+                    self.max_size = limit;
                     self.evict(limit);
                     continue;
                 }
                 _ => self.literal(&mut reader, 4)?,
             };
             size += field.size();
-            if size > LIST_MOST {
+            if size > MAX_FIELD_LIST_SIZE {
                 return Err(Malformed);
             }
             fields.push(field);
@@ -72,37 +72,37 @@ impl Decoder {
         Ok(fields)
     }
 
-    fn literal(&self, reader: &mut Reader, prefix: u32) -> Result<Field, Malformed> {
+    fn literal(&self, reader: &mut HpackReader, prefix: u32) -> Result<HeaderField, Malformed> {
         let name = match reader.integer(prefix)? {
             0 => reader.string()?,
-            index => self.entry(index)?.name,
+            index => self.lookup(index)?.name,
         };
-        Ok(Field { name, value: reader.string()? })
+        Ok(HeaderField { name, value: reader.string()? })
     }
 
     /// Section 2.3.3: the static table, then the dynamic one.
-    fn entry(&self, index: usize) -> Result<Field, Malformed> {
-        let at = index.checked_sub(1).ok_or(Malformed)?;
-        match STATIC.get(at) {
+    fn lookup(&self, index: usize) -> Result<HeaderField, Malformed> {
+        let position = index.checked_sub(1).ok_or(Malformed)?;
+        match STATIC_TABLE.get(position) {
             Some((name, value)) => {
-                Ok(Field { name: name.as_bytes().to_vec(), value: value.as_bytes().to_vec() })
+                Ok(HeaderField { name: name.as_bytes().to_vec(), value: value.as_bytes().to_vec() })
             }
-            None => self.table.get(at - STATIC.len()).cloned().ok_or(Malformed),
+            None => self.table.get(position - STATIC_TABLE.len()).cloned().ok_or(Malformed),
         }
     }
 
-    fn insert(&mut self, field: Field) {
+    fn insert(&mut self, field: HeaderField) {
         let size = field.size();
-        self.evict(self.limit.saturating_sub(size));
+        self.evict(self.max_size.saturating_sub(size));
         // One that is larger than the table empties it and is not in it (section 4.4).
-        if size <= self.limit {
+        if size <= self.max_size {
             self.size += size;
             self.table.push_front(field);
         }
     }
 
-    fn evict(&mut self, most: usize) {
-        while self.size > most {
+    fn evict(&mut self, max_size: usize) {
+        while self.size > max_size {
             let Some(oldest) = self.table.pop_back() else { return };
             self.size -= oldest.size();
         }
@@ -110,8 +110,8 @@ impl Decoder {
 }
 
 /// Writes fields so that no state is needed to read them: literals without indexing (section 6.2.2).
-pub fn encode(fields: &[Field], out: &mut Vec<u8>) {
-    for Field { name, value } in fields {
+pub fn encode(fields: &[HeaderField], out: &mut Vec<u8>) {
+    for HeaderField { name, value } in fields {
         out.push(0);
         for text in [name, value] {
             write_length(text.len(), out);
@@ -131,9 +131,9 @@ fn write_length(length: usize, out: &mut Vec<u8>) {
     out.push(rest as u8);
 }
 
-struct Reader<'a>(&'a [u8]);
+struct HpackReader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl HpackReader<'_> {
     fn peek(&self) -> Option<u8> {
         self.0.first().copied()
     }
@@ -163,25 +163,25 @@ impl Reader<'_> {
 
     /// Section 5.2.
     fn string(&mut self) -> Result<Vec<u8>, Malformed> {
-        let coded = self.peek().ok_or(Malformed)? & 0x80 != 0;
+        let huffman_coded = self.peek().ok_or(Malformed)? & 0x80 != 0;
         let length = self.integer(7)?;
         if length > self.0.len() {
             return Err(Malformed);
         }
         let (text, rest) = self.0.split_at(length);
         self.0 = rest;
-        if !coded {
+        if !huffman_coded {
             return Ok(text.to_vec());
         }
-        let mut plain = Vec::new();
-        huffman::decode(text, LIST_MOST, &mut plain)?;
-        Ok(plain)
+        let mut decoded = Vec::new();
+        huffman::decode(text, MAX_FIELD_LIST_SIZE, &mut decoded)?;
+        Ok(decoded)
     }
 }
 
 /// Appendix A.
 #[rustfmt::skip]
-static STATIC: [(&str, &str); 61] = [
+static STATIC_TABLE: [(&str, &str); 61] = [
     (":authority", ""),
     (":method", "GET"),
     (":method", "POST"),
@@ -250,15 +250,15 @@ mod tests {
     use super::*;
     use data_encoding::HEXLOWER;
 
-    fn field(name: &str, value: &str) -> Field {
-        Field { name: name.into(), value: value.into() }
+    fn field(name: &str, value: &str) -> HeaderField {
+        HeaderField { name: name.into(), value: value.into() }
     }
 
-    fn decode(decoder: &mut Decoder, hex: &str) -> Result<Vec<Field>, Malformed> {
+    fn decode(decoder: &mut HpackDecoder, hex: &str) -> Result<Vec<HeaderField>, Malformed> {
         decoder.decode(&HEXLOWER.decode(hex.as_bytes()).unwrap())
     }
 
-    fn request(extra: &[Field]) -> Vec<Field> {
+    fn request(extra: &[HeaderField]) -> Vec<HeaderField> {
         let first = [
             field(":method", "GET"),
             field(":scheme", "http"),
@@ -270,12 +270,12 @@ mod tests {
 
     /// RFC 7541, appendices C.3 and C.4: three requests on one connection, plain and in Huffman's code.
     #[test]
-    fn the_examples_of_the_specification() {
+    fn rfc7541_examples() {
         for blocks in [
             ["828684410f7777772e6578616d706c652e636f6d", "828684be58086e6f2d6361636865"],
             ["828684418cf1e3c2e5f23a6ba0ab90f4ff", "828684be5886a8eb10649cbf"],
         ] {
-            let mut decoder = Decoder::default();
+            let mut decoder = HpackDecoder::default();
             assert_eq!(decode(&mut decoder, blocks[0]).unwrap(), request(&[]));
             assert_eq!(
                 decode(&mut decoder, blocks[1]).unwrap(),
@@ -287,10 +287,10 @@ mod tests {
 
     /// Appendix C.5: a table that is too small for all, set by the block itself here.
     #[test]
-    fn what_does_not_fit_is_forgotten() {
-        let mut decoder = Decoder::default();
+    fn full_table_evicts_oldest_entries() {
+        let mut decoder = HpackDecoder::default();
         decoder.decode(&[0x3f, 0xe1, 0x01]).unwrap();
-        assert_eq!(decoder.limit, 256);
+        assert_eq!(decoder.max_size, 256);
         let first = "4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d54\
                      6e1768747470733a2f2f7777772e6578616d706c652e636f6d";
         assert_eq!(decode(&mut decoder, first).unwrap().len(), 4);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_by_a_decoder_with_no_past() {
+    fn encoding_is_stateless() {
         let fields = [
             request(&[field("x", ""), field("long", &"v".repeat(300))]),
             vec![field("y", &"z".repeat(20_000))],
@@ -310,14 +310,14 @@ mod tests {
         for fields in fields {
             let mut block = Vec::new();
             encode(&fields, &mut block);
-            let mut decoder = Decoder::default();
+            let mut decoder = HpackDecoder::default();
             assert_eq!(decoder.decode(&block).unwrap(), fields);
             assert!(decoder.table.is_empty());
         }
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn malformed_blocks_are_rejected() {
         for hex in [
             "80",           // index 0
             "be",           // nothing in the dynamic table
@@ -328,14 +328,14 @@ mod tests {
             "0005616263",   // a name longer than the block
             "0001618f",     // a value longer than the block
         ] {
-            assert_eq!(decode(&mut Decoder::default(), hex), Err(Malformed), "{hex}");
+            assert_eq!(decode(&mut HpackDecoder::default(), hex), Err(Malformed), "{hex}");
         }
     }
 
     /// A small block that names a large entry again and again.
     #[test]
-    fn a_bomb_is_refused() {
-        let mut decoder = Decoder::default();
+    fn hpack_bomb_is_rejected() {
+        let mut decoder = HpackDecoder::default();
         let mut block = Vec::new();
         block.push(0x40);
         block.extend_from_slice(&[1, b'a', 127, 0x81, 0x1e]);

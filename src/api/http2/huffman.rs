@@ -6,9 +6,9 @@
 use super::Malformed;
 
 /// Longest code, in bits.
-const LONGEST: usize = 30;
+const MAX_CODE_LEN: usize = 30;
 /// The end-of-string symbol, which is never sent as such: its first bits pad the last byte.
-const END: u16 = 256;
+const EOS: u16 = 256;
 
 /// Length in bits of the code of each symbol.
 #[rustfmt::skip]
@@ -27,41 +27,45 @@ const LENGTHS: [u8; 257] = [
 ];
 
 /// For each length: its first code, how many codes there are, and where their symbols begin in [`Code::symbols`].
-struct Code {
-    first: [u32; LONGEST + 1],
-    count: [u32; LONGEST + 1],
-    start: [u32; LONGEST + 1],
+struct HuffmanCode {
+    first: [u32; MAX_CODE_LEN + 1],
+    count: [u32; MAX_CODE_LEN + 1],
+    start: [u32; MAX_CODE_LEN + 1],
     symbols: [u16; 257],
 }
 
-static CODE: Code = code();
+static CODE: HuffmanCode = build_code();
 
-const fn code() -> Code {
-    let mut code =
-        Code { first: [0; LONGEST + 1], count: [0; LONGEST + 1], start: [0; LONGEST + 1], symbols: [0; 257] };
-    let (mut next, mut at, mut length) = (0, 0, 1);
-    while length <= LONGEST {
+const fn build_code() -> HuffmanCode {
+    let mut code = HuffmanCode {
+        first: [0; MAX_CODE_LEN + 1],
+        count: [0; MAX_CODE_LEN + 1],
+        start: [0; MAX_CODE_LEN + 1],
+        symbols: [0; 257],
+    };
+    let (mut next, mut position, mut length) = (0, 0, 1);
+    while length <= MAX_CODE_LEN {
         next <<= 1;
         code.first[length] = next;
-        code.start[length] = at;
+        code.start[length] = position;
         let mut symbol = 0;
         while symbol < LENGTHS.len() {
             if LENGTHS[symbol] as usize == length {
-                code.symbols[at as usize] = symbol as u16;
-                at += 1;
+                code.symbols[position as usize] = symbol as u16;
+                position += 1;
                 next += 1;
             }
             symbol += 1;
         }
-        code.count[length] = at - code.start[length];
+        code.count[length] = position - code.start[length];
         length += 1;
     }
     code
 }
 
 /// Decodes a string, appending at most `room` bytes to `out`.
-pub fn decode(text: &[u8], room: usize, out: &mut Vec<u8>) -> Result<(), Malformed> {
-    let end = out.len() + room;
+pub fn decode(text: &[u8], max_len: usize, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let max_out_len = out.len() + max_len;
     let (mut bits, mut length) = (0u32, 0usize);
     for byte in text {
         for at in (0..8).rev() {
@@ -70,12 +74,12 @@ pub fn decode(text: &[u8], room: usize, out: &mut Vec<u8>) -> Result<(), Malform
             let offset = bits.wrapping_sub(CODE.first[length]);
             if bits >= CODE.first[length] && offset < CODE.count[length] {
                 let symbol = CODE.symbols[(CODE.start[length] + offset) as usize];
-                if symbol == END || out.len() == end {
+                if symbol == EOS || out.len() == max_out_len {
                     return Err(Malformed);
                 }
                 out.push(symbol as u8);
                 (bits, length) = (0, 0);
-            } else if length == LONGEST {
+            } else if length == MAX_CODE_LEN {
                 return Err(Malformed);
             }
         }
@@ -100,7 +104,7 @@ mod tests {
 
     /// RFC 7541, appendix C.4 and C.6.
     #[test]
-    fn the_examples_of_the_specification() {
+    fn rfc7541_examples() {
         for (hex, text) in [
             ("f1e3c2e5f23a6ba0ab90f4ff", "www.example.com"),
             ("a8eb10649cbf", "no-cache"),
@@ -116,14 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn the_lengths_are_a_whole_code() {
-        let kraft: u64 = LENGTHS.iter().map(|length| 1u64 << (LONGEST as u64 - u64::from(*length))).sum();
-        assert_eq!(kraft, 1 << LONGEST);
-        assert_eq!(CODE.symbols[256], END, "thirty ones");
+    fn code_lengths_are_complete() {
+        let kraft: u64 =
+            LENGTHS.iter().map(|length| 1u64 << (MAX_CODE_LEN as u64 - u64::from(*length))).sum();
+        assert_eq!(kraft, 1 << MAX_CODE_LEN);
+        assert_eq!(CODE.symbols[256], EOS, "thirty ones");
     }
 
     #[test]
-    fn wrong_padding_and_the_end_symbol_are_refused() {
+    fn invalid_padding_and_eos_are_rejected() {
         assert!(decoded("f1e3c2e5f23a6ba0ab90f4fe").is_err(), "padding of other than ones");
         assert!(decoded("a8eb10649cbfff").is_err(), "a whole byte of padding");
         assert!(decoded("ffffffff").is_err(), "the end symbol");

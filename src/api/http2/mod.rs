@@ -5,11 +5,11 @@
 //! nothing, so each header block is decoded, an authority that is none becomes `localhost`, and the block is written
 //! again. All else passes through untouched, for the library to judge.
 
+mod authority_filter;
 mod hpack;
 mod huffman;
-mod normalise;
 
-pub use normalise::{Filter, Normalised};
+pub use authority_filter::{AuthorityFilter, HeaderRewriter};
 
 /// What no client sends that means well: the connection is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,28 +11,28 @@ use hyper::{HeaderMap, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Workload;
-use super::presence::{Open, Presence};
+use super::WorkloadApi;
+use super::caller_watcher::{CallGuard, CallerWatcher};
 
 /// SPIFFE Workload Endpoint, section 4: what no browser that was lured here would send.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
-const API: &str = "/SpiffeWorkloadAPI/";
+const WORKLOAD_API_PREFIX: &str = "/SpiffeWorkloadAPI/";
 /// A call has begun to be answered by then, or is given up.
-const PATIENCE: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Answers one call. What it gives is held open until its last word is written.
-pub async fn answer(
-    workload: Arc<Workload>,
-    presence: Arc<Presence>,
+pub async fn handle_call(
+    workload: Arc<WorkloadApi>,
+    watcher: Arc<CallerWatcher>,
     mut request: Request<Incoming>,
-) -> Response<Held> {
+) -> Response<GuardedBody> {
     let path = request.uri().path();
-    let api = path.starts_with(API);
-    let open = presence.open(api);
-    let route = if api {
+    let is_workload_api = path.starts_with(WORKLOAD_API_PREFIX);
+    let call_guard = watcher.begin_call(is_workload_api);
+    let route = if is_workload_api {
         if !has_security_header(request.headers()) {
-            let what = "a call carries the metadata workload.spiffe.io: true, exactly once";
-            return held(Status::invalid_argument(what).into_http(), open);
+            let description = "a call carries the metadata workload.spiffe.io: true, exactly once";
+            return guard(Status::invalid_argument(description).into_http(), call_guard);
         }
         &workload.api
     } else if path.starts_with("/grpc.health.v1.Health/") {
@@ -42,14 +42,14 @@ pub async fn answer(
     } else if path.starts_with("/grpc.reflection.v1alpha.ServerReflection/") {
         &workload.reflection_alpha
     } else {
-        return held(Status::unimplemented("there is no such service here").into_http(), open);
+        return guard(Status::unimplemented("there is no such service here").into_http(), call_guard);
     };
-    request.extensions_mut().insert(presence);
-    let answer = match tokio::time::timeout(PATIENCE, route(request)).await {
-        Ok(answer) => answer,
+    request.extensions_mut().insert(watcher);
+    let response = match tokio::time::timeout(CALL_TIMEOUT, route(request)).await {
+        Ok(response) => response,
         Err(_) => Status::deadline_exceeded("the call did not arrive whole, or took too long").into_http(),
     };
-    held(answer, open)
+    guard(response, call_guard)
 }
 
 fn has_security_header(headers: &HeaderMap) -> bool {
@@ -57,17 +57,17 @@ fn has_security_header(headers: &HeaderMap) -> bool {
     matches!((values.next(), values.next()), (Some(only), None) if only.as_bytes() == b"true")
 }
 
-fn held(answer: Response<Body>, open: Open) -> Response<Held> {
-    answer.map(|body| Held { body, _open: open })
+fn guard(response: Response<Body>, call_guard: CallGuard) -> Response<GuardedBody> {
+    response.map(|body| GuardedBody { body, _call_guard: call_guard })
 }
 
 /// An answer's body; the call is open as long as this lives.
-pub struct Held {
+pub struct GuardedBody {
     body: Body,
-    _open: Open,
+    _call_guard: CallGuard,
 }
 
-impl HttpBody for Held {
+impl HttpBody for GuardedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -93,8 +93,8 @@ mod tests {
     use hyper::header::HeaderValue;
 
     #[test]
-    fn the_security_header_is_exactly_one_true() {
-        for (values, wanted) in [
+    fn security_header_must_be_exactly_one_true() {
+        for (values, expected) in [
             (vec!["true"], true),
             (vec![], false),
             (vec![""], false),
@@ -108,7 +108,7 @@ mod tests {
             for value in &values {
                 headers.append(SECURITY_HEADER, HeaderValue::from_static(value));
             }
-            assert_eq!(has_security_header(&headers), wanted, "{values:?}");
+            assert_eq!(has_security_header(&headers), expected, "{values:?}");
         }
     }
 }

@@ -7,20 +7,20 @@ use tonic::codec::{BufferSettings, Codec, ProstCodec};
 
 /// What a call allocates before it knows how much there is to say: a question fits, and answers grow it. A stream keeps
 /// its buffer as long as it is open, and tonic's 8 KiB would be most of what it holds.
-const BUFFER: usize = 512;
+const INITIAL_BUFFER_SIZE: usize = 512;
 /// Messages that are ready together are sent together up to this.
-const TOGETHER: usize = 32 * 1024;
+const YIELD_THRESHOLD: usize = 32 * 1024;
 
 /// tonic's codec but for the buffers' sizes.
-pub struct Lean<T, U>(PhantomData<(T, U)>);
+pub struct SmallBufferCodec<T, U>(PhantomData<(T, U)>);
 
-impl<T, U> Default for Lean<T, U> {
-    fn default() -> Lean<T, U> {
-        Lean(PhantomData)
+impl<T, U> Default for SmallBufferCodec<T, U> {
+    fn default() -> SmallBufferCodec<T, U> {
+        SmallBufferCodec(PhantomData)
     }
 }
 
-impl<T, U> Codec for Lean<T, U>
+impl<T, U> Codec for SmallBufferCodec<T, U>
 where
     T: Message + Send + 'static,
     U: Message + Default + Send + 'static,
@@ -31,10 +31,10 @@ where
     type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER, TOGETHER))
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(INITIAL_BUFFER_SIZE, YIELD_THRESHOLD))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, TOGETHER))
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(INITIAL_BUFFER_SIZE, YIELD_THRESHOLD))
     }
 }

@@ -4,70 +4,70 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 
+use super::caller_watcher::CallerWatcher;
 use super::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
 use super::pb::{
     JwtBundlesRequest, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, WitBundlesRequest, WitsvidRequest, X509BundlesRequest, X509svidRequest,
 };
-use super::presence::Presence;
+use super::svid_cache::SvidCache;
 use super::tokens::{JwtBundles, WitBundles, WitSvids};
-use super::updates::{Source, Updates};
-use super::wallet::Wallet;
-use super::{values, x509};
-use crate::issue::Question;
-use crate::policy::{AUDIENCES_MOST, SvidAsk};
-use crate::road::Road;
+use super::update_stream::{UpdateSource, UpdateStream};
+use super::{protobuf_struct, x509};
+use crate::issue::ValidationRequest;
+use crate::policy::{JwtSvidRequest, MAX_AUDIENCES};
+use crate::service::IdentityService;
 use crate::verify;
 
 /// Longest audience; a grant's is shorter.
-const AUDIENCE_MOST: usize = 512;
+const MAX_AUDIENCE_LEN: usize = 512;
 
 /// Answers by the road.
-pub struct Endpoint(pub Road);
+pub struct Endpoint(pub IdentityService);
 
 impl Endpoint {
     /// A stream, once it is known who follows it.
-    async fn stream<Q, S: Source>(
+    async fn open_stream<Q, S: UpdateSource>(
         &self,
         request: &Request<Q>,
-        source: impl FnOnce(Road) -> S,
-    ) -> Result<Response<Updates<S>>, Status> {
-        let (seen, place) = presence(request)?.follow().await?;
-        Ok(Response::new(Updates::new(seen, place, source(self.0.clone()))))
+        new_source: impl FnOnce(IdentityService) -> S,
+    ) -> Result<Response<UpdateStream<S>>, Status> {
+        let (caller_state, permit) = caller_watcher(request)?.open_stream().await?;
+        Ok(Response::new(UpdateStream::new(caller_state, permit, new_source(self.0.clone()))))
     }
 }
 
 #[async_trait]
 impl SpiffeWorkloadApi for Endpoint {
-    type FetchX509SVIDStream = Updates<x509::Svids>;
-    type FetchX509BundlesStream = Updates<x509::Bundles>;
-    type FetchJWTBundlesStream = Updates<JwtBundles>;
-    type FetchWITSVIDStream = Updates<WitSvids>;
-    type FetchWITBundlesStream = Updates<WitBundles>;
+    type FetchX509SVIDStream = UpdateStream<x509::X509Svids>;
+    type FetchX509BundlesStream = UpdateStream<x509::X509Bundles>;
+    type FetchJWTBundlesStream = UpdateStream<JwtBundles>;
+    type FetchWITSVIDStream = UpdateStream<WitSvids>;
+    type FetchWITBundlesStream = UpdateStream<WitBundles>;
 
     async fn fetch_x509svid(
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.stream(&request, |road| x509::Svids(Wallet::new(road))).await
+        self.open_stream(&request, |service| x509::X509Svids(SvidCache::new(service))).await
     }
 
     async fn fetch_x509_bundles(
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        self.stream(&request, x509::Bundles).await
+        self.open_stream(&request, x509::X509Bundles).await
     }
 
     async fn fetch_jwtsvid(
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        let presence = presence(&request)?;
-        let ask = ask(request.into_inner());
-        match self.0.svids(presence.look(), ask).await {
+        let watcher = caller_watcher(&request)?;
+        let request = parse_jwt_svid_request(request.into_inner());
+        match self.0.issue_jwt_svids(watcher.begin_request(), request).await {
             Ok(svids) => {
-                presence.guest().pace(false);
+                watcher.client().backoff(false);
                 let svids = svids.get().iter().map(|svid| Jwtsvid {
                     spiffe_id: svid.spiffe_id().to_owned(),
                     svid: svid.text().to_owned(),
@@ -75,7 +75,7 @@ impl SpiffeWorkloadApi for Endpoint {
                 });
                 Ok(Response::new(JwtsvidResponse { svids: svids.collect() }))
             }
-            Err(refused) => Err(presence.refuse(&refused).await),
+            Err(error) => Err(watcher.reject(&error).await),
         }
     }
 
@@ -83,84 +83,87 @@ impl SpiffeWorkloadApi for Endpoint {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        self.stream(&request, JwtBundles).await
+        self.open_stream(&request, JwtBundles).await
     }
 
     async fn validate_jwtsvid(
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let presence = presence(&request)?;
+        let watcher = caller_watcher(&request)?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
-        let question = match (audience.as_str(), svid.as_str()) {
+        let validation = match (audience.as_str(), svid.as_str()) {
             ("", _) => Err("audience is missing".to_owned()),
             (_, "") => Err("svid is missing".to_owned()),
-            _ => Ok(Question { svid, audience }),
+            _ => Ok(ValidationRequest { svid, audience }),
         };
-        let answer = match self.0.validate(presence.look(), question).await {
-            Ok(answer) => answer,
-            Err(refused) => return Err(presence.refuse(&refused).await),
+        let introspection = match self.0.validate_jwt_svid(watcher.begin_request(), validation).await {
+            Ok(introspection) => introspection,
+            Err(error) => return Err(watcher.reject(&error).await),
         };
-        presence.guest().pace(false);
-        let answer = answer.get();
-        let claims = answer.claims.as_ref().and_then(|claims| claims.as_object());
-        let Some(claims) = claims.filter(|_| answer.active) else {
-            let because = answer.inactive_because.as_deref().unwrap_or("it does not hold");
-            return Err(Status::invalid_argument(format!("the token is not valid: {because}")));
+        watcher.client().backoff(false);
+        let introspection = introspection.get();
+        let claims = introspection.claims.as_ref().and_then(|claims| claims.as_object());
+        let Some(claims) = claims.filter(|_| introspection.active) else {
+            let reason = introspection.inactive_reason.as_deref().unwrap_or("it does not hold");
+            return Err(Status::invalid_argument(format!("the token is not valid: {reason}")));
         };
         let spiffe_id = claims.get("sub").and_then(|sub| sub.as_str()).unwrap_or_default().to_owned();
-        Ok(Response::new(ValidateJwtsvidResponse { spiffe_id, claims: Some(values::object(claims)) }))
+        Ok(Response::new(ValidateJwtsvidResponse {
+            spiffe_id,
+            claims: Some(protobuf_struct::from_json_object(claims)),
+        }))
     }
 
     async fn fetch_witsvid(
         &self,
         request: Request<WitsvidRequest>,
     ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
-        let only = request.get_ref().spiffe_id.clone();
+        let spiffe_id = request.get_ref().spiffe_id.clone();
         // After it is known who asks: a stranger hears of nothing else.
-        let answer = self.stream(&request, |road| WitSvids {
-            wallet: Wallet::new(road),
-            only: Some(only.clone()).filter(|id| !id.is_empty()),
+        let response = self.open_stream(&request, |service| WitSvids {
+            cache: SvidCache::new(service),
+            spiffe_id: Some(spiffe_id.clone()).filter(|id| !id.is_empty()),
         });
-        let answer = answer.await?;
-        well_formed(&only).map_err(Status::invalid_argument)?;
-        Ok(answer)
+        let response = response.await?;
+        check_spiffe_id(&spiffe_id).map_err(Status::invalid_argument)?;
+        Ok(response)
     }
 
     async fn fetch_wit_bundles(
         &self,
         request: Request<WitBundlesRequest>,
     ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
-        self.stream(&request, WitBundles).await
+        self.open_stream(&request, WitBundles).await
     }
 }
 
-fn presence<Q>(request: &Request<Q>) -> Result<Arc<Presence>, Status> {
+fn caller_watcher<Q>(request: &Request<Q>) -> Result<Arc<CallerWatcher>, Status> {
     // Whoever serves a connection puts it there.
     request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without its connection"))
 }
 
 /// The request, if it is well-formed.
-fn ask(request: JwtsvidRequest) -> Result<SvidAsk, String> {
+fn parse_jwt_svid_request(request: JwtsvidRequest) -> Result<JwtSvidRequest, String> {
     let JwtsvidRequest { audience: mut audiences, spiffe_id } = request;
     if audiences.is_empty() {
         return Err("audience is missing".into());
     }
-    if audiences.len() > AUDIENCES_MOST {
-        return Err(format!("a token has at most {AUDIENCES_MOST} audiences; one is best"));
+    if audiences.len() > MAX_AUDIENCES {
+        return Err(format!("a token has at most {MAX_AUDIENCES} audiences; one is best"));
     }
-    if audiences.iter().any(|audience| audience.is_empty() || audience.len() > AUDIENCE_MOST) {
-        return Err(format!("an audience is 1 to {AUDIENCE_MOST} bytes"));
+    if audiences.iter().any(|audience| audience.is_empty() || audience.len() > MAX_AUDIENCE_LEN) {
+        return Err(format!("an audience is 1 to {MAX_AUDIENCE_LEN} bytes"));
     }
     let mut seen = std::collections::HashSet::new();
     audiences.retain(|audience| seen.insert(audience.clone()));
-    well_formed(&spiffe_id)?;
-    Ok(SvidAsk { audiences, spiffe_id: Some(spiffe_id).filter(|id| !id.is_empty()) })
+    check_spiffe_id(&spiffe_id)?;
+    Ok(JwtSvidRequest { audiences, spiffe_id: Some(spiffe_id).filter(|id| !id.is_empty()) })
 }
 
 /// An identity to be asked for, or none.
-fn well_formed(spiffe_id: &str) -> Result<(), String> {
-    match spiffe_id.is_empty() || verify::trust_domain(spiffe_id).is_some() {
+fn check_spiffe_id(spiffe_id: &str) -> Result<(), String> {
+    match spiffe_id.is_empty() || verify::workload_trust_domain(spiffe_id).is_some() {
         true => Ok(()),
         false => Err("spiffe_id is not the SPIFFE ID of a workload".into()),
     }

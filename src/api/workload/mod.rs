@@ -6,15 +6,15 @@
 #![allow(clippy::result_large_err)]
 
 mod call;
+mod caller_watcher;
 mod codec;
 mod connection;
 mod endpoint;
-mod presence;
-mod status;
+mod grpc_status;
+mod protobuf_struct;
+mod svid_cache;
 mod tokens;
-mod updates;
-mod values;
-mod wallet;
+mod update_stream;
 mod x509;
 
 use std::convert::Infallible;
@@ -32,9 +32,9 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tonic_reflection::server::{Builder, Error as ReflectionError};
 
-pub(super) use connection::{FULL, serve};
+pub(super) use connection::{OVERLOADED_GOAWAY, serve_grpc};
 
-use crate::road::Road;
+use crate::service::IdentityService;
 use endpoint::Endpoint;
 use pb::spiffe_workload_api_server::{SERVICE_NAME, SpiffeWorkloadApiServer};
 
@@ -44,64 +44,66 @@ mod pb {
 }
 
 /// The same, for reflection.
-const DESCRIPTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workload.bin"));
+const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workload.bin"));
 /// How often health is looked at, for those who follow it.
-const HEALTH_EVERY: Duration = Duration::from_millis(500);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Largest message of a client: a token of 16 KiB and what is around it.
-const MESSAGE_MOST: usize = 64 * 1024;
+const MAX_MESSAGE_SIZE: usize = 64 * 1024;
 
 /// A service whatever its type.
-type Route = Box<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>;
-type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+type Route = Box<dyn Fn(Request<Incoming>) -> ResponseFuture + Send + Sync>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// Answers the workload socket.
-pub struct Workload {
-    road: Road,
-    reporter: HealthReporter,
+pub struct WorkloadApi {
+    service: IdentityService,
+    health_reporter: HealthReporter,
     api: Route,
     health: Route,
     reflection: Route,
     reflection_alpha: Route,
 }
 
-impl Workload {
+impl WorkloadApi {
     /// # Errors
     /// Where the description of the services is none, which is a fault of the build.
-    pub fn new(road: Road) -> Result<Arc<Workload>, ReflectionError> {
-        let description = || {
+    pub fn new(service: IdentityService) -> Result<Arc<WorkloadApi>, ReflectionError> {
+        let reflection_builder = || {
             Builder::configure()
-                .register_encoded_file_descriptor_set(DESCRIPTION)
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let reporter = HealthReporter::new();
-        let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
-        let api =
-            SpiffeWorkloadApiServer::new(Endpoint(road.clone())).max_decoding_message_size(MESSAGE_MOST);
-        Ok(Arc::new(Workload {
-            road,
-            reporter,
+        let health_reporter = HealthReporter::new();
+        let health = HealthServer::new(HealthService::from_health_reporter(health_reporter.clone()));
+        let api = SpiffeWorkloadApiServer::new(Endpoint(service.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_SIZE);
+        Ok(Arc::new(WorkloadApi {
+            service,
+            health_reporter,
             api: route(api),
-            health: route(health.max_decoding_message_size(MESSAGE_MOST)),
-            reflection: route(description().build_v1()?.max_decoding_message_size(MESSAGE_MOST)),
-            reflection_alpha: route(description().build_v1alpha()?.max_decoding_message_size(MESSAGE_MOST)),
+            health: route(health.max_decoding_message_size(MAX_MESSAGE_SIZE)),
+            reflection: route(reflection_builder().build_v1()?.max_decoding_message_size(MAX_MESSAGE_SIZE)),
+            reflection_alpha: route(
+                reflection_builder().build_v1alpha()?.max_decoding_message_size(MAX_MESSAGE_SIZE),
+            ),
         }))
     }
 
     /// Tells those who ask for it how the service is, as long as the daemon runs.
-    pub async fn tell_health(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(HEALTH_EVERY);
-        let mut told = None;
+    pub async fn report_health(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(HEALTH_INTERVAL);
+        let mut last_reported = None;
         loop {
             ticks.tick().await;
-            let status = match self.road.standing() {
+            let status = match self.service.issuer_state() {
                 Ok(_) => ServingStatus::Serving,
                 Err(_) => ServingStatus::NotServing,
             };
-            if told != Some(status) {
+            if last_reported != Some(status) {
                 // The empty name stands for the server as a whole.
-                self.reporter.set_service_status("", status).await;
-                self.reporter.set_service_status(SERVICE_NAME, status).await;
-                told = Some(status);
+                self.health_reporter.set_service_status("", status).await;
+                self.health_reporter.set_service_status(SERVICE_NAME, status).await;
+                last_reported = Some(status);
             }
         }
     }
@@ -117,7 +119,7 @@ where
     S::Future: Send + 'static,
 {
     Box::new(move |request| {
-        let answer = service.clone().call(request);
-        Box::pin(async move { answer.await.unwrap_or_else(|never| match never {}) })
+        let response = service.clone().call(request);
+        Box::pin(async move { response.await.unwrap_or_else(|never| match never {}) })
     })
 }

@@ -7,53 +7,53 @@ use bytes::Bytes;
 use tonic::Status;
 
 use super::pb::{JwtBundlesResponse, WitBundlesResponse, Witsvid, WitsvidResponse};
-use super::updates::Source;
-use super::wallet::{Credential, Wallet};
-use crate::agents::Agent;
+use super::svid_cache::{StreamedSvid, SvidCache};
+use super::update_stream::UpdateSource;
+use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
-use crate::federation::Bundle;
-use crate::issue::{Documents, WitSvid};
-use crate::road::{Answer, Road};
+use crate::federation::FederatedBundle;
+use crate::issue::{PublishedDocuments, WitSvid};
+use crate::service::{IdentityService, RequestResult};
 
 /// What FetchJWTBundles tells.
-pub struct JwtBundles(pub Road);
+pub struct JwtBundles(pub IdentityService);
 
 /// What FetchWITBundles tells.
-pub struct WitBundles(pub Road);
+pub struct WitBundles(pub IdentityService);
 
 /// What FetchWITSVID tells, of one identity where one is asked for.
 pub struct WitSvids {
-    pub wallet: Wallet<WitSvid>,
-    pub only: Option<String>,
+    pub cache: SvidCache<WitSvid>,
+    pub spiffe_id: Option<String>,
 }
 
-impl Source for JwtBundles {
+impl UpdateSource for JwtBundles {
     type Message = JwtBundlesResponse;
 
-    async fn compose(&mut self, _: &[Agent]) -> Result<JwtBundlesResponse, Status> {
-        let bundles = sets(&self.0, |own| &own.jwt_bundle, |bundle| &bundle.jwt)?;
+    async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<JwtBundlesResponse, Status> {
+        let bundles = jwk_sets(&self.0, |own| &own.jwt_bundle, |bundle| &bundle.jwt_jwks)?;
         Ok(JwtBundlesResponse { bundles })
     }
 }
 
-impl Source for WitBundles {
+impl UpdateSource for WitBundles {
     type Message = WitBundlesResponse;
 
-    async fn compose(&mut self, _: &[Agent]) -> Result<WitBundlesResponse, Status> {
-        let sets = sets(&self.0, |own| &own.wit_bundle, |bundle| &bundle.wit)?;
+    async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<WitBundlesResponse, Status> {
+        let jwk_sets = jwk_sets(&self.0, |own| &own.wit_bundle, |bundle| &bundle.wit_jwks)?;
         let text = |set: Bytes| String::from_utf8_lossy(&set).into_owned();
         Ok(WitBundlesResponse {
-            bundles: sets.into_iter().map(|(domain, set)| (domain, text(set))).collect(),
+            bundles: jwk_sets.into_iter().map(|(domain, set)| (domain, text(set))).collect(),
         })
     }
 }
 
-impl Source for WitSvids {
+impl UpdateSource for WitSvids {
     type Message = WitsvidResponse;
 
-    async fn compose(&mut self, agents: &[Agent]) -> Result<WitsvidResponse, Status> {
-        self.wallet.fill(agents, self.only.as_deref()).await?;
-        let svids = self.wallet.entries().map(|(svid, hint)| Witsvid {
+    async fn build(&mut self, agents: &[AuthenticatedAgent]) -> Result<WitsvidResponse, Status> {
+        self.cache.refresh(agents, self.spiffe_id.as_deref()).await?;
+        let svids = self.cache.svids().map(|(svid, hint)| Witsvid {
             spiffe_id: svid.spiffe_id().to_owned(),
             wit_svid: svid.text().to_owned(),
             wit_svid_key: svid.key().to_string(),
@@ -62,50 +62,57 @@ impl Source for WitSvids {
         Ok(WitsvidResponse { svids: svids.collect() })
     }
 
-    fn due(&self) -> Option<Duration> {
-        self.wallet.due()
+    fn next_refresh(&self) -> Option<Duration> {
+        self.cache.next_refresh()
     }
 
-    fn lasts(&self) -> bool {
-        self.wallet.lasts()
+    fn still_valid(&self) -> bool {
+        self.cache.has_valid()
     }
 }
 
-impl Credential for WitSvid {
-    async fn issue(road: &Road, agent: &Agent, told: bool) -> Answer<WitSvid> {
-        road.wit_svid(agent, told).await
+impl StreamedSvid for WitSvid {
+    async fn issue(
+        service: &IdentityService,
+        agent: &AuthenticatedAgent,
+        denial_logged: bool,
+    ) -> RequestResult<WitSvid> {
+        service.issue_wit_svid(agent, denial_logged).await
     }
 
     fn expires(&self) -> Timestamp {
         self.expires()
     }
 
-    fn chance(&self) -> u8 {
+    fn jitter_seed(&self) -> u8 {
         // The number is random, in a digit of 64 as in two.
         self.jti().bytes().fold(0, |sum: u8, digit| sum.wrapping_mul(31).wrapping_add(digit))
     }
 
-    fn is_revoked(&self, road: &Road) -> bool {
+    fn is_revoked(&self, service: &IdentityService) -> bool {
         // Not by itself, but by the key that signed it.
-        let standing = road.issuer.standing();
-        standing.is_some_and(|standing| !standing.signs_as(self.kid()))
+        let issuer_state = service.issuer.state();
+        issuer_state.is_some_and(|issuer_state| !issuer_state.is_current_wit_kid(self.kid()))
     }
 }
 
 /// Every trust domain's keys of one use, by its SPIFFE ID: ours, and those of others.
-fn sets(
-    road: &Road,
-    own: fn(&Documents) -> &Bytes,
-    foreign: fn(&Bundle) -> &Option<Bytes>,
+fn jwk_sets(
+    service: &IdentityService,
+    own: fn(&PublishedDocuments) -> &Bytes,
+    federated: fn(&FederatedBundle) -> &Option<Bytes>,
 ) -> Result<BTreeMap<String, Bytes>, Status> {
-    let Some(standing) = road.issuer.standing() else {
-        return Err(Status::unavailable(road.why_not_standing()));
+    let Some(issuer_state) = service.issuer.state() else {
+        return Err(Status::unavailable(service.unavailable_reason()));
     };
-    let others = road.federation.bundles();
-    let others = others.iter().filter_map(|(domain, bundle)| Some((domain, foreign(bundle).clone()?)));
-    let mut sets: BTreeMap<String, Bytes> =
+    let bundles = service.federation.bundles();
+    let others = bundles.iter().filter_map(|(domain, bundle)| Some((domain, federated(bundle).clone()?)));
+    let mut jwk_sets: BTreeMap<String, Bytes> =
         others.map(|(domain, set)| (format!("spiffe://{domain}"), set)).collect();
     // Whatever a file is named, nobody's keys stand for ours.
-    sets.insert(format!("spiffe://{}", standing.host().trust_domain), own(standing.documents()).clone());
-    Ok(sets)
+    jwk_sets.insert(
+        format!("spiffe://{}", issuer_state.host().trust_domain),
+        own(issuer_state.documents()).clone(),
+    );
+    Ok(jwk_sets)
 }

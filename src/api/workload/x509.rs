@@ -7,97 +7,106 @@ use bytes::Bytes;
 use tonic::Status;
 
 use super::pb::{X509BundlesResponse, X509svid, X509svidResponse};
-use super::updates::Source;
-use super::wallet::{Credential, Wallet};
-use crate::agents::Agent;
+use super::svid_cache::{StreamedSvid, SvidCache};
+use super::update_stream::UpdateSource;
+use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
-use crate::pki::Certificate;
-use crate::road::{Answer, Road};
+use crate::pki::IssuedX509Svid;
+use crate::service::{IdentityService, RequestResult};
 
 /// What FetchX509SVID tells.
-pub struct Svids(pub Wallet<Certificate>);
+pub struct X509Svids(pub SvidCache<IssuedX509Svid>);
 
 /// What FetchX509Bundles tells.
-pub struct Bundles(pub Road);
+pub struct X509Bundles(pub IdentityService);
 
-impl Credential for Certificate {
-    async fn issue(road: &Road, agent: &Agent, told: bool) -> Answer<Certificate> {
-        road.x509_svid(agent, told).await
+impl StreamedSvid for IssuedX509Svid {
+    async fn issue(
+        service: &IdentityService,
+        agent: &AuthenticatedAgent,
+        denial_logged: bool,
+    ) -> RequestResult<IssuedX509Svid> {
+        service.issue_x509_svid(agent, denial_logged).await
     }
 
     fn expires(&self) -> Timestamp {
         self.expires()
     }
 
-    fn chance(&self) -> u8 {
+    fn jitter_seed(&self) -> u8 {
         // A serial number is random.
         self.serial().get(2..4).and_then(|digits| u8::from_str_radix(digits, 16).ok()).unwrap_or(0)
     }
 
-    fn is_revoked(&self, road: &Road) -> bool {
-        !road.authority.knows(self)
+    fn is_revoked(&self, service: &IdentityService) -> bool {
+        !service.certificate_issuer.is_valid(self)
     }
 }
 
-impl Source for Svids {
+impl UpdateSource for X509Svids {
     type Message = X509svidResponse;
 
-    async fn compose(&mut self, agents: &[Agent]) -> Result<X509svidResponse, Status> {
-        self.0.fill(agents, None).await?;
-        let road = self.0.road();
-        let bundle = own_bundle(road)?;
-        let svids = self.0.entries().map(|(certificate, hint)| X509svid {
+    async fn build(&mut self, agents: &[AuthenticatedAgent]) -> Result<X509svidResponse, Status> {
+        self.0.refresh(agents, None).await?;
+        let service = self.0.service();
+        let bundle = own_bundle(service)?;
+        let svids = self.0.svids().map(|(certificate, hint)| X509svid {
             spiffe_id: certificate.spiffe_id().to_owned(),
             x509_svid: certificate.chain().concat().into(),
             x509_svid_key: certificate.shared_key(),
             bundle: bundle.clone(),
             hint: hint.to_owned(),
         });
-        Ok(X509svidResponse { svids: svids.collect(), crl: crls(road), federated_bundles: foreign(road) })
+        Ok(X509svidResponse {
+            svids: svids.collect(),
+            crl: crls(service),
+            federated_bundles: federated_bundles(service),
+        })
     }
 
-    fn due(&self) -> Option<Duration> {
-        self.0.due()
+    fn next_refresh(&self) -> Option<Duration> {
+        self.0.next_refresh()
     }
 
-    fn lasts(&self) -> bool {
-        self.0.lasts()
+    fn still_valid(&self) -> bool {
+        self.0.has_valid()
     }
 }
 
-impl Source for Bundles {
+impl UpdateSource for X509Bundles {
     type Message = X509BundlesResponse;
 
-    async fn compose(&mut self, _: &[Agent]) -> Result<X509BundlesResponse, Status> {
-        let road = &self.0;
-        let Some(standing) = road.issuer.standing() else {
-            return Err(Status::unavailable(road.why_not_standing()));
+    async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<X509BundlesResponse, Status> {
+        let service = &self.0;
+        let Some(issuer_state) = service.issuer.state() else {
+            return Err(Status::unavailable(service.unavailable_reason()));
         };
-        let mut bundles = foreign(road);
+        let mut bundles = federated_bundles(service);
         // Whatever a file is named, nobody's authorities stand for ours.
-        bundles.insert(format!("spiffe://{}", standing.host().trust_domain), own_bundle(road)?);
-        Ok(X509BundlesResponse { crl: crls(road), bundles })
+        bundles.insert(format!("spiffe://{}", issuer_state.host().trust_domain), own_bundle(service)?);
+        Ok(X509BundlesResponse { crl: crls(service), bundles })
     }
 }
 
-fn own_bundle(road: &Road) -> Result<Bytes, Status> {
-    let roots = road.authority.bundle();
+fn own_bundle(service: &IdentityService) -> Result<Bytes, Status> {
+    let roots = service.certificate_issuer.bundle();
     if roots.is_empty() {
         return Err(Status::unavailable("the host's CA is being made; try again in a moment"));
     }
     Ok(roots.concat().into())
 }
 
-fn crls(road: &Road) -> Vec<Bytes> {
-    road.authority.crls().into_iter().map(Bytes::from).collect()
+fn crls(service: &IdentityService) -> Vec<Bytes> {
+    service.certificate_issuer.crls().into_iter().map(Bytes::from).collect()
 }
 
 /// Other trust domains' authorities.
-fn foreign(road: &Road) -> BTreeMap<String, Bytes> {
+fn federated_bundles(service: &IdentityService) -> BTreeMap<String, Bytes> {
     // Barred since the message was begun: without our own name, which of them claims to be us is not known.
-    let Some(standing) = road.issuer.standing() else { return BTreeMap::new() };
-    let own = &standing.host().trust_domain;
-    let bundles = road.federation.bundles();
-    let others = bundles.iter().filter(|(domain, bundle)| !bundle.x509.is_empty() && *domain != own);
-    others.map(|(domain, bundle)| (format!("spiffe://{domain}"), bundle.x509.clone())).collect()
+    let Some(issuer_state) = service.issuer.state() else { return BTreeMap::new() };
+    let own = &issuer_state.host().trust_domain;
+    let bundles = service.federation.bundles();
+    let others =
+        bundles.iter().filter(|(domain, bundle)| !bundle.x509_authorities.is_empty() && *domain != own);
+    others.map(|(domain, bundle)| (format!("spiffe://{domain}"), bundle.x509_authorities.clone())).collect()
 }

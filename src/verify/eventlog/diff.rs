@@ -2,40 +2,45 @@
 
 use std::fmt;
 
-use super::{Event, Log, area, words};
+use super::{BootEvent, EventLog, describe_event, pcr_usage};
 
 /// An event that is not in both logs. With `old` and `new`, the one took the other's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change<'l> {
+pub struct EventChange<'l> {
     pub pcr: u32,
     /// Among the events of this PCR, from 1; in the new log, or in the old one if it is gone.
     pub position: usize,
-    pub old: Option<&'l Event<'l>>,
-    pub new: Option<&'l Event<'l>>,
+    pub old: Option<&'l BootEvent<'l>>,
+    pub new: Option<&'l BootEvent<'l>>,
 }
 
 /// The longest table of pairs to look for what two lists have in common; what is longer is compared one by one.
-const LARGEST: usize = 1 << 20;
+const MAX_TABLE_CELLS: usize = 1 << 20;
 
 /// What was extended in one log only, PCR by PCR in its order. Events are told apart by their digests alone, so what the
 /// log claims beside these changes nothing.
-pub fn diff<'l>(old: &'l Log<'_>, new: &'l Log<'_>) -> Vec<Change<'l>> {
-    (0..24).flat_map(|pcr| diff_pcr(pcr, &in_pcr(old, pcr), &in_pcr(new, pcr))).collect()
+pub fn diff<'l>(old: &'l EventLog<'_>, new: &'l EventLog<'_>) -> Vec<EventChange<'l>> {
+    (0..24).flat_map(|pcr| diff_pcr(pcr, &events_in_pcr(old, pcr), &events_in_pcr(new, pcr))).collect()
 }
 
-fn in_pcr<'l>(log: &'l Log<'_>, pcr: u32) -> Vec<&'l Event<'l>> {
-    log.extended().filter(|event| event.pcr == pcr).map(|event| event as &'l Event<'l>).collect()
+fn events_in_pcr<'l>(log: &'l EventLog<'_>, pcr: u32) -> Vec<&'l BootEvent<'l>> {
+    log.extended_events().filter(|event| event.pcr == pcr).map(|event| event as &'l BootEvent<'l>).collect()
 }
 
-fn diff_pcr<'l>(pcr: u32, old: &[&'l Event<'l>], new: &[&'l Event<'l>]) -> Vec<Change<'l>> {
+fn diff_pcr<'l>(pcr: u32, old: &[&'l BootEvent<'l>], new: &[&'l BootEvent<'l>]) -> Vec<EventChange<'l>> {
     let mut changes = Vec::new();
     let (mut from_old, mut from_new) = (0, 0);
-    for (to_old, to_new) in common(old, new) {
+    for (to_old, to_new) in common_positions(old, new) {
         // Between two events that are in both, what came takes the place of what went, in order.
-        let (gone, come) = (&old[from_old..to_old], &new[from_new..to_new]);
-        for at in 0..gone.len().max(come.len()) {
-            let position = if at < come.len() { from_new + at } else { from_old + at } + 1;
-            changes.push(Change { pcr, position, old: gone.get(at).copied(), new: come.get(at).copied() });
+        let (removed, added) = (&old[from_old..to_old], &new[from_new..to_new]);
+        for at in 0..removed.len().max(added.len()) {
+            let position = if at < added.len() { from_new + at } else { from_old + at } + 1;
+            changes.push(EventChange {
+                pcr,
+                position,
+                old: removed.get(at).copied(),
+                new: added.get(at).copied(),
+            });
         }
         (from_old, from_new) = (to_old + 1, to_new + 1);
     }
@@ -43,23 +48,26 @@ fn diff_pcr<'l>(pcr: u32, old: &[&'l Event<'l>], new: &[&'l Event<'l>]) -> Vec<C
 }
 
 /// Where the two have the same event, in the order of both, as many as there are; and both ends.
-fn common(old: &[&Event<'_>], new: &[&Event<'_>]) -> Vec<(usize, usize)> {
-    let same = |(old, new): &(&&Event<'_>, &&Event<'_>)| old.digest == new.digest;
-    let before = old.iter().zip(new).take_while(same).count();
-    let (old_rest, new_rest) = (&old[before..], &new[before..]);
-    let after = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(same).count();
-    let middle = longest(&old_rest[..old_rest.len() - after], &new_rest[..new_rest.len() - after]);
+fn common_positions(old: &[&BootEvent<'_>], new: &[&BootEvent<'_>]) -> Vec<(usize, usize)> {
+    let same = |(old, new): &(&&BootEvent<'_>, &&BootEvent<'_>)| old.digest == new.digest;
+    let prefix_len = old.iter().zip(new).take_while(same).count();
+    let (old_rest, new_rest) = (&old[prefix_len..], &new[prefix_len..]);
+    let suffix_len = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(same).count();
+    let middle = longest_common_subsequence(
+        &old_rest[..old_rest.len() - suffix_len],
+        &new_rest[..new_rest.len() - suffix_len],
+    );
 
-    let mut pairs: Vec<(usize, usize)> = (0..before).map(|at| (at, at)).collect();
-    pairs.extend(middle.into_iter().map(|(o, n)| (before + o, before + n)));
-    pairs.extend((0..=after).rev().map(|left| (old.len() - left, new.len() - left)));
+    let mut pairs: Vec<(usize, usize)> = (0..prefix_len).map(|at| (at, at)).collect();
+    pairs.extend(middle.into_iter().map(|(o, n)| (prefix_len + o, prefix_len + n)));
+    pairs.extend((0..=suffix_len).rev().map(|left| (old.len() - left, new.len() - left)));
     pairs
 }
 
 /// The longest common subsequence, by dynamic programming from the end.
-fn longest(old: &[&Event<'_>], new: &[&Event<'_>]) -> Vec<(usize, usize)> {
+fn longest_common_subsequence(old: &[&BootEvent<'_>], new: &[&BootEvent<'_>]) -> Vec<(usize, usize)> {
     let width = new.len() + 1;
-    if (old.len() + 1).saturating_mul(width) > LARGEST {
+    if (old.len() + 1).saturating_mul(width) > MAX_TABLE_CELLS {
         let pairs = old.iter().zip(new).enumerate();
         return pairs.filter(|(_, (o, n))| o.digest == n.digest).map(|(at, _)| (at, at)).collect();
     }
@@ -88,60 +96,60 @@ fn longest(old: &[&Event<'_>], new: &[&Event<'_>]) -> Vec<(usize, usize)> {
     pairs
 }
 
-impl fmt::Display for Change<'_> {
+impl fmt::Display for EventChange<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PCR {} ({}), event {} ", self.pcr, area(self.pcr), self.position)?;
+        write!(f, "PCR {} ({}), event {} ", self.pcr, pcr_usage(self.pcr), self.position)?;
         match (self.old, self.new) {
             (Some(old), Some(new)) => {
-                let (was, is) = (words(old), words(new));
-                let (old, new) = (short(old), short(new));
+                let (was, is) = (describe_event(old), describe_event(new));
+                let (old, new) = (short_digest(old), short_digest(new));
                 if was == is {
                     write!(f, "changed: {is}: from {old} to {new}")
                 } else {
                     write!(f, "changed: from {was}, {old}, to {is}, {new}")
                 }
             }
-            (Some(old), None) => write!(f, "is gone: {}, {}", words(old), short(old)),
-            (None, Some(new)) => write!(f, "is new: {}, {}", words(new), short(new)),
+            (Some(old), None) => write!(f, "is gone: {}, {}", describe_event(old), short_digest(old)),
+            (None, Some(new)) => write!(f, "is new: {}, {}", describe_event(new), short_digest(new)),
             (None, None) => f.write_str("is the same"),
         }
     }
 }
 
 /// Enough of a digest to tell it from others.
-fn short(event: &Event<'_>) -> String {
+fn short_digest(event: &BootEvent<'_>) -> String {
     data_encoding::HEXLOWER.encode(&event.digest[..6])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{Sample, boot};
+    use super::super::sample_log::{EventLogBuilder, sample_boot_log};
     use super::*;
 
-    fn said(old: &[u8], new: &[u8]) -> Vec<String> {
-        let (old, new) = (Log::parse(old).unwrap(), Log::parse(new).unwrap());
-        let said = diff(&old, &new).iter().map(Change::to_string).collect();
+    fn changes_between(old: &[u8], new: &[u8]) -> Vec<String> {
+        let (old, new) = (EventLog::parse(old).unwrap(), EventLog::parse(new).unwrap());
+        let changes = diff(&old, &new).iter().map(EventChange::to_string).collect();
         assert!(diff(&new, &new).is_empty());
-        said
+        changes
     }
 
     #[test]
-    fn each_change_of_a_boot_is_named() {
-        let old = boot("vmlinuz-6.1", "quiet", 1);
-        assert!(said(&old, &old).is_empty());
+    fn boot_changes_are_described() {
+        let old = sample_boot_log("vmlinuz-6.1", "quiet", 1);
+        assert!(changes_between(&old, &old).is_empty());
 
-        let changes = said(&old, &boot("vmlinuz-6.2", "quiet", 1));
+        let changes = changes_between(&old, &sample_boot_log("vmlinuz-6.2", "quiet", 1));
         assert_eq!(changes.len(), 2, "{changes:?}");
         assert!(changes[0].contains(r#"event 1 changed: from boot loader command "linux /vmlinuz-6.1" "#));
         let start = r#"PCR 9 (files of the boot loader, kernel, initrd), event 1 changed: from kernel "(hd0,gpt2)/vmlinuz-6.1" (not proven), "#;
         assert!(changes[1].starts_with(start), "{}", changes[1]);
 
-        let changes = said(&old, &boot("vmlinuz-6.1", "init=/bin/sh", 1));
+        let changes = changes_between(&old, &sample_boot_log("vmlinuz-6.1", "init=/bin/sh", 1));
         assert_eq!(changes.len(), 2, "{changes:?}");
         assert!(changes[1].contains(r#"from kernel command line "quiet", "#), "{}", changes[1]);
         assert!(changes[1].contains(r#"to kernel command line "init=/bin/sh", "#), "{}", changes[1]);
 
-        let changes = said(&old, &boot("vmlinuz-6.1", "quiet", 0));
+        let changes = changes_between(&old, &sample_boot_log("vmlinuz-6.1", "quiet", 0));
         assert_eq!(changes.len(), 1, "{changes:?}");
         assert!(changes[0].starts_with(
             r#"PCR 7 (Secure Boot), event 1 changed: from Secure Boot variable "SecureBoot" = on, "#
@@ -149,14 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn what_came_and_went_is_told_from_what_moved() {
+    fn added_and_removed_events_are_aligned() {
         let log = |texts: &str| {
-            let events = texts.bytes().fold(Sample::new(), |log, text| log.measure(4, 5, &[text]));
+            let events = texts.bytes().fold(EventLogBuilder::new(), |log, text| log.measure(4, 5, &[text]));
             events.bytes
         };
         let kinds = |old: &str, new: &str| -> Vec<String> {
-            let said = said(&log(old), &log(new));
-            said.iter()
+            let changes = changes_between(&log(old), &log(new));
+            changes
+                .iter()
                 .map(|line| line.split(&[' ', ':'][..]).skip(4).take(4).collect::<Vec<_>>().join(" "))
                 .collect()
         };
@@ -169,14 +178,14 @@ mod tests {
 
     /// Beyond the table's size the result is coarser, and the time still bounded.
     #[test]
-    fn long_lists_are_compared_one_by_one() {
+    fn long_lists_are_compared_pairwise() {
         let log = |salt: u32| {
-            let events = (0..2000_u32).fold(Sample::new(), |log, n| {
+            let events = (0..2000_u32).fold(EventLogBuilder::new(), |log, n| {
                 let text = if n % 500 == 0 { n ^ salt } else { n };
                 log.measure(4, 5, &text.to_le_bytes())
             });
             events.bytes
         };
-        assert_eq!(said(&log(0), &log(0x8000_0000)).len(), 4);
+        assert_eq!(changes_between(&log(0), &log(0x8000_0000)).len(), 4);
     }
 }

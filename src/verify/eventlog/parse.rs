@@ -2,180 +2,190 @@
 
 use std::borrow::Cow;
 
-use super::fields::Fields;
-use super::{Event, Log, kind};
+use super::little_endian::LittleEndianReader;
+use super::{BootEvent, EventLog, event_types};
 use crate::verify::Error;
 
 /// What firmware sets aside for the log is a hundredth of this.
-const LONGEST: usize = 16 * 1024 * 1024;
-const MOST_EVENTS: usize = 65_536;
+const MAX_LOG_SIZE: usize = 16 * 1024 * 1024;
+const MAX_EVENTS: usize = 65_536;
 /// TPMs have a handful of banks.
-const MOST_BANKS: u32 = 16;
+const MAX_BANKS: u32 = 16;
 
 /// TPM_ALG_SHA256 (TCG Algorithm Registry).
 const ALG_SHA256: u16 = 0x000b;
 
-pub(super) fn log(bytes: &[u8]) -> Result<Log<'_>, Error> {
-    if bytes.len() > LONGEST {
-        return Err(fault(LONGEST, "the log is longer than 16 MiB"));
+pub(super) fn parse_log(bytes: &[u8]) -> Result<EventLog<'_>, Error> {
+    if bytes.len() > MAX_LOG_SIZE {
+        return Err(log_error(MAX_LOG_SIZE, "the log is longer than 16 MiB"));
     }
-    let mut fields = Fields::new(bytes);
-    let banks = header(&mut fields)?;
+    let mut reader = LittleEndianReader::new(bytes);
+    let banks = parse_header(&mut reader)?;
     let (mut events, mut locality) = (Vec::new(), None);
-    while !padding(fields.rest()) {
-        let offset = fields.at();
-        if events.len() == MOST_EVENTS {
-            return Err(fault(offset, "more than 65,536 events"));
+    while !is_padding(reader.rest()) {
+        let offset = reader.offset();
+        if events.len() == MAX_EVENTS {
+            return Err(log_error(offset, "more than 65,536 events"));
         }
-        let event = event(&mut fields, &banks)?;
-        if let Some(said) = startup_locality(&event) {
-            if !matches!(said, 0 | 3 | 4) {
-                return Err(fault(offset, format!("a TPM is not started from locality {said}")));
+        let event = parse_event(&mut reader, &banks)?;
+        if let Some(value) = startup_locality(&event) {
+            if !matches!(value, 0 | 3 | 4) {
+                return Err(log_error(offset, format!("a TPM is not started from locality {value}")));
             }
-            if locality.replace(said).is_some() {
-                return Err(fault(offset, "a second StartupLocality event"));
+            if locality.replace(value).is_some() {
+                return Err(log_error(offset, "a second StartupLocality event"));
             }
         }
         events.push(event);
     }
-    Ok(Log { events, locality: locality.unwrap_or(0) })
+    Ok(EventLog { events, startup_locality: locality.unwrap_or(0) })
 }
 
 /// The first event (sections 10.2.1 and 10.4.5.1), in the old format: TCG_PCClientPCREvent around TCG_EfiSpecIDEvent.
 /// Gives the log's algorithms, and the sizes of their digests.
-fn header(fields: &mut Fields<'_>) -> Result<Vec<(u16, usize)>, Error> {
+fn parse_header(reader: &mut LittleEndianReader<'_>) -> Result<Vec<(u16, usize)>, Error> {
     const SIGNATURE: &[u8] = b"Spec ID Event03\0";
-    let cut = || fault(0, "the log ends within its header");
-    let (pcr, kind) = (fields.u32().ok_or_else(cut)?, fields.u32().ok_or_else(cut)?);
-    fields.take(20).ok_or_else(cut)?;
-    let size = fields.u32().ok_or_else(cut)?;
-    let start = fields.at();
-    let data = fields.take(size as usize).ok_or_else(cut)?;
-    if pcr != 0 || kind != kind::NO_ACTION || !data.starts_with(SIGNATURE) {
-        return Err(fault(
+    let truncated = || log_error(0, "the log ends within its header");
+    let (pcr, event_type) = (reader.u32().ok_or_else(truncated)?, reader.u32().ok_or_else(truncated)?);
+    reader.take(20).ok_or_else(truncated)?;
+    let size = reader.u32().ok_or_else(truncated)?;
+    let start = reader.offset();
+    let data = reader.take(size as usize).ok_or_else(truncated)?;
+    if pcr != 0 || event_type != event_types::NO_ACTION || !data.starts_with(SIGNATURE) {
+        return Err(log_error(
             0,
             "no Spec ID Event03 header: this is no event log, or one in the old format with SHA-1 digests alone, which \
              prove nothing; let the firmware use the TPM as TPM 2.0, with its SHA-256 bank",
         ));
     }
 
-    let mut fields = Fields::new(data);
-    let cut = || fault(start + data.len(), "the header ends within its list of algorithms");
+    let mut header_reader = LittleEndianReader::new(data);
+    let truncated = || log_error(start + data.len(), "the header ends within its list of algorithms");
     // The signature; platform class, version and word size decide nothing here.
-    fields.take(SIGNATURE.len() + 8).ok_or_else(cut)?;
-    let count = fields.u32().ok_or_else(cut)?;
-    if !(1..=MOST_BANKS).contains(&count) {
-        return Err(fault(
+    header_reader.take(SIGNATURE.len() + 8).ok_or_else(truncated)?;
+    let count = header_reader.u32().ok_or_else(truncated)?;
+    if !(1..=MAX_BANKS).contains(&count) {
+        return Err(log_error(
             start + 24,
-            format!("the header lists {count} algorithms, rather than 1 to {MOST_BANKS}"),
+            format!("the header lists {count} algorithms, rather than 1 to {MAX_BANKS}"),
         ));
     }
     let mut banks: Vec<(u16, usize)> = Vec::new();
     for _ in 0..count {
-        let offset = start + fields.at();
-        let (algorithm, size) = (fields.u16().ok_or_else(cut)?, fields.u16().ok_or_else(cut)?);
+        let offset = start + header_reader.offset();
+        let (algorithm, size) =
+            (header_reader.u16().ok_or_else(truncated)?, header_reader.u16().ok_or_else(truncated)?);
         if banks.iter().any(|(listed, _)| *listed == algorithm) {
-            return Err(fault(offset, format!("the header lists algorithm {algorithm:#06x} twice")));
+            return Err(log_error(offset, format!("the header lists algorithm {algorithm:#06x} twice")));
         }
         if algorithm == ALG_SHA256 && size != 32 {
-            return Err(fault(offset, format!("the header gives SHA-256 digests {size} bytes, not 32")));
+            return Err(log_error(offset, format!("the header gives SHA-256 digests {size} bytes, not 32")));
         }
         banks.push((algorithm, size.into()));
     }
     if !banks.iter().any(|(algorithm, _)| *algorithm == ALG_SHA256) {
-        return Err(fault(start + 24, "no SHA-256 digests in this log: enable the TPM's SHA-256 bank"));
+        return Err(log_error(start + 24, "no SHA-256 digests in this log: enable the TPM's SHA-256 bank"));
     }
-    let vendor = fields.u8().ok_or_else(cut)?;
-    if fields.rest().len() != usize::from(vendor) {
-        return Err(fault(start + fields.at(), "the header's vendor information is not as long as it says"));
+    let vendor = header_reader.u8().ok_or_else(truncated)?;
+    if header_reader.rest().len() != usize::from(vendor) {
+        return Err(log_error(
+            start + header_reader.offset(),
+            "the header's vendor information is not as long as it says",
+        ));
     }
     Ok(banks)
 }
 
 /// TCG_PCR_EVENT2 (section 10.2.2).
-fn event<'a>(fields: &mut Fields<'a>, banks: &[(u16, usize)]) -> Result<Event<'a>, Error> {
-    let offset = fields.at();
-    let cut = || fault(offset, "the log ends within this event");
-    let (pcr, kind) = (fields.u32().ok_or_else(cut)?, fields.u32().ok_or_else(cut)?);
-    if pcr > 23 && kind != kind::NO_ACTION {
-        return Err(fault(offset, format!("there is no PCR {pcr}")));
+fn parse_event<'a>(
+    reader: &mut LittleEndianReader<'a>,
+    banks: &[(u16, usize)],
+) -> Result<BootEvent<'a>, Error> {
+    let offset = reader.offset();
+    let truncated = || log_error(offset, "the log ends within this event");
+    let (pcr, event_type) = (reader.u32().ok_or_else(truncated)?, reader.u32().ok_or_else(truncated)?);
+    if pcr > 23 && event_type != event_types::NO_ACTION {
+        return Err(log_error(offset, format!("there is no PCR {pcr}")));
     }
 
-    let count = fields.u32().ok_or_else(cut)? as usize;
+    let count = reader.u32().ok_or_else(truncated)? as usize;
     if count > banks.len() {
         let listed = banks.len();
-        return Err(fault(offset, format!("{count} digests, where the header lists {listed} algorithms")));
+        return Err(log_error(
+            offset,
+            format!("{count} digests, where the header lists {listed} algorithms"),
+        ));
     }
-    let mut seen: Vec<u16> = Vec::with_capacity(count);
+    let mut algorithms: Vec<u16> = Vec::with_capacity(count);
     let mut sha256 = None;
     for _ in 0..count {
-        let algorithm = fields.u16().ok_or_else(cut)?;
+        let algorithm = reader.u16().ok_or_else(truncated)?;
         let Some((_, size)) = banks.iter().find(|(listed, _)| *listed == algorithm) else {
-            return Err(fault(
+            return Err(log_error(
                 offset,
                 format!("a digest of algorithm {algorithm:#06x}, which the header lacks"),
             ));
         };
-        if seen.contains(&algorithm) {
-            return Err(fault(offset, format!("two digests of algorithm {algorithm:#06x}")));
+        if algorithms.contains(&algorithm) {
+            return Err(log_error(offset, format!("two digests of algorithm {algorithm:#06x}")));
         }
-        seen.push(algorithm);
-        let digest = fields.take(*size).ok_or_else(cut)?;
+        algorithms.push(algorithm);
+        let digest = reader.take(*size).ok_or_else(truncated)?;
         if algorithm == ALG_SHA256 {
             sha256 = digest.try_into().ok();
         }
     }
-    let digest = sha256.ok_or_else(|| fault(offset, "no SHA-256 digest"))?;
+    let digest = sha256.ok_or_else(|| log_error(offset, "no SHA-256 digest"))?;
 
-    let size = fields.u32().ok_or_else(cut)? as usize;
-    let left = fields.rest().len();
-    let data = fields
+    let size = reader.u32().ok_or_else(truncated)? as usize;
+    let left = reader.rest().len();
+    let data = reader
         .take(size)
-        .ok_or_else(|| fault(offset, format!("{size} bytes of data, where {left} bytes are left")))?;
-    Ok(Event { pcr, kind, digest, data })
+        .ok_or_else(|| log_error(offset, format!("{size} bytes of data, where {left} bytes are left")))?;
+    Ok(BootEvent { pcr, event_type, digest, data })
 }
 
 /// Section 10.4.5.3.
-fn startup_locality(event: &Event<'_>) -> Option<u8> {
+fn startup_locality(event: &BootEvent<'_>) -> Option<u8> {
     match event.data.strip_prefix(b"StartupLocality\0")? {
-        [locality] if event.kind == kind::NO_ACTION && event.pcr == 0 => Some(*locality),
+        [locality] if event.event_type == event_types::NO_ACTION && event.pcr == 0 => Some(*locality),
         _ => None,
     }
 }
 
 /// Nothing, or what firmware fills the room with that is left. An event ends the look at its first bytes.
-fn padding(rest: &[u8]) -> bool {
+fn is_padding(rest: &[u8]) -> bool {
     rest.iter().all(|byte| *byte == 0xff)
 }
 
-fn fault(offset: usize, what: impl Into<Cow<'static, str>>) -> Error {
-    Error::EventLog { offset, what: what.into().into_owned() }
+fn log_error(offset: usize, reason: impl Into<Cow<'static, str>>) -> Error {
+    Error::EventLog { offset, what: reason.into().into_owned() }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{Sample, boot};
-    use super::super::{Content, sha256};
+    use super::super::sample_log::{EventLogBuilder, sample_boot_log};
+    use super::super::{EventContent, sha256};
     use super::*;
 
-    fn refused(bytes: &[u8], why: &str) {
-        let error = Log::parse(bytes).unwrap_err().to_string();
+    fn assert_rejected(bytes: &[u8], why: &str) {
+        let error = EventLog::parse(bytes).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert!(!error.chars().any(char::is_control), "{error}");
     }
 
     /// Where it ends between two events, it is a shorter log, which its replay tells.
     #[test]
-    fn every_truncation_is_found_by_parser_or_replay() {
-        let bytes = boot("vmlinuz-6.1", "quiet", 1);
-        let whole = Log::parse(&bytes).unwrap();
+    fn truncation_is_detected() {
+        let bytes = sample_boot_log("vmlinuz-6.1", "quiet", 1);
+        let original = EventLog::parse(&bytes).unwrap();
         let mut shorter = 0;
         for end in 0..bytes.len() {
-            match Log::parse(&bytes[..end]) {
+            match EventLog::parse(&bytes[..end]) {
                 Ok(log) => {
                     shorter += 1;
-                    assert!(log.events().len() < whole.events().len());
-                    assert_ne!(log.replay(), whole.replay());
+                    assert!(log.events().len() < original.events().len());
+                    assert_ne!(log.replay(), original.replay());
                 }
                 Err(error) => {
                     let text = error.to_string();
@@ -183,79 +193,96 @@ mod tests {
                 }
             }
         }
-        assert_eq!(shorter, whole.events().len());
+        assert_eq!(shorter, original.events().len());
     }
 
     #[test]
-    fn each_lie_in_the_header_is_named() {
-        refused(b"", "ends within its header");
-        refused(&[0; 4096], "no Spec ID Event03");
-        let old = Sample { bytes: Vec::new() }.put(&[0, kind::S_CRTM_VERSION]).raw(&[7; 20]).data(b"1.0");
-        refused(&old.bytes, "SHA-1 digests alone");
-        refused(&Sample::with_banks(&[(4, 20)]).bytes, "enable the TPM's SHA-256 bank");
-        refused(&Sample::with_banks(&[(11, 32), (11, 32)]).bytes, "0x000b twice");
-        refused(&Sample::with_banks(&[(11, 20)]).bytes, "20 bytes, not 32");
-        refused(&Sample::with_banks(&[]).bytes, "lists 0 algorithms");
+    fn invalid_header_is_rejected() {
+        assert_rejected(b"", "ends within its header");
+        assert_rejected(&[0; 4096], "no Spec ID Event03");
+        let old = EventLogBuilder { bytes: Vec::new() }
+            .u32s(&[0, event_types::S_CRTM_VERSION])
+            .raw(&[7; 20])
+            .sized_data(b"1.0");
+        assert_rejected(&old.bytes, "SHA-1 digests alone");
+        assert_rejected(&EventLogBuilder::with_banks(&[(4, 20)]).bytes, "enable the TPM's SHA-256 bank");
+        assert_rejected(&EventLogBuilder::with_banks(&[(11, 32), (11, 32)]).bytes, "0x000b twice");
+        assert_rejected(&EventLogBuilder::with_banks(&[(11, 20)]).bytes, "20 bytes, not 32");
+        assert_rejected(&EventLogBuilder::with_banks(&[]).bytes, "lists 0 algorithms");
         let many: Vec<_> = (0..17).map(|algorithm| (algorithm, 32)).collect();
-        refused(&Sample::with_banks(&many).bytes, "lists 17 algorithms");
-        let mut vendor = Sample::new().bytes;
+        assert_rejected(&EventLogBuilder::with_banks(&many).bytes, "lists 17 algorithms");
+        let mut vendor = EventLogBuilder::new().bytes;
         let at = vendor.len() - 4;
         vendor[at] = 200;
-        refused(&vendor, "vendor information");
+        assert_rejected(&vendor, "vendor information");
     }
 
     #[test]
-    fn each_lie_in_an_event_is_named() {
-        let one = |sample: Sample| sample.raw(&[0; 32]).data(b"").bytes;
-        refused(&Sample::new().event(24, kind::IPL, [0; 32], b"").bytes, "no PCR 24");
-        refused(&Sample::new().put(&[0, 1, 3]).bytes, "3 digests, where the header lists 2");
-        refused(&one(Sample::new().put(&[0, 1, 1]).raw(&[12, 0])), "0x000c, which the header lacks");
-        refused(&one(Sample::new().put(&[0, 1, 2]).raw(&[11, 0]).raw(&[0; 32]).raw(&[11, 0])), "two digests");
-        refused(
-            &Sample::new().put(&[0, 1, 1]).raw(&[4, 0]).raw(&[0; 20]).data(b"").bytes,
+    fn invalid_event_is_rejected() {
+        let one = |sample: EventLogBuilder| sample.raw(&[0; 32]).sized_data(b"").bytes;
+        assert_rejected(&EventLogBuilder::new().event(24, event_types::IPL, [0; 32], b"").bytes, "no PCR 24");
+        assert_rejected(
+            &EventLogBuilder::new().u32s(&[0, 1, 3]).bytes,
+            "3 digests, where the header lists 2",
+        );
+        assert_rejected(
+            &one(EventLogBuilder::new().u32s(&[0, 1, 1]).raw(&[12, 0])),
+            "0x000c, which the header lacks",
+        );
+        assert_rejected(
+            &one(EventLogBuilder::new().u32s(&[0, 1, 2]).raw(&[11, 0]).raw(&[0; 32]).raw(&[11, 0])),
+            "two digests",
+        );
+        assert_rejected(
+            &EventLogBuilder::new().u32s(&[0, 1, 1]).raw(&[4, 0]).raw(&[0; 20]).sized_data(b"").bytes,
             "no SHA-256 digest",
         );
-        let long = Sample::new().put(&[0, 1, 1]).raw(&[11, 0]).raw(&[0; 32]).put(&[u32::MAX]);
-        refused(&long.raw(b"data").bytes, "4294967295 bytes of data, where 4 bytes are left");
+        let long = EventLogBuilder::new().u32s(&[0, 1, 1]).raw(&[11, 0]).raw(&[0; 32]).u32s(&[u32::MAX]);
+        assert_rejected(&long.raw(b"data").bytes, "4294967295 bytes of data, where 4 bytes are left");
         let start = |locality| {
-            Sample::new().event(
+            EventLogBuilder::new().event(
                 0,
-                kind::NO_ACTION,
+                event_types::NO_ACTION,
                 [0; 32],
                 &[b"StartupLocality\0", &[locality][..]].concat(),
             )
         };
-        refused(&start(1).bytes, "from locality 1");
-        refused(
-            &start(3).event(0, kind::NO_ACTION, [0; 32], b"StartupLocality\0\0").bytes,
+        assert_rejected(&start(1).bytes, "from locality 1");
+        assert_rejected(
+            &start(3).event(0, event_types::NO_ACTION, [0; 32], b"StartupLocality\0\0").bytes,
             "second StartupLocality",
         );
     }
 
     #[test]
-    fn banks_that_nobody_knows_are_passed_over() {
-        let log = Sample::with_banks(&[(0x7001, 5), (11, 32), (0x7002, 0)]).put(&[4, 5, 3]);
-        let log =
-            log.raw(&[1, 0x70]).raw(&[9; 5]).raw(&[2, 0x70]).raw(&[11, 0]).raw(&sha256(b"it")).data(b"it");
-        assert_eq!(Log::parse(&log.bytes).unwrap().events()[0].content(), Content::Proven(b"it"));
+    fn unknown_banks_are_skipped() {
+        let log = EventLogBuilder::with_banks(&[(0x7001, 5), (11, 32), (0x7002, 0)]).u32s(&[4, 5, 3]);
+        let log = log
+            .raw(&[1, 0x70])
+            .raw(&[9; 5])
+            .raw(&[2, 0x70])
+            .raw(&[11, 0])
+            .raw(&sha256(b"it"))
+            .sized_data(b"it");
+        assert_eq!(EventLog::parse(&log.bytes).unwrap().events()[0].content(), EventContent::Proven(b"it"));
     }
 
     #[test]
-    fn padding_ends_a_log_and_nothing_else_does() {
-        let sample = || Sample::new().measure(4, kind::ACTION, b"it");
+    fn only_padding_may_follow_the_events() {
+        let sample = || EventLogBuilder::new().measure(4, event_types::ACTION, b"it");
         for length in [1, 3, 8, 4096] {
-            assert_eq!(Log::parse(&sample().raw(&vec![0xff; length]).bytes).unwrap().events().len(), 1);
-            refused(&sample().raw(&vec![0; length]).bytes, "");
+            assert_eq!(EventLog::parse(&sample().raw(&vec![0xff; length]).bytes).unwrap().events().len(), 1);
+            assert_rejected(&sample().raw(&vec![0; length]).bytes, "");
         }
-        refused(&sample().raw(&[0xff; 100]).raw(b"x").bytes, "no PCR 4294967295");
+        assert_rejected(&sample().raw(&[0xff; 100]).raw(b"x").bytes, "no PCR 4294967295");
     }
 
     #[test]
     fn sizes_are_bounded() {
-        refused(&vec![0; LONGEST + 1], "longer than 16 MiB");
-        let event = Sample { bytes: Vec::new() }.measure(4, kind::ACTION, b"").bytes;
-        let most = Sample::new().raw(&event.repeat(MOST_EVENTS));
-        assert_eq!(Log::parse(&most.bytes).unwrap().events().len(), MOST_EVENTS);
-        refused(&most.raw(&event).bytes, "more than 65,536 events");
+        assert_rejected(&vec![0; MAX_LOG_SIZE + 1], "longer than 16 MiB");
+        let event = EventLogBuilder { bytes: Vec::new() }.measure(4, event_types::ACTION, b"").bytes;
+        let full = EventLogBuilder::new().raw(&event.repeat(MAX_EVENTS));
+        assert_eq!(EventLog::parse(&full.bytes).unwrap().events().len(), MAX_EVENTS);
+        assert_rejected(&full.raw(&event).bytes, "more than 65,536 events");
     }
 }

@@ -1,0 +1,380 @@
+//! The filter over what a client sends: frames (RFC 9113, section 4) in, frames out.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use hyper::http::uri::Authority;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Malformed;
+use super::hpack::{self, HeaderField, HpackDecoder};
+
+/// Section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const FRAME_HEADER_LEN: usize = 9;
+/// The largest frame that a client may send without being told otherwise (section 6.5.2).
+const MAX_FRAME_SIZE: usize = 16_384;
+/// The longest header block, over all its frames.
+const MAX_BLOCK_SIZE: usize = 32 * 1024;
+/// Output that is to be read before more is made.
+const MAX_BUFFERED_OUTPUT: usize = 64 * 1024;
+/// Frames that one header block may come in.
+const MAX_BLOCK_FRAMES: u32 = 16;
+
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
+/// What has been seen of a connection.
+#[derive(Default)]
+pub struct HeaderRewriter {
+    /// Bytes of the preface that were seen.
+    preface_seen: usize,
+    /// Bytes of the present frame that still pass.
+    forward_remaining: usize,
+    decoder: HpackDecoder,
+    block: Option<HeaderBlock>,
+    scratch: Vec<u8>,
+}
+
+/// A header block that is not whole yet.
+struct HeaderBlock {
+    stream_id: [u8; 4],
+    end_stream: u8,
+    fragments: Vec<u8>,
+    frame_count: u32,
+}
+
+impl HeaderRewriter {
+    /// Moves what is whole from `input` to `output`; the rest stays for the next time. So does what comes after enough:
+    /// a few bytes may name fields of many.
+    pub fn feed(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> Result<(), Malformed> {
+        while output.len() < MAX_BUFFERED_OUTPUT {
+            if self.preface_seen < PREFACE.len() {
+                let len = input.len().min(PREFACE.len() - self.preface_seen);
+                if input[..len] != PREFACE[self.preface_seen..self.preface_seen + len] {
+                    return Err(Malformed);
+                }
+                self.preface_seen += len;
+                forward(input, len, output);
+                if self.preface_seen < PREFACE.len() {
+                    return Ok(());
+                }
+            }
+            let len = self.forward_remaining.min(input.len());
+            forward(input, len, output);
+            self.forward_remaining -= len;
+            if self.forward_remaining > 0 || input.len() < FRAME_HEADER_LEN {
+                return Ok(());
+            }
+            let length = usize::from(input[0]) << 16 | usize::from(input[1]) << 8 | usize::from(input[2]);
+            let frame_type = input[3];
+            if !matches!(frame_type, HEADERS | CONTINUATION) {
+                // Section 6.10: nothing comes between the frames of a header block.
+                if self.block.is_some() {
+                    return Err(Malformed);
+                }
+                self.forward_remaining = FRAME_HEADER_LEN + length;
+                continue;
+            }
+            if length > MAX_FRAME_SIZE {
+                return Err(Malformed);
+            }
+            if input.len() < FRAME_HEADER_LEN + length {
+                return Ok(());
+            }
+            let frame = input.split_to(FRAME_HEADER_LEN + length);
+            self.push_fragment(&frame)?;
+            self.write_block(output)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a HEADERS or CONTINUATION frame in.
+    fn push_fragment(&mut self, frame: &[u8]) -> Result<(), Malformed> {
+        let (frame_type, flags, payload) = (frame[3], frame[4], &frame[FRAME_HEADER_LEN..]);
+        let stream_id = [frame[5], frame[6], frame[7], frame[8]];
+        match (frame_type, &mut self.block) {
+            (HEADERS, None) => {
+                let fragments = fragment(flags, payload)?.to_vec();
+                self.block = Some(HeaderBlock {
+                    stream_id,
+                    end_stream: flags & END_STREAM,
+                    fragments,
+                    frame_count: 1,
+                });
+            }
+            (CONTINUATION, Some(block)) if block.stream_id == stream_id => {
+                block.frame_count += 1;
+                block.fragments.extend_from_slice(payload);
+                if block.fragments.len() > MAX_BLOCK_SIZE || block.frame_count > MAX_BLOCK_FRAMES {
+                    return Err(Malformed);
+                }
+            }
+            _ => return Err(Malformed),
+        }
+        if flags & END_HEADERS == 0 {
+            return Ok(());
+        }
+        // Marks it as whole.
+        if let Some(block) = &mut self.block {
+            block.frame_count = 0;
+        }
+        Ok(())
+    }
+
+    /// Writes a block that is whole.
+    fn write_block(&mut self, output: &mut BytesMut) -> Result<(), Malformed> {
+        let Some(block) = self.block.take_if(|block| block.frame_count == 0) else { return Ok(()) };
+        let mut fields = self.decoder.decode(&block.fragments)?;
+        fields.iter_mut().for_each(replace_invalid_authority);
+        self.scratch.clear();
+        hpack::encode(&fields, &mut self.scratch);
+        let mut payloads = self.scratch.chunks(MAX_FRAME_SIZE).peekable();
+        let mut frame_type = HEADERS;
+        // A block without fields is a frame without payload.
+        let mut next = Some(payloads.next().unwrap_or_default());
+        while let Some(payload) = next {
+            next = payloads.next();
+            let end_stream = if frame_type == HEADERS { block.end_stream } else { 0 };
+            let end_headers = if next.is_none() { END_HEADERS } else { 0 };
+            let length = (payload.len() as u32).to_be_bytes();
+            output.extend_from_slice(&length[1..]);
+            output.extend_from_slice(&[frame_type, end_stream | end_headers]);
+            output.extend_from_slice(&block.stream_id);
+            output.extend_from_slice(payload);
+            frame_type = CONTINUATION;
+        }
+        Ok(())
+    }
+}
+
+/// The fragment of a HEADERS frame (section 6.2): without padding, and without the priority that nobody uses any more.
+fn fragment(flags: u8, mut payload: &[u8]) -> Result<&[u8], Malformed> {
+    if flags & PADDED != 0 {
+        let (padding, rest) = payload.split_first().ok_or(Malformed)?;
+        payload = rest.get(..rest.len().wrapping_sub(usize::from(*padding))).ok_or(Malformed)?;
+    }
+    match flags & PRIORITY {
+        0 => Ok(payload),
+        _ => payload.get(5..).ok_or(Malformed),
+    }
+}
+
+/// On a Unix socket the authority is nobody's name.
+fn replace_invalid_authority(field: &mut HeaderField) {
+    if field.name == b":authority" && Authority::try_from(field.value.as_slice()).is_err() {
+        field.value = b"localhost".to_vec();
+    }
+}
+
+fn forward(input: &mut BytesMut, count: usize, output: &mut BytesMut) {
+    output.extend_from_slice(&input[..count]);
+    input.advance(count);
+}
+
+/// A connection whose header blocks are normalised as they are read.
+pub struct AuthorityFilter<S> {
+    stream: S,
+    rewriter: HeaderRewriter,
+    input: BytesMut,
+    output: BytesMut,
+}
+
+impl<S> AuthorityFilter<S> {
+    pub fn new(stream: S) -> AuthorityFilter<S> {
+        AuthorityFilter {
+            stream,
+            rewriter: HeaderRewriter::default(),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+        }
+    }
+}
+
+/// What is read at once.
+const READ_SIZE: usize = 4096;
+
+impl<S: AsyncRead + Unpin> AsyncRead for AuthorityFilter<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let malformed = |e: Malformed| io::Error::new(io::ErrorKind::InvalidData, e);
+        if this.output.is_empty() {
+            this.rewriter.feed(&mut this.input, &mut this.output).map_err(malformed)?;
+        }
+        while this.output.is_empty() {
+            let mut bytes = [MaybeUninit::uninit(); READ_SIZE];
+            let mut read = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.input.extend_from_slice(read.filled());
+            this.rewriter.feed(&mut this.input, &mut this.output).map_err(malformed)?;
+        }
+        let len = this.output.len().min(buf.remaining());
+        buf.put_slice(&this.output[..len]);
+        this.output.advance(len);
+        if this.output.is_empty() && this.input.is_empty() {
+            // An idle connection holds no buffers.
+            this.output = BytesMut::new();
+            this.input = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for AuthorityFilter<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    // Nor are writes vectored, which they are not by default: h2 then copies what is shorter than a KiB, a token say, and
+    // sends it in one write with the trailers, which wakes the client once and not twice.
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(frame_type: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[frame_type, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    fn block(authority: &str) -> Vec<u8> {
+        let field = |name: &str, value: &str| HeaderField { name: name.into(), value: value.into() };
+        let mut block = Vec::new();
+        hpack::encode(
+            &[field(":path", "/x"), field(":authority", authority), field("te", "trailers")],
+            &mut block,
+        );
+        block
+    }
+
+    fn rewrite(input: &[u8]) -> Result<Vec<u8>, Malformed> {
+        let (mut rewriter, mut output) = (HeaderRewriter::default(), BytesMut::new());
+        rewriter.feed(&mut BytesMut::from(input), &mut output)?;
+        Ok(output.to_vec())
+    }
+
+    fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
+        [PREFACE, &frames.concat()].concat()
+    }
+
+    #[test]
+    fn only_invalid_authorities_are_replaced() {
+        for (sent, rewritten) in [
+            ("localhost", "localhost"),
+            ("example.org:80", "example.org:80"),
+            ("%2Frun%2Fhostbadge%2Fworkload.sock", "localhost"),
+            ("/run/hostbadge/workload.sock", "localhost"),
+            ("", "localhost"),
+        ] {
+            let frames = [frame(4, 0, 0, &[]), frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(sent))];
+            let expected =
+                [frame(4, 0, 0, &[]), frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(rewritten))];
+            assert_eq!(rewrite(&connection(&frames)).unwrap(), connection(&expected), "{sent:?}");
+        }
+    }
+
+    /// However the bytes are cut on their way, the same comes out.
+    #[test]
+    fn output_is_independent_of_read_boundaries() {
+        let whole = block("%2Fa");
+        let padded = [&[3][..], &whole[..7], &[0, 0, 0]].concat();
+        let frames = [
+            frame(4, 0, 0, &[1; 12]),
+            frame(HEADERS, PADDED, 1, &padded),
+            frame(CONTINUATION, 0, 1, &whole[7..9]),
+            frame(CONTINUATION, END_HEADERS, 1, &whole[9..]),
+            frame(0, 1, 1, &[5; 700]),
+            frame(HEADERS, END_HEADERS | PRIORITY, 3, &[&[0; 5], &whole[..]].concat()),
+        ];
+        let input = connection(&frames);
+        let reference = rewrite(&input).unwrap();
+        let expected = frame(HEADERS, END_HEADERS, 1, &block("localhost"));
+        assert!(reference.windows(expected.len()).any(|part| part == expected));
+        for step in [1, 2, 3, 7, 11, 100] {
+            let (mut rewriter, mut rest, mut output) =
+                (HeaderRewriter::default(), BytesMut::new(), BytesMut::new());
+            for chunk in input.chunks(step) {
+                rest.extend_from_slice(chunk);
+                rewriter.feed(&mut rest, &mut output).unwrap();
+            }
+            assert_eq!(output.to_vec(), reference, "{step}");
+        }
+    }
+
+    #[test]
+    fn framing_violations_are_rejected() {
+        let whole = block("localhost");
+        let started = frame(HEADERS, 0, 1, &whole[..4]);
+        for frames in [
+            vec![frame(CONTINUATION, END_HEADERS, 1, &whole)],
+            vec![started.clone(), frame(0, 0, 1, b"x")],
+            vec![started.clone(), frame(HEADERS, END_HEADERS, 3, &whole)],
+            vec![started.clone(), frame(CONTINUATION, END_HEADERS, 3, &whole[4..])],
+            vec![frame(HEADERS, END_HEADERS | PADDED, 1, &[9, 0])],
+            vec![frame(HEADERS, END_HEADERS | PRIORITY, 1, &[0; 4])],
+            vec![frame(HEADERS, END_HEADERS, 1, &[0x80])],
+            [vec![started.clone()], vec![frame(CONTINUATION, 0, 1, &[]); 20]].concat(),
+            [vec![started], vec![frame(CONTINUATION, 0, 1, &[0; MAX_FRAME_SIZE]); 3]].concat(),
+        ] {
+            assert_eq!(rewrite(&connection(&frames)), Err(Malformed), "{frames:?}");
+        }
+        assert_eq!(rewrite(b"GET / HTTP/1.1\r\n\r\n"), Err(Malformed));
+    }
+
+    #[test]
+    fn buffered_output_is_bounded() {
+        let large = HeaderField { name: b"a".to_vec(), value: vec![b'x'; 3900] };
+        let mut first = Vec::new();
+        hpack::encode(&[large], &mut first);
+        // With indexing, and then by its index, six times to a frame.
+        first[0] = 0x40;
+        let mut input = BytesMut::from(&connection(&[frame(HEADERS, END_HEADERS, 1, &first)])[..]);
+        for _ in 0..250 {
+            input.extend_from_slice(&frame(HEADERS, END_HEADERS, 3, &[0xbe; 6]));
+        }
+        let (mut rewriter, mut output, mut rounds) = (HeaderRewriter::default(), BytesMut::new(), 0);
+        while !input.is_empty() {
+            rewriter.feed(&mut input, &mut output).unwrap();
+            assert!(output.len() < MAX_BUFFERED_OUTPUT + 2 * MAX_BLOCK_SIZE);
+            output.clear();
+            rounds += 1;
+        }
+        assert!(rounds > 80);
+    }
+
+    #[test]
+    fn long_blocks_are_split_into_frames() {
+        let field = HeaderField { name: b"x".to_vec(), value: vec![b'v'; 20_000] };
+        let mut long = Vec::new();
+        hpack::encode(&[field], &mut long);
+        let frames = [
+            frame(HEADERS, END_STREAM, 1, &long[..MAX_FRAME_SIZE]),
+            frame(CONTINUATION, END_HEADERS, 1, &long[MAX_FRAME_SIZE..]),
+        ];
+        let input = connection(&frames);
+        assert_eq!(rewrite(&input).unwrap(), input);
+    }
+}

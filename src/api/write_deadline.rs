@@ -1,0 +1,126 @@
+//! A stream whose other end has to take what it asked for.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::time::{Sleep, sleep};
+
+/// A connection that is given this long to take what is to be written, all of it. Whoever takes a byte now and then would
+/// otherwise keep a large answer in memory for as long as it likes.
+pub struct WriteDeadline {
+    stream: UnixStream,
+    timeout: Duration,
+    /// Runs from the first write that has to wait until all is written.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl WriteDeadline {
+    pub fn new(stream: UnixStream, timeout: Duration) -> WriteDeadline {
+        WriteDeadline { stream, timeout, deadline: None }
+    }
+
+    fn enforce<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_pending() || self.deadline.is_some() {
+            let timeout = self.timeout;
+            let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
+            if deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        result
+    }
+}
+
+impl AsyncRead for WriteDeadline {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for WriteDeadline {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.enforce(cx, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.enforce(cx, result)
+    }
+
+    /// Without this hyper would copy large answers once more.
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper asks for this once nothing waits to be written any more.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.deadline = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn stalled_or_slow_reader_times_out() {
+        run(async {
+            for slow_reader in [false, true] {
+                let (server, mut client) = UnixStream::pair().unwrap();
+                let reader = tokio::spawn(async move {
+                    while slow_reader && client.read_u8().await.is_ok() {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                    // Kept open, or the writer would be told that nobody is there.
+                    sleep(Duration::from_secs(600)).await;
+                    drop(client);
+                });
+                let mut server = WriteDeadline::new(server, Duration::from_millis(200));
+                let error = server.write_all(&vec![0; 16 << 20]).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{slow_reader}");
+                reader.abort();
+            }
+        });
+    }
+
+    #[test]
+    fn flush_resets_the_deadline() {
+        run(async {
+            let (server, mut client) = UnixStream::pair().unwrap();
+            let mut server = WriteDeadline::new(server, Duration::from_secs(600));
+            tokio::spawn(async move {
+                let mut received = Vec::new();
+                client.read_to_end(&mut received).await
+            });
+            server.write_all(&vec![0; 16 << 20]).await.unwrap();
+            assert!(server.deadline.is_some());
+            server.flush().await.unwrap();
+            assert!(server.deadline.is_none());
+        });
+    }
+}

@@ -1,0 +1,159 @@
+//! The certificate by which an organisation lets the host key sign certificates of its trust domain.
+
+use std::path::Path;
+
+use data_encoding::BASE64;
+use serde::{Deserialize, Serialize};
+use x509_cert::Certificate;
+use x509_cert::der::Encode;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
+
+use super::Error;
+use crate::clock::Timestamp;
+use crate::store;
+use crate::verify::{der, parse_certificate};
+
+pub const FILE_NAME: &str = "signing.json";
+const VERSION: u64 = 1;
+
+/// A CA's certificate for the host key, with those that lead to the organisation's root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DelegatedCa {
+    /// DER each: the host's own, those between, the root.
+    chain: Vec<Vec<u8>>,
+    /// When it was installed.
+    pub installed_at: Timestamp,
+    pub not_after: Timestamp,
+}
+
+/// `signing.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DelegatedCaFile {
+    /// DER in base64; empty where the organisation takes it back.
+    chain: Vec<String>,
+    /// Seconds since the epoch.
+    since: u64,
+}
+
+impl DelegatedCa {
+    pub fn read(dir: &Path) -> Result<Option<DelegatedCa>, Error> {
+        let Some(file) = store::read::<DelegatedCaFile>(&dir.join(FILE_NAME), VERSION)? else {
+            return Ok(None);
+        };
+        if file.chain.is_empty() {
+            return Ok(None);
+        }
+        let corrupt =
+            |reason: String| Error::Enrollment(format!("{}: {reason}", dir.join(FILE_NAME).display()));
+        let chain: Result<Vec<_>, _> = file.chain.iter().map(|text| BASE64.decode(text.as_bytes())).collect();
+        let chain = chain.map_err(|e| corrupt(e.to_string()))?;
+        let first = parse_certificate(&chain[0]).map_err(|e| corrupt(e.to_string()))?;
+        Ok(Some(DelegatedCa {
+            not_after: not_after(&first),
+            chain,
+            installed_at: Timestamp::from_secs(file.since),
+        }))
+    }
+
+    pub(super) fn to_file(delegated_ca: Option<&DelegatedCa>) -> DelegatedCaFile {
+        let chain = delegated_ca.map_or(&[][..], |signing| &signing.chain);
+        DelegatedCaFile {
+            chain: chain.iter().map(|der| BASE64.encode(der)).collect(),
+            since: delegated_ca.map_or(0, |signing| signing.installed_at.as_secs()),
+        }
+    }
+
+    /// The host's own certificate.
+    pub fn certificate(&self) -> &[u8] {
+        &self.chain[0]
+    }
+
+    /// That and those between it and the root.
+    pub fn chain_without_root(&self) -> &[Vec<u8>] {
+        &self.chain[..self.chain.len() - 1]
+    }
+
+    pub fn root(&self) -> &[u8] {
+        &self.chain[self.chain.len() - 1]
+    }
+
+    /// Parts what `hostbadge enroll certify --signing` made: the chain of the host's certificate, the certificate that the
+    /// host signs with, the root. Where the second is missing, all is the first.
+    pub(super) fn from_install_bundle(
+        bundle: &[Vec<u8>],
+        host_key: &[u8; 65],
+        trust_domain: &str,
+        now: Timestamp,
+    ) -> Result<(Vec<Vec<u8>>, Option<DelegatedCa>), Error> {
+        let enrollment_error = |reason: String| Error::Enrollment(reason);
+        let certificates = bundle.iter().map(|der| parse_certificate(der)).collect::<Result<Vec<_>, _>>();
+        let certificates = certificates.map_err(|e| enrollment_error(e.to_string()))?;
+        let host_spki = der::p256_spki(host_key);
+        let has_host_key = |certificate: &Certificate| {
+            certificate
+                .tbs_certificate()
+                .subject_public_key_info()
+                .to_der()
+                .is_ok_and(|info| info == host_spki)
+        };
+        let Some(index) = (1..certificates.len()).find(|at| has_host_key(&certificates[*at])) else {
+            return Ok((bundle.to_vec(), None));
+        };
+        let ca_certificate = &certificates[index];
+        check_ca_certificate(ca_certificate, trust_domain)
+            .map_err(|why| enrollment_error(format!("the certificate to sign with {why}")))?;
+        if not_after(ca_certificate) <= now {
+            return Err(enrollment_error(format!(
+                "the certificate to sign with has expired at {}",
+                not_after(ca_certificate)
+            )));
+        }
+        // Both have the same issuer, so those between are the same.
+        let chain: Vec<usize> =
+            std::iter::once(index).chain(1..index).chain(index + 1..certificates.len()).collect();
+        let issuer = |at: usize| certificates[at].tbs_certificate().issuer();
+        let linked =
+            chain.windows(2).all(|two| issuer(two[0]) == certificates[two[1]].tbs_certificate().subject());
+        let last = chain[chain.len() - 1];
+        if !linked || issuer(last) != certificates[last].tbs_certificate().subject() {
+            let what = "the certificate to sign with does not lead to a root in the same file";
+            return Err(enrollment_error(what.into()));
+        }
+        let delegated_ca = DelegatedCa {
+            chain: chain.into_iter().map(|at| bundle[at].clone()).collect(),
+            installed_at: Timestamp::from_secs(now.as_secs()),
+            not_after: not_after(ca_certificate),
+        };
+        Ok((bundle[..index].to_vec(), Some(delegated_ca)))
+    }
+}
+
+fn not_after(certificate: &Certificate) -> Timestamp {
+    Timestamp::from_secs(certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
+}
+
+/// The error says what it is not.
+fn check_ca_certificate(certificate: &Certificate, trust_domain: &str) -> Result<(), String> {
+    let tbs = certificate.tbs_certificate();
+    let constraints = tbs.get_extension::<BasicConstraints>().ok().flatten();
+    let is_ca = constraints.is_some_and(|(_, constraints)| {
+        constraints.ca && constraints.path_len_constraint.is_none_or(|length| length >= 1)
+    });
+    let usage = tbs.get_extension::<KeyUsage>().ok().flatten();
+    if !is_ca || !usage.is_some_and(|(_, usage)| usage.key_cert_sign() && usage.crl_sign()) {
+        return Err("is not a CA's that may have another CA below it and sign revocation lists".into());
+    }
+    let uri = format!("spiffe://{trust_domain}");
+    let names = tbs.get_extension::<SubjectAltName>().ok().flatten();
+    let has_trust_domain = names.is_some_and(|(_, names)| {
+        names.0.iter().any(
+            |name| matches!(name, GeneralName::UniformResourceIdentifier(value) if value.as_str() == uri),
+        )
+    });
+    match has_trust_domain {
+        true => Ok(()),
+        false => Err(format!("is not for the trust domain of this host, {uri}")),
+    }
+}

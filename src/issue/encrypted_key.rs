@@ -1,0 +1,85 @@
+//! An issuing key at rest: encrypted with AES-256-GCM under a key that only this host's TPM unseals.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Error, IssuingKey};
+use crate::keystore::{self, KekPair};
+
+/// A key as it lies in `issuing.json`, with the host key's word for it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncryptedKey {
+    pub kid: String,
+    /// Seconds since the epoch.
+    pub created: u64,
+    /// The PKCS#8 document, encrypted; the `kid` is its name.
+    key: String,
+    /// JWS by the host key.
+    pub endorsement: String,
+}
+
+impl EncryptedKey {
+    /// Encrypts a key whose PKCS#8 document is `pkcs8`.
+    pub fn encrypt(
+        kek: &[u8; 32],
+        key: &IssuingKey,
+        pkcs8: &[u8],
+        endorsement: String,
+    ) -> Result<EncryptedKey, Error> {
+        Ok(EncryptedKey {
+            kid: key.kid().to_owned(),
+            created: key.created().as_secs(),
+            key: keystore::encrypt(kek, key.kid().as_bytes(), pkcs8)?,
+            endorsement,
+        })
+    }
+
+    /// The same key with another word for it.
+    pub fn with_endorsement(&self, endorsement: String) -> EncryptedKey {
+        EncryptedKey { endorsement, ..self.clone() }
+    }
+
+    /// The PKCS#8 document; none under other keys or another name.
+    pub fn decrypt(&self, keks: &KekPair) -> Option<Zeroizing<Vec<u8>>> {
+        keks.decrypt(self.kid.as_bytes(), &self.key)
+    }
+}
+
+impl std::fmt::Debug for EncryptedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sealed").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl EncryptedKey {
+    /// A key of which only the name matters.
+    pub fn for_test(kid: &str, created: u64) -> EncryptedKey {
+        EncryptedKey { kid: kid.into(), created, key: "secret".into(), endorsement: "e".into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn decrypts_only_with_its_own_kek_and_kid() {
+        let pkcs8 = IssuingKey::generate().unwrap();
+        let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(1)).unwrap();
+        let encrypted_key = EncryptedKey::encrypt(&[7; 32], &key, &pkcs8, String::new()).unwrap();
+        let keks = |latest: u8, previous: Option<u8>| KekPair {
+            latest: Zeroizing::new([latest; 32]),
+            previous: previous.map(|before| Zeroizing::new([before; 32])),
+        };
+        assert_eq!(*encrypted_key.decrypt(&keks(7, None)).unwrap(), *pkcs8);
+        assert_eq!(*encrypted_key.decrypt(&keks(8, Some(7))).unwrap(), *pkcs8);
+        assert!(
+            encrypted_key.decrypt(&keks(8, None)).is_none()
+                && encrypted_key.decrypt(&keks(8, Some(9))).is_none()
+        );
+        assert!(EncryptedKey { kid: "other".into(), ..encrypted_key }.decrypt(&keks(7, None)).is_none());
+    }
+}

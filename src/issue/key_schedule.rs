@@ -1,0 +1,399 @@
+//! The states of issuing keys, as a value: what `issuing.json` holds, and each way from one such file to the next.
+//!
+//! ```text
+//! published ── publish_before ──> active ── successor active ──> retired ── last token expired ──> destroyed
+//! ```
+//!
+//! Exactly one key is active and at most one is published, because there is room for no other. Each step makes a whole
+//! new ring, which is written by one replacement of the file: a crash leaves the ring before or the ring after, and
+//! either says what comes next. Nothing here reads a clock or a disk.
+
+use serde::{Deserialize, Serialize};
+
+use super::encrypted_key::EncryptedKey;
+use super::rotation::RotationPolicy;
+use crate::clock::Timestamp;
+
+/// Retired keys that are kept. A key becomes active only while there is room for the one that it replaces.
+pub const MAX_RETIRED_KEYS: usize = 100;
+/// Destroyed keys that are remembered.
+const MAX_DESTROYED_KEYS: usize = 100;
+
+/// All issuing keys of a host, format 2 of `issuing.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySchedule {
+    active: ActiveKey,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<PublishedKey>,
+    /// Oldest first.
+    retired: Vec<RetiredKey>,
+    /// Oldest first.
+    destroyed: Vec<DestroyedKey>,
+}
+
+/// A key that relying parties learn, and that does not sign yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedKey {
+    pub sealed: EncryptedKey,
+    #[serde(with = "seconds")]
+    pub published: Timestamp,
+}
+
+/// The key that signs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActiveKey {
+    pub sealed: EncryptedKey,
+    #[serde(with = "seconds")]
+    pub published: Timestamp,
+    #[serde(with = "seconds")]
+    pub activated: Timestamp,
+}
+
+/// A key that signs no more, but may have signed tokens that have not expired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetiredKey {
+    pub sealed: EncryptedKey,
+    #[serde(with = "seconds")]
+    pub published: Timestamp,
+    #[serde(with = "seconds")]
+    pub activated: Timestamp,
+    #[serde(with = "seconds")]
+    pub retired: Timestamp,
+}
+
+/// What is remembered of a key whose secret is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestroyedKey {
+    pub kid: String,
+    #[serde(with = "seconds")]
+    pub created: Timestamp,
+    #[serde(with = "seconds")]
+    pub published: Timestamp,
+    #[serde(with = "seconds")]
+    pub activated: Timestamp,
+    #[serde(with = "seconds")]
+    pub retired: Timestamp,
+    #[serde(with = "seconds")]
+    pub destroyed: Timestamp,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotationStep {
+    /// Retired keys whose last token has expired are destroyed.
+    Destroy,
+    /// The published key signs from now on.
+    Activate,
+    /// A new key is made and published. The only step that needs the TPM, hence the last to be due.
+    Publish,
+}
+
+/// Why a step cannot be taken now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScheduleError {
+    #[error("the next key is published already")]
+    AlreadyPublished,
+    #[error("no key is published")]
+    NothingPublished,
+    #[error(
+        "{MAX_RETIRED_KEYS} retired keys still verify tokens; try again after {0}, when the oldest is destroyed"
+    )]
+    TooManyRetired(Timestamp),
+}
+
+impl KeySchedule {
+    /// A host's first key signs at once: nobody knows an older one.
+    pub fn with_first_key(encrypted_key: EncryptedKey, now: Timestamp) -> KeySchedule {
+        let now = now.ceil_to_second();
+        let active = ActiveKey { sealed: encrypted_key, published: now, activated: now };
+        KeySchedule { active, next: None, retired: Vec::new(), destroyed: Vec::new() }
+    }
+
+    /// Format 1 held one key, which signed from when it was made.
+    pub fn from_format_1(encrypted_key: EncryptedKey) -> KeySchedule {
+        let created = Timestamp::from_secs(encrypted_key.created);
+        KeySchedule::with_first_key(encrypted_key, created)
+    }
+
+    pub fn active(&self) -> &ActiveKey {
+        &self.active
+    }
+
+    pub fn next(&self) -> Option<&PublishedKey> {
+        self.next.as_ref()
+    }
+
+    /// Oldest first.
+    pub fn retired(&self) -> &[RetiredKey] {
+        &self.retired
+    }
+
+    /// Oldest first.
+    pub fn destroyed(&self) -> &[DestroyedKey] {
+        &self.destroyed
+    }
+
+    /// All keys with a secret: active, published, then retired ones, the latest first.
+    pub fn encrypted_keys(&self) -> impl Iterator<Item = &EncryptedKey> {
+        let next = self.next.iter().map(|key| &key.sealed);
+        let retired = self.retired.iter().rev().map(|key| &key.sealed);
+        std::iter::once(&self.active.sealed).chain(next).chain(retired)
+    }
+
+    /// The same keys in the same states, each sealed anew.
+    pub fn try_map_keys<E>(
+        mut self,
+        mut transform: impl FnMut(&EncryptedKey) -> Result<EncryptedKey, E>,
+    ) -> Result<KeySchedule, E> {
+        let next = self.next.iter_mut().map(|key| &mut key.sealed);
+        let retired = self.retired.iter_mut().map(|key| &mut key.sealed);
+        for encrypted_key in std::iter::once(&mut self.active.sealed).chain(next).chain(retired) {
+            *encrypted_key = transform(encrypted_key)?;
+        }
+        Ok(self)
+    }
+
+    /// What is to be done at `now`, if anything.
+    pub fn next_due(&self, policy: &RotationPolicy, now: Timestamp) -> Option<RotationStep> {
+        self.pending_steps(policy).find(|(_, at)| *at <= now).map(|(step, _)| step)
+    }
+
+    /// When something is to be done next.
+    pub fn next_wakeup(&self, policy: &RotationPolicy) -> Option<Timestamp> {
+        self.pending_steps(policy).map(|(_, at)| at).min()
+    }
+
+    /// Each step that follows from the ring as it is, in the order in which they are taken where several are due.
+    fn pending_steps(&self, policy: &RotationPolicy) -> impl Iterator<Item = (RotationStep, Timestamp)> {
+        let destroy = self
+            .retired
+            .iter()
+            .map(|key| (RotationStep::Destroy, RotationPolicy::destroy_at(key.retired)))
+            .min_by_key(|(_, at)| *at);
+        let next = match &self.next {
+            Some(_) if self.retired.len() >= MAX_RETIRED_KEYS => None,
+            Some(key) => Some((RotationStep::Activate, policy.activate_at(key.published))),
+            None => Some((RotationStep::Publish, self.publish_at(policy))),
+        };
+        destroy.into_iter().chain(next)
+    }
+
+    /// When the active key's successor is published, where there is none yet.
+    pub fn publish_at(&self, policy: &RotationPolicy) -> Timestamp {
+        policy.publish_successor_at(&self.active.sealed.kid, self.active.activated)
+    }
+
+    /// Publishes a key.
+    pub fn publish(
+        mut self,
+        encrypted_key: EncryptedKey,
+        now: Timestamp,
+    ) -> Result<KeySchedule, ScheduleError> {
+        if self.next.is_some() {
+            return Err(ScheduleError::AlreadyPublished);
+        }
+        self.next = Some(PublishedKey { sealed: encrypted_key, published: now.ceil_to_second() });
+        Ok(self)
+    }
+
+    /// Puts the published key in the active one's place.
+    pub fn activate(mut self, now: Timestamp) -> Result<KeySchedule, ScheduleError> {
+        self.check_capacity()?;
+        let Some(PublishedKey { sealed: encrypted_key, published }) = self.next.take() else {
+            return Err(ScheduleError::NothingPublished);
+        };
+        let now = now.ceil_to_second();
+        let old_key = std::mem::replace(
+            &mut self.active,
+            ActiveKey { sealed: encrypted_key, published, activated: now },
+        );
+        self.retired.push(RetiredKey {
+            sealed: old_key.sealed,
+            published: old_key.published,
+            activated: old_key.activated,
+            retired: now,
+        });
+        Ok(self)
+    }
+
+    /// Whether one more key can be retired. A key that still has to verify is never dropped for another.
+    pub fn check_capacity(&self) -> Result<(), ScheduleError> {
+        let oldest = self.retired.iter().map(|key| RotationPolicy::destroy_at(key.retired)).min();
+        match oldest {
+            Some(at) if self.retired.len() >= MAX_RETIRED_KEYS => Err(ScheduleError::TooManyRetired(at)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops the secrets of the retired keys whose last token has expired.
+    pub fn destroy(mut self, now: Timestamp) -> KeySchedule {
+        let (due, retained) =
+            self.retired.into_iter().partition(|key| RotationPolicy::destroy_at(key.retired) <= now);
+        self.retired = retained;
+        self.destroyed.extend(Vec::into_iter(due).map(|key: RetiredKey| DestroyedKey {
+            kid: key.sealed.kid,
+            created: Timestamp::from_secs(key.sealed.created),
+            published: key.published,
+            activated: key.activated,
+            retired: key.retired,
+            destroyed: now.ceil_to_second(),
+        }));
+        self.destroyed.drain(..self.destroyed.len().saturating_sub(MAX_DESTROYED_KEYS));
+        self
+    }
+}
+
+/// Moments as seconds since the epoch.
+mod seconds {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::clock::Timestamp;
+
+    pub fn serialize<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(at.as_secs())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        u64::deserialize(deserializer).map(Timestamp::from_secs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const MONTHLY: RotationPolicy =
+        RotationPolicy { interval: Duration::from_secs(30 * 24 * 3600), publish_before: DAY };
+    const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn first_schedule() -> KeySchedule {
+        KeySchedule::with_first_key(EncryptedKey::for_test("first", START.as_secs()), START)
+    }
+
+    fn kids(schedule: &KeySchedule) -> Vec<&str> {
+        schedule.encrypted_keys().map(|sealed| sealed.kid.as_str()).collect()
+    }
+
+    #[test]
+    fn key_lifecycle() {
+        let schedule = first_schedule();
+        let publish = schedule.next_wakeup(&MONTHLY).unwrap();
+        assert!(publish >= START.after(DAY * 26) && publish <= START.after(DAY * 29));
+        assert_eq!(schedule.next_due(&MONTHLY, Timestamp::from_secs(publish.as_secs() - 1)), None);
+        assert_eq!(schedule.next_due(&MONTHLY, publish), Some(RotationStep::Publish));
+
+        let published = publish.ceil_to_second();
+        let schedule =
+            schedule.publish(EncryptedKey::for_test("second", publish.as_secs()), publish).unwrap();
+        assert_eq!(kids(&schedule), ["first", "second"], "the active key is the first of the set");
+        assert_eq!(schedule.next_wakeup(&MONTHLY), Some(published.after(DAY)));
+        assert_eq!(schedule.next_due(&MONTHLY, publish), None);
+
+        let now = published.after(DAY);
+        assert_eq!(schedule.next_due(&MONTHLY, now), Some(RotationStep::Activate));
+        let schedule = schedule.activate(now).unwrap();
+        assert_eq!(kids(&schedule), ["second", "first"]);
+        let destroyed_at = now.after(HOUR).after(Duration::from_secs(30));
+        assert_eq!(schedule.next_wakeup(&MONTHLY), Some(destroyed_at));
+        assert_eq!(schedule.next_due(&MONTHLY, now.after(HOUR)), None);
+        assert_eq!(schedule.next_due(&MONTHLY, destroyed_at), Some(RotationStep::Destroy));
+
+        let schedule = schedule.destroy(destroyed_at);
+        assert_eq!(kids(&schedule), ["second"]);
+        let [destroyed_key] = schedule.destroyed() else { panic!("{schedule:?}") };
+        assert_eq!(
+            (destroyed_key.kid.as_str(), destroyed_key.retired, destroyed_key.destroyed),
+            ("first", now, destroyed_at)
+        );
+        assert_eq!(schedule.destroy(destroyed_at.after(DAY)).destroyed().len(), 1, "once");
+    }
+
+    #[test]
+    fn steps_out_of_order_are_rejected() {
+        assert_eq!(first_schedule().activate(START), Err(ScheduleError::NothingPublished));
+        let schedule = first_schedule().publish(EncryptedKey::for_test("a", 0), START).unwrap();
+        assert_eq!(
+            schedule.publish(EncryptedKey::for_test("b", 0), START),
+            Err(ScheduleError::AlreadyPublished)
+        );
+    }
+
+    /// A key that still has to verify is not dropped for another, however often somebody rotates.
+    #[test]
+    fn retired_keys_are_limited() {
+        let mut schedule = first_schedule();
+        for n in 0..MAX_RETIRED_KEYS {
+            schedule = schedule
+                .publish(EncryptedKey::for_test(&n.to_string(), 0), START)
+                .unwrap()
+                .activate(START)
+                .unwrap();
+        }
+        let schedule = schedule.publish(EncryptedKey::for_test("one more", 0), START).unwrap();
+        let oldest = RotationPolicy::destroy_at(START);
+        assert_eq!(schedule.clone().activate(START), Err(ScheduleError::TooManyRetired(oldest)));
+        assert_eq!(
+            schedule.next_due(&MONTHLY, START.after(DAY)),
+            Some(RotationStep::Destroy),
+            "makes room first"
+        );
+        assert_eq!(schedule.next_wakeup(&MONTHLY), Some(oldest));
+        let schedule = schedule.destroy(oldest);
+        assert_eq!((schedule.retired().len(), schedule.destroyed().len()), (0, MAX_DESTROYED_KEYS));
+        assert!(schedule.activate(oldest).is_ok());
+    }
+
+    /// A clock that went back moves nothing forward.
+    #[test]
+    fn no_step_is_due_early() {
+        let schedule = first_schedule()
+            .publish(EncryptedKey::for_test("a", 0), START)
+            .unwrap()
+            .activate(START.after(DAY))
+            .unwrap();
+        assert_eq!(schedule.next_due(&MONTHLY, Timestamp::from_secs(0)), None);
+    }
+
+    #[test]
+    fn destroyed_keys_keep_only_metadata() {
+        let schedule =
+            first_schedule().publish(EncryptedKey::for_test("a", 0), START).unwrap().activate(START).unwrap();
+        let text = |schedule: &KeySchedule| serde_json::to_string(schedule).unwrap();
+        assert_eq!(text(&schedule).matches("secret").count(), 2);
+        let text = text(&schedule.destroy(START.after(DAY)));
+        assert_eq!(text.matches("secret").count(), 1);
+        assert!(text.contains(r#"{"kid":"first","created":1700000000,"published":"#), "{text}");
+    }
+
+    /// With nothing in the way, a key signs at most `every`, and no two changes are nearer than nine tenths of it.
+    #[test]
+    fn undisturbed_schedule_rotates_as_configured() {
+        let (mut schedule, mut now, mut since) = (first_schedule(), START, START);
+        for n in 0..200_000 {
+            now = now.after(Duration::from_secs(300));
+            while let Some(step) = schedule.next_due(&MONTHLY, now) {
+                schedule = match step {
+                    RotationStep::Publish => {
+                        schedule.publish(EncryptedKey::for_test(&n.to_string(), now.as_secs()), now).unwrap()
+                    }
+                    RotationStep::Activate => {
+                        let signed = now.since(since);
+                        assert!(signed >= DAY * 27 && signed <= DAY * 30 + HOUR, "{signed:?}");
+                        since = now;
+                        schedule.activate(now).unwrap()
+                    }
+                    RotationStep::Destroy => schedule.destroy(now),
+                };
+            }
+        }
+        assert!(schedule.destroyed().len() > 20);
+    }
+}

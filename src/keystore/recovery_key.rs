@@ -1,0 +1,131 @@
+//! The recovery key: a secret on paper that opens this host's secrets when its TPM does not.
+
+use data_encoding::BASE32_NOPAD;
+use ring::digest::{SHA256, digest};
+use ring::hkdf::{HKDF_SHA256, Salt};
+use zeroize::Zeroizing;
+
+use super::{Error, cipher};
+
+/// What every recovery key begins with, so that it is known for what it is wherever it turns up.
+const PREFIX: &str = "hbr1";
+/// Characters to a group, when it is written for people.
+const GROUP_LEN: usize = 7;
+/// Bytes of checksum after the secret: a slip of the pen is told from a wrong key.
+const CHECKSUM_LEN: usize = 3;
+
+/// 256 random bits. Shown once; only keys derived from it are kept, and those encrypted.
+pub struct RecoveryKey(Zeroizing<[u8; 32]>);
+
+impl RecoveryKey {
+    pub fn generate() -> Result<RecoveryKey, Error> {
+        cipher::random_key().map(RecoveryKey)
+    }
+
+    /// Reads what a person typed: capitals, spaces and dashes are all the same.
+    pub fn parse(text: &str) -> Result<RecoveryKey, Error> {
+        let invalid = |reason: &str| Err(Error::Recovery(format!("this is no recovery key: {reason}")));
+        if text.len() > 256 {
+            return invalid("it is far too long");
+        }
+        let normalized: Zeroizing<String> = Zeroizing::new(
+            text.chars()
+                .filter(|c| !c.is_whitespace() && *c != '-')
+                .map(|c| c.to_ascii_uppercase())
+                .collect(),
+        );
+        let Some(digits) = normalized.strip_prefix(&PREFIX.to_ascii_uppercase()) else {
+            return invalid("it begins with hbr1");
+        };
+        let Ok(bytes) = BASE32_NOPAD.decode(digits.as_bytes()).map(Zeroizing::new) else {
+            return invalid("it has letters and the digits 2 to 7, 56 after hbr1");
+        };
+        let Some((secret, given_checksum)) = bytes.split_first_chunk::<32>() else {
+            return invalid("a part of it is missing");
+        };
+        if given_checksum != checksum(secret) {
+            return invalid("a character of it is wrong or missing");
+        }
+        Ok(RecoveryKey(Zeroizing::new(*secret)))
+    }
+
+    /// In groups, for people to write down.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(32 + CHECKSUM_LEN));
+        bytes.extend_from_slice(&*self.0);
+        bytes.extend_from_slice(&checksum(&self.0));
+        let digits = Zeroizing::new(BASE32_NOPAD.encode(&bytes).to_ascii_lowercase());
+        let mut text = Zeroizing::new(String::with_capacity(80));
+        text.push_str(PREFIX);
+        for (i, c) in digits.chars().enumerate() {
+            if i % GROUP_LEN == 0 {
+                text.push('-');
+            }
+            text.push(c);
+        }
+        text
+    }
+
+    /// The key that encrypts key-encryption keys (HKDF-SHA256, RFC 5869).
+    pub(super) fn wrapping_key(&self) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let mut key = Zeroizing::new([0; 32]);
+        Salt::new(HKDF_SHA256, b"hostbadge")
+            .extract(&*self.0)
+            .expand(&[b"recovery wrapping key, version 1"], HKDF_SHA256)
+            .and_then(|okm| okm.fill(key.as_mut_slice()))
+            .map_err(|_| Error::Random)?;
+        Ok(key)
+    }
+}
+
+impl std::fmt::Debug for RecoveryKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RecoveryKey")
+    }
+}
+
+fn checksum(secret: &[u8; 32]) -> [u8; CHECKSUM_LEN] {
+    let digest = digest(&SHA256, &[b"hostbadge recovery key", secret.as_slice()].concat());
+    let mut check = [0; CHECKSUM_LEN];
+    check.copy_from_slice(&digest.as_ref()[..CHECKSUM_LEN]);
+    check
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_ignores_case_and_separators() {
+        let key = RecoveryKey::generate().unwrap();
+        let text = key.to_text();
+        assert_eq!(text.split('-').count(), 9, "{}", *text);
+        for typed in [
+            text.to_string(),
+            text.to_ascii_uppercase(),
+            text.replace('-', " "),
+            format!("\n  {}\n", text.replace('-', "")),
+        ] {
+            assert_eq!(*RecoveryKey::parse(&typed).unwrap().0, *key.0);
+        }
+        assert_eq!(format!("{key:?}"), "RecoveryKey");
+    }
+
+    #[test]
+    fn parse_rejects_typos() {
+        let text = RecoveryKey::generate().unwrap().to_text();
+        for at in text.match_indices(|c: char| c != '-').map(|(at, _)| at).skip(4) {
+            let other = if text.as_bytes()[at] == b'a' { "b" } else { "a" };
+            let mut typed = text.to_string();
+            typed.replace_range(at..=at, other);
+            assert!(RecoveryKey::parse(&typed).is_err(), "{at}");
+            let mut shorter = text.to_string();
+            shorter.remove(at);
+            assert!(RecoveryKey::parse(&shorter).is_err(), "{at}");
+        }
+        for typed in ["", "hbr1", "hbr1-", "a password", &"a".repeat(10_000)] {
+            let error = RecoveryKey::parse(typed).unwrap_err().to_string();
+            assert!(error.starts_with("this is no recovery key"), "{error}");
+        }
+    }
+}

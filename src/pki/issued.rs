@@ -1,0 +1,246 @@
+//! The book of leaves: which serial numbers each identity has that have not expired, so that they can be revoked.
+//!
+//! Bounded: an identity that takes more than it can use is told to wait until one of its certificates has expired.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::{BASE64, HEXLOWER};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::store;
+
+/// Leaves of one identity, and of all, that have not expired.
+pub const MAX_PER_IDENTITY: usize = 4096;
+pub const MAX_TOTAL: usize = 32_768;
+/// As written: serial number, seconds of the expiry, the issuing CA's tag.
+const RECORD_LEN: usize = 16 + 8 + 4;
+const FILE_NAME: &str = "leaves.json";
+const VERSION: u64 = 1;
+
+/// The first bytes of the key identifier of an issuing CA.
+pub type CaTag = [u8; 4];
+
+/// A certificate that was issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafRecord {
+    pub serial: [u8; 16],
+    pub expires: Timestamp,
+    pub ca_tag: CaTag,
+}
+
+/// Why there is no room for another leaf, and when there may be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct QuotaExceeded {
+    /// Whether it is this identity that has so many.
+    pub per_identity: bool,
+    pub retry_after: Duration,
+}
+
+#[derive(Debug, Default)]
+pub struct IssuedCertificates {
+    by_identity: HashMap<Arc<str>, Vec<LeafRecord>>,
+    total: usize,
+    /// Whether the file says something else.
+    dirty: bool,
+}
+
+/// `leaves.json`: serial numbers are no secrets.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedCertificatesFile {
+    leaves: HashMap<Arc<str>, String>,
+}
+
+impl IssuedCertificates {
+    /// The book of an earlier start.
+    pub fn read(dir: &Path) -> Result<IssuedCertificates, store::Error> {
+        let file = store::read::<IssuedCertificatesFile>(&dir.join(FILE_NAME), VERSION)?.unwrap_or_default();
+        let mut issued = IssuedCertificates::default();
+        for (id, encoded) in file.leaves {
+            let bytes = BASE64.decode(encoded.as_bytes()).unwrap_or_default();
+            let leaves: Vec<LeafRecord> =
+                bytes.chunks_exact(RECORD_LEN).filter_map(LeafRecord::from_bytes).collect();
+            issued.total += leaves.len();
+            issued.by_identity.insert(id, leaves);
+        }
+        Ok(issued)
+    }
+
+    /// What is to be written, if that is another than before.
+    pub fn take_changes(&mut self, now: Timestamp) -> Option<IssuedCertificatesFile> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
+        }
+        self.prune(now);
+        let encode = |leaves: &Vec<LeafRecord>| {
+            let bytes: Vec<u8> = leaves.iter().copied().flat_map(LeafRecord::to_bytes).collect();
+            BASE64.encode(&bytes)
+        };
+        Some(IssuedCertificatesFile {
+            leaves: self.by_identity.iter().map(|(id, leaves)| (id.clone(), encode(leaves))).collect(),
+        })
+    }
+
+    /// Whatever could not be written is to be written later.
+    pub fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
+    pub fn add(&mut self, id: &str, leaf: LeafRecord, now: Timestamp) -> Result<(), QuotaExceeded> {
+        let count = self.by_identity.get(id).map_or(0, Vec::len);
+        if count >= MAX_PER_IDENTITY || self.total >= MAX_TOTAL {
+            self.ensure_capacity(id, now)?;
+        }
+        match self.by_identity.get_mut(id) {
+            Some(leaves) => leaves.push(leaf),
+            None => drop(self.by_identity.insert(id.into(), vec![leaf])),
+        }
+        self.total += 1;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// How many leaves of an identity it has; some of them may have expired.
+    pub fn count_for(&self, id: &str) -> usize {
+        self.by_identity.get(id).map_or(0, Vec::len)
+    }
+
+    /// Whether a leaf is in it, by its serial number in hexadecimal.
+    pub fn contains(&self, id: &str, serial: &str) -> bool {
+        let Ok(serial) = HEXLOWER.decode(serial.as_bytes()) else { return false };
+        // The latest are at the end, and are asked for most.
+        self.by_identity
+            .get(id)
+            .is_some_and(|leaves| leaves.iter().rev().any(|leaf| leaf.serial[..] == serial))
+    }
+
+    fn ensure_capacity(&mut self, id: &str, now: Timestamp) -> Result<(), QuotaExceeded> {
+        self.prune(now);
+        let per_identity = self.by_identity.get(id).map_or(0, Vec::len) >= MAX_PER_IDENTITY;
+        if !per_identity && self.total < MAX_TOTAL {
+            return Ok(());
+        }
+        let candidates = self
+            .by_identity
+            .iter()
+            .filter(|(owner, _)| !per_identity || ***owner == *id)
+            .flat_map(|(_, leaves)| leaves);
+        let earliest_expiry = candidates.map(|leaf| leaf.expires).min().unwrap_or(now);
+        Err(QuotaExceeded { per_identity, retry_after: earliest_expiry.since(now) })
+    }
+
+    /// Forgets what has expired.
+    fn prune(&mut self, now: Timestamp) {
+        self.by_identity.retain(|_, leaves| {
+            leaves.retain(|leaf| leaf.expires > now);
+            !leaves.is_empty()
+        });
+        self.total = self.by_identity.values().map(Vec::len).sum();
+    }
+
+    /// The leaves of those who are not there any more.
+    pub fn orphaned(&self, is_registered: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
+        let orphans = self.by_identity.iter().filter(|(id, _)| !is_registered(id));
+        orphans.map(|(id, leaves)| (id.clone(), leaves.clone())).collect()
+    }
+
+    /// Strikes leaves that are revoked now. One that was added meanwhile stays.
+    pub fn remove(&mut self, id: &str, revoked: &[LeafRecord]) {
+        let Some(leaves) = self.by_identity.get_mut(id) else { return };
+        let before = leaves.len();
+        leaves.retain(|leaf| !revoked.contains(leaf));
+        self.total -= before - leaves.len();
+        self.dirty = true;
+        if leaves.is_empty() {
+            self.by_identity.remove(id);
+        }
+    }
+}
+
+impl IssuedCertificatesFile {
+    /// On disk when this returns. Blocking.
+    pub fn write(&self, dir: &Path) -> Result<(), store::Error> {
+        store::write(&dir.join(FILE_NAME), VERSION, self)
+    }
+}
+
+impl LeafRecord {
+    fn to_bytes(self) -> Vec<u8> {
+        [&self.serial[..], &self.expires.as_secs().to_be_bytes(), &self.ca_tag].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<LeafRecord> {
+        let (serial, rest) = bytes.split_first_chunk::<16>()?;
+        let (expires, ca_tag) = rest.split_first_chunk::<8>()?;
+        let expires = Timestamp::from_secs(u64::from_be_bytes(*expires));
+        Some(LeafRecord { serial: *serial, expires, ca_tag: ca_tag.try_into().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn leaf(n: usize, lifetime: u64) -> LeafRecord {
+        let mut serial = [0; 16];
+        serial[..8].copy_from_slice(&n.to_be_bytes());
+        LeafRecord { serial, expires: NOW.after(Duration::from_secs(lifetime)), ca_tag: *b"ca 1" }
+    }
+
+    #[test]
+    fn identity_over_quota_waits_for_its_first_expiry_without_affecting_others() {
+        let mut issued = IssuedCertificates::default();
+        for n in 0..MAX_PER_IDENTITY {
+            issued.add("a", leaf(n, 100 + n as u64), NOW).unwrap();
+        }
+        let exceeded = issued.add("a", leaf(0, 9), NOW).unwrap_err();
+        assert_eq!(exceeded, QuotaExceeded { per_identity: true, retry_after: Duration::from_secs(100) });
+        issued.add("b", leaf(0, 9), NOW).unwrap();
+        issued.add("a", leaf(0, 9), NOW.after(Duration::from_secs(101))).unwrap();
+    }
+
+    #[test]
+    fn total_is_bounded() {
+        let mut issued = IssuedCertificates::default();
+        for n in 0..MAX_TOTAL {
+            issued.add(&(n % 100).to_string(), leaf(n, 100), NOW).unwrap();
+        }
+        assert!(!issued.add("new", leaf(0, 9), NOW).unwrap_err().per_identity);
+        issued.add("new", leaf(0, 300), NOW.after(Duration::from_secs(200))).unwrap();
+        assert_eq!(issued.total, 1);
+    }
+
+    #[test]
+    fn full_file_round_trips_and_fits_the_state_file_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut issued = IssuedCertificates::default();
+        for n in 0..MAX_TOTAL {
+            let id = format!("spiffe://{}/{}", "d".repeat(100), n % 10_000);
+            issued.add(&id, leaf(n, 100), NOW).unwrap();
+        }
+        issued.take_changes(NOW).unwrap().write(dir.path()).unwrap();
+        assert!(issued.take_changes(NOW).is_none());
+        let read = IssuedCertificates::read(dir.path()).unwrap();
+        assert_eq!((read.total, &read.by_identity), (MAX_TOTAL, &issued.by_identity));
+        assert_eq!(IssuedCertificates::read(&dir.path().join("none")).unwrap().total, 0);
+    }
+
+    #[test]
+    fn remove_keeps_records_added_meanwhile() {
+        let mut issued = IssuedCertificates::default();
+        issued.add("a", leaf(1, 100), NOW).unwrap();
+        issued.add("b", leaf(2, 100), NOW).unwrap();
+        let orphans = issued.orphaned(|id| id == "b");
+        assert_eq!(orphans, [("a".into(), vec![leaf(1, 100)])]);
+        issued.add("a", leaf(3, 100), NOW).unwrap();
+        issued.remove("a", &orphans[0].1);
+        assert_eq!(issued.orphaned(|_| false).len(), 2);
+        assert_eq!(issued.by_identity["a"], [leaf(3, 100)]);
+    }
+}

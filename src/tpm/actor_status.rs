@@ -1,0 +1,264 @@
+//! What the TPM thread shows to the outside: its state, its heartbeat, and whether it is stuck in the TPM.
+//!
+//! A stuck thread cannot say that it is stuck, so a second one, which does nothing else, watches the clock for it.
+
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::state::StateKind;
+use super::state::TpmState;
+
+/// Shared by the TPM thread, its watcher and all handles.
+pub(super) struct ActorStatus {
+    deadline: Duration,
+    state: watch::Sender<TpmState>,
+    heartbeat: AtomicU64,
+    stopping: AtomicBool,
+    thread: Mutex<ThreadStatus>,
+    changed: Condvar,
+}
+
+struct ThreadStatus {
+    /// What the thread last found out; shown unless the thread is stuck.
+    last_state: TpmState,
+    /// Since when the thread is in the TPM.
+    in_call_since: Option<Instant>,
+    stuck: bool,
+    watcher_idle: bool,
+    ended: bool,
+}
+
+impl ActorStatus {
+    pub(super) fn new(deadline: Duration) -> Self {
+        let starting = TpmState::starting();
+        ActorStatus {
+            deadline,
+            state: watch::Sender::new(starting.clone()),
+            heartbeat: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            thread: Mutex::new(ThreadStatus {
+                last_state: starting,
+                in_call_since: None,
+                stuck: false,
+                watcher_idle: false,
+                ended: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<TpmState> {
+        self.state.subscribe()
+    }
+
+    pub(super) fn heartbeat(&self) -> u64 {
+        self.heartbeat.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn beat(&self) {
+        self.heartbeat.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn request_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    /// Waits until the thread has ended, at most for the deadline.
+    pub(super) fn wait_until_ended(&self) -> bool {
+        let result = self.changed.wait_timeout_while(self.lock(), self.deadline, |thread| !thread.ended);
+        result.unwrap_or_else(PoisonError::into_inner).0.ended
+    }
+
+    /// The thread's latest finding.
+    pub(super) fn last_state_kind(&self) -> StateKind {
+        self.lock().last_state.kind
+    }
+
+    /// The thread says what it found out, which it can only when it is not stuck.
+    pub(super) fn set_state(&self, state: TpmState) {
+        let mut thread = self.lock();
+        thread.stuck = false;
+        thread.last_state = state;
+        self.publish(&thread.last_state);
+    }
+
+    /// The thread enters the TPM until the guard is dropped.
+    pub(super) fn begin_call(&self) -> InCallGuard<'_> {
+        let mut thread = self.lock();
+        thread.in_call_since = Some(Instant::now());
+        if thread.watcher_idle {
+            self.changed.notify_all();
+        }
+        InCallGuard(self)
+    }
+
+    fn end_call(&self) {
+        let mut thread = self.lock();
+        thread.in_call_since = None;
+        if thread.stuck {
+            thread.stuck = false;
+            self.publish(&thread.last_state);
+        }
+    }
+
+    /// A caller's deadline has passed: if the thread is in the TPM, the TPM is slow, and that is to be seen at once.
+    pub(super) fn report_caller_timeout(&self) {
+        self.mark_stuck(&mut self.lock());
+    }
+
+    /// The watcher's life. Ends with the thread it watches.
+    pub(super) fn run_watchdog(&self) {
+        let mut thread = self.lock();
+        while !thread.ended {
+            let remaining = match thread.in_call_since {
+                Some(since) if !thread.stuck => self.deadline.checked_sub(since.elapsed()),
+                // Nothing to measure: until the thread enters the TPM, or leaves it after having been stuck.
+                _ => Some(Duration::MAX),
+            };
+            thread = match remaining {
+                Some(Duration::MAX) => {
+                    thread.watcher_idle = true;
+                    let mut thread = self.changed.wait(thread).unwrap_or_else(PoisonError::into_inner);
+                    thread.watcher_idle = false;
+                    thread
+                }
+                // Calls that come and go in the meantime are not worth waking for.
+                Some(remaining) => {
+                    self.changed.wait_timeout(thread, remaining).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    self.mark_stuck(&mut thread);
+                    thread
+                }
+            };
+        }
+    }
+
+    fn mark_stuck(&self, thread: &mut ThreadStatus) {
+        if thread.in_call_since.is_none() || thread.stuck {
+            return;
+        }
+        thread.stuck = true;
+        let busy = TpmState::new(StateKind::Busy, format!("no answer for {} ms", self.deadline.as_millis()));
+        self.publish(&TpmState { ek_mismatch: thread.last_state.ek_mismatch, ..busy });
+    }
+
+    /// Whoever listens is woken by what is new alone, and the journal by another state alone.
+    fn publish(&self, state: &TpmState) {
+        let mut previous = None;
+        self.state.send_if_modified(|published| {
+            let changed = published != state;
+            if changed {
+                previous = Some(std::mem::replace(published, state.clone()));
+            }
+            changed
+        });
+        let Some(previous) = previous.filter(|previous| previous.kind != state.kind) else { return };
+        match state.kind {
+            StateKind::Ready => {
+                tracing::info!(event = "tpm-ready", from = %previous.kind, "the TPM is ready")
+            }
+            kind => {
+                tracing::warn!(event = "tpm-state", state = %kind, from = %previous.kind, "the TPM is {state}: {}", kind.remedy());
+            }
+        }
+    }
+
+    /// No panic can leave the few fields behind this lock half-written, so a poisoned one is as good.
+    fn lock(&self) -> MutexGuard<'_, ThreadStatus> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread is in the TPM for as long as this lives.
+pub(super) struct InCallGuard<'a>(&'a ActorStatus);
+
+impl Drop for InCallGuard<'_> {
+    fn drop(&mut self) {
+        self.0.end_call();
+    }
+}
+
+/// Tells everybody that the thread is gone, also when it panics.
+pub(super) struct ExitGuard<'a>(pub(super) &'a ActorStatus);
+
+impl Drop for ExitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.lock().ended = true;
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::mpsc;
+
+    #[test]
+    fn stuck_thread_is_busy_until_it_returns() {
+        let status = Arc::new(ActorStatus::new(Duration::from_millis(30)));
+        let mut state = status.subscribe();
+        let watcher = std::thread::spawn({
+            let status = status.clone();
+            move || status.run_watchdog()
+        });
+        status.set_state(TpmState::new(StateKind::Ready, ""));
+        let (release, released) = mpsc::channel::<()>();
+        let worker = std::thread::spawn({
+            let status = status.clone();
+            move || {
+                let _exit_guard = ExitGuard(&status);
+                for _ in 0..2 {
+                    let _in_call = status.begin_call();
+                    released.recv().unwrap();
+                }
+            }
+        });
+        for _ in 0..2 {
+            wait_for_state(&mut state, StateKind::Busy);
+            release.send(()).unwrap();
+        }
+        worker.join().unwrap();
+        wait_for_state(&mut state, StateKind::Ready);
+        watcher.join().unwrap();
+        assert!(status.has_ended() && status.wait_until_ended());
+    }
+
+    #[test]
+    fn caller_timeout_reports_busy_at_once() {
+        let status = ActorStatus::new(Duration::from_secs(60));
+        let state = status.subscribe();
+        status.report_caller_timeout();
+        assert_eq!(state.borrow().kind, StateKind::Starting, "nobody is in the TPM");
+        let in_call = status.begin_call();
+        status.report_caller_timeout();
+        assert_eq!(state.borrow().kind, StateKind::Busy);
+        drop(in_call);
+        assert_eq!(state.borrow().kind, StateKind::Starting);
+    }
+
+    fn wait_for_state(state: &mut watch::Receiver<TpmState>, kind: StateKind) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let arrived =
+            async { tokio::time::timeout(Duration::from_secs(5), state.wait_for(|s| s.kind == kind)).await };
+        runtime.block_on(arrived).unwrap().unwrap();
+    }
+}

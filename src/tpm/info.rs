@@ -1,0 +1,101 @@
+//! What kind of TPM this is and which host it makes.
+
+use data_encoding::BASE32_NOPAD;
+use data_encoding::HEXLOWER;
+use ring::digest;
+
+use super::connection::TpmConnection;
+use super::ek_info;
+use super::error::Error;
+use super::objects::TpmObjects;
+
+/// What the TPM says about itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TpmInfo {
+    /// The host's id: the first 128 bits of SHA-256 over the EK's Name in lower-case base32, 26 characters.
+    pub host_id: String,
+    /// In hexadecimal.
+    pub ek_name: String,
+    /// In hexadecimal.
+    pub srk_name: String,
+    /// Such as `IFX`, `STM`, `IBM` (TCG TPM Vendor ID Registry).
+    pub manufacturer: String,
+    /// The vendor's own text.
+    pub vendor: String,
+    /// The firmware's version as four numbers, such as `7.85.4555.0`.
+    pub firmware: String,
+    /// Whether this TPM is a program.
+    pub software: bool,
+    /// The certificate of the ECC P-256 EK (DER) from the TPM, where it has one.
+    pub ek_certificate: Option<Vec<u8>>,
+    /// The AK's Name in hexadecimal, as long as the host key is known.
+    pub ak_name: Option<String>,
+    /// The host key as an uncompressed P-256 point, once provisioned and while this is the TPM that has it.
+    pub host_key: Option<[u8; 65]>,
+}
+
+/// Reads the facts; `objects` are those that this TPM serves.
+pub(super) fn read(connection: &mut TpmConnection, objects: Option<&TpmObjects>) -> Result<TpmInfo, Error> {
+    let properties = connection.properties(PT_MANUFACTURER, 8)?;
+    let property = |tag| properties.iter().find(|(id, _)| *id == tag).map_or(0, |(_, value)| *value);
+    let manufacturer = property_text([property(PT_MANUFACTURER)]);
+    let vendor = property_text([1, 2, 3, 4].map(|part| property(PT_MANUFACTURER + part)));
+    let firmware = [property(PT_FIRMWARE_1), property(PT_FIRMWARE_2)];
+    let firmware = firmware.map(|half| format!("{}.{}", half >> 16, half & 0xFFFF)).join(".");
+    let ek_certificate = ek_info::read_certificate(connection, ek_info::P256_EK_CERTIFICATE_INDEX)?;
+    let identity = connection.identity();
+    Ok(TpmInfo {
+        host_id: host_id(&identity.ek_name),
+        ek_name: HEXLOWER.encode(&identity.ek_name),
+        srk_name: HEXLOWER.encode(&identity.srk_name),
+        software: connection.is_emulator() || is_software_tpm(&manufacturer, &vendor),
+        manufacturer,
+        vendor,
+        firmware,
+        ek_certificate,
+        ak_name: objects.map(TpmObjects::ak_name).transpose()?.map(|name| HEXLOWER.encode(&name)),
+        host_key: objects.map(TpmObjects::host_key_point).transpose()?,
+    })
+}
+
+/// TPM 2.0 Part 2, section 6.13 (TPM_PT)
+const PT_MANUFACTURER: u32 = 0x105;
+const PT_FIRMWARE_1: u32 = 0x10B;
+const PT_FIRMWARE_2: u32 = 0x10C;
+
+/// A host's id from its EK's Name.
+pub(super) fn host_id(ek_name: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, ek_name);
+    BASE32_NOPAD.encode(&digest.as_ref()[..16]).to_ascii_lowercase()
+}
+
+/// libtpms, which is behind swtpm and every virtual machine's TPM of QEMU, says so in its vendor text.
+fn is_software_tpm(manufacturer: &str, vendor: &str) -> bool {
+    manufacturer == "IBM" && vendor.starts_with("SW")
+}
+
+/// Properties that hold four characters each; what is not printable is left out.
+fn property_text<const N: usize>(values: [u32; N]) -> String {
+    let characters = values.iter().flat_map(|value| value.to_be_bytes()).map(char::from);
+    let printable: String = characters.filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
+    printable.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_id_has_26_characters() {
+        // From Python's hashlib and base64.
+        assert_eq!(host_id(&[0; 34]), "5mkcwdfobovhfj3h5paiepi35e");
+    }
+
+    #[test]
+    fn property_text_is_trimmed() {
+        assert_eq!(property_text([0x4942_4D00]), "IBM");
+        assert_eq!(property_text([0x5357_2020, 0x2054_504D]), "SW   TPM");
+        assert!(is_software_tpm("IBM", "SW   TPM"));
+        assert!(!is_software_tpm("IFX", "SLB9670"));
+    }
+}
