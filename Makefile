@@ -37,10 +37,10 @@ test: test-deps lint ## everything that must hold: format, clippy, unit and inte
 
 test-clients: test-deps ## SPIFFE's clients of Go, Rust and Java as they are (needs Go 1.24 and Rust 1.88)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test workload_clients -- --ignored
+	$(CARGO) test --locked --test integration -- --ignored workload_clients::
 
 leaks: deps ## ten thousand TPM operations leave nothing in the TPM (a minute or two)
-	$(CARGO) test --locked --test tpm_room -- --ignored --exact nothing_is_left_in_the_tpm_after_ten_thousand_operations
+	$(CARGO) test --locked --test tpm -- --ignored --exact tpm_module::nothing_is_left_in_the_tpm_after_ten_thousand_operations
 
 bench: deps ## what a token costs in memory, and what the TPM costs beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens

@@ -1,14 +1,12 @@
 //! Which process is which agent: the kernel tells, and nothing that a process says.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::callers::{NOBODY, Puppet, Unit, Who, python};
-use common::http::claims;
-use common::{API, Host, append, until_true};
+use crate::common::callers::{NOBODY, Puppet, Unit, Who, python};
+use crate::common::http::claims;
+use crate::common::{API, Host, append, until_true};
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 

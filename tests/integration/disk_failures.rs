@@ -1,16 +1,14 @@
 //! Disks that are full or do not answer: nothing is issued that cannot be written down, and everybody is told so.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::grpc::{Empty, Grpc, TWO_SECONDS, UNAVAILABLE};
-use common::http::Connection;
-use common::processes::Running;
-use common::{API, Host, until_true};
+use crate::common::grpc::{Empty, Grpc, TWO_SECONDS, UNAVAILABLE};
+use crate::common::http::Connection;
+use crate::common::processes::Running;
+use crate::common::{API, Host, until_true};
 use data_encoding::BASE64;
 use hostbadge::enroll::{EnrollmentChallenge, EnrollmentRequest, OperatorReview};
 use serde_json::{Value, json};

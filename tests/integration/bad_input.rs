@@ -1,14 +1,12 @@
 //! What hostile or clumsy callers get, and that the next honest one is served.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use common::callers::Who;
-use common::http::{Connection, request};
-use common::{API, Host, until_true};
+use crate::common::callers::Who;
+use crate::common::http::{Connection, request};
+use crate::common::{API, Host, until_true};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 

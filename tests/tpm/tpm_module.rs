@@ -656,7 +656,7 @@ fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
 fn a_software_tpm_dies_with_a_killed_daemon() {
     let dir = TempDir::new().unwrap();
     let mut daemon = inheriting_nothing(std::env::current_exe().unwrap())
-        .args(["--exact", "plays_the_daemon", "--ignored", "--nocapture"])
+        .args(["--exact", "tpm_module::plays_the_daemon", "--ignored", "--nocapture"])
         .env("SOFTWARE_TPM_DIR", dir.path())
         .stdout(std::process::Stdio::piped())
         .spawn()

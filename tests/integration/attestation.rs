@@ -1,13 +1,11 @@
 //! Evidence, from a real software TPM, judged by our own verifier and by tpm2-tools.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 
-use common::callers::{NOBODY, Who};
-use common::http::request;
-use common::{Host, until_true};
+use crate::common::callers::{NOBODY, Who};
+use crate::common::http::request;
+use crate::common::{self, Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::verify::evidence::{CheckResult, Evidence};
 use nix::sys::signal::{Signal, kill};

@@ -1,10 +1,8 @@
 //! The command line: what it prints, and its exit status.
 
-mod common;
-
 use std::process::Output;
 
-use common::{API, Host, until_true};
+use crate::common::{API, Host, until_true};
 use serde_json::Value;
 
 fn text(output: &Output) -> String {

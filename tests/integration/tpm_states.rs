@@ -1,15 +1,13 @@
 //! Every named state of the TPM, reached by its real cause under the whole daemon: in status, health and journal, with
 //! tokens from memory where that is sound, and well again without a restart when the cause goes.
 
-mod common;
-
 use std::fs;
 use std::time::Duration;
 
-use common::http::part;
-use common::machine::{Machine, port};
-use common::proxy::Fault;
-use common::{Host, until_true};
+use crate::common::http::part;
+use crate::common::machine::Machine;
+use crate::common::proxy::{Fault, port};
+use crate::common::{self, Host, until_true};
 use hostbadge::tpm::SoftwareTpm;
 use serde_json::{Value, json};
 

@@ -1,13 +1,11 @@
 //! The files that operators write, and the socket through which they have them read.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use common::callers::{NOBODY, Puppet, Who};
-use common::{API, Host, until_true};
+use crate::common::callers::{NOBODY, Puppet, Who};
+use crate::common::{self, API, Host, until_true};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 

@@ -1,13 +1,11 @@
 //! Starts, ends and accidents: nothing that was answered is lost, and what is wrong is said.
 
-mod common;
-
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::net::UnixStream;
 
-use common::http::{Connection, jti};
-use common::{API, Host, until_true};
+use crate::common::http::{Connection, jti};
+use crate::common::{self, API, Host, until_true};
 use hostbadge::tpm::SoftwareTpm;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

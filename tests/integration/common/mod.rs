@@ -3,9 +3,6 @@
 //! Making a software TPM takes seconds, so one is made for each build of the daemon and kept in the target directory;
 //! every [`Host`] begins as a copy of it. All of them are hence one and the same host, in as many directories.
 
-// Each test file uses a part of this.
-#![allow(dead_code)]
-
 pub mod callers;
 pub mod grpc;
 pub mod http;

@@ -1,15 +1,13 @@
 //! X509-SVIDs of agents: their form, their chain, who gets them, how they end, and what they are good for.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use common::callers::{NOBODY, Who};
-use common::machine::Machine;
-use common::{Host, until, until_true};
+use crate::common::callers::{NOBODY, Who};
+use crate::common::machine::Machine;
+use crate::common::{Host, until, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::verify::der;
 use nix::sys::signal::{Signal, kill};

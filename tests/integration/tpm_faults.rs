@@ -1,15 +1,13 @@
 //! Every fault of a wire, once for each command that the daemon uses, at its start and at its work: it gets over each by
 //! itself, with its tokens all the while, and leaves nothing in the TPM.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::http::Response;
-use common::machine::Machine;
-use common::proxy::Fault;
-use common::{until, until_true};
+use crate::common::http::Response;
+use crate::common::machine::Machine;
+use crate::common::proxy::Fault;
+use crate::common::{until, until_true};
 use serde_json::json;
 
 const CC_CREATE_PRIMARY: u32 = 0x131;

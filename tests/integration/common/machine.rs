@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hostbadge::tpm::{SoftwareTpm, Tcti};
+use hostbadge::tpm::SoftwareTpm;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::journald::Journald;
-use super::proxy::Proxy;
+use super::proxy::{Proxy, port};
 use super::{API, Host, PATIENCE, until_true};
 
 /// The daemon's deadline for the TPM.
@@ -231,11 +231,6 @@ impl Drop for Machine {
         self.proxy.release();
         self.go_on();
     }
-}
-
-pub fn port(tpm: &SoftwareTpm) -> u16 {
-    let Tcti::Swtpm { port, .. } = tpm.tcti() else { unreachable!("a software TPM is swtpm") };
-    port
 }
 
 #[track_caller]

@@ -1,12 +1,10 @@
 //! Enrollment by four files, on real software TPMs, with certificates by OpenSSL's CA and tpm2-tools in the operator's place.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{Host, until_true};
+use crate::common::{self, Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::enroll::{ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, EnrollmentRequest};
 use hostbadge::tpm::SoftwareTpm;

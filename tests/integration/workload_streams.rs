@@ -1,20 +1,18 @@
 //! X509-SVIDs and WIT-SVIDs over the Workload API: what they are, and how their streams go on. `point_NN_…` are the
 //! points of a conformance list for servers of it.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::callers::NOBODY;
-use common::grpc::{
+use crate::common::callers::NOBODY;
+use crate::common::grpc::{
     Call, Empty, Grpc, INVALID_ARGUMENT, PERMISSION_DENIED, Status, TWO_SECONDS, UNAVAILABLE, WitBundles,
     WitRequest, WitResponse, X509Bundles, X509Response, X509Svid,
 };
-use common::http::{claims, part};
-use common::{API, Host, until_true};
+use crate::common::http::{claims, part};
+use crate::common::{API, Host, until_true};
 use data_encoding::BASE64URL_NOPAD;
 use hostbadge::enroll::pem;
 use ring::rand::SystemRandom;

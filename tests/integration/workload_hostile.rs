@@ -1,15 +1,13 @@
 //! What no honest client sends to the workload socket. Each ends with the connection or in a bound, takes no more memory
 //! than that, and leaves the others served.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use common::grpc::Grpc;
-use common::{API, Host, until_true};
+use crate::common::grpc::Grpc;
+use crate::common::{API, Host, until_true};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;

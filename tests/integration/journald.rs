@@ -1,10 +1,8 @@
 //! The journal, by a real journald: its entries' fields, no secret among them, and a journald that does not listen.
 
-mod common;
-
-use common::http::{claims, jti};
-use common::journald::Journald;
-use common::{API, Host, until, until_true};
+use crate::common::http::{claims, jti};
+use crate::common::journald::Journald;
+use crate::common::{self, API, Host, until, until_true};
 use serde_json::{Value, json};
 
 const AUTO: &str = "[limits]\nrate = 1000000\nburst = 1000000\n[log]\nto = \"auto\"\n";

@@ -1,7 +1,5 @@
 //! What the daemon and systemd say to each other: readiness, watchdog, reload, and sockets that systemd made.
 
-mod common;
-
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -9,9 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::http::Connection;
-use common::processes::Running;
-use common::{API, Host, until_true};
+use crate::common::http::Connection;
+use crate::common::processes::Running;
+use crate::common::{self, API, Host, until_true};
 use nix::sys::signal::Signal;
 use serde_json::json;
 

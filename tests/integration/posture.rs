@@ -1,16 +1,14 @@
 //! Whether the host is itself: PCRs of a real software TPM against a baseline, and files that a kernel measured.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::http::{Response, claims};
-use common::libraries::python_with;
-use common::record::of_event;
-use common::shared_tpm::SharedTpm;
-use common::{API, Host, append, until, until_true};
+use crate::common::http::{Response, claims};
+use crate::common::libraries::python_with;
+use crate::common::record::of_event;
+use crate::common::shared_tpm::SharedTpm;
+use crate::common::{self, API, Host, append, until, until_true};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use hostbadge::verify::eat::Eat;
 use hostbadge::verify::evidence::CheckResult;

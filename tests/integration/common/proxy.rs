@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hostbadge::tpm::{SoftwareTpm, Tcti};
+
 use super::wire::{copy_both_ways, neighbours, read_frame};
 
 /// What becomes of one answer.
@@ -220,4 +222,9 @@ impl Orders {
 
 pub fn command_code(frame: &[u8]) -> u32 {
     u32::from_be_bytes(frame[6..10].try_into().unwrap())
+}
+
+pub fn port(tpm: &SoftwareTpm) -> u16 {
+    let Tcti::Swtpm { port, .. } = tpm.tcti() else { unreachable!("a software TPM is swtpm") };
+    port
 }

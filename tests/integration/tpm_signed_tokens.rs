@@ -1,16 +1,14 @@
 //! Tokens that the TPM signs: ES256 by the host key, RS256 by an RSA key that is made when a grant asks for it.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::callers::{NOBODY, Puppet, Who};
-use common::http::{Connection, claims, part, request};
-use common::libraries::{node_with, python_with};
-use common::record::of_event;
-use common::{API, Host, until_true};
+use crate::common::callers::{NOBODY, Puppet, Who};
+use crate::common::http::{Connection, claims, part, request};
+use crate::common::libraries::{node_with, python_with};
+use crate::common::record::of_event;
+use crate::common::{self, API, Host, until_true};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 

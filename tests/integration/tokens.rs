@@ -1,11 +1,9 @@
 //! What an agent gets when it asks for a token, and what others can do with it.
 
-mod common;
-
 use std::collections::HashSet;
 
-use common::http::{Response, claims, part, request, tampered};
-use common::{API, Host, until_true};
+use crate::common::http::{Response, claims, part, request, tampered};
+use crate::common::{self, API, Host, until_true};
 use serde_json::{Value, json};
 
 /// The names of an object's members.

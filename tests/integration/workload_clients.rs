@@ -1,16 +1,14 @@
 //! SPIFFE's clients as they are: each gets a token, has it validated, is denied what has no grant, and follows keys and
 //! its certificate through a rotation.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::http::claims;
-use common::libraries::{cargo_program, go_program, go_tool, java_with, node_with, python_with};
-use common::processes::Running;
-use common::{API, Host};
+use crate::common::http::claims;
+use crate::common::libraries::{cargo_program, go_program, go_tool, java_with, node_with, python_with};
+use crate::common::processes::Running;
+use crate::common::{self, API, Host};
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 use x509_cert::Certificate;

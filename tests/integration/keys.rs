@@ -1,12 +1,10 @@
 //! Issuing keys: each in its state, through restarts and crashes, by hand and by the clock.
 
-mod common;
-
 use std::fs;
 use std::os::unix::net::UnixStream;
 
-use common::http::part;
-use common::{API, Host, until, until_true};
+use crate::common::http::part;
+use crate::common::{self, API, Host, until, until_true};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 

@@ -1,12 +1,9 @@
 //! The TPM room behind a wire that listens and misbehaves: a proxy between it and a software TPM.
 
-mod common;
-
 use std::future::Future;
 use std::time::Duration;
 
-use common::machine::port;
-use common::proxy::{Fault, Proxy, command_code};
+use crate::proxy::{Fault, Proxy, command_code, port};
 use hostbadge::tpm::{Error, SoftwareTpm, StateKind, Tpm, TpmConfig};
 use tempfile::TempDir;
 

@@ -1,12 +1,10 @@
 //! The state at rest: older copies are refused, and the recovery key opens what the TPM does not.
 
-mod common;
-
 use std::fs;
 use std::process::{Command, Output, Stdio};
 
-use common::http::part;
-use common::{API, Host, template, until, until_true};
+use crate::common::http::part;
+use crate::common::{API, Host, template, until, until_true};
 use serde_json::{Value, json};
 
 const PCRS: &str = "[seal]\npcrs = [0, 7, 12]\n";

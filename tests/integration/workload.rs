@@ -1,17 +1,15 @@
 //! SPIFFE's Workload API on its socket. `point_NN_…` are the points of a conformance list for servers of it.
 
-mod common;
-
 use std::fs;
 use std::time::Duration;
 
-use common::callers::{NOBODY, Puppet, Who};
-use common::grpc::{
+use crate::common::callers::{NOBODY, Puppet, Who};
+use crate::common::grpc::{
     Empty, Grpc, HEADER, INVALID_ARGUMENT, METHODS, PERMISSION_DENIED, Status, TWO_SECONDS, UNAVAILABLE,
     UNIMPLEMENTED,
 };
-use common::http::{claims, part, tampered};
-use common::{API, Host, until};
+use crate::common::http::{claims, part, tampered};
+use crate::common::{self, API, Host, until};
 use serde_json::{Value, json};
 
 const OTHER: &str = "https://other.example.com";

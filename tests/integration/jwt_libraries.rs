@@ -1,14 +1,12 @@
 //! Tokens are what JWT libraries that we did not write take them for: PyJWT, and jose for Node.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::http::{claims, tampered};
-use common::libraries::{node_with, python_with};
-use common::{API, Host};
+use crate::common::http::{claims, tampered};
+use crate::common::libraries::{node_with, python_with};
+use crate::common::{API, Host};
 use serde_json::Value;
 
 #[test]
