@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ impl Journald {
     }
 
     pub fn running(&self) -> bool {
-        Path::new(JOURNAL_SOCKET).exists()
+        UnixDatagram::unbound().and_then(|client| client.connect(JOURNAL_SOCKET)).is_ok()
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use crate::common::callers::{NOBODY, Who};
 use crate::common::machine::Machine;
-use crate::common::{Host, until, until_true};
+use crate::common::{Host, connect_when_listening, until, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::verify::der;
 use nix::sys::signal::{Signal, kill};
@@ -597,7 +597,7 @@ fn server(mine: &Held, roots: &Held, socket: &Path) -> Started {
     let mut command = openssl("s_server", mine, roots, socket);
     command.args(["-Verify", "3", "-rev"]).stdout(Stdio::null()).stderr(Stdio::null());
     let server = Started(command.spawn().unwrap());
-    until_true("the server listens", || socket.exists());
+    connect_when_listening(socket);
     server
 }
 

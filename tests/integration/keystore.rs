@@ -315,23 +315,19 @@ fn a_write_that_failed_counts_for_nothing() {
 
 #[test]
 fn a_full_disk_at_the_first_start_takes_one_place_for_a_counter() {
-    let mut host = Host::blank();
-    fs::create_dir_all(host.path("etc/agents.d")).unwrap();
-    host.configure("");
+    let mut host = Host::never_started();
     host.agent("root", "user = 0");
     fs::create_dir_all(host.path("state")).unwrap();
     fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     block(&host, "ledger.json");
     host.launch();
-    until_true("it says what is in the way", || {
-        host.admin_socket().exists() && trouble(&host).contains("ledger.json")
-    });
+    until_true("it says what is in the way", || trouble(&host).contains("ledger.json"));
     for _ in 0..3 {
         assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
     }
     assert!(counters(&host) <= 1);
     unblock(&host, "ledger.json");
-    until_true("it issues", || host.agent_socket().exists() && issues(&host));
+    until_true("it issues", || issues(&host));
     assert_eq!(counters(&host), 1);
 }
 

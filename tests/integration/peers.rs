@@ -192,9 +192,8 @@ fn a_connection_handed_on_by_a_process_that_died_is_refused() {
     let mut puppet = Puppet::of(&host, &Who::root());
     assert_eq!(puppet.whoami().0, 200);
     // A child keeps the connection and the pipes; its parent, who connected, dies.
-    puppet.order("mother, child = os.getpid(), os.fork()");
-    puppet.order("");
-    puppet.order("os._exit(0) if child else None");
+    // One line, since of two the child may read both.
+    puppet.order("mother, child = os.getpid(), os.fork(); child and os._exit(0)");
     let gone = puppet.pid();
     until_true("the process has died", || {
         fs::read_to_string(format!("/proc/{gone}/stat")).is_ok_and(|stat| stat.contains(") Z"))

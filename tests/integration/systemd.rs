@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::common::http::Connection;
 use crate::common::processes::Running;
-use crate::common::{self, API, Host, until_true};
+use crate::common::{self, API, Host, connect_when_listening, until_true};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -95,9 +95,7 @@ fn activated(host: &Host, names: &str) -> Running {
         .arg("--dev")
         .arg(host.path(""));
     command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    let running = Running::start(command);
-    until_true("the sockets are there", || names.split(':').all(|name| socket_of(host, name).exists()));
-    running
+    Running::start(command)
 }
 
 fn socket_of(host: &Host, name: &str) -> std::path::PathBuf {
@@ -109,7 +107,8 @@ fn the_first_caller_on_systemds_sockets_is_served() {
     let host = Host::new();
     host.agent("r", "user = 0");
     let mut daemon = activated(&host, "agent:workload:admin");
-    let answer = Connection::open(&socket_of(&host, "agent")).post("/v1/token", &json!({ "audience": API }));
+    let caller = connect_when_listening(&socket_of(&host, "agent"));
+    let answer = Connection::of(caller).post("/v1/token", &json!({ "audience": API }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let status = Connection::open(&socket_of(&host, "admin")).get("/v1/status");
     assert_eq!(status.json()["tpm"]["state"], "ready");
@@ -126,7 +125,7 @@ fn the_first_caller_on_systemds_sockets_is_served() {
 fn a_socket_of_an_unknown_name_is_refused_by_name() {
     let host = Host::new();
     let mut daemon = activated(&host, "agent:stranger");
-    let _caller = std::os::unix::net::UnixStream::connect(socket_of(&host, "agent")).unwrap();
+    let _caller = connect_when_listening(&socket_of(&host, "agent"));
     until_true("the daemon ends", || daemon.exited().is_some());
     assert!(
         host.log().contains("a socket named \"stranger\", which hostbadged does not know"),

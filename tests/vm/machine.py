@@ -41,13 +41,13 @@ class Machine:
              "-chardev", f"socket,id=line,path={line},server=on,wait=off",
              "-device", "virtserialport,chardev=line,name=vm-tests",
              *(tpm if self.has_tpm else [])], stdin=subprocess.DEVNULL)
+        self.line = socket.socket(socket.AF_UNIX)
         end = time.monotonic() + 20
-        while not line.exists():
+        # The file exists before QEMU accepts connections.
+        while self.line.connect_ex(str(line)) != 0:
             if time.monotonic() > end or self.qemu.poll() is not None:
                 raise RuntimeError("QEMU does not start")
             time.sleep(0.05)
-        self.line = socket.socket(socket.AF_UNIX)
-        self.line.connect(str(line))
         self.pending = b""
 
     def read(self, deadline: float):

@@ -1,5 +1,6 @@
 //! A real journald for one test: an instance in a journal namespace of its own, as systemd runs them for LogNamespace=.
 
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,7 +29,9 @@ impl Journald {
         command.arg(&namespace).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Running::start(command);
         let journald = Journald { namespace, process };
-        until_true("journald listens", || journald.run_dir().join("socket").exists());
+        let socket = journald.run_dir().join("socket");
+        let client = UnixDatagram::unbound().unwrap();
+        until_true("journald receives entries", || client.connect(&socket).is_ok());
         journald
     }
 

@@ -1,7 +1,7 @@
 //! An installed daemon and its TPM as two things, with a wire between them: what happens to the one is done to it and
 //! not by the other.
 
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,7 +93,6 @@ impl Machine {
     pub fn launch(&mut self) {
         self.ready.1 += 1;
         self.host.launch();
-        until_true("it listens", || UnixStream::connect(self.host.admin_socket()).is_ok());
     }
 
     /// Waits until the daemon that was launched last has told systemd that it is ready.
@@ -113,8 +112,7 @@ impl Machine {
         let began = Instant::now();
         loop {
             let status = self.host.status();
-            // The agent socket opens a moment after the other.
-            if status["status"] == "ok" && UnixStream::connect(self.host.agent_socket()).is_ok() {
+            if status["status"] == "ok" {
                 let health = json!({ "status": "ok", "tpm": "ready", "posture": "off" });
                 if self.host.health() == health {
                     break;

@@ -1,7 +1,7 @@
 //! A whole host for one test: the real daemon with its own software TPM, in a directory of its own.
 //!
-//! Making a software TPM takes seconds, so one is made for each build of the daemon and kept in the target directory;
-//! every [`Host`] begins as a copy of it. All of them are hence one and the same host, in as many directories.
+//! Making a software TPM takes seconds, so one is made for each run of the tests, with the first state of a host; every
+//! [`Host`] begins as a copy of it. All of them are hence one and the same host, in as many directories.
 
 pub mod callers;
 pub mod grpc;
@@ -18,6 +18,7 @@ pub mod wire;
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -56,6 +57,13 @@ pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
     until(what, || holds().then_some(()));
 }
 
+/// Connects to `socket` as soon as its server accepts connections. That the file exists does not mean that: bind(2)
+/// makes it, and connections are refused until listen(2).
+#[track_caller]
+pub fn connect_when_listening(socket: &Path) -> UnixStream {
+    until(&format!("{} accepts connections", socket.display()), || UnixStream::connect(socket).ok())
+}
+
 /// These tests make cgroups, mounts and processes of other users.
 #[track_caller]
 pub fn needs_root() {
@@ -87,12 +95,12 @@ pub struct Start {
 impl Host {
     /// A host that was started once before and is stopped now, without agents.
     pub fn new() -> Host {
-        Host::copied_from(&template::host())
+        Host::copied_from(template::host())
     }
 
     /// The same with a TPM and keys of another host.
     pub fn other() -> Host {
-        Host::copied_from(&template::other_host())
+        Host::copied_from(template::other_host())
     }
 
     /// A directory in which no daemon ever was.
@@ -105,11 +113,17 @@ impl Host {
         Host { dir, daemon: None, start: Start::default(), _root: root }
     }
 
-    fn copied_from(template: &Path) -> Host {
+    /// A host whose first start is to come, with a TPM and keys of its own: of an age that the test knows.
+    pub fn never_started() -> Host {
         let host = Host::blank();
-        template::copy(template, &host.dir);
         fs::create_dir_all(host.path("etc/agents.d")).unwrap();
         host.configure("");
+        host
+    }
+
+    fn copied_from(template: &Path) -> Host {
+        let host = Host::never_started();
+        template::copy(template, &host.dir);
         host
     }
 
@@ -178,18 +192,30 @@ impl Host {
     /// Starts the daemon and waits until it says that it is ready.
     pub fn start(&mut self) {
         let before = self.log().len();
-        self.launch();
-        until("the daemon is ready", || {
-            let log = self.log();
-            if let Some(status) = self.daemon.as_mut()?.exited() {
-                panic!("the daemon ended ({status}):\n{}", &log[before..]);
-            }
-            log[before..].contains(READY).then_some(())
+        self.spawn();
+        self.until_daemon("is ready", |host| host.log()[before..].contains(READY));
+    }
+
+    /// Starts the daemon and waits until its sockets accept connections, whether or not it can issue.
+    #[track_caller]
+    pub fn launch(&mut self) {
+        self.spawn();
+        for socket in [self.agent_socket(), self.workload_socket(), self.admin_socket()] {
+            self.until_daemon("listens", |_| UnixStream::connect(&socket).is_ok());
+        }
+    }
+
+    /// Waits until the daemon is so far, and fails as soon as it has ended.
+    #[track_caller]
+    fn until_daemon(&mut self, what: &str, holds: impl Fn(&Host) -> bool) {
+        until_true(&format!("the daemon {what}"), || {
+            let ended = self.daemon.as_mut().expect("the daemon was started").exited();
+            assert!(ended.is_none(), "the daemon ended before it {what}: {}", ended.unwrap());
+            holds(self)
         });
     }
 
-    /// Starts the daemon without waiting.
-    pub fn launch(&mut self) {
+    fn spawn(&mut self) {
         let command = self.command();
         self.daemon = Some(Running::start(command));
     }
