@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use crate::common::callers::{NOBODY, Puppet, Who};
+use crate::common::callers::{Credentials, NOBODY, ScriptedClient};
 use crate::common::{self, API, Host, until_true};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn one_bad_file_leaves_the_last_good_set_in_force() {
     let host = Host::started();
     host.agent("good", "user = 4711");
     let bad = host.agents_file("bad", "name = \"bad\"\n[match]\nuesr = 0\n");
-    host.hang_up();
+    host.reload();
     assert_eq!(in_force(&host), ["root"], "all or nothing");
     host.token();
 
@@ -38,7 +38,7 @@ fn one_bad_file_leaves_the_last_good_set_in_force() {
     until_true("the fault is in the log", || host.log().contains(&wanted));
 
     fs::remove_file(bad).unwrap();
-    host.hang_up();
+    host.reload();
     assert_eq!(in_force(&host), ["good", "root"]);
     assert_eq!(host.status()["agents"]["faults"], json!([]));
 }
@@ -82,7 +82,7 @@ fn a_mended_file_takes_effect_on_open_connections() {
 fn a_reload_is_written_down() {
     let host = Host::started();
     host.agent("second", "user = 4711");
-    host.hang_up();
+    host.reload();
     let lines = host.audit();
     let line = lines.iter().find(|line| line["event"] == "agents-reloaded").unwrap();
     assert!(
@@ -106,7 +106,7 @@ fn a_daemon_started_on_faulty_agents_knows_none_and_says_so() {
     assert_eq!(host.status()["agents"]["faults"][0]["file"], json!(bad));
     until_true("the fault is in the log", || host.log().contains(bad.to_str().unwrap()));
     fs::remove_file(bad).unwrap();
-    host.hang_up();
+    host.reload();
     host.token();
 }
 
@@ -203,7 +203,7 @@ fn a_pipe_in_the_place_of_a_file_holds_up_nobody() {
     .unwrap();
     let (_, answer) = reload(&host);
     assert!(answer["faults"][0]["what"].as_str().unwrap().contains("not a regular file"), "{answer}");
-    host.hang_up();
+    host.reload();
     host.token();
     assert!(host.stop().success());
 }
@@ -238,7 +238,7 @@ fn the_admin_socket_is_closed_to_other_users() {
     let connect = format!("import socket; socket.socket(socket.AF_UNIX).connect({:?})", host.admin_socket());
     let mut command = std::process::Command::new(common::callers::python());
     command.args(["-c", &connect]);
-    Who::user(NOBODY).dress(&mut command);
+    Credentials::user(NOBODY).apply_to(&mut command);
     let output = command.output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("PermissionError"), "{output:?}");
 }
@@ -248,7 +248,7 @@ fn the_admin_socket_checks_its_caller_and_not_only_its_mode() {
     let host = Host::started();
     // As if an administrator had opened the socket to everybody.
     fs::set_permissions(host.admin_socket(), Permissions::from_mode(0o666)).unwrap();
-    let nobody = Who::user(NOBODY);
+    let nobody = Credentials::user(NOBODY);
     for (target, arguments) in [
         ("/v1/status", &[][..]),
         ("/v1/agents", &[]),
@@ -260,7 +260,7 @@ fn the_admin_socket_checks_its_caller_and_not_only_its_mode() {
         assert_eq!((answer.status, answer.error().as_str()), (403, "access_denied"), "{target}");
     }
     let refusals = host.audit();
-    let refusals = common::record::of_event(&refusals, "request-refused");
+    let refusals = common::audit_log::with_event(&refusals, "request-refused");
     assert_eq!(refusals.len(), 5);
     assert!(refusals.iter().all(|line| line["reason"] == "access_denied" && line["peer"]["uid"] == NOBODY));
 }
@@ -272,7 +272,7 @@ fn what_comes_to_holding_the_keys_is_for_root_alone() {
     host.configure("[admin]\ngroup = \"daemon\"\n");
     host.start();
     fs::set_permissions(host.admin_socket(), Permissions::from_mode(0o666)).unwrap();
-    let member = Who::user(NOBODY).group(1);
+    let member = Credentials::user(NOBODY).group(1);
     let ask = |target: &str, arguments: &[&str]| member.curl_at(&host.admin_socket(), target, arguments);
     assert_eq!(ask("/v1/status", &[]).status, 200);
     assert_eq!(ask("/v1/agents/reload", &["-X", "POST"]).status, 200);
@@ -291,7 +291,7 @@ fn what_comes_to_holding_the_keys_is_for_root_alone() {
         assert_ne!(root.status, 403, "{}", root.text());
     }
     let record = host.audit();
-    let refusals = common::record::of_event(&record, "request-refused");
+    let refusals = common::audit_log::with_event(&record, "request-refused");
     assert_eq!(refusals.len(), guarded.len());
     assert!(refusals.iter().all(|line| line["peer"]["uid"] == NOBODY));
 }
@@ -299,11 +299,12 @@ fn what_comes_to_holding_the_keys_is_for_root_alone() {
 #[test]
 fn an_admin_connection_is_worth_nothing_to_whoever_gives_up_root() {
     let host = Host::started();
-    let mut puppet = Puppet::at(&host.admin_socket(), &Who::root(), &common::callers::python());
-    assert_eq!(puppet.ask("GET /v1/status", "").0, 200);
-    puppet.order(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));
-    assert_eq!(puppet.ask("GET /v1/status", "").0, 401);
-    puppet.end();
+    let mut client =
+        ScriptedClient::connect_with(&host.admin_socket(), &Credentials::root(), &common::callers::python());
+    assert_eq!(client.request("GET /v1/status", "").0, 200);
+    client.execute(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));
+    assert_eq!(client.request("GET /v1/status", "").0, 401);
+    client.close();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::common::callers::{NOBODY, Who};
+use crate::common::callers::{Credentials, NOBODY};
 use crate::common::http::request;
 use crate::common::{self, Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
@@ -55,7 +55,7 @@ fn evidence_holds_names_the_host_and_its_keys_and_is_written_down() {
     let all = findings(&attested(&host, &long), &nonce);
     assert!(all.iter().all(|finding| finding.holds), "{all:#?}");
     let audit = host.audit();
-    let lines = common::record::of_event(&audit, "attested");
+    let lines = common::audit_log::with_event(&audit, "attested");
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[0]["detail"], format!("nonce {NONCE}"));
 }
@@ -71,12 +71,12 @@ fn evidence_that_nobody_takes_is_bounded_and_its_place_is_free_when_its_caller_g
         let mut connection = host.connect();
         connection.send(&request("POST", "/v1/attest", Some("application/json"), body.as_bytes())).unwrap();
         stalled.push(connection);
-        until_true("it is made", || common::record::of_event(&host.audit(), "attested").len() == made);
+        until_true("it is made", || common::audit_log::with_event(&host.audit(), "attested").len() == made);
     }
     let refused = host.post("/v1/attest", json!({ "nonce": NONCE }));
     assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
     assert_eq!(refused.header("retry-after"), Some("5"));
-    assert_eq!(stalled.pop().unwrap().hear().unwrap().status, 200);
+    assert_eq!(stalled.pop().unwrap().read_response().unwrap().status, 200);
     assert_eq!(attested(&host, NONCE)["nonce"], NONCE, "the place of one that took its answer");
     drop(stalled);
     for format in ["evidence", "eat"] {
@@ -189,7 +189,7 @@ fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
 #[test]
 fn only_agents_with_a_proper_nonce_make_the_tpm_work_and_not_without_end() {
     let host = Host::started();
-    let stranger = Who::user(NOBODY).curl(&host, "/v1/attest", &["-d", &format!("nonce={NONCE}")]);
+    let stranger = Credentials::user(NOBODY).curl(&host, "/v1/attest", &["-d", &format!("nonce={NONCE}")]);
     assert_eq!((stranger.status, stranger.error().as_str()), (401, "invalid_client"));
     for nonce in ["", "AAAA", &"A".repeat(87), "not base64!", "YSBub25jZSBvZiAxOCBieXRlcw=="] {
         let answer = host.post("/v1/attest", json!({ "nonce": nonce }));

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::common::callers::Who;
+use crate::common::callers::Credentials;
 use crate::common::http::{Connection, request};
 use crate::common::{API, Host, until_true};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -46,7 +46,7 @@ fn bodies_that_are_no_token_request_are_named_and_recorded() {
         br#"{"audience":"a","ttl":-1}"#,
         br#"{"audience":"a","ttl":1e99}"#,
     ] {
-        let answer = host.connect().say(&post(body));
+        let answer = host.connect().exchange(&post(body));
         let shown = String::from_utf8_lossy(body);
         assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"), "{shown}");
         assert!(!answer.json()["error_description"].as_str().unwrap().is_empty(), "{shown}");
@@ -61,7 +61,7 @@ fn what_is_too_large_is_told_so_and_leaves_nothing_behind() {
     let host = Host::started();
     for size in [64 * 1024 + 1, 1_000_000, 10_000_000] {
         let body = format!(r#"{{"audience":"{}"}}"#, "a".repeat(size));
-        let answer = host.connect().say(&post(body.as_bytes()));
+        let answer = host.connect().exchange(&post(body.as_bytes()));
         assert_eq!(answer.status, 413, "{size}");
     }
     let head = format!("GET /v1/health HTTP/1.1\r\nhost: l\r\nx: {}\r\n\r\n", "a".repeat(17 * 1024));
@@ -76,13 +76,13 @@ fn a_request_in_single_bytes_and_a_pipeline_are_answered_in_order() {
     for byte in post(json!({ "audience": API }).to_string().as_bytes()) {
         connection.send(&[byte]).unwrap();
     }
-    assert_eq!(connection.hear().unwrap().status, 200);
+    assert_eq!(connection.read_response().unwrap().status, 200);
     let mut many = Vec::new();
     for body in [json!({ "audience": API }), json!({ "audience": "x" }), json!({ "audience": API })] {
         many.extend(post(body.to_string().as_bytes()));
     }
     connection.send(&many).unwrap();
-    let statuses: Vec<u16> = (0..3).map(|_| connection.hear().unwrap().status).collect();
+    let statuses: Vec<u16> = (0..3).map(|_| connection.read_response().unwrap().status).collect();
     assert_eq!(statuses, [200, 400, 200]);
 }
 
@@ -147,7 +147,7 @@ fn a_crowd_of_idle_connections_keeps_nobody_out() {
         (0..10_000).map(|_| UnixStream::connect(host.agent_socket()).unwrap()).collect();
     // One of the same user as the crowd, and one of another.
     assert!(!host.token().is_empty());
-    let stranger = Who::user(65_534).curl(&host, "/v1/health", &[]);
+    let stranger = Credentials::user(65_534).curl(&host, "/v1/health", &[]);
     assert_eq!(stranger.status, 200);
     let bound = 2_000;
     until_true("the crowd is held to its bound", || host.status()["connections"].as_u64().unwrap() <= bound);
@@ -189,11 +189,11 @@ fn who_asks_too_often_waits_while_others_are_served() {
     assert!(limited.len() >= 30, "{}", limited.len());
     assert_eq!(limited[0].error(), "slow_down");
     assert_eq!(limited[0].header("retry-after"), Some("1"));
-    assert_eq!(Who::user(65_534).token(&host).status, 200);
+    assert_eq!(Credentials::user(65_534).token(&host).status, 200);
 
     let mut flood = Vec::new();
     for _ in 0..40 {
-        flood.push(Who::user(65_533).curl(&host, "/v1/whoami", &[]).status);
+        flood.push(Credentials::user(65_533).curl(&host, "/v1/whoami", &[]).status);
     }
     assert!(flood.contains(&401) && flood.contains(&429), "{flood:?}");
     let written = host.audit().iter().filter(|line| line["reason"] == "slow_down").count();
@@ -207,5 +207,5 @@ fn a_sender_that_dawdles_is_cut_off_and_holds_up_nobody() {
     slow.send(b"POST /v1/token HTTP/1.1\r\nhost: l\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")
         .unwrap();
     assert!(!host.token().is_empty());
-    assert_eq!(slow.hear().unwrap().status, 408);
+    assert_eq!(slow.read_response().unwrap().status, 408);
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::common::callers::{NOBODY, Who};
+use crate::common::callers::{Credentials, NOBODY};
 use crate::common::machine::Machine;
 use crate::common::{Host, connect_when_listening, until, until_true};
 use data_encoding::{BASE64, HEXLOWER};
@@ -26,15 +26,15 @@ const FILE: &str = "state/ca.json";
 // === helpers ===
 
 /// A certificate as it was given, in files as programs take them.
-struct Held {
+struct CertificateFiles {
     dir: TempDir,
     chain: Vec<Vec<u8>>,
     answer: Value,
 }
 
-impl Held {
+impl CertificateFiles {
     #[track_caller]
-    fn by(host: &Host, ask: Value) -> Held {
+    fn request(host: &Host, ask: Value) -> CertificateFiles {
         let answer = host.post("/v1/certificate", ask);
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.header("cache-control"), Some("no-store"));
@@ -46,7 +46,7 @@ impl Held {
         fs::write(dir.path().join("bundle.pem"), bundle(host)).unwrap();
         let chain = CertificateDer::pem_slice_iter(text("certificate_chain").as_bytes());
         let chain = chain.map(|one| one.unwrap().to_vec()).collect();
-        Held { dir, chain, answer }
+        CertificateFiles { dir, chain, answer }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -152,7 +152,7 @@ fn lines(host: &Host, event: &str) -> Vec<Value> {
 #[test]
 fn a_leaf_is_an_x509_svid_and_its_chain_holds() {
     let host = Host::started();
-    let held = Held::by(&host, json!({}));
+    let held = CertificateFiles::request(&host, json!({}));
     let leaf = held.leaf();
     let body = leaf.tbs_certificate();
     let id = spiffe_id(&host);
@@ -170,7 +170,7 @@ fn a_leaf_is_an_x509_svid_and_its_chain_holds() {
     assert_eq!(lives.as_secs(), 3600 + 10);
     let until = humantime::parse_rfc3339(held.answer["expires_at"].as_str().unwrap()).unwrap();
     assert_eq!(until, std::time::UNIX_EPOCH + body.validity().not_after.to_unix_duration());
-    assert_ne!(held.serial(), Held::by(&host, json!({})).serial());
+    assert_ne!(held.serial(), CertificateFiles::request(&host, json!({})).serial());
 
     assert_eq!(held.chain.len(), 2, "leaf and issuing CA; the root is the bundle's");
     let issuing = Certificate::from_der(&held.chain[1]).unwrap();
@@ -202,7 +202,7 @@ fn a_leaf_is_an_x509_svid_and_its_chain_holds() {
 fn a_request_shortens_a_life_and_never_lengthens_it() {
     let host = Host::started();
     let lives = |ttl: Value| {
-        let held = Held::by(&host, json!({ "ttl": ttl }));
+        let held = CertificateFiles::request(&host, json!({ "ttl": ttl }));
         let validity = *held.leaf().tbs_certificate().validity();
         (validity.not_after.to_unix_duration() - validity.not_before.to_unix_duration()).as_secs() - 10
     };
@@ -214,13 +214,13 @@ fn a_request_shortens_a_life_and_never_lengthens_it() {
 #[test]
 fn who_is_no_agent_or_several_and_asks_as_none_gets_nothing() {
     let host = Host::started();
-    let stranger = Who::user(NOBODY).curl(&host, "/v1/certificate", &["-X", "POST"]);
+    let stranger = Credentials::user(NOBODY).curl(&host, "/v1/certificate", &["-X", "POST"]);
     assert_eq!((stranger.status, stranger.error().as_str()), (401, "invalid_client"));
     host.agent("other", "user = 0");
-    host.hang_up();
+    host.reload();
     let answer = host.post("/v1/certificate", json!({}));
     assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"));
-    let held = Held::by(&host, json!({ "agent": "other" }));
+    let held = CertificateFiles::request(&host, json!({ "agent": "other" }));
     assert!(uris(&held.leaf()).1[0].ends_with("/agent/other"));
     assert_eq!(host.get("/v1/certificate").status, 405);
 }
@@ -276,7 +276,7 @@ fn by_csr_the_key_stays_and_of_what_is_asked_for_nothing_counts_but_the_key() {
     ];
     for kind in kinds {
         let pem = csr(dir.path(), kind, &wishes);
-        let held = Held::by(&host, json!({ "csr": pem }));
+        let held = CertificateFiles::request(&host, json!({ "csr": pem }));
         assert!(held.answer.get("private_key").is_none(), "{kind:?}");
         assert_eq!(uris(&held.leaf()).1, [spiffe_id(&host)]);
         let (_, constraints) =
@@ -290,9 +290,9 @@ fn by_csr_the_key_stays_and_of_what_is_asked_for_nothing_counts_but_the_key() {
         assert_eq!(run(Command::new("openssl").args(["x509", "-noout", "-pubkey", "-in"]).arg(cert)), own);
         // The same as DER in base64, and as tools of old label it.
         let bare: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-        assert_eq!(Held::by(&host, json!({ "csr": bare })).chain.len(), 2);
+        assert_eq!(CertificateFiles::request(&host, json!({ "csr": bare })).chain.len(), 2);
         let of_old = pem.replace("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST");
-        assert_eq!(Held::by(&host, json!({ "csr": of_old })).chain.len(), 2);
+        assert_eq!(CertificateFiles::request(&host, json!({ "csr": of_old })).chain.len(), 2);
     }
 }
 
@@ -351,7 +351,7 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
     for body in [json!([]), json!({ "csr": 1 }), json!({ "crs": "x" }), json!({ "csr": ["x"] })] {
         assert_eq!(host.post("/v1/certificate", body.clone()).status, 400, "{body}");
     }
-    assert_eq!(Held::by(&host, json!({})).chain.len(), 2);
+    assert_eq!(CertificateFiles::request(&host, json!({})).chain.len(), 2);
 }
 
 /// A request for a key, with a signature of so many bytes that is none.
@@ -366,10 +366,10 @@ fn request(key: &[u8], signature: usize) -> Vec<u8> {
 #[test]
 fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
     let mut host = Host::started();
-    let old = Held::by(&host, json!({}));
+    let old = CertificateFiles::request(&host, json!({}));
     host.stop();
     host.start();
-    let same = Held::by(&host, json!({}));
+    let same = CertificateFiles::request(&host, json!({}));
     assert_eq!(same.chain[1], old.chain[1]);
     host.crash();
 
@@ -386,7 +386,7 @@ fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
         if answer.status != 200 {
             return None;
         }
-        let held = Held::by(&host, json!({}));
+        let held = CertificateFiles::request(&host, json!({}));
         (held.chain[1] != old.chain[1]).then_some(held)
     });
     // The root is the same, so that nobody notices.
@@ -407,15 +407,15 @@ fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
 fn certificates_are_issued_while_the_tpm_says_nothing() {
     let mut machine = Machine::new();
     machine.start();
-    let before = Held::by(&machine.host, json!({}));
+    let before = CertificateFiles::request(&machine.host, json!({}));
     let ca = machine.host.status()["ca"].clone();
     assert!(ca["issues_until"].is_string() && ca["waits"].is_null(), "{ca}");
-    machine.stall();
-    machine.until_named("busy");
-    let held = Held::by(&machine.host, json!({}));
+    machine.pause_tpm();
+    machine.until_tpm_state("busy");
+    let held = CertificateFiles::request(&machine.host, json!({}));
     assert_eq!(held.chain[1], before.chain[1]);
-    machine.go_on();
-    machine.until_well();
+    machine.resume_tpm();
+    machine.until_healthy();
 }
 
 /// The vault's key is made anew, and what it encrypted with it.
@@ -425,14 +425,14 @@ fn the_issuing_ca_outlives_the_key_that_it_was_sealed_under() {
     host.agent("root", "user = 0");
     host.configure("[seal]\npcrs = [7]");
     host.start();
-    let before = Held::by(&host, json!({}));
+    let before = CertificateFiles::request(&host, json!({}));
     let sealed = |host: &Host| stored(host)["issuing"][0]["key"].as_str().unwrap().to_owned();
     let first = sealed(&host);
     run(hostbadge(&host).args(["key", "recovery"]));
     until_true("the key is sealed anew", || sealed(&host) != first);
     host.crash();
     host.start();
-    assert_eq!(Held::by(&host, json!({})).chain[1], before.chain[1]);
+    assert_eq!(CertificateFiles::request(&host, json!({})).chain[1], before.chain[1]);
     until_true("all is sealed anew", || host.status()["seal"]["pcrs"] == json!([7]));
 }
 
@@ -443,17 +443,17 @@ fn no_crash_while_the_keys_are_sealed_anew_costs_an_issuing_ca() {
     host.agent("root", "user = 0");
     host.agent("leaver", "user = 0");
     host.start();
-    let before = Held::by(&host, json!({ "agent": "root" }));
-    Held::by(&host, json!({ "agent": "leaver" }));
+    let before = CertificateFiles::request(&host, json!({ "agent": "root" }));
+    CertificateFiles::request(&host, json!({ "agent": "leaver" }));
     fs::remove_file(host.path("etc/agents.d/leaver.toml")).unwrap();
-    host.hang_up();
+    host.reload();
     until_true("it is revoked", || stored(&host)["issuing"][0]["revoked"].as_array().unwrap().len() == 1);
     for _ in 0..5 {
         // Others than this may be under way when the command returns.
         run(hostbadge(&host).args(["key", "recovery"]));
         host.crash();
         host.start();
-        assert_eq!(Held::by(&host, json!({})).chain[1], before.chain[1]);
+        assert_eq!(CertificateFiles::request(&host, json!({})).chain[1], before.chain[1]);
         assert_eq!(stored(&host)["issuing"][0]["revoked"].as_array().unwrap().len(), 1);
         until_true("the key before is forgotten", || {
             let text = fs::read_to_string(host.path("state/seal.json")).unwrap();
@@ -466,10 +466,10 @@ fn no_crash_while_the_keys_are_sealed_anew_costs_an_issuing_ca() {
 fn who_is_removed_is_on_the_list_and_stays_there() {
     let mut host = Host::started();
     host.agent("leaver", "user = 0");
-    host.hang_up();
-    let gone = Held::by(&host, json!({ "agent": "leaver" }));
-    let before_restart = Held::by(&host, json!({ "agent": "leaver" }));
-    let stays = Held::by(&host, json!({ "agent": "root" }));
+    host.reload();
+    let gone = CertificateFiles::request(&host, json!({ "agent": "leaver" }));
+    let before_restart = CertificateFiles::request(&host, json!({ "agent": "leaver" }));
+    let stays = CertificateFiles::request(&host, json!({ "agent": "root" }));
     let revoked = |host: &Host| {
         let file = stored(host);
         let lists = file["issuing"].as_array().unwrap().iter();
@@ -480,12 +480,12 @@ fn who_is_removed_is_on_the_list_and_stays_there() {
         all
     };
     assert!(revoked(&host).is_empty());
-    // Who was given what is known after a restart too.
+    // Credentials was given what is known after a restart too.
     host.stop();
     host.start();
     assert!(revoked(&host).is_empty());
     fs::remove_file(host.path("etc/agents.d/leaver.toml")).unwrap();
-    host.hang_up();
+    host.reload();
     until_true("both are revoked", || revoked(&host).len() == 2);
     let mut wanted = [gone.serial(), before_restart.serial()];
     let mut found = revoked(&host);
@@ -499,10 +499,10 @@ fn who_is_removed_is_on_the_list_and_stays_there() {
 
     // Back again: what was revoked stays so, what is new is not.
     host.agent("leaver", "user = 0");
-    host.hang_up();
+    host.reload();
     host.crash();
     host.start();
-    let new = Held::by(&host, json!({ "agent": "leaver" }));
+    let new = CertificateFiles::request(&host, json!({ "agent": "leaver" }));
     let mut found = revoked(&host);
     found.sort();
     assert_eq!(found, wanted);
@@ -573,7 +573,7 @@ fn watch_keeps_files_fresh_through_a_restart_and_takes_them_along() {
 
     // Refused for good: it ends, and says so.
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
-    host.hang_up();
+    host.reload();
     let refused = hostbadge(&host).args(["certificate", "--watch"]).arg(&out).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
@@ -582,7 +582,7 @@ fn watch_keeps_files_fresh_through_a_restart_and_takes_them_along() {
 // === mutual TLS ===
 
 /// An agent's TLS by openssl: its certificate, its key, and whom it believes.
-fn openssl(program: &str, mine: &Held, roots: &Held, socket: &Path) -> Command {
+fn openssl(program: &str, mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> Command {
     let mut command = Command::new("openssl");
     command.arg(program).arg("-unix").arg(socket);
     command.arg("-cert").arg(mine.path("cert.pem")).arg("-key").arg(mine.path("key.pem"));
@@ -593,7 +593,7 @@ fn openssl(program: &str, mine: &Held, roots: &Held, socket: &Path) -> Command {
 }
 
 /// A server that sends each line back in reverse.
-fn server(mine: &Held, roots: &Held, socket: &Path) -> Started {
+fn server(mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> Started {
     let mut command = openssl("s_server", mine, roots, socket);
     command.args(["-Verify", "3", "-rev"]).stdout(Stdio::null()).stderr(Stdio::null());
     let server = Started(command.spawn().unwrap());
@@ -602,7 +602,7 @@ fn server(mine: &Held, roots: &Held, socket: &Path) -> Started {
 }
 
 /// What a client by openssl hears when it says hello.
-fn hello(mine: &Held, roots: &Held, socket: &Path) -> Option<String> {
+fn hello(mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> Option<String> {
     use std::io::{BufRead, BufReader, Write};
     let mut command = openssl("s_client", mine, roots, socket);
     command.args(["-verify", "3", "-quiet"]).stderr(Stdio::null());
@@ -628,9 +628,9 @@ mod tls {
     use rustls_pki_types::pem::PemObject;
     use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-    use super::Held;
+    use super::CertificateFiles;
 
-    fn roots(of: &Held) -> Arc<dyn ClientCertVerifier> {
+    fn roots(of: &CertificateFiles) -> Arc<dyn ClientCertVerifier> {
         let mut roots = RootCertStore::empty();
         for root in CertificateDer::pem_file_iter(of.path("bundle.pem")).unwrap() {
             roots.add(root.unwrap()).unwrap();
@@ -679,7 +679,11 @@ mod tls {
     }
 
     /// Says hello over a connection, and what comes back.
-    pub fn hello(mine: &Held, believed: &Held, mut stream: UnixStream) -> io::Result<String> {
+    pub fn hello(
+        mine: &CertificateFiles,
+        believed: &CertificateFiles,
+        mut stream: UnixStream,
+    ) -> io::Result<String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -698,7 +702,11 @@ mod tls {
     }
 
     /// Serves one connection, sending the line back in reverse.
-    pub fn serve_one(mine: &Held, believed: &Held, listener: &UnixListener) -> io::Result<()> {
+    pub fn serve_one(
+        mine: &CertificateFiles,
+        believed: &CertificateFiles,
+        listener: &UnixListener,
+    ) -> io::Result<()> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -724,14 +732,14 @@ mod tls {
 fn two_agents_do_mutual_tls_and_another_trust_domain_is_refused() {
     let host = Host::started();
     host.agent("server", "user = 0");
-    host.hang_up();
-    let client = Held::by(&host, json!({ "agent": "root" }));
-    let serving = Held::by(&host, json!({ "agent": "server" }));
+    host.reload();
+    let client = CertificateFiles::request(&host, json!({ "agent": "root" }));
+    let serving = CertificateFiles::request(&host, json!({ "agent": "server" }));
     let mut elsewhere = Host::other();
     elsewhere.agent("root", "user = 0");
     elsewhere.start();
-    let foreign = Held::by(&elsewhere, json!({}));
-    let domain = |held: &Held| uris(&held.leaf()).1[0].split('/').nth(2).unwrap().to_owned();
+    let foreign = CertificateFiles::request(&elsewhere, json!({}));
+    let domain = |held: &CertificateFiles| uris(&held.leaf()).1[0].split('/').nth(2).unwrap().to_owned();
     assert_ne!(domain(&client), domain(&foreign));
     assert!(!foreign.verified(&client.path("bundle.pem")).status.success());
     assert!(foreign.verified(&foreign.path("bundle.pem")).status.success());

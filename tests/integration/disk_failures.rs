@@ -142,7 +142,7 @@ fn certificates_that_cannot_be_written_down_take_no_room() {
         assert_eq!(answer.unwrap_err().code, UNAVAILABLE);
     }
     fs::remove_file(disk.0.join("ballast")).unwrap();
-    host.hang_up();
+    host.reload();
     let issued = host.audit().iter().filter(|line| line["event"] == "certificate-issued").count();
     until_true("there are as many leaves as were given away", || leaves(&host) == issued);
     host.stop();

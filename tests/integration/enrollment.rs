@@ -187,7 +187,7 @@ fn four_files_make_a_certificate_that_stands_for_the_host() {
 
     let lines = host.audit();
     for event in ["enrollment-requested", "enrollment-answered", "certificate-installed"] {
-        assert_eq!(common::record::of_event(&lines, event).len(), 1, "{event}");
+        assert_eq!(common::audit_log::with_event(&lines, event).len(), 1, "{event}");
     }
 }
 
@@ -297,7 +297,7 @@ fn challenges_are_answered_once_by_the_host_that_they_are_for() {
     host.start();
     refused(&desk.activate(&host, "challenge"), "a challenge is answered once");
     let lines = host.audit();
-    assert_eq!(common::record::of_event(&lines, "enrollment-refused").len(), 5);
+    assert_eq!(common::audit_log::with_event(&lines, "enrollment-refused").len(), 5);
 }
 
 #[test]
@@ -520,7 +520,7 @@ fn an_ek_certificate_of_no_maker_is_not_in_the_host_certificate() {
 /// What the operator needs is the program and its C library.
 #[test]
 fn the_operator_needs_no_tpm_library() {
-    common::needs_root();
+    common::require_root();
     let host = Host::started();
     let desk = Desk::new();
     desk.request(&host);

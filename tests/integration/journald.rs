@@ -11,7 +11,7 @@ fn host_heard_by(journald: &Journald) -> Host {
     let mut host = Host::new();
     host.configure(AUTO);
     host.agent("researcher", "user = 0");
-    journald.hear(&mut host);
+    journald.attach_to(&mut host);
     host.start();
     assert_eq!(host.status()["journal"]["to"], "journald", "{}", host.status());
     host
@@ -56,7 +56,7 @@ fn each_decision_is_an_entry_with_the_contracts_fields_and_without_the_token() {
 fn a_journald_that_does_not_listen_stops_no_token_and_is_told_how_much_it_missed() {
     let journald = Journald::start();
     let host = host_heard_by(&journald);
-    journald.stall();
+    journald.pause();
     let mut connection = host.connect();
     let mut asked = 0;
     until_true("entries are dropped", || {
@@ -68,12 +68,12 @@ fn a_journald_that_does_not_listen_stops_no_token_and_is_told_how_much_it_missed
         host.status()["journal"]["dropped"].as_u64() > Some(0)
     });
     assert!(asked > 4096, "the queue holds some: {asked}");
-    journald.go_on();
+    journald.resume();
     let told = until("the journal is told", || {
         journald.entries(&["HOSTBADGE_EVENT=journal-dropped"]).into_iter().next()
     });
     let said = told["MESSAGE"].as_str().unwrap();
     assert!(said.ends_with("entries were dropped while the journal did not listen"), "{said}");
     // The record has them all.
-    assert_eq!(common::record::of_event(&host.audit(), "token-issued").len(), asked);
+    assert_eq!(common::audit_log::with_event(&host.audit(), "token-issued").len(), asked);
 }

@@ -76,7 +76,7 @@ fn earlier(moment: &mut Value, by: u64) {
 fn line(host: &Host, event: &str, kid: &str) -> Value {
     let about = |line: &&Value| line["event"] == event && line["kid"] == kid;
     // The last line may still be on its way.
-    let text = || common::record::text(&host.path("audit"));
+    let text = || common::audit_log::text(&host.path("audit"));
     until_true(&format!("{event} of {kid} is recorded"), || {
         let text = text();
         text.lines().any(|line| serde_json::from_str(line).is_ok_and(|line: Value| about(&&line)))
@@ -206,12 +206,12 @@ fn a_rotation_survives_kill_9_at_any_moment() {
         let (admin, body) = (host.admin_socket(), json!({ "now": round % 3 != 0 }));
         let order = std::thread::spawn(move || {
             // The daemon may be gone already.
-            let mut connection = common::http::Connection::of(UnixStream::connect(admin).ok()?);
+            let mut connection = common::http::Connection::new(UnixStream::connect(admin).ok()?);
             let text = body.to_string();
             let ask =
                 common::http::request("POST", "/v1/keys/rotate", Some("application/json"), text.as_bytes());
             let _ = connection.send(&ask);
-            connection.hear().map(|answer| answer.status)
+            connection.read_response().map(|answer| answer.status)
         });
         // From before the TPM is asked to after the file is replaced.
         std::thread::park_timeout(std::time::Duration::from_millis(15 * round));

@@ -24,7 +24,7 @@ fn load(host: &Host, during: impl FnOnce()) -> HashSet<String> {
                 scope.spawn(move || {
                     let mut answered = Vec::new();
                     let Ok(stream) = UnixStream::connect(socket) else { return answered };
-                    let mut connection = Connection::of(stream);
+                    let mut connection = Connection::new(stream);
                     let ask = common::http::request(
                         "POST",
                         TOKEN,
@@ -35,7 +35,7 @@ fn load(host: &Host, during: impl FnOnce()) -> HashSet<String> {
                         if connection.send(&ask).is_err() {
                             break;
                         }
-                        let Some(answer) = connection.hear() else { break };
+                        let Some(answer) = connection.read_response() else { break };
                         assert_eq!(answer.status, 200, "{}", answer.text());
                         answered.push(jti(answer.json()["access_token"].as_str().unwrap()));
                     }
@@ -69,7 +69,7 @@ fn kill_9_of_the_daemon_under_load_loses_nothing_that_was_answered() {
     let mut answered = HashSet::new();
     let pid = host.pid();
     answered.extend(load(&host, || {
-        until_true("a few hundred tokens are out", || common::record::text(&lines).lines().count() > 300);
+        until_true("a few hundred tokens are out", || common::audit_log::text(&lines).lines().count() > 300);
         kill(pid, Signal::SIGKILL).unwrap();
     }));
     host.crash();
@@ -86,10 +86,10 @@ fn kill_9_of_the_tpm_under_load_stops_no_token_and_it_comes_back_by_itself() {
     host.start();
     let (tpm, lines) = (host.swtpm(), host.path("audit"));
     let answered = load(&host, || {
-        until_true("tokens are out", || common::record::text(&lines).lines().count() > 100);
+        until_true("tokens are out", || common::audit_log::text(&lines).lines().count() > 100);
         kill(tpm, Signal::SIGKILL).unwrap();
-        let so_far = common::record::text(&lines).lines().count();
-        until_true("tokens go on", || common::record::text(&lines).lines().count() > so_far + 200);
+        let so_far = common::audit_log::text(&lines).lines().count();
+        until_true("tokens go on", || common::audit_log::text(&lines).lines().count() > so_far + 200);
     });
     assert!(answered.is_subset(&recorded(&host)));
     until_true("the TPM is back", || host.health()["tpm"] == "ready" && host.swtpm() != tpm);

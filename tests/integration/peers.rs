@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::common::callers::{NOBODY, Puppet, Unit, Who, python};
+use crate::common::callers::{Credentials, NOBODY, ScriptedClient, Unit, python};
 use crate::common::http::claims;
 use crate::common::{API, Host, append, until_true};
 use data_encoding::HEXLOWER;
@@ -24,14 +24,14 @@ fn sha256(path: &Path) -> String {
 }
 
 /// The agent that gets a token as `who`.
-fn agent_of(host: &Host, who: &Who) -> String {
+fn agent_of(host: &Host, who: &Credentials) -> String {
     let answer = who.token(host);
     assert_eq!(answer.status, 200, "{}", answer.text());
     claims(answer.json()["access_token"].as_str().unwrap())["client_id"].as_str().unwrap().to_owned()
 }
 
 #[track_caller]
-fn assert_stranger(host: &Host, who: &Who) {
+fn assert_stranger(host: &Host, who: &Credentials) {
     let answer = who.token(host);
     assert_eq!((answer.status, answer.error().as_str()), (401, "invalid_client"));
 }
@@ -43,12 +43,12 @@ fn two_units_of_one_user_are_two_agents() {
     host.agent("one", &format!("user = {NOBODY}\nunit = \"{}\"", one.name));
     host.agent("two", &format!("user = {NOBODY}\nunit = \"{}\"", two.name));
     host.start();
-    let nobody = Who::user(NOBODY);
+    let nobody = Credentials::user(NOBODY);
     assert_eq!(agent_of(&host, &nobody.clone().in_unit(&one)), "one");
     assert_eq!(agent_of(&host, &nobody.clone().in_unit(&two)), "two");
     assert_stranger(&host, &nobody);
     assert_stranger(&host, &nobody.clone().in_unit(&third));
-    assert_stranger(&host, &Who::root().in_unit(&one));
+    assert_stranger(&host, &Credentials::root().in_unit(&one));
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_token_names_unit_and_invocation() {
     let mut host = Host::new();
     host.agent("researcher", &format!("unit = \"{}\"", unit.name));
     host.start();
-    let who = Who::user(NOBODY).in_unit(&unit);
+    let who = Credentials::user(NOBODY).in_unit(&unit);
     let private = |host: &Host| {
         let answer = who.token(host).json();
         claims(answer["access_token"].as_str().unwrap())["hostbadge"].clone()
@@ -65,7 +65,7 @@ fn a_token_names_unit_and_invocation() {
     let before = private(&host);
     assert_eq!(before["unit"], unit.name.as_str());
     assert!(before.get("invocation").is_none(), "{before}");
-    unit.invoked_as("0123456789abcdef0123456789abcdef");
+    unit.set_invocation_id("0123456789abcdef0123456789abcdef");
     assert_eq!(private(&host)["invocation"], "0123456789abcdef0123456789abcdef");
 }
 
@@ -76,12 +76,12 @@ fn a_process_that_moves_to_another_unit_is_looked_at_anew() {
     host.agent("before", &format!("unit = \"{}\"", one.name));
     host.agent("after", &format!("unit = \"{}\"", two.name));
     host.start();
-    let mut puppet = Puppet::of(&host, &Who::root().in_unit(&one));
-    assert_eq!(puppet.whoami().1["agent"], "before");
-    let pid = puppet.pid().to_string();
-    two.take_in(&pid);
-    assert_eq!(puppet.whoami().1["agent"], "after");
-    puppet.end();
+    let mut client = ScriptedClient::connect(&host, &Credentials::root().in_unit(&one));
+    assert_eq!(client.whoami().1["agent"], "before");
+    let pid = client.pid().to_string();
+    two.add_process(&pid);
+    assert_eq!(client.whoami().1["agent"], "after");
+    client.close();
 }
 
 #[test]
@@ -90,10 +90,10 @@ fn another_user_is_refused() {
     host.agent("nobodys", &format!("user = {NOBODY}"));
     host.agent("daemons", "user = \"daemon\"");
     host.start();
-    assert_eq!(agent_of(&host, &Who::user(NOBODY)), "nobodys");
-    assert_eq!(agent_of(&host, &Who::user(1)), "daemons");
-    assert_stranger(&host, &Who::user(2));
-    assert_stranger(&host, &Who::root());
+    assert_eq!(agent_of(&host, &Credentials::user(NOBODY)), "nobodys");
+    assert_eq!(agent_of(&host, &Credentials::user(1)), "daemons");
+    assert_stranger(&host, &Credentials::user(2));
+    assert_stranger(&host, &Credentials::root());
 }
 
 #[test]
@@ -102,11 +102,11 @@ fn any_group_of_the_caller_counts() {
     host.agent("agents", "group = 4242");
     host.agent("mail", "group = \"mail\"");
     host.start();
-    assert_eq!(agent_of(&host, &Who::user(NOBODY).group(100).group(4242)), "agents");
-    assert_eq!(agent_of(&host, &Who::user(4242)), "agents");
-    assert_eq!(agent_of(&host, &Who::user(NOBODY).group(8)), "mail");
-    assert_stranger(&host, &Who::user(NOBODY).group(100));
-    assert_stranger(&host, &Who::user(NOBODY));
+    assert_eq!(agent_of(&host, &Credentials::user(NOBODY).group(100).group(4242)), "agents");
+    assert_eq!(agent_of(&host, &Credentials::user(4242)), "agents");
+    assert_eq!(agent_of(&host, &Credentials::user(NOBODY).group(8)), "mail");
+    assert_stranger(&host, &Credentials::user(NOBODY).group(100));
+    assert_stranger(&host, &Credentials::user(NOBODY));
 }
 
 #[test]
@@ -115,11 +115,11 @@ fn every_condition_given_must_hold() {
     let mut host = Host::new();
     host.agent("strict", &format!("user = {NOBODY}\ngroup = 4242\nunit = \"{}\"", unit.name));
     host.start();
-    let all = Who::user(NOBODY).group(4242).in_unit(&unit);
+    let all = Credentials::user(NOBODY).group(4242).in_unit(&unit);
     assert_eq!(agent_of(&host, &all), "strict");
-    assert_stranger(&host, &Who::user(NOBODY).group(4242));
-    assert_stranger(&host, &Who::user(NOBODY).in_unit(&unit));
-    assert_stranger(&host, &Who::user(2).group(4242).in_unit(&unit));
+    assert_stranger(&host, &Credentials::user(NOBODY).group(4242));
+    assert_stranger(&host, &Credentials::user(NOBODY).in_unit(&unit));
+    assert_stranger(&host, &Credentials::user(2).group(4242).in_unit(&unit));
 }
 
 #[test]
@@ -130,8 +130,8 @@ fn a_replaced_executable_is_no_agent_any_more() {
     host.agent("program", &format!("user = 65534\nexe_sha256 = \"{digest}\""));
     host.start();
     let socket = host.agent_socket();
-    let mut old = Puppet::at(&socket, &Who::user(NOBODY), &program);
-    let (status, body) = old.ask("POST /v1/token", &format!("audience={API}"));
+    let mut old = ScriptedClient::connect_with(&socket, &Credentials::user(NOBODY), &program);
+    let (status, body) = old.request("POST /v1/token", &format!("audience={API}"));
     assert_eq!(status, 200, "{body}");
     let token = claims(body["access_token"].as_str().unwrap());
     assert_eq!(token["hostbadge"]["exe_sha256"], digest.as_str());
@@ -146,12 +146,12 @@ fn a_replaced_executable_is_no_agent_any_more() {
     fs::File::options().write(true).open(&fresh).unwrap().set_modified(before.modified().unwrap()).unwrap();
     fs::rename(&fresh, &program).unwrap();
 
-    let mut new = Puppet::at(&socket, &Who::user(NOBODY), &program);
+    let mut new = ScriptedClient::connect_with(&socket, &Credentials::user(NOBODY), &program);
     assert_eq!(new.whoami().0, 401);
     // The old one still runs what it ran.
     assert_eq!(old.whoami().0, 200);
-    old.end();
-    new.end();
+    old.close();
+    new.close();
 }
 
 #[test]
@@ -160,13 +160,16 @@ fn an_executable_is_matched_by_its_path() {
     let program = other_python(&host, "program");
     host.agent("by-path", &format!("user = 0\nexe = {program:?}"));
     host.start();
-    let mut puppet = Puppet::at(&host.agent_socket(), &Who::root(), &program);
-    assert_eq!(puppet.whoami().1["agent"], "by-path");
-    assert_eq!(puppet.value("ask('GET /v1/whoami')")["body"]["peer"]["exe"], program.to_str().unwrap());
-    let mut other = Puppet::of(&host, &Who::root());
+    let mut client = ScriptedClient::connect_with(&host.agent_socket(), &Credentials::root(), &program);
+    assert_eq!(client.whoami().1["agent"], "by-path");
+    assert_eq!(
+        client.evaluate("request('GET /v1/whoami')")["body"]["peer"]["exe"],
+        program.to_str().unwrap()
+    );
+    let mut other = ScriptedClient::connect(&host, &Credentials::root());
     assert_eq!(other.whoami().0, 401);
-    puppet.end();
-    other.end();
+    client.close();
+    other.close();
 }
 
 #[test]
@@ -176,30 +179,30 @@ fn a_process_that_becomes_another_program_on_an_open_connection_is_identified_an
     host.agent("first", &format!("user = 0\nexe = {:?}", python()));
     host.agent("second", &format!("user = 0\nexe_sha256 = \"{}\"", sha256(&other)));
     host.start();
-    let mut puppet = Puppet::of(&host, &Who::root());
-    let (_, before) = puppet.whoami();
+    let mut client = ScriptedClient::connect(&host, &Credentials::root());
+    let (_, before) = client.whoami();
     assert_eq!(before["agent"], "first");
-    puppet.exec(&other);
-    let (_, after) = puppet.whoami();
+    client.exec(&other);
+    let (_, after) = client.whoami();
     assert_eq!(after["agent"], "second", "{after}");
     assert_eq!(after["peer"]["pid"], before["peer"]["pid"]);
-    puppet.end();
+    client.close();
 }
 
 #[test]
 fn a_connection_handed_on_by_a_process_that_died_is_refused() {
     let host = Host::started();
-    let mut puppet = Puppet::of(&host, &Who::root());
-    assert_eq!(puppet.whoami().0, 200);
+    let mut client = ScriptedClient::connect(&host, &Credentials::root());
+    assert_eq!(client.whoami().0, 200);
     // A child keeps the connection and the pipes; its parent, who connected, dies.
     // One line, since of two the child may read both.
-    puppet.order("mother, child = os.getpid(), os.fork(); child and os._exit(0)");
-    let gone = puppet.pid();
+    client.execute("mother, child = os.getpid(), os.fork(); child and os._exit(0)");
+    let gone = client.pid();
     until_true("the process has died", || {
         fs::read_to_string(format!("/proc/{gone}/stat")).is_ok_and(|stat| stat.contains(") Z"))
     });
-    assert_eq!(puppet.value("os.getppid() != mother"), true, "the child answers");
-    let (status, body) = puppet.ask("POST /v1/token", &format!("audience={API}"));
+    assert_eq!(client.evaluate("os.getppid() != mother"), true, "the child answers");
+    let (status, body) = client.request("POST /v1/token", &format!("audience={API}"));
     assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{body}");
     assert!(body["error_description"].as_str().unwrap().contains("has ended"), "{body}");
 }
@@ -209,14 +212,14 @@ fn a_connection_handed_on_while_its_opener_lives_is_its_openers() {
     let mut host = Host::new();
     host.agent("opener", &format!("user = 65534\nexe = {:?}", python()));
     host.start();
-    let mut puppet = Puppet::of(&host, &Who::user(NOBODY));
+    let mut client = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
     // The shell speaks on the connection of the Python process that opened it.
-    puppet.order("import subprocess");
+    client.execute("import subprocess");
     let shell = "subprocess.run(['sh', '-c', 'printf \"GET /v1/whoami HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n\" >&%d' % s.fileno()], pass_fds=[s.fileno()]).returncode";
-    assert_eq!(puppet.value(shell), 0);
-    let answer = puppet.value("s.recv(65536).decode()");
+    assert_eq!(client.evaluate(shell), 0);
+    let answer = client.evaluate("s.recv(65536).decode()");
     assert!(answer.as_str().unwrap().contains("\"agent\":\"opener\""), "{answer}");
-    puppet.end();
+    client.close();
 }
 
 #[test]
@@ -225,22 +228,22 @@ fn a_process_that_changes_its_user_has_to_connect_again() {
     host.agent("root", "user = 0");
     host.agent("nobody", &format!("user = {NOBODY}"));
     host.start();
-    let mut puppet = Puppet::of(&host, &Who::root());
-    assert_eq!(puppet.whoami().1["agent"], "root");
-    puppet.order(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));
-    let (status, body) = puppet.whoami();
+    let mut client = ScriptedClient::connect(&host, &Credentials::root());
+    assert_eq!(client.whoami().1["agent"], "root");
+    client.execute(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));
+    let (status, body) = client.whoami();
     assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{body}");
     assert!(body["error_description"].as_str().unwrap().contains("connect again"), "{body}");
-    puppet.order(&format!("s = socket.socket(socket.AF_UNIX); s.connect({:?})", host.agent_socket()));
-    assert_eq!(puppet.value("ask('GET /v1/whoami', s=s)")["body"]["agent"], "nobody");
-    puppet.end();
+    client.execute(&format!("s = socket.socket(socket.AF_UNIX); s.connect({:?})", host.agent_socket()));
+    assert_eq!(client.evaluate("request('GET /v1/whoami', s=s)")["body"]["agent"], "nobody");
+    client.close();
 }
 
 #[test]
 fn a_user_changed_before_the_first_request_is_noticed_too() {
     let host = Host::started();
-    let mut puppet = Puppet::of(&host, &Who::root());
-    puppet.order(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));
-    assert_eq!(puppet.whoami().0, 401);
-    puppet.end();
+    let mut client = ScriptedClient::connect(&host, &Credentials::root());
+    client.execute(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));
+    assert_eq!(client.whoami().0, 401);
+    client.close();
 }

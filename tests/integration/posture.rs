@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::common::audit_log::with_event;
 use crate::common::http::{Response, claims};
 use crate::common::libraries::python_with;
-use crate::common::record::of_event;
 use crate::common::shared_tpm::SharedTpm;
 use crate::common::{self, API, Host, append, until, until_true};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
@@ -24,7 +24,7 @@ const ENFORCE: &str = "[posture]\nmode = \"enforce\"\nmax_age = \"3s\"\nevery = 
 fn host(configuration: &str) -> (Host, SharedTpm) {
     let mut host = Host::new();
     host.agent("root", "user = 0");
-    let tpm = SharedTpm::of(&mut host, configuration);
+    let tpm = SharedTpm::start(&mut host, configuration);
     (host, tpm)
 }
 
@@ -113,12 +113,12 @@ fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
 
     let audit = host.audit();
     let told: Vec<&str> =
-        of_event(&audit, "posture-changed").iter().map(|line| line["detail"].as_str().unwrap()).collect();
+        with_event(&audit, "posture-changed").iter().map(|line| line["detail"].as_str().unwrap()).collect();
     let begin = |what: &str| {
         told.iter().filter(|line| line.starts_with(&format!("the host's posture is {what}"))).count()
     };
     assert_eq!((begin("unaccepted"), begin("changed")), (1, 2), "once each, and at each start: {told:#?}");
-    let accepted = of_event(&audit, "posture-accepted");
+    let accepted = with_event(&audit, "posture-accepted");
     assert_eq!(accepted.len(), 2);
     assert!(accepted[1]["detail"].as_str().unwrap().contains("PCR 4 (boot loader"), "{:?}", accepted[1]);
 }
@@ -157,8 +157,8 @@ fn a_warning_lets_through_and_each_grant_may_say_otherwise() {
         })
     });
     let audit = host.audit();
-    assert_eq!(of_event(&audit, "token-issued").last().unwrap()["posture"], "off");
-    assert!(of_event(&audit, "posture-changed").len() <= 2, "not for each token: {audit:#?}");
+    assert_eq!(with_event(&audit, "token-issued").last().unwrap()["posture"], "off");
+    assert!(with_event(&audit, "posture-changed").len() <= 2, "not for each token: {audit:#?}");
     drop(tpm);
 }
 
@@ -174,7 +174,7 @@ fn nobody_looks_unless_somebody_asks_for_it() {
     assert_eq!((&report["posture"], &report["mode"]), (&json!("off"), &json!("off")));
     assert!(report["baseline"]["accepted"].is_null() && report["now"]["pcrs"]["7"].is_string(), "{report}");
     assert_eq!(posture(&host), "off");
-    assert!(of_event(&host.audit(), "posture-changed").is_empty());
+    assert!(with_event(&host.audit(), "posture-changed").is_empty());
 
     host.agents_file(
         "other",
@@ -182,7 +182,7 @@ fn nobody_looks_unless_somebody_asks_for_it() {
             "name = \"other\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{OTHER}\"\nposture = \"enforce\"\n"
         ),
     );
-    host.hang_up();
+    host.reload();
     let said = host.post("/v1/token", json!({ "audience": OTHER, "agent": "other" }));
     assert_eq!(said.error(), "access_denied");
     until_true("it is looked at", || posture(&host) == "unaccepted");
@@ -210,7 +210,7 @@ fn a_stalled_tpm_makes_what_is_known_stale() {
     until_true("it is read again", || posture(&host) == "accepted");
     host.token();
     let told = host.audit();
-    let told = of_event(&told, "posture-changed");
+    let told = with_event(&told, "posture-changed");
     assert!(told.iter().any(|line| line["detail"].as_str().unwrap().contains("is stale")), "{told:?}");
 }
 
@@ -399,14 +399,14 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     refused("does not replay to the quoted PCR 10");
     assert!(show(&host)["measured"]["trouble"].as_str().unwrap().contains("does not replay"));
     let record = host.audit();
-    let refusals = of_event(&record, "request-refused");
+    let refusals = with_event(&record, "request-refused");
     assert!(refusals.iter().any(|line| line["detail"].as_str().unwrap().contains("PCR 10 is empty")));
 
     // The TPM starts anew, as it does with each boot.
     assert!(host.stop().success());
     drop(tpm);
     fs::remove_file(&list).unwrap();
-    let tpm = SharedTpm::of(&mut host, patient);
+    let tpm = SharedTpm::start(&mut host, patient);
     start(&mut host);
     measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
     refused_until_read(&host);

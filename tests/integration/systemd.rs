@@ -17,7 +17,7 @@ use serde_json::json;
 struct Systemd(UnixDatagram);
 
 impl Systemd {
-    fn of(host: &mut Host) -> Systemd {
+    fn listen(host: &mut Host) -> Systemd {
         let path = host.path("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -27,7 +27,7 @@ impl Systemd {
 
     /// Reads on until a message has the line `wanted`, or one that begins with it where it ends in `=`.
     #[track_caller]
-    fn hears(&self, wanted: &str) -> String {
+    fn expect(&self, wanted: &str) -> String {
         let mut buffer = [0; 4096];
         loop {
             let size = self.0.recv(&mut buffer).unwrap_or_else(|e| panic!("no {wanted}: {e}"));
@@ -44,42 +44,42 @@ impl Systemd {
 fn systemd_is_told_of_readiness_progress_reloads_and_the_end() {
     let mut host = Host::new();
     host.agent("r", "user = 0");
-    let systemd = Systemd::of(&mut host);
+    let systemd = Systemd::listen(&mut host);
     host.start.env.push(("WATCHDOG_USEC".into(), "900000".into()));
     host.start();
-    let ready = systemd.hears("READY=1");
+    let ready = systemd.expect("READY=1");
     assert!(ready.contains("STATUS="), "{ready}");
-    systemd.hears("WATCHDOG=1");
+    systemd.expect("WATCHDOG=1");
     // A stalled TPM is told by name and is no reason for a restart.
     let tpm = host.swtpm();
     nix::sys::signal::kill(tpm, Signal::SIGSTOP).unwrap();
     for _ in 0..4 {
-        systemd.hears("WATCHDOG=1");
+        systemd.expect("WATCHDOG=1");
     }
     nix::sys::signal::kill(tpm, Signal::SIGCONT).unwrap();
     host.signal(Signal::SIGHUP);
-    let reloading = systemd.hears("RELOADING=1");
+    let reloading = systemd.expect("RELOADING=1");
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
-    systemd.hears("READY=1");
+    systemd.expect("READY=1");
     host.signal(Signal::SIGTERM);
-    systemd.hears("STOPPING=1");
-    assert!(host.ended().success());
+    systemd.expect("STOPPING=1");
+    assert!(host.wait_for_exit().success());
 }
 
 #[test]
 fn a_daemon_that_stands_still_feeds_no_watchdog() {
     let mut host = Host::new();
-    let systemd = Systemd::of(&mut host);
+    let systemd = Systemd::listen(&mut host);
     host.start.env.push(("WATCHDOG_USEC".into(), "900000".into()));
     host.start();
-    systemd.hears("WATCHDOG=1");
+    systemd.expect("WATCHDOG=1");
     host.signal(Signal::SIGSTOP);
     systemd.0.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
     let mut buffer = [0; 4096];
     let silent = |_: u32| systemd.0.recv(&mut buffer).is_err();
     assert!((0..10).any(silent), "it is heard though it stands");
     host.signal(Signal::SIGCONT);
-    systemd.hears("WATCHDOG=1");
+    systemd.expect("WATCHDOG=1");
 }
 
 /// systemd-socket-activate(1): makes the sockets, waits for a caller, and becomes the daemon.
@@ -108,7 +108,7 @@ fn the_first_caller_on_systemds_sockets_is_served() {
     host.agent("r", "user = 0");
     let mut daemon = activated(&host, "agent:workload:admin");
     let caller = connect_when_listening(&socket_of(&host, "agent"));
-    let answer = Connection::of(caller).post("/v1/token", &json!({ "audience": API }));
+    let answer = Connection::new(caller).post("/v1/token", &json!({ "audience": API }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let status = Connection::open(&socket_of(&host, "admin")).get("/v1/status");
     assert_eq!(status.json()["tpm"]["state"], "ready");

@@ -173,7 +173,9 @@ fn the_key_set_and_the_discovery_document_are_for_anyone() {
     for required in ["response_types_supported", "subject_types_supported"] {
         assert!(discovery[required].is_array(), "OpenID Connect Discovery wants {required}");
     }
-    if common::callers::Who::user(common::callers::NOBODY).curl(&host, "/.well-known/jwks.json", &[]).json()
+    if common::callers::Credentials::user(common::callers::NOBODY)
+        .curl(&host, "/.well-known/jwks.json", &[])
+        .json()
         != jwks
     {
         panic!("another user reads another key set");
@@ -228,12 +230,12 @@ fn a_token_expires() {
 fn a_token_of_an_agent_that_is_gone_is_inactive() {
     let host = Host::started();
     host.agent("other", "user = 0");
-    host.hang_up();
+    host.reload();
     let ask = json!({ "audience": API, "agent": "other" });
     let token = host.post("/v1/token", ask).json()["access_token"].as_str().unwrap().to_owned();
     assert_eq!(host.introspect(&token)["active"], true);
     std::fs::remove_file(host.path("etc/agents.d/other.toml")).unwrap();
-    host.hang_up();
+    host.reload();
     assert_eq!(host.introspect(&token), json!({ "active": false }));
 }
 
@@ -241,7 +243,7 @@ fn a_token_of_an_agent_that_is_gone_is_inactive() {
 fn a_process_that_is_several_agents_names_one() {
     let host = Host::started();
     host.agent("second", "user = 0");
-    host.hang_up();
+    host.reload();
     let answer = ask(&host, json!({ "audience": API }));
     assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"));
     let text = answer.text();
@@ -276,14 +278,14 @@ fn whoami_shows_what_the_daemon_sees() {
 fn health_is_for_anyone() {
     let host = Host::started();
     assert_eq!(host.health(), json!({ "status": "ok", "tpm": "ready", "posture": "off" }));
-    let nobody = common::callers::Who::user(common::callers::NOBODY);
+    let nobody = common::callers::Credentials::user(common::callers::NOBODY);
     assert_eq!(nobody.curl(&host, "/v1/health", &[]).status, 200);
 }
 
 #[test]
 fn a_stranger_is_told_what_the_daemon_saw_of_it() {
     let host = Host::started();
-    let nobody = common::callers::Who::user(common::callers::NOBODY);
+    let nobody = common::callers::Credentials::user(common::callers::NOBODY);
     for (target, arguments) in [("/v1/token", &["-d", "audience=a"][..]), ("/v1/whoami", &[])] {
         let answer = nobody.curl(&host, target, arguments);
         assert_eq!((answer.status, answer.error().as_str()), (401, "invalid_client"), "{target}");
@@ -304,7 +306,7 @@ fn unknown_paths_and_methods_are_told_apart() {
         ("PUT", "/v1/health", "GET, HEAD"),
         ("POST", "/.well-known/jwks.json", "GET, HEAD"),
     ] {
-        let answer = connection.say(&request(method, target, None, b""));
+        let answer = connection.exchange(&request(method, target, None, b""));
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allowed)), "{method} {target}");
     }
     for target in
@@ -313,6 +315,6 @@ fn unknown_paths_and_methods_are_told_apart() {
         assert_eq!(connection.get(target).status, 404, "{target}");
     }
     connection.send(&request("HEAD", "/v1/health", None, b"")).unwrap();
-    assert_eq!(connection.hear_head().unwrap().status, 200);
+    assert_eq!(connection.read_head_response().unwrap().status, 200);
     assert_eq!(connection.get("/v1/health?x=1").status, 200);
 }

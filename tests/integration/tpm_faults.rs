@@ -65,8 +65,8 @@ fn for_each_fault(test: impl Fn(Fault) + Sync) {
 /// An answer that never comes keeps the daemon until the connection ends; that is the cause that goes.
 fn let_go(machine: &Machine, fault: Fault) {
     if fault == Fault::Swallow {
-        until_true("the answer is missed", || machine.proxy.faults_left() == 0);
-        machine.until_named("busy");
+        until_true("the answer is missed", || machine.proxy.pending_faults() == 0);
+        machine.until_tpm_state("busy");
         machine.proxy.release();
     }
 }
@@ -88,10 +88,10 @@ fn a_start_gets_over_every_fault_of_every_command() {
             machine.proxy.inject(*command, fault, 1);
             machine.launch();
             let_go(&machine, fault);
-            machine.until_well();
-            assert_eq!(machine.proxy.faults_left(), 0, "{command:#x} {fault:?} was not met");
+            machine.until_healthy();
+            assert_eq!(machine.proxy.pending_faults(), 0, "{command:#x} {fault:?} was not met");
             assert!(machine.host.stop().success(), "{command:#x} {fault:?}");
-            assert_eq!(machine.held(), [0, 0, 0], "{command:#x} {fault:?}");
+            assert_eq!(machine.loaded_handles(), [0, 0, 0], "{command:#x} {fault:?}");
         }
     });
 }
@@ -135,16 +135,16 @@ fn work_goes_on_after_every_fault_of_every_command() {
             assert!(!machine.host.token().is_empty(), "{about}");
             until_true(&format!("{about} is met"), || {
                 // What the TPM said about itself is asked once per connection, which may have been the one before.
-                machine.proxy.faults_left() == 0 || {
+                machine.proxy.pending_faults() == 0 || {
                     call();
                     false
                 }
             });
             let_go(&machine, fault);
-            machine.until_well();
+            machine.until_healthy();
             until(&format!("{about}: it works again"), || (rotate().status == 200).then_some(()));
             // At rest the SRK and one session.
-            until_true(&format!("{about}: nothing is left"), || machine.held() == [1, 1, 0]);
+            until_true(&format!("{about}: nothing is left"), || machine.loaded_handles() == [1, 1, 0]);
         }
     });
 }

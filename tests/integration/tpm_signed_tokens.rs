@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::common::callers::{NOBODY, Puppet, Who};
+use crate::common::audit_log::with_event;
+use crate::common::callers::{Credentials, NOBODY, ScriptedClient};
 use crate::common::http::{Connection, claims, part, request};
 use crate::common::libraries::{node_with, python_with};
-use crate::common::record::of_event;
 use crate::common::{self, API, Host, until_true};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
@@ -104,13 +104,13 @@ fn the_tpm_signs_where_a_grant_says_so_and_everybody_can_verify_it() {
         assert_eq!(verify(&forged, audience).status.code(), Some(1));
         assert_eq!(host.introspect(&forged)["active"], false);
     }
-    // Who signed what is in the record.
+    // Credentials signed what is in the record.
     let lines = host.audit();
-    let issued = of_event(&lines, "token-issued");
+    let issued = with_event(&lines, "token-issued");
     for kid in &signers {
         assert!(issued.iter().any(|line| line["kid"] == *kid), "{kid} signed");
     }
-    let made = of_event(&lines, "rsa-key-created");
+    let made = with_event(&lines, "rsa-key-created");
     assert_eq!((made.len(), &made[0]["kid"]), (1, &signers[2]));
 }
 
@@ -144,7 +144,7 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
     assert_eq!(discovery["id_token_signing_alg_values_supported"], json!(["ES256"]));
 
     register(&host);
-    host.hang_up();
+    host.reload();
     // Either it is there already or the refusal says what is going on.
     let early = host.post("/v1/token", json!({ "audience": RSA }));
     assert!(early.status == 200 || early.text().contains("the RSA key is being made"), "{}", early.text());
@@ -180,14 +180,14 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
 
     // Without the grant nobody gets such a token, and with it again they get the same key's.
     host.agent("root", "user = 0");
-    host.hang_up();
+    host.reload();
     assert_eq!(host.post("/v1/token", json!({ "audience": RSA })).error(), "invalid_target");
     assert_eq!(keys(&host), set, "the key stays");
     assert!(host.stop().success());
     host.start();
     assert_eq!(keys(&host), set, "after a restart as well");
     register(&host);
-    host.hang_up();
+    host.reload();
     assert_eq!(part(&token(&host, RSA), 0)["kid"], set[2]["kid"]);
 }
 
@@ -286,7 +286,7 @@ fn each_agent_has_its_own_rate_of_tokens_by_the_tpm() {
 
 /// A host with the agents `many` (root) and `few` (nobody), whose tokens the TPM signs.
 fn two_agents() -> Host {
-    common::needs_root();
+    common::require_root();
     let mut host = Host::new();
     host.configure("[limits]\ntpm_rate = 1000\ntpm_burst = 1000\n[tpm]\ndeadline = \"30s\"\n");
     let grant = format!("[[grant]]\naudience = \"{HARD}\"\nassurance = \"tpm\"\n");
@@ -314,32 +314,32 @@ fn waiting(host: &Host) -> u64 {
 /// The agents in the order in which they were served: that of the record.
 fn served(host: &Host) -> Vec<String> {
     let lines = host.audit();
-    let issued = of_event(&lines, "token-issued");
+    let issued = with_event(&lines, "token-issued");
     issued.iter().map(|line| line["agent"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn an_agent_with_many_requests_does_not_starve_one_with_few() {
     let host = two_agents();
-    let mut few = Puppet::of(&host, &Who::user(NOBODY));
+    let mut few = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
     let swtpm = host.swtpm();
     kill(swtpm, Signal::SIGSTOP).unwrap();
     let mut many = crowd(&host, 50);
     until_true("one signs and the others wait", || waiting(&host) == 49);
     let body = json!({ "audience": HARD }).to_string();
-    few.order(&format!("tell(ask('POST /v1/token', {body:?}))"));
+    few.execute(&format!("reply(request('POST /v1/token', {body:?}))"));
     until_true("the other agent waits as well", || waiting(&host) == 50);
     kill(swtpm, Signal::SIGCONT).unwrap();
-    assert_eq!(few.hear()["status"], 200);
+    assert_eq!(few.read_value()["status"], 200);
     // And on, one after the other, while the crowd is there.
     for _ in 0..5 {
-        assert_eq!(few.ask("POST /v1/token", &body).0, 200);
+        assert_eq!(few.request("POST /v1/token", &body).0, 200);
     }
     for one in &mut many {
-        let answer = one.hear().expect("an answer");
+        let answer = one.read_response().expect("an answer");
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    few.end();
+    few.close();
     let order = served(&host);
     assert_eq!((order.len(), order.iter().filter(|agent| *agent == "few").count()), (56, 6));
     assert_eq!(order[..3], ["many", "few", "many"], "after the one that had the turn");
@@ -350,7 +350,7 @@ fn an_agent_with_many_requests_does_not_starve_one_with_few() {
 #[test]
 fn an_agent_whose_queue_is_full_is_told_to_slow_down_and_another_is_served() {
     let host = two_agents();
-    let mut few = Puppet::of(&host, &Who::user(NOBODY));
+    let mut few = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
     let swtpm = host.swtpm();
     kill(swtpm, Signal::SIGSTOP).unwrap();
     let mut many = crowd(&host, 65);
@@ -359,18 +359,18 @@ fn an_agent_whose_queue_is_full_is_told_to_slow_down_and_another_is_served() {
     assert_eq!((refused.status, refused.error().as_str()), (429, "slow_down"));
     assert_eq!(refused.header("retry-after"), Some("1"));
     let body = json!({ "audience": HARD }).to_string();
-    few.order(&format!("tell(ask('POST /v1/token', {body:?}))"));
+    few.execute(&format!("reply(request('POST /v1/token', {body:?}))"));
     until_true("another agent may wait", || waiting(&host) == 65);
     let nonce = json!({ "nonce": "YSBub25jZSBvZiAxOCBieXRlcw" }).to_string();
     let mut verifier = host.connect();
     verifier.send(&request("POST", "/v1/attest", Some("application/json"), nonce.as_bytes())).unwrap();
     kill(swtpm, Signal::SIGCONT).unwrap();
-    assert_eq!(few.hear()["status"], 200);
+    assert_eq!(few.read_value()["status"], 200);
     for one in &mut many {
-        assert_eq!(one.hear().expect("an answer").status, 200);
+        assert_eq!(one.read_response().expect("an answer").status, 200);
     }
-    few.end();
-    assert_eq!(verifier.hear().expect("evidence").status, 200);
+    few.close();
+    assert_eq!(verifier.read_response().expect("evidence").status, 200);
     let lines = host.audit();
     let position = |event: &str| lines.iter().rposition(|line| line["event"] == event);
     assert!(position("attested") < position("token-issued"), "evidence waits for none of the queue");

@@ -28,12 +28,12 @@ fn kid(token: &str) -> String {
 fn a_stalled_tpm_is_busy() {
     let mut machine = Machine::with_journal();
     machine.start();
-    machine.stall();
-    let status = machine.until_named("busy");
+    machine.pause_tpm();
+    let status = machine.until_tpm_state("busy");
     assert!(detail(&status).contains("no answer for 1000 ms"), "{status}");
     assert!(!machine.host.token().is_empty());
-    machine.go_on();
-    machine.until_well();
+    machine.resume_tpm();
+    machine.until_healthy();
     machine.until_journaled("the TPM is ready");
 }
 
@@ -42,11 +42,11 @@ fn a_dead_tpm_is_absent() {
     let mut machine = Machine::with_journal();
     machine.start();
     machine.kill_tpm();
-    machine.until_named("absent");
+    machine.until_tpm_state("absent");
     assert!(!machine.host.token().is_empty());
-    machine.revive_tpm();
-    machine.until_well();
-    assert_eq!(machine.held()[0], 1, "the SRK");
+    machine.restart_tpm();
+    machine.until_healthy();
+    assert_eq!(machine.loaded_handles()[0], 1, "the SRK");
 }
 
 #[test]
@@ -55,14 +55,14 @@ fn a_tpm_that_was_reset_is_connected_with_anew() {
     machine.start();
     machine.power_cycle();
     machine.until_journaled("the TPM is reset");
-    machine.until_well();
+    machine.until_healthy();
     // One that does not get through its startup for a while.
     machine.proxy.inject(CC_CREATE_PRIMARY, Fault::Answer(0x100), 1000);
     machine.power_cycle();
-    machine.until_named("reset");
+    machine.until_tpm_state("reset");
     assert!(!machine.host.token().is_empty());
-    machine.proxy.forget_faults();
-    machine.until_well();
+    machine.proxy.clear_faults();
+    machine.until_healthy();
 }
 
 /// Wrong passwords of somebody else's. Our keys have none, so that all goes on, also through a restart.
@@ -71,7 +71,7 @@ fn too_many_wrong_passwords_are_a_lockout() {
     let mut machine = Machine::with_journal();
     machine.start();
     lock_out(&machine);
-    let status = machine.until_named("lockout");
+    let status = machine.until_tpm_state("lockout");
     assert!(detail(&status).contains("too many wrong passwords"), "{status}");
     let kid_before = kid(&machine.host.token());
     assert_eq!(machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
@@ -81,10 +81,10 @@ fn too_many_wrong_passwords_are_a_lockout() {
     assert!(machine.host.stop().success());
     machine.launch();
     until_true("it serves", || machine.host.status()["trouble"].is_null());
-    machine.until_named("lockout");
+    machine.until_tpm_state("lockout");
     assert!(!machine.host.token().is_empty());
     machine.tool("tpm2_dictionarylockout", &["-c"]);
-    machine.until_well();
+    machine.until_healthy();
 }
 
 fn lock_out(machine: &Machine) {
@@ -102,7 +102,7 @@ fn a_password_of_the_owner_is_named_before_and_after_it_hurts() {
         let mut machine = Machine::with_journal();
         machine.start();
         machine.tool("tpm2_changeauth", &["-c", letter, "secret"]);
-        let status = machine.until_named("owner-auth");
+        let status = machine.until_tpm_state("owner-auth");
         assert!(detail(&status).contains(&format!("the {hierarchy} hierarchy got a password")), "{status}");
         assert!(!machine.host.token().is_empty());
         assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 200);
@@ -111,16 +111,16 @@ fn a_password_of_the_owner_is_named_before_and_after_it_hurts() {
         until_true("it is shut out", || {
             detail(&machine.host.status()).contains(&format!("in the {hierarchy} hierarchy"))
         });
-        machine.until_named("owner-auth");
+        machine.until_tpm_state("owner-auth");
         assert!(!machine.host.token().is_empty(), "from memory");
         assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 503);
 
         assert!(machine.host.stop().success());
         machine.launch();
-        machine.until_named("owner-auth");
-        assert!(machine.refusal().contains("tpm2_changeauth"), "{}", machine.refusal());
+        machine.until_tpm_state("owner-auth");
+        assert!(machine.token_error().contains("tpm2_changeauth"), "{}", machine.token_error());
         machine.tool("tpm2_changeauth", &["-c", letter, "-p", "secret"]);
-        machine.until_well();
+        machine.until_healthy();
     }
 }
 
@@ -132,7 +132,7 @@ fn a_cleared_tpm_ends_with_the_daemon() {
     let host = machine.host.status()["host"]["id"].as_str().unwrap().to_owned();
     let before = machine.host.token();
     machine.tool("tpm2_clear", &["-c", "p"]);
-    let status = machine.until_named("cleared");
+    let status = machine.until_tpm_state("cleared");
     assert!(detail(&status).contains(&host) && detail(&status).contains("its SRK is new"), "{status}");
     assert_eq!(kid(&machine.host.token()), kid(&before));
     assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 503);
@@ -140,8 +140,8 @@ fn a_cleared_tpm_ends_with_the_daemon() {
 
     assert!(machine.host.stop().success());
     machine.launch();
-    machine.until_named("cleared");
-    let why = machine.refusal();
+    machine.until_tpm_state("cleared");
+    let why = machine.token_error();
     assert!(why.contains("its keys are gone for ever") && why.contains(&host), "{why}");
     assert_eq!(machine.host.get("/.well-known/jwks.json").status, 503);
 
@@ -162,8 +162,8 @@ fn another_tpm_in_its_place_stops_everything_until_the_first_is_back() {
     let before = machine.host.token();
     let other = Host::other();
     let mut stranger = SoftwareTpm::start(&other.path("tpm")).unwrap();
-    machine.proxy.turn_to(port(&stranger));
-    let status = machine.until_named("replaced");
+    machine.proxy.switch_to(port(&stranger));
+    let status = machine.until_tpm_state("replaced");
     let theirs = detail(&status).split_whitespace().last().unwrap().to_owned();
     assert!(theirs.len() == 26 && theirs != ours && detail(&status).contains(&ours), "{status}");
     assert_serves_nothing(&machine, &ours, &theirs);
@@ -172,21 +172,21 @@ fn another_tpm_in_its_place_stops_everything_until_the_first_is_back() {
     // Nor when the stranger dies.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(stranger.pid() as i32), nix::sys::signal::SIGKILL)
         .unwrap();
-    machine.until_named("absent");
+    machine.until_tpm_state("absent");
     assert_eq!(machine.host.get("/.well-known/jwks.json").status, 503);
-    machine.refusal();
+    machine.token_error();
     until_true("it lives again", || stranger.ensure_running().unwrap());
-    machine.until_named("replaced");
+    machine.until_tpm_state("replaced");
 
-    machine.proxy.turn_to(port(&machine.tpm));
-    machine.until_well();
+    machine.proxy.switch_to(port(&machine.tpm));
+    machine.until_healthy();
     assert_eq!(kid(&machine.host.token()), kid(&before));
     assert_eq!(machine.host.introspect(&before)["active"], true);
 }
 
 #[track_caller]
 fn assert_serves_nothing(machine: &Machine, ours: &str, theirs: &str) {
-    let why = machine.refusal();
+    let why = machine.token_error();
     for said in [ours, theirs, "give the host its old TPM back", "enroll"] {
         assert!(why.contains(said), "{said}: {why}");
     }
@@ -202,7 +202,7 @@ fn assert_serves_nothing(machine: &Machine, ours: &str, theirs: &str) {
 #[test]
 fn a_state_directory_on_another_tpm_is_worthless_and_names_both_hosts() {
     let [ours, theirs] = [Host::new(), Host::other()].map(|host| {
-        let mut machine = Machine::of(host);
+        let mut machine = Machine::with_host(host);
         machine.start();
         let id = machine.host.status()["host"]["id"].as_str().unwrap().to_owned();
         assert!(machine.host.stop().success());
@@ -212,9 +212,9 @@ fn a_state_directory_on_another_tpm_is_worthless_and_names_both_hosts() {
     let other = Host::other();
     fs::remove_dir_all(copied.path("tpm")).unwrap();
     common::template::copy(&other.path("tpm"), &copied.path("tpm"));
-    let mut machine = Machine::of(copied);
+    let mut machine = Machine::with_host(copied);
     machine.launch();
-    let status = machine.until_named("replaced");
+    let status = machine.until_tpm_state("replaced");
     assert!(detail(&status).contains(&ours) && detail(&status).contains(&theirs), "{status}");
     assert_serves_nothing(&machine, &ours, &theirs);
 }
@@ -226,28 +226,28 @@ fn a_start_without_a_tpm_is_ready_and_degraded() {
     machine.kill_tpm();
     machine.launch();
     machine.until_ready();
-    machine.until_named("absent");
-    assert!(machine.refusal().contains("the TPM is absent"), "{}", machine.refusal());
-    machine.revive_tpm();
-    machine.until_well();
+    machine.until_tpm_state("absent");
+    assert!(machine.token_error().contains("the TPM is absent"), "{}", machine.token_error());
+    machine.restart_tpm();
+    machine.until_healthy();
     assert!(machine.host.stop().success());
 
-    machine.stall();
+    machine.pause_tpm();
     machine.launch();
     machine.until_ready();
-    machine.until_named("busy");
-    machine.go_on();
-    machine.until_well();
+    machine.until_tpm_state("busy");
+    machine.resume_tpm();
+    machine.until_healthy();
     assert!(machine.host.stop().success());
 
     // Before the deadline nothing is known.
-    machine.deadline(Duration::from_secs(30));
-    machine.stall();
+    machine.set_deadline(Duration::from_secs(30));
+    machine.pause_tpm();
     machine.launch();
     let status = machine.host.status();
     assert_eq!((&status["tpm"]["state"], &status["status"]), (&json!("starting"), &json!("degraded")));
-    machine.go_on();
-    machine.until_well();
+    machine.resume_tpm();
+    machine.until_healthy();
 }
 
 /// A TPM that others fill, or that has no time, for longer than a call waits.
@@ -259,13 +259,13 @@ fn a_tpm_without_room_or_time_is_busy_while_that_lasts() {
         machine.proxy.inject(CC_LOAD, Fault::Answer(code), 10_000);
         let refused = machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true }));
         assert_eq!(refused.status, 503, "{}", refused.text());
-        let status = machine.until_named("busy");
+        let status = machine.until_tpm_state("busy");
         assert!(detail(&status).contains(&format!("{code:#x}")), "{status}");
         assert!(!machine.host.token().is_empty());
-        machine.proxy.forget_faults();
-        machine.until_well();
+        machine.proxy.clear_faults();
+        machine.until_healthy();
         assert_eq!(machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
-        until_true("nothing is left", || machine.held() == [1, 1, 0]);
+        until_true("nothing is left", || machine.loaded_handles() == [1, 1, 0]);
     }
 }
 
@@ -294,12 +294,12 @@ fn a_key_at_the_handle_of_srks_that_is_none_changes_nothing() {
     );
     machine.tool("tpm2_evictcontrol", &["-C", "o", "-c", key, "0x81000001"]);
     machine.tool("tpm2_flushcontext", &["-t"]);
-    let by_tools = machine.proxy.seen().len();
+    let by_tools = machine.proxy.frames().len();
     machine.start();
     assert_eq!(machine.host.status()["host"]["id"], host);
     assert_eq!(machine.host.introspect(&before)["active"], true);
     let asks = |frame: &&Vec<u8>| frame.get(10..14) == Some(&[0x81, 0, 0, 1]);
-    let mut commands = machine.proxy.seen();
+    let mut commands = machine.proxy.frames();
     commands.drain(..by_tools);
     assert_eq!(commands.iter().step_by(2).filter(asks).count(), 0);
     assert!(machine.tool("tpm2_getcap", &["handles-persistent"]).contains("0x81000001"));
@@ -352,6 +352,6 @@ fn a_blob_of_another_host_is_refused_with_its_name() {
             }
             said.contains(reason)
         });
-        machine.refusal();
+        machine.token_error();
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::common::callers::{NOBODY, Puppet, Who};
+use crate::common::callers::{Credentials, NOBODY, ScriptedClient};
 use crate::common::grpc::{
     Empty, Grpc, HEADER, INVALID_ARGUMENT, METHODS, PERMISSION_DENIED, Status, TWO_SECONDS, UNAVAILABLE,
     UNIMPLEMENTED,
@@ -282,7 +282,7 @@ fn point_39_validation_takes_our_tokens_for_their_audience_alone() {
     }
     // Of an agent that is not there any more.
     fs::remove_file(host.path("etc/agents.d/b.toml")).unwrap();
-    host.hang_up();
+    host.reload();
     let status = client.validate(OTHER, &svid.svid).unwrap_err();
     assert!(status.message.contains("not registered any more"), "{status:?}");
 }
@@ -308,7 +308,7 @@ fn point_40_tokens_of_another_domain_hold_by_its_bundle_and_say_no_more_than_the
     assert_eq!(first.bundles.len(), 1);
     fs::create_dir(host.path("etc/federation")).unwrap();
     fs::write(host.path("etc/federation/example.com.json"), bundle.text()).unwrap();
-    host.hang_up();
+    host.reload();
     let pushed = client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
     assert!(pushed.bundles.len() == 2 && pushed.bundles.contains_key("spiffe://example.com"));
     let answer = client.validate(API, &svid.svid).unwrap();
@@ -345,7 +345,7 @@ fn point_24_and_29_to_31_bundles_are_pushed_when_they_change_and_else_not() {
     );
     // A reload that changes nothing here says nothing.
     host.agent("other", &format!("user = {NOBODY}"));
-    host.hang_up();
+    host.reload();
     assert_eq!(next(TWO_SECONDS), None);
     assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
     let second = next(TWO_SECONDS).unwrap().unwrap();
@@ -359,12 +359,12 @@ fn point_25_a_stream_ends_when_its_caller_is_no_agent_any_more() {
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
     client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
-    host.hang_up();
+    host.reload();
     let end = client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS);
     assert_eq!(end, Some(Err(denied())));
     // And the connection is there for whoever is an agent again.
     host.agent("root", "user = 0");
-    host.hang_up();
+    host.reload();
     client.bundles().unwrap();
 }
 
@@ -391,12 +391,12 @@ def heard(kind, flag): return next(True for k, f, _ in frames() if k == kind and
 ";
 
 /// A process that follows the bundles on a connection of its own, by the program `python`.
-fn follower(host: &Host, python: &std::path::Path) -> Puppet {
-    let mut puppet = Puppet::at(&host.workload_socket(), &Who::root(), python);
-    puppet.order(&format!("exec({FOLLOW:?})"));
-    puppet.order("call()");
-    assert_eq!(puppet.value("heard(0, 0)"), true, "the first message");
-    puppet
+fn follower(host: &Host, python: &std::path::Path) -> ScriptedClient {
+    let mut process = ScriptedClient::connect_with(&host.workload_socket(), &Credentials::root(), python);
+    process.execute(&format!("exec({FOLLOW:?})"));
+    process.execute("call()");
+    assert_eq!(process.evaluate("heard(0, 0)"), true, "the first message");
+    process
 }
 
 #[test]
@@ -408,25 +408,26 @@ fn a_stream_ends_when_its_process_becomes_another_program() {
     }
     host.agent("first", &format!("user = 0\nexe = {first:?}"));
     host.start();
-    let mut puppet = follower(&host, &first);
-    puppet.exec(&second);
-    puppet.order(&format!("exec({FOLLOW:?})"));
+    let mut process = follower(&host, &first);
+    process.exec(&second);
+    process.execute(&format!("exec({FOLLOW:?})"));
     // HEADERS that end the stream: its trailers.
-    assert_eq!(puppet.value("heard(1, 1)"), true);
-    puppet.end();
+    assert_eq!(process.evaluate("heard(1, 1)"), true);
+    process.close();
 }
 
 #[test]
 fn a_connection_whose_process_has_ended_is_closed_whoever_holds_it() {
     let host = Host::started();
-    let mut puppet = follower(&host, &common::callers::python());
+    let mut process = follower(&host, &common::callers::python());
     let connections = || host.status()["connections"].as_u64().unwrap();
     assert_eq!(connections(), 1);
-    puppet.order("import subprocess; heir = subprocess.Popen(['cat'], stdin=s, stdout=subprocess.DEVNULL)");
-    assert_eq!(puppet.value("heir.poll()"), Value::Null);
-    puppet.order("os._exit(0)");
+    process
+        .execute("import subprocess; heir = subprocess.Popen(['cat'], stdin=s, stdout=subprocess.DEVNULL)");
+    assert_eq!(process.evaluate("heir.poll()"), Value::Null);
+    process.execute("os._exit(0)");
     until("the connection is closed", || (connections() == 0).then_some(()));
-    puppet.end();
+    process.close();
 }
 
 #[test]
@@ -466,7 +467,7 @@ fn the_socket_is_open_to_every_user() {
         .args(["--silent", "--max-time", "10", "--unix-socket"])
         .arg(host.workload_socket())
         .arg("http://localhost/");
-    Who::user(NOBODY).dress(&mut command);
+    Credentials::user(NOBODY).apply_to(&mut command);
     assert!(!command.status().unwrap().success());
     client(&host).jwt(&[API], "").unwrap();
 }

@@ -213,7 +213,7 @@ fn point_24_and_29_bundles_hold_every_trust_domain_and_are_pushed() {
 
     fs::create_dir(host.path("etc/federation")).unwrap();
     fs::write(host.path("etc/federation/example.com.json"), other.get("/v1/bundle").text()).unwrap();
-    host.hang_up();
+    host.reload();
     let told: X509Bundles = client.next(&mut bundles, TWO_SECONDS).expect("pushed").unwrap();
     let pushed: X509Response = client.next(&mut svids, TWO_SECONDS).expect("pushed").unwrap();
     let foreign = &told.bundles["spiffe://example.com"];
@@ -229,7 +229,7 @@ fn point_25_who_is_removed_is_left_out_and_revoked_and_the_last_one_ends_the_str
     let client = client(&host);
     let (mut call, first) = follow(&client);
     fs::remove_file(host.path("etc/agents.d/beta.toml")).unwrap();
-    host.hang_up();
+    host.reload();
     let mut next = || client.next::<X509Response>(&mut call, TWO_SECONDS).expect("pushed");
     let mut told = next().unwrap();
     // The list may come with it or after it.
@@ -245,7 +245,7 @@ fn point_25_who_is_removed_is_left_out_and_revoked_and_the_last_one_ends_the_str
     for name in ["alpha", "gamma"] {
         fs::remove_file(host.path(&format!("etc/agents.d/{name}.toml"))).unwrap();
     }
-    host.hang_up();
+    host.reload();
     let end = loop {
         if let Err(end) = next() {
             break end;
@@ -262,10 +262,10 @@ fn who_is_removed_and_comes_back_has_a_leaf_that_is_not_revoked() {
     let file = host.path("etc/agents.d/beta.toml");
     let text = fs::read_to_string(&file).unwrap();
     fs::remove_file(&file).unwrap();
-    host.hang_up();
+    host.reload();
     until_true("beta is revoked", || !lines(&host, "certificates-revoked").is_empty());
     fs::write(&file, text).unwrap();
-    host.hang_up();
+    host.reload();
     let mut told = first.clone();
     while told.svids.len() < 3 || serial(&told.svids[1]) == serial(&first.svids[1]) {
         told = client.next(&mut call, TWO_SECONDS).expect("pushed").unwrap();
@@ -282,7 +282,7 @@ fn point_28_whoever_does_not_read_gets_the_latest() {
     for round in 0..3 {
         let name = format!("delta{round}");
         host.agent(&name, "user = 0");
-        host.hang_up();
+        host.reload();
         while !hints(&told).contains(&name.as_str()) {
             told = quick.next(&mut read, TWO_SECONDS).expect("whoever reads is told each").unwrap();
         }
@@ -339,7 +339,7 @@ fn an_agent_that_is_started_again_and_again_is_served_all_day() {
         serials.insert(serial(&told.svids[0]));
     }
     assert_eq!(serials.len(), 1024);
-    // Who has the one that is shared is in the record.
+    // Credentials has the one that is shared is in the record.
     let issued = lines(&host, "certificate-issued");
     assert_eq!(issued.len(), 1100);
     let (_, last) = follow(&client);
@@ -450,7 +450,7 @@ fn who_is_removed_amid_renewals_gets_none_of_those_that_come_after() {
     let issued = |lines: &[Value]| lines.iter().filter(|line| line["event"] == "wit-svid-issued").count();
     until_true("many are renewed", || issued(&host.audit()) > calls.len() + 200);
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
-    host.hang_up();
+    host.reload();
     let ended = |mut call: Call, client: &Grpc| {
         while let Some(Ok(_)) = client.next::<Empty>(&mut call, TWO_SECONDS) {}
     };

@@ -304,7 +304,7 @@ fn a_stalled_tpm_is_busy_and_comes_back() {
     let tpm = host.open(None);
     block_on(async {
         let objects = tpm.provision().await.unwrap();
-        let history = History::of(&tpm);
+        let history = History::watch(&tpm);
         host.signal(Signal::SIGSTOP);
         let asked = Instant::now();
         let error = tpm.host_sign([1; 32]).await.unwrap_err();
@@ -369,7 +369,7 @@ fn a_reset_is_noticed_and_mended() {
         let objects = tpm.provision().await.unwrap();
         let kek = tpm.unseal_kek().await.unwrap();
         for _ in 0..2 {
-            let history = History::of(&tpm);
+            let history = History::watch(&tpm);
             host.power_cycle();
             assert_eq!(*tpm.unseal_kek().await.unwrap(), *kek, "the caller does not notice");
             assert_signs(&tpm, &objects.host_key_point().unwrap()).await;
@@ -377,7 +377,7 @@ fn a_reset_is_noticed_and_mended() {
             assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
         }
         // With nobody calling, the idle probe notices.
-        let history = History::of(&tpm);
+        let history = History::watch(&tpm);
         host.power_cycle();
         history.wait_for(StateKind::Reset).await;
         until(&mut tpm.state(), StateKind::Ready).await;
@@ -788,7 +788,7 @@ fn succeed(command: &mut Command) -> String {
 struct History(Arc<Mutex<Vec<StateKind>>>);
 
 impl History {
-    fn of(tpm: &Tpm) -> History {
+    fn watch(tpm: &Tpm) -> History {
         let (seen, mut state) = (Arc::new(Mutex::new(Vec::new())), tpm.state());
         state.mark_unchanged();
         let list = seen.clone();

@@ -25,7 +25,7 @@ fn secrets_do_not_show_on_the_wire() {
         let random = host.tpm.random(32).await.unwrap();
         (host.tpm.unseal_kek().await.unwrap(), random, objects.host_key_point().unwrap())
     });
-    let seen = host.wire.seen();
+    let seen = host.wire.frames();
     let shows =
         |secret: &[u8]| seen.iter().any(|frame| frame.windows(secret.len()).any(|some| some == secret));
     assert!(shows(&point[1..33]), "the proxy sees what is public");
@@ -42,7 +42,7 @@ fn every_command_has_a_session_but_those_that_can_have_none() {
         host.tpm.host_sign([1; 32]).await.unwrap();
         host.tpm.info().await.unwrap();
     });
-    let seen = host.wire.seen();
+    let seen = host.wire.frames();
     let bare: Vec<u32> = seen
         .iter()
         .step_by(2)
@@ -99,7 +99,7 @@ fn broken_answers_are_mended_within_the_call() {
                 Ok(found) => assert_eq!(*found, *kek, "{command:x} {fault:?}"),
                 Err(error) => panic!("{command:x} {fault:?}: {error}"),
             }
-            assert!(host.wire.faults_left() == 0, "{command:x} {fault:?} was not met");
+            assert!(host.wire.pending_faults() == 0, "{command:x} {fault:?} was not met");
         }
         host.until(StateKind::Ready).await;
         let held = host.tpm.loaded_handles().await.unwrap();

@@ -1,5 +1,5 @@
-//! A client of SPIFFE's Workload API that says what it is told. Its messages are written here a second time, from the
-//! specification, so that wrong numbers do not agree with themselves.
+//! A client of the SPIFFE Workload API with any headers and messages. The messages are declared here from the
+//! specification and not from the server's .proto, so that a wrong field number fails the tests.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 pub const TWO_SECONDS: Duration = Duration::from_secs(2);
-/// What every call carries.
+/// The metadata that every call needs.
 pub const HEADER: (&str, &str) = ("workload.spiffe.io", "true");
 pub const METHODS: [&str; 7] = [
     "FetchX509SVID",
@@ -143,7 +143,7 @@ pub struct Validated {
     pub claims: Option<prost_types::Struct>,
 }
 
-/// The end of a call: `grpc-status` and `grpc-message`.
+/// The status of a call: `grpc-status` and `grpc-message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub code: u32,
@@ -151,26 +151,27 @@ pub struct Status {
 }
 
 impl Status {
-    fn of(headers: &HeaderMap) -> Option<Status> {
+    fn from_headers(headers: &HeaderMap) -> Option<Status> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let message = text("grpc-message").unwrap_or_default().replace("%20", " ").replace("%22", "\"");
         Some(Status { code: text("grpc-status")?.parse().ok()?, message })
     }
 
-    fn broken(what: impl ToString) -> Status {
+    fn transport_error(what: impl ToString) -> Status {
         Status { code: u32::MAX, message: what.to_string() }
     }
 }
 
-/// One connection, and what runs it.
+/// One connection and its runtime.
 pub struct Grpc {
     pub runtime: Runtime,
     sender: http2::SendRequest<Full<Bytes>>,
 }
 
-/// One call that is being answered.
+/// A call whose response is being read.
 pub struct Call {
     body: Incoming,
+    /// The status of a response that has no message, from its headers.
     early: Option<Status>,
     read: BytesMut,
 }
@@ -190,7 +191,7 @@ impl Grpc {
         Grpc { runtime, sender }
     }
 
-    /// Starts a call of `path` with `headers`.
+    /// Starts a call of `path` with `headers` and one message.
     pub fn start<Q: Message>(
         &self,
         path: &str,
@@ -211,20 +212,20 @@ impl Grpc {
         let mut sender = self.sender.clone();
         let answer: Response<Incoming> = self.runtime.block_on(async {
             let answer = tokio::time::timeout(Duration::from_secs(30), sender.send_request(request)).await;
-            answer.map_err(Status::broken)?.map_err(Status::broken)
+            answer.map_err(Status::transport_error)?.map_err(Status::transport_error)
         })?;
         assert_eq!(answer.status(), 200);
         let (head, body) = answer.into_parts();
-        Ok(Call { body, early: Status::of(&head.headers), read: BytesMut::new() })
+        Ok(Call { body, early: Status::from_headers(&head.headers), read: BytesMut::new() })
     }
 
-    /// A call of the Workload API that ends with its first message.
+    /// Calls a method of the Workload API that returns one message.
     pub fn unary<Q: Message, A: Message + Default>(&self, method: &str, message: &Q) -> Result<A, Status> {
         let mut call = self.stream(method, message)?;
         let answer = self.next(&mut call, Duration::from_secs(30)).expect("an answer")?;
         match self.next::<A>(&mut call, Duration::from_secs(30)).expect("an end") {
             Err(Status { code: 0, .. }) => Ok(answer),
-            other => panic!("after the only message came {other:?}"),
+            other => panic!("after the message: {other:?}"),
         }
     }
 
@@ -232,7 +233,7 @@ impl Grpc {
         self.start(&format!("/SpiffeWorkloadAPI/{method}"), &[HEADER], message)
     }
 
-    /// The next message or the end; none where neither comes in time.
+    /// The next message, or the status at the end; `None` if neither arrives within the time.
     pub fn next<A: Message + Default>(&self, call: &mut Call, within: Duration) -> Option<Result<A, Status>> {
         let read = async {
             loop {
@@ -248,14 +249,15 @@ impl Grpc {
                 }
                 let frame = match call.body.frame().await {
                     Some(Ok(frame)) => frame,
-                    Some(Err(e)) => return Err(Status::broken(e)),
-                    None => return Err(Status::broken("no trailers")),
+                    Some(Err(e)) => return Err(Status::transport_error(e)),
+                    None => return Err(Status::transport_error("no trailers")),
                 };
                 match frame.into_data() {
                     Ok(data) => call.read.extend_from_slice(&data),
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap();
-                        return Err(Status::of(&trailers).unwrap_or_else(|| Status::broken("no status")));
+                        return Err(Status::from_headers(&trailers)
+                            .unwrap_or_else(|| Status::transport_error("no status")));
                     }
                 }
             }
@@ -275,7 +277,7 @@ impl Grpc {
         self.unary("ValidateJWTSVID", &Validate { audience: audience.into(), svid: svid.into() })
     }
 
-    /// The bundles as they are now.
+    /// The first message of FetchJWTBundles.
     pub fn bundles(&self) -> Result<Bundles, Status> {
         let mut call = self.stream("FetchJWTBundles", &Empty {})?;
         self.next(&mut call, Duration::from_secs(30)).expect("the first message")

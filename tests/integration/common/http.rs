@@ -1,4 +1,4 @@
-//! A client that says exactly what it is told, byte for byte, and reads what comes back.
+//! An HTTP/1.1 client that sends any bytes and reads the responses.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
 
-/// One connection, kept alive between requests.
+/// One connection, which stays open between requests.
 pub struct Connection {
     pub stream: UnixStream,
     read: Vec<u8>,
 }
 
-/// One answer.
+/// One response.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -26,13 +26,13 @@ impl Connection {
     #[track_caller]
     pub fn open(socket: &Path) -> Connection {
         match UnixStream::connect(socket) {
-            Ok(stream) => Connection::of(stream),
+            Ok(stream) => Connection::new(stream),
             Err(e) => panic!("{}: {e}", socket.display()),
         }
     }
 
-    pub fn of(stream: UnixStream) -> Connection {
-        // A daemon that says nothing fails the test instead of hanging it.
+    pub fn new(stream: UnixStream) -> Connection {
+        // A test fails instead of hanging when the daemon sends nothing.
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
         Connection { stream, read: Vec::new() }
@@ -40,43 +40,43 @@ impl Connection {
 
     #[track_caller]
     pub fn get(&mut self, target: &str) -> Response {
-        self.say(&request("GET", target, None, b""))
+        self.exchange(&request("GET", target, None, b""))
     }
 
     #[track_caller]
     pub fn post(&mut self, target: &str, body: &Value) -> Response {
-        self.say(&request("POST", target, Some("application/json"), body.to_string().as_bytes()))
+        self.exchange(&request("POST", target, Some("application/json"), body.to_string().as_bytes()))
     }
 
     #[track_caller]
     pub fn form(&mut self, target: &str, body: &str) -> Response {
-        self.say(&request("POST", target, Some("application/x-www-form-urlencoded"), body.as_bytes()))
+        self.exchange(&request("POST", target, Some("application/x-www-form-urlencoded"), body.as_bytes()))
     }
 
-    /// Sends bytes as they are and expects one answer.
+    /// Sends bytes and reads one response.
     #[track_caller]
-    pub fn say(&mut self, bytes: &[u8]) -> Response {
+    pub fn exchange(&mut self, bytes: &[u8]) -> Response {
         self.send(bytes).expect("the request can be sent");
-        self.hear().expect("an answer")
+        self.read_response().expect("a response")
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// The next answer; none where the daemon has closed the connection.
+    /// The next response; `None` if the daemon has closed the connection.
     #[track_caller]
-    pub fn hear(&mut self) -> Option<Response> {
-        self.hear_of(false)
+    pub fn read_response(&mut self) -> Option<Response> {
+        self.read(false)
     }
 
-    /// The answer to a HEAD request, which has no body whatever its length says.
-    pub fn hear_head(&mut self) -> Option<Response> {
-        self.hear_of(true)
+    /// The response to a HEAD request, which has no body whatever its Content-Length is.
+    pub fn read_head_response(&mut self) -> Option<Response> {
+        self.read(true)
     }
 
     #[track_caller]
-    fn hear_of(&mut self, head: bool) -> Option<Response> {
+    fn read(&mut self, head: bool) -> Option<Response> {
         loop {
             if let Some((response, length)) = Response::parse(&self.read, head) {
                 self.read.drain(..length);
@@ -86,11 +86,11 @@ impl Connection {
             match self.stream.read(&mut more) {
                 Ok(0) => return None,
                 Ok(length) => self.read.extend_from_slice(&more[..length]),
-                // A machine that was frozen for a moment.
+                // A stopped and continued process.
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return None,
                 Err(e) => {
-                    panic!("the daemon says nothing: {e}; so far {:?}", String::from_utf8_lossy(&self.read))
+                    panic!("no response: {e}; so far {:?}", String::from_utf8_lossy(&self.read))
                 }
             }
         }
@@ -109,7 +109,7 @@ pub fn request(method: &str, target: &str, kind: Option<&str>, body: &[u8]) -> V
 }
 
 impl Response {
-    /// The first response in `bytes` and its length, once it is there whole.
+    /// The first response in `bytes` and its length; `None` if it is incomplete.
     pub fn parse(bytes: &[u8], head: bool) -> Option<(Response, usize)> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
         let text = std::str::from_utf8(&bytes[..end]).expect("a response head is ASCII");
@@ -121,9 +121,9 @@ impl Response {
             .collect();
         let length =
             headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, n)| n.parse().unwrap());
-        let whole = end + if head { 0 } else { length };
-        let body = bytes.get(end..whole)?.to_vec();
-        Some((Response { status, headers, body }, whole))
+        let total = end + if head { 0 } else { length };
+        let body = bytes.get(end..total)?.to_vec();
+        Some((Response { status, headers, body }, total))
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -140,7 +140,7 @@ impl Response {
             .unwrap_or_else(|e| panic!("{e}: {} {:?}", self.status, self.text()))
     }
 
-    /// The code of an error answer, which also says something to people.
+    /// The `error` of an error response. Panics unless it has a description and is not cacheable.
     #[track_caller]
     pub fn error(&self) -> String {
         let body = self.json();
@@ -150,7 +150,7 @@ impl Response {
     }
 }
 
-/// A part of a compact JWS: 0 the header, 1 the claims.
+/// A part of a compact JWS: 0 for the header, 1 for the claims.
 #[track_caller]
 pub fn part(token: &str, at: usize) -> Value {
     let part = token.split('.').nth(at).expect("three parts");
@@ -165,7 +165,7 @@ pub fn jti(token: &str) -> String {
     claims(token)["jti"].as_str().unwrap().to_owned()
 }
 
-/// The same token with one bit of its signature turned.
+/// The token with one bit of its signature flipped.
 pub fn tampered(token: &str) -> String {
     let (signed, signature) = token.rsplit_once('.').unwrap();
     let mut signature = BASE64URL_NOPAD.decode(signature.as_bytes()).unwrap();

@@ -1,4 +1,5 @@
-//! A real journald for one test: an instance in a journal namespace of its own, as systemd runs them for LogNamespace=.
+//! A real journald for one test: an instance in its own journal namespace, as systemd runs them for
+//! LogNamespace=.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -13,8 +14,9 @@ use super::processes::Running;
 use super::{Host, until_true};
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
-/// Makes the namespace's sockets those of the host, for itself and the program that it becomes.
-const INSIDE: &str = "mkdir -p /run/systemd/journal && mount --bind \"/run/systemd/journal.$0\" /run/systemd/journal && exec \"$@\"";
+/// Mounts the namespace's sockets over the host's, and executes a program that sees them.
+const INSIDE: &str = "mkdir -p /run/systemd/journal && \
+    mount --bind \"/run/systemd/journal.$0\" /run/systemd/journal && exec \"$@\"";
 
 pub struct Journald {
     namespace: String,
@@ -35,21 +37,21 @@ impl Journald {
         journald
     }
 
-    /// The host's daemon speaks to this journald from its next start on.
-    pub fn hear(&self, host: &mut Host) {
+    /// Makes the host's daemon log to this journald from its next start on.
+    pub fn attach_to(&self, host: &mut Host) {
         let words = ["unshare", "--mount", "sh", "-c", INSIDE, &self.namespace];
-        host.start.through = words.map(str::to_owned).into();
+        host.start.wrapper = words.map(str::to_owned).into();
     }
 
-    pub fn stall(&self) {
+    pub fn pause(&self) {
         kill(self.process.pid(), Signal::SIGSTOP).unwrap();
     }
 
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         kill(self.process.pid(), Signal::SIGCONT).unwrap();
     }
 
-    /// What journalctl finds by `matches`, oldest first.
+    /// The entries that journalctl finds by `matches`, oldest first.
     pub fn entries(&self, matches: &[&str]) -> Vec<Value> {
         let mut command = Command::new("journalctl");
         command.arg(format!("--namespace={}", self.namespace)).args(["--output=json", "--all", "--no-pager"]);

@@ -1,4 +1,4 @@
-//! Libraries of other languages, installed once into the target directory from their own registries.
+//! Libraries of other languages, installed once into the target directory from their package registries.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// A Python with `requirements`, in an environment of its own that is named `name`.
+/// The interpreter of the virtual environment `name`, which has `requirements`.
 pub fn python_with(name: &str, requirements: &[&str]) -> PathBuf {
     let dir = once(name, &requirements.join(" "), |dir| {
         succeed(Command::new("python3").args(["-m", "venv"]).arg(dir));
@@ -15,7 +15,7 @@ pub fn python_with(name: &str, requirements: &[&str]) -> PathBuf {
     dir.join("bin/python")
 }
 
-/// A directory with `packages` for Node in its `node_modules`.
+/// A directory that has `packages` for Node in its `node_modules`.
 pub fn node_with(name: &str, packages: &[&str]) -> PathBuf {
     once(name, &packages.join(" "), |dir| {
         fs::write(dir.join("package.json"), "{\"private\": true}").unwrap();
@@ -25,11 +25,11 @@ pub fn node_with(name: &str, packages: &[&str]) -> PathBuf {
     })
 }
 
-/// The program of the Go module at `source`, built with what its go.sum names.
+/// The program of the Go module at `source`, built with the versions of its go.sum.
 pub fn go_program(name: &str, source: &Path) -> PathBuf {
     let text = |file: &str| fs::read_to_string(source.join(file)).unwrap();
-    let wants = text("go.sum") + &text("main.go");
-    let dir = once(name, &wants, |dir| {
+    let version = text("go.sum") + &text("main.go");
+    let dir = once(name, &version, |dir| {
         let mut go = Command::new("go");
         go.current_dir(source).args(["build", "-o"]).arg(dir.join("program")).arg(".");
         succeed(&mut go);
@@ -37,7 +37,7 @@ pub fn go_program(name: &str, source: &Path) -> PathBuf {
     dir.join("program")
 }
 
-/// A Go program by its package and version.
+/// The program of a Go package in a version.
 pub fn go_tool(package: &str, version: &str) -> PathBuf {
     let name = package.rsplit('/').next().unwrap();
     let dir = once(name, version, |dir| {
@@ -47,11 +47,11 @@ pub fn go_tool(package: &str, version: &str) -> PathBuf {
     dir.join(name)
 }
 
-/// The program of the Cargo package at `source`, built with what its Cargo.lock names, by the compiler that is there.
+/// The program of the Cargo package at `source`, built with the versions of its Cargo.lock.
 pub fn cargo_program(name: &str, source: &Path) -> PathBuf {
     let text = |file: &str| fs::read_to_string(source.join(file)).unwrap();
-    let wants = text("Cargo.lock") + &text("main.rs");
-    let dir = once(name, &wants, |dir| {
+    let version = text("Cargo.lock") + &text("main.rs");
+    let dir = once(name, &version, |dir| {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--locked", "--manifest-path"]).arg(source.join("Cargo.toml"));
         succeed(cargo.arg("--target-dir").arg(dir));
@@ -59,7 +59,7 @@ pub fn cargo_program(name: &str, source: &Path) -> PathBuf {
     dir.join("debug").join(name)
 }
 
-/// A directory with the jars that `source`/pom.xml asks for.
+/// A directory with the jars of `source`/pom.xml.
 pub fn java_with(name: &str, source: &Path) -> PathBuf {
     let pom = source.join("pom.xml");
     once(name, &fs::read_to_string(&pom).unwrap(), |dir| {
@@ -69,18 +69,19 @@ pub fn java_with(name: &str, source: &Path) -> PathBuf {
     })
 }
 
-/// Makes the directory `name` unless it was made for the same `wants` before. Test programs run side by side.
-fn once(name: &str, wants: &str, make: impl FnOnce(&Path)) -> PathBuf {
+/// Creates the directory `name` unless it was created for the same `version` before. The lock is for
+/// processes that do so at the same time.
+fn once(name: &str, version: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
     fs::create_dir_all(&all).unwrap();
     let lock = File::create(all.join(format!("{name}.lock"))).unwrap();
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
     let (dir, made) = (all.join(name), all.join(format!("{name}.made")));
-    if fs::read_to_string(&made).ok().as_deref() != Some(wants) {
+    if fs::read_to_string(&made).ok().as_deref() != Some(version) {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).unwrap();
         make(&dir);
-        fs::write(&made, wants).unwrap();
+        fs::write(&made, version).unwrap();
     }
     dir
 }

@@ -1,5 +1,5 @@
-//! An installed daemon and its TPM as two things, with a wire between them: what happens to the one is done to it and
-//! not by the other.
+//! An installed daemon and its TPM as separate processes with a proxy between them, so that a test can make
+//! either fail without the other.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 
 use super::journald::Journald;
 use super::proxy::{Proxy, port};
-use super::{API, Host, PATIENCE, until_true};
+use super::{API, Host, WAIT_TIMEOUT, until_true};
 
 /// The daemon's deadline for the TPM.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// A state is to be named this long after the deadline.
-const NAMED: Duration = Duration::from_secs(2);
-/// What a machine with other work to do may take longer.
+/// A TPM state must be reported within this time after the deadline.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Added to a bound for a busy machine.
 const SLACK: Duration = Duration::from_secs(6);
 
 pub struct Machine {
@@ -28,28 +28,31 @@ pub struct Machine {
     pub proxy: Proxy,
     pub tpm: SoftwareTpm,
     journald: Option<Journald>,
-    /// How often the daemons told systemd that they are ready, and how often somebody waited for it.
-    ready: (Arc<AtomicUsize>, usize),
+    /// How many READY=1 notifications there were.
+    ready: Arc<AtomicUsize>,
+    /// How many daemons were started.
+    started: usize,
 }
 
 impl Machine {
-    /// The usual host, on which every process of uid 0 is an agent; nothing runs yet but its TPM.
+    /// A copy of the template host, on which every process of UID 0 is the agent `root`. Its TPM runs, its
+    /// daemon does not.
     pub fn new() -> Machine {
-        Machine::of(Host::new())
+        Machine::with_host(Host::new())
     }
 
-    /// A host's files with its own TPM.
-    pub fn of(mut host: Host) -> Machine {
+    /// As [`Machine::new`], with the files and TPM of `host`.
+    pub fn with_host(mut host: Host) -> Machine {
         let socket = host.path("notify");
         let notify = UnixDatagram::bind(&socket).unwrap();
-        let told = Arc::new(AtomicUsize::new(0));
-        let count = told.clone();
-        // Somebody has to listen, as systemd does: the daemon's words wait in a short queue.
+        let ready = Arc::new(AtomicUsize::new(0));
+        let count = ready.clone();
+        // Reads all notifications, as systemd does: the queue is short and the daemon would block.
         std::thread::spawn(move || {
-            let mut said = [0; 4096];
-            while let Ok(length) = notify.recv(&mut said) {
+            let mut message = [0; 4096];
+            while let Ok(length) = notify.recv(&mut message) {
                 count.fetch_add(
-                    usize::from(String::from_utf8_lossy(&said[..length]).contains("READY=1")),
+                    usize::from(String::from_utf8_lossy(&message[..length]).contains("READY=1")),
                     Ordering::Relaxed,
                 );
             }
@@ -58,23 +61,23 @@ impl Machine {
         host.agent("root", "user = 0");
         let tpm = SoftwareTpm::start(&host.path("tpm")).unwrap();
         let proxy = Proxy::to(port(&tpm));
-        let mut machine = Machine { host, proxy, tpm, journald: None, ready: (told, 0) };
+        let mut machine = Machine { host, proxy, tpm, journald: None, ready, started: 0 };
         machine.configure("stderr", DEADLINE);
         machine
     }
 
-    /// Its daemon speaks to a journald of its own.
+    /// As [`Machine::new`], with a journald that the daemon logs to.
     pub fn with_journal() -> Machine {
         let mut machine = Machine::new();
         let journald = Journald::start();
         machine.configure("auto", DEADLINE);
-        journald.hear(&mut machine.host);
+        journald.attach_to(&mut machine.host);
         machine.journald = Some(journald);
         machine
     }
 
-    /// Another deadline, from the next start on.
-    pub fn deadline(&mut self, deadline: Duration) {
+    /// Sets the TPM deadline from the next start on.
+    pub fn set_deadline(&mut self, deadline: Duration) {
         let log = if self.journald.is_some() { "auto" } else { "stderr" };
         self.configure(log, deadline);
     }
@@ -91,24 +94,24 @@ impl Machine {
 
     /// Starts the daemon, whether or not it can issue.
     pub fn launch(&mut self) {
-        self.ready.1 += 1;
+        self.started += 1;
         self.host.launch();
     }
 
-    /// Waits until the daemon that was launched last has told systemd that it is ready.
+    /// Waits until the daemon that was launched last has sent READY=1.
     #[track_caller]
     pub fn until_ready(&self) {
-        until_true("it is ready", || self.ready.0.load(Ordering::Relaxed) == self.ready.1);
+        until_true("the daemon is ready", || self.ready.load(Ordering::Relaxed) == self.started);
     }
 
-    /// Starts the daemon and waits until all is well.
+    /// Starts the daemon and waits until it is healthy.
     pub fn start(&mut self) {
         self.launch();
-        self.until_well();
+        self.until_healthy();
     }
 
     #[track_caller]
-    pub fn until_well(&self) {
+    pub fn until_healthy(&self) {
         let began = Instant::now();
         loop {
             let status = self.host.status();
@@ -118,7 +121,7 @@ impl Machine {
                     break;
                 }
             }
-            assert!(began.elapsed() < PATIENCE, "never well: {status}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "not healthy: {status}");
             std::thread::park_timeout(Duration::from_millis(20));
         }
         assert!(!self.host.token().is_empty());
@@ -128,13 +131,18 @@ impl Machine {
         self.host.status()["tpm"]["state"].as_str().unwrap().to_owned()
     }
 
-    /// Waits until the state has this name everywhere, no longer than is promised. What an administrator sees.
+    /// Waits until the TPM has this state in status, health and journal, no longer than [`REPORT_TIMEOUT`]
+    /// after the deadline. Returns the status.
     #[track_caller]
-    pub fn until_named(&self, state: &str) -> Value {
+    pub fn until_tpm_state(&self, state: &str) -> Value {
         let began = Instant::now();
         while self.state() != state {
             let so_far = began.elapsed();
-            assert!(so_far < DEADLINE + NAMED + SLACK, "not {state} but {}", self.host.status()["tpm"]);
+            assert!(
+                so_far < DEADLINE + REPORT_TIMEOUT + SLACK,
+                "not {state} but {}",
+                self.host.status()["tpm"]
+            );
             std::thread::park_timeout(Duration::from_millis(20));
         }
         let status = self.host.hostbadge(&["status", "--json"]);
@@ -151,22 +159,22 @@ impl Machine {
     #[track_caller]
     pub fn until_journaled(&self, what: &str) {
         let Some(journald) = &self.journald else { return };
-        let says = |entry: &Value| entry["MESSAGE"].as_str().is_some_and(|said| said.contains(what));
-        until_true(&format!("the journal says {what:?}"), || {
-            journald.entries(&["--identifier=hostbadged"]).iter().any(says)
+        let matches = |entry: &Value| entry["MESSAGE"].as_str().is_some_and(|text| text.contains(what));
+        until_true(&format!("the journal has {what:?}"), || {
+            journald.entries(&["--identifier=hostbadged"]).iter().any(matches)
         });
     }
 
-    /// All that the journal has of the daemon, for a test that failed.
+    /// The daemon's entries in the journal, for a test that failed.
     fn journal(&self) -> String {
         let entries = self.journald.as_ref().map(|journald| journald.entries(&["--identifier=hostbadged"]));
-        let said = |entry: &Value| format!("{}\n", entry["MESSAGE"].as_str().unwrap_or_default());
-        entries.iter().flatten().map(said).collect()
+        let message = |entry: &Value| format!("{}\n", entry["MESSAGE"].as_str().unwrap_or_default());
+        entries.iter().flatten().map(message).collect()
     }
 
-    /// Why no token is issued.
+    /// Why a token request gets 503.
     #[track_caller]
-    pub fn refusal(&self) -> String {
+    pub fn token_error(&self) -> String {
         let answer = self.host.post("/v1/token", json!({ "audience": API }));
         assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
         answer.json()["error_description"].as_str().unwrap().to_owned()
@@ -174,11 +182,11 @@ impl Machine {
 
     // === the TPM ===
 
-    pub fn stall(&self) {
+    pub fn pause_tpm(&self) {
         self.signal(Signal::SIGSTOP);
     }
 
-    pub fn go_on(&self) {
+    pub fn resume_tpm(&self) {
         self.signal(Signal::SIGCONT);
     }
 
@@ -186,22 +194,22 @@ impl Machine {
         self.signal(Signal::SIGKILL);
     }
 
-    /// After its death, at the same ports.
-    pub fn revive_tpm(&mut self) {
-        until_true("swtpm is dead and lives again", || self.tpm.ensure_running().unwrap());
+    /// Starts a killed TPM again, at the same ports.
+    pub fn restart_tpm(&mut self) {
+        until_true("swtpm is restarted", || self.tpm.ensure_running().unwrap());
     }
 
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.tpm.pid() as i32), signal).unwrap();
     }
 
-    /// What a reboot does to a TPM, with nobody to start it up.
+    /// Resets the TPM as a power cycle does, without TPM2_Startup.
     pub fn power_cycle(&self) {
         let control = format!("127.0.0.1:{}", self.tpm.control_port());
         succeed(Command::new("swtpm_ioctl").args(["--tcp", &control, "-i"]));
     }
 
-    /// Runs one of tpm2-tools on the TPM, beside the daemon.
+    /// Runs one of tpm2-tools on the TPM, while the daemon uses it.
     #[track_caller]
     pub fn tool(&self, program: &str, arguments: &[&str]) -> String {
         succeed(&mut self.command(program, arguments))
@@ -213,8 +221,8 @@ impl Machine {
         command
     }
 
-    /// How many transient objects, loaded sessions and saved sessions the TPM holds, as it says itself.
-    pub fn held(&self) -> [usize; 3] {
+    /// How many transient objects, loaded sessions and saved sessions the TPM reports.
+    pub fn loaded_handles(&self) -> [usize; 3] {
         ["handles-transient", "handles-loaded-session", "handles-saved-session"].map(|kind| {
             self.tool("tpm2_getcap", &[kind]).lines().filter(|line| !line.trim().is_empty()).count()
         })
@@ -227,7 +235,7 @@ impl Drop for Machine {
             eprintln!("the journal:\n{}", self.journal());
         }
         self.proxy.release();
-        self.go_on();
+        self.resume_tpm();
     }
 }
 

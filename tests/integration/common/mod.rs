@@ -1,8 +1,10 @@
-//! A whole host for one test: the real daemon with its own software TPM, in a directory of its own.
+//! A host for one test: the real daemon with its own software TPM, in its own directory.
 //!
-//! Making a software TPM takes seconds, so one is made for each run of the tests, with the first state of a host; every
-//! [`Host`] begins as a copy of it. All of them are hence one and the same host, in as many directories.
+//! Manufacturing a software TPM takes seconds, so each run of the tests makes one, and the first state of a
+//! host with it; every [`Host`] starts as a copy. All copies have the same host ID and keys, each in its own
+//! directory.
 
+pub mod audit_log;
 pub mod callers;
 pub mod grpc;
 pub mod http;
@@ -11,7 +13,6 @@ pub mod libraries;
 pub mod machine;
 pub mod processes;
 pub mod proxy;
-pub mod record;
 pub mod shared_tpm;
 pub mod template;
 pub mod wire;
@@ -31,19 +32,19 @@ use tempfile::TempDir;
 use http::{Connection, Response};
 use processes::Running;
 
-/// What the usual agent of a test may ask for.
+/// The audience that [`Host::agent`] grants.
 pub const API: &str = "https://api.example.com";
-/// Said last by a development host that is ready.
+/// The last line that a development host prints when it is ready.
 const READY: &str = "hostbadge whoami";
-/// The longest that anything here may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Bounds every wait; generous, since the machine may be busy.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Waits, bounded, until `seen` gives something.
+/// Polls `value` until it returns something, and panics after [`WAIT_TIMEOUT`].
 #[track_caller]
-pub fn until<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn until<T>(what: &str, mut value: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
-        if let Some(value) = seen() {
+        if let Some(value) = value() {
             return value;
         }
         assert!(Instant::now() < deadline, "waited in vain until {what}");
@@ -51,29 +52,29 @@ pub fn until<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Waits, bounded, until `holds`.
+/// Polls `holds` until it is true, and panics after [`WAIT_TIMEOUT`].
 #[track_caller]
 pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
     until(what, || holds().then_some(()));
 }
 
-/// Connects to `socket` as soon as its server accepts connections. That the file exists does not mean that: bind(2)
-/// makes it, and connections are refused until listen(2).
+/// Connects to `socket` as soon as its server accepts connections. That the file exists does not mean that:
+/// bind(2) makes it, and connections are refused until listen(2).
 #[track_caller]
 pub fn connect_when_listening(socket: &Path) -> UnixStream {
     until(&format!("{} accepts connections", socket.display()), || UnixStream::connect(socket).ok())
 }
 
-/// These tests make cgroups, mounts and processes of other users.
+/// Panics unless root runs the tests, which create cgroups, mounts and processes of other users.
 #[track_caller]
-pub fn needs_root() {
+pub fn require_root() {
     assert!(
         nix::unistd::geteuid().is_root(),
         "run this test as root: it needs other users, cgroups or mounts"
     );
 }
 
-/// A host in a directory. Dropping it stops the daemon and removes everything.
+/// A host in a temporary directory. Drop kills the daemon and removes the directory.
 pub struct Host {
     dir: PathBuf,
     daemon: Option<Running>,
@@ -86,36 +87,32 @@ pub struct Host {
 #[derive(Default)]
 pub struct Start {
     pub env: Vec<(String, String)>,
-    /// A program and arguments that exec the daemon.
-    pub through: Vec<String>,
-    /// A configuration file, where the daemon is no development host.
+    /// A program and its arguments, which executes the daemon that follows them.
+    pub wrapper: Vec<String>,
+    /// The configuration file of an installed daemon; `None` for a development host.
     pub config: Option<PathBuf>,
 }
 
 impl Host {
-    /// A host that was started once before and is stopped now, without agents.
+    /// A stopped host that was started once before, without agents.
     pub fn new() -> Host {
         Host::copied_from(template::host())
     }
 
-    /// The same with a TPM and keys of another host.
+    /// As [`Host::new`], with the TPM and keys of another host.
     pub fn other() -> Host {
         Host::copied_from(template::other_host())
     }
 
-    /// A directory in which no daemon ever was.
-    pub fn blank() -> Host {
+    /// A host that was never started, for tests that depend on the age of its keys: the first start makes its
+    /// TPM and keys.
+    pub fn never_started() -> Host {
         let root = tempfile::Builder::new().prefix("hostbadge-").tempdir().unwrap();
-        // Callers of other users have to get through to the sockets.
+        // Processes of other users connect to the sockets in it.
         fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
         let dir = root.path().join("host");
         fs::create_dir(&dir).unwrap();
-        Host { dir, daemon: None, start: Start::default(), _root: root }
-    }
-
-    /// A host whose first start is to come, with a TPM and keys of its own: of an age that the test knows.
-    pub fn never_started() -> Host {
-        let host = Host::blank();
+        let host = Host { dir, daemon: None, start: Start::default(), _root: root };
         fs::create_dir_all(host.path("etc/agents.d")).unwrap();
         host.configure("");
         host
@@ -135,13 +132,14 @@ impl Host {
         host
     }
 
-    /// Writes the configuration; standard error is where the daemon speaks.
+    /// Writes the configuration, and sends the log to standard error unless `toml` has a section `[log]`.
     pub fn configure(&self, toml: &str) {
         let log = if toml.contains("[log]") { "" } else { "\n[log]\nto = \"stderr\"\n" };
         fs::write(self.path("etc/hostbadged.toml"), format!("{toml}\n{log}")).unwrap();
     }
 
-    /// Makes it a host that is started as an installed daemon, with a TPM and whatever else `toml` names beside its paths.
+    /// Starts the daemon as an installed one from now on: with `--config`, whose file has the host's paths
+    /// and `toml`.
     pub fn install(&mut self, toml: &str) {
         let path = |below: &str| self.path(below);
         let text = format!(
@@ -156,7 +154,7 @@ impl Host {
         self.start.config = Some(file);
     }
 
-    /// Registers an agent by its conditions, with the usual grant. It counts from the next start or reload.
+    /// Registers an agent by its selectors, with a grant for [`API`], from the next start or reload on.
     pub fn agent(&self, name: &str, conditions: &str) {
         let grant = format!(
             "[[grant]]\naudience = \"{API}\"\nscopes = [\"docs.read\", \"docs.write\"]\nttl = \"5m\"\n"
@@ -164,7 +162,7 @@ impl Host {
         self.agents_file(name, &format!("name = \"{name}\"\n[match]\n{conditions}\n{grant}"));
     }
 
-    /// Writes `agents.d/STEM.toml` word for word.
+    /// Writes `text` to `agents.d/STEM.toml`.
     pub fn agents_file(&self, stem: &str, text: &str) -> PathBuf {
         let path = self.path(&format!("etc/agents.d/{stem}.toml"));
         fs::write(&path, text).unwrap();
@@ -187,9 +185,9 @@ impl Host {
         self.path("run/admin.sock")
     }
 
-    // === the daemon's life ===
+    // === the daemon ===
 
-    /// Starts the daemon and waits until it says that it is ready.
+    /// Starts the daemon and waits until it prints that it is ready.
     pub fn start(&mut self) {
         let before = self.log().len();
         self.spawn();
@@ -205,12 +203,12 @@ impl Host {
         }
     }
 
-    /// Waits until the daemon is so far, and fails as soon as it has ended.
+    /// Polls `holds`, and panics as soon as the daemon has exited.
     #[track_caller]
     fn until_daemon(&mut self, what: &str, holds: impl Fn(&Host) -> bool) {
         until_true(&format!("the daemon {what}"), || {
-            let ended = self.daemon.as_mut().expect("the daemon was started").exited();
-            assert!(ended.is_none(), "the daemon ended before it {what}: {}", ended.unwrap());
+            let exited = self.daemon.as_mut().expect("the daemon was started").exited();
+            assert!(exited.is_none(), "the daemon exited before it {what}: {}", exited.unwrap());
             holds(self)
         });
     }
@@ -223,7 +221,7 @@ impl Host {
     /// The command line of this host's daemon.
     pub fn command(&self) -> Command {
         let daemon = env!("CARGO_BIN_EXE_hostbadged").to_owned();
-        let mut words = self.start.through.iter().chain([&daemon]);
+        let mut words = self.start.wrapper.iter().chain([&daemon]);
         let mut command = Command::new(words.next().unwrap());
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         command.args(words).envs(self.start.env.iter().cloned());
@@ -243,33 +241,33 @@ impl Host {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// SIGTERM, and how the daemon ended.
+    /// Sends SIGTERM and waits for the exit.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        self.ended()
+        self.wait_for_exit()
     }
 
-    /// SIGKILL: what a crash is to the rest of the world.
+    /// Sends SIGKILL and waits for the exit: a crash.
     pub fn crash(&mut self) {
         self.signal(Signal::SIGKILL);
-        self.ended();
+        self.wait_for_exit();
     }
 
-    /// How the daemon ends by itself.
-    pub fn ended(&mut self) -> ExitStatus {
+    /// Waits until the daemon exits.
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
         let mut daemon = self.daemon.take().expect("the daemon runs");
-        until("the daemon ends", || daemon.exited())
+        until("the daemon exits", || daemon.exited())
     }
 
-    /// SIGHUP, and the wait for it to be done.
-    pub fn hang_up(&self) {
+    /// Sends SIGHUP and waits until the audit log has the reload.
+    pub fn reload(&self) {
         let done = || self.audit_text().matches("\"agents-re").count();
         let before = done();
         self.signal(Signal::SIGHUP);
         until_true("the agents are reloaded", || done() > before);
     }
 
-    /// All that the daemon said on its standard streams.
+    /// Everything that the daemon wrote to its standard streams.
     pub fn log(&self) -> String {
         fs::read(self.log_path()).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
@@ -279,12 +277,12 @@ impl Host {
     }
 
     fn audit_text(&self) -> String {
-        record::text(&self.path("audit"))
+        audit_log::text(&self.path("audit"))
     }
 
     // === the command ===
 
-    /// Runs `hostbadge` against this host, to its end.
+    /// Runs `hostbadge` with this host's sockets.
     pub fn hostbadge(&self, words: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_hostbadge"))
             .args(words)
@@ -298,12 +296,14 @@ impl Host {
 
     pub fn swtpm(&self) -> Pid {
         let file = self.path("tpm/swtpm.pid");
-        Pid::from_raw(until("swtpm says its pid", || fs::read_to_string(&file).ok()?.trim().parse().ok()))
+        Pid::from_raw(until("swtpm writes its PID file", || {
+            fs::read_to_string(&file).ok()?.trim().parse().ok()
+        }))
     }
 
     // === requests ===
 
-    /// A new connection to the agent socket, by the test's own process.
+    /// A new connection of the test process to the agent socket.
     pub fn connect(&self) -> Connection {
         Connection::open(&self.agent_socket())
     }
@@ -316,7 +316,7 @@ impl Host {
         self.connect().post(target, &body)
     }
 
-    /// A token for the usual audience, or a panic with the refusal.
+    /// A token for [`API`]. Panics with the response if it is denied.
     #[track_caller]
     pub fn token(&self) -> String {
         let answer = self.post("/v1/token", serde_json::json!({ "audience": API }));
@@ -324,7 +324,6 @@ impl Host {
         answer.json()["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// Asks what a token is worth.
     pub fn introspect(&self, token: &str) -> Value {
         self.post("/v1/introspect", serde_json::json!({ "token": token })).json()
     }
@@ -333,7 +332,7 @@ impl Host {
         Connection::open(&self.admin_socket())
     }
 
-    /// What an administrator sees.
+    /// `GET /v1/status` on the admin socket.
     pub fn status(&self) -> Value {
         self.admin().get("/v1/status").json()
     }
@@ -342,22 +341,22 @@ impl Host {
         self.get("/v1/health").json()
     }
 
-    /// The record's lines, their chain checked.
+    /// The audit log's records; panics if their chain is broken.
     #[track_caller]
     pub fn audit(&self) -> Vec<Value> {
-        record::chained_lines(&self.path("audit"))
+        audit_log::chained_lines(&self.path("audit"))
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("what the daemon said:\n{}", self.log());
+            eprintln!("the daemon's output:\n{}", self.log());
         }
     }
 }
 
-/// Opens a file for appending and writes `text` to its end.
+/// Appends `text` to an existing file.
 pub fn append(path: &Path, text: &[u8]) {
     use std::io::Write;
     let mut file = OpenOptions::new().append(true).open(path).unwrap();

@@ -1,4 +1,4 @@
-//! Processes that never outlive the tests, however these end.
+//! Child processes that do not outlive the tests.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -10,10 +10,10 @@ use std::sync::{Mutex, OnceLock};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-/// A process of a test: killed when this is dropped, and by the kernel when the test program dies.
+/// A child process, killed on drop, and by the kernel when the test process dies.
 pub struct Running(Child);
 
-type Order = (Command, Sender<io::Result<Child>>);
+type SpawnRequest = (Command, Sender<io::Result<Child>>);
 
 impl Running {
     #[track_caller]
@@ -21,8 +21,8 @@ impl Running {
         let program = command.get_program().to_owned();
         // SAFETY: prctl is a plain system call, and nothing here allocates.
         unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let (done, started) = channel();
-        keeper().lock().unwrap().send((command, done)).unwrap();
+        let (reply, started) = channel();
+        spawner().lock().unwrap().send((command, reply)).unwrap();
         let child = started.recv().unwrap();
         Running(child.unwrap_or_else(|e| panic!("{} cannot be started: {e}", program.to_string_lossy())))
     }
@@ -31,7 +31,7 @@ impl Running {
         Pid::from_raw(self.0.id() as i32)
     }
 
-    /// How it ended, if it did.
+    /// The exit status, once the process has exited.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().unwrap()
     }
@@ -58,15 +58,15 @@ impl Drop for Running {
     }
 }
 
-/// The kernel's death signal comes when the *thread* that started a process ends, and a test is a thread; so a thread
-/// that never ends starts them all.
-fn keeper() -> &'static Mutex<Sender<Order>> {
-    static KEEPER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
-    KEEPER.get_or_init(|| {
-        let (sender, orders) = channel::<Order>();
+/// The thread that spawns all children. The kernel sends the parent-death signal when the *thread* that
+/// spawned a child exits, and each test is a thread of its own.
+fn spawner() -> &'static Mutex<Sender<SpawnRequest>> {
+    static SPAWNER: OnceLock<Mutex<Sender<SpawnRequest>>> = OnceLock::new();
+    SPAWNER.get_or_init(|| {
+        let (sender, requests) = channel::<SpawnRequest>();
         std::thread::spawn(move || {
-            for (mut command, done) in orders {
-                let _ = done.send(command.spawn());
+            for (mut command, reply) in requests {
+                let _ = reply.send(command.spawn());
             }
         });
         Mutex::new(sender)

@@ -1,7 +1,8 @@
-//! A wire between the daemon and its software TPM that listens and misbehaves when told to.
+//! A proxy between the daemon and its software TPM, which records commands and injects faults.
 //!
-//! It knows the header of TPM commands and answers (TPM 2.0 Part 1, section 18) and has one line to the TPM, which its
-//! clients use in turn; so tools can ask the TPM beside the daemon, and another TPM can take its place.
+//! It parses the header of TPM commands and responses (TPM 2.0 Part 1, section 18) and has one connection to
+//! the TPM, which its clients use in turn, so that tools can use the TPM while the daemon does. It can switch
+//! to another TPM.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -9,128 +10,130 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hostbadge::tpm::{SoftwareTpm, Tcti};
 
-use super::wire::{copy_both_ways, neighbours, read_frame};
+use super::wire::{bind_port_pair, copy_both_ways, read_frame};
 
-/// What becomes of one answer.
+/// A fault of one response.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// The TPM is not asked; the answer is this response code.
+    /// The TPM does not get the command; the response is this response code.
     Answer(u32),
-    /// Half of the answer, and then the connection is closed.
+    /// Half of the response, and the connection is closed.
     Cut,
-    /// It comes this much later.
+    /// The response is delayed by this time.
     Delay(Duration),
-    /// None: the connection is closed.
+    /// No response: the connection is closed.
     Drop,
-    /// One bit of its last byte is wrong, so that its HMAC or contents are.
+    /// The last bit is flipped, so that the HMAC or the contents are wrong.
     Flip,
-    /// It is of the right size, and its contents mean nothing.
+    /// Everything after the header is 0xFF.
     Garbage,
-    /// Its header tells another size than it has; then the connection is closed.
+    /// The header has this size instead of the real one, and the connection is closed.
     Size(u32),
-    /// None, and the connection stays open until [`Proxy::release`].
+    /// No response, and the connection stays open until [`Proxy::release`].
     Swallow,
 }
 
 /// Listens on two neighbouring ports, as swtpm does.
 pub struct Proxy {
     port: u16,
-    wire: Arc<Wire>,
+    relay: Arc<Relay>,
 }
 
 #[derive(Default)]
-struct Wire {
-    /// The TPM's port; the line to it, while there is one.
+struct Relay {
+    /// The TPM's port.
     tpm: AtomicU16,
-    line: Mutex<Option<TcpStream>>,
-    orders: Mutex<Orders>,
-    changed: Condvar,
+    /// The connection to the TPM, while there is one.
+    connection: Mutex<Option<TcpStream>>,
+    state: Mutex<State>,
+    released: Condvar,
 }
 
 #[derive(Default)]
-struct Orders {
+struct State {
+    /// By command code.
     faults: Vec<(u32, Fault)>,
-    /// Commands and answers, in turn.
-    seen: Vec<Vec<u8>>,
+    /// Commands and responses, in turn.
+    frames: Vec<Vec<u8>>,
     releases: u64,
 }
 
 impl Proxy {
-    /// For a TPM at this port and the next.
+    /// A proxy for the TPM at this port and the next.
     pub fn to(tpm: u16) -> Proxy {
-        let (data, control) = neighbours(12_000);
+        let (data, control) = bind_port_pair(12_000);
         let port = data.local_addr().unwrap().port();
-        let wire = Arc::new(Wire::default());
-        wire.tpm.store(tpm, Ordering::Relaxed);
-        let watched = wire.clone();
+        let relay = Arc::new(Relay::default());
+        relay.tpm.store(tpm, Ordering::Relaxed);
+        let data_relay = relay.clone();
         thread::spawn(move || {
             for client in data.incoming() {
-                let watched = watched.clone();
-                thread::spawn(move || watched.serve(client.unwrap()));
+                let relay = data_relay.clone();
+                thread::spawn(move || relay.serve(client.unwrap()));
             }
         });
-        let watched = wire.clone();
+        let control_relay = relay.clone();
         thread::spawn(move || {
             for client in control.incoming() {
+                let port = control_relay.tpm.load(Ordering::Relaxed) + 1;
                 // Without a TPM the client's connection is closed.
-                if let Ok(server) = TcpStream::connect(("127.0.0.1", watched.tpm.load(Ordering::Relaxed) + 1))
-                {
+                if let Ok(server) = TcpStream::connect(("127.0.0.1", port)) {
                     copy_both_ways(client.unwrap(), server);
                 }
             }
         });
-        Proxy { port, wire }
+        Proxy { port, relay }
     }
 
     pub fn tcti(&self) -> String {
         format!("swtpm:host=127.0.0.1,port={}", self.port)
     }
 
-    /// The next `times` answers to a command fare so.
+    /// Injects a fault into the next `times` responses to a command.
     pub fn inject(&self, command: u32, fault: Fault, times: usize) {
-        self.wire.orders().faults.extend(vec![(command, fault); times]);
+        self.relay.state().faults.extend(vec![(command, fault); times]);
     }
 
-    /// How many of the faults have not been met.
-    pub fn faults_left(&self) -> usize {
-        self.wire.orders().faults.len()
+    /// How many injected faults have not happened yet.
+    pub fn pending_faults(&self) -> usize {
+        self.relay.state().faults.len()
     }
 
-    pub fn forget_faults(&self) {
-        self.wire.orders().faults.clear();
+    pub fn clear_faults(&self) {
+        self.relay.state().faults.clear();
     }
 
-    /// Closes the connections of those whose answers were swallowed, and lets delayed answers go.
+    /// Closes connections whose responses were swallowed, and sends delayed responses.
     pub fn release(&self) {
-        self.wire.orders().releases += 1;
-        self.wire.changed.notify_all();
+        self.relay.state().releases += 1;
+        self.relay.released.notify_all();
     }
 
-    /// From now on it is another TPM that answers.
-    pub fn turn_to(&self, tpm: u16) {
-        let mut line = self.wire.line.lock().unwrap();
-        self.wire.tpm.store(tpm, Ordering::Relaxed);
-        *line = None;
+    /// Relays to the TPM at another port from now on.
+    pub fn switch_to(&self, tpm: u16) {
+        let mut connection = self.relay.connection.lock().unwrap();
+        self.relay.tpm.store(tpm, Ordering::Relaxed);
+        *connection = None;
     }
 
-    /// Commands and answers so far, in turn.
-    pub fn seen(&self) -> Vec<Vec<u8>> {
-        self.wire.orders().seen.clone()
+    /// Commands and responses so far, in turn.
+    pub fn frames(&self) -> Vec<Vec<u8>> {
+        self.relay.state().frames.clone()
     }
 
     /// The codes of the commands so far.
     pub fn commands(&self) -> BTreeSet<u32> {
-        self.wire.orders().seen.iter().step_by(2).map(|frame| command_code(frame)).collect()
+        self.relay.state().frames.iter().step_by(2).map(|frame| command_code(frame)).collect()
     }
 }
 
-impl Wire {
-    fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap()
+impl Relay {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
     }
 
     fn serve(&self, mut client: TcpStream) {
@@ -141,16 +144,16 @@ impl Wire {
     fn relay(&self, client: &mut TcpStream) -> io::Result<()> {
         loop {
             let command = read_frame(client)?;
-            let fault = self.orders().take_fault(command_code(&command));
+            let fault = self.state().take_fault(command_code(&command));
             if let Some(Fault::Answer(code)) = fault {
                 client.write_all(&[[0x80, 1, 0, 0, 0, 10].as_slice(), &code.to_be_bytes()].concat())?;
                 continue;
             }
-            let mut answer = self.ask(&command)?;
-            self.orders().seen.extend([command, answer.clone()]);
-            let end = match fault {
+            let mut response = self.exchange(&command)?;
+            self.state().frames.extend([command, response.clone()]);
+            let close = match fault {
                 Some(Fault::Cut) => {
-                    answer.truncate(answer.len() / 2);
+                    response.truncate(response.len() / 2);
                     true
                 }
                 Some(Fault::Delay(time)) => {
@@ -159,61 +162,54 @@ impl Wire {
                 }
                 Some(Fault::Drop) => return Ok(()),
                 Some(Fault::Flip) => {
-                    *answer.last_mut().unwrap() ^= 1;
+                    *response.last_mut().unwrap() ^= 1;
                     false
                 }
                 Some(Fault::Garbage) => {
-                    answer[10..].fill(0xFF);
+                    response[10..].fill(0xFF);
                     false
                 }
                 Some(Fault::Size(size)) => {
-                    answer[2..6].copy_from_slice(&size.to_be_bytes());
+                    response[2..6].copy_from_slice(&size.to_be_bytes());
                     true
                 }
                 Some(Fault::Swallow) => {
-                    self.wait(Duration::MAX);
+                    self.wait(Duration::from_secs(3600));
                     return Ok(());
                 }
                 _ => false,
             };
-            client.write_all(&answer)?;
-            if end {
+            client.write_all(&response)?;
+            if close {
                 return Ok(());
             }
         }
     }
 
-    /// One client after another; a line that broke is opened anew for the next command.
-    fn ask(&self, command: &[u8]) -> io::Result<Vec<u8>> {
-        let mut line = self.line.lock().unwrap();
-        let mut server = match line.take() {
+    /// Has the TPM execute a command. Clients wait for each other; a connection that failed is opened again
+    /// for the next command.
+    fn exchange(&self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let mut connection = self.connection.lock().unwrap();
+        let mut server = match connection.take() {
             Some(server) => server,
             None => TcpStream::connect(("127.0.0.1", self.tpm.load(Ordering::Relaxed)))?,
         };
         server.write_all(command)?;
-        let answer = read_frame(&mut server)?;
-        *line = Some(server);
-        Ok(answer)
+        let response = read_frame(&mut server)?;
+        *connection = Some(server);
+        Ok(response)
     }
 
-    /// Until released, or for this long.
+    /// Waits for [`Proxy::release`], at most for `time`.
     fn wait(&self, time: Duration) {
-        let orders = self.orders();
-        let before = orders.releases;
-        let until = Instant::now().checked_add(time);
-        let mut orders = Some(orders);
-        while let Some(held) = orders.take() {
-            let left = until
-                .map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
-            if held.releases != before || left.is_zero() {
-                return;
-            }
-            orders = Some(self.changed.wait_timeout(held, left).unwrap().0);
-        }
+        let state = self.state();
+        let before = state.releases;
+        let unchanged = |state: &mut State| state.releases == before;
+        drop(self.released.wait_timeout_while(state, time, unchanged).unwrap());
     }
 }
 
-impl Orders {
+impl State {
     fn take_fault(&mut self, command: u32) -> Option<Fault> {
         let i = self.faults.iter().position(|(code, _)| *code == command)?;
         Some(self.faults.remove(i).1)

@@ -1,5 +1,5 @@
-//! A software TPM that a test shares with its daemon: swtpm serves one client at a time, so one connection to it carries the
-//! commands of all, one after another.
+//! A software TPM that a test shares with its daemon. swtpm serves one client at a time, so one connection
+//! carries the commands of both in turn.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -10,21 +10,21 @@ use hostbadge::tpm::{SoftwareTpm, Tcti};
 use nix::unistd::Pid;
 
 use super::Host;
-use super::wire::{copy_both_ways, neighbours, read_frame};
+use super::wire::{bind_port_pair, copy_both_ways, read_frame};
 
-/// Keeps the TPM running.
+/// The TPM runs until this is dropped.
 pub struct SharedTpm {
     software: SoftwareTpm,
     wire: Arc<Mutex<TcpStream>>,
 }
 
 impl SharedTpm {
-    /// Starts the TPM of `host`, which is to start as an installed daemon, with `configuration` beside its paths.
-    pub fn of(host: &mut Host, configuration: &str) -> SharedTpm {
+    /// Starts the TPM of `host`, and installs the host's daemon with this TPM and `configuration`.
+    pub fn start(host: &mut Host, configuration: &str) -> SharedTpm {
         let software = SoftwareTpm::start(&host.path("tpm")).unwrap();
         let Tcti::Swtpm { port, .. } = software.tcti() else { unreachable!() };
         let wire = Arc::new(Mutex::new(TcpStream::connect(("127.0.0.1", port)).unwrap()));
-        let (data, control) = neighbours(14_000);
+        let (data, control) = bind_port_pair(14_000);
         let shared = data.local_addr().unwrap().port();
         let server = wire.clone();
         thread::spawn(move || {
@@ -46,8 +46,8 @@ impl SharedTpm {
             }
         });
         host.install(&format!(
-            "[log]\nto = \"stderr\"\n[tpm]\ntcti = \"swtpm:host=127.0.0.1,port={shared}\"\nallow_emulator = true\n\
-             deadline = \"2s\"\n{configuration}"
+            "[log]\nto = \"stderr\"\n[tpm]\ntcti = \"swtpm:host=127.0.0.1,port={shared}\"\n\
+             allow_emulator = true\ndeadline = \"2s\"\n{configuration}"
         ));
         SharedTpm { software, wire }
     }
@@ -56,7 +56,7 @@ impl SharedTpm {
         Pid::from_raw(self.software.pid() as i32)
     }
 
-    /// TPM2_PCR_Extend of the SHA-256 bank (TPM 2.0 Part 3, section 22.2), with an empty password.
+    /// Sends TPM2_PCR_Extend for the SHA-256 bank with an empty password (TPM 2.0 Part 3, section 22.2).
     #[track_caller]
     pub fn extend(&self, pcr: u32, digest: &[u8; 32]) {
         const PASSWORD: [u8; 9] = [0x40, 0, 0, 9, 0, 0, 0, 0, 0];

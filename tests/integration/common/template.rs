@@ -1,7 +1,7 @@
-//! Hosts that are made once in each run of the tests, and copied by each test.
+//! Hosts that each run of the tests makes once, and each test copies.
 //!
-//! A run makes its own, since keys, certificates and counters have ages: those of an earlier run would fail tests of
-//! rotation and expiry, hours later.
+//! A run does not reuse the hosts of an earlier run: their keys and certificates would be so old that tests
+//! of rotation and expiry fail.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -29,8 +29,8 @@ fn make(name: &str) -> PathBuf {
     let template = run_dir().join(name);
     let mut host = Host::never_started();
     host.start();
-    // Recorded soon after the daemon is ready; hosts that are copied from this one have it from the start.
-    until_true("its first state is recorded", || host.log().contains("is recorded as a baseline"));
+    // The daemon records it soon after it is ready; copies of this host must have it.
+    until_true("the first baseline is recorded", || host.log().contains("is recorded as a baseline"));
     assert!(host.stop().success());
     for part in ["state", "tpm"] {
         copy(&host.path(part), &template.join(part));
@@ -38,15 +38,15 @@ fn make(name: &str) -> PathBuf {
     template
 }
 
-/// A directory for as long as this process lives. Those of processes that have ended are removed here, since nothing
-/// runs at the end of a test process.
+/// The directory of this process's templates, locked until the process exits. Directories of processes that
+/// have exited are removed here, since a test process has no hook at its end.
 fn run_dir() -> &'static Path {
     static RUN: OnceLock<(PathBuf, Flock<File>)> = OnceLock::new();
     let (dir, _lock) = RUN.get_or_init(|| {
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("templates");
         fs::create_dir_all(&home).unwrap();
         let lock = |path: &Path, how| Flock::lock(File::open(path).unwrap(), how).ok();
-        // One process at a time makes its directory and removes others'.
+        // One process at a time creates its directory and removes others.
         let _home = lock(&home, FlockArg::LockExclusive).expect("a lock");
         for dir in fs::read_dir(&home).unwrap().map(|item| item.unwrap().path()) {
             if lock(&dir, FlockArg::LockExclusiveNonblock).is_some() {
@@ -60,7 +60,7 @@ fn run_dir() -> &'static Path {
     dir
 }
 
-/// Copies a directory with modes and owners.
+/// Copies a directory with its modes and owners.
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
@@ -69,9 +69,9 @@ pub fn copy(from: &Path, to: &Path) {
     assert!(status.success(), "cp -a {} {}", from.display(), to.display());
 }
 
-/// Otherwise tests of rotation fail some time after the first run of a build.
+/// With older keys, tests of rotation fail some time after the first run of a build.
 #[test]
-fn the_keys_of_a_template_are_of_this_run() {
+fn template_keys_are_created_by_this_run() {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let ticks: u64 = stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().parse().unwrap();
     let boot = fs::read_to_string("/proc/stat").unwrap();
@@ -80,7 +80,7 @@ fn the_keys_of_a_template_are_of_this_run() {
         let file = fs::read_to_string(template.join("state/issuing.json")).unwrap();
         let file: serde_json::Value = serde_json::from_str(&file).unwrap();
         let activated = file["active"]["activated"].as_u64().unwrap();
-        // Both are whole seconds, and ticks are hundredths.
+        // Both times are truncated to seconds; a tick is 10 ms.
         assert!(activated + 2 >= boot + ticks / 100, "{activated} is before {boot} + {ticks}/100");
     }
 }

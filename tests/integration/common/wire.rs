@@ -1,10 +1,10 @@
-//! What goes between a daemon and its TPM over TCP: commands on a port, control on the port after it.
+//! swtpm's TCP transport: commands on one port, its control channel on the next.
 
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-/// A command or answer: its size is in bytes 2 to 5.
+/// Reads a command or response, whose size is in bytes 2 to 5.
 pub fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; 10];
     stream.read_exact(&mut frame)?;
@@ -24,9 +24,9 @@ pub fn copy_both_ways(client: TcpStream, server: TcpStream) {
     }
 }
 
-/// Two listeners side by side from about `first` on, away from the ports of the software TPMs and of others that look for
-/// some.
-pub fn neighbours(first: u16) -> (TcpListener, TcpListener) {
+/// Binds two neighbouring free ports between `first` and 20,000, below the ports of the software TPMs. Each
+/// process starts its search elsewhere.
+pub fn bind_port_pair(first: u16) -> (TcpListener, TcpListener) {
     let first = first + (std::process::id() as u16 % 1000) * 2;
     (first..20_000)
         .step_by(2)

@@ -1,4 +1,4 @@
-//! The audit log, read by the rules of its format and by nothing of the daemon's.
+//! Reads the audit log by its documented format, without code of the daemon.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// All lines as they stand.
+/// The text of all files.
 pub fn text(dir: &Path) -> String {
     files(dir).iter().map(|path| fs::read_to_string(path).unwrap()).collect()
 }
 
-/// All lines; each numbered, and linked to the one before by its SHA-256.
+/// All records. Panics unless each has the next number and the SHA-256 of the record before it.
 #[track_caller]
 pub fn chained_lines(dir: &Path) -> Vec<Value> {
     let text = text(dir);
-    assert!(text.is_empty() || text.ends_with('\n'), "the log ends in part of a line");
+    assert!(text.is_empty() || text.ends_with('\n'), "the log ends in an incomplete line");
     let mut last = "0".repeat(64);
     let mut lines = Vec::new();
     for (at, line) in text.lines().enumerate() {
@@ -39,7 +39,7 @@ pub fn chained_lines(dir: &Path) -> Vec<Value> {
     lines
 }
 
-/// The lines of one kind of event.
-pub fn of_event<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
+/// The records with this `event`.
+pub fn with_event<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["event"] == event).collect()
 }
