@@ -15,7 +15,7 @@ const TOKEN: &str = "/v1/token";
 /// Everything that comes back until the daemon closes, or nothing more comes for a while.
 fn raw(host: &Host, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(host.agent_socket()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     // The daemon may hang up in the middle, which is an answer as well.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::common::callers::{Credentials, NOBODY, ScriptedClient};
 use crate::common::grpc::{
-    Empty, Grpc, HEADER, INVALID_ARGUMENT, METHODS, PERMISSION_DENIED, Status, TWO_SECONDS, UNAVAILABLE,
-    UNIMPLEMENTED,
+    Empty, Grpc, HEADER, INVALID_ARGUMENT, MESSAGE_TIMEOUT, METHODS, PERMISSION_DENIED, QUIET_PERIOD, Status,
+    UNAVAILABLE, UNIMPLEMENTED,
 };
 use crate::common::http::{claims, part, tampered};
 use crate::common::{self, API, Host, until};
@@ -62,7 +62,7 @@ fn point_03_and_05_a_call_without_the_header_is_an_invalid_argument() {
     let client = client(&host);
     for method in METHODS {
         let mut call = client.start(&format!("/SpiffeWorkloadAPI/{method}"), &[], &Empty {}).unwrap();
-        let end = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap();
+        let end = client.next::<Empty>(&mut call, MESSAGE_TIMEOUT).unwrap();
         assert_eq!(code(end), INVALID_ARGUMENT, "{method}");
     }
 }
@@ -76,7 +76,7 @@ fn point_04_the_header_is_true_exactly_once() {
         [&[(name, "True")][..], &[(name, "")], &[(name, "false")], &[HEADER, HEADER], &[HEADER, (name, "x")]]
     {
         let mut call = client.start("/SpiffeWorkloadAPI/FetchJWTBundles", headers, &Empty {}).unwrap();
-        let end = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap();
+        let end = client.next::<Empty>(&mut call, MESSAGE_TIMEOUT).unwrap();
         assert_eq!(code(end), INVALID_ARGUMENT, "{headers:?}");
     }
 }
@@ -91,7 +91,7 @@ fn point_06_health_needs_no_header_and_says_how_the_issuer_is() {
         let client = client(host);
         let mut call = client.start("/grpc.health.v1.Health/Check", &[], &Empty {}).unwrap();
         // ServingStatus: 1 serves, 2 does not.
-        client.next::<Health>(&mut call, TWO_SECONDS).unwrap().unwrap().status
+        client.next::<Health>(&mut call, MESSAGE_TIMEOUT).unwrap().unwrap().status
     };
     until("health says what is wrong", || (health(&host) == 2).then_some(()));
     assert_eq!(host.stop().code(), Some(0));
@@ -112,7 +112,7 @@ fn what_is_not_there_is_unimplemented() {
     let client = client(&host);
     for path in ["/SpiffeWorkloadAPI/FetchAll", "/spire.api.Agent/X", "/", "/v1/token"] {
         let mut call = client.start(path, &[HEADER], &Empty {}).unwrap();
-        assert_eq!(code(client.next::<Empty>(&mut call, TWO_SECONDS).unwrap()), UNIMPLEMENTED, "{path}");
+        assert_eq!(code(client.next::<Empty>(&mut call, MESSAGE_TIMEOUT).unwrap()), UNIMPLEMENTED, "{path}");
     }
 }
 
@@ -126,7 +126,7 @@ fn point_08_nobody_gets_nothing_and_it_is_written_down() {
     assert_eq!(client.bundles(), Err(denied()));
     assert_eq!(client.validate(API, "a.b.c"), Err(denied()));
     let mut call = client.stream("FetchX509SVID", &Empty {}).unwrap();
-    assert_eq!(client.next::<Empty>(&mut call, TWO_SECONDS), Some(Err(denied())));
+    assert_eq!(client.next::<Empty>(&mut call, MESSAGE_TIMEOUT), Some(Err(denied())));
     let refused = |line: &&Value| line["event"] == "request-refused" && line["reason"] == "invalid_client";
     assert_eq!(host.audit().iter().filter(refused).count(), 4);
 }
@@ -304,12 +304,12 @@ fn point_40_tokens_of_another_domain_hold_by_its_bundle_and_say_no_more_than_the
     assert!(bundle.json()["spiffe_sequence"].as_u64().unwrap() > 1_700_000_000);
     assert!(bundle.json()["spiffe_refresh_hint"].is_u64());
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
-    let first = client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
+    let first = client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT).unwrap().unwrap();
     assert_eq!(first.bundles.len(), 1);
     fs::create_dir(host.path("etc/federation")).unwrap();
     fs::write(host.path("etc/federation/example.com.json"), bundle.text()).unwrap();
     host.reload();
-    let pushed = client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
+    let pushed = client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT).unwrap().unwrap();
     assert!(pushed.bundles.len() == 2 && pushed.bundles.contains_key("spiffe://example.com"));
     let answer = client.validate(API, &svid.svid).unwrap();
     assert_eq!(answer.spiffe_id, svid.spiffe_id);
@@ -336,7 +336,7 @@ fn point_24_and_29_to_31_bundles_are_pushed_when_they_change_and_else_not() {
     let client = client(&host);
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
     let mut next = |within| client.next::<common::grpc::Bundles>(&mut stream, within);
-    let first = next(TWO_SECONDS).unwrap().unwrap();
+    let first = next(MESSAGE_TIMEOUT).unwrap().unwrap();
     let keys: Value = serde_json::from_slice(first.bundles.values().next().unwrap()).unwrap();
     let keys = keys["keys"].as_array().unwrap();
     assert!(first.bundles.keys().all(|domain| domain.starts_with("spiffe://")));
@@ -346,9 +346,9 @@ fn point_24_and_29_to_31_bundles_are_pushed_when_they_change_and_else_not() {
     // A reload that changes nothing here says nothing.
     host.agent("other", &format!("user = {NOBODY}"));
     host.reload();
-    assert_eq!(next(TWO_SECONDS), None);
+    assert_eq!(next(QUIET_PERIOD), None);
     assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
-    let second = next(TWO_SECONDS).unwrap().unwrap();
+    let second = next(MESSAGE_TIMEOUT).unwrap().unwrap();
     assert_ne!(first, second);
 }
 
@@ -357,10 +357,10 @@ fn point_25_a_stream_ends_when_its_caller_is_no_agent_any_more() {
     let host = Host::started();
     let client = client(&host);
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
-    client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
+    client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT).unwrap().unwrap();
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
     host.reload();
-    let end = client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS);
+    let end = client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT);
     assert_eq!(end, Some(Err(denied())));
     // And the connection is there for whoever is an agent again.
     host.agent("root", "user = 0");
@@ -437,9 +437,9 @@ fn point_28_and_41_a_hundred_streams_that_nobody_reads_hold_up_nobody() {
     let _unread: Vec<_> = (0..100).map(|_| silent.stream("FetchJWTBundles", &Empty {}).unwrap()).collect();
     let other = client(&host);
     let mut read = other.stream("FetchJWTBundles", &Empty {}).unwrap();
-    other.next::<common::grpc::Bundles>(&mut read, TWO_SECONDS).unwrap().unwrap();
+    other.next::<common::grpc::Bundles>(&mut read, MESSAGE_TIMEOUT).unwrap().unwrap();
     assert_eq!(host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
-    other.next::<common::grpc::Bundles>(&mut read, TWO_SECONDS).unwrap().unwrap();
+    other.next::<common::grpc::Bundles>(&mut read, MESSAGE_TIMEOUT).unwrap().unwrap();
     other.jwt(&[API], "").unwrap();
     drop(silent);
 }
@@ -449,9 +449,9 @@ fn the_end_of_the_daemon_ends_streams_with_a_word() {
     let mut host = Host::started();
     let client = client(&host);
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
-    client.next::<common::grpc::Bundles>(&mut stream, TWO_SECONDS).unwrap().unwrap();
+    client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT).unwrap().unwrap();
     assert_eq!(host.stop().code(), Some(0));
-    let end = client.next::<common::grpc::Bundles>(&mut stream, Duration::from_secs(5)).unwrap();
+    let end = client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT).unwrap();
     assert_eq!(code(end), UNAVAILABLE);
 }
 

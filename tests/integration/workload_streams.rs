@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::common::callers::NOBODY;
 use crate::common::grpc::{
-    Call, Empty, Grpc, INVALID_ARGUMENT, PERMISSION_DENIED, Status, TWO_SECONDS, UNAVAILABLE, WitBundles,
-    WitRequest, WitResponse, X509Bundles, X509Response, X509Svid,
+    Call, Empty, Grpc, INVALID_ARGUMENT, MESSAGE_TIMEOUT, PERMISSION_DENIED, QUIET_PERIOD, Status,
+    UNAVAILABLE, WitBundles, WitRequest, WitResponse, X509Bundles, X509Response, X509Svid,
 };
 use crate::common::http::{claims, part};
 use crate::common::{API, Host, until_true};
@@ -205,7 +205,7 @@ fn point_24_and_29_bundles_hold_every_trust_domain_and_are_pushed() {
     let client = client(&host);
     let (mut svids, first) = follow(&client);
     let mut bundles = client.stream("FetchX509Bundles", &Empty {}).unwrap();
-    let told: X509Bundles = client.next(&mut bundles, TWO_SECONDS).unwrap().unwrap();
+    let told: X509Bundles = client.next(&mut bundles, MESSAGE_TIMEOUT).unwrap().unwrap();
     let own: Vec<&String> = told.bundles.keys().collect();
     assert_eq!((own.len(), &told.bundles[own[0]]), (1, &first.svids[0].bundle));
     assert!(first.svids[0].spiffe_id.starts_with(&format!("{}/", own[0])));
@@ -214,8 +214,8 @@ fn point_24_and_29_bundles_hold_every_trust_domain_and_are_pushed() {
     fs::create_dir(host.path("etc/federation")).unwrap();
     fs::write(host.path("etc/federation/example.com.json"), other.get("/v1/bundle").text()).unwrap();
     host.reload();
-    let told: X509Bundles = client.next(&mut bundles, TWO_SECONDS).expect("pushed").unwrap();
-    let pushed: X509Response = client.next(&mut svids, TWO_SECONDS).expect("pushed").unwrap();
+    let told: X509Bundles = client.next(&mut bundles, MESSAGE_TIMEOUT).expect("pushed").unwrap();
+    let pushed: X509Response = client.next(&mut svids, MESSAGE_TIMEOUT).expect("pushed").unwrap();
     let foreign = &told.bundles["spiffe://example.com"];
     assert_eq!(split(foreign).len(), 1);
     assert_eq!(pushed.federated_bundles, BTreeMap::from([("spiffe://example.com".into(), foreign.clone())]));
@@ -230,7 +230,7 @@ fn point_25_who_is_removed_is_left_out_and_revoked_and_the_last_one_ends_the_str
     let (mut call, first) = follow(&client);
     fs::remove_file(host.path("etc/agents.d/beta.toml")).unwrap();
     host.reload();
-    let mut next = || client.next::<X509Response>(&mut call, TWO_SECONDS).expect("pushed");
+    let mut next = || client.next::<X509Response>(&mut call, MESSAGE_TIMEOUT).expect("pushed");
     let mut told = next().unwrap();
     // The list may come with it or after it.
     while told.crl == first.crl {
@@ -268,7 +268,7 @@ fn who_is_removed_and_comes_back_has_a_leaf_that_is_not_revoked() {
     host.reload();
     let mut told = first.clone();
     while told.svids.len() < 3 || serial(&told.svids[1]) == serial(&first.svids[1]) {
-        told = client.next(&mut call, TWO_SECONDS).expect("pushed").unwrap();
+        told = client.next(&mut call, MESSAGE_TIMEOUT).expect("pushed").unwrap();
     }
     told.svids.iter().for_each(|svid| holds(svid, &told.crl));
 }
@@ -284,10 +284,10 @@ fn point_28_whoever_does_not_read_gets_the_latest() {
         host.agent(&name, "user = 0");
         host.reload();
         while !hints(&told).contains(&name.as_str()) {
-            told = quick.next(&mut read, TWO_SECONDS).expect("whoever reads is told each").unwrap();
+            told = quick.next(&mut read, MESSAGE_TIMEOUT).expect("whoever reads is told each").unwrap();
         }
     }
-    while let Some(Ok(next)) = slow.next(&mut unread, TWO_SECONDS) {
+    while let Some(Ok(next)) = slow.next(&mut unread, QUIET_PERIOD) {
         told = next;
     }
     assert_eq!(hints(&told), ["alpha", "beta", "delta0", "delta1", "delta2", "gamma"]);
@@ -302,7 +302,7 @@ fn a_host_that_is_not_as_it_was_accepted_shows_nobody_who_they_are() {
     let client = client(&host);
     for method in ["FetchX509SVID", "FetchWITSVID"] {
         let mut call = client.stream(method, &Empty {}).unwrap();
-        let status = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap().unwrap_err();
+        let status = client.next::<Empty>(&mut call, MESSAGE_TIMEOUT).unwrap().unwrap_err();
         assert_eq!(status.code, PERMISSION_DENIED, "{status:?}");
         assert!(status.message.contains("posture"), "{status:?}");
     }
@@ -320,7 +320,7 @@ fn a_host_without_its_ca_says_so_at_once() {
     let client = client(&host);
     for method in ["FetchX509SVID", "FetchX509Bundles"] {
         let mut call = client.stream(method, &Empty {}).unwrap();
-        let status = client.next::<Empty>(&mut call, TWO_SECONDS).unwrap().unwrap_err();
+        let status = client.next::<Empty>(&mut call, MESSAGE_TIMEOUT).unwrap().unwrap_err();
         assert_eq!(status.code, UNAVAILABLE);
         assert!(status.message.contains("ca.json"), "{status:?}");
     }
@@ -351,7 +351,7 @@ fn an_agent_that_is_started_again_and_again_is_served_all_day() {
 
 fn wit(client: &Grpc, spiffe_id: &str) -> (Call, Result<WitResponse, Status>) {
     let mut call = client.stream("FetchWITSVID", &WitRequest { spiffe_id: spiffe_id.into() }).unwrap();
-    let first = client.next(&mut call, TWO_SECONDS).expect("an answer");
+    let first = client.next(&mut call, MESSAGE_TIMEOUT).expect("an answer");
     (call, first)
 }
 
@@ -373,7 +373,7 @@ fn point_10_a_wit_svid_is_bound_to_its_key_and_verifies_by_its_bundle() {
     let ids: Vec<&str> = told.svids.iter().map(|svid| svid.hint.as_str()).collect();
     assert_eq!(ids, ["alpha", "beta", "gamma"]);
     let mut call = client.stream("FetchWITBundles", &Empty {}).unwrap();
-    let bundles: WitBundles = client.next(&mut call, TWO_SECONDS).unwrap().unwrap();
+    let bundles: WitBundles = client.next(&mut call, MESSAGE_TIMEOUT).unwrap().unwrap();
     for svid in &told.svids {
         let header = part(&svid.wit_svid, 0);
         assert_eq!(header.as_object().unwrap().keys().collect::<Vec<_>>(), ["alg", "kid", "typ"]);
@@ -452,7 +452,7 @@ fn who_is_removed_amid_renewals_gets_none_of_those_that_come_after() {
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
     host.reload();
     let ended = |mut call: Call, client: &Grpc| {
-        while let Some(Ok(_)) = client.next::<Empty>(&mut call, TWO_SECONDS) {}
+        while let Some(Ok(_)) = client.next::<Empty>(&mut call, MESSAGE_TIMEOUT) {}
     };
     calls.into_iter().enumerate().for_each(|(n, call)| ended(call, &clients[n / 50]));
     let all = host.audit();
@@ -470,7 +470,7 @@ fn point_08_nobody_follows_nothing() {
     let client = client(&host);
     for method in ["FetchX509SVID", "FetchX509Bundles", "FetchWITSVID", "FetchWITBundles"] {
         let mut call = client.stream(method, &WitRequest { spiffe_id: "x".into() }).unwrap();
-        assert_eq!(client.next::<Empty>(&mut call, TWO_SECONDS), Some(Err(denied())), "{method}");
+        assert_eq!(client.next::<Empty>(&mut call, MESSAGE_TIMEOUT), Some(Err(denied())), "{method}");
     }
     assert!(lines(&host, "certificate-issued").is_empty());
 }

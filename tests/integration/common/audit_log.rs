@@ -7,6 +7,8 @@ use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
+use super::until;
+
 /// The log's files, oldest first.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
@@ -24,8 +26,10 @@ pub fn text(dir: &Path) -> String {
 /// All records. Panics unless each has the next number and the SHA-256 of the record before it.
 #[track_caller]
 pub fn chained_lines(dir: &Path) -> Vec<Value> {
-    let text = text(dir);
-    assert!(text.is_empty() || text.ends_with('\n'), "the log ends in an incomplete line");
+    // A line that is being written may be read in part.
+    let text = until("the log ends in a complete line", || {
+        Some(text(dir)).filter(|text| text.is_empty() || text.ends_with('\n'))
+    });
     let mut last = "0".repeat(64);
     let mut lines = Vec::new();
     for (at, line) in text.lines().enumerate() {

@@ -14,7 +14,10 @@ use prost::Message;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
-pub const TWO_SECONDS: Duration = Duration::from_secs(2);
+/// How long an expected message may take on a busy machine.
+pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a stream is watched for a message that must not come.
+pub const QUIET_PERIOD: Duration = Duration::from_secs(2);
 /// The metadata that every call needs.
 pub const HEADER: (&str, &str) = ("workload.spiffe.io", "true");
 pub const METHODS: [&str; 7] = [
