@@ -44,7 +44,7 @@ test-clients: test-deps ## test the SPIFFE clients for Go, Rust and Java (needs 
 	$(CARGO) test --locked --test integration -- --ignored workload_clients::
 
 leaks: deps ## check that 10,000 TPM operations leave no object or session in the TPM (1 to 2 minutes)
-	$(CARGO) test --locked --test tpm -- --ignored --exact tpm_module::nothing_is_left_in_the_tpm_after_ten_thousand_operations
+	$(CARGO) test --locked --test tpm -- --ignored --exact tpm_module::ten_thousand_operations_leave_no_objects_in_the_tpm
 
 bench: deps ## measure the time and memory of tokens, and TPM operations beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens

@@ -1,4 +1,4 @@
-//! The files that operators write, and the socket through which they have them read.
+//! Agent files: reloads, `--check`, permissions, and access to the admin socket.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,8 +9,8 @@ use crate::common::{self, API, Host, until_true};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// Names of the agents in force.
-fn in_force(host: &Host) -> Vec<String> {
+/// Names of the active agents.
+fn active_agents(host: &Host) -> Vec<String> {
     let agents = host.admin().get("/v1/agents").json();
     agents.as_array().unwrap().iter().map(|agent| agent["name"].as_str().unwrap().to_owned()).collect()
 }
@@ -21,12 +21,12 @@ fn reload(host: &Host) -> (u16, Value) {
 }
 
 #[test]
-fn one_bad_file_leaves_the_last_good_set_in_force() {
+fn an_invalid_file_leaves_the_previous_set_active() {
     let host = Host::started();
     host.agent("good", "user = 4711");
     let bad = host.agents_file("bad", "name = \"bad\"\n[match]\nuesr = 0\n");
     host.reload();
-    assert_eq!(in_force(&host), ["root"], "all or nothing");
+    assert_eq!(active_agents(&host), ["root"], "all or nothing");
     host.token();
 
     let status = host.status();
@@ -35,16 +35,16 @@ fn one_bad_file_leaves_the_last_good_set_in_force() {
     assert_eq!((&faults[0]["file"], &faults[0]["line"]), (&json!(bad), &json!(3)));
     assert!(faults[0]["what"].as_str().unwrap().contains("uesr"), "{faults}");
     let wanted = format!("{}:3: ", bad.display());
-    until_true("the fault is in the log", || host.log().contains(&wanted));
+    until_true("the error is in the log", || host.log().contains(&wanted));
 
     fs::remove_file(bad).unwrap();
     host.reload();
-    assert_eq!(in_force(&host), ["good", "root"]);
+    assert_eq!(active_agents(&host), ["good", "root"]);
     assert_eq!(host.status()["agents"]["faults"], json!([]));
 }
 
 #[test]
-fn a_reload_over_the_admin_socket_lists_every_fault() {
+fn a_reload_over_the_admin_socket_lists_all_errors() {
     let host = Host::started();
     let one = host.agents_file("one", "name = \"One\"\n[match]\nexe = \"bin\"\n");
     let two = host.agents_file("two", "name = \"two\"\n[match]\n");
@@ -53,12 +53,12 @@ fn a_reload_over_the_admin_socket_lists_every_fault() {
     let faults: Vec<(Value, Value)> =
         body["faults"].as_array().unwrap().iter().map(|f| (f["file"].clone(), f["line"].clone())).collect();
     assert_eq!(faults, [(json!(one), json!(1)), (json!(one), json!(3)), (json!(two), json!(2))], "{body}");
-    assert_eq!(in_force(&host), ["root"]);
+    assert_eq!(active_agents(&host), ["root"]);
     host.token();
 }
 
 #[test]
-fn a_mended_file_takes_effect_on_open_connections() {
+fn a_fixed_file_takes_effect_on_open_connections() {
     let host = Host::started();
     let mut connection = host.connect();
     assert_eq!(connection.get("/v1/whoami").json()["agent"], "root");
@@ -79,7 +79,7 @@ fn a_mended_file_takes_effect_on_open_connections() {
 }
 
 #[test]
-fn a_reload_is_written_down() {
+fn a_reload_is_in_the_audit_log() {
     let host = Host::started();
     host.agent("second", "user = 4711");
     host.reload();
@@ -97,7 +97,7 @@ fn a_reload_is_written_down() {
 }
 
 #[test]
-fn a_daemon_started_on_faulty_agents_knows_none_and_says_so() {
+fn a_daemon_started_on_invalid_files_has_no_agents_and_logs_why() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     let bad = host.agents_file("bad", "name = \"bad\"\n");
@@ -111,7 +111,7 @@ fn a_daemon_started_on_faulty_agents_knows_none_and_says_so() {
 }
 
 #[test]
-fn check_prints_every_fault_as_file_and_line() {
+fn check_prints_each_error_with_file_and_line() {
     let host = Host::new();
     host.agent("good", "user = 0");
     let run = |host: &Host| {
@@ -140,7 +140,7 @@ fn check_prints_every_fault_as_file_and_line() {
 }
 
 #[test]
-fn an_unknown_key_in_the_configuration_is_a_fault_with_its_line() {
+fn an_unknown_configuration_key_is_an_error_with_its_line() {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 10\nbrust = 20");
     let start = format!("{}:3: ", host.path("etc/hostbadged.toml").display());
@@ -159,7 +159,7 @@ fn an_unknown_key_in_the_configuration_is_a_fault_with_its_line() {
 }
 
 #[test]
-fn agents_that_anybody_could_write_are_refused() {
+fn world_writable_agent_files_are_refused() {
     let host = Host::started();
     let dir = host.path("etc/agents.d");
     fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
@@ -174,14 +174,17 @@ fn agents_that_anybody_could_write_are_refused() {
     assert_eq!(reload(&host).1["faults"][0]["file"], json!(file));
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
     std::os::unix::fs::chown(&file, Some(NOBODY), None).unwrap();
-    assert!(reload(&host).1["faults"][0]["what"].as_str().unwrap().contains("chown"), "a stranger's file");
+    assert!(
+        reload(&host).1["faults"][0]["what"].as_str().unwrap().contains("chown"),
+        "a file of another user"
+    );
     std::os::unix::fs::chown(&file, Some(0), None).unwrap();
     assert_eq!(reload(&host).0, 200);
     host.token();
 }
 
 #[test]
-fn a_group_that_could_write_agents_is_as_bad_as_everybody() {
+fn group_writable_agent_files_are_refused() {
     let host = Host::started();
     let file = host.agents_file("grouped", "name = \"grouped\"\n[match]\nuser = 1\n");
     std::os::unix::fs::chown(&file, None, Some(7777)).unwrap();
@@ -194,7 +197,7 @@ fn a_group_that_could_write_agents_is_as_bad_as_everybody() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_file_holds_up_nobody() {
+fn a_pipe_instead_of_a_file_does_not_block_a_reload() {
     let mut host = Host::started();
     nix::unistd::mkfifo(
         &host.path("etc/agents.d/pipe.toml"),
@@ -209,7 +212,7 @@ fn a_pipe_in_the_place_of_a_file_holds_up_nobody() {
 }
 
 #[test]
-fn an_executable_alone_makes_nobody_an_agent() {
+fn an_executable_alone_is_no_selector() {
     let host = Host::started();
     let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     host.agent("anybody", &format!("exe = \"/usr/bin/curl\"\nexe_sha256 = \"{digest}\""));
@@ -218,7 +221,7 @@ fn an_executable_alone_makes_nobody_an_agent() {
 }
 
 #[test]
-fn a_name_given_twice_and_a_second_grant_are_faults() {
+fn a_duplicate_name_and_a_duplicate_grant_are_errors() {
     let host = Host::started();
     let copy = host.agents_file("zzz", "name = \"root\"\n[match]\nuser = 1\n");
     let (status, body) = reload(&host);
@@ -246,7 +249,7 @@ fn the_admin_socket_is_closed_to_other_users() {
 #[test]
 fn the_admin_socket_checks_its_caller_and_not_only_its_mode() {
     let host = Host::started();
-    // As if an administrator had opened the socket to everybody.
+    // As if an administrator had made the socket world-writable.
     fs::set_permissions(host.admin_socket(), Permissions::from_mode(0o666)).unwrap();
     let nobody = Credentials::user(NOBODY);
     for (target, arguments) in [
@@ -265,9 +268,9 @@ fn the_admin_socket_checks_its_caller_and_not_only_its_mode() {
     assert!(refusals.iter().all(|line| line["reason"] == "access_denied" && line["peer"]["uid"] == NOBODY));
 }
 
-/// The admin group runs agents; it does not hold the host's keys.
+/// The admin group manages agents; only root manages keys.
 #[test]
-fn what_comes_to_holding_the_keys_is_for_root_alone() {
+fn key_operations_are_for_root_and_not_for_the_admin_group() {
     let mut host = Host::new();
     host.configure("[admin]\ngroup = \"daemon\"\n");
     host.start();
@@ -297,7 +300,7 @@ fn what_comes_to_holding_the_keys_is_for_root_alone() {
 }
 
 #[test]
-fn an_admin_connection_is_worth_nothing_to_whoever_gives_up_root() {
+fn an_admin_connection_is_refused_after_its_process_drops_root() {
     let host = Host::started();
     let mut client =
         ScriptedClient::connect_with(&host.admin_socket(), &Credentials::root(), &common::callers::python());
@@ -308,7 +311,7 @@ fn an_admin_connection_is_worth_nothing_to_whoever_gives_up_root() {
 }
 
 #[test]
-fn a_hangup_amid_requests_drops_none() {
+fn a_reload_during_requests_drops_none() {
     let host = Host::started();
     std::thread::scope(|scope| {
         let asker = scope.spawn(|| {

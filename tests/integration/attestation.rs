@@ -1,4 +1,4 @@
-//! Evidence, from a real software TPM, judged by our own verifier and by tpm2-tools.
+//! Evidence from a software TPM, checked by our verifier and by tpm2-tools.
 
 use std::fs;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn findings(document: &Value, nonce: &[u8]) -> Vec<CheckResult> {
     Evidence::parse(document.to_string().as_bytes()).unwrap().check(nonce)
 }
 
-/// The one finding that does not hold.
+/// The one check that fails: its name and its detail.
 #[track_caller]
 fn the_fault(document: &Value, nonce: &[u8]) -> (String, String) {
     let broken: Vec<CheckResult> =
@@ -35,7 +35,7 @@ fn the_fault(document: &Value, nonce: &[u8]) -> (String, String) {
 }
 
 #[test]
-fn evidence_holds_names_the_host_and_its_keys_and_is_written_down() {
+fn evidence_passes_has_host_and_keys_and_is_in_the_audit_log() {
     let host = Host::started();
     let document = attested(&host, NONCE);
     let all = findings(&document, NONCE_BYTES);
@@ -44,7 +44,7 @@ fn evidence_holds_names_the_host_and_its_keys_and_is_written_down() {
     let kid = host.get("/.well-known/jwks.json").json()["keys"][0]["kid"].as_str().unwrap().to_owned();
     let issuing = all.iter().find(|finding| finding.what == "issuing keys").unwrap();
     assert!(issuing.detail.contains(&kid), "{issuing:?}");
-    // The next key is vouched for as well, before it is used.
+    // The next issuing key is endorsed too, before it signs.
     let rotated = host.admin().post("/v1/keys/rotate", &json!({}));
     assert_eq!(rotated.status, 200, "{}", rotated.text());
     let document = attested(&host, NONCE);
@@ -60,9 +60,9 @@ fn evidence_holds_names_the_host_and_its_keys_and_is_written_down() {
     assert_eq!(lines[0]["detail"], format!("nonce {NONCE}"));
 }
 
-/// Each answer has the whole list in it, and is in memory until it is taken.
+/// Each response contains the whole IMA list, and stays in memory until the caller has read it.
 #[test]
-fn evidence_that_nobody_takes_is_bounded_and_its_place_is_free_when_its_caller_goes() {
+fn unread_evidence_is_bounded_and_its_slot_is_freed_when_the_caller_disconnects() {
     let host = Host::started();
     fs::write(host.path("run/ima-list"), vec![b'x'; 2 << 20]).unwrap();
     let body = json!({ "nonce": NONCE }).to_string();
@@ -71,13 +71,15 @@ fn evidence_that_nobody_takes_is_bounded_and_its_place_is_free_when_its_caller_g
         let mut connection = host.connect();
         connection.send(&request("POST", "/v1/attest", Some("application/json"), body.as_bytes())).unwrap();
         stalled.push(connection);
-        until_true("it is made", || common::audit_log::with_event(&host.audit(), "attested").len() == made);
+        until_true("evidence is created", || {
+            common::audit_log::with_event(&host.audit(), "attested").len() == made
+        });
     }
     let refused = host.post("/v1/attest", json!({ "nonce": NONCE }));
     assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
     assert_eq!(refused.header("retry-after"), Some("5"));
     assert_eq!(stalled.pop().unwrap().read_response().unwrap().status, 200);
-    assert_eq!(attested(&host, NONCE)["nonce"], NONCE, "the place of one that took its answer");
+    assert_eq!(attested(&host, NONCE)["nonce"], NONCE, "the slot of a caller that read its response");
     drop(stalled);
     for format in ["evidence", "eat"] {
         let answer = host.post("/v1/attest", json!({ "nonce": NONCE, "format": format }));
@@ -86,7 +88,7 @@ fn evidence_that_nobody_takes_is_bounded_and_its_place_is_free_when_its_caller_g
 }
 
 #[test]
-fn tpm2_tools_take_the_quote() {
+fn tpm2_checkquote_accepts_the_quote() {
     let host = Host::started();
     let document = attested(&host, NONCE);
     let file = |name: &str, text: &Value| {
@@ -118,7 +120,7 @@ fn tpm2_tools_take_the_quote() {
 }
 
 #[test]
-fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
+fn changed_or_swapped_parts_fail_the_check_that_names_them() {
     let host = Host::started();
     let mut other = Host::other();
     other.agent("root", "user = 0");
@@ -137,7 +139,7 @@ fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
     assert_eq!(the_fault(&with(&["ak"], ours["host_key"].clone()), NONCE_BYTES).0, "AK");
     assert_eq!(the_fault(&with(&["quote"], theirs["quote"].clone()), NONCE_BYTES).0, "quote's signature");
     let fault = the_fault(&with(&["quote"], ours["certification"].clone()), NONCE_BYTES);
-    assert_eq!(fault.0, "nonce", "a certification is no quote");
+    assert_eq!(fault.0, "nonce", "a certification is not a quote");
     assert_eq!(the_fault(&with(&["host_key"], ours["ak"].clone()), NONCE_BYTES).0, "host key");
     let fault = the_fault(&with(&["certification"], theirs["certification"].clone()), NONCE_BYTES);
     assert_eq!(fault, ("host key's certification".into(), "the AK did not sign this".into()));
@@ -148,7 +150,7 @@ fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
     let fault = the_fault(&with(&["pcrs", "23"], json!("00".repeat(32))), NONCE_BYTES);
     assert!(fault.1.contains("other values are given"), "{fault:?}");
 
-    // Any byte of what is signed, or signs, or names a key.
+    // Each byte of what is signed, of signatures and of key names.
     for path in [
         &["ek"][..],
         &["rsa_ek"],
@@ -174,9 +176,9 @@ fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
         document.as_object_mut().unwrap().remove(name);
         findings(&document, NONCE_BYTES).iter().all(|finding| finding.holds)
     };
-    assert!(old("host_certificate") && old("ek_chain"), "what format 1 has not may be missing");
+    assert!(old("host_certificate") && old("ek_chain"), "format 1 does not have these");
     assert!(Evidence::parse(with(&["version"], json!(3)).to_string().as_bytes()).is_err());
-    // An EK with a certificate that is another's.
+    // An EK with the certificate of another EK.
     let fault = the_fault(&with(&["ek_certificate"], theirs["ek_certificate"].clone()), NONCE_BYTES);
     assert_eq!(fault, ("endorsement keys".into(), "the certificate is for another key".into()));
     let fault = the_fault(&with(&["rsa_ek"], theirs["rsa_ek"].clone()), NONCE_BYTES);
@@ -187,7 +189,7 @@ fn what_was_changed_or_swapped_does_not_hold_and_is_named() {
 }
 
 #[test]
-fn only_agents_with_a_proper_nonce_make_the_tpm_work_and_not_without_end() {
+fn evidence_needs_an_agent_and_a_valid_nonce_and_is_rate_limited() {
     let host = Host::started();
     let stranger = Credentials::user(NOBODY).curl(&host, "/v1/attest", &["-d", &format!("nonce={NONCE}")]);
     assert_eq!((stranger.status, stranger.error().as_str()), (401, "invalid_client"));
@@ -198,12 +200,12 @@ fn only_agents_with_a_proper_nonce_make_the_tpm_work_and_not_without_end() {
     let answers: Vec<u16> =
         (0..8).map(|_| host.post("/v1/attest", json!({ "nonce": NONCE })).status).collect();
     assert!(answers.contains(&200) && answers.contains(&429), "{answers:?}");
-    // Tokens need no TPM, and no share of it.
+    // Tokens do not use the TPM and are not limited with it.
     assert!(!host.token().is_empty());
 }
 
 #[test]
-fn a_stalled_tpm_is_named() {
+fn a_stalled_tpm_is_reported() {
     let host = Host::started();
     let tpm = host.swtpm();
     kill(tpm, Signal::SIGSTOP).unwrap();
@@ -211,11 +213,11 @@ fn a_stalled_tpm_is_named() {
     assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
     assert!(answer.text().contains("the TPM has not answered"), "{}", answer.text());
     kill(tpm, Signal::SIGCONT).unwrap();
-    until_true("evidence is made", || host.post("/v1/attest", json!({ "nonce": NONCE })).status == 200);
+    until_true("evidence is created", || host.post("/v1/attest", json!({ "nonce": NONCE })).status == 200);
 }
 
 #[test]
-fn the_commands_make_and_check_it_with_a_table_and_an_exit_status() {
+fn the_commands_create_and_check_evidence() {
     let host = Host::started();
     let file = host.path("evidence.json");
     let hostbadge = |words: &[&str]| {
@@ -241,12 +243,12 @@ fn the_commands_make_and_check_it_with_a_table_and_an_exit_status() {
             .status
             .code()
     };
-    // swtpm without firmware has measured nothing.
+    // All PCRs are zero: no firmware extends them.
     assert_eq!(judged(format!("0 = \"{zeros}\"\n7 = [\"{}\", \"{zeros}\"]\n", "1".repeat(64))), Some(0));
     assert_eq!(judged(format!("0 = \"{}\"\n", "1".repeat(64))), Some(1));
     assert_eq!(judged(format!("23 = \"{zeros}\"\n")), Some(1), "it was not quoted");
     assert_eq!(judged("0 = 7\n".into()), Some(1));
-    // An EK's public area is no secret: without the AK's Name, anybody's AK could stand beside it.
+    // An EK's public area is not secret: without the AK's Name, evidence could combine it with any AK.
     let unknown = hostbadge(&["verify", "evidence", name, "--nonce", NONCE, "--host", &id]);
     assert_eq!(unknown.status.code(), Some(1));
     let table = String::from_utf8_lossy(&unknown.stdout).into_owned();

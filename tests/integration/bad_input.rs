@@ -1,4 +1,4 @@
-//! What hostile or clumsy callers get, and that the next honest one is served.
+//! Malformed, oversized and slow requests are refused, and other callers are served.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,11 +12,11 @@ use serde_json::json;
 
 const TOKEN: &str = "/v1/token";
 
-/// Everything that comes back until the daemon closes, or nothing more comes for a while.
+/// Everything that the daemon sends until it closes the connection.
 fn raw(host: &Host, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(host.agent_socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // The daemon may hang up in the middle, which is an answer as well.
+    // The daemon may close the connection before it has read everything.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut heard = Vec::new();
@@ -29,7 +29,7 @@ fn post(body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn bodies_that_are_no_token_request_are_named_and_recorded() {
+fn malformed_token_requests_are_refused_with_a_reason_and_audited() {
     let host = Host::started();
     for body in [
         &b""[..],
@@ -57,7 +57,7 @@ fn bodies_that_are_no_token_request_are_named_and_recorded() {
 }
 
 #[test]
-fn what_is_too_large_is_told_so_and_leaves_nothing_behind() {
+fn oversized_requests_are_refused_and_release_their_memory() {
     let host = Host::started();
     for size in [64 * 1024 + 1, 1_000_000, 10_000_000] {
         let body = format!(r#"{{"audience":"{}"}}"#, "a".repeat(size));
@@ -70,7 +70,7 @@ fn what_is_too_large_is_told_so_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_request_in_single_bytes_and_a_pipeline_are_answered_in_order() {
+fn a_request_in_single_bytes_and_pipelined_requests_are_answered_in_order() {
     let host = Host::started();
     let mut connection = host.connect();
     for byte in post(json!({ "audience": API }).to_string().as_bytes()) {
@@ -87,9 +87,9 @@ fn a_request_in_single_bytes_and_a_pipeline_are_answered_in_order() {
 }
 
 #[test]
-fn shapes_that_two_servers_would_read_differently_are_answered_once_and_the_connection_ends() {
+fn ambiguous_request_framing_gets_one_response_and_a_closed_connection() {
     let host = Host::started();
-    // Behind each head is a second request, which must never be answered as one.
+    // A second request follows each head and must not get a response.
     let hidden = "GET /v1/health HTTP/1.1\r\nhost: l\r\n\r\n";
     let shapes = [
         ("both lengths", "content-length: 40\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
@@ -119,7 +119,7 @@ fn shapes_that_two_servers_would_read_differently_are_answered_once_and_the_conn
 }
 
 #[test]
-fn what_is_no_http_of_ours_is_refused() {
+fn other_http_versions_and_paths_are_refused() {
     let host = Host::started();
     for bytes in [
         &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
@@ -139,24 +139,26 @@ fn what_is_no_http_of_ours_is_refused() {
 }
 
 #[test]
-fn a_crowd_of_idle_connections_keeps_nobody_out() {
+fn ten_thousand_idle_connections_do_not_block_other_callers() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard).unwrap();
     let host = Host::started();
     let crowd: Vec<UnixStream> =
         (0..10_000).map(|_| UnixStream::connect(host.agent_socket()).unwrap()).collect();
-    // One of the same user as the crowd, and one of another.
+    // A caller with the UID of the idle connections, and one with another.
     assert!(!host.token().is_empty());
     let stranger = Credentials::user(65_534).curl(&host, "/v1/health", &[]);
     assert_eq!(stranger.status, 200);
     let bound = 2_000;
-    until_true("the crowd is held to its bound", || host.status()["connections"].as_u64().unwrap() <= bound);
+    until_true("connections are within the limit", || {
+        host.status()["connections"].as_u64().unwrap() <= bound
+    });
     drop(crowd);
-    until_true("the crowd has gone", || host.status()["connections"].as_u64().unwrap() < 10);
+    until_true("the connections are closed", || host.status()["connections"].as_u64().unwrap() < 10);
 }
 
 #[test]
-fn a_crowd_that_dawdles_in_its_bodies_keeps_nobody_out() {
+fn connections_with_incomplete_bodies_do_not_block_other_callers() {
     let mut host = Host::new();
     host.configure("[limits]\nconnections = 64\nconnections_per_uid = 60\n");
     host.agent("root", "user = 0");
@@ -165,7 +167,7 @@ fn a_crowd_that_dawdles_in_its_bodies_keeps_nobody_out() {
     let crowd: Vec<_> = (0..200)
         .map(|_| {
             let mut stream = UnixStream::connect(host.agent_socket()).unwrap();
-            // Those who had to make room cannot be written to any more.
+            // A connection that was evicted cannot be written to.
             let _ = stream.write_all(head);
             stream
         })
@@ -177,7 +179,7 @@ fn a_crowd_that_dawdles_in_its_bodies_keeps_nobody_out() {
 }
 
 #[test]
-fn who_asks_too_often_waits_while_others_are_served() {
+fn a_rate_limited_caller_gets_429_while_others_are_served() {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 1\nburst = 5\nstranger_rate = 1\nstranger_burst = 5\n");
     host.agent("busy", "user = 0");
@@ -197,11 +199,11 @@ fn who_asks_too_often_waits_while_others_are_served() {
     }
     assert!(flood.contains(&401) && flood.contains(&429), "{flood:?}");
     let written = host.audit().iter().filter(|line| line["reason"] == "slow_down").count();
-    assert!(written < 15, "a flood is summed up, not written down {written} times");
+    assert!(written < 15, "refusals are summed up: {written} records");
 }
 
 #[test]
-fn a_sender_that_dawdles_is_cut_off_and_holds_up_nobody() {
+fn a_slow_sender_gets_408_and_does_not_block_others() {
     let host = Host::started();
     let mut slow = Connection::open(&host.agent_socket());
     slow.send(b"POST /v1/token HTTP/1.1\r\nhost: l\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")

@@ -1,4 +1,4 @@
-//! X509-SVIDs of agents: their form, their chain, who gets them, how they end, and what they are good for.
+//! X509-SVIDs of agents: profile and chain, issuance, renewal, revocation, and mutual TLS.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ const FILE: &str = "state/ca.json";
 
 // === helpers ===
 
-/// A certificate as it was given, in files as programs take them.
+/// An issued certificate with its key, chain and bundle in PEM files.
 struct CertificateFiles {
     dir: TempDir,
     chain: Vec<Vec<u8>>,
@@ -71,7 +71,7 @@ impl CertificateFiles {
         self.chain.iter().cloned().map(CertificateDer::from).collect()
     }
 
-    /// What openssl makes of it, strictly, with the roots of `bundle`.
+    /// Runs `openssl verify` in strict mode with the roots of `bundle`.
     fn verified(&self, bundle: &Path) -> Output {
         let cert = self.path("cert.pem");
         let mut openssl = Command::new("openssl");
@@ -81,7 +81,7 @@ impl CertificateFiles {
     }
 }
 
-/// The roots of the host's bundle document, PEM.
+/// The roots of the host's bundle document as PEM.
 #[track_caller]
 fn bundle(host: &Host) -> String {
     let answer = host.get("/v1/bundle");
@@ -114,7 +114,7 @@ fn refused(host: &Host, csr: &str) -> String {
     answer.json()["error_description"].as_str().unwrap().to_owned()
 }
 
-/// A key and a request made by openssl, PEM.
+/// A PEM request by openssl for a new key.
 fn csr(dir: &Path, key: &[&str], more: &[&str]) -> String {
     let (file, request) = (dir.join("own.pem"), dir.join("csr.pem"));
     run(Command::new("openssl").arg("genpkey").args(key).arg("-out").arg(&file));
@@ -147,10 +147,10 @@ fn lines(host: &Host, event: &str) -> Vec<Value> {
     host.audit().into_iter().filter(|line| line["event"] == event).collect()
 }
 
-// === form ===
+// === profile ===
 
 #[test]
-fn a_leaf_is_an_x509_svid_and_its_chain_holds() {
+fn a_leaf_is_an_x509_svid_with_a_valid_chain() {
     let host = Host::started();
     let held = CertificateFiles::request(&host, json!({}));
     let leaf = held.leaf();
@@ -199,7 +199,7 @@ fn a_leaf_is_an_x509_svid_and_its_chain_holds() {
 }
 
 #[test]
-fn a_request_shortens_a_life_and_never_lengthens_it() {
+fn a_request_can_shorten_but_not_lengthen_the_lifetime() {
     let host = Host::started();
     let lives = |ttl: Value| {
         let held = CertificateFiles::request(&host, json!({ "ttl": ttl }));
@@ -212,7 +212,7 @@ fn a_request_shortens_a_life_and_never_lengthens_it() {
 }
 
 #[test]
-fn who_is_no_agent_or_several_and_asks_as_none_gets_nothing() {
+fn an_unknown_caller_and_an_ambiguous_agent_get_no_certificate() {
     let host = Host::started();
     let stranger = Credentials::user(NOBODY).curl(&host, "/v1/certificate", &["-X", "POST"]);
     assert_eq!((stranger.status, stranger.error().as_str()), (401, "invalid_client"));
@@ -226,7 +226,7 @@ fn who_is_no_agent_or_several_and_asks_as_none_gets_nothing() {
 }
 
 #[test]
-fn a_host_that_is_not_as_it_was_accepted_gives_no_certificates_where_that_counts() {
+fn no_certificates_without_an_accepted_baseline_where_posture_is_enforced() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     host.configure("[posture]\nmode = \"enforce\"");
@@ -237,7 +237,7 @@ fn a_host_that_is_not_as_it_was_accepted_gives_no_certificates_where_that_counts
 }
 
 #[test]
-fn the_bundle_document_is_as_spiffe_wants_it() {
+fn the_bundle_document_conforms_to_spiffe() {
     let host = Host::started();
     let output = hostbadge(&host).args(["export", "bundle"]).output().unwrap();
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -256,7 +256,7 @@ fn the_bundle_document_is_as_spiffe_wants_it() {
 // === requests ===
 
 #[test]
-fn by_csr_the_key_stays_and_of_what_is_asked_for_nothing_counts_but_the_key() {
+fn from_a_csr_only_the_public_key_is_used() {
     let host = Host::started();
     let dir = tempfile::tempdir().unwrap();
     let wishes = [
@@ -288,7 +288,7 @@ fn by_csr_the_key_stays_and_of_what_is_asked_for_nothing_counts_but_the_key() {
             run(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(dir.path().join("own.pem")));
         let cert = held.path("cert.pem");
         assert_eq!(run(Command::new("openssl").args(["x509", "-noout", "-pubkey", "-in"]).arg(cert)), own);
-        // The same as DER in base64, and as tools of old label it.
+        // The same request as base64 DER, and with the older PEM label.
         let bare: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         assert_eq!(CertificateFiles::request(&host, json!({ "csr": bare })).chain.len(), 2);
         let of_old = pem.replace("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST");
@@ -297,7 +297,7 @@ fn by_csr_the_key_stays_and_of_what_is_asked_for_nothing_counts_but_the_key() {
 }
 
 #[test]
-fn hostile_requests_are_refused_by_name_and_cost_nothing() {
+fn malformed_csrs_are_refused_with_a_reason_at_low_cost() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     host.configure("[limits]\nrate = 1000000\nburst = 1000000");
@@ -325,7 +325,7 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
     *last.last_mut().unwrap() ^= 1;
     assert!(refused(&host, &BASE64.encode(&last)).contains("not signed by the key"));
 
-    // An RSA key of 16,384 bits, one of 1,024, and a curve that nobody offers.
+    // RSA keys of 16,384 and 1,024 bits, and an unsupported curve.
     let rsa = |bits: usize| {
         let mut modulus = vec![0xC5; bits / 8];
         *modulus.last_mut().unwrap() = 1;
@@ -354,17 +354,17 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
     assert_eq!(CertificateFiles::request(&host, json!({})).chain.len(), 2);
 }
 
-/// A request for a key, with a signature of so many bytes that is none.
+/// A CSR for a key with an invalid signature of so many bytes.
 fn request(key: &[u8], signature: usize) -> Vec<u8> {
     let info = der::sequence(&[&der::integer(&[0]), &der::sequence(&[]), key, &[0xA0, 0]]);
     let algorithm = der::sequence(&[&der::oid(der::RSA_SHA256), &[5, 0]]);
     der::sequence(&[&info, &algorithm, &der::bit_string(&vec![7; signature])])
 }
 
-// === the CAs' life ===
+// === CA lifecycle ===
 
 #[test]
-fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
+fn cas_survive_a_restart_and_are_replaced_at_half_their_lifetime() {
     let mut host = Host::started();
     let old = CertificateFiles::request(&host, json!({}));
     host.stop();
@@ -381,7 +381,7 @@ fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
     let trouble = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
     assert!(trouble(&host).contains("ca.json"), "{}", trouble(&host));
     run(hostbadge(&host).args(["key", "accept"]));
-    let new = until("there is another issuing CA", || {
+    let new = until("there is a new issuing CA", || {
         let answer = host.post("/v1/certificate", json!({}));
         if answer.status != 200 {
             return None;
@@ -389,7 +389,7 @@ fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
         let held = CertificateFiles::request(&host, json!({}));
         (held.chain[1] != old.chain[1]).then_some(held)
     });
-    // The root is the same, so that nobody notices.
+    // The root is the same, so relying parties need no update.
     assert_eq!(fs::read(new.path("bundle.pem")).unwrap(), fs::read(old.path("bundle.pem")).unwrap());
     for held in [&old, &new] {
         let verified = held.verified(&new.path("bundle.pem"));
@@ -404,7 +404,7 @@ fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
 }
 
 #[test]
-fn certificates_are_issued_while_the_tpm_says_nothing() {
+fn certificates_are_issued_while_the_tpm_is_stalled() {
     let mut machine = Machine::new();
     machine.start();
     let before = CertificateFiles::request(&machine.host, json!({}));
@@ -418,9 +418,9 @@ fn certificates_are_issued_while_the_tpm_says_nothing() {
     machine.until_healthy();
 }
 
-/// The vault's key is made anew, and what it encrypted with it.
+/// The key-encryption key is replaced, and everything is encrypted with the new one.
 #[test]
-fn the_issuing_ca_outlives_the_key_that_it_was_sealed_under() {
+fn the_issuing_ca_survives_a_new_key_encryption_key() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     host.configure("[seal]\npcrs = [7]");
@@ -429,16 +429,17 @@ fn the_issuing_ca_outlives_the_key_that_it_was_sealed_under() {
     let sealed = |host: &Host| stored(host)["issuing"][0]["key"].as_str().unwrap().to_owned();
     let first = sealed(&host);
     run(hostbadge(&host).args(["key", "recovery"]));
-    until_true("the key is sealed anew", || sealed(&host) != first);
+    until_true("the issuing CA's key is sealed again", || sealed(&host) != first);
     host.crash();
     host.start();
     assert_eq!(CertificateFiles::request(&host, json!({})).chain[1], before.chain[1]);
-    until_true("all is sealed anew", || host.status()["seal"]["pcrs"] == json!([7]));
+    until_true("the key-encryption key is sealed to PCRs", || host.status()["seal"]["pcrs"] == json!([7]));
 }
 
-/// Killed at any moment after the recovery key was made: whatever was encrypted under the key before still opens.
+/// The daemon is killed at any moment after a new recovery key: everything encrypted with the previous key
+/// must open.
 #[test]
-fn no_crash_while_the_keys_are_sealed_anew_costs_an_issuing_ca() {
+fn a_crash_while_keys_are_resealed_loses_no_issuing_ca() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     host.agent("leaver", "user = 0");
@@ -449,13 +450,13 @@ fn no_crash_while_the_keys_are_sealed_anew_costs_an_issuing_ca() {
     host.reload();
     until_true("it is revoked", || stored(&host)["issuing"][0]["revoked"].as_array().unwrap().len() == 1);
     for _ in 0..5 {
-        // Others than this may be under way when the command returns.
+        // Other files may still be written when the command returns.
         run(hostbadge(&host).args(["key", "recovery"]));
         host.crash();
         host.start();
         assert_eq!(CertificateFiles::request(&host, json!({})).chain[1], before.chain[1]);
         assert_eq!(stored(&host)["issuing"][0]["revoked"].as_array().unwrap().len(), 1);
-        until_true("the key before is forgotten", || {
+        until_true("the previous key is removed", || {
             let text = fs::read_to_string(host.path("state/seal.json")).unwrap();
             !text.contains("previous")
         });
@@ -463,7 +464,7 @@ fn no_crash_while_the_keys_are_sealed_anew_costs_an_issuing_ca() {
 }
 
 #[test]
-fn who_is_removed_is_on_the_list_and_stays_there() {
+fn certificates_of_a_removed_agent_stay_on_the_crl() {
     let mut host = Host::started();
     host.agent("leaver", "user = 0");
     host.reload();
@@ -480,7 +481,7 @@ fn who_is_removed_is_on_the_list_and_stays_there() {
         all
     };
     assert!(revoked(&host).is_empty());
-    // Credentials was given what is known after a restart too.
+    // Issued certificates are known after a restart.
     host.stop();
     host.start();
     assert!(revoked(&host).is_empty());
@@ -493,11 +494,11 @@ fn who_is_removed_is_on_the_list_and_stays_there() {
     found.sort();
     assert_eq!(found, wanted);
     assert!(!found.contains(&stays.serial()));
-    until_true("it is recorded", || lines(&host, "certificates-revoked").len() == 1);
+    until_true("the revocation is in the audit log", || lines(&host, "certificates-revoked").len() == 1);
     let line = &lines(&host, "certificates-revoked")[0];
     assert!(line["detail"].as_str().unwrap().contains("2 certificates of spiffe://"), "{line}");
 
-    // Back again: what was revoked stays so, what is new is not.
+    // The agent is added again: old certificates stay revoked, new ones are valid.
     host.agent("leaver", "user = 0");
     host.reload();
     host.crash();
@@ -511,7 +512,7 @@ fn who_is_removed_is_on_the_list_and_stays_there() {
 
 // === the command ===
 
-/// A program that is stopped at the end, however the test ends.
+/// A process that is killed on drop.
 struct Started(Child);
 
 impl Drop for Started {
@@ -522,7 +523,7 @@ impl Drop for Started {
 }
 
 #[test]
-fn the_command_prints_or_writes() {
+fn the_certificate_command_prints_or_writes_files() {
     let host = Host::started();
     let text = run(hostbadge(&host).arg("certificate"));
     assert_eq!(
@@ -546,7 +547,7 @@ fn the_command_prints_or_writes() {
 }
 
 #[test]
-fn watch_keeps_files_fresh_through_a_restart_and_takes_them_along() {
+fn watch_renews_files_across_a_restart_and_removes_them_at_its_end() {
     let mut host = Host::started();
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("svid");
@@ -558,20 +559,20 @@ fn watch_keeps_files_fresh_through_a_restart_and_takes_them_along() {
         .stderr(Stdio::null());
     let mut watch = Started(watch.spawn().unwrap());
     let read = |name: &str| fs::read_to_string(out.join(name)).ok();
-    let first = until("the first certificate is there", || read("cert.pem"));
+    let first = until("the first certificate is written", || read("cert.pem"));
     assert!(read("key.pem").unwrap().contains("PRIVATE KEY") && read("bundle.pem").is_some());
-    let second = until("the second is there", || read("cert.pem").filter(|text| *text != first));
+    let second = until("the certificate is renewed", || read("cert.pem").filter(|text| *text != first));
     host.stop();
     host.start();
-    until_true("there is one of after the restart", || {
+    until_true("the certificate is renewed after the restart", || {
         read("cert.pem").is_some_and(|text| text != second && text != first)
     });
     kill(Pid::from_raw(watch.0.id() as i32), Signal::SIGTERM).unwrap();
-    let ended = until("it ends", || watch.0.try_wait().unwrap());
+    let ended = until("the command exits", || watch.0.try_wait().unwrap());
     assert_eq!(ended.code(), Some(0));
-    assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "nothing is left behind");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "the files are removed");
 
-    // Refused for good: it ends, and says so.
+    // A denial that no retry can change ends the command.
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
     host.reload();
     let refused = hostbadge(&host).args(["certificate", "--watch"]).arg(&out).output().unwrap();
@@ -581,7 +582,7 @@ fn watch_keeps_files_fresh_through_a_restart_and_takes_them_along() {
 
 // === mutual TLS ===
 
-/// An agent's TLS by openssl: its certificate, its key, and whom it believes.
+/// An openssl TLS program with an agent's certificate and key, and trusted roots.
 fn openssl(program: &str, mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> Command {
     let mut command = Command::new("openssl");
     command.arg(program).arg("-unix").arg(socket);
@@ -592,7 +593,7 @@ fn openssl(program: &str, mine: &CertificateFiles, roots: &CertificateFiles, soc
     command
 }
 
-/// A server that sends each line back in reverse.
+/// A server that sends each line back reversed.
 fn server(mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> Started {
     let mut command = openssl("s_server", mine, roots, socket);
     command.args(["-Verify", "3", "-rev"]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -601,7 +602,7 @@ fn server(mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> S
     server
 }
 
-/// What a client by openssl hears when it says hello.
+/// The reply to "hello" by an openssl client; `None` if the handshake fails.
 fn hello(mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> Option<String> {
     use std::io::{BufRead, BufReader, Write};
     let mut command = openssl("s_client", mine, roots, socket);
@@ -615,7 +616,7 @@ fn hello(mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> Op
 }
 
 mod tls {
-    //! The same by rustls, with the one check that SPIFFE leaves to programs: a server is known by its SPIFFE ID.
+    //! The same with rustls, whose verifier compares the server's SPIFFE ID instead of a DNS name.
 
     use std::io::{self, BufRead, BufReader, Write};
     use std::os::unix::net::{UnixListener, UnixStream};
@@ -639,7 +640,7 @@ mod tls {
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap()
     }
 
-    /// Whoever has a chain to the roots; the name is not asked.
+    /// Accepts a server with a chain to the roots, whatever its name.
     #[derive(Debug)]
     struct AnyOfDomain(Arc<dyn ClientCertVerifier>);
 
@@ -678,7 +679,7 @@ mod tls {
         }
     }
 
-    /// Says hello over a connection, and what comes back.
+    /// Sends "hello" over TLS and returns the reply.
     pub fn hello(
         mine: &CertificateFiles,
         believed: &CertificateFiles,
@@ -701,7 +702,7 @@ mod tls {
         Ok(heard.trim_end().to_owned())
     }
 
-    /// Serves one connection, sending the line back in reverse.
+    /// Serves one connection: sends its line back reversed.
     pub fn serve_one(
         mine: &CertificateFiles,
         believed: &CertificateFiles,
@@ -722,14 +723,14 @@ mod tls {
         let back: String = said.trim_end().chars().rev().collect();
         tls.write_all(format!("{back}\n").as_bytes())?;
         tls.conn.send_close_notify();
-        // A client that has its answer may be gone.
+        // The client may have closed the connection after its reply.
         let _ = tls.flush();
         Ok(())
     }
 }
 
 #[test]
-fn two_agents_do_mutual_tls_and_another_trust_domain_is_refused() {
+fn mutual_tls_works_within_a_trust_domain_and_fails_across() {
     let host = Host::started();
     host.agent("server", "user = 0");
     host.reload();
@@ -745,19 +746,19 @@ fn two_agents_do_mutual_tls_and_another_trust_domain_is_refused() {
     assert!(foreign.verified(&foreign.path("bundle.pem")).status.success());
     let dir = tempfile::tempdir().unwrap();
 
-    // openssl serves.
+    // An openssl server.
     let socket = dir.path().join("openssl");
     let _server = server(&serving, &serving, &socket);
     let connect = || std::os::unix::net::UnixStream::connect(&socket).unwrap();
     assert_eq!(hello(&client, &client, &socket).as_deref(), Some("olleh"));
     assert_eq!(tls::hello(&client, &client, connect()).unwrap(), "olleh");
-    // The server refuses the stranger, and a client the server that is one to it.
+    // The server refuses a client of another trust domain, and such a client refuses the server.
     assert_eq!(hello(&foreign, &client, &socket), None);
     assert_ne!(tls::hello(&foreign, &client, connect()).unwrap_or_default(), "olleh");
     assert_eq!(hello(&client, &foreign, &socket), None);
     assert!(tls::hello(&client, &foreign, connect()).is_err());
 
-    // rustls serves.
+    // A rustls server.
     let socket = dir.path().join("rustls");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let connect = || std::os::unix::net::UnixStream::connect(&socket).unwrap();

@@ -1,4 +1,4 @@
-//! The command line: what it prints, and its exit status.
+//! Output and exit status of the `hostbadge` command.
 
 use std::process::Output;
 
@@ -14,7 +14,7 @@ fn code(output: &Output) -> i32 {
 }
 
 #[test]
-fn what_is_done_exits_0_and_speaks_to_people_or_programs() {
+fn success_exits_0_with_text_or_json() {
     let host = Host::started();
     let token = host.hostbadge(&["token", API, "--ttl", "1m"]);
     assert_eq!(code(&token), 0);
@@ -37,15 +37,15 @@ fn what_is_done_exits_0_and_speaks_to_people_or_programs() {
     assert_eq!((verify(API), verify("https://other")), (0, 1));
 }
 
-/// Whatever callers and false servers write, a terminal is not told what to do.
+/// Text from callers and from a false daemon must not control the terminal.
 #[test]
-fn control_characters_are_shown_and_not_obeyed() {
+fn control_characters_are_printed_escaped() {
     let host = Host::started();
     let evil = "x\n2026 INFO forged\u{1b}[31m";
     let refused = host.hostbadge(&["token", API, "--agent", evil]);
     host.post("/v1/token", serde_json::json!({ "audience": API, "agent": evil }));
     let record = host.hostbadge(&["audit", "tail"]);
-    until_true("it is in the log", || host.log().contains("forged"));
+    until_true("the path is in the log", || host.log().contains("forged"));
     for text in [text(&record), String::from_utf8_lossy(&refused.stderr).into_owned(), host.log()] {
         assert!(text.contains("forged"), "{text}");
         assert!(!text.contains('\u{1b}') && !text.contains("\n2026 INFO"), "{text:?}");
@@ -53,7 +53,7 @@ fn control_characters_are_shown_and_not_obeyed() {
 }
 
 #[test]
-fn refusals_usage_no_daemon_and_not_now_have_each_their_status() {
+fn denial_usage_no_daemon_and_unavailable_have_distinct_exit_statuses() {
     let mut host = Host::started();
     let refused = host.hostbadge(&["token", "https://nobody"]);
     assert_eq!(code(&refused), 1);

@@ -1,4 +1,4 @@
-//! Disks that are full or do not answer: nothing is issued that cannot be written down, and everybody is told so.
+//! Full and stalled disks: nothing is issued without an audit record, and responses, status and log say why.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ use serde_json::{Value, json};
 
 const TOKEN: &str = "/v1/token";
 
-/// A file system of its own at a directory; gone when dropped.
+/// A file system mounted at a directory, unmounted on drop.
 struct Disk(PathBuf);
 
 impl Disk {
-    /// 64 KiB in memory.
+    /// A tmpfs of 64 KiB.
     fn small(at: &Path) -> Disk {
         mount(at, &["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"])
     }
 
-    /// An ext4 in a file beside it, which can be frozen.
+    /// An ext4 file system in an image file, which can be frozen.
     fn ext4(at: &Path) -> Disk {
         let image = at.with_extension("image");
         fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
@@ -32,8 +32,8 @@ impl Disk {
         mount(at, &["-o", "loop", image.to_str().unwrap()])
     }
 
-    /// Takes no write for a while, as under a snapshot or a path to a disk that is down. The process that thaws it
-    /// does so whatever becomes of the test, since not even SIGKILL ends a process that waits for a frozen disk.
+    /// Blocks writes for `time`, as a snapshot or a lost path to a disk does. The process that thaws the file
+    /// system outlives a failed test, since not even SIGKILL ends a process that waits for a frozen disk.
     fn freeze(&self, time: Duration) -> Running {
         let done = self.0.with_extension("frozen");
         let script = "fsfreeze -f \"$0\" && : > \"$1\" && sleep \"$2\"; fsfreeze -u \"$0\"";
@@ -68,7 +68,7 @@ impl Drop for Disk {
     }
 }
 
-/// A host on which a flood of requests is no reason for a refusal.
+/// A host without rate limits.
 fn unbounded() -> Host {
     let host = Host::new();
     host.configure("[limits]\nrate = 1000000\nburst = 1000000\n");
@@ -77,7 +77,7 @@ fn unbounded() -> Host {
 }
 
 #[test]
-fn a_full_audit_disk_refuses_and_says_why_and_room_heals_it() {
+fn a_full_audit_disk_denies_with_the_reason_until_there_is_space() {
     let mut host = unbounded();
     let disk = Disk::small(&host.path("audit"));
     host.start();
@@ -94,13 +94,13 @@ fn a_full_audit_disk_refuses_and_says_why_and_room_heals_it() {
     fs::remove_file(disk.0.join("ballast")).unwrap();
     assert!(!host.token().is_empty());
     assert_eq!(host.health()["status"], "ok");
-    // Reading checks the chain: no half line was left behind.
+    // Reading checks the chain: there is no incomplete line.
     assert!(!host.audit().is_empty());
     host.stop();
 }
 
 #[test]
-fn a_full_audit_disk_costs_no_enrollment_challenge() {
+fn a_full_audit_disk_uses_up_no_enrollment_challenge() {
     let mut host = unbounded();
     let disk = Disk::small(&host.path("audit"));
     host.start();
@@ -126,7 +126,7 @@ fn a_full_audit_disk_costs_no_enrollment_challenge() {
 }
 
 #[test]
-fn certificates_that_cannot_be_written_down_take_no_room() {
+fn certificates_without_an_audit_record_are_not_kept() {
     let mut host = unbounded();
     let disk = Disk::small(&host.path("audit"));
     host.start();
@@ -144,20 +144,20 @@ fn certificates_that_cannot_be_written_down_take_no_room() {
     fs::remove_file(disk.0.join("ballast")).unwrap();
     host.reload();
     let issued = host.audit().iter().filter(|line| line["event"] == "certificate-issued").count();
-    until_true("there are as many leaves as were given away", || leaves(&host) == issued);
+    until_true("leaves.json has the issued certificates", || leaves(&host) == issued);
     host.stop();
 }
 
 /// The number of certificates in leaves.json, which the daemon writes some time after it has issued them.
 fn leaves(host: &Host) -> usize {
     let Ok(text) = fs::read(host.path("state/leaves.json")) else { return 0 };
-    let book: Value = serde_json::from_slice(&text).unwrap();
-    let all = book["leaves"].as_object().unwrap().values();
+    let file: Value = serde_json::from_slice(&text).unwrap();
+    let all = file["leaves"].as_object().unwrap().values();
     all.map(|text| BASE64.decode(text.as_str().unwrap().as_bytes()).unwrap().len() / 28).sum()
 }
 
 #[test]
-fn a_disk_that_does_not_answer_is_named_and_holds_up_neither_administrators_nor_new_callers() {
+fn a_stalled_disk_is_reported_and_blocks_neither_administrators_nor_new_callers() {
     let mut host = unbounded();
     let disk = Disk::ext4(&host.path("audit"));
     host.start();
@@ -167,10 +167,10 @@ fn a_disk_that_does_not_answer_is_named_and_holds_up_neither_administrators_nor_
     let held = std::thread::spawn(move || Connection::open(&socket).post(TOKEN, &json!({ "audience": API })));
 
     let problem = |host: &Host| host.status()["audit"]["problem"].as_str().map(str::to_owned);
-    until_true("status says what is wrong", || problem(&host).is_some());
+    until_true("status has the problem", || problem(&host).is_some());
     assert!(problem(&host).unwrap().contains("the disk has not answered"), "{:?}", problem(&host));
-    until_true("the log says it too", || host.log().contains("nothing is issued until it does"));
-    // The lane that the disk holds is known by now and gets no new callers.
+    until_true("the log has the problem", || host.log().contains("nothing is issued until it does"));
+    // The stalled worker is detected by now and gets no new connections.
     std::thread::park_timeout(Duration::from_millis(1500));
     for _ in 0..4 {
         assert_eq!(host.health()["status"], "degraded");
@@ -178,13 +178,13 @@ fn a_disk_that_does_not_answer_is_named_and_holds_up_neither_administrators_nor_
         assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
         assert!(refused.text().contains("the disk has not answered"), "{}", refused.text());
     }
-    assert!(frozen.exited().is_none(), "all that happened while the disk was frozen");
+    assert!(frozen.exited().is_none(), "the disk was frozen all the time");
 
     until_true("the disk is thawed", || frozen.exited().is_some());
-    // It was written when the disk came back, or its caller had been told that it would not be.
+    // The record was written after the thaw, or the caller got 503.
     assert!([200, 503].contains(&held.join().unwrap().status));
     until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
-    until_true("all is well", || host.health()["status"] == "ok");
+    until_true("the host is healthy", || host.health()["status"] == "ok");
     assert!(host.audit().len() > 2);
     host.stop();
 }

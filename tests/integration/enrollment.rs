@@ -1,4 +1,5 @@
-//! Enrollment by four files, on real software TPMs, with certificates by OpenSSL's CA and tpm2-tools in the operator's place.
+//! Enrollment by four files on software TPMs, with certificates of an OpenSSL CA, and with tpm2-tools as the
+//! operator.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ fn done(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Refused, with exit status 1, and why.
+/// The command exits with status 1 and prints `why`.
 #[track_caller]
 fn refused(output: &Output, why: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
@@ -32,7 +33,7 @@ fn run(program: &str, words: &[&str]) -> Output {
     Command::new(program).args(words).output().unwrap_or_else(|e| panic!("{program}: {e}"))
 }
 
-/// An operator's desk: files by name, and a CA by OpenSSL.
+/// An operator's directory, with files by name and OpenSSL CAs.
 struct Desk {
     dir: tempfile::TempDir,
 }
@@ -99,7 +100,7 @@ impl Desk {
         host.hostbadge(&[&["enroll", "certify"], &files[..], &ca, more].concat())
     }
 
-    /// All steps up to the answer.
+    /// An operator with all files up to the answer.
     fn answered(host: &Host) -> Desk {
         let desk = Desk::new();
         desk.request(host);
@@ -109,7 +110,7 @@ impl Desk {
     }
 }
 
-/// The certificates of a software TPM's maker, in a directory as an operator has it.
+/// A directory with the CA certificates of a software TPM's manufacturer.
 fn makers(host: &Host) -> PathBuf {
     let roots = host.path("makers");
     fs::create_dir_all(&roots).unwrap();
@@ -121,7 +122,7 @@ fn makers(host: &Host) -> PathBuf {
             found += 1;
         }
     }
-    assert_eq!(found, 2, "its root, and what it signs with");
+    assert_eq!(found, 2, "a root and an issuing CA");
     roots
 }
 
@@ -138,7 +139,7 @@ fn verified(host: &Host, evidence: &str, words: &[&str]) -> (Option<i32>, String
 }
 
 #[test]
-fn four_files_make_a_certificate_that_stands_for_the_host() {
+fn four_files_enroll_a_host() {
     let mut host = Host::started();
     let desk = Desk::new();
     desk.request(&host);
@@ -161,13 +162,13 @@ fn four_files_make_a_certificate_that_stands_for_the_host() {
     let installed = done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
     assert!(installed.contains("O=Example"), "{installed}");
 
-    // OpenSSL takes the certificate, and reads in it what it is to say.
+    // OpenSSL verifies the certificate and shows its names.
     done(&run("openssl", &["verify", "-x509_strict", "-CAfile", &ca, &desk.path("host.pem")]));
     let text = done(&run("openssl", &["x509", "-noout", "-text", "-in", &desk.path("host.pem")]));
     assert!(text.contains(&format!("/host/{id}")) && text.contains("Digital Signature"), "{text}");
     assert!(text.contains("1.3.6.1.5.5.7.8.4") || text.contains("Hardware Module Name"), "{text}");
 
-    // After a restart as well, it is shown and travels with evidence, in which it takes the place of the AK's Name.
+    // The certificate survives a restart and is in evidence, where it replaces the AK's Name.
     host.stop();
     host.start();
     assert!(host.status()["certificate"]["issuer"].as_str().unwrap().contains("O=Example"));
@@ -191,9 +192,9 @@ fn four_files_make_a_certificate_that_stands_for_the_host() {
     }
 }
 
-/// As it is in virtual machines, and on chips whose makers certify one key.
+/// Virtual machines and some chips have a certificate for one EK only.
 #[test]
-fn a_certificate_of_the_rsa_ek_alone_counts_with_the_host_certificate() {
+fn an_rsa_ek_certificate_alone_is_enough_with_a_host_certificate() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     let software = SoftwareTpm::start(&host.path("tpm")).unwrap();
@@ -221,7 +222,7 @@ fn a_certificate_of_the_rsa_ek_alone_counts_with_the_host_certificate() {
 }
 
 #[test]
-fn an_ak_that_certifies_a_foreign_host_key_is_not_vouched_for() {
+fn an_ak_that_certifies_another_host_key_is_refused() {
     let (host, other) = (Host::started(), other());
     let desk = Desk::answered(&host);
     done(&desk.certify(&host, "ca"));
@@ -232,7 +233,7 @@ fn an_ak_that_certifies_a_foreign_host_key_is_not_vouched_for() {
     desk.save("evidence", &theirs);
     let (code, table) = verified(&host, &desk.path("evidence"), &["--ca", &desk.path("ca.pem")]);
     assert!(code == Some(1) && table.contains("for another key than the host key"), "{table}");
-    // The AK is the only thing that is another's.
+    // Only the AK is of another host.
     let mut mixed = ours.clone();
     for part in ["ak", "quote", "srk"] {
         mixed[part] = theirs[part].clone();
@@ -243,7 +244,7 @@ fn an_ak_that_certifies_a_foreign_host_key_is_not_vouched_for() {
 }
 
 #[test]
-fn challenges_are_answered_once_by_the_host_that_they_are_for() {
+fn a_challenge_is_answered_once_and_by_its_host_only() {
     let (mut host, other) = (Host::started(), other());
     let desk = Desk::new();
     desk.request(&host);
@@ -252,7 +253,7 @@ fn challenges_are_answered_once_by_the_host_that_they_are_for() {
     refused(&desk.challenge(&host, "second"), "exists, and may be what another challenge needs");
     refused(&desk.activate(&other, "challenge"), "the challenge is for host");
 
-    // The AK of another TPM: the Name is in the credential, whatever is written beside it.
+    // The AK of another TPM: its Name is in the credential.
     let mut forged = desk.json("challenge");
     forged["host"] = other.status()["host"]["id"].clone();
     desk.save("forged", &forged);
@@ -266,7 +267,7 @@ fn challenges_are_answered_once_by_the_host_that_they_are_for() {
     forged["request"] = theirs.json("challenge")["request"].clone();
     desk.save("forged", &forged);
     refused(&desk.activate(&other, "forged"), "for another TPM or another attestation key");
-    // Blobs swapped: between hosts, and between keys.
+    // Credential blobs swapped between hosts and between EKs.
     let mut swapped = desk.json("challenge");
     swapped["rsa"] = theirs.json("challenge")["rsa"].clone();
     desk.save("swapped", &swapped);
@@ -280,7 +281,7 @@ fn challenges_are_answered_once_by_the_host_that_they_are_for() {
     refused(&desk.activate(&host, "second"), "another challenge for the same request was answered");
     done(&desk.certify(&host, "ca"));
     refused(&desk.certify(&host, "ca"), "answered and certified already");
-    // A host that forgot what it answered would answer again: an older copy of the file is not taken.
+    // With an older copy of its file a host would answer again; such a copy is refused.
     let file = host.path("state/enrollment.json");
     let later = fs::read(&file).unwrap();
     host.stop();
@@ -289,7 +290,7 @@ fn challenges_are_answered_once_by_the_host_that_they_are_for() {
     stored["pending"] = json!([desk.json("challenge")["request"]]);
     fs::write(&file, stored.to_string()).unwrap();
     host.launch();
-    until_true("the older copy is told", || {
+    until_true("the older copy is reported", || {
         host.log().contains("enrollment.json is not what this host wrote last")
     });
     host.stop();
@@ -301,7 +302,7 @@ fn challenges_are_answered_once_by_the_host_that_they_are_for() {
 }
 
 #[test]
-fn an_answer_is_good_for_its_request_and_challenge_alone() {
+fn an_answer_is_valid_for_its_request_and_challenge_only() {
     let (host, other) = (Host::started(), other());
     let (ours, theirs) = (Desk::answered(&host), Desk::answered(&other));
     let swap = |name: &str| {
@@ -325,21 +326,21 @@ fn an_answer_is_good_for_its_request_and_challenge_alone() {
     refused(&ours.certify(&host, "ca"), "its proof is not what the host's TPM would have found");
     fs::write(ours.path("answer"), kept).unwrap();
 
-    // A CA that is none, and a key that is not its own, sign nothing and use nothing up.
+    // A certificate that is not a CA, and a key of another CA, are refused and use up nothing.
     ours.ca("another", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp384r1"]);
     let kept = fs::read(ours.path("ca.key")).unwrap();
     fs::copy(ours.path("another.key"), ours.path("ca.key")).unwrap();
     refused(&ours.certify(&host, "ca"), "not the one that the CA's certificate is for");
     fs::write(ours.path("ca.key"), kept).unwrap();
     done(&ours.certify(&host, "ca"));
-    // For another key, it is not installed.
+    // A certificate for another key is not installed.
     refused(&other.hostbadge(&["enroll", "install", &ours.path("host.pem")]), "for another key");
     refused(&host.hostbadge(&["enroll", "install", &ours.path("ca.pem")]), "for another key");
     refused(&host.hostbadge(&["enroll", "install", &ours.path("answer")]), "no certificate in it");
 }
 
 #[test]
-fn a_tpm_is_not_taken_without_its_makers_word() {
+fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
     let (host, other) = (Host::started(), other());
     let desk = Desk::new();
     desk.request(&host);
@@ -348,11 +349,15 @@ fn a_tpm_is_not_taken_without_its_makers_word() {
         let all = [&["enroll", "challenge", &request, "--secret", &secret], words].concat();
         host.hostbadge(&all)
     };
-    assert_eq!(challenge(&[]).status.code(), Some(2), "an operator says what is trusted");
-    assert_eq!(challenge(&["--no-roots"]).status.code(), Some(2), "and which trust domain it is");
-    let challenge = |words: &[&str]| match words.contains(&"--trust-domain") {
-        true => challenge(words),
-        false => challenge(&[words, &["--any-trust-domain"]].concat()),
+    assert_eq!(challenge(&[]).status.code(), Some(2), "--roots or --no-roots is required");
+    assert_eq!(
+        challenge(&["--no-roots"]).status.code(),
+        Some(2),
+        "--trust-domain or --any-trust-domain is required"
+    );
+    let challenge = |words: &[&str]| {
+        let any = if words.contains(&"--trust-domain") { &[][..] } else { &["--any-trust-domain"] };
+        challenge(&[words, any].concat())
     };
     let foreign = makers(&other);
     refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker vouches for this host");
@@ -372,7 +377,7 @@ fn a_tpm_is_not_taken_without_its_makers_word() {
 }
 
 #[test]
-fn cas_of_every_kind_sign_and_a_ca_elsewhere_gets_a_request() {
+fn cas_of_each_key_type_sign_and_an_external_ca_gets_a_csr() {
     let host = Host::started();
     let desk = Desk::answered(&host);
     let kept = fs::read(desk.path("challenge.secret")).unwrap();
@@ -413,7 +418,7 @@ fn cas_of_every_kind_sign_and_a_ca_elsewhere_gets_a_request() {
 }
 
 #[test]
-fn tpm2_makecredential_can_stand_in_for_the_operator() {
+fn tpm2_makecredential_can_create_the_credential() {
     let (host, other) = (Host::started(), other());
     let desk = Desk::new();
     desk.request(&host);
@@ -442,9 +447,9 @@ fn tpm2_makecredential_can_stand_in_for_the_operator() {
     }
 }
 
-/// Or whoever has a credential opened could answer in the host's place, as often as they like.
+/// Otherwise a caller that has credentials opened could answer challenges in the host's place.
 #[test]
-fn a_challenge_is_no_credential_of_other_tools() {
+fn a_challenge_is_not_opened_as_a_plain_credential() {
     let host = Host::started();
     let desk = Desk::new();
     desk.request(&host);
@@ -470,9 +475,9 @@ fn a_challenge_is_no_credential_of_other_tools() {
     }
 }
 
-/// Somebody else's certificate beside the maker's: anyone can make one for a key.
+/// A certificate by an untrusted CA beside the manufacturer's: any CA can certify a public key.
 #[test]
-fn an_ek_certificate_of_no_maker_is_not_in_the_host_certificate() {
+fn an_untrusted_ek_certificate_is_left_out_of_the_host_certificate() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     let desk = Desk::new();
@@ -517,7 +522,7 @@ fn an_ek_certificate_of_no_maker_is_not_in_the_host_certificate() {
     assert_eq!(names(&desk), [false, true]);
 }
 
-/// What the operator needs is the program and its C library.
+/// Operators run the command on machines without libtss2.
 #[test]
 fn the_operator_needs_no_tpm_library() {
     common::require_root();
@@ -565,9 +570,10 @@ fn the_operator_needs_no_tpm_library() {
     done(&operator(&[&["verify", "evidence", "/evidence"], &judge[..]].concat()));
 }
 
-/// Changed files are other files, and cut ones are none. In the test's own process, as there are thousands.
+/// A changed file differs from the original or is refused, a truncated one is refused. The files are parsed
+/// in this process, since there are thousands.
 #[test]
-fn no_byte_of_the_four_files_can_be_changed() {
+fn a_changed_byte_in_any_of_the_four_files_is_noticed() {
     let host = Host::started();
     let desk = Desk::answered(&host);
     let [request, challenge, secret, answer] =
@@ -596,11 +602,11 @@ fn no_byte_of_the_four_files_can_be_changed() {
     flips(&secret, 1, &|text| judged(text, &answer).is_ok());
     flips(&answer, 1, &|text| judged(&secret, text).is_ok());
     flips(&request, 17, &|text| EnrollmentRequest::parse(text).and_then(|request| request.check()).is_ok());
-    // What a challenge says is for the TPM to judge; here, that it is read as itself or not at all.
+    // Only the TPM can check a challenge; here a changed one must not be read as the original.
     let read = EnrollmentChallenge::parse(&challenge).unwrap();
     flips(&challenge, 1, &|text| EnrollmentChallenge::parse(text).is_ok_and(|other| other == read));
 
-    // By the TPM: every part of a credential, each at some bytes.
+    // The TPM checks each part of a credential, at some bytes of each.
     desk.request(&host);
     fs::remove_file(desk.path("challenge.secret")).unwrap();
     done(&desk.challenge(&host, "challenge"));
@@ -623,7 +629,7 @@ fn no_byte_of_the_four_files_can_be_changed() {
     refused(&desk.certify(&host, "ca"), "it answers another challenge");
 }
 
-/// Certificates of an agent and how far they lead: the chain's length, and whether it reaches the CA.
+/// The chain length of an agent's certificate, and whether it verifies up to the CA.
 fn issued(host: &Host, desk: &Desk, ca: &str) -> (usize, bool) {
     let answer = host.post("/v1/certificate", json!({}));
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -642,7 +648,7 @@ fn roots_of_bundle(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn a_host_that_may_sign_does_so_below_the_organisations_root() {
+fn a_host_with_ca_permission_issues_below_the_organization_root() {
     let mut host = Host::started();
     let desk = Desk::answered(&host);
     let own = roots_of_bundle(&host);
@@ -659,10 +665,10 @@ fn a_host_that_may_sign_does_so_below_the_organisations_root() {
 
     done(&desk.certify_with(&host, "ca", &["--signing"]));
     done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
-    common::until_true("it signs below the organisation's root", || {
+    common::until_true("it issues below the organization's root", || {
         issued(&host, &desk, "ca.pem") == (3, true)
     });
-    // What was issued before leads to the host's own root for a while.
+    // Certificates issued before still verify with the host's own root.
     let roots = roots_of_bundle(&host);
     assert_eq!((roots.len(), &roots[1]), (2, &own[0]));
     let ca = done(&run("openssl", &["x509", "-outform", "PEM", "-in", &desk.path("ca.pem")]));
@@ -671,7 +677,7 @@ fn a_host_that_may_sign_does_so_below_the_organisations_root() {
     host.stop();
     host.start();
     assert_eq!(issued(&host, &desk, "ca.pem"), (3, true));
-    // The host's own certificate is what it was without.
+    // The host certificate is otherwise the same.
     assert!(host.status()["certificate"]["issuer"].as_str().unwrap().contains("O=Example"));
     let evidence = desk.path("evidence");
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
@@ -679,14 +685,14 @@ fn a_host_that_may_sign_does_so_below_the_organisations_root() {
     let words = ["--ca", &desk.path("ca.pem"), "--roots", roots.to_str().unwrap()];
     assert_eq!(verified(&host, &evidence, &words).0, Some(0));
 
-    // A certificate without that grant takes it back.
+    // A host certificate without the permission ends it.
     let desk = Desk::answered(&host);
     done(&desk.certify(&host, "ca"));
     done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
-    common::until_true("it signs below its own root", || issued(&host, &desk, "ca.pem") == (2, false));
+    common::until_true("it issues below its own root", || issued(&host, &desk, "ca.pem") == (2, false));
     assert_eq!(roots_of_bundle(&host), own);
 
-    // For another trust domain it is not taken.
+    // A delegation for another trust domain is refused.
     let desk = Desk::answered(&host);
     done(&desk.certify_with(&host, "ca", &["--signing"]));
     host.stop();

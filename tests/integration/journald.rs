@@ -1,4 +1,4 @@
-//! The journal, by a real journald: its entries' fields, no secret among them, and a journald that does not listen.
+//! Journal entries in a real journald: their fields, no secrets in them, and a stalled journald.
 
 use crate::common::http::{claims, jti};
 use crate::common::journald::Journald;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const AUTO: &str = "[limits]\nrate = 1000000\nburst = 1000000\n[log]\nto = \"auto\"\n";
 
-fn host_heard_by(journald: &Journald) -> Host {
+fn host_logging_to(journald: &Journald) -> Host {
     let mut host = Host::new();
     host.configure(AUTO);
     host.agent("researcher", "user = 0");
@@ -18,9 +18,9 @@ fn host_heard_by(journald: &Journald) -> Host {
 }
 
 #[test]
-fn each_decision_is_an_entry_with_the_contracts_fields_and_without_the_token() {
+fn each_decision_has_an_entry_with_the_documented_fields_and_without_the_token() {
     let journald = Journald::start();
-    let host = host_heard_by(&journald);
+    let host = host_logging_to(&journald);
     let token = host.token();
     let denied = host.post("/v1/token", json!({ "audience": "https://bank.example.com" }));
     assert_eq!(denied.error(), "invalid_target");
@@ -53,9 +53,9 @@ fn each_decision_is_an_entry_with_the_contracts_fields_and_without_the_token() {
 }
 
 #[test]
-fn a_journald_that_does_not_listen_stops_no_token_and_is_told_how_much_it_missed() {
+fn a_stalled_journald_blocks_no_token_and_gets_the_number_of_dropped_entries() {
     let journald = Journald::start();
-    let host = host_heard_by(&journald);
+    let host = host_logging_to(&journald);
     journald.pause();
     let mut connection = host.connect();
     let mut asked = 0;
@@ -69,11 +69,11 @@ fn a_journald_that_does_not_listen_stops_no_token_and_is_told_how_much_it_missed
     });
     assert!(asked > 4096, "the queue holds some: {asked}");
     journald.resume();
-    let told = until("the journal is told", || {
+    let told = until("the journal has the number of dropped entries", || {
         journald.entries(&["HOSTBADGE_EVENT=journal-dropped"]).into_iter().next()
     });
     let said = told["MESSAGE"].as_str().unwrap();
     assert!(said.ends_with("entries were dropped while the journal did not listen"), "{said}");
-    // The record has them all.
+    // The audit log has all of them.
     assert_eq!(common::audit_log::with_event(&host.audit(), "token-issued").len(), asked);
 }

@@ -1,4 +1,4 @@
-//! Tokens are what JWT libraries that we did not write take them for: PyJWT, and jose for Node.
+//! Access tokens are verified by third-party JWT libraries: PyJWT, and jose for Node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use crate::common::{API, Host};
 use serde_json::Value;
 
 #[test]
-fn pyjwt_takes_a_token_and_nothing_that_looks_like_it() {
+fn pyjwt_accepts_a_token_and_refuses_forgeries() {
     let python = python_with("pyjwt", &["pyjwt[crypto]==2.10.1"]);
     let command = || {
         let mut command = Command::new(&python);
         command.arg(client("verify.py"));
         command
     };
-    takes_only_a_real_token(command, ["InvalidSignatureError", "InvalidAudienceError"]);
+    accepts_only_a_valid_token(command, ["InvalidSignatureError", "InvalidAudienceError"]);
 }
 
 #[test]
-fn jose_takes_a_token_and_nothing_that_looks_like_it() {
+fn jose_accepts_a_token_and_refuses_forgeries() {
     let jose = node_with("jose", &["jose@5.10.0"]);
     let command = || {
         let mut command = Command::new("node");
@@ -29,15 +29,16 @@ fn jose_takes_a_token_and_nothing_that_looks_like_it() {
         command
     };
     let faults = ["ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "ERR_JWT_CLAIM_VALIDATION_FAILED"];
-    takes_only_a_real_token(command, faults);
+    accepts_only_a_valid_token(command, faults);
 }
 
 fn client(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file)
 }
 
-/// `command` takes a JWKS file, a token and an audience; `faults` is what it says of a forgery and of another audience.
-fn takes_only_a_real_token(command: impl Fn() -> Command, [forged, elsewhere]: [&str; 2]) {
+/// `command` takes a JWKS file, a token and an audience. The errors are those for a forged token and another
+/// audience.
+fn accepts_only_a_valid_token(command: impl Fn() -> Command, [forged, elsewhere]: [&str; 2]) {
     let host = Host::started();
     let keys = host.path("jwks.json");
     fs::write(&keys, host.get("/.well-known/jwks.json").text()).unwrap();
@@ -48,7 +49,7 @@ fn takes_only_a_real_token(command: impl Fn() -> Command, [forged, elsewhere]: [
     assert_eq!(judge(&token, "https://bank.example.com"), Err(format!("invalid: {elsewhere}")));
 }
 
-/// The claims, or why not.
+/// The claims, or the error.
 fn verdict(command: &mut Command) -> Result<Value, String> {
     let output = command.output().unwrap();
     match output.status.success() {

@@ -1,4 +1,4 @@
-//! Issuing keys: each in its state, through restarts and crashes, by hand and by the clock.
+//! Issuing keys: states, manual and scheduled rotation, restarts and crashes.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 const FILE: &str = "state/issuing.json";
 const DAY: u64 = 24 * 3600;
 
-/// What the command prints for programs.
+/// The JSON output of a command.
 #[track_caller]
-fn told(host: &Host, words: &[&str]) -> Value {
+fn run_json(host: &Host, words: &[&str]) -> Value {
     let output = host.hostbadge(&[words, &["--json"]].concat());
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The names of the issuing keys in the key set, in its order. The host key follows them.
+/// The key IDs of the issuing keys in the key set, in order. The host key is the last key of the set.
 #[track_caller]
 fn jwks(host: &Host) -> Vec<String> {
     let set = host.get("/.well-known/jwks.json").json();
@@ -31,7 +31,7 @@ fn jwks(host: &Host) -> Vec<String> {
     names
 }
 
-/// Name and state of each issuing key, as an administrator sees them.
+/// Key ID and state of each issuing key on the admin socket.
 fn states(host: &Host) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let keys = host.admin().get("/v1/keys").json();
@@ -51,31 +51,31 @@ fn file(host: &Host) -> Value {
     serde_json::from_slice(&fs::read(host.path(FILE)).unwrap()).unwrap()
 }
 
-/// Changes the file of a stopped daemon, as time or a crash would have.
+/// Changes the key file of a stopped daemon.
 fn edit(host: &Host, change: impl FnOnce(&mut Value)) {
     let mut file = file(host);
     change(&mut file);
     fs::write(host.path(FILE), file.to_string()).unwrap();
 }
 
-/// Starts a host whose file was changed, and has it taken as it is.
+/// Starts a host whose key file was changed, and accepts the file with `hostbadge key accept`.
 fn start_as_it_is(host: &mut Host) {
     host.start();
     let trouble = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
     assert!(trouble(host).contains("hostbadge key accept"), "{}", trouble(host));
-    told(host, &["key", "accept"]);
-    until_true("it is taken as it is", || !trouble(host).contains("hostbadge key accept"));
+    run_json(host, &["key", "accept"]);
+    until_true("the file is accepted", || !trouble(host).contains("hostbadge key accept"));
 }
 
-/// Puts a moment of the file into the past.
+/// Moves a time in the file into the past, by seconds.
 fn earlier(moment: &mut Value, by: u64) {
     *moment = json!(moment.as_u64().unwrap() - by);
 }
 
-/// The line about a key, which follows what it tells of.
+/// The one audit record of an event of a key.
 fn line(host: &Host, event: &str, kid: &str) -> Value {
     let about = |line: &&Value| line["event"] == event && line["kid"] == kid;
-    // The last line may still be on its way.
+    // The record may be written after the event.
     let text = || common::audit_log::text(&host.path("audit"));
     until_true(&format!("{event} of {kid} is recorded"), || {
         let text = text();
@@ -91,7 +91,7 @@ fn line(host: &Host, event: &str, kid: &str) -> Value {
 fn rotated_once() -> (Host, String, String) {
     let host = Host::started();
     let before = host.token();
-    told(&host, &["key", "rotate", "--now"]);
+    run_json(&host, &["key", "rotate", "--now"]);
     (host, kid(&before), before)
 }
 
@@ -100,18 +100,18 @@ fn the_next_key_is_published_before_it_signs() {
     let mut host = Host::started();
     let first = kid(&host.token());
     assert_eq!(jwks(&host), [first.as_str()]);
-    let published = told(&host, &["key", "rotate"]);
+    let published = run_json(&host, &["key", "rotate"]);
     let second = published["kid"].as_str().unwrap();
     assert_eq!(published["did"], "published");
     assert_eq!(jwks(&host), [first.as_str(), second], "the key that signs comes first");
     assert_eq!(kid(&host.token()), first);
     assert_eq!(states(&host), pairs(&[(&first, "active"), (second, "published")]));
 
-    let again = told(&host, &["key", "rotate"]);
+    let again = run_json(&host, &["key", "rotate"]);
     assert_eq!((&again["did"], &again["kid"]), (&json!("nothing"), &published["kid"]));
     assert_eq!(again["active_from"], published["active_from"]);
 
-    // It waits its time through crash and restart, and not longer.
+    // It waits for its activation time across a crash and a restart.
     host.crash();
     host.start();
     assert_eq!(jwks(&host), [first.as_str(), second]);
@@ -130,7 +130,7 @@ fn the_next_key_is_published_before_it_signs() {
     let published = line(&host, "key-published", second);
     let by = published["detail"].as_str().unwrap();
     assert!(by.contains("as uid 0, pid"), "{by}");
-    until_true("it is said", || host.log().contains(&format!("issuing key {second} signs from now on")));
+    until_true("the log has it", || host.log().contains(&format!("issuing key {second} signs from now on")));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_retired_key_verifies_until_its_last_token_has_expired_and_is_then_destroyed
     let sealed = file(&host)["retired"][0]["sealed"]["key"].as_str().unwrap().to_owned();
     edit(&host, |file| earlier(&mut file["retired"][0]["retired"], 60));
     start_as_it_is(&mut host);
-    until_true("it is destroyed", || states(&host).contains(&(first.clone(), "destroyed".into())));
+    until_true("the key is destroyed", || states(&host).contains(&(first.clone(), "destroyed".into())));
     assert_eq!(jwks(&host), [second]);
     assert_eq!(host.introspect(&token)["active"], false);
     assert!(!fs::read_to_string(host.path(FILE)).unwrap().contains(&sealed), "the secret is gone");
@@ -160,16 +160,16 @@ fn a_retired_key_verifies_until_its_last_token_has_expired_and_is_then_destroyed
     assert_eq!(
         host.status()["keys"].as_array().unwrap().len(),
         2,
-        "status tells of keys that are, the host key last"
+        "status lists existing keys, the host key last"
     );
 }
 
 #[test]
-fn with_now_the_published_key_or_a_fresh_one_signs_at_once() {
+fn rotate_now_activates_the_published_or_a_new_key_at_once() {
     let host = Host::started();
     let first = kid(&host.token());
-    let published = told(&host, &["key", "rotate"])["kid"].clone();
-    let activated = told(&host, &["key", "rotate", "--now"]);
+    let published = run_json(&host, &["key", "rotate"])["kid"].clone();
+    let activated = run_json(&host, &["key", "rotate", "--now"]);
     assert_eq!((&activated["did"], &activated["kid"]), (&json!("activated"), &published));
     assert_eq!(activated["retired"], first);
     let second = published.as_str().unwrap();
@@ -190,7 +190,7 @@ fn with_now_the_published_key_or_a_fresh_one_signs_at_once() {
     assert!(lines[1].len() == 7 && lines[1][4..6] == ["successor", "published"], "{list}");
     assert!(lines[3].len() == 6 && lines[3][4] == "destroyed", "{list}");
 
-    // What the set is for: anybody verifies the tokens of each key with it.
+    // A relying party verifies tokens of each key with the set.
     let set = host.path("jwks.json");
     assert!(host.hostbadge(&["export", "jwks", "-o", set.to_str().unwrap()]).status.success());
     let verify = ["verify", "token", &host.token(), "--jwks", set.to_str().unwrap(), "--audience", API];
@@ -205,7 +205,7 @@ fn a_rotation_survives_kill_9_at_any_moment() {
         let pid = host.pid();
         let (admin, body) = (host.admin_socket(), json!({ "now": round % 3 != 0 }));
         let order = std::thread::spawn(move || {
-            // The daemon may be gone already.
+            // The daemon may have exited already.
             let mut connection = common::http::Connection::new(UnixStream::connect(admin).ok()?);
             let text = body.to_string();
             let ask =
@@ -213,7 +213,7 @@ fn a_rotation_survives_kill_9_at_any_moment() {
             let _ = connection.send(&ask);
             connection.read_response().map(|answer| answer.status)
         });
-        // From before the TPM is asked to after the file is replaced.
+        // From before the TPM command until after the file is replaced.
         std::thread::park_timeout(std::time::Duration::from_millis(15 * round));
         kill(pid, Signal::SIGKILL).unwrap();
         let answered = order.join().unwrap();
@@ -232,7 +232,7 @@ fn a_rotation_survives_kill_9_at_any_moment() {
 }
 
 #[test]
-fn format_1_is_read_and_becomes_format_2_with_the_first_change() {
+fn a_file_of_format_1_is_read_and_written_as_format_2_by_the_next_change() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     let mut old = file(&host)["active"]["sealed"].clone();
@@ -241,8 +241,8 @@ fn format_1_is_read_and_becomes_format_2_with_the_first_change() {
     start_as_it_is(&mut host);
     let token = host.token();
     assert_eq!(kid(&token), old["kid"].as_str().unwrap());
-    assert_eq!(file(&host), old, "nothing is written without need");
-    told(&host, &["key", "rotate", "--now"]);
+    assert_eq!(file(&host), old, "the file is not rewritten without a change");
+    run_json(&host, &["key", "rotate", "--now"]);
     assert_eq!(file(&host)["version"], 2);
     assert_eq!(file(&host)["retired"][0]["sealed"]["kid"], old["kid"]);
     assert!(host.stop().success());
@@ -252,7 +252,7 @@ fn format_1_is_read_and_becomes_format_2_with_the_first_change() {
 
 #[test]
 fn the_schedule_publishes_a_successor_in_time_and_waits_for_the_tpm() {
-    // Its key is made now: how old one of a template is depends on how long the tests have run.
+    // The age of its key must be known: a key of the template is as old as the test run.
     let mut host = Host::never_started();
     host.agent("root", "user = 0");
     host.configure("[keys]\nrotate_every = \"1h\"\npublish_before = \"2s\"\n[tpm]\ndeadline = \"1s\"\n");
@@ -260,7 +260,7 @@ fn the_schedule_publishes_a_successor_in_time_and_waits_for_the_tpm() {
     let first = kid(&host.token());
     assert_eq!(jwks(&host).len(), 1);
     assert!(host.stop().success());
-    // Its time is over, within the hour less a tenth.
+    // The rotation interval has passed.
     edit(&host, |file| {
         earlier(&mut file["active"]["activated"], 3600);
     });
@@ -275,7 +275,7 @@ fn the_schedule_publishes_a_successor_in_time_and_waits_for_the_tpm() {
     let known = at("key-activated").duration_since(at("key-published")).unwrap();
     assert!(known.as_millis() >= 1900, "{known:?}");
 
-    // A TPM that does not answer: the order is refused, tokens go on, and a later order is obeyed.
+    // While the TPM is stalled, a rotation is refused and tokens are issued; a later rotation succeeds.
     let tpm = host.swtpm();
     kill(tpm, Signal::SIGSTOP).unwrap();
     let refused = host.hostbadge(&["key", "rotate"]);
@@ -283,7 +283,7 @@ fn the_schedule_publishes_a_successor_in_time_and_waits_for_the_tpm() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("TPM"));
     assert_eq!(kid(&host.token()), second);
     kill(tpm, Signal::SIGCONT).unwrap();
-    let done = until("it is obeyed", || {
+    let done = until("a rotation succeeds", || {
         let done = host.admin().post("/v1/keys/rotate", &json!({ "now": true }));
         (done.status == 200).then(|| done.json())
     });
@@ -291,8 +291,8 @@ fn the_schedule_publishes_a_successor_in_time_and_waits_for_the_tpm() {
 }
 
 #[test]
-fn a_successor_that_is_due_while_the_tpm_is_away_comes_with_the_tpm() {
-    // Its key is made now: how old one of a template is depends on how long the tests have run.
+fn a_key_that_is_due_while_the_tpm_is_stalled_is_published_when_it_responds() {
+    // The age of its key must be known: a key of the template is as old as the test run.
     let mut host = Host::never_started();
     host.agent("root", "user = 0");
     host.configure("[keys]\nrotate_every = \"1h\"\npublish_before = \"30m\"\n[tpm]\ndeadline = \"1s\"\n");
@@ -303,7 +303,7 @@ fn a_successor_that_is_due_while_the_tpm_is_away_comes_with_the_tpm() {
     let lead = due.duration_since(since).unwrap().as_secs();
     assert!(host.stop().success());
     let whole = fs::read(host.path(FILE)).unwrap();
-    // The TPM has to be stopped before the time comes, which on a busy machine takes some seconds.
+    // The TPM must be stopped before the key is due, which takes some seconds on a busy machine.
     let tpm = [5, 15, 30].into_iter().find_map(|seconds| {
         let now = clock(&host);
         edit(&host, |file| file["active"]["activated"] = json!(now + seconds - lead));
@@ -319,18 +319,18 @@ fn a_successor_that_is_due_while_the_tpm_is_away_comes_with_the_tpm() {
         None
     });
     let tpm = tpm.expect("a machine that starts a daemon within 30 s");
-    until_true("it waits", || host.admin().get("/v1/keys").json()["waits"].is_string());
+    until_true("the rotation waits", || host.admin().get("/v1/keys").json()["waits"].is_string());
     let list = host.hostbadge(&["key", "list"]);
     assert!(String::from_utf8_lossy(&list.stdout).contains("A step that is due waits"));
     let active = kid(&host.token());
-    until_true("it is said", || host.log().contains(&format!("{active} signs on")));
+    until_true("the log has it", || host.log().contains(&format!("{active} signs on")));
     kill(tpm, Signal::SIGCONT).unwrap();
-    until_true("it is published", || jwks(&host).len() == 2);
-    // Told a moment after the key is in force.
-    until_true("it waits no more", || host.admin().get("/v1/keys").json()["waits"].is_null());
+    until_true("the key is published", || jwks(&host).len() == 2);
+    // Updated shortly after the key is published.
+    until_true("the rotation waits no more", || host.admin().get("/v1/keys").json()["waits"].is_null());
 }
 
-/// What the daemon's clock shows, in seconds.
+/// The daemon's clock in Unix seconds, from its last audit record.
 fn clock(host: &Host) -> u64 {
     let lines = host.audit();
     let time = humantime::parse_rfc3339(lines.last().unwrap()["time"].as_str().unwrap()).unwrap();
@@ -338,7 +338,7 @@ fn clock(host: &Host) -> u64 {
 }
 
 #[test]
-fn what_is_not_for_everybody_or_not_well_formed_is_refused() {
+fn malformed_rotations_and_other_sockets_are_refused() {
     let host = Host::started();
     let before = file(&host);
     for body in [json!({ "now": "yes" }), json!({ "at_once": true }), json!([])] {
@@ -347,13 +347,13 @@ fn what_is_not_for_everybody_or_not_well_formed_is_refused() {
     }
     assert_eq!(host.admin().get("/v1/keys/rotate").status, 405);
     assert_eq!(host.admin().post("/v1/keys", &json!({})).status, 405);
-    assert_eq!(host.get("/v1/keys").status, 404, "the agent socket knows nothing of it");
+    assert_eq!(host.get("/v1/keys").status, 404, "not on the agent socket");
     assert_eq!(host.post("/v1/keys/rotate", json!({ "now": true })).status, 404);
     assert_eq!(file(&host), before);
 }
 
 #[test]
-fn a_file_that_was_tampered_with_signs_nothing() {
+fn a_tampered_key_file_is_not_used() {
     let (mut host, first, _) = rotated_once();
     assert!(host.stop().success());
     let whole = file(&host);

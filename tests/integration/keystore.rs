@@ -1,4 +1,4 @@
-//! The state at rest: older copies are refused, and the recovery key opens what the TPM does not.
+//! State at rest: rollback detection, sealing to PCRs, and recovery by the recovery key.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -19,7 +19,7 @@ fn hostbadge(host: &Host, words: &[&str], typed: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that reads nothing may be gone already.
+    // A command that does not read its input may have exited already.
     let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -60,7 +60,7 @@ fn event(host: &Host, name: &str) -> Value {
     until(&format!("{name} is recorded"), || host.audit().into_iter().find(|line| line["event"] == name))
 }
 
-/// Extends a PCR of the host's TPM, as a boot of something else would have.
+/// Extends a PCR of the host's TPM, as other boot software would have.
 fn extend(host: &Host, pcr: u8) {
     let port = swtpm_port(host);
     let what = format!("{pcr}:sha256={}", "cd".repeat(32));
@@ -71,7 +71,7 @@ fn extend(host: &Host, pcr: u8) {
     assert!(tool.status.success(), "{}", String::from_utf8_lossy(&tool.stderr));
 }
 
-/// From the command line of its process.
+/// The port in the command line of swtpm.
 fn swtpm_port(host: &Host) -> u16 {
     let line = fs::read(format!("/proc/{}/cmdline", host.swtpm())).unwrap();
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
@@ -80,7 +80,7 @@ fn swtpm_port(host: &Host) -> u16 {
 }
 
 #[test]
-fn an_older_copy_of_the_state_is_refused_until_an_administrator_takes_it() {
+fn an_older_copy_of_the_state_is_refused_until_an_administrator_accepts_it() {
     let mut host = host();
     host.start();
     let first = kid(&host);
@@ -108,7 +108,7 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_takes_it() {
     assert_eq!(host.status()["status"], "degraded");
     assert!(host.stop().success());
 
-    // One file of the old copy among the new ones, the ledger gone, a ledger of another host.
+    // One file of the old copy, a missing ledger, a ledger of another host, a changed ledger.
     put(&host, &latest);
     fs::copy(old.join("issuing.json"), host.path("state/issuing.json")).unwrap();
     host.start();
@@ -134,14 +134,14 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_takes_it() {
     assert!(trouble(&host).contains("ledger.json: was changed"), "{}", trouble(&host));
     assert!(host.stop().success());
 
-    // The latest goes on as if nothing had been.
+    // The latest copy is accepted.
     put(&host, &latest);
     host.start();
     assert_eq!(kid(&host), second);
     assert!(refused(&host, &["key", "accept"], "").contains("nothing to mend"));
     assert!(host.stop().success());
 
-    // The deliberate way forward, which holds from then on.
+    // `key accept` makes the older copy the latest.
     put(&host, &old);
     host.start();
     done(&host, &["key", "accept"], "");
@@ -154,22 +154,22 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_takes_it() {
     assert!(host.stop().success());
     put(&host, &latest);
     host.start();
-    assert!(trouble(&host).contains("not the latest"), "what was taken is the latest: {}", trouble(&host));
+    assert!(trouble(&host).contains("not the latest"), "the accepted copy is the latest: {}", trouble(&host));
 }
 
 #[test]
-fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
+fn keys_sealed_to_pcrs_open_after_a_pcr_change_only_with_the_recovery_key() {
     let mut host = host();
     host.configure(PCRS);
     host.start();
-    // Without a way back nothing is sealed to PCRs.
+    // Nothing is sealed to PCRs before there is a recovery key.
     assert_eq!(host.status()["seal"], json!({ "pcrs": [], "waiting": [0, 7, 12], "recovery": null }));
     let first = kid(&host);
     extend(&host, 12);
     let lost = done(&host, &["key", "recovery"], "");
     let key = done(&host, &["key", "recovery"], "");
     assert!(key.starts_with("hbr1-") && key != lost, "{key}");
-    until_true("all is sealed anew", || host.status()["seal"]["pcrs"] == json!([0, 7, 12]));
+    until_true("the keys are sealed to PCRs", || host.status()["seal"]["pcrs"] == json!([0, 7, 12]));
     let seal = host.status()["seal"].clone();
     assert!(seal["recovery"].is_string() && seal["waiting"].is_null(), "{seal}");
     event(&host, "recovery-key-created");
@@ -178,13 +178,14 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
         assert_eq!(found.status.code(), Some(1), "the recovery key is in {place}");
     }
 
-    // The keys are open, so that tokens are issued; what needs the sealed key again waits, and says why.
+    // The keys are in memory, so tokens are issued. Operations that need the sealed key again wait and report
+    // why.
     extend(&host, 12);
     assert!(issues(&host));
     let waits = hostbadge(&host, &["key", "rotate"], "");
     assert_eq!(waits.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&waits.stderr).contains("PCR 12 changed"), "{waits:?}");
-    // The next boot: a development host's TPM starts with zeros.
+    // The next boot: a development host's PCRs start at zero.
     assert!(host.stop().success());
     host.start();
     let said = trouble(&host);
@@ -213,17 +214,17 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
     host.start();
     assert!(issues(&host), "{}", trouble(&host));
 
-    // The binding is given up as it was taken up.
+    // Without configured PCRs the keys are sealed without PCRs again.
     assert!(host.stop().success());
     host.configure("");
     host.start();
-    until_true("all is sealed anew", || host.status()["seal"]["pcrs"] == json!([]));
+    until_true("the keys are sealed without PCRs", || host.status()["seal"]["pcrs"] == json!([]));
     extend(&host, 12);
     done(&host, &["key", "rotate", "--now"], "");
     assert!(issues(&host), "{}", trouble(&host));
 }
 
-/// Puts something in the way of a state file's replacement, as a full disk would.
+/// Makes replacing a state file fail, as a full disk does: its temporary name is a directory.
 fn block(host: &Host, name: &str) {
     fs::create_dir(host.path(&format!("state/{name}.tmp"))).unwrap();
 }
@@ -246,7 +247,7 @@ fn state(host: &Host, name: &str) -> Value {
 }
 
 #[test]
-fn files_that_are_missing_make_no_fresh_start() {
+fn missing_state_files_do_not_reset_the_host() {
     let mut host = host();
     for gone in [&["ledger.json", "issuing.json"][..], &["ledger.json", "issuing.json", "baseline.json"]] {
         let latest = host.path(&format!("latest-{}", gone.len()));
@@ -265,15 +266,15 @@ fn files_that_are_missing_make_no_fresh_start() {
     assert!(issues(&host), "{}", trouble(&host));
 }
 
-/// Whoever can use the TPM can seal a key of their own, and offer the real one as the one before.
+/// A process with access to the TPM can seal a key of its own, and present the real one as the previous key.
 #[test]
-fn a_key_that_somebody_else_sealed_takes_over_nothing() {
+fn a_key_sealed_by_another_process_is_refused() {
     let mut host = host();
     host.start();
     done(&host, &["key", "recovery"], "");
     assert!(host.stop().success());
     let mut seal = state(&host, "seal.json");
-    // Of this very TPM: the key that was made with it, which opens.
+    // A key that this TPM opens: the one from provisioning.
     let tpm = state(&host, "tpm.json");
     let planted = tpm["objects"]["kek"].clone();
     let mut kek = json!({ "made": 0, "public": planted["public"], "private": planted["private"] });
@@ -297,14 +298,14 @@ fn a_key_that_somebody_else_sealed_takes_over_nothing() {
 }
 
 #[test]
-fn a_write_that_failed_counts_for_nothing() {
+fn a_failed_write_does_not_advance_the_generation() {
     let mut host = host();
     host.start();
     let before = state(&host, "ledger.json")["entry"]["generation"].clone();
     block(&host, "ledger.json");
     let waits = hostbadge(&host, &["posture", "accept"], "");
     assert!(!waits.status.success(), "{waits:?}");
-    // A step of the keys, which raises a counter that waits.
+    // A rotation raises the counter, which waits for the ledger.
     let _ = hostbadge(&host, &["key", "rotate"], "");
     host.crash();
     unblock(&host, "ledger.json");
@@ -314,14 +315,14 @@ fn a_write_that_failed_counts_for_nothing() {
 }
 
 #[test]
-fn a_full_disk_at_the_first_start_takes_one_place_for_a_counter() {
+fn a_full_disk_at_the_first_start_uses_one_nv_counter() {
     let mut host = Host::never_started();
     host.agent("root", "user = 0");
     fs::create_dir_all(host.path("state")).unwrap();
     fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     block(&host, "ledger.json");
     host.launch();
-    until_true("it says what is in the way", || trouble(&host).contains("ledger.json"));
+    until_true("status has the problem", || trouble(&host).contains("ledger.json"));
     for _ in 0..3 {
         assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
     }
@@ -332,7 +333,7 @@ fn a_full_disk_at_the_first_start_takes_one_place_for_a_counter() {
 }
 
 #[test]
-fn an_update_and_an_older_copy_at_once_have_a_way_out() {
+fn a_pcr_change_together_with_an_older_copy_can_be_recovered() {
     let mut host = host();
     host.configure(PCRS);
     host.start();
@@ -341,7 +342,7 @@ fn an_update_and_an_older_copy_at_once_have_a_way_out() {
     assert!(host.stop().success());
     let old = host.path("old");
     template::copy(&host.path("state"), &old);
-    // The next boot is another; the latest state is made, and lost.
+    // The next boot has other PCRs. The state is recovered, and then lost.
     host.start();
     done(&host, &["key", "recover"], &key);
     until_true("it issues", || issues(&host));
@@ -361,7 +362,7 @@ fn an_update_and_an_older_copy_at_once_have_a_way_out() {
 }
 
 #[test]
-fn a_change_of_the_key_that_was_cut_short_is_told_and_finished() {
+fn an_interrupted_change_of_the_key_encryption_key_is_reported_and_finished() {
     let mut host = host();
     host.configure(PCRS);
     host.start();
@@ -372,14 +373,14 @@ fn a_change_of_the_key_that_was_cut_short_is_told_and_finished() {
     unblock(&host, "issuing.json");
     assert!(host.stop().success());
     host.start();
-    until_true("it is finished", || host.status()["seal"]["pcrs"] == json!([0, 7, 12]));
+    until_true("the change is finished", || host.status()["seal"]["pcrs"] == json!([0, 7, 12]));
     assert!(state(&host, "seal.json")["previous"].is_null());
     assert!(issues(&host));
 }
 
-/// An old paper and an old copy of the disk.
+/// An older recovery key with an older copy of seal.json.
 #[test]
-fn what_an_older_recovery_key_opens_is_of_no_use() {
+fn an_older_recovery_key_does_not_open_the_current_state() {
     let mut host = host();
     host.start();
     let old_key = done(&host, &["key", "recovery"], "");
@@ -391,9 +392,9 @@ fn what_an_older_recovery_key_opens_is_of_no_use() {
     fs::write(host.path("state/seal.json"), old).unwrap();
     host.start();
     assert!(!issues(&host));
-    // Everything is taken as they say, and still nothing opens.
+    // The older seal.json is accepted, but its key does not decrypt the state.
     let _ = hostbadge(&host, &["key", "recover", "--accept"], &old_key);
-    until_true("it says so", || trouble(&host).contains("issuing.json: does not open"));
+    until_true("status has the problem", || trouble(&host).contains("issuing.json: does not open"));
 }
 
 #[test]
@@ -408,7 +409,7 @@ fn the_recovery_key_moves_a_host_to_another_tpm() {
     let second = kid(&host);
     assert!(host.stop().success());
 
-    // Another machine: the same disk, another TPM.
+    // Another machine with the same disk.
     fs::remove_dir_all(host.path("tpm")).unwrap();
     template::copy(&Host::other().path("tpm"), &host.path("tpm"));
     host.start();
@@ -426,7 +427,7 @@ fn the_recovery_key_moves_a_host_to_another_tpm() {
     assert_ne!(after["host"]["id"], before["host"]["id"]);
     assert_eq!(after["tpm"]["state"], "ready");
     assert_eq!(kid(&host), second, "relying parties need no new key set");
-    assert_eq!(host.introspect(&token)["active"], json!(false), "but the agent's name has the host in it");
+    assert_eq!(host.introspect(&token)["active"], json!(false), "the host ID is in the agent's subject");
     assert!(host.path("state/tpm.json.replaced").exists());
     for _ in 0..2 {
         done(&host, &["key", "rotate", "--now"], "");
@@ -455,7 +456,7 @@ fn the_recovery_key_opens_after_the_tpm_was_cleared() {
     done(&host, &["key", "recover"], &key);
     until_true("it issues again", || issues(&host));
     assert_eq!(host.status()["host"]["id"], id, "the EK is the same, so the host is");
-    assert_eq!(host.introspect(&token)["active"], true, "what was issued before is good");
+    assert_eq!(host.introspect(&token)["active"], true, "earlier tokens stay valid");
     assert!(host.stop().success());
     host.start();
     assert!(issues(&host), "{}", trouble(&host));

@@ -1,4 +1,5 @@
-//! Starts, ends and accidents: nothing that was answered is lost, and what is wrong is said.
+//! Starts, stops and crashes of the daemon and its TPM: issued tokens are in the audit log, and problems are
+//! reported.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,7 +14,8 @@ use serde_json::{Value, json};
 
 const TOKEN: &str = "/v1/token";
 
-/// Asks for tokens from several threads until the daemon is gone or `stop` holds; the jti of each that was answered.
+/// Requests tokens from four threads while `during` runs or until the daemon exits. Returns the jti of each
+/// token.
 fn load(host: &Host, during: impl FnOnce()) -> HashSet<String> {
     let socket = host.agent_socket();
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -61,7 +63,7 @@ fn recorded(host: &Host) -> HashSet<String> {
 }
 
 #[test]
-fn kill_9_of_the_daemon_under_load_loses_nothing_that_was_answered() {
+fn a_killed_daemon_has_a_record_of_each_token_it_issued() {
     let mut host = unbounded();
     host.start();
     let before = host.token();
@@ -69,7 +71,9 @@ fn kill_9_of_the_daemon_under_load_loses_nothing_that_was_answered() {
     let mut answered = HashSet::new();
     let pid = host.pid();
     answered.extend(load(&host, || {
-        until_true("a few hundred tokens are out", || common::audit_log::text(&lines).lines().count() > 300);
+        until_true("a few hundred tokens are issued", || {
+            common::audit_log::text(&lines).lines().count() > 300
+        });
         kill(pid, Signal::SIGKILL).unwrap();
     }));
     host.crash();
@@ -81,15 +85,17 @@ fn kill_9_of_the_daemon_under_load_loses_nothing_that_was_answered() {
 }
 
 #[test]
-fn kill_9_of_the_tpm_under_load_stops_no_token_and_it_comes_back_by_itself() {
+fn a_killed_tpm_stops_no_token_and_is_restarted() {
     let mut host = unbounded();
     host.start();
     let (tpm, lines) = (host.swtpm(), host.path("audit"));
     let answered = load(&host, || {
-        until_true("tokens are out", || common::audit_log::text(&lines).lines().count() > 100);
+        until_true("tokens are issued", || common::audit_log::text(&lines).lines().count() > 100);
         kill(tpm, Signal::SIGKILL).unwrap();
         let so_far = common::audit_log::text(&lines).lines().count();
-        until_true("tokens go on", || common::audit_log::text(&lines).lines().count() > so_far + 200);
+        until_true("more tokens are issued", || {
+            common::audit_log::text(&lines).lines().count() > so_far + 200
+        });
     });
     assert!(answered.is_subset(&recorded(&host)));
     until_true("the TPM is back", || host.health()["tpm"] == "ready" && host.swtpm() != tpm);
@@ -103,12 +109,12 @@ fn a_stalled_tpm_stops_no_token() {
     kill(tpm, Signal::SIGSTOP).unwrap();
     assert!(!host.token().is_empty());
     kill(tpm, Signal::SIGCONT).unwrap();
-    until_true("all is well", || host.health()["status"] == "ok");
+    until_true("the host is healthy", || host.health()["status"] == "ok");
 }
 
-/// As an installed daemon: by `--config`, with a TPM that somebody else runs.
+/// An installed daemon, started by `--config`, with a TPM that it does not start itself.
 #[test]
-fn a_tpm_that_stalls_before_the_start_is_named_and_its_return_needs_no_restart() {
+fn a_tpm_that_is_stalled_at_the_start_is_reported_and_used_when_it_responds() {
     let mut host = Host::new();
     host.agent("r", "user = 0");
     let tpm = SoftwareTpm::start(&host.path("tpm")).unwrap();
@@ -119,7 +125,7 @@ fn a_tpm_that_stalls_before_the_start_is_named_and_its_return_needs_no_restart()
         "[log]\nto = \"stderr\"\n[tpm]\ntcti = \"{tcti}\"\nallow_emulator = true\ndeadline = \"2s\"\n"
     ));
     host.launch();
-    until_true("status names it", || host.status()["tpm"]["state"] == "busy");
+    until_true("status has the state", || host.status()["tpm"]["state"] == "busy");
     assert!(trouble(&host).contains("the TPM is busy"), "{}", trouble(&host));
     kill(stalled, Signal::SIGCONT).unwrap();
     until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
@@ -128,7 +134,7 @@ fn a_tpm_that_stalls_before_the_start_is_named_and_its_return_needs_no_restart()
 }
 
 #[test]
-fn a_restart_keeps_key_and_chain() {
+fn a_restart_keeps_the_issuing_key_and_the_audit_chain() {
     let mut host = Host::started();
     let token = host.token();
     let keys = host.get("/.well-known/jwks.json").json();
@@ -147,10 +153,10 @@ fn two_daemons_do_not_share_a_state_directory() {
     assert!(!second.status.success());
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(said.contains(&format!("in use by another hostbadged (pid {})", host.pid())), "{said}");
-    assert!(!host.token().is_empty(), "the first serves on");
+    assert!(!host.token().is_empty(), "the first daemon still serves");
 }
 
-/// What the caller is told while the host cannot issue.
+/// The error description of a token request while the host cannot issue.
 fn trouble(host: &Host) -> String {
     let answer = host.post(TOKEN, json!({ "audience": API }));
     assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
@@ -159,7 +165,7 @@ fn trouble(host: &Host) -> String {
 }
 
 #[test]
-fn a_torn_or_missing_state_file_is_named_and_its_return_heals_without_a_restart() {
+fn a_corrupt_or_missing_state_file_is_reported_and_its_repair_needs_no_restart() {
     for file in ["state/tpm.json", "state/issuing.json"] {
         let mut host = Host::new();
         host.agent("r", "user = 0");
@@ -182,16 +188,18 @@ fn a_torn_or_missing_state_file_is_named_and_its_return_heals_without_a_restart(
 }
 
 #[test]
-fn another_hosts_files_are_not_taken_for_ours() {
+fn state_files_of_another_host_are_refused() {
     let other = Host::other();
     let mut host = Host::new();
     host.agent("r", "user = 0");
     fs::copy(other.path("state/issuing.json"), host.path("state/issuing.json")).unwrap();
     host.start();
     assert!(trouble(&host).contains("issuing.json is not what this host wrote last"), "{}", trouble(&host));
-    // Nor if an administrator says so.
+    // An administrator cannot accept them either.
     assert_eq!(host.admin().post("/v1/keys/accept", &json!({})).status, 200);
-    until_true("it is named", || trouble(&host).contains("does not open under this TPM's sealed key"));
+    until_true("the problem is reported", || {
+        trouble(&host).contains("does not open under this TPM's sealed key")
+    });
 
     let mut host = Host::new();
     host.agent("r", "user = 0");

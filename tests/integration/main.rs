@@ -1,4 +1,5 @@
-//! The daemon and its command as users run them, on a real software TPM. One crate, so that a change is linked once.
+//! The daemon and its command as users run them, on a real software TPM. One crate, so that a change is
+//! linked once.
 
 mod agents_d;
 mod attestation;

@@ -1,4 +1,4 @@
-//! Which process is which agent: the kernel tells, and nothing that a process says.
+//! Identification of callers by credentials, unit, group and executable, from the kernel only.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use crate::common::{API, Host, append, until_true};
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 
-/// The Python interpreter as another executable: one byte longer, hence of another digest.
+/// A copy of the Python interpreter that is one byte longer and has another digest.
 fn other_python(host: &Host, name: &str) -> PathBuf {
     let path = host.path(name);
     fs::copy(python(), &path).unwrap();
@@ -70,7 +70,7 @@ fn a_token_names_unit_and_invocation() {
 }
 
 #[test]
-fn a_process_that_moves_to_another_unit_is_looked_at_anew() {
+fn a_process_that_moves_to_another_unit_is_identified_again() {
     let (one, two) = (Unit::new("before"), Unit::new("after"));
     let mut host = Host::new();
     host.agent("before", &format!("unit = \"{}\"", one.name));
@@ -110,7 +110,7 @@ fn any_group_of_the_caller_counts() {
 }
 
 #[test]
-fn every_condition_given_must_hold() {
+fn all_selectors_must_match() {
     let unit = Unit::new("strict");
     let mut host = Host::new();
     host.agent("strict", &format!("user = {NOBODY}\ngroup = 4242\nunit = \"{}\"", unit.name));
@@ -123,7 +123,7 @@ fn every_condition_given_must_hold() {
 }
 
 #[test]
-fn a_replaced_executable_is_no_agent_any_more() {
+fn a_replaced_executable_does_not_match() {
     let mut host = Host::new();
     let program = other_python(&host, "program");
     let digest = sha256(&program);
@@ -136,7 +136,7 @@ fn a_replaced_executable_is_no_agent_any_more() {
     let token = claims(body["access_token"].as_str().unwrap());
     assert_eq!(token["hostbadge"]["exe_sha256"], digest.as_str());
 
-    // The same size, the same times: only the bytes differ.
+    // The replacement has the same size and times.
     let before = fs::metadata(&program).unwrap();
     let fresh = host.path("fresh");
     let mut bytes = fs::read(&program).unwrap();
@@ -148,7 +148,7 @@ fn a_replaced_executable_is_no_agent_any_more() {
 
     let mut new = ScriptedClient::connect_with(&socket, &Credentials::user(NOBODY), &program);
     assert_eq!(new.whoami().0, 401);
-    // The old one still runs what it ran.
+    // The process still runs the old executable.
     assert_eq!(old.whoami().0, 200);
     old.close();
     new.close();
@@ -173,7 +173,7 @@ fn an_executable_is_matched_by_its_path() {
 }
 
 #[test]
-fn a_process_that_becomes_another_program_on_an_open_connection_is_identified_anew() {
+fn a_process_that_executes_another_program_is_identified_again() {
     let mut host = Host::new();
     let other = other_python(&host, "other");
     host.agent("first", &format!("user = 0\nexe = {:?}", python()));
@@ -190,15 +190,15 @@ fn a_process_that_becomes_another_program_on_an_open_connection_is_identified_an
 }
 
 #[test]
-fn a_connection_handed_on_by_a_process_that_died_is_refused() {
+fn a_connection_inherited_from_a_process_that_exited_is_refused() {
     let host = Host::started();
     let mut client = ScriptedClient::connect(&host, &Credentials::root());
     assert_eq!(client.whoami().0, 200);
-    // A child keeps the connection and the pipes; its parent, who connected, dies.
-    // One line, since of two the child may read both.
+    // A child keeps the connection and the pipes; the parent, which connected, exits. All in one line, since
+    // the child could read a second one in place of the parent.
     client.execute("mother, child = os.getpid(), os.fork(); child and os._exit(0)");
     let gone = client.pid();
-    until_true("the process has died", || {
+    until_true("the process has exited", || {
         fs::read_to_string(format!("/proc/{gone}/stat")).is_ok_and(|stat| stat.contains(") Z"))
     });
     assert_eq!(client.evaluate("os.getppid() != mother"), true, "the child answers");
@@ -208,12 +208,12 @@ fn a_connection_handed_on_by_a_process_that_died_is_refused() {
 }
 
 #[test]
-fn a_connection_handed_on_while_its_opener_lives_is_its_openers() {
+fn a_connection_used_by_a_child_is_identified_as_its_opener() {
     let mut host = Host::new();
     host.agent("opener", &format!("user = 65534\nexe = {:?}", python()));
     host.start();
     let mut client = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
-    // The shell speaks on the connection of the Python process that opened it.
+    // A shell sends a request on the connection that the Python process opened.
     client.execute("import subprocess");
     let shell = "subprocess.run(['sh', '-c', 'printf \"GET /v1/whoami HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n\" >&%d' % s.fileno()], pass_fds=[s.fileno()]).returncode";
     assert_eq!(client.evaluate(shell), 0);
@@ -240,7 +240,7 @@ fn a_process_that_changes_its_user_has_to_connect_again() {
 }
 
 #[test]
-fn a_user_changed_before_the_first_request_is_noticed_too() {
+fn a_uid_change_before_the_first_request_is_noticed() {
     let host = Host::started();
     let mut client = ScriptedClient::connect(&host, &Credentials::root());
     client.execute(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));

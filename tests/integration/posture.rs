@@ -1,4 +1,4 @@
-//! Whether the host is itself: PCRs of a real software TPM against a baseline, and files that a kernel measured.
+//! Host posture: PCRs of a software TPM against a baseline, IMA measurement lists, and EATs.
 
 use std::fs;
 use std::path::Path;
@@ -17,10 +17,10 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use serde_json::{Value, json};
 
 const OTHER: &str = "https://other.example.com";
-/// Looks every 200 ms.
+/// Posture is enforced, and evaluated every 200 ms.
 const ENFORCE: &str = "[posture]\nmode = \"enforce\"\nmax_age = \"3s\"\nevery = \"200ms\"\n";
 
-/// A host that starts as an installed one, with a TPM of the test's own; stopped.
+/// A stopped host with an installed daemon, and a TPM that the test can extend.
 fn host(configuration: &str) -> (Host, SharedTpm) {
     let mut host = Host::new();
     host.agent("root", "user = 0");
@@ -34,10 +34,10 @@ fn started(configuration: &str) -> (Host, SharedTpm) {
     (host, tpm)
 }
 
-/// Starts the daemon and waits until it has looked at the host.
+/// Starts the daemon and waits until its issuer is ready.
 fn start(host: &mut Host) {
     host.launch();
-    until_true("the issuer stands", || host.get("/.well-known/jwks.json").status == 200);
+    until_true("the issuer is ready", || host.get("/.well-known/jwks.json").status == 200);
 }
 
 fn ask(host: &Host, audience: &str) -> Response {
@@ -54,8 +54,8 @@ fn show(host: &Host) -> Value {
 
 #[track_caller]
 fn accept(host: &Host) -> Value {
-    // What is looked at changes while it is looked at.
-    until("it is accepted", || {
+    // Fails when the PCRs change between showing and accepting.
+    until("the baseline is accepted", || {
         let digest = show(host)["now"]["digest"].clone();
         let answer = host.admin().post("/v1/posture/accept", &json!({ "digest": digest }));
         assert!(answer.status == 200 || answer.status == 409, "{}", answer.text());
@@ -73,7 +73,7 @@ fn refused_for(host: &Host, posture: &str) -> String {
 }
 
 #[test]
-fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
+fn tokens_are_issued_only_in_the_accepted_state_where_posture_is_enforced() {
     let (mut host, tpm) = started(ENFORCE);
     let said = refused_for(&host, "unaccepted");
     assert!(said.contains("hostbadge posture accept"), "{said}");
@@ -86,13 +86,13 @@ fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
     assert_eq!(host.get("/v1/whoami").json()["host"]["posture"], "accepted");
     assert_eq!(host.health()["status"], "ok");
 
-    // What is not compared changes nothing; what is, everything.
+    // PCR 11 is not compared, PCR 4 is.
     tpm.extend(11, &[1; 32]);
     let read = show(&host)["now"]["pcrs"]["11"].clone();
-    until_true("the next look", || show(&host)["now"]["pcrs"]["11"] != json!("00".repeat(32)));
+    until_true("the PCRs are read again", || show(&host)["now"]["pcrs"]["11"] != json!("00".repeat(32)));
     assert_eq!(posture(&host), "accepted", "{read}");
     tpm.extend(4, &[4; 32]);
-    until_true("it is seen", || posture(&host) == "changed");
+    until_true("the change is detected", || posture(&host) == "changed");
     let said = refused_for(&host, "changed");
     assert!(said.contains("PCR 4 changed") && said.contains("hostbadge posture diff"), "{said}");
     let diff = host.admin().get("/v1/posture/diff").json();
@@ -100,7 +100,7 @@ fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
     assert!(diff["changes"][0].as_str().unwrap().starts_with("PCR 4 (boot loader"), "{diff}");
     assert!(host.status()["posture_why"].as_str().unwrap().contains("PCR 4 changed"));
 
-    // It outlasts the daemon, both ways.
+    // Both states survive a restart.
     assert!(host.stop().success());
     start(&mut host);
     refused_for(&host, "changed");
@@ -108,7 +108,7 @@ fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
     host.token();
     assert!(host.stop().success());
     start(&mut host);
-    until_true("it is read", || posture(&host) == "accepted");
+    until_true("the baseline is loaded", || posture(&host) == "accepted");
     host.token();
 
     let audit = host.audit();
@@ -124,7 +124,7 @@ fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
 }
 
 #[test]
-fn a_warning_lets_through_and_each_grant_may_say_otherwise() {
+fn mode_warn_issues_and_a_grant_can_override_the_mode() {
     let (mut host, tpm) = host("[posture]\nmode = \"warn\"\nmax_age = \"3s\"\nevery = \"200ms\"\n");
     let grant =
         |audience: &str, mode: &str| format!("[[grant]]\naudience = \"{audience}\"\nposture = \"{mode}\"\n");
@@ -143,14 +143,14 @@ fn a_warning_lets_through_and_each_grant_may_say_otherwise() {
     accept(&host);
     assert_eq!(ask(&host, OTHER).status, 200);
     tpm.extend(7, &[7; 32]);
-    until_true("it is seen", || posture(&host) == "changed");
+    until_true("the change is detected", || posture(&host) == "changed");
     for _ in 0..5 {
         assert_eq!(claims(&host.token())["hostbadge"]["posture"], "changed");
     }
     assert_eq!(ask(&host, OTHER).error(), "access_denied");
     let free = ask(&host, "https://free.example.com");
     assert_eq!(claims(free.json()["access_token"].as_str().unwrap())["hostbadge"]["posture"], "off");
-    until_true("it is written down", || {
+    until_true("the change is in the audit log", || {
         host.audit().iter().any(|line| {
             line["event"] == "posture-changed"
                 && line["detail"].as_str().unwrap().contains("PCR 7 (Secure Boot)")
@@ -162,14 +162,14 @@ fn a_warning_lets_through_and_each_grant_may_say_otherwise() {
     drop(tpm);
 }
 
-/// The host's configuration says nothing: nobody looks, but for one agent's sake.
+/// Posture is not configured, but one grant requires it.
 #[test]
-fn nobody_looks_unless_somebody_asks_for_it() {
+fn posture_is_evaluated_only_where_it_is_used() {
     let (mut host, _tpm) = host("");
     start(&mut host);
     assert_eq!(posture(&host), "off");
     assert_eq!(claims(&host.token())["hostbadge"]["posture"], "off");
-    // An administrator's question is answered by a look, and changes nothing for callers.
+    // A request of an administrator reads the PCRs and changes nothing for callers.
     let report = show(&host);
     assert_eq!((&report["posture"], &report["mode"]), (&json!("off"), &json!("off")));
     assert!(report["baseline"]["accepted"].is_null() && report["now"]["pcrs"]["7"].is_string(), "{report}");
@@ -185,21 +185,21 @@ fn nobody_looks_unless_somebody_asks_for_it() {
     host.reload();
     let said = host.post("/v1/token", json!({ "audience": OTHER, "agent": "other" }));
     assert_eq!(said.error(), "access_denied");
-    until_true("it is looked at", || posture(&host) == "unaccepted");
+    until_true("posture is evaluated", || posture(&host) == "unaccepted");
     accept(&host);
-    until_true("it is accepted", || {
+    until_true("the baseline is accepted", || {
         host.post("/v1/token", json!({ "audience": OTHER, "agent": "other" })).status == 200
     });
     assert!(host.stop().success());
 }
 
 #[test]
-fn a_stalled_tpm_makes_what_is_known_stale() {
+fn posture_becomes_stale_while_the_tpm_is_stalled() {
     let (host, tpm) = started(ENFORCE);
     accept(&host);
     host.token();
     kill(tpm.pid(), Signal::SIGSTOP).unwrap();
-    until_true("it is stale", || posture(&host) == "stale");
+    until_true("posture is stale", || posture(&host) == "stale");
     let said = refused_for(&host, "stale");
     assert!(said.contains("the PCRs were last read"), "{said}");
     let looked_at = json!({ "digest": show(&host)["now"]["digest"] });
@@ -207,7 +207,7 @@ fn a_stalled_tpm_makes_what_is_known_stale() {
     assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
     assert!(show(&host)["baseline"]["accepted"]["by"].is_string());
     kill(tpm.pid(), Signal::SIGCONT).unwrap();
-    until_true("it is read again", || posture(&host) == "accepted");
+    until_true("posture is current again", || posture(&host) == "accepted");
     host.token();
     let told = host.audit();
     let told = with_event(&told, "posture-changed");
@@ -215,7 +215,7 @@ fn a_stalled_tpm_makes_what_is_known_stale() {
 }
 
 #[test]
-fn a_torn_a_foreign_and_an_older_baseline_are_none_and_are_named() {
+fn a_corrupt_foreign_or_older_baseline_is_refused_and_reported() {
     let (mut host, _tpm) = started(ENFORCE);
     let file = host.path("state/baseline.json");
     let unaccepted = fs::read_to_string(&file).unwrap();
@@ -225,12 +225,12 @@ fn a_torn_a_foreign_and_an_older_baseline_are_none_and_are_named() {
     let id = serde_json::from_str::<Value>(&whole).unwrap()["host"].as_str().unwrap().to_owned();
     let stands_not = |host: &mut Host| {
         host.launch();
-        until_true("it is named", || {
+        until_true("the problem is reported", || {
             let trouble = host.status()["trouble"].to_string();
             trouble.contains("baseline.json is not what this host wrote last")
         });
     };
-    // Neither is the latest of this host: nothing at all is served before an administrator takes it as it is.
+    // None is the latest of this host: nothing is issued before an administrator accepts the file.
     for (text, named) in [
         (whole[..whole.len() / 2].to_owned(), "cannot be read as a baseline"),
         (
@@ -244,22 +244,22 @@ fn a_torn_a_foreign_and_an_older_baseline_are_none_and_are_named() {
         stands_not(&mut host);
         let taken = host.admin().post("/v1/keys/accept", &json!({}));
         assert_eq!(taken.status, 200, "{}", taken.text());
-        until_true("the issuer stands", || host.get("/.well-known/jwks.json").status == 200);
+        until_true("the issuer is ready", || host.get("/.well-known/jwks.json").status == 200);
         until_true(named, || refused_or_stale(&host).contains(named));
         assert_eq!(accept(&host)["posture"], "accepted");
         host.token();
         assert!(host.stop().success());
     }
-    // The latest, put back.
+    // The latest file again.
     let latest = fs::read_to_string(&file).unwrap();
     fs::write(&file, &whole).unwrap();
     stands_not(&mut host);
     fs::write(&file, latest).unwrap();
-    until_true("it is accepted again", || posture(&host) == "accepted");
+    until_true("the baseline is accepted again", || posture(&host) == "accepted");
     until_true("tokens are issued", || ask(&host, API).status == 200);
 }
 
-/// What the caller of a token is told, which is refused because of the host's posture.
+/// The error description of a token request that is denied because of the host's posture.
 fn refused_or_stale(host: &Host) -> String {
     let answer = ask(host, API);
     assert_eq!((answer.status, answer.error().as_str()), (403, "access_denied"), "{}", answer.text());
@@ -267,7 +267,7 @@ fn refused_or_stale(host: &Host) -> String {
 }
 
 #[test]
-fn the_commands_accept_and_show_what_there_is() {
+fn the_posture_commands_show_accept_and_compare() {
     let (host, tpm) = started(ENFORCE);
     for body in ["", "{}", "[]", "[\"00\"]", "{\"digest\": \"00\", \"recovery\": true}", "1"] {
         let answer = host.admin().form("/v1/posture/accept", body);
@@ -286,10 +286,10 @@ fn the_commands_accept_and_show_what_there_is() {
     let (code, said) = hostbadge(&["posture", "diff"]);
     assert_eq!((code, said.trim()), (0, "Nothing changed against the baseline."));
     tpm.extend(0, &[9; 32]);
-    until_true("it is seen", || posture(&host) == "changed");
+    until_true("the change is detected", || posture(&host) == "changed");
     let (code, said) = hostbadge(&["posture", "diff"]);
     assert!(code == 0 && said.starts_with("PCR 0 (firmware"), "{said}");
-    // Not what was looked at.
+    // Another state than the one that was shown.
     let digest = |answer: &Value| answer["digest"].as_str().unwrap().to_owned();
     let looked_at = digest(&host.admin().get("/v1/posture/diff").json());
     assert!(said.ends_with(&format!("accept --digest {looked_at}\n")), "{said}");
@@ -307,7 +307,7 @@ fn the_commands_accept_and_show_what_there_is() {
     let (code, said) = hostbadge(&["posture", "accept", "--digest", &now]);
     assert!(code == 0 && said.contains("accepted"), "{said}");
     tpm.extend(0, &[9; 32]);
-    until_true("it is seen", || posture(&host) == "changed");
+    until_true("the change is detected", || posture(&host) == "changed");
     let (_, said) = hostbadge(&["posture", "show"]);
     assert!(said.lines().any(|line| line.starts_with("0 ") && line.ends_with("changed")), "{said}");
     let (_, said) = hostbadge(&["posture", "show", "--json"]);
@@ -318,9 +318,10 @@ fn the_commands_accept_and_show_what_there_is() {
     kill(tpm.pid(), Signal::SIGCONT).unwrap();
 }
 
-// === files that a kernel measured ===
+// === IMA ===
 
-/// An entry as the kernel writes it, and what it extends PCR 10 of the SHA-256 bank with.
+/// An entry of the IMA list in binary form, and the digest that the kernel extends PCR 10 of the SHA-256 bank
+/// with.
 fn line(algorithm: &str, file_digest: &[u8], path: &str) -> (Vec<u8>, [u8; 32]) {
     let mut data = Vec::new();
     for field in [[algorithm.as_bytes(), b":\0", file_digest].concat(), [path.as_bytes(), b"\0"].concat()] {
@@ -340,7 +341,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest(&SHA256, bytes).as_ref().try_into().unwrap()
 }
 
-/// The kernel measures a file: into its list, then into the PCR.
+/// Measures a file as the kernel does: appends to the list, then extends the PCR.
 fn measure(host: &Host, tpm: &SharedTpm, algorithm: &str, file_digest: &[u8], path: &str) {
     let (text, extended) = line(algorithm, file_digest, path);
     let list = host.path("run/ima-list");
@@ -351,7 +352,7 @@ fn measure(host: &Host, tpm: &SharedTpm, algorithm: &str, file_digest: &[u8], pa
     tpm.extend(10, &extended);
 }
 
-/// The kernel finds that a file changed while it measured it.
+/// Records a violation as the kernel does for a file that changes during its measurement.
 fn violate(host: &Host, tpm: &SharedTpm, path: &str) {
     let (mut entry, _) = line("sha256", &[0; 32], path);
     entry[4..24].fill(0);
@@ -359,20 +360,20 @@ fn violate(host: &Host, tpm: &SharedTpm, path: &str) {
     tpm.extend(10, &[0xff; 32]);
 }
 
-/// The digest of the program that this test is.
+/// The digest of the test program, which is the caller.
 fn own_digest() -> [u8; 32] {
     sha256(&fs::read(std::env::current_exe().unwrap()).unwrap())
 }
 
 #[test]
-fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_proven_list() {
+fn a_measured_agent_matches_only_while_its_program_is_in_the_proven_list() {
     let patient = "[limits]\nstranger_rate = 10000\nstranger_burst = 10000\n";
     let (mut host, tpm) = host(patient);
     fs::create_dir_all(host.path("run")).unwrap();
     let own = std::env::current_exe().unwrap();
     host.agent("root", &format!("user = 0\nexe = {own:?}\nmeasured = true"));
     start(&mut host);
-    assert_eq!(posture(&host), "off", "nobody asked for it");
+    assert_eq!(posture(&host), "off", "posture is not used");
     let refused = |why: &str| {
         until_true(why, || {
             let answer = ask(&host, API);
@@ -391,7 +392,7 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
     measure(&host, &tpm, "sha1", &[1; 20], "/usr/bin/old");
     refused("is none of the 2 that IMA measured, of 1 of which the kernel took no SHA-256");
-    // A line that the TPM knows nothing of proves nothing.
+    // An entry that is not in PCR 10 proves nothing.
     let (text, extended) = line("sha256", &own_digest(), "/opt/agent");
     let list = host.path("run/ima-list");
     append(&list, &text);
@@ -402,7 +403,7 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     let refusals = with_event(&record, "request-refused");
     assert!(refusals.iter().any(|line| line["detail"].as_str().unwrap().contains("PCR 10 is empty")));
 
-    // The TPM starts anew, as it does with each boot.
+    // The TPM restarts, as at each boot.
     assert!(host.stop().success());
     drop(tpm);
     fs::remove_file(&list).unwrap();
@@ -410,15 +411,15 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     start(&mut host);
     measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
     refused_until_read(&host);
-    // Any user can have a file of any name measured, while it is written to: it stops nobody.
+    // Any user can cause a violation for any file name; it does not affect other agents.
     violate(&host, &tpm, &format!("/tmp/{}", "\n10 0 ".repeat(20)));
     append(&list, &text);
     tpm.extend(10, &extended);
-    until_true("it is measured", || ask(&host, API).status == 200);
+    until_true("the program is measured", || ask(&host, API).status == 200);
     assert_eq!(host.get("/v1/whoami").json()["agent"], "root");
-    // What is measured later changes nothing for it.
+    // A later measurement does not affect the agent.
     measure(&host, &tpm, "sha256", &[3; 32], "/usr/bin/later");
-    until_true("the list is read on", || show(&host)["measured"]["lines"].as_u64() == Some(4));
+    until_true("the new entry is read", || show(&host)["measured"]["lines"].as_u64() == Some(4));
     assert_eq!(ask(&host, API).status, 200);
 }
 
@@ -466,7 +467,7 @@ fn evidence_has_the_measured_files_and_they_are_checked() {
 
     measure(&host, &tpm, "sha256", &sha256(&[0; 320]), "boot_aggregate");
     measure(&host, &tpm, "sha256", &[7; 32], "/usr/bin/agent");
-    // The kernel has written it down, and the TPM does not know it yet.
+    // The entry is in the list but not yet in the PCR.
     append(&host.path("run/ima-list"), &line("sha256", &[8; 32], "/usr/bin/later").0);
     let with = attest();
     assert_eq!(with["version"], 2);
@@ -478,7 +479,7 @@ fn evidence_has_the_measured_files_and_they_are_checked() {
 
     let mut lied = with.clone();
     lied["version"] = json!(1);
-    assert_eq!(verdict(&lied).0, Some(1), "format 1 has no such list");
+    assert_eq!(verdict(&lied).0, Some(1), "format 1 has no IMA list");
     let list = BASE64.decode(with["ima_log"].as_str().unwrap().as_bytes()).unwrap();
     let second = line("sha256", &[7; 32], "/usr/bin/agent").0;
     let at = list.windows(second.len()).position(|window| window == second).unwrap();
@@ -490,7 +491,7 @@ fn evidence_has_the_measured_files_and_they_are_checked() {
         let (code, report) = verdict(&document);
         assert_eq!((code, &finding(&report, "IMA list")["holds"]), (Some(1), &json!(false)), "{report:#}");
     }
-    // Too long to be sent along, which is said.
+    // A list that is too long is left out, and evidence says so.
     let whole = fs::read(host.path("run/ima-list")).unwrap();
     fs::write(host.path("run/ima-list"), vec![0; (16 << 20) + 1]).unwrap();
     let (code, report) = verdict(&attest());
@@ -498,7 +499,7 @@ fn evidence_has_the_measured_files_and_they_are_checked() {
     assert_eq!((code, &said["checked"]), (Some(0), &json!(false)), "{report:#}");
     assert!(said["detail"].as_str().unwrap().contains("longer than 16 MiB"), "{said}");
     fs::write(host.path("run/ima-list"), whole).unwrap();
-    // Firmware or loader are others than the kernel found.
+    // The boot aggregate does not match the quoted PCRs.
     tpm.extend(4, &[4; 32]);
     let (code, report) = verdict(&attest());
     assert_eq!((code, &finding(&report, "IMA boot aggregate")["holds"]), (Some(1), &json!(false)));
@@ -508,7 +509,7 @@ fn evidence_has_the_measured_files_and_they_are_checked() {
 // === EAT ===
 
 #[test]
-fn the_same_evidence_is_an_eat_that_the_host_key_signed() {
+fn evidence_is_available_as_an_eat_signed_by_the_host_key() {
     let (host, _tpm) = started("");
     let hostbadge = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
         .args(["attest", "--format", "eat", "--nonce", NONCE])
@@ -540,7 +541,7 @@ fn the_same_evidence_is_an_eat_that_the_host_key_signed() {
     let (code, report) = judged(&host, &file, NONCE);
     assert_eq!((code, &finding(&report, "EAT's signature")["holds"]), (Some(1), &json!(false)));
 
-    // Every claim is signed, and those that repeat what the evidence proves are compared with it.
+    // Each claim is signed, and claims that repeat evidence are compared with it.
     let (header, rest) = token.split_once('.').unwrap();
     let signature = rest.split_once('.').unwrap().1;
     let with = |name: &str, value: Value| {
@@ -565,11 +566,11 @@ fn the_same_evidence_is_an_eat_that_the_host_key_signed() {
 }
 
 #[test]
-fn pyjwt_takes_the_eat() {
+fn pyjwt_verifies_the_eat() {
     let (host, _tpm) = started("");
     let form = host.connect().form("/v1/attest", &format!("nonce={NONCE}&format=eat"));
     let token = form.json()["eat"].as_str().unwrap().to_owned();
-    // The host key as evidence has it: TPM2B_PUBLIC ends in x and y, each behind its size.
+    // The host key in evidence: a TPM2B_PUBLIC ends in x and y, each after its size.
     let key =
         BASE64.decode(claims(&token)["hostbadge_evidence"]["host_key"].as_str().unwrap().as_bytes()).unwrap();
     let (x, y) = (&key[key.len() - 66..key.len() - 34], &key[key.len() - 32..]);

@@ -1,4 +1,4 @@
-//! What the daemon and systemd say to each other: readiness, watchdog, reload, and sockets that systemd made.
+//! Integration with systemd: readiness, watchdog, reload, and socket activation.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -13,7 +13,7 @@ use crate::common::{self, API, Host, connect_when_listening, until_true};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-/// The other end of sd_notify(3).
+/// The receiver of sd_notify(3) messages.
 struct Systemd(UnixDatagram);
 
 impl Systemd {
@@ -25,7 +25,7 @@ impl Systemd {
         Systemd(socket)
     }
 
-    /// Reads on until a message has the line `wanted`, or one that begins with it where it ends in `=`.
+    /// Reads messages until one has the line `wanted`, or a line that starts with it if it ends in `=`.
     #[track_caller]
     fn expect(&self, wanted: &str) -> String {
         let mut buffer = [0; 4096];
@@ -41,7 +41,7 @@ impl Systemd {
 }
 
 #[test]
-fn systemd_is_told_of_readiness_progress_reloads_and_the_end() {
+fn readiness_status_reloads_and_stopping_are_notified() {
     let mut host = Host::new();
     host.agent("r", "user = 0");
     let systemd = Systemd::listen(&mut host);
@@ -50,7 +50,7 @@ fn systemd_is_told_of_readiness_progress_reloads_and_the_end() {
     let ready = systemd.expect("READY=1");
     assert!(ready.contains("STATUS="), "{ready}");
     systemd.expect("WATCHDOG=1");
-    // A stalled TPM is told by name and is no reason for a restart.
+    // A stalled TPM is in the status and does not stop watchdog notifications.
     let tpm = host.swtpm();
     nix::sys::signal::kill(tpm, Signal::SIGSTOP).unwrap();
     for _ in 0..4 {
@@ -67,7 +67,7 @@ fn systemd_is_told_of_readiness_progress_reloads_and_the_end() {
 }
 
 #[test]
-fn a_daemon_that_stands_still_feeds_no_watchdog() {
+fn a_stopped_daemon_sends_no_watchdog_notification() {
     let mut host = Host::new();
     let systemd = Systemd::listen(&mut host);
     host.start.env.push(("WATCHDOG_USEC".into(), "900000".into()));
@@ -77,12 +77,13 @@ fn a_daemon_that_stands_still_feeds_no_watchdog() {
     systemd.0.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
     let mut buffer = [0; 4096];
     let silent = |_: u32| systemd.0.recv(&mut buffer).is_err();
-    assert!((0..10).any(silent), "it is heard though it stands");
+    assert!((0..10).any(silent), "a stopped daemon sent notifications");
     host.signal(Signal::SIGCONT);
     systemd.expect("WATCHDOG=1");
 }
 
-/// systemd-socket-activate(1): makes the sockets, waits for a caller, and becomes the daemon.
+/// Runs systemd-socket-activate(1), which creates the sockets, waits for a connection, and executes the
+/// daemon.
 fn activated(host: &Host, names: &str) -> Running {
     let mut command = Command::new("systemd-socket-activate");
     for name in names.split(':') {
@@ -103,7 +104,7 @@ fn socket_of(host: &Host, name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn the_first_caller_on_systemds_sockets_is_served() {
+fn the_first_caller_on_activated_sockets_is_served() {
     let host = Host::new();
     host.agent("r", "user = 0");
     let mut daemon = activated(&host, "agent:workload:admin");
@@ -118,11 +119,11 @@ fn the_first_caller_on_systemds_sockets_is_served() {
     assert!(!Path::new(&host.workload_socket()).exists(), "no second set of sockets");
     nix::sys::signal::kill(daemon.pid(), Signal::SIGTERM).unwrap();
     until_true("the daemon ends", || daemon.exited().is_some());
-    assert!(socket_of(&host, "agent").exists(), "systemd's sockets are systemd's to remove");
+    assert!(socket_of(&host, "agent").exists(), "the daemon does not remove systemd's sockets");
 }
 
 #[test]
-fn a_socket_of_an_unknown_name_is_refused_by_name() {
+fn an_activated_socket_with_an_unknown_name_is_refused() {
     let host = Host::new();
     let mut daemon = activated(&host, "agent:stranger");
     let _caller = connect_when_listening(&socket_of(&host, "agent"));

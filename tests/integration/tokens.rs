@@ -1,4 +1,4 @@
-//! What an agent gets when it asks for a token, and what others can do with it.
+//! Access tokens: requests, claims, scopes, lifetimes, introspection, and public documents.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use crate::common::http::{Response, claims, part, request, tampered};
 use crate::common::{self, API, Host, until_true};
 use serde_json::{Value, json};
 
-/// The names of an object's members.
+/// The names of an object's members, sorted.
 fn members(value: &Value) -> Vec<&str> {
     let mut names: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     names.sort_unstable();
@@ -18,7 +18,7 @@ fn ask(host: &Host, body: Value) -> Response {
 }
 
 #[test]
-fn a_token_answer_is_as_rfc_6749_has_it() {
+fn a_token_response_conforms_to_rfc_6749() {
     let host = Host::started();
     let answer = ask(&host, json!({ "audience": API }));
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -33,7 +33,7 @@ fn a_token_answer_is_as_rfc_6749_has_it() {
 }
 
 #[test]
-fn a_token_says_what_the_contract_says_and_nothing_else() {
+fn a_token_has_the_documented_claims_and_no_others() {
     let host = Host::new();
     let grant = format!("[[grant]]\naudience = \"{API}\"\nscopes = [\"b\", \"a\"]\nttl = \"2m\"\n");
     host.agents_file(
@@ -60,12 +60,12 @@ fn a_token_says_what_the_contract_says_and_nothing_else() {
     assert_eq!(claims["scope"], "a b");
     assert_eq!(claims["nbf"], claims["iat"]);
     assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 120);
-    // 128 bits in base64url.
+    // 128 bits as base64url.
     assert_eq!(claims["jti"].as_str().unwrap().len(), 22);
 
     let private = &claims["hostbadge"];
     let names = ["exe_sha256", "host", "key", "peer", "posture", "tenant", "tpm"];
-    assert_eq!(members(private), names, "this test runs in no unit");
+    assert_eq!(members(private), names, "the test process is not in a unit");
     assert_eq!(private["host"], id);
     assert_eq!(private["tenant"], "acme");
     assert_eq!(private["tpm"], "software");
@@ -90,7 +90,7 @@ fn configured_names_are_in_the_token() {
 }
 
 #[test]
-fn an_agent_may_ask_for_fewer_scopes_but_not_for_others() {
+fn an_agent_can_request_fewer_scopes_but_no_others() {
     let host = Host::started();
     let answer = ask(&host, json!({ "audience": API, "scope": "docs.read" }));
     assert_eq!(answer.json()["scope"], "docs.read");
@@ -102,7 +102,7 @@ fn an_agent_may_ask_for_fewer_scopes_but_not_for_others() {
 }
 
 #[test]
-fn a_lifetime_can_be_shortened_and_never_lengthened() {
+fn a_request_can_shorten_but_not_lengthen_the_lifetime() {
     let host = Host::started();
     for (wanted, given) in [(json!(60), 60), (json!("90s"), 90), (json!("1h"), 300), (json!(u64::MAX), 300)] {
         let answer = ask(&host, json!({ "audience": API, "ttl": wanted }));
@@ -122,7 +122,7 @@ fn an_audience_that_is_not_granted_is_an_invalid_target() {
 }
 
 #[test]
-fn the_form_encoding_and_the_resource_parameter_are_understood() {
+fn form_bodies_and_the_resource_parameter_are_accepted() {
     let host = Host::started();
     let mut connection = host.connect();
     for form in [
@@ -141,7 +141,7 @@ fn the_form_encoding_and_the_resource_parameter_are_understood() {
 }
 
 #[test]
-fn no_two_tokens_have_one_jti() {
+fn each_token_has_a_unique_jti() {
     let host = Host::started();
     let mut connection = host.connect();
     let mut seen = HashSet::new();
@@ -152,13 +152,13 @@ fn no_two_tokens_have_one_jti() {
 }
 
 #[test]
-fn the_key_set_and_the_discovery_document_are_for_anyone() {
+fn the_key_set_and_the_discovery_document_are_public() {
     let host = Host::started();
     let answer = host.get("/.well-known/jwks.json");
     assert_eq!(answer.status, 200);
     let jwks = answer.json();
     let key = &jwks["keys"][0];
-    assert_eq!(members(key), ["alg", "crv", "kid", "kty", "use", "x", "y"], "a public key and no more");
+    assert_eq!(members(key), ["alg", "crv", "kid", "kty", "use", "x", "y"], "public members only");
     assert_eq!(
         (&key["kty"], &key["crv"], &key["alg"], &key["use"]),
         (&json!("EC"), &json!("P-256"), &json!("ES256"), &json!("sig"))
@@ -183,7 +183,7 @@ fn the_key_set_and_the_discovery_document_are_for_anyone() {
 }
 
 #[test]
-fn introspection_tells_a_good_token_from_all_others() {
+fn introspection_reports_only_a_valid_token_as_active() {
     let host = Host::started();
     let token = host.token();
     let good = host.introspect(&token);
@@ -227,7 +227,7 @@ fn a_token_expires() {
 }
 
 #[test]
-fn a_token_of_an_agent_that_is_gone_is_inactive() {
+fn a_token_of_a_removed_agent_is_inactive() {
     let host = Host::started();
     host.agent("other", "user = 0");
     host.reload();
@@ -240,7 +240,7 @@ fn a_token_of_an_agent_that_is_gone_is_inactive() {
 }
 
 #[test]
-fn a_process_that_is_several_agents_names_one() {
+fn a_process_that_matches_several_agents_must_name_one() {
     let host = Host::started();
     host.agent("second", "user = 0");
     host.reload();
@@ -275,7 +275,7 @@ fn whoami_shows_what_the_daemon_sees() {
 }
 
 #[test]
-fn health_is_for_anyone() {
+fn health_is_public() {
     let host = Host::started();
     assert_eq!(host.health(), json!({ "status": "ok", "tpm": "ready", "posture": "off" }));
     let nobody = common::callers::Credentials::user(common::callers::NOBODY);
@@ -283,7 +283,7 @@ fn health_is_for_anyone() {
 }
 
 #[test]
-fn a_stranger_is_told_what_the_daemon_saw_of_it() {
+fn a_denied_unknown_caller_gets_its_own_peer_information() {
     let host = Host::started();
     let nobody = common::callers::Credentials::user(common::callers::NOBODY);
     for (target, arguments) in [("/v1/token", &["-d", "audience=a"][..]), ("/v1/whoami", &[])] {
@@ -295,7 +295,7 @@ fn a_stranger_is_told_what_the_daemon_saw_of_it() {
 }
 
 #[test]
-fn unknown_paths_and_methods_are_told_apart() {
+fn unknown_paths_get_404_and_other_methods_405() {
     let host = Host::started();
     let mut connection = host.connect();
     for (method, target, allowed) in [

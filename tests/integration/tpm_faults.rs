@@ -1,5 +1,5 @@
-//! Every fault of a wire, once for each command that the daemon uses, at its start and at its work: it gets over each by
-//! itself, with its tokens all the while, and leaves nothing in the TPM.
+//! Each fault of the connection to the TPM, once for each command that the daemon uses, at its start and
+//! later. The daemon recovers without a restart, issues tokens meanwhile, and leaves no objects in the TPM.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const CC_PCR_READ: u32 = 0x17E;
 /// "a nonce of 18 bytes"
 const NONCE: &str = "YSBub25jZSBvZiAxOCBieXRlcw";
 
-/// Longer than the deadline.
+/// Longer than the TPM deadline of 1 s.
 const LONG: Duration = Duration::from_millis(1300);
 
 const FAULTS: [Fault; 14] = [
@@ -48,7 +48,7 @@ const FAULTS: [Fault; 14] = [
     Fault::Swallow,
 ];
 
-/// For each fault on a thread of its own: most of the time is waiting.
+/// Runs `test` for all faults at the same time: most of the time is waiting.
 fn for_each_fault(test: impl Fn(Fault) + Sync) {
     std::thread::scope(|scope| {
         let threads = FAULTS.map(|fault| {
@@ -62,17 +62,17 @@ fn for_each_fault(test: impl Fn(Fault) + Sync) {
     });
 }
 
-/// An answer that never comes keeps the daemon until the connection ends; that is the cause that goes.
+/// Ends the fault of a swallowed response: the daemon waits for it until the connection is closed.
 fn let_go(machine: &Machine, fault: Fault) {
     if fault == Fault::Swallow {
-        until_true("the answer is missed", || machine.proxy.pending_faults() == 0);
+        until_true("the response is swallowed", || machine.proxy.pending_faults() == 0);
         machine.until_tpm_state("busy");
         machine.proxy.release();
     }
 }
 
 #[test]
-fn a_start_gets_over_every_fault_of_every_command() {
+fn a_start_recovers_from_each_fault_of_each_command() {
     let mut machine = Machine::new();
     machine.power_cycle();
     machine.start();
@@ -97,7 +97,7 @@ fn a_start_gets_over_every_fault_of_every_command() {
 }
 
 #[test]
-fn work_goes_on_after_every_fault_of_every_command() {
+fn a_running_daemon_recovers_from_each_fault_of_each_command() {
     for_each_fault(|fault| {
         let mut machine = Machine::new();
         machine.start();
@@ -125,7 +125,7 @@ fn work_goes_on_after_every_fault_of_every_command() {
                 CC_QUOTE | CC_PCR_READ => &attest,
                 _ => &rotate,
             };
-            // Those that only a new connection uses.
+            // Commands that only a new connection uses.
             if matches!(command, CC_CREATE_PRIMARY | CC_STARTUP | CC_START_AUTH_SESSION) {
                 machine.power_cycle();
             }
@@ -134,7 +134,7 @@ fn work_goes_on_after_every_fault_of_every_command() {
             assert!(matches!(answer.status, 200 | 503), "{about}: {}", answer.text());
             assert!(!machine.host.token().is_empty(), "{about}");
             until_true(&format!("{about} is met"), || {
-                // What the TPM said about itself is asked once per connection, which may have been the one before.
+                // Used once per connection, which may have been the previous one.
                 machine.proxy.pending_faults() == 0 || {
                     call();
                     false
@@ -143,7 +143,7 @@ fn work_goes_on_after_every_fault_of_every_command() {
             let_go(&machine, fault);
             machine.until_healthy();
             until(&format!("{about}: it works again"), || (rotate().status == 200).then_some(()));
-            // At rest the SRK and one session.
+            // An idle daemon holds the SRK and one session.
             until_true(&format!("{about}: nothing is left"), || machine.loaded_handles() == [1, 1, 0]);
         }
     });

@@ -1,4 +1,5 @@
-//! Tokens that the TPM signs: ES256 by the host key, RS256 by an RSA key that is made when a grant asks for it.
+//! Tokens that the TPM signs: ES256 by the host key, and RS256 by an RSA key that is created for the first
+//! grant.
 
 use std::fs;
 use std::path::Path;
@@ -46,7 +47,7 @@ fn token(host: &Host, audience: &str) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-/// An RS256 token, once the key has been made.
+/// An RS256 token, after waiting for the RSA key.
 #[track_caller]
 fn rsa_token(host: &Host) -> String {
     until_true("there is an RSA key", || keys(host).iter().any(|key| key["kty"] == "RSA"));
@@ -61,7 +62,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-/// The key set as a relying party holds it.
+/// The path of the exported key set.
 fn uploaded(host: &Host) -> String {
     let file = host.path("jwks.json");
     fs::write(&file, host.get("/.well-known/jwks.json").text()).unwrap();
@@ -69,7 +70,7 @@ fn uploaded(host: &Host) -> String {
 }
 
 #[test]
-fn the_tpm_signs_where_a_grant_says_so_and_everybody_can_verify_it() {
+fn the_tpm_signs_where_a_grant_requires_it_and_relying_parties_verify() {
     let host = started();
     let rsa = rsa_token(&host);
     let (sealed, hard) = (token(&host, API), token(&host, HARD));
@@ -90,7 +91,7 @@ fn the_tpm_signs_where_a_grant_says_so_and_everybody_can_verify_it() {
         assert_eq!(host.introspect(token)["active"], true);
         signers.push(key["kid"].clone());
     }
-    // The host key is the one that evidence shows.
+    // The key is the host key of the evidence.
     let discovery = host.get("/.well-known/openid-configuration").json();
     assert_eq!(discovery["id_token_signing_alg_values_supported"], json!(["ES256", "RS256"]));
 
@@ -104,7 +105,7 @@ fn the_tpm_signs_where_a_grant_says_so_and_everybody_can_verify_it() {
         assert_eq!(verify(&forged, audience).status.code(), Some(1));
         assert_eq!(host.introspect(&forged)["active"], false);
     }
-    // Credentials signed what is in the record.
+    // The audit log names the signing key.
     let lines = host.audit();
     let issued = with_event(&lines, "token-issued");
     for kid in &signers {
@@ -115,7 +116,7 @@ fn the_tpm_signs_where_a_grant_says_so_and_everybody_can_verify_it() {
 }
 
 #[test]
-fn other_libraries_take_what_the_tpm_signs() {
+fn third_party_libraries_verify_tokens_signed_by_the_tpm() {
     let host = started();
     let tokens = [(rsa_token(&host), RSA), (token(&host, HARD), HARD)];
     let set = uploaded(&host);
@@ -136,16 +137,16 @@ fn other_libraries_take_what_the_tpm_signs() {
 }
 
 #[test]
-fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
+fn the_rsa_key_is_created_for_the_first_grant_and_kept() {
     let mut host = Host::started();
-    assert_eq!(keys(&host).len(), 2, "nobody asks for RS256");
+    assert_eq!(keys(&host).len(), 2, "no grant has RS256");
     assert!(!host.path(FILE).exists());
     let discovery = host.get("/.well-known/openid-configuration").json();
     assert_eq!(discovery["id_token_signing_alg_values_supported"], json!(["ES256"]));
 
     register(&host);
     host.reload();
-    // Either it is there already or the refusal says what is going on.
+    // The key exists already, or the denial says that it is being created.
     let early = host.post("/v1/token", json!({ "audience": RSA }));
     assert!(early.status == 200 || early.text().contains("the RSA key is being made"), "{}", early.text());
     let first = rsa_token(&host);
@@ -163,7 +164,7 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
     let status = said(&host.hostbadge(&["status"]));
     assert!(status.contains("RS256"), "{status}");
 
-    // Evidence names it, endorsed.
+    // Evidence has an endorsement of the key.
     let evidence = host.post("/v1/attest", json!({ "nonce": "YSBub25jZSBvZiAxOCBieXRlcw" })).json();
     let document = hostbadge::verify::evidence::Evidence::parse(evidence.to_string().as_bytes()).unwrap();
     let findings = document.check(b"a nonce of 18 bytes");
@@ -171,28 +172,28 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
     let issuing = findings.iter().find(|finding| finding.what == "issuing keys").unwrap();
     assert!(issuing.detail.contains(set[2]["kid"].as_str().unwrap()), "{issuing:?}");
 
-    // A restart serves with it from the first request on.
+    // After a restart the first request is served.
     assert!(host.stop().success());
     host.start();
     assert_eq!(keys(&host), set);
     assert_eq!(host.introspect(&first)["active"], true);
     assert_eq!(part(&token(&host, RSA), 0)["kid"], set[2]["kid"]);
 
-    // Without the grant nobody gets such a token, and with it again they get the same key's.
+    // Without the grant there is no such token; with the grant again, the key is the same.
     host.agent("root", "user = 0");
     host.reload();
     assert_eq!(host.post("/v1/token", json!({ "audience": RSA })).error(), "invalid_target");
-    assert_eq!(keys(&host), set, "the key stays");
+    assert_eq!(keys(&host), set, "the key is kept");
     assert!(host.stop().success());
     host.start();
-    assert_eq!(keys(&host), set, "after a restart as well");
+    assert_eq!(keys(&host), set, "also after a restart");
     register(&host);
     host.reload();
     assert_eq!(part(&token(&host, RSA), 0)["kid"], set[2]["kid"]);
 }
 
 #[test]
-fn an_rsa_key_that_is_torn_or_foreign_is_named_and_keeps_nobody_from_es256() {
+fn a_corrupt_or_foreign_rsa_key_is_reported_and_does_not_affect_es256() {
     let mut host = started();
     rsa_token(&host);
     let set = keys(&host);
@@ -232,7 +233,7 @@ fn an_rsa_key_that_is_torn_or_foreign_is_named_and_keeps_nobody_from_es256() {
         assert_eq!(fs::read_to_string(host.path(FILE)).unwrap(), text, "{wanted}: not replaced");
         assert!(host.stop().success());
     }
-    // Mended while the daemon runs.
+    // The file is repaired while the daemon runs.
     fs::write(host.path(FILE), theirs).unwrap();
     host.start();
     assert_eq!(host.post("/v1/token", json!({ "audience": RSA })).status, 503);
@@ -242,7 +243,7 @@ fn an_rsa_key_that_is_torn_or_foreign_is_named_and_keeps_nobody_from_es256() {
 }
 
 #[test]
-fn a_tpm_that_hangs_stops_its_own_tokens_alone() {
+fn a_stalled_tpm_stops_only_tokens_that_it_signs() {
     let mut host = Host::new();
     host.configure("[limits]\ntpm_rate = 1000\ntpm_burst = 1000\n[tpm]\ndeadline = \"1s\"\n");
     register(&host);
@@ -265,7 +266,7 @@ fn a_tpm_that_hangs_stops_its_own_tokens_alone() {
 }
 
 #[test]
-fn each_agent_has_its_own_rate_of_tokens_by_the_tpm() {
+fn tokens_signed_by_the_tpm_have_a_rate_limit_per_agent() {
     let mut host = Host::new();
     host.configure("[limits]\ntpm_rate = 1\ntpm_burst = 3\n");
     register(&host);
@@ -279,7 +280,7 @@ fn each_agent_has_its_own_rate_of_tokens_by_the_tpm() {
     assert_eq!((slow.status, slow.error().as_str()), (429, "slow_down"));
     assert_eq!(slow.header("retry-after"), Some("1"));
     assert!(answers[..3].iter().all(|answer| answer.status == 200));
-    // What the TPM does not sign is not counted with it, nor is evidence.
+    // Other tokens and evidence have limits of their own.
     token(&host, API);
     assert_eq!(host.post("/v1/attest", json!({ "nonce": "YSBub25jZSBvZiAxOCBieXRlcw" })).status, 200);
 }
@@ -296,8 +297,8 @@ fn two_agents() -> Host {
     host
 }
 
-/// Connections of the agent `many`, each with one request on its way, while the TPM is stopped.
-fn crowd(host: &Host, size: usize) -> Vec<Connection> {
+/// Connections of the agent `many`, each with one pending request, while the TPM is stopped.
+fn pending_requests(host: &Host, size: usize) -> Vec<Connection> {
     let body = json!({ "audience": HARD }).to_string();
     let text = request("POST", "/v1/token", Some("application/json"), body.as_bytes());
     let mut crowd: Vec<Connection> = (0..size).map(|_| Connection::open(&host.agent_socket())).collect();
@@ -311,7 +312,7 @@ fn waiting(host: &Host) -> u64 {
     host.status()["tpm"]["waiting"].as_u64().unwrap()
 }
 
-/// The agents in the order in which they were served: that of the record.
+/// The agents in the order of their tokens in the audit log.
 fn served(host: &Host) -> Vec<String> {
     let lines = host.audit();
     let issued = with_event(&lines, "token-issued");
@@ -319,19 +320,19 @@ fn served(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn an_agent_with_many_requests_does_not_starve_one_with_few() {
+fn an_agent_with_many_requests_does_not_starve_another() {
     let host = two_agents();
     let mut few = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
     let swtpm = host.swtpm();
     kill(swtpm, Signal::SIGSTOP).unwrap();
-    let mut many = crowd(&host, 50);
+    let mut many = pending_requests(&host, 50);
     until_true("one signs and the others wait", || waiting(&host) == 49);
     let body = json!({ "audience": HARD }).to_string();
     few.execute(&format!("reply(request('POST /v1/token', {body:?}))"));
     until_true("the other agent waits as well", || waiting(&host) == 50);
     kill(swtpm, Signal::SIGCONT).unwrap();
     assert_eq!(few.read_value()["status"], 200);
-    // And on, one after the other, while the crowd is there.
+    // Further requests are served while the others wait.
     for _ in 0..5 {
         assert_eq!(few.request("POST /v1/token", &body).0, 200);
     }
@@ -342,18 +343,18 @@ fn an_agent_with_many_requests_does_not_starve_one_with_few() {
     few.close();
     let order = served(&host);
     assert_eq!((order.len(), order.iter().filter(|agent| *agent == "few").count()), (56, 6));
-    assert_eq!(order[..3], ["many", "few", "many"], "after the one that had the turn");
+    assert_eq!(order[..3], ["many", "few", "many"], "after the request that was being signed");
     assert_eq!(order[55], "many", "the few were served while the many waited: {order:?}");
     assert_eq!(waiting(&host), 0);
 }
 
 #[test]
-fn an_agent_whose_queue_is_full_is_told_to_slow_down_and_another_is_served() {
+fn a_full_queue_gets_429_for_its_agent_only() {
     let host = two_agents();
     let mut few = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
     let swtpm = host.swtpm();
     kill(swtpm, Signal::SIGSTOP).unwrap();
-    let mut many = crowd(&host, 65);
+    let mut many = pending_requests(&host, 65);
     until_true("the queue is full", || waiting(&host) == 64);
     let refused = host.post("/v1/token", json!({ "audience": HARD }));
     assert_eq!((refused.status, refused.error().as_str()), (429, "slow_down"));
@@ -373,7 +374,7 @@ fn an_agent_whose_queue_is_full_is_told_to_slow_down_and_another_is_served() {
     assert_eq!(verifier.read_response().expect("evidence").status, 200);
     let lines = host.audit();
     let position = |event: &str| lines.iter().rposition(|line| line["event"] == event);
-    assert!(position("attested") < position("token-issued"), "evidence waits for none of the queue");
+    assert!(position("attested") < position("token-issued"), "evidence does not wait for the queue");
     assert_eq!(waiting(&host), 0);
     token(&host, HARD);
 }

@@ -1,5 +1,5 @@
-//! Every named state of the TPM, reached by its real cause under the whole daemon: in status, health and journal, with
-//! tokens from memory where that is sound, and well again without a restart when the cause goes.
+//! Each state of the TPM, reached by its real cause: it is in status, health and journal, tokens are issued
+//! from memory where that is safe, and the daemon recovers without a restart when the cause ends.
 
 use std::fs;
 use std::time::Duration;
@@ -50,13 +50,13 @@ fn a_dead_tpm_is_absent() {
 }
 
 #[test]
-fn a_tpm_that_was_reset_is_connected_with_anew() {
+fn a_reset_tpm_is_reconnected() {
     let mut machine = Machine::with_journal();
     machine.start();
     machine.power_cycle();
     machine.until_journaled("the TPM is reset");
     machine.until_healthy();
-    // One that does not get through its startup for a while.
+    // The startup fails for a while.
     machine.proxy.inject(CC_CREATE_PRIMARY, Fault::Answer(0x100), 1000);
     machine.power_cycle();
     machine.until_tpm_state("reset");
@@ -65,7 +65,8 @@ fn a_tpm_that_was_reset_is_connected_with_anew() {
     machine.until_healthy();
 }
 
-/// Wrong passwords of somebody else's. Our keys have none, so that all goes on, also through a restart.
+/// Another program used wrong passwords. The daemon's keys have no password, so it works also after a
+/// restart.
 #[test]
 fn too_many_wrong_passwords_are_a_lockout() {
     let mut machine = Machine::with_journal();
@@ -95,9 +96,9 @@ fn lock_out(machine: &Machine) {
     }
 }
 
-/// Told while all still works, since the next boot will not.
+/// Reported while everything works, since the daemon fails after the next boot.
 #[test]
-fn a_password_of_the_owner_is_named_before_and_after_it_hurts() {
+fn an_owner_password_is_reported_before_and_after_it_matters() {
     for (hierarchy, letter) in [("owner", "o"), ("endorsement", "e")] {
         let mut machine = Machine::with_journal();
         machine.start();
@@ -108,7 +109,7 @@ fn a_password_of_the_owner_is_named_before_and_after_it_hurts() {
         assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 200);
 
         machine.power_cycle();
-        until_true("it is shut out", || {
+        until_true("the daemon cannot connect", || {
             detail(&machine.host.status()).contains(&format!("in the {hierarchy} hierarchy"))
         });
         machine.until_tpm_state("owner-auth");
@@ -124,9 +125,9 @@ fn a_password_of_the_owner_is_named_before_and_after_it_hurts() {
     }
 }
 
-/// The chip is the same and so is the host's id: what was unsealed goes on until the daemon ends, and no longer.
+/// The host ID stays the same. Keys in memory are used until the daemon exits.
 #[test]
-fn a_cleared_tpm_ends_with_the_daemon() {
+fn after_a_cleared_tpm_a_restart_cannot_issue() {
     let mut machine = Machine::with_journal();
     machine.start();
     let host = machine.host.status()["host"]["id"].as_str().unwrap().to_owned();
@@ -145,7 +146,7 @@ fn a_cleared_tpm_ends_with_the_daemon() {
     assert!(why.contains("its keys are gone for ever") && why.contains(&host), "{why}");
     assert_eq!(machine.host.get("/.well-known/jwks.json").status, 503);
 
-    // The way out that it names.
+    // The fix that the message gives.
     assert!(machine.host.stop().success());
     fs::rename(machine.host.path("state"), machine.host.path("state.old")).unwrap();
     machine.start();
@@ -153,9 +154,9 @@ fn a_cleared_tpm_ends_with_the_daemon() {
     assert_ne!(kid(&machine.host.token()), kid(&before));
 }
 
-/// Whoever swapped it: the keys in memory vouch for another host.
+/// The keys in memory belong to the host of the first TPM.
 #[test]
-fn another_tpm_in_its_place_stops_everything_until_the_first_is_back() {
+fn a_replaced_tpm_stops_issuance_until_the_first_is_back() {
     let mut machine = Machine::with_journal();
     machine.start();
     let ours = machine.host.status()["host"]["id"].as_str().unwrap().to_owned();
@@ -169,13 +170,13 @@ fn another_tpm_in_its_place_stops_everything_until_the_first_is_back() {
     assert_serves_nothing(&machine, &ours, &theirs);
     machine.until_journaled(&format!("the stored keys are those of host {ours}"));
 
-    // Nor when the stranger dies.
+    // Also while the other TPM is dead.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(stranger.pid() as i32), nix::sys::signal::SIGKILL)
         .unwrap();
     machine.until_tpm_state("absent");
     assert_eq!(machine.host.get("/.well-known/jwks.json").status, 503);
     machine.token_error();
-    until_true("it lives again", || stranger.ensure_running().unwrap());
+    until_true("the other TPM is restarted", || stranger.ensure_running().unwrap());
     machine.until_tpm_state("replaced");
 
     machine.proxy.switch_to(port(&machine.tpm));
@@ -198,9 +199,9 @@ fn assert_serves_nothing(machine: &Machine, ours: &str, theirs: &str) {
     assert!(people.contains(ours) && people.contains(theirs) && people.contains("mend: "), "{people}");
 }
 
-/// A disk that was copied or moved.
+/// A copied or moved disk.
 #[test]
-fn a_state_directory_on_another_tpm_is_worthless_and_names_both_hosts() {
+fn a_state_directory_of_another_tpm_is_refused_with_both_host_ids() {
     let [ours, theirs] = [Host::new(), Host::other()].map(|host| {
         let mut machine = Machine::with_host(host);
         machine.start();
@@ -219,7 +220,7 @@ fn a_state_directory_on_another_tpm_is_worthless_and_names_both_hosts() {
     assert_serves_nothing(&machine, &ours, &theirs);
 }
 
-/// At the start as later: degraded, named, and well when the cause goes.
+/// As for a TPM that fails later: degraded, reported, and healthy when the cause ends.
 #[test]
 fn a_start_without_a_tpm_is_ready_and_degraded() {
     let mut machine = Machine::with_journal();
@@ -240,7 +241,7 @@ fn a_start_without_a_tpm_is_ready_and_degraded() {
     machine.until_healthy();
     assert!(machine.host.stop().success());
 
-    // Before the deadline nothing is known.
+    // The state is unknown before the deadline.
     machine.set_deadline(Duration::from_secs(30));
     machine.pause_tpm();
     machine.launch();
@@ -250,9 +251,9 @@ fn a_start_without_a_tpm_is_ready_and_degraded() {
     machine.until_healthy();
 }
 
-/// A TPM that others fill, or that has no time, for longer than a call waits.
+/// TPM_RC_*_MEMORY and TPM_RC_RETRY for longer than a call retries.
 #[test]
-fn a_tpm_without_room_or_time_is_busy_while_that_lasts() {
+fn a_tpm_without_memory_or_time_is_busy() {
     let mut machine = Machine::with_journal();
     machine.start();
     for code in [0x902, 0x903, 0x904, 0x922] {
@@ -265,13 +266,13 @@ fn a_tpm_without_room_or_time_is_busy_while_that_lasts() {
         machine.proxy.clear_faults();
         machine.until_healthy();
         assert_eq!(machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
-        until_true("nothing is left", || machine.loaded_handles() == [1, 1, 0]);
+        until_true("no objects are left", || machine.loaded_handles() == [1, 1, 0]);
     }
 }
 
-/// Persistent handles are other programs': whatever lies at the one that others keep an SRK at is not asked.
+/// Persistent handles belong to other programs. The daemon does not use the one where others keep an SRK.
 #[test]
-fn a_key_at_the_handle_of_srks_that_is_none_changes_nothing() {
+fn another_key_at_the_usual_srk_handle_is_ignored() {
     let mut machine = Machine::new();
     machine.start();
     let host = machine.host.status()["host"]["id"].clone();
@@ -305,9 +306,9 @@ fn a_key_at_the_handle_of_srks_that_is_none_changes_nothing() {
     assert!(machine.tool("tpm2_getcap", &["handles-persistent"]).contains("0x81000001"));
 }
 
-/// Single blobs of another host's, and fields that name another.
+/// Single blobs of another host, and fields that name another host.
 #[test]
-fn a_blob_of_another_host_is_refused_with_its_name() {
+fn blobs_of_another_host_are_refused_by_name() {
     let other = Host::other();
     let theirs: Value = serde_json::from_slice(&fs::read(other.path("state/tpm.json")).unwrap()).unwrap();
     let issuing: Value =
@@ -335,7 +336,7 @@ fn a_blob_of_another_host_is_refused_with_its_name() {
         machine.launch();
         machine.until_ready();
         let trouble = || machine.host.status()["trouble"].as_str().map(str::to_owned);
-        // A changed file is not the latest of this host; that is taken as it is, so that the blob itself is tried.
+        // A changed file is refused as not the latest. It is accepted, so that the blob itself is tried.
         let accept = |why: &str| {
             if !why.contains("hostbadge key accept") {
                 return String::new();

@@ -1,7 +1,7 @@
-//! SPIFFE's Workload API on its socket. `point_NN_…` are the points of a conformance list for servers of it.
+//! The SPIFFE Workload API: endpoint, JWT-SVIDs and streams. `point_NN_…` are points of a conformance list
+//! for servers.
 
 use std::fs;
-use std::time::Duration;
 
 use crate::common::callers::{Credentials, NOBODY, ScriptedClient};
 use crate::common::grpc::{
@@ -27,7 +27,7 @@ fn code<T: std::fmt::Debug>(answer: Result<T, Status>) -> u32 {
     answer.unwrap_err().code
 }
 
-/// A host on which root is two agents: one with two audiences, the other with one of them.
+/// A host on which root matches two agents: one has two audiences, the other has one of them.
 fn two_agents() -> Host {
     let mut host = Host::new();
     let grant = |audience: &str| format!("[[grant]]\naudience = \"{audience}\"\nttl = \"2m\"\n");
@@ -41,15 +41,15 @@ fn two_agents() -> Host {
 // === the endpoint ===
 
 #[test]
-fn point_01_and_02_plain_http2_on_a_unix_socket_and_no_credential_but_the_kernels_word() {
+fn point_01_and_02_plaintext_http2_on_a_unix_socket_without_client_credentials() {
     let host = Host::started();
     let client = client(&host);
-    // One connection for all: no TLS was spoken, and nothing was sent but the call.
+    // All calls on one connection, without TLS and without credentials.
     assert_eq!(client.jwt(&[API], "").unwrap().len(), 1);
     client.bundles().unwrap();
     let issued: Vec<Value> = host.audit().into_iter().filter(|line| line["event"] == "svid-issued").collect();
     assert_eq!(issued[0]["peer"]["pid"], std::process::id());
-    // Whoever speaks TLS is hung up on.
+    // A TLS client is disconnected.
     let mut openssl = std::process::Command::new("openssl");
     openssl.args(["s_client", "-alpn", "h2", "-unix"]).arg(host.workload_socket());
     let output = openssl.stdin(std::process::Stdio::null()).output().unwrap();
@@ -82,7 +82,7 @@ fn point_04_the_header_is_true_exactly_once() {
 }
 
 #[test]
-fn point_06_health_needs_no_header_and_says_how_the_issuer_is() {
+fn point_06_health_needs_no_header_and_reports_the_issuer() {
     let mut host = Host::new();
     fs::write(host.path("state/issuing.json"), "{").unwrap();
     host.agent("root", "user = 0");
@@ -90,13 +90,13 @@ fn point_06_health_needs_no_header_and_says_how_the_issuer_is() {
     let health = |host: &Host| {
         let client = client(host);
         let mut call = client.start("/grpc.health.v1.Health/Check", &[], &Empty {}).unwrap();
-        // ServingStatus: 1 serves, 2 does not.
+        // ServingStatus: 1 is SERVING, 2 is NOT_SERVING.
         client.next::<Health>(&mut call, MESSAGE_TIMEOUT).unwrap().unwrap().status
     };
-    until("health says what is wrong", || (health(&host) == 2).then_some(()));
+    until("health is NOT_SERVING", || (health(&host) == 2).then_some(()));
     assert_eq!(host.stop().code(), Some(0));
     let mut host = Host::started();
-    until("health says that all is well", || (health(&host) == 1).then_some(()));
+    until("health is SERVING", || (health(&host) == 1).then_some(()));
     assert_eq!(host.stop().code(), Some(0));
 }
 
@@ -107,7 +107,7 @@ struct Health {
 }
 
 #[test]
-fn what_is_not_there_is_unimplemented() {
+fn unknown_methods_are_unimplemented() {
     let host = Host::started();
     let client = client(&host);
     for path in ["/SpiffeWorkloadAPI/FetchAll", "/spire.api.Agent/X", "/", "/v1/token"] {
@@ -117,7 +117,7 @@ fn what_is_not_there_is_unimplemented() {
 }
 
 #[test]
-fn point_08_nobody_gets_nothing_and_it_is_written_down() {
+fn point_08_an_unknown_caller_is_denied_and_audited() {
     let mut host = Host::new();
     host.agent("nobody", &format!("user = {NOBODY}"));
     host.start();
@@ -132,7 +132,7 @@ fn point_08_nobody_gets_nothing_and_it_is_written_down() {
 }
 
 #[test]
-fn point_09_a_host_that_cannot_says_why_at_once() {
+fn point_09_an_unavailable_issuer_is_reported_at_once() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     fs::write(host.path("state/issuing.json"), "{").unwrap();
@@ -148,7 +148,7 @@ fn point_09_a_host_that_cannot_says_why_at_once() {
 }
 
 #[test]
-fn floods_are_told_to_come_later() {
+fn rate_limited_calls_are_refused() {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 1\nburst = 3\n");
     host.agent("root", "user = 0");
@@ -162,7 +162,7 @@ fn floods_are_told_to_come_later() {
 // === JWT-SVIDs ===
 
 #[test]
-fn point_32_and_34_what_is_malformed_is_an_invalid_argument() {
+fn point_32_and_34_malformed_requests_are_invalid_arguments() {
     let host = Host::started();
     let client = client(&host);
     let many: Vec<String> = (0..1000).map(|number| format!("https://{number}")).collect();
@@ -205,7 +205,7 @@ fn point_33_and_35_every_identity_with_a_grant_for_all_audiences() {
 }
 
 #[test]
-fn a_grant_of_the_tpms_own_signature_is_not_served_by_a_lesser_one() {
+fn a_grant_with_tpm_assurance_gets_no_jwt_svid() {
     let mut host = Host::new();
     let grant = format!("[[grant]]\naudience = \"{API}\"\nassurance = \"tpm\"\n");
     host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{grant}"));
@@ -216,7 +216,7 @@ fn a_grant_of_the_tpms_own_signature_is_not_served_by_a_lesser_one() {
 }
 
 #[test]
-fn point_34_one_identity_by_its_id_and_no_other() {
+fn point_34_a_spiffe_id_selects_one_identity() {
     let host = two_agents();
     let client = client(&host);
     let all = client.jwt(&[API], "").unwrap();
@@ -227,7 +227,7 @@ fn point_34_one_identity_by_its_id_and_no_other() {
 }
 
 #[test]
-fn point_36_to_38_a_token_is_what_the_specification_says() {
+fn point_36_to_38_a_jwt_svid_conforms_to_the_specification() {
     let host = two_agents();
     let client = client(&host);
     let svid = &client.jwt(&[API], "").unwrap()[0];
@@ -244,14 +244,14 @@ fn point_36_to_38_a_token_is_what_the_specification_says() {
     let svid_keys = hostbadge::verify::JwtAuthorities::parse(keys.to_string().as_bytes()).unwrap();
     let now = hostbadge::clock::Clock::System.now();
     hostbadge::verify::validate_jwt_svid(&svid.svid, API, now, |_| Some(&svid_keys)).unwrap();
-    // Each is signed afresh.
+    // Each call signs a new token.
     assert_ne!(client.jwt(&[API], "").unwrap()[0].svid, svid.svid);
-    // What is for the one socket is nothing at the other.
+    // A JWT-SVID is not an access token of the agent socket.
     assert_eq!(host.post("/v1/introspect", json!({ "token": svid.svid })).json()["active"], false);
 }
 
 #[test]
-fn point_39_validation_takes_our_tokens_for_their_audience_alone() {
+fn point_39_validation_accepts_our_tokens_for_their_audience_only() {
     let host = two_agents();
     let client = client(&host);
     let svid = &client.jwt(&[API, OTHER], "").unwrap()[0];
@@ -280,7 +280,7 @@ fn point_39_validation_takes_our_tokens_for_their_audience_alone() {
     ] {
         assert_eq!(code(client.validate(audience, token)), INVALID_ARGUMENT, "{audience} {token}");
     }
-    // Of an agent that is not there any more.
+    // A token of a removed agent.
     fs::remove_file(host.path("etc/agents.d/b.toml")).unwrap();
     host.reload();
     let status = client.validate(OTHER, &svid.svid).unwrap_err();
@@ -288,7 +288,7 @@ fn point_39_validation_takes_our_tokens_for_their_audience_alone() {
 }
 
 #[test]
-fn point_40_tokens_of_another_domain_hold_by_its_bundle_and_say_no_more_than_they_must() {
+fn point_40_tokens_of_another_trust_domain_are_validated_with_its_bundle() {
     let mut other = Host::other();
     other.configure("trust_domain = \"example.com\"");
     other.agent("root", "user = 0");
@@ -315,7 +315,7 @@ fn point_40_tokens_of_another_domain_hold_by_its_bundle_and_say_no_more_than_the
     assert_eq!(answer.spiffe_id, svid.spiffe_id);
     assert_eq!(answer.claims.unwrap().fields.keys().collect::<Vec<_>>(), ["aud", "exp", "sub"]);
 
-    // A bad file leaves what was in force, and is told with its name.
+    // An invalid bundle file leaves the previous bundle active, and is reported with its name.
     fs::write(host.path("etc/federation/example.net.json"), "{").unwrap();
     let reload = host.admin().post("/v1/agents/reload", &json!({}));
     assert_eq!(reload.status, 422);
@@ -331,7 +331,7 @@ fn point_40_tokens_of_another_domain_hold_by_its_bundle_and_say_no_more_than_the
 // === streams ===
 
 #[test]
-fn point_24_and_29_to_31_bundles_are_pushed_when_they_change_and_else_not() {
+fn point_24_and_29_to_31_bundles_are_pushed_only_when_they_change() {
     let host = Host::started();
     let client = client(&host);
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
@@ -343,7 +343,7 @@ fn point_24_and_29_to_31_bundles_are_pushed_when_they_change_and_else_not() {
     assert!(
         keys.iter().all(|key| key["use"] == "jwt-svid" && key["kid"].is_string() && key.get("d").is_none())
     );
-    // A reload that changes nothing here says nothing.
+    // A reload without a change of bundles sends no message.
     host.agent("other", &format!("user = {NOBODY}"));
     host.reload();
     assert_eq!(next(QUIET_PERIOD), None);
@@ -353,7 +353,7 @@ fn point_24_and_29_to_31_bundles_are_pushed_when_they_change_and_else_not() {
 }
 
 #[test]
-fn point_25_a_stream_ends_when_its_caller_is_no_agent_any_more() {
+fn point_25_a_stream_ends_when_its_agent_is_removed() {
     let host = Host::started();
     let client = client(&host);
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
@@ -362,13 +362,13 @@ fn point_25_a_stream_ends_when_its_caller_is_no_agent_any_more() {
     host.reload();
     let end = client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT);
     assert_eq!(end, Some(Err(denied())));
-    // And the connection is there for whoever is an agent again.
+    // The connection serves the caller again once it is an agent.
     host.agent("root", "user = 0");
     host.reload();
     client.bundles().unwrap();
 }
 
-/// A whole call of FetchJWTBundles as bytes, and what reads the answer frame by frame.
+/// Python functions that call FetchJWTBundles and read the response frame by frame.
 const FOLLOW: &str = r"
 def exactly(n):
     data = b''
@@ -387,15 +387,15 @@ def frame(kind, flags, stream, payload):
 def call():
     block = field(b':method', b'POST') + field(b':scheme', b'http') + field(b':path', b'/SpiffeWorkloadAPI/FetchJWTBundles') + field(b':authority', b'x') + field(b'content-type', b'application/grpc') + field(b'te', b'trailers') + field(b'workload.spiffe.io', b'true')
     s.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0, b'') + frame(1, 4, 1, block) + frame(0, 1, 1, bytes(5)))
-def heard(kind, flag): return next(True for k, f, _ in frames() if k == kind and f & flag == flag)
+def received(kind, flag): return next(True for k, f, _ in frames() if k == kind and f & flag == flag)
 ";
 
-/// A process that follows the bundles on a connection of its own, by the program `python`.
+/// A process that runs `python` and has an open stream of bundles on its own connection.
 fn follower(host: &Host, python: &std::path::Path) -> ScriptedClient {
     let mut process = ScriptedClient::connect_with(&host.workload_socket(), &Credentials::root(), python);
     process.execute(&format!("exec({FOLLOW:?})"));
     process.execute("call()");
-    assert_eq!(process.evaluate("heard(0, 0)"), true, "the first message");
+    assert_eq!(process.evaluate("received(0, 0)"), true, "the first message");
     process
 }
 
@@ -411,13 +411,13 @@ fn a_stream_ends_when_its_process_becomes_another_program() {
     let mut process = follower(&host, &first);
     process.exec(&second);
     process.execute(&format!("exec({FOLLOW:?})"));
-    // HEADERS that end the stream: its trailers.
-    assert_eq!(process.evaluate("heard(1, 1)"), true);
+    // HEADERS with END_STREAM are the trailers.
+    assert_eq!(process.evaluate("received(1, 1)"), true);
     process.close();
 }
 
 #[test]
-fn a_connection_whose_process_has_ended_is_closed_whoever_holds_it() {
+fn a_connection_is_closed_when_its_process_exits_even_if_another_holds_it() {
     let host = Host::started();
     let mut process = follower(&host, &common::callers::python());
     let connections = || host.status()["connections"].as_u64().unwrap();
@@ -431,7 +431,7 @@ fn a_connection_whose_process_has_ended_is_closed_whoever_holds_it() {
 }
 
 #[test]
-fn point_28_and_41_a_hundred_streams_that_nobody_reads_hold_up_nobody() {
+fn point_28_and_41_a_hundred_unread_streams_do_not_block_others() {
     let host = Host::started();
     let silent = client(&host);
     let _unread: Vec<_> = (0..100).map(|_| silent.stream("FetchJWTBundles", &Empty {}).unwrap()).collect();
@@ -445,7 +445,7 @@ fn point_28_and_41_a_hundred_streams_that_nobody_reads_hold_up_nobody() {
 }
 
 #[test]
-fn the_end_of_the_daemon_ends_streams_with_a_word() {
+fn streams_end_with_unavailable_when_the_daemon_stops() {
     let mut host = Host::started();
     let client = client(&host);
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
@@ -461,7 +461,7 @@ fn the_socket_is_open_to_every_user() {
     let host = Host::started();
     let mode = fs::metadata(host.workload_socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o666);
-    // What speaks HTTP/1 there is sent away, and nobody is the worse for it.
+    // An HTTP/1 client is disconnected, and others are served.
     let mut command = std::process::Command::new("curl");
     command
         .args(["--silent", "--max-time", "10", "--unix-socket"])

@@ -1,5 +1,5 @@
-//! SPIFFE's clients as they are: each gets a token, has it validated, is denied what has no grant, and follows keys and
-//! its certificate through a rotation.
+//! Published SPIFFE clients, unchanged: each gets a token, validates it, is denied an audience without a
+//! grant, and receives new keys and certificates through a rotation.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ fn point_07_java_spiffe_is_served_as_it_is() {
 
 #[test]
 fn point_07_grpc_js_is_served_as_it_is() {
-    let host = brief();
+    let host = host_with_short_certificates();
     let mut command = Command::new("node");
     command
         .env("GRPC", node_with("grpc-js", GRPC_JS))
@@ -66,7 +66,7 @@ fn point_07_grpc_js_is_served_as_it_is() {
 
 #[test]
 #[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
-fn point_06_grpcurl_finds_what_there_is_and_calls_it() {
+fn point_06_grpcurl_lists_and_calls_methods() {
     let host = Host::started();
     let grpcurl = go_tool("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.3");
     let run = |arguments: &[&str], words: &[&str]| {
@@ -87,7 +87,7 @@ fn point_06_grpcurl_finds_what_there_is_and_calls_it() {
 }
 
 #[test]
-fn point_07_any_authority_is_let_through() {
+fn point_07_any_authority_is_accepted() {
     let host = Host::started();
     let mut command = Command::new("node");
     command.arg(client("authority.mjs")).arg(host.workload_socket());
@@ -123,8 +123,8 @@ fn point_06_reflection_of_both_versions_lists_the_workload_api() {
     }
 }
 
-/// A host whose certificates live as short as they may: they are renewed after half a minute.
-fn brief() -> Host {
+/// A host with the shortest certificate lifetime: certificates are renewed after half a minute.
+fn host_with_short_certificates() -> Host {
     let mut host = Host::new();
     host.configure("[certificates]\nttl = \"1m\"\n");
     host.agent("root", "user = 0");
@@ -134,10 +134,10 @@ fn brief() -> Host {
 
 #[track_caller]
 fn is_served(command: Command) {
-    is_served_by(&brief(), command);
+    is_served_by(&host_with_short_certificates(), command);
 }
 
-/// `command` takes an audience after its other arguments, and finds the socket by the environment or by itself.
+/// `command` takes an audience as its last argument, and has the socket from its environment or arguments.
 #[track_caller]
 fn is_served_by(host: &Host, mut command: Command) {
     command.env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", host.workload_socket().display()));
@@ -172,7 +172,7 @@ fn is_served_by(host: &Host, mut command: Command) {
     let (first, second) = (shown(), shown());
     let (first, second) = (first.tbs_certificate(), second.tbs_certificate());
     assert_ne!(first.serial_number(), second.serial_number());
-    // The first one still holds when the second comes.
+    // The first certificate is still valid when the second arrives.
     assert!(
         first.validity().not_after.to_unix_duration().as_secs()
             > hostbadge::clock::Clock::System.now().as_secs()

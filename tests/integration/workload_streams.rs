@@ -1,5 +1,5 @@
-//! X509-SVIDs and WIT-SVIDs over the Workload API: what they are, and how their streams go on. `point_NN_…` are the
-//! points of a conformance list for servers of it.
+//! X509-SVIDs and WIT-SVIDs over the Workload API: profiles, renewal, revocation, and streams. `point_NN_…`
+//! are points of a conformance list for servers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ use x509_cert::der::{Decode, Encode, Reader, SliceReader};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 
-/// The shortest life that there is: renewed after half a minute or so.
+/// The shortest certificate lifetime, which is renewed after about half a minute.
 const BRIEF: &str = "[certificates]\nttl = \"1m\"\n";
 const A_LIFE: Duration = Duration::from_secs(60);
 
@@ -37,7 +37,7 @@ fn denied() -> Status {
     Status { code: PERMISSION_DENIED, message: "no identity issued".into() }
 }
 
-/// A host on which root is three agents: `alpha`, `beta` and `gamma`.
+/// A host on which root matches three agents: `alpha`, `beta` and `gamma`.
 fn three_agents(toml: &str) -> Host {
     let mut host = Host::new();
     host.configure(toml);
@@ -58,7 +58,7 @@ fn hints(message: &X509Response) -> Vec<&str> {
     message.svids.iter().map(|svid| svid.hint.as_str()).collect()
 }
 
-/// DER certificates that stand one after the other.
+/// Splits concatenated DER certificates.
 fn split(all: &[u8]) -> Vec<Certificate> {
     let mut reader = SliceReader::new(all).unwrap();
     let mut found = Vec::new();
@@ -76,7 +76,7 @@ fn serial(svid: &X509Svid) -> Vec<u8> {
     leaf(svid).tbs_certificate().serial_number().as_bytes().to_vec()
 }
 
-/// What openssl says of a leaf by the chain, bundle and lists of the same message.
+/// Runs `openssl verify` on a leaf with the chain, bundle and CRLs of the same message.
 fn verified(svid: &X509Svid, crls: &[Vec<u8>]) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let text = |all: &[u8]| -> String {
@@ -107,7 +107,7 @@ fn lines(host: &Host, event: &str) -> Vec<Value> {
 // === X509-SVIDs ===
 
 #[test]
-fn point_11_to_15_and_26_and_27_every_identity_comes_at_once_with_all_that_it_needs() {
+fn point_11_to_15_and_26_and_27_the_first_message_has_all_identities() {
     let host = three_agents("");
     let client = client(&host);
     let (_call, first) = follow(&client);
@@ -131,14 +131,14 @@ fn point_11_to_15_and_26_and_27_every_identity_comes_at_once_with_all_that_it_ne
     assert_eq!(issued.len(), 3);
     assert_eq!(issued[0]["spiffe_id"], first.svids[0].spiffe_id);
     assert_eq!(issued[0]["peer"]["pid"], std::process::id());
-    // The order is the same for whoever comes next; the keys are each stream's own.
+    // Another stream has the same order and other keys.
     let (_other, second) = follow(&client);
     assert_eq!(hints(&second), hints(&first));
     assert!(second.svids[0].x509_svid_key != first.svids[0].x509_svid_key);
 }
 
 #[test]
-fn point_16_to_22_a_leaf_is_what_the_specification_says() {
+fn point_16_to_22_a_leaf_conforms_to_the_specification() {
     let host = Host::started();
     let client = client(&host);
     let (_call, first) = follow(&client);
@@ -170,19 +170,19 @@ fn point_16_to_22_a_leaf_is_what_the_specification_says() {
     assert!(validity.not_before.to_unix_duration().as_secs() <= now);
     let left = validity.not_after.to_unix_duration().as_secs() - now;
     assert!((3500..=3600).contains(&left), "{left}");
-    // What signs it is a CA and no identity.
+    // The issuer is a CA that can issue leaves only.
     let issuing = &split(&svid.x509_svid)[1];
     let (_, constraints) = issuing.tbs_certificate().get_extension::<BasicConstraints>().unwrap().unwrap();
     assert_eq!((constraints.ca, constraints.path_len_constraint), (true, Some(0)));
 }
 
 #[test]
-fn point_23_a_rotation_is_a_whole_message_while_the_leaf_before_still_holds() {
+fn point_23_a_renewal_is_a_complete_message_while_the_previous_leaf_is_valid() {
     let host = three_agents(BRIEF);
     let client = client(&host);
     let (mut call, first) = follow(&client);
     let mut now = first.clone();
-    // Each is renewed in its own time.
+    // Leaves are renewed at different times.
     while first.svids.iter().zip(&now.svids).any(|(old, new)| serial(old) == serial(new)) {
         now = client.next(&mut call, A_LIFE).expect("a rotation before the leaves expire").unwrap();
         assert_eq!(hints(&now), ["alpha", "beta", "gamma"]);
@@ -195,7 +195,7 @@ fn point_23_a_rotation_is_a_whole_message_while_the_leaf_before_still_holds() {
 }
 
 #[test]
-fn point_24_and_29_bundles_hold_every_trust_domain_and_are_pushed() {
+fn point_24_and_29_bundles_have_all_trust_domains_and_are_pushed() {
     let mut other = Host::other();
     other.configure("trust_domain = \"example.com\"");
     other.agent("root", "user = 0");
@@ -219,12 +219,12 @@ fn point_24_and_29_bundles_hold_every_trust_domain_and_are_pushed() {
     let foreign = &told.bundles["spiffe://example.com"];
     assert_eq!(split(foreign).len(), 1);
     assert_eq!(pushed.federated_bundles, BTreeMap::from([("spiffe://example.com".into(), foreign.clone())]));
-    // The credential is the one that was there.
+    // The leaf is unchanged.
     assert_eq!(pushed.svids, first.svids);
 }
 
 #[test]
-fn point_25_who_is_removed_is_left_out_and_revoked_and_the_last_one_ends_the_stream() {
+fn point_25_a_removed_agent_is_left_out_and_revoked_and_the_last_one_ends_the_stream() {
     let host = three_agents("");
     let client = client(&host);
     let (mut call, first) = follow(&client);
@@ -232,7 +232,7 @@ fn point_25_who_is_removed_is_left_out_and_revoked_and_the_last_one_ends_the_str
     host.reload();
     let mut next = || client.next::<X509Response>(&mut call, MESSAGE_TIMEOUT).expect("pushed");
     let mut told = next().unwrap();
-    // The list may come with it or after it.
+    // The CRL arrives in the same message or in a later one.
     while told.crl == first.crl {
         assert_eq!(hints(&told), ["alpha", "gamma"]);
         told = next().unwrap();
@@ -255,7 +255,7 @@ fn point_25_who_is_removed_is_left_out_and_revoked_and_the_last_one_ends_the_str
 }
 
 #[test]
-fn who_is_removed_and_comes_back_has_a_leaf_that_is_not_revoked() {
+fn an_agent_that_is_removed_and_added_again_gets_an_unrevoked_leaf() {
     let host = three_agents("");
     let client = client(&host);
     let (mut call, first) = follow(&client);
@@ -274,7 +274,7 @@ fn who_is_removed_and_comes_back_has_a_leaf_that_is_not_revoked() {
 }
 
 #[test]
-fn point_28_whoever_does_not_read_gets_the_latest() {
+fn point_28_a_client_that_does_not_read_gets_the_latest_message() {
     let host = three_agents("");
     let (slow, quick) = (client(&host), client(&host));
     let (mut unread, _) = follow(&slow);
@@ -284,7 +284,7 @@ fn point_28_whoever_does_not_read_gets_the_latest() {
         host.agent(&name, "user = 0");
         host.reload();
         while !hints(&told).contains(&name.as_str()) {
-            told = quick.next(&mut read, MESSAGE_TIMEOUT).expect("whoever reads is told each").unwrap();
+            told = quick.next(&mut read, MESSAGE_TIMEOUT).expect("each message").unwrap();
         }
     }
     while let Some(Ok(next)) = slow.next(&mut unread, QUIET_PERIOD) {
@@ -294,7 +294,7 @@ fn point_28_whoever_does_not_read_gets_the_latest() {
 }
 
 #[test]
-fn a_host_that_is_not_as_it_was_accepted_shows_nobody_who_they_are() {
+fn streams_are_denied_without_an_accepted_baseline_where_posture_is_enforced() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     host.configure("[posture]\nmode = \"enforce\"");
@@ -312,7 +312,7 @@ fn a_host_that_is_not_as_it_was_accepted_shows_nobody_who_they_are() {
 }
 
 #[test]
-fn a_host_without_its_ca_says_so_at_once() {
+fn streams_are_unavailable_without_a_ca() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     fs::write(host.path("state/ca.json"), "{").unwrap();
@@ -327,7 +327,7 @@ fn a_host_without_its_ca_says_so_at_once() {
 }
 
 #[test]
-fn an_agent_that_is_started_again_and_again_is_served_all_day() {
+fn an_agent_that_restarts_often_gets_a_shared_certificate() {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 1000000\nburst = 1000000\n");
     host.agent("root", "user = 0");
@@ -339,7 +339,7 @@ fn an_agent_that_is_started_again_and_again_is_served_all_day() {
         serials.insert(serial(&told.svids[0]));
     }
     assert_eq!(serials.len(), 1024);
-    // Credentials has the one that is shared is in the record.
+    // The audit log has the callers that share the certificate.
     let issued = lines(&host, "certificate-issued");
     assert_eq!(issued.len(), 1100);
     let (_, last) = follow(&client);
@@ -355,7 +355,7 @@ fn wit(client: &Grpc, spiffe_id: &str) -> (Call, Result<WitResponse, Status>) {
     (call, first)
 }
 
-/// Whether `signature` by a JWK's key holds over what stands before it.
+/// Whether a JWK's key verifies a token's signature.
 fn signed_by(jwk: &Value, token: &str) -> bool {
     let bytes = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).unwrap();
     let (input, signature) = token.rsplit_once('.').unwrap();
@@ -393,11 +393,11 @@ fn point_10_a_wit_svid_is_bound_to_its_key_and_verifies_by_its_bundle() {
         assert!(keys.iter().all(|key| key["use"] == "wit-svid" && key.get("d").is_none()));
         let by = keys.iter().find(|key| key["kid"] == header["kid"]).expect("the key is in the bundle");
         assert!(signed_by(by, &svid.wit_svid));
-        // It is no bearer token.
+        // A WIT-SVID is not a bearer token.
         assert_eq!(client.validate(API, &svid.wit_svid).unwrap_err().code, INVALID_ARGUMENT);
         assert_eq!(host.introspect(&svid.wit_svid)["active"], false);
     }
-    // Those who federate and know of no WIT-SVIDs would take no document with their keys, and names are to differ.
+    // The keys are not in the SPIFFE bundle, which federation peers without WIT-SVIDs would refuse.
     let document = host.get("/v1/bundle").json();
     assert!(document["keys"].as_array().unwrap().iter().all(|key| key["use"] != "wit-svid"));
     let kid = &part(&told.svids[0].wit_svid, 0)["kid"];
@@ -406,7 +406,7 @@ fn point_10_a_wit_svid_is_bound_to_its_key_and_verifies_by_its_bundle() {
 }
 
 #[test]
-fn a_wit_svid_of_one_identity_is_asked_for_by_its_id() {
+fn a_spiffe_id_selects_one_wit_svid() {
     let host = three_agents("");
     let client = client(&host);
     let all = wit(&client, "").1.unwrap();
@@ -420,7 +420,7 @@ fn a_wit_svid_of_one_identity_is_asked_for_by_its_id() {
 }
 
 #[test]
-fn a_wit_svid_is_renewed_and_follows_the_keys() {
+fn a_wit_svid_is_renewed_with_the_current_key() {
     let mut host = Host::new();
     host.configure(BRIEF);
     host.agent("root", "user = 0");
@@ -440,7 +440,7 @@ fn a_wit_svid_is_renewed_and_follows_the_keys() {
 }
 
 #[test]
-fn who_is_removed_amid_renewals_gets_none_of_those_that_come_after() {
+fn a_removed_agent_gets_no_renewed_wit_svids() {
     let mut host = Host::new();
     host.configure(&format!("[limits]\nrate = 1000000\nburst = 1000000\n{BRIEF}"));
     host.agent("root", "user = 0");
@@ -457,13 +457,13 @@ fn who_is_removed_amid_renewals_gets_none_of_those_that_come_after() {
     calls.into_iter().enumerate().for_each(|(n, call)| ended(call, &clients[n / 50]));
     let all = host.audit();
     let gone = all.iter().rposition(|line| line["event"] == "agents-reloaded").unwrap();
-    // What was being signed at that moment may be written down after it.
+    // WIT-SVIDs that were being signed during the reload may be recorded after it.
     let late = issued(&all[gone..]);
-    assert!(late <= 4, "{late} were issued to an agent that was no more");
+    assert!(late <= 4, "{late} were issued to a removed agent");
 }
 
 #[test]
-fn point_08_nobody_follows_nothing() {
+fn point_08_an_unknown_caller_gets_no_stream() {
     let mut host = Host::new();
     host.agent("nobody", &format!("user = {NOBODY}"));
     host.start();

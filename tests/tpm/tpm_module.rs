@@ -1,4 +1,5 @@
-//! The TPM room on a real (software) TPM: each test has its own, in its own directory, on its own ports.
+//! The TPM module: keys, quotes, credentials, and recovery of the connection. Each test has a software TPM of
+//! its own.
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -32,7 +33,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 #[test]
-fn the_same_keys_after_a_restart() {
+fn keys_are_the_same_after_a_restart() {
     let host = Host::new();
     let (objects, kek, point) = host.run(|tpm| async move {
         assert!(matches!(tpm.unseal_kek().await, Err(Error::NotProvisioned)));
@@ -64,7 +65,7 @@ fn the_same_keys_after_a_restart() {
 }
 
 #[test]
-fn credentials_are_opened_for_our_ak_alone_and_leave_nothing_behind() {
+fn credentials_are_opened_for_our_ak_only_and_leave_no_objects() {
     let host = Host::new();
     host.run(|tpm| async move {
         let none = CredentialBlob { id_object: vec![0; 68], seed: vec![0; 68] };
@@ -81,7 +82,7 @@ fn credentials_are_opened_for_our_ak_alone_and_leave_nothing_behind() {
             let (id_object, seed) = enroll::make_credential(ek, name, secret).unwrap().decode().unwrap();
             CredentialBlob { id_object, seed }
         };
-        // More often than a TPM has room for what is not flushed.
+        // More often than the TPM has memory for objects that are not flushed.
         for size in [0, 1, 31, 32] {
             for (kind, ek) in &keys {
                 let secret = vec![size as u8; size];
@@ -94,7 +95,7 @@ fn credentials_are_opened_for_our_ak_alone_and_leave_nothing_behind() {
                 let swapped = if *kind == EkKind::Rsa { EkKind::P256 } else { EkKind::Rsa };
                 let refused = tpm.activate_credential(swapped, made(ek, &ak, &secret)).await;
                 assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
-                assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
+                assert_eq!(tpm.loaded_handles().await.unwrap(), IDLE_HANDLES);
             }
         }
         let refused = tpm
@@ -104,14 +105,14 @@ fn credentials_are_opened_for_our_ak_alone_and_leave_nothing_behind() {
         let refused =
             tpm.activate_credential(EkKind::P256, CredentialBlob { seed: vec![0; 4000], ..none }).await;
         assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
-        assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
+        assert_eq!(tpm.loaded_handles().await.unwrap(), IDLE_HANDLES);
         enroll::make_credential(&keys[0].1, &ak, &[0; 33]).unwrap_err();
     });
 }
 
-/// Some makers put the certificates that lead to their root into the TPM, in pieces of what an index holds.
+/// Some manufacturers store the EK certificate chain in several NV indices.
 #[test]
-fn a_makers_chain_is_read_across_indices() {
+fn an_ek_certificate_chain_is_read_across_nv_indices() {
     let host = Host::new();
     let certificates = [[&[0x30, 0x82, 0x02, 0x00][..], &[7; 512]].concat(), vec![0x30, 0x03, 1, 2, 3]];
     let whole = certificates.concat();
@@ -152,7 +153,7 @@ async fn measure<F: Future<Output = Result<T, Error>>, T>(what: &str, call: impl
 }
 
 #[test]
-fn facts_are_those_of_the_tpm() {
+fn info_matches_tpm2_tools() {
     let host = Host::new();
     let (objects, facts) = host.run(|tpm| async move {
         let objects = tpm.provision().await.unwrap();
@@ -164,20 +165,20 @@ fn facts_are_those_of_the_tpm() {
     assert_eq!(facts.host_id.len(), 26);
     assert_eq!(facts.ek_name, hex(&objects.ek_name));
 
-    // The certificate in the TPM is about the EK that we derive ...
+    // The certificate in the TPM is for the EK that the module derives ...
     let point = &objects.ek_public[objects.ek_public.len() - 68..];
     let point = [&[4], &point[2..34], &point[36..]].concat();
     let certificate = facts.ek_certificate.expect("an EK certificate");
-    assert!(certificate.windows(65).any(|some| some == point), "the certificate is about another key");
+    assert!(certificate.windows(65).any(|some| some == point), "the certificate is for another key");
     assert!(!certificate.windows(65).any(|some| some == facts.host_key.unwrap()));
 
-    // ... and so do tpm2-tools, which also find the SRK from a template of their own and sign with the host key.
+    // ... as do tpm2-tools, which also derive the SRK from their own template and sign with the host key.
     let [ek, srk, unique, name, key] =
         ["ek.pub", "srk.ctx", "unique", "name", "key.ctx"].map(|name| host.file(name));
     host.tool("tpm2_createek", &["-G", "ecc256", "-c", &host.file("ek.ctx"), "-u", &ek]);
     assert_eq!(std::fs::read(ek).unwrap(), objects.ek_public);
     host.tool("tpm2_flushcontext", &["-t"]);
-    // A point of 32 zeros twice, as the tool wants it: the C structure as it lies in memory.
+    // Two coordinates of 32 zeros: the tool reads the C structure as it is in memory.
     std::fs::write(&unique, [[32, 0].as_slice(), &[0; 128], &[32, 0], &[0; 128]].concat()).unwrap();
     let attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
     let template = ["-G", "ecc256:aes128cfb", "-a", attributes, "-u", &unique, "-c", &srk];
@@ -192,7 +193,7 @@ fn facts_are_those_of_the_tpm() {
 }
 
 #[test]
-fn an_rsa_key_signs_is_certified_and_known_again() {
+fn an_rsa_key_signs_is_certified_and_is_verified_after_loading() {
     let (host, other) = (Host::new(), Host::new());
     let (objects, key) = host.run(|tpm| async move {
         assert!(matches!(tpm.create_rsa_key().await, Err(Error::NotProvisioned)));
@@ -222,7 +223,7 @@ fn an_rsa_key_signs_is_certified_and_known_again() {
     block_on(async {
         until(&mut mine.state(), StateKind::Ready).await;
         mine.verify_rsa_key(read.clone()).await.unwrap();
-        // A TPM that hangs in the middle leaves nothing behind, nor does a caller that goes away.
+        // Neither a stall during a signature nor a caller that gives up leaves an object.
         host.signal(Signal::SIGSTOP);
         assert!(matches!(mine.rsa_sign(read.clone(), [7; 32]).await, Err(Error::DeadlineExceeded(_))));
         host.signal(Signal::SIGCONT);
@@ -251,7 +252,8 @@ fn the_certification_names_the_host_key() {
     let TpmObjects { certification, .. } = &objects;
     let ak = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, objects.ak_point().unwrap());
     ak.verify(&certification.attest, &certification.fixed_signature().unwrap()).unwrap();
-    // TPMS_ATTEST: TPM_GENERATED, TPM_ST_ATTEST_CERTIFY, ..., and at its end the Name and qualified Name.
+    // TPMS_ATTEST starts with TPM_GENERATED and TPM_ST_ATTEST_CERTIFY, and ends with the Name and qualified
+    // Name.
     assert_eq!(certification.attest[..6], [0xFF, 0x54, 0x43, 0x47, 0x80, 0x17]);
     let name = objects.host_key_name().unwrap();
     assert!(certification.attest.windows(34).any(|some| some == name));
@@ -272,7 +274,7 @@ fn another_tpm_is_replaced() {
 }
 
 #[test]
-fn a_cleared_tpm_is_told_from_another() {
+fn a_cleared_tpm_is_distinguished_from_another() {
     let host = Host::new();
     let objects = host.run(|tpm| async move { tpm.provision().await.unwrap() });
     host.tool("tpm2_clear", &["-c", "p"]);
@@ -283,10 +285,10 @@ fn a_cleared_tpm_is_told_from_another() {
         let facts = tpm.info().await.unwrap();
         assert_eq!(facts.ek_name, hex(&objects.ek_name));
         assert_ne!(facts.srk_name, hex(&objects.srk_name));
-        assert!(facts.ek_certificate.is_some(), "clearing leaves the certificate alone");
+        assert!(facts.ek_certificate.is_some(), "TPM2_Clear keeps the certificate");
     });
     assert!(tpm.shutdown());
-    // With no stored objects the TPM is as good as new.
+    // Without stored objects the TPM can be provisioned again.
     host.run(|tpm| async move { tpm.provision().await.map(drop).unwrap() });
 }
 
@@ -299,7 +301,7 @@ async fn assert_refuses_keys(tpm: &Tpm, kind: StateKind) {
 }
 
 #[test]
-fn a_stalled_tpm_is_busy_and_comes_back() {
+fn a_stalled_tpm_is_busy_until_it_responds() {
     let host = Host::new();
     let tpm = host.open(None);
     block_on(async {
@@ -314,7 +316,7 @@ fn a_stalled_tpm_is_busy_and_comes_back() {
         let beats = tpm.heartbeat();
         assert!(
             matches!(tpm.random(8).await, Err(Error::DeadlineExceeded(_))),
-            "a second caller is not kept either"
+            "a second caller gets the deadline too"
         );
         assert_eq!(tpm.heartbeat(), beats, "a stuck thread has no heartbeat");
         assert!(tpm.is_alive());
@@ -324,13 +326,13 @@ fn a_stalled_tpm_is_busy_and_comes_back() {
         assert_signs(&tpm, &objects.host_key_point().unwrap()).await;
         assert!(tpm.heartbeat() > beats);
         history.assert_passed(&[StateKind::Busy, StateKind::Ready]).await;
-        assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
+        assert_eq!(tpm.loaded_handles().await.unwrap(), IDLE_HANDLES);
     });
     assert!(tpm.shutdown());
 }
 
 #[test]
-fn a_tpm_that_is_stalled_from_the_start_comes_back() {
+fn a_tpm_that_is_stalled_at_the_start_is_busy_until_it_responds() {
     let host = Host::new();
     host.signal(Signal::SIGSTOP);
     let opened = Instant::now();
@@ -358,11 +360,11 @@ fn shutdown_does_not_wait_for_a_stalled_tpm() {
     assert!(!tpm.shutdown());
     assert!(asked.elapsed() < DEADLINE * 2);
     host.signal(Signal::SIGCONT);
-    assert!(tpm.shutdown(), "it ends as soon as it can");
+    assert!(tpm.shutdown(), "the thread exits when the TPM responds");
 }
 
 #[test]
-fn a_reset_is_noticed_and_mended() {
+fn a_reset_is_detected_and_recovered() {
     let host = Host::new();
     let tpm = host.open(None);
     block_on(async {
@@ -374,9 +376,9 @@ fn a_reset_is_noticed_and_mended() {
             assert_eq!(*tpm.unseal_kek().await.unwrap(), *kek, "the caller does not notice");
             assert_signs(&tpm, &objects.host_key_point().unwrap()).await;
             history.assert_passed(&[StateKind::Reset, StateKind::Ready]).await;
-            assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
+            assert_eq!(tpm.loaded_handles().await.unwrap(), IDLE_HANDLES);
         }
-        // With nobody calling, the idle probe notices.
+        // Without calls, the idle probe detects it.
         let history = History::watch(&tpm);
         host.power_cycle();
         history.wait_for(StateKind::Reset).await;
@@ -386,7 +388,7 @@ fn a_reset_is_noticed_and_mended() {
 }
 
 #[test]
-fn a_dead_tpm_is_absent_until_it_lives_again() {
+fn a_killed_tpm_is_absent_until_it_is_restarted() {
     let mut host = Host::new();
     let tpm = host.open(None);
     block_on(async {
@@ -460,7 +462,7 @@ fn a_full_queue_refuses_at_once() {
         assert!((5..=6).contains(&full), "{full} refused; 2 wait and at most 1 is in the TPM");
         host.signal(Signal::SIGCONT);
         until(&mut tpm.state(), StateKind::Ready).await;
-        // The calls that were given up leave the queue after the one that was stuck.
+        // Calls that were given up are removed from the queue after the stalled one.
         while matches!(tpm.random(1).await, Err(Error::QueueFull)) {}
         tpm.random(1).await.unwrap();
     });
@@ -468,13 +470,13 @@ fn a_full_queue_refuses_at_once() {
 }
 
 #[test]
-fn nothing_is_left_in_the_tpm() {
+fn operations_leave_no_objects_in_the_tpm() {
     nothing_is_left_after(1_000);
 }
 
 #[test]
 #[ignore = "takes minutes; make leaks runs it"]
-fn nothing_is_left_in_the_tpm_after_ten_thousand_operations() {
+fn ten_thousand_operations_leave_no_objects_in_the_tpm() {
     nothing_is_left_after(10_000);
 }
 
@@ -491,10 +493,10 @@ fn nothing_is_left_after(operations: usize) {
                 _ => drop(tpm.info().await.unwrap()),
             }
             if i % 500 == 0 {
-                assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST, "after {i}");
+                assert_eq!(tpm.loaded_handles().await.unwrap(), IDLE_HANDLES, "after {i}");
             }
         }
-        assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
+        assert_eq!(tpm.loaded_handles().await.unwrap(), IDLE_HANDLES);
         assert!(matches!(tpm.random(1025).await, Err(Error::RequestFailed(_))));
         assert_eq!(objects.host_key_point().unwrap(), tpm.info().await.unwrap().host_key.unwrap());
     });
@@ -504,11 +506,11 @@ fn nothing_is_left_after(operations: usize) {
 }
 
 #[test]
-fn damaged_objects_are_refused_in_words() {
+fn damaged_objects_are_refused_with_a_reason() {
     let host = Host::new();
     let objects = host.run(|tpm| async move { tpm.provision().await.unwrap() });
 
-    // What shows without a TPM is refused before one is asked.
+    // Damage that shows without a TPM is refused before the TPM is used.
     let swapped =
         TpmObjects { ak: objects.host_key.clone(), host_key: objects.ak.clone(), ..objects.clone() };
     let mut forged = objects.clone();
@@ -528,7 +530,8 @@ fn damaged_objects_are_refused_in_words() {
         assert!(error.starts_with("the stored TPM objects are not usable: "), "{error}");
     }
 
-    // What only the TPM can tell: a flipped bit in a private area, or one that belongs to another object.
+    // Damage that only the TPM detects: a flipped bit in a private area, or the private area of another
+    // object.
     let mut flipped = objects.clone();
     let middle = flipped.kek.private.len() / 2;
     flipped.kek.private[middle] ^= 1;
@@ -539,13 +542,13 @@ fn damaged_objects_are_refused_in_words() {
         for error in [tpm.unseal_kek().await.map(drop), tpm.host_sign([1; 32]).await.map(drop)] {
             assert!(matches!(error, Err(Error::InvalidObjects(_))), "{error:?}");
         }
-        assert_eq!(tpm.loaded_handles().await.unwrap(), AT_REST);
+        assert_eq!(tpm.loaded_handles().await.unwrap(), IDLE_HANDLES);
     });
     assert!(tpm.shutdown());
 }
 
 #[test]
-fn the_stored_form_is_checked() {
+fn stored_objects_are_validated() {
     let host = Host::new();
     let objects = host.run(|tpm| async move { tpm.provision().await.unwrap() });
     let good = serde_json::to_value(&objects).unwrap();
@@ -567,7 +570,7 @@ fn the_stored_form_is_checked() {
 }
 
 #[test]
-fn an_owner_password_has_a_name() {
+fn an_owner_password_is_reported() {
     let host = Host::new();
     host.tool("tpm2_changeauth", &["-c", "owner", "secret"]);
     let tpm = host.open(None);
@@ -583,7 +586,7 @@ fn an_owner_password_has_a_name() {
 }
 
 #[test]
-fn a_lockout_does_not_stop_the_room() {
+fn a_lockout_does_not_stop_the_module() {
     let host = Host::new();
     let objects = host.run(|tpm| async move { tpm.provision().await.unwrap() });
     let guarded = host.file("guarded.ctx");
@@ -610,13 +613,14 @@ fn a_lockout_does_not_stop_the_room() {
 }
 
 #[test]
-fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
+fn a_software_tpm_keeps_its_directory_and_ports() {
     let mut host = Host::new();
     let before = host.run(|tpm| async move { tpm.info().await.unwrap() });
     let error = SoftwareTpm::start(&host.state_dir()).map(drop).unwrap_err();
     assert!(error.to_string().contains("another daemon uses this software TPM"), "{error}");
 
-    // Somebody takes a port while it is dead: it says so, and comes back when the port is free.
+    // Another program binds its port while it is dead: a restart reports that, and succeeds when the port is
+    // free.
     for port in [host.software.control_port(), host.software.control_port() - 1] {
         host.signal(Signal::SIGKILL);
         let taken = loop {
@@ -624,7 +628,7 @@ fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
                 break taken;
             }
         };
-        // The port is free a moment before the process is gone.
+        // The port is free shortly before the process has exited.
         let error = loop {
             match host.software.ensure_running() {
                 Ok(started) => assert!(!started),
@@ -636,7 +640,7 @@ fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
         assert!(host.software.ensure_running().unwrap());
     }
 
-    // Stopped and started again, it is the same TPM, whatever a half-done setup left lying about.
+    // After a restart it is the same TPM, in spite of files of an interrupted setup.
     let Host { software, dir } = host;
     software.stop().unwrap();
     let state_dir = dir.path().join(STATE_DIR);
@@ -644,7 +648,7 @@ fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
     let host = Host { software: SoftwareTpm::start(&state_dir).unwrap(), dir };
     assert_eq!(host.run(|tpm| async move { tpm.info().await.unwrap() }), before);
 
-    // Without its finished state it is made anew, over what is lying about.
+    // Without its finished state a new TPM replaces the files of the interrupted setup.
     let Host { software, dir } = host;
     software.stop().unwrap();
     std::fs::remove_dir_all(state_dir.join("tpm")).unwrap();
@@ -656,8 +660,8 @@ fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
 #[test]
 fn a_software_tpm_dies_with_a_killed_daemon() {
     let dir = TempDir::new().unwrap();
-    let mut daemon = inheriting_nothing(std::env::current_exe().unwrap())
-        .args(["--exact", "tpm_module::plays_the_daemon", "--ignored", "--nocapture"])
+    let mut daemon = command_without_descriptors(std::env::current_exe().unwrap())
+        .args(["--exact", "tpm_module::start_a_software_tpm_and_wait", "--ignored", "--nocapture"])
         .env("SOFTWARE_TPM_DIR", dir.path())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -678,22 +682,22 @@ fn a_software_tpm_dies_with_a_killed_daemon() {
 }
 
 #[test]
-#[ignore = "a part of a_software_tpm_dies_with_a_killed_daemon"]
-fn plays_the_daemon() {
+#[ignore = "runs in a child process of a_software_tpm_dies_with_a_killed_daemon"]
+fn start_a_software_tpm_and_wait() {
     let Some(dir) = std::env::var_os("SOFTWARE_TPM_DIR") else { return };
-    // Started on a thread that ends at once, which must not take swtpm with it.
+    // Started on a thread that exits at once, which must not kill swtpm.
     let software = std::thread::spawn(move || SoftwareTpm::start(dir.as_ref()).unwrap()).join().unwrap();
     let mut idle = std::net::TcpStream::connect(("127.0.0.1", software.control_port())).unwrap();
     println!("swtpm runs as {}", software.pid());
     let _ = std::io::Read::read(&mut idle, &mut [0]);
 }
 
-/// What the room holds while nobody calls: the SRK and one session.
-const AT_REST: LoadedHandles = LoadedHandles { objects: 1, sessions: 1 };
+/// The objects of an idle connection: the SRK and one session.
+const IDLE_HANDLES: LoadedHandles = LoadedHandles { objects: 1, sessions: 1 };
 
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// A name that swtpm's option syntax would trip over.
+/// A name with a comma and a space, which are special in swtpm's options.
 const STATE_DIR: &str = "tpm, one";
 
 /// A machine with a TPM.
@@ -728,7 +732,7 @@ impl Host {
         Tpm::open(self.config(), stored).unwrap()
     }
 
-    /// Opens the TPM with generous deadlines, does something with it, and closes it: swtpm serves one client only.
+    /// Opens the TPM with a deadline of 20 s, runs `f`, and closes the TPM: swtpm serves one client only.
     fn run<F: Future>(&self, f: impl FnOnce(Tpm) -> F) -> F::Output {
         let config = TpmConfig { deadline: Duration::from_secs(20), ..self.config() };
         let tpm = Tpm::open(config, None).unwrap();
@@ -746,16 +750,16 @@ impl Host {
 
     fn power_cycle(&self) {
         let control = format!("127.0.0.1:{}", self.software.control_port());
-        succeed(inheriting_nothing("swtpm_ioctl").args(["--tcp", &control, "-i"]));
+        succeed(command_without_descriptors("swtpm_ioctl").args(["--tcp", &control, "-i"]));
     }
 
-    /// Runs one of tpm2-tools on this TPM, which must have no other client.
+    /// Runs one of tpm2-tools on this TPM, which must not have another client.
     fn tool(&self, program: &str, arguments: &[&str]) -> String {
         succeed(&mut self.command(program, arguments))
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = inheriting_nothing(program);
+        let mut command = command_without_descriptors(program);
         command.args(arguments).env("TPM2TOOLS_TCTI", self.software.tcti().to_string());
         command
     }
@@ -765,12 +769,12 @@ impl Host {
     }
 }
 
-/// A command that gets none of this process's files: libtss2's sockets are not close-on-exec, and a child that held
-/// another test's connection to its TPM open would stall that.
-fn inheriting_nothing(program: impl AsRef<OsStr>) -> Command {
+/// A command that inherits no descriptors: libtss2's sockets are not close-on-exec, and a child that holds
+/// another test's connection open would stall that test's TPM.
+fn command_without_descriptors(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     let in_child = || {
-        // SAFETY: a system call on numbers only; nothing is closed before exec.
+        // SAFETY: a system call on integers, which closes nothing before exec.
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         Ok(())
     };
@@ -785,7 +789,7 @@ fn succeed(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Every state that was shown since it began to look.
+/// The states since [`History::watch`].
 struct History(Arc<Mutex<Vec<StateKind>>>);
 
 impl History {
@@ -802,7 +806,7 @@ impl History {
         History(seen)
     }
 
-    /// The states were these and no others. Whoever listens hears of the last one a moment after us.
+    /// Asserts that the states were exactly these, after waiting for the last one.
     async fn assert_passed(&self, states: &[StateKind]) {
         if let Some(last) = states.last() {
             self.wait_for(*last).await;

@@ -1,4 +1,4 @@
-//! Sealing and counting in a real (software) TPM.
+//! Sealing to PCRs and the NV counter, on a software TPM.
 
 use std::future::Future;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl Host {
         Tpm::open(config, None).unwrap()
     }
 
-    /// Extends a PCR as another program on the host would.
+    /// Extends a PCR as another program on the host does.
     fn extend(&self, pcr: u8) {
         self.tool("tpm2_pcrextend", &[&format!("{pcr}:sha256={}", "ab".repeat(32))]);
     }
@@ -50,7 +50,7 @@ fn secret(byte: u8, length: usize) -> Zeroizing<Vec<u8>> {
 }
 
 #[test]
-fn what_is_sealed_opens_here_and_under_its_pcrs_alone() {
+fn sealed_data_opens_only_on_its_tpm_with_its_pcrs() {
     let host = Host::new();
     let tpm = host.open();
     block_on(async {
@@ -64,7 +64,7 @@ fn what_is_sealed_opens_here_and_under_its_pcrs_alone() {
         let (bound, pcrs) = tpm.seal(secret(2, 32), Some(vec![4, 7, 16])).await.unwrap();
         assert_eq!(pcrs.as_ref().unwrap().keys().copied().collect::<Vec<_>>(), [4, 7, 16]);
         assert_eq!(*tpm.unseal(bound.clone(), pcrs.clone()).await.unwrap(), *secret(2, 32));
-        // Neither the empty password nor a policy over other PCRs opens it.
+        // Neither an empty password nor a policy for other PCRs opens it.
         assert!(tpm.unseal(bound.clone(), None).await.is_err());
         let fewer = pcrs.clone().map(|mut pcrs| {
             pcrs.remove(&16);
@@ -87,7 +87,7 @@ fn what_is_sealed_opens_here_and_under_its_pcrs_alone() {
 }
 
 #[test]
-fn a_counter_only_goes_up_and_only_for_who_knows_its_authorization() {
+fn a_counter_only_increases_and_needs_its_authorization() {
     let host = Host::new();
     let tpm = host.open();
     let auth = || Zeroizing::new([7; 32]);
@@ -101,18 +101,18 @@ fn a_counter_only_goes_up_and_only_for_who_knows_its_authorization() {
         }
         tpm.increment_counter_to(index, Zeroizing::new([8; 32]), first + 2).await.unwrap_err();
         assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first + 1));
-        // Another daemon's, beside it.
+        // A counter of another daemon.
         let (other, _) = tpm.create_counter(auth()).await.unwrap();
         assert_eq!(tpm.list_counters().await.unwrap(), [index, other]);
 
-        // Removed and made anew, it is above all that was.
+        // A new counter starts above the value of a removed one.
         tpm.remove_counter(index).await.unwrap();
         assert_eq!(tpm.read_counter(index).await.unwrap(), None);
         tpm.increment_counter_to(index, auth(), first + 2).await.unwrap_err();
         let (index, again) = tpm.create_counter(auth()).await.unwrap();
         assert!(again > first + 1, "{again} after {}", first + 1);
 
-        // What somebody else puts in its place is none, whatever it holds.
+        // An index of another program at its handle is not read as a counter.
         tpm.remove_counter(index).await.unwrap();
         let place = format!("{index:#x}");
         host.tool("tpm2_nvdefine", &[&place, "-s", "8", "-a", "authwrite|ownerwrite|ownerread|authread"]);

@@ -1,4 +1,4 @@
-//! The TPM room behind a wire that listens and misbehaves: a proxy between it and a software TPM.
+//! The TPM module behind a proxy that records commands and injects faults.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const CC_NV_READ_PUBLIC: u32 = 0x169;
 const CC_READ_PUBLIC: u32 = 0x173;
 
 #[test]
-fn secrets_do_not_show_on_the_wire() {
+fn secrets_are_encrypted_on_the_connection() {
     let host = Host::new();
     let (kek, random, point) = block_on(async {
         let objects = host.tpm.provision().await.unwrap();
@@ -29,12 +29,12 @@ fn secrets_do_not_show_on_the_wire() {
     let shows =
         |secret: &[u8]| seen.iter().any(|frame| frame.windows(secret.len()).any(|some| some == secret));
     assert!(shows(&point[1..33]), "the proxy sees what is public");
-    assert!(!shows(&kek[..16]) && !shows(&kek[16..]), "the key-encryption key was on the wire");
-    assert!(!shows(&random[..16]) && !shows(&random[16..]), "the random numbers were on the wire");
+    assert!(!shows(&kek[..16]) && !shows(&kek[16..]), "the key-encryption key was sent in plain");
+    assert!(!shows(&random[..16]) && !shows(&random[16..]), "the random numbers were sent in plain");
 }
 
 #[test]
-fn every_command_has_a_session_but_those_that_can_have_none() {
+fn all_commands_that_can_have_a_session_have_one() {
     let host = Host::new();
     block_on(async {
         host.tpm.provision().await.unwrap();
@@ -52,7 +52,7 @@ fn every_command_has_a_session_but_those_that_can_have_none() {
     let allowed =
         [CC_GET_CAPABILITY, CC_FLUSH_CONTEXT, CC_START_AUTH_SESSION, CC_NV_READ_PUBLIC, CC_READ_PUBLIC];
     assert!(bare.iter().all(|code| allowed.contains(code)), "{bare:x?}");
-    // A password authorization (TPM_RS_PW) in the first place is only the SRK's.
+    // Only the creation of the SRK has a password authorization (TPM_RS_PW) first.
     let passwords = seen.iter().step_by(2).filter(|frame| {
         let area = frame.windows(4).skip(10).take(16).any(|some| some == [0x40, 0x00, 0x00, 0x09]);
         area && frame[..2] == [0x80, 0x02]
@@ -61,7 +61,7 @@ fn every_command_has_a_session_but_those_that_can_have_none() {
 }
 
 #[test]
-fn a_refusal_for_lockout_has_a_name_and_passes() {
+fn a_lockout_is_reported_and_ends() {
     let host = Host::new();
     block_on(async {
         host.tpm.provision().await.unwrap();
@@ -76,7 +76,7 @@ fn a_refusal_for_lockout_has_a_name_and_passes() {
 }
 
 #[test]
-fn broken_answers_are_mended_within_the_call() {
+fn broken_responses_are_recovered_within_the_call() {
     let host = Host::new();
     block_on(async {
         host.tpm.provision().await.unwrap();
@@ -103,12 +103,12 @@ fn broken_answers_are_mended_within_the_call() {
         }
         host.until(StateKind::Ready).await;
         let held = host.tpm.loaded_handles().await.unwrap();
-        assert_eq!((held.objects, held.sessions), (1, 1), "nothing leaked");
+        assert_eq!((held.objects, held.sessions), (1, 1), "no objects leaked");
     });
 }
 
 #[test]
-fn a_lasting_fault_is_reported_and_then_mended() {
+fn a_repeated_fault_is_reported_and_then_recovered() {
     let host = Host::new();
     block_on(async {
         host.tpm.provision().await.unwrap();
@@ -116,13 +116,13 @@ fn a_lasting_fault_is_reported_and_then_mended() {
         let error = host.tpm.unseal_kek().await.unwrap_err();
         assert!(matches!(error, Error::CommandFailed { command: "TPM2_Unseal", .. }), "{error}");
         host.tpm.unseal_kek().await.unwrap();
-        // In failure mode (TPM_RC_FAILURE) a TPM is as good as absent.
+        // A TPM in failure mode (TPM_RC_FAILURE) counts as absent.
         host.wire.inject(CC_CREATE_PRIMARY, Fault::Answer(0x101), 1);
         host.wire.inject(CC_SIGN, Fault::Answer(0x101), 1);
         let error = host.tpm.host_sign([1; 32]).await.unwrap_err();
         assert!(matches!(error, Error::NotReady(StateKind::Absent)), "{error}");
         host.until(StateKind::Ready).await;
-        // A TPM that others fill is busy, not gone.
+        // A TPM without memory is busy, not absent.
         host.wire.inject(CC_CREATE_PRIMARY, Fault::Answer(0x902), 1);
         host.wire.inject(CC_SIGN, Fault::Cut, 1);
         let error = host.tpm.host_sign([1; 32]).await.unwrap_err();
