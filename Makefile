@@ -4,12 +4,16 @@ CARGO ?= cargo
 DEV ?= $(CURDIR)/dev
 # Where Cargo builds; CARGO_TARGET_DIR moves it.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
-PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl python3 python3-venv python3-pip
-# Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.24 and Rust 1.88.
+PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl \
+	python3 python3-venv python3-pip
+# Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.24 and Rust
+# 1.88.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
-CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) $(if $(shell command -v mvn),,maven default-jdk-headless)
+CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
+	$(if $(shell command -v mvn),,maven default-jdk-headless)
 
-.PHONY: help deps test-deps build demo run test lint doc test-clients leaks bench bench-spire fuzz deb rpm check-packages test-packages test-vm deny clean
+.PHONY: help deps test-deps build demo run test lint doc test-clients leaks bench bench-spire fuzz deb rpm \
+	check-packages test-packages test-vm deny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +48,7 @@ test-clients: test-deps ## test the SPIFFE clients for Go, Rust and Java (needs 
 	$(CARGO) test --locked --test integration -- --ignored workload_clients::
 
 leaks: deps ## check that 10,000 TPM operations leave no object or session in the TPM (1 to 2 minutes)
-	$(CARGO) test --locked --test tpm -- --ignored --exact tpm_module::ten_thousand_operations_leave_no_objects_in_the_tpm
+	$(CARGO) test --locked --test tpm -- --ignored ten_thousand_operations_leave_no_objects_in_the_tpm
 
 bench: deps ## measure the time and memory of tokens, and TPM operations beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens

@@ -1,4 +1,4 @@
-"""A virtual machine, its disk, its TPM, and the line to the scenarios' runner inside."""
+"""A virtual machine with its disk, its TPM, and the connection to the scenario runner inside."""
 
 import shutil
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tpm import TIED, Tpm
 
-# Speculation's mitigations cost an emulated processor much, and protect nobody there.
+# mitigations=off: they are slow on an emulated processor, and not needed there.
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0 quiet panic=5 mitigations=off"
 
 
@@ -33,7 +33,7 @@ class Machine:
             [*TIED, "qemu-system-x86_64", "-machine", "q35", "-accel", self.accelerator, "-cpu", "max", "-smp", "2",
              "-m", "1536", "-nodefaults", "-no-user-config", "-display", "none",
              "-kernel", self.image / "vmlinuz", "-initrd", self.image / "initrd", "-append", COMMAND_LINE,
-             # What the guest has flushed survives QEMU in the page cache of this machine.
+             # Data that the guest has flushed survives a kill of QEMU in the page cache of this machine.
              "-drive", f"file={self.dir}/disk,if=virtio,format=qcow2,cache=unsafe",
              "-drive", f"file={self.payload},if=virtio,format=raw,readonly=on",
              "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
@@ -69,7 +69,7 @@ class Machine:
         self.line.sendall(f"{text}\n".encode())
 
     def act(self, action: str) -> str:
-        """Does what a scenario asked the host for."""
+        """Executes an action that a scenario requested."""
         match action.split():
             case ["tpm-stall"]:
                 self.tpm.stall()
@@ -79,7 +79,7 @@ class Machine:
                 self.tpm.resume()
             case ["tpm-restart"]:
                 self.tpm.restart()
-            # A TPM is changed while the power is off: these take effect at the next power cut.
+            # These take effect at the next power cut, while the machine is off.
             case ["tpm-replace"]:
                 self.new_tpm = True
             case ["tpm-remove"]:
