@@ -277,7 +277,7 @@ fn starts() {
             retired += 1;
         }
         drop(running);
-        let ready: Vec<Duration> = (0..MADE).map(|_| Host::start(dir.path()).ready_after()).collect();
+        let ready: Vec<Duration> = (0..KEY_TIMES).map(|_| Host::start(dir.path()).ready_after()).collect();
         let p50 = median(&ready);
         let first = *first.get_or_insert(p50);
         println!(
