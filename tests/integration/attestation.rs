@@ -191,8 +191,8 @@ fn changed_or_swapped_parts_fail_the_check_that_names_them() {
 #[test]
 fn evidence_needs_an_agent_and_a_valid_nonce_and_is_rate_limited() {
     let host = Host::started();
-    let stranger = Credentials::user(NOBODY).curl(&host, "/v1/attest", &["-d", &format!("nonce={NONCE}")]);
-    assert_eq!((stranger.status, stranger.error().as_str()), (401, "invalid_client"));
+    let unknown = Credentials::user(NOBODY).curl(&host, "/v1/attest", &["-d", &format!("nonce={NONCE}")]);
+    assert_eq!((unknown.status, unknown.error().as_str()), (401, "invalid_client"));
     for nonce in ["", "AAAA", &"A".repeat(87), "not base64!", "YSBub25jZSBvZiAxOCBieXRlcw=="] {
         let answer = host.post("/v1/attest", json!({ "nonce": nonce }));
         assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"), "{nonce}");

@@ -19,9 +19,9 @@ fn raw(host: &Host, bytes: &[u8]) -> String {
     // The daemon may close the connection before it has read everything.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
-    let mut heard = Vec::new();
-    let _ = stream.read_to_end(&mut heard);
-    String::from_utf8_lossy(&heard).into_owned()
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received);
+    String::from_utf8_lossy(&received).into_owned()
 }
 
 fn post(body: &[u8]) -> Vec<u8> {
@@ -109,11 +109,11 @@ fn ambiguous_request_framing_gets_one_response_and_a_closed_connection() {
     ];
     for (name, rest) in shapes {
         let bytes = format!("POST /v1/token HTTP/1.1\r\nhost: l\r\n{rest}{hidden}");
-        let heard = raw(&host, bytes.as_bytes());
-        let answers = heard.matches("HTTP/1.1 ").count();
-        assert!(answers <= 1, "{name}: {heard}");
-        assert!(!heard.contains("\"posture\""), "{name}: the hidden request was answered: {heard}");
-        assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 4"), "{name}: {heard}");
+        let received = raw(&host, bytes.as_bytes());
+        let answers = received.matches("HTTP/1.1 ").count();
+        assert!(answers <= 1, "{name}: {received}");
+        assert!(!received.contains("\"posture\""), "{name}: the hidden request was answered: {received}");
+        assert!(received.is_empty() || received.starts_with("HTTP/1.1 4"), "{name}: {received}");
     }
     assert!(!host.token().is_empty());
 }
@@ -129,8 +129,8 @@ fn other_http_versions_and_paths_are_refused() {
         b"GET /v1/health HTTP/1.1\r\n\r\n",
         b"GET /v1/health HTTP/9.9\r\nhost: l\r\n\r\n",
     ] {
-        let heard = raw(&host, bytes);
-        assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 4"), "{bytes:?}: {heard}");
+        let received = raw(&host, bytes);
+        assert!(received.is_empty() || received.starts_with("HTTP/1.1 4"), "{bytes:?}: {received}");
     }
     for target in ["/v1/token/", "//v1/token", "/v1/../v1/token", "/v1/token%00", "/"] {
         assert_eq!(host.connect().get(target).status, 404, "{target}");
@@ -143,17 +143,17 @@ fn ten_thousand_idle_connections_do_not_block_other_callers() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard).unwrap();
     let host = Host::started();
-    let crowd: Vec<UnixStream> =
+    let open: Vec<UnixStream> =
         (0..10_000).map(|_| UnixStream::connect(host.agent_socket()).unwrap()).collect();
     // A caller with the UID of the idle connections, and one with another.
     assert!(!host.token().is_empty());
-    let stranger = Credentials::user(65_534).curl(&host, "/v1/health", &[]);
-    assert_eq!(stranger.status, 200);
+    let unknown = Credentials::user(65_534).curl(&host, "/v1/health", &[]);
+    assert_eq!(unknown.status, 200);
     let bound = 2_000;
     until_true("connections are within the limit", || {
         host.status()["connections"].as_u64().unwrap() <= bound
     });
-    drop(crowd);
+    drop(open);
     until_true("the connections are closed", || host.status()["connections"].as_u64().unwrap() < 10);
 }
 
@@ -164,7 +164,7 @@ fn connections_with_incomplete_bodies_do_not_block_other_callers() {
     host.agent("root", "user = 0");
     host.start();
     let head = b"POST /v1/token HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{";
-    let crowd: Vec<_> = (0..200)
+    let open: Vec<_> = (0..200)
         .map(|_| {
             let mut stream = UnixStream::connect(host.agent_socket()).unwrap();
             // A connection that was evicted cannot be written to.
@@ -175,7 +175,7 @@ fn connections_with_incomplete_bodies_do_not_block_other_callers() {
     for _ in 0..20 {
         assert!(!host.token().is_empty());
     }
-    drop(crowd);
+    drop(open);
 }
 
 #[test]

@@ -214,8 +214,8 @@ fn a_request_can_shorten_but_not_lengthen_the_lifetime() {
 #[test]
 fn an_unknown_caller_and_an_ambiguous_agent_get_no_certificate() {
     let host = Host::started();
-    let stranger = Credentials::user(NOBODY).curl(&host, "/v1/certificate", &["-X", "POST"]);
-    assert_eq!((stranger.status, stranger.error().as_str()), (401, "invalid_client"));
+    let unknown = Credentials::user(NOBODY).curl(&host, "/v1/certificate", &["-X", "POST"]);
+    assert_eq!((unknown.status, unknown.error().as_str()), (401, "invalid_client"));
     host.agent("other", "user = 0");
     host.reload();
     let answer = host.post("/v1/certificate", json!({}));
@@ -378,8 +378,8 @@ fn cas_survive_a_restart_and_are_replaced_at_half_their_lifetime() {
     file["issuing"][0]["made"] = json!(made - 24 * 3600);
     fs::write(host.path(FILE), file.to_string()).unwrap();
     host.start();
-    let trouble = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
-    assert!(trouble(&host).contains("ca.json"), "{}", trouble(&host));
+    let blocked_reason = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+    assert!(blocked_reason(&host).contains("ca.json"), "{}", blocked_reason(&host));
     run(hostbadge(&host).args(["key", "accept"]));
     let new = until("there is a new issuing CA", || {
         let answer = host.post("/v1/certificate", json!({}));
@@ -610,9 +610,9 @@ fn hello(mine: &CertificateFiles, roots: &CertificateFiles, socket: &Path) -> Op
     let mut client = Started(command.spawn().unwrap());
     let mut say = client.0.stdin.take().unwrap();
     let _ = say.write_all(b"hello\n");
-    let mut heard = String::new();
-    let _ = BufReader::new(client.0.stdout.take().unwrap()).read_line(&mut heard);
-    (!heard.is_empty()).then(|| heard.trim_end().to_owned())
+    let mut reply = String::new();
+    let _ = BufReader::new(client.0.stdout.take().unwrap()).read_line(&mut reply);
+    (!reply.is_empty()).then(|| reply.trim_end().to_owned())
 }
 
 mod tls {
@@ -697,9 +697,9 @@ mod tls {
         let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
         let mut tls = rustls::Stream::new(&mut connection, &mut stream);
         tls.write_all(b"hello\n")?;
-        let mut heard = String::new();
-        BufReader::new(tls).read_line(&mut heard)?;
-        Ok(heard.trim_end().to_owned())
+        let mut reply = String::new();
+        BufReader::new(tls).read_line(&mut reply)?;
+        Ok(reply.trim_end().to_owned())
     }
 
     /// Serves one connection: sends its line back reversed.

@@ -34,15 +34,15 @@ fn run(program: &str, words: &[&str]) -> Output {
 }
 
 /// An operator's directory, with files by name and OpenSSL CAs.
-struct Desk {
+struct Operator {
     dir: tempfile::TempDir,
 }
 
-impl Desk {
-    fn new() -> Desk {
-        let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        desk.ca("ca", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-        desk
+impl Operator {
+    fn new() -> Operator {
+        let operator = Operator { dir: tempfile::tempdir().unwrap() };
+        operator.ca("ca", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+        operator
     }
 
     fn path(&self, name: &str) -> String {
@@ -71,7 +71,7 @@ impl Desk {
     }
 
     fn challenge(&self, host: &Host, name: &str) -> Output {
-        let (request, roots) = (self.path("request"), makers(host));
+        let (request, roots) = (self.path("request"), manufacturer_roots(host));
         let (challenge, secret) = (self.path(name), self.path(&format!("{name}.secret")));
         let files = ["--secret", &secret, "--output", &challenge];
         host.hostbadge(
@@ -101,17 +101,17 @@ impl Desk {
     }
 
     /// An operator with all files up to the answer.
-    fn answered(host: &Host) -> Desk {
-        let desk = Desk::new();
-        desk.request(host);
-        done(&desk.challenge(host, "challenge"));
-        done(&desk.activate(host, "challenge"));
-        desk
+    fn with_answer(host: &Host) -> Operator {
+        let operator = Operator::new();
+        operator.request(host);
+        done(&operator.challenge(host, "challenge"));
+        done(&operator.activate(host, "challenge"));
+        operator
     }
 }
 
 /// A directory with the CA certificates of a software TPM's manufacturer.
-fn makers(host: &Host) -> PathBuf {
+fn manufacturer_roots(host: &Host) -> PathBuf {
     let roots = host.path("makers");
     fs::create_dir_all(&roots).unwrap();
     let mut found = 0;
@@ -141,30 +141,30 @@ fn verified(host: &Host, evidence: &str, words: &[&str]) -> (Option<i32>, String
 #[test]
 fn four_files_enroll_a_host() {
     let mut host = Host::started();
-    let desk = Desk::new();
-    desk.request(&host);
+    let operator = Operator::new();
+    operator.request(&host);
     let id = host.status()["host"]["id"].as_str().unwrap().to_owned();
-    let told = done(&desk.challenge(&host, "challenge"));
+    let told = done(&operator.challenge(&host, "challenge"));
     assert!(told.contains(&id) && told.contains("swtpm-localca"), "{told}");
-    let secret = fs::metadata(desk.path("challenge.secret")).unwrap();
+    let secret = fs::metadata(operator.path("challenge.secret")).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&secret.permissions()) & 0o777, 0o600);
-    assert!(desk.json("challenge")["rsa"].is_object(), "each certified EK has its part");
-    done(&desk.activate(&host, "challenge"));
-    let told = done(&desk.certify(&host, "ca"));
+    assert!(operator.json("challenge")["rsa"].is_object(), "each certified EK has its part");
+    done(&operator.activate(&host, "challenge"));
+    let told = done(&operator.certify(&host, "ca"));
     assert!(told.contains(&id) && told.contains("trust domain") && told.contains("swtpm-localca"), "{told}");
     assert!(!told.contains("left out"), "{told}");
-    let evidence = desk.path("evidence");
+    let evidence = operator.path("evidence");
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
-    let ca = desk.path("ca.pem");
+    let ca = operator.path("ca.pem");
     let (code, table) = verified(&host, &evidence, &["--ca", &ca]);
     assert_eq!(code, Some(1), "{table}");
     assert!(table.contains("no host certificate is in the evidence"), "{table}");
-    let installed = done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
+    let installed = done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
     assert!(installed.contains("O=Example"), "{installed}");
 
     // OpenSSL verifies the certificate and shows its names.
-    done(&run("openssl", &["verify", "-x509_strict", "-CAfile", &ca, &desk.path("host.pem")]));
-    let text = done(&run("openssl", &["x509", "-noout", "-text", "-in", &desk.path("host.pem")]));
+    done(&run("openssl", &["verify", "-x509_strict", "-CAfile", &ca, &operator.path("host.pem")]));
+    let text = done(&run("openssl", &["x509", "-noout", "-text", "-in", &operator.path("host.pem")]));
     assert!(text.contains(&format!("/host/{id}")) && text.contains("Digital Signature"), "{text}");
     assert!(text.contains("1.3.6.1.5.5.7.8.4") || text.contains("Hardware Module Name"), "{text}");
 
@@ -173,7 +173,7 @@ fn four_files_enroll_a_host() {
     host.start();
     assert!(host.status()["certificate"]["issuer"].as_str().unwrap().contains("O=Example"));
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
-    let roots = makers(&host);
+    let roots = manufacturer_roots(&host);
     let roots = roots.to_str().unwrap();
     let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
     assert_eq!(code, Some(0), "{table}");
@@ -182,8 +182,9 @@ fn four_files_enroll_a_host() {
         table.contains("EK's certificate          not checked") || table.contains("not checked"),
         "{table}"
     );
-    desk.ca("stranger", &["-newkey", "rsa:2048"]);
-    let (code, table) = verified(&host, &evidence, &["--ca", &desk.path("stranger.pem"), "--roots", roots]);
+    operator.ca("other_ca", &["-newkey", "rsa:2048"]);
+    let (code, table) =
+        verified(&host, &evidence, &["--ca", &operator.path("other_ca.pem"), "--roots", roots]);
     assert_eq!((code, table.matches("DOES NOT HOLD").count()), (Some(1), 1), "{table}");
 
     let lines = host.audit();
@@ -206,12 +207,13 @@ fn an_rsa_ek_certificate_alone_is_enough_with_a_host_certificate() {
     done(&undefined);
     software.stop().unwrap();
     host.start();
-    let desk = Desk::answered(&host);
-    assert_eq!(desk.json("request")["evidence"]["ek_certificate"], Value::Null);
-    done(&desk.certify(&host, "ca"));
-    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
-    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &desk.path("evidence")]));
-    let (evidence, ca, roots) = (desk.path("evidence"), desk.path("ca.pem"), makers(&host));
+    let operator = Operator::with_answer(&host);
+    assert_eq!(operator.json("request")["evidence"]["ek_certificate"], Value::Null);
+    done(&operator.certify(&host, "ca"));
+    done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
+    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &operator.path("evidence")]));
+    let (evidence, ca, roots) =
+        (operator.path("evidence"), operator.path("ca.pem"), manufacturer_roots(&host));
     let roots = roots.to_str().unwrap();
     let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
     assert_eq!(code, Some(0), "{table}");
@@ -224,70 +226,70 @@ fn an_rsa_ek_certificate_alone_is_enough_with_a_host_certificate() {
 #[test]
 fn an_ak_that_certifies_another_host_key_is_refused() {
     let (host, other) = (Host::started(), other());
-    let desk = Desk::answered(&host);
-    done(&desk.certify(&host, "ca"));
-    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
+    let operator = Operator::with_answer(&host);
+    done(&operator.certify(&host, "ca"));
+    done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
     let ours = host.post("/v1/attest", json!({ "nonce": NONCE })).json();
     let mut theirs = other.post("/v1/attest", json!({ "nonce": NONCE })).json();
     theirs["host_certificate"] = ours["host_certificate"].clone();
-    desk.save("evidence", &theirs);
-    let (code, table) = verified(&host, &desk.path("evidence"), &["--ca", &desk.path("ca.pem")]);
+    operator.save("evidence", &theirs);
+    let (code, table) = verified(&host, &operator.path("evidence"), &["--ca", &operator.path("ca.pem")]);
     assert!(code == Some(1) && table.contains("for another key than the host key"), "{table}");
     // Only the AK is of another host.
     let mut mixed = ours.clone();
     for part in ["ak", "quote", "srk"] {
         mixed[part] = theirs[part].clone();
     }
-    desk.save("evidence", &mixed);
-    let (code, table) = verified(&host, &desk.path("evidence"), &["--ca", &desk.path("ca.pem")]);
+    operator.save("evidence", &mixed);
+    let (code, table) = verified(&host, &operator.path("evidence"), &["--ca", &operator.path("ca.pem")]);
     assert!(code == Some(1) && table.contains("does not name this AK"), "{table}");
 }
 
 #[test]
 fn a_challenge_is_answered_once_and_by_its_host_only() {
     let (mut host, other) = (Host::started(), other());
-    let desk = Desk::new();
-    desk.request(&host);
-    done(&desk.challenge(&host, "challenge"));
-    done(&desk.challenge(&host, "second"));
-    refused(&desk.challenge(&host, "second"), "exists, and may be what another challenge needs");
-    refused(&desk.activate(&other, "challenge"), "the challenge is for host");
+    let operator = Operator::new();
+    operator.request(&host);
+    done(&operator.challenge(&host, "challenge"));
+    done(&operator.challenge(&host, "second"));
+    refused(&operator.challenge(&host, "second"), "exists, and may be what another challenge needs");
+    refused(&operator.activate(&other, "challenge"), "the challenge is for host");
 
     // The AK of another TPM: its Name is in the credential.
-    let mut forged = desk.json("challenge");
+    let mut forged = operator.json("challenge");
     forged["host"] = other.status()["host"]["id"].clone();
-    desk.save("forged", &forged);
-    refused(&desk.activate(&other, "forged"), "for another attestation key");
+    operator.save("forged", &forged);
+    refused(&operator.activate(&other, "forged"), "for another attestation key");
     forged["ak"] = other.status()["tpm"]["ak_name"].clone();
-    desk.save("forged", &forged);
-    refused(&desk.activate(&other, "forged"), "for no request that this host waits for");
-    let theirs = Desk::new();
+    operator.save("forged", &forged);
+    refused(&operator.activate(&other, "forged"), "for no request that this host waits for");
+    let theirs = Operator::new();
     theirs.request(&other);
     done(&theirs.challenge(&other, "challenge"));
     forged["request"] = theirs.json("challenge")["request"].clone();
-    desk.save("forged", &forged);
-    refused(&desk.activate(&other, "forged"), "for another TPM or another attestation key");
+    operator.save("forged", &forged);
+    refused(&operator.activate(&other, "forged"), "for another TPM or another attestation key");
     // Credential blobs swapped between hosts and between EKs.
-    let mut swapped = desk.json("challenge");
+    let mut swapped = operator.json("challenge");
     swapped["rsa"] = theirs.json("challenge")["rsa"].clone();
-    desk.save("swapped", &swapped);
-    refused(&desk.activate(&host, "swapped"), "for another TPM or another attestation key");
+    operator.save("swapped", &swapped);
+    refused(&operator.activate(&host, "swapped"), "for another TPM or another attestation key");
     swapped["rsa"] = swapped["p256"].clone();
-    desk.save("swapped", &swapped);
-    refused(&desk.activate(&host, "swapped"), "for another TPM or another attestation key");
+    operator.save("swapped", &swapped);
+    refused(&operator.activate(&host, "swapped"), "for another TPM or another attestation key");
 
-    done(&desk.activate(&host, "challenge"));
-    refused(&desk.activate(&host, "challenge"), "a challenge is answered once");
-    refused(&desk.activate(&host, "second"), "another challenge for the same request was answered");
-    done(&desk.certify(&host, "ca"));
-    refused(&desk.certify(&host, "ca"), "answered and certified already");
+    done(&operator.activate(&host, "challenge"));
+    refused(&operator.activate(&host, "challenge"), "a challenge is answered once");
+    refused(&operator.activate(&host, "second"), "another challenge for the same request was answered");
+    done(&operator.certify(&host, "ca"));
+    refused(&operator.certify(&host, "ca"), "answered and certified already");
     // With an older copy of its file a host would answer again; such a copy is refused.
     let file = host.path("state/enrollment.json");
     let later = fs::read(&file).unwrap();
     host.stop();
     let mut stored: Value = serde_json::from_slice(&later).unwrap();
     stored["answered"] = json!([]);
-    stored["pending"] = json!([desk.json("challenge")["request"]]);
+    stored["pending"] = json!([operator.json("challenge")["request"]]);
     fs::write(&file, stored.to_string()).unwrap();
     host.launch();
     until_true("the older copy is reported", || {
@@ -296,7 +298,7 @@ fn a_challenge_is_answered_once_and_by_its_host_only() {
     host.stop();
     fs::write(&file, later).unwrap();
     host.start();
-    refused(&desk.activate(&host, "challenge"), "a challenge is answered once");
+    refused(&operator.activate(&host, "challenge"), "a challenge is answered once");
     let lines = host.audit();
     assert_eq!(common::audit_log::with_event(&lines, "enrollment-refused").len(), 5);
 }
@@ -304,7 +306,7 @@ fn a_challenge_is_answered_once_and_by_its_host_only() {
 #[test]
 fn an_answer_is_valid_for_its_request_and_challenge_only() {
     let (host, other) = (Host::started(), other());
-    let (ours, theirs) = (Desk::answered(&host), Desk::answered(&other));
+    let (ours, theirs) = (Operator::with_answer(&host), Operator::with_answer(&other));
     let swap = |name: &str| {
         let kept = fs::read(ours.path(name)).unwrap();
         fs::copy(theirs.path(name), ours.path(name)).unwrap();
@@ -342,9 +344,9 @@ fn an_answer_is_valid_for_its_request_and_challenge_only() {
 #[test]
 fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
     let (host, other) = (Host::started(), other());
-    let desk = Desk::new();
-    desk.request(&host);
-    let (request, secret) = (desk.path("request"), desk.path("secret"));
+    let operator = Operator::new();
+    operator.request(&host);
+    let (request, secret) = (operator.path("request"), operator.path("secret"));
     let challenge = |words: &[&str]| {
         let all = [&["enroll", "challenge", &request, "--secret", &secret], words].concat();
         host.hostbadge(&all)
@@ -359,9 +361,9 @@ fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
         let any = if words.contains(&"--trust-domain") { &[][..] } else { &["--any-trust-domain"] };
         challenge(&[words, any].concat())
     };
-    let foreign = makers(&other);
+    let foreign = manufacturer_roots(&other);
     refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker vouches for this host");
-    let empty = desk.path("empty");
+    let empty = operator.path("empty");
     fs::create_dir(&empty).unwrap();
     refused(&challenge(&["--roots", &empty]), "there is no root certificate");
     fs::write(Path::new(&empty).join("x.pem"), "nothing").unwrap();
@@ -373,20 +375,24 @@ fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
         "the request is of another trust domain",
     );
     assert!(!Path::new(&secret).exists());
-    done(&challenge(&["--no-roots", "--host", desk.json("request")["evidence"]["host"].as_str().unwrap()]));
+    done(&challenge(&[
+        "--no-roots",
+        "--host",
+        operator.json("request")["evidence"]["host"].as_str().unwrap(),
+    ]));
 }
 
 #[test]
 fn cas_of_each_key_type_sign_and_an_external_ca_gets_a_csr() {
     let host = Host::started();
-    let desk = Desk::answered(&host);
-    let kept = fs::read(desk.path("challenge.secret")).unwrap();
-    desk.ca("p384", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp384r1"]);
-    desk.ca("rsa", &["-newkey", "rsa:3072"]);
-    desk.ca("sec1", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-    desk.ca("pkcs1", &["-newkey", "rsa:2048"]);
+    let operator = Operator::with_answer(&host);
+    let kept = fs::read(operator.path("challenge.secret")).unwrap();
+    operator.ca("p384", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp384r1"]);
+    operator.ca("rsa", &["-newkey", "rsa:3072"]);
+    operator.ca("sec1", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    operator.ca("pkcs1", &["-newkey", "rsa:2048"]);
     for (name, kind) in [("sec1", "ec"), ("pkcs1", "rsa")] {
-        let (from, to) = (desk.path(&format!("{name}.key")), desk.path("converted"));
+        let (from, to) = (operator.path(&format!("{name}.key")), operator.path("converted"));
         let traditional = ["-traditional"];
         let more: &[&str] = if kind == "rsa" { &traditional } else { &[] };
         done(&run("openssl", &[&[kind, "-in", &from, "-out", &to], more].concat()));
@@ -394,24 +400,24 @@ fn cas_of_each_key_type_sign_and_an_external_ca_gets_a_csr() {
         fs::rename(to, from).unwrap();
     }
     for ca in ["p384", "rsa", "sec1", "pkcs1"] {
-        fs::write(desk.path("challenge.secret"), &kept).unwrap();
-        done(&desk.certify(&host, ca));
-        let (root, certificate) = (desk.path(&format!("{ca}.pem")), desk.path("host.pem"));
+        fs::write(operator.path("challenge.secret"), &kept).unwrap();
+        done(&operator.certify(&host, ca));
+        let (root, certificate) = (operator.path(&format!("{ca}.pem")), operator.path("host.pem"));
         done(&run("openssl", &["verify", "-x509_strict", "-CAfile", &root, &certificate]));
         done(&host.hostbadge(&["enroll", "install", &certificate]));
     }
-    fs::write(desk.path("challenge.secret"), &kept).unwrap();
+    fs::write(operator.path("challenge.secret"), &kept).unwrap();
     let [request, secret, answer, csr] =
-        ["request", "challenge.secret", "answer", "csr.pem"].map(|f| desk.path(f));
+        ["request", "challenge.secret", "answer", "csr.pem"].map(|f| operator.path(f));
     let files = ["--request", &request, "--secret", &secret, "--answer", &answer, "--csr", "--output", &csr];
     done(&host.hostbadge(&[&["enroll", "certify"], &files[..]].concat()));
     let text = done(&run("openssl", &["req", "-noout", "-verify", "-text", "-in", &csr]));
     assert!(text.contains("/host/"), "{text}");
-    let (ca, key, signed) = (desk.path("rsa.pem"), desk.path("rsa.key"), desk.path("signed.pem"));
+    let (ca, key, signed) = (operator.path("rsa.pem"), operator.path("rsa.key"), operator.path("signed.pem"));
     let how = ["-CA", &ca, "-CAkey", &key, "-copy_extensions", "copy", "-days", "3", "-out", &signed];
     done(&run("openssl", &[&["x509", "-req", "-in", &csr], &how[..]].concat()));
     done(&host.hostbadge(&["enroll", "install", &signed]));
-    let evidence = desk.path("evidence");
+    let evidence = operator.path("evidence");
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
     let (code, table) = verified(&host, &evidence, &["--ca", &ca]);
     assert_eq!(code, Some(0), "{table}");
@@ -420,15 +426,16 @@ fn cas_of_each_key_type_sign_and_an_external_ca_gets_a_csr() {
 #[test]
 fn tpm2_makecredential_can_create_the_credential() {
     let (host, other) = (Host::started(), other());
-    let desk = Desk::new();
-    desk.request(&host);
-    let evidence = desk.json("request")["evidence"].clone();
+    let operator = Operator::new();
+    operator.request(&host);
+    let evidence = operator.json("request")["evidence"].clone();
     let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
-    fs::write(desk.path("secret"), b"what only the TPM gives out").unwrap();
+    fs::write(operator.path("secret"), b"what only the TPM gives out").unwrap();
     for (member, kind, wrong) in [("ek", "ecc", "rsa"), ("rsa_ek", "rsa", "ecc")] {
         let public = BASE64.decode(evidence[member].as_str().unwrap().as_bytes()).unwrap();
-        fs::write(desk.path("ek.pub"), public).unwrap();
-        let (ek, secret, credential) = (desk.path("ek.pub"), desk.path("secret"), desk.path("credential"));
+        fs::write(operator.path("ek.pub"), public).unwrap();
+        let (ek, secret, credential) =
+            (operator.path("ek.pub"), operator.path("secret"), operator.path("credential"));
         let tool = ["--tcti", "none", "-u", &ek, "-s", &secret, "-n", &ak, "-o", &credential];
         done(&run("tpm2_makecredential", &tool));
         let open = |host: &Host, kind: &str| {
@@ -451,26 +458,26 @@ fn tpm2_makecredential_can_create_the_credential() {
 #[test]
 fn a_challenge_is_not_opened_as_a_plain_credential() {
     let host = Host::started();
-    let desk = Desk::new();
-    desk.request(&host);
-    done(&desk.challenge(&host, "challenge"));
+    let operator = Operator::new();
+    operator.request(&host);
+    done(&operator.challenge(&host, "challenge"));
     for round in ["pending", "answered"] {
         for (part, kind) in [("p256", "ecc"), ("rsa", "rsa")] {
             let mut file = [0xBADC_C0DE_u32.to_be_bytes(), 1_u32.to_be_bytes()].concat();
             for member in ["id_object", "seed"] {
-                let sealed = desk.json("challenge")[part][member].as_str().unwrap().to_owned();
+                let sealed = operator.json("challenge")[part][member].as_str().unwrap().to_owned();
                 let bytes = BASE64.decode(sealed.as_bytes()).unwrap();
                 file.extend((bytes.len() as u16).to_be_bytes());
                 file.extend(bytes);
             }
-            let credential = desk.path("credential");
+            let credential = operator.path("credential");
             fs::write(&credential, file).unwrap();
             let opened = host.hostbadge(&["enroll", "activate", "--credential", &credential, "--ek", kind]);
             refused(&opened, "this is part of a hostbadge challenge");
             assert!(opened.stdout.is_empty(), "{round}");
         }
         if round == "pending" {
-            done(&desk.activate(&host, "challenge"));
+            done(&operator.activate(&host, "challenge"));
         }
     }
 }
@@ -480,8 +487,8 @@ fn a_challenge_is_not_opened_as_a_plain_credential() {
 fn an_untrusted_ek_certificate_is_left_out_of_the_host_certificate() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
-    let desk = Desk::new();
-    desk.ca("stranger", &["-newkey", "rsa:2048"]);
+    let operator = Operator::new();
+    operator.ca("other_ca", &["-newkey", "rsa:2048"]);
     let software = SoftwareTpm::start(&host.path("tpm")).unwrap();
     let tpm2 = |words: &[&str]| {
         let output = Command::new(words[0])
@@ -490,11 +497,11 @@ fn an_untrusted_ek_certificate_is_left_out_of_the_host_certificate() {
             .output();
         done(&output.unwrap())
     };
-    let [made, key, forged] = ["made.der", "ek.pem", "forged.der"].map(|name| desk.path(name));
+    let [made, key, forged] = ["made.der", "ek.pem", "forged.der"].map(|name| operator.path(name));
     tpm2(&["tpm2_nvread", "-C", "o", "0x01C00002", "-o", &made]);
     fs::write(&key, done(&run("openssl", &["x509", "-inform", "DER", "-in", &made, "-noout", "-pubkey"])))
         .unwrap();
-    let (ca, ca_key) = (desk.path("stranger.pem"), desk.path("stranger.key"));
+    let (ca, ca_key) = (operator.path("other_ca.pem"), operator.path("other_ca.key"));
     let who = ["x509", "-new", "-force_pubkey", &key, "-subj", "/CN=forged", "-days", "30"];
     let by = ["-CA", &ca, "-CAkey", &ca_key, "-outform", "DER", "-out", &forged];
     done(&run("openssl", &[&who[..], &by].concat()));
@@ -505,21 +512,21 @@ fn an_untrusted_ek_certificate_is_left_out_of_the_host_certificate() {
     tpm2(&["tpm2_nvwrite", "-C", "p", "-i", &forged, "0x01C00002"]);
     software.stop().unwrap();
     host.start();
-    let names = |desk: &Desk| {
-        let pem = fs::read(desk.path("host.pem")).unwrap();
+    let names = |operator: &Operator| {
+        let pem = fs::read(operator.path("host.pem")).unwrap();
         let certificate = HostCertificate::from_pem(&pem).unwrap();
-        [("forged", &forged), ("P-256", &desk.path("p256.der"))]
+        [("forged", &forged), ("P-256", &operator.path("p256.der"))]
             .map(|(_, file)| certificate.san_contains_ek_certificate(&fs::read(file).unwrap()))
     };
-    desk.request(&host);
-    let p256 = desk.json("request")["evidence"]["ek_certificate"].as_str().unwrap().to_owned();
-    fs::write(desk.path("p256.der"), BASE64.decode(p256.as_bytes()).unwrap()).unwrap();
-    let told = done(&desk.challenge(&host, "challenge"));
+    operator.request(&host);
+    let p256 = operator.json("request")["evidence"]["ek_certificate"].as_str().unwrap().to_owned();
+    fs::write(operator.path("p256.der"), BASE64.decode(p256.as_bytes()).unwrap()).unwrap();
+    let told = done(&operator.challenge(&host, "challenge"));
     assert!(told.contains("1 that lead to no root"), "{told}");
-    done(&desk.activate(&host, "challenge"));
-    let told = done(&desk.certify(&host, "ca"));
+    done(&operator.activate(&host, "challenge"));
+    let told = done(&operator.certify(&host, "ca"));
     assert!(told.contains("1 that lead to no root"), "{told}");
-    assert_eq!(names(&desk), [false, true]);
+    assert_eq!(names(&operator), [false, true]);
 }
 
 /// Operators run the command on machines without libtss2.
@@ -527,9 +534,9 @@ fn an_untrusted_ek_certificate_is_left_out_of_the_host_certificate() {
 fn the_operator_needs_no_tpm_library() {
     common::require_root();
     let host = Host::started();
-    let desk = Desk::new();
-    desk.request(&host);
-    let root = desk.dir.path().join("root");
+    let operator = Operator::new();
+    operator.request(&host);
+    let root = operator.dir.path().join("root");
     let program = env!("CARGO_BIN_EXE_hostbadge");
     let libraries = done(&run("ldd", &[program]));
     assert!(!libraries.contains("tss2"), "{libraries}");
@@ -541,33 +548,33 @@ fn the_operator_needs_no_tpm_library() {
     libraries.split_whitespace().filter(|word| word.starts_with('/')).for_each(inside);
     fs::copy(program, root.join("hostbadge")).unwrap();
     fs::create_dir_all(root.join("makers")).unwrap();
-    for item in fs::read_dir(makers(&host)).unwrap() {
+    for item in fs::read_dir(manufacturer_roots(&host)).unwrap() {
         let path = item.unwrap().path();
         fs::copy(&path, root.join("makers").join(path.file_name().unwrap())).unwrap();
     }
     let into = |name: &str| {
-        fs::copy(desk.path(name), root.join(name)).unwrap();
+        fs::copy(operator.path(name), root.join(name)).unwrap();
     };
-    let operator = |words: &[&str]| {
+    let run_without_tpm = |words: &[&str]| {
         let all = [&[root.to_str().unwrap(), "/hostbadge"], words].concat();
         Command::new("chroot").args(all).output().unwrap()
     };
     into("request");
     let files = ["--secret", "/secret", "--output", "/challenge"];
     let how = ["enroll", "challenge", "/request", "--any-trust-domain", "--roots", "/makers"];
-    done(&operator(&[&how, &files[..]].concat()));
-    fs::copy(root.join("challenge"), desk.path("challenge")).unwrap();
-    done(&desk.activate(&host, "challenge"));
+    done(&run_without_tpm(&[&how, &files[..]].concat()));
+    fs::copy(root.join("challenge"), operator.path("challenge")).unwrap();
+    done(&operator.activate(&host, "challenge"));
     ["answer", "ca.pem", "ca.key"].iter().for_each(|name| into(name));
     let files = ["--request", "/request", "--secret", "/secret", "--answer", "/answer"];
     let ca = ["--ca-cert", "/ca.pem", "--ca-key", "/ca.key", "--output", "/host.pem"];
-    done(&operator(&[&["enroll", "certify"], &files[..], &ca].concat()));
-    fs::copy(root.join("host.pem"), desk.path("host.pem")).unwrap();
-    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
-    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &desk.path("evidence")]));
+    done(&run_without_tpm(&[&["enroll", "certify"], &files[..], &ca].concat()));
+    fs::copy(root.join("host.pem"), operator.path("host.pem")).unwrap();
+    done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
+    done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &operator.path("evidence")]));
     into("evidence");
     let judge = ["--nonce", NONCE, "--ca", "/ca.pem", "--roots", "/makers"];
-    done(&operator(&[&["verify", "evidence", "/evidence"], &judge[..]].concat()));
+    done(&run_without_tpm(&[&["verify", "evidence", "/evidence"], &judge[..]].concat()));
 }
 
 /// A changed file differs from the original or is refused, a truncated one is refused. The files are parsed
@@ -575,9 +582,9 @@ fn the_operator_needs_no_tpm_library() {
 #[test]
 fn a_changed_byte_in_any_of_the_four_files_is_noticed() {
     let host = Host::started();
-    let desk = Desk::answered(&host);
-    let [request, challenge, secret, answer] =
-        ["request", "challenge", "challenge.secret", "answer"].map(|name| fs::read(desk.path(name)).unwrap());
+    let operator = Operator::with_answer(&host);
+    let [request, challenge, secret, answer] = ["request", "challenge", "challenge.secret", "answer"]
+        .map(|name| fs::read(operator.path(name)).unwrap());
     let whole = EnrollmentRequest::parse(&request).unwrap().check().unwrap();
     let judged = |secret: &[u8], answer: &[u8]| {
         let answer = ChallengeAnswer::parse(answer).map_err(|e| e.to_string())?;
@@ -607,10 +614,10 @@ fn a_changed_byte_in_any_of_the_four_files_is_noticed() {
     flips(&challenge, 1, &|text| EnrollmentChallenge::parse(text).is_ok_and(|other| other == read));
 
     // The TPM checks each part of a credential, at some bytes of each.
-    desk.request(&host);
-    fs::remove_file(desk.path("challenge.secret")).unwrap();
-    done(&desk.challenge(&host, "challenge"));
-    let good = desk.json("challenge");
+    operator.request(&host);
+    fs::remove_file(operator.path("challenge.secret")).unwrap();
+    done(&operator.challenge(&host, "challenge"));
+    let good = operator.json("challenge");
     for (key, part) in [("p256", "id_object"), ("p256", "seed"), ("rsa", "id_object"), ("rsa", "seed")] {
         let bytes = BASE64.decode(good[key][part].as_str().unwrap().as_bytes()).unwrap();
         for at in (0..bytes.len()).step_by(23).chain([bytes.len() - 1]) {
@@ -624,19 +631,19 @@ fn a_changed_byte_in_any_of_the_four_files_is_noticed() {
     }
     let mut bad = good.clone();
     bad["id"] = json!(HEXLOWER.encode(&[7; 16]));
-    desk.save("challenge", &bad);
-    done(&desk.activate(&host, "challenge"));
-    refused(&desk.certify(&host, "ca"), "it answers another challenge");
+    operator.save("challenge", &bad);
+    done(&operator.activate(&host, "challenge"));
+    refused(&operator.certify(&host, "ca"), "it answers another challenge");
 }
 
 /// The chain length of an agent's certificate, and whether it verifies up to the CA.
-fn issued(host: &Host, desk: &Desk, ca: &str) -> (usize, bool) {
+fn issued(host: &Host, operator: &Operator, ca: &str) -> (usize, bool) {
     let answer = host.post("/v1/certificate", json!({}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let chain = answer.json()["certificate_chain"].as_str().unwrap().to_owned();
-    let file = desk.path("agent.pem");
+    let file = operator.path("agent.pem");
     fs::write(&file, &chain).unwrap();
-    let root = desk.path(ca);
+    let root = operator.path(ca);
     let verified = run("openssl", &["verify", "-x509_strict", "-CAfile", &root, "-untrusted", &file, &file]);
     (chain.matches("BEGIN CERTIFICATE").count(), verified.status.success())
 }
@@ -650,55 +657,55 @@ fn roots_of_bundle(host: &Host) -> Vec<String> {
 #[test]
 fn a_host_with_ca_permission_issues_below_the_organization_root() {
     let mut host = Host::started();
-    let desk = Desk::answered(&host);
+    let operator = Operator::with_answer(&host);
     let own = roots_of_bundle(&host);
-    assert_eq!((issued(&host, &desk, "ca.pem"), own.len()), ((2, false), 1));
-    let config = desk.path("narrow.conf");
+    assert_eq!((issued(&host, &operator, "ca.pem"), own.len()), ((2, false), 1));
+    let config = operator.path("narrow.conf");
     fs::write(
         &config,
         "[req]\ndistinguished_name = name\nx509_extensions = ext\nprompt = no\n[name]\nCN = narrow\n[ext]\n\
          basicConstraints = critical,CA:TRUE,pathlen:1\nsubjectKeyIdentifier = hash\n",
     )
     .unwrap();
-    desk.ca("narrow", &["-newkey", "rsa:2048", "-config", &config]);
-    refused(&desk.certify_with(&host, "narrow", &["--signing"]), "lets 1 CAs stand below it");
+    operator.ca("narrow", &["-newkey", "rsa:2048", "-config", &config]);
+    refused(&operator.certify_with(&host, "narrow", &["--signing"]), "lets 1 CAs stand below it");
 
-    done(&desk.certify_with(&host, "ca", &["--signing"]));
-    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
+    done(&operator.certify_with(&host, "ca", &["--signing"]));
+    done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
     common::until_true("it issues below the organization's root", || {
-        issued(&host, &desk, "ca.pem") == (3, true)
+        issued(&host, &operator, "ca.pem") == (3, true)
     });
     // Certificates issued before still verify with the host's own root.
     let roots = roots_of_bundle(&host);
     assert_eq!((roots.len(), &roots[1]), (2, &own[0]));
-    let ca = done(&run("openssl", &["x509", "-outform", "PEM", "-in", &desk.path("ca.pem")]));
+    let ca = done(&run("openssl", &["x509", "-outform", "PEM", "-in", &operator.path("ca.pem")]));
     let ca: String = ca.lines().filter(|line| !line.starts_with('-')).collect();
     assert_eq!(roots[0], ca);
     host.stop();
     host.start();
-    assert_eq!(issued(&host, &desk, "ca.pem"), (3, true));
+    assert_eq!(issued(&host, &operator, "ca.pem"), (3, true));
     // The host certificate is otherwise the same.
     assert!(host.status()["certificate"]["issuer"].as_str().unwrap().contains("O=Example"));
-    let evidence = desk.path("evidence");
+    let evidence = operator.path("evidence");
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
-    let roots = makers(&host);
-    let words = ["--ca", &desk.path("ca.pem"), "--roots", roots.to_str().unwrap()];
+    let roots = manufacturer_roots(&host);
+    let words = ["--ca", &operator.path("ca.pem"), "--roots", roots.to_str().unwrap()];
     assert_eq!(verified(&host, &evidence, &words).0, Some(0));
 
     // A host certificate without the permission ends it.
-    let desk = Desk::answered(&host);
-    done(&desk.certify(&host, "ca"));
-    done(&host.hostbadge(&["enroll", "install", &desk.path("host.pem")]));
-    common::until_true("it issues below its own root", || issued(&host, &desk, "ca.pem") == (2, false));
+    let operator = Operator::with_answer(&host);
+    done(&operator.certify(&host, "ca"));
+    done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
+    common::until_true("it issues below its own root", || issued(&host, &operator, "ca.pem") == (2, false));
     assert_eq!(roots_of_bundle(&host), own);
 
     // A delegation for another trust domain is refused.
-    let desk = Desk::answered(&host);
-    done(&desk.certify_with(&host, "ca", &["--signing"]));
+    let operator = Operator::with_answer(&host);
+    done(&operator.certify_with(&host, "ca", &["--signing"]));
     host.stop();
     host.configure("trust_domain = \"elsewhere.example\"");
     host.start();
-    let installed = host.hostbadge(&["enroll", "install", &desk.path("host.pem")]);
+    let installed = host.hostbadge(&["enroll", "install", &operator.path("host.pem")]);
     refused(&installed, "not for the trust domain of this host, spiffe://elsewhere.example");
     assert_ne!(roots_of_bundle(&host), own, "another trust domain has another root");
 }

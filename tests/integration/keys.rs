@@ -61,10 +61,10 @@ fn edit(host: &Host, change: impl FnOnce(&mut Value)) {
 /// Starts a host whose key file was changed, and accepts the file with `hostbadge key accept`.
 fn start_as_it_is(host: &mut Host) {
     host.start();
-    let trouble = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
-    assert!(trouble(host).contains("hostbadge key accept"), "{}", trouble(host));
+    let blocked_reason = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+    assert!(blocked_reason(host).contains("hostbadge key accept"), "{}", blocked_reason(host));
     run_json(host, &["key", "accept"]);
-    until_true("the file is accepted", || !trouble(host).contains("hostbadge key accept"));
+    until_true("the file is accepted", || !blocked_reason(host).contains("hostbadge key accept"));
 }
 
 /// Moves a time in the file into the past, by seconds.
@@ -371,8 +371,8 @@ fn a_tampered_key_file_is_not_used() {
     for (wanted, change) in changes {
         edit(&host, change);
         start_as_it_is(&mut host);
-        let trouble = host.status()["trouble"].as_str().unwrap_or_default().to_owned();
-        assert!(trouble.contains(wanted), "{wanted}: {trouble}");
+        let blocked_reason = host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+        assert!(blocked_reason.contains(wanted), "{wanted}: {blocked_reason}");
         let refused = host.hostbadge(&["key", "rotate", "--now"]);
         assert_eq!(refused.status.code(), Some(4));
         assert!(String::from_utf8_lossy(&refused.stderr).contains(wanted));

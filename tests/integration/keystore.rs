@@ -38,7 +38,7 @@ fn refused(host: &Host, words: &[&str], typed: &str) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-fn trouble(host: &Host) -> String {
+fn blocked_reason(host: &Host) -> String {
     host.status()["trouble"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -102,7 +102,7 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_accepts_it() {
     };
     put(&host, &old);
     host.start();
-    let said = trouble(&host);
+    let said = blocked_reason(&host);
     assert!(said.contains("not the latest of this host") && said.contains("hostbadge key accept"), "{said}");
     assert!(!issues(&host));
     assert_eq!(host.status()["status"], "degraded");
@@ -112,18 +112,26 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_accepts_it() {
     put(&host, &latest);
     fs::copy(old.join("issuing.json"), host.path("state/issuing.json")).unwrap();
     host.start();
-    assert!(trouble(&host).contains("issuing.json is not what this host wrote last"), "{}", trouble(&host));
+    assert!(
+        blocked_reason(&host).contains("issuing.json is not what this host wrote last"),
+        "{}",
+        blocked_reason(&host)
+    );
     assert!(!issues(&host));
     assert!(host.stop().success());
     put(&host, &latest);
     fs::remove_file(host.path("state/ledger.json")).unwrap();
     host.start();
-    assert!(trouble(&host).contains("ledger.json is missing"), "{}", trouble(&host));
+    assert!(blocked_reason(&host).contains("ledger.json is missing"), "{}", blocked_reason(&host));
     assert!(host.stop().success());
     put(&host, &latest);
     fs::copy(Host::other().path("state/ledger.json"), host.path("state/ledger.json")).unwrap();
     host.start();
-    assert!(trouble(&host).contains("ledger.json: is another host's or was changed"), "{}", trouble(&host));
+    assert!(
+        blocked_reason(&host).contains("ledger.json: is another host's or was changed"),
+        "{}",
+        blocked_reason(&host)
+    );
     assert!(host.stop().success());
     put(&host, &latest);
     let text = fs::read_to_string(host.path("state/ledger.json")).unwrap();
@@ -131,7 +139,7 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_accepts_it() {
     ledger["entry"]["generation"] = json!(ledger["entry"]["generation"].as_u64().unwrap() + 1);
     fs::write(host.path("state/ledger.json"), ledger.to_string()).unwrap();
     host.start();
-    assert!(trouble(&host).contains("ledger.json: was changed"), "{}", trouble(&host));
+    assert!(blocked_reason(&host).contains("ledger.json: was changed"), "{}", blocked_reason(&host));
     assert!(host.stop().success());
 
     // The latest copy is accepted.
@@ -154,7 +162,11 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_accepts_it() {
     assert!(host.stop().success());
     put(&host, &latest);
     host.start();
-    assert!(trouble(&host).contains("not the latest"), "the accepted copy is the latest: {}", trouble(&host));
+    assert!(
+        blocked_reason(&host).contains("not the latest"),
+        "the accepted copy is the latest: {}",
+        blocked_reason(&host)
+    );
 }
 
 #[test]
@@ -188,7 +200,7 @@ fn keys_sealed_to_pcrs_open_after_a_pcr_change_only_with_the_recovery_key() {
     // The next boot: a development host's PCRs start at zero.
     assert!(host.stop().success());
     host.start();
-    let said = trouble(&host);
+    let said = blocked_reason(&host);
     assert!(said.contains("PCR 12 changed") && said.contains("--recovery"), "{said}");
     assert!(said.contains("changed from") && said.contains("no boot event log"), "{said}");
     assert!(!issues(&host));
@@ -212,7 +224,7 @@ fn keys_sealed_to_pcrs_open_after_a_pcr_change_only_with_the_recovery_key() {
     done(&host, &["key", "rotate", "--now"], "");
     assert!(host.stop().success());
     host.start();
-    assert!(issues(&host), "{}", trouble(&host));
+    assert!(issues(&host), "{}", blocked_reason(&host));
 
     // Without configured PCRs the keys are sealed without PCRs again.
     assert!(host.stop().success());
@@ -221,7 +233,7 @@ fn keys_sealed_to_pcrs_open_after_a_pcr_change_only_with_the_recovery_key() {
     until_true("the keys are sealed without PCRs", || host.status()["seal"]["pcrs"] == json!([]));
     extend(&host, 12);
     done(&host, &["key", "rotate", "--now"], "");
-    assert!(issues(&host), "{}", trouble(&host));
+    assert!(issues(&host), "{}", blocked_reason(&host));
 }
 
 /// Makes replacing a state file fail, as a full disk does: its temporary name is a directory.
@@ -256,14 +268,18 @@ fn missing_state_files_do_not_reset_the_host() {
             let _ = fs::remove_file(host.path("state").join(name));
         }
         host.start();
-        assert!(trouble(&host).contains("ledger.json is missing"), "{gone:?}: {}", trouble(&host));
+        assert!(
+            blocked_reason(&host).contains("ledger.json is missing"),
+            "{gone:?}: {}",
+            blocked_reason(&host)
+        );
         assert!(!issues(&host));
         assert!(host.stop().success());
         fs::remove_dir_all(host.path("state")).unwrap();
         template::copy(&latest, &host.path("state"));
     }
     host.start();
-    assert!(issues(&host), "{}", trouble(&host));
+    assert!(issues(&host), "{}", blocked_reason(&host));
 }
 
 /// A process with access to the TPM can seal a key of its own, and present the real one as the previous key.
@@ -287,14 +303,18 @@ fn a_key_sealed_by_another_process_is_refused() {
         let whole = fs::read(host.path("state/seal.json")).unwrap();
         fs::write(host.path("state/seal.json"), seal.to_string()).unwrap();
         host.start();
-        assert!(trouble(&host).contains("a key that this host did not make"), "{}", trouble(&host));
+        assert!(
+            blocked_reason(&host).contains("a key that this host did not make"),
+            "{}",
+            blocked_reason(&host)
+        );
         assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
         assert!(!issues(&host));
         assert!(host.stop().success());
         fs::write(host.path("state/seal.json"), whole).unwrap();
     }
     host.start();
-    assert!(issues(&host), "{}", trouble(&host));
+    assert!(issues(&host), "{}", blocked_reason(&host));
 }
 
 #[test]
@@ -311,7 +331,7 @@ fn a_failed_write_does_not_advance_the_generation() {
     unblock(&host, "ledger.json");
     assert_eq!(state(&host, "ledger.json")["entry"]["generation"], before);
     host.start();
-    assert!(issues(&host), "{}", trouble(&host));
+    assert!(issues(&host), "{}", blocked_reason(&host));
 }
 
 #[test]
@@ -322,7 +342,7 @@ fn a_full_disk_at_the_first_start_uses_one_nv_counter() {
     fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     block(&host, "ledger.json");
     host.launch();
-    until_true("status has the problem", || trouble(&host).contains("ledger.json"));
+    until_true("status has the problem", || blocked_reason(&host).contains("ledger.json"));
     for _ in 0..3 {
         assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
     }
@@ -350,7 +370,7 @@ fn a_pcr_change_together_with_an_older_copy_can_be_recovered() {
     fs::remove_dir_all(host.path("state")).unwrap();
     template::copy(&old, &host.path("state"));
     host.start();
-    assert!(trouble(&host).contains("PCR 12 changed"), "{}", trouble(&host));
+    assert!(blocked_reason(&host).contains("PCR 12 changed"), "{}", blocked_reason(&host));
     let said = refused(&host, &["key", "recover"], &key);
     assert!(said.contains("hostbadge key recover --accept"), "{said}");
     assert!(!issues(&host));
@@ -358,7 +378,7 @@ fn a_pcr_change_together_with_an_older_copy_can_be_recovered() {
     until_true("it issues", || issues(&host));
     assert!(host.stop().success());
     host.start();
-    assert!(issues(&host), "{}", trouble(&host));
+    assert!(issues(&host), "{}", blocked_reason(&host));
 }
 
 #[test]
@@ -394,7 +414,7 @@ fn an_older_recovery_key_does_not_open_the_current_state() {
     assert!(!issues(&host));
     // The older seal.json is accepted, but its key does not decrypt the state.
     let _ = hostbadge(&host, &["key", "recover", "--accept"], &old_key);
-    until_true("status has the problem", || trouble(&host).contains("issuing.json: does not open"));
+    until_true("status has the problem", || blocked_reason(&host).contains("issuing.json: does not open"));
 }
 
 #[test]
@@ -433,7 +453,7 @@ fn the_recovery_key_moves_a_host_to_another_tpm() {
         done(&host, &["key", "rotate", "--now"], "");
         assert!(host.stop().success());
         host.start();
-        assert!(issues(&host), "{}", trouble(&host));
+        assert!(issues(&host), "{}", blocked_reason(&host));
     }
 }
 
@@ -459,5 +479,5 @@ fn the_recovery_key_opens_after_the_tpm_was_cleared() {
     assert_eq!(host.introspect(&token)["active"], true, "earlier tokens stay valid");
     assert!(host.stop().success());
     host.start();
-    assert!(issues(&host), "{}", trouble(&host));
+    assert!(issues(&host), "{}", blocked_reason(&host));
 }

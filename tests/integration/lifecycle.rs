@@ -126,7 +126,7 @@ fn a_tpm_that_is_stalled_at_the_start_is_reported_and_used_when_it_responds() {
     ));
     host.launch();
     until_true("status has the state", || host.status()["tpm"]["state"] == "busy");
-    assert!(trouble(&host).contains("the TPM is busy"), "{}", trouble(&host));
+    assert!(blocked_reason(&host).contains("the TPM is busy"), "{}", blocked_reason(&host));
     kill(stalled, Signal::SIGCONT).unwrap();
     until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
     assert_eq!(host.health()["status"], "ok");
@@ -157,7 +157,7 @@ fn two_daemons_do_not_share_a_state_directory() {
 }
 
 /// The error description of a token request while the host cannot issue.
-fn trouble(host: &Host) -> String {
+fn blocked_reason(host: &Host) -> String {
     let answer = host.post(TOKEN, json!({ "audience": API }));
     assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
     assert_eq!(host.health()["status"], "degraded");
@@ -173,7 +173,7 @@ fn a_corrupt_or_missing_state_file_is_reported_and_its_repair_needs_no_restart()
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         host.start();
-        let said = trouble(&host);
+        let said = blocked_reason(&host);
         assert!(said.contains(file) && said.contains("torn"), "{said}");
         fs::write(&path, &whole).unwrap();
         until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
@@ -183,7 +183,8 @@ fn a_corrupt_or_missing_state_file_is_reported_and_its_repair_needs_no_restart()
     fs::remove_file(host.path("state/tpm.json")).unwrap();
     host.start();
     assert!(
-        trouble(&host).contains("tpm.json is missing") || trouble(&host).contains("tpm.json: is missing")
+        blocked_reason(&host).contains("tpm.json is missing")
+            || blocked_reason(&host).contains("tpm.json: is missing")
     );
 }
 
@@ -194,11 +195,15 @@ fn state_files_of_another_host_are_refused() {
     host.agent("r", "user = 0");
     fs::copy(other.path("state/issuing.json"), host.path("state/issuing.json")).unwrap();
     host.start();
-    assert!(trouble(&host).contains("issuing.json is not what this host wrote last"), "{}", trouble(&host));
+    assert!(
+        blocked_reason(&host).contains("issuing.json is not what this host wrote last"),
+        "{}",
+        blocked_reason(&host)
+    );
     // An administrator cannot accept them either.
     assert_eq!(host.admin().post("/v1/keys/accept", &json!({})).status, 200);
     until_true("the problem is reported", || {
-        trouble(&host).contains("does not open under this TPM's sealed key")
+        blocked_reason(&host).contains("does not open under this TPM's sealed key")
     });
 
     let mut host = Host::new();
@@ -207,6 +212,6 @@ fn state_files_of_another_host_are_refused() {
         fs::copy(other.path(file), host.path(file)).unwrap();
     }
     host.start();
-    assert!(trouble(&host).contains("the TPM is replaced"), "{}", trouble(&host));
+    assert!(blocked_reason(&host).contains("the TPM is replaced"), "{}", blocked_reason(&host));
     assert_eq!(host.status()["tpm"]["state"], "replaced");
 }

@@ -31,7 +31,7 @@ fn agent_of(host: &Host, who: &Credentials) -> String {
 }
 
 #[track_caller]
-fn assert_stranger(host: &Host, who: &Credentials) {
+fn assert_unknown_caller(host: &Host, who: &Credentials) {
     let answer = who.token(host);
     assert_eq!((answer.status, answer.error().as_str()), (401, "invalid_client"));
 }
@@ -46,9 +46,9 @@ fn two_units_of_one_user_are_two_agents() {
     let nobody = Credentials::user(NOBODY);
     assert_eq!(agent_of(&host, &nobody.clone().in_unit(&one)), "one");
     assert_eq!(agent_of(&host, &nobody.clone().in_unit(&two)), "two");
-    assert_stranger(&host, &nobody);
-    assert_stranger(&host, &nobody.clone().in_unit(&third));
-    assert_stranger(&host, &Credentials::root().in_unit(&one));
+    assert_unknown_caller(&host, &nobody);
+    assert_unknown_caller(&host, &nobody.clone().in_unit(&third));
+    assert_unknown_caller(&host, &Credentials::root().in_unit(&one));
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn another_user_is_refused() {
     host.start();
     assert_eq!(agent_of(&host, &Credentials::user(NOBODY)), "nobodys");
     assert_eq!(agent_of(&host, &Credentials::user(1)), "daemons");
-    assert_stranger(&host, &Credentials::user(2));
-    assert_stranger(&host, &Credentials::root());
+    assert_unknown_caller(&host, &Credentials::user(2));
+    assert_unknown_caller(&host, &Credentials::root());
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn any_group_of_the_caller_counts() {
     assert_eq!(agent_of(&host, &Credentials::user(NOBODY).group(100).group(4242)), "agents");
     assert_eq!(agent_of(&host, &Credentials::user(4242)), "agents");
     assert_eq!(agent_of(&host, &Credentials::user(NOBODY).group(8)), "mail");
-    assert_stranger(&host, &Credentials::user(NOBODY).group(100));
-    assert_stranger(&host, &Credentials::user(NOBODY));
+    assert_unknown_caller(&host, &Credentials::user(NOBODY).group(100));
+    assert_unknown_caller(&host, &Credentials::user(NOBODY));
 }
 
 #[test]
@@ -117,9 +117,9 @@ fn all_selectors_must_match() {
     host.start();
     let all = Credentials::user(NOBODY).group(4242).in_unit(&unit);
     assert_eq!(agent_of(&host, &all), "strict");
-    assert_stranger(&host, &Credentials::user(NOBODY).group(4242));
-    assert_stranger(&host, &Credentials::user(NOBODY).in_unit(&unit));
-    assert_stranger(&host, &Credentials::user(2).group(4242).in_unit(&unit));
+    assert_unknown_caller(&host, &Credentials::user(NOBODY).group(4242));
+    assert_unknown_caller(&host, &Credentials::user(NOBODY).in_unit(&unit));
+    assert_unknown_caller(&host, &Credentials::user(2).group(4242).in_unit(&unit));
 }
 
 #[test]

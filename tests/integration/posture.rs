@@ -226,8 +226,8 @@ fn a_corrupt_foreign_or_older_baseline_is_refused_and_reported() {
     let stands_not = |host: &mut Host| {
         host.launch();
         until_true("the problem is reported", || {
-            let trouble = host.status()["trouble"].to_string();
-            trouble.contains("baseline.json is not what this host wrote last")
+            let blocked_reason = host.status()["trouble"].to_string();
+            blocked_reason.contains("baseline.json is not what this host wrote last")
         });
     };
     // None is the latest of this host: nothing is issued before an administrator accepts the file.

@@ -162,8 +162,8 @@ fn a_replaced_tpm_stops_issuance_until_the_first_is_back() {
     let ours = machine.host.status()["host"]["id"].as_str().unwrap().to_owned();
     let before = machine.host.token();
     let other = Host::other();
-    let mut stranger = SoftwareTpm::start(&other.path("tpm")).unwrap();
-    machine.proxy.switch_to(port(&stranger));
+    let mut other_tpm = SoftwareTpm::start(&other.path("tpm")).unwrap();
+    machine.proxy.switch_to(port(&other_tpm));
     let status = machine.until_tpm_state("replaced");
     let theirs = detail(&status).split_whitespace().last().unwrap().to_owned();
     assert!(theirs.len() == 26 && theirs != ours && detail(&status).contains(&ours), "{status}");
@@ -171,12 +171,12 @@ fn a_replaced_tpm_stops_issuance_until_the_first_is_back() {
     machine.until_journaled(&format!("the stored keys are those of host {ours}"));
 
     // Also while the other TPM is dead.
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(stranger.pid() as i32), nix::sys::signal::SIGKILL)
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(other_tpm.pid() as i32), nix::sys::signal::SIGKILL)
         .unwrap();
     machine.until_tpm_state("absent");
     assert_eq!(machine.host.get("/.well-known/jwks.json").status, 503);
     machine.token_error();
-    until_true("the other TPM is restarted", || stranger.ensure_running().unwrap());
+    until_true("the other TPM is restarted", || other_tpm.ensure_running().unwrap());
     machine.until_tpm_state("replaced");
 
     machine.proxy.switch_to(port(&machine.tpm));
@@ -335,7 +335,7 @@ fn blobs_of_another_host_are_refused_by_name() {
         fs::write(&path, state.to_string()).unwrap();
         machine.launch();
         machine.until_ready();
-        let trouble = || machine.host.status()["trouble"].as_str().map(str::to_owned);
+        let blocked_reason = || machine.host.status()["trouble"].as_str().map(str::to_owned);
         // A changed file is refused as not the latest. It is accepted, so that the blob itself is tried.
         let accept = |why: &str| {
             if !why.contains("hostbadge key accept") {
@@ -345,7 +345,7 @@ fn blobs_of_another_host_are_refused_by_name() {
         };
         let mut said = String::new();
         until_true(&format!("{file} {pointer} is refused with its reason"), || {
-            let why = trouble().unwrap_or_default();
+            let why = blocked_reason().unwrap_or_default();
             let answer = accept(&why);
             said = format!("{why} {answer}");
             if !said.contains(reason) {
