@@ -630,7 +630,7 @@ fn a_software_tpm_keeps_to_its_directory_and_its_ports() {
                 Err(error) => break error.to_string(),
             }
         };
-        assert!(error.contains("swtpm ended at once") && error.contains("swtpm.log"), "{error}");
+        assert!(error.contains("swtpm exited at once") && error.contains("swtpm.log"), "{error}");
         drop(taken);
         assert!(host.software.ensure_running().unwrap());
     }

@@ -6,23 +6,20 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
 use super::actor_status::ActorStatus;
 use super::actor_status::ExitGuard;
 use super::config::TpmConfig;
+use super::connected_tpm::ConnectedTpm;
 use super::connection::TpmConnection;
 use super::connection::TpmIdentity;
-use super::ek_info;
 use super::ek_info::EkInfo;
 use super::error::Error;
 use super::error::FaultClass;
 use super::identity_check;
-use super::info;
-use super::info::TpmInfo;
 use super::objects::TpmObjects;
 use super::probe;
 use super::probe::TpmaPermanent;
+use super::request::TpmRequest;
 use super::state::StateKind;
 use super::state::TpmState;
 
@@ -278,13 +275,7 @@ impl Actor {
         let ek = &connection.identity().ek_public;
         self.ek_info = self.ek_info.take().filter(|ek_info| ek_info.p256.public == *ek);
         let ek_info = self.ek_info.clone();
-        self.connected = Some(ConnectedTpm {
-            connection,
-            identity_state: identity_state.clone(),
-            objects,
-            info: None,
-            ek_info,
-        });
+        self.connected = Some(ConnectedTpm::new(connection, identity_state.clone(), objects, ek_info));
         match &self.exhausted {
             Some(reason) if trusted => self.set_state(TpmState::new(StateKind::Busy, reason)),
             _ => self.set_state(identity_state),
@@ -331,137 +322,6 @@ impl Actor {
         };
         // Never zero, which would be a busy loop.
         timeout.clamp(Duration::from_millis(1), HEARTBEAT_INTERVAL)
-    }
-}
-
-/// A connection, with the host's objects if the TPM is the pinned one.
-pub(super) struct ConnectedTpm {
-    pub(super) connection: TpmConnection,
-    identity_state: TpmState,
-    objects: Option<TpmObjects>,
-    info: Option<TpmInfo>,
-    ek_info: Option<EkInfo>,
-}
-
-impl ConnectedTpm {
-    /// The connection and the host's objects.
-    ///
-    /// # Errors
-    /// [`Error::NotReady`] if this is not the pinned TPM, [`Error::NotProvisioned`] if the host has no objects.
-    pub(super) fn provisioned(&mut self) -> Result<(&mut TpmConnection, &TpmObjects), Error> {
-        if self.identity_state.kind != StateKind::Ready {
-            return Err(Error::NotReady(self.identity_state.kind));
-        }
-        match &self.objects {
-            Some(objects) => Ok((&mut self.connection, objects)),
-            None => Err(Error::NotProvisioned),
-        }
-    }
-
-    /// The connection, if the host has no objects that new ones would replace.
-    ///
-    /// # Errors
-    /// [`Error::NotReady`] if this is not the pinned TPM, [`Error::AlreadyProvisioned`] if the host has objects.
-    pub(super) fn unprovisioned(&mut self) -> Result<&mut TpmConnection, Error> {
-        match (self.identity_state.kind, &self.objects) {
-            (StateKind::Ready, None) => Ok(&mut self.connection),
-            (StateKind::Ready, Some(_)) => Err(Error::AlreadyProvisioned),
-            (kind, _) => Err(Error::NotReady(kind)),
-        }
-    }
-
-    /// Checks that the TPM has memory for a session and a loaded key.
-    fn check_capacity(&mut self) -> Result<(), Error> {
-        match &self.objects {
-            Some(objects) => self.connection.with_loaded(&objects.host_key, |_, _| Ok(())),
-            None => self.connection.run("TPM2_GetRandom", |context| context.get_random(8)).map(drop),
-        }
-    }
-
-    /// Sets the host's objects. The actor copies them after the request, for later connections.
-    pub(super) fn use_keys(&mut self, objects: &TpmObjects) -> Result<(), Error> {
-        self.unprovisioned()?;
-        self.info = None;
-        self.objects = Some(objects.clone());
-        Ok(())
-    }
-
-    /// Facts about the TPM, read once for each connection.
-    pub(super) fn info(&mut self) -> Result<TpmInfo, Error> {
-        if let Some(info) = &self.info {
-            return Ok(info.clone());
-        }
-        let info = info::read(&mut self.connection, self.objects.as_ref())?;
-        self.info = Some(info.clone());
-        Ok(info)
-    }
-
-    /// The endorsement keys, read once; again if one could not be derived.
-    pub(super) fn ek_info(&mut self) -> Result<EkInfo, Error> {
-        if let Some(ek_info) = &self.ek_info {
-            return Ok(ek_info.clone());
-        }
-        let (ek_info, complete) = ek_info::read(&mut self.connection)?;
-        self.ek_info = Some(ek_info.clone()).filter(|_| complete);
-        Ok(ek_info)
-    }
-}
-
-/// A request in the queue.
-pub(super) trait TpmRequest: Send {
-    /// Whether the caller has stopped waiting.
-    fn is_cancelled(&self) -> bool;
-    /// Runs the request and replies. A fault of the TPM or the connection is returned instead, without a reply.
-    fn try_run(&mut self, tpm: &mut ConnectedTpm) -> Result<(), Error>;
-    /// Replies with an error.
-    fn fail(&mut self, error: Error);
-}
-
-/// An operation, the channel for its result, and the caller's deadline.
-pub(super) struct PendingRequest<T, F> {
-    operation: F,
-    reply: Option<oneshot::Sender<Result<T, Error>>>,
-    deadline: Instant,
-}
-
-impl<T, F> PendingRequest<T, F>
-where
-    T: Send,
-    F: FnMut(&mut ConnectedTpm) -> Result<T, Error> + Send,
-{
-    pub(super) fn new(operation: F, reply: oneshot::Sender<Result<T, Error>>, deadline: Instant) -> Self {
-        PendingRequest { operation, reply: Some(reply), deadline }
-    }
-
-    fn respond(&mut self, result: Result<T, Error>) {
-        if let Some(reply) = self.reply.take() {
-            // The receiver is gone if the caller stopped waiting.
-            let _ = reply.send(result);
-        }
-    }
-}
-
-impl<T, F> TpmRequest for PendingRequest<T, F>
-where
-    T: Send,
-    F: FnMut(&mut ConnectedTpm) -> Result<T, Error> + Send,
-{
-    fn is_cancelled(&self) -> bool {
-        Instant::now() >= self.deadline || self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
-    }
-
-    fn try_run(&mut self, tpm: &mut ConnectedTpm) -> Result<(), Error> {
-        match (self.operation)(tpm) {
-            Err(error) if error.fault_class() != FaultClass::Request => Err(error),
-            result => {
-                self.respond(result);
-                Ok(())
-            }
-        }
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.respond(Err(error));
     }
 }
 
