@@ -22,8 +22,8 @@ pub enum EkKind {
     Rsa,
 }
 
-/// A secret that only a TPM with both the endorsement key and a key of a given Name can decrypt (TPM 2.0 Part 1,
-/// section 24).
+/// A secret that only a TPM with both the endorsement key and a key of a given Name can decrypt (TPM 2.0 Part
+/// 1, section 24).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CredentialBlob {
     /// Contents of the TPM2B_ID_OBJECT: integrity HMAC and encrypted secret.
@@ -37,7 +37,8 @@ pub struct CredentialBlob {
 /// SRK, EK and AK are loaded for it: three transient objects, which is the capacity of most TPMs.
 ///
 /// # Errors
-/// [`RequestError::CredentialRejected`] and [`RequestError::CredentialTooLong`] for a credential that is not for them.
+/// [`RequestError::CredentialRejected`] and [`RequestError::CredentialTooLong`] for a credential that is not
+/// for them.
 pub(super) fn activate_credential(
     connection: &mut TpmConnection,
     objects: &TpmObjects,
@@ -64,7 +65,8 @@ pub(super) fn activate_credential(
         Ok(secret) => Ok(Zeroizing::new(secret.value().to_vec())),
         // TPM_RC_INTEGRITY, TPM_RC_VALUE, TPM_RC_SIZE and the like.
         Err(error) if is_parameter_error(&error) => Err(wrong_credential(&error)),
-        // Some TPMs return TPM_RC_FAILURE and keep working: libtpms does for seeds encrypted to another RSA EK.
+        // Some TPMs return TPM_RC_FAILURE and keep working: libtpms does for seeds encrypted to another RSA
+        // EK.
         Err(error) if is_tpm_failure(&error) && probe::probe(connection).is_ok() => {
             Err(wrong_credential(&error))
         }

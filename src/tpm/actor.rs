@@ -23,14 +23,15 @@ use super::request::TpmRequest;
 use super::state::StateKind;
 use super::state::TpmState;
 
-/// The thread's loop runs at least this often, which bounds the heartbeat's interval and the delay of a shutdown.
+/// The thread's loop runs at least this often, which bounds the heartbeat's interval and the delay of a
+/// shutdown.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Upper bound on the delay between two attempts to connect.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// How often a request is retried after TPM_RC_*_MEMORY, TPM_RC_RETRY and the like. libtss2 itself sends a command up to
-/// five times, without a delay, after TPM_RC_RETRY, TPM_RC_YIELDED and TPM_RC_TESTING.
+/// How often a request is retried after TPM_RC_*_MEMORY, TPM_RC_RETRY and the like. libtss2 itself sends a
+/// command up to five times, without a delay, after TPM_RC_RETRY, TPM_RC_YIELDED and TPM_RC_TESTING.
 const MAX_TRANSIENT_RETRIES: u32 = 4;
 
 /// The delay before the first of these retries; it doubles each time, to 750 ms in total.
@@ -49,7 +50,8 @@ pub(super) struct Actor {
     last_connect_attempt: Option<Instant>,
     /// Failed attempts to connect since the last successful one.
     failed_connects: u32,
-    /// The error of a request that failed after all retries for lack of TPM memory or time, until a probe succeeds.
+    /// The error of a request that failed after all retries for lack of TPM memory or time, until a probe
+    /// succeeds.
     exhausted: Option<String>,
     /// The TPM that responded last has another EK than the pinned one.
     ek_mismatch: bool,
@@ -99,8 +101,8 @@ impl Actor {
         }
     }
 
-    /// Runs one request. After a fault of the TPM or the connection it recovers and retries: once, or up to four times
-    /// with delays for lack of TPM memory or time.
+    /// Runs one request. After a fault of the TPM or the connection it recovers and retries: once, or up to
+    /// four times with delays for lack of TPM memory or time.
     fn handle_request(&mut self, mut request: Box<dyn TpmRequest>) {
         if self.status.is_stopping() || request.is_cancelled() {
             return;
@@ -116,7 +118,8 @@ impl Actor {
             if let Err(error) = &outcome {
                 self.recover(error);
             }
-            // Without a resource manager, handles of lost responses may fill the TPM; reconnecting flushes them.
+            // Without a resource manager, handles of lost responses may fill the TPM; reconnecting flushes
+            // them.
             let may_be_ours = fault == FaultClass::OutOfMemory
                 && retries == 0
                 && self.exhausted.is_none()
@@ -184,7 +187,11 @@ impl Actor {
                 self.reconnect();
             }
             FaultClass::Transport => {
-                tracing::warn!(event = "tpm-connection-lost", %error, "the connection to the TPM failed; reconnecting");
+                tracing::warn!(
+                    event = "tpm-connection-lost",
+                    %error,
+                    "the connection to the TPM failed; reconnecting"
+                );
                 self.reconnect();
             }
         }
@@ -216,7 +223,11 @@ impl Actor {
             Err(error) if error.fault_class().is_transient() => self.set_exhausted(&error),
             // The TPM of this connection does not reject these commands, so it is another one or was changed.
             Err(error) if matches!(error.fault_class(), FaultClass::Request | FaultClass::Authorization) => {
-                tracing::warn!(event = "tpm-connection-lost", %error, "the TPM rejected a probe; reconnecting");
+                tracing::warn!(
+                    event = "tpm-connection-lost",
+                    %error,
+                    "the TPM rejected a probe; reconnecting"
+                );
                 self.reconnect();
             }
             Err(error) => self.recover(&error),

@@ -1,4 +1,5 @@
-//! Status of the TPM thread as other threads see it: the TPM's state, a heartbeat, and whether a call is stuck.
+//! Status of the TPM thread as other threads see it: the TPM's state, a heartbeat, and whether a call is
+//! stuck.
 //!
 //! A thread that is blocked in a TPM command cannot report that, so a watchdog thread measures its calls.
 
@@ -178,8 +179,13 @@ impl ActorStatus {
                 tracing::info!(event = "tpm-ready", from = %previous.kind, "the TPM is ready")
             }
             kind => {
-                let from = previous.kind;
-                tracing::warn!(event = "tpm-state", state = %kind, %from, "the TPM is {state}: {}", kind.remedy());
+                tracing::warn!(
+                    event = "tpm-state",
+                    state = %kind,
+                    from = %previous.kind,
+                    "the TPM is {state}: {}",
+                    kind.remedy()
+                );
             }
         }
     }

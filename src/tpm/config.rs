@@ -17,12 +17,13 @@ pub struct TpmConfig {
     pub tcti: Tcti,
     /// Whether a software TPM (swtpm) is accepted. Default: no.
     pub allow_emulator: bool,
-    /// How many requests may wait for the TPM; further ones fail at once with [`super::Error::QueueFull`]. Default: 16.
+    /// How many requests may wait for the TPM; further ones fail at once with [`super::Error::QueueFull`].
+    /// Default: 16.
     pub queue_capacity: usize,
     /// How long a caller waits for a result, time in the queue included. Default: 5 s.
     pub deadline: Duration,
-    /// Interval between probes: whether the TPM responds, is the same, and is not locked out. Default: 1.5 s. A TPM that
-    /// fails while no request is made is reported at most this long and a deadline later.
+    /// Interval between probes: whether the TPM responds, is the same, and is not locked out. Default: 1.5 s.
+    /// A TPM that fails while no request is made is reported at most this long and a deadline later.
     pub probe_every: Duration,
     /// Delay before the second attempt to connect. Default: 1 s; it doubles with each attempt, up to 10 s.
     pub initial_retry_delay: Duration,

@@ -35,7 +35,8 @@ impl ConnectedTpm {
     /// The connection and the host's objects.
     ///
     /// # Errors
-    /// [`Error::NotReady`] if this is not the pinned TPM, [`Error::NotProvisioned`] if the host has no objects.
+    /// [`Error::NotReady`] if this is not the pinned TPM, [`Error::NotProvisioned`] if the host has no
+    /// objects.
     pub(super) fn provisioned(&mut self) -> Result<(&mut TpmConnection, &TpmObjects), Error> {
         if self.identity_state.kind != StateKind::Ready {
             return Err(Error::NotReady(self.identity_state.kind));
@@ -49,7 +50,8 @@ impl ConnectedTpm {
     /// The connection, if the host has no objects that new ones would replace.
     ///
     /// # Errors
-    /// [`Error::NotReady`] if this is not the pinned TPM, [`Error::AlreadyProvisioned`] if the host has objects.
+    /// [`Error::NotReady`] if this is not the pinned TPM, [`Error::AlreadyProvisioned`] if the host has
+    /// objects.
     pub(super) fn unprovisioned(&mut self) -> Result<&mut TpmConnection, Error> {
         match (self.identity_state.kind, &self.objects) {
             (StateKind::Ready, None) => Ok(&mut self.connection),

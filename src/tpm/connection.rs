@@ -1,11 +1,14 @@
 //! One connection to the TPM: context, SRK, identity, and the session that protects commands.
 //!
-//! Commands run in an HMAC session salted with the SRK, with parameter encryption both ways ([`super::session`]). Where
-//! a command has no parameter to encrypt in a direction, libtss2 omits that attribute for the command, and the HMAC
-//! still protects it. Commands outside the session are those that cannot or need not have one:
+//! Commands run in an HMAC session salted with the SRK, with parameter encryption both ways
+//! ([`super::session`]). Where a command has no parameter to encrypt in a direction, libtss2 omits that
+//! attribute for the command, and the HMAC still protects it. Commands outside the session are those that
+//! cannot or need not have one:
 //!
-//! - `TPM2_CreatePrimary` of the SRK: there is no key to salt a session with yet; its Name is compared with the pin.
-//! - `TPM2_StartAuthSession`, `TPM2_FlushContext` and `TPM2_Startup`: the specification allows no such session.
+//! - `TPM2_CreatePrimary` of the SRK: there is no key to salt a session with yet; its Name is compared with
+//!   the pin.
+//! - `TPM2_StartAuthSession`, `TPM2_FlushContext` and `TPM2_Startup`: the specification allows no such
+//!   session.
 //! - `TPM2_GetCapability`: nothing in it is secret.
 //! - `TPM2_PCR_Read`: the quote has the same values under a signature.
 //! - `TPM2_ReadPublic` of the SRK in a probe: only its presence and Name are checked.
@@ -52,8 +55,8 @@ pub(super) struct TpmConnection {
     emulator: bool,
     /// An object or session could not be flushed.
     leaked_handles: bool,
-    /// A second context on a driver's TPM, on which no object is ever loaded. `None` for an emulator, which accepts one
-    /// client, and for a device that is busy when opened a second time.
+    /// A second context on a driver's TPM, on which no object is ever loaded. `None` for an emulator, which
+    /// accepts one client, and for a device that is busy when opened a second time.
     probe_context: Option<Context>,
     srk_checked_at: Instant,
 }
@@ -124,8 +127,8 @@ impl TpmConnection {
         self.emulator
     }
 
-    /// Whether the TPM holds an object or session of this connection that could not be flushed; closing the connection
-    /// frees it.
+    /// Whether the TPM holds an object or session of this connection that could not be flushed; closing the
+    /// connection frees it.
     pub(super) fn has_leaked_handles(&self) -> bool {
         self.leaked_handles
     }
@@ -150,9 +153,11 @@ impl TpmConnection {
         self.context.execute_with_session(Some(session), f).map_err(command_failed(command))
     }
 
-    /// Runs one command with two authorizations: the HMAC session for the first, an empty password for the second.
+    /// Runs one command with two authorizations: the HMAC session for the first, an empty password for the
+    /// second.
     ///
-    /// The session's HMAC covers both objects' Names and all parameters, so the second needs no session of its own.
+    /// The session's HMAC covers both objects' Names and all parameters, so the second needs no session of
+    /// its own.
     pub(super) fn run_with_password_auth<T>(
         &mut self,
         command: &'static str,
@@ -246,8 +251,9 @@ impl TpmConnection {
 
     /// Runs `f` with a policy session that satisfies an EK's policy, then flushes it.
     ///
-    /// The policy is `TPM2_PolicySecret` with the endorsement hierarchy's authorization (EK Credential Profile, section
-    /// B.6.2). The session does not encrypt: it is the second one of a command whose HMAC session does.
+    /// The policy is `TPM2_PolicySecret` with the endorsement hierarchy's authorization (EK Credential
+    /// Profile, section B.6.2). The session does not encrypt: it is the second one of a command whose HMAC
+    /// session does.
     pub(super) fn with_ek_policy_session<T>(
         &mut self,
         f: impl FnOnce(&mut TpmConnection, AuthSession) -> Result<T, Error>,
@@ -307,8 +313,8 @@ impl TpmConnection {
 
     /// Ends the session; the next command starts another.
     ///
-    /// The kernel flushes the sessions of a process that exits. If the TPM does not respond then, the process cannot
-    /// exit until the driver's timeout, which is minutes.
+    /// The kernel flushes the sessions of a process that exits. If the TPM does not respond then, the process
+    /// cannot exit until the driver's timeout, which is minutes.
     pub(super) fn end_session(&mut self) -> Result<(), Error> {
         let Some(session) = self.session.take() else { return Ok(()) };
         let result = self.context.flush_context(session.object_handle());
@@ -316,7 +322,8 @@ impl TpmConnection {
         result.map_err(command_failed("TPM2_FlushContext"))
     }
 
-    /// Flushes the session and the SRK, and sends `TPM2_Shutdown` to an emulator, which no kernel driver does.
+    /// Flushes the session and the SRK, and sends `TPM2_Shutdown` to an emulator, which no kernel driver
+    /// does.
     pub(super) fn close(mut self) {
         if !self.emulator && self.session.is_none() {
             // The kernel's resource manager discards objects without a command to the TPM.
@@ -334,8 +341,8 @@ impl TpmConnection {
 
     /// Closes the connection to a TPM that is lost or does not respond.
     ///
-    /// The kernel frees the objects without a command to the TPM. The context's drop would send one, and wait two
-    /// minutes for a TPM that does not respond.
+    /// The kernel frees the objects without a command to the TPM. The context's drop would send one, and wait
+    /// two minutes for a TPM that does not respond.
     pub(super) fn abandon(mut self) {
         if !self.emulator {
             let _ = self.context.tr_close(&mut ObjectHandle::from(self.srk));
@@ -370,7 +377,8 @@ impl TpmConnection {
 
     /// Runs `f`, then flushes the object, whether or not `f` succeeded.
     ///
-    /// A failed flush does not replace the result of `f`: it sets `leaked_handles`, and the actor then reconnects.
+    /// A failed flush does not replace the result of `f`: it sets `leaked_handles`, and the actor then
+    /// reconnects.
     fn flush_after<T>(
         &mut self,
         object: ObjectHandle,
@@ -378,7 +386,9 @@ impl TpmConnection {
     ) -> Result<T, Error> {
         let outcome = f(self);
         if let Err(error) = self.context.flush_context(object).map_err(command_failed("TPM2_FlushContext")) {
-            tracing::debug!(%error, "cannot flush an object; it remains in the TPM until the connection ends");
+            tracing::debug!(
+                %error,
+                "cannot flush an object; it remains in the TPM until the connection ends");
             self.leaked_handles = true;
         }
         outcome

@@ -1,8 +1,9 @@
 //! A monotonic counter in the TPM's NV memory, against which the generation of the state on disk is checked.
 //!
-//! The index has the attribute TPM_NT_COUNTER, so its value cannot be set: a counter that is deleted and created again
-//! starts above the highest value that any counter of this TPM had (TPM 2.0 Part 1, section 37.2.4.1). The owner's
-//! authorization is needed to read it, and the index's own authorization to increment it.
+//! The index has the attribute TPM_NT_COUNTER, so its value cannot be set: a counter that is deleted and
+//! created again starts above the highest value that any counter of this TPM had (TPM 2.0 Part 1, section
+//! 37.2.4.1). The owner's authorization is needed to read it, and the index's own authorization to increment
+//! it.
 
 use tss_esapi::attributes::NvIndexAttributes;
 use tss_esapi::attributes::NvIndexAttributesBuilder;
@@ -24,8 +25,8 @@ use super::error::command_failed;
 use super::error::is_unknown_handle;
 use super::error::unexpected_response;
 
-/// The first of the NV indices for counters, in the owner's range (TCG Registry of Reserved TPM 2.0 Handles, section
-/// 2.2.2).
+/// The first of the NV indices for counters, in the owner's range (TCG Registry of Reserved TPM 2.0 Handles,
+/// section 2.2.2).
 const FIRST_INDEX: u32 = 0x0180_4862;
 
 /// How many NV indices there are: several systems on one machine have a daemon and a counter each.
@@ -80,8 +81,8 @@ pub(super) fn read(connection: &mut TpmConnection, index: u32) -> Result<Option<
     Ok(current.flatten())
 }
 
-/// Increments the counter at an index unless its value is `target` or more, and returns the value. It is therefore safe
-/// to retry after a lost response.
+/// Increments the counter at an index unless its value is `target` or more, and returns the value. It is
+/// therefore safe to retry after a lost response.
 pub(super) fn increment_to(
     connection: &mut TpmConnection,
     index: u32,

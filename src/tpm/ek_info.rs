@@ -14,14 +14,15 @@ use super::error::is_unknown_handle;
 use super::objects::write_public;
 use super::templates;
 
-/// NV index of the certificate of the template L-2 EK, ECC P-256 (EK Credential Profile, section 2.2.1.4: low range).
+/// NV index of the certificate of the template L-2 EK, ECC P-256 (EK Credential Profile, section 2.2.1.4: low
+/// range).
 pub(super) const P256_EK_CERTIFICATE_INDEX: u32 = 0x01C0_000A;
 
 /// NV index of the certificate of the template L-1 EK, RSA-2048.
 const RSA_EK_CERTIFICATE_INDEX: u32 = 0x01C0_0002;
 
-/// NV indices for the issuers' certificates, in DER one after the other (section 2.2.1.5.2); some manufacturers use
-/// them.
+/// NV indices for the issuers' certificates, in DER one after the other (section 2.2.1.5.2); some
+/// manufacturers use them.
 const EK_CHAIN_INDICES: std::ops::RangeInclusive<u32> = 0x01C0_0100..=0x01C0_01FF;
 
 /// Bounds on the chain, well above those in use.
@@ -53,8 +54,8 @@ pub struct EkInfo {
 
 /// Reads the endorsement keys, and whether they are complete.
 ///
-/// Deriving the RSA EK takes a TPM up to seconds and needs the endorsement hierarchy's authorization. If that has a
-/// password, the result has the P-256 EK alone, which was derived when connecting, and is incomplete.
+/// Deriving the RSA EK takes a TPM up to seconds and needs the endorsement hierarchy's authorization. If that
+/// has a password, the result has the P-256 EK alone, which was derived when connecting, and is incomplete.
 pub(super) fn read(connection: &mut TpmConnection) -> Result<(EkInfo, bool), Error> {
     let public = connection.identity().ek_public.clone();
     let p256 =
@@ -87,7 +88,8 @@ pub(super) fn read_certificate(connection: &mut TpmConnection, index: u32) -> Re
     Ok(Some(certificate))
 }
 
-/// Reads the issuers' certificates. One may span two indices, so all indices are read before the bytes are split.
+/// Reads the issuers' certificates. One may span two indices, so all indices are read before the bytes are
+/// split.
 fn read_chain(connection: &mut TpmConnection) -> Result<Vec<Vec<u8>>, Error> {
     let mut bytes = Vec::new();
     for index in connection.nv_indices(*EK_CHAIN_INDICES.start())? {

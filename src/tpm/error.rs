@@ -19,10 +19,11 @@ pub enum Error {
     /// The operation needs TPM objects, and the host has none.
     #[error("this host has no TPM keys yet; provision it first")]
     NotProvisioned,
-    /// The stored objects are malformed, do not belong together, or belong to another TPM; the text says which.
+    /// The stored objects are malformed, do not belong together, or belong to another TPM; the text says
+    /// which.
     #[error(
-        "the stored TPM objects are not usable: {0}; restore them from a backup, or move them away and enroll \
-         the host again"
+        "the stored TPM objects are not usable: {0}; restore them from a backup, or move them away and \
+         enroll the host again"
     )]
     InvalidObjects(String),
     /// Data sealed to these PCRs cannot be unsealed, since they have other values now.
@@ -260,7 +261,8 @@ pub(super) fn is_parameter_error(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x40 != 0)
 }
 
-/// Whether the response is TPM_RC_FAILURE: either this command failed, or the TPM is in failure mode until reset.
+/// Whether the response is TPM_RC_FAILURE: either this command failed, or the TPM is in failure mode until
+/// reset.
 pub(super) fn is_tpm_failure(error: &Error) -> bool {
     error.tpm_code() == Some(FAILURE)
 }

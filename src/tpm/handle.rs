@@ -49,15 +49,17 @@ const RSA_KEY_DEADLINE: Duration = Duration::from_secs(120);
 /// Deriving an RSA EK takes discrete TPMs two seconds and more.
 const PRIMARY_DEADLINE_FACTOR: u32 = 3;
 
-/// A handle to the TPM thread, cheap to clone. The thread ends with [`Tpm::shutdown`] or with its last handle.
+/// A handle to the TPM thread, cheap to clone. The thread ends with [`Tpm::shutdown`] or with its last
+/// handle.
 ///
-/// Each method waits at most for the configured deadline, or a documented multiple of it, and does not block the async
-/// runtime.
+/// Each method waits at most for the configured deadline, or a documented multiple of it, and does not block
+/// the async runtime.
 ///
 /// # Errors
 /// All methods that use the TPM return [`Error::QueueFull`] and [`Error::DeadlineExceeded`] under load,
-/// [`Error::NotReady`] in a state without a usable TPM, [`Error::NotProvisioned`] if they need keys and the host has
-/// none, [`Error::CommandFailed`] for failed TPM commands, and [`Error::Stopped`] once the thread has ended.
+/// [`Error::NotReady`] in a state without a usable TPM, [`Error::NotProvisioned`] if they need keys and the
+/// host has none, [`Error::CommandFailed`] for failed TPM commands, and [`Error::Stopped`] once the thread
+/// has ended.
 #[derive(Clone)]
 pub struct Tpm {
     requests: SyncSender<Box<dyn TpmRequest>>,
@@ -71,8 +73,8 @@ impl Tpm {
     /// `stored` are the objects of an earlier [`Tpm::provision`]; their Names pin SRK and EK.
     ///
     /// # Errors
-    /// `InvalidInput` for an emulator that is not allowed or for invalid settings, `InvalidData` for stored objects that
-    /// fail [`TpmObjects::validate`], and the kernel's error if it starts no thread.
+    /// `InvalidInput` for an emulator that is not allowed or for invalid settings, `InvalidData` for stored
+    /// objects that fail [`TpmObjects::validate`], and the kernel's error if it starts no thread.
     pub fn open(config: TpmConfig, stored: Option<TpmObjects>) -> io::Result<Tpm> {
         config.validate()?;
         if let Some(stored) = &stored {
@@ -116,11 +118,12 @@ impl Tpm {
 
     /// Creates the host's objects and uses them from then on. The caller stores them for the next start.
     ///
-    /// Waits at most six deadlines. The objects are used only once this method has returned them, so a cancelled call has
-    /// no effect.
+    /// Waits at most six deadlines. The objects are used only once this method has returned them, so a
+    /// cancelled call has no effect.
     ///
     /// # Errors
-    /// [`Error::AlreadyProvisioned`] if there are objects already; [`Error::NotReady`] if this is not the pinned TPM.
+    /// [`Error::AlreadyProvisioned`] if there are objects already; [`Error::NotReady`] if this is not the
+    /// pinned TPM.
     pub async fn provision(&self) -> Result<TpmObjects, Error> {
         let objects = self
             .call_within(self.deadline * PROVISION_DEADLINE_FACTOR, |tpm| {
@@ -143,11 +146,12 @@ impl Tpm {
 
     /// Seals 1 to 128 bytes under the SRK of the pinned TPM.
     ///
-    /// With `pcrs` (numbers up to 23, ascending) the data can be unsealed only while these have their current values,
-    /// which are returned.
+    /// With `pcrs` (numbers up to 23, ascending) the data can be unsealed only while these have their current
+    /// values, which are returned.
     ///
     /// # Errors
-    /// [`Error::RequestFailed`] for another length, an invalid selection, or PCRs that change during each attempt.
+    /// [`Error::RequestFailed`] for another length, an invalid selection, or PCRs that change during each
+    /// attempt.
     pub async fn seal(
         &self,
         secret: Zeroizing<Vec<u8>>,
@@ -225,8 +229,8 @@ impl Tpm {
 
     /// Creates an RSA-2048 key, certified by the AK. The caller stores it.
     ///
-    /// Waits at most two minutes, or the deadline if that is longer. Other requests wait meanwhile, and the state is
-    /// `busy` if it takes longer than the deadline.
+    /// Waits at most two minutes, or the deadline if that is longer. Other requests wait meanwhile, and the
+    /// state is `busy` if it takes longer than the deadline.
     pub async fn create_rsa_key(&self) -> Result<RsaKeyBlob, Error> {
         self.call_within(self.deadline.max(RSA_KEY_DEADLINE), |tpm| {
             let (connection, objects) = tpm.provisioned()?;
@@ -272,12 +276,12 @@ impl Tpm {
         .await
     }
 
-    /// Quotes PCRs of the SHA-256 bank (numbers up to 23, ascending) with at most 32 bytes of qualifying data, and
-    /// returns the public areas and the certification that a verifier needs with the quote.
+    /// Quotes PCRs of the SHA-256 bank (numbers up to 23, ascending) with at most 32 bytes of qualifying
+    /// data, and returns the public areas and the certification that a verifier needs with the quote.
     ///
     /// # Errors
-    /// [`Error::RequestFailed`] for an invalid selection, a TPM without a SHA-256 bank, or PCRs that change during each
-    /// attempt.
+    /// [`Error::RequestFailed`] for an invalid selection, a TPM without a SHA-256 bank, or PCRs that change
+    /// during each attempt.
     pub async fn attest(&self, pcrs: Vec<u8>, qualifying_data: Vec<u8>) -> Result<Attestation, Error> {
         self.call(move |tpm| {
             let (connection, objects) = tpm.provisioned()?;
@@ -286,13 +290,14 @@ impl Tpm {
         .await
     }
 
-    /// The endorsement keys with their certificates. Waits at most three deadlines for the first read, which may take a
-    /// TPM seconds; later calls return the same.
+    /// The endorsement keys with their certificates. Waits at most three deadlines for the first read, which
+    /// may take a TPM seconds; later calls return the same.
     pub async fn ek_info(&self) -> Result<EkInfo, Error> {
         self.call_within(self.deadline * PRIMARY_DEADLINE_FACTOR, ConnectedTpm::ek_info).await
     }
 
-    /// Decrypts a credential that was made for this TPM's endorsement key and the AK. Waits at most three deadlines.
+    /// Decrypts a credential that was made for this TPM's endorsement key and the AK. Waits at most three
+    /// deadlines.
     ///
     /// # Errors
     /// [`Error::RequestFailed`] for a credential that is for another TPM or another AK, or is damaged.
@@ -316,7 +321,8 @@ impl Tpm {
         self.call(move |tpm| random::random(&mut tpm.connection, length)).await
     }
 
-    /// 32 random bytes of the TPM XORed with 32 of the kernel, so that a weak generator on one side does not weaken them.
+    /// 32 random bytes of the TPM XORed with 32 of the kernel, so that a weak generator on one side does not
+    /// weaken them.
     ///
     /// # Errors
     /// [`Error::RequestFailed`] if the kernel gives no random numbers.
@@ -324,8 +330,8 @@ impl Tpm {
         self.call(|tpm| random::mixed_random(&mut tpm.connection)).await
     }
 
-    /// How many transient objects and sessions the TPM holds for this connection, or without a resource manager for all
-    /// clients. Between requests there is at most one of each: the SRK and the HMAC session.
+    /// How many transient objects and sessions the TPM holds for this connection, or without a resource
+    /// manager for all clients. Between requests there is at most one of each: the SRK and the HMAC session.
     pub async fn loaded_handles(&self) -> Result<LoadedHandles, Error> {
         self.call(|tpm| {
             Ok(LoadedHandles {
@@ -338,8 +344,8 @@ impl Tpm {
 
     /// Ends the thread, which flushes its session and objects. Returns whether it has ended.
     ///
-    /// Blocks until then, at most for the deadline, so it must not be called from an async task. A thread that waits for
-    /// a stalled TPM ends when the TPM responds.
+    /// Blocks until then, at most for the deadline, so it must not be called from an async task. A thread
+    /// that waits for a stalled TPM ends when the TPM responds.
     pub fn shutdown(&self) -> bool {
         self.status.request_stop();
         // This request only wakes the thread; if the queue is full, the thread is awake.

@@ -12,8 +12,8 @@ pub(super) fn compare_names((srk, ek): (&[u8], &[u8]), (pinned_srk, pinned_ek): 
         (false, true) => TpmState::new(
             StateKind::Cleared,
             format!(
-                "it is still the TPM of host {}, but its SRK is new; a daemon with its keys in memory continues to \
-                 issue until it exits",
+                "it is still the TPM of host {}, but its SRK is new; a daemon with its keys in memory \
+                 continues to issue until it exits",
                 host_id(ek)
             ),
         ),
@@ -35,7 +35,8 @@ pub(super) fn state_from_permanent(permanent: TpmaPermanent) -> TpmState {
     if !locked.is_empty() {
         // Reported at once, since the next start cannot derive SRK and EK.
         let detail = format!(
-            "a password was set for the {locked} hierarchy; loaded keys work until the TPM or the daemon restarts"
+            "a password was set for the {locked} hierarchy; loaded keys work until the TPM or the daemon \
+             restarts"
         );
         return TpmState::new(StateKind::OwnerAuth, detail);
     }
@@ -70,7 +71,8 @@ mod tests {
 
     #[test]
     fn password_takes_precedence_over_lockout() {
-        // TPMA_PERMANENT: 0 ownerAuthSet, 1 endorsementAuthSet, 2 lockoutAuthSet, 9 inLockout, 10 tpmGeneratedEPS.
+        // TPMA_PERMANENT: 0 ownerAuthSet, 1 endorsementAuthSet, 2 lockoutAuthSet, 9 inLockout, 10
+        // tpmGeneratedEPS.
         for (bits, kind, detail) in [
             (0x404, StateKind::Ready, ""),
             (0x200, StateKind::Lockout, "too many failed authorizations"),

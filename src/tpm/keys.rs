@@ -20,7 +20,8 @@ use super::objects::join_signature;
 use super::seal;
 use super::templates;
 
-/// Creates AK, host key, its certification and the sealed key-encryption key, and validates them like stored ones.
+/// Creates AK, host key, its certification and the sealed key-encryption key, and validates them like stored
+/// ones.
 pub(super) fn provision(connection: &mut TpmConnection) -> Result<TpmObjects, Error> {
     let ak = connection.create_object(templates::ak()?, None)?;
     let host_key = connection.create_object(templates::host_key()?, None)?;
@@ -80,7 +81,8 @@ pub(super) fn host_sign(
     join_signature(&signature).ok_or_else(|| unexpected_response("TPM2_Sign"))
 }
 
-/// The ticket for a digest that the TPM did not compute; unrestricted keys accept it (TPM 2.0 Part 3, section 20.2).
+/// The ticket for a digest that the TPM did not compute; unrestricted keys accept it (TPM 2.0 Part 3, section
+/// 20.2).
 pub(super) fn null_hashcheck_ticket() -> Result<HashcheckTicket, Error> {
     HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
         tag: TPM2_ST_HASHCHECK,

@@ -1,9 +1,9 @@
 //! The TPM: the only module that uses tss-esapi.
 //!
-//! One thread, named `tpm`, owns the TPM. Callers reach it through a handle with a bounded queue ([`Tpm`]) and wait at
-//! most for a deadline, however long the TPM takes. [`Tpm::state`] names the TPM's condition ([`StateKind`]). The thread
-//! reconnects after I/O errors and resets of the TPM, and compares the SRK and EK with the pinned Names each time, so
-//! that another TPM or a cleared one is reported and not used.
+//! One thread, named `tpm`, owns the TPM. Callers reach it through a handle with a bounded queue ([`Tpm`])
+//! and wait at most for a deadline, however long the TPM takes. [`Tpm::state`] names the TPM's condition
+//! ([`StateKind`]). The thread reconnects after I/O errors and resets of the TPM, and compares the SRK and EK
+//! with the pinned Names each time, so that another TPM or a cleared one is reported and not used.
 //!
 //! ```text
 //! caller ── Tpm (handle) ── queue ──> Actor ── TpmConnection ── libtss2 ──> TPM
@@ -11,10 +11,11 @@
 //!                 └── state, heartbeat ─┘  (ActorStatus; a watchdog thread detects a stuck call)
 //! ```
 //!
-//! SRK and EK are derived at each connection. Under the SRK, exempt from the dictionary attack counter (`noDA`) and bound
-//! to this TPM (`fixedTPM`), are the AK, the host key, which the AK certifies, and a sealed key-encryption key. The caller
-//! stores them as [`TpmObjects`]; this module does not access the disk. Each is loaded for one command and flushed after
-//! it, so at most three transient objects exist at a time, which is the capacity of most TPMs.
+//! SRK and EK are derived at each connection. Under the SRK, exempt from the dictionary attack counter
+//! (`noDA`) and bound to this TPM (`fixedTPM`), are the AK, the host key, which the AK certifies, and a
+//! sealed key-encryption key. The caller stores them as [`TpmObjects`]; this module does not access the disk.
+//! Each is loaded for one command and flushed after it, so at most three transient objects exist at a time,
+//! which is the capacity of most TPMs.
 //!
 //! Secrets are returned only in [`zeroize::Zeroizing`], and none is logged.
 

@@ -1,7 +1,8 @@
 //! The host's TPM objects as stored outside the TPM: format and validation.
 //!
-//! Private areas are encrypted and authenticated by the TPM under its SRK, so the stored form has no plaintext secret.
-//! Objects are stored as areas rather than saved contexts, which a reset of the TPM invalidates.
+//! Private areas are encrypted and authenticated by the TPM under its SRK, so the stored form has no
+//! plaintext secret. Objects are stored as areas rather than saved contexts, which a reset of the TPM
+//! invalidates.
 
 use std::fmt;
 
@@ -50,7 +51,8 @@ pub struct TpmObjects {
 }
 
 impl TpmObjects {
-    /// Checks what can be checked without a TPM: sizes, templates, Names, and the AK's certification of the host key.
+    /// Checks what can be checked without a TPM: sizes, templates, Names, and the AK's certification of the
+    /// host key.
     ///
     /// The TPM itself checks the private areas when it loads them.
     ///
@@ -262,7 +264,8 @@ fn invalid_objects<T>(reason: impl Into<String>) -> Result<T, Error> {
     Err(Error::InvalidObjects(reason.into()))
 }
 
-/// The stored form. Fields are optional, so that another version is reported as such and not as missing fields.
+/// The stored form. Fields are optional, so that another version is reported as such and not as missing
+/// fields.
 #[derive(Deserialize, Serialize)]
 struct RawTpmObjects {
     version: u32,

@@ -29,8 +29,8 @@ pub type PcrValues = BTreeMap<u8, [u8; 32]>;
 
 /// Reads the values of `pcrs`, numbers up to 23 in ascending order.
 ///
-/// No session protects the command, as it has nothing to authorize or encrypt: callers compare the values with a quote
-/// or use them in a policy, which the TPM evaluates.
+/// No session protects the command, as it has nothing to authorize or encrypt: callers compare the values
+/// with a quote or use them in a policy, which the TPM evaluates.
 pub(super) fn read(connection: &mut TpmConnection, pcrs: &[u8]) -> Result<PcrValues, Error> {
     let mut values = PcrValues::new();
     for chunk in pcrs.chunks(PCRS_PER_READ) {
@@ -64,8 +64,8 @@ pub(super) fn selection(slots: &[PcrSlot]) -> tss_esapi::Result<PcrSelectionList
     PcrSelectionList::builder().with_selection(HashingAlgorithm::Sha256, slots).build()
 }
 
-/// SHA-256 over the values in ascending order of their numbers, as a quote (TPM 2.0 Part 3, section 18.4) and a PCR
-/// policy have it.
+/// SHA-256 over the values in ascending order of their numbers, as a quote (TPM 2.0 Part 3, section 18.4) and
+/// a PCR policy have it.
 pub(super) fn values_digest(values: &PcrValues) -> [u8; 32] {
     let concatenated: Vec<u8> = values.values().flatten().copied().collect();
     sha256(&concatenated)

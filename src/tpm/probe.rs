@@ -7,8 +7,9 @@ use super::error::Error;
 use super::error::FaultClass;
 use super::error::unexpected_response;
 
-/// How often a driver's TPM is asked whether it has this connection's SRK; each time the resource manager loads and
-/// saves the SRK. A `TPM2_Clear` between requests is therefore detected within five seconds and a probe interval.
+/// How often a driver's TPM is asked whether it has this connection's SRK; each time the resource manager
+/// loads and saves the SRK. A `TPM2_Clear` between requests is therefore detected within five seconds and a
+/// probe interval.
 const SRK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// TPM_PT_PERMANENT (TPM 2.0 Part 2, section 6.13).
@@ -19,14 +20,15 @@ const OWNER_AUTH_SET: u32 = 1;
 const ENDORSEMENT_AUTH_SET: u32 = 1 << 1;
 const IN_LOCKOUT: u32 = 1 << 9;
 
-/// Reads TPM_PT_PERMANENT, and checks the SRK: every time for an emulator, every five seconds for a driver's TPM.
+/// Reads TPM_PT_PERMANENT, and checks the SRK: every time for an emulator, every five seconds for a driver's
+/// TPM.
 ///
-/// The property is one of the cheapest for a TPM to report. The SRK is lost by a reset and by `TPM2_Clear`, after which
-/// commands that need no SRK still succeed.
+/// The property is one of the cheapest for a TPM to report. The SRK is lost by a reset and by `TPM2_Clear`,
+/// after which commands that need no SRK still succeed.
 ///
-/// For a driver's TPM the property is read on the probe context, on which no object is loaded: before any command the
-/// kernel's resource manager loads the context's objects, and waits up to two minutes for that. For this command it
-/// waits less than a second.
+/// For a driver's TPM the property is read on the probe context, on which no object is loaded: before any
+/// command the kernel's resource manager loads the context's objects, and waits up to two minutes for that.
+/// For this command it waits less than a second.
 ///
 /// # Errors
 /// [`Error::DriverTimeout`] if the driver got no response.

@@ -12,7 +12,8 @@ use super::error::FaultClass;
 pub(super) trait TpmRequest: Send {
     /// Whether the caller has stopped waiting.
     fn is_cancelled(&self) -> bool;
-    /// Runs the request and replies. A fault of the TPM or the connection is returned instead, without a reply.
+    /// Runs the request and replies. A fault of the TPM or the connection is returned instead, without a
+    /// reply.
     fn try_run(&mut self, tpm: &mut ConnectedTpm) -> Result<(), Error>;
     /// Replies with an error.
     fn fail(&mut self, error: Error);

@@ -1,5 +1,5 @@
-//! The RSA host key: created on demand, stored by the caller beside [`TpmObjects`], certified by the AK like the host
-//! key.
+//! The RSA host key: created on demand, stored by the caller beside [`TpmObjects`], certified by the AK like
+//! the host key.
 
 use std::fmt;
 
@@ -30,7 +30,8 @@ const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
 /// The length of modulus and signatures in bytes.
 pub(super) const MODULUS_LEN: usize = 256;
 
-/// An RSA-2048 key under the SRK that signs any SHA-256 digest with RSASSA-PKCS1-v1_5, with the AK's certification.
+/// An RSA-2048 key under the SRK that signs any SHA-256 digest with RSASSA-PKCS1-v1_5, with the AK's
+/// certification.
 ///
 /// Serialized as a JSON object with the areas in base64.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]

@@ -45,7 +45,8 @@ pub(super) fn unseal_kek(
     Ok(kek)
 }
 
-/// Seals 1 to 128 bytes under the SRK. With `sealed_to`, the TPM unseals them only while these PCRs have these values.
+/// Seals 1 to 128 bytes under the SRK. With `sealed_to`, the TPM unseals them only while these PCRs have
+/// these values.
 pub(super) fn seal(
     connection: &mut TpmConnection,
     secret: &[u8],

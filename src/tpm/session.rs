@@ -1,7 +1,7 @@
 //! Sessions salted with the SRK: the HMAC session that protects commands, and policy sessions.
 //!
-//! The parameter encryption is AES-128-CFB in both directions. An unsalted session with parameter encryption protects
-//! nothing, and libtss2 from 4.2 on refuses it.
+//! The parameter encryption is AES-128-CFB in both directions. An unsalted session with parameter encryption
+//! protects nothing, and libtss2 from 4.2 on refuses it.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -20,7 +20,8 @@ use super::error::Error;
 use super::error::command_failed;
 use super::error::unexpected_response;
 
-/// An HMAC session is replaced after this many commands or this long; both are far below any cryptographic limit.
+/// An HMAC session is replaced after this many commands or this long; both are far below any cryptographic
+/// limit.
 const MAX_SESSION_USES: u32 = 1000;
 const MAX_SESSION_AGE: Duration = Duration::from_secs(600);
 
@@ -35,7 +36,8 @@ impl HmacSession {
     pub(super) fn start(context: &mut Context, srk: KeyHandle) -> Result<HmacSession, Error> {
         let handle = start(context, srk, SessionType::Hmac)?;
         if let Err(error) = enable_encryption(context, handle) {
-            // A session without encryption must not be used. The first error is the cause, so it is the one returned.
+            // A session without encryption must not be used. The first error is the cause, so it is the one
+            // returned.
             let _ = context.flush_context(object_handle(handle));
             return Err(error);
         }

@@ -1,5 +1,5 @@
-//! Steps of connecting that come before the first session: opening the context, flushing stale handles, creating the
-//! SRK.
+//! Steps of connecting that come before the first session: opening the context, flushing stale handles,
+//! creating the SRK.
 
 use nix::unistd::AccessFlags;
 use tss_esapi::Context;
@@ -37,15 +37,16 @@ pub(super) fn open_context(tcti: &Tcti) -> Result<Context, Error> {
     })
 }
 
-/// Opens a second context for probes, if the TPM accepts one: a device without a resource manager has a single client.
+/// Opens a second context for probes, if the TPM accepts one: a device without a resource manager has a
+/// single client.
 pub(super) fn open_probe_context(tcti: &Tcti) -> Option<Context> {
     Context::new(tcti.to_name_conf().ok()?).ok()
 }
 
 /// Checks that a TPM behind a driver responds.
 ///
-/// The driver waits two seconds for `TPM2_GetRandom` and up to five minutes for other commands, during which the
-/// process cannot even be killed. So this command is the first on each new connection.
+/// The driver waits two seconds for `TPM2_GetRandom` and up to five minutes for other commands, during which
+/// the process cannot even be killed. So this command is the first on each new connection.
 pub(super) fn check_responsive(context: &mut Context) -> Result<(), Error> {
     match context
         .execute_without_session(|context| context.get_random(8))
@@ -54,20 +55,22 @@ pub(super) fn check_responsive(context: &mut Context) -> Result<(), Error> {
         Err(error) if error.fault_class() == FaultClass::Transport && error.tpm_code().is_none() => {
             Err(Error::DriverTimeout)
         }
-        // Any response of the TPM, an error code too, shows that it responds; later commands get the same error.
+        // Any response of the TPM, an error code too, shows that it responds; later commands get the same
+        // error.
         _ => Ok(()),
     }
 }
 
 /// Flushes the objects and sessions that an interrupted connection left in the TPM.
 ///
-/// The kernel's resource manager does this by itself; swtpm does not track connections. A software TPM serves this
-/// daemon alone, so no other program uses these handles.
+/// The kernel's resource manager does this by itself; swtpm does not track connections. A software TPM serves
+/// this daemon alone, so no other program uses these handles.
 pub(super) fn flush_stale_handles(context: &mut Context) -> Result<(), Error> {
     for first in [FIRST_TRANSIENT_HANDLE, FIRST_SESSION_HANDLE] {
         let stale = match list_handles(context, first) {
             Err(error) if error.tpm_code().is_none() => return Err(error),
-            // A TPM before TPM2_Startup holds no handles, and any other error shows up again at the next command.
+            // A TPM before TPM2_Startup holds no handles, and any other error shows up again at the next
+            // command.
             outcome => outcome.unwrap_or_default(),
         };
         for handle in stale {
@@ -110,7 +113,8 @@ pub(super) fn add_hierarchy(hierarchy: &'static str) -> impl Fn(Error) -> Error 
     }
 }
 
-/// Checks the device before libtss2 opens it, which reports a missing file or permission as an I/O error alone.
+/// Checks the device before libtss2 opens it, which reports a missing file or permission as an I/O error
+/// alone.
 fn check_device_access(tcti: &Tcti) -> Result<(), Error> {
     let Tcti::Device(path) = tcti else { return Ok(()) };
     nix::unistd::access(path, AccessFlags::R_OK | AccessFlags::W_OK).map_err(|error| Error::CommandFailed {

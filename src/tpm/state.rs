@@ -9,7 +9,8 @@ pub struct TpmState {
     pub kind: StateKind,
     /// One line about the cause, for the administrator; may be empty.
     pub detail: String,
-    /// Whether the TPM that responded last is not the pinned one. It remains set while that TPM stalls or is absent.
+    /// Whether the TPM that responded last is not the pinned one. It remains set while that TPM stalls or is
+    /// absent.
     pub ek_mismatch: bool,
 }
 
@@ -42,8 +43,8 @@ pub enum StateKind {
     Busy,
     /// The pinned TPM with another owner seed: `TPM2_Clear` destroyed all keys under its SRK.
     Cleared,
-    /// Dictionary attack lockout after too many failed authorizations. The host's keys are exempt (`noDA`) and continue
-    /// to work.
+    /// Dictionary attack lockout after too many failed authorizations. The host's keys are exempt (`noDA`)
+    /// and continue to work.
     Lockout,
     /// The owner or endorsement hierarchy has a password. Keys that are loaded already continue to work.
     OwnerAuth,
@@ -62,29 +63,31 @@ impl StateKind {
     pub fn remedy(&self) -> &'static str {
         match self {
             StateKind::Absent => {
-                "enable the TPM in the firmware, load its driver, and let the daemon's user read and write the device \
-                 (group tss)"
+                "enable the TPM in the firmware, load its driver, and let the daemon's user read and write \
+                 the device (group tss)"
             }
             StateKind::Busy => {
-                "wait; if it lasts, stop the other programs that use the TPM, then power the machine off and on"
+                "wait; if it lasts, stop the other programs that use the TPM, then power the machine off and \
+                 on"
             }
             StateKind::Cleared => {
-                "the TPM was cleared, which destroyed its keys; restart the daemon and recover this host's keys with \
-                 the recovery key (hostbadge key recover), or stop it, move the files of its state directory away, \
-                 start it and enroll the host again"
+                "the TPM was cleared, which destroyed its keys; restart the daemon and recover this host's \
+                 keys with the recovery key (hostbadge key recover), or stop it, move the files of its state \
+                 directory away, start it and enroll the host again"
             }
             StateKind::Lockout => {
                 "wait for the lockout to expire (tpm2_getcap properties-variable) or end it with \
                  tpm2_dictionarylockout --clear-lockout"
             }
             StateKind::OwnerAuth => {
-                "remove the password of the owner and endorsement hierarchies (tpm2_changeauth -c owner -p PASSWORD)"
+                "remove the password of the owner and endorsement hierarchies (tpm2_changeauth -c owner -p \
+                 PASSWORD)"
             }
             StateKind::Ready => "nothing to do",
             StateKind::Replaced => {
-                "this is not the TPM that the host was set up with; put the previous TPM back, or restart the daemon and \
-                 recover this host's keys with the recovery key (hostbadge key recover), or stop it, move the files \
-                 of its state directory away, start it and enroll the host again"
+                "this is not the TPM that the host was set up with; put the previous TPM back, or restart \
+                 the daemon and recover this host's keys with the recovery key (hostbadge key recover), or \
+                 stop it, move the files of its state directory away, start it and enroll the host again"
             }
             StateKind::Reset => "nothing to do; the daemon reconnects by itself",
             StateKind::Starting => "nothing to do; the daemon is connecting to the TPM for the first time",

@@ -1,7 +1,7 @@
 //! A software TPM for development: swtpm with its state in a directory, running as long as the daemon.
 //!
-//! It proves nothing about the host; tokens and evidence that depend on it say so. All functions here block, so async
-//! code calls them on a blocking thread.
+//! It proves nothing about the host; tokens and evidence that depend on it say so. All functions here block,
+//! so async code calls them on a blocking thread.
 
 use std::fs;
 use std::fs::File;
@@ -35,8 +35,9 @@ impl SoftwareTpm {
     /// Takes two to four seconds the first time (swtpm_setup creates RSA keys), a few milliseconds later.
     ///
     /// # Errors
-    /// `NotFound` if swtpm or swtpm-tools is not installed, `WouldBlock` if another daemon uses the directory, the
-    /// kernel's error if the directory cannot be written, and failures of the programs with the last line of their log.
+    /// `NotFound` if swtpm or swtpm-tools is not installed, `WouldBlock` if another daemon uses the
+    /// directory, the kernel's error if the directory cannot be written, and failures of the programs with
+    /// the last line of their log.
     pub fn start(dir: &Path) -> io::Result<SoftwareTpm> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(with_path(dir))?;
         let dir = dir.canonicalize().map_err(with_path(dir))?;

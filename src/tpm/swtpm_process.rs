@@ -152,11 +152,11 @@ fn swtpm_command(dir: &Path, state: &str, port: u16) -> Command {
     command
 }
 
-/// Makes the kernel kill the child when the thread that starts it ends, also after SIGKILL of the daemon, and closes the
-/// daemon's file descriptors in it.
+/// Makes the kernel kill the child when the thread that starts it ends, also after SIGKILL of the daemon, and
+/// closes the daemon's file descriptors in it.
 ///
-/// libtss2 opens its sockets and devices without close-on-exec. A child that inherits one keeps the connection open, and
-/// swtpm, which serves one connection at a time, would wait for it without end.
+/// libtss2 opens its sockets and devices without close-on-exec. A child that inherits one keeps the
+/// connection open, and swtpm, which serves one connection at a time, would wait for it without end.
 pub(super) fn kill_with_parent(command: &mut Command) {
     let parent = nix::unistd::getpid();
     let in_child = move || {
@@ -165,18 +165,19 @@ pub(super) fn kill_with_parent(command: &mut Command) {
         if nix::unistd::getppid() != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
-        // SAFETY: the system call takes numbers only. It closes no descriptor before exec, so the standard library's
-        // pipe to the parent remains usable. Kernels before 5.11 reject the flag; the error is ignored.
+        // SAFETY: the system call takes numbers only. It closes no descriptor before exec, so the standard
+        // library's pipe to the parent remains usable. Kernels before 5.11 reject the flag; the error is
+        // ignored.
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         Ok(())
     };
-    // SAFETY: runs between fork and exec, where only async-signal-safe calls are allowed: all three are plain system
-    // calls, and neither they nor the errors made here allocate.
+    // SAFETY: runs between fork and exec, where only async-signal-safe calls are allowed: all three are plain
+    // system calls, and neither they nor the errors made here allocate.
     unsafe { command.pre_exec(in_child) };
 }
 
-/// Waits until the child listens. swtpm writes its pid once both its sockets listen, so a pid file with the child's pid
-/// shows that this child, and not another process, has the ports.
+/// Waits until the child listens. swtpm writes its pid once both its sockets listen, so a pid file with the
+/// child's pid shows that this child, and not another process, has the ports.
 fn wait_until_listening(child: &mut Child, pid_file: &Path) -> io::Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     let pid = child.id().to_string();
@@ -213,8 +214,9 @@ fn terminate(child: &mut Child) -> io::Result<()> {
     Ok(())
 }
 
-/// Two adjacent free ports below the kernel's ephemeral range: a client that reconnects to a swtpm that exited could
-/// otherwise be assigned that port itself and connect to itself. `None` if the random pair is not free.
+/// Two adjacent free ports below the kernel's ephemeral range: a client that reconnects to a swtpm that
+/// exited could otherwise be assigned that port itself and connect to itself. `None` if the random pair is
+/// not free.
 fn free_port_pair() -> io::Result<Option<u16>> {
     let mut random = [0; 2];
     SystemRandom::new()

@@ -1,7 +1,7 @@
 //! Creates a software TPM in a directory: endorsement keys, and certificates by a CA of its own.
 //!
-//! swtpm_setup 0.7 certifies an RSA-2048 and an ECC P-384 EK. The host's id is derived from the ECC P-256 EK, which most
-//! hardware TPMs have, so its certificate is created and stored here in the same way.
+//! swtpm_setup 0.7 certifies an RSA-2048 and an ECC P-384 EK. The host's id is derived from the ECC P-256 EK,
+//! which most hardware TPMs have, so its certificate is created and stored here in the same way.
 
 use std::env;
 use std::fs;
@@ -97,7 +97,8 @@ const CA_OPTIONS: &str = "\
 --platform-model development
 ";
 
-/// Derives the P-256 EK, certifies it by the CA, and stores the certificate in the TPM as a manufacturer would.
+/// Derives the P-256 EK, certifies it by the CA, and stores the certificate in the TPM as a manufacturer
+/// would.
 fn certify_p256(dir: &Path) -> io::Result<()> {
     let process = SwtpmProcess::start(dir, STATE_DIR)?;
     let tcti = Tcti::Swtpm { host: std::net::Ipv4Addr::LOCALHOST, port: process.port() };
@@ -139,8 +140,8 @@ const CERTIFY_ARGS: [&str; 23] = [
     "id:20191023",
 ];
 
-/// Writes the certificate to its NV index (EK Credential Profile, section 2.2.1.4), which belongs to the platform, so
-/// that `TPM2_Clear` does not delete it.
+/// Writes the certificate to its NV index (EK Credential Profile, section 2.2.1.4), which belongs to the
+/// platform, so that `TPM2_Clear` does not delete it.
 fn write_certificate(connection: &mut TpmConnection, certificate: &[u8]) -> Result<(), Error> {
     let failed = command_failed("TPM2_NV_DefineSpace");
     let attributes = NvIndexAttributesBuilder::new()

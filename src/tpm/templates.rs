@@ -108,7 +108,8 @@ pub(super) fn sealed_data() -> Result<Public, Error> {
     keyed_hash(base_attributes().with_user_with_auth(true).with_no_da(true), Digest::default())
 }
 
-/// Sealed data that is unsealed only with a policy session; it has no `userWithAuth`, so a password is not accepted.
+/// Sealed data that is unsealed only with a policy session; it has no `userWithAuth`, so a password is not
+/// accepted.
 pub(super) fn sealed_data_with_policy(policy: &[u8; 32]) -> Result<Public, Error> {
     let policy = Digest::try_from(policy.as_slice()).map_err(command_failed("sealing template"))?;
     keyed_hash(base_attributes().with_admin_with_policy(true).with_no_da(true), policy)
