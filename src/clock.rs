@@ -1,5 +1,6 @@
-//! Time as a parameter: code that depends on the time of day takes a [`Clock`], which tests advance instead
-//! of sleeping.
+//! Time as a parameter.
+//!
+//! Code that depends on the time of day takes a [`Clock`], which tests advance instead of sleeping.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Status of the TPM thread as other threads see it: the TPM's state, a heartbeat, and whether a call is
-//! stuck.
+//! Status of the TPM thread as other threads see it.
 //!
+//! It has the TPM's state, a heartbeat, and whether a call is stuck.
 //! A thread that is blocked in a TPM command cannot report that, so a watchdog thread measures its calls.
 
 use std::sync::Condvar;

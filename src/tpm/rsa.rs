@@ -1,5 +1,7 @@
-//! The RSA host key: created on demand, stored by the caller beside [`TpmObjects`], certified by the AK like
-//! the host key.
+//! The RSA host key.
+//!
+//! It is created on demand, certified by the AK like the host key, and stored by the caller beside
+//! [`TpmObjects`].
 
 use std::fmt;
 

@@ -1,5 +1,4 @@
-//! Steps of connecting that come before the first session: opening the context, flushing stale handles,
-//! creating the SRK.
+//! The steps of connecting before the first session: open the context, flush stale handles, create the SRK.
 
 use nix::unistd::AccessFlags;
 use tss_esapi::Context;

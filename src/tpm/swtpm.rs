@@ -21,7 +21,8 @@ use super::swtpm_setup;
 
 /// A running swtpm. Dropping it stops the process; its state remains in the directory.
 ///
-/// The process does not outlive the daemon, even after SIGKILL ([`super::swtpm_process`]).
+/// The process does not outlive the daemon, even after SIGKILL: the kernel kills it when the
+/// thread that started it ends.
 pub struct SoftwareTpm {
     dir: PathBuf,
     process: SwtpmProcess,
