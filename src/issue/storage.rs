@@ -249,6 +249,6 @@ mod tests {
         store::write(&file, 3, &EncryptedKey::for_test("a", 1)).unwrap();
         assert!(read_key_schedule(&file).unwrap_err().to_string().contains("written in format 3"));
         store::write(&file, 2, &EncryptedKey::for_test("a", 1)).unwrap();
-        assert!(read_key_schedule(&file).unwrap_err().to_string().contains("torn"));
+        assert!(read_key_schedule(&file).unwrap_err().to_string().contains("corrupt"));
     }
 }

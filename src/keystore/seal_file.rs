@@ -144,10 +144,7 @@ impl SealFile {
         pcrs: &[u8],
         now: Timestamp,
     ) -> Result<(Self, Kek), Error> {
-        let mut kek = cipher::random_key()?;
-        // The TPM's own random numbers too, so that a weakness of one source is not ours.
-        let tpm_random = Zeroizing::new(tpm.random(kek.len()).await?);
-        kek.iter_mut().zip(tpm_random.iter()).for_each(|(byte, other)| *byte ^= other);
+        let kek = tpm.mixed_random().await?;
         let mut sealed_kek = SealedKek::seal(tpm, &kek, pcrs, now).await?;
         sealed_kek.link =
             Some(cipher::encrypt(old, SUCCESSOR_AAD, digest(&SHA256, kek.as_slice()).as_ref())?);
