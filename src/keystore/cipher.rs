@@ -5,20 +5,20 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::error::Error;
 
 /// Encrypts `secret`; `name` says what it is, and what is opened under another name does not open.
 ///
 /// A key may encrypt 2^32 secrets before nonces would be likely to repeat; a host has some hundreds.
 pub fn encrypt(key: &[u8; 32], aad: &[u8], secret: &[u8]) -> Result<String, Error> {
     let mut nonce = [0; NONCE_LEN];
-    SystemRandom::new().fill(&mut nonce).map_err(|_| Error::Random)?;
+    SystemRandom::new().fill(&mut nonce).map_err(Error::Random)?;
     // Grows by the tag; reserved now, so that no copy of the secret is left behind by a reallocation.
     let mut buffer = Zeroizing::new(Vec::with_capacity(secret.len() + AES_256_GCM.tag_len()));
     buffer.extend_from_slice(secret);
     aead_key(key)?
         .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut *buffer)
-        .map_err(|_| Error::Random)?;
+        .map_err(|_| Error::Crypto("AES-256-GCM encryption"))?;
     let mut ciphertext = nonce.to_vec();
     ciphertext.extend_from_slice(&buffer);
     Ok(BASE64.encode(&ciphertext))
@@ -46,12 +46,14 @@ pub(super) fn decrypt_key(key: &[u8; 32], aad: &[u8], ciphertext: &str) -> Optio
 /// 32 random bytes.
 pub(super) fn random_key() -> Result<Zeroizing<[u8; 32]>, Error> {
     let mut key = Zeroizing::new([0; 32]);
-    SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| Error::Random)?;
+    SystemRandom::new().fill(key.as_mut_slice()).map_err(Error::Random)?;
     Ok(key)
 }
 
 fn aead_key(key: &[u8; 32]) -> Result<LessSafeKey, Error> {
-    UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| Error::Random)
+    UnboundKey::new(&AES_256_GCM, key)
+        .map(LessSafeKey::new)
+        .map_err(|_| Error::Crypto("AES-256-GCM key setup"))
 }
 
 #[cfg(test)]

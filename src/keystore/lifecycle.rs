@@ -8,10 +8,11 @@ use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
+use super::error::Error;
+use super::kek::{Kek, KekDependent, KekPair};
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
 use super::state_manifest::StateManifest;
-use super::{Error, Kek, KekDependent, KekPair};
 use crate::clock::Clock;
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
@@ -120,7 +121,7 @@ impl Keystore {
     pub async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
         let mut state = self.state.lock().await;
         if state.seal_file.has_previous() {
-            return Err(Error::Recovery("the keys are just being sealed anew; try again in a moment".into()));
+            return Err(Error::RewrapInProgress);
         }
         let old_kek = state.seal_file.unseal(&self.tpm).await?.latest;
         let (recovery_key, now, seal_file) =
@@ -145,10 +146,10 @@ impl Keystore {
     /// The keys, if what this holder has on the disk is still to be encrypted under the latest of them.
     pub async fn needs_rewrap(&self, dependent: KekDependent) -> Result<Option<KekPair>, Error> {
         let state = self.state.lock().await;
-        match state.pending_rewrap.contains(&dependent) {
-            true => state.seal_file.unseal(&self.tpm).await.map(Some),
-            false => Ok(None),
+        if !state.pending_rewrap.contains(&dependent) {
+            return Ok(None);
         }
+        state.seal_file.unseal(&self.tpm).await.map(Some)
     }
 
     /// The holder's file is under the latest key. When that is so of all, the key before is forgotten.
@@ -224,14 +225,8 @@ pub async fn reseal_with_recovery_key(
 /// Where the keys do not open, nothing else can be accepted either: both at once.
 fn with_accept_hint(error: Error) -> Error {
     match error {
-        Error::RolledBack(reason) => Error::Recovery(format!(
-            "the state directory is not the latest of this host: {reason}; put the latest copy back, or take this one as \
-             it is as well: hostbadge key recover --accept"
-        )),
-        Error::InvalidFile { path, reason } => Error::Recovery(format!(
-            "{}: {reason}; put it back from a backup, or take the state as it is as well: hostbadge key recover --accept",
-            path.display()
-        )),
+        Error::RolledBack(rollback) => Error::RolledBackAtRecovery(rollback),
+        Error::InvalidFile { path, reason } => Error::InvalidFileAtRecovery { path, reason },
         other => other,
     }
 }

@@ -1,11 +1,12 @@
 //! The recovery key: a secret on paper that opens this host's secrets when its TPM does not.
 
 use data_encoding::BASE32_NOPAD;
-use ring::digest::{SHA256, digest};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use zeroize::Zeroizing;
 
-use super::{Error, cipher};
+use super::cipher;
+use super::error::{Error, RecoveryKeyFault};
+use crate::digest::sha256;
 
 /// What every recovery key begins with, so that it is known for what it is wherever it turns up.
 const PREFIX: &str = "hbr1";
@@ -13,6 +14,8 @@ const PREFIX: &str = "hbr1";
 const GROUP_LEN: usize = 7;
 /// Bytes of checksum after the secret: a slip of the pen is told from a wrong key.
 const CHECKSUM_LEN: usize = 3;
+/// A longer text is rejected unread.
+const MAX_TEXT_LEN: usize = 256;
 
 /// 256 random bits. Shown once; only keys derived from it are kept, and those encrypted.
 pub struct RecoveryKey(Zeroizing<[u8; 32]>);
@@ -24,9 +27,8 @@ impl RecoveryKey {
 
     /// Reads what a person typed: capitals, spaces and dashes are all the same.
     pub fn parse(text: &str) -> Result<RecoveryKey, Error> {
-        let invalid = |reason: &str| Err(Error::Recovery(format!("this is no recovery key: {reason}")));
-        if text.len() > 256 {
-            return invalid("it is far too long");
+        if text.len() > MAX_TEXT_LEN {
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::TooLong));
         }
         let normalized: Zeroizing<String> = Zeroizing::new(
             text.chars()
@@ -35,16 +37,16 @@ impl RecoveryKey {
                 .collect(),
         );
         let Some(digits) = normalized.strip_prefix(&PREFIX.to_ascii_uppercase()) else {
-            return invalid("it begins with hbr1");
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::Prefix));
         };
         let Ok(bytes) = BASE32_NOPAD.decode(digits.as_bytes()).map(Zeroizing::new) else {
-            return invalid("it has letters and the digits 2 to 7, 56 after hbr1");
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::Encoding));
         };
         let Some((secret, given_checksum)) = bytes.split_first_chunk::<32>() else {
-            return invalid("a part of it is missing");
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::TooShort));
         };
         if given_checksum != checksum(secret) {
-            return invalid("a character of it is wrong or missing");
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::Checksum));
         }
         Ok(RecoveryKey(Zeroizing::new(*secret)))
     }
@@ -73,7 +75,7 @@ impl RecoveryKey {
             .extract(&*self.0)
             .expand(&[b"recovery wrapping key, version 1"], HKDF_SHA256)
             .and_then(|okm| okm.fill(key.as_mut_slice()))
-            .map_err(|_| Error::Random)?;
+            .map_err(|_| Error::Crypto("HKDF-SHA256 key derivation"))?;
         Ok(key)
     }
 }
@@ -85,10 +87,8 @@ impl std::fmt::Debug for RecoveryKey {
 }
 
 fn checksum(secret: &[u8; 32]) -> [u8; CHECKSUM_LEN] {
-    let digest = digest(&SHA256, &[b"hostbadge recovery key", secret.as_slice()].concat());
-    let mut check = [0; CHECKSUM_LEN];
-    check.copy_from_slice(&digest.as_ref()[..CHECKSUM_LEN]);
-    check
+    let [first, second, third, ..] = sha256(&[b"hostbadge recovery key", secret.as_slice()].concat());
+    [first, second, third]
 }
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
         }
         for typed in ["", "hbr1", "hbr1-", "a password", &"a".repeat(10_000)] {
             let error = RecoveryKey::parse(typed).unwrap_err().to_string();
-            assert!(error.starts_with("this is no recovery key"), "{error}");
+            assert!(error.starts_with("this is not a recovery key"), "{error}");
         }
     }
 }

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE64, HEXLOWER};
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::cipher;
+use super::error::Error;
+use super::kek::{Kek, KekPair};
 use super::recovery_key::RecoveryKey;
-use super::{Error, Kek, KekPair, cipher};
 use crate::clock::Timestamp;
+use crate::digest::sha256;
 use crate::store;
 use crate::tpm::{self, KeyBlob, PcrValues, Tpm};
 
@@ -94,9 +96,8 @@ impl SealFile {
         let previous_kek = previous.unseal(tpm).await?;
         let link =
             self.kek.link.as_ref().and_then(|link| cipher::decrypt(&previous_kek, SUCCESSOR_AAD, link));
-        if link.is_none_or(|link| link.as_slice() != digest(&SHA256, latest.as_slice()).as_ref()) {
-            let what = "has a key that this host did not make".to_owned();
-            return Err(Error::InvalidFile { path: FILE_NAME.into(), reason: what });
+        if link.is_none_or(|link| link.as_slice() != sha256(latest.as_slice())) {
+            return Err(invalid_seal_file("has a key that this host did not make"));
         }
         Ok(KekPair { latest, previous: Some(previous_kek) })
     }
@@ -104,7 +105,7 @@ impl SealFile {
     /// The same by the recovery key.
     pub(super) fn recover(&self, key: &RecoveryKey) -> Result<KekPair, Error> {
         let Some(recovery) = &self.recovery else {
-            return Err(Error::Recovery("this host has no recovery key".into()));
+            return Err(Error::NoRecoveryKey);
         };
         let wrapping_key = key.wrapping_key()?;
         let mut opened =
@@ -114,9 +115,7 @@ impl SealFile {
             Some(latest) if recovery.keks.len() == 1 + usize::from(previous.is_some()) => {
                 Ok(KekPair { latest, previous })
             }
-            _ => Err(Error::Recovery(
-                "this is not the recovery key of this host; only the latest that was made opens".into(),
-            )),
+            _ => Err(Error::WrongRecoveryKey),
         }
     }
 
@@ -149,11 +148,10 @@ impl SealFile {
         let tpm_random = Zeroizing::new(tpm.random(kek.len()).await?);
         kek.iter_mut().zip(tpm_random.iter()).for_each(|(byte, other)| *byte ^= other);
         let mut sealed_kek = SealedKek::seal(tpm, &kek, pcrs, now).await?;
-        sealed_kek.link =
-            Some(cipher::encrypt(old, SUCCESSOR_AAD, digest(&SHA256, kek.as_slice()).as_ref())?);
+        sealed_kek.link = Some(cipher::encrypt(old, SUCCESSOR_AAD, &sha256(kek.as_slice()))?);
         if let Some(recovery) = &mut self.recovery {
             let wrapping_key = cipher::decrypt_key(old, WRAPPING_KEY_AAD, &recovery.wrapping)
-                .ok_or_else(|| Error::Recovery("the recovery key's part of seal.json was changed".into()))?;
+                .ok_or_else(|| invalid_seal_file("has a recovery key that was changed"))?;
             recovery.wrapping = cipher::encrypt(&kek, WRAPPING_KEY_AAD, wrapping_key.as_slice())?;
             let keks = KekPair { latest: kek.clone(), previous: Some(old.clone()) };
             recovery.keks = wrap_keks(&wrapping_key, &keks)?;
@@ -270,6 +268,10 @@ impl SealedKek {
 
 fn wrap_keks(wrapping_key: &[u8; 32], keks: &KekPair) -> Result<Vec<String>, Error> {
     keks.iter().map(|kek| cipher::encrypt(wrapping_key, KEK_AAD, kek.as_slice())).collect()
+}
+
+fn invalid_seal_file(reason: &str) -> Error {
+    Error::InvalidFile { path: FILE_NAME.into(), reason: reason.to_owned() }
 }
 
 fn seal_file_path(dir: &Path) -> PathBuf {

@@ -17,12 +17,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
-use ring::digest::{SHA256, digest};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Error, Kek, KekPair, cipher};
+use super::cipher;
+use super::error::{Error, Rollback};
+use super::kek::{Kek, KekPair};
+use crate::digest::sha256;
 use crate::store;
 use crate::tpm::Tpm;
 
@@ -91,23 +93,17 @@ impl StateManifest {
         newly_provisioned: bool,
     ) -> Result<StateManifest, Error> {
         let Some(mut manifest) = StateManifest::read(dir, keks)? else {
-            return match newly_provisioned || StateManifest::first_start_incomplete(tpm, dir).await? {
-                true => StateManifest::create(tpm, dir, keks).await,
-                false => Err(Error::RolledBack("ledger.json is missing".to_owned())),
-            };
+            if newly_provisioned || StateManifest::first_start_incomplete(tpm, dir).await? {
+                return StateManifest::create(tpm, dir, keks).await;
+            }
+            return Err(Error::RolledBack(Rollback::ManifestMissing));
         };
         let ManifestContent { generation, counter, .. } = manifest.content;
         match tpm.read_counter(counter).await? {
             Some(count) if count == generation => {}
             Some(count) if count.checked_add(1) == Some(generation) => manifest.counter_pending = true,
-            Some(count) => {
-                return Err(Error::RolledBack(format!(
-                    "it is of generation {generation}, and the TPM has counted to {count}"
-                )));
-            }
-            None => {
-                return Err(Error::RolledBack(format!("its counter is gone from the TPM ({counter:#x})")));
-            }
+            Some(count) => return Err(Error::RolledBack(Rollback::Generation { generation, count })),
+            None => return Err(Error::RolledBack(Rollback::CounterMissing(counter))),
         }
         if manifest.verify_files()? {
             // After a crash one of two was taken; from now on only that one is.
@@ -173,7 +169,7 @@ impl StateManifest {
         debug_assert!(TRACKED_FILES.contains(&name));
         // An increment whose answer was late has happened; what comes now is to be of another generation.
         let _ = self.sync_counter(tpm).await;
-        let new_digest = HEXLOWER.encode(digest(&SHA256, &contents).as_ref());
+        let new_digest = HEXLOWER.encode(&sha256(&contents));
         let mut content = self.content.clone();
         content.generation += u64::from(!self.counter_pending);
         let allowed_digests = content.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
@@ -234,7 +230,7 @@ impl StateManifest {
             return Err(invalid_file("is another host's or was changed"));
         };
         let mac = HEXLOWER.decode(mac.as_bytes()).unwrap_or_default();
-        let json = serde_json::to_vec(&content).map_err(|e| invalid_file(&e.to_string()))?;
+        let json = serde_json::to_vec(&content)?;
         hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, mac_key.as_slice()), &json, &mac)
             .map_err(|_| invalid_file("was changed"))?;
         Ok(Some(StateManifest {
@@ -254,8 +250,9 @@ impl StateManifest {
             let allowed_digests =
                 self.content.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
             if !allowed_digests.contains(&now) {
-                let problem = if now == ABSENT { "is missing" } else { "is not what this host wrote last" };
-                return Err(Error::RolledBack(format!("{name} {problem}")));
+                let rollback =
+                    if now == ABSENT { Rollback::FileMissing(name) } else { Rollback::FileChanged(name) };
+                return Err(Error::RolledBack(rollback));
             }
             narrowed |= allowed_digests.len() > 1;
             *allowed_digests = vec![now];
@@ -268,7 +265,7 @@ impl StateManifest {
     }
 
     async fn save_content(&self, content: &ManifestContent) -> Result<(), Error> {
-        let json = serde_json::to_vec(content).map_err(|_| Error::Random)?;
+        let json = serde_json::to_vec(content)?;
         let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, self.mac_key.as_slice()), &json);
         let (entry, key) = (content.clone(), self.encrypted_mac_key.clone());
         let manifest_file = ManifestFile { entry, key, mac: HEXLOWER.encode(mac.as_ref()) };
@@ -278,7 +275,7 @@ impl StateManifest {
 }
 
 fn file_digest(path: &Path) -> Result<String, store::Error> {
-    let hex = |text: Vec<u8>| HEXLOWER.encode(digest(&SHA256, &text).as_ref());
+    let hex = |text: Vec<u8>| HEXLOWER.encode(&sha256(&text));
     Ok(store::read_raw(path)?.map_or(ABSENT.to_owned(), hex))
 }
 
