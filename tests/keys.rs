@@ -359,7 +359,9 @@ fn a_file_that_was_tampered_with_signs_nothing() {
     let whole = file(&host);
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 4] = [
-        ("contains the same key twice", |file| file["retired"][0]["sealed"] = file["active"]["sealed"].clone()),
+        ("contains the same key twice", |file| {
+            file["retired"][0]["sealed"] = file["active"]["sealed"].clone()
+        }),
         ("does not open", |file| {
             file["active"]["sealed"]["key"] = file["retired"][0]["sealed"]["key"].clone()
         }),

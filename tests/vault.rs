@@ -422,7 +422,9 @@ fn the_recovery_key_moves_a_host_to_another_tpm() {
     assert!(!issues(&host));
     let elsewhere = Host::started();
     let other = done(&elsewhere, &["key", "recovery"], "");
-    assert!(refused(&host, &["key", "recover"], &other).contains("not the current recovery key of this host"));
+    assert!(
+        refused(&host, &["key", "recover"], &other).contains("not the current recovery key of this host")
+    );
     assert_eq!(host.status()["tpm"]["state"], "replaced");
     assert!(!issues(&host));
 

@@ -132,7 +132,7 @@ impl KeyRotator {
         if self.commands.seal_status.send_replace(seal_status.clone()) == seal_status {
             return;
         }
-        if seal_status.is_some_and(|binding| !binding.waiting.is_empty() && binding.recovery.is_none()) {
+        if seal_status.is_some_and(|binding| !binding.pending_pcrs.is_empty() && binding.recovery.is_none()) {
             tracing::warn!(
                 "the keys are not sealed to the PCRs that the configuration names: make a recovery key first, \
                  or the next firmware update would shut this host out: hostbadge key recovery"

@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(
             schedule.next_due(&MONTHLY, START.after(DAY)),
             Some(RotationStep::Destroy),
-            "makes room first"
+            "a retired key is destroyed first"
         );
         assert_eq!(schedule.next_wakeup(&MONTHLY), Some(oldest));
         let schedule = schedule.destroy(oldest);

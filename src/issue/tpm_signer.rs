@@ -29,7 +29,7 @@ pub struct TpmSigner {
 struct TpmSignError {
     code: ErrorCode,
     message: String,
-    /// Whether the caller is told to retry after [`RETRY_AFTER`].
+    /// Whether the response has `Retry-After`, [`RETRY_AFTER`].
     retry: bool,
 }
 

@@ -1,14 +1,15 @@
-//! What keeps this host's secrets closed to every other: the key that encrypts them at rest, a recovery key for the day
-//! the TPM or what it measured changes, and a ledger that tells an older copy of the state from the latest.
+//! Protection of the host's secrets at rest: the key-encryption key, sealed to the TPM; the recovery key, for when the TPM
+//! or its PCRs change; and the anti-rollback manifest, which detects an older copy of the state directory.
 //!
 //! ```text
 //! recovery key ──┐                          ┌── issuing keys (issuing.json)
 //!                ├──> key-encryption key ───┤
-//! TPM (PCRs) ────┘      (seal.json)         └── ledger key (ledger.json) ── counter in the TPM
+//! TPM (PCRs) ────┘      (seal.json)         └── manifest key (ledger.json) ── counter in the TPM
 //! ```
 //!
-//! The key-encryption key is 32 random bytes: one blob of it opens in this host's TPM alone, with `[seal] pcrs` only as
-//! long as those PCRs have the values of then; a second one opens under the recovery key, where one was made.
+//! The key-encryption key is 32 random bytes, stored twice. Only this host's TPM unseals the first copy, with `[seal] pcrs`
+//! only while these PCRs have the values of the time of sealing. The second copy, if there is a recovery key, is encrypted
+//! under a key derived from it.
 
 mod cipher;
 mod error;

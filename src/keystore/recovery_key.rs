@@ -1,4 +1,4 @@
-//! The recovery key: a secret on paper that opens this host's secrets when its TPM does not.
+//! The recovery key: a secret that an administrator keeps offline, and that opens this host's secrets without its TPM.
 
 use data_encoding::BASE32_NOPAD;
 use ring::hkdf::{HKDF_SHA256, Salt};
@@ -8,24 +8,28 @@ use super::cipher;
 use super::error::{Error, RecoveryKeyFault};
 use crate::digest::sha256;
 
-/// What every recovery key begins with, so that it is known for what it is wherever it turns up.
+/// The prefix of every recovery key, so that a leaked one can be recognized.
 const PREFIX: &str = "hbr1";
-/// Characters to a group, when it is written for people.
+/// Characters of a group in the text form.
 const GROUP_LEN: usize = 7;
-/// Bytes of checksum after the secret: a slip of the pen is told from a wrong key.
+/// Bytes of the checksum after the secret, which distinguishes a typing error from a wrong key.
 const CHECKSUM_LEN: usize = 3;
 /// A longer text is rejected unread.
 const MAX_TEXT_LEN: usize = 256;
 
-/// 256 random bits. Shown once; only keys derived from it are kept, and those encrypted.
+/// A recovery key: 256 random bits. It is shown once and not stored. A key derived from it is stored, encrypted.
 pub struct RecoveryKey(Zeroizing<[u8; 32]>);
 
 impl RecoveryKey {
+    /// Generates a recovery key.
     pub fn generate() -> Result<RecoveryKey, Error> {
         cipher::random_key().map(RecoveryKey)
     }
 
-    /// Reads what a person typed: capitals, spaces and dashes are all the same.
+    /// Parses the text form. Case, whitespace and dashes are ignored.
+    ///
+    /// # Errors
+    /// [`Error::MalformedRecoveryKey`]
     pub fn parse(text: &str) -> Result<RecoveryKey, Error> {
         if text.len() > MAX_TEXT_LEN {
             return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::TooLong));
@@ -51,7 +55,7 @@ impl RecoveryKey {
         Ok(RecoveryKey(Zeroizing::new(*secret)))
     }
 
-    /// In groups, for people to write down.
+    /// The text form: `hbr1-` and the secret with its checksum in base32, in groups of seven.
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(32 + CHECKSUM_LEN));
         bytes.extend_from_slice(&*self.0);
@@ -68,7 +72,7 @@ impl RecoveryKey {
         text
     }
 
-    /// The key that encrypts key-encryption keys (HKDF-SHA256, RFC 5869).
+    /// Derives the key that encrypts key-encryption keys (HKDF-SHA256, RFC 5869).
     pub(super) fn wrapping_key(&self) -> Result<Zeroizing<[u8; 32]>, Error> {
         let mut key = Zeroizing::new([0; 32]);
         Salt::new(HKDF_SHA256, b"hostbadge")
