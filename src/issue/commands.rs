@@ -14,8 +14,8 @@ use crate::keystore::{RecoveryKey, SealStatus};
 
 /// Commands that wait; a further one is rejected.
 const QUEUE_CAPACITY: usize = 8;
-/// How long a command may take. The receiver bounds each of its waits; this bounds their sum, and is shorter than the
-/// timeout of the command line.
+/// How long a command may take. The receiver bounds each of its waits; this bounds their sum, and is shorter
+/// than the timeout of the command line.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Sends administrators' commands about keys. Cheap to clone.
@@ -166,8 +166,8 @@ pub fn key_command_channel() -> (KeyAdmin, KeyCommandReceiver) {
 }
 
 impl KeyAdmin {
-    /// Rotates the issuing key. With `immediately` the next key is active at once, and otherwise once relying parties have
-    /// had time to fetch it.
+    /// Rotates the issuing key. With `immediately` the next key is active at once, and otherwise once relying
+    /// parties have had time to fetch it.
     pub async fn rotate(
         &self,
         immediately: bool,

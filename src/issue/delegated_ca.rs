@@ -32,7 +32,8 @@ pub struct DelegatedCa {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DelegatedCaFile {
-    /// DER in base64. Empty after a certificate without a CA certificate was installed, which revokes the delegation.
+    /// DER in base64. Empty after a certificate without a CA certificate was installed, which revokes the
+    /// delegation.
     chain: Vec<String>,
     /// Seconds since the epoch.
     since: u64,
@@ -82,8 +83,8 @@ impl DelegatedCa {
         &self.chain[self.chain.len() - 1]
     }
 
-    /// Splits the output of `hostbadge enroll certify --signing` into the chain of the host's certificate and the chain of
-    /// its CA certificate. A bundle without a CA certificate is the former alone.
+    /// Splits the output of `hostbadge enroll certify --signing` into the chain of the host's certificate and
+    /// the chain of its CA certificate. A bundle without a CA certificate is the former alone.
     ///
     /// # Errors
     /// [`EnrollmentError::Certificate`], [`EnrollmentError::DelegatedCa`]

@@ -1,4 +1,4 @@
-//! The documents for relying parties: key sets, discovery document and bundles, made once for each change of keys.
+//! The documents for relying parties (key sets, discovery, bundles), made once for each change of keys.
 
 use bytes::Bytes;
 use serde::Serialize;

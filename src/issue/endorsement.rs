@@ -1,4 +1,6 @@
-//! Endorsements: the TPM's host key signs a statement about an issuing key. [`crate::verify::endorsement`] has the format.
+//! Endorsements: the TPM's host key signs a statement about another key of the host.
+//!
+//! [`crate::verify::endorsement`] has the format.
 
 use super::error::Error;
 use super::jws::{SigningHeader, UnsignedJws};

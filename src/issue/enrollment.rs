@@ -1,4 +1,4 @@
-//! The host's side of enrollment: making requests, answering each challenge once, and installing the certificate.
+//! The host's side of enrollment: requests, challenges answered once, and the installed certificate.
 //!
 //! [`crate::enroll`] has the file formats and the operator's side.
 
@@ -31,8 +31,8 @@ const CERTIFICATE_FILE: &str = "certificate.json";
 const VERSION: u64 = 1;
 /// Requests that wait for a challenge; a further one replaces the oldest.
 const MAX_PENDING_REQUESTS: usize = 8;
-/// Answered challenges that are remembered, to name the time of the answer. An older one is still rejected, because its
-/// request is not pending any more.
+/// Answered challenges that are remembered, to name the time of the answer. An older one is still rejected,
+/// because its request is not pending any more.
 const MAX_ANSWERED_CHALLENGES: usize = 100;
 
 /// The enrollment state of this host. Cheap to clone.
@@ -90,8 +90,8 @@ pub struct CertificateReport {
 }
 
 impl Enrollment {
-    /// Reads the certificates of this state directory. A certificate that cannot be read is logged and not used: only
-    /// evidence and the host's CA need it, and installing it again replaces the file.
+    /// Reads the certificates of this state directory. A certificate that cannot be read is logged and not
+    /// used: only evidence and the host's CA need it, and installing it again replaces the file.
     pub fn open(state_dir: &Path) -> Enrollment {
         let certificate = read_certificate(&state_dir.join(CERTIFICATE_FILE)).unwrap_or_else(|e| {
             tracing::error!(
@@ -101,7 +101,8 @@ impl Enrollment {
         });
         let delegated_ca = DelegatedCa::read(state_dir).unwrap_or_else(|e| {
             tracing::error!(
-                "the organisation's CA certificate is not used: {e}; install it again: hostbadge enroll install"
+                "the organisation's CA certificate is not used: {e}; install it again: \
+                 hostbadge enroll install"
             );
             None
         });
@@ -136,7 +137,8 @@ impl Enrollment {
         self.0.certificate.load().as_ref().map(|certificate| certificate_report(certificate))
     }
 
-    /// Makes an enrollment request, and remembers its digest: only a challenge for a pending request is answered.
+    /// Makes an enrollment request, and remembers its digest: only a challenge for a pending request is
+    /// answered.
     ///
     /// # Errors
     /// A TPM that is not available, a file that cannot be written.
@@ -211,8 +213,8 @@ impl Enrollment {
     /// Has the TPM open a credential of `tpm2_makecredential`, and returns its secret.
     ///
     /// # Errors
-    /// [`EnrollmentError::ChallengeSecret`] for a credential of a hostbadge challenge, [`EnrollmentError::Credential`] for
-    /// one of another TPM; a TPM that is not available.
+    /// [`EnrollmentError::ChallengeSecret`] for a credential of a hostbadge challenge,
+    /// [`EnrollmentError::Credential`] for one of another TPM; a TPM that is not available.
     pub async fn open_credential(
         &self,
         tpm: &Tpm,
@@ -228,8 +230,8 @@ impl Enrollment {
         Ok(secret)
     }
 
-    /// Installs a certificate for the host key, in place of an earlier one. `pem` may also have a CA certificate for the
-    /// host key, in place of an earlier one; without one, an earlier one is removed.
+    /// Installs a certificate for the host key, in place of an earlier one. `pem` may also have a CA
+    /// certificate for the host key, in place of an earlier one; without one, an earlier one is removed.
     ///
     /// # Errors
     /// An [`EnrollmentError`] that says why the certificate is rejected; a file that cannot be written.

@@ -1,4 +1,4 @@
-//! Why a token cannot be issued, or an operation on keys or certificates fails. The texts are for administrators.
+//! Errors of issuing, and of operations on keys and certificates. The texts are for administrators.
 
 use std::path::PathBuf;
 
@@ -33,7 +33,8 @@ pub enum Error {
     Enrollment(#[from] EnrollmentError),
     /// `tpm.json` or `issuing.json` was changed, or belongs to another host.
     #[error(
-        "{path}: {reason}; put it back from a backup of this host, or move it away to start with a new issuing key",
+        "{path}: {reason}; put it back from a backup of this host, or move it away to start with a new issuing \
+         key",
         path = path.display()
     )]
     InvalidFile {
@@ -44,7 +45,8 @@ pub enum Error {
     },
     /// `rsa.json` was changed, or belongs to another host.
     #[error(
-        "{path}: {reason}; put it back from a backup of this host, or move it away to have a new RSA key made",
+        "{path}: {reason}; put it back from a backup of this host, or move it away to have a new RSA key \
+         made",
         path = path.display()
     )]
     InvalidRsaKeyFile {
@@ -155,7 +157,8 @@ pub enum ScheduleError {
     NothingPublished,
     /// No further key can be retired before the oldest is destroyed.
     #[error(
-        "{max} retired keys are still needed to verify tokens; retry after {until}, when the oldest is destroyed"
+        "{max} retired keys are still needed to verify tokens; retry after {until}, when the oldest is \
+         destroyed"
     )]
     TooManyRetired {
         /// How many retired keys a schedule holds at most.

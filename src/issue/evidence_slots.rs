@@ -1,4 +1,6 @@
-//! A bound on the evidence documents in memory: each holds the host's whole logs until its caller has received it.
+//! A bound on the evidence documents in memory.
+//!
+//! Each holds the host's whole logs until its caller has received it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +40,8 @@ impl EvidenceSlots {
 impl EvidenceSlot {
     /// Bytes that occupy the slot until their last clone or slice is dropped.
     ///
-    /// The response body cannot hold the slot itself: hyper drops a body once its bytes are queued for writing.
+    /// The response body cannot hold the slot itself: hyper drops a body once its bytes are queued for
+    /// writing.
     pub fn guard_bytes(self, bytes: Vec<u8>) -> Bytes {
         Bytes::from_owner(SlotBytes { bytes, _slot: self })
     }

@@ -1,8 +1,8 @@
 //! A fair queue for TPM signatures: agents are served round robin, however many requests each of them has.
 //!
-//! A TPM signs a few times a second for the whole host, and its own queue is first in, first out. So one token at a time
-//! is in that queue, and the other requests wait here, in one queue for each agent. Quotes and rotations bypass this
-//! queue, and wait for at most one token.
+//! A TPM signs a few times a second for the whole host, and its own queue is first in, first out. So one
+//! token at a time is in that queue, and the other requests wait here, in one queue for each agent. Quotes
+//! and rotations bypass this queue, and wait for at most one token.
 //!
 //! A cancelled request leaves its queue, or passes its slot on.
 
@@ -100,8 +100,8 @@ impl FairQueue {
         if queues.waiting.get(agent).is_some_and(|own_queue| own_queue.len() >= self.0.limits.per_agent) {
             return Err(QueueFull::PerAgent);
         }
-        // An agent without a waiting request may always queue one, so that a few agents cannot exclude the others. The
-        // total is exceeded by at most one request for each agent.
+        // An agent without a waiting request may always queue one, so that a few agents cannot exclude the
+        // others. The total is exceeded by at most one request for each agent.
         if queues.waiting_count >= self.0.limits.total && queues.waiting.contains_key(agent) {
             return Err(QueueFull::Total);
         }

@@ -12,7 +12,8 @@ use crate::verify::{self, Expectation};
 pub struct IntrospectionRequest {
     /// The access token.
     pub token: String,
-    /// The relying party's own audience: a token for another audience is inactive. `None` accepts any audience.
+    /// The relying party's own audience: a token for another audience is inactive. `None` accepts any
+    /// audience.
     pub audience: Option<String>,
 }
 
@@ -48,7 +49,8 @@ impl Introspection {
 }
 
 impl IssuerState {
-    /// Checks signature, times, issuer and audience, and that the agent is still registered with a grant for the audience.
+    /// Checks signature, times, issuer and audience, and that the agent is still registered with a grant for
+    /// the audience.
     pub fn introspect(
         &self,
         request: &IntrospectionRequest,

@@ -1,4 +1,4 @@
-//! The issuer of this host: the immutable state from which every request is served, and the handle that replaces it.
+//! The issuer of this host: an immutable state for serving requests, and the handle that replaces it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,7 +75,8 @@ impl IssuerState {
         self.rsa_key.as_deref()
     }
 
-    /// Every key with its state, for administrators: active, published, retired, destroyed, and those in the TPM.
+    /// Every key with its state, for administrators: active, published, retired, destroyed, and those in the
+    /// TPM.
     pub fn key_reports(&self) -> &[KeyReport] {
         &self.key_reports
     }

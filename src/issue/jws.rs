@@ -73,13 +73,15 @@ impl SigningHeader {
         &self.kid
     }
 
-    /// `hostbadge.key` of the tokens: `sealed` for a key in memory that is sealed at rest, `tpm` for a key in the TPM.
+    /// `hostbadge.key` of the tokens: `sealed` for a key in memory that is sealed at rest, `tpm` for a key in
+    /// the TPM.
     pub(super) fn key_protection(&self) -> &'static str {
         self.key_protection
     }
 }
 
-/// The `kid` of an issuing key in the WIT bundle. It differs from the JWT bundle's, so that a `kid` is in one bundle only.
+/// The `kid` of an issuing key in the WIT bundle. It differs from the JWT bundle's, so that a `kid` is in one
+/// bundle only.
 pub(super) fn wit_kid(kid: &str) -> String {
     format!("wit-{kid}")
 }

@@ -10,7 +10,8 @@ use super::error::Error;
 use crate::clock::Timestamp;
 use crate::verify::Jwk;
 
-/// A P-256 key that signs. It is not cloneable, `Debug` does not show it, and its memory is wiped when it is dropped.
+/// A P-256 key that signs. It is not cloneable, `Debug` does not show it, and its memory is wiped when it is
+/// dropped.
 pub struct IssuingKey {
     key_pair: ZeroizedKeyPair,
     random: SystemRandom,
@@ -64,8 +65,8 @@ impl std::fmt::Debug for IssuingKey {
     }
 }
 
-/// A key pair whose memory is wiped when it is dropped, which ring does not do. The box keeps it at one address, so that
-/// moving the owner leaves no copy behind.
+/// A key pair whose memory is wiped when it is dropped, which ring does not do. The box keeps it at one
+/// address, so that moving the owner leaves no copy behind.
 struct ZeroizedKeyPair(Box<MaybeUninit<EcdsaKeyPair>>);
 
 impl ZeroizedKeyPair {

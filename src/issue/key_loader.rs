@@ -29,12 +29,14 @@ pub struct LoadedKeys {
     pub changes: Vec<KeyChange>,
 }
 
-/// Loads the keys of this host, and makes the missing ones. On the first start this gives the host its identity.
+/// Loads the keys of this host, and makes the missing ones. On the first start this gives the host its
+/// identity.
 ///
 /// `pcrs` are the PCRs to which the key-encryption key is to be sealed; empty means none.
 ///
 /// # Errors
-/// A TPM that is not available, a state directory that is not the latest, a file that was changed or cannot be written.
+/// A TPM that is not available, a state directory that is not the latest, a file that was changed or cannot
+/// be written.
 pub async fn load_or_create_keys(
     tpm: &Tpm,
     state_dir: &Path,

@@ -1,12 +1,13 @@
-//! The states of the issuing keys, as a value: the content of `issuing.json`, and each step from one content to the next.
+//! The states of the issuing keys, as a value: the content of `issuing.json`, and the steps that change it.
 //!
 //! ```text
 //! published ── publish_before ──> active ── successor active ──> retired ── last token expired ──> destroyed
 //! ```
 //!
-//! Exactly one key is active and at most one is published, which the fields of [`KeySchedule`] enforce. Each step makes a
-//! whole new schedule, which is written by one replacement of the file: a crash leaves the old or the new schedule, and
-//! the next step follows from either. Time is a parameter, and nothing here reads the disk.
+//! Exactly one key is active and at most one is published, which the fields of [`KeySchedule`] enforce. Each
+//! step makes a whole new schedule, which is written by one replacement of the file: a crash leaves the old
+//! or the new schedule, and the next step follows from either. Time is a parameter, and nothing here reads
+//! the disk.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,8 @@ use super::error::ScheduleError;
 use super::rotation::RotationPolicy;
 use crate::clock::Timestamp;
 
-/// Retired keys in a schedule. While it is full, no other key becomes active, since the active one could not retire.
+/// Retired keys in a schedule. While it is full, no other key becomes active, since the active one could not
+/// retire.
 pub(super) const MAX_RETIRED_KEYS: usize = 100;
 /// Destroyed keys in a schedule; the oldest are forgotten.
 const MAX_DESTROYED_KEYS: usize = 100;
@@ -153,7 +155,8 @@ impl KeySchedule {
         self.pending_steps(policy).map(|(_, at)| at).min()
     }
 
-    /// Each step that follows from the current states, in the order in which they are taken if several are due.
+    /// Each step that follows from the current states, in the order in which they are taken if several are
+    /// due.
     fn pending_steps(&self, policy: &RotationPolicy) -> impl Iterator<Item = (RotationStep, Timestamp)> {
         let destroy = self
             .retired
@@ -210,7 +213,8 @@ impl KeySchedule {
         Ok(self)
     }
 
-    /// Checks that one more key can be retired. A retired key that still has to verify is not dropped for another.
+    /// Checks that one more key can be retired. A retired key that still has to verify is not dropped for
+    /// another.
     ///
     /// # Errors
     /// [`ScheduleError::TooManyRetired`]

@@ -40,7 +40,8 @@ impl Simulation {
         EncryptedKey::for_test(&format!("key {}", self.keys_created), self.now.as_secs())
     }
 
-    /// Stores a schedule as the file would, or drops it in one of 20 cases: a crash before the file was replaced.
+    /// Stores a schedule as the file would, or drops it in one of 20 cases: a crash before the file was
+    /// replaced.
     fn persist(&mut self, schedule: KeySchedule) {
         if self.random_below(20) == 0 {
             return;

@@ -1,7 +1,7 @@
 //! The issuing keys in memory, and the steps that change them.
 //!
-//! A step is written to `issuing.json` first, and taken in memory once the file is on disk. After a crash in between, the
-//! next start reads the step as taken.
+//! A step is written to `issuing.json` first, and taken in memory once the file is on disk. After a crash in
+//! between, the next start reads the step as taken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +74,8 @@ pub(super) struct ScheduledKeys {
     pub(super) schedule: KeySchedule,
     pub(super) active: Arc<IssuingKey>,
     pub(super) next: Option<Arc<IssuingKey>>,
-    /// The public keys, in the order of the schedule. Private keys that do not sign any more are not in memory.
+    /// The public keys, in the order of the schedule. Private keys that do not sign any more are not in
+    /// memory.
     pub(super) retired: Vec<Jwk>,
 }
 
@@ -156,14 +157,15 @@ impl IssuingKeys {
     /// Makes a recovery key, and a new key-encryption key with it. Returns the recovery key's text.
     ///
     /// # Errors
-    /// [`keystore::Error::RewrapInProgress`](crate::keystore::Error::RewrapInProgress) if a change of the key-encryption
-    /// key has not ended after 5 seconds.
+    /// [`keystore::Error::RewrapInProgress`](crate::keystore::Error::RewrapInProgress) if a change of the
+    /// key-encryption key has not ended after 5 seconds.
     pub async fn create_recovery_key(&mut self) -> Result<Zeroizing<String>, Error> {
         self.rewrap().await?;
         // The other users of the previous key are notified at once, and encrypt their files within this time.
         let _ = tokio::time::timeout(REWRAP_TIMEOUT, self.keystore.wait_rewrapped()).await;
         let text = self.keystore.create_recovery_key().await?;
-        // The recovery key is valid now. Files under the previous key are encrypted again here, or by the next `advance`.
+        // The recovery key is valid now. Files under the previous key are encrypted again here, or by the
+        // next `advance`.
         let _ = self.rewrap().await;
         Ok(text)
     }
@@ -178,7 +180,8 @@ impl IssuingKeys {
         self.keys.schedule.next_wakeup(&self.rotation_policy)
     }
 
-    /// Takes one step, if one is due; empty if none was. A step that fails changes nothing: call this again later.
+    /// Takes one step, if one is due; empty if none was. A step that fails changes nothing: call this again
+    /// later.
     pub async fn advance(&mut self, tpm: &Tpm) -> Result<Vec<KeyChange>, Error> {
         if self.needs_rewrite {
             self.save(self.keys.schedule.clone()).await?;
@@ -195,7 +198,8 @@ impl IssuingKeys {
         }
     }
 
-    /// Makes and publishes a key. It becomes active after `publish_before`, when relying parties have fetched it.
+    /// Makes and publishes a key. It becomes active after `publish_before`, when relying parties have fetched
+    /// it.
     pub async fn publish(&mut self, tpm: &Tpm) -> Result<Vec<KeyChange>, Error> {
         if self.keys.next.is_some() {
             return Err(ScheduleError::AlreadyPublished.into());
@@ -237,7 +241,8 @@ impl IssuingKeys {
         Ok(self.promote(key))
     }
 
-    /// Takes the activation in memory. The old private key is dropped with the last `IssuerState` that has it.
+    /// Takes the activation in memory. The old private key is dropped with the last `IssuerState` that has
+    /// it.
     fn promote(&mut self, key: Arc<IssuingKey>) -> Vec<KeyChange> {
         let kid = key.kid().to_owned();
         let old_key = std::mem::replace(&mut self.keys.active, key);

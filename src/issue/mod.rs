@@ -1,9 +1,9 @@
 //! Issues tokens, and owns the keys that sign them.
 //!
-//! - Tokens: access tokens (RFC 9068), JWT-SVIDs and WIT-SVIDs, from the permits of [`crate::policy`]; introspection and
-//!   validation.
-//! - Keys: the issuing keys, which sign in memory, with their schedule and endorsements; the TPM's RSA key; tokens that
-//!   the TPM signs itself; recovery.
+//! - Tokens: access tokens (RFC 9068), JWT-SVIDs and WIT-SVIDs, from the permits of [`crate::policy`];
+//!   introspection and validation.
+//! - Keys: the issuing keys, which sign in memory, with their schedule and endorsements; the TPM's RSA key;
+//!   tokens that the TPM signs itself; recovery.
 //! - Documents for relying parties, evidence for verifiers, and the host's side of enrollment.
 
 mod access_token;

@@ -17,13 +17,13 @@ use crate::store;
 use crate::tpm::{self, Tpm, TpmObjects};
 use crate::verify::Jwk;
 
-/// Files that are of no use with another TPM. They are kept, with the suffix `.replaced`. `tpm.json` is the last, because
-/// it decides to which TPM the state belongs.
+/// Files that are of no use with another TPM. They are kept, with the suffix `.replaced`. `tpm.json` is the
+/// last, because it decides to which TPM the state belongs.
 const TPM_BOUND_FILES: [&str; 7] =
     ["ledger.json", "rsa.json", "ca.json", "signing.json", "certificate.json", "baseline.json", "tpm.json"];
 
-/// Checks that the recovery key opens this state. `recovery` is the key, and whether to accept a state directory that is
-/// not the latest.
+/// Checks that the recovery key opens this state. `recovery` is the key, and whether to accept a state
+/// directory that is not the latest.
 ///
 /// # Errors
 /// [`keystore::Error::WrongRecoveryKey`] and [`keystore::Error::NoRecoveryKey`] among others.
@@ -35,12 +35,13 @@ pub fn check_recovery_key(state_dir: &Path, recovery: (&RecoveryKey, bool)) -> R
 
 /// Opens the state with the recovery key and seals it to this TPM and to the current values of `pcrs`.
 ///
-/// `recovery` is the key, and whether to accept a state directory that is not the latest. `tpm` must have been opened with
-/// the stored objects if they are this TPM's, and without objects otherwise. In that case it gets new objects, the new
-/// host key endorses every issuing key, and the host gets another id.
+/// `recovery` is the key, and whether to accept a state directory that is not the latest. `tpm` must have
+/// been opened with the stored objects if they are this TPM's, and without objects otherwise. In that case it
+/// gets new objects, the new host key endorses every issuing key, and the host gets another id.
 ///
 /// # Errors
-/// A wrong recovery key, a state that is not the latest, a TPM that is not available, a file that cannot be written.
+/// A wrong recovery key, a state that is not the latest, a TPM that is not available, a file that cannot be
+/// written.
 pub async fn recover(
     tpm: &Tpm,
     state_dir: &Path,

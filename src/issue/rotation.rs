@@ -7,7 +7,8 @@ use crate::clock::Timestamp;
 use crate::digest::sha256;
 use crate::verify::LEEWAY;
 
-/// How long a retired key still verifies: the longest lifetime of a token, and the leeway of a verifier's clock.
+/// How long a retired key still verifies: the longest lifetime of a token, and the leeway of a verifier's
+/// clock.
 const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs() + LEEWAY);
 
 /// A key is replaced up to a tenth of the interval early.
@@ -23,8 +24,9 @@ pub struct RotationPolicy {
 }
 
 impl RotationPolicy {
-    /// How long key `kid` is active: the interval less a jitter of up to a tenth, so that hosts that were set up at one
-    /// time do not rotate at one time. The jitter is derived from the `kid`, so it is the same at each start.
+    /// How long key `kid` is active: the interval less a jitter of up to a tenth, so that hosts that were set
+    /// up at one time do not rotate at one time. The jitter is derived from the `kid`, so it is the same at
+    /// each start.
     pub(super) fn key_lifetime(&self, kid: &str) -> Duration {
         let [a, b, c, d, ..] = sha256(kid.as_bytes());
         let fraction = u32::from_be_bytes([a, b, c, d]);

@@ -1,7 +1,7 @@
 //! The RSA key of the host, for RS256. The TPM makes it when a grant first needs RS256; `rsa.json` stores it.
 //!
-//! The key stays when no grant needs RS256 any more, because relying parties may hold its public key. The file has
-//! nothing secret outside the TPM. A fault in it affects RS256 alone.
+//! The key stays when no grant needs RS256 any more, because relying parties may hold its public key. The
+//! file has nothing secret outside the TPM. A fault in it affects RS256 alone.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -87,8 +87,8 @@ impl fmt::Debug for RsaSigningKey {
     }
 }
 
-/// Reads the RSA key, and checks the AK's certification, the host key's endorsement, and that the TPM can load it.
-/// `None` if `rsa.json` does not exist.
+/// Reads the RSA key, and checks the AK's certification, the host key's endorsement, and that the TPM can
+/// load it. `None` if `rsa.json` does not exist.
 ///
 /// # Errors
 /// [`Error::InvalidRsaKeyFile`] if a check fails; a TPM that is not available.
@@ -118,7 +118,8 @@ pub async fn load_rsa_key(
     Ok(Some(key))
 }
 
-/// Has the TPM make the key, which takes up to a minute, and the host key endorse it. It is on disk when this returns.
+/// Has the TPM make the key, which takes up to a minute, and the host key endorse it. It is on disk when this
+/// returns.
 pub async fn create_rsa_key(
     tpm: &Tpm,
     state_dir: &Path,

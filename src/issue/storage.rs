@@ -1,7 +1,8 @@
 //! The state files of the issuer.
 //!
-//! `tpm.json` has the public and private areas of the TPM's objects, which only this TPM can load. `issuing.json` has the
-//! key schedule: the issuing keys, encrypted under a key that only this TPM unseals, with their states and endorsements.
+//! `tpm.json` has the public and private areas of the TPM's objects, which only this TPM can load.
+//! `issuing.json` has the key schedule: the issuing keys, encrypted under a key that only this TPM unseals,
+//! with their states and endorsements.
 
 use std::path::{Path, PathBuf};
 
@@ -35,10 +36,12 @@ pub(super) fn issuing_keys_path(state_dir: &Path) -> PathBuf {
     state_dir.join(ISSUING_KEYS_FILE)
 }
 
-/// Reads the TPM's objects from `tpm.json`, for [`crate::tpm::Tpm::open`]. `None` on a host that has no keys yet.
+/// Reads the TPM's objects from `tpm.json`, for [`crate::tpm::Tpm::open`]. `None` on a host that has no keys
+/// yet.
 ///
 /// # Errors
-/// [`Error::InvalidFile`] if `issuing.json` exists without `tpm.json`: a new host key would orphan the issuing keys.
+/// [`Error::InvalidFile`] if `issuing.json` exists without `tpm.json`: a new host key would orphan the
+/// issuing keys.
 pub fn read_host_key_blobs(state_dir: &Path) -> Result<Option<TpmObjects>, Error> {
     let blobs = store::read::<TpmFile>(&tpm_file_path(state_dir), TPM_FILE_VERSION)?.map(|file| file.objects);
     if blobs.is_none() && issuing_keys_path(state_dir).exists() {

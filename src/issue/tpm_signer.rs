@@ -37,8 +37,8 @@ impl TpmSigner {
     /// Issues a token that the TPM signs, once it is the agent's turn.
     ///
     /// # Errors
-    /// A refusal if the TPM is not available, the queue is full, or the agent's turn does not come within the TPM's
-    /// deadline.
+    /// A refusal if the TPM is not available, the queue is full, or the agent's turn does not come within the
+    /// TPM's deadline.
     pub async fn mint_token(
         &self,
         issuer_state: &IssuerState,
@@ -112,8 +112,8 @@ impl TpmSigner {
     }
 }
 
-/// A TPM that does not respond would make each caller wait for its whole deadline. In every other state a command is
-/// sent: its error names the state, and it makes the TPM thread reconnect.
+/// A TPM that does not respond would make each caller wait for its whole deadline. In every other state a
+/// command is sent: its error names the state, and it makes the TPM thread reconnect.
 fn ensure_not_busy(tpm: &Tpm) -> Result<(), TpmSignError> {
     match tpm.state().borrow().kind {
         StateKind::Busy => Err(unavailable(tpm_problem(tpm).unwrap_or_default())),
@@ -131,7 +131,8 @@ fn tpm_problem(tpm: &Tpm) -> Option<String> {
     }
 }
 
-/// The error's text. A missed deadline gets the text of state `busy`, which the TPM's watchdog may not have set yet.
+/// The error's text. A missed deadline gets the text of state `busy`, which the TPM's watchdog may not have
+/// set yet.
 fn describe_error(error: &tpm::Error) -> String {
     match error {
         tpm::Error::DeadlineExceeded(_) => {

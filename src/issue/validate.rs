@@ -19,8 +19,9 @@ pub struct ValidationRequest {
 const FEDERATED_CLAIMS: [&str; 3] = ["sub", "aud", "exp"];
 
 impl IssuerState {
-    /// Checks the signature by the keys of the token's own trust domain, its times and audience; and for a token of this
-    /// trust domain, that its agent is still registered. `federated_keys` has the keys of a federated trust domain.
+    /// Checks the signature by the keys of the token's own trust domain, its times and audience; and for a
+    /// token of this trust domain, that its agent is still registered. `federated_keys` has the keys of a
+    /// federated trust domain.
     pub fn validate_jwt_svid<'k>(
         &'k self,
         request: &ValidationRequest,

@@ -1,7 +1,7 @@
 //! WIT-SVIDs (SPIFFE WIT-SVID specification): tokens that name an agent and are bound to a key.
 //!
-//! The holder proves possession of the key when it presents the token, so the token has no audience and is of no use
-//! without the key.
+//! The holder proves possession of the key when it presents the token, so the token has no audience and is of
+//! no use without the key.
 
 use std::fmt;
 use std::time::Duration;
@@ -151,8 +151,8 @@ fn mint(
     Ok(WitSvid { text, key, spiffe_id, kid: header.kid().to_owned(), jti, expires, permit })
 }
 
-/// `d`, `x` and `y` in base64url of a P-256 key in PKCS#8 with its public key (RFC 5958, RFC 5915). ring writes the
-/// private number as the first string of 32 bytes, at offset 36, and the public point at the end.
+/// `d`, `x` and `y` in base64url of a P-256 key in PKCS#8 with its public key (RFC 5958, RFC 5915). ring
+/// writes the private number as the first string of 32 bytes, at offset 36, and the public point at the end.
 fn split_pkcs8(pkcs8: &[u8]) -> Option<(Zeroizing<String>, String, String)> {
     const PRIVATE_KEY_OFFSET: usize = 36;
     let point = pkcs8.last_chunk::<65>().filter(|point| point[0] == 4)?;

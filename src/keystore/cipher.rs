@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 use super::error::Error;
 
-/// Encrypts `secret` under `key`. The result is nonce, ciphertext and tag, in base64. `aad` names the secret: it does not
-/// decrypt under another name.
+/// Encrypts `secret` under `key`. The result is nonce, ciphertext and tag, in base64. `aad` names the secret:
+/// it does not decrypt under another name.
 ///
 /// With random nonces a key may encrypt 2^32 secrets (NIST SP 800-38D section 8.3); a host has some hundreds.
 pub fn encrypt(key: &[u8; 32], aad: &[u8], secret: &[u8]) -> Result<String, Error> {

@@ -26,10 +26,11 @@ pub enum Error {
     /// The content of `ledger.json` cannot be written as JSON.
     #[error("cannot encode ledger.json: {0}")]
     Json(#[from] serde_json::Error),
-    /// The TPM does not unseal the key-encryption key, because PCRs have other values than when it was sealed.
+    /// The TPM does not unseal the key-encryption key, because PCRs have other values than when it was
+    /// sealed.
     #[error(
-        "this host's secrets are sealed to its PCRs, and PCR {} changed since then; if that was an update of yours, \
-         open them with the recovery key: hostbadge posture accept --recovery",
+        "this host's secrets are sealed to its PCRs, and PCR {} changed since then; if you updated the host, open \
+         them with the recovery key: hostbadge posture accept --recovery",
         join_numbers(pcrs)
     )]
     PcrsChanged {
@@ -40,14 +41,14 @@ pub enum Error {
     },
     /// The state directory is older than the TPM's counter, or one of its files is not the one written last.
     #[error(
-        "the state directory is not the latest of this host: {0}; put the latest copy back, or accept this one: \
-         hostbadge key accept"
+        "the state directory is not the latest of this host: {0}; put the latest copy back, or accept this \
+         one: hostbadge key accept"
     )]
     RolledBack(Rollback),
     /// [`Error::RolledBack`], while the recovery key is the only key that opens the state.
     #[error(
-        "the state directory is not the latest of this host: {0}; put the latest copy back, or accept this one as well: \
-         hostbadge key recover --accept"
+        "the state directory is not the latest of this host: {0}; put the latest copy back, or accept this \
+         one as well: hostbadge key recover --accept"
     )]
     RolledBackAtRecovery(Rollback),
     /// A state file was changed, or belongs to another host.
@@ -60,7 +61,8 @@ pub enum Error {
     },
     /// [`Error::InvalidFile`], while the recovery key is the only key that opens the state.
     #[error(
-        "{path}: {reason}; put it back from a backup, or accept the state as well: hostbadge key recover --accept",
+        "{path}: {reason}; put it back from a backup, or accept the state as well: \
+         hostbadge key recover --accept",
         path = path.display()
     )]
     InvalidFileAtRecovery {

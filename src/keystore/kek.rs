@@ -28,7 +28,8 @@ impl KekPair {
     }
 }
 
-/// A file with secrets under these keys. The previous key is dropped once each of them is under the latest key.
+/// A file with secrets under these keys. The previous key is dropped once each of them is under the latest
+/// key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KekDependent {
     /// The keys of the issuing CAs, in `ca.json`.

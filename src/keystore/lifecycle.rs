@@ -1,5 +1,7 @@
-//! The open keystore, with key-encryption key and anti-rollback manifest; and the operations on a state directory that does
-//! not open: accepting it, recovery, and migration to another TPM.
+//! The open keystore, and the operations on a state directory that does not open.
+//!
+//! The keystore has the key-encryption key and the anti-rollback manifest. The operations are accepting the
+//! state, recovery with the recovery key, and migration to another TPM.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,8 @@ use crate::clock::Clock;
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
 
-/// The open keystore. The TPM unseals the key-encryption key when it is needed; the tracked state files are written here.
+/// The open keystore. The TPM unseals the key-encryption key when it is needed; the tracked state files are
+/// written here.
 pub struct Keystore {
     dir: PathBuf,
     tpm: Tpm,
@@ -39,8 +42,9 @@ struct KeystoreState {
 impl Keystore {
     /// Opens the keystore in the state directory `dir`, and returns the key-encryption keys in use.
     ///
-    /// `initial_kek` is the key that was made with the host keys, in `tpm.json`; `newly_provisioned` means that it was made
-    /// just now. `configured_pcrs` are the PCRs to which the key is to be sealed; empty means none.
+    /// `initial_kek` is the key that was made with the host keys, in `tpm.json`; `newly_provisioned` means
+    /// that it was made just now. `configured_pcrs` are the PCRs to which the key is to be sealed; empty
+    /// means none.
     ///
     /// # Errors
     /// [`Error::PcrsChanged`], [`Error::RolledBack`], [`Error::InvalidFile`], a TPM that is not available.
@@ -55,7 +59,8 @@ impl Keystore {
         let seal_file = SealFile::read(dir, initial_kek)?;
         let keks = seal_file.unseal(tpm).await?;
         let manifest = StateManifest::open(tpm, dir, &keks, newly_provisioned).await?;
-        // A crash interrupted a change of the key. Files that are under the latest key are encrypted once more.
+        // A crash interrupted a change of the key. Files that are under the latest key are encrypted once
+        // more.
         let pending_rewrap = if keks.previous.is_some() { KekDependent::ALL.into() } else { BTreeSet::new() };
         let seal_status = watch::Sender::new(seal_file.status(configured_pcrs));
         let state = Arc::new(Mutex::new(KeystoreState { seal_file, manifest, pending_rewrap }));
@@ -84,7 +89,8 @@ impl Keystore {
     ) -> Result<(), Error> {
         let text = store::to_bytes(&self.dir.join(name), version, contents)?;
         let (state, tpm) = (self.state.clone(), self.tpm.clone());
-        // In a task, so that the change ends even if this future is dropped, and the next change waits for that end.
+        // In a task, so that the change ends even if this future is dropped, and the next change waits for
+        // that end.
         let task =
             tokio::spawn(async move { state.lock().await.manifest.replace_file(&tpm, name, text).await });
         task.await.map_err(|_| Error::ShuttingDown)?
@@ -95,15 +101,17 @@ impl Keystore {
         self.state.lock().await.manifest.sync_counter(&self.tpm).await
     }
 
-    /// How the key-encryption key is sealed, now and at each change. After a change, call [`Keystore::needs_rewrap`].
+    /// How the key-encryption key is sealed, now and at each change. After a change, call
+    /// [`Keystore::needs_rewrap`].
     pub fn seal_status(&self) -> watch::Receiver<SealStatus> {
         self.seal_status.subscribe()
     }
 
-    /// Makes a new key-encryption key, if the current one is not sealed to the configured PCRs. Each [`KekDependent`] then
-    /// has to be encrypted again.
+    /// Makes a new key-encryption key, if the current one is not sealed to the configured PCRs. Each
+    /// [`KekDependent`] then has to be encrypted again.
     ///
-    /// Without a recovery key nothing is sealed to PCRs, since a firmware update would make the secrets inaccessible.
+    /// Without a recovery key nothing is sealed to PCRs, since a firmware update would make the secrets
+    /// inaccessible.
     pub async fn reseal_if_needed(&self) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         let needs_recovery_key = !self.configured_pcrs.is_empty() && !state.seal_file.has_recovery_key();
@@ -120,9 +128,9 @@ impl Keystore {
         self.commit_new_kek(&mut state, seal_file, &new_kek).await
     }
 
-    /// Makes a recovery key, which replaces the previous one, and returns its text, which is not stored. It also makes a new
-    /// key-encryption key, as [`Keystore::reseal_if_needed`] does: the previous recovery key and an old copy of the disk
-    /// then decrypt no later secret.
+    /// Makes a recovery key, which replaces the previous one, and returns its text, which is not stored. It
+    /// also makes a new key-encryption key, as [`Keystore::reseal_if_needed`] does: the previous recovery key
+    /// and an old copy of the disk then decrypt no later secret.
     ///
     /// # Errors
     /// [`Error::RewrapInProgress`] while there is a previous key-encryption key.
@@ -206,8 +214,8 @@ pub async fn accept_current_state(tpm: &Tpm, dir: &Path, initial_kek: &KeyBlob) 
     Ok(())
 }
 
-/// After the PCRs of this TPM changed: opens the secrets with the recovery key, and seals them to the current PCR values.
-/// With `accept_rollback`, a state directory that is not the latest is accepted.
+/// After the PCRs of this TPM changed: opens the secrets with the recovery key, and seals them to the current
+/// PCR values. With `accept_rollback`, a state directory that is not the latest is accepted.
 ///
 /// # Errors
 /// [`Error::WrongRecoveryKey`], [`Error::NoRecoveryKey`], [`Error::RolledBackAtRecovery`],
@@ -234,7 +242,8 @@ pub async fn reseal_with_recovery_key(
     manifest.replace_file(tpm, seal_file::FILE_NAME, text).await
 }
 
-/// `hostbadge key accept` needs keys that open, so the text names the option of `key recover` that accepts the state too.
+/// `hostbadge key accept` needs keys that open, so the text names the option of `key recover` that accepts
+/// the state too.
 fn with_accept_hint(error: Error) -> Error {
     match error {
         Error::RolledBack(rollback) => Error::RolledBackAtRecovery(rollback),
@@ -251,8 +260,8 @@ pub struct TpmMigration {
 }
 
 impl TpmMigration {
-    /// Opens the secrets in `dir`, and compares the files with the manifest. The counter is in the previous TPM and is not
-    /// compared. With `accept_rollback`, other files are accepted.
+    /// Opens the secrets in `dir`, and compares the files with the manifest. The counter is in the previous
+    /// TPM and is not compared. With `accept_rollback`, other files are accepted.
     ///
     /// # Errors
     /// [`Error::WrongRecoveryKey`], [`Error::NoRecoveryKey`], [`Error::RolledBackAtRecovery`],

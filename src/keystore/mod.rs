@@ -1,5 +1,7 @@
-//! Protection of the host's secrets at rest: the key-encryption key, sealed to the TPM; the recovery key, for when the TPM
-//! or its PCRs change; and the anti-rollback manifest, which detects an older copy of the state directory.
+//! Protection of the host's secrets at rest.
+//!
+//! The key-encryption key is sealed to the TPM. The recovery key opens the secrets when the TPM or its PCRs
+//! change. The anti-rollback manifest detects an older copy of the state directory.
 //!
 //! ```text
 //! recovery key ──┐                          ┌── issuing keys (issuing.json)
@@ -7,9 +9,9 @@
 //! TPM (PCRs) ────┘      (seal.json)         └── manifest key (ledger.json) ── counter in the TPM
 //! ```
 //!
-//! The key-encryption key is 32 random bytes, stored twice. Only this host's TPM unseals the first copy, with `[seal] pcrs`
-//! only while these PCRs have the values of the time of sealing. The second copy, if there is a recovery key, is encrypted
-//! under a key derived from it.
+//! The key-encryption key is 32 random bytes, stored twice. Only this host's TPM unseals the first copy, with
+//! `[seal] pcrs` only while these PCRs have the values of the time of sealing. The second copy, if there is a
+//! recovery key, is encrypted under a key derived from it.
 
 mod cipher;
 mod error;

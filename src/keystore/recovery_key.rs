@@ -1,4 +1,4 @@
-//! The recovery key: a secret that an administrator keeps offline, and that opens this host's secrets without its TPM.
+//! The recovery key: an administrator keeps it offline, and it opens this host's secrets without its TPM.
 
 use data_encoding::BASE32_NOPAD;
 use ring::hkdf::{HKDF_SHA256, Salt};
@@ -17,7 +17,8 @@ const CHECKSUM_LEN: usize = 3;
 /// A longer text is rejected unread.
 const MAX_TEXT_LEN: usize = 256;
 
-/// A recovery key: 256 random bits. It is shown once and not stored. A key derived from it is stored, encrypted.
+/// A recovery key: 256 random bits. It is shown once and not stored. A key derived from it is stored,
+/// encrypted.
 pub struct RecoveryKey(Zeroizing<[u8; 32]>);
 
 impl RecoveryKey {

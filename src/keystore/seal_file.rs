@@ -1,7 +1,7 @@
 //! `seal.json`: the key-encryption key, sealed by the TPM and encrypted under the recovery key.
 //!
-//! While a key is being replaced the file has two: the new one encrypts, the previous one still decrypts. A host that never
-//! had a recovery key or PCRs has no such file; its key is the one in `tpm.json`.
+//! While a key is being replaced the file has two: the new one encrypts, the previous one still decrypts. A
+//! host that never had a recovery key or PCRs has no such file; its key is the one in `tpm.json`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,9 @@ struct SealedKek {
     /// The PCR values of the SHA-256 bank that it is sealed to, in hexadecimal. `None` means no PCRs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pcrs: Option<BTreeMap<u8, String>>,
-    /// While there is a previous key: the SHA-256 of this key, encrypted under the previous one. Without this proof an
-    /// attacker who can use the TPM could seal a key of their own, and have the secrets encrypted again under it.
+    /// While there is a previous key: the SHA-256 of this key, encrypted under the previous one. Without this
+    /// proof an attacker who can use the TPM could seal a key of their own, and have the secrets encrypted
+    /// again under it.
     #[serde(rename = "link", default, skip_serializing_if = "Option::is_none")]
     predecessor_proof: Option<String>,
 }
@@ -61,8 +62,8 @@ struct SealedKek {
 #[serde(deny_unknown_fields)]
 struct RecoveryKeyRecord {
     made: u64,
-    /// The wrapping key, which is derived from the recovery key, encrypted under the latest key-encryption key. With it
-    /// the next key-encryption key can be wrapped without the recovery key.
+    /// The wrapping key, which is derived from the recovery key, encrypted under the latest key-encryption
+    /// key. With it the next key-encryption key can be wrapped without the recovery key.
     wrapping: String,
     /// The key-encryption keys, encrypted under the wrapping key; the latest first, at most two.
     keks: Vec<String>,
@@ -142,7 +143,8 @@ impl SealFile {
         Ok(self)
     }
 
-    /// Makes a new key-encryption key, sealed to the current values of `pcrs`. The old one stays as the previous key.
+    /// Makes a new key-encryption key, sealed to the current values of `pcrs`. The old one stays as the
+    /// previous key.
     pub(super) async fn with_new_kek(
         mut self,
         tpm: &Tpm,
@@ -207,8 +209,8 @@ impl SealFile {
         self.kek.pcrs.iter().flat_map(|pcrs| pcrs.keys().copied()).collect()
     }
 
-    /// How the keys are sealed, and whether to the configured PCRs. While there are two keys, this is about the previous
-    /// one, which is the weaker protection.
+    /// How the keys are sealed, and whether to the configured PCRs. While there are two keys, this is about
+    /// the previous one, which is the weaker protection.
     pub(super) fn status(&self, configured_pcrs: &[u8]) -> SealStatus {
         let weakest = self.previous.as_ref().unwrap_or(&self.kek);
         let pcrs: Vec<u8> = weakest.pcrs.iter().flat_map(|pcrs| pcrs.keys().copied()).collect();

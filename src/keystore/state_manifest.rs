@@ -1,16 +1,16 @@
-//! The anti-rollback manifest, `ledger.json`: it lists the latest version of each state file, and is compared with a
-//! counter in the TPM.
+//! The anti-rollback manifest, `ledger.json`: the latest version of each state file.
 //!
-//! `ledger.json` has the SHA-256 of each tracked file and a generation, under an HMAC whose key only this host decrypts.
-//! Each change of a file increments the generation and then the TPM's counter, which cannot be decremented. An older copy
-//! of the directory has a generation below the counter, and an older copy of one file has a digest that is not listed.
+//! `ledger.json` has the SHA-256 of each tracked file and a generation, under an HMAC whose key only this
+//! host decrypts. Each change of a file increments the generation and then the TPM's counter, which cannot be
+//! decremented. An older copy of the directory has a generation below the counter, and an older copy of one
+//! file has a digest that is not listed.
 //!
 //! ```text
 //! manifest: generation n + 1, old or new digest ──> file replaced ──> counter n + 1 ──> manifest: new digest
 //! ```
 //!
-//! A crash at any point leaves a state that is accepted. While the TPM is unavailable, the counter update is pending, and
-//! all changes until it succeeds share one generation.
+//! A crash at any point leaves a state that is accepted. While the TPM is unavailable, the counter update is
+//! pending, and all changes until it succeeds share one generation.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,8 +33,8 @@ const VERSION: u64 = 1;
 
 /// The tracked files. One that exists but is not listed in the manifest is rejected, too.
 ///
-/// `rsa.json` is not tracked: it has one state only, which the AK's certification and the host key's endorsement prove, and
-/// a fault in it must affect RS256 alone.
+/// `rsa.json` is not tracked: it has one state only, which the AK's certification and the host key's
+/// endorsement prove, and a fault in it must affect RS256 alone.
 const TRACKED_FILES: [&str; 8] = [
     "baseline.json",
     "ca.json",
@@ -86,10 +86,12 @@ pub(super) struct StateManifest {
 impl StateManifest {
     /// Reads the manifest, and compares it with the directory and with the TPM's counter.
     ///
-    /// With `newly_provisioned`, the host's TPM objects have just been made, and a missing manifest is created.
+    /// With `newly_provisioned`, the host's TPM objects have just been made, and a missing manifest is
+    /// created.
     ///
     /// # Errors
-    /// [`Error::RolledBack`], [`Error::InvalidFile`], a TPM that is not available, a file that cannot be written.
+    /// [`Error::RolledBack`], [`Error::InvalidFile`], a TPM that is not available, a file that cannot be
+    /// written.
     pub(super) async fn open(
         tpm: &Tpm,
         dir: &Path,
@@ -117,8 +119,8 @@ impl StateManifest {
         Ok(manifest)
     }
 
-    /// Whether the first start was interrupted before the manifest was made: the only file is `tpm.json`, and the TPM has
-    /// no counter.
+    /// Whether the first start was interrupted before the manifest was made: the only file is `tpm.json`, and
+    /// the TPM has no counter.
     async fn first_start_incomplete(tpm: &Tpm, dir: &Path) -> Result<bool, Error> {
         let only_tpm_file = TRACKED_FILES.iter().all(|name| *name == "tpm.json" || !dir.join(name).exists());
         Ok(only_tpm_file && tpm.list_counters().await?.is_empty())
@@ -148,8 +150,8 @@ impl StateManifest {
         Ok(manifest)
     }
 
-    /// Accepts the current directory as the latest, whatever the counter's value. The previous counter is removed if the
-    /// previous manifest can be read.
+    /// Accepts the current directory as the latest, whatever the counter's value. The previous counter is
+    /// removed if the previous manifest can be read.
     pub(super) async fn recreate(tpm: &Tpm, dir: &Path, keks: &KekPair) -> Result<StateManifest, Error> {
         if let Some(previous) = StateManifest::read(dir, keks).ok().flatten() {
             tpm.remove_counter(previous.content.counter).await?;
@@ -192,11 +194,13 @@ impl StateManifest {
         })
         .await?;
         self.content.files.insert(name.to_owned(), vec![new_digest]);
-        // The file is replaced, so a failure of the counter is not an error. The next `sync_counter` tries again.
+        // The file is replaced, so a failure of the counter is not an error. The next `sync_counter` tries
+        // again.
         if let Err(error) = self.sync_counter(tpm).await {
             tracing::debug!(%error, "the TPM counter update is pending");
         }
-        // If this fails, the manifest on disk accepts the old and the new version of the file, until the next change.
+        // If this fails, the manifest on disk accepts the old and the new version of the file, until the next
+        // change.
         if let Err(error) = self.save().await {
             tracing::warn!("{error}");
         }
@@ -217,8 +221,8 @@ impl StateManifest {
     async fn increment_counter(&mut self, tpm: &Tpm) -> Result<(), Error> {
         let (index, target) = (self.content.counter, self.content.generation);
         let counter_value = tpm.increment_counter_to(index, self.mac_key.clone(), target).await?;
-        // The counter is higher if an earlier increment succeeded and its response was lost: only this daemon has the
-        // counter's secret. The generation is never below the counter.
+        // The counter is higher if an earlier increment succeeded and its response was lost: only this daemon
+        // has the counter's secret. The generation is never below the counter.
         self.content.generation = target.max(counter_value);
         self.counter_pending = false;
         Ok(())
