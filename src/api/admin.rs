@@ -13,7 +13,7 @@ use super::reply::{self, Reply};
 use crate::audit;
 use crate::clock::BootTime;
 use crate::config::Diagnostic;
-use crate::issue::{KeyAdmin, KeyReport};
+use crate::issue::{KeyAdmin, KeyCommandError, KeyReport};
 use crate::peer::Peer;
 use crate::policy::AdminPolicy;
 use crate::posture::{self, PostureAction, PostureCommandError, PostureDiff, PostureReport};
@@ -71,10 +71,10 @@ struct RecoveryKeyResponse<'a> {
 }
 
 /// What an order came to that has no more to say than that it is done.
-fn command_reply(outcome: Result<(), String>) -> Reply {
+fn command_reply(outcome: Result<(), KeyCommandError>) -> Reply {
     match outcome {
         Ok(()) => reply::json(StatusCode::OK, &serde_json::json!({ "done": true })),
-        Err(reason) => reply::error(StatusCode::CONFLICT, "invalid_request", &reason),
+        Err(error) => reply::error(StatusCode::CONFLICT, "invalid_request", &error.to_string()),
     }
 }
 
@@ -189,7 +189,7 @@ impl AdminApi {
         }
         match self.key_admin.rotate(immediate, admin_id(peer)).await {
             Ok(rotated) => reply::json(StatusCode::OK, &rotated),
-            Err(reason) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &reason),
+            Err(error) => unavailable(&error.to_string()),
         }
     }
 
@@ -197,7 +197,7 @@ impl AdminApi {
     async fn create_recovery_key(&self, peer: &Peer) -> Reply {
         match self.key_admin.create_recovery_key(admin_id(peer)).await {
             Ok(key) => reply::json(StatusCode::OK, &RecoveryKeyResponse { recovery_key: &key }),
-            Err(reason) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &reason),
+            Err(error) => unavailable(&error.to_string()),
         }
     }
 

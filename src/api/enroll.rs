@@ -10,8 +10,9 @@ use super::AdminApi;
 use super::reply::{self, Reply};
 use crate::audit::{AuditUnavailable, Event};
 use crate::enroll::{EnrollmentChallenge, Tpm2ToolsCredential};
-use crate::issue::{Error, MeasurementLogs};
-use crate::tpm::{self, EkKind};
+use crate::error_class::ErrorClass;
+use crate::issue::{EnrollmentError, Error, MeasurementLogs};
+use crate::tpm::EkKind;
 
 /// A file of `tpm2_makecredential`.
 #[derive(Deserialize)]
@@ -97,7 +98,7 @@ pub async fn handle_step(
                     let domain = &issuer_state.host().trust_domain;
                     enrollment.install(&tpm, body.certificate.as_bytes(), domain, now).await
                 }
-                Err(e) => Err(Error::Enrollment(e.to_string())),
+                Err(e) => Err(EnrollmentError::body(e).into()),
             };
             let certificate_issuer =
                 result.as_ref().map_or_else(|_| String::new(), |report| report.issuer.clone());
@@ -109,14 +110,13 @@ pub async fn handle_step(
 }
 
 fn parse_credential(text: &[u8]) -> Result<(EkKind, Tpm2ToolsCredential), Error> {
-    let invalid = |description: String| Error::Enrollment(description);
-    let body: CredentialRequestBody = serde_json::from_slice(text).map_err(|e| invalid(e.to_string()))?;
+    let body: CredentialRequestBody = serde_json::from_slice(text).map_err(EnrollmentError::body)?;
     let ek = match body.ek.as_str() {
         "ecc" => EkKind::P256,
         "rsa" => EkKind::Rsa,
-        _ => return Err(invalid("ek is \"ecc\" or \"rsa\"".into())),
+        _ => return Err(EnrollmentError::body("ek is \"ecc\" or \"rsa\"").into()),
     };
-    let file = BASE64.decode(body.credential.as_bytes()).map_err(|e| invalid(e.to_string()))?;
+    let file = BASE64.decode(body.credential.as_bytes()).map_err(EnrollmentError::body)?;
     Ok((ek, Tpm2ToolsCredential::parse(&file)?))
 }
 
@@ -138,14 +138,16 @@ async fn record_and_reply<T: Serialize>(
     if let Err(unavailable) = api.service.audit.record_event(event, &description).await {
         return audit_unavailable(&unavailable);
     }
-    match result {
-        Ok(body) => reply::json(StatusCode::OK, &body),
-        Err(Error::Enrollment(_) | Error::Tpm(tpm::Error::RequestFailed(_))) => {
-            reply::error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", &description)
+    let error = match result {
+        Ok(body) => return reply::json(StatusCode::OK, &body),
+        Err(error) => error,
+    };
+    let (status, code) = match error.class() {
+        ErrorClass::BadRequest | ErrorClass::Conflict => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request")
         }
-        Err(Error::Tpm(_)) => {
-            reply::error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", &description)
-        }
-        Err(_) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &description),
-    }
+        ErrorClass::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
+        ErrorClass::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
+    };
+    reply::error(status, code, &description)
 }

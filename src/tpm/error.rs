@@ -5,6 +5,7 @@ use std::time::Duration;
 use tss_esapi::constants::response_code::Tss2ResponseCode;
 
 use super::state::StateKind;
+use crate::error_class::ErrorClass;
 
 /// Why a TPM operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -111,6 +112,16 @@ pub enum RequestError {
 }
 
 impl Error {
+    /// What this failure means for the caller of a request that needed the TPM.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Error::AlreadyProvisioned => ErrorClass::Conflict,
+            Error::InvalidObjects(_) => ErrorClass::Internal,
+            Error::CommandFailed { .. } if self.fault_class() == FaultClass::Request => ErrorClass::Internal,
+            _ => ErrorClass::Unavailable,
+        }
+    }
+
     /// What this failure says about the connection to the TPM.
     pub(super) fn fault_class(&self) -> FaultClass {
         match self {
