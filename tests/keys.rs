@@ -63,7 +63,8 @@ fn edit(host: &Host, change: impl FnOnce(&mut Value)) {
 /// Starts a host whose file was changed, and has it taken as it is.
 fn start_as_it_is(host: &mut Host) {
     host.start();
-    let trouble = |host: &Host| host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned();
+    let trouble =
+        |host: &Host| host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned();
     assert!(trouble(host).contains("hostbadge key accept"), "{}", trouble(host));
     told(host, &["key", "accept"]);
     until_true("it is taken as it is", || !trouble(host).contains("hostbadge key accept"));
@@ -359,11 +360,13 @@ fn a_file_that_was_tampered_with_signs_nothing() {
     let whole = file(&host);
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 4] = [
-        ("holds one key twice", |file| file["retired"][0]["sealed"] = file["active"]["sealed"].clone()),
+        ("contains the same key twice", |file| {
+            file["retired"][0]["sealed"] = file["active"]["sealed"].clone()
+        }),
         ("does not open", |file| {
             file["active"]["sealed"]["key"] = file["retired"][0]["sealed"]["key"].clone()
         }),
-        ("endorsement does not hold", |file| {
+        ("endorsement of the issuing key is not valid", |file| {
             file["active"]["sealed"]["endorsement"] = file["retired"][0]["sealed"]["endorsement"].clone();
         }),
         ("names another key than its endorsement", |file| file["retired"][0]["sealed"]["kid"] = json!("x")),

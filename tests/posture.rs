@@ -175,7 +175,10 @@ fn nobody_looks_unless_somebody_asks_for_it() {
     // An administrator's question is answered by a look, and changes nothing for callers.
     let report = show(&host);
     assert_eq!((&report["posture"], &report["mode"]), (&json!("off"), &json!("off")));
-    assert!(report["baseline"]["accepted"].is_null() && report["reading"]["pcrs"]["7"].is_string(), "{report}");
+    assert!(
+        report["baseline"]["accepted"].is_null() && report["reading"]["pcrs"]["7"].is_string(),
+        "{report}"
+    );
     assert_eq!(posture(&host), "off");
     assert!(of_event(&host.audit(), "posture-changed").is_empty());
 
