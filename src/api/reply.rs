@@ -120,8 +120,12 @@ struct CertificateResponse<'a> {
 
 pub fn certificate(certificate: &Recorded<IssuedX509Svid>) -> Reply {
     let certificate = certificate.get();
-    let chain: String = certificate.chain().iter().map(|der| pem("CERTIFICATE", der)).collect();
-    let key = certificate.key().map(|der| Zeroizing::new(pem("PRIVATE KEY", der)));
+    let chain: Result<String, _> = certificate.chain().iter().map(|der| pem("CERTIFICATE", der)).collect();
+    let key = certificate.key().map(|der| pem("PRIVATE KEY", der).map(Zeroizing::new)).transpose();
+    let (Ok(chain), Ok(key)) = (chain, key) else {
+        let description = "cannot write the certificate as PEM";
+        return error(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::ServerError.as_str(), description);
+    };
     let body = CertificateResponse {
         certificate_chain: &chain,
         private_key: key.as_ref().map(|key| key.as_str()),
