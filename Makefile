@@ -73,7 +73,7 @@ test-packages: check-packages ## check the packages, and that a second clean bui
 
 test-vm: deps deb rpm ## test the packages on Debian in virtual machines with a TPM, systemd and journald (as root)
 	@scripts/install-packages qemu-system-x86 qemu-utils swtpm swtpm-tools mmdebstrap e2fsprogs
-	@tests/vm/run $(VM) $(TARGET)/package/hostbadge_*.deb $(TARGET)/package/hostbadge-*.rpm docs/guide.md
+	@tests/vm/run $(VM) $(TARGET)/package/hostbadge_*.deb $(TARGET)/package/hostbadge-*.rpm docs/guide/*.md
 
 deny: ## check the dependencies' licences, sources and bans
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

@@ -181,7 +181,7 @@ fn connections_with_incomplete_bodies_do_not_block_other_callers() {
 #[test]
 fn a_rate_limited_caller_gets_429_while_others_are_served() {
     let mut host = Host::new();
-    host.configure("[limits]\nrate = 1\nburst = 5\nstranger_rate = 1\nstranger_burst = 5\n");
+    host.configure("[limits]\nrate = 1\nburst = 5\nunknown_rate = 1\nunknown_burst = 5\n");
     host.agent("busy", "user = 0");
     host.agent("calm", "user = 65534");
     host.start();

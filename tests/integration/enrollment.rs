@@ -262,7 +262,7 @@ fn a_challenge_is_answered_once_and_by_its_host_only() {
     refused(&operator.activate(&other, "forged"), "for another attestation key");
     forged["ak"] = other.status()["tpm"]["ak_name"].clone();
     operator.save("forged", &forged);
-    refused(&operator.activate(&other, "forged"), "for no request that this host waits for");
+    refused(&operator.activate(&other, "forged"), "not pending on this host");
     let theirs = Operator::new();
     theirs.request(&other);
     done(&theirs.challenge(&other, "challenge"));
@@ -362,7 +362,7 @@ fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
         challenge(&[words, any].concat())
     };
     let foreign = manufacturer_roots(&other);
-    refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker vouches for this host");
+    refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker certifies an EK of this host");
     let empty = operator.path("empty");
     fs::create_dir(&empty).unwrap();
     refused(&challenge(&["--roots", &empty]), "there is no root certificate");
@@ -473,7 +473,7 @@ fn a_challenge_is_not_opened_as_a_plain_credential() {
             let credential = operator.path("credential");
             fs::write(&credential, file).unwrap();
             let opened = host.hostbadge(&["enroll", "activate", "--credential", &credential, "--ek", kind]);
-            refused(&opened, "this is part of a hostbadge challenge");
+            refused(&opened, "part of a hostbadge challenge");
             assert!(opened.stdout.is_empty(), "{round}");
         }
         if round == "pending" {

@@ -13,7 +13,7 @@ fn host_logging_to(journald: &Journald) -> Host {
     host.agent("researcher", "user = 0");
     journald.attach_to(&mut host);
     host.start();
-    assert_eq!(host.status()["journal"]["to"], "journald", "{}", host.status());
+    assert_eq!(host.status()["journal"]["sink"], "journald", "{}", host.status());
     host
 }
 

@@ -61,7 +61,8 @@ fn edit(host: &Host, change: impl FnOnce(&mut Value)) {
 /// Starts a host whose key file was changed, and accepts the file with `hostbadge key accept`.
 fn start_as_it_is(host: &mut Host) {
     host.start();
-    let blocked_reason = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+    let blocked_reason =
+        |host: &Host| host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned();
     assert!(blocked_reason(host).contains("hostbadge key accept"), "{}", blocked_reason(host));
     run_json(host, &["key", "accept"]);
     until_true("the file is accepted", || !blocked_reason(host).contains("hostbadge key accept"));
@@ -102,13 +103,13 @@ fn the_next_key_is_published_before_it_signs() {
     assert_eq!(jwks(&host), [first.as_str()]);
     let published = run_json(&host, &["key", "rotate"]);
     let second = published["kid"].as_str().unwrap();
-    assert_eq!(published["did"], "published");
+    assert_eq!(published["outcome"], "published");
     assert_eq!(jwks(&host), [first.as_str(), second], "the key that signs comes first");
     assert_eq!(kid(&host.token()), first);
     assert_eq!(states(&host), pairs(&[(&first, "active"), (second, "published")]));
 
     let again = run_json(&host, &["key", "rotate"]);
-    assert_eq!((&again["did"], &again["kid"]), (&json!("nothing"), &published["kid"]));
+    assert_eq!((&again["outcome"], &again["kid"]), (&json!("already-published"), &published["kid"]));
     assert_eq!(again["active_from"], published["active_from"]);
 
     // It waits for its activation time across a crash and a restart.
@@ -170,7 +171,7 @@ fn rotate_now_activates_the_published_or_a_new_key_at_once() {
     let first = kid(&host.token());
     let published = run_json(&host, &["key", "rotate"])["kid"].clone();
     let activated = run_json(&host, &["key", "rotate", "--now"]);
-    assert_eq!((&activated["did"], &activated["kid"]), (&json!("activated"), &published));
+    assert_eq!((&activated["outcome"], &activated["kid"]), (&json!("activated"), &published));
     assert_eq!(activated["retired"], first);
     let second = published.as_str().unwrap();
     assert_eq!(kid(&host.token()), second);
@@ -319,7 +320,7 @@ fn a_key_that_is_due_while_the_tpm_is_stalled_is_published_when_it_responds() {
         None
     });
     let tpm = tpm.expect("a machine that starts a daemon within 30 s");
-    until_true("the rotation waits", || host.admin().get("/v1/keys").json()["waits"].is_string());
+    until_true("the rotation waits", || host.admin().get("/v1/keys").json()["blocked_reason"].is_string());
     let list = host.hostbadge(&["key", "list"]);
     assert!(String::from_utf8_lossy(&list.stdout).contains("A step that is due waits"));
     let active = kid(&host.token());
@@ -327,7 +328,9 @@ fn a_key_that_is_due_while_the_tpm_is_stalled_is_published_when_it_responds() {
     kill(tpm, Signal::SIGCONT).unwrap();
     until_true("the key is published", || jwks(&host).len() == 2);
     // Updated shortly after the key is published.
-    until_true("the rotation waits no more", || host.admin().get("/v1/keys").json()["waits"].is_null());
+    until_true("the rotation waits no more", || {
+        host.admin().get("/v1/keys").json()["blocked_reason"].is_null()
+    });
 }
 
 /// The daemon's clock in Unix seconds, from its last audit record.
@@ -359,11 +362,13 @@ fn a_tampered_key_file_is_not_used() {
     let whole = file(&host);
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 4] = [
-        ("holds one key twice", |file| file["retired"][0]["sealed"] = file["active"]["sealed"].clone()),
+        ("contains the same key twice", |file| {
+            file["retired"][0]["sealed"] = file["active"]["sealed"].clone()
+        }),
         ("does not open", |file| {
             file["active"]["sealed"]["key"] = file["retired"][0]["sealed"]["key"].clone()
         }),
-        ("endorsement does not hold", |file| {
+        ("endorsement of the issuing key is not valid", |file| {
             file["active"]["sealed"]["endorsement"] = file["retired"][0]["sealed"]["endorsement"].clone();
         }),
         ("names another key than its endorsement", |file| file["retired"][0]["sealed"]["kid"] = json!("x")),
@@ -371,7 +376,7 @@ fn a_tampered_key_file_is_not_used() {
     for (wanted, change) in changes {
         edit(&host, change);
         start_as_it_is(&mut host);
-        let blocked_reason = host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+        let blocked_reason = host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned();
         assert!(blocked_reason.contains(wanted), "{wanted}: {blocked_reason}");
         let refused = host.hostbadge(&["key", "rotate", "--now"]);
         assert_eq!(refused.status.code(), Some(4));

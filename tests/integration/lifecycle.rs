@@ -174,7 +174,7 @@ fn a_corrupt_or_missing_state_file_is_reported_and_its_repair_needs_no_restart()
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         host.start();
         let said = blocked_reason(&host);
-        assert!(said.contains(file) && said.contains("torn"), "{said}");
+        assert!(said.contains(file) && said.contains("corrupt"), "{said}");
         fs::write(&path, &whole).unwrap();
         until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
     }

@@ -56,7 +56,7 @@ fn show(host: &Host) -> Value {
 fn accept(host: &Host) -> Value {
     // Fails when the PCRs change between showing and accepting.
     until("the baseline is accepted", || {
-        let digest = show(host)["now"]["digest"].clone();
+        let digest = show(host)["reading"]["digest"].clone();
         let answer = host.admin().post("/v1/posture/accept", &json!({ "digest": digest }));
         assert!(answer.status == 200 || answer.status == 409, "{}", answer.text());
         (answer.status == 200).then(|| answer.json())
@@ -88,8 +88,8 @@ fn tokens_are_issued_only_in_the_accepted_state_where_posture_is_enforced() {
 
     // PCR 11 is not compared, PCR 4 is.
     tpm.extend(11, &[1; 32]);
-    let read = show(&host)["now"]["pcrs"]["11"].clone();
-    until_true("the PCRs are read again", || show(&host)["now"]["pcrs"]["11"] != json!("00".repeat(32)));
+    let read = show(&host)["reading"]["pcrs"]["11"].clone();
+    until_true("the PCRs are read again", || show(&host)["reading"]["pcrs"]["11"] != json!("00".repeat(32)));
     assert_eq!(posture(&host), "accepted", "{read}");
     tpm.extend(4, &[4; 32]);
     until_true("the change is detected", || posture(&host) == "changed");
@@ -98,7 +98,7 @@ fn tokens_are_issued_only_in_the_accepted_state_where_posture_is_enforced() {
     let diff = host.admin().get("/v1/posture/diff").json();
     assert_eq!(diff["changed"], json!([4]));
     assert!(diff["changes"][0].as_str().unwrap().starts_with("PCR 4 (boot loader"), "{diff}");
-    assert!(host.status()["posture_why"].as_str().unwrap().contains("PCR 4 changed"));
+    assert!(host.status()["posture_reason"].as_str().unwrap().contains("PCR 4 changed"));
 
     // Both states survive a restart.
     assert!(host.stop().success());
@@ -172,7 +172,10 @@ fn posture_is_evaluated_only_where_it_is_used() {
     // A request of an administrator reads the PCRs and changes nothing for callers.
     let report = show(&host);
     assert_eq!((&report["posture"], &report["mode"]), (&json!("off"), &json!("off")));
-    assert!(report["baseline"]["accepted"].is_null() && report["now"]["pcrs"]["7"].is_string(), "{report}");
+    assert!(
+        report["baseline"]["accepted"].is_null() && report["reading"]["pcrs"]["7"].is_string(),
+        "{report}"
+    );
     assert_eq!(posture(&host), "off");
     assert!(with_event(&host.audit(), "posture-changed").is_empty());
 
@@ -202,7 +205,7 @@ fn posture_becomes_stale_while_the_tpm_is_stalled() {
     until_true("posture is stale", || posture(&host) == "stale");
     let said = refused_for(&host, "stale");
     assert!(said.contains("the PCRs were last read"), "{said}");
-    let looked_at = json!({ "digest": show(&host)["now"]["digest"] });
+    let looked_at = json!({ "digest": show(&host)["reading"]["digest"] });
     let answer = host.admin().post("/v1/posture/accept", &looked_at);
     assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
     assert!(show(&host)["baseline"]["accepted"]["by"].is_string());
@@ -226,7 +229,7 @@ fn a_corrupt_foreign_or_older_baseline_is_refused_and_reported() {
     let stands_not = |host: &mut Host| {
         host.launch();
         until_true("the problem is reported", || {
-            let blocked_reason = host.status()["trouble"].to_string();
+            let blocked_reason = host.status()["issuer_blocked_reason"].to_string();
             blocked_reason.contains("baseline.json is not what this host wrote last")
         });
     };
@@ -367,7 +370,7 @@ fn own_digest() -> [u8; 32] {
 
 #[test]
 fn a_measured_agent_matches_only_while_its_program_is_in_the_proven_list() {
-    let patient = "[limits]\nstranger_rate = 10000\nstranger_burst = 10000\n";
+    let patient = "[limits]\nunknown_rate = 10000\nunknown_burst = 10000\n";
     let (mut host, tpm) = host(patient);
     fs::create_dir_all(host.path("run")).unwrap();
     let own = std::env::current_exe().unwrap();
@@ -398,7 +401,7 @@ fn a_measured_agent_matches_only_while_its_program_is_in_the_proven_list() {
     append(&list, &text);
     tpm.extend(10, &[5; 32]);
     refused("does not replay to the quoted PCR 10");
-    assert!(show(&host)["measured"]["trouble"].as_str().unwrap().contains("does not replay"));
+    assert!(show(&host)["measured"]["error"].as_str().unwrap().contains("does not replay"));
     let record = host.audit();
     let refusals = with_event(&record, "request-refused");
     assert!(refusals.iter().any(|line| line["detail"].as_str().unwrap().contains("PCR 10 is empty")));

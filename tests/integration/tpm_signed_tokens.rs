@@ -159,7 +159,7 @@ fn the_rsa_key_is_created_for_the_first_grant_and_kept() {
     }
     let listed = host.hostbadge(&["key", "list", "--json"]).stdout;
     let listed: Value = serde_json::from_slice(&listed).unwrap();
-    assert_eq!(listed["rsa_waits"], Value::Null);
+    assert_eq!(listed["rsa_blocked_reason"], Value::Null);
     assert_eq!(listed["keys"].as_array().unwrap().iter().filter(|key| key["state"] == "tpm").count(), 2);
     let status = said(&host.hostbadge(&["status"]));
     assert!(status.contains("RS256"), "{status}");
@@ -212,9 +212,12 @@ fn a_corrupt_or_foreign_rsa_key_is_reported_and_does_not_affect_es256() {
     };
     let foreign: Value = serde_json::from_str(&theirs).unwrap();
     let cases = [
-        (good[..good.len() / 2].to_owned(), "torn"),
+        (good[..good.len() / 2].to_owned(), "corrupt"),
         (theirs.clone(), "the AK's signature over the RSA key is wrong"),
-        (edited(&["key", "private"], foreign["key"]["private"].clone()), "the TPM does not take the RSA key"),
+        (
+            edited(&["key", "private"], foreign["key"]["private"].clone()),
+            "the TPM does not accept the RSA key",
+        ),
         (edited(&["key", "public"], foreign["key"]["public"].clone()), "about another key"),
         (edited(&["endorsement"], foreign["endorsement"].clone()), "not endorsed by this host's key"),
         (edited(&["version"], json!(2)), "written in format 2"),
@@ -309,7 +312,7 @@ fn pending_requests(host: &Host, size: usize) -> Vec<Connection> {
 }
 
 fn waiting(host: &Host) -> u64 {
-    host.status()["tpm"]["waiting"].as_u64().unwrap()
+    host.status()["tpm"]["waiting_to_sign"].as_u64().unwrap()
 }
 
 /// The agents in the order of their tokens in the audit log.

@@ -30,7 +30,7 @@ fn a_stalled_tpm_is_busy() {
     machine.start();
     machine.pause_tpm();
     let status = machine.until_tpm_state("busy");
-    assert!(detail(&status).contains("no answer for 1000 ms"), "{status}");
+    assert!(detail(&status).contains("no response for 1000 ms"), "{status}");
     assert!(!machine.host.token().is_empty());
     machine.resume_tpm();
     machine.until_healthy();
@@ -73,7 +73,7 @@ fn too_many_wrong_passwords_are_a_lockout() {
     machine.start();
     lock_out(&machine);
     let status = machine.until_tpm_state("lockout");
-    assert!(detail(&status).contains("too many wrong passwords"), "{status}");
+    assert!(detail(&status).contains("too many failed authorizations"), "{status}");
     let kid_before = kid(&machine.host.token());
     assert_eq!(machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
     assert_ne!(kid(&machine.host.token()), kid_before);
@@ -81,7 +81,7 @@ fn too_many_wrong_passwords_are_a_lockout() {
 
     assert!(machine.host.stop().success());
     machine.launch();
-    until_true("it serves", || machine.host.status()["trouble"].is_null());
+    until_true("it serves", || machine.host.status()["issuer_blocked_reason"].is_null());
     machine.until_tpm_state("lockout");
     assert!(!machine.host.token().is_empty());
     machine.tool("tpm2_dictionarylockout", &["-c"]);
@@ -104,7 +104,10 @@ fn an_owner_password_is_reported_before_and_after_it_matters() {
         machine.start();
         machine.tool("tpm2_changeauth", &["-c", letter, "secret"]);
         let status = machine.until_tpm_state("owner-auth");
-        assert!(detail(&status).contains(&format!("the {hierarchy} hierarchy got a password")), "{status}");
+        assert!(
+            detail(&status).contains(&format!("a password was set for the {hierarchy} hierarchy")),
+            "{status}"
+        );
         assert!(!machine.host.token().is_empty());
         assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 200);
 
@@ -143,7 +146,7 @@ fn after_a_cleared_tpm_a_restart_cannot_issue() {
     machine.launch();
     machine.until_tpm_state("cleared");
     let why = machine.token_error();
-    assert!(why.contains("its keys are gone for ever") && why.contains(&host), "{why}");
+    assert!(why.contains("which destroyed its keys") && why.contains(&host), "{why}");
     assert_eq!(machine.host.get("/.well-known/jwks.json").status, 503);
 
     // The fix that the message gives.
@@ -168,7 +171,7 @@ fn a_replaced_tpm_stops_issuance_until_the_first_is_back() {
     let theirs = detail(&status).split_whitespace().last().unwrap().to_owned();
     assert!(theirs.len() == 26 && theirs != ours && detail(&status).contains(&ours), "{status}");
     assert_serves_nothing(&machine, &ours, &theirs);
-    machine.until_journaled(&format!("the stored keys are those of host {ours}"));
+    machine.until_journaled(&format!("the stored keys belong to host {ours}"));
 
     // Also while the other TPM is dead.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(other_tpm.pid() as i32), nix::sys::signal::SIGKILL)
@@ -188,7 +191,7 @@ fn a_replaced_tpm_stops_issuance_until_the_first_is_back() {
 #[track_caller]
 fn assert_serves_nothing(machine: &Machine, ours: &str, theirs: &str) {
     let why = machine.token_error();
-    for said in [ours, theirs, "give the host its old TPM back", "enroll"] {
+    for said in [ours, theirs, "put the previous TPM back", "enroll"] {
         assert!(why.contains(said), "{said}: {why}");
     }
     assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 503);
@@ -316,9 +319,9 @@ fn blobs_of_another_host_are_refused_by_name() {
     let cases = [
         ("tpm.json", "/objects/ak", "the AK's signature over the host key is wrong"),
         ("tpm.json", "/objects/host_key", "the host key's certification is about another key"),
-        ("tpm.json", "/objects/ak/private", "the TPM does not take the AK"),
-        ("tpm.json", "/objects/host_key/private", "the TPM does not take the host key"),
-        ("tpm.json", "/objects/kek", "the TPM does not take the sealed data"),
+        ("tpm.json", "/objects/ak/private", "the TPM does not accept the AK"),
+        ("tpm.json", "/objects/host_key/private", "the TPM does not accept the host key"),
+        ("tpm.json", "/objects/kek", "the TPM does not accept the sealed data"),
         ("tpm.json", "/objects/ek_public", "the EK's public area does not fit its Name"),
         ("tpm.json", "/objects/certification", "the host key's certification is about another key"),
         ("tpm.json", "/objects/srk_name", "its SRK is new"),
@@ -335,7 +338,7 @@ fn blobs_of_another_host_are_refused_by_name() {
         fs::write(&path, state.to_string()).unwrap();
         machine.launch();
         machine.until_ready();
-        let blocked_reason = || machine.host.status()["trouble"].as_str().map(str::to_owned);
+        let blocked_reason = || machine.host.status()["issuer_blocked_reason"].as_str().map(str::to_owned);
         // A changed file is refused as not the latest. It is accepted, so that the blob itself is tried.
         let accept = |why: &str| {
             if !why.contains("hostbadge key accept") {
