@@ -20,9 +20,9 @@ use hostbadge::config::LogTarget;
 use hostbadge::federation::Federation;
 use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
 use hostbadge::pki::CertificateIssuer;
-use hostbadge::policy::{Limiter, Rate};
+use hostbadge::policy::{AdminPolicy, Limiter, Rate};
 use hostbadge::posture::{EventLogFile, ImaListFile, Mode, PostureState};
-use hostbadge::service::IdentityService;
+use hostbadge::service::{IdentityService, ServiceDeps};
 use hostbadge::tpm::TpmState;
 use libfuzzer_sys::fuzz_target;
 use tokio::sync::watch;
@@ -54,14 +54,16 @@ fn serve(dir: &Path, listener: UnixListener) {
     let audit = Audit::open(dir, journal, clock.clone()).unwrap();
     let unlimited = || Rate { per_second: 1_000_000, burst: 1_000_000 };
     let tpm = watch::channel(None).1;
-    let service = IdentityService {
+    let service = IdentityService::new(ServiceDeps {
         agents: AgentRegistry::open(&dir.join("agents.d"), 40, clock.clone()),
         federation: Federation::open(&dir.join("federation")),
-        limiter: Arc::new(Limiter::new(unlimited(), unlimited(), unlimited())),
+        limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
         issuer: Issuer::default(),
-        audit: audit.with_inline_writes(),
+        audit,
+        audit_dir: dir.into(),
         clock,
         tpm_state: watch::channel(TpmState::starting()).1,
+        tpm_description: watch::channel(None).1,
         blocked_reason: watch::channel(None).1,
         tpm: tpm.clone(),
         tpm_signer: TpmSigner {
@@ -71,16 +73,20 @@ fn serve(dir: &Path, listener: UnixListener) {
         },
         evidence_slots: EvidenceSlots::default(),
         event_log: EventLogFile::in_dir(dir),
-        enrollment: Enrollment::open(dir),
         ima_log: ImaListFile::in_dir(dir),
+        enrollment: Enrollment::open(dir),
         posture: PostureState::new(Mode::Off, Duration::from_secs(60)),
+        compared_pcrs: Vec::new(),
+        posture_commands: hostbadge::posture::command_channel().0,
+        key_admin: hostbadge::issue::key_command_channel().0,
         certificate_issuer: CertificateIssuer::new(Duration::from_secs(3600)),
-    };
+        admin_policy: AdminPolicy { admin_group: None, dev_uid: None },
+    });
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let workers = Arc::new(WorkerPool::start(1, &stop).unwrap());
-        let api = Api::Workload(WorkloadApi::new(service).unwrap());
+        let api = Api::Workload(WorkloadApi::new(service.with_inline_audit()).unwrap());
         Server::new(listener, api, ConnectionLimits::new(64, 64), Some(workers), stop.clone())
             .unwrap()
             .run()
