@@ -207,7 +207,7 @@ impl OperatorReview {
         request: &VerifiedRequest,
         maker_roots: Option<(&Roots, Timestamp)>,
     ) -> Result<OperatorReview, Error> {
-        let fault = |why: String| Error::Request(format!("no TPM maker vouches for this host: {why}"));
+        let fault = |e| Error::Request(format!("no TPM maker vouches for this host: {e}"));
         let certified = maker_roots
             .map(|(roots, now)| request.endorsement_keys.certified_ek(roots, now))
             .transpose()

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use super::challenge::EncryptedCredential;
-use crate::verify::tpm_structures::ByteReader;
+use crate::verify::TpmReader;
 use crate::verify::{Ek, EkKey};
 
 /// Most that a credential can hold: a TPM2B_DIGEST of the EK's hash algorithm.
@@ -160,7 +160,7 @@ impl Tpm2ToolsCredential {
         if bytes.len() > 2 * MAX_CREDENTIAL_PART_LEN {
             return Err(Error::Credential("it is too long for one".into()));
         }
-        let mut reader = ByteReader::new("file of tpm2_makecredential", bytes);
+        let mut reader = TpmReader::new("file of tpm2_makecredential", bytes);
         if reader.u32().map_err(fault)? != 0xBADC_C0DE {
             return Err(Error::Credential("tpm2_makecredential did not write this".into()));
         }

@@ -56,23 +56,24 @@ impl EnrollmentRequest {
     /// Not that the AK is in the TPM of the EKs: that is what the challenge is for.
     pub fn check(&self) -> Result<VerifiedRequest, Error> {
         let invalid = |why: String| Error::Request(why);
+        let unverified = |e: crate::verify::Error| Error::Request(e.to_string());
         if self.version != ENROLLMENT_VERSION {
             return Err(invalid(format!("it is of format {}", self.version)));
         }
         let nonce = EnrollmentRequest::quote_nonce(&self.id, self.made, &self.trust_domain, &self.csr);
         let checks = self.evidence.check(&nonce);
-        if let Some(failed) = checks.iter().find(|finding| !finding.holds) {
-            return Err(invalid(format!("{}: {}", failed.what, failed.detail)));
+        if let Some(failed) = checks.iter().find(|check| check.failed()) {
+            return Err(invalid(format!("{}: {}", failed.name, failed.detail)));
         }
         if self.evidence.nonce != BASE64URL_NOPAD.encode(&nonce) {
             return Err(invalid("nonce: it is not the digest of the request".into()));
         }
-        let endorsement_keys = self.evidence.endorsement_keys().map_err(invalid)?;
+        let endorsement_keys = self.evidence.endorsement_keys().map_err(unverified)?;
         let verified = VerifiedRequest {
             host: self.evidence.host.clone(),
             trust_domain: self.trust_domain.clone(),
-            ak_name: self.evidence.ak_name().map_err(invalid)?,
-            host_key: self.evidence.host_key_point().map_err(invalid)?,
+            ak_name: self.evidence.ak_name().map_err(unverified)?,
+            host_key: self.evidence.host_key_point().map_err(unverified)?,
             created_at: Timestamp::from_secs(self.made),
             digest: self.digest()?,
             csr: BASE64.decode(self.csr.as_bytes()).map_err(|e| invalid(format!("CSR: {e}")))?,
