@@ -13,10 +13,11 @@ use super::reply::{self, Reply};
 use crate::audit;
 use crate::clock::BootTime;
 use crate::config::Diagnostic;
+use crate::error_class::ErrorClass;
 use crate::issue::{KeyAdmin, KeyReport};
 use crate::peer::Peer;
 use crate::policy::AdminPolicy;
-use crate::posture::{self, PostureAction, PostureCommandError, PostureDiff, PostureReport};
+use crate::posture::{self, PostureAction, PostureDiff, PostureReport};
 use crate::service::IdentityService;
 
 /// Lines of the log that one answer holds at most.
@@ -241,7 +242,7 @@ impl AdminApi {
         };
         match tokio::task::spawn_blocking(diff).await {
             Ok(Ok(diff)) => reply::json(StatusCode::OK, &diff),
-            Ok(Err(reason)) => unavailable(&reason),
+            Ok(Err(error)) => unavailable(&error.to_string()),
             Err(e) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &e.to_string()),
         }
     }
@@ -259,10 +260,10 @@ impl AdminApi {
         };
         match self.posture.admin.send(PostureAction::Accept { digest, accepted_by: admin_id(peer) }).await {
             Ok(()) => self.posture_report().await,
-            Err(PostureCommandError::Unavailable(reason)) => unavailable(&reason),
-            Err(mismatch @ PostureCommandError::DigestMismatch { .. }) => {
-                reply::error(StatusCode::CONFLICT, "invalid_request", &mismatch.to_string())
+            Err(error) if error.class() == ErrorClass::Conflict => {
+                reply::error(StatusCode::CONFLICT, "invalid_request", &error.to_string())
             }
+            Err(error) => unavailable(&error.to_string()),
         }
     }
 

@@ -9,7 +9,7 @@ use super::client_connection::ClientConnection;
 use super::reply::{self, Reply};
 use crate::peer::PeerInfo;
 use crate::pki;
-use crate::posture::{Mode, Posture};
+use crate::posture::{Posture, PostureMode};
 use crate::service::{IdentityService, WhoamiInfo};
 
 /// Answers the agent socket.
@@ -127,7 +127,7 @@ impl AgentApi {
         let healthy = self.service.issuer.state().is_some()
             && tpm == crate::tpm::StateKind::Ready
             && self.service.audit.health().write_error().is_none()
-            && (posture == Posture::Accepted || self.service.posture.mode() != Mode::Enforce);
+            && (posture == Posture::Accepted || self.service.posture.mode() != PostureMode::Enforce);
         HealthResponse { status: if healthy { "ok" } else { "degraded" }, tpm: tpm.to_string(), posture }
     }
 }

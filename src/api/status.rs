@@ -12,7 +12,7 @@ use crate::config::Diagnostic;
 use crate::issue::{CertificateReport, KeyReport, KeyState};
 use crate::keystore::SealStatus;
 use crate::pki;
-use crate::posture::{Mode, Posture};
+use crate::posture::{Posture, PostureMode};
 use crate::service::IdentityService;
 
 /// What is known at the start and does not change.
@@ -121,7 +121,7 @@ impl StatusReporter {
         let healthy = issuer_state.is_some()
             && state.kind == crate::tpm::StateKind::Ready
             && problem.is_none()
-            && (posture.posture == Posture::Accepted || posture.mode != Mode::Enforce);
+            && (posture.posture == Posture::Accepted || posture.mode != PostureMode::Enforce);
         StatusReport {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),

@@ -175,7 +175,7 @@ impl IssuerState {
         let read_logs = move || {
             let (ima, missing) = match logs.ima.map_or(Ok(None), |list| list.read()) {
                 Ok(list) => (list, None),
-                Err(why) => (None, Some(why)),
+                Err(omitted) => (None, Some(omitted.to_string())),
             };
             (base64(logs.boot.read()), base64(ima), missing)
         };
