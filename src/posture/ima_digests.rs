@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use tokio::sync::Notify;
 
-use super::ima_list::{ImaListError, ImaListFile};
-use crate::verify;
-use crate::verify::ima::{self, ByteOrder};
+use super::ima_error::ImaError;
+use super::ima_list::ImaListFile;
+use super::verified_list::{TruncatedDigest, VerifiedList, truncate};
 
 /// How much of a list is read at once, in bytes.
 const READ_CHUNK_LEN: u64 = 256 * 1024;
@@ -23,54 +23,9 @@ const MAX_DIGESTS: usize = 1_000_000;
 const MAX_REQUESTED: usize = 1024;
 const EMPTY_PCR: [u8; 32] = [0; 32];
 
-/// The first half of a SHA-256. To find another file with the same half takes 2^128 attempts.
-type TruncatedDigest = [u8; 16];
-
 /// The digests of a proven list. Clones share it; a clone is cheap.
 #[derive(Clone, Debug)]
 pub struct ImaDigests(Arc<ImaDigestsInner>);
-
-/// Why a program is not known to be measured. The messages are for the audit log and for agents; those about
-/// an executable begin with "its executable".
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImaError {
-    /// No list was read since the daemon started.
-    #[error("no list of measured files was read yet; try again in a moment")]
-    NotRead,
-    /// The digest is not in the proven list.
-    #[error(
-        "its executable is none of the {entries} that IMA measured{}",
-        not_measured_advice(*.non_sha256)
-    )]
-    NotMeasured {
-        /// The number of proven entries.
-        entries: usize,
-        /// The number of proven entries without a SHA-256 of a file.
-        non_sha256: usize,
-    },
-    /// IMA is not active.
-    #[error("IMA measures nothing: PCR 10 is empty; boot with ima_policy=tcb")]
-    Inactive,
-    /// No part of the list replays to the quoted PCR 10.
-    #[error(
-        "the IMA list does not replay to the quoted PCR 10: something else extended it, or the kernel is \
-         older than 5.8"
-    )]
-    NotReplayed,
-    /// The list cannot be read.
-    #[error(transparent)]
-    List(#[from] ImaListError),
-    /// The list is malformed.
-    #[error(transparent)]
-    Malformed(#[from] verify::Error),
-}
-
-fn not_measured_advice(non_sha256: usize) -> String {
-    match non_sha256 {
-        0 => "; a program that was just started is in the list in a moment".to_owned(),
-        count => format!(", of {count} of which the kernel took no SHA-256: boot with ima_hash=sha256"),
-    }
-}
 
 #[derive(Debug)]
 struct ImaDigestsInner {
@@ -87,24 +42,6 @@ struct RequestedDigests {
     digests: HashSet<TruncatedDigest>,
     /// Whether the list was not searched from its start for one of them.
     rescan_needed: bool,
-}
-
-/// The part of the list that the last quote proves.
-#[derive(Clone, Debug, Default)]
-struct VerifiedList {
-    digests: HashSet<TruncatedDigest>,
-    /// Whether digests were left out because of the capacity.
-    incomplete: bool,
-    /// PCR 10 after the entries that were read.
-    pcr: [u8; 32],
-    /// The length of these entries, in bytes.
-    offset: u64,
-    byte_order: Option<ByteOrder>,
-    entry_count: usize,
-    /// Entries without a SHA-256 of a file.
-    non_sha256_count: usize,
-    /// Why no list is proven.
-    error: Option<ImaError>,
 }
 
 impl Default for ImaDigests {
@@ -246,59 +183,6 @@ impl ImaDigests {
     }
 }
 
-impl VerifiedList {
-    /// A copy for an incremental update, to which the digests are moved when it has succeeded.
-    fn without_digests(&self) -> VerifiedList {
-        VerifiedList {
-            digests: HashSet::new(),
-            incomplete: self.incomplete,
-            pcr: self.pcr,
-            offset: self.offset,
-            byte_order: self.byte_order,
-            entry_count: self.entry_count,
-            non_sha256_count: self.non_sha256_count,
-            error: None,
-        }
-    }
-
-    /// Adds the whole entries at the start of `bytes`, up to where they replay to `pcr`. Returns their
-    /// length.
-    fn add_entries(
-        &mut self,
-        bytes: &[u8],
-        pcr: &[u8; 32],
-        should_keep: impl Fn(usize, &TruncatedDigest) -> bool,
-    ) -> Result<usize, ImaError> {
-        let mut consumed = 0;
-        while self.pcr != *pcr {
-            let entry = ima::parse_entry(&bytes[consumed..], &mut self.byte_order)
-                .map_err(|error| verify::Error::Ima { entry: self.entry_count + 1, error })?;
-            let Some(entry) = entry else { break };
-            consumed += entry.encoded_len();
-            self.offset += entry.encoded_len() as u64;
-            self.entry_count += 1;
-            self.pcr = entry.extend_pcr(&self.pcr);
-            match entry.sha256() {
-                Some(digest) => self.add_digest(truncate(&digest), &should_keep),
-                None => self.non_sha256_count += 1,
-            }
-        }
-        Ok(consumed)
-    }
-
-    fn add_digest(&mut self, digest: TruncatedDigest, should_keep: impl Fn(usize, &TruncatedDigest) -> bool) {
-        if should_keep(self.digests.len(), &digest) {
-            self.digests.insert(digest);
-        } else {
-            self.incomplete |= !self.digests.contains(&digest);
-        }
-    }
-}
-
-fn truncate(digest: &[u8; 32]) -> TruncatedDigest {
-    std::array::from_fn(|at| digest[at])
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -307,6 +191,7 @@ mod tests {
     use data_encoding::HEXLOWER;
 
     use super::*;
+    use crate::verify::ima;
     use crate::verify::ima::sample_list::{PCR_AFTER_ALL, PCR_AFTER_TWO, sample_entries};
 
     fn bytes(hex: &str) -> [u8; 32] {

@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ima_error::{ImaListError, ImaListOmitted};
+
 /// The longest list that is put into evidence, in bytes: some hundred thousand entries.
 const MAX_LIST_LEN: u64 = 16 * 1024 * 1024;
 
@@ -16,45 +18,6 @@ const MAX_LIST_LEN: u64 = 16 * 1024 * 1024;
 /// chose can look like further lines.
 #[derive(Clone, Debug)]
 pub struct ImaListFile(Arc<PathBuf>);
-
-/// Why the list cannot be read. The messages are for administrators, and for agents that have to be measured.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImaListError {
-    /// The kernel has no list.
-    #[error("{path} does not exist: boot with ima_policy=tcb on a kernel with IMA", path = path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The daemon may not read it.
-    #[error(
-        "{path} cannot be read: the service's unit gives the daemon's group access to it at its start",
-        path = path.display()
-    )]
-    PermissionDenied {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Another I/O error.
-    #[error("{path}: {reason}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The message of the system.
-        reason: String,
-    },
-}
-
-/// Why the list is not in evidence. The messages are for verifiers, and contain no path of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImaListOmitted {
-    /// The list is longer than 16 MiB.
-    #[error("it is longer than {} MiB; measure less by an IMA policy", MAX_LIST_LEN >> 20)]
-    TooLong,
-    /// The list exists and cannot be read.
-    #[error("the host cannot read it: {0}")]
-    Unreadable(ErrorKind),
-}
 
 impl ImaListFile {
     /// The file `ima-list` in the runtime directory.
@@ -73,7 +36,9 @@ impl ImaListFile {
         match read {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(ImaListOmitted::Unreadable(e.kind())),
-            Ok(_) if list.len() as u64 > MAX_LIST_LEN => Err(ImaListOmitted::TooLong),
+            Ok(_) if list.len() as u64 > MAX_LIST_LEN => {
+                Err(ImaListOmitted::TooLong { max_len: MAX_LIST_LEN })
+            }
             Ok(_) => Ok((!list.is_empty()).then_some(list)),
         }
     }
@@ -112,6 +77,6 @@ mod tests {
         file.set_len(MAX_LIST_LEN).unwrap();
         assert_eq!(list.read().unwrap().unwrap().len() as u64, MAX_LIST_LEN);
         file.set_len(MAX_LIST_LEN + 1).unwrap();
-        assert_eq!(list.read(), Err(ImaListOmitted::TooLong));
+        assert_eq!(list.read(), Err(ImaListOmitted::TooLong { max_len: MAX_LIST_LEN }));
     }
 }

@@ -9,11 +9,13 @@ mod commands;
 mod error;
 mod event_log;
 mod ima_digests;
+mod ima_error;
 mod ima_list;
 mod kind;
 mod pcr_diff;
 mod report;
 mod state;
+mod verified_list;
 
 pub use crate::config::PostureMode;
 pub use crate::tpm::PcrValues;
@@ -25,8 +27,9 @@ pub use commands::{
 };
 pub use error::Error;
 pub use event_log::EventLogFile;
-pub use ima_digests::{ImaDigests, ImaError};
-pub use ima_list::{ImaListError, ImaListFile, ImaListOmitted};
+pub use ima_digests::ImaDigests;
+pub use ima_error::{ImaError, ImaListError, ImaListOmitted};
+pub use ima_list::ImaListFile;
 pub use kind::Posture;
 pub(crate) use pcr_diff::{changed_pcrs, describe_pcr_changes};
 pub use report::{PostureDiff, PostureDiffError, PostureReport};
