@@ -45,7 +45,7 @@ pub struct Acceptance {
     pub accepted_at: Timestamp,
     /// The administrator's process, such as `uid 0, pid 4711`.
     pub accepted_by: String,
-    /// The digest of the accepted state. See [`pcr_digest`].
+    /// The digest of the accepted state. See `pcr_digest`.
     pub digest: String,
 }
 

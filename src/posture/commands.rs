@@ -19,7 +19,7 @@ pub enum PostureAction {
     Refresh,
     /// Read the PCRs, and make them the accepted baseline if they have the digest that the administrator saw.
     Accept {
-        /// The digest that the administrator saw. See [`pcr_digest`](super::pcr_digest).
+        /// The digest that the administrator saw. It is `digest` in the posture report.
         digest: String,
         /// Who accepts, for the audit log, such as `uid 0, pid 4711`.
         accepted_by: String,

@@ -1,6 +1,6 @@
 //! The error type of offline verification.
 
-use super::ima::EntryError;
+use super::ima::entry::EntryError;
 
 /// Why a token, key set, certificate, evidence document or measurement log was rejected.
 ///

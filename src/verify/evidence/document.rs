@@ -58,7 +58,8 @@ pub struct Evidence {
     pub srk: String,
     /// The attestation key: a TPM2B_PUBLIC, base64.
     pub ak: String,
-    /// The AK's quote of `pcrs` for the nonce. See [`qualifying_data`].
+    /// The AK's quote of `pcrs`. Its qualifying data is the nonce, or the nonce's SHA-256 if it is longer
+    /// than 32 bytes.
     pub quote: SignedAttestation,
     /// Values of the SHA-256 bank by number, in hexadecimal.
     pub pcrs: BTreeMap<u8, String>,
@@ -77,7 +78,8 @@ pub struct Evidence {
     pub host_key: String,
     /// The AK's certification (`TPM2_Certify`) of the host key.
     pub certification: SignedAttestation,
-    /// The host key's endorsements of issuing keys. See [`endorsement`](crate::verify::endorsement).
+    /// The host key's endorsements of issuing keys. Each is a JWS of type
+    /// `hostbadge-endorsement+jwt`.
     pub endorsements: Vec<String>,
 }
 

@@ -87,7 +87,7 @@ fn verify_host_certificate(evidence: &Evidence, roots: &Roots, now: Timestamp) -
     let invalid = |reason: &str| Error::Evidence(reason.into());
     let Some(certificate) = evidence.host_certificate()? else {
         return Err(invalid(
-            "the evidence has no host certificate; enroll the host, or give the AK's Name by --ak",
+            "no host certificate is in the evidence; enroll the host, or give the AK's Name by --ak",
         ));
     };
     certificate.verify_path(roots, now).map_err(|e| Error::Certificate(e.to_string()))?;
