@@ -12,7 +12,7 @@ use super::error::{DocumentError, Error};
 use super::request::{RequestError, VerifiedRequest};
 use crate::clock::Timestamp;
 use crate::digest::sha256;
-use crate::verify::{self, Roots};
+use crate::verify::Roots;
 
 /// Bytes of the secret for each EK.
 const SECRET_LEN: usize = 32;
@@ -246,7 +246,7 @@ impl OperatorReview {
     ) -> Result<OperatorReview, Error> {
         let keys = &request.endorsement_keys;
         let certified = maker_roots.map(|(roots, now)| keys.certified_ek(roots, now)).transpose();
-        let certified = certified.map_err(|e| RequestError::NotCertified(verify::Error::Certificate(e)))?;
+        let certified = certified.map_err(RequestError::NotCertified)?;
         let trusted_fingerprints =
             |(roots, now)| keys.trusted_certificates(roots, now).into_iter().map(fingerprint).collect();
         Ok(OperatorReview {

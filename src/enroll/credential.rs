@@ -17,8 +17,7 @@ use zeroize::Zeroizing;
 
 use super::error::{DocumentError, Error};
 use crate::digest::sha256;
-use crate::verify::tpm_structures::ByteReader;
-use crate::verify::{self, Ek, EkKey};
+use crate::verify::{self, Ek, EkKey, TpmReader};
 
 /// Bytes of a credential's secret: a TPM2B_DIGEST of the EK's hash algorithm, SHA-256, holds no more.
 pub const MAX_CREDENTIAL_SECRET_LEN: usize = 32;
@@ -221,7 +220,7 @@ impl Tpm2ToolsCredential {
         if bytes.len() > 2 * MAX_CREDENTIAL_PART_LEN {
             return Err(CredentialError::FileTooLong.into());
         }
-        let mut reader = ByteReader::new("file of tpm2_makecredential", bytes);
+        let mut reader = TpmReader::new("file of tpm2_makecredential", bytes);
         if reader.u32().map_err(CredentialError::Malformed)? != 0xBADC_C0DE {
             return Err(CredentialError::NotTpm2Tools.into());
         }

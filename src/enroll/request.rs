@@ -113,20 +113,19 @@ impl EnrollmentRequest {
         }
         let nonce = EnrollmentRequest::quote_nonce(&self.id, self.created_at, &self.trust_domain, &self.csr);
         let checks = self.evidence.check(&nonce);
-        if let Some(failed) = checks.iter().find(|finding| !finding.holds) {
-            let (name, detail) = (failed.what.to_string(), failed.detail.clone());
+        if let Some(failed) = checks.iter().find(|check| check.failed()) {
+            let (name, detail) = (failed.name.to_string(), failed.detail.clone());
             return Err(RequestError::Check { name, detail }.into());
         }
         if self.evidence.nonce != BASE64URL_NOPAD.encode(&nonce) {
             return Err(RequestError::Nonce.into());
         }
-        let malformed = |e: String| RequestError::Evidence(verify::Error::Evidence(e));
         let verified = VerifiedRequest {
-            endorsement_keys: self.evidence.endorsement_keys().map_err(malformed)?,
+            endorsement_keys: self.evidence.endorsement_keys().map_err(RequestError::Evidence)?,
             host: self.evidence.host.clone(),
             trust_domain: self.trust_domain.clone(),
-            ak_name: self.evidence.ak_name().map_err(malformed)?,
-            host_key: self.evidence.host_key_point().map_err(malformed)?,
+            ak_name: self.evidence.ak_name().map_err(RequestError::Evidence)?,
+            host_key: self.evidence.host_key_point().map_err(RequestError::Evidence)?,
             created_at: Timestamp::from_secs(self.created_at),
             digest: self.digest()?,
             csr: BASE64.decode(self.csr.as_bytes()).map_err(RequestError::CsrBase64)?,

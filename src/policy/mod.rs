@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::agents::{Algorithm, Assurance, AuthenticatedAgent};
 use crate::peer::Peer;
-use crate::posture::{Mode, Posture, PostureAtDecision};
+use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use rate_limit::{Limiter, Rate, RateLimitKey, RateLimited};
@@ -171,15 +171,15 @@ pub fn decide_identity(
 }
 
 /// The posture that a decision goes by, or why there is nothing for anybody.
-fn check_posture(mode: Mode, host_posture: &PostureAtDecision) -> Result<Posture, String> {
+fn check_posture(mode: PostureMode, host_posture: &PostureAtDecision) -> Result<Posture, String> {
     match mode {
-        Mode::Off => Ok(Posture::Off),
-        Mode::Enforce if host_posture.posture != Posture::Accepted => Err(format!(
+        PostureMode::Off => Ok(Posture::Off),
+        PostureMode::Enforce if host_posture.posture != Posture::Accepted => Err(format!(
             "the host's posture is {}: {}",
             host_posture.posture,
             host_posture.reason_with_remedy()
         )),
-        Mode::Enforce | Mode::Warn => Ok(host_posture.posture),
+        PostureMode::Enforce | PostureMode::Warn => Ok(host_posture.posture),
     }
 }
 
