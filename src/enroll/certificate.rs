@@ -143,8 +143,8 @@ pub(super) fn check_csr(csr: &[u8], info: &[u8], host_key: &[u8; 65]) -> Result<
         .map_err(|_| CsrMismatch::Signature)
 }
 
-/// The subject of a host as a CA, in its self-signed root and in its organisation's certificate alike: a chain from what it
-/// signs leads to both.
+/// The subject of a host as a CA, in its self-signed root and in its organisation's certificate alike: a
+/// chain from what it signs leads to both.
 ///
 /// # Errors
 ///

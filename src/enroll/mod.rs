@@ -1,4 +1,5 @@
-//! Enrollment: an operator verifies which TPM a host has and certifies its host key, by four files and without a server.
+//! Enrollment: an operator verifies which TPM a host has and certifies its host key, by four files and
+//! without a server.
 //!
 //! ```text
 //! host                        operator
@@ -8,13 +9,14 @@
 //! install <────────────────── certificate
 //! ```
 //!
-//! A request names the host's keys: its endorsement keys (EKs) with their makers' certificates, the attestation key (AK),
-//! the host key that the AK certifies, and a quote over all of it. A TPM's maker certifies an EK, which cannot sign. So the
-//! challenge holds a secret for each EK, which a TPM releases only if it has both that EK and an AK of that Name
-//! (`TPM2_ActivateCredential`). A host that answers with all secrets has EKs and AK in one TPM, and what the AK certifies
-//! of the host key is true.
+//! A request names the host's keys: its endorsement keys (EKs) with their makers' certificates, the
+//! attestation key (AK), the host key that the AK certifies, and a quote over all of it. A TPM's maker
+//! certifies an EK, which cannot sign. So the challenge holds a secret for each EK, which a TPM releases only
+//! if it has both that EK and an AK of that Name (`TPM2_ActivateCredential`). A host that answers with all
+//! secrets has EKs and AK in one TPM, and what the AK certifies of the host key is true.
 //!
-//! Nothing here uses a TPM or a daemon: the operator's steps consist of this module and [`crate::verify`] alone.
+//! Nothing here uses a TPM or a daemon: the operator's steps consist of this module and [`crate::verify`]
+//! alone.
 
 mod certificate;
 mod challenge;

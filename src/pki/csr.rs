@@ -1,5 +1,5 @@
-//! Certificate signing requests (PKCS#10, RFC 2986). Only the key of a request is used: names and extensions in it are
-//! ignored.
+//! Certificate signing requests (PKCS#10, RFC 2986). Only the key of a request is used: names and extensions
+//! in it are ignored.
 
 use data_encoding::BASE64;
 use der::Decode;
@@ -19,8 +19,8 @@ use crate::verify::x509::{ec_public_key, key_id, p256_spki, split_signed};
 
 /// Characters of a CSR in base64. A CSR for an RSA key of 4096 bits has about 1,700.
 const MAX_CSR_LEN: usize = 16 * 1024;
-/// Bytes of an RSAPublicKey of 4096 bits with a small exponent. Larger moduli make verification too expensive for relying
-/// parties.
+/// Bytes of an RSAPublicKey of 4096 bits with a small exponent. Larger moduli make verification too expensive
+/// for relying parties.
 const MAX_RSA_KEY_LEN: usize = 540;
 
 /// Why a certificate signing request is not accepted. The texts go to callers.
@@ -40,7 +40,8 @@ pub enum CsrError {
     Pkcs10(der::Error),
     /// An algorithm, curve or size that is not supported.
     #[error(
-        "csr: the key must be P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits, and sign with SHA-256 or SHA-384"
+        "csr: the key must be P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits, and sign with SHA-256 or \
+         SHA-384"
     )]
     UnsupportedKey,
     /// The self-signature does not verify.
@@ -69,8 +70,8 @@ impl SubjectKey {
     ///
     /// # Errors
     ///
-    /// If the CSR is malformed or larger than 16,384 characters, if the key is not P-256, P-384, Ed25519 or RSA of 2048 to
-    /// 4096 bits, or if the signature does not verify.
+    /// If the CSR is malformed or larger than 16,384 characters, if the key is not P-256, P-384, Ed25519 or
+    /// RSA of 2048 to 4096 bits, or if the signature does not verify.
     pub fn from_csr(text: &str) -> Result<SubjectKey, CsrError> {
         if text.len() > MAX_CSR_LEN {
             return Err(CsrError::TooLarge);
@@ -141,7 +142,8 @@ fn select_verifier(
     })
 }
 
-/// The AlgorithmIdentifier of a supported key: a named curve, NULL for RSA (RFC 3279), nothing for Ed25519 (RFC 8410).
+/// The AlgorithmIdentifier of a supported key: a named curve, NULL for RSA (RFC 3279), nothing for Ed25519
+/// (RFC 8410).
 fn canonical_algorithm(
     oid: ObjectIdentifier,
     curve: Option<ObjectIdentifier>,
