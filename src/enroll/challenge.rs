@@ -53,7 +53,7 @@ pub enum AnswerError {
 }
 
 /// Whether the secret of a credential belongs to a challenge.
-pub fn is_challenge_secret(secret: &[u8]) -> bool {
+pub(crate) fn is_challenge_secret(secret: &[u8]) -> bool {
     secret.len() == SECRET_LEN && secret.starts_with(SECRET_PREFIX)
 }
 
@@ -131,7 +131,7 @@ pub struct ChallengeAnswer {
     pub challenge: String,
     /// The digest of the request, in hexadecimal.
     pub request: String,
-    /// [`answer_proof`].
+    /// HMAC-SHA256 in hexadecimal over `challenge` and `request`, keyed with the concatenated secrets.
     pub proof: String,
 }
 
@@ -290,7 +290,7 @@ impl ChallengeAnswer {
 
 /// The proof that all secrets of a challenge were found: HMAC-SHA256 in hexadecimal over the challenge's id
 /// and the digest of the request, keyed with the concatenated secrets.
-pub fn answer_proof(secrets: &[u8], challenge: &str, request: &str) -> String {
+pub(crate) fn answer_proof(secrets: &[u8], challenge: &str, request: &str) -> String {
     HEXLOWER.encode(hmac::sign(&hmac_key(secrets), &answer_mac_input(challenge, request)).as_ref())
 }
 

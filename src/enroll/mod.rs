@@ -27,11 +27,10 @@ mod organization_ca;
 mod pem;
 mod request;
 
-pub use certificate::{CertificateTemplate, build_csr, csr_info, host_ca_name};
-pub use challenge::{
-    AnswerError, ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, OperatorReview, answer_proof,
-    is_challenge_secret,
-};
+pub use certificate::{CertificateTemplate, CsrMismatch};
+pub(crate) use certificate::{build_csr, csr_info, host_ca_name};
+pub use challenge::{AnswerError, ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, OperatorReview};
+pub(crate) use challenge::{answer_proof, is_challenge_secret};
 pub use credential::{
     CredentialError, EncryptedCredential, MAX_CREDENTIAL_SECRET_LEN, Tpm2ToolsCredential, make_credential,
 };

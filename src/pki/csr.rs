@@ -2,9 +2,9 @@
 //! in it are ignored.
 
 use data_encoding::BASE64;
-use der::Decode;
 use der::asn1::{Any, BitString, ObjectIdentifier};
 use der::oid::db::{rfc5912, rfc8410};
+use der::{Decode, Encode};
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519,
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
@@ -52,7 +52,7 @@ pub enum CsrError {
 /// The public key that a certificate is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectKey {
-    spki: SubjectPublicKeyInfoOwned,
+    spki: Vec<u8>,
     key_id: [u8; 20],
 }
 
@@ -62,8 +62,8 @@ impl SubjectKey {
     /// # Errors
     ///
     /// If the key cannot be encoded.
-    pub fn from_point(point: &[u8; 65]) -> der::Result<SubjectKey> {
-        Ok(SubjectKey { spki: p256_spki(point)?, key_id: key_id(point) })
+    pub(super) fn from_point(point: &[u8; 65]) -> der::Result<SubjectKey> {
+        Ok(SubjectKey { spki: p256_spki(point)?.to_der()?, key_id: key_id(point) })
     }
 
     /// The key of a CSR, in PEM or in base64 of DER, which the key itself has signed.
@@ -102,16 +102,17 @@ impl SubjectKey {
             algorithm: canonical_algorithm(key.algorithm.oid, curve).map_err(CsrError::Pkcs10)?,
             subject_public_key: BitString::from_bytes(public_key).map_err(CsrError::Pkcs10)?,
         };
+        let spki = spki.to_der().map_err(CsrError::Pkcs10)?;
         Ok(SubjectKey { spki, key_id: key_id(public_key) })
     }
 
-    /// The SubjectPublicKeyInfo, with the parameters that the algorithm prescribes.
-    pub fn spki(&self) -> &SubjectPublicKeyInfoOwned {
+    /// The SubjectPublicKeyInfo in DER, with the parameters that the algorithm prescribes.
+    pub fn spki(&self) -> &[u8] {
         &self.spki
     }
 
     /// The subjectKeyIdentifier: the first 160 bits of SHA-256 over the key (RFC 7093, section 2, method 1).
-    pub fn key_id(&self) -> [u8; 20] {
+    pub(super) fn key_id(&self) -> [u8; 20] {
         self.key_id
     }
 }

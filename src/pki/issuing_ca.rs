@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use der::Decode;
 use ring::rand::{SecureRandom, SystemRandom};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::name::Name;
@@ -202,7 +203,7 @@ impl IssuingCa {
             not_before: Timestamp::from_secs(now.as_secs().saturating_sub(LEAF_CLOCK_SKEW)),
             not_after,
             subject: &Name::default(),
-            public_key: key.spki(),
+            public_key: &SubjectPublicKeyInfoOwned::from_der(key.spki())?,
             key_id: key.key_id(),
             alt_names: &SubjectAltName(vec![uri_name(id)?]),
         };

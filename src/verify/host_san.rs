@@ -41,7 +41,7 @@ impl HostSan<'_> {
     /// # Errors
     ///
     /// If `trust_domain` or `host` is not ASCII.
-    pub fn to_subject_alt_name(&self) -> der::Result<SubjectAltName> {
+    pub(crate) fn to_subject_alt_name(&self) -> der::Result<SubjectAltName> {
         let digest_in_name = &self.ek_name[self.ek_name.len().saturating_sub(32)..];
         let tpm = HardwareModuleName {
             hw_type: tcgtpm::TCG_SV_TPM_20,
