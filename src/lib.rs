@@ -20,3 +20,4 @@ pub mod service;
 pub mod store;
 pub mod tpm;
 pub mod verify;
+pub mod wire;

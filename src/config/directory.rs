@@ -19,7 +19,7 @@ pub fn list_files(
     max_files: usize,
     setting: &str,
 ) -> Result<Vec<PathBuf>, Diagnostic> {
-    let diagnostic = |message: String| Diagnostic { file: dir.to_owned(), line: None, what: message };
+    let diagnostic = |message: String| Diagnostic { file: dir.to_owned(), line: None, message };
     let unreadable = |e: io::Error| diagnostic(format!("cannot be read ({e}); fix its owner or mode"));
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,

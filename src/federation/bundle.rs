@@ -44,7 +44,7 @@ pub fn read_bundles(dir: &Path) -> Result<FederatedBundles, Vec<Diagnostic>> {
     let paths =
         list_files(dir, "json", MAX_TRUST_DOMAINS, "paths.federation").map_err(|fault| vec![fault])?;
     for path in paths {
-        let diagnostic = |message: String| Diagnostic { file: path.clone(), line: None, what: message };
+        let diagnostic = |message: String| Diagnostic { file: path.clone(), line: None, message };
         let domain = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         if !is_trust_domain(&domain) {
             let message = "must be named after its trust domain, like example.org.json: a-z 0-9 . - _";
