@@ -34,7 +34,8 @@ pub enum RequestError {
     Evidence(#[source] verify::Error),
     /// The trust domain does not have the form of SPIFFE ID section 2.1.
     #[error(
-        "the request is invalid: its trust domain is not a name of 1 to 255 characters of a-z, 0-9, '.', '-' and '_'"
+        "the request is invalid: its trust domain is not a name of 1 to 255 characters of a-z, 0-9, '.', '-' \
+         and '_'"
     )]
     TrustDomain,
     /// The CSR is not base64.
@@ -90,8 +91,8 @@ impl EnrollmentRequest {
         nonce
     }
 
-    /// The digest by which challenges and answers name the request: SHA-256 in hexadecimal over the document without
-    /// whitespace.
+    /// The digest by which challenges and answers name the request: SHA-256 in hexadecimal over the document
+    /// without whitespace.
     ///
     /// # Errors
     ///
@@ -101,8 +102,8 @@ impl EnrollmentRequest {
         Ok(HEXLOWER.encode(&sha256(&text)))
     }
 
-    /// Checks all that does not need a challenge: the evidence, as a verifier does, and the CSR. That the AK is in the TPM
-    /// of the EKs is not checked: the challenge shows it.
+    /// Checks all that does not need a challenge: the evidence, as a verifier does, and the CSR. That the AK
+    /// is in the TPM of the EKs is not checked: the challenge shows it.
     ///
     /// # Errors
     ///
