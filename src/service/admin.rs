@@ -59,8 +59,9 @@ impl IdentityService {
             }
         })
         .await;
-        let join_error =
-            |e: tokio::task::JoinError| RequestError::AuditUnavailable(AuditUnavailable(e.to_string()));
+        let join_error = |e: tokio::task::JoinError| {
+            RequestError::AuditUnavailable(AuditUnavailable(std::io::Error::other(e).into()))
+        };
         match outcome.map_err(join_error)? {
             Ok(changes) => self
                 .audit
