@@ -1,4 +1,3 @@
-//! hostbadge vouches for the AI agents on a Linux host.
 pub mod agents;
 pub mod api;
 pub mod audit;
@@ -9,8 +8,8 @@ pub mod daemon;
 pub mod enroll;
 pub mod federation;
 pub mod issue;
-pub mod keystore;
-pub mod peer;
+pub(crate) mod keystore;
+pub(crate) mod peer;
 pub mod pki;
 pub mod policy;
 pub mod posture;

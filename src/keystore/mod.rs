@@ -17,7 +17,7 @@ mod recovery_key;
 mod seal_file;
 mod state_manifest;
 
-pub use cipher::{decrypt, encrypt};
+pub use cipher::encrypt;
 pub use kek::{Kek, KekDependent, KekPair};
 pub use lifecycle::{Keystore, TpmMigration, accept_current_state, reseal_with_recovery_key};
 pub use recovery_key::RecoveryKey;
