@@ -33,11 +33,11 @@ pub struct AgentChanges {
 }
 
 impl AgentSet {
-    /// Reads the files `*.toml` in `dir`, except those whose names begin with a dot. A missing directory is an empty
-    /// set. Blocking.
+    /// Reads the files `*.toml` in `dir`, except those whose names begin with a dot. A missing directory is
+    /// an empty set. Blocking.
     ///
-    /// `trust_domain_length` is the length of the trust domain in bytes: a SPIFFE ID has at most 127, so it limits
-    /// the length of names and tenants.
+    /// `trust_domain_length` is the length of the trust domain in bytes: a SPIFFE ID has at most 127, so it
+    /// limits the length of names and tenants.
     ///
     /// # Errors
     /// All faults of all files, each with file, line and fix.
@@ -202,8 +202,12 @@ mod tests {
 
     #[test]
     fn reports_all_faults() {
-        let invalid_fields = "name = \"B\"\n[match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n[[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
-        let sealed_rs256 = "name = \"e\"\n[match]\nuser = 0\n[[grant]]\naudience = \"x\"\nassurance = \"sealed\"\nalg = \"RS256\"\n";
+        let invalid_fields = "name = \"B\"\n\
+                              [match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n\
+                              [[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
+        let sealed_rs256 = "name = \"e\"\n\
+                            [match]\nuser = 0\n\
+                            [[grant]]\naudience = \"x\"\nassurance = \"sealed\"\nalg = \"RS256\"\n";
         let faults = read(&[
             ("a.toml", VALID_AGENT),
             ("b.toml", invalid_fields),

@@ -12,9 +12,10 @@ use super::grant::{Grant, RawGrant};
 use super::name::{AgentName, is_valid_name};
 use super::selectors::RawSelectors;
 
-/// Length of the longest SPIFFE ID, in bytes: Google's workload identity federation accepts no longer subject.
+/// Length of the longest SPIFFE ID, in bytes: Google's workload identity federation accepts no longer
+/// subject.
 const MAX_SPIFFE_ID_LEN: usize = 127;
-/// Stands for the host id, which has 26 base32 characters on every host.
+/// Placeholder for the host id, which has 26 base32 characters on every host.
 const HOST_ID_PLACEHOLDER: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// Grants of one agent.
 const MAX_GRANTS: usize = 128;
@@ -48,16 +49,18 @@ pub(super) fn read(path: &Path, trust_domain_length: usize) -> Result<AgentEntry
     if let Err(message) = &name {
         faults.push(source.diagnostic(name_span.clone(), message.to_string()));
     }
-    let owner =
-        raw.owner.map(|owner| {
-            if owner.get_ref().trim().is_empty() || owner.get_ref().len() > MAX_OWNER_LEN {
-                faults.push(source.diagnostic(
-                    owner.span(),
-                    format!("owner must be a contact for this agent, such as a mail address, of at most {MAX_OWNER_LEN} bytes"),
-                ));
-            }
-            owner.into_inner()
-        });
+    let owner = raw.owner.map(|owner| {
+        if owner.get_ref().trim().is_empty() || owner.get_ref().len() > MAX_OWNER_LEN {
+            faults.push(source.diagnostic(
+                owner.span(),
+                format!(
+                    "owner must be a contact for this agent, such as a mail address, \
+                         of at most {MAX_OWNER_LEN} bytes"
+                ),
+            ));
+        }
+        owner.into_inner()
+    });
     let tenant = raw.tenant.map(|tenant| {
         if !is_valid_name(tenant.get_ref()) {
             faults.push(source.diagnostic(

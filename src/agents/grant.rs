@@ -54,7 +54,8 @@ pub enum Algorithm {
     #[default]
     #[serde(rename = "ES256")]
     Es256,
-    /// RSASSA-PKCS1-v1_5 with SHA-256 by an RSA key in the TPM, for relying parties that accept no other algorithm.
+    /// RSASSA-PKCS1-v1_5 with SHA-256 by an RSA key in the TPM, for relying parties that accept no other
+    /// algorithm.
     #[serde(rename = "RS256")]
     Rs256,
 }

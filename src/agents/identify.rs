@@ -10,8 +10,8 @@ use super::name::AgentName;
 use super::registry::AgentRegistry;
 use super::selectors::MatchResult;
 
-/// A peer that matches a registered agent. Only [`AgentRegistry::identify`] and [`AgentRegistry::identify_all`]
-/// construct one.
+/// A peer that matches a registered agent. Only [`AgentRegistry::identify`] and
+/// [`AgentRegistry::identify_all`] construct one.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedAgent {
     entry: Arc<AgentEntry>,
@@ -70,14 +70,20 @@ pub enum IdentifyError {
     Ambiguous(Vec<String>),
 }
 
+impl IdentifyError {
+    fn is_unmeasured(&self, name: &str) -> bool {
+        matches!(self, IdentifyError::Unmeasured { agent, .. } if agent == name)
+    }
+}
+
 impl AgentRegistry {
     /// Returns all agents that `peer` matches, sorted by name.
     pub async fn matching_entries(&self, peer: &Peer, ima_digests: &ImaDigests) -> Vec<Arc<AgentEntry>> {
         self.match_all(peer, ima_digests).await.0
     }
 
-    /// Returns all agents that `peer` matches, and an [`IdentifyError::Unmeasured`] for each agent that it would match
-    /// if its executable were measured.
+    /// Returns all agents that `peer` matches, and an [`IdentifyError::Unmeasured`] for each agent that it
+    /// would match if its executable were measured.
     async fn match_all(
         &self,
         peer: &Peer,
@@ -138,14 +144,13 @@ impl AgentRegistry {
         ima_digests: &ImaDigests,
     ) -> Result<AuthenticatedAgent, IdentifyError> {
         let (mut matched, mut unmeasured) = self.match_all(peer, ima_digests).await;
-        let is_for_agent = |error: &IdentifyError, name: &str| matches!(error, IdentifyError::Unmeasured { agent, .. } if agent == name);
         if matched.is_empty() && requested_name.is_none() && !unmeasured.is_empty() {
             return Err(unmeasured.swap_remove(0));
         }
         let entry = match requested_name {
             Some(name) => match matched.iter().position(|entry| entry.name.as_str() == name) {
                 Some(index) => matched.swap_remove(index),
-                None => match unmeasured.iter().position(|error| is_for_agent(error, name)) {
+                None => match unmeasured.iter().position(|error| error.is_unmeasured(name)) {
                     Some(index) => return Err(unmeasured.swap_remove(index)),
                     None if matched.is_empty() => return Err(IdentifyError::NoMatch),
                     None => return Err(IdentifyError::AgentMismatch(name.to_owned())),

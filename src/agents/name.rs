@@ -39,7 +39,8 @@ impl fmt::Display for AgentName {
 /// The text is not an agent name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{}\" is not a valid agent name; use a-z 0-9 . _ -, beginning with a letter or digit, at most 63 characters",
+    "\"{}\" is not a valid agent name; use a-z 0-9 . _ -, beginning with a letter or digit, \
+     at most 63 characters",
     .text.escape_debug()
 )]
 pub struct InvalidAgentName {

@@ -8,7 +8,8 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 /// A name is cached for this long.
 const POSITIVE_TTL: Duration = Duration::from_secs(30);
-/// An ID without a name is cached for a short time, because a name can appear when a unit with DynamicUser= starts.
+/// An ID without a name is cached for a short time, because a name can appear when a unit with DynamicUser=
+/// starts.
 const NEGATIVE_TTL: Duration = Duration::from_secs(2);
 /// A lookup in a directory service that does not respond is abandoned after this time.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,7 +73,8 @@ impl NssCache {
     }
 }
 
-/// Looks a name up with getpwuid_r(3) or getgrgid_r(3). Blocking: the name service may query a directory server.
+/// Looks a name up with getpwuid_r(3) or getgrgid_r(3). Blocking: the name service may query a directory
+/// server.
 fn lookup(key: NssKey) -> Option<String> {
     match key {
         NssKey::User(uid) => Some(User::from_uid(Uid::from_raw(uid)).ok()??.name),

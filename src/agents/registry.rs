@@ -45,8 +45,8 @@ pub struct LoadStatus {
 }
 
 impl AgentRegistry {
-    /// Reads the directory. If it has faults, the registry starts empty, and [`AgentRegistry::load_status`] returns
-    /// them. Blocking. `trust_domain_length` is as in [`AgentSet::read`].
+    /// Reads the directory. If it has faults, the registry starts empty, and [`AgentRegistry::load_status`]
+    /// returns them. Blocking. `trust_domain_length` is as in [`AgentSet::read`].
     pub fn open(dir: &Path, trust_domain_length: usize, clock: Clock) -> AgentRegistry {
         let loaded_at = clock.now();
         let registry = AgentRegistry(Arc::new(RegistryState {

@@ -29,7 +29,8 @@ pub struct Selectors {
     /// SHA-256 digest of the executable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe_sha256: Option<Sha256Digest>,
-    /// Whether the executable must be in the IMA log, in a part that a quote of PCR 10 confirms. By default false.
+    /// Whether the executable must be in the IMA log, in a part that a quote of PCR 10 confirms. By default
+    /// false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub measured: bool,
 }
@@ -135,8 +136,8 @@ pub(super) struct RawSelectors {
 }
 
 impl RawSelectors {
-    /// Checks the selectors and appends their faults. `span` is that of the whole table. With faults, the returned
-    /// selectors are incomplete and not used.
+    /// Checks the selectors and appends their faults. `span` is that of the whole table. With faults, the
+    /// returned selectors are incomplete and not used.
     pub(super) fn validate(
         self,
         source: &SourceFile,
@@ -183,15 +184,16 @@ impl RawSelectors {
         });
         let measured = self.measured.as_ref().is_some_and(|raw| *raw.get_ref());
         if let (Some(raw), true, None, None) = (&self.measured, measured, &exe, &exe_sha256) {
-            let message = "measured = true without exe or exe_sha256 lets any measured program be this agent; \
-                           add one of them";
+            let message = "measured = true without exe or exe_sha256 lets any measured program be this \
+                           agent; add one of them";
             if faults.is_empty() {
                 faults.push(source.diagnostic(raw.span(), message));
             }
         }
         let selectors = Selectors { user, group, unit, exe, exe_sha256, measured };
-        // Any user can run a program under a debugger, preload a library into it, or place another file at its path
-        // in a mount namespace. An executable therefore distinguishes agents of one user, but not users.
+        // Any user can run a program under a debugger, preload a library into it, or place another file at
+        // its path in a mount namespace. An executable therefore distinguishes agents of one user, but not
+        // users.
         if !selectors.has_identity_selector() && faults.is_empty() {
             faults.push(source.diagnostic(
                 span,

@@ -1,7 +1,8 @@
 //! The audit log's files: numbered JSON lines, each with the SHA-256 digest of the line before.
 //!
-//! The kernel has accepted a line before its reply is sent, so a crash of the daemon loses no line. `writer.rs` syncs
-//! the file once a second, so a crash of the machine loses at most the lines of the last second.
+//! The kernel has accepted a line before its reply is sent, so a crash of the daemon loses no line.
+//! `writer.rs` syncs the file once a second, so a crash of the machine loses at most the lines of the last
+//! second.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -37,14 +38,14 @@ pub(super) struct ChainedLog {
 }
 
 impl ChainedLog {
-    /// Finds the end of the chain and moves an incomplete last line to a file `*.torn-N`. The second value describes
-    /// what was moved, if anything.
+    /// Finds the end of the chain and moves an incomplete last line to a file `*.torn-N`. The second value
+    /// describes what was moved, if anything.
     pub(super) fn open(dir: &Path) -> io::Result<(ChainedLog, Option<String>)> {
         let mut recovered = None;
         let (mut seq, mut last_digest) = (0, GENESIS_DIGEST);
         let mut path = dir.join(file_name(1));
-        // The last file is empty if the daemon stopped between creating and writing it. Then the end of the chain is in
-        // the file before.
+        // The last file is empty if the daemon stopped between creating and writing it. Then the end of the
+        // chain is in the file before.
         for candidate in log_files(dir)?.into_iter().rev() {
             let tail = LogTail::scan(&candidate)?;
             if tail.partial_len > 0 {
@@ -131,7 +132,8 @@ impl ChainedLog {
             self.buffer.push(b'\n');
         }
         if let Err(e) = self.file.write_all(&self.buffer) {
-            // A full disk can accept part of a line. It is truncated now, before the next line, or at the next start.
+            // A full disk can accept part of a line. It is truncated now, before the next line, or at the
+            // next start.
             self.has_partial_line = self.file.set_len(self.length).is_err();
             return Err(e);
         }
@@ -267,7 +269,8 @@ mod tests {
             .collect()
     }
 
-    /// Asserts that lines are numbered consecutively and contain their predecessors' digests. Returns their number.
+    /// Asserts that lines are numbered consecutively and contain their predecessors' digests. Returns their
+    /// number.
     fn assert_chained(dir: &Path) -> usize {
         let mut last = HEXLOWER.encode(&GENESIS_DIGEST);
         let lines = lines(dir);

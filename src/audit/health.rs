@@ -123,8 +123,8 @@ impl AuditHealth {
         Some(WriteError::Stalled { seconds: age.as_secs() })
     }
 
-    /// Logs the beginning and the end of a stall, low disk space, and the removal of the file, once each. Call it about
-    /// once a second, from a thread that does not write to the log.
+    /// Logs the beginning and the end of a stall, low disk space, and the removal of the file, once each.
+    /// Call it about once a second, from a thread that does not write to the log.
     pub fn report_transitions(&self) {
         match self.stall_error() {
             Some(stalled) if !self.stall_reported.swap(true, Ordering::Relaxed) => {
@@ -142,7 +142,8 @@ impl AuditHealth {
         if self.low_space_reported.swap(low_space, Ordering::Relaxed) != low_space && low_space {
             tracing::warn!(
                 event = "audit-low-space",
-                "less than {} MiB are left for the audit log; refusals of unknown callers are counted, not recorded",
+                "less than {} MiB are left for the audit log; \
+                 refusals of unknown callers are counted, not recorded",
                 LOW_SPACE_BYTES >> 20
             );
         }
@@ -215,7 +216,8 @@ impl AuditHealth {
     }
 }
 
-/// When an operation began: 0 if none is in progress, else 1 plus the microseconds since the start of the log.
+/// When an operation began: 0 if none is in progress, else 1 plus the microseconds since the start of the
+/// log.
 #[derive(Debug, Default)]
 struct BusySince(AtomicU64);
 

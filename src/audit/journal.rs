@@ -1,7 +1,7 @@
 //! Log entries for administrators: journald, or standard error if journald is not available.
 //!
-//! One thread writes them from a bounded queue, and senders never wait. While journald does not read, entries are
-//! dropped and counted, and the count is logged when journald reads again.
+//! One thread writes them from a bounded queue, and senders never wait. While journald does not read, entries
+//! are dropped and counted, and the count is logged when journald reads again.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -24,11 +24,11 @@ use super::event::Event;
 
 /// Entries in the queue; further ones are dropped.
 const QUEUE_CAPACITY: usize = 4096;
-/// Entries are collected for this long before they are written, so that a busy daemon wakes this thread at most a
-/// hundred times a second and not for each decision.
+/// Entries are collected for this long before they are written, so that a busy daemon wakes this thread at
+/// most a hundred times a second and not for each decision.
 const COALESCE_DELAY: Duration = Duration::from_millis(10);
-/// Entries written without a pause. More than the queue of journald's socket holds (512 as systemd configures it)
-/// would make this thread and journald wake each other for each entry.
+/// Entries written without a pause. More than the queue of journald's socket holds (512 as systemd configures
+/// it) would make this thread and journald wake each other for each entry.
 const MAX_BATCH: usize = 256;
 const JOURNALD_SOCKET: &str = "/run/systemd/journal/socket";
 const SYSLOG_IDENTIFIER: &str = "hostbadged";
@@ -115,7 +115,8 @@ impl Journal {
                         .with_field_prefix(None)
                         .with_syslog_identifier(SYSLOG_IDENTIFIER.into())
                         .with_priority_mappings(priority_mappings());
-                    // Without the filter, call sites of all other crates in all threads would query this subscriber.
+                    // Without the filter, call sites of all other crates in all threads would query this
+                    // subscriber.
                     let own_crate = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG);
                     let dispatch = Dispatch::new(tracing_subscriber::registry().with(own_crate).with(layer));
                     tracing::dispatcher::with_default(&dispatch, || {
@@ -145,7 +146,8 @@ impl Journal {
         self.sink_name
     }
 
-    /// Waits until all queued entries are written, at most for `timeout`. Blocking; called when the daemon stops.
+    /// Waits until all queued entries are written, at most for `timeout`. Blocking; called when the daemon
+    /// stops.
     pub fn flush(&self, timeout: Duration) {
         let (sender, flushed) = sync_channel(1);
         match self.queue.try_send(JournalCommand::Flush(sender)) {

@@ -1,9 +1,9 @@
 //! The audit log and the journal.
 //!
-//! The audit log is a directory of JSON lines, each with the digest of the line before. [`Audit`] writes a decision
-//! to it and returns a [`Recorded`], from which `api` makes the reply: nothing leaves the daemon without an audit
-//! record. Then [`Journal`] gets an entry for administrators, through a bounded queue that never blocks a request and
-//! counts the entries it drops.
+//! The audit log is a directory of JSON lines, each with the digest of the line before. [`Audit`] writes a
+//! decision to it and returns a [`Recorded`], from which `api` makes the reply: nothing leaves the daemon
+//! without an audit record. Then [`Journal`] gets an entry for administrators, through a bounded queue that
+//! never blocks a request and counts the entries it drops.
 
 mod chain;
 mod event;
@@ -83,8 +83,8 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens the log in `dir`, moves an incomplete last line to a file `*.torn-N` and starts the log's threads.
-    /// Blocking.
+    /// Opens the log in `dir`, moves an incomplete last line to a file `*.torn-N` and starts the log's
+    /// threads. Blocking.
     ///
     /// # Errors
     /// The log cannot be read or created, or a thread cannot be started.
@@ -146,7 +146,8 @@ impl Audit {
         Ok(Recorded(refusal))
     }
 
-    /// Returns a refusal without an audit record. The caller counts it in the `suppressed` of the next recorded one.
+    /// Returns a refusal without an audit record. The caller counts it in the `suppressed` of the next
+    /// recorded one.
     pub fn suppressed(&self, refusal: Refusal) -> Recorded<Refusal> {
         Recorded(refusal)
     }

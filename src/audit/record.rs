@@ -13,8 +13,8 @@ use crate::posture::Posture;
 use super::event::Event;
 use super::journal::JournalEntry;
 
-/// A decision or an event. Members that do not apply are omitted. A record never contains a token, a private key or a
-/// credential.
+/// A decision or an event. Members that do not apply are omitted. A record never contains a token, a private
+/// key or a credential.
 #[derive(Debug, Serialize)]
 pub(super) struct Record<'a> {
     time: Timestamp,
@@ -215,7 +215,8 @@ impl<'a> Record<'a> {
         Record { kid: Some(kid), ..Record::for_event(event, detail, time) }
     }
 
-    /// Returns the members of the JSON object without the opening brace; the chain's members come before them.
+    /// Returns the members of the JSON object without the opening brace; the chain's members come before
+    /// them.
     pub(super) fn to_json_members(&self) -> serde_json::Result<Vec<u8>> {
         let mut text = Vec::with_capacity(768);
         serde_json::to_writer(&mut text, self)?;

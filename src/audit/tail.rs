@@ -23,8 +23,8 @@ pub struct LogLine {
     pub text: Box<RawValue>,
 }
 
-/// Returns the last `limit` lines whose number is above `after_seq`, oldest first. Reads at most 4 MiB of each file.
-/// Blocking.
+/// Returns the last `limit` lines whose number is above `after_seq`, oldest first. Reads at most 4 MiB of
+/// each file. Blocking.
 ///
 /// # Errors
 /// The directory or a file cannot be read.

@@ -1,10 +1,10 @@
 //! Writes audit lines: in the thread that submits them while the disk is fast, else in a thread of its own.
 //!
-//! A write into the page cache copies a few hundred bytes (2 us), which is much cheaper than waking another thread and
-//! being woken by it (30 us). A worker therefore writes its own line, together with those that others queued meanwhile.
-//! After a write of more than 5 ms, or while an fdatasync takes more than 50 ms, lines go to the thread `audit`, until
-//! 64 of its writes were fast. No worker waits for another worker's write: if the log is locked, it leaves its line in
-//! the queue for the thread that holds the lock.
+//! A write into the page cache copies a few hundred bytes (2 us), which is much cheaper than waking another
+//! thread and being woken by it (30 us). A worker therefore writes its own line, together with those that
+//! others queued meanwhile. After a write of more than 5 ms, or while an fdatasync takes more than 50 ms,
+//! lines go to the thread `audit`, until 64 of its writes were fast. No worker waits for another worker's
+//! write: if the log is locked, it leaves its line in the queue for the thread that holds the lock.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -24,7 +24,8 @@ use super::health::{AuditHealth, LOW_SPACE_BYTES, SLOW_WRITE, WriteError};
 const QUEUE_CAPACITY: usize = 1024;
 /// Lines of one write call.
 const MAX_BATCH: usize = 256;
-/// Batches that a worker writes, including other workers' lines, before it leaves the rest to the thread `audit`.
+/// Batches that a worker writes, including other workers' lines, before it leaves the rest to the thread
+/// `audit`.
 const MAX_INLINE_BATCHES: usize = 4;
 /// The thread `audit` checks the queue at least this often.
 const WAKE_INTERVAL: Duration = Duration::from_millis(500);
@@ -61,7 +62,8 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens the log and starts its threads. The second value describes a recovery, as in [`ChainedLog::open`].
+    /// Opens the log and starts its threads. The second value describes a recovery, as in
+    /// [`ChainedLog::open`].
     pub(super) fn start(dir: &Path) -> io::Result<(Arc<LogWriter>, Option<String>)> {
         let (log, recovered) = ChainedLog::open(dir)?;
         let writer = Arc::new(LogWriter {
@@ -125,8 +127,8 @@ impl LogWriter {
         self.work_available.notify_all();
     }
 
-    /// Writes the queued lines, unless another thread holds the log and will write them. Returns false if lines are left
-    /// after [`MAX_INLINE_BATCHES`].
+    /// Writes the queued lines, unless another thread holds the log and will write them. Returns false if
+    /// lines are left after [`MAX_INLINE_BATCHES`].
     fn drain_queue(&self) -> bool {
         for _ in 0..MAX_INLINE_BATCHES {
             let mut log = match self.log.try_lock() {
@@ -174,7 +176,8 @@ impl LogWriter {
         }
     }
 
-    /// Checks that the file still exists and the disk has free space. If a check fails, the state stays unchanged.
+    /// Checks that the file still exists and the disk has free space. If a check fails, the state stays
+    /// unchanged.
     fn check_disk(&self) {
         let file = lock(&self.current_file).try_clone();
         let Ok(file) = file else { return };
@@ -185,8 +188,8 @@ impl LogWriter {
         self.health.set_disk_state(available < LOW_SPACE_BYTES, metadata.nlink() == 0);
     }
 
-    /// Writes one batch with one call and sends the result to the submitters. Returns the duration of the write, or
-    /// `None` if the queue was empty.
+    /// Writes one batch with one call and sends the result to the submitters. Returns the duration of the
+    /// write, or `None` if the queue was empty.
     fn write_batch(&self, log: &mut ChainedLog) -> Option<Duration> {
         let lines: Vec<PendingLine> = {
             let mut queue = lock(&self.queue);

@@ -1,19 +1,21 @@
 //! Derives the systemd system unit of a process from its cgroup.
 //!
-//! Only systemd's own hierarchy is evaluated: `name=systemd` on cgroup version 1 and hybrid hosts, the unified
-//! hierarchy elsewhere. A user can create any cgroup below `user@UID.service`, so the unit is the first one from
-//! the root of the hierarchy, which only root can create.
+//! Only systemd's own hierarchy is evaluated: `name=systemd` on cgroup version 1 and hybrid hosts, the
+//! unified hierarchy elsewhere. A user can create any cgroup below `user@UID.service`, so the unit is the
+//! first one from the root of the hierarchy, which only root can create.
 
 use std::fs;
 use std::path::Path;
 
-/// systemd keeps a link `invocation:UNIT` to the invocation ID of each running system unit here, readable by all.
+/// systemd keeps a link `invocation:UNIT` to the invocation ID of each running system unit here, readable by
+/// all.
 const INVOCATION_LINKS_DIR: &str = "/run/systemd/units";
 
 /// Length of the longest unit name that systemd accepts, in bytes (`UNIT_NAME_MAX`).
 const MAX_UNIT_NAME_LEN: usize = 255;
 
-/// Returns the system unit that the text of `/proc/PID/cgroup` (cgroups(7)) names, or `None` if there is none.
+/// Returns the system unit that the text of `/proc/PID/cgroup` (cgroups(7)) names, or `None` if there is
+/// none.
 pub fn parse_unit(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
     let mut unified = None;
@@ -49,7 +51,8 @@ fn is_valid_unit_name(name: &str, suffix: &str) -> bool {
         && name.chars().all(is_allowed)
 }
 
-/// Returns the unit's invocation ID, 32 lower-case hexadecimal digits, or `None` if systemd does not publish one.
+/// Returns the unit's invocation ID, 32 lower-case hexadecimal digits, or `None` if systemd does not publish
+/// one.
 pub fn invocation_id(unit: &str) -> Option<String> {
     read_invocation_id(Path::new(INVOCATION_LINKS_DIR), unit)
 }
@@ -81,7 +84,9 @@ mod tests {
 
     #[test]
     fn cgroup_v1_and_hybrid_use_systemd_hierarchy() {
-        let text = b"8:pids:/system.slice/wrong.service\n1:name=systemd:/system.slice/right.service\n0::/user.slice/x.service\n";
+        let text = b"8:pids:/system.slice/wrong.service\n\
+                     1:name=systemd:/system.slice/right.service\n\
+                     0::/user.slice/x.service\n";
         assert_eq!(parse_unit(text).as_deref(), Some("right.service"));
     }
 

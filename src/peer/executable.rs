@@ -1,8 +1,8 @@
 //! The executable of a process and its SHA-256 digest.
 //!
-//! The digest is computed from the open `/proc/PID/exe`. A file renamed over the executable, or a path that names
-//! another file in the caller's mount namespace, therefore has no effect. Digests are cached by mount, device,
-//! inode, size, mtime and ctime.
+//! The digest is computed from the open `/proc/PID/exe`. A file renamed over the executable, or a path that
+//! names another file in the caller's mount namespace, therefore has no effect. Digests are cached by mount,
+//! device, inode, size, mtime and ctime.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,12 +20,14 @@ use tokio::sync::Semaphore;
 
 use super::sys::{self, FileId};
 
-/// Executables above this size, in bytes, have no digest, so that a caller cannot keep a reader busy for minutes.
+/// Executables above this size, in bytes, have no digest, so that a caller cannot keep a reader busy for
+/// minutes.
 const MAX_FILE_SIZE: u64 = 2 * 1024 * 1024 * 1024;
 const MAX_CACHED_DIGESTS: usize = 4096;
 /// Limits concurrent reads, so that unknown callers cannot fill the disk's request queue.
 const MAX_CONCURRENT_READS: usize = 2;
-/// A request waits this long for a digest. The read continues, and the next request finds its result in the cache.
+/// A request waits this long for a digest. The read continues, and the next request finds its result in the
+/// cache.
 const DIGEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// SHA-256 digest of an executable. Displayed as 64 lower-case hexadecimal digits.
@@ -83,8 +85,8 @@ pub struct Executable {
 }
 
 impl Executable {
-    /// Opens `exe` below the `/proc` directory of a process. Returns `None` if permission is denied or if the file
-    /// is no longer the one that the snapshot identified as `id`.
+    /// Opens `exe` below the `/proc` directory of a process. Returns `None` if permission is denied or if the
+    /// file is no longer the one that the snapshot identified as `id`.
     pub fn open(process: BorrowedFd<'_>, id: FileId) -> Option<Executable> {
         let path = PathBuf::from(readlinkat(process, "exe").ok()?);
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -99,8 +101,8 @@ impl Executable {
         self.digest.get().copied()
     }
 
-    /// Returns the digest, and reads the file if the digest is not cached. Returns `None` if reading fails, the file
-    /// is too large, or the read takes longer than 10 s.
+    /// Returns the digest, and reads the file if the digest is not cached. Returns `None` if reading fails,
+    /// the file is too large, or the read takes longer than 10 s.
     pub async fn digest(&self, cache: &DigestCache) -> Option<Sha256Digest> {
         if let Some(digest) = self.cached_digest() {
             return Some(digest);

@@ -1,13 +1,13 @@
 //! Identifies the process at the other end of a Unix socket from kernel credentials.
 //!
-//! A [`PeerTracker`] belongs to one connection. It reads the kernel's credentials right after accept, before any
-//! byte of a request, and re-reads the process's attributes at each request, because a process can execute another
-//! program, change its uid or exit between two requests. The result is a [`Peer`], the first step of the request
-//! path; only this module can construct one.
+//! A [`PeerTracker`] belongs to one connection. It reads the kernel's credentials right after accept, before
+//! any byte of a request, and re-reads the process's attributes at each request, because a process can
+//! execute another program, change its uid or exit between two requests. The result is a [`Peer`], the first
+//! step of the request path; only this module can construct one.
 //!
-//! On kernels with SO_PEERPIDFD (6.5) the process is pinned: its pid cannot be reused while its attributes are read.
-//! On older kernels the tracker opens a pidfd by pid, compares start time and uid before and after reading, and marks
-//! the peer as not pinned.
+//! On kernels with SO_PEERPIDFD (6.5) the process is pinned: its pid cannot be reused while its attributes
+//! are read. On older kernels the tracker opens a pidfd by pid, compares start time and uid before and after
+//! reading, and marks the peer as not pinned.
 
 mod cgroup;
 mod executable;
@@ -55,8 +55,8 @@ pub struct PeerInfo {
 }
 
 impl PeerInfo {
-    /// Returns the path of the executable as the kernel reports it. It is informational: in its own mount namespace, a
-    /// user can place any file at any path.
+    /// Returns the path of the executable as the kernel reports it. It is informational: in its own mount
+    /// namespace, a user can place any file at any path.
     pub fn exe(&self) -> Option<&PathBuf> {
         self.exe.as_ref().map(|exe| &exe.path)
     }
@@ -66,8 +66,8 @@ impl PeerInfo {
         self.exe.as_ref().and_then(|exe| exe.cached_digest())
     }
 
-    /// Returns the SHA-256 digest of the running executable, read from the open `/proc/PID/exe` and not from its path.
-    /// Returns `None` if the file cannot be read, exceeds 2 GiB, or takes longer than 10 s to read.
+    /// Returns the SHA-256 digest of the running executable, read from the open `/proc/PID/exe` and not from
+    /// its path. Returns `None` if the file cannot be read, exceeds 2 GiB, or takes longer than 10 s to read.
     pub async fn compute_exe_sha256(&self, cache: &DigestCache) -> Option<Sha256Digest> {
         match &self.exe {
             Some(exe) => exe.digest(cache).await,

@@ -1,8 +1,8 @@
 //! Reads a process's attributes from `/proc` through handles that stay bound to that process.
 //!
 //! The files are opened once for each connection and read again at each request. A read of an open file of
-//! `/proc/PID` returns data of the process for which it was opened, or fails after that process has exited, even if
-//! its pid was reused.
+//! `/proc/PID` returns data of the process for which it was opened, or fails after that process has exited,
+//! even if its pid was reused.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +16,8 @@ use super::executable::Executable;
 use super::sys::{self, FileId};
 use super::{Error, cgroup};
 
-/// Maximum bytes read of `/proc/PID/cgroup`. It has one line for each controller, and hosts have fewer than twenty.
+/// Maximum bytes read of `/proc/PID/cgroup`. It has one line for each controller, and hosts have fewer than
+/// twenty.
 const MAX_CGROUP_LEN: usize = 4 * 1024;
 
 /// Open handles of one process.
@@ -76,13 +77,14 @@ impl ProcessHandle {
         Ok(ProcessSnapshot { uid, gid, exe, cgroup })
     }
 
-    /// Opens the executable of a snapshot. Returns `None` if permission is denied or if the executable changed since.
+    /// Opens the executable of a snapshot. Returns `None` if permission is denied or if the executable
+    /// changed since.
     pub fn executable(&self, snapshot: &ProcessSnapshot) -> Option<Executable> {
         Executable::open(self.dir.as_fd(), snapshot.exe?)
     }
 
-    /// Returns the process's start time in clock ticks since boot. It distinguishes the process from a later one with
-    /// the same pid.
+    /// Returns the process's start time in clock ticks since boot. It distinguishes the process from a later
+    /// one with the same pid.
     pub fn start_time(&self) -> Result<u64, Error> {
         let stat = openat(&self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(proc_error)?;

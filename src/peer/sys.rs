@@ -96,7 +96,8 @@ pub struct PidfdInfo {
 const PIDFD_INFO_CREDS: u64 = 1 << 1;
 nix::ioctl_readwrite!(pidfd_get_info_raw, 0xFF, 11, PidfdInfo);
 
-/// Reads the current credentials of the process of a pidfd. Returns `None` if the kernel lacks PIDFD_GET_INFO.
+/// Reads the current credentials of the process of a pidfd. Returns `None` if the kernel lacks
+/// PIDFD_GET_INFO.
 ///
 /// # Errors
 /// ESRCH if the process has exited.
@@ -116,8 +117,8 @@ const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 /// Identifies a file and its version: a change of the content changes at least one field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
-    /// Unique mount ID, never reused (Linux 6.8): a file system that is mounted again may contain other content
-    /// under the same inode numbers and times. On older kernels the reusable mount ID.
+    /// Unique mount ID, never reused (Linux 6.8): a file system that is mounted again may contain other
+    /// content under the same inode numbers and times. On older kernels the reusable mount ID.
     pub mount: u64,
     pub device: (u32, u32),
     pub inode: u64,
@@ -127,8 +128,9 @@ pub struct FileId {
     pub ctime: (i64, u32),
 }
 
-/// Calls statx(2) for a name below `dir`, or for `dir` itself if the name is empty. The call uses the attributes that
-/// the kernel has cached (AT_STATX_DONT_SYNC), so it does not wait for a network or FUSE server.
+/// Calls statx(2) for a name below `dir`, or for `dir` itself if the name is empty. The call uses the
+/// attributes that the kernel has cached (AT_STATX_DONT_SYNC), so it does not wait for a network or FUSE
+/// server.
 pub fn file_id(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileId, Errno> {
     let mut buffer = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: `name` ends in NUL, and `buffer` has the size of the structure that the kernel writes.

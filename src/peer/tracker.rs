@@ -76,8 +76,8 @@ impl PeerTracker {
         PeerLookup { uid: self.credentials.uid, peer: self.current_peer() }
     }
 
-    /// Returns the process's current attributes. Call it for each request; while nothing changed, it returns a clone
-    /// of the same [`Peer`].
+    /// Returns the process's current attributes. Call it for each request; while nothing changed, it returns
+    /// a clone of the same [`Peer`].
     ///
     /// # Errors
     /// An [`Error`] if the process has exited, changed its credentials, or cannot be identified reliably.

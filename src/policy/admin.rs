@@ -17,8 +17,8 @@ impl AdminPolicy {
         self.is_owner(peer) || self.admin_group.is_some_and(|group| peer.in_group(group))
     }
 
-    /// Whether `peer` may perform operations that are equivalent to possession of the host's keys: root and the
-    /// developer, but not the admin group, which is meant for operators of agents.
+    /// Whether `peer` may perform operations that are equivalent to possession of the host's keys: root and
+    /// the developer, but not the admin group, which is meant for operators of agents.
     pub fn is_owner(&self, peer: &Peer) -> bool {
         peer.uid == 0 || self.dev_uid == Some(peer.uid)
     }

@@ -1,4 +1,5 @@
-//! Decides token requests by the agent's grants. Only this file constructs a [`Permit`] or an [`IdentityPermit`].
+//! Decides token requests by the agent's grants. Only this file constructs a [`Permit`] or an
+//! [`IdentityPermit`].
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -64,8 +65,8 @@ impl Permit {
     }
 }
 
-/// A positive decision on an identity document (X509-SVID, WIT-SVID). It needs no grant, because an identity alone
-/// gives access to nothing.
+/// A positive decision on an identity document (X509-SVID, WIT-SVID). It needs no grant, because an identity
+/// alone gives access to nothing.
 #[derive(Debug)]
 pub struct IdentityPermit {
     agent: AuthenticatedAgent,
@@ -98,8 +99,8 @@ pub enum Signer {
 /// Decides a token request by the agent's grants. A request without a matching grant is refused.
 ///
 /// # Errors
-/// A [`Refusal`] with `invalid_target` if the agent has no grant for the audience, `invalid_scope` if the grant lacks
-/// a requested scope, and `access_denied` if the host's posture forbids the token.
+/// A [`Refusal`] with `invalid_target` if the agent has no grant for the audience, `invalid_scope` if the
+/// grant lacks a requested scope, and `access_denied` if the host's posture forbids the token.
 pub fn decide(
     agent: AuthenticatedAgent,
     host_posture: &PostureAtDecision,
@@ -144,7 +145,8 @@ pub fn decide(
 /// Decides whether an agent may have an identity document.
 ///
 /// # Errors
-/// A [`Refusal`] with `access_denied` if the host's configuration enforces the posture and it is not accepted.
+/// A [`Refusal`] with `access_denied` if the host's configuration enforces the posture and it is not
+/// accepted.
 pub fn decide_identity(
     agent: AuthenticatedAgent,
     host_posture: &PostureAtDecision,

@@ -1,4 +1,5 @@
-//! Decides requests for JWT-SVIDs, which may have several audiences: the agent needs a grant for each of them.
+//! Decides requests for JWT-SVIDs, which may have several audiences: the agent needs a grant for each of
+//! them.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ pub const MAX_AUDIENCES: usize = 16;
 pub struct JwtSvidRequest {
     /// 1 to [`MAX_AUDIENCES`] different audiences.
     pub audiences: Vec<String>,
-    /// Requests a token for this SPIFFE ID only; `None` requests one for each agent that the caller matches and that
-    /// has grants for all audiences.
+    /// Requests a token for this SPIFFE ID only; `None` requests one for each agent that the caller matches
+    /// and that has grants for all audiences.
     pub spiffe_id: Option<String>,
 }
 
@@ -55,8 +56,8 @@ impl JwtSvidPermit {
 /// Decides a request for one JWT-SVID: [`decide`] must permit each audience with the issuing key.
 ///
 /// # Errors
-/// The [`Refusal`] of the first audience that is not permitted, `access_denied` if a grant requires a signature by the
-/// TPM, and `invalid_request` without audiences.
+/// The [`Refusal`] of the first audience that is not permitted, `access_denied` if a grant requires a
+/// signature by the TPM, and `invalid_request` without audiences.
 pub fn decide_jwt_svid(
     agent: AuthenticatedAgent,
     host_posture: &PostureAtDecision,

@@ -1,8 +1,8 @@
 //! Authorization: decides requests by grants, posture and rate limits.
 //!
-//! [`decide`] is the third step of the request path: it takes an authenticated agent and returns a [`Permit`] or a
-//! [`Refusal`]. Requests are refused unless a grant allows them. `issue` and `pki` sign only from a permit
-//! ([`Permit`], [`JwtSvidPermit`], [`IdentityPermit`]), and only this module constructs one.
+//! [`decide`] is the third step of the request path: it takes an authenticated agent and returns a [`Permit`]
+//! or a [`Refusal`]. Requests are refused unless a grant allows them. `issue` and `pki` sign only from a
+//! permit ([`Permit`], [`JwtSvidPermit`], [`IdentityPermit`]), and only this module constructs one.
 
 mod admin;
 mod decision;

@@ -29,7 +29,8 @@ pub enum RateLimitKey {
     UnknownUid(u32),
     /// One agent's requests for evidence, for which the TPM signs a quote: 1 per second, burst 5.
     TpmQuote(AgentName),
-    /// One agent's requests for tokens that the TPM signs. Separate from quotes, so that neither starves the other.
+    /// One agent's requests for tokens that the TPM signs. Separate from quotes, so that neither starves the
+    /// other.
     TpmSign(AgentName),
     /// Audit records of all unknown callers together: 5 per second, burst 200.
     UnknownCallerRecords,
@@ -69,7 +70,8 @@ struct TokenBucket {
 const TPM_QUOTE_RATE: Rate = Rate { per_second: 1, burst: 5 };
 
 impl Limiter {
-    /// Creates a limiter with the rates of agents, of uids without an agent, and of agents' tokens that the TPM signs.
+    /// Creates a limiter with the rates of agents, of uids without an agent, and of agents' tokens that the
+    /// TPM signs.
     pub fn new(agent_rate: Rate, unknown_uid_rate: Rate, tpm_sign_rate: Rate) -> Limiter {
         Limiter { agent_rate, unknown_uid_rate, tpm_sign_rate, buckets: Mutex::default() }
     }
@@ -86,7 +88,7 @@ impl Limiter {
                 let rate = self.rate_of(key);
                 bucket.tokens_at(rate, now) < f64::from(rate.burst)
             });
-            // All buckets in use at once means an attack by thousands of uids. Clearing all bounds the memory.
+            // Only an attack by thousands of uids uses all buckets at once. Clearing them bounds the memory.
             if buckets.len() >= MAX_BUCKETS {
                 buckets.clear();
             }

@@ -67,8 +67,8 @@ pub struct Refusal {
     pub audience: Option<String>,
     /// When a retry can succeed, if that is known.
     pub retry_after: Option<Duration>,
-    /// Number of refusals under the same [`RateLimitKey`](super::RateLimitKey) since the last audit record; they were
-    /// counted instead of recorded.
+    /// Number of refusals under the same [`RateLimitKey`](super::RateLimitKey) since the last audit record;
+    /// they were counted instead of recorded.
     pub suppressed: u64,
 }
 
