@@ -14,8 +14,8 @@ const INVOCATION_LINKS_DIR: &str = "/run/systemd/units";
 /// Length of the longest unit name that systemd accepts, in bytes (`UNIT_NAME_MAX`).
 const MAX_UNIT_NAME_LEN: usize = 255;
 
-/// Returns the system unit that the text of `/proc/PID/cgroup` (cgroups(7)) names, or `None` if there is
-/// none.
+/// Returns the system unit that the text of `/proc/PID/cgroup` (cgroups(7)) names, or `None` if it names
+/// no unit.
 pub fn parse_unit(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
     let mut unified = None;
