@@ -44,6 +44,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`clock`] | the time of day as a parameter |
+//! | `digest`, [`error_class`] | SHA-256; classes of failures |
 //! | [`store`] | versioned state files that are replaced atomically; the lock of a directory |
 //! | [`tpm`] | the TPM: one thread, sessions, keys, sealing, quotes; the only module that uses tss-esapi |
 //! | [`verify`] | offline verification of tokens, evidence and certificates |
@@ -58,7 +59,8 @@
 //! | [`issue`] | issuing keys and their rotation; tokens, evidence and published documents |
 //! | [`pki`] | the host's CA, X509-SVIDs and revocation lists |
 //! | [`audit`] | the chained audit log and the journal |
-//! | [`service`] | the request path |
+//! | [`wire`] | requests and responses of the HTTP sockets |
+//! | [`service`] | the request path: one method for each request |
 //! | [`api`] | sockets, HTTP, JSON and gRPC |
 //! | [`daemon`] | wiring, key rotation, monitoring of the host, systemd |
 //! | [`cli`] | the subcommands of `hostbadge` |
@@ -133,7 +135,9 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub(crate) mod digest;
 pub mod enroll;
+pub mod error_class;
 pub mod federation;
 pub mod issue;
 pub(crate) mod keystore;
@@ -145,3 +149,4 @@ pub mod service;
 pub mod store;
 pub mod tpm;
 pub mod verify;
+pub mod wire;
