@@ -52,7 +52,8 @@ fn faults_are_found_with_file_and_line() {
         (
             "src/low/b.rs",
             "use crate::low::{\n    Own,\n    a::{self, A},\n};\n\
-             #[cfg(test)]\nmod tests { use crate::high; }\n",
+             #[cfg(test)]\nmod tests { use crate::high; }\n\
+             mod inline { use super::B; }\nmod other { fn f() -> super::B { super::B } }\n",
         ),
         ("src/high/mod.rs", "#[cfg(test)]\nuse crate::low;\n#[cfg(test)]\nmod simulation;\n"),
         ("src/high/simulation.rs", "use crate::low::Own;\n"),
@@ -258,7 +259,9 @@ impl SourceTree {
             .collect();
         let mut test_only = BTreeSet::new();
         for (_, path, _, test_modules) in &parsed {
-            test_only.extend(test_modules.iter().map(|name| [path.as_slice(), &[name.clone()]].concat()));
+            test_only.extend(
+                test_modules.iter().map(|name| [path.as_slice(), std::slice::from_ref(name)].concat()),
+            );
         }
         let is_test_only =
             |path: &ModulePath| (1..=path.len()).any(|length| test_only.contains(&path[..length]));
@@ -399,7 +402,7 @@ fn shortest_circle(imports: &Imports, start: &String) -> Option<Vec<String>> {
                     return Some(path);
                 }
                 if visited.insert(next.clone()) {
-                    longer.push([path.as_slice(), &[next.clone()]].concat());
+                    longer.push([path.as_slice(), std::slice::from_ref(next)].concat());
                 }
             }
         }
@@ -569,18 +572,35 @@ fn defined_items(tokens: &[Token]) -> BTreeSet<String> {
     items
 }
 
-/// All paths of a file that lead into this crate.
-fn used_paths(tokens: &[Token], module: &ModulePath, is_child: &dyn Fn(&str) -> bool) -> Vec<UsedPath> {
+/// All paths of a file that lead into this crate. Inside `mod x { … }`, paths are relative to `x`.
+fn used_paths(tokens: &[Token], file: &ModulePath, is_child: &dyn Fn(&str) -> bool) -> Vec<UsedPath> {
     let mut paths = Vec::new();
+    let mut module = file.clone();
+    let (mut depth, mut inline_modules) = (0, Vec::new());
     let mut at = 0;
     while at < tokens.len() {
+        match &tokens[at..] {
+            [keyword, name, brace, ..] if keyword.is("mod") && brace.is("{") => {
+                module.push(name.text.clone());
+                inline_modules.push(depth);
+            }
+            [brace, ..] if brace.is("{") => depth += 1,
+            [brace, ..] if brace.is("}") => {
+                depth -= 1;
+                if inline_modules.last() == Some(&depth) {
+                    inline_modules.pop();
+                    module.pop();
+                }
+            }
+            _ => {}
+        }
         let is_use = tokens[at].is("use") && !at.checked_sub(1).is_some_and(|before| tokens[before].is("+"));
         if is_use {
             let end = at + tokens[at..].iter().position(|token| token.is(";")).unwrap_or(tokens.len() - at);
             let mut leaves = Vec::new();
             use_leaves(&tokens[at + 1..end], &[], &mut leaves);
             for (segments, name, line) in leaves {
-                if let Some(path) = absolute(&segments, module, is_child) {
+                if let Some(path) = absolute(&segments, &module, is_child) {
                     let is_reexport = at > 0 && (tokens[at - 1].is("pub") || tokens[at - 1].is(")"));
                     paths.push(UsedPath { path, name: Some(name), is_reexport, line });
                 }
@@ -591,7 +611,7 @@ fn used_paths(tokens: &[Token], module: &ModulePath, is_child: &dyn Fn(&str) -> 
         let segments = path_segments(&tokens[at..]);
         let continues_a_path = at > 0 && (tokens[at - 1].is("::") || tokens[at - 1].is("."));
         if segments.len() > 1 && !continues_a_path {
-            if let Some(path) = absolute(&segments, module, is_child) {
+            if let Some(path) = absolute(&segments, &module, is_child) {
                 paths.push(UsedPath { path, name: None, is_reexport: false, line: tokens[at].line });
             }
         }

@@ -3,6 +3,7 @@
 mod checks;
 mod dev;
 mod diagnostic;
+mod durations;
 mod posture;
 mod sections;
 
@@ -193,7 +194,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::checks::{DAY, YEAR};
+    use super::durations::{DAY, YEAR};
     use super::*;
 
     fn read_config(text: &str) -> Result<Config, String> {
