@@ -169,15 +169,15 @@ fn a_disk_that_does_not_answer_is_named_and_holds_up_neither_administrators_nor_
 
     let problem = |host: &Host| host.status()["audit"]["problem"].as_str().map(str::to_owned);
     until_true("status says what is wrong", || problem(&host).is_some());
-    assert!(problem(&host).unwrap().contains("the disk has not answered"), "{:?}", problem(&host));
-    until_true("the log says it too", || host.log().contains("nothing is issued until it does"));
+    assert!(problem(&host).unwrap().contains("the disk has not responded"), "{:?}", problem(&host));
+    until_true("the log says it too", || host.log().contains("nothing is issued until it responds"));
     // The lane that the disk holds is known by now and gets no new callers.
     std::thread::park_timeout(Duration::from_millis(1500));
     for _ in 0..4 {
         assert_eq!(host.health()["status"], "degraded");
         let refused = host.post(TOKEN, json!({ "audience": API }));
         assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
-        assert!(refused.text().contains("the disk has not answered"), "{}", refused.text());
+        assert!(refused.text().contains("the disk has not responded"), "{}", refused.text());
     }
     assert!(frozen.exited().is_none(), "all that happened while the disk was frozen");
 

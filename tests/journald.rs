@@ -75,7 +75,7 @@ fn a_journald_that_does_not_listen_stops_no_token_and_is_told_how_much_it_missed
         journald.entries(&["HOSTBADGE_EVENT=journal-dropped"]).into_iter().next()
     });
     let said = told["MESSAGE"].as_str().unwrap();
-    assert!(said.ends_with("entries were dropped while the journal did not listen"), "{said}");
+    assert!(said.ends_with("entries were dropped while the journal was not reading"), "{said}");
     // The record has them all.
     assert_eq!(common::record::of_event(&host.audit(), "token-issued").len(), asked);
 }

@@ -64,7 +64,7 @@ fn format_selectors(matching: &Value) -> String {
 
 async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
     // A name that is none could otherwise reach another path.
-    let name = crate::agents::AgentName::parse(name).map_err(CliError::Local)?;
+    let name = crate::agents::AgentName::parse(name).map_err(|e| CliError::Local(e.to_string()))?;
     let agent = client::get(&common.admin_socket, &format!("/v1/agents/{name}")).await?;
     if common.json {
         return Ok(print_json(&agent));
