@@ -58,7 +58,8 @@ fn main() -> ExitCode {
 
 fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
     let Some(dir) = &arguments.dev else { return Config::load(arguments.config.as_deref()) };
-    let file_fault = |e: io::Error| vec![Diagnostic { file: dir.clone(), line: None, what: e.to_string() }];
+    let file_fault =
+        |e: io::Error| vec![Diagnostic { file: dir.clone(), line: None, message: e.to_string() }];
     let file = config::init_dev_dir(dir).map_err(file_fault)?;
     let dir = std::fs::canonicalize(dir).map_err(file_fault)?;
     Config::read(&file, Paths::under(&dir))
@@ -187,7 +188,7 @@ async fn serve(
     let limits = &config.limits;
     let limiter = Limiter::new(
         Rate { per_second: limits.rate, burst: limits.burst },
-        Rate { per_second: limits.stranger_rate, burst: limits.stranger_burst },
+        Rate { per_second: limits.unknown_rate, burst: limits.unknown_burst },
         Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
     );
     let ima_log = ImaListFile::in_dir(&config.paths.run);

@@ -11,7 +11,7 @@ use crate::config::LogSection;
 
 /// To be called once.
 pub fn start_logging(log: &LogSection, clock: Clock) -> io::Result<Journal> {
-    let journal = Journal::start(log.to, clock)?;
+    let journal = Journal::start(log.target, clock)?;
     tracing_subscriber::registry()
         .with(JournalLayer::new(journal.clone(), log.level))
         .try_init()
