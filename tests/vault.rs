@@ -165,7 +165,7 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
     host.configure(PCRS);
     host.start();
     // Without a way back nothing is sealed to PCRs.
-    assert_eq!(host.status()["seal"], json!({ "pcrs": [], "waiting": [0, 7, 12], "recovery": null }));
+    assert_eq!(host.status()["seal"], json!({ "pcrs": [], "pending_pcrs": [0, 7, 12], "recovery": null }));
     let first = kid(&host);
     extend(&host, 12);
     let lost = done(&host, &["key", "recovery"], "");
@@ -329,7 +329,7 @@ fn a_full_disk_at_the_first_start_takes_one_place_for_a_counter() {
         host.admin_socket().exists() && trouble(&host).contains("ledger.json")
     });
     for _ in 0..3 {
-        assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
+        assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(4));
     }
     assert!(counters(&host) <= 1);
     unblock(&host, "ledger.json");

@@ -1,8 +1,8 @@
 //! Routes as data: which requests a socket answers, who may send them, and what then runs.
 //!
-//! A socket has one table of [`Route`]s with one row for each path. Status 404, status 405 with its `Allow` header, and
-//! HEAD follow from the table. A row's `role` holds the handler, so a route without a role does not compile, and a handler
-//! cannot run for another role than its own.
+//! A socket has one table of [`Route`]s with one row for each path. Status 404, status 405 with its `Allow`
+//! header, and HEAD follow from the table. A row's `role` holds the handler, so a route without a role does
+//! not compile, and a handler cannot run for another role than its own.
 
 use hyper::Method;
 

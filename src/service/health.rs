@@ -1,4 +1,5 @@
-//! Whether the host is healthy: one predicate for `GET /v1/health`, `GET /v1/status` and the gRPC health service.
+//! Whether the host is healthy: one predicate for `GET /v1/health`, `GET /v1/status` and the gRPC health
+//! service.
 
 use std::sync::Arc;
 
@@ -16,18 +17,21 @@ use crate::wire::host::Health;
 /// How much of its work the daemon can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceHealth {
-    /// Everything: the issuer is ready, the audit log can be written, the posture permits, and the TPM is ready.
+    /// Everything: the issuer is ready, the audit log can be written, the posture permits, and the TPM is
+    /// ready.
     Full,
-    /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing, and keys do
-    /// not rotate.
+    /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing,
+    /// and keys do not rotate.
     WithoutTpm,
-    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, or the posture forbids it.
+    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, or the posture forbids
+    /// it.
     NotIssuing,
 }
 
 impl ServiceHealth {
-    /// Whether SVIDs are issued. The gRPC health service reports SERVING exactly then, because a SPIFFE client has no use
-    /// for the TPM's state: a daemon whose TPM is away for a while still issues what such a client asks for.
+    /// Whether SVIDs are issued. The gRPC health service reports SERVING exactly then, because a SPIFFE
+    /// client has no use for the TPM's state: a daemon whose TPM is away for a while still issues what such a
+    /// client asks for.
     pub fn issues_svids(self) -> bool {
         self != ServiceHealth::NotIssuing
     }

@@ -1,9 +1,10 @@
 //! Enrollment steps of the admin socket.
 //!
-//! `POST /v1/enroll/request` takes no members and returns a [`crate::enroll::EnrollmentRequest`]. `POST
-//! /v1/enroll/activate` takes a [`crate::enroll::EnrollmentChallenge`] and returns a
-//! [`crate::enroll::ChallengeAnswer`]. `POST /v1/enroll/install` returns a
-//! [`super::status::HostCertificate`].
+//! - `POST /v1/enroll/request` takes no members and returns a [`crate::enroll::EnrollmentRequest`].
+//! - `POST /v1/enroll/activate` takes a [`crate::enroll::EnrollmentChallenge`] and returns a
+//!   [`crate::enroll::ChallengeAnswer`].
+//! - `POST /v1/enroll/credential` and `POST /v1/enroll/install` take the requests below; the latter returns a
+//!   [`super::status::HostCertificate`].
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
