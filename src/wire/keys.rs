@@ -2,6 +2,8 @@
 //!
 //! Types that hold a recovery key have no `Debug`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -116,4 +118,16 @@ pub struct RecoverRequest {
     /// Whether the state directory is accepted even if it is not the latest.
     #[serde(default)]
     pub accept: bool,
+}
+
+impl fmt::Display for KeyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KeyState::Active => "active",
+            KeyState::Published => "published",
+            KeyState::Retired => "retired",
+            KeyState::Destroyed => "destroyed",
+            KeyState::Tpm => "tpm",
+        })
+    }
 }
