@@ -160,7 +160,7 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
     }
     let listed = host.hostbadge(&["key", "list", "--json"]).stdout;
     let listed: Value = serde_json::from_slice(&listed).unwrap();
-    assert_eq!(listed["rsa_waits"], Value::Null);
+    assert_eq!(listed["rsa_blocked_reason"], Value::Null);
     assert_eq!(listed["keys"].as_array().unwrap().iter().filter(|key| key["state"] == "tpm").count(), 2);
     let status = said(&host.hostbadge(&["status"]));
     assert!(status.contains("RS256"), "{status}");
@@ -310,7 +310,7 @@ fn crowd(host: &Host, size: usize) -> Vec<Connection> {
 }
 
 fn waiting(host: &Host) -> u64 {
-    host.status()["tpm"]["waiting"].as_u64().unwrap()
+    host.status()["tpm"]["waiting_to_sign"].as_u64().unwrap()
 }
 
 /// The agents in the order in which they were served: that of the record.

@@ -11,10 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use hostbadge::agents::{AgentRegistry, AgentSet};
-use hostbadge::api::{
-    AdminApi, AgentApi, Api, BodyBudget, ConnectionLimits, PostureControl, Server, StatusReporter,
-    WorkerPool, WorkloadApi,
-};
+use hostbadge::api::{AdminApi, AgentApi, Api, ConnectionLimits, Server, WorkerPool, WorkloadApi};
 use hostbadge::audit::{Audit, Event};
 use hostbadge::clock::Clock;
 use hostbadge::config::{self, Config, Diagnostic, Paths};
@@ -29,7 +26,7 @@ use hostbadge::issue::{
 use hostbadge::pki::CertificateIssuer;
 use hostbadge::policy::{AdminPolicy, Limiter, Rate};
 use hostbadge::posture::{self, EventLogFile, ImaListFile, PostureState};
-use hostbadge::service::IdentityService;
+use hostbadge::service::{IdentityService, ServiceDeps};
 use hostbadge::store::{self, DirLock};
 use hostbadge::tpm::{SoftwareTpm, TpmConfig};
 
@@ -193,86 +190,83 @@ async fn serve(
         Rate { per_second: limits.stranger_rate, burst: limits.stranger_burst },
         Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
     );
-    let road = IdentityService {
-        agents,
+    let ima_log = ImaListFile::in_dir(&config.paths.run);
+    let posture_state = PostureState::new(config.posture.mode, config.posture.max_age);
+    let certificate_issuer = CertificateIssuer::new(config.certificates.ttl);
+    let (looks, looks_desk) = posture::command_channel();
+    let group =
+        nix::unistd::Group::from_name(&config.admin.group).ok().flatten().map(|group| group.gid.as_raw());
+    let road = IdentityService::new(ServiceDeps {
+        agents: agents.clone(),
         federation,
-        limiter: Arc::new(limiter),
-        issuer,
+        limiter,
+        issuer: issuer.clone(),
         audit: audit.clone(),
+        audit_dir: config.paths.audit.clone(),
         clock: clock.clone(),
         tpm_state: view.tpm_state.clone(),
-        blocked_reason: view.blocked_reason.clone(),
+        tpm_description: view.tpm_info,
         tpm: view.tpm.clone(),
+        blocked_reason: view.blocked_reason.clone(),
         tpm_signer: TpmSigner {
             queue: FairQueue::default(),
             tpm: view.tpm.clone(),
             rsa_blocked_reason: rsa_waits,
         },
         evidence_slots: EvidenceSlots::default(),
-        event_log: boot_log,
-        enrollment,
-        ima_log: ImaListFile::in_dir(&config.paths.run),
-        posture: PostureState::new(config.posture.mode, config.posture.max_age),
-        certificate_issuer: CertificateIssuer::new(config.certificates.ttl),
-    };
+        event_log: boot_log.clone(),
+        ima_log: ima_log.clone(),
+        enrollment: enrollment.clone(),
+        posture: posture_state.clone(),
+        compared_pcrs: config.posture.pcrs.clone(),
+        posture_commands: looks,
+        key_admin: orders,
+        certificate_issuer: certificate_issuer.clone(),
+        admin_policy: AdminPolicy {
+            admin_group: group,
+            dev_uid: dev.map(|_| nix::unistd::geteuid().as_raw()),
+        },
+    });
     let (certified, mut settled_authority) = tokio::sync::watch::channel(false);
     let certifier = CaManager {
-        certificate_issuer: road.certificate_issuer.clone(),
-        issuer: road.issuer.clone(),
-        agents: road.agents.clone(),
+        certificate_issuer: certificate_issuer.clone(),
+        issuer,
+        agents: agents.clone(),
         audit: audit.clone(),
         clock: clock.clone(),
-        enrollment: road.enrollment.clone(),
+        enrollment,
         state_dir: config.paths.state.clone(),
         tpm: view.tpm.clone(),
         keystore: view.keystore.clone(),
         issuer_startup_done: view.startup_done.clone(),
         startup_done: certified,
     };
-    let (looks, desk) = posture::command_channel();
     let (looked, mut settled_posture) = tokio::sync::watch::channel(false);
     let watcher = PostureMonitor {
         config: config.posture.clone(),
         state_dir: config.paths.state.clone(),
-        event_log: road.event_log.clone(),
-        ima_list: road.ima_log.clone(),
-        posture: road.posture.clone(),
-        agents: road.agents.clone(),
+        event_log: boot_log,
+        ima_list: ima_log,
+        posture: posture_state,
+        agents,
         audit: audit.clone(),
         clock: clock.clone(),
-        commands: desk,
+        commands: looks_desk,
         tpm: view.tpm.clone(),
         keystore: view.keystore.clone(),
         issuer_startup_done: view.startup_done.clone(),
         startup_done: looked,
     };
 
-    let group =
-        nix::unistd::Group::from_name(&config.admin.group).ok().flatten().map(|group| group.gid.as_raw());
-    let gate = AdminPolicy { admin_group: group, dev_uid: dev.map(|_| nix::unistd::geteuid().as_raw()) };
     let sockets = daemon::open_sockets(&config.paths.run, group)?;
     let crowd = ConnectionLimits::new(
         limits.connections.min(daemon::max_connections_for_rlimit()),
         limits.connections_per_uid,
     );
-    let status = StatusReporter {
-        started: clock.now(),
-        audit_dir: config.paths.audit.clone(),
-        connection_limits: crowd.clone(),
-        tpm_description: view.tpm_info,
-    };
-    let admin = AdminApi {
-        service: road.clone(),
-        admin_policy: gate,
-        status: Arc::new(status),
-        key_admin: orders,
-        posture: PostureControl { admin: looks, compared_pcrs: config.posture.pcrs.clone() },
-        body_budget: BodyBudget::default(),
-    };
-    let admin = Api::Admin(Arc::new(admin));
-    let for_lanes = IdentityService { audit: audit.with_inline_writes(), ..road.clone() };
+    let admin = Api::Admin(Arc::new(AdminApi::new(road.clone(), crowd.clone())));
+    let for_lanes = road.with_inline_audit();
     let workload = WorkloadApi::new(for_lanes.clone())?;
-    let agent = Api::Agent(Arc::new(AgentApi { service: for_lanes, body_budget: BodyBudget::default() }));
+    let agent = Api::Agent(Arc::new(AgentApi::new(for_lanes)));
 
     let stop = CancellationToken::new();
     let lanes_end = CancellationToken::new();
@@ -307,7 +301,7 @@ async fn serve(
             &format!("hostbadged {version} serves {}", config.paths.run.display()),
         )
         .await;
-    daemon::ready(&status_line(&road));
+    daemon::ready(&road.status_line());
     if let Some(dir) = dev {
         print_dev_banner(dir, config, &road);
     }
@@ -322,7 +316,7 @@ async fn serve(
         let _ = server.await;
     }
     lanes_end.cancel();
-    let (authority, state, now) = (road.certificate_issuer.clone(), config.paths.state.clone(), clock.now());
+    let (authority, state, now) = (certificate_issuer, config.paths.state.clone(), clock.now());
     let written = tokio::task::spawn_blocking(move || authority.save_issued(&state, now)).await?;
     if let Err(e) = written {
         tracing::warn!("which certificates have not expired could not be written: {e}");
@@ -368,7 +362,7 @@ async fn run_until_signal(
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = tick.tick() => {
-                daemon::set_status(&status_line(service));
+                daemon::set_status(&service.status_line());
                 swtpm = ensure_swtpm_running(swtpm).await?;
             }
         }
@@ -381,10 +375,10 @@ async fn run_until_signal(
 
 async fn reload_agents(service: IdentityService) {
     daemon::reloading();
-    if service.reload("SIGHUP").await.is_err() {
-        tracing::error!("the reload could not be written down");
+    if let Err(e) = service.reload_on_signal("SIGHUP").await {
+        tracing::error!("SIGHUP: {e}");
     }
-    daemon::ready(&status_line(&service));
+    daemon::ready(&service.status_line());
 }
 
 async fn ensure_swtpm_running(swtpm: Option<SoftwareTpm>) -> io::Result<Option<SoftwareTpm>> {
@@ -400,27 +394,12 @@ async fn ensure_swtpm_running(swtpm: Option<SoftwareTpm>) -> io::Result<Option<S
     Ok(Some(swtpm))
 }
 
-/// One line for `systemctl status`.
-fn status_line(service: &IdentityService) -> String {
-    let load_status = service.agents.load_status();
-    let agents = match load_status.faults.len() {
-        0 => format!("{} agents", load_status.agents),
-        n => format!("{} agents, {n} faults in agents.d", load_status.agents),
-    };
-    match service.issuer.state() {
-        Some(issuer_state) => {
-            format!("host {}; {agents}; TPM {}", issuer_state.host().id, service.tpm_state.borrow().kind)
-        }
-        None => format!("no tokens are issued: {}; {agents}", service.unavailable_reason()),
-    }
-}
-
 /// What a developer wants to see first.
 fn print_dev_banner(dir: &Path, config: &Config, service: &IdentityService) {
     let socket = config.paths.run.join("agent.sock");
     let socket = socket.display();
     println!("hostbadged: a development host in {}", dir.display());
-    println!("  {}", status_line(service));
+    println!("  {}", service.status_line());
     println!("  curl --unix-socket {socket} -d audience=https://api.example.com http://localhost/v1/token");
     println!("  HOSTBADGE_SOCKET={socket} hostbadge whoami");
 }

@@ -10,13 +10,13 @@ use tokio::sync::watch;
 use super::pcr_changes;
 use super::watch_ext::set_if_changed;
 use super::{KeyRotator, RsaKeyManager};
-use crate::api::TpmDescription;
 use crate::audit::Event;
 use crate::clock::Clock;
 use crate::issue::{self, Issuer, IssuerConfig, KeyAction, KeyCommand, LoadedKeys, RotationPolicy};
 use crate::keystore::{self, Keystore, RecoveryKey};
 use crate::posture::EventLogFile;
 use crate::tpm::{self, StateKind, Tpm, TpmConfig, TpmState};
+use crate::wire::status::TpmDescription;
 
 /// How soon something that failed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(2);

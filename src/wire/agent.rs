@@ -37,7 +37,7 @@ pub struct TokenRequest<'a> {
 
 /// A lifetime of at least one second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "ttl is a number of seconds or a duration like \"5m\"")]
+#[serde(untagged, expecting = "ttl must be a number of seconds or a duration like \"5m\"")]
 pub enum Ttl<'a> {
     /// Whole seconds.
     Seconds(u64),
