@@ -213,7 +213,7 @@ fn an_rsa_key_that_is_torn_or_foreign_is_named_and_keeps_nobody_from_es256() {
     };
     let foreign: Value = serde_json::from_str(&theirs).unwrap();
     let cases = [
-        (good[..good.len() / 2].to_owned(), "torn"),
+        (good[..good.len() / 2].to_owned(), "corrupt"),
         (theirs.clone(), "the AK's signature over the RSA key is wrong"),
         (edited(&["key", "private"], foreign["key"]["private"].clone()), "the TPM does not take the RSA key"),
         (edited(&["key", "public"], foreign["key"]["public"].clone()), "about another key"),

@@ -360,11 +360,13 @@ fn a_file_that_was_tampered_with_signs_nothing() {
     let whole = file(&host);
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 4] = [
-        ("holds one key twice", |file| file["retired"][0]["sealed"] = file["active"]["sealed"].clone()),
+        ("contains the same key twice", |file| {
+            file["retired"][0]["sealed"] = file["active"]["sealed"].clone()
+        }),
         ("does not open", |file| {
             file["active"]["sealed"]["key"] = file["retired"][0]["sealed"]["key"].clone()
         }),
-        ("endorsement does not hold", |file| {
+        ("endorsement of the issuing key is not valid", |file| {
             file["active"]["sealed"]["endorsement"] = file["retired"][0]["sealed"]["endorsement"].clone();
         }),
         ("names another key than its endorsement", |file| file["retired"][0]["sealed"]["kid"] = json!("x")),

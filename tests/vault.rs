@@ -140,7 +140,7 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_takes_it() {
     put(&host, &latest);
     host.start();
     assert_eq!(kid(&host), second);
-    assert!(refused(&host, &["key", "accept"], "").contains("nothing to mend"));
+    assert!(refused(&host, &["key", "accept"], "").contains("nothing to recover"));
     assert!(host.stop().success());
 
     // The deliberate way forward, which holds from then on.
@@ -194,8 +194,8 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
     assert!(said.contains("changed from") && said.contains("no boot event log"), "{said}");
     assert!(!issues(&host));
     for (typed, wanted) in [
-        (lost.as_str(), "not the recovery key of this host"),
-        ("hbr1-aaaaaaa", "this is no recovery key"),
+        (lost.as_str(), "not the current recovery key of this host"),
+        ("hbr1-aaaaaaa", "this is not a recovery key"),
         ("", "nothing was given"),
     ] {
         let said = refused(&host, &["key", "recover"], typed);
@@ -422,7 +422,9 @@ fn the_recovery_key_moves_a_host_to_another_tpm() {
     assert!(!issues(&host));
     let elsewhere = Host::started();
     let other = done(&elsewhere, &["key", "recovery"], "");
-    assert!(refused(&host, &["key", "recover"], &other).contains("not the recovery key of this host"));
+    assert!(
+        refused(&host, &["key", "recover"], &other).contains("not the current recovery key of this host")
+    );
     assert_eq!(host.status()["tpm"]["state"], "replaced");
     assert!(!issues(&host));
 

@@ -12,7 +12,9 @@ use super::watch_ext::set_if_changed;
 use super::{KeyRotator, RsaKeyManager};
 use crate::audit::Event;
 use crate::clock::Clock;
-use crate::issue::{self, Issuer, IssuerConfig, KeyAction, KeyCommand, LoadedKeys, RotationPolicy};
+use crate::issue::{
+    self, Issuer, IssuerConfig, KeyAction, KeyCommand, KeyCommandError, LoadedKeys, RotationPolicy,
+};
 use crate::keystore::{self, Keystore, RecoveryKey};
 use crate::posture::EventLogFile;
 use crate::tpm::{self, StateKind, Tpm, TpmConfig, TpmState};
@@ -129,17 +131,17 @@ impl IssuerSupervisor {
     /// Opens the TPM with the stored objects; a file that cannot be read is tried until somebody has mended it.
     async fn open_tpm(&self) -> Tpm {
         loop {
-            let result = issue::read_host_key_blobs(&self.state_dir).and_then(|stored| {
-                Tpm::open(self.config.clone(), stored).map_err(|e| {
-                    issue::Error::Key(format!("{}: {e}", self.state_dir.join("tpm.json").display()))
-                })
-            });
+            let result =
+                issue::read_host_key_blobs(&self.state_dir).map_err(|e| e.to_string()).and_then(|stored| {
+                    Tpm::open(self.config.clone(), stored)
+                        .map_err(|e| format!("{}: {e}", self.state_dir.join("tpm.json").display()))
+                });
             match result {
                 Ok(tpm) => {
                     self.report_blocked(None);
                     return tpm;
                 }
-                Err(e) => self.report_and_delay(e.to_string()).await,
+                Err(reason) => self.report_and_delay(reason).await,
             }
         }
     }
@@ -273,8 +275,7 @@ impl IssuerSupervisor {
                 outcome
             }
             what => {
-                KeyCommand { action: what, requested_by: by }
-                    .reject("no keys are open; see hostbadge status");
+                KeyCommand { action: what, requested_by: by }.reject(KeyCommandError::KeysNotOpen);
                 None
             }
         }
@@ -302,10 +303,9 @@ impl IssuerSupervisor {
         }
         let old = tpm.clone();
         let _ = tokio::task::spawn_blocking(move || old.shutdown()).await;
-        let opened = Tpm::open(self.config.clone(), None).map_err(|e| issue::Error::Key(e.to_string()));
-        let new = match opened {
+        let new = match Tpm::open(self.config.clone(), None) {
             Ok(new) => new,
-            Err(e) => return (Some(StartupOutcome::Reopen), Err(e)),
+            Err(e) => return (Some(StartupOutcome::Reopen), Err(issue::Error::OpenTpm(e))),
         };
         match issue::recover(&new, dir, naming, pcrs, input, &self.clock).await {
             Ok(()) => (Some(StartupOutcome::Migrated(new)), Ok(())),
@@ -324,13 +324,13 @@ impl IssuerSupervisor {
         result: Result<(), issue::Error>,
         requested_by: &str,
         action: &str,
-    ) -> Result<(), String> {
-        result.map_err(|e| e.to_string())?;
+    ) -> Result<(), KeyCommandError> {
+        result?;
         rotator
             .audit
             .record_event(event, &format!("{requested_by} {action}"))
             .await
-            .map_err(|e| e.to_string())
+            .map_err(KeyCommandError::audit)
     }
 
     async fn forward_state(&self, mut state: watch::Receiver<TpmState>) {

@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::watch_ext::set_if_changed;
-use crate::audit::{Audit, Event};
+use crate::audit::{Audit, AuditUnavailable, Event};
 use crate::clock::Clock;
 use crate::issue::{
-    Enrollment, Error, Issuer, IssuingKeys, KeyAction, KeyChange, KeyCommand, KeyCommandReceiver, LoadedKeys,
-    RotationOutcome, RotationResult, RsaSigningKey,
+    Enrollment, Error, Issuer, IssuingKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError,
+    KeyCommandReceiver, LoadedKeys, RotationOutcome, RotationResult, RsaSigningKey,
 };
 use crate::keystore::SealStatus;
 use crate::tpm::{StateKind, Tpm};
@@ -78,7 +78,7 @@ impl KeyRotator {
     /// Takes every step that is due.
     async fn advance(&self, keys: &mut IssuingKeys, tpm: &Tpm) -> Result<(), String> {
         loop {
-            self.ensure_auditable()?;
+            self.ensure_auditable().map_err(|e| e.to_string())?;
             let changes = keys.advance(tpm).await.map_err(|e| e.to_string())?;
             if changes.is_empty() {
                 return Ok(());
@@ -105,13 +105,11 @@ impl KeyRotator {
                 let _ = reply.send(result);
             }
             KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => {
-                let why = match tpm.state().borrow().kind {
-                    StateKind::Replaced | StateKind::Cleared => {
-                        "restart the daemon first: the keys in its memory are those of the TPM of before"
-                    }
-                    _ => "the keys of this host are open; there is nothing to mend",
+                let error = match tpm.state().borrow().kind {
+                    StateKind::Replaced | StateKind::Cleared => KeyCommandError::RestartRequired,
+                    _ => KeyCommandError::KeysOpen,
                 };
-                let _ = reply.send(Err(why.into()));
+                let _ = reply.send(Err(error));
             }
         }
     }
@@ -120,12 +118,12 @@ impl KeyRotator {
         &self,
         keys: &mut IssuingKeys,
         requested_by: &str,
-    ) -> Result<Zeroizing<String>, String> {
-        self.ensure_auditable()?;
+    ) -> Result<Zeroizing<String>, KeyCommandError> {
+        self.ensure_auditable().map_err(KeyCommandError::audit)?;
         // Before it is made: a key that cannot be given to anybody would be worse than a line too many.
         let message = format!("{requested_by} has a recovery key made; one of before opens nothing any more");
-        self.audit.record_event(Event::RecoveryKeyCreated, &message).await.map_err(|e| e.to_string())?;
-        keys.create_recovery_key().await.map_err(|e| e.to_string())
+        self.audit.record_event(Event::RecoveryKeyCreated, &message).await.map_err(KeyCommandError::audit)?;
+        Ok(keys.create_recovery_key().await?)
     }
 
     /// Says what is not as configured once, and again when it has changed.
@@ -134,7 +132,7 @@ impl KeyRotator {
         if self.commands.seal_status.send_replace(seal_status.clone()) == seal_status {
             return;
         }
-        if seal_status.is_some_and(|binding| !binding.waiting.is_empty() && binding.recovery.is_none()) {
+        if seal_status.is_some_and(|binding| !binding.pending_pcrs.is_empty() && binding.recovery.is_none()) {
             tracing::warn!(
                 "the keys are not sealed to the PCRs that the configuration names: make a recovery key first, \
                  or the next firmware update would shut this host out: hostbadge key recovery"
@@ -148,21 +146,19 @@ impl KeyRotator {
         tpm: &Tpm,
         immediate: bool,
         requested_by: &str,
-    ) -> Result<RotationResult, String> {
-        self.ensure_auditable()?;
+    ) -> Result<RotationResult, KeyCommandError> {
+        self.ensure_auditable().map_err(KeyCommandError::audit)?;
         if let (false, Some(KeyChange::Published { kid, active_from })) =
             (immediate, keys.pending_publication())
         {
-            return Ok(RotationResult { did: RotationOutcome::Nothing, kid, active_from, retired: None });
+            let outcome = RotationOutcome::AlreadyPublished;
+            return Ok(RotationResult { outcome, kid, active_from, retired: None });
         }
-        let changes = if immediate { keys.rotate_now(tpm).await } else { keys.publish(tpm).await };
-        let changes = changes.map_err(|e| e.to_string())?;
-        self.activate(keys, &changes, &format!(", as {requested_by} ordered"))
-            .await
-            .map_err(|e| e.to_string())?;
+        let changes = if immediate { keys.rotate_now(tpm).await? } else { keys.publish(tpm).await? };
+        self.activate(keys, &changes, &format!(", as {requested_by} ordered")).await?;
         let now = self.clock.now();
         let mut rotated = RotationResult {
-            did: RotationOutcome::Activated,
+            outcome: RotationOutcome::Activated,
             kid: keys.active().kid().to_owned(),
             active_from: now,
             retired: None,
@@ -170,8 +166,8 @@ impl KeyRotator {
         for change in changes {
             match change {
                 KeyChange::Published { kid, active_from } if !immediate => {
-                    rotated =
-                        RotationResult { did: RotationOutcome::Published, kid, active_from, retired: None };
+                    let outcome = RotationOutcome::Published;
+                    rotated = RotationResult { outcome, kid, active_from, retired: None };
                 }
                 KeyChange::Retired { kid, .. } => rotated.retired = Some(kid),
                 _ => {}
@@ -181,10 +177,10 @@ impl KeyRotator {
     }
 
     /// What nobody could write down is not done: nothing is issued meanwhile either.
-    fn ensure_auditable(&self) -> Result<(), String> {
+    fn ensure_auditable(&self) -> Result<(), AuditUnavailable> {
         match self.audit.health().write_error() {
             None => Ok(()),
-            Some(problem) => Err(format!("the audit log cannot be written: {problem}")),
+            Some(problem) => Err(AuditUnavailable(problem.to_string())),
         }
     }
 

@@ -189,9 +189,9 @@ impl From<&KeyReport> for Key {
 impl From<issue::RotationResult> for RotateResponse {
     fn from(result: issue::RotationResult) -> Self {
         RotateResponse {
-            outcome: match result.did {
+            outcome: match result.outcome {
                 issue::RotationOutcome::Published => RotationOutcome::Published,
-                issue::RotationOutcome::Nothing => RotationOutcome::AlreadyPublished,
+                issue::RotationOutcome::AlreadyPublished => RotationOutcome::AlreadyPublished,
                 issue::RotationOutcome::Activated => RotationOutcome::Activated,
             },
             kid: result.kid,
@@ -220,7 +220,7 @@ impl From<CaReport> for CaStatus {
 
 impl From<keystore::SealStatus> for SealStatus {
     fn from(status: keystore::SealStatus) -> Self {
-        SealStatus { pcrs: status.pcrs, pending_pcrs: status.waiting, recovery: status.recovery }
+        SealStatus { pcrs: status.pcrs, pending_pcrs: status.pending_pcrs, recovery: status.recovery }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::audit::{AuditUnavailable, Recorded};
 use crate::config::Diagnostic;
 use crate::error_class::ErrorClass;
-use crate::issue;
+use crate::issue::{self, KeyCommandError};
 use crate::policy::{ErrorCode, Refusal};
 use crate::posture::PostureCommandError;
 
@@ -52,7 +52,7 @@ pub enum AdminError {
     AuditUnavailable(#[from] AuditUnavailable),
     /// A key command failed.
     #[error(transparent)]
-    Keys(#[from] KeyCommandFailure),
+    Keys(#[from] KeyCommandError),
     /// A posture command failed.
     #[error(transparent)]
     Posture(#[from] PostureCommandError),
@@ -65,14 +65,6 @@ pub enum AdminError {
     /// A blocking task ended without a result.
     #[error("the request was not completed: {0}")]
     Task(#[from] tokio::task::JoinError),
-}
-
-/// A key command that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub struct KeyCommandFailure {
-    pub(super) reason: String,
-    pub(super) class: ErrorClass,
 }
 
 impl RequestError {
@@ -122,21 +114,11 @@ impl AdminError {
                 ErrorClass::BadRequest
             }
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
-            AdminError::Keys(failure) => failure.class,
+            AdminError::Keys(error) => error.class(),
             AdminError::Posture(PostureCommandError::DigestMismatch { .. }) => ErrorClass::Conflict,
             AdminError::Posture(PostureCommandError::Unavailable(_)) => ErrorClass::Unavailable,
-            AdminError::Enrollment(error) => enrollment_class(error),
+            AdminError::Enrollment(error) => error.class(),
             AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,
         }
-    }
-}
-
-fn enrollment_class(error: &issue::Error) -> ErrorClass {
-    match error {
-        issue::Error::Enrollment(_) | issue::Error::Tpm(crate::tpm::Error::RequestFailed(_)) => {
-            ErrorClass::BadRequest
-        }
-        issue::Error::Tpm(_) => ErrorClass::Unavailable,
-        _ => ErrorClass::Internal,
     }
 }

@@ -1,9 +1,8 @@
 //! Key commands: list, rotate, recovery key, recover, accept.
 
 use super::admin::{Admin, RootAdmin};
-use super::error::{AdminError, InvalidRequest, KeyCommandFailure};
+use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
-use crate::error_class::ErrorClass;
 use crate::keystore::RecoveryKey;
 use crate::wire::keys::{
     Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse,
@@ -33,8 +32,7 @@ impl IdentityService {
         request: RotateRequest,
     ) -> Result<RotateResponse, AdminError> {
         self.ready_issuer()?;
-        let result = self.deps.key_admin.rotate(request.now, admin.id()).await;
-        Ok(result.map_err(unavailable)?.into())
+        Ok(self.deps.key_admin.rotate(request.now, admin.id()).await?.into())
     }
 
     /// Makes a recovery key and invalidates the previous one. This is the only time that the key is returned.
@@ -42,7 +40,7 @@ impl IdentityService {
     /// # Errors
     /// [`AdminError::Keys`].
     pub async fn create_recovery_key(&self, admin: &RootAdmin) -> Result<RecoveryKeyResponse, AdminError> {
-        let key = self.deps.key_admin.create_recovery_key(admin.id()).await.map_err(unavailable)?;
+        let key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
         Ok(RecoveryKeyResponse { recovery_key: key })
     }
 
@@ -53,8 +51,7 @@ impl IdentityService {
     pub async fn recover_keys(&self, admin: &RootAdmin, request: RecoverRequest) -> Result<(), AdminError> {
         let key =
             RecoveryKey::parse(&request.recovery_key).map_err(|e| InvalidRequest::new(e.to_string()))?;
-        let result = self.deps.key_admin.recover(key, request.accept, admin.id()).await;
-        Ok(result.map_err(conflict)?)
+        Ok(self.deps.key_admin.recover(key, request.accept, admin.id()).await?)
     }
 
     /// Accepts the state directory as the latest of this host, after an older copy was restored.
@@ -62,14 +59,6 @@ impl IdentityService {
     /// # Errors
     /// [`AdminError::Keys`].
     pub async fn accept_state(&self, admin: &RootAdmin) -> Result<(), AdminError> {
-        Ok(self.deps.key_admin.accept_state(admin.id()).await.map_err(conflict)?)
+        Ok(self.deps.key_admin.accept_state(admin.id()).await?)
     }
-}
-
-fn unavailable(reason: String) -> KeyCommandFailure {
-    KeyCommandFailure { reason, class: ErrorClass::Unavailable }
-}
-
-fn conflict(reason: String) -> KeyCommandFailure {
-    KeyCommandFailure { reason, class: ErrorClass::Conflict }
 }
