@@ -175,7 +175,7 @@ pub struct AuditStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JournalStatus {
-    /// `journald` or `stderr`.
+    /// `journald` or `standard error`.
     pub sink: String,
     /// Entries dropped since the start because the journal did not accept them in time.
     pub dropped: u64,
