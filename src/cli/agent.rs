@@ -24,10 +24,10 @@ pub(super) enum AgentSubcommand {
     },
     /// Check a directory of agents and print its faults, without the daemon
     Check {
-        /// [default: the directory of the configuration]
+        /// Directory of the agents' files [default: the directory of the configuration]
         dir: Option<PathBuf>,
     },
-    /// Have the daemon reload its agents: all of them, or none if one has a fault
+    /// Make the daemon read its agents again: all of them become active, or none if a file has a fault
     Reload,
 }
 

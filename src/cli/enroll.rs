@@ -84,7 +84,8 @@ pub(super) struct ActivateArgs {
     #[arg(required_unless_present = "credential", conflicts_with = "credential")]
     challenge: Option<PathBuf>,
 
-    /// Instead of a challenge: a file of tpm2_makecredential for this host's attestation key; writes the secret in it
+    /// Instead of a challenge: a file of tpm2_makecredential for this host's attestation key (root only). The output
+    /// is the secret in it
     #[arg(long, value_name = "FILE", requires = "ek")]
     credential: Option<PathBuf>,
 

@@ -31,16 +31,17 @@ pub(super) enum KeySubcommand {
         #[arg(long)]
         now: bool,
     },
-    /// Create a recovery key and print it once. It opens this host's keys after a firmware update or on another
-    /// TPM, and invalidates the previous recovery key
+    /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update or on
+    /// another TPM, and invalidates the previous recovery key
     Recovery,
     /// Open this host's keys with the recovery key (read from standard input) and seal them to the present TPM
+    /// (root only)
     Recover {
         /// Also accept the state directory if it is not the latest of this host
         #[arg(long)]
         accept: bool,
     },
-    /// Accept the state directory after an older copy of it was restored
+    /// Accept the state directory after an older copy of it was restored (root only)
     Accept,
 }
 

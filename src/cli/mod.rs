@@ -94,7 +94,7 @@ enum CliSubcommand {
     /// Show, rotate and recover the host's keys (administrators)
     #[command(subcommand)]
     Key(key::KeySubcommand),
-    /// Enroll this host with an organization, by four files (administrators and operators)
+    /// Enroll this host with an organization, through four files (administrators and operators)
     #[command(subcommand)]
     Enroll(enroll::EnrollSubcommand),
     /// Show, compare and accept the measured state of the host (administrators)
