@@ -184,6 +184,17 @@ impl AdminApi {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::openapi;
+
+    #[test]
+    fn routes_are_as_documented() {
+        let caller = |role| match role {
+            AdminSocketRole::Admin(_) => "root or the admin group",
+            AdminSocketRole::Root(_) => "root only",
+        };
+        let routes = ROUTES.iter().map(|route| (route.verb.name(), route.path, caller(route.role)));
+        openapi::assert_operations("admin socket", routes);
+    }
 
     #[test]
     fn each_path_has_one_row() {

@@ -139,6 +139,17 @@ impl AgentApi {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::openapi;
+
+    #[test]
+    fn routes_are_as_documented() {
+        let caller = |role| match role {
+            AnyCaller(_) => "any local process",
+            RegisteredAgent(_) => "a registered agent",
+        };
+        let routes = ROUTES.iter().map(|route| (route.verb.name(), route.path, caller(route.role)));
+        openapi::assert_operations("agent socket", routes);
+    }
 
     #[test]
     fn each_path_has_one_row() {

@@ -56,6 +56,15 @@ pub fn find<'a, R>(routes: &'static [Route<R>], method: &Method, path: &'a str) 
 }
 
 impl Verb {
+    /// The key of an operation in `docs/openapi.yaml`.
+    #[cfg(test)]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::Post => "post",
+        }
+    }
+
     fn accepts(self, method: &Method) -> bool {
         match self {
             Verb::Get => matches!(*method, Method::GET | Method::HEAD),
