@@ -1,4 +1,133 @@
-//! hostbadge vouches for the AI agents on a Linux host.
+//! Short-lived identity for the AI agents on a Linux host, issued behind its TPM.
+//!
+//! The daemon `hostbadged` owns the host's TPM, identifies local processes from kernel credentials, and
+//! issues access tokens, SPIFFE SVIDs and evidence to them over Unix sockets. The command `hostbadge` is the
+//! client for agents, administrators and operators, and verifies tokens and evidence offline. Both binaries
+//! are thin: this crate contains everything else. It is a library for these binaries and their tests, and its
+//! API is not stable.
+//!
+//! # Request path
+//!
+//! Each step takes a type that only the step before can construct, so code that skips a step does not
+//! compile:
+//!
+//! ```text
+//! connection
+//!     |  peer      reads the kernel's credentials again for every request
+//!     v
+//! Peer
+//!     |  agents    matches the selectors of agents.d
+//!     v
+//! AuthenticatedAgent
+//!     |  policy    evaluates grants, rate limits and the host's posture
+//!     v
+//! Permit  (or Refusal)
+//!     |  issue     signs with the issuing key, or in the TPM     pki: certificates
+//!     v
+//! AccessToken, JwtSvid, WitSvid, IssuedX509Svid
+//!     |  audit     writes a record to the audit log
+//!     v
+//! Recorded<AccessToken>  (or Recorded<Refusal>)
+//!     |  api       answers from nothing but a Recorded
+//!     v
+//! reply
+//! ```
+//!
+//! [`service::IdentityService`] performs these steps: the sockets of [`api`] call it, and it calls the
+//! modules below. Time is a parameter everywhere ([`clock::Clock`]).
+//!
+//! # Modules
+//!
+//! From the lowest to the highest. A module imports only modules above its own row; `ARCHITECTURE.md` lists
+//! which, and a test compares that list with the source.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`clock`] | the time of day as a parameter |
+//! | `digest`, [`error_class`] | SHA-256; classes of failures |
+//! | [`store`] | versioned state files that are replaced atomically; the lock of a directory |
+//! | [`tpm`] | the TPM: one thread, sessions, keys, sealing, quotes; the only module that uses tss-esapi |
+//! | [`verify`] | offline verification of tokens, evidence and certificates |
+//! | [`enroll`] | the operator's side of enrollment: challenges and host certificates |
+//! | [`config`] | the configuration file, with faults by file and line |
+//! | [`federation`] | bundles of other trust domains |
+//! | `keystore` | the key-encryption key, the recovery key and the detection of older state |
+//! | [`posture`] | the measured state of the host, compared with an accepted baseline |
+//! | `peer` | the calling process: SO_PEERCRED, pidfd, cgroup, executable |
+//! | [`agents`] | registered agents: `agents.d`, selectors, grants, identification |
+//! | [`policy`] | decisions, refusals and rate limits |
+//! | [`issue`] | issuing keys and their rotation; tokens, evidence and published documents |
+//! | [`pki`] | the host's CA, X509-SVIDs and revocation lists |
+//! | [`audit`] | the chained audit log and the journal |
+//! | [`wire`] | requests and responses of the HTTP sockets |
+//! | [`service`] | the request path: one method for each request |
+//! | [`api`] | sockets, HTTP, JSON and gRPC |
+//! | [`daemon`] | wiring, key rotation, monitoring of the host, systemd |
+//! | [`cli`] | the subcommands of `hostbadge` |
+//!
+//! # Threads
+//!
+//! The TPM, a slow disk and journald are served by threads of their own behind bounded queues. Requests wait
+//! for the TPM and the disk asynchronously, with a deadline; nothing waits for journald.
+//!
+//! | thread | work |
+//! |---|---|
+//! | main | the admin socket, key rotation, the host CA, posture, signals |
+//! | `worker-N` | 2 to 8 single-threaded runtimes with their own connections; audit lines on a fast disk |
+//! | `tpm`, `tpm-watch` | TPM commands; detection of a command that does not return |
+//! | `audit`, `audit-sync` | audit lines while the disk is slow; fdatasync once a second |
+//! | `journal` | entries for journald or standard error |
+//!
+//! # Examples
+//!
+//! Read a directory of registered agents, as `hostbadged --check` does. A directory with a fault is not
+//! loaded, and each fault names its file, its line and the fix:
+//!
+//! ```
+//! use hostbadge::agents::AgentSet;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let file = dir.path().join("researcher.toml");
+//! let agent = r#"
+//! name = "researcher"
+//! [match]
+//! unit = "researcher.service"
+//! [[grant]]
+//! audience = "https://api.example.com"
+//! scopes = ["papers.read"]
+//! ttl = "5m"
+//! "#;
+//! std::fs::write(&file, agent)?;
+//! let agents = AgentSet::read(dir.path(), "example.org".len()).map_err(|faults| faults[0].to_string())?;
+//! let researcher = agents.get("researcher").ok_or("not registered")?;
+//! assert_eq!(researcher.grants[0].ttl.as_secs(), 300);
+//! assert_eq!(researcher.spiffe_path("HOST"), "/host/HOST/agent/researcher");
+//!
+//! std::fs::write(&file, agent.replace("5m", "2h"))?;
+//! let faults = AgentSet::read(dir.path(), "example.org".len()).map(drop).unwrap_err();
+//! assert_eq!(faults[0].line, Some(8));
+//! assert!(faults[0].to_string().ends_with("ttl must be at least 1s and at most 1h"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Verify an access token with the keys that the issuer publishes, without a daemon or a TPM:
+//!
+//! ```no_run
+//! use hostbadge::clock::Clock;
+//! use hostbadge::verify::{Expectation, Jwks, verify_access_token};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let keys = Jwks::parse(&std::fs::read("jwks.json")?)?;
+//! let token = std::fs::read_to_string("token.jwt")?;
+//! let expected = Expectation { issuer: None, audience: Some("https://api.example.com") };
+//! let verified = verify_access_token(token.trim(), &keys, Clock::System.now(), true, expected)?;
+//! println!("{} has the scopes {}", verified.claims.sub, verified.claims.scope);
+//! # Ok(())
+//! # }
+//! ```
+
 pub mod agents;
 pub mod api;
 pub mod audit;
@@ -6,13 +135,13 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
-pub mod digest;
+pub(crate) mod digest;
 pub mod enroll;
 pub mod error_class;
 pub mod federation;
 pub mod issue;
-pub mod keystore;
-pub mod peer;
+pub(crate) mod keystore;
+pub(crate) mod peer;
 pub mod pki;
 pub mod policy;
 pub mod posture;

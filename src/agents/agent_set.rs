@@ -1,33 +1,44 @@
-//! A whole set of agents, read from a directory: all of it, or the list of its faults.
+//! A set of agents, read from a directory: either all of its files, or the list of their faults.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::{Diagnostic, PostureMode, list_files};
 
-use super::{AgentEntry, Grant, file};
+use super::entry::AgentEntry;
+use super::file;
+use super::grant::{Algorithm, Grant};
 
-/// More files than this in one directory are not a registry.
+/// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
 
-/// The agents in force, in the order of their names.
+/// An immutable set of registered agents, sorted by name.
 #[derive(Clone, Debug, Default)]
 pub struct AgentSet {
-    entries: BTreeMap<String, std::sync::Arc<AgentEntry>>,
+    entries: BTreeMap<String, Arc<AgentEntry>>,
 }
 
-/// What a reload changed, by name.
+/// Names of the agents that a reload added, changed or removed, each sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct AgentChanges {
+    /// Agents that only the new set has.
     pub added: Vec<String>,
+    /// Agents that both sets have with different content.
     pub changed: Vec<String>,
+    /// Agents that only the previous set had.
     pub removed: Vec<String>,
 }
 
 impl AgentSet {
-    /// Reads `*.toml` in `dir`. A directory that is not there holds no agents.
+    /// Reads the files `*.toml` in `dir`, except those whose names begin with a dot. A missing directory is
+    /// an empty set. Blocking.
     ///
-    /// `trust_domain_length` is what the trust domain will take of the 127 characters of a SPIFFE ID.
+    /// `trust_domain_length` is the length of the trust domain in bytes: a SPIFFE ID has at most 127, so it
+    /// limits the length of names and tenants.
+    ///
+    /// # Errors
+    /// All faults of all files, each with file, line and fix.
     pub fn read(dir: &Path, trust_domain_length: usize) -> Result<AgentSet, Vec<Diagnostic>> {
         let mut faults = Vec::new();
         let mut path_by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
@@ -51,45 +62,49 @@ impl AgentSet {
                 continue;
             }
             path_by_name.insert(name.clone(), path);
-            agents.entries.insert(name, std::sync::Arc::new(entry));
+            agents.entries.insert(name, Arc::new(entry));
         }
         if faults.is_empty() { Ok(agents) } else { Err(faults) }
     }
 
-    /// Whether somebody's grant goes by the host's posture, whatever the host's configuration says.
+    /// Whether a grant evaluates the host's posture, regardless of the host's configuration.
     pub fn uses_posture(&self) -> bool {
         let evaluates_posture = |grant: &Grant| grant.posture.is_some_and(|mode| mode != PostureMode::Off);
         self.entries.values().any(|entry| entry.grants.iter().any(evaluates_posture))
     }
 
-    /// Whether some agent's executable has to be measured.
+    /// Whether an agent requires that IMA has measured its executable.
     pub fn uses_ima(&self) -> bool {
         self.entries.values().any(|entry| entry.selectors.measured)
     }
 
+    /// Returns the number of agents.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Whether the set has no agents.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    pub fn get(&self, name: &str) -> Option<&std::sync::Arc<AgentEntry>> {
+    /// Returns the agent with this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<AgentEntry>> {
         self.entries.get(name)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &std::sync::Arc<AgentEntry>> {
+    /// Iterates over the agents, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<AgentEntry>> {
         self.entries.values()
     }
 
-    /// Whether any grant asks for RS256.
+    /// Whether a grant uses RS256, so that the host needs an RSA key.
     pub fn uses_rs256(&self) -> bool {
-        let is_rs256 = |grant: &super::Grant| grant.alg == super::Algorithm::Rs256;
+        let is_rs256 = |grant: &Grant| grant.alg == Algorithm::Rs256;
         self.iter().any(|entry| entry.grants.iter().any(is_rs256))
     }
 
-    /// What `self` changes against `before`.
+    /// Compares this set with the previous one.
     pub fn changes_since(&self, previous: &AgentSet) -> AgentChanges {
         let mut changes = AgentChanges::default();
         for (name, entry) in &self.entries {
@@ -141,7 +156,7 @@ mod tests {
         let with =
             |more: &str| VALID_AGENT.replace("user = 0\n", &format!("user = 0\nmeasured = true\n{more}"));
         let faults = read(&[("a.toml", &with(""))]).unwrap_err();
-        assert!(faults.contains("a.toml:4") && faults.contains("beside no exe or exe_sha256"), "{faults}");
+        assert!(faults.contains("a.toml:4") && faults.contains("without exe or exe_sha256"), "{faults}");
         let digest = format!("exe_sha256 = \"{}\"\n", "00".repeat(32));
         for selector in ["exe = \"/usr/bin/agent\"\n", &digest] {
             assert!(read(&[("a.toml", &with(selector))]).unwrap().uses_ima());
@@ -153,27 +168,31 @@ mod tests {
 
     #[test]
     fn reports_all_faults() {
-        let b = "name = \"B\"\n[match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n[[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
-        let e = "name = \"e\"\n[match]\nuser = 0\n[[grant]]\naudience = \"x\"\nassurance = \"sealed\"\nalg = \"RS256\"\n";
+        let invalid_fields = "name = \"B\"\n\
+                              [match]\nunit = \"x\"\nexe = \"bin\"\nexe_sha256 = \"12\"\n\
+                              [[grant]]\naudience = \"\"\nttl = \"2h\"\nscopes = [\"a\", \"a\", \"b c\"]\n";
+        let sealed_rs256 = "name = \"e\"\n\
+                            [match]\nuser = 0\n\
+                            [[grant]]\naudience = \"x\"\nassurance = \"sealed\"\nalg = \"RS256\"\n";
         let faults = read(&[
             ("a.toml", VALID_AGENT),
-            ("b.toml", b),
+            ("b.toml", invalid_fields),
             ("c.toml", "name = \"c\"\n[match]\n"),
             ("d.toml", VALID_AGENT),
-            ("e.toml", e),
+            ("e.toml", sealed_rs256),
         ])
         .unwrap_err();
         for expected in [
-            "/b.toml:1: \"B\" is no name",
-            "/b.toml:3: unit is",
-            "/b.toml:4: exe is an absolute path",
+            "/b.toml:1: \"B\" is not a valid agent name",
+            "/b.toml:3: unit must be",
+            "/b.toml:4: exe must be an absolute path",
             "/b.toml:5: a SHA-256 digest",
             "/b.toml:7: an audience is",
-            "/b.toml:8: ttl is at least 1s and never above 1h",
-            "/b.toml:9: this scope stands here twice",
+            "/b.toml:8: ttl must be at least 1s and at most 1h",
+            "/b.toml:9: duplicate scope",
             "/b.toml:9: a scope is one word",
             "/c.toml:2: no user, group or unit",
-            "/e.toml:6: alg = \"RS256\" is signed by the TPM itself; drop assurance",
+            "/e.toml:6: alg = \"RS256\" is signed by the TPM; remove assurance",
             "/d.toml: agent \"a\" is already in",
         ] {
             assert!(faults.contains(expected), "{expected}\nnot in\n{faults}");
@@ -182,7 +201,7 @@ mod tests {
 
     #[test]
     fn rs256_implies_tpm_assurance() {
-        use super::super::{Algorithm, Assurance};
+        use crate::agents::Assurance;
         let signed_by = |lines: &str| {
             let agents = read(&[("a.toml", &(VALID_AGENT.to_owned() + lines))]).unwrap();
             let grant = &agents.get("a").unwrap().grants[0];

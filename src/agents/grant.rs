@@ -1,4 +1,4 @@
-//! What an agent may ask for.
+//! Grants: which tokens an agent may request.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,51 +8,59 @@ use toml::Spanned;
 
 use crate::config::{Diagnostic, PostureMode, SourceFile};
 
-/// No token lives longer, whatever a file says.
+/// Longest lifetime that a grant may allow: 1 hour.
 pub const MAX_TOKEN_TTL: Duration = Duration::from_secs(3600);
+/// Lifetime if the grant has no `ttl`: 5 minutes.
 const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(300);
-/// Longest audience and scope.
+/// Length of the longest audience and of the longest scope, in bytes.
 const MAX_AUDIENCE_OR_SCOPE_LEN: usize = 512;
+/// Scopes of one grant.
 const MAX_SCOPES: usize = 128;
 
-/// An audience, its scopes and the longest lifetime.
+/// Permission to request tokens for one audience.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Grant {
+    /// Relying party that the tokens are for: 1 to 512 visible ASCII characters, compared byte by byte.
     pub audience: String,
+    /// Scopes that a token may have (RFC 6749 section 3.3), at most 128; may be empty.
     pub scopes: BTreeSet<String>,
-    /// In seconds when shown.
+    /// Longest lifetime of a token: 1 second to 1 hour, by default 5 minutes. Serialized in seconds.
     #[serde(serialize_with = "seconds")]
     pub ttl: Duration,
+    /// Where the signing key is kept.
     pub assurance: Assurance,
+    /// Signature algorithm.
     pub alg: Algorithm,
-    /// What the host's posture leads to; none means what the host's configuration says.
+    /// How the host's posture affects the grant; `None` applies the host's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
 }
 
-/// Which key signs.
+/// Where the key that signs a token is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Assurance {
-    /// The issuing key, in memory, sealed to the TPM at rest.
+    /// In memory: the issuing key, which is sealed to the TPM at rest.
     #[default]
     Sealed,
-    /// The TPM itself.
+    /// In the TPM, which signs each token: the host key or the RSA key.
     Tpm,
 }
 
-/// How the tokens of a grant are signed (RFC 7518 section 3.1).
+/// Signature algorithm of a grant's tokens (RFC 7518 section 3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Algorithm {
+    /// ECDSA on P-256 with SHA-256.
     #[default]
     #[serde(rename = "ES256")]
     Es256,
-    /// By an RSA key of the TPM: for relying parties that take nothing else.
+    /// RSASSA-PKCS1-v1_5 with SHA-256 by an RSA key in the TPM, for relying parties that accept no other
+    /// algorithm.
     #[serde(rename = "RS256")]
     Rs256,
 }
 
-/// A grant as written.
+/// The table `[[grant]]` as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawGrant {
@@ -66,6 +74,7 @@ pub(super) struct RawGrant {
 }
 
 impl RawGrant {
+    /// Checks the grant and appends its faults. With faults, the returned grant is incomplete and not used.
     pub(super) fn validate(self, source: &SourceFile, faults: &mut Vec<Diagnostic>) -> Grant {
         let (span, audience) = (self.audience.span(), self.audience.into_inner());
         if audience.is_empty()
@@ -75,7 +84,8 @@ impl RawGrant {
             faults.push(source.diagnostic(
                 span,
                 format!(
-                    "an audience is 1 to {MAX_AUDIENCE_OR_SCOPE_LEN} visible ASCII characters, as the relying party writes it"
+                    "an audience is 1 to {MAX_AUDIENCE_OR_SCOPE_LEN} visible ASCII characters, \
+                     exactly as the relying party writes it"
                 ),
             ));
         }
@@ -96,24 +106,24 @@ impl RawGrant {
                     ),
                 );
             } else if !scopes.insert(scope) {
-                faults.push(source.diagnostic(span, "this scope stands here twice; drop one"));
+                faults.push(source.diagnostic(span, "duplicate scope; remove one"));
             }
         }
         let ttl = self.ttl.map_or(DEFAULT_TOKEN_TTL, |raw| match humantime::parse_duration(raw.get_ref()) {
             Ok(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TOKEN_TTL => ttl,
             Ok(_) => {
-                faults.push(source.diagnostic(raw.span(), "ttl is at least 1s and never above 1h"));
+                faults.push(source.diagnostic(raw.span(), "ttl must be at least 1s and at most 1h"));
                 DEFAULT_TOKEN_TTL
             }
             Err(_) => {
-                faults.push(source.diagnostic(raw.span(), "ttl is a duration like \"5m\""));
+                faults.push(source.diagnostic(raw.span(), "ttl must be a duration like \"5m\""));
                 DEFAULT_TOKEN_TTL
             }
         });
         let alg = self.alg.as_ref().map_or(Algorithm::Es256, |raw| *raw.get_ref());
         let assurance = match (self.assurance, alg) {
             (Some(raw), Algorithm::Rs256) if *raw.get_ref() == Assurance::Sealed => {
-                let message = "alg = \"RS256\" is signed by the TPM itself; drop assurance, or write \"tpm\"";
+                let message = "alg = \"RS256\" is signed by the TPM; remove assurance or set it to \"tpm\"";
                 faults.push(source.diagnostic(raw.span(), message));
                 Assurance::Sealed
             }
@@ -124,7 +134,7 @@ impl RawGrant {
     }
 }
 
-/// RFC 6749 section 3.3: scope-token.
+/// Checks that `text` is a scope-token (RFC 6749 section 3.3) of at most 512 bytes.
 pub(crate) fn is_scope(text: &str) -> bool {
     let is_scope_char = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     !text.is_empty() && text.len() <= MAX_AUDIENCE_OR_SCOPE_LEN && text.bytes().all(is_scope_char)

@@ -1,15 +1,17 @@
-//! From a peer to the agent that it is: the second step of the road.
+//! Identifies the agent that a peer is: the second step of the request path.
 
 use std::sync::Arc;
 
 use crate::peer::{Peer, PeerInfo, Sha256Digest};
-
-use super::registry::AgentRegistry;
-use super::selectors::MatchResult;
-use super::{AgentEntry, AgentName};
 use crate::posture::ImaDigests;
 
-/// A peer that is a registered agent. Only [`Agents::identify`] makes one.
+use super::entry::AgentEntry;
+use super::name::AgentName;
+use super::registry::AgentRegistry;
+use super::selectors::MatchResult;
+
+/// A peer that matches a registered agent. Only [`AgentRegistry::identify`] and
+/// [`AgentRegistry::identify_all`] construct one.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedAgent {
     entry: Arc<AgentEntry>,
@@ -18,24 +20,27 @@ pub struct AuthenticatedAgent {
 }
 
 impl AuthenticatedAgent {
+    /// Returns the agent's registration at the time of identification.
     pub fn entry(&self) -> &AgentEntry {
         &self.entry
     }
 
+    /// Returns the agent's name.
     pub fn name(&self) -> &AgentName {
         &self.entry.name
     }
 
+    /// Returns the process that was identified.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// SHA-256 of the executable; none where we lack the right to read it.
+    /// Returns the SHA-256 digest of the executable, or `None` if the daemon cannot read it.
     pub fn exe_sha256(&self) -> Option<Sha256Digest> {
         self.exe_sha256
     }
 
-    /// Whether both are one agent of one registry, seen in one unchanged process.
+    /// Whether both values are the same registration, matched by the same process, with no change of either.
     pub fn is_same_snapshot(&self, other: &AuthenticatedAgent) -> bool {
         Arc::ptr_eq(&self.entry, &other.entry)
             && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
@@ -43,26 +48,42 @@ impl AuthenticatedAgent {
     }
 }
 
-/// Why a peer is not the agent it wants to be.
+/// Why a peer is not identified as an agent. The caller receives the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifyError {
+    /// The process meets the selectors of no agent.
     #[error("no registered agent matches this process")]
     NoMatch,
+    /// The process meets all selectors but `measured`.
     #[error("this process would be agent \"{agent}\", but {reason}")]
-    Unmeasured { agent: String, reason: String },
-    #[error("this process is not agent \"{0}\"; whoami lists what it is")]
+    Unmeasured {
+        /// The agent's name.
+        agent: String,
+        /// Why the executable does not count as measured.
+        reason: String,
+    },
+    /// The process is not the agent that the request names.
+    #[error("this process is not agent \"{0}\"; run whoami to list its agents")]
     AgentMismatch(String),
+    /// The process matches several agents, and the request names none of them.
     #[error("several agents match this process; name one of {} in \"agent\"", .0.join(", "))]
     Ambiguous(Vec<String>),
 }
 
+impl IdentifyError {
+    fn is_unmeasured(&self, name: &str) -> bool {
+        matches!(self, IdentifyError::Unmeasured { agent, .. } if agent == name)
+    }
+}
+
 impl AgentRegistry {
-    /// All agents that `peer` is, in the order of their names.
+    /// Returns all agents that `peer` matches, sorted by name.
     pub async fn matching_entries(&self, peer: &Peer, ima_digests: &ImaDigests) -> Vec<Arc<AgentEntry>> {
         self.match_all(peer, ima_digests).await.0
     }
 
-    /// All agents that `peer` is, and those that it would be if its executable were measured.
+    /// Returns all agents that `peer` matches, and an [`IdentifyError::Unmeasured`] for each agent that it
+    /// would match if its executable were measured.
     async fn match_all(
         &self,
         peer: &Peer,
@@ -82,7 +103,10 @@ impl AgentRegistry {
         (matched, unmeasured)
     }
 
-    /// Every agent that `peer` is, in the order of their names: the first is its default identity.
+    /// Identifies `peer` as all agents that it matches, sorted by name. The first is its default identity.
+    ///
+    /// # Errors
+    /// [`IdentifyError::NoMatch`] or [`IdentifyError::Unmeasured`].
     pub async fn identify_all(
         &self,
         peer: &Peer,
@@ -103,13 +127,16 @@ impl AgentRegistry {
             .collect())
     }
 
-    /// Whether an agent that was identified earlier is registered as it was then.
+    /// Whether the registration of an agent that was identified earlier is still the same.
     pub fn is_current(&self, agent: &AuthenticatedAgent) -> bool {
         let agents = self.current();
         agents.get(agent.name().as_str()).is_some_and(|entry| *entry == agent.entry)
     }
 
-    /// The agent that `peer` is; where it is several, the one it names.
+    /// Identifies `peer` as the agent `requested_name`, or as the only agent that it matches.
+    ///
+    /// # Errors
+    /// Any [`IdentifyError`]: a peer that matches several agents has to name one.
     pub async fn identify(
         &self,
         peer: &Peer,
@@ -117,14 +144,13 @@ impl AgentRegistry {
         ima_digests: &ImaDigests,
     ) -> Result<AuthenticatedAgent, IdentifyError> {
         let (mut matched, mut unmeasured) = self.match_all(peer, ima_digests).await;
-        let is_for_agent = |error: &IdentifyError, agent_name| matches!(error, IdentifyError::Unmeasured { agent, .. } if agent == agent_name);
         if matched.is_empty() && requested_name.is_none() && !unmeasured.is_empty() {
             return Err(unmeasured.swap_remove(0));
         }
         let entry = match requested_name {
             Some(name) => match matched.iter().position(|entry| entry.name.as_str() == name) {
                 Some(index) => matched.swap_remove(index),
-                None => match unmeasured.iter().position(|error| is_for_agent(error, name)) {
+                None => match unmeasured.iter().position(|error| error.is_unmeasured(name)) {
                     Some(index) => return Err(unmeasured.swap_remove(index)),
                     None if matched.is_empty() => return Err(IdentifyError::NoMatch),
                     None => return Err(IdentifyError::AgentMismatch(name.to_owned())),

@@ -1,4 +1,4 @@
-//! Names of users and groups, asked of the system off the road and kept for a while.
+//! Names of users and groups, looked up on a blocking thread and cached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,21 +6,22 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-/// How long an answer is believed; nobody is asked again before.
+/// A name is cached for this long.
 const POSITIVE_TTL: Duration = Duration::from_secs(30);
-/// A name that is not there may be made any moment (a DynamicUser's unit starting).
+/// An ID without a name is cached for a short time, because a name can appear when a unit with DynamicUser=
+/// starts.
 const NEGATIVE_TTL: Duration = Duration::from_secs(2);
-/// A directory service that does not answer must not hold up the road.
+/// A lookup in a directory service that does not respond is abandoned after this time.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_CACHED_NAMES: usize = 4096;
 
-/// Answers of the system's user database. Cheap to clone.
+/// Cache of the system's user and group names, at most 4096. Clones share the cache.
 #[derive(Clone, Debug, Default)]
-pub struct NssCache {
+pub(super) struct NssCache {
     entries: Arc<Mutex<HashMap<NssKey, CachedName>>>,
 }
 
-/// A name, or that there is none, and until when that is believed.
+/// The result of one lookup; `name` is `None` if the ID has no name.
 #[derive(Clone, Debug)]
 struct CachedName {
     name: Option<Arc<str>>,
@@ -34,18 +35,18 @@ enum NssKey {
 }
 
 impl NssCache {
-    /// The name of a uid.
-    pub async fn user_name(&self, uid: u32) -> Option<Arc<str>> {
+    /// Returns the name of a uid, or `None` if it has no name or the lookup takes longer than 5 s.
+    pub(super) async fn user_name(&self, uid: u32) -> Option<Arc<str>> {
         self.resolve(NssKey::User(uid)).await
     }
 
-    /// The name of a gid.
-    pub async fn group_name(&self, gid: u32) -> Option<Arc<str>> {
+    /// Returns the name of a gid, or `None` if it has no name or the lookup takes longer than 5 s.
+    pub(super) async fn group_name(&self, gid: u32) -> Option<Arc<str>> {
         self.resolve(NssKey::Group(gid)).await
     }
 
-    /// Forgets everything, as when the registry is read again.
-    pub fn clear(&self) {
+    /// Removes all entries. A reload of the registry calls it.
+    pub(super) fn clear(&self) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -72,7 +73,8 @@ impl NssCache {
     }
 }
 
-/// Asks the name service, which may read files or ask a directory.
+/// Looks a name up with getpwuid_r(3) or getgrgid_r(3). Blocking: the name service may query a directory
+/// server.
 fn lookup(key: NssKey) -> Option<String> {
     match key {
         NssKey::User(uid) => Some(User::from_uid(Uid::from_raw(uid)).ok()??.name),

@@ -1,4 +1,4 @@
-//! The registry in force, and its reload.
+//! The active set of agents and its reload.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,9 +11,10 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Diagnostic;
 use crate::peer::DigestCache;
 
-use super::{AgentChanges, AgentSet, NssCache};
+use super::agent_set::{AgentChanges, AgentSet};
+use super::nss::NssCache;
 
-/// The agents of this host. Cheap to clone; every clone sees a reload at once.
+/// The active agents of this host. Clones share the state, so a reload is visible in all of them.
 #[derive(Clone)]
 pub struct AgentRegistry(Arc<RegistryState>);
 
@@ -23,45 +24,51 @@ struct RegistryState {
     clock: Clock,
     current: ArcSwap<AgentSet>,
     load_status: ArcSwap<LoadStatus>,
-    /// Sent to when another set has come into force.
+    /// Notified after another set has been activated.
     change_sender: watch::Sender<()>,
-    /// One reload at a time, so that the later of two never loses to the earlier.
+    /// Serializes reloads, so that an earlier one cannot overwrite the result of a later one.
     reload_lock: Mutex<()>,
     nss: NssCache,
     digest_cache: DigestCache,
 }
 
-/// How the last reading of the directory went.
+/// Result of the last reload.
 #[derive(Clone, Debug, Serialize)]
 pub struct LoadStatus {
-    /// When the set in force was read.
-    pub at: Timestamp,
+    /// When the active set was read.
+    #[serde(rename = "at")]
+    pub loaded_at: Timestamp,
+    /// Number of active agents.
     pub agents: usize,
-    /// Faults of the last reading; while there are any, the set before it stays in force.
+    /// Faults of the last reload. If there are any, the previous set stayed active.
     pub faults: Vec<Diagnostic>,
 }
 
 impl AgentRegistry {
-    /// Reads the directory. Faults leave an empty registry and are told by [`Agents::loaded`].
+    /// Reads the directory. If it has faults, the registry starts empty, and [`AgentRegistry::load_status`]
+    /// returns them. Blocking. `trust_domain_length` is as in [`AgentSet::read`].
     pub fn open(dir: &Path, trust_domain_length: usize, clock: Clock) -> AgentRegistry {
-        let at = clock.now();
+        let loaded_at = clock.now();
         let registry = AgentRegistry(Arc::new(RegistryState {
             dir: dir.to_owned(),
             trust_domain_length,
             clock,
             current: ArcSwap::default(),
-            load_status: ArcSwap::from_pointee(LoadStatus { at, agents: 0, faults: Vec::new() }),
+            load_status: ArcSwap::from_pointee(LoadStatus { loaded_at, agents: 0, faults: Vec::new() }),
             change_sender: watch::Sender::new(()),
             reload_lock: Mutex::new(()),
             nss: NssCache::default(),
             digest_cache: DigestCache::default(),
         }));
-        // The faults are kept where status shows them.
+        // The faults are in `load_status`, and the callers report them.
         let _ = registry.reload();
         registry
     }
 
-    /// Reads the directory again: all of it comes into force, or nothing. Blocking.
+    /// Reads the directory again and activates the new set if it has no faults. Blocking.
+    ///
+    /// # Errors
+    /// All faults of all files. The previous set stays active.
     pub fn reload(&self) -> Result<AgentChanges, Vec<Diagnostic>> {
         let state = &*self.0;
         let _guard = state.reload_lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,7 +76,8 @@ impl AgentRegistry {
         match AgentSet::read(&state.dir, state.trust_domain_length) {
             Ok(agents) => {
                 let changes = agents.changes_since(&previous);
-                let status = LoadStatus { at: state.clock.now(), agents: agents.len(), faults: Vec::new() };
+                let status =
+                    LoadStatus { loaded_at: state.clock.now(), agents: agents.len(), faults: Vec::new() };
                 state.nss.clear();
                 state.current.store(Arc::new(agents));
                 state.load_status.store(Arc::new(status));
@@ -77,9 +85,9 @@ impl AgentRegistry {
                 Ok(changes)
             }
             Err(faults) => {
-                let at = state.load_status.load().at;
+                let loaded_at = state.load_status.load().loaded_at;
                 state.load_status.store(Arc::new(LoadStatus {
-                    at,
+                    loaded_at,
                     agents: previous.len(),
                     faults: faults.clone(),
                 }));
@@ -88,17 +96,17 @@ impl AgentRegistry {
         }
     }
 
-    /// The registry in force now.
+    /// Returns the active set.
     pub fn current(&self) -> Arc<AgentSet> {
         self.0.current.load_full()
     }
 
-    /// Hears of each set that comes into force.
+    /// Returns a receiver that is notified of each newly activated set.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.0.change_sender.subscribe()
     }
 
-    /// How the last reading went.
+    /// Returns the result of the last reload.
     pub fn load_status(&self) -> Arc<LoadStatus> {
         self.0.load_status.load_full()
     }

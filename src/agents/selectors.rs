@@ -1,4 +1,4 @@
-//! The conditions under which a process is an agent.
+//! Selectors: the conditions that make a process an agent.
 
 use std::path::PathBuf;
 
@@ -6,39 +6,47 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::config::{Diagnostic, SourceFile};
-use crate::peer::{DigestCache, Peer, Sha256Digest};
-
-use super::NssCache;
+use crate::peer::{DigestCache, ParseDigestError, Peer, Sha256Digest};
 use crate::posture::ImaDigests;
 
-/// Conditions, all of which must hold. A loaded one has at least one.
+use super::nss::NssCache;
+
+/// Conditions that a process must meet, all of them. A registered agent has at least a user, group or unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selectors {
+    /// Effective user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<IdOrName>,
+    /// Effective or supplementary group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<IdOrName>,
+    /// systemd system unit, such as `researcher.service`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// Absolute path of the executable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe: Option<PathBuf>,
+    /// SHA-256 digest of the executable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe_sha256: Option<Sha256Digest>,
-    /// Whether the kernel must have measured the executable, before a PCR 10 that the TPM quoted.
+    /// Whether the executable must be in the IMA log, in a part that a quote of PCR 10 confirms. By default
+    /// false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub measured: bool,
 }
 
-/// A user or group, by number or by name.
+/// A user or group, by number or by name. A name is resolved when a process is matched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum IdOrName {
+    /// A uid or gid.
     Id(u32),
+    /// A name in the system's user or group database.
     Name(String),
 }
 
 impl Selectors {
-    /// Whether `peer` is meant, by what is known without reading its executable.
+    /// Whether `peer` meets all conditions that do not need the executable's digest.
     async fn matches_without_digest(&self, peer: &Peer, nss: &NssCache) -> bool {
         if self.unit.as_ref().is_some_and(|unit| peer.unit.as_ref() != Some(unit)) {
             return false;
@@ -68,13 +76,13 @@ impl Selectors {
         }
     }
 
-    /// Whether there is a condition that the kernel keeps others from meeting.
+    /// Whether there is a condition that the kernel prevents other users' processes from meeting.
     fn has_identity_selector(&self) -> bool {
         self.user.is_some() || self.group.is_some() || self.unit.is_some()
     }
 
-    /// Whether `peer` is meant. The executable is read only where everything else holds.
-    pub async fn matches(
+    /// Matches `peer`. The executable is read only if the selectors need its digest and all others match.
+    pub(super) async fn matches(
         &self,
         peer: &Peer,
         nss: &NssCache,
@@ -95,21 +103,23 @@ impl Selectors {
             (false, _) => MatchResult::Matched,
             (true, None) => MatchResult::Unmeasured(EXE_UNREADABLE.into()),
             (true, Some(digest)) => ima_digests
-                .contains(&digest.0)
-                .map_or_else(MatchResult::Unmeasured, |()| MatchResult::Matched),
+                .check_measured(&digest.0)
+                .map_or_else(|e| MatchResult::Unmeasured(e.to_string()), |()| MatchResult::Matched),
         }
     }
 }
 
-const EXE_UNREADABLE: &str = "its executable cannot be read, so nobody can tell whether it was measured; an administrator \
-                          installs the drop-in executables.conf, see hostbadged(8)";
+const EXE_UNREADABLE: &str = "its executable cannot be read, so it cannot be checked against the IMA log; \
+                              an administrator can install the drop-in executables.conf, see hostbadged(8)";
 
-/// Whether the conditions hold.
+/// Result of matching a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MatchResult {
+pub(super) enum MatchResult {
+    /// All conditions are met.
     Matched,
+    /// A condition other than `measured` is not met.
     NotMatched,
-    /// All but that the executable was measured, and why that does not.
+    /// Only `measured` is not met, for this reason.
     Unmeasured(String),
 }
 
@@ -126,6 +136,8 @@ pub(super) struct RawSelectors {
 }
 
 impl RawSelectors {
+    /// Checks the selectors and appends their faults. `span` is that of the whole table. With faults, the
+    /// returned selectors are incomplete and not used.
     pub(super) fn validate(
         self,
         source: &SourceFile,
@@ -139,7 +151,7 @@ impl RawSelectors {
                 IdOrName::Name(name)
                     if name.is_empty() || name.len() > 256 || name.contains(['\0', ':', '\n']) =>
                 {
-                    faults.push(source.diagnostic(span, format!("{field} is a name or a number")));
+                    faults.push(source.diagnostic(span, format!("{field} must be a name or a number")));
                     None
                 }
                 IdOrName::Name(name) => Some(name.parse().map_or(IdOrName::Name(name), IdOrName::Id)),
@@ -150,39 +162,43 @@ impl RawSelectors {
         let group = parse_id_or_name(self.group, "group");
         let unit = self.unit.map(|raw| {
             if !raw.get_ref().contains('.') || raw.get_ref().contains('/') {
-                faults.push(
-                    source.diagnostic(raw.span(), "unit is a unit's whole name, like \"researcher.service\""),
-                );
+                faults.push(source.diagnostic(
+                    raw.span(),
+                    "unit must be a complete unit name, like \"researcher.service\"",
+                ));
             }
             raw.into_inner()
         });
         let exe = self.exe.map(|raw| {
             if !raw.get_ref().is_absolute() {
-                faults.push(source.diagnostic(raw.span(), "exe is an absolute path"));
+                faults.push(source.diagnostic(raw.span(), "exe must be an absolute path"));
             }
             raw.into_inner()
         });
         let exe_sha256 = self.exe_sha256.and_then(|raw| match raw.get_ref().parse() {
             Ok(digest) => Some(digest),
-            Err(message) => {
-                faults.push(source.diagnostic(raw.span(), message));
+            Err(error @ ParseDigestError) => {
+                faults.push(source.diagnostic(raw.span(), error.to_string()));
                 None
             }
         });
         let measured = self.measured.as_ref().is_some_and(|raw| *raw.get_ref());
         if let (Some(raw), true, None, None) = (&self.measured, measured, &exe, &exe_sha256) {
-            let message = "measured = true beside no exe or exe_sha256 lets any measured program be this agent; name one";
+            let message = "measured = true without exe or exe_sha256 lets any measured program be this \
+                           agent; add one of them";
             if faults.is_empty() {
                 faults.push(source.diagnostic(raw.span(), message));
             }
         }
         let selectors = Selectors { user, group, unit, exe, exe_sha256, measured };
-        // Anybody can run a program under a debugger, with a library of their own in it, or at its path in a mount
-        // namespace of their own: an executable tells agents of one user apart, and users not at all.
+        // Any user can run a program under a debugger, preload a library into it, or place another file at
+        // its path in a mount namespace. An executable therefore distinguishes agents of one user, but not
+        // users.
         if !selectors.has_identity_selector() && faults.is_empty() {
             faults.push(source.diagnostic(
                 span,
-                "no user, group or unit: every user's process could be this agent; exe and exe_sha256 only narrow",
+                "no user, group or unit, so a process of any user could be this agent; \
+                 exe and exe_sha256 are not sufficient, add one of user, group and unit",
             ));
         }
         selectors

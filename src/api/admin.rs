@@ -27,8 +27,8 @@ pub struct AdminApi {
 enum AdminSocketRole {
     /// Root and members of the admin group.
     Admin(AdminHandler),
-    /// Root alone, because the command equals holding the host's keys: it copies them, accepts older ones, accepts another
-    /// state of the host, or proves possession of this TPM for others.
+    /// Root alone, because the command equals holding the host's keys: it copies them, accepts older ones,
+    /// accepts another state of the host, or proves possession of this TPM for others.
     Root(RootHandler),
 }
 
@@ -57,34 +57,35 @@ enum RootHandler {
     RecoverKeys,
 }
 
-/// Bodies of the admin socket.
+const NONE: Body = Body::Ignored;
 const BODY: Body = Body::UpTo(MAX_BODY_SIZE);
 
-/// To add a route: a row here, a variant of its role's handlers, its arm in `admin` or `root`, and the method of
-/// [`IdentityService`] that it calls.
+/// To add a route: a row here, a variant of its role's handlers, its arm in `admin` or `root`, and the method
+/// of [`IdentityService`] that it calls.
 #[rustfmt::skip]
 const ROUTES: &[Route<AdminSocketRole>] = {
     use AdminHandler::*;
     use AdminSocketRole::{Admin, Root};
     use RootHandler::*;
+    use Verb::{Get, Post};
     &[
-        Route { verb: Verb::Get,  path: "/v1/status",            body: Body::Ignored, role: Admin(Status) },
-        Route { verb: Verb::Get,  path: "/v1/agents",            body: Body::Ignored, role: Admin(Agents) },
-        Route { verb: Verb::Get,  path: "/v1/agents/{name}",     body: Body::Ignored, role: Admin(Agent) },
-        Route { verb: Verb::Post, path: "/v1/agents/reload",     body: Body::Ignored, role: Admin(Reload) },
-        Route { verb: Verb::Get,  path: "/v1/audit",             body: Body::Ignored, role: Admin(AuditRecords) },
-        Route { verb: Verb::Get,  path: "/v1/keys",              body: Body::Ignored, role: Admin(Keys) },
-        Route { verb: Verb::Post, path: "/v1/keys/rotate",       body: BODY,          role: Admin(RotateKeys) },
-        Route { verb: Verb::Post, path: "/v1/keys/recovery",     body: Body::Ignored, role: Root(CreateRecoveryKey) },
-        Route { verb: Verb::Post, path: "/v1/keys/recover",      body: BODY,          role: Root(RecoverKeys) },
-        Route { verb: Verb::Post, path: "/v1/keys/accept",       body: Body::Ignored, role: Root(AcceptState) },
-        Route { verb: Verb::Get,  path: "/v1/posture",           body: Body::Ignored, role: Admin(Posture) },
-        Route { verb: Verb::Get,  path: "/v1/posture/diff",      body: Body::Ignored, role: Admin(PostureDiff) },
-        Route { verb: Verb::Post, path: "/v1/posture/accept",    body: BODY,          role: Root(AcceptPosture) },
-        Route { verb: Verb::Post, path: "/v1/enroll/request",    body: BODY,          role: Admin(EnrollRequest) },
-        Route { verb: Verb::Post, path: "/v1/enroll/activate",   body: BODY,          role: Admin(EnrollActivate) },
-        Route { verb: Verb::Post, path: "/v1/enroll/credential", body: BODY,          role: Root(EnrollCredential) },
-        Route { verb: Verb::Post, path: "/v1/enroll/install",    body: BODY,          role: Admin(EnrollInstall) },
+        Route { verb: Get,  path: "/v1/status",              body: NONE, role: Admin(Status) },
+        Route { verb: Get,  path: "/v1/agents",              body: NONE, role: Admin(Agents) },
+        Route { verb: Get,  path: "/v1/agents/{name}",       body: NONE, role: Admin(Agent) },
+        Route { verb: Post, path: "/v1/agents/reload",       body: NONE, role: Admin(Reload) },
+        Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
+        Route { verb: Get,  path: "/v1/keys",                body: NONE, role: Admin(Keys) },
+        Route { verb: Post, path: "/v1/keys/rotate",         body: BODY, role: Admin(RotateKeys) },
+        Route { verb: Post, path: "/v1/keys/recovery",       body: NONE, role: Root(CreateRecoveryKey) },
+        Route { verb: Post, path: "/v1/keys/recover",        body: BODY, role: Root(RecoverKeys) },
+        Route { verb: Post, path: "/v1/keys/accept",         body: NONE, role: Root(AcceptState) },
+        Route { verb: Get,  path: "/v1/posture",             body: NONE, role: Admin(Posture) },
+        Route { verb: Get,  path: "/v1/posture/diff",        body: NONE, role: Admin(PostureDiff) },
+        Route { verb: Post, path: "/v1/posture/accept",      body: BODY, role: Root(AcceptPosture) },
+        Route { verb: Post, path: "/v1/enroll/request",      body: BODY, role: Admin(EnrollRequest) },
+        Route { verb: Post, path: "/v1/enroll/activate",     body: BODY, role: Admin(EnrollActivate) },
+        Route { verb: Post, path: "/v1/enroll/credential",   body: BODY, role: Root(EnrollCredential) },
+        Route { verb: Post, path: "/v1/enroll/install",      body: BODY, role: Admin(EnrollInstall) },
     ]
 };
 
@@ -183,6 +184,17 @@ impl AdminApi {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::openapi;
+
+    #[test]
+    fn routes_are_as_documented() {
+        let caller = |role| match role {
+            AdminSocketRole::Admin(_) => "root or the admin group",
+            AdminSocketRole::Root(_) => "root only",
+        };
+        let routes = ROUTES.iter().map(|route| (route.verb.name(), route.path, caller(route.role)));
+        openapi::assert_operations("admin socket", routes);
+    }
 
     #[test]
     fn each_path_has_one_row() {

@@ -14,6 +14,7 @@ use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenRespon
 use AgentHandler::{Attest, Certificate, Introspect, Token, Whoami};
 use AgentSocketRole::{AnyCaller, RegisteredAgent};
 use PublicHandler::{Bundle, Discovery, Health, Jwks};
+use Verb::{Get, Post};
 
 /// Answers the agent socket.
 pub struct AgentApi {
@@ -26,7 +27,8 @@ pub struct AgentApi {
 enum AgentSocketRole {
     /// Every local process. The caller is not identified.
     AnyCaller(PublicHandler),
-    /// A process that matches a registered agent. The handler passes the caller to the service, which identifies it.
+    /// A process that matches a registered agent. The handler passes the caller to the service, which
+    /// identifies it.
     RegisteredAgent(AgentHandler),
 }
 
@@ -47,22 +49,22 @@ enum AgentHandler {
     Whoami,
 }
 
-/// Bodies of the agent socket.
+const NONE: Body = Body::Ignored;
 const BODY: Body = Body::UpTo(MAX_BODY_SIZE);
 
+/// To add a route: a row here, a variant of its role's handlers, its arm in `public` or `agent`, and the method
+/// of [`IdentityService`] that it calls.
 #[rustfmt::skip]
 const ROUTES: &[Route<AgentSocketRole>] = &[
-    Route { verb: Verb::Post, path: "/v1/token",       body: BODY,          role: RegisteredAgent(Token) },
-    Route { verb: Verb::Post, path: "/v1/certificate", body: BODY,          role: RegisteredAgent(Certificate) },
-    Route { verb: Verb::Post, path: "/v1/introspect",  body: BODY,          role: RegisteredAgent(Introspect) },
-    Route { verb: Verb::Post, path: "/v1/attest",      body: BODY,          role: RegisteredAgent(Attest) },
-    Route { verb: Verb::Get,  path: "/v1/whoami",      body: Body::Ignored, role: RegisteredAgent(Whoami) },
-    Route { verb: Verb::Get,  path: "/v1/health",      body: Body::Ignored, role: AnyCaller(Health) },
-    Route { verb: Verb::Get,  path: "/v1/bundle",      body: Body::Ignored, role: AnyCaller(Bundle) },
-    Route { verb: Verb::Get,  path: "/.well-known/jwks.json",
-                                                       body: Body::Ignored, role: AnyCaller(Jwks) },
-    Route { verb: Verb::Get,  path: "/.well-known/openid-configuration",
-                                                       body: Body::Ignored, role: AnyCaller(Discovery) },
+    Route { verb: Post, path: "/v1/token",             body: BODY, role: RegisteredAgent(Token) },
+    Route { verb: Post, path: "/v1/certificate",       body: BODY, role: RegisteredAgent(Certificate) },
+    Route { verb: Post, path: "/v1/introspect",        body: BODY, role: RegisteredAgent(Introspect) },
+    Route { verb: Post, path: "/v1/attest",            body: BODY, role: RegisteredAgent(Attest) },
+    Route { verb: Get,  path: "/v1/whoami",            body: NONE, role: RegisteredAgent(Whoami) },
+    Route { verb: Get,  path: "/v1/health",            body: NONE, role: AnyCaller(Health) },
+    Route { verb: Get,  path: "/v1/bundle",            body: NONE, role: AnyCaller(Bundle) },
+    Route { verb: Get,  path: "/.well-known/jwks.json", body: NONE, role: AnyCaller(Jwks) },
+    Route { verb: Get,  path: "/.well-known/openid-configuration", body: NONE, role: AnyCaller(Discovery) },
 ];
 
 impl AgentApi {
@@ -137,6 +139,17 @@ impl AgentApi {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::openapi;
+
+    #[test]
+    fn routes_are_as_documented() {
+        let caller = |role| match role {
+            AnyCaller(_) => "any local process",
+            RegisteredAgent(_) => "a registered agent",
+        };
+        let routes = ROUTES.iter().map(|route| (route.verb.name(), route.path, caller(route.role)));
+        openapi::assert_operations("agent socket", routes);
+    }
 
     #[test]
     fn each_path_has_one_row() {

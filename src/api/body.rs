@@ -18,8 +18,8 @@ pub const MAX_BODY_SIZE: usize = 64 * 1024;
 const SMALL_BODY_SIZE: usize = 4096;
 /// Larger bodies that are read at once, over all connections of a socket: at most 16 MiB of memory.
 const MAX_LARGE_BODIES: usize = 256;
-/// Bytes of a body over the limit that are read and discarded, so that its sender reads the reply before the connection
-/// closes.
+/// Bytes of a body over the limit that are read and discarded, so that its sender reads the reply before the
+/// connection closes.
 const MAX_DISCARDED_BYTES: usize = 32 * 1024 * 1024;
 /// Longest time from the request's head to the end of its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +60,8 @@ impl BodyBudget {
                 return Err(reply::error_and_close(StatusCode::REQUEST_TIMEOUT, &description));
             }
         };
-        // curl -d sends the content type of a form for JSON too. A form of this API never begins with a brace.
+        // curl -d sends the content type of a form for JSON too. A form of this API never begins with a
+        // brace.
         let is_form = is_form && bytes.trim_ascii_start().first() != Some(&b'{');
         Ok(RequestBody { is_form, bytes })
     }

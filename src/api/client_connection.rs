@@ -1,4 +1,5 @@
-//! One connection: its calling process, whether a request is in progress, and the delay of its rate-limited replies.
+//! One connection: its calling process, whether a request is in progress, and the delay of its rate-limited
+//! replies.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -54,15 +55,15 @@ impl ClientConnection {
     }
 
     /// Reads the calling process, for a request that has arrived completely. From now until
-    /// [`ClientConnection::finish_request`] the connection is busy and not evicted. A connection that is still sending its
-    /// request can be evicted, so a slow sender does not hold a slot.
+    /// [`ClientConnection::finish_request`] the connection is busy and not evicted. A connection that is
+    /// still sending its request can be evicted, so a slow sender does not hold a slot.
     pub fn begin_request(&self) -> PeerLookup {
         self.permit.set_busy(true);
         self.peer_tracker.lock().unwrap_or_else(PoisonError::into_inner).lookup()
     }
 
-    /// Ends a request and returns the delay of its reply, if any. Clients that ignore `slow_down` are delayed, because many
-    /// connections of refused requests would otherwise use up the processor.
+    /// Ends a request and returns the delay of its reply, if any. Clients that ignore `slow_down` are
+    /// delayed, because many connections of refused requests would otherwise use up the processor.
     pub fn finish_request(&self, reply: &Reply) -> Option<Duration> {
         self.mark_idle();
         self.backoff(reply.status() == StatusCode::TOO_MANY_REQUESTS)

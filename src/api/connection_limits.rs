@@ -1,7 +1,8 @@
 //! Limits connections, in total and per uid.
 //!
-//! When a limit is reached, the oldest idle connection is evicted in favor of the new one, so idle connections never keep a
-//! caller out. A new connection is refused only if all connections that could be evicted are busy.
+//! When a limit is reached, the oldest idle connection is evicted in favor of the new one, so idle
+//! connections never keep a caller out. A new connection is refused only if all connections that could be
+//! evicted are busy.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +60,8 @@ impl ConnectionLimits {
         Arc::new(ConnectionLimits { max_total, max_per_uid, table: Mutex::default() })
     }
 
-    /// A permit for a connection of `uid`; `None` where the limit is reached and every connection that counts is busy.
+    /// A permit for a connection of `uid`; `None` where the limit is reached and every connection that counts
+    /// is busy.
     pub fn acquire(self: &Arc<Self>, uid: u32) -> Option<ConnectionPermit> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.by_uid.get(&uid).is_some_and(|connections| connections.len() >= self.max_per_uid) {

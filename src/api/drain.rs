@@ -1,4 +1,5 @@
-//! How a connection of either protocol ends: by the client, by eviction, by the end of the process, or at shutdown.
+//! How a connection of either protocol ends: by the client, by eviction, by the end of the process, or at
+//! shutdown.
 
 use std::future::Future;
 use std::time::Duration;

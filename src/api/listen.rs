@@ -17,8 +17,8 @@ pub struct Socket {
     pub group: Option<u32>,
 }
 
-/// Creates `DIR/NAME.sock`. A socket that exists is replaced: the caller holds the lock of the state directory, so the daemon
-/// that created it has ended.
+/// Creates `DIR/NAME.sock`. A socket that exists is replaced: the caller holds the lock of the state
+/// directory, so the daemon that created it has ended.
 ///
 /// # Errors
 /// Where something other than a socket has the path, or a system call fails. The text contains the path.

@@ -1,8 +1,8 @@
 //! The sockets: HTTP/1.1 and JSON for agents and for administrators, gRPC for SPIFFE clients.
 //!
-//! Each request is read within bounds, parsed into [`crate::wire`] types, passed to [`crate::service`], and its result
-//! written. This module decides nothing and calls no other module. The routes of the two HTTP sockets are the tables in
-//! `agent.rs` and `admin.rs`.
+//! Each request is read within bounds, parsed into [`crate::wire`] types, passed to [`crate::service`], and
+//! its result written. This module decides nothing and calls no other module. The routes of the two HTTP
+//! sockets are the tables in `agent.rs` and `admin.rs`.
 
 mod admin;
 mod agent;

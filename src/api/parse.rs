@@ -117,13 +117,14 @@ pub fn audit_query(query: &str) -> Result<(u64, u64), InvalidRequest> {
     Ok((after, limit))
 }
 
-/// serde reads an array as the members of a struct in their order, so anything but an object is refused first.
+/// serde reads an array as the members of a struct in their order, so anything but an object is refused
+/// first.
 fn json_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> serde_json::Result<T> {
     serde_json::from_slice(if text.trim_ascii_start().starts_with(b"{") { text } else { b"" })
 }
 
-/// The values of the named fields of a form (RFC 6749 appendix B). Other fields are ignored (section 3.2), and a field that
-/// occurs twice is an error.
+/// The values of the named fields of a form (RFC 6749 appendix B). Other fields are ignored (section 3.2),
+/// and a field that occurs twice is an error.
 fn form_fields<'a, const N: usize>(
     text: &'a [u8],
     names: [&str; N],

@@ -33,8 +33,8 @@ pub fn token(token: &TokenResponse<'_>) -> Reply {
     reply
 }
 
-/// Evidence. It is serialized on a blocking thread, because it can have tens of megabytes, and its memory slot is released
-/// when the caller has received it.
+/// Evidence. It is serialized on a blocking thread, because it can have tens of megabytes, and its memory
+/// slot is released when the caller has received it.
 pub async fn evidence(evidence: Recorded<EvidenceResponse>) -> Reply {
     match tokio::task::spawn_blocking(move || evidence.into_inner().into_json()).await {
         Ok(Ok(text)) => json_no_store(StatusCode::OK, text),

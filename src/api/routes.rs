@@ -1,8 +1,8 @@
 //! Routes as data: which requests a socket answers, who may send them, and what then runs.
 //!
-//! A socket has one table of [`Route`]s with one row for each path. Status 404, status 405 with its `Allow` header, and
-//! HEAD follow from the table. A row's `role` holds the handler, so a route without a role does not compile, and a handler
-//! cannot run for another role than its own.
+//! A socket has one table of [`Route`]s with one row for each path. Status 404, status 405 with its `Allow`
+//! header, and HEAD follow from the table. A row's `role` holds the handler, so a route without a role does
+//! not compile, and a handler cannot run for another role than its own.
 
 use hyper::Method;
 
@@ -56,6 +56,15 @@ pub fn find<'a, R>(routes: &'static [Route<R>], method: &Method, path: &'a str) 
 }
 
 impl Verb {
+    /// The key of an operation in `docs/openapi.yaml`.
+    #[cfg(test)]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::Post => "post",
+        }
+    }
+
     fn accepts(self, method: &Method) -> bool {
         match self {
             Verb::Get => matches!(*method, Method::GET | Method::HEAD),

@@ -32,19 +32,25 @@ use crate::service::PeerTracker;
 
 /// Largest request head in bytes.
 const MAX_HEAD_SIZE: usize = 16 * 1024;
-/// Bytes of a request head that are read before it is refused. Closing a connection with unread data discards the reply.
+/// Bytes of a request head that are read before it is refused. Closing a connection with unread data discards
+/// the reply.
 const READ_BUFFER_SIZE: usize = 4 * MAX_HEAD_SIZE;
 /// A connection is closed if no complete request head arrives within this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection is closed if its client has not received a reply completely within this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Refused connections that are answered at once, and for how long at most. Further ones are closed without a reply.
+/// Refused connections that are answered at once, and for how long at most. Further ones are closed without a
+/// reply.
 const MAX_REJECTIONS: usize = 64;
 const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// The reply to a connection beyond the limits.
-const OVERLOADED_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
-    retry-after: 1\r\nconnection: close\r\ncontent-length: 103\r\n\r\n\
-    {\"error\":\"temporarily_unavailable\",\"error_description\":\"too many connections are open; try again soon\"}";
+const OVERLOADED_RESPONSE: &[u8] = concat!(
+    "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n",
+    "retry-after: 1\r\nconnection: close\r\ncontent-length: 103\r\n\r\n",
+    "{\"error\":\"temporarily_unavailable\",",
+    "\"error_description\":\"too many connections are open; try again soon\"}"
+)
+.as_bytes();
 
 /// The API of a socket.
 #[derive(Clone)]
@@ -125,7 +131,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server on this listener. To be called inside a runtime, which then accepts; `workers` serve the connections.
+    /// A server on this listener. To be called inside a runtime, which then accepts; `workers` serve the
+    /// connections.
     ///
     /// # Errors
     /// Where the listener cannot be made non-blocking or registered with the runtime.
@@ -192,8 +199,8 @@ impl Server {
         self.connections.spawn_on(connection, &worker.runtime);
     }
 
-    /// Answers a connection beyond the limits. What its client sends is read, because closing a connection with unread data
-    /// discards the reply.
+    /// Answers a connection beyond the limits. What its client sends is read, because closing a connection
+    /// with unread data discards the reply.
     fn reject(&self, mut stream: UnixStream) {
         let response = self.api.overloaded_response();
         let Ok(permit) = self.rejections.clone().try_acquire_owned() else { return };

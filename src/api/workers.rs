@@ -1,7 +1,7 @@
 //! Worker threads that serve connections: single-threaded runtimes, each with connections of its own.
 //!
-//! A request stays on one thread and wakes no other, which takes less than half the processor time of a shared pool.
-//! Workers share only data that they read.
+//! A request stays on one thread and wakes no other, which takes less than half the processor time of a
+//! shared pool. Workers share only data that they read.
 
 use std::io;
 use std::sync::Arc;
@@ -51,8 +51,8 @@ impl WorkerPool {
             .min_by_key(|worker| (worker.stalled.load(Ordering::Relaxed), Arc::strong_count(&worker.load)))
     }
 
-    /// Whether every worker has run a task since the previous call, which is made about once a second. A worker that has not
-    /// is stalled and gets no new connections until it has.
+    /// Whether every worker has run a task since the previous call, which is made about once a second. A
+    /// worker that has not is stalled and gets no new connections until it has.
     pub fn check_heartbeats(&self) -> bool {
         let mut all_alive = true;
         for worker in &self.0 {

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
-/// A connection whose client has to receive each reply completely within a time. A timeout of each write would not bound
-/// the time that a reply is in memory, because a client can read one byte now and then.
+/// A connection whose client has to receive each reply completely within a time. A timeout of each write
+/// would not bound the time that a reply is in memory, because a client can read one byte now and then.
 pub struct WriteDeadline {
     stream: UnixStream,
     timeout: Duration,

@@ -1,7 +1,8 @@
-//! The audit log on disk: JSON lines, numbered, each with the SHA-256 of the line before.
+//! The audit log's files: numbered JSON lines, each with the SHA-256 digest of the line before.
 //!
-//! A line is with the kernel before its reply leaves, so a crash of the daemon loses nothing. The disk is asked to keep
-//! it once a second, for the sake of a crash of the machine (`writer.rs`).
+//! The kernel has accepted a line before its reply is sent, so a crash of the daemon loses no line.
+//! `writer.rs` syncs the file once a second, so a crash of the machine loses at most the lines of the last
+//! second.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -12,24 +13,24 @@ use std::path::{Path, PathBuf};
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 
-/// Format of the lines.
+/// Version of the line format, the member `v`.
 const FORMAT_VERSION: u32 = 1;
-/// A file this large is followed by another.
+/// Size in bytes at which a new file is started.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
-/// Longer than any line of ours.
+/// Upper bound of a line's length, in bytes.
 const MAX_LINE_LEN: u64 = 64 * 1024;
-/// What the first line has in place of a digest.
+/// The digest in the first line, which has no predecessor.
 const GENESIS_DIGEST: [u8; 32] = [0; 32];
 
-/// The file being written, and the end of the chain.
+/// The current file and the end of the chain.
 #[derive(Debug)]
 pub(super) struct ChainedLog {
     dir: PathBuf,
     path: PathBuf,
     file: File,
-    /// Where the next line begins: all before are whole.
+    /// Where the next line begins; all lines before are complete.
     length: u64,
-    /// Whether part of a line stands behind `length`, left by a write that failed.
+    /// Whether a failed write left part of a line after `length`.
     has_partial_line: bool,
     seq: u64,
     last_digest: [u8; 32],
@@ -37,18 +38,20 @@ pub(super) struct ChainedLog {
 }
 
 impl ChainedLog {
-    /// Finds the end of the chain, setting aside what a crash tore.
+    /// Finds the end of the chain and moves an incomplete last line to a file `*.torn-N`. The second value
+    /// describes what was moved, if anything.
     pub(super) fn open(dir: &Path) -> io::Result<(ChainedLog, Option<String>)> {
         let mut recovered = None;
         let (mut seq, mut last_digest) = (0, GENESIS_DIGEST);
         let mut path = dir.join(file_name(1));
-        // The last file may be empty, if the daemon ended between making and writing it: look at the one before.
+        // The last file is empty if the daemon stopped between creating and writing it. Then the end of the
+        // chain is in the file before.
         for candidate in log_files(dir)?.into_iter().rev() {
             let tail = LogTail::scan(&candidate)?;
             if tail.partial_len > 0 {
                 let quarantine_path = quarantine_tail(&candidate, tail.length)?;
                 recovered = Some(format!(
-                    "{} ended in {} bytes of no whole line; they are kept in {}",
+                    "{} ended with {} bytes of an incomplete line; they were moved to {}",
                     candidate.display(),
                     tail.partial_len,
                     quarantine_path.display()
@@ -79,32 +82,33 @@ impl ChainedLog {
         ))
     }
 
+    /// Returns the path of the current file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Number of the last line; 0 before the first.
+    /// Returns the number of the last line; 0 before the first.
     pub(super) fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// Another handle on the file being written.
+    /// Returns another handle of the current file.
     pub(super) fn clone_file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 
-    /// Writes to another file from now on.
+    /// Replaces the current file.
     #[cfg(test)]
     pub(super) fn replace_file(&mut self, file: File) {
         self.file = file;
     }
 
-    /// Whether it is time for another file.
+    /// Whether the current file has reached its maximum size.
     pub(super) fn is_full(&self) -> bool {
         self.length >= MAX_FILE_SIZE
     }
 
-    /// Appends lines: all of them, or none. After a failure the file ends where it ended before.
+    /// Appends either all lines or none. After a failure the file is truncated to its previous length.
     pub(super) fn append<'a>(&mut self, line_bodies: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
         if self.has_partial_line {
             self.file.set_len(self.length)?;
@@ -116,7 +120,7 @@ impl ChainedLog {
             seq += 1;
             let start = self.buffer.len();
             let mut prefix = String::with_capacity(128);
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             let _ = write!(
                 prefix,
                 "{{\"v\":{FORMAT_VERSION},\"seq\":{seq},\"prev\":\"{}\",",
@@ -128,7 +132,8 @@ impl ChainedLog {
             self.buffer.push(b'\n');
         }
         if let Err(e) = self.file.write_all(&self.buffer) {
-            // A full disk takes part of a line. It is cut off now, or before the next line, or at the next start.
+            // A full disk can accept part of a line. It is truncated now, before the next line, or at the
+            // next start.
             self.has_partial_line = self.file.set_len(self.length).is_err();
             return Err(e);
         }
@@ -137,7 +142,7 @@ impl ChainedLog {
         Ok(())
     }
 
-    /// Goes on in a new file. On failure the old one simply grows.
+    /// Starts a new file. On failure the current file continues to grow.
     pub(super) fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         let path = self.dir.join(file_name(self.seq + 1));
@@ -148,7 +153,7 @@ impl ChainedLog {
     }
 }
 
-/// Where a file's last whole line ends.
+/// Where a file's last complete line ends.
 struct LogTail {
     length: u64,
     partial_len: u64,
@@ -163,7 +168,7 @@ impl LogTail {
         file.seek(SeekFrom::Start(window_start))?;
         let mut tail = Vec::new();
         file.take(2 * MAX_LINE_LEN).read_to_end(&mut tail)?;
-        // From the end back to the first line that is one of ours.
+        // Search backwards for the last line that has the log's format.
         let mut end = tail.len();
         loop {
             let line_end = tail[..end].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -189,7 +194,7 @@ impl LogTail {
     }
 }
 
-/// The number of a line, if it is one of ours.
+/// Returns the number of a line, or `None` if it does not have the log's format.
 pub(super) fn parse_seq(line: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct ChainFields {
@@ -202,7 +207,7 @@ pub(super) fn parse_seq(line: &[u8]) -> Option<u64> {
     (fields.v == FORMAT_VERSION && fields.seq > 0).then_some(fields.seq)
 }
 
-/// Moves what follows `length` into a file beside.
+/// Moves everything after `length` to a new file `*.torn-N` in the same directory.
 fn quarantine_tail(path: &Path, length: u64) -> io::Result<PathBuf> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let mut partial = vec![0; (file.metadata()?.len() - length).min(16 * 1024 * 1024) as usize];
@@ -211,7 +216,7 @@ fn quarantine_tail(path: &Path, length: u64) -> io::Result<PathBuf> {
         .map(|n| path.with_extension(format!("torn-{n}")))
         .find(|candidate| !candidate.exists())
         .ok_or_else(|| {
-            io::Error::other("a thousand torn ends are kept already; look at them and move them away")
+            io::Error::other("999 quarantined tails (*.torn-N) exist already; inspect and remove them")
         })?;
     let mut quarantine_file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&quarantine_path)?;
@@ -226,7 +231,7 @@ fn file_name(first_seq: u64) -> String {
     format!("{first_seq:020}.jsonl")
 }
 
-/// The log's files, oldest first.
+/// Returns the log's files, oldest first.
 pub(super) fn log_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for item in fs::read_dir(dir)? {
@@ -264,7 +269,8 @@ mod tests {
             .collect()
     }
 
-    /// Each line is numbered and names the digest of the one before.
+    /// Asserts that lines are numbered consecutively and contain their predecessors' digests. Returns their
+    /// number.
     fn assert_chained(dir: &Path) -> usize {
         let mut last = HEXLOWER.encode(&GENESIS_DIGEST);
         let lines = lines(dir);
@@ -328,7 +334,7 @@ mod tests {
 
     #[test]
     fn full_disk_leaves_only_whole_lines() {
-        // /dev/full is a disk that is always full.
+        // Writes to /dev/full fail with ENOSPC, like those to a full disk.
         let dir = tempfile::tempdir().unwrap();
         let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
         log.append([body("a")].iter().map(Vec::as_slice)).unwrap();

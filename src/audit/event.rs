@@ -1,4 +1,4 @@
-//! What is recorded: the kinds of events and their identifiers in the journal's catalog.
+//! The kinds of events: names in the audit log and `MESSAGE_ID`s in the journal's catalog.
 
 use tracing::Level;
 
@@ -6,21 +6,28 @@ macro_rules! events {
     ($($variant:ident $name:literal $id:literal $level:ident,)*) => {
         /// A kind of event. Each has a `MESSAGE_ID` that the journal's catalog explains (`journalctl -x`).
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Event { $($variant,)* }
+        pub enum Event {
+            $(
+                #[doc = concat!("`", $name, "`.")]
+                $variant,
+            )*
+        }
 
         impl Event {
+            /// All kinds of events.
             pub const ALL: &'static [Event] = &[$(Event::$variant,)*];
 
-            /// `HOSTBADGE_EVENT`.
+            /// Returns the name: `event` in the audit log, `HOSTBADGE_EVENT` in the journal.
             pub fn name(self) -> &'static str {
                 match self { $(Event::$variant => $name,)* }
             }
 
-            /// `MESSAGE_ID`: 128 bits, never used for another kind.
+            /// Returns the `MESSAGE_ID`: 128 bits as 32 lower-case hexadecimal digits, unique to this kind.
             pub fn message_id(self) -> &'static str {
                 match self { $(Event::$variant => $id,)* }
             }
 
+            /// Returns the severity of the journal entry.
             pub fn level(self) -> Level {
                 match self { $(Event::$variant => Level::$level,)* }
             }
@@ -80,7 +87,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    /// Whatever a room says with `event = "…"` is in the list, so that the catalog can explain it.
+    /// Checks that each `event = "…"` in the source is in the list, so that the catalog explains it.
     #[test]
     fn all_events_in_source_are_listed() {
         fn walk(dir: &std::path::Path, count: &mut usize) {
@@ -109,7 +116,7 @@ mod tests {
         assert!(count > 5);
     }
 
-    /// Each with a subject, and a text that says what to do.
+    /// Checks that each entry has a subject and a text.
     #[test]
     fn catalog_lists_exactly_all_events() {
         let catalog = include_str!("../../systemd/hostbadge.catalog");

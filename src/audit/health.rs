@@ -1,43 +1,80 @@
-//! How the log fares: whether its disk keeps up, answers at all, and has room.
+//! State of the audit log's disk: speed, stalls, free space and the last write error.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chain::ChainedLog;
 
-/// A write that takes longer than this was no copy into the page cache.
+/// A write that takes longer than this was not just a copy into the page cache: the disk is slow.
 pub(super) const SLOW_WRITE: Duration = Duration::from_millis(5);
-/// While a sync takes longer than this, a write may have to wait for it.
+/// While a sync takes longer than this, a write may block on it: the disk is slow.
 const SLOW_SYNC: Duration = Duration::from_millis(50);
-/// Writes of the thread that must be quick, one after the other, before lanes write again.
+/// Number of fast writes by the log's thread after which workers write inline again.
 pub(super) const FAST_WRITES_TO_RECOVER: u32 = 64;
-/// A disk that has not taken a line for this long is not waited for any more.
+/// A write that takes longer than this means that the disk is stalled; further requests are refused at once.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Of the last of a disk nothing goes to callers who are no agents.
+/// Below this free space, refusals of unknown callers are not recorded, so that the rest is left for agents.
 pub(super) const LOW_SPACE_BYTES: u64 = 64 << 20;
 
-/// Why lines could not be written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct WriteError(pub Arc<str>);
+/// Why an audit line cannot be written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The write failed, for example because the disk is full.
+    #[error(transparent)]
+    Io(Arc<io::Error>),
+    /// The record cannot be serialized.
+    #[error(transparent)]
+    Serialize(Arc<serde_json::Error>),
+    /// 1024 lines already wait for the disk.
+    #[error("the audit queue is full")]
+    QueueFull,
+    /// A write has been in progress for at least 1 s.
+    #[error("the disk has not responded for {seconds} s")]
+    Stalled {
+        /// Whole seconds since the write began.
+        seconds: u64,
+    },
+    /// This line was not written within 5 s.
+    #[error("the disk is not responding")]
+    Timeout,
+    /// The file that is being written has no directory entry any more.
+    #[error("the audit log file was removed while in use; restart hostbadged to create a new one")]
+    FileRemoved,
+    /// The log's thread has exited.
+    #[error("its writer thread has exited")]
+    WriterExited,
+}
 
-/// How the log fares.
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> WriteError {
+        WriteError::Io(Arc::new(error))
+    }
+}
+
+impl From<serde_json::Error> for WriteError {
+    fn from(error: serde_json::Error) -> WriteError {
+        WriteError::Serialize(Arc::new(error))
+    }
+}
+
+/// State of the audit log and its disk.
 #[derive(Debug)]
 pub struct AuditHealth {
     start: Instant,
     last_seq: AtomicU64,
     writing: BusySince,
     syncing: BusySince,
-    /// Quick writes of the thread still to come before lanes write again; 0 while they do.
+    /// Fast writes by the log's thread that are still missing before workers write inline; 0 while they do.
     fast_writes_needed: AtomicU32,
     write_error: Mutex<Option<WriteError>>,
-    /// Whether a stall was told, and not yet its end.
+    /// Whether a stall was logged and its end was not.
     stall_reported: AtomicBool,
-    /// Little room is left: what remains is for agents.
+    /// Whether less than [`LOW_SPACE_BYTES`] are free.
     low_space: AtomicBool,
     low_space_reported: AtomicBool,
-    /// Somebody has removed the file that is written to.
+    /// Whether the file that is being written was removed.
     file_removed: AtomicBool,
     removal_reported: AtomicBool,
 }
@@ -59,44 +96,45 @@ impl AuditHealth {
         }
     }
 
-    /// Number of the last line; 0 before the first.
+    /// Returns the number of the last line; 0 before the first.
     pub fn last_seq(&self) -> u64 {
         self.last_seq.load(Ordering::Relaxed)
     }
 
-    /// Why nothing can be written now, if that is so.
+    /// Returns why the log cannot be written at the moment, or `None` if it can.
     pub fn write_error(&self) -> Option<WriteError> {
         self.stall_error()
             .or_else(|| self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .or_else(|| self.removal_error())
     }
 
-    /// Whether little room is left on the disk.
+    /// Whether less than 64 MiB are free on the log's disk.
     pub fn is_low_on_space(&self) -> bool {
         self.low_space.load(Ordering::Relaxed)
     }
 
     fn removal_error(&self) -> Option<WriteError> {
-        let message =
-            "the file of the audit log was removed while it was written; restart hostbadged to begin another";
-        self.file_removed.load(Ordering::Relaxed).then(|| WriteError(message.into()))
+        self.file_removed.load(Ordering::Relaxed).then_some(WriteError::FileRemoved)
     }
 
-    /// The same for a disk that does not answer at all.
+    /// Returns [`WriteError::Stalled`] if a write has been in progress for at least 1 s.
     pub fn stall_error(&self) -> Option<WriteError> {
         let age = self.writing.elapsed(self.start).filter(|age| *age >= STALL_TIMEOUT)?;
-        Some(WriteError(format!("the disk has not answered for {} s", age.as_secs()).into()))
+        Some(WriteError::Stalled { seconds: age.as_secs() })
     }
 
-    /// Tells the journal of a stall, once, and of its end. To be called every second or so, by a thread that is not
-    /// held up by it.
+    /// Logs the beginning and the end of a stall, low disk space, and the removal of the file, once each.
+    /// Call it about once a second, from a thread that does not write to the log.
     pub fn report_transitions(&self) {
         match self.stall_error() {
             Some(stalled) if !self.stall_reported.swap(true, Ordering::Relaxed) => {
-                tracing::error!(event = "audit-failed", "{stalled}; nothing is issued until it does");
+                tracing::error!(
+                    event = "audit-failed",
+                    "the audit log cannot be written: {stalled}; nothing is issued until it responds"
+                );
             }
             None if self.stall_reported.swap(false, Ordering::Relaxed) => {
-                tracing::warn!(event = "audit-recovered", "the disk of the audit log answers again");
+                tracing::warn!(event = "audit-recovered", "the audit log's disk responds again");
             }
             _ => {}
         }
@@ -104,7 +142,8 @@ impl AuditHealth {
         if self.low_space_reported.swap(low_space, Ordering::Relaxed) != low_space && low_space {
             tracing::warn!(
                 event = "audit-low-space",
-                "less than {} MiB are left for the audit log; callers who are no agents are not written down",
+                "less than {} MiB are left for the audit log; \
+                 refusals of unknown callers are counted, not recorded",
                 LOW_SPACE_BYTES >> 20
             );
         }
@@ -114,17 +153,17 @@ impl AuditHealth {
         }
     }
 
-    /// A write goes on until the guard is dropped.
+    /// Marks a write as in progress until the guard is dropped.
     pub(super) fn begin_write(&self) -> BusyGuard<'_> {
         self.writing.begin(self.start)
     }
 
-    /// A sync goes on until the guard is dropped.
+    /// Marks a sync as in progress until the guard is dropped.
     pub(super) fn begin_sync(&self) -> BusyGuard<'_> {
         self.syncing.begin(self.start)
     }
 
-    /// What was found of the file and its disk.
+    /// Stores the result of a check of the file and its disk.
     pub(super) fn set_disk_state(&self, low_space: bool, file_removed: bool) {
         self.low_space.store(low_space, Ordering::Relaxed);
         self.file_removed.store(file_removed, Ordering::Relaxed);
@@ -135,29 +174,32 @@ impl AuditHealth {
         self.writing.elapsed(self.start).is_some()
     }
 
+    /// Whether the disk is fast enough for inline writes.
     pub(super) fn is_fast(&self) -> bool {
         self.fast_writes_needed.load(Ordering::Relaxed) == 0
             && self.syncing.elapsed(self.start).is_none_or(|age| age < SLOW_SYNC)
     }
 
+    /// Disables inline writes until [`FAST_WRITES_TO_RECOVER`] writes were fast.
     pub(super) fn mark_slow(&self) {
         self.fast_writes_needed.store(FAST_WRITES_TO_RECOVER, Ordering::Relaxed);
     }
 
-    /// The thread wrote; enough quick writes in a row and lanes write again.
+    /// Counts a write by the log's thread if it was fast.
     pub(super) fn note_write_time(&self, elapsed: Duration) {
         if elapsed <= SLOW_WRITE {
-            // Only the log's holder changes it.
+            // The caller holds the log's lock, so no other thread decrements the counter.
             let needed = self.fast_writes_needed.load(Ordering::Relaxed);
             self.fast_writes_needed.store(needed.saturating_sub(1), Ordering::Relaxed);
         }
     }
 
+    /// Stores the result of a write, and logs when writing begins to fail or works again.
     pub(super) fn record_result(&self, result: &Result<(), WriteError>, log: &ChainedLog) {
         self.last_seq.store(log.seq(), Ordering::Relaxed);
         let mut previous = self.write_error.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Err(error) if previous.as_ref() != Some(error) => {
+            Err(error) if previous.as_ref().is_none_or(|known| known.to_string() != error.to_string()) => {
                 tracing::error!(
                     event = "audit-failed",
                     "{}: {error}; nothing is issued until it can be written",
@@ -174,7 +216,8 @@ impl AuditHealth {
     }
 }
 
-/// Since when something goes on; 0 while it does not, else microseconds since the start and one more.
+/// When an operation began: 0 if none is in progress, else 1 plus the microseconds since the start of the
+/// log.
 #[derive(Debug, Default)]
 struct BusySince(AtomicU64);
 
@@ -192,7 +235,7 @@ impl BusySince {
     }
 }
 
-/// It goes on for as long as this lives.
+/// The operation is in progress until the guard is dropped.
 pub(super) struct BusyGuard<'a>(&'a BusySince);
 
 impl Drop for BusyGuard<'_> {

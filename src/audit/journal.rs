@@ -1,8 +1,7 @@
-//! The journal: what the daemon says to people.
+//! Log entries for administrators: journald, or standard error if journald is not available.
 //!
-//! One thread owns the way to journald (or to standard error, where there is none). Everything reaches it through a
-//! bounded queue that nobody waits for: while journald stalls, entries are dropped and counted, and the count is the
-//! first thing said when it listens again.
+//! One thread writes them from a bounded queue, and senders never wait. While journald does not read, entries
+//! are dropped and counted, and the count is logged when journald reads again.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -18,38 +17,50 @@ use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 
-use super::Event;
 use crate::clock::Clock;
 use crate::config::LogTarget;
 
+use super::event::Event;
+
+/// Entries in the queue; further ones are dropped.
 const QUEUE_CAPACITY: usize = 4096;
-/// Entries are gathered for this long before they are said, so that a busy road wakes this thread a hundred times a
-/// second and not at each decision.
+/// Entries are collected for this long before they are written, so that a busy daemon wakes this thread at
+/// most a hundred times a second and not for each decision.
 const COALESCE_DELAY: Duration = Duration::from_millis(10);
-/// Entries said in one go. More at once than journald's queue holds (512 where systemd has set it) would have this
-/// thread and journald wake each other for every single one.
+/// Entries written without a pause. More than the queue of journald's socket holds (512 as systemd configures
+/// it) would make this thread and journald wake each other for each entry.
 const MAX_BATCH: usize = 256;
 const JOURNALD_SOCKET: &str = "/run/systemd/journal/socket";
 const SYSLOG_IDENTIFIER: &str = "hostbadged";
 
-/// One entry, with the fields of the contract.
+/// One log entry. The fields become journal fields `HOSTBADGE_*`, see `hostbadged(8)`.
 #[derive(Debug)]
-pub struct JournalEntry {
-    pub level: Level,
-    pub event: Option<Event>,
-    pub message: String,
-    pub agent: Option<Box<str>>,
-    pub audience: Option<Box<str>>,
-    pub jti: Option<Box<str>>,
-    pub reason: Option<&'static str>,
-    pub pid: Option<i32>,
-    pub uid: Option<u32>,
-    pub unit: Option<String>,
+pub(super) struct JournalEntry {
+    /// Severity.
+    pub(super) level: Level,
+    /// Kind of event; it determines `MESSAGE_ID`.
+    pub(super) event: Option<Event>,
+    /// Text for administrators. Control characters are escaped when it is written.
+    pub(super) message: String,
+    /// Name of the agent.
+    pub(super) agent: Option<Box<str>>,
+    /// Requested audience.
+    pub(super) audience: Option<Box<str>>,
+    /// Token ID (RFC 7519 section 4.1.7).
+    pub(super) jti: Option<Box<str>>,
+    /// Error code of a refusal.
+    pub(super) reason: Option<&'static str>,
+    /// Process ID of the caller.
+    pub(super) pid: Option<i32>,
+    /// User ID of the caller.
+    pub(super) uid: Option<u32>,
+    /// systemd unit of the caller.
+    pub(super) unit: Option<String>,
 }
 
 impl JournalEntry {
-    /// An entry that is not about a caller.
-    pub fn new(level: Level, event: Option<Event>, message: String) -> Box<JournalEntry> {
+    /// Creates an entry without fields of a caller.
+    pub(super) fn new(level: Level, event: Option<Event>, message: String) -> Box<JournalEntry> {
         Box::new(JournalEntry {
             level,
             event,
@@ -65,7 +76,7 @@ impl JournalEntry {
     }
 }
 
-/// The way to the journal's thread. Cheap to clone.
+/// Handle of the journal's thread. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Journal {
     queue: SyncSender<JournalCommand>,
@@ -76,12 +87,15 @@ pub struct Journal {
 #[derive(Debug)]
 enum JournalCommand {
     Entry(Box<JournalEntry>),
-    /// Answered when everything before it has been said.
+    /// Answered when all earlier entries have been written.
     Flush(SyncSender<()>),
 }
 
 impl Journal {
-    /// Starts the thread. `Auto` takes journald where its socket is.
+    /// Starts the thread. [`LogTarget::Auto`] uses journald if its socket exists.
+    ///
+    /// # Errors
+    /// The thread cannot be started, or journald is requested and not available.
     pub fn start(target: LogTarget, clock: Clock) -> io::Result<Journal> {
         let journald = match target {
             LogTarget::Stderr => None,
@@ -96,12 +110,13 @@ impl Journal {
         std::thread::Builder::new().name("journal".into()).stack_size(256 * 1024).spawn(move || {
             match journald {
                 Some(layer) => {
-                    // No prefix: the fields below carry the contract's names.
+                    // The fields already have their journal names, so they need no prefix.
                     let layer = layer
                         .with_field_prefix(None)
                         .with_syslog_identifier(SYSLOG_IDENTIFIER.into())
                         .with_priority_mappings(priority_mappings());
-                    // Without the filter, other crates would ask at each of their own call sites, wherever they run.
+                    // Without the filter, call sites of all other crates in all threads would query this
+                    // subscriber.
                     let own_crate = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG);
                     let dispatch = Dispatch::new(tracing_subscriber::registry().with(own_crate).with(layer));
                     tracing::dispatcher::with_default(&dispatch, || {
@@ -114,24 +129,25 @@ impl Journal {
         Ok(Journal { queue, dropped, sink_name })
     }
 
-    /// Says something, or counts it as dropped. Never waits.
-    pub fn send(&self, entry: Box<JournalEntry>) {
+    /// Queues an entry, or counts it as dropped if the queue is full. Never waits.
+    pub(super) fn send(&self, entry: Box<JournalEntry>) {
         if self.queue.try_send(JournalCommand::Entry(entry)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How many entries were dropped since the start.
+    /// Returns the number of entries dropped since the start.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// `journald` or `standard error`.
+    /// Returns the name of the destination: `journald` or `standard error`.
     pub fn sink_name(&self) -> &'static str {
         self.sink_name
     }
 
-    /// Waits until everything said so far is out, at most `patience`. For the end of the daemon only.
+    /// Waits until all queued entries are written, at most for `timeout`. Blocking; called when the daemon
+    /// stops.
     pub fn flush(&self, timeout: Duration) {
         let (sender, flushed) = sync_channel(1);
         match self.queue.try_send(JournalCommand::Flush(sender)) {
@@ -154,34 +170,34 @@ fn run(queue: &Receiver<JournalCommand>, dropped: &AtomicU64, write: &dyn Fn(&Jo
         let total = dropped.load(Ordering::Relaxed);
         if total > reported {
             let message =
-                format!("{} entries were dropped while the journal did not listen", total - reported);
+                format!("{} entries were dropped while the journal was not reading", total - reported);
             write(&JournalEntry::new(Level::WARN, Some(Event::JournalDropped), message));
             reported = total;
         }
     }
 }
 
-/// As syslog(3) names them: what is as it should be is informational.
+/// Maps `INFO` to the syslog(3) priority `info`; the layer's default is `notice`.
 fn priority_mappings() -> PriorityMappings {
     PriorityMappings { info: Priority::Informational, ..PriorityMappings::new() }
 }
 
 fn write_to_stderr(entry: &JournalEntry, clock: &Clock) {
-    // Whoever closed standard error does not want to be told.
+    // If standard error is closed, there is no other place to report that.
     let _ =
         writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, escape_control_chars(&entry.message));
 }
 
-/// What callers wrote or named must not look like other lines, nor speak to a terminal.
+/// Escapes control characters, so that text from callers cannot imitate other lines or control a terminal.
 fn escape_control_chars(text: &str) -> Cow<'_, str> {
-    match text.contains(char::is_control) {
-        false => Cow::Borrowed(text),
-        true => Cow::Owned(text.escape_debug().to_string()),
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
     }
+    Cow::Owned(text.escape_debug().to_string())
 }
 
 fn write_to_journald(entry: &JournalEntry) {
-    // A level is part of the call site, so there is one for each.
+    // tracing requires a constant level at each call site, so there is one call site for each level.
     macro_rules! emit {
         ($level:expr) => {
             tracing::event!(

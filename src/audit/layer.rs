@@ -1,4 +1,4 @@
-//! Carries what the rooms say through `tracing` to the journal's thread.
+//! Forwards `tracing` events of this crate to the journal's thread.
 
 use std::fmt::{self, Write};
 
@@ -8,16 +8,19 @@ use tracing::{Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::{Event, Journal, JournalEntry};
 use crate::config::LogLevel;
 
-/// A tracing layer that never blocks.
+use super::event::Event;
+use super::journal::{Journal, JournalEntry};
+
+/// A `tracing` layer that queues events for [`Journal`] and never blocks.
 pub struct JournalLayer {
     journal: Journal,
     level: LevelFilter,
 }
 
 impl JournalLayer {
+    /// Creates a layer that forwards events up to `level`.
     pub fn new(journal: Journal, level: LogLevel) -> JournalLayer {
         let level = match level {
             LogLevel::Error => LevelFilter::ERROR,
@@ -31,7 +34,7 @@ impl JournalLayer {
 
 impl<S: Subscriber> Layer<S> for JournalLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        // Other crates' inner lives are not the administrator's concern.
+        // Events of dependencies are not logged.
         metadata.is_event() && metadata.target().starts_with("hostbadge") && *metadata.level() <= self.level
     }
 
@@ -68,7 +71,7 @@ impl Visit for FieldVisitor {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             "message" => drop(write!(self.message, "{value:?}")),
             name => self.push_field(name, value),
         }

@@ -1,8 +1,9 @@
-//! The record: the sixth step of the road.
+//! The audit log and the journal.
 //!
-//! A decision is written to the audit log, whose lines are chained by their digests, and only then becomes a
-//! [`Recorded`], from which alone a reply is made. The journal gets an entry as well, through a queue of its own that
-//! never holds anybody up and counts what it dropped.
+//! The audit log is a directory of JSON lines, each with the digest of the line before. [`Audit`] writes a
+//! decision to it and returns a [`Recorded`], from which `api` makes the reply: nothing leaves the daemon
+//! without an audit record. Then [`Journal`] gets an entry for administrators, through a bounded queue that
+//! never blocks a request and counts the entries it drops.
 
 mod chain;
 mod event;
@@ -26,36 +27,44 @@ use crate::policy::Refusal;
 
 pub use event::Event;
 pub use health::{AuditHealth, WriteError};
-pub use journal::{Journal, JournalEntry};
+pub use journal::Journal;
 pub use layer::JournalLayer;
-pub use record::Record;
 pub use tail::{LogLine, tail};
 
+use record::Record;
 use writer::{LogWriter, WriteMode};
 
-/// A disk that takes longer than this is as good as full.
+/// A write that takes longer than this fails.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something that has been written down. Only [`Audit`] makes one.
+/// A decision that is in the audit log. Only [`Audit`] constructs one.
 #[derive(Debug)]
 pub struct Recorded<T>(T);
 
 impl<T> Recorded<T> {
+    /// Returns the decision.
     pub fn get(&self) -> &T {
         &self.0
     }
 
+    /// Consumes the wrapper and returns the decision.
     pub fn into_inner(self) -> T {
         self.0
     }
 }
 
-/// The audit log cannot be written, so nothing may leave. The text goes to the caller.
+/// The audit log cannot be written, so the request fails. The caller receives the text.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the audit log cannot be written: {0}")]
-pub struct AuditUnavailable(pub String);
+pub struct AuditUnavailable(pub WriteError);
 
-/// Ends the log's threads with the last way into it.
+impl From<WriteError> for AuditUnavailable {
+    fn from(error: WriteError) -> AuditUnavailable {
+        AuditUnavailable(error)
+    }
+}
+
+/// Stops the log's threads when the last [`Audit`] is dropped.
 struct WriterGuard(Arc<LogWriter>);
 
 impl Drop for WriterGuard {
@@ -64,7 +73,7 @@ impl Drop for WriterGuard {
     }
 }
 
-/// The way into the record. Cheap to clone.
+/// Handle of the audit log and the journal. Clones share both.
 #[derive(Clone)]
 pub struct Audit {
     writer: Arc<WriterGuard>,
@@ -74,7 +83,11 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens the log in `dir` and starts its threads. Blocking; a torn end is set aside and said.
+    /// Opens the log in `dir`, moves an incomplete last line to a file `*.torn-N` and starts the log's
+    /// threads. Blocking.
+    ///
+    /// # Errors
+    /// The log cannot be read or created, or a thread cannot be started.
     pub fn open(dir: &Path, journal: Journal, clock: Clock) -> io::Result<Audit> {
         let (writer, recovered) = LogWriter::start(dir)?;
         let audit = Audit {
@@ -89,18 +102,18 @@ impl Audit {
         Ok(audit)
     }
 
-    /// The same for the lanes of the road, which write their own lines while the disk keeps up.
+    /// Returns a handle for worker threads, which write their lines themselves while the disk is fast.
     pub fn with_inline_writes(&self) -> Audit {
         Audit { write_mode: WriteMode::Inline, ..self.clone() }
     }
 
-    /// Writes down a minted token.
+    /// Records an access token.
     pub async fn record_token(&self, token: AccessToken) -> Result<Recorded<AccessToken>, AuditUnavailable> {
         self.write(&Record::for_token(&token, self.clock.now())).await?;
         Ok(Recorded(token))
     }
 
-    /// Writes down a certificate that was signed.
+    /// Records an X509-SVID.
     pub async fn record_certificate(
         &self,
         certificate: IssuedX509Svid,
@@ -109,7 +122,7 @@ impl Audit {
         Ok(Recorded(certificate))
     }
 
-    /// Writes down minted SPIFFE tokens, a line for each.
+    /// Records JWT-SVIDs, with one line each.
     pub async fn record_jwt_svids(
         &self,
         svids: Vec<JwtSvid>,
@@ -121,24 +134,25 @@ impl Audit {
         Ok(Recorded(svids))
     }
 
-    /// Writes down a minted WIT-SVID.
+    /// Records a WIT-SVID.
     pub async fn record_wit_svid(&self, svid: WitSvid) -> Result<Recorded<WitSvid>, AuditUnavailable> {
         self.write(&Record::for_wit_svid(&svid, self.clock.now())).await?;
         Ok(Recorded(svid))
     }
 
-    /// Writes down a refusal.
+    /// Records a refusal.
     pub async fn record_refusal(&self, refusal: Refusal) -> Result<Recorded<Refusal>, AuditUnavailable> {
         self.write(&Record::for_refusal(&refusal, self.clock.now())).await?;
         Ok(Recorded(refusal))
     }
 
-    /// Lets a refusal leave uncounted lines behind: the next one of its kind that is written names how many.
+    /// Returns a refusal without an audit record. The caller counts it in the `suppressed` of the next
+    /// recorded one.
     pub fn suppressed(&self, refusal: Refusal) -> Recorded<Refusal> {
         Recorded(refusal)
     }
 
-    /// Writes down who asked about which token, and the answer.
+    /// Records an introspection: the agent that requested it and the answer.
     pub async fn record_introspection(
         &self,
         requester: &AuthenticatedAgent,
@@ -148,7 +162,7 @@ impl Audit {
         Ok(Recorded(introspection))
     }
 
-    /// Writes down who had which nonce attested.
+    /// Records that evidence was issued to an agent, with the nonce.
     pub async fn record_attestation(
         &self,
         attestation: EvidenceResponse,
@@ -159,7 +173,7 @@ impl Audit {
         Ok(Recorded(attestation))
     }
 
-    /// Writes down what a reload of the registry changed.
+    /// Records the changes of a reload of the agents. `requested_by` describes the administrator or signal.
     pub async fn record_reload(
         &self,
         changes: AgentChanges,
@@ -175,12 +189,12 @@ impl Audit {
         Ok(Recorded(changes))
     }
 
-    /// Writes down something that happened to the daemon.
+    /// Records an event of the daemon.
     pub async fn record_event(&self, event: Event, detail: &str) -> Result<(), AuditUnavailable> {
         self.write(&Record::for_event(event, detail, self.clock.now())).await
     }
 
-    /// Writes down what became of an issuing key.
+    /// Records a step in the life of an issuing key.
     pub async fn record_key_event(
         &self,
         event: Event,
@@ -190,40 +204,39 @@ impl Audit {
         self.write(&Record::for_key_event(event, kid, detail, self.clock.now())).await
     }
 
-    /// Whether the log can be written, and how far it has come.
+    /// Returns the state of the log and its disk.
     pub fn health(&self) -> &AuditHealth {
         self.writer.0.health()
     }
 
-    /// Puts on the disk what was written. Blocking; for the end of the daemon.
+    /// Syncs all lines to disk. Blocking; called when the daemon stops.
     pub fn sync(&self) {
         self.writer.0.sync();
     }
 
+    /// Returns the journal's handle.
     pub fn journal(&self) -> &Journal {
         &self.journal
     }
 
-    /// One line of the log, on its way to the disk when this returns; then the journal.
+    /// Writes one line, which the kernel has accepted when this returns, and then sends the journal entry.
     async fn write(&self, record: &Record<'_>) -> Result<(), AuditUnavailable> {
-        let body = record.to_json_members().map_err(|e| AuditUnavailable(e.to_string()))?;
-        let completion =
-            self.writer.0.submit(body, self.write_mode).map_err(|e| AuditUnavailable(e.to_string()))?;
+        let body = record.to_json_members().map_err(WriteError::from)?;
+        let completion = self.writer.0.submit(body, self.write_mode)?;
         match tokio::time::timeout(WRITE_TIMEOUT, completion).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => return Err(AuditUnavailable(error.to_string())),
-            Ok(Err(_)) => return Err(AuditUnavailable("its thread has ended".into())),
-            Err(_) => return Err(AuditUnavailable("the disk does not answer".into())),
+            Ok(Ok(result)) => result?,
+            Ok(Err(_)) => return Err(WriteError::WriterExited.into()),
+            Err(_) => return Err(WriteError::Timeout.into()),
         }
         self.journal.send(record.journal_entry());
         Ok(())
     }
 
-    /// Says something from where nobody can wait for the disk: at the very start.
+    /// Records an event during startup, before an async runtime exists that could wait for the disk.
     fn record_startup_event(&self, event: Event, detail: String) {
         let record = Record::for_event(event, &detail, self.clock.now());
         if let Ok(body) = record.to_json_members() {
-            // The queue is empty at this time, and nobody is there to be told.
+            // The queue is empty during startup. If the disk fails, `health` reports it.
             let _ = self.writer.0.submit(body, WriteMode::Background);
         }
         self.journal.send(record.journal_entry());

@@ -1,8 +1,7 @@
-//! One line of the audit log, and the journal's entry for the same decision.
+//! The content of an audit line, and the journal entry for the same decision.
 
 use serde::Serialize;
 
-use super::{Event, JournalEntry};
 use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
@@ -11,9 +10,13 @@ use crate::pki::IssuedX509Svid;
 use crate::policy::{ErrorCode, Refusal};
 use crate::posture::Posture;
 
-/// A decision or an event. What does not apply is left out of the line. Never a token, key or credential.
+use super::event::Event;
+use super::journal::JournalEntry;
+
+/// A decision or an event. Members that do not apply are omitted. A record never contains a token, a private
+/// key or a credential.
 #[derive(Debug, Serialize)]
-pub struct Record<'a> {
+pub(super) struct Record<'a> {
     time: Timestamp,
     #[serde(serialize_with = "serialize_event_name")]
     event: Event,
@@ -33,7 +36,7 @@ pub struct Record<'a> {
     spiffe_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<&'a str>,
-    /// NumericDate, as in the token.
+    /// Expiry of the token or certificate, as a NumericDate (RFC 7519 section 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +53,7 @@ pub struct Record<'a> {
     peer: Option<&'a Peer>,
 }
 
-/// What callers wrote, as much of it as is worth keeping.
+/// Limits text from callers to 512 bytes.
 fn truncate(text: &str) -> &str {
     const MAX_LEN: usize = 512;
     match text.char_indices().find(|(at, c)| at + c.len_utf8() > MAX_LEN) {
@@ -95,72 +98,72 @@ impl<'a> Record<'a> {
         }
     }
 
-    pub fn for_token(token: &'a AccessToken, time: Timestamp) -> Record<'a> {
-        let permit = token.permit();
-        let agent = permit.agent();
+    /// A record about an agent, with its process and the posture that the decision evaluated.
+    fn for_agent(
+        event: Event,
+        agent: &'a AuthenticatedAgent,
+        posture: Posture,
+        time: Timestamp,
+    ) -> Record<'a> {
         Record {
             agent: Some(agent.name().as_str()),
             tenant: agent.entry().tenant.as_deref(),
+            posture: Some(posture),
+            peer: Some(agent.peer()),
+            ..Record::new(event, time)
+        }
+    }
+
+    /// An access token was issued.
+    pub(super) fn for_token(token: &'a AccessToken, time: Timestamp) -> Record<'a> {
+        let permit = token.permit();
+        Record {
             audience: Some(permit.audience()),
             scope: Some(permit.scope()),
             jti: Some(token.jti()),
             kid: Some(token.kid()),
             exp: Some(token.expires().as_secs()),
-            posture: Some(permit.posture()),
-            peer: Some(agent.peer()),
-            ..Record::new(Event::TokenIssued, time)
+            ..Record::for_agent(Event::TokenIssued, permit.agent(), permit.posture(), time)
         }
     }
 
-    pub fn for_certificate(certificate: &'a IssuedX509Svid, time: Timestamp) -> Record<'a> {
+    /// An X509-SVID was issued.
+    pub(super) fn for_certificate(certificate: &'a IssuedX509Svid, time: Timestamp) -> Record<'a> {
         let permit = certificate.permit();
-        let agent = permit.agent();
         Record {
-            agent: Some(agent.name().as_str()),
-            tenant: agent.entry().tenant.as_deref(),
             spiffe_id: Some(certificate.spiffe_id()),
             serial: Some(certificate.serial()),
             exp: Some(certificate.expires().as_secs()),
-            posture: Some(permit.posture()),
-            peer: Some(agent.peer()),
-            ..Record::new(Event::CertificateIssued, time)
+            ..Record::for_agent(Event::CertificateIssued, permit.agent(), permit.posture(), time)
         }
     }
 
-    /// `audience` is all of them, separated by spaces.
-    pub fn for_jwt_svid(svid: &'a JwtSvid, audiences: &'a str, time: Timestamp) -> Record<'a> {
+    /// A JWT-SVID was issued. `audiences` has all its audiences, separated by spaces.
+    pub(super) fn for_jwt_svid(svid: &'a JwtSvid, audiences: &'a str, time: Timestamp) -> Record<'a> {
         let permit = svid.permit();
-        let agent = permit.agent();
         Record {
-            agent: Some(agent.name().as_str()),
-            tenant: agent.entry().tenant.as_deref(),
             audience: Some(audiences),
             jti: Some(svid.jti()),
             kid: Some(svid.kid()),
             exp: Some(svid.expires().as_secs()),
-            posture: Some(permit.posture()),
-            peer: Some(agent.peer()),
-            ..Record::new(Event::SvidIssued, time)
+            ..Record::for_agent(Event::SvidIssued, permit.agent(), permit.posture(), time)
         }
     }
 
-    pub fn for_wit_svid(svid: &'a WitSvid, time: Timestamp) -> Record<'a> {
+    /// A WIT-SVID was issued.
+    pub(super) fn for_wit_svid(svid: &'a WitSvid, time: Timestamp) -> Record<'a> {
         let permit = svid.permit();
-        let agent = permit.agent();
         Record {
-            agent: Some(agent.name().as_str()),
-            tenant: agent.entry().tenant.as_deref(),
             spiffe_id: Some(svid.spiffe_id()),
             jti: Some(svid.jti()),
             kid: Some(svid.kid()),
             exp: Some(svid.expires().as_secs()),
-            posture: Some(permit.posture()),
-            peer: Some(agent.peer()),
-            ..Record::new(Event::WitSvidIssued, time)
+            ..Record::for_agent(Event::WitSvidIssued, permit.agent(), permit.posture(), time)
         }
     }
 
-    pub fn for_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
+    /// A request was refused.
+    pub(super) fn for_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|name| name.as_str()),
             audience: refusal.audience.as_deref().map(truncate),
@@ -172,7 +175,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    pub fn for_introspection(
+    /// An agent introspected a token.
+    pub(super) fn for_introspection(
         requester: &'a AuthenticatedAgent,
         introspection: &'a Introspection,
         time: Timestamp,
@@ -187,7 +191,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    pub fn for_attestation(
+    /// An agent obtained evidence.
+    pub(super) fn for_attestation(
         attestation: &'a EvidenceResponse,
         detail: &'a str,
         time: Timestamp,
@@ -200,15 +205,18 @@ impl<'a> Record<'a> {
         }
     }
 
-    pub fn for_event(event: Event, detail: &'a str, time: Timestamp) -> Record<'a> {
+    /// An event without a caller.
+    pub(super) fn for_event(event: Event, detail: &'a str, time: Timestamp) -> Record<'a> {
         Record { detail: Some(detail), ..Record::new(event, time) }
     }
 
-    pub fn for_key_event(event: Event, kid: &'a str, detail: &'a str, time: Timestamp) -> Record<'a> {
+    /// An event of an issuing key.
+    pub(super) fn for_key_event(event: Event, kid: &'a str, detail: &'a str, time: Timestamp) -> Record<'a> {
         Record { kid: Some(kid), ..Record::for_event(event, detail, time) }
     }
 
-    /// The members of the line after those of the chain, with the closing brace.
+    /// Returns the members of the JSON object without the opening brace; the chain's members come before
+    /// them.
     pub(super) fn to_json_members(&self) -> serde_json::Result<Vec<u8>> {
         let mut text = Vec::with_capacity(768);
         serde_json::to_writer(&mut text, self)?;
@@ -216,7 +224,7 @@ impl<'a> Record<'a> {
         Ok(text)
     }
 
-    /// The journal's entry.
+    /// Returns the journal entry.
     pub(super) fn journal_entry(&self) -> Box<JournalEntry> {
         Box::new(JournalEntry {
             level: self.event.level(),
@@ -232,7 +240,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The same for a person.
+    /// Returns the message for administrators.
     fn message(&self) -> String {
         let caller = self.peer.map_or(String::new(), |peer| {
             let unit = peer.unit.as_deref().map(|unit| format!(", {unit}")).unwrap_or_default();
@@ -269,9 +277,9 @@ impl<'a> Record<'a> {
             Event::Introspected => {
                 let token_state = if self.active == Some(true) { "active" } else { "inactive" };
                 let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
-                format!("{agent}{caller} asked about a token: {token_state}{because}")
+                format!("{agent}{caller} introspected a token: {token_state}{because}")
             }
-            Event::Attested => format!("{agent}{caller} had the host attested, {detail}"),
+            Event::Attested => format!("{agent}{caller} got evidence, {detail}"),
             _ => detail.to_owned(),
         }
     }

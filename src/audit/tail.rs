@@ -1,4 +1,4 @@
-//! The last lines of the log, for people who watch it.
+//! Reads the last lines of the audit log.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,19 +9,25 @@ use serde_json::value::RawValue;
 
 use super::chain::{log_files, parse_seq};
 
-/// Read from the end of a file at most.
+/// Bytes read from the end of each file.
 const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
 
-/// One line and its number.
+/// One line of the audit log. Serialized as the line itself.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub struct LogLine {
+    /// The line's number.
     #[serde(skip)]
     pub seq: u64,
+    /// The line as written.
     pub text: Box<RawValue>,
 }
 
-/// The last `most` lines whose number is above `after`, oldest first. Blocking.
+/// Returns the last `limit` lines whose number is above `after_seq`, oldest first. Reads at most 4 MiB of
+/// each file. Blocking.
+///
+/// # Errors
+/// The directory or a file cannot be read.
 pub fn tail(dir: &Path, after_seq: u64, limit: usize) -> io::Result<Vec<LogLine>> {
     let mut lines: Vec<LogLine> = Vec::new();
     for path in log_files(dir)?.into_iter().rev() {

@@ -1,10 +1,10 @@
-//! Gets lines into the log: by whoever brings them while the disk keeps up, by a thread of its own while it does not.
+//! Writes audit lines: in the thread that submits them while the disk is fast, else in a thread of its own.
 //!
-//! A write into the page cache copies a few hundred bytes, which is far less work than waking another thread and being
-//! woken by it. So a lane of the road writes its own line, together with what others brought in the meantime. It does so
-//! only while the disk answers: once a write took long, or the sync of each second does, lines are handed to the thread
-//! until the disk has caught up. Nobody waits for another's write: whoever finds the log taken leaves its line to
-//! whoever has it.
+//! A write into the page cache copies a few hundred bytes (2 us), which is much cheaper than waking another
+//! thread and being woken by it (30 us). A worker therefore writes its own line, together with those that
+//! others queued meanwhile. After a write of more than 5 ms, or while an fdatasync takes more than 50 ms,
+//! lines go to the thread `audit`, until 64 of its writes were fast. No worker waits for another worker's
+//! write: if the log is locked, it leaves its line in the queue for the thread that holds the lock.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,40 +20,41 @@ use tokio::sync::oneshot;
 use super::chain::ChainedLog;
 use super::health::{AuditHealth, LOW_SPACE_BYTES, SLOW_WRITE, WriteError};
 
-/// How many lines may wait; one more is refused.
+/// Lines that may wait; further ones are refused.
 const QUEUE_CAPACITY: usize = 1024;
-/// Lines written by one call.
+/// Lines of one write call.
 const MAX_BATCH: usize = 256;
-/// Batches that a lane writes for others before it hands over to the thread.
+/// Batches that a worker writes, including other workers' lines, before it leaves the rest to the thread
+/// `audit`.
 const MAX_INLINE_BATCHES: usize = 4;
-/// The thread looks at least this often for what was left behind.
+/// The thread `audit` checks the queue at least this often.
 const WAKE_INTERVAL: Duration = Duration::from_millis(500);
-/// What is written is asked of the disk this often.
+/// Interval of fdatasync calls.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One line to write, without its number and its link.
+/// One line to write, without its number and the digest of its predecessor.
 #[derive(Debug)]
 struct PendingLine {
     body: Vec<u8>,
     result_sender: oneshot::Sender<Result<(), WriteError>>,
 }
 
-/// Who writes a line.
+/// Which thread writes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteMode {
-    /// The thread that brings it, while the disk keeps up.
+    /// The submitting thread while the disk is fast.
     Inline,
-    /// The log's thread always: for callers that must never wait for a disk.
+    /// Always the thread `audit`: for submitters that must never wait for a disk.
     Background,
 }
 
-/// The log and the way into it.
+/// The log, its queue and its threads.
 #[derive(Debug)]
 pub(super) struct LogWriter {
     queue: Mutex<VecDeque<PendingLine>>,
     work_available: Condvar,
     log: Mutex<ChainedLog>,
-    /// The file being written, for the thread that syncs it.
+    /// The current file, for the thread `audit-sync`.
     current_file: Mutex<File>,
     dirty: AtomicBool,
     closed: AtomicBool,
@@ -61,7 +62,8 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens the log and starts its threads. The second part tells what was mended, if anything was.
+    /// Opens the log and starts its threads. The second value describes a recovery, as in
+    /// [`ChainedLog::open`].
     pub(super) fn start(dir: &Path) -> io::Result<(Arc<LogWriter>, Option<String>)> {
         let (log, recovered) = ChainedLog::open(dir)?;
         let writer = Arc::new(LogWriter {
@@ -83,7 +85,7 @@ impl LogWriter {
         Ok((writer, recovered))
     }
 
-    /// Brings a line. What comes of it is told through the receiver.
+    /// Queues a line. The receiver gets the result of its write.
     pub(super) fn submit(
         &self,
         body: Vec<u8>,
@@ -96,7 +98,7 @@ impl LogWriter {
         {
             let mut queue = lock(&self.queue);
             if queue.len() >= QUEUE_CAPACITY {
-                return Err(WriteError("too many decisions wait for the disk".into()));
+                return Err(WriteError::QueueFull);
             }
             queue.push_back(PendingLine { body, result_sender });
         }
@@ -110,22 +112,23 @@ impl LogWriter {
         &self.health
     }
 
-    /// Puts what was written on the disk. Blocking.
+    /// Syncs the current file to disk. Blocking.
     pub(super) fn sync(&self) {
         if self.dirty.swap(false, Ordering::AcqRel) {
             let file = lock(&self.current_file).try_clone();
-            // A disk that cannot keep what it took will fail the next write as well, which is told.
+            // If the sync fails, the next write fails as well and is reported.
             let _ = file.and_then(|file| file.sync_data());
         }
     }
 
-    /// Ends the threads.
+    /// Stops the threads.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.work_available.notify_all();
     }
 
-    /// Writes all that waits, unless somebody else is at it and will find it. False if more is left than is fair.
+    /// Writes the queued lines, unless another thread holds the log and will write them. Returns false if
+    /// lines are left after [`MAX_INLINE_BATCHES`].
     fn drain_queue(&self) -> bool {
         for _ in 0..MAX_INLINE_BATCHES {
             let mut log = match self.log.try_lock() {
@@ -135,7 +138,7 @@ impl LogWriter {
             };
             self.write_batch(&mut log);
             drop(log);
-            // Whoever came while the log was taken has left its line here.
+            // A thread that found the log locked has left its line in the queue.
             if lock(&self.queue).is_empty() {
                 return true;
             }
@@ -143,7 +146,7 @@ impl LogWriter {
         false
     }
 
-    /// The life of the thread `audit`.
+    /// Runs the thread `audit`: writes queued lines and starts new files.
     fn run_writer(&self) {
         while !self.closed.load(Ordering::Acquire) {
             let queue = lock(&self.queue);
@@ -163,7 +166,7 @@ impl LogWriter {
         }
     }
 
-    /// The life of the thread `audit-sync`.
+    /// Runs the thread `audit-sync`: syncs the file and checks its disk, once a second.
     fn run_syncer(&self) {
         while !self.closed.load(Ordering::Acquire) {
             std::thread::park_timeout(SYNC_INTERVAL);
@@ -173,7 +176,8 @@ impl LogWriter {
         }
     }
 
-    /// Whether the file is where it was, and the disk has room. What cannot be told is left as it was.
+    /// Checks that the file still exists and the disk has free space. If a check fails, the state stays
+    /// unchanged.
     fn check_disk(&self) {
         let file = lock(&self.current_file).try_clone();
         let Ok(file) = file else { return };
@@ -184,7 +188,8 @@ impl LogWriter {
         self.health.set_disk_state(available < LOW_SPACE_BYTES, metadata.nlink() == 0);
     }
 
-    /// Writes a batch by one call, and tells those who wait. How long it took; none if nothing waited.
+    /// Writes one batch with one call and sends the result to the submitters. Returns the duration of the
+    /// write, or `None` if the queue was empty.
     fn write_batch(&self, log: &mut ChainedLog) -> Option<Duration> {
         let lines: Vec<PendingLine> = {
             let mut queue = lock(&self.queue);
@@ -203,18 +208,18 @@ impl LogWriter {
         if elapsed > SLOW_WRITE {
             self.health.mark_slow();
         }
-        let result = result.map_err(|e| WriteError(e.to_string().into()));
+        let result = result.map_err(WriteError::from);
         self.health.record_result(&result, log);
         self.dirty.store(true, Ordering::Release);
         for line in lines {
-            // Whoever did not wait for it is not told.
+            // The receiver is gone if the submitter does not wait for the result.
             let _ = line.result_sender.send(result.clone());
         }
         Some(elapsed)
     }
 }
 
-/// No panic leaves what these locks hold half-changed, so a poisoned one is as good.
+/// Locks a mutex. No critical section leaves its data inconsistent if it panics, so poisoning is ignored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -231,7 +236,7 @@ mod tests {
         b"\"detail\":\"x\"}".to_vec()
     }
 
-    /// A disk that takes 64 KiB and then nothing until it is read.
+    /// Replaces the file with a full pipe: writes block until the reader has read.
     fn install_stalling_file(writer: &LogWriter) -> File {
         let (reader, pipe_end): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
         let mut pipe_end = File::from(pipe_end);
@@ -241,7 +246,7 @@ mod tests {
         File::from(reader)
     }
 
-    /// Waits, bounded, until `seen` holds.
+    /// Waits until `condition` holds, at most 5 s.
     fn wait_until(condition_name: &str, mut condition: impl FnMut() -> bool) {
         for _ in 0..1000 {
             if condition() {
@@ -258,7 +263,7 @@ mod tests {
         let (writer, _) = LogWriter::start(dir.path()).unwrap();
         for at in 1..=50 {
             let mut result = writer.submit(body(), WriteMode::Inline).unwrap();
-            // A slow moment of the machine may have handed it to the thread.
+            // If the machine was slow at that moment, the thread `audit` writes the line.
             wait_until("it is written", || result.try_recv().is_ok());
             assert_eq!(writer.health().last_seq(), at);
         }
@@ -274,27 +279,27 @@ mod tests {
             let writer = writer.clone();
             move || writer.submit(body(), WriteMode::Inline).unwrap()
         });
-        wait_until("somebody is at it", || writer.health.is_writing());
+        wait_until("a write is in progress", || writer.health.is_writing());
 
         let mut second = writer.submit(body(), WriteMode::Inline).unwrap();
         assert!(second.try_recv().is_err(), "nothing was written");
-        wait_until("the disk is called stalled", || writer.health().write_error().is_some());
+        wait_until("a stall is reported", || writer.health().write_error().is_some());
         let error = writer.submit(body(), WriteMode::Inline).unwrap_err();
-        assert!(error.to_string().contains("has not answered"), "{error}");
+        assert!(error.to_string().contains("has not responded"), "{error}");
 
         let reader = std::thread::spawn(move || pipe_reader.read(&mut [0; 1 << 20]).map(|_| pipe_reader));
-        // It was held, unless the log's own thread happened to turn just then and took its line.
+        // The submitter was blocked, unless the thread `audit` woke up at that moment and wrote the line.
         let mut first = blocked.join().unwrap();
         wait_until("the first is written", || first.try_recv().is_ok());
         wait_until("the second is written", || second.try_recv().is_ok());
-        assert!(!writer.health().is_fast(), "the next lines are the thread's");
-        assert_eq!(writer.health().write_error(), None);
+        assert!(!writer.health().is_fast(), "the thread `audit` writes the next lines");
+        assert!(writer.health().write_error().is_none());
         let _pipe_reader = reader.join().unwrap().unwrap();
         for _ in 0..FAST_WRITES_TO_RECOVER {
             let mut result = writer.submit(body(), WriteMode::Inline).unwrap();
             wait_until("the thread has written", || result.try_recv().is_ok());
         }
-        wait_until("lanes write again", || writer.health().is_fast());
+        wait_until("workers write inline again", || writer.health().is_fast());
         writer.close();
     }
 

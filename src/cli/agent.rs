@@ -4,29 +4,34 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::table::{KeyValueTable, print_columns};
 use super::{CliError, CommonArgs, client, print_json};
-use crate::agents::AgentSet;
-use crate::config::Config;
+use crate::agents::{AgentName, AgentSet};
+use crate::config::{Config, Diagnostic};
+use crate::wire::admin::{Agent, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
+use crate::wire::error::{ErrorResponse, Fault};
 
 #[derive(Subcommand, Debug)]
-pub enum AgentSubcommand {
-    /// The agents in force
+pub(super) enum AgentSubcommand {
+    /// List the active agents
     List,
-    /// One agent, with its conditions and grants
-    Show { name: String },
-    /// Read a directory of agents and report its faults; needs no daemon
+    /// Show one agent with its conditions and grants
+    Show {
+        /// Name of the agent
+        name: String,
+    },
+    /// Check a directory of agents and print its faults, without the daemon
     Check {
-        /// [default: the directory of the configuration]
+        /// Directory of the agents' files [default: the directory of the configuration]
         dir: Option<PathBuf>,
     },
-    /// Have the daemon read its agents again: all of them, or none if there is a fault
+    /// Make the daemon read its agents again: all of them become active, or none if a file has a fault
     Reload,
 }
 
-pub async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Result<ExitCode, CliError> {
+pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
         AgentSubcommand::List => list(common).await,
         AgentSubcommand::Show { name } => show(common, name).await,
@@ -35,110 +40,119 @@ pub async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Result<Ex
     }
 }
 
-async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let response = client::get(&common.admin_socket, "/v1/agents").await?;
-    if common.json {
-        return Ok(print_json(&response));
+/// A fault in one line.
+pub(super) fn format_fault(fault: &Fault) -> String {
+    match fault.line {
+        Some(line) => format!("{}:{line}: {}", fault.file.display(), fault.message),
+        None => format!("{}: {}", fault.file.display(), fault.message),
     }
-    let rows: Vec<Vec<String>> = response.as_array().into_iter().flatten().map(row).collect();
+}
+
+async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let reply = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await?;
+    if common.json {
+        return print_json(&reply.raw);
+    }
+    let rows: Vec<Vec<String>> = reply.body.iter().map(row).collect();
     print_columns(&["NAME", "OWNER", "MATCH", "AUDIENCES"], &rows);
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(agent: &Value) -> Vec<String> {
-    let text = |name: &str| agent[name].as_str().unwrap_or("-").to_owned();
-    let audiences: Vec<&str> = agent["grants"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|grant| grant["audience"].as_str())
-        .collect();
-    vec![text("name"), text("owner"), format_selectors(&agent["match"]), audiences.join(" ")]
+fn row(agent: &Agent) -> Vec<String> {
+    let audiences: Vec<&str> = agent.grants.iter().map(|grant| grant.audience.as_str()).collect();
+    let owner = agent.owner.clone().unwrap_or_else(|| "-".into());
+    vec![agent.name.clone(), owner, format_selectors(&agent.selectors), audiences.join(" ")]
 }
 
-fn format_selectors(matching: &Value) -> String {
-    let to_text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let each = matching.as_object().into_iter().flatten();
-    each.map(|(name, value)| format!("{name}={}", to_text(value))).collect::<Vec<_>>().join(" ")
+fn format_selectors(selectors: &AgentSelectors) -> String {
+    let id_or_name = |value: &IdOrName| match value {
+        IdOrName::Id(id) => id.to_string(),
+        IdOrName::Name(name) => name.clone(),
+    };
+    let conditions = [
+        ("user", selectors.user.as_ref().map(id_or_name)),
+        ("group", selectors.group.as_ref().map(id_or_name)),
+        ("unit", selectors.unit.clone()),
+        ("exe", selectors.exe.clone()),
+        ("exe_sha256", selectors.exe_sha256.clone()),
+        ("measured", selectors.measured.then(|| "true".into())),
+    ];
+    let given = conditions.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    given.collect::<Vec<_>>().join(" ")
 }
 
 async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
-    // A name that is none could otherwise reach another path.
-    let name = crate::agents::AgentName::parse(name).map_err(CliError::Local)?;
-    let agent = client::get(&common.admin_socket, &format!("/v1/agents/{name}")).await?;
+    // Checked first, because the name becomes a part of the path.
+    let name = AgentName::parse(name).map_err(|e| CliError::Local(e.to_string()))?;
+    let reply = client::get::<Agent>(&common.admin_socket, &format!("/v1/agents/{name}")).await?;
     if common.json {
-        return Ok(print_json(&agent));
+        return print_json(&reply.raw);
     }
+    let agent = reply.body;
     let mut table = KeyValueTable::default();
-    for name in ["name", "owner", "tenant"] {
-        if let Some(text) = agent[name].as_str() {
-            table.add(name, text);
-        }
-    }
-    table.add("match", format_selectors(&agent["match"]));
-    for grant in agent["grants"].as_array().into_iter().flatten() {
-        let scopes: Vec<&str> =
-            grant["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        table.add(
-            "grant",
-            format!(
-                "{}, at most {} s{}{}: {}",
-                grant["audience"].as_str().unwrap_or_default(),
-                grant["ttl"],
-                match grant["assurance"] == "tpm" {
-                    true => format!(", {} by the TPM", grant["alg"].as_str().unwrap_or_default()),
-                    false => String::new(),
-                },
-                grant["posture"].as_str().map_or(String::new(), |mode| format!(", posture {mode}")),
-                scopes.join(" ")
-            ),
-        );
+    table.add("name", &agent.name);
+    table.add_some("owner", agent.owner.as_ref());
+    table.add_some("tenant", agent.tenant.as_ref());
+    table.add("match", format_selectors(&agent.selectors));
+    for grant in &agent.grants {
+        table.add("grant", format_grant(grant));
     }
     table.print();
     Ok(ExitCode::SUCCESS)
+}
+
+fn format_grant(grant: &AgentGrant) -> String {
+    let mut text = format!("{}, at most {} s", grant.audience, grant.ttl);
+    if grant.assurance == "tpm" {
+        text += &format!(", {} by the TPM", grant.alg);
+    }
+    if let Some(mode) = grant.posture {
+        text += &format!(", posture {mode}");
+    }
+    format!("{text}: {}", grant.scopes.join(" "))
 }
 
 fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliError> {
     let config = match dir {
-        // Only how long the trust domain is matters here, and a broken configuration is hostbadged --check's to tell.
+        // Only the length of the trust domain matters here; hostbadged --check reports faults of the configuration.
         Some(_) => Config::load(None).unwrap_or_default(),
-        None => Config::load(None).map_err(|faults| CliError::Refused(invalid_files_response(&faults)))?,
+        None => Config::load(None).map_err(|faults| invalid_files(&faults))?,
     };
     let dir = dir.unwrap_or(&config.paths.agents);
-    match AgentSet::read(dir, config.trust_domain_length()) {
-        Ok(registry) if common.json => Ok(print_json(&json!({ "agents": registry.len(), "faults": [] }))),
-        Ok(registry) => {
-            println!("{}: {} agents, no faults", dir.display(), registry.len());
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(faults) => Err(CliError::Refused(invalid_files_response(&faults))),
-    }
-}
-
-fn invalid_files_response(faults: &[crate::config::Diagnostic]) -> Value {
-    json!({ "error": "invalid_request", "error_description": "the files have faults", "faults": faults })
-}
-
-async fn reload(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let response = client::post(&common.admin_socket, "/v1/agents/reload", &json!({})).await?;
+    let agents =
+        AgentSet::read(dir, config.trust_domain_length()).map_err(|faults| invalid_files(&faults))?;
     if common.json {
-        return Ok(print_json(&response));
+        return print_json(&json!({ "agents": agents.len(), "faults": [] }));
     }
-    let mut table = KeyValueTable::default();
-    for what in ["added", "changed", "removed"] {
-        let names: Vec<&str> =
-            response[what].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        table.add(what, if names.is_empty() { "none".to_owned() } else { names.join(", ") });
-    }
-    table.print();
+    println!("{}: {} agents, no faults", dir.display(), agents.len());
     Ok(ExitCode::SUCCESS)
 }
 
-/// A fault in one line.
-pub fn format_diagnostic(fault: &Value) -> String {
-    let text = |name: &str| fault[name].as_str().unwrap_or_default();
-    match fault["line"].as_u64() {
-        Some(line) => format!("{}:{line}: {}", text("file"), text("what")),
-        None => format!("{}: {}", text("file"), text("what")),
+fn invalid_files(diagnostics: &[Diagnostic]) -> CliError {
+    let mut response = ErrorResponse::new("invalid_request", "the files have faults");
+    response.faults = diagnostics
+        .iter()
+        .map(|diagnostic| Fault {
+            file: diagnostic.file.clone(),
+            line: diagnostic.line,
+            message: diagnostic.message.clone(),
+        })
+        .collect();
+    CliError::Refused(Box::new(response))
+}
+
+async fn reload(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let reply = client::post_empty::<ReloadResponse>(&common.admin_socket, "/v1/agents/reload").await?;
+    if common.json {
+        return print_json(&reply.raw);
     }
+    let changes = reply.body;
+    let mut table = KeyValueTable::default();
+    for (label, names) in
+        [("added", changes.added), ("changed", changes.changed), ("removed", changes.removed)]
+    {
+        table.add(label, if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    }
+    table.print();
+    Ok(ExitCode::SUCCESS)
 }

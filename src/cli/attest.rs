@@ -1,13 +1,15 @@
 //! `hostbadge attest`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::value::RawValue;
 
+use super::files::OutputArgs;
 use super::{CliError, CommonArgs, client};
-use crate::store;
+use crate::wire::agent::{AttestRequest, EatResponse, EvidenceFormat};
 
+/// Form of the evidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum AttestFormat {
     #[default]
@@ -16,35 +18,33 @@ enum AttestFormat {
 }
 
 #[derive(Args, Debug)]
-pub struct AttestArgs {
-    /// The verifier's challenge: 8 to 64 bytes in base64url without padding
+pub(super) struct AttestArgs {
+    /// The verifier's nonce: 8 to 64 bytes in base64url without padding
     #[arg(long, value_name = "BASE64URL")]
     nonce: String,
 
-    /// The document itself, or an EAT (RFC 9711) around it: a JWT signed by the host key
+    /// The evidence itself (JSON), or an EAT (RFC 9711) that contains it: a JWT signed by the host key
     #[arg(long, value_enum, default_value_t)]
     format: AttestFormat,
 
-    /// Write to FILE, replaced whole, instead of standard output
-    #[arg(long, short, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
-pub async fn run(common: &CommonArgs, arguments: &AttestArgs) -> Result<ExitCode, CliError> {
-    let mut request = serde_json::json!({ "nonce": arguments.nonce });
-    if arguments.format == AttestFormat::Eat {
-        request["format"] = "eat".into();
-    }
-    let response = client::post_large(&common.socket, "/v1/attest", &request).await?;
-    // A JWT stands alone, for programs as for people.
-    let evidence = match response["eat"].as_str() {
-        Some(token) => token.to_owned(),
-        None => response.to_string(),
+pub(super) async fn run(common: &CommonArgs, arguments: &AttestArgs) -> Result<ExitCode, CliError> {
+    let nonce = arguments.nonce.clone();
+    let document = match arguments.format {
+        AttestFormat::Evidence => {
+            let request = AttestRequest { nonce, format: EvidenceFormat::Evidence };
+            let reply = client::post_large::<Box<RawValue>>(&common.socket, "/v1/attest", &request).await?;
+            reply.body.get().to_owned()
+        }
+        // The token is printed alone, with and without --json.
+        AttestFormat::Eat => {
+            let request = AttestRequest { nonce, format: EvidenceFormat::Eat };
+            let reply = client::post_large::<EatResponse>(&common.socket, "/v1/attest", &request).await?;
+            reply.body.eat
+        }
     };
-    match &arguments.output {
-        None => println!("{evidence}"),
-        Some(file) => store::write_atomic(file, format!("{evidence}\n").as_bytes(), 0o644)
-            .map_err(|e| CliError::Local(format!("{}: {e}", file.display())))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    arguments.output.write(format!("{document}\n").as_bytes(), 0o644)
 }

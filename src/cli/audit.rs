@@ -4,58 +4,73 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use serde_json::Value;
 
 use super::table::sanitize;
 use super::{CliError, CommonArgs, client, whoami};
+use crate::wire::admin::{AuditRecord, AuditResponse, MAX_AUDIT_RECORDS};
+
+/// Interval at which `--follow` asks for new records.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(300);
 
 #[derive(Subcommand, Debug)]
-pub enum AuditSubcommand {
-    /// The last lines of the record
+pub(super) enum AuditSubcommand {
+    /// Print the last records of the audit log
     Tail {
-        /// How many lines
-        #[arg(long, short = 'n', default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        /// Number of records
+        #[arg(
+            long,
+            short = 'n',
+            default_value_t = 20,
+            value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_AUDIT_RECORDS))
+        )]
         lines: u16,
 
-        /// Go on as lines are added, until interrupted
+        /// Print further records as they are written, until interrupted
         #[arg(long, short)]
         follow: bool,
     },
 }
 
-pub async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Result<ExitCode, CliError> {
+pub(super) async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Result<ExitCode, CliError> {
     let AuditSubcommand::Tail { lines, follow } = subcommand;
-    let mut last = 0;
-    let mut limit = *lines;
+    let (mut last_seq, mut limit) = (0, *lines);
     loop {
-        let path = format!("/v1/audit?after={last}&limit={limit}");
-        let response = client::get(&common.admin_socket, &path).await?;
-        for line in response.as_array().into_iter().flatten() {
-            last = line["seq"].as_u64().unwrap_or(last);
-            if common.json { println!("{line}") } else { println!("{}", sanitize(&format_record(line))) }
+        let path = format!("/v1/audit?after={last_seq}&limit={limit}");
+        let reply = client::get::<AuditResponse>(&common.admin_socket, &path).await?;
+        for line in reply.body {
+            let record: AuditRecord = serde_json::from_str(line.get())
+                .map_err(|e| CliError::Local(format!("cannot parse an audit record: {e}")))?;
+            last_seq = record.seq;
+            if common.json {
+                println!("{line}");
+            } else {
+                println!("{}", sanitize(&format_record(&record)));
+            }
         }
         if !follow {
             return Ok(ExitCode::SUCCESS);
         }
-        limit = 1000;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        limit = MAX_AUDIT_RECORDS;
+        tokio::time::sleep(FOLLOW_INTERVAL).await;
     }
 }
 
-/// A line of the log for people.
-fn format_record(line: &Value) -> String {
-    let text = |name: &str| line[name].as_str();
-    let mut parts = vec![
-        line["seq"].to_string(),
-        text("time").unwrap_or_default().to_owned(),
-        text("event").unwrap_or_default().to_owned(),
+/// A record in one line.
+fn format_record(record: &AuditRecord) -> String {
+    let mut parts = vec![record.seq.to_string(), record.time.to_string(), record.event.clone()];
+    parts.extend(record.agent.clone());
+    let members = [
+        ("reason", &record.reason),
+        ("audience", &record.audience),
+        ("scope", &record.scope),
+        ("jti", &record.jti),
+        ("detail", &record.detail),
     ];
-    parts.extend(text("agent").map(str::to_owned));
-    for name in ["reason", "audience", "scope", "jti", "detail"] {
-        parts.extend(text(name).filter(|value| !value.is_empty()).map(|value| format!("{name}={value:?}")));
+    for (name, value) in members {
+        parts.extend(
+            value.as_ref().filter(|value| !value.is_empty()).map(|value| format!("{name}={value:?}")),
+        );
     }
-    if line["peer"].is_object() {
-        parts.push(format!("({})", whoami::format_peer(&line["peer"])));
-    }
+    parts.extend(record.peer.as_ref().map(|peer| format!("({})", whoami::format_peer(peer))));
     parts.join(" ")
 }

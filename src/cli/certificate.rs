@@ -1,37 +1,34 @@
-//! `hostbadge certificate`: a certificate for this process's own identity, once or for as long as somebody needs it.
+//! `hostbadge certificate`: a certificate for this process's own identity, once or renewed continuously.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 use data_encoding::BASE64;
-use ring::rand::{SecureRandom, SystemRandom};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use zeroize::Zeroizing;
 
-use super::table::sanitize;
+use super::files::{read_file, write_file};
+use super::renewal::{Backoff, renewal_delay};
 use super::{CliError, CommonArgs, client, print_json};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::enroll::pem;
 use crate::store;
+use crate::wire::agent::{CertificateRequest, CertificateResponse, Ttl};
 
-/// No request for a certificate is larger.
-const MAX_CSR_SIZE: u64 = 64 * 1024;
-/// How soon a daemon that is away is asked again, at first and at last.
-const INITIAL_RETRY_DELAY: Duration = Duration::from_secs(1);
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
+/// Largest PKCS#10 request in bytes.
+const MAX_CSR_SIZE: usize = 64 * 1024;
 
 const CERT_FILE: &str = "cert.pem";
 const KEY_FILE: &str = "key.pem";
 const BUNDLE_FILE: &str = "bundle.pem";
 
 #[derive(Args, Debug)]
-pub struct CertificateArgs {
-    /// A PKCS#10 request, PEM: the key stays where it is. Of what it asks for only the key counts
+pub(super) struct CertificateArgs {
+    /// PKCS#10 request (PEM) with the public key to certify; the rest of the request is ignored
     #[arg(long, value_name = "FILE")]
     csr: Option<PathBuf>,
 
@@ -39,53 +36,51 @@ pub struct CertificateArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "watch")]
     out: Option<PathBuf>,
 
-    /// Keep cert.pem, key.pem and bundle.pem in DIR fresh until ended by SIGTERM or SIGINT, and remove them then.
-    /// cert.pem is replaced last
+    /// Write cert.pem, key.pem and bundle.pem into DIR and renew them at half of the certificate's lifetime, until
+    /// SIGTERM or SIGINT; then remove them. cert.pem is replaced last
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
 
-    /// A shorter life than the host's usual, like "10m"
+    /// Lifetime, like "10m"; at most the host's `[certificates] ttl`, which is the default
     #[arg(long, value_name = "DURATION")]
     ttl: Option<String>,
 
-    /// Which agent to be, where this process is several
+    /// Agent to act as, if this process matches several
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
 }
 
-pub async fn run(common: &CommonArgs, arguments: &CertificateArgs) -> Result<ExitCode, CliError> {
+pub(super) async fn run(common: &CommonArgs, arguments: &CertificateArgs) -> Result<ExitCode, CliError> {
     if let Some(dir) = &arguments.watch {
         return watch(common, arguments, dir).await;
     }
-    let response = request_certificate(common, arguments).await?;
+    let reply = request_certificate(common, arguments).await?;
+    let certificate = reply.body;
     if let Some(dir) = &arguments.out {
         let bundle = fetch_bundle(common).await?;
-        write_files(dir, &response, &bundle)?;
+        write_files(dir, &certificate, &bundle)?;
         if common.json {
-            return Ok(print_json(&serde_json::json!({ "expires_at": response["expires_at"] })));
+            return print_json(&json!({ "expires_at": certificate.expires_at }));
         }
-        println!("{}", summary(&response, dir));
+        println!("{}", summary(&certificate, dir));
         return Ok(ExitCode::SUCCESS);
     }
     if common.json {
-        return Ok(print_json(&response));
+        return print_json(&reply.raw);
     }
-    print!(
-        "{}{}",
-        string_field(&response, "certificate_chain")?,
-        response["private_key"].as_str().unwrap_or_default()
-    );
+    let key = certificate.private_key.as_ref().map(|key| key.as_str()).unwrap_or_default();
+    print!("{}{key}", certificate.certificate_chain);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Until somebody ends it, or it is refused.
+/// Renews the files until a signal arrives or the request is refused, then removes them.
 async fn watch(common: &CommonArgs, arguments: &CertificateArgs, dir: &Path) -> Result<ExitCode, CliError> {
     let listen = |kind| signal(kind).map_err(|e| CliError::Local(e.to_string()));
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut hangup = listen(SignalKind::hangup())?;
     let outcome = tokio::select! {
-        failure = renew_until_error(common, arguments, dir) => Err(failure),
+        error = renew_until_error(common, arguments, dir) => Err(error),
         _ = terminate.recv() => Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
         _ = hangup.recv() => Ok(ExitCode::SUCCESS),
@@ -104,120 +99,103 @@ async fn watch(common: &CommonArgs, arguments: &CertificateArgs, dir: &Path) -> 
     outcome
 }
 
-/// Replaces the files at half of each certificate's life. Returns what no later try would mend.
+/// Replaces the files at half of each certificate's lifetime. Returns the first error that a repetition would not
+/// fix.
 async fn renew_until_error(common: &CommonArgs, arguments: &CertificateArgs, dir: &Path) -> CliError {
-    let mut retry_delay = INITIAL_RETRY_DELAY;
+    let mut backoff = Backoff::new();
     let mut last_error = String::new();
     loop {
-        let renewal = async {
-            let response = request_certificate(common, arguments).await?;
-            let bundle = fetch_bundle(common).await?;
-            write_files(dir, &response, &bundle)?;
-            Ok(response)
-        };
-        match renewal.await {
-            Ok(response) => {
-                println!("{}", summary(&response, dir));
+        match renew(common, arguments, dir).await {
+            Ok(certificate) => {
+                println!("{}", summary(&certificate, dir));
                 last_error.clear();
-                retry_delay = INITIAL_RETRY_DELAY;
-                tokio::time::sleep(renewal_delay(&response)).await;
+                backoff = Backoff::new();
+                tokio::time::sleep(renewal_delay(certificate.expires_at, Clock::System.now())).await;
                 continue;
             }
-            Err(failure) if !is_retryable(&failure) => return failure,
-            // Each trouble is said once.
-            Err(failure) if failure.to_string() != last_error => {
-                last_error = failure.to_string();
+            Err(error) if !is_retryable(&error) => return error,
+            // A repeated error is printed once.
+            Err(error) if error.to_string() != last_error => {
+                last_error = error.to_string();
                 eprintln!("hostbadge: {last_error}");
             }
             Err(_) => {}
         }
-        tokio::time::sleep(jitter(retry_delay)).await;
-        retry_delay = (retry_delay * 2).min(MAX_RETRY_DELAY);
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
-/// Whether it makes sense to ask again.
-fn is_retryable(failure: &CliError) -> bool {
-    match failure {
+async fn renew(
+    common: &CommonArgs,
+    arguments: &CertificateArgs,
+    dir: &Path,
+) -> Result<CertificateResponse, CliError> {
+    let certificate = request_certificate(common, arguments).await?.body;
+    let bundle = fetch_bundle(common).await?;
+    write_files(dir, &certificate, &bundle)?;
+    Ok(certificate)
+}
+
+fn is_retryable(error: &CliError) -> bool {
+    match error {
         CliError::NoDaemon(_) | CliError::Unavailable(_) => true,
-        CliError::Refused(body) => body["error"] == "slow_down",
+        CliError::Refused(response) => response.error == "slow_down",
         CliError::Local(_) => false,
     }
 }
 
-async fn request_certificate(common: &CommonArgs, arguments: &CertificateArgs) -> Result<Value, CliError> {
-    let mut request = Map::new();
-    if let Some(file) = &arguments.csr {
-        request.insert("csr".into(), read_csr(file)?.into());
-    }
-    if let Some(ttl) = &arguments.ttl {
-        request.insert("ttl".into(), ttl.as_str().into());
-    }
-    if let Some(agent) = &arguments.agent {
-        request.insert("agent".into(), agent.as_str().into());
-    }
-    client::post(&common.socket, "/v1/certificate", &Value::Object(request)).await
+async fn request_certificate(
+    common: &CommonArgs,
+    arguments: &CertificateArgs,
+) -> Result<client::Reply<CertificateResponse>, CliError> {
+    let csr = arguments.csr.as_deref().map(read_csr).transpose()?;
+    let request = CertificateRequest {
+        csr: csr.map(Into::into),
+        ttl: arguments.ttl.as_deref().map(|ttl| Ttl::Text(ttl.into())),
+        agent: arguments.agent.as_deref().map(Into::into),
+    };
+    client::post(&common.socket, "/v1/certificate", &request).await
 }
 
 fn read_csr(file: &Path) -> Result<String, CliError> {
-    use std::io::Read;
-    let mut text = String::new();
-    let read = fs::File::open(file).and_then(|file| file.take(MAX_CSR_SIZE).read_to_string(&mut text));
-    match read {
-        Ok(_) => Ok(text),
-        Err(e) => Err(CliError::Local(format!("{}: {e}; the request is to be PEM", file.display()))),
-    }
+    String::from_utf8(read_file(file, MAX_CSR_SIZE)?)
+        .map_err(|_| CliError::Local(format!("{}: the request must be PEM", file.display())))
 }
 
-/// The roots of the host's trust domain, PEM.
+/// The members of a SPIFFE bundle document (RFC 7517 with `x5c`) that hold root certificates.
+#[derive(Deserialize)]
+struct BundleDocument {
+    keys: Vec<BundleKey>,
+}
+
+#[derive(Deserialize)]
+struct BundleKey {
+    #[serde(default)]
+    x5c: Vec<String>,
+}
+
+/// The root certificates of the host's trust domain, PEM.
 async fn fetch_bundle(common: &CommonArgs) -> Result<String, CliError> {
-    let document = client::get(&common.socket, "/v1/bundle").await?;
-    let keys = document["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let roots = keys.iter().filter_map(|key| BASE64.decode(key["x5c"][0].as_str()?.as_bytes()).ok());
+    let document = client::get::<BundleDocument>(&common.socket, "/v1/bundle").await?.body;
+    let roots = document.keys.iter().filter_map(|key| BASE64.decode(key.x5c.first()?.as_bytes()).ok());
     let text: Result<String, _> = roots.map(|root| pem("CERTIFICATE", &root)).collect();
     let text = text.map_err(|e| CliError::Local(e.to_string()))?;
-    match text.is_empty() {
-        true => Err(CliError::Local("the bundle holds no certificate".into())),
-        false => Ok(text),
+    if text.is_empty() {
+        return Err(CliError::Local("the bundle contains no certificate".into()));
     }
+    Ok(text)
 }
 
-/// The certificate comes last: whoever waits for it finds the rest.
-fn write_files(dir: &Path, response: &Value, bundle: &str) -> Result<(), CliError> {
-    let failed = |name: &str| {
-        let path = dir.join(name);
-        move |e: io::Error| CliError::Local(format!("{}: {e}", path.display()))
-    };
-    let chain = string_field(response, "certificate_chain")?;
-    store::ensure_dir(dir, 0o700).map_err(|e| CliError::Local(format!("{e}")))?;
-    store::write_atomic(&dir.join(BUNDLE_FILE), bundle.as_bytes(), 0o600).map_err(failed(BUNDLE_FILE))?;
-    if let Some(key) = response["private_key"].as_str() {
-        let key = Zeroizing::new(key.to_owned());
-        store::write_atomic(&dir.join(KEY_FILE), key.as_bytes(), 0o600).map_err(failed(KEY_FILE))?;
+/// Writes the certificate last, so that a program that waits for it finds the other files complete.
+fn write_files(dir: &Path, certificate: &CertificateResponse, bundle: &str) -> Result<(), CliError> {
+    store::ensure_dir(dir, 0o700).map_err(|e| CliError::Local(e.to_string()))?;
+    write_file(&dir.join(BUNDLE_FILE), bundle.as_bytes(), 0o600)?;
+    if let Some(key) = &certificate.private_key {
+        write_file(&dir.join(KEY_FILE), key.as_bytes(), 0o600)?;
     }
-    store::write_atomic(&dir.join(CERT_FILE), chain.as_bytes(), 0o600).map_err(failed(CERT_FILE))
+    write_file(&dir.join(CERT_FILE), certificate.certificate_chain.as_bytes(), 0o600)
 }
 
-fn string_field<'a>(response: &'a Value, name: &str) -> Result<&'a str, CliError> {
-    response[name].as_str().ok_or_else(|| CliError::Local(format!("the answer holds no {name}")))
-}
-
-fn summary(response: &Value, dir: &Path) -> String {
-    let expires_at = response["expires_at"].as_str().unwrap_or("unknown");
-    format!("{}: fresh until {}", dir.display(), sanitize(expires_at))
-}
-
-/// Half of what is left of its life, or a little less.
-fn renewal_delay(response: &Value) -> Duration {
-    let expires_at = response["expires_at"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
-    let expires_at = expires_at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    let left = Timestamp::from_secs(expires_at.as_secs()).since(Clock::System.now());
-    jitter(left / 2).max(Duration::from_millis(500))
-}
-
-/// Up to a tenth less, so that many do not ask at once.
-fn jitter(delay: Duration) -> Duration {
-    let mut part = [0];
-    let _ = SystemRandom::new().fill(&mut part);
-    delay - (delay / 10).mul_f64(f64::from(part[0]) / 256.0)
+fn summary(certificate: &CertificateResponse, dir: &Path) -> String {
+    format!("{}: valid until {}", dir.display(), certificate.expires_at)
 }

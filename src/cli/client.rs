@@ -1,4 +1,4 @@
-//! One request over a Unix socket.
+//! One HTTP request over a Unix socket.
 
 use std::io;
 use std::path::Path;
@@ -9,87 +9,116 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::net::UnixStream;
+use zeroize::Zeroizing;
 
 use super::CliError;
+use crate::wire::error::ErrorResponse;
 
-/// Largest answer taken, but for evidence.
+/// Largest accepted response, except for evidence.
 const MAX_RESPONSE_SIZE: usize = 4 * 1024 * 1024;
-/// Evidence has the host's logs in it.
+/// Evidence contains the host's boot event log and IMA list.
 const MAX_EVIDENCE_RESPONSE_SIZE: usize = crate::verify::eat::MAX_EAT_SIZE;
 /// The daemon bounds each of its own waits; this bounds their sum.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// `GET path`.
-pub async fn get(socket: &Path, path: &str) -> Result<Value, CliError> {
-    exchange(socket, Method::GET, path, None, MAX_RESPONSE_SIZE).await
+/// A response: the daemon's JSON, for `--json`, and its typed form.
+pub(super) struct Reply<T> {
+    pub(super) raw: Box<RawValue>,
+    pub(super) body: T,
 }
 
-/// `POST path` with a JSON body.
-pub async fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, CliError> {
-    exchange(socket, Method::POST, path, Some(body), MAX_RESPONSE_SIZE).await
+/// Sends `GET path`.
+pub(super) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Reply<T>, CliError> {
+    exchange(socket, Method::GET, path, Zeroizing::default(), MAX_RESPONSE_SIZE).await
 }
 
-/// The same for an answer that may be large.
-pub async fn post_large(socket: &Path, path: &str, body: &Value) -> Result<Value, CliError> {
-    exchange(socket, Method::POST, path, Some(body), MAX_EVIDENCE_RESPONSE_SIZE).await
+/// Sends `POST path` with a JSON body.
+pub(super) async fn post<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<Reply<T>, CliError> {
+    exchange(socket, Method::POST, path, to_json(body)?, MAX_RESPONSE_SIZE).await
 }
 
-async fn exchange(
+/// Sends `POST path` without a body.
+pub(super) async fn post_empty<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Reply<T>, CliError> {
+    exchange(socket, Method::POST, path, Zeroizing::default(), MAX_RESPONSE_SIZE).await
+}
+
+/// Sends `POST path` for a response that may be as large as evidence.
+pub(super) async fn post_large<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<Reply<T>, CliError> {
+    exchange(socket, Method::POST, path, to_json(body)?, MAX_EVIDENCE_RESPONSE_SIZE).await
+}
+
+fn to_json(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    let text = serde_json::to_vec(body).map_err(|e| CliError::Local(e.to_string()))?;
+    Ok(Zeroizing::new(text))
+}
+
+async fn exchange<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
-    body: Option<&Value>,
+    body: Zeroizing<Vec<u8>>,
     max_size: usize,
-) -> Result<Value, CliError> {
-    let stream = UnixStream::connect(socket).await.map_err(|e| connect_error(socket, &e))?;
+) -> Result<Reply<T>, CliError> {
     let no_daemon = |e: &dyn std::fmt::Display| CliError::NoDaemon(format!("{}: {e}", socket.display()));
     let round_trip = async {
+        let stream = UnixStream::connect(socket).await.map_err(|e| connect_error(socket, &e))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| no_daemon(&e))?;
         tokio::spawn(connection);
-        let text = body.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, "localhost")
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(text)))
+            .body(Full::new(Bytes::copy_from_slice(&body)))
             .map_err(|e| no_daemon(&e))?;
         let response = sender.send_request(request).await.map_err(|e| no_daemon(&e))?;
         let status = response.status();
-        let text = Limited::new(response.into_body(), max_size)
-            .collect()
-            .await
-            .map_err(|e| no_daemon(&e))?
-            .to_bytes();
-        let value =
-            serde_json::from_slice(&text).map_err(|e| no_daemon(&format!("the answer is not JSON: {e}")))?;
-        Ok((status, value))
+        let body = Limited::new(response.into_body(), max_size).collect().await.map_err(|e| no_daemon(&e))?;
+        Ok((status, body.to_bytes()))
     };
-    let (status, value) = match tokio::time::timeout(REQUEST_TIMEOUT, round_trip).await {
+    let (status, text) = match tokio::time::timeout(REQUEST_TIMEOUT, round_trip).await {
         Ok(result) => result?,
-        Err(_) => return Err(CliError::NoDaemon(format!("{}: no answer within 30 s", socket.display()))),
+        Err(_) => return Err(no_daemon(&"no response within 30 s")),
     };
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE => Err(CliError::Unavailable(value)),
-        status if status.is_success() => Ok(value),
-        _ => Err(CliError::Refused(value)),
+    if status.is_success() {
+        let invalid = |e: serde_json::Error| no_daemon(&format!("cannot parse the response to {path}: {e}"));
+        let raw: Box<RawValue> = serde_json::from_slice(&text).map_err(invalid)?;
+        let body = serde_json::from_str(raw.get()).map_err(invalid)?;
+        return Ok(Reply { raw, body });
     }
+    let error: ErrorResponse = serde_json::from_slice(&text).map_err(|_| {
+        no_daemon(&format!("the response to {path} is HTTP status {status} without a description"))
+    })?;
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        return Err(CliError::Unavailable(Box::new(error)));
+    }
+    Err(CliError::Refused(Box::new(error)))
 }
 
 fn connect_error(socket: &Path, error: &io::Error) -> CliError {
     let path = socket.display();
     match error.kind() {
         io::ErrorKind::NotFound => CliError::NoDaemon(format!(
-            "{path}: there is no socket; is hostbadged running? (systemctl status hostbadged)"
+            "{path}: the socket does not exist; check that hostbadged is running (systemctl status hostbadged)"
         )),
         io::ErrorKind::ConnectionRefused => CliError::NoDaemon(format!(
-            "{path}: nobody listens; is hostbadged running? (systemctl status hostbadged)"
+            "{path}: no process listens on the socket; check that hostbadged is running (systemctl status hostbadged)"
         )),
         io::ErrorKind::PermissionDenied => CliError::Local(format!(
-            "{path}: this user may not open the socket; the admin socket is for root and the admin group"
+            "{path}: permission denied; the admin socket is for root and members of the admin group"
         )),
         _ => CliError::NoDaemon(format!("{path}: {error}")),
     }

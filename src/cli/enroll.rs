@@ -1,10 +1,8 @@
 //! `hostbadge enroll request|challenge|activate|certify|install`.
 //!
-//! request, activate and install ask the host's daemon; challenge and certify are the operator's, and need neither daemon
-//! nor TPM.
+//! `request`, `activate` and `install` use the host's daemon; the operator's `challenge` and `certify` need neither
+//! daemon nor TPM.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,8 +11,10 @@ use data_encoding::{BASE64, HEXLOWER};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+use super::files::{OutputArgs, read_file, write_file};
 use super::table::KeyValueTable;
 use super::{CliError, CommonArgs, client, print_json};
 use crate::clock::Clock;
@@ -22,83 +22,79 @@ use crate::enroll::{
     CertificateTemplate, ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, EnrollmentRequest, Error,
     MAX_SMALL_FILE_SIZE, OperatorReview, OrganizationCa, VerifiedRequest, pem,
 };
-use crate::store;
 use crate::verify::evidence::MAX_EVIDENCE_SIZE;
 use crate::verify::{HostSan, Roots};
+use crate::wire::enroll::{CredentialRequest, CredentialResponse, InstallRequest};
+use crate::wire::status::HostCertificate;
 
 #[derive(Subcommand, Debug)]
-pub enum EnrollSubcommand {
-    /// On the host: say which keys its TPM has, for an operator
+pub(super) enum EnrollSubcommand {
+    /// On the host: create a request with the keys of its TPM
     Request(OutputArgs),
-    /// The operator: check a request, and make a challenge that only the TPM of its keys can answer
+    /// The operator: check a request and create a challenge that only the TPM with its keys can answer
     Challenge(ChallengeArgs),
-    /// On the host: have the TPM answer a challenge, once
+    /// On the host: have the TPM answer a challenge; each challenge is answered once
     Activate(ActivateArgs),
-    /// The operator: check the answer, and certify the host key
+    /// The operator: check the answer and certify the host key
     Certify(CertifyArgs),
-    /// On the host: keep the certificate
+    /// On the host: install the certificate
     Install {
-        /// The certificate and those that lead to the organisation's root, PEM
+        /// The certificate and its chain up to the organization's root, PEM
         certificate: PathBuf,
     },
 }
 
 #[derive(Args, Debug)]
-pub struct OutputArgs {
-    /// Write to FILE, replaced whole, instead of standard output
-    #[arg(long, short, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-pub struct ChallengeArgs {
-    /// As `hostbadge enroll request` gave it
+pub(super) struct ChallengeArgs {
+    /// The request, as `hostbadge enroll request` wrote it
     request: PathBuf,
 
-    /// Directory of TPM makers' certificates, PEM or DER (.pem, .crt, .cer, .der): the roots, and any that lead to them
+    /// Directory of TPM manufacturers' certificates, PEM or DER (.pem, .crt, .cer, .der): roots and intermediates
     #[arg(long, value_name = "DIR", required_unless_present = "no_roots")]
     roots: Option<PathBuf>,
 
-    /// Do not ask for a TPM maker's word: whatever has made the keys, a program or a chip, is taken
+    /// Do not check EK certificates: also accept keys that are not in a genuine TPM
     #[arg(long, conflicts_with = "roots")]
     no_roots: bool,
 
-    /// Which host it must be: 26 characters, as `hostbadge status` shows it there. Without it any TPM of these makers will do
+    /// Expected host id: 26 characters, as `hostbadge status` shows it on the host. Without it, any genuine TPM is
+    /// accepted
     #[arg(long, value_name = "ID")]
     host: Option<String>,
 
-    /// The trust domain that the certificate is to name: the host says which, and does not decide it
+    /// Expected trust domain, which the certificate will name
     #[arg(long, value_name = "NAME", required_unless_present = "any_trust_domain")]
     trust_domain: Option<String>,
 
-    /// Take whatever trust domain the host says
+    /// Accept the trust domain that the request states
     #[arg(long, conflicts_with = "trust_domain")]
     any_trust_domain: bool,
 
-    /// Where to write the secret that `certify` needs; it stays here, and must not exist yet
+    /// Where to write the secret that `certify` needs; the file must not exist yet. Keep it private
     #[arg(long, value_name = "FILE")]
     secret: PathBuf,
 
     #[command(flatten)]
-    output_args: OutputArgs,
+    output: OutputArgs,
 }
 
 #[derive(Args, Debug)]
-pub struct ActivateArgs {
-    /// As `hostbadge enroll challenge` gave it
+pub(super) struct ActivateArgs {
+    /// The challenge, as `hostbadge enroll challenge` wrote it
     #[arg(required_unless_present = "credential", conflicts_with = "credential")]
     challenge: Option<PathBuf>,
 
-    /// Instead of a challenge: a file of tpm2_makecredential for this host's attestation key. Gives the secret in it
+    /// Instead of a challenge: a file of tpm2_makecredential for this host's attestation key (root only). The output
+    /// is the secret in it
     #[arg(long, value_name = "FILE", requires = "ek")]
     credential: Option<PathBuf>,
 
-    /// Which endorsement key the credential is for
+    /// The endorsement key that the credential is for
     #[arg(long, value_name = "KIND", requires = "credential")]
     ek: Option<EkAlgorithm>,
 
     #[command(flatten)]
-    output_args: OutputArgs,
+    output: OutputArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -108,12 +104,12 @@ enum EkAlgorithm {
 }
 
 #[derive(Args, Debug)]
-pub struct CertifyArgs {
+pub(super) struct CertifyArgs {
     /// The host's request
     #[arg(long, value_name = "FILE")]
     request: PathBuf,
 
-    /// What `hostbadge enroll challenge` kept; is marked as used
+    /// The secret of `hostbadge enroll challenge`; it is marked as used
     #[arg(long, value_name = "FILE")]
     secret: PathBuf,
 
@@ -129,28 +125,29 @@ pub struct CertifyArgs {
     #[arg(long, value_name = "FILE", requires = "ca_cert")]
     ca_key: Option<PathBuf>,
 
-    /// Give the host's signing request, PEM, for a CA elsewhere
+    /// Write the host's signing request (PEM) for a CA elsewhere instead of a certificate
     #[arg(long, conflicts_with_all = ["ca_cert", "ca_key"])]
     csr: bool,
 
-    /// Also let the host be a CA of its trust domain: it then signs its agents' certificates below the organisation's root,
-    /// which is to be the last in the file of --ca-cert
+    /// Also certify the host as a CA of its trust domain: it then issues its agents' certificates below the
+    /// organization's root, which must be the last certificate in the file of --ca-cert
     #[arg(long, conflicts_with = "csr")]
     signing: bool,
 
-    /// How long the certificate counts
+    /// Validity of the certificate in days
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
     days: u32,
 
     #[command(flatten)]
-    output_args: OutputArgs,
+    output: OutputArgs,
 }
 
-pub async fn run(common: &CommonArgs, subcommand: &EnrollSubcommand) -> Result<ExitCode, CliError> {
+pub(super) async fn run(common: &CommonArgs, subcommand: &EnrollSubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
-        EnrollSubcommand::Request(output_args) => {
-            let request = client::post(&common.admin_socket, "/v1/enroll/request", &json!({})).await?;
-            write_output(output_args, format!("{request}\n").as_bytes(), 0o644)
+        EnrollSubcommand::Request(output) => {
+            let request =
+                client::post_empty::<Box<RawValue>>(&common.admin_socket, "/v1/enroll/request").await?.body;
+            output.write(format!("{request}\n").as_bytes(), 0o644)
         }
         EnrollSubcommand::Challenge(arguments) => challenge(common, arguments),
         EnrollSubcommand::Activate(arguments) => activate(common, arguments).await,
@@ -159,10 +156,10 @@ pub async fn run(common: &CommonArgs, subcommand: &EnrollSubcommand) -> Result<E
     }
 }
 
-/// Checks a request. Prints what was found where the challenge goes to a file.
+/// Checks a request and writes a challenge. Prints a summary if the challenge goes to a file.
 fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode, CliError> {
-    let request = EnrollmentRequest::parse(&read_limited(&arguments.request, MAX_EVIDENCE_SIZE)?)
-        .map_err(to_cli_error)?;
+    let request =
+        EnrollmentRequest::parse(&read_file(&arguments.request, MAX_EVIDENCE_SIZE)?).map_err(to_cli_error)?;
     let verified = request.check().map_err(to_cli_error)?;
     let expectations = [
         ("host", &arguments.host, &verified.host),
@@ -170,7 +167,7 @@ fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode,
     ];
     for (what, expected, found) in expectations {
         if expected.as_ref().is_some_and(|wanted| wanted != found) {
-            return Err(CliError::Local(format!("the request is of another {what}: {found}")));
+            return Err(CliError::Local(format!("the request is for another {what}: {found}")));
         }
     }
     let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose();
@@ -180,16 +177,17 @@ fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode,
     let untrusted = untrusted_ek_certificates(&verified, &review);
     if arguments.secret.exists() {
         let path = arguments.secret.display();
-        return Err(CliError::Local(format!("{path} exists, and may be what another challenge needs")));
+        return Err(CliError::Local(format!(
+            "{path} already exists, possibly for another challenge; choose another file"
+        )));
     }
     let (challenge, secret) = EnrollmentChallenge::generate(&verified, review).map_err(to_cli_error)?;
     write_file(&arguments.secret, &json_line(&secret)?, 0o600)?;
-    let exit_code = write_output(&arguments.output_args, &json_line(&challenge)?, 0o644)?;
-    if arguments.output_args.output.is_none() {
-        return Ok(exit_code);
+    arguments.output.write(&json_line(&challenge)?, 0o644)?;
+    if arguments.output.is_file() {
+        print_review(common, &verified, &secret.review, untrusted)?;
     }
-    print_review(common, &verified, &secret.review, untrusted);
-    Ok(exit_code)
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn activate(common: &CommonArgs, arguments: &ActivateArgs) -> Result<ExitCode, CliError> {
@@ -198,48 +196,58 @@ async fn activate(common: &CommonArgs, arguments: &ActivateArgs) -> Result<ExitC
             EkAlgorithm::Rsa => "rsa",
             EkAlgorithm::Ecc => "ecc",
         };
-        let request =
-            json!({ "ek": ek, "credential": BASE64.encode(&read_limited(credential, MAX_SMALL_FILE_SIZE)?) });
-        let response = client::post(&common.admin_socket, "/v1/enroll/credential", &request).await?;
-        if common.json && arguments.output_args.output.is_none() {
-            return Ok(print_json(&response));
+        let credential = BASE64.encode(&read_file(credential, MAX_SMALL_FILE_SIZE)?);
+        let request = CredentialRequest { ek: ek.into(), credential };
+        let reply =
+            client::post::<CredentialResponse>(&common.admin_socket, "/v1/enroll/credential", &request)
+                .await?;
+        if common.json && !arguments.output.is_file() {
+            return print_json(&reply.raw);
         }
-        let secret = BASE64.decode(response["secret"].as_str().unwrap_or_default().as_bytes());
-        let secret = secret.map_err(|e| CliError::Local(format!("the daemon's answer: {e}")))?;
-        return write_output(&arguments.output_args, &Zeroizing::new(secret), 0o600);
+        let secret = BASE64
+            .decode(reply.body.secret.as_bytes())
+            .map_err(|e| CliError::Local(format!("the daemon's response: {e}")))?;
+        return arguments.output.write(&Zeroizing::new(secret), 0o600);
     }
-    let text = read_limited(arguments.challenge.as_deref().unwrap_or(Path::new("")), MAX_SMALL_FILE_SIZE)?;
+    let text = read_file(arguments.challenge.as_deref().unwrap_or(Path::new("")), MAX_SMALL_FILE_SIZE)?;
     let challenge = EnrollmentChallenge::parse(&text).map_err(to_cli_error)?;
-    let request = serde_json::to_value(&challenge).map_err(|e| CliError::Local(e.to_string()))?;
-    let response = client::post(&common.admin_socket, "/v1/enroll/activate", &request).await?;
-    write_output(&arguments.output_args, format!("{response}\n").as_bytes(), 0o644)
+    let answer =
+        client::post::<Box<RawValue>>(&common.admin_socket, "/v1/enroll/activate", &challenge).await?.body;
+    arguments.output.write(format!("{answer}\n").as_bytes(), 0o644)
 }
 
-/// What an operator is to look at, before the challenge goes and before the certificate does.
-fn print_review(common: &CommonArgs, verified: &VerifiedRequest, review: &OperatorReview, untrusted: usize) {
+/// Prints what the operator should check before passing on the challenge or the certificate.
+fn print_review(
+    common: &CommonArgs,
+    verified: &VerifiedRequest,
+    review: &OperatorReview,
+    untrusted: usize,
+) -> Result<ExitCode, CliError> {
     let ak = HEXLOWER.encode(&verified.ak_name);
     if common.json {
-        print_json(&json!({
+        return print_json(&json!({
             "host": review.host, "trust_domain": review.trust_domain, "ak": ak, "made": verified.created_at, "maker": review.maker,
             "left_out": untrusted,
         }));
-        return;
     }
     let mut table = KeyValueTable::default();
     table.add("host", review.host.as_str());
     table.add("trust domain", review.trust_domain.as_str());
     table.add("requested", verified.created_at.to_string());
     table.add("attestation key", ak);
-    table
-        .add("TPM maker", review.maker.as_deref().unwrap_or("not asked for: nobody says that this is a TPM"));
+    table.add(
+        "TPM manufacturer",
+        review.maker.as_deref().unwrap_or("not checked: the keys may not be in a genuine TPM"),
+    );
     if untrusted > 0 {
-        let what = format!("{untrusted} that lead to no root: the host certificate does not name them");
+        let what = format!("{untrusted} without a chain to a root; the host certificate does not name them");
         table.add("EK certificates left out", what);
     }
     table.print();
+    Ok(ExitCode::SUCCESS)
 }
 
-/// EK certificates of the request that the host certificate is not to name.
+/// Number of EK certificates of the request that the host certificate will not name.
 fn untrusted_ek_certificates(verified: &VerifiedRequest, review: &OperatorReview) -> usize {
     verified
         .endorsement_keys
@@ -249,20 +257,20 @@ fn untrusted_ek_certificates(verified: &VerifiedRequest, review: &OperatorReview
         .count()
 }
 
-/// The secret is marked as used before the certificate exists, so that there is never a second one.
+/// Marks the secret as used before it writes the certificate, so that there is never a second one.
 fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, CliError> {
-    let request = EnrollmentRequest::parse(&read_limited(&arguments.request, MAX_EVIDENCE_SIZE)?)
-        .map_err(to_cli_error)?;
+    let request =
+        EnrollmentRequest::parse(&read_file(&arguments.request, MAX_EVIDENCE_SIZE)?).map_err(to_cli_error)?;
     let verified = request.check().map_err(to_cli_error)?;
-    let mut secret = ChallengeSecret::parse(&read_limited(&arguments.secret, MAX_SMALL_FILE_SIZE)?)
-        .map_err(to_cli_error)?;
-    let answer = ChallengeAnswer::parse(&read_limited(&arguments.answer, MAX_SMALL_FILE_SIZE)?)
-        .map_err(to_cli_error)?;
+    let mut secret =
+        ChallengeSecret::parse(&read_file(&arguments.secret, MAX_SMALL_FILE_SIZE)?).map_err(to_cli_error)?;
+    let answer =
+        ChallengeAnswer::parse(&read_file(&arguments.answer, MAX_SMALL_FILE_SIZE)?).map_err(to_cli_error)?;
     secret.verify_answer(&verified, &answer).map_err(to_cli_error)?;
     let text = match (&arguments.ca_cert, &arguments.ca_key) {
         (Some(certificate), Some(key)) => {
-            let certificate = read_limited(certificate, MAX_SMALL_FILE_SIZE)?;
-            let key = Zeroizing::new(read_limited(key, MAX_SMALL_FILE_SIZE)?);
+            let certificate = read_file(certificate, MAX_SMALL_FILE_SIZE)?;
+            let key = Zeroizing::new(read_file(key, MAX_SMALL_FILE_SIZE)?);
             let authority = OrganizationCa::from_pem(&certificate, &key).map_err(to_cli_error)?;
             let mut ek_certificates = verified.endorsement_keys.certificates();
             ek_certificates.retain(|certificate| secret.review.lists_ek_certificate(certificate));
@@ -292,10 +300,10 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
             text
         }
         _ => {
-            // The host has signed it as it is.
+            // The host signed the request, so it cannot be changed here.
             if untrusted_ek_certificates(&verified, &secret.review) > 0 {
                 eprintln!(
-                    "hostbadge: the request names EK certificates that lead to no root; have the CA leave them out"
+                    "hostbadge: the request names EK certificates without a chain to a root; have the CA leave them out"
                 );
             }
             pem("CERTIFICATE REQUEST", &verified.csr).map_err(to_cli_error)?
@@ -303,25 +311,26 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
     };
     secret.used = true;
     write_file(&arguments.secret, &json_line(&secret)?, 0o600)?;
-    let exit_code = write_output(&arguments.output_args, text.as_bytes(), 0o644)?;
-    if arguments.output_args.output.is_some() {
-        print_review(common, &verified, &secret.review, untrusted_ek_certificates(&verified, &secret.review));
+    arguments.output.write(text.as_bytes(), 0o644)?;
+    if arguments.output.is_file() {
+        let untrusted = untrusted_ek_certificates(&verified, &secret.review);
+        print_review(common, &verified, &secret.review, untrusted)?;
     }
-    Ok(exit_code)
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn install(common: &CommonArgs, certificate: &Path) -> Result<ExitCode, CliError> {
-    let text = String::from_utf8(read_limited(certificate, 2 * MAX_SMALL_FILE_SIZE)?)
-        .map_err(|_| CliError::Local(format!("{}: this is no PEM", certificate.display())))?;
-    let request = json!({ "certificate": text });
-    let response = client::post(&common.admin_socket, "/v1/enroll/install", &request).await?;
+    let text = String::from_utf8(read_file(certificate, 2 * MAX_SMALL_FILE_SIZE)?)
+        .map_err(|_| CliError::Local(format!("{}: not a PEM file", certificate.display())))?;
+    let request = InstallRequest { certificate: text };
+    let reply = client::post::<HostCertificate>(&common.admin_socket, "/v1/enroll/install", &request).await?;
     if common.json {
-        return Ok(print_json(&response));
+        return print_json(&reply.raw);
     }
     let mut table = KeyValueTable::default();
-    for (label, name) in [("certificate", "subject"), ("issuer", "issuer"), ("until", "not_after")] {
-        table.add(label, response[name].as_str().unwrap_or("unknown"));
-    }
+    table.add("certificate", reply.body.subject);
+    table.add("issuer", reply.body.issuer);
+    table.add("until", reply.body.not_after.to_string());
     table.print();
     Ok(ExitCode::SUCCESS)
 }
@@ -334,28 +343,4 @@ fn json_line(document: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, CliError> 
     let mut text = serde_json::to_vec(document).map_err(|e| CliError::Local(e.to_string()))?;
     text.push(b'\n');
     Ok(Zeroizing::new(text))
-}
-
-fn write_output(output_args: &OutputArgs, text: &[u8], mode: u32) -> Result<ExitCode, CliError> {
-    use std::io::Write;
-    match &output_args.output {
-        Some(file) => write_file(file, text, mode)?,
-        None => {
-            std::io::stdout().write_all(text).map_err(|e| CliError::Local(format!("standard output: {e}")))?
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn write_file(path: &Path, text: &[u8], mode: u32) -> Result<(), CliError> {
-    store::write_atomic(path, text, mode).map_err(|e| CliError::Local(format!("{}: {e}", path.display())))
-}
-
-/// One byte more than is taken, so that the reader sees that it is too long.
-fn read_limited(path: &Path, max_len: usize) -> Result<Vec<u8>, CliError> {
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(max_len as u64 + 1).read_to_end(&mut text))
-        .map_err(|e| CliError::Local(format!("{}: {e}", path.display())))?;
-    Ok(text)
 }

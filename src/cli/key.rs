@@ -1,88 +1,109 @@
-//! `hostbadge key list|rotate`.
+//! `hostbadge key list|rotate|recovery|recover|accept`.
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::table::{KeyValueTable, print_columns, sanitize};
 use super::{CliError, CommonArgs, client, print_json, prompt};
+use crate::clock::Timestamp;
+use crate::wire::admin::DoneResponse;
+use crate::wire::keys::{
+    Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse, RotationOutcome,
+};
+
+const ROTATED_NOW_NOTICE: &str = "Relying parties that hold an uploaded key set refuse the tokens of the new key until \
+                                  they get the new set: hostbadge export jwks";
+const ROTATION_NOTICE: &str =
+    "Give relying parties that hold an uploaded key set the new one before then: hostbadge export jwks";
+const RECOVERY_KEY_NOTICE: &str = "The recovery key is shown once. Store it where this host's disk cannot be read: \
+                                   together with a copy of the disk it gives access to the keys.";
 
 #[derive(Subcommand, Debug)]
-pub enum KeySubcommand {
-    /// The issuing keys and what happens to each next, and the keys that sign in the TPM
+pub(super) enum KeySubcommand {
+    /// List the keys that sign tokens, and the next step of each
     List,
-    /// Publish the next issuing key; it signs once relying parties have had their time to learn it
+    /// Publish the next issuing key; it signs after `[keys] publish_before` (24 hours by default)
     Rotate {
-        /// Let the next key sign at once. Relying parties that hold an uploaded key set refuse its tokens until they
-        /// get the new one
+        /// Make the next key sign at once. Relying parties that hold an uploaded key set refuse its tokens until they
+        /// get the new set
         #[arg(long)]
         now: bool,
     },
-    /// Make a recovery key: shown once, it opens this host's keys after a firmware update or on another TPM. One of
-    /// before opens nothing any more
+    /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update or on
+    /// another TPM, and invalidates the previous recovery key
     Recovery,
-    /// Open this host's keys with the recovery key (read from standard input), and seal them to this TPM as it is now
+    /// Open this host's keys with the recovery key (read from standard input) and seal them to the present TPM
+    /// (root only)
     Recover {
-        /// Take the state directory as it is as well, even if it is not the latest of this host
+        /// Also accept the state directory if it is not the latest of this host
         #[arg(long)]
         accept: bool,
     },
-    /// Take the state directory as it is, after an older copy of it was put back on purpose
+    /// Accept the state directory after an older copy of it was restored (root only)
     Accept,
 }
 
-pub async fn run(common: &CommonArgs, subcommand: &KeySubcommand) -> Result<ExitCode, CliError> {
+pub(super) async fn run(common: &CommonArgs, subcommand: &KeySubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
         KeySubcommand::List => list(common).await,
         KeySubcommand::Rotate { now } => rotate(common, *now).await,
-        KeySubcommand::Recovery => recovery(common).await,
+        KeySubcommand::Recovery => create_recovery_key(common).await,
         KeySubcommand::Recover { accept } => recover(common, *accept).await,
         KeySubcommand::Accept => accept(common).await,
     }
 }
 
 async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let response = client::get(&common.admin_socket, "/v1/keys").await?;
+    let reply = client::get::<KeysResponse>(&common.admin_socket, "/v1/keys").await?;
     if common.json {
-        return Ok(print_json(&response));
+        return print_json(&reply.raw);
     }
-    let rows: Vec<Vec<String>> = response["keys"].as_array().into_iter().flatten().map(row).collect();
+    let keys = reply.body;
+    let rows: Vec<Vec<String>> = keys.keys.iter().map(row).collect();
     print_columns(&["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"], &rows);
-    if let Some(why) = response["blocked_reason"].as_str() {
-        println!("A step that is due waits: {}", sanitize(why));
+    if let Some(reason) = &keys.blocked_reason {
+        println!("A step that is due is delayed: {}", sanitize(reason));
     }
-    if let Some(why) = response["rsa_blocked_reason"].as_str() {
-        println!("RS256 waits: {}", sanitize(why));
+    if let Some(reason) = &keys.rsa_blocked_reason {
+        println!("RS256 is unavailable: {}", sanitize(reason));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(key: &Value) -> Vec<String> {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let next = &key["next"];
-    [&key["kid"], &key["alg"], &key["state"], &key["since"], &next["step"], &next["at"]].map(text).to_vec()
+fn row(key: &Key) -> Vec<String> {
+    let time = |at: Option<Timestamp>| at.map_or_else(|| "-".into(), |at| at.to_string());
+    vec![
+        key.kid.clone(),
+        key.alg.clone(),
+        key.state.to_string(),
+        time(key.since),
+        key.next.as_ref().map_or_else(|| "-".into(), |next| next.step.clone()),
+        time(key.next.as_ref().map(|next| next.at)),
+    ]
 }
 
 async fn rotate(common: &CommonArgs, now: bool) -> Result<ExitCode, CliError> {
-    let response = client::post(&common.admin_socket, "/v1/keys/rotate", &json!({ "now": now })).await?;
+    let request = RotateRequest { now };
+    let reply = client::post::<RotateResponse>(&common.admin_socket, "/v1/keys/rotate", &request).await?;
     if common.json {
-        return Ok(print_json(&response));
+        return print_json(&reply.raw);
     }
-    let text = |name: &str| response[name].as_str().unwrap_or("unknown");
+    let rotation = reply.body;
     let mut table = KeyValueTable::default();
-    match text("outcome") {
-        "activated" => {
-            table.add("signs now", text("kid"));
-            table.add("retired", text("retired"));
+    match rotation.outcome {
+        RotationOutcome::Activated => {
+            table.add("signs now", rotation.kid);
+            table.add_some("retired", rotation.retired);
         }
-        "already-published" => {
-            table.add("published before", text("kid"));
-            table.add("signs from", text("active_from"));
+        RotationOutcome::AlreadyPublished => {
+            table.add("already published", rotation.kid);
+            table.add("signs from", rotation.active_from.to_string());
         }
-        _ => {
-            table.add("published", text("kid"));
-            table.add("signs from", text("active_from"));
+        RotationOutcome::Published => {
+            table.add("published", rotation.kid);
+            table.add("signs from", rotation.active_from.to_string());
         }
     }
     table.print();
@@ -90,54 +111,40 @@ async fn rotate(common: &CommonArgs, now: bool) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-const ROTATED_NOW_NOTICE: &str = "Relying parties that hold an uploaded key set refuse the tokens of the key that signs now until \
-                       they get the new set: hostbadge export jwks";
-const ROTATION_NOTICE: &str =
-    "Give relying parties that hold an uploaded key set the new one before then: hostbadge export jwks";
-
-async fn recovery(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let response = client::post(&common.admin_socket, "/v1/keys/recovery", &json!({})).await?;
+async fn create_recovery_key(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let reply = client::post_empty::<RecoveryKeyResponse>(&common.admin_socket, "/v1/keys/recovery").await?;
     if common.json {
-        return Ok(print_json(&response));
+        return print_json(&reply.raw);
     }
-    println!("{}", sanitize(response["recovery_key"].as_str().unwrap_or("unknown")));
-    // Beside the key itself, so that a file that it is written to holds nothing else.
+    println!("{}", sanitize(&reply.body.recovery_key));
+    // On standard error, so that a file that standard output is redirected to contains only the key.
     eprintln!("{RECOVERY_KEY_NOTICE}");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Also the first half of `hostbadge posture accept --recovery`.
-pub async fn recover_keys(common: &CommonArgs, accept: bool) -> Result<(), CliError> {
-    let key = prompt::read_recovery_key()?;
-    client::post(
-        &common.admin_socket,
-        "/v1/keys/recover",
-        &json!({ "recovery_key": key.trim(), "accept": accept }),
-    )
-    .await?;
-    Ok(())
+/// Opens the keys with the recovery key; also the first step of `hostbadge posture accept --recovery`.
+pub(super) async fn recover_keys(common: &CommonArgs, accept: bool) -> Result<DoneResponse, CliError> {
+    let recovery_key = Zeroizing::new(prompt::read_recovery_key()?.trim().to_owned());
+    let request = RecoverRequest { recovery_key, accept };
+    Ok(client::post(&common.admin_socket, "/v1/keys/recover", &request).await?.body)
 }
 
 async fn recover(common: &CommonArgs, accept: bool) -> Result<ExitCode, CliError> {
-    recover_keys(common, accept).await?;
-    Ok(print_done(common, "The keys are open, and sealed to this TPM as it is now."))
+    let done = recover_keys(common, accept).await?;
+    print_done(common, &done, "The keys are open and sealed to the present state of this TPM.")
 }
 
 async fn accept(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    client::post(&common.admin_socket, "/v1/keys/accept", &json!({})).await?;
-    Ok(print_done(
-        common,
-        "The state directory is taken as it is. Keys that were retired since may sign again: hostbadge key rotate --now",
-    ))
+    let done = client::post_empty::<DoneResponse>(&common.admin_socket, "/v1/keys/accept").await?.body;
+    let message = "The state directory was accepted. Keys that were retired since that copy was made may sign again: \
+                   hostbadge key rotate --now";
+    print_done(common, &done, message)
 }
 
-fn print_done(common: &CommonArgs, text: &str) -> ExitCode {
+fn print_done(common: &CommonArgs, done: &DoneResponse, message: &str) -> Result<ExitCode, CliError> {
     if common.json {
-        return print_json(&json!({ "done": true }));
+        return print_json(done);
     }
-    println!("{text}");
-    ExitCode::SUCCESS
+    println!("{message}");
+    Ok(ExitCode::SUCCESS)
 }
-
-const RECOVERY_KEY_NOTICE: &str =
-    "This is shown once. Keep it where this host's disk cannot be read: whoever has both has its keys.";

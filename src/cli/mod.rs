@@ -1,4 +1,7 @@
-//! The command `hostbadge`, one file to a subcommand.
+//! The command `hostbadge`, one file for each subcommand.
+//!
+//! Requests and responses are the types of [`crate::wire`]. With `--json` a subcommand prints the daemon's response
+//! as it is, so members that this release does not know are kept.
 
 mod agent;
 mod attest;
@@ -6,31 +9,34 @@ mod audit;
 mod certificate;
 mod client;
 mod enroll;
+mod error;
 mod export;
+mod files;
 mod key;
 mod posture;
 mod prompt;
+mod renewal;
 mod status;
 mod table;
 mod token;
 mod verify;
 mod whoami;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use serde_json::Value;
+use serde::Serialize;
 
-use table::sanitize;
+use error::CliError;
 
-/// Ask the host's hostbadged who you are and for short-lived tokens; look after it; check what it signed.
+/// Client and administration tool for hostbadged
 #[derive(Parser, Debug)]
 #[command(
     name = "hostbadge",
     version,
-    after_help = "Exit status: 0 done, 1 refused, 2 usage, 3 no daemon at the socket, 4 the daemon cannot now.",
+    after_help = "Exit status: 0 success, 1 refused or verification failed, 2 usage error, 3 no daemon at the \
+                  socket, 4 service unavailable.",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -42,10 +48,10 @@ pub struct Cli {
     common: CommonArgs,
 }
 
-/// Options of every command.
+/// Options of every subcommand.
 #[derive(Args, Debug)]
 struct CommonArgs {
-    /// JSON for programs instead of text for people
+    /// Print JSON instead of text
     #[arg(long, global = true)]
     json: bool,
 
@@ -72,40 +78,40 @@ struct CommonArgs {
 
 #[derive(Subcommand, Debug)]
 enum CliSubcommand {
-    /// Who the daemon sees in this process
+    /// Show which agent this process is, as the daemon identifies it
     Whoami,
-    /// Get a token for an audience; prints the bare token
+    /// Request a token for an audience and print it
     Token(token::TokenArgs),
-    /// Get an X.509 certificate for this process's own identity, or keep one fresh
+    /// Request an X.509 certificate for this process's identity, once or continuously
     Certificate(certificate::CertificateArgs),
-    /// Evidence for a verifier: what this host booted, and which keys its TPM stands for
+    /// Request evidence of the host's state for a remote verifier
     Attest(attest::AttestArgs),
-    /// How the daemon and its TPM are (for administrators)
+    /// Show daemon and TPM status (administrators)
     Status,
-    /// The registered agents (for administrators)
+    /// Show, check and reload the registered agents (administrators)
     #[command(subcommand)]
     Agent(agent::AgentSubcommand),
-    /// The issuing keys (for administrators)
+    /// Show, rotate and recover the host's keys (administrators)
     #[command(subcommand)]
     Key(key::KeySubcommand),
-    /// Have an organisation vouch for this host's TPM, by four files (for administrators and operators)
+    /// Enroll this host with an organization, through four files (administrators and operators)
     #[command(subcommand)]
     Enroll(enroll::EnrollSubcommand),
-    /// Whether the host is as it was accepted (for administrators)
+    /// Show, compare and accept the measured state of the host (administrators)
     #[command(subcommand)]
     Posture(posture::PostureSubcommand),
-    /// What relying parties want to be given
+    /// Export public documents for relying parties
     #[command(subcommand)]
     Export(export::ExportSubcommand),
-    /// Check what a hostbadge signed; needs no daemon and no TPM
+    /// Verify tokens and evidence, without daemon and TPM
     #[command(subcommand)]
     Verify(verify::VerifySubcommand),
-    /// The record of decisions (for administrators)
+    /// Show the audit log (administrators)
     #[command(subcommand)]
     Audit(audit::AuditSubcommand),
 }
 
-/// Runs the command that was asked for.
+/// Runs the subcommand and returns its exit status: 0 success, 1 refused or failed, 3 no daemon, 4 unavailable.
 pub fn run(command: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -114,7 +120,7 @@ pub fn run(command: Cli) -> ExitCode {
     let json = command.common.json;
     match runtime.block_on(dispatch(command)) {
         Ok(code) => code,
-        Err(failure) => failure.report(json),
+        Err(error) => error.report(json),
     }
 }
 
@@ -126,66 +132,19 @@ async fn dispatch(command: Cli) -> Result<ExitCode, CliError> {
         CliSubcommand::Certificate(arguments) => certificate::run(&common, &arguments).await,
         CliSubcommand::Attest(arguments) => attest::run(&common, &arguments).await,
         CliSubcommand::Status => status::run(&common).await,
-        CliSubcommand::Agent(verb) => agent::run(&common, &verb).await,
-        CliSubcommand::Key(verb) => key::run(&common, &verb).await,
-        CliSubcommand::Enroll(verb) => enroll::run(&common, &verb).await,
-        CliSubcommand::Posture(verb) => posture::run(&common, &verb).await,
-        CliSubcommand::Export(verb) => export::run(&common, &verb).await,
-        CliSubcommand::Verify(verb) => verify::run(&common, &verb),
-        CliSubcommand::Audit(verb) => audit::run(&common, &verb).await,
+        CliSubcommand::Agent(subcommand) => agent::run(&common, &subcommand).await,
+        CliSubcommand::Key(subcommand) => key::run(&common, &subcommand).await,
+        CliSubcommand::Enroll(subcommand) => enroll::run(&common, &subcommand).await,
+        CliSubcommand::Posture(subcommand) => posture::run(&common, &subcommand).await,
+        CliSubcommand::Export(subcommand) => export::run(&common, &subcommand).await,
+        CliSubcommand::Verify(subcommand) => verify::run(&common, &subcommand),
+        CliSubcommand::Audit(subcommand) => audit::run(&common, &subcommand).await,
     }
 }
 
-/// Why a command was not done, with its exit status.
-#[derive(Debug)]
-enum CliError {
-    /// Exit status 1. The body is the daemon's.
-    Refused(Value),
-    /// Exit status 1, by this command itself.
-    Local(String),
-    /// Exit status 3.
-    NoDaemon(String),
-    /// Exit status 4. The body is the daemon's.
-    Unavailable(Value),
-}
-
-impl CliError {
-    fn report(&self, json: bool) -> ExitCode {
-        let code = match self {
-            CliError::Refused(_) | CliError::Local(_) => 1,
-            CliError::NoDaemon(_) => 3,
-            CliError::Unavailable(_) => 4,
-        };
-        match self {
-            CliError::Refused(body) | CliError::Unavailable(body) if json => println!("{body}"),
-            _ => eprintln!("hostbadge: {self}"),
-        }
-        ExitCode::from(code)
-    }
-}
-
-impl fmt::Display for CliError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (body, label) = match self {
-            CliError::Local(what) | CliError::NoDaemon(what) => return f.write_str(&sanitize(what)),
-            CliError::Refused(body) => (body, "refused"),
-            CliError::Unavailable(body) => (body, "not now"),
-        };
-        let text = |name: &str| sanitize(body[name].as_str().unwrap_or("?"));
-        write!(f, "{label}: {} ({})", text("error_description"), text("error"))?;
-        for fault in body["faults"].as_array().into_iter().flatten() {
-            write!(f, "\n  {}", sanitize(&agent::format_diagnostic(fault)))?;
-        }
-        let peer = &body["peer"];
-        if peer.is_object() {
-            write!(f, "\nThe daemon sees {}", sanitize(&whoami::format_peer(peer)))?;
-        }
-        Ok(())
-    }
-}
-
-/// Prints JSON as programs want it.
-fn print_json(value: &Value) -> ExitCode {
-    println!("{value}");
-    ExitCode::SUCCESS
+/// Prints a value as one line of JSON.
+fn print_json(value: &impl Serialize) -> Result<ExitCode, CliError> {
+    let text = serde_json::to_string(value).map_err(|e| CliError::Local(e.to_string()))?;
+    println!("{text}");
+    Ok(ExitCode::SUCCESS)
 }

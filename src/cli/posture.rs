@@ -4,151 +4,167 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
 
+use super::client::Reply;
 use super::table::{KeyValueTable, print_columns, sanitize};
 use super::{CliError, CommonArgs, client, key, print_json};
+use crate::wire::posture::{PostureAcceptRequest, PostureDiffResponse, PostureResponse};
+
+/// Interval and number of attempts while the keystore opens: 10 s in total.
+const UNLOCK_POLL_INTERVAL: Duration = Duration::from_millis(250);
+const UNLOCK_POLL_ATTEMPTS: u32 = 40;
 
 #[derive(Subcommand, Debug)]
-pub enum PostureSubcommand {
-    /// The host's state now, and the baseline that it is compared with
+pub(super) enum PostureSubcommand {
+    /// Show the present state of the host and the baseline that it is compared with
     Show,
-    /// Take the present state as the baseline. Look at what changed first: hostbadge posture diff
+    /// Accept the present state as the baseline (root only); examine the changes first with `hostbadge posture
+    /// diff`
     Accept {
-        /// First open this host's keys with the recovery key (read from standard input), and seal them to the present
-        /// state: after an update that `[seal] pcrs` took notice of
+        /// First open this host's keys with the recovery key (read from standard input) and seal them to the present
+        /// state: after an update that changed PCRs of `[seal] pcrs`
         #[arg(long)]
         recovery: bool,
-        /// The digest of the state that was looked at, by posture show or diff; another one is refused. Without it, the
-        /// state is shown and accepted as shown
-        #[arg(long, value_name = "D")]
+        /// Digest of the state that was examined with `hostbadge posture show` or `diff`; any other state is refused.
+        /// Without it, the command shows the present state and accepts that
+        #[arg(long, value_name = "DIGEST")]
         digest: Option<String>,
     },
-    /// What changed against the baseline, in words where the boot's event log has them
+    /// Show the differences from the baseline, explained where the boot event log allows it
     Diff,
 }
 
-pub async fn run(common: &CommonArgs, subcommand: &PostureSubcommand) -> Result<ExitCode, CliError> {
-    let socket = &common.admin_socket;
-    let response = match subcommand {
-        PostureSubcommand::Show => client::get(socket, "/v1/posture").await?,
-        PostureSubcommand::Accept { recovery: false, digest } => accept(common, digest.as_deref()).await?,
-        PostureSubcommand::Accept { recovery: true, digest } => {
-            key::recover_keys(common, false).await?;
-            accept_once_unlocked(common, digest.as_deref()).await?
-        }
-        PostureSubcommand::Diff => client::get(socket, "/v1/posture/diff").await?,
+pub(super) async fn run(common: &CommonArgs, subcommand: &PostureSubcommand) -> Result<ExitCode, CliError> {
+    match subcommand {
+        PostureSubcommand::Show => show(common).await,
+        PostureSubcommand::Accept { recovery, digest } => accept(common, *recovery, digest.as_deref()).await,
+        PostureSubcommand::Diff => diff(common).await,
+    }
+}
+
+async fn show(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let reply = get_posture(common).await?;
+    if common.json {
+        return print_json(&reply.raw);
+    }
+    print_state(&reply.body);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn accept(common: &CommonArgs, recovery: bool, digest: Option<&str>) -> Result<ExitCode, CliError> {
+    let reply = if recovery {
+        key::recover_keys(common, false).await?;
+        accept_once_unlocked(common, digest).await?
+    } else {
+        accept_state(common, digest).await?
     };
-    match (common.json, subcommand) {
-        (true, _) => return Ok(print_json(&response)),
-        (false, PostureSubcommand::Diff) => print_diff(&response),
-        (false, PostureSubcommand::Accept { digest: None, .. }) => print_summary(&response),
-        (false, _) => print_state(&response),
+    if common.json {
+        return print_json(&reply.raw);
+    }
+    match digest {
+        Some(_) => print_state(&reply.body),
+        // The PCRs were printed before they were accepted.
+        None => print_summary(&reply.body),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is shown is what is accepted: should it be another meanwhile, the daemon refuses.
-async fn accept(common: &CommonArgs, digest: Option<&str>) -> Result<Value, CliError> {
+async fn diff(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let reply = client::get::<PostureDiffResponse>(&common.admin_socket, "/v1/posture/diff").await?;
+    if common.json {
+        return print_json(&reply.raw);
+    }
+    let diff = reply.body;
+    if diff.changes.is_empty() {
+        println!("Nothing changed from the baseline.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for change in &diff.changes {
+        println!("{}", sanitize(change));
+    }
+    println!("To accept this state: hostbadge posture accept --digest {}", sanitize(&diff.digest));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn get_posture(common: &CommonArgs) -> Result<Reply<PostureResponse>, CliError> {
+    client::get(&common.admin_socket, "/v1/posture").await
+}
+
+/// Accepts the state with this digest, or else the state that it shows. The daemon refuses any other state.
+async fn accept_state(common: &CommonArgs, digest: Option<&str>) -> Result<Reply<PostureResponse>, CliError> {
     let digest = match digest {
         Some(digest) => digest.to_owned(),
         None => {
-            let state = client::get(&common.admin_socket, "/v1/posture").await?;
-            let Some(digest) = state["reading"]["digest"].as_str() else {
-                let why = state["error"].as_str().unwrap_or("nobody has looked at the host yet");
-                let error = "temporarily_unavailable";
-                return Err(CliError::Unavailable(json!({ "error": error, "error_description": why })));
+            let posture = get_posture(common).await?.body;
+            let Some(reading) = &posture.reading else {
+                let unread = || "the PCRs have not been read yet".to_owned();
+                return Err(CliError::unavailable(posture.error.unwrap_or_else(unread)));
             };
+            let digest = reading.digest.clone();
             if !common.json {
-                print_state(&state);
+                print_state(&posture);
                 println!();
             }
-            digest.to_owned()
+            digest
         }
     };
-    client::post(&common.admin_socket, "/v1/posture/accept", &json!({ "digest": digest })).await
+    client::post(&common.admin_socket, "/v1/posture/accept", &PostureAcceptRequest { digest }).await
 }
 
-/// The baseline is kept with the keys, which are being loaded.
-async fn accept_once_unlocked(common: &CommonArgs, digest: Option<&str>) -> Result<Value, CliError> {
+/// The baseline is stored through the keystore, which opens a moment after the recovery.
+async fn accept_once_unlocked(
+    common: &CommonArgs,
+    digest: Option<&str>,
+) -> Result<Reply<PostureResponse>, CliError> {
     for _ in 0..UNLOCK_POLL_ATTEMPTS {
-        match accept(common, digest).await {
+        match accept_state(common, digest).await {
             Err(CliError::Unavailable(_)) => tokio::time::sleep(UNLOCK_POLL_INTERVAL).await,
-            outcome => return outcome,
+            result => return result,
         }
     }
-    accept(common, digest).await
+    accept_state(common, digest).await
 }
 
-/// How long keys that were opened may take to be in force: ten seconds.
-const UNLOCK_POLL_INTERVAL: Duration = Duration::from_millis(250);
-const UNLOCK_POLL_ATTEMPTS: u32 = 40;
-
-fn print_state(response: &Value) {
-    print_summary(response);
-    let rows: Vec<Vec<String>> = response["compared"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|number| pcr_row(response, number))
-        .collect();
+fn print_state(posture: &PostureResponse) {
+    print_summary(posture);
+    let rows: Vec<Vec<String>> = posture.compared.iter().map(|pcr| pcr_row(posture, *pcr)).collect();
     print_columns(&["PCR", "BASELINE", "NOW", ""], &rows);
 }
 
-fn print_summary(response: &Value) {
-    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+fn print_summary(posture: &PostureResponse) {
     let mut table = KeyValueTable::default();
-    let why = response["reason"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
-    table.add("posture", text(&response["posture"]) + &why);
-    table.add("mode", text(&response["mode"]));
-    let baseline = &response["baseline"];
-    match (baseline.is_object(), baseline["accepted"].is_object()) {
-        (false, _) => table.add("baseline", "none"),
-        (true, false) => {
-            let when = text(&baseline["recorded"]);
-            table.add("baseline", format!("recorded {when}, accepted by nobody: hostbadge posture accept"))
-        }
-        (true, true) => {
-            let accepted = &baseline["accepted"];
-            let (at, by) = (text(&accepted["at"]), text(&accepted["by"]));
-            table.add("baseline", format!("accepted {at} by {by}"));
-            table.add("digest", text(&accepted["digest"]))
-        }
-    };
-    let now = &response["reading"];
-    if let Some(age) = now["age"].as_f64() {
-        table.add("read", format!("{} ({age:.0} s ago)", text(&now["at"])));
-        table.add("digest now", text(&now["digest"]));
+    let reason = posture.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    table.add("posture", format!("{}{reason}", posture.posture));
+    table.add("mode", posture.mode.to_string());
+    match &posture.baseline {
+        None => table.add("baseline", "none"),
+        Some(baseline) => match &baseline.accepted {
+            None => table.add(
+                "baseline",
+                format!("recorded {}, not accepted yet: hostbadge posture accept", baseline.recorded),
+            ),
+            Some(accepted) => {
+                table.add("baseline", format!("accepted {} by {}", accepted.at, accepted.by));
+                table.add("digest", &accepted.digest);
+            }
+        },
     }
-    if let Some(trouble) = response["error"].as_str() {
-        table.add("trouble", trouble);
+    if let Some(reading) = &posture.reading {
+        table.add("read", format!("{} ({:.0} s ago)", reading.at, reading.age));
+        table.add("digest now", &reading.digest);
     }
-    let measured = &response["measured"];
-    if let Some(count) = measured["lines"].as_u64() {
-        let trouble = measured["error"].as_str().map(str::to_owned);
-        table.add("measured", trouble.unwrap_or_else(|| format!("{count} lines of the IMA list are proven")));
+    table.add_some("error", posture.error.as_ref());
+    if let Some(measured) = &posture.measured {
+        let proven = || format!("{} lines of the IMA list are proven", measured.lines);
+        table.add("measured", measured.error.clone().unwrap_or_else(proven));
     }
     table.print();
 }
 
-fn pcr_row(response: &Value, number: &Value) -> Vec<String> {
-    let pcr = number.to_string();
-    let value = |snapshot: &Value| snapshot["pcrs"][&pcr].as_str().unwrap_or("-").to_owned();
-    let changed = response["changed"].as_array().is_some_and(|changed| changed.contains(number));
-    let verdict = if changed { "changed" } else { "" };
-    vec![pcr.clone(), value(&response["baseline"]), value(&response["reading"]), verdict.to_owned()]
-}
-
-fn print_diff(response: &Value) {
-    let lines: Vec<&str> =
-        response["changes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if lines.is_empty() {
-        println!("Nothing changed against the baseline.");
-    }
-    for line in &lines {
-        println!("{}", sanitize(line));
-    }
-    if let (false, Some(digest)) = (lines.is_empty(), response["digest"].as_str()) {
-        println!("If that was you: hostbadge posture accept --digest {}", sanitize(digest));
-    }
+fn pcr_row(posture: &PostureResponse, pcr: u8) -> Vec<String> {
+    let value = |pcrs: Option<&String>| pcrs.cloned().unwrap_or_else(|| "-".into());
+    let baseline = posture.baseline.as_ref().and_then(|baseline| baseline.pcrs.get(&pcr));
+    let reading = posture.reading.as_ref().and_then(|reading| reading.pcrs.get(&pcr));
+    let verdict = if posture.changed.contains(&pcr) { "changed" } else { "" };
+    vec![pcr.to_string(), value(baseline), value(reading), verdict.to_owned()]
 }

@@ -1,40 +1,61 @@
-//! What people keep on paper: the recovery key, typed or piped in, and never an argument that others could list.
+//! Reads the recovery key from standard input; command line arguments would be visible to other users.
 
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal, Read, Stdin};
 use std::os::fd::AsFd;
 
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use super::CliError;
 
-/// No recovery key is longer, however it is spaced.
+/// Longest accepted line in bytes; a recovery key with spaces is shorter.
 const MAX_INPUT_LEN: u64 = 256;
 
-/// Reads one line from standard input; from a terminal without showing it.
-pub fn read_recovery_key() -> Result<Zeroizing<String>, CliError> {
+/// Reads one line from standard input, from a terminal without echo.
+pub(super) fn read_recovery_key() -> Result<Zeroizing<String>, CliError> {
     let stdin = io::stdin();
-    let failed = |e: io::Error| CliError::Local(format!("the recovery key cannot be read: {e}"));
-    if !stdin.is_terminal() {
-        return read_line().map_err(failed);
-    }
-    eprint!("Recovery key (not shown): ");
-    let original = tcgetattr(stdin.as_fd()).map_err(|e| failed(e.into()))?;
-    let mut no_echo = original.clone();
-    no_echo.local_flags.remove(LocalFlags::ECHO);
-    tcsetattr(stdin.as_fd(), SetArg::TCSAFLUSH, &no_echo).map_err(|e| failed(e.into()))?;
-    let read = read_line();
-    let restored = tcsetattr(stdin.as_fd(), SetArg::TCSAFLUSH, &original);
-    eprintln!();
-    restored.map_err(|e| failed(e.into()))?;
-    read.map_err(failed)
+    let read = if stdin.is_terminal() {
+        eprint!("Recovery key (not shown): ");
+        let _no_echo = NoEcho::set(&stdin).map_err(read_error)?;
+        read_line(&stdin)
+    } else {
+        read_line(&stdin)
+    };
+    read.map_err(read_error)
 }
 
-fn read_line() -> io::Result<Zeroizing<String>> {
+fn read_line(stdin: &Stdin) -> io::Result<Zeroizing<String>> {
     let mut line = Zeroizing::new(String::with_capacity(MAX_INPUT_LEN as usize));
-    io::stdin().lock().take(MAX_INPUT_LEN).read_line(&mut line)?;
-    match line.trim().is_empty() {
-        true => Err(io::Error::other("nothing was given on standard input")),
-        false => Ok(line),
+    stdin.lock().take(MAX_INPUT_LEN).read_line(&mut line)?;
+    if line.trim().is_empty() {
+        return Err(io::Error::other("standard input is empty"));
+    }
+    Ok(line)
+}
+
+fn read_error(error: io::Error) -> CliError {
+    CliError::Local(format!("cannot read the recovery key: {error}"))
+}
+
+/// Restores the terminal's settings when dropped.
+struct NoEcho<'a> {
+    stdin: &'a Stdin,
+    original: Termios,
+}
+
+impl<'a> NoEcho<'a> {
+    fn set(stdin: &'a Stdin) -> io::Result<NoEcho<'a>> {
+        let original = tcgetattr(stdin.as_fd())?;
+        let mut settings = original.clone();
+        settings.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(stdin.as_fd(), SetArg::TCSAFLUSH, &settings)?;
+        Ok(NoEcho { stdin, original })
+    }
+}
+
+impl Drop for NoEcho<'_> {
+    fn drop(&mut self) {
+        let _ = tcsetattr(self.stdin.as_fd(), SetArg::TCSAFLUSH, &self.original);
+        eprintln!();
     }
 }

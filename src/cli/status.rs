@@ -2,157 +2,129 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
-
 use super::table::KeyValueTable;
 use super::{CliError, CommonArgs, agent, client, print_json};
+use crate::wire::host::Health;
+use crate::wire::keys::Key;
+use crate::wire::status::{SealStatus, StatusResponse, TpmStatus};
 
-/// Exit status of a daemon that is up but cannot do all that it is for.
+/// Exit status if the daemon answers but cannot do everything that it is configured to do.
 const EXIT_DEGRADED: u8 = 4;
 
-pub async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let response = client::get(&common.admin_socket, "/v1/status").await?;
-    let code = if response["status"] == "ok" { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DEGRADED) };
+pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let reply = client::get::<StatusResponse>(&common.admin_socket, "/v1/status").await?;
     if common.json {
-        print_json(&response);
-        return Ok(code);
+        print_json(&reply.raw)?;
+    } else {
+        print_status(&reply.body);
     }
-    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    Ok(match reply.body.status {
+        Health::Ok => ExitCode::SUCCESS,
+        Health::Degraded => ExitCode::from(EXIT_DEGRADED),
+    })
+}
+
+fn print_status(status: &StatusResponse) {
     let mut table = KeyValueTable::default();
-    table.add("status", text(&response["status"]));
-    if let Some(trouble) = response["issuer_blocked_reason"].as_str() {
-        table.add("blocked", trouble);
-    }
-    table.add(
-        "daemon",
-        format!(
-            "{}, pid {}, since {}",
-            text(&response["version"]),
-            response["pid"],
-            text(&response["started"])
-        ),
-    );
-    let host = &response["host"];
-    table.add("host", text(&host["id"]));
-    table.add("trust domain", text(&host["trust_domain"]));
-    table.add("issuer", text(&host["issuer"]));
-    for line in tpm_lines(&response["tpm"]) {
+    table.add("status", status.status.to_string());
+    table.add_some("problem", status.issuer_blocked_reason.as_ref());
+    table.add("daemon", format!("{}, pid {}, since {}", status.version, status.pid, status.started));
+    let host = &status.host;
+    table.add("host", or_unknown(host.id.as_ref()));
+    table.add("trust domain", or_unknown(host.trust_domain.as_ref()));
+    table.add("issuer", or_unknown(host.issuer.as_ref()));
+    for line in tpm_lines(&status.tpm) {
         table.add("TPM", line);
     }
-    let certificate = &response["certificate"];
-    if certificate.is_object() {
-        table.add(
-            "certificate",
-            format!(
-                "{} by {}, until {}",
-                text(&certificate["subject"]),
-                text(&certificate["issuer"]),
-                text(&certificate["not_after"])
-            ),
-        );
+    if let Some(certificate) = &status.certificate {
+        let (subject, issuer) = (&certificate.subject, &certificate.issuer);
+        table.add("certificate", format!("{subject} by {issuer}, until {}", certificate.not_after));
     }
-    let ca = &response["ca"];
-    table.add("CA", format!("issues certificates until {}", text(&ca["issues_until"])));
-    if let Some(why) = ca["blocked_reason"].as_str() {
-        table.add("CA", format!("waits: {why}"));
-    }
-    match response["posture_reason"].as_str() {
-        Some(why) => table.add("posture", format!("{}: {why}", text(&response["posture"]))),
-        None => table.add("posture", text(&response["posture"])),
-    };
-    for line in seal_lines(&response["seal"]) {
+    let until = or_unknown(status.ca.issues_until.as_ref());
+    table.add("CA", format!("issues certificates until {until}"));
+    table
+        .add_some("CA", status.ca.blocked_reason.as_ref().map(|reason| format!("renewal delayed: {reason}")));
+    let reason = status.posture_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    table.add("posture", format!("{}{reason}", status.posture));
+    for line in status.seal.iter().flat_map(seal_lines) {
         table.add("seal", line);
     }
-    for key in response["keys"].as_array().into_iter().flatten() {
-        let since = key["since"].as_str().map(|since| format!(", since {since}")).unwrap_or_default();
-        table.add(
-            "key",
-            format!("{} {}, {}{since}", text(&key["alg"]), text(&key["kid"]), text(&key["state"])),
-        );
+    for key in &status.keys {
+        table.add("key", key_line(key));
     }
-    if let Some(why) = response["rsa_blocked_reason"].as_str() {
-        table.add("RS256", why);
+    table.add_some("RS256", status.rsa_blocked_reason.as_ref());
+    table.add("agents", format!("{}, read {}", status.agents.agents, status.agents.loaded_at));
+    for fault in &status.agents.faults {
+        table.add("fault", agent::format_fault(fault));
     }
-    let agents = &response["agents"];
-    table.add("agents", format!("{}, read {}", agents["agents"], text(&agents["at"])));
-    for fault in agents["faults"].as_array().into_iter().flatten() {
-        table.add("fault", agent::format_diagnostic(fault));
+    if !status.federation.trust_domains.is_empty() {
+        table.add("federation", status.federation.trust_domains.join(", "));
     }
-    let federation = &response["federation"];
-    let domains: Vec<String> =
-        federation["trust_domains"].as_array().into_iter().flatten().map(text).collect();
-    if !domains.is_empty() {
-        table.add("federation", domains.join(", "));
+    for fault in &status.federation.faults {
+        table.add("fault", agent::format_fault(fault));
     }
-    for fault in federation["faults"].as_array().into_iter().flatten() {
-        table.add("fault", agent::format_diagnostic(fault));
-    }
-    let audit = &response["audit"];
-    match audit["problem"].as_str() {
+    match &status.audit.problem {
         Some(problem) => {
-            table.add("audit", format!("cannot be written: {problem}; nothing is issued until it can"))
+            table.add("audit", format!("cannot be written: {problem}; nothing is issued until it can"));
         }
-        None => table.add("audit", format!("{} lines", audit["last"])),
+        None => table.add("audit", format!("{} lines", status.audit.last_seq)),
+    }
+    let dropped = match status.journal.dropped {
+        0 => String::new(),
+        n => format!(", {n} entries dropped"),
     };
-    let journal = &response["journal"];
-    let dropped = match journal["dropped"].as_u64() {
-        Some(0) | None => String::new(),
-        Some(n) => format!(", {n} entries dropped"),
-    };
-    table.add("journal", text(&journal["sink"]) + &dropped);
-    table.add("connections", response["connections"].to_string());
+    table.add("journal", format!("{}{dropped}", status.journal.sink));
+    table.add("connections", status.connections.to_string());
     table.print();
-    Ok(code)
 }
 
-fn seal_lines(seal: &Value) -> Vec<String> {
-    let numbers = |list: &Value| {
-        let numbers = list.as_array().into_iter().flatten().map(Value::to_string);
-        numbers.collect::<Vec<_>>().join(", ")
-    };
-    if seal.is_null() {
-        return Vec::new();
-    }
-    let mut lines = vec![match seal["pcrs"].as_array().is_some_and(|pcrs| !pcrs.is_empty()) {
-        true => format!("to this TPM and its PCRs {}", numbers(&seal["pcrs"])),
-        false => "to this TPM".to_owned(),
-    }];
-    match seal["recovery"].as_str() {
-        Some(made) => lines[0] += &format!("; recovery key made {made}"),
-        None => lines[0] += "; no recovery key (hostbadge key recovery)",
-    }
-    if seal["pending_pcrs"].as_array().is_some_and(|waiting| !waiting.is_empty()) {
-        lines.push(format!("to PCRs {} once there is a recovery key", numbers(&seal["pending_pcrs"])));
-    }
-    lines
+fn or_unknown(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "unknown".into(), |value| value.to_string())
 }
 
-fn tpm_lines(tpm: &Value) -> Vec<String> {
-    let text = |name: &str| tpm[name].as_str().unwrap_or_default().trim().to_owned();
+fn tpm_lines(tpm: &TpmStatus) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut state = text("state");
-    if !text("detail").is_empty() {
-        state += &format!(": {}", text("detail"));
+    let detail = if tpm.detail.is_empty() { String::new() } else { format!(": {}", tpm.detail) };
+    lines.push(format!("{}{detail}", tpm.state));
+    if tpm.state != "ready" {
+        lines.push(format!("fix: {}", tpm.remedy));
     }
-    lines.push(state);
-    if text("state") != "ready" {
-        lines.push(format!("mend: {}", text("remedy")));
+    if tpm.waiting_to_sign > 0 {
+        lines.push(format!("{} requests wait for a TPM signature", tpm.waiting_to_sign));
     }
-    if let Some(waiting) = tpm["waiting_to_sign"].as_u64().filter(|waiting| *waiting > 0) {
-        lines.push(format!("{waiting} requests wait for it to sign"));
-    }
-    if !text("manufacturer").is_empty() {
-        let certificate = if tpm["ek_certificate"] == true { "with" } else { "without" };
+    let Some(description) = &tpm.description else { return lines };
+    if !description.manufacturer.is_empty() {
+        let certificate = if description.ek_certificate { "with" } else { "without" };
         lines.push(format!(
             "{}, {} {}, firmware {}, {certificate} an EK certificate",
-            text("kind"),
-            text("manufacturer"),
-            text("vendor"),
-            text("firmware")
+            tpm.kind.map(|kind| kind.to_string()).unwrap_or_default(),
+            description.manufacturer.trim(),
+            description.vendor.trim(),
+            description.firmware.trim()
         ));
     }
-    if !text("ak_name").is_empty() {
-        lines.push(format!("attestation key {}", text("ak_name")));
+    lines.extend(description.ak_name.as_ref().map(|name| format!("attestation key {name}")));
+    lines
+}
+
+fn seal_lines(seal: &SealStatus) -> Vec<String> {
+    let list = |pcrs: &[u8]| pcrs.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+    let mut first = "to this TPM".to_owned();
+    if !seal.pcrs.is_empty() {
+        first += &format!(" and its PCRs {}", list(&seal.pcrs));
+    }
+    match seal.recovery {
+        Some(created) => first += &format!("; recovery key created {created}"),
+        None => first += "; no recovery key (hostbadge key recovery)",
+    }
+    let mut lines = vec![first];
+    if !seal.pending_pcrs.is_empty() {
+        lines.push(format!("to PCRs {} once a recovery key exists", list(&seal.pending_pcrs)));
     }
     lines
+}
+
+fn key_line(key: &Key) -> String {
+    let since = key.since.map(|since| format!(", since {since}")).unwrap_or_default();
+    format!("{} {}, {}{since}", key.alg, key.kid, key.state)
 }

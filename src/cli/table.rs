@@ -1,32 +1,40 @@
-//! Text for people: labelled lines and columns.
+//! Text output: labelled lines and columns.
 
 use std::borrow::Cow;
 
-/// What came from elsewhere, fit for a terminal: control characters are shown, not obeyed.
-pub fn sanitize(text: &str) -> Cow<'_, str> {
-    match text.contains(char::is_control) {
-        false => Cow::Borrowed(text),
-        true => Cow::Owned(text.chars().fold(String::new(), |mut escaped, c| {
-            match c.is_control() {
-                true => escaped.extend(c.escape_default()),
-                false => escaped.push(c),
-            }
-            escaped
-        })),
+/// Escapes control characters, so that text from elsewhere cannot send commands to the terminal.
+pub(super) fn sanitize(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
     }
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if c.is_control() {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// A block of `label  value` lines, labels padded to one width.
 #[derive(Default)]
-pub struct KeyValueTable(Vec<(String, String)>);
+pub(super) struct KeyValueTable(Vec<(String, String)>);
 
 impl KeyValueTable {
-    pub fn add(&mut self, label: &str, value: impl Into<String>) -> &mut Self {
+    pub(super) fn add(&mut self, label: &str, value: impl Into<String>) {
         self.0.push((label.to_owned(), value.into()));
-        self
     }
 
-    pub fn print(&self) {
+    /// Adds a line if there is a value.
+    pub(super) fn add_some(&mut self, label: &str, value: Option<impl Into<String>>) {
+        if let Some(value) = value {
+            self.add(label, value);
+        }
+    }
+
+    pub(super) fn print(&self) {
         let width = self.0.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
         for (label, value) in &self.0 {
             println!("{label:width$}  {}", sanitize(value));
@@ -34,21 +42,21 @@ impl KeyValueTable {
     }
 }
 
-/// Prints rows in columns under their heads.
-pub fn print_columns(headers: &[&str], rows: &[Vec<String>]) {
+/// Prints rows in columns below their headers.
+pub(super) fn print_columns(headers: &[&str], rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..headers.len())
-        .map(|at| {
-            let longest = rows.iter().map(|row| sanitize(&row[at]).chars().count()).max().unwrap_or(0);
-            longest.max(headers[at].len())
+        .map(|column| {
+            let longest = rows.iter().map(|row| sanitize(&row[column]).chars().count()).max().unwrap_or(0);
+            longest.max(headers[column].len())
         })
         .collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let text: Vec<String> =
+    let print_row = |cells: &mut dyn Iterator<Item = &str>| {
+        let cells: Vec<String> =
             cells.zip(&widths).map(|(cell, width)| format!("{:width$}", sanitize(cell))).collect();
-        println!("{}", text.join("  ").trim_end());
+        println!("{}", cells.join("  ").trim_end());
     };
-    line(&mut headers.iter().copied());
+    print_row(&mut headers.iter().copied());
     for row in rows {
-        line(&mut row.iter().map(String::as_str));
+        print_row(&mut row.iter().map(String::as_str));
     }
 }

@@ -3,49 +3,44 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::{Map, Value};
 
 use super::{CliError, CommonArgs, client, print_json};
+use crate::wire::agent::{TokenRequest, TokenResponse, Ttl};
 
 #[derive(Args, Debug)]
-pub struct TokenArgs {
-    /// Whom the token is for, as in the agent's grant
+pub(super) struct TokenArgs {
+    /// Audience of the token, exactly as the agent's grant names it
     audience: String,
 
-    /// A scope to ask for, instead of all that the grant has; may be given again
+    /// Scope to request, instead of all scopes of the grant; may be repeated
     #[arg(long, value_name = "SCOPE")]
     scope: Vec<String>,
 
-    /// A shorter life than the grant's, like "60s" or "5m"
+    /// Lifetime, like "60s" or "5m"; at most the grant's, which is the default
     #[arg(long, value_name = "DURATION")]
     ttl: Option<String>,
 
-    /// Which agent to be, where this process is several
+    /// Agent to act as, if this process matches several
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
 }
 
-pub async fn run(common: &CommonArgs, arguments: &TokenArgs) -> Result<ExitCode, CliError> {
-    let mut request = Map::new();
-    request.insert("audience".into(), arguments.audience.as_str().into());
-    if !arguments.scope.is_empty() {
-        request.insert("scope".into(), arguments.scope.join(" ").into());
-    }
-    if let Some(ttl) = &arguments.ttl {
-        request.insert("ttl".into(), ttl.as_str().into());
-    }
-    if let Some(agent) = &arguments.agent {
-        request.insert("agent".into(), agent.as_str().into());
-    }
-    let response = client::post(&common.socket, "/v1/token", &Value::Object(request)).await?;
+pub(super) async fn run(common: &CommonArgs, arguments: &TokenArgs) -> Result<ExitCode, CliError> {
+    let request = TokenRequest {
+        audience: Some(arguments.audience.as_str().into()),
+        scope: (!arguments.scope.is_empty()).then(|| arguments.scope.join(" ").into()),
+        ttl: arguments.ttl.as_deref().map(|ttl| Ttl::Text(ttl.into())),
+        agent: arguments.agent.as_deref().map(Into::into),
+        ..TokenRequest::default()
+    };
+    let reply = client::post::<TokenResponse<'static>>(&common.socket, "/v1/token", &request).await?;
     if common.json {
-        return Ok(print_json(&response));
+        return print_json(&reply.raw);
     }
-    match response["access_token"].as_str() {
-        Some(token) if token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => {
-            println!("{token}");
-        }
-        _ => return Err(CliError::Local("the answer holds no token".into())),
+    let token = &reply.body.access_token;
+    if !token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+        return Err(CliError::Local("the daemon's response contains no valid token".into()));
     }
+    println!("{token}");
     Ok(ExitCode::SUCCESS)
 }

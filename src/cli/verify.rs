@@ -1,6 +1,5 @@
 //! `hostbadge verify token|evidence`.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,90 +7,93 @@ use clap::{Args, Subcommand};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
+use super::files::{read_file, read_stdin};
 use super::table::{KeyValueTable, print_columns};
 use super::{CliError, CommonArgs, print_json};
 use crate::clock::{Clock, Timestamp};
+use crate::verify::evidence::CheckOutcome;
 use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, eat, evidence};
 
-/// Larger key sets and tokens are none of ours.
-const MAX_INPUT_SIZE: u64 = 1024 * 1024;
+/// Largest accepted token, key set or PCR file in bytes.
+const MAX_INPUT_SIZE: usize = 1024 * 1024;
 
 #[derive(Subcommand, Debug)]
-pub enum VerifySubcommand {
-    /// A token: its signature, type, times, issuer and audience
+pub(super) enum VerifySubcommand {
+    /// Verify a token: signature, type, times, issuer and audience
     Token(VerifyTokenArgs),
-    /// Evidence, alone or in an EAT: nonce, signatures, keys, PCR values, logs and the issuing keys that the host's TPM
-    /// stands for
+    /// Verify evidence, also in an EAT: nonce, signatures, keys, PCR values, logs and the issuing keys that the host's
+    /// TPM endorses
     Evidence(VerifyEvidenceArgs),
 }
 
 #[derive(Args, Debug)]
-pub struct VerifyEvidenceArgs {
-    /// The document, as `hostbadge attest` gives it; standard input where it is left out or "-"
+pub(super) struct VerifyEvidenceArgs {
+    /// The evidence, as `hostbadge attest` prints it; standard input if omitted or "-"
     file: Option<PathBuf>,
 
-    /// The challenge that was given to the host, in base64url without padding
+    /// The nonce that was sent to the host, in base64url without padding
     #[arg(long, value_name = "BASE64URL")]
     nonce: String,
 
-    /// The Name of the host's attestation key, as `hostbadge status` on that host shows it: without it nothing ties the
-    /// evidence to that host's TPM
+    /// Name of the host's attestation key, as `hostbadge status` shows it on that host. Without it, or --ca, the
+    /// evidence could come from any TPM
     #[arg(long, value_name = "NAME")]
     ak: Option<String>,
 
-    /// In place of --ak: the CA of the organisation that enrolled the host, PEM. Its certificate for the host names the AK
+    /// CA (PEM) of the organization that enrolled the host, in place of --ak: the host certificate names the AK
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// Directory of TPM makers' certificates, PEM or DER (.pem, .crt, .cer, .der): the EK's certificate must lead to a root
+    /// Directory of TPM manufacturers' certificates, PEM or DER (.pem, .crt, .cer, .der); the EK certificate must
+    /// chain to a root in it
     #[arg(long, value_name = "DIR")]
     roots: Option<PathBuf>,
 
-    /// The PCR values that are taken: a TOML file with `version = 1` and, under `[sha256]`, numbers and values
+    /// Accepted PCR values: a TOML file with `version = 1` and, under `[sha256]`, PCR numbers and values
     #[arg(long, value_name = "FILE")]
     pcrs: Option<PathBuf>,
 
-    /// Which host it must be: 26 characters, as `hostbadge status` shows it
+    /// Expected host id: 26 characters, as `hostbadge status` shows it
     #[arg(long, value_name = "ID")]
     host: Option<String>,
 }
 
 #[derive(Args, Debug)]
-pub struct VerifyTokenArgs {
-    /// The token; read from standard input where it is left out or "-"
+pub(super) struct VerifyTokenArgs {
+    /// The token; standard input if omitted or "-"
     token: Option<String>,
 
-    /// The host's public keys, as `hostbadge export jwks` gives them
+    /// The host's public keys, as `hostbadge export jwks` prints them
     #[arg(long, value_name = "FILE")]
     jwks: PathBuf,
 
-    /// Whom the token must be for
+    /// Expected audience
     #[arg(long, value_name = "AUDIENCE")]
     audience: Option<String>,
 
-    /// Who must have issued it
+    /// Expected issuer
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
 }
 
-pub fn run(common: &CommonArgs, subcommand: &VerifySubcommand) -> Result<ExitCode, CliError> {
+pub(super) fn run(common: &CommonArgs, subcommand: &VerifySubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
         VerifySubcommand::Token(arguments) => token(common, arguments),
         VerifySubcommand::Evidence(arguments) => evidence(common, arguments),
     }
 }
 
-/// A table of what holds and what does not; exit status 1 where anything does not.
+/// Prints the result of each check; exit status 1 if any check failed.
 fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitCode, CliError> {
     let text = match arguments.file.as_deref() {
-        Some(file) if file != Path::new("-") => read_limited(file, eat::MAX_EAT_SIZE as u64 + 1)?,
-        _ => read_stdin(eat::MAX_EAT_SIZE as u64 + 1)?,
+        Some(file) if file != Path::new("-") => read_file(file, eat::MAX_EAT_SIZE)?,
+        _ => read_stdin(eat::MAX_EAT_SIZE)?,
     };
     let invalid = |e: verify::Error| CliError::Local(e.to_string());
     let nonce = BASE64URL_NOPAD
         .decode(arguments.nonce.as_bytes())
         .map_err(|e| CliError::Local(format!("the nonce is not base64url: {e}")))?;
-    // A JSON object is the document; an EAT is a JWT, which begins with no brace.
+    // Evidence is a JSON object; an EAT is a JWT, which does not begin with a brace.
     let (mut checks, document) = match text.trim_ascii().first() {
         Some(b'{') => (Vec::new(), evidence::Evidence::parse(&text).map_err(invalid)?),
         _ => {
@@ -107,7 +109,7 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
     let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(cannot_load)?;
     let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose().map_err(cannot_load)?;
     let ca_check = ca.map(|ca| document.check_ak_by_host_certificate(&ca, now));
-    let enrolled = ca_check.as_ref().is_some_and(|vouched| vouched.holds);
+    let enrolled = ca_check.as_ref().is_some_and(|check| check.outcome == CheckOutcome::Pass);
     if ca_check.is_none() || arguments.ak.is_some() {
         checks.push(document.check_ak_by_name(arguments.ak.as_deref()));
     }
@@ -118,23 +120,22 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
     }
     if let Some(file) = &arguments.pcrs {
         let invalid = |what: &dyn std::fmt::Display| CliError::Local(format!("{}: {what}", file.display()));
-        let text = String::from_utf8(read_limited(file, MAX_INPUT_SIZE)?).map_err(|e| invalid(&e))?;
+        let text = String::from_utf8(read_file(file, MAX_INPUT_SIZE)?).map_err(|e| invalid(&e))?;
         checks.push(PcrPolicy::parse(&text).map_err(|e| invalid(&e))?.check(&document));
     }
-    let valid = checks.iter().all(|finding| finding.holds);
-    match common.json {
-        true => drop(print_json(&json!({ "valid": valid, "host": document.host, "findings": checks }))),
-        false => {
-            let row = |check: &evidence::CheckResult| {
-                let verdict = match (check.checked, check.holds) {
-                    (false, _) => "not checked",
-                    (true, true) => "holds",
-                    (true, false) => "DOES NOT HOLD",
-                };
-                vec![check.what.to_owned(), verdict.to_owned(), check.detail.clone()]
+    let valid = !checks.iter().any(evidence::CheckResult::failed);
+    if common.json {
+        print_json(&json!({ "valid": valid, "host": document.host, "findings": checks }))?;
+    } else {
+        let row = |check: &evidence::CheckResult| {
+            let result = match check.outcome {
+                CheckOutcome::Pass => "passed",
+                CheckOutcome::Fail => "FAILED",
+                CheckOutcome::Skipped => "skipped",
             };
-            print_columns(&["WHAT", "VERDICT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>());
-        }
+            vec![check.name.to_owned(), result.to_owned(), check.detail.clone()]
+        };
+        print_columns(&["CHECK", "RESULT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>());
     }
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -143,9 +144,9 @@ fn token(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<ExitCode, C
     let token = match arguments.token.as_deref() {
         Some(token) if token != "-" => token.to_owned(),
         _ => String::from_utf8(read_stdin(MAX_INPUT_SIZE)?)
-            .map_err(|_| CliError::Local("standard input is no text".into()))?,
+            .map_err(|_| CliError::Local("standard input is not text".into()))?,
     };
-    let keys = read_limited(&arguments.jwks, MAX_INPUT_SIZE)?;
+    let keys = read_file(&arguments.jwks, MAX_INPUT_SIZE)?;
     let keys =
         Jwks::parse(&keys).map_err(|e| CliError::Local(format!("{}: {e}", arguments.jwks.display())))?;
     let expected =
@@ -153,17 +154,17 @@ fn token(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<ExitCode, C
     let now = Clock::System.now();
     match verify::verify_access_token(token.trim(), &keys, now, true, expected) {
         Err(e) if common.json => {
-            print_json(&json!({ "valid": false, "reason": e.to_string() }));
+            print_json(&json!({ "valid": false, "reason": e.to_string() }))?;
             Ok(ExitCode::FAILURE)
         }
-        Err(e) => Err(CliError::Local(format!("the token does not hold: {e}"))),
+        Err(e) => Err(CliError::Local(format!("the token is not valid: {e}"))),
         Ok(verified) if common.json => {
-            Ok(print_json(&json!({ "valid": true, "kid": verified.kid, "claims": verified.raw_claims })))
+            print_json(&json!({ "valid": true, "kid": verified.kid, "claims": verified.raw_claims }))
         }
         Ok(verified) => {
             let claims = &verified.claims;
             let mut lines = KeyValueTable::default();
-            lines.add("signature", format!("holds, by key {}", verified.kid));
+            lines.add("signature", format!("valid, by key {}", verified.kid));
             lines.add("issuer", with_check_note(&claims.iss, arguments.issuer.is_some()));
             lines.add("audience", with_check_note(&claims.aud, arguments.audience.is_some()));
             lines.add("subject", claims.sub.as_str());
@@ -187,21 +188,4 @@ fn token(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<ExitCode, C
 
 fn with_check_note(value: &str, expected: bool) -> String {
     if expected { format!("{value} (as expected)") } else { format!("{value} (not checked)") }
-}
-
-fn read_stdin(max_len: u64) -> Result<Vec<u8>, CliError> {
-    let mut text = Vec::new();
-    std::io::stdin()
-        .take(max_len)
-        .read_to_end(&mut text)
-        .map_err(|e| CliError::Local(format!("standard input: {e}")))?;
-    Ok(text)
-}
-
-fn read_limited(path: &Path, max_len: u64) -> Result<Vec<u8>, CliError> {
-    let mut text = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(max_len).read_to_end(&mut text))
-        .map_err(|e| CliError::Local(format!("{}: {e}", path.display())))?;
-    Ok(text)
 }

@@ -2,56 +2,42 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
-
 use super::table::KeyValueTable;
 use super::{CliError, CommonArgs, client, print_json};
+use crate::wire::agent::{Peer, WhoamiResponse};
 
-pub async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let response = client::get(&common.socket, "/v1/whoami").await?;
+pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
+    let reply = client::get::<WhoamiResponse>(&common.socket, "/v1/whoami").await?;
     if common.json {
-        return Ok(print_json(&response));
+        return print_json(&reply.raw);
     }
+    let whoami = reply.body;
     let mut table = KeyValueTable::default();
-    match response["agent"].as_str() {
-        Some(agent) => {
-            table.add("agent", agent);
-        }
-        None => {
-            let names: Vec<&str> =
-                response["agents"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            table.add("agents", format!("{} (name one with --agent)", names.join(", ")));
-        }
+    match &whoami.agent {
+        Some(agent) => table.add("agent", agent),
+        None => table.add("agents", format!("{} (name one with --agent)", whoami.agents.join(", "))),
     }
-    if let Some(id) = response["spiffe_id"].as_str() {
-        table.add("id", id);
-    }
-    let peer = &response["peer"];
-    table.add("process", format_peer(peer));
-    if let Some(digest) = peer["exe_sha256"].as_str() {
-        table.add("sha256", digest);
-    }
-    let host = &response["host"];
-    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
-    table.add(
-        "host",
-        format!("{} ({} TPM, posture {})", text(&host["id"]), text(&host["tpm"]), text(&host["posture"])),
-    );
+    table.add_some("id", whoami.spiffe_id);
+    table.add("process", format_peer(&whoami.peer));
+    table.add_some("sha256", whoami.peer.exe_sha256);
+    let id = whoami.host.id.unwrap_or_else(|| "unknown".into());
+    let tpm = whoami.host.tpm.map_or_else(|| "unknown".into(), |tpm| tpm.to_string());
+    table.add("host", format!("{id} ({tpm} TPM, posture {})", whoami.host.posture));
     table.print();
     Ok(ExitCode::SUCCESS)
 }
 
 /// A peer in one line.
-pub fn format_peer(peer: &Value) -> String {
-    let mut text = format!("pid {}, uid {}, gid {}", peer["pid"], peer["uid"], peer["gid"]);
-    if let Some(unit) = peer["unit"].as_str() {
+pub(super) fn format_peer(peer: &Peer) -> String {
+    let mut text = format!("pid {}, uid {}, gid {}", peer.pid, peer.uid, peer.gid);
+    if let Some(unit) = &peer.unit {
         text += &format!(", unit {unit}");
     }
-    match peer["exe"].as_str() {
+    match &peer.exe {
         Some(exe) => text += &format!(", running {exe}"),
         None => text += ", executable not readable",
     }
-    if peer["pinned"] == false {
+    if !peer.pinned {
         text += ", unpinned";
     }
     text

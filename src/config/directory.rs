@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, insecure_permissions};
 
-/// The files in `dir` with this extension, sorted; names that begin with a dot are skipped. A missing directory is empty.
-/// `setting` is the configuration key of the directory, for messages. Blocking.
+/// The files in `dir` with this extension, sorted; names that begin with a dot are skipped. A missing
+/// directory is empty. `setting` is the configuration key of the directory, for messages. Blocking.
 ///
 /// # Errors
 ///
-/// If `dir` is not a directory itself (a symbolic link, for instance), is writable by other users, cannot be read, or has
-/// more than `max_files` such files.
+/// If `dir` is not a directory itself (a symbolic link, for instance), is writable by other users, cannot be
+/// read, or has more than `max_files` such files.
 pub fn list_files(
     dir: &Path,
     extension: &str,

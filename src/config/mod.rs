@@ -4,6 +4,7 @@ mod checks;
 mod dev;
 mod diagnostic;
 mod directory;
+mod durations;
 mod posture;
 mod sections;
 
@@ -195,7 +196,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::checks::{DAY, YEAR};
+    use super::durations::{DAY, YEAR};
     use super::*;
 
     fn read_config(text: &str) -> Result<Config, String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::checks::{DAY, duration, long_duration, probe_duration};
+use super::durations::{DAY, duration, long_duration, probe_duration};
 
 /// The table `[paths]`: the daemon's directories.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

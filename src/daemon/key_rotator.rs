@@ -180,7 +180,7 @@ impl KeyRotator {
     fn ensure_auditable(&self) -> Result<(), AuditUnavailable> {
         match self.audit.health().write_error() {
             None => Ok(()),
-            Some(problem) => Err(AuditUnavailable(problem.to_string())),
+            Some(error) => Err(error.into()),
         }
     }
 

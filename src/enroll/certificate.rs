@@ -98,7 +98,7 @@ impl CertificateTemplate<'_> {
 /// # Errors
 ///
 /// If a name in `san` cannot be encoded.
-pub fn csr_info(san: &HostSan<'_>, host_key: &[u8; 65]) -> Result<Vec<u8>, Error> {
+pub(crate) fn csr_info(san: &HostSan<'_>, host_key: &[u8; 65]) -> Result<Vec<u8>, Error> {
     let subject = common_name(san.host)?;
     let extension = san.to_subject_alt_name()?.to_extension(&subject, &[])?;
     let extension_request = Attribute::try_from(ExtensionReq(vec![extension]))?;
@@ -116,7 +116,7 @@ pub fn csr_info(san: &HostSan<'_>, host_key: &[u8; 65]) -> Result<Vec<u8>, Error
 /// # Errors
 ///
 /// If `info` is not DER.
-pub fn build_csr(info: &[u8], signature: &[u8; 64]) -> Result<Vec<u8>, Error> {
+pub(crate) fn build_csr(info: &[u8], signature: &[u8; 64]) -> Result<Vec<u8>, Error> {
     Ok(assemble_p256_signed(info, signature)?)
 }
 
@@ -143,13 +143,13 @@ pub(super) fn check_csr(csr: &[u8], info: &[u8], host_key: &[u8; 65]) -> Result<
         .map_err(|_| CsrMismatch::Signature)
 }
 
-/// The subject of a host as a CA, in its self-signed root and in its organisation's certificate alike: a chain from what it
-/// signs leads to both.
+/// The subject of a host as a CA, in its self-signed root and in its organisation's certificate alike: a
+/// chain from what it signs leads to both.
 ///
 /// # Errors
 ///
 /// If the name cannot be encoded.
-pub fn host_ca_name(host: &str) -> der::Result<Name> {
+pub(crate) fn host_ca_name(host: &str) -> der::Result<Name> {
     organization_and_common_name("hostbadge", &format!("{host} host CA"))
 }
 

@@ -12,12 +12,12 @@ use super::error::{DocumentError, Error};
 use super::request::{RequestError, VerifiedRequest};
 use crate::clock::Timestamp;
 use crate::digest::sha256;
-use crate::verify::{self, Roots};
+use crate::verify::Roots;
 
 /// Bytes of the secret for each EK.
 const SECRET_LEN: usize = 32;
-/// The first bytes of each secret, by which a host tells challenges from other tools' credentials: it never returns a
-/// challenge's secret to a caller. The other 224 bits are random.
+/// The first bytes of each secret, by which a host tells challenges from other tools' credentials: it never
+/// returns a challenge's secret to a caller. The other 224 bits are random.
 const SECRET_PREFIX: &[u8; 4] = b"hbc1";
 
 /// Why an answer does not fit the challenge or the request.
@@ -25,8 +25,8 @@ const SECRET_PREFIX: &[u8; 4] = b"hbc1";
 pub enum AnswerError {
     /// A certificate has been issued for this challenge.
     #[error(
-        "this challenge was answered and certified already; each challenge allows one certificate, so make a new \
-         one: hostbadge enroll challenge"
+        "this challenge was answered and certified already; each challenge allows one certificate, so make a \
+         new one: hostbadge enroll challenge"
     )]
     ChallengeUsed,
     /// The secret file belongs to another request.
@@ -53,7 +53,7 @@ pub enum AnswerError {
 }
 
 /// Whether the secret of a credential belongs to a challenge.
-pub fn is_challenge_secret(secret: &[u8]) -> bool {
+pub(crate) fn is_challenge_secret(secret: &[u8]) -> bool {
     secret.len() == SECRET_LEN && secret.starts_with(SECRET_PREFIX)
 }
 
@@ -110,7 +110,8 @@ pub struct OperatorReview {
     pub trust_domain: String,
     /// The TPM maker that certified an EK; `None` if the operator did not ask for it.
     pub maker: Option<String>,
-    /// SHA-256 in hexadecimal of each EK certificate that leads to a maker's root; `None` if the operator did not ask.
+    /// SHA-256 in hexadecimal of each EK certificate that leads to a maker's root; `None` if the operator did
+    /// not ask.
     pub ek_certificates: Option<Vec<String>>,
 }
 
@@ -130,7 +131,7 @@ pub struct ChallengeAnswer {
     pub challenge: String,
     /// The digest of the request, in hexadecimal.
     pub request: String,
-    /// [`answer_proof`].
+    /// HMAC-SHA256 in hexadecimal over `challenge` and `request`, keyed with the concatenated secrets.
     pub proof: String,
 }
 
@@ -200,7 +201,8 @@ impl ChallengeSecret {
         parse_document("secret of a challenge", text, MAX_SMALL_FILE_SIZE)
     }
 
-    /// Checks that only the TPM of this request can have given the answer, and that the secret file is unchanged.
+    /// Checks that only the TPM of this request can have given the answer, and that the secret file is
+    /// unchanged.
     ///
     /// # Errors
     ///
@@ -235,7 +237,8 @@ impl ChallengeSecret {
 }
 
 impl OperatorReview {
-    /// The review of a request. With roots, it checks that a TPM maker certified an EK of the host at that time.
+    /// The review of a request. With roots, it checks that a TPM maker certified an EK of the host at that
+    /// time.
     ///
     /// # Errors
     ///
@@ -246,7 +249,7 @@ impl OperatorReview {
     ) -> Result<OperatorReview, Error> {
         let keys = &request.endorsement_keys;
         let certified = maker_roots.map(|(roots, now)| keys.certified_ek(roots, now)).transpose();
-        let certified = certified.map_err(|e| RequestError::NotCertified(verify::Error::Certificate(e)))?;
+        let certified = certified.map_err(RequestError::NotCertified)?;
         let trusted_fingerprints =
             |(roots, now)| keys.trusted_certificates(roots, now).into_iter().map(fingerprint).collect();
         Ok(OperatorReview {
@@ -257,8 +260,8 @@ impl OperatorReview {
         })
     }
 
-    /// Whether the host certificate is to name this EK certificate (DER): if roots were given, only one that leads to a
-    /// root.
+    /// Whether the host certificate is to name this EK certificate (DER): if roots were given, only one that
+    /// leads to a root.
     pub fn lists_ek_certificate(&self, certificate: &[u8]) -> bool {
         self.ek_certificates.as_ref().is_none_or(|trusted| trusted.contains(&fingerprint(certificate)))
     }
@@ -285,9 +288,9 @@ impl ChallengeAnswer {
     }
 }
 
-/// The proof that all secrets of a challenge were found: HMAC-SHA256 in hexadecimal over the challenge's id and the digest of
-/// the request, keyed with the concatenated secrets.
-pub fn answer_proof(secrets: &[u8], challenge: &str, request: &str) -> String {
+/// The proof that all secrets of a challenge were found: HMAC-SHA256 in hexadecimal over the challenge's id
+/// and the digest of the request, keyed with the concatenated secrets.
+pub(crate) fn answer_proof(secrets: &[u8], challenge: &str, request: &str) -> String {
     HEXLOWER.encode(hmac::sign(&hmac_key(secrets), &answer_mac_input(challenge, request)).as_ref())
 }
 

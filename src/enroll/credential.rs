@@ -1,7 +1,8 @@
-//! Credentials: `TPM2_MakeCredential` in software (TPM 2.0 Library part 1, section 24 and annexes B.10.4 and C.6.4).
+//! Credentials: `TPM2_MakeCredential` in software (TPM 2.0 Library part 1, section 24 and annexes B.10.4 and
+//! C.6.4).
 //!
-//! The names are the specification's: a seed is encrypted to the EK, and the keys derived from it encrypt the secret and
-//! bind it to the Name of the key that has to be in the same TPM as the EK.
+//! The names are the specification's: a seed is encrypted to the EK, and the keys derived from it encrypt the
+//! secret and bind it to the Name of the key that has to be in the same TPM as the EK.
 
 use aes::Aes128;
 use cfb_mode::cipher::{InnerIvInit, KeyInit};
@@ -17,8 +18,7 @@ use zeroize::Zeroizing;
 
 use super::error::{DocumentError, Error};
 use crate::digest::sha256;
-use crate::verify::tpm_structures::ByteReader;
-use crate::verify::{self, Ek, EkKey};
+use crate::verify::{self, Ek, EkKey, TpmReader};
 
 /// Bytes of a credential's secret: a TPM2B_DIGEST of the EK's hash algorithm, SHA-256, holds no more.
 pub const MAX_CREDENTIAL_SECRET_LEN: usize = 32;
@@ -79,8 +79,8 @@ impl EncryptedCredential {
     }
 }
 
-/// Makes a credential: encrypts `secret`, at most 32 bytes, so that only a TPM that has both `ek` and a key with the Name
-/// `key_name` releases it.
+/// Makes a credential: encrypts `secret`, at most 32 bytes, so that only a TPM that has both `ek` and a key
+/// with the Name `key_name` releases it.
 ///
 /// # Errors
 ///
@@ -106,7 +106,8 @@ pub fn make_credential(ek: &Ek, key_name: &[u8], secret: &[u8]) -> Result<Encryp
     })
 }
 
-/// TPMS_ID_OBJECT: the HMAC, then the encrypted secret with its size in front (part 1, sections 24.4 and 24.5).
+/// TPMS_ID_OBJECT: the HMAC, then the encrypted secret with its size in front (part 1, sections 24.4 and
+/// 24.5).
 fn build_id_object(seed: &[u8; DIGEST_LEN], name: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut identity = Zeroizing::new((secret.len() as u16).to_be_bytes().to_vec());
     identity.extend_from_slice(secret);
@@ -128,8 +129,8 @@ fn integrity_key(seed: &[u8]) -> Zeroizing<[u8; DIGEST_LEN]> {
     kdfa(seed, "INTEGRITY", &[], 256)
 }
 
-/// The first block of KDFa with SHA-256 (part 1, section 11.4.10.2), for keys of at most 256 bits. The number of bits is an
-/// input of the derivation.
+/// The first block of KDFa with SHA-256 (part 1, section 11.4.10.2), for keys of at most 256 bits. The number
+/// of bits is an input of the derivation.
 fn kdfa(seed: &[u8], label: &str, context: &[u8], bits: u32) -> Zeroizing<[u8; DIGEST_LEN]> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, seed);
     let input = [&1u32.to_be_bytes()[..], label.as_bytes(), &[0], context, &bits.to_be_bytes()].concat();
@@ -166,7 +167,8 @@ fn ecdh_seed(
     Ok((seed, [&size[..], x, &size, y].concat()))
 }
 
-/// Annex B.10.4: RSAES-OAEP (RFC 8017, section 7.1.1) with SHA-256 and the label "IDENTITY", including its final zero.
+/// Annex B.10.4: RSAES-OAEP (RFC 8017, section 7.1.1) with SHA-256 and the label "IDENTITY", including its
+/// final zero.
 fn oaep_encrypt(
     modulus: &[u8; 256],
     seed: &[u8; DIGEST_LEN],
@@ -212,7 +214,8 @@ pub struct Tpm2ToolsCredential {
 }
 
 impl Tpm2ToolsCredential {
-    /// Parses a file: the magic number 0xBADCC0DE, format 1, then the two structures, each with its size in front.
+    /// Parses a file: the magic number 0xBADCC0DE, format 1, then the two structures, each with its size in
+    /// front.
     ///
     /// # Errors
     ///
@@ -221,7 +224,7 @@ impl Tpm2ToolsCredential {
         if bytes.len() > 2 * MAX_CREDENTIAL_PART_LEN {
             return Err(CredentialError::FileTooLong.into());
         }
-        let mut reader = ByteReader::new("file of tpm2_makecredential", bytes);
+        let mut reader = TpmReader::new("file of tpm2_makecredential", bytes);
         if reader.u32().map_err(CredentialError::Malformed)? != 0xBADC_C0DE {
             return Err(CredentialError::NotTpm2Tools.into());
         }
@@ -244,8 +247,8 @@ mod tests {
 
     use super::*;
 
-    /// NIST SP 800-38A, F.3.13 (CFB128-AES128) has another IV. With an IV of zeros the first block is AES of a block of
-    /// zeros under a key of zeros (FIPS 197).
+    /// NIST SP 800-38A, F.3.13 (CFB128-AES128) has another IV. With an IV of zeros the first block is AES of
+    /// a block of zeros under a key of zeros (FIPS 197).
     #[test]
     fn cfb_chains_blocks() {
         let mut text = [0; 34];
@@ -255,14 +258,15 @@ mod tests {
         assert_ne!(text[16..32], text[..16]);
     }
 
-    /// What hostbadge's own CFB wrote before cfb-mode; a TPM opens credentials of both in tests/tpm_module.rs.
+    /// What hostbadge's own CFB wrote before cfb-mode; a TPM opens credentials of both in
+    /// tests/tpm_module.rs.
     #[test]
     fn id_objects_keep_their_bytes() {
         let id_object = |secret: &[u8]| HEXLOWER.encode(&build_id_object(&[3; 32], &[9; 34], secret));
         assert_eq!(
             id_object(&[5; 32]),
-            "00209266ae680f705b7003d0074f99336e3f3e8d644297c6996820216d130ee514dcf9b1038a687715534fcae69d4f87764c\
-             4f7fc06eba81cfc979141c77fb367ebfed40"
+            "00209266ae680f705b7003d0074f99336e3f3e8d644297c6996820216d130ee514dcf9b1038a687715534fcae6\
+             9d4f87764c4f7fc06eba81cfc979141c77fb367ebfed40"
         );
         assert_eq!(
             id_object(&[5; 3]),

@@ -1,3 +1,5 @@
+//! The error type of enrollment.
+
 use super::challenge::AnswerError;
 use super::credential::CredentialError;
 use super::organization_ca::OrganizationCaError;

@@ -41,14 +41,14 @@ pub enum OrganizationCaError {
     NotForSigning,
     /// The path length of the certificate does not allow a host that signs.
     #[error(
-        "the CA's certificate lets {0} CAs stand below it, and a host that signs needs two; use another CA, or \
-         leave out --signing"
+        "the CA's certificate lets {0} CAs stand below it, and a host that signs needs two; use another CA, \
+         or leave out --signing"
     )]
     PathLength(u8),
     /// The chain does not end with a root.
     #[error(
-        "the CA's certificate: there is no root in its file, and the bundle of the host's trust domain needs it; \
-         append the root to the file"
+        "the CA's certificate: there is no root in its file, and the bundle of the host's trust domain needs \
+         it; append the root to the file"
     )]
     NoRoot,
     /// The certificate has expired, or a lifetime of 0 days was requested.
@@ -87,12 +87,13 @@ enum CaSigningKey {
 }
 
 impl OrganizationCa {
-    /// Parses two PEM files: the CA's certificate, first of its chain, and its key (PKCS#8, SEC 1 or PKCS#1; P-256, P-384 or
-    /// RSA).
+    /// Parses two PEM files: the CA's certificate, first of its chain, and its key (PKCS#8, SEC 1 or PKCS#1;
+    /// P-256, P-384 or RSA).
     ///
     /// # Errors
     ///
-    /// If a file is malformed, the certificate is not for signing certificates, or the key is not the certificate's.
+    /// If a file is malformed, the certificate is not for signing certificates, or the key is not the
+    /// certificate's.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<OrganizationCa, Error> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
         let chain = chain.map_err(OrganizationCaError::CertificatePem)?;

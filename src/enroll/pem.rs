@@ -1,3 +1,5 @@
+//! Writes PEM.
+
 use der::pem::{LineEnding, encode_string};
 
 use super::error::Error;

@@ -34,7 +34,8 @@ pub enum RequestError {
     Evidence(#[source] verify::Error),
     /// The trust domain does not have the form of SPIFFE ID section 2.1.
     #[error(
-        "the request is invalid: its trust domain is not a name of 1 to 255 characters of a-z, 0-9, '.', '-' and '_'"
+        "the request is invalid: its trust domain is not a name of 1 to 255 characters of a-z, 0-9, '.', '-' \
+         and '_'"
     )]
     TrustDomain,
     /// The CSR is not base64.
@@ -90,8 +91,8 @@ impl EnrollmentRequest {
         nonce
     }
 
-    /// The digest by which challenges and answers name the request: SHA-256 in hexadecimal over the document without
-    /// whitespace.
+    /// The digest by which challenges and answers name the request: SHA-256 in hexadecimal over the document
+    /// without whitespace.
     ///
     /// # Errors
     ///
@@ -101,8 +102,8 @@ impl EnrollmentRequest {
         Ok(HEXLOWER.encode(&sha256(&text)))
     }
 
-    /// Checks all that does not need a challenge: the evidence, as a verifier does, and the CSR. That the AK is in the TPM
-    /// of the EKs is not checked: the challenge shows it.
+    /// Checks all that does not need a challenge: the evidence, as a verifier does, and the CSR. That the AK
+    /// is in the TPM of the EKs is not checked: the challenge shows it.
     ///
     /// # Errors
     ///
@@ -113,20 +114,19 @@ impl EnrollmentRequest {
         }
         let nonce = EnrollmentRequest::quote_nonce(&self.id, self.created_at, &self.trust_domain, &self.csr);
         let checks = self.evidence.check(&nonce);
-        if let Some(failed) = checks.iter().find(|finding| !finding.holds) {
-            let (name, detail) = (failed.what.to_string(), failed.detail.clone());
+        if let Some(failed) = checks.iter().find(|check| check.failed()) {
+            let (name, detail) = (failed.name.to_string(), failed.detail.clone());
             return Err(RequestError::Check { name, detail }.into());
         }
         if self.evidence.nonce != BASE64URL_NOPAD.encode(&nonce) {
             return Err(RequestError::Nonce.into());
         }
-        let malformed = |e: String| RequestError::Evidence(verify::Error::Evidence(e));
         let verified = VerifiedRequest {
-            endorsement_keys: self.evidence.endorsement_keys().map_err(malformed)?,
+            endorsement_keys: self.evidence.endorsement_keys().map_err(RequestError::Evidence)?,
             host: self.evidence.host.clone(),
             trust_domain: self.trust_domain.clone(),
-            ak_name: self.evidence.ak_name().map_err(malformed)?,
-            host_key: self.evidence.host_key_point().map_err(malformed)?,
+            ak_name: self.evidence.ak_name().map_err(RequestError::Evidence)?,
+            host_key: self.evidence.host_key_point().map_err(RequestError::Evidence)?,
             created_at: Timestamp::from_secs(self.created_at),
             digest: self.digest()?,
             csr: BASE64.decode(self.csr.as_bytes()).map_err(RequestError::CsrBase64)?,

@@ -88,7 +88,8 @@ fn parse_bundle(text: &str) -> Result<FederatedBundle, String> {
         };
         let rule = "an x509-svid key has exactly one certificate in \"x5c\", in base64";
         let certificate = certificate.ok_or_else(|| invalid(rule.into()))?;
-        // Clients parse a Workload API message as a whole: a malformed root would cost every agent its own certificate.
+        // Clients parse a Workload API message as a whole: a malformed root would cost every agent its own
+        // certificate.
         parse_certificate(&certificate).map_err(|e| invalid(format!("\"x5c\" of an x509-svid key: {e}")))?;
         x509_authorities.extend(certificate);
     }
@@ -102,15 +103,23 @@ fn parse_bundle(text: &str) -> Result<FederatedBundle, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
     use super::*;
 
-    const KEY: &str = r#"{"use":"jwt-svid","kty":"EC","crv":"P-256","kid":"k","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}"#;
+    pub(crate) const KEY: &str = r#"{"use":"jwt-svid","kty":"EC","crv":"P-256","kid":"k",
+        "x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+        "y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}"#;
 
     /// Self-signed, with a P-256 key.
-    const CERTIFICATE: &str = "MIIBeTCCAR6gAwIBAgIUTcSk/71wqJXZ8229LEEq2a50xCowCgYIKoZIzj0EAwIwADAgFw0yNjExMjUwOTM0NDFaGA8yMTI2MTEwMTA5MzQ0MVowADBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPd63GcJWBXzeD1eCIKLuAUjWx2iB4jddOrlhYOMNvex5HUIeCNqH7nQsLZb7RBXeGSi7ZNpzVTTn4XxLaYpBLCjdDByMB0GA1UdDgQWBBTC0IkgOL7bAdYCEaz4Cxw3zr7YKjAfBgNVHSMEGDAWgBTC0IkgOL7bAdYCEaz4Cxw3zr7YKjAPBgNVHRMBAf8EBTADAQH/MB8GA1UdEQQYMBaGFHNwaWZmZTovL2V4YW1wbGUub3JnMAoGCCqGSM49BAMCA0kAMEYCIQD6bJqDrQCU6H+tGztc+U30PYI7g2SjZZHLQ2ZW8Kj1TQIhAOeDzh2P/vs+/S0cgnJ2qhDEf93nwzrH8CvhxKwTjmgM";
+    const CERTIFICATE: &str = "\
+        MIIBeTCCAR6gAwIBAgIUTcSk/71wqJXZ8229LEEq2a50xCowCgYIKoZIzj0EAwIwADAgFw0yNjExMjUwOTM0NDFaGA8yMTI2\
+        MTEwMTA5MzQ0MVowADBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPd63GcJWBXzeD1eCIKLuAUjWx2iB4jddOrlhYOMNvex\
+        5HUIeCNqH7nQsLZb7RBXeGSi7ZNpzVTTn4XxLaYpBLCjdDByMB0GA1UdDgQWBBTC0IkgOL7bAdYCEaz4Cxw3zr7YKjAfBgNV\
+        HSMEGDAWgBTC0IkgOL7bAdYCEaz4Cxw3zr7YKjAPBgNVHRMBAf8EBTADAQH/MB8GA1UdEQQYMBaGFHNwaWZmZTovL2V4YW1w\
+        bGUub3JnMAoGCCqGSM49BAMCA0kAMEYCIQD6bJqDrQCU6H+tGztc+U30PYI7g2SjZZHLQ2ZW8Kj1TQIhAOeDzh2P/vs+/S0c\
+        gnJ2qhDEf93nwzrH8CvhxKwTjmgM";
 
     fn dir_with_files(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -123,7 +132,8 @@ mod tests {
     #[test]
     fn keys_are_split_by_use() {
         let text = format!(
-            r#"{{"spiffe_sequence":7,"spiffe_refresh_hint":60,"keys":[{KEY},{{"use":"x509-svid","kty":"EC","x5c":["{CERTIFICATE}"]}}]}}"#
+            r#"{{"spiffe_sequence":7,"spiffe_refresh_hint":60,
+                "keys":[{KEY},{{"use":"x509-svid","kty":"EC","x5c":["{CERTIFICATE}"]}}]}}"#
         );
         let dir =
             dir_with_files(&[("example.org.json", &text), ("README", "no bundle"), (".x.json", "no bundle")]);

@@ -1,7 +1,7 @@
 //! Other trust domains: their SPIFFE bundle documents, which administrators put into `federation/`.
 //!
-//! `federation/DOMAIN.json` is the document that the trust domain DOMAIN publishes. A reload replaces all bundles or, if a
-//! file has a fault, none.
+//! `federation/DOMAIN.json` is the document that the trust domain DOMAIN publishes. A reload replaces all
+//! bundles or, if a file has a fault, none.
 
 mod bundle;
 
@@ -28,7 +28,8 @@ struct FederationShared {
 }
 
 impl Federation {
-    /// Reads the directory. If a file has a fault there are no bundles, and [`Federation::diagnostics`] has the faults.
+    /// Reads the directory. If a file has a fault there are no bundles, and [`Federation::diagnostics`] has
+    /// the faults.
     pub fn open(dir: &Path) -> Federation {
         let federation = Federation(Arc::new(FederationShared {
             dir: dir.to_owned(),
@@ -77,9 +78,8 @@ impl Federation {
 mod tests {
     use std::fs;
 
+    use super::bundle::tests::KEY;
     use super::*;
-
-    const KEY: &str = r#"{"use":"jwt-svid","kty":"EC","crv":"P-256","kid":"k","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}"#;
 
     #[test]
     fn invalid_file_keeps_the_previous_bundles() {

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
@@ -129,28 +128,24 @@ impl KeyCommandError {
 }
 
 /// The result of a rotation.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct RotationResult {
     /// What was done.
-    #[serde(rename = "did")]
     pub outcome: RotationOutcome,
     /// The key that is active next, or now.
     pub kid: String,
     /// When it is active.
     pub active_from: Timestamp,
     /// The key that does not sign any more.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub retired: Option<String>,
 }
 
 /// What a rotation did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RotationOutcome {
     /// A key was published, and becomes active later.
     Published,
     /// Nothing: a key is published already, and becomes active as scheduled.
-    #[serde(rename = "nothing")]
     AlreadyPublished,
     /// The next key is active now.
     Activated,

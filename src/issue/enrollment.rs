@@ -77,7 +77,7 @@ struct CertificateFile {
 }
 
 /// The installed host certificate, for administrators.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct CertificateReport {
     /// The subject's distinguished name.
     pub subject: String,

@@ -1,7 +1,5 @@
 //! Token introspection (RFC 7662).
 
-use serde::Serialize;
-
 use super::issuer::IssuerState;
 use crate::agents::AgentSet;
 use crate::clock::Timestamp;
@@ -18,21 +16,17 @@ pub struct IntrospectionRequest {
 }
 
 /// The response: `active` alone, or `active` with the claims.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Introspection {
     /// Whether the token is valid now.
     pub active: bool,
     /// `Bearer` for an active access token.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub token_type: Option<&'static str>,
     /// The claims of an active token.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub claims: Option<serde_json::Value>,
     /// Why the token is inactive, for the audit log; RFC 7662 section 2.2 keeps it from the caller.
-    #[serde(skip)]
     pub inactive_reason: Option<String>,
     /// The token's identifier, for the audit log; `None` if the token could not be verified.
-    #[serde(skip)]
     pub jti: Option<String>,
 }
 

@@ -1,7 +1,5 @@
 //! The keys of this host as administrators see them.
 
-use serde::Serialize;
-
 use super::encrypted_key::EncryptedKey;
 use super::key_schedule::KeySchedule;
 use super::rotation::RotationPolicy;
@@ -10,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::verify::Jwk;
 
 /// One key.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct KeyReport {
     /// RFC 7638 thumbprint.
     pub kid: String,
@@ -19,22 +17,17 @@ pub struct KeyReport {
     /// Its state in the key schedule.
     pub state: KeyState,
     /// When it was made; `None` for the host key, whose file has no time.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
     /// When the key entered its state.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// The next step; `None` for destroyed keys and keys in the TPM.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<NextStep>,
     /// The host key's endorsement, a JWS.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub endorsement: Option<String>,
 }
 
 /// The state of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
     /// It signs.
     Active,
@@ -49,7 +42,7 @@ pub enum KeyState {
 }
 
 /// The next step of a key.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct NextStep {
     /// `active`, `retired`, `destroyed` or `successor published`.
     pub step: &'static str,

@@ -22,7 +22,7 @@ mod seal_file;
 mod state_manifest;
 
 pub(crate) use cipher::encrypt;
-pub use error::{Error, RecoveryKeyFault, Rollback};
+pub use error::Error;
 pub(crate) use kek::{Kek, KekDependent, KekPair};
 pub use lifecycle::Keystore;
 pub(crate) use lifecycle::{TpmMigration, accept_current_state, reseal_with_recovery_key};

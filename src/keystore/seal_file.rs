@@ -70,12 +70,11 @@ struct RecoveryKeyRecord {
 }
 
 /// How the key-encryption key is sealed, for `hostbadge status`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SealStatus {
     /// The PCRs that it is sealed to. Empty means none: this TPM unseals it whatever was booted.
     pub pcrs: Vec<u8>,
     /// The configured PCRs, if it is not sealed to them: it is sealed to them once there is a recovery key.
-    #[serde(rename = "waiting", skip_serializing_if = "Vec::is_empty")]
     pub pending_pcrs: Vec<u8>,
     /// When the recovery key was made; `None` if there is none.
     pub recovery: Option<Timestamp>,

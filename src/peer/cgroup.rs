@@ -1,19 +1,21 @@
-//! The system unit, from a process's cgroup.
+//! Derives the systemd system unit of a process from its cgroup.
 //!
-//! Only systemd's own hierarchy counts: `name=systemd` on version 1 and hybrid hosts, the unified one elsewhere.
-//! A user may shape the tree below his own `user@UID.service`, so the first unit from the root is the one that
-//! only root can have made.
+//! Only systemd's own hierarchy is evaluated: `name=systemd` on cgroup version 1 and hybrid hosts, the
+//! unified hierarchy elsewhere. A user can create any cgroup below `user@UID.service`, so the unit is the
+//! first one from the root of the hierarchy, which only root can create.
 
 use std::fs;
 use std::path::Path;
 
-/// Where systemd shows the running invocation of each system unit, readable by all.
+/// systemd keeps a link `invocation:UNIT` to the invocation ID of each running system unit here, readable by
+/// all.
 const INVOCATION_LINKS_DIR: &str = "/run/systemd/units";
 
-/// Longest unit name that systemd makes (UNIT_NAME_MAX).
+/// Length of the longest unit name that systemd accepts, in bytes (`UNIT_NAME_MAX`).
 const MAX_UNIT_NAME_LEN: usize = 255;
 
-/// The system unit in the text of `/proc/PID/cgroup`, proc(5).
+/// Returns the system unit that the text of `/proc/PID/cgroup` (cgroups(7)) names, or `None` if it names
+/// no unit.
 pub fn parse_unit(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
     let mut unified = None;
@@ -30,17 +32,17 @@ pub fn parse_unit(text: &[u8]) -> Option<String> {
     unit_from_path(unified?)
 }
 
-/// The first component after the slices, if it is a unit.
+/// Returns the first component after the slices, if it is a unit name.
 fn unit_from_path(path: &str) -> Option<String> {
     let mut parts = path.strip_prefix('/')?.split('/').skip_while(|part| is_valid_unit_name(part, ".slice"));
     let component = parts.next()?;
-    // systemd puts an underscore before a name that would collide with a file of the kernel's.
+    // systemd prefixes a unit name that would collide with a cgroup attribute file with an underscore.
     let name = component.strip_prefix('_').unwrap_or(component);
     let unit_suffixes = [".service", ".scope", ".socket", ".mount", ".swap"];
     unit_suffixes.iter().any(|suffix| is_valid_unit_name(name, suffix)).then(|| name.to_owned())
 }
 
-/// systemd.unit(5): letters, digits, `:-_.\@`, then the kind.
+/// Checks a unit name as in systemd.unit(5): letters, digits and `:-_.\@`, then the suffix of its type.
 fn is_valid_unit_name(name: &str, suffix: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@');
     name.len() > suffix.len()
@@ -49,7 +51,8 @@ fn is_valid_unit_name(name: &str, suffix: &str) -> bool {
         && name.chars().all(is_allowed)
 }
 
-/// The unit's invocation, if systemd shows one.
+/// Returns the unit's invocation ID, 32 lower-case hexadecimal digits, or `None` if systemd does not publish
+/// one.
 pub fn invocation_id(unit: &str) -> Option<String> {
     read_invocation_id(Path::new(INVOCATION_LINKS_DIR), unit)
 }
@@ -81,7 +84,9 @@ mod tests {
 
     #[test]
     fn cgroup_v1_and_hybrid_use_systemd_hierarchy() {
-        let text = b"8:pids:/system.slice/wrong.service\n1:name=systemd:/system.slice/right.service\n0::/user.slice/x.service\n";
+        let text = b"8:pids:/system.slice/wrong.service\n\
+                     1:name=systemd:/system.slice/right.service\n\
+                     0::/user.slice/x.service\n";
         assert_eq!(parse_unit(text).as_deref(), Some("right.service"));
     }
 

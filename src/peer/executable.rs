@@ -1,7 +1,8 @@
-//! Which program a process runs, and its digest.
+//! The executable of a process and its SHA-256 digest.
 //!
-//! The digest is of the open `/proc/PID/exe`, so a file that was renamed over, or a path that means something else in
-//! the caller's mount namespace, changes nothing. It is kept by device, inode, size, mtime and ctime.
+//! The digest is computed from the open `/proc/PID/exe`. A file renamed over the executable, or a path that
+//! names another file in the caller's mount namespace, therefore has no effect. Digests are cached by mount,
+//! device, inode, size, mtime and ctime.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,18 +20,22 @@ use tokio::sync::Semaphore;
 
 use super::sys::{self, FileId};
 
-/// No interpreter or agent is larger; beyond, the digest is given as unknown.
+/// Executables above this size, in bytes, have no digest, so that a caller cannot keep a reader busy for
+/// minutes.
 const MAX_FILE_SIZE: u64 = 2 * 1024 * 1024 * 1024;
-/// How many digests are kept.
 const MAX_CACHED_DIGESTS: usize = 4096;
-/// How many files are read at once, so that strangers cannot fill the disk's queue.
+/// Limits concurrent reads, so that unknown callers cannot fill the disk's request queue.
 const MAX_CONCURRENT_READS: usize = 2;
-/// How long a caller waits for a digest. The reading goes on, and the next request finds its result.
+/// A request waits this long for a digest. The read continues, and the next request finds its result in the
+/// cache.
 const DIGEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// SHA-256 of an executable. Shown as lower-case hexadecimal.
+/// SHA-256 digest of an executable. Displayed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Sha256Digest(pub [u8; 32]);
+pub struct Sha256Digest(
+    /// The digest's bytes.
+    pub [u8; 32],
+);
 
 impl fmt::Display for Sha256Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,7 +56,7 @@ impl Serialize for Sha256Digest {
 }
 
 impl std::str::FromStr for Sha256Digest {
-    type Err = &'static str;
+    type Err = ParseDigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         data_encoding::HEXLOWER_PERMISSIVE
@@ -59,22 +64,29 @@ impl std::str::FromStr for Sha256Digest {
             .ok()
             .and_then(|bytes| bytes.try_into().ok())
             .map(Sha256Digest)
-            .ok_or("a SHA-256 digest is 64 hexadecimal digits, as sha256sum prints them")
+            .ok_or(ParseDigestError)
     }
 }
 
-/// The executable of one process at one moment.
+/// The text is not a SHA-256 digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a SHA-256 digest is 64 hexadecimal digits, as sha256sum prints them")]
+pub struct ParseDigestError;
+
+/// The executable of one process at the time of one snapshot.
 #[derive(Debug)]
 pub struct Executable {
+    /// Target of the link `/proc/PID/exe`.
     pub path: PathBuf,
     id: FileId,
-    /// Held open until the digest is known, for it alone is certain to be the file that runs.
+    /// Stays open until the digest is known, because only this descriptor is certain to be the running file.
     file: Mutex<Option<File>>,
     digest: OnceLock<Sha256Digest>,
 }
 
 impl Executable {
-    /// Opens `exe` below a process's directory. None where we lack the right, or it is not the file seen before.
+    /// Opens `exe` below the `/proc` directory of a process. Returns `None` if permission is denied or if the
+    /// file is no longer the one that the snapshot identified as `id`.
     pub fn open(process: BorrowedFd<'_>, id: FileId) -> Option<Executable> {
         let path = PathBuf::from(readlinkat(process, "exe").ok()?);
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -84,12 +96,13 @@ impl Executable {
         is_same_file.then(|| Executable { path, id, file: Mutex::new(Some(file)), digest: OnceLock::new() })
     }
 
-    /// The digest, if it is known already.
+    /// Returns the digest if it was computed before.
     pub fn cached_digest(&self) -> Option<Sha256Digest> {
         self.digest.get().copied()
     }
 
-    /// The digest, read from the file where it is not known yet. None where that fails or takes too long.
+    /// Returns the digest, and reads the file if the digest is not cached. Returns `None` if reading fails,
+    /// the file is too large, or the read takes longer than 10 s.
     pub async fn digest(&self, cache: &DigestCache) -> Option<Sha256Digest> {
         if let Some(digest) = self.cached_digest() {
             return Some(digest);
@@ -111,7 +124,7 @@ impl Executable {
     }
 }
 
-/// Digests of files read before. Cheap to clone.
+/// Cache of computed digests, at most 4096. Clones share the cache.
 #[derive(Clone, Debug)]
 pub struct DigestCache {
     entries: Arc<Mutex<HashMap<FileId, Sha256Digest>>>,
@@ -129,10 +142,10 @@ impl DigestCache {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
     }
 
-    /// Reads `file` off the road and keeps the digest, unless the file changed under the reading.
+    /// Reads `file` on a blocking thread and caches the digest, unless the file changed during the read.
     async fn compute(&self, file: File, id: FileId) -> Option<Sha256Digest> {
         let permit = self.read_permits.clone().acquire_owned().await.ok()?;
-        // Somebody else may have read it while we waited.
+        // Another request may have computed it while this one waited for a permit.
         if let Some(digest) = self.get(&id) {
             return Some(digest);
         }
@@ -145,7 +158,7 @@ impl DigestCache {
                 return None;
             }
             let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
-            // Dropping everything is crude and rare: a host with thousands of executables reads them again.
+            // Clearing is acceptable because it is rare: only a host with thousands of executables gets here.
             if entries.len() >= MAX_CACHED_DIGESTS {
                 entries.clear();
             }

@@ -1,12 +1,13 @@
-//! Who is calling, as the kernel tells it.
+//! Identifies the process at the other end of a Unix socket from kernel credentials.
 //!
-//! A [`Caller`] is one connection. It is taken apart at accept, when nothing of the request has been read, and looked
-//! at afresh at each request: a process can exec, change its user or die between two of them. What comes out is a
-//! [`Peer`], the first step of the road, and nothing but this room can make one.
+//! A [`PeerTracker`] belongs to one connection. It reads the kernel's credentials right after accept, before
+//! any byte of a request, and re-reads the process's attributes at each request, because a process can
+//! execute another program, change its uid or exit between two requests. The result is a [`Peer`], the first
+//! step of the request path; only this module can construct one.
 //!
-//! Where the kernel has SO_PEERPIDFD (6.5) the process is pinned: the pid cannot be another's while facts about it
-//! are read. Elsewhere a pidfd is opened by number, start time and uid are compared before and after, and the peer is
-//! marked unpinned.
+//! On kernels with SO_PEERPIDFD (6.5) the process is pinned: its pid cannot be reused while its attributes
+//! are read. On older kernels the tracker opens a pidfd by pid, compares start time and uid before and after
+//! reading, and marks the peer as not pinned.
 
 mod cgroup;
 mod executable;
@@ -17,11 +18,10 @@ mod tracker;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use executable::{DigestCache, Sha256Digest};
-pub use sys::PeerCredentials;
+pub use executable::{DigestCache, ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
 
-/// The process at the other end of the socket, looked at once. Cheap to clone.
+/// The process at the other end of a socket, as identified for one request. Clones share the data.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<PeerInfo>);
 
@@ -33,36 +33,41 @@ impl std::ops::Deref for Peer {
     }
 }
 
-/// What is known of a peer.
+/// Attributes of a peer.
 #[derive(Debug)]
 pub struct PeerInfo {
+    /// Process ID in the daemon's pid namespace.
     pub pid: i32,
+    /// Effective user ID at connect(2); a request from a process that changed it since is refused.
     pub uid: u32,
+    /// Effective group ID at connect(2); a request from a process that changed it since is refused.
     pub gid: u32,
-    /// Supplementary groups at connect.
+    /// Supplementary group IDs at connect(2).
     pub groups: Vec<u32>,
-    /// Whether the kernel pinned the process (SO_PEERPIDFD).
+    /// Whether the process is pinned by a pidfd from the kernel (SO_PEERPIDFD).
     pub pinned: bool,
-    /// System unit, such as `researcher.service`.
+    /// systemd system unit, such as `researcher.service`.
     pub unit: Option<String>,
-    /// The unit's invocation, 32 hexadecimal digits.
+    /// The unit's invocation ID, 32 lower-case hexadecimal digits.
     pub invocation: Option<String>,
-    /// None where we lack the right to read it.
+    /// `None` if the daemon has no permission to read it.
     exe: Option<executable::Executable>,
 }
 
 impl PeerInfo {
-    /// Path of the executable as the kernel shows it; decoration, since a mount namespace can name files at will.
+    /// Returns the path of the executable as the kernel reports it. It is informational: in its own mount
+    /// namespace, a user can place any file at any path.
     pub fn exe(&self) -> Option<&PathBuf> {
         self.exe.as_ref().map(|exe| &exe.path)
     }
 
-    /// SHA-256 of the executable, if it was computed before.
+    /// Returns the SHA-256 digest of the executable if it was computed before.
     pub fn exe_sha256(&self) -> Option<Sha256Digest> {
         self.exe.as_ref().and_then(|exe| exe.cached_digest())
     }
 
-    /// SHA-256 of the executable that really runs: read from the open `/proc/PID/exe`, never from its path.
+    /// Returns the SHA-256 digest of the running executable, read from the open `/proc/PID/exe` and not from
+    /// its path. Returns `None` if the file cannot be read, exceeds 2 GiB, or takes longer than 10 s to read.
     pub async fn compute_exe_sha256(&self, cache: &DigestCache) -> Option<Sha256Digest> {
         match &self.exe {
             Some(exe) => exe.digest(cache).await,
@@ -70,38 +75,45 @@ impl PeerInfo {
         }
     }
 
-    /// Whether the peer is in group `gid`.
+    /// Whether `gid` is the peer's primary group or one of its supplementary groups.
     pub fn in_group(&self, gid: u32) -> bool {
         self.gid == gid || self.groups.contains(&gid)
     }
 }
 
-/// One look at a caller.
+/// The result of identifying a caller for one request.
 #[derive(Debug)]
 pub struct PeerLookup {
-    /// Who connected: known even where nothing else is.
+    /// User ID at connect(2), known even if the rest is not.
     pub uid: u32,
+    /// The peer, or why it could not be identified.
     pub peer: Result<Peer, Error>,
 }
 
-/// Why a caller cannot be told. All of them are refusals, and the text goes to the caller.
+/// Why a peer cannot be identified. The request is refused, and the caller receives the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("the process that opened this connection has ended")]
+    /// The process that connected has exited; another process may hold the connection.
+    #[error("the process that opened this connection has exited")]
     Exited,
-    #[error("the process changed while it was looked at; ask again")]
+    /// The process changed while its attributes were read.
+    #[error("the process changed while it was being identified; retry")]
     ConcurrentChange,
-    #[error("the process changed its user or group after it connected; connect again")]
+    /// The effective uid or gid is not the one at connect(2).
+    #[error("the process changed its user or group after it connected; reconnect")]
     CredentialsChanged,
+    /// SO_PEERCRED reports pid 0: the daemon's pid namespace does not contain the process.
     #[error(
-        "the process is in a pid namespace that this host cannot see into; call from the host or from a child namespace"
+        "the process is in a pid namespace that this host cannot inspect; \
+         call from the host or from a child namespace"
     )]
     OtherNamespace,
-    #[error("the kernel would not say who is calling ({0})")]
+    /// A system call failed.
+    #[error("cannot read the peer's credentials ({0})")]
     Kernel(nix::errno::Errno),
 }
 
-/// As agents and records see it.
+/// The form in API answers and audit records.
 impl serde::Serialize for PeerInfo {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;

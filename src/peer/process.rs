@@ -1,7 +1,8 @@
-//! A process as `/proc` shows it, by handles that stay with that process.
+//! Reads a process's attributes from `/proc` through handles that stay bound to that process.
 //!
-//! The files are opened once for a connection and read again at each request: a read of an open file of `/proc/PID`
-//! speaks of the process for which it was opened, or fails when that has gone, whatever has become of its number.
+//! The files are opened once for each connection and read again at each request. A read of an open file of
+//! `/proc/PID` returns data of the process for which it was opened, or fails after that process has exited,
+//! even if its pid was reused.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,20 +16,21 @@ use super::executable::Executable;
 use super::sys::{self, FileId};
 use super::{Error, cgroup};
 
-/// A line a controller; a container host has fewer than twenty.
+/// Maximum bytes read of `/proc/PID/cgroup`. It has one line for each controller, and hosts have fewer than
+/// twenty.
 const MAX_CGROUP_LEN: usize = 4 * 1024;
 
-/// Handles on one process.
+/// Open handles of one process.
 #[derive(Debug)]
 pub struct ProcessHandle {
     pidfd: OwnedFd,
     dir: OwnedFd,
     cgroup: File,
-    /// Present where the kernel lacks PIDFD_GET_INFO.
+    /// `/proc/PID/status`, opened only if the kernel lacks PIDFD_GET_INFO.
     status: Option<File>,
 }
 
-/// What must not change between two requests without being looked at anew.
+/// The attributes that are compared at each request: if one changed, the peer is rebuilt.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProcessSnapshot {
     pub uid: u32,
@@ -38,7 +40,7 @@ pub struct ProcessSnapshot {
 }
 
 impl ProcessHandle {
-    /// Takes hold of the process behind `pidfd`.
+    /// Opens the `/proc` files of the process of `pidfd`, whose number is `pid`.
     pub fn open(pidfd: OwnedFd, pid: i32) -> Result<ProcessHandle, Error> {
         let no_mode = Mode::empty();
         let dir = open(
@@ -59,12 +61,12 @@ impl ProcessHandle {
             Err(_) => return Err(Error::Exited),
         };
         let process = ProcessHandle { pidfd, dir, cgroup, status };
-        // Alive now, so the number was this process's all the while.
+        // The process is still alive, so the pid was not reused while the files were opened.
         process.ensure_alive()?;
         Ok(process)
     }
 
-    /// Looks at the process as it is now.
+    /// Reads the process's current attributes.
     pub fn snapshot(&self) -> Result<ProcessSnapshot, Error> {
         let (uid, gid) = self.effective_ids()?;
         let mut cgroup = [0; MAX_CGROUP_LEN];
@@ -75,12 +77,14 @@ impl ProcessHandle {
         Ok(ProcessSnapshot { uid, gid, exe, cgroup })
     }
 
-    /// The executable of a sighting; none where we lack the right, or it changed since.
+    /// Opens the executable of a snapshot. Returns `None` if permission is denied or if the executable
+    /// changed since.
     pub fn executable(&self, snapshot: &ProcessSnapshot) -> Option<Executable> {
         Executable::open(self.dir.as_fd(), snapshot.exe?)
     }
 
-    /// When the process started, in clock ticks since boot: tells a process from a later one of the same number.
+    /// Returns the process's start time in clock ticks since boot. It distinguishes the process from a later
+    /// one with the same pid.
     pub fn start_time(&self) -> Result<u64, Error> {
         let stat = openat(&self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(proc_error)?;
@@ -97,7 +101,7 @@ impl ProcessHandle {
         }
     }
 
-    /// Effective uid and gid.
+    /// Returns the effective uid and gid.
     fn effective_ids(&self) -> Result<(u32, u32), Error> {
         let Some(status) = &self.status else {
             return match sys::pidfd_info(self.pidfd.as_fd()) {
@@ -112,7 +116,7 @@ impl ProcessHandle {
 }
 
 impl ProcessSnapshot {
-    /// The system unit and its invocation.
+    /// Returns the system unit and its invocation ID.
     pub fn unit_and_invocation(&self) -> (Option<String>, Option<String>) {
         let unit = cgroup::parse_unit(&self.cgroup);
         let invocation = unit.as_deref().and_then(cgroup::invocation_id);
@@ -127,13 +131,13 @@ fn proc_error(errno: Errno) -> Error {
     }
 }
 
-/// Field 22 of `/proc/PID/stat`. The name before it, in parentheses, may hold anything.
+/// Returns field 22 (starttime) of `/proc/PID/stat`. The process name in parentheses may contain any bytes.
 fn start_time(stat: &[u8]) -> Option<u64> {
     let after_name = stat.iter().rposition(|b| *b == b')')? + 1;
     std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// The second number of the lines `Uid:` and `Gid:` of `/proc/PID/status`.
+/// Returns the second number of the lines `Uid:` and `Gid:` of `/proc/PID/status`.
 fn effective_ids(status: &[u8]) -> Option<(u32, u32)> {
     let effective_id = |name: &[u8]| -> Option<u32> {
         let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(name))?;

@@ -1,4 +1,4 @@
-//! The few kernel calls that nix does not wrap, each alone in its wrapper.
+//! Wrappers for the kernel calls that nix does not provide, one function each.
 
 use std::ffi::CStr;
 use std::mem::{MaybeUninit, size_of};
@@ -7,29 +7,31 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
-/// Who connected, fixed by the kernel at connect(2).
+/// Credentials of the process that connected. The kernel records them at connect(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
-    /// 0 where the peer's pid namespace is not below ours.
+    /// Process ID in the daemon's pid namespace; 0 if the peer is not visible there.
     pub pid: i32,
+    /// Effective user ID.
     pub uid: u32,
+    /// Effective group ID.
     pub gid: u32,
 }
 
-/// SO_PEERCRED, unix(7).
+/// Reads SO_PEERCRED (unix(7)).
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> Result<PeerCredentials, Errno> {
     let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
     Ok(PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
 }
 
-/// SO_PEERPIDFD (Linux 6.5): a handle on the very process that connected.
+/// Reads SO_PEERPIDFD (Linux 6.5): a pidfd of the process that connected, immune to pid reuse.
 pub fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     getsockopt(&socket, sockopt::PeerPidfd)
 }
 
-/// SO_PEERGROUPS (Linux 4.13): the supplementary groups at connect(2).
+/// Reads SO_PEERGROUPS (Linux 4.13): the peer's supplementary groups at connect(2).
 pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
-    // NGROUPS_MAX is 65536; nearly everybody has a handful.
+    // NGROUPS_MAX is 65536, but most processes are in fewer than 64 groups.
     let mut groups = vec![0u32; 64];
     loop {
         let mut length = (groups.len() * size_of::<u32>()) as libc::socklen_t;
@@ -50,28 +52,28 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
                 groups.shrink_to_fit();
                 return Ok(groups);
             }
-            // The kernel wrote how much room it wants.
+            // The kernel stored the required buffer length in `length`.
             Err(Errno::ERANGE) if count > groups.len() && count <= 65_536 => groups.resize(count, 0),
             Err(errno) => return Err(errno),
         }
     }
 }
 
-/// pidfd_open(2).
+/// Calls pidfd_open(2).
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: takes two integers and touches no memory of ours.
+    // SAFETY: the call takes two integers and accesses no memory of this process.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: the kernel has just made this descriptor for us alone.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Whether the process behind a pidfd is still there; a zombie is not.
+/// Whether the process of a pidfd is running. A zombie is not.
 pub fn is_alive(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
     let mut polled = [nix::poll::PollFd::new(pidfd, nix::poll::PollFlags::POLLIN)];
     nix::poll::poll(&mut polled, nix::poll::PollTimeout::ZERO).map(|ready| ready == 0)
 }
 
-/// PIDFD_GET_INFO (Linux 6.13), first version of its structure.
+/// `struct pidfd_info` in its first version (Linux 6.13), the argument of PIDFD_GET_INFO.
 #[repr(C)]
 #[derive(Default)]
 pub struct PidfdInfo {
@@ -94,10 +96,14 @@ pub struct PidfdInfo {
 const PIDFD_INFO_CREDS: u64 = 1 << 1;
 nix::ioctl_readwrite!(pidfd_get_info_raw, 0xFF, 11, PidfdInfo);
 
-/// What the process behind a pidfd is now. None where the kernel cannot tell; ESRCH where the process is gone.
+/// Reads the current credentials of the process of a pidfd. Returns `None` if the kernel lacks
+/// PIDFD_GET_INFO.
+///
+/// # Errors
+/// ESRCH if the process has exited.
 pub fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<Option<PidfdInfo>, Errno> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_CREDS, ..PidfdInfo::default() };
-    // SAFETY: the structure is the kernel's first version, whose size the request's number carries.
+    // SAFETY: the structure is the kernel's first version, whose size the request number encodes.
     match unsafe { pidfd_get_info_raw(pidfd.as_raw_fd(), &mut info) } {
         Ok(_) if info.mask & PIDFD_INFO_CREDS != 0 => Ok(Some(info)),
         Ok(_) | Err(Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(None),
@@ -105,28 +111,29 @@ pub fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<Option<PidfdInfo>, Errno> {
     }
 }
 
-/// Not in libc yet; linux/stat.h.
+/// From linux/stat.h; libc does not define it yet.
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
-/// What tells two files, or two versions of one, apart.
+/// Identifies a file and its version: a change of the content changes at least one field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
-    /// Never used again where the kernel has unique ones (Linux 6.8): a file system mounted anew may hold other bytes
-    /// under the same numbers and times.
+    /// Unique mount ID, never reused (Linux 6.8): a file system that is mounted again may contain other
+    /// content under the same inode numbers and times. On older kernels the reusable mount ID.
     pub mount: u64,
     pub device: (u32, u32),
     pub inode: u64,
     pub size: u64,
     pub mtime: (i64, u32),
-    /// Cannot be set by a program, so a file that was changed and dated back shows.
+    /// Programs cannot set ctime, so it changes even if a program changes the content and resets mtime.
     pub ctime: (i64, u32),
 }
 
-/// statx(2) of a name below `dir` (the empty name: of `dir` itself), never waiting for a network or FUSE server: it
-/// answers from what the kernel has.
+/// Calls statx(2) for a name below `dir`, or for `dir` itself if the name is empty. The call uses the
+/// attributes that the kernel has cached (AT_STATX_DONT_SYNC), so it does not wait for a network or FUSE
+/// server.
 pub fn file_id(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileId, Errno> {
     let mut buffer = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: `name` ends in NUL and `buffer` has the room that the kernel fills.
+    // SAFETY: `name` ends in NUL, and `buffer` has the size of the structure that the kernel writes.
     Errno::result(unsafe {
         libc::statx(
             dir.as_raw_fd(),

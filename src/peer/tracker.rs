@@ -1,4 +1,4 @@
-//! One connection's caller, looked at afresh at each request.
+//! Tracks the process that opened a connection and re-reads its attributes at each request.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::process::{ProcessHandle, ProcessSnapshot};
 use super::sys::{self, PeerCredentials};
 use super::{Error, Peer, PeerInfo, PeerLookup};
 
-/// The process that opened a connection.
+/// Identifies the process that opened a connection, for the lifetime of the connection.
 #[derive(Debug)]
 pub struct PeerTracker {
     credentials: PeerCredentials,
@@ -16,17 +16,16 @@ pub struct PeerTracker {
     tracked: Option<TrackedProcess>,
 }
 
-/// How firmly the process is held.
+/// The pidfd of the caller until the first request, and how it was obtained.
 #[derive(Debug)]
 enum PidfdState {
-    /// By the kernel's own word (SO_PEERPIDFD).
+    /// From SO_PEERPIDFD: certainly the process that connected.
     Pinned(OwnedFd),
-    /// By number, right after accept.
+    /// From pidfd_open(2) with the pid of SO_PEERCRED, right after accept.
     ByPid(OwnedFd),
-    /// Handed on to `Seen`.
-    Taken {
-        pinned: bool,
-    },
+    /// Moved into the [`TrackedProcess`]; a first request that failed leaves this state.
+    Taken { pinned: bool },
+    /// There is no pidfd; each request fails with this error.
     Failed(Error),
 }
 
@@ -39,7 +38,11 @@ struct TrackedProcess {
 }
 
 impl PeerTracker {
-    /// Takes what the kernel says of the other end of `socket`. To be called right after accept.
+    /// Reads the credentials of the peer of `socket`. Call it right after accept, before the peer can exit.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the credentials or groups cannot be read. Other errors are returned by
+    /// [`PeerTracker::current_peer`], because a request that fails gets an answer.
     pub fn from_socket(socket: impl AsFd) -> Result<PeerTracker, Error> {
         PeerTracker::from_socket_with(socket.as_fd(), sys::peer_pidfd)
     }
@@ -53,7 +56,7 @@ impl PeerTracker {
         let pidfd_state = match peer_pidfd(socket) {
             _ if credentials.pid <= 0 => PidfdState::Failed(Error::OtherNamespace),
             Ok(pidfd) => PidfdState::Pinned(pidfd),
-            // An older kernel. ESRCH and its like from a newer one mean that the process has gone.
+            // A kernel before 6.5. On newer kernels, ESRCH and other errors mean that the process has exited.
             Err(nix::errno::Errno::ENOPROTOOPT) => match sys::pidfd_open(credentials.pid) {
                 Ok(pidfd) => PidfdState::ByPid(pidfd),
                 Err(_) => PidfdState::Failed(Error::Exited),
@@ -63,22 +66,26 @@ impl PeerTracker {
         Ok(PeerTracker { credentials, groups, pidfd_state, tracked: None })
     }
 
-    /// Who connected, for bounds that come before any request.
+    /// Returns the uid at connect(2), for limits that apply before the first request.
     pub fn uid(&self) -> u32 {
         self.credentials.uid
     }
 
-    /// One look at the caller, for one request.
+    /// Identifies the caller for one request.
     pub fn lookup(&mut self) -> PeerLookup {
         PeerLookup { uid: self.credentials.uid, peer: self.current_peer() }
     }
 
-    /// The process as it is now. Asked at each request; the same [`Peer`] comes back while nothing has changed.
+    /// Returns the process's current attributes. Call it for each request; while nothing changed, it returns
+    /// a clone of the same [`Peer`].
+    ///
+    /// # Errors
+    /// An [`Error`] if the process has exited, changed its credentials, or cannot be identified reliably.
     pub fn current_peer(&mut self) -> Result<Peer, Error> {
         if self.tracked.is_none() {
             self.tracked = Some(self.open_process()?);
         }
-        // Just set.
+        // The value was set above.
         let Some(tracked) = &mut self.tracked else { return Err(Error::Exited) };
         let snapshot = tracked.process.snapshot()?;
         if snapshot.uid != self.credentials.uid || snapshot.gid != self.credentials.gid {
@@ -96,7 +103,7 @@ impl PeerTracker {
         Ok(tracked.peer.clone())
     }
 
-    /// The first look: opens what later looks read.
+    /// Opens the process's handles and takes the first snapshot.
     fn open_process(&mut self) -> Result<TrackedProcess, Error> {
         let pinned = matches!(self.pidfd_state, PidfdState::Pinned(_) | PidfdState::Taken { pinned: true });
         let pidfd = match std::mem::replace(&mut self.pidfd_state, PidfdState::Taken { pinned }) {
@@ -114,7 +121,7 @@ impl PeerTracker {
             return Err(Error::CredentialsChanged);
         }
         let peer = build_peer(self.credentials, &self.groups, pinned, &process, &snapshot);
-        // What was read in between belongs to one process only if it began when it began.
+        // An equal start time proves that everything between the two reads came from one process.
         if process.start_time()? != start_time {
             return Err(Error::ConcurrentChange);
         }
@@ -181,7 +188,7 @@ mod tests {
         (dir, UnixListener::bind(&path).unwrap(), path)
     }
 
-    /// Waits, bounded, until `seen` holds.
+    /// Waits until `condition` holds, at most 5 s.
     fn wait_until(mut condition: impl FnMut() -> bool) {
         for _ in 0..500 {
             if condition() {
@@ -233,12 +240,12 @@ mod tests {
         let (server, _) = listener.accept().unwrap();
         let mut tracker = PeerTracker::from_socket(&server).unwrap();
         tracker.current_peer().unwrap();
-        // The connection is handed on to a grandchild, then the one who opened it dies.
+        // A grandchild inherits the connection, then the process that opened it exits.
         run_python(&mut child, "import subprocess;subprocess.Popen(['sleep','2'],pass_fds=[s.fileno()])");
         run_python(&mut child, "os._exit(0)");
         child.wait().unwrap();
         assert_eq!(tracker.current_peer().unwrap_err(), Error::Exited);
-        // And one who died before it was ever looked at.
+        // Another process exits before its first request.
         let mut child = connect(&path);
         let (server, _) = listener.accept().unwrap();
         run_python(&mut child, "os._exit(0)");

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use crate::verify::parse_certificate;
 use crate::verify::x509::RsaPublicKey;
 
-/// The bundle document: the keys of the JWK set `token_jwks` (JSON), and before them one `x509-svid` key for each root
-/// certificate (DER). `spiffe_sequence` is the greater of the set's own and `sequence`.
+/// The bundle document: the keys of the JWK set `token_jwks` (JSON), and before them one `x509-svid` key for
+/// each root certificate (DER). `spiffe_sequence` is the greater of the set's own and `sequence`.
 ///
-/// Roots with other keys than P-256, P-384 and RSA are left out. `None` if `token_jwks` is not a JWK set with a sequence
-/// number.
+/// Roots with other keys than P-256, P-384 and RSA are left out. `None` if `token_jwks` is not a JWK set with
+/// a sequence number.
 pub fn bundle_document(token_jwks: &[u8], roots: &[Vec<u8>], sequence: u64) -> Option<Value> {
     let mut document: Value = serde_json::from_slice(token_jwks).ok()?;
     let roots = roots.iter().filter_map(|root| root_jwk(root));

@@ -15,8 +15,8 @@ use crate::verify::parse_certificate;
 pub(super) const FILE_NAME: &str = "ca.json";
 pub(super) const VERSION: u64 = 1;
 
-/// Revoked certificates on all CRLs together, which bounds the CRLs to about 700 KiB. Where more are revoked, those that
-/// expire first are left out.
+/// Revoked certificates on all CRLs together, which bounds the CRLs to about 700 KiB. Where more are revoked,
+/// those that expire first are left out.
 const MAX_REVOKED: usize = 16_384;
 
 /// An issuing CA together with what `ca.json` has of it.
@@ -28,8 +28,8 @@ pub(super) struct CaRecord {
     pub revoked: Vec<RevokedCertificate>,
 }
 
-/// An entry of a CRL. In `ca.json` it is the string `serial:revoked at:expires`: the serial number as 32 hexadecimal digits,
-/// times in seconds since the epoch.
+/// An entry of a CRL. In `ca.json` it is the string `serial:revoked at:expires`: the serial number as 32
+/// hexadecimal digits, times in seconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) struct RevokedCertificate {
@@ -84,7 +84,8 @@ impl CaRecord {
 }
 
 impl RawIssuingCa {
-    /// The CA with its key; `None` if the key cannot be decrypted, or is not the one that the certificate is for.
+    /// The CA with its key; `None` if the key cannot be decrypted, or is not the one that the certificate is
+    /// for.
     pub fn decrypt(self, keks: &KekPair, host: &HostIdentity) -> Option<CaRecord> {
         let pkcs8 = keks.decrypt(&key_aad(&self.kid), &self.key)?;
         let certificate = BASE64.decode(self.certificate.as_bytes()).ok()?;
@@ -104,8 +105,8 @@ pub(super) fn encrypt_key(kek: &Kek, ca: &IssuingCa) -> Result<String, Error> {
     Ok(keystore::encrypt(kek, &key_aad(ca.kid()), ca.pkcs8())?)
 }
 
-/// Associated data of the encryption: it names the kind of key, so that an encrypted key of another kind is not accepted as
-/// an issuing CA's.
+/// Associated data of the encryption: it names the kind of key, so that an encrypted key of another kind is
+/// not accepted as an issuing CA's.
 fn key_aad(kid: &str) -> Vec<u8> {
     format!("hostbadge issuing CA {kid}").into_bytes()
 }

@@ -1,4 +1,5 @@
-//! Issues certificates for what policy permitted, and publishes what relying parties verify them with. All in memory.
+//! Issues certificates for what policy permitted, and publishes what relying parties verify them with. All in
+//! memory.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +23,8 @@ use crate::issue::{HostIdentity, IssuingKey};
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
 use crate::store;
 
-/// The CA state that certificates are issued from and verified with. Immutable: a change replaces the whole snapshot.
+/// The CA state that certificates are issued from and verified with. Immutable: a change replaces the whole
+/// snapshot.
 #[derive(Debug)]
 pub struct CaSnapshot {
     pub(super) issuing_ca: Arc<IssuingCa>,
@@ -44,11 +46,12 @@ pub struct CertificateParams {
     pub ttl: Option<Duration>,
 }
 
-/// From this many unexpired leaves of one identity on, its streams share the latest certificate instead of getting one
-/// each, so that an agent that is started every second does not exhaust its quota within a day.
+/// From this many unexpired leaves of one identity on, its streams share the latest certificate instead of
+/// getting one each, so that an agent that is started every second does not exhaust its quota within a day.
 const SHARING_THRESHOLD: usize = 1024;
 
-/// Issues X509-SVIDs from the active [`CaSnapshot`]. Cheap to clone; issues nothing before the first snapshot.
+/// Issues X509-SVIDs from the active [`CaSnapshot`]. Cheap to clone; issues nothing before the first
+/// snapshot.
 #[derive(Clone)]
 pub struct CertificateIssuer(Arc<CertificateIssuerInner>);
 
@@ -89,8 +92,8 @@ impl CertificateIssuer {
     ///
     /// # Errors
     ///
-    /// `temporarily_unavailable` without a usable issuing CA, `slow_down` if the agent or the host has too many unexpired
-    /// certificates, `server_error` if signing fails.
+    /// `temporarily_unavailable` without a usable issuing CA, `slow_down` if the agent or the host has too
+    /// many unexpired certificates, `server_error` if signing fails.
     pub fn issue(
         &self,
         permit: IdentityPermit,
@@ -136,8 +139,8 @@ impl CertificateIssuer {
         Ok(IssuedX509Svid { permit, spiffe_id, issued, shared: false })
     }
 
-    /// Issues a certificate with a generated key for one stream of an agent. Above 1024 unexpired certificates of the
-    /// identity, the streams share the latest one for the first half of its lifetime.
+    /// Issues a certificate with a generated key for one stream of an agent. Above 1024 unexpired
+    /// certificates of the identity, the streams share the latest one for the first half of its lifetime.
     ///
     /// # Errors
     ///
@@ -155,8 +158,8 @@ impl CertificateIssuer {
         self.issue(permit, host, CertificateParams::default(), now)
     }
 
-    /// Keeps an audited certificate and its key for the identity's other streams, if the identity is above the threshold.
-    /// Keys of other certificates are not kept.
+    /// Keeps an audited certificate and its key for the identity's other streams, if the identity is above
+    /// the threshold. Keys of other certificates are not kept.
     pub fn cache_for_sharing(&self, certificate: &IssuedX509Svid) {
         let id = &certificate.spiffe_id;
         if !certificate.shared && self.issued_certificates().count_for(id) >= SHARING_THRESHOLD {
@@ -169,7 +172,8 @@ impl CertificateIssuer {
         (!certificate.shared).then(|| (certificate.spiffe_id.clone(), certificate.issued.record))
     }
 
-    /// Drops the record of a certificate that no caller received, so that it does not count against the quota.
+    /// Drops the record of a certificate that no caller received, so that it does not count against the
+    /// quota.
     pub fn forget(&self, (id, leaf): (String, LeafRecord)) {
         self.issued_certificates().remove(&id, &[leaf]);
     }
@@ -214,7 +218,8 @@ impl CertificateIssuer {
         self.0.active.load().as_ref().map_or(Timestamp::from_secs(0), |snapshot| snapshot.changed_at)
     }
 
-    /// The generation of the active snapshot, now and at each change. Issued leaves remain valid across changes.
+    /// The generation of the active snapshot, now and at each change. Issued leaves remain valid across
+    /// changes.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.generation.subscribe()
     }
@@ -287,8 +292,8 @@ impl CertificateIssuer {
 /// A P-256 key for a caller without one: the public half, and PKCS#8.
 fn generate_key() -> Result<(SubjectKey, Zeroizing<Vec<u8>>), Error> {
     let pkcs8 = IssuingKey::generate()?;
-    // The public key is the end of ECPrivateKey (RFC 5915, section 3), and so of the document. Parsing the key would
-    // compute the public key a second time.
+    // The public key is the end of ECPrivateKey (RFC 5915, section 3), and so of the document. Parsing the
+    // key would compute the public key a second time.
     let point = pkcs8.last_chunk::<65>().filter(|point| point[0] == 4);
     let subject_key = SubjectKey::from_point(point.ok_or(Error::UnexpectedEncoding("generated key"))?)?;
     Ok((subject_key, pkcs8))

@@ -1,10 +1,10 @@
-//! Certificate signing requests (PKCS#10, RFC 2986). Only the key of a request is used: names and extensions in it are
-//! ignored.
+//! Certificate signing requests (PKCS#10, RFC 2986). Only the key of a request is used: names and extensions
+//! in it are ignored.
 
 use data_encoding::BASE64;
-use der::Decode;
 use der::asn1::{Any, BitString, ObjectIdentifier};
 use der::oid::db::{rfc5912, rfc8410};
+use der::{Decode, Encode};
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519,
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
@@ -19,8 +19,8 @@ use crate::verify::x509::{ec_public_key, key_id, p256_spki, split_signed};
 
 /// Characters of a CSR in base64. A CSR for an RSA key of 4096 bits has about 1,700.
 const MAX_CSR_LEN: usize = 16 * 1024;
-/// Bytes of an RSAPublicKey of 4096 bits with a small exponent. Larger moduli make verification too expensive for relying
-/// parties.
+/// Bytes of an RSAPublicKey of 4096 bits with a small exponent. Larger moduli make verification too expensive
+/// for relying parties.
 const MAX_RSA_KEY_LEN: usize = 540;
 
 /// Why a certificate signing request is not accepted. The texts go to callers.
@@ -40,7 +40,8 @@ pub enum CsrError {
     Pkcs10(der::Error),
     /// An algorithm, curve or size that is not supported.
     #[error(
-        "csr: the key must be P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits, and sign with SHA-256 or SHA-384"
+        "csr: the key must be P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits, and sign with SHA-256 or \
+         SHA-384"
     )]
     UnsupportedKey,
     /// The self-signature does not verify.
@@ -51,7 +52,7 @@ pub enum CsrError {
 /// The public key that a certificate is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectKey {
-    spki: SubjectPublicKeyInfoOwned,
+    spki: Vec<u8>,
     key_id: [u8; 20],
 }
 
@@ -61,16 +62,16 @@ impl SubjectKey {
     /// # Errors
     ///
     /// If the key cannot be encoded.
-    pub fn from_point(point: &[u8; 65]) -> der::Result<SubjectKey> {
-        Ok(SubjectKey { spki: p256_spki(point)?, key_id: key_id(point) })
+    pub(super) fn from_point(point: &[u8; 65]) -> der::Result<SubjectKey> {
+        Ok(SubjectKey { spki: p256_spki(point)?.to_der()?, key_id: key_id(point) })
     }
 
     /// The key of a CSR, in PEM or in base64 of DER, which the key itself has signed.
     ///
     /// # Errors
     ///
-    /// If the CSR is malformed or larger than 16,384 characters, if the key is not P-256, P-384, Ed25519 or RSA of 2048 to
-    /// 4096 bits, or if the signature does not verify.
+    /// If the CSR is malformed or larger than 16,384 characters, if the key is not P-256, P-384, Ed25519 or
+    /// RSA of 2048 to 4096 bits, or if the signature does not verify.
     pub fn from_csr(text: &str) -> Result<SubjectKey, CsrError> {
         if text.len() > MAX_CSR_LEN {
             return Err(CsrError::TooLarge);
@@ -101,16 +102,17 @@ impl SubjectKey {
             algorithm: canonical_algorithm(key.algorithm.oid, curve).map_err(CsrError::Pkcs10)?,
             subject_public_key: BitString::from_bytes(public_key).map_err(CsrError::Pkcs10)?,
         };
+        let spki = spki.to_der().map_err(CsrError::Pkcs10)?;
         Ok(SubjectKey { spki, key_id: key_id(public_key) })
     }
 
-    /// The SubjectPublicKeyInfo, with the parameters that the algorithm prescribes.
-    pub fn spki(&self) -> &SubjectPublicKeyInfoOwned {
+    /// The SubjectPublicKeyInfo in DER, with the parameters that the algorithm prescribes.
+    pub fn spki(&self) -> &[u8] {
         &self.spki
     }
 
     /// The subjectKeyIdentifier: the first 160 bits of SHA-256 over the key (RFC 7093, section 2, method 1).
-    pub fn key_id(&self) -> [u8; 20] {
+    pub(super) fn key_id(&self) -> [u8; 20] {
         self.key_id
     }
 }
@@ -141,7 +143,8 @@ fn select_verifier(
     })
 }
 
-/// The AlgorithmIdentifier of a supported key: a named curve, NULL for RSA (RFC 3279), nothing for Ed25519 (RFC 8410).
+/// The AlgorithmIdentifier of a supported key: a named curve, NULL for RSA (RFC 3279), nothing for Ed25519
+/// (RFC 8410).
 fn canonical_algorithm(
     oid: ObjectIdentifier,
     curve: Option<ObjectIdentifier>,

@@ -1,3 +1,5 @@
+//! The error type of certificate issuance.
+
 use super::csr::CsrError;
 use crate::clock::Timestamp;
 use crate::{issue, keystore, store, tpm, verify};

@@ -1,7 +1,7 @@
 //! The host's CA: its root, its issuing CAs, and what they have revoked.
 //!
-//! Each change is written to `ca.json` before it takes effect in memory. The root's key is the host key in the TPM; the
-//! keys of the issuing CAs are encrypted under the key-encryption key.
+//! Each change is written to `ca.json` before it takes effect in memory. The root's key is the host key in
+//! the TPM; the keys of the issuing CAs are encrypted under the key-encryption key.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +44,8 @@ pub enum CaChange {
         /// When the issuing CA expires.
         not_after: Timestamp,
     },
-    /// The key of an earlier issuing CA cannot be decrypted. Its leaves remain valid, and it revokes none of them.
+    /// The key of an earlier issuing CA cannot be decrypted. Its leaves remain valid, and it revokes none of
+    /// them.
     IssuingKeyLost {
         /// The RFC 7638 thumbprint of its key.
         name: String,
@@ -67,8 +68,8 @@ pub struct HostCa {
 }
 
 impl HostCa {
-    /// Reads `ca.json`, and creates the root if there is none for this host key and trust domain, or if it expires within a
-    /// year. [`HostCa::advance`] creates the issuing CAs.
+    /// Reads `ca.json`, and creates the root if there is none for this host key and trust domain, or if it
+    /// expires within a year. [`HostCa::advance`] creates the issuing CAs.
     ///
     /// # Errors
     ///
@@ -155,7 +156,8 @@ impl HostCa {
     ///
     /// # Errors
     ///
-    /// If TPM or keystore are unavailable, if `ca.json` cannot be written, or if the parent's certificate has expired.
+    /// If TPM or keystore are unavailable, if `ca.json` cannot be written, or if the parent's certificate has
+    /// expired.
     pub async fn advance(&mut self) -> Result<Vec<CaChange>, Error> {
         self.rewrap_keys().await?;
         let now = self.clock.now();
@@ -245,7 +247,8 @@ impl HostCa {
         }))
     }
 
-    /// Encrypts the keys again after the key-encryption key changed. Until then the keystore retains the previous one.
+    /// Encrypts the keys again after the key-encryption key changed. Until then the keystore retains the
+    /// previous one.
     async fn rewrap_keys(&mut self) -> Result<(), Error> {
         let Some(keks) = self.keystore.needs_rewrap(KekDependent::IssuingCas).await? else { return Ok(()) };
         let rewrap = |record: &CaRecord| {

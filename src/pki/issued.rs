@@ -1,6 +1,7 @@
 //! Which certificates of each identity have been issued and have not expired, so that they can be revoked.
 //!
-//! The number is bounded, for one identity and altogether: beyond it, an identity waits until a certificate has expired.
+//! The number is bounded, for one identity and altogether: beyond it, an identity waits until a certificate
+//! has expired.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -54,8 +55,8 @@ pub(super) struct IssuedCertificates {
     dirty: bool,
 }
 
-/// The content of `leaves.json`: for each SPIFFE ID its leaves, in base64 of [`RECORD_LEN`] bytes each. Serial numbers are
-/// not secret.
+/// The content of `leaves.json`: for each SPIFFE ID its leaves, in base64 of [`RECORD_LEN`] bytes each.
+/// Serial numbers are not secret.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct IssuedCertificatesFile {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use der::Decode;
 use ring::rand::{SecureRandom, SystemRandom};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::name::Name;
@@ -20,8 +21,8 @@ use crate::verify::x509::{
     organization_and_common_name, uri_name,
 };
 
-/// Lifetime of an issuing CA. Its successor is created after about half of it, so that the TPM may be unavailable for the
-/// other half.
+/// Lifetime of an issuing CA. Its successor is created after about half of it, so that the TPM may be
+/// unavailable for the other half.
 pub(super) const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The successor is created up to this fraction of the lifetime earlier.
 const RENEW_JITTER_DIVISOR: u32 = 10;
@@ -173,8 +174,8 @@ impl IssuingCa {
         )
     }
 
-    /// When the successor is due: after 40 % to 50 % of the lifetime. Hosts that started together differ, so that their
-    /// TPMs do not sign in lockstep.
+    /// When the successor is due: after 40 % to 50 % of the lifetime. Hosts that started together differ, so
+    /// that their TPMs do not sign in lockstep.
     pub fn renew_at(&self) -> Timestamp {
         let lifetime = self.not_after.since(self.created_at);
         let jitter_seed = u32::from_be_bytes(self.tag());
@@ -182,8 +183,8 @@ impl IssuingCa {
         self.created_at.after((lifetime / 2).saturating_sub(jitter))
     }
 
-    /// Signs a leaf for this SPIFFE ID: its certificate (DER), and what revocation needs of it. It expires after `ttl`, or
-    /// with this CA if that is earlier.
+    /// Signs a leaf for this SPIFFE ID: its certificate (DER), and what revocation needs of it. It expires
+    /// after `ttl`, or with this CA if that is earlier.
     pub fn sign_leaf(
         &self,
         id: &str,
@@ -202,7 +203,7 @@ impl IssuingCa {
             not_before: Timestamp::from_secs(now.as_secs().saturating_sub(LEAF_CLOCK_SKEW)),
             not_after,
             subject: &Name::default(),
-            public_key: key.spki(),
+            public_key: &SubjectPublicKeyInfoOwned::from_der(key.spki())?,
             key_id: key.key_id(),
             alt_names: &SubjectAltName(vec![uri_name(id)?]),
         };

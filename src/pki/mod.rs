@@ -6,13 +6,14 @@
 //!         └── leaves: signed in memory            one hour by default
 //! ```
 //!
-//! The TPM signs once in about 12 hours, so agents do not wait for it, and leaves are issued while it is unavailable, until
-//! the issuing CA expires. A new issuing CA is below the same root: leaves of its predecessor remain valid.
+//! The TPM signs once in about 12 hours, so agents do not wait for it, and leaves are issued while it is
+//! unavailable, until the issuing CA expires. A new issuing CA is below the same root: leaves of its
+//! predecessor remain valid.
 //!
 //! [`CertificateIssuer`] is what the request path and the Workload API use, and works in memory:
-//! [`CertificateIssuer::issue`] for what was permitted, [`CertificateIssuer::bundle`] and [`CertificateIssuer::crls`] for
-//! relying parties, and [`CertificateIssuer::subscribe`] to learn of changes. [`HostCa`] creates and stores the CAs that it
-//! issues from, and belongs to one task.
+//! [`CertificateIssuer::issue`] for what was permitted, [`CertificateIssuer::bundle`] and
+//! [`CertificateIssuer::crls`] for relying parties, and [`CertificateIssuer::subscribe`] to learn of changes.
+//! [`HostCa`] creates and stores the CAs that it issues from, and belongs to one task.
 
 mod bundle;
 mod ca_file;

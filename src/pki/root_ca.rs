@@ -19,7 +19,8 @@ use crate::verify::x509::{
     uri_name,
 };
 
-/// 20 years: the host key does not rotate, and relying parties that install its root by hand should not have to again.
+/// 20 years: the host key does not rotate, and relying parties that install its root by hand should not have
+/// to again.
 const LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
 /// The root certificate and what issuing CAs need of it.

@@ -1,24 +1,28 @@
-//! A SPIFFE token may be for several audiences: each of them has to be granted.
+//! Decides requests for JWT-SVIDs, which may have several audiences: the agent needs a grant for each of
+//! them.
 
 use std::time::Duration;
 
-use super::{ErrorCode, Permit, Refusal, Signer, TokenRequest, decide};
 use crate::agents::AuthenticatedAgent;
 use crate::posture::{Posture, PostureAtDecision};
 
-/// Audiences that one token may have. One is what SPIFFE recommends.
+use super::decision::{Permit, Signer, TokenRequest, decide};
+use super::refusal::{ErrorCode, Refusal};
+
+/// Audiences of one JWT-SVID. The SPIFFE JWT-SVID specification (section 3.2) recommends one.
 pub const MAX_AUDIENCES: usize = 16;
 
-/// What a SPIFFE client asks for, well-formed but not yet decided.
+/// A request for JWT-SVIDs: well-formed, but not yet decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtSvidRequest {
-    /// 1 to [`AUDIENCES_MOST`], none twice.
+    /// 1 to [`MAX_AUDIENCES`] different audiences.
     pub audiences: Vec<String>,
-    /// One identity alone; all that are granted the audiences where there is none.
+    /// Requests a token for this SPIFFE ID only; `None` requests one for each agent that the caller matches
+    /// and that has grants for all audiences.
     pub spiffe_id: Option<String>,
 }
 
-/// A decision in favour of one token for all the audiences.
+/// A positive decision on one JWT-SVID for all requested audiences.
 #[derive(Debug)]
 pub struct JwtSvidPermit {
     agent: AuthenticatedAgent,
@@ -28,26 +32,32 @@ pub struct JwtSvidPermit {
 }
 
 impl JwtSvidPermit {
+    /// Returns the agent that the token identifies.
     pub fn agent(&self) -> &AuthenticatedAgent {
         &self.agent
     }
 
+    /// Returns the posture that the token states; [`Posture::Off`] if the grants' postures differ.
     pub fn posture(&self) -> Posture {
         self.posture
     }
 
-    /// In the order in which they were asked for.
+    /// Returns the audiences in the order of the request.
     pub fn audiences(&self) -> &[String] {
         &self.audiences
     }
 
-    /// The shortest of the grants'.
+    /// Returns the longest lifetime that the token may have: the shortest of the grants' lifetimes.
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
 }
 
-/// Decides by the agent's grants, audience by audience.
+/// Decides a request for one JWT-SVID: [`decide`] must permit each audience with the issuing key.
+///
+/// # Errors
+/// The [`Refusal`] of the first audience that is not permitted, `access_denied` if a grant requires a
+/// signature by the TPM, and `invalid_request` without audiences.
 pub fn decide_jwt_svid(
     agent: AuthenticatedAgent,
     host_posture: &PostureAtDecision,
@@ -58,16 +68,16 @@ pub fn decide_jwt_svid(
         let request = TokenRequest { audience: audience.clone(), scopes: None, ttl: None, agent: None };
         let permit = decide(agent.clone(), host_posture, request)?;
         if permit.signer() != Signer::Issuing {
-            let description =
-                "the grant for this audience wants the TPM's own signature, which the agent socket gives";
+            let description = "the grant for this audience requires a TPM signature; \
+                               request the token on the agent socket";
             let refusal = Refusal::new(ErrorCode::AccessDenied, description);
             return Err(refusal.with_peer(agent.peer()).with_agent(agent.name()).with_audience(audience));
         }
         permits.push(permit);
     }
-    let no_audience = || Refusal::new(ErrorCode::InvalidRequest, "a token is for one audience at least");
+    let no_audience = || Refusal::new(ErrorCode::InvalidRequest, "at least one audience is required");
     let ttl = permits.iter().map(Permit::ttl).min().ok_or_else(no_audience)?;
-    // Grants may differ in whether anybody looks; then the token does not say that somebody did.
+    // Grants can differ in whether they evaluate the posture. The token states it only if all grants agree.
     let common_posture = |a: Posture, b: Posture| if a == b { a } else { Posture::Off };
     let posture = permits.iter().map(Permit::posture).reduce(common_posture).unwrap_or(Posture::Off);
     Ok(JwtSvidPermit { agent, posture, audiences: audiences.to_vec(), ttl })

@@ -1,4 +1,4 @@
-//! How often an agent, or a uid that is none, may ask.
+//! Rate limits for agents and for uids without an agent: one token bucket each.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,43 +6,49 @@ use std::time::{Duration, Instant};
 
 use crate::agents::AgentName;
 
-/// A full bucket says no more than a missing one, so this many are kept at most.
+/// Buckets in memory. Full ones are dropped first: a missing bucket counts as full.
 const MAX_BUCKETS: usize = 16_384;
-/// A flood is written down once in this time, with its size.
+/// Refusals of one key are logged at most once in this time, with the number of those not logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Requests a second in the long run, and at once after a pause.
+/// A rate limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
+    /// Requests per second in the long run; at least 1.
     pub per_second: u32,
+    /// Requests that may arrive at once after a pause; at least 1.
     pub burst: u32,
 }
 
-/// Whose requests are counted together.
+/// Requests with equal keys share a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RateLimitKey {
+    /// Requests of one agent.
     Agent(AgentName),
+    /// Requests of one uid by processes that match no agent.
     UnknownUid(u32),
-    /// The same agent where it has the TPM quote.
+    /// One agent's requests for evidence, for which the TPM signs a quote: 1 per second, burst 5.
     TpmQuote(AgentName),
-    /// The same agent where it has the TPM sign a token. Apart from the quotes, so that neither use starves the other.
+    /// One agent's requests for tokens that the TPM signs. Separate from quotes, so that neither starves the
+    /// other.
     TpmSign(AgentName),
-    /// The lines that all strangers together leave in the record.
+    /// Audit records of all unknown callers together: 5 per second, burst 200.
     UnknownCallerRecords,
 }
 
-/// Lines a second that callers who are nobody may leave in the record, however many users they are.
+/// Unknown callers can have any number of uids, so their audit records share one bucket.
 const UNKNOWN_CALLER_RECORD_RATE: Rate = Rate { per_second: 5, burst: 200 };
 
-/// Too many requests.
+/// A request exceeds the rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimited {
+    /// When the next request will be accepted, if no other arrives before.
     pub retry_after: Duration,
-    /// How many refusals went unwritten, if this one is to be written down.
+    /// `Some` if this refusal is to be logged: the number of refusals since the last logged one.
     pub unlogged: Option<u64>,
 }
 
-/// One token bucket for each caller.
+/// Token buckets, one for each [`RateLimitKey`], at most 16,384.
 #[derive(Debug)]
 pub struct Limiter {
     agent_rate: Rate,
@@ -53,23 +59,27 @@ pub struct Limiter {
 
 #[derive(Debug)]
 struct TokenBucket {
-    /// Requests in hand, as of `at`.
+    /// Requests available at `updated_at`.
     tokens: f64,
     updated_at: Instant,
     last_logged: Option<Instant>,
     suppressed: u64,
 }
 
-/// A TPM answers a few times a second for the whole host.
+/// A TPM executes only a few commands per second for the whole host.
 const TPM_QUOTE_RATE: Rate = Rate { per_second: 1, burst: 5 };
 
 impl Limiter {
-    /// Rates of agents, of strangers, and of agents' tokens that the TPM signs.
+    /// Creates a limiter with the rates of agents, of uids without an agent, and of agents' tokens that the
+    /// TPM signs.
     pub fn new(agent_rate: Rate, unknown_uid_rate: Rate, tpm_sign_rate: Rate) -> Limiter {
         Limiter { agent_rate, unknown_uid_rate, tpm_sign_rate, buckets: Mutex::default() }
     }
 
-    /// Takes one request out of the caller's bucket.
+    /// Counts one request against the bucket of `key`.
+    ///
+    /// # Errors
+    /// [`RateLimited`] if the bucket is empty.
     pub fn take(&self, key: RateLimitKey, now: Instant) -> Result<(), RateLimited> {
         let rate = self.rate_of(&key);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +88,7 @@ impl Limiter {
                 let rate = self.rate_of(key);
                 bucket.tokens_at(rate, now) < f64::from(rate.burst)
             });
-            // All of them in use at once is an attack by thousands of uids: begin anew rather than grow.
+            // Only an attack by thousands of uids uses all buckets at once. Clearing them bounds the memory.
             if buckets.len() >= MAX_BUCKETS {
                 buckets.clear();
             }
@@ -139,7 +149,7 @@ mod tests {
         let limited = limiter.take(agent("a"), start).unwrap_err();
         assert_eq!(limited, RateLimited { retry_after: Duration::from_millis(100), unlogged: Some(0) });
         assert_eq!(limiter.take(agent("a"), start).unwrap_err().unlogged, None);
-        // Another agent is not held up, nor is a stranger.
+        // Other agents and unknown uids are not affected.
         limiter.take(agent("b"), start).unwrap();
         limiter.take(RateLimitKey::UnknownUid(7), start).unwrap();
         limiter.take(agent("a"), start + Duration::from_millis(110)).unwrap();

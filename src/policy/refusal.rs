@@ -1,4 +1,4 @@
-//! A decision against, or a reason why there can be none.
+//! Refusals: negative decisions, with their error codes.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,21 +8,30 @@ use serde::Serialize;
 use crate::agents::AgentName;
 use crate::peer::Peer;
 
-/// The error codes of the contract: RFC 6749 section 5.2, RFC 8707 section 2, RFC 8628's `slow_down`.
+/// Error codes of the API (RFC 6749 sections 4.1.2.1 and 5.2, RFC 8707 section 2, RFC 8628 section 3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
+    /// `access_denied`: policy or posture forbids the request.
     AccessDenied,
+    /// `invalid_client`: the process is not a registered agent.
     InvalidClient,
+    /// `invalid_request`: the request is malformed or incomplete.
     InvalidRequest,
+    /// `invalid_scope`: the grant does not have a requested scope.
     InvalidScope,
+    /// `invalid_target`: the agent has no grant for the audience.
     InvalidTarget,
+    /// `server_error`: an internal failure.
     ServerError,
+    /// `slow_down`: the request exceeds a rate limit.
     SlowDown,
+    /// `temporarily_unavailable`: the host cannot issue at the moment.
     TemporarilyUnavailable,
 }
 
 impl ErrorCode {
+    /// Returns the code as it appears in answers and audit records.
     pub fn as_str(self) -> &'static str {
         match self {
             ErrorCode::AccessDenied => "access_denied",
@@ -43,21 +52,28 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// Who was refused what, and why. The description goes to the caller.
+/// A negative decision on a request.
 #[derive(Clone, Debug)]
 pub struct Refusal {
+    /// Error code for the caller.
     pub code: ErrorCode,
+    /// Reason for the caller.
     pub description: String,
+    /// The calling process, if it was identified.
     pub peer: Option<Peer>,
+    /// The agent, if the caller was identified as one.
     pub agent: Option<AgentName>,
+    /// The requested audience.
     pub audience: Option<String>,
-    /// When it makes sense to ask again.
+    /// When a retry can succeed, if that is known.
     pub retry_after: Option<Duration>,
-    /// Refusals of the same kind since the last record, which were counted instead of written.
+    /// Number of refusals under the same [`RateLimitKey`](super::RateLimitKey) since the last audit record;
+    /// they were counted instead of recorded.
     pub suppressed: u64,
 }
 
 impl Refusal {
+    /// Creates a refusal; `description` goes to the caller.
     pub fn new(code: ErrorCode, description: impl Into<String>) -> Refusal {
         Refusal {
             code,
@@ -70,16 +86,19 @@ impl Refusal {
         }
     }
 
+    /// Adds the calling process.
     pub fn with_peer(mut self, peer: &Peer) -> Refusal {
         self.peer = Some(peer.clone());
         self
     }
 
+    /// Adds the agent.
     pub fn with_agent(mut self, agent: &AgentName) -> Refusal {
         self.agent = Some(agent.clone());
         self
     }
 
+    /// Adds the requested audience.
     pub fn with_audience(mut self, audience: &str) -> Refusal {
         self.audience = Some(audience.to_owned());
         self

@@ -15,8 +15,8 @@ pub struct Admin {
     peer: Peer,
 }
 
-/// An administrator that may do what equals holding the host's keys: root, or the user of a development host. Only
-/// [`IdentityService::require_root`] makes one.
+/// An administrator that may do what equals holding the host's keys: root, or the user of a development host.
+/// Only [`IdentityService::require_root`] makes one.
 #[derive(Clone, Debug)]
 pub struct RootAdmin(Admin);
 
@@ -66,8 +66,10 @@ impl IdentityService {
         }
         let rejection =
             self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer)).err().unwrap_or_else(|| {
-                let description = "this command gives control of the host's keys: only root may use it, not the admin group; use \
-                                   sudo";
+                let description = concat!(
+                    "this command gives control of the host's keys: ",
+                    "it is for root, and not for the admin group; use sudo"
+                );
                 Rejection::new(ErrorCode::AccessDenied, description, peer)
             });
         Err(self.record_rejection(rejection).await)
@@ -91,8 +93,8 @@ impl IdentityService {
             .ok_or(AdminError::UnknownAgent)
     }
 
-    /// The last `limit` lines of the audit log whose sequence number is greater than `after`, oldest first. `limit` is 1 to
-    /// [`MAX_AUDIT_RECORDS`]; other values count as the nearest of these.
+    /// The last `limit` lines of the audit log whose sequence number is greater than `after`, oldest first.
+    /// `limit` is 1 to [`MAX_AUDIT_RECORDS`]; other values count as the nearest of these.
     ///
     /// # Errors
     /// [`AdminError::ReadAudit`] where a file of the log cannot be read.

@@ -10,7 +10,8 @@ use crate::peer::{Peer, PeerLookup};
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
 
 impl IdentityService {
-    /// Every agent that the caller matches, in alphabetical order of their names: the first is its default identity.
+    /// Every agent that the caller matches, in alphabetical order of their names: the first is its default
+    /// identity.
     ///
     /// # Errors
     /// A recorded refusal where the caller cannot be read, matches no agent, or exceeds its rate.

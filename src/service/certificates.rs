@@ -27,8 +27,8 @@ impl IdentityService {
         }
     }
 
-    /// An X.509-SVID with a key that the daemon generates, for an agent with an open stream. With `denial_logged`, a refusal
-    /// is not recorded, because the stream's previous refusal was.
+    /// An X.509-SVID with a key that the daemon generates, for an agent with an open stream. With
+    /// `denial_logged`, a refusal is not recorded, because the stream's previous refusal was.
     ///
     /// # Errors
     /// A refusal, also where the agent is no longer registered as it was when the stream identified it.
@@ -58,7 +58,8 @@ impl IdentityService {
         }
     }
 
-    /// Records a signed certificate. If the record fails, the certificate is discarded and no longer counts as issued.
+    /// Records a signed certificate. If the record fails, the certificate is discarded and no longer counts
+    /// as issued.
     async fn record_certificate(&self, certificate: IssuedX509Svid) -> RequestResult<IssuedX509Svid> {
         let leaf = CertificateIssuer::record_of(&certificate);
         self.audit.record_certificate(certificate).await.map_err(|unavailable| {

@@ -164,7 +164,7 @@ impl From<AgentChanges> for ReloadResponse {
 impl From<&LoadStatus> for AgentsStatus {
     fn from(status: &LoadStatus) -> Self {
         AgentsStatus {
-            loaded_at: status.at,
+            loaded_at: status.loaded_at,
             agents: status.agents,
             faults: status.faults.iter().map(Fault::from).collect(),
         }

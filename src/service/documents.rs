@@ -69,8 +69,8 @@ impl IdentityService {
         Ok(bundles)
     }
 
-    /// The roots of federated trust domains by SPIFFE ID, concatenated DER each. Empty until the issuing keys are loaded:
-    /// until then it is not known which domain is this host's own.
+    /// The roots of federated trust domains by SPIFFE ID, concatenated DER each. Empty until the issuing keys
+    /// are loaded: until then it is not known which domain is this host's own.
     pub fn federated_x509_bundles(&self) -> BTreeMap<String, Bytes> {
         let Some(issuer_state) = self.deps.issuer.state() else { return BTreeMap::new() };
         let own = &issuer_state.host().trust_domain;

@@ -19,8 +19,8 @@ impl IdentityService {
     /// An enrollment request for an operator: this host's keys, proven by its TPM.
     ///
     /// # Errors
-    /// [`AdminError::NotReady`] until the issuer is ready; [`AdminError::Enrollment`]; [`AdminError::AuditUnavailable`].
-    /// This holds for each step.
+    /// [`AdminError::NotReady`] until the issuer is ready; [`AdminError::Enrollment`];
+    /// [`AdminError::AuditUnavailable`]. This holds for each step.
     pub async fn create_enrollment_request(&self, admin: &Admin) -> Result<EnrollmentRequest, AdminError> {
         let (issuer_state, tpm) = self.enrollment_deps()?;
         // The IMA list is long and serves verifiers of running software, not this operator.
@@ -32,7 +32,8 @@ impl IdentityService {
         self.record_step(Event::EnrollmentRequested, &description, result).await
     }
 
-    /// The TPM's answer to an operator's challenge, an [`EnrollmentChallenge`] in JSON. A challenge is answered once.
+    /// The TPM's answer to an operator's challenge, an [`EnrollmentChallenge`] in JSON. A challenge is
+    /// answered once.
     ///
     /// # Errors
     /// See [`IdentityService::create_enrollment_request`].
@@ -50,7 +51,8 @@ impl IdentityService {
             Ok(opened) => opened,
             Err(e) => return self.record_refused_step(e.into()).await,
         };
-        // Recorded before the challenge is used up, so that a full disk does not cost the operator a challenge.
+        // Recorded before the challenge is used up, so that a full disk does not cost the operator a
+        // challenge.
         let description = format!("{} had enrollment challenge {} answered", admin.id(), opened.id());
         self.audit.record_event(Event::EnrollmentAnswered, &description).await?;
         match opened.record_answer(self.deps.clock.now()).await {

@@ -1,4 +1,5 @@
-//! Whether the host is healthy: one predicate for `GET /v1/health`, `GET /v1/status` and the gRPC health service.
+//! Whether the host is healthy: one predicate for `GET /v1/health`, `GET /v1/status` and the gRPC health
+//! service.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use super::rejection::Rejection;
 use crate::clock::BootTime;
 use crate::issue::IssuerState;
 use crate::policy::{ErrorCode, Refusal};
-use crate::posture::{Mode, Posture};
+use crate::posture::{Posture, PostureMode};
 use crate::tpm::StateKind;
 use crate::wire::agent::HealthResponse;
 use crate::wire::host::Health;
@@ -16,18 +17,21 @@ use crate::wire::host::Health;
 /// How much of its work the daemon can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceHealth {
-    /// Everything: the issuer is ready, the audit log can be written, the posture permits, and the TPM is ready.
+    /// Everything: the issuer is ready, the audit log can be written, the posture permits, and the TPM is
+    /// ready.
     Full,
-    /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing, and keys do
-    /// not rotate.
+    /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing,
+    /// and keys do not rotate.
     WithoutTpm,
-    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, or the posture forbids it.
+    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, or the posture forbids
+    /// it.
     NotIssuing,
 }
 
 impl ServiceHealth {
-    /// Whether SVIDs are issued. The gRPC health service reports SERVING exactly then, because a SPIFFE client has no use
-    /// for the TPM's state: a daemon whose TPM is away for a while still issues what such a client asks for.
+    /// Whether SVIDs are issued. The gRPC health service reports SERVING exactly then, because a SPIFFE
+    /// client has no use for the TPM's state: a daemon whose TPM is away for a while still issues what such a
+    /// client asks for.
     pub fn issues_svids(self) -> bool {
         self != ServiceHealth::NotIssuing
     }
@@ -46,7 +50,7 @@ impl IdentityService {
     /// The health of this host now. All three front ends derive what they report from it.
     pub fn health(&self) -> ServiceHealth {
         let posture = self.deps.posture.evaluate(BootTime::now());
-        let posture_permits = posture.posture == Posture::Accepted || posture.mode != Mode::Enforce;
+        let posture_permits = posture.posture == Posture::Accepted || posture.mode != PostureMode::Enforce;
         let audit_works = self.audit.health().write_error().is_none();
         if self.deps.issuer.state().is_none() || !audit_works || !posture_permits {
             return ServiceHealth::NotIssuing;

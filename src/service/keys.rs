@@ -47,7 +47,8 @@ impl IdentityService {
     /// Opens the keystore with the recovery key and seals it to this TPM as it is now.
     ///
     /// # Errors
-    /// [`AdminError::InvalidRequest`] where the text is not a recovery key, without any of the text; [`AdminError::Keys`].
+    /// [`AdminError::InvalidRequest`] where the text is not a recovery key, without any of the text;
+    /// [`AdminError::Keys`].
     pub async fn recover_keys(&self, admin: &RootAdmin, request: RecoverRequest) -> Result<(), AdminError> {
         let key =
             RecoveryKey::parse(&request.recovery_key).map_err(|e| InvalidRequest::new(e.to_string()))?;

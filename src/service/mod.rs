@@ -1,14 +1,17 @@
 //! The request path: identifies the caller, decides, issues, records, and returns what may be sent.
 //!
 //! ```text
-//! Peer ─ agents ─> AuthenticatedAgent ─ posture ─> Posture ─ policy ─> Permit ─ issue ─> Token ─ audit ─> Recorded<Token>
-//!            └── no agent: Refusal ────────────────────────┴── denied: Refusal ── audit ──> Recorded<Refusal>
+//! Peer ── agents ──> AuthenticatedAgent ── posture, policy ──> Permit ── issue ──> Token
+//!           └── no agent: Refusal                    └── denied: Refusal             │
+//!                         └──────────────────────────────────┴──────── audit ────────┘
+//!                                                                        │
+//!                                              Recorded<Token> or Recorded<Refusal> ──> api
 //! ```
 //!
-//! [`IdentityService`] has one method for each request of the three sockets. It is the only module that `api` calls. Each
-//! step takes a type that only the step before it can make: [`Peer`] from the kernel, a permit from `policy`, a
-//! [`Recorded`] from `audit`. No method blocks its thread: work on files runs on the runtime's blocking threads, and the
-//! TPM and the audit log have threads of their own behind bounded queues.
+//! [`IdentityService`] has one method for each request of the three sockets. It is the only module that `api`
+//! calls. Each step takes a type that only the step before it can make: [`Peer`] from the kernel, a permit
+//! from `policy`, a [`Recorded`] from `audit`. No method blocks its thread: work on files runs on the
+//! runtime's blocking threads, and the TPM and the audit log have threads of their own behind bounded queues.
 
 mod admin;
 mod attest;

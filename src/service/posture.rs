@@ -18,14 +18,16 @@ use crate::wire::posture::{
 };
 
 impl IdentityService {
-    /// The host's posture with the baseline and the last reading. Where posture is off, the PCRs are read first.
+    /// The host's posture with the baseline and the last reading. Where posture is off, the PCRs are read
+    /// first.
     pub async fn posture_report(&self, _: &Admin) -> PostureResponse {
         self.refresh_posture_if_off().await;
         let uses_ima = self.deps.agents.current().uses_ima();
         report(&self.deps.posture, &self.deps.compared_pcrs, uses_ima, BootTime::now())
     }
 
-    /// The differences between the baseline and the last reading. Where posture is off, the PCRs are read first.
+    /// The differences between the baseline and the last reading. Where posture is off, the PCRs are read
+    /// first.
     ///
     /// # Errors
     /// [`AdminError::NotReady`] where there is no baseline or no reading.
@@ -85,7 +87,7 @@ fn report(state: &PostureState, compared: &[u8], uses_ima: bool, now: BootTime) 
         error: snapshot.baseline_error.clone().or(snapshot.read_error.clone()),
         measured: uses_ima.then(|| match state.ima_digests().entry_count() {
             Ok(lines) => ImaStatus { lines, error: None },
-            Err(error) => ImaStatus { lines: 0, error: Some(error) },
+            Err(error) => ImaStatus { lines: 0, error: Some(error.to_string()) },
         }),
     }
 }

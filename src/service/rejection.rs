@@ -53,7 +53,8 @@ impl IdentityService {
         }
     }
 
-    /// Limits the audit records that all unknown callers together cause, and writes none while the disk is low on space.
+    /// Limits the audit records that all unknown callers together cause, and writes none while the disk is
+    /// low on space.
     fn limit_unknown_caller_records(&self, rejection: &mut Rejection) {
         if let Err(limited) = self.deps.limiter.take(RateLimitKey::UnknownCallerRecords, Instant::now()) {
             rejection.log = limited.unlogged.is_some();

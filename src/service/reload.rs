@@ -8,11 +8,13 @@ use crate::config::Diagnostic;
 use crate::wire::admin::ReloadResponse;
 
 impl IdentityService {
-    /// Reads the agents and the bundles of other trust domains again, for an administrator. Each of the two sets becomes
-    /// active as a whole; if a file of one has a fault, the previous set stays active, and the other set may still change.
+    /// Reads the agents and the bundles of other trust domains again, for an administrator. Each of the two
+    /// sets becomes active as a whole; if a file of one has a fault, the previous set stays active, and the
+    /// other set may still change.
     ///
     /// # Errors
-    /// [`AdminError::InvalidFiles`] with all faults, after they have been recorded; [`AdminError::AuditUnavailable`].
+    /// [`AdminError::InvalidFiles`] with all faults, after they have been recorded;
+    /// [`AdminError::AuditUnavailable`].
     pub async fn reload(&self, admin: &Admin) -> Result<ReloadResponse, AdminError> {
         self.reload_as(&admin.id()).await
     }

@@ -1,4 +1,5 @@
-//! Checks what a request says before any decision: wire types become the types that `policy` and `issue` take.
+//! Checks what a request says before any decision: wire types become the types that `policy` and `issue`
+//! take.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -11,8 +12,8 @@ use crate::policy::{self, JwtSvidRequest, MAX_AUDIENCES};
 use crate::verify;
 use crate::wire::agent::{self, CertificateRequest, Ttl};
 
-/// Longest audience, scope list and agent name of a request, in bytes. Those of `agents.d` are shorter, so a longer one
-/// matches nothing.
+/// Longest audience, scope list and agent name of a request, in bytes. Those of `agents.d` are shorter, so a
+/// longer one matches nothing.
 const MAX_FIELD_LEN: usize = 4096;
 /// Longest audience of a JWT-SVID, in bytes, as in a grant.
 const MAX_SVID_AUDIENCE_LEN: usize = 512;

@@ -11,8 +11,8 @@ use crate::wire::status::{
 };
 
 impl IdentityService {
-    /// Everything as it is now. `connections` is the number of open connections of the agent socket and the workload
-    /// socket, which the service does not know.
+    /// Everything as it is now. `connections` is the number of open connections of the agent socket and the
+    /// workload socket, which the service does not know.
     pub fn status(&self, _: &Admin, connections: usize) -> StatusResponse {
         let deps = &self.deps;
         let issuer_state = deps.issuer.state();

@@ -81,8 +81,8 @@ impl IdentityService {
         requests::check_spiffe_id(spiffe_id)
     }
 
-    /// A WIT-SVID with its key, for an agent with an open stream. With `denial_logged`, a refusal is not recorded, because the
-    /// stream's previous refusal was.
+    /// A WIT-SVID with its key, for an agent with an open stream. With `denial_logged`, a refusal is not
+    /// recorded, because the stream's previous refusal was.
     ///
     /// # Errors
     /// A refusal, also where the agent is no longer registered as it was when the stream identified it.

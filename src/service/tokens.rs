@@ -65,7 +65,8 @@ impl IdentityService {
         }
     }
 
-    /// Whether a JWT-SVID of this trust domain or of a federated one is valid for `audience`, for any registered agent.
+    /// Whether a JWT-SVID of this trust domain or of a federated one is valid for `audience`, for any
+    /// registered agent.
     ///
     /// # Errors
     /// A recorded refusal, also where a parameter is empty.

@@ -34,7 +34,8 @@ const MAX_CERTIFICATE_SIZE: usize = 16 * 1024;
 /// The extended key usage of EK certificates, where they have one.
 const EK_CERTIFICATE_PURPOSE: ObjectIdentifier = tcgtpm::TCG_KP_EK_CERTIFICATE;
 
-/// Accepts every extended key usage: what else an organisation allows its hosts' certificates for is its own decision.
+/// Accepts every extended key usage: what else an organisation allows its hosts' certificates for is its own
+/// decision.
 struct AnyExtendedKeyUsage;
 
 impl ExtendedKeyUsageValidator for AnyExtendedKeyUsage {
@@ -51,8 +52,8 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Reads the PEM and DER files in a directory: `.pem`, `.crt`, `.cer` and `.der`. Certificates whose subject is their
-    /// issuer become trusted roots, the others intermediates.
+    /// Reads the PEM and DER files in a directory: `.pem`, `.crt`, `.cer` and `.der`. Certificates whose
+    /// subject is their issuer become trusted roots, the others intermediates.
     ///
     /// # Errors
     ///
@@ -96,8 +97,8 @@ impl Roots {
         Ok(())
     }
 
-    /// Checks that an EK certificate (DER) is for `ek` and leads to a root, by way of `chain` (DER each) and the
-    /// intermediates. Returns the certificate's issuer, as an RFC 4514 string.
+    /// Checks that an EK certificate (DER) is for `ek` and leads to a root, by way of `chain` (DER each) and
+    /// the intermediates. Returns the certificate's issuer, as an RFC 4514 string.
     ///
     /// # Errors
     ///

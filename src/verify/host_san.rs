@@ -32,15 +32,16 @@ pub struct HostSan<'a> {
 }
 
 impl HostSan<'_> {
-    /// The extension, as TCG's "TPM 2.0 Keys for Device Identity and Attestation" lays it out: a hardwareModuleName
-    /// (RFC 4108) of type tcg-tpm20, whose serial number is the digest in the EK's Name, and a permanentIdentifier
-    /// (RFC 4043) with the SHA-256 of each EK certificate, assigned by tcg-on-ekPermIdSha256. The AK's Name is one more
-    /// permanentIdentifier. It has no assigner: RFC 4043 leaves its meaning to the issuer and its relying parties.
+    /// The extension, as TCG's "TPM 2.0 Keys for Device Identity and Attestation" lays it out: a
+    /// hardwareModuleName (RFC 4108) of type tcg-tpm20, whose serial number is the digest in the EK's Name,
+    /// and a permanentIdentifier (RFC 4043) with the SHA-256 of each EK certificate, assigned by
+    /// tcg-on-ekPermIdSha256. The AK's Name is one more permanentIdentifier. It has no assigner: RFC 4043
+    /// leaves its meaning to the issuer and its relying parties.
     ///
     /// # Errors
     ///
     /// If `trust_domain` or `host` is not ASCII.
-    pub fn to_subject_alt_name(&self) -> der::Result<SubjectAltName> {
+    pub(crate) fn to_subject_alt_name(&self) -> der::Result<SubjectAltName> {
         let digest_in_name = &self.ek_name[self.ek_name.len().saturating_sub(32)..];
         let tpm = HardwareModuleName {
             hw_type: tcgtpm::TCG_SV_TPM_20,

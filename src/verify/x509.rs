@@ -1,10 +1,12 @@
-//! Builds X.509 certificates and the parts that certificates, CSRs and CRLs share (RFC 5280), from x509-cert's types.
+//! Builds X.509 certificates and the parts that certificates, CSRs and CRLs share (RFC 5280), from
+//! x509-cert's types.
 //!
-//! x509-cert 0.3 keeps the fields of its `TbsCertificate` private: only its `builder` makes one. That builder does not
-//! fit. It takes a signer object that holds the key and implements the traits of the `signature` crate, whereas the host
-//! key signs in the TPM behind an asynchronous call, and ring's keys have their own interface. Its CRL builder writes
-//! the extensions in another order than hostbadge's CRLs have, and the feature brings SHA-1 and four more crates into
-//! the daemon. [`TbsCertificate`] is therefore declared here, and der's derived encoder writes it.
+//! x509-cert 0.3 keeps the fields of its `TbsCertificate` private: only its `builder` makes one. That builder
+//! does not fit. It takes a signer object that holds the key and implements the traits of the `signature`
+//! crate, whereas the host key signs in the TPM behind an asynchronous call, and ring's keys have their own
+//! interface. Its CRL builder writes the extensions in another order than hostbadge's CRLs have, and the
+//! feature brings SHA-1 and four more crates into the daemon. [`TbsCertificate`] is therefore declared here,
+//! and der's derived encoder writes it.
 
 use std::time::Duration;
 
@@ -152,7 +154,8 @@ pub(crate) fn assemble_p256_signed(content: &[u8], signature: &[u8; 64]) -> der:
     assemble_signed(content, &ecdsa_with_sha256(), &signature)
 }
 
-/// Splits a signed structure into the content as it was encoded, the signature's algorithm, and the signature.
+/// Splits a signed structure into the content as it was encoded, the signature's algorithm, and the
+/// signature.
 pub(crate) fn split_signed(signed: &[u8]) -> der::Result<(&[u8], AlgorithmIdentifierOwned, BitString)> {
     let mut reader = SliceReader::new(signed)?;
     let parts = reader.sequence(|inner: &mut SliceReader<'_>| {
@@ -204,7 +207,8 @@ pub(crate) fn p256_spki(point: &[u8; 65]) -> der::Result<SubjectPublicKeyInfoOwn
     })
 }
 
-/// A key's identifier: the first 160 bits of SHA-256 over its subjectPublicKey (RFC 7093, section 2, method 1).
+/// A key's identifier: the first 160 bits of SHA-256 over its subjectPublicKey (RFC 7093, section 2, method
+/// 1).
 pub(crate) fn key_id(subject_public_key: &[u8]) -> [u8; 20] {
     let mut id = [0; 20];
     id.copy_from_slice(&digest(&SHA256, subject_public_key).as_ref()[..20]);
@@ -244,7 +248,8 @@ fn distinguished_name(attributes: &[(ObjectIdentifier, &str)]) -> der::Result<Na
     Name::from_der(&rdns.to_der()?)
 }
 
-/// Seconds since the epoch as UTCTime until 2049, and as GeneralizedTime from 2050 on (RFC 5280, section 4.1.2.5).
+/// Seconds since the epoch as UTCTime until 2049, and as GeneralizedTime from 2050 on (RFC 5280, section
+/// 4.1.2.5).
 pub(crate) fn time(at: Timestamp) -> der::Result<Time> {
     Ok(DateTime::from_unix_duration(Duration::from_secs(at.as_secs()))?.into())
 }

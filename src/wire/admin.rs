@@ -13,6 +13,7 @@ pub const MAX_AUDIT_RECORDS: u16 = 1000;
 
 /// One agent: `200` of `GET /v1/agents/{name}`, and an item of the array of `GET /v1/agents`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Agent {
     /// `[a-z0-9][a-z0-9._-]{0,62}`.
     pub name: String,
@@ -31,6 +32,7 @@ pub struct Agent {
 
 /// Conditions that a process has to meet. An absent one does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AgentSelectors {
     /// User, by number or by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +56,7 @@ pub struct AgentSelectors {
 
 /// A user or group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum IdOrName {
     /// Its number.
@@ -64,6 +67,7 @@ pub enum IdOrName {
 
 /// An audience and what the agent may have for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AgentGrant {
     /// The relying party.
     pub audience: String,
@@ -83,17 +87,19 @@ pub struct AgentGrant {
 /// `200` of `POST /v1/agents/reload`: names of agents. The same with status 422 is an
 /// [`ErrorResponse`](super::error::ErrorResponse) with `faults`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReloadResponse {
     /// Agents that are new.
     pub added: Vec<String>,
-    /// Agents whose file says something else.
+    /// Agents whose registration changed.
     pub changed: Vec<String>,
-    /// Agents that are gone.
+    /// Agents that were removed.
     pub removed: Vec<String>,
 }
 
 /// `200` of a command that has nothing to report: `POST /v1/keys/recover` and `POST /v1/keys/accept`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DoneResponse {
     /// Always `true`.
     pub done: bool,
@@ -105,6 +111,7 @@ pub type AuditResponse = Vec<Box<RawValue>>;
 
 /// One line of the audit log. Members that do not apply to the event are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AuditRecord {
     /// Version of the line's format: 1.
     pub v: u32,
@@ -158,7 +165,7 @@ pub struct AuditRecord {
     /// The host's posture at the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<Posture>,
-    /// The process that asked.
+    /// The calling process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
 }

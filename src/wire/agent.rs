@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 
 /// `POST /v1/token`, as JSON or as a form.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest<'a> {
     /// The relying party that the token is for, exactly as the agent's grant names it. This or `resource` is
@@ -37,6 +38,7 @@ pub struct TokenRequest<'a> {
 
 /// A lifetime of at least one second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "ttl must be a number of seconds or a duration like \"5m\"")]
 pub enum Ttl<'a> {
     /// Whole seconds.
@@ -47,6 +49,7 @@ pub enum Ttl<'a> {
 
 /// `200` of `POST /v1/token` (RFC 6749 section 5.1).
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TokenResponse<'a> {
     /// A JWS of type `at+jwt` (RFC 9068).
     pub access_token: Cow<'a, str>,
@@ -60,6 +63,7 @@ pub struct TokenResponse<'a> {
 
 /// `POST /v1/certificate`, as JSON, as a form, or with an empty body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct CertificateRequest<'a> {
     /// A PKCS#10 request (RFC 2986), PEM or DER in base64. Only its public key is used. If absent, the daemon
@@ -76,11 +80,13 @@ pub struct CertificateRequest<'a> {
 
 /// `200` of `POST /v1/certificate`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CertificateResponse {
     /// PEM, the leaf first, without the root.
     pub certificate_chain: String,
     /// PEM of a PKCS#8 key (RFC 5958); absent where the request had a `csr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub private_key: Option<Zeroizing<String>>,
     /// End of the certificate's validity.
     pub expires_at: Timestamp,
@@ -88,6 +94,7 @@ pub struct CertificateResponse {
 
 /// `POST /v1/introspect` (RFC 7662 section 2.1), as JSON or as a form.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IntrospectionRequest {
     /// An access token of this host.
@@ -102,6 +109,7 @@ pub struct IntrospectionRequest {
 
 /// `200` of `POST /v1/introspect` (RFC 7662 section 2.2).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct IntrospectionResponse {
     /// Whether the token is valid now. The other members are present only if it is.
     pub active: bool,
@@ -115,6 +123,7 @@ pub struct IntrospectionResponse {
 
 /// `POST /v1/attest`, as JSON or as a form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AttestRequest {
     /// The verifier's challenge: 8 to 64 bytes in base64url without padding.
@@ -126,6 +135,7 @@ pub struct AttestRequest {
 
 /// The form in which evidence is returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum EvidenceFormat {
     /// The document of [`crate::verify::evidence::Evidence`].
@@ -137,6 +147,7 @@ pub enum EvidenceFormat {
 
 /// `200` of `POST /v1/attest` with the format `eat`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EatResponse {
     /// An Entity Attestation Token (RFC 9711): a JWS of the host key around the evidence.
     pub eat: String,
@@ -144,6 +155,7 @@ pub struct EatResponse {
 
 /// `200` of `GET /v1/whoami`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WhoamiResponse {
     /// The caller's agent; `null` where it matches several, so that each request has to name one.
     pub agent: Option<String>,
@@ -159,6 +171,7 @@ pub struct WhoamiResponse {
 
 /// The host, as `GET /v1/whoami` reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WhoamiHost {
     /// The host's id, 26 characters; `null` while the TPM has not been read.
     pub id: Option<String>,
@@ -170,6 +183,7 @@ pub struct WhoamiHost {
 
 /// A process as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Peer {
     /// Process id in the host's pid namespace.
     pub pid: i32,
@@ -191,6 +205,7 @@ pub struct Peer {
 
 /// `200` of `GET /v1/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HealthResponse {
     /// Whether the daemon does everything that it is configured to do.
     pub status: Health,

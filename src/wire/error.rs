@@ -8,13 +8,14 @@ use super::agent::Peer;
 
 /// RFC 6749 section 5.2, with two members added for callers on the same host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorResponse {
     /// `invalid_request`, `invalid_scope`, `invalid_target` (RFC 8707), `invalid_client`, `access_denied`,
     /// `slow_down`, `temporarily_unavailable` or `server_error`.
     pub error: String,
     /// One line for a person: what is wrong and what to do about it.
     pub error_description: String,
-    /// The calling process as the daemon sees it; with `invalid_client` only.
+    /// The calling process as the daemon identified it; with `invalid_client` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
     /// What is wrong with the files of `agents.d` and `federation`; after a reload that failed only.
@@ -24,6 +25,7 @@ pub struct ErrorResponse {
 
 /// One fault in one file that an administrator wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Fault {
     /// Path of the file or directory.
     pub file: PathBuf,

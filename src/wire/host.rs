@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Whether the daemon does everything that it is configured to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// Tokens and SVIDs are issued and the TPM is ready.
@@ -16,6 +17,7 @@ pub enum Health {
 
 /// What the TPM is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum TpmKind {
     /// A chip, or firmware that the manufacturer certifies.
@@ -26,6 +28,7 @@ pub enum TpmKind {
 
 /// The host's measured state, compared with the baseline that an administrator accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Posture {
     /// Posture is not evaluated.
@@ -42,6 +45,7 @@ pub enum Posture {
 
 /// The effect that the host's posture has on what is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PostureMode {
     /// Posture has no effect.

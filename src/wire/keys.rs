@@ -2,6 +2,8 @@
 //!
 //! Types that hold a recovery key have no `Debug`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -9,6 +11,7 @@ use crate::clock::Timestamp;
 
 /// `200` of `GET /v1/keys`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KeysResponse {
     /// Why a step of the rotation that is due has not been made.
     pub blocked_reason: Option<String>,
@@ -20,6 +23,7 @@ pub struct KeysResponse {
 
 /// A key that signs, signed or will sign tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Key {
     /// `kid` of the key set.
     pub kid: String,
@@ -43,6 +47,7 @@ pub struct Key {
 
 /// What a key does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
     /// The key signs.
@@ -59,6 +64,7 @@ pub enum KeyState {
 
 /// The next step of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NextStep {
     /// `active`, `retired`, `destroyed` or `successor published`.
     pub step: String,
@@ -68,6 +74,7 @@ pub struct NextStep {
 
 /// `POST /v1/keys/rotate`. An empty body equals the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct RotateRequest {
     /// Whether the next key signs at once, although relying parties with an uploaded key set do not know it.
@@ -76,6 +83,7 @@ pub struct RotateRequest {
 
 /// `200` of `POST /v1/keys/rotate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RotateResponse {
     /// What the command did.
     pub outcome: RotationOutcome,
@@ -90,6 +98,7 @@ pub struct RotateResponse {
 
 /// What `POST /v1/keys/rotate` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum RotationOutcome {
     /// A key was published and signs later.
@@ -102,18 +111,34 @@ pub enum RotationOutcome {
 
 /// `200` of `POST /v1/keys/recovery`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RecoveryKeyResponse {
     /// The recovery key, `hbr1-…`. The daemon keeps no copy.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub recovery_key: Zeroizing<String>,
 }
 
 /// `POST /v1/keys/recover`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RecoverRequest {
     /// The recovery key, `hbr1-…`.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub recovery_key: Zeroizing<String>,
     /// Whether the state directory is accepted even if it is not the latest.
     #[serde(default)]
     pub accept: bool,
+}
+
+impl fmt::Display for KeyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KeyState::Active => "active",
+            KeyState::Published => "published",
+            KeyState::Retired => "retired",
+            KeyState::Destroyed => "destroyed",
+            KeyState::Tpm => "tpm",
+        })
+    }
 }

@@ -18,3 +18,6 @@ pub mod host;
 pub mod keys;
 pub mod posture;
 pub mod status;
+
+#[cfg(test)]
+pub(crate) mod openapi;

@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 
 /// `200` of `GET /v1/posture` and of `POST /v1/posture/accept`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PostureResponse {
     /// The configured effect of the posture; a grant may set another.
     pub mode: PostureMode,
@@ -37,6 +38,7 @@ pub struct PostureResponse {
 
 /// The state that the host is compared with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BaselineStatus {
     /// When the PCRs were recorded.
     pub recorded: Timestamp,
@@ -50,6 +52,7 @@ pub struct BaselineStatus {
 
 /// Who accepted a state of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AcceptanceStatus {
     /// When it was accepted.
     pub at: Timestamp,
@@ -61,6 +64,7 @@ pub struct AcceptanceStatus {
 
 /// A reading of the PCRs, quoted by the TPM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PcrReadingStatus {
     /// When the TPM was asked.
     pub at: Timestamp,
@@ -74,6 +78,7 @@ pub struct PcrReadingStatus {
 
 /// The kernel's list of measured files (IMA), compared with PCR 10.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ImaStatus {
     /// Lines that PCR 10 proves.
     pub lines: usize,
@@ -84,6 +89,7 @@ pub struct ImaStatus {
 
 /// `200` of `GET /v1/posture/diff`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PostureDiffResponse {
     /// The host's posture at this request.
     pub posture: Posture,
@@ -97,6 +103,7 @@ pub struct PostureDiffResponse {
 
 /// `POST /v1/posture/accept`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PostureAcceptRequest {
     /// Digest of the state that the administrator examined, as `GET /v1/posture` gives it. Another state is

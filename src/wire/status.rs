@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 
 /// `200` of `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusResponse {
     /// Version of the daemon.
     pub version: String,
@@ -53,6 +54,7 @@ pub struct StatusResponse {
 
 /// Names of this host; each is `null` until the issuer is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HostNames {
     /// 26 characters, derived from the endorsement key.
     pub id: Option<String>,
@@ -64,6 +66,7 @@ pub struct HostNames {
 
 /// The TPM and its queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TpmStatus {
     /// `starting`, `ready`, `busy`, `reset`, `lockout`, `owner-auth`, `cleared`, `replaced` or `absent`.
     pub state: String,
@@ -82,6 +85,7 @@ pub struct TpmStatus {
 
 /// What the TPM reports about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TpmDescription {
     /// `TPM2_PT_MANUFACTURER`, four characters.
     pub manufacturer: String,
@@ -97,6 +101,7 @@ pub struct TpmDescription {
 
 /// The certificate that an organization issued for the host key; also `200` of `POST /v1/enroll/install`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HostCertificate {
     /// Distinguished name of the subject.
     pub subject: String,
@@ -110,6 +115,7 @@ pub struct HostCertificate {
 
 /// The host's certificate authority.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CaStatus {
     /// End of validity of the active issuing CA; `null` where there is no issuing CA yet.
     pub issues_until: Option<Timestamp>,
@@ -119,6 +125,7 @@ pub struct CaStatus {
 
 /// How the key-encryption key is protected at rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SealStatus {
     /// PCRs of the SHA-256 bank that the key is sealed to. With an empty list the key is sealed to this TPM
     /// only.
@@ -132,6 +139,7 @@ pub struct SealStatus {
 
 /// The registered agents and the last reading of `agents.d`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AgentsStatus {
     /// When the active set was read.
     #[serde(rename = "at")]
@@ -144,6 +152,7 @@ pub struct AgentsStatus {
 
 /// Bundles of other trust domains and the last reading of `federation`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FederationStatus {
     /// Trust domains with an active bundle.
     pub trust_domains: Vec<String>,
@@ -153,6 +162,7 @@ pub struct FederationStatus {
 
 /// The audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AuditStatus {
     /// Sequence number of the last record.
     #[serde(rename = "last")]
@@ -163,8 +173,9 @@ pub struct AuditStatus {
 
 /// The journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JournalStatus {
-    /// `journald` or `stderr`.
+    /// `journald` or `standard error`.
     pub sink: String,
     /// Entries dropped since the start because the journal did not accept them in time.
     pub dropped: u64,

@@ -168,15 +168,15 @@ fn a_stalled_disk_is_reported_and_blocks_neither_administrators_nor_new_callers(
 
     let problem = |host: &Host| host.status()["audit"]["problem"].as_str().map(str::to_owned);
     until_true("status has the problem", || problem(&host).is_some());
-    assert!(problem(&host).unwrap().contains("the disk has not answered"), "{:?}", problem(&host));
-    until_true("the log has the problem", || host.log().contains("nothing is issued until it does"));
+    assert!(problem(&host).unwrap().contains("the disk has not responded"), "{:?}", problem(&host));
+    until_true("the log has the problem", || host.log().contains("nothing is issued until it responds"));
     // The stalled worker is detected by now and gets no new connections.
     std::thread::park_timeout(Duration::from_millis(1500));
     for _ in 0..4 {
         assert_eq!(host.health()["status"], "degraded");
         let refused = host.post(TOKEN, json!({ "audience": API }));
         assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
-        assert!(refused.text().contains("the disk has not answered"), "{}", refused.text());
+        assert!(refused.text().contains("the disk has not responded"), "{}", refused.text());
     }
     assert!(frozen.exited().is_none(), "the disk was frozen all the time");
 

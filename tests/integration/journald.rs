@@ -73,7 +73,7 @@ fn a_stalled_journald_blocks_no_token_and_gets_the_number_of_dropped_entries() {
         journald.entries(&["HOSTBADGE_EVENT=journal-dropped"]).into_iter().next()
     });
     let said = told["MESSAGE"].as_str().unwrap();
-    assert!(said.ends_with("entries were dropped while the journal did not listen"), "{said}");
+    assert!(said.ends_with("entries were dropped while the journal was not reading"), "{said}");
     // The audit log has all of them.
     assert_eq!(common::audit_log::with_event(&host.audit(), "token-issued").len(), asked);
 }

@@ -322,7 +322,7 @@ fn a_key_that_is_due_while_the_tpm_is_stalled_is_published_when_it_responds() {
     let tpm = tpm.expect("a machine that starts a daemon within 30 s");
     until_true("the rotation waits", || host.admin().get("/v1/keys").json()["blocked_reason"].is_string());
     let list = host.hostbadge(&["key", "list"]);
-    assert!(String::from_utf8_lossy(&list.stdout).contains("A step that is due waits"));
+    assert!(String::from_utf8_lossy(&list.stdout).contains("A step that is due is delayed"));
     let active = kid(&host.token());
     until_true("the log has it", || host.log().contains(&format!("{active} signs on")));
     kill(tpm, Signal::SIGCONT).unwrap();

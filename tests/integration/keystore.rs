@@ -175,7 +175,7 @@ fn keys_sealed_to_pcrs_open_after_a_pcr_change_only_with_the_recovery_key() {
     host.configure(PCRS);
     host.start();
     // Nothing is sealed to PCRs before there is a recovery key.
-    assert_eq!(host.status()["seal"], json!({ "pcrs": [], "waiting": [0, 7, 12], "recovery": null }));
+    assert_eq!(host.status()["seal"], json!({ "pcrs": [], "pending_pcrs": [0, 7, 12], "recovery": null }));
     let first = kid(&host);
     extend(&host, 12);
     let lost = done(&host, &["key", "recovery"], "");
@@ -344,7 +344,7 @@ fn a_full_disk_at_the_first_start_uses_one_nv_counter() {
     host.launch();
     until_true("status has the problem", || blocked_reason(&host).contains("ledger.json"));
     for _ in 0..3 {
-        assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
+        assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(4));
     }
     assert!(counters(&host) <= 1);
     unblock(&host, "ledger.json");

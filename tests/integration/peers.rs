@@ -204,7 +204,7 @@ fn a_connection_inherited_from_a_process_that_exited_is_refused() {
     assert_eq!(client.evaluate("os.getppid() != mother"), true, "the child answers");
     let (status, body) = client.request("POST /v1/token", &format!("audience={API}"));
     assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{body}");
-    assert!(body["error_description"].as_str().unwrap().contains("has ended"), "{body}");
+    assert!(body["error_description"].as_str().unwrap().contains("has exited"), "{body}");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_process_that_changes_its_user_has_to_connect_again() {
     client.execute(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));
     let (status, body) = client.whoami();
     assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{body}");
-    assert!(body["error_description"].as_str().unwrap().contains("connect again"), "{body}");
+    assert!(body["error_description"].as_str().unwrap().contains("reconnect"), "{body}");
     client.execute(&format!("s = socket.socket(socket.AF_UNIX); s.connect({:?})", host.agent_socket()));
     assert_eq!(client.evaluate("request('GET /v1/whoami', s=s)")["body"]["agent"], "nobody");
     client.close();

@@ -241,7 +241,7 @@ fn a_corrupt_foreign_or_older_baseline_is_refused_and_reported() {
             "is the baseline of host aaaaaaaaaaaaaaaaaaaaaaaaaa",
         ),
         (whole.replace("\"version\": 1", "\"version\": 9"), "written in format 9"),
-        (unaccepted, "was accepted by nobody"),
+        (unaccepted, "has not been accepted"),
     ] {
         fs::write(&file, text).unwrap();
         stands_not(&mut host);
@@ -283,11 +283,11 @@ fn the_posture_commands_show_accept_and_compare() {
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let (code, said) = hostbadge(&["posture", "show"]);
-    assert!(code == 0 && said.contains("accepted by nobody"), "{said}");
+    assert!(code == 0 && said.contains("not accepted yet"), "{said}");
     let (code, said) = hostbadge(&["posture", "accept"]);
     assert!(code == 0 && said.contains("by uid 0, pid"), "{said}");
     let (code, said) = hostbadge(&["posture", "diff"]);
-    assert_eq!((code, said.trim()), (0, "Nothing changed against the baseline."));
+    assert_eq!((code, said.trim()), (0, "Nothing changed from the baseline."));
     tpm.extend(0, &[9; 32]);
     until_true("the change is detected", || posture(&host) == "changed");
     let (code, said) = hostbadge(&["posture", "diff"]);
@@ -524,9 +524,9 @@ fn evidence_is_available_as_an_eat_signed_by_the_host_key() {
     let token = text.trim();
     let eat = Eat::parse(token).unwrap();
     let findings: Vec<CheckResult> = eat.check(NONCE_BYTES);
-    assert!(findings.iter().all(|finding| finding.holds), "{findings:#?}");
-    assert!(eat.evidence().check(NONCE_BYTES).iter().all(|finding| finding.holds));
-    assert!(eat.check(b"another nonce").iter().any(|finding| !finding.holds));
+    assert!(findings.iter().all(|finding| !finding.failed()), "{findings:#?}");
+    assert!(eat.evidence().check(NONCE_BYTES).iter().all(|finding| !finding.failed()));
+    assert!(eat.check(b"another nonce").iter().any(|finding| finding.failed()));
     let said = claims(token);
     let ueid = BASE64URL_NOPAD.decode(said["ueid"].as_str().unwrap().as_bytes()).unwrap();
     assert_eq!((ueid.len(), ueid[0]), (33, 1));
@@ -554,7 +554,7 @@ fn evidence_is_available_as_an_eat_signed_by_the_host_key() {
     };
     let broken = |text: &str| -> Vec<&'static str> {
         let eat = Eat::parse(text).unwrap();
-        eat.check(NONCE_BYTES).iter().filter(|finding| !finding.holds).map(|finding| finding.what).collect()
+        eat.check(NONCE_BYTES).iter().filter(|finding| finding.failed()).map(|finding| finding.name).collect()
     };
     assert_eq!(broken(&with("iat", json!(0))), ["EAT's signature"]);
     assert_eq!(broken(&with("eat_nonce", json!("AAAA"))), ["EAT's signature", "EAT's nonce"]);

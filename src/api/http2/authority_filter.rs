@@ -31,7 +31,8 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// Rewrites the header blocks of one connection. It keeps at most one incomplete header block and the HPACK state.
+/// Rewrites the header blocks of one connection. It keeps at most one incomplete header block and the HPACK
+/// state.
 #[derive(Default)]
 pub struct HeaderRewriter {
     /// Bytes of the preface that were received.
@@ -54,8 +55,8 @@ struct HeaderBlock {
 }
 
 impl HeaderRewriter {
-    /// Moves complete frames from `input` to `output`, and leaves incomplete ones in `input`. Stops after 64 KiB of output,
-    /// because a few bytes of HPACK can stand for many bytes of fields.
+    /// Moves complete frames from `input` to `output`, and leaves incomplete ones in `input`. Stops after 64
+    /// KiB of output, because a few bytes of HPACK can stand for many bytes of fields.
     ///
     /// # Errors
     /// [`Malformed`] where a frame, a header block or its HPACK code violates its RFC or exceeds a bound.
@@ -155,7 +156,8 @@ impl HeaderRewriter {
     }
 }
 
-/// The fragment of a HEADERS frame (section 6.2): without padding, and without the priority, which is deprecated.
+/// The fragment of a HEADERS frame (section 6.2): without padding, and without the priority, which is
+/// deprecated.
 fn fragment(flags: u8, mut payload: &[u8]) -> Result<&[u8], Malformed> {
     if flags & PADDED != 0 {
         let (padding, rest) = payload.split_first().ok_or(Malformed)?;
@@ -239,8 +241,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for AuthorityFilter<S> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    // Writes are not vectored, which is the default: h2 then copies a short message into its buffer and sends it in one
-    // write with the trailers, so that the client wakes once.
+    // Writes are not vectored, which is the default: h2 then copies a short message into its buffer and sends
+    // it in one write with the trailers, so that the client wakes once.
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)

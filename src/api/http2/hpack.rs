@@ -40,8 +40,8 @@ impl Default for HpackDecoder {
 }
 
 impl HpackDecoder {
-    /// The fields of a complete block, in their order. After an error the dynamic table is unknown, so the connection cannot be
-    /// used any more.
+    /// The fields of a complete block, in their order. After an error the dynamic table is unknown, so the
+    /// connection cannot be used any more.
     pub fn decode(&mut self, block: &[u8]) -> Result<Vec<HeaderField>, Malformed> {
         let mut reader = HpackReader(block);
         let (mut fields, mut size) = (Vec::new(), 0);
@@ -122,7 +122,8 @@ pub fn encode(fields: &[HeaderField], out: &mut Vec<u8>) {
     }
 }
 
-/// Writes the length of a string (sections 5.1 and 5.2): a prefix of seven bits after the bit for Huffman code, which is 0.
+/// Writes the length of a string (sections 5.1 and 5.2): a prefix of seven bits after the bit for Huffman
+/// code, which is 0.
 fn write_length(length: usize, out: &mut Vec<u8>) {
     let Some(mut rest) = length.checked_sub(127) else { return out.push(length as u8) };
     out.push(127);
@@ -146,7 +147,8 @@ impl HpackReader<'_> {
         Ok(*first)
     }
 
-    /// Reads an integer (section 5.1) of at most three bytes after the first, which is more than any bound here needs.
+    /// Reads an integer (section 5.1) of at most three bytes after the first, which is more than any bound
+    /// here needs.
     fn integer(&mut self, prefix: u32) -> Result<usize, Malformed> {
         let mask = (1usize << prefix) - 1;
         let mut number = usize::from(self.byte()?) & mask;
@@ -293,7 +295,8 @@ mod tests {
         let mut decoder = HpackDecoder::default();
         decoder.decode(&[0x3f, 0xe1, 0x01]).unwrap();
         assert_eq!(decoder.max_size, 256);
-        let first = "4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d54\
+        let first = "4803333032580770726976617465611d4d6f6e2c203231204f63742032303133\
+                     2032303a31333a323120474d54\
                      6e1768747470733a2f2f7777772e6578616d706c652e636f6d";
         assert_eq!(decode(&mut decoder, first).unwrap().len(), 4);
         assert_eq!(decoder.size, 222);

@@ -1,7 +1,7 @@
 //! HPACK's Huffman code (RFC 7541, appendix B).
 //!
-//! The code is canonical: codes of one length are consecutive in the order of their symbols, and the first code of each
-//! length follows the last one of the previous length. So a table of lengths defines the code.
+//! The code is canonical: codes of one length are consecutive in the order of their symbols, and the first
+//! code of each length follows the last one of the previous length. So a table of lengths defines the code.
 
 use super::malformed::Malformed;
 

@@ -1,4 +1,4 @@
-//! One call: where it goes, and what it must carry.
+//! One gRPC call: the service that it is for, its required metadata, and its timeout.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use hyper::{HeaderMap, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::WorkloadApi;
 use super::caller_watcher::{CallGuard, CallerWatcher};
+use super::workload_api::WorkloadApi;
 
-/// SPIFFE Workload Endpoint, section 4: what no browser that was lured here would send.
+/// Metadata that each call of the Workload API must have (SPIFFE Workload Endpoint, section 4). It protects
+/// against server-side request forgery.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 const WORKLOAD_API_PREFIX: &str = "/SpiffeWorkloadAPI/";
-/// A call has begun to be answered by then, or is given up.
+/// Longest time until the first message of a response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Answers one call. What it gives is held open until its last word is written.
+/// Answers one call. The call counts as open until its response body is dropped.
 pub async fn handle_call(
     workload: Arc<WorkloadApi>,
     watcher: Arc<CallerWatcher>,
@@ -31,7 +32,7 @@ pub async fn handle_call(
     let call_guard = watcher.begin_call(is_workload_api);
     let route = if is_workload_api {
         if !has_security_header(request.headers()) {
-            let description = "a call carries the metadata workload.spiffe.io: true, exactly once";
+            let description = "a call must have the metadata workload.spiffe.io: true, exactly once";
             return guard(Status::invalid_argument(description).into_http(), call_guard);
         }
         &workload.api
@@ -42,12 +43,14 @@ pub async fn handle_call(
     } else if path.starts_with("/grpc.reflection.v1alpha.ServerReflection/") {
         &workload.reflection_alpha
     } else {
-        return guard(Status::unimplemented("there is no such service here").into_http(), call_guard);
+        return guard(Status::unimplemented("this socket does not have the service").into_http(), call_guard);
     };
     request.extensions_mut().insert(watcher);
     let response = match tokio::time::timeout(CALL_TIMEOUT, route(request)).await {
         Ok(response) => response,
-        Err(_) => Status::deadline_exceeded("the call did not arrive whole, or took too long").into_http(),
+        Err(_) => {
+            Status::deadline_exceeded("the request did not arrive completely or took too long").into_http()
+        }
     };
     guard(response, call_guard)
 }
@@ -61,7 +64,7 @@ fn guard(response: Response<Body>, call_guard: CallGuard) -> Response<GuardedBod
     response.map(|body| GuardedBody { body, _call_guard: call_guard })
 }
 
-/// An answer's body; the call is open as long as this lives.
+/// A response body; its call is open until it is dropped.
 pub struct GuardedBody {
     body: Body,
     _call_guard: CallGuard,

@@ -1,4 +1,5 @@
-//! The caller of one connection, for as long as it follows streams: who it is now, and whether it is there still.
+//! Watches the caller of a connection with open streams: which agents it matches now, and whether its process
+//! exists.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,23 +15,24 @@ use crate::service::{
     AuthenticatedAgent, CallerCheck, ErrorCode, IdentityInputs, IdentityService, PeerLookup, RequestError,
 };
 
-/// How often a caller with open streams is looked at: what changes is pushed within twice that.
+/// How often a caller with open streams is read again. Streams are updated within twice this time of a
+/// change.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
-/// A connection on which nothing is open for this long is closed.
+/// A connection without open calls is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The caller of a process that has ended hears no more than this long why.
+/// Time for the final status of streams to be sent, after the process that opened the connection has ended.
 const FINAL_STATUS_GRACE: Duration = Duration::from_millis(500);
 
-/// What a stream is made of, as it is now.
+/// The caller of a connection, as its streams see it.
 #[derive(Clone, Debug)]
 pub enum CallerState {
-    /// Nobody has asked for a stream yet.
+    /// No stream has been opened yet.
     Unknown,
     /// The agents that the caller is, the default one first.
     Agents(Arc<[AuthenticatedAgent]>),
-    /// The caller is no agent any more, or has ended.
+    /// The caller matches no agent any more, or has ended.
     Gone,
-    /// The daemon ends.
+    /// The daemon is shutting down.
     ShuttingDown,
 }
 
@@ -42,12 +44,13 @@ impl CallerState {
     }
 }
 
-/// One connection's caller.
+/// The caller of one connection.
 pub struct CallerWatcher {
     client: ClientConnection,
     service: IdentityService,
-    /// Calls that are open, and those of them that make the connection one that is at work.
+    /// Open calls, including health and reflection.
     open_calls: AtomicUsize,
+    /// Open calls of the Workload API, which keep the connection from being evicted.
     busy_calls: AtomicUsize,
     /// When the last call was closed.
     idle_since: Mutex<Instant>,
@@ -62,6 +65,7 @@ pub struct CallGuard {
 }
 
 impl CallerWatcher {
+    /// A watcher of a connection that was just accepted.
     pub fn new(client: ClientConnection, service: IdentityService) -> Arc<CallerWatcher> {
         Arc::new(CallerWatcher {
             client,
@@ -74,11 +78,12 @@ impl CallerWatcher {
         })
     }
 
+    /// The connection.
     pub fn client(&self) -> &ClientConnection {
         &self.client
     }
 
-    /// Counts a call in. With `work` the connection need not make room for others meanwhile.
+    /// Counts a call as open until the guard is dropped. With `busy` the connection is not evicted meanwhile.
     pub fn begin_call(self: &Arc<Self>, busy: bool) -> CallGuard {
         self.client.mark_request_started();
         self.open_calls.fetch_add(1, Ordering::Relaxed);
@@ -88,12 +93,15 @@ impl CallerWatcher {
         CallGuard { watcher: self.clone(), busy }
     }
 
-    /// One look at the caller, for a call that has arrived whole.
+    /// Reads the calling process, for a call that has arrived completely.
     pub fn begin_request(&self) -> PeerLookup {
         self.client.begin_request()
     }
 
-    /// Begins a stream: who the caller is, from now on, and the place that it takes.
+    /// Opens a stream: identifies the caller, and returns its state from now on with the stream's permit.
+    ///
+    /// # Errors
+    /// The status of a refused caller, or UNAVAILABLE where its user has too many open streams.
     pub async fn open_stream(&self) -> Result<(watch::Receiver<CallerState>, StreamPermit), Status> {
         let agents = match self.service.authenticate_agents(self.begin_request()).await {
             Ok(agents) => agents,
@@ -101,11 +109,11 @@ impl CallerWatcher {
         };
         self.client.backoff(false);
         let Some(permit) = self.client.acquire_stream() else {
-            return Err(Status::unavailable("this user follows as many streams as it may; close some"));
+            return Err(Status::unavailable("too many open streams for this user; close some"));
         };
         let receiver = self.state.subscribe();
-        // What was seen for an earlier stream may be long ago. Where it is the same, nobody is woken: a caller would have
-        // all its streams do their work again each time that it opens another.
+        // The state may date from an earlier stream. Streams are woken only if the agents differ: otherwise
+        // each new stream would make all streams of the connection compute their message again.
         if !self.state.borrow().has_same_agents(&agents) {
             self.publish(CallerState::Agents(agents.into()));
         }
@@ -113,7 +121,7 @@ impl CallerWatcher {
         Ok((receiver, permit))
     }
 
-    /// Shows the streams what is seen now. The daemon's end is not undone by who comes late.
+    /// Publishes the state to the streams, unless the daemon is shutting down.
     fn publish(&self, state: CallerState) {
         self.state.send_if_modified(|current| {
             let modified = !matches!(current, CallerState::ShuttingDown);
@@ -124,7 +132,7 @@ impl CallerWatcher {
         });
     }
 
-    /// What a refusal is to gRPC; one of a flood takes its time.
+    /// The gRPC status of a refusal, after a delay where the caller is rate-limited.
     pub async fn reject(&self, error: &RequestError) -> Status {
         if let Some(delay) = self.client.backoff(error.code() == ErrorCode::SlowDown) {
             tokio::time::sleep(delay).await;
@@ -132,12 +140,12 @@ impl CallerWatcher {
         grpc_status::from_request_error(error)
     }
 
-    /// Ends all streams, as the daemon does.
+    /// Ends all streams because the daemon is shutting down.
     pub fn shut_down(&self) {
         self.state.send_replace(CallerState::ShuttingDown);
     }
 
-    /// Looks after the caller. Returns when its connection is of no more use.
+    /// Watches the caller. Returns when the connection is idle or its process has ended.
     pub async fn run(&self) {
         let mut inputs = None;
         loop {
@@ -165,7 +173,8 @@ impl CallerWatcher {
         self.open_calls.load(Ordering::Relaxed) == 0 && idle_since.elapsed() >= IDLE_TIMEOUT
     }
 
-    /// Tells the streams what is new. None where the process that opened the connection is not there any more.
+    /// Reads the caller again and publishes what changed. `None` where the process that opened the connection
+    /// has ended.
     async fn refresh(&self, inputs: &mut Option<Box<IdentityInputs>>) -> Option<()> {
         let lookup = self.begin_request();
         if self.busy_calls.load(Ordering::Relaxed) == 0 {

@@ -1,17 +1,17 @@
-//! Messages to bytes and back, with buffers no larger than what is said here.
+//! The protobuf codec with smaller buffers than tonic's default.
 
 use std::marker::PhantomData;
 
 use prost::Message;
 use tonic::codec::{BufferSettings, Codec, ProstCodec};
 
-/// What a call allocates before it knows how much there is to say: a question fits, and answers grow it. A stream keeps
-/// its buffer as long as it is open, and tonic's 8 KiB would be most of what it holds.
+/// Initial buffer of a call in bytes: a request fits, and a response grows it. A stream keeps its buffer
+/// while it is open, so tonic's 8 KiB would be most of the memory of a stream.
 const INITIAL_BUFFER_SIZE: usize = 512;
-/// Messages that are ready together are sent together up to this.
+/// Messages that are ready at once are sent together up to this number of bytes.
 const YIELD_THRESHOLD: usize = 32 * 1024;
 
-/// tonic's codec but for the buffers' sizes.
+/// tonic's codec with these sizes of buffers.
 pub struct SmallBufferCodec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for SmallBufferCodec<T, U> {

@@ -1,4 +1,4 @@
-//! One connection of the workload socket, to its end.
+//! Serves one connection of the workload socket.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,31 +10,36 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
-use super::WorkloadApi;
 use super::call::handle_call;
 use super::caller_watcher::CallerWatcher;
+use super::workload_api::WorkloadApi;
 use crate::api::client_connection::ClientConnection;
 use crate::api::drain;
 use crate::api::http2::AuthorityFilter;
 
-/// Calls that are open on one connection at once; more wait at the client.
+/// Open calls per connection; further ones wait at the client.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
-/// Streams that a client opened and took back before they were looked at.
+/// Streams that a client opened and reset before they were accepted; more end the connection
+/// (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 50;
+/// Largest header list in bytes.
 const MAX_HEADER_LIST_SIZE: u32 = 16 * 1024;
-/// What a client may send ahead, on one stream and on all.
+/// Bytes that a client may send ahead, on one stream and on all.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
-/// What waits for a client to read it, on one stream.
+/// Bytes of one stream that wait for the client to read them.
 const MAX_SEND_BUFFER_SIZE: usize = 16 * 1024;
-/// A client with open calls that does not answer a ping is gone.
+/// A client with open calls is pinged at this interval, and disconnected if it does not answer within the
+/// timeout.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sent where there is no seat: empty SETTINGS, then GOAWAY that nothing was looked at, ENHANCE_YOUR_CALM (RFC 9113).
+/// The reply to a connection beyond the limits: empty SETTINGS, then GOAWAY with last stream 0 and
+/// ENHANCE_YOUR_CALM (RFC 9113 sections 6.8 and 7).
 pub const OVERLOADED_GOAWAY: &[u8] =
     &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];
 
+/// Serves a connection to its end.
 pub async fn serve_grpc(
     stream: UnixStream,
     client: ClientConnection,
@@ -43,8 +48,8 @@ pub async fn serve_grpc(
 ) {
     let watcher = CallerWatcher::new(client, workload.service.clone());
     let service = service_fn(|request| {
-        // Boxed, as a call's task is as large as the larger of making the answer and of sending it, for as long as it is
-        // open.
+        // Boxed, because the task of a call is as large as the larger of computing and sending the response,
+        // as long as it is open.
         let response = Box::pin(handle_call(workload.clone(), watcher.clone(), request));
         async { Ok::<_, Infallible>(response.await) }
     });

@@ -1,4 +1,4 @@
-//! The seven methods of the Workload API.
+//! The seven methods of the SPIFFE Workload API.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use super::update_stream::{UpdateSource, UpdateStream};
 use super::{protobuf_struct, x509};
 use crate::service::{IdentityService, JwtSvidParams};
 
-/// Answers by the road.
+/// Answers calls from the service.
 pub struct Endpoint(pub IdentityService);
 
 impl Endpoint {
-    /// A stream, once it is known who follows it.
+    /// Identifies the caller and opens a stream for it.
     async fn open_stream<Q, S: UpdateSource>(
         &self,
         request: &Request<Q>,
@@ -96,7 +96,7 @@ impl SpiffeWorkloadApi for Endpoint {
         let introspection = introspection.get();
         let claims = introspection.claims.as_ref().and_then(|claims| claims.as_object());
         let Some(claims) = claims.filter(|_| introspection.active) else {
-            let reason = introspection.inactive_reason.as_deref().unwrap_or("it does not hold");
+            let reason = introspection.inactive_reason.as_deref().unwrap_or("it is not valid");
             return Err(Status::invalid_argument(format!("the token is not valid: {reason}")));
         };
         let spiffe_id = claims.get("sub").and_then(|sub| sub.as_str()).unwrap_or_default().to_owned();
@@ -111,7 +111,7 @@ impl SpiffeWorkloadApi for Endpoint {
         request: Request<WitsvidRequest>,
     ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
         let spiffe_id = request.get_ref().spiffe_id.clone();
-        // After it is known who asks: a stranger hears of nothing else.
+        // Checked after the caller is identified: an unknown caller gets no other status.
         let response = self.open_stream(&request, |service| WitSvids {
             cache: SvidCache::new(service),
             spiffe_id: Some(spiffe_id.clone()).filter(|id| !id.is_empty()),
@@ -130,6 +130,6 @@ impl SpiffeWorkloadApi for Endpoint {
 }
 
 fn caller_watcher<Q>(request: &Request<Q>) -> Result<Arc<CallerWatcher>, Status> {
-    // Whoever serves a connection puts it there.
+    // `handle_call` inserts it.
     request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without its connection"))
 }

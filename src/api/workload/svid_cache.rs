@@ -1,4 +1,4 @@
-//! What one stream keeps for its caller: a credential for each of its identities, renewed at half its life.
+//! The credentials of one stream: an SVID for each of the caller's agents, renewed at half its lifetime.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,63 +8,73 @@ use tonic::Status;
 use super::grpc_status;
 use crate::service::{AuthenticatedAgent, IdentityService, RequestError, RequestResult, Timestamp};
 
-/// A credential is renewed so long before or after half its life at most, as a part of it: those who came together are
-/// not to come together for ever.
+/// Renewal jitter: plus or minus 1/20 of the lifetime, so that streams that were opened together do not renew
+/// together.
 const JITTER_DIVISOR: u32 = 20;
-/// How soon what could not be renewed is tried again.
+/// Delay of another attempt after a renewal failed.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
-/// The shortest sleep. Whoever follows is looked at anew every half minute, should the machine's clock be set meanwhile.
+/// Shortest delay until the next refresh. A clock that is set meanwhile is noticed within 30 s, when the
+/// caller is identified again.
 const MIN_REFRESH_DELAY: Duration = Duration::from_millis(100);
-/// A clock that is set back further than leaves allow for makes them ones of the future.
+/// An SVID that was issued more than this in the future is renewed: the clock was set back, and verifiers
+/// refuse it.
 const CLOCK_SKEW: Duration = Duration::from_secs(10);
 
-/// What an identity is shown with.
+/// A kind of SVID that streams deliver.
 pub trait StreamedSvid: Sized + Send + Sync + 'static {
+    /// Issues an SVID. With `denial_logged`, a refusal is not recorded again.
     fn issue(
         service: &IdentityService,
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> impl Future<Output = RequestResult<Self>> + Send;
 
+    /// End of validity.
     fn expires(&self) -> Timestamp;
 
-    /// Random bits of it.
+    /// A random byte that belongs to this SVID.
     fn jitter_seed(&self) -> u8;
 
-    /// Whether it was revoked, as far as is known here.
+    /// Whether this host revoked it or its signing key.
     fn is_revoked(&self, service: &IdentityService) -> bool;
 }
 
+/// The credentials of one stream.
 pub struct SvidCache<C> {
     entries: Vec<CachedSvid<C>>,
-    /// When there is something to do, whatever else happens.
+    /// When the next renewal is due.
     next_refresh: Option<Timestamp>,
     service: IdentityService,
 }
 
 struct CachedSvid<C> {
     spiffe_id: String,
-    /// The agent's name, by which a program may choose.
+    /// The agent's name, by which a client can choose.
     hint: String,
-    /// None for an identity that is refused.
+    /// `None` where the agent was refused.
     svid: Option<C>,
     issued_at: Timestamp,
     renew_at: Timestamp,
-    /// Whether the record says already that there is none, or no next one.
+    /// Whether the last refusal of this agent is in the audit log.
     denial_logged: bool,
 }
 
 impl<C: StreamedSvid> SvidCache<C> {
+    /// A cache without credentials yet.
     pub fn new(service: IdentityService) -> SvidCache<C> {
         SvidCache { entries: Vec::new(), next_refresh: None, service }
     }
 
+    /// The service that issues.
     pub fn service(&self) -> &IdentityService {
         &self.service
     }
 
-    /// Has a credential for each of `agents`, in their order, or for the one of them whose SPIFFE ID is `only`. Those that
-    /// are refused are left out; where all are, the refusal is what the caller is told.
+    /// Issues and renews credentials for `agents`, in their order, or for the one whose SPIFFE ID is
+    /// `requested_id`. Agents that are refused have no credential.
+    ///
+    /// # Errors
+    /// The first refusal, where all agents are refused.
     pub async fn refresh(
         &mut self,
         agents: &[AuthenticatedAgent],
@@ -95,7 +105,7 @@ impl<C: StreamedSvid> SvidCache<C> {
                         self.next_refresh = Some(now.after(RETRY_DELAY));
                         let denial_logged = denial_logged || matches!(error, RequestError::Denied(_));
                         first_error = first_error.or(Some(error));
-                        // What is there is good for the other half of its life.
+                        // The previous SVID stays valid for the other half of its lifetime.
                         let cached = valid.unwrap_or_else(|| CachedSvid::denied(spiffe_id, agent, now));
                         CachedSvid { denial_logged, ..cached }
                     }
@@ -111,16 +121,17 @@ impl<C: StreamedSvid> SvidCache<C> {
         Err(first_error.as_ref().map_or_else(grpc_status::no_identity, grpc_status::from_request_error))
     }
 
-    /// Credentials with their hints; the default identity's comes first.
+    /// Credentials with their hints, the default identity first.
     pub fn svids(&self) -> impl Iterator<Item = (&C, &str)> {
         self.entries.iter().filter_map(|cached| Some((cached.svid.as_ref()?, cached.hint.as_str())))
     }
 
+    /// Delay until the next renewal is due.
     pub fn next_refresh(&self) -> Option<Duration> {
         self.next_refresh.map(|next_refresh| next_refresh.since(self.service.now()).max(MIN_REFRESH_DELAY))
     }
 
-    /// Whether anything in it is of use still.
+    /// Whether a credential is valid now.
     pub fn has_valid(&self) -> bool {
         let now = self.service.now();
         self.entries.iter().any(|cached| cached.is_valid(&self.service, now))
@@ -156,7 +167,7 @@ impl<C: StreamedSvid> CachedSvid<C> {
     }
 }
 
-/// Half of the life, give or take a part of it by chance.
+/// Half of the lifetime with jitter.
 fn renew_at(issued_at: Timestamp, expires: Timestamp, jitter_seed: u8) -> Timestamp {
     let lifetime = expires.since(issued_at);
     let jitter = (lifetime / JITTER_DIVISOR * 2).mul_f64(f64::from(jitter_seed) / f64::from(u8::MAX));

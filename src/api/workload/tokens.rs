@@ -1,4 +1,4 @@
-//! Streams of keys that verify tokens, and of tokens that are bound to keys.
+//! Streams of JWT bundles, WIT bundles and WIT-SVIDs.
 
 use std::time::Duration;
 
@@ -11,15 +11,17 @@ use super::svid_cache::{StreamedSvid, SvidCache};
 use super::update_stream::UpdateSource;
 use crate::service::{AuthenticatedAgent, IdentityService, RequestResult, Timestamp, WitSvid};
 
-/// What FetchJWTBundles tells.
+/// Messages of FetchJWTBundles.
 pub struct JwtBundles(pub IdentityService);
 
-/// What FetchWITBundles tells.
+/// Messages of FetchWITBundles.
 pub struct WitBundles(pub IdentityService);
 
-/// What FetchWITSVID tells, of one identity where one is asked for.
+/// Messages of FetchWITSVID.
 pub struct WitSvids {
+    /// The caller's credentials.
     pub cache: SvidCache<WitSvid>,
+    /// The requested SPIFFE ID; every agent of the caller where absent.
     pub spiffe_id: Option<String>,
 }
 
@@ -81,7 +83,7 @@ impl StreamedSvid for WitSvid {
     }
 
     fn jitter_seed(&self) -> u8 {
-        // The number is random, in a digit of 64 as in two.
+        // The jti is random base64url.
         self.jti().bytes().fold(0, |sum: u8, digit| sum.wrapping_mul(31).wrapping_add(digit))
     }
 

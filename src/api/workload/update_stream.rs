@@ -1,7 +1,8 @@
-//! A stream of whole states: each message is all that holds now, and one that says nothing new is not sent.
+//! A stream of complete states: each message replaces the previous one, and a message equal to it is not
+//! sent.
 //!
-//! A message is made when its reader has room for it, so a slow reader gets the latest, and nothing is kept for it but
-//! the digest of what it was told.
+//! A message is built when the client has room for it, so a slow client gets the latest state, and between
+//! messages a stream keeps only the digest of the last one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,35 +22,36 @@ use super::grpc_status::no_identity;
 use crate::api::connection_limits::StreamPermit;
 use crate::service::AuthenticatedAgent;
 
-/// What a stream tells.
+/// Builds the messages of a stream.
 pub trait UpdateSource: Send + 'static {
+    /// The protobuf message.
     type Message: Message;
 
-    /// All that holds now for the agents that the caller is.
+    /// The complete state for the caller's agents.
     fn build(
         &mut self,
         agents: &[AuthenticatedAgent],
     ) -> impl Future<Output = Result<Self::Message, Status>> + Send;
 
-    /// When to look again though nothing changed around it; none where that is never.
+    /// Delay after which the message is built again although the caller did not change; `None` means never.
     fn next_refresh(&self) -> Option<Duration> {
         None
     }
 
-    /// Whether what was told last is still of use where nothing can be told now.
+    /// Whether the last message is still useful while no new one can be built.
     fn still_valid(&self) -> bool {
         true
     }
 }
 
-/// One caller's stream.
+/// The response stream of one call.
 pub struct UpdateStream<S: UpdateSource> {
     next: ReusableBoxFuture<'static, StreamStep<S>>,
     ended: bool,
     _permit: StreamPermit,
 }
 
-/// A message, and what the next one comes from; nothing after the last.
+/// A message, and the state that the next one is built from; no state after the last message.
 type StreamStep<S> = (Option<StreamState<S>>, Option<Result<<S as UpdateSource>::Message, Status>>);
 
 struct StreamState<S> {
@@ -60,6 +62,7 @@ struct StreamState<S> {
 }
 
 impl<S: UpdateSource> UpdateStream<S> {
+    /// A stream that sends its first message as soon as the caller's agents are known.
     pub fn new(
         caller_state: watch::Receiver<CallerState>,
         permit: StreamPermit,
@@ -71,7 +74,7 @@ impl<S: UpdateSource> UpdateStream<S> {
 }
 
 impl<S: UpdateSource> StreamState<S> {
-    /// The next message, and what comes after it; nothing comes after an error.
+    /// Waits for the next message. An error is the last item.
     async fn next(mut self) -> StreamStep<S> {
         loop {
             let caller_state = self.caller_state.borrow_and_update().clone();
@@ -80,7 +83,7 @@ impl<S: UpdateSource> StreamState<S> {
                 CallerState::Agents(agents) => Some(self.source.build(&agents).await),
                 CallerState::Gone => Some(Err(no_identity())),
                 CallerState::ShuttingDown => {
-                    return (None, Some(Err(Status::unavailable("hostbadged ends; call again"))));
+                    return (None, Some(Err(Status::unavailable("hostbadged is shutting down; call again"))));
                 }
             };
             match built {
@@ -91,7 +94,9 @@ impl<S: UpdateSource> StreamState<S> {
                         return (Some(self), Some(Ok(message)));
                     }
                 }
-                // What cannot be told now was told before, and will be again.
+                // The stream ends if no message was sent, or the caller lost its identity, or the last
+                // message is no longer valid. Otherwise the last message stays in effect until another can be
+                // built.
                 Some(Err(status))
                     if self.last_digest.is_none() || is_final(&status) || !self.source.still_valid() =>
                 {
@@ -115,7 +120,7 @@ fn is_final(status: &Status) -> bool {
 }
 
 fn digest_of(message: &impl Message) -> [u8; 32] {
-    // There may be a private key in it.
+    // The message may contain a private key.
     let mut bytes = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
     message.encode_raw(&mut *bytes);
     let mut sum = [0; 32];

@@ -1,4 +1,4 @@
-//! The X.509 half of the Workload API: X509-SVIDs, and what they are verified with.
+//! Streams of X509-SVIDs and X.509 bundles.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::svid_cache::{StreamedSvid, SvidCache};
 use super::update_stream::UpdateSource;
 use crate::service::{AuthenticatedAgent, IdentityService, IssuedX509Svid, RequestResult, Timestamp};
 
-/// What FetchX509SVID tells.
+/// Messages of FetchX509SVID.
 pub struct X509Svids(pub SvidCache<IssuedX509Svid>);
 
-/// What FetchX509Bundles tells.
+/// Messages of FetchX509Bundles.
 pub struct X509Bundles(pub IdentityService);
 
 impl StreamedSvid for IssuedX509Svid {
@@ -30,7 +30,7 @@ impl StreamedSvid for IssuedX509Svid {
     }
 
     fn jitter_seed(&self) -> u8 {
-        // A serial number is random.
+        // Serial numbers are random.
         self.serial().get(2..4).and_then(|digits| u8::from_str_radix(digits, 16).ok()).unwrap_or(0)
     }
 

@@ -1,0 +1,35 @@
+//! One registered agent, as its file describes it.
+
+use serde::Serialize;
+
+use super::grant::Grant;
+use super::name::AgentName;
+use super::selectors::Selectors;
+
+/// One registered agent.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AgentEntry {
+    /// The agent's name, unique on the host.
+    pub name: AgentName,
+    /// Contact for the agent, such as a mail address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Tenant that the agent belongs to; part of its SPIFFE ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Which processes are this agent.
+    #[serde(rename = "match")]
+    pub selectors: Selectors,
+    /// Which tokens the agent may request, at most one grant for each audience.
+    pub grants: Vec<Grant>,
+}
+
+impl AgentEntry {
+    /// Returns the path of the agent's SPIFFE ID on a host: `/host/<host-id>[/tenant/<tenant>]/agent/<name>`.
+    pub fn spiffe_path(&self, host_id: &str) -> String {
+        match &self.tenant {
+            Some(tenant) => format!("/host/{host_id}/tenant/{tenant}/agent/{}", self.name),
+            None => format!("/host/{host_id}/agent/{}", self.name),
+        }
+    }
+}

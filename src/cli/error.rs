@@ -1,0 +1,63 @@
+//! Why a subcommand failed, and its exit status.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use super::table::sanitize;
+use super::{agent, whoami};
+use crate::wire::error::ErrorResponse;
+
+/// Why a subcommand failed.
+#[derive(Debug)]
+pub(super) enum CliError {
+    /// The daemon refused the request. Exit status 1.
+    Refused(Box<ErrorResponse>),
+    /// The command failed without the daemon. Exit status 1.
+    Local(String),
+    /// No daemon answers at the socket. Exit status 3.
+    NoDaemon(String),
+    /// The daemon cannot fulfill the request now. Exit status 4.
+    Unavailable(Box<ErrorResponse>),
+}
+
+impl CliError {
+    /// An error response that this command makes itself.
+    pub(super) fn unavailable(description: impl Into<String>) -> CliError {
+        CliError::Unavailable(Box::new(ErrorResponse::new("temporarily_unavailable", description)))
+    }
+
+    /// Prints the error: the daemon's response to standard output with `--json`, otherwise a message to standard
+    /// error.
+    pub(super) fn report(&self, json: bool) -> ExitCode {
+        let code = match self {
+            CliError::Refused(_) | CliError::Local(_) => 1,
+            CliError::NoDaemon(_) => 3,
+            CliError::Unavailable(_) => 4,
+        };
+        match self {
+            CliError::Refused(response) | CliError::Unavailable(response) if json => {
+                println!("{}", serde_json::to_string(response).unwrap_or_default());
+            }
+            _ => eprintln!("hostbadge: {self}"),
+        }
+        ExitCode::from(code)
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (response, label) = match self {
+            CliError::Local(message) | CliError::NoDaemon(message) => return f.write_str(&sanitize(message)),
+            CliError::Refused(response) => (response, "refused"),
+            CliError::Unavailable(response) => (response, "unavailable"),
+        };
+        write!(f, "{label}: {} ({})", sanitize(&response.error_description), sanitize(&response.error))?;
+        for fault in &response.faults {
+            write!(f, "\n  {}", sanitize(&agent::format_fault(fault)))?;
+        }
+        if let Some(peer) = &response.peer {
+            write!(f, "\nThe daemon sees {}", sanitize(&whoami::format_peer(peer)))?;
+        }
+        Ok(())
+    }
+}
