@@ -169,8 +169,8 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
     let evidence = host.post("/v1/attest", json!({ "nonce": "YSBub25jZSBvZiAxOCBieXRlcw" })).json();
     let document = hostbadge::verify::evidence::Evidence::parse(evidence.to_string().as_bytes()).unwrap();
     let findings = document.check(b"a nonce of 18 bytes");
-    assert!(findings.iter().all(|finding| finding.holds), "{findings:#?}");
-    let issuing = findings.iter().find(|finding| finding.what == "issuing keys").unwrap();
+    assert!(findings.iter().all(|finding| !finding.failed()), "{findings:#?}");
+    let issuing = findings.iter().find(|finding| finding.name == "issuing keys").unwrap();
     assert!(issuing.detail.contains(set[2]["kid"].as_str().unwrap()), "{issuing:?}");
 
     // A restart serves with it from the first request on.

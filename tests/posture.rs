@@ -245,7 +245,7 @@ fn a_torn_a_foreign_and_an_older_baseline_are_none_and_are_named() {
             "is the baseline of host aaaaaaaaaaaaaaaaaaaaaaaaaa",
         ),
         (whole.replace("\"version\": 1", "\"version\": 9"), "written in format 9"),
-        (unaccepted, "was accepted by nobody"),
+        (unaccepted, "has not been accepted"),
     ] {
         fs::write(&file, text).unwrap();
         stands_not(&mut host);
@@ -287,7 +287,7 @@ fn the_commands_accept_and_show_what_there_is() {
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let (code, said) = hostbadge(&["posture", "show"]);
-    assert!(code == 0 && said.contains("accepted by nobody"), "{said}");
+    assert!(code == 0 && said.contains("not accepted: hostbadge posture accept"), "{said}");
     let (code, said) = hostbadge(&["posture", "accept"]);
     assert!(code == 0 && said.contains("by uid 0, pid"), "{said}");
     let (code, said) = hostbadge(&["posture", "diff"]);
@@ -527,9 +527,9 @@ fn the_same_evidence_is_an_eat_that_the_host_key_signed() {
     let token = text.trim();
     let eat = Eat::parse(token).unwrap();
     let findings: Vec<CheckResult> = eat.check(NONCE_BYTES);
-    assert!(findings.iter().all(|finding| finding.holds), "{findings:#?}");
-    assert!(eat.evidence().check(NONCE_BYTES).iter().all(|finding| finding.holds));
-    assert!(eat.check(b"another nonce").iter().any(|finding| !finding.holds));
+    assert!(findings.iter().all(|finding| !finding.failed()), "{findings:#?}");
+    assert!(eat.evidence().check(NONCE_BYTES).iter().all(|finding| !finding.failed()));
+    assert!(eat.check(b"another nonce").iter().any(|finding| finding.failed()));
     let said = claims(token);
     let ueid = BASE64URL_NOPAD.decode(said["ueid"].as_str().unwrap().as_bytes()).unwrap();
     assert_eq!((ueid.len(), ueid[0]), (33, 1));
@@ -557,7 +557,7 @@ fn the_same_evidence_is_an_eat_that_the_host_key_signed() {
     };
     let broken = |text: &str| -> Vec<&'static str> {
         let eat = Eat::parse(text).unwrap();
-        eat.check(NONCE_BYTES).iter().filter(|finding| !finding.holds).map(|finding| finding.what).collect()
+        eat.check(NONCE_BYTES).iter().filter(|finding| finding.failed()).map(|finding| finding.name).collect()
     };
     assert_eq!(broken(&with("iat", json!(0))), ["EAT's signature"]);
     assert_eq!(broken(&with("eat_nonce", json!("AAAA"))), ["EAT's signature", "EAT's nonce"]);

@@ -103,8 +103,8 @@ impl Selectors {
             (false, _) => MatchResult::Matched,
             (true, None) => MatchResult::Unmeasured(EXE_UNREADABLE.into()),
             (true, Some(digest)) => ima_digests
-                .contains(&digest.0)
-                .map_or_else(MatchResult::Unmeasured, |()| MatchResult::Matched),
+                .check_measured(&digest.0)
+                .map_or_else(|e| MatchResult::Unmeasured(e.to_string()), |()| MatchResult::Matched),
         }
     }
 }

@@ -106,7 +106,7 @@ fn print_summary(response: &Value) {
         (false, _) => table.add("baseline", "none"),
         (true, false) => {
             let when = text(&baseline["recorded"]);
-            table.add("baseline", format!("recorded {when}, accepted by nobody: hostbadge posture accept"))
+            table.add("baseline", format!("recorded {when}, not accepted: hostbadge posture accept"))
         }
         (true, true) => {
             let accepted = &baseline["accepted"];

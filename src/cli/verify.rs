@@ -11,6 +11,7 @@ use serde_json::json;
 use super::table::{KeyValueTable, print_columns};
 use super::{CliError, CommonArgs, print_json};
 use crate::clock::{Clock, Timestamp};
+use crate::verify::evidence::CheckOutcome;
 use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, eat, evidence};
 
 /// Larger key sets and tokens are none of ours.
@@ -107,7 +108,7 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
     let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(cannot_load)?;
     let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose().map_err(cannot_load)?;
     let ca_check = ca.map(|ca| document.check_ak_by_host_certificate(&ca, now));
-    let enrolled = ca_check.as_ref().is_some_and(|vouched| vouched.holds);
+    let enrolled = ca_check.as_ref().is_some_and(|check| check.outcome == CheckOutcome::Pass);
     if ca_check.is_none() || arguments.ak.is_some() {
         checks.push(document.check_ak_by_name(arguments.ak.as_deref()));
     }
@@ -121,19 +122,19 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
         let text = String::from_utf8(read_limited(file, MAX_INPUT_SIZE)?).map_err(|e| invalid(&e))?;
         checks.push(PcrPolicy::parse(&text).map_err(|e| invalid(&e))?.check(&document));
     }
-    let valid = checks.iter().all(|finding| finding.holds);
+    let valid = !checks.iter().any(evidence::CheckResult::failed);
     match common.json {
         true => drop(print_json(&json!({ "valid": valid, "host": document.host, "findings": checks }))),
         false => {
             let row = |check: &evidence::CheckResult| {
-                let verdict = match (check.checked, check.holds) {
-                    (false, _) => "not checked",
-                    (true, true) => "holds",
-                    (true, false) => "DOES NOT HOLD",
+                let result = match check.outcome {
+                    CheckOutcome::Pass => "passed",
+                    CheckOutcome::Fail => "FAILED",
+                    CheckOutcome::Skipped => "skipped",
                 };
-                vec![check.what.to_owned(), verdict.to_owned(), check.detail.clone()]
+                vec![check.name.to_owned(), result.to_owned(), check.detail.clone()]
             };
-            print_columns(&["WHAT", "VERDICT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>());
+            print_columns(&["CHECK", "RESULT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>());
         }
     }
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -227,7 +227,7 @@ impl PostureMonitor {
             return;
         }
         let result = match &command.action {
-            PostureAction::Refresh => self.refresh().await.map(drop).map_err(PostureCommandError::from),
+            PostureAction::Refresh => self.refresh().await.map(drop).map_err(PostureCommandError::ReadPcrs),
             PostureAction::Accept { digest, accepted_by: by } => self.accept(digest, by).await,
         };
         let _ = command.reply.send(result);
@@ -235,12 +235,12 @@ impl PostureMonitor {
 
     async fn accept(&mut self, expected_digest: &str, accepted_by: &str) -> Result<(), PostureCommandError> {
         if let Some(problem) = self.audit.health().write_error() {
-            return Err(format!("the audit log cannot be written: {problem}").into());
+            return Err(PostureCommandError::AuditUnavailable(problem.to_string()));
         }
-        let reading = self.refresh().await?;
+        let reading = self.refresh().await.map_err(PostureCommandError::ReadPcrs)?;
         let digest = pcr_digest(&self.config.pcrs, &reading.pcrs);
         if digest != expected_digest {
-            return Err(PostureCommandError::DigestMismatch { now: digest });
+            return Err(PostureCommandError::DigestMismatch { current_digest: digest });
         }
         let changes = self.describe_changes(&reading).await;
         let acceptance = Acceptance {
@@ -248,7 +248,10 @@ impl PostureMonitor {
             accepted_by: accepted_by.to_owned(),
             digest: digest.clone(),
         };
-        let baseline = self.save_baseline(&reading, Some(acceptance)).await?;
+        let baseline = self
+            .save_baseline(&reading, Some(acceptance))
+            .await
+            .map_err(PostureCommandError::SaveBaseline)?;
         let mut snapshot = PostureSnapshot::clone(&self.posture.snapshot());
         snapshot.verdict = Some(baseline.compare(&self.config.pcrs, &reading.pcrs));
         (snapshot.baseline, snapshot.baseline_error) = (Some(baseline), None);

@@ -190,7 +190,7 @@ impl IssuerState {
         let read_logs = move || {
             let (ima, missing) = match logs.ima.map_or(Ok(None), |list| list.read()) {
                 Ok(list) => (list, None),
-                Err(reason) => (None, Some(reason)),
+                Err(omitted) => (None, Some(omitted.to_string())),
             };
             (base64(logs.boot.read()), base64(ima), missing)
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::agents::{Algorithm, Assurance, AuthenticatedAgent};
-use crate::posture::{Mode, Posture, PostureAtDecision};
+use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
 use super::refusal::{ErrorCode, Refusal};
 
@@ -160,15 +160,15 @@ pub fn decide_identity(
 }
 
 /// Returns the posture that a permit states, or the description of the refusal.
-fn check_posture(mode: Mode, host_posture: &PostureAtDecision) -> Result<Posture, String> {
+fn check_posture(mode: PostureMode, host_posture: &PostureAtDecision) -> Result<Posture, String> {
     match mode {
-        Mode::Off => Ok(Posture::Off),
-        Mode::Enforce if host_posture.posture != Posture::Accepted => Err(format!(
+        PostureMode::Off => Ok(Posture::Off),
+        PostureMode::Enforce if host_posture.posture != Posture::Accepted => Err(format!(
             "the host's posture is {}: {}",
             host_posture.posture,
             host_posture.reason_with_remedy()
         )),
-        Mode::Enforce | Mode::Warn => Ok(host_posture.posture),
+        PostureMode::Enforce | PostureMode::Warn => Ok(host_posture.posture),
     }
 }
 

@@ -1,23 +1,25 @@
-//! The boot's event log (TCG PC Client Platform Firmware Profile, section 10): what was measured into which PCR.
+//! The file of the boot event log. See [`verify::eventlog`](crate::verify::eventlog) for its format.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Firmware logs have tens of KiB.
+/// The longest part of a log that is read, in bytes. Firmware logs have tens of KiB.
 const MAX_LOG_LEN: u64 = 16 * 1024 * 1024;
 
-/// Where the service's unit puts a copy of the log, which only root may read where the kernel has it. Cheap to clone.
+/// The copy of the boot event log that the service's unit makes at each start, because only root may read the
+/// kernel's. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EventLogFile(Arc<PathBuf>);
 
 impl EventLogFile {
+    /// The file `boot-log` in the runtime directory.
     pub fn in_dir(run: &Path) -> EventLogFile {
         EventLogFile(Arc::new(run.join("boot-log")))
     }
 
-    /// The log; none where the host has none. Blocking.
+    /// Reads the log, at most 16 MiB of it; `None` if it is missing, empty or unreadable. Blocking.
     pub fn read(&self) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(&*self.0).ok()?.take(MAX_LOG_LEN).read_to_end(&mut bytes).ok()?;

@@ -1,59 +1,65 @@
-//! The list of files that the kernel measured (IMA), as it grows.
+//! The file of the IMA list, which grows while the host runs. See [`verify::ima`](crate::verify::ima) for its
+//! format.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// So much of a list is put into evidence at most: some hundred thousand entries.
-pub const MAX_LIST_LEN: u64 = 16 * 1024 * 1024;
+use super::ima_error::{ImaListError, ImaListOmitted};
 
-/// Where the service's unit links to the kernel's list, and lets the daemon's group read it. Cheap to clone.
+/// The longest list that is put into evidence, in bytes: some hundred thousand entries.
+const MAX_LIST_LEN: u64 = 16 * 1024 * 1024;
+
+/// The link to the kernel's list that the service's unit makes, with read permission for the daemon's group.
+/// Cheap to clone.
 ///
-/// It is the binary list (binary_runtime_measurements): in the one in text, any user's file can be named so that nobody can
-/// tell where a line ends.
+/// It is the binary list (`binary_runtime_measurements`). In the list in text format, a file name that a user
+/// chose can look like further lines.
 #[derive(Clone, Debug)]
 pub struct ImaListFile(Arc<PathBuf>);
 
 impl ImaListFile {
+    /// The file `ima-list` in the runtime directory.
     pub fn in_dir(run: &Path) -> ImaListFile {
         ImaListFile(Arc::new(run.join("ima-list")))
     }
 
-    /// The whole list; none where the host has none. The error is for verifiers. Blocking.
-    pub fn read(&self) -> Result<Option<Vec<u8>>, String> {
+    /// Reads the whole list for evidence; `None` if it does not exist or is empty. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// If the list is too long or cannot be read.
+    pub fn read(&self) -> Result<Option<Vec<u8>>, ImaListOmitted> {
         let mut list = Vec::new();
         let read = File::open(&*self.0).and_then(|file| file.take(MAX_LIST_LEN + 1).read_to_end(&mut list));
         match read {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(format!("the host cannot read it: {}", e.kind())),
+            Err(e) => Err(ImaListOmitted::Unreadable(e.kind())),
             Ok(_) if list.len() as u64 > MAX_LIST_LEN => {
-                Err(format!("it is longer than {} MiB; measure less by an IMA policy", MAX_LIST_LEN >> 20))
+                Err(ImaListOmitted::TooLong { max_len: MAX_LIST_LEN })
             }
             Ok(_) => Ok((!list.is_empty()).then_some(list)),
         }
     }
 
-    /// What follows the first `offset` bytes. Blocking, as is its reading.
-    pub fn open_at(&self, offset: u64) -> io::Result<File> {
-        let mut file = File::open(&*self.0)?;
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(file)
+    /// Opens the list after its first `offset` bytes. Blocking, as are reads of the file.
+    pub(super) fn open_at(&self, offset: u64) -> Result<File, ImaListError> {
+        let open = || {
+            let mut file = File::open(&*self.0)?;
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(file)
+        };
+        open().map_err(|e| self.io_error(&e))
     }
 
-    /// What an error in reading it means, for administrators.
-    pub fn describe_error(&self, e: &io::Error) -> String {
-        let path = self.0.display();
-        match e.kind() {
-            ErrorKind::NotFound => {
-                format!("{path} is not there: boot with ima_policy=tcb on a kernel with IMA")
-            }
-            ErrorKind::PermissionDenied => {
-                format!(
-                    "{path} cannot be read: the service's unit gives it to the daemon's group at its start"
-                )
-            }
-            _ => format!("{path}: {e}"),
+    /// What an I/O error of this file means.
+    pub(super) fn io_error(&self, error: &io::Error) -> ImaListError {
+        let path = self.0.to_path_buf();
+        match error.kind() {
+            ErrorKind::NotFound => ImaListError::Missing { path },
+            ErrorKind::PermissionDenied => ImaListError::PermissionDenied { path },
+            _ => ImaListError::Io { path, reason: error.to_string() },
         }
     }
 }
@@ -71,6 +77,6 @@ mod tests {
         file.set_len(MAX_LIST_LEN).unwrap();
         assert_eq!(list.read().unwrap().unwrap().len() as u64, MAX_LIST_LEN);
         file.set_len(MAX_LIST_LEN + 1).unwrap();
-        assert!(list.read().unwrap_err().contains("longer than 16 MiB"));
+        assert_eq!(list.read(), Err(ImaListOmitted::TooLong { max_len: MAX_LIST_LEN }));
     }
 }

@@ -1,4 +1,4 @@
-//! What was seen of the host, for decisions that wait for nobody.
+//! The last reading of the PCRs and its verdict, for decisions that do not wait for the TPM.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,91 +6,106 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::{Baseline, ImaDigests, Mode, PcrValues, Posture};
+use super::baseline::Baseline;
+use super::ima_digests::ImaDigests;
+use super::kind::Posture;
 use crate::clock::{BootTime, Timestamp};
+use crate::config::PostureMode;
+use crate::tpm::PcrValues;
 
 /// PCRs as the TPM quoted them.
 #[derive(Clone, Debug)]
 pub struct PcrReading {
-    /// Before the TPM was asked.
+    /// When the quote was requested, since boot.
     pub taken_at: BootTime,
-    /// The same by the machine's clock, for people.
+    /// When the quote was requested, by the wall clock, for display.
     pub wall_time: Timestamp,
     /// The host's id.
     pub host_id: String,
+    /// The quoted values of the SHA-256 bank, by number.
     pub pcrs: PcrValues,
 }
 
-/// What is known, whole. A later one takes its place.
+/// The last reading with the baseline that it was compared with. A snapshot is replaced as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct PostureSnapshot {
+    /// The last successful reading.
     pub reading: Option<PcrReading>,
+    /// The baseline, accepted or only recorded.
     pub baseline: Option<Arc<Baseline>>,
-    /// What the last reading comes to, and why it is not `accepted`.
+    /// The posture of the last reading, and the reason if it is not `accepted`.
     pub verdict: Option<(Posture, String)>,
-    /// Why the TPM could not be read the last time.
+    /// Why the last attempt to read the PCRs failed, for display.
     pub read_error: Option<String>,
-    /// Why there is no baseline to compare with.
+    /// Why there is no baseline to compare with, for display.
     pub baseline_error: Option<String>,
 }
 
-/// What the road knows of the host. Cheap to clone; every clone sees what is seen next.
+/// The posture of the host, shared between the monitor, which updates it, and decisions. Clones share the
+/// state; a clone is cheap.
 #[derive(Clone, Debug)]
 pub struct PostureState(Arc<PostureStateInner>);
 
 #[derive(Debug)]
 struct PostureStateInner {
-    mode: Mode,
+    mode: PostureMode,
     max_age: Duration,
-    /// Whether somebody looks again and again.
+    /// Whether a decision depends on the posture, so that the monitor reads the PCRs periodically.
     enabled: AtomicBool,
     snapshot: ArcSwap<PostureSnapshot>,
     ima_digests: ImaDigests,
 }
 
-/// The host at one decision.
+/// The posture at the moment of one decision.
 #[derive(Clone, Debug)]
 pub struct PostureAtDecision {
-    /// What the host's configuration says; a grant may say otherwise.
-    pub mode: Mode,
+    /// The configured effect of the posture; a grant may set another.
+    pub mode: PostureMode,
+    /// The posture.
     pub posture: Posture,
     snapshot: Arc<PostureSnapshot>,
     age: Duration,
 }
 
 impl PostureState {
-    pub fn new(mode: Mode, max_age: Duration) -> PostureState {
+    /// A state without a reading. `max_age` is the age from which a reading is stale.
+    pub fn new(mode: PostureMode, max_age: Duration) -> PostureState {
         PostureState(Arc::new(PostureStateInner {
             mode,
             max_age,
-            enabled: AtomicBool::new(mode != Mode::Off),
+            enabled: AtomicBool::new(mode != PostureMode::Off),
             snapshot: ArcSwap::default(),
             ima_digests: ImaDigests::default(),
         }))
     }
 
-    pub fn mode(&self) -> Mode {
+    /// The configured effect of the posture.
+    pub fn mode(&self) -> PostureMode {
         self.0.mode
     }
 
+    /// The age from which a reading is stale.
     pub fn max_age(&self) -> Duration {
         self.0.max_age
     }
 
-    /// Whether somebody looks from now on. While nobody does, what was seen is for administrators alone.
+    /// Sets whether decisions depend on the posture. While they do not, the posture is [`Posture::Off`], and
+    /// readings are only reported to administrators.
     pub fn set_enabled(&self, enabled: bool) {
         self.0.enabled.store(enabled, Ordering::Relaxed);
     }
 
+    /// Replaces the snapshot.
     pub fn set_snapshot(&self, snapshot: PostureSnapshot) {
         self.0.snapshot.store(Arc::new(snapshot));
     }
 
+    /// The latest snapshot.
     pub fn snapshot(&self) -> Arc<PostureSnapshot> {
         self.0.snapshot.load_full()
     }
 
-    /// The host's condition at this moment.
+    /// The posture at the time `now`.
     pub fn evaluate(&self, now: BootTime) -> PostureAtDecision {
         let snapshot = self.0.snapshot.load_full();
         let taken_at = snapshot.reading.as_ref().map(|reading| reading.taken_at);
@@ -103,45 +118,51 @@ impl PostureState {
         PostureAtDecision { mode: self.0.mode, posture, snapshot, age }
     }
 
+    /// The digests of the programs that IMA measured.
     pub fn ima_digests(&self) -> &ImaDigests {
         &self.0.ima_digests
     }
 }
 
 impl PostureAtDecision {
+    /// The snapshot that was evaluated.
     pub fn snapshot(&self) -> &PostureSnapshot {
         &self.snapshot
     }
 
-    /// How long ago the PCRs were read; none if they never were.
+    /// The age of the last reading; `None` if there was none.
     pub fn age(&self) -> Option<Duration> {
         (self.age != Duration::MAX).then_some(self.age)
     }
 
-    /// Why the posture is not `accepted`, for callers and administrators. Empty where it is, or nobody looks.
+    /// Why the posture is not `accepted`, for agents and administrators. Empty if it is accepted or off.
     pub fn reason(&self) -> String {
         match self.posture {
             Posture::Off | Posture::Accepted => String::new(),
             Posture::Stale => {
                 let detail = match self.age() {
                     Some(age) => format!("the PCRs were last read {} s ago", age.as_secs()),
-                    None => "the PCRs were not read yet".to_owned(),
+                    None => "the PCRs have not been read yet".to_owned(),
                 };
-                self.snapshot.read_error.as_ref().map_or(detail.clone(), |error| format!("{detail}: {error}"))
+                match &self.snapshot.read_error {
+                    Some(error) => format!("{detail}: {error}"),
+                    None => detail,
+                }
             }
-            _ => self.snapshot.verdict.as_ref().map_or(String::new(), |(_, why)| why.clone()),
+            _ => self.snapshot.verdict.as_ref().map_or(String::new(), |(_, reason)| reason.clone()),
         }
     }
 
-    /// The same with the way out.
+    /// The reason, and what an administrator does about it.
     pub fn reason_with_remedy(&self) -> String {
         let remedy = match self.posture {
-            Posture::Off => "nobody has looked yet; try again in a moment",
+            Posture::Off => "the PCRs have not been read yet; try again in a moment",
             Posture::Stale => {
-                "it is looked at again as soon as the TPM answers; hostbadge status names what is wrong with it"
+                "they are read again when the TPM responds; hostbadge status shows the state of the TPM"
             }
             _ => {
-                "an administrator sees what changed with hostbadge posture diff, and accepts it with hostbadge posture accept"
+                "an administrator reviews the changes with hostbadge posture diff and accepts them with \
+                 hostbadge posture accept"
             }
         };
         let reason = self.reason();
@@ -157,7 +178,7 @@ mod tests {
         let reading = PcrReading {
             taken_at: taken,
             wall_time: Timestamp::from_secs(1),
-            host_id: "us".into(),
+            host_id: "host".into(),
             pcrs: PcrValues::default(),
         };
         PostureSnapshot {
@@ -170,25 +191,25 @@ mod tests {
     #[test]
     fn snapshot_is_stale_after_max_age() {
         let (start, second) = (BootTime::now(), Duration::from_secs(1));
-        let state = PostureState::new(Mode::Enforce, second * 60);
+        let state = PostureState::new(PostureMode::Enforce, second * 60);
         let before = state.evaluate(start);
-        assert!(before.posture == Posture::Stale && before.reason().contains("not read yet"));
+        assert!(before.posture == Posture::Stale && before.reason().contains("have not been read yet"));
         state.set_snapshot(snapshot(start, Posture::Changed));
         assert_eq!(state.evaluate(start.after(second * 60)).posture, Posture::Changed);
         assert!(state.evaluate(start).reason_with_remedy().contains("PCR 7 changed; an administrator"));
         state.set_snapshot(PostureSnapshot {
-            read_error: Some("it is silent".into()),
+            read_error: Some("it does not respond".into()),
             ..snapshot(start, Posture::Accepted)
         });
         assert_eq!(state.evaluate(start.after(second * 60)).posture, Posture::Accepted);
         let late = state.evaluate(start.after(second * 61));
         assert_eq!(late.posture, Posture::Stale);
         assert!(
-            late.reason_with_remedy().starts_with("the PCRs were last read 61 s ago: it is silent;"),
+            late.reason_with_remedy().starts_with("the PCRs were last read 61 s ago: it does not respond;"),
             "{}",
             late.reason_with_remedy()
         );
-        // What was seen a moment after `now` was taken is not old.
+        // A reading that is a moment younger than `now` is not old.
         state.set_snapshot(snapshot(start.after(second), Posture::Accepted));
         assert_eq!(state.evaluate(start).posture, Posture::Accepted);
         state.set_enabled(false);

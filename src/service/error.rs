@@ -115,8 +115,7 @@ impl AdminError {
             }
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
             AdminError::Keys(error) => error.class(),
-            AdminError::Posture(PostureCommandError::DigestMismatch { .. }) => ErrorClass::Conflict,
-            AdminError::Posture(PostureCommandError::Unavailable(_)) => ErrorClass::Unavailable,
+            AdminError::Posture(error) => error.class(),
             AdminError::Enrollment(error) => error.class(),
             AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,
         }

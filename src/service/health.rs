@@ -8,7 +8,7 @@ use super::rejection::Rejection;
 use crate::clock::BootTime;
 use crate::issue::IssuerState;
 use crate::policy::{ErrorCode, Refusal};
-use crate::posture::{Mode, Posture};
+use crate::posture::{Posture, PostureMode};
 use crate::tpm::StateKind;
 use crate::wire::agent::HealthResponse;
 use crate::wire::host::Health;
@@ -46,7 +46,7 @@ impl IdentityService {
     /// The health of this host now. All three front ends derive what they report from it.
     pub fn health(&self) -> ServiceHealth {
         let posture = self.deps.posture.evaluate(BootTime::now());
-        let posture_permits = posture.posture == Posture::Accepted || posture.mode != Mode::Enforce;
+        let posture_permits = posture.posture == Posture::Accepted || posture.mode != PostureMode::Enforce;
         let audit_works = self.audit.health().write_error().is_none();
         if self.deps.issuer.state().is_none() || !audit_works || !posture_permits {
             return ServiceHealth::NotIssuing;

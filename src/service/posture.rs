@@ -85,7 +85,7 @@ fn report(state: &PostureState, compared: &[u8], uses_ima: bool, now: BootTime) 
         error: snapshot.baseline_error.clone().or(snapshot.read_error.clone()),
         measured: uses_ima.then(|| match state.ima_digests().entry_count() {
             Ok(lines) => ImaStatus { lines, error: None },
-            Err(error) => ImaStatus { lines: 0, error: Some(error) },
+            Err(error) => ImaStatus { lines: 0, error: Some(error.to_string()) },
         }),
     }
 }

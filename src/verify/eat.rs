@@ -1,45 +1,51 @@
-//! Evidence as an Entity Attestation Token (RFC 9711): a JWT that the host key signed.
+//! Evidence in an Entity Attestation Token (EAT, RFC 9711): a JWT that the host key signed.
 //!
-//! The token says nothing that the evidence in it does not prove: its claims put the evidence into a shape that verifiers of
-//! other makes take in, and its signature is by the host key, which the same evidence certifies.
+//! The token proves no more than the evidence in it. Its claims give verifiers of other vendors a standard
+//! form, and the host key that signs it is certified by the same evidence. Sections are those of RFC 9711
+//! unless another document is named.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{self, CheckResult, Evidence};
-use super::{Error, Jws};
+use super::error::Error;
+use super::evidence::{CheckResult, Evidence, MAX_EVIDENCE_SIZE};
+use super::jws::Jws;
 
-/// RFC 9782 section 4.1.
+/// The `typ` of an EAT (RFC 9782 section 4.1).
 pub const EAT_TYP: &str = "eat+jwt";
-/// RFC 9711 section 4.3.2: what a token of this kind has, and how it is checked.
+/// The profile (section 4.3.2): the claims that a token has, and how they are checked.
 pub const EAT_PROFILE: &str = "urn:hostbadge:eat:1";
-/// With logs in base64 twice.
-pub const MAX_EAT_SIZE: usize = evidence::MAX_EVIDENCE_SIZE / 3 * 4 + 4096;
-/// RFC 9711 section 4.2.1.1: what follows is 256 bits of a digest of what identifies the entity.
+/// The largest token that is accepted, in bytes: the largest evidence, in base64url.
+pub const MAX_EAT_SIZE: usize = MAX_EVIDENCE_SIZE / 3 * 4 + 4096;
+/// The type byte of a UEID that is a digest (section 4.2.1.1).
 const UEID_TYPE_RAND: u8 = 0x01;
 
-/// What is signed.
+/// The claims of an EAT.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EatClaims {
     /// The verifier's nonce, base64url (section 4.1).
     pub eat_nonce: String,
-    /// Base64url (section 4.2.1). See [`ueid`].
+    /// The host's Universal Entity ID, base64url (section 4.2.1). See [`ueid`].
     pub ueid: String,
+    /// [`EAT_PROFILE`].
     pub eat_profile: String,
+    /// When the token was made, in seconds since 1970.
     pub iat: u64,
-    /// The name and version of what made this (sections 4.2.6 and 4.2.7).
+    /// The name of the software that made the token (section 4.2.6).
     pub swname: String,
+    /// The version of that software (section 4.2.7).
     pub swversion: Vec<String>,
-    /// All that proves something.
+    /// The evidence, which proves the other claims.
     pub hostbadge_evidence: Evidence,
 }
 
-/// A host's UEID: type RAND, and SHA-256 over the EK's Name. The host's id is its bytes 1 to 16.
+/// The UEID of a host, base64url: the type RAND in one byte, then SHA-256 over the EK's Name. The host's id
+/// is its bytes 1 to 16.
 pub fn ueid(ek_digest: &[u8; 32]) -> String {
     BASE64URL_NOPAD.encode(&[&[UEID_TYPE_RAND], &ek_digest[..]].concat())
 }
 
-/// A token that is well formed. Nothing in it is certain before its findings hold.
+/// A well-formed token. Its content is proven only if the checks of the token and of its evidence pass.
 #[derive(Debug)]
 pub struct Eat<'a> {
     jws: Jws<'a>,
@@ -47,13 +53,17 @@ pub struct Eat<'a> {
 }
 
 impl<'a> Eat<'a> {
+    /// Parses a token with the type and the profile of hostbadge.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`], [`Error::InvalidClaim`], or [`Error::Evidence`] for evidence of an unsupported
+    /// format.
     pub fn parse(text: &'a str) -> Result<Eat<'a>, Error> {
         let jws = Jws::parse_with_limit(text, MAX_EAT_SIZE)?;
-        if jws.typ() != EAT_TYP {
-            return Err(Error::Malformed(format!("type \"{}\" is not {EAT_TYP}", jws.typ().escape_debug())));
-        }
-        let fault = |e: serde_json::Error| Error::InvalidClaim(format!("this is no EAT of a hostbadge: {e}"));
-        let claims: EatClaims = serde_json::from_slice(jws.unverified_payload()).map_err(fault)?;
+        jws.expect_typ(EAT_TYP)?;
+        let claims: EatClaims = serde_json::from_slice(jws.unverified_payload())
+            .map_err(|e| Error::InvalidClaim(format!("not an EAT of a hostbadge: {e}")))?;
         claims.hostbadge_evidence.check_version()?;
         if claims.eat_profile != EAT_PROFILE {
             let profile = claims.eat_profile.escape_debug();
@@ -62,39 +72,40 @@ impl<'a> Eat<'a> {
         Ok(Eat { jws, claims })
     }
 
+    /// The evidence in the token.
     pub fn evidence(&self) -> &Evidence {
         &self.claims.hostbadge_evidence
     }
 
-    /// What holds of the token itself; the evidence in it has findings of its own.
+    /// Checks the token itself. The evidence in it has checks of its own, [`Evidence::check`].
     pub fn check(&self, nonce: &[u8]) -> Vec<CheckResult> {
         vec![
-            CheckResult::from_result("EAT's signature", self.check_signature().map_err(|e| e.to_string())),
+            CheckResult::from_result("EAT's signature", self.check_signature()),
             CheckResult::from_result("EAT's nonce", self.check_nonce(nonce)),
-            CheckResult::from_result("EAT's UEID", self.check_ueid().map_err(|e| e.to_string())),
+            CheckResult::from_result("EAT's UEID", self.check_ueid()),
         ]
     }
 
     fn check_signature(&self) -> Result<String, Error> {
         let key = self.evidence().host_key()?;
         if self.jws.kid() != key.kid {
-            return Err(Error::Evidence("it names another key than the host key in its evidence".into()));
+            return Err(Error::Evidence("its \"kid\" is not that of the host key in its evidence".into()));
         }
         self.jws.verify(&key)?;
         Ok("by the host key".to_owned())
     }
 
-    fn check_nonce(&self, nonce: &[u8]) -> Result<String, String> {
-        match self.claims.eat_nonce == BASE64URL_NOPAD.encode(nonce) {
-            true => Ok("is in the token".to_owned()),
-            false => Err("the token was made for another nonce".to_owned()),
+    fn check_nonce(&self, nonce: &[u8]) -> Result<String, Error> {
+        if self.claims.eat_nonce != BASE64URL_NOPAD.encode(nonce) {
+            return Err(Error::Evidence("the token was made for another nonce".into()));
         }
+        Ok("is in the token".to_owned())
     }
 
     fn check_ueid(&self) -> Result<String, Error> {
-        match self.claims.ueid == ueid(&self.evidence().ek_digest()?) {
-            true => Ok(format!("{} is the EK's", self.claims.ueid)),
-            false => Err(Error::Evidence("it is not that of the EK in its evidence".into())),
+        if self.claims.ueid != ueid(&self.evidence().ek_digest()?) {
+            return Err(Error::Evidence("it is not that of the EK in its evidence".into()));
         }
+        Ok(format!("{} is the EK's", self.claims.ueid))
     }
 }

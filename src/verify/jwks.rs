@@ -1,4 +1,5 @@
-//! Public keys as JSON (RFC 7517), named by their thumbprint (RFC 7638).
+//! The public keys of hostbadge's issuers as JSON Web Keys (RFC 7517), each with its thumbprint (RFC 7638) as
+//! `kid`.
 
 use data_encoding::BASE64URL_NOPAD;
 use ring::signature::{
@@ -6,48 +7,68 @@ use ring::signature::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::error::Error;
 
-/// RSA moduli that are taken, in bytes: 2048 to 8192 bits.
+/// Lengths of the RSA moduli that are accepted, in bytes: 2048 to 8192 bits.
 const MODULUS_LEN: std::ops::RangeInclusive<usize> = 256..=1024;
-/// The longest public exponent, in bytes; 65537 has three.
+/// The longest public exponent that is accepted, in bytes. 65537 has 3.
 const MAX_EXPONENT_LEN: usize = 8;
 
-/// A public key that signs.
+/// A public signing key: P-256 for ES256, or RSA for RS256.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jwk {
+    /// The key's type and value.
     #[serde(flatten)]
     pub params: KeyParams,
+    /// The RFC 7638 thumbprint of the key, base64url.
     pub kid: String,
+    /// The member `use`: "sig".
     #[serde(rename = "use")]
     pub usage: String,
+    /// The algorithm that the key signs by: "ES256" or "RS256".
     pub alg: String,
 }
 
-/// What a key is made of, by its kind (RFC 7518 section 6).
+/// The type and the value of a key (RFC 7518 section 6).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kty")]
 pub enum KeyParams {
+    /// An elliptic curve key (RFC 7518 section 6.2.1).
     #[serde(rename = "EC")]
-    Ec { crv: String, x: String, y: String },
+    Ec {
+        /// The curve: "P-256".
+        crv: String,
+        /// The x coordinate, 32 bytes in base64url.
+        x: String,
+        /// The y coordinate, 32 bytes in base64url.
+        y: String,
+    },
+    /// An RSA key (RFC 7518 section 6.3.1).
     #[serde(rename = "RSA")]
-    Rsa { n: String, e: String },
+    Rsa {
+        /// The modulus, big-endian in base64url.
+        n: String,
+        /// The public exponent, big-endian in base64url.
+        e: String,
+    },
 }
 
-/// A set of keys. Keys of other kinds beside ours are passed over.
+/// A JWK Set (RFC 7517 section 5).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Jwks {
+    /// The keys, in the order of the document.
     pub keys: Vec<Jwk>,
 }
 
 impl Jwk {
-    /// From an uncompressed point: 4, then x and y of 32 bytes each (SEC 1 section 2.3.3).
+    /// Makes a P-256 key from an uncompressed point: 4, then x and y of 32 bytes each (SEC 1 section 2.3.3).
     pub fn from_point(point: &[u8; 65]) -> Jwk {
         let (x, y) = (BASE64URL_NOPAD.encode(&point[1..33]), BASE64URL_NOPAD.encode(&point[33..]));
         Jwk::from_params(KeyParams::Ec { crv: "P-256".into(), x, y }, "ES256")
     }
 
-    /// An RSA key by its modulus and public exponent, big endian, without leading zeros (RFC 7518 section 6.3.1).
+    /// Makes an RSA key from modulus and public exponent, big-endian without leading zeros (RFC 7518 section
+    /// 6.3.1).
     pub fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Jwk {
         let (n, e) = (BASE64URL_NOPAD.encode(modulus), BASE64URL_NOPAD.encode(exponent));
         Jwk::from_params(KeyParams::Rsa { n, e }, "RS256")
@@ -57,7 +78,12 @@ impl Jwk {
         Jwk { kid: params.thumbprint(), params, usage: "sig".into(), alg: alg.into() }
     }
 
-    /// Whether the key is of a kind that we know and named by its thumbprint, so that no name is borrowed.
+    /// Checks that the key is of a supported type and that its `kid` is its thumbprint, so that it cannot
+    /// have the `kid` of another key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeySet`].
     pub fn check(&self) -> Result<(), Error> {
         match &self.params {
             KeyParams::Ec { .. } => self.p256_point().map(drop),
@@ -65,7 +91,7 @@ impl Jwk {
         }
     }
 
-    /// The uncompressed point of a P-256 key.
+    /// The uncompressed point of a P-256 key, after the checks of [`Jwk::check`].
     pub fn p256_point(&self) -> Result<[u8; 65], Error> {
         let KeyParams::Ec { crv, x, y } = &self.params else {
             return Err(self.key_error("is not a P-256 key for ES256"));
@@ -86,7 +112,7 @@ impl Jwk {
         Ok(point)
     }
 
-    /// Modulus and public exponent of an RSA key.
+    /// Modulus and public exponent of an RSA key, after the checks of [`Jwk::check`].
     pub fn rsa_components(&self) -> Result<RsaPublicKeyComponents<Vec<u8>>, Error> {
         let KeyParams::Rsa { n, e } = &self.params else {
             return Err(self.key_error("is not an RSA key for RS256"));
@@ -100,11 +126,19 @@ impl Jwk {
             (Some(n), Some(e)) if MODULUS_LEN.contains(&n.len()) && e.len() <= MAX_EXPONENT_LEN => {
                 Ok(RsaPublicKeyComponents { n, e })
             }
-            _ => Err(self.key_error("has no modulus of 2048 to 8192 bits and exponent in base64url")),
+            _ => {
+                Err(self
+                    .key_error("does not have a modulus of 2048 to 8192 bits and an exponent in base64url"))
+            }
         }
     }
 
-    /// Whether this key made `signature` over `signed`, by its own algorithm and no other.
+    /// Checks that this key made `signature` over `signed` by the key's own algorithm.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeySet`] if the key fails [`Jwk::check`], [`Error::Signature`] if it did not make the
+    /// signature.
     pub fn verify(&self, signed: &[u8], signature: &[u8]) -> Result<(), Error> {
         let outcome = match &self.params {
             KeyParams::Ec { .. } => {
@@ -118,10 +152,10 @@ impl Jwk {
     }
 
     fn check_kid(&self) -> Result<(), Error> {
-        match self.kid == self.params.thumbprint() {
-            true => Ok(()),
-            false => Err(self.key_error("is not named by its RFC 7638 thumbprint")),
+        if self.kid != self.params.thumbprint() {
+            return Err(self.key_error("does not have its RFC 7638 thumbprint as its \"kid\""));
         }
+        Ok(())
     }
 
     fn key_error(&self, reason: &str) -> Error {
@@ -130,9 +164,10 @@ impl Jwk {
 }
 
 impl KeyParams {
-    /// RFC 7638 section 3: SHA-256 over the required members in the order of the alphabet.
+    /// RFC 7638 section 3: SHA-256 over a JSON object of the required members in alphabetical order,
+    /// base64url.
     fn thumbprint(&self) -> String {
-        // Through JSON, so that no text within can pass for another member.
+        // serde_json escapes the values and sorts the members.
         let members = match self {
             KeyParams::Ec { crv, x, y } => {
                 serde_json::json!({ "crv": crv, "kty": "EC", "x": x, "y": y })
@@ -145,7 +180,8 @@ impl KeyParams {
 }
 
 impl Jwks {
-    /// Reads a key set as a relying party would upload it.
+    /// Parses a JWK Set. Keys that are not a [`Jwk`] are skipped (RFC 7517 section 5); the others are checked
+    /// when they are used.
     pub fn parse(text: &[u8]) -> Result<Jwks, Error> {
         #[derive(Deserialize)]
         struct JwkSetDocument {
@@ -156,6 +192,7 @@ impl Jwks {
         Ok(Jwks { keys })
     }
 
+    /// The first key with this `kid`.
     pub fn find(&self, kid: &str) -> Option<&Jwk> {
         self.keys.iter().find(|key| key.kid == kid)
     }
@@ -165,7 +202,7 @@ impl Jwks {
 mod tests {
     use super::*;
 
-    /// The P-256 key of RFC 7517 appendix A.1, whose thumbprint other libraries give as well.
+    /// The P-256 key of RFC 7517 appendix A.1, with the thumbprint that other libraries compute.
     #[test]
     fn thumbprints_agree_with_other_libraries() {
         let (x, y) =
@@ -174,7 +211,7 @@ mod tests {
         assert_eq!(params.thumbprint(), "cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s");
     }
 
-    /// The RSA key of RFC 7638 section 3.1, with the thumbprint that stands there.
+    /// The RSA key and its thumbprint of RFC 7638 section 3.1.
     #[test]
     fn rsa_thumbprint_matches_rfc_7638() {
         let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECP\
@@ -192,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_kid_is_rejected() {
+    fn kid_other_than_the_thumbprint_is_rejected() {
         let mut key = Jwk::from_point(&[4; 65]);
         assert_eq!(key.p256_point().unwrap(), [4; 65]);
         key.kid = "other".into();

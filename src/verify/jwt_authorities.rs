@@ -1,18 +1,18 @@
-//! The keys of a trust domain: those of a SPIFFE bundle that sign JWT-SVIDs.
+//! JWT authorities: the keys in a SPIFFE bundle that sign the JWT-SVIDs of a trust domain.
 //!
-//! They are others' keys, so here are all the algorithms of JWT-SVID section 2.2 that our cryptography knows; ES512 is
-//! the one that it does not.
+//! Other trust domains choose their algorithms. Supported are all of SPIFFE JWT-SVID section 2.2 except
+//! ES512, which the crate `ring` does not have.
 
 use data_encoding::BASE64URL_NOPAD;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 use serde::Deserialize;
 
-use super::Error;
+use super::error::Error;
 
-/// Keys that one trust domain may have.
+/// The most keys in one bundle.
 const MAX_KEYS: usize = 128;
 
-/// JWT authorities by their `kid`.
+/// The JWT authorities of one trust domain, each with its `kid`.
 #[derive(Clone, Debug, Default)]
 pub struct JwtAuthorities(Vec<(String, AuthorityKey)>);
 
@@ -23,7 +23,7 @@ enum AuthorityKey {
     Rsa { n: Vec<u8>, e: Vec<u8> },
 }
 
-/// A JWK as far as it concerns us (RFC 7518 section 6).
+/// The members of a JWK that are read (RFC 7518 section 6).
 #[derive(Deserialize)]
 struct AuthorityJwk {
     kty: String,
@@ -35,13 +35,19 @@ struct AuthorityJwk {
     y: Option<String>,
     n: Option<String>,
     e: Option<String>,
-    /// What a public key has not.
+    /// The private key, which a bundle must not have.
     d: Option<serde_json::Value>,
 }
 
 impl JwtAuthorities {
-    /// The JWT authorities of a bundle document. Authorities of other uses are passed over, as are curves that are not
-    /// known here; what cannot be a key is an error.
+    /// Parses the JWT authorities of a bundle document (SPIFFE Trust Domain and Bundle, section 4).
+    ///
+    /// Keys of other uses are skipped, as are keys of unsupported types and curves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeySet`] if the document is not a JWK Set of at most 128 keys, if a JWT authority has no
+    /// unique `kid`, is a private key, or has malformed members.
     pub fn parse(document: &[u8]) -> Result<JwtAuthorities, Error> {
         #[derive(Deserialize)]
         struct AuthoritySetDocument {
@@ -60,7 +66,7 @@ impl JwtAuthorities {
                 return Err(Error::KeySet(format!("two keys are named \"{}\"", kid.escape_debug())));
             }
             if let Some(public) = AuthorityKey::from_jwk(&jwk)
-                .map_err(|what| Error::KeySet(format!("key \"{}\" {what}", kid.escape_debug())))?
+                .map_err(|reason| Error::KeySet(format!("key \"{}\" {reason}", kid.escape_debug())))?
             {
                 keys.0.push((kid, public));
             }
@@ -68,10 +74,12 @@ impl JwtAuthorities {
         Ok(keys)
     }
 
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -80,7 +88,8 @@ impl JwtAuthorities {
         self.0.iter().find(|(key_id, _)| key_id == kid).map(|(_, public)| public)
     }
 
-    /// Whether the key `kid` signed `signed` by the algorithm `alg`, which has to be one of that key's kind.
+    /// Checks that the key `kid` made `signature` by the algorithm `alg`, which has to be one for keys of its
+    /// type.
     pub(super) fn verify(
         &self,
         kid: &str,
@@ -110,13 +119,13 @@ impl JwtAuthorities {
             }
             _ => return Err(unsupported_algorithm(alg, kid)),
         };
-        if valid { Ok(()) } else { Err(Error::Signature(kid.escape_debug().to_string())) }
+        valid.then_some(()).ok_or_else(|| Error::Signature(kid.escape_debug().to_string()))
     }
 }
 
 fn unsupported_algorithm(alg: &str, kid: &str) -> Error {
     Error::Malformed(format!(
-        "algorithm \"{}\" is none of SPIFFE's for the key \"{}\"",
+        "algorithm \"{}\" is not one of SPIFFE's for the key \"{}\"",
         alg.escape_debug(),
         kid.escape_debug()
     ))
@@ -132,6 +141,7 @@ fn verify_ecdsa(
 }
 
 impl AuthorityKey {
+    /// `None` if the type or the curve is not supported. The error completes a sentence about the key.
     fn from_jwk(jwk: &AuthorityJwk) -> Result<Option<AuthorityKey>, String> {
         if jwk.d.is_some() {
             return Err("is a private key; a bundle holds public ones".into());
@@ -140,7 +150,7 @@ impl AuthorityKey {
             let text = text.as_deref().ok_or_else(|| format!("has no \"{name}\""))?;
             BASE64URL_NOPAD
                 .decode(text.as_bytes())
-                .map_err(|_| format!("has a \"{name}\" that is no base64url"))
+                .map_err(|_| format!("has a \"{name}\" that is not base64url"))
         };
         let point = |coordinate_len: usize| {
             let (x, y) = (bytes("x", &jwk.x)?, bytes("y", &jwk.y)?);
@@ -155,5 +165,38 @@ impl AuthorityKey {
             ("RSA", _) => AuthorityKey::Rsa { n: bytes("n", &jwk.n)?, e: bytes("e", &jwk.e)? },
             _ => return Ok(None),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn private_or_unnamed_keys_are_rejected() {
+        for (key, expected) in [
+            (
+                json!({
+                    "use": "jwt-svid", "kty": "EC", "crv": "P-256", "kid": "a", "x": "", "y": "", "d": ""
+                }),
+                "private",
+            ),
+            (json!({ "use": "jwt-svid", "kty": "RSA", "n": "AQ", "e": "AQAB" }), "kid"),
+            (
+                json!({ "use": "jwt-svid", "kty": "EC", "crv": "P-256", "kid": "a", "x": "AQ", "y": "AQ" }),
+                "32 bytes",
+            ),
+        ] {
+            let error = JwtAuthorities::parse(json!({ "keys": [key] }).to_string().as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        let (x509, okp) = (
+            json!({ "use": "x509-svid", "kty": "EC" }),
+            json!({ "use": "jwt-svid", "kty": "OKP", "kid": "b" }),
+        );
+        let other = json!({ "keys": [x509, okp] });
+        assert!(JwtAuthorities::parse(other.to_string().as_bytes()).unwrap().is_empty());
     }
 }

@@ -1,21 +1,21 @@
-//! Which PCR values a verifier takes: a TOML file that people write.
+//! PCR policies: TOML files that list the PCR values which a verifier accepts.
 //!
 //! ```toml
 //! version = 1
 //!
 //! [sha256]
 //! 0 = "3d45…"              # 64 hexadecimal digits
-//! 7 = ["65ca…", "ab12…"]   # any of these
+//! 7 = ["65ca…", "ab12…"]   # one of these
 //! ```
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::Error;
+use super::error::Error;
 use super::evidence::{CheckResult, Evidence};
 
-/// PCRs of the SHA-256 bank, each with the values that are taken.
+/// PCRs of the SHA-256 bank, each with the values that are accepted, in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PcrPolicy(BTreeMap<u8, Vec<String>>);
 
@@ -34,45 +34,52 @@ enum OneOrMany {
 }
 
 impl PcrPolicy {
+    /// Parses a policy in TOML.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Evidence`] if it is not of format 1, names no PCR, or has a malformed number or value.
     pub fn parse(text: &str) -> Result<PcrPolicy, Error> {
-        let fault = |what: String| Error::Evidence(format!("PCR policy: {what}"));
+        let fault = |reason: String| Error::Evidence(format!("PCR policy: {reason}"));
         let file: PcrPolicyFile = toml::from_str(text).map_err(|e| fault(e.message().to_owned()))?;
         if file.version != 1 {
-            return Err(fault(format!("format {} is unknown; this program reads format 1", file.version)));
+            return Err(fault(format!("format {} is unknown; this program supports format 1", file.version)));
         }
         let mut pcrs = BTreeMap::new();
         for (number, values) in file.sha256 {
             let number = number.parse().ok().filter(|number| *number < 24);
-            let number: u8 = number.ok_or_else(|| fault("PCRs are numbers from 0 to 23".into()))?;
+            let number: u8 = number.ok_or_else(|| fault("PCR numbers are 0 to 23".into()))?;
             let values = match values {
                 OneOrMany::One(value) => vec![value],
                 OneOrMany::Many(values) => values,
             };
             let is_value = |value: &String| value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit());
             if values.is_empty() || !values.iter().all(is_value) {
-                return Err(fault(format!("the values of PCR {number} are 64 hexadecimal digits each")));
+                return Err(fault(format!("a value of PCR {number} is not 64 hexadecimal digits")));
             }
             pcrs.insert(number, values.iter().map(|value| value.to_ascii_lowercase()).collect());
         }
-        match pcrs.is_empty() {
-            true => Err(fault("it names no PCR, and would take every host".into())),
-            false => Ok(PcrPolicy(pcrs)),
+        if pcrs.is_empty() {
+            return Err(fault("it names no PCR, and would accept every host".into()));
         }
+        Ok(PcrPolicy(pcrs))
     }
 
-    /// Whether the evidence's values are among those that are taken. To be believed where the finding on PCR values holds.
+    /// Checks that the evidence has an accepted value for each PCR of the policy. It proves something only if
+    /// the evidence's check "PCR values" passes.
     pub fn check(&self, evidence: &Evidence) -> CheckResult {
+        const NAME: &str = "PCR policy";
         let is_mismatch = |(number, values): &(&u8, &Vec<String>)| {
             let value = evidence.pcrs.get(*number).map(|value| value.to_ascii_lowercase());
             value.is_none_or(|value| !values.contains(&value))
         };
         let mismatches: Vec<String> =
             self.0.iter().filter(is_mismatch).map(|(number, _)| number.to_string()).collect();
-        let detail = match mismatches.is_empty() {
-            true => format!("{} PCRs have values that it takes", self.0.len()),
-            false => format!("PCR {}: a value that it does not take, or none", mismatches.join(", ")),
-        };
-        CheckResult::new("PCR policy", mismatches.is_empty(), detail)
+        if !mismatches.is_empty() {
+            let detail = format!("PCR {}: not an accepted value, or not quoted", mismatches.join(", "));
+            return CheckResult::fail(NAME, detail);
+        }
+        CheckResult::pass(NAME, format!("{} PCRs have accepted values", self.0.len()))
     }
 }
 

@@ -1,45 +1,69 @@
-//! Access tokens (RFC 9068) as the agent socket gives them.
+//! Verification of access tokens (RFC 9068) that a hostbadge issued.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Jwks, Jws};
+use super::error::Error;
+use super::jwks::Jwks;
+use super::jws::Jws;
 use crate::clock::Timestamp;
 
-/// How far two machines' clocks may be apart, in seconds.
+/// How far the clocks of two machines may be apart, in seconds.
 pub const LEEWAY: u64 = 30;
 
-/// What the verifier demands beside the signature and the time.
+/// The claims that the verifier requires. With `None` a claim is not compared.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Expectation<'a> {
+    /// The claim `iss`.
     pub issuer: Option<&'a str>,
+    /// The claim `aud`.
     pub audience: Option<&'a str>,
 }
 
-/// The claims of a token. Members that this program does not know are kept in the JSON of [`Verified`].
+/// The claims of an access token (RFC 9068 section 2.2). Claims that are not named here are in
+/// [`VerifiedAccessToken::raw_claims`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VerifiedTokenClaims {
+    /// The issuer: the URL of the host that issued the token.
     pub iss: String,
+    /// The subject: the SPIFFE ID of the agent.
     pub sub: String,
+    /// The name of the agent.
     pub client_id: String,
+    /// The one audience.
     pub aud: String,
+    /// When the token was issued, in seconds since 1970.
     pub iat: u64,
+    /// The first second in which the token is valid, since 1970.
     pub nbf: u64,
+    /// The first second in which the token is no longer valid, since 1970.
     pub exp: u64,
+    /// The unique identifier of the token.
     pub jti: String,
+    /// The scopes, separated by spaces; empty where the token has none.
     #[serde(default)]
     pub scope: String,
 }
 
-/// A token that holds.
+/// A token whose signature, type, times and expected claims were verified.
 #[derive(Clone, Debug)]
 pub struct VerifiedAccessToken {
+    /// The key that signed the token.
     pub kid: String,
+    /// The claims of RFC 9068.
     pub claims: VerifiedTokenClaims,
-    /// All claims as signed.
+    /// All claims, as signed.
     pub raw_claims: serde_json::Value,
 }
 
-/// Checks signature, type, times, and what is expected. `leeway` says whether another machine's clock signed.
+/// Verifies the signature, the type, the times and the expected claims of an access token.
+///
+/// With `allow_leeway`, `exp` and `nbf` are compared with a tolerance of [`LEEWAY`] seconds, as a verifier on
+/// another machine than the issuer needs it.
+///
+/// # Errors
+///
+/// [`Error::Malformed`], [`Error::UnknownKey`], [`Error::KeySet`], [`Error::Signature`] or
+/// [`Error::InvalidClaim`].
 pub fn verify_access_token(
     text: &str,
     keys: &Jwks,
@@ -48,9 +72,7 @@ pub fn verify_access_token(
     expected: Expectation<'_>,
 ) -> Result<VerifiedAccessToken, Error> {
     let jws = Jws::parse(text)?;
-    if jws.typ() != "at+jwt" {
-        return Err(Error::Malformed(format!("type \"{}\" is not at+jwt", jws.typ().escape_debug())));
-    }
+    jws.expect_typ("at+jwt")?;
     let key = keys.find(jws.kid()).ok_or_else(|| Error::UnknownKey(jws.kid().escape_debug().to_string()))?;
     let payload = jws.verify(key)?;
     let raw_claims: serde_json::Value =

@@ -1,12 +1,13 @@
-//! The few TPM structures that evidence holds, read from hostile bytes (TCG TPM 2.0 Library, Part 2).
+//! The TPM structures in evidence, parsed from untrusted bytes (TPM 2.0 Library part 2).
 //!
-//! Only the kinds that hostbadge makes are known: P-256 keys with SHA-256 Names, ECDSA signatures, quotes over the SHA-256
-//! bank, certifications. Every other is an error that says so.
+//! Only the kinds that hostbadge makes are accepted: P-256 keys with SHA-256 Names, ECDSA signatures, quotes
+//! over the SHA-256 bank, and certifications. For every other kind the error names what is not supported.
 
 use ring::digest::{SHA256, digest};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
-use super::Error;
+use super::error::Error;
+use super::tpm_reader::TpmReader;
 
 /// Section 6.3 (TPM_ALG_ID), 6.4 (TPM_ECC_CURVE), 6.9 (TPM_ST).
 const ALG_SHA256: u16 = 0x000B;
@@ -17,34 +18,43 @@ const ALG_ECC: u16 = 0x0023;
 const CURVE_P256: u16 = 0x0003;
 const ST_ATTEST_CERTIFY: u16 = 0x8017;
 const ST_ATTEST_QUOTE: u16 = 0x8018;
-/// TPM_GENERATED_VALUE, section 6.2: no restricted key signs foreign data that begin with it.
+/// TPM_GENERATED_VALUE, section 6.2: a restricted key does not sign external data that begins with it.
 const TPM_GENERATED_VALUE: u32 = 0xFF54_4347;
 
-/// Section 8.3 (TPMA_OBJECT), the bits that evidence rests on.
+// Section 8.3 (TPMA_OBJECT): the attributes that the checks of evidence require or forbid.
+
+/// `fixedTPM`: the key's hierarchy cannot change, so that the key does not leave its TPM.
 pub const FIXED_TPM: u32 = 1 << 1;
+/// `fixedParent`: the key cannot be moved to another parent.
 pub const FIXED_PARENT: u32 = 1 << 4;
+/// `sensitiveDataOrigin`: the TPM generated the private key, rather than importing it.
 pub const SENSITIVE_DATA_ORIGIN: u32 = 1 << 5;
+/// `restricted`: the key signs only digests that the TPM computed, and decrypts only structures of a known
+/// format.
 pub const RESTRICTED: u32 = 1 << 16;
+/// `decrypt`: the key can decrypt.
 pub const DECRYPT: u32 = 1 << 17;
+/// `sign`: the key can sign.
 pub const SIGN: u32 = 1 << 18;
 
-/// A P-256 key's public area, from a TPM2B_PUBLIC (section 12.2.4).
+/// The public area of a P-256 key, from a TPM2B_PUBLIC (sections 12.2.4 and 12.2.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
-    /// TPMA_OBJECT
+    /// TPMA_OBJECT. See [`FIXED_TPM`] and the other constants of this module.
     pub attributes: u32,
-    /// Uncompressed, SEC 1 section 2.3.3.
+    /// The uncompressed point: 4, then x and y of 32 bytes each (SEC 1 section 2.3.3).
     pub point: [u8; 65],
-    /// Hash algorithm and digest of the area, Part 1 section 16.
+    /// The Name: the hash algorithm's identifier and the digest of the public area (part 1, section 16).
     pub name: Vec<u8>,
 }
 
 impl PublicKey {
+    /// Parses a TPM2B_PUBLIC.
     pub fn parse(bytes: &[u8]) -> Result<PublicKey, Error> {
-        let mut outer = ByteReader::new("public area", bytes);
+        let mut outer = TpmReader::new("public area", bytes);
         let area = outer.tpm2b()?;
         outer.expect_end()?;
-        let mut inner = ByteReader::new("public area", area);
+        let mut inner = TpmReader::new("public area", area);
         let reader = &mut inner;
         reader.expect_u16(ALG_ECC, "an ECC key")?;
         reader.expect_u16(ALG_SHA256, "a SHA-256 Name")?;
@@ -62,17 +72,14 @@ impl PublicKey {
         }
         reader.expect_u16(CURVE_P256, "a P-256 key")?;
         reader.expect_u16(ALG_NULL, "a key without KDF")?;
-        let (x, y) = (reader.ecc_parameter()?, reader.ecc_parameter()?);
+        let point = reader.p256_point()?;
         reader.expect_end()?;
-        let mut point = [4; 65];
-        point[1..33].copy_from_slice(&x);
-        point[33..].copy_from_slice(&y);
         let name = [&ALG_SHA256.to_be_bytes()[..], digest(&SHA256, area).as_ref()].concat();
         Ok(PublicKey { attributes, point, name })
     }
 
-    /// The qualified Name of this key right under a primary of the owner's hierarchy (Part 1, section 16.3): it is what
-    /// the TPM names a signer by.
+    /// The qualified Name of this key as a child of a primary key in the owner hierarchy (part 1, section
+    /// 16.3). An attestation identifies its signer by the qualified Name.
     pub fn qualified_name_under(&self, primary: &[u8]) -> Vec<u8> {
         const OWNER: u32 = 0x4000_0001;
         let qualify = |parent: &[u8], name: &[u8]| {
@@ -86,9 +93,13 @@ impl PublicKey {
         self.attributes & attributes == attributes
     }
 
-    /// Whether the key made this TPMT_SIGNATURE over `message`.
+    /// Whether this key made the TPMT_SIGNATURE `signature` over `message`.
+    ///
+    /// # Errors
+    ///
+    /// If `signature` is not an ECDSA signature over a SHA-256 digest.
     pub fn verify_signature(&self, message: &[u8], signature: &[u8]) -> Result<bool, Error> {
-        let mut reader = ByteReader::new("signature", signature);
+        let mut reader = TpmReader::new("signature", signature);
         reader.expect_u16(ALG_ECDSA, "an ECDSA signature")?;
         reader.expect_u16(ALG_SHA256, "a signature over a SHA-256 digest")?;
         let fixed = [reader.ecc_parameter()?, reader.ecc_parameter()?].concat();
@@ -97,44 +108,59 @@ impl PublicKey {
     }
 }
 
-/// A TPMS_ATTEST (section 10.12.12).
+/// An attestation: a TPMS_ATTEST (section 10.12.12).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attest {
-    /// The signer's qualified Name.
+    /// The qualified Name of the key that signed the attestation.
     pub qualified_signer: Vec<u8>,
+    /// The qualifying data that the caller of the TPM gave, such as a nonce.
     pub extra_data: Vec<u8>,
+    /// The TPM's clock and counters when it made the attestation.
     pub clock: ClockInfo,
+    /// The version of the TPM's firmware, as its vendor numbers it.
     pub firmware_version: u64,
+    /// What the attestation is about.
     pub attested: AttestedInfo,
 }
 
 /// TPMS_CLOCK_INFO (section 10.11.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockInfo {
-    /// Milliseconds that the TPM has had power.
+    /// Time that the TPM has been powered, in milliseconds.
     pub millis: u64,
-    /// TPM resets since the last clear.
+    /// Number of TPM resets since the last `TPM2_Clear`, obfuscated (see `describe_clock` in the checks of
+    /// evidence).
     pub resets: u32,
+    /// Number of TPM restarts and resumes since the last reset, obfuscated in the same way.
     pub restarts: u32,
-    /// False if the clock may have gone back.
+    /// Whether the clock has certainly not been reported with a higher value before.
     pub safe: bool,
 }
 
-/// What is attested.
+/// What an attestation is about. Other kinds of TPMU_ATTEST are not supported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttestedInfo {
-    /// The Name of a key that is in the same TPM.
-    Certify { name: Vec<u8> },
-    /// PCRs of the SHA-256 bank by number, and the digest of their values.
-    Quote { pcr_indexes: Vec<u8>, digest: Vec<u8> },
+    /// `TPM2_Certify`: a key is loaded in the TPM of the signer.
+    Certify {
+        /// The Name of that key.
+        name: Vec<u8>,
+    },
+    /// `TPM2_Quote`: values of PCRs of the SHA-256 bank.
+    Quote {
+        /// Numbers of the PCRs, ascending.
+        pcr_indexes: Vec<u8>,
+        /// SHA-256 over the values of these PCRs, in this order.
+        digest: Vec<u8>,
+    },
 }
 
 impl Attest {
+    /// Parses a TPMS_ATTEST.
     pub fn parse(bytes: &[u8]) -> Result<Attest, Error> {
-        let mut whole = ByteReader::new("attestation", bytes);
+        let mut whole = TpmReader::new("attestation", bytes);
         let reader = &mut whole;
         if reader.u32()? != TPM_GENERATED_VALUE {
-            return Err(reader.error("no TPM made it"));
+            return Err(reader.error("it does not begin with TPM_GENERATED_VALUE, so no TPM made it"));
         }
         let kind = reader.u16()?;
         let qualified_signer = reader.tpm2b()?.to_vec();
@@ -154,7 +180,7 @@ impl Attest {
             }
             ST_ATTEST_QUOTE => {
                 if reader.u32()? != 1 {
-                    return Err(reader.error("it is about several banks of PCRs"));
+                    return Err(reader.error("it selects PCRs of more than one bank, or none"));
                 }
                 reader.expect_u16(ALG_SHA256, "the SHA-256 bank")?;
                 let size = usize::from(reader.u8()?);
@@ -171,83 +197,4 @@ impl Attest {
 /// Section 10.6.1 (TPMS_PCR_SELECT): bit 0 of the first byte is PCR 0.
 fn selected_pcrs(bits: &[u8]) -> Vec<u8> {
     (0..bits.len().min(32) * 8).filter(|at| bits[at / 8] >> (at % 8) & 1 == 1).map(|at| at as u8).collect()
-}
-
-/// Bytes, big endian, with a bound at each step.
-pub struct ByteReader<'a> {
-    structure: &'static str,
-    rest: &'a [u8],
-}
-
-impl<'a> ByteReader<'a> {
-    pub fn new(structure: &'static str, rest: &'a [u8]) -> ByteReader<'a> {
-        ByteReader { structure, rest }
-    }
-
-    pub fn error(&self, why: &str) -> Error {
-        Error::Evidence(format!("{}: {why}", self.structure))
-    }
-
-    pub fn take(&mut self, size: usize) -> Result<&'a [u8], Error> {
-        match self.rest.split_at_checked(size) {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(taken)
-            }
-            None => Err(self.error("it ends in the middle")),
-        }
-    }
-
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    fn u8(&mut self) -> Result<u8, Error> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    pub fn u16(&mut self) -> Result<u16, Error> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    pub fn u32(&mut self) -> Result<u32, Error> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, Error> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn expect_u16(&mut self, expected: u16, what: &str) -> Result<(), Error> {
-        match self.u16()? == expected {
-            true => Ok(()),
-            false => Err(self.error(&format!("it is not {what}"))),
-        }
-    }
-
-    /// A TPM2B: the size, then as many bytes.
-    pub fn tpm2b(&mut self) -> Result<&'a [u8], Error> {
-        let size = usize::from(self.u16()?);
-        self.take(size)
-    }
-
-    /// A number of at most 32 bytes, which may come without its leading zeros.
-    pub fn ecc_parameter(&mut self) -> Result<[u8; 32], Error> {
-        let bytes = self.tpm2b()?;
-        let mut fixed = [0; 32];
-        match 32usize.checked_sub(bytes.len()) {
-            Some(at) => fixed[at..].copy_from_slice(bytes),
-            None => return Err(self.error("a number is too large for P-256")),
-        }
-        Ok(fixed)
-    }
-
-    pub fn expect_end(&self) -> Result<(), Error> {
-        match self.rest.is_empty() {
-            true => Ok(()),
-            false => Err(self.error("something follows its end")),
-        }
-    }
 }

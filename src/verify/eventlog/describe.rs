@@ -1,16 +1,17 @@
-//! Events of the boot log in words for people.
+//! Descriptions of events in one line of English.
 
 use std::fmt::Write;
 
-use super::little_endian::LittleEndianReader;
+use super::event::{BootEvent, EventContent};
+use super::event_types;
 use super::uefi::{EFI_GLOBAL_VARIABLE, UefiVariable, decode_text, image_file_path};
-use super::{BootEvent, EventContent, event_types, grub_text};
+use crate::verify::byte_reader::{ByteOrder, ByteReader};
 
-/// Longer texts are cut: a line is to be read.
+/// The longest text that is quoted in a description, in characters. Longer ones are truncated.
 const MAX_TEXT_CHARS: usize = 200;
 
-/// What a PCR is for: 0 to 7 by the TCG PC Client Platform Firmware Profile, section 3.3.4, the others by the custom of
-/// Linux (the UAPI group's registry of PCRs).
+/// What a PCR is used for: PCRs 0 to 7 by section 3.3.4, the others by the convention of Linux (the UAPI
+/// Group's TPM2 PCR registry).
 pub fn pcr_usage(pcr: u32) -> &'static str {
     match pcr {
         0 => "firmware",
@@ -19,7 +20,7 @@ pub fn pcr_usage(pcr: u32) -> &'static str {
         3 => "drivers' configuration",
         4 => "boot loader",
         5 => "partition table, boot loader's configuration",
-        6 => "of the machine's maker",
+        6 => "for the platform manufacturer",
         7 => "Secure Boot",
         8 => "boot loader's commands, kernel command line",
         9 => "files of the boot loader, kernel, initrd",
@@ -28,14 +29,16 @@ pub fn pcr_usage(pcr: u32) -> &'static str {
         12 => "kernel command line",
         13 => "system extensions",
         14 => "shim's keys",
-        15 => "identity of the system",
+        15 => "system identity",
         17..=22 => "dynamic launch",
-        _ => "of no fixed use",
+        _ => "no fixed use",
     }
 }
 
-/// One line that says what an event is. It ends in "not proven" unless the digest covers all that it says; what is proven
-/// is said without looking at the event's type.
+/// Describes an event in one line without control characters.
+///
+/// The line ends in "(not proven)" unless the event's digest covers what it says, and names the part that is
+/// not covered. Proven data is described without use of the event's type, which is a claim.
 pub fn describe_event(event: &BootEvent<'_>) -> String {
     match event.content() {
         EventContent::Proven(bytes) if bytes.len() == event.data.len() => describe_proven(event, bytes),
@@ -48,9 +51,9 @@ fn describe_proven<'a>(event: &BootEvent<'a>, bytes: &'a [u8]) -> String {
     if let Some(variable) = event.parse_variable(bytes) {
         return describe_variable(event.pcr, &variable);
     }
-    // Section 10.4.1: what ends the firmware's part of each of its PCRs.
+    // Section 10.4.1: EV_SEPARATOR marks the end of the firmware's measurements in each of its PCRs.
     if event.pcr < 8 && [[0; 4], [0xff; 4]].iter().any(|separator| bytes == separator) {
-        return "separator, where the firmware's part ends".into();
+        return "separator, the end of the firmware's part".into();
     }
     if event.pcr == 5 && bytes.starts_with(b"EFI PART") {
         return format!("partition table, {} bytes", bytes.len());
@@ -68,11 +71,8 @@ fn describe_proven<'a>(event: &BootEvent<'a>, bytes: &'a [u8]) -> String {
 }
 
 fn describe_partly_proven(event: &BootEvent<'_>, bytes: &[u8]) -> String {
-    if let Some((label, text)) = grub_text(event).filter(|(_, text)| *text == bytes) {
-        return format!(
-            "{label} {} (the text; which it is, not proven)",
-            quote(&String::from_utf8_lossy(text))
-        );
+    if let Some((label, text)) = event.grub_text().filter(|(_, text)| *text == bytes) {
+        return format!("{label} {} (the text; its label not proven)", quote(&String::from_utf8_lossy(text)));
     }
     match UefiVariable::parse(event.data) {
         Some(variable) if variable.value == bytes => {
@@ -82,11 +82,11 @@ fn describe_partly_proven(event: &BootEvent<'_>, bytes: &[u8]) -> String {
     }
 }
 
-/// By what the log says it is.
+/// Describes an event by its type and data, as the log claims them.
 fn describe_claimed(event: &BootEvent<'_>) -> String {
     let data = event.data;
     match event.event_type {
-        // A signature, then what it says.
+        // A signature that ends in NUL, then data.
         event_types::NO_ACTION => label_with_text(
             "note to readers of the log",
             data.split(|byte| *byte == 0).next().unwrap_or_default(),
@@ -96,7 +96,7 @@ fn describe_claimed(event: &BootEvent<'_>) -> String {
             label_with_text("firmware", data)
         }
         event_types::EFI_PLATFORM_FIRMWARE_BLOB => "firmware".into(),
-        // A description with its length before it, then addresses.
+        // A description, prefixed by its length, then addresses.
         event_types::EFI_PLATFORM_FIRMWARE_BLOB2 | event_types::POST_CODE2 => {
             label_with_text("firmware", length_prefixed(data))
         }
@@ -152,16 +152,16 @@ fn describe_image(label: &str, data: &[u8]) -> String {
     }
 }
 
-/// What GRUB, shim and systemd's boot programs log: names of what they measured.
+/// Describes an event of GRUB, shim or systemd's boot programs, which log the names of what they measured.
 fn describe_boot_loader(event: &BootEvent<'_>) -> String {
-    if let Some((label, text)) = grub_text(event) {
+    if let Some((label, text)) = event.grub_text() {
         return format!("{label} {}", quote(&String::from_utf8_lossy(text)));
     }
     let Some(name) = decode_text(event.data) else {
         return "boot loader's data".into();
     };
     let file = name.rsplit(['/', ')']).next().unwrap_or(&name);
-    let starts_with_any = |with: &[&str]| with.iter().any(|begin| file.starts_with(begin));
+    let starts_with_any = |prefixes: &[&str]| prefixes.iter().any(|prefix| file.starts_with(prefix));
     let label = match event.pcr {
         9 if starts_with_any(&["vmlinu", "linux", "bzImage", "kernel"]) => "kernel",
         9 if starts_with_any(&["initrd", "initramfs"]) => "initrd",
@@ -174,19 +174,20 @@ fn describe_boot_loader(event: &BootEvent<'_>) -> String {
     format!("{label} {}", quote(&name))
 }
 
-/// TCG_PCClientTaggedEvent (section 10.4.2), of which Linux uses two (drivers/firmware/efi/libstub/efistub.h).
+/// Describes a TCG_PCClientTaggedEvent (section 10.4.2). Linux has two of them
+/// (drivers/firmware/efi/libstub/efistub.h).
 fn describe_tagged_event(event: &BootEvent<'_>) -> String {
-    let mut reader = LittleEndianReader::new(event.data);
+    let mut reader = ByteReader::new(event.data, ByteOrder::Little);
     match (event.pcr, reader.u32()) {
-        (9, Some(0x8f3b_22ec)) => "initrd, as the kernel loaded it".into(),
-        (9, Some(0x8f3b_22ed)) => "kernel command line, as the kernel was given it".into(),
+        (9, Some(0x8f3b_22ec)) => "initrd, as loaded by the kernel".into(),
+        (9, Some(0x8f3b_22ed)) => "kernel command line, as passed to the kernel".into(),
         _ => format!("tagged event of {} bytes", event.data.len()),
     }
 }
 
-/// What follows a byte that gives its length.
+/// The bytes that follow a length of one byte; empty where fewer are left.
 fn length_prefixed(data: &[u8]) -> &[u8] {
-    let mut reader = LittleEndianReader::new(data);
+    let mut reader = ByteReader::new(data, ByteOrder::Little);
     reader.u8().and_then(|length| reader.take(length.into())).unwrap_or_default()
 }
 
@@ -197,7 +198,8 @@ fn label_with_text(label: &str, data: &[u8]) -> String {
     }
 }
 
-/// In quotation marks, and harmless to a terminal.
+/// Puts untrusted text in quotation marks, truncated to [`MAX_TEXT_CHARS`] and with control characters
+/// escaped.
 fn quote(text: &str) -> String {
     let mut out = String::from("\"");
     for (count, c) in text.chars().enumerate() {
@@ -216,9 +218,10 @@ fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::log::EventLog;
     use super::super::sample_log::{EventLogBuilder, sample_boot_log};
-    use super::super::{EventLog, sha256};
     use super::*;
+    use crate::digest::sha256;
 
     #[test]
     fn sample_boot_is_described() {
@@ -232,23 +235,23 @@ mod tests {
             r#"0 firmware "Main volume" (not proven)"#,
             r#"7 Secure Boot variable "SecureBoot" = on"#,
             r#"7 Secure Boot variable "db", 4 bytes"#,
-            "7 separator, where the firmware's part ends",
+            "7 separator, the end of the firmware's part",
             r#"1 firmware variable "BootOrder", 2 bytes (the value; its name not proven)"#,
             r#"4 firmware's step "Calling EFI Application from Boot Option""#,
-            "4 separator, where the firmware's part ends",
+            "4 separator, the end of the firmware's part",
             r#"4 boot loader or kernel "/EFI/debian/shimx64.efi" (not proven)"#,
-            r#"8 boot loader command "linux /vmlinuz-6.1" (the text; which it is, not proven)"#,
+            r#"8 boot loader command "linux /vmlinuz-6.1" (the text; its label not proven)"#,
             r#"9 kernel "(hd0,gpt2)/vmlinuz-6.1" (not proven)"#,
-            r#"8 kernel command line "quiet" (the text; which it is, not proven)"#,
+            r#"8 kernel command line "quiet" (the text; its label not proven)"#,
             r#"9 initrd "(hd0,gpt2)/initrd.img-6.1" (not proven)"#,
             r#"12 kernel command line "quiet""#,
-            "9 initrd, as the kernel loaded it (not proven)",
+            "9 initrd, as loaded by the kernel (not proven)",
             r#"5 firmware's step "Exit Boot Services Invocation""#,
         ];
         assert_eq!(described, expected);
     }
 
-    /// Whoever holds the log can write any type and any data into it.
+    /// The sender of a log can write any type and any data into it.
     #[test]
     fn forged_types_and_data_are_not_proven() {
         let expected = EventLog::parse(&sample_boot_log("vmlinuz-6.1", "quiet", 1)).unwrap().replay();

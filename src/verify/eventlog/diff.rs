@@ -1,24 +1,32 @@
-//! What changed between two boots.
+//! The difference between the logs of two boots.
 
 use std::fmt;
 
-use super::{BootEvent, EventLog, describe_event, pcr_usage};
+use super::describe::{describe_event, pcr_usage};
+use super::event::BootEvent;
+use super::log::EventLog;
 
-/// An event that is not in both logs. With `old` and `new`, the one took the other's place.
+/// The largest table for the longest common subsequence, in cells. Longer lists are compared pairwise, which
+/// takes linear time and aligns them less well.
+const MAX_TABLE_CELLS: usize = 1 << 20;
+
+/// An event that is in one log only, or two events of which one replaced the other. `Display` describes it in
+/// one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventChange<'l> {
+    /// The PCR that the event extended, below 24.
     pub pcr: u32,
-    /// Among the events of this PCR, from 1; in the new log, or in the old one if it is gone.
+    /// The event's position among the events of this PCR, from 1: in the new log, or in the old log if it was
+    /// removed.
     pub position: usize,
+    /// The event in the old log; `None` if it was added.
     pub old: Option<&'l BootEvent<'l>>,
+    /// The event in the new log; `None` if it was removed.
     pub new: Option<&'l BootEvent<'l>>,
 }
 
-/// The longest table of pairs to look for what two lists have in common; what is longer is compared one by one.
-const MAX_TABLE_CELLS: usize = 1 << 20;
-
-/// What was extended in one log only, PCR by PCR in its order. Events are told apart by their digests alone, so what the
-/// log claims beside these changes nothing.
+/// The events that are in one log only, by PCR and position. Events are compared by their digests alone, so
+/// that unproven claims of a log do not influence the result.
 pub fn diff<'l>(old: &'l EventLog<'_>, new: &'l EventLog<'_>) -> Vec<EventChange<'l>> {
     (0..24).flat_map(|pcr| diff_pcr(pcr, &events_in_pcr(old, pcr), &events_in_pcr(new, pcr))).collect()
 }
@@ -31,7 +39,7 @@ fn diff_pcr<'l>(pcr: u32, old: &[&'l BootEvent<'l>], new: &[&'l BootEvent<'l>]) 
     let mut changes = Vec::new();
     let (mut from_old, mut from_new) = (0, 0);
     for (to_old, to_new) in common_positions(old, new) {
-        // Between two events that are in both, what came takes the place of what went, in order.
+        // Between two common events, the added ones are taken as replacements of the removed ones, in order.
         let (removed, added) = (&old[from_old..to_old], &new[from_new..to_new]);
         for at in 0..removed.len().max(added.len()) {
             let position = if at < added.len() { from_new + at } else { from_old + at } + 1;
@@ -47,7 +55,7 @@ fn diff_pcr<'l>(pcr: u32, old: &[&'l BootEvent<'l>], new: &[&'l BootEvent<'l>]) 
     changes
 }
 
-/// Where the two have the same event, in the order of both, as many as there are; and both ends.
+/// The positions of common events, ascending in both lists, and last the ends of both lists.
 fn common_positions(old: &[&BootEvent<'_>], new: &[&BootEvent<'_>]) -> Vec<(usize, usize)> {
     let same = |(old, new): &(&&BootEvent<'_>, &&BootEvent<'_>)| old.digest == new.digest;
     let prefix_len = old.iter().zip(new).take_while(same).count();
@@ -64,7 +72,7 @@ fn common_positions(old: &[&BootEvent<'_>], new: &[&BootEvent<'_>]) -> Vec<(usiz
     pairs
 }
 
-/// The longest common subsequence, by dynamic programming from the end.
+/// The positions of the longest common subsequence, by dynamic programming from the end.
 fn longest_common_subsequence(old: &[&BootEvent<'_>], new: &[&BootEvent<'_>]) -> Vec<(usize, usize)> {
     let width = new.len() + 1;
     if (old.len() + 1).saturating_mul(width) > MAX_TABLE_CELLS {
@@ -109,14 +117,14 @@ impl fmt::Display for EventChange<'_> {
                     write!(f, "changed: from {was}, {old}, to {is}, {new}")
                 }
             }
-            (Some(old), None) => write!(f, "is gone: {}, {}", describe_event(old), short_digest(old)),
-            (None, Some(new)) => write!(f, "is new: {}, {}", describe_event(new), short_digest(new)),
-            (None, None) => f.write_str("is the same"),
+            (Some(old), None) => write!(f, "removed: {}, {}", describe_event(old), short_digest(old)),
+            (None, Some(new)) => write!(f, "added: {}, {}", describe_event(new), short_digest(new)),
+            (None, None) => f.write_str("unchanged"),
         }
     }
 }
 
-/// Enough of a digest to tell it from others.
+/// The first 6 bytes of a digest, in hexadecimal.
 fn short_digest(event: &BootEvent<'_>) -> String {
     data_encoding::HEXLOWER.encode(&event.digest[..6])
 }
@@ -141,7 +149,8 @@ mod tests {
         let changes = changes_between(&old, &sample_boot_log("vmlinuz-6.2", "quiet", 1));
         assert_eq!(changes.len(), 2, "{changes:?}");
         assert!(changes[0].contains(r#"event 1 changed: from boot loader command "linux /vmlinuz-6.1" "#));
-        let start = r#"PCR 9 (files of the boot loader, kernel, initrd), event 1 changed: from kernel "(hd0,gpt2)/vmlinuz-6.1" (not proven), "#;
+        let start = "PCR 9 (files of the boot loader, kernel, initrd), event 1 changed: \
+                     from kernel \"(hd0,gpt2)/vmlinuz-6.1\" (not proven), ";
         assert!(changes[1].starts_with(start), "{}", changes[1]);
 
         let changes = changes_between(&old, &sample_boot_log("vmlinuz-6.1", "init=/bin/sh", 1));
@@ -170,13 +179,13 @@ mod tests {
                 .collect()
         };
         assert_eq!(kinds("abc", "axc"), ["event 2 changed "]);
-        assert_eq!(kinds("abc", "abxc"), ["event 3 is new"]);
-        assert_eq!(kinds("abcde", "bce"), ["event 1 is gone", "event 4 is gone"]);
-        assert_eq!(kinds("", "a"), ["event 1 is new"]);
+        assert_eq!(kinds("abc", "abxc"), ["event 3 added "]);
+        assert_eq!(kinds("abcde", "bce"), ["event 1 removed ", "event 4 removed "]);
+        assert_eq!(kinds("", "a"), ["event 1 added "]);
         assert_eq!(kinds("abcdef", "xbcyef").len(), 2);
     }
 
-    /// Beyond the table's size the result is coarser, and the time still bounded.
+    /// Lists above the table's size are aligned less well, in bounded time.
     #[test]
     fn long_lists_are_compared_pairwise() {
         let log = |salt: u32| {

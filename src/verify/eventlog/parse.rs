@@ -1,49 +1,57 @@
-//! The bytes of the log, hostile until they are events.
+//! The parser of the log's untrusted bytes.
 
-use std::borrow::Cow;
+use super::event::BootEvent;
+use super::event_types;
+use super::log::EventLog;
+use crate::verify::byte_reader::{ByteOrder, ByteReader};
+use crate::verify::error::Error;
 
-use super::little_endian::LittleEndianReader;
-use super::{BootEvent, EventLog, event_types};
-use crate::verify::Error;
-
-/// What firmware sets aside for the log is a hundredth of this.
+/// The longest log that is parsed, in bytes: a hundred times what firmware reserves for it.
 const MAX_LOG_SIZE: usize = 16 * 1024 * 1024;
 const MAX_EVENTS: usize = 65_536;
-/// TPMs have a handful of banks.
+/// The most digests of an event. TPMs have a handful of banks.
 const MAX_BANKS: u32 = 16;
 
 /// TPM_ALG_SHA256 (TCG Algorithm Registry).
 const ALG_SHA256: u16 = 0x000b;
 
-pub(super) fn parse_log(bytes: &[u8]) -> Result<EventLog<'_>, Error> {
-    if bytes.len() > MAX_LOG_SIZE {
-        return Err(log_error(MAX_LOG_SIZE, "the log is longer than 16 MiB"));
-    }
-    let mut reader = LittleEndianReader::new(bytes);
-    let banks = parse_header(&mut reader)?;
-    let (mut events, mut locality) = (Vec::new(), None);
-    while !is_padding(reader.rest()) {
-        let offset = reader.offset();
-        if events.len() == MAX_EVENTS {
-            return Err(log_error(offset, "more than 65,536 events"));
+impl<'a> EventLog<'a> {
+    /// Parses a log of at most 16 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EventLog`] if the log is malformed, has no SHA-256 digests, or breaks off within an event.
+    pub fn parse(bytes: &'a [u8]) -> Result<EventLog<'a>, Error> {
+        if bytes.len() > MAX_LOG_SIZE {
+            return Err(log_error(MAX_LOG_SIZE, "the log is longer than 16 MiB"));
         }
-        let event = parse_event(&mut reader, &banks)?;
-        if let Some(value) = startup_locality(&event) {
-            if !matches!(value, 0 | 3 | 4) {
-                return Err(log_error(offset, format!("a TPM is not started from locality {value}")));
+        let mut reader = ByteReader::new(bytes, ByteOrder::Little);
+        let banks = parse_header(&mut reader)?;
+        let (mut events, mut locality) = (Vec::new(), None);
+        while !is_padding(reader.rest()) {
+            let offset = reader.offset();
+            if events.len() == MAX_EVENTS {
+                return Err(log_error(offset, "more than 65,536 events"));
             }
-            if locality.replace(value).is_some() {
-                return Err(log_error(offset, "a second StartupLocality event"));
+            let event = parse_event(&mut reader, &banks)?;
+            if let Some(value) = startup_locality(&event) {
+                if !matches!(value, 0 | 3 | 4) {
+                    return Err(log_error(offset, format!("a TPM is not started from locality {value}")));
+                }
+                if locality.replace(value).is_some() {
+                    return Err(log_error(offset, "a second StartupLocality event"));
+                }
             }
+            events.push(event);
         }
-        events.push(event);
+        Ok(EventLog { events, startup_locality: locality.unwrap_or(0) })
     }
-    Ok(EventLog { events, startup_locality: locality.unwrap_or(0) })
 }
 
-/// The first event (sections 10.2.1 and 10.4.5.1), in the old format: TCG_PCClientPCREvent around TCG_EfiSpecIDEvent.
-/// Gives the log's algorithms, and the sizes of their digests.
-fn parse_header(reader: &mut LittleEndianReader<'_>) -> Result<Vec<(u16, usize)>, Error> {
+/// Parses the first event (sections 10.2.1 and 10.4.5.1): a TCG_PCClientPCREvent, the old format, that
+/// contains a TCG_EfiSpecIDEvent. Returns the algorithms of the log's digests, each with the digest's size in
+/// bytes.
+fn parse_header(reader: &mut ByteReader<'_>) -> Result<Vec<(u16, usize)>, Error> {
     const SIGNATURE: &[u8] = b"Spec ID Event03\0";
     let truncated = || log_error(0, "the log ends within its header");
     let (pcr, event_type) = (reader.u32().ok_or_else(truncated)?, reader.u32().ok_or_else(truncated)?);
@@ -54,20 +62,20 @@ fn parse_header(reader: &mut LittleEndianReader<'_>) -> Result<Vec<(u16, usize)>
     if pcr != 0 || event_type != event_types::NO_ACTION || !data.starts_with(SIGNATURE) {
         return Err(log_error(
             0,
-            "no Spec ID Event03 header: this is no event log, or one in the old format with SHA-1 digests alone, which \
-             prove nothing; let the firmware use the TPM as TPM 2.0, with its SHA-256 bank",
+            "no Spec ID Event03 header: this is not an event log, or it is in the old format with SHA-1 digests \
+             alone, which prove nothing; configure the firmware to use the TPM as TPM 2.0, with its SHA-256 bank",
         ));
     }
 
-    let mut header_reader = LittleEndianReader::new(data);
+    let mut header_reader = ByteReader::new(data, ByteOrder::Little);
     let truncated = || log_error(start + data.len(), "the header ends within its list of algorithms");
-    // The signature; platform class, version and word size decide nothing here.
+    // The signature, then platform class, version and word size, which are not needed.
     header_reader.take(SIGNATURE.len() + 8).ok_or_else(truncated)?;
     let count = header_reader.u32().ok_or_else(truncated)?;
     if !(1..=MAX_BANKS).contains(&count) {
         return Err(log_error(
             start + 24,
-            format!("the header lists {count} algorithms, rather than 1 to {MAX_BANKS}"),
+            format!("the header lists {count} algorithms, not 1 to {MAX_BANKS}"),
         ));
     }
     let mut banks: Vec<(u16, usize)> = Vec::new();
@@ -79,12 +87,18 @@ fn parse_header(reader: &mut LittleEndianReader<'_>) -> Result<Vec<(u16, usize)>
             return Err(log_error(offset, format!("the header lists algorithm {algorithm:#06x} twice")));
         }
         if algorithm == ALG_SHA256 && size != 32 {
-            return Err(log_error(offset, format!("the header gives SHA-256 digests {size} bytes, not 32")));
+            return Err(log_error(
+                offset,
+                format!("the header says that SHA-256 digests have {size} bytes, not 32"),
+            ));
         }
         banks.push((algorithm, size.into()));
     }
     if !banks.iter().any(|(algorithm, _)| *algorithm == ALG_SHA256) {
-        return Err(log_error(start + 24, "no SHA-256 digests in this log: enable the TPM's SHA-256 bank"));
+        return Err(log_error(
+            start + 24,
+            "no SHA-256 digests in this log: enable the TPM's SHA-256 bank in the firmware",
+        ));
     }
     let vendor = header_reader.u8().ok_or_else(truncated)?;
     if header_reader.rest().len() != usize::from(vendor) {
@@ -96,11 +110,8 @@ fn parse_header(reader: &mut LittleEndianReader<'_>) -> Result<Vec<(u16, usize)>
     Ok(banks)
 }
 
-/// TCG_PCR_EVENT2 (section 10.2.2).
-fn parse_event<'a>(
-    reader: &mut LittleEndianReader<'a>,
-    banks: &[(u16, usize)],
-) -> Result<BootEvent<'a>, Error> {
+/// Parses a TCG_PCR_EVENT2 (section 10.2.2).
+fn parse_event<'a>(reader: &mut ByteReader<'a>, banks: &[(u16, usize)]) -> Result<BootEvent<'a>, Error> {
     let offset = reader.offset();
     let truncated = || log_error(offset, "the log ends within this event");
     let (pcr, event_type) = (reader.u32().ok_or_else(truncated)?, reader.u32().ok_or_else(truncated)?);
@@ -145,7 +156,7 @@ fn parse_event<'a>(
     Ok(BootEvent { pcr, event_type, digest, data })
 }
 
-/// Section 10.4.5.3.
+/// The locality that a StartupLocality event gives (section 10.4.5.3).
 fn startup_locality(event: &BootEvent<'_>) -> Option<u8> {
     match event.data.strip_prefix(b"StartupLocality\0")? {
         [locality] if event.event_type == event_types::NO_ACTION && event.pcr == 0 => Some(*locality),
@@ -153,20 +164,22 @@ fn startup_locality(event: &BootEvent<'_>) -> Option<u8> {
     }
 }
 
-/// Nothing, or what firmware fills the room with that is left. An event ends the look at its first bytes.
+/// Whether no event is left: firmware may fill the rest of the log's memory with ones. Where an event
+/// follows, its first bytes end the comparison.
 fn is_padding(rest: &[u8]) -> bool {
     rest.iter().all(|byte| *byte == 0xff)
 }
 
-fn log_error(offset: usize, reason: impl Into<Cow<'static, str>>) -> Error {
-    Error::EventLog { offset, what: reason.into().into_owned() }
+fn log_error(offset: usize, reason: impl Into<String>) -> Error {
+    Error::EventLog { offset, reason: reason.into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::EventContent;
     use super::super::sample_log::{EventLogBuilder, sample_boot_log};
-    use super::super::{EventContent, sha256};
     use super::*;
+    use crate::digest::sha256;
 
     fn assert_rejected(bytes: &[u8], why: &str) {
         let error = EventLog::parse(bytes).unwrap_err().to_string();
@@ -174,7 +187,7 @@ mod tests {
         assert!(!error.chars().any(char::is_control), "{error}");
     }
 
-    /// Where it ends between two events, it is a shorter log, which its replay tells.
+    /// A log that ends between two events is well-formed, and has another replay.
     #[test]
     fn truncation_is_detected() {
         let bytes = sample_boot_log("vmlinuz-6.1", "quiet", 1);

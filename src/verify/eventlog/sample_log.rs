@@ -1,6 +1,8 @@
 //! Builds boot event logs for tests.
 
-use super::{PcrDigest, event_types, sha256};
+use super::event_types;
+use crate::digest::sha256;
+use crate::verify::pcr::PcrDigest;
 
 pub(super) struct EventLogBuilder {
     pub bytes: Vec<u8>,
@@ -18,7 +20,7 @@ impl EventLogBuilder {
         for (algorithm, size) in banks {
             data.extend([algorithm.to_le_bytes(), size.to_le_bytes()].concat());
         }
-        data.extend([3, 1, 2, 3]); // the vendor's information
+        data.extend([3, 1, 2, 3]); // vendor information
         EventLogBuilder { bytes: Vec::new() }
             .u32s(&[0, event_types::NO_ACTION])
             .raw(&[0; 20])
@@ -49,7 +51,7 @@ impl EventLogBuilder {
     }
 }
 
-/// A boot by shim and GRUB, and as the kernel's own part.
+/// A boot by shim and GRUB, with the events of the kernel's EFI stub.
 pub(crate) fn sample_boot_log(kernel: &str, command_line: &str, secure_boot: u8) -> Vec<u8> {
     let order = variable_data("BootOrder", &[1, 0]);
     let volume = [b"\x0bMain volume".as_slice(), &[0; 16]].concat();

@@ -1,13 +1,15 @@
-//! What firmware puts into the data of its events: variables and device paths.
+//! UEFI structures in the data of events: variables, device paths and texts.
 
-use super::little_endian::LittleEndianReader;
+use crate::verify::byte_reader::{ByteOrder, ByteReader};
 
-/// A firmware variable as it was measured: UEFI_VARIABLE_DATA (TCG PC Client Platform Firmware Profile, section 10.2).
+/// A firmware variable as the firmware measured it: UEFI_VARIABLE_DATA (section 10.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UefiVariable<'a> {
-    /// The name's vendor, as a GUID in its usual form.
+    /// The GUID of the vendor, lower-case with hyphens, which is the namespace of the name.
     pub vendor: String,
+    /// The variable's name, such as "SecureBoot".
     pub name: String,
+    /// The variable's value.
     pub value: &'a [u8],
 }
 
@@ -15,18 +17,19 @@ pub struct UefiVariable<'a> {
 pub(super) const EFI_GLOBAL_VARIABLE: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
 impl<'a> UefiVariable<'a> {
-    /// None unless the fields fill the data exactly, as a digest over all of it demands.
+    /// `None` unless the fields fill the data exactly: a digest over the data covers then nothing but the
+    /// variable.
     pub(super) fn parse(data: &'a [u8]) -> Option<UefiVariable<'a>> {
-        let mut reader = LittleEndianReader::new(data);
+        let mut reader = ByteReader::new(data, ByteOrder::Little);
         let vendor = guid(reader.array()?);
         let (name_len, length) = (reader.u64_length()?, reader.u64_length()?);
         let name = decode_utf16(reader.take(name_len.checked_mul(2)?)?)?;
         let value = reader.take(length)?;
-        reader.rest().is_empty().then_some(UefiVariable { vendor, name, value })
+        reader.is_empty().then_some(UefiVariable { vendor, name, value })
     }
 }
 
-/// The first three parts are little-endian numbers (UEFI appendix A).
+/// Formats a GUID, whose first three parts are little-endian numbers (UEFI appendix A).
 fn guid(bytes: [u8; 16]) -> String {
     let [a, b, c, d, e, f, g, h, node @ ..] = bytes;
     let (low, mid, high) =
@@ -35,18 +38,19 @@ fn guid(bytes: [u8; 16]) -> String {
     format!("{low:08x}-{mid:04x}-{high:04x}-{i:02x}{j:02x}-{k:02x}{l:02x}{m:02x}{n:02x}{o:02x}{p:02x}")
 }
 
-/// The file that an image was loaded from, if its device path says so: UEFI_IMAGE_LOAD_EVENT (the profile's section
-/// 10.2), then nodes of a device path (UEFI section 10.3), of which a file's is type 4 and subtype 4.
+/// The file that an image was loaded from, if its device path has one: a UEFI_IMAGE_LOAD_EVENT (section 10.2)
+/// ends in the nodes of a device path (UEFI section 10.3), of which those for files have type 4 and subtype
+/// 4.
 pub(super) fn image_file_path(data: &[u8]) -> Option<String> {
     const MEDIA_FILE: (u8, u8) = (4, 4);
     const END: u8 = 0x7f;
-    let mut reader = LittleEndianReader::new(data);
-    // Where in memory it was, its length, and the address that it was linked for.
+    let mut reader = ByteReader::new(data, ByteOrder::Little);
+    // The image's address in memory, its length, and the address that it was linked for.
     reader.take(24)?;
     let length = reader.u64_length()?;
-    let mut nodes = LittleEndianReader::new(reader.take(length)?);
+    let mut nodes = ByteReader::new(reader.take(length)?, ByteOrder::Little);
     let mut file = String::new();
-    while !nodes.rest().is_empty() {
+    while !nodes.is_empty() {
         let (node_type, length) = ((nodes.u8()?, nodes.u8()?), nodes.u16()?);
         let node = nodes.take(usize::from(length).checked_sub(4)?)?;
         if node_type.0 == END {
@@ -54,18 +58,18 @@ pub(super) fn image_file_path(data: &[u8]) -> Option<String> {
         }
         if node_type == MEDIA_FILE {
             let part = decode_utf16(node)?;
-            // A path may be in several nodes, with or without what separates them.
+            // A path may be split over several nodes, with or without a separator between them.
             if !file.is_empty() && !file.ends_with('\\') && !part.starts_with('\\') {
                 file.push('\\');
             }
             file.push_str(&part);
         }
     }
-    // Shown as Linux writes paths, since a backslash would be taken for an escape.
+    // With slashes, as Linux writes paths: descriptions escape a backslash.
     (!file.is_empty()).then(|| file.replace('\\', "/"))
 }
 
-/// Text that firmware or a boot loader wrote, as ASCII, UTF-8 or UTF-16, with or without NULs at its end.
+/// Decodes a text of firmware or a boot loader: ASCII, UTF-8 or UTF-16LE, with or without NULs at its end.
 pub(super) fn decode_text(bytes: &[u8]) -> Option<String> {
     let end = bytes.iter().rposition(|byte| *byte != 0)? + 1;
     let trimmed = &bytes[..end];
@@ -75,7 +79,7 @@ pub(super) fn decode_text(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(trimmed).ok().map(str::to_owned)
 }
 
-/// UTF-16 without a NUL but at its end.
+/// Decodes UTF-16LE that has no NULs except at its end.
 pub(super) fn decode_utf16(bytes: &[u8]) -> Option<String> {
     if bytes.len() % 2 != 0 {
         return None;
@@ -103,7 +107,7 @@ mod tests {
             assert_eq!(UefiVariable::parse(&data[..end]), None, "{end}");
         }
         assert_eq!(UefiVariable::parse(&[data.as_slice(), &[0]].concat()), None);
-        // Lengths whose sums and products do not fit.
+        // Lengths whose sums and products overflow.
         for at in 16..32 {
             let mut lying = data.clone();
             lying[at] ^= 0xff;
@@ -119,7 +123,7 @@ mod tests {
             assert_eq!(image_file_path(&data[..end]), None, "{end}");
         }
         let mut endless = data;
-        endless[34..36].fill(0); // a node of no length
+        endless[34..36].fill(0); // a node of length 0
         assert_eq!(image_file_path(&endless), None);
     }
 

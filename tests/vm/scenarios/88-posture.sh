@@ -8,7 +8,7 @@ part_1() {
         >/etc/hostbadge/agents.d/posed.toml
     show hostbadge agent reload
     wait_for "the issuer" hostbadge status
-    expect "accepted by nobody" hostbadge posture show
+    expect "not accepted: hostbadge posture accept" hostbadge posture show
     wait_for "a look" sh -c 'hostbadge status --json | jq -e ".posture == \"unaccepted\""'
     refused as games hostbadge token "$audience"
     says "hostbadge posture accept"

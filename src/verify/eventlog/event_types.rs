@@ -1,0 +1,30 @@
+//! Types of events, by their names in the profile (section 10.4.1). No digest covers an event's type.
+
+pub(super) const POST_CODE: u32 = 0x1;
+pub(super) const NO_ACTION: u32 = 0x3;
+pub(super) const SEPARATOR: u32 = 0x4;
+pub(super) const ACTION: u32 = 0x5;
+pub(super) const EVENT_TAG: u32 = 0x6;
+pub(super) const S_CRTM_CONTENTS: u32 = 0x7;
+pub(super) const S_CRTM_VERSION: u32 = 0x8;
+pub(super) const CPU_MICROCODE: u32 = 0x9;
+pub(super) const PLATFORM_CONFIG_FLAGS: u32 = 0xa;
+pub(super) const TABLE_OF_DEVICES: u32 = 0xb;
+pub(super) const COMPACT_HASH: u32 = 0xc;
+pub(super) const IPL: u32 = 0xd;
+pub(super) const IPL_PARTITION_DATA: u32 = 0xe;
+pub(super) const POST_CODE2: u32 = 0x13;
+pub(super) const EFI_VARIABLE_DRIVER_CONFIG: u32 = 0x8000_0001;
+pub(super) const EFI_VARIABLE_BOOT: u32 = 0x8000_0002;
+pub(super) const EFI_BOOT_SERVICES_APPLICATION: u32 = 0x8000_0003;
+pub(super) const EFI_BOOT_SERVICES_DRIVER: u32 = 0x8000_0004;
+pub(super) const EFI_RUNTIME_SERVICES_DRIVER: u32 = 0x8000_0005;
+pub(super) const EFI_GPT_EVENT: u32 = 0x8000_0006;
+pub(super) const EFI_ACTION: u32 = 0x8000_0007;
+pub(super) const EFI_PLATFORM_FIRMWARE_BLOB: u32 = 0x8000_0008;
+pub(super) const EFI_HANDOFF_TABLES: u32 = 0x8000_0009;
+pub(super) const EFI_PLATFORM_FIRMWARE_BLOB2: u32 = 0x8000_000a;
+pub(super) const EFI_HANDOFF_TABLES2: u32 = 0x8000_000b;
+pub(super) const EFI_VARIABLE_BOOT2: u32 = 0x8000_000c;
+pub(super) const EFI_GPT_EVENT2: u32 = 0x8000_000d;
+pub(super) const EFI_VARIABLE_AUTHORITY: u32 = 0x8000_00e0;

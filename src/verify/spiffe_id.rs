@@ -1,0 +1,59 @@
+//! The syntax of SPIFFE IDs and trust domain names (SPIFFE ID, section 2).
+
+/// The longest SPIFFE ID, in bytes (SPIFFE ID, section 2.4).
+const MAX_SPIFFE_ID_LEN: usize = 2048;
+/// The longest name of a trust domain, in bytes (SPIFFE ID, section 2.4).
+const MAX_TRUST_DOMAIN_LEN: usize = 255;
+
+/// The trust domain of a workload's SPIFFE ID, such as "example.org" of "spiffe://example.org/agent"; `None`
+/// if `id` is not a SPIFFE ID with a path.
+pub fn workload_trust_domain(id: &str) -> Option<&str> {
+    if id.len() > MAX_SPIFFE_ID_LEN {
+        return None;
+    }
+    let (domain, path) = id.strip_prefix("spiffe://")?.split_once('/')?;
+    let is_valid_segment = |text: &str| {
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        !matches!(text, "" | "." | "..") && text.bytes().all(is_allowed)
+    };
+    (is_trust_domain(domain) && path.split('/').all(is_valid_segment)).then_some(domain)
+}
+
+/// Whether `text` is the name of a trust domain: 1 to 255 lower-case letters, digits, dots, hyphens and
+/// underscores.
+pub fn is_trust_domain(text: &str) -> bool {
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    (1..=MAX_TRUST_DOMAIN_LEN).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spiffe_id_syntax_is_checked() {
+        for good in ["spiffe://example.org/a/b", "spiffe://a/B", "spiffe://a_b-c.d/e..f/-/_"] {
+            assert!(workload_trust_domain(good).is_some(), "{good}");
+        }
+        for bad in [
+            "spiffe://a",
+            "spiffe://a/",
+            "spiffe:///a",
+            "spiffe://A/b",
+            "spiffe://a:1/b",
+            "spiffe://a/b/",
+            "spiffe://a//b",
+            "spiffe://a/./b",
+            "spiffe://a/../b",
+            "spiffe://a/b?c",
+            "spiffe://a/b#c",
+            "spiffe://a/%41",
+            "https://a/b",
+            "",
+        ] {
+            assert!(workload_trust_domain(bad).is_none(), "{bad}");
+        }
+        assert!(workload_trust_domain(&format!("spiffe://a/{}", "b".repeat(2037))).is_some());
+        assert!(workload_trust_domain(&format!("spiffe://a/{}", "b".repeat(2038))).is_none());
+    }
+}
