@@ -1,76 +1,84 @@
-# The one entry for people and for CI. `make help` lists what there is.
+# The entry point for developers and for CI. `make help` lists the targets.
 
 CARGO ?= cargo
 DEV ?= $(CURDIR)/dev
-PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl python3 python3-venv python3-pip
-# Node, Go and Java by whatever way they were installed; Debian's where there is none.
+# Where Cargo builds; CARGO_TARGET_DIR moves it.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl \
+	python3 python3-venv python3-pip
+# Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.24 and Rust
+# 1.88.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
-# By whatever way they were installed; Go 1.24 or later and Rust 1.88 or later are asked for by the clients themselves.
-CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) $(if $(shell command -v mvn),,maven default-jdk-headless)
+CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
+	$(if $(shell command -v mvn),,maven default-jdk-headless)
 
-.PHONY: help deps test-deps build demo run test lint test-clients leaks bench bench-spire fuzz deb rpm check-packages test-packages test-vm deny clean
+.PHONY: help deps test-deps build demo run test lint doc test-clients leaks bench bench-spire fuzz deb rpm \
+	check-packages test-packages test-vm deny clean
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## install the system packages that building needs (as root, or by sudo)
+deps: ## install the system packages that a build needs (as root, or by sudo)
 	@scripts/install-packages $(PACKAGES)
 
-test-deps: ## and those that the tests need
+test-deps: ## install the system packages that the tests need (as root, or by sudo)
 	@scripts/install-packages $(TEST_PACKAGES)
 
 build: deps ## build both programs
 	$(CARGO) build --locked
 
-demo: build ## the main job, on an embedded software TPM: a token for an agent, nothing for a stranger, the record
+demo: build ## show tokens, a denied caller and the audit log on a temporary host with a software TPM
 	@scripts/demo
 
-run: build ## leave a development host running in ./dev, and print the line of curl to try
-	target/debug/hostbadged --dev $(DEV)
+run: build ## run a development host in ./dev until Ctrl-C; it prints a curl command to try
+	$(TARGET)/debug/hostbadged --dev $(DEV)
 
-lint: ## format and clippy, warnings as errors
+lint: ## check the format, and run clippy with warnings as errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-test: test-deps lint ## everything that must hold: format, clippy, unit and integration tests on a real software TPM
+doc: ## build the crate's documentation with warnings as errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib
+
+test: test-deps lint ## run lint, unit tests, and integration tests on software TPMs
 	$(CARGO) test --locked
 
-test-clients: test-deps ## SPIFFE's clients of Go, Rust and Java as they are (needs Go 1.24 and Rust 1.88)
+test-clients: test-deps ## test the SPIFFE clients for Go, Rust and Java (needs Go 1.24 and Rust 1.88)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test workload_clients -- --ignored
+	$(CARGO) test --locked --test integration -- --ignored workload_clients::
 
-leaks: deps ## ten thousand TPM operations leave nothing in the TPM (a minute or two)
-	$(CARGO) test --locked --test tpm_room -- --ignored --exact nothing_is_left_in_the_tpm_after_ten_thousand_operations
+leaks: deps ## check that 10,000 TPM operations leave no object or session in the TPM (1 to 2 minutes)
+	$(CARGO) test --locked --test tpm -- --ignored ten_thousand_operations_leave_no_objects_in_the_tpm
 
-bench: deps ## what a token costs in memory, and what the TPM costs beside tpm2-tools
+bench: deps ## measure the time and memory of tokens, and TPM operations beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
 
-bench-spire: deps ## the Workload API beside SPIRE's own agent, the same client driving both (needs Go 1.26.6)
+bench-spire: deps ## measure the Workload API beside SPIRE's agent with one client for both (needs Go 1.26.6)
 	@scripts/bench-spire $(ROUNDS)
 
-fuzz: deps ## feed hostile bytes to what parses them, SECONDS=60 for each target
+fuzz: deps ## fuzz each parser for SECONDS (default: 60)
 	@scripts/fuzz $(or $(SECONDS),60)
 
 deb rpm: deps ## build the package into target/package
 	@scripts/package $@
 
-check-packages: test-deps deb rpm ## what the packages hold, what lintian and systemd say of it
+check-packages: test-deps deb rpm ## check the files of both packages, and run lintian and systemd-analyze on them
 	@scripts/install-packages lintian rpm
 	@scripts/check-packages
 
-test-packages: check-packages ## the same, and that a second build from nothing gives the same bytes
+test-packages: check-packages ## check the packages, and that a second clean build gives the same bytes
 	@scripts/check-packages --twice
 
-test-vm: deps deb rpm ## the packages on real Debians with a TPM, systemd and journald, in virtual machines (as root)
+test-vm: deps deb rpm ## test the packages on Debian in virtual machines with a TPM, systemd and journald (as root)
 	@scripts/install-packages qemu-system-x86 qemu-utils swtpm swtpm-tools mmdebstrap e2fsprogs
-	@tests/vm/run $(VM) target/package/hostbadge_*.deb target/package/hostbadge-*.rpm docs/guide/*.md
+	@tests/vm/run $(VM) $(TARGET)/package/hostbadge_*.deb $(TARGET)/package/hostbadge-*.rpm docs/guide/*.md
 
-deny: ## bans, licences and sources of the dependencies
+deny: ## check the dependencies' licences, sources and bans
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check bans licenses sources
 
-clean: ## remove what was built, and the development host
+clean: ## remove the build and the development host
 	$(CARGO) clean
 	rm -rf $(DEV)

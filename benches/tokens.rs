@@ -1,7 +1,7 @@
-//! What a token costs, beside what it could cost at the least on this machine in this run.
+//! The cost of tokens, beside a raw signature and a bare round trip on this machine in this run.
 //!
-//! `cargo bench --bench tokens` (or `make bench`). Starts its own daemon, in release mode, with audit log and journal
-//! on, and drives it over its socket. Root, so that journald can be started where none runs.
+//! `cargo bench --bench tokens` (or `make bench`). Starts a daemon in release mode, with audit log and
+//! journal, and calls it over its socket. Root can start journald where it does not run.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn main() {
     println!("raw ring P-256 signature    {:8.1} us   {:8.0} a second", micros(raw), 1.0 / raw.as_secs_f64());
 
     let dir = tempfile::tempdir().expect("a temporary directory");
-    // The first start makes the host; what is measured is a host that was there before.
+    // The first start provisions the host, which is not measured.
     drop(Host::start(dir.path()));
     let ready: Vec<Duration> = (0..5).map(|_| Host::start(dir.path()).ready_after()).collect();
     println!(
@@ -32,7 +32,7 @@ fn main() {
         micros(median(&ready)) / 1e3
     );
     let host = Host::start(dir.path());
-    // Long enough for the TPM to be asked whether it is still there.
+    // Long enough for a probe of the TPM.
     std::thread::park_timeout(Duration::from_secs(12));
     println!("memory idle                 {:8.1} MB", host.resident() as f64 / 1e6);
     println!(
@@ -54,7 +54,7 @@ fn main() {
     let used = host.cpu() - before;
     report_serial(&tokens, &bare, used, raw);
 
-    // Each certificate that has not expired is remembered, and an agent has 4,096 at most.
+    // The daemon keeps each unexpired certificate, at most 4,096 of one agent.
     let before = host.cpu();
     let certificates = ask_often(&host, CERTIFICATES, "POST", "/v1/certificate", "{}");
     let used = host.cpu() - before;
@@ -106,7 +106,7 @@ fn report_serial(tokens: &[Duration], bare: &[Duration], used: Duration, raw: Du
     report_cpu(used / tokens.len() as u32, raw);
 }
 
-/// Beside a raw signature, and beside the key that each certificate has made for it as well.
+/// Beside a raw signature, and beside a raw signature with a new key, which each certificate has.
 fn report_certificates(certificates: &[Duration], used: Duration, raw: Duration) {
     let (p50, key) = (median(certificates), raw_key());
     println!(
@@ -123,7 +123,7 @@ fn report_certificates(certificates: &[Duration], used: Duration, raw: Duration)
     report_cpu(used / certificates.len() as u32, raw);
 }
 
-/// What it costs to make a key.
+/// The time to create a P-256 key.
 fn raw_key() -> Duration {
     let random = SystemRandom::new();
     let made: Vec<Duration> = (0..500)
@@ -137,12 +137,12 @@ fn raw_key() -> Duration {
     median(&made)
 }
 
-/// User and system time of the daemon for one request, journal and audit included.
+/// User and system time of the daemon per request, with journal and audit log.
 fn report_cpu(each: Duration, raw: Duration) {
     println!("  daemon's CPU for each     {:8.1} us   {:.2} raw signatures", micros(each), ratio(each, raw));
 }
 
-/// All connections at once, each as fast as it gets its answers.
+/// The time of all requests over concurrent connections, each of which sends a request after each response.
 fn concurrent(host: &Host, method: &str, path: &str, body: &str) -> Duration {
     let started = Instant::now();
     std::thread::scope(|scope| {

@@ -1,7 +1,8 @@
-//! What the TPM costs, beside the same commands by tpm2-tools on the same software TPM in the same run.
+//! TPM operations beside the same commands of tpm2-tools, on the same software TPM in the same run.
 //!
-//! `cargo bench --bench tpm` (or `make bench`). A tool is a process that starts, connects, loads a saved context and does
-//! one command: what a script would pay. Ours load the key under the SRK each time, in a salted and encrypted session.
+//! `cargo bench --bench tpm` (or `make bench`). A tool is a process that starts, connects, loads a saved
+//! context and executes one command, as in a script. The TPM module loads the key below the SRK each time, in
+//! a salted and encrypted session.
 
 mod support;
 
@@ -18,8 +19,8 @@ use zeroize::Zeroizing;
 use support::{Client, Host, median, percentile};
 
 const TIMES: usize = 50;
-/// Keys and hosts are made less often: that takes long.
-const MADE: usize = 5;
+/// How often keys are created, which takes longer.
+const KEY_TIMES: usize = 5;
 
 fn main() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -57,7 +58,7 @@ fn main() {
     starts();
 }
 
-/// The room's own calls, each at its median.
+/// The median of each operation of the TPM module.
 struct Ours {
     host_sign: Duration,
     rsa_sign: Duration,
@@ -72,27 +73,27 @@ struct Ours {
 impl Ours {
     fn measure(software: &SoftwareTpm) -> Ours {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        // Each provisioning on a connection of its own: a host has one identity.
-        let mut made: Vec<(Duration, TpmObjects)> = (0..MADE)
+        // A new connection for each provisioning, since one connection provisions once.
+        let mut provisioned: Vec<(Duration, TpmObjects)> = (0..KEY_TIMES)
             .map(|_| {
                 let tpm = open(software, None);
-                let made = runtime.block_on(async {
+                let provisioned = runtime.block_on(async {
                     tpm.info().await.expect("a TPM");
                     let started = Instant::now();
                     let objects = tpm.provision().await.expect("keys");
                     (started.elapsed(), objects)
                 });
                 assert!(tpm.shutdown());
-                made
+                provisioned
             })
             .collect();
-        let (_, objects) = made.pop().expect("one");
-        let provision = median(&made.iter().map(|(took, _)| *took).collect::<Vec<_>>());
+        let (_, objects) = provisioned.pop().expect("one");
+        let provision = median(&provisioned.iter().map(|(took, _)| *took).collect::<Vec<_>>());
         let tpm = open(software, Some(objects));
         let ours = runtime.block_on(async {
             let mut took = Vec::new();
             let mut key = None;
-            for _ in 0..MADE {
+            for _ in 0..KEY_TIMES {
                 let started = Instant::now();
                 key = Some(Arc::new(tpm.create_rsa_key().await.expect("an RSA key")));
                 took.push(started.elapsed());
@@ -133,20 +134,20 @@ async fn each<T, F: Future<Output = Result<T, Error>>>(call: impl Fn() -> F) -> 
     let mut times = Vec::new();
     for _ in 0..TIMES {
         let started = Instant::now();
-        call().await.map(drop).expect("an answer");
+        call().await.map(drop).expect("a result");
         times.push(started.elapsed());
     }
     median(&times)
 }
 
-/// tpm2-tools in a directory with their files.
+/// tpm2-tools, run in a directory with their files.
 struct Tools<'a> {
     dir: &'a Path,
     tcti: String,
 }
 
 impl Tools<'_> {
-    /// Keys of the same kinds as ours, as saved contexts.
+    /// Creates keys of the same types as the module's, and saves their contexts.
     fn prepare(&self) {
         std::fs::write(self.dir.join("m"), [7; 700]).expect("a file");
         std::fs::write(self.dir.join("kek"), [7; 32]).expect("a file");
@@ -185,7 +186,7 @@ impl Tools<'_> {
         median(&times)
     }
 
-    /// How long it took. What it leaves in the TPM is flushed beside the clock.
+    /// The time of a command. Flushing its transient objects is not included.
     fn run(&self, words: &[&str]) -> Duration {
         let started = Instant::now();
         self.succeed(words);
@@ -206,12 +207,12 @@ impl Tools<'_> {
     }
 }
 
-/// Whole tokens over the agent socket, one after the other.
-fn tokens(tool: [Duration; 2], room: [Duration; 2]) {
+/// Token requests over the agent socket, one after the other, beside the tool's and the module's signatures.
+fn tokens(tool: [Duration; 2], module: [Duration; 2]) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     register(dir.path());
     let host = Host::start(dir.path());
-    println!("tokens, serial                        p50            p99   in the room   tpm2_sign");
+    println!("tokens, serial                        p50            p99    TPM module   tpm2_sign");
     for (at, (name, audience)) in
         [("ES256", "https://hard"), ("RS256", "https://rsa")].into_iter().enumerate()
     {
@@ -229,13 +230,13 @@ fn tokens(tool: [Duration; 2], room: [Duration; 2]) {
             "token by the TPM, {name:<10} {:10.1} ms {:11.1} ms {:13.2} {:11.2}",
             millis(p50),
             millis(percentile(&times, 99)),
-            ratio(p50, room[at]),
+            ratio(p50, module[at]),
             ratio(p50, tool[at])
         );
     }
 }
 
-/// The usual agent with grants for the TPM's keys. Made before the first start, which makes the RSA key.
+/// Registers an agent with grants for keys of the TPM, before the first start, which creates the RSA key.
 fn register(dir: &Path) {
     let agents = dir.join("etc/agents.d");
     std::fs::create_dir_all(&agents).expect("a directory");
@@ -250,7 +251,7 @@ fn register(dir: &Path) {
     )
     .expect("written");
     drop(file);
-    // Once it has the key, a host starts with it.
+    // The next start loads the key.
     let host = Host::start(dir);
     let key = dir.join("state/rsa.json");
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -261,7 +262,7 @@ fn register(dir: &Path) {
     drop(host);
 }
 
-/// How long a start takes with ever more retired keys, the software TPM's own start included.
+/// The time of a start with 0, 1 and 100 retired keys, with the start of the software TPM.
 fn starts() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut host = Some(Host::start(dir.path()));
@@ -276,7 +277,7 @@ fn starts() {
             retired += 1;
         }
         drop(running);
-        let ready: Vec<Duration> = (0..MADE).map(|_| Host::start(dir.path()).ready_after()).collect();
+        let ready: Vec<Duration> = (0..KEY_TIMES).map(|_| Host::start(dir.path()).ready_after()).collect();
         let p50 = median(&ready);
         let first = *first.get_or_insert(p50);
         println!(

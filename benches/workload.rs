@@ -1,8 +1,8 @@
-//! What a JWT-SVID costs over the Workload API, beside a bare call and a raw signature in this run, and what an open
-//! stream takes.
+//! The cost of JWT-SVIDs over the Workload API, beside a bare call and a raw signature in this run, and of
+//! open streams.
 //!
-//! `cargo bench --bench workload` (or `make bench`). The client is hyper's HTTP/2 on a thread of its own, so its share is
-//! in every number, the bare call's too.
+//! `cargo bench --bench workload` (or `make bench`). The time of the client, hyper's HTTP/2 on its own
+//! thread, is in each number, also of the bare call.
 
 mod support;
 
@@ -26,7 +26,7 @@ const CONCURRENT: usize = 16;
 const EACH: usize = 1_500;
 const OPEN: usize = 1_000;
 const TOKEN: &str = "FetchJWTSVID";
-/// Nothing is behind it.
+/// A method that does not exist.
 const BARE: &str = "FetchNothing";
 
 fn main() {
@@ -78,13 +78,13 @@ fn main() {
         idle as f64 / 1e6
     );
     let before = host.cpu();
-    // Nothing happens meanwhile: this is what looking after the callers takes.
+    // Idle streams cost the checks that their callers still exist.
     runtime.block_on(async { tokio::time::sleep(Duration::from_secs(5)).await });
     println!("CPU, {OPEN} streams at rest   {:8.2} %", (host.cpu() - before).as_secs_f64() / 5.0 * 100.0);
     drop(open);
 }
 
-/// Prints what one kind of call costs; the median.
+/// Measures and prints the cost of a call. Returns the median time.
 fn report(
     name: &str,
     host: &Host,
@@ -119,7 +119,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// One connection on the caller's thread.
+/// One connection, whose runtime is on the caller's thread.
 struct Client {
     runtime: Runtime,
     sender: SendRequest<Full<Bytes>>,
@@ -132,7 +132,7 @@ impl Client {
         Client { runtime, sender }
     }
 
-    /// A whole call; a token that is refused ends the benchmark.
+    /// Makes a call and reads its response; a denied token ends the benchmark.
     fn call(&mut self, method: &str) {
         let sender = &mut self.sender;
         self.runtime.block_on(async {
@@ -152,7 +152,7 @@ async fn connect(socket: PathBuf) -> SendRequest<Full<Bytes>> {
 }
 
 fn request(method: &str) -> Request<Full<Bytes>> {
-    // JWTSVIDRequest with one audience; to the other methods the same bytes are unknown fields.
+    // A JWTSVIDRequest with one audience; other methods ignore its field.
     let audience = "https://api.example.com";
     let message = [&[0x0a, audience.len() as u8], audience.as_bytes()].concat();
     let frame = [&[0, 0, 0, 0, message.len() as u8][..], &message].concat();
@@ -164,7 +164,7 @@ fn request(method: &str) -> Request<Full<Bytes>> {
         .expect("a request")
 }
 
-/// An open stream of certificates that has said its first message.
+/// An open stream of certificates whose first message has arrived.
 async fn follow(socket: &Path) -> (SendRequest<Full<Bytes>>, Incoming) {
     let mut sender = connect(socket.to_owned()).await;
     let mut body = sender.send_request(request("FetchX509SVID")).await.expect("an answer").into_body();

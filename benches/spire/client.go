@@ -16,7 +16,7 @@ import (
 
 const audience = "https://api.example.com"
 
-// A connection of its own. A daemon that refuses, or that is silent for a minute, ends the benchmark.
+// client is one connection. A daemon that denies a call, or does not respond for a minute, ends the benchmark.
 type client struct {
 	conn     *grpc.ClientConn
 	workload workload.SpiffeWorkloadAPIClient
@@ -51,7 +51,7 @@ func (c client) jwt() {
 	}
 }
 
-// A call that no daemon knows: what the client, the socket and both ends' HTTP/2 take.
+// A call of a method that no daemon has: the cost of the client, the socket and HTTP/2 on both sides.
 func (c client) unknown() {
 	ctx, cancel := asked()
 	defer cancel()
@@ -61,7 +61,7 @@ func (c client) unknown() {
 	}
 }
 
-// Opens a stream of the method named, takes its first message and leaves it open until it is told to end.
+// Opens a stream of the method, reads its first message, and keeps the stream open until the end.
 func (c client) follow(method string) context.CancelFunc {
 	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "workload.spiffe.io", "true"))
 	late := time.AfterFunc(time.Minute, cancel)

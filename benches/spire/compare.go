@@ -14,7 +14,7 @@ const (
 	theirs = "spire-agent"
 )
 
-// What is aimed at, by measure: how many times better than SPIRE's agent at least.
+// The goals by measure: how many times better than SPIRE's agent, at least.
 var aims = map[string]float64{
 	"idle memory":                    4,
 	"  for each stream":              3,
@@ -22,7 +22,7 @@ var aims = map[string]float64{
 	"FetchJWTSVID, 16 at once: rate": 5,
 }
 
-// Prints the median over the rounds of each measure, and how many times better ours is.
+// Prints the median of each measure over the rounds, and how many times better hostbadge is.
 func compare(lines io.Reader) {
 	values := map[string]map[string][]float64{}
 	units := map[string]string{}
@@ -55,7 +55,7 @@ func compare(lines io.Reader) {
 	}
 }
 
-// The aim, if there is one, and whether it was met.
+// The goal, if there is one, and whether it was reached.
 func beside(name string, better float64) string {
 	aim, aimed := aims[name]
 	switch {
@@ -68,7 +68,7 @@ func beside(name string, better float64) string {
 	}
 }
 
-// The middle one, or the mean of the middle two; nothing measured is an error.
+// The median; an error without values.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		log.Fatal("a measure is there of one daemon only")

@@ -11,15 +11,15 @@ const (
 	serialCalls = 5_000
 	freshCalls  = 1_000
 	concurrent  = 16
-	// How long the concurrent callers go on.
+	// How long the concurrent callers run.
 	spell   = 3 * time.Second
 	streams = 1_000
-	// How long a daemon may put things away before its memory is read.
+	// How long a daemon can release memory before it is measured.
 	rest = 2 * time.Second
 )
 
-// Says what the daemon holds at rest, having answered once, and with the streams open. To be run first: what a daemon took
-// for a burst of calls it may keep.
+// Prints the daemon's memory when idle after one call, and with open streams. Must run first, since a daemon may keep
+// memory of a burst of calls.
 func (d daemon) memory() {
 	first := connect(d.socket)
 	first.jwt()
@@ -64,7 +64,7 @@ func (d daemon) calls() {
 	d.together("FetchJWTSVID, 16 at once", client.jwt)
 }
 
-// Says the p50 and p99 of calls one after the other, and the daemon's processor time for each.
+// Prints the p50 and p99 of serial calls, and the daemon's CPU time per call.
 func (d daemon) timed(name string, count int, call func()) {
 	for range count / 10 {
 		call()
@@ -83,7 +83,7 @@ func (d daemon) timed(name string, count int, call func()) {
 	d.say(name+": CPU each", "us", each*1e6)
 }
 
-// Says how many calls a second callers with a connection each get through, and the daemon's processor time for each.
+// Prints the calls per second of concurrent callers with a connection each, and the daemon's CPU time per call.
 func (d daemon) together(name string, call func(client)) {
 	var over atomic.Bool
 	var count atomic.Int64

@@ -1,11 +1,11 @@
-// Drives a Workload API and says what it cost, one JSON object a line:
+// Calls a Workload API and prints the cost, one JSON object a line:
 //
-//	bench memory NAME SOCKET PID STREAM   what the daemon NAME holds when idle, and for each open stream
-//	bench calls NAME SOCKET PID STREAM    how long calls take, and the daemon's processor time for each
-//	bench compare                         reads those lines, and prints them as a table with the ratios
+//	bench memory NAME SOCKET PID STREAM   memory of the daemon NAME when idle, and per open stream
+//	bench calls NAME SOCKET PID STREAM    time of calls, and the daemon's CPU time per call
+//	bench compare                         reads these lines and prints a table with ratios
 //
-// STREAM is FetchX509SVID or FetchJWTBundles. Every daemon gets the same client, which is grpc-go as it comes: its own share
-// is in every time, and the row of the call that no daemon knows shows how much that is.
+// STREAM is FetchX509SVID or FetchJWTBundles. The client is the same grpc-go for each daemon; its time is in each number,
+// and the row of the unknown call shows how much it is.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"strconv"
 )
 
-// One number of one run.
+// One value of one run.
 type measure struct {
 	Daemon string  `json:"daemon"`
 	Name   string  `json:"name"`
@@ -38,12 +38,12 @@ func main() {
 	}
 }
 
-// A daemon to measure: how it is called in the table, where it listens, and which process it is.
+// A daemon to measure: its name in the table, its socket and its process.
 type daemon struct {
 	name   string
 	socket string
 	pid    int
-	// The method whose streams are opened.
+	// The method of the streams.
 	stream string
 }
 

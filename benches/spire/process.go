@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// What /proc/PID/status says of the daemon's memory under a name, in bytes.
+// A memory value of /proc/PID/status, in bytes.
 func (d daemon) resident(name string) float64 {
 	for line := range strings.Lines(d.proc("status")) {
 		text, found := strings.CutPrefix(line, name+":")
@@ -28,7 +28,7 @@ func (d daemon) resident(name string) float64 {
 // The daemon's user and system time so far, in seconds.
 func (d daemon) processor() float64 {
 	stat := d.proc("stat")
-	// The program's name may have spaces; what follows it starts with the third field, and the times are the 14th and 15th.
+	// The program's name may have spaces. The third field follows it; the times are the 14th and 15th.
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 13 {
 		log.Fatalf("process %d: its stat has %d fields", d.pid, len(fields))

@@ -1,11 +1,11 @@
-//! A daemon to measure, and a client that costs as little as possible.
+//! A daemon to measure, and an HTTP client with little overhead.
 
 // Each benchmark uses a part of this.
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
-/// journald, started here where none runs.
+/// A journald, started here if none runs.
 pub struct Journald(Option<Child>);
 
 impl Journald {
@@ -25,7 +25,8 @@ impl Journald {
         if UnixStream::connect("/run/systemd/journal/stdout").is_ok() || !Path::new(JOURNALD).exists() {
             return Journald(None);
         }
-        // As systemd sets it at boot; the kernel's own ten entries would have journald and its clients wait in turns.
+        // As systemd sets it at boot. With the kernel's default of ten, journald and its clients would wait
+        // for each other.
         let _ = std::fs::write("/proc/sys/net/unix/max_dgram_qlen", "512");
         let child = Command::new(JOURNALD).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok();
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -36,7 +37,7 @@ impl Journald {
     }
 
     pub fn running(&self) -> bool {
-        Path::new(JOURNAL_SOCKET).exists()
+        UnixDatagram::unbound().and_then(|client| client.connect(JOURNAL_SOCKET)).is_ok()
     }
 }
 
@@ -49,7 +50,7 @@ impl Drop for Journald {
     }
 }
 
-/// A development host whose limits are out of the way.
+/// A development host without effective rate limits.
 pub struct Host {
     daemon: Child,
     socket: PathBuf,
@@ -60,7 +61,8 @@ impl Host {
     pub fn start(dir: &Path) -> Host {
         let etc = dir.join("etc");
         std::fs::create_dir_all(&etc).expect("a directory");
-        let config = "[limits]\nrate = 10000000\nburst = 10000000\ntpm_rate = 10000000\ntpm_burst = 10000000\n[log]\nto = \"auto\"\n";
+        let config = "[limits]\nrate = 10000000\nburst = 10000000\n\
+            tpm_rate = 10000000\ntpm_burst = 10000000\n[log]\nto = \"auto\"\n";
         std::fs::write(etc.join("hostbadged.toml"), config).expect("a file");
         let started = Instant::now();
         let mut daemon = Command::new(env!("CARGO_BIN_EXE_hostbadged"))
@@ -71,7 +73,7 @@ impl Host {
             .spawn()
             .expect("hostbadged");
         let mut line = String::new();
-        // The daemon introduces itself once it is ready.
+        // The daemon prints a banner once it is ready.
         let stdout = daemon.stdout.as_mut().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let ready = started.elapsed();
@@ -88,7 +90,7 @@ impl Host {
         self.ready
     }
 
-    /// User and system time so far.
+    /// User and system time of the daemon so far.
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.daemon.id())).expect("stat");
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -130,15 +132,15 @@ impl Client {
         }
     }
 
-    /// Waits as curl, Node, Go and Python do: by polling. A blocked read(2) would be woken a second time when the daemon
-    /// takes the request from the socket, and the daemon would be charged for it.
+    /// Waits by poll(2), as curl, Node, Go and Python do. A blocked read(2) would also be woken when the
+    /// daemon reads the request, and that costs time of the daemon.
     fn wait(&self) {
         let mut polled = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut polled, PollTimeout::from(10_000u16)).expect("poll");
         assert!(ready > 0, "no answer within 10 s");
     }
 
-    /// Sends a request and reads the whole reply; a token that is refused ends the benchmark.
+    /// Sends a request and reads the response; a denied token or certificate ends the benchmark.
     pub fn ask(&mut self, method: &str, path: &str, body: &str) {
         self.request.clear();
         write!(
@@ -171,7 +173,7 @@ impl Client {
     }
 }
 
-/// The middle one.
+/// The median.
 pub fn median(times: &[Duration]) -> Duration {
     percentile(times, 50)
 }
@@ -182,7 +184,7 @@ pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
-/// The median of batches, so that a slow moment of the machine does not count.
+/// The time of a P-256 signature, as the median of batches.
 pub fn raw_signature() -> Duration {
     let random = SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");

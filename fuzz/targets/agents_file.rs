@@ -1,10 +1,10 @@
-//! An agents.d file of any bytes: an agent, or faults whose texts can be shown.
+//! An agents.d file of any bytes gives an agent, or diagnostics without control characters.
 #![no_main]
 
 use std::fs;
 use std::sync::LazyLock;
 
-use hostbadge::agents::Registry;
+use hostbadge::agents::AgentSet;
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
@@ -12,12 +12,13 @@ static DIR: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 
 fuzz_target!(|input: &[u8]| {
     fs::write(DIR.path().join("any.toml"), input).unwrap();
-    match Registry::read(DIR.path(), 30) {
-        Ok(registry) => assert_eq!(registry.len(), 1),
-        Err(faults) => {
-            assert!(!faults.is_empty());
-            for fault in faults {
-                assert!(!fault.to_string().chars().any(|c| c.is_control() && c != '\n'), "{fault:?}");
+    match AgentSet::read(DIR.path(), 30) {
+        Ok(agents) => assert_eq!(agents.len(), 1),
+        Err(diagnostics) => {
+            assert!(!diagnostics.is_empty());
+            for diagnostic in diagnostics {
+                let text = diagnostic.to_string();
+                assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A configuration file of any bytes: a configuration, or faults whose texts can be shown.
+//! A configuration file of any bytes gives a configuration, or diagnostics without control characters.
 #![no_main]
 
 use std::fs;
@@ -13,10 +13,11 @@ static DIR: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 fuzz_target!(|input: &[u8]| {
     let file = DIR.path().join("hostbadged.toml");
     fs::write(&file, input).unwrap();
-    if let Err(faults) = Config::read(&file, Paths::default()) {
-        assert!(!faults.is_empty());
-        for fault in faults {
-            assert!(!fault.to_string().chars().any(|c| c.is_control() && c != '\n'), "{fault:?}");
+    if let Err(diagnostics) = Config::read(&file, Paths::default()) {
+        assert!(!diagnostics.is_empty());
+        for diagnostic in diagnostics {
+            let text = diagnostic.to_string();
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
         }
     }
 });

@@ -1,4 +1,4 @@
-//! Claims of any bytes in a token that is otherwise well formed: findings, or an error.
+//! An EAT with claims of any bytes and an invalid signature gives at least one failed check, or an error.
 #![no_main]
 
 use data_encoding::BASE64URL_NOPAD;

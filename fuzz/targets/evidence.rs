@@ -1,4 +1,4 @@
-//! Evidence of any bytes: findings, or an error.
+//! Evidence of any bytes gives at least one failed check, or an error.
 #![no_main]
 
 use hostbadge::verify::evidence::Evidence;

@@ -1,16 +1,17 @@
-//! IMA lists of any bytes: a list of which each prefix proves itself, or an error whose text can be shown.
+//! IMA measurement lists of any bytes give a list that its own replay proves, or an error without control
+//! characters.
 #![no_main]
 
-use hostbadge::verify::ima::List;
+use hostbadge::verify::ima::MeasurementList;
 use libfuzzer_sys::fuzz_target;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 fn list(bytes: &[u8]) -> Option<usize> {
-    match List::parse(bytes) {
+    match MeasurementList::parse(bytes) {
         Ok(list) => {
             let proven = list.proven_by(&list.replay()).expect("a list proves itself");
             assert!(proven.digests().len() + proven.violations() <= list.len());
-            assert!(list.proven_by(&[0; 32]).expect("nothing was extended").entries().is_empty());
+            assert!(list.proven_by(&[0; 32]).expect("an empty list").entries().is_empty());
             Some(list.len())
         }
         Err(error) => {
@@ -21,8 +22,9 @@ fn list(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// A list as the kernel would write it, each path any bytes that it can be, every third of a file that changed meanwhile.
-fn built(input: &[u8]) -> (Vec<u8>, usize) {
+/// A list as the kernel writes it, with one entry per path; every third is a violation. Returns the number of
+/// entries too.
+fn build(input: &[u8]) -> (Vec<u8>, usize) {
     let mut bytes = Vec::new();
     let mut entries = 0;
     for path in input.split(|byte| *byte == 0) {
@@ -55,7 +57,7 @@ fuzz_target!(|input: &[u8]| {
     match kind % 2 {
         0 => drop(list(rest)),
         _ => {
-            let (bytes, entries) = built(rest);
+            let (bytes, entries) = build(rest);
             assert_eq!(list(&bytes), Some(entries));
         }
     }

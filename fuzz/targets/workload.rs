@@ -1,7 +1,8 @@
-//! The workload socket as a whole: a connection that says whatever comes, to a server as the daemon has it, on a host whose
-//! TPM has not answered yet. However a caller behaves, its connection ends once it has nothing more to say.
+//! The whole workload socket: a connection sends any bytes to the daemon's server, on a host whose TPM has
+//! not responded yet. The server must close each connection once the client has shut down its side.
 //!
-//! The first byte says whether the preface and the settings go before the rest, and how it is cut on its way.
+//! The lowest bit of the first byte omits the preface and SETTINGS; its other bits are where the rest is
+//! split into two writes.
 #![no_main]
 
 use std::io::{ErrorKind, Read, Write};
@@ -11,27 +12,27 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hostbadge::agents::Agents;
-use hostbadge::api::{Api, Crowd, Lanes, Server, Workload};
+use hostbadge::agents::AgentRegistry;
+use hostbadge::api::{Api, ConnectionLimits, Server, WorkerPool, WorkloadApi};
 use hostbadge::audit::{Audit, Journal};
 use hostbadge::clock::Clock;
 use hostbadge::config::LogTarget;
 use hostbadge::federation::Federation;
-use hostbadge::issue::{ByTpm, Enrollment, Issuer, Places, Turns};
-use hostbadge::pki::Authority;
-use hostbadge::policy::{Limiter, Rate};
-use hostbadge::posture::{BootLog, ImaList, Mode, Watched};
-use hostbadge::service::Road;
-use hostbadge::tpm::State;
+use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
+use hostbadge::pki::CertificateIssuer;
+use hostbadge::policy::{AdminPolicy, Limiter, Rate};
+use hostbadge::posture::{EventLogFile, ImaListFile, Mode, PostureState};
+use hostbadge::service::{IdentityService, ServiceDeps};
+use hostbadge::tpm::TpmState;
 use libfuzzer_sys::fuzz_target;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// The preface and empty SETTINGS.
+/// The preface and an empty SETTINGS frame.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-const PATIENCE: Duration = Duration::from_secs(5);
+const IO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The one server, which is left to the end of the program.
+/// The server's socket. One server runs until the process ends.
 fn socket() -> &'static Path {
     static SOCKET: OnceLock<PathBuf> = OnceLock::new();
     SOCKET.get_or_init(|| {
@@ -53,53 +54,66 @@ fn serve(dir: &Path, listener: UnixListener) {
     let audit = Audit::open(dir, journal, clock.clone()).unwrap();
     let unlimited = || Rate { per_second: 1_000_000, burst: 1_000_000 };
     let tpm = watch::channel(None).1;
-    let road = Road {
-        agents: Agents::open(&dir.join("agents.d"), 40, clock.clone()),
+    let service = IdentityService::new(ServiceDeps {
+        agents: AgentRegistry::open(&dir.join("agents.d"), 40, clock.clone()),
         federation: Federation::open(&dir.join("federation")),
-        limiter: Arc::new(Limiter::new(unlimited(), unlimited(), unlimited())),
+        limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
         issuer: Issuer::default(),
-        audit: audit.for_lanes(),
+        audit,
+        audit_dir: dir.into(),
         clock,
-        tpm: watch::channel(State::starting()).1,
-        trouble: watch::channel(None).1,
-        handle: tpm.clone(),
-        by_tpm: ByTpm { turns: Turns::default(), tpm, rsa_waits: watch::channel(None).1 },
-        places: Places::default(),
-        boot_log: BootLog::in_dir(dir),
+        tpm_state: watch::channel(TpmState::starting()).1,
+        tpm_description: watch::channel(None).1,
+        blocked_reason: watch::channel(None).1,
+        tpm: tpm.clone(),
+        tpm_signer: TpmSigner {
+            queue: FairQueue::default(),
+            tpm,
+            rsa_blocked_reason: watch::channel(None).1,
+        },
+        evidence_slots: EvidenceSlots::default(),
+        event_log: EventLogFile::in_dir(dir),
+        ima_log: ImaListFile::in_dir(dir),
         enrollment: Enrollment::open(dir),
-        ima: ImaList::in_dir(dir),
-        posture: Watched::new(Mode::Off, Duration::from_secs(60)),
-        authority: Authority::new(Duration::from_secs(3600)),
-    };
+        posture: PostureState::new(Mode::Off, Duration::from_secs(60)),
+        compared_pcrs: Vec::new(),
+        posture_commands: hostbadge::posture::command_channel().0,
+        key_admin: hostbadge::issue::key_command_channel().0,
+        certificate_issuer: CertificateIssuer::new(Duration::from_secs(3600)),
+        admin_policy: AdminPolicy { admin_group: None, dev_uid: None },
+    });
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let lanes = Arc::new(Lanes::start(1, &stop).unwrap());
-        let api = Api::Workload(Workload::new(road).unwrap());
-        Server::new(listener, api, Crowd::new(64, 64), Some(lanes), stop.clone()).unwrap().run().await;
+        let workers = Arc::new(WorkerPool::start(1, &stop).unwrap());
+        let api = Api::Workload(WorkloadApi::new(service.with_inline_audit()).unwrap());
+        Server::new(listener, api, ConnectionLimits::new(64, 64), Some(workers), stop.clone())
+            .unwrap()
+            .run()
+            .await;
     });
 }
 
-/// Says all of it, or as much as is heard, and waits for the end of the connection.
-fn say(pieces: &[&[u8]]) {
+/// Sends the pieces until the server closes the connection, then waits for the server to close it.
+fn send(pieces: &[&[u8]]) {
     let mut stream = UnixStream::connect(socket()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(IO_TIMEOUT)).unwrap();
     for piece in pieces {
         if stream.write_all(piece).is_err() {
             break;
         }
     }
     let _ = stream.shutdown(Shutdown::Write);
-    let mut heard = [0; 4096];
+    let mut answer = [0; 4096];
     loop {
-        match stream.read(&mut heard) {
+        match stream.read(&mut answer) {
             Ok(0) => return,
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::ConnectionReset => return,
-            // libFuzzer's clock.
+            // libFuzzer's timer signal.
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => panic!("the connection does not end: {e}"),
+            Err(e) => panic!("the server does not close the connection: {e}"),
         }
     }
 }
@@ -108,5 +122,5 @@ fuzz_target!(|input: &[u8]| {
     let Some((how, rest)) = input.split_first() else { return };
     let hello = if how & 1 == 0 { HELLO } else { &[] };
     let cut = rest.len() * usize::from(how >> 1) / 128;
-    say(&[hello, &rest[..cut], &rest[cut..]]);
+    send(&[hello, &rest[..cut], &rest[cut..]]);
 });

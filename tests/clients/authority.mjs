@@ -1,4 +1,4 @@
-// One call for each form of :authority that clients send: authority.mjs SOCKET FORM…, where "-" is none at all.
+// Makes one call for each value of :authority: authority.mjs SOCKET VALUE…, where "-" means no :authority.
 // Prints the grpc-status of each.
 import http2 from "node:http2";
 import net from "node:net";
@@ -14,7 +14,7 @@ for (const form of forms) {
     te: "trailers",
     "workload.spiffe.io": "true",
   };
-  // Node adds an :authority of its own, unless there is a host.
+  // Node adds an :authority unless there is a host header.
   if (form === "-") headers.host = "localhost";
   else headers[":authority"] = form;
   await new Promise((resolve) => {

@@ -1,4 +1,4 @@
-"""What a client learns by reflection: reflection.py SOCKET v1|v1alpha. Prints services, and the methods of the Workload API."""
+"""Lists services, and methods of the Workload API, by gRPC reflection: reflection.py SOCKET v1|v1alpha."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ if version == "v1alpha":
     services = list(database.get_services())
     methods = [m.name for m in DescriptorPool(database).FindServiceByName("SpiffeWorkloadAPI").methods]
 else:
-    # The library knows the older name only; the messages are the same.
+    # The library has the older name only; the messages are the same.
     from grpc_reflection.v1alpha import reflection_pb2 as pb
 
     call = channel.stream_stream(

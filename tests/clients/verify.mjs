@@ -1,10 +1,11 @@
-// Verifies a token with jose: verify.mjs JWKS-FILE TOKEN AUDIENCE. Prints the claims; exit 1 and the reason if invalid.
+// Verifies a token with jose: verify.mjs JWKS-FILE TOKEN AUDIENCE. Prints the claims; exit 1 and the reason
+// if invalid.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-// The library is wherever JOSE says, since this file is in no package.
+// JOSE is the directory of the library, since this file is not in a package.
 const jose = await import(pathToFileURL(createRequire(process.env.JOSE + "/").resolve("jose")));
 const [file, token, audience] = process.argv.slice(2);
 try {

@@ -1,5 +1,5 @@
-// A client of the Workload API with @grpc/grpc-js: workload.mjs SOCKET PROTO AUDIENCE. GRPC is where the packages are.
-// Prints the same as workload.py.
+// A client of the Workload API with @grpc/grpc-js: workload.mjs SOCKET PROTO AUDIENCE. GRPC is the directory
+// of packages. Prints the same as workload.py.
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { createRequire } from "node:module";
 
@@ -27,7 +27,7 @@ const { spiffe_id } = await call("ValidateJWTSVID", { audience, svid: svids[0].s
 say({ valid: spiffe_id });
 const denied = await call("FetchJWTSVID", { audience: ["https://bank.example.com"] }).catch((fault) => fault.code);
 say({ denied: denied === grpc.status.PERMISSION_DENIED });
-// Takes two messages of a stream.
+// Reads two messages of a stream.
 const two = (stream, tell) =>
   new Promise((resolve) => {
     let pushed = 0;
@@ -49,7 +49,7 @@ await new Promise((resolve) => {
   });
   bundles.on("error", resolve);
 });
-// Certificates that stand one after the other: a SEQUENCE whose length takes two bytes, each.
+// Splits concatenated certificates, each a SEQUENCE whose length has two bytes.
 const split = (all) => {
   const certificates = [];
   for (let at = 0; at < all.length; ) {

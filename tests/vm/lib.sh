@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What a scenario is written with; as a program, runs a part of one: lib.sh SCENARIO PART.
+# Functions for scenarios; as a program, runs a part of one: lib.sh SCENARIO PART.
 #
-# A scenario is run as root from its first line to its last, and fails at the first command that fails. One that outlives a
-# reboot is functions instead, part_1, part_2 and so on, each but the last ending in reboot_and_continue or
-# cut_power_and_continue. Variables do not outlive either, files do; a power cut, only those that were synced. `# limit: N s`
-# on a line of its own allows a part more than 180 seconds.
+# A scenario runs as root from its first line to its last, and fails at the first command that fails. A
+# scenario with a reboot is functions instead, part_1, part_2 and so on; each but the last ends in
+# reboot_and_continue or cut_power_and_continue. Files survive both (a power cut only if they were synced),
+# variables do not. A line `# limit: N s` allows each part N seconds instead of 180.
 set -euo pipefail
 
 vm=/srv/vm
@@ -13,10 +13,10 @@ output=
 say() { printf '\n-- %s\n' "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" && exit 1; }
 
-# The last command's output has this text in it.
+# The last command's output contains this text.
 says() { [[ $output == *"$1"* ]] || fail "its output lacks '$1'"; }
 
-# The command succeeds, and says this.
+# The command succeeds and prints this text.
 expect() {
     local text=$1
     shift
@@ -24,9 +24,9 @@ expect() {
     says "$text"
 }
 
-# The command fails; `says` looks at what it said.
+# The command fails; `says` checks its output.
 refused() {
-    ! show "$@" || fail "this should have been refused"
+    ! show "$@" || fail "the command succeeded"
 }
 
 show() {
@@ -37,12 +37,12 @@ show() {
     return "$status"
 }
 
-# wait_for 'what' command…: up to a minute, or $patience seconds.
+# wait_for 'what' command…: waits 60 seconds, or $timeout.
 wait_for() {
-    local what=$1 end=$((SECONDS + ${patience:-60}))
+    local what=$1 end=$((SECONDS + ${timeout:-60}))
     shift
     until output=$("$@" 2>&1); do
-        ((SECONDS < end)) || { printf '%s\n' "$output" && fail "waited in vain for $what"; }
+        ((SECONDS < end)) || { printf '%s\n' "$output" && fail "timed out waiting for $what"; }
         sleep 0.3
     done
 }
@@ -54,11 +54,11 @@ as() {
     runuser -u "$user" -- env XDG_RUNTIME_DIR="/run/user/$(id -u "$user")" "$@"
 }
 
-# Asks the host to do something to the machine, and waits until it has:
+# Has the host do something to the machine, and waits until it is done:
 #   tpm-stall        commands to the TPM wait, until tpm-resume
 #   tpm-answer RC    the TPM answers every command with this code, until tpm-resume
-#   tpm-restart      the TPM loses what is in its memory, under the running machine
-#   tpm-replace, tpm-remove, tpm-insert    at the next cut of the power
+#   tpm-restart      the TPM restarts under the running machine, and loses its memory
+#   tpm-replace, tpm-remove, tpm-insert    take effect at the next power cut
 host() {
     local answer
     echo "# host $*"
@@ -67,7 +67,7 @@ host() {
     [ "$answer" = "done" ] || fail "the host: $answer"
 }
 
-# Installs a package with no network: hostbadge, or one that the image has in store.
+# Installs packages without network: hostbadge, or packages that are in the image.
 need() {
     local package file
     for package in "$@"; do

@@ -1,4 +1,4 @@
-"""A virtual machine, its disk, its TPM, and the line to the scenarios' runner inside."""
+"""A virtual machine with its disk, its TPM, and the connection to the scenario runner inside."""
 
 import shutil
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tpm import TIED, Tpm
 
-# Speculation's mitigations cost an emulated processor much, and protect nobody there.
+# mitigations=off: they are slow on an emulated processor, and not needed there.
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0 quiet panic=5 mitigations=off"
 
 
@@ -33,7 +33,7 @@ class Machine:
             [*TIED, "qemu-system-x86_64", "-machine", "q35", "-accel", self.accelerator, "-cpu", "max", "-smp", "2",
              "-m", "1536", "-nodefaults", "-no-user-config", "-display", "none",
              "-kernel", self.image / "vmlinuz", "-initrd", self.image / "initrd", "-append", COMMAND_LINE,
-             # What the guest has flushed survives QEMU in the page cache of this machine.
+             # Data that the guest has flushed survives a kill of QEMU in the page cache of this machine.
              "-drive", f"file={self.dir}/disk,if=virtio,format=qcow2,cache=unsafe",
              "-drive", f"file={self.payload},if=virtio,format=raw,readonly=on",
              "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
@@ -41,13 +41,13 @@ class Machine:
              "-chardev", f"socket,id=line,path={line},server=on,wait=off",
              "-device", "virtserialport,chardev=line,name=vm-tests",
              *(tpm if self.has_tpm else [])], stdin=subprocess.DEVNULL)
+        self.line = socket.socket(socket.AF_UNIX)
         end = time.monotonic() + 20
-        while not line.exists():
+        # The file exists before QEMU accepts connections.
+        while self.line.connect_ex(str(line)) != 0:
             if time.monotonic() > end or self.qemu.poll() is not None:
                 raise RuntimeError("QEMU does not start")
             time.sleep(0.05)
-        self.line = socket.socket(socket.AF_UNIX)
-        self.line.connect(str(line))
         self.pending = b""
 
     def read(self, deadline: float):
@@ -69,7 +69,7 @@ class Machine:
         self.line.sendall(f"{text}\n".encode())
 
     def act(self, action: str) -> str:
-        """Does what a scenario asked the host for."""
+        """Executes an action that a scenario requested."""
         match action.split():
             case ["tpm-stall"]:
                 self.tpm.stall()
@@ -79,7 +79,7 @@ class Machine:
                 self.tpm.resume()
             case ["tpm-restart"]:
                 self.tpm.restart()
-            # A TPM is changed while the power is off: these take effect at the next power cut.
+            # These take effect at the next power cut, while the machine is off.
             case ["tpm-replace"]:
                 self.new_tpm = True
             case ["tpm-remove"]:

@@ -1,8 +1,8 @@
-"""The machine's TPM: swtpm, and a relay between it and QEMU that can hold, forge and lose answers.
+"""The machine's TPM: swtpm, and a relay between it and QEMU that can delay, forge and drop responses.
 
-Stopping swtpm itself would not do to make it stall: QEMU waits for its control channel with the whole machine stopped.
-The relay holds back TPM commands only. QEMU hands swtpm one end of a socket for commands through the control channel;
-the relay keeps that end and gives swtpm one of its own, so that swtpm can be started anew under a running machine.
+Stopping swtpm would stall the whole machine, not only its TPM: QEMU blocks on the control channel. The relay delays
+TPM commands only. QEMU passes swtpm one end of a socket for commands through the control channel; the relay keeps
+that end and passes swtpm a socket of its own, so that swtpm can be restarted under a running machine.
 """
 
 import os
@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-# A child that does not outlive this process, however that ends.
+# The kernel kills the child when this process exits.
 TIED = ["setpriv", "--pdeathsig", "KILL"]
 
 CMD_INIT = struct.pack(">II", 2, 0)
@@ -25,7 +25,7 @@ TPM_RC_FAILURE = 0x101
 
 
 def failure(code: int) -> bytes:
-    """A TPM's answer that is an error."""
+    """A response with a response code only."""
     return struct.pack(">HII", 0x8001, 10, code)
 
 
@@ -35,8 +35,8 @@ class Tpm:
         self.path = dir / "tpm.sock"  # where QEMU finds it
         self.generation = 0
         self.stalled = False
-        self.answer = None  # the code that answers every command, if any
-        self.owed = False  # a command is with swtpm
+        self.answer = None  # the response code for every command, if any
+        self.owed = False  # swtpm executes a command
         self.lock = threading.Lock()
         self.qemu = self.commands = self.swtpm = self.answers = None
         self.wake, self.woken = socket.socketpair()
@@ -48,7 +48,7 @@ class Tpm:
         threading.Thread(target=self.relay, daemon=True).start()
 
     def make(self):
-        """Another TPM than before, with its endorsement key's certificates."""
+        """Creates a new TPM with EK certificates."""
         self.generation += 1
         self.state = self.dir / f"tpm-{self.generation}"
         self.state.mkdir()
@@ -84,7 +84,7 @@ class Tpm:
                 time.sleep(0.05)
 
     def stop(self):
-        """As losing power: nothing is said to it before."""
+        """Kills swtpm, as a loss of power does."""
         self.process.kill()
         self.process.wait()
         for end in (self.swtpm, self.answers):
@@ -92,14 +92,14 @@ class Tpm:
                 end.close()
         self.swtpm = self.answers = None
 
-    # What a scenario asks for.
+    # Actions of scenarios.
 
     def stall(self):
-        """Commands wait, and answers under way too."""
+        """Delays commands and responses until resume."""
         self.set(stalled=True)
 
     def answering(self, code: str):
-        """Every command is answered with this TPM_RC, and never reaches the TPM."""
+        """Answers each command with this TPM_RC instead of the TPM, until resume."""
         self.set(answer=int(code, 0))
 
     def resume(self):
@@ -111,12 +111,12 @@ class Tpm:
         self.wake.send(b".")
 
     def restart(self):
-        """The TPM loses power for a moment while the machine runs: sessions and loaded objects are gone."""
+        """Restarts the TPM under the running machine: sessions and loaded objects are lost."""
         with self.lock:
             self.stop()
             self.start()
             if self.commands:
-                # QEMU waits without end for an answer.
+                # QEMU would wait for the response forever.
                 if self.owed:
                     self.commands.sendall(failure(TPM_RC_FAILURE))
                     self.owed = False
@@ -127,7 +127,7 @@ class Tpm:
         self.wake.send(b".")
 
     def power_cut(self, replace: bool):
-        """For a machine that is off. It comes back as another TPM if it was replaced meanwhile."""
+        """Restarts the TPM of a machine that is off, as another one if `replace`."""
         with self.lock:
             self.stop()
             for end in (self.qemu, self.commands):
@@ -143,7 +143,7 @@ class Tpm:
     # The relay.
 
     def connect(self, message: bytes):
-        """Gives swtpm a socket of ours for commands."""
+        """Passes swtpm a socket of the relay for commands."""
         if self.answers:
             self.answers.close()
         self.answers, theirs = socket.socketpair()
@@ -168,7 +168,7 @@ class Tpm:
                 ready = [key for key, _ in selector.select()]
             for key in ready:
                 with self.lock:
-                    # Not if it was closed, or held back, since.
+                    # The socket may have been closed or stalled since select.
                     if key.fileobj.fileno() == key.fd and not (self.stalled and key.fileobj in (self.commands, self.answers)):
                         key.data()
 
@@ -217,4 +217,4 @@ class Tpm:
             try:
                 target.sendall(message)
             except OSError:
-                pass  # Its end is seen when it is read.
+                pass  # The relay notices the closed end when it reads.

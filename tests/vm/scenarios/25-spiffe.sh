@@ -1,4 +1,4 @@
-# SPIFFE's Workload API, by curl alone: a gRPC call is a request of HTTP/2 whose body begins with five bytes of length.
+# The SPIFFE Workload API with curl: a gRPC call is an HTTP/2 request whose body has a prefix of five bytes.
 
 need hostbadge
 audience=https://api.example.com
@@ -6,7 +6,7 @@ printf 'name = "spiffe"\n[match]\nunit = "spiffe.service"\n[[grant]]\naudience =
     >/etc/hostbadge/agents.d/spiffe.toml
 expect "spiffe" hostbadge agent reload
 
-# A call, as it is typed into /root/call: its method and its message, which printf writes.
+# call METHOD MESSAGE [SECONDS]; the message is in the syntax of printf.
 cat >/root/call <<'EOF'
 printf '%b' "$2" | curl -sS -N -i --http2-prior-knowledge --max-time "${3:-10}" -o - \
     --unix-socket /run/hostbadge/workload.sock -H 'content-type: application/grpc' -H 'te: trailers' \
@@ -22,7 +22,7 @@ nothing='\0\0\0\0\0'
 length=${#audience}
 for_audience=$(printf '\\0\\0\\0\\0\\x%x\\x0a\\x%x%s' $((length + 2)) "$length" "$audience")
 
-say "The socket is systemd's, and open to every user"
+say "systemd owns the socket, which every user can open"
 expect "active" systemctl is-active hostbadge-workload.socket
 expect "666" stat -c %a /run/hostbadge/workload.sock
 
@@ -31,18 +31,18 @@ expect "agent/spiffe" call FetchJWTSVID "$for_audience"
 says "grpc-status: 0"
 expect "svid-issued" hostbadge audit tail --lines 1
 
-say "It gets a certificate, on a stream that stays open"
+say "It gets a certificate on a stream that stays open"
 expect "agent/spiffe" call FetchX509SVID "$nothing" 2
 says "issuing CA"
 expect "certificate-issued" hostbadge audit tail --lines 1
 
-say "A stranger gets nothing, and is told so as SPIFFE's clients expect it"
+say "An unknown caller gets PERMISSION_DENIED"
 unit=(--unit=other.service -p DynamicUser=yes)
 for method in FetchJWTSVID FetchX509SVID FetchX509Bundles FetchWITSVID; do
     expect "grpc-status: 7" call "$method" "$([ $method = FetchJWTSVID ] && echo "$for_audience" || echo "$nothing")"
 done
 
-say "An agent that is removed loses its stream, and its certificate is revoked"
+say "The stream of a removed agent ends, and its certificate is revoked"
 unit=(--unit=spiffe.service -p DynamicUser=yes)
 call FetchX509SVID "$nothing" 30 >/root/stream 2>&1 &
 wait_for "the certificate" grep -q "issuing CA" /root/stream

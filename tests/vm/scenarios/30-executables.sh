@@ -1,4 +1,5 @@
-# With the drop-in, the daemon sees which program another user's process runs; without, it says that it cannot.
+# With the drop-in, the daemon can read executables of other users' processes; without it, it reports that it
+# cannot.
 
 need hostbadge
 cp /usr/bin/hostbadge /usr/local/bin/researcher
@@ -11,11 +12,11 @@ exe_sha256 = "$(sha256sum /usr/local/bin/researcher | cut -d' ' -f1)"
 TOML
 show hostbadge agent reload
 
-say "As installed, executables of others cannot be read"
+say "By default, executables of other users cannot be read"
 refused as daemon /usr/local/bin/researcher whoami
 says "executable not readable"
 
-say "With the drop-in they can"
+say "With the drop-in they can be read"
 mkdir -p /etc/systemd/system/hostbadged.service.d
 cp /usr/share/hostbadge/executables.conf /etc/systemd/system/hostbadged.service.d/
 systemctl daemon-reload
@@ -23,11 +24,11 @@ systemctl restart hostbadged.service
 expect "program" as daemon /usr/local/bin/researcher whoami
 refused as daemon hostbadge whoami
 
-say "A changed program is another"
+say "A changed program does not match"
 printf x >>/usr/local/bin/researcher
 refused as daemon /usr/local/bin/researcher whoami
 
-say "It costs one capability, and the calls that it would open stay closed"
+say "The drop-in adds one capability, whose system calls stay blocked"
 exposure=$(systemd-analyze security --no-pager hostbadged.service | sed -n 's/.*exposure level.*: \([0-9.]*\) .*/\1/p')
 echo "exposure $exposure"
 awk -v e="$exposure" 'BEGIN { exit !(e <= 1.5) }' || fail "exposure $exposure is above 1.5"

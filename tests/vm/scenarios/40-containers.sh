@@ -1,4 +1,4 @@
-# A container is given the socket by a bind mount; what is in it is told apart as the host sees it.
+# A container gets the socket by a bind mount; its processes are identified as the host sees them.
 
 need hostbadge
 cat >/etc/hostbadge/agents.d/contained.toml <<'TOML'
@@ -12,13 +12,13 @@ contained() {
     systemd-run --quiet --wait --pipe --collect --unit=contained.service \
         unshare --mount --pid --fork --mount-proc --uts --ipc bash -c "$1"
 }
-say "In mount, pid, uts and ipc namespaces of its own, with the socket at another place"
+say "In its own mount, PID, UTS and IPC namespaces, with the socket at another path"
 expect "contained" contained "
     mkdir -p /tmp/inside && mount -t tmpfs none /tmp/inside && touch /tmp/inside/sock &&
     mount --bind /run/hostbadge/agent.sock /tmp/inside/sock &&
     hostbadge --socket /tmp/inside/sock whoami"
 
-say "Root of a user namespace is the user that made it"
+say "Root of a user namespace is the user that created it"
 refused as nobody unshare --user --map-root-user hostbadge whoami
 says "uid 65534"
 refused as nobody unshare --user --map-root-user hostbadge status

@@ -1,4 +1,4 @@
-# The clock is set back, and then right again: tokens go on, and say the time that the host believes in.
+# The clock is set back and forward again: tokens are issued, with the time of the host's clock.
 
 need hostbadge
 audience=https://api.example.com

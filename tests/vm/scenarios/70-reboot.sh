@@ -1,4 +1,4 @@
-# A reboot keeps the host's identity and its key: tokens from before are good after.
+# A reboot keeps the host ID and the keys: earlier tokens stay valid.
 
 audience=https://api.example.com
 
@@ -28,7 +28,7 @@ part_2() {
 }
 
 part_3() {
-    say "And a power cut keeps what was answered in the record"
+    say "After a power cut the audit log has the issued tokens"
     wait_for "the issuer" hostbadge status
     expect "$(cat /root/host)" hostbadge status
     expect token-issued hostbadge audit tail -n 1000

@@ -1,4 +1,4 @@
-# An upgrade turns no caller away, and keeps state and edited configuration; removal leaves the state, purging takes it.
+# An upgrade refuses no request, and keeps state and configuration. Removal keeps the state, purging deletes it.
 # limit: 300 s
 
 need hostbadge
@@ -14,7 +14,7 @@ dpkg-deb -R "$vm/hostbadge.deb" /root/next
 sed -i 's/^Version: .*/Version: 99.0-1/' /root/next/DEBIAN/control
 dpkg-deb -b /root/next /root/next.deb
 
-say "Callers go on while it is installed"
+say "Callers are served during the upgrade"
 cat >/root/load <<'LOAD'
 while [ ! -e /root/enough ]; do
     curl -sS --max-time 60 -o /root/answer -w '%{http_code}\n' --unix-socket /run/hostbadge/agent.sock \
@@ -34,28 +34,28 @@ touch /root/enough
 wait "$load" || true
 chmod 700 /root
 sort /root/answers | uniq -c
-[ "$(sort -u /root/answers)" = 200 ] || fail "somebody was turned away"
+[ "$(sort -u /root/answers)" = 200 ] || fail "a request was refused"
 
-say "State and configuration are as they were"
+say "State and configuration are unchanged"
 expect "vm.example.org" hostbadge status
 hostbadge export jwks -o /root/jwks-after.json
 show cmp /root/jwks-before.json /root/jwks-after.json
 
-say "Removal leaves the state"
+say "Removal keeps the state"
 show apt-get remove -y -q -o Dpkg::Use-Pty=0 hostbadge
 [ -e /var/lib/hostbadge/tpm.json ] || fail "the state is gone"
 [ -e /etc/hostbadge/hostbadged.toml ] || fail "the configuration is gone"
 refused systemctl is-active hostbadged.service
 [ ! -e /run/hostbadge/agent.sock ] || fail "the socket is left behind"
 
-say "Installed again, it is the same host"
+say "After another installation it is the same host"
 show apt-get install -y -q -o Dpkg::Use-Pty=0 /root/next.deb
 wait_for "the issuer" hostbadge status
 hostbadge export jwks -o /root/jwks-after.json
 show cmp /root/jwks-before.json /root/jwks-after.json
 
-say "Purging takes it"
+say "Purging deletes the state"
 show apt-get purge -y -q -o Dpkg::Use-Pty=0 hostbadge
 [ ! -e /var/lib/hostbadge ] || fail "state is left behind"
-[ ! -e /var/log/hostbadge ] || fail "the record is left behind"
+[ ! -e /var/log/hostbadge ] || fail "the audit log is left behind"
 expect "0 loaded units" systemctl list-units --failed

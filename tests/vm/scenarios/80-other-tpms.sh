@@ -1,4 +1,4 @@
-# A host without a TPM, and one with another: the service is up, says what is missing and how to mend it.
+# Without a TPM, and with another one, the service runs and reports the problem and its fix.
 # limit: 300 s
 
 part_1() {
@@ -11,7 +11,7 @@ part_1() {
 }
 
 part_2() {
-    say "No TPM at all"
+    say "No TPM"
     wait_for "the service" systemctl is-active hostbadged.service
     refused hostbadge status
     says "absent"
@@ -24,7 +24,7 @@ part_2() {
 }
 
 part_3() {
-    say "It is back, and so is the host"
+    say "With the TPM again, it is the same host"
     wait_for "the issuer" hostbadge status
     expect "$(cat /root/host)" hostbadge status
     host tpm-replace
@@ -33,12 +33,12 @@ part_3() {
 }
 
 part_4() {
-    say "Another one: nothing of the old state is served"
+    say "With another TPM, nothing is issued from the old state"
     wait_for "the service" systemctl is-active hostbadged.service
     named() { hostbadge status; [ $? -eq 4 ]; }
     wait_for "a named state" named
     says "replaced"
-    say "The way out, deliberately taken, is a new identity"
+    say "Without the old state, the host gets a new identity"
     systemctl stop hostbadged.service
     mv /var/lib/hostbadge /var/lib/hostbadge.old
     systemctl start hostbadged.service

@@ -1,4 +1,4 @@
-# Mistakes of people are named where they look first, and undone by undoing them.
+# Mistakes of administrators are reported by the command or the journal; correcting them is enough to recover.
 # limit: 300 s
 
 need hostbadge
@@ -30,13 +30,13 @@ systemctl reset-failed hostbadged.service
 restart
 wait_for "the issuer" hostbadge status
 
-say "An agents.d that everybody could write to"
+say "A world-writable agents.d"
 chmod o+w /etc/hostbadge/agents.d
 refused hostbadge agent reload
 says "chmod o-w"
 chmod o-w /etc/hostbadge/agents.d
 
-say "A link in its place"
+say "A symbolic link as agents.d"
 mv /etc/hostbadge/agents.d /etc/hostbadge/agents.real
 ln -s agents.real /etc/hostbadge/agents.d
 refused hostbadge agent reload
@@ -45,7 +45,7 @@ rm /etc/hostbadge/agents.d
 mv /etc/hostbadge/agents.real /etc/hostbadge/agents.d
 show hostbadge agent reload
 
-say "A TPM that is somebody else's"
+say "A TPM device with other permissions"
 chown root:root /dev/tpmrm0
 chmod 600 /dev/tpmrm0
 restart
@@ -56,7 +56,7 @@ chown tss:tss /dev/tpmrm0
 chmod 660 /dev/tpmrm0
 wait_for "the issuer, with no restart" hostbadge status
 
-say "libtss2 without its part for devices"
+say "libtss2 without its device module"
 part=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'libtss2-tcti-device0*' | sed -n 's/^installed //p')
 dpkg --remove --force-depends "$part"
 restart
@@ -65,7 +65,7 @@ says "libtss2-tcti-device0"
 dpkg --install /var/lib/vm-packages/"$part"_*.deb
 wait_for "the issuer, with no restart" hostbadge status
 
-say "No journal at all"
+say "No journal"
 systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service
 restart
 expect "standard error" hostbadge status

@@ -1,4 +1,4 @@
-# Evidence from a real machine: what it booted, for a verifier who knows nothing of the host but its id.
+# Evidence of a real machine and its boot, for a verifier that knows only the host ID.
 
 need hostbadge
 printf 'name = "prover"\n[match]\nuser = "bin"\n' >/etc/hostbadge/agents.d/prover.toml
@@ -16,18 +16,18 @@ says "nothing here ties the AK to this host"
 refused hostbadge verify evidence /root/evidence.json --nonce "AAAAAAAAAAAA" --ak "$ak"
 says "FAILED"
 
-say "The values are the kernel's own view of the PCRs"
+say "The PCR values are those that the kernel reports"
 for pcr in 0 4 7 10; do
     expect "$(tr 'A-F' 'a-f' <"/sys/class/tpm/tpm0/pcr-sha256/$pcr")" jq -r ".pcrs[\"$pcr\"]" /root/evidence.json
 done
-say "A changed log is not what was quoted, wherever that shows in the digests"
+say "A changed event log does not match the quote"
 refusals=0
 for at in $(seq 100 40 1140); do
     jq -c --argjson at "$at" '.event_log |= (.[:$at] + "QUJD" + .[$at + 4:])' /root/evidence.json >/root/changed.json
     hostbadge verify evidence /root/changed.json --nonce "$nonce" --ak "$ak" >/dev/null || refusals=$((refusals + 1))
 done
-echo "$refusals of 27 changes were noticed"
-[ "$refusals" -ge 5 ] || fail "changes are not noticed"
+echo "$refusals of 27 changes were detected"
+[ "$refusals" -ge 5 ] || fail "changes are not detected"
 
 rm /etc/hostbadge/agents.d/prover.toml
 show hostbadge agent reload

@@ -1,4 +1,4 @@
-# Whether a real machine is as it was accepted: over a reboot, and when something else is measured.
+# Posture of a real machine: across a reboot, and after another measurement.
 
 audience=https://api.example.com
 
@@ -9,7 +9,7 @@ part_1() {
     show hostbadge agent reload
     wait_for "the issuer" hostbadge status
     expect "not accepted yet" hostbadge posture show
-    wait_for "a look" sh -c 'hostbadge status --json | jq -e ".posture == \"unaccepted\""'
+    wait_for "the posture" sh -c 'hostbadge status --json | jq -e ".posture == \"unaccepted\""'
     refused as games hostbadge token "$audience"
     says "hostbadge posture accept"
     expect "by uid 0" hostbadge posture accept
@@ -19,16 +19,16 @@ part_1() {
 }
 
 part_2() {
-    say "Another boot of the same firmware and kernel is the same host"
+    say "Another boot of the same firmware and kernel is accepted"
     wait_for "the issuer" hostbadge status
     show hostbadge posture diff
     expect "Nothing changed" hostbadge posture diff
     wait_for "a token" as games hostbadge token "$audience"
 
-    say "What is measured since is seen, is written down, and can be accepted"
+    say "Another measurement is detected, audited, and can be accepted"
     need tpm2-tools
     tpm2_pcrextend "14:sha256=$(printf x | sha256sum | cut -d' ' -f1)"
-    wait_for "the next look" sh -c 'hostbadge status --json | jq -e ".posture == \"changed\""'
+    wait_for "the changed posture" sh -c 'hostbadge status --json | jq -e ".posture == \"changed\""'
     refused as games hostbadge token "$audience"
     says "PCR 14 changed"
     expect "PCR 14" hostbadge posture diff
@@ -36,7 +36,7 @@ part_2() {
     expect "by uid 0" hostbadge posture accept
     as games hostbadge token "$audience" >/dev/null
 
-    say "The kernel's list of measured files is in evidence where there is one"
+    say "The IMA list is in evidence where the kernel has one"
     if [ -e /sys/kernel/security/ima/binary_runtime_measurements ]; then
         expect "boot_aggregate" runuser -u hostbadge -- grep -a -o -m 1 boot_aggregate /run/hostbadge/ima-list
     fi

@@ -1,4 +1,4 @@
-# Every command of the administrator's guide, from the first to the last, on a host that has never seen hostbadge.
+# All commands of the administrator's guide in order, on a host without hostbadge.
 # limit: 300 s
 
 apt-get purge -y -qq -o Dpkg::Use-Pty=0 hostbadge >/dev/null 2>&1 || true

@@ -1,8 +1,9 @@
-# The rpm, by rpm(8) itself: its scriptlets make the user, start the service, keep it through an upgrade, and take it away.
+# The rpm, installed by rpm(8): its scriptlets create the user, start the service, keep it in an upgrade, and
+# remove it.
 
 apt-get purge -y -qq -o Dpkg::Use-Pty=0 hostbadge >/dev/null 2>&1 || true
 rm -rf /etc/hostbadge
-# Libraries come by the names of another distribution, so that they are asked for by their files.
+# The rpm requires libraries by file names; Debian has them in these packages.
 need libtss2-tcti-device0 2>/dev/null || need libtss2-tcti-device0t64
 case $(. /etc/os-release && echo "$VERSION_CODENAME") in
     bookworm) need libtss2-esys-3.0.2-0 libtss2-tctildr0 libtss2-mu0 tpm-udev ;;
@@ -16,17 +17,17 @@ expect active systemctl is-active hostbadged.service hostbadge-agent.socket
 wait_for "the issuer" hostbadge status
 expect "hostbadge" id hostbadge
 
-say "It needs its libraries by their names"
+say "It requires its libraries by their file names"
 expect "libtss2-esys.so.0" rpm -qp --requires "$vm"/hostbadge-*.rpm
 says "libtss2-tcti-device.so.0"
 
-say "Installed again, as an upgrade would be: the daemon is restarted, the sockets stay"
+say "An upgrade restarts the daemon and keeps the sockets"
 before=$(systemctl show -P MainPID hostbadged.service)
 inode=$(stat -c %i /run/hostbadge/agent.sock)
 show rpm --nodeps --ignorearch -U --force "$vm"/hostbadge-*.rpm
 expect active systemctl is-active hostbadged.service
 [ "$(systemctl show -P MainPID hostbadged.service)" != "$before" ] || fail "the daemon was not restarted"
-[ "$(stat -c %i /run/hostbadge/agent.sock)" = "$inode" ] || fail "the socket was made anew"
+[ "$(stat -c %i /run/hostbadge/agent.sock)" = "$inode" ] || fail "the socket was created again"
 
 say "Removed"
 show rpm --nodeps -e hostbadge

@@ -1,0 +1,49 @@
+//! Reads the audit log by its documented format, without code of the daemon.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use ring::digest::{SHA256, digest};
+use serde_json::Value;
+
+use super::until;
+
+/// The log's files, oldest first.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(dir).into_iter().flatten().map(|item| item.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
+    files.sort();
+    files
+}
+
+/// The text of all files.
+pub fn text(dir: &Path) -> String {
+    files(dir).iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+/// All records. Panics unless each has the next number and the SHA-256 of the record before it.
+#[track_caller]
+pub fn chained_lines(dir: &Path) -> Vec<Value> {
+    // A line that is being written may be read in part.
+    let text = until("the log ends in a complete line", || {
+        Some(text(dir)).filter(|text| text.is_empty() || text.ends_with('\n'))
+    });
+    let mut last = "0".repeat(64);
+    let mut lines = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let value: Value =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("line {}: {e}: {line}", at + 1));
+        assert_eq!(value["seq"], at as u64 + 1, "{line}");
+        assert_eq!(value["prev"], last, "the chain is broken before {line}");
+        last = HEXLOWER.encode(digest(&SHA256, line.as_bytes()).as_ref());
+        lines.push(value);
+    }
+    lines
+}
+
+/// The records with this `event`.
+pub fn with_event<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["event"] == event).collect()
+}

@@ -1,0 +1,265 @@
+//! Callers with other credentials: users, groups and units.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use super::http::Response;
+use super::processes::Running;
+use super::{Host, require_root, until_true};
+
+/// The UID and GID of `nobody`, who owns no file.
+pub const NOBODY: u32 = 65534;
+
+/// Credentials and cgroup of a caller's process. The default is root without supplementary groups.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    cgroup: Option<PathBuf>,
+}
+
+impl Credentials {
+    pub fn root() -> Credentials {
+        Credentials::default()
+    }
+
+    pub fn user(uid: u32) -> Credentials {
+        Credentials { uid, gid: uid, ..Credentials::default() }
+    }
+
+    pub fn group(mut self, gid: u32) -> Credentials {
+        self.groups.push(gid);
+        self
+    }
+
+    pub fn in_unit(mut self, unit: &Unit) -> Credentials {
+        self.cgroup = Some(unit.cgroup.clone());
+        self
+    }
+
+    /// Makes `command` run with these credentials, in this cgroup.
+    pub fn apply_to(&self, command: &mut Command) {
+        require_root();
+        let procs = self
+            .cgroup
+            .as_ref()
+            .map(|dir| File::options().write(true).open(dir.join("cgroup.procs")).unwrap());
+        let Credentials { uid, gid, groups, .. } = self.clone();
+        let check =
+            |result: libc::c_int| if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+        let apply = move || {
+            if let Some(procs) = &procs {
+                // SAFETY: writes one byte of static memory to an open descriptor. "0" means the writing
+                // process.
+                let written = unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+                check(if written == 1 { 0 } else { -1 })?;
+            }
+            // SAFETY: plain system calls on memory that lives as long as the closure.
+            unsafe {
+                check(libc::setgroups(groups.len(), groups.as_ptr()))?;
+                check(libc::setresgid(gid, gid, gid))?;
+                check(libc::setresuid(uid, uid, uid))
+            }
+        };
+        // SAFETY: between fork and exec, only async-signal-safe calls that do not allocate.
+        unsafe { command.pre_exec(apply) };
+    }
+
+    /// Runs curl on the agent socket.
+    #[track_caller]
+    pub fn curl(&self, host: &Host, target: &str, arguments: &[&str]) -> Response {
+        self.curl_at(&host.agent_socket(), target, arguments)
+    }
+
+    #[track_caller]
+    pub fn curl_at(&self, socket: &Path, target: &str, arguments: &[&str]) -> Response {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--include", "--max-time", "30", "--unix-socket"]);
+        command.arg(socket).args(arguments).arg(format!("http://localhost{target}"));
+        self.apply_to(&mut command);
+        let output = command.output().expect("curl runs");
+        let parsed = Response::parse(&output.stdout, false);
+        parsed.unwrap_or_else(|| panic!("curl: {}", String::from_utf8_lossy(&output.stderr))).0
+    }
+
+    /// Requests a token for [`super::API`].
+    #[track_caller]
+    pub fn token(&self, host: &Host) -> Response {
+        self.curl(host, "/v1/token", &["-d", &format!("audience={}", super::API)])
+    }
+}
+
+/// A unit as systemd makes one: a cgroup in its hierarchy, and the link that names the invocation.
+pub struct Unit {
+    pub name: String,
+    cgroup: PathBuf,
+    link: Option<PathBuf>,
+}
+
+impl Unit {
+    pub fn new(stem: &str) -> Unit {
+        require_root();
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{stem}-{}-{number}.service", std::process::id());
+        // systemd's own hierarchy with cgroup v1 and in hybrid mode, otherwise the unified one.
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap().contains(":name=systemd:");
+        let root = Path::new(if own { "/sys/fs/cgroup/systemd" } else { "/sys/fs/cgroup" });
+        let cgroup = root.join("system.slice").join(&name);
+        fs::create_dir_all(&cgroup).unwrap();
+        Unit { name, cgroup, link: None }
+    }
+
+    /// Moves a process into this unit's cgroup.
+    pub fn add_process(&self, pid: &str) {
+        fs::write(self.cgroup.join("cgroup.procs"), pid).unwrap();
+    }
+
+    /// Sets the invocation ID, 32 hexadecimal digits.
+    pub fn set_invocation_id(&mut self, id: &str) {
+        let dir = Path::new("/run/systemd/units");
+        fs::create_dir_all(dir).unwrap();
+        let link = dir.join(format!("invocation:{}", self.name));
+        std::os::unix::fs::symlink(id, &link).unwrap();
+        self.link = Some(link);
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        if let Some(link) = &self.link {
+            let _ = fs::remove_file(link);
+            // Succeeds only if the directory is empty, which means that a test created it.
+            let _ = fs::remove_dir(link.parent().unwrap());
+        }
+        // A cgroup is busy until the kernel has released the processes that were in it.
+        let remove = || fs::remove_dir(&self.cgroup).is_ok() || !self.cgroup.exists();
+        if !std::thread::panicking() {
+            until_true("the cgroup is removed", remove);
+        } else {
+            remove();
+        }
+        let _ = fs::remove_dir(self.cgroup.parent().unwrap());
+    }
+}
+
+/// A Python process with one connection to the daemon, which executes lines of Python that the test sends.
+pub struct ScriptedClient {
+    process: Running,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+/// `s` is the connection, `request` makes a request on it, `reply` prints a value for the test. After an exec
+/// the argument is the connection's descriptor and not the socket's path.
+const SCRIPT: &str = r"
+import array, json, os, re, socket, sys
+where = sys.argv[1]
+if where.isdigit():
+    s = socket.socket(fileno=int(where))
+else:
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(where)
+os.set_inheritable(s.fileno(), True)
+def request(line, body='', s=s):
+    s.sendall(f'{line} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}'.encode())
+    data = b''
+    while b'\r\n\r\n' not in data:
+        more = s.recv(65536)
+        if not more: return {'closed': True}
+        data += more
+    head, _, rest = data.partition(b'\r\n\r\n')
+    length = int(re.search(rb'content-length: (\d+)', head)[1])
+    while len(rest) < length: rest += s.recv(65536)
+    return {'status': int(head.split()[1]), 'body': json.loads(rest)}
+def reply(value): print(json.dumps(value), flush=True)
+reply('ready')
+for line in iter(sys.stdin.readline, ''): exec(line)
+";
+
+/// The interpreter's path without symbolic links, as the daemon reads it from /proc.
+pub fn python() -> PathBuf {
+    fs::canonicalize("/usr/bin/python3").expect("python3 is installed")
+}
+
+impl ScriptedClient {
+    /// Starts `python` as `who`, which connects to `socket`.
+    #[track_caller]
+    pub fn connect_with(socket: &Path, who: &Credentials, python: &Path) -> ScriptedClient {
+        let mut command = Command::new(python);
+        command.args(["-u", "-c", SCRIPT]).arg(socket).stdin(Stdio::piped()).stdout(Stdio::piped());
+        who.apply_to(&mut command);
+        let mut process = Running::start(command);
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let mut client = ScriptedClient { process, output };
+        client.wait_ready();
+        client
+    }
+
+    #[track_caller]
+    pub fn connect(host: &Host, who: &Credentials) -> ScriptedClient {
+        ScriptedClient::connect_with(&host.agent_socket(), who, &python())
+    }
+
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        assert_eq!(self.read_value(), "ready");
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.pid().as_raw()
+    }
+
+    /// Sends a line of Python to execute.
+    pub fn execute(&mut self, python: &str) {
+        writeln!(self.process.stdin.as_mut().unwrap(), "{python}").unwrap();
+    }
+
+    /// Executes another program in this process, which inherits the connection.
+    pub fn exec(&mut self, program: &Path) {
+        let arguments = "'-u', '-c', SCRIPT, str(s.fileno())";
+        // The script has its own text only in its command line.
+        self.execute("SCRIPT = open('/proc/self/cmdline').read().split('\\0')[3]");
+        self.execute(&format!("os.execv({program:?}, [{program:?}, {arguments}])"));
+        self.wait_ready();
+    }
+
+    /// The value of a Python expression.
+    #[track_caller]
+    pub fn evaluate(&mut self, expression: &str) -> Value {
+        self.execute(&format!("reply({expression})"));
+        self.read_value()
+    }
+
+    /// Makes a request on the client's connection; its status and body.
+    #[track_caller]
+    pub fn request(&mut self, line: &str, body: &str) -> (u64, Value) {
+        let answer = self.evaluate(&format!("request({line:?}, {body:?})"));
+        (answer["status"].as_u64().unwrap_or_else(|| panic!("{answer}")), answer["body"].clone())
+    }
+
+    #[track_caller]
+    pub fn whoami(&mut self) -> (u64, Value) {
+        self.request("GET /v1/whoami", "")
+    }
+
+    #[track_caller]
+    pub fn read_value(&mut self) -> Value {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("the process printed {line:?}: {e}"))
+    }
+
+    /// Closes the process's input and waits until it exits.
+    pub fn close(mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}

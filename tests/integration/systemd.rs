@@ -1,0 +1,136 @@
+//! Integration with systemd: readiness, watchdog, reload, and socket activation.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::common::http::Connection;
+use crate::common::processes::Running;
+use crate::common::{self, API, Host, connect_when_listening, until_true};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+/// The receiver of sd_notify(3) messages.
+struct Systemd(UnixDatagram);
+
+impl Systemd {
+    fn listen(host: &mut Host) -> Systemd {
+        let path = host.path("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        host.start.env.push(("NOTIFY_SOCKET".into(), path.to_str().unwrap().into()));
+        Systemd(socket)
+    }
+
+    /// Reads messages until one has the line `wanted`, or a line that starts with it if it ends in `=`.
+    #[track_caller]
+    fn expect(&self, wanted: &str) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let size = self.0.recv(&mut buffer).unwrap_or_else(|e| panic!("no {wanted}: {e}"));
+            let text = String::from_utf8(buffer[..size].to_vec()).unwrap();
+            let is_it = |line: &str| line == wanted || (wanted.ends_with('=') && line.starts_with(wanted));
+            if text.lines().any(is_it) {
+                return text;
+            }
+        }
+    }
+}
+
+#[test]
+fn readiness_status_reloads_and_stopping_are_notified() {
+    let mut host = Host::new();
+    host.agent("r", "user = 0");
+    let systemd = Systemd::listen(&mut host);
+    host.start.env.push(("WATCHDOG_USEC".into(), "900000".into()));
+    host.start();
+    let ready = systemd.expect("READY=1");
+    assert!(ready.contains("STATUS="), "{ready}");
+    systemd.expect("WATCHDOG=1");
+    // A stalled TPM is in the status and does not stop watchdog notifications.
+    let tpm = host.swtpm();
+    nix::sys::signal::kill(tpm, Signal::SIGSTOP).unwrap();
+    for _ in 0..4 {
+        systemd.expect("WATCHDOG=1");
+    }
+    nix::sys::signal::kill(tpm, Signal::SIGCONT).unwrap();
+    host.signal(Signal::SIGHUP);
+    let reloading = systemd.expect("RELOADING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    systemd.expect("READY=1");
+    host.signal(Signal::SIGTERM);
+    systemd.expect("STOPPING=1");
+    assert!(host.wait_for_exit().success());
+}
+
+#[test]
+fn a_stopped_daemon_sends_no_watchdog_notification() {
+    let mut host = Host::new();
+    let systemd = Systemd::listen(&mut host);
+    host.start.env.push(("WATCHDOG_USEC".into(), "900000".into()));
+    host.start();
+    systemd.expect("WATCHDOG=1");
+    host.signal(Signal::SIGSTOP);
+    systemd.0.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
+    let mut buffer = [0; 4096];
+    let silent = |_: u32| systemd.0.recv(&mut buffer).is_err();
+    assert!((0..10).any(silent), "a stopped daemon sent notifications");
+    host.signal(Signal::SIGCONT);
+    systemd.expect("WATCHDOG=1");
+}
+
+/// Runs systemd-socket-activate(1), which creates the sockets, waits for a connection, and executes the
+/// daemon.
+fn activated(host: &Host, names: &str) -> Running {
+    let mut command = Command::new("systemd-socket-activate");
+    for name in names.split(':') {
+        command.arg("--listen").arg(host.path(&format!("{name}.socket")));
+    }
+    let log = fs::File::create(host.path("../log")).unwrap();
+    command
+        .arg(format!("--fdname={names}"))
+        .arg(env!("CARGO_BIN_EXE_hostbadged"))
+        .arg("--dev")
+        .arg(host.path(""));
+    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    Running::start(command)
+}
+
+fn socket_of(host: &Host, name: &str) -> std::path::PathBuf {
+    host.path(&format!("{name}.socket"))
+}
+
+#[test]
+fn the_first_caller_on_activated_sockets_is_served() {
+    let host = Host::new();
+    host.agent("r", "user = 0");
+    let mut daemon = activated(&host, "agent:workload:admin");
+    let caller = connect_when_listening(&socket_of(&host, "agent"));
+    let answer = Connection::new(caller).post("/v1/token", &json!({ "audience": API }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let status = Connection::open(&socket_of(&host, "admin")).get("/v1/status");
+    assert_eq!(status.json()["tpm"]["state"], "ready");
+    let client = common::grpc::Grpc::connect(&socket_of(&host, "workload"));
+    assert_eq!(client.jwt(&[API], "").unwrap().len(), 1);
+    assert!(!Path::new(&host.agent_socket()).exists(), "no second set of sockets");
+    assert!(!Path::new(&host.workload_socket()).exists(), "no second set of sockets");
+    nix::sys::signal::kill(daemon.pid(), Signal::SIGTERM).unwrap();
+    until_true("the daemon ends", || daemon.exited().is_some());
+    assert!(socket_of(&host, "agent").exists(), "the daemon does not remove systemd's sockets");
+}
+
+#[test]
+fn an_activated_socket_with_an_unknown_name_is_refused() {
+    let host = Host::new();
+    let mut daemon = activated(&host, "agent:stranger");
+    let _caller = connect_when_listening(&socket_of(&host, "agent"));
+    until_true("the daemon ends", || daemon.exited().is_some());
+    assert!(
+        host.log().contains("a socket named \"stranger\", which hostbadged does not know"),
+        "{}",
+        host.log()
+    );
+}

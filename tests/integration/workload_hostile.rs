@@ -1,0 +1,243 @@
+//! Hostile clients of the workload socket: each is disconnected or limited, costs bounded memory, and does
+//! not affect other callers.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::common::grpc::Grpc;
+use crate::common::{API, Host, until_true};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// How much memory one caller may cost, in bytes.
+const MAX_MEMORY: u64 = 48 << 20;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A literal field without indexing (RFC 7541 section 6.2.2).
+fn field(name: &str, value: &str) -> Vec<u8> {
+    [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+}
+
+/// The header block of a call.
+fn call(method: &str) -> Vec<u8> {
+    [
+        field(":method", "POST"),
+        field(":scheme", "http"),
+        field(":path", &format!("/SpiffeWorkloadAPI/{method}")),
+        field(":authority", "localhost"),
+        field("content-type", "application/grpc"),
+        field("te", "trailers"),
+        field("workload.spiffe.io", "true"),
+    ]
+    .concat()
+}
+
+/// A whole call of FetchJWTBundles.
+fn whole(stream: u32) -> Vec<u8> {
+    let head = frame(HEADERS, END_HEADERS, stream, &call("FetchJWTBundles"));
+    [head, frame(DATA, END_STREAM, stream, &[0; 5])].concat()
+}
+
+/// A connection that has sent the preface and `settings`.
+fn open(host: &Host, settings: &[u8]) -> UnixStream {
+    let mut stream = UnixStream::connect(host.workload_socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).unwrap();
+    stream
+}
+
+/// Reads until the daemon closes the connection.
+fn read_to_end(stream: &mut UnixStream) {
+    let mut received = [0; 65536];
+    loop {
+        match stream.read(&mut received) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return,
+            Err(e) => panic!("the daemon does not close the connection: {e}"),
+        }
+    }
+}
+
+fn resident(host: &Host) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Runs `attack`, and checks its memory and that another caller is served during and after it.
+#[track_caller]
+fn assert_harmless(attack: impl FnOnce(&Host) -> Vec<UnixStream>) {
+    let mut host = Host::new();
+    // Without rate limits, which are not under test.
+    host.configure("[limits]\nrate = 1000000\nburst = 1000000\n");
+    host.agent("root", "user = 0");
+    host.start();
+    let serves = || assert_eq!(Grpc::connect(&host.workload_socket()).jwt(&[API], "").unwrap().len(), 1);
+    serves();
+    let before = resident(&host);
+    let held = attack(&host);
+    serves();
+    let cost = resident(&host).saturating_sub(before);
+    assert!(cost < MAX_MEMORY, "{cost} bytes");
+    drop(held);
+    until_true("all connections are closed", || host.status()["connections"].as_u64() <= Some(0));
+    serves();
+}
+
+#[test]
+fn other_protocols_are_disconnected() {
+    assert_harmless(|host| {
+        for words in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0, 0], &[0; 24]] {
+            let mut stream = UnixStream::connect(host.workload_socket()).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.write_all(words).unwrap();
+            read_to_end(&mut stream);
+        }
+        // A connection with an incomplete preface is closed like an idle one.
+        let mut silent = UnixStream::connect(host.workload_socket()).unwrap();
+        silent.write_all(&PREFACE[..10]).unwrap();
+        vec![silent]
+    });
+}
+
+#[test]
+fn hpack_bombs_are_refused() {
+    assert_harmless(|host| {
+        let mut stream = open(host, &[]);
+        // A field of 4,000 bytes in the dynamic table, referenced many times (RFC 7541 section 6.2.1).
+        let large = [&[0x40, 1, b'a', 0x7f, 0xa1, 0x1e][..], &[b'x'; 4000]].concat();
+        let bomb = [call("FetchJWTBundles"), large, vec![0xbe; 12_000]].concat();
+        for piece in 0..20 {
+            // Fails once the daemon has closed the connection.
+            if stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1 + 2 * piece, &bomb)).is_err() {
+                break;
+            }
+        }
+        read_to_end(&mut stream);
+        vec![]
+    });
+}
+
+#[test]
+fn an_endless_header_block_is_disconnected() {
+    assert_harmless(|host| {
+        for piece in [&[][..], &[0; 16_000]] {
+            let mut stream = open(host, &[]);
+            let mut wrote = stream.write_all(&frame(HEADERS, 0, 1, &call("FetchJWTBundles")));
+            for _ in 0..10_000 {
+                if wrote.is_err() {
+                    break;
+                }
+                wrote = stream.write_all(&frame(CONTINUATION, 0, 1, piece));
+            }
+            assert!(wrote.is_err(), "the daemon read all of it");
+        }
+        vec![]
+    });
+}
+
+#[test]
+fn a_rapid_reset_attack_is_disconnected() {
+    assert_harmless(|host| {
+        let mut stream = open(host, &[]);
+        let mut ended = false;
+        for number in 0..20_000 {
+            let id = 1 + 2 * number;
+            let taken_back = [whole(id), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat();
+            if stream.write_all(&taken_back).is_err() {
+                ended = true;
+                break;
+            }
+        }
+        if !ended {
+            // The daemon answered all calls as fast as they arrived; what remains is bounded.
+            return vec![stream];
+        }
+        vec![]
+    });
+}
+
+#[test]
+fn a_thousand_calls_at_once_on_one_connection_are_bounded() {
+    assert_harmless(|host| {
+        let mut stream = open(host, &[]);
+        for number in 0..1000 {
+            if stream.write_all(&whole(1 + 2 * number)).is_err() {
+                break;
+            }
+        }
+        vec![stream]
+    });
+}
+
+#[test]
+fn closed_flow_control_windows_do_not_block_others() {
+    assert_harmless(|host| {
+        // SETTINGS_INITIAL_WINDOW_SIZE of zero, on many connections.
+        (0..20)
+            .map(|_| {
+                let mut stream = open(host, &[0, 4, 0, 0, 0, 0]);
+                for number in 0..100 {
+                    stream.write_all(&whole(1 + 2 * number)).unwrap();
+                }
+                stream
+            })
+            .collect()
+    });
+}
+
+#[test]
+fn unread_ping_and_settings_responses_are_bounded() {
+    assert_harmless(|host| {
+        let mut held = Vec::new();
+        for flood in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])] {
+            let mut stream = open(host, &[]);
+            stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+            let flood = flood.repeat(1000);
+            for _ in 0..1000 {
+                // The daemon stops reading when it cannot write, or closes the connection.
+                if stream.write_all(&flood).is_err() {
+                    break;
+                }
+            }
+            held.push(stream);
+        }
+        held
+    });
+}
+
+#[test]
+fn endless_bodies_and_goaway_frames_are_harmless() {
+    assert_harmless(|host| {
+        let goaway = frame(GOAWAY, 0, 0, &[0; 8]);
+        let mut held = Vec::new();
+        // GOAWAY between calls, within a call, and within a stream.
+        for before in [vec![], frame(HEADERS, END_HEADERS, 1, &call("FetchJWTSVID")), whole(1)] {
+            let mut stream = open(host, &[]);
+            stream.write_all(&[before, goaway.clone()].concat()).unwrap();
+            held.push(stream);
+        }
+        // A message with a length of 4 GB and no data.
+        let mut stream = open(host, &[]);
+        stream.write_all(&frame(HEADERS, END_HEADERS, 1, &call("FetchJWTSVID"))).unwrap();
+        stream.write_all(&frame(DATA, 0, 1, &[0, 0xff, 0xff, 0xff, 0xff])).unwrap();
+        held.push(stream);
+        held
+    });
+}

@@ -1,0 +1,130 @@
+//! Sealing to PCRs and the NV counter, on a software TPM.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::Command;
+
+use hostbadge::tpm::{Error, SoftwareTpm, Tcti, Tpm, TpmConfig};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+struct Host {
+    _dir: TempDir,
+    software: SoftwareTpm,
+}
+
+impl Host {
+    fn new() -> Host {
+        let dir = TempDir::new().unwrap();
+        let software = SoftwareTpm::start(Path::new(dir.path())).unwrap();
+        Host { _dir: dir, software }
+    }
+
+    fn open(&self) -> Tpm {
+        let config = TpmConfig { tcti: self.software.tcti(), allow_emulator: true, ..TpmConfig::default() };
+        Tpm::open(config, None).unwrap()
+    }
+
+    /// Extends a PCR as another program on the host does.
+    fn extend(&self, pcr: u8) {
+        self.tool("tpm2_pcrextend", &[&format!("{pcr}:sha256={}", "ab".repeat(32))]);
+    }
+
+    fn tool(&self, program: &str, arguments: &[&str]) {
+        let Tcti::Swtpm { host, port } = self.software.tcti() else { unreachable!() };
+        let done = Command::new(program)
+            .args(arguments)
+            .args(["-T", &format!("swtpm:host={host},port={port}")])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn secret(byte: u8, length: usize) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(vec![byte; length])
+}
+
+#[test]
+fn sealed_data_opens_only_on_its_tpm_with_its_pcrs() {
+    let host = Host::new();
+    let tpm = host.open();
+    block_on(async {
+        tpm.provision().await.unwrap();
+        let (free, none) = tpm.seal(secret(1, 128), None).await.unwrap();
+        assert!(none.is_none());
+        assert!(matches!(tpm.seal(secret(1, 129), None).await, Err(Error::RequestFailed(_))));
+        assert!(matches!(tpm.seal(secret(1, 0), None).await, Err(Error::RequestFailed(_))));
+        assert!(matches!(tpm.seal(secret(1, 9), Some(vec![7, 4])).await, Err(Error::RequestFailed(_))));
+
+        let (bound, pcrs) = tpm.seal(secret(2, 32), Some(vec![4, 7, 16])).await.unwrap();
+        assert_eq!(pcrs.as_ref().unwrap().keys().copied().collect::<Vec<_>>(), [4, 7, 16]);
+        assert_eq!(*tpm.unseal(bound.clone(), pcrs.clone()).await.unwrap(), *secret(2, 32));
+        // Neither an empty password nor a policy for other PCRs opens it.
+        assert!(tpm.unseal(bound.clone(), None).await.is_err());
+        let fewer = pcrs.clone().map(|mut pcrs| {
+            pcrs.remove(&16);
+            pcrs
+        });
+        assert!(tpm.unseal(bound.clone(), fewer).await.is_err());
+
+        host.extend(16);
+        let refused = tpm.unseal(bound.clone(), pcrs.clone()).await.unwrap_err();
+        assert!(matches!(&refused, Error::PcrsChanged(list) if list == &[16]), "{refused}");
+        assert!(refused.to_string().contains("16"), "{refused}");
+        assert_eq!(*tpm.unseal(free, None).await.unwrap(), *secret(1, 128));
+        let (again, pcrs) = tpm.seal(secret(2, 32), Some(vec![4, 7, 16])).await.unwrap();
+        assert_eq!(*tpm.unseal(again, pcrs).await.unwrap(), *secret(2, 32));
+
+        let held = tpm.loaded_handles().await.unwrap();
+        assert!(held.objects <= 1 && held.sessions <= 1, "{held:?}");
+    });
+    assert!(tpm.shutdown());
+}
+
+#[test]
+fn a_counter_only_increases_and_needs_its_authorization() {
+    let host = Host::new();
+    let tpm = host.open();
+    let auth = || Zeroizing::new([7; 32]);
+    block_on(async {
+        tpm.provision().await.unwrap();
+        assert!(tpm.list_counters().await.unwrap().is_empty());
+        let (index, first) = tpm.create_counter(auth()).await.unwrap();
+        assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first));
+        for _ in 0..2 {
+            assert_eq!(tpm.increment_counter_to(index, auth(), first + 1).await.unwrap(), first + 1);
+        }
+        tpm.increment_counter_to(index, Zeroizing::new([8; 32]), first + 2).await.unwrap_err();
+        assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first + 1));
+        // A counter of another daemon.
+        let (other, _) = tpm.create_counter(auth()).await.unwrap();
+        assert_eq!(tpm.list_counters().await.unwrap(), [index, other]);
+
+        // A new counter starts above the value of a removed one.
+        tpm.remove_counter(index).await.unwrap();
+        assert_eq!(tpm.read_counter(index).await.unwrap(), None);
+        tpm.increment_counter_to(index, auth(), first + 2).await.unwrap_err();
+        let (index, again) = tpm.create_counter(auth()).await.unwrap();
+        assert!(again > first + 1, "{again} after {}", first + 1);
+
+        // An index of another program at its handle is not read as a counter.
+        tpm.remove_counter(index).await.unwrap();
+        let place = format!("{index:#x}");
+        host.tool("tpm2_nvdefine", &[&place, "-s", "8", "-a", "authwrite|ownerwrite|ownerread|authread"]);
+        assert_eq!(tpm.read_counter(index).await.unwrap(), None);
+        assert_eq!(tpm.list_counters().await.unwrap(), [other]);
+        for _ in 0..6 {
+            tpm.create_counter(auth()).await.unwrap();
+        }
+        let full = tpm.create_counter(auth()).await.unwrap_err().to_string();
+        assert!(full.contains("tpm2_nvundefine"), "{full}");
+        let held = tpm.loaded_handles().await.unwrap();
+        assert!(held.objects <= 1 && held.sessions <= 1, "{held:?}");
+    });
+    assert!(tpm.shutdown());
+}
