@@ -323,7 +323,7 @@ fn a_successor_that_is_due_while_the_tpm_is_away_comes_with_the_tpm() {
     let list = host.hostbadge(&["key", "list"]);
     assert!(String::from_utf8_lossy(&list.stdout).contains("A step that is due waits"));
     let active = kid(&host.token());
-    until_true("it is said", || host.log().contains(&format!("{active} signs on")));
+    until_true("it is said", || host.log().contains(&format!("{active} keeps signing")));
     kill(tpm, Signal::SIGCONT).unwrap();
     until_true("it is published", || jwks(&host).len() == 2);
     // Told a moment after the key is in force.

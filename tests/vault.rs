@@ -140,7 +140,7 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_takes_it() {
     put(&host, &latest);
     host.start();
     assert_eq!(kid(&host), second);
-    assert!(refused(&host, &["key", "accept"], "").contains("nothing to mend"));
+    assert!(refused(&host, &["key", "accept"], "").contains("nothing to recover"));
     assert!(host.stop().success());
 
     // The deliberate way forward, which holds from then on.
