@@ -7,8 +7,8 @@ use hostbadge::cli;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 fn main() -> ExitCode {
-    // If the reader of the output has gone, such as `head`, SIGPIPE ends the command without an error message.
-    // SAFETY: the process has one thread, and the default action calls no handler.
+    // If the reader of the output has gone, such as `head`, SIGPIPE ends the command without an error
+    // message. SAFETY: the process has one thread, and the default action calls no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     cli::run(cli::Cli::parse())
 }

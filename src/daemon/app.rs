@@ -46,8 +46,8 @@ const MAX_BLOCKING_THREADS: usize = 8;
 /// Runs the daemon until SIGTERM or SIGINT. `hardening_warnings` are logged.
 ///
 /// # Errors
-/// The daemon cannot start, or did not stop cleanly. A TPM, a state file or an agent file that is not usable is no such
-/// error: the daemon starts, issues nothing, and names the cause in `hostbadge status`.
+/// The daemon cannot start, or did not stop cleanly. A TPM, a state file or an agent file that is not usable
+/// is no such error: the daemon starts, issues nothing, and names the cause in `hostbadge status`.
 pub fn run(arguments: &Arguments, config: Config, hardening_warnings: &[String]) -> Result<(), Error> {
     let journal = start_logging(&config.log, Clock::System)?;
     for warning in hardening_warnings {
@@ -83,7 +83,8 @@ struct App {
 }
 
 impl App {
-    /// Opens the sockets and spawns the components, in the order of their dependencies. Call it inside the runtime.
+    /// Opens the sockets and spawns the components, in the order of their dependencies. Call it inside the
+    /// runtime.
     fn build(dev_dir: Option<PathBuf>, config: Config, audit: Audit) -> Result<App, Error> {
         let clock = Clock::System;
         let swtpm = dev_dir.as_ref().map(|dir| SoftwareTpm::start(&dir.join("tpm"))).transpose()?;
@@ -240,7 +241,8 @@ impl App {
         self.servers.accept_agents();
         let message =
             format!("hostbadged {} serves {}", env!("CARGO_PKG_VERSION"), self.config.paths.run.display());
-        // An audit log that cannot be written does not keep the daemon from starting: status and each denial report it.
+        // An audit log that cannot be written does not keep the daemon from starting: status and each denial
+        // report it.
         let _ = self.service.audit.record_event(Event::DaemonStarted, &message).await;
         notify::ready(&status_line(&self.service));
         if let Some(dir) = &self.dev_dir {
@@ -258,7 +260,8 @@ impl App {
             tokio::select! {
                 _ = ticks.tick() => notify::set_status(&status_line(&self.service)),
                 request = self.signals.next() => match request {
-                    // In a task of its own: files on an unreachable network mount must not delay the end of the daemon.
+                    // In a task of its own: files on an unreachable network mount must not delay the end of
+                    // the daemon.
                     Request::Reload => drop(tokio::spawn(reload_agents(self.service.clone()))),
                     Request::Stop => return,
                 },
@@ -266,8 +269,8 @@ impl App {
         }
     }
 
-    /// Stops in the opposite order of the dependencies: requests in progress may need every component, components may
-    /// need the TPM, and the TPM's last command needs swtpm.
+    /// Stops in the opposite order of the dependencies: requests in progress may need every component,
+    /// components may need the TPM, and the TPM's last command needs swtpm.
     async fn stop(self) -> Result<(), Error> {
         notify::stopping();
         let _ = self.service.audit.record_event(Event::DaemonStopping, "hostbadged is shutting down").await;

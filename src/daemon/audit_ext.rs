@@ -2,8 +2,8 @@
 
 use crate::audit::{Audit, AuditUnavailable, Event};
 
-/// Refuses a change that could not be recorded. Nothing is issued while the audit log cannot be written, so that keys,
-/// CAs and baselines do not change either.
+/// Refuses a change that could not be recorded. Nothing is issued while the audit log cannot be written, so
+/// that keys, CAs and baselines do not change either.
 ///
 /// # Errors
 /// [`AuditUnavailable`] with the reason, while the audit log cannot be written.
@@ -14,8 +14,8 @@ pub(super) fn ensure_writable(audit: &Audit) -> Result<(), AuditUnavailable> {
     }
 }
 
-/// Records a change that is already on disk. The change cannot be undone, so that a failing audit log only adds an
-/// error with the same message to the journal.
+/// Records a change that is already on disk. The change cannot be undone, so that a failing audit log only
+/// adds an error with the same message to the journal.
 pub(super) async fn record_completed(audit: &Audit, event: Event, message: &str) {
     if let Err(audit_error) = audit.record_event(event, message).await {
         tracing::error!("{message}; {audit_error}");

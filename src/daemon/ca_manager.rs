@@ -1,7 +1,8 @@
-//! Manages the host's certificate authority: creates and renews its CAs, and revokes certificates of removed agents.
+//! Manages the host's certificate authority: creates and renews its CAs, and revokes certificates of removed
+//! agents.
 //!
-//! A step that fails, because the TPM is unavailable or the disk is full, is retried after 2 s; the active issuing CA
-//! keeps signing until it expires.
+//! A step that fails, because the TPM is unavailable or the disk is full, is retried after 2 s; the active
+//! issuing CA keeps signing until it expires.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -25,7 +26,8 @@ use crate::tpm::{self, Tpm};
 
 /// Delay before a failed step is repeated.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
-/// Longest wait between two steps: `leaves.json` is written this often, and the wall clock may have been set meanwhile.
+/// Longest wait between two steps: `leaves.json` is written this often, and the wall clock may have been set
+/// meanwhile.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// Shortest wait between two steps.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -70,8 +72,8 @@ pub(super) fn spawn(deps: CaDeps, startup: &mut Startup) -> CaHandle {
 }
 
 impl CaHandle {
-    /// Stops the CA manager, then writes `leaves.json` with the certificates issued up to now. Call it after the last
-    /// request has been served.
+    /// Stops the CA manager, then writes `leaves.json` with the certificates issued up to now. Call it after
+    /// the last request has been served.
     pub async fn stop(self) {
         self.task.stop().await;
         if let Err(e) = save_issued(&self.deps).await {
@@ -292,7 +294,8 @@ fn describe(change: &CaChange) -> String {
             )
         }
         CaChange::IssuingKeyLost { name } => format!(
-            "the key of issuing CA {name} cannot be decrypted; its certificates remain valid until they expire"
+            "the key of issuing CA {name} cannot be decrypted; its certificates remain valid until they \
+             expire"
         ),
     }
 }

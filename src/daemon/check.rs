@@ -8,7 +8,8 @@ use crate::agents::AgentSet;
 use crate::config::{self, Config, Diagnostic, Paths};
 use crate::federation;
 
-/// Exit status for faults that only the administrator can fix. The systemd unit does not restart the service on it.
+/// Exit status for faults that only the administrator can fix. The systemd unit does not restart the service
+/// on it.
 const EXIT_CONFIG: u8 = 2;
 
 /// Reads the configuration file that the arguments name; for a development instance, creates the directory's
@@ -24,8 +25,8 @@ pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
     Config::read(&file, Paths::under(&dir))
 }
 
-/// Reads the agents and the bundles of other trust domains, and prints their faults or a summary. Returns exit status 0
-/// or 2.
+/// Reads the agents and the bundles of other trust domains, and prints their faults or a summary. Returns
+/// exit status 0 or 2.
 pub fn check_config(config: &Config) -> ExitCode {
     let agents = AgentSet::read(&config.paths.agents, config.trust_domain_length());
     let bundles = federation::read_bundles(&config.paths.federation);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// How long a component may take to finish the step that it is in when the daemon stops. A step that takes longer,
-/// because the TPM or the disk does not respond, is abandoned; every step is safe against a crash.
+/// How long a component may take to finish the step that it is in when the daemon stops. A step that takes
+/// longer, because the TPM or the disk does not respond, is abandoned; every step is safe against a crash.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A component's running task. Dropping this value leaves the task running until the runtime shuts down.
@@ -17,7 +17,8 @@ pub(super) struct ComponentTask<T = ()> {
 }
 
 impl<T: Send + 'static> ComponentTask<T> {
-    /// Starts the task on the current runtime. The task returns when the token that `run` receives is cancelled.
+    /// Starts the task on the current runtime. The task returns when the token that `run` receives is
+    /// cancelled.
     pub fn spawn<F>(run: impl FnOnce(CancellationToken) -> F) -> ComponentTask<T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -26,8 +27,8 @@ impl<T: Send + 'static> ComponentTask<T> {
         ComponentTask { task: tokio::spawn(run(stop.clone())), stop }
     }
 
-    /// Stops the task and waits for its end, at most 2 s. Returns the task's result, or `None` if the task had to be
-    /// aborted.
+    /// Stops the task and waits for its end, at most 2 s. Returns the task's result, or `None` if the task
+    /// had to be aborted.
     pub async fn stop(self) -> Option<T> {
         self.stop_within(STOP_TIMEOUT).await
     }

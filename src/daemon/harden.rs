@@ -4,8 +4,8 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
-/// Keeps secrets out of core dumps, swap and the reach of the user's other processes, and raises the soft limit of open
-/// files, to 262144 at most.
+/// Keeps secrets out of core dumps, swap and the reach of the user's other processes, and raises the soft
+/// limit of open files, to 262144 at most.
 ///
 /// Call it first, while the process has one thread. Returns a warning for each measure that failed.
 pub fn harden() -> Vec<String> {
@@ -44,8 +44,8 @@ fn lock_on_fault() -> MlockAllFlags {
     MlockAllFlags::from_bits_retain(MCL_ONFAULT)
 }
 
-/// How many connections fit into the limit of open files, at least 16: a connection uses up to 6 descriptors, and the rest
-/// of the daemon fewer than 256.
+/// How many connections fit into the limit of open files, at least 16: a connection uses up to 6 descriptors,
+/// and the rest of the daemon fewer than 256.
 pub(super) fn max_connections_for_rlimit() -> usize {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, _)) => (usize::try_from(soft).unwrap_or(usize::MAX).saturating_sub(256) / 6).max(16),

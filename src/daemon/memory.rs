@@ -6,9 +6,9 @@ use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise, munlock};
 
-/// Unlocks the mappings of program text and drops their pages. Text that is called again comes back from the page cache,
-/// so that code for reading configuration, creating keys and starting libraries does not occupy memory for the daemon's
-/// lifetime. Memory that can hold a secret stays locked.
+/// Unlocks the mappings of program text and drops their pages. Text that is called again comes back from the
+/// page cache, so that code for reading configuration, creating keys and starting libraries does not occupy
+/// memory for the daemon's lifetime. Memory that can hold a secret stays locked.
 ///
 /// Call it once, when the daemon is ready.
 pub(super) fn release_startup_memory() {
@@ -20,8 +20,8 @@ pub(super) fn release_startup_memory() {
         if unlocked.is_err() {
             continue;
         }
-        // SAFETY: the range is a private, read-only, executable mapping of a file: its pages equal the file's, and the
-        // kernel reads them again on the next access. A failure changes nothing.
+        // SAFETY: the range is a private, read-only, executable mapping of a file: its pages equal the
+        // file's, and the kernel reads them again on the next access. A failure changes nothing.
         let _ = unsafe { madvise(start, mapping.length, MmapAdvise::MADV_DONTNEED) };
     }
 }
@@ -34,7 +34,8 @@ struct TextMapping {
 }
 
 impl TextMapping {
-    /// Parses a line of `/proc/PID/maps`, proc(5). `None` unless the line maps a file as executable and read-only.
+    /// Parses a line of `/proc/PID/maps`, proc(5). `None` unless the line maps a file as executable and
+    /// read-only.
     fn parse(line: &str) -> Option<TextMapping> {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;

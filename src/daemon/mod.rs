@@ -1,7 +1,7 @@
 //! The daemon process: hardening, wiring of the components, signals, and the order in which everything stops.
 //!
-//! Each long-lived component is a module with `spawn(deps) -> Handle`. The handle publishes what other components need
-//! and stops the component:
+//! Each long-lived component is a module with `spawn(deps) -> Handle`. The handle publishes what other
+//! components need and stops the component:
 //!
 //! | component | task |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | `watchdog` | resets systemd's watchdog, reports the audit log's health |
 //! | `swtpm_supervisor` | restarts the software TPM of a development instance |
 //!
-//! [`run`] builds them in this order, waits for the startup barrier, reports readiness, and on SIGTERM drains the servers
-//! before it stops the others.
+//! [`run`] builds them in this order, waits for the startup barrier, reports readiness, and on SIGTERM drains
+//! the servers before it stops the others.
 
 mod app;
 mod arguments;

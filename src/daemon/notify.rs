@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Watchdog timeout while the daemon stops. A TPM that does not respond can keep the process in the kernel longer than
-/// `WatchdogSec=`, and another signal would not end it earlier.
+/// Watchdog timeout while the daemon stops. A TPM that does not respond can keep the process in the kernel
+/// longer than `WatchdogSec=`, and another signal would not end it earlier.
 const STOP_WATCHDOG_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The daemon is ready, with a status line for `systemctl status`.

@@ -8,11 +8,11 @@ use crate::tpm::{PcrValues, Tpm};
 /// Lines of a description that one message holds.
 const MAX_LINES: usize = 4;
 
-/// What changed in the PCRs that the keys are sealed to, as text to append to an error; empty if the TPM cannot be
-/// read.
+/// What changed in the PCRs that the keys are sealed to, as text to append to an error; empty if the TPM
+/// cannot be read.
 ///
-/// The text is for people only and decides nothing: while the keystore is locked, the baseline file that it rests on is
-/// not authenticated.
+/// The text is for people only and decides nothing: while the keystore is locked, the baseline file that it
+/// rests on is not authenticated.
 pub(super) async fn describe_changes_since_seal(
     tpm: &Tpm,
     state_dir: &Path,

@@ -1,7 +1,9 @@
-//! Monitors the host's posture: quotes the PCRs at intervals, compares them with the baseline, and keeps the baseline.
+//! Monitors the host's posture: quotes the PCRs at intervals, compares them with the baseline, and keeps the
+//! baseline.
 //!
-//! Each reading is one TPM quote, verified with the AK's public key. It waits in the TPM's queue like any other request.
-//! A reading that fails is retried after 2 s, and the previous one counts until it is older than `posture.max_age`.
+//! Each reading is one TPM quote, verified with the AK's public key. It waits in the TPM's queue like any
+//! other request. A reading that fails is retried after 2 s, and the previous one counts until it is older
+//! than `posture.max_age`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,8 +34,8 @@ use crate::verify;
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// How often the monitor checks whether a reading is needed, while none is.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Shortest time between two readings caused by an executable that is missing from the IMA digests. Unknown callers cause
-/// such readings too, so this bounds their use of the TPM.
+/// Shortest time between two readings caused by an executable that is missing from the IMA digests. Unknown
+/// callers cause such readings too, so this bounds their use of the TPM.
 const MIN_QUOTE_INTERVAL: Duration = Duration::from_secs(2);
 /// PCRs that every reading includes: firmware, boot loader, kernel, IMA, shim.
 const BASELINE_PCRS: std::ops::RangeInclusive<u8> = 0..=14;
@@ -156,8 +158,8 @@ impl PostureMonitor {
         }
     }
 
-    /// Waits until the next reading is due, an executable is missing from the IMA digests, or the daemon stops. Executes a
-    /// command that arrives meanwhile.
+    /// Waits until the next reading is due, an executable is missing from the IMA digests, or the daemon
+    /// stops. Executes a command that arrives meanwhile.
     async fn wait_for_trigger(&mut self, pause: Duration) {
         let started = Instant::now();
         let ima_digests = self.deps.posture.ima_digests().clone();
@@ -183,8 +185,8 @@ impl PostureMonitor {
         self.deps.config.mode != PostureMode::Off || self.deps.agents.current().uses_posture()
     }
 
-    /// Whether this host has no baseline yet. One reading is then taken even if none is needed, so that later readings
-    /// have something to be compared with.
+    /// Whether this host has no baseline yet. One reading is then taken even if none is needed, so that later
+    /// readings have something to be compared with.
     fn lacks_baseline(&self) -> bool {
         let snapshot = self.deps.posture.snapshot();
         let keystore_open = self.deps.keystore.borrow().is_some();
@@ -239,7 +241,8 @@ impl PostureMonitor {
         Ok(PcrReading { taken_at, wall_time, host_id: facts.host_id, pcrs: quoted.pcrs })
     }
 
-    /// Reads the baseline file. If this host has none, the reading becomes a baseline that is not accepted yet.
+    /// Reads the baseline file. If this host has none, the reading becomes a baseline that is not accepted
+    /// yet.
     async fn load_baseline(&self, reading: &PcrReading) -> Result<Arc<Baseline>, MonitorError> {
         // Only an open keystore can tell whether the file is the latest of this host.
         if self.deps.keystore.borrow().is_none() {
@@ -322,8 +325,8 @@ impl PostureMonitor {
         Ok(())
     }
 
-    /// Records each change once: another posture, or the same posture for another reason. A change that cannot be recorded
-    /// is recorded by a later call; nothing is issued meanwhile.
+    /// Records each change once: another posture, or the same posture for another reason. A change that
+    /// cannot be recorded is recorded by a later call; nothing is issued meanwhile.
     async fn record_posture_change(&self, last_recorded: &mut Option<(Posture, String)>) {
         let current = self.deps.posture.evaluate(BootTime::now());
         // The reason of a stale posture contains its age, which changes all the time.

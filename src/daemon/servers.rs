@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::sockets::Sockets;
 use crate::api::{AdminApi, AgentApi, Api, ConnectionLimits, Server, WorkerPool, WorkloadApi};
 
-/// Most workers. One processor signs more than 30 000 tokens a second; more than eight workers would only use memory.
+/// Most workers. One processor signs more than 30 000 tokens a second; more than eight workers would only use
+/// memory.
 const MAX_WORKERS: usize = 8;
 /// Connections to the admin socket: in total, and of one UID.
 const ADMIN_CONNECTIONS: (usize, usize) = (64, 32);
@@ -38,8 +39,8 @@ pub(super) struct ServersHandle {
     stop_workers: CancellationToken,
 }
 
-/// Starts the workers and the admin server on the current runtime. The admin server has connection limits of its own and
-/// uses no worker, so that agents cannot keep the administrator out.
+/// Starts the workers and the admin server on the current runtime. The admin server has connection limits of
+/// its own and uses no worker, so that agents cannot keep the administrator out.
 ///
 /// # Errors
 /// A thread or a runtime cannot be started, or a listener cannot be registered with the runtime.
@@ -68,8 +69,8 @@ pub(super) fn spawn(deps: ServerDeps) -> io::Result<ServersHandle> {
 }
 
 impl ServersHandle {
-    /// Starts to accept connections to the agent and workload sockets. Connections that were made before, such as during a
-    /// restart, have been waiting in the sockets' backlogs.
+    /// Starts to accept connections to the agent and workload sockets. Connections that were made before,
+    /// such as during a restart, have been waiting in the sockets' backlogs.
     pub fn accept_agents(&mut self) {
         let servers = self.agent_servers.take().into_iter().flatten();
         self.running.extend(servers.map(|server| tokio::spawn(server.run())));

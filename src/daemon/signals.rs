@@ -4,8 +4,8 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Handlers for SIGHUP, SIGTERM and SIGINT. Installed before the daemon reports that it is ready: until then the default
-/// action of each signal ends the process at once.
+/// Handlers for SIGHUP, SIGTERM and SIGINT. Installed before the daemon reports that it is ready: until then
+/// the default action of each signal ends the process at once.
 pub(super) struct Signals {
     hangup: Signal,
     terminate: Signal,

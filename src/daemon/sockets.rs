@@ -37,8 +37,8 @@ pub(super) fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<S
     })?;
     if let Some(name) = inherited.keys().next() {
         return Err(io::Error::other(format!(
-            "systemd passed a socket with the unknown name \"{name}\"; set FileDescriptorName= to agent, workload or \
-             admin"
+            "systemd passed a socket with the unknown name \"{name}\"; set FileDescriptorName= to agent, \
+             workload or admin"
         )));
     }
     Ok(Sockets { agent, workload, admin })

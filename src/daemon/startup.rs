@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// How long the barrier waits. A component that takes longer leaves the daemon running degraded; `hostbadge status`
-/// names the cause.
+/// How long the barrier waits. A component that takes longer leaves the daemon running degraded; `hostbadge
+/// status` names the cause.
 const STARTUP_GRACE: Duration = Duration::from_secs(10);
 
 /// Waits for every component that registered. A first attempt counts whether it succeeded or failed.

@@ -15,7 +15,8 @@ pub(super) struct Storage {
 }
 
 impl Storage {
-    /// Creates the state and audit directories (mode 0700) and the run directory (0755), and opens the audit log.
+    /// Creates the state and audit directories (mode 0700) and the run directory (0755), and opens the audit
+    /// log.
     ///
     /// # Errors
     /// A directory cannot be created or is in use by another daemon, or the audit log cannot be opened.

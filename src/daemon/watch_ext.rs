@@ -2,8 +2,8 @@
 
 use tokio::sync::watch;
 
-/// Publishes the current reason of a condition (`None`: the condition has ended). Returns the reason if it differs from
-/// the published one, so that the caller logs each reason once.
+/// Publishes the current reason of a condition (`None`: the condition has ended). Returns the reason if it
+/// differs from the published one, so that the caller logs each reason once.
 pub(super) fn set_if_changed(
     sender: &watch::Sender<Option<String>>,
     value: Option<String>,

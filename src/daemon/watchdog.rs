@@ -1,7 +1,7 @@
 //! Resets systemd's watchdog while the daemon makes progress, and reports changes in the audit log's health.
 //!
-//! The daemon makes progress while this task runs and every worker responds. A stalled disk or TPM is reported by name and
-//! does not stop the watchdog from being reset, because a restart would not fix it.
+//! The daemon makes progress while this task runs and every worker responds. A stalled disk or TPM is
+//! reported by name and does not stop the watchdog from being reset, because a restart would not fix it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use super::notify;
 use crate::api::WorkerPool;
 use crate::audit::Audit;
 
-/// Longest time between two checks. With a systemd watchdog it is a third of the watchdog's interval, at least 100 ms.
+/// Longest time between two checks. With a systemd watchdog it is a third of the watchdog's interval, at
+/// least 100 ms.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 

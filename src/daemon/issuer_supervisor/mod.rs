@@ -1,5 +1,5 @@
-//! Supervises the issuer: opens the TPM, loads or recovers the keys, rotates them, and executes administrators' key
-//! commands.
+//! Supervises the issuer: opens the TPM, loads or recovers the keys, rotates them, and executes
+//! administrators' key commands.
 //!
 //! One task is the state machine. It is in one of three phases:
 //!

@@ -14,8 +14,8 @@ pub(super) enum Recovered {
     Reopen,
 }
 
-/// Executes a command and replies to the administrator. Commands that need loaded keys are rejected. `None` if the TPM in
-/// use stays the same.
+/// Executes a command and replies to the administrator. Commands that need loaded keys are rejected. `None`
+/// if the TPM in use stays the same.
 pub(super) async fn handle_command(
     context: &IssuerContext,
     tpm: &Tpm,

@@ -1,8 +1,8 @@
 //! Third phase: rotates the issuing keys on schedule and on an administrator's command.
 //!
-//! A step that fails, because the TPM is unavailable or the disk is full, is retried every 10 s; the active key keeps
-//! signing meanwhile, beyond its rotation time if necessary. A step takes effect once its file is on disk, and is
-//! recorded then.
+//! A step that fails, because the TPM is unavailable or the disk is full, is retried every 10 s; the active
+//! key keeps signing meanwhile, beyond its rotation time if necessary. A step takes effect once its file is
+//! on disk, and is recorded then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,8 +165,8 @@ impl Rotation<'_> {
 
     async fn create_recovery_key(&mut self, requested_by: &str) -> Result<Zeroizing<String>, String> {
         self.ensure_auditable()?;
-        // Recorded before the key is created: a record of a key that was not created is better than a key without a
-        // record.
+        // Recorded before the key is created: a record of a key that was not created is better than a key
+        // without a record.
         let message =
             format!("{requested_by} requested a recovery key; the previous recovery key is invalidated");
         let audit = &self.context.deps.audit;
@@ -211,7 +211,8 @@ impl Rotation<'_> {
     }
 }
 
-/// Publishes how the keys are sealed, and warns once if the configured PCRs are not in use for lack of a recovery key.
+/// Publishes how the keys are sealed, and warns once if the configured PCRs are not in use for lack of a
+/// recovery key.
 fn publish_seal_status(context: &IssuerContext, seal_status: SealStatus) {
     let lacks_recovery_key = !seal_status.waiting.is_empty() && seal_status.recovery.is_none();
     let seal_status = Some(seal_status);

@@ -1,4 +1,5 @@
-//! The host's RSA key, for grants that use RS256: loaded if the host has one, created when a grant first needs it.
+//! The host's RSA key, for grants that use RS256: loaded if the host has one, created when a grant first
+//! needs it.
 
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use crate::tpm::Tpm;
 const KEY_CREATION_PENDING: &str =
     "the RSA key is being created in the TPM, which can take up to a minute; retry later";
 
-/// Loads the key of an earlier start; `None` if the host has none or if it cannot be loaded. An error is reported, and
-/// affects RS256 tokens alone.
+/// Loads the key of an earlier start; `None` if the host has none or if it cannot be loaded. An error is
+/// reported, and affects RS256 tokens alone.
 pub(super) async fn load(
     context: &IssuerContext,
     tpm: &Tpm,
@@ -28,8 +29,8 @@ pub(super) async fn load(
     }
 }
 
-/// Returns the key as soon as there is one. It is created once a grant uses RS256; until then this waits, and never
-/// returns if no grant does.
+/// Returns the key as soon as there is one. It is created once a grant uses RS256; until then this waits, and
+/// never returns if no grant does.
 pub(super) async fn obtain(context: &IssuerContext, tpm: &Tpm, host_key: &HostKeyRef) -> Arc<RsaSigningKey> {
     let IssuerDeps { agents, state_dir, .. } = &context.deps;
     let mut agents_changed = agents.subscribe();
@@ -63,7 +64,8 @@ async fn create(
     host_key: &HostKeyRef,
 ) -> Result<RsaSigningKey, issue::Error> {
     let IssuerDeps { state_dir, audit, clock, .. } = &context.deps;
-    // Shown by status but not logged, since it is not an error. The error of an earlier attempt stays visible.
+    // Shown by status but not logged, since it is not an error. The error of an earlier attempt stays
+    // visible.
     context.status.rsa_blocked_reason.send_if_modified(|reason| {
         let is_first_attempt = reason.is_none();
         reason.get_or_insert_with(|| KEY_CREATION_PENDING.into());
@@ -75,7 +77,8 @@ async fn create(
     Ok(key)
 }
 
-/// Publishes why no RS256 tokens are issued (`None`: they are, or no grant uses RS256), and logs each reason once.
+/// Publishes why no RS256 tokens are issued (`None`: they are, or no grant uses RS256), and logs each reason
+/// once.
 fn report_blocked(context: &IssuerContext, reason: Option<String>) {
     if let Some(reason) = set_if_changed(&context.status.rsa_blocked_reason, reason) {
         tracing::error!("no RS256 tokens are issued: {reason}");

@@ -1,4 +1,5 @@
-//! Second phase: loads or creates the keys, retrying until it succeeds or the administrator has changed what to load.
+//! Second phase: loads or creates the keys, retrying until it succeeds or the administrator has changed what
+//! to load.
 
 use std::future::Future;
 
@@ -37,7 +38,8 @@ pub(super) async fn load_keys(
                 announce_ready(context, tpm, issuer_state, &loaded).await;
                 return StartupOutcome::Ready(Box::new(loaded));
             }
-            // The TPM's state names the cause and the remedy; the next attempt follows a change of that state.
+            // The TPM's state names the cause and the remedy; the next attempt follows a change of that
+            // state.
             Err(issue::Error::Tpm(e)) if is_tpm_unavailable(&e) => {
                 context.report_blocked(None);
                 context.startup.complete();
@@ -96,8 +98,8 @@ async fn announce_ready(context: &IssuerContext, tpm: &Tpm, issuer_state: Issuer
     context.startup.complete();
 }
 
-/// Waits for the retry delay or for `wakeup`, and executes a command that arrives meanwhile. `None` for another
-/// attempt.
+/// Waits for the retry delay or for `wakeup`, and executes a command that arrives meanwhile. `None` for
+/// another attempt.
 async fn wait_for_retry<T>(
     context: &IssuerContext,
     tpm: &Tpm,

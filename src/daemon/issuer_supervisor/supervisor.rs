@@ -103,8 +103,8 @@ async fn run(context: IssuerContext, mut commands: mpsc::Receiver<KeyCommand>) {
     }
 }
 
-/// Opens the TPM with the stored objects. A file that cannot be read is retried until the administrator has replaced it.
-/// `None` once the daemon stops.
+/// Opens the TPM with the stored objects. A file that cannot be read is retried until the administrator has
+/// replaced it. `None` once the daemon stops.
 async fn open_tpm(context: &IssuerContext) -> Option<Tpm> {
     let IssuerDeps { state_dir, tpm_config, .. } = &context.deps;
     loop {
@@ -134,7 +134,8 @@ async fn sleep_or_stop(stop: &CancellationToken) -> Option<()> {
     }
 }
 
-/// Publishes the TPM's state. Issuance is suspended while another TPM answers than the one whose keys are in memory.
+/// Publishes the TPM's state. Issuance is suspended while another TPM answers than the one whose keys are in
+/// memory.
 async fn forward_state(context: &IssuerContext, mut state: watch::Receiver<TpmState>) {
     loop {
         let now = state.borrow_and_update().clone();
