@@ -131,7 +131,7 @@ fn the_next_key_is_published_before_it_signs() {
     line(&host, "key-retired", &first);
     let published = line(&host, "key-published", second);
     let by = published["detail"].as_str().unwrap();
-    assert!(by.contains("as uid 0, pid"), "{by}");
+    assert!(by.contains("requested by uid 0, pid"), "{by}");
     until_true("it is said", || host.log().contains(&format!("issuing key {second} signs from now on")));
 }
 
