@@ -80,6 +80,16 @@ impl serde::Serialize for Timestamp {
     }
 }
 
+/// RFC 3339 in UTC, as [`Timestamp`] is written.
+impl<'de> serde::Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        let time = humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)?;
+        let micros = time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros());
+        Ok(Timestamp(u64::try_from(micros).unwrap_or(u64::MAX)))
+    }
+}
+
 /// Where a rule about time gets the time from.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
@@ -161,6 +171,15 @@ mod tests {
             Timestamp(1_000_000).ceil_to_second().after(Duration::from_secs(4)),
             Timestamp::from_secs(5)
         );
+    }
+
+    #[test]
+    fn timestamp_is_read_as_it_is_written() {
+        for timestamp in [Timestamp(0), Timestamp(1_000_001), Timestamp(253_402_300_799_999_999)] {
+            let text = serde_json::to_string(&timestamp).unwrap();
+            assert_eq!(serde_json::from_str::<Timestamp>(&text).unwrap(), timestamp, "{text}");
+        }
+        assert!(serde_json::from_str::<Timestamp>("\"yesterday\"").is_err());
     }
 
     #[test]

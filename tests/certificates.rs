@@ -380,7 +380,8 @@ fn a_restart_keeps_the_cas_and_half_of_a_life_brings_the_next() {
     file["issuing"][0]["made"] = json!(made - 24 * 3600);
     fs::write(host.path(FILE), file.to_string()).unwrap();
     host.start();
-    let trouble = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+    let trouble =
+        |host: &Host| host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned();
     assert!(trouble(&host).contains("ca.json"), "{}", trouble(&host));
     run(hostbadge(&host).args(["key", "accept"]));
     let new = until("there is another issuing CA", || {
@@ -411,7 +412,7 @@ fn certificates_are_issued_while_the_tpm_says_nothing() {
     machine.start();
     let before = Held::by(&machine.host, json!({}));
     let ca = machine.host.status()["ca"].clone();
-    assert!(ca["issues_until"].is_string() && ca["waits"].is_null(), "{ca}");
+    assert!(ca["issues_until"].is_string() && ca["blocked_reason"].is_null(), "{ca}");
     machine.stall();
     machine.until_named("busy");
     let held = Held::by(&machine.host, json!({}));

@@ -261,7 +261,7 @@ fn challenges_are_answered_once_by_the_host_that_they_are_for() {
     refused(&desk.activate(&other, "forged"), "for another attestation key");
     forged["ak"] = other.status()["tpm"]["ak_name"].clone();
     desk.save("forged", &forged);
-    refused(&desk.activate(&other, "forged"), "for no request that this host waits for");
+    refused(&desk.activate(&other, "forged"), "not pending on this host");
     let theirs = Desk::new();
     theirs.request(&other);
     done(&theirs.challenge(&other, "challenge"));
@@ -463,7 +463,7 @@ fn a_challenge_is_no_credential_of_other_tools() {
             let credential = desk.path("credential");
             fs::write(&credential, file).unwrap();
             let opened = host.hostbadge(&["enroll", "activate", "--credential", &credential, "--ek", kind]);
-            refused(&opened, "this is part of a hostbadge challenge");
+            refused(&opened, "part of a hostbadge challenge");
             assert!(opened.stdout.is_empty(), "{round}");
         }
         if round == "pending" {

@@ -160,7 +160,7 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
     }
     let listed = host.hostbadge(&["key", "list", "--json"]).stdout;
     let listed: Value = serde_json::from_slice(&listed).unwrap();
-    assert_eq!(listed["rsa_waits"], Value::Null);
+    assert_eq!(listed["rsa_blocked_reason"], Value::Null);
     assert_eq!(listed["keys"].as_array().unwrap().iter().filter(|key| key["state"] == "tpm").count(), 2);
     let status = said(&host.hostbadge(&["status"]));
     assert!(status.contains("RS256"), "{status}");
@@ -213,7 +213,7 @@ fn an_rsa_key_that_is_torn_or_foreign_is_named_and_keeps_nobody_from_es256() {
     };
     let foreign: Value = serde_json::from_str(&theirs).unwrap();
     let cases = [
-        (good[..good.len() / 2].to_owned(), "torn"),
+        (good[..good.len() / 2].to_owned(), "corrupt"),
         (theirs.clone(), "the AK's signature over the RSA key is wrong"),
         (edited(&["key", "private"], foreign["key"]["private"].clone()), "the TPM does not take the RSA key"),
         (edited(&["key", "public"], foreign["key"]["public"].clone()), "about another key"),
@@ -310,7 +310,7 @@ fn crowd(host: &Host, size: usize) -> Vec<Connection> {
 }
 
 fn waiting(host: &Host) -> u64 {
-    host.status()["tpm"]["waiting"].as_u64().unwrap()
+    host.status()["tpm"]["waiting_to_sign"].as_u64().unwrap()
 }
 
 /// The agents in the order in which they were served: that of the record.

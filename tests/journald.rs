@@ -15,7 +15,7 @@ fn host_heard_by(journald: &Journald) -> Host {
     host.agent("researcher", "user = 0");
     journald.hear(&mut host);
     host.start();
-    assert_eq!(host.status()["journal"]["to"], "journald", "{}", host.status());
+    assert_eq!(host.status()["journal"]["sink"], "journald", "{}", host.status());
     host
 }
 

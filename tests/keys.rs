@@ -63,7 +63,8 @@ fn edit(host: &Host, change: impl FnOnce(&mut Value)) {
 /// Starts a host whose file was changed, and has it taken as it is.
 fn start_as_it_is(host: &mut Host) {
     host.start();
-    let trouble = |host: &Host| host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+    let trouble =
+        |host: &Host| host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned();
     assert!(trouble(host).contains("hostbadge key accept"), "{}", trouble(host));
     told(host, &["key", "accept"]);
     until_true("it is taken as it is", || !trouble(host).contains("hostbadge key accept"));
@@ -104,13 +105,13 @@ fn the_next_key_is_published_before_it_signs() {
     assert_eq!(jwks(&host), [first.as_str()]);
     let published = told(&host, &["key", "rotate"]);
     let second = published["kid"].as_str().unwrap();
-    assert_eq!(published["did"], "published");
+    assert_eq!(published["outcome"], "published");
     assert_eq!(jwks(&host), [first.as_str(), second], "the key that signs comes first");
     assert_eq!(kid(&host.token()), first);
     assert_eq!(states(&host), pairs(&[(&first, "active"), (second, "published")]));
 
     let again = told(&host, &["key", "rotate"]);
-    assert_eq!((&again["did"], &again["kid"]), (&json!("nothing"), &published["kid"]));
+    assert_eq!((&again["outcome"], &again["kid"]), (&json!("already-published"), &published["kid"]));
     assert_eq!(again["active_from"], published["active_from"]);
 
     // It waits its time through crash and restart, and not longer.
@@ -172,7 +173,7 @@ fn with_now_the_published_key_or_a_fresh_one_signs_at_once() {
     let first = kid(&host.token());
     let published = told(&host, &["key", "rotate"])["kid"].clone();
     let activated = told(&host, &["key", "rotate", "--now"]);
-    assert_eq!((&activated["did"], &activated["kid"]), (&json!("activated"), &published));
+    assert_eq!((&activated["outcome"], &activated["kid"]), (&json!("activated"), &published));
     assert_eq!(activated["retired"], first);
     let second = published.as_str().unwrap();
     assert_eq!(kid(&host.token()), second);
@@ -319,7 +320,7 @@ fn a_successor_that_is_due_while_the_tpm_is_away_comes_with_the_tpm() {
         None
     });
     let tpm = tpm.expect("a machine that starts a daemon within 30 s");
-    until_true("it waits", || host.admin().get("/v1/keys").json()["waits"].is_string());
+    until_true("it waits", || host.admin().get("/v1/keys").json()["blocked_reason"].is_string());
     let list = host.hostbadge(&["key", "list"]);
     assert!(String::from_utf8_lossy(&list.stdout).contains("A step that is due waits"));
     let active = kid(&host.token());
@@ -327,7 +328,7 @@ fn a_successor_that_is_due_while_the_tpm_is_away_comes_with_the_tpm() {
     kill(tpm, Signal::SIGCONT).unwrap();
     until_true("it is published", || jwks(&host).len() == 2);
     // Told a moment after the key is in force.
-    until_true("it waits no more", || host.admin().get("/v1/keys").json()["waits"].is_null());
+    until_true("it waits no more", || host.admin().get("/v1/keys").json()["blocked_reason"].is_null());
 }
 
 /// What the daemon's clock shows, in seconds.
@@ -359,11 +360,13 @@ fn a_file_that_was_tampered_with_signs_nothing() {
     let whole = file(&host);
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 4] = [
-        ("holds one key twice", |file| file["retired"][0]["sealed"] = file["active"]["sealed"].clone()),
+        ("contains the same key twice", |file| {
+            file["retired"][0]["sealed"] = file["active"]["sealed"].clone()
+        }),
         ("does not open", |file| {
             file["active"]["sealed"]["key"] = file["retired"][0]["sealed"]["key"].clone()
         }),
-        ("endorsement does not hold", |file| {
+        ("endorsement of the issuing key is not valid", |file| {
             file["active"]["sealed"]["endorsement"] = file["retired"][0]["sealed"]["endorsement"].clone();
         }),
         ("names another key than its endorsement", |file| file["retired"][0]["sealed"]["kid"] = json!("x")),
@@ -371,7 +374,7 @@ fn a_file_that_was_tampered_with_signs_nothing() {
     for (wanted, change) in changes {
         edit(&host, change);
         start_as_it_is(&mut host);
-        let trouble = host.status()["trouble"].as_str().unwrap_or_default().to_owned();
+        let trouble = host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned();
         assert!(trouble.contains(wanted), "{wanted}: {trouble}");
         let refused = host.hostbadge(&["key", "rotate", "--now"]);
         assert_eq!(refused.status.code(), Some(4));

@@ -59,7 +59,7 @@ fn show(host: &Host) -> Value {
 fn accept(host: &Host) -> Value {
     // What is looked at changes while it is looked at.
     until("it is accepted", || {
-        let digest = show(host)["now"]["digest"].clone();
+        let digest = show(host)["reading"]["digest"].clone();
         let answer = host.admin().post("/v1/posture/accept", &json!({ "digest": digest }));
         assert!(answer.status == 200 || answer.status == 409, "{}", answer.text());
         (answer.status == 200).then(|| answer.json())
@@ -91,8 +91,8 @@ fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
 
     // What is not compared changes nothing; what is, everything.
     tpm.extend(11, &[1; 32]);
-    let read = show(&host)["now"]["pcrs"]["11"].clone();
-    until_true("the next look", || show(&host)["now"]["pcrs"]["11"] != json!("00".repeat(32)));
+    let read = show(&host)["reading"]["pcrs"]["11"].clone();
+    until_true("the next look", || show(&host)["reading"]["pcrs"]["11"] != json!("00".repeat(32)));
     assert_eq!(posture(&host), "accepted", "{read}");
     tpm.extend(4, &[4; 32]);
     until_true("it is seen", || posture(&host) == "changed");
@@ -101,7 +101,7 @@ fn nothing_is_issued_but_in_the_accepted_state_where_that_is_enforced() {
     let diff = host.admin().get("/v1/posture/diff").json();
     assert_eq!(diff["changed"], json!([4]));
     assert!(diff["changes"][0].as_str().unwrap().starts_with("PCR 4 (boot loader"), "{diff}");
-    assert!(host.status()["posture_why"].as_str().unwrap().contains("PCR 4 changed"));
+    assert!(host.status()["posture_reason"].as_str().unwrap().contains("PCR 4 changed"));
 
     // It outlasts the daemon, both ways.
     assert!(host.stop().success());
@@ -175,7 +175,10 @@ fn nobody_looks_unless_somebody_asks_for_it() {
     // An administrator's question is answered by a look, and changes nothing for callers.
     let report = show(&host);
     assert_eq!((&report["posture"], &report["mode"]), (&json!("off"), &json!("off")));
-    assert!(report["baseline"]["accepted"].is_null() && report["now"]["pcrs"]["7"].is_string(), "{report}");
+    assert!(
+        report["baseline"]["accepted"].is_null() && report["reading"]["pcrs"]["7"].is_string(),
+        "{report}"
+    );
     assert_eq!(posture(&host), "off");
     assert!(of_event(&host.audit(), "posture-changed").is_empty());
 
@@ -205,7 +208,7 @@ fn a_stalled_tpm_makes_what_is_known_stale() {
     until_true("it is stale", || posture(&host) == "stale");
     let said = refused_for(&host, "stale");
     assert!(said.contains("the PCRs were last read"), "{said}");
-    let looked_at = json!({ "digest": show(&host)["now"]["digest"] });
+    let looked_at = json!({ "digest": show(&host)["reading"]["digest"] });
     let answer = host.admin().post("/v1/posture/accept", &looked_at);
     assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
     assert!(show(&host)["baseline"]["accepted"]["by"].is_string());
@@ -230,7 +233,7 @@ fn a_torn_a_foreign_and_an_older_baseline_are_none_and_are_named() {
         host.launch();
         until("it listens", || std::os::unix::net::UnixStream::connect(host.admin_socket()).ok());
         until_true("it is named", || {
-            let trouble = host.status()["trouble"].to_string();
+            let trouble = host.status()["issuer_blocked_reason"].to_string();
             trouble.contains("baseline.json is not what this host wrote last")
         });
     };
@@ -401,7 +404,7 @@ fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_prove
     append(&list, &text);
     tpm.extend(10, &[5; 32]);
     refused("does not replay to the quoted PCR 10");
-    assert!(show(&host)["measured"]["trouble"].as_str().unwrap().contains("does not replay"));
+    assert!(show(&host)["measured"]["error"].as_str().unwrap().contains("does not replay"));
     let record = host.audit();
     let refusals = of_event(&record, "request-refused");
     assert!(refusals.iter().any(|line| line["detail"].as_str().unwrap().contains("PCR 10 is empty")));

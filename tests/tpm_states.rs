@@ -82,7 +82,7 @@ fn too_many_wrong_passwords_are_a_lockout() {
 
     assert!(machine.host.stop().success());
     machine.launch();
-    until_true("it serves", || machine.host.status()["trouble"].is_null());
+    until_true("it serves", || machine.host.status()["issuer_blocked_reason"].is_null());
     machine.until_named("lockout");
     assert!(!machine.host.token().is_empty());
     machine.tool("tpm2_dictionarylockout", &["-c"]);
@@ -336,7 +336,7 @@ fn a_blob_of_another_host_is_refused_with_its_name() {
         fs::write(&path, state.to_string()).unwrap();
         machine.launch();
         machine.until_ready();
-        let trouble = || machine.host.status()["trouble"].as_str().map(str::to_owned);
+        let trouble = || machine.host.status()["issuer_blocked_reason"].as_str().map(str::to_owned);
         // A changed file is not the latest of this host; that is taken as it is, so that the blob itself is tried.
         let accept = |why: &str| {
             if !why.contains("hostbadge key accept") {

@@ -41,7 +41,7 @@ fn refused(host: &Host, words: &[&str], typed: &str) -> String {
 }
 
 fn trouble(host: &Host) -> String {
-    host.status()["trouble"].as_str().unwrap_or_default().to_owned()
+    host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned()
 }
 
 fn issues(host: &Host) -> bool {
@@ -173,7 +173,7 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
     assert!(key.starts_with("hbr1-") && key != lost, "{key}");
     until_true("all is sealed anew", || host.status()["seal"]["pcrs"] == json!([0, 7, 12]));
     let seal = host.status()["seal"].clone();
-    assert!(seal["recovery"].is_string() && seal["waiting"].is_null(), "{seal}");
+    assert!(seal["recovery"].is_string() && seal["pending_pcrs"].is_null(), "{seal}");
     event(&host, "recovery-key-created");
     for place in ["audit", "state"] {
         let found = Command::new("grep").args(["-r", key.trim()]).arg(host.path(place)).output().unwrap();
@@ -194,8 +194,8 @@ fn keys_sealed_to_pcrs_open_after_a_change_by_the_recovery_key_alone() {
     assert!(said.contains("changed from") && said.contains("no boot event log"), "{said}");
     assert!(!issues(&host));
     for (typed, wanted) in [
-        (lost.as_str(), "not the recovery key of this host"),
-        ("hbr1-aaaaaaa", "this is no recovery key"),
+        (lost.as_str(), "not the current recovery key of this host"),
+        ("hbr1-aaaaaaa", "this is not a recovery key"),
         ("", "nothing was given"),
     ] {
         let said = refused(&host, &["key", "recover"], typed);
@@ -374,7 +374,7 @@ fn a_change_of_the_key_that_was_cut_short_is_told_and_finished() {
     block(&host, "issuing.json");
     done(&host, &["key", "recovery"], "");
     assert_eq!(host.status()["seal"]["pcrs"], json!([]), "the issuing key is not sealed to PCRs yet");
-    assert_eq!(host.status()["seal"]["waiting"], json!([0, 7, 12]));
+    assert_eq!(host.status()["seal"]["pending_pcrs"], json!([0, 7, 12]));
     unblock(&host, "issuing.json");
     assert!(host.stop().success());
     host.start();
@@ -422,7 +422,9 @@ fn the_recovery_key_moves_a_host_to_another_tpm() {
     assert!(!issues(&host));
     let elsewhere = Host::started();
     let other = done(&elsewhere, &["key", "recovery"], "");
-    assert!(refused(&host, &["key", "recover"], &other).contains("not the recovery key of this host"));
+    assert!(
+        refused(&host, &["key", "recover"], &other).contains("not the current recovery key of this host")
+    );
     assert_eq!(host.status()["tpm"]["state"], "replaced");
     assert!(!issues(&host));
 

@@ -22,7 +22,7 @@ pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL};
 pub use identify::{AuthenticatedAgent, IdentifyError};
 pub use nss::NssCache;
 pub use registry::{AgentRegistry, LoadStatus};
-pub use selectors::Selectors;
+pub use selectors::{IdOrName, Selectors};
 
 /// An agent's name: `[a-z0-9][a-z0-9._-]{0,62}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::connection_limits::{ConnectionPermit, StreamPermit};
 use super::reply::Reply;
-use crate::peer::{PeerLookup, PeerTracker};
+use crate::service::{PeerLookup, PeerTracker};
 
 /// An answer to a flood waits at first this long, then twice as long each time.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(25);

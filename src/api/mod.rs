@@ -1,6 +1,8 @@
-//! The sockets: HTTP/1.1 and JSON for agents and for administrators, gRPC for clients of SPIFFE. No rules of its own.
+//! The sockets: HTTP/1.1 and JSON for agents and for administrators, gRPC for SPIFFE clients.
 //!
-//! A request is read within bounds, its body parsed into what the road takes, and the road's answer written out.
+//! Each request is read within bounds, parsed into [`crate::wire`] types, passed to [`crate::service`], and its result
+//! written. This module decides nothing and calls no other module. The routes of the two HTTP sockets are the tables in
+//! `agent.rs` and `admin.rs`.
 
 mod admin;
 mod agent;
@@ -8,22 +10,20 @@ mod body;
 mod client_connection;
 mod connection_limits;
 mod drain;
-mod enroll;
 pub mod http2;
 mod listen;
+mod parse;
 mod reply;
+mod routes;
 mod serve;
-mod status;
 mod workers;
 mod workload;
 mod write_deadline;
 
-pub use admin::{AdminApi, PostureControl};
+pub use admin::AdminApi;
 pub use agent::AgentApi;
-pub use body::BodyBudget;
 pub use connection_limits::ConnectionLimits;
 pub use listen::{Socket, bind};
 pub use serve::{Api, Server};
-pub use status::{StatusReporter, TpmDescription};
 pub use workers::WorkerPool;
 pub use workload::WorkloadApi;

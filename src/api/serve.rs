@@ -19,13 +19,16 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admin::AdminApi;
+use super::agent::AgentApi;
 use super::client_connection::ClientConnection;
 use super::connection_limits::ConnectionLimits;
 use super::drain;
 use super::reply::{self, Reply};
+use super::workers::WorkerPool;
+use super::workload::{self, WorkloadApi};
 use super::write_deadline::WriteDeadline;
-use super::{AdminApi, AgentApi, WorkerPool, WorkloadApi, workload};
-use crate::peer::PeerTracker;
+use crate::service::PeerTracker;
 
 /// Largest request head.
 const MAX_HEAD_SIZE: usize = 16 * 1024;

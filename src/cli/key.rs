@@ -49,10 +49,10 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
     }
     let rows: Vec<Vec<String>> = response["keys"].as_array().into_iter().flatten().map(row).collect();
     print_columns(&["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"], &rows);
-    if let Some(why) = response["waits"].as_str() {
+    if let Some(why) = response["blocked_reason"].as_str() {
         println!("A step that is due waits: {}", sanitize(why));
     }
-    if let Some(why) = response["rsa_waits"].as_str() {
+    if let Some(why) = response["rsa_blocked_reason"].as_str() {
         println!("RS256 waits: {}", sanitize(why));
     }
     Ok(ExitCode::SUCCESS)
@@ -71,12 +71,12 @@ async fn rotate(common: &CommonArgs, now: bool) -> Result<ExitCode, CliError> {
     }
     let text = |name: &str| response[name].as_str().unwrap_or("unknown");
     let mut table = KeyValueTable::default();
-    match text("did") {
+    match text("outcome") {
         "activated" => {
             table.add("signs now", text("kid"));
             table.add("retired", text("retired"));
         }
-        "nothing" => {
+        "already-published" => {
             table.add("published before", text("kid"));
             table.add("signs from", text("active_from"));
         }

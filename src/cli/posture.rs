@@ -54,8 +54,8 @@ async fn accept(common: &CommonArgs, digest: Option<&str>) -> Result<Value, CliE
         Some(digest) => digest.to_owned(),
         None => {
             let state = client::get(&common.admin_socket, "/v1/posture").await?;
-            let Some(digest) = state["now"]["digest"].as_str() else {
-                let why = state["trouble"].as_str().unwrap_or("nobody has looked at the host yet");
+            let Some(digest) = state["reading"]["digest"].as_str() else {
+                let why = state["error"].as_str().unwrap_or("nobody has looked at the host yet");
                 let error = "temporarily_unavailable";
                 return Err(CliError::Unavailable(json!({ "error": error, "error_description": why })));
             };
@@ -98,7 +98,7 @@ fn print_state(response: &Value) {
 fn print_summary(response: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
     let mut table = KeyValueTable::default();
-    let why = response["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+    let why = response["reason"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
     table.add("posture", text(&response["posture"]) + &why);
     table.add("mode", text(&response["mode"]));
     let baseline = &response["baseline"];
@@ -115,17 +115,17 @@ fn print_summary(response: &Value) {
             table.add("digest", text(&accepted["digest"]))
         }
     };
-    let now = &response["now"];
+    let now = &response["reading"];
     if let Some(age) = now["age"].as_f64() {
         table.add("read", format!("{} ({age:.0} s ago)", text(&now["at"])));
         table.add("digest now", text(&now["digest"]));
     }
-    if let Some(trouble) = response["trouble"].as_str() {
+    if let Some(trouble) = response["error"].as_str() {
         table.add("trouble", trouble);
     }
     let measured = &response["measured"];
     if let Some(count) = measured["lines"].as_u64() {
-        let trouble = measured["trouble"].as_str().map(str::to_owned);
+        let trouble = measured["error"].as_str().map(str::to_owned);
         table.add("measured", trouble.unwrap_or_else(|| format!("{count} lines of the IMA list are proven")));
     }
     table.print();
@@ -136,7 +136,7 @@ fn pcr_row(response: &Value, number: &Value) -> Vec<String> {
     let value = |snapshot: &Value| snapshot["pcrs"][&pcr].as_str().unwrap_or("-").to_owned();
     let changed = response["changed"].as_array().is_some_and(|changed| changed.contains(number));
     let verdict = if changed { "changed" } else { "" };
-    vec![pcr.clone(), value(&response["baseline"]), value(&response["now"]), verdict.to_owned()]
+    vec![pcr.clone(), value(&response["baseline"]), value(&response["reading"]), verdict.to_owned()]
 }
 
 fn print_diff(response: &Value) {

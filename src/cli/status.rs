@@ -20,8 +20,8 @@ pub async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
     let mut table = KeyValueTable::default();
     table.add("status", text(&response["status"]));
-    if let Some(trouble) = response["trouble"].as_str() {
-        table.add("trouble", trouble);
+    if let Some(trouble) = response["issuer_blocked_reason"].as_str() {
+        table.add("blocked", trouble);
     }
     table.add(
         "daemon",
@@ -53,10 +53,10 @@ pub async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
     }
     let ca = &response["ca"];
     table.add("CA", format!("issues certificates until {}", text(&ca["issues_until"])));
-    if let Some(why) = ca["waits"].as_str() {
+    if let Some(why) = ca["blocked_reason"].as_str() {
         table.add("CA", format!("waits: {why}"));
     }
-    match response["posture_why"].as_str() {
+    match response["posture_reason"].as_str() {
         Some(why) => table.add("posture", format!("{}: {why}", text(&response["posture"]))),
         None => table.add("posture", text(&response["posture"])),
     };
@@ -70,7 +70,7 @@ pub async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
             format!("{} {}, {}{since}", text(&key["alg"]), text(&key["kid"]), text(&key["state"])),
         );
     }
-    if let Some(why) = response["rsa_waits"].as_str() {
+    if let Some(why) = response["rsa_blocked_reason"].as_str() {
         table.add("RS256", why);
     }
     let agents = &response["agents"];
@@ -99,7 +99,7 @@ pub async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
         Some(0) | None => String::new(),
         Some(n) => format!(", {n} entries dropped"),
     };
-    table.add("journal", text(&journal["to"]) + &dropped);
+    table.add("journal", text(&journal["sink"]) + &dropped);
     table.add("connections", response["connections"].to_string());
     table.print();
     Ok(code)
@@ -121,8 +121,8 @@ fn seal_lines(seal: &Value) -> Vec<String> {
         Some(made) => lines[0] += &format!("; recovery key made {made}"),
         None => lines[0] += "; no recovery key (hostbadge key recovery)",
     }
-    if seal["waiting"].as_array().is_some_and(|waiting| !waiting.is_empty()) {
-        lines.push(format!("to PCRs {} once there is a recovery key", numbers(&seal["waiting"])));
+    if seal["pending_pcrs"].as_array().is_some_and(|waiting| !waiting.is_empty()) {
+        lines.push(format!("to PCRs {} once there is a recovery key", numbers(&seal["pending_pcrs"])));
     }
     lines
 }
@@ -138,7 +138,7 @@ fn tpm_lines(tpm: &Value) -> Vec<String> {
     if text("state") != "ready" {
         lines.push(format!("mend: {}", text("remedy")));
     }
-    if let Some(waiting) = tpm["waiting"].as_u64().filter(|waiting| *waiting > 0) {
+    if let Some(waiting) = tpm["waiting_to_sign"].as_u64().filter(|waiting| *waiting > 0) {
         lines.push(format!("{waiting} requests wait for it to sign"));
     }
     if !text("manufacturer").is_empty() {

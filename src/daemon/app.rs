@@ -1,7 +1,6 @@
 //! Builds the components, runs until a signal, and stops everything in order.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ca_manager::{self, CaDeps, CaHandle};
@@ -14,24 +13,21 @@ use super::servers::{self, ServerDeps, ServersHandle};
 use super::signals::{Request, Signals};
 use super::sockets::open_sockets;
 use super::startup::Startup;
-use super::status_line::{print_dev_banner, status_line};
 use super::storage::Storage;
 use super::swtpm_supervisor::{self, SwtpmHandle};
 use super::watchdog::{self, WatchdogHandle};
 use super::{Arguments, Error, notify};
 use crate::agents::AgentRegistry;
-use crate::api::{
-    AdminApi, AgentApi, BodyBudget, ConnectionLimits, PostureControl, StatusReporter, WorkloadApi,
-};
+use crate::api::{AdminApi, AgentApi, ConnectionLimits, WorkloadApi};
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Paths};
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
-use crate::service::IdentityService;
+use crate::service::{IdentityService, ServiceDeps};
 use crate::tpm::{SoftwareTpm, Tpm, TpmConfig};
 
 /// How often the status line is renewed.
@@ -71,6 +67,7 @@ struct App {
     /// Directory of a development instance.
     dev_dir: Option<PathBuf>,
     config: Config,
+    audit: Audit,
     service: IdentityService,
     startup: Startup,
     signals: Signals,
@@ -169,16 +166,18 @@ impl App {
             Rate { per_second: limits.stranger_rate, burst: limits.stranger_burst },
             Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
         );
-        let service = IdentityService {
+        let service = IdentityService::new(ServiceDeps {
             agents,
             federation,
-            limiter: Arc::new(limiter),
+            limiter,
             issuer,
             audit: audit.clone(),
-            clock: clock.clone(),
+            audit_dir: config.paths.audit.clone(),
+            clock,
             tpm_state: issuer_handle.tpm_state.clone(),
-            blocked_reason: issuer_handle.blocked_reason.clone(),
+            tpm_description: issuer_handle.tpm_info.clone(),
             tpm: issuer_handle.tpm.clone(),
+            blocked_reason: issuer_handle.blocked_reason.clone(),
             tpm_signer: TpmSigner {
                 queue: FairQueue::default(),
                 tpm: issuer_handle.tpm.clone(),
@@ -186,43 +185,32 @@ impl App {
             },
             evidence_slots: EvidenceSlots::default(),
             event_log,
-            enrollment,
             ima_log: ima_list,
+            enrollment,
             posture,
+            compared_pcrs: config.posture.pcrs.clone(),
+            posture_commands: posture_handle.commands.clone(),
+            key_admin: issuer_handle.key_admin.clone(),
             certificate_issuer,
-        };
-        let connection_limits = ConnectionLimits::new(
-            limits.connections.min(max_connections_for_rlimit()),
-            limits.connections_per_uid,
-        );
-        let status = StatusReporter {
-            started: clock.now(),
-            audit_dir: config.paths.audit.clone(),
-            connection_limits: connection_limits.clone(),
-            tpm_description: issuer_handle.tpm_info.clone(),
-        };
-        let admin = AdminApi {
-            service: service.clone(),
             admin_policy: AdminPolicy {
                 admin_group,
                 dev_uid: dev_dir.as_ref().map(|_| nix::unistd::geteuid().as_raw()),
             },
-            status: Arc::new(status),
-            key_admin: issuer_handle.key_admin.clone(),
-            posture: PostureControl {
-                admin: posture_handle.commands.clone(),
-                compared_pcrs: config.posture.pcrs.clone(),
-            },
-            body_budget: BodyBudget::default(),
-        };
-        let for_workers = IdentityService { audit: audit.with_inline_writes(), ..service.clone() };
+        });
+        let connection_limits = ConnectionLimits::new(
+            limits.connections.min(max_connections_for_rlimit()),
+            limits.connections_per_uid,
+        );
+        let for_workers = service.with_inline_audit();
         let workload = WorkloadApi::new(for_workers.clone())?;
-        let agent = AgentApi { service: for_workers, body_budget: BodyBudget::default() };
+        let agent = AgentApi::new(for_workers);
+        let admin = AdminApi::new(service.clone(), connection_limits.clone());
         let servers = servers::spawn(ServerDeps { sockets, agent, workload, admin, connection_limits })?;
-        let watchdog = watchdog::spawn(audit, servers.workers.clone());
+        let watchdog = watchdog::spawn(audit.clone(), servers.workers.clone());
         Ok(App {
             dev_dir,
             config,
+            audit,
             service,
             startup,
             signals,
@@ -243,8 +231,8 @@ impl App {
             format!("hostbadged {} serves {}", env!("CARGO_PKG_VERSION"), self.config.paths.run.display());
         // An audit log that cannot be written does not keep the daemon from starting: status and each denial
         // report it.
-        let _ = self.service.audit.record_event(Event::DaemonStarted, &message).await;
-        notify::ready(&status_line(&self.service));
+        let _ = self.audit.record_event(Event::DaemonStarted, &message).await;
+        notify::ready(&self.service.status_line());
         if let Some(dir) = &self.dev_dir {
             print_dev_banner(dir, &self.config.paths, &self.service);
         }
@@ -258,7 +246,7 @@ impl App {
         let mut ticks = tokio::time::interval(STATUS_INTERVAL);
         loop {
             tokio::select! {
-                _ = ticks.tick() => notify::set_status(&status_line(&self.service)),
+                _ = ticks.tick() => notify::set_status(&self.service.status_line()),
                 request = self.signals.next() => match request {
                     // In a task of its own: files on an unreachable network mount must not delay the end of
                     // the daemon.
@@ -273,7 +261,7 @@ impl App {
     /// components may need the TPM, and the TPM's last command needs swtpm.
     async fn stop(self) -> Result<(), Error> {
         notify::stopping();
-        let _ = self.service.audit.record_event(Event::DaemonStopping, "hostbadged is shutting down").await;
+        let _ = self.audit.record_event(Event::DaemonStopping, "hostbadged is shutting down").await;
         // First, since workers that have ended send no heartbeats.
         self.watchdog.stop().await;
         self.servers.drain().await;
@@ -306,14 +294,24 @@ fn tpm_config(config: &Config, swtpm: Option<&SoftwareTpm>) -> Result<TpmConfig,
 
 async fn reload_agents(service: IdentityService) {
     notify::reloading();
-    if service.reload("SIGHUP").await.is_err() {
-        tracing::error!("the reload could not be recorded in the audit log");
+    if let Err(e) = service.reload_on_signal("SIGHUP").await {
+        tracing::error!("the agents were not reloaded on SIGHUP: {e}");
     }
-    notify::ready(&status_line(&service));
+    notify::ready(&service.status_line());
 }
 
 /// Ends the TPM thread, which flushes its objects and sessions. Waits at most for the TPM's deadline.
 async fn shut_down_tpm(tpm: Tpm) -> Result<(), Error> {
     tokio::task::spawn_blocking(move || tpm.shutdown()).await?;
     Ok(())
+}
+
+/// Prints the status line and commands to try to standard output.
+fn print_dev_banner(dir: &Path, paths: &Paths, service: &IdentityService) {
+    let socket = paths.run.join("agent.sock");
+    let socket = socket.display();
+    println!("hostbadged: a development host in {}", dir.display());
+    println!("  {}", service.status_line());
+    println!("  curl --unix-socket {socket} -d audience=https://api.example.com http://localhost/v1/token");
+    println!("  HOSTBADGE_SOCKET={socket} hostbadge whoami");
 }

@@ -33,7 +33,6 @@ mod servers;
 mod signals;
 mod sockets;
 mod startup;
-mod status_line;
 mod storage;
 mod swtpm_supervisor;
 mod watch_ext;

@@ -1,20 +1,17 @@
-//! Access tokens (RFC 9068).
+//! Access tokens in JWT form (RFC 9068).
 
 use std::fmt;
 
-use data_encoding::BASE64URL_NOPAD;
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 
-use super::{Error, HostIdentity, IssuerState, IssuingKey};
-use crate::agents::AuthenticatedAgent;
+use super::error::Error;
+use super::hostbadge_claim::HostbadgeClaim;
+use super::issuer::IssuerState;
+use super::jws::{UnsignedJws, new_jti};
 use crate::clock::Timestamp;
-use crate::peer::Sha256Digest;
-use crate::policy::Permit;
-use crate::posture::Posture;
-use crate::verify::Jwk;
+use crate::policy::{ErrorCode, Permit, Refusal, Signer};
 
-/// A minted token, with what the record needs of it. Its text is not shown by `Debug`.
+/// A signed access token, with what the audit log needs of it. `Debug` does not show its text.
 pub struct AccessToken {
     text: String,
     permit: Permit,
@@ -29,18 +26,22 @@ impl AccessToken {
         &self.text
     }
 
+    /// The decision from which the token was issued.
     pub fn permit(&self) -> &Permit {
         &self.permit
     }
 
+    /// The key that signed it.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
+    /// Its identifier (RFC 7519 section 4.1.7).
     pub fn jti(&self) -> &str {
         &self.jti
     }
 
+    /// `exp`, in whole seconds.
     pub fn expires(&self) -> Timestamp {
         self.expires
     }
@@ -48,15 +49,60 @@ impl AccessToken {
 
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("jti", &self.jti).finish_non_exhaustive()
+        f.debug_struct("AccessToken").field("jti", &self.jti).finish_non_exhaustive()
     }
 }
 
-#[derive(Serialize)]
-struct JoseHeader<'a> {
-    alg: &'a str,
-    kid: &'a str,
-    typ: &'static str,
+impl IssuerState {
+    /// Issues a token that the issuing key signs, in memory.
+    ///
+    /// # Errors
+    /// A refusal with [`ErrorCode::ServerError`], if the permit names a key in the TPM, or signing fails.
+    pub fn mint_token(&self, permit: Permit, now: Timestamp) -> Result<AccessToken, Refusal> {
+        let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
+        let refuse = |message: String| {
+            Refusal::new(ErrorCode::ServerError, message)
+                .with_peer(agent.peer())
+                .with_agent(agent.name())
+                .with_audience(&audience)
+        };
+        if permit.signer() != Signer::Issuing {
+            return Err(refuse("this grant's tokens are signed by the TPM".to_owned()));
+        }
+        build(self, permit, now).and_then(|token| token.sign(self)).map_err(|error| refuse(error.to_string()))
+    }
+}
+
+/// An access token without its signature.
+pub(super) struct UnsignedToken {
+    jws: UnsignedJws,
+    permit: Permit,
+    kid: String,
+    jti: String,
+    expires: Timestamp,
+}
+
+impl UnsignedToken {
+    /// Which key has to sign.
+    pub(super) fn signer(&self) -> Signer {
+        self.permit.signer()
+    }
+
+    /// SHA-256 of the signing input.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        self.jws.digest()
+    }
+
+    /// The token with a signature over [`UnsignedToken::digest`].
+    pub(super) fn with_signature(self, signature: &[u8]) -> AccessToken {
+        let UnsignedToken { jws, permit, kid, jti, expires } = self;
+        AccessToken { text: jws.with_signature(signature), permit, kid, jti, expires }
+    }
+
+    fn sign(self, issuer_state: &IssuerState) -> Result<AccessToken, Error> {
+        let UnsignedToken { jws, permit, kid, jti, expires } = self;
+        Ok(AccessToken { text: jws.sign(issuer_state.issuing_key())?, permit, kid, jti, expires })
+    }
 }
 
 #[derive(Serialize)]
@@ -74,138 +120,7 @@ struct AccessTokenClaims<'a> {
     hostbadge: HostbadgeClaim<'a>,
 }
 
-/// The one private claim: where, by whom and under what circumstances the token was asked for.
-#[derive(Serialize)]
-pub(super) struct HostbadgeClaim<'a> {
-    host: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unit: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    invocation: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exe_sha256: Option<Sha256Digest>,
-    peer: &'static str,
-    tpm: &'static str,
-    key: &'static str,
-    posture: Posture,
-}
-
-impl<'a> HostbadgeClaim<'a> {
-    /// `guard` is how the key is kept that signs.
-    pub fn new(
-        host: &'a HostIdentity,
-        agent: &'a AuthenticatedAgent,
-        posture: Posture,
-        key_protection: &'static str,
-    ) -> HostbadgeClaim<'a> {
-        let peer = agent.peer();
-        HostbadgeClaim {
-            host: &host.id,
-            tenant: agent.entry().tenant.as_deref(),
-            unit: peer.unit.as_deref(),
-            invocation: peer.invocation.as_deref(),
-            exe_sha256: agent.exe_sha256(),
-            peer: if peer.pinned { "pinned" } else { "unpinned" },
-            tpm: host.tpm_kind(),
-            key: key_protection,
-            posture,
-        }
-    }
-}
-
-/// The first part of every token of one key, dot included, with the key's name.
-#[derive(Clone, Debug)]
-pub(super) struct SigningHeader {
-    pub(super) encoded: String,
-    pub(super) kid: String,
-    /// `hostbadge.key` of its tokens.
-    pub(super) key_protection: &'static str,
-}
-
-impl SigningHeader {
-    /// Of a key that signs in memory.
-    pub fn for_memory_key(key: &Jwk) -> Result<SigningHeader, Error> {
-        SigningHeader::new(key, "sealed", "at+jwt")
-    }
-
-    /// Of a key that signs in the TPM.
-    pub fn for_tpm_key(key: &Jwk) -> Result<SigningHeader, Error> {
-        SigningHeader::new(key, "tpm", "at+jwt")
-    }
-
-    /// Of the key that signs JWT-SVIDs, in memory.
-    pub fn for_jwt_svid(key: &Jwk) -> Result<SigningHeader, Error> {
-        SigningHeader::new(key, "sealed", "JWT")
-    }
-
-    /// Of the key that signs WIT-SVIDs, in memory.
-    pub fn for_wit_svid(key: &Jwk) -> Result<SigningHeader, Error> {
-        SigningHeader::with_kid(wit_kid(&key.kid), key, "sealed", "wit+jwt")
-    }
-
-    fn new(key: &Jwk, key_protection: &'static str, typ: &'static str) -> Result<SigningHeader, Error> {
-        SigningHeader::with_kid(key.kid.clone(), key, key_protection, typ)
-    }
-
-    fn with_kid(
-        kid: String,
-        key: &Jwk,
-        key_protection: &'static str,
-        typ: &'static str,
-    ) -> Result<SigningHeader, Error> {
-        let header = serde_json::to_vec(&JoseHeader { alg: &key.alg, kid: &kid, typ })
-            .map_err(|e| Error::Key(e.to_string()))?;
-        Ok(SigningHeader { encoded: BASE64URL_NOPAD.encode(&header) + ".", kid, key_protection })
-    }
-}
-
-/// The name of an issuing key where it signs WIT-SVIDs: a name is to be a bundle's only one of any use.
-pub(super) fn wit_kid(kid: &str) -> String {
-    format!("wit-{kid}")
-}
-
-/// A token that only its signature is missing from.
-pub(super) struct UnsignedToken {
-    /// RFC 7515 section 5.1: the signing input.
-    signing_input: String,
-    permit: Permit,
-    kid: String,
-    jti: String,
-    expires: Timestamp,
-}
-
-impl UnsignedToken {
-    pub fn permit(&self) -> &Permit {
-        &self.permit
-    }
-
-    /// SHA-256 of the signing input, as ES256 and RS256 both take it.
-    pub fn digest(&self) -> [u8; 32] {
-        let mut digest = [0; 32];
-        digest.copy_from_slice(
-            ring::digest::digest(&ring::digest::SHA256, self.signing_input.as_bytes()).as_ref(),
-        );
-        digest
-    }
-
-    /// With the signature as JWA wants it (RFC 7518 sections 3.3 and 3.4).
-    pub fn with_signature(mut self, signature: &[u8]) -> AccessToken {
-        self.signing_input.push('.');
-        BASE64URL_NOPAD.encode_append(signature, &mut self.signing_input);
-        let UnsignedToken { signing_input: text, permit, kid, jti, expires } = self;
-        AccessToken { text, permit, kid, jti, expires }
-    }
-
-    /// Signed in memory.
-    pub fn sign(self, key: &IssuingKey) -> Result<AccessToken, Error> {
-        let signature = key.sign(self.signing_input.as_bytes())?;
-        Ok(self.with_signature(signature.as_ref()))
-    }
-}
-
-/// Writes what was permitted, for the key that the grant has it signed by.
+/// Builds the permitted token, valid from `now` on, for the key that the grant names.
 pub(super) fn build(
     issuer_state: &IssuerState,
     permit: Permit,
@@ -214,11 +129,8 @@ pub(super) fn build(
     let header = issuer_state.signing_header(permit.signer())?;
     let agent = permit.agent();
     let host = issuer_state.host();
-    let mut jti_bytes = [0; 16];
-    SystemRandom::new().fill(&mut jti_bytes).map_err(|_| Error::Random)?;
-    let jti = BASE64URL_NOPAD.encode(&jti_bytes);
+    let jti = new_jti()?;
     let expires = Timestamp::from_secs(now.as_secs() + permit.ttl().as_secs());
-
     let claims = AccessTokenClaims {
         iss: &host.issuer,
         sub: &host.spiffe_id(agent.entry()),
@@ -229,12 +141,8 @@ pub(super) fn build(
         exp: expires.as_secs(),
         jti: &jti,
         scope: permit.scope(),
-        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection),
+        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),
     };
-    let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
-    // With room for the longest signature, RSA's.
-    let mut signing_input = String::with_capacity(header.encoded.len() + claims.len() * 4 / 3 + 352);
-    signing_input.push_str(&header.encoded);
-    BASE64URL_NOPAD.encode_append(&claims, &mut signing_input);
-    Ok(UnsignedToken { signing_input, kid: header.kid.clone(), jti, expires, permit })
+    let jws = UnsignedJws::new(header, &serde_json::to_vec(&claims)?);
+    Ok(UnsignedToken { jws, kid: header.kid().to_owned(), jti, expires, permit })
 }

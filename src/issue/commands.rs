@@ -1,4 +1,4 @@
-//! The way from an administrator to the one who keeps the keys.
+//! Commands about keys: from administrators to the component that owns the keys.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,15 +7,18 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
+use super::error::Error;
 use crate::clock::Timestamp;
+use crate::error_class::ErrorClass;
 use crate::keystore::{RecoveryKey, SealStatus};
 
-/// Orders that may wait; more at once is no administrator.
+/// Commands that wait; a further one is rejected.
 const QUEUE_CAPACITY: usize = 8;
-/// The keeper bounds each of its waits; this bounds their sum, below the patience of the command.
+/// How long a command may take. The receiver bounds each of its waits; this bounds their sum, and is shorter
+/// than the timeout of the command line.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Where administrators' orders about keys go. Cheap to clone.
+/// Sends administrators' commands about keys. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct KeyAdmin {
     commands: mpsc::Sender<KeyCommand>,
@@ -23,58 +26,133 @@ pub struct KeyAdmin {
     seal_status: watch::Receiver<Option<SealStatus>>,
 }
 
-/// The other end: who keeps the keys takes orders here, and says what a due step waits for and how the keys are guarded.
+/// The receiving end, for the component that owns the keys. It also reports the state of the keys.
 #[derive(Debug)]
 pub struct KeyCommandReceiver {
+    /// The commands, in the order of their arrival.
     pub commands: mpsc::Receiver<KeyCommand>,
+    /// Why a step of the key schedule that is due cannot be taken; `None` if it can.
     pub blocked_reason: watch::Sender<Option<String>>,
+    /// How the key-encryption key is sealed; `None` before the keystore is open.
     pub seal_status: watch::Sender<Option<SealStatus>>,
 }
 
-/// Something to be done, and who ordered it, for the record.
+/// A command, and the administrator who sent it.
 #[derive(Debug)]
 pub struct KeyCommand {
+    /// What to do.
     pub action: KeyAction,
+    /// The administrator, for the audit log.
     pub requested_by: String,
 }
 
-/// What is to be done, and where the outcome goes. Errors are for administrators.
+/// What to do, and where to send the result.
 #[derive(Debug)]
 pub enum KeyAction {
-    /// Take the state directory as it is for the latest.
+    /// Accept the current state directory as the latest.
     AcceptState(ReplySender<()>),
-    /// Open the secrets with the recovery key, and seal them to this TPM as it is now; `accept` says whether the state is
-    /// taken even if it is not the latest.
-    Recover { key: RecoveryKey, accept_rollback: bool, reply: ReplySender<()> },
-    /// Make a recovery key, in place of the one before.
+    /// Open the secrets with the recovery key, and seal them to the current TPM and PCRs.
+    Recover {
+        /// The recovery key.
+        key: RecoveryKey,
+        /// Whether to accept a state directory that is not the latest.
+        accept_rollback: bool,
+        /// Receives the result.
+        reply: ReplySender<()>,
+    },
+    /// Make a recovery key, which replaces the previous one. The result is its text.
     CreateRecoveryKey(ReplySender<Zeroizing<String>>),
-    /// Rotate the issuing key; `at_once` says whether the next one signs now, unknown to relying parties as it may be.
-    Rotate { immediately: bool, reply: ReplySender<RotationResult> },
+    /// Rotate the issuing key.
+    Rotate {
+        /// Whether the next key is active at once, even though relying parties may not know it yet.
+        immediately: bool,
+        /// Receives the result.
+        reply: ReplySender<RotationResult>,
+    },
 }
 
-pub type ReplySender<T> = oneshot::Sender<Result<T, String>>;
+/// Where the result of a command goes.
+pub type ReplySender<T> = oneshot::Sender<Result<T, KeyCommandError>>;
 
-/// What a rotation came to.
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyCommandError {
+    /// 8 commands are waiting.
+    #[error("another key operation is in progress; try again in a moment")]
+    Busy,
+    /// The receiver of the commands has ended.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+    /// No result within 25 seconds. The operation may still end.
+    #[error(
+        "the operation has not finished within {} seconds; see hostbadge status and hostbadge key list",
+        COMMAND_TIMEOUT.as_secs()
+    )]
+    TimedOut,
+    /// The command needs open keys.
+    #[error("no keys are open; see hostbadge status")]
+    KeysNotOpen,
+    /// The command opens keys that are open.
+    #[error("the keys of this host are open; there is nothing to recover")]
+    KeysOpen,
+    /// The TPM was replaced or cleared while the keys of the previous TPM are in memory.
+    #[error("restart the daemon first: the keys in its memory are those of the previous TPM")]
+    RestartRequired,
+    /// The operation failed.
+    #[error(transparent)]
+    Operation(#[from] Error),
+    /// The audit log cannot be written, so the operation was not carried out, or its result is not returned.
+    #[error(transparent)]
+    Audit(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl KeyCommandError {
+    /// [`KeyCommandError::Audit`] with the audit log's error.
+    pub fn audit(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> KeyCommandError {
+        KeyCommandError::Audit(error.into())
+    }
+
+    /// What this failure means for the administrator's request.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            KeyCommandError::Busy | KeyCommandError::KeysOpen | KeyCommandError::RestartRequired => {
+                ErrorClass::Conflict
+            }
+            KeyCommandError::ShuttingDown
+            | KeyCommandError::TimedOut
+            | KeyCommandError::KeysNotOpen
+            | KeyCommandError::Audit(_) => ErrorClass::Unavailable,
+            KeyCommandError::Operation(error) => error.class(),
+        }
+    }
+}
+
+/// The result of a rotation.
 #[derive(Debug, Serialize)]
 pub struct RotationResult {
-    pub did: RotationOutcome,
-    /// The key that signs next, or now.
+    /// What was done.
+    #[serde(rename = "did")]
+    pub outcome: RotationOutcome,
+    /// The key that is active next, or now.
     pub kid: String,
-    /// When it signs.
+    /// When it is active.
     pub active_from: Timestamp,
-    /// The key that signs no more.
+    /// The key that does not sign any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retired: Option<String>,
 }
 
+/// What a rotation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RotationOutcome {
-    /// A key is published and signs later.
+    /// A key was published, and becomes active later.
     Published,
-    /// One was published before, and signs when it was to.
-    Nothing,
-    /// The next key signs now.
+    /// Nothing: a key is published already, and becomes active as scheduled.
+    #[serde(rename = "nothing")]
+    AlreadyPublished,
+    /// The next key is active now.
     Activated,
 }
 
@@ -88,37 +166,45 @@ pub fn key_command_channel() -> (KeyAdmin, KeyCommandReceiver) {
 }
 
 impl KeyAdmin {
-    /// Has the issuing key rotated. The error is for the administrator, as it is of each order.
-    pub async fn rotate(&self, immediately: bool, requested_by: String) -> Result<RotationResult, String> {
+    /// Rotates the issuing key. With `immediately` the next key is active at once, and otherwise once relying
+    /// parties have had time to fetch it.
+    pub async fn rotate(
+        &self,
+        immediately: bool,
+        requested_by: String,
+    ) -> Result<RotationResult, KeyCommandError> {
         self.send(requested_by, |reply| KeyAction::Rotate { immediately, reply }).await
     }
 
-    /// Has a recovery key made: its text.
-    pub async fn create_recovery_key(&self, requested_by: String) -> Result<Zeroizing<String>, String> {
+    /// Makes a recovery key and returns its text, which is not stored.
+    pub async fn create_recovery_key(
+        &self,
+        requested_by: String,
+    ) -> Result<Zeroizing<String>, KeyCommandError> {
         self.send(requested_by, KeyAction::CreateRecoveryKey).await
     }
 
-    /// Has the secrets opened by the recovery key.
+    /// Opens the secrets with the recovery key.
     pub async fn recover(
         &self,
         key: RecoveryKey,
         accept_rollback: bool,
         requested_by: String,
-    ) -> Result<(), String> {
+    ) -> Result<(), KeyCommandError> {
         self.send(requested_by, |reply| KeyAction::Recover { key, accept_rollback, reply }).await
     }
 
-    /// Has the state directory taken as it is.
-    pub async fn accept_state(&self, requested_by: String) -> Result<(), String> {
+    /// Accepts the current state directory as the latest.
+    pub async fn accept_state(&self, requested_by: String) -> Result<(), KeyCommandError> {
         self.send(requested_by, KeyAction::AcceptState).await
     }
 
-    /// What keeps a step that is due from being taken.
+    /// Why a step of the key schedule that is due cannot be taken.
     pub fn blocked_reason(&self) -> Option<String> {
         self.blocked_reason.borrow().clone()
     }
 
-    /// How the keys are guarded at rest, once they are open.
+    /// How the key-encryption key is sealed; `None` before the keystore is open.
     pub fn seal_status(&self) -> Option<SealStatus> {
         self.seal_status.borrow().clone()
     }
@@ -127,22 +213,25 @@ impl KeyAdmin {
         &self,
         requested_by: String,
         action: impl FnOnce(ReplySender<T>) -> KeyAction,
-    ) -> impl Future<Output = Result<T, String>> {
+    ) -> impl Future<Output = Result<T, KeyCommandError>> {
         let (reply, response) = oneshot::channel();
         let sent = self.commands.try_send(KeyCommand { action: action(reply), requested_by });
         async move {
-            sent.map_err(|_| "the keys are being seen to; try again in a moment".to_owned())?;
+            sent.map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => KeyCommandError::Busy,
+                mpsc::error::TrySendError::Closed(_) => KeyCommandError::ShuttingDown,
+            })?;
             match tokio::time::timeout(COMMAND_TIMEOUT, response).await {
                 Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err("the daemon ends".into()),
-                Err(_) => Err("this takes long; see hostbadge status and hostbadge key list".into()),
+                Ok(Err(_)) => Err(KeyCommandError::ShuttingDown),
+                Err(_) => Err(KeyCommandError::TimedOut),
             }
         }
     }
 }
 
 impl KeyCommand {
-    /// Whether whoever ordered it has gone: they are not to find it done later.
+    /// Whether the administrator's request has ended. Such a command must not be carried out later.
     pub fn is_cancelled(&self) -> bool {
         match &self.action {
             KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => reply.is_closed(),
@@ -151,15 +240,14 @@ impl KeyCommand {
         }
     }
 
-    /// Says that it is not done, and why.
-    pub fn reject(self, reason: &str) {
-        let reason = reason.to_owned();
+    /// Replies that the command was not carried out.
+    pub fn reject(self, error: KeyCommandError) {
         let _closed = match self.action {
             KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => {
-                reply.send(Err(reason)).is_err()
+                reply.send(Err(error)).is_err()
             }
-            KeyAction::CreateRecoveryKey(reply) => reply.send(Err(reason)).is_err(),
-            KeyAction::Rotate { reply, .. } => reply.send(Err(reason)).is_err(),
+            KeyAction::CreateRecoveryKey(reply) => reply.send(Err(error)).is_err(),
+            KeyAction::Rotate { reply, .. } => reply.send(Err(error)).is_err(),
         };
     }
 }

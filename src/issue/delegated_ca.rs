@@ -1,4 +1,4 @@
-//! The certificate by which an organisation lets the host key sign certificates of its trust domain.
+//! The CA certificate with which an organisation lets the host key sign certificates of its trust domain.
 
 use std::path::Path;
 
@@ -9,47 +9,50 @@ use x509_cert::der::Encode;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
 
-use super::Error;
+use super::error::{CertificateFileError, DelegatedCaFault, EnrollmentError, Error};
 use crate::clock::Timestamp;
 use crate::store;
 use crate::verify::{der, parse_certificate};
 
-pub const FILE_NAME: &str = "signing.json";
+pub(super) const FILE_NAME: &str = "signing.json";
 const VERSION: u64 = 1;
 
-/// A CA's certificate for the host key, with those that lead to the organisation's root.
+/// A CA certificate for the host key, with its chain to the organisation's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelegatedCa {
-    /// DER each: the host's own, those between, the root.
+    /// DER: the host's CA certificate, the intermediates, the root.
     chain: Vec<Vec<u8>>,
     /// When it was installed.
     pub installed_at: Timestamp,
+    /// When the host's CA certificate expires.
     pub not_after: Timestamp,
 }
 
 /// `signing.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DelegatedCaFile {
-    /// DER in base64; empty where the organisation takes it back.
+pub(super) struct DelegatedCaFile {
+    /// DER in base64. Empty after a certificate without a CA certificate was installed, which revokes the
+    /// delegation.
     chain: Vec<String>,
     /// Seconds since the epoch.
     since: u64,
 }
 
 impl DelegatedCa {
-    pub fn read(dir: &Path) -> Result<Option<DelegatedCa>, Error> {
+    /// Reads `signing.json`; `None` if there is no CA certificate.
+    pub(super) fn read(dir: &Path) -> Result<Option<DelegatedCa>, Error> {
         let Some(file) = store::read::<DelegatedCaFile>(&dir.join(FILE_NAME), VERSION)? else {
             return Ok(None);
         };
         if file.chain.is_empty() {
             return Ok(None);
         }
-        let corrupt =
-            |reason: String| Error::Enrollment(format!("{}: {reason}", dir.join(FILE_NAME).display()));
+        let invalid =
+            |source: CertificateFileError| EnrollmentError::InvalidFile { path: dir.join(FILE_NAME), source };
         let chain: Result<Vec<_>, _> = file.chain.iter().map(|text| BASE64.decode(text.as_bytes())).collect();
-        let chain = chain.map_err(|e| corrupt(e.to_string()))?;
-        let first = parse_certificate(&chain[0]).map_err(|e| corrupt(e.to_string()))?;
+        let chain = chain.map_err(|error| invalid(error.into()))?;
+        let first = parse_certificate(&chain[0]).map_err(|error| invalid(error.into()))?;
         Ok(Some(DelegatedCa {
             not_after: not_after(&first),
             chain,
@@ -58,38 +61,41 @@ impl DelegatedCa {
     }
 
     pub(super) fn to_file(delegated_ca: Option<&DelegatedCa>) -> DelegatedCaFile {
-        let chain = delegated_ca.map_or(&[][..], |signing| &signing.chain);
+        let chain = delegated_ca.map_or(&[][..], |delegated_ca| &delegated_ca.chain);
         DelegatedCaFile {
             chain: chain.iter().map(|der| BASE64.encode(der)).collect(),
-            since: delegated_ca.map_or(0, |signing| signing.installed_at.as_secs()),
+            since: delegated_ca.map_or(0, |delegated_ca| delegated_ca.installed_at.as_secs()),
         }
     }
 
-    /// The host's own certificate.
+    /// The host's CA certificate, in DER.
     pub fn certificate(&self) -> &[u8] {
         &self.chain[0]
     }
 
-    /// That and those between it and the root.
+    /// The host's CA certificate and the intermediates, in DER.
     pub fn chain_without_root(&self) -> &[Vec<u8>] {
         &self.chain[..self.chain.len() - 1]
     }
 
+    /// The organisation's root certificate, in DER.
     pub fn root(&self) -> &[u8] {
         &self.chain[self.chain.len() - 1]
     }
 
-    /// Parts what `hostbadge enroll certify --signing` made: the chain of the host's certificate, the certificate that the
-    /// host signs with, the root. Where the second is missing, all is the first.
+    /// Splits the output of `hostbadge enroll certify --signing` into the chain of the host's certificate and
+    /// the chain of its CA certificate. A bundle without a CA certificate is the former alone.
+    ///
+    /// # Errors
+    /// [`EnrollmentError::Certificate`], [`EnrollmentError::DelegatedCa`]
     pub(super) fn from_install_bundle(
         bundle: &[Vec<u8>],
         host_key: &[u8; 65],
         trust_domain: &str,
         now: Timestamp,
-    ) -> Result<(Vec<Vec<u8>>, Option<DelegatedCa>), Error> {
-        let enrollment_error = |reason: String| Error::Enrollment(reason);
+    ) -> Result<(Vec<Vec<u8>>, Option<DelegatedCa>), EnrollmentError> {
         let certificates = bundle.iter().map(|der| parse_certificate(der)).collect::<Result<Vec<_>, _>>();
-        let certificates = certificates.map_err(|e| enrollment_error(e.to_string()))?;
+        let certificates = certificates.map_err(EnrollmentError::Certificate)?;
         let host_spki = der::p256_spki(host_key);
         let has_host_key = |certificate: &Certificate| {
             certificate
@@ -102,15 +108,11 @@ impl DelegatedCa {
             return Ok((bundle.to_vec(), None));
         };
         let ca_certificate = &certificates[index];
-        check_ca_certificate(ca_certificate, trust_domain)
-            .map_err(|why| enrollment_error(format!("the certificate to sign with {why}")))?;
+        check_ca_certificate(ca_certificate, trust_domain).map_err(EnrollmentError::DelegatedCa)?;
         if not_after(ca_certificate) <= now {
-            return Err(enrollment_error(format!(
-                "the certificate to sign with has expired at {}",
-                not_after(ca_certificate)
-            )));
+            return Err(EnrollmentError::DelegatedCa(DelegatedCaFault::Expired(not_after(ca_certificate))));
         }
-        // Both have the same issuer, so those between are the same.
+        // Both certificates have the same issuer, so their intermediates are the same.
         let chain: Vec<usize> =
             std::iter::once(index).chain(1..index).chain(index + 1..certificates.len()).collect();
         let issuer = |at: usize| certificates[at].tbs_certificate().issuer();
@@ -118,8 +120,7 @@ impl DelegatedCa {
             chain.windows(2).all(|two| issuer(two[0]) == certificates[two[1]].tbs_certificate().subject());
         let last = chain[chain.len() - 1];
         if !linked || issuer(last) != certificates[last].tbs_certificate().subject() {
-            let what = "the certificate to sign with does not lead to a root in the same file";
-            return Err(enrollment_error(what.into()));
+            return Err(EnrollmentError::DelegatedCa(DelegatedCaFault::NoPathToRoot));
         }
         let delegated_ca = DelegatedCa {
             chain: chain.into_iter().map(|at| bundle[at].clone()).collect(),
@@ -134,8 +135,7 @@ fn not_after(certificate: &Certificate) -> Timestamp {
     Timestamp::from_secs(certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
 }
 
-/// The error says what it is not.
-fn check_ca_certificate(certificate: &Certificate, trust_domain: &str) -> Result<(), String> {
+fn check_ca_certificate(certificate: &Certificate, trust_domain: &str) -> Result<(), DelegatedCaFault> {
     let tbs = certificate.tbs_certificate();
     let constraints = tbs.get_extension::<BasicConstraints>().ok().flatten();
     let is_ca = constraints.is_some_and(|(_, constraints)| {
@@ -143,7 +143,7 @@ fn check_ca_certificate(certificate: &Certificate, trust_domain: &str) -> Result
     });
     let usage = tbs.get_extension::<KeyUsage>().ok().flatten();
     if !is_ca || !usage.is_some_and(|(_, usage)| usage.key_cert_sign() && usage.crl_sign()) {
-        return Err("is not a CA's that may have another CA below it and sign revocation lists".into());
+        return Err(DelegatedCaFault::NotACa);
     }
     let uri = format!("spiffe://{trust_domain}");
     let names = tbs.get_extension::<SubjectAltName>().ok().flatten();
@@ -152,8 +152,5 @@ fn check_ca_certificate(certificate: &Certificate, trust_domain: &str) -> Result
             |name| matches!(name, GeneralName::UniformResourceIdentifier(value) if value.as_str() == uri),
         )
     });
-    match has_trust_domain {
-        true => Ok(()),
-        false => Err(format!("is not for the trust domain of this host, {uri}")),
-    }
+    if has_trust_domain { Ok(()) } else { Err(DelegatedCaFault::TrustDomain(uri)) }
 }

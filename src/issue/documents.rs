@@ -1,33 +1,34 @@
-//! What relying parties read: the key set and the discovery document, made once for each change of keys.
+//! The documents for relying parties (key sets, discovery, bundles), made once for each change of keys.
 
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::Error;
-use super::access_token::wit_kid;
-use super::issuer::HostIdentity;
+use super::error::Error;
+use super::host_identity::HostIdentity;
+use super::jws::wit_kid;
 use crate::clock::Timestamp;
 use crate::verify::{self, Jwk, Jwks, JwtAuthorities};
 
-/// JSON texts, ready to send.
+/// The documents as JSON texts, ready to send, and their keys, ready to verify with.
 #[derive(Clone, Debug)]
 pub struct PublishedDocuments {
+    /// The keys of `jwks`.
     pub keys: Jwks,
-    /// RFC 7517 section 5.
+    /// The JWK set (RFC 7517 section 5): issuing keys, the active one first, then the keys in the TPM.
     pub jwks: Bytes,
-    /// OpenID Connect Discovery 1.0 section 3.
+    /// The discovery document (OpenID Connect Discovery 1.0 section 3).
     pub discovery: Bytes,
-    /// SPIFFE's name for the same keys: a JWK set with `use` of `jwt-svid`, as the Workload API gives it.
+    /// The issuing keys as a JWK set with `use` of `jwt-svid`, as the Workload API returns it.
     pub jwt_bundle: Bytes,
-    /// The same with `use` of `wit-svid` and the names that they have there.
+    /// The issuing keys as a JWK set with `use` of `wit-svid`; each `kid` has the prefix `wit-`.
     pub wit_bundle: Bytes,
-    /// Those of `jwt_bundle`, ready to verify with.
+    /// The keys of `jwt_bundle`.
     pub svid_keys: JwtAuthorities,
     /// The SPIFFE bundle document of this trust domain (SPIFFE Trust Domain and Bundle, section 4).
     pub spiffe_bundle: Bytes,
 }
 
-/// How often those who trust this host are to ask for its bundle again, in seconds.
+/// `spiffe_refresh_hint`: how often relying parties should fetch the bundle, in seconds.
 const REFRESH_HINT_SECS: u64 = 300;
 
 #[derive(Serialize)]
@@ -77,15 +78,15 @@ struct DiscoveryDocument<'a> {
 }
 
 impl PublishedDocuments {
-    /// `issuing` in the order in which relying parties read them: the one that signs comes first; after them `in_tpm`, RSA
-    /// last. `changed` is when they last changed.
+    /// `issuing_keys` in the order of the key set, the active one first; `tpm_keys` follow them, RSA last.
+    /// `keys_changed_at` becomes the bundle's sequence number, in seconds.
     pub(super) fn new(
         host: &HostIdentity,
         issuing_keys: Vec<Jwk>,
         tpm_keys: Vec<Jwk>,
         keys_changed_at: Timestamp,
     ) -> Result<PublishedDocuments, Error> {
-        // SVIDs are signed by issuing keys alone.
+        // The TPM signs no SVIDs.
         let jwt_keys: Vec<BundleKey> = issuing_keys.iter().map(BundleKey::jwt_svid).collect();
         let wit_keys: Vec<BundleKey> = issuing_keys.iter().map(BundleKey::wit_svid).collect();
         let keys = Jwks { keys: issuing_keys.iter().cloned().chain(tpm_keys).collect() };
@@ -117,26 +118,26 @@ impl PublishedDocuments {
                 "hostbadge",
             ],
         };
-        let into_bytes = |value: serde_json::Result<Vec<u8>>| {
-            value.map(Bytes::from).map_err(|e| Error::Key(e.to_string()))
-        };
-        let bundle_json =
-            |metadata, keys: &[BundleKey]| into_bytes(serde_json::to_vec(&SpiffeBundle { metadata, keys }));
-        // Of no keys but the later ones: each change of them has a later second.
+        let bundle_json = |metadata, keys: &[BundleKey]| to_json(&SpiffeBundle { metadata, keys });
+        // The sequence increases: each change of the keys has a later second.
         let metadata = BundleMetadata {
             spiffe_sequence: keys_changed_at.as_secs(),
             spiffe_refresh_hint: REFRESH_HINT_SECS,
         };
         let jwt_bundle = bundle_json(None, &jwt_keys)?;
         Ok(PublishedDocuments {
-            svid_keys: JwtAuthorities::parse(&jwt_bundle).map_err(|e| Error::Key(e.to_string()))?,
+            svid_keys: JwtAuthorities::parse(&jwt_bundle).map_err(Error::InvalidJwk)?,
             jwt_bundle,
             wit_bundle: bundle_json(None, &wit_keys)?,
-            // Without those of WIT-SVIDs: SPIRE before 1.14 takes no document with a use that it does not know.
+            // Without WIT keys: SPIRE before 1.14 rejects a document with a `use` that it does not know.
             spiffe_bundle: bundle_json(Some(metadata), &jwt_keys)?,
-            jwks: into_bytes(serde_json::to_vec(&keys))?,
-            discovery: into_bytes(serde_json::to_vec(&discovery))?,
+            jwks: to_json(&keys)?,
+            discovery: to_json(&discovery)?,
             keys,
         })
     }
+}
+
+fn to_json<T: Serialize>(document: &T) -> Result<Bytes, Error> {
+    Ok(Bytes::from(serde_json::to_vec(document)?))
 }

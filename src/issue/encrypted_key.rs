@@ -1,27 +1,28 @@
-//! An issuing key at rest: encrypted with AES-256-GCM under a key that only this host's TPM unseals.
+//! An issuing key at rest: AES-256-GCM under a key-encryption key that only this host's TPM unseals.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Error, IssuingKey};
+use super::error::Error;
+use super::key::IssuingKey;
 use crate::keystore::{self, KekPair};
 
-/// A key as it lies in `issuing.json`, with the host key's word for it.
+/// A key as it is stored in `issuing.json`, with the host key's endorsement.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EncryptedKey {
-    pub kid: String,
+pub(super) struct EncryptedKey {
+    pub(super) kid: String,
     /// Seconds since the epoch.
-    pub created: u64,
-    /// The PKCS#8 document, encrypted; the `kid` is its name.
+    pub(super) created: u64,
+    /// The encrypted PKCS#8 document, in base64. The associated data is the `kid`.
     key: String,
-    /// JWS by the host key.
-    pub endorsement: String,
+    /// A JWS by the host key.
+    pub(super) endorsement: String,
 }
 
 impl EncryptedKey {
-    /// Encrypts a key whose PKCS#8 document is `pkcs8`.
-    pub fn encrypt(
+    /// Encrypts `key`, whose PKCS#8 document is `pkcs8`.
+    pub(super) fn encrypt(
         kek: &[u8; 32],
         key: &IssuingKey,
         pkcs8: &[u8],
@@ -35,27 +36,22 @@ impl EncryptedKey {
         })
     }
 
-    /// The same key with another word for it.
-    pub fn with_endorsement(&self, endorsement: String) -> EncryptedKey {
-        EncryptedKey { endorsement, ..self.clone() }
-    }
-
-    /// The PKCS#8 document; none under other keys or another name.
-    pub fn decrypt(&self, keks: &KekPair) -> Option<Zeroizing<Vec<u8>>> {
+    /// The PKCS#8 document; `None` under other key-encryption keys or another `kid`.
+    pub(super) fn decrypt(&self, keks: &KekPair) -> Option<Zeroizing<Vec<u8>>> {
         keks.decrypt(self.kid.as_bytes(), &self.key)
     }
 }
 
 impl std::fmt::Debug for EncryptedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sealed").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("EncryptedKey").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 impl EncryptedKey {
-    /// A key of which only the name matters.
-    pub fn for_test(kid: &str, created: u64) -> EncryptedKey {
+    /// A key with this `kid` that cannot be decrypted.
+    pub(super) fn for_test(kid: &str, created: u64) -> EncryptedKey {
         EncryptedKey { kid: kid.into(), created, key: "secret".into(), endorsement: "e".into() }
     }
 }
@@ -72,7 +68,7 @@ mod tests {
         let encrypted_key = EncryptedKey::encrypt(&[7; 32], &key, &pkcs8, String::new()).unwrap();
         let keks = |latest: u8, previous: Option<u8>| KekPair {
             latest: Zeroizing::new([latest; 32]),
-            previous: previous.map(|before| Zeroizing::new([before; 32])),
+            previous: previous.map(|previous| Zeroizing::new([previous; 32])),
         };
         assert_eq!(*encrypted_key.decrypt(&keks(7, None)).unwrap(), *pkcs8);
         assert_eq!(*encrypted_key.decrypt(&keks(8, Some(7))).unwrap(), *pkcs8);

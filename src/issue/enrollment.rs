@@ -1,19 +1,23 @@
-//! The host's part of enrollment: requests, challenges answered once, and the certificate that comes of it.
+//! The host's side of enrollment: requests, challenges answered once, and the installed certificate.
+//!
+//! [`crate::enroll`] has the file formats and the operator's side.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use data_encoding::{BASE64, HEXLOWER};
-use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, MutexGuard, watch};
 use zeroize::Zeroizing;
 
 use super::delegated_ca::{self, DelegatedCa};
-use super::{Error, IssuerState, MeasurementLogs, Nonce};
+use super::error::{CertificateFileError, EnrollmentError, Error};
+use super::evidence::{MeasurementLogs, Nonce};
+use super::issuer::IssuerState;
 use crate::clock::Timestamp;
+use crate::digest::sha256;
 use crate::enroll::{
     self, ChallengeAnswer, EncryptedCredential, EnrollmentChallenge, EnrollmentRequest, Tpm2ToolsCredential,
 };
@@ -25,23 +29,24 @@ use crate::verify::{HostCertificate, HostSan};
 const ENROLLMENT_FILE: &str = "enrollment.json";
 const CERTIFICATE_FILE: &str = "certificate.json";
 const VERSION: u64 = 1;
-/// Requests that may wait for a challenge; the oldest makes room.
+/// Requests that wait for a challenge; a further one replaces the oldest.
 const MAX_PENDING_REQUESTS: usize = 8;
-/// Answered challenges that are remembered by name. Of others only that their request waits no more.
+/// Answered challenges that are remembered, to name the time of the answer. An older one is still rejected,
+/// because its request is not pending any more.
 const MAX_ANSWERED_CHALLENGES: usize = 100;
 
-/// What an operator and this host have between them. Cheap to clone.
+/// The enrollment state of this host. Cheap to clone.
 #[derive(Clone)]
 pub struct Enrollment(Arc<EnrollmentShared>);
 
 struct EnrollmentShared {
     state_dir: PathBuf,
-    /// One at a time, so that no challenge is answered twice at once.
+    /// Serializes the steps, so that concurrent requests cannot answer a challenge twice.
     lock: Mutex<()>,
     certificate: ArcSwapOption<HostCertificate>,
-    /// The organisation's word that this host is a CA, where it gave it.
+    /// The organisation's CA certificate for the host key, if it issued one.
     delegated_ca: watch::Sender<Option<Arc<DelegatedCa>>>,
-    /// What our files are written by, once it is open: an older copy of them is told from the latest.
+    /// Writes the files, with the anti-rollback manifest; `None` before it is open.
     keystore: ArcSwapOption<Keystore>,
 }
 
@@ -71,18 +76,22 @@ struct CertificateFile {
     chain: Vec<String>,
 }
 
-/// The installed certificate, for administrators.
+/// The installed host certificate, for administrators.
 #[derive(Clone, Debug, Serialize)]
 pub struct CertificateReport {
+    /// The subject's distinguished name.
     pub subject: String,
+    /// The issuer's distinguished name.
     pub issuer: String,
+    /// The start of its validity.
     pub not_before: Timestamp,
+    /// The end of its validity.
     pub not_after: Timestamp,
 }
 
 impl Enrollment {
-    /// Reads the certificate of this state directory. One that cannot be read is told, and as good as none: nothing but
-    /// evidence needs it, and installing it again mends it.
+    /// Reads the certificates of this state directory. A certificate that cannot be read is logged and not
+    /// used: only evidence and the host's CA need it, and installing it again replaces the file.
     pub fn open(state_dir: &Path) -> Enrollment {
         let certificate = read_certificate(&state_dir.join(CERTIFICATE_FILE)).unwrap_or_else(|e| {
             tracing::error!(
@@ -92,7 +101,8 @@ impl Enrollment {
         });
         let delegated_ca = DelegatedCa::read(state_dir).unwrap_or_else(|e| {
             tracing::error!(
-                "the host is no CA of its organisation's: {e}; install it again: hostbadge enroll install"
+                "the organisation's CA certificate is not used: {e}; install it again: \
+                 hostbadge enroll install"
             );
             None
         });
@@ -107,25 +117,31 @@ impl Enrollment {
         }))
     }
 
-    /// The vault is open, and has found our files to be the latest.
+    /// Sets the keystore once it is open and has checked that the files are the latest.
     pub fn set_keystore(&self, keystore: Arc<Keystore>) {
         self.0.keystore.store(Some(keystore));
     }
 
+    /// The installed host certificate.
     pub fn certificate(&self) -> Option<Arc<HostCertificate>> {
         self.0.certificate.load_full()
     }
 
-    /// What the organisation lets the host sign with, now and at each change.
+    /// The organisation's CA certificate for the host key, now and at each change.
     pub fn delegated_ca(&self) -> watch::Receiver<Option<Arc<DelegatedCa>>> {
         self.0.delegated_ca.subscribe()
     }
 
+    /// The installed host certificate, for administrators.
     pub fn certificate_report(&self) -> Option<CertificateReport> {
         self.0.certificate.load().as_ref().map(|certificate| certificate_report(certificate))
     }
 
-    /// Makes a request. Only a challenge for a request of ours is answered.
+    /// Makes an enrollment request, and remembers its digest: only a challenge for a pending request is
+    /// answered.
+    ///
+    /// # Errors
+    /// A TPM that is not available, a file that cannot be written.
     pub async fn create_request(
         &self,
         issuer_state: &IssuerState,
@@ -136,7 +152,7 @@ impl Enrollment {
         let _guard = self.0.lock.lock().await;
         let mut enrollment_file = self.read_file()?;
         let mut id = [0; 16];
-        SystemRandom::new().fill(&mut id).map_err(|_| Error::Random)?;
+        SystemRandom::new().fill(&mut id).map_err(Error::Random)?;
         let (id, made) = (HEXLOWER.encode(&id), now.as_secs());
         let trust_domain = issuer_state.host().trust_domain.clone();
         let csr = BASE64.encode(&build_csr(issuer_state, tpm).await?);
@@ -144,15 +160,19 @@ impl Enrollment {
         let evidence = issuer_state.collect_evidence(tpm, logs, &nonce, None).await?;
         let request =
             EnrollmentRequest { version: enroll::ENROLLMENT_VERSION, id, made, trust_domain, csr, evidence };
-        request.check()?;
-        enrollment_file.pending.push(request.digest()?);
+        request.check().map_err(EnrollmentError::Request)?;
+        enrollment_file.pending.push(request.digest().map_err(EnrollmentError::Request)?);
         let excess = enrollment_file.pending.len().saturating_sub(MAX_PENDING_REQUESTS);
         enrollment_file.pending.drain(..excess);
         self.write_file(ENROLLMENT_FILE, &enrollment_file).await?;
         Ok(request)
     }
 
-    /// Has the TPM open a challenge's credentials. Nothing is used up before [`Opened::answer`].
+    /// Has the TPM open a challenge's credentials. The challenge counts as answered after
+    /// [`OpenedChallenge::record_answer`].
+    ///
+    /// # Errors
+    /// An [`EnrollmentError`] that says why the challenge is rejected; a TPM that is not available.
     pub async fn open_challenge(
         &self,
         tpm: &Tpm,
@@ -160,36 +180,29 @@ impl Enrollment {
     ) -> Result<OpenedChallenge<'_>, Error> {
         let guard = self.0.lock.lock().await;
         let enrollment_file = self.read_file()?;
-        let reject = |reason: String| Err(Error::Enrollment(reason));
         if let Some(answered) = enrollment_file.answered.iter().find(|old| old.challenge == challenge.id) {
-            let at = Timestamp::from_secs(answered.at);
-            return reject(format!("this challenge was answered at {at}; a challenge is answered once"));
+            return Err(EnrollmentError::ChallengeAnswered(Timestamp::from_secs(answered.at)).into());
         }
         let tpm_info = tpm.info().await?;
         if tpm_info.host_id != challenge.host {
-            return reject(format!(
-                "the challenge is for host {}, and this is {}",
-                challenge.host, tpm_info.host_id
-            ));
+            let (challenge, host) = (challenge.host.clone(), tpm_info.host_id);
+            return Err(EnrollmentError::OtherHost { challenge, host }.into());
         }
         if tpm_info.ak_name.as_deref() != Some(challenge.ak.as_str()) {
-            return reject("the challenge is for another attestation key than this host's".into());
+            return Err(EnrollmentError::OtherAk.into());
         }
         if let Some(answered) = enrollment_file.answered.iter().find(|old| old.request == challenge.request) {
-            let at = Timestamp::from_secs(answered.at);
-            return reject(format!(
-                "another challenge for the same request was answered at {at}; make a new request"
-            ));
+            return Err(EnrollmentError::RequestAnswered(Timestamp::from_secs(answered.at)).into());
         }
         if !enrollment_file.pending.contains(&challenge.request) {
-            return reject("the challenge is for no request that this host waits for; make a new one".into());
+            return Err(EnrollmentError::UnknownRequest.into());
         }
         let mut secrets = Zeroizing::new(Vec::with_capacity(2 * enroll::MAX_CREDENTIAL_SECRET_LEN));
-        secrets.extend_from_slice(
-            &tpm.activate_credential(EkKind::P256, decode_credential(&challenge.p256)?).await?,
-        );
+        let p256_secret = activate_credential(tpm, EkKind::P256, decode_credential(&challenge.p256)?).await?;
+        secrets.extend_from_slice(&p256_secret);
         if let Some(rsa) = &challenge.rsa {
-            secrets.extend_from_slice(&tpm.activate_credential(EkKind::Rsa, decode_credential(rsa)?).await?);
+            let rsa_secret = activate_credential(tpm, EkKind::Rsa, decode_credential(rsa)?).await?;
+            secrets.extend_from_slice(&rsa_secret);
         }
         let (id, request) = (challenge.id.clone(), challenge.request.clone());
         let proof = enroll::answer_proof(&secrets, &id, &request);
@@ -197,7 +210,11 @@ impl Enrollment {
         Ok(OpenedChallenge { enrollment: self, enrollment_file, answer, _guard: guard })
     }
 
-    /// Has the TPM open a credential that other tools made, for an administrator.
+    /// Has the TPM open a credential of `tpm2_makecredential`, and returns its secret.
+    ///
+    /// # Errors
+    /// [`EnrollmentError::ChallengeSecret`] for a credential of a hostbadge challenge,
+    /// [`EnrollmentError::Credential`] for one of another TPM; a TPM that is not available.
     pub async fn open_credential(
         &self,
         tpm: &Tpm,
@@ -205,17 +222,19 @@ impl Enrollment {
         file: Tpm2ToolsCredential,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let _guard = self.0.lock.lock().await;
-        let secret = tpm
-            .activate_credential(ek, CredentialBlob { id_object: file.id_object, seed: file.seed })
-            .await?;
+        let credential = CredentialBlob { id_object: file.id_object, seed: file.seed };
+        let secret = activate_credential(tpm, ek, credential).await?;
         if enroll::is_challenge_secret(&secret) {
-            let reason = "this is part of a hostbadge challenge, which is answered and not given out: hostbadge enroll activate CHALLENGE";
-            return Err(Error::Enrollment(reason.into()));
+            return Err(EnrollmentError::ChallengeSecret.into());
         }
         Ok(secret)
     }
 
-    /// Keeps a certificate for the host key, in place of an earlier one, and the one that it signs with, if there is one.
+    /// Installs a certificate for the host key, in place of an earlier one. `pem` may also have a CA
+    /// certificate for the host key, in place of an earlier one; without one, an earlier one is removed.
+    ///
+    /// # Errors
+    /// An [`EnrollmentError`] that says why the certificate is rejected; a file that cannot be written.
     pub async fn install(
         &self,
         tpm: &Tpm,
@@ -224,26 +243,17 @@ impl Enrollment {
         now: Timestamp,
     ) -> Result<CertificateReport, Error> {
         let _guard = self.0.lock.lock().await;
-        let reject = |reason: String| Err(Error::Enrollment(reason));
-        let certificate = match HostCertificate::from_pem(pem) {
-            Ok(certificate) => certificate,
-            Err(e) => return reject(e.to_string()),
-        };
-        let Some(host_key) = tpm.info().await?.host_key else {
-            return reject("this host has no host key yet".into());
-        };
+        let certificate = HostCertificate::from_pem(pem).map_err(EnrollmentError::Certificate)?;
+        let host_key = tpm.info().await?.host_key.ok_or(EnrollmentError::NoHostKey)?;
         if !certificate.is_for_key(&host_key) {
-            return reject("the certificate is for another key than this host's host key".into());
+            return Err(EnrollmentError::OtherKey.into());
         }
         if certificate.not_after() <= now {
-            return reject(format!("the certificate has expired at {}", certificate.not_after()));
+            return Err(EnrollmentError::Expired(certificate.not_after()).into());
         }
         let (chain, delegated_ca) =
             DelegatedCa::from_install_bundle(certificate.chain(), &host_key, trust_domain, now)?;
-        let certificate = match HostCertificate::from_der(chain) {
-            Ok(certificate) => certificate,
-            Err(e) => return reject(e.to_string()),
-        };
+        let certificate = HostCertificate::from_der(chain).map_err(EnrollmentError::Certificate)?;
         let chain = certificate.chain().iter().map(|der| BASE64.encode(der)).collect();
         self.write_file(CERTIFICATE_FILE, &CertificateFile { chain }).await?;
         if delegated_ca.is_some() || self.0.delegated_ca.borrow().is_some() {
@@ -260,14 +270,12 @@ impl Enrollment {
     }
 
     async fn write_file<T: Serialize>(&self, name: &'static str, state: &T) -> Result<(), Error> {
-        match self.0.keystore.load_full() {
-            Some(keystore) => Ok(keystore.write_file(name, VERSION, state).await?),
-            None => Err(Error::Tpm(tpm::Error::NotProvisioned)),
-        }
+        let keystore = self.0.keystore.load_full().ok_or(tpm::Error::NotProvisioned)?;
+        Ok(keystore.write_file(name, VERSION, state).await?)
     }
 }
 
-/// A challenge that the TPM has opened. No other step is taken meanwhile.
+/// A challenge that the TPM has opened. While it exists, no other step of enrollment is taken.
 pub struct OpenedChallenge<'e> {
     enrollment: &'e Enrollment,
     enrollment_file: EnrollmentFile,
@@ -281,7 +289,7 @@ impl OpenedChallenge<'_> {
         &self.answer.challenge
     }
 
-    /// Uses the challenge up. The answer leaves only once it is on the disk that there was one.
+    /// Marks the challenge as answered, and returns the answer once that is on disk.
     pub async fn record_answer(mut self, now: Timestamp) -> Result<ChallengeAnswer, Error> {
         let ChallengeAnswer { challenge, request, .. } = &self.answer;
         self.enrollment_file.pending.retain(|pending| pending != request);
@@ -297,11 +305,13 @@ impl OpenedChallenge<'_> {
 
 fn read_certificate(file: &Path) -> Result<Option<HostCertificate>, Error> {
     let Some(certificate_file) = store::read::<CertificateFile>(file, VERSION)? else { return Ok(None) };
-    let corrupt = |reason: String| Error::Enrollment(format!("{}: {reason}", file.display()));
+    let invalid =
+        |source: CertificateFileError| EnrollmentError::InvalidFile { path: file.to_owned(), source };
     let chain: Result<Vec<_>, _> =
         certificate_file.chain.iter().map(|text| BASE64.decode(text.as_bytes())).collect();
-    let chain = chain.map_err(|e| corrupt(e.to_string()))?;
-    HostCertificate::from_der(chain).map(Some).map_err(|e| corrupt(e.to_string()))
+    let chain = chain.map_err(|error| invalid(error.into()))?;
+    let certificate = HostCertificate::from_der(chain).map_err(|error| invalid(error.into()))?;
+    Ok(Some(certificate))
 }
 
 fn certificate_report(certificate: &HostCertificate) -> CertificateReport {
@@ -316,11 +326,10 @@ fn certificate_report(certificate: &HostCertificate) -> CertificateReport {
 /// A CSR for the host key, signed by it in the TPM.
 async fn build_csr(issuer_state: &IssuerState, tpm: &Tpm) -> Result<Vec<u8>, Error> {
     let (tpm_info, eks) = (tpm.info().await?, tpm.ek_info().await?);
-    let missing = || Error::Enrollment("this host has no keys in its TPM yet".into());
-    let host_key = tpm_info.host_key.ok_or_else(missing)?;
-    let decode_name = |text: &str| HEXLOWER.decode(text.as_bytes()).map_err(|_| missing());
-    let (ek_name, ak_name) =
-        (decode_name(&tpm_info.ek_name)?, decode_name(&tpm_info.ak_name.ok_or_else(missing)?)?);
+    let host_key = tpm_info.host_key.ok_or(EnrollmentError::NoHostKey)?;
+    let ak_name = tpm_info.ak_name.ok_or(EnrollmentError::NoHostKey)?;
+    let decode_name = |text: &str| HEXLOWER.decode(text.as_bytes()).map_err(|_| EnrollmentError::NoHostKey);
+    let (ek_name, ak_name) = (decode_name(&tpm_info.ek_name)?, decode_name(&ak_name)?);
     let rsa = eks.rsa.as_ref().and_then(|ek| ek.certificate.as_deref());
     let names = HostSan {
         trust_domain: &issuer_state.host().trust_domain,
@@ -330,12 +339,22 @@ async fn build_csr(issuer_state: &IssuerState, tpm: &Tpm) -> Result<Vec<u8>, Err
         ak_name: &ak_name,
     };
     let info = enroll::csr_info(&names, &host_key);
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, &info).as_ref());
-    Ok(enroll::build_csr(&info, &tpm.host_sign(hash).await?))
+    Ok(enroll::build_csr(&info, &tpm.host_sign(sha256(&info)).await?))
 }
 
-fn decode_credential(sealed_credential: &EncryptedCredential) -> Result<CredentialBlob, Error> {
-    let (id_object, seed) = sealed_credential.decode()?;
+fn decode_credential(credential: &EncryptedCredential) -> Result<CredentialBlob, Error> {
+    let (id_object, seed) = credential.decode()?;
     Ok(CredentialBlob { id_object, seed })
+}
+
+/// Has the TPM open a credential. A credential that it rejects is the request's fault, and not the TPM's.
+async fn activate_credential(
+    tpm: &Tpm,
+    ek: EkKind,
+    credential: CredentialBlob,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    tpm.activate_credential(ek, credential).await.map_err(|error| match error {
+        tpm::Error::RequestFailed(_) => EnrollmentError::Credential(error).into(),
+        other => Error::Tpm(other),
+    })
 }

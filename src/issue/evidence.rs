@@ -1,9 +1,11 @@
-//! Evidence for a verifier far away: which host this is, what it booted, and which keys its TPM stands for.
+//! Evidence for a remote verifier: which host this is, what it booted, and which keys its TPM certifies.
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 
+use super::error::Error;
 use super::evidence_slots::EvidenceSlot;
-use super::{Error, IssuerState, endorsement};
+use super::issuer::IssuerState;
+use super::jws::{SigningHeader, UnsignedJws};
 use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
 use crate::policy::{ErrorCode, Refusal};
@@ -14,71 +16,74 @@ use crate::verify::eat;
 use crate::verify::evidence::{EVIDENCE_VERSION, Evidence, NONCE_LEN, SignedAttestation, qualifying_data};
 use crate::verify::tpm_structures::PublicKey;
 
-/// PCRs that are quoted: firmware and its settings (0 to 7), boot loader and kernel (8, 9, 11, 12, 13), IMA (10), shim (14).
+/// The quoted PCRs: firmware and its settings (0 to 7), boot loader and kernel (8, 9, 11, 12, 13), IMA (10),
+/// shim (14).
 const QUOTED_PCRS: std::ops::RangeInclusive<u8> = 0..=14;
 
-/// A verifier's challenge: bytes that it makes up and uses once.
+/// A verifier's challenge: random bytes that it uses once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nonce(Vec<u8>);
 
 impl Nonce {
-    /// From base64url without padding. The error is for the caller.
+    /// Decodes base64url without padding. The error is a text for the caller.
     pub fn parse(text: &str) -> Result<Nonce, String> {
-        let bytes = BASE64URL_NOPAD.decode(text.as_bytes());
-        match bytes.ok().filter(|bytes| NONCE_LEN.contains(&bytes.len())) {
-            Some(bytes) => Ok(Nonce(bytes)),
-            None => Err(format!(
-                "a nonce is {} to {} bytes in base64url without padding",
-                NONCE_LEN.start(),
-                NONCE_LEN.end()
-            )),
-        }
+        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
+        bytes.filter(|bytes| NONCE_LEN.contains(&bytes.len())).map(Nonce).ok_or_else(|| {
+            let (min, max) = (NONCE_LEN.start(), NONCE_LEN.end());
+            format!("a nonce is {min} to {max} bytes in base64url without padding")
+        })
     }
 
-    /// A digest, for statements that are their own challenge.
+    /// A digest as a nonce, for evidence that is bound to a document.
     pub(super) fn from_digest(digest: [u8; 32]) -> Nonce {
         Nonce(digest.to_vec())
     }
 
+    /// The nonce in base64url without padding.
     pub fn to_base64url(&self) -> String {
         BASE64URL_NOPAD.encode(&self.0)
     }
 }
 
-/// In which shape a verifier wants it.
+/// The format of evidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EvidenceFormat {
-    /// The document alone.
+    /// The evidence document, in JSON.
     #[default]
     Evidence,
-    /// An EAT (RFC 9711) around it, signed by the host key.
+    /// An EAT (RFC 9711) with the document as a claim, signed by the host key.
     Eat,
 }
 
-/// What a verifier asks for.
+/// A request for evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttestRequest {
+    /// The verifier's nonce.
     pub nonce: Nonce,
+    /// The format of the response.
     pub format: EvidenceFormat,
 }
 
-/// What the host has written down of its boot and of the files that ran.
+/// The measurement logs of the host.
 #[derive(Clone, Debug)]
 pub struct MeasurementLogs {
+    /// The boot event log.
     pub boot: EventLogFile,
-    /// None where nobody asks for so much.
+    /// The IMA list; `None` leaves it out.
     pub ima: Option<ImaListFile>,
 }
 
-/// Who asks for evidence, with the room in memory that it takes.
+/// The caller of a request for evidence, with its slot.
 #[derive(Debug)]
 pub struct Requester {
+    /// The caller.
     pub agent: AuthenticatedAgent,
+    /// Bounds the evidence in memory.
     pub slot: EvidenceSlot,
 }
 
-/// Evidence that an agent asked for.
+/// Evidence for an agent.
 #[derive(Debug)]
 pub struct EvidenceResponse {
     agent: AuthenticatedAgent,
@@ -86,20 +91,26 @@ pub struct EvidenceResponse {
     slot: EvidenceSlot,
 }
 
-/// As it is answered.
+/// The body of the response.
 #[derive(Debug, serde::Serialize)]
 #[serde(untagged)]
 pub enum EvidenceDocument {
+    /// [`EvidenceFormat::Evidence`]
     Evidence(Box<Evidence>),
-    Eat { eat: String },
+    /// [`EvidenceFormat::Eat`]
+    Eat {
+        /// A compact JWS.
+        eat: String,
+    },
 }
 
 impl EvidenceResponse {
+    /// The agent that requested it.
     pub fn agent(&self) -> &AuthenticatedAgent {
         &self.agent
     }
 
-    /// The answer's text in JSON. Blocking for a while, where the lists are long.
+    /// The response in JSON, which occupies the slot. This blocks: the logs may have tens of megabytes.
     pub fn into_json(self) -> Result<bytes::Bytes, serde_json::Error> {
         let json = serde_json::to_vec(&self.document)?;
         Ok(self.slot.guard_bytes(json))
@@ -107,7 +118,10 @@ impl EvidenceResponse {
 }
 
 impl IssuerState {
-    /// Has the TPM quote its PCRs for this nonce, and puts together what a verifier needs.
+    /// Has the TPM quote its PCRs for the nonce, and collects what a verifier needs.
+    ///
+    /// # Errors
+    /// A refusal with [`ErrorCode::TemporarilyUnavailable`].
     pub async fn attest(
         &self,
         tpm: &Tpm,
@@ -119,10 +133,9 @@ impl IssuerState {
     ) -> Result<EvidenceResponse, Refusal> {
         match self.build_document(tpm, logs, request, certificate, now).await {
             Ok(document) => Ok(EvidenceResponse { agent, document, slot }),
-            Err(e) => {
-                let refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, e.to_string());
-                Err(refusal.with_peer(agent.peer()).with_agent(agent.name()))
-            }
+            Err(error) => Err(Refusal::new(ErrorCode::TemporarilyUnavailable, error.to_string())
+                .with_peer(agent.peer())
+                .with_agent(agent.name())),
         }
     }
 
@@ -138,10 +151,9 @@ impl IssuerState {
         if request.format == EvidenceFormat::Evidence {
             return Ok(EvidenceDocument::Evidence(Box::new(evidence)));
         }
-        let key_error = |e: crate::verify::Error| Error::Key(e.to_string());
-        let (host_key, ek_digest) =
-            (evidence.host_key().map_err(key_error)?, evidence.ek_digest().map_err(key_error)?);
-        let header = serde_json::json!({ "alg": "ES256", "kid": host_key.kid, "typ": eat::EAT_TYP });
+        let host_key = evidence.host_key().map_err(Error::Evidence)?;
+        let ek_digest = evidence.ek_digest().map_err(Error::Evidence)?;
+        let header = SigningHeader::for_statement(&host_key, eat::EAT_TYP)?;
         let claims = eat::EatClaims {
             eat_nonce: request.nonce.to_base64url(),
             ueid: eat::ueid(&ek_digest),
@@ -151,16 +163,18 @@ impl IssuerState {
             swversion: vec![env!("CARGO_PKG_VERSION").to_owned()],
             hostbadge_evidence: evidence,
         };
-        // Some tens of megabytes, where the lists are long.
-        let unsigned = move || {
-            let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
-            endorsement::unsigned_jws(&header, &claims)
+        // Encoding and hashing block: the logs may have tens of megabytes.
+        let encode = move || -> Result<_, serde_json::Error> {
+            let unsigned = UnsignedJws::new(&header, &serde_json::to_vec(&claims)?);
+            let digest = unsigned.digest();
+            Ok((unsigned, digest))
         };
-        let unsigned =
-            tokio::task::spawn_blocking(unsigned).await.map_err(|e| Error::Key(e.to_string()))??;
-        Ok(EvidenceDocument::Eat { eat: unsigned.sign(tpm).await? })
+        let (unsigned, digest) = tokio::task::spawn_blocking(encode).await??;
+        let signature = tpm.host_sign(digest).await?;
+        Ok(EvidenceDocument::Eat { eat: unsigned.with_signature(&signature) })
     }
 
+    /// The evidence document for a nonce, with the host's certificate if it is for the current host key.
     pub(super) async fn collect_evidence(
         &self,
         tpm: &Tpm,
@@ -170,18 +184,19 @@ impl IssuerState {
     ) -> Result<Evidence, tpm::Error> {
         let eks = tpm.ek_info().await?;
         let attestation = tpm.attest(QUOTED_PCRS.collect(), qualifying_data(&nonce.0)).await?;
-        // After the quote: what the kernel measured before it is in the list, and what it measured since is not believed.
+        // Read after the quote, so that the list has every entry that the quoted PCR 10 covers. Verifiers
+        // ignore later ones.
         let base64 = |log: Option<Vec<u8>>| log.map(|log| BASE64.encode(&log));
         let read_logs = move || {
             let (ima, missing) = match logs.ima.map_or(Ok(None), |list| list.read()) {
                 Ok(list) => (list, None),
-                Err(why) => (None, Some(why)),
+                Err(reason) => (None, Some(reason)),
             };
             (base64(logs.boot.read()), base64(ima), missing)
         };
         let (event_log, ima_log, ima_log_missing) =
             tokio::task::spawn_blocking(read_logs).await.unwrap_or_default();
-        // One that was given to an earlier key of this host says nothing of this one.
+        // A certificate for an earlier host key does not certify this one.
         let host_key = PublicKey::parse(&attestation.host_key_public).ok();
         let own_certificate =
             certificate.filter(|certificate| host_key.is_some_and(|key| certificate.is_for_key(&key.point)));

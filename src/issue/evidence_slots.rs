@@ -1,4 +1,6 @@
-//! Places for proofs: each has a host's whole lists in it, and is in memory until its caller has taken it.
+//! A bound on the evidence documents in memory.
+//!
+//! Each holds the host's whole logs until its caller has received it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,16 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Proofs that are in memory at once, at most: some 100 MiB with the longest lists, more while they are signed.
+/// Documents in memory at once: about 100 MiB with the longest logs, more while they are signed.
 const MAX_EVIDENCE_SLOTS: usize = 4;
-/// How long a caller waits for a place.
+/// How long a caller waits for a slot.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// All places. Cheap to clone; clones have the same places.
+/// All slots: 4. Cheap to clone; clones share the slots.
 #[derive(Clone, Debug)]
 pub struct EvidenceSlots(Arc<Semaphore>);
 
-/// One that is taken until its last clone is gone.
+/// One slot, occupied until its last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct EvidenceSlot {
     _permit: Arc<OwnedSemaphorePermit>,
@@ -28,7 +30,7 @@ impl Default for EvidenceSlots {
 }
 
 impl EvidenceSlots {
-    /// The next place, or none where none becomes free soon.
+    /// The next free slot; `None` if none becomes free within 3 seconds.
     pub async fn acquire(&self) -> Option<EvidenceSlot> {
         let acquired = tokio::time::timeout(ACQUIRE_TIMEOUT, self.0.clone().acquire_owned()).await;
         acquired.ok()?.ok().map(|permit| EvidenceSlot { _permit: Arc::new(permit) })
@@ -36,9 +38,10 @@ impl EvidenceSlots {
 }
 
 impl EvidenceSlot {
-    /// Bytes that keep the place until the last of them is gone.
+    /// Bytes that occupy the slot until their last clone or slice is dropped.
     ///
-    /// It is not enough that a body keeps it: hyper is done with a body once its bytes wait to be written.
+    /// The response body cannot hold the slot itself: hyper drops a body once its bytes are queued for
+    /// writing.
     pub fn guard_bytes(self, bytes: Vec<u8>) -> Bytes {
         Bytes::from_owner(SlotBytes { bytes, _slot: self })
     }

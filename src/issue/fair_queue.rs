@@ -1,10 +1,10 @@
-//! Turns at the TPM: one agent after the other, however many requests each of them has.
+//! A fair queue for TPM signatures: agents are served round robin, however many requests each of them has.
 //!
-//! A TPM signs a few times a second for the whole host, and its own queue serves in the order of arrival. So one token at
-//! a time is in that queue, and whoever else wants one waits here: each agent in a queue of its own, the queues served in
-//! turn. Quotes and rotations go to the TPM by themselves, and wait for one token at most.
+//! A TPM signs a few times a second for the whole host, and its own queue is first in, first out. So one
+//! token at a time is in that queue, and the other requests wait here, in one queue for each agent. Quotes
+//! and rotations bypass this queue, and wait for at most one token.
 //!
-//! A caller that goes away leaves its place, or hands its turn on.
+//! A cancelled request leaves its queue, or passes its slot on.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,28 +15,28 @@ use crate::agents::AgentName;
 
 /// How many requests may wait.
 #[derive(Clone, Copy, Debug)]
-pub struct QueueLimits {
-    pub per_agent: usize,
-    pub total: usize,
+struct QueueLimits {
+    per_agent: usize,
+    total: usize,
 }
 
 impl Default for QueueLimits {
-    /// A quick TPM signs for the last of them within its deadline.
+    /// With these limits a fast TPM serves the last waiting request within the TPM deadline.
     fn default() -> QueueLimits {
         QueueLimits { per_agent: 64, total: 512 }
     }
 }
 
-/// Why a request may not even wait.
+/// Why a request is not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueFull {
-    /// The agent has as many waiting as it may.
+    /// 64 requests of this agent are waiting.
     PerAgent,
-    /// All agents together have, and this one is among them.
+    /// 512 requests are waiting, at least one of them this agent's.
     Total,
 }
 
-/// Who signs next. Cheap to clone.
+/// The queue. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct FairQueue(Arc<FairQueueShared>);
 
@@ -48,11 +48,11 @@ struct FairQueueShared {
 
 #[derive(Default)]
 struct AgentQueues {
-    /// Whose turn it is. This one's next request comes after all that have come by then.
+    /// The agent that has the slot. Its next request is queued behind the other agents.
     current: Option<AgentName>,
-    /// The other agents with somebody waiting, the next one first. Each is here once.
+    /// The other agents with waiting requests, the next one first. Each is here once.
     order: VecDeque<AgentName>,
-    /// None of them empty.
+    /// The waiting requests of each agent; no queue is empty.
     waiting: HashMap<AgentName, VecDeque<Waiter>>,
     waiting_count: usize,
     last_id: u64,
@@ -63,7 +63,7 @@ struct Waiter {
     grant: oneshot::Sender<()>,
 }
 
-/// The right to have the TPM sign, until it is dropped.
+/// The right to have the TPM sign. Dropping it passes the slot to the next agent.
 pub struct SigningSlot {
     queue: FairQueue,
 }
@@ -74,23 +74,23 @@ impl FairQueue {
         FairQueue(Arc::new(FairQueueShared { limits, queues: Mutex::default() }))
     }
 
-    /// Waits for the agent's turn. Cancelling it costs nobody anything.
+    /// Waits for the agent's turn. This future may be dropped at any time.
     pub async fn acquire(&self, agent: &AgentName) -> Result<SigningSlot, QueueFull> {
         let Some((mut entry, granted)) = self.enqueue(agent)? else {
             return Ok(SigningSlot { queue: self.clone() });
         };
-        // The sender is dropped with the queues alone, which live as long as this does.
+        // The sender is in the queues, which `entry` keeps alive, so this ends with a grant.
         let _ = granted.await;
         entry.granted = true;
         Ok(SigningSlot { queue: self.clone() })
     }
 
-    /// How many wait.
+    /// The number of waiting requests.
     pub fn waiting_count(&self) -> usize {
         self.lock().waiting_count
     }
 
-    /// A place in the agent's queue; none where it is the agent's turn at once.
+    /// Appends a request to the agent's queue; `None` if the slot is free and the agent gets it at once.
     fn enqueue(&self, agent: &AgentName) -> Result<Option<(QueueEntry, oneshot::Receiver<()>)>, QueueFull> {
         let queues = &mut *self.lock();
         if queues.current.is_none() {
@@ -100,8 +100,8 @@ impl FairQueue {
         if queues.waiting.get(agent).is_some_and(|own_queue| own_queue.len() >= self.0.limits.per_agent) {
             return Err(QueueFull::PerAgent);
         }
-        // Whoever has nobody waiting yet finds a place however full it is: else a few agents could keep all others out.
-        // There are no more of these places than agents.
+        // An agent without a waiting request may always queue one, so that a few agents cannot exclude the
+        // others. The total is exceeded by at most one request for each agent.
         if queues.waiting_count >= self.0.limits.total && queues.waiting.contains_key(agent) {
             return Err(QueueFull::Total);
         }
@@ -116,11 +116,11 @@ impl FairQueue {
         Ok(Some((QueueEntry { queue: self.clone(), agent: agent.clone(), id, granted: false }, granted)))
     }
 
-    /// Ends a turn: the first of the next agent's queue is called.
+    /// Passes the slot to the first request of the next agent.
     fn release(&self) {
         let next = self.lock().pop_next();
         if let Some(next) = next {
-            // One that has gone meanwhile finds itself called, and passes the turn on itself.
+            // If the receiver has been dropped, the drop of its `QueueEntry` passes the slot on.
             let _ = next.grant.send(());
         }
     }
@@ -149,7 +149,7 @@ impl AgentQueues {
         None
     }
 
-    /// Whether it still waited.
+    /// Removes a request, and returns whether it was still waiting.
     fn cancel(&mut self, agent: &AgentName, id: u64) -> bool {
         let Some(queue) = self.waiting.get_mut(agent) else { return false };
         let before = queue.len();
@@ -166,12 +166,12 @@ impl AgentQueues {
     }
 }
 
-/// Somebody in a queue.
+/// A waiting request.
 struct QueueEntry {
     queue: FairQueue,
     agent: AgentName,
     id: u64,
-    /// Whether it has become a turn.
+    /// Whether it has become a [`SigningSlot`].
     granted: bool,
 }
 
@@ -181,7 +181,7 @@ impl Drop for QueueEntry {
             return;
         }
         let was_queued = self.queue.lock().cancel(&self.agent, self.id);
-        // Not in the queue any more: it was called, and nobody was there to hear.
+        // It was granted the slot after its future was dropped.
         if !was_queued {
             self.queue.release();
         }
@@ -208,7 +208,7 @@ mod tests {
 
     type QueuedRequest = (String, Pin<Box<dyn Future<Output = Result<SigningSlot, QueueFull>>>>);
 
-    /// Requests in the order of their arrival, and a signer that serves whoever has the turn, one at a time.
+    /// Requests in the order of their arrival.
     struct TestQueue {
         queue: FairQueue,
         requests: Vec<QueuedRequest>,
@@ -219,7 +219,7 @@ mod tests {
             TestQueue { queue: FairQueue::with_limits(limits), requests: Vec::new() }
         }
 
-        /// `who` is an agent's name with a number: `a1`.
+        /// `request_id` is an agent's name with a number, such as `a1`.
         fn enqueue(&mut self, request_id: &str) {
             let (queue, name) = (self.queue.clone(), agent(&request_id[..1]));
             let mut request: Pin<Box<dyn Future<Output = _>>> =
@@ -231,7 +231,7 @@ mod tests {
             self.requests.push((request_id.to_owned(), request));
         }
 
-        /// Whose turn it is, if anybody's.
+        /// The request that has the slot.
         fn next_granted(&mut self) -> Option<(String, SigningSlot)> {
             let mut context = Context::from_waker(Waker::noop());
             for at in 0..self.requests.len() {
@@ -243,7 +243,7 @@ mod tests {
             None
         }
 
-        /// The order in which all that wait are served, after `first` has ended.
+        /// The order in which the waiting requests are served, after `first` has ended.
         fn serve_all(&mut self, first: SigningSlot) -> Vec<String> {
             drop(first);
             let mut order = Vec::new();
@@ -259,7 +259,7 @@ mod tests {
             let name = agent("z");
             match pin!(self.queue.acquire(&name)).poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(slot)) => slot,
-                _ => panic!("it is somebody else's turn"),
+                _ => panic!("another agent has the slot"),
             }
         }
     }
@@ -287,7 +287,7 @@ mod tests {
         }
         let mut order = Vec::new();
         for n in 0..10 {
-            // Somebody else's turn has begun when b asks again.
+            // Agent a has the slot when b queues again.
             drop(slot);
             (_, slot) = test_queue.next_granted().unwrap();
             order.push("a".to_owned());
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(test_queue.queue.enqueue(&agent("a")).err(), Some(QueueFull::PerAgent));
         test_queue.enqueue("b1");
         assert_eq!(test_queue.queue.enqueue(&agent("b")).err(), Some(QueueFull::Total));
-        // But for one of each agent that has none there.
+        // An agent without a waiting request may still queue one.
         test_queue.enqueue("c1");
         test_queue.enqueue("d1");
         assert_eq!(test_queue.queue.enqueue(&agent("c")).err(), Some(QueueFull::Total));
@@ -326,12 +326,12 @@ mod tests {
         for request_id in ["a1", "b1", "b2", "c1", "d1"] {
             test_queue.enqueue(request_id);
         }
-        // One that waits, alone in its queue, and one of two.
-        test_queue.requests.retain(|(who, _)| who != "c1" && who != "b1");
+        // A request alone in its queue, and one of two in a queue.
+        test_queue.requests.retain(|(id, _)| id != "c1" && id != "b1");
         assert_eq!(test_queue.queue.waiting_count(), 3);
-        // One that is called and does not hear it any more.
+        // A request that was granted the slot and not polled since.
         drop(first);
-        test_queue.requests.retain(|(who, _)| who != "a1");
+        test_queue.requests.retain(|(id, _)| id != "a1");
         let (request_id, slot) = test_queue.next_granted().unwrap();
         assert_eq!(request_id, "b2");
         assert_eq!(test_queue.serve_all(slot), ["d1"]);

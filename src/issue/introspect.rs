@@ -1,31 +1,37 @@
-//! What a token is worth now (RFC 7662).
+//! Token introspection (RFC 7662).
 
 use serde::Serialize;
 
-use super::IssuerState;
+use super::issuer::IssuerState;
 use crate::agents::AgentSet;
 use crate::clock::Timestamp;
 use crate::verify::{self, Expectation};
 
-/// A question about a token.
+/// An introspection request.
 #[derive(Debug)]
 pub struct IntrospectionRequest {
+    /// The access token.
     pub token: String,
-    /// The asker's own audience; a token for another is then inactive.
+    /// The relying party's own audience: a token for another audience is inactive. `None` accepts any
+    /// audience.
     pub audience: Option<String>,
 }
 
-/// The answer: either inactive and nothing more, or active with the claims.
+/// The response: `active` alone, or `active` with the claims.
 #[derive(Debug, Serialize)]
 pub struct Introspection {
+    /// Whether the token is valid now.
     pub active: bool,
+    /// `Bearer` for an active access token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_type: Option<&'static str>,
+    /// The claims of an active token.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub claims: Option<serde_json::Value>,
-    /// Why it is inactive: for the record, never for the asker (RFC 7662 section 2.2).
+    /// Why the token is inactive, for the audit log; RFC 7662 section 2.2 keeps it from the caller.
     #[serde(skip)]
     pub inactive_reason: Option<String>,
+    /// The token's identifier, for the audit log; `None` if the token could not be verified.
     #[serde(skip)]
     pub jti: Option<String>,
 }
@@ -43,7 +49,8 @@ impl Introspection {
 }
 
 impl IssuerState {
-    /// Signature, times, issuer, audience, and whether the agent is still registered for it.
+    /// Checks signature, times, issuer and audience, and that the agent is still registered with a grant for
+    /// the audience.
     pub fn introspect(
         &self,
         request: &IntrospectionRequest,
@@ -62,9 +69,10 @@ impl IssuerState {
             None => {
                 Introspection::inactive(format!("agent \"{}\" is not registered any more", claims.client_id))
             }
-            Some(entry) if self.host().spiffe_id(entry) != claims.sub => {
-                Introspection::inactive(format!("agent \"{}\" is another one now", claims.client_id))
-            }
+            Some(entry) if self.host().spiffe_id(entry) != claims.sub => Introspection::inactive(format!(
+                "agent \"{}\" has a different SPIFFE ID now",
+                claims.client_id
+            )),
             Some(entry) if !entry.grants.iter().any(|grant| grant.audience == claims.aud) => {
                 Introspection::inactive(format!(
                     "agent \"{}\" has no grant for its audience any more",

@@ -1,17 +1,17 @@
-//! JWT-SVIDs: tokens as SPIFFE's Workload API gives them.
+//! JWT-SVIDs (SPIFFE JWT-SVID specification), as the Workload API returns them.
 
 use std::fmt;
 
-use data_encoding::BASE64URL_NOPAD;
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 
-use super::access_token::HostbadgeClaim;
-use super::{Error, IssuerState};
+use super::error::Error;
+use super::hostbadge_claim::HostbadgeClaim;
+use super::issuer::IssuerState;
+use super::jws::{UnsignedJws, new_jti};
 use crate::clock::Timestamp;
-use crate::policy::JwtSvidPermit;
+use crate::policy::{ErrorCode, JwtSvidPermit, Refusal};
 
-/// A minted JWT-SVID, with what the record needs of it. Its text is not shown by `Debug`.
+/// A signed JWT-SVID, with what the audit log needs of it. `Debug` does not show its text.
 pub struct JwtSvid {
     text: String,
     spiffe_id: String,
@@ -27,22 +27,27 @@ impl JwtSvid {
         &self.text
     }
 
+    /// `sub`.
     pub fn spiffe_id(&self) -> &str {
         &self.spiffe_id
     }
 
+    /// The decision from which the token was issued.
     pub fn permit(&self) -> &JwtSvidPermit {
         &self.permit
     }
 
+    /// The key that signed it.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
+    /// Its identifier (RFC 7519 section 4.1.7).
     pub fn jti(&self) -> &str {
         &self.jti
     }
 
+    /// `exp`, in whole seconds.
     pub fn expires(&self) -> Timestamp {
         self.expires
     }
@@ -54,7 +59,23 @@ impl fmt::Debug for JwtSvid {
     }
 }
 
-/// `sub`, `aud` and `exp` are what JWT-SVID (section 3) wants; the others are what our other tokens have too.
+impl IssuerState {
+    /// Issues a JWT-SVID that the issuing key signs, in memory.
+    ///
+    /// # Errors
+    /// A refusal with [`ErrorCode::ServerError`], if signing fails.
+    pub fn mint_jwt_svid(&self, permit: JwtSvidPermit, now: Timestamp) -> Result<JwtSvid, Refusal> {
+        let (agent, audiences) = (permit.agent().clone(), permit.audiences().join(" "));
+        mint(self, permit, now).map_err(|error| {
+            Refusal::new(ErrorCode::ServerError, error.to_string())
+                .with_peer(agent.peer())
+                .with_agent(agent.name())
+                .with_audience(&audiences)
+        })
+    }
+}
+
+/// JWT-SVID section 3 requires `sub`, `aud` and `exp`; access tokens have the other claims too.
 #[derive(Serialize)]
 struct JwtSvidClaims<'a> {
     iss: &'a str,
@@ -68,17 +89,10 @@ struct JwtSvidClaims<'a> {
     hostbadge: HostbadgeClaim<'a>,
 }
 
-/// Mints what was permitted.
-pub(super) fn mint(
-    issuer_state: &IssuerState,
-    permit: JwtSvidPermit,
-    now: Timestamp,
-) -> Result<JwtSvid, Error> {
+fn mint(issuer_state: &IssuerState, permit: JwtSvidPermit, now: Timestamp) -> Result<JwtSvid, Error> {
     let agent = permit.agent();
     let (host, header) = (issuer_state.host(), issuer_state.jwt_svid_header());
-    let mut jti_bytes = [0; 16];
-    SystemRandom::new().fill(&mut jti_bytes).map_err(|_| Error::Random)?;
-    let jti = BASE64URL_NOPAD.encode(&jti_bytes);
+    let jti = new_jti()?;
     let expires = Timestamp::from_secs(now.as_secs() + permit.ttl().as_secs());
     let spiffe_id = host.spiffe_id(agent.entry());
     let claims = JwtSvidClaims {
@@ -90,14 +104,8 @@ pub(super) fn mint(
         nbf: now.as_secs(),
         exp: expires.as_secs(),
         jti: &jti,
-        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection),
+        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),
     };
-    let claims = serde_json::to_vec(&claims).map_err(|e| Error::Key(e.to_string()))?;
-    let mut text = String::with_capacity(header.encoded.len() + claims.len() * 4 / 3 + 96);
-    text.push_str(&header.encoded);
-    BASE64URL_NOPAD.encode_append(&claims, &mut text);
-    let signature = issuer_state.issuing_key().sign(text.as_bytes())?;
-    text.push('.');
-    BASE64URL_NOPAD.encode_append(signature.as_ref(), &mut text);
-    Ok(JwtSvid { text, spiffe_id, kid: header.kid.clone(), jti, expires, permit })
+    let text = UnsignedJws::new(header, &serde_json::to_vec(&claims)?).sign(issuer_state.issuing_key())?;
+    Ok(JwtSvid { text, spiffe_id, kid: header.kid().to_owned(), jti, expires, permit })
 }

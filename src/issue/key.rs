@@ -6,11 +6,12 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, Signature};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Error;
+use super::error::Error;
 use crate::clock::Timestamp;
 use crate::verify::Jwk;
 
-/// A key that signs. Neither shown nor copied, and wiped when dropped.
+/// A P-256 key that signs. It is not cloneable, `Debug` does not show it, and its memory is wiped when it is
+/// dropped.
 pub struct IssuingKey {
     key_pair: ZeroizedKeyPair,
     random: SystemRandom,
@@ -19,39 +20,42 @@ pub struct IssuingKey {
 }
 
 impl IssuingKey {
-    /// A fresh key, as PKCS#8 (RFC 5958): the form in which it is sealed.
+    /// Generates a key and returns its PKCS#8 document (RFC 5958), the form in which it is encrypted at rest.
     pub fn generate() -> Result<Zeroizing<Vec<u8>>, Error> {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-            .map_err(|_| Error::Random)?;
+            .map_err(Error::KeyGeneration)?;
         Ok(Zeroizing::new(document.as_ref().to_vec()))
     }
 
-    /// Reads a key back.
+    /// Reads a key from its PKCS#8 document.
+    ///
+    /// # Errors
+    /// [`Error::InvalidKey`] if the document is not a P-256 key with a matching public key.
     pub fn from_pkcs8(pkcs8: &[u8], created: Timestamp) -> Result<IssuingKey, Error> {
         let random = SystemRandom::new();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random)
-            .map_err(|e| Error::Key(e.to_string()))?;
-        let point: [u8; 65] =
-            pair.public_key().as_ref().try_into().map_err(|_| Error::Key("not P-256".into()))?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random)?;
+        let point: [u8; 65] = pair.public_key().as_ref().try_into().map_err(|_| Error::NotP256)?;
         Ok(IssuingKey { jwk: Jwk::from_point(&point), key_pair: ZeroizedKeyPair::new(pair), random, created })
     }
 
+    /// The public key.
     pub fn jwk(&self) -> &Jwk {
         &self.jwk
     }
 
-    /// RFC 7638 thumbprint.
+    /// The RFC 7638 thumbprint of the public key.
     pub fn kid(&self) -> &str {
         &self.jwk.kid
     }
 
+    /// When the key was generated.
     pub fn created(&self) -> Timestamp {
         self.created
     }
 
-    /// Signs a signing input (RFC 7515 section 5.1): r and s, 32 bytes each (RFC 7518 section 3.4).
+    /// Signs a JWS signing input (RFC 7515 section 5.1): r and s, 32 bytes each (RFC 7518 section 3.4).
     pub fn sign(&self, input: &[u8]) -> Result<Signature, Error> {
-        self.key_pair.get().sign(&self.random, input).map_err(|_| Error::Random)
+        self.key_pair.get().sign(&self.random, input).map_err(Error::Signing)
     }
 }
 
@@ -61,18 +65,19 @@ impl std::fmt::Debug for IssuingKey {
     }
 }
 
-/// ring does not wipe its keys, so this does, in the place from which the key does not move while it lives.
+/// A key pair whose memory is wiped when it is dropped, which ring does not do. The box keeps it at one
+/// address, so that moving the owner leaves no copy behind.
 struct ZeroizedKeyPair(Box<MaybeUninit<EcdsaKeyPair>>);
 
 impl ZeroizedKeyPair {
     fn new(pair: EcdsaKeyPair) -> ZeroizedKeyPair {
-        // Nothing is lost by not dropping it: all that it is lies in its own bytes.
+        // `MaybeUninit` does not drop its content. The pair owns no other memory, so nothing leaks.
         const { assert!(!std::mem::needs_drop::<EcdsaKeyPair>()) };
         ZeroizedKeyPair(Box::new(MaybeUninit::new(pair)))
     }
 
     fn get(&self) -> &EcdsaKeyPair {
-        // SAFETY: made of a key pair, and changed by `drop` alone.
+        // SAFETY: `new` initializes the value, and only `drop` overwrites it.
         unsafe { self.0.assume_init_ref() }
     }
 }

@@ -1,28 +1,31 @@
-//! The states of issuing keys, as a value: what `issuing.json` holds, and each way from one such file to the next.
+//! The states of the issuing keys, as a value: the content of `issuing.json`, and the steps that change it.
 //!
 //! ```text
 //! published ── publish_before ──> active ── successor active ──> retired ── last token expired ──> destroyed
 //! ```
 //!
-//! Exactly one key is active and at most one is published, because there is room for no other. Each step makes a whole
-//! new ring, which is written by one replacement of the file: a crash leaves the ring before or the ring after, and
-//! either says what comes next. Nothing here reads a clock or a disk.
+//! Exactly one key is active and at most one is published, which the fields of [`KeySchedule`] enforce. Each
+//! step makes a whole new schedule, which is written by one replacement of the file: a crash leaves the old
+//! or the new schedule, and the next step follows from either. Time is a parameter, and nothing here reads
+//! the disk.
 
 use serde::{Deserialize, Serialize};
 
 use super::encrypted_key::EncryptedKey;
+use super::error::ScheduleError;
 use super::rotation::RotationPolicy;
 use crate::clock::Timestamp;
 
-/// Retired keys that are kept. A key becomes active only while there is room for the one that it replaces.
-pub const MAX_RETIRED_KEYS: usize = 100;
-/// Destroyed keys that are remembered.
+/// Retired keys in a schedule. While it is full, no other key becomes active, since the active one could not
+/// retire.
+pub(super) const MAX_RETIRED_KEYS: usize = 100;
+/// Destroyed keys in a schedule; the oldest are forgotten.
 const MAX_DESTROYED_KEYS: usize = 100;
 
 /// All issuing keys of a host, format 2 of `issuing.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct KeySchedule {
+pub(super) struct KeySchedule {
     active: ActiveKey,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<PublishedKey>,
@@ -32,143 +35,128 @@ pub struct KeySchedule {
     destroyed: Vec<DestroyedKey>,
 }
 
-/// A key that relying parties learn, and that does not sign yet.
+/// A key that is in the key set and does not sign yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PublishedKey {
-    pub sealed: EncryptedKey,
+pub(super) struct PublishedKey {
+    #[serde(rename = "sealed")]
+    pub(super) encrypted_key: EncryptedKey,
     #[serde(with = "seconds")]
-    pub published: Timestamp,
+    pub(super) published: Timestamp,
 }
 
 /// The key that signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ActiveKey {
-    pub sealed: EncryptedKey,
+pub(super) struct ActiveKey {
+    #[serde(rename = "sealed")]
+    pub(super) encrypted_key: EncryptedKey,
     #[serde(with = "seconds")]
-    pub published: Timestamp,
+    pub(super) published: Timestamp,
     #[serde(with = "seconds")]
-    pub activated: Timestamp,
+    pub(super) activated: Timestamp,
 }
 
-/// A key that signs no more, but may have signed tokens that have not expired.
+/// A key that does not sign any more, but may have signed tokens that have not expired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RetiredKey {
-    pub sealed: EncryptedKey,
+pub(super) struct RetiredKey {
+    #[serde(rename = "sealed")]
+    pub(super) encrypted_key: EncryptedKey,
     #[serde(with = "seconds")]
-    pub published: Timestamp,
+    pub(super) published: Timestamp,
     #[serde(with = "seconds")]
-    pub activated: Timestamp,
+    pub(super) activated: Timestamp,
     #[serde(with = "seconds")]
-    pub retired: Timestamp,
+    pub(super) retired: Timestamp,
 }
 
-/// What is remembered of a key whose secret is gone.
+/// The name and times of a key whose private key is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DestroyedKey {
-    pub kid: String,
+pub(super) struct DestroyedKey {
+    pub(super) kid: String,
     #[serde(with = "seconds")]
-    pub created: Timestamp,
+    pub(super) created: Timestamp,
     #[serde(with = "seconds")]
-    pub published: Timestamp,
+    pub(super) published: Timestamp,
     #[serde(with = "seconds")]
-    pub activated: Timestamp,
+    pub(super) activated: Timestamp,
     #[serde(with = "seconds")]
-    pub retired: Timestamp,
+    pub(super) retired: Timestamp,
     #[serde(with = "seconds")]
-    pub destroyed: Timestamp,
+    pub(super) destroyed: Timestamp,
 }
 
-/// What is to be done.
+/// A step of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RotationStep {
-    /// Retired keys whose last token has expired are destroyed.
+pub(super) enum RotationStep {
+    /// Destroy the retired keys whose last token has expired.
     Destroy,
-    /// The published key signs from now on.
+    /// Make the published key the active one.
     Activate,
-    /// A new key is made and published. The only step that needs the TPM, hence the last to be due.
+    /// Make and publish a new key. It is the only step that needs the TPM, so the others are taken first.
     Publish,
 }
 
-/// Why a step cannot be taken now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ScheduleError {
-    #[error("the next key is published already")]
-    AlreadyPublished,
-    #[error("no key is published")]
-    NothingPublished,
-    #[error(
-        "{MAX_RETIRED_KEYS} retired keys still verify tokens; try again after {0}, when the oldest is destroyed"
-    )]
-    TooManyRetired(Timestamp),
-}
-
 impl KeySchedule {
-    /// A host's first key signs at once: nobody knows an older one.
-    pub fn with_first_key(encrypted_key: EncryptedKey, now: Timestamp) -> KeySchedule {
+    /// A schedule with a host's first key, active at once: relying parties know no other key.
+    pub(super) fn with_first_key(encrypted_key: EncryptedKey, now: Timestamp) -> KeySchedule {
         let now = now.ceil_to_second();
-        let active = ActiveKey { sealed: encrypted_key, published: now, activated: now };
+        let active = ActiveKey { encrypted_key, published: now, activated: now };
         KeySchedule { active, next: None, retired: Vec::new(), destroyed: Vec::new() }
     }
 
-    /// Format 1 held one key, which signed from when it was made.
-    pub fn from_format_1(encrypted_key: EncryptedKey) -> KeySchedule {
+    /// The schedule of a file in format 1, which has one key, active since it was made.
+    pub(super) fn from_format_1(encrypted_key: EncryptedKey) -> KeySchedule {
         let created = Timestamp::from_secs(encrypted_key.created);
         KeySchedule::with_first_key(encrypted_key, created)
     }
 
-    pub fn active(&self) -> &ActiveKey {
+    pub(super) fn active(&self) -> &ActiveKey {
         &self.active
     }
 
-    pub fn next(&self) -> Option<&PublishedKey> {
+    pub(super) fn next(&self) -> Option<&PublishedKey> {
         self.next.as_ref()
     }
 
     /// Oldest first.
-    pub fn retired(&self) -> &[RetiredKey] {
+    pub(super) fn retired(&self) -> &[RetiredKey] {
         &self.retired
     }
 
     /// Oldest first.
-    pub fn destroyed(&self) -> &[DestroyedKey] {
+    pub(super) fn destroyed(&self) -> &[DestroyedKey] {
         &self.destroyed
     }
 
-    /// All keys with a secret: active, published, then retired ones, the latest first.
-    pub fn encrypted_keys(&self) -> impl Iterator<Item = &EncryptedKey> {
-        let next = self.next.iter().map(|key| &key.sealed);
-        let retired = self.retired.iter().rev().map(|key| &key.sealed);
-        std::iter::once(&self.active.sealed).chain(next).chain(retired)
+    /// All keys that have a private key: active, published, then retired ones, the latest first.
+    pub(super) fn encrypted_keys(&self) -> impl Iterator<Item = &EncryptedKey> {
+        let next = self.next.iter().map(|key| &key.encrypted_key);
+        let retired = self.retired.iter().rev().map(|key| &key.encrypted_key);
+        std::iter::once(&self.active.encrypted_key).chain(next).chain(retired)
     }
 
-    /// The same keys in the same states, each sealed anew.
-    pub fn try_map_keys<E>(
-        mut self,
-        mut transform: impl FnMut(&EncryptedKey) -> Result<EncryptedKey, E>,
-    ) -> Result<KeySchedule, E> {
-        let next = self.next.iter_mut().map(|key| &mut key.sealed);
-        let retired = self.retired.iter_mut().map(|key| &mut key.sealed);
-        for encrypted_key in std::iter::once(&mut self.active.sealed).chain(next).chain(retired) {
-            *encrypted_key = transform(encrypted_key)?;
-        }
-        Ok(self)
+    /// The same keys, for encrypting or endorsing them again. Their states do not change.
+    pub(super) fn encrypted_keys_mut(&mut self) -> impl Iterator<Item = &mut EncryptedKey> {
+        let next = self.next.iter_mut().map(|key| &mut key.encrypted_key);
+        let retired = self.retired.iter_mut().rev().map(|key| &mut key.encrypted_key);
+        std::iter::once(&mut self.active.encrypted_key).chain(next).chain(retired)
     }
 
-    /// What is to be done at `now`, if anything.
-    pub fn next_due(&self, policy: &RotationPolicy, now: Timestamp) -> Option<RotationStep> {
+    /// The next step that is due at `now`.
+    pub(super) fn next_due(&self, policy: &RotationPolicy, now: Timestamp) -> Option<RotationStep> {
         self.pending_steps(policy).find(|(_, at)| *at <= now).map(|(step, _)| step)
     }
 
-    /// When something is to be done next.
-    pub fn next_wakeup(&self, policy: &RotationPolicy) -> Option<Timestamp> {
+    /// When the next step is due.
+    pub(super) fn next_wakeup(&self, policy: &RotationPolicy) -> Option<Timestamp> {
         self.pending_steps(policy).map(|(_, at)| at).min()
     }
 
-    /// Each step that follows from the ring as it is, in the order in which they are taken where several are due.
+    /// Each step that follows from the current states, in the order in which they are taken if several are
+    /// due.
     fn pending_steps(&self, policy: &RotationPolicy) -> impl Iterator<Item = (RotationStep, Timestamp)> {
         let destroy = self
             .retired
@@ -183,13 +171,16 @@ impl KeySchedule {
         destroy.into_iter().chain(next)
     }
 
-    /// When the active key's successor is published, where there is none yet.
-    pub fn publish_at(&self, policy: &RotationPolicy) -> Timestamp {
-        policy.publish_successor_at(&self.active.sealed.kid, self.active.activated)
+    /// When the active key's successor is due to be published, if it is not yet.
+    pub(super) fn publish_at(&self, policy: &RotationPolicy) -> Timestamp {
+        policy.publish_successor_at(&self.active.encrypted_key.kid, self.active.activated)
     }
 
     /// Publishes a key.
-    pub fn publish(
+    ///
+    /// # Errors
+    /// [`ScheduleError::AlreadyPublished`]
+    pub(super) fn publish(
         mut self,
         encrypted_key: EncryptedKey,
         now: Timestamp,
@@ -197,23 +188,24 @@ impl KeySchedule {
         if self.next.is_some() {
             return Err(ScheduleError::AlreadyPublished);
         }
-        self.next = Some(PublishedKey { sealed: encrypted_key, published: now.ceil_to_second() });
+        self.next = Some(PublishedKey { encrypted_key, published: now.ceil_to_second() });
         Ok(self)
     }
 
-    /// Puts the published key in the active one's place.
-    pub fn activate(mut self, now: Timestamp) -> Result<KeySchedule, ScheduleError> {
+    /// Makes the published key the active one, and retires the active one.
+    ///
+    /// # Errors
+    /// [`ScheduleError::NothingPublished`], [`ScheduleError::TooManyRetired`]
+    pub(super) fn activate(mut self, now: Timestamp) -> Result<KeySchedule, ScheduleError> {
         self.check_capacity()?;
-        let Some(PublishedKey { sealed: encrypted_key, published }) = self.next.take() else {
+        let Some(PublishedKey { encrypted_key, published }) = self.next.take() else {
             return Err(ScheduleError::NothingPublished);
         };
         let now = now.ceil_to_second();
-        let old_key = std::mem::replace(
-            &mut self.active,
-            ActiveKey { sealed: encrypted_key, published, activated: now },
-        );
+        let old_key =
+            std::mem::replace(&mut self.active, ActiveKey { encrypted_key, published, activated: now });
         self.retired.push(RetiredKey {
-            sealed: old_key.sealed,
+            encrypted_key: old_key.encrypted_key,
             published: old_key.published,
             activated: old_key.activated,
             retired: now,
@@ -221,23 +213,29 @@ impl KeySchedule {
         Ok(self)
     }
 
-    /// Whether one more key can be retired. A key that still has to verify is never dropped for another.
-    pub fn check_capacity(&self) -> Result<(), ScheduleError> {
+    /// Checks that one more key can be retired. A retired key that still has to verify is not dropped for
+    /// another.
+    ///
+    /// # Errors
+    /// [`ScheduleError::TooManyRetired`]
+    pub(super) fn check_capacity(&self) -> Result<(), ScheduleError> {
         let oldest = self.retired.iter().map(|key| RotationPolicy::destroy_at(key.retired)).min();
         match oldest {
-            Some(at) if self.retired.len() >= MAX_RETIRED_KEYS => Err(ScheduleError::TooManyRetired(at)),
+            Some(until) if self.retired.len() >= MAX_RETIRED_KEYS => {
+                Err(ScheduleError::TooManyRetired { max: MAX_RETIRED_KEYS, until })
+            }
             _ => Ok(()),
         }
     }
 
-    /// Drops the secrets of the retired keys whose last token has expired.
-    pub fn destroy(mut self, now: Timestamp) -> KeySchedule {
+    /// Drops the private keys of the retired keys whose last token has expired.
+    pub(super) fn destroy(mut self, now: Timestamp) -> KeySchedule {
         let (due, retained) =
             self.retired.into_iter().partition(|key| RotationPolicy::destroy_at(key.retired) <= now);
         self.retired = retained;
         self.destroyed.extend(Vec::into_iter(due).map(|key: RetiredKey| DestroyedKey {
-            kid: key.sealed.kid,
-            created: Timestamp::from_secs(key.sealed.created),
+            kid: key.encrypted_key.kid,
+            created: Timestamp::from_secs(key.encrypted_key.created),
             published: key.published,
             activated: key.activated,
             retired: key.retired,
@@ -248,7 +246,7 @@ impl KeySchedule {
     }
 }
 
-/// Moments as seconds since the epoch.
+/// Serializes a [`Timestamp`] as whole seconds since the epoch.
 mod seconds {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -279,7 +277,7 @@ mod tests {
     }
 
     fn kids(schedule: &KeySchedule) -> Vec<&str> {
-        schedule.encrypted_keys().map(|sealed| sealed.kid.as_str()).collect()
+        schedule.encrypted_keys().map(|key| key.kid.as_str()).collect()
     }
 
     #[test]
@@ -326,7 +324,7 @@ mod tests {
         );
     }
 
-    /// A key that still has to verify is not dropped for another, however often somebody rotates.
+    /// A key that still has to verify is not dropped for another, however often an administrator rotates.
     #[test]
     fn retired_keys_are_limited() {
         let mut schedule = first_schedule();
@@ -339,11 +337,12 @@ mod tests {
         }
         let schedule = schedule.publish(EncryptedKey::for_test("one more", 0), START).unwrap();
         let oldest = RotationPolicy::destroy_at(START);
-        assert_eq!(schedule.clone().activate(START), Err(ScheduleError::TooManyRetired(oldest)));
+        let too_many = ScheduleError::TooManyRetired { max: MAX_RETIRED_KEYS, until: oldest };
+        assert_eq!(schedule.clone().activate(START), Err(too_many));
         assert_eq!(
             schedule.next_due(&MONTHLY, START.after(DAY)),
             Some(RotationStep::Destroy),
-            "makes room first"
+            "a retired key is destroyed first"
         );
         assert_eq!(schedule.next_wakeup(&MONTHLY), Some(oldest));
         let schedule = schedule.destroy(oldest);
@@ -373,7 +372,7 @@ mod tests {
         assert!(text.contains(r#"{"kid":"first","created":1700000000,"published":"#), "{text}");
     }
 
-    /// With nothing in the way, a key signs at most `every`, and no two changes are nearer than nine tenths of it.
+    /// Without outages a key is active for at most the interval, and for at least nine tenths of it.
     #[test]
     fn undisturbed_schedule_rotates_as_configured() {
         let (mut schedule, mut now, mut since) = (first_schedule(), START, START);

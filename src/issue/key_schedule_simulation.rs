@@ -1,4 +1,4 @@
-//! Years of accidents, in a second: whatever happens to a host, its keys keep their promises.
+//! A simulation of the key schedule over years, with crashes, TPM outages and manual rotations.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -16,12 +16,12 @@ fn kids(schedule: &KeySchedule) -> Vec<&str> {
     schedule.encrypted_keys().map(|sealed| sealed.kid.as_str()).collect()
 }
 
-/// Years of a host with restarts, crashes, a TPM that is away for days, and administrators who rotate by hand.
+/// A host with restarts, crashes, a TPM that is unavailable for days, and administrators who rotate manually.
 struct Simulation {
     policy: RotationPolicy,
     now: Timestamp,
     schedule: KeySchedule,
-    /// When each key was first seen in the key set; those that administrators hurried are missing.
+    /// When each key was first in the key set; time 0 for keys that administrators activated at once.
     first_seen: HashMap<String, Timestamp>,
     tokens: Vec<(String, Timestamp)>,
     rng_state: u64,
@@ -40,7 +40,8 @@ impl Simulation {
         EncryptedKey::for_test(&format!("key {}", self.keys_created), self.now.as_secs())
     }
 
-    /// Keeps a ring, as the file would, or loses it in a crash before the file was replaced.
+    /// Stores a schedule as the file would, or drops it in one of 20 cases: a crash before the file was
+    /// replaced.
     fn persist(&mut self, schedule: KeySchedule) {
         if self.random_below(20) == 0 {
             return;
@@ -53,7 +54,7 @@ impl Simulation {
         }
     }
 
-    /// The schedule's turn.
+    /// Takes every step that is due.
     fn advance(&mut self, tpm_available: bool) {
         while let Some(step) = self.schedule.next_due(&self.policy, self.now) {
             let schedule = self.schedule.clone();
@@ -78,9 +79,11 @@ impl Simulation {
             0 => schedule.activate(self.now).unwrap(),
             _ => schedule,
         };
-        let active_kid = schedule.active().sealed.kid.clone();
+        let active_kid = schedule.active().encrypted_key.kid.clone();
         self.persist(schedule);
-        if self.schedule.active().sealed.kid == active_kid && self.schedule.active().activated >= self.now {
+        if self.schedule.active().encrypted_key.kid == active_kid
+            && self.schedule.active().activated >= self.now
+        {
             self.first_seen.insert(active_kid, Timestamp::from_secs(0));
         }
     }
@@ -94,7 +97,7 @@ impl Simulation {
         for (kid, expires) in &self.tokens {
             assert!(key_set.contains(&kid.as_str()), "{kid} signed a token that lives until {expires}");
         }
-        let active = &self.schedule.active().sealed.kid;
+        let active = &self.schedule.active().encrypted_key.kid;
         let published_for = now.since(self.first_seen[active]);
         assert!(published_for >= self.policy.publish_before, "{active} signs, known for {published_for:?}");
     }
@@ -137,7 +140,7 @@ fn tokens_verify_and_keys_are_published_before_use() {
             }
             simulation.check_invariants();
             let expires = simulation.now.after(Duration::from_secs(1 + simulation.random_below(3600)));
-            simulation.tokens.push((simulation.schedule.active().sealed.kid.clone(), expires));
+            simulation.tokens.push((simulation.schedule.active().encrypted_key.kid.clone(), expires));
         }
         assert!(simulation.step_counts.iter().all(|taken| *taken > 50), "{:?}", simulation.step_counts);
     }

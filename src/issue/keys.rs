@@ -1,75 +1,104 @@
-//! The issuing keys in memory, beside the file that says what each of them is.
+//! The issuing keys in memory, and the steps that change them.
 //!
-//! The file comes first: a step is written, and only then taken in memory. Whatever crashes in between, the next start
-//! reads the step as done.
+//! A step is written to `issuing.json` first, and taken in memory once the file is on disk. After a crash in
+//! between, the next start reads the step as taken.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::documents::PublishedDocuments;
 use super::encrypted_key::EncryptedKey;
-use super::issuer::HostIdentity;
-use super::key_schedule::{KeySchedule, RotationStep, ScheduleError};
+use super::error::{Error, ScheduleError};
+use super::host_identity::HostIdentity;
+use super::issuer::IssuerState;
+use super::key::IssuingKey;
+use super::key_schedule::{KeySchedule, RotationStep};
 use super::rotation::RotationPolicy;
-use super::{
-    Error, HostKeyRef, IssuerState, IssuingKey, PublishedDocuments, RsaSigningKey, endorsement, report,
-    storage,
-};
+use super::rsa::{HostKeyRef, RsaSigningKey};
+use super::{endorsement, report, storage};
 use crate::clock::{Clock, Timestamp};
 use crate::keystore::{KekDependent, Keystore};
 use crate::tpm::Tpm;
 use crate::verify::Jwk;
 
-/// How long a change of the key-encryption key waits for the end of the one before.
+/// How long a change of the key-encryption key waits for the previous change to end.
 const REWRAP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something that happened to a key: for the record.
+/// A change of a key's state, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChange {
-    /// It signs from `active_from` on.
+    /// The key is in the key set.
     Published {
+        /// RFC 7638 thumbprint.
         kid: String,
+        /// When it becomes active.
         active_from: Timestamp,
     },
+    /// The key signs.
     Activated {
+        /// RFC 7638 thumbprint.
         kid: String,
     },
-    /// It verifies until `destroyed_from`.
+    /// The key does not sign any more, and still verifies.
     Retired {
+        /// RFC 7638 thumbprint.
         kid: String,
+        /// When it is destroyed.
         destroyed_from: Timestamp,
     },
+    /// The private key is gone.
     Destroyed {
+        /// RFC 7638 thumbprint.
         kid: String,
     },
 }
 
-/// The issuing keys of this host, and the means to change them.
+/// The issuing keys of this host.
 pub struct IssuingKeys {
-    pub(super) keystore: Arc<Keystore>,
-    pub(super) host: HostIdentity,
-    pub(super) host_key: Jwk,
-    pub(super) rotation_policy: RotationPolicy,
-    pub(super) clock: Clock,
+    keystore: Arc<Keystore>,
+    host: HostIdentity,
+    host_key: Jwk,
+    rotation_policy: RotationPolicy,
+    clock: Clock,
+    keys: ScheduledKeys,
+    /// The TPM's key for RS256.
+    rsa_key: Option<Arc<RsaSigningKey>>,
+    /// Whether a write of `issuing.json` failed or was cancelled, so that its content is not known.
+    needs_rewrite: bool,
+}
+
+/// A key schedule with its keys.
+pub(super) struct ScheduledKeys {
     pub(super) schedule: KeySchedule,
     pub(super) active: Arc<IssuingKey>,
     pub(super) next: Option<Arc<IssuingKey>>,
-    /// Public halves, in the ring's order: what signs no more is not held.
+    /// The public keys, in the order of the schedule. Private keys that do not sign any more are not in
+    /// memory.
     pub(super) retired: Vec<Jwk>,
-    /// The TPM's own, for RS256.
-    pub(super) rsa_key: Option<Arc<RsaSigningKey>>,
-    /// A replacement failed, perhaps after the file was another already.
-    pub(super) needs_rewrite: bool,
 }
 
 impl IssuingKeys {
-    /// All that minting needs, as it is now.
+    /// The keys of a host that has no RSA key yet.
+    pub(super) fn new(
+        keystore: Arc<Keystore>,
+        host: HostIdentity,
+        host_key: Jwk,
+        rotation_policy: RotationPolicy,
+        clock: Clock,
+        keys: ScheduledKeys,
+    ) -> IssuingKeys {
+        let (rsa_key, needs_rewrite) = (None, false);
+        IssuingKeys { keystore, host, host_key, rotation_policy, clock, keys, rsa_key, needs_rewrite }
+    }
+
+    /// The state from which requests are served while these keys do not change.
     pub fn issuer_state(&self) -> Result<IssuerState, Error> {
-        let next = self.next.iter().map(|key| key.jwk());
-        let jwks = std::iter::once(self.active.jwk()).chain(next).chain(self.retired.iter().rev());
+        let next = self.keys.next.iter().map(|key| key.jwk());
+        let jwks = std::iter::once(self.keys.active.jwk()).chain(next).chain(self.keys.retired.iter().rev());
         let tpm_keys = std::iter::once(&self.host_key).chain(self.rsa_key.iter().map(|key| key.jwk()));
-        let mut reports = report::key_reports(&self.schedule, &self.rotation_policy);
+        let mut reports = report::key_reports(&self.keys.schedule, &self.rotation_policy);
         let changed_at = reports.iter().filter_map(|key| key.since).max().unwrap_or_else(|| self.clock.now());
         let documents = PublishedDocuments::new(
             &self.host,
@@ -79,74 +108,89 @@ impl IssuingKeys {
         )?;
         reports.extend(report::tpm_key_reports(&self.host_key, self.rsa_key.as_deref()));
         let rsa_key = self.rsa_key.clone();
-        IssuerState::new(self.host.clone(), self.active.clone(), &self.host_key, rsa_key, documents, reports)
+        IssuerState::new(
+            self.host.clone(),
+            self.keys.active.clone(),
+            &self.host_key,
+            rsa_key,
+            documents,
+            reports,
+        )
     }
 
-    /// From now on the TPM signs RS256 with this key, where there is one.
+    /// Sets the TPM's key for RS256.
     pub fn set_rsa_key(&mut self, rsa_key: Option<Arc<RsaSigningKey>>) {
         self.rsa_key = rsa_key;
     }
 
-    /// The TPM's RSA key, where there is one.
+    /// The TPM's RSA key, if the host has one.
     pub fn rsa_key(&self) -> Option<&RsaSigningKey> {
         self.rsa_key.as_deref()
     }
 
-    /// Who endorses keys of this host.
+    /// The host key, which endorses the other keys of this host.
     pub fn host_key_ref(&self) -> HostKeyRef {
         HostKeyRef { host_id: self.host.id.clone(), host_key: self.host_key.clone() }
     }
 
-    /// What the keys are kept with.
+    /// The keystore that writes the state files.
     pub fn keystore(&self) -> &Arc<Keystore> {
         &self.keystore
     }
 
-    /// Encrypts the keys anew where the key-encryption key is another one, or is to be sealed to other PCRs.
+    /// Encrypts the keys again if the key-encryption key has changed, or is to be sealed to other PCRs.
     pub async fn rewrap(&mut self) -> Result<(), Error> {
         self.keystore.reseal_if_needed().await?;
         let Some(keks) = self.keystore.needs_rewrap(KekDependent::IssuingKeys).await? else { return Ok(()) };
-        let schedule = self.schedule.clone().try_map_keys(|encrypted_key| {
+        let mut schedule = self.keys.schedule.clone();
+        for encrypted_key in schedule.encrypted_keys_mut() {
             let pkcs8 =
-                encrypted_key.decrypt(&keks).ok_or_else(|| Error::Key("it does not open any more".into()))?;
+                encrypted_key.decrypt(&keks).ok_or_else(|| Error::Decrypt(encrypted_key.kid.clone()))?;
             let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(encrypted_key.created))?;
-            EncryptedKey::encrypt(&keks.latest, &key, &pkcs8, encrypted_key.endorsement.clone())
-        })?;
+            let endorsement = encrypted_key.endorsement.clone();
+            *encrypted_key = EncryptedKey::encrypt(&keks.latest, &key, &pkcs8, endorsement)?;
+        }
         self.save(schedule).await?;
         Ok(self.keystore.mark_rewrapped(KekDependent::IssuingKeys).await?)
     }
 
-    /// Makes a recovery key, and a fresh key-encryption key with it.
+    /// Makes a recovery key, and a new key-encryption key with it. Returns the recovery key's text.
+    ///
+    /// # Errors
+    /// [`keystore::Error::RewrapInProgress`](crate::keystore::Error::RewrapInProgress) if a change of the
+    /// key-encryption key has not ended after 5 seconds.
     pub async fn create_recovery_key(&mut self) -> Result<Zeroizing<String>, Error> {
         self.rewrap().await?;
-        // Others who have something under the key before are told at once, and need no longer than this.
+        // The other users of the previous key are notified at once, and encrypt their files within this time.
         let _ = tokio::time::timeout(REWRAP_TIMEOUT, self.keystore.wait_rewrapped()).await;
         let text = self.keystore.create_recovery_key().await?;
-        // The key is good from now on; what is encrypted under the one before follows, now or at the next turn.
+        // The recovery key is valid now. Files under the previous key are encrypted again here, or by the
+        // next `advance`.
         let _ = self.rewrap().await;
         Ok(text)
     }
 
     /// The key that signs.
     pub fn active(&self) -> &IssuingKey {
-        &self.active
+        &self.keys.active
     }
 
-    /// When the schedule has something to do next.
+    /// When the next step of the schedule is due.
     pub fn next_wakeup(&self) -> Option<Timestamp> {
-        self.schedule.next_wakeup(&self.rotation_policy)
+        self.keys.schedule.next_wakeup(&self.rotation_policy)
     }
 
-    /// Takes one step that is due, if one is. What failed changes nothing and is tried at the next turn.
+    /// Takes one step, if one is due; empty if none was. A step that fails changes nothing: call this again
+    /// later.
     pub async fn advance(&mut self, tpm: &Tpm) -> Result<Vec<KeyChange>, Error> {
         if self.needs_rewrite {
-            self.save(self.schedule.clone()).await?;
+            self.save(self.keys.schedule.clone()).await?;
         }
-        // What waits for the TPM must not hold up what does not.
+        // Without the TPM this fails, and the steps that do not need the TPM are taken all the same.
         if let Err(error) = self.keystore.sync_counter().await {
-            tracing::debug!(%error, "the TPM's counter waits");
+            tracing::debug!(%error, "the TPM counter update is pending");
         }
-        match self.schedule.next_due(&self.rotation_policy, self.clock.now()) {
+        match self.keys.schedule.next_due(&self.rotation_policy, self.clock.now()) {
             None => self.rewrap().await.map(|()| Vec::new()),
             Some(RotationStep::Destroy) => self.destroy().await,
             Some(RotationStep::Activate) => self.activate().await,
@@ -154,53 +198,56 @@ impl IssuingKeys {
         }
     }
 
-    /// Publishes a key, which signs once relying parties have had their time to learn it.
+    /// Makes and publishes a key. It becomes active after `publish_before`, when relying parties have fetched
+    /// it.
     pub async fn publish(&mut self, tpm: &Tpm) -> Result<Vec<KeyChange>, Error> {
-        if self.next.is_some() {
+        if self.keys.next.is_some() {
             return Err(ScheduleError::AlreadyPublished.into());
         }
         let (key, encrypted_key) = self.create_key(tpm).await?;
-        self.save(self.schedule.clone().publish(encrypted_key, self.clock.now())?).await?;
-        self.next = Some(Arc::new(key));
+        self.save(self.keys.schedule.clone().publish(encrypted_key, self.clock.now())?).await?;
+        self.keys.next = Some(Arc::new(key));
         Ok(self.pending_publication().into_iter().collect())
     }
 
-    /// Has the next key sign at once: the published one, or a fresh one where there is none.
+    /// Activates the published key at once, or a new one if none is published.
     pub async fn rotate_now(&mut self, tpm: &Tpm) -> Result<Vec<KeyChange>, Error> {
-        if self.next.is_some() {
+        if self.keys.next.is_some() {
             return self.activate().await;
         }
-        self.schedule.check_capacity()?;
+        self.keys.schedule.check_capacity()?;
         let (key, encrypted_key) = self.create_key(tpm).await?;
         let (kid, now) = (key.kid().to_owned(), self.clock.now());
-        // Both steps in one file: a crash does not leave a key published that was to sign.
-        self.save(self.schedule.clone().publish(encrypted_key, now)?.activate(now)?).await?;
-        let mut changes = vec![KeyChange::Published { kid, active_from: self.schedule.active().activated }];
+        // Both steps in one write, so that a crash does not leave the key published and not active.
+        self.save(self.keys.schedule.clone().publish(encrypted_key, now)?.activate(now)?).await?;
+        let mut changes =
+            vec![KeyChange::Published { kid, active_from: self.keys.schedule.active().activated }];
         changes.extend(self.promote(Arc::new(key)));
         Ok(changes)
     }
 
-    /// The published key and when it signs.
+    /// The published key, if there is one.
     pub fn pending_publication(&self) -> Option<KeyChange> {
-        self.schedule.next().map(|next| KeyChange::Published {
-            kid: next.sealed.kid.clone(),
+        self.keys.schedule.next().map(|next| KeyChange::Published {
+            kid: next.encrypted_key.kid.clone(),
             active_from: self.rotation_policy.activate_at(next.published),
         })
     }
 
     async fn activate(&mut self) -> Result<Vec<KeyChange>, Error> {
-        let Some(key) = self.next.clone() else { return Err(ScheduleError::NothingPublished.into()) };
-        self.save(self.schedule.clone().activate(self.clock.now())?).await?;
-        self.next = None;
+        let Some(key) = self.keys.next.clone() else { return Err(ScheduleError::NothingPublished.into()) };
+        self.save(self.keys.schedule.clone().activate(self.clock.now())?).await?;
+        self.keys.next = None;
         Ok(self.promote(key))
     }
 
-    /// In memory, what the ring says already. The private half of the old key goes with its last user.
+    /// Takes the activation in memory. The old private key is dropped with the last `IssuerState` that has
+    /// it.
     fn promote(&mut self, key: Arc<IssuingKey>) -> Vec<KeyChange> {
         let kid = key.kid().to_owned();
-        let old_key = std::mem::replace(&mut self.active, key);
-        self.retired.push(old_key.jwk().clone());
-        let destroyed_from = RotationPolicy::destroy_at(self.schedule.active().activated);
+        let old_key = std::mem::replace(&mut self.keys.active, key);
+        self.keys.retired.push(old_key.jwk().clone());
+        let destroyed_from = RotationPolicy::destroy_at(self.keys.schedule.active().activated);
         vec![
             KeyChange::Activated { kid },
             KeyChange::Retired { kid: old_key.kid().to_owned(), destroyed_from },
@@ -208,10 +255,11 @@ impl IssuingKeys {
     }
 
     async fn destroy(&mut self) -> Result<Vec<KeyChange>, Error> {
-        self.save(self.schedule.clone().destroy(self.clock.now())).await?;
-        let is_retired = |jwk: &Jwk| self.schedule.retired().iter().any(|old| old.sealed.kid == jwk.kid);
-        let (retained, destroyed) = self.retired.drain(..).partition(is_retired);
-        self.retired = retained;
+        self.save(self.keys.schedule.clone().destroy(self.clock.now())).await?;
+        let is_retired =
+            |jwk: &Jwk| self.keys.schedule.retired().iter().any(|old| old.encrypted_key.kid == jwk.kid);
+        let (retained, destroyed) = self.keys.retired.drain(..).partition(is_retired);
+        self.keys.retired = retained;
         Ok(Vec::into_iter(destroyed).map(|jwk: Jwk| KeyChange::Destroyed { kid: jwk.kid }).collect())
     }
 
@@ -220,18 +268,18 @@ impl IssuingKeys {
         create_key(tpm, &kek, &self.host.id, &self.host_key, self.clock.now()).await
     }
 
-    /// Replaces the file, and the ring once the file is on the disk.
+    /// Replaces the file, and the schedule in memory once the file is on disk.
     async fn save(&mut self, schedule: KeySchedule) -> Result<(), Error> {
-        // Also if this future is dropped on the way.
+        // Set first, in case this future is dropped before the write has ended.
         self.needs_rewrite = true;
         storage::write_key_schedule(&self.keystore, &schedule).await?;
-        self.schedule = schedule;
+        self.keys.schedule = schedule;
         self.needs_rewrite = false;
         Ok(())
     }
 }
 
-/// Makes a key that the host key endorses.
+/// Makes a key, endorsed by the host key and encrypted under `kek`.
 pub(super) async fn create_key(
     tpm: &Tpm,
     kek: &[u8; 32],

@@ -1,36 +1,47 @@
-//! The way back by the recovery key: after this TPM's PCRs changed, and onto another TPM.
+//! Recovery with the recovery key: after the PCRs of this TPM changed, and on another TPM.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::encrypted_key::EncryptedKey;
+use super::endorsement;
+use super::error::Error;
+use super::host_identity::IssuerConfig;
+use super::key::IssuingKey;
 use super::storage::{
     issuing_keys_path, read_host_key_blobs, read_key_schedule, tpm_file_path, write_host_key_blobs,
     write_key_schedule_directly,
 };
-use super::{Error, IssuerConfig, IssuingKey, endorsement};
 use crate::clock::{Clock, Timestamp};
 use crate::keystore::{self, RecoveryKey, TpmMigration};
 use crate::store;
 use crate::tpm::{self, Tpm, TpmObjects};
 use crate::verify::Jwk;
 
-/// Files that mean nothing with another TPM, and are kept aside for whoever wants to look at them.
+/// Files that are of no use with another TPM. They are kept, with the suffix `.replaced`. `tpm.json` is the
+/// last, because it decides to which TPM the state belongs.
 const TPM_BOUND_FILES: [&str; 7] =
     ["ledger.json", "rsa.json", "ca.json", "signing.json", "certificate.json", "baseline.json", "tpm.json"];
 
-/// Whether the recovery key opens this state.
+/// Checks that the recovery key opens this state. `recovery` is the key, and whether to accept a state
+/// directory that is not the latest.
+///
+/// # Errors
+/// [`keystore::Error::WrongRecoveryKey`] and [`keystore::Error::NoRecoveryKey`] among others.
 pub fn check_recovery_key(state_dir: &Path, recovery: (&RecoveryKey, bool)) -> Result<(), Error> {
     TpmMigration::open(state_dir, &require_host_key_blobs(state_dir)?.kek, recovery)
         .map(drop)
         .map_err(Error::from)
 }
 
-/// Opens the state with the recovery key and seals it to what this TPM is and has measured now.
+/// Opens the state with the recovery key and seals it to this TPM and to the current values of `pcrs`.
 ///
-/// The `way` is the key, and whether the state is to be taken even if it is not the latest. `tpm` has been opened with
-/// the stored objects if they are this TPM's, and else with none: then it is given new ones, every issuing key gets the new
-/// host key's word, and the host has another id.
+/// `recovery` is the key, and whether to accept a state directory that is not the latest. `tpm` must have
+/// been opened with the stored objects if they are this TPM's, and without objects otherwise. In that case it
+/// gets new objects, the new host key endorses every issuing key, and the host gets another id.
+///
+/// # Errors
+/// A wrong recovery key, a state that is not the latest, a TPM that is not available, a file that cannot be
+/// written.
 pub async fn recover(
     tpm: &Tpm,
     state_dir: &Path,
@@ -40,29 +51,19 @@ pub async fn recover(
     clock: &Clock,
 ) -> Result<(), Error> {
     let blobs = require_host_key_blobs(state_dir)?;
-    match tpm.info().await?.host_key {
-        Some(_) => {
-            Ok(keystore::reseal_with_recovery_key(tpm, state_dir, &blobs.kek, pcrs, recovery, clock).await?)
-        }
-        None => {
-            migrate(
-                tpm,
-                state_dir,
-                issuer_config,
-                pcrs,
-                TpmMigration::open(state_dir, &blobs.kek, recovery)?,
-                clock,
-            )
-            .await
-        }
+    if tpm.info().await?.host_key.is_some() {
+        keystore::reseal_with_recovery_key(tpm, state_dir, &blobs.kek, pcrs, recovery, clock).await?;
+        return Ok(());
     }
+    let migration = TpmMigration::open(state_dir, &blobs.kek, recovery)?;
+    migrate(tpm, state_dir, issuer_config, pcrs, migration, clock).await
 }
 
 fn require_host_key_blobs(state_dir: &Path) -> Result<TpmObjects, Error> {
-    read_host_key_blobs(state_dir)?.ok_or_else(|| Error::Key("there is nothing to recover".into()))
+    read_host_key_blobs(state_dir)?.ok_or(Error::NothingToRecover)
 }
 
-/// Each step leaves a state that the same recovery key opens again, until the last makes it this TPM's own.
+/// Each step leaves a state that the same recovery key opens. The last step binds the state to this TPM.
 async fn migrate(
     tpm: &Tpm,
     state_dir: &Path,
@@ -72,47 +73,45 @@ async fn migrate(
     clock: &Clock,
 ) -> Result<(), Error> {
     let file = issuing_keys_path(state_dir);
-    let schedule = read_key_schedule(&file)?.ok_or_else(|| Error::Key("issuing.json is missing".into()))?;
+    let invalid_file = |reason: &str| Error::InvalidFile { path: file.clone(), reason: reason.to_owned() };
+    let mut schedule = read_key_schedule(&file)?.ok_or_else(|| invalid_file("is missing"))?;
     let blobs = tpm.provision().await?;
     let tpm_info = tpm.info().await?;
     let host = issuer_config.host_identity(&tpm_info.host_id, tpm_info.software);
-    let point = tpm_info.host_key.ok_or(tpm::Error::NotProvisioned)?;
-    let host_key = Jwk::from_point(&point);
+    let host_key = Jwk::from_point(&tpm_info.host_key.ok_or(tpm::Error::NotProvisioned)?);
 
-    let mut re_endorsed = Vec::new();
-    for encrypted_key in schedule.encrypted_keys() {
-        let pkcs8 = encrypted_key.decrypt(migration.keks()).ok_or_else(|| {
-            let reason = "does not open under this recovery key".to_owned();
-            Error::InvalidFile { path: file.clone(), reason }
-        })?;
+    for encrypted_key in schedule.encrypted_keys_mut() {
+        let pkcs8 = encrypted_key
+            .decrypt(migration.keks())
+            .ok_or_else(|| invalid_file("does not open under this recovery key"))?;
         let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(encrypted_key.created))?;
         if key.kid() != encrypted_key.kid {
-            let reason = "names another key than it holds".to_owned();
-            return Err(Error::InvalidFile { path: file, reason });
+            return Err(invalid_file("names another key than it holds"));
         }
-        let jws = endorsement::endorse(tpm, &host.id, &host_key, key.jwk(), clock.now()).await?;
-        re_endorsed.push(encrypted_key.with_endorsement(jws));
+        let endorsement = endorsement::endorse(tpm, &host.id, &host_key, key.jwk(), clock.now()).await?;
+        encrypted_key.endorsement = endorsement;
     }
-    let with_new_endorsement = |old_key: &EncryptedKey| {
-        let found = re_endorsed.iter().find(|new_key| new_key.kid == old_key.kid).cloned();
-        found.ok_or_else(|| Error::Key("a key has no endorsement".into()))
-    };
-    let schedule = schedule.try_map_keys(with_new_endorsement)?;
 
-    // First the ledger, which would refuse what comes now.
-    for path in TPM_BOUND_FILES.iter().map(|name| state_dir.join(name)).filter(|path| path.exists()) {
-        let mut backup = path.clone().into_os_string();
-        backup.push(".replaced");
-        let io_error = |source| store::Error::Io { path: path.clone(), source };
-        // The last of them is what says whose state this is, and is replaced rather than missing for a moment.
-        match path == tpm_file_path(state_dir) {
-            true => fs::copy(&path, &backup).map(drop),
-            false => fs::rename(&path, &backup),
-        }
-        .map_err(io_error)?;
-    }
+    // Before the other writes, which the old anti-rollback manifest would not accept.
+    set_aside_tpm_bound_files(state_dir)?;
     migration.reseal(tpm, pcrs, clock).await?;
     write_key_schedule_directly(&file, &schedule)?;
     write_host_key_blobs(state_dir, &blobs)?;
     Ok(migration.finish(tpm).await?)
+}
+
+/// Renames the files of [`TPM_BOUND_FILES`]. `tpm.json` is copied, so that it is never missing.
+fn set_aside_tpm_bound_files(state_dir: &Path) -> Result<(), store::Error> {
+    for path in TPM_BOUND_FILES.iter().map(|name| state_dir.join(name)).filter(|path| path.exists()) {
+        let mut backup = path.clone().into_os_string();
+        backup.push(".replaced");
+        let backup = PathBuf::from(backup);
+        let result = if path == tpm_file_path(state_dir) {
+            fs::copy(&path, &backup).map(drop)
+        } else {
+            fs::rename(&path, &backup)
+        };
+        result.map_err(|source| store::Error::Io { path, source })?;
+    }
+    Ok(())
 }

@@ -1,56 +1,67 @@
-//! What administrators see of the issuing keys.
+//! The keys of this host as administrators see them.
 
 use serde::Serialize;
 
-use super::RsaSigningKey;
+use super::encrypted_key::EncryptedKey;
 use super::key_schedule::KeySchedule;
 use super::rotation::RotationPolicy;
+use super::rsa::RsaSigningKey;
 use crate::clock::Timestamp;
 use crate::verify::Jwk;
 
 /// One key.
 #[derive(Clone, Debug, Serialize)]
 pub struct KeyReport {
+    /// RFC 7638 thumbprint.
     pub kid: String,
+    /// `ES256` or `RS256`.
     pub alg: &'static str,
+    /// Its state in the key schedule.
     pub state: KeyState,
-    /// When it was made; nobody wrote that down for the host key.
+    /// When it was made; `None` for the host key, whose file has no time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
-    /// When the key came into its state.
+    /// When the key entered its state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// What happens next; nothing to a destroyed key.
+    /// The next step; `None` for destroyed keys and keys in the TPM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<NextStep>,
-    /// The host key's word for it, a JWS.
+    /// The host key's endorsement, a JWS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endorsement: Option<String>,
 }
 
+/// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyState {
+    /// It signs.
     Active,
+    /// It is in the key set and does not sign yet.
     Published,
+    /// It does not sign any more, and still verifies.
     Retired,
+    /// Its private key is gone.
     Destroyed,
-    /// It lives in the TPM and does not rotate.
+    /// It is in the TPM and does not rotate.
     Tpm,
 }
 
-/// What happens to a key next, and when.
+/// The next step of a key.
 #[derive(Clone, Debug, Serialize)]
 pub struct NextStep {
+    /// `active`, `retired`, `destroyed` or `successor published`.
     pub step: &'static str,
+    /// When it is due.
     pub at: Timestamp,
 }
 
-/// All keys, in the order of the key set; destroyed ones last, the latest first.
-pub fn key_reports(schedule: &KeySchedule, policy: &RotationPolicy) -> Vec<KeyReport> {
+/// All issuing keys, in the order of the key set; destroyed ones last, the latest first.
+pub(super) fn key_reports(schedule: &KeySchedule, policy: &RotationPolicy) -> Vec<KeyReport> {
     let (active, next) = (schedule.active(), schedule.next());
     let step = |step, at| Some(NextStep { step, at });
-    let key = |encrypted_key: &super::encrypted_key::EncryptedKey, state, since, next| KeyReport {
+    let key = |encrypted_key: &EncryptedKey, state, since, next| KeyReport {
         kid: encrypted_key.kid.clone(),
         alg: "ES256",
         state,
@@ -63,14 +74,14 @@ pub fn key_reports(schedule: &KeySchedule, policy: &RotationPolicy) -> Vec<KeyRe
         Some(next) => step("retired", policy.activate_at(next.published)),
         None => step("successor published", schedule.publish_at(policy)),
     };
-    let mut keys = vec![key(&active.sealed, KeyState::Active, active.activated, successor)];
+    let mut keys = vec![key(&active.encrypted_key, KeyState::Active, active.activated, successor)];
     keys.extend(next.map(|next| {
         let step = step("active", policy.activate_at(next.published));
-        key(&next.sealed, KeyState::Published, next.published, step)
+        key(&next.encrypted_key, KeyState::Published, next.published, step)
     }));
     keys.extend(schedule.retired().iter().rev().map(|old| {
         let step = step("destroyed", RotationPolicy::destroy_at(old.retired));
-        key(&old.sealed, KeyState::Retired, old.retired, step)
+        key(&old.encrypted_key, KeyState::Retired, old.retired, step)
     }));
     keys.extend(schedule.destroyed().iter().rev().map(|destroyed_key| KeyReport {
         kid: destroyed_key.kid.clone(),
@@ -84,8 +95,8 @@ pub fn key_reports(schedule: &KeySchedule, policy: &RotationPolicy) -> Vec<KeyRe
     keys
 }
 
-/// The keys that sign in the TPM, in the order of the key set.
-pub fn tpm_key_reports(host_key: &Jwk, rsa_key: Option<&RsaSigningKey>) -> Vec<KeyReport> {
+/// The keys in the TPM, in the order of the key set.
+pub(super) fn tpm_key_reports(host_key: &Jwk, rsa_key: Option<&RsaSigningKey>) -> Vec<KeyReport> {
     let state = KeyState::Tpm;
     let host = KeyReport {
         kid: host_key.kid.clone(),

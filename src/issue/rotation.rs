@@ -1,50 +1,51 @@
-//! When a key does what: the times of rotation, and nothing but the times.
+//! The times of key rotation: when a key is published, activated, retired and destroyed.
 
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
-
 use crate::agents::MAX_TOKEN_TTL;
 use crate::clock::Timestamp;
+use crate::digest::sha256;
 use crate::verify::LEEWAY;
 
-/// A retired key verifies for this long: until its last token has expired, by the clock of whoever looks at it.
-pub const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs() + LEEWAY);
+/// How long a retired key still verifies: the longest lifetime of a token, and the leeway of a verifier's
+/// clock.
+const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs() + LEEWAY);
 
-/// A key is replaced up to this part of `every` before its time.
+/// A key is replaced up to a tenth of the interval early.
 const JITTER_DIVISOR: u32 = 10;
 
-/// How often issuing keys rotate, as configured.
+/// How often issuing keys rotate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationPolicy {
-    /// The longest that a key signs while all is well.
+    /// The longest time that a key is active, unless the TPM or the disk prevents its rotation.
     pub interval: Duration,
-    /// How long a key is in the key set before it signs.
+    /// How long a key is in the key set before it is active.
     pub publish_before: Duration,
 }
 
 impl RotationPolicy {
-    /// How long key `kid` signs. Hosts that were set up together are not to rotate together, so each key's time is
-    /// shorter by a part that its name gives: the same at each start.
-    pub fn key_lifetime(&self, kid: &str) -> Duration {
-        let hash = digest(&SHA256, kid.as_bytes());
-        let fraction = hash.as_ref().iter().take(4).fold(0, |part, byte| part << 8 | u32::from(*byte));
+    /// How long key `kid` is active: the interval less a jitter of up to a tenth, so that hosts that were set
+    /// up at one time do not rotate at one time. The jitter is derived from the `kid`, so it is the same at
+    /// each start.
+    pub(super) fn key_lifetime(&self, kid: &str) -> Duration {
+        let [a, b, c, d, ..] = sha256(kid.as_bytes());
+        let fraction = u32::from_be_bytes([a, b, c, d]);
         let max_jitter = self.interval / JITTER_DIVISOR;
         self.interval - max_jitter.mul_f64(f64::from(fraction) / f64::from(u32::MAX))
     }
 
-    /// When the successor of key `kid`, which signs since `activated`, is published.
-    pub fn publish_successor_at(&self, kid: &str, activated: Timestamp) -> Timestamp {
+    /// When the successor of key `kid`, active since `activated`, is published.
+    pub(super) fn publish_successor_at(&self, kid: &str, activated: Timestamp) -> Timestamp {
         activated.after(self.key_lifetime(kid).saturating_sub(self.publish_before))
     }
 
-    /// When a key that is in the key set since `published` begins to sign.
-    pub fn activate_at(&self, published: Timestamp) -> Timestamp {
+    /// When a key that was published at `published` becomes active.
+    pub(super) fn activate_at(&self, published: Timestamp) -> Timestamp {
         published.after(self.publish_before)
     }
 
-    /// When a key that signs no more since `retired` is destroyed.
-    pub fn destroy_at(retired: Timestamp) -> Timestamp {
+    /// When a key that was retired at `retired` is destroyed.
+    pub(super) fn destroy_at(retired: Timestamp) -> Timestamp {
         retired.after(RETENTION)
     }
 }
@@ -64,7 +65,7 @@ mod tests {
         assert_eq!(lifetimes[7], policy.key_lifetime("key 7"));
     }
 
-    /// A key may live shorter than its successor has to be published: then that is done at once.
+    /// If a key is active for less time than `publish_before`, its successor is published at once.
     #[test]
     fn successor_is_not_published_before_predecessor_is_active() {
         let policy =

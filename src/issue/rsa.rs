@@ -1,7 +1,7 @@
-//! The RSA key of the host: made in the TPM when a grant first asks for RS256, and kept in `rsa.json`.
+//! The RSA key of the host, for RS256. The TPM makes it when a grant first needs RS256; `rsa.json` stores it.
 //!
-//! It stays when no grant asks any more: relying parties may hold it, and another would cost them an upload. Nothing of
-//! it is secret outside the TPM. What is wrong with its file keeps nobody from ES256.
+//! The key stays when no grant needs RS256 any more, because relying parties may hold its public key. The
+//! file has nothing secret outside the TPM. A fault in it affects RS256 alone.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, endorsement};
+use super::endorsement;
+use super::error::Error;
 use crate::clock::{Clock, Timestamp};
 use crate::store;
 use crate::tpm::{self, Tpm};
@@ -25,18 +26,20 @@ struct RsaKeyFile {
     /// Seconds since the epoch.
     created: u64,
     key: tpm::RsaKeyBlob,
-    /// JWS by the host key.
+    /// A JWS by the host key.
     endorsement: String,
 }
 
-/// Who endorses: the host key of a host.
+/// The host key of a host, which endorses its other keys.
 #[derive(Clone, Debug)]
 pub struct HostKeyRef {
+    /// The host's id.
     pub host_id: String,
+    /// The public key.
     pub host_key: Jwk,
 }
 
-/// A key that this host's TPM signs RS256 with.
+/// An RSA key with which this host's TPM signs RS256.
 pub struct RsaSigningKey {
     tpm_key: Arc<tpm::RsaKeyBlob>,
     jwk: Jwk,
@@ -52,24 +55,27 @@ impl RsaSigningKey {
         RsaSigningKey { jwk, created, tpm_key: Arc::new(file.key), endorsement: file.endorsement }
     }
 
-    /// For [`Tpm::rsa_sign`].
+    /// The key's areas, for [`Tpm::rsa_sign`].
     pub fn tpm_key(&self) -> &Arc<tpm::RsaKeyBlob> {
         &self.tpm_key
     }
 
+    /// The public key.
     pub fn jwk(&self) -> &Jwk {
         &self.jwk
     }
 
+    /// The RFC 7638 thumbprint of the public key.
     pub fn kid(&self) -> &str {
         &self.jwk.kid
     }
 
+    /// When the TPM made the key.
     pub fn created(&self) -> Timestamp {
         self.created
     }
 
-    /// The host key's word for it, a JWS.
+    /// The host key's endorsement, a JWS.
     pub fn endorsement(&self) -> &str {
         &self.endorsement
     }
@@ -77,15 +83,15 @@ impl RsaSigningKey {
 
 impl fmt::Debug for RsaSigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RsaKey").field("kid", &self.jwk.kid).finish_non_exhaustive()
+        f.debug_struct("RsaSigningKey").field("kid", &self.jwk.kid).finish_non_exhaustive()
     }
 }
 
-fn rsa_key_path(state_dir: &Path) -> PathBuf {
-    state_dir.join("rsa.json")
-}
-
-/// The key of an earlier start, once AK, host key and TPM have each said that it is this host's. None where there is none.
+/// Reads the RSA key, and checks the AK's certification, the host key's endorsement, and that the TPM can
+/// load it. `None` if `rsa.json` does not exist.
+///
+/// # Errors
+/// [`Error::InvalidRsaKeyFile`] if a check fails; a TPM that is not available.
 pub async fn load_rsa_key(
     tpm: &Tpm,
     state_dir: &Path,
@@ -94,25 +100,26 @@ pub async fn load_rsa_key(
     let file = rsa_key_path(state_dir);
     let invalid_file = |reason: String| Error::InvalidRsaKeyFile { path: file.clone(), reason };
     let path = file.clone();
-    let stored = tokio::task::spawn_blocking(move || store::read::<RsaKeyFile>(&path, VERSION)).await;
-    let stored = stored.map_err(|e| Error::Key(e.to_string()))?.map_err(|e| match e {
-        store::Error::Corrupt { reason: why, .. } => invalid_file(format!("torn or not ours ({why})")),
+    let stored = tokio::task::spawn_blocking(move || store::read::<RsaKeyFile>(&path, VERSION)).await?;
+    let stored = stored.map_err(|error| match error {
+        store::Error::Corrupt { reason, .. } => invalid_file(format!("is corrupt or not ours ({reason})")),
         other => Error::Store(other),
     })?;
     let Some(stored) = stored else { return Ok(None) };
     let key = RsaSigningKey::from_file(stored);
-    tpm.verify_rsa_key(key.tpm_key.clone()).await.map_err(|e| match e {
-        tpm::Error::InvalidObjects(why) => {
-            invalid_file(format!("is another host's or was changed: this TPM does not stand for it ({why})"))
-        }
+    tpm.verify_rsa_key(key.tpm_key.clone()).await.map_err(|error| match error {
+        tpm::Error::InvalidObjects(reason) => invalid_file(format!(
+            "is another host's or was changed: this TPM's AK has not certified the key ({reason})"
+        )),
         other => Error::Tpm(other),
     })?;
     endorsement::verify(&key.endorsement, &host_key_ref.host_id, &host_key_ref.host_key, &key.jwk)
-        .map_err(|e| invalid_file(format!("is not endorsed by this host's key ({e})")))?;
+        .map_err(|error| invalid_file(format!("is not endorsed by this host's key ({error})")))?;
     Ok(Some(key))
 }
 
-/// Makes the key. On disk before first use, like the host's other keys.
+/// Has the TPM make the key, which takes up to a minute, and the host key endorse it. It is on disk when this
+/// returns.
 pub async fn create_rsa_key(
     tpm: &Tpm,
     state_dir: &Path,
@@ -128,5 +135,9 @@ pub async fn create_rsa_key(
     let stored = RsaKeyFile { created: now.as_secs(), key, endorsement };
     let file = rsa_key_path(state_dir);
     let result = tokio::task::spawn_blocking(move || store::write(&file, VERSION, &stored).map(|()| stored));
-    Ok(RsaSigningKey::from_file(result.await.map_err(|e| Error::Key(e.to_string()))??))
+    Ok(RsaSigningKey::from_file(result.await??))
+}
+
+fn rsa_key_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("rsa.json")
 }

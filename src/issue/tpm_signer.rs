@@ -1,34 +1,44 @@
-//! Tokens that the TPM signs itself: slower by far than the issuing key, so agents take turns.
+//! Tokens that the TPM signs: some per second for the whole host, so agents take turns in a [`FairQueue`].
+
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::access_token::{self, AccessToken};
 use super::fair_queue::{FairQueue, QueueFull, SigningSlot};
-use super::{AccessToken, IssuerState, access_token};
+use super::issuer::IssuerState;
 use crate::clock::Clock;
 use crate::policy::{ErrorCode, Permit, Refusal, Signer};
 use crate::tpm::{self, StateKind, Tpm};
 
-/// When it makes sense to ask again, where others stand in the way.
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+/// `Retry-After` when the queue is full or did not advance in time.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The way to the TPM for tokens. Cheap to clone.
+/// Signs tokens in the TPM. Cheap to clone.
 #[derive(Clone)]
 pub struct TpmSigner {
+    /// Decides which agent's request is next.
     pub queue: FairQueue,
+    /// The TPM; `None` before it is open.
     pub tpm: watch::Receiver<Option<Tpm>>,
-    /// Why there is no RSA key, where one is wanted.
+    /// Why there is no RSA key, if a grant needs one.
     pub rsa_blocked_reason: watch::Receiver<Option<String>>,
 }
 
-/// Why there is no token.
+/// Why the TPM signed no token.
 struct TpmSignError {
     code: ErrorCode,
     message: String,
+    /// Whether the response has `Retry-After`, [`RETRY_AFTER`].
     retry: bool,
 }
 
 impl TpmSigner {
-    /// Mints what was permitted, once it is the agent's turn and the TPM has signed.
+    /// Issues a token that the TPM signs, once it is the agent's turn.
+    ///
+    /// # Errors
+    /// A refusal if the TPM is not available, the queue is full, or the agent's turn does not come within the
+    /// TPM's deadline.
     pub async fn mint_token(
         &self,
         issuer_state: &IssuerState,
@@ -56,44 +66,43 @@ impl TpmSigner {
         if permit.signer() == Signer::Rsa && issuer_state.rsa_key().is_none() {
             let reason = self.rsa_blocked_reason.borrow().clone();
             return Err(unavailable(
-                reason.unwrap_or_else(|| "the RSA key is being made; ask again later".into()),
+                reason.unwrap_or_else(|| "the RSA key is being made; retry later".into()),
             ));
         }
         ensure_not_busy(&tpm)?;
         let _slot = self.acquire_slot(&permit, &tpm).await?;
         ensure_not_busy(&tpm)?;
-        // Written only now, so that the token's times begin when it is signed.
-        let token = access_token::build(issuer_state, permit, clock.now()).map_err(|e| TpmSignError {
+        // Built after the wait, so that the token's lifetime begins when it is signed.
+        let token = access_token::build(issuer_state, permit, clock.now()).map_err(|error| TpmSignError {
             code: ErrorCode::ServerError,
-            message: e.to_string(),
+            message: error.to_string(),
             retry: false,
         })?;
         let digest = token.digest();
-        let result = match (token.permit().signer(), issuer_state.rsa_key()) {
+        let result = match (token.signer(), issuer_state.rsa_key()) {
             (Signer::Rsa, Some(rsa)) => tpm.rsa_sign(rsa.tpm_key().clone(), digest).await.map(|s| s.to_vec()),
             _ => tpm.host_sign(digest).await.map(|s| s.to_vec()),
         };
         match result {
             Ok(signature) => Ok(token.with_signature(&signature)),
-            Err(e) => Err(unavailable(tpm_problem(&tpm).unwrap_or_else(|| describe_error(&e)))),
+            Err(error) => Err(unavailable(tpm_problem(&tpm).unwrap_or_else(|| describe_error(&error)))),
         }
     }
 
-    /// Waits no longer than for the TPM itself.
+    /// Waits for the agent's turn, for at most the deadline of a TPM command.
     async fn acquire_slot(&self, permit: &Permit, tpm: &Tpm) -> Result<SigningSlot, TpmSignError> {
         match tokio::time::timeout(tpm.deadline(), self.queue.acquire(permit.agent().name())).await {
             Ok(Ok(slot)) => Ok(slot),
             Ok(Err(QueueFull::PerAgent)) => Err(TpmSignError {
                 code: ErrorCode::SlowDown,
-                message: "as many of this agent's requests wait for the TPM as may; ask again later".into(),
+                message: "TPM signing queue for this agent is full; retry later".into(),
                 retry: true,
             }),
             Ok(Err(QueueFull::Total)) => {
-                let message = "as many requests of all agents wait for the TPM as may; ask again later";
-                Err(TpmSignError { retry: true, ..unavailable(message) })
+                Err(TpmSignError { retry: true, ..unavailable("TPM signing queue is full; retry later") })
             }
             Err(_) => {
-                let message = "the TPM was signing for others all the time; ask again later";
+                let message = "timed out waiting for the TPM signing queue; retry later";
                 Err(TpmSignError {
                     retry: true,
                     ..unavailable(tpm_problem(tpm).unwrap_or_else(|| message.into()))
@@ -103,8 +112,8 @@ impl TpmSigner {
     }
 }
 
-/// A TPM that does not answer would hold each caller for its whole deadline. In any other state it says itself what it
-/// can do, and being asked is what brings back one that was away.
+/// A TPM that does not respond would make each caller wait for its whole deadline. In every other state a
+/// command is sent: its error names the state, and it makes the TPM thread reconnect.
 fn ensure_not_busy(tpm: &Tpm) -> Result<(), TpmSignError> {
     match tpm.state().borrow().kind {
         StateKind::Busy => Err(unavailable(tpm_problem(tpm).unwrap_or_default())),
@@ -112,7 +121,7 @@ fn ensure_not_busy(tpm: &Tpm) -> Result<(), TpmSignError> {
     }
 }
 
-/// The TPM's state in words, with the mend, unless it is well.
+/// The TPM's state with its remedy; `None` in state `ready`.
 fn tpm_problem(tpm: &Tpm) -> Option<String> {
     let state = tpm.state();
     let state = state.borrow();
@@ -122,7 +131,8 @@ fn tpm_problem(tpm: &Tpm) -> Option<String> {
     }
 }
 
-/// An error by the name of the state that it makes, which nobody may have noticed yet.
+/// The error's text. A missed deadline gets the text of state `busy`, which the TPM's watchdog may not have
+/// set yet.
 fn describe_error(error: &tpm::Error) -> String {
     match error {
         tpm::Error::DeadlineExceeded(_) => {

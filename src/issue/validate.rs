@@ -1,4 +1,4 @@
-//! Whether a JWT-SVID holds, of this trust domain or of one that it is federated with.
+//! Validation of JWT-SVIDs of this trust domain and of federated trust domains.
 
 use super::introspect::Introspection;
 use super::issuer::IssuerState;
@@ -6,19 +6,22 @@ use crate::agents::AgentSet;
 use crate::clock::Timestamp;
 use crate::verify::{self, JwtAuthorities};
 
-/// What ValidateJWTSVID asks.
+/// A ValidateJWTSVID request (SPIFFE Workload API).
 #[derive(Debug)]
 pub struct ValidationRequest {
+    /// The JWT-SVID, a compact JWS.
     pub svid: String,
-    /// The asker's own.
+    /// The caller's own audience.
     pub audience: String,
 }
 
-/// What is told of a foreign token: more would be another domain's word under ours.
+/// The claims that are returned of a federated token. This host does not vouch for the others.
 const FEDERATED_CLAIMS: [&str; 3] = ["sub", "aud", "exp"];
 
 impl IssuerState {
-    /// Signature by the keys of its own trust domain, times, audience; of ours, whether its agent is still there.
+    /// Checks the signature by the keys of the token's own trust domain, its times and audience; and for a
+    /// token of this trust domain, that its agent is still registered. `federated_keys` has the keys of a
+    /// federated trust domain.
     pub fn validate_jwt_svid<'k>(
         &'k self,
         request: &ValidationRequest,
@@ -27,9 +30,8 @@ impl IssuerState {
         now: Timestamp,
     ) -> Introspection {
         let own_domain = self.host().trust_domain.as_str();
-        let keys = |domain: &str| match domain == own_domain {
-            true => Some(&self.documents().svid_keys),
-            false => federated_keys(domain),
+        let keys = |domain: &str| {
+            if domain == own_domain { Some(&self.documents().svid_keys) } else { federated_keys(domain) }
         };
         let mut svid = match verify::validate_jwt_svid(&request.svid, &request.audience, now, keys) {
             Ok(svid) => svid,

@@ -1,21 +1,24 @@
-//! WIT-SVIDs: tokens that say who an agent is and are bound to a key, which has to be shown with them.
+//! WIT-SVIDs (SPIFFE WIT-SVID specification): tokens that name an agent and are bound to a key.
 //!
-//! No audience is in them, for they are no bearer tokens: whoever has one without its key has nothing.
+//! The holder proves possession of the key when it presents the token, so the token has no audience and is of
+//! no use without the key.
 
 use std::fmt;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::access_token::HostbadgeClaim;
-use super::{Error, IssuerState, IssuingKey};
+use super::error::Error;
+use super::hostbadge_claim::HostbadgeClaim;
+use super::issuer::IssuerState;
+use super::jws::{UnsignedJws, new_jti};
+use super::key::IssuingKey;
 use crate::clock::Timestamp;
-use crate::policy::IdentityPermit;
+use crate::policy::{ErrorCode, IdentityPermit, Refusal};
 
-/// A minted WIT-SVID with its key, and what the record needs of it. Neither is shown by `Debug`.
+/// A signed WIT-SVID with its private key, and what the audit log needs of it. `Debug` shows neither.
 pub struct WitSvid {
     text: String,
     key: Zeroizing<String>,
@@ -32,27 +35,32 @@ impl WitSvid {
         &self.text
     }
 
-    /// The private key to which it is bound, as a JWK (RFC 7517).
+    /// The private key to which the token is bound, as a JWK (RFC 7517) in JSON.
     pub fn key(&self) -> &Zeroizing<String> {
         &self.key
     }
 
+    /// `sub`.
     pub fn spiffe_id(&self) -> &str {
         &self.spiffe_id
     }
 
+    /// The decision from which the token was issued.
     pub fn permit(&self) -> &IdentityPermit {
         &self.permit
     }
 
+    /// The key that signed it, by its name in the WIT bundle.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
+    /// Its identifier (RFC 7519 section 4.1.7).
     pub fn jti(&self) -> &str {
         &self.jti
     }
 
+    /// `exp`, in whole seconds.
     pub fn expires(&self) -> Timestamp {
         self.expires
     }
@@ -64,7 +72,27 @@ impl fmt::Debug for WitSvid {
     }
 }
 
-/// `sub`, `exp` and `cnf` are what WIT-SVID wants; `aud` it forbids.
+impl IssuerState {
+    /// Issues a WIT-SVID for a new key; the issuing key signs it, in memory.
+    ///
+    /// # Errors
+    /// A refusal with [`ErrorCode::ServerError`], if the key cannot be made or signing fails.
+    pub fn mint_wit_svid(
+        &self,
+        permit: IdentityPermit,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<WitSvid, Refusal> {
+        let agent = permit.agent().clone();
+        mint(self, permit, ttl, now).map_err(|error| {
+            Refusal::new(ErrorCode::ServerError, error.to_string())
+                .with_peer(agent.peer())
+                .with_agent(agent.name())
+        })
+    }
+}
+
+/// WIT-SVID requires `sub`, `exp` and `cnf`, and forbids `aud`.
 #[derive(Serialize)]
 struct WitSvidClaims<'a> {
     iss: &'a str,
@@ -76,13 +104,13 @@ struct WitSvidClaims<'a> {
     hostbadge: HostbadgeClaim<'a>,
 }
 
-/// RFC 7800, section 3.2.
+/// RFC 7800 section 3.2.
 #[derive(Serialize)]
 struct ConfirmationClaim<'a> {
     jwk: EcJwk<'a>,
 }
 
-/// A P-256 key (RFC 7518, section 6.2), with its private half where there is a `d`.
+/// A P-256 key (RFC 7518 section 6.2); a private key if it has a `d`.
 #[derive(Serialize)]
 struct EcJwk<'a> {
     kty: &'static str,
@@ -94,22 +122,18 @@ struct EcJwk<'a> {
     alg: &'static str,
 }
 
-/// Mints what was permitted, with a fresh key.
-pub(super) fn mint(
+fn mint(
     issuer_state: &IssuerState,
     permit: IdentityPermit,
     ttl: Duration,
     now: Timestamp,
 ) -> Result<WitSvid, Error> {
-    let json_error = |e: serde_json::Error| Error::Key(e.to_string());
     let agent = permit.agent();
     let (host, header) = (issuer_state.host(), issuer_state.wit_svid_header());
     let pkcs8 = IssuingKey::generate()?;
-    let (d, x, y) = split_pkcs8(&pkcs8).ok_or_else(|| Error::Key("a new key is no P-256 key".into()))?;
+    let (d, x, y) = split_pkcs8(&pkcs8).ok_or(Error::NotP256)?;
     let public_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: None, alg: "ES256" };
-    let mut jti_bytes = [0; 16];
-    SystemRandom::new().fill(&mut jti_bytes).map_err(|_| Error::Random)?;
-    let jti = BASE64URL_NOPAD.encode(&jti_bytes);
+    let jti = new_jti()?;
     let expires = Timestamp::from_secs(now.as_secs() + ttl.as_secs());
     let spiffe_id = host.spiffe_id(agent.entry());
     let claims = WitSvidClaims {
@@ -119,22 +143,16 @@ pub(super) fn mint(
         exp: expires.as_secs(),
         jti: &jti,
         cnf: ConfirmationClaim { jwk: public_jwk },
-        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection),
+        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),
     };
-    let claims = serde_json::to_vec(&claims).map_err(json_error)?;
-    let mut text = String::with_capacity(header.encoded.len() + claims.len() * 4 / 3 + 96);
-    text.push_str(&header.encoded);
-    BASE64URL_NOPAD.encode_append(&claims, &mut text);
-    let signature = issuer_state.issuing_key().sign(text.as_bytes())?;
-    text.push('.');
-    BASE64URL_NOPAD.encode_append(signature.as_ref(), &mut text);
+    let text = UnsignedJws::new(header, &serde_json::to_vec(&claims)?).sign(issuer_state.issuing_key())?;
     let private_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: Some(&d), alg: "ES256" };
-    let key = Zeroizing::new(serde_json::to_string(&private_jwk).map_err(json_error)?);
-    Ok(WitSvid { text, key, spiffe_id, kid: header.kid.clone(), jti, expires, permit })
+    let key = Zeroizing::new(serde_json::to_string(&private_jwk)?);
+    Ok(WitSvid { text, key, spiffe_id, kid: header.kid().to_owned(), jti, expires, permit })
 }
 
-/// `d`, `x` and `y` of a P-256 key in PKCS#8 with its public key (RFC 5958, RFC 5915): the private number is the first
-/// string of 32 bytes in it, and the point is its end.
+/// `d`, `x` and `y` in base64url of a P-256 key in PKCS#8 with its public key (RFC 5958, RFC 5915). ring
+/// writes the private number as the first string of 32 bytes, at offset 36, and the public point at the end.
 fn split_pkcs8(pkcs8: &[u8]) -> Option<(Zeroizing<String>, String, String)> {
     const PRIVATE_KEY_OFFSET: usize = 36;
     let point = pkcs8.last_chunk::<65>().filter(|point| point[0] == 4)?;
@@ -148,6 +166,7 @@ fn split_pkcs8(pkcs8: &[u8]) -> Option<(Zeroizing<String>, String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
     #[test]
@@ -156,7 +175,7 @@ mod tests {
         let (d, x, y) = split_pkcs8(&pkcs8).unwrap();
         let bytes = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).unwrap();
         let point = [vec![4], bytes(&x), bytes(&y)].concat();
-        // ring takes no pair whose halves do not fit.
+        // ring rejects a pair whose halves do not match.
         EcdsaKeyPair::from_private_key_and_public_key(
             &ECDSA_P256_SHA256_FIXED_SIGNING,
             &bytes(&d),

@@ -5,26 +5,27 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::error::Error;
 
-/// Encrypts `secret`; `name` says what it is, and what is opened under another name does not open.
+/// Encrypts `secret` under `key`. The result is nonce, ciphertext and tag, in base64. `aad` names the secret:
+/// it does not decrypt under another name.
 ///
-/// A key may encrypt 2^32 secrets before nonces would be likely to repeat; a host has some hundreds.
+/// With random nonces a key may encrypt 2^32 secrets (NIST SP 800-38D section 8.3); a host has some hundreds.
 pub fn encrypt(key: &[u8; 32], aad: &[u8], secret: &[u8]) -> Result<String, Error> {
     let mut nonce = [0; NONCE_LEN];
-    SystemRandom::new().fill(&mut nonce).map_err(|_| Error::Random)?;
-    // Grows by the tag; reserved now, so that no copy of the secret is left behind by a reallocation.
+    SystemRandom::new().fill(&mut nonce).map_err(Error::Random)?;
+    // With capacity for the tag, since a reallocation would leave a copy of the secret in freed memory.
     let mut buffer = Zeroizing::new(Vec::with_capacity(secret.len() + AES_256_GCM.tag_len()));
     buffer.extend_from_slice(secret);
     aead_key(key)?
         .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut *buffer)
-        .map_err(|_| Error::Random)?;
+        .map_err(|_| Error::Crypto("AES-256-GCM encryption"))?;
     let mut ciphertext = nonce.to_vec();
     ciphertext.extend_from_slice(&buffer);
     Ok(BASE64.encode(&ciphertext))
 }
 
-/// The secret; none under another key or name, or if a bit of it was changed.
+/// Decrypts what [`encrypt`] returned. `None` under another key or name, or if the ciphertext was changed.
 pub fn decrypt(key: &[u8; 32], aad: &[u8], ciphertext: &str) -> Option<Zeroizing<Vec<u8>>> {
     let bytes = BASE64.decode(ciphertext.as_bytes()).ok()?;
     let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>()?;
@@ -35,7 +36,7 @@ pub fn decrypt(key: &[u8; 32], aad: &[u8], ciphertext: &str) -> Option<Zeroizing
     Some(text)
 }
 
-/// A secret of 32 bytes.
+/// [`decrypt`] for a secret of 32 bytes.
 pub(super) fn decrypt_key(key: &[u8; 32], aad: &[u8], ciphertext: &str) -> Option<Zeroizing<[u8; 32]>> {
     let mut decrypted = Zeroizing::new([0; 32]);
     let secret = decrypt(key, aad, ciphertext).filter(|secret| secret.len() == decrypted.len())?;
@@ -46,12 +47,14 @@ pub(super) fn decrypt_key(key: &[u8; 32], aad: &[u8], ciphertext: &str) -> Optio
 /// 32 random bytes.
 pub(super) fn random_key() -> Result<Zeroizing<[u8; 32]>, Error> {
     let mut key = Zeroizing::new([0; 32]);
-    SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| Error::Random)?;
+    SystemRandom::new().fill(key.as_mut_slice()).map_err(Error::Random)?;
     Ok(key)
 }
 
 fn aead_key(key: &[u8; 32]) -> Result<LessSafeKey, Error> {
-    UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| Error::Random)
+    UnboundKey::new(&AES_256_GCM, key)
+        .map(LessSafeKey::new)
+        .map_err(|_| Error::Crypto("AES-256-GCM key setup"))
 }
 
 #[cfg(test)]

@@ -1,36 +1,40 @@
-//! Key-encryption keys in the clear.
+//! Key-encryption keys in memory.
 
 use zeroize::Zeroizing;
 
 use super::cipher;
 
-/// One of them. Wiped when dropped.
+/// A key-encryption key: an AES-256 key that is wiped when it is dropped.
 pub type Kek = Zeroizing<[u8; 32]>;
 
-/// Those that are in use: the latest, and, while it is being replaced, the one before, which still opens.
+/// The key-encryption keys in use.
 #[derive(Clone)]
 pub struct KekPair {
+    /// Encrypts.
     pub latest: Kek,
+    /// Still decrypts, while files are being encrypted again under the latest key.
     pub previous: Option<Kek>,
 }
 
 impl KekPair {
+    /// The latest key, then the previous one.
     pub fn iter(&self) -> impl Iterator<Item = &Kek> {
         std::iter::once(&self.latest).chain(&self.previous)
     }
 
-    /// What one of them encrypted under this name, as [`super::open`] does.
+    /// Decrypts with one of the keys, as [`super::decrypt`] does.
     pub fn decrypt(&self, aad: &[u8], ciphertext: &str) -> Option<Zeroizing<Vec<u8>>> {
         self.iter().find_map(|kek| cipher::decrypt(kek, aad, ciphertext))
     }
 }
 
-/// Who encrypts under these keys. A key is forgotten only when nothing of any of them is under it any more.
+/// A file with secrets under these keys. The previous key is dropped once each of them is under the latest
+/// key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KekDependent {
-    /// `ca.json`
+    /// The keys of the issuing CAs, in `ca.json`.
     IssuingCas,
-    /// `issuing.json`
+    /// The issuing keys, in `issuing.json`.
     IssuingKeys,
 }
 

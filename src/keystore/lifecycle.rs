@@ -1,4 +1,7 @@
-//! The vault in force: key-encryption key and ledger together, and the ways back when one of them does not open.
+//! The open keystore, and the operations on a state directory that does not open.
+//!
+//! The keystore has the key-encryption key and the anti-rollback manifest. The operations are accepting the
+//! state, recovery with the recovery key, and migration to another TPM.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,20 +11,22 @@ use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
+use super::error::Error;
+use super::kek::{Kek, KekDependent, KekPair};
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
 use super::state_manifest::StateManifest;
-use super::{Error, Kek, KekDependent, KekPair};
 use crate::clock::Clock;
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
 
-/// What the daemon keeps its secrets with.
+/// The open keystore. The TPM unseals the key-encryption key when it is needed; the tracked state files are
+/// written here.
 pub struct Keystore {
     dir: PathBuf,
     tpm: Tpm,
     clock: Clock,
-    /// PCRs that the key-encryption key is to be sealed to.
+    /// The PCRs to which the key-encryption key is to be sealed.
     configured_pcrs: Vec<u8>,
     state: Arc<Mutex<KeystoreState>>,
     seal_status: watch::Sender<SealStatus>,
@@ -30,14 +35,19 @@ pub struct Keystore {
 struct KeystoreState {
     seal_file: SealFile,
     manifest: StateManifest,
-    /// Whose files are still to be encrypted under the latest key.
+    /// The files that are still to be encrypted under the latest key.
     pending_rewrap: BTreeSet<KekDependent>,
 }
 
 impl Keystore {
-    /// Opens the vault in the state directory `dir`, and gives the key-encryption keys that are in use.
+    /// Opens the keystore in the state directory `dir`, and returns the key-encryption keys in use.
     ///
-    /// `first` is the key that was made with the host; `fresh` says that this was just now.
+    /// `initial_kek` is the key that was made with the host keys, in `tpm.json`; `newly_provisioned` means
+    /// that it was made just now. `configured_pcrs` are the PCRs to which the key is to be sealed; empty
+    /// means none.
+    ///
+    /// # Errors
+    /// [`Error::PcrsChanged`], [`Error::RolledBack`], [`Error::InvalidFile`], a TPM that is not available.
     pub async fn open(
         tpm: &Tpm,
         dir: &Path,
@@ -49,7 +59,8 @@ impl Keystore {
         let seal_file = SealFile::read(dir, initial_kek)?;
         let keks = seal_file.unseal(tpm).await?;
         let manifest = StateManifest::open(tpm, dir, &keks, newly_provisioned).await?;
-        // A change that was cut short: whoever had come to an end says so once more.
+        // A crash interrupted a change of the key. Files that are under the latest key are encrypted once
+        // more.
         let pending_rewrap = if keks.previous.is_some() { KekDependent::ALL.into() } else { BTreeSet::new() };
         let seal_status = watch::Sender::new(seal_file.status(configured_pcrs));
         let state = Arc::new(Mutex::new(KeystoreState { seal_file, manifest, pending_rewrap }));
@@ -58,18 +69,18 @@ impl Keystore {
         Ok((Keystore { dir, tpm, clock, configured_pcrs, state, seal_status }, keks))
     }
 
-    /// The latest key-encryption key, from the TPM.
+    /// Has the TPM unseal the latest key-encryption key.
     pub async fn latest_kek(&self) -> Result<Kek, Error> {
         Ok(self.keks().await?.latest)
     }
 
-    /// The key-encryption keys that are in use.
+    /// Has the TPM unseal the key-encryption keys in use.
     pub async fn keks(&self) -> Result<KekPair, Error> {
         let seal_file = self.state.lock().await.seal_file.clone();
         seal_file.unseal(&self.tpm).await
     }
 
-    /// Replaces a file of the state directory, one that the ledger speaks of. On disk when this returns.
+    /// Replaces a tracked file of the state directory. It is on disk when this returns.
     pub async fn write_file<T: Serialize>(
         &self,
         name: &'static str,
@@ -78,26 +89,29 @@ impl Keystore {
     ) -> Result<(), Error> {
         let text = store::to_bytes(&self.dir.join(name), version, contents)?;
         let (state, tpm) = (self.state.clone(), self.tpm.clone());
-        // A task of its own: whoever asked may go away in the middle, and a second change is to wait for the end of this.
+        // In a task, so that the change ends even if this future is dropped, and the next change waits for
+        // that end.
         let task =
             tokio::spawn(async move { state.lock().await.manifest.replace_file(&tpm, name, text).await });
         task.await.map_err(|_| Error::ShuttingDown)?
     }
 
-    /// Raises a counter that waited for the TPM.
+    /// Increments the TPM's counter, if an earlier change could not.
     pub async fn sync_counter(&self) -> Result<(), Error> {
         self.state.lock().await.manifest.sync_counter(&self.tpm).await
     }
 
-    /// How the key-encryption key is guarded, now and whenever it was sealed anew: then it is time to ask
-    /// [`Vault::is_due`].
+    /// How the key-encryption key is sealed, now and at each change. After a change, call
+    /// [`Keystore::needs_rewrap`].
     pub fn seal_status(&self) -> watch::Receiver<SealStatus> {
         self.seal_status.subscribe()
     }
 
-    /// Makes a fresh key-encryption key if it is to be sealed to other PCRs than it is: each [`Holder`] is due then.
+    /// Makes a new key-encryption key, if the current one is not sealed to the configured PCRs. Each
+    /// [`KekDependent`] then has to be encrypted again.
     ///
-    /// Without a recovery key nothing is sealed to PCRs: the next firmware update would shut the host out.
+    /// Without a recovery key nothing is sealed to PCRs, since a firmware update would make the secrets
+    /// inaccessible.
     pub async fn reseal_if_needed(&self) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         let needs_recovery_key = !self.configured_pcrs.is_empty() && !state.seal_file.has_recovery_key();
@@ -114,13 +128,16 @@ impl Keystore {
         self.commit_new_kek(&mut state, seal_file, &new_kek).await
     }
 
-    /// Makes a recovery key in place of the one before, and gives it in the only form there will ever be. It comes with a
-    /// fresh key-encryption key, as in [`Vault::rebind`]: what an old paper and an old copy of the disk open is to be of no
-    /// use.
+    /// Makes a recovery key, which replaces the previous one, and returns its text, which is not stored. It
+    /// also makes a new key-encryption key, as [`Keystore::reseal_if_needed`] does: the previous recovery key
+    /// and an old copy of the disk then decrypt no later secret.
+    ///
+    /// # Errors
+    /// [`Error::RewrapInProgress`] while there is a previous key-encryption key.
     pub async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
         let mut state = self.state.lock().await;
         if state.seal_file.has_previous() {
-            return Err(Error::Recovery("the keys are just being sealed anew; try again in a moment".into()));
+            return Err(Error::RewrapInProgress);
         }
         let old_kek = state.seal_file.unseal(&self.tpm).await?.latest;
         let (recovery_key, now, seal_file) =
@@ -133,25 +150,25 @@ impl Keystore {
         Ok(recovery_key.to_text())
     }
 
-    /// Returns when the key before is forgotten, if it is not yet.
+    /// Returns once there is no previous key-encryption key.
     pub async fn wait_rewrapped(&self) {
         let mut seal_status = self.seal_status();
         while self.state.lock().await.seal_file.has_previous() {
-            // The sender is ours.
+            // Never an error: `self` has the sender.
             let _ = seal_status.changed().await;
         }
     }
 
-    /// The keys, if what this holder has on the disk is still to be encrypted under the latest of them.
+    /// The keys, if this file is still to be encrypted under the latest of them.
     pub async fn needs_rewrap(&self, dependent: KekDependent) -> Result<Option<KekPair>, Error> {
         let state = self.state.lock().await;
-        match state.pending_rewrap.contains(&dependent) {
-            true => state.seal_file.unseal(&self.tpm).await.map(Some),
-            false => Ok(None),
+        if !state.pending_rewrap.contains(&dependent) {
+            return Ok(None);
         }
+        state.seal_file.unseal(&self.tpm).await.map(Some)
     }
 
-    /// The holder's file is under the latest key. When that is so of all, the key before is forgotten.
+    /// Notes that this file is under the latest key. Once every file is, the previous key is dropped.
     pub async fn mark_rewrapped(&self, dependent: KekDependent) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         state.pending_rewrap.remove(&dependent);
@@ -163,7 +180,7 @@ impl Keystore {
         let seal_file = state.seal_file.clone().without_previous();
         let result = self.save(&mut state, seal_file).await;
         if result.is_err() {
-            // So that it is tried again.
+            // The dependent calls this again.
             state.pending_rewrap.insert(dependent);
         }
         result
@@ -190,15 +207,19 @@ impl Keystore {
     }
 }
 
-/// Takes the state directory as it is for the latest, as the administrator says.
+/// Accepts the current state directory as the latest: makes a new manifest with a new counter.
 pub async fn accept_current_state(tpm: &Tpm, dir: &Path, initial_kek: &KeyBlob) -> Result<(), Error> {
     let keks = SealFile::read(dir, initial_kek)?.unseal(tpm).await?;
     StateManifest::recreate(tpm, dir, &keks).await?;
     Ok(())
 }
 
-/// After this TPM's PCRs changed: opens the secrets with the recovery key, and seals them to the PCRs as they are now.
-/// With `accept`, whether or not the state is the latest.
+/// After the PCRs of this TPM changed: opens the secrets with the recovery key, and seals them to the current
+/// PCR values. With `accept_rollback`, a state directory that is not the latest is accepted.
+///
+/// # Errors
+/// [`Error::WrongRecoveryKey`], [`Error::NoRecoveryKey`], [`Error::RolledBackAtRecovery`],
+/// [`Error::InvalidFileAtRecovery`], a TPM that is not available.
 pub async fn reseal_with_recovery_key(
     tpm: &Tpm,
     dir: &Path,
@@ -221,22 +242,17 @@ pub async fn reseal_with_recovery_key(
     manifest.replace_file(tpm, seal_file::FILE_NAME, text).await
 }
 
-/// Where the keys do not open, nothing else can be accepted either: both at once.
+/// `hostbadge key accept` needs keys that open, so the text names the option of `key recover` that accepts
+/// the state too.
 fn with_accept_hint(error: Error) -> Error {
     match error {
-        Error::RolledBack(reason) => Error::Recovery(format!(
-            "the state directory is not the latest of this host: {reason}; put the latest copy back, or take this one as \
-             it is as well: hostbadge key recover --accept"
-        )),
-        Error::InvalidFile { path, reason } => Error::Recovery(format!(
-            "{}: {reason}; put it back from a backup, or take the state as it is as well: hostbadge key recover --accept",
-            path.display()
-        )),
+        Error::RolledBack(rollback) => Error::RolledBackAtRecovery(rollback),
+        Error::InvalidFile { path, reason } => Error::InvalidFileAtRecovery { path, reason },
         other => other,
     }
 }
 
-/// The move of a host's secrets to another TPM, by the recovery key.
+/// The migration of a host's secrets to another TPM, with the recovery key.
 pub struct TpmMigration {
     dir: PathBuf,
     seal_file: SealFile,
@@ -244,8 +260,12 @@ pub struct TpmMigration {
 }
 
 impl TpmMigration {
-    /// Opens the secrets in `dir`. The counter cannot be asked, since it is in the TPM of before; the digests can.
-    /// With `accept`, whether or not the state is the latest.
+    /// Opens the secrets in `dir`, and compares the files with the manifest. The counter is in the previous
+    /// TPM and is not compared. With `accept_rollback`, other files are accepted.
+    ///
+    /// # Errors
+    /// [`Error::WrongRecoveryKey`], [`Error::NoRecoveryKey`], [`Error::RolledBackAtRecovery`],
+    /// [`Error::InvalidFileAtRecovery`]
     pub fn open(
         dir: &Path,
         initial_kek: &KeyBlob,
@@ -259,12 +279,12 @@ impl TpmMigration {
         Ok(TpmMigration { dir: dir.to_owned(), seal_file, keks })
     }
 
-    /// The key-encryption keys that are in use.
+    /// The key-encryption keys in use.
     pub fn keks(&self) -> &KekPair {
         &self.keks
     }
 
-    /// Seals the keys in the TPM that is there now, and writes that down.
+    /// Seals the keys in the new TPM, and writes `seal.json`.
     pub async fn reseal(&mut self, tpm: &Tpm, configured_pcrs: &[u8], clock: &Clock) -> Result<(), Error> {
         let seal_file =
             self.seal_file.clone().resealed(tpm, &self.keks, configured_pcrs, clock.now()).await?;
@@ -273,7 +293,7 @@ impl TpmMigration {
         Ok(())
     }
 
-    /// Once everything is in place: a ledger with a counter of this TPM.
+    /// Makes a manifest with a counter in the new TPM. The last step, once all files are in place.
     pub async fn finish(self, tpm: &Tpm) -> Result<(), Error> {
         StateManifest::create(tpm, &self.dir, &self.keks).await?;
         Ok(())

@@ -1,32 +1,39 @@
-//! The recovery key: a secret on paper that opens this host's secrets when its TPM does not.
+//! The recovery key: an administrator keeps it offline, and it opens this host's secrets without its TPM.
 
 use data_encoding::BASE32_NOPAD;
-use ring::digest::{SHA256, digest};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use zeroize::Zeroizing;
 
-use super::{Error, cipher};
+use super::cipher;
+use super::error::{Error, RecoveryKeyFault};
+use crate::digest::sha256;
 
-/// What every recovery key begins with, so that it is known for what it is wherever it turns up.
+/// The prefix of every recovery key, so that a leaked one can be recognized.
 const PREFIX: &str = "hbr1";
-/// Characters to a group, when it is written for people.
+/// Characters of a group in the text form.
 const GROUP_LEN: usize = 7;
-/// Bytes of checksum after the secret: a slip of the pen is told from a wrong key.
+/// Bytes of the checksum after the secret, which distinguishes a typing error from a wrong key.
 const CHECKSUM_LEN: usize = 3;
+/// A longer text is rejected unread.
+const MAX_TEXT_LEN: usize = 256;
 
-/// 256 random bits. Shown once; only keys derived from it are kept, and those encrypted.
+/// A recovery key: 256 random bits. It is shown once and not stored. A key derived from it is stored,
+/// encrypted.
 pub struct RecoveryKey(Zeroizing<[u8; 32]>);
 
 impl RecoveryKey {
+    /// Generates a recovery key.
     pub fn generate() -> Result<RecoveryKey, Error> {
         cipher::random_key().map(RecoveryKey)
     }
 
-    /// Reads what a person typed: capitals, spaces and dashes are all the same.
+    /// Parses the text form. Case, whitespace and dashes are ignored.
+    ///
+    /// # Errors
+    /// [`Error::MalformedRecoveryKey`]
     pub fn parse(text: &str) -> Result<RecoveryKey, Error> {
-        let invalid = |reason: &str| Err(Error::Recovery(format!("this is no recovery key: {reason}")));
-        if text.len() > 256 {
-            return invalid("it is far too long");
+        if text.len() > MAX_TEXT_LEN {
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::TooLong));
         }
         let normalized: Zeroizing<String> = Zeroizing::new(
             text.chars()
@@ -35,21 +42,21 @@ impl RecoveryKey {
                 .collect(),
         );
         let Some(digits) = normalized.strip_prefix(&PREFIX.to_ascii_uppercase()) else {
-            return invalid("it begins with hbr1");
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::Prefix));
         };
         let Ok(bytes) = BASE32_NOPAD.decode(digits.as_bytes()).map(Zeroizing::new) else {
-            return invalid("it has letters and the digits 2 to 7, 56 after hbr1");
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::Encoding));
         };
         let Some((secret, given_checksum)) = bytes.split_first_chunk::<32>() else {
-            return invalid("a part of it is missing");
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::TooShort));
         };
         if given_checksum != checksum(secret) {
-            return invalid("a character of it is wrong or missing");
+            return Err(Error::MalformedRecoveryKey(RecoveryKeyFault::Checksum));
         }
         Ok(RecoveryKey(Zeroizing::new(*secret)))
     }
 
-    /// In groups, for people to write down.
+    /// The text form: `hbr1-` and the secret with its checksum in base32, in groups of seven.
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(32 + CHECKSUM_LEN));
         bytes.extend_from_slice(&*self.0);
@@ -66,14 +73,14 @@ impl RecoveryKey {
         text
     }
 
-    /// The key that encrypts key-encryption keys (HKDF-SHA256, RFC 5869).
+    /// Derives the key that encrypts key-encryption keys (HKDF-SHA256, RFC 5869).
     pub(super) fn wrapping_key(&self) -> Result<Zeroizing<[u8; 32]>, Error> {
         let mut key = Zeroizing::new([0; 32]);
         Salt::new(HKDF_SHA256, b"hostbadge")
             .extract(&*self.0)
             .expand(&[b"recovery wrapping key, version 1"], HKDF_SHA256)
             .and_then(|okm| okm.fill(key.as_mut_slice()))
-            .map_err(|_| Error::Random)?;
+            .map_err(|_| Error::Crypto("HKDF-SHA256 key derivation"))?;
         Ok(key)
     }
 }
@@ -85,10 +92,8 @@ impl std::fmt::Debug for RecoveryKey {
 }
 
 fn checksum(secret: &[u8; 32]) -> [u8; CHECKSUM_LEN] {
-    let digest = digest(&SHA256, &[b"hostbadge recovery key", secret.as_slice()].concat());
-    let mut check = [0; CHECKSUM_LEN];
-    check.copy_from_slice(&digest.as_ref()[..CHECKSUM_LEN]);
-    check
+    let [first, second, third, ..] = sha256(&[b"hostbadge recovery key", secret.as_slice()].concat());
+    [first, second, third]
 }
 
 #[cfg(test)]
@@ -125,7 +130,7 @@ mod tests {
         }
         for typed in ["", "hbr1", "hbr1-", "a password", &"a".repeat(10_000)] {
             let error = RecoveryKey::parse(typed).unwrap_err().to_string();
-            assert!(error.starts_with("this is no recovery key"), "{error}");
+            assert!(error.starts_with("this is not a recovery key"), "{error}");
         }
     }
 }

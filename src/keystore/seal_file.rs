@@ -1,31 +1,33 @@
-//! `seal.json`: the key-encryption key as the TPM seals it and as the recovery key opens it.
+//! `seal.json`: the key-encryption key, sealed by the TPM and encrypted under the recovery key.
 //!
-//! While a key is being replaced there are two: the new one encrypts, the old one still opens. Hosts without a recovery
-//! key and without PCRs may have no such file; their key is the one in `tpm.json`.
+//! While a key is being replaced the file has two: the new one encrypts, the previous one still decrypts. A
+//! host that never had a recovery key or PCRs has no such file; its key is the one in `tpm.json`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE64, HEXLOWER};
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::cipher;
+use super::error::Error;
+use super::kek::{Kek, KekPair};
 use super::recovery_key::RecoveryKey;
-use super::{Error, Kek, KekPair, cipher};
 use crate::clock::Timestamp;
+use crate::digest::sha256;
 use crate::store;
 use crate::tpm::{self, KeyBlob, PcrValues, Tpm};
 
 pub(super) const FILE_NAME: &str = "seal.json";
 pub(super) const VERSION: u64 = 1;
 
-/// What a wrapped key is, so that one cannot stand in for the other.
+// The associated data names the purpose of each ciphertext, so that one cannot be substituted for another.
 const KEK_AAD: &[u8] = b"hostbadge key-encryption key";
 const WRAPPING_KEY_AAD: &[u8] = b"hostbadge recovery wrapping key";
 const SUCCESSOR_AAD: &[u8] = b"hostbadge key-encryption key's successor";
 
-/// The file.
+/// `seal.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SealFile {
@@ -36,49 +38,51 @@ pub(super) struct SealFile {
     recovery: Option<RecoveryKeyRecord>,
 }
 
-/// A key-encryption key that the TPM opens.
+/// A key-encryption key that the TPM unseals.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SealedKek {
-    /// Seconds since the epoch; 0 where it was not written down.
+    /// Seconds since the epoch; 0 for the key of `tpm.json`, which has no time.
     made: u64,
     /// TPM2B_PUBLIC and TPM2B_PRIVATE in base64.
     public: String,
     private: String,
-    /// The SHA-256 bank's values that it is sealed to, in hexadecimal.
+    /// The PCR values of the SHA-256 bank that it is sealed to, in hexadecimal. `None` means no PCRs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pcrs: Option<BTreeMap<u8, String>>,
-    /// The key before's word for this one: its digest, encrypted under that key. Whoever can use the TPM can seal a key of
-    /// their own, and would have everything encrypted anew under it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    link: Option<String>,
+    /// While there is a previous key: the SHA-256 of this key, encrypted under the previous one. Without this
+    /// proof an attacker who can use the TPM could seal a key of their own, and have the secrets encrypted
+    /// again under it.
+    #[serde(rename = "link", default, skip_serializing_if = "Option::is_none")]
+    predecessor_proof: Option<String>,
 }
 
-/// What the recovery key opens.
+/// The key-encryption keys under the recovery key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RecoveryKeyRecord {
     made: u64,
-    /// The wrapping key, encrypted under the key-encryption key: the next one can be wrapped without the paper.
+    /// The wrapping key, which is derived from the recovery key, encrypted under the latest key-encryption
+    /// key. With it the next key-encryption key can be wrapped without the recovery key.
     wrapping: String,
     /// The key-encryption keys, encrypted under the wrapping key; the latest first, at most two.
     keks: Vec<String>,
 }
 
-/// How the key-encryption key is guarded: for status.
+/// How the key-encryption key is sealed, for `hostbadge status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SealStatus {
-    /// PCRs that it is sealed to; none means that this TPM opens it whatever was booted.
+    /// The PCRs that it is sealed to. Empty means none: this TPM unseals it whatever was booted.
     pub pcrs: Vec<u8>,
-    /// PCRs that it is to be sealed to, once there is a recovery key.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub waiting: Vec<u8>,
-    /// When the recovery key was made.
+    /// The configured PCRs, if it is not sealed to them: it is sealed to them once there is a recovery key.
+    #[serde(rename = "waiting", skip_serializing_if = "Vec::is_empty")]
+    pub pending_pcrs: Vec<u8>,
+    /// When the recovery key was made; `None` if there is none.
     pub recovery: Option<Timestamp>,
 }
 
 impl SealFile {
-    /// Reads the file; a host that has none has the key of `tpm.json`.
+    /// Reads the file. Without a file the key is `initial_kek`, from `tpm.json`.
     pub(super) fn read(dir: &Path, initial_kek: &KeyBlob) -> Result<SealFile, Error> {
         Ok(store::read(&seal_file_path(dir), VERSION)?.unwrap_or_else(|| SealFile {
             kek: SealedKek::from_blob(initial_kek, None, 0),
@@ -87,24 +91,29 @@ impl SealFile {
         }))
     }
 
-    /// The key-encryption keys that are in use, by the TPM.
+    /// Has the TPM unseal the key-encryption keys.
+    ///
+    /// # Errors
+    /// [`Error::PcrsChanged`], a TPM that is not available, a file that was changed.
     pub(super) async fn unseal(&self, tpm: &Tpm) -> Result<KekPair, Error> {
         let latest = self.kek.unseal(tpm).await?;
         let Some(previous) = &self.previous else { return Ok(KekPair { latest, previous: None }) };
         let previous_kek = previous.unseal(tpm).await?;
-        let link =
-            self.kek.link.as_ref().and_then(|link| cipher::decrypt(&previous_kek, SUCCESSOR_AAD, link));
-        if link.is_none_or(|link| link.as_slice() != digest(&SHA256, latest.as_slice()).as_ref()) {
-            let what = "has a key that this host did not make".to_owned();
-            return Err(Error::InvalidFile { path: FILE_NAME.into(), reason: what });
+        let proof = self.kek.predecessor_proof.as_ref();
+        let proof = proof.and_then(|proof| cipher::decrypt(&previous_kek, SUCCESSOR_AAD, proof));
+        if proof.is_none_or(|proof| proof.as_slice() != sha256(latest.as_slice())) {
+            return Err(invalid_seal_file("has a key that this host did not make"));
         }
         Ok(KekPair { latest, previous: Some(previous_kek) })
     }
 
-    /// The same by the recovery key.
+    /// Decrypts the key-encryption keys with the recovery key.
+    ///
+    /// # Errors
+    /// [`Error::NoRecoveryKey`], [`Error::WrongRecoveryKey`]
     pub(super) fn recover(&self, key: &RecoveryKey) -> Result<KekPair, Error> {
         let Some(recovery) = &self.recovery else {
-            return Err(Error::Recovery("this host has no recovery key".into()));
+            return Err(Error::NoRecoveryKey);
         };
         let wrapping_key = key.wrapping_key()?;
         let mut opened =
@@ -114,13 +123,11 @@ impl SealFile {
             Some(latest) if recovery.keks.len() == 1 + usize::from(previous.is_some()) => {
                 Ok(KekPair { latest, previous })
             }
-            _ => Err(Error::Recovery(
-                "this is not the recovery key of this host; only the latest that was made opens".into(),
-            )),
+            _ => Err(Error::WrongRecoveryKey),
         }
     }
 
-    /// With a fresh recovery key in place of the one before.
+    /// Replaces the recovery key.
     pub(super) fn with_recovery_key(
         mut self,
         keks: &KekPair,
@@ -136,7 +143,8 @@ impl SealFile {
         Ok(self)
     }
 
-    /// With a fresh key-encryption key, sealed to what `pcrs` are now; the one before stays until it is forgotten.
+    /// Makes a new key-encryption key, sealed to the current values of `pcrs`. The old one stays as the
+    /// previous key.
     pub(super) async fn with_new_kek(
         mut self,
         tpm: &Tpm,
@@ -145,15 +153,14 @@ impl SealFile {
         now: Timestamp,
     ) -> Result<(Self, Kek), Error> {
         let mut kek = cipher::random_key()?;
-        // The TPM's own random numbers too, so that a weakness of one source is not ours.
+        // Mixed with random numbers of the TPM, so that a weakness of one source does not weaken the key.
         let tpm_random = Zeroizing::new(tpm.random(kek.len()).await?);
         kek.iter_mut().zip(tpm_random.iter()).for_each(|(byte, other)| *byte ^= other);
         let mut sealed_kek = SealedKek::seal(tpm, &kek, pcrs, now).await?;
-        sealed_kek.link =
-            Some(cipher::encrypt(old, SUCCESSOR_AAD, digest(&SHA256, kek.as_slice()).as_ref())?);
+        sealed_kek.predecessor_proof = Some(cipher::encrypt(old, SUCCESSOR_AAD, &sha256(kek.as_slice()))?);
         if let Some(recovery) = &mut self.recovery {
             let wrapping_key = cipher::decrypt_key(old, WRAPPING_KEY_AAD, &recovery.wrapping)
-                .ok_or_else(|| Error::Recovery("the recovery key's part of seal.json was changed".into()))?;
+                .ok_or_else(|| invalid_seal_file("has a recovery key that was changed"))?;
             recovery.wrapping = cipher::encrypt(&kek, WRAPPING_KEY_AAD, wrapping_key.as_slice())?;
             let keks = KekPair { latest: kek.clone(), previous: Some(old.clone()) };
             recovery.keks = wrap_keks(&wrapping_key, &keks)?;
@@ -162,7 +169,7 @@ impl SealFile {
         Ok((self, kek))
     }
 
-    /// The same keys, sealed anew: by another TPM, or to other values.
+    /// Seals the same keys again: by another TPM, or to the current values of `pcrs`.
     pub(super) async fn resealed(
         mut self,
         tpm: &Tpm,
@@ -170,8 +177,8 @@ impl SealFile {
         pcrs: &[u8],
         now: Timestamp,
     ) -> Result<Self, Error> {
-        let link = self.kek.link.take();
-        self.kek = SealedKek { link, ..SealedKek::seal(tpm, &keks.latest, pcrs, now).await? };
+        let predecessor_proof = self.kek.predecessor_proof.take();
+        self.kek = SealedKek { predecessor_proof, ..SealedKek::seal(tpm, &keks.latest, pcrs, now).await? };
         self.previous = match &keks.previous {
             Some(kek) => Some(SealedKek::seal(tpm, kek, pcrs, now).await?),
             None => None,
@@ -179,10 +186,10 @@ impl SealFile {
         Ok(self)
     }
 
-    /// Without the key before.
+    /// Drops the previous key.
     pub(super) fn without_previous(mut self) -> Self {
         self.previous = None;
-        self.kek.link = None;
+        self.kek.predecessor_proof = None;
         if let Some(recovery) = &mut self.recovery {
             recovery.keks.truncate(1);
         }
@@ -197,19 +204,20 @@ impl SealFile {
         self.recovery.is_some()
     }
 
-    /// The PCRs that the latest key is sealed to, in their order.
+    /// The PCRs that the latest key is sealed to, in ascending order.
     pub(super) fn pcrs(&self) -> Vec<u8> {
         self.kek.pcrs.iter().flat_map(|pcrs| pcrs.keys().copied()).collect()
     }
 
-    /// How the keys are guarded, where they are to be sealed to `wanted`: while there are two, as the one before is.
+    /// How the keys are sealed, and whether to the configured PCRs. While there are two keys, this is about
+    /// the previous one, which is the weaker protection.
     pub(super) fn status(&self, configured_pcrs: &[u8]) -> SealStatus {
         let weakest = self.previous.as_ref().unwrap_or(&self.kek);
         let pcrs: Vec<u8> = weakest.pcrs.iter().flat_map(|pcrs| pcrs.keys().copied()).collect();
         let pending_pcrs = if pcrs == configured_pcrs { Vec::new() } else { configured_pcrs.to_vec() };
         SealStatus {
             pcrs,
-            waiting: pending_pcrs,
+            pending_pcrs,
             recovery: self.recovery.as_ref().map(|r| Timestamp::from_secs(r.made)),
         }
     }
@@ -222,7 +230,7 @@ impl SealedKek {
             public: BASE64.encode(&blob.public),
             private: BASE64.encode(&blob.private),
             pcrs: pcrs.map(|pcrs| pcrs.iter().map(|(n, value)| (*n, HEXLOWER.encode(value))).collect()),
-            link: None,
+            predecessor_proof: None,
         }
     }
 
@@ -246,7 +254,7 @@ impl SealedKek {
         })?;
         let mut kek = Zeroizing::new([0; 32]);
         if secret.len() != kek.len() {
-            return Err(self.corrupt("the sealed key has not 32 bytes"));
+            return Err(self.corrupt("the sealed key is not 32 bytes long"));
         }
         kek.copy_from_slice(&secret);
         Ok(kek)
@@ -256,7 +264,7 @@ impl SealedKek {
         let Some(pcrs) = &self.pcrs else { return Ok(None) };
         let value = |text: &String| HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok();
         let pcrs: Option<PcrValues> = pcrs.iter().map(|(n, text)| Some((*n, value(text)?))).collect();
-        pcrs.map(Some).ok_or_else(|| self.corrupt("a PCR's value is not 32 bytes in hexadecimal"))
+        pcrs.map(Some).ok_or_else(|| self.corrupt("a PCR value is not 32 bytes in hexadecimal"))
     }
 
     fn decode_base64(&self, text: &str) -> Result<Vec<u8>, Error> {
@@ -270,6 +278,10 @@ impl SealedKek {
 
 fn wrap_keks(wrapping_key: &[u8; 32], keks: &KekPair) -> Result<Vec<String>, Error> {
     keks.iter().map(|kek| cipher::encrypt(wrapping_key, KEK_AAD, kek.as_slice())).collect()
+}
+
+fn invalid_seal_file(reason: &str) -> Error {
+    Error::InvalidFile { path: FILE_NAME.into(), reason: reason.to_owned() }
 }
 
 fn seal_file_path(dir: &Path) -> PathBuf {

@@ -1,38 +1,40 @@
-//! The ledger: which files of the state directory are the latest, held against a counter in the TPM.
+//! The anti-rollback manifest, `ledger.json`: the latest version of each state file.
 //!
-//! `ledger.json` names the digest of each file that matters and a generation, under a MAC whose key only this host
-//! opens. Each change of a file raises the generation and then the TPM's counter, which nothing can set back. An older
-//! copy of the directory therefore names a generation that the counter has passed, and an older copy of one file a digest
-//! that the ledger does not name.
+//! `ledger.json` has the SHA-256 of each tracked file and a generation, under an HMAC whose key only this
+//! host decrypts. Each change of a file increments the generation and then the TPM's counter, which cannot be
+//! decremented. An older copy of the directory has a generation below the counter, and an older copy of one
+//! file has a digest that is not listed.
 //!
 //! ```text
-//! ledger: generation n + 1, old or new digest ──> file replaced ──> counter n + 1 ──> ledger: new digest
+//! manifest: generation n + 1, old or new digest ──> file replaced ──> counter n + 1 ──> manifest: new digest
 //! ```
 //!
-//! A crash at any point leaves something that is accepted. While the TPM is away the counter waits, and changes up to
-//! its return share one generation.
+//! A crash at any point leaves a state that is accepted. While the TPM is unavailable, the counter update is
+//! pending, and all changes until it succeeds share one generation.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
-use ring::digest::{SHA256, digest};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Error, Kek, KekPair, cipher};
+use super::cipher;
+use super::error::{Error, Rollback};
+use super::kek::{Kek, KekPair};
+use crate::digest::sha256;
 use crate::store;
 use crate::tpm::Tpm;
 
 pub(super) const FILE_NAME: &str = "ledger.json";
 const VERSION: u64 = 1;
 
-/// What the ledger speaks of. A file of these that is there without standing in it is not this host's latest either.
+/// The tracked files. One that exists but is not listed in the manifest is rejected, too.
 ///
-/// Not of `rsa.json`, which has no older state to go back to: the key in it is certified by the AK and endorsed by the
-/// host key or it is not taken, and what is wrong with it is to stop RS256 alone.
+/// `rsa.json` is not tracked: it has one state only, which the AK's certification and the host key's
+/// endorsement prove, and a fault in it must affect RS256 alone.
 const TRACKED_FILES: [&str; 8] = [
     "baseline.json",
     "ca.json",
@@ -43,47 +45,53 @@ const TRACKED_FILES: [&str; 8] = [
     "signing.json",
     "tpm.json",
 ];
+/// The digest of a file that does not exist.
 const ABSENT: &str = "absent";
 
 const MAC_KEY_AAD: &[u8] = b"hostbadge ledger key";
 
-/// What is signed.
+/// The authenticated part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ManifestContent {
     generation: u64,
-    /// NV index of the counter.
+    /// The NV index of the counter.
     counter: u32,
-    /// SHA-256 in hexadecimal, or `absent`; two while a file is being replaced.
+    /// By file name: SHA-256 in hexadecimal, or `absent`. Two digests while a file is being replaced.
     files: BTreeMap<String, Vec<String>>,
 }
 
-/// The file.
+/// `ledger.json`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ManifestFile {
     entry: ManifestContent,
-    /// The MAC's key, encrypted under the key-encryption key.
+    /// The HMAC key, encrypted under the key-encryption key.
     key: String,
-    /// HMAC-SHA256 over the entry's JSON, in hexadecimal.
+    /// HMAC-SHA256 over the JSON of `entry`, in hexadecimal.
     mac: String,
 }
 
-/// The ledger in memory.
+/// The manifest in memory.
 pub(super) struct StateManifest {
     dir: PathBuf,
     content: ManifestContent,
     mac_key: Zeroizing<[u8; 32]>,
-    /// The secret as it is written, under the latest key-encryption key.
+    /// The HMAC key as it is stored, encrypted under the latest key-encryption key.
     encrypted_mac_key: String,
-    /// Whether the counter is one behind.
+    /// Whether the counter is still to be incremented to the generation.
     counter_pending: bool,
 }
 
 impl StateManifest {
-    /// Reads the ledger and holds the directory against it and against the TPM's counter.
+    /// Reads the manifest, and compares it with the directory and with the TPM's counter.
     ///
-    /// `fresh` says that this host's TPM objects have just been made: then there is none yet, and nothing to be compared.
+    /// With `newly_provisioned`, the host's TPM objects have just been made, and a missing manifest is
+    /// created.
+    ///
+    /// # Errors
+    /// [`Error::RolledBack`], [`Error::InvalidFile`], a TPM that is not available, a file that cannot be
+    /// written.
     pub(super) async fn open(
         tpm: &Tpm,
         dir: &Path,
@@ -91,39 +99,34 @@ impl StateManifest {
         newly_provisioned: bool,
     ) -> Result<StateManifest, Error> {
         let Some(mut manifest) = StateManifest::read(dir, keks)? else {
-            return match newly_provisioned || StateManifest::first_start_incomplete(tpm, dir).await? {
-                true => StateManifest::create(tpm, dir, keks).await,
-                false => Err(Error::RolledBack("ledger.json is missing".to_owned())),
-            };
+            if newly_provisioned || StateManifest::first_start_incomplete(tpm, dir).await? {
+                return StateManifest::create(tpm, dir, keks).await;
+            }
+            return Err(Error::RolledBack(Rollback::ManifestMissing));
         };
         let ManifestContent { generation, counter, .. } = manifest.content;
         match tpm.read_counter(counter).await? {
             Some(count) if count == generation => {}
             Some(count) if count.checked_add(1) == Some(generation) => manifest.counter_pending = true,
-            Some(count) => {
-                return Err(Error::RolledBack(format!(
-                    "it is of generation {generation}, and the TPM has counted to {count}"
-                )));
-            }
-            None => {
-                return Err(Error::RolledBack(format!("its counter is gone from the TPM ({counter:#x})")));
-            }
+            Some(count) => return Err(Error::RolledBack(Rollback::Generation { generation, count })),
+            None => return Err(Error::RolledBack(Rollback::CounterMissing(counter))),
         }
         if manifest.verify_files()? {
-            // After a crash one of two was taken; from now on only that one is.
+            // A crash interrupted a replacement. From now on only the version that is there is accepted.
             manifest.save().await?;
         }
         manifest.sync_counter(tpm).await?;
         Ok(manifest)
     }
 
-    /// A first start that ended before there was a ledger: TPM objects, and nothing else, in files or in the TPM.
+    /// Whether the first start was interrupted before the manifest was made: the only file is `tpm.json`, and
+    /// the TPM has no counter.
     async fn first_start_incomplete(tpm: &Tpm, dir: &Path) -> Result<bool, Error> {
         let only_tpm_file = TRACKED_FILES.iter().all(|name| *name == "tpm.json" || !dir.join(name).exists());
         Ok(only_tpm_file && tpm.list_counters().await?.is_empty())
     }
 
-    /// A ledger for the directory as it is, with a new counter.
+    /// Makes a manifest for the current directory, with a new counter.
     pub(super) async fn create(tpm: &Tpm, dir: &Path, keks: &KekPair) -> Result<StateManifest, Error> {
         let mac_key = cipher::random_key()?;
         let encrypted_mac_key = cipher::encrypt(&keks.latest, MAC_KEY_AAD, mac_key.as_slice())?;
@@ -140,14 +143,15 @@ impl StateManifest {
             counter_pending: false,
         };
         if let Err(error) = manifest.save().await {
-            // There are few places for counters, and a full disk is tried again and again.
+            // A TPM has few counters, and with a full disk this is retried many times.
             let _ = tpm.remove_counter(counter).await;
             return Err(error);
         }
         Ok(manifest)
     }
 
-    /// Takes the directory as it is, whatever the counter says. The counter of before is removed if it is known.
+    /// Accepts the current directory as the latest, whatever the counter's value. The previous counter is
+    /// removed if the previous manifest can be read.
     pub(super) async fn recreate(tpm: &Tpm, dir: &Path, keks: &KekPair) -> Result<StateManifest, Error> {
         if let Some(previous) = StateManifest::read(dir, keks).ok().flatten() {
             tpm.remove_counter(previous.content.counter).await?;
@@ -155,15 +159,16 @@ impl StateManifest {
         StateManifest::create(tpm, dir, keks).await
     }
 
-    /// Whether the files are those of the ledger, where there is no counter to be asked: the TPM is another.
+    /// Compares the files with the manifest, without the counter, which is in another TPM.
+    ///
+    /// # Errors
+    /// [`Error::RolledBack`], [`Error::InvalidFile`]
     pub(super) fn verify_without_counter(dir: &Path, keks: &KekPair) -> Result<(), Error> {
-        match StateManifest::read(dir, keks)? {
-            Some(mut manifest) => manifest.verify_files().map(drop),
-            None => Ok(()),
-        }
+        let Some(mut manifest) = StateManifest::read(dir, keks)? else { return Ok(()) };
+        manifest.verify_files().map(drop)
     }
 
-    /// Replaces a file and says so. On disk when this returns; the TPM's counter may follow later.
+    /// Replaces a tracked file. It is on disk when this returns; the counter update may still be pending.
     pub(super) async fn replace_file(
         &mut self,
         tpm: &Tpm,
@@ -171,9 +176,9 @@ impl StateManifest {
         contents: Vec<u8>,
     ) -> Result<(), Error> {
         debug_assert!(TRACKED_FILES.contains(&name));
-        // An increment whose answer was late has happened; what comes now is to be of another generation.
+        // An increment whose response was late may have happened: then this change needs another generation.
         let _ = self.sync_counter(tpm).await;
-        let new_digest = HEXLOWER.encode(digest(&SHA256, &contents).as_ref());
+        let new_digest = HEXLOWER.encode(&sha256(&contents));
         let mut content = self.content.clone();
         content.generation += u64::from(!self.counter_pending);
         let allowed_digests = content.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
@@ -181,7 +186,7 @@ impl StateManifest {
             allowed_digests.push(new_digest.clone());
         }
         self.save_content(&content).await?;
-        // Only what is on the disk may be counted to.
+        // In memory only once it is on disk, so that the counter never passes the manifest on disk.
         (self.content, self.counter_pending) = (content, true);
         let path = self.dir.join(name);
         run_blocking(move || {
@@ -189,32 +194,35 @@ impl StateManifest {
         })
         .await?;
         self.content.files.insert(name.to_owned(), vec![new_digest]);
-        // The file is in force. A counter that cannot be reached now is raised at the next turn.
+        // The file is replaced, so a failure of the counter is not an error. The next `sync_counter` tries
+        // again.
         if let Err(error) = self.sync_counter(tpm).await {
-            tracing::debug!(%error, "the TPM's counter waits");
+            tracing::debug!(%error, "the TPM counter update is pending");
         }
-        // Until it is said that the old one will not do any more, either is taken, which is no reason to have failed.
+        // If this fails, the manifest on disk accepts the old and the new version of the file, until the next
+        // change.
         if let Err(error) = self.save().await {
             tracing::warn!("{error}");
         }
         Ok(())
     }
 
-    /// Raises a counter that waits.
+    /// Increments the counter, if that is pending.
     pub(super) async fn sync_counter(&mut self, tpm: &Tpm) -> Result<(), Error> {
-        if self.counter_pending { self.raise_counter(tpm).await } else { Ok(()) }
+        if self.counter_pending { self.increment_counter(tpm).await } else { Ok(()) }
     }
 
-    /// From now on the ledger's own key is encrypted under this key-encryption key.
+    /// Encrypts the HMAC key under another key-encryption key, for the next write.
     pub(super) fn rekey(&mut self, kek: &Kek) -> Result<(), Error> {
         self.encrypted_mac_key = cipher::encrypt(kek, MAC_KEY_AAD, self.mac_key.as_slice())?;
         Ok(())
     }
 
-    async fn raise_counter(&mut self, tpm: &Tpm) -> Result<(), Error> {
+    async fn increment_counter(&mut self, tpm: &Tpm) -> Result<(), Error> {
         let (index, target) = (self.content.counter, self.content.generation);
         let counter_value = tpm.increment_counter_to(index, self.mac_key.clone(), target).await?;
-        // Whoever else can count knows the secret, so it was this daemon: a generation is never below the counter.
+        // The counter is higher if an earlier increment succeeded and its response was lost: only this daemon
+        // has the counter's secret. The generation is never below the counter.
         self.content.generation = target.max(counter_value);
         self.counter_pending = false;
         Ok(())
@@ -234,7 +242,7 @@ impl StateManifest {
             return Err(invalid_file("is another host's or was changed"));
         };
         let mac = HEXLOWER.decode(mac.as_bytes()).unwrap_or_default();
-        let json = serde_json::to_vec(&content).map_err(|e| invalid_file(&e.to_string()))?;
+        let json = serde_json::to_vec(&content)?;
         hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, mac_key.as_slice()), &json, &mac)
             .map_err(|_| invalid_file("was changed"))?;
         Ok(Some(StateManifest {
@@ -246,7 +254,7 @@ impl StateManifest {
         }))
     }
 
-    /// Holds the files against the ledger, and says whether one of two that it took is settled now.
+    /// Compares the files with the manifest. Returns whether a file with two accepted digests now has one.
     fn verify_files(&mut self) -> Result<bool, Error> {
         let mut narrowed = false;
         for name in TRACKED_FILES {
@@ -254,8 +262,9 @@ impl StateManifest {
             let allowed_digests =
                 self.content.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
             if !allowed_digests.contains(&now) {
-                let problem = if now == ABSENT { "is missing" } else { "is not what this host wrote last" };
-                return Err(Error::RolledBack(format!("{name} {problem}")));
+                let rollback =
+                    if now == ABSENT { Rollback::FileMissing(name) } else { Rollback::FileChanged(name) };
+                return Err(Error::RolledBack(rollback));
             }
             narrowed |= allowed_digests.len() > 1;
             *allowed_digests = vec![now];
@@ -268,7 +277,7 @@ impl StateManifest {
     }
 
     async fn save_content(&self, content: &ManifestContent) -> Result<(), Error> {
-        let json = serde_json::to_vec(content).map_err(|_| Error::Random)?;
+        let json = serde_json::to_vec(content)?;
         let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, self.mac_key.as_slice()), &json);
         let (entry, key) = (content.clone(), self.encrypted_mac_key.clone());
         let manifest_file = ManifestFile { entry, key, mac: HEXLOWER.encode(mac.as_ref()) };
@@ -278,16 +287,16 @@ impl StateManifest {
 }
 
 fn file_digest(path: &Path) -> Result<String, store::Error> {
-    let hex = |text: Vec<u8>| HEXLOWER.encode(digest(&SHA256, &text).as_ref());
+    let hex = |text: Vec<u8>| HEXLOWER.encode(&sha256(&text));
     Ok(store::read_raw(path)?.map_or(ABSENT.to_owned(), hex))
 }
 
-/// Disks freeze, so that they are never waited for on this thread.
+/// Runs a disk operation on a blocking thread: a disk may not respond for seconds.
 async fn run_blocking(f: impl FnOnce() -> Result<(), store::Error> + Send + 'static) -> Result<(), Error> {
     match tokio::task::spawn_blocking(f).await {
         Ok(result) => Ok(result?),
         Err(error) => {
-            let source = io::Error::other(error.to_string());
+            let source = io::Error::other(error);
             Err(store::Error::Io { path: FILE_NAME.into(), source }.into())
         }
     }

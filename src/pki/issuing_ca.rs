@@ -249,7 +249,7 @@ fn subject_name(host_id: &str, key_id: &[u8; 20]) -> Vec<u8> {
 }
 
 fn public_point(key: &IssuingKey) -> Result<[u8; 65], Error> {
-    key.jwk().p256_point().map_err(|e| issue::Error::Key(e.to_string()).into())
+    key.jwk().p256_point().map_err(|e| issue::Error::InvalidJwk(e).into())
 }
 
 #[cfg(test)]

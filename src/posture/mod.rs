@@ -9,7 +9,6 @@ mod event_log;
 mod ima_digests;
 mod ima_list;
 mod pcr_diff;
-mod report;
 mod state;
 
 use std::fmt;
@@ -26,7 +25,6 @@ pub use event_log::EventLogFile;
 pub use ima_digests::ImaDigests;
 pub use ima_list::ImaListFile;
 pub use pcr_diff::{PcrValues, changed_pcrs, describe_pcr_changes};
-pub use report::{PostureDiff, PostureReport};
 pub use state::{PcrReading, PostureAtDecision, PostureSnapshot, PostureState};
 
 use crate::store;

@@ -1,87 +1,110 @@
-//! The beginning of the way for administrators, and what they have done to the registry.
+//! Administrators: who they are, the agents that they see, and the audit log.
 
-use super::{IdentityService, Rejection, RequestError};
-use crate::agents::AgentChanges;
-use crate::audit::{AuditUnavailable, Event, Recorded};
-use crate::config::Diagnostic;
+use super::error::{AdminError, RequestError};
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
+use crate::audit;
 use crate::peer::{Peer, PeerLookup};
-use crate::policy::{AdminPolicy, ErrorCode, RateLimitKey};
+use crate::policy::{ErrorCode, RateLimitKey};
+use crate::wire::admin::{Agent, AuditResponse, MAX_AUDIT_RECORDS};
+
+/// A caller that may administer: root, a member of the admin group, or the user of a development host. Only
+/// [`IdentityService::authenticate_admin`] makes one.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    peer: Peer,
+}
+
+/// An administrator that may do what equals holding the host's keys: root, or the user of a development host. Only
+/// [`IdentityService::require_root`] makes one.
+#[derive(Clone, Debug)]
+pub struct RootAdmin(Admin);
+
+impl Admin {
+    /// The administrator in audit records: `uid N, pid N`.
+    pub(super) fn id(&self) -> String {
+        format!("uid {}, pid {}", self.peer.uid, self.peer.pid)
+    }
+}
+
+impl std::ops::Deref for RootAdmin {
+    type Target = Admin;
+
+    fn deref(&self) -> &Admin {
+        &self.0
+    }
+}
 
 impl IdentityService {
-    /// An administrator, or a refusal.
-    pub async fn authenticate_admin(
-        &self,
-        lookup: PeerLookup,
-        admin_policy: AdminPolicy,
-    ) -> Result<Peer, RequestError> {
+    /// The caller as an administrator.
+    ///
+    /// # Errors
+    /// A recorded refusal where the caller may not administer or cannot be read.
+    pub async fn authenticate_admin(&self, lookup: PeerLookup) -> Result<Admin, RequestError> {
         let authenticated = self.require_peer(lookup).and_then(|peer| {
-            if admin_policy.is_admin(&peer) {
-                return Ok(peer);
+            if self.deps.admin_policy.is_admin(&peer) {
+                return Ok(Admin { peer });
             }
             self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(&peer))?;
-            Err(Rejection::new(
-                ErrorCode::AccessDenied,
-                "the admin socket is for root and the admin group",
-                &peer,
-            ))
+            let description = "the admin socket is for root and the admin group";
+            Err(Rejection::new(ErrorCode::AccessDenied, description, &peer))
         });
         match authenticated {
-            Ok(peer) => Ok(peer),
+            Ok(admin) => Ok(admin),
             Err(rejection) => Err(self.record_rejection(rejection).await),
         }
     }
 
-    /// Whether an administrator may do what comes to holding the host's keys, or a refusal.
-    pub async fn require_owner(&self, peer: &Peer, admin_policy: AdminPolicy) -> Result<(), RequestError> {
-        if admin_policy.is_owner(peer) {
-            return Ok(());
+    /// The administrator, if it may do what equals holding the host's keys.
+    ///
+    /// # Errors
+    /// A recorded refusal for members of the admin group.
+    pub async fn require_root(&self, admin: Admin) -> Result<RootAdmin, RequestError> {
+        let peer = &admin.peer;
+        if self.deps.admin_policy.is_owner(peer) {
+            return Ok(RootAdmin(admin));
         }
-        let rejection = self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer)).err().unwrap_or_else(|| {
-            let description = "this comes to holding the host's keys: it is for root, and not for the admin group; use sudo";
-            Rejection::new(ErrorCode::AccessDenied, description, peer)
-        });
+        let rejection =
+            self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer)).err().unwrap_or_else(|| {
+                let description = "this command gives control of the host's keys: only root may use it, not the admin group; use \
+                                   sudo";
+                Rejection::new(ErrorCode::AccessDenied, description, peer)
+            });
         Err(self.record_rejection(rejection).await)
     }
 
-    /// Reads the agents again, off the road, and writes down what changed.
-    pub async fn reload(
+    /// The registered agents, in alphabetical order.
+    pub fn agents(&self, _: &Admin) -> Vec<Agent> {
+        self.deps.agents.current().iter().map(|entry| Agent::from(&**entry)).collect()
+    }
+
+    /// One registered agent.
+    ///
+    /// # Errors
+    /// [`AdminError::UnknownAgent`].
+    pub fn agent(&self, _: &Admin, name: &str) -> Result<Agent, AdminError> {
+        self.deps
+            .agents
+            .current()
+            .get(name)
+            .map(|entry| Agent::from(&**entry))
+            .ok_or(AdminError::UnknownAgent)
+    }
+
+    /// The last `limit` lines of the audit log whose sequence number is greater than `after`, oldest first. `limit` is 1 to
+    /// [`MAX_AUDIT_RECORDS`]; other values count as the nearest of these.
+    ///
+    /// # Errors
+    /// [`AdminError::ReadAudit`] where a file of the log cannot be read.
+    pub async fn audit_records(
         &self,
-        requested_by: &str,
-    ) -> Result<Result<Recorded<AgentChanges>, Vec<Diagnostic>>, RequestError> {
-        let (agents, federation) = (self.agents.clone(), self.federation.clone());
-        let outcome = tokio::task::spawn_blocking(move || {
-            // Either comes into force without the other.
-            let bundles = federation.reload();
-            match (agents.reload(), bundles) {
-                (Ok(changes), Ok(_)) => Ok(changes),
-                (Ok(_), Err(faults)) => Err(faults),
-                (Err(faults), bundles) => Err([faults, bundles.err().unwrap_or_default()].concat()),
-            }
-        })
-        .await;
-        let join_error =
-            |e: tokio::task::JoinError| RequestError::AuditUnavailable(AuditUnavailable(e.to_string()));
-        match outcome.map_err(join_error)? {
-            Ok(changes) => self
-                .audit
-                .record_reload(changes, requested_by)
-                .await
-                .map(Ok)
-                .map_err(RequestError::AuditUnavailable),
-            Err(faults) => {
-                for fault in &faults {
-                    tracing::error!(event = "agents-rejected", "{fault}");
-                }
-                let description = format!(
-                    "{requested_by} asked for a reload; {} faults, the last good set stays in force",
-                    faults.len()
-                );
-                self.audit
-                    .record_event(Event::AgentsRejected, &description)
-                    .await
-                    .map_err(RequestError::AuditUnavailable)?;
-                Ok(Err(faults))
-            }
-        }
+        _: &Admin,
+        after: u64,
+        limit: u64,
+    ) -> Result<AuditResponse, AdminError> {
+        let dir = self.deps.audit_dir.clone();
+        let limit = limit.clamp(1, MAX_AUDIT_RECORDS.into()) as usize;
+        let lines = tokio::task::spawn_blocking(move || audit::tail(&dir, after, limit)).await?;
+        Ok(lines.map_err(AdminError::ReadAudit)?.into_iter().map(|line| line.text).collect())
     }
 }

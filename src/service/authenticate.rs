@@ -1,30 +1,48 @@
-//! Who is calling: peers, the agents that they are, and how often they may.
+//! Identifies callers: the peer, the agents that it matches, and their rates.
 
 use std::time::Instant;
 
-use super::{IdentityService, Rejection};
+use super::error::RequestError;
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
 use crate::agents::{AuthenticatedAgent, IdentifyError};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
 
 impl IdentityService {
-    /// A caller that cannot be told is nobody's agent.
+    /// Every agent that the caller matches, in alphabetical order of their names: the first is its default identity.
+    ///
+    /// # Errors
+    /// A recorded refusal where the caller cannot be read, matches no agent, or exceeds its rate.
+    pub async fn authenticate_agents(
+        &self,
+        lookup: PeerLookup,
+    ) -> Result<Vec<AuthenticatedAgent>, RequestError> {
+        let identified = async {
+            let peer = self.require_peer(lookup)?;
+            self.identify_all(&peer).await
+        };
+        match identified.await {
+            Ok(agents) => Ok(agents),
+            Err(rejection) => Err(self.record_rejection(rejection).await),
+        }
+    }
+
+    /// The peer, unless the kernel's information about it cannot be read.
     pub(super) fn require_peer(&self, lookup: PeerLookup) -> Result<Peer, Rejection> {
         lookup.peer.or_else(|e| {
-            let rejection =
-                Rejection { refusal: Refusal::new(ErrorCode::InvalidClient, e.to_string()), log: true };
             self.check_rate(RateLimitKey::UnknownUid(lookup.uid), None)?;
-            Err(rejection)
+            Err(Refusal::new(ErrorCode::InvalidClient, e.to_string()).into())
         })
     }
 
-    /// The agent that the peer is, within its rate.
+    /// The agent that the peer matches, within its rate. `requested_agent` chooses one of several.
     pub(super) async fn identify(
         &self,
         peer: &Peer,
         requested_agent: Option<&str>,
     ) -> Result<AuthenticatedAgent, Rejection> {
-        match self.agents.identify(peer, requested_agent, self.posture.ima_digests()).await {
+        match self.deps.agents.identify(peer, requested_agent, self.deps.posture.ima_digests()).await {
             Ok(agent) => {
                 self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(peer))
                     .map_err(|rejection| rejection.with_agent(&agent))?;
@@ -43,9 +61,9 @@ impl IdentityService {
         }
     }
 
-    /// Every agent that the peer is, each within its rate.
+    /// Every agent that the peer matches, each within its rate.
     pub(super) async fn identify_all(&self, peer: &Peer) -> Result<Vec<AuthenticatedAgent>, Rejection> {
-        match self.agents.identify_all(peer, self.posture.ima_digests()).await {
+        match self.deps.agents.identify_all(peer, self.deps.posture.ima_digests()).await {
             Ok(agents) => {
                 for agent in &agents {
                     self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(peer))
@@ -60,9 +78,10 @@ impl IdentityService {
         }
     }
 
-    /// Any of the agents that the peer is: the first by name.
+    /// The first agent by name that the peer matches, for requests whose answer is the same for each.
     pub(super) async fn identify_any(&self, peer: &Peer) -> Result<AuthenticatedAgent, Rejection> {
-        let first_match = match self.agents.identify(peer, None, self.posture.ima_digests()).await {
+        let ima_digests = self.deps.posture.ima_digests();
+        let first_match = match self.deps.agents.identify(peer, None, ima_digests).await {
             Err(IdentifyError::Ambiguous(mut names)) if !names.is_empty() => Some(names.swap_remove(0)),
             _ => None,
         };
@@ -70,14 +89,12 @@ impl IdentityService {
     }
 
     pub(super) fn check_rate(&self, key: RateLimitKey, peer: Option<&Peer>) -> Result<(), Rejection> {
-        self.limiter.take(key, Instant::now()).map_err(|limited| {
-            let mut rejection =
-                Rejection::from(Refusal::new(ErrorCode::SlowDown, "too many requests; ask again later"));
-            rejection.refusal.peer = peer.cloned();
-            rejection.refusal.retry_after = Some(limited.retry_after);
-            rejection.refusal.suppressed = limited.unlogged.unwrap_or(0);
-            rejection.log = limited.unlogged.is_some();
-            rejection
+        self.deps.limiter.take(key, Instant::now()).map_err(|limited| {
+            let mut refusal = Refusal::new(ErrorCode::SlowDown, "too many requests; ask again later");
+            refusal.peer = peer.cloned();
+            refusal.retry_after = Some(limited.retry_after);
+            refusal.suppressed = limited.unlogged.unwrap_or(0);
+            Rejection { refusal, log: limited.unlogged.is_some() }
         })
     }
 }

@@ -1,31 +1,32 @@
-//! Refusals on their way to the record.
+//! Refusals before they are recorded.
 
 use std::time::Instant;
 
-use super::{IdentityService, RequestError};
+use super::error::RequestError;
+use super::identity_service::IdentityService;
 use crate::agents::AuthenticatedAgent;
 use crate::peer::Peer;
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
 
-/// A refusal on its way to the record.
+/// A refusal that is not recorded yet.
 #[derive(Debug)]
-pub struct Rejection {
-    pub(super) refusal: Refusal,
-    /// Whether it gets a line of its own, or is counted with others of a flood.
-    pub(super) log: bool,
+pub(super) struct Rejection {
+    pub refusal: Refusal,
+    /// Whether the refusal gets a record of its own. Otherwise a later record counts it in `suppressed`.
+    pub log: bool,
 }
 
 impl Rejection {
-    pub(super) fn new(code: ErrorCode, description: impl Into<String>, peer: &Peer) -> Rejection {
+    pub fn new(code: ErrorCode, description: impl Into<String>, peer: &Peer) -> Rejection {
         Rejection { refusal: Refusal::new(code, description).with_peer(peer), log: true }
     }
 
-    pub(super) fn with_peer(mut self, peer: &Peer) -> Rejection {
+    pub fn with_peer(mut self, peer: &Peer) -> Rejection {
         self.refusal = self.refusal.with_peer(peer);
         self
     }
 
-    pub(super) fn with_agent(mut self, agent: &AuthenticatedAgent) -> Rejection {
+    pub fn with_agent(mut self, agent: &AuthenticatedAgent) -> Rejection {
         self.refusal = self.refusal.with_agent(agent.name());
         self
     }
@@ -38,16 +39,7 @@ impl From<Refusal> for Rejection {
 }
 
 impl IdentityService {
-    /// Callers who are nobody fill neither the log, however many users they are, nor the last of a disk.
-    fn limit_unknown_caller_records(&self, rejection: &mut Rejection) {
-        if let Err(limited) = self.limiter.take(RateLimitKey::UnknownCallerRecords, Instant::now()) {
-            rejection.log = limited.unlogged.is_some();
-            rejection.refusal.suppressed += limited.unlogged.unwrap_or(0);
-        }
-        rejection.log &= !self.audit.health().is_low_on_space();
-    }
-
-    /// Writes a refusal down.
+    /// Records a refusal, or counts it where it has no record of its own.
     pub(super) async fn record_rejection(&self, mut rejection: Rejection) -> RequestError {
         if rejection.log && rejection.refusal.agent.is_none() {
             self.limit_unknown_caller_records(&mut rejection);
@@ -59,5 +51,14 @@ impl IdentityService {
             Ok(refusal) => RequestError::Denied(refusal),
             Err(unavailable) => RequestError::AuditUnavailable(unavailable),
         }
+    }
+
+    /// Limits the audit records that all unknown callers together cause, and writes none while the disk is low on space.
+    fn limit_unknown_caller_records(&self, rejection: &mut Rejection) {
+        if let Err(limited) = self.deps.limiter.take(RateLimitKey::UnknownCallerRecords, Instant::now()) {
+            rejection.log = limited.unlogged.is_some();
+            rejection.refusal.suppressed += limited.unlogged.unwrap_or(0);
+        }
+        rejection.log &= !self.audit.health().is_low_on_space();
     }
 }

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::error_class::ErrorClass;
+
 pub use lock::DirLock;
 
 /// No state file of ours comes near this; a larger one is not ours.
@@ -35,6 +37,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// What this failure means for the caller of a request that needed the file.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Error::Io { .. } | Error::Locked { .. } => ErrorClass::Unavailable,
+            Error::Corrupt { .. } | Error::UnsupportedVersion { .. } | Error::InsecurePermissions { .. } => {
+                ErrorClass::Internal
+            }
+        }
+    }
+
     fn io(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
         move |source| Error::Io { path: path.to_owned(), source }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tss_esapi::constants::response_code::Tss2ResponseCode;
 
 use super::state::StateKind;
+use crate::error_class::ErrorClass;
 
 /// Why the TPM room could not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -40,6 +41,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// What this failure means for the caller of a request that needed the TPM.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Error::AlreadyProvisioned => ErrorClass::Conflict,
+            Error::InvalidObjects(_) => ErrorClass::Internal,
+            Error::CommandFailed { .. } if self.fault_class() == FaultClass::Request => ErrorClass::Internal,
+            _ => ErrorClass::Unavailable,
+        }
+    }
+
     /// What this failure says about the connection to the TPM.
     pub(super) fn fault_class(&self) -> FaultClass {
         match self {

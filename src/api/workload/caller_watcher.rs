@@ -8,20 +8,14 @@ use tokio::sync::{Notify, watch};
 use tonic::Status;
 
 use super::grpc_status;
-use crate::agents::{AgentSet, AuthenticatedAgent};
 use crate::api::client_connection::ClientConnection;
 use crate::api::connection_limits::StreamPermit;
-use crate::federation::FederatedBundles;
-use crate::issue::IssuerState;
-use crate::peer::{self, Peer, PeerInfo, PeerLookup};
-use crate::policy::ErrorCode;
-use crate::posture::Posture;
-use crate::service::{IdentityService, RequestError};
+use crate::service::{
+    AuthenticatedAgent, CallerCheck, ErrorCode, IdentityInputs, IdentityService, PeerLookup, RequestError,
+};
 
 /// How often a caller with open streams is looked at: what changes is pushed within twice that.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
-/// What names and groups mean is asked anew after this long, whatever else stays the same.
-const IDENTITY_TTL: Duration = Duration::from_secs(30);
 /// A connection on which nothing is open for this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The caller of a process that has ended hears no more than this long why.
@@ -65,18 +59,6 @@ pub struct CallerWatcher {
 pub struct CallGuard {
     watcher: Arc<CallerWatcher>,
     busy: bool,
-}
-
-/// By what an earlier look is known to hold still.
-struct IdentityInputs {
-    peer: Peer,
-    agent_set: Arc<AgentSet>,
-    issuer_state: Option<Arc<IssuerState>>,
-    bundles: Arc<FederatedBundles>,
-    /// Of the host's CA.
-    ca_generation: u64,
-    posture: Posture,
-    taken_at: Instant,
 }
 
 impl CallerWatcher {
@@ -144,9 +126,7 @@ impl CallerWatcher {
 
     /// What a refusal is to gRPC; one of a flood takes its time.
     pub async fn reject(&self, error: &RequestError) -> Status {
-        let rate_limited =
-            matches!(error, RequestError::Denied(denial) if denial.get().code == ErrorCode::SlowDown);
-        if let Some(delay) = self.client.backoff(rate_limited) {
+        if let Some(delay) = self.client.backoff(error.code() == ErrorCode::SlowDown) {
             tokio::time::sleep(delay).await;
         }
         grpc_status::from_request_error(error)
@@ -186,51 +166,26 @@ impl CallerWatcher {
     }
 
     /// Tells the streams what is new. None where the process that opened the connection is not there any more.
-    async fn refresh(&self, inputs: &mut Option<IdentityInputs>) -> Option<()> {
+    async fn refresh(&self, inputs: &mut Option<Box<IdentityInputs>>) -> Option<()> {
         let lookup = self.begin_request();
         if self.busy_calls.load(Ordering::Relaxed) == 0 {
             self.client.mark_idle();
         }
-        let peer = match lookup.peer {
-            Ok(peer) => peer,
-            // The next look will tell.
-            Err(peer::Error::ConcurrentChange | peer::Error::Kernel(_)) => return Some(()),
-            Err(_) => {
+        let current = match self.service.check_caller(lookup) {
+            CallerCheck::Present(current) => current,
+            CallerCheck::Retry => return Some(()),
+            CallerCheck::Gone => {
                 self.publish(CallerState::Gone);
                 return None;
             }
         };
-        let current = IdentityInputs {
-            peer,
-            agent_set: self.service.agents.current(),
-            issuer_state: self.service.issuer.state(),
-            bundles: self.service.federation.bundles(),
-            ca_generation: self.service.certificate_issuer.generation(),
-            posture: self.service.posture(),
-            taken_at: Instant::now(),
-        };
         if inputs.as_ref().is_some_and(|previous| previous.is_unchanged(&current)) {
             return Some(());
         }
-        let identified =
-            self.service.agents.identify_all(&current.peer, self.service.posture.ima_digests()).await;
+        let agents = self.service.agents_of_caller(&current).await;
         *inputs = Some(current);
-        self.publish(identified.map_or(CallerState::Gone, |agents| CallerState::Agents(agents.into())));
+        self.publish(agents.map_or(CallerState::Gone, |agents| CallerState::Agents(agents.into())));
         Some(())
-    }
-}
-
-impl IdentityInputs {
-    fn is_unchanged(&self, current: &IdentityInputs) -> bool {
-        let same = |a: &Option<Arc<IssuerState>>, b: &Option<Arc<IssuerState>>| {
-            a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
-        };
-        std::ptr::eq::<PeerInfo>(&*self.peer, &*current.peer)
-            && Arc::ptr_eq(&self.agent_set, &current.agent_set)
-            && same(&self.issuer_state, &current.issuer_state)
-            && Arc::ptr_eq(&self.bundles, &current.bundles)
-            && (self.ca_generation, self.posture) == (current.ca_generation, current.posture)
-            && current.taken_at.duration_since(self.taken_at) < IDENTITY_TTL
     }
 }
 

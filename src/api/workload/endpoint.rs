@@ -14,13 +14,7 @@ use super::svid_cache::SvidCache;
 use super::tokens::{JwtBundles, WitBundles, WitSvids};
 use super::update_stream::{UpdateSource, UpdateStream};
 use super::{protobuf_struct, x509};
-use crate::issue::ValidationRequest;
-use crate::policy::{JwtSvidRequest, MAX_AUDIENCES};
-use crate::service::IdentityService;
-use crate::verify;
-
-/// Longest audience; a grant's is shorter.
-const MAX_AUDIENCE_LEN: usize = 512;
+use crate::service::{IdentityService, JwtSvidParams};
 
 /// Answers by the road.
 pub struct Endpoint(pub IdentityService);
@@ -64,8 +58,9 @@ impl SpiffeWorkloadApi for Endpoint {
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
         let watcher = caller_watcher(&request)?;
-        let request = parse_jwt_svid_request(request.into_inner());
-        match self.0.issue_jwt_svids(watcher.begin_request(), request).await {
+        let JwtsvidRequest { audience: audiences, spiffe_id } = request.into_inner();
+        let params = JwtSvidParams { audiences, spiffe_id };
+        match self.0.issue_jwt_svids(watcher.begin_request(), params).await {
             Ok(svids) => {
                 watcher.client().backoff(false);
                 let svids = svids.get().iter().map(|svid| Jwtsvid {
@@ -92,12 +87,8 @@ impl SpiffeWorkloadApi for Endpoint {
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let watcher = caller_watcher(&request)?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
-        let validation = match (audience.as_str(), svid.as_str()) {
-            ("", _) => Err("audience is missing".to_owned()),
-            (_, "") => Err("svid is missing".to_owned()),
-            _ => Ok(ValidationRequest { svid, audience }),
-        };
-        let introspection = match self.0.validate_jwt_svid(watcher.begin_request(), validation).await {
+        let lookup = watcher.begin_request();
+        let introspection = match self.0.validate_jwt_svid(lookup, svid, audience).await {
             Ok(introspection) => introspection,
             Err(error) => return Err(watcher.reject(&error).await),
         };
@@ -126,7 +117,7 @@ impl SpiffeWorkloadApi for Endpoint {
             spiffe_id: Some(spiffe_id.clone()).filter(|id| !id.is_empty()),
         });
         let response = response.await?;
-        check_spiffe_id(&spiffe_id).map_err(Status::invalid_argument)?;
+        self.0.check_spiffe_id(&spiffe_id).map_err(|e| Status::invalid_argument(e.to_string()))?;
         Ok(response)
     }
 
@@ -141,30 +132,4 @@ impl SpiffeWorkloadApi for Endpoint {
 fn caller_watcher<Q>(request: &Request<Q>) -> Result<Arc<CallerWatcher>, Status> {
     // Whoever serves a connection puts it there.
     request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without its connection"))
-}
-
-/// The request, if it is well-formed.
-fn parse_jwt_svid_request(request: JwtsvidRequest) -> Result<JwtSvidRequest, String> {
-    let JwtsvidRequest { audience: mut audiences, spiffe_id } = request;
-    if audiences.is_empty() {
-        return Err("audience is missing".into());
-    }
-    if audiences.len() > MAX_AUDIENCES {
-        return Err(format!("a token has at most {MAX_AUDIENCES} audiences; one is best"));
-    }
-    if audiences.iter().any(|audience| audience.is_empty() || audience.len() > MAX_AUDIENCE_LEN) {
-        return Err(format!("an audience is 1 to {MAX_AUDIENCE_LEN} bytes"));
-    }
-    let mut seen = std::collections::HashSet::new();
-    audiences.retain(|audience| seen.insert(audience.clone()));
-    check_spiffe_id(&spiffe_id)?;
-    Ok(JwtSvidRequest { audiences, spiffe_id: Some(spiffe_id).filter(|id| !id.is_empty()) })
-}
-
-/// An identity to be asked for, or none.
-fn check_spiffe_id(spiffe_id: &str) -> Result<(), String> {
-    match spiffe_id.is_empty() || verify::workload_trust_domain(spiffe_id).is_some() {
-        true => Ok(()),
-        false => Err("spiffe_id is not the SPIFFE ID of a workload".into()),
-    }
 }

@@ -1,27 +1,27 @@
-//! Refusals as gRPC tells them (SPIFFE Workload Endpoint, section 6).
+//! Refusals as gRPC statuses (SPIFFE Workload Endpoint, section 6).
 
 use tonic::Status;
 
-use crate::policy::ErrorCode;
-use crate::service::RequestError;
+use crate::service::{ErrorCode, NotReady, RequestError};
 
-/// What clients take for "not registered", by its very words.
+/// The status of a caller without an identity. SPIFFE clients recognize it by this exact text.
 pub fn no_identity() -> Status {
     Status::permission_denied("no identity issued")
 }
 
+/// The status while the issuer or the CA is not ready.
+pub fn not_ready(reason: NotReady) -> Status {
+    Status::unavailable(reason.to_string())
+}
+
+/// The status of a request that was refused or could not be recorded.
 pub fn from_request_error(error: &RequestError) -> Status {
-    let refusal = match error {
-        RequestError::Denied(refusal) => refusal.get(),
-        RequestError::AuditUnavailable(unavailable) => return Status::unavailable(unavailable.to_string()),
-    };
-    let description = refusal.description.as_str();
-    match refusal.code {
+    match error.code() {
         ErrorCode::InvalidClient => no_identity(),
-        ErrorCode::InvalidRequest | ErrorCode::InvalidScope => Status::invalid_argument(description),
-        // The request is well-formed; it is the grant that is not there.
-        ErrorCode::InvalidTarget | ErrorCode::AccessDenied => Status::permission_denied(description),
-        ErrorCode::SlowDown | ErrorCode::TemporarilyUnavailable => Status::unavailable(description),
-        ErrorCode::ServerError => Status::internal(description),
+        ErrorCode::InvalidRequest | ErrorCode::InvalidScope => Status::invalid_argument(error.description()),
+        // The request is well-formed, and no grant permits it.
+        ErrorCode::InvalidTarget | ErrorCode::AccessDenied => Status::permission_denied(error.description()),
+        ErrorCode::SlowDown | ErrorCode::TemporarilyUnavailable => Status::unavailable(error.description()),
+        ErrorCode::ServerError => Status::internal(error.description()),
     }
 }

@@ -95,9 +95,9 @@ impl WorkloadApi {
         let mut last_reported = None;
         loop {
             ticks.tick().await;
-            let status = match self.service.issuer_state() {
-                Ok(_) => ServingStatus::Serving,
-                Err(_) => ServingStatus::NotServing,
+            let status = match self.service.health().issues_svids() {
+                true => ServingStatus::Serving,
+                false => ServingStatus::NotServing,
             };
             if last_reported != Some(status) {
                 // The empty name stands for the server as a whole.

@@ -6,9 +6,7 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::grpc_status;
-use crate::agents::AuthenticatedAgent;
-use crate::clock::Timestamp;
-use crate::service::{IdentityService, RequestError, RequestResult};
+use crate::service::{AuthenticatedAgent, IdentityService, RequestError, RequestResult, Timestamp};
 
 /// A credential is renewed so long before or after half its life at most, as a part of it: those who came together are
 /// not to come together for ever.
@@ -73,17 +71,14 @@ impl<C: StreamedSvid> SvidCache<C> {
         requested_id: Option<&str>,
     ) -> Result<(), Status> {
         self.next_refresh = None;
-        let Some(issuer_state) = self.service.issuer.state() else {
-            return Err(Status::unavailable(self.service.unavailable_reason()));
-        };
+        let spiffe_ids = self.service.spiffe_ids(agents).map_err(grpc_status::not_ready)?;
         let mut previous = std::mem::take(&mut self.entries);
         let mut first_error = None;
-        for agent in agents {
-            let spiffe_id = issuer_state.host().spiffe_id(agent.entry());
+        for (agent, spiffe_id) in agents.iter().zip(spiffe_ids) {
             if requested_id.is_some_and(|requested_id| requested_id != spiffe_id) {
                 continue;
             }
-            let now = self.service.clock.now();
+            let now = self.service.now();
             let old = previous
                 .iter()
                 .position(|cached| cached.spiffe_id == spiffe_id)
@@ -122,13 +117,12 @@ impl<C: StreamedSvid> SvidCache<C> {
     }
 
     pub fn next_refresh(&self) -> Option<Duration> {
-        self.next_refresh
-            .map(|next_refresh| next_refresh.since(self.service.clock.now()).max(MIN_REFRESH_DELAY))
+        self.next_refresh.map(|next_refresh| next_refresh.since(self.service.now()).max(MIN_REFRESH_DELAY))
     }
 
     /// Whether anything in it is of use still.
     pub fn has_valid(&self) -> bool {
-        let now = self.service.clock.now();
+        let now = self.service.now();
         self.entries.iter().any(|cached| cached.is_valid(&self.service, now))
     }
 }

@@ -1,19 +1,15 @@
 //! Streams of keys that verify tokens, and of tokens that are bound to keys.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::Status;
 
+use super::grpc_status;
 use super::pb::{JwtBundlesResponse, WitBundlesResponse, Witsvid, WitsvidResponse};
 use super::svid_cache::{StreamedSvid, SvidCache};
 use super::update_stream::UpdateSource;
-use crate::agents::AuthenticatedAgent;
-use crate::clock::Timestamp;
-use crate::federation::FederatedBundle;
-use crate::issue::{PublishedDocuments, WitSvid};
-use crate::service::{IdentityService, RequestResult};
+use crate::service::{AuthenticatedAgent, IdentityService, RequestResult, Timestamp, WitSvid};
 
 /// What FetchJWTBundles tells.
 pub struct JwtBundles(pub IdentityService);
@@ -31,7 +27,7 @@ impl UpdateSource for JwtBundles {
     type Message = JwtBundlesResponse;
 
     async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<JwtBundlesResponse, Status> {
-        let bundles = jwk_sets(&self.0, |own| &own.jwt_bundle, |bundle| &bundle.jwt_jwks)?;
+        let bundles = self.0.jwt_bundles().map_err(grpc_status::not_ready)?;
         Ok(JwtBundlesResponse { bundles })
     }
 }
@@ -40,7 +36,7 @@ impl UpdateSource for WitBundles {
     type Message = WitBundlesResponse;
 
     async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<WitBundlesResponse, Status> {
-        let jwk_sets = jwk_sets(&self.0, |own| &own.wit_bundle, |bundle| &bundle.wit_jwks)?;
+        let jwk_sets = self.0.wit_bundles().map_err(grpc_status::not_ready)?;
         let text = |set: Bytes| String::from_utf8_lossy(&set).into_owned();
         Ok(WitBundlesResponse {
             bundles: jwk_sets.into_iter().map(|(domain, set)| (domain, text(set))).collect(),
@@ -90,29 +86,6 @@ impl StreamedSvid for WitSvid {
     }
 
     fn is_revoked(&self, service: &IdentityService) -> bool {
-        // Not by itself, but by the key that signed it.
-        let issuer_state = service.issuer.state();
-        issuer_state.is_some_and(|issuer_state| !issuer_state.is_current_wit_kid(self.kid()))
+        !service.is_wit_svid_valid(self)
     }
-}
-
-/// Every trust domain's keys of one use, by its SPIFFE ID: ours, and those of others.
-fn jwk_sets(
-    service: &IdentityService,
-    own: fn(&PublishedDocuments) -> &Bytes,
-    federated: fn(&FederatedBundle) -> &Option<Bytes>,
-) -> Result<BTreeMap<String, Bytes>, Status> {
-    let Some(issuer_state) = service.issuer.state() else {
-        return Err(Status::unavailable(service.unavailable_reason()));
-    };
-    let bundles = service.federation.bundles();
-    let others = bundles.iter().filter_map(|(domain, bundle)| Some((domain, federated(bundle).clone()?)));
-    let mut jwk_sets: BTreeMap<String, Bytes> =
-        others.map(|(domain, set)| (format!("spiffe://{domain}"), set)).collect();
-    // Whatever a file is named, nobody's keys stand for ours.
-    jwk_sets.insert(
-        format!("spiffe://{}", issuer_state.host().trust_domain),
-        own(issuer_state.documents()).clone(),
-    );
-    Ok(jwk_sets)
 }

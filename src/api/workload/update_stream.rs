@@ -18,8 +18,8 @@ use zeroize::Zeroizing;
 
 use super::caller_watcher::CallerState;
 use super::grpc_status::no_identity;
-use crate::agents::AuthenticatedAgent;
 use crate::api::connection_limits::StreamPermit;
+use crate::service::AuthenticatedAgent;
 
 /// What a stream tells.
 pub trait UpdateSource: Send + 'static {

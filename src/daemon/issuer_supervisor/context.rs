@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::AgentRegistry;
-use crate::api::TpmDescription;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::daemon::startup::StartupSignal;
@@ -17,6 +16,7 @@ use crate::issue::{Enrollment, Issuer, IssuerConfig, RotationPolicy};
 use crate::keystore::{Keystore, SealStatus};
 use crate::posture::EventLogFile;
 use crate::tpm::{Tpm, TpmConfig, TpmState};
+use crate::wire::status::TpmDescription;
 
 /// Delay before a failed attempt to open the TPM, to load the keys, or to get the RSA key is repeated.
 pub(super) const RETRY_DELAY: Duration = Duration::from_secs(2);

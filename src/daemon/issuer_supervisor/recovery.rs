@@ -2,7 +2,7 @@
 
 use super::context::{IssuerContext, IssuerDeps};
 use crate::audit::Event;
-use crate::issue::{self, KeyAction, KeyCommand};
+use crate::issue::{self, KeyAction, KeyCommand, KeyCommandError};
 use crate::keystore::{self, RecoveryKey};
 use crate::tpm::{self, StateKind, Tpm};
 
@@ -39,7 +39,7 @@ pub(super) async fn handle_command(
             recovered
         }
         KeyAction::CreateRecoveryKey(_) | KeyAction::Rotate { .. } => {
-            KeyCommand { action, requested_by }.reject("no keys are loaded; see hostbadge status");
+            KeyCommand { action, requested_by }.reject(KeyCommandError::KeysNotOpen);
             None
         }
     }
@@ -70,7 +70,7 @@ async fn recover(
     shut_down(tpm.clone()).await;
     let new = match Tpm::open(tpm_config.clone(), None) {
         Ok(new) => new,
-        Err(e) => return (Some(Recovered::Reopen), Err(issue::Error::Key(e.to_string()))),
+        Err(e) => return (Some(Recovered::Reopen), Err(issue::Error::OpenTpm(e))),
     };
     match issue::recover(&new, state_dir, issuer_config, seal_pcrs, recovery, clock).await {
         Ok(()) => (Some(Recovered::Migrated(new)), Ok(())),
@@ -91,7 +91,7 @@ async fn record_outcome(
     event: Event,
     result: Result<(), issue::Error>,
     message: &str,
-) -> Result<(), String> {
-    result.map_err(|e| e.to_string())?;
-    context.deps.audit.record_event(event, message).await.map_err(|e| e.to_string())
+) -> Result<(), KeyCommandError> {
+    result?;
+    context.deps.audit.record_event(event, message).await.map_err(KeyCommandError::audit)
 }

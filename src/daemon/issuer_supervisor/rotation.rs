@@ -16,8 +16,8 @@ use crate::audit::Event;
 use crate::daemon::audit_ext::{ensure_writable, record_completed_key_event};
 use crate::daemon::watch_ext::set_if_changed;
 use crate::issue::{
-    Error, IssuingKeys, KeyAction, KeyChange, KeyCommand, LoadedKeys, RotationOutcome, RotationResult,
-    RsaSigningKey,
+    Error, IssuingKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, LoadedKeys, RotationOutcome,
+    RotationResult, RsaSigningKey,
 };
 use crate::keystore::SealStatus;
 use crate::tpm::{StateKind, Tpm};
@@ -76,21 +76,21 @@ impl Rotation<'_> {
                 let next = self.keys.next_wakeup().map(|at| at.since(self.context.deps.clock.now()));
                 next.map_or(MAX_POLL_INTERVAL, |pause| pause.min(MAX_POLL_INTERVAL))
             }
-            Err(reason) => {
-                self.report_blocked(Some(reason));
+            Err(e) => {
+                self.report_blocked(Some(e.to_string()));
                 RETRY_DELAY
             }
         }
     }
 
-    async fn advance(&mut self) -> Result<(), String> {
+    async fn advance(&mut self) -> Result<(), KeyCommandError> {
         loop {
             self.ensure_auditable()?;
-            let changes = self.keys.advance(self.tpm).await.map_err(|e| e.to_string())?;
+            let changes = self.keys.advance(self.tpm).await?;
             if changes.is_empty() {
                 return Ok(());
             }
-            self.activate(&changes, "").await.map_err(|e| e.to_string())?;
+            self.activate(&changes, "").await?;
         }
     }
 
@@ -103,9 +103,9 @@ impl Rotation<'_> {
         match action {
             KeyAction::Rotate { immediately, reply } => {
                 let result = self.rotate(immediately, &requested_by).await;
-                if let Err(reason) = &result {
+                if let Err(e) = &result {
                     tracing::warn!(
-                        "{requested_by} requested a rotation of the issuing key, which failed: {reason}"
+                        "{requested_by} requested a rotation of the issuing key, which failed: {e}"
                     );
                 }
                 let _ = reply.send(result);
@@ -114,38 +114,40 @@ impl Rotation<'_> {
                 let _ = reply.send(self.create_recovery_key(&requested_by).await);
             }
             KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => {
-                let reason = match self.tpm.state().borrow().kind {
-                    StateKind::Replaced | StateKind::Cleared => {
-                        "restart the daemon first: the keys in its memory belong to the previous TPM"
-                    }
-                    _ => "the keys of this host are loaded; there is nothing to recover",
+                let error = match self.tpm.state().borrow().kind {
+                    StateKind::Replaced | StateKind::Cleared => KeyCommandError::RestartRequired,
+                    _ => KeyCommandError::KeysOpen,
                 };
-                let _ = reply.send(Err(reason.into()));
+                let _ = reply.send(Err(error));
             }
         }
     }
 
-    async fn rotate(&mut self, immediately: bool, requested_by: &str) -> Result<RotationResult, String> {
+    async fn rotate(
+        &mut self,
+        immediately: bool,
+        requested_by: &str,
+    ) -> Result<RotationResult, KeyCommandError> {
         self.ensure_auditable()?;
         if let (false, Some(KeyChange::Published { kid, active_from })) =
             (immediately, self.keys.pending_publication())
         {
-            return Ok(RotationResult { did: RotationOutcome::Nothing, kid, active_from, retired: None });
+            let outcome = RotationOutcome::AlreadyPublished;
+            return Ok(RotationResult { outcome, kid, active_from, retired: None });
         }
         let changes = if immediately {
-            self.keys.rotate_now(self.tpm).await
+            self.keys.rotate_now(self.tpm).await?
         } else {
-            self.keys.publish(self.tpm).await
+            self.keys.publish(self.tpm).await?
         };
-        let changes = changes.map_err(|e| e.to_string())?;
         let suffix = format!(", requested by {requested_by}");
-        self.activate(&changes, &suffix).await.map_err(|e| e.to_string())?;
+        self.activate(&changes, &suffix).await?;
         Ok(self.rotation_result(changes, immediately))
     }
 
     fn rotation_result(&self, changes: Vec<KeyChange>, immediately: bool) -> RotationResult {
         let mut result = RotationResult {
-            did: RotationOutcome::Activated,
+            outcome: RotationOutcome::Activated,
             kid: self.keys.active().kid().to_owned(),
             active_from: self.context.deps.clock.now(),
             retired: None,
@@ -153,8 +155,8 @@ impl Rotation<'_> {
         for change in changes {
             match change {
                 KeyChange::Published { kid, active_from } if !immediately => {
-                    result =
-                        RotationResult { did: RotationOutcome::Published, kid, active_from, retired: None };
+                    let outcome = RotationOutcome::Published;
+                    result = RotationResult { outcome, kid, active_from, retired: None };
                 }
                 KeyChange::Retired { kid, .. } => result.retired = Some(kid),
                 _ => {}
@@ -163,15 +165,18 @@ impl Rotation<'_> {
         result
     }
 
-    async fn create_recovery_key(&mut self, requested_by: &str) -> Result<Zeroizing<String>, String> {
+    async fn create_recovery_key(
+        &mut self,
+        requested_by: &str,
+    ) -> Result<Zeroizing<String>, KeyCommandError> {
         self.ensure_auditable()?;
         // Recorded before the key is created: a record of a key that was not created is better than a key
         // without a record.
         let message =
             format!("{requested_by} requested a recovery key; the previous recovery key is invalidated");
         let audit = &self.context.deps.audit;
-        audit.record_event(Event::RecoveryKeyCreated, &message).await.map_err(|e| e.to_string())?;
-        self.keys.create_recovery_key().await.map_err(|e| e.to_string())
+        audit.record_event(Event::RecoveryKeyCreated, &message).await.map_err(KeyCommandError::audit)?;
+        Ok(self.keys.create_recovery_key().await?)
     }
 
     fn set_rsa_key(&mut self, key: Arc<RsaSigningKey>) {
@@ -196,8 +201,8 @@ impl Rotation<'_> {
         }
     }
 
-    fn ensure_auditable(&self) -> Result<(), String> {
-        ensure_writable(&self.context.deps.audit).map_err(|e| e.to_string())
+    fn ensure_auditable(&self) -> Result<(), KeyCommandError> {
+        ensure_writable(&self.context.deps.audit).map_err(KeyCommandError::audit)
     }
 
     /// Publishes why a due step is not taken (`None`: it is), and logs each reason once.
@@ -214,7 +219,7 @@ impl Rotation<'_> {
 /// Publishes how the keys are sealed, and warns once if the configured PCRs are not in use for lack of a
 /// recovery key.
 fn publish_seal_status(context: &IssuerContext, seal_status: SealStatus) {
-    let lacks_recovery_key = !seal_status.waiting.is_empty() && seal_status.recovery.is_none();
+    let lacks_recovery_key = !seal_status.pending_pcrs.is_empty() && seal_status.recovery.is_none();
     let seal_status = Some(seal_status);
     if context.status.seal_status.send_replace(seal_status.clone()) == seal_status {
         return;

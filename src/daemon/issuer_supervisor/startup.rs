@@ -8,11 +8,11 @@ use tokio::sync::mpsc;
 use super::context::{IssuerContext, IssuerDeps, RETRY_DELAY};
 use super::recovery::{Recovered, handle_command};
 use super::rsa_key;
-use crate::api::TpmDescription;
 use crate::daemon::pcr_changes;
 use crate::issue::{self, IssuerState, KeyCommand, LoadedKeys};
 use crate::keystore;
 use crate::tpm::{self, Tpm};
+use crate::wire::status::TpmDescription;
 
 /// How the phase ended.
 pub(super) enum StartupOutcome {

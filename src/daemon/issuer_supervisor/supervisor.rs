@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::context::{IssuerContext, IssuerDeps, IssuerStatusSender, RETRY_DELAY};
 use super::rotation::rotate_keys;
 use super::startup::{StartupOutcome, load_keys};
-use crate::api::TpmDescription;
 use crate::daemon::component::ComponentTask;
 use crate::daemon::startup::{Startup, StartupStep};
 use crate::issue::{self, KeyAdmin, KeyCommand, KeyCommandReceiver};
 use crate::keystore::Keystore;
 use crate::tpm::{Tpm, TpmState};
+use crate::wire::status::TpmDescription;
 
 /// The running supervisor, as the rest of the daemon sees it.
 pub(in crate::daemon) struct IssuerHandle {
@@ -108,17 +108,17 @@ async fn run(context: IssuerContext, mut commands: mpsc::Receiver<KeyCommand>) {
 async fn open_tpm(context: &IssuerContext) -> Option<Tpm> {
     let IssuerDeps { state_dir, tpm_config, .. } = &context.deps;
     loop {
-        let result = issue::read_host_key_blobs(state_dir).and_then(|stored| {
+        let result = issue::read_host_key_blobs(state_dir).map_err(|e| e.to_string()).and_then(|stored| {
             Tpm::open(tpm_config.clone(), stored)
-                .map_err(|e| issue::Error::Key(format!("{}: {e}", state_dir.join("tpm.json").display())))
+                .map_err(|e| format!("{}: {e}", state_dir.join("tpm.json").display()))
         });
         match result {
             Ok(tpm) => {
                 context.report_blocked(None);
                 return Some(tpm);
             }
-            Err(e) => {
-                context.report_blocked(Some(e.to_string()));
+            Err(reason) => {
+                context.report_blocked(Some(reason));
                 context.startup.complete();
             }
         }

@@ -1,0 +1,106 @@
+//! Routes as data: which requests a socket answers, who may send them, and what then runs.
+//!
+//! A socket has one table of [`Route`]s with one row for each path. Status 404, status 405 with its `Allow` header, and
+//! HEAD follow from the table. A row's `role` holds the handler, so a route without a role does not compile, and a handler
+//! cannot run for another role than its own.
+
+use hyper::Method;
+
+/// One path of a socket.
+pub struct Route<R: 'static> {
+    pub verb: Verb,
+    /// Exact, or ending in `{name}`, which stands for one or more characters other than `/`.
+    pub path: &'static str,
+    pub body: Body,
+    /// Who may call, with the handler that runs for them.
+    pub role: R,
+}
+
+/// The method of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// GET and HEAD. hyper sends no body in reply to HEAD.
+    Get,
+    Post,
+}
+
+/// What happens to the body of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// It is not read.
+    Ignored,
+    /// It is read; one of more bytes is refused.
+    UpTo(usize),
+}
+
+/// The route of a request.
+pub enum RouteMatch<'a, R: 'static> {
+    /// The route, and the text of `{name}`: empty where the path has none.
+    Found(&'static Route<R>, &'a str),
+    /// The path exists and takes the methods of this `Allow` header (RFC 9110 section 10.2.1).
+    WrongMethod(&'static str),
+    /// No route has this path.
+    NotFound,
+}
+
+/// Finds the route of a request. An exact path takes precedence over one with `{name}`.
+pub fn find<'a, R>(routes: &'static [Route<R>], method: &Method, path: &'a str) -> RouteMatch<'a, R> {
+    let exact = routes.iter().find(|route| route.path == path).map(|route| (route, ""));
+    let found =
+        exact.or_else(|| routes.iter().find_map(|route| Some((route, name_in_path(route.path, path)?))));
+    match found {
+        Some((route, name)) if route.verb.accepts(method) => RouteMatch::Found(route, name),
+        Some((route, _)) => RouteMatch::WrongMethod(route.verb.allow_header()),
+        None => RouteMatch::NotFound,
+    }
+}
+
+impl Verb {
+    fn accepts(self, method: &Method) -> bool {
+        match self {
+            Verb::Get => matches!(*method, Method::GET | Method::HEAD),
+            Verb::Post => *method == Method::POST,
+        }
+    }
+
+    fn allow_header(self) -> &'static str {
+        match self {
+            Verb::Get => "GET, HEAD",
+            Verb::Post => "POST",
+        }
+    }
+}
+
+fn name_in_path<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
+    let name = path.strip_prefix(pattern.strip_suffix("{name}")?)?;
+    (!name.is_empty() && !name.contains('/')).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTES: &[Route<u8>] = &[
+        Route { verb: Verb::Get, path: "/a/{name}", body: Body::Ignored, role: 1 },
+        Route { verb: Verb::Post, path: "/a/b", body: Body::Ignored, role: 2 },
+    ];
+
+    fn found(method: Method, path: &str) -> Result<(u8, String), &'static str> {
+        match find(ROUTES, &method, path) {
+            RouteMatch::Found(route, name) => Ok((route.role, name.to_owned())),
+            RouteMatch::WrongMethod(allow) => Err(allow),
+            RouteMatch::NotFound => Err(""),
+        }
+    }
+
+    #[test]
+    fn exact_path_precedes_pattern() {
+        assert_eq!(found(Method::POST, "/a/b"), Ok((2, String::new())));
+        assert_eq!(found(Method::GET, "/a/b"), Err("POST"));
+        assert_eq!(found(Method::HEAD, "/a/c"), Ok((1, "c".to_owned())));
+        assert_eq!(found(Method::DELETE, "/a/c"), Err("GET, HEAD"));
+        for path in ["/", "/a", "/a/", "/a/c/d", "/a/{name}/"] {
+            assert_eq!(found(Method::GET, path), Err(""), "{path}");
+        }
+    }
+}

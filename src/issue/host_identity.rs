@@ -1,0 +1,46 @@
+//! The names of this host: its id, its trust domain and its issuer URL.
+
+use crate::agents::AgentEntry;
+
+/// The names of a host, and whether its TPM is a chip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostIdentity {
+    /// The first 128 bits of SHA-256 over the EK's Name, in lower-case base32 without padding: 26 characters.
+    pub id: String,
+    /// The SPIFFE trust domain.
+    pub trust_domain: String,
+    /// `iss` of each token: an https URL without a trailing slash.
+    pub issuer: String,
+    /// Whether the TPM is an emulator (swtpm).
+    pub software_tpm: bool,
+}
+
+impl HostIdentity {
+    /// The agent's SPIFFE ID on this host.
+    pub fn spiffe_id(&self, agent: &AgentEntry) -> String {
+        format!("spiffe://{}{}", self.trust_domain, agent.spiffe_path(&self.id))
+    }
+
+    /// `hostbadge.tpm` of each token: `hardware` or `software`.
+    pub fn tpm_kind(&self) -> &'static str {
+        if self.software_tpm { "software" } else { "hardware" }
+    }
+}
+
+/// The configured names of a host.
+#[derive(Clone, Debug, Default)]
+pub struct IssuerConfig {
+    /// Default: `<host id>.internal`.
+    pub trust_domain: Option<String>,
+    /// Default: `https://<trust domain>`.
+    pub issuer: Option<String>,
+}
+
+impl IssuerConfig {
+    /// The names of the host with this id.
+    pub fn host_identity(&self, id: &str, software_tpm: bool) -> HostIdentity {
+        let trust_domain = self.trust_domain.clone().unwrap_or_else(|| format!("{id}.internal"));
+        let issuer = self.issuer.clone().unwrap_or_else(|| format!("https://{trust_domain}"));
+        HostIdentity { id: id.to_owned(), trust_domain, issuer, software_tpm }
+    }
+}

@@ -1,0 +1,49 @@
+//! The private claim `hostbadge`, which every token of this host has.
+
+use serde::Serialize;
+
+use super::host_identity::HostIdentity;
+use crate::agents::AuthenticatedAgent;
+use crate::peer::Sha256Digest;
+use crate::posture::Posture;
+
+/// The host, the process and the circumstances of a request for a token.
+#[derive(Serialize)]
+pub(super) struct HostbadgeClaim<'a> {
+    host: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invocation: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe_sha256: Option<Sha256Digest>,
+    peer: &'static str,
+    tpm: &'static str,
+    key: &'static str,
+    posture: Posture,
+}
+
+impl<'a> HostbadgeClaim<'a> {
+    /// `key_protection` is where the signing key is: `sealed` or `tpm`.
+    pub(super) fn new(
+        host: &'a HostIdentity,
+        agent: &'a AuthenticatedAgent,
+        posture: Posture,
+        key_protection: &'static str,
+    ) -> HostbadgeClaim<'a> {
+        let peer = agent.peer();
+        HostbadgeClaim {
+            host: &host.id,
+            tenant: agent.entry().tenant.as_deref(),
+            unit: peer.unit.as_deref(),
+            invocation: peer.invocation.as_deref(),
+            exe_sha256: agent.exe_sha256(),
+            peer: if peer.pinned { "pinned" } else { "unpinned" },
+            tpm: host.tpm_kind(),
+            key: key_protection,
+            posture,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! X.509 certificates: on request, and for streams of the Workload API.
+
+use super::error::{InvalidRequest, RequestError, RequestResult};
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
+use super::requests::{self, CheckedCertificateRequest};
+use crate::agents::AuthenticatedAgent;
+use crate::clock::BootTime;
+use crate::peer::PeerLookup;
+use crate::pki::{CertificateIssuer, CertificateParams, IssuedX509Svid, SubjectKey};
+use crate::policy::{self, ErrorCode};
+use crate::wire::agent::CertificateRequest;
+
+impl IdentityService {
+    /// An X.509-SVID for the agent that the caller matches.
+    ///
+    /// # Errors
+    /// A recorded refusal, also where `request` is an error: then only a registered agent gets to know it.
+    pub async fn issue_certificate(
+        &self,
+        lookup: PeerLookup,
+        request: Result<CertificateRequest<'_>, InvalidRequest>,
+    ) -> RequestResult<IssuedX509Svid> {
+        match self.decide_certificate(lookup, request.and_then(requests::certificate_request)).await {
+            Ok(certificate) => self.record_certificate(certificate).await,
+            Err(rejection) => Err(self.record_rejection(rejection).await),
+        }
+    }
+
+    /// An X.509-SVID with a key that the daemon generates, for an agent with an open stream. With `denial_logged`, a refusal
+    /// is not recorded, because the stream's previous refusal was.
+    ///
+    /// # Errors
+    /// A refusal, also where the agent is no longer registered as it was when the stream identified it.
+    pub async fn issue_x509_svid(
+        &self,
+        agent: &AuthenticatedAgent,
+        denial_logged: bool,
+    ) -> RequestResult<IssuedX509Svid> {
+        let issue = || {
+            self.ensure_current(agent)?;
+            let permit = self.permit_identity(agent)?;
+            let issuer_state = self
+                .issuer_state()
+                .map_err(|rejection| rejection.with_peer(agent.peer()).with_agent(agent))?;
+            let now = self.deps.clock.now();
+            Ok(self.deps.certificate_issuer.issue_for_stream(permit, issuer_state.host(), now)?)
+        };
+        match issue() {
+            Ok(certificate) => {
+                let recorded = self.record_certificate(certificate).await?;
+                self.deps.certificate_issuer.cache_for_sharing(recorded.get());
+                Ok(recorded)
+            }
+            Err(rejection) => {
+                Err(self.record_rejection(Rejection { log: !denial_logged, ..rejection }).await)
+            }
+        }
+    }
+
+    /// Records a signed certificate. If the record fails, the certificate is discarded and no longer counts as issued.
+    async fn record_certificate(&self, certificate: IssuedX509Svid) -> RequestResult<IssuedX509Svid> {
+        let leaf = CertificateIssuer::record_of(&certificate);
+        self.audit.record_certificate(certificate).await.map_err(|unavailable| {
+            leaf.into_iter().for_each(|leaf| self.deps.certificate_issuer.forget(leaf));
+            RequestError::AuditUnavailable(unavailable)
+        })
+    }
+
+    async fn decide_certificate(
+        &self,
+        lookup: PeerLookup,
+        request: Result<CheckedCertificateRequest<'_>, InvalidRequest>,
+    ) -> Result<IssuedX509Svid, Rejection> {
+        let peer = self.require_peer(lookup)?;
+        let agent = match &request {
+            Ok(request) => self.identify(&peer, request.agent.as_deref()).await?,
+            Err(_) => self.identify_any(&peer).await?,
+        };
+        let invalid =
+            |description| Rejection::new(ErrorCode::InvalidRequest, description, &peer).with_agent(&agent);
+        let request = request.map_err(|e| invalid(e.to_string()))?;
+        // The CSR's signature is verified only here: for registered agents within their rate.
+        let key = request.csr.as_deref().map(SubjectKey::from_csr).transpose();
+        let key = key.map_err(|e| invalid(e.to_string()))?;
+        let posture = self.deps.posture.evaluate(BootTime::now());
+        let permit = policy::decide_identity(agent.clone(), &posture)?;
+        let issuer_state =
+            self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
+        let params = CertificateParams { key, ttl: request.ttl };
+        let now = self.deps.clock.now();
+        Ok(self.deps.certificate_issuer.issue(permit, issuer_state.host(), params, now)?)
+    }
+}

@@ -1,0 +1,251 @@
+//! Wire types made from the types of the modules below.
+
+use std::borrow::Cow;
+
+use zeroize::Zeroizing;
+
+use super::error::{AdminError, RequestError};
+use crate::agents::{self, AgentChanges, AgentEntry, Algorithm, Assurance, Grant, LoadStatus, Selectors};
+use crate::audit::Recorded;
+use crate::config::{Diagnostic, PostureMode};
+use crate::enroll::pem;
+use crate::issue::{self, AccessToken, CertificateReport, HostIdentity, Introspection, KeyReport};
+use crate::keystore;
+use crate::peer::PeerInfo;
+use crate::pki::{CaReport, IssuedX509Svid};
+use crate::policy::ErrorCode;
+use crate::posture::Posture;
+use crate::wire::admin::{Agent, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
+use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
+use crate::wire::error::{ErrorResponse, Fault};
+use crate::wire::host::{self, TpmKind};
+use crate::wire::keys::{Key, KeyState, NextStep, RotateResponse, RotationOutcome};
+use crate::wire::status::{AgentsStatus, CaStatus, HostCertificate, SealStatus};
+
+impl<'a> From<&'a Recorded<AccessToken>> for TokenResponse<'a> {
+    fn from(token: &'a Recorded<AccessToken>) -> Self {
+        let token = token.get();
+        TokenResponse {
+            access_token: Cow::Borrowed(token.text()),
+            token_type: Cow::Borrowed("Bearer"),
+            expires_in: token.permit().ttl().as_secs(),
+            scope: Cow::Borrowed(token.permit().scope()),
+        }
+    }
+}
+
+impl From<&Recorded<IssuedX509Svid>> for CertificateResponse {
+    fn from(certificate: &Recorded<IssuedX509Svid>) -> Self {
+        let certificate = certificate.get();
+        CertificateResponse {
+            certificate_chain: certificate.chain().iter().map(|der| pem("CERTIFICATE", der)).collect(),
+            private_key: certificate.key().map(|der| Zeroizing::new(pem("PRIVATE KEY", der))),
+            expires_at: certificate.expires(),
+        }
+    }
+}
+
+impl From<Recorded<Introspection>> for IntrospectionResponse {
+    fn from(introspection: Recorded<Introspection>) -> Self {
+        let introspection = introspection.into_inner();
+        let claims = match introspection.claims {
+            Some(serde_json::Value::Object(claims)) => claims,
+            _ => serde_json::Map::new(),
+        };
+        IntrospectionResponse {
+            active: introspection.active,
+            token_type: introspection.token_type.map(Cow::Borrowed),
+            claims,
+        }
+    }
+}
+
+impl From<&RequestError> for ErrorResponse {
+    fn from(error: &RequestError) -> Self {
+        let peer = match error {
+            RequestError::Denied(refusal) => refusal.get().peer.as_deref(),
+            RequestError::AuditUnavailable(_) => None,
+        };
+        let peer = peer.filter(|_| error.code() == ErrorCode::InvalidClient).map(Peer::from);
+        ErrorResponse { peer, ..ErrorResponse::new(error.code().as_str(), error.description()) }
+    }
+}
+
+impl AdminError {
+    /// The faults of the files that the administrator wrote.
+    pub fn faults(&self) -> Vec<Fault> {
+        match self {
+            AdminError::InvalidFiles(faults) => faults.iter().map(Fault::from).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl From<&Diagnostic> for Fault {
+    fn from(fault: &Diagnostic) -> Self {
+        Fault { file: fault.file.clone(), line: fault.line, message: fault.what.clone() }
+    }
+}
+
+impl From<&PeerInfo> for Peer {
+    fn from(peer: &PeerInfo) -> Self {
+        Peer {
+            pid: peer.pid,
+            uid: peer.uid,
+            gid: peer.gid,
+            unit: peer.unit.clone(),
+            invocation: peer.invocation.clone(),
+            exe: peer.exe().map(|path| path.to_string_lossy().into_owned()),
+            exe_sha256: peer.exe_sha256().map(|digest| digest.to_string()),
+            pinned: peer.pinned,
+        }
+    }
+}
+
+impl From<&AgentEntry> for Agent {
+    fn from(entry: &AgentEntry) -> Self {
+        Agent {
+            name: entry.name.to_string(),
+            owner: entry.owner.clone(),
+            tenant: entry.tenant.clone(),
+            selectors: AgentSelectors::from(&entry.selectors),
+            grants: entry.grants.iter().map(AgentGrant::from).collect(),
+        }
+    }
+}
+
+impl From<&Selectors> for AgentSelectors {
+    fn from(selectors: &Selectors) -> Self {
+        let id_or_name = |value: &agents::IdOrName| match value {
+            agents::IdOrName::Id(id) => IdOrName::Id(*id),
+            agents::IdOrName::Name(name) => IdOrName::Name(name.clone()),
+        };
+        AgentSelectors {
+            user: selectors.user.as_ref().map(id_or_name),
+            group: selectors.group.as_ref().map(id_or_name),
+            unit: selectors.unit.clone(),
+            exe: selectors.exe.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            exe_sha256: selectors.exe_sha256.as_ref().map(ToString::to_string),
+            measured: selectors.measured,
+        }
+    }
+}
+
+impl From<&Grant> for AgentGrant {
+    fn from(grant: &Grant) -> Self {
+        AgentGrant {
+            audience: grant.audience.clone(),
+            scopes: grant.scopes.iter().cloned().collect(),
+            ttl: grant.ttl.as_secs(),
+            assurance: match grant.assurance {
+                Assurance::Sealed => "sealed".into(),
+                Assurance::Tpm => "tpm".into(),
+            },
+            alg: match grant.alg {
+                Algorithm::Es256 => "ES256".into(),
+                Algorithm::Rs256 => "RS256".into(),
+            },
+            posture: grant.posture.map(Into::into),
+        }
+    }
+}
+
+impl From<AgentChanges> for ReloadResponse {
+    fn from(changes: AgentChanges) -> Self {
+        ReloadResponse { added: changes.added, changed: changes.changed, removed: changes.removed }
+    }
+}
+
+impl From<&LoadStatus> for AgentsStatus {
+    fn from(status: &LoadStatus) -> Self {
+        AgentsStatus {
+            loaded_at: status.at,
+            agents: status.agents,
+            faults: status.faults.iter().map(Fault::from).collect(),
+        }
+    }
+}
+
+impl From<&KeyReport> for Key {
+    fn from(report: &KeyReport) -> Self {
+        Key {
+            kid: report.kid.clone(),
+            alg: report.alg.to_owned(),
+            state: match report.state {
+                issue::KeyState::Active => KeyState::Active,
+                issue::KeyState::Published => KeyState::Published,
+                issue::KeyState::Retired => KeyState::Retired,
+                issue::KeyState::Destroyed => KeyState::Destroyed,
+                issue::KeyState::Tpm => KeyState::Tpm,
+            },
+            created: report.created,
+            since: report.since,
+            next: report.next.as_ref().map(|next| NextStep { step: next.step.to_owned(), at: next.at }),
+            endorsement: report.endorsement.clone(),
+        }
+    }
+}
+
+impl From<issue::RotationResult> for RotateResponse {
+    fn from(result: issue::RotationResult) -> Self {
+        RotateResponse {
+            outcome: match result.outcome {
+                issue::RotationOutcome::Published => RotationOutcome::Published,
+                issue::RotationOutcome::AlreadyPublished => RotationOutcome::AlreadyPublished,
+                issue::RotationOutcome::Activated => RotationOutcome::Activated,
+            },
+            kid: result.kid,
+            active_from: result.active_from,
+            retired: result.retired,
+        }
+    }
+}
+
+impl From<CertificateReport> for HostCertificate {
+    fn from(report: CertificateReport) -> Self {
+        HostCertificate {
+            subject: report.subject,
+            issuer: report.issuer,
+            not_before: report.not_before,
+            not_after: report.not_after,
+        }
+    }
+}
+
+impl From<CaReport> for CaStatus {
+    fn from(report: CaReport) -> Self {
+        CaStatus { issues_until: report.issues_until, blocked_reason: report.waits }
+    }
+}
+
+impl From<keystore::SealStatus> for SealStatus {
+    fn from(status: keystore::SealStatus) -> Self {
+        SealStatus { pcrs: status.pcrs, pending_pcrs: status.pending_pcrs, recovery: status.recovery }
+    }
+}
+
+impl From<Posture> for host::Posture {
+    fn from(posture: Posture) -> Self {
+        match posture {
+            Posture::Off => host::Posture::Off,
+            Posture::Accepted => host::Posture::Accepted,
+            Posture::Changed => host::Posture::Changed,
+            Posture::Unaccepted => host::Posture::Unaccepted,
+            Posture::Stale => host::Posture::Stale,
+        }
+    }
+}
+
+impl From<PostureMode> for host::PostureMode {
+    fn from(mode: PostureMode) -> Self {
+        match mode {
+            PostureMode::Off => host::PostureMode::Off,
+            PostureMode::Warn => host::PostureMode::Warn,
+            PostureMode::Enforce => host::PostureMode::Enforce,
+        }
+    }
+}
+
+pub(super) fn tpm_kind(host: &HostIdentity) -> TpmKind {
+    if host.software_tpm { TpmKind::Software } else { TpmKind::Hardware }
+}

@@ -1,0 +1,135 @@
+//! Public documents: key sets, discovery, bundles and revocation lists.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::error::NotReady;
+use super::identity_service::IdentityService;
+use crate::federation::FederatedBundle;
+use crate::issue::PublishedDocuments;
+use crate::pki;
+
+/// Every local process may ask for the documents, so the reason is for administrators only.
+const ISSUER_NOT_READY: &str = "the issuer is not ready; administrators see the reason in hostbadge status";
+const CA_NOT_READY: &str = "the host's CA is being created; try again in a moment";
+
+impl IdentityService {
+    /// The key set of the host's access tokens (RFC 7517 section 5), JSON.
+    ///
+    /// # Errors
+    /// [`NotReady`] until the issuing keys are loaded, as for each document here.
+    pub fn jwks(&self) -> Result<Bytes, NotReady> {
+        self.document(|documents| &documents.jwks)
+    }
+
+    /// The discovery document (OpenID Connect Discovery 1.0 section 3), JSON.
+    ///
+    /// # Errors
+    /// [`NotReady`] until the issuing keys are loaded.
+    pub fn discovery(&self) -> Result<Bytes, NotReady> {
+        self.document(|documents| &documents.discovery)
+    }
+
+    /// The bundle document of the host's trust domain (SPIFFE Trust Domain and Bundle, section 4), JSON.
+    ///
+    /// # Errors
+    /// [`NotReady`] until the issuing keys are loaded and the CA has a root.
+    pub fn bundle_document(&self) -> Result<Bytes, NotReady> {
+        let roots = self.deps.certificate_issuer.bundle();
+        let sequence = self.deps.certificate_issuer.changed_at().as_secs();
+        let issuer_state = self.deps.issuer.state().filter(|_| !roots.is_empty());
+        issuer_state
+            .and_then(|state| pki::bundle_document(&state.documents().spiffe_bundle, &roots, sequence))
+            .map(|document| document.to_string().into())
+            .ok_or_else(|| NotReady(ISSUER_NOT_READY.into()))
+    }
+
+    /// The roots of this trust domain, concatenated DER.
+    ///
+    /// # Errors
+    /// [`NotReady`] until the CA has a root.
+    pub fn x509_bundle(&self) -> Result<Bytes, NotReady> {
+        let roots = self.deps.certificate_issuer.bundle();
+        if roots.is_empty() {
+            return Err(NotReady(CA_NOT_READY.into()));
+        }
+        Ok(roots.concat().into())
+    }
+
+    /// The roots of this trust domain and of federated ones by SPIFFE ID, concatenated DER each.
+    ///
+    /// # Errors
+    /// [`NotReady`] until the issuing keys are loaded and the CA has a root.
+    pub fn x509_bundles(&self) -> Result<BTreeMap<String, Bytes>, NotReady> {
+        let own_id = trust_domain_id(&self.ready_issuer()?.host().trust_domain);
+        let mut bundles = self.federated_x509_bundles();
+        // A file in `federation` that is named like this trust domain does not replace its roots.
+        bundles.insert(own_id, self.x509_bundle()?);
+        Ok(bundles)
+    }
+
+    /// The roots of federated trust domains by SPIFFE ID, concatenated DER each. Empty until the issuing keys are loaded:
+    /// until then it is not known which domain is this host's own.
+    pub fn federated_x509_bundles(&self) -> BTreeMap<String, Bytes> {
+        let Some(issuer_state) = self.deps.issuer.state() else { return BTreeMap::new() };
+        let own = &issuer_state.host().trust_domain;
+        let bundles = self.deps.federation.bundles();
+        bundles
+            .iter()
+            .filter(|(domain, bundle)| !bundle.x509_authorities.is_empty() && *domain != own)
+            .map(|(domain, bundle)| (trust_domain_id(domain), bundle.x509_authorities.clone()))
+            .collect()
+    }
+
+    /// The revocation lists of this trust domain's issuing CAs, DER each.
+    pub fn crls(&self) -> Vec<Bytes> {
+        self.deps.certificate_issuer.crls().into_iter().map(Bytes::from).collect()
+    }
+
+    /// Key sets of JWT-SVIDs by SPIFFE ID of the trust domain: this one's and those of federated ones.
+    ///
+    /// # Errors
+    /// [`NotReady`] until the issuing keys are loaded.
+    pub fn jwt_bundles(&self) -> Result<BTreeMap<String, Bytes>, NotReady> {
+        self.key_sets(|own| &own.jwt_bundle, |bundle| &bundle.jwt_jwks)
+    }
+
+    /// Key sets of WIT-SVIDs by SPIFFE ID of the trust domain: this one's and those of federated ones.
+    ///
+    /// # Errors
+    /// [`NotReady`] until the issuing keys are loaded.
+    pub fn wit_bundles(&self) -> Result<BTreeMap<String, Bytes>, NotReady> {
+        self.key_sets(|own| &own.wit_bundle, |bundle| &bundle.wit_jwks)
+    }
+
+    fn document(&self, select: fn(&PublishedDocuments) -> &Bytes) -> Result<Bytes, NotReady> {
+        match self.deps.issuer.state() {
+            Some(issuer_state) => Ok(select(issuer_state.documents()).clone()),
+            None => Err(NotReady(ISSUER_NOT_READY.into())),
+        }
+    }
+
+    fn key_sets(
+        &self,
+        own: fn(&PublishedDocuments) -> &Bytes,
+        federated: fn(&FederatedBundle) -> &Option<Bytes>,
+    ) -> Result<BTreeMap<String, Bytes>, NotReady> {
+        let issuer_state = self.ready_issuer()?;
+        let bundles = self.deps.federation.bundles();
+        let mut key_sets: BTreeMap<String, Bytes> = bundles
+            .iter()
+            .filter_map(|(domain, bundle)| Some((trust_domain_id(domain), federated(bundle).clone()?)))
+            .collect();
+        // A file in `federation` that is named like this trust domain does not replace its keys.
+        key_sets.insert(
+            trust_domain_id(&issuer_state.host().trust_domain),
+            own(issuer_state.documents()).clone(),
+        );
+        Ok(key_sets)
+    }
+}
+
+fn trust_domain_id(trust_domain: &str) -> String {
+    format!("spiffe://{trust_domain}")
+}

@@ -1,0 +1,142 @@
+//! Enrollment steps on the host. Each is recorded before its result is returned.
+
+use std::sync::Arc;
+
+use data_encoding::BASE64;
+use zeroize::Zeroizing;
+
+use super::admin::{Admin, RootAdmin};
+use super::error::{AdminError, InvalidRequest};
+use super::identity_service::IdentityService;
+use crate::audit::Event;
+use crate::enroll::{ChallengeAnswer, EnrollmentChallenge, EnrollmentRequest, Tpm2ToolsCredential};
+use crate::issue::{self, IssuerState, MeasurementLogs};
+use crate::tpm::{EkKind, Tpm};
+use crate::wire::enroll::{CredentialRequest, CredentialResponse, InstallRequest};
+use crate::wire::status::HostCertificate;
+
+impl IdentityService {
+    /// An enrollment request for an operator: this host's keys, proven by its TPM.
+    ///
+    /// # Errors
+    /// [`AdminError::NotReady`] until the issuer is ready; [`AdminError::Enrollment`]; [`AdminError::AuditUnavailable`].
+    /// This holds for each step.
+    pub async fn create_enrollment_request(&self, admin: &Admin) -> Result<EnrollmentRequest, AdminError> {
+        let (issuer_state, tpm) = self.enrollment_deps()?;
+        // The IMA list is long and serves verifiers of running software, not this operator.
+        let logs = MeasurementLogs { boot: self.deps.event_log.clone(), ima: None };
+        let now = self.deps.clock.now();
+        let result = self.deps.enrollment.create_request(&issuer_state, &tpm, logs, now).await;
+        let result = result.map_err(AdminError::from);
+        let description = format!("{} requested enrollment", admin.id());
+        self.record_step(Event::EnrollmentRequested, &description, result).await
+    }
+
+    /// The TPM's answer to an operator's challenge, an [`EnrollmentChallenge`] in JSON. A challenge is answered once.
+    ///
+    /// # Errors
+    /// See [`IdentityService::create_enrollment_request`].
+    pub async fn answer_enrollment_challenge(
+        &self,
+        admin: &Admin,
+        challenge: &[u8],
+    ) -> Result<ChallengeAnswer, AdminError> {
+        let (_, tpm) = self.enrollment_deps()?;
+        let opened = match EnrollmentChallenge::parse(challenge) {
+            Ok(challenge) => self.deps.enrollment.open_challenge(&tpm, &challenge).await,
+            Err(e) => Err(e.into()),
+        };
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(e) => return self.record_refused_step(e.into()).await,
+        };
+        // Recorded before the challenge is used up, so that a full disk does not cost the operator a challenge.
+        let description = format!("{} had enrollment challenge {} answered", admin.id(), opened.id());
+        self.audit.record_event(Event::EnrollmentAnswered, &description).await?;
+        match opened.record_answer(self.deps.clock.now()).await {
+            Ok(answer) => Ok(answer),
+            Err(e) => self.record_refused_step(e.into()).await,
+        }
+    }
+
+    /// The secret in a credential that `tpm2_makecredential` made for this host's attestation key.
+    ///
+    /// # Errors
+    /// See [`IdentityService::create_enrollment_request`]; [`AdminError::InvalidRequest`].
+    pub async fn open_credential(
+        &self,
+        admin: &RootAdmin,
+        request: Result<CredentialRequest, InvalidRequest>,
+    ) -> Result<CredentialResponse, AdminError> {
+        let (_, tpm) = self.enrollment_deps()?;
+        let opened = async {
+            let (ek, file) = parse_credential(&request?)?;
+            let secret = self.deps.enrollment.open_credential(&tpm, ek, file).await?;
+            Ok(CredentialResponse { secret: Zeroizing::new(BASE64.encode(&secret)) })
+        };
+        let description = format!("{} had a credential opened", admin.id());
+        self.record_step(Event::EnrollmentCredential, &description, opened.await).await
+    }
+
+    /// Keeps a certificate for the host key in place of the previous one.
+    ///
+    /// # Errors
+    /// See [`IdentityService::create_enrollment_request`]; [`AdminError::InvalidRequest`].
+    pub async fn install_certificate(
+        &self,
+        admin: &Admin,
+        request: Result<InstallRequest, InvalidRequest>,
+    ) -> Result<HostCertificate, AdminError> {
+        let (issuer_state, tpm) = self.enrollment_deps()?;
+        let installed = async {
+            let pem = request?.certificate;
+            let (domain, now) = (&issuer_state.host().trust_domain, self.deps.clock.now());
+            let report = self.deps.enrollment.install(&tpm, pem.as_bytes(), domain, now).await?;
+            Ok(HostCertificate::from(report))
+        };
+        let result: Result<HostCertificate, AdminError> = installed.await;
+        let issuer = result.as_ref().map_or("", |certificate| &certificate.issuer);
+        let description = format!("{} installed a certificate by {issuer} for the host key", admin.id());
+        self.record_step(Event::CertificateInstalled, &description, result).await
+    }
+
+    fn enrollment_deps(&self) -> Result<(Arc<IssuerState>, Tpm), AdminError> {
+        let issuer_state = self.ready_issuer()?;
+        let tpm = self.deps.tpm.borrow().clone();
+        // The issuer has read the TPM, so there is a handle.
+        Ok((issuer_state, tpm.ok_or(issue::Error::Tpm(crate::tpm::Error::NotProvisioned))?))
+    }
+
+    /// Records a step, or that it was refused and why.
+    async fn record_step<T>(
+        &self,
+        event: Event,
+        description: &str,
+        result: Result<T, AdminError>,
+    ) -> Result<T, AdminError> {
+        match result {
+            Ok(outcome) => {
+                self.audit.record_event(event, description).await?;
+                Ok(outcome)
+            }
+            Err(e) => self.record_refused_step(e).await,
+        }
+    }
+
+    async fn record_refused_step<T>(&self, error: AdminError) -> Result<T, AdminError> {
+        self.audit.record_event(Event::EnrollmentRefused, &error.to_string()).await?;
+        Err(error)
+    }
+}
+
+fn parse_credential(request: &CredentialRequest) -> Result<(EkKind, Tpm2ToolsCredential), AdminError> {
+    let ek = match request.ek.as_str() {
+        "ecc" => EkKind::P256,
+        "rsa" => EkKind::Rsa,
+        _ => return Err(InvalidRequest::new("ek must be \"ecc\" or \"rsa\"").into()),
+    };
+    let file = BASE64
+        .decode(request.credential.as_bytes())
+        .map_err(|e| InvalidRequest::new(format!("credential is not base64: {e}")))?;
+    Ok((ek, Tpm2ToolsCredential::parse(&file).map_err(issue::Error::from)?))
+}

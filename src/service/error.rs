@@ -1,0 +1,124 @@
+//! Why a request is not fulfilled.
+
+use std::io;
+use std::time::Duration;
+
+use crate::audit::{AuditUnavailable, Recorded};
+use crate::config::Diagnostic;
+use crate::error_class::ErrorClass;
+use crate::issue::{self, KeyCommandError};
+use crate::policy::{ErrorCode, Refusal};
+use crate::posture::PostureCommandError;
+
+/// Why a caller does not get what it asked for.
+#[derive(Debug)]
+pub enum RequestError {
+    /// The request was refused, and the refusal recorded.
+    Denied(Recorded<Refusal>),
+    /// The audit log cannot be written, so nothing may be returned.
+    AuditUnavailable(AuditUnavailable),
+}
+
+/// Outcome of a request whose result has to be recorded before it is returned.
+pub type RequestResult<T> = Result<Recorded<T>, RequestError>;
+
+/// A request whose body or message cannot be used. The text goes to the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidRequest(String);
+
+/// The issuer or the CA is not ready. The text is the reason, with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(pub(super) String);
+
+/// Why an administrator's request is not fulfilled. The texts go to the administrator.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The body or the query cannot be used.
+    #[error(transparent)]
+    InvalidRequest(#[from] InvalidRequest),
+    /// No agent has the requested name.
+    #[error("there is no agent of this name")]
+    UnknownAgent,
+    /// Files of `agents.d` or `federation` have faults.
+    #[error("the agents were not reloaded; the previous set stays active")]
+    InvalidFiles(Vec<Diagnostic>),
+    /// The issuer is not ready.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    /// What was to be done could not be recorded.
+    #[error(transparent)]
+    AuditUnavailable(#[from] AuditUnavailable),
+    /// A key command failed.
+    #[error(transparent)]
+    Keys(#[from] KeyCommandError),
+    /// A posture command failed.
+    #[error(transparent)]
+    Posture(#[from] PostureCommandError),
+    /// An enrollment step failed.
+    #[error(transparent)]
+    Enrollment(#[from] issue::Error),
+    /// The audit log cannot be read.
+    #[error("the audit log cannot be read: {0}")]
+    ReadAudit(#[source] io::Error),
+    /// A blocking task ended without a result.
+    #[error("the request was not completed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl RequestError {
+    /// The error code of the response.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            RequestError::Denied(refusal) => refusal.get().code,
+            RequestError::AuditUnavailable(_) => ErrorCode::TemporarilyUnavailable,
+        }
+    }
+
+    /// When a repeated request can succeed.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            RequestError::Denied(refusal) => refusal.get().retry_after,
+            RequestError::AuditUnavailable(_) => None,
+        }
+    }
+
+    /// One line for the caller.
+    pub fn description(&self) -> String {
+        match self {
+            RequestError::Denied(refusal) => refusal.get().description.clone(),
+            RequestError::AuditUnavailable(unavailable) => unavailable.to_string(),
+        }
+    }
+}
+
+impl From<AuditUnavailable> for RequestError {
+    fn from(unavailable: AuditUnavailable) -> RequestError {
+        RequestError::AuditUnavailable(unavailable)
+    }
+}
+
+impl InvalidRequest {
+    /// `reason` says what is wrong with the request.
+    pub fn new(reason: impl Into<String>) -> InvalidRequest {
+        InvalidRequest(reason.into())
+    }
+}
+
+impl AdminError {
+    /// What the failure means for the administrator, whatever the request was.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            AdminError::InvalidRequest(_) | AdminError::UnknownAgent | AdminError::InvalidFiles(_) => {
+                ErrorClass::BadRequest
+            }
+            AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
+            AdminError::Keys(error) => error.class(),
+            AdminError::Posture(PostureCommandError::DigestMismatch { .. }) => ErrorClass::Conflict,
+            AdminError::Posture(PostureCommandError::Unavailable(_)) => ErrorClass::Unavailable,
+            AdminError::Enrollment(error) => error.class(),
+            AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Whether the host is healthy: one predicate for `GET /v1/health`, `GET /v1/status` and the gRPC health service.
+
+use std::sync::Arc;
+
+use super::error::NotReady;
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
+use crate::clock::BootTime;
+use crate::issue::IssuerState;
+use crate::policy::{ErrorCode, Refusal};
+use crate::posture::{Mode, Posture};
+use crate::tpm::StateKind;
+use crate::wire::agent::HealthResponse;
+use crate::wire::host::Health;
+
+/// How much of its work the daemon can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceHealth {
+    /// Everything: the issuer is ready, the audit log can be written, the posture permits, and the TPM is ready.
+    Full,
+    /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing, and keys do
+    /// not rotate.
+    WithoutTpm,
+    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, or the posture forbids it.
+    NotIssuing,
+}
+
+impl ServiceHealth {
+    /// Whether SVIDs are issued. The gRPC health service reports SERVING exactly then, because a SPIFFE client has no use
+    /// for the TPM's state: a daemon whose TPM is away for a while still issues what such a client asks for.
+    pub fn issues_svids(self) -> bool {
+        self != ServiceHealth::NotIssuing
+    }
+}
+
+impl From<ServiceHealth> for Health {
+    fn from(health: ServiceHealth) -> Health {
+        match health {
+            ServiceHealth::Full => Health::Ok,
+            ServiceHealth::WithoutTpm | ServiceHealth::NotIssuing => Health::Degraded,
+        }
+    }
+}
+
+impl IdentityService {
+    /// The health of this host now. All three front ends derive what they report from it.
+    pub fn health(&self) -> ServiceHealth {
+        let posture = self.deps.posture.evaluate(BootTime::now());
+        let posture_permits = posture.posture == Posture::Accepted || posture.mode != Mode::Enforce;
+        let audit_works = self.audit.health().write_error().is_none();
+        if self.deps.issuer.state().is_none() || !audit_works || !posture_permits {
+            return ServiceHealth::NotIssuing;
+        }
+        match self.deps.tpm_state.borrow().kind {
+            StateKind::Ready => ServiceHealth::Full,
+            _ => ServiceHealth::WithoutTpm,
+        }
+    }
+
+    /// The response to `GET /v1/health`.
+    pub fn health_response(&self) -> HealthResponse {
+        HealthResponse {
+            status: self.health().into(),
+            tpm: self.deps.tpm_state.borrow().kind.to_string(),
+            posture: self.posture().into(),
+        }
+    }
+
+    /// The host's posture now.
+    pub(super) fn posture(&self) -> Posture {
+        self.deps.posture.evaluate(BootTime::now()).posture
+    }
+
+    /// Why nothing is issued, with the remedy.
+    pub(super) fn unavailable_reason(&self) -> String {
+        if let Some(reason) = &*self.deps.blocked_reason.borrow() {
+            return reason.clone();
+        }
+        let state = self.deps.tpm_state.borrow();
+        match state.kind {
+            StateKind::Ready => "the issuing key is being loaded; try again in a moment".into(),
+            kind => format!("the TPM is {}: {}", *state, kind.remedy()),
+        }
+    }
+
+    /// The issuer, or a refusal with the reason.
+    pub(super) fn issuer_state(&self) -> Result<Arc<IssuerState>, Rejection> {
+        self.ready_issuer().map_err(|e| Refusal::new(ErrorCode::TemporarilyUnavailable, e.to_string()).into())
+    }
+
+    /// The issuer, or the reason why it is not ready.
+    pub(super) fn ready_issuer(&self) -> Result<Arc<IssuerState>, NotReady> {
+        self.deps.issuer.state().ok_or_else(|| NotReady(self.unavailable_reason()))
+    }
+}

@@ -1,0 +1,91 @@
+//! The service and the components that it is made of.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::agents::AgentRegistry;
+use crate::audit::Audit;
+use crate::clock::{Clock, Timestamp};
+use crate::federation::Federation;
+use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
+use crate::pki::CertificateIssuer;
+use crate::policy::{AdminPolicy, Limiter};
+use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
+use crate::tpm::{Tpm, TpmState};
+use crate::wire::status::TpmDescription;
+
+/// What [`IdentityService::new`] needs: handles of the daemon's components.
+pub struct ServiceDeps {
+    /// The registered agents.
+    pub agents: AgentRegistry,
+    /// Bundles of other trust domains.
+    pub federation: Federation,
+    /// Rates of agents and of unknown callers.
+    pub limiter: Limiter,
+    /// The issuing keys, once they are loaded.
+    pub issuer: Issuer,
+    /// The audit log.
+    pub audit: Audit,
+    /// Directory of the audit log, for `GET /v1/audit`.
+    pub audit_dir: PathBuf,
+    /// Time of day.
+    pub clock: Clock,
+    /// State of the TPM.
+    pub tpm_state: watch::Receiver<TpmState>,
+    /// What the TPM reports about itself, once it has been read.
+    pub tpm_description: watch::Receiver<Option<TpmDescription>>,
+    /// Handle of the TPM, once it is open.
+    pub tpm: watch::Receiver<Option<Tpm>>,
+    /// Why the issuer is not ready, where the TPM's state is not the reason: a corrupt file, for example.
+    pub blocked_reason: watch::Receiver<Option<String>>,
+    /// Signs tokens in the TPM, agent by agent in turn.
+    pub tpm_signer: TpmSigner,
+    /// Limits the evidence that is in memory at once.
+    pub evidence_slots: EvidenceSlots,
+    /// The boot's event log.
+    pub event_log: EventLogFile,
+    /// The kernel's list of measured files.
+    pub ima_log: ImaListFile,
+    /// Enrollment requests and the host key's certificate.
+    pub enrollment: Enrollment,
+    /// Last reading of the PCRs, with its baseline.
+    pub posture: PostureState,
+    /// PCRs that are compared with the baseline.
+    pub compared_pcrs: Vec<u8>,
+    /// Where posture commands are sent.
+    pub posture_commands: PostureCommandSender,
+    /// Where key commands are sent.
+    pub key_admin: KeyAdmin,
+    /// Issues X.509 certificates.
+    pub certificate_issuer: CertificateIssuer,
+    /// Who is an administrator.
+    pub admin_policy: AdminPolicy,
+}
+
+/// The request path. Cheap to clone; every clone works on the same components.
+#[derive(Clone)]
+pub struct IdentityService {
+    pub(super) deps: Arc<ServiceDeps>,
+    /// As in `deps`, with the write mode of this clone.
+    pub(super) audit: Audit,
+    pub(super) started: Timestamp,
+}
+
+impl IdentityService {
+    /// A service on these components. `started` in its status is the time of this call.
+    pub fn new(deps: ServiceDeps) -> IdentityService {
+        IdentityService { audit: deps.audit.clone(), started: deps.clock.now(), deps: Arc::new(deps) }
+    }
+
+    /// The same service for a worker thread: it writes its own audit records while the disk keeps up.
+    pub fn with_inline_audit(&self) -> IdentityService {
+        IdentityService { audit: self.audit.with_inline_writes(), ..self.clone() }
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        self.deps.clock.now()
+    }
+}

@@ -1,0 +1,64 @@
+//! Key commands: list, rotate, recovery key, recover, accept.
+
+use super::admin::{Admin, RootAdmin};
+use super::error::{AdminError, InvalidRequest};
+use super::identity_service::IdentityService;
+use crate::keystore::RecoveryKey;
+use crate::wire::keys::{
+    Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse,
+};
+
+impl IdentityService {
+    /// Every signing key with its state.
+    ///
+    /// # Errors
+    /// [`AdminError::NotReady`] until the keys are loaded.
+    pub fn keys(&self, _: &Admin) -> Result<KeysResponse, AdminError> {
+        let issuer_state = self.ready_issuer()?;
+        Ok(KeysResponse {
+            blocked_reason: self.deps.key_admin.blocked_reason(),
+            rsa_blocked_reason: self.deps.tpm_signer.rsa_blocked_reason.borrow().clone(),
+            keys: issuer_state.key_reports().iter().map(Key::from).collect(),
+        })
+    }
+
+    /// Publishes the next issuing key, or lets it sign at once.
+    ///
+    /// # Errors
+    /// [`AdminError::NotReady`] until the keys are loaded; [`AdminError::Keys`].
+    pub async fn rotate_keys(
+        &self,
+        admin: &Admin,
+        request: RotateRequest,
+    ) -> Result<RotateResponse, AdminError> {
+        self.ready_issuer()?;
+        Ok(self.deps.key_admin.rotate(request.now, admin.id()).await?.into())
+    }
+
+    /// Makes a recovery key and invalidates the previous one. This is the only time that the key is returned.
+    ///
+    /// # Errors
+    /// [`AdminError::Keys`].
+    pub async fn create_recovery_key(&self, admin: &RootAdmin) -> Result<RecoveryKeyResponse, AdminError> {
+        let key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
+        Ok(RecoveryKeyResponse { recovery_key: key })
+    }
+
+    /// Opens the keystore with the recovery key and seals it to this TPM as it is now.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidRequest`] where the text is not a recovery key, without any of the text; [`AdminError::Keys`].
+    pub async fn recover_keys(&self, admin: &RootAdmin, request: RecoverRequest) -> Result<(), AdminError> {
+        let key =
+            RecoveryKey::parse(&request.recovery_key).map_err(|e| InvalidRequest::new(e.to_string()))?;
+        Ok(self.deps.key_admin.recover(key, request.accept, admin.id()).await?)
+    }
+
+    /// Accepts the state directory as the latest of this host, after an older copy was restored.
+    ///
+    /// # Errors
+    /// [`AdminError::Keys`].
+    pub async fn accept_state(&self, admin: &RootAdmin) -> Result<(), AdminError> {
+        Ok(self.deps.key_admin.accept_state(admin.id()).await?)
+    }
+}

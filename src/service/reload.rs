@@ -1,0 +1,61 @@
+//! Reading `agents.d` and `federation` again.
+
+use super::admin::Admin;
+use super::error::AdminError;
+use super::identity_service::IdentityService;
+use crate::audit::Event;
+use crate::config::Diagnostic;
+use crate::wire::admin::ReloadResponse;
+
+impl IdentityService {
+    /// Reads the agents and the bundles of other trust domains again, for an administrator. Each of the two sets becomes
+    /// active as a whole; if a file of one has a fault, the previous set stays active, and the other set may still change.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidFiles`] with all faults, after they have been recorded; [`AdminError::AuditUnavailable`].
+    pub async fn reload(&self, admin: &Admin) -> Result<ReloadResponse, AdminError> {
+        self.reload_as(&admin.id()).await
+    }
+
+    /// As [`IdentityService::reload`], for a signal instead of an administrator.
+    ///
+    /// # Errors
+    /// As [`IdentityService::reload`].
+    pub async fn reload_on_signal(&self, signal: &str) -> Result<ReloadResponse, AdminError> {
+        self.reload_as(signal).await
+    }
+
+    async fn reload_as(&self, requested_by: &str) -> Result<ReloadResponse, AdminError> {
+        let (agents, federation) = (self.deps.agents.clone(), self.deps.federation.clone());
+        let outcome = tokio::task::spawn_blocking(move || {
+            let bundles = federation.reload();
+            match (agents.reload(), bundles) {
+                (Ok(changes), Ok(_)) => Ok(changes),
+                (Ok(_), Err(faults)) => Err(faults),
+                (Err(faults), bundles) => Err([faults, bundles.err().unwrap_or_default()].concat()),
+            }
+        })
+        .await?;
+        match outcome {
+            Ok(changes) => {
+                let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
+                Ok(changes.into())
+            }
+            Err(faults) => {
+                self.record_faults(&faults, requested_by).await?;
+                Err(AdminError::InvalidFiles(faults))
+            }
+        }
+    }
+
+    async fn record_faults(&self, faults: &[Diagnostic], requested_by: &str) -> Result<(), AdminError> {
+        for fault in faults {
+            tracing::error!(event = "agents-rejected", "{fault}");
+        }
+        let description = format!(
+            "{requested_by} asked for a reload: {} faults; the previous set stays active",
+            faults.len()
+        );
+        Ok(self.audit.record_event(Event::AgentsRejected, &description).await?)
+    }
+}

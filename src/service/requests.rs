@@ -1,0 +1,212 @@
+//! Checks what a request says before any decision: wire types become the types that `policy` and `issue` take.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::error::InvalidRequest;
+use crate::agents;
+use crate::issue::{self, EvidenceFormat, Nonce, ValidationRequest};
+use crate::policy::{self, JwtSvidRequest, MAX_AUDIENCES};
+use crate::verify;
+use crate::wire::agent::{self, CertificateRequest, Ttl};
+
+/// Longest audience, scope list and agent name of a request, in bytes. Those of `agents.d` are shorter, so a longer one
+/// matches nothing.
+const MAX_FIELD_LEN: usize = 4096;
+/// Longest audience of a JWT-SVID, in bytes, as in a grant.
+const MAX_SVID_AUDIENCE_LEN: usize = 512;
+
+/// What FetchJWTSVID asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JwtSvidParams {
+    /// At least one and at most 16 audiences.
+    pub audiences: Vec<String>,
+    /// SPIFFE ID of the agent to act as; empty means all of the caller's agents.
+    pub spiffe_id: String,
+}
+
+/// A request for a certificate with a valid lifetime and agent name. The CSR is not parsed yet.
+pub(super) struct CheckedCertificateRequest<'a> {
+    pub csr: Option<Cow<'a, str>>,
+    pub agent: Option<String>,
+    pub ttl: Option<Duration>,
+}
+
+pub(super) fn token_request(
+    request: agent::TokenRequest<'_>,
+) -> Result<policy::TokenRequest, InvalidRequest> {
+    if request.grant_type.is_some_and(|grant_type| grant_type != "client_credentials") {
+        return Err(InvalidRequest::new("grant_type, if given, must be client_credentials"));
+    }
+    let audience = match (request.audience, request.resource) {
+        (Some(audience), Some(resource)) if audience != resource => {
+            return Err(InvalidRequest::new(
+                "audience and resource must be equal if both are given, but differ",
+            ));
+        }
+        (Some(audience), _) | (None, Some(audience)) => audience,
+        (None, None) => {
+            return Err(InvalidRequest::new(
+                "audience is missing: name the relying party that the token is for",
+            ));
+        }
+    };
+    if audience.is_empty()
+        || audience.len() > MAX_FIELD_LEN
+        || !audience.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err(InvalidRequest::new("audience must be visible ASCII, as in the agent's grant"));
+    }
+    Ok(policy::TokenRequest {
+        audience: audience.into_owned(),
+        scopes: request.scope.map(scopes).transpose()?,
+        ttl: request.ttl.map(lifetime).transpose()?,
+        agent: request.agent.map(agent_name).transpose()?,
+    })
+}
+
+pub(super) fn certificate_request(
+    request: CertificateRequest<'_>,
+) -> Result<CheckedCertificateRequest<'_>, InvalidRequest> {
+    Ok(CheckedCertificateRequest {
+        agent: request.agent.map(agent_name).transpose()?,
+        ttl: request.ttl.map(lifetime).transpose()?,
+        csr: request.csr,
+    })
+}
+
+pub(super) fn introspection_request(request: agent::IntrospectionRequest) -> issue::IntrospectionRequest {
+    issue::IntrospectionRequest { token: request.token, audience: request.audience }
+}
+
+pub(super) fn attest_request(request: agent::AttestRequest) -> Result<issue::AttestRequest, InvalidRequest> {
+    let nonce = Nonce::parse(&request.nonce).map_err(InvalidRequest::new)?;
+    let format = match request.format {
+        agent::EvidenceFormat::Evidence => EvidenceFormat::Evidence,
+        agent::EvidenceFormat::Eat => EvidenceFormat::Eat,
+    };
+    Ok(issue::AttestRequest { nonce, format })
+}
+
+pub(super) fn jwt_svid_request(params: JwtSvidParams) -> Result<JwtSvidRequest, InvalidRequest> {
+    let JwtSvidParams { mut audiences, spiffe_id } = params;
+    if audiences.is_empty() {
+        return Err(InvalidRequest::new("audience is missing"));
+    }
+    if audiences.len() > MAX_AUDIENCES {
+        return Err(InvalidRequest::new(format!(
+            "a token has at most {MAX_AUDIENCES} audiences; ask for one audience where possible"
+        )));
+    }
+    if audiences.iter().any(|audience| audience.is_empty() || audience.len() > MAX_SVID_AUDIENCE_LEN) {
+        return Err(InvalidRequest::new(format!("an audience must have 1 to {MAX_SVID_AUDIENCE_LEN} bytes")));
+    }
+    let mut seen = HashSet::new();
+    audiences.retain(|audience| seen.insert(audience.clone()));
+    check_spiffe_id(&spiffe_id)?;
+    Ok(JwtSvidRequest { audiences, spiffe_id: Some(spiffe_id).filter(|id| !id.is_empty()) })
+}
+
+pub(super) fn validation_request(
+    svid: String,
+    audience: String,
+) -> Result<ValidationRequest, InvalidRequest> {
+    if audience.is_empty() {
+        return Err(InvalidRequest::new("audience is missing"));
+    }
+    if svid.is_empty() {
+        return Err(InvalidRequest::new("svid is missing"));
+    }
+    Ok(ValidationRequest { svid, audience })
+}
+
+/// Accepts an empty text, which means every agent of the caller.
+pub(super) fn check_spiffe_id(spiffe_id: &str) -> Result<(), InvalidRequest> {
+    if spiffe_id.is_empty() || verify::workload_trust_domain(spiffe_id).is_some() {
+        return Ok(());
+    }
+    Err(InvalidRequest::new("spiffe_id is not the SPIFFE ID of a workload"))
+}
+
+fn scopes(scope: Cow<'_, str>) -> Result<Vec<String>, InvalidRequest> {
+    if scope.len() > MAX_FIELD_LEN {
+        return Err(InvalidRequest::new(format!("scope must have at most {MAX_FIELD_LEN} bytes")));
+    }
+    let scopes: Vec<String> = scope.split(' ').filter(|scope| !scope.is_empty()).map(String::from).collect();
+    if scopes.iter().all(|scope| agents::is_scope(scope)) {
+        return Ok(scopes);
+    }
+    Err(InvalidRequest::new("scope must be words of visible ASCII, separated by spaces"))
+}
+
+fn agent_name(name: Cow<'_, str>) -> Result<String, InvalidRequest> {
+    if name.len() > MAX_FIELD_LEN {
+        return Err(InvalidRequest::new("agent must be a name as whoami reports it"));
+    }
+    Ok(name.into_owned())
+}
+
+fn lifetime(ttl: Ttl<'_>) -> Result<Duration, InvalidRequest> {
+    let duration = match ttl {
+        Ttl::Seconds(seconds) => Duration::from_secs(seconds),
+        Ttl::Text(text) => humantime::parse_duration(&text)
+            .map_err(|_| InvalidRequest::new("ttl must be a number of seconds or a duration like \"5m\""))?,
+    };
+    if duration < Duration::from_secs(1) {
+        return Err(InvalidRequest::new("ttl must be at least one second"));
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<policy::TokenRequest, String> {
+        let request = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        token_request(request).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn token_request_errors_name_the_member() {
+        for (text, expected) in [
+            ("{}", "audience is missing"),
+            (r#"{"audience":"a b"}"#, "visible ASCII"),
+            (r#"{"audience":"a\u0000"}"#, "visible ASCII"),
+            (r#"{"audience":""}"#, "visible ASCII"),
+            (r#"{"audience":"a","resource":"b"}"#, "differ"),
+            (r#"{"audience":"a","ttl":-1}"#, "ttl must be a number"),
+            (r#"{"audience":"a","ttl":0}"#, "at least one second"),
+            (r#"{"audience":"a","ttl":"soon"}"#, "ttl must be a number"),
+            (r#"{"audience":"a","scope":"x\ny"}"#, "scope must be words"),
+            (r#"{"audience":"a","grant_type":"password"}"#, "client_credentials"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn token_request_is_split_into_scopes_and_seconds() {
+        let request = check(r#"{"resource":"https://x","scope":"b  a","ttl":"5m","agent":"r"}"#).unwrap();
+        assert_eq!(request.audience, "https://x");
+        assert_eq!(request.scopes.unwrap(), ["b", "a"]);
+        assert_eq!(request.ttl, Some(Duration::from_secs(300)));
+        assert_eq!(request.agent.unwrap(), "r");
+    }
+
+    #[test]
+    fn jwt_svid_audiences_are_unique_and_bounded() {
+        let params = |audiences: &[&str], id: &str| JwtSvidParams {
+            audiences: audiences.iter().map(ToString::to_string).collect(),
+            spiffe_id: id.to_owned(),
+        };
+        let request = jwt_svid_request(params(&["a", "b", "a"], "")).unwrap();
+        assert_eq!((request.audiences, request.spiffe_id), (vec!["a".to_owned(), "b".to_owned()], None));
+        assert!(jwt_svid_request(params(&[], "")).is_err());
+        assert!(jwt_svid_request(params(&["a"; MAX_AUDIENCES + 1], "")).is_err());
+        assert!(jwt_svid_request(params(&[&"a".repeat(513)], "")).is_err());
+        assert!(jwt_svid_request(params(&["a"], "https://a")).is_err());
+    }
+}

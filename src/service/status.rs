@@ -1,0 +1,85 @@
+//! What an administrator sees at a glance: `GET /v1/status` and the line for `systemctl status`.
+
+use super::admin::Admin;
+use super::convert;
+use super::identity_service::IdentityService;
+use crate::clock::BootTime;
+use crate::wire::error::Fault;
+use crate::wire::keys::{Key, KeyState};
+use crate::wire::status::{
+    AgentsStatus, AuditStatus, FederationStatus, HostNames, JournalStatus, StatusResponse, TpmStatus,
+};
+
+impl IdentityService {
+    /// Everything as it is now. `connections` is the number of open connections of the agent socket and the workload
+    /// socket, which the service does not know.
+    pub fn status(&self, _: &Admin, connections: usize) -> StatusResponse {
+        let deps = &self.deps;
+        let issuer_state = deps.issuer.state();
+        let host = issuer_state.as_ref().map(|issuer_state| issuer_state.host());
+        let posture = deps.posture.evaluate(BootTime::now());
+        let keys = issuer_state.iter().flat_map(|issuer_state| issuer_state.key_reports()).map(Key::from);
+        StatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.started,
+            status: self.health().into(),
+            host: HostNames {
+                id: host.map(|host| host.id.clone()),
+                trust_domain: host.map(|host| host.trust_domain.clone()),
+                issuer: host.map(|host| host.issuer.clone()),
+            },
+            tpm: TpmStatus { kind: host.map(convert::tpm_kind), ..self.tpm_status() },
+            certificate: deps.enrollment.certificate_report().map(Into::into),
+            ca: deps.certificate_issuer.report().into(),
+            posture: posture.posture.into(),
+            posture_reason: Some(posture.reason()).filter(|reason| !reason.is_empty()),
+            seal: deps.key_admin.seal_status().map(Into::into),
+            issuer_blocked_reason: issuer_state.is_none().then(|| self.unavailable_reason()),
+            keys: keys.filter(|key| key.state != KeyState::Destroyed).collect(),
+            rsa_blocked_reason: deps.tpm_signer.rsa_blocked_reason.borrow().clone(),
+            agents: AgentsStatus::from(&*deps.agents.load_status()),
+            federation: FederationStatus {
+                trust_domains: deps.federation.bundles().keys().cloned().collect(),
+                faults: deps.federation.diagnostics().iter().map(Fault::from).collect(),
+            },
+            audit: AuditStatus {
+                last_seq: self.audit.health().last_seq(),
+                problem: self.audit.health().write_error().map(|error| error.to_string()),
+            },
+            journal: JournalStatus {
+                sink: self.audit.journal().sink_name().to_owned(),
+                dropped: self.audit.journal().dropped(),
+            },
+            connections,
+        }
+    }
+
+    /// One line for `systemctl status`.
+    pub fn status_line(&self) -> String {
+        let load_status = self.deps.agents.load_status();
+        let agents = match load_status.faults.len() {
+            0 => format!("{} agents", load_status.agents),
+            n => format!("{} agents, {n} faults in agents.d", load_status.agents),
+        };
+        match self.deps.issuer.state() {
+            Some(issuer_state) => {
+                let tpm_state = self.deps.tpm_state.borrow().kind;
+                format!("host {}; {agents}; TPM {tpm_state}", issuer_state.host().id)
+            }
+            None => format!("no tokens are issued: {}; {agents}", self.unavailable_reason()),
+        }
+    }
+
+    fn tpm_status(&self) -> TpmStatus {
+        let state = self.deps.tpm_state.borrow().clone();
+        TpmStatus {
+            state: state.kind.to_string(),
+            remedy: state.kind.remedy().to_owned(),
+            detail: state.detail,
+            kind: None,
+            waiting_to_sign: self.deps.tpm_signer.queue.waiting_count(),
+            description: self.deps.tpm_description.borrow().clone(),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Streams of the Workload API: who follows them, and whether what they were sent is still valid.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::{InvalidRequest, NotReady, RequestResult};
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
+use super::requests;
+use crate::agents::{AgentSet, AuthenticatedAgent};
+use crate::clock::BootTime;
+use crate::federation::FederatedBundles;
+use crate::issue::{IssuerState, WitSvid};
+use crate::peer::{self, Peer, PeerInfo, PeerLookup};
+use crate::pki::IssuedX509Svid;
+use crate::policy::{self, ErrorCode, IdentityPermit};
+use crate::posture::Posture;
+
+/// Users and groups are looked up again after this time, even if nothing else changed.
+const IDENTITY_TTL: Duration = Duration::from_secs(30);
+
+/// What a poll finds out about the process that opened a connection.
+pub enum CallerCheck {
+    /// The process exists.
+    Present(Box<IdentityInputs>),
+    /// The process could not be read; the next poll decides.
+    Retry,
+    /// The process has ended or is another one now.
+    Gone,
+}
+
+/// Everything that a caller's agents and their credentials depend on, at one poll.
+pub struct IdentityInputs {
+    peer: Peer,
+    agent_set: Arc<AgentSet>,
+    issuer_state: Option<Arc<IssuerState>>,
+    bundles: Arc<FederatedBundles>,
+    ca_generation: u64,
+    posture: Posture,
+    taken_at: Instant,
+}
+
+impl IdentityService {
+    /// Reads a caller again, without identifying it.
+    pub fn check_caller(&self, lookup: PeerLookup) -> CallerCheck {
+        let peer = match lookup.peer {
+            Ok(peer) => peer,
+            Err(peer::Error::ConcurrentChange | peer::Error::Kernel(_)) => return CallerCheck::Retry,
+            Err(_) => return CallerCheck::Gone,
+        };
+        CallerCheck::Present(Box::new(IdentityInputs {
+            peer,
+            agent_set: self.deps.agents.current(),
+            issuer_state: self.deps.issuer.state(),
+            bundles: self.deps.federation.bundles(),
+            ca_generation: self.deps.certificate_issuer.generation(),
+            posture: self.posture(),
+            taken_at: Instant::now(),
+        }))
+    }
+
+    /// The agents that a caller matches, without a rate and without a record; none where it matches no agent.
+    pub async fn agents_of_caller(&self, inputs: &IdentityInputs) -> Option<Vec<AuthenticatedAgent>> {
+        self.deps.agents.identify_all(&inputs.peer, self.deps.posture.ima_digests()).await.ok()
+    }
+
+    /// SPIFFE IDs of agents, in their order.
+    ///
+    /// # Errors
+    /// [`NotReady`] while the host's identity is not loaded.
+    pub fn spiffe_ids(&self, agents: &[AuthenticatedAgent]) -> Result<Vec<String>, NotReady> {
+        let issuer_state = self.ready_issuer()?;
+        Ok(agents.iter().map(|agent| issuer_state.host().spiffe_id(agent.entry())).collect())
+    }
+
+    /// Whether a text is the SPIFFE ID of a workload, or empty.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`] with the text for the caller.
+    pub fn check_spiffe_id(&self, spiffe_id: &str) -> Result<(), InvalidRequest> {
+        requests::check_spiffe_id(spiffe_id)
+    }
+
+    /// A WIT-SVID with its key, for an agent with an open stream. With `denial_logged`, a refusal is not recorded, because the
+    /// stream's previous refusal was.
+    ///
+    /// # Errors
+    /// A refusal, also where the agent is no longer registered as it was when the stream identified it.
+    pub async fn issue_wit_svid(
+        &self,
+        agent: &AuthenticatedAgent,
+        denial_logged: bool,
+    ) -> RequestResult<WitSvid> {
+        let issue = || {
+            self.ensure_current(agent)?;
+            let permit = self.permit_identity(agent)?;
+            let issuer_state = self
+                .issuer_state()
+                .map_err(|rejection| rejection.with_peer(agent.peer()).with_agent(agent))?;
+            let ttl = self.deps.certificate_issuer.ttl();
+            Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
+        };
+        match issue() {
+            Ok(svid) => Ok(self.audit.record_wit_svid(svid).await?),
+            Err(rejection) => {
+                Err(self.record_rejection(Rejection { log: !denial_logged, ..rejection }).await)
+            }
+        }
+    }
+
+    /// Whether the host's posture permits that an agent gets credentials of its identity now.
+    pub fn posture_allows_identity(&self, agent: &AuthenticatedAgent) -> bool {
+        self.permit_identity(agent).is_ok()
+    }
+
+    /// Whether a certificate counts as issued: it was not revoked, and its issuing CA is still trusted.
+    pub fn is_x509_svid_valid(&self, certificate: &IssuedX509Svid) -> bool {
+        self.deps.certificate_issuer.is_valid(certificate)
+    }
+
+    /// Whether the key that signed a WIT-SVID is published. There is no revocation list for WIT-SVIDs.
+    pub fn is_wit_svid_valid(&self, svid: &WitSvid) -> bool {
+        self.deps.issuer.state().is_none_or(|issuer_state| issuer_state.is_current_wit_kid(svid.kid()))
+    }
+
+    /// Refuses agents whose registration changed since the stream identified its caller.
+    pub(super) fn ensure_current(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
+        if self.deps.agents.is_current(agent) {
+            return Ok(());
+        }
+        let description = "the agent configuration has changed; retry";
+        Err(Rejection::new(ErrorCode::TemporarilyUnavailable, description, agent.peer()).with_agent(agent))
+    }
+
+    pub(super) fn permit_identity(&self, agent: &AuthenticatedAgent) -> Result<IdentityPermit, Rejection> {
+        Ok(policy::decide_identity(agent.clone(), &self.deps.posture.evaluate(BootTime::now()))?)
+    }
+}
+
+impl IdentityInputs {
+    /// Whether nothing has changed since `self` that another identification could depend on.
+    pub fn is_unchanged(&self, current: &IdentityInputs) -> bool {
+        let issuer_ptr = |inputs: &IdentityInputs| inputs.issuer_state.as_ref().map(Arc::as_ptr);
+        std::ptr::eq::<PeerInfo>(&*self.peer, &*current.peer)
+            && Arc::ptr_eq(&self.agent_set, &current.agent_set)
+            && issuer_ptr(self) == issuer_ptr(current)
+            && Arc::ptr_eq(&self.bundles, &current.bundles)
+            && (self.ca_generation, self.posture) == (current.ca_generation, current.posture)
+            && current.taken_at.duration_since(self.taken_at) < IDENTITY_TTL
+    }
+}

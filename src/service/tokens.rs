@@ -1,0 +1,165 @@
+//! Access tokens, introspection and JWT-SVIDs.
+
+use super::error::{InvalidRequest, RequestResult};
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
+use super::requests::{self, JwtSvidParams};
+use crate::agents::AuthenticatedAgent;
+use crate::clock::BootTime;
+use crate::issue::{AccessToken, Introspection, JwtSvid};
+use crate::peer::{Peer, PeerLookup};
+use crate::policy::{self, ErrorCode, JwtSvidRequest, RateLimitKey, Refusal, Signer};
+use crate::wire::agent::{IntrospectionRequest, TokenRequest};
+
+impl IdentityService {
+    /// An access token for one audience (RFC 9068), for the agent that the caller matches.
+    ///
+    /// # Errors
+    /// A recorded refusal, also where `request` is an error: then only a registered agent gets to know it.
+    pub async fn issue_token(
+        &self,
+        lookup: PeerLookup,
+        request: Result<TokenRequest<'_>, InvalidRequest>,
+    ) -> RequestResult<AccessToken> {
+        match self.decide_token(lookup, request.and_then(requests::token_request)).await {
+            Ok(token) => Ok(self.audit.record_token(token).await?),
+            Err(rejection) => Err(self.record_rejection(rejection).await),
+        }
+    }
+
+    /// Whether a token of this host is valid now (RFC 7662), for any registered agent.
+    ///
+    /// # Errors
+    /// A recorded refusal, also where `request` is an error.
+    pub async fn introspect(
+        &self,
+        lookup: PeerLookup,
+        request: Result<IntrospectionRequest, InvalidRequest>,
+    ) -> RequestResult<Introspection> {
+        let decision = async {
+            let peer = self.require_peer(lookup)?;
+            let agent = self.identify_any(&peer).await?;
+            let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+            let issuer_state =
+                self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
+            let request = requests::introspection_request(request);
+            let introspection =
+                issuer_state.introspect(&request, &self.deps.agents.current(), self.deps.clock.now());
+            Ok((agent, introspection))
+        };
+        self.record_introspection(decision.await).await
+    }
+
+    /// JWT-SVIDs of the caller's agents that are granted all the audiences, at least one.
+    ///
+    /// # Errors
+    /// A recorded refusal; where several agents are refused, that of the first by name.
+    pub async fn issue_jwt_svids(
+        &self,
+        lookup: PeerLookup,
+        params: JwtSvidParams,
+    ) -> RequestResult<Vec<JwtSvid>> {
+        match self.decide_jwt_svids(lookup, requests::jwt_svid_request(params)).await {
+            Ok(svids) => Ok(self.audit.record_jwt_svids(svids).await?),
+            Err(rejection) => Err(self.record_rejection(rejection).await),
+        }
+    }
+
+    /// Whether a JWT-SVID of this trust domain or of a federated one is valid for `audience`, for any registered agent.
+    ///
+    /// # Errors
+    /// A recorded refusal, also where a parameter is empty.
+    pub async fn validate_jwt_svid(
+        &self,
+        lookup: PeerLookup,
+        svid: String,
+        audience: String,
+    ) -> RequestResult<Introspection> {
+        let decision = async {
+            let peer = self.require_peer(lookup)?;
+            let agent = self.identify_any(&peer).await?;
+            let request = requests::validation_request(svid, audience)
+                .map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+            let issuer_state =
+                self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
+            let bundles = self.deps.federation.bundles();
+            let federated_keys = |domain: &str| bundles.get(domain).map(|bundle| &bundle.jwt_authorities);
+            let introspection = issuer_state.validate_jwt_svid(
+                &request,
+                &self.deps.agents.current(),
+                federated_keys,
+                self.deps.clock.now(),
+            );
+            Ok((agent, introspection))
+        };
+        self.record_introspection(decision.await).await
+    }
+
+    async fn record_introspection(
+        &self,
+        decision: Result<(AuthenticatedAgent, Introspection), Rejection>,
+    ) -> RequestResult<Introspection> {
+        match decision {
+            Ok((agent, introspection)) => Ok(self.audit.record_introspection(&agent, introspection).await?),
+            Err(rejection) => Err(self.record_rejection(rejection).await),
+        }
+    }
+
+    async fn decide_token(
+        &self,
+        lookup: PeerLookup,
+        request: Result<policy::TokenRequest, InvalidRequest>,
+    ) -> Result<AccessToken, Rejection> {
+        let peer = self.require_peer(lookup)?;
+        let agent = match &request {
+            Ok(request) => self.identify(&peer, request.agent.as_deref()).await?,
+            Err(_) => self.identify_any(&peer).await?,
+        };
+        let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+        let posture = self.deps.posture.evaluate(BootTime::now());
+        let permit = policy::decide(agent.clone(), &posture, request)?;
+        let issuer_state =
+            self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
+        if permit.signer() == Signer::Issuing {
+            return Ok(issuer_state.mint_token(permit, self.deps.clock.now())?);
+        }
+        self.check_rate(RateLimitKey::TpmSign(agent.name().clone()), Some(&peer))
+            .map_err(|rejection| rejection.with_agent(&agent))?;
+        Ok(self.deps.tpm_signer.mint_token(&issuer_state, permit, &self.deps.clock).await?)
+    }
+
+    async fn decide_jwt_svids(
+        &self,
+        lookup: PeerLookup,
+        request: Result<JwtSvidRequest, InvalidRequest>,
+    ) -> Result<Vec<JwtSvid>, Rejection> {
+        let peer = self.require_peer(lookup)?;
+        let agents = self.identify_all(&peer).await?;
+        let request = request.map_err(|e| invalid(e, &peer))?;
+        let issuer_state = self.issuer_state().map_err(|rejection| rejection.with_peer(&peer))?;
+        let posture = self.deps.posture.evaluate(BootTime::now());
+        let (mut svids, mut first_refusal) = (Vec::new(), None);
+        for agent in agents {
+            let spiffe_id = issuer_state.host().spiffe_id(agent.entry());
+            if request.spiffe_id.as_ref().is_some_and(|requested| *requested != spiffe_id) {
+                continue;
+            }
+            match policy::decide_jwt_svid(agent, &posture, &request.audiences) {
+                Ok(permit) => svids.push(issuer_state.mint_jwt_svid(permit, self.deps.clock.now())?),
+                Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
+            }
+        }
+        if !svids.is_empty() {
+            return Ok(svids);
+        }
+        let no_match = || {
+            let description = "this process does not have the requested SPIFFE ID";
+            Refusal::new(ErrorCode::InvalidClient, description).with_peer(&peer)
+        };
+        Err(first_refusal.unwrap_or_else(no_match).into())
+    }
+}
+
+fn invalid(error: InvalidRequest, peer: &Peer) -> Rejection {
+    Rejection::new(ErrorCode::InvalidRequest, error.to_string(), peer)
+}

@@ -1,0 +1,168 @@
+//! The admin socket: agents, reload and the audit log. Status, keys, posture and enrollment have modules of
+//! their own.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::agent::Peer;
+use super::host::{Posture, PostureMode};
+use crate::clock::Timestamp;
+
+/// Largest `limit` of `GET /v1/audit`; a larger one counts as this.
+pub const MAX_AUDIT_RECORDS: u16 = 1000;
+
+/// One agent: `200` of `GET /v1/agents/{name}`, and an item of the array of `GET /v1/agents`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// `[a-z0-9][a-z0-9._-]{0,62}`.
+    pub name: String,
+    /// The accountable person or team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The tenant, which is part of the SPIFFE ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Conditions that a process has to meet, all of them.
+    #[serde(rename = "match")]
+    pub selectors: AgentSelectors,
+    /// What the agent may ask for.
+    pub grants: Vec<AgentGrant>,
+}
+
+/// Conditions that a process has to meet. An absent one does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentSelectors {
+    /// User, by number or by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<IdOrName>,
+    /// Group, by number or by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<IdOrName>,
+    /// systemd unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Path of the executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// SHA-256 of the executable, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_sha256: Option<String>,
+    /// Whether the kernel (IMA) must have measured the executable and a quote of PCR 10 must prove it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub measured: bool,
+}
+
+/// A user or group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum IdOrName {
+    /// Its number.
+    Id(u32),
+    /// Its name.
+    Name(String),
+}
+
+/// An audience and what the agent may have for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentGrant {
+    /// The relying party.
+    pub audience: String,
+    /// Scopes in alphabetical order.
+    pub scopes: Vec<String>,
+    /// Longest lifetime of a token in seconds.
+    pub ttl: u64,
+    /// `sealed` (the issuing key signs, in memory) or `tpm` (the TPM signs).
+    pub assurance: String,
+    /// `ES256` or `RS256` (RFC 7518 section 3.1).
+    pub alg: String,
+    /// The effect of the host's posture; absent where the host's configuration decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posture: Option<PostureMode>,
+}
+
+/// `200` of `POST /v1/agents/reload`: names of agents. The same with status 422 is an
+/// [`ErrorResponse`](super::error::ErrorResponse) with `faults`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadResponse {
+    /// Agents that are new.
+    pub added: Vec<String>,
+    /// Agents whose file says something else.
+    pub changed: Vec<String>,
+    /// Agents that are gone.
+    pub removed: Vec<String>,
+}
+
+/// `200` of a command that has nothing to report: `POST /v1/keys/recover` and `POST /v1/keys/accept`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoneResponse {
+    /// Always `true`.
+    pub done: bool,
+}
+
+/// `200` of `GET /v1/audit`: lines of the audit log, oldest first, exactly as they are in the file. Each
+/// parses as an [`AuditRecord`].
+pub type AuditResponse = Vec<Box<RawValue>>;
+
+/// One line of the audit log. Members that do not apply to the event are absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Version of the line's format: 1.
+    pub v: u32,
+    /// Sequence number, counted from 1 without gaps.
+    pub seq: u64,
+    /// SHA-256 of the previous line, hexadecimal.
+    pub prev: String,
+    /// When the event happened.
+    pub time: Timestamp,
+    /// Name of the event, such as `token-issued`.
+    pub event: String,
+    /// The agent concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The agent's tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Audiences, separated by spaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// Scopes, separated by spaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// `jti` of the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// Key that signed, or that changed its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
+    /// SPIFFE ID of the certificate or WIT-SVID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spiffe_id: Option<String>,
+    /// Serial number of the certificate, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// End of validity, in seconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exp: Option<u64>,
+    /// Result of an introspection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
+    /// Error code of a refusal, as in [`ErrorResponse`](super::error::ErrorResponse).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// One line for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Refusals of the same kind since the previous record that have no record of their own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub suppressed: u64,
+    /// The host's posture at the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posture: Option<Posture>,
+    /// The process that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}

@@ -1,0 +1,238 @@
+//! The agent socket: tokens, certificates, introspection, evidence, `whoami` and health.
+//!
+//! Types that hold a token or a private key have no `Debug`.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::host::{Health, Posture, TpmKind};
+use crate::clock::Timestamp;
+
+/// `POST /v1/token`, as JSON or as a form.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest<'a> {
+    /// The relying party that the token is for, exactly as the agent's grant names it. This or `resource` is
+    /// required.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<Cow<'a, str>>,
+    /// Another name for `audience` (RFC 8707). Where both are given they must be equal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Cow<'a, str>>,
+    /// Scopes, separated by spaces (RFC 6749 section 3.3); all scopes of the grant if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Cow<'a, str>>,
+    /// Requested lifetime. It can shorten the grant's lifetime, which is also the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl<'a>>,
+    /// The agent to act as; required where the caller matches several agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Cow<'a, str>>,
+    /// `client_credentials`, or absent (RFC 6749 section 4.4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_type: Option<Cow<'a, str>>,
+}
+
+/// A lifetime of at least one second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "ttl must be a number of seconds or a duration like \"5m\"")]
+pub enum Ttl<'a> {
+    /// Whole seconds.
+    Seconds(u64),
+    /// A number with a unit, such as `90s`, `5m` or `1h`.
+    Text(#[serde(borrow)] Cow<'a, str>),
+}
+
+/// `200` of `POST /v1/token` (RFC 6749 section 5.1).
+#[derive(Serialize, Deserialize)]
+pub struct TokenResponse<'a> {
+    /// A JWS of type `at+jwt` (RFC 9068).
+    pub access_token: Cow<'a, str>,
+    /// Always `Bearer`.
+    pub token_type: Cow<'a, str>,
+    /// Lifetime in seconds.
+    pub expires_in: u64,
+    /// Scopes in alphabetical order, separated by spaces; may be empty.
+    pub scope: Cow<'a, str>,
+}
+
+/// `POST /v1/certificate`, as JSON, as a form, or with an empty body.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificateRequest<'a> {
+    /// A PKCS#10 request (RFC 2986), PEM or DER in base64. Only its public key is used. If absent, the daemon
+    /// generates a P-256 key.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub csr: Option<Cow<'a, str>>,
+    /// Requested lifetime. It can shorten the host's `certificates.ttl`, which is also the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl<'a>>,
+    /// The agent to act as; required where the caller matches several agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Cow<'a, str>>,
+}
+
+/// `200` of `POST /v1/certificate`.
+#[derive(Serialize, Deserialize)]
+pub struct CertificateResponse {
+    /// PEM, the leaf first, without the root.
+    pub certificate_chain: String,
+    /// PEM of a PKCS#8 key (RFC 5958); absent where the request had a `csr`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<Zeroizing<String>>,
+    /// End of the certificate's validity.
+    pub expires_at: Timestamp,
+}
+
+/// `POST /v1/introspect` (RFC 7662 section 2.1), as JSON or as a form.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntrospectionRequest {
+    /// An access token of this host.
+    pub token: String,
+    /// The requester's own audience. A token for another audience is then inactive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// Accepted and ignored (RFC 7662 section 2.1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_type_hint: Option<String>,
+}
+
+/// `200` of `POST /v1/introspect` (RFC 7662 section 2.2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IntrospectionResponse {
+    /// Whether the token is valid now. The other members are present only if it is.
+    pub active: bool,
+    /// `Bearer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<Cow<'static, str>>,
+    /// The token's claims.
+    #[serde(flatten)]
+    pub claims: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `POST /v1/attest`, as JSON or as a form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestRequest {
+    /// The verifier's challenge: 8 to 64 bytes in base64url without padding.
+    pub nonce: String,
+    /// The form of the response.
+    #[serde(default)]
+    pub format: EvidenceFormat,
+}
+
+/// The form in which evidence is returned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvidenceFormat {
+    /// The document of [`crate::verify::evidence::Evidence`].
+    #[default]
+    Evidence,
+    /// [`EatResponse`].
+    Eat,
+}
+
+/// `200` of `POST /v1/attest` with the format `eat`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EatResponse {
+    /// An Entity Attestation Token (RFC 9711): a JWS of the host key around the evidence.
+    pub eat: String,
+}
+
+/// `200` of `GET /v1/whoami`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoamiResponse {
+    /// The caller's agent; `null` where it matches several, so that each request has to name one.
+    pub agent: Option<String>,
+    /// SPIFFE ID of `agent`; `null` where that is, or while the host's identity is not loaded.
+    pub spiffe_id: Option<String>,
+    /// Every agent that the caller matches, in alphabetical order.
+    pub agents: Vec<String>,
+    /// The calling process.
+    pub peer: Peer,
+    /// This host.
+    pub host: WhoamiHost,
+}
+
+/// The host, as `GET /v1/whoami` reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoamiHost {
+    /// The host's id, 26 characters; `null` while the TPM has not been read.
+    pub id: Option<String>,
+    /// `null` while the TPM has not been read.
+    pub tpm: Option<TpmKind>,
+    /// The host's posture at this request.
+    pub posture: Posture,
+}
+
+/// A process as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Process id in the host's pid namespace.
+    pub pid: i32,
+    /// Effective user id when the process connected.
+    pub uid: u32,
+    /// Effective group id when the process connected.
+    pub gid: u32,
+    /// systemd unit, such as `researcher.service`.
+    pub unit: Option<String>,
+    /// Invocation id of the unit, 32 hexadecimal digits.
+    pub invocation: Option<String>,
+    /// Path of the executable as the kernel shows it; `null` where the daemon may not read it.
+    pub exe: Option<String>,
+    /// SHA-256 of the executable in hexadecimal; `null` where no selector needed it.
+    pub exe_sha256: Option<String>,
+    /// Whether the kernel pinned the process to the connection (SO_PEERPIDFD, Linux 6.5).
+    pub pinned: bool,
+}
+
+/// `200` of `GET /v1/health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthResponse {
+    /// Whether the daemon does everything that it is configured to do.
+    pub status: Health,
+    /// State of the TPM: `starting`, `ready`, `busy`, `reset`, `lockout`, `owner-auth`, `cleared`, `replaced`
+    /// or `absent`.
+    pub tpm: String,
+    /// The host's posture at this request.
+    pub posture: Posture,
+}
+
+impl<'a> Ttl<'a> {
+    /// Whole seconds where the text is a number without a unit, as in a form.
+    pub fn from_text(text: Cow<'a, str>) -> Ttl<'a> {
+        match text.parse() {
+            Ok(seconds) => Ttl::Seconds(seconds),
+            Err(_) => Ttl::Text(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn introspection_response_flattens_claims() {
+        let inactive = IntrospectionResponse { active: false, token_type: None, claims: Default::default() };
+        assert_eq!(serde_json::to_string(&inactive).unwrap(), r#"{"active":false}"#);
+        let text = r#"{"active":true,"token_type":"Bearer","sub":"spiffe://a/b"}"#;
+        let active: IntrospectionResponse = serde_json::from_str(text).unwrap();
+        assert_eq!(active.claims["sub"], "spiffe://a/b");
+        assert_eq!(serde_json::to_string(&active).unwrap(), text);
+    }
+
+    #[test]
+    fn absent_members_are_not_written() {
+        let request = TokenRequest {
+            audience: Some("https://x".into()),
+            ttl: Some(Ttl::from_text("60".into())),
+            ..TokenRequest::default()
+        };
+        assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"audience":"https://x","ttl":60}"#);
+        assert_eq!(serde_json::to_string(&CertificateRequest::default()).unwrap(), "{}");
+    }
+}

@@ -1,0 +1,47 @@
+//! The response of both HTTP sockets when a request is not fulfilled.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::agent::Peer;
+
+/// RFC 6749 section 5.2, with two members added for callers on the same host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorResponse {
+    /// `invalid_request`, `invalid_scope`, `invalid_target` (RFC 8707), `invalid_client`, `access_denied`,
+    /// `slow_down`, `temporarily_unavailable` or `server_error`.
+    pub error: String,
+    /// One line for a person: what is wrong and what to do about it.
+    pub error_description: String,
+    /// The calling process as the daemon sees it; with `invalid_client` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
+    /// What is wrong with the files of `agents.d` and `federation`; after a reload that failed only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+}
+
+/// One fault in one file that an administrator wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Path of the file or directory.
+    pub file: PathBuf,
+    /// Line number, counted from 1; `null` where the fault is not in one line.
+    pub line: Option<usize>,
+    /// What is wrong and what to do about it.
+    #[serde(rename = "what")]
+    pub message: String,
+}
+
+impl ErrorResponse {
+    /// An error without `peer` and `faults`.
+    pub fn new(error: impl Into<String>, error_description: impl Into<String>) -> ErrorResponse {
+        ErrorResponse {
+            error: error.into(),
+            error_description: error_description.into(),
+            peer: None,
+            faults: Vec::new(),
+        }
+    }
+}

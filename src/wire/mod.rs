@@ -1,0 +1,20 @@
+//! Requests and responses of the two HTTP sockets, each defined once for the server, the command and the
+//! tests.
+//!
+//! All bodies are JSON (RFC 8259). Requests reject unknown members; responses may gain members, so a client
+//! ignores those that it does not know. `docs/openapi.yaml` describes the same shapes. The types hold text
+//! and numbers only: this module knows nothing of the daemon's other modules except [`crate::clock`], so that
+//! a client can use it by itself.
+//!
+//! Documents with a specification of their own are defined elsewhere: evidence in
+//! [`crate::verify::evidence`], enrollment files in [`crate::enroll`], and key sets and bundles by RFC 7517
+//! and SPIFFE.
+
+pub mod admin;
+pub mod agent;
+pub mod enroll;
+pub mod error;
+pub mod host;
+pub mod keys;
+pub mod posture;
+pub mod status;

@@ -1,0 +1,171 @@
+//! `GET /v1/status`: what `hostbadge status` prints.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Fault;
+use super::host::{Health, Posture, TpmKind};
+use super::keys::Key;
+use crate::clock::Timestamp;
+
+/// `200` of `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusResponse {
+    /// Version of the daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// When the daemon started.
+    pub started: Timestamp,
+    /// Whether the daemon does everything that it is configured to do.
+    pub status: Health,
+    /// Names of this host.
+    pub host: HostNames,
+    /// The TPM.
+    pub tpm: TpmStatus,
+    /// The host key's certificate; `null` where the host is not enrolled.
+    pub certificate: Option<HostCertificate>,
+    /// The host's certificate authority.
+    pub ca: CaStatus,
+    /// The host's posture at this request.
+    pub posture: Posture,
+    /// Why the posture is not `accepted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posture_reason: Option<String>,
+    /// How the keys are protected at rest; `null` until the keystore is open.
+    pub seal: Option<SealStatus>,
+    /// Why nothing is issued; `null` where the issuer is ready.
+    pub issuer_blocked_reason: Option<String>,
+    /// Signing keys, without destroyed ones.
+    pub keys: Vec<Key>,
+    /// Why the RSA key is missing although a grant uses RS256.
+    pub rsa_blocked_reason: Option<String>,
+    /// The registered agents.
+    pub agents: AgentsStatus,
+    /// The bundles of other trust domains.
+    pub federation: FederationStatus,
+    /// The audit log.
+    pub audit: AuditStatus,
+    /// The journal.
+    pub journal: JournalStatus,
+    /// Open connections of the agent socket and the workload socket.
+    pub connections: usize,
+}
+
+/// Names of this host; each is `null` until the issuer is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostNames {
+    /// 26 characters, derived from the endorsement key.
+    pub id: Option<String>,
+    /// SPIFFE trust domain.
+    pub trust_domain: Option<String>,
+    /// `iss` of each token.
+    pub issuer: Option<String>,
+}
+
+/// The TPM and its queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TpmStatus {
+    /// `starting`, `ready`, `busy`, `reset`, `lockout`, `owner-auth`, `cleared`, `replaced` or `absent`.
+    pub state: String,
+    /// One line about this occurrence of the state; may be empty.
+    pub detail: String,
+    /// What an administrator does about the state.
+    pub remedy: String,
+    /// `null` until the issuer is ready.
+    pub kind: Option<TpmKind>,
+    /// Token requests that wait for the TPM to sign.
+    pub waiting_to_sign: usize,
+    /// Absent until the TPM has been read.
+    #[serde(flatten)]
+    pub description: Option<TpmDescription>,
+}
+
+/// What the TPM reports about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TpmDescription {
+    /// `TPM2_PT_MANUFACTURER`, four characters.
+    pub manufacturer: String,
+    /// The `TPM2_PT_VENDOR_STRING` properties, joined.
+    pub vendor: String,
+    /// The `TPM2_PT_FIRMWARE_VERSION` properties.
+    pub firmware: String,
+    /// Whether the TPM has a certificate for its ECC P-256 endorsement key.
+    pub ek_certificate: bool,
+    /// Name of the attestation key in hexadecimal, for `hostbadge verify evidence --ak`.
+    pub ak_name: Option<String>,
+}
+
+/// The certificate that an organization issued for the host key; also `200` of `POST /v1/enroll/install`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCertificate {
+    /// Distinguished name of the subject.
+    pub subject: String,
+    /// Distinguished name of the issuer.
+    pub issuer: String,
+    /// Start of validity.
+    pub not_before: Timestamp,
+    /// End of validity.
+    pub not_after: Timestamp,
+}
+
+/// The host's certificate authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaStatus {
+    /// End of validity of the active issuing CA; `null` where there is no issuing CA yet.
+    pub issues_until: Option<Timestamp>,
+    /// Why a change that is due has not been made.
+    pub blocked_reason: Option<String>,
+}
+
+/// How the key-encryption key is protected at rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealStatus {
+    /// PCRs of the SHA-256 bank that the key is sealed to. With an empty list the key is sealed to this TPM
+    /// only.
+    pub pcrs: Vec<u8>,
+    /// PCRs that the key will be sealed to once a recovery key exists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_pcrs: Vec<u8>,
+    /// When the recovery key was made; `null` where there is none.
+    pub recovery: Option<Timestamp>,
+}
+
+/// The registered agents and the last reading of `agents.d`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentsStatus {
+    /// When the active set was read.
+    #[serde(rename = "at")]
+    pub loaded_at: Timestamp,
+    /// Number of agents in the active set.
+    pub agents: usize,
+    /// Faults of the last reading. While there are any, the previous set stays active.
+    pub faults: Vec<Fault>,
+}
+
+/// Bundles of other trust domains and the last reading of `federation`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FederationStatus {
+    /// Trust domains with an active bundle.
+    pub trust_domains: Vec<String>,
+    /// Faults of the last reading. While there are any, the previous bundles stay active.
+    pub faults: Vec<Fault>,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// Sequence number of the last record.
+    #[serde(rename = "last")]
+    pub last_seq: u64,
+    /// Why records cannot be written. Nothing is issued until they can be.
+    pub problem: Option<String>,
+}
+
+/// The journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// `journald` or `stderr`.
+    pub sink: String,
+    /// Entries dropped since the start because the journal did not accept them in time.
+    pub dropped: u64,
+}
