@@ -3,31 +3,27 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::ca_manager::{self, CaDeps, CaHandle};
-use super::harden::max_connections_for_rlimit;
-use super::issuer_supervisor::{self, IssuerDeps, IssuerHandle};
+use super::arguments::Arguments;
+use super::ca_manager::{self, CaHandle};
+use super::error::Error;
+use super::issuer_supervisor::{self, IssuerHandle};
 use super::logging::start_logging;
 use super::memory::release_startup_memory;
-use super::posture_monitor::{self, PostureDeps, PostureHandle};
-use super::servers::{self, ServerDeps, ServersHandle};
+use super::notify;
+use super::parts::Parts;
+use super::posture_monitor::{self, PostureHandle};
+use super::servers::{self, ServersHandle};
 use super::signals::{Request, Signals};
 use super::sockets::open_sockets;
 use super::startup::Startup;
 use super::storage::Storage;
 use super::swtpm_supervisor::{self, SwtpmHandle};
 use super::watchdog::{self, WatchdogHandle};
-use super::{Arguments, Error, notify};
-use crate::agents::AgentRegistry;
-use crate::api::{AdminApi, AgentApi, ConnectionLimits, WorkloadApi};
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::config::{Config, Paths};
-use crate::federation::Federation;
-use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
-use crate::pki::CertificateIssuer;
-use crate::policy::{AdminPolicy, Limiter, Rate};
-use crate::posture::{EventLogFile, ImaListFile, PostureState};
-use crate::service::{IdentityService, ServiceDeps};
+use crate::policy::AdminPolicy;
+use crate::service::IdentityService;
 use crate::tpm::{SoftwareTpm, Tpm, TpmConfig};
 
 /// How often the status line is renewed.
@@ -83,130 +79,21 @@ impl App {
     /// Opens the sockets and spawns the components, in the order of their dependencies. Call it inside the
     /// runtime.
     fn build(dev_dir: Option<PathBuf>, config: Config, audit: Audit) -> Result<App, Error> {
-        let clock = Clock::System;
         let swtpm = dev_dir.as_ref().map(|dir| SoftwareTpm::start(&dir.join("tpm"))).transpose()?;
         let tpm_config = tpm_config(&config, swtpm.as_ref())?;
-        let agents = AgentRegistry::open(&config.paths.agents, config.trust_domain_length(), clock.clone());
-        for fault in &agents.load_status().faults {
-            tracing::error!(event = "agents-rejected", "{fault}");
-        }
-        let federation = Federation::open(&config.paths.federation);
-        for fault in federation.diagnostics().iter() {
-            tracing::error!(event = "agents-rejected", "{fault}");
-        }
-        let admin_group =
-            nix::unistd::Group::from_name(&config.admin.group).ok().flatten().map(|group| group.gid.as_raw());
+        let parts = Parts::open(&config, audit.clone());
         let signals = Signals::listen()?;
-        let sockets = open_sockets(&config.paths.run, admin_group)?;
+        let admin_policy = admin_policy(&config, dev_dir.is_some());
+        let sockets = open_sockets(&config.paths.run, admin_policy.admin_group)?;
 
         let mut startup = Startup::default();
-        let issuer = Issuer::default();
-        let enrollment = Enrollment::open(&config.paths.state);
-        let event_log = EventLogFile::in_dir(&config.paths.run);
-        let ima_list = ImaListFile::in_dir(&config.paths.run);
-        let issuer_handle = issuer_supervisor::spawn(
-            IssuerDeps {
-                tpm_config,
-                state_dir: config.paths.state.clone(),
-                issuer_config: IssuerConfig {
-                    trust_domain: config.trust_domain.clone(),
-                    issuer: config.issuer.clone(),
-                },
-                rotation_policy: RotationPolicy {
-                    interval: config.keys.rotate_every,
-                    publish_before: config.keys.publish_before,
-                },
-                seal_pcrs: config.seal.pcrs.clone(),
-                event_log: event_log.clone(),
-                issuer: issuer.clone(),
-                agents: agents.clone(),
-                audit: audit.clone(),
-                enrollment: enrollment.clone(),
-                clock: clock.clone(),
-            },
-            &mut startup,
-        );
-        let certificate_issuer = CertificateIssuer::new(config.certificates.ttl);
-        let ca = ca_manager::spawn(
-            CaDeps {
-                certificate_issuer: certificate_issuer.clone(),
-                issuer: issuer.clone(),
-                agents: agents.clone(),
-                audit: audit.clone(),
-                clock: clock.clone(),
-                enrollment: enrollment.clone(),
-                state_dir: config.paths.state.clone(),
-                tpm: issuer_handle.tpm.clone(),
-                keystore: issuer_handle.keystore.clone(),
-                issuer_first_attempt: issuer_handle.first_attempt.clone(),
-            },
-            &mut startup,
-        );
-        let posture = PostureState::new(config.posture.mode, config.posture.max_age);
-        let posture_handle = posture_monitor::spawn(
-            PostureDeps {
-                config: config.posture.clone(),
-                state_dir: config.paths.state.clone(),
-                event_log: event_log.clone(),
-                ima_list: ima_list.clone(),
-                posture: posture.clone(),
-                agents: agents.clone(),
-                audit: audit.clone(),
-                clock: clock.clone(),
-                tpm: issuer_handle.tpm.clone(),
-                keystore: issuer_handle.keystore.clone(),
-                issuer_first_attempt: issuer_handle.first_attempt.clone(),
-            },
-            &mut startup,
-        );
-
-        let limits = &config.limits;
-        let limiter = Limiter::new(
-            Rate { per_second: limits.rate, burst: limits.burst },
-            Rate { per_second: limits.stranger_rate, burst: limits.stranger_burst },
-            Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
-        );
-        let service = IdentityService::new(ServiceDeps {
-            agents,
-            federation,
-            limiter,
-            issuer,
-            audit: audit.clone(),
-            audit_dir: config.paths.audit.clone(),
-            clock,
-            tpm_state: issuer_handle.tpm_state.clone(),
-            tpm_description: issuer_handle.tpm_info.clone(),
-            tpm: issuer_handle.tpm.clone(),
-            blocked_reason: issuer_handle.blocked_reason.clone(),
-            tpm_signer: TpmSigner {
-                queue: FairQueue::default(),
-                tpm: issuer_handle.tpm.clone(),
-                rsa_blocked_reason: issuer_handle.rsa_blocked_reason.clone(),
-            },
-            evidence_slots: EvidenceSlots::default(),
-            event_log,
-            ima_log: ima_list,
-            enrollment,
-            posture,
-            compared_pcrs: config.posture.pcrs.clone(),
-            posture_commands: posture_handle.commands.clone(),
-            key_admin: issuer_handle.key_admin.clone(),
-            certificate_issuer,
-            admin_policy: AdminPolicy {
-                admin_group,
-                dev_uid: dev_dir.as_ref().map(|_| nix::unistd::geteuid().as_raw()),
-            },
-        });
-        let connection_limits = ConnectionLimits::new(
-            limits.connections.min(max_connections_for_rlimit()),
-            limits.connections_per_uid,
-        );
-        let for_workers = service.with_inline_audit();
-        let workload = WorkloadApi::new(for_workers.clone())?;
-        let agent = AgentApi::new(for_workers);
-        let admin = AdminApi::new(service.clone(), connection_limits.clone());
-        let servers = servers::spawn(ServerDeps { sockets, agent, workload, admin, connection_limits })?;
+        let issuer = issuer_supervisor::spawn(parts.issuer_deps(&config, tpm_config), &mut startup);
+        let ca = ca_manager::spawn(parts.ca_deps(&config, &issuer), &mut startup);
+        let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
+        let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
+        let servers = servers::spawn(sockets, &service, &config.limits)?;
         let watchdog = watchdog::spawn(audit.clone(), servers.workers.clone());
+        let swtpm = swtpm.map(swtpm_supervisor::spawn);
         Ok(App {
             dev_dir,
             config,
@@ -214,12 +101,12 @@ impl App {
             service,
             startup,
             signals,
-            issuer: issuer_handle,
+            issuer,
             ca,
-            posture: posture_handle,
+            posture,
             servers,
             watchdog,
-            swtpm: swtpm.map(swtpm_supervisor::spawn),
+            swtpm,
         })
     }
 
@@ -290,6 +177,15 @@ fn tpm_config(config: &Config, swtpm: Option<&SoftwareTpm>) -> Result<TpmConfig,
         probe_every: config.tpm.probe_every,
         ..TpmConfig::default()
     })
+}
+
+/// Administrators are root and the configured group, and for a development instance the user who runs it.
+fn admin_policy(config: &Config, is_dev: bool) -> AdminPolicy {
+    let group = nix::unistd::Group::from_name(&config.admin.group).ok().flatten();
+    AdminPolicy {
+        admin_group: group.map(|group| group.gid.as_raw()),
+        dev_uid: is_dev.then(|| nix::unistd::geteuid().as_raw()),
+    }
 }
 
 async fn reload_agents(service: IdentityService) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use super::Arguments;
+use super::arguments::Arguments;
 use crate::agents::AgentSet;
 use crate::config::{self, Config, Diagnostic, Paths};
 use crate::federation;

@@ -27,6 +27,7 @@ mod issuer_supervisor;
 mod logging;
 mod memory;
 mod notify;
+mod parts;
 mod pcr_changes;
 mod posture_monitor;
 mod servers;

@@ -1,33 +1,22 @@
 //! The servers of the three sockets, and the workers that serve agents' connections.
 
-use std::io;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::error::Error;
+use super::harden::max_connections_for_rlimit;
 use super::sockets::Sockets;
 use crate::api::{AdminApi, AgentApi, Api, ConnectionLimits, Server, WorkerPool, WorkloadApi};
+use crate::config::LimitsSection;
+use crate::service::IdentityService;
 
 /// Most workers. One processor signs more than 30 000 tokens a second; more than eight workers would only use
 /// memory.
 const MAX_WORKERS: usize = 8;
 /// Connections to the admin socket: in total, and of one UID.
 const ADMIN_CONNECTIONS: (usize, usize) = (64, 32);
-
-/// What the servers are built from.
-pub(super) struct ServerDeps {
-    /// Listening sockets.
-    pub sockets: Sockets,
-    /// Handles the agent socket.
-    pub agent: AgentApi,
-    /// Handles the workload socket.
-    pub workload: Arc<WorkloadApi>,
-    /// Handles the admin socket.
-    pub admin: AdminApi,
-    /// Limits of the agent and workload sockets together.
-    pub connection_limits: Arc<ConnectionLimits>,
-}
 
 /// The servers: the admin server runs, the other two from [`ServersHandle::accept_agents`] on.
 pub(super) struct ServersHandle {
@@ -43,21 +32,33 @@ pub(super) struct ServersHandle {
 /// its own and uses no worker, so that agents cannot keep the administrator out.
 ///
 /// # Errors
-/// A thread or a runtime cannot be started, or a listener cannot be registered with the runtime.
-pub(super) fn spawn(deps: ServerDeps) -> io::Result<ServersHandle> {
-    let ServerDeps { sockets, agent, workload, admin, connection_limits } = deps;
+/// A thread or a runtime cannot be started, the embedded gRPC descriptors are invalid, or a listener cannot
+/// be registered with the runtime.
+pub(super) fn spawn(
+    sockets: Sockets,
+    service: &IdentityService,
+    limits: &LimitsSection,
+) -> Result<ServersHandle, Error> {
+    let connection_limits = ConnectionLimits::new(
+        limits.connections.min(max_connections_for_rlimit()),
+        limits.connections_per_uid,
+    );
+    let for_workers = service.with_inline_audit();
+    let workload = WorkloadApi::new(for_workers.clone())?;
+    let agent = Arc::new(AgentApi::new(for_workers));
+    let admin = Arc::new(AdminApi::new(service.clone(), connection_limits.clone()));
+
     let (stop, stop_workers) = (CancellationToken::new(), CancellationToken::new());
     let worker_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MAX_WORKERS);
     let workers = Arc::new(WorkerPool::start(worker_count, &stop_workers)?);
     let on_workers = |listener, api| {
         Server::new(listener, api, connection_limits.clone(), Some(workers.clone()), stop.clone())
     };
-    let agent_server = on_workers(sockets.agent, Api::Agent(Arc::new(agent)))?;
+    let agent_server = on_workers(sockets.agent, Api::Agent(agent))?;
     let workload_server = on_workers(sockets.workload, Api::Workload(workload.clone()))?;
     let (total, per_uid) = ADMIN_CONNECTIONS;
     let admin_limits = ConnectionLimits::new(total, per_uid);
-    let admin_server =
-        Server::new(sockets.admin, Api::Admin(Arc::new(admin)), admin_limits, None, stop.clone())?;
+    let admin_server = Server::new(sockets.admin, Api::Admin(admin), admin_limits, None, stop.clone())?;
     tokio::spawn(workload.report_health());
     Ok(ServersHandle {
         workers,

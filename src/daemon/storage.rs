@@ -1,6 +1,6 @@
 //! The daemon's directories: created, and locked against a second daemon.
 
-use super::Error;
+use super::error::Error;
 use crate::audit::{Audit, Journal};
 use crate::clock::Clock;
 use crate::config::Paths;
