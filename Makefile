@@ -65,7 +65,7 @@ test-packages: check-packages ## the same, and that a second build from nothing 
 
 test-vm: deps deb rpm ## the packages on real Debians with a TPM, systemd and journald, in virtual machines (as root)
 	@scripts/install-packages qemu-system-x86 qemu-utils swtpm swtpm-tools mmdebstrap e2fsprogs
-	@tests/vm/run $(VM) target/package/hostbadge_*.deb target/package/hostbadge-*.rpm docs/guide.md
+	@tests/vm/run $(VM) target/package/hostbadge_*.deb target/package/hostbadge-*.rpm docs/guide/*.md
 
 deny: ## bans, licences and sources of the dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

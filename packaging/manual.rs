@@ -77,17 +77,17 @@ fn page(
     fs::write(dir.join(format!("{name}.{section}")), text)
 }
 
-/// Sections that every page of the command has.
+/// Sections of every page of the command.
 const COMMAND: &[(&str, &str)] = &[
     (
         "EXIT STATUS",
-        "0\tDone.\n\n1\tRefused: by the daemon, or what was to be checked does not hold.\n\n2\tUsage.\n\n\
-         3\tNo daemon at the socket.\n\n4\tThe daemon cannot now; the state of the TPM or of the disk is named.",
+        "0\tSuccess.\n\n1\tThe daemon refused the request, or a verification failed.\n\n2\tUsage error.\n\n\
+         3\tNo daemon listens on the socket.\n\n4\tThe service is unavailable now; the message names the state of the TPM or of the disk.",
     ),
     (
         "ENVIRONMENT",
         "HOSTBADGE_SOCKET\tThe agent socket.\n\nHOSTBADGE_ADMIN_SOCKET\tThe admin socket.\n\n\
-         SPIFFE_ENDPOINT_SOCKET\tTo clients of SPIFFE, not to this command: unix:///run/hostbadge/workload.sock.",
+         SPIFFE_ENDPOINT_SOCKET\tFor SPIFFE clients, not used by this command: unix:///run/hostbadge/workload.sock.",
     ),
     ("SEE ALSO", "hostbadge(1), hostbadged(8), hostbadge-agents(5), hostbadged.toml(5)"),
 ];
@@ -95,31 +95,31 @@ const COMMAND: &[(&str, &str)] = &[
 const DAEMON: &[(&str, &str)] = &[
     (
         "SIGNALS",
-        "SIGHUP\tReads agents.d and federation again, each all or nothing; hostbadge agent reload does the same and prints the faults.\n\n\
-         SIGTERM, SIGINT\tLets what is being answered end, at most five seconds, and exits.",
+        "SIGHUP\tReloads agents.d and federation, each completely or not at all; hostbadge agent reload does the same and prints the faults.\n\n\
+         SIGTERM, SIGINT\tAnswers the requests in progress, for at most five seconds, and exits.",
     ),
     (
         "EXIT STATUS",
-        "0\tEnded when told to.\n\n1\tCould not start or go on; systemd tries again.\n\n\
-         2\tA fault in the configuration or the command line that a person has to mend first.",
+        "0\tEnded by a signal.\n\n1\tThe daemon could not start or continue; systemd restarts it.\n\n\
+         2\tThe configuration or the command line has a fault; systemd does not restart the daemon.",
     ),
     (
         "FILES",
-        "/etc/hostbadge/hostbadged.toml\tThe configuration, hostbadged.toml(5). The daemon starts without one.\n\n\
-         /etc/hostbadge/agents.d/*.toml\tThe agents, hostbadge-agents(5).\n\n\
-         /etc/hostbadge/federation/*.json\tBundles of other trust domains, each named as its domain.\n\n\
-         /var/lib/hostbadge\tKeys, sealed to the TPM: of no use on any other host.\n\n\
-         /var/log/hostbadge/audit\tThe record: a JSON line for each decision, chained by digests.\n\n\
-         /run/hostbadge/agent.sock\tFor agents; open to all local users, the decision being inside.\n\n\
-         /run/hostbadge/workload.sock\tSPIFFE's Workload API, for clients with \
-         SPIFFE_ENDPOINT_SOCKET=unix:///run/hostbadge/workload.sock; open to all local users too.\n\n\
-         /run/hostbadge/admin.sock\tFor root and the group hostbadge-admin.",
+        "/etc/hostbadge/hostbadged.toml\tConfiguration, hostbadged.toml(5). The daemon also starts without it.\n\n\
+         /etc/hostbadge/agents.d/*.toml\tRegistered agents, hostbadge-agents(5).\n\n\
+         /etc/hostbadge/federation/*.json\tBundles of other trust domains; each file is named after its domain.\n\n\
+         /var/lib/hostbadge\tKeys, which only the TPM of this host can open.\n\n\
+         /var/log/hostbadge/audit\tAudit log: one JSON line for each decision, chained by digests.\n\n\
+         /run/hostbadge/agent.sock\tFor agents; open to all local users, because the daemon identifies and authorizes each caller.\n\n\
+         /run/hostbadge/workload.sock\tSPIFFE Workload API, for clients with \
+         SPIFFE_ENDPOINT_SOCKET=unix:///run/hostbadge/workload.sock; open to all local users.\n\n\
+         /run/hostbadge/admin.sock\tFor root and members of the group hostbadge-admin.",
     ),
     (
         "JOURNAL",
         "Each decision is one entry with the fields HOSTBADGE_EVENT, HOSTBADGE_AGENT, HOSTBADGE_AUDIENCE, HOSTBADGE_JTI, \
          HOSTBADGE_REASON, HOSTBADGE_PEER_PID, HOSTBADGE_PEER_UID and HOSTBADGE_PEER_UNIT where they apply. \
-         journalctl -t hostbadged HOSTBADGE_AGENT=researcher is the history of an agent, and journalctl -x explains each kind \
+         journalctl -t hostbadged HOSTBADGE_AGENT=researcher shows the history of an agent, and journalctl -x explains each kind \
          of entry.",
     ),
     ("SEE ALSO", "hostbadge(1), hostbadged.toml(5), hostbadge-agents(5), journalctl(1), systemd.socket(5)"),

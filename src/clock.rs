@@ -1,7 +1,6 @@
 //! Time as a parameter.
 //!
-//! Whatever depends on the time of day takes a [`Clock`], so that each rule about time is tested by turning a hand
-//! instead of sleeping.
+//! Code that depends on the time of day takes a [`Clock`], which tests advance instead of sleeping.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,62 +9,64 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// A moment, in microseconds since 1970-01-01T00:00:00Z.
+/// A point in time, in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The moment `secs` seconds after the epoch.
+    /// The time `secs` seconds after the epoch; saturates.
     pub const fn from_secs(secs: u64) -> Self {
         Timestamp(secs.saturating_mul(1_000_000))
     }
 
-    /// Whole seconds since the epoch, as JWT's NumericDate (RFC 7519 section 2).
+    /// Seconds since the epoch, rounded down, as JWT's NumericDate (RFC 7519, section 2).
     pub const fn as_secs(self) -> u64 {
         self.0 / 1_000_000
     }
 
-    /// The moment `by` later; a moment beyond what can be told is the last one.
+    /// The time `duration` later; saturates at the last representable one.
     pub const fn after(self, duration: Duration) -> Timestamp {
-        // A u128 of microseconds that does not fit is later than any moment anyway.
+        // Microseconds beyond u64 exceed any representable time.
         let micros = duration.as_micros();
         Timestamp(self.0.saturating_add(if micros > u64::MAX as u128 { u64::MAX } else { micros as u64 }))
     }
 
-    /// The same or the next moment that is a whole second: what is kept in seconds is kept too late, not too early.
+    /// This time rounded up to a whole second, for times stored in seconds that must not become earlier.
     pub const fn ceil_to_second(self) -> Timestamp {
         Timestamp::from_secs(self.0.div_ceil(1_000_000))
     }
 
-    /// The time that has passed since `earlier`; zero if the clock went back.
+    /// The time elapsed since `earlier`; zero if the clock was set back.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// A moment since the host's start, for the age of what was seen: nobody sets this clock, and it goes on while the host is
-/// suspended, as [`std::time::Instant`] does not.
+/// Time since the host booted (`CLOCK_BOOTTIME`), for measuring ages. The clock cannot be set and, unlike
+/// [`std::time::Instant`], includes time in suspend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(Duration);
 
 impl BootTime {
+    /// The current time.
     pub fn now() -> BootTime {
-        // Every kernel that the daemon runs on has this clock.
+        // All supported kernels have this clock.
         BootTime(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
     }
 
+    /// The time `duration` later; saturates.
     pub fn after(self, duration: Duration) -> BootTime {
         BootTime(self.0.saturating_add(duration))
     }
 
-    /// The time that has passed since `earlier`; zero where that is later.
+    /// The time elapsed since `earlier`; zero if that is later.
     pub fn since(self, earlier: BootTime) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// RFC 3339 in UTC with microseconds. Its years have four digits, so the last moment that it can write is in 9999; a
-/// damaged file may hold a later one, which is shown as that.
+/// RFC 3339 in UTC with microseconds. The format's years have four digits, so later times, which a damaged
+/// file may hold, are displayed as the last of 9999.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MAX_RFC3339_MICROS: u64 = 253_402_300_799_999_999;
@@ -90,23 +91,23 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
     }
 }
 
-/// Where a rule about time gets the time from.
+/// A source of the time of day.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
-    /// The machine's clock.
+    /// The system clock (`CLOCK_REALTIME`).
     #[default]
     System,
-    /// A clock that stands still until it is moved.
+    /// A clock for tests that changes only by [`Clock::advance`]; microseconds since the epoch.
     Manual(Arc<AtomicU64>),
 }
 
 impl Clock {
-    /// A clock that stands at `at` until [`Clock::advance`] moves it.
+    /// A manual clock that starts at `at`.
     pub fn manual(at: Timestamp) -> Self {
         Clock::Manual(Arc::new(AtomicU64::new(at.0)))
     }
 
-    /// What this clock shows.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         match self {
             Clock::System => Timestamp(system_micros()),
@@ -114,7 +115,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock forward; the machine's clock is not ours to move.
+    /// Advances a manual clock; no effect on the system clock.
     pub fn advance(&self, duration: Duration) {
         if let Clock::Manual(at) = self {
             at.fetch_add(duration.as_micros() as u64, Ordering::SeqCst);
@@ -122,8 +123,8 @@ impl Clock {
     }
 }
 
-/// The one place that reads the machine's clock. A clock before 1970 reads as 1970.
-#[expect(clippy::disallowed_methods, reason = "every other place takes a Clock")]
+/// Reads the system clock, nowhere else. A time before 1970 is returned as 1970.
+#[expect(clippy::disallowed_methods, reason = "all other code takes a Clock")]
 fn system_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }
@@ -132,7 +133,7 @@ fn system_micros() -> u64 {
 mod tests {
     use super::*;
 
-    /// In a namespace of its own, a process can be told that the host was suspended for long.
+    /// A time namespace with an offset of CLOCK_BOOTTIME simulates a long suspend.
     #[test]
     fn boot_time_includes_suspend() {
         const CHILD_ENV: &str = "HOSTBADGE_TEST_SUSPENDED";

@@ -181,7 +181,7 @@ fn a_crowd_that_dawdles_in_its_bodies_keeps_nobody_out() {
 #[test]
 fn who_asks_too_often_waits_while_others_are_served() {
     let mut host = Host::new();
-    host.configure("[limits]\nrate = 1\nburst = 5\nstranger_rate = 1\nstranger_burst = 5\n");
+    host.configure("[limits]\nrate = 1\nburst = 5\nunknown_rate = 1\nunknown_burst = 5\n");
     host.agent("busy", "user = 0");
     host.agent("calm", "user = 65534");
     host.start();

@@ -215,7 +215,10 @@ fn an_rsa_key_that_is_torn_or_foreign_is_named_and_keeps_nobody_from_es256() {
     let cases = [
         (good[..good.len() / 2].to_owned(), "corrupt"),
         (theirs.clone(), "the AK's signature over the RSA key is wrong"),
-        (edited(&["key", "private"], foreign["key"]["private"].clone()), "the TPM does not take the RSA key"),
+        (
+            edited(&["key", "private"], foreign["key"]["private"].clone()),
+            "the TPM does not accept the RSA key",
+        ),
         (edited(&["key", "public"], foreign["key"]["public"].clone()), "about another key"),
         (edited(&["endorsement"], foreign["endorsement"].clone()), "not endorsed by this host's key"),
         (edited(&["version"], json!(2)), "written in format 2"),

@@ -171,7 +171,7 @@ fn a_torn_or_missing_state_file_is_named_and_its_return_heals_without_a_restart(
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         host.start();
         let said = trouble(&host);
-        assert!(said.contains(file) && said.contains("torn"), "{said}");
+        assert!(said.contains(file) && said.contains("corrupt"), "{said}");
         fs::write(&path, &whole).unwrap();
         until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
     }

@@ -373,7 +373,7 @@ fn own_digest() -> [u8; 32] {
 
 #[test]
 fn an_agent_that_has_to_be_measured_is_one_only_when_its_program_is_in_the_proven_list() {
-    let patient = "[limits]\nstranger_rate = 10000\nstranger_burst = 10000\n";
+    let patient = "[limits]\nunknown_rate = 10000\nunknown_burst = 10000\n";
     let (mut host, tpm) = host(patient);
     fs::create_dir_all(host.path("run")).unwrap();
     let own = std::env::current_exe().unwrap();

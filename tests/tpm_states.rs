@@ -32,7 +32,7 @@ fn a_stalled_tpm_is_busy() {
     machine.start();
     machine.stall();
     let status = machine.until_named("busy");
-    assert!(detail(&status).contains("no answer for 1000 ms"), "{status}");
+    assert!(detail(&status).contains("no response for 1000 ms"), "{status}");
     assert!(!machine.host.token().is_empty());
     machine.go_on();
     machine.until_well();
@@ -74,7 +74,7 @@ fn too_many_wrong_passwords_are_a_lockout() {
     machine.start();
     lock_out(&machine);
     let status = machine.until_named("lockout");
-    assert!(detail(&status).contains("too many wrong passwords"), "{status}");
+    assert!(detail(&status).contains("too many failed authorizations"), "{status}");
     let kid_before = kid(&machine.host.token());
     assert_eq!(machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 200);
     assert_ne!(kid(&machine.host.token()), kid_before);
@@ -105,7 +105,10 @@ fn a_password_of_the_owner_is_named_before_and_after_it_hurts() {
         machine.start();
         machine.tool("tpm2_changeauth", &["-c", letter, "secret"]);
         let status = machine.until_named("owner-auth");
-        assert!(detail(&status).contains(&format!("the {hierarchy} hierarchy got a password")), "{status}");
+        assert!(
+            detail(&status).contains(&format!("a password was set for the {hierarchy} hierarchy")),
+            "{status}"
+        );
         assert!(!machine.host.token().is_empty());
         assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 200);
 
@@ -144,7 +147,7 @@ fn a_cleared_tpm_ends_with_the_daemon() {
     machine.launch();
     machine.until_named("cleared");
     let why = machine.refusal();
-    assert!(why.contains("its keys are gone for ever") && why.contains(&host), "{why}");
+    assert!(why.contains("which destroyed its keys") && why.contains(&host), "{why}");
     assert_eq!(machine.host.get("/.well-known/jwks.json").status, 503);
 
     // The way out that it names.
@@ -169,7 +172,7 @@ fn another_tpm_in_its_place_stops_everything_until_the_first_is_back() {
     let theirs = detail(&status).split_whitespace().last().unwrap().to_owned();
     assert!(theirs.len() == 26 && theirs != ours && detail(&status).contains(&ours), "{status}");
     assert_serves_nothing(&machine, &ours, &theirs);
-    machine.until_journaled(&format!("the stored keys are those of host {ours}"));
+    machine.until_journaled(&format!("the stored keys belong to host {ours}"));
 
     // Nor when the stranger dies.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(stranger.pid() as i32), nix::sys::signal::SIGKILL)
@@ -189,7 +192,7 @@ fn another_tpm_in_its_place_stops_everything_until_the_first_is_back() {
 #[track_caller]
 fn assert_serves_nothing(machine: &Machine, ours: &str, theirs: &str) {
     let why = machine.refusal();
-    for said in [ours, theirs, "give the host its old TPM back", "enroll"] {
+    for said in [ours, theirs, "put the previous TPM back", "enroll"] {
         assert!(why.contains(said), "{said}: {why}");
     }
     assert_eq!(machine.host.post("/v1/attest", json!({ "nonce": NONCE })).status, 503);
@@ -317,9 +320,9 @@ fn a_blob_of_another_host_is_refused_with_its_name() {
     let cases = [
         ("tpm.json", "/objects/ak", "the AK's signature over the host key is wrong"),
         ("tpm.json", "/objects/host_key", "the host key's certification is about another key"),
-        ("tpm.json", "/objects/ak/private", "the TPM does not take the AK"),
-        ("tpm.json", "/objects/host_key/private", "the TPM does not take the host key"),
-        ("tpm.json", "/objects/kek", "the TPM does not take the sealed data"),
+        ("tpm.json", "/objects/ak/private", "the TPM does not accept the AK"),
+        ("tpm.json", "/objects/host_key/private", "the TPM does not accept the host key"),
+        ("tpm.json", "/objects/kek", "the TPM does not accept the sealed data"),
         ("tpm.json", "/objects/ek_public", "the EK's public area does not fit its Name"),
         ("tpm.json", "/objects/certification", "the host key's certification is about another key"),
         ("tpm.json", "/objects/srk_name", "its SRK is new"),

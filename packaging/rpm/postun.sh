@@ -1,4 +1,4 @@
-# After an upgrade, when the old files are gone. Sockets stay open: callers wait in their queues.
+# Runs after an upgrade, when the old files are gone. Sockets stay open: connections wait in their queues.
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
     if [ "$1" -ge 1 ]; then

@@ -48,7 +48,7 @@ impl AgentSet {
                     "agent \"{name}\" is already in {}; give one of them another name",
                     first_path.display()
                 );
-                faults.push(Diagnostic { file: path, line: None, what: message });
+                faults.push(Diagnostic { file: path, line: None, message });
                 continue;
             }
             path_by_name.insert(name.clone(), path);
@@ -108,7 +108,7 @@ impl AgentSet {
 
 /// The files of a registry, sorted; names that begin with a dot and other endings are passed over.
 fn agent_files(dir: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
-    let dir_fault = |message: String| Diagnostic { file: dir.to_owned(), line: None, what: message };
+    let dir_fault = |message: String| Diagnostic { file: dir.to_owned(), line: None, message };
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -246,10 +246,10 @@ mod tests {
     fn rejects_world_writable_or_symlinked_directory() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(AgentSet::read(dir.path(), 35).unwrap_err()[0].what.contains("chmod o-w"));
+        assert!(AgentSet::read(dir.path(), 35).unwrap_err()[0].message.contains("chmod o-w"));
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert!(AgentSet::read(&link, 35).unwrap_err()[0].what.contains("symbolic link"));
+        assert!(AgentSet::read(&link, 35).unwrap_err()[0].message.contains("symbolic link"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The caller of one connection: who it is, whether it is being served, and how patient it has to be.
+//! One connection: its calling process, whether a request is in progress, and the delay of its rate-limited replies.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,23 +11,24 @@ use super::connection_limits::{ConnectionPermit, StreamPermit};
 use super::reply::Reply;
 use crate::service::{PeerLookup, PeerTracker};
 
-/// An answer to a flood waits at first this long, then twice as long each time.
+/// Delay of the first of several consecutive `slow_down` replies; it doubles with each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(25);
-/// Waits double this often at most: to 1.6 s.
+/// The delay doubles this often at most: to 1.6 s.
 const MAX_BACKOFF_DOUBLINGS: u32 = 6;
 
-/// One connection's caller.
+/// A connection of any socket.
 pub struct ClientConnection {
     peer_tracker: Mutex<PeerTracker>,
     permit: ConnectionPermit,
-    /// Answers of `slow_down` in a row.
+    /// `slow_down` replies since the last other reply.
     consecutive_slow_downs: AtomicU32,
-    /// Told when the first request's head has arrived.
+    /// Notified when the first request's head has arrived.
     first_request_started: Notify,
     request_started: AtomicBool,
 }
 
 impl ClientConnection {
+    /// A connection that was just accepted.
     pub fn new(peer_tracker: PeerTracker, permit: ConnectionPermit) -> ClientConnection {
         ClientConnection {
             peer_tracker: Mutex::new(peer_tracker),
@@ -38,40 +39,41 @@ impl ClientConnection {
         }
     }
 
-    /// A request's head has arrived.
+    /// To be called when a request's head has arrived.
     pub fn mark_request_started(&self) {
         if !self.request_started.swap(true, Ordering::Relaxed) {
             self.first_request_started.notify_one();
         }
     }
 
-    /// Returns when a request's head has arrived, once.
+    /// Returns when the first request's head has arrived. Only one task may wait for it.
     pub async fn first_request(&self) {
         if !self.request_started.load(Ordering::Relaxed) {
             self.first_request_started.notified().await;
         }
     }
 
-    /// One look at the caller, for a request that has arrived whole. From now until [`Guest::answered`] the connection
-    /// does not have to make room for others; before, whoever sends slowly does.
+    /// Reads the calling process, for a request that has arrived completely. From now until
+    /// [`ClientConnection::finish_request`] the connection is busy and not evicted. A connection that is still sending its
+    /// request can be evicted, so a slow sender does not hold a slot.
     pub fn begin_request(&self) -> PeerLookup {
         self.permit.set_busy(true);
         self.peer_tracker.lock().unwrap_or_else(PoisonError::into_inner).lookup()
     }
 
-    /// How long the answer is to wait. A caller that goes on though it is told to slow down is slowed down, or one
-    /// with a thousand connections would take the processor from the others by being refused.
+    /// Ends a request and returns the delay of its reply, if any. Clients that ignore `slow_down` are delayed, because many
+    /// connections of refused requests would otherwise use up the processor.
     pub fn finish_request(&self, reply: &Reply) -> Option<Duration> {
         self.mark_idle();
         self.backoff(reply.status() == StatusCode::TOO_MANY_REQUESTS)
     }
 
-    /// Nothing is being answered now.
+    /// Marks the connection as idle: it can be evicted.
     pub fn mark_idle(&self) {
         self.permit.set_busy(false);
     }
 
-    /// How long an answer waits that tells its caller to slow down.
+    /// The delay of a rate-limited reply: 25 ms to 1.6 s. Any other reply resets it.
     pub fn backoff(&self, rate_limited: bool) -> Option<Duration> {
         if !rate_limited {
             self.consecutive_slow_downs.store(0, Ordering::Relaxed);
@@ -81,12 +83,12 @@ impl ClientConnection {
         Some(INITIAL_BACKOFF * 2u32.pow(previous.min(MAX_BACKOFF_DOUBLINGS)))
     }
 
-    /// A place for a stream, if there is one for this caller's uid.
+    /// A permit for a stream; `None` where the caller's uid has as many streams as it may.
     pub fn acquire_stream(&self) -> Option<StreamPermit> {
         self.permit.acquire_stream()
     }
 
-    /// Returns when this connection has to make room.
+    /// Returns when this connection is evicted in favor of a new one.
     pub async fn evicted(&self) {
         self.permit.evicted().await;
     }

@@ -1,7 +1,7 @@
-//! How many connections there may be, altogether and of one uid.
+//! Limits connections, in total and per uid.
 //!
-//! At the bound the oldest connection on which nothing is being done makes room, so that a crowd of idle ones never
-//! keeps an honest caller out.
+//! When a limit is reached, the oldest idle connection is evicted in favor of the new one, so idle connections never keep a
+//! caller out. A new connection is refused only if all connections that could be evicted are busy.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Streams that a uid may follow, for each connection that it may have.
+/// Streams per uid, for each connection that a uid may have.
 const STREAMS_PER_CONNECTION: usize = 2;
 
-/// All open connections of one socket.
+/// The open connections of one socket, or of several that share the limits.
 #[derive(Debug)]
 pub struct ConnectionLimits {
     max_total: usize,
@@ -24,20 +24,20 @@ pub struct ConnectionLimits {
 struct ConnectionTable {
     next_id: u64,
     total: usize,
-    /// By number, hence oldest first.
+    /// By connection number, so the oldest comes first.
     by_uid: HashMap<u32, BTreeMap<u64, Arc<ConnectionSlot>>>,
-    /// Streams that are followed on these connections, by uid.
+    /// Open streams by uid; no entry where there is none.
     streams: HashMap<u32, usize>,
 }
 
-/// What the two ends of a connection share with the crowd.
+/// State that a permit shares with the table.
 #[derive(Debug, Default)]
 struct ConnectionSlot {
     busy: AtomicBool,
     evicted: Notify,
 }
 
-/// The right to one connection; given back when dropped.
+/// Permission for one connection; dropping it frees the slot.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
@@ -46,7 +46,7 @@ pub struct ConnectionPermit {
     slot: Arc<ConnectionSlot>,
 }
 
-/// The right to follow one stream; given back when dropped.
+/// Permission for one stream; dropping it frees the slot.
 #[derive(Debug)]
 pub struct StreamPermit {
     limits: Arc<ConnectionLimits>,
@@ -54,18 +54,19 @@ pub struct StreamPermit {
 }
 
 impl ConnectionLimits {
+    /// Limits without connections yet.
     pub fn new(max_total: usize, max_per_uid: usize) -> Arc<ConnectionLimits> {
         Arc::new(ConnectionLimits { max_total, max_per_uid, table: Mutex::default() })
     }
 
-    /// A seat for a connection of `uid`. None where all are taken and at work.
+    /// A permit for a connection of `uid`; `None` where the limit is reached and every connection that counts is busy.
     pub fn acquire(self: &Arc<Self>, uid: u32) -> Option<ConnectionPermit> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.by_uid.get(&uid).is_some_and(|connections| connections.len() >= self.max_per_uid) {
             table.evict(uid)?;
         }
         if table.total >= self.max_total {
-            // Whoever has the most makes room, or the next where all of that are at work.
+            // The uid with the most connections first; the next one where all of those are busy.
             let mut busiest: Vec<_> =
                 table.by_uid.iter().map(|(uid, connections)| (connections.len(), *uid)).collect();
             busiest.sort_unstable_by(|a, b| b.cmp(a));
@@ -78,18 +79,19 @@ impl ConnectionLimits {
         Some(ConnectionPermit { limits: self.clone(), uid, id, slot })
     }
 
-    /// How many connections are open.
+    /// Number of open connections.
     pub fn len(&self) -> usize {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).total
     }
 
+    /// Whether no connection is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl ConnectionTable {
-    /// Sends the oldest idle connection of `uid` away.
+    /// Evicts the oldest idle connection of `uid`; `None` where all are busy.
     fn evict(&mut self, uid: u32) -> Option<()> {
         let connections = self.by_uid.get(&uid)?;
         let id = *connections.iter().find(|(_, slot)| !slot.busy.load(Ordering::Relaxed))?.0;
@@ -111,17 +113,17 @@ impl ConnectionTable {
 }
 
 impl ConnectionPermit {
-    /// Marks whether a request, arrived whole, is being answered.
+    /// Sets whether a complete request is in progress.
     pub fn set_busy(&self, busy: bool) {
         self.slot.busy.store(busy, Ordering::Relaxed);
     }
 
-    /// Returns when this connection has to make room.
+    /// Returns when this connection is evicted.
     pub async fn evicted(&self) {
         self.slot.evicted.notified().await;
     }
 
-    /// A place for a stream. None where the uid follows as many as it may: two for each connection that it may have.
+    /// A permit for a stream; `None` where the uid has two open streams for each connection that it may have.
     pub fn acquire_stream(&self) -> Option<StreamPermit> {
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
         let open_streams = table.streams.entry(self.uid).or_default();
@@ -165,7 +167,7 @@ mod tests {
         second.evicted().await;
         assert_eq!(limits.len(), 2);
         third.set_busy(true);
-        assert!(limits.acquire(1).is_none(), "both are at work");
+        assert!(limits.acquire(1).is_none(), "both are busy");
         let _other = limits.acquire(2).unwrap();
         drop(first);
         drop(second);

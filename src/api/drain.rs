@@ -1,4 +1,4 @@
-//! How a connection ends, of whatever protocol: by its caller, to make room, or with the daemon.
+//! How a connection of either protocol ends: by the client, by eviction, by the end of the process, or at shutdown.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,17 +8,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::client_connection::ClientConnection;
 
-/// What is being answered when the daemon ends may take this long.
+/// Requests in progress at shutdown may take this long.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is being written to a connection that has to make room may take this long.
+/// Replies in progress on an evicted connection may take this long.
 const EVICT_GRACE: Duration = Duration::from_millis(100);
-/// When the daemon ends, a connection that was made before may take this long to say what for.
+/// At shutdown, the client of a new connection may take this long to send its first request.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// Serves a connection to its end. It is also ended when `gone` says that its caller is, and `closing` is told when the
-/// daemon ends.
+/// Serves a connection to its end. It also ends when `peer_exited` returns. `on_drain` is called at shutdown.
 ///
-/// The connection is put on the heap at once: moved from future to future it would take room in each of them.
+/// The connection is boxed at once, because each future that it is moved through would have room for it.
 pub fn serve_until_drained<'a, C: GracefulConnection + 'a>(
     connection: C,
     client: &'a ClientConnection,
@@ -28,14 +27,14 @@ pub fn serve_until_drained<'a, C: GracefulConnection + 'a>(
 ) -> impl Future<Output = ()> + 'a {
     let mut connection = Box::pin(connection);
     async move {
-        // Whatever ends a connection is the caller's affair and was answered where it could be.
+        // An error of the connection is the client's, and was answered where that was possible.
         let timeout = tokio::select! {
             _ = connection.as_mut() => return,
             () = peer_exited => EVICT_GRACE,
             () = client.evicted() => EVICT_GRACE,
             () = stop.cancelled() => {
                 on_drain();
-                // Whoever connected just now is about to speak, and would find the connection closed.
+                // A client that connected just before the shutdown still gets the reply to its first request.
                 let first_request = tokio::time::timeout(FIRST_REQUEST_GRACE, client.first_request());
                 tokio::select! {
                     _ = connection.as_mut() => return,

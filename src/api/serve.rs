@@ -1,4 +1,4 @@
-//! Accepts connections and answers their requests, one after the other on each.
+//! Accepts connections and serves HTTP/1.1 requests, one after the other on each connection.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,32 +30,34 @@ use super::workload::{self, WorkloadApi};
 use super::write_deadline::WriteDeadline;
 use crate::service::PeerTracker;
 
-/// Largest request head.
+/// Largest request head in bytes.
 const MAX_HEAD_SIZE: usize = 16 * 1024;
-/// Read of a head before it is judged: closing on what was not read would take the answer back from its sender.
+/// Bytes of a request head that are read before it is refused. Closing a connection with unread data discards the reply.
 const READ_BUFFER_SIZE: usize = 4 * MAX_HEAD_SIZE;
-/// A connection on which no whole request head has come for this long is closed.
+/// A connection is closed if no complete request head arrives within this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// An answer that was not taken whole for this long is taken back, and its connection closed.
+/// A connection is closed if its client has not received a reply completely within this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many are told at once that there is no seat, and for how long at most.
+/// Refused connections that are answered at once, and for how long at most. Further ones are closed without a reply.
 const MAX_REJECTIONS: usize = 64;
 const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// Sent where there is no seat.
+/// The reply to a connection beyond the limits.
 const OVERLOADED_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     retry-after: 1\r\nconnection: close\r\ncontent-length: 103\r\n\r\n\
     {\"error\":\"temporarily_unavailable\",\"error_description\":\"too many connections are open; try again soon\"}";
 
-/// Whose rules answer a socket.
+/// The API of a socket.
 #[derive(Clone)]
 pub enum Api {
+    /// HTTP/1.1 for agents.
     Agent(Arc<AgentApi>),
+    /// HTTP/1.1 for administrators.
     Admin(Arc<AdminApi>),
-    /// gRPC; the others are HTTP/1.1.
+    /// gRPC for SPIFFE clients.
     Workload(Arc<WorkloadApi>),
 }
 
-/// The two that speak HTTP/1.1.
+/// The APIs of HTTP/1.1.
 #[derive(Clone)]
 enum Http1Api {
     Agent(Arc<AgentApi>),
@@ -72,7 +74,7 @@ impl Api {
         }
     }
 
-    /// What a caller hears for whom there is no seat.
+    /// The reply to a connection beyond the limits, in the protocol of the socket.
     fn overloaded_response(&self) -> &'static [u8] {
         match self {
             Api::Agent(_) | Api::Admin(_) => OVERLOADED_RESPONSE,
@@ -83,13 +85,16 @@ impl Api {
 
 impl Http1Api {
     async fn handle_request(&self, client: &ClientConnection, request: Request<Incoming>) -> Reply {
-        // RFC 9112 section 3.2: a request without exactly one Host is one to be wary of.
+        // RFC 9112 section 3.2: a server refuses a request that does not have exactly one Host.
         let hosts = request.headers().get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
-            return reply::error_and_close(StatusCode::BAD_REQUEST, "a request has exactly one Host header");
+            return reply::error_and_close(
+                StatusCode::BAD_REQUEST,
+                "a request must have exactly one Host header",
+            );
         }
         if head_size(&request) > MAX_HEAD_SIZE {
-            let description = "a request head has at most 16 KiB";
+            let description = "a request head must have at most 16 KiB";
             return reply::error_and_close(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, description);
         }
         match self {
@@ -99,7 +104,7 @@ impl Http1Api {
     }
 }
 
-/// What the head took on the wire, but for a few bytes of punctuation.
+/// Size of the head in bytes, without some punctuation of the request line.
 fn head_size(request: &Request<Incoming>) -> usize {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
@@ -111,16 +116,19 @@ pub struct Server {
     listener: UnixListener,
     api: Api,
     connection_limits: Arc<ConnectionLimits>,
-    /// None where connections are served by the thread that accepts them.
+    /// `None` where the accepting thread serves the connections.
     workers: Option<Arc<WorkerPool>>,
     stop: CancellationToken,
     connections: TaskTracker,
-    /// Places for those who are told that there is no seat.
+    /// Refused connections that are being answered.
     rejections: Arc<Semaphore>,
 }
 
 impl Server {
-    /// Takes over a listener. To be called inside the runtime.
+    /// A server on this listener. To be called inside a runtime, which then accepts; `workers` serve the connections.
+    ///
+    /// # Errors
+    /// Where the listener cannot be made non-blocking or registered with the runtime.
     pub fn new(
         listener: StdListener,
         api: Api,
@@ -142,7 +150,7 @@ impl Server {
         })
     }
 
-    /// Accepts until told to stop, then lets what is being answered end.
+    /// Accepts until `stop` is cancelled, then waits at most 5 s for requests in progress.
     pub async fn run(self) {
         loop {
             let accepted = tokio::select! {
@@ -160,7 +168,7 @@ impl Server {
     }
 
     fn admit(&self, stream: UnixStream) {
-        // Whoever cannot be told at all has gone, or the daemon is out of descriptors: nothing to answer to.
+        // Fails where the process has exited or the daemon has no free descriptor. The connection is closed.
         let Ok(peer_tracker) = PeerTracker::from_socket(&stream) else { return };
         let Some(permit) = self.connection_limits.acquire(peer_tracker.uid()) else {
             return self.reject(stream);
@@ -172,7 +180,7 @@ impl Server {
             return;
         };
         let Some(worker) = workers.least_loaded() else { return };
-        // Leaves this runtime's poll for the lane's.
+        // Moves the descriptor from this runtime's poller to the worker's.
         let Ok(stream) = stream.into_std() else { return };
         let load_guard = worker.track();
         let connection = async move {
@@ -184,8 +192,8 @@ impl Server {
         self.connections.spawn_on(connection, &worker.runtime);
     }
 
-    /// Tells a caller that there is no seat. Closing on what it is about to send would take the answer back, so a few
-    /// are heard out on the doorstep.
+    /// Answers a connection beyond the limits. What its client sends is read, because closing a connection with unread data
+    /// discards the reply.
     fn reject(&self, mut stream: UnixStream) {
         let response = self.api.overloaded_response();
         let Ok(permit) = self.rejections.clone().try_acquire_owned() else { return };
@@ -199,30 +207,30 @@ impl Server {
                 while stream.read(&mut buffer).await? > 0 {}
                 io::Result::Ok(())
             };
-            // Whoever cannot be told has gone.
+            // An error means that the client has closed the connection.
             let _ = tokio::time::timeout(REJECTION_TIMEOUT, rejection).await;
         });
     }
 
     async fn accept_failed(&self, error: &io::Error) {
         match error.raw_os_error().map(Errno::from_raw) {
-            // The caller went away before it was its turn.
+            // The client closed the connection before it was accepted.
             Some(Errno::ECONNABORTED | Errno::EINTR) => {}
             Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                 tracing::warn!(
-                    "no connection can be accepted now: {error}; raise LimitNOFILE= or lower limits.connections"
+                    "connections cannot be accepted: {error}; raise LimitNOFILE= or lower limits.connections"
                 );
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             _ => {
-                tracing::error!("accepting failed: {error}");
+                tracing::error!("accepting a connection failed: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-/// One connection, to its end.
+/// Serves one connection to its end.
 async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api, stop: CancellationToken) {
     let service = service_fn(|request| async {
         client.mark_request_started();
@@ -235,7 +243,7 @@ async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
-        // Whoever has said all it will say still wants its answer.
+        // A client that has shut down its writing side still gets its reply.
         .half_close(true)
         .max_buf_size(READ_BUFFER_SIZE)
         .serve_connection(TokioIo::new(WriteDeadline::new(stream, WRITE_TIMEOUT)), service);

@@ -1,7 +1,7 @@
-//! Where connections are served: single-threaded runtimes side by side, each with connections of its own.
+//! Worker threads that serve connections: single-threaded runtimes, each with connections of its own.
 //!
-//! A request then never moves between threads and wakes none that has nothing to do for it, which costs less than
-//! half of what a shared pool does; lanes share only what is read.
+//! A request stays on one thread and wakes no other, which takes less than half the processor time of a shared pool.
+//! Workers share only data that they read.
 
 use std::io;
 use std::sync::Arc;
@@ -10,29 +10,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-/// Threads for blocking work of one lane: digests of executables, names of users, reloads.
+/// Blocking threads of one worker: digests of executables, names of users, reloads.
 const MAX_BLOCKING_THREADS: usize = 8;
 
-/// The lanes of this daemon.
+/// The workers of the daemon.
 pub struct WorkerPool(Vec<Worker>);
 
-/// One runtime, and how many connections it has.
+/// One runtime and its number of connections.
 pub struct Worker {
+    /// Where its connections are spawned.
     pub runtime: Handle,
     load: Arc<()>,
-    /// Whether it has answered since it was last asked for a sign of life.
+    /// Whether the runtime has run a task since the last check.
     heartbeat: Arc<AtomicBool>,
     stalled: AtomicBool,
 }
 
-/// Counted on its lane while it is held.
+/// Counts as one connection of its worker until it is dropped.
 #[derive(Clone)]
 pub struct LoadGuard {
     _load: Arc<()>,
 }
 
 impl WorkerPool {
-    /// Starts `count` lanes, which end with `stop`.
+    /// Starts `count` workers, at least one. They end when `stop` is cancelled.
+    ///
+    /// # Errors
+    /// Where a thread or a runtime cannot be created.
     pub fn start(count: usize, stop: &CancellationToken) -> io::Result<WorkerPool> {
         (0..count.max(1))
             .map(|index| Worker::start(index, stop.clone()))
@@ -40,15 +44,15 @@ impl WorkerPool {
             .map(WorkerPool)
     }
 
-    /// The lane with the fewest connections; one that is stuck only where all are.
+    /// The worker with the fewest connections; a stalled one only where all are stalled.
     pub fn least_loaded(&self) -> Option<&Worker> {
         self.0
             .iter()
             .min_by_key(|worker| (worker.stalled.load(Ordering::Relaxed), Arc::strong_count(&worker.load)))
     }
 
-    /// Asks every lane for a sign of life, and tells whether all have answered the last time. To be called every
-    /// second or so: a lane that cannot turn for that long gets no new connections until it does.
+    /// Whether every worker has run a task since the previous call, which is made about once a second. A worker that has not
+    /// is stalled and gets no new connections until it has.
     pub fn check_heartbeats(&self) -> bool {
         let mut all_alive = true;
         for worker in &self.0 {
@@ -67,18 +71,19 @@ impl Worker {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(MAX_BLOCKING_THREADS)
-            .thread_name("road-blocking")
+            .thread_name("worker-blocking")
             .build()?;
         let handle = runtime.handle().clone();
-        std::thread::Builder::new().name(format!("road-{index}")).spawn(move || {
+        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             runtime.block_on(stop.cancelled());
-            // Blocking work that hangs, such as on a dead network file system, must not hold up the end.
+            // Does not wait for blocking work, which may hang on a network file system.
             runtime.shutdown_background();
         })?;
         let heartbeat = Arc::new(AtomicBool::new(true));
         Ok(Worker { runtime: handle, load: Arc::new(()), heartbeat, stalled: AtomicBool::new(false) })
     }
 
+    /// Counts a connection on this worker.
     pub fn track(&self) -> LoadGuard {
         LoadGuard { _load: self.load.clone() }
     }

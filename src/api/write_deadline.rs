@@ -1,4 +1,4 @@
-//! A stream whose other end has to take what it asked for.
+//! A stream with a deadline for what is written to it.
 
 use std::io;
 use std::pin::Pin;
@@ -9,16 +9,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
-/// A connection that is given this long to take what is to be written, all of it. Whoever takes a byte now and then would
-/// otherwise keep a large answer in memory for as long as it likes.
+/// A connection whose client has to receive each reply completely within a time. A timeout of each write would not bound
+/// the time that a reply is in memory, because a client can read one byte now and then.
 pub struct WriteDeadline {
     stream: UnixStream,
     timeout: Duration,
-    /// Runs from the first write that has to wait until all is written.
+    /// Runs from the first write that has to wait until everything is written.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteDeadline {
+    /// A deadline of `timeout` for each reply on `stream`.
     pub fn new(stream: UnixStream, timeout: Duration) -> WriteDeadline {
         WriteDeadline { stream, timeout, deadline: None }
     }
@@ -60,12 +61,12 @@ impl AsyncWrite for WriteDeadline {
         self.enforce(cx, result)
     }
 
-    /// Without this hyper would copy large answers once more.
+    /// Without vectored writes hyper would copy large replies once more.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    /// hyper asks for this once nothing waits to be written any more.
+    /// hyper flushes when it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.deadline = None;
@@ -96,7 +97,7 @@ mod tests {
                     while slow_reader && client.read_u8().await.is_ok() {
                         sleep(Duration::from_millis(1)).await;
                     }
-                    // Kept open, or the writer would be told that nobody is there.
+                    // Kept open, because the writer would otherwise get EPIPE.
                     sleep(Duration::from_secs(600)).await;
                     drop(client);
                 });

@@ -1,4 +1,4 @@
-//! A whole host in one directory, for developers: `hostbadged --dev DIR`.
+//! The directory of a development instance: `hostbadged --dev DIR`.
 
 use std::fs;
 use std::io;
@@ -14,11 +14,17 @@ const DEV_CONFIG: &str = "\
 to = \"stderr\"
 ";
 
-/// Writes what is missing below `dir` and names the configuration file. What is there already is left as it is.
+/// Creates the directories and files that are missing below `dir`, and returns the path of the configuration
+/// file.
 ///
-/// The first time, an agent is registered for the user who runs this, so that the first request succeeds.
+/// Existing files are not changed. The first time, an agent is registered for the user who runs the daemon,
+/// so that the first request succeeds.
+///
+/// # Errors
+/// The kernel's error for a directory or file that cannot be created.
 pub fn init_dev_dir(dir: &Path) -> io::Result<PathBuf> {
-    // Sockets need every caller to pass through the directory; what is private below it has its own mode.
+    // Callers reach the sockets through this directory, so it is 0755; private directories below it have
+    // other modes.
     let create_dir = |path: &Path, mode| store::ensure_dir(path, mode).map_err(io::Error::other);
     create_dir(dir, 0o755)?;
     let etc = dir.join("etc");
@@ -32,7 +38,8 @@ pub fn init_dev_dir(dir: &Path) -> io::Result<PathBuf> {
         create_dir(&agents, 0o755)?;
         let uid = nix::unistd::geteuid();
         let example = format!(
-            "# Every process of the user with uid {uid} is this agent; a real host would name a unit.\n\
+            "# Every process of the user with uid {uid} is this agent. On a production host, match a systemd \
+             unit.\n\
              name  = \"example\"\n\
              owner = \"you\"\n\n\
              [match]\n\

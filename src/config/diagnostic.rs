@@ -1,4 +1,4 @@
-//! What is wrong with a file that a person wrote: where, what, and the mend.
+//! Reading TOML files that administrators write, and faults in them with file, line and remedy.
 
 use std::fmt;
 use std::fs::File;
@@ -10,40 +10,48 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A hand-written file is never this large; a larger one is a mistake.
+/// Upper bound on the size of such a file in bytes.
 const MAX_SOURCE_FILE_SIZE: u64 = 256 * 1024;
 
-/// One fault of one file, printed as `file:line: what, and the mend`.
+/// One fault in a file, displayed as `file:line: message`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
+    /// The file or directory.
     pub file: PathBuf,
-    /// Counted from 1; none where the fault is the file's or the directory's as a whole.
+    /// The line, counted from 1; `None` if the fault concerns the file or directory as a whole.
     pub line: Option<usize>,
-    pub what: String,
+    /// What is wrong, and what to do about it.
+    #[serde(rename = "what")]
+    pub message: String,
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.what),
-            None => write!(f, "{}: {}", self.file.display(), self.what),
+            Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.message),
+            None => write!(f, "{}: {}", self.file.display(), self.message),
         }
     }
 }
 
-/// A file read whole, with the means to say where in it something is wrong.
+/// The text of a file, with its path for diagnostics.
 pub struct SourceFile {
     path: PathBuf,
     text: String,
 }
 
 impl SourceFile {
-    /// Reads a TOML file: bounded, UTF-8, a regular file that not everybody may write to.
+    /// Reads a regular file of at most 256 KiB in UTF-8.
+    ///
+    /// # Errors
+    /// A diagnostic for a file that cannot be read, that other users may write to ([`insecure_permissions`]),
+    /// or that is too large or not UTF-8.
     pub fn read(path: &Path) -> Result<SourceFile, Diagnostic> {
-        let file_error = |message: String| Diagnostic { file: path.to_owned(), line: None, what: message };
-        // What is no regular file must not keep the reader waiting for a writer.
+        let file_error = |message: String| Diagnostic { file: path.to_owned(), line: None, message };
+        // Without O_NONBLOCK, opening a FIFO would wait for a writer.
         let opened = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-        let file = opened.map_err(|e| file_error(format!("cannot be read ({e}); mend its owner or mode")))?;
+        let file =
+            opened.map_err(|e| file_error(format!("cannot be read ({e}); correct its owner or mode")))?;
         let meta = file.metadata().map_err(|e| file_error(e.to_string()))?;
         if !meta.is_file() {
             return Err(file_error("is not a regular file; put the file itself here".into()));
@@ -62,51 +70,55 @@ impl SourceFile {
             Diagnostic {
                 file: path.to_owned(),
                 line: Some(line),
-                what: "is not UTF-8; save it as UTF-8".into(),
+                message: "is not UTF-8; save it as UTF-8".into(),
             }
         })?;
         Ok(SourceFile { path: path.to_owned(), text })
     }
 
-    /// The text as it is.
+    /// The text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Parses the text; a syntax error, an unknown key or a wrong type is a fault with its line.
+    /// Parses the text as TOML.
+    ///
+    /// # Errors
+    /// A diagnostic with the line of a syntax error, an unknown key or a wrong type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
         toml::from_str(&self.text).map_err(|e| {
             let message = e.message().trim_end().replace('\n', "; ");
             match e.span() {
                 Some(span) => self.diagnostic(span, message),
-                None => Diagnostic { file: self.path.clone(), line: None, what: message },
+                None => Diagnostic { file: self.path.clone(), line: None, message },
             }
         })
     }
 
-    /// A fault at a span of this file.
+    /// A diagnostic for a span of this file's text, in bytes.
     pub fn diagnostic(&self, span: Range<usize>, message: impl Into<String>) -> Diagnostic {
         let start = span.start.min(self.text.len());
         let line = 1 + self.text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count();
-        Diagnostic { file: self.path.clone(), line: Some(line), what: message.into() }
+        Diagnostic { file: self.path.clone(), line: Some(line), message: message.into() }
     }
 }
 
-/// Says why a file or directory cannot be trusted, if everybody may write to it or a stranger owns it.
+/// Why a file or directory is not trusted, if users other than root and the daemon's may change it: it is
+/// world-writable, writable by a group other than root's and the daemon's, or owned by another user.
 pub fn insecure_permissions(meta: &std::fs::Metadata) -> Option<String> {
     if meta.mode() & 0o002 != 0 {
-        return Some("may be written by everybody, so anybody could make agents; chmod o-w it".into());
+        return Some("is writable by all users; remove that permission with chmod o-w".into());
     }
     if meta.mode() & 0o020 != 0 && meta.gid() != 0 && meta.gid() != nix::unistd::getegid().as_raw() {
         return Some(format!(
-            "may be written by group {}, whose members could make agents; chmod g-w it",
+            "is writable by the members of group {}; remove that permission with chmod g-w",
             meta.gid()
         ));
     }
     let own_uid = nix::unistd::geteuid().as_raw();
     if meta.uid() != 0 && meta.uid() != own_uid {
         return Some(format!(
-            "belongs to uid {}, who could change it at any time; chown it to root",
+            "is owned by uid {}, who could change it at any time; give it to root with chown",
             meta.uid()
         ));
     }

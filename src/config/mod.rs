@@ -1,4 +1,4 @@
-//! The daemon's configuration: one TOML file, every key optional.
+//! The daemon's configuration: one TOML file, in which every key is optional.
 
 mod checks;
 mod dev;
@@ -21,28 +21,37 @@ pub use sections::{
     SealSection, TpmSection,
 };
 
-/// Where the daemon looks when it is told nothing else.
+/// The configuration file, unless the command line names another.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/hostbadge/hostbadged.toml";
 
-/// What the daemon runs with.
+/// The configuration, with defaults for keys that the file does not set.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// SPIFFE trust domain; none means `<host-id>.internal`.
+    /// The SPIFFE trust domain. Default: `<host-id>.internal`.
     pub trust_domain: Option<String>,
-    /// `iss` of every token; none means `https://<trust-domain>`.
+    /// The claim `iss` of all tokens. Default: `https://<trust-domain>`.
     pub issuer: Option<String>,
+    /// The table `[paths]`.
     pub paths: Paths,
+    /// The table `[tpm]`.
     pub tpm: TpmSection,
+    /// The table `[keys]`.
     pub keys: KeysSection,
+    /// The table `[certificates]`.
     pub certificates: CertificatesSection,
+    /// The table `[seal]`.
     pub seal: SealSection,
+    /// The table `[limits]`.
     pub limits: LimitsSection,
+    /// The table `[posture]`.
     pub posture: PostureSection,
+    /// The table `[log]`.
     pub log: LogSection,
+    /// The table `[admin]`.
     pub admin: AdminSection,
 }
 
-/// The file as written. `paths` has defaults of its own, so it is kept apart until they are known.
+/// The file's content. The defaults of `paths` depend on `--dev`, so they are applied afterwards.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
@@ -78,7 +87,7 @@ struct RawPaths {
     run: Option<Spanned<PathBuf>>,
 }
 
-/// A table with its place in the file, or its defaults with none.
+/// A table with its span in the file; `None` if the file does not have it.
 #[derive(Default)]
 struct OptionalSpan<T>(Option<Spanned<T>>);
 
@@ -89,7 +98,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OptionalSpan<T> {
 }
 
 impl<T: Default> OptionalSpan<T> {
-    /// The table, or its defaults; what `check` finds is a fault of the table as a whole.
+    /// The table, or its defaults. Faults that `check` finds are reported at the table's line.
     fn checked(
         self,
         source: &SourceFile,
@@ -105,7 +114,10 @@ impl<T: Default> OptionalSpan<T> {
 }
 
 impl Config {
-    /// Reads a configuration whose unset paths are `paths`. All faults at once, not the first alone.
+    /// Reads a configuration file; `paths` are the defaults for paths that it does not set.
+    ///
+    /// # Errors
+    /// All invalid values, or the first syntax error, unknown key or wrong type.
     pub fn read(file: &Path, paths: Paths) -> Result<Config, Vec<Diagnostic>> {
         let source = SourceFile::read(file).map_err(|diagnostic| vec![diagnostic])?;
         let config_file: ConfigFile = source.parse().map_err(|diagnostic| vec![diagnostic])?;
@@ -160,12 +172,16 @@ impl Config {
         })
     }
 
-    /// How much of a SPIFFE ID the trust domain takes; `<host-id>.internal` is known in length before the host is.
+    /// The length of the trust domain in bytes, also while the host id of `<host-id>.internal` is not known
+    /// yet.
     pub fn trust_domain_length(&self) -> usize {
         self.trust_domain.as_ref().map_or(26 + ".internal".len(), String::len)
     }
 
-    /// The system's configuration: defaults where there is no file and none was asked for by name.
+    /// Reads `file`, else [`DEFAULT_CONFIG_PATH`]; if neither exists, all keys have their defaults.
+    ///
+    /// # Errors
+    /// As [`Config::read`], also if `file` does not exist.
     pub fn load(file: Option<&Path>) -> Result<Config, Vec<Diagnostic>> {
         match file {
             Some(file) => Config::read(file, Paths::default()),
@@ -184,8 +200,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         std::fs::write(&file, text).unwrap();
-        Config::read(&file, Paths::default()).map_err(|faults| {
-            let lines: Vec<String> = faults.iter().map(|f| f.to_string()).collect();
+        Config::read(&file, Paths::default()).map_err(|diagnostics| {
+            let lines: Vec<String> = diagnostics.iter().map(Diagnostic::to_string).collect();
             lines.join("\n").replace(dir.path().to_str().unwrap(), "")
         })
     }
@@ -205,8 +221,8 @@ mod tests {
             read_config("trust_domain = \"Example Org\"\nissuer = \"http://x\"\n[paths]\nstate = \"var\"\n")
                 .unwrap_err();
         let lines: Vec<&str> = errors.lines().collect();
-        assert!(lines[0].starts_with("/c.toml:1: trust_domain is"), "{errors}");
-        assert!(lines[1].starts_with("/c.toml:2: issuer is"), "{errors}");
+        assert!(lines[0].starts_with("/c.toml:1: trust_domain must be"), "{errors}");
+        assert!(lines[1].starts_with("/c.toml:2: issuer must be"), "{errors}");
         assert!(lines[2].starts_with("/c.toml:4: must be an absolute path"), "{errors}");
     }
 
@@ -215,10 +231,13 @@ mod tests {
         assert!(
             read_config("[tpm]\ndeadline = \"5 parsecs\"")
                 .unwrap_err()
-                .contains(":2: \"5 parsecs\" is no duration")
+                .contains(":2: \"5 parsecs\" must be a duration")
         );
         let error = read_config("[tpm]\nprobe_every = \"1ms\"").unwrap_err();
-        assert!(error.contains(":2: \"1ms\" is no duration; give one like \"1500ms\""), "{error}");
+        assert!(
+            error.contains(":2: \"1ms\" must be a duration from \"100ms\" to \"1h\", such as \"1500ms\""),
+            "{error}"
+        );
         assert!(read_config("[limits]\nrate = -1").unwrap_err().contains(":2:"));
         assert!(read_config("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
         assert!(read_config("[limits]\ntpm_burst = 0").unwrap_err().contains("limits.tpm_burst is 0"));
@@ -234,14 +253,14 @@ mod tests {
         assert_eq!((posture.mode, posture.every().as_secs()), (PostureMode::Enforce, 4));
         for (text, expected) in [
             ("\nmode = \"on\"", ":3: unknown variant"),
-            ("\npcrs = [7, 0]", ":2: posture.pcrs are numbers"),
-            ("\npcrs = []", ":2: posture.pcrs are numbers"),
+            ("\npcrs = [7, 0]", ":2: posture.pcrs must be PCR numbers"),
+            ("\npcrs = []", ":2: posture.pcrs must be PCR numbers"),
             ("\npcrs = [0, 10]", ":2: posture.pcrs: PCR 10 changes"),
             ("\npcrs = [23]", ":2: posture.pcrs: PCR 23 can be reset"),
             ("\npcrs = [24]", ":2: posture.pcrs: there is no PCR 24"),
             ("\npcrs = [256]", ":3: invalid value"),
-            ("\nmax_age = \"10ms\"", ":2: posture.max_age is at least"),
-            ("\nevery = \"31s\"", ":2: posture.every is from"),
+            ("\nmax_age = \"10ms\"", ":2: posture.max_age must be at least"),
+            ("\nevery = \"31s\"", ":2: posture.every must be from"),
         ] {
             let error = read_config(&format!("\n[posture]{text}")).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
@@ -254,7 +273,7 @@ mod tests {
         assert_eq!(read_config("[certificates]\nttl = \"1d\"").unwrap().certificates.ttl, DAY);
         for ttl in ["59s", "25h"] {
             let error = read_config(&format!("\n[certificates]\nttl = \"{ttl}\"")).unwrap_err();
-            assert!(error.contains(":2: certificates.ttl is from"), "{error}");
+            assert!(error.contains(":2: certificates.ttl must be from"), "{error}");
         }
     }
 
@@ -265,11 +284,11 @@ mod tests {
         let keys = read_config("[keys]\nrotate_every = \"1y\"\npublish_before = \"90d\"").unwrap().keys;
         assert_eq!((keys.rotate_every, keys.publish_before), (YEAR, DAY * 90));
         for (text, expected) in [
-            ("\nrotate_every = \"59m\"\npublish_before = \"1m\"", ":2: keys.rotate_every is"),
-            ("\nrotate_every = \"2y\"", ":3: \"2y\" is no duration"),
-            ("\nrotate_every = \"0s\"", ":3: \"0s\" is no duration"),
+            ("\nrotate_every = \"59m\"\npublish_before = \"1m\"", ":2: keys.rotate_every must be"),
+            ("\nrotate_every = \"2y\"", ":3: \"2y\" must be a duration"),
+            ("\nrotate_every = \"0s\"", ":3: \"0s\" must be a duration"),
             ("\nrotate_every = 30", ":3: invalid type"),
-            ("\nrotate_every = \"20h\"", ":2: keys.publish_before is shorter"),
+            ("\nrotate_every = \"20h\"", ":2: keys.publish_before must be shorter"),
             ("\nrotate_each = \"20h\"", ":3: unknown field `rotate_each`"),
         ] {
             let error = read_config(&format!("\n[keys]{text}")).unwrap_err();

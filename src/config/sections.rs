@@ -1,4 +1,4 @@
-//! The tables of the configuration, with their defaults.
+//! The tables of the configuration file, with their defaults.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,113 +7,137 @@ use serde::Deserialize;
 
 use super::checks::{DAY, duration, long_duration, probe_duration};
 
-/// Where things lie.
+/// The table `[paths]`: the daemon's directories.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Paths {
+    /// Agent files. Default: `/etc/hostbadge/agents.d`.
     pub agents: PathBuf,
-    /// Bundle documents of other trust domains.
+    /// Bundle documents of other trust domains. Default: `/etc/hostbadge/federation`.
     pub federation: PathBuf,
+    /// Keys and other state. Default: `/var/lib/hostbadge`.
     pub state: PathBuf,
+    /// The audit log. Default: `/var/log/hostbadge/audit`.
     pub audit: PathBuf,
+    /// The sockets. Default: `/run/hostbadge`.
     pub run: PathBuf,
 }
 
-/// How to reach the TPM.
+/// The table `[tpm]`: how the TPM is reached.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TpmSection {
-    /// `device:/dev/tpmrm0`, or `swtpm:host=127.0.0.1,port=2321` with `allow_emulator`.
+    /// The TPM's address: `device:/dev/tpmrm0` (default), or `swtpm:host=127.0.0.1,port=2321` with
+    /// `allow_emulator`.
     pub tcti: String,
-    /// A software TPM guards nothing against root; tokens say so.
+    /// Whether a software TPM is accepted. Default: no. It does not protect keys from root, and tokens say
+    /// so.
     pub allow_emulator: bool,
-    /// How long a caller waits for one TPM command.
+    /// How long a caller waits for one TPM request. Default: 5 s; at most 24 h.
     #[serde(deserialize_with = "duration")]
     pub deadline: Duration,
-    /// How often the TPM is asked whether it is there and well.
+    /// The interval between probes of the TPM, from 100 ms to 1 h. Default: 1.5 s.
     #[serde(deserialize_with = "probe_duration")]
     pub probe_every: Duration,
 }
 
-/// How issuing keys rotate.
+/// The table `[keys]`: rotation of issuing keys.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysSection {
-    /// The longest that a key signs; each is replaced up to a tenth earlier.
+    /// The maximum time that a key signs, from 1 h to 1 y; each key is replaced up to a tenth earlier.
+    /// Default: 30 d.
     #[serde(deserialize_with = "long_duration")]
     pub rotate_every: Duration,
-    /// How long a key is in the key set before it signs.
+    /// How long a key is published in the key set before it signs; shorter than `rotate_every`. Default: 24
+    /// h.
     #[serde(deserialize_with = "long_duration")]
     pub publish_before: Duration,
 }
 
-/// The certificates of agents.
+/// The table `[certificates]`: X.509-SVIDs of agents.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CertificatesSection {
-    /// How long they live, unless an agent asks for less.
+    /// Lifetime of certificates, from 1 m to 24 h, unless an agent requests less. Default: 1 h.
     #[serde(deserialize_with = "long_duration")]
     pub ttl: Duration,
 }
 
-/// What the keys at rest are sealed to, beside this TPM.
+/// The table `[seal]`: PCRs that the key-encryption key is sealed to.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SealSection {
-    /// PCRs of the SHA-256 bank, whose values must be those of when the keys were sealed. None by default: a firmware
-    /// update changes them.
+    /// PCRs of the SHA-256 bank (0 to 15 without 10, ascending) that must have the values of the time of
+    /// sealing. Default: none, since a firmware update changes them.
     pub pcrs: Vec<u8>,
 }
 
-/// Bounds on what callers may take.
+/// The table `[limits]`: rates and connections. Rates are in requests a second, from 1 to 10,000,000; a burst
+/// is the number of requests that may be made at once after a pause.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
-    /// Requests a second, for each agent.
+    /// Requests a second for each agent. Default: 50.
     pub rate: u32,
-    /// Requests an agent may make at once after a pause.
+    /// Burst for each agent. Default: 200.
     pub burst: u32,
-    /// The same two for each uid that is no agent.
-    pub stranger_rate: u32,
-    pub stranger_burst: u32,
-    /// The same two for the tokens of each agent that the TPM signs.
+    /// Requests a second for each uid whose processes match no agent. Default: 10.
+    pub unknown_rate: u32,
+    /// Burst for each such uid. Default: 50.
+    pub unknown_burst: u32,
+    /// Tokens signed by the TPM a second, for each agent. Default: 2.
     pub tpm_rate: u32,
+    /// Burst of such tokens for each agent. Default: 10.
     pub tpm_burst: u32,
-    /// Open connections altogether, and of one uid.
+    /// Open connections in total, from 1 to 100,000. Default: 10,000.
     pub connections: usize,
+    /// Open connections of one uid, from 1 to 100,000. Default: 2,000.
     pub connections_per_uid: usize,
 }
 
-/// Where the daemon's own words go.
+/// The table `[log]`: where the daemon's log goes. The audit log is separate.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSection {
-    pub to: LogTarget,
+    /// The destination, key `to`. Default: [`LogTarget::Auto`].
+    #[serde(rename = "to")]
+    pub target: LogTarget,
+    /// The least severe level that is logged. Default: [`LogLevel::Info`].
     pub level: LogLevel,
 }
 
+/// A destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogTarget {
-    /// journald where its socket is, else standard error.
+    /// journald if its socket exists, else standard error.
     Auto,
+    /// journald, by its native protocol.
     Journal,
+    /// Standard error.
     Stderr,
 }
 
+/// A severity of log entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
+    /// Errors.
     Error,
+    /// Warnings and errors.
     Warn,
+    /// Informational entries and the above.
     Info,
+    /// Debugging entries and the above.
     Debug,
 }
 
-/// Who may use the admin socket beside root.
+/// The table `[admin]`: access to the admin socket.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminSection {
+    /// The group whose members may use the admin socket, besides root. Default: `hostbadge-admin`.
     pub group: String,
 }
 
@@ -132,7 +156,7 @@ impl Default for Paths {
 }
 
 impl Paths {
-    /// A whole host in one directory, for `--dev`.
+    /// The directories of a development instance below `dir`, for `--dev`.
     pub fn under(dir: &Path) -> Paths {
         Paths {
             agents: dir.join("etc/agents.d"),
@@ -172,8 +196,8 @@ impl Default for LimitsSection {
         LimitsSection {
             rate: 50,
             burst: 200,
-            stranger_rate: 10,
-            stranger_burst: 50,
+            unknown_rate: 10,
+            unknown_burst: 50,
             tpm_rate: 2,
             tpm_burst: 10,
             connections: 10_000,
@@ -184,7 +208,7 @@ impl Default for LimitsSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        LogSection { to: LogTarget::Auto, level: LogLevel::Info }
+        LogSection { target: LogTarget::Auto, level: LogLevel::Info }
     }
 }
 

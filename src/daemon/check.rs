@@ -19,7 +19,8 @@ const EXIT_CONFIG: u8 = 2;
 /// Every fault in the file, or the one that kept it from being read.
 pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
     let Some(dir) = &arguments.dev else { return Config::load(arguments.config.as_deref()) };
-    let file_fault = |e: io::Error| vec![Diagnostic { file: dir.clone(), line: None, what: e.to_string() }];
+    let file_fault =
+        |e: io::Error| vec![Diagnostic { file: dir.clone(), line: None, message: e.to_string() }];
     let file = config::init_dev_dir(dir).map_err(file_fault)?;
     let dir = std::fs::canonicalize(dir).map_err(file_fault)?;
     Config::read(&file, Paths::under(&dir))

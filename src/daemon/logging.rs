@@ -14,7 +14,7 @@ use crate::config::LogSection;
 /// # Errors
 /// The journal thread cannot be started, or the process logs already.
 pub(super) fn start_logging(log: &LogSection, clock: Clock) -> io::Result<Journal> {
-    let journal = Journal::start(log.to, clock)?;
+    let journal = Journal::start(log.target, clock)?;
     tracing_subscriber::registry()
         .with(JournalLayer::new(journal.clone(), log.level))
         .try_init()

@@ -126,7 +126,7 @@ impl Parts {
             federation: self.federation,
             limiter: Limiter::new(
                 Rate { per_second: limits.rate, burst: limits.burst },
-                Rate { per_second: limits.stranger_rate, burst: limits.stranger_burst },
+                Rate { per_second: limits.unknown_rate, burst: limits.unknown_burst },
                 Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
             ),
             issuer: self.issuer,

@@ -97,7 +97,7 @@ pub fn read_bundles(dir: &Path) -> Result<FederatedBundles, Vec<Diagnostic>> {
     let mut diagnostics = Vec::new();
     let mut bundles = FederatedBundles::new();
     for path in bundle_files(dir).map_err(|fault| vec![fault])? {
-        let diagnostic = |what: String| Diagnostic { file: path.clone(), line: None, what };
+        let diagnostic = |message: String| Diagnostic { file: path.clone(), line: None, message };
         let domain = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         if !is_trust_domain(&domain) {
             let what = "is to be named as its trust domain, like example.org.json: a-z 0-9 . - _";
@@ -153,7 +153,7 @@ fn parse_bundle(text: &str) -> Result<FederatedBundle, String> {
 }
 
 fn bundle_files(dir: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
-    let diagnostic = |what: String| Diagnostic { file: dir.to_owned(), line: None, what };
+    let diagnostic = |message: String| Diagnostic { file: dir.to_owned(), line: None, message };
     let unreadable = |e: io::Error| diagnostic(format!("cannot be read ({e}); mend its owner or mode"));
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,

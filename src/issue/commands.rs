@@ -30,11 +30,11 @@ pub struct KeyAdmin {
 #[derive(Debug)]
 pub struct KeyCommandReceiver {
     /// The commands, in the order of their arrival.
-    pub commands: mpsc::Receiver<KeyCommand>,
+    pub(crate) commands: mpsc::Receiver<KeyCommand>,
     /// Why a step of the key schedule that is due cannot be taken; `None` if it can.
-    pub blocked_reason: watch::Sender<Option<String>>,
+    pub(crate) blocked_reason: watch::Sender<Option<String>>,
     /// How the key-encryption key is sealed; `None` before the keystore is open.
-    pub seal_status: watch::Sender<Option<SealStatus>>,
+    pub(crate) seal_status: watch::Sender<Option<SealStatus>>,
 }
 
 /// A command, and the administrator who sent it.

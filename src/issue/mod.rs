@@ -39,9 +39,9 @@ mod validate;
 mod wit_svid;
 
 pub use access_token::AccessToken;
+pub(crate) use commands::{KeyAction, KeyCommand};
 pub use commands::{
-    KeyAction, KeyAdmin, KeyCommand, KeyCommandError, KeyCommandReceiver, ReplySender, RotationOutcome,
-    RotationResult, key_command_channel,
+    KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, key_command_channel,
 };
 pub use delegated_ca::DelegatedCa;
 pub use documents::PublishedDocuments;
@@ -57,13 +57,14 @@ pub use introspect::{Introspection, IntrospectionRequest};
 pub use issuer::{Issuer, IssuerState};
 pub use jwt_svid::JwtSvid;
 pub use key::IssuingKey;
-pub use key_loader::{LoadedKeys, load_or_create_keys};
-pub use keys::{IssuingKeys, KeyChange};
-pub use recover::{check_recovery_key, recover};
+pub(crate) use key_loader::{LoadedKeys, load_or_create_keys};
+pub(crate) use keys::{IssuingKeys, KeyChange};
+pub(crate) use recover::{check_recovery_key, recover};
 pub use report::{KeyReport, KeyState, NextStep};
 pub use rotation::RotationPolicy;
-pub use rsa::{HostKeyRef, RsaSigningKey, create_rsa_key, load_rsa_key};
-pub use storage::read_host_key_blobs;
+pub use rsa::RsaSigningKey;
+pub(crate) use rsa::{HostKeyRef, create_rsa_key, load_rsa_key};
+pub(crate) use storage::read_host_key_blobs;
 pub use tpm_signer::TpmSigner;
 pub use validate::ValidationRequest;
 pub use wit_svid::WitSvid;

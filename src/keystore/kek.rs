@@ -22,7 +22,7 @@ impl KekPair {
         std::iter::once(&self.latest).chain(&self.previous)
     }
 
-    /// Decrypts with one of the keys, as [`super::decrypt`] does.
+    /// Decrypts with one of the keys, as [`cipher::decrypt`] does.
     pub fn decrypt(&self, aad: &[u8], ciphertext: &str) -> Option<Zeroizing<Vec<u8>>> {
         self.iter().find_map(|kek| cipher::decrypt(kek, aad, ciphertext))
     }

@@ -48,7 +48,7 @@ impl Keystore {
     ///
     /// # Errors
     /// [`Error::PcrsChanged`], [`Error::RolledBack`], [`Error::InvalidFile`], a TPM that is not available.
-    pub async fn open(
+    pub(crate) async fn open(
         tpm: &Tpm,
         dir: &Path,
         initial_kek: &KeyBlob,
@@ -70,18 +70,18 @@ impl Keystore {
     }
 
     /// Has the TPM unseal the latest key-encryption key.
-    pub async fn latest_kek(&self) -> Result<Kek, Error> {
+    pub(crate) async fn latest_kek(&self) -> Result<Kek, Error> {
         Ok(self.keks().await?.latest)
     }
 
     /// Has the TPM unseal the key-encryption keys in use.
-    pub async fn keks(&self) -> Result<KekPair, Error> {
+    pub(crate) async fn keks(&self) -> Result<KekPair, Error> {
         let seal_file = self.state.lock().await.seal_file.clone();
         seal_file.unseal(&self.tpm).await
     }
 
     /// Replaces a tracked file of the state directory. It is on disk when this returns.
-    pub async fn write_file<T: Serialize>(
+    pub(crate) async fn write_file<T: Serialize>(
         &self,
         name: &'static str,
         version: u64,
@@ -97,13 +97,13 @@ impl Keystore {
     }
 
     /// Increments the TPM's counter, if an earlier change could not.
-    pub async fn sync_counter(&self) -> Result<(), Error> {
+    pub(crate) async fn sync_counter(&self) -> Result<(), Error> {
         self.state.lock().await.manifest.sync_counter(&self.tpm).await
     }
 
     /// How the key-encryption key is sealed, now and at each change. After a change, call
     /// [`Keystore::needs_rewrap`].
-    pub fn seal_status(&self) -> watch::Receiver<SealStatus> {
+    pub(crate) fn seal_status(&self) -> watch::Receiver<SealStatus> {
         self.seal_status.subscribe()
     }
 
@@ -112,7 +112,7 @@ impl Keystore {
     ///
     /// Without a recovery key nothing is sealed to PCRs, since a firmware update would make the secrets
     /// inaccessible.
-    pub async fn reseal_if_needed(&self) -> Result<(), Error> {
+    pub(crate) async fn reseal_if_needed(&self) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         let needs_recovery_key = !self.configured_pcrs.is_empty() && !state.seal_file.has_recovery_key();
         if state.seal_file.pcrs() == self.configured_pcrs
@@ -134,7 +134,7 @@ impl Keystore {
     ///
     /// # Errors
     /// [`Error::RewrapInProgress`] while there is a previous key-encryption key.
-    pub async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
+    pub(crate) async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
         let mut state = self.state.lock().await;
         if state.seal_file.has_previous() {
             return Err(Error::RewrapInProgress);
@@ -151,7 +151,7 @@ impl Keystore {
     }
 
     /// Returns once there is no previous key-encryption key.
-    pub async fn wait_rewrapped(&self) {
+    pub(crate) async fn wait_rewrapped(&self) {
         let mut seal_status = self.seal_status();
         while self.state.lock().await.seal_file.has_previous() {
             // Never an error: `self` has the sender.
@@ -160,7 +160,7 @@ impl Keystore {
     }
 
     /// The keys, if this file is still to be encrypted under the latest of them.
-    pub async fn needs_rewrap(&self, dependent: KekDependent) -> Result<Option<KekPair>, Error> {
+    pub(crate) async fn needs_rewrap(&self, dependent: KekDependent) -> Result<Option<KekPair>, Error> {
         let state = self.state.lock().await;
         if !state.pending_rewrap.contains(&dependent) {
             return Ok(None);
@@ -169,7 +169,7 @@ impl Keystore {
     }
 
     /// Notes that this file is under the latest key. Once every file is, the previous key is dropped.
-    pub async fn mark_rewrapped(&self, dependent: KekDependent) -> Result<(), Error> {
+    pub(crate) async fn mark_rewrapped(&self, dependent: KekDependent) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         state.pending_rewrap.remove(&dependent);
         if !state.pending_rewrap.is_empty() || !state.seal_file.has_previous() {

@@ -21,9 +21,10 @@ mod recovery_key;
 mod seal_file;
 mod state_manifest;
 
-pub use cipher::{decrypt, encrypt};
+pub(crate) use cipher::encrypt;
 pub use error::{Error, RecoveryKeyFault, Rollback};
-pub use kek::{Kek, KekDependent, KekPair};
-pub use lifecycle::{Keystore, TpmMigration, accept_current_state, reseal_with_recovery_key};
+pub(crate) use kek::{Kek, KekDependent, KekPair};
+pub use lifecycle::Keystore;
+pub(crate) use lifecycle::{TpmMigration, accept_current_state, reseal_with_recovery_key};
 pub use recovery_key::RecoveryKey;
 pub use seal_file::SealStatus;

@@ -152,10 +152,7 @@ impl SealFile {
         pcrs: &[u8],
         now: Timestamp,
     ) -> Result<(Self, Kek), Error> {
-        let mut kek = cipher::random_key()?;
-        // Mixed with random numbers of the TPM, so that a weakness of one source does not weaken the key.
-        let tpm_random = Zeroizing::new(tpm.random(kek.len()).await?);
-        kek.iter_mut().zip(tpm_random.iter()).for_each(|(byte, other)| *byte ^= other);
+        let kek = tpm.mixed_random().await?;
         let mut sealed_kek = SealedKek::seal(tpm, &kek, pcrs, now).await?;
         sealed_kek.predecessor_proof = Some(cipher::encrypt(old, SUCCESSOR_AAD, &sha256(kek.as_slice()))?);
         if let Some(recovery) = &mut self.recovery {

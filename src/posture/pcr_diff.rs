@@ -1,13 +1,9 @@
 //! What differs between two states of a host, in words.
 
-use std::collections::BTreeMap;
-
 use data_encoding::HEXLOWER;
 
+pub use crate::tpm::PcrValues;
 use crate::verify::eventlog::{self, EventChange, EventLog};
-
-/// Values of the SHA-256 bank, by number.
-pub type PcrValues = BTreeMap<u8, [u8; 32]>;
 
 /// Lines that one difference comes to at most. A boot with more is another boot, and more lines would not say it better.
 const MAX_LINES: usize = 64;

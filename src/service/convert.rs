@@ -83,7 +83,7 @@ impl AdminError {
 
 impl From<&Diagnostic> for Fault {
     fn from(fault: &Diagnostic) -> Self {
-        Fault { file: fault.file.clone(), line: fault.line, message: fault.what.clone() }
+        Fault { file: fault.file.clone(), line: fault.line, message: fault.message.clone() }
     }
 }
 

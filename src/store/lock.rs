@@ -1,4 +1,4 @@
-//! One daemon to a state directory.
+//! The lock of a state directory, which one daemon at a time may use.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -9,14 +9,18 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::Error;
 
-/// Held for the life of the daemon; the kernel lets go of it however the daemon ends.
+/// A lock (`flock(2)`) on the file `lock` of a directory. The kernel releases it when the process ends.
 #[derive(Debug)]
 pub struct DirLock {
     _file: Flock<File>,
 }
 
 impl DirLock {
-    /// Takes the directory, or says who has it.
+    /// Locks the directory, and writes the process id to the file `lock`.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process holds the lock, [`Error::Io`] if the file cannot be opened or
+    /// written.
     pub fn acquire(dir: &Path) -> Result<DirLock, Error> {
         let path = dir.join("lock");
         let file = OpenOptions::new()
@@ -31,7 +35,7 @@ impl DirLock {
             Ok(file) => file,
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut holder = String::new();
-                // Only decoration: whoever holds the lock wrote its pid there.
+                // The holder wrote its pid to the file; without it the message is less specific.
                 let _ = (&mut file).take(20).read_to_string(&mut holder);
                 let holder = match holder.trim() {
                     "" => String::new(),

@@ -1,8 +1,8 @@
-//! State on disk.
+//! State files: versioned JSON, replaced atomically, and the lock of the state directory.
 //!
-//! Small state lives in versioned JSON files that are replaced whole: written beside the old one, synced, renamed,
-//! directory synced. A reader therefore sees the old state or the new one, never a mixture. This room knows nothing
-//! of what it stores.
+//! A file is replaced by writing a temporary file beside it, fsync, rename, and fsync of the directory, so
+//! readers see either the old or the new content, also after a crash. The module does not depend on what is
+//! stored.
 
 mod lock;
 
@@ -18,22 +18,70 @@ use crate::error_class::ErrorClass;
 
 pub use lock::DirLock;
 
-/// No state file of ours comes near this; a larger one is not ours.
+/// Upper bound on the size of a state file in bytes, well above what hostbadge writes.
 const MAX_STATE_FILE_SIZE: u64 = 4 * 1024 * 1024;
 
-/// What can be wrong with a state file. Each text tells an administrator what to do.
+/// Why a state file or directory cannot be used. Each message says what an administrator can do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A file or directory cannot be read or written.
     #[error("{path}: {source}", path = path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{path}: torn or not ours ({reason}); put it back from a backup, or move it away to start with a new identity", path = path.display())]
-    Corrupt { path: PathBuf, reason: String },
-    #[error("{path}: written in format {found}, this program reads format {supported}; install the release that wrote it", path = path.display())]
-    UnsupportedVersion { path: PathBuf, found: u64, supported: u64 },
-    #[error("{path}: others than the daemon may write here (uid {uid}, mode {mode:o}); chown it to the daemon's user and chmod go-w it", path = path.display())]
-    InsecurePermissions { path: PathBuf, uid: u32, mode: u32 },
-    #[error("{path}: in use by another hostbadged{holder}; one directory serves one daemon", path = path.display())]
-    Locked { path: PathBuf, holder: String },
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// A file that is not a state file, or is incomplete or damaged.
+    #[error(
+        "{path}: corrupt ({reason}); restore it from a backup, or move it away to start with a new identity",
+        path = path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of a format that this release does not read.
+    #[error(
+        "{path}: written in format {found}, this program reads format {supported}; install the release that \
+         wrote it",
+        path = path.display()
+    )]
+    UnsupportedVersion {
+        /// The file.
+        path: PathBuf,
+        /// The file's format.
+        found: u64,
+        /// The newest format that this release reads.
+        supported: u64,
+    },
+    /// A directory that users other than root and the daemon's may write to.
+    #[error(
+        "{path}: other users than the daemon's may write here (uid {uid}, mode {mode:o}); chown it to the \
+         daemon's user and chmod go-w it",
+        path = path.display()
+    )]
+    InsecurePermissions {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another daemon uses the directory.
+    #[error(
+        "{path}: in use by another hostbadged{holder}; each daemon needs its own directory",
+        path = path.display()
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The other daemon's pid as ` (pid N)`; empty if it is unknown.
+        holder: String,
+    },
 }
 
 impl Error {
@@ -52,15 +100,22 @@ impl Error {
     }
 }
 
-/// Reads a state file of format `version`. `None` where there is none yet.
+/// Reads a state file of format `version`; `None` if it does not exist.
 ///
-/// The file is a JSON object with a `version` member beside the members of `T`.
+/// The file is a JSON object with a member `version` beside the members of `T`.
+///
+/// # Errors
+/// [`Error::Corrupt`], [`Error::UnsupportedVersion`] or [`Error::Io`].
 pub fn read<T: DeserializeOwned>(path: &Path, version: u64) -> Result<Option<T>, Error> {
     read_versions(path, version..=version, |_, state| serde_json::from_value(state))
 }
 
-/// Reads a state file of one of the formats `known`, which `parse` is told with the members beside `version`.
-/// What is written afterwards is of the newest.
+/// Reads a state file of one of the `supported` formats; `None` if it does not exist.
+///
+/// `parse` gets the format and the object without `version`.
+///
+/// # Errors
+/// As [`read`].
 pub fn read_versions<T>(
     path: &Path,
     supported: RangeInclusive<u64>,
@@ -81,9 +136,13 @@ pub fn read_versions<T>(
     parse(version, value).map(Some).map_err(|e| corrupt(e.to_string()))
 }
 
-/// A state file as it is. `None` where there is none yet.
+/// The bytes of a state file; `None` if it does not exist.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a file that is not regular or larger than 4 MiB, [`Error::Io`] if it cannot be
+/// read.
 pub fn read_raw(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    // What is no regular file must not keep the daemon waiting for a writer.
+    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -91,22 +150,29 @@ pub fn read_raw(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     };
     let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
     if !file.metadata().map_err(Error::io(path))?.is_file() {
-        return Err(corrupt("no regular file".into()));
+        return Err(corrupt("not a regular file".into()));
     }
     let mut raw = Vec::new();
     file.take(MAX_STATE_FILE_SIZE + 1).read_to_end(&mut raw).map_err(Error::io(path))?;
-    match raw.len() as u64 > MAX_STATE_FILE_SIZE {
-        true => Err(corrupt(format!("larger than {MAX_STATE_FILE_SIZE} bytes"))),
-        false => Ok(Some(raw)),
+    if raw.len() as u64 > MAX_STATE_FILE_SIZE {
+        return Err(corrupt(format!("larger than {MAX_STATE_FILE_SIZE} bytes")));
     }
+    Ok(Some(raw))
 }
 
-/// Replaces a state file: mode 0600, on disk when this returns.
+/// Replaces a state file atomically, with mode 0600. The content is on disk when this returns.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be written; the old content is then unchanged, unless only the directory's
+/// fsync failed.
 pub fn write<T: Serialize>(path: &Path, version: u64, state: &T) -> Result<(), Error> {
     write_atomic(path, &to_bytes(path, version, state)?, 0o600).map_err(Error::io(path))
 }
 
-/// What a state file is to hold; `path` is for the error.
+/// The content of a state file of format `version`; `path` is for the error.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the state cannot be serialized.
 pub fn to_bytes<T: Serialize>(path: &Path, version: u64, state: &T) -> Result<Vec<u8>, Error> {
     #[derive(Serialize)]
     struct VersionedState<'a, T> {
@@ -118,12 +184,22 @@ pub fn to_bytes<T: Serialize>(path: &Path, version: u64, state: &T) -> Result<Ve
         .map_err(|e| Error::Corrupt { path: path.to_owned(), reason: e.to_string() })
 }
 
-/// Replaces a file whole: temporary file, fsync, rename, fsync of the directory.
+/// Replaces a file atomically: writes a temporary file, fsync, rename, fsync of the directory.
+///
+/// The temporary file is `<name>.tmp` in the same directory. Its name is fixed, so that a crash leaves at
+/// most one file, possibly with key material, which the next write removes; unique names would accumulate.
+/// Concurrent writers of one file need a lock of their own: state files have [`DirLock`] and one owner in the
+/// daemon.
+///
+/// # Errors
+/// The kernel's error of the step that failed. The old content is then unchanged, unless it was the last
+/// step.
 pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     let temp_path = path.with_file_name(name);
-    // A leftover of a crash would otherwise stand in the way of create_new, which refuses a planted link.
+    // Removes the remains of a crash. `create_new` below fails if the name exists, so it does not follow a
+    // symbolic link.
     match fs::remove_file(&temp_path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -131,7 +207,7 @@ pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let result = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp_path)?;
         file.write_all(contents)?;
-        // The umask may have taken away what a reader needs.
+        // The umask may have removed permissions.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
         fs::rename(&temp_path, path)
@@ -143,7 +219,11 @@ pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Makes a directory where it is missing, with exactly `mode` whatever the umask; missing parents get 0755.
+/// Creates a directory if it is missing, with exactly `mode`, whatever the umask; missing parents get 0755.
+///
+/// # Errors
+/// [`Error::InsecurePermissions`] if users other than root and the daemon's may write to it, [`Error::Io`] if
+/// it cannot be created.
 pub fn ensure_dir(path: &Path, mode: u32) -> Result<(), Error> {
     let create_dir = |path: &Path, mode| match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
@@ -158,14 +238,14 @@ pub fn ensure_dir(path: &Path, mode: u32) -> Result<(), Error> {
     create_dir(path, mode).map_err(Error::io(path))?;
     let meta = fs::metadata(path).map_err(Error::io(path))?;
     let foreign_owner = meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw();
-    match foreign_owner || meta.mode() & 0o022 != 0 {
-        false => Ok(()),
-        true => Err(Error::InsecurePermissions {
+    if foreign_owner || meta.mode() & 0o022 != 0 {
+        return Err(Error::InsecurePermissions {
             path: path.to_owned(),
             uid: meta.uid(),
             mode: meta.mode() & 0o7777,
-        }),
+        });
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Opening what was encrypted to this TPM's endorsement key for its AK (`TPM2_ActivateCredential`).
+//! Decrypting credentials made for this TPM's endorsement key and its AK (`TPM2_ActivateCredential`).
 
 use tss_esapi::structures::EncryptedSecret;
 use tss_esapi::structures::IdObject;
@@ -6,39 +6,46 @@ use zeroize::Zeroizing;
 
 use super::connection::TpmConnection;
 use super::error::Error;
+use super::error::RequestError;
 use super::error::is_parameter_error;
 use super::error::is_tpm_failure;
 use super::objects::TpmObjects;
+use super::probe;
 use super::templates;
 
-/// Which endorsement key.
+/// The endorsement key that a credential is encrypted to (TCG EK Credential Profile, section B.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EkKind {
-    /// Template L-2.
+    /// ECC P-256, template L-2.
     P256,
-    /// Template L-1.
+    /// RSA-2048, template L-1.
     Rsa,
 }
 
-/// A secret for whoever has both an endorsement key and a key of a certain Name (TPM 2.0 Part 1, section 24).
+/// A secret that only a TPM with both the endorsement key and a key of a given Name can decrypt (TPM 2.0 Part
+/// 1, section 24).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CredentialBlob {
-    /// Contents of the TPM2B_ID_OBJECT: integrity value and encrypted secret.
+    /// Contents of the TPM2B_ID_OBJECT: integrity HMAC and encrypted secret.
     pub id_object: Vec<u8>,
     /// Contents of the TPM2B_ENCRYPTED_SECRET: the seed, encrypted to the EK.
     pub seed: Vec<u8>,
 }
 
-/// The secret, if this TPM has the EK and the credential is for our AK.
+/// Returns the secret, if this TPM has the EK and the credential is for the host's AK.
 ///
-/// SRK, EK and AK fill the three places that most TPMs have for objects.
+/// SRK, EK and AK are loaded for it: three transient objects, which is the capacity of most TPMs.
+///
+/// # Errors
+/// [`RequestError::CredentialRejected`] and [`RequestError::CredentialTooLong`] for a credential that is not
+/// for them.
 pub(super) fn activate_credential(
     connection: &mut TpmConnection,
     objects: &TpmObjects,
     ek: EkKind,
     credential: &CredentialBlob,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let too_long = |_| Error::RequestFailed("the credential's parts are longer than a TPM takes".into());
+    let too_long = |_| RequestError::CredentialTooLong;
     let id_object = IdObject::try_from(credential.id_object.as_slice()).map_err(too_long)?;
     let seed = EncryptedSecret::try_from(credential.seed.as_slice()).map_err(too_long)?;
     let template = match ek {
@@ -56,21 +63,21 @@ pub(super) fn activate_credential(
     });
     match result {
         Ok(secret) => Ok(Zeroizing::new(secret.value().to_vec())),
-        // TPM_RC_INTEGRITY, TPM_RC_VALUE, TPM_RC_SIZE and their like.
+        // TPM_RC_INTEGRITY, TPM_RC_VALUE, TPM_RC_SIZE and the like.
         Err(error) if is_parameter_error(&error) => Err(wrong_credential(&error)),
-        // Some TPMs call it a failure of theirs (libtpms does, of another RSA EK's seeds), and work on.
-        Err(error) if is_tpm_failure(&error) && connection.probe().is_ok() => Err(wrong_credential(&error)),
+        // Some TPMs return TPM_RC_FAILURE and keep working: libtpms does for seeds encrypted to another RSA
+        // EK.
+        Err(error) if is_tpm_failure(&error) && probe::probe(connection).is_ok() => {
+            Err(wrong_credential(&error))
+        }
         Err(error) => Err(error),
     }
 }
 
 fn wrong_credential(error: &Error) -> Error {
-    Error::RequestFailed(format!(
-        "the credential is for another TPM or another attestation key, or was damaged ({})",
-        describe_code(error)
-    ))
+    RequestError::CredentialRejected(describe_code(error)).into()
 }
 
 fn describe_code(error: &Error) -> String {
-    error.tpm_code().map_or_else(|| error.to_string(), |code| format!("the TPM says {code:#x}"))
+    error.tpm_code().map_or_else(|| error.to_string(), |code| format!("TPM response code {code:#x}"))
 }

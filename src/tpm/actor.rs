@@ -1,4 +1,4 @@
-//! The thread that owns the TPM: takes calls one by one, notices what goes wrong, and mends what can be mended.
+//! The thread that owns the TPM: runs requests one by one, and recovers the connection after faults.
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -6,36 +6,35 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
 use super::actor_status::ActorStatus;
 use super::actor_status::ExitGuard;
 use super::config::TpmConfig;
+use super::connected_tpm::ConnectedTpm;
 use super::connection::TpmConnection;
 use super::connection::TpmIdentity;
-use super::ek_info;
 use super::ek_info::EkInfo;
 use super::error::Error;
 use super::error::FaultClass;
 use super::identity_check;
-use super::info;
-use super::info::TpmInfo;
 use super::objects::TpmObjects;
+use super::probe;
 use super::probe::TpmaPermanent;
+use super::request::TpmRequest;
 use super::state::StateKind;
 use super::state::TpmState;
 
-/// The thread turns at least this often, so that its heartbeat is seen and a shutdown is heard.
+/// The thread's loop runs at least this often, which bounds the heartbeat's interval and the delay of a
+/// shutdown.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest pause between two attempts to reach a TPM.
+/// Upper bound on the delay between two attempts to connect.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// How often a call is done again that the TPM had no room or no time for. libtss2 itself sends a command up to five
-/// times, without a pause, where the TPM says so (TPM_RC_RETRY, TPM_RC_YIELDED, TPM_RC_TESTING).
+/// How often a request is retried after TPM_RC_*_MEMORY, TPM_RC_RETRY and the like. libtss2 itself sends a
+/// command up to five times, without a delay, after TPM_RC_RETRY, TPM_RC_YIELDED and TPM_RC_TESTING.
 const MAX_TRANSIENT_RETRIES: u32 = 4;
 
-/// The pause before the first of these; each is twice the one before, 750 ms together.
+/// The delay before the first of these retries; it doubles each time, to 750 ms in total.
 const TRANSIENT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// The thread's own state.
@@ -44,16 +43,17 @@ pub(super) struct Actor {
     status: Arc<ActorStatus>,
     connected: Option<ConnectedTpm>,
     objects: Option<TpmObjects>,
-    /// What the TPM's maker says, as it was read last: the same for as long as the EK is.
+    /// The endorsement keys as read last; kept across connections to a TPM with the same EK.
     ek_info: Option<EkInfo>,
-    /// The Names to compare with: the stored ones, or else those of the first connection.
+    /// Names of SRK and EK to compare with: those of the stored objects, else those of the first connection.
     pins: Option<(Vec<u8>, Vec<u8>)>,
     last_connect_attempt: Option<Instant>,
-    /// Attempts to connect that failed since the last that did not.
+    /// Failed attempts to connect since the last successful one.
     failed_connects: u32,
-    /// The TPM had no room or no time for a call, and has not yet been seen to have some again.
+    /// The error of a request that failed after all retries for lack of TPM memory or time, until a probe
+    /// succeeds.
     exhausted: Option<String>,
-    /// The TPM that answered last is another than the pinned one.
+    /// The TPM that responded last has another EK than the pinned one.
     ek_mismatch: bool,
     last_probe: Instant,
 }
@@ -76,7 +76,7 @@ impl Actor {
         }
     }
 
-    /// Runs until it is told to stop or nobody can call any more.
+    /// Runs until a shutdown is requested or the last handle is dropped.
     pub(super) fn run(mut self, requests: Receiver<Box<dyn TpmRequest>>) {
         let status = self.status.clone();
         let _exit_guard = ExitGuard(&status);
@@ -90,7 +90,7 @@ impl Actor {
                 Err(RecvTimeoutError::Timeout) => self.end_idle_session(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            // Also while calls keep coming: they do not show a lockout or a password.
+            // Also under constant load: requests do not reveal a lockout or a new password.
             if self.last_probe.elapsed() >= self.config.probe_every {
                 self.probe();
             }
@@ -101,13 +101,13 @@ impl Actor {
         }
     }
 
-    /// Does one call. What failed for the TPM's sake and not for its own is mended, and the call done again: once, and
-    /// where the TPM has no room or no time a few times more, with pauses.
+    /// Runs one request. After a fault of the TPM or the connection it recovers and retries: once, or up to
+    /// four times with delays for lack of TPM memory or time.
     fn handle_request(&mut self, mut request: Box<dyn TpmRequest>) {
         if self.status.is_stopping() || request.is_cancelled() {
             return;
         }
-        // Somebody wants the TPM: no need to sit out the rest of a long pause.
+        // A caller is waiting, so the delay between attempts to connect does not grow beyond the initial one.
         if self.may_connect(self.config.initial_retry_delay) {
             self.connect();
         }
@@ -118,7 +118,8 @@ impl Actor {
             if let Err(error) = &outcome {
                 self.recover(error);
             }
-            // Behind no resource manager what fills the TPM may be ours, from answers that never arrived.
+            // Without a resource manager, handles of lost responses may fill the TPM; reconnecting flushes
+            // them.
             let may_be_ours = fault == FaultClass::OutOfMemory
                 && retries == 0
                 && self.exhausted.is_none()
@@ -142,7 +143,7 @@ impl Actor {
         }
     }
 
-    /// A fault of the TPM is returned and the caller not answered.
+    /// Tries a request. A fault of the TPM or the connection is returned, with the caller still waiting.
     fn try_request(&mut self, request: &mut dyn TpmRequest) -> Result<(), Error> {
         let kind = self.status.last_state_kind();
         let Some(tpm) = self.connected.as_mut() else {
@@ -160,20 +161,20 @@ impl Actor {
         outcome
     }
 
-    /// While nobody calls, nothing is held in the TPM that would have to be flushed at the end of the process.
+    /// Ends the session while no request waits, so that the process leaves none to flush when it exits.
     fn end_idle_session(&mut self) {
         let Some(tpm) = self.connected.as_mut().filter(|tpm| tpm.connection.has_idle_session()) else {
             return;
         };
         let in_call = self.status.begin_call();
-        let outcome = tpm.connection.end_idle_session();
+        let outcome = tpm.connection.end_session();
         drop(in_call);
         if let Err(error) = outcome {
             self.recover(&error);
         }
     }
 
-    /// After a failure that says something about the TPM and not about the call.
+    /// Sets the state and reconnects, depending on what the failure says about the TPM.
     fn recover(&mut self, error: &Error) {
         match error.fault_class() {
             FaultClass::Request
@@ -186,7 +187,11 @@ impl Actor {
                 self.reconnect();
             }
             FaultClass::Transport => {
-                tracing::warn!(event = "tpm-connection-lost", %error, "lost the TPM; reconnecting");
+                tracing::warn!(
+                    event = "tpm-connection-lost",
+                    %error,
+                    "the connection to the TPM failed; reconnecting"
+                );
                 self.reconnect();
             }
         }
@@ -197,14 +202,16 @@ impl Actor {
         self.set_state(TpmState::new(StateKind::Busy, error.to_string()));
     }
 
-    /// Is the TPM still there, still the same, and well? After it had no room, also whether it has some now.
+    /// Probes the TPM; while it is exhausted, also checks whether it has memory again.
     fn probe(&mut self) {
         self.last_probe = Instant::now();
         let Some(tpm) = self.connected.as_mut() else { return };
         let in_call = self.status.begin_call();
-        let outcome = tpm.connection.probe().and_then(|permanent| match self.exhausted {
-            Some(_) => tpm.check_capacity().map(|()| permanent),
-            None => Ok(permanent),
+        let outcome = probe::probe(&mut tpm.connection).and_then(|permanent| {
+            if self.exhausted.is_some() {
+                tpm.check_capacity()?;
+            }
+            Ok(permanent)
         });
         drop(in_call);
         self.last_probe = Instant::now();
@@ -214,20 +221,24 @@ impl Actor {
                 self.publish(permanent);
             }
             Err(error) if error.fault_class().is_transient() => self.set_exhausted(&error),
-            // Nothing that we ask here is refused by the TPM that we connected with.
+            // The TPM of this connection does not reject these commands, so it is another one or was changed.
             Err(error) if matches!(error.fault_class(), FaultClass::Request | FaultClass::Authorization) => {
-                tracing::warn!(event = "tpm-connection-lost", %error, "the TPM is not as it was; reconnecting");
+                tracing::warn!(
+                    event = "tpm-connection-lost",
+                    %error,
+                    "the TPM rejected a probe; reconnecting"
+                );
                 self.reconnect();
             }
             Err(error) => self.recover(&error),
         }
     }
 
-    /// The state of a TPM that answers.
+    /// Sets the state of a TPM that responds.
     fn publish(&self, permanent: TpmaPermanent) {
         let Some(tpm) = &self.connected else { return };
         match tpm.identity_state.kind {
-            // A connection alone does not show that there is room again.
+            // A new connection does not show that the TPM has memory again.
             StateKind::Ready if self.exhausted.is_some() => {}
             StateKind::Ready => self.set_state(identity_check::state_from_permanent(permanent)),
             _ => self.set_state(tpm.identity_state.clone()),
@@ -249,7 +260,7 @@ impl Actor {
         let outcome = {
             let _in_call = self.status.begin_call();
             TpmConnection::open(&self.config.tcti).and_then(|mut connection| {
-                let permanent = connection.probe()?;
+                let permanent = probe::probe(&mut connection)?;
                 Ok((connection, permanent))
             })
         };
@@ -263,7 +274,7 @@ impl Actor {
         }
     }
 
-    /// Compares the TPM with the pins and says which it is.
+    /// Compares the TPM with the pinned Names, and sets the state accordingly.
     fn accept(&mut self, connection: TpmConnection) {
         self.failed_connects = 0;
         let TpmIdentity { srk_name, ek_name, .. } = connection.identity();
@@ -275,13 +286,7 @@ impl Actor {
         let ek = &connection.identity().ek_public;
         self.ek_info = self.ek_info.take().filter(|ek_info| ek_info.p256.public == *ek);
         let ek_info = self.ek_info.clone();
-        self.connected = Some(ConnectedTpm {
-            connection,
-            identity_state: identity_state.clone(),
-            objects,
-            info: None,
-            ek_info,
-        });
+        self.connected = Some(ConnectedTpm::new(connection, identity_state.clone(), objects, ek_info));
         match &self.exhausted {
             Some(reason) if trusted => self.set_state(TpmState::new(StateKind::Busy, reason)),
             _ => self.set_state(identity_state),
@@ -301,7 +306,7 @@ impl Actor {
         self.set_state(TpmState::new(kind, error.to_string()));
     }
 
-    /// How long to wait between two attempts to connect.
+    /// The delay between two attempts to connect.
     fn retry_delay(&self) -> Duration {
         let doublings = self.failed_connects.saturating_sub(1).min(10);
         (self.config.initial_retry_delay * (1 << doublings))
@@ -320,142 +325,21 @@ impl Actor {
         self.connected.is_none() && self.last_connect_attempt.is_none_or(|at| at.elapsed() >= delay)
     }
 
-    /// How long to wait for a call before looking around again.
+    /// How long to wait for a request before the next reconnect, probe or heartbeat is due.
     fn poll_timeout(&self) -> Duration {
         let timeout = match (&self.connected, self.last_connect_attempt) {
             (None, Some(at)) => self.retry_delay().saturating_sub(at.elapsed()),
             _ => self.config.probe_every.saturating_sub(self.last_probe.elapsed()),
         };
-        // Never zero, so that what is due just now cannot turn the thread into a busy loop.
+        // Never zero, which would be a busy loop.
         timeout.clamp(Duration::from_millis(1), HEARTBEAT_INTERVAL)
     }
 }
 
-/// A connection and what it may be used for.
-pub(super) struct ConnectedTpm {
-    pub(super) connection: TpmConnection,
-    identity_state: TpmState,
-    objects: Option<TpmObjects>,
-    info: Option<TpmInfo>,
-    ek_info: Option<EkInfo>,
-}
-
-impl ConnectedTpm {
-    /// The connection with the host's objects, if they are this TPM's.
-    pub(super) fn provisioned(&mut self) -> Result<(&mut TpmConnection, &TpmObjects), Error> {
-        if self.identity_state.kind != StateKind::Ready {
-            return Err(Error::NotReady(self.identity_state.kind));
-        }
-        match &self.objects {
-            Some(objects) => Ok((&mut self.connection, objects)),
-            None => Err(Error::NotProvisioned),
-        }
-    }
-
-    /// The connection, if no objects are to be harmed by making new ones.
-    pub(super) fn unprovisioned(&mut self) -> Result<&mut TpmConnection, Error> {
-        match (self.identity_state.kind, &self.objects) {
-            (StateKind::Ready, None) => Ok(&mut self.connection),
-            (StateKind::Ready, Some(_)) => Err(Error::AlreadyProvisioned),
-            (kind, _) => Err(Error::NotReady(kind)),
-        }
-    }
-
-    /// Tries what a call takes: a session, and a place for a key.
-    fn check_capacity(&mut self) -> Result<(), Error> {
-        match &self.objects {
-            Some(objects) => self.connection.with_loaded(&objects.host_key, |_, _| Ok(())),
-            None => self.connection.run("TPM2_GetRandom", |context| context.get_random(8)).map(drop),
-        }
-    }
-
-    /// From now on these are the host's objects. The actor sees them here and keeps them for later connections.
-    pub(super) fn use_keys(&mut self, objects: &TpmObjects) -> Result<(), Error> {
-        self.unprovisioned()?;
-        self.info = None;
-        self.objects = Some(objects.clone());
-        Ok(())
-    }
-
-    /// The facts; the TPM is asked once per connection.
-    pub(super) fn info(&mut self) -> Result<TpmInfo, Error> {
-        if let Some(info) = &self.info {
-            return Ok(info.clone());
-        }
-        let info = info::read(&mut self.connection, self.objects.as_ref())?;
-        self.info = Some(info.clone());
-        Ok(info)
-    }
-
-    /// The endorsement keys; the TPM is asked once, or again where one could not be derived.
-    pub(super) fn ek_info(&mut self) -> Result<EkInfo, Error> {
-        if let Some(ek_info) = &self.ek_info {
-            return Ok(ek_info.clone());
-        }
-        let (ek_info, complete) = ek_info::read(&mut self.connection)?;
-        self.ek_info = Some(ek_info.clone()).filter(|_| complete);
-        Ok(ek_info)
-    }
-}
-
-/// A call on its way to the thread.
-pub(super) trait TpmRequest: Send {
-    /// Whether the caller no longer waits.
-    fn is_cancelled(&self) -> bool;
-    /// Does it and answers the caller. A fault of the TPM is returned instead, with the caller still waiting.
-    fn try_run(&mut self, tpm: &mut ConnectedTpm) -> Result<(), Error>;
-    fn fail(&mut self, error: Error);
-}
-
-/// The one kind of call there is: something to do, and somebody who waits for it.
-pub(super) struct PendingRequest<T, F> {
-    operation: F,
-    reply: Option<oneshot::Sender<Result<T, Error>>>,
-    deadline: Instant,
-}
-
-impl<T, F> PendingRequest<T, F>
-where
-    T: Send,
-    F: FnMut(&mut ConnectedTpm) -> Result<T, Error> + Send,
-{
-    pub(super) fn new(operation: F, reply: oneshot::Sender<Result<T, Error>>, deadline: Instant) -> Self {
-        PendingRequest { operation, reply: Some(reply), deadline }
-    }
-
-    fn respond(&mut self, result: Result<T, Error>) {
-        if let Some(reply) = self.reply.take() {
-            // A caller that left in the meantime needs no answer.
-            let _ = reply.send(result);
-        }
-    }
-}
-
-impl<T, F> TpmRequest for PendingRequest<T, F>
-where
-    T: Send,
-    F: FnMut(&mut ConnectedTpm) -> Result<T, Error> + Send,
-{
-    fn is_cancelled(&self) -> bool {
-        Instant::now() >= self.deadline || self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
-    }
-
-    fn try_run(&mut self, tpm: &mut ConnectedTpm) -> Result<(), Error> {
-        match (self.operation)(tpm) {
-            Err(error) if error.fault_class() != FaultClass::Request => Err(error),
-            result => {
-                self.respond(result);
-                Ok(())
-            }
-        }
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.respond(Err(error));
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a TPM that has no time now tells nobody when it has some")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a TPM has no notification for when it can run a command again"
+)]
 fn sleep(duration: Duration) {
     std::thread::sleep(duration);
 }

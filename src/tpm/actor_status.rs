@@ -1,6 +1,7 @@
-//! What the TPM thread shows to the outside: its state, its heartbeat, and whether it is stuck in the TPM.
+//! Status of the TPM thread as other threads see it.
 //!
-//! A stuck thread cannot say that it is stuck, so a second one, which does nothing else, watches the clock for it.
+//! It has the TPM's state, a heartbeat, and whether a call is stuck.
+//! A thread that is blocked in a TPM command cannot report that, so a watchdog thread measures its calls.
 
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use super::state::StateKind;
 use super::state::TpmState;
 
-/// Shared by the TPM thread, its watcher and all handles.
+/// Shared by the TPM thread, its watchdog and all handles.
 pub(super) struct ActorStatus {
     deadline: Duration,
     state: watch::Sender<TpmState>,
@@ -28,12 +29,13 @@ pub(super) struct ActorStatus {
 }
 
 struct ThreadStatus {
-    /// What the thread last found out; shown unless the thread is stuck.
+    /// The state that the thread set last; published unless the thread is stuck.
     last_state: TpmState,
-    /// Since when the thread is in the TPM.
+    /// When the current TPM call began.
     in_call_since: Option<Instant>,
     stuck: bool,
-    watcher_idle: bool,
+    /// The watchdog waits without a timeout, so the next call has to wake it.
+    watchdog_idle: bool,
     ended: bool,
 }
 
@@ -49,7 +51,7 @@ impl ActorStatus {
                 last_state: starting,
                 in_call_since: None,
                 stuck: false,
-                watcher_idle: false,
+                watchdog_idle: false,
                 ended: false,
             }),
             changed: Condvar::new(),
@@ -80,18 +82,18 @@ impl ActorStatus {
         self.lock().ended
     }
 
-    /// Waits until the thread has ended, at most for the deadline.
+    /// Blocks until the thread has ended, at most for the deadline. Returns whether it has.
     pub(super) fn wait_until_ended(&self) -> bool {
         let result = self.changed.wait_timeout_while(self.lock(), self.deadline, |thread| !thread.ended);
         result.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
-    /// The thread's latest finding.
+    /// The kind of the state that the thread set last.
     pub(super) fn last_state_kind(&self) -> StateKind {
         self.lock().last_state.kind
     }
 
-    /// The thread says what it found out, which it can only when it is not stuck.
+    /// Sets the state; only the thread calls this, so it is not stuck.
     pub(super) fn set_state(&self, state: TpmState) {
         let mut thread = self.lock();
         thread.stuck = false;
@@ -99,11 +101,11 @@ impl ActorStatus {
         self.publish(&thread.last_state);
     }
 
-    /// The thread enters the TPM until the guard is dropped.
+    /// Marks the thread as being in a TPM call until the guard is dropped.
     pub(super) fn begin_call(&self) -> InCallGuard<'_> {
         let mut thread = self.lock();
         thread.in_call_since = Some(Instant::now());
-        if thread.watcher_idle {
+        if thread.watchdog_idle {
             self.changed.notify_all();
         }
         InCallGuard(self)
@@ -118,28 +120,28 @@ impl ActorStatus {
         }
     }
 
-    /// A caller's deadline has passed: if the thread is in the TPM, the TPM is slow, and that is to be seen at once.
+    /// Publishes `busy` at once if the thread is in a TPM call, for a caller whose deadline passed.
     pub(super) fn report_caller_timeout(&self) {
         self.mark_stuck(&mut self.lock());
     }
 
-    /// The watcher's life. Ends with the thread it watches.
+    /// The watchdog's loop; returns when the thread has ended.
     pub(super) fn run_watchdog(&self) {
         let mut thread = self.lock();
         while !thread.ended {
             let remaining = match thread.in_call_since {
                 Some(since) if !thread.stuck => self.deadline.checked_sub(since.elapsed()),
-                // Nothing to measure: until the thread enters the TPM, or leaves it after having been stuck.
+                // There is no call, or it is reported as stuck already.
                 _ => Some(Duration::MAX),
             };
             thread = match remaining {
                 Some(Duration::MAX) => {
-                    thread.watcher_idle = true;
+                    thread.watchdog_idle = true;
                     let mut thread = self.changed.wait(thread).unwrap_or_else(PoisonError::into_inner);
-                    thread.watcher_idle = false;
+                    thread.watchdog_idle = false;
                     thread
                 }
-                // Calls that come and go in the meantime are not worth waking for.
+                // Calls that begin and end meanwhile do not wake the watchdog.
                 Some(remaining) => {
                     self.changed.wait_timeout(thread, remaining).unwrap_or_else(PoisonError::into_inner).0
                 }
@@ -156,11 +158,12 @@ impl ActorStatus {
             return;
         }
         thread.stuck = true;
-        let busy = TpmState::new(StateKind::Busy, format!("no answer for {} ms", self.deadline.as_millis()));
+        let busy =
+            TpmState::new(StateKind::Busy, format!("no response for {} ms", self.deadline.as_millis()));
         self.publish(&TpmState { ek_mismatch: thread.last_state.ek_mismatch, ..busy });
     }
 
-    /// Whoever listens is woken by what is new alone, and the journal by another state alone.
+    /// Wakes subscribers if the state changed, and logs if its kind changed.
     fn publish(&self, state: &TpmState) {
         let mut previous = None;
         self.state.send_if_modified(|published| {
@@ -176,18 +179,24 @@ impl ActorStatus {
                 tracing::info!(event = "tpm-ready", from = %previous.kind, "the TPM is ready")
             }
             kind => {
-                tracing::warn!(event = "tpm-state", state = %kind, from = %previous.kind, "the TPM is {state}: {}", kind.remedy());
+                tracing::warn!(
+                    event = "tpm-state",
+                    state = %kind,
+                    from = %previous.kind,
+                    "the TPM is {state}: {}",
+                    kind.remedy()
+                );
             }
         }
     }
 
-    /// No panic can leave the few fields behind this lock half-written, so a poisoned one is as good.
+    /// A poisoned lock is used as it is: its fields are independent, so a panic leaves no inconsistent state.
     fn lock(&self) -> MutexGuard<'_, ThreadStatus> {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The thread is in the TPM for as long as this lives.
+/// Marks the thread as being in a TPM call.
 pub(super) struct InCallGuard<'a>(&'a ActorStatus);
 
 impl Drop for InCallGuard<'_> {
@@ -196,7 +205,7 @@ impl Drop for InCallGuard<'_> {
     }
 }
 
-/// Tells everybody that the thread is gone, also when it panics.
+/// Marks the thread as ended when dropped, also by a panic.
 pub(super) struct ExitGuard<'a>(pub(super) &'a ActorStatus);
 
 impl Drop for ExitGuard<'_> {
@@ -216,7 +225,7 @@ mod tests {
     fn stuck_thread_is_busy_until_it_returns() {
         let status = Arc::new(ActorStatus::new(Duration::from_millis(30)));
         let mut state = status.subscribe();
-        let watcher = std::thread::spawn({
+        let watchdog = std::thread::spawn({
             let status = status.clone();
             move || status.run_watchdog()
         });
@@ -238,7 +247,7 @@ mod tests {
         }
         worker.join().unwrap();
         wait_for_state(&mut state, StateKind::Ready);
-        watcher.join().unwrap();
+        watchdog.join().unwrap();
         assert!(status.has_ended() && status.wait_until_ended());
     }
 
@@ -247,7 +256,7 @@ mod tests {
         let status = ActorStatus::new(Duration::from_secs(60));
         let state = status.subscribe();
         status.report_caller_timeout();
-        assert_eq!(state.borrow().kind, StateKind::Starting, "nobody is in the TPM");
+        assert_eq!(state.borrow().kind, StateKind::Starting, "no TPM call is running");
         let in_call = status.begin_call();
         status.report_caller_timeout();
         assert_eq!(state.borrow().kind, StateKind::Busy);

@@ -1,4 +1,4 @@
-//! How the room reaches its TPM, and how long it waits for it.
+//! Where the TPM is, and the deadlines and intervals for using it.
 
 use std::fmt;
 use std::io;
@@ -10,35 +10,36 @@ use std::time::Duration;
 use tss_esapi::tcti_ldr::DeviceConfig;
 use tss_esapi::tcti_ldr::TctiNameConf;
 
-/// What [`super::Tpm::open`] needs to know.
+/// Settings of [`super::Tpm::open`].
 #[derive(Clone, Debug)]
 pub struct TpmConfig {
     /// Where the TPM is.
     pub tcti: Tcti,
-    /// Whether a TPM that is a program (swtpm) will do.
+    /// Whether a software TPM (swtpm) is accepted. Default: no.
     pub allow_emulator: bool,
-    /// How many calls may wait for the TPM; one more is refused at once.
+    /// How many requests may wait for the TPM; further ones fail at once with [`super::Error::QueueFull`].
+    /// Default: 16.
     pub queue_capacity: usize,
-    /// How long a caller waits for an answer, its time in the queue included.
+    /// How long a caller waits for a result, time in the queue included. Default: 5 s.
     pub deadline: Duration,
-    /// How often the TPM is asked whether it is there, the same, and well. One that stalls or dies while nobody calls
-    /// is named so this long and a deadline later.
+    /// Interval between probes: whether the TPM responds, is the same, and is not locked out. Default: 1.5 s.
+    /// A TPM that fails while no request is made is reported at most this long and a deadline later.
     pub probe_every: Duration,
-    /// First pause before another attempt to reach a TPM; it doubles up to ten seconds.
+    /// Delay before the second attempt to connect. Default: 1 s; it doubles with each attempt, up to 10 s.
     pub initial_retry_delay: Duration,
 }
 
 impl TpmConfig {
-    /// Refuses what cannot work, in words for the person who wrote the configuration.
+    /// Checks the settings; the errors are for the administrator.
     pub(super) fn validate(&self) -> io::Result<()> {
         let invalid = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text.to_owned()));
-        if matches!(self.tcti, Tcti::Swtpm { .. }) && !self.allow_emulator {
+        if self.tcti.is_emulator() && !self.allow_emulator {
             return invalid(
                 "a software TPM (swtpm) proves nothing about this host; allow emulators to use it anyway",
             );
         }
         if self.queue_capacity == 0 {
-            return invalid("the TPM queue must have room for at least one call");
+            return invalid("the TPM queue must have a capacity of at least one");
         }
         if self.deadline.is_zero() || self.probe_every.is_zero() || self.initial_retry_delay.is_zero() {
             return invalid("the TPM's deadline, probe and retry intervals must be longer than zero");
@@ -60,20 +61,29 @@ impl Default for TpmConfig {
     }
 }
 
-/// The way to a TPM. Written `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`.
+/// The address of a TPM, in text `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Tcti {
-    /// A character device, normally the kernel's resource manager.
+    /// A character device, normally the kernel's resource manager `/dev/tpmrm0`.
     Device(PathBuf),
     /// swtpm on TCP: commands on `port`, control on the port after it.
-    Swtpm { host: Ipv4Addr, port: u16 },
+    Swtpm {
+        /// The address that swtpm listens on.
+        host: Ipv4Addr,
+        /// The port for commands, 1 to 65534.
+        port: u16,
+    },
 }
 
 impl Tcti {
-    /// The same in the words of tss-esapi.
+    pub(super) fn is_emulator(&self) -> bool {
+        matches!(self, Tcti::Swtpm { .. })
+    }
+
+    /// The address in tss-esapi's type.
     pub(super) fn to_name_conf(&self) -> tss_esapi::Result<TctiNameConf> {
         match self {
-            // Not by way of its text, which tss-esapi would read with half a dozen regular expressions.
+            // Parsing the text form would make tss-esapi compile half a dozen regular expressions.
             Tcti::Device(path) => Ok(TctiNameConf::Device(DeviceConfig::from_str(&path.to_string_lossy())?)),
             Tcti::Swtpm { .. } => TctiNameConf::from_str(&self.to_string()),
         }
@@ -81,7 +91,7 @@ impl Tcti {
 }
 
 impl Default for Tcti {
-    /// The resource manager's device: `/dev/tpm0` would shut every other program out.
+    /// `/dev/tpmrm0`: opening `/dev/tpm0` would lock out other programs.
     fn default() -> Self {
         Tcti::Device(PathBuf::from("/dev/tpmrm0"))
     }
@@ -115,17 +125,17 @@ impl FromStr for Tcti {
             }
         }
         match (host, port) {
-            // The control channel is on the port after, so the last port cannot be the first of a pair.
+            // The control channel is on the next port, so 65535 is not possible.
             (Some(host), Some(port)) if port != 0 && port != u16::MAX => Ok(Tcti::Swtpm { host, port }),
             _ => Err(invalid()),
         }
     }
 }
 
-/// A TPM address that was not understood.
+/// A TPM address that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "\"{0}\" names no TPM; write device:PATH with an absolute path, such as device:/dev/tpmrm0, or \
+    "\"{0}\" is not a TPM address; write device:PATH with an absolute path, such as device:/dev/tpmrm0, or \
      swtpm:host=ADDRESS,port=NUMBER with an IPv4 address, such as swtpm:host=127.0.0.1,port=2321"
 )]
 pub struct TctiError(String);

@@ -1,8 +1,9 @@
-//! A monotonic counter in the TPM's NV memory, which state on disk is held against.
+//! A monotonic counter in the TPM's NV memory, against which the generation of the state on disk is checked.
 //!
-//! The index is a counter by its attributes, which cannot be set to a value: one that is removed and made anew starts
-//! above all that any counter of this TPM ever had (TPM 2.0 Part 1, section 37.2.4.1). Anybody with the owner's
-//! authorization may read it; only who knows its own authorization may increment it.
+//! The index has the attribute TPM_NT_COUNTER, so its value cannot be set: a counter that is deleted and
+//! created again starts above the highest value that any counter of this TPM had (TPM 2.0 Part 1, section
+//! 37.2.4.1). The owner's authorization is needed to read it, and the index's own authorization to increment
+//! it.
 
 use tss_esapi::attributes::NvIndexAttributes;
 use tss_esapi::attributes::NvIndexAttributesBuilder;
@@ -18,17 +19,23 @@ use tss_esapi::structures::Auth;
 use tss_esapi::structures::NvPublic;
 
 use super::connection::TpmConnection;
-use super::connection::unexpected_response;
 use super::error::Error;
+use super::error::RequestError;
 use super::error::command_failed;
 use super::error::is_unknown_handle;
+use super::error::unexpected_response;
 
-/// Where counters of ours may lie: in the owner's range (TCG Registry of Reserved TPM 2.0 Handles, section 2.2.2). More
-/// than one where several systems on one machine have a daemon each.
-pub(super) const FIRST_INDEX: u32 = 0x0180_4862;
-pub(super) const INDEX_COUNT: u32 = 8;
+/// The first of the NV indices for counters, in the owner's range (TCG Registry of Reserved TPM 2.0 Handles,
+/// section 2.2.2).
+const FIRST_INDEX: u32 = 0x0180_4862;
 
-/// Makes a counter in the first free slot, and gives its index and its value.
+/// How many NV indices there are: several systems on one machine have a daemon and a counter each.
+const INDEX_COUNT: u32 = 8;
+
+/// The size of a counter in bytes (TPM 2.0 Part 2, section 13.2).
+const COUNTER_SIZE: usize = 8;
+
+/// Creates a counter at the first free index, increments it once, and returns its index and value.
 pub(super) fn create(connection: &mut TpmConnection, auth: &[u8; 32]) -> Result<(u32, u64), Error> {
     for index in FIRST_INDEX..FIRST_INDEX + INDEX_COUNT {
         if with_index(connection, index, |_, _| Ok(()))?.is_some() {
@@ -39,7 +46,7 @@ pub(super) fn create(connection: &mut TpmConnection, auth: &[u8; 32]) -> Result<
             .with_nv_index(NvIndexTpmHandle::new(index).map_err(&failed)?)
             .with_index_name_algorithm(HashingAlgorithm::Sha256)
             .with_index_attributes(counter_attributes(false)?)
-            .with_data_area_size(8)
+            .with_data_area_size(COUNTER_SIZE)
             .build()
             .map_err(&failed)?;
         let auth = auth_value(auth)?;
@@ -48,7 +55,7 @@ pub(super) fn create(connection: &mut TpmConnection, auth: &[u8; 32]) -> Result<
         })?;
         let result = increment(connection, handle).and_then(|()| read_value(connection, handle));
         if result.is_err() {
-            // The call may be done again, and is to find the slot free.
+            // The request may be retried, and should find the index free.
             let _ = undefine(connection, handle);
         }
         let closed = close_index(connection, handle);
@@ -57,27 +64,25 @@ pub(super) fn create(connection: &mut TpmConnection, auth: &[u8; 32]) -> Result<
         return Ok((index, value));
     }
     let last = FIRST_INDEX + INDEX_COUNT - 1;
-    Err(Error::RequestFailed(format!(
-        "the TPM's NV indices {FIRST_INDEX:#x} to {last:#x} are all taken; remove one that no system uses (tpm2_nvundefine)"
-    )))
+    Err(RequestError::NoFreeCounterIndex { first: FIRST_INDEX, last }.into())
 }
 
-/// The value of the counter at an index; none where there is no counter of ours.
+/// The value of the counter at an index; `None` if there is no hostbadge counter at it.
 pub(super) fn read(connection: &mut TpmConnection, index: u32) -> Result<Option<u64>, Error> {
     if !(FIRST_INDEX..FIRST_INDEX + INDEX_COUNT).contains(&index) {
         return Ok(None);
     }
     let current = with_index(connection, index, |connection, handle| {
-        match is_hostbadge_counter(connection, handle)? {
-            true => read_value(connection, handle).map(Some),
-            false => Ok(None),
+        if !is_hostbadge_counter(connection, handle)? {
+            return Ok(None);
         }
+        read_value(connection, handle).map(Some)
     })?;
     Ok(current.flatten())
 }
 
-/// Increments the counter at an index unless it has come to `wanted`, and gives its value. So it can be done again after
-/// an answer that was lost.
+/// Increments the counter at an index unless its value is `target` or more, and returns the value. It is
+/// therefore safe to retry after a lost response.
 pub(super) fn increment_to(
     connection: &mut TpmConnection,
     index: u32,
@@ -96,10 +101,10 @@ pub(super) fn increment_to(
         increment(connection, handle)?;
         read_value(connection, handle)
     })?;
-    result.ok_or_else(|| Error::RequestFailed(format!("the TPM has no counter at {index:#x} any more")))
+    result.ok_or_else(|| RequestError::NoCounter(index).into())
 }
 
-/// Removes the counter at an index, if it is ours.
+/// Deletes the counter at an index, if it is a hostbadge counter.
 pub(super) fn remove(connection: &mut TpmConnection, index: u32) -> Result<(), Error> {
     with_index(connection, index, |connection, handle| {
         if !is_hostbadge_counter(connection, handle)? {
@@ -110,7 +115,7 @@ pub(super) fn remove(connection: &mut TpmConnection, index: u32) -> Result<(), E
     Ok(())
 }
 
-/// The indices with a counter of ours, or of another system's daemon on this machine.
+/// The indices with a hostbadge counter, of this system or another one on this machine.
 pub(super) fn list_indices(connection: &mut TpmConnection) -> Result<Vec<u32>, Error> {
     let mut indices = Vec::new();
     for index in FIRST_INDEX..FIRST_INDEX + INDEX_COUNT {
@@ -133,17 +138,17 @@ fn counter_attributes(written: bool) -> Result<NvIndexAttributes, Error> {
 }
 
 fn auth_value(auth: &[u8; 32]) -> Result<Auth, Error> {
-    // A TPM drops trailing zeros; an authorization that has none is the same to everybody.
+    // A TPM strips trailing zeros of an authorization value. Setting the last bit leaves none to strip.
     let mut auth = zeroize::Zeroizing::new(*auth);
     auth[31] |= 1;
     Auth::try_from(auth.as_slice()).map_err(command_failed("setting an authorization"))
 }
 
-/// A counter by all its attributes; whether it was written yet does not matter.
+/// Whether the index has the size and attributes of a hostbadge counter, incremented already or not.
 fn is_hostbadge_counter(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<bool, Error> {
     let (public, _) = connection.run("TPM2_NV_ReadPublic", |context| context.nv_read_public(handle))?;
     let attributes = public.attributes();
-    Ok(public.data_size() == 8
+    Ok(public.data_size() == COUNTER_SIZE
         && [counter_attributes(false)?, counter_attributes(true)?].contains(&attributes))
 }
 
@@ -156,12 +161,13 @@ fn undefine(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<(),
 }
 
 fn read_value(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<u64, Error> {
-    let bytes = connection.run("TPM2_NV_Read", |context| context.nv_read(NvAuth::Owner, handle, 8, 0))?;
+    let bytes = connection
+        .run("TPM2_NV_Read", |context| context.nv_read(NvAuth::Owner, handle, COUNTER_SIZE as u16, 0))?;
     let bytes = bytes.value().try_into().map_err(|_| unexpected_response("TPM2_NV_Read"))?;
     Ok(u64::from_be_bytes(bytes))
 }
 
-/// Runs `f` with an index; none where the TPM has nothing at it. Nothing stays open.
+/// Runs `f` with the handle of an index and closes the handle; `None` if the index is not defined.
 fn with_index<T>(
     connection: &mut TpmConnection,
     index: u32,
@@ -175,11 +181,9 @@ fn with_index<T>(
         outcome => NvIndexHandle::from(outcome?),
     };
     let outcome = f(connection, handle);
-    // An index that `f` removed is closed already.
-    let closed = close_index(connection, handle);
-    let value = outcome?;
-    let _ = closed;
-    Ok(Some(value))
+    // This fails if `f` deleted the index, which closes the handle.
+    let _ = close_index(connection, handle);
+    outcome.map(Some)
 }
 
 fn close_index(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! The TPM's endorsement keys as its maker left them: public areas, certificates, the certificates' issuers.
+//! Endorsement keys and their certificates, as the TPM's manufacturer provisioned them.
 
 use tss_esapi::handles::NvIndexHandle;
 use tss_esapi::handles::NvIndexTpmHandle;
@@ -14,42 +14,48 @@ use super::error::is_unknown_handle;
 use super::objects::write_public;
 use super::templates;
 
-/// Where makers put the certificates of template L-2's and L-1's EK (EK Credential Profile, section 2.2.1.4: low range).
+/// NV index of the certificate of the template L-2 EK, ECC P-256 (EK Credential Profile, section 2.2.1.4: low
+/// range).
 pub(super) const P256_EK_CERTIFICATE_INDEX: u32 = 0x01C0_000A;
+
+/// NV index of the certificate of the template L-1 EK, RSA-2048.
 const RSA_EK_CERTIFICATE_INDEX: u32 = 0x01C0_0002;
 
-/// Where some makers put the certificates that lead to their root (section 2.2.1.5.2), one DER after the other.
+/// NV indices for the issuers' certificates, in DER one after the other (section 2.2.1.5.2); some
+/// manufacturers use them.
 const EK_CHAIN_INDICES: std::ops::RangeInclusive<u32> = 0x01C0_0100..=0x01C0_01FF;
 
-/// No maker's chain comes near this.
+/// Bounds on the chain, well above those in use.
 const MAX_CHAIN_CERTIFICATES: usize = 16;
 const MAX_CHAIN_BYTES: usize = 32 * 1024;
 
-/// No TPM reads more than its NV_BUFFER_MAX at once, and none has less than this.
+/// Bytes for each NV read and write: no TPM has a smaller NV_BUFFER_MAX.
 pub(super) const NV_CHUNK_SIZE: usize = 512;
 
-/// An endorsement key.
+/// An endorsement key with its certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EndorsementKey {
-    /// TPM2B_PUBLIC
+    /// TPM2B_PUBLIC.
     pub public: Vec<u8>,
-    /// DER
+    /// The certificate in DER, if the TPM has one.
     pub certificate: Option<Vec<u8>>,
 }
 
-/// All that the TPM's maker says for it.
+/// The endorsement keys of a TPM, with the certificates of its manufacturer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EkInfo {
-    /// Template L-2; the host's id is this one's.
+    /// ECC P-256, template L-2; the host's id is derived from its Name.
     pub p256: EndorsementKey,
-    /// Template L-1, where the TPM has a certificate for it: it is of use for nothing else.
+    /// RSA-2048, template L-1; only if the TPM has a certificate for it.
     pub rsa: Option<EndorsementKey>,
-    /// Certificates of issuers, DER each.
+    /// Issuers' certificates, each in DER, 16 at most.
     pub chain: Vec<Vec<u8>>,
 }
 
-/// Reads what there is, and says whether that is all. Deriving an RSA key takes a TPM up to seconds, and needs the
-/// hierarchy's authorization: where that is not ours, what was derived at the connection is still evidence.
+/// Reads the endorsement keys, and whether they are complete.
+///
+/// Deriving the RSA EK takes a TPM up to seconds and needs the endorsement hierarchy's authorization. If that
+/// has a password, the result has the P-256 EK alone, which was derived when connecting, and is incomplete.
 pub(super) fn read(connection: &mut TpmConnection) -> Result<(EkInfo, bool), Error> {
     let public = connection.identity().ek_public.clone();
     let p256 =
@@ -68,13 +74,13 @@ pub(super) fn read(connection: &mut TpmConnection) -> Result<(EkInfo, bool), Err
     Ok((EkInfo { p256, rsa, chain: read_chain(connection)? }, complete))
 }
 
-/// The certificate in an NV index; none where there is no such index or something else is in it.
+/// The certificate in an NV index; `None` if the index is not defined or does not hold a certificate.
 pub(super) fn read_certificate(connection: &mut TpmConnection, index: u32) -> Result<Option<Vec<u8>>, Error> {
     let Some(mut certificate) = read_nv_index(connection, index)? else { return Ok(None) };
     let Some(length) = der_length(&certificate) else {
         tracing::warn!(
             event = "tpm-ek-certificate",
-            "what the TPM holds as its EK certificate is none; ignored"
+            "the TPM's NV index for an EK certificate does not hold a certificate; ignored"
         );
         return Ok(None);
     };
@@ -82,7 +88,8 @@ pub(super) fn read_certificate(connection: &mut TpmConnection, index: u32) -> Re
     Ok(Some(certificate))
 }
 
-/// A certificate may begin in one index and end in the next, so that all are read before they are parted.
+/// Reads the issuers' certificates. One may span two indices, so all indices are read before the bytes are
+/// split.
 fn read_chain(connection: &mut TpmConnection) -> Result<Vec<Vec<u8>>, Error> {
     let mut bytes = Vec::new();
     for index in connection.nv_indices(*EK_CHAIN_INDICES.start())? {
@@ -93,7 +100,7 @@ fn read_chain(connection: &mut TpmConnection) -> Result<Vec<Vec<u8>>, Error> {
     Ok(split_certificates(&bytes))
 }
 
-/// The certificates in a row of them, up to the first thing that is none.
+/// Splits concatenated certificates, up to the first bytes that are not a certificate.
 fn split_certificates(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     while let Some(length) = der_length(bytes).filter(|_| all.len() < MAX_CHAIN_CERTIFICATES) {
@@ -137,7 +144,7 @@ fn read_opened_index(connection: &mut TpmConnection, index: NvIndexHandle) -> Re
     Ok(bytes)
 }
 
-/// The length of the DER SEQUENCE that the bytes begin with; an NV index is often larger than what it holds.
+/// The length of the DER SEQUENCE at the start of the bytes; an NV index is often larger than its content.
 fn der_length(bytes: &[u8]) -> Option<usize> {
     let (header, content) = match bytes {
         [0x30, length @ 0..=0x7F, ..] => (2, usize::from(*length)),

@@ -1,4 +1,4 @@
-//! The room's one error, and what a TSS response code says about the TPM behind it.
+//! The TPM module's error types, and what a TSS response code says about the connection to the TPM.
 
 use std::time::Duration;
 
@@ -7,37 +7,108 @@ use tss_esapi::constants::response_code::Tss2ResponseCode;
 use super::state::StateKind;
 use crate::error_class::ErrorClass;
 
-/// Why the TPM room could not do what it was asked.
+/// Why a TPM operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The host has TPM objects, so [`super::Tpm::provision`] does not replace them.
     #[error("this host already has its TPM keys; move the stored TPM objects away to make new ones")]
     AlreadyProvisioned,
+    /// The caller's deadline passed before the TPM answered, time in the queue included.
     #[error("the TPM has not answered within {} ms; try again later", .0.as_millis())]
     DeadlineExceeded(Duration),
+    /// The operation needs TPM objects, and the host has none.
     #[error("this host has no TPM keys yet; provision it first")]
     NotProvisioned,
+    /// The stored objects are malformed, do not belong together, or belong to another TPM; the text says
+    /// which.
     #[error(
-        "the stored TPM objects are not usable: {0}; restore them from a backup, or move them away and enroll the host anew"
+        "the stored TPM objects are not usable: {0}; restore them from a backup, or move them away and \
+         enroll the host again"
     )]
     InvalidObjects(String),
-    /// What was sealed to these PCRs does not open, since they have other values now.
+    /// Data sealed to these PCRs cannot be unsealed, since they have other values now.
     #[error("sealed to PCRs that have changed: {}", join_numbers(.0))]
     PcrsChanged(Vec<u8>),
+    /// The request queue is full.
     #[error("too many calls wait for the TPM; try again later")]
     QueueFull,
-    #[error("{0}")]
-    RequestFailed(String),
-    /// The kernel's driver waited in vain.
+    /// The request cannot be served, although the connection to the TPM works.
+    #[error(transparent)]
+    RequestFailed(#[from] RequestError),
+    /// The kernel's driver got no response from the TPM.
     #[error("the TPM does not answer its driver")]
     DriverTimeout,
+    /// The TPM is in a state in which the operation is not possible.
     #[error("the TPM is {}: {}", .0, .0.remedy())]
     NotReady(StateKind),
-    #[error("the TPM room has stopped; restart the daemon")]
+    /// The TPM thread has ended: after [`super::Tpm::shutdown`], or by a panic.
+    #[error("the TPM thread has exited; restart the daemon")]
     Stopped,
-    /// A command failed, in the TPM or on the way to it. `code` is the TSS response code with its layer, where there is one.
+    /// A command failed, in the TPM or on the way to it.
     #[error("{command} failed: {text}")]
-    CommandFailed { command: &'static str, code: Option<u32>, text: String },
+    CommandFailed {
+        /// The command's name in the TPM 2.0 specification, or a description of the step.
+        command: &'static str,
+        /// The TSS response code with its layer, if there is one.
+        code: Option<u32>,
+        /// The response code in words.
+        text: String,
+    },
+}
+
+/// Why a request cannot be served by a TPM that works.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// A request for more random bytes than one call returns.
+    #[error("the TPM gives at most {max} random bytes at a time, not {requested}")]
+    TooManyRandomBytes {
+        /// The number of bytes requested.
+        requested: usize,
+        /// The maximum for one call.
+        max: usize,
+    },
+    /// Data to seal that is empty or longer than a sealed object holds.
+    #[error("a TPM seals 1 to {max} bytes, not {length}")]
+    SealedDataLength {
+        /// The length of the data in bytes.
+        length: usize,
+        /// The maximum length in bytes.
+        max: usize,
+    },
+    /// A PCR selection that is empty, not in ascending order, or has a number above 23.
+    #[error("PCRs are numbers from 0 to 23, each once, in ascending order")]
+    InvalidPcrSelection,
+    /// The TPM has no SHA-256 bank of PCRs allocated.
+    #[error("this TPM has no SHA-256 bank of PCRs; enable it in the firmware")]
+    NoSha256Bank,
+    /// PCRs were extended during each attempt.
+    #[error("the PCRs changed during each attempt; try again when the host is quiet")]
+    PcrsUnstable,
+    /// Parts of a credential that exceed the sizes of the TPM's structures.
+    #[error("the credential's parts are longer than a TPM accepts")]
+    CredentialTooLong,
+    /// The TPM did not decrypt a credential; the text is its response code.
+    #[error("the credential is for another TPM or another attestation key, or was damaged ({0})")]
+    CredentialRejected(String),
+    /// There is no counter at this NV index.
+    #[error("the TPM has no counter at {0:#x} any more")]
+    NoCounter(u32),
+    /// All NV indices that hostbadge uses for counters are defined already.
+    #[error(
+        "the TPM's NV indices {first:#x} to {last:#x} are all taken; remove one that no system uses \
+         (tpm2_nvundefine)"
+    )]
+    NoFreeCounterIndex {
+        /// The first NV index.
+        first: u32,
+        /// The last NV index.
+        last: u32,
+    },
+    /// `getrandom(2)` failed.
+    #[error("the kernel gives no random numbers")]
+    KernelRandom,
 }
 
 impl Error {
@@ -71,13 +142,13 @@ impl Error {
     }
 }
 
-/// Turns a tss-esapi error into ours, with the name of the command: `.map_err(tpm("TPM2_Sign"))`.
+/// Converts a tss-esapi error, adding the command's name: `.map_err(command_failed("TPM2_Sign"))`.
 pub(super) fn command_failed(command: &'static str) -> impl Fn(tss_esapi::Error) -> Error {
     move |error| {
         let code = raw_code(error);
         let text = match code {
             Some(code) if is_from_tpm(code) => format!("{error} ({code:#x})"),
-            // tss-esapi forgets the layer, so its text for these would name a TPM error that is none.
+            // tss-esapi drops the layer, so its text for these would name an unrelated TPM error.
             Some(code) => format!("{} ({code:#x})", describe_layer(code)),
             None => error.to_string(),
         };
@@ -85,27 +156,32 @@ pub(super) fn command_failed(command: &'static str) -> impl Fn(tss_esapi::Error)
     }
 }
 
-/// What must be done about the connection after a failed command.
+/// A response that does not match its command.
+pub(super) fn unexpected_response(command: &'static str) -> Error {
+    Error::CommandFailed { command, code: None, text: "the TPM's response does not match the command".into() }
+}
+
+/// What a failed command says about the connection and the TPM; the actor's recovery depends on it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum FaultClass {
-    /// A hierarchy wants a password.
+    /// A hierarchy has a password, and the command was sent with an empty one.
     Authorization,
-    /// Only this call failed.
+    /// Only this request failed; the connection is usable.
     Request,
-    /// The TPM has no room for an object or a session.
+    /// The TPM has no memory for an object or a session (TPM_RC_*_MEMORY, TPM_RC_*_HANDLES).
     OutOfMemory,
-    /// The TPM has no time now.
+    /// The TPM cannot run the command now (TPM_RC_RETRY, TPM_RC_TESTING, TPM_RC_NV_RATE and the like).
     RetryLater,
-    /// The way to the TPM broke; the context is of no more use.
+    /// The connection to the TPM failed; the context cannot be used again.
     Transport,
     /// Dictionary attack lockout.
     Lockout,
-    /// The TPM lost our session or our SRK.
+    /// The TPM no longer has this connection's session or SRK.
     Reset,
 }
 
 impl FaultClass {
-    /// Whether the TPM may do the same a moment later.
+    /// Whether the same command may succeed a moment later on the same connection.
     pub(super) fn is_transient(self) -> bool {
         matches!(self, FaultClass::OutOfMemory | FaultClass::RetryLater)
     }
@@ -115,7 +191,7 @@ impl FaultClass {
         if !is_from_tpm(code) {
             return FaultClass::Transport;
         }
-        // What could not be flushed stays in the TPM until the connection ends.
+        // An object that could not be flushed remains in the TPM until the connection ends.
         if command == "TPM2_FlushContext" {
             return FaultClass::Transport;
         }
@@ -130,14 +206,15 @@ impl FaultClass {
         }
     }
 
-    /// Our objects have no password, so a failed authorization is a hierarchy's, or a session the TPM no longer has.
+    /// The host's objects have no password, so an authorization failure concerns a hierarchy's password or a
+    /// session that the TPM no longer has.
     fn from_format_one(command: &str, rc: u32) -> FaultClass {
         let number = rc & 0x3F;
         let about_session = rc & 0x40 == 0 && rc & 0x800 != 0;
         let about_handle = rc & 0x40 == 0 && rc & 0x800 == 0;
         match number {
             AUTH_FAIL | BAD_AUTH if command == "TPM2_CreatePrimary" => FaultClass::Authorization,
-            // A policy that does not hold is told of its session, which is well.
+            // An unsatisfied policy is reported for its session, although the session is intact.
             POLICY_FAIL => FaultClass::Request,
             _ if about_session => FaultClass::Reset,
             HANDLE if about_handle => FaultClass::Reset,
@@ -166,22 +243,22 @@ const AUTH_FAIL: u32 = 0x0E;
 const POLICY_FAIL: u32 = 0x1D;
 const BAD_AUTH: u32 = 0x22;
 
-/// Whether the TPM says that it needs `TPM2_Startup`.
+/// Whether the TPM requires `TPM2_Startup` first (TPM_RC_INITIALIZE).
 pub(super) fn needs_startup(error: &Error) -> bool {
     error.tpm_code() == Some(INITIALIZE)
 }
 
-/// Whether the TPM says that it has nothing at this handle.
+/// Whether the TPM has no object or NV index at the handle (TPM_RC_HANDLE).
 pub(super) fn is_unknown_handle(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x7F == HANDLE)
 }
 
-/// Whether the TPM says that a policy does not hold.
+/// Whether a policy session does not satisfy the object's policy (TPM_RC_POLICY_FAIL).
 pub(super) fn is_policy_failure(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x3F == POLICY_FAIL)
 }
 
-/// Whether the TPM says that PCRs were extended in the middle.
+/// Whether a PCR was extended after `TPM2_PolicyPCR` (TPM_RC_PCR_CHANGED).
 pub(super) fn is_pcr_changed(error: &Error) -> bool {
     error.tpm_code() == Some(PCR_CHANGED)
 }
@@ -190,12 +267,13 @@ fn join_numbers(numbers: &[u8]) -> String {
     numbers.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether the TPM says that a parameter of the command is wrong.
+/// Whether the TPM rejected a parameter of the command (format one, parameter error).
 pub(super) fn is_parameter_error(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x40 != 0)
 }
 
-/// Whether the TPM says that it failed: this once, or for good until it is reset.
+/// Whether the response is TPM_RC_FAILURE: either this command failed, or the TPM is in failure mode until
+/// reset.
 pub(super) fn is_tpm_failure(error: &Error) -> bool {
     error.tpm_code() == Some(FAILURE)
 }
@@ -204,21 +282,21 @@ fn is_format_one(rc: u32) -> bool {
     rc & 0x80 != 0
 }
 
-/// Layer 0 is the TPM; 11 and 12 are a resource manager that speaks in its name.
+/// Layer 0 is the TPM; 11 and 12 are resource managers, which pass on the TPM's codes.
 fn is_from_tpm(code: u32) -> bool {
     matches!(code >> 16, 0 | 11 | 12)
 }
 
 fn describe_layer(code: u32) -> &'static str {
     match code >> 16 {
-        7 => "the TSS library lost its place with the TPM",
-        8 | 9 => "the TSS library could not read the TPM's answer",
+        7 => "the TSS library is out of step with the TPM",
+        8 | 9 => "the TSS library could not parse the TPM's response",
         10 => "the TPM cannot be reached",
         _ => "the TSS library failed",
     }
 }
 
-/// The whole response code. tss-esapi 7 keeps it private and shows it only in this text.
+/// The complete response code. tss-esapi 7 keeps it private; only its `Display` text contains it.
 fn raw_code(error: tss_esapi::Error) -> Option<u32> {
     let tss_esapi::Error::Tss2Error(code) = error else { return None };
     let text = match code {

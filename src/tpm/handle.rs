@@ -1,4 +1,4 @@
-//! The handle: what the rest of the daemon holds of the TPM.
+//! [`Tpm`], the handle through which the rest of the daemon uses the TPM.
 
 use std::io;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use super::activate;
 use super::activate::CredentialBlob;
 use super::activate::EkKind;
 use super::actor::Actor;
-use super::actor::ConnectedTpm;
-use super::actor::PendingRequest;
-use super::actor::TpmRequest;
 use super::actor_status::ActorStatus;
+use super::capabilities::FIRST_SESSION_HANDLE;
+use super::capabilities::FIRST_TRANSIENT_HANDLE;
 use super::config::TpmConfig;
+use super::connected_tpm::ConnectedTpm;
 use super::counter;
 use super::ek_info::EkInfo;
 use super::error::Error;
@@ -29,27 +29,37 @@ use super::info::TpmInfo;
 use super::keys;
 use super::objects::KeyBlob;
 use super::objects::TpmObjects;
+use super::pcrs::PcrValues;
 use super::quote;
 use super::quote::Attestation;
+use super::random;
+use super::request::PendingRequest;
+use super::request::TpmRequest;
 use super::rsa;
 use super::rsa::RsaKeyBlob;
 use super::seal;
-use super::seal::PcrValues;
-use super::setup::FIRST_SESSION_HANDLE;
-use super::setup::FIRST_TRANSIENT_HANDLE;
 use super::state::TpmState;
 
-/// Provisioning makes three keys, loads and certifies: on a slow TPM that is seconds.
+/// Provisioning creates three objects, loads and certifies, which takes a slow TPM seconds.
 const PROVISION_DEADLINE_FACTOR: u32 = 6;
 
-/// Looking for primes takes swtpm seconds at most, and a chip up to a minute.
+/// Creating an RSA-2048 key takes swtpm up to seconds, and a chip up to a minute.
 const RSA_KEY_DEADLINE: Duration = Duration::from_secs(120);
-/// Deriving an RSA key takes discrete TPMs two seconds and more.
+
+/// Deriving an RSA EK takes discrete TPMs two seconds and more.
 const PRIMARY_DEADLINE_FACTOR: u32 = 3;
 
-/// A handle to the TPM thread, cheap to clone. The thread ends with [`Tpm::shutdown`] or with its last handle.
+/// A handle to the TPM thread, cheap to clone. The thread ends with [`Tpm::shutdown`] or with its last
+/// handle.
 ///
-/// Every call waits at most for the configured deadline and never blocks the async runtime.
+/// Each method waits at most for the configured deadline, or a documented multiple of it, and does not block
+/// the async runtime.
+///
+/// # Errors
+/// All methods that use the TPM return [`Error::QueueFull`] and [`Error::DeadlineExceeded`] under load,
+/// [`Error::NotReady`] in a state without a usable TPM, [`Error::NotProvisioned`] if they need keys and the
+/// host has none, [`Error::CommandFailed`] for failed TPM commands, and [`Error::Stopped`] once the thread
+/// has ended.
 #[derive(Clone)]
 pub struct Tpm {
     requests: SyncSender<Box<dyn TpmRequest>>,
@@ -63,8 +73,8 @@ impl Tpm {
     /// `stored` are the objects of an earlier [`Tpm::provision`]; their Names pin SRK and EK.
     ///
     /// # Errors
-    /// An emulator that is not allowed, a configuration that cannot work, stored objects that contradict themselves,
-    /// or no thread from the kernel.
+    /// `InvalidInput` for an emulator that is not allowed or for invalid settings, `InvalidData` for stored
+    /// objects that fail [`TpmObjects::validate`], and the kernel's error if it starts no thread.
     pub fn open(config: TpmConfig, stored: Option<TpmObjects>) -> io::Result<Tpm> {
         config.validate()?;
         if let Some(stored) = &stored {
@@ -75,43 +85,45 @@ impl Tpm {
         let status = Arc::new(ActorStatus::new(deadline));
         let actor = Actor::new(config, status.clone(), stored);
         thread::Builder::new().name("tpm".into()).spawn(move || actor.run(queue))?;
-        let watcher = status.clone();
-        // If this one does not start, dropping `jobs` ends the first.
-        thread::Builder::new().name("tpm-watch".into()).spawn(move || watcher.run_watchdog())?;
+        let watchdog = status.clone();
+        // If this thread does not start, dropping `requests` ends the first.
+        thread::Builder::new().name("tpm-watch".into()).spawn(move || watchdog.run_watchdog())?;
         Ok(Tpm { requests, status, deadline })
     }
 
-    /// The state, now and at each change.
+    /// The current state, and each change of it.
     pub fn state(&self) -> watch::Receiver<TpmState> {
         self.status.subscribe()
     }
 
-    /// How long a caller waits at most.
+    /// How long a caller waits at most (the configured deadline).
     pub fn deadline(&self) -> Duration {
         self.deadline
     }
 
-    /// Counts the turns of the thread, at least one a second while it is neither in the TPM nor gone.
+    /// A counter that the thread increments at least once a second unless it is in a TPM call or has ended.
     pub fn heartbeat(&self) -> u64 {
         self.status.heartbeat()
     }
 
-    /// Whether the thread still runs. A thread that waits for a stalled TPM does.
+    /// Whether the thread is running. A thread that waits for a stalled TPM is.
     pub fn is_alive(&self) -> bool {
         !self.status.has_ended()
     }
 
-    /// What the TPM says about itself. Also answered when it is `cleared` or `replaced`: by the TPM that is there.
+    /// Facts about the connected TPM, also in the states `cleared` and `replaced`.
     pub async fn info(&self) -> Result<TpmInfo, Error> {
         self.call(ConnectedTpm::info).await
     }
 
-    /// Makes the host's objects, and uses them from then on. The caller keeps them for the next start.
+    /// Creates the host's objects and uses them from then on. The caller stores them for the next start.
     ///
-    /// A caller that gives up leaves nothing behind: the objects are used only once it has them.
+    /// Waits at most six deadlines. The objects are used only once this method has returned them, so a
+    /// cancelled call has no effect.
     ///
     /// # Errors
-    /// [`Error::AlreadyProvisioned`] if there are objects already; [`Error::State`] if this is not the pinned TPM.
+    /// [`Error::AlreadyProvisioned`] if there are objects already; [`Error::NotReady`] if this is not the
+    /// pinned TPM.
     pub async fn provision(&self) -> Result<TpmObjects, Error> {
         let objects = self
             .call_within(self.deadline * PROVISION_DEADLINE_FACTOR, |tpm| {
@@ -132,8 +144,14 @@ impl Tpm {
         .await
     }
 
-    /// Seals at most 128 bytes under the SRK of the host's own TPM, with the values that `pcrs` (numbers up to 23, in
-    /// their order) have now as the condition, where they are given. Those values are returned.
+    /// Seals 1 to 128 bytes under the SRK of the pinned TPM.
+    ///
+    /// With `pcrs` (numbers up to 23, ascending) the data can be unsealed only while these have their current
+    /// values, which are returned.
+    ///
+    /// # Errors
+    /// [`Error::RequestFailed`] for another length, an invalid selection, or PCRs that change during each
+    /// attempt.
     pub async fn seal(
         &self,
         secret: Zeroizing<Vec<u8>>,
@@ -152,10 +170,10 @@ impl Tpm {
         .await
     }
 
-    /// Opens what [`Tpm::seal`] made.
+    /// Unseals what [`Tpm::seal`] made; `pcrs` are the values that it returned.
     ///
     /// # Errors
-    /// [`Error::PcrsChanged`] if it was sealed to PCR values that are no more.
+    /// [`Error::PcrsChanged`] if PCRs have other values now.
     pub async fn unseal(&self, blob: KeyBlob, pcrs: Option<PcrValues>) -> Result<Zeroizing<Vec<u8>>, Error> {
         self.call(move |tpm| {
             let (connection, _) = tpm.provisioned()?;
@@ -164,17 +182,23 @@ impl Tpm {
         .await
     }
 
-    /// Makes a monotonic counter that only `auth` increments; its NV index and its value.
+    /// Creates a monotonic counter that is incremented only with `auth`; returns its NV index and value.
+    ///
+    /// # Errors
+    /// [`Error::RequestFailed`] if all eight NV indices are taken.
     pub async fn create_counter(&self, auth: Zeroizing<[u8; 32]>) -> Result<(u32, u64), Error> {
         self.call(move |tpm| counter::create(tpm.provisioned()?.0, &auth)).await
     }
 
-    /// The value of the counter at an NV index, if there is one.
+    /// The value of the counter at an NV index; `None` if there is no counter.
     pub async fn read_counter(&self, index: u32) -> Result<Option<u64>, Error> {
         self.call(move |tpm| counter::read(tpm.provisioned()?.0, index)).await
     }
 
-    /// Increments a counter that has not come to `wanted` yet; its value then.
+    /// Increments a counter by one unless its value is `target` or more; returns the value.
+    ///
+    /// # Errors
+    /// [`Error::RequestFailed`] if there is no counter at the NV index.
     pub async fn increment_counter_to(
         &self,
         index: u32,
@@ -184,12 +208,12 @@ impl Tpm {
         self.call(move |tpm| counter::increment_to(tpm.provisioned()?.0, index, &auth, target)).await
     }
 
-    /// Removes a counter.
+    /// Deletes the counter at an NV index, if there is one.
     pub async fn remove_counter(&self, index: u32) -> Result<(), Error> {
         self.call(move |tpm| counter::remove(tpm.provisioned()?.0, index)).await
     }
 
-    /// The NV indices of the counters that the TPM has of this kind.
+    /// The NV indices that have a counter, of this system or another one on this machine.
     pub async fn list_counters(&self) -> Result<Vec<u32>, Error> {
         self.call(|tpm| counter::list_indices(tpm.provisioned()?.0)).await
     }
@@ -203,8 +227,10 @@ impl Tpm {
         .await
     }
 
-    /// Makes an RSA key, certified by the AK. The caller keeps it. Nobody else is served by the TPM meanwhile, and a TPM
-    /// that takes longer than the deadline is `busy`.
+    /// Creates an RSA-2048 key, certified by the AK. The caller stores it.
+    ///
+    /// Waits at most two minutes, or the deadline if that is longer. Other requests wait meanwhile, and the
+    /// state is `busy` if it takes longer than the deadline.
     pub async fn create_rsa_key(&self) -> Result<RsaKeyBlob, Error> {
         self.call_within(self.deadline.max(RSA_KEY_DEADLINE), |tpm| {
             let (connection, objects) = tpm.provisioned()?;
@@ -213,10 +239,10 @@ impl Tpm {
         .await
     }
 
-    /// Whether a kept RSA key is certified by this host's AK, and this TPM signs with it.
+    /// Checks that a stored RSA key is certified by this host's AK, and that this TPM signs with it.
     ///
     /// # Errors
-    /// [`Error::Objects`] if it is another host's, or was changed.
+    /// [`Error::InvalidObjects`] if the key is another host's or was modified.
     pub async fn verify_rsa_key(&self, key: Arc<RsaKeyBlob>) -> Result<(), Error> {
         self.call(move |tpm| {
             let (connection, objects) = tpm.provisioned()?;
@@ -238,7 +264,10 @@ impl Tpm {
         .await
     }
 
-    /// Has the AK certify the host key anew (`TPM2_Certify`): both are this TPM's, and whole.
+    /// Checks that this TPM loads AK and host key, and that the AK certifies the host key (`TPM2_Certify`).
+    ///
+    /// # Errors
+    /// [`Error::InvalidObjects`] if they are another TPM's or were modified.
     pub async fn check_certification(&self) -> Result<(), Error> {
         self.call(|tpm| {
             let (connection, objects) = tpm.provisioned()?;
@@ -247,8 +276,12 @@ impl Tpm {
         .await
     }
 
-    /// Quotes PCRs of the SHA-256 bank (numbers up to 23, in their order) with at most 32 bytes of qualifying data, and
-    /// gives what a verifier knows this host by.
+    /// Quotes PCRs of the SHA-256 bank (numbers up to 23, ascending) with at most 32 bytes of qualifying
+    /// data, and returns the public areas and the certification that a verifier needs with the quote.
+    ///
+    /// # Errors
+    /// [`Error::RequestFailed`] for an invalid selection, a TPM without a SHA-256 bank, or PCRs that change
+    /// during each attempt.
     pub async fn attest(&self, pcrs: Vec<u8>, qualifying_data: Vec<u8>) -> Result<Attestation, Error> {
         self.call(move |tpm| {
             let (connection, objects) = tpm.provisioned()?;
@@ -257,15 +290,17 @@ impl Tpm {
         .await
     }
 
-    /// The endorsement keys with their certificates. The TPM is asked once, which may take it seconds.
+    /// The endorsement keys with their certificates. Waits at most three deadlines for the first read, which
+    /// may take a TPM seconds; later calls return the same.
     pub async fn ek_info(&self) -> Result<EkInfo, Error> {
         self.call_within(self.deadline * PRIMARY_DEADLINE_FACTOR, ConnectedTpm::ek_info).await
     }
 
-    /// Opens a credential that was made for this TPM's endorsement key and the AK.
+    /// Decrypts a credential that was made for this TPM's endorsement key and the AK. Waits at most three
+    /// deadlines.
     ///
     /// # Errors
-    /// [`Error::Request`] for a credential that is for another TPM or another AK, or is damaged.
+    /// [`Error::RequestFailed`] for a credential that is for another TPM or another AK, or is damaged.
     pub async fn activate_credential(
         &self,
         ek: EkKind,
@@ -278,13 +313,25 @@ impl Tpm {
         .await
     }
 
-    /// `n` random bytes made by the TPM, at most 1024.
-    pub async fn random(&self, n: usize) -> Result<Vec<u8>, Error> {
-        self.call(move |tpm| seal::random(&mut tpm.connection, n)).await
+    /// `length` random bytes of the TPM, at most 1024.
+    ///
+    /// # Errors
+    /// [`Error::RequestFailed`] for a greater length.
+    pub async fn random(&self, length: usize) -> Result<Vec<u8>, Error> {
+        self.call(move |tpm| random::random(&mut tpm.connection, length)).await
     }
 
-    /// How many transient objects and sessions the TPM holds for this connection (or, behind no resource manager,
-    /// for everybody). At rest the room has one of each at most: the SRK and its session.
+    /// 32 random bytes of the TPM XORed with 32 of the kernel, so that a weak generator on one side does not
+    /// weaken them.
+    ///
+    /// # Errors
+    /// [`Error::RequestFailed`] if the kernel gives no random numbers.
+    pub async fn mixed_random(&self) -> Result<Zeroizing<[u8; 32]>, Error> {
+        self.call(|tpm| random::mixed_random(&mut tpm.connection)).await
+    }
+
+    /// How many transient objects and sessions the TPM holds for this connection, or without a resource
+    /// manager for all clients. Between requests there is at most one of each: the SRK and the HMAC session.
     pub async fn loaded_handles(&self) -> Result<LoadedHandles, Error> {
         self.call(|tpm| {
             Ok(LoadedHandles {
@@ -295,11 +342,13 @@ impl Tpm {
         .await
     }
 
-    /// Ends the thread, which flushes what it holds. Blocks until it has ended, at most for the deadline; call it
-    /// from no async task. Returns whether it has ended: a thread that a stalled TPM holds ends when the TPM answers.
+    /// Ends the thread, which flushes its session and objects. Returns whether it has ended.
+    ///
+    /// Blocks until then, at most for the deadline, so it must not be called from an async task. A thread
+    /// that waits for a stalled TPM ends when the TPM responds.
     pub fn shutdown(&self) -> bool {
         self.status.request_stop();
-        // Only to wake it; if the queue is full it is awake.
+        // This request only wakes the thread; if the queue is full, the thread is awake.
         let (reply, _) = oneshot::channel::<Result<(), Error>>();
         let _ = self.requests.try_send(Box::new(PendingRequest::new(
             |_: &mut ConnectedTpm| Ok(()),
@@ -323,14 +372,14 @@ impl Tpm {
         F: FnMut(&mut ConnectedTpm) -> Result<T, Error> + Send + 'static,
     {
         let (reply, response) = oneshot::channel();
-        let call = PendingRequest::new(operation, reply, Instant::now() + timeout);
-        self.requests.try_send(Box::new(call)).map_err(|error| match error {
+        let request = PendingRequest::new(operation, reply, Instant::now() + timeout);
+        self.requests.try_send(Box::new(request)).map_err(|error| match error {
             TrySendError::Full(_) => Error::QueueFull,
             TrySendError::Disconnected(_) => Error::Stopped,
         })?;
         match tokio::time::timeout(timeout, response).await {
             Ok(Ok(response)) => response,
-            // The thread dropped the call: it has ended, or it saw the deadline pass before we did.
+            // The thread dropped the request: it has ended, or it checked the deadline first.
             Ok(Err(_)) if self.status.is_stopping() || self.status.has_ended() => Err(Error::Stopped),
             Ok(Err(_)) => Err(Error::DeadlineExceeded(timeout)),
             Err(_) => {
@@ -341,9 +390,11 @@ impl Tpm {
     }
 }
 
-/// What a TPM holds in its memory.
+/// The number of handles that a TPM holds in its memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LoadedHandles {
+    /// Transient objects.
     pub objects: usize,
+    /// HMAC and policy sessions.
     pub sessions: usize,
 }

@@ -1,4 +1,4 @@
-//! What a TPM that answers is to the host: its own, cleared, or another's, and whether it is well.
+//! Which state a TPM that responds is in: pinned, cleared, replaced, locked out, or with a password.
 
 use super::info::host_id;
 use super::probe::TpmaPermanent;
@@ -12,15 +12,16 @@ pub(super) fn compare_names((srk, ek): (&[u8], &[u8]), (pinned_srk, pinned_ek): 
         (false, true) => TpmState::new(
             StateKind::Cleared,
             format!(
-                "it is still the TPM of host {}, but its SRK is new; a daemon that has its keys in memory serves on until it ends",
+                "it is still the TPM of host {}, but its SRK is new; a daemon with its keys in memory \
+                 continues to issue until it exits",
                 host_id(ek)
             ),
         ),
-        // A new EK is a new host id, whatever became of the SRK.
+        // The host id is derived from the EK, so another EK is another host, with any SRK.
         (_, false) => TpmState::new(
             StateKind::Replaced,
             format!(
-                "the stored keys are those of host {}, and this is the TPM of host {}",
+                "the stored keys belong to host {}, and this is the TPM of host {}",
                 host_id(pinned_ek),
                 host_id(ek)
             ),
@@ -28,23 +29,24 @@ pub(super) fn compare_names((srk, ek): (&[u8], &[u8]), (pinned_srk, pinned_ek): 
     }
 }
 
-/// The state of the host's own TPM.
+/// The state of the pinned TPM from its TPMA_PERMANENT.
 pub(super) fn state_from_permanent(permanent: TpmaPermanent) -> TpmState {
     let locked = permanent.locked_hierarchies();
     if !locked.is_empty() {
-        // Told at once, since the next boot will not get through.
+        // Reported at once, since the next start cannot derive SRK and EK.
         let detail = format!(
-            "the {locked} hierarchy got a password; what is loaded works until the TPM or the daemon restarts"
+            "a password was set for the {locked} hierarchy; loaded keys work until the TPM or the daemon \
+             restarts"
         );
         return TpmState::new(StateKind::OwnerAuth, detail);
     }
-    match permanent.is_locked_out() {
-        true => TpmState::new(
+    if permanent.is_locked_out() {
+        return TpmState::new(
             StateKind::Lockout,
-            "too many wrong passwords; the host's own keys need none and go on working",
-        ),
-        false => TpmState::new(StateKind::Ready, ""),
+            "too many failed authorizations; the host's keys have no password and continue to work",
+        );
     }
+    TpmState::new(StateKind::Ready, "")
 }
 
 #[cfg(test)]
@@ -69,10 +71,11 @@ mod tests {
 
     #[test]
     fn password_takes_precedence_over_lockout() {
-        // TPMA_PERMANENT: 0 ownerAuthSet, 1 endorsementAuthSet, 2 lockoutAuthSet, 9 inLockout, 10 tpmGeneratedEPS.
+        // TPMA_PERMANENT: 0 ownerAuthSet, 1 endorsementAuthSet, 2 lockoutAuthSet, 9 inLockout, 10
+        // tpmGeneratedEPS.
         for (bits, kind, detail) in [
             (0x404, StateKind::Ready, ""),
-            (0x200, StateKind::Lockout, "too many wrong passwords"),
+            (0x200, StateKind::Lockout, "too many failed authorizations"),
             (0x201, StateKind::OwnerAuth, "the owner hierarchy"),
             (0x002, StateKind::OwnerAuth, "the endorsement hierarchy"),
             (0x003, StateKind::OwnerAuth, "the owner and endorsement hierarchy"),

@@ -1,4 +1,4 @@
-//! What kind of TPM this is and which host it makes.
+//! Facts about the TPM: manufacturer, firmware, and the host id derived from its EK.
 
 use data_encoding::BASE32_NOPAD;
 use data_encoding::HEXLOWER;
@@ -9,32 +9,32 @@ use super::ek_info;
 use super::error::Error;
 use super::objects::TpmObjects;
 
-/// What the TPM says about itself.
+/// Facts about the TPM, read once for each connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TpmInfo {
     /// The host's id: the first 128 bits of SHA-256 over the EK's Name in lower-case base32, 26 characters.
     pub host_id: String,
-    /// In hexadecimal.
+    /// The Name of the ECC P-256 EK in hexadecimal.
     pub ek_name: String,
-    /// In hexadecimal.
+    /// The Name of the SRK in hexadecimal.
     pub srk_name: String,
-    /// Such as `IFX`, `STM`, `IBM` (TCG TPM Vendor ID Registry).
+    /// Manufacturer id such as `IFX`, `STM`, `IBM` (TCG TPM Vendor ID Registry).
     pub manufacturer: String,
-    /// The vendor's own text.
+    /// The vendor string, 16 characters at most.
     pub vendor: String,
-    /// The firmware's version as four numbers, such as `7.85.4555.0`.
+    /// The firmware version as four numbers, such as `7.85.4555.0`.
     pub firmware: String,
-    /// Whether this TPM is a program.
+    /// Whether this is a software TPM: an emulator, or a virtual machine's TPM by libtpms.
     pub software: bool,
-    /// The certificate of the ECC P-256 EK (DER) from the TPM, where it has one.
+    /// The certificate of the ECC P-256 EK in DER, if the TPM has one.
     pub ek_certificate: Option<Vec<u8>>,
-    /// The AK's Name in hexadecimal, as long as the host key is known.
+    /// The AK's Name in hexadecimal, if provisioned and this is the TPM that has the AK.
     pub ak_name: Option<String>,
-    /// The host key as an uncompressed P-256 point, once provisioned and while this is the TPM that has it.
+    /// The host key as an uncompressed P-256 point, if provisioned and this is the TPM that has it.
     pub host_key: Option<[u8; 65]>,
 }
 
-/// Reads the facts; `objects` are those that this TPM serves.
+/// Reads the facts; `objects` are the host's, if they are this TPM's.
 pub(super) fn read(connection: &mut TpmConnection, objects: Option<&TpmObjects>) -> Result<TpmInfo, Error> {
     let properties = connection.properties(PT_MANUFACTURER, 8)?;
     let property = |tag| properties.iter().find(|(id, _)| *id == tag).map_or(0, |(_, value)| *value);
@@ -63,18 +63,18 @@ const PT_MANUFACTURER: u32 = 0x105;
 const PT_FIRMWARE_1: u32 = 0x10B;
 const PT_FIRMWARE_2: u32 = 0x10C;
 
-/// A host's id from its EK's Name.
+/// The id of a host from its EK's Name.
 pub(super) fn host_id(ek_name: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, ek_name);
     BASE32_NOPAD.encode(&digest.as_ref()[..16]).to_ascii_lowercase()
 }
 
-/// libtpms, which is behind swtpm and every virtual machine's TPM of QEMU, says so in its vendor text.
+/// Whether this is libtpms, which swtpm and QEMU's TPM devices use, by its vendor string.
 fn is_software_tpm(manufacturer: &str, vendor: &str) -> bool {
     manufacturer == "IBM" && vendor.starts_with("SW")
 }
 
-/// Properties that hold four characters each; what is not printable is left out.
+/// The text in properties of four characters each, without unprintable characters.
 fn property_text<const N: usize>(values: [u32; N]) -> String {
     let characters = values.iter().flat_map(|value| value.to_be_bytes()).map(char::from);
     let printable: String = characters.filter(|c| c.is_ascii_graphic() || *c == ' ').collect();

@@ -1,20 +1,18 @@
-//! Making the host's keys, and signing with them.
+//! Provisioning the host's keys, and signing with the host key.
 
 use tss_esapi::constants::tss::TPM2_RH_NULL;
 use tss_esapi::constants::tss::TPM2_ST_HASHCHECK;
 use tss_esapi::structures::Data;
 use tss_esapi::structures::Digest;
 use tss_esapi::structures::HashcheckTicket;
-use tss_esapi::structures::Public;
-use tss_esapi::structures::SensitiveData;
 use tss_esapi::structures::SignatureScheme;
 use tss_esapi::traits::Marshall;
 use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 
 use super::connection::TpmConnection;
-use super::connection::unexpected_response;
 use super::error::Error;
 use super::error::command_failed;
+use super::error::unexpected_response;
 use super::objects::Certification;
 use super::objects::KeyBlob;
 use super::objects::TpmObjects;
@@ -22,11 +20,11 @@ use super::objects::join_signature;
 use super::seal;
 use super::templates;
 
-/// Makes AK, host key, its certification and the sealed key-encryption key, and checks the result as if it had come
-/// from disk.
+/// Creates AK, host key, its certification and the sealed key-encryption key, and validates them like stored
+/// ones.
 pub(super) fn provision(connection: &mut TpmConnection) -> Result<TpmObjects, Error> {
-    let ak = create(connection, templates::ak()?, None)?;
-    let host_key = create(connection, templates::host_key()?, None)?;
+    let ak = connection.create_object(templates::ak()?, None)?;
+    let host_key = connection.create_object(templates::host_key()?, None)?;
     let certification = certify(connection, &host_key, &ak)?;
     let kek = seal::create_sealed_kek(connection)?;
     let identity = connection.identity().clone();
@@ -43,19 +41,7 @@ pub(super) fn provision(connection: &mut TpmConnection) -> Result<TpmObjects, Er
     Ok(objects)
 }
 
-/// `TPM2_Create` under the SRK; `secret` is what is sealed, for a sealed object.
-pub(super) fn create(
-    connection: &mut TpmConnection,
-    template: Public,
-    secret: Option<SensitiveData>,
-) -> Result<KeyBlob, Error> {
-    let srk = connection.srk();
-    let created =
-        connection.run("TPM2_Create", |context| context.create(srk, template, None, secret, None, None))?;
-    KeyBlob::new(&created.out_public, created.out_private.value())
-}
-
-/// The AK says that a key is in the same TPM as itself (`TPM2_Certify`, no qualifying data).
+/// Certifies with the AK that a key is in the same TPM (`TPM2_Certify`, no qualifying data).
 pub(super) fn certify(
     connection: &mut TpmConnection,
     key: &KeyBlob,
@@ -75,13 +61,13 @@ pub(super) fn certify(
     })
 }
 
-/// Whether AK and host key load and the one certifies the other, now as when they were made.
+/// Checks that AK and host key load, and that the AK certifies the host key again.
 pub(super) fn check_certification(connection: &mut TpmConnection, objects: &TpmObjects) -> Result<(), Error> {
     let certification = certify(connection, &objects.host_key, &objects.ak)?;
     TpmObjects { certification, ..objects.clone() }.validate()
 }
 
-/// ECDSA over a SHA-256 digest by the host key: r and s, 32 bytes each, big endian.
+/// The host key's ECDSA signature over a SHA-256 digest: r and s, 32 bytes each, big endian.
 pub(super) fn host_sign(
     connection: &mut TpmConnection,
     objects: &TpmObjects,
@@ -95,7 +81,8 @@ pub(super) fn host_sign(
     join_signature(&signature).ok_or_else(|| unexpected_response("TPM2_Sign"))
 }
 
-/// An unrestricted key signs digests that the TPM did not make, so it needs no proof that it made this one.
+/// The ticket for a digest that the TPM did not compute; unrestricted keys accept it (TPM 2.0 Part 3, section
+/// 20.2).
 pub(super) fn null_hashcheck_ticket() -> Result<HashcheckTicket, Error> {
     HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
         tag: TPM2_ST_HASHCHECK,

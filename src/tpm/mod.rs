@@ -1,27 +1,30 @@
-//! The TPM room: the only one that knows tss-esapi.
+//! The TPM: the only module that uses tss-esapi.
 //!
-//! One thread, named `tpm`, owns the TPM. Callers reach it through a bounded queue ([`Tpm`]) and wait no longer than a
-//! deadline, however long the TPM takes; what the matter is, [`Tpm::state`] says by name ([`StateKind`]). The thread
-//! reconnects by itself after I/O errors and resets of the TPM, and it compares the TPM's primaries with the pinned
-//! Names each time, so that another TPM or a cleared one is told and not used.
+//! One thread, named `tpm`, owns the TPM. Callers reach it through a handle with a bounded queue ([`Tpm`])
+//! and wait at most for a deadline, however long the TPM takes. [`Tpm::state`] names the TPM's condition
+//! ([`StateKind`]). The thread reconnects after I/O errors and resets of the TPM, and compares the SRK and EK
+//! with the pinned Names each time, so that another TPM or a cleared one is reported and not used.
 //!
 //! ```text
-//! caller ── Tpm (handle) ── queue ──> Actor ── Connection ── libtss2 ──> TPM
+//! caller ── Tpm (handle) ── queue ──> Actor ── TpmConnection ── libtss2 ──> TPM
 //!                 ^                     │
-//!                 └── state, heartbeat ─┘  (Progress; a second thread sees when the first is stuck)
+//!                 └── state, heartbeat ─┘  (ActorStatus; a watchdog thread detects a stuck call)
 //! ```
 //!
-//! Keys: SRK and EK are derived anew at each connection. Under the SRK, outside the dictionary attack counter and
-//! bound to this TPM: the AK, the host key that the AK certifies, and a sealed key-encryption key. They are kept by
-//! the caller as [`Objects`]; the room itself touches no disk. They are loaded for one command and flushed after it,
-//! so that at most three transient objects exist at a time, which is all that most TPMs have room for.
+//! SRK and EK are derived at each connection. Under the SRK, exempt from the dictionary attack counter
+//! (`noDA`) and bound to this TPM (`fixedTPM`), are the AK, the host key, which the AK certifies, and a
+//! sealed key-encryption key. The caller stores them as [`TpmObjects`]; this module does not access the disk.
+//! Each is loaded for one command and flushed after it, so at most three transient objects exist at a time,
+//! which is the capacity of most TPMs.
 //!
-//! Secrets leave the room only in [`zeroize::Zeroizing`], and nothing here logs them.
+//! Secrets are returned only in [`zeroize::Zeroizing`], and none is logged.
 
 mod activate;
 mod actor;
 mod actor_status;
+mod capabilities;
 mod config;
+mod connected_tpm;
 mod connection;
 mod counter;
 mod ek_info;
@@ -31,13 +34,18 @@ mod identity_check;
 mod info;
 mod keys;
 mod objects;
+mod pcrs;
 mod probe;
 mod quote;
+mod random;
+mod request;
 mod rsa;
 mod seal;
+mod session;
 mod setup;
 mod state;
 mod swtpm;
+mod swtpm_process;
 mod swtpm_setup;
 mod templates;
 
@@ -49,15 +57,16 @@ pub use config::TpmConfig;
 pub use ek_info::EkInfo;
 pub use ek_info::EndorsementKey;
 pub use error::Error;
+pub use error::RequestError;
 pub use handle::LoadedHandles;
 pub use handle::Tpm;
 pub use info::TpmInfo;
 pub use objects::Certification;
 pub use objects::KeyBlob;
 pub use objects::TpmObjects;
+pub use pcrs::PcrValues;
 pub use quote::Attestation;
 pub use rsa::RsaKeyBlob;
-pub use seal::PcrValues;
 pub use state::StateKind;
 pub use state::TpmState;
 pub use swtpm::SoftwareTpm;

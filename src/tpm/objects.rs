@@ -1,7 +1,8 @@
-//! The host's TPM objects as they are kept outside the TPM: format, checks, no secrets in the clear.
+//! The host's TPM objects as stored outside the TPM: format and validation.
 //!
-//! Private areas are encrypted and authenticated by the TPM under its SRK. They are kept as areas and never as
-//! saved contexts, since every reset of the TPM kills those.
+//! Private areas are encrypted and authenticated by the TPM under its SRK, so the stored form has no
+//! plaintext secret. Objects are stored as areas rather than saved contexts, which a reset of the TPM
+//! invalidates.
 
 use std::fmt;
 
@@ -21,36 +22,42 @@ use super::error::Error;
 use super::error::command_failed;
 use super::templates;
 
-/// The format's version, the only one there is.
+/// The version of the stored format.
 const VERSION: u32 = 1;
 
-/// No area of ours comes near this many bytes.
+/// Upper bound on the size of an area in bytes; the largest that hostbadge creates has less than half.
 const MAX_AREA_SIZE: usize = 1024;
 
-/// Everything the room needs to find its keys again. Serialized with its bytes in base64.
+/// The host's objects under the SRK, with the Names that pin SRK and EK.
+///
+/// Serialized as a JSON object with bytes in base64; deserializing validates.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "RawTpmObjects", into = "RawTpmObjects")]
 pub struct TpmObjects {
-    /// Name of the SRK that the private areas are wrapped by (34 bytes).
+    /// Name of the SRK, under which the private areas are encrypted (34 bytes).
     pub srk_name: Vec<u8>,
     /// Name of the ECC P-256 EK (34 bytes).
     pub ek_name: Vec<u8>,
     /// The EK's TPM2B_PUBLIC.
     pub ek_public: Vec<u8>,
-    /// Restricted signing key.
+    /// The attestation key: a restricted ECDSA P-256 signing key.
     pub ak: KeyBlob,
-    /// Unrestricted signing key.
+    /// The host key: an unrestricted ECDSA P-256 signing key.
     pub host_key: KeyBlob,
-    /// The AK's word that the host key lives in the same TPM.
+    /// The AK's certification that the host key is in the same TPM.
     pub certification: Certification,
-    /// The sealed key-encryption key.
+    /// The sealed key-encryption key (32 bytes).
     pub kek: KeyBlob,
 }
 
 impl TpmObjects {
-    /// All that can be checked with no TPM: sizes, templates, Names, and the AK's signature over the host key.
+    /// Checks what can be checked without a TPM: sizes, templates, Names, and the AK's certification of the
+    /// host key.
     ///
-    /// Whether this TPM made the private areas, only the TPM can say, when they are loaded.
+    /// The TPM itself checks the private areas when it loads them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidObjects`] with the first fault found.
     pub fn validate(&self) -> Result<(), Error> {
         for (label, name) in [("SRK", &self.srk_name), ("EK", &self.ek_name)] {
             if name.len() != 34 || !name.starts_with(&templates::SHA256_ID) {
@@ -69,35 +76,49 @@ impl TpmObjects {
         self.certification.verify("host key", &self.ak.public_area()?, &self.host_key.public_area()?)
     }
 
-    /// The host key's point, uncompressed.
+    /// The host key's uncompressed point (SEC 1, section 2.3.3).
+    ///
+    /// # Errors
+    /// [`Error::InvalidObjects`] for an unreadable public area.
     pub fn host_key_point(&self) -> Result<[u8; 65], Error> {
         let public = self.host_key.public_area()?;
         templates::p256_point(&public)
             .ok_or_else(|| Error::InvalidObjects("the host key has no P-256 point".into()))
     }
 
-    /// The AK's point, uncompressed.
+    /// The AK's uncompressed point (SEC 1, section 2.3.3).
+    ///
+    /// # Errors
+    /// [`Error::InvalidObjects`] for an unreadable public area.
     pub fn ak_point(&self) -> Result<[u8; 65], Error> {
         let public = self.ak.public_area()?;
         templates::p256_point(&public)
             .ok_or_else(|| Error::InvalidObjects("the AK has no P-256 point".into()))
     }
 
-    /// The AK's Name, by which verifiers know it.
+    /// The AK's Name (34 bytes), by which verifiers identify it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidObjects`] for an unreadable public area.
     pub fn ak_name(&self) -> Result<Vec<u8>, Error> {
         templates::object_name(&self.ak.public_area()?)
     }
 
-    /// The host key's Name, which its certification attests.
+    /// The host key's Name (34 bytes), which its certification attests.
+    ///
+    /// # Errors
+    /// [`Error::InvalidObjects`] for an unreadable public area.
     pub fn host_key_name(&self) -> Result<Vec<u8>, Error> {
         templates::object_name(&self.host_key.public_area()?)
     }
 }
 
-/// An object outside the TPM: its TPM2B_PUBLIC and TPM2B_PRIVATE.
+/// A key or sealed data outside the TPM.
 #[derive(Clone, Eq, PartialEq)]
 pub struct KeyBlob {
+    /// TPM2B_PUBLIC.
     pub public: Vec<u8>,
+    /// TPM2B_PRIVATE, encrypted under the SRK.
     pub private: Vec<u8>,
 }
 
@@ -110,12 +131,12 @@ impl KeyBlob {
         read_public(&self.public)
     }
 
-    /// The private area without its size.
+    /// The private area without its length prefix.
     pub(super) fn private_area(&self) -> Result<&[u8], Error> {
         from_tpm2b(&self.private)
     }
 
-    /// What it is, for the administrator.
+    /// The kind of object, for error messages.
     pub(super) fn describe(&self) -> &'static str {
         match self.public_area() {
             Ok(Public::KeyedHash { .. }) => "the sealed data",
@@ -126,14 +147,15 @@ impl KeyBlob {
         }
     }
 
+    /// Checks the public area against its template, and the sizes. `label` names the object in errors.
     pub(super) fn validate(&self, label: &str, template: &Public) -> Result<(), Error> {
         let with_label = |error| match error {
-            Error::InvalidObjects(reason) => Error::InvalidObjects(format!("of the {label}, {reason}")),
+            Error::InvalidObjects(reason) => Error::InvalidObjects(format!("the {label}: {reason}")),
             other => other,
         };
         let public = self.public_area().map_err(with_label)?;
         if !templates::matches_template(&public, template) {
-            return invalid_objects(format!("the {label}'s public area is not that of such a key"));
+            return invalid_objects(format!("the {label}'s public area does not match its template"));
         }
         self.private_area().map_err(with_label)?;
         Ok(())
@@ -149,21 +171,25 @@ impl fmt::Debug for KeyBlob {
 /// `TPM2_Certify` of a key by the AK.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Certification {
-    /// What was signed: a TPMS_ATTEST, the contents of the TPM2B_ATTEST.
+    /// The signed TPMS_ATTEST, which is the content of the TPM2B_ATTEST (TPM 2.0 Part 2, section 10.12.12).
     pub attest: Vec<u8>,
     /// The AK's TPMT_SIGNATURE over it: ECDSA with SHA-256.
     pub signature: Vec<u8>,
 }
 
 impl Certification {
-    /// The signature as r and s of 32 bytes each.
+    /// The signature as r and s, 32 bytes each, big endian.
+    ///
+    /// # Errors
+    /// [`Error::InvalidObjects`] if it is not an ECDSA P-256 signature.
     pub fn fixed_signature(&self) -> Result<[u8; 64], Error> {
-        let damaged = || Error::InvalidObjects("the certification has no P-256 signature".into());
+        let damaged =
+            || Error::InvalidObjects("the certification's signature is not an ECDSA P-256 signature".into());
         let signature = Signature::unmarshall(&self.signature).map_err(|_| damaged())?;
         join_signature(&signature).ok_or_else(damaged)
     }
 
-    /// Whether the AK certified the key of this public area; `what` it is goes into the error.
+    /// Checks that the AK certified the key with this public area. `label` names the key in errors.
     pub(super) fn verify(&self, label: &str, ak: &Public, key: &Public) -> Result<(), Error> {
         if self.attest.len() > MAX_AREA_SIZE || self.signature.len() > MAX_AREA_SIZE {
             return invalid_objects(format!("the {label}'s certification is too long"));
@@ -172,7 +198,7 @@ impl Certification {
             return invalid_objects(format!("the {label}'s certification cannot be read"));
         };
         let AttestInfo::Certify { info } = attest.attested() else {
-            return invalid_objects(format!("the {label}'s certification certifies no key"));
+            return invalid_objects(format!("the {label}'s certification is not a TPM2_Certify attestation"));
         };
         if info.name().value() != templates::object_name(key)? {
             return invalid_objects(format!("the {label}'s certification is about another key"));
@@ -205,20 +231,21 @@ pub(super) fn read_public(area: &[u8]) -> Result<Public, Error> {
     let unreadable = || Error::InvalidObjects("a public area cannot be read".into());
     let area = from_tpm2b(area)?;
     let public = Public::unmarshall(area).map_err(|_| unreadable())?;
-    // What follows the area is read by nobody, so that nothing may follow it.
+    // Unmarshalling ignores trailing bytes, so they are rejected here.
     match public.marshall() {
         Ok(written) if written == area => Ok(public),
         _ => Err(unreadable()),
     }
 }
 
-/// The bytes with their length in front, as in every TPM2B.
+/// Prefixes the bytes with their length (16 bits, big endian), as in every TPM2B.
 fn to_tpm2b(bytes: &[u8]) -> Vec<u8> {
-    // The TPM's own areas are below 64 KiB by their wire format.
+    // Areas from the TPM are shorter than 64 KiB by their wire format.
     let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
     [&length.to_be_bytes(), bytes].concat()
 }
 
+/// The content of a TPM2B, which must have the whole slice.
 fn from_tpm2b(area: &[u8]) -> Result<&[u8], Error> {
     if area.len() > MAX_AREA_SIZE {
         return invalid_objects(format!("an area is too long ({} bytes)", area.len()));
@@ -229,7 +256,7 @@ fn from_tpm2b(area: &[u8]) -> Result<&[u8], Error> {
         {
             Ok(rest)
         }
-        _ => invalid_objects("an area has the wrong length"),
+        _ => invalid_objects("an area's length prefix does not match its size"),
     }
 }
 
@@ -237,7 +264,8 @@ fn invalid_objects<T>(reason: impl Into<String>) -> Result<T, Error> {
     Err(Error::InvalidObjects(reason.into()))
 }
 
-/// The form on disk. Optional, so that another version is named as such rather than as a lack of fields.
+/// The stored form. Fields are optional, so that another version is reported as such and not as missing
+/// fields.
 #[derive(Deserialize, Serialize)]
 struct RawTpmObjects {
     version: u32,
@@ -292,7 +320,7 @@ impl TryFrom<RawTpmObjects> for TpmObjects {
         if raw.version != VERSION {
             let version = raw.version;
             return invalid_objects(format!(
-                "they are of format {version}, and this hostbadge knows only {VERSION}"
+                "they are of format {version}, and this release reads only format {VERSION}"
             ));
         }
         let certification = require_field("certification", raw.certification)?;
@@ -322,6 +350,7 @@ fn decode_blob(field: &str, raw: Option<RawKeyBlob>) -> Result<KeyBlob, Error> {
     Ok(KeyBlob { public: decode_base64(field, &raw.public)?, private: decode_base64(field, &raw.private)? })
 }
 
+/// Decodes a base64 field with a bound on its length.
 pub(super) fn decode_base64(field: &str, text: &str) -> Result<Vec<u8>, Error> {
     if text.len() > 2 * MAX_AREA_SIZE {
         return invalid_objects(format!("{field} is too long"));

@@ -1,58 +1,58 @@
-//! Quotes: what the TPM says about its PCRs, signed by the AK.
+//! Quotes: PCR values signed by the AK.
 
-use std::collections::BTreeMap;
-
-use ring::digest;
-use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::structures::Attest;
 use tss_esapi::structures::AttestInfo;
 use tss_esapi::structures::Data;
-use tss_esapi::structures::PcrSelectionList;
-use tss_esapi::structures::PcrSlot;
 use tss_esapi::structures::SignatureScheme;
 use tss_esapi::traits::Marshall;
 
 use super::connection::TpmConnection;
-use super::connection::unexpected_response;
 use super::error::Error;
+use super::error::RequestError;
 use super::error::command_failed;
 use super::objects::Certification;
 use super::objects::TpmObjects;
+use super::pcrs;
+use super::pcrs::PcrValues;
 
-/// A PCR can be extended between its reading and the quote; then both are done again, so often at most.
+/// How often PCRs are read and quoted: a PCR can be extended between the two commands.
 const MAX_QUOTE_ATTEMPTS: usize = 5;
 
-/// What a verifier needs to know this host by: public areas, and what the AK signed.
+/// What a verifier needs to identify this host and check its PCRs: public areas and the AK's signatures.
 #[derive(Clone, Debug)]
 pub struct Attestation {
+    /// The SRK's Name (34 bytes).
     pub srk_name: Vec<u8>,
-    /// TPM2B_PUBLIC of EK, AK and host key.
+    /// The ECC P-256 EK's TPM2B_PUBLIC.
     pub ek_public: Vec<u8>,
+    /// The AK's TPM2B_PUBLIC.
     pub ak_public: Vec<u8>,
+    /// The host key's TPM2B_PUBLIC.
     pub host_key_public: Vec<u8>,
-    /// The AK's word that the host key lives in the same TPM.
+    /// The AK's certification that the host key is in the same TPM.
     pub certification: Certification,
-    /// TPMS_ATTEST of the quote, and the AK's TPMT_SIGNATURE over it.
+    /// The quote's TPMS_ATTEST (TPM 2.0 Part 2, section 10.12.12).
     pub quote: Vec<u8>,
+    /// The AK's TPMT_SIGNATURE over the quote.
     pub signature: Vec<u8>,
-    /// The SHA-256 bank's values that were quoted, by number.
-    pub pcrs: BTreeMap<u8, [u8; 32]>,
+    /// The quoted values of the SHA-256 bank.
+    pub pcrs: PcrValues,
 }
 
-/// Quotes `pcrs` (numbers up to 23) with `qualification` in the quote's extraData.
+/// Quotes the PCRs `numbers` (up to 23, ascending) with `qualifying_data` as the quote's extraData.
 pub(super) fn attest(
     connection: &mut TpmConnection,
     objects: &TpmObjects,
-    pcrs: &[u8],
+    numbers: &[u8],
     qualifying_data: &[u8],
 ) -> Result<Attestation, Error> {
-    let slots = pcr_slots(pcrs)?;
+    let slots = pcrs::slots(numbers)?;
     let extra_data = Data::try_from(qualifying_data).map_err(command_failed("TPM2_Quote"))?;
     for _ in 0..MAX_QUOTE_ATTEMPTS {
-        let values = read_pcrs(connection, pcrs)?;
+        let values = pcrs::read(connection, numbers)?;
         let (quote, signature) = connection.with_loaded(&objects.ak, |connection, ak| {
             connection.run("TPM2_Quote", |context| {
-                context.quote(ak, extra_data.clone(), SignatureScheme::Null, pcr_selection(&slots)?)
+                context.quote(ak, extra_data.clone(), SignatureScheme::Null, pcrs::selection(&slots)?)
             })
         })?;
         if !covers_values(&quote, &values) {
@@ -70,52 +70,11 @@ pub(super) fn attest(
             pcrs: values,
         });
     }
-    Err(Error::RequestFailed(
-        "the PCRs changed each time they were quoted; ask again when the host is quiet".into(),
-    ))
+    Err(RequestError::PcrsUnstable.into())
 }
 
-/// The SHA-256 bank's values. The TPM gives eight at a time at most. No session protects this command, as it has nothing
-/// to authorize or encrypt: the quote does, which is compared with the values.
-pub(super) fn read_pcrs(
-    connection: &mut TpmConnection,
-    pcrs: &[u8],
-) -> Result<BTreeMap<u8, [u8; 32]>, Error> {
-    let mut values = BTreeMap::new();
-    for chunk in pcrs.chunks(8) {
-        let slots = pcr_slots(chunk)?;
-        let (_, returned, digests) = connection
-            .run_without_session("TPM2_PCR_Read", |context| context.pcr_read(pcr_selection(&slots)?))?;
-        // A bank that is not there reads as an empty selection.
-        if returned.is_empty() || digests.value().len() != chunk.len() {
-            return Err(Error::RequestFailed(
-                "this TPM has no SHA-256 bank of PCRs; enable it in the firmware".into(),
-            ));
-        }
-        for (number, digest) in chunk.iter().zip(digests.value()) {
-            let value = digest.value().try_into().map_err(|_| unexpected_response("TPM2_PCR_Read"))?;
-            values.insert(*number, value);
-        }
-    }
-    Ok(values)
-}
-
-/// TPM 2.0 Part 3, section 18.4: the quote holds a digest of the values in the order of their numbers.
-fn covers_values(quote: &Attest, values: &BTreeMap<u8, [u8; 32]>) -> bool {
+/// Whether the quote is over these values.
+fn covers_values(quote: &Attest, values: &PcrValues) -> bool {
     let AttestInfo::Quote { info } = quote.attested() else { return false };
-    let concatenated: Vec<u8> = values.values().flatten().copied().collect();
-    info.pcr_digest().value() == digest::digest(&digest::SHA256, &concatenated).as_ref()
-}
-
-pub(super) fn pcr_slots(pcrs: &[u8]) -> Result<Vec<PcrSlot>, Error> {
-    let ordered = pcrs.windows(2).all(|pair| pair[0] < pair[1]);
-    if pcrs.is_empty() || !ordered || pcrs.iter().any(|number| *number > 23) {
-        return Err(Error::RequestFailed("PCRs are numbers from 0 to 23, each once, in their order".into()));
-    }
-    let slot = |number: &u8| PcrSlot::try_from(1u32 << number).map_err(command_failed("selecting PCRs"));
-    pcrs.iter().map(slot).collect()
-}
-
-pub(super) fn pcr_selection(slots: &[PcrSlot]) -> tss_esapi::Result<PcrSelectionList> {
-    PcrSelectionList::builder().with_selection(HashingAlgorithm::Sha256, slots).build()
+    info.pcr_digest().value() == pcrs::values_digest(values)
 }

@@ -1,4 +1,7 @@
-//! The RSA host key: made on demand, kept by the caller beside [`Objects`], certified by the AK like the host key.
+//! The RSA host key.
+//!
+//! It is created on demand, certified by the AK like the host key, and stored by the caller beside
+//! [`TpmObjects`].
 
 use std::fmt;
 
@@ -13,27 +16,31 @@ use tss_esapi::structures::Signature;
 use tss_esapi::structures::SignatureScheme;
 
 use super::connection::TpmConnection;
-use super::connection::unexpected_response;
 use super::error::Error;
 use super::error::command_failed;
+use super::error::unexpected_response;
 use super::keys;
 use super::objects::Certification;
 use super::objects::KeyBlob;
 use super::objects::TpmObjects;
+use super::objects::decode_base64;
 use super::templates;
 
-/// The public exponent, which a TPM writes as zero: 65537.
+/// The public exponent 65537, big endian. The TPM's public areas have zero for it.
 const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
 
-/// 2048 bits.
+/// The length of modulus and signatures in bytes.
 pub(super) const MODULUS_LEN: usize = 256;
 
-/// An RSA-2048 key under the SRK that signs any SHA-256 digest by RSASSA-PKCS1-v1_5. Serialized with its bytes in base64.
+/// An RSA-2048 key under the SRK that signs any SHA-256 digest with RSASSA-PKCS1-v1_5, with the AK's
+/// certification.
+///
+/// Serialized as a JSON object with the areas in base64.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "RawRsaKeyBlob", into = "RawRsaKeyBlob")]
 pub struct RsaKeyBlob {
     key: KeyBlob,
-    /// The AK's word that the key lives in the same TPM.
+    /// The AK's certification that the key is in the same TPM.
     certification: Certification,
     modulus: Vec<u8>,
 }
@@ -42,30 +49,36 @@ impl RsaKeyBlob {
     fn new(key: KeyBlob, certification: Certification) -> Result<RsaKeyBlob, Error> {
         key.validate("RSA key", &templates::rsa_key()?)?;
         let Public::Rsa { unique, .. } = key.public_area()? else {
-            return Err(Error::InvalidObjects("the RSA key is none".into()));
+            return Err(Error::InvalidObjects(
+                "the RSA key's public area is that of another kind of key".into(),
+            ));
         };
         let modulus = unique.value().to_vec();
         if modulus.len() != MODULUS_LEN || modulus[0] < 0x80 {
-            return Err(Error::InvalidObjects("the RSA key's modulus has not 2048 bits".into()));
+            return Err(Error::InvalidObjects("the RSA key's modulus does not have 2048 bits".into()));
         }
         Ok(RsaKeyBlob { key, certification, modulus })
     }
 
-    /// Modulus (256 bytes) and public exponent, big endian.
+    /// Modulus (256 bytes) and public exponent (3 bytes), big endian.
     pub fn modulus_and_exponent(&self) -> (&[u8], &[u8]) {
         (&self.modulus, &PUBLIC_EXPONENT)
     }
 
-    /// The Name, which the certification attests.
+    /// The key's Name, which the certification attests.
+    ///
+    /// # Errors
+    /// [`Error::InvalidObjects`] for an unreadable public area.
     pub fn name(&self) -> Result<Vec<u8>, Error> {
         templates::object_name(&self.key.public_area()?)
     }
 
+    /// The AK's certification that the key is in the same TPM.
     pub fn certification(&self) -> &Certification {
         &self.certification
     }
 
-    /// Whether this host's AK certified the key, by its Name.
+    /// Checks that this host's AK certified the key's Name.
     fn verify_certification(&self, objects: &TpmObjects) -> Result<(), Error> {
         self.certification.verify("RSA key", &objects.ak.public_area()?, &self.key.public_area()?)
     }
@@ -73,20 +86,20 @@ impl RsaKeyBlob {
 
 impl fmt::Debug for RsaKeyBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RsaKey({:?})", self.key)
+        write!(f, "RsaKeyBlob({:?})", self.key)
     }
 }
 
-/// Makes the key, which takes a TPM seconds, and has the AK certify it.
+/// Creates the key, which takes a TPM seconds to a minute, and certifies it with the AK.
 pub(super) fn create(connection: &mut TpmConnection, objects: &TpmObjects) -> Result<RsaKeyBlob, Error> {
-    let key = keys::create(connection, templates::rsa_key()?, None)?;
+    let key = connection.create_object(templates::rsa_key()?, None)?;
     let certification = keys::certify(connection, &key, &objects.ak)?;
     let key = RsaKeyBlob::new(key, certification)?;
     verify(connection, objects, &key)?;
     Ok(key)
 }
 
-/// Whether the key is this TPM's and signs: by its certification, and by a signature that holds.
+/// Checks the key's certification, and that this TPM signs with it.
 pub(super) fn verify(
     connection: &mut TpmConnection,
     objects: &TpmObjects,
@@ -118,7 +131,7 @@ pub(super) fn sign(
     signature.signature().value().try_into().map_err(|_| unexpected_response("TPM2_Sign"))
 }
 
-/// The form on disk.
+/// The serialized form.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct RawRsaKeyBlob {
@@ -143,7 +156,6 @@ impl TryFrom<RawRsaKeyBlob> for RsaKeyBlob {
     type Error = Error;
 
     fn try_from(raw: RawRsaKeyBlob) -> Result<RsaKeyBlob, Error> {
-        let decode_base64 = super::objects::decode_base64;
         let key = KeyBlob {
             public: decode_base64("public", &raw.public)?,
             private: decode_base64("private", &raw.private)?,

@@ -1,52 +1,92 @@
-//! How a TPM is reached: the device looked at, what was left behind flushed, the SRK derived.
+//! The steps of connecting before the first session: open the context, flush stale handles, create the SRK.
 
 use nix::unistd::AccessFlags;
 use tss_esapi::Context;
-use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::KeyHandle;
-use tss_esapi::handles::TpmHandle;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::CapabilityData;
 use tss_esapi::structures::Public;
 
+use super::capabilities::FIRST_SESSION_HANDLE;
+use super::capabilities::FIRST_TRANSIENT_HANDLE;
+use super::capabilities::list_handles;
 use super::config::Tcti;
-use super::connection::unexpected_response;
 use super::error::Error;
+use super::error::FaultClass;
 use super::error::command_failed;
+use super::error::unexpected_response;
 use super::templates;
 
-/// Flushes what an earlier connection left behind when it broke. The kernel's resource manager does this by itself, but
-/// swtpm knows nothing of connections. A software TPM is this daemon's alone, so nobody else can need it.
+/// TSS2_TCTI_RC_IO_ERROR
+const TCTI_IO_ERROR: u32 = 0x000A_000A;
+
+/// Opens a context on the TPM at `tcti`. For a device, the error names the likely cause.
+pub(super) fn open_context(tcti: &Tcti) -> Result<Context, Error> {
+    check_device_access(tcti)?;
+    let name_conf = tcti.to_name_conf().map_err(command_failed("reading the TPM's address"))?;
+    Context::new(name_conf).map_err(command_failed("connecting")).map_err(|error| match error {
+        _ if tcti.is_emulator() => error,
+        // The device exists and may be opened, but its driver got no response from the TPM.
+        Error::CommandFailed { code: Some(TCTI_IO_ERROR), .. } => Error::DriverTimeout,
+        Error::CommandFailed { command, code, text } => {
+            let hint = "libtss2's TCTI for devices may be missing: install libtss2-tcti-device0, or tpm2-tss";
+            Error::CommandFailed { command, code, text: format!("{text}; {hint}") }
+        }
+        other => other,
+    })
+}
+
+/// Opens a second context for probes, if the TPM accepts one: a device without a resource manager has a
+/// single client.
+pub(super) fn open_probe_context(tcti: &Tcti) -> Option<Context> {
+    Context::new(tcti.to_name_conf().ok()?).ok()
+}
+
+/// Checks that a TPM behind a driver responds.
+///
+/// The driver waits two seconds for `TPM2_GetRandom` and up to five minutes for other commands, during which
+/// the process cannot even be killed. So this command is the first on each new connection.
+pub(super) fn check_responsive(context: &mut Context) -> Result<(), Error> {
+    match context
+        .execute_without_session(|context| context.get_random(8))
+        .map_err(command_failed("TPM2_GetRandom"))
+    {
+        Err(error) if error.fault_class() == FaultClass::Transport && error.tpm_code().is_none() => {
+            Err(Error::DriverTimeout)
+        }
+        // Any response of the TPM, an error code too, shows that it responds; later commands get the same
+        // error.
+        _ => Ok(()),
+    }
+}
+
+/// Flushes the objects and sessions that an interrupted connection left in the TPM.
+///
+/// The kernel's resource manager does this by itself; swtpm does not track connections. A software TPM serves
+/// this daemon alone, so no other program uses these handles.
 pub(super) fn flush_stale_handles(context: &mut Context) -> Result<(), Error> {
     for first in [FIRST_TRANSIENT_HANDLE, FIRST_SESSION_HANDLE] {
-        let stale = match list_handles(context, first).map_err(command_failed("TPM2_GetCapability")) {
+        let stale = match list_handles(context, first) {
             Err(error) if error.tpm_code().is_none() => return Err(error),
-            // A TPM that is not started up yet has nothing to sweep, and whatever else is wrong shows right after.
+            // A TPM before TPM2_Startup holds no handles, and any other error shows up again at the next
+            // command.
             outcome => outcome.unwrap_or_default(),
         };
         for handle in stale {
             let flushed = context.tr_from_tpm_public(handle).and_then(|object| context.flush_context(object));
             if let Err(error) = flushed {
-                tracing::debug!(event = "tpm-flush-failed", %error, "cannot flush what an earlier connection left");
+                tracing::debug!(
+                    event = "tpm-flush-failed",
+                    %error,
+                    "cannot flush a handle that an earlier connection left in the TPM"
+                );
             }
         }
     }
     Ok(())
 }
 
-/// The handles that the TPM holds of a kind, given the first handle of that kind.
-pub(super) fn list_handles(context: &mut Context, first: u32) -> tss_esapi::Result<Vec<TpmHandle>> {
-    match context.get_capability(CapabilityType::Handles, first, 64)?.0 {
-        CapabilityData::Handles(list) => Ok(list.into_inner()),
-        _ => Ok(Vec::new()),
-    }
-}
-
-/// TPM 2.0 Part 2, section 7.4 (TPM_HC); the handle type of loaded sessions lists HMAC and policy sessions both.
-pub(super) const FIRST_TRANSIENT_HANDLE: u32 = 0x8000_0000;
-pub(super) const FIRST_SESSION_HANDLE: u32 = 0x0200_0000;
-
+/// Derives the SRK and leaves it loaded.
 pub(super) fn create_srk(context: &mut Context) -> Result<(KeyHandle, Public), Error> {
     let template = templates::srk()?;
     let created = context
@@ -55,14 +95,14 @@ pub(super) fn create_srk(context: &mut Context) -> Result<(KeyHandle, Public), E
         })
         .map_err(command_failed("TPM2_CreatePrimary"))
         .map_err(add_hierarchy("owner"))?;
-    // A primary of another kind would be another key; on error the context's drop flushes it.
-    match templates::matches_template(&created.out_public, &templates::srk()?) {
-        true => Ok((created.key_handle, created.out_public)),
-        false => Err(unexpected_response("TPM2_CreatePrimary")),
+    // A primary of another template would be another key. On error the context's drop flushes it.
+    if !templates::matches_template(&created.out_public, &templates::srk()?) {
+        return Err(unexpected_response("TPM2_CreatePrimary"));
     }
+    Ok((created.key_handle, created.out_public))
 }
 
-/// Says whose password it is.
+/// Adds to a failed command's error which hierarchy's authorization it used.
 pub(super) fn add_hierarchy(hierarchy: &'static str) -> impl Fn(Error) -> Error {
     move |error| match error {
         Error::CommandFailed { command, code, text } => {
@@ -72,8 +112,9 @@ pub(super) fn add_hierarchy(hierarchy: &'static str) -> impl Fn(Error) -> Error 
     }
 }
 
-/// Says in plain words what libtss2 would only call an I/O error.
-pub(super) fn check_device_access(tcti: &Tcti) -> Result<(), Error> {
+/// Checks the device before libtss2 opens it, which reports a missing file or permission as an I/O error
+/// alone.
+fn check_device_access(tcti: &Tcti) -> Result<(), Error> {
     let Tcti::Device(path) = tcti else { return Ok(()) };
     nix::unistd::access(path, AccessFlags::R_OK | AccessFlags::W_OK).map_err(|error| Error::CommandFailed {
         command: "opening the device",
@@ -81,6 +122,3 @@ pub(super) fn check_device_access(tcti: &Tcti) -> Result<(), Error> {
         text: format!("{}: {}", path.display(), error.desc()),
     })
 }
-
-/// TSS2_TCTI_RC_IO_ERROR
-pub(super) const TCTI_IO_ERROR: u32 = 0x000A_000A;

@@ -1,19 +1,21 @@
-//! The names of what can be the matter with a TPM, and the mend for each.
+//! The states of the TPM, and the remedy for each.
 
 use std::fmt;
 
-/// What the room knows of its TPM at this moment.
+/// The current state of the TPM.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TpmState {
+    /// Which state it is.
     pub kind: StateKind,
-    /// One line about this occurrence, for the administrator; may be empty.
+    /// One line about the cause, for the administrator; may be empty.
     pub detail: String,
-    /// Whether the TPM that answered last is another than the pinned one. It stays so while that one stalls or is away.
+    /// Whether the TPM that responded last is not the pinned one. It remains set while that TPM stalls or is
+    /// absent.
     pub ek_mismatch: bool,
 }
 
 impl TpmState {
-    /// Before anything is known.
+    /// The state before the first attempt to connect.
     pub fn starting() -> Self {
         TpmState::new(StateKind::Starting, "")
     }
@@ -32,54 +34,63 @@ impl fmt::Display for TpmState {
     }
 }
 
-/// Shown in kebab-case, as in `hostbadge status`.
+/// The kind of a state. Displayed in kebab-case, as in `hostbadge status`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum StateKind {
-    /// No TPM answers.
+    /// No TPM can be reached.
     Absent,
-    /// It has not answered within the deadline, or other programs fill it.
+    /// The TPM has not responded within the deadline, or has no memory for objects and sessions.
     Busy,
-    /// Same TPM, but its owner's seed is new: `TPM2_Clear` was done, and all its keys are gone.
+    /// The pinned TPM with another owner seed: `TPM2_Clear` destroyed all keys under its SRK.
     Cleared,
-    /// It refuses for too many failed authorizations. Keys outside the dictionary attack counter, as ours, go on working.
+    /// Dictionary attack lockout after too many failed authorizations. The host's keys are exempt (`noDA`)
+    /// and continue to work.
     Lockout,
-    /// A hierarchy has a password that the room does not know. What is loaded already goes on working.
+    /// The owner or endorsement hierarchy has a password. Keys that are loaded already continue to work.
     OwnerAuth,
-    /// It answers and is the one that was pinned.
+    /// The pinned TPM responds.
     Ready,
-    /// Another TPM than the one that was pinned.
+    /// The TPM is not the pinned one.
     Replaced,
-    /// It was reset beneath the room, which is reconnecting.
+    /// The TPM was reset while in use; the daemon is reconnecting.
     Reset,
-    /// Not yet asked.
+    /// No attempt to connect has ended yet.
     Starting,
 }
 
 impl StateKind {
-    /// What an administrator does about it, in one line.
+    /// What an administrator can do about the state, in one line.
     pub fn remedy(&self) -> &'static str {
         match self {
             StateKind::Absent => {
-                "enable the TPM in the firmware, load its driver, and let the daemon's user read and write the device (group tss)"
+                "enable the TPM in the firmware, load its driver, and let the daemon's user read and write \
+                 the device (group tss)"
             }
             StateKind::Busy => {
-                "wait; if it lasts, stop the other programs that use the TPM, then power the machine off and on"
+                "wait; if it lasts, stop the other programs that use the TPM, then power the machine off and \
+                 on"
             }
             StateKind::Cleared => {
-                "the TPM was cleared and its keys are gone for ever; restart the daemon and open this host's keys with the recovery key (hostbadge key recover), or stop it, move the files of its state directory away, start it and enroll the host anew"
+                "the TPM was cleared, which destroyed its keys; restart the daemon and recover this host's \
+                 keys with the recovery key (hostbadge key recover), or stop it, move the files of its state \
+                 directory away, start it and enroll the host again"
             }
             StateKind::Lockout => {
-                "wait for the lockout to run out (tpm2_getcap properties-variable) or end it with tpm2_dictionarylockout --clear-lockout"
+                "wait for the lockout to expire (tpm2_getcap properties-variable) or end it with \
+                 tpm2_dictionarylockout --clear-lockout"
             }
             StateKind::OwnerAuth => {
-                "remove the password of the owner and endorsement hierarchies (tpm2_changeauth -c owner -p PASSWORD)"
+                "remove the password of the owner and endorsement hierarchies (tpm2_changeauth -c owner -p \
+                 PASSWORD)"
             }
             StateKind::Ready => "nothing to do",
             StateKind::Replaced => {
-                "this is another TPM than before; give the host its old TPM back, or restart the daemon and open this host's keys with the recovery key (hostbadge key recover), or stop it, move the files of its state directory away, start it and enroll the host anew"
+                "this is not the TPM that the host was set up with; put the previous TPM back, or restart \
+                 the daemon and recover this host's keys with the recovery key (hostbadge key recover), or \
+                 stop it, move the files of its state directory away, start it and enroll the host again"
             }
             StateKind::Reset => "nothing to do; the daemon reconnects by itself",
-            StateKind::Starting => "nothing to do; the TPM is being asked for the first time",
+            StateKind::Starting => "nothing to do; the daemon is connecting to the TPM for the first time",
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Makes a software TPM: endorsement keys, certificates by a CA of its own, all inside one directory.
+//! Creates a software TPM in a directory: endorsement keys, and certificates by a CA of its own.
 //!
-//! swtpm_setup 0.7 certifies an RSA-2048 and an ECC P-384 EK. The host's id rests on the ECC P-256 EK, as most
-//! hardware has it, so that one's certificate is made and stored here in the same way.
+//! swtpm_setup 0.7 certifies an RSA-2048 and an ECC P-384 EK. The host's id is derived from the ECC P-256 EK,
+//! which most hardware TPMs have, so its certificate is created and stored here in the same way.
 
 use std::env;
 use std::fs;
@@ -25,19 +25,21 @@ use super::connection::TpmConnection;
 use super::ek_info;
 use super::error::Error;
 use super::error::command_failed;
-use super::swtpm::SwtpmProcess;
-use super::swtpm::kill_with_parent;
-use super::swtpm::last_log_line;
-use super::swtpm::with_install_hint;
-use super::swtpm::with_path;
+use super::swtpm_process::SwtpmProcess;
+use super::swtpm_process::kill_with_parent;
+use super::swtpm_process::last_log_line;
+use super::swtpm_process::with_install_hint;
+use super::swtpm_process::with_path;
 
-/// The finished TPM's directory, and the TPM's own state in it. It appears whole or not at all.
+/// The finished TPM's directory. It appears by a rename, so it is complete whenever it exists.
 pub(super) const TPM_DIR: &str = "tpm";
+
+/// swtpm's state below it.
 pub(super) const STATE_DIR: &str = "state";
 
 const STAGING_DIR: &str = "tpm.unfinished";
 
-/// Makes the TPM in `dir`. What an earlier, interrupted attempt left behind is thrown away.
+/// Creates the TPM in `dir`. Remains of an interrupted attempt are deleted.
 pub(super) fn create(dir: &Path) -> io::Result<()> {
     let staging = dir.join(STAGING_DIR);
     if staging.exists() {
@@ -76,7 +78,7 @@ const SETUP_ARGS: [&str; 10] = [
 
 const SETUP_LOG: &str = "setup.log";
 
-/// Relative paths all: both programs are run inside the directory, which moves when it is finished.
+/// All paths are relative: both programs run in the directory, which is renamed when it is finished.
 const SETUP_CONF: &str = "\
 create_certs_tool_config = ca.conf
 create_certs_tool_options = ca.options
@@ -95,10 +97,11 @@ const CA_OPTIONS: &str = "\
 --platform-model development
 ";
 
-/// Derives the P-256 EK, has the CA certify it, and stores the certificate in the TPM as a manufacturer would.
+/// Derives the P-256 EK, certifies it by the CA, and stores the certificate in the TPM as a manufacturer
+/// would.
 fn certify_p256(dir: &Path) -> io::Result<()> {
     let process = SwtpmProcess::start(dir, STATE_DIR)?;
-    let tcti = Tcti::Swtpm { host: std::net::Ipv4Addr::LOCALHOST, port: process.port };
+    let tcti = Tcti::Swtpm { host: std::net::Ipv4Addr::LOCALHOST, port: process.port() };
     let mut connection = TpmConnection::open(&tcti).map_err(io::Error::other)?;
     let point = connection.identity().ek_point().map_err(io::Error::other)?;
     let ek_argument =
@@ -137,8 +140,8 @@ const CERTIFY_ARGS: [&str; 23] = [
     "id:20191023",
 ];
 
-/// Writes the certificate to its NV index (EK Credential Profile, section 2.2.1.4), which belongs to the platform, so
-/// that `TPM2_Clear` leaves it alone.
+/// Writes the certificate to its NV index (EK Credential Profile, section 2.2.1.4), which belongs to the
+/// platform, so that `TPM2_Clear` does not delete it.
 fn write_certificate(connection: &mut TpmConnection, certificate: &[u8]) -> Result<(), Error> {
     let failed = command_failed("TPM2_NV_DefineSpace");
     let attributes = NvIndexAttributesBuilder::new()
@@ -167,31 +170,29 @@ fn write_certificate(connection: &mut TpmConnection, certificate: &[u8]) -> Resu
     Ok(())
 }
 
-/// swtpm_setup wants the CA program by its whole path.
+/// The absolute path of a program, which swtpm_setup needs for its CA program.
 fn find_in_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// Runs a program to its end inside `dir`. It writes to the log, the last line of which becomes the error.
+/// Runs a program in `dir` until it exits. On failure the error has the last line of its log.
 fn run_program(dir: &Path, program: &str, arguments: &[&str]) -> io::Result<()> {
     let mut command = Command::new(program);
     kill_with_parent(&mut command);
     let status = command
         .current_dir(dir)
         .args(arguments)
-        // Its home and its configuration are none of ours.
+        // The user's own swtpm configuration must not apply.
         .env("XDG_CONFIG_HOME", dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
         .map_err(with_install_hint(program))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(io::Error::other(format!(
-            "{program} failed ({status}){}",
-            last_log_line(&dir.join(SETUP_LOG))
-        ))),
+    if !status.success() {
+        let last_line = last_log_line(&dir.join(SETUP_LOG));
+        return Err(io::Error::other(format!("{program} failed ({status}){last_line}")));
     }
+    Ok(())
 }

@@ -1,6 +1,6 @@
-//! The public areas of everything the room asks the TPM for.
+//! Templates: the public areas of all objects that hostbadge creates in the TPM.
 //!
-//! The two primaries follow the TCG's templates to the byte, since another template is another key.
+//! SRK and EKs follow the TCG's templates to the byte, since a primary key is derived from its template.
 
 use ring::digest;
 use tss_esapi::attributes::ObjectAttributes;
@@ -54,7 +54,7 @@ pub(super) fn ek() -> Result<Public, Error> {
     storage_key(attributes, policy)
 }
 
-/// The other endorsement key: template L-1 (RSA-2048) of the same profile, section B.3.3.
+/// The RSA endorsement key: template L-1 (RSA-2048) of the same profile, section B.3.3.
 pub(super) fn ek_rsa() -> Result<Public, Error> {
     let failed = command_failed("EK template");
     let attributes = base_attributes()
@@ -79,17 +79,17 @@ pub(super) fn ek_rsa() -> Result<Public, Error> {
         .map_err(&failed)
 }
 
-/// The attestation key: signs what the TPM itself says, and nothing else.
+/// The attestation key, restricted: signs only structures that the TPM itself creates.
 pub(super) fn ak() -> Result<Public, Error> {
     signing_key(signing_attributes().with_restricted(true))
 }
 
-/// The host key: signs any digest.
+/// The host key, unrestricted: signs any digest.
 pub(super) fn host_key() -> Result<Public, Error> {
     signing_key(signing_attributes())
 }
 
-/// The RSA host key: signs any SHA-256 digest by RSASSA-PKCS1-v1_5, with the default exponent.
+/// The RSA host key, unrestricted: signs any SHA-256 digest with RSASSA-PKCS1-v1_5; default exponent 65537.
 pub(super) fn rsa_key() -> Result<Public, Error> {
     let scheme = RsaScheme::RsaSsa(HashScheme::new(HashingAlgorithm::Sha256));
     let (symmetric, bits) = (SymmetricDefinitionObject::Null, RsaKeyBits::Rsa2048);
@@ -103,12 +103,13 @@ pub(super) fn rsa_key() -> Result<Public, Error> {
         .map_err(command_failed("RSA-2048 template"))
 }
 
-/// A sealed secret: data that only this TPM gives back.
+/// Sealed data, unsealed with an empty password.
 pub(super) fn sealed_data() -> Result<Public, Error> {
     keyed_hash(base_attributes().with_user_with_auth(true).with_no_da(true), Digest::default())
 }
 
-/// A sealed secret that the TPM gives back only under a policy: its empty password opens nothing.
+/// Sealed data that is unsealed only with a policy session; it has no `userWithAuth`, so a password is not
+/// accepted.
 pub(super) fn sealed_data_with_policy(policy: &[u8; 32]) -> Result<Public, Error> {
     let policy = Digest::try_from(policy.as_slice()).map_err(command_failed("sealing template"))?;
     keyed_hash(base_attributes().with_admin_with_policy(true).with_no_da(true), policy)
@@ -126,7 +127,7 @@ fn keyed_hash(attributes: ObjectAttributesBuilder, policy: Digest) -> Result<Pub
         .map_err(command_failed("sealing template"))
 }
 
-/// Whether a public area is of the template's kind: all but the key itself must be equal.
+/// Whether a public area equals the template in all but the key itself (`unique`).
 pub(super) fn matches_template(public: &Public, template: &Public) -> bool {
     let mut candidate = public.clone();
     match (&mut candidate, template) {
@@ -142,7 +143,7 @@ pub(super) fn matches_template(public: &Public, template: &Public) -> bool {
 
 /// A public area's Name: the hash algorithm and the digest of the area (TPM 2.0 Part 1, section 16).
 ///
-/// Computed here rather than believed, since pins rest on it.
+/// Computed from the area rather than taken from the TPM's response, since SRK and EK are pinned by it.
 pub(super) fn object_name(public: &Public) -> Result<Vec<u8>, Error> {
     let area = public.marshall().map_err(command_failed("marshalling a public area"))?;
     let mut name = SHA256_ID.to_vec();
@@ -150,10 +151,10 @@ pub(super) fn object_name(public: &Public) -> Result<Vec<u8>, Error> {
     Ok(name)
 }
 
-/// TPM_ALG_SHA256, which every Name of ours begins with.
+/// TPM_ALG_SHA256 (TPM 2.0 Part 2, section 6.3), the first two bytes of a SHA-256 Name.
 pub(super) const SHA256_ID: [u8; 2] = [0x00, 0x0B];
 
-/// The point of a P-256 key, uncompressed (SEC 1, section 2.3.3): 0x04, then x and y of 32 bytes each.
+/// The uncompressed point of a P-256 key (SEC 1, section 2.3.3): 0x04, then x and y of 32 bytes each.
 pub(super) fn p256_point(public: &Public) -> Option<[u8; 65]> {
     let Public::Ecc { unique, .. } = public else { return None };
     let mut point = [4; 65];
@@ -162,7 +163,7 @@ pub(super) fn p256_point(public: &Public) -> Option<[u8; 65]> {
     Some(point)
 }
 
-/// A number of the TPM, which may come without its leading zeros, as 32 bytes.
+/// A TPM's big-endian number, which may lack leading zeros, as 32 bytes; `None` if it is longer.
 pub(super) fn to_32_bytes(number: &EccParameter) -> Option<[u8; 32]> {
     let bytes = number.value();
     let mut fixed = [0; 32];

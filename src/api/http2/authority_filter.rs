@@ -1,4 +1,4 @@
-//! The filter over what a client sends: frames (RFC 9113, section 4) in, frames out.
+//! The filter on the bytes that a client sends: frames (RFC 9113 section 4) in, frames out.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,19 +9,19 @@ use bytes::{Buf, BytesMut};
 use hyper::http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Malformed;
 use super::hpack::{self, HeaderField, HpackDecoder};
+use super::malformed::Malformed;
 
-/// Section 3.4.
+/// The client's connection preface (section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEADER_LEN: usize = 9;
-/// The largest frame that a client may send without being told otherwise (section 6.5.2).
+/// Largest payload of a frame in bytes: the initial SETTINGS_MAX_FRAME_SIZE (section 6.5.2).
 const MAX_FRAME_SIZE: usize = 16_384;
-/// The longest header block, over all its frames.
+/// Longest header block in bytes, over all its frames.
 const MAX_BLOCK_SIZE: usize = 32 * 1024;
-/// Output that is to be read before more is made.
+/// Bytes of output from which no further input is processed until the output has been read.
 const MAX_BUFFERED_OUTPUT: usize = 64 * 1024;
-/// Frames that one header block may come in.
+/// Most frames of one header block.
 const MAX_BLOCK_FRAMES: u32 = 16;
 
 const HEADERS: u8 = 1;
@@ -31,29 +31,34 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// What has been seen of a connection.
+/// Rewrites the header blocks of one connection. It keeps at most one incomplete header block and the HPACK state.
 #[derive(Default)]
 pub struct HeaderRewriter {
-    /// Bytes of the preface that were seen.
+    /// Bytes of the preface that were received.
     preface_seen: usize,
-    /// Bytes of the present frame that still pass.
+    /// Bytes of the current frame that are still to be passed on.
     forward_remaining: usize,
     decoder: HpackDecoder,
     block: Option<HeaderBlock>,
     scratch: Vec<u8>,
 }
 
-/// A header block that is not whole yet.
+/// A header block that is being received.
 struct HeaderBlock {
     stream_id: [u8; 4],
     end_stream: u8,
     fragments: Vec<u8>,
     frame_count: u32,
+    /// Whether END_HEADERS was received.
+    complete: bool,
 }
 
 impl HeaderRewriter {
-    /// Moves what is whole from `input` to `output`; the rest stays for the next time. So does what comes after enough:
-    /// a few bytes may name fields of many.
+    /// Moves complete frames from `input` to `output`, and leaves incomplete ones in `input`. Stops after 64 KiB of output,
+    /// because a few bytes of HPACK can stand for many bytes of fields.
+    ///
+    /// # Errors
+    /// [`Malformed`] where a frame, a header block or its HPACK code violates its RFC or exceeds a bound.
     pub fn feed(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> Result<(), Malformed> {
         while output.len() < MAX_BUFFERED_OUTPUT {
             if self.preface_seen < PREFACE.len() {
@@ -96,7 +101,7 @@ impl HeaderRewriter {
         Ok(())
     }
 
-    /// Takes a HEADERS or CONTINUATION frame in.
+    /// Adds a HEADERS or CONTINUATION frame to the header block.
     fn push_fragment(&mut self, frame: &[u8]) -> Result<(), Malformed> {
         let (frame_type, flags, payload) = (frame[3], frame[4], &frame[FRAME_HEADER_LEN..]);
         let stream_id = [frame[5], frame[6], frame[7], frame[8]];
@@ -108,10 +113,12 @@ impl HeaderRewriter {
                     end_stream: flags & END_STREAM,
                     fragments,
                     frame_count: 1,
+                    complete: flags & END_HEADERS != 0,
                 });
             }
             (CONTINUATION, Some(block)) if block.stream_id == stream_id => {
                 block.frame_count += 1;
+                block.complete = flags & END_HEADERS != 0;
                 block.fragments.extend_from_slice(payload);
                 if block.fragments.len() > MAX_BLOCK_SIZE || block.frame_count > MAX_BLOCK_FRAMES {
                     return Err(Malformed);
@@ -119,26 +126,19 @@ impl HeaderRewriter {
             }
             _ => return Err(Malformed),
         }
-        if flags & END_HEADERS == 0 {
-            return Ok(());
-        }
-        // Marks it as whole.
-        if let Some(block) = &mut self.block {
-            block.frame_count = 0;
-        }
         Ok(())
     }
 
-    /// Writes a block that is whole.
+    /// Writes the header block if it is complete.
     fn write_block(&mut self, output: &mut BytesMut) -> Result<(), Malformed> {
-        let Some(block) = self.block.take_if(|block| block.frame_count == 0) else { return Ok(()) };
+        let Some(block) = self.block.take_if(|block| block.complete) else { return Ok(()) };
         let mut fields = self.decoder.decode(&block.fragments)?;
         fields.iter_mut().for_each(replace_invalid_authority);
         self.scratch.clear();
         hpack::encode(&fields, &mut self.scratch);
         let mut payloads = self.scratch.chunks(MAX_FRAME_SIZE).peekable();
         let mut frame_type = HEADERS;
-        // A block without fields is a frame without payload.
+        // A block without fields is one frame without payload.
         let mut next = Some(payloads.next().unwrap_or_default());
         while let Some(payload) = next {
             next = payloads.next();
@@ -155,19 +155,18 @@ impl HeaderRewriter {
     }
 }
 
-/// The fragment of a HEADERS frame (section 6.2): without padding, and without the priority that nobody uses any more.
+/// The fragment of a HEADERS frame (section 6.2): without padding, and without the priority, which is deprecated.
 fn fragment(flags: u8, mut payload: &[u8]) -> Result<&[u8], Malformed> {
     if flags & PADDED != 0 {
         let (padding, rest) = payload.split_first().ok_or(Malformed)?;
         payload = rest.get(..rest.len().wrapping_sub(usize::from(*padding))).ok_or(Malformed)?;
     }
-    match flags & PRIORITY {
-        0 => Ok(payload),
-        _ => payload.get(5..).ok_or(Malformed),
+    if flags & PRIORITY != 0 {
+        payload = payload.get(5..).ok_or(Malformed)?;
     }
+    Ok(payload)
 }
 
-/// On a Unix socket the authority is nobody's name.
 fn replace_invalid_authority(field: &mut HeaderField) {
     if field.name == b":authority" && Authority::try_from(field.value.as_slice()).is_err() {
         field.value = b"localhost".to_vec();
@@ -179,7 +178,7 @@ fn forward(input: &mut BytesMut, count: usize, output: &mut BytesMut) {
     input.advance(count);
 }
 
-/// A connection whose header blocks are normalised as they are read.
+/// A connection whose header blocks are rewritten as they are read. Writes pass unchanged.
 pub struct AuthorityFilter<S> {
     stream: S,
     rewriter: HeaderRewriter,
@@ -188,6 +187,7 @@ pub struct AuthorityFilter<S> {
 }
 
 impl<S> AuthorityFilter<S> {
+    /// A filter at the beginning of a connection: `stream` has not been read from.
     pub fn new(stream: S) -> AuthorityFilter<S> {
         AuthorityFilter {
             stream,
@@ -198,7 +198,7 @@ impl<S> AuthorityFilter<S> {
     }
 }
 
-/// What is read at once.
+/// Bytes that are read at once.
 const READ_SIZE: usize = 4096;
 
 impl<S: AsyncRead + Unpin> AsyncRead for AuthorityFilter<S> {
@@ -226,7 +226,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for AuthorityFilter<S> {
         buf.put_slice(&this.output[..len]);
         this.output.advance(len);
         if this.output.is_empty() && this.input.is_empty() {
-            // An idle connection holds no buffers.
+            // An idle connection keeps no buffers.
             this.output = BytesMut::new();
             this.input = BytesMut::new();
         }
@@ -239,8 +239,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for AuthorityFilter<S> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    // Nor are writes vectored, which they are not by default: h2 then copies what is shorter than a KiB, a token say, and
-    // sends it in one write with the trailers, which wakes the client once and not twice.
+    // Writes are not vectored, which is the default: h2 then copies a short message into its buffer and sends it in one
+    // write with the trailers, so that the client wakes once.
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -296,7 +296,6 @@ mod tests {
         }
     }
 
-    /// However the bytes are cut on their way, the same comes out.
     #[test]
     fn output_is_independent_of_read_boundaries() {
         let whole = block("%2Fa");
@@ -349,7 +348,7 @@ mod tests {
         let large = HeaderField { name: b"a".to_vec(), value: vec![b'x'; 3900] };
         let mut first = Vec::new();
         hpack::encode(&[large], &mut first);
-        // With indexing, and then by its index, six times to a frame.
+        // First a field with indexing, then frames that name it by its index six times each.
         first[0] = 0x40;
         let mut input = BytesMut::from(&connection(&[frame(HEADERS, END_HEADERS, 1, &first)])[..]);
         for _ in 0..250 {

@@ -1,14 +1,15 @@
-//! Header blocks (HPACK, RFC 7541): decoded with the state that their sender keeps, written without any.
+//! Header blocks (HPACK, RFC 7541): decoded with the sender's dynamic table, encoded without one.
 
 use std::collections::VecDeque;
 
-use super::{Malformed, huffman};
+use super::huffman;
+use super::malformed::Malformed;
 
-/// The largest dynamic table, which is what a client may use without being told otherwise (RFC 9113, section 6.5.2).
+/// Largest dynamic table in bytes: the initial SETTINGS_HEADER_TABLE_SIZE (RFC 9113 section 6.5.2).
 const MAX_TABLE_SIZE: usize = 4096;
-/// What an entry costs beside its own bytes (section 4.1).
+/// Bytes that an entry counts in addition to its name and value (section 4.1).
 const ENTRY_OVERHEAD: usize = 32;
-/// The largest list of fields, counted as section 4.1 counts: some KiB is what clients send.
+/// Largest list of fields in bytes, counted as in section 4.1. gRPC clients send less than 4 KiB.
 const MAX_FIELD_LIST_SIZE: usize = 32 * 1024;
 
 /// A header field.
@@ -24,7 +25,7 @@ impl HeaderField {
     }
 }
 
-/// What the sender's encoder has put into its dynamic table.
+/// Decodes the header blocks of one connection with the dynamic table that the sender builds.
 pub struct HpackDecoder {
     /// Latest first.
     table: VecDeque<HeaderField>,
@@ -39,7 +40,8 @@ impl Default for HpackDecoder {
 }
 
 impl HpackDecoder {
-    /// The fields of a whole block, in their order. After an error the connection is of no more use.
+    /// The fields of a complete block, in their order. After an error the dynamic table is unknown, so the connection cannot be
+    /// used any more.
     pub fn decode(&mut self, block: &[u8]) -> Result<Vec<HeaderField>, Malformed> {
         let mut reader = HpackReader(block);
         let (mut fields, mut size) = (Vec::new(), 0);
@@ -52,7 +54,7 @@ impl HpackDecoder {
                     field
                 }
                 0x20..=0x3f => {
-                    // Section 4.2: only where a block begins.
+                    // A change of the table's size comes before the first field (section 4.2).
                     let limit = reader.integer(5)?;
                     if !fields.is_empty() || limit > MAX_TABLE_SIZE {
                         return Err(Malformed);
@@ -94,7 +96,7 @@ impl HpackDecoder {
     fn insert(&mut self, field: HeaderField) {
         let size = field.size();
         self.evict(self.max_size.saturating_sub(size));
-        // One that is larger than the table empties it and is not in it (section 4.4).
+        // An entry larger than the table empties it and is not added (section 4.4).
         if size <= self.max_size {
             self.size += size;
             self.table.push_front(field);
@@ -109,7 +111,7 @@ impl HpackDecoder {
     }
 }
 
-/// Writes fields so that no state is needed to read them: literals without indexing (section 6.2.2).
+/// Writes fields as literals without indexing (section 6.2.2), which need no dynamic table.
 pub fn encode(fields: &[HeaderField], out: &mut Vec<u8>) {
     for HeaderField { name, value } in fields {
         out.push(0);
@@ -120,7 +122,7 @@ pub fn encode(fields: &[HeaderField], out: &mut Vec<u8>) {
     }
 }
 
-/// Section 5.1, with a prefix of seven bits, the eighth saying that there is no Huffman code.
+/// Writes the length of a string (sections 5.1 and 5.2): a prefix of seven bits after the bit for Huffman code, which is 0.
 fn write_length(length: usize, out: &mut Vec<u8>) {
     let Some(mut rest) = length.checked_sub(127) else { return out.push(length as u8) };
     out.push(127);
@@ -144,7 +146,7 @@ impl HpackReader<'_> {
         Ok(*first)
     }
 
-    /// Section 5.1. No number of ours needs more than three bytes after the first.
+    /// Reads an integer (section 5.1) of at most three bytes after the first, which is more than any bound here needs.
     fn integer(&mut self, prefix: u32) -> Result<usize, Malformed> {
         let mask = (1usize << prefix) - 1;
         let mut number = usize::from(self.byte()?) & mask;
@@ -161,7 +163,7 @@ impl HpackReader<'_> {
         Err(Malformed)
     }
 
-    /// Section 5.2.
+    /// Reads a string literal (section 5.2).
     fn string(&mut self) -> Result<Vec<u8>, Malformed> {
         let huffman_coded = self.peek().ok_or(Malformed)? & 0x80 != 0;
         let length = self.integer(7)?;

@@ -1,13 +1,13 @@
 //! HPACK's Huffman code (RFC 7541, appendix B).
 //!
-//! The code is canonical: codes of one length follow each other in the order of their symbols, and each length goes on
-//! where the one before it ended. So the lengths are the whole code.
+//! The code is canonical: codes of one length are consecutive in the order of their symbols, and the first code of each
+//! length follows the last one of the previous length. So a table of lengths defines the code.
 
-use super::Malformed;
+use super::malformed::Malformed;
 
 /// Longest code, in bits.
 const MAX_CODE_LEN: usize = 30;
-/// The end-of-string symbol, which is never sent as such: its first bits pad the last byte.
+/// The end-of-string symbol. It is never sent; its first bits pad the last byte.
 const EOS: u16 = 256;
 
 /// Length in bits of the code of each symbol.
@@ -26,7 +26,7 @@ const LENGTHS: [u8; 257] = [
     26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26, 30,
 ];
 
-/// For each length: its first code, how many codes there are, and where their symbols begin in [`Code::symbols`].
+/// For each length: the first code, the number of codes, and where their symbols begin in `symbols`.
 struct HuffmanCode {
     first: [u32; MAX_CODE_LEN + 1],
     count: [u32; MAX_CODE_LEN + 1],
@@ -63,7 +63,7 @@ const fn build_code() -> HuffmanCode {
     code
 }
 
-/// Decodes a string, appending at most `room` bytes to `out`.
+/// Decodes a string and appends at most `max_len` bytes to `out`.
 pub fn decode(text: &[u8], max_len: usize, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let max_out_len = out.len() + max_len;
     let (mut bits, mut length) = (0u32, 0usize);
@@ -84,11 +84,8 @@ pub fn decode(text: &[u8], max_len: usize, out: &mut Vec<u8>) -> Result<(), Malf
             }
         }
     }
-    // Section 5.2: what is left is the beginning of the end-of-string symbol, all ones, and less than a byte.
-    match length < 8 && bits == (1 << length) - 1 {
-        true => Ok(()),
-        false => Err(Malformed),
-    }
+    // The padding is less than a byte of ones, the beginning of the end-of-string symbol (section 5.2).
+    if length < 8 && bits == (1 << length) - 1 { Ok(()) } else { Err(Malformed) }
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ awk -v e="$exposure" 'BEGIN { exit !(e <= 1.0) }' || fail "exposure $exposure is
 
 say "The journal tells of the start, and explains it"
 expect "serves /run/hostbadge" journalctl -t hostbadged -o cat
-expect "Subject: hostbadged serves" journalctl -x -t hostbadged
+expect "Subject: hostbadged started" journalctl -x -t hostbadged
 
 say "Manual pages and completions are there"
 for page in "1 hostbadge" "1 hostbadge-token" "5 hostbadged.toml" "5 hostbadge-agents" "8 hostbadged"; do

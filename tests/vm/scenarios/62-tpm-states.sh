@@ -54,7 +54,7 @@ works
 systemctl restart hostbadged.service
 wait_for "cleared" named cleared
 refused as bin hostbadge token "$audience"
-says "its keys are gone for ever"
+says "which destroyed its keys"
 systemctl stop hostbadged.service
 rm -r /var/lib/hostbadge
 systemctl start hostbadged.service

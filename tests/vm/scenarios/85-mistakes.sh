@@ -18,7 +18,7 @@ cp /root/good.toml /etc/hostbadge/hostbadged.toml
 say "A duration without its unit"
 printf '[tpm]\ndeadline = "5"\n' >>/etc/hostbadge/hostbadged.toml
 refused hostbadged --check
-says "is no duration"
+says "must be a duration"
 cp /root/good.toml /etc/hostbadge/hostbadged.toml
 
 say "A configuration that the service may not read"

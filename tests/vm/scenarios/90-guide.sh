@@ -6,7 +6,11 @@ rm -rf /etc/hostbadge /var/lib/hostbadge.*
 userdel researcher 2>/dev/null || true
 mkdir -p /root/guide && cd /root/guide
 cp "$vm/hostbadge.deb" hostbadge_amd64.deb
-# The blocks that are marked as a shell's, put together.
-awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' "$vm/guide.md" >commands
+# The sh blocks of all pages, in the order in which the guide's first page lists them.
+pages=$(sed -n 's/^[0-9]*\. \[.*\](\([a-z-]*\.md\)).*/\1/p' "$vm/README.md")
+[ "$(wc -w <<<"$pages")" -ge 8 ] || fail "the guide has no pages"
+for page in $pages; do
+    awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' "$vm/$page"
+done >commands
 [ "$(wc -l <commands)" -gt 20 ] || fail "the guide has no commands"
 bash -euxo pipefail commands
