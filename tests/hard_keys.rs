@@ -149,7 +149,7 @@ fn the_rsa_key_is_made_when_a_grant_asks_for_it_and_stays() {
     host.hang_up();
     // Either it is there already or the refusal says what is going on.
     let early = host.post("/v1/token", json!({ "audience": RSA }));
-    assert!(early.status == 200 || early.text().contains("the RSA key is being made"), "{}", early.text());
+    assert!(early.status == 200 || early.text().contains("the RSA key is being created"), "{}", early.text());
     let first = rsa_token(&host);
     let set = keys(&host);
     let listed = said(&host.hostbadge(&["key", "list"]));
