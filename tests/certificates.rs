@@ -11,7 +11,6 @@ use common::callers::{NOBODY, Who};
 use common::machine::Machine;
 use common::{Host, until, until_true};
 use data_encoding::{BASE64, HEXLOWER};
-use hostbadge::verify::der;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustls_pki_types::pem::PemObject;
@@ -19,9 +18,14 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use x509_cert::Certificate;
-use x509_cert::der::{Decode, Encode};
+use x509_cert::der::asn1::{Any, AnyRef, BitString, ObjectIdentifier, SetOfVec, UintRef};
+use x509_cert::der::oid::db::rfc5912;
+use x509_cert::der::{Decode, Encode, Tag};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
+use x509_cert::name::Name;
+use x509_cert::request::{CertReq, CertReqInfo, Version};
+use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 const FILE: &str = "state/ca.json";
 
@@ -91,7 +95,7 @@ fn bundle(host: &Host) -> String {
     let keys = answer.json()["keys"].as_array().unwrap().clone();
     let roots = keys.iter().filter_map(|key| key["x5c"][0].as_str().map(str::to_owned));
     roots
-        .map(|root| hostbadge::enroll::pem("CERTIFICATE", &BASE64.decode(root.as_bytes()).unwrap()))
+        .map(|root| hostbadge::enroll::pem("CERTIFICATE", &BASE64.decode(root.as_bytes()).unwrap()).unwrap())
         .collect()
 }
 
@@ -331,12 +335,13 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
     let rsa = |bits: usize| {
         let mut modulus = vec![0xC5; bits / 8];
         *modulus.last_mut().unwrap() = 1;
-        let key = der::sequence(&[&der::integer(&modulus), &der::integer(&[1, 0, 1])]);
-        let kind = [&der::RSA_SHA256[..8], &[1]].concat();
-        request(
-            &der::sequence(&[&der::sequence(&[&der::oid(&kind), &[5, 0]]), &der::bit_string(&key)]),
-            bits / 8,
-        )
+        let numbers = [UintRef::new(&modulus).unwrap(), UintRef::new(&[1, 0, 1]).unwrap()];
+        let key = numbers.to_vec().to_der().unwrap();
+        let public_key = SubjectPublicKeyInfoOwned {
+            algorithm: rsa_algorithm(rfc5912::RSA_ENCRYPTION),
+            subject_public_key: BitString::from_bytes(&key).unwrap(),
+        };
+        request(public_key, bits / 8)
     };
     assert!(refused(&host, &BASE64.encode(&rsa(16_384))).contains("2048 to 4096"));
     assert!(refused(&host, &BASE64.encode(&rsa(1024))).contains("not signed by the key"));
@@ -348,7 +353,8 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
     assert_eq!(host.post("/v1/certificate", json!({ "csr": "A".repeat(70_000) })).status, 413);
     let deep = BASE64.encode(&[0x30, 0x80].repeat(4000));
     refused(&host, &deep);
-    let nested = (0..3000).fold(Vec::new(), |inner: Vec<u8>, _| der::sequence(&[&inner]));
+    let nested = (0..3000)
+        .fold(Vec::new(), |inner: Vec<u8>, _| AnyRef::new(Tag::Sequence, &inner).unwrap().to_der().unwrap());
     refused(&host, &BASE64.encode(&nested));
     for body in [json!([]), json!({ "csr": 1 }), json!({ "crs": "x" }), json!({ "csr": ["x"] })] {
         assert_eq!(host.post("/v1/certificate", body.clone()).status, 400, "{body}");
@@ -356,11 +362,23 @@ fn hostile_requests_are_refused_by_name_and_cost_nothing() {
     assert_eq!(Held::by(&host, json!({})).chain.len(), 2);
 }
 
-/// A request for a key, with a signature of so many bytes that is none.
-fn request(key: &[u8], signature: usize) -> Vec<u8> {
-    let info = der::sequence(&[&der::integer(&[0]), &der::sequence(&[]), key, &[0xA0, 0]]);
-    let algorithm = der::sequence(&[&der::oid(der::RSA_SHA256), &[5, 0]]);
-    der::sequence(&[&info, &algorithm, &der::bit_string(&vec![7; signature])])
+/// A request for a key, with a signature of this many bytes that does not verify.
+fn request(public_key: SubjectPublicKeyInfoOwned, signature_len: usize) -> Vec<u8> {
+    let request = CertReq {
+        info: CertReqInfo {
+            version: Version::V1,
+            subject: Name::default(),
+            public_key,
+            attributes: SetOfVec::default(),
+        },
+        algorithm: rsa_algorithm(rfc5912::SHA_256_WITH_RSA_ENCRYPTION),
+        signature: BitString::from_bytes(&vec![7; signature_len]).unwrap(),
+    };
+    request.to_der().unwrap()
+}
+
+fn rsa_algorithm(oid: ObjectIdentifier) -> AlgorithmIdentifierOwned {
+    AlgorithmIdentifierOwned { oid, parameters: Some(Any::null()) }
 }
 
 // === the CAs' life ===

@@ -357,7 +357,7 @@ fn a_tpm_is_not_taken_without_its_makers_word() {
         false => challenge(&[words, &["--any-trust-domain"]].concat()),
     };
     let foreign = makers(&other);
-    refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker vouches for this host");
+    refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker certifies an EK of this host");
     let empty = desk.path("empty");
     fs::create_dir(&empty).unwrap();
     refused(&challenge(&["--roots", &empty]), "there is no root certificate");

@@ -82,7 +82,7 @@ fn serial(svid: &X509Svid) -> Vec<u8> {
 fn verified(svid: &X509Svid, crls: &[Vec<u8>]) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let text = |all: &[u8]| -> String {
-        split(all).iter().map(|one| pem("CERTIFICATE", &one.to_der().unwrap())).collect()
+        split(all).iter().map(|one| pem("CERTIFICATE", &one.to_der().unwrap()).unwrap()).collect()
     };
     let file = |name: &str, text: String| {
         fs::write(dir.path().join(name), text).unwrap();
@@ -92,7 +92,7 @@ fn verified(svid: &X509Svid, crls: &[Vec<u8>]) -> Output {
     let mut openssl = Command::new("openssl");
     openssl.args(["verify", "-x509_strict", "-crl_check", "-purpose", "sslserver", "-CAfile"]);
     openssl.arg(file("bundle.pem", text(&svid.bundle))).arg("-untrusted").arg(&chain).arg("-CRLfile");
-    let lists: String = crls.iter().map(|list| pem("X509 CRL", list)).collect();
+    let lists: String = crls.iter().map(|list| pem("X509 CRL", list).unwrap()).collect();
     openssl.arg(file("crl.pem", lists)).arg(&chain).output().unwrap()
 }
 

@@ -1,11 +1,9 @@
 //! A whole set of agents, read from a directory: all of it, or the list of its faults.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Diagnostic, PostureMode, insecure_permissions};
+use crate::config::{Diagnostic, PostureMode, list_files};
 
 use super::{AgentEntry, Grant, file};
 
@@ -34,7 +32,8 @@ impl AgentSet {
         let mut faults = Vec::new();
         let mut path_by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
         let mut agents = AgentSet::default();
-        for path in agent_files(dir).map_err(|fault| vec![fault])? {
+        let paths = list_files(dir, "toml", MAX_AGENT_FILES, "paths.agents").map_err(|fault| vec![fault])?;
+        for path in paths {
             let entry = match file::read(&path, trust_domain_length) {
                 Ok(entry) => entry,
                 Err(file_faults) => {
@@ -106,41 +105,10 @@ impl AgentSet {
     }
 }
 
-/// The files of a registry, sorted; names that begin with a dot and other endings are passed over.
-fn agent_files(dir: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
-    let dir_fault = |message: String| Diagnostic { file: dir.to_owned(), line: None, message };
-    let meta = match fs::symlink_metadata(dir) {
-        Ok(meta) => meta,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(dir_fault(format!("cannot be read ({e}); mend its owner or mode"))),
-    };
-    if meta.is_symlink() {
-        return Err(dir_fault("is a symbolic link, which somebody else could turn elsewhere; name the real directory in paths.agents".into()));
-    }
-    if let Some(message) = insecure_permissions(&meta) {
-        return Err(dir_fault(message));
-    }
-    let dir_entries = fs::read_dir(dir)
-        .map_err(|e| dir_fault(format!("cannot be listed ({e}); mend its owner or mode")))?;
-    let mut paths = Vec::new();
-    for dir_entry in dir_entries {
-        let path = dir_entry.map_err(|e| dir_fault(e.to_string()))?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if hidden || path.extension().is_none_or(|extension| extension != "toml") {
-            continue;
-        }
-        paths.push(path);
-        if paths.len() > MAX_AGENT_FILES {
-            return Err(dir_fault(format!("holds more than {MAX_AGENT_FILES} agents")));
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     const VALID_AGENT: &str =

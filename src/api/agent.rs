@@ -112,7 +112,10 @@ impl AgentApi {
                 Err(error) => reply::request_error(&error),
             },
             Certificate => match service.issue_certificate(lookup, parse::certificate_request(body)).await {
-                Ok(certificate) => reply::ok(&CertificateResponse::from(&certificate)),
+                Ok(certificate) => match CertificateResponse::try_from(&certificate) {
+                    Ok(response) => reply::ok(&response),
+                    Err(e) => reply::server_error(&e.to_string()),
+                },
                 Err(error) => reply::request_error(&error),
             },
             Introspect => match service.introspect(lookup, parse::introspection_request(body)).await {

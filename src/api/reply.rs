@@ -38,11 +38,7 @@ pub fn token(token: &TokenResponse<'_>) -> Reply {
 pub async fn evidence(evidence: Recorded<EvidenceResponse>) -> Reply {
     match tokio::task::spawn_blocking(move || evidence.into_inner().into_json()).await {
         Ok(Ok(text)) => json_no_store(StatusCode::OK, text),
-        _ => error(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            ErrorCode::ServerError,
-            "the evidence could not be serialized",
-        ),
+        _ => server_error("the evidence could not be serialized"),
     }
 }
 
@@ -53,6 +49,11 @@ pub fn json_cacheable(text: Bytes) -> Reply {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
     reply
+}
+
+/// Status 500.
+pub fn server_error(description: &str) -> Reply {
+    error(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::ServerError, description)
 }
 
 /// Status 503.

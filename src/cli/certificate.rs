@@ -174,7 +174,8 @@ async fn fetch_bundle(common: &CommonArgs) -> Result<String, CliError> {
     let document = client::get(&common.socket, "/v1/bundle").await?;
     let keys = document["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
     let roots = keys.iter().filter_map(|key| BASE64.decode(key["x5c"][0].as_str()?.as_bytes()).ok());
-    let text: String = roots.map(|root| pem("CERTIFICATE", &root)).collect();
+    let text: Result<String, _> = roots.map(|root| pem("CERTIFICATE", &root)).collect();
+    let text = text.map_err(|e| CliError::Local(e.to_string()))?;
     match text.is_empty() {
         true => Err(CliError::Local("the bundle holds no certificate".into())),
         false => Ok(text),

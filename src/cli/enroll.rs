@@ -188,7 +188,7 @@ fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode,
     if arguments.output_args.output.is_none() {
         return Ok(exit_code);
     }
-    print_review(common, &verified, &secret.seen, untrusted);
+    print_review(common, &verified, &secret.review, untrusted);
     Ok(exit_code)
 }
 
@@ -265,7 +265,7 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
             let key = Zeroizing::new(read_limited(key, MAX_SMALL_FILE_SIZE)?);
             let authority = OrganizationCa::from_pem(&certificate, &key).map_err(to_cli_error)?;
             let mut ek_certificates = verified.endorsement_keys.certificates();
-            ek_certificates.retain(|certificate| secret.seen.lists_ek_certificate(certificate));
+            ek_certificates.retain(|certificate| secret.review.lists_ek_certificate(certificate));
             let template = || {
                 let mut serial = [0; 16];
                 SystemRandom::new().fill(&mut serial).map_err(|_| to_cli_error(Error::Random))?;
@@ -277,34 +277,35 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
                     serial,
                 })
             };
-            let mut text =
-                pem("CERTIFICATE", &template()?.issue_host_certificate(&authority).map_err(to_cli_error)?);
-            text.extend(authority.intermediates().map(|der| pem("CERTIFICATE", der)));
+            let certificate_pem = |der: &[u8]| pem("CERTIFICATE", der).map_err(to_cli_error);
+            let host = template()?.issue_host_certificate(&authority).map_err(to_cli_error)?;
+            let mut text = certificate_pem(&host)?;
+            for certificate in authority.intermediates() {
+                text += &certificate_pem(certificate)?;
+            }
             if arguments.signing {
-                let what =
-                    "there is no root in its file, which the bundle of the host's trust domain is to hold";
-                let root =
-                    authority.root().ok_or_else(|| to_cli_error(Error::OrganizationCa(what.into())))?;
+                let root = authority.root().map_err(to_cli_error)?;
                 let signing = template()?.issue_signing_certificate(&authority).map_err(to_cli_error)?;
-                text += &(pem("CERTIFICATE", &signing) + &pem("CERTIFICATE", root));
+                text += &certificate_pem(&signing)?;
+                text += &certificate_pem(root)?;
             }
             text
         }
         _ => {
             // The host has signed it as it is.
-            if untrusted_ek_certificates(&verified, &secret.seen) > 0 {
+            if untrusted_ek_certificates(&verified, &secret.review) > 0 {
                 eprintln!(
                     "hostbadge: the request names EK certificates that lead to no root; have the CA leave them out"
                 );
             }
-            pem("CERTIFICATE REQUEST", &verified.csr)
+            pem("CERTIFICATE REQUEST", &verified.csr).map_err(to_cli_error)?
         }
     };
     secret.used = true;
     write_file(&arguments.secret, &json_line(&secret)?, 0o600)?;
     let exit_code = write_output(&arguments.output_args, text.as_bytes(), 0o644)?;
     if arguments.output_args.output.is_some() {
-        print_review(common, &verified, &secret.seen, untrusted_ek_certificates(&verified, &secret.seen));
+        print_review(common, &verified, &secret.review, untrusted_ek_certificates(&verified, &secret.review));
     }
     Ok(exit_code)
 }

@@ -3,6 +3,7 @@
 mod checks;
 mod dev;
 mod diagnostic;
+mod directory;
 mod posture;
 mod sections;
 
@@ -14,6 +15,7 @@ use toml::Spanned;
 use checks::{check_certificates, check_issuer, check_keys, check_limits, check_seal, check_trust_domain};
 pub use dev::init_dev_dir;
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
+pub use directory::list_files;
 use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use sections::{

@@ -1,85 +1,116 @@
 //! The challenge, the secret that the operator keeps for it, and the answer.
 
-use data_encoding::{BASE64, HEXLOWER};
-use ring::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::credential::{self, make_credential};
-use super::request::VerifiedRequest;
-use super::{ENROLLMENT_VERSION, Error, MAX_SMALL_FILE_SIZE, parse_document};
+use super::credential::{EncryptedCredential, make_credential};
+use super::document::{ENROLLMENT_VERSION, MAX_SMALL_FILE_SIZE, parse_document};
+use super::error::{DocumentError, Error};
+use super::request::{RequestError, VerifiedRequest};
 use crate::clock::Timestamp;
-use crate::verify::Roots;
+use crate::digest::sha256;
+use crate::verify::{self, Roots};
 
-/// Bytes of the secret for each endorsement key.
+/// Bytes of the secret for each EK.
 const SECRET_LEN: usize = 32;
-/// Each begins with this, so that a host tells it from what other tools' credentials hold and gives it out to nobody; the
-/// other 224 bits are random.
+/// The first bytes of each secret, by which a host tells challenges from other tools' credentials: it never returns a
+/// challenge's secret to a caller. The other 224 bits are random.
 const SECRET_PREFIX: &[u8; 4] = b"hbc1";
 
-/// Whether a credential held a challenge's secret.
+/// Why an answer does not fit the challenge or the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// A certificate has been issued for this challenge.
+    #[error(
+        "this challenge was answered and certified already; each challenge allows one certificate, so make a new \
+         one: hostbadge enroll challenge"
+    )]
+    ChallengeUsed,
+    /// The secret file belongs to another request.
+    #[error("the answer is invalid: the secret is another request's, or the request was changed since")]
+    OtherRequest,
+    /// The answer names another challenge.
+    #[error("the answer is invalid: it answers another challenge")]
+    OtherChallenge,
+    /// The answer names another request.
+    #[error("the answer is invalid: it is about another request")]
+    AboutOtherRequest,
+    /// The secret file does not have its own MAC, or its secrets are malformed.
+    #[error("the answer is invalid: the secret file was changed")]
+    SecretChanged,
+    /// The secret file has another host or trust domain.
+    #[error("the answer is invalid: the secret is for another host or trust domain")]
+    OtherHost,
+    /// The proof is not hexadecimal.
+    #[error("the answer is invalid: its proof is not hexadecimal")]
+    MalformedProof,
+    /// The proof was not made with the secrets of the challenge.
+    #[error("the answer is invalid: its proof is not what the host's TPM would have found in the challenge")]
+    WrongProof,
+}
+
+/// Whether the secret of a credential belongs to a challenge.
 pub fn is_challenge_secret(secret: &[u8]) -> bool {
     secret.len() == SECRET_LEN && secret.starts_with(SECRET_PREFIX)
 }
 
-/// For the host. Holds a secret for each of its endorsement keys, all for its AK.
+/// The file for the host: one credential for each of its EKs, all for its AK.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrollmentChallenge {
+    /// The format, [`ENROLLMENT_VERSION`].
     pub version: u64,
     /// 128 random bits in hexadecimal.
     pub id: String,
     /// The host's id.
     pub host: String,
-    /// The request's digest, in hexadecimal.
+    /// The digest of the request, in hexadecimal.
     pub request: String,
-    /// Name of the AK in hexadecimal.
+    /// The Name of the AK in hexadecimal.
     pub ak: String,
     /// For the P-256 EK.
     pub p256: EncryptedCredential,
-    /// For the RSA EK, where the request has one.
+    /// For the RSA EK, if the request has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rsa: Option<EncryptedCredential>,
 }
 
-/// A credential as `TPM2_ActivateCredential` takes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EncryptedCredential {
-    /// Contents of the TPM2B_ID_OBJECT, base64.
-    pub id_object: String,
-    /// Contents of the TPM2B_ENCRYPTED_SECRET, base64.
-    pub seed: String,
-}
-
-/// For the operator alone.
+/// The file that the operator keeps secret until the certificate is issued.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChallengeSecret {
+    /// The format, [`ENROLLMENT_VERSION`].
     pub version: u64,
+    /// The challenge's id.
     pub challenge: String,
+    /// The digest of the request, in hexadecimal.
     pub request: String,
-    /// The secrets one after the other, in hexadecimal: P-256, then RSA.
+    /// The concatenated secrets in hexadecimal: P-256, then RSA.
     secrets: String,
-    /// What the operator was shown of the request.
-    pub seen: OperatorReview,
-    /// HMAC-SHA256 in hexadecimal over `seen`, by the secrets.
-    seal: String,
-    /// Whether a certificate was made already.
+    /// What was shown to the operator of the request.
+    #[serde(rename = "seen")]
+    pub review: OperatorReview,
+    /// HMAC-SHA256 of `review` in hexadecimal, keyed with the secrets.
+    #[serde(rename = "seal")]
+    review_mac: String,
+    /// Whether a certificate has been issued.
     pub used: bool,
 }
 
-/// What an operator has seen of a request, and asked of it.
+/// What the operator was shown of a request, and which checks the operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorReview {
+    /// The host's id.
     pub host: String,
+    /// The trust domain.
     pub trust_domain: String,
-    /// The TPM maker that vouches for the host; none where nobody was asked.
+    /// The TPM maker that certified an EK; `None` if the operator did not ask for it.
     pub maker: Option<String>,
-    /// SHA-256 of each EK certificate that leads to a maker's root, in hexadecimal; none where nobody was asked.
+    /// SHA-256 in hexadecimal of each EK certificate that leads to a maker's root; `None` if the operator did not ask.
     pub ek_certificates: Option<Vec<String>>,
 }
 
@@ -89,19 +120,26 @@ impl Drop for ChallengeSecret {
     }
 }
 
-/// For the operator.
+/// The file for the operator: the host's answer to a challenge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChallengeAnswer {
+    /// The format, [`ENROLLMENT_VERSION`].
     pub version: u64,
+    /// The challenge's id.
     pub challenge: String,
+    /// The digest of the request, in hexadecimal.
     pub request: String,
-    /// HMAC-SHA256 in hexadecimal, see [`proof`].
+    /// [`answer_proof`].
     pub proof: String,
 }
 
 impl EnrollmentChallenge {
     /// Makes a challenge for a request, and the secret that belongs to it.
+    ///
+    /// # Errors
+    ///
+    /// If an EK is not valid, or the kernel returns no random bytes.
     pub fn generate(
         request: &VerifiedRequest,
         review: OperatorReview,
@@ -124,128 +162,131 @@ impl EnrollmentChallenge {
             rsa: request.endorsement_keys.rsa.as_ref().map(|(ek, _)| encrypt_secret(ek)).transpose()?,
         };
         let review_mac = HEXLOWER.encode(hmac::sign(&hmac_key(&secrets), &review.mac_input()?).as_ref());
-        let secrets = HEXLOWER.encode(&secrets);
         let secret = ChallengeSecret {
             version: ENROLLMENT_VERSION,
             challenge: id,
             request: challenge.request.clone(),
-            secrets,
-            seen: review,
-            seal: review_mac,
+            secrets: HEXLOWER.encode(&secrets),
+            review,
+            review_mac,
             used: false,
         };
         Ok((challenge, secret))
     }
 
+    /// Parses a file of at most [`MAX_SMALL_FILE_SIZE`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// If it is too large, not the JSON of a challenge, or of another format.
     pub fn parse(text: &[u8]) -> Result<EnrollmentChallenge, Error> {
-        let challenge: EnrollmentChallenge = parse_document("challenge", text, MAX_SMALL_FILE_SIZE)?;
-        let hex = |text: &str, size| HEXLOWER.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == size);
-        match hex(&challenge.id, 16) && hex(&challenge.request, 32) && hex(&challenge.ak, 34) {
-            true => Ok(challenge),
-            false => Err(Error::Challenge("its id, request or AK is not of the right length".into())),
+        let document = "enrollment challenge";
+        let challenge: EnrollmentChallenge = parse_document(document, text, MAX_SMALL_FILE_SIZE)?;
+        let is_hex = |text: &str, len| HEXLOWER.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == len);
+        if !(is_hex(&challenge.id, 16) && is_hex(&challenge.request, 32) && is_hex(&challenge.ak, 34)) {
+            return Err(Error::File { document, error: DocumentError::Identifiers });
         }
-    }
-}
-
-impl EncryptedCredential {
-    /// Contents of the TPM2B_ID_OBJECT and of the TPM2B_ENCRYPTED_SECRET.
-    pub fn decode(&self) -> Result<(Vec<u8>, Vec<u8>), Error> {
-        let bytes = |text: &str| match BASE64.decode(text.as_bytes()) {
-            Ok(bytes) if bytes.len() <= credential::MAX_CREDENTIAL_PART_LEN => Ok(bytes),
-            _ => Err(Error::Challenge("a credential in it is not base64, or too long".into())),
-        };
-        Ok((bytes(&self.id_object)?, bytes(&self.seed)?))
+        Ok(challenge)
     }
 }
 
 impl ChallengeSecret {
+    /// Parses a file of at most [`MAX_SMALL_FILE_SIZE`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// If it is too large, not the JSON of a challenge's secret, or of another format.
     pub fn parse(text: &[u8]) -> Result<ChallengeSecret, Error> {
         parse_document("secret of a challenge", text, MAX_SMALL_FILE_SIZE)
     }
 
-    /// Whether the answer is what only the TPM of this request can give.
+    /// Checks that only the TPM of this request can have given the answer, and that the secret file is unchanged.
+    ///
+    /// # Errors
+    ///
+    /// [`AnswerError`] with the check that failed.
     pub fn verify_answer(&self, request: &VerifiedRequest, answer: &ChallengeAnswer) -> Result<(), Error> {
-        let reject = |why: &str| Err(Error::Answer(why.into()));
         if self.used {
-            return Err(Error::ChallengeUsed);
+            return Err(AnswerError::ChallengeUsed.into());
         }
         if self.request != request.digest {
-            return reject("the secret is another request's, or the request was changed since");
+            return Err(AnswerError::OtherRequest.into());
         }
         if answer.challenge != self.challenge {
-            return reject("it answers another challenge");
+            return Err(AnswerError::OtherChallenge.into());
         }
         if answer.request != self.request {
-            return reject("it is about another request");
+            return Err(AnswerError::AboutOtherRequest.into());
         }
-        let keys = 1 + usize::from(request.endorsement_keys.rsa.is_some());
+        let eks = 1 + usize::from(request.endorsement_keys.rsa.is_some());
         let decoded = HEXLOWER.decode(self.secrets.as_bytes()).map(Zeroizing::new);
-        let Some(secrets) = decoded.ok().filter(|secrets| secrets.len() == keys * SECRET_LEN) else {
-            return reject("the secret file was changed");
-        };
-        let Ok(given_proof) = HEXLOWER.decode(answer.proof.as_bytes()) else {
-            return reject("its proof is not hexadecimal");
-        };
-        let key = hmac_key(&secrets);
-        let review_mac = HEXLOWER.decode(self.seal.as_bytes()).unwrap_or_default();
-        if hmac::verify(&key, &self.seen.mac_input()?, &review_mac).is_err() {
-            return reject("the secret file was changed");
+        let secrets = decoded.ok().filter(|secrets| secrets.len() == eks * SECRET_LEN);
+        let key = hmac_key(&secrets.ok_or(AnswerError::SecretChanged)?);
+        let given_proof =
+            HEXLOWER.decode(answer.proof.as_bytes()).map_err(|_| AnswerError::MalformedProof)?;
+        let review_mac = HEXLOWER.decode(self.review_mac.as_bytes()).unwrap_or_default();
+        hmac::verify(&key, &self.review.mac_input()?, &review_mac).map_err(|_| AnswerError::SecretChanged)?;
+        if (&self.review.host, &self.review.trust_domain) != (&request.host, &request.trust_domain) {
+            return Err(AnswerError::OtherHost.into());
         }
-        if (&self.seen.host, &self.seen.trust_domain) != (&request.host, &request.trust_domain) {
-            return reject("the secret is for another host or trust domain");
-        }
-        match hmac::verify(&key, &answer_mac_input(&self.challenge, &self.request), &given_proof) {
-            Ok(()) => Ok(()),
-            Err(_) => reject("its proof is not what the host's TPM would have found in the challenge"),
-        }
+        hmac::verify(&key, &answer_mac_input(&self.challenge, &self.request), &given_proof)
+            .map_err(|_| AnswerError::WrongProof.into())
     }
 }
 
 impl OperatorReview {
-    /// Of a request, with what the makers' roots say, if they were asked.
+    /// The review of a request. With roots, it checks that a TPM maker certified an EK of the host at that time.
+    ///
+    /// # Errors
+    ///
+    /// If no EK certificate leads to one of the roots.
     pub fn new(
         request: &VerifiedRequest,
         maker_roots: Option<(&Roots, Timestamp)>,
     ) -> Result<OperatorReview, Error> {
-        let fault = |why: String| Error::Request(format!("no TPM maker vouches for this host: {why}"));
-        let certified = maker_roots
-            .map(|(roots, now)| request.endorsement_keys.certified_ek(roots, now))
-            .transpose()
-            .map_err(fault)?;
-        let trusted_fingerprints = |(roots, now)| {
-            request.endorsement_keys.trusted_certificates(roots, now).into_iter().map(fingerprint).collect()
-        };
+        let keys = &request.endorsement_keys;
+        let certified = maker_roots.map(|(roots, now)| keys.certified_ek(roots, now)).transpose();
+        let certified = certified.map_err(|e| RequestError::NotCertified(verify::Error::Certificate(e)))?;
+        let trusted_fingerprints =
+            |(roots, now)| keys.trusted_certificates(roots, now).into_iter().map(fingerprint).collect();
         Ok(OperatorReview {
             host: request.host.clone(),
             trust_domain: request.trust_domain.clone(),
-            maker: certified.map(|vouched| vouched.issuer),
+            maker: certified.map(|ek| ek.issuer),
             ek_certificates: maker_roots.map(trusted_fingerprints),
         })
     }
 
-    /// Whether this EK certificate is to be in the host certificate: where makers were asked, only what leads to a root.
+    /// Whether the host certificate is to name this EK certificate (DER): if roots were given, only one that leads to a
+    /// root.
     pub fn lists_ek_certificate(&self, certificate: &[u8]) -> bool {
-        self.ek_certificates.as_ref().is_none_or(|taken| taken.contains(&fingerprint(certificate)))
+        self.ek_certificates.as_ref().is_none_or(|trusted| trusted.contains(&fingerprint(certificate)))
     }
 
     fn mac_input(&self) -> Result<Vec<u8>, Error> {
         let mut text = b"hostbadge enrollment seen 1\0".to_vec();
-        serde_json::to_writer(&mut text, self).map_err(|e| Error::Challenge(e.to_string()))?;
+        serde_json::to_writer(&mut text, self).map_err(Error::Json)?;
         Ok(text)
     }
 }
 
 fn fingerprint(certificate: &[u8]) -> String {
-    HEXLOWER.encode(digest(&SHA256, certificate).as_ref())
+    HEXLOWER.encode(&sha256(certificate))
 }
 
 impl ChallengeAnswer {
+    /// Parses a file of at most [`MAX_SMALL_FILE_SIZE`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// If it is too large, not the JSON of an answer, or of another format.
     pub fn parse(text: &[u8]) -> Result<ChallengeAnswer, Error> {
-        parse_document("answer", text, MAX_SMALL_FILE_SIZE)
+        parse_document("answer to a challenge", text, MAX_SMALL_FILE_SIZE)
     }
 }
 
-/// What shows that all secrets were found: HMAC-SHA256, keyed with them one after the other, over what they were for.
+/// The proof that all secrets of a challenge were found: HMAC-SHA256 in hexadecimal over the challenge's id and the digest of
+/// the request, keyed with the concatenated secrets.
 pub fn answer_proof(secrets: &[u8], challenge: &str, request: &str) -> String {
     HEXLOWER.encode(hmac::sign(&hmac_key(secrets), &answer_mac_input(challenge, request)).as_ref())
 }

@@ -1,36 +1,93 @@
-//! `TPM2_MakeCredential` in software (TPM 2.0 Part 1, section 24 and annexes B.10.4 and C.6.4).
+//! Credentials: `TPM2_MakeCredential` in software (TPM 2.0 Library part 1, section 24 and annexes B.10.4 and C.6.4).
 //!
-//! Where the TPM's names of the parts are used they are its own: a seed is encrypted to the EK, and from it come the keys
-//! that encrypt the secret and bind it to the Name of the key that is to be in the same TPM.
+//! The names are the specification's: a seed is encrypted to the EK, and the keys derived from it encrypt the secret and
+//! bind it to the Name of the key that has to be in the same TPM as the EK.
 
 use aes::Aes128;
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use cfb_mode::cipher::{InnerIvInit, KeyInit};
 use crypto_bigint::modular::{MontyForm, MontyParams};
 use crypto_bigint::{Odd, U2048, Uint};
 use data_encoding::BASE64;
 use ring::agreement::{ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral};
-use ring::digest::{Context, SHA256, digest};
+use ring::digest::{Context, SHA256};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::Error;
-use super::challenge::EncryptedCredential;
+use super::error::{DocumentError, Error};
+use crate::digest::sha256;
 use crate::verify::tpm_structures::ByteReader;
-use crate::verify::{Ek, EkKey};
+use crate::verify::{self, Ek, EkKey};
 
-/// Most that a credential can hold: a TPM2B_DIGEST of the EK's hash algorithm.
+/// Bytes of a credential's secret: a TPM2B_DIGEST of the EK's hash algorithm, SHA-256, holds no more.
 pub const MAX_CREDENTIAL_SECRET_LEN: usize = 32;
-/// No part of a credential for the templates' keys comes near this.
-pub(super) const MAX_CREDENTIAL_PART_LEN: usize = 512;
+/// Bytes of either part of a credential. For keys of the EK templates both are shorter.
+const MAX_CREDENTIAL_PART_LEN: usize = 512;
 
-/// A 256-bit digest's size, which is the seed's too.
+/// Bytes of a SHA-256 digest, and of the seed.
 const DIGEST_LEN: usize = 32;
 
-/// Makes a credential: `secret`, of 32 bytes at most, for whoever has `ek` and a key named `name`.
+/// Why a credential cannot be created or parsed.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// The secret is longer than 32 bytes.
+    #[error("the credential: a secret has {MAX_CREDENTIAL_SECRET_LEN} bytes at most")]
+    SecretTooLong,
+    /// The P-256 EK's point is not on the curve.
+    #[error("the credential: the EK's point is not on its curve")]
+    EkPoint,
+    /// The RSA EK's modulus is even.
+    #[error("the credential: the EK's modulus is even")]
+    EkModulus,
+    /// The file is longer than any credential.
+    #[error("the credential: the file is too long")]
+    FileTooLong,
+    /// The file does not begin with the magic number of tpm2-tools.
+    #[error("the credential: tpm2_makecredential did not write this file")]
+    NotTpm2Tools,
+    /// The file has another format than 1.
+    #[error("the credential: format {0} of tpm2-tools is not supported")]
+    UnknownFormat(u32),
+    /// The file is truncated or has trailing bytes.
+    #[error("the credential: {0}")]
+    Malformed(#[source] verify::Error),
+}
+
+/// A credential, in the two parts that `TPM2_ActivateCredential` has as its parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncryptedCredential {
+    /// Content of the TPM2B_ID_OBJECT, base64.
+    pub id_object: String,
+    /// Content of the TPM2B_ENCRYPTED_SECRET, base64.
+    pub seed: String,
+}
+
+impl EncryptedCredential {
+    /// The contents of the TPM2B_ID_OBJECT and of the TPM2B_ENCRYPTED_SECRET.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not base64, or longer than 512 bytes.
+    pub fn decode(&self) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let decode = |text: &str| match BASE64.decode(text.as_bytes()) {
+            Ok(bytes) if bytes.len() <= MAX_CREDENTIAL_PART_LEN => Ok(bytes),
+            _ => Err(Error::File { document: "challenge", error: DocumentError::Credential }),
+        };
+        Ok((decode(&self.id_object)?, decode(&self.seed)?))
+    }
+}
+
+/// Makes a credential: encrypts `secret`, at most 32 bytes, so that only a TPM that has both `ek` and a key with the Name
+/// `key_name` releases it.
+///
+/// # Errors
+///
+/// If the secret is too long or the EK is not valid.
 pub fn make_credential(ek: &Ek, key_name: &[u8], secret: &[u8]) -> Result<EncryptedCredential, Error> {
     if secret.len() > MAX_CREDENTIAL_SECRET_LEN {
-        return Err(Error::Credential(format!("a secret has {MAX_CREDENTIAL_SECRET_LEN} bytes at most")));
+        return Err(CredentialError::SecretTooLong.into());
     }
     let random = SystemRandom::new();
     let (seed, encrypted) = match &ek.key {
@@ -49,21 +106,31 @@ pub fn make_credential(ek: &Ek, key_name: &[u8], secret: &[u8]) -> Result<Encryp
     })
 }
 
-/// TPMS_ID_OBJECT: the integrity value, and the secret encrypted with a size in front (Part 1, section 24.4 and 24.5).
+/// TPMS_ID_OBJECT: the HMAC, then the encrypted secret with its size in front (part 1, sections 24.4 and 24.5).
 fn build_id_object(seed: &[u8; DIGEST_LEN], name: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut identity = Zeroizing::new((secret.len() as u16).to_be_bytes().to_vec());
     identity.extend_from_slice(secret);
-    let key = kdfa(seed, "STORAGE", name);
-    encrypt_cfb(&key[..16], &mut identity);
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &kdfa(seed, "INTEGRITY", &[])[..]);
+    encrypt_cfb(&storage_key(seed, name), &mut identity);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &integrity_key(seed)[..]);
     let integrity = hmac::sign(&key, &[&identity[..], name].concat());
     [&(DIGEST_LEN as u16).to_be_bytes()[..], integrity.as_ref(), &identity].concat()
 }
 
-/// KDFa (Part 1, section 11.4.10.2) with SHA-256, for 256 bits. AES-128 takes the first half of what it would get for 128
-/// bits, so the number of bits tells the two uses apart.
-fn kdfa(seed: &[u8], label: &str, context: &[u8]) -> Zeroizing<[u8; DIGEST_LEN]> {
-    let bits: u32 = if label == "STORAGE" { 128 } else { 256 };
+/// The AES-128 key that encrypts the secret. KDFa derives 128 bits: the first half of one HMAC.
+fn storage_key(seed: &[u8], name: &[u8]) -> Zeroizing<[u8; 16]> {
+    let mut key = Zeroizing::new([0; 16]);
+    key.copy_from_slice(&kdfa(seed, "STORAGE", name, 128)[..16]);
+    key
+}
+
+/// The HMAC key that binds the encrypted secret to the Name.
+fn integrity_key(seed: &[u8]) -> Zeroizing<[u8; DIGEST_LEN]> {
+    kdfa(seed, "INTEGRITY", &[], 256)
+}
+
+/// The first block of KDFa with SHA-256 (part 1, section 11.4.10.2), for keys of at most 256 bits. The number of bits is an
+/// input of the derivation.
+fn kdfa(seed: &[u8], label: &str, context: &[u8], bits: u32) -> Zeroizing<[u8; DIGEST_LEN]> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, seed);
     let input = [&1u32.to_be_bytes()[..], label.as_bytes(), &[0], context, &bits.to_be_bytes()].concat();
     let mut derived = Zeroizing::new([0; DIGEST_LEN]);
@@ -71,21 +138,12 @@ fn kdfa(seed: &[u8], label: &str, context: &[u8]) -> Zeroizing<[u8; DIGEST_LEN]>
     derived
 }
 
-/// AES-128 in CFB mode with an initial vector of zeros; a key is used for one message.
-fn encrypt_cfb(key: &[u8], text: &mut [u8]) {
-    let Ok(cipher) = Aes128::new_from_slice(key) else { unreachable!("the key has 16 bytes") };
-    let mut feedback = [0u8; 16];
-    for block in text.chunks_mut(16) {
-        let mut keystream = feedback.into();
-        cipher.encrypt_block(&mut keystream);
-        for (byte, mask) in block.iter_mut().zip(keystream.iter()) {
-            *byte ^= mask;
-        }
-        feedback[..block.len()].copy_from_slice(block);
-    }
+/// AES-128 in CFB mode with an IV of zeros. Each key encrypts one message.
+fn encrypt_cfb(key: &[u8; 16], text: &mut [u8]) {
+    cfb_mode::Encryptor::inner_iv_init(Aes128::new(key.into()), &[0; 16].into()).encrypt(text);
 }
 
-/// Annex C.6.4: a seed from one-pass Diffie-Hellman, by KDFe; and our point as a TPMS_ECC_POINT.
+/// Annex C.6.4: a seed from one-pass ECDH by KDFe, and the ephemeral point as a TPMS_ECC_POINT.
 fn ecdh_seed(
     point: &[u8; 65],
     random: &SystemRandom,
@@ -103,21 +161,21 @@ fn ecdh_seed(
         seed.copy_from_slice(context.finish().as_ref());
         seed
     });
-    let seed = seed.map_err(|_| Error::Credential("the EK's point is not on its curve".into()))?;
+    let seed = seed.map_err(|_| CredentialError::EkPoint)?;
     let size = 32u16.to_be_bytes();
     Ok((seed, [&size[..], x, &size, y].concat()))
 }
 
-/// Annex B.10.4: RSAES-OAEP (RFC 8017, section 7.1.1) with SHA-256 and the label "IDENTITY", its final zero included.
+/// Annex B.10.4: RSAES-OAEP (RFC 8017, section 7.1.1) with SHA-256 and the label "IDENTITY", including its final zero.
 fn oaep_encrypt(
     modulus: &[u8; 256],
     seed: &[u8; DIGEST_LEN],
     padding: &[u8; DIGEST_LEN],
-) -> Result<Vec<u8>, Error> {
+) -> Result<Vec<u8>, CredentialError> {
     let mut block = Zeroizing::new([0; 256]);
     block[1..33].copy_from_slice(padding);
     let data = &mut block[33..];
-    data[..DIGEST_LEN].copy_from_slice(digest(&SHA256, b"IDENTITY\0").as_ref());
+    data[..DIGEST_LEN].copy_from_slice(&sha256(b"IDENTITY\0"));
     let end = data.len();
     data[end - DIGEST_LEN - 1] = 1;
     data[end - DIGEST_LEN..].copy_from_slice(seed);
@@ -126,13 +184,13 @@ fn oaep_encrypt(
     mgf1_xor(data, &mut head[1..]);
 
     let modulus: Option<Odd<U2048>> = Odd::new(U2048::from_be_slice(modulus)).into();
-    let modulus = modulus.ok_or_else(|| Error::Credential("the EK's modulus is even".into()))?;
+    let modulus = modulus.ok_or(CredentialError::EkModulus)?;
     let base = MontyForm::new(&U2048::from_be_slice(&block[..]), MontyParams::new(modulus));
     let exponent = Uint::<1>::from_u64(65537);
     Ok(base.pow(&exponent).retrieve().to_be_bytes().as_ref().to_vec())
 }
 
-/// Puts MGF1 (RFC 8017, annex B.2.1) over `data`.
+/// Applies MGF1 with SHA-256 (RFC 8017, annex B.2.1) to `data` by XOR.
 fn mgf1_xor(seed: &[u8], data: &mut [u8]) {
     for (counter, block) in data.chunks_mut(DIGEST_LEN).enumerate() {
         let mut context = Context::new(&SHA256);
@@ -144,52 +202,72 @@ fn mgf1_xor(seed: &[u8], data: &mut [u8]) {
     }
 }
 
-/// A credential as `tpm2_makecredential` writes it.
+/// A credential in the file format of `tpm2_makecredential`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tpm2ToolsCredential {
-    /// Contents of the TPM2B_ID_OBJECT.
+    /// Content of the TPM2B_ID_OBJECT.
     pub id_object: Vec<u8>,
-    /// Contents of the TPM2B_ENCRYPTED_SECRET.
+    /// Content of the TPM2B_ENCRYPTED_SECRET.
     pub seed: Vec<u8>,
 }
 
 impl Tpm2ToolsCredential {
-    /// A magic number, a version, then the two structures, each with its size.
+    /// Parses a file: the magic number 0xBADCC0DE, format 1, then the two structures, each with its size in front.
+    ///
+    /// # Errors
+    ///
+    /// If the file is longer than 1 KiB or not in this format.
     pub fn parse(bytes: &[u8]) -> Result<Tpm2ToolsCredential, Error> {
-        let fault = |e: crate::verify::Error| Error::Credential(e.to_string());
         if bytes.len() > 2 * MAX_CREDENTIAL_PART_LEN {
-            return Err(Error::Credential("it is too long for one".into()));
+            return Err(CredentialError::FileTooLong.into());
         }
         let mut reader = ByteReader::new("file of tpm2_makecredential", bytes);
-        if reader.u32().map_err(fault)? != 0xBADC_C0DE {
-            return Err(Error::Credential("tpm2_makecredential did not write this".into()));
+        if reader.u32().map_err(CredentialError::Malformed)? != 0xBADC_C0DE {
+            return Err(CredentialError::NotTpm2Tools.into());
         }
-        match reader.u32().map_err(fault)? {
+        match reader.u32().map_err(CredentialError::Malformed)? {
             1 => {}
-            other => return Err(Error::Credential(format!("format {other} of tpm2-tools is not known"))),
+            other => return Err(CredentialError::UnknownFormat(other).into()),
         }
         let file = Tpm2ToolsCredential {
-            id_object: reader.tpm2b().map_err(fault)?.to_vec(),
-            seed: reader.tpm2b().map_err(fault)?.to_vec(),
+            id_object: reader.tpm2b().map_err(CredentialError::Malformed)?.to_vec(),
+            seed: reader.tpm2b().map_err(CredentialError::Malformed)?.to_vec(),
         };
-        reader.expect_end().map_err(fault)?;
+        reader.expect_end().map_err(CredentialError::Malformed)?;
         Ok(file)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::HEXLOWER;
+
     use super::*;
 
-    /// NIST SP 800-38A, F.3.13 (CFB128-AES128) has another initial vector; with zeros the first block is the cipher's own
-    /// answer to zeros under FIPS 197's key of zeros.
+    /// NIST SP 800-38A, F.3.13 (CFB128-AES128) has another IV. With an IV of zeros the first block is AES of a block of
+    /// zeros under a key of zeros (FIPS 197).
     #[test]
     fn cfb_chains_blocks() {
         let mut text = [0; 34];
         encrypt_cfb(&[0; 16], &mut text);
-        let zeros = data_encoding::HEXLOWER.decode(b"66e94bd4ef8a2c3b884cfa59ca342b2e").unwrap();
+        let zeros = HEXLOWER.decode(b"66e94bd4ef8a2c3b884cfa59ca342b2e").unwrap();
         assert_eq!(text[..16], zeros[..]);
         assert_ne!(text[16..32], text[..16]);
+    }
+
+    /// What hostbadge's own CFB wrote before cfb-mode; a TPM opens credentials of both in tests/tpm_module.rs.
+    #[test]
+    fn id_objects_keep_their_bytes() {
+        let id_object = |secret: &[u8]| HEXLOWER.encode(&build_id_object(&[3; 32], &[9; 34], secret));
+        assert_eq!(
+            id_object(&[5; 32]),
+            "00209266ae680f705b7003d0074f99336e3f3e8d644297c6996820216d130ee514dcf9b1038a687715534fcae69d4f87764c\
+             4f7fc06eba81cfc979141c77fb367ebfed40"
+        );
+        assert_eq!(
+            id_object(&[5; 3]),
+            "0020dffaeb45cf0a8a2a88e3f9d86b442062567687efa3afb5b29f9fda1a2c94c660f992038a68"
+        );
     }
 
     #[test]

@@ -1,34 +1,81 @@
 //! An organisation's CA: its certificate and its key, from PEM files.
 
+use der::asn1::{Any, AnyRef};
+use der::oid::db::rfc5912;
+use der::{Encode, EncodeValue, Sequence, Tag};
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256,
     RsaKeyPair,
 };
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
-use x509_cert::der::Encode;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectKeyIdentifier};
+use x509_cert::name::Name;
+use x509_cert::spki::AlgorithmIdentifierOwned;
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::error::Error;
 use crate::clock::Timestamp;
-use crate::verify::der::{self, integer, oid, sequence, tlv};
-use crate::verify::parse_certificate;
+use crate::verify::x509::{ec_public_key, ecdsa_with_sha256};
+use crate::verify::{self, parse_certificate};
 
-/// A CA that can sign.
+/// Why an organisation's CA cannot sign.
+#[derive(Debug, thiserror::Error)]
+pub enum OrganizationCaError {
+    /// The certificate file is not PEM.
+    #[error("the CA's certificate: not a PEM file: {0}")]
+    CertificatePem(pem::Error),
+    /// The certificate file has no certificate.
+    #[error("the CA's certificate: there is no certificate in the file")]
+    NoCertificate,
+    /// The first certificate is malformed.
+    #[error("the CA's certificate: {0}")]
+    Certificate(#[source] verify::Error),
+    /// The first certificate is an end entity's.
+    #[error("the CA's certificate: it is not a CA's")]
+    NotCa,
+    /// The first certificate has a keyUsage without keyCertSign.
+    #[error("the CA's certificate: it is not for signing certificates")]
+    NotForSigning,
+    /// The path length of the certificate does not allow a host that signs.
+    #[error(
+        "the CA's certificate lets {0} CAs stand below it, and a host that signs needs two; use another CA, or \
+         leave out --signing"
+    )]
+    PathLength(u8),
+    /// The chain does not end with a root.
+    #[error(
+        "the CA's certificate: there is no root in its file, and the bundle of the host's trust domain needs it; \
+         append the root to the file"
+    )]
+    NoRoot,
+    /// The certificate has expired, or a lifetime of 0 days was requested.
+    #[error("the CA's certificate: it has expired, or the requested lifetime is 0 days")]
+    Expired,
+    /// The key file has no unencrypted PEM key.
+    #[error("the CA's key: there is no unencrypted PEM key in the file: {0}")]
+    KeyPem(pem::Error),
+    /// The key's algorithm or size is not supported.
+    #[error("the CA's key: it is not P-256, P-384 or RSA of at least 2048 bits")]
+    UnsupportedKey,
+    /// The key does not belong to the certificate.
+    #[error("the CA's key: it is not the one that the CA's certificate is for")]
+    OtherKey,
+}
+
+/// An organisation's CA, with the key that signs for it.
 #[derive(Debug)]
 pub struct OrganizationCa {
     key: CaSigningKey,
-    signature_algorithm: Vec<u8>,
-    /// Its subject, DER.
-    subject: Vec<u8>,
+    signature_algorithm: AlgorithmIdentifierOwned,
+    subject: Name,
     key_id: Option<Vec<u8>>,
     not_after: Timestamp,
-    /// How many CAs may stand between it and a leaf, where that is bounded.
+    /// How many CAs may be between it and an end entity; `None` if unbounded.
     path_length: Option<u8>,
-    /// Its own certificate and those above it, DER.
+    /// DER: its own certificate, then those above it.
     chain: Vec<Vec<u8>>,
 }
 
@@ -40,26 +87,30 @@ enum CaSigningKey {
 }
 
 impl OrganizationCa {
-    /// From PEM: the CA's certificate, first of its chain, and its key (PKCS#8, SEC 1 or PKCS#1; P-256, P-384 or RSA).
+    /// Parses two PEM files: the CA's certificate, first of its chain, and its key (PKCS#8, SEC 1 or PKCS#1; P-256, P-384 or
+    /// RSA).
+    ///
+    /// # Errors
+    ///
+    /// If a file is malformed, the certificate is not for signing certificates, or the key is not the certificate's.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<OrganizationCa, Error> {
-        let fault = |why: String| Error::OrganizationCa(why);
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
-        let chain = chain.map_err(|e| fault(format!("its certificate is no PEM: {e}")))?;
-        let first = chain.first().ok_or_else(|| fault("there is no certificate in the file".into()))?;
-        let certificate = parse_certificate(first).map_err(|e| fault(e.to_string()))?;
+        let chain = chain.map_err(OrganizationCaError::CertificatePem)?;
+        let first = chain.first().ok_or(OrganizationCaError::NoCertificate)?;
+        let certificate = parse_certificate(first).map_err(OrganizationCaError::Certificate)?;
         check_is_ca(&certificate)?;
         let key = CaSigningKey::from_pem(key)?;
-        let spki = certificate.tbs_certificate().subject_public_key_info();
-        if spki.subject_public_key.as_bytes() != Some(key.public_key()) {
-            return Err(fault("it is not the one that the CA's certificate is for".into()));
-        }
         let tbs = certificate.tbs_certificate();
+        let public_key = &tbs.subject_public_key_info().subject_public_key;
+        if public_key.as_bytes() != Some(key.public_key()) {
+            return Err(OrganizationCaError::OtherKey.into());
+        }
         let constraints = tbs.get_extension::<BasicConstraints>().ok().flatten();
         let id = tbs.get_extension::<SubjectKeyIdentifier>().ok().flatten();
         Ok(OrganizationCa {
             path_length: constraints.and_then(|(_, constraints)| constraints.path_len_constraint),
             signature_algorithm: key.signature_algorithm(),
-            subject: tbs.subject().to_der().map_err(|e| fault(e.to_string()))?,
+            subject: tbs.subject().clone(),
             key_id: id.map(|(_, id)| id.0.into_bytes().into_vec()),
             not_after: Timestamp::from_secs(tbs.validity().not_after.to_unix_duration().as_secs()),
             chain: chain.iter().map(|one| one.to_vec()).collect(),
@@ -67,51 +118,50 @@ impl OrganizationCa {
         })
     }
 
-    /// Its AlgorithmIdentifier, DER.
-    pub fn signature_algorithm(&self) -> &[u8] {
+    /// The algorithm of its signatures.
+    pub(super) fn signature_algorithm(&self) -> &AlgorithmIdentifierOwned {
         &self.signature_algorithm
     }
 
-    pub fn subject(&self) -> &[u8] {
+    pub(super) fn subject(&self) -> &Name {
         &self.subject
     }
 
-    pub fn key_id(&self) -> Option<&[u8]> {
+    /// Its subjectKeyIdentifier.
+    pub(super) fn key_id(&self) -> Option<&[u8]> {
         self.key_id.as_deref()
     }
 
-    pub fn not_after(&self) -> Timestamp {
+    /// When its certificate expires.
+    pub(super) fn not_after(&self) -> Timestamp {
         self.not_after
     }
 
-    /// Whether a host may be a CA below it, and have a CA below itself.
-    pub fn check_can_certify_ca(&self) -> Result<(), Error> {
+    /// Checks that a host may be a CA below it, and have a CA below itself.
+    pub(super) fn check_can_certify_ca(&self) -> Result<(), OrganizationCaError> {
         match self.path_length {
-            Some(length) if length < 2 => Err(Error::OrganizationCa(format!(
-                "its certificate lets {length} CAs stand below it, and a host that signs needs two; use another CA, or \
-                 leave out --signing"
-            ))),
+            Some(length) if length < 2 => Err(OrganizationCaError::PathLength(length)),
             _ => Ok(()),
         }
     }
 
-    /// The root that its chain ends with.
-    pub fn root(&self) -> Option<&[u8]> {
-        let root = self.chain.last()?;
-        (!self.intermediates().any(|der| der == root.as_slice())).then_some(root.as_slice())
+    /// The root (DER) that its chain ends with.
+    ///
+    /// # Errors
+    ///
+    /// If the last certificate of the file is not self-issued.
+    pub fn root(&self) -> Result<&[u8], Error> {
+        let last = self.chain.last().filter(|last| is_self_issued(last));
+        last.map(Vec::as_slice).ok_or(OrganizationCaError::NoRoot.into())
     }
 
-    /// What a verifier needs beside the host's certificate: all but a root, which it has or must not take from others.
+    /// The certificates (DER) that a verifier needs beside the host's and its trusted roots: all but roots.
     pub fn intermediates(&self) -> impl Iterator<Item = &[u8]> {
-        let is_root = |der: &[u8]| {
-            parse_certificate(der)
-                .is_ok_and(|one| one.tbs_certificate().issuer() == one.tbs_certificate().subject())
-        };
-        self.chain.iter().map(Vec::as_slice).filter(move |der| !is_root(der))
+        self.chain.iter().map(Vec::as_slice).filter(|der| !is_self_issued(der))
     }
 
-    /// The signature as certificates hold it.
-    pub fn sign(&self, tbs: &[u8]) -> Result<Vec<u8>, Error> {
+    /// The content of signatureValue for these bytes.
+    pub(super) fn sign(&self, tbs: &[u8]) -> Result<Vec<u8>, Error> {
         let random = SystemRandom::new();
         match &self.key {
             CaSigningKey::P256(key) | CaSigningKey::P384(key) => {
@@ -129,32 +179,15 @@ impl OrganizationCa {
 
 impl CaSigningKey {
     fn from_pem(text: &[u8]) -> Result<CaSigningKey, Error> {
-        let read = PrivateKeyDer::from_pem_slice(text).map_err(|e| {
-            Error::OrganizationCa(format!("there is no unencrypted PEM key in the file: {e}"))
-        })?;
-        let unsupported =
-            || Error::OrganizationCa("it is neither P-256, P-384 nor RSA of 2048 bits and more".into());
-        match &read {
+        let key = match &PrivateKeyDer::from_pem_slice(text).map_err(OrganizationCaError::KeyPem)? {
             PrivateKeyDer::Pkcs1(key) => {
-                RsaKeyPair::from_der(key.secret_pkcs1_der()).map(CaSigningKey::Rsa).map_err(|_| unsupported())
+                RsaKeyPair::from_der(key.secret_pkcs1_der()).map(CaSigningKey::Rsa).ok()
             }
-            PrivateKeyDer::Pkcs8(key) => {
-                CaSigningKey::from_pkcs8(key.secret_pkcs8_der()).ok_or_else(unsupported)
-            }
-            PrivateKeyDer::Sec1(key) => [der::PRIME256V1, der::SECP384R1]
-                .iter()
-                .find_map(|curve| {
-                    let algorithm = sequence(&[&oid(der::EC_PUBLIC_KEY), &oid(curve)]);
-                    let secret = Zeroizing::new(tlv(der::OCTET_STRING, &[key.secret_sec1_der()]));
-                    CaSigningKey::from_pkcs8(&Zeroizing::new(sequence(&[
-                        &integer(&[0]),
-                        &algorithm,
-                        &secret,
-                    ])))
-                })
-                .ok_or_else(unsupported),
-            _ => Err(unsupported()),
-        }
+            PrivateKeyDer::Pkcs8(key) => CaSigningKey::from_pkcs8(key.secret_pkcs8_der()),
+            PrivateKeyDer::Sec1(key) => CaSigningKey::from_sec1(key.secret_sec1_der())?,
+            _ => None,
+        };
+        key.ok_or(OrganizationCaError::UnsupportedKey.into())
     }
 
     fn from_pkcs8(der: &[u8]) -> Option<CaSigningKey> {
@@ -172,7 +205,23 @@ impl CaSigningKey {
         p256().or_else(p384).or_else(|| RsaKeyPair::from_pkcs8(der).map(CaSigningKey::Rsa).ok())
     }
 
-    /// As it stands in a certificate, without the algorithm.
+    /// ring reads EC keys as PKCS#8 alone: wraps an ECPrivateKey (RFC 5915) for each supported curve in turn.
+    fn from_sec1(der: &[u8]) -> Result<Option<CaSigningKey>, Error> {
+        for curve in [rfc5912::SECP_256_R_1, rfc5912::SECP_384_R_1] {
+            let wrapped = PrivateKeyInfo {
+                version: 0,
+                algorithm: ec_public_key(curve)?,
+                private_key: AnyRef::new(Tag::OctetString, der)?,
+            };
+            let pkcs8 = Zeroizing::new(wrapped.to_der()?);
+            if let Some(key) = CaSigningKey::from_pkcs8(&pkcs8) {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The content of subjectPublicKey in a certificate for the key.
     fn public_key(&self) -> &[u8] {
         match self {
             CaSigningKey::P256(key) | CaSigningKey::P384(key) => key.public_key().as_ref(),
@@ -180,27 +229,44 @@ impl CaSigningKey {
         }
     }
 
-    fn signature_algorithm(&self) -> Vec<u8> {
+    fn signature_algorithm(&self) -> AlgorithmIdentifierOwned {
         match self {
-            CaSigningKey::P256(_) => sequence(&[&oid(der::ECDSA_SHA256)]),
-            CaSigningKey::P384(_) => sequence(&[&oid(der::ECDSA_SHA384)]),
-            CaSigningKey::Rsa(_) => sequence(&[&oid(der::RSA_SHA256), &tlv(0x05, &[])]),
+            CaSigningKey::P256(_) => ecdsa_with_sha256(),
+            CaSigningKey::P384(_) => {
+                AlgorithmIdentifierOwned { oid: rfc5912::ECDSA_WITH_SHA_384, parameters: None }
+            }
+            // With parameters NULL (RFC 4055, section 5).
+            CaSigningKey::Rsa(_) => AlgorithmIdentifierOwned {
+                oid: rfc5912::SHA_256_WITH_RSA_ENCRYPTION,
+                parameters: Some(Any::null()),
+            },
         }
     }
 }
 
-/// What a verifier will ask of the CA's certificate is better asked before it signs.
-fn check_is_ca(certificate: &Certificate) -> Result<(), Error> {
+/// PrivateKeyInfo (RFC 5208, section 5).
+#[derive(EncodeValue)]
+struct PrivateKeyInfo<'a> {
+    version: u8,
+    algorithm: AlgorithmIdentifierOwned,
+    private_key: AnyRef<'a>,
+}
+
+impl Sequence<'_> for PrivateKeyInfo<'_> {}
+
+fn is_self_issued(der: &[u8]) -> bool {
+    parse_certificate(der).is_ok_and(|one| one.tbs_certificate().issuer() == one.tbs_certificate().subject())
+}
+
+/// Checks before signing what verifiers check of a CA's certificate.
+fn check_is_ca(certificate: &Certificate) -> Result<(), OrganizationCaError> {
     let tbs = certificate.tbs_certificate();
     let constraints = tbs.get_extension::<BasicConstraints>().ok().flatten();
     if !constraints.is_some_and(|(_, constraints)| constraints.ca) {
-        return Err(Error::OrganizationCa("its certificate is not a CA's".into()));
+        return Err(OrganizationCaError::NotCa);
     }
-    let usage = tbs.get_extension::<KeyUsage>();
-    match usage.ok().flatten() {
-        Some((_, usage)) if !usage.key_cert_sign() => {
-            Err(Error::OrganizationCa("its certificate is not for signing certificates".into()))
-        }
+    match tbs.get_extension::<KeyUsage>().ok().flatten() {
+        Some((_, usage)) if !usage.key_cert_sign() => Err(OrganizationCaError::NotForSigning),
         _ => Ok(()),
     }
 }

@@ -1,42 +1,87 @@
-//! The request: what a host says of itself, all of it bound together by a quote.
+//! The request: a host's statement of its keys and names, bound together by a quote.
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
-use ring::digest::{Context, SHA256, digest};
+use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::certificate::{check_csr, csr_info};
-use super::{ENROLLMENT_VERSION, Error, parse_document};
+use super::certificate::{CsrMismatch, check_csr, csr_info};
+use super::document::{ENROLLMENT_VERSION, parse_document};
+use super::error::Error;
 use crate::clock::Timestamp;
-use crate::verify::HostSan;
+use crate::digest::sha256;
 use crate::verify::evidence::{CheckResult, EndorsementKeys, Evidence, MAX_EVIDENCE_SIZE};
+use crate::verify::{self, HostSan, is_trust_domain};
 
-/// The document.
+/// Why a request does not pass its checks.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// A format that this program does not read.
+    #[error("the request is invalid: it has format {0}")]
+    UnknownVersion(u64),
+    /// A check of the evidence failed.
+    #[error("the request is invalid: {name}: {detail}")]
+    Check {
+        /// Which check.
+        name: String,
+        /// What it found.
+        detail: String,
+    },
+    /// The quote is not over the digest of the request.
+    #[error("the request is invalid: nonce: it is not the digest of the request")]
+    Nonce,
+    /// A key in the evidence cannot be read.
+    #[error("the request is invalid: {0}")]
+    Evidence(#[source] verify::Error),
+    /// The trust domain does not have the form of SPIFFE ID section 2.1.
+    #[error(
+        "the request is invalid: its trust domain is not a name of 1 to 255 characters of a-z, 0-9, '.', '-' and '_'"
+    )]
+    TrustDomain,
+    /// The CSR is not base64.
+    #[error("the request is invalid: CSR: {0}")]
+    CsrBase64(#[source] data_encoding::DecodeError),
+    /// The CSR is not for the keys and names of the request.
+    #[error("the request is invalid: CSR: {0}")]
+    Csr(#[source] CsrMismatch),
+    /// No EK certificate leads to one of the roots.
+    #[error("the request is invalid: no TPM maker certifies an EK of this host: {0}")]
+    NotCertified(#[source] verify::Error),
+}
+
+/// The file that `hostbadge enroll request` writes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrollmentRequest {
+    /// The format, [`ENROLLMENT_VERSION`].
     pub version: u64,
     /// 128 random bits in hexadecimal.
     pub id: String,
-    /// When it was made, by the host's clock.
-    pub made: u64,
-    /// The trust domain that the host means to be in.
+    /// When the request was created, by the host's clock: seconds since the epoch.
+    #[serde(rename = "made")]
+    pub created_at: u64,
+    /// The trust domain that the host is configured with.
     pub trust_domain: String,
-    /// PKCS#10 for the host key, signed by it, DER in base64.
+    /// PKCS#10 for the host key, signed by it: DER in base64.
     pub csr: String,
-    /// For the digest of the above as its nonce.
+    /// Evidence whose nonce is the digest of the members above.
     pub evidence: Evidence,
 }
 
 impl EnrollmentRequest {
+    /// Parses a file of at most [`MAX_EVIDENCE_SIZE`] bytes. The content is not checked.
+    ///
+    /// # Errors
+    ///
+    /// If it is too large, not the JSON of a request, or of another format.
     pub fn parse(text: &[u8]) -> Result<EnrollmentRequest, Error> {
-        parse_document("request", text, MAX_EVIDENCE_SIZE)
+        parse_document("enrollment request", text, MAX_EVIDENCE_SIZE)
     }
 
-    /// What the quote's nonce is: SHA-256 over all members but the evidence.
-    pub fn quote_nonce(id: &str, made: u64, trust_domain: &str, csr: &str) -> [u8; 32] {
+    /// The nonce of the quote: SHA-256 over all members but the evidence.
+    pub fn quote_nonce(id: &str, created_at: u64, trust_domain: &str, csr: &str) -> [u8; 32] {
         let mut context = Context::new(&SHA256);
         context.update(b"hostbadge enrollment request 1");
-        for part in [id, &made.to_string(), trust_domain, csr] {
+        for part in [id, &created_at.to_string(), trust_domain, csr] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
         }
@@ -45,64 +90,82 @@ impl EnrollmentRequest {
         nonce
     }
 
-    /// What challenges and answers know the request by: SHA-256 over the document without spaces, in hexadecimal.
+    /// The digest by which challenges and answers name the request: SHA-256 in hexadecimal over the document without
+    /// whitespace.
+    ///
+    /// # Errors
+    ///
+    /// If the document cannot be written as JSON.
     pub fn digest(&self) -> Result<String, Error> {
-        let text = serde_json::to_vec(self).map_err(|e| Error::Request(e.to_string()))?;
-        Ok(HEXLOWER.encode(digest(&SHA256, &text).as_ref()))
+        let text = serde_json::to_vec(self).map_err(Error::Json)?;
+        Ok(HEXLOWER.encode(&sha256(&text)))
     }
 
-    /// Checks all that can be checked before a challenge: what a verifier of evidence would, and the CSR.
+    /// Checks all that does not need a challenge: the evidence, as a verifier does, and the CSR. That the AK is in the TPM
+    /// of the EKs is not checked: the challenge shows it.
     ///
-    /// Not that the AK is in the TPM of the EKs: that is what the challenge is for.
+    /// # Errors
+    ///
+    /// [`RequestError`] with the check that failed.
     pub fn check(&self) -> Result<VerifiedRequest, Error> {
-        let invalid = |why: String| Error::Request(why);
         if self.version != ENROLLMENT_VERSION {
-            return Err(invalid(format!("it is of format {}", self.version)));
+            return Err(RequestError::UnknownVersion(self.version).into());
         }
-        let nonce = EnrollmentRequest::quote_nonce(&self.id, self.made, &self.trust_domain, &self.csr);
+        let nonce = EnrollmentRequest::quote_nonce(&self.id, self.created_at, &self.trust_domain, &self.csr);
         let checks = self.evidence.check(&nonce);
         if let Some(failed) = checks.iter().find(|finding| !finding.holds) {
-            return Err(invalid(format!("{}: {}", failed.what, failed.detail)));
+            let (name, detail) = (failed.what.to_string(), failed.detail.clone());
+            return Err(RequestError::Check { name, detail }.into());
         }
         if self.evidence.nonce != BASE64URL_NOPAD.encode(&nonce) {
-            return Err(invalid("nonce: it is not the digest of the request".into()));
+            return Err(RequestError::Nonce.into());
         }
-        let endorsement_keys = self.evidence.endorsement_keys().map_err(invalid)?;
+        let malformed = |e: String| RequestError::Evidence(verify::Error::Evidence(e));
         let verified = VerifiedRequest {
+            endorsement_keys: self.evidence.endorsement_keys().map_err(malformed)?,
             host: self.evidence.host.clone(),
             trust_domain: self.trust_domain.clone(),
-            ak_name: self.evidence.ak_name().map_err(invalid)?,
-            host_key: self.evidence.host_key_point().map_err(invalid)?,
-            created_at: Timestamp::from_secs(self.made),
+            ak_name: self.evidence.ak_name().map_err(malformed)?,
+            host_key: self.evidence.host_key_point().map_err(malformed)?,
+            created_at: Timestamp::from_secs(self.created_at),
             digest: self.digest()?,
-            csr: BASE64.decode(self.csr.as_bytes()).map_err(|e| invalid(format!("CSR: {e}")))?,
-            endorsement_keys,
+            csr: BASE64.decode(self.csr.as_bytes()).map_err(RequestError::CsrBase64)?,
             checks,
         };
-        check_trust_domain(&self.trust_domain)?;
-        let info = csr_info(&verified.san(), &verified.host_key);
-        check_csr(&verified.csr, &info, &verified.host_key)?;
+        if !is_trust_domain(&self.trust_domain) {
+            return Err(RequestError::TrustDomain.into());
+        }
+        let info = csr_info(&verified.san(), &verified.host_key)?;
+        check_csr(&verified.csr, &info, &verified.host_key).map_err(RequestError::Csr)?;
         Ok(verified)
     }
 }
 
-/// A request all of which holds, as far as no challenge is needed.
+/// A request that passed all checks that do not need a challenge.
 #[derive(Clone, Debug)]
 pub struct VerifiedRequest {
+    /// The host's id.
     pub host: String,
+    /// The trust domain that the host is configured with.
     pub trust_domain: String,
+    /// The Name of the AK.
     pub ak_name: Vec<u8>,
+    /// The host key: an uncompressed P-256 point.
     pub host_key: [u8; 65],
+    /// When the request was created, by the host's clock.
     pub created_at: Timestamp,
+    /// [`EnrollmentRequest::digest`].
     pub digest: String,
-    /// DER
+    /// PKCS#10, DER.
     pub csr: Vec<u8>,
+    /// The EKs and their certificates.
     pub endorsement_keys: EndorsementKeys,
+    /// The checks of the evidence, all passed or skipped.
     pub checks: Vec<CheckResult>,
 }
 
 impl VerifiedRequest {
-    /// What the host's certificate is to name.
+    /// The names for the host's certificate.
     pub fn san(&self) -> HostSan<'_> {
         HostSan {
             trust_domain: &self.trust_domain,
@@ -111,14 +174,5 @@ impl VerifiedRequest {
             ek_certificates: self.endorsement_keys.certificates(),
             ak_name: &self.ak_name,
         }
-    }
-}
-
-/// SPIFFE ID, section 2.1: what a trust domain's name is made of.
-fn check_trust_domain(name: &str) -> Result<(), Error> {
-    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
-    match (1..=255).contains(&name.len()) && name.bytes().all(is_allowed) {
-        true => Ok(()),
-        false => Err(Error::Request("its trust domain is none".into())),
     }
 }

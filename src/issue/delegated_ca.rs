@@ -5,14 +5,15 @@ use std::path::Path;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use x509_cert::Certificate;
-use x509_cert::der::Encode;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
 
 use super::error::{CertificateFileError, DelegatedCaFault, EnrollmentError, Error};
 use crate::clock::Timestamp;
+use crate::enroll;
 use crate::store;
-use crate::verify::{der, parse_certificate};
+use crate::verify::parse_certificate;
+use crate::verify::x509::p256_spki;
 
 pub(super) const FILE_NAME: &str = "signing.json";
 const VERSION: u64 = 1;
@@ -96,14 +97,9 @@ impl DelegatedCa {
     ) -> Result<(Vec<Vec<u8>>, Option<DelegatedCa>), EnrollmentError> {
         let certificates = bundle.iter().map(|der| parse_certificate(der)).collect::<Result<Vec<_>, _>>();
         let certificates = certificates.map_err(EnrollmentError::Certificate)?;
-        let host_spki = der::p256_spki(host_key);
-        let has_host_key = |certificate: &Certificate| {
-            certificate
-                .tbs_certificate()
-                .subject_public_key_info()
-                .to_der()
-                .is_ok_and(|info| info == host_spki)
-        };
+        let host_spki = p256_spki(host_key).map_err(enroll::Error::Encode)?;
+        let has_host_key =
+            |certificate: &Certificate| *certificate.tbs_certificate().subject_public_key_info() == host_spki;
         let Some(index) = (1..certificates.len()).find(|at| has_host_key(&certificates[*at])) else {
             return Ok((bundle.to_vec(), None));
         };

@@ -153,13 +153,19 @@ impl Enrollment {
         let mut enrollment_file = self.read_file()?;
         let mut id = [0; 16];
         SystemRandom::new().fill(&mut id).map_err(Error::Random)?;
-        let (id, made) = (HEXLOWER.encode(&id), now.as_secs());
+        let (id, created_at) = (HEXLOWER.encode(&id), now.as_secs());
         let trust_domain = issuer_state.host().trust_domain.clone();
         let csr = BASE64.encode(&build_csr(issuer_state, tpm).await?);
-        let nonce = Nonce::from_digest(EnrollmentRequest::quote_nonce(&id, made, &trust_domain, &csr));
+        let nonce = Nonce::from_digest(EnrollmentRequest::quote_nonce(&id, created_at, &trust_domain, &csr));
         let evidence = issuer_state.collect_evidence(tpm, logs, &nonce, None).await?;
-        let request =
-            EnrollmentRequest { version: enroll::ENROLLMENT_VERSION, id, made, trust_domain, csr, evidence };
+        let request = EnrollmentRequest {
+            version: enroll::ENROLLMENT_VERSION,
+            id,
+            created_at,
+            trust_domain,
+            csr,
+            evidence,
+        };
         request.check().map_err(EnrollmentError::Request)?;
         enrollment_file.pending.push(request.digest().map_err(EnrollmentError::Request)?);
         let excess = enrollment_file.pending.len().saturating_sub(MAX_PENDING_REQUESTS);
@@ -338,8 +344,9 @@ async fn build_csr(issuer_state: &IssuerState, tpm: &Tpm) -> Result<Vec<u8>, Err
         ek_certificates: eks.p256.certificate.as_deref().into_iter().chain(rsa).collect(),
         ak_name: &ak_name,
     };
-    let info = enroll::csr_info(&names, &host_key);
-    Ok(enroll::build_csr(&info, &tpm.host_sign(sha256(&info)).await?))
+    let info = enroll::csr_info(&names, &host_key).map_err(EnrollmentError::Request)?;
+    let signature = tpm.host_sign(sha256(&info)).await?;
+    Ok(enroll::build_csr(&info, &signature).map_err(EnrollmentError::Request)?)
 }
 
 fn decode_credential(credential: &EncryptedCredential) -> Result<CredentialBlob, Error> {

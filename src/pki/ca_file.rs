@@ -1,63 +1,72 @@
-//! `ca.json`: the root, the issuing CAs with their keys encrypted, and what each of them has revoked.
+//! `ca.json`: the root, the issuing CAs with their encrypted keys, and what each of them has revoked.
 
 use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
-use x509_cert::der::Encode;
 
-use super::Error;
+use super::error::Error;
 use super::issuing_ca::IssuingCa;
 use crate::clock::Timestamp;
 use crate::issue::HostIdentity;
 use crate::keystore::{self, Kek, KekPair};
 use crate::verify::parse_certificate;
 
-pub const FILE_NAME: &str = "ca.json";
-pub const VERSION: u64 = 1;
+pub(super) const FILE_NAME: &str = "ca.json";
+pub(super) const VERSION: u64 = 1;
 
-/// Serial numbers that the lists hold; of more, those that expire first are left out. Bounds the lists to 700 KiB.
+/// Revoked certificates on all CRLs together, which bounds the CRLs to about 700 KiB. Where more are revoked, those that
+/// expire first are left out.
 const MAX_REVOKED: usize = 16_384;
 
-/// An issuing CA beside what is written of it.
+/// An issuing CA together with what `ca.json` has of it.
 #[derive(Clone)]
-pub struct CaRecord {
+pub(super) struct CaRecord {
     pub ca: Arc<IssuingCa>,
+    /// The PKCS#8 key, encrypted under the key-encryption key.
     pub encrypted_key: String,
     pub revoked: Vec<RevokedCertificate>,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+/// An entry of a CRL. In `ca.json` it is the string `serial:revoked at:expires`: the serial number as 32 hexadecimal digits,
+/// times in seconds since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct RevokedCertificate {
+pub(super) struct RevokedCertificate {
     pub serial: [u8; 16],
     pub revoked_at: Timestamp,
+    /// When the certificate expires, and the entry is dropped.
     pub expires: Timestamp,
 }
 
-/// `ca.json`.
+/// The content of `ca.json`. Certificates are DER in base64, times are seconds since the epoch.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CaFile {
-    /// DER in base64, as of each certificate here.
+pub(super) struct CaFile {
     pub root: String,
-    /// Number and time of the latest lists; times are seconds since the epoch.
-    pub list: u64,
-    pub listed: u64,
+    /// The number of the latest CRLs.
+    #[serde(rename = "list")]
+    pub crl_number: u64,
+    /// When they were issued.
+    #[serde(rename = "listed")]
+    pub crl_issued_at: u64,
     /// The latest first.
-    pub issuing: Vec<RawIssuingCa>,
+    #[serde(rename = "issuing")]
+    pub issuing_cas: Vec<RawIssuingCa>,
 }
 
+/// An issuing CA in `ca.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RawIssuingCa {
+pub(super) struct RawIssuingCa {
     pub kid: String,
-    pub made: u64,
-    pub until: u64,
+    #[serde(rename = "made")]
+    pub created_at: u64,
+    #[serde(rename = "until")]
+    pub not_after: u64,
     pub certificate: String,
-    /// The PKCS#8 document, encrypted.
+    /// The PKCS#8 key, encrypted under the key-encryption key.
     pub key: String,
-    /// `serial:revoked at:expires`.
     pub revoked: Vec<RevokedCertificate>,
 }
 
@@ -65,8 +74,8 @@ impl CaRecord {
     pub fn to_raw(&self) -> RawIssuingCa {
         RawIssuingCa {
             kid: self.ca.kid().to_owned(),
-            made: self.ca.created_at().as_secs(),
-            until: self.ca.not_after().as_secs(),
+            created_at: self.ca.created_at().as_secs(),
+            not_after: self.ca.not_after().as_secs(),
             certificate: BASE64.encode(self.ca.certificate()),
             key: self.encrypted_key.clone(),
             revoked: self.revoked.clone(),
@@ -75,33 +84,29 @@ impl CaRecord {
 }
 
 impl RawIssuingCa {
-    /// The error is its name.
-    pub fn decrypt(self, keks: &KekPair, host: &HostIdentity) -> Result<CaRecord, String> {
-        let RawIssuingCa { kid, made, until, certificate, key, revoked } = self;
-        let try_decrypt = || {
-            let pkcs8 = keks.decrypt(&key_aad(&kid), &key)?;
-            let certificate = BASE64.decode(certificate.as_bytes()).ok()?;
-            let (made, until) = (Timestamp::from_secs(made), Timestamp::from_secs(until));
-            let ca = IssuingCa::from_parts(pkcs8, certificate, &host.id, made, until).ok()?;
-            let parsed = parse_certificate(ca.certificate()).ok()?;
-            let info = parsed.tbs_certificate().subject_public_key_info().to_der().ok()?;
-            (info == ca.spki().ok()?).then_some(ca)
-        };
-        match try_decrypt() {
-            Some(ca) => Ok(CaRecord { ca: Arc::new(ca), encrypted_key: key, revoked }),
-            None => Err(kid),
+    /// The CA with its key; `None` if the key cannot be decrypted, or is not the one that the certificate is for.
+    pub fn decrypt(self, keks: &KekPair, host: &HostIdentity) -> Option<CaRecord> {
+        let pkcs8 = keks.decrypt(&key_aad(&self.kid), &self.key)?;
+        let certificate = BASE64.decode(self.certificate.as_bytes()).ok()?;
+        let (created_at, not_after) =
+            (Timestamp::from_secs(self.created_at), Timestamp::from_secs(self.not_after));
+        let ca = IssuingCa::from_parts(pkcs8, certificate, &host.id, created_at, not_after).ok()?;
+        let parsed = parse_certificate(ca.certificate()).ok()?;
+        if *parsed.tbs_certificate().subject_public_key_info() != ca.spki().ok()? {
+            return None;
         }
+        Some(CaRecord { ca: Arc::new(ca), encrypted_key: self.key, revoked: self.revoked })
     }
 }
 
-/// An issuing CA's key, for the file.
-pub fn encrypt_key(kek: &Kek, ca: &IssuingCa) -> Result<String, Error> {
+/// Encrypts an issuing CA's key for `ca.json`.
+pub(super) fn encrypt_key(kek: &Kek, ca: &IssuingCa) -> Result<String, Error> {
     Ok(keystore::encrypt(kek, &key_aad(ca.kid()), ca.pkcs8())?)
 }
 
-/// Whatever is encrypted under the vault's key says what it is, so that an issuing key cannot stand in for a CA's.
-/// An issuing CA's key, for the file.
-pub fn key_aad(kid: &str) -> Vec<u8> {
+/// Associated data of the encryption: it names the kind of key, so that an encrypted key of another kind is not accepted as
+/// an issuing CA's.
+fn key_aad(kid: &str) -> Vec<u8> {
     format!("hostbadge issuing CA {kid}").into_bytes()
 }
 
@@ -129,23 +134,24 @@ impl TryFrom<String> for RevokedCertificate {
     }
 }
 
-/// Leaves out what expires first.
-pub fn truncate_revoked(issuing: &mut [CaRecord]) {
-    let count = |issuing: &[CaRecord]| issuing.iter().map(|record| record.revoked.len()).sum::<usize>();
-    let excess = count(issuing).saturating_sub(MAX_REVOKED);
+/// Keeps at most [`MAX_REVOKED`] entries of all CAs, dropping those that expire first.
+pub(super) fn truncate_revoked(issuing_cas: &mut [CaRecord]) {
+    let count =
+        |issuing_cas: &[CaRecord]| issuing_cas.iter().map(|record| record.revoked.len()).sum::<usize>();
+    let excess = count(issuing_cas).saturating_sub(MAX_REVOKED);
     if excess == 0 {
         return;
     }
     let mut expiries: Vec<Timestamp> =
-        issuing.iter().flat_map(|record| record.revoked.iter().map(|revoked| revoked.expires)).collect();
+        issuing_cas.iter().flat_map(|record| record.revoked.iter().map(|revoked| revoked.expires)).collect();
     expiries.sort_unstable();
     let cutoff = expiries[excess - 1];
-    for record in issuing.iter_mut() {
+    for record in issuing_cas.iter_mut() {
         record.revoked.retain(|revoked| revoked.expires > cutoff);
     }
     tracing::warn!(
-        "more certificates are revoked than a list holds; {} that expire first are not on it",
-        expiries.len() - count(issuing)
+        "more than {MAX_REVOKED} certificates are revoked; {} that expire first are not on the CRLs",
+        expiries.len() - count(issuing_cas)
     );
 }
 
@@ -153,17 +159,20 @@ pub fn truncate_revoked(issuing: &mut [CaRecord]) {
 mod tests {
     use super::*;
     use crate::pki::issuing_ca::{ParentCa, UnsignedCa};
-    use crate::verify::der;
+    use crate::verify::x509::common_name;
 
     fn ca_record(revoked: usize, expires: u64) -> CaRecord {
         let parent = ParentCa {
-            name: &der::distinguished_name(&[(der::COMMON_NAME, "host CA")]),
+            name: &common_name("host CA").unwrap(),
             key_id: [0; 20],
             not_after: Timestamp::from_secs(2_000_000_000),
             host_id: "host",
             trust_domain: "example.org",
         };
-        let ca = UnsignedCa::new(&parent, Timestamp::from_secs(1_700_000_000)).unwrap().into_signed(&[1; 64]);
+        let ca = UnsignedCa::new(&parent, Timestamp::from_secs(1_700_000_000))
+            .unwrap()
+            .into_signed(&[1; 64])
+            .unwrap();
         let revoked_certificate = |n: usize| {
             let mut serial = [0; 16];
             serial[..8].copy_from_slice(&n.to_be_bytes());

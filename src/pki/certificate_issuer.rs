@@ -1,5 +1,4 @@
-//! What the road and the Workload API hold of this room: certificates for what was permitted, and what they are checked
-//! with. All in memory.
+//! Issues certificates for what policy permitted, and publishes what relying parties verify them with. All in memory.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,99 +12,43 @@ use serde::Serialize;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::csr::SubjectKey;
+use super::error::Error;
 use super::issued::{IssuedCertificates, IssuedCertificatesFile, LeafRecord};
 use super::issuing_ca::IssuingCa;
-use super::{Error, SubjectKey};
+use super::svid::{IssuedLeaf, IssuedX509Svid};
 use crate::clock::Timestamp;
 use crate::issue::{HostIdentity, IssuingKey};
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
 use crate::store;
 
-/// All that certificates are issued by and checked with. Never changed: another is put in its place.
+/// The CA state that certificates are issued from and verified with. Immutable: a change replaces the whole snapshot.
 #[derive(Debug)]
 pub struct CaSnapshot {
     pub(super) issuing_ca: Arc<IssuingCa>,
-    /// DER each: what a chain has after the leaf.
+    /// DER certificates that follow the leaf in a chain.
     pub(super) intermediates: Vec<Vec<u8>>,
+    /// DER root certificates.
     pub(super) bundle: Vec<Vec<u8>>,
+    /// DER CRLs.
     pub(super) crls: Vec<Vec<u8>>,
     pub(super) changed_at: Timestamp,
 }
 
-/// What a certificate is asked for with.
+/// Parameters of a certificate that a caller may choose.
 #[derive(Clone, Debug, Default)]
 pub struct CertificateParams {
-    /// The key of whoever asks; none has one made.
+    /// The caller's own key; `None` has one generated.
     pub key: Option<SubjectKey>,
-    /// A shorter life than is usual.
+    /// A shorter lifetime than the configured one, which is also the upper bound.
     pub ttl: Option<Duration>,
 }
 
-/// From so many leaves of one identity on that have not expired, those that it takes more are one and the same: a program that
-/// is started every second is to be served all day.
+/// From this many unexpired leaves of one identity on, its streams share the latest certificate instead of getting one
+/// each, so that an agent that is started every second does not exhaust its quota within a day.
 const SHARING_THRESHOLD: usize = 1024;
 
-/// An X509-SVID, with what the record needs of it. Its key is not shown by `Debug`.
-pub struct IssuedX509Svid {
-    permit: IdentityPermit,
-    spiffe_id: String,
-    issued: IssuedLeaf,
-    /// Whether others have it already.
-    shared: bool,
-}
-
-/// What a certificate is, whoever has it.
-#[derive(Clone)]
-struct IssuedLeaf {
-    issued_at: Timestamp,
-    serial: String,
-    record: LeafRecord,
-    chain: Vec<Vec<u8>>,
-    /// Wiped when the last who holds it lets go.
-    key: Option<Bytes>,
-}
-
-impl IssuedX509Svid {
-    pub fn permit(&self) -> &IdentityPermit {
-        &self.permit
-    }
-
-    pub fn spiffe_id(&self) -> &str {
-        &self.spiffe_id
-    }
-
-    /// In hexadecimal.
-    pub fn serial(&self) -> &str {
-        &self.issued.serial
-    }
-
-    pub fn expires(&self) -> Timestamp {
-        self.issued.record.expires
-    }
-
-    /// DER each, the leaf first, without the root.
-    pub fn chain(&self) -> &[Vec<u8>] {
-        &self.issued.chain
-    }
-
-    /// PKCS#8 (RFC 5958), DER, where the key was made here.
-    pub fn key(&self) -> Option<&[u8]> {
-        self.issued.key.as_deref()
-    }
-
-    /// The same key without a copy; nothing where it was not made here.
-    pub fn shared_key(&self) -> Bytes {
-        self.issued.key.clone().unwrap_or_default()
-    }
-}
-
-impl std::fmt::Debug for IssuedX509Svid {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Certificate").field("serial", &self.issued.serial).finish_non_exhaustive()
-    }
-}
-
-/// The host's authority. Cheap to clone; until something is in force it issues nothing.
+/// Issues X509-SVIDs from the active [`CaSnapshot`]. Cheap to clone; issues nothing before the first snapshot.
 #[derive(Clone)]
 pub struct CertificateIssuer(Arc<CertificateIssuerInner>);
 
@@ -113,23 +56,24 @@ struct CertificateIssuerInner {
     ttl: Duration,
     active: ArcSwapOption<CaSnapshot>,
     issued_certificates: Mutex<IssuedCertificates>,
-    /// By identity: what was made last, key and all, for those who are many.
+    /// For identities above the threshold: the latest certificate and its key, by SPIFFE ID.
     shared_svids: Mutex<HashMap<String, IssuedLeaf>>,
     generation: watch::Sender<u64>,
     blocked_reason: watch::Sender<Option<String>>,
 }
 
-/// How the authority is, for administrators.
+/// The state of the host's CA, for administrators.
 #[derive(Clone, Debug, Serialize)]
 pub struct CaReport {
-    /// Until when the issuing CA in force can sign; none where there is none.
+    /// When the active issuing CA expires; `None` before there is one.
     pub issues_until: Option<Timestamp>,
-    /// Why a change that is due is not made.
-    pub waits: Option<String>,
+    /// Why a due change of the CA has not been made.
+    #[serde(rename = "waits")]
+    pub blocked_reason: Option<String>,
 }
 
 impl CertificateIssuer {
-    /// `ttl`: how long leaves live where nobody asks for less.
+    /// An issuer of certificates with the lifetime `ttl`, where the caller asks for no shorter one.
     pub fn new(ttl: Duration) -> CertificateIssuer {
         CertificateIssuer(Arc::new(CertificateIssuerInner {
             ttl,
@@ -141,7 +85,12 @@ impl CertificateIssuer {
         }))
     }
 
-    /// Issues what was permitted.
+    /// Issues a certificate for a permitted identity.
+    ///
+    /// # Errors
+    ///
+    /// `temporarily_unavailable` without a usable issuing CA, `slow_down` if the agent or the host has too many unexpired
+    /// certificates, `server_error` if signing fails.
     pub fn issue(
         &self,
         permit: IdentityPermit,
@@ -157,7 +106,7 @@ impl CertificateIssuer {
         let unavailable = |message: &str| reject(ErrorCode::TemporarilyUnavailable, message.into());
         let active = self.0.active.load_full();
         let active =
-            active.ok_or_else(|| unavailable("the host's CA is being made; try again in a moment"))?;
+            active.ok_or_else(|| unavailable("the host's CA is being created; try again in a moment"))?;
         if let Some(reason) = active.issuing_ca.unusable_reason(now) {
             return Err(unavailable(reason));
         }
@@ -172,9 +121,10 @@ impl CertificateIssuer {
         let (certificate, leaf) =
             active.issuing_ca.sign_leaf(&spiffe_id, &subject_key, ttl, now).map_err(internal_error)?;
         self.issued_certificates().add(&spiffe_id, leaf, now).map_err(|exceeded| {
-            let message = match exceeded.per_identity {
-                true => "this agent has as many certificates that have not expired as it may",
-                false => "as many certificates have not expired as this host issues",
+            let message = if exceeded.per_identity {
+                "this agent has reached its maximum number of unexpired certificates"
+            } else {
+                "this host has reached its maximum number of unexpired certificates"
             };
             let mut refusal = reject(ErrorCode::SlowDown, format!("{message}; ask again later"));
             refusal.retry_after = Some(exceeded.retry_after);
@@ -186,8 +136,12 @@ impl CertificateIssuer {
         Ok(IssuedX509Svid { permit, spiffe_id, issued, shared: false })
     }
 
-    /// The same with a key made here, for one of an agent's streams. Each has its own unless they are very many: then
-    /// they share the one that was made last, for the first half of its life.
+    /// Issues a certificate with a generated key for one stream of an agent. Above 1024 unexpired certificates of the
+    /// identity, the streams share the latest one for the first half of its lifetime.
+    ///
+    /// # Errors
+    ///
+    /// As of [`CertificateIssuer::issue`].
     pub fn issue_for_stream(
         &self,
         permit: IdentityPermit,
@@ -201,7 +155,8 @@ impl CertificateIssuer {
         self.issue(permit, host, CertificateParams::default(), now)
     }
 
-    /// Lets streams share a certificate that is in the record, where they are so many. No other's key is kept here.
+    /// Keeps an audited certificate and its key for the identity's other streams, if the identity is above the threshold.
+    /// Keys of other certificates are not kept.
     pub fn cache_for_sharing(&self, certificate: &IssuedX509Svid) {
         let id = &certificate.spiffe_id;
         if !certificate.shared && self.issued_certificates().count_for(id) >= SHARING_THRESHOLD {
@@ -209,12 +164,12 @@ impl CertificateIssuer {
         }
     }
 
-    /// What [`Authority::take_back`] is told of a certificate; nothing where others have it.
+    /// What [`CertificateIssuer::forget`] needs of a certificate; `None` if earlier callers have received it.
     pub fn record_of(certificate: &IssuedX509Svid) -> Option<(String, LeafRecord)> {
         (!certificate.shared).then(|| (certificate.spiffe_id.clone(), certificate.issued.record))
     }
 
-    /// Forgets a certificate that nobody was given: it takes the room of none that is out there.
+    /// Drops the record of a certificate that no caller received, so that it does not count against the quota.
     pub fn forget(&self, (id, leaf): (String, LeafRecord)) {
         self.issued_certificates().remove(&id, &[leaf]);
     }
@@ -229,84 +184,92 @@ impl CertificateIssuer {
         (in_first_half && self.issued_certificates().contains(spiffe_id, &issued.serial)).then_some(issued)
     }
 
-    /// How long certificates live where nobody asks for less.
+    /// The configured lifetime of certificates.
     pub fn ttl(&self) -> Duration {
         self.0.ttl
     }
 
-    /// Whether a certificate is neither expired nor revoked, as far as is known here.
+    /// Whether a certificate is recorded as issued: it is neither revoked nor dropped as expired.
     pub fn is_valid(&self, certificate: &IssuedX509Svid) -> bool {
         self.issued_certificates().contains(&certificate.spiffe_id, &certificate.issued.serial)
     }
 
-    /// Whether certificates are issued.
+    /// Whether there is an active snapshot.
     pub fn is_ready(&self) -> bool {
         self.0.active.load().is_some()
     }
 
-    /// The roots of this host's trust domain, DER each; none before the authority stands.
+    /// The root certificates of the host's trust domain, DER; empty before the first snapshot.
     pub fn bundle(&self) -> Vec<Vec<u8>> {
-        self.0.active.load().as_ref().map_or_else(Vec::new, |force| force.bundle.clone())
+        self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.bundle.clone())
     }
 
-    /// One list, DER, for each issuing CA that has not expired. Bounded to some 700 KiB altogether.
+    /// One CRL (DER) for each unexpired issuing CA, about 700 KiB altogether at most.
     pub fn crls(&self) -> Vec<Vec<u8>> {
-        self.0.active.load().as_ref().map_or_else(Vec::new, |force| force.crls.clone())
+        self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.crls.clone())
     }
 
-    /// When one of these was changed last, through restarts too.
+    /// When bundle or CRLs last changed. It persists across restarts.
     pub fn changed_at(&self) -> Timestamp {
-        self.0.active.load().as_ref().map_or(Timestamp::from_secs(0), |force| force.changed_at)
+        self.0.active.load().as_ref().map_or(Timestamp::from_secs(0), |snapshot| snapshot.changed_at)
     }
 
-    /// Another number each time that issuing CA, bundle or lists are others. Leaves stay good through it.
+    /// The generation of the active snapshot, now and at each change. Issued leaves remain valid across changes.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.generation.subscribe()
     }
 
-    /// The number that [`Authority::changed`] gives.
+    /// The number that [`CertificateIssuer::subscribe`] watches.
     pub fn generation(&self) -> u64 {
         *self.0.generation.borrow()
     }
 
+    /// The state for administrators.
     pub fn report(&self) -> CaReport {
-        let issues_until = self.0.active.load().as_ref().map(|force| force.issuing_ca.not_after());
-        CaReport { issues_until, waits: self.0.blocked_reason.borrow().clone() }
+        let issues_until = self.0.active.load().as_ref().map(|snapshot| snapshot.issuing_ca.not_after());
+        CaReport { issues_until, blocked_reason: self.0.blocked_reason.borrow().clone() }
     }
 
-    // === for whoever keeps it ===
+    // === for the CA manager ===
 
-    /// What keeps a change that is due from being made.
+    /// Why a due change of the CA has not been made.
     pub fn blocked_reason(&self) -> &watch::Sender<Option<String>> {
         &self.0.blocked_reason
     }
 
-    /// Puts something in force, or nothing.
+    /// Replaces the active snapshot; `None` stops issuing.
     pub fn set_active(&self, snapshot: Option<CaSnapshot>) {
         self.0.active.store(snapshot.map(Arc::new));
         self.0.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// Takes up the leaves of an earlier start.
+    /// Loads `leaves.json` from the state directory. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or parsed.
     pub fn load_issued(&self, dir: &Path) -> Result<(), store::Error> {
         *self.issued_certificates() = IssuedCertificates::read(dir)?;
         Ok(())
     }
 
-    /// Writes down which leaves there are, if that is news. Blocking.
+    /// Writes `leaves.json` if it changed, and drops shared keys whose certificates have expired. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written; the next call tries again.
     pub fn save_issued(&self, dir: &Path, now: Timestamp) -> Result<(), store::Error> {
-        // Nor is a key kept longer than it is of use.
         self.shared_svids().retain(|_, issued| issued.record.expires > now);
         let Some(file) = self.issued_certificates().take_changes(now) else { return Ok(()) };
         IssuedCertificatesFile::write(&file, dir).inspect_err(|_| self.issued_certificates().mark_dirty())
     }
 
-    /// The leaves of identities that are not there any more.
+    /// The leaves of each SPIFFE ID for which `is_registered` is false.
     pub fn orphaned(&self, is_registered: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
         self.issued_certificates().orphaned(is_registered)
     }
 
-    /// Forgets leaves that are on a list now.
+    /// Drops the records of leaves that the CRLs now have.
     pub fn remove_revoked(&self, id: &str, revoked: &[LeafRecord]) {
         self.shared_svids().remove(id);
         self.issued_certificates().remove(id, revoked);
@@ -321,13 +284,13 @@ impl CertificateIssuer {
     }
 }
 
-/// A P-256 key for a holder who brought none.
+/// A P-256 key for a caller without one: the public half, and PKCS#8.
 fn generate_key() -> Result<(SubjectKey, Zeroizing<Vec<u8>>), Error> {
     let pkcs8 = IssuingKey::generate()?;
-    // The public key is the end of ECPrivateKey (RFC 5915, section 3), and that of the document: reading the key back would
-    // have it computed a second time.
-    let point = pkcs8.last_chunk::<65>().filter(|point| point[0] == 4).ok_or(Error::Random)?;
-    let subject_key = SubjectKey::from_point(point);
+    // The public key is the end of ECPrivateKey (RFC 5915, section 3), and so of the document. Parsing the key would
+    // compute the public key a second time.
+    let point = pkcs8.last_chunk::<65>().filter(|point| point[0] == 4);
+    let subject_key = SubjectKey::from_point(point.ok_or(Error::UnexpectedEncoding("generated key"))?)?;
     Ok((subject_key, pkcs8))
 }
 
@@ -340,7 +303,7 @@ mod tests {
         for _ in 0..100 {
             let (subject_key, pkcs8) = generate_key().unwrap();
             let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(0)).unwrap();
-            assert_eq!(subject_key, SubjectKey::from_point(&key.jwk().p256_point().unwrap()));
+            assert_eq!(subject_key, SubjectKey::from_point(&key.jwk().p256_point().unwrap()).unwrap());
         }
     }
 }

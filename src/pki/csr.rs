@@ -1,143 +1,154 @@
-//! Certificate requests (PKCS#10, RFC 2986): of what they ask for, only the key counts.
+//! Certificate signing requests (PKCS#10, RFC 2986). Only the key of a request is used: names and extensions in it are
+//! ignored.
 
 use data_encoding::BASE64;
+use der::Decode;
+use der::asn1::{Any, BitString, ObjectIdentifier};
+use der::oid::db::{rfc5912, rfc8410};
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519,
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
     VerificationAlgorithm,
 };
 use rustls_pki_types::CertificateSigningRequestDer;
-use rustls_pki_types::pem::PemObject;
-use x509_cert::der::asn1::{BitString, ObjectIdentifier};
-use x509_cert::der::{Decode, Reader, SliceReader};
+use rustls_pki_types::pem::{self, PemObject};
 use x509_cert::request::CertReqInfo;
-use x509_cert::spki::AlgorithmIdentifierOwned;
+use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
-use super::Error;
-use crate::verify::der::{self, bit_string, oid, sequence, tlv};
+use crate::verify::x509::{ec_public_key, key_id, p256_spki, split_signed};
 
-/// A request for an RSA key of 4096 bits has some 1,700 bytes; whoever asks for many names gets none of them.
+/// Characters of a CSR in base64. A CSR for an RSA key of 4096 bits has about 1,700.
 const MAX_CSR_LEN: usize = 16 * 1024;
-/// RSAPublicKey of 4096 bits with a small exponent, and little more. Larger moduli cost whoever checks too much.
+/// Bytes of an RSAPublicKey of 4096 bits with a small exponent. Larger moduli make verification too expensive for relying
+/// parties.
 const MAX_RSA_KEY_LEN: usize = 540;
 
-const RSA_ENCRYPTION: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01];
-const RSA_SHA384: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x0C];
-const RSA_SHA512: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x0D];
-/// id-Ed25519, 1.3.101.112 (RFC 8410).
-const ID_ED25519: &[u8] = &[0x2B, 0x65, 0x70];
+/// Why a certificate signing request is not accepted. The texts go to callers.
+#[derive(Debug, thiserror::Error)]
+pub enum CsrError {
+    /// Longer than 16,384 characters.
+    #[error("csr: it is larger than {MAX_CSR_LEN} characters")]
+    TooLarge,
+    /// Begins as PEM, but is not one.
+    #[error("csr: not a PEM CERTIFICATE REQUEST: {0}")]
+    Pem(pem::Error),
+    /// Neither PEM nor base64.
+    #[error("csr: it is neither PEM nor DER in base64")]
+    Base64,
+    /// Not a CertificationRequest in DER.
+    #[error("csr: not a PKCS#10 request: {0}")]
+    Pkcs10(der::Error),
+    /// An algorithm, curve or size that is not supported.
+    #[error(
+        "csr: the key must be P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits, and sign with SHA-256 or SHA-384"
+    )]
+    UnsupportedKey,
+    /// The self-signature does not verify.
+    #[error("csr: it is not signed by the key that it is for")]
+    Signature,
+}
 
-/// The public key of whoever a certificate is for.
+/// The public key that a certificate is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectKey {
-    /// SubjectPublicKeyInfo, DER, written by us.
-    spki: Vec<u8>,
+    spki: SubjectPublicKeyInfoOwned,
     key_id: [u8; 20],
 }
 
 impl SubjectKey {
-    /// A P-256 key that was made here.
-    pub fn from_point(point: &[u8; 65]) -> SubjectKey {
-        SubjectKey { spki: der::p256_spki(point), key_id: der::key_id(point) }
+    /// A P-256 key, from its uncompressed point.
+    ///
+    /// # Errors
+    ///
+    /// If the key cannot be encoded.
+    pub fn from_point(point: &[u8; 65]) -> der::Result<SubjectKey> {
+        Ok(SubjectKey { spki: p256_spki(point)?, key_id: key_id(point) })
     }
 
-    /// From a request, PEM or DER in base64, that the key itself has signed.
-    pub fn from_csr(text: &str) -> Result<SubjectKey, Error> {
+    /// The key of a CSR, in PEM or in base64 of DER, which the key itself has signed.
+    ///
+    /// # Errors
+    ///
+    /// If the CSR is malformed or larger than 16,384 characters, if the key is not P-256, P-384, Ed25519 or RSA of 2048 to
+    /// 4096 bits, or if the signature does not verify.
+    pub fn from_csr(text: &str) -> Result<SubjectKey, CsrError> {
         if text.len() > MAX_CSR_LEN {
-            return Err(csr_error(format!("it is larger than {MAX_CSR_LEN} characters")));
+            return Err(CsrError::TooLarge);
         }
-        let der = match text.contains("-----BEGIN") {
-            true => {
-                // As some tools of old write it (RFC 7468, section 7).
-                let text = text.replace("NEW CERTIFICATE REQUEST", "CERTIFICATE REQUEST");
-                let der = CertificateSigningRequestDer::from_pem_slice(text.as_bytes());
-                der.map_err(|e| csr_error(format!("this is no PEM of a CERTIFICATE REQUEST: {e}")))?.to_vec()
-            }
-            false => {
-                let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-                let der = BASE64.decode(text.as_bytes());
-                der.map_err(|_| csr_error("it is neither PEM nor DER in base64"))?
-            }
+        let der = if text.contains("-----BEGIN") {
+            // Older tools write the label with "NEW" (RFC 7468, section 7).
+            let text = text.replace("NEW CERTIFICATE REQUEST", "CERTIFICATE REQUEST");
+            CertificateSigningRequestDer::from_pem_slice(text.as_bytes()).map_err(CsrError::Pem)?.to_vec()
+        } else {
+            let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+            BASE64.decode(text.as_bytes()).map_err(|_| CsrError::Base64)?
         };
         SubjectKey::from_der(&der)
     }
 
-    fn from_der(request: &[u8]) -> Result<SubjectKey, Error> {
-        let (tbs, algorithm, signature) =
-            split_request(request).map_err(|e| csr_error(format!("this is no PKCS#10 request: {e}")))?;
-        let info =
-            CertReqInfo::from_der(tbs).map_err(|e| csr_error(format!("this is no PKCS#10 request: {e}")))?;
-        let key = &info.public_key;
+    fn from_der(request: &[u8]) -> Result<SubjectKey, CsrError> {
+        let (info, algorithm, signature) = split_signed(request).map_err(CsrError::Pkcs10)?;
+        let key = CertReqInfo::from_der(info).map_err(CsrError::Pkcs10)?.public_key;
         let curve =
             key.algorithm.parameters.as_ref().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
-        let curve = curve.as_ref().map_or(&[][..], |curve| curve.as_bytes());
-        let point = key.subject_public_key.as_bytes().ok_or_else(unsupported_key)?;
-        let (verifier, algorithm_id) =
-            select_verifier(key.algorithm.oid.as_bytes(), curve, algorithm.oid.as_bytes(), point)?;
-        let signature = signature.as_bytes().ok_or_else(bad_self_signature)?;
-        UnparsedPublicKey::new(verifier, point).verify(tbs, signature).map_err(|_| bad_self_signature())?;
-        Ok(SubjectKey { spki: sequence(&[&algorithm_id, &bit_string(point)]), key_id: der::key_id(point) })
+        let public_key = key.subject_public_key.as_bytes().ok_or(CsrError::UnsupportedKey)?;
+        let verifier = select_verifier(key.algorithm.oid, curve, algorithm.oid, public_key)?;
+        let signature = signature.as_bytes().ok_or(CsrError::Signature)?;
+        UnparsedPublicKey::new(verifier, public_key)
+            .verify(info, signature)
+            .map_err(|_| CsrError::Signature)?;
+        let spki = SubjectPublicKeyInfoOwned {
+            algorithm: canonical_algorithm(key.algorithm.oid, curve).map_err(CsrError::Pkcs10)?,
+            subject_public_key: BitString::from_bytes(public_key).map_err(CsrError::Pkcs10)?,
+        };
+        Ok(SubjectKey { spki, key_id: key_id(public_key) })
     }
 
-    /// SubjectPublicKeyInfo, DER.
-    pub fn spki(&self) -> &[u8] {
+    /// The SubjectPublicKeyInfo, with the parameters that the algorithm prescribes.
+    pub fn spki(&self) -> &SubjectPublicKeyInfoOwned {
         &self.spki
     }
 
+    /// The subjectKeyIdentifier: the first 160 bits of SHA-256 over the key (RFC 7093, section 2, method 1).
     pub fn key_id(&self) -> [u8; 20] {
         self.key_id
     }
 }
 
-/// What is signed, as it was sent; by what; and the signature.
-fn split_request(
-    request: &[u8],
-) -> Result<(&[u8], AlgorithmIdentifierOwned, BitString), x509_cert::der::Error> {
-    let mut reader = SliceReader::new(request)?;
-    let parts = reader.sequence(|inner: &mut SliceReader<'_>| {
-        Ok::<_, x509_cert::der::Error>((inner.tlv_bytes()?, inner.decode()?, inner.decode()?))
-    })?;
-    reader.finish()?;
-    Ok(parts)
-}
-
-/// How a signature by such a key is checked, and its AlgorithmIdentifier.
+/// How ring verifies a signature of this algorithm by such a key.
 fn select_verifier(
-    key_oid: &[u8],
-    curve_oid: &[u8],
-    signature_oid: &[u8],
+    key_oid: ObjectIdentifier,
+    curve: Option<ObjectIdentifier>,
+    signature_oid: ObjectIdentifier,
     public_key: &[u8],
-) -> Result<(&'static dyn VerificationAlgorithm, Vec<u8>), Error> {
-    let algorithm: &'static dyn VerificationAlgorithm = match (key_oid, curve_oid, signature_oid) {
-        (der::EC_PUBLIC_KEY, der::PRIME256V1, der::ECDSA_SHA256) => &ECDSA_P256_SHA256_ASN1,
-        (der::EC_PUBLIC_KEY, der::PRIME256V1, der::ECDSA_SHA384) => &ECDSA_P256_SHA384_ASN1,
-        (der::EC_PUBLIC_KEY, der::SECP384R1, der::ECDSA_SHA256) => &ECDSA_P384_SHA256_ASN1,
-        (der::EC_PUBLIC_KEY, der::SECP384R1, der::ECDSA_SHA384) => &ECDSA_P384_SHA384_ASN1,
-        (ID_ED25519, _, ID_ED25519) => &ED25519,
-        (RSA_ENCRYPTION, ..) if public_key.len() > MAX_RSA_KEY_LEN => return Err(unsupported_key()),
-        (RSA_ENCRYPTION, _, der::RSA_SHA256) => &RSA_PKCS1_2048_8192_SHA256,
-        (RSA_ENCRYPTION, _, RSA_SHA384) => &RSA_PKCS1_2048_8192_SHA384,
-        (RSA_ENCRYPTION, _, RSA_SHA512) => &RSA_PKCS1_2048_8192_SHA512,
-        _ => return Err(unsupported_key()),
+) -> Result<&'static dyn VerificationAlgorithm, CsrError> {
+    use rfc5912::{
+        ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1,
+        SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION,
     };
-    let algorithm_id = match key_oid {
-        der::EC_PUBLIC_KEY => sequence(&[&oid(key_oid), &oid(curve_oid)]),
-        RSA_ENCRYPTION => sequence(&[&oid(key_oid), &tlv(0x05, &[])]),
-        _ => sequence(&[&oid(key_oid)]),
-    };
-    Ok((algorithm, algorithm_id))
+    use rfc8410::ID_ED_25519;
+    Ok(match (key_oid, curve, signature_oid) {
+        (ID_EC_PUBLIC_KEY, Some(SECP_256_R_1), ECDSA_WITH_SHA_256) => &ECDSA_P256_SHA256_ASN1,
+        (ID_EC_PUBLIC_KEY, Some(SECP_256_R_1), ECDSA_WITH_SHA_384) => &ECDSA_P256_SHA384_ASN1,
+        (ID_EC_PUBLIC_KEY, Some(SECP_384_R_1), ECDSA_WITH_SHA_256) => &ECDSA_P384_SHA256_ASN1,
+        (ID_EC_PUBLIC_KEY, Some(SECP_384_R_1), ECDSA_WITH_SHA_384) => &ECDSA_P384_SHA384_ASN1,
+        (ID_ED_25519, _, ID_ED_25519) => &ED25519,
+        (RSA_ENCRYPTION, ..) if public_key.len() > MAX_RSA_KEY_LEN => return Err(CsrError::UnsupportedKey),
+        (RSA_ENCRYPTION, _, SHA_256_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA256,
+        (RSA_ENCRYPTION, _, SHA_384_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA384,
+        (RSA_ENCRYPTION, _, SHA_512_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA512,
+        _ => return Err(CsrError::UnsupportedKey),
+    })
 }
 
-fn csr_error(message: impl Into<String>) -> Error {
-    Error::Csr(message.into())
-}
-
-fn unsupported_key() -> Error {
-    csr_error(
-        "the key is to be P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits, and to sign with SHA-256 or SHA-384",
-    )
-}
-
-fn bad_self_signature() -> Error {
-    csr_error("it is not signed by the key that it is for")
+/// The AlgorithmIdentifier of a supported key: a named curve, NULL for RSA (RFC 3279), nothing for Ed25519 (RFC 8410).
+fn canonical_algorithm(
+    oid: ObjectIdentifier,
+    curve: Option<ObjectIdentifier>,
+) -> der::Result<AlgorithmIdentifierOwned> {
+    match (oid, curve) {
+        (rfc5912::ID_EC_PUBLIC_KEY, Some(curve)) => ec_public_key(curve),
+        (rfc5912::RSA_ENCRYPTION, _) => Ok(AlgorithmIdentifierOwned { oid, parameters: Some(Any::null()) }),
+        _ => Ok(AlgorithmIdentifierOwned { oid, parameters: None }),
+    }
 }

@@ -1,6 +1,6 @@
-//! The book of leaves: which serial numbers each identity has that have not expired, so that they can be revoked.
+//! Which certificates of each identity have been issued and have not expired, so that they can be revoked.
 //!
-//! Bounded: an identity that takes more than it can use is told to wait until one of its certificates has expired.
+//! The number is bounded, for one identity and altogether: beyond it, an identity waits until a certificate has expired.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,50 +13,57 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::store;
 
-/// Leaves of one identity, and of all, that have not expired.
-pub const MAX_PER_IDENTITY: usize = 4096;
-pub const MAX_TOTAL: usize = 32_768;
-/// As written: serial number, seconds of the expiry, the issuing CA's tag.
+/// Unexpired leaves of one identity.
+const MAX_PER_IDENTITY: usize = 4096;
+/// Unexpired leaves of all identities.
+const MAX_TOTAL: usize = 32_768;
+/// Bytes of a leaf in the file: serial number, expiry in seconds since the epoch, tag of the issuing CA.
 const RECORD_LEN: usize = 16 + 8 + 4;
 const FILE_NAME: &str = "leaves.json";
 const VERSION: u64 = 1;
 
-/// The first bytes of the key identifier of an issuing CA.
+/// Names an issuing CA: the first bytes of its key identifier.
 pub type CaTag = [u8; 4];
 
-/// A certificate that was issued.
+/// What revocation needs of an issued certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafRecord {
+    /// The serial number, big-endian.
     pub serial: [u8; 16],
+    /// When the certificate expires.
     pub expires: Timestamp,
+    /// The issuing CA.
     pub ca_tag: CaTag,
 }
 
-/// Why there is no room for another leaf, and when there may be.
+/// No further leaf can be recorded now.
 #[derive(Debug, PartialEq, Eq)]
-pub struct QuotaExceeded {
-    /// Whether it is this identity that has so many.
+pub(super) struct QuotaExceeded {
+    /// Whether the bound of one identity is reached, rather than that of all.
     pub per_identity: bool,
+    /// Until the first leaf that counts expires.
     pub retry_after: Duration,
 }
 
+/// The unexpired leaves, by SPIFFE ID.
 #[derive(Debug, Default)]
-pub struct IssuedCertificates {
+pub(super) struct IssuedCertificates {
     by_identity: HashMap<Arc<str>, Vec<LeafRecord>>,
     total: usize,
-    /// Whether the file says something else.
+    /// Whether the content differs from the file's.
     dirty: bool,
 }
 
-/// `leaves.json`: serial numbers are no secrets.
+/// The content of `leaves.json`: for each SPIFFE ID its leaves, in base64 of [`RECORD_LEN`] bytes each. Serial numbers are
+/// not secret.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct IssuedCertificatesFile {
+pub(super) struct IssuedCertificatesFile {
     leaves: HashMap<Arc<str>, String>,
 }
 
 impl IssuedCertificates {
-    /// The book of an earlier start.
+    /// Reads `leaves.json`; empty where there is none.
     pub fn read(dir: &Path) -> Result<IssuedCertificates, store::Error> {
         let file = store::read::<IssuedCertificatesFile>(&dir.join(FILE_NAME), VERSION)?.unwrap_or_default();
         let mut issued = IssuedCertificates::default();
@@ -70,7 +77,8 @@ impl IssuedCertificates {
         Ok(issued)
     }
 
-    /// What is to be written, if that is another than before.
+    /// The file to write, if the content changed since the last call. Counts it as written: see
+    /// [`IssuedCertificates::mark_dirty`].
     pub fn take_changes(&mut self, now: Timestamp) -> Option<IssuedCertificatesFile> {
         if !std::mem::take(&mut self.dirty) {
             return None;
@@ -85,11 +93,12 @@ impl IssuedCertificates {
         })
     }
 
-    /// Whatever could not be written is to be written later.
+    /// A write of the changes failed: the next [`IssuedCertificates::take_changes`] returns them again.
     pub fn mark_dirty(&mut self) {
         self.dirty = true;
     }
 
+    /// Records a leaf of this SPIFFE ID.
     pub fn add(&mut self, id: &str, leaf: LeafRecord, now: Timestamp) -> Result<(), QuotaExceeded> {
         let count = self.by_identity.get(id).map_or(0, Vec::len);
         if count >= MAX_PER_IDENTITY || self.total >= MAX_TOTAL {
@@ -104,15 +113,15 @@ impl IssuedCertificates {
         Ok(())
     }
 
-    /// How many leaves of an identity it has; some of them may have expired.
+    /// The number of recorded leaves of an identity. Some of them may have expired.
     pub fn count_for(&self, id: &str) -> usize {
         self.by_identity.get(id).map_or(0, Vec::len)
     }
 
-    /// Whether a leaf is in it, by its serial number in hexadecimal.
+    /// Whether a leaf is recorded, by its serial number in hexadecimal.
     pub fn contains(&self, id: &str, serial: &str) -> bool {
         let Ok(serial) = HEXLOWER.decode(serial.as_bytes()) else { return false };
-        // The latest are at the end, and are asked for most.
+        // The latest are at the end, and most lookups are for them.
         self.by_identity
             .get(id)
             .is_some_and(|leaves| leaves.iter().rev().any(|leaf| leaf.serial[..] == serial))
@@ -133,7 +142,7 @@ impl IssuedCertificates {
         Err(QuotaExceeded { per_identity, retry_after: earliest_expiry.since(now) })
     }
 
-    /// Forgets what has expired.
+    /// Drops expired leaves.
     fn prune(&mut self, now: Timestamp) {
         self.by_identity.retain(|_, leaves| {
             leaves.retain(|leaf| leaf.expires > now);
@@ -142,17 +151,17 @@ impl IssuedCertificates {
         self.total = self.by_identity.values().map(Vec::len).sum();
     }
 
-    /// The leaves of those who are not there any more.
+    /// The leaves of each SPIFFE ID for which `is_registered` is false.
     pub fn orphaned(&self, is_registered: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
         let orphans = self.by_identity.iter().filter(|(id, _)| !is_registered(id));
         orphans.map(|(id, leaves)| (id.clone(), leaves.clone())).collect()
     }
 
-    /// Strikes leaves that are revoked now. One that was added meanwhile stays.
-    pub fn remove(&mut self, id: &str, revoked: &[LeafRecord]) {
+    /// Drops these leaves. Those of the same identity that were added meanwhile stay.
+    pub fn remove(&mut self, id: &str, removed: &[LeafRecord]) {
         let Some(leaves) = self.by_identity.get_mut(id) else { return };
         let before = leaves.len();
-        leaves.retain(|leaf| !revoked.contains(leaf));
+        leaves.retain(|leaf| !removed.contains(leaf));
         self.total -= before - leaves.len();
         self.dirty = true;
         if leaves.is_empty() {
@@ -162,7 +171,7 @@ impl IssuedCertificates {
 }
 
 impl IssuedCertificatesFile {
-    /// On disk when this returns. Blocking.
+    /// Writes `leaves.json`, which is on disk when this returns. Blocking.
     pub fn write(&self, dir: &Path) -> Result<(), store::Error> {
         store::write(&dir.join(FILE_NAME), VERSION, self)
     }

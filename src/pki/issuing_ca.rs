@@ -1,111 +1,119 @@
-//! An issuing CA: a key in memory, and the host CA's certificate for it.
+//! An issuing CA: a P-256 key in memory, and the host CA's certificate for it.
 
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::name::Name;
+use x509_cert::spki::SubjectPublicKeyInfoOwned;
 use zeroize::Zeroizing;
 
+use super::crl::CrlFields;
+use super::csr::SubjectKey;
+use super::error::Error;
 use super::issued::{CaTag, LeafRecord};
-use super::x509::{self, CertificateProfile, TbsCertList, TbsCertificate};
-use super::{Error, SubjectKey};
 use crate::clock::Timestamp;
-use crate::issue::{self, IssuingKey};
-use crate::verify::der::{self, sequence};
+use crate::issue::IssuingKey;
+use crate::verify::x509::{
+    self, CertificateFields, CertificateProfile, assemble_p256_signed, ecdsa_with_sha256,
+    organization_and_common_name, uri_name,
+};
 
-/// How long an issuing CA lives. Its successor is made after half of it, so that a TPM may be away for the other half.
-pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// It is replaced up to this part of its life before the half.
+/// Lifetime of an issuing CA. Its successor is created after about half of it, so that the TPM may be unavailable for the
+/// other half.
+pub(super) const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// The successor is created up to this fraction of the lifetime earlier.
 const RENEW_JITTER_DIVISOR: u32 = 10;
-/// Clocks of others may be behind ours: CAs count from this long before they were made.
-pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
-/// The same for leaves.
+/// CAs are valid from this long before they were created, because relying parties' clocks may be behind.
+pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// The same for leaves and CRLs, in seconds.
 const LEAF_CLOCK_SKEW: u64 = 10;
-
-/// A leaf with less life than this is of no use to anybody.
+/// No leaf is issued with a shorter lifetime.
 const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(1);
 
-/// A CA that signs leaves and their revocation lists.
-pub struct IssuingCa {
+/// A CA that signs leaves and CRLs.
+pub(super) struct IssuingCa {
     key: IssuingKey,
-    /// For the day when it is to be sealed anew.
+    /// The key again, to be encrypted under the next key-encryption key.
     pkcs8: Zeroizing<Vec<u8>>,
     certificate: Vec<u8>,
-    name: Vec<u8>,
+    name: Name,
     key_id: [u8; 20],
     created_at: Timestamp,
     not_after: Timestamp,
 }
 
-/// What the host CA is to sign for a key.
-pub struct UnsignedCa {
+/// A new issuing CA whose certificate the host CA has yet to sign.
+pub(super) struct UnsignedCa {
     pkcs8: Zeroizing<Vec<u8>>,
     key: IssuingKey,
     tbs: Vec<u8>,
-    name: Vec<u8>,
+    name: Name,
     key_id: [u8; 20],
     created_at: Timestamp,
     not_after: Timestamp,
 }
 
-/// Who signs an issuing CA.
-pub struct ParentCa<'a> {
-    pub name: &'a [u8],
+/// The CA that signs an issuing CA's certificate.
+pub(super) struct ParentCa<'a> {
+    pub name: &'a Name,
+    /// Its subjectKeyIdentifier.
     pub key_id: [u8; 20],
-    /// Nothing below it lives longer.
+    /// An upper bound for the expiry of the issuing CA.
     pub not_after: Timestamp,
     pub host_id: &'a str,
     pub trust_domain: &'a str,
 }
 
 impl UnsignedCa {
-    /// A fresh key, and what is to be certified of it.
+    /// Generates a key and the content of its certificate.
     pub fn new(parent: &ParentCa<'_>, now: Timestamp) -> Result<UnsignedCa, Error> {
         let pkcs8 = IssuingKey::generate()?;
         let now = Timestamp::from_secs(now.as_secs());
         let key = IssuingKey::from_pkcs8(&pkcs8, now)?;
-        let point = public_point(&key)?;
-        let key_id = der::key_id(&point);
+        let point = key.jwk().p256_point()?;
+        let key_id = x509::key_id(&point);
         let not_after = now.after(LIFETIME).min(parent.not_after);
-        let name = subject_name(parent.host_id, &key_id);
-        let tbs = TbsCertificate {
+        let name = subject_name(parent.host_id, &key_id)?;
+        let fields = CertificateFields {
             profile: CertificateProfile::Ca { path_length: 0 },
             serial: random_serial()?,
+            algorithm: &ecdsa_with_sha256(),
             issuer: parent.name,
-            subject: &name,
+            issuer_key_id: Some(&parent.key_id),
             not_before: Timestamp::from_secs(now.as_secs().saturating_sub(CLOCK_SKEW.as_secs())),
             not_after,
-            spki: &der::p256_spki(&point),
+            subject: &name,
+            public_key: &x509::p256_spki(&point)?,
             key_id,
-            issuer_key_id: Some(parent.key_id),
-            uri: &format!("spiffe://{}", parent.trust_domain),
+            alt_names: &SubjectAltName(vec![uri_name(&format!("spiffe://{}", parent.trust_domain))?]),
         };
-        let tbs = tbs.to_der();
+        let tbs = fields.to_tbs_der()?;
         Ok(UnsignedCa { pkcs8, key, tbs, name, key_id, created_at: now, not_after })
     }
 
-    /// What the host CA signs, with ECDSA and SHA-256.
+    /// The TBSCertificate (DER), to be signed with ECDSA and SHA-256.
     pub fn tbs(&self) -> &[u8] {
         &self.tbs
     }
 
-    /// With the signature: r and s, 32 bytes each.
-    pub fn into_signed(self, signature: &[u8; 64]) -> IssuingCa {
-        let UnsignedCa { pkcs8, key, tbs: body, name, key_id, created_at: made, not_after: until } = self;
-        IssuingCa {
-            certificate: x509::assemble(&body, signature),
-            pkcs8,
-            key,
-            name,
-            key_id,
-            created_at: made,
-            not_after: until,
-        }
+    /// The CA, with the signature of its certificate: r and s, 32 bytes each.
+    pub fn into_signed(self, signature: &[u8; 64]) -> Result<IssuingCa, Error> {
+        Ok(IssuingCa {
+            certificate: assemble_p256_signed(&self.tbs, signature)?,
+            pkcs8: self.pkcs8,
+            key: self.key,
+            name: self.name,
+            key_id: self.key_id,
+            created_at: self.created_at,
+            not_after: self.not_after,
+        })
     }
 }
 
 impl IssuingCa {
-    /// One of an earlier start.
+    /// An issuing CA from what is stored of it.
     pub fn from_parts(
         pkcs8: Zeroizing<Vec<u8>>,
         certificate: Vec<u8>,
@@ -114,35 +122,28 @@ impl IssuingCa {
         not_after: Timestamp,
     ) -> Result<IssuingCa, Error> {
         let key = IssuingKey::from_pkcs8(&pkcs8, created_at)?;
-        let key_id = der::key_id(&public_point(&key)?);
-        Ok(IssuingCa {
-            name: subject_name(host_id, &key_id),
-            key,
-            pkcs8,
-            certificate,
-            key_id,
-            created_at,
-            not_after,
-        })
+        let key_id = x509::key_id(&key.jwk().p256_point()?);
+        let name = subject_name(host_id, &key_id)?;
+        Ok(IssuingCa { key, pkcs8, certificate, name, key_id, created_at, not_after })
     }
 
-    /// DER.
+    /// The CA's certificate, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }
 
+    /// The private key, PKCS#8 in DER.
     pub fn pkcs8(&self) -> &[u8] {
         &self.pkcs8
     }
 
-    /// The name under which its key is sealed: that of the key.
+    /// The RFC 7638 thumbprint of the key, under which the key is encrypted.
     pub fn kid(&self) -> &str {
         self.key.kid()
     }
 
-    /// SubjectPublicKeyInfo, DER.
-    pub fn spki(&self) -> Result<Vec<u8>, Error> {
-        Ok(der::p256_spki(&public_point(&self.key)?))
+    pub fn spki(&self) -> Result<SubjectPublicKeyInfoOwned, Error> {
+        Ok(x509::p256_spki(&self.key.jwk().p256_point()?)?)
     }
 
     pub fn tag(&self) -> CaTag {
@@ -158,19 +159,22 @@ impl IssuingCa {
         self.not_after
     }
 
-    /// Why a leaf that it signs now would not verify.
+    /// Why a leaf signed at `now` would not verify; `None` if it would. The text goes to callers.
     pub fn unusable_reason(&self, now: Timestamp) -> Option<&'static str> {
         if self.not_after.since(now) < MIN_LEAF_LIFETIME {
             return Some(
-                "the issuing CA has expired, and the TPM did not sign another; see hostbadge status",
+                "the issuing CA has expired, and the TPM has not signed its successor; see hostbadge status",
             );
         }
-        // By a clock that was set back, its own certificate does not count yet.
-        (now.after(CLOCK_SKEW) < self.created_at)
-            .then_some("the clock was set back to before the issuing CA was made, and another is to be made; try again in a moment")
+        // The CA's own certificate is not valid yet by a clock that was set back.
+        (now.after(CLOCK_SKEW) < self.created_at).then_some(
+            "the clock was set back to before the issuing CA was created, and a new one is being created; \
+             try again in a moment",
+        )
     }
 
-    /// When the next one is to be made. Hosts that were started together are not to ask their TPMs together for ever.
+    /// When the successor is due: after 40 % to 50 % of the lifetime. Hosts that started together differ, so that their
+    /// TPMs do not sign in lockstep.
     pub fn renew_at(&self) -> Timestamp {
         let lifetime = self.not_after.since(self.created_at);
         let jitter_seed = u32::from_be_bytes(self.tag());
@@ -178,7 +182,8 @@ impl IssuingCa {
         self.created_at.after((lifetime / 2).saturating_sub(jitter))
     }
 
-    /// Signs a leaf: its DER, and what is remembered of it. It never outlives this CA.
+    /// Signs a leaf for this SPIFFE ID: its certificate (DER), and what revocation needs of it. It expires after `ttl`, or
+    /// with this CA if that is earlier.
     pub fn sign_leaf(
         &self,
         id: &str,
@@ -188,44 +193,46 @@ impl IssuingCa {
     ) -> Result<(Vec<u8>, LeafRecord), Error> {
         let not_after = Timestamp::from_secs(now.after(ttl).min(self.not_after).as_secs());
         let serial = random_serial()?;
-        let tbs = TbsCertificate {
-            profile: CertificateProfile::Leaf,
+        let fields = CertificateFields {
+            profile: CertificateProfile::TlsPeer,
             serial,
+            algorithm: &ecdsa_with_sha256(),
             issuer: &self.name,
-            subject: &sequence(&[]),
+            issuer_key_id: Some(&self.key_id),
             not_before: Timestamp::from_secs(now.as_secs().saturating_sub(LEAF_CLOCK_SKEW)),
             not_after,
-            spki: key.spki(),
+            subject: &Name::default(),
+            public_key: key.spki(),
             key_id: key.key_id(),
-            issuer_key_id: Some(self.key_id),
-            uri: id,
+            alt_names: &SubjectAltName(vec![uri_name(id)?]),
         };
-        Ok((self.sign(&tbs.to_der())?, LeafRecord { serial, expires: not_after, ca_tag: self.tag() }))
+        let certificate = self.sign(&fields.to_tbs_der()?)?;
+        Ok((certificate, LeafRecord { serial, expires: not_after, ca_tag: self.tag() }))
     }
 
-    /// Signs a revocation list, good for the rest of this CA's life.
+    /// Signs a CRL (DER) that is valid until this CA expires.
     pub fn sign_crl(
         &self,
         number: u64,
         revoked: impl Iterator<Item = ([u8; 16], Timestamp)>,
         now: Timestamp,
     ) -> Result<Vec<u8>, Error> {
-        let this_update = Timestamp::from_secs(now.as_secs().saturating_sub(LEAF_CLOCK_SKEW));
-        let crl = TbsCertList {
+        let fields = CrlFields {
             issuer: &self.name,
             issuer_key_id: self.key_id,
             number,
-            this_update,
+            this_update: Timestamp::from_secs(now.as_secs().saturating_sub(LEAF_CLOCK_SKEW)),
             next_update: self.not_after,
             revoked,
         };
-        self.sign(&crl.into_der())
+        self.sign(&fields.into_tbs_der()?)
     }
 
     fn sign(&self, tbs: &[u8]) -> Result<Vec<u8>, Error> {
         let signature = self.key.sign(tbs)?;
-        let raw: &[u8; 64] = signature.as_ref().try_into().map_err(|_| Error::Random)?;
-        Ok(x509::assemble(tbs, raw))
+        let fixed: &[u8; 64] =
+            signature.as_ref().try_into().map_err(|_| Error::UnexpectedEncoding("signature"))?;
+        Ok(assemble_p256_signed(tbs, fixed)?)
     }
 }
 
@@ -236,20 +243,16 @@ impl std::fmt::Debug for IssuingCa {
 }
 
 /// 128 random bits.
-pub fn random_serial() -> Result<[u8; 16], Error> {
+pub(super) fn random_serial() -> Result<[u8; 16], Error> {
     let mut serial = [0; 16];
     SystemRandom::new().fill(&mut serial).map_err(|_| Error::Random)?;
     Ok(serial)
 }
 
-/// Each issuing CA has a name of its own, so that a revocation list is never taken for another's.
-fn subject_name(host_id: &str, key_id: &[u8; 20]) -> Vec<u8> {
+/// Each issuing CA has a name of its own, so that its CRL is not mistaken for another CA's.
+fn subject_name(host_id: &str, key_id: &[u8; 20]) -> der::Result<Name> {
     let common_name = format!("{host_id} issuing CA {}", HEXLOWER.encode(&key_id[..4]));
-    der::distinguished_name(&[(der::ORGANIZATION, "hostbadge"), (der::COMMON_NAME, &common_name)])
-}
-
-fn public_point(key: &IssuingKey) -> Result<[u8; 65], Error> {
-    key.jwk().p256_point().map_err(|e| issue::Error::InvalidJwk(e).into())
+    organization_and_common_name("hostbadge", &common_name)
 }
 
 #[cfg(test)]
@@ -258,49 +261,54 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::enroll::pem;
+
+    fn pem(label: &'static str, der: &[u8]) -> String {
+        crate::enroll::pem(label, der).unwrap()
+    }
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
-    /// A root as the TPM would sign it, and an issuing CA below it.
+    /// A root, signed as by the TPM, and an issuing CA below it.
     fn root_and_issuing_ca() -> (Vec<u8>, IssuingCa) {
         let pkcs8 = IssuingKey::generate().unwrap();
         let key = IssuingKey::from_pkcs8(&pkcs8, NOW).unwrap();
-        let point = public_point(&key).unwrap();
-        let name = der::distinguished_name(&[(der::COMMON_NAME, "host CA")]);
+        let point = key.jwk().p256_point().unwrap();
+        let name = x509::common_name("host CA").unwrap();
         let not_after = NOW.after(LIFETIME * 100);
-        let tbs = TbsCertificate {
+        let root = CertificateFields {
             profile: CertificateProfile::Ca { path_length: 1 },
             serial: random_serial().unwrap(),
+            algorithm: &ecdsa_with_sha256(),
             issuer: &name,
-            subject: &name,
+            issuer_key_id: None,
             not_before: Timestamp::from_secs(NOW.as_secs() - 60),
             not_after,
-            spki: &der::p256_spki(&point),
-            key_id: der::key_id(&point),
-            issuer_key_id: None,
-            uri: "spiffe://example.org",
+            subject: &name,
+            public_key: &x509::p256_spki(&point).unwrap(),
+            key_id: x509::key_id(&point),
+            alt_names: &SubjectAltName(vec![uri_name("spiffe://example.org").unwrap()]),
         };
+        let root = root.to_tbs_der().unwrap();
         let sign = |tbs: &[u8]| key.sign(tbs).unwrap().as_ref().try_into().unwrap();
         let parent = ParentCa {
             name: &name,
-            key_id: der::key_id(&point),
+            key_id: x509::key_id(&point),
             not_after,
             host_id: "host",
             trust_domain: "example.org",
         };
         let unsigned = UnsignedCa::new(&parent, NOW).unwrap();
         let signature = sign(unsigned.tbs());
-        let root = tbs.to_der();
-        (x509::assemble(&root, &sign(&root)), unsigned.into_signed(&signature))
+        let root = assemble_p256_signed(&root, &sign(&root)).unwrap();
+        (root, unsigned.into_signed(&signature).unwrap())
     }
 
     fn subject_key() -> SubjectKey {
         let key = IssuingKey::from_pkcs8(&IssuingKey::generate().unwrap(), NOW).unwrap();
-        SubjectKey::from_point(&public_point(&key).unwrap())
+        SubjectKey::from_point(&key.jwk().p256_point().unwrap()).unwrap()
     }
 
-    /// What openssl says of a leaf, with the lists, at a time.
+    /// Whether `openssl verify` accepts a leaf with these CRLs at a time, and what it writes.
     fn openssl_verify(dir: &Path, ca: &IssuingCa, leaf: &[u8], crls: &[Vec<u8>], at: u64) -> (bool, String) {
         let file = |name: &str, text: String| {
             std::fs::write(dir.join(name), text).unwrap();
@@ -331,7 +339,7 @@ mod tests {
         let (bad, revoked) = ca.sign_leaf("spiffe://example.org/b", &subject_key(), hour, NOW).unwrap();
         let empty = ca.sign_crl(1, std::iter::empty(), NOW).unwrap();
         let crl = ca.sign_crl(2, [(revoked.serial, NOW)].into_iter(), NOW).unwrap();
-        // A CA of before has a list of its own, which is not taken for this one's.
+        // Another CA has a CRL of its own, which does not count for this one's leaves.
         let (_, other_ca) = root_and_issuing_ca();
         let other_crl = other_ca.sign_crl(3, [(revoked.serial, NOW)].into_iter(), NOW).unwrap();
 

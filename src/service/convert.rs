@@ -8,7 +8,7 @@ use super::error::{AdminError, RequestError};
 use crate::agents::{self, AgentChanges, AgentEntry, Algorithm, Assurance, Grant, LoadStatus, Selectors};
 use crate::audit::Recorded;
 use crate::config::{Diagnostic, PostureMode};
-use crate::enroll::pem;
+use crate::enroll::{self, pem};
 use crate::issue::{self, AccessToken, CertificateReport, HostIdentity, Introspection, KeyReport};
 use crate::keystore;
 use crate::peer::PeerInfo;
@@ -34,14 +34,19 @@ impl<'a> From<&'a Recorded<AccessToken>> for TokenResponse<'a> {
     }
 }
 
-impl From<&Recorded<IssuedX509Svid>> for CertificateResponse {
-    fn from(certificate: &Recorded<IssuedX509Svid>) -> Self {
+impl TryFrom<&Recorded<IssuedX509Svid>> for CertificateResponse {
+    type Error = enroll::Error;
+
+    fn try_from(certificate: &Recorded<IssuedX509Svid>) -> Result<Self, enroll::Error> {
         let certificate = certificate.get();
-        CertificateResponse {
-            certificate_chain: certificate.chain().iter().map(|der| pem("CERTIFICATE", der)).collect(),
-            private_key: certificate.key().map(|der| Zeroizing::new(pem("PRIVATE KEY", der))),
+        let chain =
+            certificate.chain().iter().map(|der| pem("CERTIFICATE", der)).collect::<Result<_, _>>()?;
+        let key = certificate.key().map(|der| pem("PRIVATE KEY", der)).transpose()?;
+        Ok(CertificateResponse {
+            certificate_chain: chain,
+            private_key: key.map(Zeroizing::new),
             expires_at: certificate.expires(),
-        }
+        })
     }
 }
 
@@ -214,7 +219,7 @@ impl From<CertificateReport> for HostCertificate {
 
 impl From<CaReport> for CaStatus {
     fn from(report: CaReport) -> Self {
-        CaStatus { issues_until: report.issues_until, blocked_reason: report.waits }
+        CaStatus { issues_until: report.issues_until, blocked_reason: report.blocked_reason }
     }
 }
 

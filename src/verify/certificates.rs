@@ -1,36 +1,40 @@
-//! Certificates: those of TPM makers for endorsement keys, and an organisation's for its hosts.
+//! Verifies certificates: TPM makers' for endorsement keys, and an organisation's for its hosts.
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use data_encoding::HEXLOWER;
-use ring::digest::{SHA256, digest};
+use der::oid::ObjectIdentifier;
+use der::oid::db::tcgtpm;
+use der::{Decode, Encode};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, anchor_from_trusted_cert,
 };
 use x509_cert::Certificate;
-use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::ek::Ek;
-use super::{Error, der};
+use super::Error;
+use super::ek::{Ek, EkKey};
+use super::host_san::{ak_identifier, ek_certificate_identifier};
+use super::x509::{RsaPublicKey, p256_spki};
 use crate::clock::Timestamp;
 
-/// Larger files and directories are no trusted certificates.
+/// Bytes read of one file of certificates: 1 MiB.
 const MAX_CERTIFICATE_FILE_SIZE: u64 = 1024 * 1024;
+/// Certificates in one set of roots.
 const MAX_CERTIFICATES: usize = 2000;
-/// A certificate and those that lead from it to a root.
+/// Certificates in a chain: an end entity's and those that lead from it to a root.
 pub const MAX_CHAIN_LEN: usize = 16;
-pub const MAX_CERTIFICATE_SIZE: usize = 16 * 1024;
+/// Bytes of one certificate: 16 KiB.
+const MAX_CERTIFICATE_SIZE: usize = 16 * 1024;
 
-/// tcg-kp-EKCertificate, 2.23.133.8.1: what an EK's certificate is for, where it says so.
-const TCG_KP_EK_CERTIFICATE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
+/// The extended key usage of EK certificates, where they have one.
+const EK_CERTIFICATE_PURPOSE: ObjectIdentifier = tcgtpm::TCG_KP_EK_CERTIFICATE;
 
-/// Whatever else an organisation lets its hosts' certificates be used for.
+/// Accepts every extended key usage: what else an organisation allows its hosts' certificates for is its own decision.
 struct AnyExtendedKeyUsage;
 
 impl ExtendedKeyUsageValidator for AnyExtendedKeyUsage {
@@ -39,7 +43,7 @@ impl ExtendedKeyUsageValidator for AnyExtendedKeyUsage {
     }
 }
 
-/// Certificates that are believed, and others that lead to them.
+/// Trusted root certificates, and intermediates that lead to them.
 #[derive(Debug, Default)]
 pub struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
@@ -47,41 +51,38 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Reads a directory of PEM and DER files: `.pem`, `.crt`, `.cer` and `.der`. Those that are their own issuers are
-    /// believed, the others help to reach them.
+    /// Reads the PEM and DER files in a directory: `.pem`, `.crt`, `.cer` and `.der`. Certificates whose subject is their
+    /// issuer become trusted roots, the others intermediates.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or parsed, if no root is found, or if there are more than 2000 certificates.
     pub fn read_dir(dir: &Path) -> Result<Roots, Error> {
-        let failed = |e: std::io::Error| Error::Certificate(format!("{}: {e}", dir.display()));
-        let mut files = Vec::new();
-        for item in std::fs::read_dir(dir).map_err(failed)? {
-            let path = item.map_err(failed)?.path();
-            let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
-            if ending.is_some_and(|ending| ["pem", "crt", "cer", "der"].iter().any(|known| ending == *known))
-            {
-                files.push(path);
-            }
-        }
-        files.sort();
         let mut roots = Roots::default();
-        for path in &files {
+        for path in &certificate_files(dir)? {
             for certificate in read_certificates(path)? {
-                let fault = |why: &dyn std::fmt::Display| file_error(path, why);
-                let parsed = parse(&certificate).map_err(|e| fault(&e))?;
-                match parsed.tbs_certificate().issuer() == parsed.tbs_certificate().subject() {
-                    true => roots.add_anchor(&certificate).map_err(|e| fault(&e))?,
-                    false => roots.intermediates.push(certificate),
+                let parsed = parse_certificate(&certificate).map_err(|e| file_error(path, &e))?;
+                if parsed.tbs_certificate().issuer() == parsed.tbs_certificate().subject() {
+                    roots.add_anchor(&certificate).map_err(|e| file_error(path, &e))?;
+                } else {
+                    roots.intermediates.push(certificate);
                 }
                 if roots.anchors.len() + roots.intermediates.len() > MAX_CERTIFICATES {
                     return Err(file_error(dir, &format!("more than {MAX_CERTIFICATES} certificates")));
                 }
             }
         }
-        match roots.anchors.is_empty() {
-            true => Err(file_error(dir, &"there is no root certificate in .pem, .crt, .cer or .der files")),
-            false => Ok(roots),
+        if roots.anchors.is_empty() {
+            return Err(file_error(dir, &"there is no root certificate in .pem, .crt, .cer or .der files"));
         }
+        Ok(roots)
     }
 
-    /// Reads one file, all of whose certificates are believed.
+    /// Reads one PEM or DER file and trusts every certificate in it.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or holds no certificate or a malformed one.
     pub fn read_file(path: &Path) -> Result<Roots, Error> {
         let mut roots = Roots::default();
         for certificate in read_certificates(path)? {
@@ -95,17 +96,23 @@ impl Roots {
         Ok(())
     }
 
-    /// Whether the EK's certificate is for this key and leads to a root. Says whose it is.
+    /// Checks that an EK certificate (DER) is for `ek` and leads to a root, by way of `chain` (DER each) and the
+    /// intermediates. Returns the certificate's issuer, as an RFC 4514 string.
+    ///
+    /// # Errors
+    ///
+    /// If the certificate is for another key, or does not lead to a root at `now`.
     pub fn verify_ek(
         &self,
         ek: &Ek,
         certificate: &[u8],
         chain: &[Vec<u8>],
         now: Timestamp,
-    ) -> Result<String, String> {
-        let parsed = parse(certificate).map_err(|e| e.to_string())?;
+    ) -> Result<String, Error> {
+        let parsed = parse_certificate(certificate)?;
         check_certificate_key(&parsed, ek)?;
-        self.verify_path(certificate, chain, KeyUsage::required_if_present(TCG_KP_EK_CERTIFICATE), now)?;
+        let purpose = KeyUsage::required_if_present(EK_CERTIFICATE_PURPOSE.as_bytes());
+        self.verify_path(certificate, chain, purpose, now)?;
         Ok(parsed.tbs_certificate().issuer().to_string())
     }
 
@@ -115,9 +122,10 @@ impl Roots {
         chain: &[Vec<u8>],
         purpose: impl ExtendedKeyUsageValidator,
         now: Timestamp,
-    ) -> Result<(), String> {
+    ) -> Result<(), Error> {
         let certificate = CertificateDer::from(certificate);
-        let leaf = EndEntityCert::try_from(&certificate).map_err(|e| format!("the certificate: {e}"))?;
+        let leaf = EndEntityCert::try_from(&certificate)
+            .map_err(|e| Error::Certificate(format!("the certificate: {e}")))?;
         let presented = chain.iter().take(MAX_CHAIN_LEN).map(|der| CertificateDer::from(der.as_slice()));
         let intermediates: Vec<CertificateDer<'_>> =
             presented.chain(self.intermediates.iter().cloned()).collect();
@@ -125,24 +133,37 @@ impl Roots {
         let algorithms = webpki::ALL_VERIFICATION_ALGS;
         leaf.verify_for_usage(algorithms, &self.anchors, &intermediates, now, purpose, None, None)
             .map(drop)
-            .map_err(|e| format!("the certificate does not lead to a root that is believed: {e}"))
+            .map_err(|e| Error::Certificate(format!("the certificate does not lead to a trusted root: {e}")))
     }
 }
 
-/// Whether a certificate is for this endorsement key.
-pub fn check_certificate_is_for_ek(certificate: &[u8], ek: &Ek) -> Result<(), String> {
-    check_certificate_key(&parse(certificate).map_err(|e| e.to_string())?, ek)
+/// Checks that a certificate (DER) is for this endorsement key.
+///
+/// # Errors
+///
+/// If it is malformed or for another key.
+pub fn check_certificate_is_for_ek(certificate: &[u8], ek: &Ek) -> Result<(), Error> {
+    check_certificate_key(&parse_certificate(certificate)?, ek)
 }
 
-fn check_certificate_key(certificate: &Certificate, ek: &Ek) -> Result<(), String> {
+fn check_certificate_key(certificate: &Certificate, ek: &Ek) -> Result<(), Error> {
     let key = &certificate.tbs_certificate().subject_public_key_info().subject_public_key;
-    match key.as_bytes() == Some(&ek.subject_public_key()) {
-        true => Ok(()),
-        false => Err("the certificate is for another key".into()),
+    let expected = subject_public_key(&ek.key).ok();
+    if expected.is_none() || key.as_bytes() != expected.as_deref() {
+        return Err(Error::Certificate("the certificate is for another key".into()));
+    }
+    Ok(())
+}
+
+/// The content of subjectPublicKey for an EK: an uncompressed point, or an RSAPublicKey in DER.
+fn subject_public_key(key: &EkKey) -> der::Result<Vec<u8>> {
+    match key {
+        EkKey::P256(point) => Ok(point.to_vec()),
+        EkKey::Rsa(modulus) => RsaPublicKey::new(&modulus[..], &[1, 0, 1])?.to_der(),
     }
 }
 
-/// A certificate that an organisation gave a host's key, with those that lead to its root.
+/// An organisation's certificate for a host key, with those that lead to its root.
 #[derive(Clone, Debug)]
 pub struct HostCertificate {
     chain: Vec<Vec<u8>>,
@@ -150,68 +171,83 @@ pub struct HostCertificate {
 }
 
 impl HostCertificate {
-    /// From PEM, the host's own certificate first.
+    /// Parses PEM, the host's own certificate first.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate, if one is malformed or larger than 16 KiB, or if there are more than 16.
     pub fn from_pem(text: &[u8]) -> Result<HostCertificate, Error> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(MAX_CHAIN_LEN + 1).collect();
-        let chain = chain.map_err(|e| Error::Certificate(format!("this is no PEM of certificates: {e}")))?;
+        let chain = chain.map_err(|e| Error::Certificate(format!("not a PEM file of certificates: {e}")))?;
         HostCertificate::from_der(chain.iter().map(|one| one.to_vec()).collect())
     }
 
-    /// From DER each, the host's own certificate first.
+    /// Parses DER certificates, the host's own first.
+    ///
+    /// # Errors
+    ///
+    /// As of [`HostCertificate::from_pem`].
     pub fn from_der(chain: Vec<Vec<u8>>) -> Result<HostCertificate, Error> {
         if chain.len() > MAX_CHAIN_LEN {
             return Err(Error::Certificate(format!("more than {MAX_CHAIN_LEN} certificates")));
         }
-        let mut read = chain.iter().map(|der| parse(der)).collect::<Result<Vec<_>, _>>()?;
-        if read.is_empty() {
+        let mut parsed = chain.iter().map(|der| parse_certificate(der)).collect::<Result<Vec<_>, _>>()?;
+        if parsed.is_empty() {
             return Err(Error::Certificate("there is no certificate in it".into()));
         }
-        Ok(HostCertificate { leaf: read.swap_remove(0), chain })
+        Ok(HostCertificate { leaf: parsed.swap_remove(0), chain })
     }
 
-    /// DER each, the host's own first.
+    /// DER certificates, the host's own first.
     pub fn chain(&self) -> &[Vec<u8>] {
         &self.chain
     }
 
+    /// The subject, as an RFC 4514 string.
     pub fn subject(&self) -> String {
         self.leaf.tbs_certificate().subject().to_string()
     }
 
+    /// The issuer, as an RFC 4514 string.
     pub fn issuer(&self) -> String {
         self.leaf.tbs_certificate().issuer().to_string()
     }
 
+    /// When the certificate becomes valid.
     pub fn not_before(&self) -> Timestamp {
         Timestamp::from_secs(self.leaf.tbs_certificate().validity().not_before.to_unix_duration().as_secs())
     }
 
+    /// When the certificate expires.
     pub fn not_after(&self) -> Timestamp {
         Timestamp::from_secs(self.leaf.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
     }
 
-    /// Whether it is for this P-256 key.
+    /// Whether the certificate is for this P-256 key, an uncompressed point.
     pub fn is_for_key(&self, point: &[u8; 65]) -> bool {
-        let spki = self.leaf.tbs_certificate().subject_public_key_info().to_der();
-        spki.is_ok_and(|info| info == der::p256_spki(point))
+        p256_spki(point).is_ok_and(|spki| self.leaf.tbs_certificate().subject_public_key_info() == &spki)
     }
 
-    /// Whether it leads to a certificate that is believed, at this time.
-    pub fn verify_path(&self, roots: &Roots, now: Timestamp) -> Result<(), String> {
+    /// Checks that the certificate leads to a trusted root and is valid at `now`.
+    ///
+    /// # Errors
+    ///
+    /// If it does not, with webpki's reason.
+    pub fn verify_path(&self, roots: &Roots, now: Timestamp) -> Result<(), Error> {
         roots.verify_path(&self.chain[0], &self.chain[1..], AnyExtendedKeyUsage, now)
     }
 
-    /// Whether it says that the host's attestation key is the one of this Name.
+    /// Whether the subjectAltName has the AK of this Name.
     pub fn san_contains_ak(&self, ak_name: &[u8]) -> bool {
-        self.has_general_name(&HostSan::permanent_identifier(&HEXLOWER.encode(ak_name), None))
+        ak_identifier(ak_name).is_ok_and(|name| self.general_names().contains(&name))
     }
 
-    /// Whether it says that the TPM is the one with this EK certificate.
+    /// Whether the subjectAltName has the TPM of this EK certificate (DER).
     pub fn san_contains_ek_certificate(&self, certificate: &[u8]) -> bool {
-        self.has_general_name(&HostSan::ek_certificate_identifier(certificate))
+        ek_certificate_identifier(certificate).is_ok_and(|name| self.general_names().contains(&name))
     }
 
-    /// Whether it is for the host of this id, in whichever trust domain.
+    /// Whether the subjectAltName has the SPIFFE ID of the host of this id, in any trust domain.
     pub fn san_contains_host(&self, host: &str) -> bool {
         let suffix = format!("/host/{host}");
         self.general_names().iter().any(|name| match name {
@@ -224,85 +260,44 @@ impl HostCertificate {
         })
     }
 
-    fn has_general_name(&self, der: &[u8]) -> bool {
-        self.general_names().iter().any(|name| name.to_der().is_ok_and(|name| name == der))
-    }
-
     fn general_names(&self) -> Vec<GeneralName> {
         let names = self.leaf.tbs_certificate().get_extension::<SubjectAltName>();
         names.ok().flatten().map(|(_, names)| names.0).unwrap_or_default()
     }
 }
 
-/// What a host's certificate names: the SPIFFE ID, the TPM, the attestation key.
-#[derive(Clone, Debug)]
-pub struct HostSan<'a> {
-    pub trust_domain: &'a str,
-    pub host: &'a str,
-    /// Name of the P-256 EK.
-    pub ek_name: &'a [u8],
-    /// The certificates of the TPM's endorsement keys.
-    pub ek_certificates: Vec<&'a [u8]>,
-    pub ak_name: &'a [u8],
-}
-
-impl HostSan<'_> {
-    /// The GeneralNames of the extension subjectAltName, as TCG's "TPM 2.0 Keys for Device Identity and Attestation"
-    /// has them: hardwareModuleName (RFC 4108) of type tcg-tpm20, whose serial number is the digest in the EK's Name;
-    /// permanentIdentifier (RFC 4043) with the digest of each EK certificate, assigned by it. The AK's Name is one more
-    /// permanentIdentifier, with no assigner, which RFC 4043 lets mean something to the issuer and its verifiers alone.
-    pub fn to_der(&self) -> Vec<u8> {
-        let uri = format!("spiffe://{}/host/{}", self.trust_domain, self.host);
-        let serial = der::tlv(der::OCTET_STRING, &[&self.ek_name[self.ek_name.len().saturating_sub(32)..]]);
-        let hardware_module = der::sequence(&[&der::oid(TCG_TPM20), &serial]);
-        let certificates: Vec<u8> =
-            self.ek_certificates.iter().flat_map(|der| HostSan::ek_certificate_identifier(der)).collect();
-        der::sequence(&[
-            &der::tlv(0x86, &[uri.as_bytes()]),
-            &other_name(HARDWARE_MODULE_NAME, &hardware_module),
-            &certificates,
-            &HostSan::permanent_identifier(&HEXLOWER.encode(self.ak_name), None),
-        ])
-    }
-
-    fn ek_certificate_identifier(certificate: &[u8]) -> Vec<u8> {
-        let digest = HEXLOWER.encode(digest(&SHA256, certificate).as_ref());
-        HostSan::permanent_identifier(&digest, Some(EK_PERM_ID_SHA256))
-    }
-
-    fn permanent_identifier(value: &str, assigner: Option<&[u8]>) -> Vec<u8> {
-        let assigner = assigner.map(der::oid).unwrap_or_default();
-        other_name(
-            PERMANENT_IDENTIFIER,
-            &der::sequence(&[&der::tlv(der::UTF8_STRING, &[value.as_bytes()]), &assigner]),
-        )
-    }
-}
-
-/// id-on-permanentIdentifier 1.3.6.1.5.5.7.8.3, id-on-hardwareModuleName 1.3.6.1.5.5.7.8.4.
-const PERMANENT_IDENTIFIER: &[u8] = &[0x2B, 0x06, 0x01, 0x05, 0x05, 0x07, 0x08, 0x03];
-const HARDWARE_MODULE_NAME: &[u8] = &[0x2B, 0x06, 0x01, 0x05, 0x05, 0x07, 0x08, 0x04];
-/// tcg-tpm20 2.23.133.1.2, tcg-on-ekPermIdSha256 2.23.133.12.1.
-const TCG_TPM20: &[u8] = &[0x67, 0x81, 0x05, 0x01, 0x02];
-const EK_PERM_ID_SHA256: &[u8] = &[0x67, 0x81, 0x05, 0x0C, 0x01];
-
-/// An otherName.
-fn other_name(type_id: &[u8], value: &[u8]) -> Vec<u8> {
-    der::tlv(0xA0, &[&der::oid(type_id), &der::tlv(0xA0, &[value])])
-}
-
-/// Reads one certificate.
-pub fn parse(certificate: &[u8]) -> Result<Certificate, Error> {
+/// Parses one certificate (DER).
+///
+/// # Errors
+///
+/// If it is malformed or larger than 16 KiB.
+pub fn parse_certificate(certificate: &[u8]) -> Result<Certificate, Error> {
     if certificate.len() > MAX_CERTIFICATE_SIZE {
         return Err(Error::Certificate(format!("a certificate is larger than {MAX_CERTIFICATE_SIZE} bytes")));
     }
-    Certificate::from_der(certificate).map_err(|e| Error::Certificate(format!("this is no certificate: {e}")))
+    Certificate::from_der(certificate).map_err(|e| Error::Certificate(format!("not a certificate: {e}")))
+}
+
+/// The files of a directory that may hold certificates, sorted.
+fn certificate_files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |e: std::io::Error| file_error(dir, &e);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
+        if extension.is_some_and(|it| ["pem", "crt", "cer", "der"].iter().any(|known| it == *known)) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_CERTIFICATE_FILE_SIZE).read_to_end(&mut bytes));
     read.map_err(|e| file_error(path, &e))?;
+    // DER begins with the tag of a SEQUENCE, PEM with text.
     if bytes.first() == Some(&0x30) {
         return Ok(vec![CertificateDer::from(bytes)]);
     }

@@ -3,7 +3,6 @@
 use ring::digest::{SHA256, digest};
 
 use super::Error;
-use super::der;
 use super::tpm_structures::ByteReader;
 
 /// TCG EK Credential Profile, sections B.3.3 and B.3.4: all of the public area but the key itself.
@@ -76,13 +75,5 @@ impl Ek {
         reader.expect_end()?;
         let name = [&[0x00, 0x0B][..], digest(&SHA256, area).as_ref()].concat();
         Ok(Ek { key, name })
-    }
-
-    /// The key as it stands in a certificate's SubjectPublicKeyInfo, without the algorithm.
-    pub fn subject_public_key(&self) -> Vec<u8> {
-        match &self.key {
-            EkKey::P256(point) => point.to_vec(),
-            EkKey::Rsa(modulus) => der::sequence(&[&der::integer(&modulus[..]), &der::integer(&[1, 0, 1])]),
-        }
     }
 }

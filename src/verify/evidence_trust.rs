@@ -21,7 +21,7 @@ impl Evidence {
                     .into(),
             );
         };
-        certificate.verify_path(roots, now)?;
+        certificate.verify_path(roots, now).map_err(|e| e.to_string())?;
         if !certificate.is_for_key(&decode_public_key(&self.host_key)?.point) {
             return Err("the host certificate is for another key than the host key".into());
         }
@@ -92,7 +92,7 @@ impl Evidence {
             let ek = Ek::parse(&decode_base64(public)?).map_err(|e| e.to_string())?;
             let certificate = certificate.as_deref().map(decode_base64).transpose()?;
             if let Some(certificate) = &certificate {
-                check_certificate_is_for_ek(certificate, &ek)?;
+                check_certificate_is_for_ek(certificate, &ek).map_err(|e| e.to_string())?;
             }
             Ok::<_, String>((ek, certificate))
         };
@@ -148,7 +148,7 @@ impl EndorsementKeys {
                 Ok(issuer) => {
                     return Ok(CertifiedEk { key: ek.key.clone(), certificate: certificate.clone(), issuer });
                 }
-                Err(e) => last_error = e,
+                Err(e) => last_error = e.to_string(),
             }
         }
         Err(last_error)

@@ -1,13 +1,13 @@
 //! Checks what a hostbadge and its TPM signed, and what a host measured, with no daemon and no TPM.
 
 mod certificates;
-pub mod der;
 pub mod eat;
 mod ek;
 pub mod endorsement;
 pub mod eventlog;
 pub mod evidence;
 mod evidence_trust;
+mod host_san;
 pub mod ima;
 mod jwks;
 mod jws;
@@ -17,11 +17,13 @@ mod pcr_policy;
 mod quote;
 mod token;
 pub mod tpm_structures;
+pub(crate) mod x509;
 
 pub use certificates::{
-    HostCertificate, HostSan, MAX_CHAIN_LEN, Roots, check_certificate_is_for_ek, parse as parse_certificate,
+    HostCertificate, MAX_CHAIN_LEN, Roots, check_certificate_is_for_ek, parse_certificate,
 };
 pub use ek::{Ek, EkKey};
+pub use host_san::HostSan;
 pub use jwks::{Jwk, Jwks, KeyParams};
 pub use jws::Jws;
 pub use jwt_authorities::JwtAuthorities;
