@@ -130,9 +130,5 @@ fn a_socket_of_an_unknown_name_is_refused_by_name() {
     let mut daemon = activated(&host, "agent:stranger");
     let _caller = std::os::unix::net::UnixStream::connect(socket_of(&host, "agent")).unwrap();
     until_true("the daemon ends", || daemon.exited().is_some());
-    assert!(
-        host.log().contains("a socket with the unknown name \"stranger\""),
-        "{}",
-        host.log()
-    );
+    assert!(host.log().contains("a socket with the unknown name \"stranger\""), "{}", host.log());
 }
