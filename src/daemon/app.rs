@@ -39,7 +39,7 @@ const MAX_BLOCKING_THREADS: usize = 8;
 ///
 /// # Errors
 /// The daemon cannot start, or did not stop cleanly. A TPM, a state file or an agent file that is not usable
-/// is no such error: the daemon starts, issues nothing, and names the cause in `hostbadge status`.
+/// is not such an error: the daemon starts, issues nothing, and names the cause in `hostbadge status`.
 pub fn run(arguments: &Arguments, config: Config, hardening_warnings: &[String]) -> Result<(), Error> {
     let journal = start_logging(&config.log, Clock::System)?;
     for warning in hardening_warnings {
