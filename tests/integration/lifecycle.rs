@@ -235,12 +235,12 @@ fn sigterm_lets_a_request_that_waits_for_the_tpm_finish_before_swtpm_is_stopped(
     until_true("one is at the TPM and one waits", || host.status()["tpm"]["waiting_to_sign"] == 1);
     host.signal(Signal::SIGTERM);
     let lines = host.path("audit");
-    until_true("the daemon stops", || common::record::text(&lines).contains("\"daemon-stopping\""));
+    until_true("the daemon stops", || common::audit_log::text(&lines).contains("\"daemon-stopping\""));
     kill(tpm, Signal::SIGCONT).unwrap();
     for connection in &mut connections {
-        let answer = connection.hear().unwrap();
+        let answer = connection.read_response().unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    assert!(host.ended().success());
+    assert!(host.wait_for_exit().success());
     assert!(kill(tpm, None).is_err(), "swtpm was stopped");
 }
