@@ -1,4 +1,4 @@
-//! hostbadge: the command for agents, operators and verifiers.
+//! hostbadge: the command for agents, administrators and relying parties. See [`hostbadge::cli`].
 
 use std::process::ExitCode;
 
@@ -7,8 +7,8 @@ use hostbadge::cli;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 fn main() -> ExitCode {
-    // A reader that has seen enough, such as head, ends the command like any other, without a word.
-    // SAFETY: nothing else runs yet, and the default action needs no handler.
+    // If the reader of the output has gone, such as `head`, SIGPIPE ends the command without an error
+    // message. SAFETY: the process has one thread, and the default action calls no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     cli::run(cli::Cli::parse())
 }

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::client;
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
 use super::table::{KeyValueTable, print_columns};
-use super::{CliError, CommonArgs, client, print_json};
 use crate::agents::{AgentName, AgentSet};
 use crate::config::{Config, Diagnostic};
 use crate::wire::admin::{Agent, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
@@ -37,14 +39,6 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Re
         AgentSubcommand::Show { name } => show(common, name).await,
         AgentSubcommand::Check { dir } => check(common, dir.as_ref()),
         AgentSubcommand::Reload => reload(common).await,
-    }
-}
-
-/// A fault in one line.
-pub(super) fn format_fault(fault: &Fault) -> String {
-    match fault.line {
-        Some(line) => format!("{}:{line}: {}", fault.file.display(), fault.message),
-        None => format!("{}: {}", fault.file.display(), fault.message),
     }
 }
 

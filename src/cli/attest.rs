@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::value::RawValue;
 
+use super::client;
+use super::common::CommonArgs;
+use super::error::CliError;
 use super::files::OutputArgs;
-use super::{CliError, CommonArgs, client};
 use crate::wire::agent::{AttestRequest, EatResponse, EvidenceFormat};
 
 /// Form of the evidence.

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
+use super::client;
+use super::common::CommonArgs;
+use super::error::CliError;
+use super::format::format_peer;
 use super::table::sanitize;
-use super::{CliError, CommonArgs, client, whoami};
 use crate::wire::admin::{AuditRecord, AuditResponse, MAX_AUDIT_RECORDS};
 
 /// Interval at which `--follow` asks for new records.
@@ -71,6 +74,6 @@ fn format_record(record: &AuditRecord) -> String {
             value.as_ref().filter(|value| !value.is_empty()).map(|value| format!("{name}={value:?}")),
         );
     }
-    parts.extend(record.peer.as_ref().map(|peer| format!("({})", whoami::format_peer(peer))));
+    parts.extend(record.peer.as_ref().map(|peer| format!("({})", format_peer(peer))));
     parts.join(" ")
 }

@@ -11,9 +11,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::client;
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
 use super::files::{read_file, write_file};
 use super::renewal::{Backoff, renewal_delay};
-use super::{CliError, CommonArgs, client, print_json};
 use crate::clock::Clock;
 use crate::enroll::pem;
 use crate::store;

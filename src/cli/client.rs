@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
-use super::CliError;
+use super::error::CliError;
 use crate::wire::error::ErrorResponse;
 
 /// Largest accepted response, except for evidence.

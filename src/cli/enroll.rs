@@ -14,9 +14,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+use super::client;
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
 use super::files::{OutputArgs, read_file, write_file};
 use super::table::KeyValueTable;
-use super::{CliError, CommonArgs, client, print_json};
 use crate::clock::Clock;
 use crate::enroll::{
     CertificateTemplate, ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, EnrollmentRequest, Error,

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use super::format::{format_fault, format_peer};
 use super::table::sanitize;
-use super::{agent, whoami};
 use crate::wire::error::ErrorResponse;
 
 /// Why a subcommand failed.
@@ -53,10 +53,10 @@ impl fmt::Display for CliError {
         };
         write!(f, "{label}: {} ({})", sanitize(&response.error_description), sanitize(&response.error))?;
         for fault in &response.faults {
-            write!(f, "\n  {}", sanitize(&agent::format_fault(fault)))?;
+            write!(f, "\n  {}", sanitize(&format_fault(fault)))?;
         }
         if let Some(peer) = &response.peer {
-            write!(f, "\nThe daemon sees {}", sanitize(&whoami::format_peer(peer)))?;
+            write!(f, "\nThe daemon sees {}", sanitize(&format_peer(peer)))?;
         }
         Ok(())
     }

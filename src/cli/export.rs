@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::Value;
 
+use super::client;
+use super::common::CommonArgs;
+use super::error::CliError;
 use super::files::OutputArgs;
-use super::{CliError, CommonArgs, client};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum ExportSubcommand {

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use zeroize::Zeroizing;
 
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
 use super::table::{KeyValueTable, print_columns, sanitize};
-use super::{CliError, CommonArgs, client, print_json, prompt};
+use super::{client, prompt};
 use crate::clock::Timestamp;
 use crate::wire::admin::DoneResponse;
 use crate::wire::keys::{

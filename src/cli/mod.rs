@@ -8,10 +8,12 @@ mod attest;
 mod audit;
 mod certificate;
 mod client;
+mod common;
 mod enroll;
 mod error;
 mod export;
 mod files;
+mod format;
 mod key;
 mod posture;
 mod prompt;
@@ -22,12 +24,11 @@ mod token;
 mod verify;
 mod whoami;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
+use clap::{Parser, Subcommand};
 
+use common::CommonArgs;
 use error::CliError;
 
 /// Client and administration tool for hostbadged
@@ -46,34 +47,6 @@ pub struct Cli {
 
     #[command(flatten)]
     common: CommonArgs,
-}
-
-/// Options of every subcommand.
-#[derive(Args, Debug)]
-struct CommonArgs {
-    /// Print JSON instead of text
-    #[arg(long, global = true)]
-    json: bool,
-
-    /// The agent socket
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "HOSTBADGE_SOCKET",
-        default_value = "/run/hostbadge/agent.sock"
-    )]
-    socket: PathBuf,
-
-    /// The admin socket
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "HOSTBADGE_ADMIN_SOCKET",
-        default_value = "/run/hostbadge/admin.sock"
-    )]
-    admin_socket: PathBuf,
 }
 
 #[derive(Subcommand, Debug)]
@@ -140,11 +113,4 @@ async fn dispatch(command: Cli) -> Result<ExitCode, CliError> {
         CliSubcommand::Verify(subcommand) => verify::run(&common, &subcommand),
         CliSubcommand::Audit(subcommand) => audit::run(&common, &subcommand).await,
     }
-}
-
-/// Prints a value as one line of JSON.
-fn print_json(value: &impl Serialize) -> Result<ExitCode, CliError> {
-    let text = serde_json::to_string(value).map_err(|e| CliError::Local(e.to_string()))?;
-    println!("{text}");
-    Ok(ExitCode::SUCCESS)
 }

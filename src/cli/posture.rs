@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::client::Reply;
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
 use super::table::{KeyValueTable, print_columns, sanitize};
-use super::{CliError, CommonArgs, client, key, print_json};
+use super::{client, key};
 use crate::wire::posture::{PostureAcceptRequest, PostureDiffResponse, PostureResponse};
 
 /// Interval and number of attempts while the keystore opens: 10 s in total.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
-use super::CliError;
+use super::error::CliError;
 
 /// Longest accepted line in bytes; a recovery key with spaces is shorter.
 const MAX_INPUT_LEN: u64 = 256;

@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
+use super::client;
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
+use super::format::format_fault;
 use super::table::KeyValueTable;
-use super::{CliError, CommonArgs, agent, client, print_json};
 use crate::wire::host::Health;
 use crate::wire::keys::Key;
 use crate::wire::status::{SealStatus, StatusResponse, TpmStatus};
@@ -55,13 +58,13 @@ fn print_status(status: &StatusResponse) {
     table.add_some("RS256", status.rsa_blocked_reason.as_ref());
     table.add("agents", format!("{}, read {}", status.agents.agents, status.agents.loaded_at));
     for fault in &status.agents.faults {
-        table.add("fault", agent::format_fault(fault));
+        table.add("fault", format_fault(fault));
     }
     if !status.federation.trust_domains.is_empty() {
         table.add("federation", status.federation.trust_domains.join(", "));
     }
     for fault in &status.federation.faults {
-        table.add("fault", agent::format_fault(fault));
+        table.add("fault", format_fault(fault));
     }
     match &status.audit.problem {
         Some(problem) => {

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{CliError, CommonArgs, client, print_json};
+use super::client;
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
 use crate::wire::agent::{TokenRequest, TokenResponse, Ttl};
 
 #[derive(Args, Debug)]

@@ -7,9 +7,10 @@ use clap::{Args, Subcommand};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
 use super::files::{read_file, read_stdin};
 use super::table::{KeyValueTable, print_columns};
-use super::{CliError, CommonArgs, print_json};
 use crate::clock::{Clock, Timestamp};
 use crate::verify::evidence::CheckOutcome;
 use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, eat, evidence};

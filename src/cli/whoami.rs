@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
+use super::client;
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
+use super::format::format_peer;
 use super::table::KeyValueTable;
-use super::{CliError, CommonArgs, client, print_json};
-use crate::wire::agent::{Peer, WhoamiResponse};
+use crate::wire::agent::WhoamiResponse;
 
 pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
     let reply = client::get::<WhoamiResponse>(&common.socket, "/v1/whoami").await?;
@@ -25,20 +28,4 @@ pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
     table.add("host", format!("{id} ({tpm} TPM, posture {})", whoami.host.posture));
     table.print();
     Ok(ExitCode::SUCCESS)
-}
-
-/// A peer in one line.
-pub(super) fn format_peer(peer: &Peer) -> String {
-    let mut text = format!("pid {}, uid {}, gid {}", peer.pid, peer.uid, peer.gid);
-    if let Some(unit) = &peer.unit {
-        text += &format!(", unit {unit}");
-    }
-    match &peer.exe {
-        Some(exe) => text += &format!(", running {exe}"),
-        None => text += ", executable not readable",
-    }
-    if !peer.pinned {
-        text += ", unpinned";
-    }
-    text
 }

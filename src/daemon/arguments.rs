@@ -4,23 +4,23 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Vouches for the AI agents on this host: owns its TPM and serves short-lived tokens over a Unix socket.
+/// Issues short-lived identity to the AI agents on this host. Owns the host's TPM and serves Unix sockets.
 #[derive(Parser)]
 #[command(
     name = "hostbadged",
     version,
-    after_help = "Start with no configuration at all, or try it out with --dev DIR."
+    after_help = "The daemon starts without any configuration. To try it out, run it with --dev DIR."
 )]
 pub struct Arguments {
-    /// Configuration file [default: /etc/hostbadge/hostbadged.toml, where it exists]
+    /// Configuration file [default: /etc/hostbadge/hostbadged.toml, if it exists]
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     pub config: Option<PathBuf>,
 
-    /// A whole host in one directory, with a software TPM of its own
+    /// Run a development instance in DIR with its own software TPM
     #[arg(long, value_name = "DIR")]
     pub dev: Option<PathBuf>,
 
-    /// Read configuration and agents, print each fault as file:line, and exit
+    /// Check configuration, agents and bundles, print each fault as file:line, and exit
     #[arg(long)]
     pub check: bool,
 }

@@ -1,240 +1,301 @@
-//! Keeps the authority that agents' certificates come from: makes and renews its CAs, and revokes what is to be revoked.
+//! Manages the host's certificate authority: creates and renews its CAs, and revokes certificates of removed
+//! agents.
 //!
-//! A step that cannot be taken, because the TPM is away or a disk is full, is tried again; the issuing CA in force goes on
-//! until it expires.
+//! A step that fails, because the TPM is unavailable or the disk is full, is retried after 2 s; the active
+//! issuing CA keeps signing until it expires.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use super::audit_ext::{ensure_writable, record_completed};
+use super::component::ComponentTask;
+use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
 use crate::agents::AgentRegistry;
-use crate::audit::{Audit, Event};
+use crate::audit::{Audit, AuditUnavailable, Event};
 use crate::clock::Clock;
 use crate::issue::{Enrollment, HostIdentity, Issuer};
 use crate::keystore::Keystore;
-use crate::pki::{CaChange, CertificateIssuer, Error, HostCa};
-use crate::tpm::Tpm;
+use crate::pki::{self, CaChange, CertificateIssuer, HostCa};
+use crate::tpm::{self, Tpm};
 
-/// How soon a step that failed is tried again.
+/// Delay before a failed step is repeated.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
-/// The longest sleep: new leaves are written down this soon, and the machine's clock may be set meanwhile.
+/// Longest wait between two steps: `leaves.json` is written this often, and the wall clock may have been set
+/// meanwhile.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// Shortest wait between two steps.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Who keeps it.
-pub struct CaManager {
+/// What the CA manager is built from.
+#[derive(Clone)]
+pub(super) struct CaDeps {
+    /// Signs agents' certificates with the CA that this component activates.
     pub certificate_issuer: CertificateIssuer,
+    /// Names the host, once its keys are loaded.
     pub issuer: Issuer,
+    /// Registered agents: certificates of others are revoked.
     pub agents: AgentRegistry,
+    /// Audit log, for each new CA and each revocation.
     pub audit: Audit,
+    /// Time source.
     pub clock: Clock,
+    /// Names the organization's CA that delegates to this host, if there is one.
     pub enrollment: Enrollment,
+    /// State directory: `ca.json`, `signing.json` and `leaves.json`.
     pub state_dir: PathBuf,
+    /// The TPM in use, whose host key signs the CAs.
     pub tpm: watch::Receiver<Option<Tpm>>,
+    /// The keystore, once it is open.
     pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
-    /// Whether the issuer's first attempt has ended: before, there is no host to speak of.
-    pub issuer_startup_done: watch::Receiver<bool>,
-    /// Told once the first attempt has ended, one way or the other.
-    pub startup_done: watch::Sender<bool>,
+    /// First attempt of the issuer supervisor: before its end the host has no name.
+    pub issuer_first_attempt: StartupStep,
+}
+
+/// The running CA manager.
+pub(super) struct CaHandle {
+    deps: CaDeps,
+    task: ComponentTask,
+}
+
+/// Starts the CA manager on the current runtime.
+pub(super) fn spawn(deps: CaDeps, startup: &mut Startup) -> CaHandle {
+    let (startup, _) = startup.register();
+    let manager = |stop| CaManager { deps: deps.clone(), startup, stop }.run();
+    let task = ComponentTask::spawn(manager);
+    CaHandle { deps, task }
+}
+
+impl CaHandle {
+    /// Stops the CA manager, then writes `leaves.json` with the certificates issued up to now. Call it after
+    /// the last request has been served.
+    pub async fn stop(self) {
+        self.task.stop().await;
+        if let Err(e) = save_issued(&self.deps).await {
+            tracing::warn!("cannot write leaves.json: {e}");
+        }
+    }
+}
+
+/// Why a step cannot be taken.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error("the TPM is starting")]
+    TpmStarting,
+    #[error("the issuer is not ready; see hostbadge status")]
+    IssuerNotReady,
+    #[error("the host is being moved to another TPM")]
+    HostMoving,
+    #[error(transparent)]
+    Tpm(#[from] tpm::Error),
+    #[error(transparent)]
+    Audit(#[from] AuditUnavailable),
+    #[error(transparent)]
+    Pki(#[from] pki::Error),
+}
+
+struct CaManager {
+    deps: CaDeps,
+    startup: StartupSignal,
+    stop: CancellationToken,
 }
 
 impl CaManager {
-    /// Runs for ever.
-    pub async fn run(mut self) {
-        let (certificate_issuer, dir) = (self.certificate_issuer.clone(), self.state_dir.clone());
+    async fn run(self) {
+        let (certificate_issuer, dir) = (self.deps.certificate_issuer.clone(), self.deps.state_dir.clone());
         if let Ok(Err(e)) = tokio::task::spawn_blocking(move || certificate_issuer.load_issued(&dir)).await {
-            tracing::warn!("which certificates of before have not expired is not known: {e}");
+            tracing::warn!("cannot load leaves.json: {e}");
         }
-        let _ = self.issuer_startup_done.wait_for(|done| *done).await;
+        let mut issuer_first_attempt = self.deps.issuer_first_attempt.clone();
+        tokio::select! {
+            () = self.stop.cancelled() => return,
+            () = issuer_first_attempt.wait() => {}
+        }
+        let mut keystore_rx = self.deps.keystore.clone();
         loop {
-            let keystore = self.keystore.borrow_and_update().clone();
+            let keystore = keystore_rx.borrow_and_update().clone();
             let Some(keystore) = keystore else {
-                self.startup_done.send_replace(true);
-                if self.keystore.changed().await.is_err() {
-                    return;
+                self.startup.complete();
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    changed = keystore_rx.changed() => if changed.is_err() { return },
                 }
                 continue;
             };
-            let mut keystore_rx = self.keystore.clone();
             tokio::select! {
-                () = self.run_with_keystore(keystore) => {}
-                // The state was moved to another TPM, and this is another host since.
-                Ok(()) = keystore_rx.changed() => self.certificate_issuer.set_active(None),
+                () = self.run_with_keystore(keystore) => return,
+                // The state was moved to another TPM, so that this is another host from now on.
+                Ok(()) = keystore_rx.changed() => self.deps.certificate_issuer.set_active(None),
             }
         }
     }
 
+    /// Opens the CA and takes its due steps until the daemon stops.
     async fn run_with_keystore(&self, keystore: Arc<Keystore>) {
-        // From before it is first read, so that no change of it is missed.
-        let mut delegated_ca = self.enrollment.delegated_ca();
+        // Subscribed before the first read, so that no change is missed.
+        let mut delegated_ca = self.deps.enrollment.delegated_ca();
         let mut ca = loop {
             let result = self.open_ca(&keystore).await;
-            self.startup_done.send_replace(true);
+            self.startup.complete();
             match result {
                 Ok(ca) => break ca,
-                Err(reason) => self.report_blocked(Some(reason)),
+                Err(e) => self.report_blocked(Some(e.to_string())),
             }
-            tokio::time::sleep(RETRY_DELAY).await;
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY_DELAY) => {}
+            }
         };
-        let (mut agents_changed, mut seal_status) = (self.agents.subscribe(), keystore.seal_status());
+        let (mut agents_changed, mut seal_status) = (self.deps.agents.subscribe(), keystore.seal_status());
         loop {
             seal_status.borrow_and_update();
             agents_changed.borrow_and_update();
             let result = self.advance(&mut ca).await;
             let pause = match result {
-                Ok(()) => ca
-                    .next_renewal()
-                    .since(self.clock.now())
-                    .clamp(Duration::from_millis(10), MAX_POLL_INTERVAL),
+                Ok(()) => {
+                    ca.next_renewal().since(self.deps.clock.now()).clamp(MIN_POLL_INTERVAL, MAX_POLL_INTERVAL)
+                }
                 Err(_) => RETRY_DELAY,
             };
-            self.report_blocked(result.err());
-            self.save_issued().await;
+            self.report_blocked(result.err().map(|e| e.to_string()));
+            if let Err(e) = save_issued(&self.deps).await {
+                tracing::debug!("cannot write leaves.json: {e}");
+            }
             tokio::select! {
+                () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
-                // The sender lives as long as the agents do.
+                // Fails only if the registry is gone, which this component holds.
                 _ = agents_changed.changed() => {}
                 _ = seal_status.changed() => {}
                 Ok(()) = delegated_ca.changed() => {
                     ca.set_parent(delegated_ca.borrow_and_update().clone());
-                    // What cannot be written now is written with the next step.
+                    // CRLs that cannot be written now are written in the next step.
                     let _ = ca.reissue_crls().await;
                     if let Err(e) = self.activate(&ca) {
-                        tracing::error!("the certificate that was installed is not signed with: {e}");
+                        tracing::error!("the installed CA certificate is not used: {e}");
                     }
                 }
             }
         }
     }
 
-    async fn open_ca(&self, keystore: &Arc<Keystore>) -> Result<HostCa, String> {
-        let tpm = self.tpm.borrow().clone().ok_or("the TPM is starting")?;
+    async fn open_ca(&self, keystore: &Arc<Keystore>) -> Result<HostCa, StepError> {
+        let tpm = self.deps.tpm.borrow().clone().ok_or(StepError::TpmStarting)?;
         let host = self.resolve_host(&tpm).await?;
-        self.ensure_auditable()?;
-        let opened = HostCa::open(&tpm, keystore.clone(), &self.state_dir, &host, &self.clock).await;
-        let (mut ca, changes) = opened.map_err(|e| e.to_string())?;
+        ensure_writable(&self.deps.audit)?;
+        let (mut ca, changes) =
+            HostCa::open(&tpm, keystore.clone(), &self.deps.state_dir, &host, &self.deps.clock).await?;
         self.record_changes(&changes).await;
-        ca.set_parent(self.enrollment.delegated_ca().borrow().clone());
-        // What is there serves at once, though it may be time for the next.
-        self.activate(&ca).map_err(|e| e.to_string())?;
-        if !self.certificate_issuer.is_ready() {
+        ca.set_parent(self.deps.enrollment.delegated_ca().borrow().clone());
+        // The stored CA serves at once, even if it is due for renewal.
+        self.activate(&ca)?;
+        if !self.deps.certificate_issuer.is_ready() {
             self.renew(&mut ca).await?;
         }
         Ok(ca)
     }
 
-    /// The host, once the issuer stands as the one that this TPM makes it.
-    async fn resolve_host(&self, tpm: &Tpm) -> Result<HostIdentity, String> {
-        let issuer_state = self.issuer.state().ok_or("the issuer does not stand; see hostbadge status")?;
+    /// The host's names, once the issuer is ready and if its keys belong to this TPM.
+    async fn resolve_host(&self, tpm: &Tpm) -> Result<HostIdentity, StepError> {
+        let issuer_state = self.deps.issuer.state().ok_or(StepError::IssuerNotReady)?;
         let host = issuer_state.host().clone();
-        let facts = tpm.info().await.map_err(|e| e.to_string())?;
-        match facts.host_id == host.id {
-            true => Ok(host),
-            false => Err("the host is being moved to another TPM".into()),
+        if tpm.info().await?.host_id != host.id {
+            return Err(StepError::HostMoving);
         }
+        Ok(host)
     }
 
-    async fn advance(&self, ca: &mut HostCa) -> Result<(), String> {
-        self.ensure_auditable()?;
-        // What waits for the TPM must not hold up what does not.
+    async fn advance(&self, ca: &mut HostCa) -> Result<(), StepError> {
+        ensure_writable(&self.deps.audit)?;
+        // Revocation needs no TPM, and so comes before renewal, which may have to wait for it.
         self.revoke(ca).await?;
         self.renew(ca).await
     }
 
-    async fn renew(&self, ca: &mut HostCa) -> Result<(), String> {
-        let changes = ca.advance().await.map_err(|e| e.to_string())?;
+    async fn renew(&self, ca: &mut HostCa) -> Result<(), StepError> {
+        let changes = ca.advance().await?;
         if changes.is_empty() {
             return Ok(());
         }
-        self.activate(ca).map_err(|e| e.to_string())?;
+        self.activate(ca)?;
         self.record_changes(&changes).await;
         Ok(())
     }
 
-    /// Whoever is no registered agent any more has no certificate either.
-    async fn revoke(&self, ca: &mut HostCa) -> Result<(), String> {
-        let Some(issuer_state) = self.issuer.state() else { return Ok(()) };
-        let agent_set = self.agents.current();
-        let registered: std::collections::HashSet<String> =
+    /// Revokes the certificates of agents that are no longer registered.
+    async fn revoke(&self, ca: &mut HostCa) -> Result<(), StepError> {
+        let certificate_issuer = &self.deps.certificate_issuer;
+        let Some(issuer_state) = self.deps.issuer.state() else { return Ok(()) };
+        let agent_set = self.deps.agents.current();
+        let registered: HashSet<String> =
             agent_set.iter().map(|entry| issuer_state.host().spiffe_id(entry)).collect();
-        let orphaned = self.certificate_issuer.orphaned(|id| registered.contains(id));
+        let orphaned = certificate_issuer.orphaned(|id| registered.contains(id));
         if orphaned.is_empty() {
             return Ok(());
         }
         let leaves: Vec<_> = orphaned.iter().flat_map(|(_, leaves)| leaves.iter().copied()).collect();
-        ca.revoke(&leaves).await.map_err(|e| e.to_string())?;
-        self.activate(ca).map_err(|e| e.to_string())?;
+        ca.revoke(&leaves).await?;
+        self.activate(ca)?;
         for (id, leaves) in orphaned {
-            self.certificate_issuer.remove_revoked(&id, &leaves);
+            certificate_issuer.remove_revoked(&id, &leaves);
             let message =
-                format!("{} certificates of {id} are revoked: it is no registered agent", leaves.len());
-            self.record_event(Event::CertificatesRevoked, &message).await;
+                format!("{} certificates of {id} are revoked: it is not a registered agent", leaves.len());
+            record_completed(&self.deps.audit, Event::CertificatesRevoked, &message).await;
         }
         Ok(())
     }
 
-    fn activate(&self, ca: &HostCa) -> Result<(), Error> {
-        let snapshot = ca.snapshot()?;
-        self.certificate_issuer.set_active(snapshot);
+    fn activate(&self, ca: &HostCa) -> Result<(), pki::Error> {
+        self.deps.certificate_issuer.set_active(ca.snapshot()?);
         Ok(())
-    }
-
-    async fn save_issued(&self) {
-        let (certificate_issuer, dir, now) =
-            (self.certificate_issuer.clone(), self.state_dir.clone(), self.clock.now());
-        let result = tokio::task::spawn_blocking(move || certificate_issuer.save_issued(&dir, now)).await;
-        if let Ok(Err(e)) = result {
-            tracing::debug!("which certificates have not expired could not be written: {e}");
-        }
-    }
-
-    /// What nobody could write down is not done: nothing is issued meanwhile either.
-    fn ensure_auditable(&self) -> Result<(), String> {
-        match self.audit.health().write_error() {
-            None => Ok(()),
-            Some(problem) => Err(format!("the audit log cannot be written: {problem}")),
-        }
     }
 
     async fn record_changes(&self, changes: &[CaChange]) {
         for change in changes {
-            let message = match change {
-                CaChange::RootCreated { not_after: until } => {
-                    format!("the host key signed the root of the host's CA, until {until}")
-                }
-                CaChange::IssuingCaCreated { name, not_after: until } => {
-                    format!(
-                        "the host CA signed issuing CA {name}, which signs from now on, until {until} at most"
-                    )
-                }
-                CaChange::IssuingKeyLost { name } => {
-                    format!(
-                        "the key of issuing CA {name} does not open; its certificates stay good until they expire"
-                    )
-                }
-            };
-            self.record_event(Event::CaCertified, &message).await;
+            record_completed(&self.deps.audit, Event::CaCertified, &describe(change)).await;
         }
     }
 
-    async fn record_event(&self, event: Event, message: &str) {
-        // Too late to take back: the file says so already.
-        if let Err(audit_error) = self.audit.record_event(event, message).await {
-            tracing::error!("{message}; {audit_error}");
-        }
-    }
-
-    /// Says each trouble once.
+    /// Publishes why a due step is not taken (`None`: it is), and logs each reason once.
     fn report_blocked(&self, reason: Option<String>) {
-        if let Some(reason) = set_if_changed(self.certificate_issuer.blocked_reason(), reason) {
-            let effect = if self.certificate_issuer.is_ready() {
-                "the issuing CA signs on"
+        let certificate_issuer = &self.deps.certificate_issuer;
+        if let Some(reason) = set_if_changed(certificate_issuer.blocked_reason(), reason) {
+            let effect = if certificate_issuer.is_ready() {
+                "the issuing CA keeps signing"
             } else {
                 "no certificates are issued"
             };
-            tracing::warn!(event = "ca-blocked", "a change of the host's CA waits, and {effect}: {reason}");
+            tracing::warn!(event = "ca-blocked", "a CA change is blocked, and {effect}: {reason}");
         }
+    }
+}
+
+/// Writes `leaves.json`: the certificates that have been issued and have not expired.
+async fn save_issued(deps: &CaDeps) -> std::io::Result<()> {
+    let (certificate_issuer, dir, now) =
+        (deps.certificate_issuer.clone(), deps.state_dir.clone(), deps.clock.now());
+    let result = tokio::task::spawn_blocking(move || certificate_issuer.save_issued(&dir, now)).await?;
+    result.map_err(std::io::Error::other)
+}
+
+fn describe(change: &CaChange) -> String {
+    match change {
+        CaChange::RootCreated { not_after } => {
+            format!("the host key signed the root certificate of the host's CA, valid until {not_after}")
+        }
+        CaChange::IssuingCaCreated { name, not_after } => {
+            format!(
+                "the host CA signed issuing CA {name}, which signs from now on, at most until {not_after}"
+            )
+        }
+        CaChange::IssuingKeyLost { name } => format!(
+            "the key of issuing CA {name} cannot be decrypted; its certificates remain valid until they \
+             expire"
+        ),
     }
 }

@@ -1,51 +1,52 @@
-//! What the process gives up before it touches a secret.
+//! Hardens the process before it handles a secret.
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
-/// Keeps secrets out of core dumps, other processes of the user, and swap; raises the limit of open files.
+/// Keeps secrets out of core dumps, swap and the reach of the user's other processes, and raises the soft
+/// limit of open files, to 262144 at most.
 ///
-/// To be called first, while there is one thread. Returns what could not be done and matters.
+/// Call it first, while the process has one thread. Returns a warning for each measure that failed.
 pub fn harden() -> Vec<String> {
     let mut warnings = Vec::new();
     umask(Mode::from_bits_truncate(0o077));
     if let Err(e) = nix::sys::prctl::set_dumpable(false) {
-        warnings.push(format!("the process stays dumpable ({e})"));
+        warnings.push(format!("the process remains dumpable ({e})"));
     }
     if let Err(e) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
-        warnings.push(format!("core dumps stay possible ({e})"));
+        warnings.push(format!("core dumps remain possible ({e})"));
     }
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // Failing leaves the limit as it was, which bounds connections more tightly.
+        // On failure the lower limit stays, and `max_connections_for_rlimit` allows fewer connections.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(262_144), hard);
     }
-    // Under a finite limit every later allocation could fail, which is worse than swap.
+    // With a finite RLIMIT_MEMLOCK every later allocation could fail, which is worse than swapping.
     let unlimited = nix::unistd::geteuid().is_root()
         || matches!(getrlimit(Resource::RLIMIT_MEMLOCK), Ok((RLIM_INFINITY, _)));
     let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | lock_on_fault();
     if !unlimited {
-        warnings.push("memory can be swapped out; LimitMEMLOCK=infinity keeps it in".into());
+        warnings.push("memory can be swapped out; set LimitMEMLOCK=infinity to prevent it".into());
     } else if let Err(e) = mlockall(flags) {
         warnings.push(format!("memory can be swapped out ({e})"));
     }
-    // libtss2 writes warnings about TPM codes that are handled here straight to standard error.
+    // libtss2 would write a warning to standard error for TPM response codes that the daemon handles.
     if std::env::var_os("TSS2_LOG").is_none() {
-        // SAFETY: there is one thread, and nothing has read the environment yet.
+        // SAFETY: the process has one thread, and nothing has read the environment yet.
         unsafe { std::env::set_var("TSS2_LOG", "all+NONE") };
     }
     warnings
 }
 
-/// Locks pages as they are touched, so that stacks and caches that nobody uses cost nothing.
+/// Locks pages on first access, so that unused stacks and caches take no memory.
 fn lock_on_fault() -> MlockAllFlags {
     const MCL_ONFAULT: i32 = 4;
     MlockAllFlags::from_bits_retain(MCL_ONFAULT)
 }
 
-/// How many connections fit into the limit of open files: each takes up to six, and the rest of the daemon fewer than
-/// 256.
-pub fn max_connections_for_rlimit() -> usize {
+/// How many connections fit into the limit of open files, at least 16: a connection uses up to 6 descriptors,
+/// and the rest of the daemon fewer than 256.
+pub(super) fn max_connections_for_rlimit() -> usize {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, _)) => (usize::try_from(soft).unwrap_or(usize::MAX).saturating_sub(256) / 6).max(16),
         Err(_) => 128,

@@ -1,4 +1,4 @@
-//! Starts the journal's thread and leads everything that rooms say there.
+//! Starts the journal thread and sends all `tracing` events to it.
 
 use std::io;
 
@@ -9,8 +9,11 @@ use crate::audit::{Journal, JournalLayer};
 use crate::clock::Clock;
 use crate::config::LogSection;
 
-/// To be called once.
-pub fn start_logging(log: &LogSection, clock: Clock) -> io::Result<Journal> {
+/// Starts logging with the configured target and level. Call it once per process.
+///
+/// # Errors
+/// The journal thread cannot be started, or the process logs already.
+pub(super) fn start_logging(log: &LogSection, clock: Clock) -> io::Result<Journal> {
     let journal = Journal::start(log.target, clock)?;
     tracing_subscriber::registry()
         .with(JournalLayer::new(journal.clone(), log.level))

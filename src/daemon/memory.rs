@@ -1,4 +1,4 @@
-//! What the start alone needed is given back.
+//! Returns memory that only the startup needed.
 
 use std::ffi::c_void;
 use std::fs;
@@ -6,22 +6,22 @@ use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise, munlock};
 
-/// Unlocks the program text and lets go of its pages; those still in use come back from the page cache as they are
-/// called. Only what can hold a secret stays locked, and reading configuration, making keys and starting libraries
-/// takes no memory for the rest of the daemon's life.
+/// Unlocks the mappings of program text and drops their pages. Text that is called again comes back from the
+/// page cache, so that code for reading configuration, creating keys and starting libraries does not occupy
+/// memory for the daemon's lifetime. Memory that can hold a secret stays locked.
 ///
-/// To be called once, when the daemon is ready.
-pub fn release_startup_memory() {
+/// Call it once, when the daemon is ready.
+pub(super) fn release_startup_memory() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for mapping in maps.lines().filter_map(TextMapping::parse) {
         let Some(start) = NonNull::new(mapping.start as *mut c_void) else { continue };
-        // SAFETY: the range is the whole of one mapping of this process.
+        // SAFETY: the range is exactly one mapping of this process.
         let unlocked = unsafe { munlock(start, mapping.length) };
         if unlocked.is_err() {
             continue;
         }
-        // SAFETY: a private mapping of a file that may be executed and not written: its pages are the file's, and the
-        // kernel reads them again when they are touched. A failure leaves all as it was.
+        // SAFETY: the range is a private, read-only, executable mapping of a file: its pages equal the
+        // file's, and the kernel reads them again on the next access. A failure changes nothing.
         let _ = unsafe { madvise(start, mapping.length, MmapAdvise::MADV_DONTNEED) };
     }
 }
@@ -34,7 +34,8 @@ struct TextMapping {
 }
 
 impl TextMapping {
-    /// A line of `/proc/PID/maps`, proc(5), if it maps a file to be executed and never to be written.
+    /// Parses a line of `/proc/PID/maps`, proc(5). `None` unless the line maps a file as executable and
+    /// read-only.
     fn parse(line: &str) -> Option<TextMapping> {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
@@ -71,7 +72,7 @@ mod tests {
         }
     }
 
-    /// The test's own text, while it runs.
+    /// Releases the text of the running test itself.
     #[test]
     fn program_runs_after_releasing_its_text() {
         for _ in 0..3 {

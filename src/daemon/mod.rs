@@ -1,29 +1,46 @@
-//! The parts of the daemon's life that are no room's: hardening, logging, sockets, the keeper of keys, signals.
+//! The daemon process: hardening, wiring of the components, signals, and the order in which everything stops.
 //!
-//! `src/bin/hostbadged.rs` tells the story; these are its sentences.
+//! Each long-lived component is a module with `spawn(deps) -> Handle`. The handle publishes what other
+//! components need and stops the component:
+//!
+//! | component | task |
+//! |---|---|
+//! | `issuer_supervisor` | opens the TPM, loads, recovers and rotates the issuing keys |
+//! | `ca_manager` | renews the host's CAs, revokes certificates of removed agents |
+//! | `posture_monitor` | quotes PCRs and compares them with the baseline |
+//! | `servers` | accept connections; workers serve them |
+//! | `watchdog` | resets systemd's watchdog, reports the audit log's health |
+//! | `swtpm_supervisor` | restarts the software TPM of a development instance |
+//!
+//! [`run`] builds them in this order, waits for the startup barrier, reports readiness, and on SIGTERM drains
+//! the servers before it stops the others.
 
+mod app;
 mod arguments;
+mod audit_ext;
 mod ca_manager;
+mod check;
+mod component;
+mod error;
 mod harden;
 mod issuer_supervisor;
-mod key_rotator;
 mod logging;
 mod memory;
 mod notify;
+mod parts;
 mod pcr_changes;
 mod posture_monitor;
-mod rsa_key_manager;
+mod servers;
+mod signals;
 mod sockets;
+mod startup;
+mod storage;
+mod swtpm_supervisor;
 mod watch_ext;
+mod watchdog;
 
+pub use app::run;
 pub use arguments::Arguments;
-pub use ca_manager::CaManager;
-pub use harden::{harden, max_connections_for_rlimit};
-pub use issuer_supervisor::{IssuerStatus, IssuerStatusSender, IssuerSupervisor};
-pub use key_rotator::KeyRotator;
-pub use logging::start_logging;
-pub use memory::release_startup_memory;
-pub use notify::{Watchdog, ready, reloading, set_status, stopping};
-pub use posture_monitor::PostureMonitor;
-pub use rsa_key_manager::RsaKeyManager;
-pub use sockets::{Sockets, open_sockets};
+pub use check::{check_config, print_diagnostics, read_config};
+pub use error::Error;
+pub use harden::harden;

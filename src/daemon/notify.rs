@@ -1,59 +1,42 @@
-//! What systemd is told, sd_notify(3). Without systemd nobody listens, which is no fault.
+//! Messages to systemd, sd_notify(3). Outside systemd they have no effect.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::{MissedTickBehavior, interval};
 
-use crate::api::WorkerPool;
-use crate::audit::Audit;
+/// Watchdog timeout while the daemon stops. A TPM that does not respond can keep the process in the kernel
+/// longer than `WatchdogSec=`, and another signal would not end it earlier.
+const STOP_WATCHDOG_TIMEOUT: Duration = Duration::from_secs(600);
 
-pub fn ready(status: &str) {
+/// The daemon is ready, with a status line for `systemctl status`.
+pub(super) fn ready(status: &str) {
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-pub fn set_status(status: &str) {
+/// Replaces the status line.
+pub(super) fn set_status(status: &str) {
     let _ = sd_notify::notify(&[NotifyState::Status(status)]);
 }
 
-pub fn reloading() {
+/// A reload begins; [`ready`] ends it.
+pub(super) fn reloading() {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     let _ = sd_notify::notify(&states);
 }
 
-pub fn stopping() {
-    // A TPM that does not answer keeps the process until the kernel gives up, which another signal would not hasten.
-    let _ = sd_notify::notify(&[NotifyState::Stopping, NotifyState::WatchdogUsec(600_000_000)]);
+/// The daemon stops.
+pub(super) fn stopping() {
+    let timeout = u32::try_from(STOP_WATCHDOG_TIMEOUT.as_micros()).unwrap_or(u32::MAX);
+    let _ = sd_notify::notify(&[NotifyState::Stopping, NotifyState::WatchdogUsec(timeout)]);
 }
 
-/// Looks every second whether the daemon gets on, and feeds systemd's watchdog while it does.
-///
-/// It does while every lane turns, and this task runs. A disk or a TPM that stalls is told by name; it is no reason for
-/// a restart, which would not mend it.
-pub struct Watchdog {
-    pub audit: Audit,
-    pub workers: Arc<WorkerPool>,
+/// The interval within which systemd expects [`keep_alive`], if the unit has a watchdog.
+pub(super) fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
 }
 
-impl Watchdog {
-    /// Runs for ever.
-    pub async fn run(self) {
-        let watchdog = sd_notify::watchdog_enabled();
-        let period = watchdog.map_or(SECOND, |deadline| (deadline / 3).clamp(SECOND / 10, SECOND));
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let health = self.audit.health();
-            health.report_transitions();
-            let workers_alive = self.workers.check_heartbeats();
-            if watchdog.is_some() && (workers_alive || health.stall_error().is_some()) {
-                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-            }
-        }
-    }
+/// Resets systemd's watchdog.
+pub(super) fn keep_alive() {
+    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
 }
-
-const SECOND: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! The listening sockets: those that systemd passed, by name, and the others made here.
+//! The listening sockets: taken over from systemd by name, or created in the run directory.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,15 +8,21 @@ use std::path::Path;
 
 use crate::api::{Socket, bind};
 
-/// One of each.
-pub struct Sockets {
+/// The three listening sockets.
+pub(super) struct Sockets {
+    /// `agent.sock`: HTTP for agents, mode 0666.
     pub agent: UnixListener,
+    /// `workload.sock`: SPIFFE Workload API, mode 0666.
     pub workload: UnixListener,
+    /// `admin.sock`: HTTP for root and the admin group, mode 0660, or 0600 if there is no such group.
     pub admin: UnixListener,
 }
 
-/// Takes what systemd passed and makes what it did not. To be called once.
-pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets> {
+/// Takes over the sockets that systemd passed and creates the others. Call it once per process.
+///
+/// # Errors
+/// A socket cannot be created, or systemd passed one that the daemon cannot use.
+pub(super) fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets> {
     let mut inherited = inherited_sockets()?;
     let mut open = |socket: Socket| match inherited.remove(socket.name) {
         Some(listener) => Ok(listener),
@@ -31,7 +37,8 @@ pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets>
     })?;
     if let Some(name) = inherited.keys().next() {
         return Err(io::Error::other(format!(
-            "systemd passed a socket named \"{name}\", which hostbadged does not know; FileDescriptorName= is agent, workload or admin"
+            "systemd passed a socket with the unknown name \"{name}\"; set FileDescriptorName= to agent, \
+             workload or admin"
         )));
     }
     Ok(Sockets { agent, workload, admin })
@@ -41,10 +48,10 @@ pub fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets>
 fn inherited_sockets() -> io::Result<HashMap<String, UnixListener>> {
     let mut listeners = HashMap::new();
     for (fd, name) in sd_notify::listen_fds_with_names()? {
-        // SAFETY: systemd passed this descriptor for us alone, and this is the one place that takes it, once.
+        // SAFETY: systemd passed this descriptor to this process, and only this function takes it, once.
         let listener = unsafe { UnixListener::from_raw_fd(fd) };
         if listener.local_addr().is_err() {
-            return Err(io::Error::other(format!("systemd passed \"{name}\", which is no Unix socket")));
+            return Err(io::Error::other(format!("systemd passed \"{name}\", which is not a Unix socket")));
         }
         if listeners.insert(name.clone(), listener).is_some() {
             return Err(io::Error::other(format!("systemd passed two sockets named \"{name}\"")));

@@ -1,9 +1,13 @@
-//! What is told once and not again while it lasts.
+//! Reports a condition once for as long as it lasts.
 
 use tokio::sync::watch;
 
-/// Sets what is the matter, and gives it back where it is something new.
-pub fn set_if_changed(sender: &watch::Sender<Option<String>>, value: Option<String>) -> Option<String> {
+/// Publishes the current reason of a condition (`None`: the condition has ended). Returns the reason if it
+/// differs from the published one, so that the caller logs each reason once.
+pub(super) fn set_if_changed(
+    sender: &watch::Sender<Option<String>>,
+    value: Option<String>,
+) -> Option<String> {
     let changed = sender.send_if_modified(|current| {
         let changed = *current != value;
         if changed {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::agents::MAX_TOKEN_TTL;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, jitter};
 use crate::digest::sha256;
 use crate::verify::LEEWAY;
 
@@ -29,9 +29,7 @@ impl RotationPolicy {
     /// each start.
     pub(super) fn key_lifetime(&self, kid: &str) -> Duration {
         let [a, b, c, d, ..] = sha256(kid.as_bytes());
-        let fraction = u32::from_be_bytes([a, b, c, d]);
-        let max_jitter = self.interval / JITTER_DIVISOR;
-        self.interval - max_jitter.mul_f64(f64::from(fraction) / f64::from(u32::MAX))
+        self.interval - jitter(self.interval / JITTER_DIVISOR, u32::from_be_bytes([a, b, c, d]))
     }
 
     /// When the successor of key `kid`, active since `activated`, is published.

@@ -41,7 +41,7 @@ impl PeerTracker {
     /// Reads the credentials of the peer of `socket`. Call it right after accept, before the peer can exit.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if the credentials or groups cannot be read. Other errors are returned by
+    /// `Error::Kernel` if the credentials or groups cannot be read. Other errors are returned by
     /// [`PeerTracker::current_peer`], because a request that fails gets an answer.
     pub fn from_socket(socket: impl AsFd) -> Result<PeerTracker, Error> {
         PeerTracker::from_socket_with(socket.as_fd(), sys::peer_pidfd)
@@ -80,7 +80,7 @@ impl PeerTracker {
     /// a clone of the same [`Peer`].
     ///
     /// # Errors
-    /// An [`Error`] if the process has exited, changed its credentials, or cannot be identified reliably.
+    /// An `Error` if the process has exited, changed its credentials, or cannot be identified reliably.
     pub fn current_peer(&mut self) -> Result<Peer, Error> {
         if self.tracked.is_none() {
             self.tracked = Some(self.open_process()?);

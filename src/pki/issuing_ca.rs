@@ -14,7 +14,7 @@ use super::crl::CrlFields;
 use super::csr::SubjectKey;
 use super::error::Error;
 use super::issued::{CaTag, LeafRecord};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, jitter};
 use crate::issue::IssuingKey;
 use crate::verify::x509::{
     self, CertificateFields, CertificateProfile, assemble_p256_signed, ecdsa_with_sha256,
@@ -178,8 +178,7 @@ impl IssuingCa {
     /// that their TPMs do not sign in lockstep.
     pub fn renew_at(&self) -> Timestamp {
         let lifetime = self.not_after.since(self.created_at);
-        let jitter_seed = u32::from_be_bytes(self.tag());
-        let jitter = (lifetime / RENEW_JITTER_DIVISOR).mul_f64(f64::from(jitter_seed) / f64::from(u32::MAX));
+        let jitter = jitter(lifetime / RENEW_JITTER_DIVISOR, u32::from_be_bytes(self.tag()));
         self.created_at.after((lifetime / 2).saturating_sub(jitter))
     }
 

@@ -44,6 +44,7 @@ pub use streams::{CallerCheck, IdentityInputs};
 pub use crate::agents::AuthenticatedAgent;
 pub use crate::audit::Recorded;
 pub use crate::clock::Timestamp;
+pub(crate) use crate::clock::jitter;
 pub use crate::error_class::ErrorClass;
 pub use crate::issue::{EvidenceResponse, Introspection, JwtSvid, WitSvid};
 pub use crate::peer::{Peer, PeerLookup, PeerTracker};

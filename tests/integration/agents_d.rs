@@ -289,7 +289,7 @@ fn key_operations_are_for_root_and_not_for_the_admin_group() {
     for target in guarded {
         let answer = ask(target, &["-H", "Content-Type: application/json", "-d", "{}"]);
         assert_eq!((answer.status, answer.error().as_str()), (403, "access_denied"), "{target}");
-        assert!(answer.text().contains("only root may use it"), "{}", answer.text());
+        assert!(answer.text().contains("it is for root, and not for the admin group"), "{}", answer.text());
         let root = host.admin().post(target, &json!({}));
         assert_ne!(root.status, 403, "{}", root.text());
     }

@@ -178,7 +178,7 @@ fn four_files_enroll_a_host() {
     let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
     assert_eq!(code, Some(0), "{table}");
     let (_, table) = verified(&host, &evidence, &["--ca", &ca]);
-    assert!(table.contains("EK's certificate          skipped") || table.contains("skipped"), "{table}");
+    assert!(table.contains("skipped"), "{table}");
     operator.ca("other_ca", &["-newkey", "rsa:2048"]);
     let (code, table) =
         verified(&host, &evidence, &["--ca", &operator.path("other_ca.pem"), "--roots", roots]);
@@ -249,7 +249,7 @@ fn a_challenge_is_answered_once_and_by_its_host_only() {
     operator.request(&host);
     done(&operator.challenge(&host, "challenge"));
     done(&operator.challenge(&host, "second"));
-    refused(&operator.challenge(&host, "second"), "exists, and may be what another challenge needs");
+    refused(&operator.challenge(&host, "second"), "already exists, possibly for another challenge");
     refused(&operator.activate(&other, "challenge"), "the challenge is for host");
 
     // The AK of another TPM: its Name is in the credential.
@@ -366,7 +366,7 @@ fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
     fs::write(Path::new(&empty).join("x.pem"), "nothing").unwrap();
     refused(&challenge(&["--roots", &empty]), "x.pem: there is no certificate in it");
     assert!(!Path::new(&secret).exists());
-    refused(&challenge(&["--no-roots", "--host", "somebody"]), "the request is of another host");
+    refused(&challenge(&["--no-roots", "--host", "somebody"]), "the request is for another host");
     refused(
         &challenge(&["--no-roots", "--trust-domain", "example.org"]),
         "the request is of another trust domain",
@@ -519,10 +519,10 @@ fn an_untrusted_ek_certificate_is_left_out_of_the_host_certificate() {
     let p256 = operator.json("request")["evidence"]["ek_certificate"].as_str().unwrap().to_owned();
     fs::write(operator.path("p256.der"), BASE64.decode(p256.as_bytes()).unwrap()).unwrap();
     let told = done(&operator.challenge(&host, "challenge"));
-    assert!(told.contains("1 that lead to no root"), "{told}");
+    assert!(told.contains("1 without a chain to a root"), "{told}");
     done(&operator.activate(&host, "challenge"));
     let told = done(&operator.certify(&host, "ca"));
-    assert!(told.contains("1 that lead to no root"), "{told}");
+    assert!(told.contains("1 without a chain to a root"), "{told}");
     assert_eq!(names(&operator), [false, true]);
 }
 

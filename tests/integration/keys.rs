@@ -130,7 +130,7 @@ fn the_next_key_is_published_before_it_signs() {
     line(&host, "key-retired", &first);
     let published = line(&host, "key-published", second);
     let by = published["detail"].as_str().unwrap();
-    assert!(by.contains("as uid 0, pid"), "{by}");
+    assert!(by.contains("requested by uid 0, pid"), "{by}");
     until_true("the log has it", || host.log().contains(&format!("issuing key {second} signs from now on")));
 }
 
@@ -324,7 +324,7 @@ fn a_key_that_is_due_while_the_tpm_is_stalled_is_published_when_it_responds() {
     let list = host.hostbadge(&["key", "list"]);
     assert!(String::from_utf8_lossy(&list.stdout).contains("A step that is due is delayed"));
     let active = kid(&host.token());
-    until_true("the log has it", || host.log().contains(&format!("{active} signs on")));
+    until_true("the log has it", || host.log().contains(&format!("{active} keeps signing")));
     kill(tpm, Signal::SIGCONT).unwrap();
     until_true("the key is published", || jwks(&host).len() == 2);
     // Updated shortly after the key is published.

@@ -207,7 +207,7 @@ fn keys_sealed_to_pcrs_open_after_a_pcr_change_only_with_the_recovery_key() {
     for (typed, wanted) in [
         (lost.as_str(), "not the current recovery key of this host"),
         ("hbr1-aaaaaaa", "this is not a recovery key"),
-        ("", "nothing was given"),
+        ("", "standard input is empty"),
     ] {
         let said = refused(&host, &["key", "recover"], typed);
         assert!(said.contains(wanted), "{said}");

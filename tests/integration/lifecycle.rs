@@ -215,3 +215,32 @@ fn state_files_of_another_host_are_refused() {
     assert!(blocked_reason(&host).contains("the TPM is replaced"), "{}", blocked_reason(&host));
     assert_eq!(host.status()["tpm"]["state"], "replaced");
 }
+
+/// A token that the TPM signs, while the software TPM of a development instance is stopped by SIGSTOP.
+#[test]
+fn sigterm_lets_a_request_that_waits_for_the_tpm_finish_before_swtpm_is_stopped() {
+    let mut host = Host::new();
+    host.agents_file(
+        "r",
+        &format!("name = \"r\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\nassurance = \"tpm\"\n"),
+    );
+    host.start();
+    let (tpm, mut connections) = (host.swtpm(), [host.connect(), host.connect()]);
+    kill(tpm, Signal::SIGSTOP).unwrap();
+    let body = json!({ "audience": API }).to_string();
+    let request = common::http::request("POST", TOKEN, Some("application/json"), body.as_bytes());
+    for connection in &mut connections {
+        connection.send(&request).unwrap();
+    }
+    until_true("one is at the TPM and one waits", || host.status()["tpm"]["waiting_to_sign"] == 1);
+    host.signal(Signal::SIGTERM);
+    let lines = host.path("audit");
+    until_true("the daemon stops", || common::audit_log::text(&lines).contains("\"daemon-stopping\""));
+    kill(tpm, Signal::SIGCONT).unwrap();
+    for connection in &mut connections {
+        let answer = connection.read_response().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    assert!(host.wait_for_exit().success());
+    assert!(kill(tpm, None).is_err(), "swtpm was stopped");
+}

@@ -128,9 +128,5 @@ fn an_activated_socket_with_an_unknown_name_is_refused() {
     let mut daemon = activated(&host, "agent:stranger");
     let _caller = connect_when_listening(&socket_of(&host, "agent"));
     until_true("the daemon ends", || daemon.exited().is_some());
-    assert!(
-        host.log().contains("a socket named \"stranger\", which hostbadged does not know"),
-        "{}",
-        host.log()
-    );
+    assert!(host.log().contains("a socket with the unknown name \"stranger\""), "{}", host.log());
 }

@@ -148,7 +148,7 @@ fn the_rsa_key_is_created_for_the_first_grant_and_kept() {
     host.reload();
     // The key exists already, or the denial says that it is being created.
     let early = host.post("/v1/token", json!({ "audience": RSA }));
-    assert!(early.status == 200 || early.text().contains("the RSA key is being made"), "{}", early.text());
+    assert!(early.status == 200 || early.text().contains("the RSA key is being created"), "{}", early.text());
     let first = rsa_token(&host);
     let set = keys(&host);
     let listed = said(&host.hostbadge(&["key", "list"]));

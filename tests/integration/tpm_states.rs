@@ -199,7 +199,7 @@ fn assert_serves_nothing(machine: &Machine, ours: &str, theirs: &str) {
     assert_eq!(machine.host.admin().post("/v1/keys/rotate", &json!({ "now": true })).status, 503);
     let people = machine.host.hostbadge(&["status"]);
     let people = String::from_utf8_lossy(&people.stdout).into_owned();
-    assert!(people.contains(ours) && people.contains(theirs) && people.contains("mend: "), "{people}");
+    assert!(people.contains(ours) && people.contains(theirs) && people.contains("fix: "), "{people}");
 }
 
 /// A copied or moved disk.

@@ -212,7 +212,7 @@ fn a_grant_with_tpm_assurance_gets_no_jwt_svid() {
     host.start();
     let status = client(&host).jwt(&[API], "").unwrap_err();
     assert_eq!(status.code, PERMISSION_DENIED);
-    assert!(status.message.contains("the TPM's own signature"), "{status:?}");
+    assert!(status.message.contains("requires a TPM signature"), "{status:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::grpc_status;
-use crate::service::{AuthenticatedAgent, IdentityService, RequestError, RequestResult, Timestamp};
+use crate::service::{AuthenticatedAgent, IdentityService, RequestError, RequestResult, Timestamp, jitter};
 
 /// Renewal jitter: plus or minus 1/20 of the lifetime, so that streams that were opened together do not renew
 /// together.
@@ -170,7 +170,7 @@ impl<C: StreamedSvid> CachedSvid<C> {
 /// Half of the lifetime with jitter.
 fn renew_at(issued_at: Timestamp, expires: Timestamp, jitter_seed: u8) -> Timestamp {
     let lifetime = expires.since(issued_at);
-    let jitter = (lifetime / JITTER_DIVISOR * 2).mul_f64(f64::from(jitter_seed) / f64::from(u8::MAX));
+    let jitter = jitter(lifetime / JITTER_DIVISOR * 2, u32::from_be_bytes([jitter_seed; 4]));
     issued_at.after(lifetime / 2 - lifetime / JITTER_DIVISOR + jitter)
 }
 

@@ -1,0 +1,28 @@
+//! Values of the wire types in one line of text.
+
+use crate::wire::agent::Peer;
+use crate::wire::error::Fault;
+
+/// A fault in one line.
+pub(super) fn format_fault(fault: &Fault) -> String {
+    match fault.line {
+        Some(line) => format!("{}:{line}: {}", fault.file.display(), fault.message),
+        None => format!("{}: {}", fault.file.display(), fault.message),
+    }
+}
+
+/// A peer in one line.
+pub(super) fn format_peer(peer: &Peer) -> String {
+    let mut text = format!("pid {}, uid {}, gid {}", peer.pid, peer.uid, peer.gid);
+    if let Some(unit) = &peer.unit {
+        text += &format!(", unit {unit}");
+    }
+    match &peer.exe {
+        Some(exe) => text += &format!(", running {exe}"),
+        None => text += ", executable not readable",
+    }
+    if !peer.pinned {
+        text += ", unpinned";
+    }
+    text
+}

@@ -1,0 +1,30 @@
+//! Audit rules that every component with persistent state follows.
+
+use crate::audit::{Audit, AuditUnavailable, Event};
+
+/// Refuses a change that could not be recorded. Nothing is issued while the audit log cannot be written, so
+/// that keys, CAs and baselines do not change either.
+///
+/// # Errors
+/// [`AuditUnavailable`] with the reason, while the audit log cannot be written.
+pub(super) fn ensure_writable(audit: &Audit) -> Result<(), AuditUnavailable> {
+    match audit.health().write_error() {
+        None => Ok(()),
+        Some(error) => Err(error.into()),
+    }
+}
+
+/// Records a change that is already on disk. The change cannot be undone, so that a failing audit log only
+/// adds an error with the same message to the journal.
+pub(super) async fn record_completed(audit: &Audit, event: Event, message: &str) {
+    if let Err(audit_error) = audit.record_event(event, message).await {
+        tracing::error!("{message}; {audit_error}");
+    }
+}
+
+/// As [`record_completed`], for the key named `kid`.
+pub(super) async fn record_completed_key_event(audit: &Audit, event: Event, kid: &str, message: &str) {
+    if let Err(audit_error) = audit.record_key_event(event, kid, message).await {
+        tracing::error!("{message}; {audit_error}");
+    }
+}

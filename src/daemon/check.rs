@@ -1,0 +1,55 @@
+//! Reads the configuration, and checks it for `hostbadged --check`.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::arguments::Arguments;
+use crate::agents::AgentSet;
+use crate::config::{self, Config, Diagnostic, Paths};
+use crate::federation;
+
+/// Exit status for faults that only the administrator can fix. The systemd unit does not restart the service
+/// on it.
+const EXIT_CONFIG: u8 = 2;
+
+/// Reads the configuration file that the arguments name; for a development instance, creates the directory's
+/// configuration first.
+///
+/// # Errors
+/// Every fault in the file, or the one that kept it from being read.
+pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
+    let Some(dir) = &arguments.dev else { return Config::load(arguments.config.as_deref()) };
+    let file_fault =
+        |e: io::Error| vec![Diagnostic { file: dir.clone(), line: None, message: e.to_string() }];
+    let file = config::init_dev_dir(dir).map_err(file_fault)?;
+    let dir = std::fs::canonicalize(dir).map_err(file_fault)?;
+    Config::read(&file, Paths::under(&dir))
+}
+
+/// Reads the agents and the bundles of other trust domains, and prints their faults or a summary. Returns
+/// exit status 0 or 2.
+pub fn check_config(config: &Config) -> ExitCode {
+    let agents = AgentSet::read(&config.paths.agents, config.trust_domain_length());
+    let bundles = federation::read_bundles(&config.paths.federation);
+    let (agents, bundles) = match (agents, bundles) {
+        (Ok(agents), Ok(bundles)) => (agents, bundles),
+        (agents, bundles) => {
+            let faults = [agents.err().unwrap_or_default(), bundles.err().unwrap_or_default()].concat();
+            return print_diagnostics(&faults);
+        }
+    };
+    let federated = match bundles.len() {
+        0 => String::new(),
+        n => format!(", {n} other trust domains"),
+    };
+    println!("{}: {} agents{federated}, no faults", config.paths.agents.display(), agents.len());
+    ExitCode::SUCCESS
+}
+
+/// Prints faults to standard error, one per line. Returns exit status 2.
+pub fn print_diagnostics(diagnostics: &[Diagnostic]) -> ExitCode {
+    for diagnostic in diagnostics {
+        eprintln!("{diagnostic}");
+    }
+    ExitCode::from(EXIT_CONFIG)
+}

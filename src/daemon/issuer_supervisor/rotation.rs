@@ -1,0 +1,246 @@
+//! Third phase: rotates the issuing keys on schedule and on an administrator's command.
+//!
+//! A step that fails, because the TPM is unavailable or the disk is full, is retried every 10 s; the active
+//! key keeps signing meanwhile, beyond its rotation time if necessary. A step takes effect once its file is
+//! on disk, and is recorded then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use super::context::IssuerContext;
+use super::rsa_key;
+use crate::audit::Event;
+use crate::daemon::audit_ext::{ensure_writable, record_completed_key_event};
+use crate::daemon::watch_ext::set_if_changed;
+use crate::issue::{
+    Error, IssuingKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, LoadedKeys, RotationOutcome,
+    RotationResult, RsaSigningKey,
+};
+use crate::keystore::SealStatus;
+use crate::tpm::{StateKind, Tpm};
+
+/// Delay before a failed step is repeated.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Longest wait before the schedule is read again, because the wall clock may have been set meanwhile.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Runs the phase until the daemon stops.
+pub(super) async fn rotate_keys(
+    context: &IssuerContext,
+    tpm: &Tpm,
+    loaded: LoadedKeys,
+    commands: &mut mpsc::Receiver<KeyCommand>,
+) {
+    let LoadedKeys { keys, changes } = loaded;
+    context.deps.enrollment.set_keystore(keys.keystore().clone());
+    let mut seal_status = keys.keystore().seal_status();
+    let mut rsa_key_missing = keys.rsa_key().is_none();
+    let host_key = keys.host_key_ref();
+    let rsa_key = rsa_key::obtain(context, tpm, &host_key);
+    tokio::pin!(rsa_key);
+    let mut rotation = Rotation { context, tpm, keys };
+    rotation.record_changes(&changes, "").await;
+    loop {
+        let pause = rotation.run_due_steps().await;
+        publish_seal_status(context, seal_status.borrow_and_update().clone());
+        tokio::select! {
+            () = context.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            // The last file encrypted under the previous key-encryption key has been rewritten.
+            Ok(()) = seal_status.changed() => {}
+            key = &mut rsa_key, if rsa_key_missing => {
+                rsa_key_missing = false;
+                rotation.set_rsa_key(key);
+            }
+            Some(command) = commands.recv() => rotation.handle_command(command).await,
+        }
+    }
+}
+
+/// The loaded keys, and what changing them needs.
+struct Rotation<'a> {
+    context: &'a IssuerContext,
+    tpm: &'a Tpm,
+    keys: IssuingKeys,
+}
+
+impl Rotation<'_> {
+    /// Takes every step that is due. Returns how long to wait for the next.
+    async fn run_due_steps(&mut self) -> Duration {
+        match self.advance().await {
+            Ok(()) => {
+                self.report_blocked(None);
+                let next = self.keys.next_wakeup().map(|at| at.since(self.context.deps.clock.now()));
+                next.map_or(MAX_POLL_INTERVAL, |pause| pause.min(MAX_POLL_INTERVAL))
+            }
+            Err(e) => {
+                self.report_blocked(Some(e.to_string()));
+                RETRY_DELAY
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> Result<(), KeyCommandError> {
+        loop {
+            self.ensure_auditable()?;
+            let changes = self.keys.advance(self.tpm).await?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            self.activate(&changes, "").await?;
+        }
+    }
+
+    /// Executes a command and replies to the administrator. Commands for keys that do not load are rejected.
+    async fn handle_command(&mut self, command: KeyCommand) {
+        if command.is_cancelled() {
+            return;
+        }
+        let KeyCommand { action, requested_by } = command;
+        match action {
+            KeyAction::Rotate { immediately, reply } => {
+                let result = self.rotate(immediately, &requested_by).await;
+                if let Err(e) = &result {
+                    tracing::warn!(
+                        "{requested_by} requested a rotation of the issuing key, which failed: {e}"
+                    );
+                }
+                let _ = reply.send(result);
+            }
+            KeyAction::CreateRecoveryKey(reply) => {
+                let _ = reply.send(self.create_recovery_key(&requested_by).await);
+            }
+            KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => {
+                let error = match self.tpm.state().borrow().kind {
+                    StateKind::Replaced | StateKind::Cleared => KeyCommandError::RestartRequired,
+                    _ => KeyCommandError::KeysOpen,
+                };
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    async fn rotate(
+        &mut self,
+        immediately: bool,
+        requested_by: &str,
+    ) -> Result<RotationResult, KeyCommandError> {
+        self.ensure_auditable()?;
+        if let (false, Some(KeyChange::Published { kid, active_from })) =
+            (immediately, self.keys.pending_publication())
+        {
+            let outcome = RotationOutcome::AlreadyPublished;
+            return Ok(RotationResult { outcome, kid, active_from, retired: None });
+        }
+        let changes = if immediately {
+            self.keys.rotate_now(self.tpm).await?
+        } else {
+            self.keys.publish(self.tpm).await?
+        };
+        let suffix = format!(", requested by {requested_by}");
+        self.activate(&changes, &suffix).await?;
+        Ok(self.rotation_result(changes, immediately))
+    }
+
+    fn rotation_result(&self, changes: Vec<KeyChange>, immediately: bool) -> RotationResult {
+        let mut result = RotationResult {
+            outcome: RotationOutcome::Activated,
+            kid: self.keys.active().kid().to_owned(),
+            active_from: self.context.deps.clock.now(),
+            retired: None,
+        };
+        for change in changes {
+            match change {
+                KeyChange::Published { kid, active_from } if !immediately => {
+                    let outcome = RotationOutcome::Published;
+                    result = RotationResult { outcome, kid, active_from, retired: None };
+                }
+                KeyChange::Retired { kid, .. } => result.retired = Some(kid),
+                _ => {}
+            }
+        }
+        result
+    }
+
+    async fn create_recovery_key(
+        &mut self,
+        requested_by: &str,
+    ) -> Result<Zeroizing<String>, KeyCommandError> {
+        self.ensure_auditable()?;
+        // Recorded before the key is created: a record of a key that was not created is better than a key
+        // without a record.
+        let message =
+            format!("{requested_by} requested a recovery key; the previous recovery key is invalidated");
+        let audit = &self.context.deps.audit;
+        audit.record_event(Event::RecoveryKeyCreated, &message).await.map_err(KeyCommandError::audit)?;
+        Ok(self.keys.create_recovery_key().await?)
+    }
+
+    fn set_rsa_key(&mut self, key: Arc<RsaSigningKey>) {
+        self.keys.set_rsa_key(Some(key));
+        match self.keys.issuer_state() {
+            Ok(issuer_state) => self.context.deps.issuer.set_state(issuer_state),
+            Err(e) => tracing::error!("the RSA key is not used: {e}"),
+        }
+    }
+
+    async fn activate(&self, changes: &[KeyChange], suffix: &str) -> Result<(), Error> {
+        self.context.deps.issuer.set_state(self.keys.issuer_state()?);
+        self.record_changes(changes, suffix).await;
+        Ok(())
+    }
+
+    async fn record_changes(&self, changes: &[KeyChange], suffix: &str) {
+        for change in changes {
+            let (event, kid, description) = describe(change);
+            let message = format!("issuing key {kid} {description}{suffix}");
+            record_completed_key_event(&self.context.deps.audit, event, kid, &message).await;
+        }
+    }
+
+    fn ensure_auditable(&self) -> Result<(), KeyCommandError> {
+        ensure_writable(&self.context.deps.audit).map_err(KeyCommandError::audit)
+    }
+
+    /// Publishes why a due step is not taken (`None`: it is), and logs each reason once.
+    fn report_blocked(&self, reason: Option<String>) {
+        if let Some(reason) = set_if_changed(&self.context.status.rotation_blocked_reason, reason) {
+            tracing::warn!(
+                "a change of the issuing keys is blocked, and {} keeps signing: {reason}",
+                self.keys.active().kid()
+            );
+        }
+    }
+}
+
+/// Publishes how the keys are sealed, and warns once if the configured PCRs are not in use for lack of a
+/// recovery key.
+fn publish_seal_status(context: &IssuerContext, seal_status: SealStatus) {
+    let lacks_recovery_key = !seal_status.pending_pcrs.is_empty() && seal_status.recovery.is_none();
+    let seal_status = Some(seal_status);
+    if context.status.seal_status.send_replace(seal_status.clone()) == seal_status {
+        return;
+    }
+    if lacks_recovery_key {
+        tracing::warn!(
+            "the keys are not sealed to the configured PCRs: the next firmware update would lock them; \
+             create a recovery key first: hostbadge key recovery"
+        );
+    }
+}
+
+fn describe(change: &KeyChange) -> (Event, &str, String) {
+    match change {
+        KeyChange::Published { kid, active_from } => {
+            (Event::KeyPublished, kid, format!("is published and signs from {active_from}"))
+        }
+        KeyChange::Activated { kid } => (Event::KeyActivated, kid, "signs from now on".to_owned()),
+        KeyChange::Retired { kid, destroyed_from } => {
+            (Event::KeyRetired, kid, format!("no longer signs and verifies until {destroyed_from}"))
+        }
+        KeyChange::Destroyed { kid } => (Event::KeyDestroyed, kid, "is destroyed".to_owned()),
+    }
+}

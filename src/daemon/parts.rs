@@ -1,0 +1,157 @@
+//! The parts that several components share, and what each component gets of them.
+
+use super::ca_manager::CaDeps;
+use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
+use super::posture_monitor::{PostureDeps, PostureHandle};
+use crate::agents::AgentRegistry;
+use crate::audit::Audit;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::federation::Federation;
+use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
+use crate::pki::CertificateIssuer;
+use crate::policy::{AdminPolicy, Limiter, Rate};
+use crate::posture::{EventLogFile, ImaListFile, PostureState};
+use crate::service::ServiceDeps;
+use crate::tpm::TpmConfig;
+
+/// Handles that are cheap to clone; all clones work on the same state.
+pub(super) struct Parts {
+    pub audit: Audit,
+    clock: Clock,
+    agents: AgentRegistry,
+    federation: Federation,
+    issuer: Issuer,
+    certificate_issuer: CertificateIssuer,
+    enrollment: Enrollment,
+    posture: PostureState,
+    event_log: EventLogFile,
+    ima_list: ImaListFile,
+}
+
+impl Parts {
+    /// Reads the agents, the bundles of other trust domains and the enrollment state. Faults are logged; what
+    /// cannot be read is left out.
+    pub fn open(config: &Config, audit: Audit) -> Parts {
+        let (paths, clock) = (&config.paths, Clock::System);
+        let agents = AgentRegistry::open(&paths.agents, config.trust_domain_length(), clock.clone());
+        for fault in &agents.load_status().faults {
+            tracing::error!(event = "agents-rejected", "{fault}");
+        }
+        let federation = Federation::open(&paths.federation);
+        for fault in federation.diagnostics().iter() {
+            tracing::error!(event = "agents-rejected", "{fault}");
+        }
+        Parts {
+            audit,
+            clock,
+            agents,
+            federation,
+            issuer: Issuer::default(),
+            certificate_issuer: CertificateIssuer::new(config.certificates.ttl),
+            enrollment: Enrollment::open(&paths.state),
+            posture: PostureState::new(config.posture.mode, config.posture.max_age),
+            event_log: EventLogFile::in_dir(&paths.run),
+            ima_list: ImaListFile::in_dir(&paths.run),
+        }
+    }
+
+    /// For the issuer supervisor.
+    pub fn issuer_deps(&self, config: &Config, tpm_config: TpmConfig) -> IssuerDeps {
+        IssuerDeps {
+            tpm_config,
+            state_dir: config.paths.state.clone(),
+            issuer_config: IssuerConfig {
+                trust_domain: config.trust_domain.clone(),
+                issuer: config.issuer.clone(),
+            },
+            rotation_policy: RotationPolicy {
+                interval: config.keys.rotate_every,
+                publish_before: config.keys.publish_before,
+            },
+            seal_pcrs: config.seal.pcrs.clone(),
+            event_log: self.event_log.clone(),
+            issuer: self.issuer.clone(),
+            agents: self.agents.clone(),
+            audit: self.audit.clone(),
+            enrollment: self.enrollment.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// For the CA manager.
+    pub fn ca_deps(&self, config: &Config, issuer: &IssuerHandle) -> CaDeps {
+        CaDeps {
+            certificate_issuer: self.certificate_issuer.clone(),
+            issuer: self.issuer.clone(),
+            agents: self.agents.clone(),
+            audit: self.audit.clone(),
+            clock: self.clock.clone(),
+            enrollment: self.enrollment.clone(),
+            state_dir: config.paths.state.clone(),
+            tpm: issuer.tpm.clone(),
+            keystore: issuer.keystore.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
+        }
+    }
+
+    /// For the posture monitor.
+    pub fn posture_deps(&self, config: &Config, issuer: &IssuerHandle) -> PostureDeps {
+        PostureDeps {
+            config: config.posture.clone(),
+            state_dir: config.paths.state.clone(),
+            event_log: self.event_log.clone(),
+            ima_list: self.ima_list.clone(),
+            posture: self.posture.clone(),
+            agents: self.agents.clone(),
+            audit: self.audit.clone(),
+            clock: self.clock.clone(),
+            tpm: issuer.tpm.clone(),
+            keystore: issuer.keystore.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
+        }
+    }
+
+    /// For the service that the servers call.
+    pub fn service_deps(
+        self,
+        config: &Config,
+        issuer: &IssuerHandle,
+        posture: &PostureHandle,
+        admin_policy: AdminPolicy,
+    ) -> ServiceDeps {
+        let limits = &config.limits;
+        ServiceDeps {
+            agents: self.agents,
+            federation: self.federation,
+            limiter: Limiter::new(
+                Rate { per_second: limits.rate, burst: limits.burst },
+                Rate { per_second: limits.unknown_rate, burst: limits.unknown_burst },
+                Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
+            ),
+            issuer: self.issuer,
+            audit: self.audit,
+            audit_dir: config.paths.audit.clone(),
+            clock: self.clock,
+            tpm_state: issuer.tpm_state.clone(),
+            tpm_description: issuer.tpm_info.clone(),
+            tpm: issuer.tpm.clone(),
+            blocked_reason: issuer.blocked_reason.clone(),
+            tpm_signer: TpmSigner {
+                queue: FairQueue::default(),
+                tpm: issuer.tpm.clone(),
+                rsa_blocked_reason: issuer.rsa_blocked_reason.clone(),
+            },
+            evidence_slots: EvidenceSlots::default(),
+            event_log: self.event_log,
+            ima_log: self.ima_list,
+            enrollment: self.enrollment,
+            posture: self.posture,
+            compared_pcrs: config.posture.pcrs.clone(),
+            posture_commands: posture.commands.clone(),
+            key_admin: issuer.key_admin.clone(),
+            certificate_issuer: self.certificate_issuer,
+            admin_policy,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The servers of the three sockets, and the workers that serve agents' connections.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::error::Error;
+use super::harden::max_connections_for_rlimit;
+use super::sockets::Sockets;
+use crate::api::{AdminApi, AgentApi, Api, ConnectionLimits, Server, WorkerPool, WorkloadApi};
+use crate::config::LimitsSection;
+use crate::service::IdentityService;
+
+/// Most workers. One processor signs more than 30 000 tokens a second; more than eight workers would only use
+/// memory.
+const MAX_WORKERS: usize = 8;
+/// Connections to the admin socket: in total, and of one UID.
+const ADMIN_CONNECTIONS: (usize, usize) = (64, 32);
+
+/// The servers: the admin server runs, the other two from [`ServersHandle::accept_agents`] on.
+pub(super) struct ServersHandle {
+    /// Worker threads; their heartbeats feed the watchdog.
+    pub workers: Arc<WorkerPool>,
+    agent_servers: Option<[Server; 2]>,
+    running: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+    stop_workers: CancellationToken,
+}
+
+/// Starts the workers and the admin server on the current runtime. The admin server has connection limits of
+/// its own and uses no worker, so that agents cannot keep the administrator out.
+///
+/// # Errors
+/// A thread or a runtime cannot be started, the embedded gRPC descriptors are invalid, or a listener cannot
+/// be registered with the runtime.
+pub(super) fn spawn(
+    sockets: Sockets,
+    service: &IdentityService,
+    limits: &LimitsSection,
+) -> Result<ServersHandle, Error> {
+    let connection_limits = ConnectionLimits::new(
+        limits.connections.min(max_connections_for_rlimit()),
+        limits.connections_per_uid,
+    );
+    let for_workers = service.with_inline_audit();
+    let workload = WorkloadApi::new(for_workers.clone())?;
+    let agent = Arc::new(AgentApi::new(for_workers));
+    let admin = Arc::new(AdminApi::new(service.clone(), connection_limits.clone()));
+
+    let (stop, stop_workers) = (CancellationToken::new(), CancellationToken::new());
+    let worker_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MAX_WORKERS);
+    let workers = Arc::new(WorkerPool::start(worker_count, &stop_workers)?);
+    let on_workers = |listener, api| {
+        Server::new(listener, api, connection_limits.clone(), Some(workers.clone()), stop.clone())
+    };
+    let agent_server = on_workers(sockets.agent, Api::Agent(agent))?;
+    let workload_server = on_workers(sockets.workload, Api::Workload(workload.clone()))?;
+    let (total, per_uid) = ADMIN_CONNECTIONS;
+    let admin_limits = ConnectionLimits::new(total, per_uid);
+    let admin_server = Server::new(sockets.admin, Api::Admin(admin), admin_limits, None, stop.clone())?;
+    tokio::spawn(workload.report_health());
+    Ok(ServersHandle {
+        workers,
+        agent_servers: Some([agent_server, workload_server]),
+        running: vec![tokio::spawn(admin_server.run())],
+        stop,
+        stop_workers,
+    })
+}
+
+impl ServersHandle {
+    /// Starts to accept connections to the agent and workload sockets. Connections that were made before,
+    /// such as during a restart, have been waiting in the sockets' backlogs.
+    pub fn accept_agents(&mut self) {
+        let servers = self.agent_servers.take().into_iter().flatten();
+        self.running.extend(servers.map(|server| tokio::spawn(server.run())));
+    }
+
+    /// Stops accepting, serves the requests in progress to their end, then stops the workers.
+    pub async fn drain(self) {
+        self.stop.cancel();
+        for server in self.running {
+            let _ = server.await;
+        }
+        self.stop_workers.cancel();
+    }
+}
