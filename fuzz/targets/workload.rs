@@ -21,7 +21,7 @@ use hostbadge::federation::Federation;
 use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
 use hostbadge::pki::CertificateIssuer;
 use hostbadge::policy::{AdminPolicy, Limiter, Rate};
-use hostbadge::posture::{EventLogFile, ImaListFile, Mode, PostureState};
+use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
 use hostbadge::service::{IdentityService, ServiceDeps};
 use hostbadge::tpm::TpmState;
 use libfuzzer_sys::fuzz_target;
@@ -75,7 +75,7 @@ fn serve(dir: &Path, listener: UnixListener) {
         event_log: EventLogFile::in_dir(dir),
         ima_log: ImaListFile::in_dir(dir),
         enrollment: Enrollment::open(dir),
-        posture: PostureState::new(Mode::Off, Duration::from_secs(60)),
+        posture: PostureState::new(PostureMode::Off, Duration::from_secs(60)),
         compared_pcrs: Vec::new(),
         posture_commands: hostbadge::posture::command_channel().0,
         key_admin: hostbadge::issue::key_command_channel().0,
