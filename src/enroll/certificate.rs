@@ -9,8 +9,8 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::name::Name;
 use x509_cert::request::{CertReqInfo, ExtensionReq, Version};
 
-use super::error::Error;
-use super::organization_ca::{OrganizationCa, OrganizationCaError};
+use super::error::{CsrMismatch, Error, OrganizationCaError};
+use super::organization_ca::OrganizationCa;
 use crate::clock::Timestamp;
 use crate::verify::HostSan;
 use crate::verify::x509::{
@@ -118,17 +118,6 @@ pub(crate) fn csr_info(san: &HostSan<'_>, host_key: &[u8; 65]) -> Result<Vec<u8>
 /// If `info` is not DER.
 pub(crate) fn build_csr(info: &[u8], signature: &[u8; 64]) -> Result<Vec<u8>, Error> {
     Ok(assemble_p256_signed(info, signature)?)
-}
-
-/// Why a CSR in an enrollment request is not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CsrMismatch {
-    /// Its content is not what the host's keys and names prescribe.
-    #[error("it asks for other than the rest of the request")]
-    Content,
-    /// Its signature does not verify.
-    #[error("the host key did not sign it")]
-    Signature,
 }
 
 /// Checks that a CSR has exactly this CertificationRequestInfo, and that the host key signed it.

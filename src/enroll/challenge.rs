@@ -8,8 +8,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::credential::{EncryptedCredential, make_credential};
 use super::document::{ENROLLMENT_VERSION, MAX_SMALL_FILE_SIZE, parse_document};
-use super::error::{DocumentError, Error};
-use super::request::{RequestError, VerifiedRequest};
+use super::error::{AnswerError, DocumentError, Error, RequestError};
+use super::request::VerifiedRequest;
 use crate::clock::Timestamp;
 use crate::digest::sha256;
 use crate::verify::Roots;
@@ -19,38 +19,6 @@ const SECRET_LEN: usize = 32;
 /// The first bytes of each secret, by which a host tells challenges from other tools' credentials: it never
 /// returns a challenge's secret to a caller. The other 224 bits are random.
 const SECRET_PREFIX: &[u8; 4] = b"hbc1";
-
-/// Why an answer does not fit the challenge or the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerError {
-    /// A certificate has been issued for this challenge.
-    #[error(
-        "this challenge was answered and certified already; each challenge allows one certificate, so make a \
-         new one: hostbadge enroll challenge"
-    )]
-    ChallengeUsed,
-    /// The secret file belongs to another request.
-    #[error("the answer is invalid: the secret is another request's, or the request was changed since")]
-    OtherRequest,
-    /// The answer names another challenge.
-    #[error("the answer is invalid: it answers another challenge")]
-    OtherChallenge,
-    /// The answer names another request.
-    #[error("the answer is invalid: it is about another request")]
-    AboutOtherRequest,
-    /// The secret file does not have its own MAC, or its secrets are malformed.
-    #[error("the answer is invalid: the secret file was changed")]
-    SecretChanged,
-    /// The secret file has another host or trust domain.
-    #[error("the answer is invalid: the secret is for another host or trust domain")]
-    OtherHost,
-    /// The proof is not hexadecimal.
-    #[error("the answer is invalid: its proof is not hexadecimal")]
-    MalformedProof,
-    /// The proof was not made with the secrets of the challenge.
-    #[error("the answer is invalid: its proof is not what the host's TPM would have found in the challenge")]
-    WrongProof,
-}
 
 /// Whether the secret of a credential belongs to a challenge.
 pub(crate) fn is_challenge_secret(secret: &[u8]) -> bool {

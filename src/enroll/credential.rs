@@ -16,9 +16,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::error::{DocumentError, Error};
+use super::error::{CredentialError, DocumentError, Error};
 use crate::digest::sha256;
-use crate::verify::{self, Ek, EkKey, TpmReader};
+use crate::verify::{Ek, EkKey, TpmReader};
 
 /// Bytes of a credential's secret: a TPM2B_DIGEST of the EK's hash algorithm, SHA-256, holds no more.
 pub const MAX_CREDENTIAL_SECRET_LEN: usize = 32;
@@ -27,32 +27,6 @@ const MAX_CREDENTIAL_PART_LEN: usize = 512;
 
 /// Bytes of a SHA-256 digest, and of the seed.
 const DIGEST_LEN: usize = 32;
-
-/// Why a credential cannot be created or parsed.
-#[derive(Debug, thiserror::Error)]
-pub enum CredentialError {
-    /// The secret is longer than 32 bytes.
-    #[error("the credential: a secret has {MAX_CREDENTIAL_SECRET_LEN} bytes at most")]
-    SecretTooLong,
-    /// The P-256 EK's point is not on the curve.
-    #[error("the credential: the EK's point is not on its curve")]
-    EkPoint,
-    /// The RSA EK's modulus is even.
-    #[error("the credential: the EK's modulus is even")]
-    EkModulus,
-    /// The file is longer than any credential.
-    #[error("the credential: the file is too long")]
-    FileTooLong,
-    /// The file does not begin with the magic number of tpm2-tools.
-    #[error("the credential: tpm2_makecredential did not write this file")]
-    NotTpm2Tools,
-    /// The file has another format than 1.
-    #[error("the credential: format {0} of tpm2-tools is not supported")]
-    UnknownFormat(u32),
-    /// The file is truncated or has trailing bytes.
-    #[error("the credential: {0}")]
-    Malformed(#[source] verify::Error),
-}
 
 /// A credential, in the two parts that `TPM2_ActivateCredential` has as its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,15 +27,15 @@ mod organization_ca;
 mod pem;
 mod request;
 
-pub use certificate::{CertificateTemplate, CsrMismatch};
+pub use certificate::CertificateTemplate;
 pub(crate) use certificate::{build_csr, csr_info, host_ca_name};
-pub use challenge::{AnswerError, ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, OperatorReview};
+pub use challenge::{ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, OperatorReview};
 pub(crate) use challenge::{answer_proof, is_challenge_secret};
-pub use credential::{
-    CredentialError, EncryptedCredential, MAX_CREDENTIAL_SECRET_LEN, Tpm2ToolsCredential, make_credential,
-};
+pub use credential::{EncryptedCredential, MAX_CREDENTIAL_SECRET_LEN, Tpm2ToolsCredential, make_credential};
 pub use document::{ENROLLMENT_VERSION, MAX_SMALL_FILE_SIZE};
-pub use error::{DocumentError, Error};
-pub use organization_ca::{OrganizationCa, OrganizationCaError};
+pub use error::{
+    AnswerError, CredentialError, CsrMismatch, DocumentError, Error, OrganizationCaError, RequestError,
+};
+pub use organization_ca::OrganizationCa;
 pub use pem::pem;
-pub use request::{EnrollmentRequest, RequestError, VerifiedRequest};
+pub use request::{EnrollmentRequest, VerifiedRequest};

@@ -8,7 +8,7 @@ use ring::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256,
     RsaKeyPair,
 };
-use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectKeyIdentifier};
@@ -16,54 +16,10 @@ use x509_cert::name::Name;
 use x509_cert::spki::AlgorithmIdentifierOwned;
 use zeroize::Zeroizing;
 
-use super::error::Error;
+use super::error::{Error, OrganizationCaError};
 use crate::clock::Timestamp;
+use crate::verify::parse_certificate;
 use crate::verify::x509::{ec_public_key, ecdsa_with_sha256};
-use crate::verify::{self, parse_certificate};
-
-/// Why an organisation's CA cannot sign.
-#[derive(Debug, thiserror::Error)]
-pub enum OrganizationCaError {
-    /// The certificate file is not PEM.
-    #[error("the CA's certificate: not a PEM file: {0}")]
-    CertificatePem(pem::Error),
-    /// The certificate file has no certificate.
-    #[error("the CA's certificate: there is no certificate in the file")]
-    NoCertificate,
-    /// The first certificate is malformed.
-    #[error("the CA's certificate: {0}")]
-    Certificate(#[source] verify::Error),
-    /// The first certificate is an end entity's.
-    #[error("the CA's certificate: it is not a CA's")]
-    NotCa,
-    /// The first certificate has a keyUsage without keyCertSign.
-    #[error("the CA's certificate: it is not for signing certificates")]
-    NotForSigning,
-    /// The path length of the certificate does not allow a host that signs.
-    #[error(
-        "the CA's certificate lets {0} CAs stand below it, and a host that signs needs two; use another CA, \
-         or leave out --signing"
-    )]
-    PathLength(u8),
-    /// The chain does not end with a root.
-    #[error(
-        "the CA's certificate: there is no root in its file, and the bundle of the host's trust domain needs \
-         it; append the root to the file"
-    )]
-    NoRoot,
-    /// The certificate has expired, or a lifetime of 0 days was requested.
-    #[error("the CA's certificate: it has expired, or the requested lifetime is 0 days")]
-    Expired,
-    /// The key file has no unencrypted PEM key.
-    #[error("the CA's key: there is no unencrypted PEM key in the file: {0}")]
-    KeyPem(pem::Error),
-    /// The key's algorithm or size is not supported.
-    #[error("the CA's key: it is not P-256, P-384 or RSA of at least 2048 bits")]
-    UnsupportedKey,
-    /// The key does not belong to the certificate.
-    #[error("the CA's key: it is not the one that the CA's certificate is for")]
-    OtherKey,
-}
 
 /// An organisation's CA, with the key that signs for it.
 #[derive(Debug)]

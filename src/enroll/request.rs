@@ -4,50 +4,13 @@ use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::certificate::{CsrMismatch, check_csr, csr_info};
+use super::certificate::{check_csr, csr_info};
 use super::document::{ENROLLMENT_VERSION, parse_document};
-use super::error::Error;
+use super::error::{Error, RequestError};
 use crate::clock::Timestamp;
 use crate::digest::sha256;
 use crate::verify::evidence::{CheckResult, EndorsementKeys, Evidence, MAX_EVIDENCE_SIZE};
-use crate::verify::{self, HostSan, is_trust_domain};
-
-/// Why a request does not pass its checks.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// A format that this program does not read.
-    #[error("the request is invalid: it has format {0}")]
-    UnknownVersion(u64),
-    /// A check of the evidence failed.
-    #[error("the request is invalid: {name}: {detail}")]
-    Check {
-        /// Which check.
-        name: String,
-        /// What it found.
-        detail: String,
-    },
-    /// The quote is not over the digest of the request.
-    #[error("the request is invalid: nonce: it is not the digest of the request")]
-    Nonce,
-    /// A key in the evidence cannot be read.
-    #[error("the request is invalid: {0}")]
-    Evidence(#[source] verify::Error),
-    /// The trust domain does not have the form of SPIFFE ID section 2.1.
-    #[error(
-        "the request is invalid: its trust domain is not a name of 1 to 255 characters of a-z, 0-9, '.', '-' \
-         and '_'"
-    )]
-    TrustDomain,
-    /// The CSR is not base64.
-    #[error("the request is invalid: CSR: {0}")]
-    CsrBase64(#[source] data_encoding::DecodeError),
-    /// The CSR is not for the keys and names of the request.
-    #[error("the request is invalid: CSR: {0}")]
-    Csr(#[source] CsrMismatch),
-    /// No EK certificate leads to one of the roots.
-    #[error("the request is invalid: no TPM maker certifies an EK of this host: {0}")]
-    NotCertified(#[source] verify::Error),
-}
+use crate::verify::{HostSan, is_trust_domain};
 
 /// The file that `hostbadge enroll request` writes.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -9,7 +9,6 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use serde::Serialize;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -66,12 +65,11 @@ struct CertificateIssuerInner {
 }
 
 /// The state of the host's CA, for administrators.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct CaReport {
     /// When the active issuing CA expires; `None` before there is one.
     pub issues_until: Option<Timestamp>,
     /// Why a due change of the CA has not been made.
-    #[serde(rename = "waits")]
     pub blocked_reason: Option<String>,
 }
 

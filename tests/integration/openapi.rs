@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::common::libraries::python_with;
-use super::common::{API, Host};
+use crate::common::libraries::python_with;
+use crate::common::{API, Host};
 use serde_json::{Value, json};
 
 const REQUIREMENTS: [&str; 3] =
