@@ -369,7 +369,7 @@ fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
     refused(&challenge(&["--no-roots", "--host", "somebody"]), "the request is for another host");
     refused(
         &challenge(&["--no-roots", "--trust-domain", "example.org"]),
-        "the request is of another trust domain",
+        "the request is for another trust domain",
     );
     assert!(!Path::new(&secret).exists());
     done(&challenge(&[
