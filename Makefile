@@ -40,7 +40,7 @@ lint: ## check the format, and run clippy with warnings as errors
 doc: ## build the crate's documentation with warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib
 
-test: test-deps lint ## run lint, unit tests, and integration tests on software TPMs
+test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
 	$(CARGO) test --locked
 
 test-clients: test-deps ## test the SPIFFE clients for Go, Rust and Java (needs Go 1.24 and Rust 1.88)

@@ -32,7 +32,7 @@ pub struct EnrollmentRequest {
 }
 
 impl EnrollmentRequest {
-    /// Parses a file of at most [`MAX_EVIDENCE_SIZE`] bytes. The content is not checked.
+    /// Parses a file of at most `MAX_EVIDENCE_SIZE` bytes. The content is not checked.
     ///
     /// # Errors
     ///
