@@ -1,7 +1,7 @@
 //! Writes the manual pages of the commands, and the shells' completions: `cargo run --example manual -- DIR`.
 //!
-//! They come from the same definitions as the help texts, so that they cannot go stale. The pages of the files are
-//! written by hand, in `packaging/man`.
+//! They come from the same definitions as the help texts, so that they cannot go stale. The pages of the
+//! files are written by hand, in `packaging/man`.
 
 use std::fs;
 use std::io;

@@ -129,8 +129,8 @@ fn system_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }
 
-/// The part of `max` that `seed` selects: zero for 0, `max` for [`u32::MAX`]. Renewals and retries are shifted by a
-/// jitter, so that processes and hosts that started together do not act in lockstep.
+/// The part of `max` that `seed` selects: zero for 0, `max` for [`u32::MAX`]. Renewals and retries are
+/// shifted by a jitter, so that processes and hosts that started together do not act in lockstep.
 pub(crate) fn jitter(max: Duration, seed: u32) -> Duration {
     max.mul_f64(f64::from(seed) / f64::from(u32::MAX))
 }

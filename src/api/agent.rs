@@ -52,8 +52,8 @@ enum AgentHandler {
 const NONE: Body = Body::Ignored;
 const BODY: Body = Body::UpTo(MAX_BODY_SIZE);
 
-/// To add a route: a row here, a variant of its role's handlers, its arm in `public` or `agent`, and the method
-/// of [`IdentityService`] that it calls.
+/// To add a route: a row here, a variant of its role's handlers, its arm in `public` or `agent`, and the
+/// method of [`IdentityService`] that it calls.
 #[rustfmt::skip]
 const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Post, path: "/v1/token",             body: BODY, role: RegisteredAgent(Token) },

@@ -108,7 +108,8 @@ fn format_grant(grant: &AgentGrant) -> String {
 
 fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliError> {
     let config = match dir {
-        // Only the length of the trust domain matters here; hostbadged --check reports faults of the configuration.
+        // Only the length of the trust domain matters here; hostbadged --check reports faults of the
+        // configuration.
         Some(_) => Config::load(None).unwrap_or_default(),
         None => Config::load(None).map_err(|faults| invalid_files(&faults))?,
     };

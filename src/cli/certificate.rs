@@ -38,8 +38,8 @@ pub(super) struct CertificateArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "watch")]
     out: Option<PathBuf>,
 
-    /// Write cert.pem, key.pem and bundle.pem into DIR and renew them at half of the certificate's lifetime, until
-    /// SIGTERM or SIGINT; then remove them. cert.pem is replaced last
+    /// Write cert.pem, key.pem and bundle.pem into DIR and renew them at half of the certificate's lifetime,
+    /// until SIGTERM or SIGINT; then remove them. cert.pem is replaced last
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
 
@@ -101,8 +101,8 @@ async fn watch(common: &CommonArgs, arguments: &CertificateArgs, dir: &Path) -> 
     outcome
 }
 
-/// Replaces the files at half of each certificate's lifetime. Returns the first error that a repetition would not
-/// fix.
+/// Replaces the files at half of each certificate's lifetime. Returns the first error that a repetition would
+/// not fix.
 async fn renew_until_error(common: &CommonArgs, arguments: &CertificateArgs, dir: &Path) -> CliError {
     let mut backoff = Backoff::new();
     let mut last_error = String::new();

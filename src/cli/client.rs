@@ -112,10 +112,12 @@ fn connect_error(socket: &Path, error: &io::Error) -> CliError {
     let path = socket.display();
     match error.kind() {
         io::ErrorKind::NotFound => CliError::NoDaemon(format!(
-            "{path}: the socket does not exist; check that hostbadged is running (systemctl status hostbadged)"
+            "{path}: the socket does not exist; check that hostbadged is running \
+             (systemctl status hostbadged)"
         )),
         io::ErrorKind::ConnectionRefused => CliError::NoDaemon(format!(
-            "{path}: no process listens on the socket; check that hostbadged is running (systemctl status hostbadged)"
+            "{path}: no process listens on the socket; check that hostbadged is running \
+             (systemctl status hostbadged)"
         )),
         io::ErrorKind::PermissionDenied => CliError::Local(format!(
             "{path}: permission denied; the admin socket is for root and members of the admin group"

@@ -1,7 +1,7 @@
 //! `hostbadge enroll request|challenge|activate|certify|install`.
 //!
-//! `request`, `activate` and `install` use the host's daemon; the operator's `challenge` and `certify` need neither
-//! daemon nor TPM.
+//! `request`, `activate` and `install` use the host's daemon; the operator's `challenge` and `certify` need
+//! neither daemon nor TPM.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -51,7 +51,8 @@ pub(super) struct ChallengeArgs {
     /// The request, as `hostbadge enroll request` wrote it
     request: PathBuf,
 
-    /// Directory of TPM manufacturers' certificates, PEM or DER (.pem, .crt, .cer, .der): roots and intermediates
+    /// Directory of TPM manufacturers' certificates, PEM or DER (.pem, .crt, .cer, .der): roots and
+    /// intermediates
     #[arg(long, value_name = "DIR", required_unless_present = "no_roots")]
     roots: Option<PathBuf>,
 
@@ -59,8 +60,8 @@ pub(super) struct ChallengeArgs {
     #[arg(long, conflicts_with = "roots")]
     no_roots: bool,
 
-    /// Expected host id: 26 characters, as `hostbadge status` shows it on the host. Without it, any genuine TPM is
-    /// accepted
+    /// Expected host id: 26 characters, as `hostbadge status` shows it on the host. Without it, any genuine
+    /// TPM is accepted
     #[arg(long, value_name = "ID")]
     host: Option<String>,
 
@@ -86,8 +87,8 @@ pub(super) struct ActivateArgs {
     #[arg(required_unless_present = "credential", conflicts_with = "credential")]
     challenge: Option<PathBuf>,
 
-    /// Instead of a challenge: a file of tpm2_makecredential for this host's attestation key (root only). The output
-    /// is the secret in it
+    /// Instead of a challenge: a file of tpm2_makecredential for this host's attestation key (root only). The
+    /// output is the secret in it
     #[arg(long, value_name = "FILE", requires = "ek")]
     credential: Option<PathBuf>,
 
@@ -137,7 +138,12 @@ pub(super) struct CertifyArgs {
     signing: bool,
 
     /// Validity of the certificate in days
-    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 365,
+        value_parser = clap::value_parser!(u32).range(1..=36500)
+    )]
     days: u32,
 
     #[command(flatten)]
@@ -228,7 +234,11 @@ fn print_review(
     let ak = HEXLOWER.encode(&verified.ak_name);
     if common.json {
         return print_json(&json!({
-            "host": review.host, "trust_domain": review.trust_domain, "ak": ak, "made": verified.created_at, "maker": review.maker,
+            "host": review.host,
+            "trust_domain": review.trust_domain,
+            "ak": ak,
+            "made": verified.created_at,
+            "maker": review.maker,
             "left_out": untrusted,
         }));
     }
@@ -305,7 +315,8 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
             // The host signed the request, so it cannot be changed here.
             if untrusted_ek_certificates(&verified, &secret.review) > 0 {
                 eprintln!(
-                    "hostbadge: the request names EK certificates without a chain to a root; have the CA leave them out"
+                    "hostbadge: the request names EK certificates without a chain to a root; have the CA leave \
+                     them out"
                 );
             }
             pem("CERTIFICATE REQUEST", &verified.csr).map_err(to_cli_error)?

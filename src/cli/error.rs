@@ -26,8 +26,8 @@ impl CliError {
         CliError::Unavailable(Box::new(ErrorResponse::new("temporarily_unavailable", description)))
     }
 
-    /// Prints the error: the daemon's response to standard output with `--json`, otherwise a message to standard
-    /// error.
+    /// Prints the error: the daemon's response to standard output with `--json`, otherwise a message to
+    /// standard error.
     pub(super) fn report(&self, json: bool) -> ExitCode {
         let code = match self {
             CliError::Refused(_) | CliError::Local(_) => 1,

@@ -15,12 +15,12 @@ use crate::wire::keys::{
     Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse, RotationOutcome,
 };
 
-const ROTATED_NOW_NOTICE: &str = "Relying parties that hold an uploaded key set refuse the tokens of the new key until \
-                                  they get the new set: hostbadge export jwks";
+const ROTATED_NOW_NOTICE: &str = "Relying parties that hold an uploaded key set refuse the tokens of the \
+                                  new key until they get the new set: hostbadge export jwks";
 const ROTATION_NOTICE: &str =
     "Give relying parties that hold an uploaded key set the new one before then: hostbadge export jwks";
-const RECOVERY_KEY_NOTICE: &str = "The recovery key is shown once. Store it where this host's disk cannot be read: \
-                                   together with a copy of the disk it gives access to the keys.";
+const RECOVERY_KEY_NOTICE: &str = "The recovery key is shown once. Store it where this host's disk cannot \
+                                   be read: together with a copy of the disk it gives access to the keys.";
 
 #[derive(Subcommand, Debug)]
 pub(super) enum KeySubcommand {
@@ -28,16 +28,16 @@ pub(super) enum KeySubcommand {
     List,
     /// Publish the next issuing key; it signs after `[keys] publish_before` (24 hours by default)
     Rotate {
-        /// Make the next key sign at once. Relying parties that hold an uploaded key set refuse its tokens until they
-        /// get the new set
+        /// Make the next key sign at once. Relying parties that hold an uploaded key set refuse its tokens
+        /// until they get the new set
         #[arg(long)]
         now: bool,
     },
-    /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update or on
-    /// another TPM, and invalidates the previous recovery key
+    /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update
+    /// or on another TPM, and invalidates the previous recovery key
     Recovery,
-    /// Open this host's keys with the recovery key (read from standard input) and seal them to the present TPM
-    /// (root only)
+    /// Open this host's keys with the recovery key (read from standard input) and seal them to the present
+    /// TPM (root only)
     Recover {
         /// Also accept the state directory if it is not the latest of this host
         #[arg(long)]
@@ -138,8 +138,8 @@ async fn recover(common: &CommonArgs, accept: bool) -> Result<ExitCode, CliError
 
 async fn accept(common: &CommonArgs) -> Result<ExitCode, CliError> {
     let done = client::post_empty::<DoneResponse>(&common.admin_socket, "/v1/keys/accept").await?.body;
-    let message = "The state directory was accepted. Keys that were retired since that copy was made may sign again: \
-                   hostbadge key rotate --now";
+    let message = "The state directory was accepted. Keys that were retired since that copy was made may sign \
+                   again: hostbadge key rotate --now";
     print_done(common, &done, message)
 }
 

@@ -1,7 +1,7 @@
 //! The command `hostbadge`, one file for each subcommand.
 //!
-//! Requests and responses are the types of [`crate::wire`]. With `--json` a subcommand prints the daemon's response
-//! as it is, so members that this release does not know are kept.
+//! Requests and responses are the types of [`crate::wire`]. With `--json` a subcommand prints the daemon's
+//! response as it is, so members that this release does not know are kept.
 
 mod agent;
 mod attest;
@@ -36,8 +36,8 @@ use error::CliError;
 #[command(
     name = "hostbadge",
     version,
-    after_help = "Exit status: 0 success, 1 refused or verification failed, 2 usage error, 3 no daemon at the \
-                  socket, 4 service unavailable.",
+    after_help = "Exit status: 0 success, 1 refused or verification failed, 2 usage error, 3 no daemon at \
+                  the socket, 4 service unavailable.",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -84,7 +84,8 @@ enum CliSubcommand {
     Audit(audit::AuditSubcommand),
 }
 
-/// Runs the subcommand and returns its exit status: 0 success, 1 refused or failed, 3 no daemon, 4 unavailable.
+/// Runs the subcommand and returns its exit status: 0 success, 1 refused or failed, 3 no daemon, 4
+/// unavailable.
 pub fn run(command: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -20,15 +20,15 @@ const UNLOCK_POLL_ATTEMPTS: u32 = 40;
 pub(super) enum PostureSubcommand {
     /// Show the present state of the host and the baseline that it is compared with
     Show,
-    /// Accept the present state as the baseline (root only); examine the changes first with `hostbadge posture
-    /// diff`
+    /// Accept the present state as the baseline (root only); examine the changes first with `hostbadge
+    /// posture diff`
     Accept {
-        /// First open this host's keys with the recovery key (read from standard input) and seal them to the present
-        /// state: after an update that changed PCRs of `[seal] pcrs`
+        /// First open this host's keys with the recovery key (read from standard input) and seal them to the
+        /// present state: after an update that changed PCRs of `[seal] pcrs`
         #[arg(long)]
         recovery: bool,
-        /// Digest of the state that was examined with `hostbadge posture show` or `diff`; any other state is refused.
-        /// Without it, the command shows the present state and accepts that
+        /// Digest of the state that was examined with `hostbadge posture show` or `diff`; any other state is
+        /// refused. Without it, the command shows the present state and accepts that
         #[arg(long, value_name = "DIGEST")]
         digest: Option<String>,
     },

@@ -22,8 +22,8 @@ const MAX_INPUT_SIZE: usize = 1024 * 1024;
 pub(super) enum VerifySubcommand {
     /// Verify a token: signature, type, times, issuer and audience
     Token(VerifyTokenArgs),
-    /// Verify evidence, also in an EAT: nonce, signatures, keys, PCR values, logs and the issuing keys that the host's
-    /// TPM endorses
+    /// Verify evidence, also in an EAT: nonce, signatures, keys, PCR values, logs and the issuing keys that
+    /// the host's TPM endorses
     Evidence(VerifyEvidenceArgs),
 }
 
@@ -36,17 +36,18 @@ pub(super) struct VerifyEvidenceArgs {
     #[arg(long, value_name = "BASE64URL")]
     nonce: String,
 
-    /// Name of the host's attestation key, as `hostbadge status` shows it on that host. Without it, or --ca, the
-    /// evidence could come from any TPM
+    /// Name of the host's attestation key, as `hostbadge status` shows it on that host. Without it, or --ca,
+    /// the evidence could come from any TPM
     #[arg(long, value_name = "NAME")]
     ak: Option<String>,
 
-    /// CA (PEM) of the organization that enrolled the host, in place of --ak: the host certificate names the AK
+    /// CA (PEM) of the organization that enrolled the host, in place of --ak: the host certificate names the
+    /// AK
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// Directory of TPM manufacturers' certificates, PEM or DER (.pem, .crt, .cer, .der); the EK certificate must
-    /// chain to a root in it
+    /// Directory of TPM manufacturers' certificates, PEM or DER (.pem, .crt, .cer, .der); the EK certificate
+    /// must chain to a root in it
     #[arg(long, value_name = "DIR")]
     roots: Option<PathBuf>,
 
