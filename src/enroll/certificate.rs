@@ -21,7 +21,7 @@ use crate::verify::x509::{
 /// Certificates are valid from this many seconds before they were issued, because clocks differ.
 const BACKDATE_SECS: u64 = 300;
 
-/// What an organisation certifies of a host.
+/// What an organization certifies of a host.
 #[derive(Debug)]
 pub struct CertificateTemplate<'a> {
     /// The names in the host's certificate.
@@ -132,7 +132,7 @@ pub(super) fn check_csr(csr: &[u8], info: &[u8], host_key: &[u8; 65]) -> Result<
         .map_err(|_| CsrMismatch::Signature)
 }
 
-/// The subject of a host as a CA, in its self-signed root and in its organisation's certificate alike: a
+/// The subject of a host as a CA, in its self-signed root and in its organization's certificate alike: a
 /// chain from what it signs leads to both.
 ///
 /// # Errors

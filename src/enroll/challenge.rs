@@ -76,7 +76,7 @@ pub struct OperatorReview {
     pub host: String,
     /// The trust domain.
     pub trust_domain: String,
-    /// The TPM maker that certified an EK; `None` if the operator did not ask for it.
+    /// The TPM manufacturer that certified an EK; `None` if the operator did not ask for it.
     pub maker: Option<String>,
     /// SHA-256 in hexadecimal of each EK certificate that leads to a maker's root; `None` if the operator did
     /// not ask.
@@ -205,8 +205,8 @@ impl ChallengeSecret {
 }
 
 impl OperatorReview {
-    /// The review of a request. With roots, it checks that a TPM maker certified an EK of the host at that
-    /// time.
+    /// The review of a request. With roots, it checks that a TPM manufacturer certified an EK of the host at
+    /// that time.
     ///
     /// # Errors
     ///

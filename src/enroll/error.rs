@@ -7,7 +7,7 @@ use crate::verify;
 /// Why a step of enrollment is refused. The texts go to operators.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The organisation's CA cannot sign the certificate.
+    /// The organization's CA cannot sign the certificate.
     #[error(transparent)]
     OrganizationCa(#[from] OrganizationCaError),
     /// The answer does not fit the challenge or the request.
@@ -67,7 +67,7 @@ pub enum DocumentError {
     Credential,
 }
 
-/// Why an organisation's CA cannot sign.
+/// Why an organization's CA cannot sign.
 #[derive(Debug, thiserror::Error)]
 pub enum OrganizationCaError {
     /// The certificate file is not PEM.
@@ -144,7 +144,7 @@ pub enum RequestError {
     #[error("the request is invalid: CSR: {0}")]
     Csr(#[source] CsrMismatch),
     /// No EK certificate leads to one of the roots.
-    #[error("the request is invalid: no TPM maker certifies an EK of this host: {0}")]
+    #[error("the request is invalid: no TPM manufacturer certifies an EK of this host: {0}")]
     NotCertified(#[source] verify::Error),
 }
 

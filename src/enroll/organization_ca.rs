@@ -1,4 +1,4 @@
-//! An organisation's CA: its certificate and its key, from PEM files.
+//! An organization's CA: its certificate and its key, from PEM files.
 
 use der::asn1::{Any, AnyRef};
 use der::oid::db::rfc5912;
@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::verify::parse_certificate;
 use crate::verify::x509::{ec_public_key, ecdsa_with_sha256};
 
-/// An organisation's CA, with the key that signs for it.
+/// An organization's CA, with the key that signs for it.
 #[derive(Debug)]
 pub struct OrganizationCa {
     key: CaSigningKey,

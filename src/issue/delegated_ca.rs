@@ -1,4 +1,4 @@
-//! The CA certificate with which an organisation lets the host key sign certificates of its trust domain.
+//! The CA certificate with which an organization lets the host key sign certificates of its trust domain.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::verify::x509::p256_spki;
 pub(super) const FILE_NAME: &str = "signing.json";
 const VERSION: u64 = 1;
 
-/// A CA certificate for the host key, with its chain to the organisation's root.
+/// A CA certificate for the host key, with its chain to the organization's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelegatedCa {
     /// DER: the host's CA certificate, the intermediates, the root.
@@ -79,7 +79,7 @@ impl DelegatedCa {
         &self.chain[..self.chain.len() - 1]
     }
 
-    /// The organisation's root certificate, in DER.
+    /// The organization's root certificate, in DER.
     pub fn root(&self) -> &[u8] {
         &self.chain[self.chain.len() - 1]
     }

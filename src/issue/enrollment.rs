@@ -44,7 +44,7 @@ struct EnrollmentShared {
     /// Serializes the steps, so that concurrent requests cannot answer a challenge twice.
     lock: Mutex<()>,
     certificate: ArcSwapOption<HostCertificate>,
-    /// The organisation's CA certificate for the host key, if it issued one.
+    /// The organization's CA certificate for the host key, if it issued one.
     delegated_ca: watch::Sender<Option<Arc<DelegatedCa>>>,
     /// Writes the files, with the anti-rollback manifest; `None` before it is open.
     keystore: ArcSwapOption<Keystore>,
@@ -101,7 +101,7 @@ impl Enrollment {
         });
         let delegated_ca = DelegatedCa::read(state_dir).unwrap_or_else(|e| {
             tracing::error!(
-                "the organisation's CA certificate is not used: {e}; install it again: \
+                "the organization's CA certificate is not used: {e}; install it again: \
                  hostbadge enroll install"
             );
             None
@@ -127,7 +127,7 @@ impl Enrollment {
         self.0.certificate.load_full()
     }
 
-    /// The organisation's CA certificate for the host key, now and at each change.
+    /// The organization's CA certificate for the host key, now and at each change.
     pub fn delegated_ca(&self) -> watch::Receiver<Option<Arc<DelegatedCa>>> {
         self.0.delegated_ca.subscribe()
     }

@@ -33,9 +33,9 @@ pub enum Error {
     /// A key or signature that was made in memory is not in the form that its algorithm prescribes.
     #[error("the {0} has an unexpected encoding")]
     UnexpectedEncoding(&'static str),
-    /// The certificate by which an organisation made the host key a CA has expired, at this time.
+    /// The certificate by which an organization made the host key a CA has expired, at this time.
     #[error(
-        "the organisation's certificate for this host's CA expired at {0}; have the host certified again: \
+        "the organization's certificate for this host's CA expired at {0}; have the host certified again: \
          hostbadge enroll request"
     )]
     ParentExpired(Timestamp),

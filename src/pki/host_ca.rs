@@ -59,7 +59,7 @@ pub struct HostCa {
     host: HostIdentity,
     clock: Clock,
     root: RootCa,
-    /// An organisation's certificate that makes the host key a CA, in place of the root.
+    /// An organization's certificate that makes the host key a CA, in place of the root.
     delegated_ca: Option<Arc<DelegatedCa>>,
     /// The latest first.
     issuing_cas: Vec<CaRecord>,
@@ -142,7 +142,7 @@ impl HostCa {
         self.persist(self.issuing_cas.clone()).await
     }
 
-    /// Puts the host's CA below an organisation's root, or with `None` below its own.
+    /// Puts the host's CA below an organization's root, or with `None` below its own.
     pub fn set_parent(&mut self, delegated_ca: Option<Arc<DelegatedCa>>) {
         self.delegated_ca = delegated_ca;
     }

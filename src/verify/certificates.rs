@@ -1,4 +1,4 @@
-//! Verifies certificates: TPM makers' for endorsement keys, and an organisation's for its hosts.
+//! Verifies certificates: TPM manufacturers' for endorsement keys, and an organization's for its hosts.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,8 +16,8 @@ use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::Error;
 use super::ek::{Ek, EkKey};
+use super::error::Error;
 use super::host_san::{ak_identifier, ek_certificate_identifier};
 use super::x509::{RsaPublicKey, p256_spki};
 use crate::clock::Timestamp;
@@ -34,7 +34,7 @@ const MAX_CERTIFICATE_SIZE: usize = 16 * 1024;
 /// The extended key usage of EK certificates, where they have one.
 const EK_CERTIFICATE_PURPOSE: ObjectIdentifier = tcgtpm::TCG_KP_EK_CERTIFICATE;
 
-/// Accepts every extended key usage: what else an organisation allows its hosts' certificates for is its own
+/// Accepts every extended key usage: what else an organization allows its hosts' certificates for is its own
 /// decision.
 struct AnyExtendedKeyUsage;
 
@@ -164,7 +164,7 @@ fn subject_public_key(key: &EkKey) -> der::Result<Vec<u8>> {
     }
 }
 
-/// An organisation's certificate for a host key, with those that lead to its root.
+/// An organization's certificate for a host key, with those that lead to its root.
 #[derive(Clone, Debug)]
 pub struct HostCertificate {
     chain: Vec<Vec<u8>>,

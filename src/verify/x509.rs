@@ -35,7 +35,7 @@ use crate::clock::Timestamp;
 pub(crate) enum CertificateProfile {
     /// A CA: signs certificates and CRLs, with at most `path_length` CAs between it and an end entity.
     Ca { path_length: u8 },
-    /// An end entity that signs: an organisation's certificate for a host.
+    /// An end entity that signs: an organization's certificate for a host.
     EndEntity,
     /// An end entity that is both TLS server and TLS client: an X509-SVID (X509-SVID standard, section 4).
     TlsPeer,

@@ -359,7 +359,10 @@ fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
         challenge(&[words, any].concat())
     };
     let foreign = manufacturer_roots(&other);
-    refused(&challenge(&["--roots", foreign.to_str().unwrap()]), "no TPM maker certifies an EK of this host");
+    refused(
+        &challenge(&["--roots", foreign.to_str().unwrap()]),
+        "no TPM manufacturer certifies an EK of this host",
+    );
     let empty = operator.path("empty");
     fs::create_dir(&empty).unwrap();
     refused(&challenge(&["--roots", &empty]), "there is no root certificate");

@@ -47,10 +47,10 @@ pub struct Evidence {
     /// The certificate of the RSA EK: DER in base64.
     #[serde(default)]
     pub rsa_ek_certificate: Option<String>,
-    /// Issuers' certificates that the TPM maker stored in the TPM: DER in base64.
+    /// Issuers' certificates that the TPM manufacturer stored in the TPM: DER in base64.
     #[serde(default)]
     pub ek_chain: Vec<String>,
-    /// The organisation's certificate for the host key, first, and its issuers' certificates: DER in base64.
+    /// The organization's certificate for the host key, first, and its issuers' certificates: DER in base64.
     /// Empty where the host is not enrolled.
     #[serde(default)]
     pub host_certificate: Vec<String>,
@@ -165,7 +165,7 @@ impl Evidence {
         Ok(decode_public_key(&self.ak)?.name)
     }
 
-    /// The organisation's certificate for the host key, not verified; `None` where the host is not enrolled.
+    /// The organization's certificate for the host key, not verified; `None` where the host is not enrolled.
     ///
     /// # Errors
     ///

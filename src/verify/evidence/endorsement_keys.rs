@@ -13,7 +13,7 @@ pub struct EndorsementKeys {
     pub p256: (Ek, Option<Vec<u8>>),
     /// The RSA-2048 EK, which is in the evidence only if it has a certificate.
     pub rsa: Option<(Ek, Option<Vec<u8>>)>,
-    /// Issuers' certificates that the TPM maker stored in the TPM, DER.
+    /// Issuers' certificates that the TPM manufacturer stored in the TPM, DER.
     pub chain: Vec<Vec<u8>>,
 }
 

@@ -1,5 +1,5 @@
-//! The checks that need something the verifier trusts: the AK's Name, an organisation's CA, TPM makers'
-//! roots, or the host's id.
+//! The checks that need something the verifier trusts: the AK's Name, an organization's CA, TPM
+//! manufacturers' roots, or the host's id.
 
 use data_encoding::HEXLOWER;
 
@@ -31,8 +31,8 @@ impl Evidence {
         CheckResult::from_result(AK_CHECK, compare_ak_name(self, ak_name))
     }
 
-    /// Checks that the organisation's certificate for the host key leads to one of `roots` at `now`, and
-    /// names this host and this AK. The organisation issued it after a challenge had proven that the AK is in
+    /// Checks that the organization's certificate for the host key leads to one of `roots` at `now`, and
+    /// names this host and this AK. The organization issued it after a challenge had proven that the AK is in
     /// the TPM of the EK.
     ///
     /// A certificate for the host key without the AK's Name proves less: the host key is public, and an AK in
@@ -41,7 +41,7 @@ impl Evidence {
         CheckResult::from_result(AK_CHECK, verify_host_certificate(self, roots, now))
     }
 
-    /// Checks that an EK certificate leads to one of the TPM makers' `roots` at `now`. Skipped without
+    /// Checks that an EK certificate leads to one of the TPM manufacturers' `roots` at `now`. Skipped without
     /// `roots`.
     ///
     /// The host's id is derived from the P-256 EK, so that the certificate of that key is sufficient. That
@@ -59,7 +59,7 @@ impl Evidence {
             None if self.ek_certificate.is_none() && self.rsa_ek_certificate.is_none() => {
                 CheckResult::skipped(NAME, "the TPM has none")
             }
-            None => CheckResult::skipped(NAME, "give the TPM makers' roots by --roots to check it"),
+            None => CheckResult::skipped(NAME, "give the TPM manufacturers' roots by --roots to check it"),
             Some(roots) => {
                 CheckResult::from_result(NAME, verify_ek_certificate(self, roots, host_is_enrolled, now))
             }
