@@ -60,8 +60,9 @@ enum RootHandler {
 const NONE: Body = Body::Ignored;
 const BODY: Body = Body::UpTo(MAX_BODY_SIZE);
 
-/// To add a route: a row here, a variant of its role's handlers, its arm in `admin` or `root`, and the method
-/// of [`IdentityService`] that it calls.
+/// To add a route: its types in `wire`, a row here, a variant of its role's handlers, its arm in `admin` or
+/// `root`, and the method of [`IdentityService`] that it calls; then the path in `docs/openapi.yaml`, which a
+/// test compares with this table, and a subcommand in `cli`.
 #[rustfmt::skip]
 const ROUTES: &[Route<AdminSocketRole>] = {
     use AdminHandler::*;

@@ -1,9 +1,10 @@
 //! The audit log and the journal.
 //!
 //! The audit log is a directory of JSON lines, each with the digest of the line before. [`Audit`] writes a
-//! decision to it and returns a [`Recorded`], from which `api` makes the reply: nothing leaves the daemon
-//! without an audit record. Then [`Journal`] gets an entry for administrators, through a bounded queue that
-//! never blocks a request and counts the entries it drops.
+//! decision to it and returns a [`Recorded`], from which `api` makes the reply: no token, certificate or
+//! evidence leaves the daemon without an audit record. Refusals of a flood are counted in the next record.
+//! Then [`Journal`] gets an entry for administrators, through a bounded queue that never blocks a request and
+//! counts the entries it drops.
 
 mod chain;
 mod event;

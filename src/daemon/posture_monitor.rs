@@ -49,7 +49,7 @@ pub(super) struct PostureDeps {
     pub state_dir: PathBuf,
     /// Boot event log, which is stored with the baseline and explains changes.
     pub event_log: EventLogFile,
-    /// IMA measurement list, for agents selected by `ima`.
+    /// IMA measurement list, for agents with the selector `measured`.
     pub ima_list: ImaListFile,
     /// Receives each reading; decisions are made from it.
     pub posture: PostureState,

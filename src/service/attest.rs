@@ -11,7 +11,7 @@ use crate::peer::PeerLookup;
 use crate::policy::{ErrorCode, RateLimitKey};
 use crate::wire::agent::AttestRequest;
 
-/// `Retry-After` of a caller that gets no evidence because as many callers as allowed are receiving theirs.
+/// `Retry-After` when all evidence slots are in use.
 const EVIDENCE_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 impl IdentityService {

@@ -80,7 +80,7 @@ impl IdentityService {
         self.record_step(Event::EnrollmentCredential, &description, opened.await).await
     }
 
-    /// Keeps a certificate for the host key in place of the previous one.
+    /// Installs a certificate for the host key in place of the previous one.
     ///
     /// # Errors
     /// See [`IdentityService::create_enrollment_request`]; [`AdminError::InvalidRequest`].

@@ -42,7 +42,7 @@ pub enum AdminError {
     #[error("there is no agent of this name")]
     UnknownAgent,
     /// Files of `agents.d` or `federation` have faults.
-    #[error("the agents were not reloaded; the previous set stays active")]
+    #[error("a file has a fault; where a directory has one, its previous set stays active")]
     InvalidFiles(Vec<Diagnostic>),
     /// The issuer is not ready.
     #[error(transparent)]

@@ -1,11 +1,11 @@
 //! The request path: identifies the caller, decides, issues, records, and returns what may be sent.
 //!
 //! ```text
-//! Peer ── agents ──> AuthenticatedAgent ── posture, policy ──> Permit ── issue ──> Token
+//! Peer ── agents ──> AuthenticatedAgent ── posture, policy ──> Permit ── issue ──> AccessToken
 //!           └── no agent: Refusal                    └── denied: Refusal             │
 //!                         └──────────────────────────────────┴──────── audit ────────┘
 //!                                                                        │
-//!                                              Recorded<Token> or Recorded<Refusal> ──> api
+//!                                              Recorded<AccessToken> or Recorded<Refusal> ──> api
 //! ```
 //!
 //! [`IdentityService`] has one method for each request of the three sockets. It is the only module that `api`

@@ -118,7 +118,8 @@ impl IdentityService {
         self.deps.certificate_issuer.is_valid(certificate)
     }
 
-    /// Whether the key that signed a WIT-SVID is published. There is no revocation list for WIT-SVIDs.
+    /// Whether the key that signed a WIT-SVID is still the one that signs: after a rotation, streams get new
+    /// WIT-SVIDs. There is no revocation list for WIT-SVIDs.
     pub fn is_wit_svid_valid(&self, svid: &WitSvid) -> bool {
         self.deps.issuer.state().is_none_or(|issuer_state| issuer_state.is_current_wit_kid(svid.kid()))
     }
