@@ -38,11 +38,7 @@ impl IdentityService {
         denial_logged: bool,
     ) -> RequestResult<IssuedX509Svid> {
         let issue = || {
-            self.ensure_current(agent)?;
-            let permit = self.permit_identity(agent)?;
-            let issuer_state = self
-                .issuer_state()
-                .map_err(|rejection| rejection.with_peer(agent.peer()).with_agent(agent))?;
+            let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let now = self.deps.clock.now();
             Ok(self.deps.certificate_issuer.issue_for_stream(permit, issuer_state.host(), now)?)
         };

@@ -55,7 +55,8 @@ impl IdentityService {
             tracing::error!(event = "agents-rejected", "{fault}");
         }
         let description = format!(
-            "{requested_by} asked for a reload: {} faults; the previous set stays active",
+            "{requested_by} asked for a reload: {} faults; where a directory has one, its previous set stays \
+             active",
             faults.len()
         );
         Ok(self.audit.record_event(Event::AgentsRejected, &description).await?)

@@ -92,11 +92,7 @@ impl IdentityService {
         denial_logged: bool,
     ) -> RequestResult<WitSvid> {
         let issue = || {
-            self.ensure_current(agent)?;
-            let permit = self.permit_identity(agent)?;
-            let issuer_state = self
-                .issuer_state()
-                .map_err(|rejection| rejection.with_peer(agent.peer()).with_agent(agent))?;
+            let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let ttl = self.deps.certificate_issuer.ttl();
             Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
         };
@@ -124,8 +120,20 @@ impl IdentityService {
         self.deps.issuer.state().is_none_or(|issuer_state| issuer_state.is_current_wit_kid(svid.kid()))
     }
 
+    /// What an SVID for an agent with an open stream needs: the permit, and the issuer's state.
+    pub(super) fn permit_stream_identity(
+        &self,
+        agent: &AuthenticatedAgent,
+    ) -> Result<(IdentityPermit, Arc<IssuerState>), Rejection> {
+        self.ensure_current(agent)?;
+        let permit = self.permit_identity(agent)?;
+        let issuer_state =
+            self.issuer_state().map_err(|rejection| rejection.with_peer(agent.peer()).with_agent(agent))?;
+        Ok((permit, issuer_state))
+    }
+
     /// Refuses agents whose registration changed since the stream identified its caller.
-    pub(super) fn ensure_current(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
+    fn ensure_current(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
         if self.deps.agents.is_current(agent) {
             return Ok(());
         }
@@ -133,7 +141,7 @@ impl IdentityService {
         Err(Rejection::new(ErrorCode::TemporarilyUnavailable, description, agent.peer()).with_agent(agent))
     }
 
-    pub(super) fn permit_identity(&self, agent: &AuthenticatedAgent) -> Result<IdentityPermit, Rejection> {
+    fn permit_identity(&self, agent: &AuthenticatedAgent) -> Result<IdentityPermit, Rejection> {
         Ok(policy::decide_identity(agent.clone(), &self.deps.posture.evaluate(BootTime::now()))?)
     }
 }
