@@ -27,7 +27,7 @@ pub enum Error {
     Tcti(#[from] tpm::TctiError),
     /// The gRPC descriptors that the build embedded are invalid.
     #[error(transparent)]
-    Reflection(#[from] tonic_reflection::server::Error),
+    Descriptors(#[from] prost::DecodeError),
     /// A blocking task panicked.
     #[error(transparent)]
     Task(#[from] tokio::task::JoinError),

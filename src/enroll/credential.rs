@@ -6,7 +6,7 @@
 
 use aes::Aes128;
 use cfb_mode::cipher::{InnerIvInit, KeyInit};
-use crypto_bigint::modular::{MontyForm, MontyParams};
+use crypto_bigint::modular::{FixedMontyForm, FixedMontyParams};
 use crypto_bigint::{Odd, U2048, Uint};
 use data_encoding::BASE64;
 use ring::agreement::{ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral};
@@ -161,7 +161,7 @@ fn oaep_encrypt(
 
     let modulus: Option<Odd<U2048>> = Odd::new(U2048::from_be_slice(modulus)).into();
     let modulus = modulus.ok_or(CredentialError::EkModulus)?;
-    let base = MontyForm::new(&U2048::from_be_slice(&block[..]), MontyParams::new(modulus));
+    let base = FixedMontyForm::new(&U2048::from_be_slice(&block[..]), &FixedMontyParams::new(modulus));
     let exponent = Uint::<1>::from_u64(65537);
     Ok(base.pow(&exponent).retrieve().to_be_bytes().as_ref().to_vec())
 }

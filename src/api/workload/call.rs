@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use hyper::{HeaderMap, Request, Response};
+use hyper::{HeaderMap, Request, Response, Uri};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -18,6 +18,9 @@ use super::workload_api::WorkloadApi;
 /// against server-side request forgery.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 const WORKLOAD_API_PREFIX: &str = "/SpiffeWorkloadAPI/";
+/// The method of the reflection service in both of its versions, whose messages are the same.
+const REFLECTION_V1: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const REFLECTION_V1ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 /// Longest time until the first message of a response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -38,10 +41,11 @@ pub async fn handle_call(
         &workload.api
     } else if path.starts_with("/grpc.health.v1.Health/") {
         &workload.health
-    } else if path.starts_with("/grpc.reflection.v1.ServerReflection/") {
+    } else if path == REFLECTION_V1ALPHA {
+        *request.uri_mut() = Uri::from_static(REFLECTION_V1);
         &workload.reflection
-    } else if path.starts_with("/grpc.reflection.v1alpha.ServerReflection/") {
-        &workload.reflection_alpha
+    } else if path == REFLECTION_V1 {
+        &workload.reflection
     } else {
         return guard(Status::unimplemented("this socket does not have the service").into_http(), call_guard);
     };

@@ -3,7 +3,8 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::{BufferSettings, Codec, ProstCodec};
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::ProstCodec;
 
 /// Initial buffer of a call in bytes: a request fits, and a response grows it. A stream keeps its buffer
 /// while it is open, so tonic's 8 KiB would be most of the memory of a stream.
