@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::sync::Notify;
 
-use super::connection_limits::{ConnectionPermit, StreamPermit};
+use super::connection_limits::{CallClass, CallPermit, ConnectionPermit};
 use super::reply::Reply;
 use crate::service::{PeerLookup, PeerTracker};
 
@@ -84,9 +84,14 @@ impl ClientConnection {
         Some(INITIAL_BACKOFF * 2u32.pow(previous.min(MAX_BACKOFF_DOUBLINGS)))
     }
 
-    /// A permit for a stream; `None` where the caller's uid has as many streams as it may.
-    pub fn acquire_stream(&self) -> Option<StreamPermit> {
-        self.permit.acquire_stream()
+    /// A permit for a call; `None` where the caller's uid has as many open calls as it may.
+    pub fn acquire_call(&self, class: CallClass) -> Option<CallPermit> {
+        self.permit.acquire_call(class)
+    }
+
+    /// The uid that connected.
+    pub fn uid(&self) -> u32 {
+        self.permit.uid()
     }
 
     /// Returns when this connection is evicted in favor of a new one.

@@ -1,17 +1,28 @@
-//! Limits connections, in total and per uid.
+//! Limits connections, in total and per uid, and the open calls of a uid.
 //!
 //! When a limit is reached, the oldest idle connection is evicted in favor of the new one, so idle
 //! connections never keep a caller out. A new connection is refused only if all connections that could be
-//! evicted are busy.
+//! evicted are busy, or if as many evicted ones have not ended yet.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Streams per uid, for each connection that a uid may have.
-const STREAMS_PER_CONNECTION: usize = 2;
+/// Open calls of a uid's agents, for each connection that a uid may have.
+const CALLS_PER_CONNECTION: usize = 2;
+/// Open calls of a uid, over all its connections, that any local process can make: of the public services,
+/// and of callers that have not been identified as an agent.
+const MAX_STRANGER_CALLS: usize = 64;
+
+/// Evicted connections of a uid that have not ended, as a part of those that it may have open, and at least
+/// how many.
+const CLOSING_DIVISOR: usize = 4;
+const MIN_CLOSING: usize = 16;
 
 /// The open connections of one socket, or of several that share the limits.
 #[derive(Debug)]
@@ -25,10 +36,14 @@ pub struct ConnectionLimits {
 struct ConnectionTable {
     next_id: u64,
     total: usize,
+    /// Most connections at once since [`ConnectionLimits::take_peak`].
+    peak: usize,
     /// By connection number, so the oldest comes first.
     by_uid: HashMap<u32, BTreeMap<u64, Arc<ConnectionSlot>>>,
-    /// Open streams by uid; no entry where there is none.
-    streams: HashMap<u32, usize>,
+    /// Evicted connections that have not ended, by uid; no entry where there is none.
+    closing: HashMap<u32, usize>,
+    /// Open calls by uid and class; no entry where there is none.
+    calls: HashMap<(u32, CallClass), usize>,
 }
 
 /// State that a permit shares with the table.
@@ -47,11 +62,21 @@ pub struct ConnectionPermit {
     slot: Arc<ConnectionSlot>,
 }
 
-/// Permission for one stream; dropping it frees the slot.
+/// Who made a call, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallClass {
+    /// Any local process.
+    Stranger,
+    /// A process that was identified as an agent.
+    Agent,
+}
+
+/// Permission for one call; dropping it frees the place.
 #[derive(Debug)]
-pub struct StreamPermit {
+pub struct CallPermit {
     limits: Arc<ConnectionLimits>,
     uid: u32,
+    is_agent: AtomicBool,
 }
 
 impl ConnectionLimits {
@@ -61,9 +86,12 @@ impl ConnectionLimits {
     }
 
     /// A permit for a connection of `uid`; `None` where the limit is reached and every connection that counts
-    /// is busy.
+    /// is busy, or where the uid connects faster than its evicted connections end.
     pub fn acquire(self: &Arc<Self>, uid: u32) -> Option<ConnectionPermit> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.closing.get(&uid).is_some_and(|closing| *closing >= self.max_closing()) {
+            return None;
+        }
         if table.by_uid.get(&uid).is_some_and(|connections| connections.len() >= self.max_per_uid) {
             table.evict(uid)?;
         }
@@ -78,12 +106,31 @@ impl ConnectionLimits {
         let (id, slot) = (table.next_id, Arc::new(ConnectionSlot::default()));
         table.by_uid.entry(uid).or_default().insert(id, slot.clone());
         table.total += 1;
+        table.peak = table.peak.max(table.total);
         Some(ConnectionPermit { limits: self.clone(), uid, id, slot })
+    }
+
+    fn max_closing(&self) -> usize {
+        MIN_CLOSING.max(self.max_per_uid / CLOSING_DIVISOR)
+    }
+
+    fn max_calls(&self, class: CallClass) -> usize {
+        match class {
+            CallClass::Stranger => MAX_STRANGER_CALLS,
+            CallClass::Agent => CALLS_PER_CONNECTION * self.max_per_uid,
+        }
     }
 
     /// Number of open connections.
     pub fn len(&self) -> usize {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
+
+    /// Most connections that were open at once since the previous call, and those that are open now.
+    pub fn take_peak(&self) -> (usize, usize) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = table.total;
+        (std::mem::replace(&mut table.peak, open), open)
     }
 
     /// Whether no connection is open.
@@ -99,6 +146,7 @@ impl ConnectionTable {
         let id = *connections.iter().find(|(_, slot)| !slot.busy.load(Ordering::Relaxed))?.0;
         if let Some(slot) = self.remove(uid, id) {
             slot.evicted.notify_one();
+            *self.closing.entry(uid).or_default() += 1;
         }
         Some(())
     }
@@ -112,6 +160,19 @@ impl ConnectionTable {
         self.total -= 1;
         Some(slot)
     }
+
+    fn open_call(&mut self, uid: u32, class: CallClass, max: usize) -> Option<()> {
+        let open = self.calls.entry((uid, class)).or_default();
+        if *open >= max {
+            return None;
+        }
+        *open += 1;
+        Some(())
+    }
+
+    fn close_call(&mut self, uid: u32, class: CallClass) {
+        decrement(&mut self.calls, (uid, class));
+    }
 }
 
 impl ConnectionPermit {
@@ -121,37 +182,62 @@ impl ConnectionPermit {
     }
 
     /// Returns when this connection is evicted.
-    pub async fn evicted(&self) {
-        self.slot.evicted.notified().await;
+    pub fn evicted(&self) -> impl Future<Output = ()> + use<> {
+        let slot = self.slot.clone();
+        async move { slot.evicted.notified().await }
     }
 
-    /// A permit for a stream; `None` where the uid has two open streams for each connection that it may have.
-    pub fn acquire_stream(&self) -> Option<StreamPermit> {
+    /// The uid that the connection counts for.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// A permit for a call; `None` where the uid has as many open calls of this class as it may.
+    pub fn acquire_call(&self, class: CallClass) -> Option<CallPermit> {
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let open_streams = table.streams.entry(self.uid).or_default();
-        if *open_streams >= STREAMS_PER_CONNECTION * self.limits.max_per_uid {
-            return None;
-        }
-        *open_streams += 1;
-        Some(StreamPermit { limits: self.limits.clone(), uid: self.uid })
+        table.open_call(self.uid, class, self.limits.max_calls(class))?;
+        let is_agent = AtomicBool::new(class == CallClass::Agent);
+        Some(CallPermit { limits: self.limits.clone(), uid: self.uid, is_agent })
     }
 }
 
-impl Drop for StreamPermit {
-    fn drop(&mut self) {
+impl CallPermit {
+    /// Counts the call as one of an agent from now on; `None` where the uid's agents have as many open calls
+    /// as they may.
+    pub fn count_as_agent(&self) -> Option<()> {
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open_streams) = table.streams.get_mut(&self.uid) {
-            *open_streams -= 1;
-            if *open_streams == 0 {
-                table.streams.remove(&self.uid);
-            }
+        if !self.is_agent.load(Ordering::Relaxed) {
+            table.open_call(self.uid, CallClass::Agent, self.limits.max_calls(CallClass::Agent))?;
+            table.close_call(self.uid, CallClass::Stranger);
+            self.is_agent.store(true, Ordering::Relaxed);
         }
+        Some(())
+    }
+}
+
+impl Drop for CallPermit {
+    fn drop(&mut self) {
+        let class = if *self.is_agent.get_mut() { CallClass::Agent } else { CallClass::Stranger };
+        self.limits.table.lock().unwrap_or_else(PoisonError::into_inner).close_call(self.uid, class);
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.limits.table.lock().unwrap_or_else(PoisonError::into_inner).remove(self.uid, self.id);
+        let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.remove(self.uid, self.id).is_none() {
+            decrement(&mut table.closing, self.uid);
+        }
+    }
+}
+
+/// Counts one less, and drops the entry at zero.
+fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut entry) = counts.entry(key) {
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
+        }
     }
 }
 
@@ -179,20 +265,44 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_limited_per_uid() {
+    fn calls_of_agents_are_limited_per_uid() {
         let limits = ConnectionLimits::new(4, 2);
         let (a, b) = (limits.acquire(1).unwrap(), limits.acquire(1).unwrap());
-        let mut streams: Vec<_> = (0..4)
-            .map(|index| if index % 2 == 0 { a.acquire_stream() } else { b.acquire_stream() })
-            .collect();
-        assert!(
-            streams.iter().all(Option::is_some)
-                && a.acquire_stream().is_none()
-                && b.acquire_stream().is_none()
-        );
-        assert!(limits.acquire(2).unwrap().acquire_stream().is_some());
-        streams.pop();
-        assert!(b.acquire_stream().is_some());
+        let call = |connection: &ConnectionPermit| connection.acquire_call(CallClass::Agent);
+        let mut calls: Vec<_> = (0..4).map(|index| call(if index % 2 == 0 { &a } else { &b })).collect();
+        assert!(calls.iter().all(Option::is_some) && call(&a).is_none() && call(&b).is_none());
+        assert!(call(&limits.acquire(2).unwrap()).is_some());
+        calls.pop();
+        assert!(call(&b).is_some());
+    }
+
+    #[test]
+    fn calls_of_strangers_have_a_limit_of_their_own() {
+        let limits = ConnectionLimits::new(4, 2);
+        let a = limits.acquire(1).unwrap();
+        let strangers: Vec<_> =
+            (0..MAX_STRANGER_CALLS).map(|_| a.acquire_call(CallClass::Stranger).unwrap()).collect();
+        assert!(a.acquire_call(CallClass::Stranger).is_none());
+        for call in &strangers[..4] {
+            assert_eq!((call.count_as_agent(), call.count_as_agent()), (Some(()), Some(())));
+        }
+        assert!(strangers[4].count_as_agent().is_none(), "two agents' calls for each connection");
+        let more: Vec<_> = (0..4).map(|_| a.acquire_call(CallClass::Stranger).unwrap()).collect();
+        assert!(a.acquire_call(CallClass::Stranger).is_none());
+        drop((strangers, more));
+        assert!(limits.table.lock().unwrap().calls.is_empty());
+    }
+
+    #[test]
+    fn evicted_connections_that_have_not_ended_are_limited() {
+        let limits = ConnectionLimits::new(8, 2);
+        let mut open: Vec<_> = (0..2 + MIN_CLOSING).map(|_| limits.acquire(1).unwrap()).collect();
+        assert!(limits.acquire(1).is_none(), "all but two were evicted and are still open");
+        drop(open.remove(0));
+        open.push(limits.acquire(1).unwrap());
+        assert!(limits.acquire(1).is_none());
+        drop(open);
+        assert!(limits.is_empty() && limits.table.lock().unwrap().closing.is_empty());
     }
 
     #[tokio::test]

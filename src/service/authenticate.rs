@@ -29,6 +29,22 @@ impl IdentityService {
         }
     }
 
+    /// Whether the caller is an agent, at no cost of its rate: for a request that has not arrived completely,
+    /// and is identified again when it has.
+    ///
+    /// # Errors
+    /// A recorded refusal where the caller cannot be read or matches no agent.
+    pub async fn require_agent(&self, lookup: PeerLookup) -> Result<(), RequestError> {
+        let matched = async {
+            let peer = self.require_peer(lookup)?;
+            self.match_all(&peer).await
+        };
+        match matched.await {
+            Ok(_) => Ok(()),
+            Err(rejection) => Err(self.record_rejection(rejection).await),
+        }
+    }
+
     /// The peer, unless the kernel's information about it cannot be read.
     pub(super) fn require_peer(&self, lookup: PeerLookup) -> Result<Peer, Rejection> {
         lookup.peer.or_else(|e| {
@@ -64,14 +80,18 @@ impl IdentityService {
 
     /// Every agent that the peer matches, each within its rate.
     pub(super) async fn identify_all(&self, peer: &Peer) -> Result<Vec<AuthenticatedAgent>, Rejection> {
+        let agents = self.match_all(peer).await?;
+        for agent in &agents {
+            self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(peer))
+                .map_err(|rejection| rejection.with_agent(agent))?;
+        }
+        Ok(agents)
+    }
+
+    /// Every agent that the peer matches. A peer that matches none is within the rate of its uid.
+    async fn match_all(&self, peer: &Peer) -> Result<Vec<AuthenticatedAgent>, Rejection> {
         match self.deps.agents.identify_all(peer, self.deps.posture.ima_digests()).await {
-            Ok(agents) => {
-                for agent in &agents {
-                    self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(peer))
-                        .map_err(|rejection| rejection.with_agent(agent))?;
-                }
-                Ok(agents)
-            }
+            Ok(agents) => Ok(agents),
             Err(error) => {
                 self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
                 Err(Rejection::new(ErrorCode::InvalidClient, error.to_string(), peer))

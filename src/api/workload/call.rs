@@ -1,18 +1,24 @@
-//! One gRPC call: the service that it is for, its required metadata, and its timeout.
+//! One gRPC call: its place among the open calls of its user, the service that it is for, its required
+//! metadata, and its timeout.
+//!
+//! The body of a call of the Workload API is read once the caller is known to be an agent, so other local
+//! processes can have nothing buffered.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response, Uri};
 use tonic::Status;
 use tonic::body::Body;
 
 use super::caller_watcher::{CallGuard, CallerWatcher};
 use super::workload_api::WorkloadApi;
+use crate::api::connection_limits::CallPermit;
 
 /// Metadata that each call of the Workload API must have (SPIFFE Workload Endpoint, section 4). It protects
 /// against server-side request forgery.
@@ -21,6 +27,8 @@ const WORKLOAD_API_PREFIX: &str = "/SpiffeWorkloadAPI/";
 /// The method of the reflection service in both of its versions, whose messages are the same.
 const REFLECTION_V1: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const REFLECTION_V1ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+/// The only metadata that is read after the call was accepted.
+const GRPC_ENCODING: &str = "grpc-encoding";
 /// Longest time until the first message of a response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -32,31 +40,63 @@ pub async fn handle_call(
 ) -> Response<GuardedBody> {
     let path = request.uri().path();
     let is_workload_api = path.starts_with(WORKLOAD_API_PREFIX);
-    let call_guard = watcher.begin_call(is_workload_api);
+    let mut guard = ResponseGuard { call: watcher.begin_call(is_workload_api), permit: None };
     let route = if is_workload_api {
         if !has_security_header(request.headers()) {
             let description = "a call must have the metadata workload.spiffe.io: true, exactly once";
-            return guard(Status::invalid_argument(description).into_http(), call_guard);
+            return guard.response(Status::invalid_argument(description).into_http());
         }
         &workload.api
     } else if path.starts_with("/grpc.health.v1.Health/") {
         &workload.health
-    } else if path == REFLECTION_V1ALPHA {
+    } else if matches!(path, REFLECTION_V1 | REFLECTION_V1ALPHA) {
         *request.uri_mut() = Uri::from_static(REFLECTION_V1);
         &workload.reflection
-    } else if path == REFLECTION_V1 {
-        &workload.reflection
     } else {
-        return guard(Status::unimplemented("this socket does not have the service").into_http(), call_guard);
+        return guard.response(Status::unimplemented("this socket does not have the service").into_http());
     };
-    request.extensions_mut().insert(watcher);
-    let response = match tokio::time::timeout(CALL_TIMEOUT, route(request)).await {
+    let Some(permit) = watcher.acquire_call(is_workload_api).map(Arc::new) else {
+        return guard.response(too_many_calls().into_http());
+    };
+    guard.permit = Some(permit.clone());
+    drop_metadata(&mut request);
+    let answer = async {
+        if is_workload_api && !watcher.is_agent() {
+            if let Err(error) = watcher.admit().await {
+                drop(request);
+                return watcher.reject(&error).await.into_http();
+            }
+            if permit.count_as_agent().is_none() {
+                return too_many_calls().into_http();
+            }
+        }
+        request.extensions_mut().insert(watcher.clone());
+        route(request).await
+    };
+    let response = match tokio::time::timeout(CALL_TIMEOUT, answer).await {
         Ok(response) => response,
         Err(_) => {
             Status::deadline_exceeded("the request did not arrive completely or took too long").into_http()
         }
     };
-    guard(response, call_guard)
+    guard.response(response)
+}
+
+/// SPIFFE and gRPC clients repeat a call that got UNAVAILABLE after a while; RESOURCE_EXHAUSTED would be final
+/// for many of them.
+fn too_many_calls() -> Status {
+    Status::unavailable("too many open calls of this user; close some")
+}
+
+/// Drops the request's metadata, which is up to 16 KiB that an open call would hold.
+fn drop_metadata(request: &mut Request<Incoming>) {
+    let encoding = request.headers().get(GRPC_ENCODING).map(HeaderValue::as_bytes);
+    // A copy, because the value may be a part of a larger buffer.
+    let encoding = encoding.and_then(|encoding| HeaderValue::from_bytes(encoding).ok());
+    *request.headers_mut() = HeaderMap::new();
+    if let Some(encoding) = encoding {
+        request.headers_mut().insert(GRPC_ENCODING, encoding);
+    }
 }
 
 fn has_security_header(headers: &HeaderMap) -> bool {
@@ -64,25 +104,42 @@ fn has_security_header(headers: &HeaderMap) -> bool {
     matches!((values.next(), values.next()), (Some(only), None) if only.as_bytes() == b"true")
 }
 
-fn guard(response: Response<Body>, call_guard: CallGuard) -> Response<GuardedBody> {
-    response.map(|body| GuardedBody { body, _call_guard: call_guard })
+/// What is held while a response is being sent.
+struct ResponseGuard {
+    call: CallGuard,
+    permit: Option<Arc<CallPermit>>,
+}
+
+impl ResponseGuard {
+    fn response(self, response: Response<Body>) -> Response<GuardedBody> {
+        response.map(|body| GuardedBody { body, _call: self.call, permit: self.permit })
+    }
 }
 
 /// A response body; its call is open until it is dropped.
 pub struct GuardedBody {
     body: Body,
-    _call_guard: CallGuard,
+    _call: CallGuard,
+    permit: Option<Arc<CallPermit>>,
+}
+
+/// A part of a response. The call's place is taken until its client has room for the last part, or has gone.
+pub struct GuardedBytes {
+    bytes: Bytes,
+    _permit: Option<Arc<CallPermit>>,
 }
 
 impl HttpBody for GuardedBody {
-    type Data = Bytes;
+    type Data = GuardedBytes;
     type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<GuardedBytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let guarded = |bytes| GuardedBytes { bytes, _permit: self.permit.clone() };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(guarded))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -94,10 +151,23 @@ impl HttpBody for GuardedBody {
     }
 }
 
+impl Buf for GuardedBytes {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
 
     #[test]
     fn security_header_must_be_exactly_one_true() {

@@ -1,8 +1,8 @@
 //! Watches the caller of a connection with open streams: which agents it matches now, and whether its process
 //! exists.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::grpc_status;
 use crate::api::client_connection::ClientConnection;
-use crate::api::connection_limits::StreamPermit;
+use crate::api::connection_limits::{CallClass, CallPermit, ConnectionPermit};
 use crate::service::{
     AuthenticatedAgent, CallerCheck, ErrorCode, IdentityInputs, IdentityService, PeerLookup, RequestError,
 };
@@ -48,6 +48,10 @@ impl CallerState {
 pub struct CallerWatcher {
     client: ClientConnection,
     service: IdentityService,
+    /// Whether the last call that was decided was one of an agent.
+    is_agent: AtomicBool,
+    /// The connection's place among those of strangers, until its caller is identified as an agent.
+    stranger: Mutex<Option<ConnectionPermit>>,
     /// Open calls, including health and reflection.
     open_calls: AtomicUsize,
     /// Open calls of the Workload API, which keep the connection from being evicted.
@@ -66,10 +70,16 @@ pub struct CallGuard {
 
 impl CallerWatcher {
     /// A watcher of a connection that was just accepted.
-    pub fn new(client: ClientConnection, service: IdentityService) -> Arc<CallerWatcher> {
+    pub fn new(
+        client: ClientConnection,
+        service: IdentityService,
+        stranger: ConnectionPermit,
+    ) -> Arc<CallerWatcher> {
         Arc::new(CallerWatcher {
             client,
             service,
+            is_agent: AtomicBool::new(false),
+            stranger: Mutex::new(Some(stranger)),
             open_calls: AtomicUsize::new(0),
             busy_calls: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
@@ -93,24 +103,45 @@ impl CallerWatcher {
         CallGuard { watcher: self.clone(), busy }
     }
 
+    /// Whether the caller was an agent when it called last.
+    pub fn is_agent(&self) -> bool {
+        self.is_agent.load(Ordering::Relaxed)
+    }
+
+    /// A place for a call; `None` where the caller's uid has as many open calls as it may. Calls of the
+    /// Workload API count as those of a stranger until the caller is identified, the others always.
+    pub fn acquire_call(&self, is_workload_api: bool) -> Option<CallPermit> {
+        let is_agent = is_workload_api && self.is_agent();
+        self.client.acquire_call(if is_agent { CallClass::Agent } else { CallClass::Stranger })
+    }
+
+    /// Identifies a caller whose connection is not known to be an agent's, before the body of its call is
+    /// read. The call is decided by an identification of its own when it has arrived completely.
+    ///
+    /// # Errors
+    /// The refusal of a caller that is no agent.
+    pub async fn admit(&self) -> Result<(), RequestError> {
+        self.service.require_agent(self.begin_request()).await?;
+        self.is_agent.store(true, Ordering::Relaxed);
+        self.stranger().take();
+        Ok(())
+    }
+
     /// Reads the calling process, for a call that has arrived completely.
     pub fn begin_request(&self) -> PeerLookup {
         self.client.begin_request()
     }
 
-    /// Opens a stream: identifies the caller, and returns its state from now on with the stream's permit.
+    /// Opens a stream: identifies the caller, and returns its state from now on.
     ///
     /// # Errors
-    /// The status of a refused caller, or UNAVAILABLE where its user has too many open streams.
-    pub async fn open_stream(&self) -> Result<(watch::Receiver<CallerState>, StreamPermit), Status> {
+    /// The status of a refused caller.
+    pub async fn open_stream(&self) -> Result<watch::Receiver<CallerState>, Status> {
         let agents = match self.service.authenticate_agents(self.begin_request()).await {
             Ok(agents) => agents,
             Err(error) => return Err(self.reject(&error).await),
         };
         self.client.backoff(false);
-        let Some(permit) = self.client.acquire_stream() else {
-            return Err(Status::unavailable("too many open streams for this user; close some"));
-        };
         let receiver = self.state.subscribe();
         // The state may date from an earlier stream. Streams are woken only if the agents differ: otherwise
         // each new stream would make all streams of the connection compute their message again.
@@ -118,7 +149,7 @@ impl CallerWatcher {
             self.publish(CallerState::Agents(agents.into()));
         }
         self.stream_opened.notify_one();
-        Ok((receiver, permit))
+        Ok(receiver)
     }
 
     /// Publishes the state to the streams, unless the daemon is shutting down.
@@ -134,6 +165,9 @@ impl CallerWatcher {
 
     /// The gRPC status of a refusal, after a delay where the caller is rate-limited.
     pub async fn reject(&self, error: &RequestError) -> Status {
+        if error.code() == ErrorCode::InvalidClient {
+            self.is_agent.store(false, Ordering::Relaxed);
+        }
         if let Some(delay) = self.client.backoff(error.code() == ErrorCode::SlowDown) {
             tokio::time::sleep(delay).await;
         }
@@ -145,8 +179,27 @@ impl CallerWatcher {
         self.state.send_replace(CallerState::ShuttingDown);
     }
 
-    /// Watches the caller. Returns when the connection is idle or its process has ended.
+    /// Watches the caller. Returns when the connection is idle or its process has ended, or when it is evicted
+    /// as the oldest of too many connections of strangers.
     pub async fn run(&self) {
+        let evicted = self.stranger().as_ref().map(ConnectionPermit::evicted);
+        let evicted = async {
+            match evicted {
+                Some(evicted) => evicted.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.watch() => {}
+            () = evicted => {}
+        }
+    }
+
+    fn stranger(&self) -> MutexGuard<'_, Option<ConnectionPermit>> {
+        self.stranger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn watch(&self) {
         let mut inputs = None;
         loop {
             if self.state.receiver_count() == 0 {

@@ -25,8 +25,8 @@ const MAX_PENDING_RESETS: usize = 50;
 /// Largest header list in bytes.
 const MAX_HEADER_LIST_SIZE: u32 = 16 * 1024;
 /// Bytes that a client may send ahead, on one stream and on all.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 256 * 1024;
+const STREAM_WINDOW: u32 = 16 * 1024;
+const CONNECTION_WINDOW: u32 = 64 * 1024;
 /// Bytes of one stream that wait for the client to read them.
 const MAX_SEND_BUFFER_SIZE: usize = 16 * 1024;
 /// A client with open calls is pinged at this interval, and disconnected if it does not answer within the
@@ -46,7 +46,12 @@ pub async fn serve_grpc(
     workload: Arc<WorkloadApi>,
     stop: CancellationToken,
 ) {
-    let watcher = CallerWatcher::new(client, workload.service.clone());
+    let Some(stranger) = workload.strangers.acquire(client.uid()) else {
+        // An error means that the client has closed the connection.
+        let _ = stream.try_write(OVERLOADED_GOAWAY);
+        return;
+    };
+    let watcher = CallerWatcher::new(client, workload.service.clone(), stranger);
     let service = service_fn(|request| {
         // Boxed, because the task of a call is as large as the larger of computing and sending the response,
         // as long as it is open.

@@ -26,8 +26,8 @@ impl Endpoint {
         request: &Request<Q>,
         new_source: impl FnOnce(IdentityService) -> S,
     ) -> Result<Response<UpdateStream<S>>, Status> {
-        let (caller_state, permit) = caller_watcher(request)?.open_stream().await?;
-        Ok(Response::new(UpdateStream::new(caller_state, permit, new_source(self.0.clone()))))
+        let caller_state = caller_watcher(request)?.open_stream().await?;
+        Ok(Response::new(UpdateStream::new(caller_state, new_source(self.0.clone()))))
     }
 }
 

@@ -72,7 +72,10 @@ pub struct AnswerStream {
 }
 
 impl AnswerStream {
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ServerReflectionResponse, Status>>> {
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<ServerReflectionResponse, Status>>> {
         if self.deadline.as_mut().poll(cx).is_ready() {
             let end = Status::deadline_exceeded("a reflection stream is open for 10 s at most; call again");
             return Poll::Ready(Some(Err(end)));
@@ -119,9 +122,10 @@ struct DescribedFile {
 impl Descriptors {
     fn decode(set: &[u8]) -> Result<Descriptors, DecodeError> {
         let set = FileDescriptorSet::decode(set)?;
-        let services = set.file.iter().flat_map(|file| {
-            file.service.iter().map(|service| qualified(file.package(), service.name()))
-        });
+        let services = set
+            .file
+            .iter()
+            .flat_map(|file| file.service.iter().map(|service| qualified(file.package(), service.name())));
         let services = services.collect();
         Ok(Descriptors { services, files: set.file.iter().map(DescribedFile::new).collect() })
     }
@@ -143,7 +147,8 @@ impl Descriptors {
                 })
             }
             Some(MessageRequest::ListServices(_)) => {
-                let service = self.services.iter().map(|name| ServiceResponse { name: name.clone() }).collect();
+                let service =
+                    self.services.iter().map(|name| ServiceResponse { name: name.clone() }).collect();
                 MessageResponse::ListServicesResponse(ListServiceResponse { service })
             }
             None => error(Code::InvalidArgument, "the question is empty or of an unknown kind"),
@@ -252,6 +257,8 @@ mod tests {
             assert_eq!(error.error_code, i32::from(Code::NotFound));
         }
         let extensions = ask(MessageRequest::AllExtensionNumbersOfType("t".into()));
-        assert!(matches!(extensions, MessageResponse::AllExtensionNumbersResponse(r) if r.base_type_name == "t"));
+        assert!(
+            matches!(extensions, MessageResponse::AllExtensionNumbersResponse(r) if r.base_type_name == "t")
+        );
     }
 }

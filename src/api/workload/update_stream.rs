@@ -19,7 +19,6 @@ use zeroize::Zeroizing;
 
 use super::caller_watcher::CallerState;
 use super::grpc_status::no_identity;
-use crate::api::connection_limits::StreamPermit;
 use crate::service::AuthenticatedAgent;
 
 /// Builds the messages of a stream.
@@ -48,7 +47,6 @@ pub trait UpdateSource: Send + 'static {
 pub struct UpdateStream<S: UpdateSource> {
     next: ReusableBoxFuture<'static, StreamStep<S>>,
     ended: bool,
-    _permit: StreamPermit,
 }
 
 /// A message, and the state that the next one is built from; no state after the last message.
@@ -63,13 +61,9 @@ struct StreamState<S> {
 
 impl<S: UpdateSource> UpdateStream<S> {
     /// A stream that sends its first message as soon as the caller's agents are known.
-    pub fn new(
-        caller_state: watch::Receiver<CallerState>,
-        permit: StreamPermit,
-        source: S,
-    ) -> UpdateStream<S> {
+    pub fn new(caller_state: watch::Receiver<CallerState>, source: S) -> UpdateStream<S> {
         let state = StreamState { caller_state, source, last_digest: None };
-        UpdateStream { next: ReusableBoxFuture::new(state.next()), ended: false, _permit: permit }
+        UpdateStream { next: ReusableBoxFuture::new(state.next()), ended: false }
     }
 }
 

@@ -19,8 +19,11 @@ use super::pb::health::health_server::HealthServer;
 use super::pb::reflection::server_reflection_server::ServerReflectionServer;
 use super::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use super::reflection::ReflectionService;
+use crate::api::connection_limits::ConnectionLimits;
 use crate::service::IdentityService;
 
+/// Connections of one uid whose callers have not been identified as agents; a further one evicts the oldest.
+const MAX_STRANGER_CONNECTIONS: usize = 64;
 /// How often the health service is updated.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Largest message of a client in bytes; the largest useful one is a token of 16 KiB with its audience.
@@ -35,6 +38,8 @@ type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 /// Answers the workload socket.
 pub struct WorkloadApi {
     pub(super) service: IdentityService,
+    /// Connections whose callers have not been identified as agents, for each uid.
+    pub(super) strangers: Arc<ConnectionLimits>,
     pub(super) api: GrpcService,
     pub(super) health: GrpcService,
     pub(super) reflection: GrpcService,
@@ -53,6 +58,7 @@ impl WorkloadApi {
         let reflection = ServerReflectionServer::new(ReflectionService::new()?);
         Ok(Arc::new(WorkloadApi {
             service,
+            strangers: ConnectionLimits::new(usize::MAX, MAX_STRANGER_CONNECTIONS),
             health_reporter,
             api: erase_type(api.max_decoding_message_size(MAX_MESSAGE_SIZE)),
             health: erase_type(health.max_decoding_message_size(MAX_PUBLIC_MESSAGE_SIZE)),
