@@ -12,7 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The descriptors for gRPC reflection, without comments. Clients of the older version of reflection ask for
     // the description of that version.
-    let v1alpha = fs::read_to_string("proto/reflection.proto")?.replace("reflection.v1;", "reflection.v1alpha;");
+    let v1alpha =
+        fs::read_to_string("proto/reflection.proto")?.replace("reflection.v1;", "reflection.v1alpha;");
     fs::write(out.join("reflection_v1alpha.proto"), v1alpha)?;
     let includes = [PathBuf::from("proto"), out.clone()];
     let mut described = protox::compile(files.iter().chain(&["reflection_v1alpha.proto"]), includes)?;

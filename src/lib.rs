@@ -44,6 +44,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`clock`] | the time of day as a parameter |
+//! | `critical` | threads and tasks whose panic ends the daemon |
 //! | `digest`, [`error_class`] | SHA-256; classes of failures |
 //! | [`store`] | versioned state files that are replaced atomically; the lock of a directory |
 //! | [`tpm`] | the TPM: one thread, sessions, keys, sealing, quotes; the only module that uses tss-esapi |
@@ -134,6 +135,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod critical;
 pub mod daemon;
 pub(crate) mod digest;
 pub mod enroll;

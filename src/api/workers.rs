@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
+use crate::critical::run_critical;
+
 /// Blocking threads of one worker: digests of executables, names of users, reloads.
 const MAX_BLOCKING_THREADS: usize = 8;
 
@@ -75,7 +77,7 @@ impl Worker {
             .build()?;
         let handle = runtime.handle().clone();
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            runtime.block_on(stop.cancelled());
+            run_critical("worker", || runtime.block_on(stop.cancelled()));
             // Does not wait for blocking work, which may hang on a network file system.
             runtime.shutdown_background();
         })?;

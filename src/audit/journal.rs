@@ -19,6 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::clock::Clock;
 use crate::config::LogTarget;
+use crate::critical::spawn_critical;
 
 use super::event::Event;
 
@@ -107,7 +108,8 @@ impl Journal {
         let dropped = Arc::new(AtomicU64::new(0));
         let (queue, receiver) = sync_channel(QUEUE_CAPACITY);
         let thread_dropped = dropped.clone();
-        std::thread::Builder::new().name("journal".into()).stack_size(256 * 1024).spawn(move || {
+        let builder = std::thread::Builder::new().stack_size(256 * 1024);
+        spawn_critical(builder, "journal", move || {
             match journald {
                 Some(layer) => {
                     // The fields already have their journal names, so they need no prefix.

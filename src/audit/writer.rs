@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::chain::ChainedLog;
 use super::health::{AuditHealth, LOW_SPACE_BYTES, SLOW_WRITE, WriteError};
+use crate::critical::spawn_critical;
 
 /// Lines that may wait; further ones are refused.
 const QUEUE_CAPACITY: usize = 1024;
@@ -75,10 +76,10 @@ impl LogWriter {
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
         });
-        let spawn_thread = |name: &str, run: fn(&LogWriter)| {
+        let spawn_thread = |name, run: fn(&LogWriter)| {
             let writer = writer.clone();
-            let builder = std::thread::Builder::new().name(name.into()).stack_size(256 * 1024);
-            builder.spawn(move || run(&writer)).map(drop)
+            let builder = std::thread::Builder::new().stack_size(256 * 1024);
+            spawn_critical(builder, name, move || run(&writer))
         };
         spawn_thread("audit", LogWriter::run_writer)?;
         spawn_thread("audit-sync", LogWriter::run_syncer)?;

@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use hostbadge::critical::{report_panics, run_critical};
 use hostbadge::daemon::{self, Arguments};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    report_panics();
     let hardening_warnings = daemon::harden();
     let config = match daemon::read_config(&arguments) {
         Ok(config) => config,
@@ -16,7 +18,7 @@ fn main() -> ExitCode {
     if arguments.check {
         return daemon::check_config(&config);
     }
-    match daemon::run(&arguments, config, &hardening_warnings) {
+    match run_critical("the main thread", || daemon::run(&arguments, config, &hardening_warnings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("hostbadged: {e}");

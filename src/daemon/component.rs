@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::critical::critical_task;
+
 /// How long a component may take to finish the step that it is in when the daemon stops. A step that takes
 /// longer, because the TPM or the disk does not respond, is abandoned; every step is safe against a crash.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -17,14 +19,14 @@ pub(super) struct ComponentTask<T = ()> {
 }
 
 impl<T: Send + 'static> ComponentTask<T> {
-    /// Starts the task on the current runtime. The task returns when the token that `run` receives is
+    /// Starts the task on the current runtime. A panic of it aborts the process. The task returns when the token that `run` receives is
     /// cancelled.
     pub fn spawn<F>(run: impl FnOnce(CancellationToken) -> F) -> ComponentTask<T>
     where
         F: Future<Output = T> + Send + 'static,
     {
         let stop = CancellationToken::new();
-        ComponentTask { task: tokio::spawn(run(stop.clone())), stop }
+        ComponentTask { task: tokio::spawn(critical_task("a component", run(stop.clone()))), stop }
     }
 
     /// Stops the task and waits for its end, at most 2 s. Returns the task's result, or `None` if the task

@@ -1,10 +1,15 @@
-//! Returns memory that only the startup needed.
+//! Returns memory that only the startup needed, and memory that callers needed who have gone.
 
 use std::ffi::c_void;
 use std::fs;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::mman::{MmapAdvise, madvise, munlock};
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::api::ConnectionLimits;
 
 /// Unlocks the mappings of program text and drops their pages. Text that is called again comes back from the
 /// page cache, so that code for reading configuration, creating keys and starting libraries does not occupy
@@ -24,6 +29,36 @@ pub(super) fn release_startup_memory() {
         // file's, and the kernel reads them again on the next access. A failure changes nothing.
         let _ = unsafe { madvise(start, mapping.length, MmapAdvise::MADV_DONTNEED) };
     }
+}
+
+/// How often unused memory is looked for.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(5);
+/// Memory is looked for after at least this many connections have been closed,
+const MIN_CLOSED_CONNECTIONS: usize = 16;
+/// and only where the daemon occupies this many bytes more than at its start.
+const MIN_GROWTH: usize = 4 << 20;
+
+/// Returns memory to the kernel after many connections have closed, until the task is dropped. The allocator
+/// keeps what was freed below a block in use, and all memory is locked, so that it would stay resident.
+pub(super) async fn release_unused_memory(connections: Arc<ConnectionLimits>) {
+    let at_start = resident();
+    let mut ticks = tokio::time::interval(RELEASE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let (peak, open) = connections.take_peak();
+        if peak - open >= MIN_CLOSED_CONNECTIONS && resident() > at_start + MIN_GROWTH {
+            // SAFETY: the call has no precondition. It gives whole free pages of all arenas back.
+            unsafe { libc::malloc_trim(0) };
+        }
+    }
+}
+
+/// Resident bytes of this process; 0 where the kernel does not tell.
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+    let page_size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages.unwrap_or(0usize) * page_size as usize
 }
 
 /// A mapping of program text.

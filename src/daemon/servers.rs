@@ -7,9 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use super::harden::max_connections_for_rlimit;
+use super::memory::release_unused_memory;
 use super::sockets::Sockets;
 use crate::api::{AdminApi, AgentApi, Api, ConnectionLimits, Server, WorkerPool, WorkloadApi};
 use crate::config::LimitsSection;
+use crate::critical::critical_task;
 use crate::service::IdentityService;
 
 /// Most workers. One processor signs more than 30 000 tokens a second; more than eight workers would only use
@@ -59,14 +61,19 @@ pub(super) fn spawn(
     let (total, per_uid) = ADMIN_CONNECTIONS;
     let admin_limits = ConnectionLimits::new(total, per_uid);
     let admin_server = Server::new(sockets.admin, Api::Admin(admin), admin_limits, None, stop.clone())?;
-    tokio::spawn(workload.report_health());
+    tokio::spawn(critical_task("the health report", workload.report_health()));
+    tokio::spawn(critical_task("the release of memory", release_unused_memory(connection_limits)));
     Ok(ServersHandle {
         workers,
         agent_servers: Some([agent_server, workload_server]),
-        running: vec![tokio::spawn(admin_server.run())],
+        running: vec![spawn_server(admin_server)],
         stop,
         stop_workers,
     })
+}
+
+fn spawn_server(server: Server) -> JoinHandle<()> {
+    tokio::spawn(critical_task("a server", server.run()))
 }
 
 impl ServersHandle {
@@ -74,7 +81,7 @@ impl ServersHandle {
     /// such as during a restart, have been waiting in the sockets' backlogs.
     pub fn accept_agents(&mut self) {
         let servers = self.agent_servers.take().into_iter().flatten();
-        self.running.extend(servers.map(|server| tokio::spawn(server.run())));
+        self.running.extend(servers.map(spawn_server));
     }
 
     /// Stops accepting, serves the requests in progress to their end, then stops the workers.

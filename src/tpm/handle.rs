@@ -39,6 +39,7 @@ use super::rsa;
 use super::rsa::RsaKeyBlob;
 use super::seal;
 use super::state::TpmState;
+use crate::critical::spawn_critical;
 
 /// Provisioning creates three objects, loads and certifies, which takes a slow TPM seconds.
 const PROVISION_DEADLINE_FACTOR: u32 = 6;
@@ -84,10 +85,10 @@ impl Tpm {
         let deadline = config.deadline;
         let status = Arc::new(ActorStatus::new(deadline));
         let actor = Actor::new(config, status.clone(), stored);
-        thread::Builder::new().name("tpm".into()).spawn(move || actor.run(queue))?;
+        spawn_critical(thread::Builder::new(), "tpm", move || actor.run(queue))?;
         let watchdog = status.clone();
         // If this thread does not start, dropping `requests` ends the first.
-        thread::Builder::new().name("tpm-watch".into()).spawn(move || watchdog.run_watchdog())?;
+        spawn_critical(thread::Builder::new(), "tpm-watch", move || watchdog.run_watchdog())?;
         Ok(Tpm { requests, status, deadline })
     }
 

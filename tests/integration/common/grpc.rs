@@ -223,7 +223,11 @@ impl Grpc {
     }
 
     /// Calls a method of the Workload API that returns one message.
-    pub fn unary<Q: Message, A: Message + Default + std::fmt::Debug>(&self, method: &str, message: &Q) -> Result<A, Status> {
+    pub fn unary<Q: Message, A: Message + Default + std::fmt::Debug>(
+        &self,
+        method: &str,
+        message: &Q,
+    ) -> Result<A, Status> {
         let mut call = self.stream(method, message)?;
         let answer = self.next(&mut call, Duration::from_secs(30)).expect("an answer")?;
         match self.next::<A>(&mut call, Duration::from_secs(30)).expect("an end") {
