@@ -7,7 +7,7 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl \
 	python3 python3-venv python3-pip
 # Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.24 and Rust
-# 1.88.
+# 1.89.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v npm),,nodejs npm)
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless)
@@ -43,7 +43,7 @@ doc: ## build the crate's documentation with warnings as errors
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
 	$(CARGO) test --locked
 
-test-clients: test-deps ## test the SPIFFE clients for Go, Rust and Java (needs Go 1.24 and Rust 1.88)
+test-clients: test-deps ## test the SPIFFE clients for Go, Rust and Java (needs Go 1.24 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
 	$(CARGO) test --locked --test integration -- --ignored workload_clients::
 
