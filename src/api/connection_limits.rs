@@ -15,8 +15,7 @@ use tokio::sync::Notify;
 
 /// Open calls of a uid's agents, for each connection that a uid may have.
 const CALLS_PER_CONNECTION: usize = 2;
-/// Open calls of a uid, over all its connections, that any local process can make: of the public services,
-/// and of callers that have not been identified as an agent.
+/// Open calls of a uid, over all its connections, of each class that any local process can make.
 const MAX_STRANGER_CALLS: usize = 64;
 
 /// Evicted connections of a uid that have not ended, as a part of those that it may have open, and at least
@@ -62,12 +61,14 @@ pub struct ConnectionPermit {
     slot: Arc<ConnectionSlot>,
 }
 
-/// Who made a call, as far as is known.
+/// Whose call it is. Each class has places of its own, so strangers keep no agent of their uid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallClass {
-    /// Any local process.
-    Stranger,
-    /// A process that was identified as an agent.
+    /// A call that any local process may make, or one that is being refused.
+    Public,
+    /// A call of a process that is being identified.
+    Unidentified,
+    /// A call of a process that was identified as an agent.
     Agent,
 }
 
@@ -76,7 +77,7 @@ pub enum CallClass {
 pub struct CallPermit {
     limits: Arc<ConnectionLimits>,
     uid: u32,
-    is_agent: AtomicBool,
+    class: Mutex<CallClass>,
 }
 
 impl ConnectionLimits {
@@ -116,7 +117,7 @@ impl ConnectionLimits {
 
     fn max_calls(&self, class: CallClass) -> usize {
         match class {
-            CallClass::Stranger => MAX_STRANGER_CALLS,
+            CallClass::Public | CallClass::Unidentified => MAX_STRANGER_CALLS,
             CallClass::Agent => CALLS_PER_CONNECTION * self.max_per_uid,
         }
     }
@@ -196,20 +197,20 @@ impl ConnectionPermit {
     pub fn acquire_call(&self, class: CallClass) -> Option<CallPermit> {
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.open_call(self.uid, class, self.limits.max_calls(class))?;
-        let is_agent = AtomicBool::new(class == CallClass::Agent);
-        Some(CallPermit { limits: self.limits.clone(), uid: self.uid, is_agent })
+        Some(CallPermit { limits: self.limits.clone(), uid: self.uid, class: Mutex::new(class) })
     }
 }
 
 impl CallPermit {
-    /// Counts the call as one of an agent from now on; `None` where the uid's agents have as many open calls
-    /// as they may.
-    pub fn count_as_agent(&self) -> Option<()> {
+    /// Counts the call in another class from now on; `None` where the uid has as many open calls of that class
+    /// as it may.
+    pub fn move_to(&self, class: CallClass) -> Option<()> {
+        let mut current = self.class.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.is_agent.load(Ordering::Relaxed) {
-            table.open_call(self.uid, CallClass::Agent, self.limits.max_calls(CallClass::Agent))?;
-            table.close_call(self.uid, CallClass::Stranger);
-            self.is_agent.store(true, Ordering::Relaxed);
+        if *current != class {
+            table.open_call(self.uid, class, self.limits.max_calls(class))?;
+            table.close_call(self.uid, *current);
+            *current = class;
         }
         Some(())
     }
@@ -217,7 +218,7 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        let class = if *self.is_agent.get_mut() { CallClass::Agent } else { CallClass::Stranger };
+        let class = *self.class.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.limits.table.lock().unwrap_or_else(PoisonError::into_inner).close_call(self.uid, class);
     }
 }
@@ -277,19 +278,22 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_strangers_have_a_limit_of_their_own() {
+    fn each_class_of_calls_has_a_limit_of_its_own() {
         let limits = ConnectionLimits::new(4, 2);
         let a = limits.acquire(1).unwrap();
-        let strangers: Vec<_> =
-            (0..MAX_STRANGER_CALLS).map(|_| a.acquire_call(CallClass::Stranger).unwrap()).collect();
-        assert!(a.acquire_call(CallClass::Stranger).is_none());
-        for call in &strangers[..4] {
-            assert_eq!((call.count_as_agent(), call.count_as_agent()), (Some(()), Some(())));
+        let calls = |class| -> Vec<_> { std::iter::from_fn(|| a.acquire_call(class)).take(1000).collect() };
+        let (public, unidentified) = (calls(CallClass::Public), calls(CallClass::Unidentified));
+        assert_eq!((public.len(), unidentified.len()), (MAX_STRANGER_CALLS, MAX_STRANGER_CALLS));
+        for call in &unidentified[..4] {
+            assert_eq!(
+                (call.move_to(CallClass::Agent), call.move_to(CallClass::Agent)),
+                (Some(()), Some(()))
+            );
         }
-        assert!(strangers[4].count_as_agent().is_none(), "two agents' calls for each connection");
-        let more: Vec<_> = (0..4).map(|_| a.acquire_call(CallClass::Stranger).unwrap()).collect();
-        assert!(a.acquire_call(CallClass::Stranger).is_none());
-        drop((strangers, more));
+        assert!(unidentified[4].move_to(CallClass::Agent).is_none(), "two agents' calls for each connection");
+        assert!(unidentified[4].move_to(CallClass::Public).is_none());
+        assert_eq!(calls(CallClass::Unidentified).len(), 4);
+        drop((public, unidentified));
         assert!(limits.table.lock().unwrap().calls.is_empty());
     }
 

@@ -26,4 +26,5 @@ mod tpm_states;
 mod workload;
 mod workload_clients;
 mod workload_hostile;
+mod workload_limits;
 mod workload_streams;

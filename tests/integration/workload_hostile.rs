@@ -7,58 +7,19 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::common::grpc::Grpc;
+use crate::common::http2::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, call,
+    frame, open,
+};
 use crate::common::{API, Host, until_true};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 /// How much memory one caller may cost, in bytes.
 const MAX_MEMORY: u64 = 48 << 20;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A literal field without indexing (RFC 7541 section 6.2.2).
-fn field(name: &str, value: &str) -> Vec<u8> {
-    [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
-}
-
-/// The header block of a call.
-fn call(method: &str) -> Vec<u8> {
-    [
-        field(":method", "POST"),
-        field(":scheme", "http"),
-        field(":path", &format!("/SpiffeWorkloadAPI/{method}")),
-        field(":authority", "localhost"),
-        field("content-type", "application/grpc"),
-        field("te", "trailers"),
-        field("workload.spiffe.io", "true"),
-    ]
-    .concat()
-}
 
 /// A whole call of FetchJWTBundles.
 fn whole(stream: u32) -> Vec<u8> {
     let head = frame(HEADERS, END_HEADERS, stream, &call("FetchJWTBundles"));
     [head, frame(DATA, END_STREAM, stream, &[0; 5])].concat()
-}
-
-/// A connection that has sent the preface and `settings`.
-fn open(host: &Host, settings: &[u8]) -> UnixStream {
-    let mut stream = UnixStream::connect(host.workload_socket()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).unwrap();
-    stream
 }
 
 /// Reads until the daemon closes the connection.

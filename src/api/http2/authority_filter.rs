@@ -61,7 +61,17 @@ impl HeaderRewriter {
     /// # Errors
     /// [`Malformed`] where a frame, a header block or its HPACK code violates its RFC or exceeds a bound.
     pub fn feed(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> Result<(), Malformed> {
-        while output.len() < MAX_BUFFERED_OUTPUT {
+        self.feed_blocks(input, output, &mut { u32::MAX })
+    }
+
+    /// As [`HeaderRewriter::feed`]; stops also after `blocks_left` header blocks, which it counts down.
+    fn feed_blocks(
+        &mut self,
+        input: &mut BytesMut,
+        output: &mut BytesMut,
+        blocks_left: &mut u32,
+    ) -> Result<(), Malformed> {
+        while output.len() < MAX_BUFFERED_OUTPUT && *blocks_left > 0 {
             if self.preface_seen < PREFACE.len() {
                 let len = input.len().min(PREFACE.len() - self.preface_seen);
                 if input[..len] != PREFACE[self.preface_seen..self.preface_seen + len] {
@@ -97,6 +107,9 @@ impl HeaderRewriter {
             }
             let frame = input.split_to(FRAME_HEADER_LEN + length);
             self.push_fragment(&frame)?;
+            if self.block.as_ref().is_some_and(|block| block.complete) {
+                *blocks_left -= 1;
+            }
             self.write_block(output)?;
         }
         Ok(())
@@ -186,6 +199,8 @@ pub struct AuthorityFilter<S> {
     rewriter: HeaderRewriter,
     input: BytesMut,
     output: BytesMut,
+    /// Header blocks that are passed on before other tasks get a turn.
+    blocks_left: u32,
 }
 
 impl<S> AuthorityFilter<S> {
@@ -196,10 +211,14 @@ impl<S> AuthorityFilter<S> {
             rewriter: HeaderRewriter::default(),
             input: BytesMut::new(),
             output: BytesMut::new(),
+            blocks_left: BLOCKS_PER_TURN,
         }
     }
 }
 
+/// Header blocks that are passed on at once. The HTTP/2 library takes all that it can read before the calls
+/// begin, and holds the fields of each until then, which take up to ten times their bytes.
+const BLOCKS_PER_TURN: u32 = 4;
 /// Bytes that are read at once.
 const READ_SIZE: usize = 4096;
 
@@ -211,18 +230,30 @@ impl<S: AsyncRead + Unpin> AsyncRead for AuthorityFilter<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let malformed = |e: Malformed| io::Error::new(io::ErrorKind::InvalidData, e);
-        if this.output.is_empty() {
-            this.rewriter.feed(&mut this.input, &mut this.output).map_err(malformed)?;
+        let Self { rewriter, input, output, blocks_left, .. } = this;
+        if output.is_empty() {
+            if *blocks_left == 0 {
+                *blocks_left = BLOCKS_PER_TURN;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            rewriter.feed_blocks(input, output, blocks_left).map_err(malformed)?;
         }
         while this.output.is_empty() {
             let mut bytes = [MaybeUninit::uninit(); READ_SIZE];
             let mut read = ReadBuf::uninit(&mut bytes);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
+            let polled = Pin::new(&mut this.stream).poll_read(cx, &mut read);
+            if polled.is_pending() {
+                this.blocks_left = BLOCKS_PER_TURN;
+            }
+            ready!(polled)?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
             this.input.extend_from_slice(read.filled());
-            this.rewriter.feed(&mut this.input, &mut this.output).map_err(malformed)?;
+            this.rewriter
+                .feed_blocks(&mut this.input, &mut this.output, &mut this.blocks_left)
+                .map_err(malformed)?;
         }
         let len = this.output.len().min(buf.remaining());
         buf.put_slice(&this.output[..len]);

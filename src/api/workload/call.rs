@@ -18,7 +18,7 @@ use tonic::body::Body;
 
 use super::caller_watcher::{CallGuard, CallerWatcher};
 use super::workload_api::WorkloadApi;
-use crate::api::connection_limits::CallPermit;
+use crate::api::connection_limits::{CallClass, CallPermit};
 
 /// Metadata that each call of the Workload API must have (SPIFFE Workload Endpoint, section 4). It protects
 /// against server-side request forgery.
@@ -64,9 +64,13 @@ pub async fn handle_call(
         if is_workload_api && !watcher.is_agent() {
             if let Err(error) = watcher.admit().await {
                 drop(request);
-                return watcher.reject(&error).await.into_http();
+                // A refusal can be delayed, which keeps no other caller from being identified.
+                return match permit.move_to(CallClass::Public) {
+                    Some(()) => watcher.reject(&error).await.into_http(),
+                    None => too_many_calls().into_http(),
+                };
             }
-            if permit.count_as_agent().is_none() {
+            if permit.move_to(CallClass::Agent).is_none() {
                 return too_many_calls().into_http();
             }
         }
@@ -82,8 +86,8 @@ pub async fn handle_call(
     guard.response(response)
 }
 
-/// SPIFFE and gRPC clients repeat a call that got UNAVAILABLE after a while; RESOURCE_EXHAUSTED would be final
-/// for many of them.
+/// SPIFFE and gRPC clients repeat a call that got UNAVAILABLE after a while; RESOURCE_EXHAUSTED is not repeated
+/// under gRPC's usual retry policies.
 fn too_many_calls() -> Status {
     Status::unavailable("too many open calls of this user; close some")
 }

@@ -108,11 +108,13 @@ impl CallerWatcher {
         self.is_agent.load(Ordering::Relaxed)
     }
 
-    /// A place for a call; `None` where the caller's uid has as many open calls as it may. Calls of the
-    /// Workload API count as those of a stranger until the caller is identified, the others always.
+    /// A place for a call; `None` where the caller's uid has as many open calls of its class as it may.
     pub fn acquire_call(&self, is_workload_api: bool) -> Option<CallPermit> {
-        let is_agent = is_workload_api && self.is_agent();
-        self.client.acquire_call(if is_agent { CallClass::Agent } else { CallClass::Stranger })
+        self.client.acquire_call(match is_workload_api {
+            true if self.is_agent() => CallClass::Agent,
+            true => CallClass::Unidentified,
+            false => CallClass::Public,
+        })
     }
 
     /// Identifies a caller whose connection is not known to be an agent's, before the body of its call is

@@ -8,6 +8,7 @@ pub mod audit_log;
 pub mod callers;
 pub mod grpc;
 pub mod http;
+pub mod http2;
 pub mod journald;
 pub mod libraries;
 pub mod machine;
