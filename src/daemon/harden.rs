@@ -1,6 +1,8 @@
 //! Hardens the process before it handles a secret.
 
-use nix::sys::mman::{MlockAllFlags, mlockall};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
@@ -24,10 +26,9 @@ pub fn harden() -> Vec<String> {
     // With a finite RLIMIT_MEMLOCK every later allocation could fail, which is worse than swapping.
     let unlimited = nix::unistd::geteuid().is_root()
         || matches!(getrlimit(Resource::RLIMIT_MEMLOCK), Ok((RLIM_INFINITY, _)));
-    let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | lock_on_fault();
     if !unlimited {
         warnings.push("memory can be swapped out; set LimitMEMLOCK=infinity to prevent it".into());
-    } else if let Err(e) = mlockall(flags) {
+    } else if let Err(e) = lock_memory() {
         warnings.push(format!("memory can be swapped out ({e})"));
     }
     // libtss2 would write a warning to standard error for TPM response codes that the daemon handles.
@@ -36,6 +37,30 @@ pub fn harden() -> Vec<String> {
         unsafe { std::env::set_var("TSS2_LOG", "all+NONE") };
     }
     warnings
+}
+
+/// Whether [`lock_memory`] succeeded.
+static MEMORY_LOCKED: AtomicBool = AtomicBool::new(false);
+
+/// Locks all memory, also that which is mapped later.
+fn lock_memory() -> nix::Result<()> {
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | lock_on_fault())?;
+    MEMORY_LOCKED.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Does `work` with all memory unlocked, and locks it again if it was locked.
+pub(super) fn with_unlocked_memory(work: impl FnOnce()) {
+    let locked = MEMORY_LOCKED.load(Ordering::Relaxed);
+    if locked {
+        // A failure changes nothing: `work` finds the memory locked.
+        let _ = munlockall();
+    }
+    work();
+    if locked {
+        // The same call succeeded before, and needs no memory of its own.
+        let _ = lock_memory();
+    }
 }
 
 /// Locks pages on first access, so that unused stacks and caches take no memory.

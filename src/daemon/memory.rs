@@ -9,13 +9,14 @@ use std::time::Duration;
 use nix::sys::mman::{MmapAdvise, madvise, munlock};
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::harden::with_unlocked_memory;
 use crate::api::ConnectionLimits;
 
 /// Unlocks the mappings of program text and drops their pages. Text that is called again comes back from the
 /// page cache, so that code for reading configuration, creating keys and starting libraries does not occupy
 /// memory for the daemon's lifetime. Memory that can hold a secret stays locked.
 ///
-/// Call it once, when the daemon is ready.
+/// Call it when the daemon is ready, and whenever all memory has been locked again.
 pub(super) fn release_startup_memory() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for mapping in maps.lines().filter_map(TextMapping::parse) {
@@ -38,19 +39,33 @@ const MIN_CLOSED_CONNECTIONS: usize = 16;
 /// and only where the daemon occupies this many bytes more than at its start.
 const MIN_GROWTH: usize = 4 << 20;
 
-/// Returns memory to the kernel after many connections have closed, until the task is dropped. The allocator
-/// keeps what was freed below a block in use, and all memory is locked, so that it would stay resident.
+/// Returns memory to the kernel after many connections have closed, until the task is dropped.
 pub(super) async fn release_unused_memory(connections: Arc<ConnectionLimits>) {
     let at_start = resident();
     let mut ticks = tokio::time::interval(RELEASE_INTERVAL);
     loop {
         ticks.tick().await;
         let (peak, open) = connections.take_peak();
-        if peak - open >= MIN_CLOSED_CONNECTIONS && resident() > at_start + MIN_GROWTH {
-            // SAFETY: the call has no precondition. It gives whole free pages of all arenas back.
-            unsafe { libc::malloc_trim(0) };
+        if peak - open >= MIN_CLOSED_CONNECTIONS && resident() > at_start + MIN_GROWTH && !has_swap() {
+            trim_heap();
         }
     }
+}
+
+/// Returns the allocator's free pages. The kernel takes no locked page back, so memory is unlocked meanwhile;
+/// without swap no page can be written to a disk at that moment.
+fn trim_heap() {
+    with_unlocked_memory(|| {
+        // SAFETY: the call has no precondition.
+        unsafe { libc::malloc_trim(0) };
+    });
+    release_startup_memory();
+}
+
+/// Whether pages can be written to swap; true where the kernel does not tell.
+fn has_swap() -> bool {
+    // The first line is a heading (proc(5)).
+    fs::read_to_string("/proc/swaps").map_or(true, |swaps| swaps.lines().count() > 1)
 }
 
 /// Resident bytes of this process; 0 where the kernel does not tell.

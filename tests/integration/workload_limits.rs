@@ -84,7 +84,10 @@ fn a_stranger_costs_at_most_64_mb_and_leaves_nothing() {
             host.status()["connections"].as_u64() <= Some(0)
         });
     }
-    until_true("the memory is given back", || resident(&host) < idle + MAX_REMAINS);
+    // With swap the daemon keeps the memory, because it would have to unlock it.
+    if fs::read_to_string("/proc/swaps").unwrap().lines().count() == 1 {
+        until_true("the memory is given back", || resident(&host) < idle + MAX_REMAINS);
+    }
     println!("remains: {} KiB", resident(&host).saturating_sub(idle) / 1024);
     assert!(!host.log().contains("panicked"), "{}", host.log());
 }

@@ -23,7 +23,7 @@ use crate::api::connection_limits::ConnectionLimits;
 use crate::service::IdentityService;
 
 /// Connections of one uid whose callers have not been identified as agents; a further one evicts the oldest.
-const MAX_STRANGER_CONNECTIONS: usize = 64;
+const MAX_STRANGER_CONNECTIONS: usize = 32;
 /// How often the health service is updated.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Largest message of a client in bytes; the largest useful one is a token of 16 KiB with its audience.
