@@ -159,10 +159,11 @@ impl LogWriter {
             if let Some(elapsed) = self.write_batch(&mut log) {
                 self.health.note_write_time(elapsed);
             }
-            if log.is_full() && log.rotate().is_ok() {
-                if let Ok(file) = log.clone_file() {
-                    *lock(&self.current_file) = file;
-                }
+            if log.is_full()
+                && log.rotate().is_ok()
+                && let Ok(file) = log.clone_file()
+            {
+                *lock(&self.current_file) = file;
             }
         }
     }

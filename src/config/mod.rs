@@ -126,15 +126,15 @@ impl Config {
         let config_file: ConfigFile = source.parse().map_err(|diagnostic| vec![diagnostic])?;
         let mut diagnostics = Vec::new();
 
-        if let Some(domain) = &config_file.trust_domain {
-            if let Err(message) = check_trust_domain(domain.get_ref()) {
-                diagnostics.push(source.diagnostic(domain.span(), message));
-            }
+        if let Some(domain) = &config_file.trust_domain
+            && let Err(message) = check_trust_domain(domain.get_ref())
+        {
+            diagnostics.push(source.diagnostic(domain.span(), message));
         }
-        if let Some(issuer) = &config_file.issuer {
-            if let Err(message) = check_issuer(issuer.get_ref()) {
-                diagnostics.push(source.diagnostic(issuer.span(), message));
-            }
+        if let Some(issuer) = &config_file.issuer
+            && let Err(message) = check_issuer(issuer.get_ref())
+        {
+            diagnostics.push(source.diagnostic(issuer.span(), message));
         }
         let mut absolute_or_default =
             |configured: Option<Spanned<PathBuf>>, default: PathBuf| match configured {

@@ -530,10 +530,11 @@ fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, Vec<String>) {
         }
         let item = &rest[cfg_test.len()..];
         let length = item_length(item);
-        if let [.., keyword, name, end] = &item[..length] {
-            if keyword.is("mod") && end.is(";") {
-                test_modules.push(name.text.clone());
-            }
+        if let [.., keyword, name, end] = &item[..length]
+            && keyword.is("mod")
+            && end.is(";")
+        {
+            test_modules.push(name.text.clone());
         }
         at += cfg_test.len() + length;
     }
@@ -610,10 +611,11 @@ fn used_paths(tokens: &[Token], file: &ModulePath, is_child: &dyn Fn(&str) -> bo
         }
         let segments = path_segments(&tokens[at..]);
         let continues_a_path = at > 0 && (tokens[at - 1].is("::") || tokens[at - 1].is("."));
-        if segments.len() > 1 && !continues_a_path {
-            if let Some(path) = absolute(&segments, &module, is_child) {
-                paths.push(UsedPath { path, name: None, is_reexport: false, line: tokens[at].line });
-            }
+        if segments.len() > 1
+            && !continues_a_path
+            && let Some(path) = absolute(&segments, &module, is_child)
+        {
+            paths.push(UsedPath { path, name: None, is_reexport: false, line: tokens[at].line });
         }
         at += 1;
     }

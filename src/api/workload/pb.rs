@@ -11,5 +11,7 @@ pub mod health {
 
 /// The package grpc.reflection.v1. Version v1alpha has the same messages.
 pub mod reflection {
+    #![allow(clippy::enum_variant_names)]
+
     include!(concat!(env!("OUT_DIR"), "/grpc.reflection.v1.rs"));
 }

@@ -81,7 +81,7 @@ pub(super) fn decode_text(bytes: &[u8]) -> Option<String> {
 
 /// Decodes UTF-16LE that has no NULs except at its end.
 pub(super) fn decode_utf16(bytes: &[u8]) -> Option<String> {
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         return None;
     }
     let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();

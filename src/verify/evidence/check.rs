@@ -53,10 +53,10 @@ fn check_quoted_state(evidence: &Evidence, quote: &Attest, nonce: &[u8], results
         let detail = format!("the host left it out: {}", reason.escape_debug());
         results.0.push(CheckResult::skipped("IMA list", detail));
     }
-    if let Some(list) = &evidence.ima_log {
-        if let Some(Some(aggregate)) = results.record_value("IMA list", check_ima_list(evidence, list)) {
-            results.record("IMA boot aggregate", check_boot_aggregate(evidence, &aggregate));
-        }
+    if let Some(list) = &evidence.ima_log
+        && let Some(Some(aggregate)) = results.record_value("IMA list", check_ima_list(evidence, list))
+    {
+        results.record("IMA boot aggregate", check_boot_aggregate(evidence, &aggregate));
     }
 }
 
