@@ -2,7 +2,7 @@
 //!
 //! When a limit is reached, the oldest idle connection is evicted in favor of the new one, so idle
 //! connections never keep a caller out. A new connection is refused only if all connections that could be
-//! evicted are busy, or if as many evicted ones have not ended yet.
+//! evicted are busy, and a stranger's also while too many evicted ones have not ended.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -18,16 +18,16 @@ const CALLS_PER_CONNECTION: usize = 2;
 /// Open calls of a uid, over all its connections, of each class that any local process can make.
 const MAX_STRANGER_CALLS: usize = 64;
 
-/// Evicted connections of a uid that have not ended, as a part of those that it may have open, and at least
-/// how many.
-const CLOSING_DIVISOR: usize = 4;
-const MIN_CLOSING: usize = 16;
+/// Evicted connections of a uid's strangers that have not ended; as long as there are as many, new ones are
+/// refused.
+const MAX_CLOSING: usize = 16;
 
 /// The open connections of one socket, or of several that share the limits.
 #[derive(Debug)]
 pub struct ConnectionLimits {
     max_total: usize,
     max_per_uid: usize,
+    max_closing: usize,
     table: Mutex<ConnectionTable>,
 }
 
@@ -83,14 +83,29 @@ pub struct CallPermit {
 impl ConnectionLimits {
     /// Limits without connections yet.
     pub fn new(max_total: usize, max_per_uid: usize) -> Arc<ConnectionLimits> {
-        Arc::new(ConnectionLimits { max_total, max_per_uid, table: Mutex::default() })
+        Arc::new(ConnectionLimits {
+            max_total,
+            max_per_uid,
+            max_closing: usize::MAX,
+            table: Mutex::default(),
+        })
+    }
+
+    /// Limits for connections of strangers, which bound also those that are being closed.
+    pub fn for_strangers(max_per_uid: usize) -> Arc<ConnectionLimits> {
+        Arc::new(ConnectionLimits {
+            max_total: usize::MAX,
+            max_per_uid,
+            max_closing: MAX_CLOSING,
+            table: Mutex::default(),
+        })
     }
 
     /// A permit for a connection of `uid`; `None` where the limit is reached and every connection that counts
     /// is busy, or where the uid connects faster than its evicted connections end.
     pub fn acquire(self: &Arc<Self>, uid: u32) -> Option<ConnectionPermit> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.closing.get(&uid).is_some_and(|closing| *closing >= self.max_closing()) {
+        if table.closing.get(&uid).is_some_and(|closing| *closing >= self.max_closing) {
             return None;
         }
         if table.by_uid.get(&uid).is_some_and(|connections| connections.len() >= self.max_per_uid) {
@@ -109,10 +124,6 @@ impl ConnectionLimits {
         table.total += 1;
         table.peak = table.peak.max(table.total);
         Some(ConnectionPermit { limits: self.clone(), uid, id, slot })
-    }
-
-    fn max_closing(&self) -> usize {
-        MIN_CLOSING.max(self.max_per_uid / CLOSING_DIVISOR)
     }
 
     fn max_calls(&self, class: CallClass) -> usize {
@@ -299,8 +310,8 @@ mod tests {
 
     #[test]
     fn evicted_connections_that_have_not_ended_are_limited() {
-        let limits = ConnectionLimits::new(8, 2);
-        let mut open: Vec<_> = (0..2 + MIN_CLOSING).map(|_| limits.acquire(1).unwrap()).collect();
+        let limits = ConnectionLimits::for_strangers(2);
+        let mut open: Vec<_> = (0..2 + MAX_CLOSING).map(|_| limits.acquire(1).unwrap()).collect();
         assert!(limits.acquire(1).is_none(), "all but two were evicted and are still open");
         drop(open.remove(0));
         open.push(limits.acquire(1).unwrap());

@@ -58,7 +58,7 @@ impl WorkloadApi {
         let reflection = ServerReflectionServer::new(ReflectionService::new()?);
         Ok(Arc::new(WorkloadApi {
             service,
-            strangers: ConnectionLimits::new(usize::MAX, MAX_STRANGER_CONNECTIONS),
+            strangers: ConnectionLimits::for_strangers(MAX_STRANGER_CONNECTIONS),
             health_reporter,
             api: erase_type(api.max_decoding_message_size(MAX_MESSAGE_SIZE)),
             health: erase_type(health.max_decoding_message_size(MAX_PUBLIC_MESSAGE_SIZE)),
