@@ -45,6 +45,7 @@
 //! |---|---|
 //! | [`clock`] | the time of day as a parameter |
 //! | `digest`, [`error_class`] | SHA-256; classes of failures |
+//! | [`wiping_allocator`] | the allocator of both programs, which overwrites freed memory |
 //! | [`store`] | versioned state files that are replaced atomically; the lock of a directory |
 //! | [`tpm`] | the TPM: one thread, sessions, keys, sealing, quotes; the only module that uses tss-esapi |
 //! | [`verify`] | offline verification of tokens, evidence and certificates |
@@ -149,4 +150,5 @@ pub mod service;
 pub mod store;
 pub mod tpm;
 pub mod verify;
+pub mod wiping_allocator;
 pub mod wire;

@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use hostbadge::daemon::{self, Arguments};
+use hostbadge::wiping_allocator::WipingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

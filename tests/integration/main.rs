@@ -18,6 +18,7 @@ mod lifecycle;
 mod openapi;
 mod peers;
 mod posture;
+mod secrets_in_memory;
 mod systemd;
 mod tokens;
 mod tpm_faults;

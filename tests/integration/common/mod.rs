@@ -74,6 +74,15 @@ pub fn require_root() {
     );
 }
 
+/// The path of the daemon or of the command: those of this build, or those in `HOSTBADGE_BIN_DIR`.
+pub fn program(name: &str) -> String {
+    match std::env::var("HOSTBADGE_BIN_DIR") {
+        Ok(dir) => format!("{dir}/{name}"),
+        Err(_) if name == "hostbadged" => env!("CARGO_BIN_EXE_hostbadged").to_owned(),
+        Err(_) => env!("CARGO_BIN_EXE_hostbadge").to_owned(),
+    }
+}
+
 /// A host in a temporary directory. Drop kills the daemon and removes the directory.
 pub struct Host {
     dir: PathBuf,
@@ -220,7 +229,7 @@ impl Host {
 
     /// The command line of this host's daemon.
     pub fn command(&self) -> Command {
-        let daemon = env!("CARGO_BIN_EXE_hostbadged").to_owned();
+        let daemon = program("hostbadged");
         let mut words = self.start.wrapper.iter().chain([&daemon]);
         let mut command = Command::new(words.next().unwrap());
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
@@ -284,7 +293,7 @@ impl Host {
 
     /// Runs `hostbadge` with this host's sockets.
     pub fn hostbadge(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+        Command::new(program("hostbadge"))
             .args(words)
             .env("HOSTBADGE_ADMIN_SOCKET", self.admin_socket())
             .env("HOSTBADGE_SOCKET", self.agent_socket())
