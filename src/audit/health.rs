@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chain::ChainedLog;
+use super::line::MAX_BODY_LEN;
 
 /// A write that takes longer than this was not just a copy into the page cache: the disk is slow.
 pub(super) const SLOW_WRITE: Duration = Duration::from_millis(5);
@@ -27,6 +28,15 @@ pub enum WriteError {
     /// The record cannot be serialized.
     #[error(transparent)]
     Serialize(Arc<serde_json::Error>),
+    /// The record exceeds the bound of a line.
+    #[error("the record has {length} bytes; a line has at most {MAX_BODY_LEN}")]
+    LineTooLong {
+        /// Bytes of the record's JSON.
+        length: usize,
+    },
+    /// Written lines could not be synced to the disk, so a crash of the machine could lose them.
+    #[error("the audit log cannot be synced to its disk: {0}")]
+    Sync(#[source] Arc<io::Error>),
     /// 1024 lines already wait for the disk.
     #[error("the audit queue is full")]
     QueueFull,
@@ -69,6 +79,10 @@ pub struct AuditHealth {
     /// Fast writes by the log's thread that are still missing before workers write inline; 0 while they do.
     fast_writes_needed: AtomicU32,
     write_error: Mutex<Option<WriteError>>,
+    /// Why the last sync failed; `None` if it succeeded.
+    sync_error: Mutex<Option<WriteError>>,
+    /// Whether the last attempt to start a new file failed.
+    rotation_failed: AtomicBool,
     /// Whether a stall was logged and its end was not.
     stall_reported: AtomicBool,
     /// Whether less than [`LOW_SPACE_BYTES`] are free.
@@ -88,6 +102,8 @@ impl AuditHealth {
             syncing: BusySince::default(),
             fast_writes_needed: AtomicU32::new(0),
             write_error: Mutex::default(),
+            sync_error: Mutex::default(),
+            rotation_failed: AtomicBool::new(false),
             stall_reported: AtomicBool::new(false),
             low_space: AtomicBool::new(false),
             low_space_reported: AtomicBool::new(false),
@@ -106,6 +122,7 @@ impl AuditHealth {
         self.stall_error()
             .or_else(|| self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .or_else(|| self.removal_error())
+            .or_else(|| self.sync_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Whether less than 64 MiB are free on the log's disk.
@@ -167,6 +184,37 @@ impl AuditHealth {
     pub(super) fn set_disk_state(&self, low_space: bool, file_removed: bool) {
         self.low_space.store(low_space, Ordering::Relaxed);
         self.file_removed.store(file_removed, Ordering::Relaxed);
+    }
+
+    /// Stores the result of a sync, and logs when syncs begin to fail or work again.
+    pub(super) fn record_sync(&self, result: io::Result<()>) {
+        let mut previous = self.sync_error.lock().unwrap_or_else(PoisonError::into_inner);
+        match (result, previous.is_some()) {
+            (Err(error), was_failing) => {
+                let error = WriteError::Sync(Arc::new(error));
+                if !was_failing {
+                    tracing::error!(event = "audit-failed", "{error}; a sync is tried every second");
+                }
+                *previous = Some(error);
+            }
+            (Ok(()), true) => {
+                tracing::info!(event = "audit-recovered", "the audit log is synced to its disk again");
+                *previous = None;
+            }
+            (Ok(()), false) => {}
+        }
+    }
+
+    /// Logs when new files begin to fail or work again.
+    pub(super) fn record_rotation(&self, result: &io::Result<()>, log: &ChainedLog) {
+        let was_failing = self.rotation_failed.swap(result.is_err(), Ordering::Relaxed);
+        match result {
+            Err(error) if !was_failing => tracing::warn!(
+                "a new file of the audit log cannot be started: {error}; {} continues to grow",
+                log.path().display()
+            ),
+            _ => {}
+        }
     }
 
     #[cfg(test)]

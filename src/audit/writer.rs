@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 
 use super::chain::ChainedLog;
 use super::health::{AuditHealth, LOW_SPACE_BYTES, SLOW_WRITE, WriteError};
+use super::line::MAX_BODY_LEN;
+use super::suppressed::CarriedCount;
 
 /// Lines that may wait; further ones are refused.
 const QUEUE_CAPACITY: usize = 1024;
@@ -36,6 +38,8 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct PendingLine {
     body: Vec<u8>,
+    /// The refusals that the line counts. Where the line is not written, drop counts them again.
+    carried: Option<CarriedCount>,
     result_sender: oneshot::Sender<Result<(), WriteError>>,
 }
 
@@ -55,8 +59,12 @@ pub(super) struct LogWriter {
     work_available: Condvar,
     log: Mutex<ChainedLog>,
     /// The current file, for the thread `audit-sync`.
-    current_file: Mutex<File>,
+    current_file: Mutex<Arc<File>>,
+    dir: File,
+    /// Whether lines were written since the last sync.
     dirty: AtomicBool,
+    /// Whether the directory may have an entry that is not on disk.
+    dir_dirty: AtomicBool,
     closed: AtomicBool,
     health: AuditHealth,
 }
@@ -69,8 +77,10 @@ impl LogWriter {
         let writer = Arc::new(LogWriter {
             queue: Mutex::default(),
             work_available: Condvar::new(),
-            current_file: Mutex::new(log.clone_file()?),
+            current_file: Mutex::new(log.file()),
+            dir: File::open(dir)?,
             dirty: AtomicBool::new(false),
+            dir_dirty: AtomicBool::new(true),
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
@@ -85,12 +95,28 @@ impl LogWriter {
         Ok((writer, recovered))
     }
 
+    /// Writes a line before all others, or with the first line that can be written. Blocking.
+    pub(super) fn write_first(&self, body: Vec<u8>) {
+        let mut log = lock(&self.log);
+        log.set_first_body(body);
+        let result = log.append(std::iter::empty()).map_err(WriteError::from);
+        self.health.record_result(&result, &log);
+        self.dirty.store(true, Ordering::Release);
+    }
+
     /// Queues a line. The receiver gets the result of its write.
     pub(super) fn submit(
         &self,
         body: Vec<u8>,
+        carried: Option<CarriedCount>,
         write_mode: WriteMode,
     ) -> Result<oneshot::Receiver<Result<(), WriteError>>, WriteError> {
+        // Records bound their members so that they fit; this holds where a later member does not.
+        if body.len() > MAX_BODY_LEN {
+            let error = WriteError::LineTooLong { length: body.len() };
+            tracing::error!(event = "audit-failed", "a line of the audit log is not written: {error}");
+            return Err(error);
+        }
         if let Some(error) = self.health.stall_error() {
             return Err(error);
         }
@@ -100,7 +126,7 @@ impl LogWriter {
             if queue.len() >= QUEUE_CAPACITY {
                 return Err(WriteError::QueueFull);
             }
-            queue.push_back(PendingLine { body, result_sender });
+            queue.push_back(PendingLine { body, carried, result_sender });
         }
         if write_mode == WriteMode::Background || !self.health.is_fast() || !self.drain_queue() {
             self.work_available.notify_one();
@@ -112,12 +138,16 @@ impl LogWriter {
         &self.health
     }
 
-    /// Syncs the current file to disk. Blocking.
+    /// Syncs the current file and its directory entry to disk. What fails is repeated by the next call.
+    /// Blocking.
     pub(super) fn sync(&self) {
-        if self.dirty.swap(false, Ordering::AcqRel) {
-            let file = lock(&self.current_file).try_clone();
-            // If the sync fails, the next write fails as well and is reported.
-            let _ = file.and_then(|file| file.sync_data());
+        let file = sync_if(&self.dirty, || {
+            let file = lock(&self.current_file).clone();
+            file.sync_data()
+        });
+        let dir = sync_if(&self.dir_dirty, || self.dir.sync_all());
+        if file.is_some() || dir.is_some() {
+            self.health.record_sync(file.unwrap_or(Ok(())).and(dir.unwrap_or(Ok(()))));
         }
     }
 
@@ -158,10 +188,13 @@ impl LogWriter {
             if let Some(elapsed) = self.write_batch(&mut log) {
                 self.health.note_write_time(elapsed);
             }
-            if log.is_full() && log.rotate().is_ok() {
-                if let Ok(file) = log.clone_file() {
-                    *lock(&self.current_file) = file;
+            if log.is_full() {
+                let rotated = log.rotate();
+                if rotated.is_ok() {
+                    *lock(&self.current_file) = log.file();
+                    self.dir_dirty.store(true, Ordering::Release);
                 }
+                self.health.record_rotation(&rotated, &log);
             }
         }
     }
@@ -179,8 +212,7 @@ impl LogWriter {
     /// Checks that the file still exists and the disk has free space. If a check fails, the state stays
     /// unchanged.
     fn check_disk(&self) {
-        let file = lock(&self.current_file).try_clone();
-        let Ok(file) = file else { return };
+        let file = lock(&self.current_file).clone();
         let (Ok(filesystem), Ok(metadata)) = (nix::sys::statvfs::fstatvfs(&file), file.metadata()) else {
             return;
         };
@@ -212,11 +244,26 @@ impl LogWriter {
         self.health.record_result(&result, log);
         self.dirty.store(true, Ordering::Release);
         for line in lines {
+            if result.is_ok() {
+                line.carried.into_iter().for_each(CarriedCount::settle);
+            }
             // The receiver is gone if the submitter does not wait for the result.
             let _ = line.result_sender.send(result.clone());
         }
         Some(elapsed)
     }
+}
+
+/// Calls `sync` if `dirty` is set. A failure leaves it set.
+fn sync_if(dirty: &AtomicBool, sync: impl Fn() -> io::Result<()>) -> Option<io::Result<()>> {
+    if !dirty.swap(false, Ordering::AcqRel) {
+        return None;
+    }
+    let result = sync();
+    if result.is_err() {
+        dirty.store(true, Ordering::Release);
+    }
+    Some(result)
 }
 
 /// Locks a mutex. No critical section leaves its data inconsistent if it panics, so poisoning is ignored.
@@ -262,7 +309,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (writer, _) = LogWriter::start(dir.path()).unwrap();
         for at in 1..=50 {
-            let mut result = writer.submit(body(), WriteMode::Inline).unwrap();
+            let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
             // If the machine was slow at that moment, the thread `audit` writes the line.
             wait_until("it is written", || result.try_recv().is_ok());
             assert_eq!(writer.health().last_seq(), at);
@@ -277,14 +324,14 @@ mod tests {
         let mut pipe_reader = install_stalling_file(&writer);
         let blocked = std::thread::spawn({
             let writer = writer.clone();
-            move || writer.submit(body(), WriteMode::Inline).unwrap()
+            move || writer.submit(body(), None, WriteMode::Inline).unwrap()
         });
         wait_until("a write is in progress", || writer.health.is_writing());
 
-        let mut second = writer.submit(body(), WriteMode::Inline).unwrap();
+        let mut second = writer.submit(body(), None, WriteMode::Inline).unwrap();
         assert!(second.try_recv().is_err(), "nothing was written");
         wait_until("a stall is reported", || writer.health().write_error().is_some());
-        let error = writer.submit(body(), WriteMode::Inline).unwrap_err();
+        let error = writer.submit(body(), None, WriteMode::Inline).unwrap_err();
         assert!(error.to_string().contains("has not responded"), "{error}");
 
         let reader = std::thread::spawn(move || pipe_reader.read(&mut [0; 1 << 20]).map(|_| pipe_reader));
@@ -296,7 +343,7 @@ mod tests {
         assert!(writer.health().write_error().is_none());
         let _pipe_reader = reader.join().unwrap().unwrap();
         for _ in 0..FAST_WRITES_TO_RECOVER {
-            let mut result = writer.submit(body(), WriteMode::Inline).unwrap();
+            let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
             wait_until("the thread has written", || result.try_recv().is_ok());
         }
         wait_until("workers write inline again", || writer.health().is_fast());
@@ -313,7 +360,7 @@ mod tests {
                 let writer = &writer;
                 scope.spawn(move || {
                     for _ in 0..500 {
-                        let mut result = writer.submit(body(), write_mode).unwrap();
+                        let mut result = writer.submit(body(), None, write_mode).unwrap();
                         wait_until("it is written", || result.try_recv().is_ok());
                     }
                 });

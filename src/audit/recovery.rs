@@ -1,0 +1,197 @@
+//! Finds the end of the chain when the log is opened, and sets aside what follows it.
+//!
+//! A crash of the machine can leave any number of zeros or old blocks of the disk after the last synced line.
+//! The last whole line is searched backwards through all of a file and then through the files before it, so
+//! that the chain never begins again. What follows that line is kept whole in files `N.torn-K`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::files::{first_seq, log_file, log_files, torn_files, unused_torn_file};
+use super::line::{LineId, MIN_LINE_LEN};
+
+/// Bytes that are searched at once for newlines.
+const BLOCK_LEN: u64 = 64 * 1024;
+/// Longer lines are not read. Earlier versions wrote one line for a reload, with the names of up to 20,000
+/// agents.
+const MAX_OLD_LINE_LEN: u64 = 2 * 1024 * 1024;
+/// Files that the report names.
+const MAX_REPORTED_FILES: usize = 8;
+
+/// Where the next line goes.
+#[derive(Debug)]
+pub(super) struct ChainEnd {
+    /// The file to append to; it may not exist.
+    pub(super) path: PathBuf,
+    /// The last line.
+    pub(super) last: LineId,
+    /// What was set aside, for administrators; `None` if nothing was.
+    pub(super) report: Option<String>,
+}
+
+/// Bytes that were moved out of the log.
+#[derive(Debug)]
+struct SetAside {
+    from: PathBuf,
+    to: PathBuf,
+    length: u64,
+}
+
+/// Finds the last whole line, and moves everything after it to files `N.torn-K`. Blocking.
+pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
+    let mut set_aside = Vec::new();
+    let mut found = None;
+    for path in log_files(dir)?.into_iter().rev() {
+        let file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        if length == 0 {
+            continue;
+        }
+        let Some((end, last)) = last_line(&file, length)? else {
+            set_aside.push(set_file_aside(&path, length)?);
+            continue;
+        };
+        if end < length {
+            set_aside.push(set_tail_aside(&path, end, length)?);
+        }
+        found = Some((path, last));
+        break;
+    }
+    let last = match &found {
+        Some((_, last)) => *last,
+        None => LineId::without_digest(highest_lost_seq(dir)?),
+    };
+    let path = current_file(dir, last, found.map(|(path, _)| path))?;
+    let report = (!set_aside.is_empty()).then(|| describe(&set_aside, last.seq));
+    Ok(ChainEnd { path, last, report })
+}
+
+/// Returns where the last whole line ends, with its newline, and the line's number and digest.
+fn last_line(file: &File, length: u64) -> io::Result<Option<(u64, LineId)>> {
+    let mut block = vec![0; BLOCK_LEN.min(length) as usize];
+    let mut line = Vec::new();
+    // The position of the newline that ends the line whose beginning is searched.
+    let mut newline_after = None;
+    let mut block_end = length;
+    while block_end > 0 {
+        let block_start = block_end.saturating_sub(BLOCK_LEN);
+        let block = &mut block[..(block_end - block_start) as usize];
+        file.read_exact_at(block, block_start)?;
+        for at in (0..block.len()).rev().filter(|at| block[*at] == b'\n') {
+            let newline = block_start + at as u64;
+            if let Some(end) = newline_after.replace(newline) {
+                if let Some(id) = read_line(file, newline + 1, end, &mut line)? {
+                    return Ok(Some((end + 1, id)));
+                }
+            }
+        }
+        block_end = block_start;
+    }
+    let Some(end) = newline_after else { return Ok(None) };
+    Ok(read_line(file, 0, end, &mut line)?.map(|id| (end + 1, id)))
+}
+
+/// Returns number and digest of the bytes from `start` to `end`, if they are a whole line.
+fn read_line(file: &File, start: u64, end: u64, line: &mut Vec<u8>) -> io::Result<Option<LineId>> {
+    let length = end - start;
+    if !(MIN_LINE_LEN..=MAX_OLD_LINE_LEN).contains(&length) {
+        return Ok(None);
+    }
+    line.resize(length as usize, 0);
+    file.read_exact_at(line, start)?;
+    Ok(LineId::of(line))
+}
+
+/// Moves the bytes of a file from `end` on to a file of their own. A crash leaves them in both files or in
+/// the first.
+fn set_tail_aside(path: &Path, end: u64, length: u64) -> io::Result<SetAside> {
+    let to = unused_torn_file(path)?;
+    let mut unfinished = to.clone().into_os_string();
+    unfinished.push(".new");
+    let unfinished = PathBuf::from(unfinished);
+    let copied = copy_tail(path, end, length, &unfinished).and_then(|()| fs::rename(&unfinished, &to));
+    if let Err(e) = copied {
+        // The log is unchanged. The next start repeats this.
+        let _ = fs::remove_file(&unfinished);
+        return Err(e);
+    }
+    sync_dir_of(path)?;
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(end)?;
+    file.sync_all()?;
+    Ok(SetAside { from: path.to_owned(), to, length: length - end })
+}
+
+fn copy_tail(path: &Path, end: u64, length: u64, to: &Path) -> io::Result<()> {
+    let mut from = File::open(path)?;
+    from.seek(SeekFrom::Start(end))?;
+    let mut copy = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
+    let copied = io::copy(&mut from.take(length - end), &mut copy)?;
+    if copied != length - end {
+        return Err(io::Error::other(format!("{} changed while it was read", path.display())));
+    }
+    copy.sync_all()
+}
+
+/// Renames a file that has no whole line.
+fn set_file_aside(path: &Path, length: u64) -> io::Result<SetAside> {
+    let to = unused_torn_file(path)?;
+    fs::rename(path, &to)?;
+    sync_dir_of(path)?;
+    Ok(SetAside { from: path.to_owned(), to, length })
+}
+
+/// Returns a number that no lost line exceeds, for a log that has content and not one whole line: from the
+/// names of its files, and from the number of lines that their bytes can have been. 0 for an empty log.
+fn highest_lost_seq(dir: &Path) -> io::Result<u64> {
+    let mut highest = 0;
+    for path in log_files(dir)?.into_iter().chain(torn_files(dir)?) {
+        let lines = fs::metadata(&path)?.len().div_ceil(MIN_LINE_LEN);
+        let before = first_seq(&path).unwrap_or_default().saturating_sub(1);
+        highest = highest.max(before.saturating_add(lines));
+    }
+    Ok(highest)
+}
+
+/// Returns the file of the next line: an empty one that the last rotation created, else that of the last
+/// line, else a new one. Other empty files, whose names are not the next line's number, are removed.
+fn current_file(dir: &Path, last: LineId, last_file: Option<PathBuf>) -> io::Result<PathBuf> {
+    let next_file = log_file(dir, last.seq + 1);
+    let mut current = last_file.clone();
+    for path in log_files(dir)?.into_iter().rev() {
+        if last_file.as_ref() == Some(&path) {
+            break;
+        }
+        if path == next_file {
+            current = Some(path);
+        } else {
+            fs::remove_file(&path)?;
+            sync_dir_of(&path)?;
+        }
+    }
+    Ok(current.unwrap_or(next_file))
+}
+
+fn describe(set_aside: &[SetAside], last_seq: u64) -> String {
+    let total: u64 = set_aside.iter().map(|part| part.length).sum();
+    let mut parts: Vec<String> = set_aside
+        .iter()
+        .take(MAX_REPORTED_FILES)
+        .map(|part| format!("{} of {} to {}", part.length, part.from.display(), part.to.display()))
+        .collect();
+    if let Some(more) = set_aside.len().checked_sub(MAX_REPORTED_FILES).filter(|more| *more > 0) {
+        parts.push(format!("the rest from {more} more files"));
+    }
+    format!(
+        "{total} bytes after line {last_seq} had no whole line and were set aside: {}; \
+         later lines that a crash of the machine destroyed are missing",
+        parts.join(", ")
+    )
+}
+
+fn sync_dir_of(path: &Path) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
+}
