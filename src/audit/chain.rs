@@ -75,10 +75,10 @@ impl ChainedLog {
         self.first_body = Some(body);
     }
 
-    /// Replaces the current file.
+    /// Replaces the current file, and returns the previous one.
     #[cfg(test)]
-    pub(super) fn replace_file(&mut self, file: File) {
-        self.file = Arc::new(file);
+    pub(super) fn replace_file(&mut self, file: Arc<File>) -> Arc<File> {
+        std::mem::replace(&mut self.file, file)
     }
 
     /// Makes the next check start a new file.
@@ -123,8 +123,7 @@ impl ChainedLog {
     pub(super) fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         let path = log_file(&self.dir, self.last.seq + 1);
-        self.file =
-            Arc::new(OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?);
+        self.file = Arc::new(OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?);
         self.path = path;
         self.length = 0;
         Ok(())
@@ -222,12 +221,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
         log.append([body("a")].iter().map(Vec::as_slice)).unwrap();
-        let working_file = log.file();
-        log.replace_file(OpenOptions::new().append(true).open("/dev/full").unwrap());
+        let full_disk = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let working_file = log.replace_file(Arc::new(full_disk));
         let error = log.append([body("b")].iter().map(Vec::as_slice)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::ENOSPC as i32));
         log.file = working_file;
         log.append([body("c")].iter().map(Vec::as_slice)).unwrap();
         assert_eq!(assert_chained(dir.path()), 2);
+    }
+
+    #[test]
+    fn first_body_waits_for_space_and_precedes_all_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        let full_disk = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let working_file = log.replace_file(Arc::new(full_disk));
+        log.set_first_body(body("first"));
+        assert!(log.append(std::iter::empty()).is_err());
+        log.replace_file(working_file);
+        for _ in 0..2 {
+            log.append([body("later")].iter().map(Vec::as_slice)).unwrap();
+        }
+        let is_first: Vec<bool> = lines(dir.path()).iter().map(|line| line.contains("first")).collect();
+        assert_eq!(is_first, [true, false, false]);
+        assert_eq!(assert_chained(dir.path()), 3);
     }
 }

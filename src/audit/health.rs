@@ -35,8 +35,11 @@ pub enum WriteError {
         length: usize,
     },
     /// Written lines could not be synced to the disk, so a crash of the machine could lose them.
-    #[error("the audit log cannot be synced to its disk: {0}")]
+    #[error("the audit log cannot be synced to its disk: {0}; it is tried again every second")]
     Sync(#[source] Arc<io::Error>),
+    /// The current file has its maximum size, and the next one cannot be started.
+    #[error("a new file of the audit log cannot be started: {0}; the current one continues to grow")]
+    Rotate(#[source] Arc<io::Error>),
     /// 1024 lines already wait for the disk.
     #[error("the audit queue is full")]
     QueueFull,
@@ -81,8 +84,8 @@ pub struct AuditHealth {
     write_error: Mutex<Option<WriteError>>,
     /// Why the last sync failed; `None` if it succeeded.
     sync_error: Mutex<Option<WriteError>>,
-    /// Whether the last attempt to start a new file failed.
-    rotation_failed: AtomicBool,
+    /// Why the last new file could not be started; `None` if it was.
+    rotation_error: Mutex<Option<WriteError>>,
     /// Whether a stall was logged and its end was not.
     stall_reported: AtomicBool,
     /// Whether less than [`LOW_SPACE_BYTES`] are free.
@@ -103,7 +106,7 @@ impl AuditHealth {
             fast_writes_needed: AtomicU32::new(0),
             write_error: Mutex::default(),
             sync_error: Mutex::default(),
-            rotation_failed: AtomicBool::new(false),
+            rotation_error: Mutex::default(),
             stall_reported: AtomicBool::new(false),
             low_space: AtomicBool::new(false),
             low_space_reported: AtomicBool::new(false),
@@ -122,7 +125,13 @@ impl AuditHealth {
         self.stall_error()
             .or_else(|| self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .or_else(|| self.removal_error())
-            .or_else(|| self.sync_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Returns what is wrong with the log's disk although lines can be written.
+    pub fn disk_fault(&self) -> Option<WriteError> {
+        let stored =
+            |error: &Mutex<Option<WriteError>>| error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        stored(&self.sync_error).or_else(|| stored(&self.rotation_error))
     }
 
     /// Whether less than 64 MiB are free on the log's disk.
@@ -188,33 +197,12 @@ impl AuditHealth {
 
     /// Stores the result of a sync, and logs when syncs begin to fail or work again.
     pub(super) fn record_sync(&self, result: io::Result<()>) {
-        let mut previous = self.sync_error.lock().unwrap_or_else(PoisonError::into_inner);
-        match (result, previous.is_some()) {
-            (Err(error), was_failing) => {
-                let error = WriteError::Sync(Arc::new(error));
-                if !was_failing {
-                    tracing::error!(event = "audit-failed", "{error}; a sync is tried every second");
-                }
-                *previous = Some(error);
-            }
-            (Ok(()), true) => {
-                tracing::info!(event = "audit-recovered", "the audit log is synced to its disk again");
-                *previous = None;
-            }
-            (Ok(()), false) => {}
-        }
+        update_fault(&self.sync_error, result.map_err(|error| WriteError::Sync(Arc::new(error))));
     }
 
-    /// Logs when new files begin to fail or work again.
-    pub(super) fn record_rotation(&self, result: &io::Result<()>, log: &ChainedLog) {
-        let was_failing = self.rotation_failed.swap(result.is_err(), Ordering::Relaxed);
-        match result {
-            Err(error) if !was_failing => tracing::warn!(
-                "a new file of the audit log cannot be started: {error}; {} continues to grow",
-                log.path().display()
-            ),
-            _ => {}
-        }
+    /// Stores the result of starting a new file, and logs when that begins to fail or works again.
+    pub(super) fn record_rotation(&self, result: io::Result<()>) {
+        update_fault(&self.rotation_error, result.map_err(|error| WriteError::Rotate(Arc::new(error))));
     }
 
     #[cfg(test)]
@@ -262,6 +250,19 @@ impl AuditHealth {
             _ => {}
         }
     }
+}
+
+/// Stores a fault that stops no request, or its end, and logs both once.
+fn update_fault(known: &Mutex<Option<WriteError>>, result: Result<(), WriteError>) {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    match (&result, &*known) {
+        (Err(error), None) => tracing::error!(event = "audit-degraded", "{error}"),
+        (Ok(()), Some(error)) => {
+            tracing::info!(event = "audit-recovered", "no longer so: {error}");
+        }
+        (Ok(()), None) | (Err(_), Some(_)) => {}
+    }
+    *known = result.err();
 }
 
 /// When an operation began: 0 if none is in progress, else 1 plus the microseconds since the start of the

@@ -187,8 +187,7 @@ fn priority_mappings() -> PriorityMappings {
 
 fn write_to_stderr(entry: &JournalEntry, clock: &Clock) {
     // If standard error is closed, there is no other place to report that.
-    let _ =
-        writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, printable(&entry.message));
+    let _ = writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, printable(&entry.message));
 }
 
 /// Escapes control characters, so that text from callers cannot imitate other lines or control a terminal. An

@@ -7,6 +7,8 @@
 //! counts the entries it drops.
 
 mod chain;
+#[cfg(test)]
+mod damage;
 mod event;
 mod files;
 mod health;
@@ -17,6 +19,7 @@ mod record;
 mod recovery;
 mod reload;
 mod suppressed;
+mod syncer;
 mod tail;
 mod text;
 mod writer;
@@ -152,10 +155,7 @@ impl Audit {
     }
 
     /// Records a refusal, with the number of this caller's refusals that have no record.
-    pub async fn record_refusal(
-        &self,
-        mut refusal: Refusal,
-    ) -> Result<Recorded<Refusal>, AuditUnavailable> {
+    pub async fn record_refusal(&self, mut refusal: Refusal) -> Result<Recorded<Refusal>, AuditUnavailable> {
         let carried = self.suppressed.take_into(&mut refusal);
         self.write_line(&Record::for_refusal(&refusal, self.clock.now()), Some(carried)).await?;
         Ok(Recorded(refusal))
@@ -268,5 +268,47 @@ impl Audit {
             self.writer.0.write_first(body);
         }
         self.journal.send(record.journal_entry());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::agents::AgentName;
+    use crate::config::LogTarget;
+    use crate::policy::ErrorCode;
+
+    fn refusal() -> Refusal {
+        let refusal = Refusal::new(ErrorCode::SlowDown, "too many requests");
+        refusal.with_agent(&AgentName::parse("a").unwrap())
+    }
+
+    #[tokio::test]
+    async fn refusals_that_were_not_recorded_are_counted_in_the_next_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
+        let audit = Audit::open(dir.path(), journal, Clock::System).unwrap();
+        let full_disk = Arc::new(File::options().append(true).open("/dev/full").unwrap());
+        let working_file = audit.writer.0.replace_file(full_disk);
+        let mut dropped = refusal();
+        dropped.suppressed = 5;
+        assert!(audit.record_refusal(dropped).await.is_err());
+        assert!(audit.record_refusal(refusal()).await.is_err());
+        assert_eq!(audit.count_refusal(refusal()).get().code, ErrorCode::SlowDown);
+        audit.pass_counted_refusal(Refusal { suppressed: 3, ..refusal() });
+        audit.writer.0.replace_file(working_file);
+
+        assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 5 + 1 + 1 + 1 + 3);
+        assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 0);
+        let suppressed: Vec<serde_json::Value> = tail(dir.path(), 0, 10)
+            .unwrap()
+            .iter()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line.text.get()).unwrap()["suppressed"].take()
+            })
+            .collect();
+        assert_eq!(suppressed, [serde_json::json!(11), serde_json::Value::Null]);
     }
 }

@@ -195,3 +195,91 @@ fn sync_dir_of(path: &Path) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::chain::ChainedLog;
+
+    fn append(log: &mut ChainedLog, count: usize) {
+        for n in 0..count {
+            let body = format!("\"detail\":\"{}\"}}", "x".repeat(97 * n % 3000));
+            log.append([body.as_bytes()].into_iter()).unwrap();
+        }
+    }
+
+    #[test]
+    fn zeros_after_a_power_cut_tear_no_line_and_restart_no_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        append(&mut log, 100);
+        let path = log.path().to_owned();
+        let whole = fs::read(&path).unwrap();
+        for zeros in [1, 4095, 131_071, 131_072, 131_073, 1 << 20] {
+            fs::write(&path, [whole.clone(), vec![0; zeros]].concat()).unwrap();
+            let (log, report) = ChainedLog::open(dir.path()).unwrap();
+            assert_eq!(log.seq(), 100);
+            assert!(report.unwrap().contains(&format!("{zeros} bytes after line 100")));
+            assert_eq!(fs::read(&path).unwrap(), whole);
+            let torn = path.with_extension("torn-1");
+            assert_eq!(fs::read(&torn).unwrap(), vec![0; zeros]);
+            fs::remove_file(torn).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_log_without_a_whole_line_does_not_begin_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = log_file(dir.path(), 5000);
+        fs::write(&path, vec![0; 300_000]).unwrap();
+        let (mut log, report) = ChainedLog::open(dir.path()).unwrap();
+        assert!(report.unwrap().starts_with("300000 bytes"));
+        // As many lines as the bytes can have been.
+        assert!(log.seq() >= 4999 + 300_000 / 100, "{}", log.seq());
+        let seq = log.seq();
+        let (reopened, report) = ChainedLog::open(dir.path()).unwrap();
+        assert_eq!((reopened.seq(), report), (seq, None));
+        append(&mut log, 1);
+        assert_eq!(ChainedLog::open(dir.path()).unwrap().0.seq(), seq + 1);
+        assert_eq!(fs::read(path.with_extension("torn-1")).unwrap(), vec![0; 300_000]);
+    }
+
+    #[test]
+    fn a_file_without_a_whole_line_is_set_aside_and_the_file_before_continues() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        append(&mut log, 10);
+        let first = log.path().to_owned();
+        log.rotate().unwrap();
+        fs::write(log.path(), vec![b'x'; 200_000]).unwrap();
+        let torn = log.path().with_extension("torn-1");
+        let (log, _) = ChainedLog::open(dir.path()).unwrap();
+        assert_eq!((log.seq(), log.path()), (10, &*first));
+        assert_eq!(fs::read(torn).unwrap(), vec![b'x'; 200_000]);
+    }
+
+    #[test]
+    fn an_unfinished_copy_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        append(&mut log, 3);
+        let path = log.path().to_owned();
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole[..], b"{\"v\":1,\"se"].concat()).unwrap();
+        let unfinished = PathBuf::from(format!("{}.new", path.with_extension("torn-1").display()));
+        fs::write(&unfinished, b"{\"v\":").unwrap();
+        let (log, report) = ChainedLog::open(dir.path()).unwrap();
+        assert!(report.is_some() && log.seq() == 3 && !unfinished.exists());
+        assert_eq!(fs::read(path.with_extension("torn-1")).unwrap(), b"{\"v\":1,\"se");
+    }
+
+    #[test]
+    fn a_line_of_an_earlier_version_may_be_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        let body = format!("\"detail\":\"{}\"}}", "x".repeat(1_400_000));
+        log.append([body.as_bytes()].into_iter()).unwrap();
+        let (log, report) = ChainedLog::open(dir.path()).unwrap();
+        assert_eq!((log.seq(), report), (1, None));
+    }
+}

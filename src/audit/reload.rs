@@ -60,8 +60,10 @@ mod tests {
     fn a_short_reload_is_one_line() {
         let changes = AgentChanges { added: names("a", 2), ..AgentChanges::default() };
         let text = details(&changes, "SIGHUP");
-        let expected =
-            format!("SIGHUP reloaded the agents: added [{}], changed [], removed []", changes.added.join(", "));
+        let expected = format!(
+            "SIGHUP reloaded the agents: added [{}], changed [], removed []",
+            changes.added.join(", ")
+        );
         assert_eq!(text, [expected]);
     }
 

@@ -7,8 +7,9 @@ use serde::{Serialize, Serializer};
 
 use crate::digest::sha256;
 
-/// Bytes of JSON for names and identifiers.
-pub(super) const MAX_NAME: usize = 256;
+/// Bytes of JSON for names and identifiers: six for each of 45 characters, so that a key's thumbprint is never
+/// searched for characters to escape.
+pub(super) const MAX_NAME: usize = 270;
 /// Bytes of JSON for text that a caller determines, such as the audience of a refused request.
 pub(super) const MAX_CALLER_TEXT: usize = 512;
 /// Bytes of JSON for the path of an executable.
@@ -39,8 +40,11 @@ impl<'a> BoundedText<'a> {
     /// Returns the text, or its beginning with the mark: `…`, and the length and the SHA-256 digest of the
     /// whole text, so that a reader who has the whole text can recognize it.
     pub(super) fn cut(&self) -> Cow<'a, str> {
-        // Almost all texts are short, and cost no more than this comparison.
-        if self.text.len() * MAX_EXPANSION <= self.max {
+        // Almost all texts are short or need no escapes, and cost no more than these comparisons.
+        let is_plain = |b: u8| b >= b' ' && b != b'"' && b != b'\\';
+        if self.text.len() * MAX_EXPANSION <= self.max
+            || self.text.len() <= self.max && self.text.bytes().all(is_plain)
+        {
             return Cow::Borrowed(self.text);
         }
         let max_kept = self.max.saturating_sub(MAX_MARK_LEN);

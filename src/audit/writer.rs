@@ -7,9 +7,7 @@
 //! write: if the log is locked, it leaves its line in the queue for the thread that holds the lock.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -18,9 +16,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::chain::ChainedLog;
-use super::health::{AuditHealth, LOW_SPACE_BYTES, SLOW_WRITE, WriteError};
+use super::health::{AuditHealth, SLOW_WRITE, WriteError};
 use super::line::MAX_BODY_LEN;
 use super::suppressed::CarriedCount;
+use super::syncer::Syncer;
 
 /// Lines that may wait; further ones are refused.
 const QUEUE_CAPACITY: usize = 1024;
@@ -58,13 +57,8 @@ pub(super) struct LogWriter {
     queue: Mutex<VecDeque<PendingLine>>,
     work_available: Condvar,
     log: Mutex<ChainedLog>,
-    /// The current file, for the thread `audit-sync`.
-    current_file: Mutex<Arc<File>>,
-    dir: File,
-    /// Whether lines were written since the last sync.
-    dirty: AtomicBool,
-    /// Whether the directory may have an entry that is not on disk.
-    dir_dirty: AtomicBool,
+    /// For the thread `audit-sync`.
+    syncer: Syncer,
     closed: AtomicBool,
     health: AuditHealth,
 }
@@ -77,10 +71,7 @@ impl LogWriter {
         let writer = Arc::new(LogWriter {
             queue: Mutex::default(),
             work_available: Condvar::new(),
-            current_file: Mutex::new(log.file()),
-            dir: File::open(dir)?,
-            dirty: AtomicBool::new(false),
-            dir_dirty: AtomicBool::new(true),
+            syncer: Syncer::new(dir, log.file())?,
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
@@ -101,7 +92,7 @@ impl LogWriter {
         log.set_first_body(body);
         let result = log.append(std::iter::empty()).map_err(WriteError::from);
         self.health.record_result(&result, &log);
-        self.dirty.store(true, Ordering::Release);
+        self.syncer.mark_written();
     }
 
     /// Queues a line. The receiver gets the result of its write.
@@ -138,17 +129,16 @@ impl LogWriter {
         &self.health
     }
 
+    /// Replaces the file that lines are written to, and returns the previous one.
+    #[cfg(test)]
+    pub(super) fn replace_file(&self, file: Arc<std::fs::File>) -> Arc<std::fs::File> {
+        lock(&self.log).replace_file(file)
+    }
+
     /// Syncs the current file and its directory entry to disk. What fails is repeated by the next call.
     /// Blocking.
     pub(super) fn sync(&self) {
-        let file = sync_if(&self.dirty, || {
-            let file = lock(&self.current_file).clone();
-            file.sync_data()
-        });
-        let dir = sync_if(&self.dir_dirty, || self.dir.sync_all());
-        if file.is_some() || dir.is_some() {
-            self.health.record_sync(file.unwrap_or(Ok(())).and(dir.unwrap_or(Ok(()))));
-        }
+        self.syncer.sync(&self.health);
     }
 
     /// Stops the threads.
@@ -191,10 +181,9 @@ impl LogWriter {
             if log.is_full() {
                 let rotated = log.rotate();
                 if rotated.is_ok() {
-                    *lock(&self.current_file) = log.file();
-                    self.dir_dirty.store(true, Ordering::Release);
+                    self.syncer.follow(log.file());
                 }
-                self.health.record_rotation(&rotated, &log);
+                self.health.record_rotation(rotated);
             }
         }
     }
@@ -205,19 +194,8 @@ impl LogWriter {
             std::thread::park_timeout(SYNC_INTERVAL);
             let _syncing = self.health.begin_sync();
             self.sync();
-            self.check_disk();
+            self.syncer.check_disk(&self.health);
         }
-    }
-
-    /// Checks that the file still exists and the disk has free space. If a check fails, the state stays
-    /// unchanged.
-    fn check_disk(&self) {
-        let file = lock(&self.current_file).clone();
-        let (Ok(filesystem), Ok(metadata)) = (nix::sys::statvfs::fstatvfs(&file), file.metadata()) else {
-            return;
-        };
-        let available = filesystem.blocks_available() * filesystem.fragment_size();
-        self.health.set_disk_state(available < LOW_SPACE_BYTES, metadata.nlink() == 0);
     }
 
     /// Writes one batch with one call and sends the result to the submitters. Returns the duration of the
@@ -242,7 +220,7 @@ impl LogWriter {
         }
         let result = result.map_err(WriteError::from);
         self.health.record_result(&result, log);
-        self.dirty.store(true, Ordering::Release);
+        self.syncer.mark_written();
         for line in lines {
             if result.is_ok() {
                 line.carried.into_iter().for_each(CarriedCount::settle);
@@ -254,18 +232,6 @@ impl LogWriter {
     }
 }
 
-/// Calls `sync` if `dirty` is set. A failure leaves it set.
-fn sync_if(dirty: &AtomicBool, sync: impl Fn() -> io::Result<()>) -> Option<io::Result<()>> {
-    if !dirty.swap(false, Ordering::AcqRel) {
-        return None;
-    }
-    let result = sync();
-    if result.is_err() {
-        dirty.store(true, Ordering::Release);
-    }
-    Some(result)
-}
-
 /// Locks a mutex. No critical section leaves its data inconsistent if it panics, so poisoning is ignored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -273,6 +239,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Read;
     use std::os::fd::OwnedFd;
 
@@ -289,7 +256,7 @@ mod tests {
         let mut pipe_end = File::from(pipe_end);
         let capacity = nix::fcntl::fcntl(&pipe_end, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
         io::Write::write_all(&mut pipe_end, &vec![b'-'; capacity as usize]).unwrap();
-        lock(&writer.log).replace_file(pipe_end);
+        writer.replace_file(Arc::new(pipe_end));
         File::from(reader)
     }
 
@@ -348,6 +315,58 @@ mod tests {
         }
         wait_until("workers write inline again", || writer.health().is_fast());
         writer.close();
+    }
+
+    #[test]
+    fn new_file_is_synced_and_watched_from_the_rotation_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (writer, _) = LogWriter::start(dir.path()).unwrap();
+        let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+        wait_until("it is written", || result.try_recv().is_ok());
+        let first = log_path(&writer);
+        lock(&writer.log).pretend_full();
+        wait_until("a new file is started", || log_path(&writer) != first);
+        let log = lock(&writer.log);
+        assert!(Arc::ptr_eq(&writer.syncer.current_file(), &log.file()));
+        drop(log);
+        writer.close();
+    }
+
+    /// A file system that refuses new files: the directory has another name now.
+    #[test]
+    fn failed_rotation_keeps_current_file() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("audit");
+        std::fs::create_dir(&dir).unwrap();
+        let (writer, _) = LogWriter::start(&dir).unwrap();
+        std::fs::rename(&dir, parent.path().join("moved")).unwrap();
+        lock(&writer.log).pretend_full();
+        for seq in 1..=3 {
+            let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+            wait_until("it is written", || result.try_recv().is_ok());
+            assert_eq!(writer.health().last_seq(), seq);
+        }
+        wait_until("the failure is reported", || writer.health().disk_fault().is_some());
+        let fault = writer.health().disk_fault().unwrap();
+        assert!(matches!(fault, WriteError::Rotate(_)), "{fault}");
+        assert!(writer.health().write_error().is_none(), "lines are written");
+        writer.close();
+    }
+
+    #[test]
+    fn too_long_lines_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (writer, _) = LogWriter::start(dir.path()).unwrap();
+        let mut result = writer.submit(vec![b'x'; MAX_BODY_LEN], None, WriteMode::Inline).unwrap();
+        wait_until("the longest line is written", || result.try_recv().is_ok());
+        let error = writer.submit(vec![b'x'; MAX_BODY_LEN + 1], None, WriteMode::Inline).unwrap_err();
+        assert!(matches!(error, WriteError::LineTooLong { .. }), "{error}");
+        assert!(std::fs::metadata(log_path(&writer)).unwrap().len() <= 8192);
+        writer.close();
+    }
+
+    fn log_path(writer: &LogWriter) -> std::path::PathBuf {
+        lock(&writer.log).path().to_owned()
     }
 
     #[test]
