@@ -100,6 +100,31 @@ fn a_full_audit_disk_denies_with_the_reason_until_there_is_space() {
 }
 
 #[test]
+fn refusals_that_a_full_audit_disk_drops_are_counted_in_the_next_record() {
+    let mut host = unbounded();
+    let disk = Disk::small(&host.path("audit"));
+    host.start();
+    fs::write(disk.0.join("ballast"), vec![0; 32 * 1024]).unwrap();
+    let refuse = || host.post(TOKEN, json!({ "audience": "https://not.granted" })).status;
+    let mut dropped = 0;
+    for _ in 0..500 {
+        dropped += u64::from(refuse() == 503);
+        if dropped == 5 {
+            break;
+        }
+    }
+    assert_eq!(dropped, 5, "the disk fills up");
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    assert_eq!([refuse(), refuse()], [400, 400]);
+    let lines = host.audit();
+    let refused: Vec<&Value> = lines.iter().filter(|line| line["event"] == "request-refused").collect();
+    let suppressed = |line: &Value| line["suppressed"].as_u64().unwrap_or(0);
+    assert_eq!(refused.iter().map(|line| suppressed(line)).sum::<u64>(), dropped);
+    assert_eq!(suppressed(refused.last().unwrap()), 0, "counted once");
+    host.stop();
+}
+
+#[test]
 fn a_full_audit_disk_uses_up_no_enrollment_challenge() {
     let mut host = unbounded();
     let disk = Disk::small(&host.path("audit"));
