@@ -31,17 +31,20 @@ pub(super) struct ChainEnd {
     pub(super) report: Option<String>,
 }
 
-/// Bytes that were moved out of the log.
+/// Bytes after the last whole line.
 #[derive(Debug)]
-struct SetAside {
-    from: PathBuf,
-    to: PathBuf,
+struct Remainder {
+    file: PathBuf,
     length: u64,
+    /// The file to which they were moved, or why they could not be.
+    moved_to: io::Result<PathBuf>,
 }
 
 /// Finds the last whole line, and moves everything after it to files `N.torn-K`. Blocking.
+///
+/// What a full disk has no room to copy stays where it is, and the log continues in a new file.
 pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
-    let mut set_aside = Vec::new();
+    let mut remainders = Vec::new();
     let mut found = None;
     for path in log_files(dir)?.into_iter().rev() {
         let file = File::open(&path)?;
@@ -50,21 +53,27 @@ pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
             continue;
         }
         let Some((end, last)) = last_line(&file, length)? else {
-            set_aside.push(set_file_aside(&path, length)?);
+            let moved_to = Ok(set_file_aside(&path)?);
+            remainders.push(Remainder { file: path, length, moved_to });
             continue;
         };
+        let mut ends_with_line = true;
         if end < length {
-            set_aside.push(set_tail_aside(&path, end, length)?);
+            let moved_to = set_tail_aside(&path, end, length);
+            ends_with_line = moved_to.is_ok();
+            remainders.push(Remainder { file: path.clone(), length: length - end, moved_to });
         }
-        found = Some((path, last));
+        found = Some((path, last, ends_with_line));
         break;
     }
     let last = match &found {
-        Some((_, last)) => *last,
+        Some((_, last, _)) => *last,
         None => LineId::without_digest(highest_lost_seq(dir)?),
     };
-    let path = current_file(dir, last, found.map(|(path, _)| path))?;
-    let report = (!set_aside.is_empty()).then(|| describe(&set_aside, last.seq));
+    let current = current_file(dir, last, found.as_ref().map(|(path, ..)| &**path))?;
+    let last_file = found.and_then(|(path, _, ends_with_line)| ends_with_line.then_some(path));
+    let path = current.or(last_file).unwrap_or_else(|| log_file(dir, last.seq + 1));
+    let report = (!remainders.is_empty()).then(|| describe(&remainders, last.seq));
     Ok(ChainEnd { path, last, report })
 }
 
@@ -106,7 +115,7 @@ fn read_line(file: &File, start: u64, end: u64, line: &mut Vec<u8>) -> io::Resul
 
 /// Moves the bytes of a file from `end` on to a file of their own. A crash leaves them in both files or in
 /// the first.
-fn set_tail_aside(path: &Path, end: u64, length: u64) -> io::Result<SetAside> {
+fn set_tail_aside(path: &Path, end: u64, length: u64) -> io::Result<PathBuf> {
     let to = unused_torn_file(path)?;
     let mut unfinished = to.clone().into_os_string();
     unfinished.push(".new");
@@ -121,7 +130,7 @@ fn set_tail_aside(path: &Path, end: u64, length: u64) -> io::Result<SetAside> {
     let file = OpenOptions::new().write(true).open(path)?;
     file.set_len(end)?;
     file.sync_all()?;
-    Ok(SetAside { from: path.to_owned(), to, length: length - end })
+    Ok(to)
 }
 
 fn copy_tail(path: &Path, end: u64, length: u64, to: &Path) -> io::Result<()> {
@@ -136,11 +145,11 @@ fn copy_tail(path: &Path, end: u64, length: u64, to: &Path) -> io::Result<()> {
 }
 
 /// Renames a file that has no whole line.
-fn set_file_aside(path: &Path, length: u64) -> io::Result<SetAside> {
+fn set_file_aside(path: &Path) -> io::Result<PathBuf> {
     let to = unused_torn_file(path)?;
     fs::rename(path, &to)?;
     sync_dir_of(path)?;
-    Ok(SetAside { from: path.to_owned(), to, length })
+    Ok(to)
 }
 
 /// Returns a number that no lost line exceeds, for a log that has content and not one whole line: from the
@@ -155,13 +164,13 @@ fn highest_lost_seq(dir: &Path) -> io::Result<u64> {
     Ok(highest)
 }
 
-/// Returns the file of the next line: an empty one that the last rotation created, else that of the last
-/// line, else a new one. Other empty files, whose names are not the next line's number, are removed.
-fn current_file(dir: &Path, last: LineId, last_file: Option<PathBuf>) -> io::Result<PathBuf> {
+/// Returns the empty file that the last rotation created for the next line, if it exists. Other empty files
+/// after the last line's, whose names are not the next line's number, are removed.
+fn current_file(dir: &Path, last: LineId, last_file: Option<&Path>) -> io::Result<Option<PathBuf>> {
     let next_file = log_file(dir, last.seq + 1);
-    let mut current = last_file.clone();
+    let mut current = None;
     for path in log_files(dir)?.into_iter().rev() {
-        if last_file.as_ref() == Some(&path) {
+        if last_file == Some(&*path) {
             break;
         }
         if path == next_file {
@@ -171,21 +180,21 @@ fn current_file(dir: &Path, last: LineId, last_file: Option<PathBuf>) -> io::Res
             sync_dir_of(&path)?;
         }
     }
-    Ok(current.unwrap_or(next_file))
+    Ok(current)
 }
 
-fn describe(set_aside: &[SetAside], last_seq: u64) -> String {
-    let total: u64 = set_aside.iter().map(|part| part.length).sum();
-    let mut parts: Vec<String> = set_aside
-        .iter()
-        .take(MAX_REPORTED_FILES)
-        .map(|part| format!("{} of {} to {}", part.length, part.from.display(), part.to.display()))
-        .collect();
-    if let Some(more) = set_aside.len().checked_sub(MAX_REPORTED_FILES).filter(|more| *more > 0) {
-        parts.push(format!("the rest from {more} more files"));
+fn describe(remainders: &[Remainder], last_seq: u64) -> String {
+    let total: u64 = remainders.iter().map(|part| part.length).sum();
+    let describe_part = |part: &Remainder| match &part.moved_to {
+        Ok(to) => format!("{} of {} were moved to {}", part.length, part.file.display(), to.display()),
+        Err(error) => format!("{} of {} stay there: {error}", part.length, part.file.display()),
+    };
+    let mut parts: Vec<String> = remainders.iter().take(MAX_REPORTED_FILES).map(describe_part).collect();
+    if let Some(more) = remainders.len().checked_sub(MAX_REPORTED_FILES).filter(|more| *more > 0) {
+        parts.push(format!("the rest is from {more} more files"));
     }
     format!(
-        "{total} bytes after line {last_seq} had no whole line and were set aside: {}; \
+        "{total} bytes after line {last_seq} have no whole line: {}; \
          later lines that a crash of the machine destroyed are missing",
         parts.join(", ")
     )
