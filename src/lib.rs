@@ -27,8 +27,8 @@
 //! AccessToken, JwtSvid, WitSvid, IssuedX509Svid
 //!     |  audit     writes a record to the audit log
 //!     v
-//! Recorded<AccessToken>  (or Recorded<Refusal>)
-//!     |  api       answers from nothing but a Recorded
+//! Recorded<AccessToken>  (or Recorded<Refusal>, or in a flood Counted<Refusal>)
+//!     |  api       answers from nothing but these
 //!     v
 //! reply
 //! ```

@@ -112,20 +112,3 @@ pub enum Error {
     #[error("cannot read the peer's credentials ({0})")]
     Kernel(nix::errno::Errno),
 }
-
-/// The form in API answers and audit records.
-impl serde::Serialize for PeerInfo {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeStruct;
-        let mut out = serializer.serialize_struct("peer", 8)?;
-        out.serialize_field("pid", &self.pid)?;
-        out.serialize_field("uid", &self.uid)?;
-        out.serialize_field("gid", &self.gid)?;
-        out.serialize_field("unit", &self.unit)?;
-        out.serialize_field("invocation", &self.invocation)?;
-        out.serialize_field("exe", &self.exe().map(|path| path.to_string_lossy()))?;
-        out.serialize_field("exe_sha256", &self.exe_sha256())?;
-        out.serialize_field("pinned", &self.pinned)?;
-        out.end()
-    }
-}

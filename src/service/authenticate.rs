@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::error::RequestError;
 use super::identity_service::IdentityService;
-use super::rejection::Rejection;
+use super::rejection::{Recording, Rejection};
 use crate::agents::{AuthenticatedAgent, IdentifyError};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
@@ -94,8 +94,11 @@ impl IdentityService {
             let mut refusal = Refusal::new(ErrorCode::SlowDown, "too many requests; ask again later");
             refusal.peer = peer.cloned();
             refusal.retry_after = Some(limited.retry_after);
-            refusal.suppressed = limited.unlogged.unwrap_or(0);
-            Rejection { refusal, log: limited.unlogged.is_some() }
+            let Some(unlogged) = limited.unlogged else {
+                return Rejection { refusal, recording: Recording::CountedByLimiter };
+            };
+            refusal.suppressed = unlogged;
+            refusal.into()
         })
     }
 }

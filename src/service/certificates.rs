@@ -28,7 +28,7 @@ impl IdentityService {
     }
 
     /// An X.509-SVID with a key that the daemon generates, for an agent with an open stream. With
-    /// `denial_logged`, a refusal is not recorded, because the stream's previous refusal was.
+    /// `denial_logged`, a refusal is counted and not recorded, because the stream's previous refusal was.
     ///
     /// # Errors
     /// A refusal, also where the agent is no longer registered as it was when the stream identified it.
@@ -37,7 +37,7 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<IssuedX509Svid> {
-        let issue = || {
+        let issue = || -> Result<IssuedX509Svid, Rejection> {
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let now = self.deps.clock.now();
             Ok(self.deps.certificate_issuer.issue_for_stream(permit, issuer_state.host(), now)?)
@@ -48,9 +48,7 @@ impl IdentityService {
                 self.deps.certificate_issuer.cache_for_sharing(recorded.get());
                 Ok(recorded)
             }
-            Err(rejection) => {
-                Err(self.record_rejection(Rejection { log: !denial_logged, ..rejection }).await)
-            }
+            Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
         }
     }
 

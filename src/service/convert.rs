@@ -67,10 +67,7 @@ impl From<Recorded<Introspection>> for IntrospectionResponse {
 
 impl From<&RequestError> for ErrorResponse {
     fn from(error: &RequestError) -> Self {
-        let peer = match error {
-            RequestError::Denied(refusal) => refusal.get().peer.as_deref(),
-            RequestError::AuditUnavailable(_) => None,
-        };
+        let peer = error.refusal().and_then(|refusal| refusal.peer.as_deref());
         let peer = peer.filter(|_| error.code() == ErrorCode::InvalidClient).map(Peer::from);
         ErrorResponse { peer, ..ErrorResponse::new(error.code().as_str(), error.description()) }
     }

@@ -81,8 +81,8 @@ impl IdentityService {
         requests::check_spiffe_id(spiffe_id)
     }
 
-    /// A WIT-SVID with its key, for an agent with an open stream. With `denial_logged`, a refusal is not
-    /// recorded, because the stream's previous refusal was.
+    /// A WIT-SVID with its key, for an agent with an open stream. With `denial_logged`, a refusal is
+    /// counted and not recorded, because the stream's previous refusal was.
     ///
     /// # Errors
     /// A refusal, also where the agent is no longer registered as it was when the stream identified it.
@@ -91,16 +91,14 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<WitSvid> {
-        let issue = || {
+        let issue = || -> Result<WitSvid, Rejection> {
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let ttl = self.deps.certificate_issuer.ttl();
             Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
         };
         match issue() {
             Ok(svid) => Ok(self.audit.record_wit_svid(svid).await?),
-            Err(rejection) => {
-                Err(self.record_rejection(Rejection { log: !denial_logged, ..rejection }).await)
-            }
+            Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
         }
     }
 

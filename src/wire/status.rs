@@ -169,6 +169,8 @@ pub struct AuditStatus {
     pub last_seq: u64,
     /// Why records cannot be written. Nothing is issued until they can be.
     pub problem: Option<String>,
+    /// What is wrong with the disk although records can be written.
+    pub disk_fault: Option<String>,
 }
 
 /// The journal.

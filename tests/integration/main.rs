@@ -3,6 +3,7 @@
 
 mod agents_d;
 mod attestation;
+mod audit;
 mod bad_input;
 mod certificates;
 mod commands;
