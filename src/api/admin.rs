@@ -28,7 +28,8 @@ enum AdminSocketRole {
     /// Root and members of the admin group.
     Admin(AdminHandler),
     /// Root alone, because the command equals holding the host's keys: it copies them, accepts older ones,
-    /// accepts another state of the host, or proves possession of this TPM for others.
+    /// accepts another state of the host, proves possession of this TPM for others, or decides which root the
+    /// host's trust bundle has.
     Root(RootHandler),
 }
 
@@ -38,7 +39,6 @@ enum AdminHandler {
     Agents,
     AuditRecords,
     EnrollActivate,
-    EnrollInstall,
     EnrollRequest,
     Keys,
     Posture,
@@ -54,6 +54,7 @@ enum RootHandler {
     AcceptState,
     CreateRecoveryKey,
     EnrollCredential,
+    EnrollInstall,
     RecoverKeys,
 }
 
@@ -86,7 +87,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/enroll/request",      body: BODY, role: Admin(EnrollRequest) },
         Route { verb: Post, path: "/v1/enroll/activate",     body: BODY, role: Admin(EnrollActivate) },
         Route { verb: Post, path: "/v1/enroll/credential",   body: BODY, role: Root(EnrollCredential) },
-        Route { verb: Post, path: "/v1/enroll/install",      body: BODY, role: Admin(EnrollInstall) },
+        Route { verb: Post, path: "/v1/enroll/install",      body: BODY, role: Root(EnrollInstall) },
     ]
 };
 
@@ -155,9 +156,6 @@ impl AdminApi {
             AdminHandler::EnrollActivate => {
                 reply::result(service.answer_enrollment_challenge(admin, &body.bytes).await)
             }
-            AdminHandler::EnrollInstall => {
-                reply::result(service.install_certificate(admin, parse::install_request(body)).await)
-            }
         }
     }
 
@@ -177,6 +175,9 @@ impl AdminApi {
             },
             RootHandler::EnrollCredential => {
                 reply::result(service.open_credential(root, parse::credential_request(body)).await)
+            }
+            RootHandler::EnrollInstall => {
+                reply::result(service.install_certificate(root, parse::install_request(body)).await)
             }
         }
     }
@@ -219,6 +220,7 @@ mod tests {
                 "/v1/keys/accept",
                 "/v1/posture/accept",
                 "/v1/enroll/credential",
+                "/v1/enroll/install",
             ]
         );
     }

@@ -46,7 +46,7 @@ pub use commands::{
 pub use delegated_ca::DelegatedCa;
 pub use documents::PublishedDocuments;
 pub use enrollment::{CertificateReport, Enrollment, OpenedChallenge};
-pub use error::{CertificateFileError, DelegatedCaFault, EnrollmentError, Error, ScheduleError};
+pub use error::{CertificateFileError, EnrollmentError, Error, ScheduleError};
 pub use evidence::{
     AttestRequest, EvidenceDocument, EvidenceFormat, EvidenceResponse, MeasurementLogs, Nonce, Requester,
 };

@@ -213,6 +213,7 @@ impl From<CertificateReport> for HostCertificate {
             issuer: report.issuer,
             not_before: report.not_before,
             not_after: report.not_after,
+            signing_root_sha256: report.signing_root_sha256,
         }
     }
 }

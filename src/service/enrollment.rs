@@ -80,25 +80,35 @@ impl IdentityService {
         self.record_step(Event::EnrollmentCredential, &description, opened.await).await
     }
 
-    /// Installs a certificate for the host key in place of the previous one.
+    /// Installs a certificate for the host key in place of the previous one. It may make a root of the
+    /// organization part of the host's trust bundle, or withdraw that.
     ///
     /// # Errors
     /// See [`IdentityService::create_enrollment_request`]; [`AdminError::InvalidRequest`].
     pub async fn install_certificate(
         &self,
-        admin: &Admin,
+        admin: &RootAdmin,
         request: Result<InstallRequest, InvalidRequest>,
     ) -> Result<HostCertificate, AdminError> {
         let (issuer_state, tpm) = self.enrollment_deps()?;
         let installed = async {
-            let pem = request?.certificate;
+            let InstallRequest { certificate, root_sha256 } = request?;
             let (domain, now) = (&issuer_state.host().trust_domain, self.deps.clock.now());
-            let report = self.deps.enrollment.install(&tpm, pem.as_bytes(), domain, now).await?;
+            let (pem, root) = (certificate.as_bytes(), root_sha256.as_deref());
+            let report = self.deps.enrollment.install(&tpm, pem, root, domain, now).await?;
             Ok(HostCertificate::from(report))
         };
         let result: Result<HostCertificate, AdminError> = installed.await;
-        let issuer = result.as_ref().map_or("", |certificate| &certificate.issuer);
-        let description = format!("{} installed a certificate by {issuer} for the host key", admin.id());
+        let description = match &result {
+            Ok(HostCertificate { issuer, signing_root_sha256, .. }) => {
+                let signing = match signing_root_sha256 {
+                    Some(root) => format!("which lets it sign below the root with SHA-256 {root}"),
+                    None => "which does not let it sign".to_owned(),
+                };
+                format!("{} installed a certificate by {issuer} for the host key, {signing}", admin.id())
+            }
+            Err(_) => String::new(),
+        };
         self.record_step(Event::CertificateInstalled, &description, result).await
     }
 
