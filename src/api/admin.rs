@@ -188,14 +188,38 @@ mod tests {
     use super::*;
     use crate::wire::openapi;
 
-    #[test]
-    fn routes_are_as_documented() {
-        let caller = |role| match role {
+    fn caller(role: AdminSocketRole) -> &'static str {
+        match role {
             AdminSocketRole::Admin(_) => "root or the admin group",
             AdminSocketRole::Root(_) => "root only",
-        };
+        }
+    }
+
+    #[test]
+    fn routes_are_as_documented() {
         let routes = ROUTES.iter().map(|route| (route.verb.name(), route.path, caller(route.role)));
         openapi::assert_operations("admin socket", routes);
+    }
+
+    #[test]
+    fn the_guide_says_who_may_call_each_route() {
+        const GUIDE: &str = include_str!("../../docs/guide/administrators.md");
+        let rows: Vec<(&str, &str)> = GUIDE
+            .lines()
+            .filter(|line| line.starts_with("| `GET ") || line.starts_with("| `POST "))
+            .map(|line| {
+                let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+                assert!(cells.len() == 4 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
+                (cells[0].trim_matches('`'), cells[2])
+            })
+            .collect();
+        let routes: Vec<String> = ROUTES
+            .iter()
+            .map(|route| format!("{} {}", route.verb.name().to_uppercase(), route.path))
+            .collect();
+        let expected: Vec<(&str, &str)> =
+            routes.iter().zip(ROUTES).map(|(text, route)| (text.as_str(), caller(route.role))).collect();
+        assert_eq!(rows, expected, "docs/guide/administrators.md and the routes differ");
     }
 
     #[test]

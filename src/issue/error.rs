@@ -158,7 +158,7 @@ pub enum ScheduleError {
     /// No further key can be retired before the oldest is destroyed.
     #[error(
         "{max} retired keys are still needed to verify tokens; retry after {until}, when the oldest is \
-         destroyed"
+         destroyed, or have root destroy it now: hostbadge key rotate --now"
     )]
     TooManyRetired {
         /// How many retired keys a schedule holds at most.

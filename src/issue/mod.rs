@@ -41,7 +41,8 @@ mod wit_svid;
 pub use access_token::AccessToken;
 pub(crate) use commands::{KeyAction, KeyCommand};
 pub use commands::{
-    KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, key_command_channel,
+    KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, RotationUrgency,
+    key_command_channel,
 };
 pub use delegated_ca::DelegatedCa;
 pub use documents::PublishedDocuments;

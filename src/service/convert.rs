@@ -202,6 +202,7 @@ impl From<issue::RotationResult> for RotateResponse {
             kid: result.kid,
             active_from: result.active_from,
             retired: result.retired,
+            destroyed_early: result.destroyed_early,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::command_budget::BudgetExceeded;
 use crate::audit::{AuditUnavailable, Recorded};
 use crate::config::Diagnostic;
 use crate::error_class::ErrorClass;
@@ -50,6 +51,9 @@ pub enum AdminError {
     /// What was to be done could not be recorded.
     #[error(transparent)]
     AuditUnavailable(#[from] AuditUnavailable),
+    /// The command is beyond its bound for an hour or a day.
+    #[error(transparent)]
+    BudgetExceeded(#[from] BudgetExceeded),
     /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeyCommandError),
@@ -107,6 +111,14 @@ impl InvalidRequest {
 }
 
 impl AdminError {
+    /// When a repeated request can succeed, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            AdminError::BudgetExceeded(exceeded) => Some(exceeded.retry_after),
+            _ => None,
+        }
+    }
+
     /// What the failure means for the administrator, whatever the request was.
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -114,6 +126,7 @@ impl AdminError {
                 ErrorClass::BadRequest
             }
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
+            AdminError::BudgetExceeded(_) => ErrorClass::Conflict,
             AdminError::Keys(error) => error.class(),
             AdminError::Posture(error) => error.class(),
             AdminError::Enrollment(error) => error.class(),

@@ -17,6 +17,7 @@ mod admin;
 mod attest;
 mod authenticate;
 mod certificates;
+mod command_budget;
 mod convert;
 mod documents;
 mod enrollment;
@@ -34,6 +35,7 @@ mod tokens;
 mod whoami;
 
 pub use admin::{Admin, RootAdmin};
+pub use command_budget::BudgetExceeded;
 pub use error::{AdminError, InvalidRequest, NotReady, RequestError, RequestResult};
 pub use health::ServiceHealth;
 pub use identity_service::{IdentityService, ServiceDeps};

@@ -1,6 +1,7 @@
 //! The daemon and its command as users run them, on a real software TPM. One crate, so that a change is
 //! linked once.
 
+mod admin_bounds;
 mod agents_d;
 mod attestation;
 mod bad_input;
