@@ -17,6 +17,7 @@ use super::error::Error;
 use super::issued::{IssuedCertificates, QuotaExceeded};
 use super::issued_file::{IssuedCertificatesFile, LeafRecord};
 use super::issuing_ca::IssuingCa;
+use super::quota::BoundReached;
 use super::svid::{IssuedLeaf, IssuedX509Svid};
 use crate::clock::Timestamp;
 use crate::issue::{HostIdentity, IssuingKey};
@@ -320,10 +321,11 @@ fn refusal(permit: &IdentityPermit, reason: ErrorCode, message: String) -> Refus
 }
 
 fn quota_refusal(permit: &IdentityPermit, exceeded: QuotaExceeded) -> Refusal {
-    let message = if exceeded.per_identity {
-        "this agent has reached its maximum number of unexpired certificates"
-    } else {
-        "this agent has its share of the unexpired certificates of this host, and no more are left"
+    let message = match exceeded.bound {
+        BoundReached::OfIdentity => "this agent has reached its maximum number of unexpired certificates",
+        BoundReached::OfAll => {
+            "this agent has its share of the unexpired certificates of this host, and no more are left"
+        }
     };
     let mut refusal = refusal(permit, ErrorCode::SlowDown, format!("{message}; ask again later"));
     refusal.retry_after = Some(exceeded.retry_after);

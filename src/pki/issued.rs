@@ -1,7 +1,6 @@
 //! Which certificates of each identity have been issued and have not expired, so that they can be revoked.
 //!
-//! The number is bounded so that no set of identities keeps another from getting certificates: see
-//! [`IssuedCertificates::check`].
+//! The number is bounded so that no set of identities keeps another from getting certificates: see [`quota`].
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,21 +9,11 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
-use super::issued_file::{IssuedCertificatesFile, LeafRecord};
+use super::issued_file::{IssuedCertificatesFile, LeafRecord, Leaves};
+use super::quota::{self, BoundReached};
 use crate::clock::Timestamp;
 use crate::store;
 
-/// Unexpired leaves of one identity.
-const MAX_PER_IDENTITY: usize = 4096;
-/// Leaves that are divided among the registered identities: each has its share, whatever others have.
-const RESERVED: usize = 20_480;
-/// Leaves beyond the shares, of all identities together.
-const MAX_BEYOND_SHARES: usize = 16_384;
-/// An identity may have one in this number of what is left of them, so that a few cannot have them all.
-const BEYOND_SHARE_DIVISOR: usize = 4;
-/// Leaves of all identities that count. Shares and what is beyond them fit twice over, because a reload with
-/// more agents makes the shares smaller than what identities have by then.
-const MAX_COUNTED: usize = 2 * RESERVED + MAX_BEYOND_SHARES;
 /// Leaves in memory, with those of a clock that was ahead.
 const MAX_RECORDED: usize = 65_536;
 /// A clock that differs less than this was not set back: threads read it one after the other.
@@ -35,8 +24,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
 /// No further leaf can be recorded now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct QuotaExceeded {
-    /// Whether the bound of one identity is reached, rather than that of all.
-    pub per_identity: bool,
+    /// Which bound is reached.
+    pub bound: BoundReached,
     /// Until the first leaf that counts expires.
     pub retry_after: Duration,
 }
@@ -55,17 +44,6 @@ pub(super) struct IssuedCertificates {
     pruned_at: Timestamp,
     /// Whether the content differs from the file's.
     dirty: bool,
-}
-
-/// The leaves of one identity.
-#[derive(Debug, Default)]
-struct Leaves {
-    /// Those that count.
-    counted: Vec<LeafRecord>,
-    /// Those that expire later than a leaf that is issued now. The clock was ahead when they were issued, or
-    /// is behind now. They can be revoked, and do not count: they would keep the identity from getting others
-    /// for as long as the clock was ahead.
-    ahead: Vec<LeafRecord>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,9 +103,7 @@ impl IssuedCertificates {
 
     /// Whether this SPIFFE ID can have one more leaf.
     ///
-    /// Each registered identity has a share: 20,480 divided by their number, at least 1. Below it, it gets a
-    /// leaf whatever others have. Beyond it, an identity may have at most a quarter of what is left of 16,384
-    /// leaves for all, so that a few identities leave some to others; and at most 4096 in total.
+    /// See [`quota`].
     ///
     /// # Errors
     ///
@@ -137,7 +113,7 @@ impl IssuedCertificates {
             self.prune(now);
         }
         self.latest = self.latest.max(now);
-        let Err(per_identity) = self.has_room(id) else { return Ok(()) };
+        let Err(bound) = self.has_room(id) else { return Ok(()) };
         if now.since(self.pruned_at) >= PRUNE_INTERVAL {
             self.prune(now);
             if self.has_room(id).is_ok() {
@@ -147,7 +123,7 @@ impl IssuedCertificates {
         let own = self.by_identity.get(id).map(|leaves| &leaves.counted[..]).unwrap_or_default();
         let first_expiry = own.iter().map(|leaf| leaf.expires).min().unwrap_or(now);
         let retry_after = first_expiry.since(now).max(PRUNE_INTERVAL);
-        Err(QuotaExceeded { per_identity, retry_after })
+        Err(QuotaExceeded { bound, retry_after })
     }
 
     /// Records a leaf of this SPIFFE ID.
@@ -180,27 +156,19 @@ impl IssuedCertificates {
     }
 
     fn share(&self) -> usize {
-        (RESERVED / self.registered).max(1)
+        quota::share(self.registered)
     }
 
-    /// The error says whether the bound of one identity is reached, rather than that of all.
-    fn has_room(&self, id: &str) -> Result<(), bool> {
-        let (count, share) = (self.count_for(id), self.share());
-        if count >= MAX_PER_IDENTITY {
-            return Err(true);
-        }
-        let left = MAX_BEYOND_SHARES.saturating_sub(self.totals.beyond_shares);
-        let within = count < share || (count - share) * BEYOND_SHARE_DIVISOR < left;
-        if within && self.totals.counted < MAX_COUNTED { Ok(()) } else { Err(false) }
+    fn has_room(&self, id: &str) -> Result<(), BoundReached> {
+        let Totals { counted, beyond_shares, .. } = self.totals;
+        quota::has_room(self.count_for(id), self.share(), counted, beyond_shares)
     }
 
     /// Drops expired leaves, and divides the others by whether they count now.
     fn prune(&mut self, now: Timestamp) {
         let horizon = now.after(self.max_lifetime + CLOCK_TOLERANCE);
         self.by_identity.retain(|_, leaves| {
-            move_if(&mut leaves.ahead, &mut leaves.counted, |leaf| leaf.expires <= horizon);
-            move_if(&mut leaves.counted, &mut leaves.ahead, |leaf| leaf.expires > horizon);
-            leaves.counted.retain(|leaf| leaf.expires > now);
+            leaves.update(now, horizon);
             !leaves.is_empty()
         });
         self.count();
@@ -264,26 +232,9 @@ impl IssuedCertificates {
     }
 }
 
-impl Leaves {
-    fn iter(&self) -> impl DoubleEndedIterator<Item = &LeafRecord> {
-        self.ahead.iter().chain(&self.counted)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.counted.is_empty() && self.ahead.is_empty()
-    }
-}
-
-/// Moves leaves from one list to the end of another.
-fn move_if(from: &mut Vec<LeafRecord>, to: &mut Vec<LeafRecord>, moves: impl Fn(&LeafRecord) -> bool) {
-    if from.iter().any(&moves) {
-        to.extend(from.iter().filter(|leaf| moves(leaf)));
-        from.retain(|leaf| !moves(leaf));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::quota::{MAX_BEYOND_SHARES, MAX_COUNTED, MAX_PER_IDENTITY, RESERVED};
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -318,7 +269,10 @@ mod tests {
             issued.add("a", leaf(n, 100 + n as u64 % 3000), NOW).unwrap();
         }
         let exceeded = issued.add("a", leaf(0, 9), NOW).unwrap_err();
-        assert_eq!(exceeded, QuotaExceeded { per_identity: true, retry_after: Duration::from_secs(100) });
+        assert_eq!(
+            exceeded,
+            QuotaExceeded { bound: BoundReached::OfIdentity, retry_after: Duration::from_secs(100) }
+        );
         issued.add("b", leaf(0, 9), NOW).unwrap();
         issued.add("a", leaf(0, 9), NOW.after(Duration::from_secs(101))).unwrap();
     }

@@ -1,4 +1,4 @@
-//! `leaves.json`: the certificates that were issued, in the form in which they are stored.
+//! The certificates that were issued to an identity, in memory and in `leaves.json`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,6 +27,17 @@ pub struct LeafRecord {
     pub expires: Timestamp,
     /// The issuing CA.
     pub ca_tag: CaTag,
+}
+
+/// The leaves of one identity.
+#[derive(Debug, Default)]
+pub(super) struct Leaves {
+    /// Those that count.
+    pub counted: Vec<LeafRecord>,
+    /// Those that expire later than a leaf that is issued now. The clock was ahead when they were issued, or
+    /// is behind now. They can be revoked, and do not count: they would keep the identity from getting others
+    /// for as long as the clock was ahead.
+    pub ahead: Vec<LeafRecord>,
 }
 
 /// The content of `leaves.json`: for each SPIFFE ID its leaves, in base64 of 28 bytes each.
@@ -76,5 +87,32 @@ impl LeafRecord {
         let (expires, ca_tag) = rest.split_first_chunk::<8>()?;
         let expires = Timestamp::from_secs(u64::from_be_bytes(*expires));
         Some(LeafRecord { serial: *serial, expires, ca_tag: ca_tag.try_into().ok()? })
+    }
+}
+
+impl Leaves {
+    /// All leaves, those that count last.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &LeafRecord> {
+        self.ahead.iter().chain(&self.counted)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.counted.is_empty() && self.ahead.is_empty()
+    }
+
+    /// Drops expired leaves, and has those count that expire at `horizon` or before.
+    pub fn update(&mut self, now: Timestamp, horizon: Timestamp) {
+        move_if(&mut self.ahead, &mut self.counted, |leaf| leaf.expires <= horizon);
+        move_if(&mut self.counted, &mut self.ahead, |leaf| leaf.expires > horizon);
+        self.counted.retain(|leaf| leaf.expires > now);
+    }
+}
+
+/// Moves leaves from one list to the end of another.
+fn move_if(from: &mut Vec<LeafRecord>, to: &mut Vec<LeafRecord>, moves: impl Fn(&LeafRecord) -> bool) {
+    if from.iter().any(&moves) {
+        to.extend(from.iter().filter(|leaf| moves(leaf)));
+        from.retain(|leaf| !moves(leaf));
     }
 }

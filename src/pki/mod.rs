@@ -25,6 +25,7 @@ mod host_ca;
 mod issued;
 mod issued_file;
 mod issuing_ca;
+mod quota;
 mod root_ca;
 mod svid;
 

@@ -251,7 +251,7 @@ fn a_check_that_was_skipped_does_not_hold_and_can_be_required() {
 }
 
 #[test]
-fn the_quote_proves_the_srk_and_each_pcr_has_one_value() {
+fn the_quote_proves_srk_and_nonce_and_each_pcr_has_one_value() {
     let tpm = ForgedTpm::new();
     let evidence = tpm.evidence(&ALL);
     assert_eq!(result(&tpm.verify(&evidence.to_string(), &[]).1, "SRK").0, "pass");
@@ -260,6 +260,10 @@ fn the_quote_proves_the_srk_and_each_pcr_has_one_value() {
     let (code, report) = tpm.verify(&other.to_string(), &[]);
     assert_eq!((code, result(&report, "SRK").0), (Some(1), "fail"));
     assert_eq!(result(&report, "host key's certification").0, "fail");
+    let mut other = evidence.clone();
+    other["nonce"] = json!(BASE64URL_NOPAD.encode(b"another nonce"));
+    let (code, report) = tpm.verify(&other.to_string(), &[]);
+    assert_eq!((code, result(&report, "nonce").0), (Some(1), "fail"));
     let twice =
         evidence.to_string().replace(r#""pcrs":{"#, &format!(r#""pcrs":{{"0":"{}","#, "11".repeat(32)));
     let (code, report) = tpm.verify(&twice, &[]);

@@ -77,7 +77,7 @@ fn check_quoted_state(
     required_pcrs: &[u8],
     results: &mut CheckList,
 ) {
-    results.record("nonce", check_nonce(quote, nonce));
+    results.record("nonce", check_nonce(evidence, quote, nonce));
     results.record("TPM clock", Ok(describe_clock(quote)));
     results.record("quoted PCRs", check_quoted_pcrs(quote, required_pcrs));
     results.record("PCR values", check_pcrs(evidence, quote));

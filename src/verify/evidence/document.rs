@@ -36,7 +36,7 @@ pub struct Evidence {
     /// The host's id: the first 128 bits of SHA-256 over the Name of the P-256 EK, lower-case base32 without
     /// padding.
     pub host: String,
-    /// The verifier's nonce, base64url.
+    /// The verifier's nonce, base64url. It is compared with the nonce in the quote.
     pub nonce: String,
     /// The P-256 EK: a TPM2B_PUBLIC, base64.
     pub ek: String,

@@ -1,6 +1,6 @@
 //! Checks of what the AK signed: the quote, and the certification of the host key.
 
-use data_encoding::HEXLOWER_PERMISSIVE;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
 use super::document::{Evidence, NONCE_LEN, SignedAttestation, decode_base64, qualifying_data};
 use crate::digest::sha256;
@@ -54,7 +54,8 @@ pub(super) fn check_quoted_pcrs(quote: &Attest, required: &[u8]) -> Result<Strin
     Ok(format!("{pcr_indexes:?}"))
 }
 
-pub(super) fn check_nonce(quote: &Attest, nonce: &[u8]) -> Result<String, Error> {
+/// Checks that the quote was made for the verifier's nonce, and that the document names no other.
+pub(super) fn check_nonce(evidence: &Evidence, quote: &Attest, nonce: &[u8]) -> Result<String, Error> {
     if !NONCE_LEN.contains(&nonce.len()) {
         return Err(Error::Evidence(format!(
             "a nonce has {} to {} bytes",
@@ -66,6 +67,9 @@ pub(super) fn check_nonce(quote: &Attest, nonce: &[u8]) -> Result<String, Error>
         return Err(Error::Evidence(
             "the quote was made for another nonce: it is old, or another verifier requested it".into(),
         ));
+    }
+    if evidence.nonce != BASE64URL_NOPAD.encode(nonce) {
+        return Err(Error::Evidence("the quote is for it, and the document names another".into()));
     }
     Ok("is in the quote".into())
 }
