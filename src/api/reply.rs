@@ -1,5 +1,7 @@
 //! Replies of the HTTP sockets: made from recorded results, from errors, and from public documents.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, PRAGMA, RETRY_AFTER};
@@ -93,8 +95,11 @@ pub fn request_error(request_error: &RequestError) -> Reply {
         ErrorCode::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::ServerError => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut reply = json(status, &ErrorResponse::from(request_error));
-    if let Some(retry_after) = request_error.retry_after() {
+    with_retry_after(json(status, &ErrorResponse::from(request_error)), request_error.retry_after())
+}
+
+fn with_retry_after(mut reply: Reply, retry_after: Option<Duration>) -> Reply {
+    if let Some(retry_after) = retry_after {
         // Whole seconds, rounded up (RFC 9110 section 10.2.3).
         let seconds = retry_after.as_millis().div_ceil(1000).max(1);
         if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
@@ -109,7 +114,7 @@ pub fn admin_error(error: &AdminError) -> Reply {
     let (status, code) = status_of(error);
     let response =
         ErrorResponse { faults: error.faults(), ..ErrorResponse::new(code.as_str(), error.to_string()) };
-    json(status, &response)
+    with_retry_after(json(status, &response), error.retry_after())
 }
 
 /// Status and error code by the cause of a failure, whatever the route.
@@ -117,6 +122,7 @@ fn status_of(error: &AdminError) -> (StatusCode, ErrorCode) {
     match error {
         AdminError::InvalidRequest(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
         AdminError::UnknownAgent => (StatusCode::NOT_FOUND, ErrorCode::InvalidRequest),
+        AdminError::BudgetExceeded(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::SlowDown),
         _ => match error.class() {
             ErrorClass::BadRequest => (StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidRequest),
             ErrorClass::Conflict => (StatusCode::CONFLICT, ErrorCode::InvalidRequest),

@@ -42,6 +42,8 @@ fn print_status(status: &StatusResponse) {
     if let Some(certificate) = &status.certificate {
         let (subject, issuer) = (&certificate.subject, &certificate.issuer);
         table.add("certificate", format!("{subject} by {issuer}, until {}", certificate.not_after));
+        let root = certificate.signing_root_sha256.as_ref();
+        table.add_some("certificate", root.map(|root| format!("signs below the root with SHA-256 {root}")));
     }
     let until = or_unknown(status.ca.issues_until.as_ref());
     table.add("CA", format!("issues certificates until {until}"));

@@ -192,6 +192,7 @@ impl CaManager {
             HostCa::open(&tpm, keystore.clone(), &self.deps.state_dir, &host, &self.deps.clock).await?;
         self.record_changes(&changes).await;
         ca.set_parent(self.deps.enrollment.delegated_ca().borrow().clone());
+        self.deps.certificate_issuer.set_registered(self.deps.agents.current().iter().count());
         // The stored CA serves at once, even if it is due for renewal.
         self.activate(&ca)?;
         if !self.deps.certificate_issuer.is_ready() {
@@ -214,6 +215,10 @@ impl CaManager {
         ensure_writable(&self.deps.audit)?;
         // Revocation needs no TPM, and so comes before renewal, which may have to wait for it.
         self.revoke(ca).await?;
+        if ca.has_crls_of_the_future() {
+            ca.reissue_crls().await?;
+            self.activate(ca)?;
+        }
         self.renew(ca).await
     }
 
@@ -234,6 +239,7 @@ impl CaManager {
         let agent_set = self.deps.agents.current();
         let registered: HashSet<String> =
             agent_set.iter().map(|entry| issuer_state.host().spiffe_id(entry)).collect();
+        certificate_issuer.set_registered(registered.len());
         let orphaned = certificate_issuer.orphaned(|id| registered.contains(id));
         if orphaned.is_empty() {
             return Ok(());

@@ -41,12 +41,13 @@ mod wit_svid;
 pub use access_token::AccessToken;
 pub(crate) use commands::{KeyAction, KeyCommand};
 pub use commands::{
-    KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, key_command_channel,
+    KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, RotationUrgency,
+    key_command_channel,
 };
 pub use delegated_ca::DelegatedCa;
 pub use documents::PublishedDocuments;
 pub use enrollment::{CertificateReport, Enrollment, OpenedChallenge};
-pub use error::{CertificateFileError, DelegatedCaFault, EnrollmentError, Error, ScheduleError};
+pub use error::{CertificateFileError, EnrollmentError, Error, ScheduleError};
 pub use evidence::{
     AttestRequest, EvidenceDocument, EvidenceFormat, EvidenceResponse, MeasurementLogs, Nonce, Requester,
 };

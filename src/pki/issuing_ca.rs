@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::crl::CrlFields;
 use super::csr::SubjectKey;
 use super::error::Error;
-use super::issued::{CaTag, LeafRecord};
+use super::issued_file::{CaTag, LeafRecord};
 use crate::clock::{Timestamp, jitter};
 use crate::issue::IssuingKey;
 use crate::verify::x509::{

@@ -75,15 +75,18 @@ impl IdentityService {
         let invalid =
             |description| Rejection::new(ErrorCode::InvalidRequest, description, &peer).with_agent(&agent);
         let request = request.map_err(|e| invalid(e.to_string()))?;
-        // The CSR's signature is verified only here: for registered agents within their rate.
-        let key = request.csr.as_deref().map(SubjectKey::from_csr).transpose();
-        let key = key.map_err(|e| invalid(e.to_string()))?;
         let posture = self.deps.posture.evaluate(BootTime::now());
         let permit = policy::decide_identity(agent.clone(), &posture)?;
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
-        let params = CertificateParams { key, ttl: request.ttl };
         let now = self.deps.clock.now();
+        // The CSR's signature is verified only here: for registered agents within their rate and quota.
+        if request.csr.is_some() {
+            self.deps.certificate_issuer.check_quota(&permit, issuer_state.host(), now)?;
+        }
+        let key = request.csr.as_deref().map(SubjectKey::from_csr).transpose();
+        let key = key.map_err(|e| invalid(e.to_string()))?;
+        let params = CertificateParams { key, ttl: request.ttl };
         Ok(self.deps.certificate_issuer.issue(permit, issuer_state.host(), params, now)?)
     }
 }

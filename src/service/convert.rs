@@ -199,6 +199,7 @@ impl From<issue::RotationResult> for RotateResponse {
             kid: result.kid,
             active_from: result.active_from,
             retired: result.retired,
+            destroyed_early: result.destroyed_early,
         }
     }
 }
@@ -210,6 +211,7 @@ impl From<CertificateReport> for HostCertificate {
             issuer: report.issuer,
             not_before: report.not_before,
             not_after: report.not_after,
+            signing_root_sha256: report.signing_root_sha256,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::audit::{AuditUnavailable, Counted, Recorded};
+use super::command_budget::BudgetExceeded;
 use crate::config::Diagnostic;
 use crate::error_class::ErrorClass;
 use crate::issue::{self, KeyCommandError};
@@ -53,6 +54,9 @@ pub enum AdminError {
     /// What was to be done could not be recorded.
     #[error(transparent)]
     AuditUnavailable(#[from] AuditUnavailable),
+    /// The command is beyond its bound for an hour or a day.
+    #[error(transparent)]
+    BudgetExceeded(#[from] BudgetExceeded),
     /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeyCommandError),
@@ -114,6 +118,14 @@ impl InvalidRequest {
 }
 
 impl AdminError {
+    /// When a repeated request can succeed, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            AdminError::BudgetExceeded(exceeded) => Some(exceeded.retry_after),
+            _ => None,
+        }
+    }
+
     /// What the failure means for the administrator, whatever the request was.
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -121,6 +133,7 @@ impl AdminError {
                 ErrorClass::BadRequest
             }
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
+            AdminError::BudgetExceeded(_) => ErrorClass::Conflict,
             AdminError::Keys(error) => error.class(),
             AdminError::Posture(error) => error.class(),
             AdminError::Enrollment(error) => error.class(),

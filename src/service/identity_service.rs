@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::command_budget::CommandBudget;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
 use crate::clock::{Clock, Timestamp};
@@ -71,12 +72,19 @@ pub struct IdentityService {
     /// As in `deps`, with the write mode of this clone.
     pub(super) audit: Audit,
     pub(super) started: Timestamp,
+    /// The administrators' commands that changed protected state.
+    pub(super) command_budget: Arc<CommandBudget>,
 }
 
 impl IdentityService {
     /// A service on these components. `started` in its status is the time of this call.
     pub fn new(deps: ServiceDeps) -> IdentityService {
-        IdentityService { audit: deps.audit.clone(), started: deps.clock.now(), deps: Arc::new(deps) }
+        IdentityService {
+            audit: deps.audit.clone(),
+            started: deps.clock.now(),
+            deps: Arc::new(deps),
+            command_budget: Arc::default(),
+        }
     }
 
     /// The same service for a worker thread: it writes its own audit records while the disk keeps up.

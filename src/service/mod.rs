@@ -18,6 +18,7 @@ mod admin;
 mod attest;
 mod authenticate;
 mod certificates;
+mod command_budget;
 mod convert;
 mod documents;
 mod enrollment;
@@ -35,6 +36,7 @@ mod tokens;
 mod whoami;
 
 pub use admin::{Admin, RootAdmin};
+pub use command_budget::BudgetExceeded;
 pub use error::{AdminError, InvalidRequest, NotReady, RequestError, RequestResult};
 pub use health::ServiceHealth;
 pub use identity_service::{IdentityService, ServiceDeps};

@@ -111,6 +111,10 @@ pub struct HostCertificate {
     pub not_before: Timestamp,
     /// End of validity.
     pub not_after: Timestamp,
+    /// SHA-256 digest of the root below which the organization lets the host sign, in hexadecimal; absent
+    /// where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_root_sha256: Option<String>,
 }
 
 /// The host's certificate authority.

@@ -285,6 +285,7 @@ fn key_operations_are_for_root_and_not_for_the_admin_group() {
         "/v1/keys/accept",
         "/v1/posture/accept",
         "/v1/enroll/credential",
+        "/v1/enroll/install",
     ];
     for target in guarded {
         let answer = ask(target, &["-H", "Content-Type: application/json", "-d", "{}"]);

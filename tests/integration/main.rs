@@ -1,15 +1,18 @@
 //! The daemon and its command as users run them, on a real software TPM. One crate, so that a change is
 //! linked once.
 
+mod admin_bounds;
 mod agents_d;
 mod attestation;
 mod audit;
 mod bad_input;
+mod certificate_quota;
 mod certificates;
 mod commands;
 mod common;
 mod disk_failures;
 mod enrollment;
+mod forged_evidence;
 mod journald;
 mod jwt_libraries;
 mod keys;
