@@ -7,6 +7,9 @@ use clap::Parser;
 use hostbadge::daemon::{self, Arguments};
 
 fn main() -> ExitCode {
+    if let Some(status) = daemon::run_as_reader() {
+        return status;
+    }
     let arguments = Arguments::parse();
     let hardening_warnings = daemon::harden();
     let config = match daemon::read_config(&arguments) {

@@ -51,13 +51,7 @@ impl IdentityService {
             }
             Err(error) => {
                 self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
-                let code = match error {
-                    IdentifyError::NoMatch
-                    | IdentifyError::AgentMismatch(_)
-                    | IdentifyError::Unmeasured { .. } => ErrorCode::InvalidClient,
-                    IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,
-                };
-                Err(Rejection::new(code, error.to_string(), peer))
+                Err(Rejection::new(error_code(&error), error.to_string(), peer))
             }
         }
     }
@@ -74,7 +68,7 @@ impl IdentityService {
             }
             Err(error) => {
                 self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
-                Err(Rejection::new(ErrorCode::InvalidClient, error.to_string(), peer))
+                Err(Rejection::new(error_code(&error), error.to_string(), peer))
             }
         }
     }
@@ -97,5 +91,16 @@ impl IdentityService {
             refusal.suppressed = limited.unlogged.unwrap_or(0);
             Rejection { refusal, log: limited.unlogged.is_some() }
         })
+    }
+}
+
+fn error_code(error: &IdentifyError) -> ErrorCode {
+    match error {
+        IdentifyError::NoDigest { error, .. } if error.is_temporary() => ErrorCode::TemporarilyUnavailable,
+        IdentifyError::NoMatch
+        | IdentifyError::AgentMismatch(_)
+        | IdentifyError::Unmeasured { .. }
+        | IdentifyError::NoDigest { .. } => ErrorCode::InvalidClient,
+        IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,
     }
 }

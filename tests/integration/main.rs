@@ -9,6 +9,7 @@ mod commands;
 mod common;
 mod disk_failures;
 mod enrollment;
+mod hostile_executables;
 mod journald;
 mod jwt_libraries;
 mod keys;
