@@ -40,11 +40,10 @@ impl AuthenticatedAgent {
         self.exe_sha256
     }
 
-    /// Whether both values are the same registration, matched by the same process, with no change of either.
+    /// Whether both values are the same registration, matched by the same process, with no change of either. That
+    /// the digest of the executable has become known since is no change.
     pub fn is_same_snapshot(&self, other: &AuthenticatedAgent) -> bool {
-        Arc::ptr_eq(&self.entry, &other.entry)
-            && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
-            && self.exe_sha256 == other.exe_sha256
+        Arc::ptr_eq(&self.entry, &other.entry) && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
     }
 }
 

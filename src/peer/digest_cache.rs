@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -23,6 +23,8 @@ const MAX_CACHED_DIGESTS: usize = 4096;
 const DIGEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A reader may take this long, and a second more for each [`BYTES_PER_SECOND`] of the file.
 const MIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// A file that could not be read is not read in the background again for this time.
+const FAILURE_TTL: Duration = Duration::from_secs(60);
 /// A slow disk under load, in bytes a second.
 const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
@@ -36,6 +38,9 @@ struct CacheState {
     /// Reads in progress, by user and file: all requests for a file wait for the same read. A user's own, since
     /// the result depends on the namespaces of the process that is read.
     reads: Mutex<HashMap<(u32, FileId), ReadResult>>,
+    /// When reads failed, by user and file, so that a digest that no condition needs is not tried for each
+    /// request.
+    failed: Mutex<HashMap<(u32, FileId), Instant>>,
     turns: ReadTurns,
     readers: Readers,
 }
@@ -53,11 +58,16 @@ impl DigestCache {
     /// background, unless its user already waits for another one, so that a later request may find it.
     pub(super) fn known(&self, exe: &Arc<Executable>) -> Option<Sha256Digest> {
         let known = exe.digest().or_else(|| self.get(exe.id()).map(|digest| exe.set_digest(digest)));
-        if known.is_none() && self.0.turns.is_idle(exe.uid()) {
+        if known.is_none() && !self.has_failed(exe) && self.0.turns.is_idle(exe.uid()) {
             // The read puts its result into the cache.
             let _ = self.join_read(exe);
         }
         known
+    }
+
+    /// Whether a read of this file has failed shortly before.
+    fn has_failed(&self, exe: &Executable) -> bool {
+        lock(&self.0.failed).get(&(exe.uid(), *exe.id())).is_some_and(|at| at.elapsed() < FAILURE_TTL)
     }
 
     /// Returns the digest of an executable, and has it read if it is not known.
@@ -123,8 +133,17 @@ impl DigestCache {
         }
         let deadline = MIN_READ_TIMEOUT + Duration::from_secs(exe.id().size / BYTES_PER_SECOND);
         let result = exe.read(&self.0.readers, deadline).await;
-        self.0.turns.report(exe.uid(), result != Err(DigestError::Slow));
+        if result != Err(DigestError::NoReader) {
+            self.0.turns.report(exe.uid(), result != Err(DigestError::Slow));
+        }
         drop(turn);
+        if result.is_err() {
+            let mut failed = lock(&self.0.failed);
+            if failed.len() >= MAX_CACHED_DIGESTS {
+                failed.clear();
+            }
+            failed.insert((exe.uid(), *exe.id()), Instant::now());
+        }
         let digest = result?;
         let mut digests = lock(&self.0.digests);
         // Clearing is acceptable because it is rare: only a host with thousands of executables gets here.

@@ -22,14 +22,14 @@ pub enum DigestError {
     TooLarge,
     /// The file is on a file system that a user's program can serve.
     #[error(
-        "its executable is on a {0} file system, whose content a user's program can change at any time; \
+        "its executable is on a file system ({0}) whose content a user's program can change at any time; \
          install it on a disk"
     )]
     UserServed(String),
     /// The file is on a file system that was mounted in another user namespace, on top of another one.
     #[error(
-        "its executable is on a {0} file system of another user namespace, \
-         below which can be one that its own user serves; install it on a disk"
+        "its executable is on a file system ({0}) that was mounted in another user namespace, \
+         on top of one that its own user may serve; install it on a disk"
     )]
     ForeignNamespace(String),
     /// The file is on no mount of the process's mount namespace.

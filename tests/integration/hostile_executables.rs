@@ -98,7 +98,10 @@ fn a_program_that_its_user_serves_is_not_opened_and_holds_up_nobody() {
         let (status, body) = client.whoami();
         assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{body}");
         let reason = body["error_description"].as_str().unwrap();
-        assert!(reason.contains("is on a overlay file system of another user namespace"), "{reason}");
+        assert!(
+            reason.contains("is on a file system (overlay) that was mounted in another user namespace"),
+            "{reason}"
+        );
     }
     assert_eq!(host.post("/v1/token", serde_json::json!({ "audience": API })).status, 200);
     assert_eq!(host.status()["status"], "ok");
@@ -119,7 +122,7 @@ fn a_program_on_fuse_has_no_digest() {
     let (status, body) = client.request("POST /v1/token", &format!("audience={API}&agent=served"));
     assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{body}");
     let reason = body["error_description"].as_str().unwrap();
-    assert!(reason.contains("is on a fuse file system"), "{reason}");
+    assert!(reason.contains("is on a file system (fuse)"), "{reason}");
     // As another agent, which has no such condition, it is served.
     let (status, body) = token(&mut client);
     assert_eq!(status, 200, "{body}");
@@ -182,8 +185,9 @@ fn a_digest_that_no_condition_needs_is_in_later_tokens() {
     let mut client = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
     until("the digest is known", || {
         let (status, body) = token(&mut client);
-        assert_eq!(status, 200, "{body}");
-        (private_claims(&body)["exe_sha256"] == python_digest().as_str()).then_some(())
+        let is_known = || private_claims(&body)["exe_sha256"] == python_digest().as_str();
+        // The test may ask more often than an agent may.
+        (status != 429 && is_known()).then_some(())
     });
     assert_eq!(client.whoami().1["peer"]["exe_sha256"], python_digest());
 }

@@ -52,7 +52,7 @@ impl Readers {
 
     /// Returns the digest of `executable`, opened with O_PATH. Fails with [`DigestError::Slow`] at the
     /// deadline; the reader is left to itself, and killed if it is a child.
-    pub(in crate::peer) async fn digest(
+    pub async fn digest(
         &self,
         request: &Request,
         executable: BorrowedFd<'_>,

@@ -52,7 +52,10 @@ def serve(fuse, directory, name, content, parent):
     while os.getppid() == parent:
         if not select.select([fuse], [], [], 0.2)[0]:
             continue
-        request = os.read(fuse, 1 << 20)
+        try:
+            request = os.read(fuse, 1 << 20)
+        except OSError:
+            return  # The file system is unmounted.
         _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
         if os.path.exists(f"{directory}/armed"):
             with open(f"{directory}/requests", "a") as log:
@@ -65,7 +68,7 @@ def serve(fuse, directory, name, content, parent):
         error, data = (result, b"") if isinstance(result, int) else (0, result)
         try:
             os.write(fuse, struct.pack("<IiQ", 16 + len(data), error, unique) + data)
-        except FileNotFoundError:
+        except OSError:
             pass  # The request was interrupted.
 
 
