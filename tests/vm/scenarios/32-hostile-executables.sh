@@ -1,4 +1,5 @@
 # A program on a file system that does not answer holds up neither other callers nor the end of the service.
+# limit: 400 s
 
 need hostbadge
 modprobe -a fuse overlay
@@ -56,18 +57,20 @@ say "One that cannot be read delays no other agent, and not the end of the servi
 run_served hung "$(id -u games)" unshare --mount
 wait_for "the reader" grep -q OPEN /run/served/hung/requests
 cp /usr/bin/curl /usr/local/bin/curl-copy
-expect '"quick"' as daemon /usr/local/bin/curl-copy -sS --max-time 5 --unix-socket /run/hostbadge/agent.sock \
+expect '"quick"' as daemon /usr/local/bin/curl-copy -sS --max-time 20 --unix-socket /run/hostbadge/agent.sock \
     http://localhost/v1/whoami
 expect ok hostbadge status
 expect "Reader of an executable" readers
-wait_for "the refusal" grep "takes longer than 10 s" /run/served/hung/answer
+wait_for "the refusal" grep -E "takes longer than 10 s|could not be read in time" /run/served/hung/answer
 run_served again "$(id -u games)" unshare --mount
 wait_for "another refusal" grep "the next one is read in" /run/served/again/answer
 run_served last "$(id -u daemon)" unshare --mount
 wait_for "another reader" grep -q OPEN /run/served/last/requests
 before=$SECONDS
-systemctl restart hostbadged.service
-((SECONDS - before < 20)) || fail "the restart took $((SECONDS - before)) s"
+systemctl stop hostbadged.service
+# systemd waits 90 s for a process that does not end.
+((SECONDS - before < 60)) || fail "the stop took $((SECONDS - before)) s"
+systemctl start hostbadged.service
 expect '"quick"' whoami_of daemon
 wait
 wait_for "the end of the readers" no_readers
