@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::peer::{Peer, PeerInfo, Sha256Digest};
+use crate::peer::{DigestError, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::entry::AgentEntry;
@@ -35,16 +35,15 @@ impl AuthenticatedAgent {
         &self.peer
     }
 
-    /// Returns the SHA-256 digest of the executable, or `None` if the daemon cannot read it.
+    /// Returns the SHA-256 digest of the executable if it is known. Only conditions on it wait until it is.
     pub fn exe_sha256(&self) -> Option<Sha256Digest> {
         self.exe_sha256
     }
 
-    /// Whether both values are the same registration, matched by the same process, with no change of either.
+    /// Whether both values are the same registration, matched by the same process, with no change of either. That
+    /// the digest of the executable has become known since is no change.
     pub fn is_same_snapshot(&self, other: &AuthenticatedAgent) -> bool {
-        Arc::ptr_eq(&self.entry, &other.entry)
-            && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
-            && self.exe_sha256 == other.exe_sha256
+        Arc::ptr_eq(&self.entry, &other.entry) && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
     }
 }
 
@@ -62,6 +61,14 @@ pub enum IdentifyError {
         /// Why the executable does not count as measured.
         reason: String,
     },
+    /// The process meets all selectors but those on the content of its executable, which is not known.
+    #[error("this process would be agent \"{agent}\", but {error}")]
+    NoDigest {
+        /// The agent's name.
+        agent: String,
+        /// Why the digest of the executable is not known.
+        error: DigestError,
+    },
     /// The process is not the agent that the request names.
     #[error("this process is not agent \"{0}\"; run whoami to list its agents")]
     AgentMismatch(String),
@@ -71,8 +78,12 @@ pub enum IdentifyError {
 }
 
 impl IdentifyError {
-    fn is_unmeasured(&self, name: &str) -> bool {
-        matches!(self, IdentifyError::Unmeasured { agent, .. } if agent == name)
+    /// Whether the process would be the agent `name` if the content of its executable were known or measured.
+    fn is_unverified(&self, name: &str) -> bool {
+        matches!(
+            self,
+            IdentifyError::Unmeasured { agent, .. } | IdentifyError::NoDigest { agent, .. } if agent == name
+        )
     }
 }
 
@@ -82,45 +93,48 @@ impl AgentRegistry {
         self.match_all(peer, ima_digests).await.0
     }
 
-    /// Returns all agents that `peer` matches, and an [`IdentifyError::Unmeasured`] for each agent that it
-    /// would match if its executable were measured.
+    /// Returns all agents that `peer` matches, and an [`IdentifyError::Unmeasured`] or
+    /// [`IdentifyError::NoDigest`] for each agent that it would match if its executable were measured or known.
     async fn match_all(
         &self,
         peer: &Peer,
         ima_digests: &ImaDigests,
     ) -> (Vec<Arc<AgentEntry>>, Vec<IdentifyError>) {
         let agents = self.current();
-        let (mut matched, mut unmeasured) = (Vec::new(), Vec::new());
+        let (mut matched, mut unverified) = (Vec::new(), Vec::new());
         for entry in agents.iter() {
             match entry.selectors.matches(peer, self.nss(), self.digest_cache(), ima_digests).await {
                 MatchResult::Matched => matched.push(entry.clone()),
                 MatchResult::NotMatched => {}
                 MatchResult::Unmeasured(reason) => {
-                    unmeasured.push(IdentifyError::Unmeasured { agent: entry.name.to_string(), reason });
+                    unverified.push(IdentifyError::Unmeasured { agent: entry.name.to_string(), reason });
+                }
+                MatchResult::NoDigest(error) => {
+                    unverified.push(IdentifyError::NoDigest { agent: entry.name.to_string(), error });
                 }
             }
         }
-        (matched, unmeasured)
+        (matched, unverified)
     }
 
     /// Identifies `peer` as all agents that it matches, sorted by name. The first is its default identity.
     ///
     /// # Errors
-    /// [`IdentifyError::NoMatch`] or [`IdentifyError::Unmeasured`].
+    /// [`IdentifyError::NoMatch`], [`IdentifyError::Unmeasured`] or [`IdentifyError::NoDigest`].
     pub async fn identify_all(
         &self,
         peer: &Peer,
         ima_digests: &ImaDigests,
     ) -> Result<Vec<AuthenticatedAgent>, IdentifyError> {
-        let (matched, mut unmeasured) = self.match_all(peer, ima_digests).await;
+        let (matched, mut unverified) = self.match_all(peer, ima_digests).await;
         if matched.is_empty() {
-            return Err(if unmeasured.is_empty() {
+            return Err(if unverified.is_empty() {
                 IdentifyError::NoMatch
             } else {
-                unmeasured.swap_remove(0)
+                unverified.swap_remove(0)
             });
         }
-        let exe_sha256 = peer.compute_exe_sha256(self.digest_cache()).await;
+        let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
         Ok(matched
             .into_iter()
             .map(|entry| AuthenticatedAgent { entry, peer: peer.clone(), exe_sha256 })
@@ -143,15 +157,15 @@ impl AgentRegistry {
         requested_name: Option<&str>,
         ima_digests: &ImaDigests,
     ) -> Result<AuthenticatedAgent, IdentifyError> {
-        let (mut matched, mut unmeasured) = self.match_all(peer, ima_digests).await;
-        if matched.is_empty() && requested_name.is_none() && !unmeasured.is_empty() {
-            return Err(unmeasured.swap_remove(0));
+        let (mut matched, mut unverified) = self.match_all(peer, ima_digests).await;
+        if matched.is_empty() && requested_name.is_none() && !unverified.is_empty() {
+            return Err(unverified.swap_remove(0));
         }
         let entry = match requested_name {
             Some(name) => match matched.iter().position(|entry| entry.name.as_str() == name) {
                 Some(index) => matched.swap_remove(index),
-                None => match unmeasured.iter().position(|error| error.is_unmeasured(name)) {
-                    Some(index) => return Err(unmeasured.swap_remove(index)),
+                None => match unverified.iter().position(|error| error.is_unverified(name)) {
+                    Some(index) => return Err(unverified.swap_remove(index)),
                     None if matched.is_empty() => return Err(IdentifyError::NoMatch),
                     None => return Err(IdentifyError::AgentMismatch(name.to_owned())),
                 },
@@ -162,7 +176,7 @@ impl AgentRegistry {
             }
             None => matched.swap_remove(0),
         };
-        let exe_sha256 = peer.compute_exe_sha256(self.digest_cache()).await;
+        let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
         Ok(AuthenticatedAgent { entry, peer: peer.clone(), exe_sha256 })
     }
 }

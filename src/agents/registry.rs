@@ -48,6 +48,16 @@ impl AgentRegistry {
     /// Reads the directory. If it has faults, the registry starts empty, and [`AgentRegistry::load_status`]
     /// returns them. Blocking. `trust_domain_length` is as in [`AgentSet::read`].
     pub fn open(dir: &Path, trust_domain_length: usize, clock: Clock) -> AgentRegistry {
+        AgentRegistry::open_with(dir, trust_domain_length, clock, DigestCache::default())
+    }
+
+    /// As [`AgentRegistry::open`], with a cache for the digests of executables.
+    pub fn open_with(
+        dir: &Path,
+        trust_domain_length: usize,
+        clock: Clock,
+        digest_cache: DigestCache,
+    ) -> AgentRegistry {
         let loaded_at = clock.now();
         let registry = AgentRegistry(Arc::new(RegistryState {
             dir: dir.to_owned(),
@@ -58,7 +68,7 @@ impl AgentRegistry {
             change_sender: watch::Sender::new(()),
             reload_lock: Mutex::new(()),
             nss: NssCache::default(),
-            digest_cache: DigestCache::default(),
+            digest_cache,
         }));
         // The faults are in `load_status`, and the callers report them.
         let _ = registry.reload();

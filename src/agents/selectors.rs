@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::config::{Diagnostic, SourceFile};
-use crate::peer::{DigestCache, ParseDigestError, Peer, Sha256Digest};
+use crate::peer::{DigestCache, DigestError, ParseDigestError, Peer, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::nss::NssCache;
@@ -95,22 +95,21 @@ impl Selectors {
         if self.exe_sha256.is_none() && !self.measured {
             return MatchResult::Matched;
         }
-        let digest = peer.compute_exe_sha256(digest_cache).await;
-        if self.exe_sha256.is_some_and(|expected| digest != Some(expected)) {
+        let digest = match peer.compute_exe_sha256(digest_cache).await {
+            Ok(digest) => digest,
+            Err(error) => return MatchResult::NoDigest(error),
+        };
+        if self.exe_sha256.is_some_and(|expected| digest != expected) {
             return MatchResult::NotMatched;
         }
-        match (self.measured, digest) {
-            (false, _) => MatchResult::Matched,
-            (true, None) => MatchResult::Unmeasured(EXE_UNREADABLE.into()),
-            (true, Some(digest)) => ima_digests
-                .check_measured(&digest.0)
-                .map_or_else(|e| MatchResult::Unmeasured(e.to_string()), |()| MatchResult::Matched),
+        if !self.measured {
+            return MatchResult::Matched;
         }
+        ima_digests
+            .check_measured(&digest.0)
+            .map_or_else(|e| MatchResult::Unmeasured(e.to_string()), |()| MatchResult::Matched)
     }
 }
-
-const EXE_UNREADABLE: &str = "its executable cannot be read, so it cannot be checked against the IMA log; \
-                              an administrator can install the drop-in executables.conf, see hostbadged(8)";
 
 /// Result of matching a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +120,8 @@ pub(super) enum MatchResult {
     NotMatched,
     /// Only `measured` is not met, for this reason.
     Unmeasured(String),
+    /// Only `exe_sha256` or `measured` may not be met, because the executable's digest is not known.
+    NoDigest(DigestError),
 }
 
 /// The table `[match]` as written.

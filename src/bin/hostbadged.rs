@@ -11,6 +11,9 @@ use hostbadge::wiping_allocator::WipingAllocator;
 static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 fn main() -> ExitCode {
+    if let Some(status) = daemon::run_as_reader() {
+        return status;
+    }
     let arguments = Arguments::parse();
     let hardening_warnings = daemon::harden();
     let config = match daemon::read_config(&arguments) {

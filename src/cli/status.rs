@@ -80,6 +80,7 @@ fn print_status(status: &StatusResponse) {
         n => format!(", {n} entries dropped"),
     };
     table.add("journal", format!("{}{dropped}", status.journal.sink));
+    table.add_some("workers", status.workers.problem.as_ref());
     table.add("connections", status.connections.to_string());
     table.print();
 }

@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
+use crate::peer::{DigestCache, Readers};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
@@ -34,7 +35,13 @@ impl Parts {
     /// cannot be read is left out.
     pub fn open(config: &Config, audit: Audit) -> Parts {
         let (paths, clock) = (&config.paths, Clock::System);
-        let agents = AgentRegistry::open(&paths.agents, config.trust_domain_length(), clock.clone());
+        let digest_cache = DigestCache::with_readers(Readers::for_run_dir(&paths.run));
+        let agents = AgentRegistry::open_with(
+            &paths.agents,
+            config.trust_domain_length(),
+            clock.clone(),
+            digest_cache,
+        );
         for fault in &agents.load_status().faults {
             tracing::error!(event = "agents-rejected", "{fault}");
         }

@@ -50,7 +50,7 @@ pub(super) fn spawn(
 
     let (stop, stop_workers) = (CancellationToken::new(), CancellationToken::new());
     let worker_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MAX_WORKERS);
-    let workers = Arc::new(WorkerPool::start(worker_count, &stop_workers)?);
+    let workers = Arc::new(WorkerPool::start(worker_count, &stop_workers, service.worker_health().clone())?);
     let on_workers = |listener, api| {
         Server::new(listener, api, connection_limits.clone(), Some(workers.clone()), stop.clone())
     };

@@ -8,17 +8,28 @@
 //! On kernels with SO_PEERPIDFD (6.5) the process is pinned: its pid cannot be reused while its attributes
 //! are read. On older kernels the tracker opens a pidfd by pid, compares start time and uid before and after
 //! reading, and marks the peer as not pinned.
+//!
+//! Nothing here waits for a file system that a user can serve: an executable is identified by the attributes
+//! that the kernel has cached, and read by another process ([`Readers`]) where a condition needs its digest.
 
 mod cgroup;
+mod digest_cache;
+mod digest_error;
 mod executable;
 mod process;
+mod read_turns;
+mod reader;
+mod sha256_digest;
 mod sys;
 mod tracker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use executable::{DigestCache, ParseDigestError, Sha256Digest};
+pub use digest_cache::DigestCache;
+pub use digest_error::DigestError;
+pub use reader::{READER_ARGUMENT, Readers, serve_reader};
+pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
 
 /// The process at the other end of a socket, as identified for one request. Clones share the data.
@@ -51,7 +62,7 @@ pub struct PeerInfo {
     /// The unit's invocation ID, 32 lower-case hexadecimal digits.
     pub invocation: Option<String>,
     /// `None` if the daemon has no permission to read it.
-    exe: Option<executable::Executable>,
+    exe: Option<Arc<executable::Executable>>,
 }
 
 impl PeerInfo {
@@ -61,17 +72,27 @@ impl PeerInfo {
         self.exe.as_ref().map(|exe| &exe.path)
     }
 
-    /// Returns the SHA-256 digest of the executable if it was computed before.
+    /// Returns the SHA-256 digest of the executable if one of the two methods below has returned it.
     pub fn exe_sha256(&self) -> Option<Sha256Digest> {
-        self.exe.as_ref().and_then(|exe| exe.cached_digest())
+        self.exe.as_ref().and_then(|exe| exe.digest())
     }
 
-    /// Returns the SHA-256 digest of the running executable, read from the open `/proc/PID/exe` and not from
-    /// its path. Returns `None` if the file cannot be read, exceeds 2 GiB, or takes longer than 10 s to read.
-    pub async fn compute_exe_sha256(&self, cache: &DigestCache) -> Option<Sha256Digest> {
+    /// Returns the SHA-256 digest of the executable if it was computed before, for this process or another
+    /// one. Otherwise the file is read in the background, for later requests.
+    pub fn known_exe_sha256(&self, cache: &DigestCache) -> Option<Sha256Digest> {
+        self.exe.as_ref().and_then(|exe| cache.known(exe))
+    }
+
+    /// Returns the SHA-256 digest of the running executable, which is read through `/proc/PID/exe` and not
+    /// through its path.
+    ///
+    /// # Errors
+    /// A [`DigestError`] if the file may not be read, is on a file system that its user can serve, exceeds
+    /// 2 GiB, or takes longer than 10 s to read.
+    pub async fn compute_exe_sha256(&self, cache: &DigestCache) -> Result<Sha256Digest, DigestError> {
         match &self.exe {
-            Some(exe) => exe.digest(cache).await,
-            None => None,
+            Some(exe) => cache.digest(exe).await,
+            None => Err(DigestError::NoPermission),
         }
     }
 

@@ -145,7 +145,7 @@ fn build_peer(
         pinned,
         unit,
         invocation,
-        exe: process.executable(snapshot),
+        exe: process.executable(snapshot).map(Arc::new),
     }))
 }
 

@@ -43,7 +43,18 @@ impl IdentityService {
         peer: &Peer,
         requested_agent: Option<&str>,
     ) -> Result<AuthenticatedAgent, Rejection> {
-        match self.deps.agents.identify(peer, requested_agent, self.deps.posture.ima_digests()).await {
+        let identified =
+            self.deps.agents.identify(peer, requested_agent, self.deps.posture.ima_digests()).await;
+        self.admit(peer, identified)
+    }
+
+    /// Takes the request of an identified agent, or of an unknown caller, from its rate.
+    fn admit(
+        &self,
+        peer: &Peer,
+        identified: Result<AuthenticatedAgent, IdentifyError>,
+    ) -> Result<AuthenticatedAgent, Rejection> {
+        match identified {
             Ok(agent) => {
                 self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(peer))
                     .map_err(|rejection| rejection.with_agent(&agent))?;
@@ -51,13 +62,7 @@ impl IdentityService {
             }
             Err(error) => {
                 self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
-                let code = match error {
-                    IdentifyError::NoMatch
-                    | IdentifyError::AgentMismatch(_)
-                    | IdentifyError::Unmeasured { .. } => ErrorCode::InvalidClient,
-                    IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,
-                };
-                Err(Rejection::new(code, error.to_string(), peer))
+                Err(Rejection::new(error_code(&error), error.to_string(), peer))
             }
         }
     }
@@ -74,7 +79,7 @@ impl IdentityService {
             }
             Err(error) => {
                 self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
-                Err(Rejection::new(ErrorCode::InvalidClient, error.to_string(), peer))
+                Err(Rejection::new(error_code(&error), error.to_string(), peer))
             }
         }
     }
@@ -82,11 +87,12 @@ impl IdentityService {
     /// The first agent by name that the peer matches, for requests whose answer is the same for each.
     pub(super) async fn identify_any(&self, peer: &Peer) -> Result<AuthenticatedAgent, Rejection> {
         let ima_digests = self.deps.posture.ima_digests();
-        let first_match = match self.deps.agents.identify(peer, None, ima_digests).await {
-            Err(IdentifyError::Ambiguous(mut names)) if !names.is_empty() => Some(names.swap_remove(0)),
-            _ => None,
-        };
-        self.identify(peer, first_match.as_deref()).await
+        match self.deps.agents.identify(peer, None, ima_digests).await {
+            Err(IdentifyError::Ambiguous(mut names)) if !names.is_empty() => {
+                self.identify(peer, Some(&names.swap_remove(0))).await
+            }
+            identified => self.admit(peer, identified),
+        }
     }
 
     pub(super) fn check_rate(&self, key: RateLimitKey, peer: Option<&Peer>) -> Result<(), Rejection> {
@@ -100,5 +106,16 @@ impl IdentityService {
             refusal.suppressed = unlogged;
             refusal.into()
         })
+    }
+}
+
+fn error_code(error: &IdentifyError) -> ErrorCode {
+    match error {
+        IdentifyError::NoDigest { error, .. } if error.is_temporary() => ErrorCode::TemporarilyUnavailable,
+        IdentifyError::NoMatch
+        | IdentifyError::AgentMismatch(_)
+        | IdentifyError::Unmeasured { .. }
+        | IdentifyError::NoDigest { .. } => ErrorCode::InvalidClient,
+        IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,
     }
 }

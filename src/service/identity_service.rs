@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::command_budget::CommandBudget;
+use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
 use crate::clock::{Clock, Timestamp};
@@ -74,6 +75,7 @@ pub struct IdentityService {
     pub(super) started: Timestamp,
     /// The administrators' commands that changed protected state.
     pub(super) command_budget: Arc<CommandBudget>,
+    pub(super) workers: WorkerHealth,
 }
 
 impl IdentityService {
@@ -82,14 +84,20 @@ impl IdentityService {
         IdentityService {
             audit: deps.audit.clone(),
             started: deps.clock.now(),
-            deps: Arc::new(deps),
             command_budget: Arc::default(),
+            workers: WorkerHealth::default(),
+            deps: Arc::new(deps),
         }
     }
 
     /// The same service for a worker thread: it writes its own audit records while the disk keeps up.
     pub fn with_inline_audit(&self) -> IdentityService {
         IdentityService { audit: self.audit.with_inline_writes(), ..self.clone() }
+    }
+
+    /// Where the server reports workers that do not run.
+    pub fn worker_health(&self) -> &WorkerHealth {
+        &self.workers
     }
 
     /// The time of day.

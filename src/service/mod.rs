@@ -34,6 +34,7 @@ mod status;
 mod streams;
 mod tokens;
 mod whoami;
+mod worker_health;
 
 pub use admin::{Admin, RootAdmin};
 pub use command_budget::BudgetExceeded;
@@ -42,6 +43,7 @@ pub use health::ServiceHealth;
 pub use identity_service::{IdentityService, ServiceDeps};
 pub use requests::JwtSvidParams;
 pub use streams::{CallerCheck, IdentityInputs};
+pub use worker_health::WorkerHealth;
 
 // What `api` needs of the modules below.
 pub use crate::agents::AuthenticatedAgent;

@@ -8,6 +8,7 @@ use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
     AgentsStatus, AuditStatus, FederationStatus, HostNames, JournalStatus, StatusResponse, TpmStatus,
+    WorkersStatus,
 };
 
 impl IdentityService {
@@ -52,6 +53,7 @@ impl IdentityService {
                 sink: self.audit.journal().sink_name().to_owned(),
                 dropped: self.audit.journal().dropped(),
             },
+            workers: WorkersStatus { count: self.workers.total(), problem: self.workers.problem() },
             connections,
         }
     }
@@ -63,6 +65,9 @@ impl IdentityService {
             0 => format!("{} agents", load_status.agents),
             n => format!("{} agents, {n} faults in agents.d", load_status.agents),
         };
+        if let Some(problem) = self.workers.problem() {
+            return format!("{problem}; {agents}");
+        }
         match self.deps.issuer.state() {
             Some(issuer_state) => {
                 let tpm_state = self.deps.tpm_state.borrow().kind;

@@ -48,8 +48,20 @@ pub struct StatusResponse {
     pub audit: AuditStatus,
     /// The journal.
     pub journal: JournalStatus,
+    /// The threads that serve the agent socket and the workload socket.
+    pub workers: WorkersStatus,
     /// Open connections of the agent socket and the workload socket.
     pub connections: usize,
+}
+
+/// The threads that serve connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct WorkersStatus {
+    /// Number of workers.
+    pub count: usize,
+    /// Which of them do not run; `null` where all run.
+    pub problem: Option<String>,
 }
 
 /// Names of this host; each is `null` until the issuer is ready.

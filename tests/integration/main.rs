@@ -13,6 +13,7 @@ mod common;
 mod disk_failures;
 mod enrollment;
 mod forged_evidence;
+mod hostile_executables;
 mod journald;
 mod jwt_libraries;
 mod keys;
