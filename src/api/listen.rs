@@ -6,6 +6,12 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use nix::sys::socket::{Backlog, listen};
+
+/// Connections that wait to be accepted. A process that connects without blocking gets EAGAIN above it, so
+/// that a short queue lets one uid keep others out. net.core.somaxconn limits it too (4096 by default).
+const MAX_BACKLOG: i32 = 4096;
+
 /// Name and permissions of a socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Socket {
@@ -33,6 +39,9 @@ pub fn bind(dir: &Path, socket: Socket) -> io::Result<UnixListener> {
     }
     // The umask of 0077 keeps other users out until mode and group are set.
     let listener = UnixListener::bind(&path).map_err(with_path)?;
+    // The standard library listens with a backlog of 128.
+    let backlog = Backlog::new(MAX_BACKLOG).and_then(|backlog| listen(&listener, backlog));
+    backlog.map_err(|errno| with_path(errno.into()))?;
     if let Some(group) = socket.group {
         chown(&path, None, Some(group)).map_err(with_path)?;
     }
