@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::documents::BundleCache;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
 use crate::clock::{Clock, Timestamp};
@@ -70,13 +71,19 @@ pub struct IdentityService {
     pub(super) deps: Arc<ServiceDeps>,
     /// As in `deps`, with the write mode of this clone.
     pub(super) audit: Audit,
+    pub(super) bundle_cache: Arc<BundleCache>,
     pub(super) started: Timestamp,
 }
 
 impl IdentityService {
     /// A service on these components. `started` in its status is the time of this call.
     pub fn new(deps: ServiceDeps) -> IdentityService {
-        IdentityService { audit: deps.audit.clone(), started: deps.clock.now(), deps: Arc::new(deps) }
+        IdentityService {
+            audit: deps.audit.clone(),
+            bundle_cache: Arc::default(),
+            started: deps.clock.now(),
+            deps: Arc::new(deps),
+        }
     }
 
     /// The same service for a worker thread: it writes its own audit records while the disk keeps up.
