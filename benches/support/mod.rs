@@ -62,7 +62,8 @@ impl Host {
         let etc = dir.join("etc");
         std::fs::create_dir_all(&etc).expect("a directory");
         let config = "[limits]\nrate = 10000000\nburst = 10000000\n\
-            tpm_rate = 10000000\ntpm_burst = 10000000\n[log]\nto = \"auto\"\n";
+            tpm_rate = 10000000\ntpm_burst = 10000000\n\
+            public_rate = 10000000\npublic_burst = 10000000\n[log]\nto = \"auto\"\n";
         std::fs::write(etc.join("hostbadged.toml"), config).expect("a file");
         let started = Instant::now();
         let mut daemon = Command::new(env!("CARGO_BIN_EXE_hostbadged"))

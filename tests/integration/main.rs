@@ -15,6 +15,7 @@ mod keys;
 mod keystore;
 mod layering;
 mod lifecycle;
+mod neighbours;
 mod openapi;
 mod peers;
 mod posture;
