@@ -8,9 +8,13 @@ use std::path::Path;
 
 use nix::sys::socket::{Backlog, listen};
 
-/// Connections that wait to be accepted. A process that connects without blocking gets EAGAIN above it, so
-/// that a short queue lets one uid keep others out. net.core.somaxconn limits it too (4096 by default).
-const MAX_BACKLOG: i32 = 4096;
+/// Connections that may wait to be accepted: enough for all clients that connect at once after a restart. A
+/// process that connects without blocking gets EAGAIN above it. net.core.somaxconn limits it too (4096 by
+/// default).
+pub const FULL_BACKLOG: i32 = 4096;
+/// The same while one uid connects faster than it may. Its connections fill any queue, and each one of another
+/// uid waits until those before it are accepted: above this length in connect(2), in the order of arrival.
+pub const SHORT_BACKLOG: i32 = 128;
 
 /// Name and permissions of a socket.
 #[derive(Clone, Copy, Debug)]
@@ -39,12 +43,17 @@ pub fn bind(dir: &Path, socket: Socket) -> io::Result<UnixListener> {
     }
     // The umask of 0077 keeps other users out until mode and group are set.
     let listener = UnixListener::bind(&path).map_err(with_path)?;
-    // The standard library listens with a backlog of 128.
-    let backlog = Backlog::new(MAX_BACKLOG).and_then(|backlog| listen(&listener, backlog));
-    backlog.map_err(|errno| with_path(errno.into()))?;
     if let Some(group) = socket.group {
         chown(&path, None, Some(group)).map_err(with_path)?;
     }
     fs::set_permissions(&path, Permissions::from_mode(socket.mode)).map_err(with_path)?;
     Ok(listener)
+}
+
+/// Sets how many connections may wait to be accepted.
+///
+/// # Errors
+/// Where listen(2) fails.
+pub fn set_backlog(listener: &UnixListener, connections: i32) -> io::Result<()> {
+    Ok(listen(listener, Backlog::new(connections)?)?)
 }

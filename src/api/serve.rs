@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant as TokioInstant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +27,7 @@ use super::agent::AgentApi;
 use super::client_connection::ClientConnection;
 use super::connection_limits::ConnectionLimits;
 use super::drain;
+use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, set_backlog};
 use super::pace::{Cost, Pace};
 use super::reply::{self, Reply};
 use super::workers::WorkerPool;
@@ -46,6 +48,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// served later; if it would have to wait too long, it is refused.
 const CONNECTION_RATE: u32 = 1_000;
 const CONNECTION_BURST: u32 = 10_000;
+/// Connections of one uid at once, above the same rate, from which on fewer connections may wait, until no uid
+/// has exceeded it for some time.
+const CROWDING_BURST: u32 = 2_000;
+const CROWDING_TIME: Duration = Duration::from_secs(1);
 /// Connections that are accepted before other tasks of this thread run.
 const ACCEPT_BATCH: usize = 64;
 /// Pause after an error such as a lack of descriptors, which would otherwise occur again at once.
@@ -138,6 +144,7 @@ pub struct Server {
     /// What replies and connections cost each uid; only the replies' budget is shared with other sockets.
     pace: Arc<Pace>,
     connection_pace: Pace,
+    crowding_pace: Pace,
     rejection_pace: Pace,
     /// `None` where the accepting thread serves the connections.
     workers: Option<Arc<WorkerPool>>,
@@ -164,29 +171,52 @@ impl Server {
         listener.set_nonblocking(true)?;
         // SAFETY: `listener` owns its descriptor, and nothing replaces or closes it before the AsyncFd is dropped.
         let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
-        Ok(Server {
+        let server = Server {
             listener,
             api,
             connection_limits,
             pace,
             connection_pace: Pace::new(CONNECTION_RATE, CONNECTION_BURST),
+            crowding_pace: Pace::new(CONNECTION_RATE, CROWDING_BURST),
             rejection_pace: Pace::new(REJECTION_RATE, REJECTION_BURST),
             workers,
             stop,
             connections: TaskTracker::new(),
             rejections: Arc::new(Semaphore::new(MAX_REJECTIONS)),
-        })
+        };
+        // The standard library listens with a backlog of 128, and a unit file may have another one.
+        server.limit_waiting(FULL_BACKLOG);
+        Ok(server)
     }
 
     /// Accepts until `stop` is cancelled, then waits at most 5 s for requests in progress.
     pub async fn run(self) {
+        let mut crowded_until = None;
         loop {
+            let crowding_over = async {
+                match crowded_until {
+                    Some(end) => sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
             let accepted = tokio::select! {
                 accepted = self.accept_batch() => accepted,
+                () = crowding_over => {
+                    crowded_until = None;
+                    self.limit_waiting(FULL_BACKLOG);
+                    continue;
+                }
                 () = self.stop.cancelled() => break,
             };
-            if let Err(e) = accepted {
-                self.accept_failed(&e).await;
+            match accepted {
+                Ok(is_crowded) if is_crowded => {
+                    if crowded_until.is_none() {
+                        self.limit_waiting(SHORT_BACKLOG);
+                    }
+                    crowded_until = Some(TokioInstant::now() + CROWDING_TIME);
+                }
+                Ok(_) => {}
+                Err(e) => self.accept_failed(&e).await,
             }
         }
         drop(self.listener);
@@ -195,26 +225,36 @@ impl Server {
     }
 
     /// Waits for connections and accepts those that wait, up to 64. Nothing but the lack of connections makes
-    /// it wait: while one uid makes them faster than they are accepted, those of others are refused by the
-    /// kernel.
-    async fn accept_batch(&self) -> io::Result<()> {
+    /// it wait: while one uid makes them faster than they are accepted, those of others wait behind them.
+    /// Returns whether a uid connects faster than it may.
+    async fn accept_batch(&self) -> io::Result<bool> {
         let mut ready = self.listener.readable().await?;
+        let mut is_crowded = false;
         for _ in 0..ACCEPT_BATCH {
-            match ready.try_io(|listener| listener.get_ref().accept()) {
-                Ok(accepted) => self.admit(accepted?.0),
-                // There is none. The next call waits.
-                Err(_would_block) => return Ok(()),
-            }
+            // The error means that there is none; the next call waits.
+            let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else {
+                return Ok(is_crowded);
+            };
+            let (stream, _) = accepted?;
+            // Only the uid at first: a connection beyond the limits has to cost as little as possible.
+            let Ok(credentials) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
+            let uid = credentials.uid();
+            let crowding = self.crowding_pace.charge(uid, Cost::Unit, Instant::now());
+            is_crowded |= crowding != Some(Duration::ZERO);
+            self.admit(stream, uid);
         }
         drop(ready);
         tokio::task::yield_now().await;
-        Ok(())
+        Ok(is_crowded)
     }
 
-    fn admit(&self, stream: StdStream) {
-        // Only the uid at first: a connection beyond the limits has to cost as little as possible.
-        let Ok(credentials) = getsockopt(&stream, sockopt::PeerCredentials) else { return };
-        let uid = credentials.uid();
+    fn limit_waiting(&self, connections: i32) {
+        if let Err(e) = set_backlog(self.listener.get_ref(), connections) {
+            tracing::warn!("the number of waiting connections cannot be set: {e}");
+        }
+    }
+
+    fn admit(&self, stream: StdStream, uid: u32) {
         let Some(delay) = self.connection_pace.charge(uid, Cost::Unit, Instant::now()) else {
             return self.reject(stream, uid);
         };
