@@ -1,9 +1,7 @@
 //! Public documents: key sets, discovery, bundles and revocation lists.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
 use super::error::NotReady;
@@ -15,19 +13,6 @@ use crate::pki;
 /// Every local process may ask for the documents, so the reason is for administrators only.
 const ISSUER_NOT_READY: &str = "the issuer is not ready; administrators see the reason in hostbadge status";
 const CA_NOT_READY: &str = "the host's CA is being created; try again in a moment";
-
-/// The last bundle document, so that it is made once for each change.
-#[derive(Debug, Default)]
-pub(super) struct BundleCache(ArcSwapOption<CachedBundle>);
-
-#[derive(Debug)]
-struct CachedBundle {
-    /// The key set that it was made from: the same memory, which a change of the keys replaces.
-    spiffe_bundle: Bytes,
-    /// The generation of the CA that it was made from.
-    ca_generation: u64,
-    document: Bytes,
-}
 
 impl IdentityService {
     /// The key set of the host's access tokens (RFC 7517 section 5), JSON.
@@ -53,28 +38,20 @@ impl IdentityService {
     pub fn bundle_document(&self) -> Result<Bytes, NotReady> {
         let not_ready = || NotReady(ISSUER_NOT_READY.into());
         let issuer_state = self.deps.issuer.state().ok_or_else(not_ready)?;
-        let spiffe_bundle = &issuer_state.documents().spiffe_bundle;
+        let token_keys = &issuer_state.documents().spiffe_bundle;
         // Read before the roots, so that a document of older roots is not kept under the new generation.
         let ca_generation = self.deps.certificate_issuer.generation();
-        let cache = &self.bundle_cache.0;
-        if let Some(cached) =
-            cache.load().as_ref().filter(|cached| cached.is_of(spiffe_bundle, ca_generation))
-        {
-            return Ok(cached.document.clone());
+        if let Some(document) = self.bundle_cache.get(token_keys, ca_generation) {
+            return Ok(document);
         }
         let roots = self.deps.certificate_issuer.bundle();
         if roots.is_empty() {
             return Err(not_ready());
         }
         let sequence = self.deps.certificate_issuer.changed_at().as_secs();
-        let document = pki::bundle_document(spiffe_bundle, &roots, sequence).ok_or_else(not_ready)?;
+        let document = pki::bundle_document(token_keys, &roots, sequence).ok_or_else(not_ready)?;
         let document = Bytes::from(document.to_string());
-        let spiffe_bundle = spiffe_bundle.clone();
-        cache.store(Some(Arc::new(CachedBundle {
-            spiffe_bundle,
-            ca_generation,
-            document: document.clone(),
-        })));
+        self.bundle_cache.store(token_keys, ca_generation, &document);
         Ok(document)
     }
 
@@ -160,12 +137,6 @@ impl IdentityService {
             own(issuer_state.documents()).clone(),
         );
         Ok(key_sets)
-    }
-}
-
-impl CachedBundle {
-    fn is_of(&self, spiffe_bundle: &Bytes, ca_generation: u64) -> bool {
-        self.ca_generation == ca_generation && self.spiffe_bundle.as_ptr() == spiffe_bundle.as_ptr()
     }
 }
 

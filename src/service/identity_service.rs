@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::documents::BundleCache;
+use super::bundle_cache::BundleCache;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
 use crate::clock::{Clock, Timestamp};

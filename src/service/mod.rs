@@ -16,6 +16,7 @@
 mod admin;
 mod attest;
 mod authenticate;
+mod bundle_cache;
 mod certificates;
 mod convert;
 mod documents;

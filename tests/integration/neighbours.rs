@@ -201,3 +201,19 @@ fn the_command_waits_while_the_backlog_is_full() {
     assert!(status.success(), "{status}");
     drop(waiting);
 }
+
+#[test]
+fn the_bundle_is_made_anew_when_the_keys_change() {
+    let host = host();
+    let key_ids = || -> Vec<String> {
+        let bundle = host.get("/v1/bundle").json();
+        let keys = bundle["keys"].as_array().unwrap();
+        keys.iter().filter_map(|key| Some(key["kid"].as_str()?.to_owned())).collect()
+    };
+    let before = key_ids();
+    assert_eq!(before, key_ids());
+    let rotated = host.admin().post("/v1/keys/rotate", &json!({}));
+    assert_eq!(rotated.status, 200, "{}", rotated.text());
+    let kid = rotated.json()["kid"].as_str().unwrap().to_owned();
+    assert!(!before.contains(&kid) && key_ids().contains(&kid), "{kid}");
+}
