@@ -1,5 +1,5 @@
-//! What the floods of one uid cost other agents: the latency of a token while the flood is aimed at the daemon,
-//! beside the latency while the same flood is aimed at a server that only answers.
+//! What the floods of one uid cost other agents: the latency of a token while the flood is aimed at the
+//! daemon, beside the latency while the same flood is aimed at a server that only answers.
 //!
 //! `cargo bench --bench neighbours` as root (or `make bench`): the flood runs as another uid. Each latency
 //! includes a new connection. After `--`, a number sets the seconds of each flood (10
@@ -33,8 +33,8 @@ const TOKEN: &str = r#"{"audience":"https://api.example.com"}"#;
 /// Time between two requests whose latency is measured.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The name of a flood, the method and path of its requests, and how many of them a connection has sent ahead;
-/// 0 has it connect and close in a loop.
+/// The name of a flood, the method and path of its requests, and how many of them a connection has sent
+/// ahead; 0 has it connect and close in a loop.
 const FLOODS: &[(&str, &str, &str, usize)] = &[
     ("documents", "GET", "/v1/bundle", 1),
     ("documents, pipelined", "GET", "/v1/bundle", 32),

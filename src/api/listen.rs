@@ -12,8 +12,8 @@ use nix::sys::socket::{Backlog, listen};
 /// process that connects without blocking gets EAGAIN above it. net.core.somaxconn limits it too (4096 by
 /// default).
 pub const FULL_BACKLOG: i32 = 4096;
-/// The same while one uid connects faster than it may. Its connections fill any queue, and each one of another
-/// uid waits until those before it are accepted: above this length in connect(2), in the order of arrival.
+/// The same while one uid connects faster than it may. Its connections fill any queue, and each connection of
+/// another uid waits for those before it; above this length it waits in connect(2), where callers take turns.
 pub const SHORT_BACKLOG: i32 = 128;
 
 /// Name and permissions of a socket.

@@ -48,8 +48,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// served later; if it would have to wait too long, it is refused.
 const CONNECTION_RATE: u32 = 1_000;
 const CONNECTION_BURST: u32 = 10_000;
-/// Connections of one uid at once, above the same rate, from which on fewer connections may wait, until no uid
-/// has exceeded it for some time.
+/// A uid that makes as many connections at once, or more than the same rate, shortens the queue of waiting
+/// connections, until no uid has done so for some time.
 const CROWDING_BURST: u32 = 2_000;
 const CROWDING_TIME: Duration = Duration::from_secs(1);
 /// Connections that are accepted before other tasks of this thread run.
@@ -169,7 +169,7 @@ impl Server {
         stop: CancellationToken,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
-        // SAFETY: `listener` owns its descriptor, and nothing replaces or closes it before the AsyncFd is dropped.
+        // SAFETY: `listener` owns its descriptor; nothing replaces or closes it before the AsyncFd is dropped.
         let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
         let server = Server {
             listener,

@@ -113,8 +113,8 @@ impl EvidenceResponse {
         &self.agent
     }
 
-    /// The response in JSON, which occupies the slot. `recall` is notified when others wait for the slot. This
-    /// blocks: the logs may have tens of megabytes.
+    /// The response in JSON, which occupies the slot. `recall` is notified when others wait for the slot.
+    /// This blocks: the logs may have tens of megabytes.
     pub fn into_json(self, recall: Arc<Notify>) -> Result<bytes::Bytes, serde_json::Error> {
         let json = serde_json::to_vec(&self.document)?;
         Ok(self.slot.guard_bytes(json, recall))
