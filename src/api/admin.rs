@@ -113,12 +113,13 @@ impl AdminApi {
             RouteMatch::NotFound => return reply::not_found(),
         };
         match route.role {
-            AdminSocketRole::Admin(handler) => match self.body_budget.read(request, route.body).await {
+            AdminSocketRole::Admin(handler) => match self.body_budget.read(client, request, route.body).await
+            {
                 Ok(body) => self.admin(handler, &admin, name, &uri, &body).await,
                 Err(error_reply) => error_reply,
             },
             AdminSocketRole::Root(handler) => match self.service.require_root(admin).await {
-                Ok(root) => match self.body_budget.read(request, route.body).await {
+                Ok(root) => match self.body_budget.read(client, request, route.body).await {
                     Ok(body) => self.root(handler, &root, &body).await,
                     Err(error_reply) => error_reply,
                 },

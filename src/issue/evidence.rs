@@ -1,6 +1,9 @@
 //! Evidence for a remote verifier: which host this is, what it booted, and which keys its TPM certifies.
 
+use std::sync::Arc;
+
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
+use tokio::sync::Notify;
 
 use super::error::Error;
 use super::evidence_slots::EvidenceSlot;
@@ -108,10 +111,11 @@ impl EvidenceResponse {
         &self.agent
     }
 
-    /// The response in JSON, which occupies the slot. This blocks: the logs may have tens of megabytes.
-    pub fn into_json(self) -> Result<bytes::Bytes, serde_json::Error> {
+    /// The response in JSON, which occupies the slot. `recall` is notified when others wait for the slot.
+    /// This blocks: the logs may have tens of megabytes.
+    pub fn into_json(self, recall: Arc<Notify>) -> Result<bytes::Bytes, serde_json::Error> {
         let json = serde_json::to_vec(&self.document)?;
-        Ok(self.slot.guard_bytes(json))
+        Ok(self.slot.guard_bytes(json, recall))
     }
 }
 

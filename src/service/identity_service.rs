@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::bundle_cache::BundleCache;
 use super::command_budget::CommandBudget;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
@@ -72,6 +73,7 @@ pub struct IdentityService {
     pub(super) deps: Arc<ServiceDeps>,
     /// As in `deps`, with the write mode of this clone.
     pub(super) audit: Audit,
+    pub(super) bundle_cache: Arc<BundleCache>,
     pub(super) started: Timestamp,
     /// The administrators' commands that changed protected state.
     pub(super) command_budget: Arc<CommandBudget>,
@@ -84,6 +86,7 @@ impl IdentityService {
         IdentityService {
             audit: deps.audit.clone(),
             started: deps.clock.now(),
+            bundle_cache: Arc::default(),
             command_budget: Arc::default(),
             workers: WorkerHealth::default(),
             deps: Arc::new(deps),

@@ -17,6 +17,7 @@
 mod admin;
 mod attest;
 mod authenticate;
+mod bundle_cache;
 mod certificates;
 mod command_budget;
 mod convert;

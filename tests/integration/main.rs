@@ -20,6 +20,7 @@ mod keys;
 mod keystore;
 mod layering;
 mod lifecycle;
+mod neighbours;
 mod openapi;
 mod peers;
 mod posture;
