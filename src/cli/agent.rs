@@ -117,7 +117,11 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
     let agents =
         AgentSet::read(dir, config.trust_domain_length()).map_err(|faults| invalid_files(&faults))?;
     if common.json {
-        return print_json(&json!({ "agents": agents.len(), "faults": [] }));
+        let json = json!({ "agents": agents.len(), "faults": [], "warnings": agents.warnings() });
+        return print_json(&json);
+    }
+    for warning in agents.warnings() {
+        eprintln!("{}:{}: warning: {}", warning.file.display(), warning.line.unwrap_or(1), warning.message);
     }
     println!("{}: {} agents, no faults", dir.display(), agents.len());
     Ok(ExitCode::SUCCESS)

@@ -101,14 +101,16 @@ impl Executable {
         self.digest.get().copied()
     }
 
+    /// Returns the digest if it is known without reading the file.
+    pub fn known_digest(&self, cache: &DigestCache) -> Option<Sha256Digest> {
+        self.cached_digest().or_else(|| cache.get(&self.id).map(|digest| self.set_digest(digest)))
+    }
+
     /// Returns the digest, and reads the file if the digest is not cached. Returns `None` if reading fails,
     /// the file is too large, or the read takes longer than 10 s.
     pub async fn digest(&self, cache: &DigestCache) -> Option<Sha256Digest> {
-        if let Some(digest) = self.cached_digest() {
+        if let Some(digest) = self.known_digest(cache) {
             return Some(digest);
-        }
-        if let Some(digest) = cache.get(&self.id) {
-            return Some(self.set_digest(digest));
         }
         if self.id.size > MAX_FILE_SIZE {
             return None;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
+use crate::agents::MatchTag;
 use crate::clock::Timestamp;
 use crate::store;
 
@@ -18,10 +19,13 @@ use crate::store;
 const MAX_PER_IDENTITY: usize = 4096;
 /// Unexpired leaves of all identities.
 const MAX_TOTAL: usize = 32_768;
-/// Bytes of a leaf in the file: serial number, expiry in seconds since the epoch, tag of the issuing CA.
-const RECORD_LEN: usize = 16 + 8 + 4;
+/// Bytes of a leaf in the file: serial number, expiry in seconds since the epoch, tag of the issuing CA, tag
+/// of the agent's conditions (zero if it is not known).
+const RECORD_LEN: usize = 16 + 8 + 4 + 4;
+/// As in format 1, which has no tags of conditions.
+const RECORD_LEN_1: usize = RECORD_LEN - 4;
 const FILE_NAME: &str = "leaves.json";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Names an issuing CA: the first bytes of its key identifier.
 pub type CaTag = [u8; 4];
@@ -35,6 +39,8 @@ pub struct LeafRecord {
     pub expires: Timestamp,
     /// The issuing CA.
     pub ca_tag: CaTag,
+    /// The conditions that the agent's process met; `None` for a leaf of a release that did not record them.
+    pub match_tag: Option<MatchTag>,
 }
 
 /// No further leaf can be recorded now.
@@ -66,12 +72,15 @@ pub(super) struct IssuedCertificatesFile {
 impl IssuedCertificates {
     /// Reads `leaves.json`; empty where there is none.
     pub fn read(dir: &Path) -> Result<IssuedCertificates, store::Error> {
-        let file = store::read::<IssuedCertificatesFile>(&dir.join(FILE_NAME), VERSION)?.unwrap_or_default();
+        let path = dir.join(FILE_NAME);
+        let parse = |version, state| Ok((version, serde_json::from_value::<IssuedCertificatesFile>(state)?));
+        let (version, file) = store::read_versions(&path, 1..=VERSION, parse)?.unwrap_or_default();
+        let record_len = if version == 1 { RECORD_LEN_1 } else { RECORD_LEN };
         let mut issued = IssuedCertificates::default();
         for (id, encoded) in file.leaves {
             let bytes = BASE64.decode(encoded.as_bytes()).unwrap_or_default();
             let leaves: Vec<LeafRecord> =
-                bytes.chunks_exact(RECORD_LEN).filter_map(LeafRecord::from_bytes).collect();
+                bytes.chunks_exact(record_len).filter_map(LeafRecord::from_bytes).collect();
             issued.total += leaves.len();
             issued.by_identity.insert(id, leaves);
         }
@@ -152,10 +161,16 @@ impl IssuedCertificates {
         self.total = self.by_identity.values().map(Vec::len).sum();
     }
 
-    /// The leaves of each SPIFFE ID for which `is_registered` is false.
-    pub fn orphaned(&self, is_registered: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
-        let orphans = self.by_identity.iter().filter(|(id, _)| !is_registered(id));
-        orphans.map(|(id, leaves)| (id.clone(), leaves.clone())).collect()
+    /// The leaves of each SPIFFE ID for which `is_orphan` holds.
+    pub fn orphaned(
+        &self,
+        is_orphan: impl Fn(&str, &LeafRecord) -> bool,
+    ) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
+        let orphans = self.by_identity.iter().map(|(id, leaves)| {
+            let orphans = leaves.iter().filter(|leaf| is_orphan(id, leaf)).copied();
+            (id.clone(), orphans.collect::<Vec<_>>())
+        });
+        orphans.filter(|(_, leaves)| !leaves.is_empty()).collect()
     }
 
     /// Drops these leaves. Those of the same identity that were added meanwhile stay.
@@ -180,14 +195,17 @@ impl IssuedCertificatesFile {
 
 impl LeafRecord {
     fn to_bytes(self) -> Vec<u8> {
-        [&self.serial[..], &self.expires.as_secs().to_be_bytes(), &self.ca_tag].concat()
+        let match_tag = self.match_tag.map_or([0; 4], MatchTag::to_bytes);
+        [&self.serial[..], &self.expires.as_secs().to_be_bytes(), &self.ca_tag, &match_tag].concat()
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<LeafRecord> {
         let (serial, rest) = bytes.split_first_chunk::<16>()?;
         let (expires, ca_tag) = rest.split_first_chunk::<8>()?;
         let expires = Timestamp::from_secs(u64::from_be_bytes(*expires));
-        Some(LeafRecord { serial: *serial, expires, ca_tag: ca_tag.try_into().ok()? })
+        let (ca_tag, match_tag) = ca_tag.split_first_chunk::<4>()?;
+        let match_tag = match_tag.first_chunk::<4>().and_then(|tag| MatchTag::from_bytes(*tag));
+        Some(LeafRecord { serial: *serial, expires, ca_tag: *ca_tag, match_tag })
     }
 }
 
@@ -200,7 +218,9 @@ mod tests {
     fn leaf(n: usize, lifetime: u64) -> LeafRecord {
         let mut serial = [0; 16];
         serial[..8].copy_from_slice(&n.to_be_bytes());
-        LeafRecord { serial, expires: NOW.after(Duration::from_secs(lifetime)), ca_tag: *b"ca 1" }
+        let match_tag = MatchTag::from_bytes([0, 0, 0, n as u8]);
+        let expires = NOW.after(Duration::from_secs(lifetime));
+        LeafRecord { serial, expires, ca_tag: *b"ca 1", match_tag }
     }
 
     #[test]
@@ -242,15 +262,34 @@ mod tests {
     }
 
     #[test]
+    fn leaves_of_format_1_have_no_tag_of_conditions() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = &leaf(7, 100).to_bytes()[..RECORD_LEN_1];
+        let leaves = HashMap::from([("a".into(), BASE64.encode(&[bytes, bytes].concat()))]);
+        store::write(&dir.path().join(FILE_NAME), 1, &IssuedCertificatesFile { leaves }).unwrap();
+        let read = IssuedCertificates::read(dir.path()).unwrap();
+        assert_eq!(read.by_identity["a"], [LeafRecord { match_tag: None, ..leaf(7, 100) }; 2]);
+    }
+
+    #[test]
+    fn leaves_of_one_identity_are_orphaned_one_by_one() {
+        let mut issued = IssuedCertificates::default();
+        issued.add("a", leaf(1, 100), NOW).unwrap();
+        issued.add("a", leaf(2, 100), NOW).unwrap();
+        let orphans = issued.orphaned(|_, leaf| leaf.match_tag == MatchTag::from_bytes([0, 0, 0, 1]));
+        assert_eq!(orphans, [("a".into(), vec![leaf(1, 100)])]);
+    }
+
+    #[test]
     fn remove_keeps_records_added_meanwhile() {
         let mut issued = IssuedCertificates::default();
         issued.add("a", leaf(1, 100), NOW).unwrap();
         issued.add("b", leaf(2, 100), NOW).unwrap();
-        let orphans = issued.orphaned(|id| id == "b");
+        let orphans = issued.orphaned(|id, _| id != "b");
         assert_eq!(orphans, [("a".into(), vec![leaf(1, 100)])]);
         issued.add("a", leaf(3, 100), NOW).unwrap();
         issued.remove("a", &orphans[0].1);
-        assert_eq!(issued.orphaned(|_| false).len(), 2);
+        assert_eq!(issued.orphaned(|_, _| true).len(), 2);
         assert_eq!(issued.by_identity["a"], [leaf(3, 100)]);
     }
 }
