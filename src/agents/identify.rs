@@ -286,3 +286,59 @@ impl Candidates {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::names::Names;
+    use crate::peer::PeerTracker;
+    use crate::posture::{PostureMode, PostureState};
+    use std::os::unix::net::UnixStream;
+
+    /// Identifies this process, with these `[match]` tables.
+    async fn identify(tables: &[&str]) -> (bool, bool, Result<AuthenticatedAgent, IdentifyError>) {
+        let dir = tempfile::tempdir().unwrap();
+        for (index, table) in tables.iter().enumerate() {
+            let text = format!("name = \"a{index}\"\n[match]\n{table}\n");
+            std::fs::write(dir.path().join(format!("{index}.toml")), text).unwrap();
+        }
+        let (clock, names) = (Clock::manual(Timestamp::from_secs(1)), Names::start([]).unwrap());
+        let agents = AgentRegistry::open(dir.path(), 35, names, clock);
+        assert!(agents.load_status().faults.is_empty(), "{:?}", agents.load_status().faults);
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let peer = PeerTracker::from_socket(&socket).unwrap().current_peer().unwrap();
+        let posture = PostureState::new(PostureMode::Off, Duration::from_secs(60));
+        let before = agents.candidates(&peer).has_to_wait();
+        let identification = agents.identify(agents.candidates(&peer), posture.ima_digests()).await;
+        (before, agents.candidates(&peer).has_to_wait(), identification.one(None))
+    }
+
+    fn own_user() -> String {
+        format!("user = {}", nix::unistd::geteuid())
+    }
+
+    #[tokio::test]
+    async fn only_a_digest_that_decides_and_is_not_known_is_waited_for() {
+        let user = own_user();
+        let program = format!("{user}\nexe_sha256 = \"{}\"", "00".repeat(32));
+        let (before, after, result) = identify(&[&program]).await;
+        assert_eq!((before, after), (true, false), "the digest is known afterwards");
+        assert_eq!(result.unwrap_err(), IdentifyError::NoMatch);
+        // Another agent matches in any case.
+        let (before, _, result) = identify(&[&program, &user]).await;
+        assert!(!before);
+        assert_eq!(result.unwrap().name().as_str(), "a1");
+        // Another condition does not hold.
+        let other = format!("user = 4242\nexe_sha256 = \"{}\"", "00".repeat(32));
+        assert!(!identify(&[&other]).await.0);
+    }
+
+    #[tokio::test]
+    async fn missing_name_matches_nobody() {
+        let (_, _, result) = identify(&["user = \"hostbadge-no-such-user\""]).await;
+        assert_eq!(result.unwrap_err(), IdentifyError::NoMatch);
+        let both = format!("{}\ngroup = \"hostbadge-no-such-group\"", own_user());
+        assert_eq!(identify(&[&both]).await.2.unwrap_err(), IdentifyError::NoMatch);
+    }
+}

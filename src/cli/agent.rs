@@ -24,7 +24,7 @@ pub(super) enum AgentSubcommand {
         /// Name of the agent
         name: String,
     },
-    /// Check a directory of agents and print its faults, without the daemon
+    /// Check a directory of agents and print its faults and warnings, without the daemon
     Check {
         /// Directory of the agents' files [default: the directory of the configuration]
         dir: Option<PathBuf>,

@@ -54,8 +54,16 @@ struct State {
 struct Lookup {
     started: Instant,
     is_overdue: bool,
-    /// Whether it is to be repeated as soon as it ends.
-    repeat: bool,
+    /// Whether and when it is to be repeated ahead of time.
+    repeat: Option<When>,
+}
+
+/// When a name is looked up; the earlier is the smaller.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum When {
+    Now,
+    /// This time after the start of the last lookup, and after the pause that its length requires.
+    After(Duration),
 }
 
 struct Waiting {
@@ -71,7 +79,7 @@ impl Schedule {
         let mut awaited = BTreeSet::new();
         for name in names {
             self.names.entry(name.clone()).or_default();
-            self.look_up_at(&name, now);
+            self.look_up(&name, When::Now, now);
             if self.running.get(&name).is_none_or(|lookup| !lookup.is_overdue) {
                 awaited.insert(name);
             }
@@ -93,7 +101,7 @@ impl Schedule {
         let missing = self.names.iter().filter(|(_, state)| is_missing(state));
         let names: BTreeSet<Name> = missing.map(|(name, _)| name.clone()).collect();
         for name in &names {
-            self.look_up_at(name, self.earliest(name, DEMAND_INTERVAL, now));
+            self.look_up(name, When::After(DEMAND_INTERVAL), now);
         }
         self.waiting.push(Waiting { since: now, names, waiter });
     }
@@ -102,7 +110,7 @@ impl Schedule {
     pub fn refresh(&mut self, now: Instant) {
         let names: Vec<Name> = self.names.keys().cloned().collect();
         for name in &names {
-            self.look_up_at(name, self.earliest(name, Duration::ZERO, now));
+            self.look_up(name, When::After(Duration::ZERO), now);
         }
     }
 
@@ -137,7 +145,7 @@ impl Schedule {
         if let Some(state) = self.names.get_mut(&name) {
             state.due = None;
         }
-        self.running.insert(name.clone(), Lookup { started: now, is_overdue: false, repeat: false });
+        self.running.insert(name.clone(), Lookup { started: now, is_overdue: false, repeat: None });
         Some(name)
     }
 
@@ -160,25 +168,23 @@ impl Schedule {
             }
             Err(reason) => state.fail(reason),
         }
-        let next = if lookup.repeat { now } else { self.earliest(name, interval, now) };
-        self.look_up_at(name, next);
+        let next = When::After(interval);
+        self.look_up(name, lookup.repeat.map_or(next, |repeat| repeat.min(next)), now);
     }
 
-    /// When a name may be looked up again: `interval` after the start of the last lookup.
-    fn earliest(&self, name: &Name, interval: Duration, now: Instant) -> Instant {
-        let last_lookup = self.names.get(name).and_then(|state| state.last_lookup);
-        last_lookup.map_or(now, |(started, length)| {
-            now.max(started + interval).max(started + length + length * PAUSE_FACTOR)
-        })
-    }
-
-    /// Has a name looked up at `due`, or earlier if it is due earlier.
-    fn look_up_at(&mut self, name: &Name, due: Instant) {
+    /// Has a name looked up then, or earlier if it is due earlier.
+    fn look_up(&mut self, name: &Name, when: When, now: Instant) {
         if let Some(lookup) = self.running.get_mut(name) {
-            lookup.repeat = true;
+            lookup.repeat = Some(lookup.repeat.map_or(when, |repeat| repeat.min(when)));
             return;
         }
         let Some(state) = self.names.get_mut(name) else { return };
+        let due = match (when, state.last_lookup) {
+            (When::Now, _) | (_, None) => now,
+            (When::After(interval), Some((started, length))) => {
+                now.max(started + interval).max(started + length + length * PAUSE_FACTOR)
+            }
+        };
         let due = state.due.map_or(due, |current| current.min(due));
         if let Some(previous) = state.due.replace(due) {
             self.due.remove(&(previous, name.clone()));

@@ -176,6 +176,24 @@ fn callers_cause_one_lookup_in_two_seconds() {
 }
 
 #[test]
+fn callers_during_a_lookup_wait_for_the_next_one() {
+    let mut simulation = Simulation::with(&["missing"]);
+    simulation.answer(Ok(None));
+    simulation.after(2 * SECOND);
+    simulation.demand();
+    assert_eq!(simulation.begin(), [user("missing")]);
+    simulation.after(SECOND / 10);
+    simulation.demand();
+    simulation.finish("missing", Ok(None));
+    assert_eq!(simulation.ended_waits(), 2, "the one that came during the lookup is not among them");
+    simulation.after(SECOND);
+    assert!(simulation.begin().is_empty());
+    simulation.after(SECOND);
+    assert_eq!(simulation.answer(Ok(Some(7))), [user("missing")]);
+    assert_eq!(simulation.ended_waits(), 3);
+}
+
+#[test]
 fn long_lookups_are_followed_by_longer_pauses() {
     let mut simulation = Simulation::with(&["a"]);
     simulation.begin();
