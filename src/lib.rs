@@ -54,6 +54,7 @@
 //! | [`federation`] | bundles of other trust domains |
 //! | `keystore` | the key-encryption key, the recovery key and the detection of older state |
 //! | [`posture`] | the measured state of the host, compared with an accepted baseline |
+//! | [`names`] | numbers of users and groups, looked up in the background |
 //! | `peer` | the calling process: SO_PEERCRED, pidfd, cgroup, executable |
 //! | [`agents`] | registered agents: `agents.d`, selectors, grants, identification |
 //! | [`policy`] | decisions, refusals and rate limits |
@@ -142,6 +143,7 @@ pub mod error_class;
 pub mod federation;
 pub mod issue;
 pub(crate) mod keystore;
+pub mod names;
 pub(crate) mod peer;
 pub mod pki;
 pub mod policy;

@@ -36,6 +36,7 @@ macro_rules! events {
 }
 
 events! {
+    AdminGroupUnavailable "admin-group-unavailable" "5f0cbd3e9a7d4a62b9d2c1e7486f30aa" WARN,
     AgentsReloaded "agents-reloaded" "9f0203b14aa8428193ef22a029711eae" INFO,
     AgentsRejected "agents-rejected" "10193dd4e32644e78c0c0d97b3846ef4" ERROR,
     Attested "attested" "b4d4d94ec17b48b396be81aa8faa85ff" INFO,
@@ -65,6 +66,7 @@ events! {
     KeyDestroyed "key-destroyed" "7e314b54122d48ff9e2f790998d98e4e" INFO,
     KeyPublished "key-published" "72d91566560e45cf923867d8605a98e8" INFO,
     KeyRetired "key-retired" "1f304115aa2841a0b8473069ac5510c9" INFO,
+    NameLookupFailed "name-lookup-failed" "c84e21b7f6d04e0f8b35d90a6e1f7752" WARN,
     PostureAccepted "posture-accepted" "013794af7a4c48cebe01a75425e0a108" INFO,
     PostureChanged "posture-changed" "a8eb0e2885db47aa806724f97bf84039" WARN,
     RecoveryKeyCreated "recovery-key-created" "cc1dba58bf0a0bb59b367b3755927dc3" WARN,

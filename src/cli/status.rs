@@ -62,6 +62,12 @@ fn print_status(status: &StatusResponse) {
     for fault in &status.agents.faults {
         table.add("fault", format_fault(fault));
     }
+    if let Some(problem) = &status.admin_group.problem {
+        table.add("admin group", format!("{}: {problem}", status.admin_group.name));
+    }
+    for problem in &status.name_problems {
+        table.add("names", problem.clone());
+    }
     if !status.federation.trust_domains.is_empty() {
         table.add("federation", status.federation.trust_domains.join(", "));
     }

@@ -6,15 +6,17 @@
 //! | component | task |
 //! |---|---|
 //! | `issuer_supervisor` | opens the TPM, loads, recovers and rotates the issuing keys |
-//! | `ca_manager` | renews the host's CAs, revokes certificates of removed agents |
+//! | `ca_manager` | renews the host's CAs, revokes certificates of agents that are removed or matched otherwise |
 //! | `posture_monitor` | quotes PCRs and compares them with the baseline |
 //! | `servers` | accept connections; workers serve them |
+//! | `admin_group` | gives the admin socket its group, and logs why it has none |
 //! | `watchdog` | resets systemd's watchdog, reports the audit log's health |
 //! | `swtpm_supervisor` | restarts the software TPM of a development instance |
 //!
 //! [`run`] builds them in this order, waits for the startup barrier, reports readiness, and on SIGTERM drains
 //! the servers before it stops the others.
 
+mod admin_group;
 mod app;
 mod arguments;
 mod audit_ext;

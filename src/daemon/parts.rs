@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
+use crate::names::Names;
 use crate::peer::{DigestCache, Readers};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate};
@@ -32,13 +33,14 @@ pub(super) struct Parts {
 
 impl Parts {
     /// Reads the agents, the bundles of other trust domains and the enrollment state. Faults are logged; what
-    /// cannot be read is left out.
-    pub fn open(config: &Config, audit: Audit) -> Parts {
+    /// cannot be read is left out. Waits at most 5 s for the numbers of `names`.
+    pub fn open(config: &Config, names: Names, audit: Audit) -> Parts {
         let (paths, clock) = (&config.paths, Clock::System);
         let digest_cache = DigestCache::with_readers(Readers::for_run_dir(&paths.run));
         let agents = AgentRegistry::open_with(
             &paths.agents,
             config.trust_domain_length(),
+            names,
             clock.clone(),
             digest_cache,
         );

@@ -54,7 +54,7 @@ pub use evidence::{
 pub use evidence_slots::{EvidenceSlot, EvidenceSlots};
 pub use fair_queue::{FairQueue, QueueFull, SigningSlot};
 pub use host_identity::{HostIdentity, IssuerConfig};
-pub use introspect::{Introspection, IntrospectionRequest};
+pub use introspect::{Introspection, IntrospectionRequest, Undecided};
 pub use issuer::{Issuer, IssuerState};
 pub use jwt_svid::JwtSvid;
 pub use key::IssuingKey;

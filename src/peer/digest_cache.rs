@@ -65,6 +65,11 @@ impl DigestCache {
         known
     }
 
+    /// Whether the digest of an executable was computed before.
+    pub(super) fn has(&self, exe: &Executable) -> bool {
+        exe.digest().is_some() || self.get(exe.id()).is_some()
+    }
+
     /// Whether a read of this file has failed shortly before.
     fn has_failed(&self, exe: &Executable) -> bool {
         lock(&self.0.failed).get(&(exe.uid(), *exe.id())).is_some_and(|at| at.elapsed() < FAILURE_TTL)

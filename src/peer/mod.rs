@@ -16,6 +16,7 @@ mod cgroup;
 mod digest_cache;
 mod digest_error;
 mod executable;
+mod groups;
 mod process;
 mod read_turns;
 mod reader;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 pub use digest_cache::DigestCache;
 pub use digest_error::DigestError;
+pub use groups::{Groups, MAX_GROUPS};
 pub use reader::{READER_ARGUMENT, Readers, serve_reader};
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
@@ -53,8 +55,8 @@ pub struct PeerInfo {
     pub uid: u32,
     /// Effective group ID at connect(2); a request from a process that changed it since is refused.
     pub gid: u32,
-    /// Supplementary group IDs at connect(2).
-    pub groups: Vec<u32>,
+    /// Supplementary groups at connect(2).
+    pub groups: Groups,
     /// Whether the process is pinned by a pidfd from the kernel (SO_PEERPIDFD).
     pub pinned: bool,
     /// systemd system unit, such as `researcher.service`.
@@ -96,9 +98,20 @@ impl PeerInfo {
         }
     }
 
-    /// Whether `gid` is the peer's primary group or one of its supplementary groups.
+    /// Whether the digest is known without reading the file, or there is no executable to read.
+    pub fn has_known_digest(&self, cache: &DigestCache) -> bool {
+        self.exe.as_ref().is_none_or(|exe| cache.has(exe))
+    }
+
+    /// Whether `gid` is the peer's primary group or one of its supplementary groups. If the process is in
+    /// more than [`MAX_GROUPS`], only the primary one counts.
     pub fn in_group(&self, gid: u32) -> bool {
-        self.gid == gid || self.groups.contains(&gid)
+        self.gid == gid || self.groups.contains(gid)
+    }
+
+    /// Whether the process is in more than [`MAX_GROUPS`] supplementary groups.
+    pub fn has_too_many_groups(&self) -> bool {
+        matches!(self.groups, Groups::TooMany)
     }
 }
 

@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
+use super::groups::{Groups, MAX_GROUPS};
+
 /// Credentials of the process that connected. The kernel records them at connect(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
@@ -29,9 +31,10 @@ pub fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     getsockopt(&socket, sockopt::PeerPidfd)
 }
 
-/// Reads SO_PEERGROUPS (Linux 4.13): the peer's supplementary groups at connect(2).
-pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
-    // NGROUPS_MAX is 65536, but most processes are in fewer than 64 groups.
+/// Reads SO_PEERGROUPS (Linux 4.13): the peer's supplementary groups at connect(2). More than [`MAX_GROUPS`]
+/// are not copied from the kernel.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Groups, Errno> {
+    // Most processes are in fewer than 64 groups.
     let mut groups = vec![0u32; 64];
     loop {
         let mut length = (groups.len() * size_of::<u32>()) as libc::socklen_t;
@@ -45,15 +48,15 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
                 &mut length,
             )
         };
+        // With ERANGE, the kernel stores the required buffer length in `length`.
         let count = length as usize / size_of::<u32>();
         match Errno::result(result) {
             Ok(_) => {
                 groups.truncate(count);
-                groups.shrink_to_fit();
-                return Ok(groups);
+                return Ok(Groups::new(groups));
             }
-            // The kernel stored the required buffer length in `length`.
-            Err(Errno::ERANGE) if count > groups.len() && count <= 65_536 => groups.resize(count, 0),
+            Err(Errno::ERANGE) if count > MAX_GROUPS => return Ok(Groups::TooMany),
+            Err(Errno::ERANGE) if count > groups.len() => groups.resize(count, 0),
             Err(errno) => return Err(errno),
         }
     }

@@ -123,6 +123,7 @@ impl CertificateIssuer {
         let ttl = params.ttl.map_or(self.0.ttl, |ttl| ttl.min(self.0.ttl));
         let (certificate, leaf) =
             active.issuing_ca.sign_leaf(&spiffe_id, &subject_key, ttl, now).map_err(internal_error)?;
+        let leaf = LeafRecord { match_tag: Some(permit.agent().match_tag()), ..leaf };
         let added = self.issued_certificates().add(&spiffe_id, leaf, now);
         added.map_err(|exceeded| quota_refusal(&permit, exceeded))?;
         let chain = std::iter::once(certificate).chain(active.intermediates.iter().cloned()).collect();
@@ -295,9 +296,12 @@ impl CertificateIssuer {
         IssuedCertificatesFile::write(&file, dir).inspect_err(|_| self.issued_certificates().mark_dirty())
     }
 
-    /// The leaves of each SPIFFE ID for which `is_registered` is false.
-    pub fn orphaned(&self, is_registered: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
-        self.issued_certificates().orphaned(is_registered)
+    /// The leaves of each SPIFFE ID for which `is_orphan` holds.
+    pub fn orphaned(
+        &self,
+        is_orphan: impl Fn(&str, &LeafRecord) -> bool,
+    ) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
+        self.issued_certificates().orphaned(is_orphan)
     }
 
     /// Drops the records of leaves that the CRLs now have.

@@ -213,10 +213,16 @@ impl IssuedCertificates {
         self.totals = totals;
     }
 
-    /// The leaves of each SPIFFE ID for which `is_registered` is false.
-    pub fn orphaned(&self, is_registered: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
-        let orphans = self.by_identity.iter().filter(|(id, _)| !is_registered(id));
-        orphans.map(|(id, leaves)| (id.clone(), leaves.iter().copied().collect())).collect()
+    /// The leaves of each SPIFFE ID for which `is_orphan` holds.
+    pub fn orphaned(
+        &self,
+        is_orphan: impl Fn(&str, &LeafRecord) -> bool,
+    ) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
+        let orphans = self.by_identity.iter().map(|(id, leaves)| {
+            let orphans = leaves.iter().filter(|leaf| is_orphan(id, leaf)).copied();
+            (id.clone(), orphans.collect::<Vec<_>>())
+        });
+        orphans.filter(|(_, leaves)| !leaves.is_empty()).collect()
     }
 
     /// Drops these leaves. Those of the same identity that were added meanwhile stay.
@@ -236,6 +242,7 @@ impl IssuedCertificates {
 mod tests {
     use super::super::quota::{MAX_BEYOND_SHARES, MAX_COUNTED, MAX_PER_IDENTITY, RESERVED};
     use super::*;
+    use crate::agents::MatchTag;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
     const HOUR: Duration = Duration::from_secs(3600);
@@ -250,7 +257,8 @@ mod tests {
     fn leaf_at(now: Timestamp, n: usize, lifetime: u64) -> LeafRecord {
         let mut serial = [0; 16];
         serial[..8].copy_from_slice(&n.to_be_bytes());
-        LeafRecord { serial, expires: now.after(Duration::from_secs(lifetime)), ca_tag: *b"ca 1" }
+        let expires = now.after(Duration::from_secs(lifetime));
+        LeafRecord { serial, expires, ca_tag: *b"ca 1", match_tag: MatchTag::from_bytes([0, 0, 0, n as u8]) }
     }
 
     fn leaf(n: usize, lifetime: u64) -> LeafRecord {
@@ -320,7 +328,7 @@ mod tests {
         // The clock is right again.
         assert_eq!(exhaust(&mut issued, "a", NOW), MAX_PER_IDENTITY, "none of them counts");
         assert_eq!(issued.count_for("a"), MAX_PER_IDENTITY);
-        assert_eq!(issued.orphaned(|_| false)[0].1.len(), 2 * MAX_PER_IDENTITY);
+        assert_eq!(issued.orphaned(|_, _| true)[0].1.len(), 2 * MAX_PER_IDENTITY);
         // As the file stores no time of issue, the first request after a restart decides again.
         let dir = tempfile::tempdir().unwrap();
         issued.take_changes(NOW).unwrap().write(dir.path()).unwrap();
@@ -374,15 +382,24 @@ mod tests {
     }
 
     #[test]
+    fn leaves_of_one_identity_are_orphaned_one_by_one() {
+        let mut issued = issued(1);
+        issued.add("a", leaf(1, 100), NOW).unwrap();
+        issued.add("a", leaf(2, 100), NOW).unwrap();
+        let orphans = issued.orphaned(|_, leaf| leaf.match_tag == MatchTag::from_bytes([0, 0, 0, 1]));
+        assert_eq!(orphans, [("a".into(), vec![leaf(1, 100)])]);
+    }
+
+    #[test]
     fn remove_keeps_records_added_meanwhile() {
         let mut issued = issued(2);
         issued.add("a", leaf(1, 100), NOW).unwrap();
         issued.add("b", leaf(2, 100), NOW).unwrap();
-        let orphans = issued.orphaned(|id| id == "b");
+        let orphans = issued.orphaned(|id, _| id != "b");
         assert_eq!(orphans, [("a".into(), vec![leaf(1, 100)])]);
         issued.add("a", leaf(3, 100), NOW).unwrap();
         issued.remove("a", &orphans[0].1);
-        assert_eq!(issued.orphaned(|_| false).len(), 2);
+        assert_eq!(issued.orphaned(|_, _| true).len(), 2);
         assert_eq!(issued.by_identity["a"].counted, [leaf(3, 100)]);
         assert_eq!(issued.totals, Totals { counted: 2, ahead: 0, beyond_shares: 0 });
     }

@@ -207,7 +207,7 @@ impl IssuingCa {
             alt_names: &SubjectAltName(vec![uri_name(id)?]),
         };
         let certificate = self.sign(&fields.to_tbs_der()?)?;
-        Ok((certificate, LeafRecord { serial, expires: not_after, ca_tag: self.tag() }))
+        Ok((certificate, LeafRecord { serial, expires: not_after, ca_tag: self.tag(), match_tag: None }))
     }
 
     /// Signs a CRL (DER) that is valid until this CA expires.

@@ -10,7 +10,7 @@ use super::rejection::Rejection;
 use crate::audit;
 use crate::error_class::ErrorClass;
 use crate::peer::{Peer, PeerLookup};
-use crate::policy::{ErrorCode, RateLimitKey};
+use crate::policy::{AdminGroupProblem, ErrorCode, RateLimitKey};
 use crate::wire::admin::{Agent, AuditResponse, MAX_AUDIT_RECORDS};
 
 /// A caller that may administer: root, a member of the admin group, or the user of a development host. Only
@@ -51,7 +51,14 @@ impl IdentityService {
                 return Ok(Admin { peer });
             }
             self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(&peer))?;
-            let description = "the admin socket is for root and the admin group";
+            if self.deps.admin_policy.group_number() == Err(AdminGroupProblem::Unknown) {
+                let description = "the admin group cannot be looked up now; try again, or use sudo";
+                return Err(Rejection::new(ErrorCode::TemporarilyUnavailable, description, &peer));
+            }
+            let description = match peer.has_too_many_groups() {
+                false => "the admin socket is for root and the admin group",
+                true => "this process is in too many groups to be recognized as a member of the admin group",
+            };
             Err(Rejection::new(ErrorCode::AccessDenied, description, &peer))
         });
         match authenticated {

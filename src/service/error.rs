@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use crate::audit::{AuditUnavailable, Counted, Recorded};
 use super::command_budget::BudgetExceeded;
+use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
 use crate::error_class::ErrorClass;
 use crate::issue::{self, KeyCommandError};

@@ -7,8 +7,8 @@ use crate::clock::BootTime;
 use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
-    AgentsStatus, AuditStatus, FederationStatus, HostNames, JournalStatus, StatusResponse, TpmStatus,
-    WorkersStatus,
+    AdminGroupStatus, AgentsStatus, AuditStatus, FederationStatus, HostNames, JournalStatus, StatusResponse,
+    TpmStatus, WorkersStatus,
 };
 
 impl IdentityService {
@@ -40,6 +40,12 @@ impl IdentityService {
             keys: keys.filter(|key| key.state != KeyState::Destroyed).collect(),
             rsa_blocked_reason: deps.tpm_signer.rsa_blocked_reason.borrow().clone(),
             agents: AgentsStatus::from(&*deps.agents.load_status()),
+            admin_group: AdminGroupStatus {
+                name: deps.admin_policy.admin_group.clone(),
+                gid: deps.admin_policy.group_number().ok(),
+                problem: deps.admin_policy.group_number().err().map(|problem| problem.to_string()),
+            },
+            name_problems: deps.agents.names().table().problems().to_vec(),
             federation: FederationStatus {
                 trust_domains: deps.federation.bundles().keys().cloned().collect(),
                 faults: deps.federation.diagnostics().iter().map(Fault::from).collect(),

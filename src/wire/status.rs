@@ -42,8 +42,12 @@ pub struct StatusResponse {
     pub rsa_blocked_reason: Option<String>,
     /// The registered agents.
     pub agents: AgentsStatus,
+    /// The group of administrators.
+    pub admin_group: AdminGroupStatus,
     /// The bundles of other trust domains.
     pub federation: FederationStatus,
+    /// Lookups of users and groups that failed, one line each; their last numbers stay in use.
+    pub name_problems: Vec<String>,
     /// The audit log.
     pub audit: AuditStatus,
     /// The journal.
@@ -164,6 +168,18 @@ pub struct AgentsStatus {
     pub agents: usize,
     /// Faults of the last reading. While there are any, the previous set stays active.
     pub faults: Vec<Fault>,
+}
+
+/// The group whose members may use the admin socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AdminGroupStatus {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub gid: Option<u32>,
+    /// Why it has none; only root may use the admin socket meanwhile.
+    pub problem: Option<String>,
 }
 
 /// Bundles of other trust domains and the last reading of `federation`.

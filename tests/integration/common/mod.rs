@@ -11,6 +11,7 @@ pub mod http;
 pub mod journald;
 pub mod libraries;
 pub mod machine;
+pub mod name_service;
 pub mod processes;
 pub mod proxy;
 pub mod shared_tpm;
