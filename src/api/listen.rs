@@ -14,7 +14,7 @@ use nix::sys::socket::{Backlog, listen};
 pub const FULL_BACKLOG: i32 = 4096;
 /// The same while one uid connects faster than it may. Its connections fill any queue, and each connection of
 /// another uid waits for those before it; above this length it waits in connect(2), where callers take turns.
-pub const SHORT_BACKLOG: i32 = 128;
+pub const SHORT_BACKLOG: i32 = 256;
 
 /// Name and permissions of a socket.
 #[derive(Clone, Copy, Debug)]
