@@ -54,6 +54,7 @@ bench: deps ## measure the time and memory of tokens, and TPM operations beside 
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
+	$(CARGO) bench --locked --bench neighbours
 
 bench-spire: deps ## measure the Workload API beside SPIRE's agent with one client for both (needs Go 1.26.6)
 	@scripts/bench-spire $(ROUNDS)

@@ -27,8 +27,8 @@
 //! AccessToken, JwtSvid, WitSvid, IssuedX509Svid
 //!     |  audit     writes a record to the audit log
 //!     v
-//! Recorded<AccessToken>  (or Recorded<Refusal>)
-//!     |  api       answers from nothing but a Recorded
+//! Recorded<AccessToken>  (or Recorded<Refusal>, or in a flood Counted<Refusal>)
+//!     |  api       answers from nothing but these
 //!     v
 //! reply
 //! ```
@@ -46,6 +46,7 @@
 //! | [`clock`] | the time of day as a parameter |
 //! | `critical` | threads and tasks whose panic ends the daemon |
 //! | `digest`, [`error_class`] | SHA-256; classes of failures |
+//! | [`wiping_allocator`] | the allocator of both programs, which overwrites freed memory |
 //! | [`store`] | versioned state files that are replaced atomically; the lock of a directory |
 //! | [`tpm`] | the TPM: one thread, sessions, keys, sealing, quotes; the only module that uses tss-esapi |
 //! | [`verify`] | offline verification of tokens, evidence and certificates |
@@ -54,6 +55,7 @@
 //! | [`federation`] | bundles of other trust domains |
 //! | `keystore` | the key-encryption key, the recovery key and the detection of older state |
 //! | [`posture`] | the measured state of the host, compared with an accepted baseline |
+//! | [`names`] | numbers of users and groups, looked up in the background |
 //! | `peer` | the calling process: SO_PEERCRED, pidfd, cgroup, executable |
 //! | [`agents`] | registered agents: `agents.d`, selectors, grants, identification |
 //! | [`policy`] | decisions, refusals and rate limits |
@@ -143,6 +145,7 @@ pub mod error_class;
 pub mod federation;
 pub mod issue;
 pub(crate) mod keystore;
+pub mod names;
 pub(crate) mod peer;
 pub mod pki;
 pub mod policy;
@@ -151,4 +154,5 @@ pub mod service;
 pub mod store;
 pub mod tpm;
 pub mod verify;
+pub mod wiping_allocator;
 pub mod wire;

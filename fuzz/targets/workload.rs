@@ -19,6 +19,7 @@ use hostbadge::clock::Clock;
 use hostbadge::config::LogTarget;
 use hostbadge::federation::Federation;
 use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
+use hostbadge::names::Names;
 use hostbadge::pki::CertificateIssuer;
 use hostbadge::policy::{AdminPolicy, Limiter, Rate};
 use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
@@ -54,8 +55,9 @@ fn serve(dir: &Path, listener: UnixListener) {
     let audit = Audit::open(dir, journal, clock.clone()).unwrap();
     let unlimited = || Rate { per_second: 1_000_000, burst: 1_000_000 };
     let tpm = watch::channel(None).1;
+    let names = Names::start([]).unwrap();
     let service = IdentityService::new(ServiceDeps {
-        agents: AgentRegistry::open(&dir.join("agents.d"), 40, clock.clone()),
+        agents: AgentRegistry::open(&dir.join("agents.d"), 40, names.clone(), clock.clone()),
         federation: Federation::open(&dir.join("federation")),
         limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
         issuer: Issuer::default(),
@@ -80,7 +82,7 @@ fn serve(dir: &Path, listener: UnixListener) {
         posture_commands: hostbadge::posture::command_channel().0,
         key_admin: hostbadge::issue::key_command_channel().0,
         certificate_issuer: CertificateIssuer::new(Duration::from_secs(3600)),
-        admin_policy: AdminPolicy { admin_group: None, dev_uid: None },
+        admin_policy: AdminPolicy { admin_group: "none".into(), names, dev_uid: None },
     });
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,10 +1,11 @@
 //! A set of agents, read from a directory: either all of its files, or the list of their faults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Diagnostic, PostureMode, list_files};
+use crate::names::Name;
 
 use super::entry::AgentEntry;
 use super::file;
@@ -17,6 +18,7 @@ const MAX_AGENT_FILES: usize = 10_000;
 #[derive(Clone, Debug, Default)]
 pub struct AgentSet {
     entries: BTreeMap<String, Arc<AgentEntry>>,
+    warnings: Vec<Diagnostic>,
 }
 
 /// Names of the agents that a reload added, changed or removed, each sorted.
@@ -46,7 +48,10 @@ impl AgentSet {
         let paths = list_files(dir, "toml", MAX_AGENT_FILES, "paths.agents").map_err(|fault| vec![fault])?;
         for path in paths {
             let entry = match file::read(&path, trust_domain_length) {
-                Ok(entry) => entry,
+                Ok((entry, warning)) => {
+                    agents.warnings.extend(warning);
+                    entry
+                }
                 Err(file_faults) => {
                     faults.extend(file_faults);
                     continue;
@@ -76,6 +81,16 @@ impl AgentSet {
     /// Whether an agent requires that IMA has measured its executable.
     pub fn uses_ima(&self) -> bool {
         self.entries.values().any(|entry| entry.selectors.measured)
+    }
+
+    /// Returns the names of users and groups in selectors.
+    pub fn user_and_group_names(&self) -> BTreeSet<Name> {
+        self.iter().flat_map(|entry| entry.selectors.names()).collect()
+    }
+
+    /// Returns what is valid but probably not meant, each with file, line and fix.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
     }
 
     /// Returns the number of agents.
@@ -237,6 +252,50 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         assert!(AgentSet::read(&link, 35).unwrap_err()[0].message.contains("symbolic link"));
+    }
+
+    #[test]
+    fn number_in_quotes_is_a_fault() {
+        for (field, conditions) in [("user", "user = \"1000\""), ("group", "user = 0\ngroup = \"0\"")] {
+            let faults = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap_err();
+            let expected = format!("is a number in quotes; write {field} = ");
+            assert!(faults.contains(&expected), "{faults}");
+        }
+        let agents = read(&[("a.toml", &VALID_AGENT.replace("= 0", "= \"1a\""))]).unwrap();
+        assert_eq!(agents.user_and_group_names(), BTreeSet::from([Name::User("1a".into())]));
+        let number = read(&[("a.toml", &VALID_AGENT.replace("= 0", "= 1000"))]).unwrap();
+        assert!(number.user_and_group_names().is_empty());
+    }
+
+    #[test]
+    fn unit_alone_is_a_warning_and_stronger_for_units_of_many_users() {
+        let warning = |conditions: &str| {
+            let agents = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap();
+            agents.warnings().first().map(|warning| (warning.line, warning.message.clone()))
+        };
+        let (line, message) = warning("unit = \"a.service\"").unwrap();
+        assert_eq!(line, Some(2));
+        assert!(
+            message.starts_with("unit alone admits the processes of every user in a.service"),
+            "{message}"
+        );
+        for unit in [
+            "cron.service",
+            "crond.service",
+            "atd.service",
+            "sshd.service",
+            "ssh.service",
+            "user@1000.service",
+        ]
+        .iter()
+        .chain(&["session-4.scope", "getty@tty1.service"])
+        {
+            let (_, message) = warning(&format!("unit = \"{unit}\"")).unwrap();
+            assert!(message.starts_with(&format!("users start processes in {unit}")), "{message}");
+        }
+        assert_eq!(warning("unit = \"cron.service\"\nuser = 0"), None);
+        assert_eq!(warning("unit = \"a.service\"\ngroup = \"x\""), None);
+        assert_eq!(warning("user = 0"), None);
     }
 
     #[test]

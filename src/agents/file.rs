@@ -9,6 +9,7 @@ use crate::config::{Diagnostic, SourceFile};
 
 use super::entry::AgentEntry;
 use super::grant::{Grant, RawGrant};
+use super::lint;
 use super::name::{AgentName, is_valid_name};
 use super::selectors::RawSelectors;
 
@@ -35,11 +36,15 @@ struct AgentFile {
     grants: Vec<Spanned<RawGrant>>,
 }
 
-/// Reads one file. `trust_domain_length`, in bytes, limits the agent's SPIFFE ID before the host id is known.
+/// Reads one file: the agent, and a warning about its selectors. `trust_domain_length`, in bytes, limits the
+/// agent's SPIFFE ID before the host id is known.
 ///
 /// # Errors
 /// All faults of the file.
-pub(super) fn read(path: &Path, trust_domain_length: usize) -> Result<AgentEntry, Vec<Diagnostic>> {
+pub(super) fn read(
+    path: &Path,
+    trust_domain_length: usize,
+) -> Result<(AgentEntry, Option<Diagnostic>), Vec<Diagnostic>> {
     let source = SourceFile::read(path).map_err(|fault| vec![fault])?;
     let raw: AgentFile = source.parse().map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
@@ -71,7 +76,8 @@ pub(super) fn read(path: &Path, trust_domain_length: usize) -> Result<AgentEntry
         tenant.into_inner()
     });
     let selectors_span = raw.selectors.span();
-    let selectors = raw.selectors.into_inner().validate(&source, selectors_span, &mut faults);
+    let selectors = raw.selectors.into_inner().validate(&source, selectors_span.clone(), &mut faults);
+    let warning = lint::warning(&selectors).map(|message| source.diagnostic(selectors_span, message));
 
     if let Some(excess_grant) = raw.grants.get(MAX_GRANTS) {
         faults.push(source.diagnostic(
@@ -100,5 +106,5 @@ pub(super) fn read(path: &Path, trust_domain_length: usize) -> Result<AgentEntry
         );
         faults.push(source.diagnostic(name_span, message));
     }
-    if faults.is_empty() { Ok(entry) } else { Err(faults) }
+    if faults.is_empty() { Ok((entry, warning)) } else { Err(faults) }
 }

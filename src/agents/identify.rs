@@ -1,22 +1,34 @@
 //! Identifies the agent that a peer is: the second step of the request path.
 
-use std::sync::Arc;
+//!
+//! [`AgentRegistry::candidates`] compares numbers and texts and waits for nothing. What takes time, the
+//! digest of an executable and the user of a unit that has just started, is in [`AgentRegistry::identify`].
 
-use crate::peer::{Peer, PeerInfo, Sha256Digest};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::names::Name;
+use crate::peer::{DigestError, MAX_GROUPS, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::entry::AgentEntry;
+use super::match_tag::MatchTag;
 use super::name::AgentName;
-use super::registry::AgentRegistry;
-use super::selectors::MatchResult;
+use super::registry::{AgentRegistry, Registrations};
+use super::selectors::{DigestMatch, NumberMatch};
 
-/// A peer that matches a registered agent. Only [`AgentRegistry::identify`] and
-/// [`AgentRegistry::identify_all`] construct one.
+/// How long a request waits for the user of a unit with `DynamicUser=`.
+const DYNAMIC_NAME_TIMEOUT: Duration = Duration::from_secs(3);
+/// The uids and gids that systemd gives to units with `DynamicUser=` (systemd.exec(5)).
+const DYNAMIC_IDS: std::ops::RangeInclusive<u32> = 61184..=65519;
+
+/// A peer that matches a registered agent. Only [`AgentRegistry::identify`] constructs one.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedAgent {
     entry: Arc<AgentEntry>,
     peer: Peer,
     exe_sha256: Option<Sha256Digest>,
+    match_tag: MatchTag,
 }
 
 impl AuthenticatedAgent {
@@ -35,16 +47,22 @@ impl AuthenticatedAgent {
         &self.peer
     }
 
-    /// Returns the SHA-256 digest of the executable, or `None` if the daemon cannot read it.
+    /// Returns the SHA-256 digest of the executable if it is known. Only conditions on it wait until it is.
     pub fn exe_sha256(&self) -> Option<Sha256Digest> {
         self.exe_sha256
     }
 
-    /// Whether both values are the same registration, matched by the same process, with no change of either.
+    /// Returns the tag of the conditions that the process met.
+    pub fn match_tag(&self) -> MatchTag {
+        self.match_tag
+    }
+
+    /// Whether both values are the same registration, matched by the same process, with no change of either. That
+    /// the digest of the executable has become known since is no change.
     pub fn is_same_snapshot(&self, other: &AuthenticatedAgent) -> bool {
         Arc::ptr_eq(&self.entry, &other.entry)
             && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
-            && self.exe_sha256 == other.exe_sha256
+            && self.match_tag == other.match_tag
     }
 }
 
@@ -62,6 +80,31 @@ pub enum IdentifyError {
         /// Why the executable does not count as measured.
         reason: String,
     },
+    /// The process meets all selectors but those on the content of its executable, which is not known.
+    #[error("this process would be agent \"{agent}\", but {error}")]
+    NoDigest {
+        /// The agent's name.
+        agent: String,
+        /// Why the digest of the executable is not known.
+        error: DigestError,
+    },
+    /// Whether the process is the agent depends on a name whose number is not known.
+    #[error("this process may be agent \"{agent}\": the number of {names} is not known yet; try again")]
+    Unresolved {
+        /// The agent's name.
+        agent: String,
+        /// The names in the agent's selectors.
+        names: String,
+    },
+    /// The process is in more groups than the daemon reads.
+    #[error(
+        "this process would be agent \"{agent}\" if one of its groups is the agent's, but it is in more than \
+         {MAX_GROUPS} groups, which are not compared; start it with fewer"
+    )]
+    TooManyGroups {
+        /// The agent's name.
+        agent: String,
+    },
     /// The process is not the agent that the request names.
     #[error("this process is not agent \"{0}\"; run whoami to list its agents")]
     AgentMismatch(String),
@@ -70,61 +113,178 @@ pub enum IdentifyError {
     Ambiguous(Vec<String>),
 }
 
-impl IdentifyError {
-    fn is_unmeasured(&self, name: &str) -> bool {
-        matches!(self, IdentifyError::Unmeasured { agent, .. } if agent == name)
+/// The agents that a peer may be, by all that can be compared without waiting.
+#[derive(Debug)]
+pub struct Candidates {
+    peer: Peer,
+    /// In alphabetical order of their names.
+    possible: Vec<Candidate>,
+    failures: Vec<(Arc<AgentEntry>, Failure)>,
+    /// Agents whose user or group does not exist, where it may be that of a unit that has just started.
+    missing: Vec<Arc<AgentEntry>>,
+    /// Whether a digest that a condition needs has to be read.
+    reads_digest: bool,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    entry: Arc<AgentEntry>,
+    match_tag: MatchTag,
+}
+
+/// Why a peer that meets all other conditions of an agent is not the agent.
+#[derive(Debug)]
+enum Failure {
+    Unmeasured(String),
+    NoDigest(DigestError),
+    Unresolved,
+    TooManyGroups,
+}
+
+impl Candidates {
+    /// Whether the peer is an agent whatever the rest of the identification finds.
+    pub fn has_definite_match(&self) -> bool {
+        self.possible.iter().any(|candidate| !candidate.entry.selectors.needs_digest())
+    }
+
+    /// Whether the rest of the identification may have to wait before it knows that the peer is an agent.
+    pub fn has_to_wait(&self) -> bool {
+        !self.has_definite_match() && (self.reads_digest || !self.missing.is_empty())
+    }
+}
+
+/// The agents that a peer is, and why it is not others.
+#[derive(Debug)]
+pub struct Identification {
+    /// In alphabetical order of their names.
+    matched: Vec<AuthenticatedAgent>,
+    failures: Vec<(Arc<AgentEntry>, Failure)>,
+}
+
+impl Identification {
+    /// All agents that the peer is, sorted by name. The first is its default identity.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn all(self) -> Result<Vec<AuthenticatedAgent>, IdentifyError> {
+        if self.matched.is_empty() { Err(self.no_match()) } else { Ok(self.matched) }
+    }
+
+    /// The agent `requested_name`, or the only agent that the peer is.
+    ///
+    /// # Errors
+    /// Any [`IdentifyError`]: a peer that is several agents has to name one.
+    pub fn one(mut self, requested_name: Option<&str>) -> Result<AuthenticatedAgent, IdentifyError> {
+        let Some(name) = requested_name else {
+            return match self.matched.len() {
+                0 => Err(self.no_match()),
+                1 => Ok(self.matched.swap_remove(0)),
+                _ => {
+                    let names = self.matched.iter().map(|agent| agent.name().to_string());
+                    Err(IdentifyError::Ambiguous(names.collect()))
+                }
+            };
+        };
+        if let Some(index) = self.matched.iter().position(|agent| agent.name().as_str() == name) {
+            return Ok(self.matched.swap_remove(index));
+        }
+        if let Some((entry, failure)) = self.failures.iter().find(|(entry, _)| entry.name.as_str() == name) {
+            return Err(failure.to_error(entry));
+        }
+        Err(match self.matched.is_empty() {
+            true => IdentifyError::NoMatch,
+            false => IdentifyError::AgentMismatch(name.to_owned()),
+        })
+    }
+
+    /// What can be repeated with success comes first.
+    fn no_match(&self) -> IdentifyError {
+        let unresolved = self.failures.iter().find(|(_, failure)| matches!(failure, Failure::Unresolved));
+        let first = unresolved.or_else(|| self.failures.first());
+        first.map_or(IdentifyError::NoMatch, |(entry, failure)| failure.to_error(entry))
+    }
+}
+
+impl Failure {
+    fn to_error(&self, entry: &AgentEntry) -> IdentifyError {
+        let agent = entry.name.to_string();
+        match self {
+            Failure::Unmeasured(reason) => IdentifyError::Unmeasured { agent, reason: reason.clone() },
+            Failure::NoDigest(error) => IdentifyError::NoDigest { agent, error: error.clone() },
+            Failure::Unresolved => {
+                let names: Vec<String> = entry.selectors.names().map(|name: Name| name.to_string()).collect();
+                IdentifyError::Unresolved { agent, names: names.join(" or ") }
+            }
+            Failure::TooManyGroups => IdentifyError::TooManyGroups { agent },
+        }
     }
 }
 
 impl AgentRegistry {
-    /// Returns all agents that `peer` matches, sorted by name.
-    pub async fn matching_entries(&self, peer: &Peer, ima_digests: &ImaDigests) -> Vec<Arc<AgentEntry>> {
-        self.match_all(peer, ima_digests).await.0
+    /// Compares `peer` with all agents, without waiting.
+    pub fn candidates(&self, peer: &Peer) -> Candidates {
+        let registrations = self.registrations();
+        let mut candidates = Candidates {
+            peer: peer.clone(),
+            possible: Vec::new(),
+            failures: Vec::new(),
+            missing: Vec::new(),
+            reads_digest: false,
+        };
+        let has_dynamic_id = DYNAMIC_IDS.contains(&peer.uid) || DYNAMIC_IDS.contains(&peer.gid);
+        for entry in registrations.agents.iter() {
+            candidates.compare(entry, &registrations, has_dynamic_id);
+        }
+        let needs_digest = candidates.possible.iter().any(|one| one.entry.selectors.needs_digest());
+        candidates.reads_digest = needs_digest && !peer.has_known_digest(self.digest_cache());
+        candidates
     }
 
-    /// Returns all agents that `peer` matches, and an [`IdentifyError::Unmeasured`] for each agent that it
-    /// would match if its executable were measured.
-    async fn match_all(
-        &self,
-        peer: &Peer,
-        ima_digests: &ImaDigests,
-    ) -> (Vec<Arc<AgentEntry>>, Vec<IdentifyError>) {
-        let agents = self.current();
-        let (mut matched, mut unmeasured) = (Vec::new(), Vec::new());
-        for entry in agents.iter() {
-            match entry.selectors.matches(peer, self.nss(), self.digest_cache(), ima_digests).await {
-                MatchResult::Matched => matched.push(entry.clone()),
-                MatchResult::NotMatched => {}
-                MatchResult::Unmeasured(reason) => {
-                    unmeasured.push(IdentifyError::Unmeasured { agent: entry.name.to_string(), reason });
+    /// Identifies a peer: reads its executable if a condition needs it, and waits at most 3 s for the user of
+    /// a unit with `DynamicUser=` if nothing else matches.
+    pub async fn identify(&self, candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
+        let (peer, is_dynamic) = (candidates.peer.clone(), !candidates.missing.is_empty());
+        let identification = self.check_digests(candidates, ima_digests).await;
+        if !identification.matched.is_empty() || !is_dynamic {
+            return identification;
+        }
+        let was_answered = self.names().demand(DYNAMIC_NAME_TIMEOUT).await;
+        let mut candidates = self.candidates(&peer);
+        if !was_answered {
+            let missing = std::mem::take(&mut candidates.missing);
+            candidates.failures.extend(missing.into_iter().map(|entry| (entry, Failure::Unresolved)));
+        }
+        self.check_digests(candidates, ima_digests).await
+    }
+
+    async fn check_digests(&self, candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
+        let Candidates { peer, possible, mut failures, .. } = candidates;
+        if possible.is_empty() {
+            return Identification { matched: Vec::new(), failures };
+        }
+        let digest = match possible.iter().any(|candidate| candidate.entry.selectors.needs_digest()) {
+            true => Some(peer.compute_exe_sha256(self.digest_cache()).await),
+            false => None,
+        };
+        let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
+        let mut matched = Vec::new();
+        for Candidate { entry, match_tag } in possible {
+            let digest_match = match &digest {
+                Some(digest) if entry.selectors.needs_digest() => {
+                    entry.selectors.match_digest(digest, ima_digests)
                 }
+                _ => DigestMatch::Holds,
+            };
+            match digest_match {
+                DigestMatch::Holds => {
+                    matched.push(AuthenticatedAgent { entry, peer: peer.clone(), exe_sha256, match_tag });
+                }
+                DigestMatch::Fails => {}
+                DigestMatch::Unmeasured(reason) => failures.push((entry, Failure::Unmeasured(reason))),
+                DigestMatch::NoDigest(error) => failures.push((entry, Failure::NoDigest(error))),
             }
         }
-        (matched, unmeasured)
-    }
-
-    /// Identifies `peer` as all agents that it matches, sorted by name. The first is its default identity.
-    ///
-    /// # Errors
-    /// [`IdentifyError::NoMatch`] or [`IdentifyError::Unmeasured`].
-    pub async fn identify_all(
-        &self,
-        peer: &Peer,
-        ima_digests: &ImaDigests,
-    ) -> Result<Vec<AuthenticatedAgent>, IdentifyError> {
-        let (matched, mut unmeasured) = self.match_all(peer, ima_digests).await;
-        if matched.is_empty() {
-            return Err(if unmeasured.is_empty() {
-                IdentifyError::NoMatch
-            } else {
-                unmeasured.swap_remove(0)
-            });
-        }
-        let exe_sha256 = peer.compute_exe_sha256(self.digest_cache()).await;
-        Ok(matched
-            .into_iter()
-            .map(|entry| AuthenticatedAgent { entry, peer: peer.clone(), exe_sha256 })
-            .collect())
+        Identification { matched, failures }
     }
 
     /// Whether the registration of an agent that was identified earlier is still the same.
@@ -132,37 +292,75 @@ impl AgentRegistry {
         let agents = self.current();
         agents.get(agent.name().as_str()).is_some_and(|entry| *entry == agent.entry)
     }
+}
 
-    /// Identifies `peer` as the agent `requested_name`, or as the only agent that it matches.
-    ///
-    /// # Errors
-    /// Any [`IdentifyError`]: a peer that matches several agents has to name one.
-    pub async fn identify(
-        &self,
-        peer: &Peer,
-        requested_name: Option<&str>,
-        ima_digests: &ImaDigests,
-    ) -> Result<AuthenticatedAgent, IdentifyError> {
-        let (mut matched, mut unmeasured) = self.match_all(peer, ima_digests).await;
-        if matched.is_empty() && requested_name.is_none() && !unmeasured.is_empty() {
-            return Err(unmeasured.swap_remove(0));
-        }
-        let entry = match requested_name {
-            Some(name) => match matched.iter().position(|entry| entry.name.as_str() == name) {
-                Some(index) => matched.swap_remove(index),
-                None => match unmeasured.iter().position(|error| error.is_unmeasured(name)) {
-                    Some(index) => return Err(unmeasured.swap_remove(index)),
-                    None if matched.is_empty() => return Err(IdentifyError::NoMatch),
-                    None => return Err(IdentifyError::AgentMismatch(name.to_owned())),
-                },
-            },
-            None if matched.is_empty() => return Err(IdentifyError::NoMatch),
-            None if matched.len() > 1 => {
-                return Err(IdentifyError::Ambiguous(matched.iter().map(|e| e.name.to_string()).collect()));
+impl Candidates {
+    fn compare(&mut self, entry: &Arc<AgentEntry>, registrations: &Registrations, has_dynamic_id: bool) {
+        match entry.selectors.match_numbers(&self.peer, registrations.names()) {
+            NumberMatch::Holds(match_tag) => {
+                self.possible.push(Candidate { entry: entry.clone(), match_tag });
             }
-            None => matched.swap_remove(0),
-        };
-        let exe_sha256 = peer.compute_exe_sha256(self.digest_cache()).await;
-        Ok(AuthenticatedAgent { entry, peer: peer.clone(), exe_sha256 })
+            NumberMatch::Fails => {}
+            NumberMatch::Missing if has_dynamic_id => self.missing.push(entry.clone()),
+            NumberMatch::Missing => {}
+            NumberMatch::Unknown => self.failures.push((entry.clone(), Failure::Unresolved)),
+            NumberMatch::TooManyGroups => self.failures.push((entry.clone(), Failure::TooManyGroups)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::names::Names;
+    use crate::peer::PeerTracker;
+    use crate::posture::{PostureMode, PostureState};
+    use std::os::unix::net::UnixStream;
+
+    /// Identifies this process, with these `[match]` tables.
+    async fn identify(tables: &[&str]) -> (bool, bool, Result<AuthenticatedAgent, IdentifyError>) {
+        let dir = tempfile::tempdir().unwrap();
+        for (index, table) in tables.iter().enumerate() {
+            let text = format!("name = \"a{index}\"\n[match]\n{table}\n");
+            std::fs::write(dir.path().join(format!("{index}.toml")), text).unwrap();
+        }
+        let (clock, names) = (Clock::manual(Timestamp::from_secs(1)), Names::start([]).unwrap());
+        let agents = AgentRegistry::open(dir.path(), 35, names, clock);
+        assert!(agents.load_status().faults.is_empty(), "{:?}", agents.load_status().faults);
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let peer = PeerTracker::from_socket(&socket).unwrap().current_peer().unwrap();
+        let posture = PostureState::new(PostureMode::Off, Duration::from_secs(60));
+        let before = agents.candidates(&peer).has_to_wait();
+        let identification = agents.identify(agents.candidates(&peer), posture.ima_digests()).await;
+        (before, agents.candidates(&peer).has_to_wait(), identification.one(None))
+    }
+
+    fn own_user() -> String {
+        format!("user = {}", nix::unistd::geteuid())
+    }
+
+    #[tokio::test]
+    async fn only_a_digest_that_decides_and_is_not_known_is_waited_for() {
+        let user = own_user();
+        let program = format!("{user}\nexe_sha256 = \"{}\"", "00".repeat(32));
+        let (before, after, result) = identify(&[&program]).await;
+        assert_eq!((before, after), (true, false), "the digest is known afterwards");
+        assert_eq!(result.unwrap_err(), IdentifyError::NoMatch);
+        // Another agent matches in any case.
+        let (before, _, result) = identify(&[&program, &user]).await;
+        assert!(!before);
+        assert_eq!(result.unwrap().name().as_str(), "a1");
+        // Another condition does not hold.
+        let other = format!("user = 4242\nexe_sha256 = \"{}\"", "00".repeat(32));
+        assert!(!identify(&[&other]).await.0);
+    }
+
+    #[tokio::test]
+    async fn missing_name_matches_nobody() {
+        let (_, _, result) = identify(&["user = \"hostbadge-no-such-user\""]).await;
+        assert_eq!(result.unwrap_err(), IdentifyError::NoMatch);
+        let both = format!("{}\ngroup = \"hostbadge-no-such-group\"", own_user());
+        assert_eq!(identify(&[&both]).await.2.unwrap_err(), IdentifyError::NoMatch);
     }
 }

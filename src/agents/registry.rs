@@ -1,7 +1,9 @@
 //! The active set of agents and its reload.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -9,10 +11,19 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Diagnostic;
+use crate::names::{NameTable, Names};
 use crate::peer::DigestCache;
 
 use super::agent_set::{AgentChanges, AgentSet};
-use super::nss::NssCache;
+use super::entry::AgentEntry;
+use super::match_tag::MatchTag;
+use super::selectors::TagCheck;
+
+/// How long a reload waits for the numbers of users and groups. What is not known by then is
+/// `temporarily_unavailable` until it is.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Warnings of one reload that are logged; `hostbadge agent check` prints all.
+const MAX_LOGGED_WARNINGS: usize = 8;
 
 /// The active agents of this host. Clones share the state, so a reload is visible in all of them.
 #[derive(Clone)]
@@ -28,8 +39,32 @@ struct RegistryState {
     change_sender: watch::Sender<()>,
     /// Serializes reloads, so that an earlier one cannot overwrite the result of a later one.
     reload_lock: Mutex<()>,
-    nss: NssCache,
+    names: Names,
     digest_cache: DigestCache,
+}
+
+/// The active agents and the numbers of their users and groups, at one moment.
+#[derive(Clone, Debug)]
+pub struct Registrations {
+    /// The active set.
+    pub agents: Arc<AgentSet>,
+    names: Arc<NameTable>,
+}
+
+impl Registrations {
+    /// Whether what was issued to `entry` under `tag` was issued to processes that match it now.
+    pub fn check_tag(&self, entry: &AgentEntry, tag: MatchTag) -> TagCheck {
+        entry.selectors.check_tag(tag, &self.names)
+    }
+
+    /// Whether nothing has changed between the two moments.
+    pub fn is_same(&self, other: &Registrations) -> bool {
+        Arc::ptr_eq(&self.agents, &other.agents) && Arc::ptr_eq(&self.names, &other.names)
+    }
+
+    pub(super) fn names(&self) -> &NameTable {
+        &self.names
+    }
 }
 
 /// Result of the last reload.
@@ -46,8 +81,20 @@ pub struct LoadStatus {
 
 impl AgentRegistry {
     /// Reads the directory. If it has faults, the registry starts empty, and [`AgentRegistry::load_status`]
-    /// returns them. Blocking. `trust_domain_length` is as in [`AgentSet::read`].
-    pub fn open(dir: &Path, trust_domain_length: usize, clock: Clock) -> AgentRegistry {
+    /// returns them. Blocking: waits at most 5 s for `names`. `trust_domain_length` is as in
+    /// [`AgentSet::read`].
+    pub fn open(dir: &Path, trust_domain_length: usize, names: Names, clock: Clock) -> AgentRegistry {
+        AgentRegistry::open_with(dir, trust_domain_length, names, clock, DigestCache::default())
+    }
+
+    /// As [`AgentRegistry::open`], with a cache for the digests of executables.
+    pub fn open_with(
+        dir: &Path,
+        trust_domain_length: usize,
+        names: Names,
+        clock: Clock,
+        digest_cache: DigestCache,
+    ) -> AgentRegistry {
         let loaded_at = clock.now();
         let registry = AgentRegistry(Arc::new(RegistryState {
             dir: dir.to_owned(),
@@ -57,15 +104,18 @@ impl AgentRegistry {
             load_status: ArcSwap::from_pointee(LoadStatus { loaded_at, agents: 0, faults: Vec::new() }),
             change_sender: watch::Sender::new(()),
             reload_lock: Mutex::new(()),
-            nss: NssCache::default(),
-            digest_cache: DigestCache::default(),
+            names,
+            digest_cache,
         }));
         // The faults are in `load_status`, and the callers report them.
-        let _ = registry.reload();
+        if registry.reload().is_err() {
+            registry.0.names.resolve(&BTreeSet::new(), RESOLVE_TIMEOUT);
+        }
         registry
     }
 
-    /// Reads the directory again and activates the new set if it has no faults. Blocking.
+    /// Reads the directory again and activates the new set if it has no faults. Blocking: waits at most 5 s
+    /// for the numbers of users and groups.
     ///
     /// # Errors
     /// All faults of all files. The previous set stays active.
@@ -75,11 +125,16 @@ impl AgentRegistry {
         let previous = state.current.load_full();
         match AgentSet::read(&state.dir, state.trust_domain_length) {
             Ok(agents) => {
+                for warning in agents.warnings().iter().take(MAX_LOGGED_WARNINGS) {
+                    tracing::warn!("{warning}");
+                }
+                let used_names = agents.user_and_group_names();
+                state.names.resolve(&used_names, RESOLVE_TIMEOUT);
                 let changes = agents.changes_since(&previous);
                 let status =
                     LoadStatus { loaded_at: state.clock.now(), agents: agents.len(), faults: Vec::new() };
-                state.nss.clear();
                 state.current.store(Arc::new(agents));
+                state.names.retain(&used_names);
                 state.load_status.store(Arc::new(status));
                 state.change_sender.send_replace(());
                 Ok(changes)
@@ -101,6 +156,18 @@ impl AgentRegistry {
         self.0.current.load_full()
     }
 
+    /// Returns the active set with the numbers of its users and groups.
+    pub fn registrations(&self) -> Registrations {
+        loop {
+            let agents = self.current();
+            let names = self.0.names.table();
+            // A reload publishes its names before its set, and removes those of the previous set after it.
+            if Arc::ptr_eq(&agents, &self.0.current.load()) {
+                return Registrations { agents, names };
+            }
+        }
+    }
+
     /// Returns a receiver that is notified of each newly activated set.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.0.change_sender.subscribe()
@@ -111,8 +178,9 @@ impl AgentRegistry {
         self.0.load_status.load_full()
     }
 
-    pub(super) fn nss(&self) -> &NssCache {
-        &self.0.nss
+    /// The numbers of users and groups.
+    pub fn names(&self) -> &Names {
+        &self.0.names
     }
 
     pub(super) fn digest_cache(&self) -> &DigestCache {
@@ -131,7 +199,8 @@ mod tests {
         let write_file = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         write_file("a.toml", "name = \"a\"\n[match]\nuser = 0\n");
         let clock = Clock::manual(Timestamp::from_secs(1));
-        let registry = AgentRegistry::open(dir.path(), 35, clock);
+        let names = Names::start([]).unwrap();
+        let registry = AgentRegistry::open(dir.path(), 35, names, clock);
         assert_eq!(registry.current().len(), 1);
 
         write_file("a.toml", "name = \"b\"\n[match]\nuser = 0\n");

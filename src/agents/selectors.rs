@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::config::{Diagnostic, SourceFile};
-use crate::peer::{DigestCache, ParseDigestError, Peer, Sha256Digest};
+use crate::names::{Name, NameTable, Numbers, Resolution};
+use crate::peer::{DigestError, ParseDigestError, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
-use super::nss::NssCache;
+use super::match_tag::MatchTag;
 
 /// Conditions that a process must meet, all of them. A registered agent has at least a user, group or unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -35,7 +36,7 @@ pub struct Selectors {
     pub measured: bool,
 }
 
-/// A user or group, by number or by name. A name is resolved when a process is matched.
+/// A user or group, by number or by name. A [`NameTable`] has the numbers of names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum IdOrName {
@@ -45,82 +46,177 @@ pub enum IdOrName {
     Name(String),
 }
 
+/// Result of comparing a peer with all conditions but those on the content of its executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NumberMatch {
+    /// All hold. The tag is that of the numbers that were compared.
+    Holds(MatchTag),
+    /// One does not hold.
+    Fails,
+    /// All others hold, and the name of the user or group does not exist.
+    Missing,
+    /// All others hold, and the number of the user or group is not known.
+    Unknown,
+    /// All others hold, and the peer is in too many groups for the condition on its group.
+    TooManyGroups,
+}
+
+/// Result of comparing what was issued with an agent's present conditions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TagCheck {
+    /// The conditions are the same.
+    Same,
+    /// The conditions have changed, or no process can meet the present ones.
+    Changed,
+    /// The number of this name has not been known since the daemon started.
+    Undecided(Name),
+}
+
 impl Selectors {
-    /// Whether `peer` meets all conditions that do not need the executable's digest.
-    async fn matches_without_digest(&self, peer: &Peer, nss: &NssCache) -> bool {
-        if self.unit.as_ref().is_some_and(|unit| peer.unit.as_ref() != Some(unit)) {
-            return false;
+    /// Compares the peer with all conditions that do not need the content of its executable.
+    pub(super) fn match_numbers(&self, peer: &PeerInfo, names: &NameTable) -> NumberMatch {
+        if self.unit.as_ref().is_some_and(|unit| peer.unit.as_ref() != Some(unit))
+            || self.exe.as_ref().is_some_and(|exe| peer.exe() != Some(exe))
+        {
+            return NumberMatch::Fails;
         }
-        if self.exe.as_ref().is_some_and(|exe| peer.exe() != Some(exe)) {
-            return false;
+        let user = self.user_numbers(names).map(|numbers| numbers.current);
+        let group = self.group_numbers(names).map(|numbers| numbers.current);
+        if matches!(user, Some(Resolution::Number(uid)) if uid != peer.uid) {
+            return NumberMatch::Fails;
         }
-        let user_matches = match &self.user {
-            None => true,
-            Some(IdOrName::Id(uid)) => peer.uid == *uid,
-            Some(IdOrName::Name(name)) => nss.user_name(peer.uid).await.as_deref() == Some(name.as_str()),
-        };
-        if !user_matches {
-            return false;
-        }
-        match &self.group {
-            None => true,
-            Some(IdOrName::Id(gid)) => peer.in_group(*gid),
-            Some(IdOrName::Name(name)) => {
-                for gid in std::iter::once(peer.gid).chain(peer.groups.iter().copied()) {
-                    if nss.group_name(gid).await.as_deref() == Some(name.as_str()) {
-                        return true;
-                    }
+        let too_many_groups = match group {
+            Some(Resolution::Number(gid)) if !peer.in_group(gid) => {
+                if !peer.has_too_many_groups() {
+                    return NumberMatch::Fails;
                 }
-                false
+                true
+            }
+            _ => false,
+        };
+        let has = |resolution| user == Some(resolution) || group == Some(resolution);
+        if has(Resolution::Missing) {
+            return NumberMatch::Missing;
+        }
+        if has(Resolution::Unknown) {
+            return NumberMatch::Unknown;
+        }
+        if too_many_groups {
+            return NumberMatch::TooManyGroups;
+        }
+        NumberMatch::Holds(self.tag(number_of(user), number_of(group)))
+    }
+
+    /// Whether a condition needs the digest of the executable.
+    pub(super) fn needs_digest(&self) -> bool {
+        self.exe_sha256.is_some() || self.measured
+    }
+
+    /// Compares the digest of the executable, for conditions that need it.
+    pub(super) fn match_digest(
+        &self,
+        digest: &Result<Sha256Digest, DigestError>,
+        ima_digests: &ImaDigests,
+    ) -> DigestMatch {
+        let digest = match digest {
+            Ok(digest) => *digest,
+            Err(error) => return DigestMatch::NoDigest(error.clone()),
+        };
+        if self.exe_sha256.is_some_and(|expected| digest != expected) {
+            return DigestMatch::Fails;
+        }
+        if !self.measured {
+            return DigestMatch::Holds;
+        }
+        ima_digests
+            .check_measured(&digest.0)
+            .map_or_else(|e| DigestMatch::Unmeasured(e.to_string()), |()| DigestMatch::Holds)
+    }
+
+    /// Compares what was issued under `tag` with the present conditions. The last number of a name counts, so
+    /// that the end of a unit with `DynamicUser=` changes nothing.
+    pub(super) fn check_tag(&self, tag: MatchTag, names: &NameTable) -> TagCheck {
+        let mut numbers = [None, None];
+        let named = [(self.user_numbers(names), &self.user), (self.group_numbers(names), &self.group)];
+        for (index, (known, condition)) in named.into_iter().enumerate() {
+            let Some(known) = known else { continue };
+            match (known.last, known.current, condition) {
+                (Some(last), _, _) => numbers[index] = Some(last),
+                (None, Resolution::Unknown, Some(IdOrName::Name(name))) => {
+                    let name = name.clone();
+                    return TagCheck::Undecided(if index == 0 {
+                        Name::User(name)
+                    } else {
+                        Name::Group(name)
+                    });
+                }
+                (None, _, _) => return TagCheck::Changed,
             }
         }
+        let [uid, gid] = numbers;
+        if self.tag(uid, gid) == tag { TagCheck::Same } else { TagCheck::Changed }
+    }
+
+    /// The names of user and group.
+    pub(super) fn names(&self) -> impl Iterator<Item = Name> {
+        let name_of = |condition: &Option<IdOrName>| match condition {
+            Some(IdOrName::Name(name)) => Some(name.clone()),
+            Some(IdOrName::Id(_)) | None => None,
+        };
+        let (user, group) = (name_of(&self.user), name_of(&self.group));
+        user.map(Name::User).into_iter().chain(group.map(Name::Group))
+    }
+
+    /// The tag of these conditions, with numbers for user and group.
+    fn tag(&self, uid: Option<u32>, gid: Option<u32>) -> MatchTag {
+        MatchTag::new([
+            ("user", uid.map(|uid| uid.to_string())),
+            ("group", gid.map(|gid| gid.to_string())),
+            ("unit", self.unit.clone()),
+            ("exe", self.exe.as_ref().map(|path| path.to_string_lossy().into_owned())),
+            ("exe_sha256", self.exe_sha256.map(|digest| digest.to_string())),
+            ("measured", self.measured.then(|| "true".to_owned())),
+        ])
+    }
+
+    fn user_numbers(&self, names: &NameTable) -> Option<Numbers> {
+        Some(match self.user.as_ref()? {
+            IdOrName::Id(uid) => Numbers { current: Resolution::Number(*uid), last: Some(*uid) },
+            IdOrName::Name(name) => names.user(name),
+        })
+    }
+
+    fn group_numbers(&self, names: &NameTable) -> Option<Numbers> {
+        Some(match self.group.as_ref()? {
+            IdOrName::Id(gid) => Numbers { current: Resolution::Number(*gid), last: Some(*gid) },
+            IdOrName::Name(name) => names.group(name),
+        })
     }
 
     /// Whether there is a condition that the kernel prevents other users' processes from meeting.
     fn has_identity_selector(&self) -> bool {
         self.user.is_some() || self.group.is_some() || self.unit.is_some()
     }
+}
 
-    /// Matches `peer`. The executable is read only if the selectors need its digest and all others match.
-    pub(super) async fn matches(
-        &self,
-        peer: &Peer,
-        nss: &NssCache,
-        digest_cache: &DigestCache,
-        ima_digests: &ImaDigests,
-    ) -> MatchResult {
-        if !self.matches_without_digest(peer, nss).await {
-            return MatchResult::NotMatched;
-        }
-        if self.exe_sha256.is_none() && !self.measured {
-            return MatchResult::Matched;
-        }
-        let digest = peer.compute_exe_sha256(digest_cache).await;
-        if self.exe_sha256.is_some_and(|expected| digest != Some(expected)) {
-            return MatchResult::NotMatched;
-        }
-        match (self.measured, digest) {
-            (false, _) => MatchResult::Matched,
-            (true, None) => MatchResult::Unmeasured(EXE_UNREADABLE.into()),
-            (true, Some(digest)) => ima_digests
-                .check_measured(&digest.0)
-                .map_or_else(|e| MatchResult::Unmeasured(e.to_string()), |()| MatchResult::Matched),
-        }
+fn number_of(resolution: Option<Resolution>) -> Option<u32> {
+    match resolution {
+        Some(Resolution::Number(number)) => Some(number),
+        _ => None,
     }
 }
 
-const EXE_UNREADABLE: &str = "its executable cannot be read, so it cannot be checked against the IMA log; \
-                              an administrator can install the drop-in executables.conf, see hostbadged(8)";
-
-/// Result of matching a peer.
+/// Result of comparing the digest of an executable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum MatchResult {
+pub(super) enum DigestMatch {
     /// All conditions are met.
-    Matched,
-    /// A condition other than `measured` is not met.
-    NotMatched,
+    Holds,
+    /// `exe_sha256` is another digest.
+    Fails,
     /// Only `measured` is not met, for this reason.
     Unmeasured(String),
+    /// Only `exe_sha256` or `measured` may not be met, because the executable's digest is not known.
+    NoDigest(DigestError),
 }
 
 /// The table `[match]` as written.
@@ -154,8 +250,16 @@ impl RawSelectors {
                     faults.push(source.diagnostic(span, format!("{field} must be a name or a number")));
                     None
                 }
-                IdOrName::Name(name) => Some(name.parse().map_or(IdOrName::Name(name), IdOrName::Id)),
-                id => Some(id),
+                // useradd and systemd refuse such names, because programs take them for numbers.
+                IdOrName::Name(name) if name.bytes().all(|b| b.is_ascii_digit()) => {
+                    let message = format!(
+                        "{field} = \"{name}\" is a number in quotes; write {field} = {name} for the number \
+                         (a name cannot consist of digits only)"
+                    );
+                    faults.push(source.diagnostic(span, message));
+                    None
+                }
+                id_or_name => Some(id_or_name),
             }
         };
         let user = parse_id_or_name(self.user, "user");
@@ -202,5 +306,39 @@ impl RawSelectors {
             ));
         }
         selectors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tag_depends_on_every_condition() {
+        let unit = Selectors { unit: Some("a.service".into()), ..Selectors::default() };
+        let selectors = [
+            Selectors::default(),
+            unit.clone(),
+            Selectors { unit: Some("b.service".into()), ..Selectors::default() },
+            Selectors { exe: Some("/a".into()), ..unit.clone() },
+            Selectors { exe_sha256: Some("00".repeat(32).parse().unwrap()), ..unit.clone() },
+            Selectors { measured: true, ..unit.clone() },
+        ];
+        let mut tags: Vec<String> =
+            selectors.iter().map(|selectors| selectors.tag(None, None).to_string()).collect();
+        for (uid, gid) in [(Some(1), None), (Some(2), None), (None, Some(1)), (Some(1), Some(1))] {
+            tags.push(unit.tag(uid, gid).to_string());
+        }
+        let count = tags.len();
+        tags.sort();
+        tags.dedup();
+        assert_eq!(tags.len(), count);
+    }
+
+    /// Certificates that were issued by an earlier release must not be revoked by a later one.
+    #[test]
+    fn encoding_is_stable() {
+        let selectors = Selectors { unit: Some("researcher.service".into()), ..Selectors::default() };
+        assert_eq!(selectors.tag(Some(1001), None).to_string(), "317b8f82");
     }
 }

@@ -28,7 +28,8 @@ enum AdminSocketRole {
     /// Root and members of the admin group.
     Admin(AdminHandler),
     /// Root alone, because the command equals holding the host's keys: it copies them, accepts older ones,
-    /// accepts another state of the host, or proves possession of this TPM for others.
+    /// accepts another state of the host, proves possession of this TPM for others, or decides which root the
+    /// host's trust bundle has.
     Root(RootHandler),
 }
 
@@ -38,7 +39,6 @@ enum AdminHandler {
     Agents,
     AuditRecords,
     EnrollActivate,
-    EnrollInstall,
     EnrollRequest,
     Keys,
     Posture,
@@ -54,6 +54,7 @@ enum RootHandler {
     AcceptState,
     CreateRecoveryKey,
     EnrollCredential,
+    EnrollInstall,
     RecoverKeys,
 }
 
@@ -86,7 +87,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/enroll/request",      body: BODY, role: Admin(EnrollRequest) },
         Route { verb: Post, path: "/v1/enroll/activate",     body: BODY, role: Admin(EnrollActivate) },
         Route { verb: Post, path: "/v1/enroll/credential",   body: BODY, role: Root(EnrollCredential) },
-        Route { verb: Post, path: "/v1/enroll/install",      body: BODY, role: Admin(EnrollInstall) },
+        Route { verb: Post, path: "/v1/enroll/install",      body: BODY, role: Root(EnrollInstall) },
     ]
 };
 
@@ -112,12 +113,13 @@ impl AdminApi {
             RouteMatch::NotFound => return reply::not_found(),
         };
         match route.role {
-            AdminSocketRole::Admin(handler) => match self.body_budget.read(request, route.body).await {
+            AdminSocketRole::Admin(handler) => match self.body_budget.read(client, request, route.body).await
+            {
                 Ok(body) => self.admin(handler, &admin, name, &uri, &body).await,
                 Err(error_reply) => error_reply,
             },
             AdminSocketRole::Root(handler) => match self.service.require_root(admin).await {
-                Ok(root) => match self.body_budget.read(request, route.body).await {
+                Ok(root) => match self.body_budget.read(client, request, route.body).await {
                     Ok(body) => self.root(handler, &root, &body).await,
                     Err(error_reply) => error_reply,
                 },
@@ -155,9 +157,6 @@ impl AdminApi {
             AdminHandler::EnrollActivate => {
                 reply::result(service.answer_enrollment_challenge(admin, &body.bytes).await)
             }
-            AdminHandler::EnrollInstall => {
-                reply::result(service.install_certificate(admin, parse::install_request(body)).await)
-            }
         }
     }
 
@@ -178,6 +177,9 @@ impl AdminApi {
             RootHandler::EnrollCredential => {
                 reply::result(service.open_credential(root, parse::credential_request(body)).await)
             }
+            RootHandler::EnrollInstall => {
+                reply::result(service.install_certificate(root, parse::install_request(body)).await)
+            }
         }
     }
 }
@@ -187,14 +189,38 @@ mod tests {
     use super::*;
     use crate::wire::openapi;
 
-    #[test]
-    fn routes_are_as_documented() {
-        let caller = |role| match role {
+    fn caller(role: AdminSocketRole) -> &'static str {
+        match role {
             AdminSocketRole::Admin(_) => "root or the admin group",
             AdminSocketRole::Root(_) => "root only",
-        };
+        }
+    }
+
+    #[test]
+    fn routes_are_as_documented() {
         let routes = ROUTES.iter().map(|route| (route.verb.name(), route.path, caller(route.role)));
         openapi::assert_operations("admin socket", routes);
+    }
+
+    #[test]
+    fn the_guide_says_who_may_call_each_route() {
+        const GUIDE: &str = include_str!("../../docs/guide/administrators.md");
+        let rows: Vec<(&str, &str)> = GUIDE
+            .lines()
+            .filter(|line| line.starts_with("| `GET ") || line.starts_with("| `POST "))
+            .map(|line| {
+                let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+                assert!(cells.len() == 4 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
+                (cells[0].trim_matches('`'), cells[2])
+            })
+            .collect();
+        let routes: Vec<String> = ROUTES
+            .iter()
+            .map(|route| format!("{} {}", route.verb.name().to_uppercase(), route.path))
+            .collect();
+        let expected: Vec<(&str, &str)> =
+            routes.iter().zip(ROUTES).map(|(text, route)| (text.as_str(), caller(route.role))).collect();
+        assert_eq!(rows, expected, "docs/guide/administrators.md and the routes differ");
     }
 
     #[test]
@@ -219,6 +245,7 @@ mod tests {
                 "/v1/keys/accept",
                 "/v1/posture/accept",
                 "/v1/enroll/credential",
+                "/v1/enroll/install",
             ]
         );
     }

@@ -5,10 +5,11 @@ use hyper::body::Incoming;
 
 use super::body::{BodyBudget, MAX_BODY_SIZE, RequestBody};
 use super::client_connection::ClientConnection;
+use super::pace::Cost;
 use super::parse;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
-use crate::service::{IdentityService, PeerLookup};
+use crate::service::IdentityService;
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse};
 
 use AgentHandler::{Attest, Certificate, Introspect, Token, Whoami};
@@ -68,29 +69,33 @@ const ROUTES: &[Route<AgentSocketRole>] = &[
 ];
 
 impl AgentApi {
-    /// An API on this service, with room for 256 large bodies at once.
+    /// An API on this service, with room for 256 large bodies at once, 32 of them of one uid.
     pub fn new(service: IdentityService) -> AgentApi {
         AgentApi { service, body_budget: BodyBudget::default() }
     }
 
+    /// The reply, and what it costs the caller's uid. An agent's own rate limits its results, whatever they
+    /// cost.
     pub(super) async fn handle_request(
         &self,
         client: &ClientConnection,
         request: Request<Incoming>,
-    ) -> Reply {
+    ) -> (Reply, Cost) {
         let route = match routes::find(ROUTES, request.method(), request.uri().path()) {
             RouteMatch::Found(route, _) => route,
-            RouteMatch::WrongMethod(allow) => return reply::method_not_allowed(allow),
-            RouteMatch::NotFound => return reply::not_found(),
+            RouteMatch::WrongMethod(allow) => return (reply::method_not_allowed(allow), Cost::Error),
+            RouteMatch::NotFound => return (reply::not_found(), Cost::Error),
         };
-        match route.role {
-            AnyCaller(handler) => self.public(handler),
-            RegisteredAgent(handler) => match self.body_budget.read(request, route.body).await {
+        let (reply, cost) = match route.role {
+            AnyCaller(handler) => (self.public(handler), Cost::Unit),
+            RegisteredAgent(handler) => match self.body_budget.read(client, request, route.body).await {
                 // The caller is read only now that the body is complete: it may change until then.
-                Ok(body) => self.agent(handler, client.begin_request(), &body).await,
-                Err(error_reply) => error_reply,
+                Ok(body) => (self.agent(handler, client, &body).await, Cost::Free),
+                Err(error_reply) => (error_reply, Cost::Error),
             },
-        }
+        };
+        let cost = if reply.status().is_success() { cost } else { Cost::Error };
+        (reply, cost)
     }
 
     fn public(&self, handler: PublicHandler) -> Reply {
@@ -106,8 +111,8 @@ impl AgentApi {
         }
     }
 
-    async fn agent(&self, handler: AgentHandler, lookup: PeerLookup, body: &RequestBody) -> Reply {
-        let service = &self.service;
+    async fn agent(&self, handler: AgentHandler, client: &ClientConnection, body: &RequestBody) -> Reply {
+        let (service, lookup) = (&self.service, client.begin_request());
         match handler {
             Token => match service.issue_token(lookup, parse::token_request(body)).await {
                 Ok(token) => reply::token(&TokenResponse::from(&token)),
@@ -125,7 +130,7 @@ impl AgentApi {
                 Err(error) => reply::request_error(&error),
             },
             Attest => match service.attest(lookup, parse::attest_request(body)).await {
-                Ok(evidence) => reply::evidence(evidence).await,
+                Ok(evidence) => reply::evidence(evidence, client.recall_signal()).await,
                 Err(error) => reply::request_error(&error),
             },
             Whoami => match service.whoami(lookup).await {

@@ -7,10 +7,12 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request, StatusCode};
-use tokio::sync::Semaphore;
 
+use super::client_connection::ClientConnection;
+use super::pace::Cost;
 use super::reply::{self, Reply};
 use super::routes::Body;
+use super::uid_quota::UidQuota;
 
 /// Largest body.
 pub const MAX_BODY_SIZE: usize = 64 * 1024;
@@ -18,6 +20,13 @@ pub const MAX_BODY_SIZE: usize = 64 * 1024;
 const SMALL_BODY_SIZE: usize = 4096;
 /// Larger bodies that are read at once, over all connections of a socket: at most 16 MiB of memory.
 const MAX_LARGE_BODIES: usize = 256;
+/// Those of one uid: at most 2 MiB. No body waits for another, because a body that arrives takes less than a
+/// millisecond to read, and one that does not arrive would be waited for in vain.
+const MAX_LARGE_BODIES_PER_UID: usize = 32;
+/// Pieces of a body that cost one unit of the uid's budget: a body can arrive as chunks of one byte each.
+const PIECES_PER_UNIT: usize = 256;
+/// Discarded bytes that cost one unit.
+const DISCARDED_PER_UNIT: usize = 64 * 1024;
 /// Bytes of a body over the limit that are read and discarded, so that its sender reads the reply before the
 /// connection closes.
 const MAX_DISCARDED_BYTES: usize = 32 * 1024 * 1024;
@@ -32,12 +41,12 @@ pub struct RequestBody {
     pub bytes: Bytes,
 }
 
-/// Limits the large bodies that are read at once on all connections of a socket.
-pub struct BodyBudget(Semaphore);
+/// Limits the large bodies that are read at once on all connections of a socket, and those of each uid.
+pub struct BodyBudget(UidQuota);
 
 impl Default for BodyBudget {
     fn default() -> Self {
-        BodyBudget(Semaphore::new(MAX_LARGE_BODIES))
+        BodyBudget(UidQuota::new(MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_UID))
     }
 }
 
@@ -46,13 +55,19 @@ impl BodyBudget {
     ///
     /// # Errors
     /// The reply: 400, 408, 413, 415 or 503.
-    pub async fn read(&self, request: Request<Incoming>, body: Body) -> Result<RequestBody, Reply> {
+    pub async fn read(
+        &self,
+        client: &ClientConnection,
+        request: Request<Incoming>,
+        body: Body,
+    ) -> Result<RequestBody, Reply> {
         let Body::UpTo(max_size) = body else { return Ok(RequestBody::default()) };
         let Some(is_form) = is_form(request.headers()) else {
             let description = "the body must be application/json or application/x-www-form-urlencoded";
             return Err(reply::error_and_close(StatusCode::UNSUPPORTED_MEDIA_TYPE, description));
         };
-        let collected = tokio::time::timeout(BODY_TIMEOUT, self.collect(request.into_body(), max_size));
+        let collected =
+            tokio::time::timeout(BODY_TIMEOUT, self.collect(client, request.into_body(), max_size));
         let bytes = match collected.await {
             Ok(result) => result.map_err(|error| error.reply(max_size))?,
             Err(_) => {
@@ -66,15 +81,24 @@ impl BodyBudget {
         Ok(RequestBody { is_form, bytes })
     }
 
-    async fn collect(&self, mut body: Incoming, max_size: usize) -> Result<Bytes, BodyError> {
+    async fn collect(
+        &self,
+        client: &ClientConnection,
+        mut body: Incoming,
+        max_size: usize,
+    ) -> Result<Bytes, BodyError> {
         let mut bytes = BytesMut::new();
-        let mut discarded = 0;
+        let (mut discarded, mut paid, mut pieces) = (0, 0, 0);
         let mut permit = None;
         while let Some(frame) = body.frame().await {
+            pieces += 1;
+            if pieces % PIECES_PER_UNIT == 0 {
+                client.pay(Cost::Unit).await;
+            }
             let Ok(data) = frame.map_err(|_| BodyError::Malformed)?.into_data() else { continue };
             if discarded == 0 && bytes.len() + data.len() <= max_size {
                 if permit.is_none() && bytes.len() + data.len() > SMALL_BODY_SIZE {
-                    permit = Some(self.0.try_acquire().map_err(|_| BodyError::Busy)?);
+                    permit = Some(self.0.acquire(client.uid()).ok_or(BodyError::Busy)?);
                 }
                 bytes.extend_from_slice(&data);
                 continue;
@@ -83,6 +107,10 @@ impl BodyBudget {
             bytes.clear();
             if discarded > MAX_DISCARDED_BYTES {
                 break;
+            }
+            while discarded - paid >= DISCARDED_PER_UNIT {
+                paid += DISCARDED_PER_UNIT;
+                client.pay(Cost::Unit).await;
             }
         }
         if discarded > 0 { Err(BodyError::TooLarge) } else { Ok(bytes.freeze()) }

@@ -1,15 +1,16 @@
-//! One connection: its calling process, whether a request is in progress, and the delay of its rate-limited
-//! replies.
+//! One connection: its calling process, whether a request is in progress, the delay of its replies, and what
+//! ends it early.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use tokio::sync::Notify;
 
 use super::connection_limits::{CallClass, CallPermit, ConnectionPermit};
-use super::reply::Reply;
+use super::pace::{Cost, MAX_DELAY, Pace};
+use super::reply::{self, Reply};
 use crate::service::{PeerLookup, PeerTracker};
 
 /// Delay of the first of several consecutive `slow_down` replies; it doubles with each further one.
@@ -20,24 +21,37 @@ const MAX_BACKOFF_DOUBLINGS: u32 = 6;
 /// A connection of any socket.
 pub struct ClientConnection {
     peer_tracker: Mutex<PeerTracker>,
+    uid: u32,
     permit: ConnectionPermit,
+    /// Shared by all connections of the agent and workload sockets.
+    pace: Arc<Pace>,
     /// `slow_down` replies since the last other reply.
     consecutive_slow_downs: AtomicU32,
     /// Notified when the first request's head has arrived.
     first_request_started: Notify,
     request_started: AtomicBool,
+    /// Notified when others wait for what this connection's reply occupies.
+    recalled: Arc<Notify>,
 }
 
 impl ClientConnection {
     /// A connection that was just accepted.
-    pub fn new(peer_tracker: PeerTracker, permit: ConnectionPermit) -> ClientConnection {
+    pub fn new(peer_tracker: PeerTracker, permit: ConnectionPermit, pace: Arc<Pace>) -> ClientConnection {
         ClientConnection {
+            uid: peer_tracker.uid(),
             peer_tracker: Mutex::new(peer_tracker),
             permit,
+            pace,
             consecutive_slow_downs: AtomicU32::new(0),
             first_request_started: Notify::new(),
             request_started: AtomicBool::new(false),
+            recalled: Arc::new(Notify::new()),
         }
+    }
+
+    /// The uid at connect(2).
+    pub fn uid(&self) -> u32 {
+        self.uid
     }
 
     /// To be called when a request's head has arrived.
@@ -62,11 +76,24 @@ impl ClientConnection {
         self.peer_tracker.lock().unwrap_or_else(PoisonError::into_inner).lookup()
     }
 
-    /// Ends a request and returns the delay of its reply, if any. Clients that ignore `slow_down` are
-    /// delayed, because many connections of refused requests would otherwise use up the processor.
-    pub fn finish_request(&self, reply: &Reply) -> Option<Duration> {
+    /// Ends a request: returns the reply to send and its delay. Clients that ignore `slow_down` are delayed,
+    /// and so is a uid whose replies cost more than its budget, because they would otherwise use up the
+    /// processor. Where the delay would be too long, the reply is 429 and closes the connection.
+    pub fn finish_request(&self, reply: Reply, cost: Cost) -> (Reply, Duration) {
         self.mark_idle();
-        self.backoff(reply.status() == StatusCode::TOO_MANY_REQUESTS)
+        let backoff = self.backoff(reply.status() == StatusCode::TOO_MANY_REQUESTS);
+        match self.pace.charge(self.uid, cost, Instant::now()) {
+            Some(delay) => (reply, delay.max(backoff.unwrap_or_default())),
+            None => (reply::too_many_answers(MAX_DELAY), MAX_DELAY),
+        }
+    }
+
+    /// Charges the uid for work before the reply, and waits until it is paid.
+    pub async fn pay(&self, cost: Cost) {
+        let delay = self.pace.charge(self.uid, cost, Instant::now()).unwrap_or(MAX_DELAY);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
     }
 
     /// Marks the connection as idle: it can be evicted.
@@ -89,13 +116,16 @@ impl ClientConnection {
         self.permit.acquire_call(class)
     }
 
-    /// The uid that connected.
-    pub fn uid(&self) -> u32 {
-        self.permit.uid()
+    /// What to notify to have this connection end soon, also while its client is receiving a reply.
+    pub fn recall_signal(&self) -> Arc<Notify> {
+        self.recalled.clone()
     }
 
-    /// Returns when this connection is evicted in favor of a new one.
+    /// Returns when this connection is evicted in favor of a new one, or recalled.
     pub async fn evicted(&self) {
-        self.permit.evicted().await;
+        tokio::select! {
+            () = self.permit.evicted() => {}
+            () = self.recalled.notified() => {}
+        }
     }
 }

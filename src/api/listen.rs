@@ -6,6 +6,16 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use nix::sys::socket::{Backlog, listen};
+
+/// Connections that may wait to be accepted: enough for all clients that connect at once after a restart. A
+/// process that connects without blocking gets EAGAIN above it. net.core.somaxconn limits it too (4096 by
+/// default).
+pub const FULL_BACKLOG: i32 = 4096;
+/// The same while one uid connects faster than it may. Its connections fill any queue, and each connection of
+/// another uid waits for those before it; above this length it waits in connect(2), where callers take turns.
+pub const SHORT_BACKLOG: i32 = 256;
+
 /// Name and permissions of a socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Socket {
@@ -38,4 +48,12 @@ pub fn bind(dir: &Path, socket: Socket) -> io::Result<UnixListener> {
     }
     fs::set_permissions(&path, Permissions::from_mode(socket.mode)).map_err(with_path)?;
     Ok(listener)
+}
+
+/// Sets how many connections may wait to be accepted.
+///
+/// # Errors
+/// Where listen(2) fails.
+pub fn set_backlog(listener: &UnixListener, connections: i32) -> io::Result<()> {
+    Ok(listen(listener, Backlog::new(connections)?)?)
 }

@@ -1,10 +1,14 @@
 //! Replies of the HTTP sockets: made from recorded results, from errors, and from public documents.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, PRAGMA, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::service::{AdminError, ErrorClass, ErrorCode, EvidenceResponse, Recorded, RequestError};
 use crate::wire::agent::TokenResponse;
@@ -34,9 +38,9 @@ pub fn token(token: &TokenResponse<'_>) -> Reply {
 }
 
 /// Evidence. It is serialized on a blocking thread, because it can have tens of megabytes, and its memory
-/// slot is released when the caller has received it.
-pub async fn evidence(evidence: Recorded<EvidenceResponse>) -> Reply {
-    match tokio::task::spawn_blocking(move || evidence.into_inner().into_json()).await {
+/// slot is released when the caller has received it, or after `recall` was notified.
+pub async fn evidence(evidence: Recorded<EvidenceResponse>, recall: Arc<Notify>) -> Reply {
+    match tokio::task::spawn_blocking(move || evidence.into_inner().into_json(recall)).await {
         Ok(Ok(text)) => json_no_store(StatusCode::OK, text),
         _ => server_error("the evidence could not be serialized"),
     }
@@ -54,6 +58,16 @@ pub fn json_cacheable(text: Bytes) -> Reply {
 /// Status 500.
 pub fn server_error(description: &str) -> Reply {
     error(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::ServerError, description)
+}
+
+/// Status 429, after which the connection is closed: the uid's replies cost more than its budget.
+pub fn too_many_answers(retry_after: Duration) -> Reply {
+    let description =
+        "this uid asks for more public documents, or gets more errors, than it may; ask again later";
+    let mut reply = error(StatusCode::TOO_MANY_REQUESTS, ErrorCode::SlowDown, description);
+    set_retry_after(&mut reply, retry_after);
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    reply
 }
 
 /// Status 503.
@@ -93,13 +107,12 @@ pub fn request_error(request_error: &RequestError) -> Reply {
         ErrorCode::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::ServerError => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut reply = json(status, &ErrorResponse::from(request_error));
-    if let Some(retry_after) = request_error.retry_after() {
-        // Whole seconds, rounded up (RFC 9110 section 10.2.3).
-        let seconds = retry_after.as_millis().div_ceil(1000).max(1);
-        if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
-            reply.headers_mut().insert(RETRY_AFTER, value);
-        }
+    with_retry_after(json(status, &ErrorResponse::from(request_error)), request_error.retry_after())
+}
+
+fn with_retry_after(mut reply: Reply, retry_after: Option<Duration>) -> Reply {
+    if let Some(retry_after) = retry_after {
+        set_retry_after(&mut reply, retry_after);
     }
     reply
 }
@@ -109,7 +122,7 @@ pub fn admin_error(error: &AdminError) -> Reply {
     let (status, code) = status_of(error);
     let response =
         ErrorResponse { faults: error.faults(), ..ErrorResponse::new(code.as_str(), error.to_string()) };
-    json(status, &response)
+    with_retry_after(json(status, &response), error.retry_after())
 }
 
 /// Status and error code by the cause of a failure, whatever the route.
@@ -117,12 +130,21 @@ fn status_of(error: &AdminError) -> (StatusCode, ErrorCode) {
     match error {
         AdminError::InvalidRequest(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
         AdminError::UnknownAgent => (StatusCode::NOT_FOUND, ErrorCode::InvalidRequest),
+        AdminError::BudgetExceeded(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::SlowDown),
         _ => match error.class() {
             ErrorClass::BadRequest => (StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidRequest),
             ErrorClass::Conflict => (StatusCode::CONFLICT, ErrorCode::InvalidRequest),
             ErrorClass::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
             ErrorClass::Internal => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::ServerError),
         },
+    }
+}
+
+/// Whole seconds, rounded up (RFC 9110 section 10.2.3).
+fn set_retry_after(reply: &mut Reply, retry_after: Duration) {
+    let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+    if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
+        reply.headers_mut().insert(RETRY_AFTER, value);
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::net::UnixListener as StdListener;
+use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::HOST;
@@ -13,9 +13,12 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use nix::sys::socket::{getsockopt, sockopt};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant as TokioInstant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +27,8 @@ use super::agent::AgentApi;
 use super::client_connection::ClientConnection;
 use super::connection_limits::ConnectionLimits;
 use super::drain;
+use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, set_backlog};
+use super::pace::{Cost, Pace};
 use super::reply::{self, Reply};
 use super::workers::WorkerPool;
 use super::workload::{self, WorkloadApi};
@@ -32,17 +37,32 @@ use crate::service::PeerTracker;
 
 /// Largest request head in bytes.
 const MAX_HEAD_SIZE: usize = 16 * 1024;
-/// Bytes of a request head that are read before it is refused. Closing a connection with unread data discards
-/// the reply.
-const READ_BUFFER_SIZE: usize = 4 * MAX_HEAD_SIZE;
+/// Bytes of a request head that are read before it is refused. Heads that never end occupy as much memory, up
+/// to 40 MB with 2,000 connections.
+const READ_BUFFER_SIZE: usize = 20 * 1024;
 /// A connection is closed if no complete request head arrives within this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection is closed if its client has not received a reply completely within this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connections of one uid a second in the long run, and at once after a pause. A connection above the rate is
+/// served later; if it would have to wait too long, it is refused.
+const CONNECTION_RATE: u32 = 1_000;
+const CONNECTION_BURST: u32 = 10_000;
+/// A uid that makes as many connections at once, or more than the same rate, shortens the queue of waiting
+/// connections, until no uid has done so for some time.
+const CROWDING_BURST: u32 = 2_000;
+const CROWDING_TIME: Duration = Duration::from_secs(1);
+/// Connections that are accepted before other tasks of this thread run.
+const ACCEPT_BATCH: usize = 64;
+/// Pause after an error such as a lack of descriptors, which would otherwise occur again at once.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Refused connections that are answered at once, and for how long at most. Further ones are closed without a
 /// reply.
 const MAX_REJECTIONS: usize = 64;
 const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Refused connections of one uid that are answered: a second, and at once after a pause.
+const REJECTION_RATE: u32 = 16;
+const REJECTION_BURST: u32 = 16;
 /// The reply to a connection beyond the limits.
 const OVERLOADED_RESPONSE: &[u8] = concat!(
     "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n",
@@ -90,22 +110,21 @@ impl Api {
 }
 
 impl Http1Api {
-    async fn handle_request(&self, client: &ClientConnection, request: Request<Incoming>) -> Reply {
+    async fn handle_request(&self, client: &ClientConnection, request: Request<Incoming>) -> (Reply, Cost) {
         // RFC 9112 section 3.2: a server refuses a request that does not have exactly one Host.
         let hosts = request.headers().get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
-            return reply::error_and_close(
-                StatusCode::BAD_REQUEST,
-                "a request must have exactly one Host header",
-            );
+            let description = "a request must have exactly one Host header";
+            return (reply::error_and_close(StatusCode::BAD_REQUEST, description), Cost::Error);
         }
         if head_size(&request) > MAX_HEAD_SIZE {
             let description = "a request head must have at most 16 KiB";
-            return reply::error_and_close(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, description);
+            let reply = reply::error_and_close(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, description);
+            return (reply, Cost::Error);
         }
         match self {
             Http1Api::Agent(api) => api.handle_request(client, request).await,
-            Http1Api::Admin(api) => api.handle_request(client, request).await,
+            Http1Api::Admin(api) => (api.handle_request(client, request).await, Cost::Free),
         }
     }
 }
@@ -119,9 +138,14 @@ fn head_size(request: &Request<Incoming>) -> usize {
 
 /// One listening socket.
 pub struct Server {
-    listener: UnixListener,
+    listener: AsyncFd<UnixListener>,
     api: Api,
     connection_limits: Arc<ConnectionLimits>,
+    /// What replies and connections cost each uid; only the replies' budget is shared with other sockets.
+    pace: Arc<Pace>,
+    connection_pace: Pace,
+    crowding_pace: Pace,
+    rejection_pace: Pace,
     /// `None` where the accepting thread serves the connections.
     workers: Option<Arc<WorkerPool>>,
     stop: CancellationToken,
@@ -132,40 +156,66 @@ pub struct Server {
 
 impl Server {
     /// A server on this listener. To be called inside a runtime, which then accepts; `workers` serve the
-    /// connections.
+    /// connections. `pace` limits what the replies to each uid cost.
     ///
     /// # Errors
     /// Where the listener cannot be made non-blocking or registered with the runtime.
     pub fn new(
-        listener: StdListener,
+        listener: UnixListener,
         api: Api,
         connection_limits: Arc<ConnectionLimits>,
+        pace: Arc<Pace>,
         workers: Option<Arc<WorkerPool>>,
         stop: CancellationToken,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
-        let rejections = Arc::new(Semaphore::new(MAX_REJECTIONS));
-        Ok(Server {
+        // SAFETY: `listener` owns its descriptor; nothing replaces or closes it before the AsyncFd is dropped.
+        let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
+        let server = Server {
             listener,
             api,
             connection_limits,
+            pace,
+            connection_pace: Pace::new(CONNECTION_RATE, CONNECTION_BURST),
+            crowding_pace: Pace::new(CONNECTION_RATE, CROWDING_BURST),
+            rejection_pace: Pace::new(REJECTION_RATE, REJECTION_BURST),
             workers,
             stop,
             connections: TaskTracker::new(),
-            rejections,
-        })
+            rejections: Arc::new(Semaphore::new(MAX_REJECTIONS)),
+        };
+        // The standard library listens with a backlog of 128, and a unit file may have another one.
+        server.limit_waiting(FULL_BACKLOG);
+        Ok(server)
     }
 
     /// Accepts until `stop` is cancelled, then waits at most 5 s for requests in progress.
     pub async fn run(self) {
+        let mut crowded_until = None;
         loop {
+            let crowding_over = async {
+                match crowded_until {
+                    Some(end) => sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = self.accept_batch() => accepted,
+                () = crowding_over => {
+                    crowded_until = None;
+                    self.limit_waiting(FULL_BACKLOG);
+                    continue;
+                }
                 () = self.stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => self.admit(stream),
+                Ok(is_crowded) if is_crowded => {
+                    if crowded_until.is_none() {
+                        self.limit_waiting(SHORT_BACKLOG);
+                    }
+                    crowded_until = Some(TokioInstant::now() + CROWDING_TIME);
+                }
+                Ok(_) => {}
                 Err(e) => self.accept_failed(&e).await,
             }
         }
@@ -174,36 +224,72 @@ impl Server {
         let _ = tokio::time::timeout(drain::DRAIN_TIMEOUT, self.connections.wait()).await;
     }
 
-    fn admit(&self, stream: UnixStream) {
+    /// Waits for connections and accepts those that wait, up to 64. Nothing but the lack of connections makes
+    /// it wait: while one uid makes them faster than they are accepted, those of others wait behind them.
+    /// Returns whether a uid connects faster than it may.
+    async fn accept_batch(&self) -> io::Result<bool> {
+        let mut ready = self.listener.readable().await?;
+        let mut is_crowded = false;
+        for _ in 0..ACCEPT_BATCH {
+            // The error means that there is none; the next call waits.
+            let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else {
+                return Ok(is_crowded);
+            };
+            let (stream, _) = accepted?;
+            // Only the uid at first: a connection beyond the limits has to cost as little as possible.
+            let Ok(credentials) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
+            let uid = credentials.uid();
+            let crowding = self.crowding_pace.charge(uid, Cost::Unit, Instant::now());
+            is_crowded |= crowding != Some(Duration::ZERO);
+            self.admit(stream, uid);
+        }
+        drop(ready);
+        tokio::task::yield_now().await;
+        Ok(is_crowded)
+    }
+
+    fn limit_waiting(&self, connections: i32) {
+        if let Err(e) = set_backlog(self.listener.get_ref(), connections) {
+            tracing::warn!("the number of waiting connections cannot be set: {e}");
+        }
+    }
+
+    fn admit(&self, stream: StdStream, uid: u32) {
+        let Some(delay) = self.connection_pace.charge(uid, Cost::Unit, Instant::now()) else {
+            return self.reject(stream, uid);
+        };
+        let Some(permit) = self.connection_limits.acquire(uid) else { return self.reject(stream, uid) };
         // Fails where the process has exited or the daemon has no free descriptor. The connection is closed.
         let Ok(peer_tracker) = PeerTracker::from_socket(&stream) else { return };
-        let Some(permit) = self.connection_limits.acquire(peer_tracker.uid()) else {
-            return self.reject(stream);
-        };
-        let client = ClientConnection::new(peer_tracker, permit);
+        if stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        let client = ClientConnection::new(peer_tracker, permit, self.pace.clone());
         let (api, stop) = (self.api.clone(), self.stop.clone());
         let Some(workers) = &self.workers else {
-            self.connections.spawn(api.serve(stream, client, stop));
+            self.connections.spawn(serve_after(delay, stream, client, api, stop));
             return;
         };
         let Some(worker) = workers.least_loaded() else { return };
-        // Moves the descriptor from this runtime's poller to the worker's.
-        let Ok(stream) = stream.into_std() else { return };
         let load_guard = worker.track();
         let connection = async move {
             let _load_guard = load_guard;
-            if let Ok(stream) = UnixStream::from_std(stream) {
-                api.serve(stream, client, stop).await;
-            }
+            serve_after(delay, stream, client, api, stop).await;
         };
         self.connections.spawn_on(connection, &worker.runtime);
     }
 
     /// Answers a connection beyond the limits. What its client sends is read, because closing a connection
     /// with unread data discards the reply.
-    fn reject(&self, mut stream: UnixStream) {
+    fn reject(&self, stream: StdStream, uid: u32) {
+        let answered = self.rejection_pace.charge(uid, Cost::Unit, Instant::now());
+        if answered.is_none_or(|delay| !delay.is_zero()) {
+            return;
+        }
         let response = self.api.overloaded_response();
         let Ok(permit) = self.rejections.clone().try_acquire_owned() else { return };
+        let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+        let Ok(mut stream) = stream else { return };
         tokio::spawn(async move {
             let _permit = permit;
             let mut buffer = vec![0; MAX_HEAD_SIZE];
@@ -227,13 +313,33 @@ impl Server {
                 tracing::warn!(
                     "connections cannot be accepted: {error}; raise LimitNOFILE= or lower limits.connections"
                 );
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
             _ => {
                 tracing::error!("accepting a connection failed: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
+    }
+}
+
+/// Serves one connection to its end, after a delay, during which nothing is read.
+async fn serve_after(
+    delay: Duration,
+    stream: StdStream,
+    client: ClientConnection,
+    api: Api,
+    stop: CancellationToken,
+) {
+    if !delay.is_zero() {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = client.evicted() => return,
+        }
+    }
+    // Registers the descriptor with the poller of this thread's runtime.
+    if let Ok(stream) = UnixStream::from_std(stream) {
+        api.serve(stream, client, stop).await;
     }
 }
 
@@ -241,8 +347,9 @@ impl Server {
 async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api, stop: CancellationToken) {
     let service = service_fn(|request| async {
         client.mark_request_started();
-        let reply = api.handle_request(&client, request).await;
-        if let Some(delay) = client.finish_request(&reply) {
+        let (reply, cost) = api.handle_request(&client, request).await;
+        let (reply, delay) = client.finish_request(reply, cost);
+        if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
         Ok::<_, Infallible>(reply)

@@ -36,12 +36,15 @@ macro_rules! events {
 }
 
 events! {
+    AdminGroupUnavailable "admin-group-unavailable" "5f0cbd3e9a7d4a62b9d2c1e7486f30aa" WARN,
     AgentsReloaded "agents-reloaded" "9f0203b14aa8428193ef22a029711eae" INFO,
     AgentsRejected "agents-rejected" "10193dd4e32644e78c0c0d97b3846ef4" ERROR,
     Attested "attested" "b4d4d94ec17b48b396be81aa8faa85ff" INFO,
     AuditFailed "audit-failed" "744a4c4c5d0743c88b66ee8015f61f51" ERROR,
     AuditRecovered "audit-recovered" "8f9c122ad6354bd2868ad5eb00962a07" WARN,
     AuditLowSpace "audit-low-space" "80ea1a0c0e9e4f42a594b1a6a6454523" WARN,
+    AuditDegraded "audit-degraded" "c0d9a3a1b6f24d5e9f6a7b21e48c5d30" ERROR,
+    AuditTorn "audit-torn" "5b1c6f0e9d3a4c7fb2e84a61d07f93c8" WARN,
     CaCertified "ca-certified" "b5ad6b8a694f4d66b039090e5143a834" INFO,
     CaBlocked "ca-blocked" "792bc932fb7245279c7b87bb21f82e39" WARN,
     CertificateInstalled "certificate-installed" "53f9c1c22e46488a8ec93d879fac61ee" INFO,
@@ -63,6 +66,7 @@ events! {
     KeyDestroyed "key-destroyed" "7e314b54122d48ff9e2f790998d98e4e" INFO,
     KeyPublished "key-published" "72d91566560e45cf923867d8605a98e8" INFO,
     KeyRetired "key-retired" "1f304115aa2841a0b8473069ac5510c9" INFO,
+    NameLookupFailed "name-lookup-failed" "c84e21b7f6d04e0f8b35d90a6e1f7752" WARN,
     PostureAccepted "posture-accepted" "013794af7a4c48cebe01a75425e0a108" INFO,
     PostureChanged "posture-changed" "a8eb0e2885db47aa806724f97bf84039" WARN,
     RecoveryKeyCreated "recovery-key-created" "cc1dba58bf0a0bb59b367b3755927dc3" WARN,

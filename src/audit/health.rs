@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chain::ChainedLog;
+use super::line::MAX_BODY_LEN;
 
 /// A write that takes longer than this was not just a copy into the page cache: the disk is slow.
 pub(super) const SLOW_WRITE: Duration = Duration::from_millis(5);
@@ -27,6 +28,18 @@ pub enum WriteError {
     /// The record cannot be serialized.
     #[error(transparent)]
     Serialize(Arc<serde_json::Error>),
+    /// The record exceeds the bound of a line.
+    #[error("the record has {length} bytes; a line has at most {MAX_BODY_LEN}")]
+    LineTooLong {
+        /// Bytes of the record's JSON.
+        length: usize,
+    },
+    /// Written lines could not be synced to the disk, so a crash of the machine could lose them.
+    #[error("the audit log cannot be synced to its disk: {0}; it is tried again every second")]
+    Sync(#[source] Arc<io::Error>),
+    /// The current file has its maximum size, and the next one cannot be started.
+    #[error("a new file of the audit log cannot be started: {0}; the current one continues to grow")]
+    Rotate(#[source] Arc<io::Error>),
     /// 1024 lines already wait for the disk.
     #[error("the audit queue is full")]
     QueueFull,
@@ -69,6 +82,10 @@ pub struct AuditHealth {
     /// Fast writes by the log's thread that are still missing before workers write inline; 0 while they do.
     fast_writes_needed: AtomicU32,
     write_error: Mutex<Option<WriteError>>,
+    /// Why the last sync failed; `None` if it succeeded.
+    sync_error: Mutex<Option<WriteError>>,
+    /// Why the last new file could not be started; `None` if it was.
+    rotation_error: Mutex<Option<WriteError>>,
     /// Whether a stall was logged and its end was not.
     stall_reported: AtomicBool,
     /// Whether less than [`LOW_SPACE_BYTES`] are free.
@@ -88,6 +105,8 @@ impl AuditHealth {
             syncing: BusySince::default(),
             fast_writes_needed: AtomicU32::new(0),
             write_error: Mutex::default(),
+            sync_error: Mutex::default(),
+            rotation_error: Mutex::default(),
             stall_reported: AtomicBool::new(false),
             low_space: AtomicBool::new(false),
             low_space_reported: AtomicBool::new(false),
@@ -106,6 +125,13 @@ impl AuditHealth {
         self.stall_error()
             .or_else(|| self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .or_else(|| self.removal_error())
+    }
+
+    /// Returns what is wrong with the log's disk although lines can be written.
+    pub fn disk_fault(&self) -> Option<WriteError> {
+        let stored =
+            |error: &Mutex<Option<WriteError>>| error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        stored(&self.sync_error).or_else(|| stored(&self.rotation_error))
     }
 
     /// Whether less than 64 MiB are free on the log's disk.
@@ -169,6 +195,16 @@ impl AuditHealth {
         self.file_removed.store(file_removed, Ordering::Relaxed);
     }
 
+    /// Stores the result of a sync, and logs when syncs begin to fail or work again.
+    pub(super) fn record_sync(&self, result: io::Result<()>) {
+        update_fault(&self.sync_error, result.map_err(|error| WriteError::Sync(Arc::new(error))));
+    }
+
+    /// Stores the result of starting a new file, and logs when that begins to fail or works again.
+    pub(super) fn record_rotation(&self, result: io::Result<()>) {
+        update_fault(&self.rotation_error, result.map_err(|error| WriteError::Rotate(Arc::new(error))));
+    }
+
     #[cfg(test)]
     pub(super) fn is_writing(&self) -> bool {
         self.writing.elapsed(self.start).is_some()
@@ -214,6 +250,19 @@ impl AuditHealth {
             _ => {}
         }
     }
+}
+
+/// Stores a fault that stops no request, or its end, and logs both once.
+fn update_fault(known: &Mutex<Option<WriteError>>, result: Result<(), WriteError>) {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    match (&result, &*known) {
+        (Err(error), None) => tracing::error!(event = "audit-degraded", "{error}"),
+        (Ok(()), Some(error)) => {
+            tracing::info!(event = "audit-recovered", "no longer so: {error}");
+        }
+        (Ok(()), None) | (Err(_), Some(_)) => {}
+    }
+    *known = result.err();
 }
 
 /// When an operation began: 0 if none is in progress, else 1 plus the microseconds since the start of the

@@ -22,6 +22,7 @@ use crate::config::LogTarget;
 use crate::critical::spawn_critical;
 
 use super::event::Event;
+use super::text::cut_owned;
 
 /// Entries in the queue; further ones are dropped.
 const QUEUE_CAPACITY: usize = 4096;
@@ -31,6 +32,8 @@ const COALESCE_DELAY: Duration = Duration::from_millis(10);
 /// Entries written without a pause. More than the queue of journald's socket holds (512 as systemd configures
 /// it) would make this thread and journald wake each other for each entry.
 const MAX_BATCH: usize = 256;
+/// Longer messages are cut, in bytes of JSON.
+const MAX_MESSAGE: usize = 8 * 1024;
 const JOURNALD_SOCKET: &str = "/run/systemd/journal/socket";
 const SYSLOG_IDENTIFIER: &str = "hostbadged";
 
@@ -60,12 +63,12 @@ pub(super) struct JournalEntry {
 }
 
 impl JournalEntry {
-    /// Creates an entry without fields of a caller.
+    /// Creates an entry without fields of a caller. A longer message than 8 KiB is cut.
     pub(super) fn new(level: Level, event: Option<Event>, message: String) -> Box<JournalEntry> {
         Box::new(JournalEntry {
             level,
             event,
-            message,
+            message: cut_owned(message, MAX_MESSAGE),
             agent: None,
             audience: None,
             jti: None,
@@ -186,16 +189,16 @@ fn priority_mappings() -> PriorityMappings {
 
 fn write_to_stderr(entry: &JournalEntry, clock: &Clock) {
     // If standard error is closed, there is no other place to report that.
-    let _ =
-        writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, escape_control_chars(&entry.message));
+    let _ = writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, printable(&entry.message));
 }
 
-/// Escapes control characters, so that text from callers cannot imitate other lines or control a terminal.
-fn escape_control_chars(text: &str) -> Cow<'_, str> {
+/// Escapes control characters, so that text from callers cannot imitate other lines or control a terminal. An
+/// escaped character takes up to six bytes, so the result is cut again.
+fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.escape_debug().to_string())
+    Cow::Owned(cut_owned(text.escape_debug().to_string(), MAX_MESSAGE))
 }
 
 fn write_to_journald(entry: &JournalEntry) {
@@ -214,7 +217,7 @@ fn write_to_journald(entry: &JournalEntry) {
                 HOSTBADGE_PEER_UID = entry.uid,
                 HOSTBADGE_PEER_UNIT = entry.unit.as_deref(),
                 "{}",
-                escape_control_chars(&entry.message)
+                printable(&entry.message)
             )
         };
     }
@@ -223,5 +226,23 @@ fn write_to_journald(entry: &JournalEntry) {
         Level::WARN => emit!(Level::WARN),
         Level::INFO => emit!(Level::INFO),
         _ => emit!(Level::DEBUG),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_bounded_before_and_after_they_are_escaped() {
+        for unit in ["x", "\u{7f}", "\u{1}", "\u{85}", "\""] {
+            let entry = JournalEntry::new(Level::INFO, None, unit.repeat(200_000));
+            assert!(entry.message.len() <= MAX_MESSAGE, "{unit:?}");
+            assert!(entry.message.contains("… ("), "{unit:?}");
+            let written = printable(&entry.message);
+            assert!(written.len() <= MAX_MESSAGE && !written.contains(char::is_control), "{unit:?}");
+        }
+        let short = "x".repeat(1000);
+        assert_eq!(printable(&JournalEntry::new(Level::INFO, None, short.clone()).message), short);
     }
 }

@@ -7,12 +7,21 @@
 //! counts the entries it drops.
 
 mod chain;
+#[cfg(test)]
+mod damage;
 mod event;
+mod files;
 mod health;
 mod journal;
 mod layer;
+mod line;
 mod record;
+mod recovery;
+mod reload;
+mod suppressed;
+mod syncer;
 mod tail;
+mod text;
 mod writer;
 
 use std::io;
@@ -30,9 +39,11 @@ pub use event::Event;
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
+pub use suppressed::Counted;
 pub use tail::{LogLine, tail};
 
 use record::Record;
+use suppressed::{CarriedCount, SuppressedCounts};
 use writer::{LogWriter, WriteMode};
 
 /// A write that takes longer than this fails.
@@ -79,26 +90,28 @@ impl Drop for WriterGuard {
 pub struct Audit {
     writer: Arc<WriterGuard>,
     write_mode: WriteMode,
+    suppressed: Arc<SuppressedCounts>,
     journal: Journal,
     clock: Clock,
 }
 
 impl Audit {
-    /// Opens the log in `dir`, moves an incomplete last line to a file `*.torn-N` and starts the log's
-    /// threads. Blocking.
+    /// Opens the log in `dir`, moves what follows its last whole line to files `*.torn-N`, records that, and
+    /// starts the log's threads. Blocking.
     ///
     /// # Errors
     /// The log cannot be read or created, or a thread cannot be started.
     pub fn open(dir: &Path, journal: Journal, clock: Clock) -> io::Result<Audit> {
-        let (writer, recovered) = LogWriter::start(dir)?;
+        let (writer, set_aside) = LogWriter::start(dir)?;
         let audit = Audit {
             writer: Arc::new(WriterGuard(writer)),
             write_mode: WriteMode::Background,
+            suppressed: Arc::default(),
             journal,
             clock,
         };
-        if let Some(message) = recovered {
-            audit.record_startup_event(Event::AuditRecovered, message);
+        if let Some(message) = set_aside {
+            audit.record_set_aside(&message);
         }
         Ok(audit)
     }
@@ -141,16 +154,24 @@ impl Audit {
         Ok(Recorded(svid))
     }
 
-    /// Records a refusal.
-    pub async fn record_refusal(&self, refusal: Refusal) -> Result<Recorded<Refusal>, AuditUnavailable> {
-        self.write(&Record::for_refusal(&refusal, self.clock.now())).await?;
+    /// Records a refusal, with the number of this caller's refusals that have no record.
+    pub async fn record_refusal(&self, mut refusal: Refusal) -> Result<Recorded<Refusal>, AuditUnavailable> {
+        let carried = self.suppressed.take_into(&mut refusal);
+        self.write_line(&Record::for_refusal(&refusal, self.clock.now()), Some(carried)).await?;
         Ok(Recorded(refusal))
     }
 
-    /// Returns a refusal without an audit record. The caller counts it in the `suppressed` of the next
-    /// recorded one.
-    pub fn suppressed(&self, refusal: Refusal) -> Recorded<Refusal> {
-        Recorded(refusal)
+    /// Counts a refusal, and those in its `suppressed`, in the next record of a refusal of the same caller.
+    pub fn count_refusal(&self, refusal: Refusal) -> Counted<Refusal> {
+        self.suppressed.add(&refusal, refusal.suppressed.saturating_add(1));
+        Counted::new(refusal)
+    }
+
+    /// As [`Audit::count_refusal`], for a refusal that the rate limiter has counted already: it is in the
+    /// [`unlogged`](crate::policy::RateLimited::unlogged) of a later one.
+    pub fn pass_counted_refusal(&self, refusal: Refusal) -> Counted<Refusal> {
+        self.suppressed.add(&refusal, refusal.suppressed);
+        Counted::new(refusal)
     }
 
     /// Records an introspection: the agent that requested it and the answer.
@@ -174,19 +195,16 @@ impl Audit {
         Ok(Recorded(attestation))
     }
 
-    /// Records the changes of a reload of the agents. `requested_by` describes the administrator or signal.
+    /// Records the changes of a reload of the agents, with as many lines as their names need. `requested_by`
+    /// describes the administrator or signal.
     pub async fn record_reload(
         &self,
         changes: AgentChanges,
         requested_by: &str,
     ) -> Result<Recorded<AgentChanges>, AuditUnavailable> {
-        let detail = format!(
-            "{requested_by} reloaded the agents: added [{}], changed [{}], removed [{}]",
-            changes.added.join(", "),
-            changes.changed.join(", "),
-            changes.removed.join(", ")
-        );
-        self.write(&Record::for_event(Event::AgentsReloaded, &detail, self.clock.now())).await?;
+        for detail in reload::details(&changes, requested_by) {
+            self.write(&Record::for_event(Event::AgentsReloaded, &detail, self.clock.now())).await?;
+        }
         Ok(Recorded(changes))
     }
 
@@ -222,8 +240,17 @@ impl Audit {
 
     /// Writes one line, which the kernel has accepted when this returns, and then sends the journal entry.
     async fn write(&self, record: &Record<'_>) -> Result<(), AuditUnavailable> {
+        self.write_line(record, None).await
+    }
+
+    /// As [`Audit::write`]. If the line is not written, also later, `carried` is counted again.
+    async fn write_line(
+        &self,
+        record: &Record<'_>,
+        carried: Option<CarriedCount>,
+    ) -> Result<(), AuditUnavailable> {
         let body = record.to_json_members().map_err(WriteError::from)?;
-        let completion = self.writer.0.submit(body, self.write_mode)?;
+        let completion = self.writer.0.submit(body, carried, self.write_mode)?;
         match tokio::time::timeout(WRITE_TIMEOUT, completion).await {
             Ok(Ok(result)) => result?,
             Ok(Err(_)) => return Err(WriteError::WriterExited.into()),
@@ -233,13 +260,55 @@ impl Audit {
         Ok(())
     }
 
-    /// Records an event during startup, before an async runtime exists that could wait for the disk.
-    fn record_startup_event(&self, event: Event, detail: String) {
-        let record = Record::for_event(event, &detail, self.clock.now());
+    /// Records what was set aside, before an async runtime exists that could wait for the disk. On a disk
+    /// that is full, the line is written before any other.
+    fn record_set_aside(&self, message: &str) {
+        let record = Record::for_event(Event::AuditTorn, message, self.clock.now());
         if let Ok(body) = record.to_json_members() {
-            // The queue is empty during startup. If the disk fails, `health` reports it.
-            let _ = self.writer.0.submit(body, WriteMode::Background);
+            self.writer.0.write_first(body);
         }
         self.journal.send(record.journal_entry());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::agents::AgentName;
+    use crate::config::LogTarget;
+    use crate::policy::ErrorCode;
+
+    fn refusal() -> Refusal {
+        let refusal = Refusal::new(ErrorCode::SlowDown, "too many requests");
+        refusal.with_agent(&AgentName::parse("a").unwrap())
+    }
+
+    #[tokio::test]
+    async fn refusals_that_were_not_recorded_are_counted_in_the_next_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
+        let audit = Audit::open(dir.path(), journal, Clock::System).unwrap();
+        let full_disk = Arc::new(File::options().append(true).open("/dev/full").unwrap());
+        let working_file = audit.writer.0.replace_file(full_disk);
+        let mut dropped = refusal();
+        dropped.suppressed = 5;
+        assert!(audit.record_refusal(dropped).await.is_err());
+        assert!(audit.record_refusal(refusal()).await.is_err());
+        assert_eq!(audit.count_refusal(refusal()).get().code, ErrorCode::SlowDown);
+        audit.pass_counted_refusal(Refusal { suppressed: 3, ..refusal() });
+        audit.writer.0.replace_file(working_file);
+
+        assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 5 + 1 + 1 + 1 + 3);
+        assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 0);
+        let suppressed: Vec<serde_json::Value> = tail(dir.path(), 0, 10)
+            .unwrap()
+            .iter()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line.text.get()).unwrap()["suppressed"].take()
+            })
+            .collect();
+        assert_eq!(suppressed, [serde_json::json!(11), serde_json::Value::Null]);
     }
 }

@@ -1,17 +1,20 @@
-//! The content of an audit line, and the journal entry for the same decision.
+//! The content of an audit line, and the journal entry for the same decision. Every text in it is bounded, so
+//! that a line has at most 8 KiB whatever its caller sends.
 
 use serde::Serialize;
+use serde::ser::SerializeStruct;
 
 use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
-use crate::peer::{Peer, PeerInfo};
+use crate::peer::Peer;
 use crate::pki::IssuedX509Svid;
 use crate::policy::{ErrorCode, Refusal};
 use crate::posture::Posture;
 
 use super::event::Event;
 use super::journal::JournalEntry;
+use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_EVENT_TEXT, MAX_EXE_PATH, MAX_GRANTED_TEXT, MAX_NAME};
 
 /// A decision or an event. Members that do not apply are omitted. A record never contains a token, a private
 /// key or a credential.
@@ -21,21 +24,21 @@ pub(super) struct Record<'a> {
     #[serde(serialize_with = "serialize_event_name")]
     event: Event,
     #[serde(skip_serializing_if = "Option::is_none")]
-    agent: Option<&'a str>,
+    agent: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<&'a str>,
+    tenant: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    audience: Option<&'a str>,
+    audience: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<&'a str>,
+    scope: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    jti: Option<&'a str>,
+    jti: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    kid: Option<&'a str>,
+    kid: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    spiffe_id: Option<&'a str>,
+    spiffe_id: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    serial: Option<&'a str>,
+    serial: Option<BoundedText<'a>>,
     /// Expiry of the token or certificate, as a NumericDate (RFC 7519 section 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<u64>,
@@ -44,7 +47,7 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<ErrorCode>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
+    detail: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
     suppressed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,13 +56,24 @@ pub(super) struct Record<'a> {
     peer: Option<&'a Peer>,
 }
 
-/// Limits text from callers to 512 bytes.
-fn truncate(text: &str) -> &str {
-    const MAX_LEN: usize = 512;
-    match text.char_indices().find(|(at, c)| at + c.len_utf8() > MAX_LEN) {
-        None => text,
-        Some((at, _)) => &text[..at],
-    }
+/// A name or an identifier.
+fn name(text: &str) -> BoundedText<'_> {
+    BoundedText::new(text, MAX_NAME)
+}
+
+/// An audience, a scope or a SPIFFE ID that was granted.
+fn granted(text: &str) -> BoundedText<'_> {
+    BoundedText::new(text, MAX_GRANTED_TEXT)
+}
+
+/// Text that contains what a caller sent.
+fn from_caller(text: &str) -> BoundedText<'_> {
+    BoundedText::new(text, MAX_CALLER_TEXT)
+}
+
+/// The description of an event of the daemon.
+fn described(text: &str) -> BoundedText<'_> {
+    BoundedText::new(text, MAX_EVENT_TEXT)
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -71,8 +85,18 @@ fn serialize_event_name<S: serde::Serializer>(event: &Event, serializer: S) -> R
 }
 
 fn serialize_peer<S: serde::Serializer>(peer: &Option<&Peer>, serializer: S) -> Result<S::Ok, S::Error> {
-    let info: Option<&PeerInfo> = peer.map(|peer| &**peer);
-    info.serialize(serializer)
+    let Some(peer) = peer else { return serializer.serialize_none() };
+    let exe = peer.exe().map(|path| path.to_string_lossy());
+    let mut out = serializer.serialize_struct("peer", 8)?;
+    out.serialize_field("pid", &peer.pid)?;
+    out.serialize_field("uid", &peer.uid)?;
+    out.serialize_field("gid", &peer.gid)?;
+    out.serialize_field("unit", &peer.unit.as_deref().map(from_caller))?;
+    out.serialize_field("invocation", &peer.invocation.as_deref().map(name))?;
+    out.serialize_field("exe", &exe.as_deref().map(|path| BoundedText::new(path, MAX_EXE_PATH)))?;
+    out.serialize_field("exe_sha256", &peer.exe_sha256())?;
+    out.serialize_field("pinned", &peer.pinned)?;
+    out.end()
 }
 
 impl<'a> Record<'a> {
@@ -106,8 +130,8 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record {
-            agent: Some(agent.name().as_str()),
-            tenant: agent.entry().tenant.as_deref(),
+            agent: Some(name(agent.name().as_str())),
+            tenant: agent.entry().tenant.as_deref().map(name),
             posture: Some(posture),
             peer: Some(agent.peer()),
             ..Record::new(event, time)
@@ -118,10 +142,10 @@ impl<'a> Record<'a> {
     pub(super) fn for_token(token: &'a AccessToken, time: Timestamp) -> Record<'a> {
         let permit = token.permit();
         Record {
-            audience: Some(permit.audience()),
-            scope: Some(permit.scope()),
-            jti: Some(token.jti()),
-            kid: Some(token.kid()),
+            audience: Some(granted(permit.audience())),
+            scope: Some(granted(permit.scope())),
+            jti: Some(name(token.jti())),
+            kid: Some(name(token.kid())),
             exp: Some(token.expires().as_secs()),
             ..Record::for_agent(Event::TokenIssued, permit.agent(), permit.posture(), time)
         }
@@ -131,8 +155,8 @@ impl<'a> Record<'a> {
     pub(super) fn for_certificate(certificate: &'a IssuedX509Svid, time: Timestamp) -> Record<'a> {
         let permit = certificate.permit();
         Record {
-            spiffe_id: Some(certificate.spiffe_id()),
-            serial: Some(certificate.serial()),
+            spiffe_id: Some(granted(certificate.spiffe_id())),
+            serial: Some(name(certificate.serial())),
             exp: Some(certificate.expires().as_secs()),
             ..Record::for_agent(Event::CertificateIssued, permit.agent(), permit.posture(), time)
         }
@@ -142,9 +166,9 @@ impl<'a> Record<'a> {
     pub(super) fn for_jwt_svid(svid: &'a JwtSvid, audiences: &'a str, time: Timestamp) -> Record<'a> {
         let permit = svid.permit();
         Record {
-            audience: Some(audiences),
-            jti: Some(svid.jti()),
-            kid: Some(svid.kid()),
+            audience: Some(granted(audiences)),
+            jti: Some(name(svid.jti())),
+            kid: Some(name(svid.kid())),
             exp: Some(svid.expires().as_secs()),
             ..Record::for_agent(Event::SvidIssued, permit.agent(), permit.posture(), time)
         }
@@ -154,9 +178,9 @@ impl<'a> Record<'a> {
     pub(super) fn for_wit_svid(svid: &'a WitSvid, time: Timestamp) -> Record<'a> {
         let permit = svid.permit();
         Record {
-            spiffe_id: Some(svid.spiffe_id()),
-            jti: Some(svid.jti()),
-            kid: Some(svid.kid()),
+            spiffe_id: Some(granted(svid.spiffe_id())),
+            jti: Some(name(svid.jti())),
+            kid: Some(name(svid.kid())),
             exp: Some(svid.expires().as_secs()),
             ..Record::for_agent(Event::WitSvidIssued, permit.agent(), permit.posture(), time)
         }
@@ -165,10 +189,10 @@ impl<'a> Record<'a> {
     /// A request was refused.
     pub(super) fn for_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
         Record {
-            agent: refusal.agent.as_ref().map(|name| name.as_str()),
-            audience: refusal.audience.as_deref().map(truncate),
+            agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
+            audience: refusal.audience.as_deref().map(from_caller),
             reason: Some(refusal.code),
-            detail: Some(truncate(&refusal.description)),
+            detail: Some(from_caller(&refusal.description)),
             suppressed: refusal.suppressed,
             peer: refusal.peer.as_ref(),
             ..Record::new(Event::RequestRefused, time)
@@ -182,10 +206,10 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record {
-            agent: Some(requester.name().as_str()),
-            jti: introspection.jti.as_deref(),
+            agent: Some(name(requester.name().as_str())),
+            jti: introspection.jti.as_deref().map(name),
             active: Some(introspection.active),
-            detail: introspection.inactive_reason.as_deref(),
+            detail: introspection.inactive_reason.as_deref().map(from_caller),
             peer: Some(requester.peer()),
             ..Record::new(Event::Introspected, time)
         }
@@ -198,8 +222,8 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record {
-            agent: Some(attestation.agent().name().as_str()),
-            detail: Some(detail),
+            agent: Some(name(attestation.agent().name().as_str())),
+            detail: Some(from_caller(detail)),
             peer: Some(attestation.agent().peer()),
             ..Record::new(Event::Attested, time)
         }
@@ -207,12 +231,12 @@ impl<'a> Record<'a> {
 
     /// An event without a caller.
     pub(super) fn for_event(event: Event, detail: &'a str, time: Timestamp) -> Record<'a> {
-        Record { detail: Some(detail), ..Record::new(event, time) }
+        Record { detail: Some(described(detail)), ..Record::new(event, time) }
     }
 
     /// An event of an issuing key.
     pub(super) fn for_key_event(event: Event, kid: &'a str, detail: &'a str, time: Timestamp) -> Record<'a> {
-        Record { kid: Some(kid), ..Record::for_event(event, detail, time) }
+        Record { kid: Some(name(kid)), ..Record::for_event(event, detail, time) }
     }
 
     /// Returns the members of the JSON object without the opening brace; the chain's members come before
@@ -226,45 +250,46 @@ impl<'a> Record<'a> {
 
     /// Returns the journal entry.
     pub(super) fn journal_entry(&self) -> Box<JournalEntry> {
+        let unit = self.peer.and_then(|peer| peer.unit.as_deref()).map(from_caller);
         Box::new(JournalEntry {
-            level: self.event.level(),
-            event: Some(self.event),
-            message: self.message(),
-            agent: self.agent.map(Into::into),
-            audience: self.audience.map(Into::into),
-            jti: self.jti.map(Into::into),
+            agent: self.agent.map(|agent| agent.cut().into()),
+            audience: self.audience.map(|audience| audience.cut().into()),
+            jti: self.jti.map(|jti| jti.cut().into()),
             reason: self.reason.map(ErrorCode::as_str),
             pid: self.peer.map(|peer| peer.pid),
             uid: self.peer.map(|peer| peer.uid),
-            unit: self.peer.and_then(|peer| peer.unit.clone()),
+            unit: unit.map(|unit| unit.cut().into_owned()),
+            ..*JournalEntry::new(self.event.level(), Some(self.event), self.message())
         })
     }
 
     /// Returns the message for administrators.
     fn message(&self) -> String {
         let caller = self.peer.map_or(String::new(), |peer| {
-            let unit = peer.unit.as_deref().map(|unit| format!(", {unit}")).unwrap_or_default();
+            let unit = peer.unit.as_deref().map(from_caller);
+            let unit = unit.map(|unit| format!(", {}", unit.cut())).unwrap_or_default();
             format!(" (pid {}, uid {}{unit})", peer.pid, peer.uid)
         });
-        let agent = self.agent.unwrap_or("no agent");
-        let detail = self.detail.unwrap_or_default();
+        let text = |member: Option<BoundedText<'a>>| member.map(|text| text.cut()).unwrap_or_default();
+        let agent = self.agent.map_or("no agent".into(), |agent| agent.cut());
+        let detail = text(self.detail);
         match self.event {
             Event::TokenIssued => format!(
                 "{agent}{caller} got a token for {}, scope \"{}\"",
-                self.audience.unwrap_or_default(),
-                self.scope.unwrap_or_default()
+                text(self.audience),
+                text(self.scope)
             ),
             Event::CertificateIssued => format!(
                 "{agent}{caller} got a certificate for {}, serial {}, until {}",
-                self.spiffe_id.unwrap_or_default(),
-                self.serial.unwrap_or_default(),
+                text(self.spiffe_id),
+                text(self.serial),
                 Timestamp::from_secs(self.exp.unwrap_or_default())
             ),
             Event::SvidIssued => {
-                format!("{agent}{caller} got a SPIFFE token for {}", self.audience.unwrap_or_default())
+                format!("{agent}{caller} got a SPIFFE token for {}", text(self.audience))
             }
             Event::WitSvidIssued => {
-                format!("{agent}{caller} got a WIT-SVID for {}", self.spiffe_id.unwrap_or_default())
+                format!("{agent}{caller} got a WIT-SVID for {}", text(self.spiffe_id))
             }
             Event::RequestRefused => {
                 let reason = self.reason.map_or("refused", ErrorCode::as_str);
@@ -280,7 +305,50 @@ impl<'a> Record<'a> {
                 format!("{agent}{caller} introspected a token: {token_state}{because}")
             }
             Event::Attested => format!("{agent}{caller} got evidence, {detail}"),
-            _ => detail.to_owned(),
+            _ => detail.into_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::line::MAX_BODY_LEN;
+
+    /// The longest member `peer`: its texts at their bounds, a digest, and 512 bytes for names and numbers.
+    const MAX_PEER_LEN: usize = MAX_CALLER_TEXT + MAX_NAME + MAX_EXE_PATH + 64 + 512;
+
+    #[test]
+    fn every_kind_of_record_fits_a_line_whatever_its_texts_contain() {
+        for unit in ["x", "\u{1}", "\u{7f}", "\"", "\u{2028}", "🦀"] {
+            let text = unit.repeat(40_000);
+            let text = text.as_str();
+            let token = Record {
+                agent: Some(name(text)),
+                tenant: Some(name(text)),
+                audience: Some(granted(text)),
+                scope: Some(granted(text)),
+                jti: Some(name(text)),
+                kid: Some(name(text)),
+                exp: Some(u64::MAX),
+                posture: Some(Posture::Unaccepted),
+                ..Record::new(Event::TokenIssued, Timestamp::from_secs(1 << 32))
+            };
+            let certificate = Record {
+                spiffe_id: Some(granted(text)),
+                serial: Some(name(text)),
+                posture: Some(Posture::Unaccepted),
+                ..Record::new(Event::CertificateIssued, Timestamp::from_secs(1 << 32))
+            };
+            let mut refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, text).with_audience(text);
+            refusal.suppressed = u64::MAX;
+            let refusal = Record::for_refusal(&refusal, Timestamp::from_secs(1 << 32));
+            let event = Record::for_key_event(Event::EnrollmentRefused, text, text, Timestamp::from_secs(0));
+            for record in [&token, &certificate, &refusal, &event] {
+                let length = record.to_json_members().unwrap().len();
+                assert!(length + MAX_PEER_LEN <= MAX_BODY_LEN, "{unit:?}: {length} bytes of {record:.100?}");
+                assert!(record.journal_entry().message.len() <= 8192);
+            }
         }
     }
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::chain::{log_files, parse_seq};
+use super::files::log_files;
+use super::line::parse_seq;
 
 /// Bytes read from the end of each file.
 const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;

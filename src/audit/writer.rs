@@ -7,9 +7,7 @@
 //! write: if the log is locked, it leaves its line in the queue for the thread that holds the lock.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -18,7 +16,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::chain::ChainedLog;
-use super::health::{AuditHealth, LOW_SPACE_BYTES, SLOW_WRITE, WriteError};
+use super::health::{AuditHealth, SLOW_WRITE, WriteError};
+use super::line::MAX_BODY_LEN;
+use super::suppressed::CarriedCount;
+use super::syncer::Syncer;
 use crate::critical::spawn_critical;
 
 /// Lines that may wait; further ones are refused.
@@ -37,6 +38,8 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct PendingLine {
     body: Vec<u8>,
+    /// The refusals that the line counts. Where the line is not written, drop counts them again.
+    carried: Option<CarriedCount>,
     result_sender: oneshot::Sender<Result<(), WriteError>>,
 }
 
@@ -55,9 +58,8 @@ pub(super) struct LogWriter {
     queue: Mutex<VecDeque<PendingLine>>,
     work_available: Condvar,
     log: Mutex<ChainedLog>,
-    /// The current file, for the thread `audit-sync`.
-    current_file: Mutex<File>,
-    dirty: AtomicBool,
+    /// For the thread `audit-sync`.
+    syncer: Syncer,
     closed: AtomicBool,
     health: AuditHealth,
 }
@@ -70,8 +72,7 @@ impl LogWriter {
         let writer = Arc::new(LogWriter {
             queue: Mutex::default(),
             work_available: Condvar::new(),
-            current_file: Mutex::new(log.clone_file()?),
-            dirty: AtomicBool::new(false),
+            syncer: Syncer::new(dir, log.file())?,
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
@@ -86,12 +87,28 @@ impl LogWriter {
         Ok((writer, recovered))
     }
 
+    /// Writes a line before all others, or with the first line that can be written. Blocking.
+    pub(super) fn write_first(&self, body: Vec<u8>) {
+        let mut log = lock(&self.log);
+        log.set_first_body(body);
+        let result = log.append(std::iter::empty()).map_err(WriteError::from);
+        self.health.record_result(&result, &log);
+        self.syncer.mark_written();
+    }
+
     /// Queues a line. The receiver gets the result of its write.
     pub(super) fn submit(
         &self,
         body: Vec<u8>,
+        carried: Option<CarriedCount>,
         write_mode: WriteMode,
     ) -> Result<oneshot::Receiver<Result<(), WriteError>>, WriteError> {
+        // Records bound their members so that they fit; this holds where a later member does not.
+        if body.len() > MAX_BODY_LEN {
+            let error = WriteError::LineTooLong { length: body.len() };
+            tracing::error!(event = "audit-failed", "a line of the audit log is not written: {error}");
+            return Err(error);
+        }
         if let Some(error) = self.health.stall_error() {
             return Err(error);
         }
@@ -101,7 +118,7 @@ impl LogWriter {
             if queue.len() >= QUEUE_CAPACITY {
                 return Err(WriteError::QueueFull);
             }
-            queue.push_back(PendingLine { body, result_sender });
+            queue.push_back(PendingLine { body, carried, result_sender });
         }
         if write_mode == WriteMode::Background || !self.health.is_fast() || !self.drain_queue() {
             self.work_available.notify_one();
@@ -113,13 +130,16 @@ impl LogWriter {
         &self.health
     }
 
-    /// Syncs the current file to disk. Blocking.
+    /// Replaces the file that lines are written to, and returns the previous one.
+    #[cfg(test)]
+    pub(super) fn replace_file(&self, file: Arc<std::fs::File>) -> Arc<std::fs::File> {
+        lock(&self.log).replace_file(file)
+    }
+
+    /// Syncs the current file and its directory entry to disk. What fails is repeated by the next call.
+    /// Blocking.
     pub(super) fn sync(&self) {
-        if self.dirty.swap(false, Ordering::AcqRel) {
-            let file = lock(&self.current_file).try_clone();
-            // If the sync fails, the next write fails as well and is reported.
-            let _ = file.and_then(|file| file.sync_data());
-        }
+        self.syncer.sync(&self.health);
     }
 
     /// Stops the threads.
@@ -159,11 +179,12 @@ impl LogWriter {
             if let Some(elapsed) = self.write_batch(&mut log) {
                 self.health.note_write_time(elapsed);
             }
-            if log.is_full()
-                && log.rotate().is_ok()
-                && let Ok(file) = log.clone_file()
-            {
-                *lock(&self.current_file) = file;
+            if log.is_full() {
+                let rotated = log.rotate();
+                if rotated.is_ok() {
+                    self.syncer.follow(log.file());
+                }
+                self.health.record_rotation(rotated);
             }
         }
     }
@@ -174,20 +195,8 @@ impl LogWriter {
             std::thread::park_timeout(SYNC_INTERVAL);
             let _syncing = self.health.begin_sync();
             self.sync();
-            self.check_disk();
+            self.syncer.check_disk(&self.health);
         }
-    }
-
-    /// Checks that the file still exists and the disk has free space. If a check fails, the state stays
-    /// unchanged.
-    fn check_disk(&self) {
-        let file = lock(&self.current_file).try_clone();
-        let Ok(file) = file else { return };
-        let (Ok(filesystem), Ok(metadata)) = (nix::sys::statvfs::fstatvfs(&file), file.metadata()) else {
-            return;
-        };
-        let available = filesystem.blocks_available() * filesystem.fragment_size();
-        self.health.set_disk_state(available < LOW_SPACE_BYTES, metadata.nlink() == 0);
     }
 
     /// Writes one batch with one call and sends the result to the submitters. Returns the duration of the
@@ -212,8 +221,11 @@ impl LogWriter {
         }
         let result = result.map_err(WriteError::from);
         self.health.record_result(&result, log);
-        self.dirty.store(true, Ordering::Release);
+        self.syncer.mark_written();
         for line in lines {
+            if result.is_ok() {
+                line.carried.into_iter().for_each(CarriedCount::settle);
+            }
             // The receiver is gone if the submitter does not wait for the result.
             let _ = line.result_sender.send(result.clone());
         }
@@ -228,6 +240,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Read;
     use std::os::fd::OwnedFd;
 
@@ -244,7 +257,7 @@ mod tests {
         let mut pipe_end = File::from(pipe_end);
         let capacity = nix::fcntl::fcntl(&pipe_end, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
         io::Write::write_all(&mut pipe_end, &vec![b'-'; capacity as usize]).unwrap();
-        lock(&writer.log).replace_file(pipe_end);
+        writer.replace_file(Arc::new(pipe_end));
         File::from(reader)
     }
 
@@ -264,7 +277,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (writer, _) = LogWriter::start(dir.path()).unwrap();
         for at in 1..=50 {
-            let mut result = writer.submit(body(), WriteMode::Inline).unwrap();
+            let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
             // If the machine was slow at that moment, the thread `audit` writes the line.
             wait_until("it is written", || result.try_recv().is_ok());
             assert_eq!(writer.health().last_seq(), at);
@@ -279,14 +292,14 @@ mod tests {
         let mut pipe_reader = install_stalling_file(&writer);
         let blocked = std::thread::spawn({
             let writer = writer.clone();
-            move || writer.submit(body(), WriteMode::Inline).unwrap()
+            move || writer.submit(body(), None, WriteMode::Inline).unwrap()
         });
         wait_until("a write is in progress", || writer.health.is_writing());
 
-        let mut second = writer.submit(body(), WriteMode::Inline).unwrap();
+        let mut second = writer.submit(body(), None, WriteMode::Inline).unwrap();
         assert!(second.try_recv().is_err(), "nothing was written");
         wait_until("a stall is reported", || writer.health().write_error().is_some());
-        let error = writer.submit(body(), WriteMode::Inline).unwrap_err();
+        let error = writer.submit(body(), None, WriteMode::Inline).unwrap_err();
         assert!(error.to_string().contains("has not responded"), "{error}");
 
         let reader = std::thread::spawn(move || pipe_reader.read(&mut [0; 1 << 20]).map(|_| pipe_reader));
@@ -298,11 +311,63 @@ mod tests {
         assert!(writer.health().write_error().is_none());
         let _pipe_reader = reader.join().unwrap().unwrap();
         for _ in 0..FAST_WRITES_TO_RECOVER {
-            let mut result = writer.submit(body(), WriteMode::Inline).unwrap();
+            let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
             wait_until("the thread has written", || result.try_recv().is_ok());
         }
         wait_until("workers write inline again", || writer.health().is_fast());
         writer.close();
+    }
+
+    #[test]
+    fn new_file_is_synced_and_watched_from_the_rotation_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (writer, _) = LogWriter::start(dir.path()).unwrap();
+        let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+        wait_until("it is written", || result.try_recv().is_ok());
+        let first = log_path(&writer);
+        lock(&writer.log).pretend_full();
+        wait_until("a new file is started", || log_path(&writer) != first);
+        let log = lock(&writer.log);
+        assert!(Arc::ptr_eq(&writer.syncer.current_file(), &log.file()));
+        drop(log);
+        writer.close();
+    }
+
+    /// A file system that refuses new files: the directory has another name now.
+    #[test]
+    fn failed_rotation_keeps_current_file() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("audit");
+        std::fs::create_dir(&dir).unwrap();
+        let (writer, _) = LogWriter::start(&dir).unwrap();
+        std::fs::rename(&dir, parent.path().join("moved")).unwrap();
+        lock(&writer.log).pretend_full();
+        for seq in 1..=3 {
+            let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+            wait_until("it is written", || result.try_recv().is_ok());
+            assert_eq!(writer.health().last_seq(), seq);
+        }
+        wait_until("the failure is reported", || writer.health().disk_fault().is_some());
+        let fault = writer.health().disk_fault().unwrap();
+        assert!(matches!(fault, WriteError::Rotate(_)), "{fault}");
+        assert!(writer.health().write_error().is_none(), "lines are written");
+        writer.close();
+    }
+
+    #[test]
+    fn too_long_lines_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (writer, _) = LogWriter::start(dir.path()).unwrap();
+        let mut result = writer.submit(vec![b'x'; MAX_BODY_LEN], None, WriteMode::Inline).unwrap();
+        wait_until("the longest line is written", || result.try_recv().is_ok());
+        let error = writer.submit(vec![b'x'; MAX_BODY_LEN + 1], None, WriteMode::Inline).unwrap_err();
+        assert!(matches!(error, WriteError::LineTooLong { .. }), "{error}");
+        assert!(std::fs::metadata(log_path(&writer)).unwrap().len() <= 8192);
+        writer.close();
+    }
+
+    fn log_path(writer: &LogWriter) -> std::path::PathBuf {
+        lock(&writer.log).path().to_owned()
     }
 
     #[test]
@@ -315,7 +380,7 @@ mod tests {
                 let writer = &writer;
                 scope.spawn(move || {
                     for _ in 0..500 {
-                        let mut result = writer.submit(body(), write_mode).unwrap();
+                        let mut result = writer.submit(body(), None, write_mode).unwrap();
                         wait_until("it is written", || result.try_recv().is_ok());
                     }
                 });

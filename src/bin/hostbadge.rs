@@ -4,7 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hostbadge::cli;
+use hostbadge::wiping_allocator::WipingAllocator;
 use nix::sys::signal::{SigHandler, Signal, signal};
+
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 fn main() -> ExitCode {
     // If the reader of the output has gone, such as `head`, SIGPIPE ends the command without an error

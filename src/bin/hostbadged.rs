@@ -6,8 +6,15 @@ use clap::Parser;
 
 use hostbadge::critical::{report_panics, run_critical};
 use hostbadge::daemon::{self, Arguments};
+use hostbadge::wiping_allocator::WipingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 fn main() -> ExitCode {
+    if let Some(status) = daemon::run_as_reader() {
+        return status;
+    }
     let arguments = Arguments::parse();
     report_panics();
     let hardening_warnings = daemon::harden();

@@ -24,7 +24,7 @@ pub(super) enum AgentSubcommand {
         /// Name of the agent
         name: String,
     },
-    /// Check a directory of agents and print its faults, without the daemon
+    /// Check a directory of agents and print its faults and warnings, without the daemon
     Check {
         /// Directory of the agents' files [default: the directory of the configuration]
         dir: Option<PathBuf>,
@@ -117,7 +117,11 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
     let agents =
         AgentSet::read(dir, config.trust_domain_length()).map_err(|faults| invalid_files(&faults))?;
     if common.json {
-        return print_json(&json!({ "agents": agents.len(), "faults": [] }));
+        let json = json!({ "agents": agents.len(), "faults": [], "warnings": agents.warnings() });
+        return print_json(&json);
+    }
+    for warning in agents.warnings() {
+        eprintln!("{}:{}: warning: {}", warning.file.display(), warning.line.unwrap_or(1), warning.message);
     }
     println!("{}: {} agents, no faults", dir.display(), agents.len());
     Ok(ExitCode::SUCCESS)

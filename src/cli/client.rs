@@ -1,6 +1,8 @@
 //! One HTTP request over a Unix socket.
 
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -22,6 +26,8 @@ use crate::wire::error::ErrorResponse;
 const MAX_RESPONSE_SIZE: usize = 4 * 1024 * 1024;
 /// Evidence contains the host's boot event log and IMA list.
 const MAX_EVIDENCE_RESPONSE_SIZE: usize = crate::verify::eat::MAX_EAT_SIZE;
+/// How long the daemon may take to accept the connection, in seconds. It is busy or stopped then.
+const CONNECT_TIMEOUT_SECS: i64 = 10;
 /// The daemon bounds each of its own waits; this bounds their sum.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -72,8 +78,8 @@ async fn exchange<T: DeserializeOwned>(
     max_size: usize,
 ) -> Result<Reply<T>, CliError> {
     let no_daemon = |e: &dyn std::fmt::Display| CliError::NoDaemon(format!("{}: {e}", socket.display()));
+    let stream = connect(socket).map_err(|e| connect_error(socket, &e))?;
     let round_trip = async {
-        let stream = UnixStream::connect(socket).await.map_err(|e| connect_error(socket, &e))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| no_daemon(&e))?;
         tokio::spawn(connection);
@@ -108,6 +114,17 @@ async fn exchange<T: DeserializeOwned>(
     Err(CliError::Refused(Box::new(error)))
 }
 
+/// Connects, and waits while the socket's backlog is full. A connect(2) that does not block fails with EAGAIN
+/// then, so this one blocks, with the timeout of SO_SNDTIMEO (unix(7)); the command does nothing else.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_TIMEOUT_SECS))?;
+    socket::connect(fd.as_raw_fd(), &UnixAddr::new(socket)?)?;
+    let stream = StdStream::from(fd);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
 fn connect_error(socket: &Path, error: &io::Error) -> CliError {
     let path = socket.display();
     match error.kind() {
@@ -118,6 +135,10 @@ fn connect_error(socket: &Path, error: &io::Error) -> CliError {
         io::ErrorKind::ConnectionRefused => CliError::NoDaemon(format!(
             "{path}: no process listens on the socket; check that hostbadged is running \
              (systemctl status hostbadged)"
+        )),
+        io::ErrorKind::WouldBlock => CliError::NoDaemon(format!(
+            "{path}: the daemon has not accepted the connection within {CONNECT_TIMEOUT_SECS} s; \
+             check that hostbadged responds (hostbadge status)"
         )),
         io::ErrorKind::PermissionDenied => CliError::Local(format!(
             "{path}: permission denied; the admin socket is for root and members of the admin group"

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::client;
 use super::common::{CommonArgs, print_json};
+use super::enroll_install::{InstallArgs, install};
 use super::error::CliError;
 use super::files::{OutputArgs, read_file, write_file};
 use super::table::KeyValueTable;
@@ -26,8 +27,7 @@ use crate::enroll::{
 };
 use crate::verify::evidence::MAX_EVIDENCE_SIZE;
 use crate::verify::{HostSan, Roots};
-use crate::wire::enroll::{CredentialRequest, CredentialResponse, InstallRequest};
-use crate::wire::status::HostCertificate;
+use crate::wire::enroll::{CredentialRequest, CredentialResponse};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum EnrollSubcommand {
@@ -39,11 +39,8 @@ pub(super) enum EnrollSubcommand {
     Activate(ActivateArgs),
     /// The operator: check the answer and certify the host key
     Certify(CertifyArgs),
-    /// On the host: install the certificate
-    Install {
-        /// The certificate and its chain up to the organization's root, PEM
-        certificate: PathBuf,
-    },
+    /// On the host: install the certificate (root only)
+    Install(InstallArgs),
 }
 
 #[derive(Args, Debug)]
@@ -160,7 +157,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &EnrollSubcommand) -> R
         EnrollSubcommand::Challenge(arguments) => challenge(common, arguments),
         EnrollSubcommand::Activate(arguments) => activate(common, arguments).await,
         EnrollSubcommand::Certify(arguments) => certify(common, arguments),
-        EnrollSubcommand::Install { certificate } => install(common, certificate).await,
+        EnrollSubcommand::Install(arguments) => install(common, arguments).await,
     }
 }
 
@@ -329,22 +326,6 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
         let untrusted = untrusted_ek_certificates(&verified, &secret.review);
         print_review(common, &verified, &secret.review, untrusted)?;
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn install(common: &CommonArgs, certificate: &Path) -> Result<ExitCode, CliError> {
-    let text = String::from_utf8(read_file(certificate, 2 * MAX_SMALL_FILE_SIZE)?)
-        .map_err(|_| CliError::Local(format!("{}: not a PEM file", certificate.display())))?;
-    let request = InstallRequest { certificate: text };
-    let reply = client::post::<HostCertificate>(&common.admin_socket, "/v1/enroll/install", &request).await?;
-    if common.json {
-        return print_json(&reply.raw);
-    }
-    let mut table = KeyValueTable::default();
-    table.add("certificate", reply.body.subject);
-    table.add("issuer", reply.body.issuer);
-    table.add("until", reply.body.not_after.to_string());
-    table.print();
     Ok(ExitCode::SUCCESS)
 }
 

@@ -98,6 +98,7 @@ async fn rotate(common: &CommonArgs, now: bool) -> Result<ExitCode, CliError> {
         RotationOutcome::Activated => {
             table.add("signs now", rotation.kid);
             table.add_some("retired", rotation.retired);
+            table.add_some("destroyed early", rotation.destroyed_early);
         }
         RotationOutcome::AlreadyPublished => {
             table.add("already published", rotation.kid);

@@ -10,6 +10,7 @@ mod certificate;
 mod client;
 mod common;
 mod enroll;
+mod enroll_install;
 mod error;
 mod export;
 mod files;

@@ -1,4 +1,5 @@
-//! Reads the recovery key from standard input; command line arguments would be visible to other users.
+//! Questions to the administrator: the recovery key, which is read from standard input because command line
+//! arguments would be visible to other users, and yes or no.
 
 use std::io::{self, BufRead, IsTerminal, Read, Stdin};
 use std::os::fd::AsFd;
@@ -22,6 +23,20 @@ pub(super) fn read_recovery_key() -> Result<Zeroizing<String>, CliError> {
         read_line(&stdin)
     };
     read.map_err(read_error)
+}
+
+/// Whether a person can answer a question.
+pub(super) fn is_interactive() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// Asks a question on standard error. Only "yes" counts as yes.
+pub(super) fn confirm(question: &str) -> Result<bool, CliError> {
+    eprint!("{question}");
+    let mut line = String::new();
+    let read = io::stdin().lock().take(MAX_INPUT_LEN).read_line(&mut line);
+    read.map_err(|e| CliError::Local(format!("cannot read the answer: {e}")))?;
+    Ok(line.trim() == "yes")
 }
 
 fn read_line(stdin: &Stdin) -> io::Result<Zeroizing<String>> {

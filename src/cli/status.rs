@@ -42,6 +42,8 @@ fn print_status(status: &StatusResponse) {
     if let Some(certificate) = &status.certificate {
         let (subject, issuer) = (&certificate.subject, &certificate.issuer);
         table.add("certificate", format!("{subject} by {issuer}, until {}", certificate.not_after));
+        let root = certificate.signing_root_sha256.as_ref();
+        table.add_some("certificate", root.map(|root| format!("signs below the root with SHA-256 {root}")));
     }
     let until = or_unknown(status.ca.issues_until.as_ref());
     table.add("CA", format!("issues certificates until {until}"));
@@ -60,6 +62,12 @@ fn print_status(status: &StatusResponse) {
     for fault in &status.agents.faults {
         table.add("fault", format_fault(fault));
     }
+    if let Some(problem) = &status.admin_group.problem {
+        table.add("admin group", format!("{}: {problem}", status.admin_group.name));
+    }
+    for problem in &status.name_problems {
+        table.add("names", problem.clone());
+    }
     if !status.federation.trust_domains.is_empty() {
         table.add("federation", status.federation.trust_domains.join(", "));
     }
@@ -72,11 +80,13 @@ fn print_status(status: &StatusResponse) {
         }
         None => table.add("audit", format!("{} lines", status.audit.last_seq)),
     }
+    table.add_some("audit disk", status.audit.disk_fault.as_deref());
     let dropped = match status.journal.dropped {
         0 => String::new(),
         n => format!(", {n} entries dropped"),
     };
     table.add("journal", format!("{}{dropped}", status.journal.sink));
+    table.add_some("workers", status.workers.problem.as_ref());
     table.add("connections", status.connections.to_string());
     table.print();
 }

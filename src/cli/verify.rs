@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use super::error::CliError;
 use super::files::{read_file, read_stdin};
 use super::table::{KeyValueTable, print_columns};
 use crate::clock::{Clock, Timestamp};
-use crate::verify::evidence::CheckOutcome;
+use crate::verify::evidence::{CheckOutcome, CheckResult, OptionalCheck};
 use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, eat, evidence};
 
 /// Largest accepted token, key set or PCR file in bytes.
@@ -51,13 +51,26 @@ pub(super) struct VerifyEvidenceArgs {
     #[arg(long, value_name = "DIR")]
     roots: Option<PathBuf>,
 
-    /// Accepted PCR values: a TOML file with `version = 1` and, under `[sha256]`, PCR numbers and values
+    /// Accepted PCR values: a TOML file with `version = 1` and, under `[sha256]`, PCR numbers and values. The
+    /// quote must cover PCRs 0 to 14, or those of the list `quoted` in this file
     #[arg(long, value_name = "FILE")]
     pcrs: Option<PathBuf>,
+
+    /// A check that must pass: without this option it may be skipped, for lack of a log, a certificate or
+    /// --roots
+    #[arg(long, value_name = "CHECK")]
+    require: Vec<RequiredCheck>,
 
     /// Expected host id: 26 characters, as `hostbadge status` shows it
     #[arg(long, value_name = "ID")]
     host: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RequiredCheck {
+    BootEventLog,
+    Ima,
+    EkCertificate,
 }
 
 #[derive(Args, Debug)]
@@ -85,7 +98,7 @@ pub(super) fn run(common: &CommonArgs, subcommand: &VerifySubcommand) -> Result<
     }
 }
 
-/// Prints the result of each check; exit status 1 if any check failed.
+/// Prints the result of each check; exit status 1 if one failed, or was skipped and is not optional.
 fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitCode, CliError> {
     let text = match arguments.file.as_deref() {
         Some(file) if file != Path::new("-") => read_file(file, eat::MAX_EAT_SIZE)?,
@@ -105,7 +118,11 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
             (eat.check(&nonce), eat.evidence().clone())
         }
     };
-    checks.extend(document.check(&nonce));
+    let policy = arguments.pcrs.as_deref().map(read_policy).transpose()?;
+    checks.extend(match &policy {
+        Some(policy) => document.check_with_pcrs(&nonce, policy.required_pcrs()),
+        None => document.check(&nonce),
+    });
     let now = Clock::System.now();
     let cannot_load = |e: verify::Error| CliError::Local(e.to_string());
     let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(cannot_load)?;
@@ -120,19 +137,19 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
     if let Some(host) = &arguments.host {
         checks.push(document.check_host(host));
     }
-    if let Some(file) = &arguments.pcrs {
-        let invalid = |what: &dyn std::fmt::Display| CliError::Local(format!("{}: {what}", file.display()));
-        let text = String::from_utf8(read_file(file, MAX_INPUT_SIZE)?).map_err(|e| invalid(&e))?;
-        checks.push(PcrPolicy::parse(&text).map_err(|e| invalid(&e))?.check(&document));
+    checks.extend(policy.map(|policy| policy.check(&document)));
+    for check in &arguments.require {
+        OptionalCheck::from(*check).require(&mut checks);
     }
-    let valid = !checks.iter().any(evidence::CheckResult::failed);
+    let valid = checks.iter().all(CheckResult::is_acceptable);
     if common.json {
         print_json(&json!({ "valid": valid, "host": document.host, "findings": checks }))?;
     } else {
-        let row = |check: &evidence::CheckResult| {
+        let row = |check: &CheckResult| {
             let result = match check.outcome {
                 CheckOutcome::Pass => "passed",
                 CheckOutcome::Fail => "FAILED",
+                CheckOutcome::Skipped if check.required => "SKIPPED",
                 CheckOutcome::Skipped => "skipped",
             };
             vec![check.name.to_owned(), result.to_owned(), check.detail.clone()]
@@ -140,6 +157,22 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
         print_columns(&["CHECK", "RESULT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>());
     }
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read_policy(file: &Path) -> Result<PcrPolicy, CliError> {
+    let invalid = |what: &dyn std::fmt::Display| CliError::Local(format!("{}: {what}", file.display()));
+    let text = String::from_utf8(read_file(file, MAX_INPUT_SIZE)?).map_err(|e| invalid(&e))?;
+    PcrPolicy::parse(&text).map_err(|e| invalid(&e))
+}
+
+impl From<RequiredCheck> for OptionalCheck {
+    fn from(check: RequiredCheck) -> OptionalCheck {
+        match check {
+            RequiredCheck::BootEventLog => OptionalCheck::BootEventLog,
+            RequiredCheck::Ima => OptionalCheck::Ima,
+            RequiredCheck::EkCertificate => OptionalCheck::EkCertificate,
+        }
+    }
 }
 
 fn token(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<ExitCode, CliError> {

@@ -83,6 +83,8 @@ pub(super) fn check_limits(limits: &LimitsSection) -> Vec<String> {
         ("burst", limits.burst),
         ("unknown_rate", limits.unknown_rate),
         ("unknown_burst", limits.unknown_burst),
+        ("public_rate", limits.public_rate),
+        ("public_burst", limits.public_burst),
         ("tpm_rate", limits.tpm_rate),
         ("tpm_burst", limits.tpm_burst),
     ] {

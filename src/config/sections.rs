@@ -86,6 +86,11 @@ pub struct LimitsSection {
     pub unknown_rate: u32,
     /// Burst for each such uid. Default: 50.
     pub unknown_burst: u32,
+    /// Answers a second for each uid that the other rates do not limit: public documents, health, and errors,
+    /// which count five times. Further ones are delayed, at most 2 s. Default: 1,000.
+    pub public_rate: u32,
+    /// Burst of such answers for each uid. Default: 2,000.
+    pub public_burst: u32,
     /// Tokens signed by the TPM a second, for each agent. Default: 2.
     pub tpm_rate: u32,
     /// Burst of such tokens for each agent. Default: 10.
@@ -198,6 +203,8 @@ impl Default for LimitsSection {
             burst: 200,
             unknown_rate: 10,
             unknown_burst: 50,
+            public_rate: 1_000,
+            public_burst: 2_000,
             tpm_rate: 2,
             tpm_burst: 10,
             connections: 10_000,

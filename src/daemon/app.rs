@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::admin_group::{self, AdminGroupHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
 use super::error::Error;
@@ -22,6 +23,7 @@ use super::watchdog::{self, WatchdogHandle};
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::config::{Config, Paths};
+use crate::names::{Name, Names};
 use crate::policy::AdminPolicy;
 use crate::service::IdentityService;
 use crate::tpm::{SoftwareTpm, Tpm, TpmConfig};
@@ -71,6 +73,7 @@ struct App {
     ca: CaHandle,
     posture: PostureHandle,
     servers: ServersHandle,
+    admin_group: AdminGroupHandle,
     watchdog: WatchdogHandle,
     swtpm: Option<SwtpmHandle>,
 }
@@ -81,10 +84,12 @@ impl App {
     fn build(dev_dir: Option<PathBuf>, config: Config, audit: Audit) -> Result<App, Error> {
         let swtpm = dev_dir.as_ref().map(|dir| SoftwareTpm::start(&dir.join("tpm"))).transpose()?;
         let tpm_config = tpm_config(&config, swtpm.as_ref())?;
-        let parts = Parts::open(&config, audit.clone());
+        let names = Names::start([Name::Group(config.admin.group.clone())])?;
+        let parts = Parts::open(&config, names.clone(), audit.clone());
         let signals = Signals::listen()?;
-        let admin_policy = admin_policy(&config, dev_dir.is_some());
-        let sockets = open_sockets(&config.paths.run, admin_policy.admin_group)?;
+        let admin_policy = admin_policy(&config, names, dev_dir.is_some());
+        let sockets = open_sockets(&config.paths.run, admin_policy.group_number().ok())?;
+        let admin_group = admin_group::spawn(admin_policy.clone(), sockets.own_admin_path.clone());
 
         let mut startup = Startup::default();
         let issuer = issuer_supervisor::spawn(parts.issuer_deps(&config, tpm_config), &mut startup);
@@ -105,6 +110,7 @@ impl App {
             ca,
             posture,
             servers,
+            admin_group,
             watchdog,
             swtpm,
         })
@@ -151,6 +157,7 @@ impl App {
         let _ = self.audit.record_event(Event::DaemonStopping, "hostbadged is shutting down").await;
         // First, since workers that have ended send no heartbeats.
         self.watchdog.stop().await;
+        self.admin_group.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
         tokio::join!(self.ca.stop(), self.posture.stop(), self.issuer.stop());
@@ -180,10 +187,10 @@ fn tpm_config(config: &Config, swtpm: Option<&SoftwareTpm>) -> Result<TpmConfig,
 }
 
 /// Administrators are root and the configured group, and for a development instance the user who runs it.
-fn admin_policy(config: &Config, is_dev: bool) -> AdminPolicy {
-    let group = nix::unistd::Group::from_name(&config.admin.group).ok().flatten();
+fn admin_policy(config: &Config, names: Names, is_dev: bool) -> AdminPolicy {
     AdminPolicy {
-        admin_group: group.map(|group| group.gid.as_raw()),
+        admin_group: config.admin.group.clone(),
+        names,
         dev_uid: is_dev.then(|| nix::unistd::geteuid().as_raw()),
     }
 }

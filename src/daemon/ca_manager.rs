@@ -1,10 +1,10 @@
-//! Manages the host's certificate authority: creates and renews its CAs, and revokes certificates of removed
-//! agents.
+//! Manages the host's certificate authority: creates and renews its CAs, and revokes certificates of agents
+//! that are removed or matched by other conditions.
 //!
 //! A step that fails, because the TPM is unavailable or the disk is full, is retried after 2 s; the active
 //! issuing CA keeps signing until it expires.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::audit_ext::{ensure_writable, record_completed};
 use super::component::ComponentTask;
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
-use crate::agents::AgentRegistry;
+use crate::agents::{AgentEntry, AgentRegistry, TagCheck};
 use crate::audit::{Audit, AuditUnavailable, Event};
 use crate::clock::Clock;
 use crate::issue::{Enrollment, HostIdentity, Issuer};
@@ -39,7 +39,7 @@ pub(super) struct CaDeps {
     pub certificate_issuer: CertificateIssuer,
     /// Names the host, once its keys are loaded.
     pub issuer: Issuer,
-    /// Registered agents: certificates of others are revoked.
+    /// Registered agents: certificates of others, and of other conditions, are revoked.
     pub agents: AgentRegistry,
     /// Audit log, for each new CA and each revocation.
     pub audit: Audit,
@@ -152,7 +152,9 @@ impl CaManager {
             }
         };
         let (mut agents_changed, mut seal_status) = (self.deps.agents.subscribe(), keystore.seal_status());
+        let mut names_changed = self.deps.agents.names().subscribe();
         loop {
+            names_changed.borrow_and_update();
             seal_status.borrow_and_update();
             agents_changed.borrow_and_update();
             let result = self.advance(&mut ca).await;
@@ -171,6 +173,7 @@ impl CaManager {
                 () = tokio::time::sleep(pause) => {}
                 // Fails only if the registry is gone, which this component holds.
                 _ = agents_changed.changed() => {}
+                _ = names_changed.changed() => {}
                 _ = seal_status.changed() => {}
                 Ok(()) = delegated_ca.changed() => {
                     ca.set_parent(delegated_ca.borrow_and_update().clone());
@@ -192,6 +195,7 @@ impl CaManager {
             HostCa::open(&tpm, keystore.clone(), &self.deps.state_dir, &host, &self.deps.clock).await?;
         self.record_changes(&changes).await;
         ca.set_parent(self.deps.enrollment.delegated_ca().borrow().clone());
+        self.deps.certificate_issuer.set_registered(self.deps.agents.current().iter().count());
         // The stored CA serves at once, even if it is due for renewal.
         self.activate(&ca)?;
         if !self.deps.certificate_issuer.is_ready() {
@@ -214,6 +218,10 @@ impl CaManager {
         ensure_writable(&self.deps.audit)?;
         // Revocation needs no TPM, and so comes before renewal, which may have to wait for it.
         self.revoke(ca).await?;
+        if ca.has_crls_of_the_future() {
+            ca.reissue_crls().await?;
+            self.activate(ca)?;
+        }
         self.renew(ca).await
     }
 
@@ -227,14 +235,23 @@ impl CaManager {
         Ok(())
     }
 
-    /// Revokes the certificates of agents that are no longer registered.
+    /// Revokes the certificates of agents that are no longer registered, or not with the conditions under
+    /// which the certificates were issued. While the number of a user or group is not known, that is not
+    /// known either.
     async fn revoke(&self, ca: &mut HostCa) -> Result<(), StepError> {
         let certificate_issuer = &self.deps.certificate_issuer;
         let Some(issuer_state) = self.deps.issuer.state() else { return Ok(()) };
-        let agent_set = self.deps.agents.current();
-        let registered: HashSet<String> =
-            agent_set.iter().map(|entry| issuer_state.host().spiffe_id(entry)).collect();
-        let orphaned = certificate_issuer.orphaned(|id| registered.contains(id));
+        let registrations = self.deps.agents.registrations();
+        let registered: HashMap<String, &AgentEntry> = registrations
+            .agents
+            .iter()
+            .map(|entry| (issuer_state.host().spiffe_id(entry), &**entry))
+            .collect();
+        certificate_issuer.set_registered(registered.len());
+        let orphaned = certificate_issuer.orphaned(|id, leaf| {
+            let Some(entry) = registered.get(id) else { return true };
+            leaf.match_tag.is_some_and(|tag| registrations.check_tag(entry, tag) == TagCheck::Changed)
+        });
         if orphaned.is_empty() {
             return Ok(());
         }
@@ -243,8 +260,11 @@ impl CaManager {
         self.activate(ca)?;
         for (id, leaves) in orphaned {
             certificate_issuer.remove_revoked(&id, &leaves);
-            let message =
-                format!("{} certificates of {id} are revoked: it is not a registered agent", leaves.len());
+            let reason = match registered.contains_key(&*id) {
+                true => "the agent is matched by other conditions now",
+                false => "it is not a registered agent",
+            };
+            let message = format!("{} certificates of {id} are revoked: {reason}", leaves.len());
             record_completed(&self.deps.audit, Event::CertificatesRevoked, &message).await;
         }
         Ok(())

@@ -38,6 +38,9 @@ pub fn check_config(config: &Config) -> ExitCode {
             return print_diagnostics(&faults);
         }
     };
+    for warning in agents.warnings() {
+        eprintln!("{}:{}: warning: {}", warning.file.display(), warning.line.unwrap_or(1), warning.message);
+    }
     let federated = match bundles.len() {
         0 => String::new(),
         n => format!(", {n} other trust domains"),

@@ -6,15 +6,17 @@
 //! | component | task |
 //! |---|---|
 //! | `issuer_supervisor` | opens the TPM, loads, recovers and rotates the issuing keys |
-//! | `ca_manager` | renews the host's CAs, revokes certificates of removed agents |
+//! | `ca_manager` | renews the host's CAs, revokes certificates of agents that are removed or matched otherwise |
 //! | `posture_monitor` | quotes PCRs and compares them with the baseline |
 //! | `servers` | accept connections; workers serve them |
+//! | `admin_group` | gives the admin socket its group, and logs why it has none |
 //! | `watchdog` | resets systemd's watchdog, reports the audit log's health |
 //! | `swtpm_supervisor` | restarts the software TPM of a development instance |
 //!
 //! [`run`] builds them in this order, waits for the startup barrier, reports readiness, and on SIGTERM drains
 //! the servers before it stops the others.
 
+mod admin_group;
 mod app;
 mod arguments;
 mod audit_ext;
@@ -30,6 +32,7 @@ mod notify;
 mod parts;
 mod pcr_changes;
 mod posture_monitor;
+mod reader;
 mod servers;
 mod signals;
 mod sockets;
@@ -44,3 +47,4 @@ pub use arguments::Arguments;
 pub use check::{check_config, print_diagnostics, read_config};
 pub use error::Error;
 pub use harden::harden;
+pub use reader::run_as_reader;

@@ -9,6 +9,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
+use crate::names::Names;
+use crate::peer::{DigestCache, Readers};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
@@ -31,10 +33,17 @@ pub(super) struct Parts {
 
 impl Parts {
     /// Reads the agents, the bundles of other trust domains and the enrollment state. Faults are logged; what
-    /// cannot be read is left out.
-    pub fn open(config: &Config, audit: Audit) -> Parts {
+    /// cannot be read is left out. Waits at most 5 s for the numbers of `names`.
+    pub fn open(config: &Config, names: Names, audit: Audit) -> Parts {
         let (paths, clock) = (&config.paths, Clock::System);
-        let agents = AgentRegistry::open(&paths.agents, config.trust_domain_length(), clock.clone());
+        let digest_cache = DigestCache::with_readers(Readers::for_run_dir(&paths.run));
+        let agents = AgentRegistry::open_with(
+            &paths.agents,
+            config.trust_domain_length(),
+            names,
+            clock.clone(),
+            digest_cache,
+        );
         for fault in &agents.load_status().faults {
             tracing::error!(event = "agents-rejected", "{fault}");
         }

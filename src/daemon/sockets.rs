@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::api::{Socket, bind};
 
@@ -16,6 +16,13 @@ pub(super) struct Sockets {
     pub workload: UnixListener,
     /// `admin.sock`: HTTP for root and the admin group, mode 0660, or 0600 if there is no such group.
     pub admin: UnixListener,
+    /// The path of `admin.sock`, unless systemd made it.
+    pub own_admin_path: Option<PathBuf>,
+}
+
+/// Permission bits of the admin socket, with or without an admin group.
+pub(super) fn admin_mode(admin_group: Option<u32>) -> u32 {
+    if admin_group.is_some() { 0o660 } else { 0o600 }
 }
 
 /// Takes over the sockets that systemd passed and creates the others. Call it once per process.
@@ -24,24 +31,21 @@ pub(super) struct Sockets {
 /// A socket cannot be created, or systemd passed one that the daemon cannot use.
 pub(super) fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets> {
     let mut inherited = inherited_sockets()?;
+    let own_admin_path = (!inherited.contains_key("admin")).then(|| run.join("admin.sock"));
     let mut open = |socket: Socket| match inherited.remove(socket.name) {
         Some(listener) => Ok(listener),
         None => bind(run, socket),
     };
     let agent = open(Socket { name: "agent", mode: 0o666, group: None })?;
     let workload = open(Socket { name: "workload", mode: 0o666, group: None })?;
-    let admin = open(Socket {
-        name: "admin",
-        mode: if admin_group.is_some() { 0o660 } else { 0o600 },
-        group: admin_group,
-    })?;
+    let admin = open(Socket { name: "admin", mode: admin_mode(admin_group), group: admin_group })?;
     if let Some(name) = inherited.keys().next() {
         return Err(io::Error::other(format!(
             "systemd passed a socket with the unknown name \"{name}\"; set FileDescriptorName= to agent, \
              workload or admin"
         )));
     }
-    Ok(Sockets { agent, workload, admin })
+    Ok(Sockets { agent, workload, admin, own_admin_path })
 }
 
 /// The sockets of sd_listen_fds_with_names(3).

@@ -1,10 +1,12 @@
 //! Resets systemd's watchdog while the daemon makes progress, and reports changes in the audit log's health.
 //!
 //! The daemon makes progress while this task runs and every worker responds. A stalled disk or TPM is
-//! reported by name and does not stop the watchdog from being reset, because a restart would not fix it.
+//! reported by name and does not stop the watchdog from being reset, because a restart would not fix it. For
+//! any other reason, one worker that never responds again is enough for a restart: its callers would wait for
+//! ever.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +49,7 @@ async fn run(audit: Audit, workers: Arc<WorkerPool>, stop: CancellationToken) {
         }
         let health = audit.health();
         health.report_transitions();
-        let workers_alive = workers.check_heartbeats();
+        let workers_alive = workers.check_heartbeats(Instant::now());
         if timeout.is_some() && (workers_alive || health.stall_error().is_some()) {
             notify::keep_alive();
         }

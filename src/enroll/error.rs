@@ -2,6 +2,7 @@
 
 use rustls_pki_types::pem;
 
+use crate::clock::Timestamp;
 use crate::verify;
 
 /// Why a step of enrollment is refused. The texts go to operators.
@@ -215,4 +216,27 @@ pub enum AnswerError {
     /// The proof was not made with the secrets of the challenge.
     #[error("the answer is invalid: its proof is not what the host's TPM would have found in the challenge")]
     WrongProof,
+}
+
+/// Why certificates do not let the host key sign certificates of its trust domain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SigningChainFault {
+    /// A certificate is malformed.
+    #[error("is malformed, or another in the file is: {0}")]
+    Certificate(#[source] verify::Error),
+    /// Basic constraints (RFC 5280 section 4.2.1.9) or key usage (section 4.2.1.3) do not allow it.
+    #[error("is not a CA certificate that allows another CA below it and signs revocation lists")]
+    NotACa,
+    /// The subject alternative name does not have this URI.
+    #[error("is not for the trust domain of this host, {0}")]
+    TrustDomain(String),
+    /// It has expired.
+    #[error("has expired at {0}")]
+    Expired(Timestamp),
+    /// The certificates in the file do not lead to a self-signed one.
+    #[error("does not lead to a root in the same file")]
+    NoPathToRoot,
+    /// A certificate of the chain is not valid, or not signed by the next one.
+    #[error("does not lead to its root: {0}")]
+    Unverified(#[source] verify::Error),
 }

@@ -26,6 +26,7 @@ mod error;
 mod organization_ca;
 mod pem;
 mod request;
+mod signing_chain;
 
 pub use certificate::CertificateTemplate;
 pub(crate) use certificate::{build_csr, csr_info, host_ca_name};
@@ -35,7 +36,9 @@ pub use credential::{EncryptedCredential, MAX_CREDENTIAL_SECRET_LEN, Tpm2ToolsCr
 pub use document::{ENROLLMENT_VERSION, MAX_SMALL_FILE_SIZE};
 pub use error::{
     AnswerError, CredentialError, CsrMismatch, DocumentError, Error, OrganizationCaError, RequestError,
+    SigningChainFault,
 };
 pub use organization_ca::OrganizationCa;
 pub use pem::pem;
 pub use request::{EnrollmentRequest, VerifiedRequest};
+pub use signing_chain::{InstallBundle, SigningChain, certificate_sha256};

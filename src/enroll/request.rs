@@ -77,7 +77,7 @@ impl EnrollmentRequest {
         }
         let nonce = EnrollmentRequest::quote_nonce(&self.id, self.created_at, &self.trust_domain, &self.csr);
         let checks = self.evidence.check(&nonce);
-        if let Some(failed) = checks.iter().find(|check| check.failed()) {
+        if let Some(failed) = checks.iter().find(|check| !check.is_acceptable()) {
             let (name, detail) = (failed.name.to_string(), failed.detail.clone());
             return Err(RequestError::Check { name, detail }.into());
         }
@@ -123,7 +123,7 @@ pub struct VerifiedRequest {
     pub csr: Vec<u8>,
     /// The EKs and their certificates.
     pub endorsement_keys: EndorsementKeys,
-    /// The checks of the evidence, all passed or skipped.
+    /// The checks of the evidence: all passed, or skipped and optional.
     pub checks: Vec<CheckResult>,
 }
 

@@ -63,8 +63,8 @@ pub enum KeyAction {
     CreateRecoveryKey(ReplySender<Zeroizing<String>>),
     /// Rotate the issuing key.
     Rotate {
-        /// Whether the next key is active at once, even though relying parties may not know it yet.
-        immediately: bool,
+        /// How soon the next key is active.
+        urgency: RotationUrgency,
         /// Receives the result.
         reply: ReplySender<RotationResult>,
     },
@@ -127,6 +127,17 @@ impl KeyCommandError {
     }
 }
 
+/// How soon the next key is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotationUrgency {
+    /// Once relying parties have had time to fetch it.
+    Planned,
+    /// At once, even though relying parties may not know it yet.
+    Immediate,
+    /// At once, even if a retired key must be destroyed before the last token that it signed has expired.
+    Emergency,
+}
+
 /// The result of a rotation.
 #[derive(Debug)]
 pub struct RotationResult {
@@ -138,6 +149,8 @@ pub struct RotationResult {
     pub active_from: Timestamp,
     /// The key that does not sign any more.
     pub retired: Option<String>,
+    /// A retired key that was destroyed early to make room. Tokens that it signed do not verify any more.
+    pub destroyed_early: Option<String>,
 }
 
 /// What a rotation did.
@@ -161,14 +174,13 @@ pub fn key_command_channel() -> (KeyAdmin, KeyCommandReceiver) {
 }
 
 impl KeyAdmin {
-    /// Rotates the issuing key. With `immediately` the next key is active at once, and otherwise once relying
-    /// parties have had time to fetch it.
+    /// Rotates the issuing key.
     pub async fn rotate(
         &self,
-        immediately: bool,
+        urgency: RotationUrgency,
         requested_by: String,
     ) -> Result<RotationResult, KeyCommandError> {
-        self.send(requested_by, |reply| KeyAction::Rotate { immediately, reply }).await
+        self.send(requested_by, |reply| KeyAction::Rotate { urgency, reply }).await
     }
 
     /// Makes a recovery key and returns its text, which is not stored.

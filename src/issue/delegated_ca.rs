@@ -5,15 +5,12 @@ use std::path::Path;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use x509_cert::Certificate;
-use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
 
-use super::error::{CertificateFileError, DelegatedCaFault, EnrollmentError, Error};
+use super::error::{CertificateFileError, EnrollmentError, Error};
 use crate::clock::Timestamp;
-use crate::enroll;
+use crate::enroll::SigningChain;
 use crate::store;
 use crate::verify::parse_certificate;
-use crate::verify::x509::p256_spki;
 
 pub(super) const FILE_NAME: &str = "signing.json";
 const VERSION: u64 = 1;
@@ -84,69 +81,19 @@ impl DelegatedCa {
         &self.chain[self.chain.len() - 1]
     }
 
-    /// Splits the output of `hostbadge enroll certify --signing` into the chain of the host's certificate and
-    /// the chain of its CA certificate. A bundle without a CA certificate is the former alone.
+    /// The CA certificate of a verified chain.
     ///
     /// # Errors
-    /// [`EnrollmentError::Certificate`], [`EnrollmentError::DelegatedCa`]
-    pub(super) fn from_install_bundle(
-        bundle: &[Vec<u8>],
-        host_key: &[u8; 65],
-        trust_domain: &str,
-        now: Timestamp,
-    ) -> Result<(Vec<Vec<u8>>, Option<DelegatedCa>), EnrollmentError> {
-        let certificates = bundle.iter().map(|der| parse_certificate(der)).collect::<Result<Vec<_>, _>>();
-        let certificates = certificates.map_err(EnrollmentError::Certificate)?;
-        let host_spki = p256_spki(host_key).map_err(enroll::Error::Encode)?;
-        let has_host_key =
-            |certificate: &Certificate| *certificate.tbs_certificate().subject_public_key_info() == host_spki;
-        let Some(index) = (1..certificates.len()).find(|at| has_host_key(&certificates[*at])) else {
-            return Ok((bundle.to_vec(), None));
-        };
-        let ca_certificate = &certificates[index];
-        check_ca_certificate(ca_certificate, trust_domain).map_err(EnrollmentError::DelegatedCa)?;
-        if not_after(ca_certificate) <= now {
-            return Err(EnrollmentError::DelegatedCa(DelegatedCaFault::Expired(not_after(ca_certificate))));
-        }
-        // Both certificates have the same issuer, so their intermediates are the same.
-        let chain: Vec<usize> =
-            std::iter::once(index).chain(1..index).chain(index + 1..certificates.len()).collect();
-        let issuer = |at: usize| certificates[at].tbs_certificate().issuer();
-        let linked =
-            chain.windows(2).all(|two| issuer(two[0]) == certificates[two[1]].tbs_certificate().subject());
-        let last = chain[chain.len() - 1];
-        if !linked || issuer(last) != certificates[last].tbs_certificate().subject() {
-            return Err(EnrollmentError::DelegatedCa(DelegatedCaFault::NoPathToRoot));
-        }
-        let delegated_ca = DelegatedCa {
-            chain: chain.into_iter().map(|at| bundle[at].clone()).collect(),
+    /// [`EnrollmentError::DelegatedCa`] if a certificate is malformed.
+    pub(super) fn from_chain(chain: &SigningChain, now: Timestamp) -> Result<DelegatedCa, EnrollmentError> {
+        Ok(DelegatedCa {
+            not_after: chain.not_after().map_err(EnrollmentError::DelegatedCa)?,
+            chain: chain.certificates().to_vec(),
             installed_at: Timestamp::from_secs(now.as_secs()),
-            not_after: not_after(ca_certificate),
-        };
-        Ok((bundle[..index].to_vec(), Some(delegated_ca)))
+        })
     }
 }
 
 fn not_after(certificate: &Certificate) -> Timestamp {
     Timestamp::from_secs(certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
-}
-
-fn check_ca_certificate(certificate: &Certificate, trust_domain: &str) -> Result<(), DelegatedCaFault> {
-    let tbs = certificate.tbs_certificate();
-    let constraints = tbs.get_extension::<BasicConstraints>().ok().flatten();
-    let is_ca = constraints.is_some_and(|(_, constraints)| {
-        constraints.ca && constraints.path_len_constraint.is_none_or(|length| length >= 1)
-    });
-    let usage = tbs.get_extension::<KeyUsage>().ok().flatten();
-    if !is_ca || !usage.is_some_and(|(_, usage)| usage.key_cert_sign() && usage.crl_sign()) {
-        return Err(DelegatedCaFault::NotACa);
-    }
-    let uri = format!("spiffe://{trust_domain}");
-    let names = tbs.get_extension::<SubjectAltName>().ok().flatten();
-    let has_trust_domain = names.is_some_and(|(_, names)| {
-        names.0.iter().any(
-            |name| matches!(name, GeneralName::UniformResourceIdentifier(value) if value.as_str() == uri),
-        )
-    });
-    if has_trust_domain { Ok(()) } else { Err(DelegatedCaFault::TrustDomain(uri)) }
 }

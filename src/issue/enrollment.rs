@@ -19,7 +19,8 @@ use super::issuer::IssuerState;
 use crate::clock::Timestamp;
 use crate::digest::sha256;
 use crate::enroll::{
-    self, ChallengeAnswer, EncryptedCredential, EnrollmentChallenge, EnrollmentRequest, Tpm2ToolsCredential,
+    self, ChallengeAnswer, EncryptedCredential, EnrollmentChallenge, EnrollmentRequest, InstallBundle,
+    SigningChain, Tpm2ToolsCredential,
 };
 use crate::keystore::Keystore;
 use crate::store;
@@ -87,6 +88,9 @@ pub struct CertificateReport {
     pub not_before: Timestamp,
     /// The end of its validity.
     pub not_after: Timestamp,
+    /// SHA-256 of the root below which the organization lets the host sign, in hexadecimal; `None` if it does
+    /// not.
+    pub signing_root_sha256: Option<String>,
 }
 
 impl Enrollment {
@@ -134,7 +138,7 @@ impl Enrollment {
 
     /// The installed host certificate, for administrators.
     pub fn certificate_report(&self) -> Option<CertificateReport> {
-        self.0.certificate.load().as_ref().map(|certificate| certificate_report(certificate))
+        self.0.certificate.load().as_ref().map(|certificate| self.report(certificate))
     }
 
     /// Makes an enrollment request, and remembers its digest: only a challenge for a pending request is
@@ -239,12 +243,17 @@ impl Enrollment {
     /// Installs a certificate for the host key, in place of an earlier one. `pem` may also have a CA
     /// certificate for the host key, in place of an earlier one; without one, an earlier one is removed.
     ///
+    /// A CA certificate makes its root a root of the host's trust bundle. It is installed only if `root_sha256`
+    /// is that root's digest (see [`enroll::certificate_sha256`]), so that the administrator knows which root
+    /// that is.
+    ///
     /// # Errors
     /// An [`EnrollmentError`] that says why the certificate is rejected; a file that cannot be written.
     pub async fn install(
         &self,
         tpm: &Tpm,
         pem: &[u8],
+        root_sha256: Option<&str>,
         trust_domain: &str,
         now: Timestamp,
     ) -> Result<CertificateReport, Error> {
@@ -257,18 +266,33 @@ impl Enrollment {
         if certificate.not_after() <= now {
             return Err(EnrollmentError::Expired(certificate.not_after()).into());
         }
-        let (chain, delegated_ca) =
-            DelegatedCa::from_install_bundle(certificate.chain(), &host_key, trust_domain, now)?;
-        let certificate = HostCertificate::from_der(chain).map_err(EnrollmentError::Certificate)?;
+        let bundle = InstallBundle::split(certificate.chain()).map_err(EnrollmentError::DelegatedCa)?;
+        let delegated_ca = match &bundle.signing_chain {
+            Some(chain) => Some(verify_signing_chain(chain, root_sha256, trust_domain, now)?),
+            None => None,
+        };
+        let certificate =
+            HostCertificate::from_der(bundle.host_chain).map_err(EnrollmentError::Certificate)?;
         let chain = certificate.chain().iter().map(|der| BASE64.encode(der)).collect();
         self.write_file(CERTIFICATE_FILE, &CertificateFile { chain }).await?;
         if delegated_ca.is_some() || self.0.delegated_ca.borrow().is_some() {
             self.write_file(delegated_ca::FILE_NAME, &DelegatedCa::to_file(delegated_ca.as_ref())).await?;
             self.0.delegated_ca.send_replace(delegated_ca.map(Arc::new));
         }
-        let report = certificate_report(&certificate);
+        let report = self.report(&certificate);
         self.0.certificate.store(Some(Arc::new(certificate)));
         Ok(report)
+    }
+
+    fn report(&self, certificate: &HostCertificate) -> CertificateReport {
+        let delegated_ca = self.0.delegated_ca.borrow();
+        CertificateReport {
+            subject: certificate.subject(),
+            issuer: certificate.issuer(),
+            not_before: certificate.not_before(),
+            not_after: certificate.not_after(),
+            signing_root_sha256: delegated_ca.as_ref().map(|ca| enroll::certificate_sha256(ca.root())),
+        }
     }
 
     fn read_file(&self) -> Result<EnrollmentFile, Error> {
@@ -320,12 +344,19 @@ fn read_certificate(file: &Path) -> Result<Option<HostCertificate>, Error> {
     Ok(Some(certificate))
 }
 
-fn certificate_report(certificate: &HostCertificate) -> CertificateReport {
-    CertificateReport {
-        subject: certificate.subject(),
-        issuer: certificate.issuer(),
-        not_before: certificate.not_before(),
-        not_after: certificate.not_after(),
+/// Verifies a chain that lets the host sign, and that the administrator named its root.
+fn verify_signing_chain(
+    chain: &SigningChain,
+    root_sha256: Option<&str>,
+    trust_domain: &str,
+    now: Timestamp,
+) -> Result<DelegatedCa, EnrollmentError> {
+    chain.verify(trust_domain, now).map_err(EnrollmentError::DelegatedCa)?;
+    let found = chain.root_sha256();
+    match root_sha256 {
+        None => Err(EnrollmentError::RootNotNamed { found }),
+        Some(named) if !named.eq_ignore_ascii_case(&found) => Err(EnrollmentError::OtherRoot { found }),
+        Some(_) => DelegatedCa::from_chain(chain, now),
     }
 }
 

@@ -158,7 +158,7 @@ pub enum ScheduleError {
     /// No further key can be retired before the oldest is destroyed.
     #[error(
         "{max} retired keys are still needed to verify tokens; retry after {until}, when the oldest is \
-         destroyed"
+         destroyed, or have root destroy it now: hostbadge key rotate --now"
     )]
     TooManyRetired {
         /// How many retired keys a schedule holds at most.
@@ -234,7 +234,22 @@ pub enum EnrollmentError {
     Expired(Timestamp),
     /// The CA certificate to install cannot be used.
     #[error("the certificate to sign with {0}")]
-    DelegatedCa(DelegatedCaFault),
+    DelegatedCa(#[source] enroll::SigningChainFault),
+    /// The request does not name the root that the host would trust from now on.
+    #[error(
+        "the certificate lets this host sign below a root with SHA-256 digest {found}; compare it with the \
+         organization's and name it: root_sha256, or hostbadge enroll install --root-sha256"
+    )]
+    RootNotNamed {
+        /// SHA-256 of the root in the file, in hexadecimal.
+        found: String,
+    },
+    /// The request names another root than the file has.
+    #[error("the root in the file has another SHA-256 digest: {found}")]
+    OtherRoot {
+        /// SHA-256 of the root in the file, in hexadecimal.
+        found: String,
+    },
     /// `certificate.json` or `signing.json` cannot be read.
     #[error("{path}: {source}", path = path.display())]
     InvalidFile {
@@ -269,26 +284,11 @@ impl EnrollmentError {
             | EnrollmentError::Certificate(_)
             | EnrollmentError::OtherKey
             | EnrollmentError::Expired(_)
-            | EnrollmentError::DelegatedCa(_) => ErrorClass::BadRequest,
+            | EnrollmentError::DelegatedCa(_)
+            | EnrollmentError::RootNotNamed { .. }
+            | EnrollmentError::OtherRoot { .. } => ErrorClass::BadRequest,
         }
     }
-}
-
-/// Why a certificate does not let the host key sign certificates of its trust domain.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DelegatedCaFault {
-    /// Basic constraints (RFC 5280 section 4.2.1.9) or key usage (section 4.2.1.3) do not allow it.
-    #[error("is not a CA certificate that allows another CA below it and signs revocation lists")]
-    NotACa,
-    /// The subject alternative name does not have this URI.
-    #[error("is not for the trust domain of this host, {0}")]
-    TrustDomain(String),
-    /// It has expired.
-    #[error("has expired at {0}")]
-    Expired(Timestamp),
-    /// The certificates in the file do not lead to a self-signed one.
-    #[error("does not lead to a root in the same file")]
-    NoPathToRoot,
 }
 
 /// Why a state file with certificates cannot be read.

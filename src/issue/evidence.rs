@@ -1,6 +1,9 @@
 //! Evidence for a remote verifier: which host this is, what it booted, and which keys its TPM certifies.
 
+use std::sync::Arc;
+
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
+use tokio::sync::Notify;
 
 use super::error::Error;
 use super::evidence_slots::EvidenceSlot;
@@ -13,12 +16,10 @@ use crate::posture::{EventLogFile, ImaListFile};
 use crate::tpm::{self, Tpm};
 use crate::verify::HostCertificate;
 use crate::verify::eat;
-use crate::verify::evidence::{EVIDENCE_VERSION, Evidence, NONCE_LEN, SignedAttestation, qualifying_data};
+use crate::verify::evidence::{
+    EVIDENCE_VERSION, Evidence, NONCE_LEN, REQUIRED_PCRS, SignedAttestation, qualifying_data,
+};
 use crate::verify::tpm_structures::PublicKey;
-
-/// The quoted PCRs: firmware and its settings (0 to 7), boot loader and kernel (8, 9, 11, 12, 13), IMA (10),
-/// shim (14).
-const QUOTED_PCRS: std::ops::RangeInclusive<u8> = 0..=14;
 
 /// A verifier's challenge: random bytes that it uses once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,10 +111,11 @@ impl EvidenceResponse {
         &self.agent
     }
 
-    /// The response in JSON, which occupies the slot. This blocks: the logs may have tens of megabytes.
-    pub fn into_json(self) -> Result<bytes::Bytes, serde_json::Error> {
+    /// The response in JSON, which occupies the slot. `recall` is notified when others wait for the slot.
+    /// This blocks: the logs may have tens of megabytes.
+    pub fn into_json(self, recall: Arc<Notify>) -> Result<bytes::Bytes, serde_json::Error> {
         let json = serde_json::to_vec(&self.document)?;
-        Ok(self.slot.guard_bytes(json))
+        Ok(self.slot.guard_bytes(json, recall))
     }
 }
 
@@ -183,7 +185,7 @@ impl IssuerState {
         certificate: Option<&HostCertificate>,
     ) -> Result<Evidence, tpm::Error> {
         let eks = tpm.ek_info().await?;
-        let attestation = tpm.attest(QUOTED_PCRS.collect(), qualifying_data(&nonce.0)).await?;
+        let attestation = tpm.attest(REQUIRED_PCRS.collect(), qualifying_data(&nonce.0)).await?;
         // Read after the quote, so that the list has every entry that the quoted PCR 10 covers. Verifiers
         // ignore later ones.
         let base64 = |log: Option<Vec<u8>>| log.map(|log| BASE64.encode(&log));

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::host_identity::HostIdentity;
-use crate::agents::AuthenticatedAgent;
+use crate::agents::{AuthenticatedAgent, MatchTag};
 use crate::peer::Sha256Digest;
 use crate::posture::Posture;
 
@@ -23,6 +23,9 @@ pub(super) struct HostbadgeClaim<'a> {
     tpm: &'static str,
     key: &'static str,
     posture: Posture,
+    /// The conditions that the process met: introspection compares them with the agent's present ones.
+    #[serde(rename = "match")]
+    match_tag: MatchTag,
 }
 
 impl<'a> HostbadgeClaim<'a> {
@@ -44,6 +47,7 @@ impl<'a> HostbadgeClaim<'a> {
             tpm: host.tpm_kind(),
             key: key_protection,
             posture,
+            match_tag: agent.match_tag(),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Token introspection (RFC 7662).
 
+use serde_json::Value;
+
 use super::issuer::IssuerState;
-use crate::agents::AgentSet;
+use crate::agents::{Registrations, TagCheck};
 use crate::clock::Timestamp;
 use crate::verify::{self, Expectation};
 
@@ -30,6 +32,23 @@ pub struct Introspection {
     pub jti: Option<String>,
 }
 
+/// Whether a token's agent still matches is not known. The caller receives the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token cannot be checked now: its agent is registered by {0}, whose number is not known yet")]
+pub struct Undecided(String);
+
+/// What a verified token says about its agent.
+pub(super) struct TokenSubject<'a> {
+    /// The agent's name.
+    pub name: &'a str,
+    /// Its SPIFFE ID.
+    pub spiffe_id: &'a str,
+    /// The audience for which the token is used.
+    pub audience: &'a str,
+    /// All claims of the token.
+    pub claims: &'a Value,
+}
+
 impl Introspection {
     pub(super) fn inactive(reason: String) -> Introspection {
         Introspection {
@@ -44,36 +63,33 @@ impl Introspection {
 
 impl IssuerState {
     /// Checks signature, times, issuer and audience, and that the agent is still registered with a grant for
-    /// the audience.
+    /// the audience and with the conditions that it met.
+    ///
+    /// # Errors
+    /// [`Undecided`] while the number of a name in the agent's conditions is not known.
     pub fn introspect(
         &self,
         request: &IntrospectionRequest,
-        registry: &AgentSet,
+        registrations: &Registrations,
         now: Timestamp,
-    ) -> Introspection {
+    ) -> Result<Introspection, Undecided> {
         let expected =
             Expectation { issuer: Some(&self.host().issuer), audience: request.audience.as_deref() };
         let keys = &self.documents().keys;
         let verified = match verify::verify_access_token(&request.token, keys, now, false, expected) {
             Ok(verified) => verified,
-            Err(e) => return Introspection::inactive(e.to_string()),
+            Err(e) => return Ok(Introspection::inactive(e.to_string())),
         };
         let claims = &verified.claims;
-        let mut response = match registry.get(&claims.client_id) {
-            None => {
-                Introspection::inactive(format!("agent \"{}\" is not registered any more", claims.client_id))
-            }
-            Some(entry) if self.host().spiffe_id(entry) != claims.sub => Introspection::inactive(format!(
-                "agent \"{}\" has a different SPIFFE ID now",
-                claims.client_id
-            )),
-            Some(entry) if !entry.grants.iter().any(|grant| grant.audience == claims.aud) => {
-                Introspection::inactive(format!(
-                    "agent \"{}\" has no grant for its audience any more",
-                    claims.client_id
-                ))
-            }
-            Some(_) => Introspection {
+        let subject = TokenSubject {
+            name: &claims.client_id,
+            spiffe_id: &claims.sub,
+            audience: &claims.aud,
+            claims: &verified.raw_claims,
+        };
+        let mut response = match self.inactive_reason(&subject, registrations)? {
+            Some(reason) => Introspection::inactive(reason),
+            None => Introspection {
                 active: true,
                 token_type: Some("Bearer"),
                 claims: Some(verified.raw_claims),
@@ -82,6 +98,34 @@ impl IssuerState {
             },
         };
         response.jti = Some(verified.claims.jti);
-        response
+        Ok(response)
+    }
+
+    /// Why a verified token of this host is not valid any more; `None` if it is. One rule for access tokens
+    /// and JWT-SVIDs.
+    pub(super) fn inactive_reason(
+        &self,
+        token: &TokenSubject<'_>,
+        registrations: &Registrations,
+    ) -> Result<Option<String>, Undecided> {
+        let name = token.name;
+        let Some(entry) = registrations.agents.get(name) else {
+            return Ok(Some(format!("agent \"{name}\" is not registered any more")));
+        };
+        if self.host().spiffe_id(entry) != token.spiffe_id {
+            return Ok(Some(format!("agent \"{name}\" has a different SPIFFE ID now")));
+        }
+        if !entry.grants.iter().any(|grant| grant.audience == token.audience) {
+            return Ok(Some(format!("agent \"{name}\" has no grant for its audience any more")));
+        }
+        // Tokens of releases that did not write the tag expire within an hour.
+        let tag = token.claims["hostbadge"]["match"].as_str().and_then(|tag| tag.parse().ok());
+        match tag.map_or(TagCheck::Same, |tag| registrations.check_tag(entry, tag)) {
+            TagCheck::Same => Ok(None),
+            TagCheck::Changed => {
+                Ok(Some(format!("agent \"{name}\" is matched by other conditions since it was issued")))
+            }
+            TagCheck::Undecided(unknown) => Err(Undecided(unknown.to_string())),
+        }
     }
 }

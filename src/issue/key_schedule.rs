@@ -17,7 +17,7 @@ use super::rotation::RotationPolicy;
 use crate::clock::Timestamp;
 
 /// Retired keys in a schedule. While it is full, no other key becomes active, since the active one could not
-/// retire.
+/// retire; an emergency makes room.
 pub(super) const MAX_RETIRED_KEYS: usize = 100;
 /// Destroyed keys in a schedule; the oldest are forgotten.
 const MAX_DESTROYED_KEYS: usize = 100;
@@ -229,9 +229,29 @@ impl KeySchedule {
     }
 
     /// Drops the private keys of the retired keys whose last token has expired.
-    pub(super) fn destroy(mut self, now: Timestamp) -> KeySchedule {
-        let (due, retained) =
-            self.retired.into_iter().partition(|key| RotationPolicy::destroy_at(key.retired) <= now);
+    pub(super) fn destroy(self, now: Timestamp) -> KeySchedule {
+        self.destroy_if(now, |key| RotationPolicy::destroy_at(key.retired) <= now)
+    }
+
+    /// Makes room for one more retired key: by those that are due to be destroyed, and if there is none by the
+    /// one that is due first. Tokens that the latter signed may still be valid, and do not verify any more: the
+    /// result is its `kid` and when its last token expires.
+    pub(super) fn make_room(self, now: Timestamp) -> (KeySchedule, Option<(String, Timestamp)>) {
+        let schedule = self.destroy(now);
+        if schedule.check_capacity().is_ok() {
+            return (schedule, None);
+        }
+        let first_due = schedule
+            .retired
+            .iter()
+            .map(|key| (key.encrypted_key.kid.clone(), RotationPolicy::destroy_at(key.retired)))
+            .min_by_key(|(_, at)| *at);
+        let Some((kid, _)) = &first_due else { return (schedule, None) };
+        (schedule.destroy_if(now, |key| key.encrypted_key.kid == *kid), first_due)
+    }
+
+    fn destroy_if(mut self, now: Timestamp, is_destroyed: impl Fn(&RetiredKey) -> bool) -> KeySchedule {
+        let (due, retained) = self.retired.into_iter().partition(|key| is_destroyed(key));
         self.retired = retained;
         self.destroyed.extend(Vec::into_iter(due).map(|key: RetiredKey| DestroyedKey {
             kid: key.encrypted_key.kid,
@@ -345,6 +365,14 @@ mod tests {
             "a retired key is destroyed first"
         );
         assert_eq!(schedule.next_wakeup(&MONTHLY), Some(oldest));
+        // An emergency destroys the one that is due first, and says until when its tokens would be valid.
+        let (roomy, destroyed_early) = schedule.clone().make_room(START.after(DAY / 48));
+        assert_eq!(destroyed_early, Some(("first".to_owned(), oldest)));
+        assert_eq!((roomy.retired().len(), roomy.destroyed().len()), (MAX_RETIRED_KEYS - 1, 1));
+        assert!(roomy.activate(START.after(DAY / 48)).is_ok());
+        // Where a key is due to be destroyed anyway, no other is.
+        let (roomy, destroyed_early) = schedule.clone().make_room(oldest);
+        assert_eq!((roomy.retired().len(), destroyed_early), (0, None));
         let schedule = schedule.destroy(oldest);
         assert_eq!((schedule.retired().len(), schedule.destroyed().len()), (0, MAX_DESTROYED_KEYS));
         assert!(schedule.activate(oldest).is_ok());

@@ -48,10 +48,12 @@ pub enum KeyChange {
         /// When it is destroyed.
         destroyed_from: Timestamp,
     },
-    /// The private key is gone.
+    /// The private key is gone, and the public key is no longer in the key set.
     Destroyed {
         /// RFC 7638 thumbprint.
         kid: String,
+        /// Until when tokens that it signed would be valid, if it was destroyed before that to make room.
+        tokens_valid_until: Option<Timestamp>,
     },
 }
 
@@ -210,19 +212,33 @@ impl IssuingKeys {
         Ok(self.pending_publication().into_iter().collect())
     }
 
-    /// Activates the published key at once, or a new one if none is published.
-    pub async fn rotate_now(&mut self, tpm: &Tpm) -> Result<Vec<KeyChange>, Error> {
-        if self.keys.next.is_some() {
-            return self.activate().await;
-        }
-        self.keys.schedule.check_capacity()?;
-        let (key, encrypted_key) = self.create_key(tpm).await?;
-        let (kid, now) = (key.kid().to_owned(), self.clock.now());
-        // Both steps in one write, so that a crash does not leave the key published and not active.
-        self.save(self.keys.schedule.clone().publish(encrypted_key, now)?.activate(now)?).await?;
-        let mut changes =
-            vec![KeyChange::Published { kid, active_from: self.keys.schedule.active().activated }];
-        changes.extend(self.promote(Arc::new(key)));
+    /// Activates the published key at once, or a new one if none is published. With `make_room` also while no
+    /// further key can retire: the retired key that is due to be destroyed first is destroyed then.
+    pub async fn rotate_now(&mut self, tpm: &Tpm, make_room: bool) -> Result<Vec<KeyChange>, Error> {
+        let schedule = self.keys.schedule.clone();
+        let (schedule, destroyed_early) =
+            if make_room { schedule.make_room(self.clock.now()) } else { (schedule, None) };
+        schedule.check_capacity()?;
+        let mut changes = Vec::new();
+        // All steps in one write, so that a crash does not leave the key published and not active, and a
+        // failure destroys nothing.
+        let key = match self.keys.next.clone() {
+            Some(key) => {
+                self.save(schedule.activate(self.clock.now())?).await?;
+                key
+            }
+            None => {
+                let (key, encrypted_key) = self.create_key(tpm).await?;
+                let (kid, now) = (key.kid().to_owned(), self.clock.now());
+                self.save(schedule.publish(encrypted_key, now)?.activate(now)?).await?;
+                let active_from = self.keys.schedule.active().activated;
+                changes.push(KeyChange::Published { kid, active_from });
+                Arc::new(key)
+            }
+        };
+        self.keys.next = None;
+        changes.extend(self.promote(key));
+        changes.extend(self.drop_destroyed(destroyed_early));
         Ok(changes)
     }
 
@@ -256,11 +272,21 @@ impl IssuingKeys {
 
     async fn destroy(&mut self) -> Result<Vec<KeyChange>, Error> {
         self.save(self.keys.schedule.clone().destroy(self.clock.now())).await?;
+        Ok(self.drop_destroyed(None))
+    }
+
+    /// Drops the public halves of the keys that are not retired in the schedule any more. `destroyed_early` is
+    /// one of them whose tokens may still be valid, with their end.
+    fn drop_destroyed(&mut self, destroyed_early: Option<(String, Timestamp)>) -> Vec<KeyChange> {
         let is_retired =
             |jwk: &Jwk| self.keys.schedule.retired().iter().any(|old| old.encrypted_key.kid == jwk.kid);
         let (retained, destroyed) = self.keys.retired.drain(..).partition(is_retired);
         self.keys.retired = retained;
-        Ok(Vec::into_iter(destroyed).map(|jwk: Jwk| KeyChange::Destroyed { kid: jwk.kid }).collect())
+        let change = |Jwk { kid, .. }| {
+            let early = destroyed_early.as_ref().filter(|(early, _)| *early == kid);
+            KeyChange::Destroyed { kid, tokens_valid_until: early.map(|(_, until)| *until) }
+        };
+        Vec::into_iter(destroyed).map(change).collect()
     }
 
     async fn create_key(&self, tpm: &Tpm) -> Result<(IssuingKey, EncryptedKey), Error> {

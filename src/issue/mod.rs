@@ -41,19 +41,20 @@ mod wit_svid;
 pub use access_token::AccessToken;
 pub(crate) use commands::{KeyAction, KeyCommand};
 pub use commands::{
-    KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, key_command_channel,
+    KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, RotationUrgency,
+    key_command_channel,
 };
 pub use delegated_ca::DelegatedCa;
 pub use documents::PublishedDocuments;
 pub use enrollment::{CertificateReport, Enrollment, OpenedChallenge};
-pub use error::{CertificateFileError, DelegatedCaFault, EnrollmentError, Error, ScheduleError};
+pub use error::{CertificateFileError, EnrollmentError, Error, ScheduleError};
 pub use evidence::{
     AttestRequest, EvidenceDocument, EvidenceFormat, EvidenceResponse, MeasurementLogs, Nonce, Requester,
 };
 pub use evidence_slots::{EvidenceSlot, EvidenceSlots};
 pub use fair_queue::{FairQueue, QueueFull, SigningSlot};
 pub use host_identity::{HostIdentity, IssuerConfig};
-pub use introspect::{Introspection, IntrospectionRequest};
+pub use introspect::{Introspection, IntrospectionRequest, Undecided};
 pub use issuer::{Issuer, IssuerState};
 pub use jwt_svid::JwtSvid;
 pub use key::IssuingKey;

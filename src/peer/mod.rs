@@ -8,17 +8,30 @@
 //! On kernels with SO_PEERPIDFD (6.5) the process is pinned: its pid cannot be reused while its attributes
 //! are read. On older kernels the tracker opens a pidfd by pid, compares start time and uid before and after
 //! reading, and marks the peer as not pinned.
+//!
+//! Nothing here waits for a file system that a user can serve: an executable is identified by the attributes
+//! that the kernel has cached, and read by another process ([`Readers`]) where a condition needs its digest.
 
 mod cgroup;
+mod digest_cache;
+mod digest_error;
 mod executable;
+mod groups;
 mod process;
+mod read_turns;
+mod reader;
+mod sha256_digest;
 mod sys;
 mod tracker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use executable::{DigestCache, ParseDigestError, Sha256Digest};
+pub use digest_cache::DigestCache;
+pub use digest_error::DigestError;
+pub use groups::{Groups, MAX_GROUPS};
+pub use reader::{READER_ARGUMENT, Readers, serve_reader};
+pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
 
 /// The process at the other end of a socket, as identified for one request. Clones share the data.
@@ -42,8 +55,8 @@ pub struct PeerInfo {
     pub uid: u32,
     /// Effective group ID at connect(2); a request from a process that changed it since is refused.
     pub gid: u32,
-    /// Supplementary group IDs at connect(2).
-    pub groups: Vec<u32>,
+    /// Supplementary groups at connect(2).
+    pub groups: Groups,
     /// Whether the process is pinned by a pidfd from the kernel (SO_PEERPIDFD).
     pub pinned: bool,
     /// systemd system unit, such as `researcher.service`.
@@ -51,7 +64,7 @@ pub struct PeerInfo {
     /// The unit's invocation ID, 32 lower-case hexadecimal digits.
     pub invocation: Option<String>,
     /// `None` if the daemon has no permission to read it.
-    exe: Option<executable::Executable>,
+    exe: Option<Arc<executable::Executable>>,
 }
 
 impl PeerInfo {
@@ -61,23 +74,44 @@ impl PeerInfo {
         self.exe.as_ref().map(|exe| &exe.path)
     }
 
-    /// Returns the SHA-256 digest of the executable if it was computed before.
+    /// Returns the SHA-256 digest of the executable if one of the two methods below has returned it.
     pub fn exe_sha256(&self) -> Option<Sha256Digest> {
-        self.exe.as_ref().and_then(|exe| exe.cached_digest())
+        self.exe.as_ref().and_then(|exe| exe.digest())
     }
 
-    /// Returns the SHA-256 digest of the running executable, read from the open `/proc/PID/exe` and not from
-    /// its path. Returns `None` if the file cannot be read, exceeds 2 GiB, or takes longer than 10 s to read.
-    pub async fn compute_exe_sha256(&self, cache: &DigestCache) -> Option<Sha256Digest> {
+    /// Returns the SHA-256 digest of the executable if it was computed before, for this process or another
+    /// one. Otherwise the file is read in the background, for later requests.
+    pub fn known_exe_sha256(&self, cache: &DigestCache) -> Option<Sha256Digest> {
+        self.exe.as_ref().and_then(|exe| cache.known(exe))
+    }
+
+    /// Returns the SHA-256 digest of the running executable, which is read through `/proc/PID/exe` and not
+    /// through its path.
+    ///
+    /// # Errors
+    /// A [`DigestError`] if the file may not be read, is on a file system that its user can serve, exceeds
+    /// 2 GiB, or takes longer than 10 s to read.
+    pub async fn compute_exe_sha256(&self, cache: &DigestCache) -> Result<Sha256Digest, DigestError> {
         match &self.exe {
-            Some(exe) => exe.digest(cache).await,
-            None => None,
+            Some(exe) => cache.digest(exe).await,
+            None => Err(DigestError::NoPermission),
         }
     }
 
-    /// Whether `gid` is the peer's primary group or one of its supplementary groups.
+    /// Whether the digest is known without reading the file, or there is no executable to read.
+    pub fn has_known_digest(&self, cache: &DigestCache) -> bool {
+        self.exe.as_ref().is_none_or(|exe| cache.has(exe))
+    }
+
+    /// Whether `gid` is the peer's primary group or one of its supplementary groups. If the process is in
+    /// more than [`MAX_GROUPS`], only the primary one counts.
     pub fn in_group(&self, gid: u32) -> bool {
-        self.gid == gid || self.groups.contains(&gid)
+        self.gid == gid || self.groups.contains(gid)
+    }
+
+    /// Whether the process is in more than [`MAX_GROUPS`] supplementary groups.
+    pub fn has_too_many_groups(&self) -> bool {
+        matches!(self.groups, Groups::TooMany)
     }
 }
 
@@ -111,21 +145,4 @@ pub enum Error {
     /// A system call failed.
     #[error("cannot read the peer's credentials ({0})")]
     Kernel(nix::errno::Errno),
-}
-
-/// The form in API answers and audit records.
-impl serde::Serialize for PeerInfo {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeStruct;
-        let mut out = serializer.serialize_struct("peer", 8)?;
-        out.serialize_field("pid", &self.pid)?;
-        out.serialize_field("uid", &self.uid)?;
-        out.serialize_field("gid", &self.gid)?;
-        out.serialize_field("unit", &self.unit)?;
-        out.serialize_field("invocation", &self.invocation)?;
-        out.serialize_field("exe", &self.exe().map(|path| path.to_string_lossy()))?;
-        out.serialize_field("exe_sha256", &self.exe_sha256())?;
-        out.serialize_field("pinned", &self.pinned)?;
-        out.end()
-    }
 }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -24,7 +25,8 @@ const MAX_CGROUP_LEN: usize = 4 * 1024;
 #[derive(Debug)]
 pub struct ProcessHandle {
     pidfd: OwnedFd,
-    dir: OwnedFd,
+    /// `/proc/PID`, opened with O_PATH. The executable of a peer uses it too.
+    dir: Arc<OwnedFd>,
     cgroup: File,
     /// `/proc/PID/status`, opened only if the kernel lacks PIDFD_GET_INFO.
     status: Option<File>,
@@ -60,7 +62,7 @@ impl ProcessHandle {
             Ok(None) => Some(open_file("status")?),
             Err(_) => return Err(Error::Exited),
         };
-        let process = ProcessHandle { pidfd, dir, cgroup, status };
+        let process = ProcessHandle { pidfd, dir: Arc::new(dir), cgroup, status };
         // The process is still alive, so the pid was not reused while the files were opened.
         process.ensure_alive()?;
         Ok(process)
@@ -77,16 +79,16 @@ impl ProcessHandle {
         Ok(ProcessSnapshot { uid, gid, exe, cgroup })
     }
 
-    /// Opens the executable of a snapshot. Returns `None` if permission is denied or if the executable
-    /// changed since.
+    /// Returns the executable of a snapshot, without opening it. Returns `None` if permission is denied or if
+    /// the executable changed since.
     pub fn executable(&self, snapshot: &ProcessSnapshot) -> Option<Executable> {
-        Executable::open(self.dir.as_fd(), snapshot.exe?)
+        Executable::of_process(&self.dir, snapshot.exe?, snapshot.uid)
     }
 
     /// Returns the process's start time in clock ticks since boot. It distinguishes the process from a later
     /// one with the same pid.
     pub fn start_time(&self) -> Result<u64, Error> {
-        let stat = openat(&self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        let stat = openat(&*self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(proc_error)?;
         let mut text = [0; 1024];
         let length = File::from(stat).read_at(&mut text, 0).map_err(|_| Error::Exited)?;

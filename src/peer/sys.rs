@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
+use super::groups::{Groups, MAX_GROUPS};
+
 /// Credentials of the process that connected. The kernel records them at connect(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
@@ -29,9 +31,10 @@ pub fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     getsockopt(&socket, sockopt::PeerPidfd)
 }
 
-/// Reads SO_PEERGROUPS (Linux 4.13): the peer's supplementary groups at connect(2).
-pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
-    // NGROUPS_MAX is 65536, but most processes are in fewer than 64 groups.
+/// Reads SO_PEERGROUPS (Linux 4.13): the peer's supplementary groups at connect(2). More than [`MAX_GROUPS`]
+/// are not copied from the kernel.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Groups, Errno> {
+    // Most processes are in fewer than 64 groups.
     let mut groups = vec![0u32; 64];
     loop {
         let mut length = (groups.len() * size_of::<u32>()) as libc::socklen_t;
@@ -45,15 +48,15 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
                 &mut length,
             )
         };
+        // With ERANGE, the kernel stores the required buffer length in `length`.
         let count = length as usize / size_of::<u32>();
         match Errno::result(result) {
             Ok(_) => {
                 groups.truncate(count);
-                groups.shrink_to_fit();
-                return Ok(groups);
+                return Ok(Groups::new(groups));
             }
-            // The kernel stored the required buffer length in `length`.
-            Err(Errno::ERANGE) if count > groups.len() && count <= 65_536 => groups.resize(count, 0),
+            Err(Errno::ERANGE) if count > MAX_GROUPS => return Ok(Groups::TooMany),
+            Err(Errno::ERANGE) if count > groups.len() => groups.resize(count, 0),
             Err(errno) => return Err(errno),
         }
     }
@@ -111,6 +114,46 @@ pub fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<Option<PidfdInfo>, Errno> {
     }
 }
 
+/// Takes ownership of a descriptor that recvmsg(2) has just received.
+pub fn own_received_fd(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just created this descriptor for the caller of recvmsg(2), and nothing else owns
+    // it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// The arguments of capget(2) and capset(2), version 3.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// Gives up all capabilities of the calling thread.
+pub fn drop_capabilities() -> Result<(), Errno> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut data = [CapabilityData::default(); 2];
+    // SAFETY: version 3 has two elements, which the kernel writes.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, &mut header, data.as_mut_ptr()) })?;
+    // A unit without capabilities may also deny the call that would give them up.
+    if data.iter().all(|held| held.permitted == 0) {
+        return Ok(());
+    }
+    let none = [CapabilityData::default(); 2];
+    // SAFETY: version 3 has two elements, which the kernel reads.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &mut header, none.as_ptr()) })?;
+    Ok(())
+}
+
 /// From linux/stat.h; libc does not define it yet.
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
@@ -129,22 +172,12 @@ pub struct FileId {
 }
 
 /// Calls statx(2) for a name below `dir`, or for `dir` itself if the name is empty. The call uses the
-/// attributes that the kernel has cached (AT_STATX_DONT_SYNC), so it does not wait for a network or FUSE
-/// server.
+/// attributes that the kernel has cached (AT_STATX_DONT_SYNC): FUSE sends no request, also below an overlay,
+/// which passes the flag on. A network file system that only root can mount may ask its server all the same,
+/// when the kernel follows a link of `/proc` to it.
 pub fn file_id(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileId, Errno> {
-    let mut buffer = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: `name` ends in NUL, and `buffer` has the size of the structure that the kernel writes.
-    Errno::result(unsafe {
-        libc::statx(
-            dir.as_raw_fd(),
-            name.as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC,
-            libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE | libc::STATX_MNT_ID,
-            buffer.as_mut_ptr(),
-        )
-    })?;
-    // SAFETY: all-zero is a valid statx, and the kernel has filled it.
-    let stat = unsafe { buffer.assume_init() };
+    let mask = libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE | libc::STATX_MNT_ID;
+    let stat = statx(dir, name, mask)?;
     Ok(FileId {
         mount: stat.stx_mnt_id,
         device: (stat.stx_dev_major, stat.stx_dev_minor),
@@ -153,4 +186,20 @@ pub fn file_id(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileId, Errno> {
         mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
         ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
     })
+}
+
+/// Returns the mount ID of an open file as it is in `/proc/PID/mountinfo`. The open file keeps the mount, so
+/// the ID is not reused meanwhile.
+pub fn mount_id(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let stat = statx(file, c"", libc::STATX_MNT_ID)?;
+    if stat.stx_mask & libc::STATX_MNT_ID == 0 { Err(Errno::ENOSYS) } else { Ok(stat.stx_mnt_id) }
+}
+
+fn statx(dir: BorrowedFd<'_>, name: &CStr, mask: u32) -> Result<libc::statx, Errno> {
+    let mut buffer = MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: `name` ends in NUL, and `buffer` has the size of the structure that the kernel writes.
+    Errno::result(unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, buffer.as_mut_ptr()) })?;
+    // SAFETY: all-zero is a valid statx, and the kernel has filled it.
+    Ok(unsafe { buffer.assume_init() })
 }

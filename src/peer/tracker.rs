@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use super::groups::Groups;
 use super::process::{ProcessHandle, ProcessSnapshot};
 use super::sys::{self, PeerCredentials};
 use super::{Error, Peer, PeerInfo, PeerLookup};
@@ -11,7 +12,7 @@ use super::{Error, Peer, PeerInfo, PeerLookup};
 #[derive(Debug)]
 pub struct PeerTracker {
     credentials: PeerCredentials,
-    groups: Vec<u32>,
+    groups: Groups,
     pidfd_state: PidfdState,
     tracked: Option<TrackedProcess>,
 }
@@ -131,7 +132,7 @@ impl PeerTracker {
 
 fn build_peer(
     credentials: PeerCredentials,
-    groups: &[u32],
+    groups: &Groups,
     pinned: bool,
     process: &ProcessHandle,
     snapshot: &ProcessSnapshot,
@@ -141,11 +142,11 @@ fn build_peer(
         pid: credentials.pid,
         uid: credentials.uid,
         gid: credentials.gid,
-        groups: groups.to_vec(),
+        groups: groups.clone(),
         pinned,
         unit,
         invocation,
-        exe: process.executable(snapshot),
+        exe: process.executable(snapshot).map(Arc::new),
     }))
 }
 

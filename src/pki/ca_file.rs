@@ -1,12 +1,13 @@
 //! `ca.json`: the root, the issuing CAs with their encrypted keys, and what each of them has revoked.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::issuing_ca::IssuingCa;
+use super::issuing_ca::{CLOCK_SKEW, IssuingCa, LIFETIME};
 use crate::clock::Timestamp;
 use crate::issue::HostIdentity;
 use crate::keystore::{self, Kek, KekPair};
@@ -135,24 +136,32 @@ impl TryFrom<String> for RevokedCertificate {
     }
 }
 
-/// Keeps at most [`MAX_REVOKED`] entries of all CAs, dropping those that expire first.
-pub(super) fn truncate_revoked(issuing_cas: &mut [CaRecord]) {
+/// Keeps at most [`MAX_REVOKED`] entries of all CAs. Those that were issued while the clock was ahead are dropped
+/// first, the last to expire before others: they would keep their places for as long as the clock was ahead.
+/// Then those that expire first.
+pub(super) fn truncate_revoked(issuing_cas: &mut [CaRecord], now: Timestamp) {
     let count =
         |issuing_cas: &[CaRecord]| issuing_cas.iter().map(|record| record.revoked.len()).sum::<usize>();
     let excess = count(issuing_cas).saturating_sub(MAX_REVOKED);
     if excess == 0 {
         return;
     }
-    let mut expiries: Vec<Timestamp> =
-        issuing_cas.iter().flat_map(|record| record.revoked.iter().map(|revoked| revoked.expires)).collect();
-    expiries.sort_unstable();
-    let cutoff = expiries[excess - 1];
+    // No leaf outlives its issuing CA.
+    let horizon = now.after(LIFETIME + CLOCK_SKEW);
+    let rank = |expires: Timestamp| match expires > horizon {
+        true => (false, Reverse(expires), expires),
+        false => (true, Reverse(horizon), expires),
+    };
+    let mut ranks: Vec<_> =
+        issuing_cas.iter().flat_map(|record| record.revoked.iter().map(|one| rank(one.expires))).collect();
+    ranks.sort_unstable();
+    let cutoff = ranks[excess - 1];
     for record in issuing_cas.iter_mut() {
-        record.revoked.retain(|revoked| revoked.expires > cutoff);
+        record.revoked.retain(|one| rank(one.expires) > cutoff);
     }
     tracing::warn!(
-        "more than {MAX_REVOKED} certificates are revoked; {} that expire first are not on the CRLs",
-        expiries.len() - count(issuing_cas)
+        "more than {MAX_REVOKED} certificates are revoked; {} of them are not on the CRLs",
+        ranks.len() - count(issuing_cas)
     );
 }
 
@@ -190,12 +199,17 @@ mod tests {
     #[test]
     fn truncation_keeps_the_revocations_that_expire_last() {
         let mut issuing = vec![ca_record(MAX_REVOKED, 100_000), ca_record(100, 0)];
-        truncate_revoked(&mut issuing);
+        truncate_revoked(&mut issuing, Timestamp::from_secs(90_000));
         assert_eq!((issuing[0].revoked.len(), issuing[1].revoked.len()), (MAX_REVOKED, 0));
         let mut issuing = vec![ca_record(MAX_REVOKED + 5, 100_000)];
-        truncate_revoked(&mut issuing);
+        truncate_revoked(&mut issuing, Timestamp::from_secs(90_000));
         assert_eq!(issuing[0].revoked.len(), MAX_REVOKED);
         assert_eq!(issuing[0].revoked[0].expires.as_secs(), 100_005);
+        // Those of a clock that was ahead do not displace others.
+        let mut mixed = vec![ca_record(MAX_REVOKED, 2_000_000_000), ca_record(100, 100_000)];
+        truncate_revoked(&mut mixed, Timestamp::from_secs(90_000));
+        assert_eq!((mixed[0].revoked.len(), mixed[1].revoked.len()), (MAX_REVOKED - 100, 100));
+        assert_eq!(mixed[0].revoked[0].expires.as_secs(), 2_000_000_000);
         let crl = issuing[0].ca.sign_crl(
             1,
             issuing[0].revoked.iter().map(|revoked| (revoked.serial, revoked.revoked_at)),

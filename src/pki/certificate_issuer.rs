@@ -14,8 +14,10 @@ use zeroize::Zeroizing;
 
 use super::csr::SubjectKey;
 use super::error::Error;
-use super::issued::{IssuedCertificates, IssuedCertificatesFile, LeafRecord};
+use super::issued::{IssuedCertificates, QuotaExceeded};
+use super::issued_file::{IssuedCertificatesFile, LeafRecord};
 use super::issuing_ca::IssuingCa;
+use super::quota::BoundReached;
 use super::svid::{IssuedLeaf, IssuedX509Svid};
 use crate::clock::Timestamp;
 use crate::issue::{HostIdentity, IssuingKey};
@@ -79,7 +81,7 @@ impl CertificateIssuer {
         CertificateIssuer(Arc::new(CertificateIssuerInner {
             ttl,
             active: ArcSwapOption::empty(),
-            issued_certificates: Mutex::default(),
+            issued_certificates: Mutex::new(IssuedCertificates::new(ttl)),
             shared_svids: Mutex::default(),
             generation: watch::Sender::new(0),
             blocked_reason: watch::Sender::new(None),
@@ -99,10 +101,7 @@ impl CertificateIssuer {
         params: CertificateParams,
         now: Timestamp,
     ) -> Result<IssuedX509Svid, Refusal> {
-        let agent = permit.agent().clone();
-        let reject = |reason, message: String| {
-            Refusal::new(reason, message).with_peer(agent.peer()).with_agent(agent.name())
-        };
+        let reject = |reason, message: String| refusal(&permit, reason, message);
         let internal_error = |e: Error| reject(ErrorCode::ServerError, e.to_string());
         let unavailable = |message: &str| reject(ErrorCode::TemporarilyUnavailable, message.into());
         let active = self.0.active.load_full();
@@ -111,7 +110,10 @@ impl CertificateIssuer {
         if let Some(reason) = active.issuing_ca.unusable_reason(now) {
             return Err(unavailable(reason));
         }
-        let spiffe_id = host.spiffe_id(agent.entry());
+        let spiffe_id = host.spiffe_id(permit.agent().entry());
+        // Before a key is generated, so that a caller beyond its quota costs no more than a lookup.
+        let checked = self.issued_certificates().check(&spiffe_id, now);
+        checked.map_err(|exceeded| quota_refusal(&permit, exceeded))?;
         let (subject_key, key) = match params.key {
             Some(subject_key) => (subject_key, None),
             None => generate_key()
@@ -121,24 +123,35 @@ impl CertificateIssuer {
         let ttl = params.ttl.map_or(self.0.ttl, |ttl| ttl.min(self.0.ttl));
         let (certificate, leaf) =
             active.issuing_ca.sign_leaf(&spiffe_id, &subject_key, ttl, now).map_err(internal_error)?;
-        self.issued_certificates().add(&spiffe_id, leaf, now).map_err(|exceeded| {
-            let message = if exceeded.per_identity {
-                "this agent has reached its maximum number of unexpired certificates"
-            } else {
-                "this host has reached its maximum number of unexpired certificates"
-            };
-            let mut refusal = reject(ErrorCode::SlowDown, format!("{message}; ask again later"));
-            refusal.retry_after = Some(exceeded.retry_after);
-            refusal
-        })?;
+        let leaf = LeafRecord { match_tag: Some(permit.agent().match_tag()), ..leaf };
+        let added = self.issued_certificates().add(&spiffe_id, leaf, now);
+        added.map_err(|exceeded| quota_refusal(&permit, exceeded))?;
         let chain = std::iter::once(certificate).chain(active.intermediates.iter().cloned()).collect();
         let serial = HEXLOWER.encode(&leaf.serial);
         let issued = IssuedLeaf { issued_at: now, serial, record: leaf, chain, key };
         Ok(IssuedX509Svid { permit, spiffe_id, issued, shared: false })
     }
 
+    /// Checks that the agent can have one more unexpired certificate, before the caller computes anything for
+    /// it. [`CertificateIssuer::issue`] checks the same.
+    ///
+    /// # Errors
+    ///
+    /// `slow_down` if it has its share, and no more is left beyond the shares.
+    pub fn check_quota(
+        &self,
+        permit: &IdentityPermit,
+        host: &HostIdentity,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let spiffe_id = host.spiffe_id(permit.agent().entry());
+        let checked = self.issued_certificates().check(&spiffe_id, now);
+        checked.map_err(|exceeded| quota_refusal(permit, exceeded))
+    }
+
     /// Issues a certificate with a generated key for one stream of an agent. Above 1024 unexpired
-    /// certificates of the identity, the streams share the latest one for the first half of its lifetime.
+    /// certificates of the identity, the streams share the latest one for the first half of its lifetime; while
+    /// the identity can have no more, for most of it.
     ///
     /// # Errors
     ///
@@ -157,10 +170,18 @@ impl CertificateIssuer {
     }
 
     /// Keeps an audited certificate and its key for the identity's other streams, if the identity is above
-    /// the threshold. Keys of other certificates are not kept.
+    /// the threshold or can have no more. Keys of other certificates are not kept.
     pub fn cache_for_sharing(&self, certificate: &IssuedX509Svid) {
         let id = &certificate.spiffe_id;
-        if !certificate.shared && self.issued_certificates().count_for(id) >= SHARING_THRESHOLD {
+        if certificate.shared {
+            return;
+        }
+        let is_shared = {
+            let mut issued = self.issued_certificates();
+            issued.count_for(id) >= SHARING_THRESHOLD
+                || issued.check(id, certificate.issued.issued_at).is_err()
+        };
+        if is_shared {
             self.shared_svids().insert(id.clone(), certificate.issued.clone());
         }
     }
@@ -177,13 +198,17 @@ impl CertificateIssuer {
     }
 
     fn shared_svid(&self, spiffe_id: &str, now: Timestamp) -> Option<IssuedLeaf> {
-        if self.issued_certificates().count_for(spiffe_id) < SHARING_THRESHOLD {
-            return None;
-        }
         let issued = self.shared_svids().get(spiffe_id).cloned()?;
-        let in_first_half = issued.issued_at <= now
-            && now.since(issued.issued_at) < issued.record.expires.since(issued.issued_at) / 2;
-        (in_first_half && self.issued_certificates().contains(spiffe_id, &issued.serial)).then_some(issued)
+        let lifetime = issued.record.expires.since(issued.issued_at);
+        let mut records = self.issued_certificates();
+        let max_age = match records.check(spiffe_id, now) {
+            Ok(()) if records.count_for(spiffe_id) < SHARING_THRESHOLD => return None,
+            Ok(()) => lifetime / 2,
+            // Its streams would get nothing else.
+            Err(_) => lifetime / 10 * 9,
+        };
+        let is_fresh = issued.issued_at <= now && now.since(issued.issued_at) < max_age;
+        (is_fresh && records.contains(spiffe_id, &issued.serial)).then_some(issued)
     }
 
     /// The configured lifetime of certificates.
@@ -235,6 +260,11 @@ impl CertificateIssuer {
 
     // === for the CA manager ===
 
+    /// Sets the number of registered agents, among which the unexpired certificates are divided.
+    pub fn set_registered(&self, agents: usize) {
+        self.issued_certificates().set_registered(agents);
+    }
+
     /// Why a due change of the CA has not been made.
     pub fn blocked_reason(&self) -> &watch::Sender<Option<String>> {
         &self.0.blocked_reason
@@ -252,8 +282,7 @@ impl CertificateIssuer {
     ///
     /// If the file cannot be read or parsed.
     pub fn load_issued(&self, dir: &Path) -> Result<(), store::Error> {
-        *self.issued_certificates() = IssuedCertificates::read(dir)?;
-        Ok(())
+        self.issued_certificates().read(dir)
     }
 
     /// Writes `leaves.json` if it changed, and drops shared keys whose certificates have expired. Blocking.
@@ -267,9 +296,12 @@ impl CertificateIssuer {
         IssuedCertificatesFile::write(&file, dir).inspect_err(|_| self.issued_certificates().mark_dirty())
     }
 
-    /// The leaves of each SPIFFE ID for which `is_registered` is false.
-    pub fn orphaned(&self, is_registered: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
-        self.issued_certificates().orphaned(is_registered)
+    /// The leaves of each SPIFFE ID for which `is_orphan` holds.
+    pub fn orphaned(
+        &self,
+        is_orphan: impl Fn(&str, &LeafRecord) -> bool,
+    ) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
+        self.issued_certificates().orphaned(is_orphan)
     }
 
     /// Drops the records of leaves that the CRLs now have.
@@ -285,6 +317,23 @@ impl CertificateIssuer {
     fn issued_certificates(&self) -> MutexGuard<'_, IssuedCertificates> {
         self.0.issued_certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn refusal(permit: &IdentityPermit, reason: ErrorCode, message: String) -> Refusal {
+    let agent = permit.agent();
+    Refusal::new(reason, message).with_peer(agent.peer()).with_agent(agent.name())
+}
+
+fn quota_refusal(permit: &IdentityPermit, exceeded: QuotaExceeded) -> Refusal {
+    let message = match exceeded.bound {
+        BoundReached::OfIdentity => "this agent has reached its maximum number of unexpired certificates",
+        BoundReached::OfAll => {
+            "this agent has its share of the unexpired certificates of this host, and no more are left"
+        }
+    };
+    let mut refusal = refusal(permit, ErrorCode::SlowDown, format!("{message}; ask again later"));
+    refusal.retry_after = Some(exceeded.retry_after);
+    refusal
 }
 
 /// A P-256 key for a caller without one: the public half, and PKCS#8.

@@ -14,7 +14,7 @@ use super::ca_file::{
 };
 use super::certificate_issuer::CaSnapshot;
 use super::error::Error;
-use super::issued::LeafRecord;
+use super::issued_file::LeafRecord;
 use super::issuing_ca::{self, CLOCK_SKEW, ParentCa, UnsignedCa};
 use super::root_ca::{RootCa, sign};
 use crate::clock::{Clock, Timestamp};
@@ -142,6 +142,11 @@ impl HostCa {
         self.persist(self.issuing_cas.clone()).await
     }
 
+    /// Whether the clock was ahead when the CRLs were issued: verifiers refuse them as not valid yet.
+    pub fn has_crls_of_the_future(&self) -> bool {
+        self.clock.now().after(CLOCK_SKEW) < self.crl_issued_at
+    }
+
     /// Puts the host's CA below an organization's root, or with `None` below its own.
     pub fn set_parent(&mut self, delegated_ca: Option<Arc<DelegatedCa>>) {
         self.delegated_ca = delegated_ca;
@@ -264,7 +269,7 @@ impl HostCa {
         for record in &mut issuing_cas {
             record.revoked.retain(|one| one.expires > now);
         }
-        truncate_revoked(&mut issuing_cas);
+        truncate_revoked(&mut issuing_cas, now);
         let file = CaFile {
             root: BASE64.encode(&self.root.certificate),
             crl_number: self.crl_number + 1,

@@ -1,81 +1,83 @@
 //! Which certificates of each identity have been issued and have not expired, so that they can be revoked.
 //!
-//! The number is bounded, for one identity and altogether: beyond it, an identity waits until a certificate
-//! has expired.
+//! The number is bounded so that no set of identities keeps another from getting certificates: see [`quota`].
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::{BASE64, HEXLOWER};
-use serde::{Deserialize, Serialize};
+use data_encoding::HEXLOWER;
 
+use super::issued_file::{IssuedCertificatesFile, LeafRecord, Leaves};
+use super::quota::{self, BoundReached};
 use crate::clock::Timestamp;
 use crate::store;
 
-/// Unexpired leaves of one identity.
-const MAX_PER_IDENTITY: usize = 4096;
-/// Unexpired leaves of all identities.
-const MAX_TOTAL: usize = 32_768;
-/// Bytes of a leaf in the file: serial number, expiry in seconds since the epoch, tag of the issuing CA.
-const RECORD_LEN: usize = 16 + 8 + 4;
-const FILE_NAME: &str = "leaves.json";
-const VERSION: u64 = 1;
-
-/// Names an issuing CA: the first bytes of its key identifier.
-pub type CaTag = [u8; 4];
-
-/// What revocation needs of an issued certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeafRecord {
-    /// The serial number, big-endian.
-    pub serial: [u8; 16],
-    /// When the certificate expires.
-    pub expires: Timestamp,
-    /// The issuing CA.
-    pub ca_tag: CaTag,
-}
+/// Leaves in memory, with those of a clock that was ahead.
+const MAX_RECORDED: usize = 65_536;
+/// A clock that differs less than this was not set back: threads read it one after the other.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// Expired leaves are looked for at most this often while a bound is reached.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// No further leaf can be recorded now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct QuotaExceeded {
-    /// Whether the bound of one identity is reached, rather than that of all.
-    pub per_identity: bool,
+    /// Which bound is reached.
+    pub bound: BoundReached,
     /// Until the first leaf that counts expires.
     pub retry_after: Duration,
 }
 
 /// The unexpired leaves, by SPIFFE ID.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct IssuedCertificates {
-    by_identity: HashMap<Arc<str>, Vec<LeafRecord>>,
-    total: usize,
+    by_identity: HashMap<Arc<str>, Leaves>,
+    totals: Totals,
+    /// The longest lifetime of a leaf.
+    max_lifetime: Duration,
+    /// Registered identities, at least 1.
+    registered: usize,
+    /// The latest time that a caller gave, since the clock was last set back.
+    latest: Timestamp,
+    pruned_at: Timestamp,
     /// Whether the content differs from the file's.
     dirty: bool,
 }
 
-/// The content of `leaves.json`: for each SPIFFE ID its leaves, in base64 of [`RECORD_LEN`] bytes each.
-/// Serial numbers are not secret.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct IssuedCertificatesFile {
-    leaves: HashMap<Arc<str>, String>,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Totals {
+    counted: usize,
+    ahead: usize,
+    /// Counted leaves beyond the shares of their identities.
+    beyond_shares: usize,
 }
 
 impl IssuedCertificates {
-    /// Reads `leaves.json`; empty where there is none.
-    pub fn read(dir: &Path) -> Result<IssuedCertificates, store::Error> {
-        let file = store::read::<IssuedCertificatesFile>(&dir.join(FILE_NAME), VERSION)?.unwrap_or_default();
-        let mut issued = IssuedCertificates::default();
-        for (id, encoded) in file.leaves {
-            let bytes = BASE64.decode(encoded.as_bytes()).unwrap_or_default();
-            let leaves: Vec<LeafRecord> =
-                bytes.chunks_exact(RECORD_LEN).filter_map(LeafRecord::from_bytes).collect();
-            issued.total += leaves.len();
-            issued.by_identity.insert(id, leaves);
+    /// No leaves, of which each will have at most this lifetime.
+    pub fn new(max_lifetime: Duration) -> IssuedCertificates {
+        IssuedCertificates {
+            by_identity: HashMap::new(),
+            totals: Totals::default(),
+            max_lifetime,
+            registered: 1,
+            // The first caller's time counts as one of a clock that was set back, so that what was read from
+            // the file is divided by it.
+            latest: Timestamp::from_secs(u64::MAX),
+            pruned_at: Timestamp::from_secs(0),
+            dirty: false,
         }
-        Ok(issued)
+    }
+
+    /// Adds the leaves of `leaves.json`; none where there is no file.
+    pub fn read(&mut self, dir: &Path) -> Result<(), store::Error> {
+        for (id, leaves) in IssuedCertificatesFile::read(dir)?.into_leaves() {
+            self.by_identity.entry(id).or_default().counted.extend(leaves);
+        }
+        self.latest = Timestamp::from_secs(u64::MAX);
+        self.count();
+        Ok(())
     }
 
     /// The file to write, if the content changed since the last call. Counts it as written: see
@@ -85,13 +87,7 @@ impl IssuedCertificates {
             return None;
         }
         self.prune(now);
-        let encode = |leaves: &Vec<LeafRecord>| {
-            let bytes: Vec<u8> = leaves.iter().copied().flat_map(LeafRecord::to_bytes).collect();
-            BASE64.encode(&bytes)
-        };
-        Some(IssuedCertificatesFile {
-            leaves: self.by_identity.iter().map(|(id, leaves)| (id.clone(), encode(leaves))).collect(),
-        })
+        Some(self.by_identity.iter().map(|(id, leaves)| (id.clone(), leaves.iter().copied())).collect())
     }
 
     /// A write of the changes failed: the next [`IssuedCertificates::take_changes`] returns them again.
@@ -99,24 +95,55 @@ impl IssuedCertificates {
         self.dirty = true;
     }
 
+    /// Sets the number of registered identities, from which their shares follow.
+    pub fn set_registered(&mut self, registered: usize) {
+        self.registered = registered.max(1);
+        self.count();
+    }
+
+    /// Whether this SPIFFE ID can have one more leaf.
+    ///
+    /// See [`quota`].
+    ///
+    /// # Errors
+    ///
+    /// [`QuotaExceeded`] with the time until the first of its leaves expires.
+    pub fn check(&mut self, id: &str, now: Timestamp) -> Result<(), QuotaExceeded> {
+        if now.after(CLOCK_TOLERANCE) < self.latest {
+            self.prune(now);
+        }
+        self.latest = self.latest.max(now);
+        let Err(bound) = self.has_room(id) else { return Ok(()) };
+        if now.since(self.pruned_at) >= PRUNE_INTERVAL {
+            self.prune(now);
+            if self.has_room(id).is_ok() {
+                return Ok(());
+            }
+        }
+        let own = self.by_identity.get(id).map(|leaves| &leaves.counted[..]).unwrap_or_default();
+        let first_expiry = own.iter().map(|leaf| leaf.expires).min().unwrap_or(now);
+        let retry_after = first_expiry.since(now).max(PRUNE_INTERVAL);
+        Err(QuotaExceeded { bound, retry_after })
+    }
+
     /// Records a leaf of this SPIFFE ID.
     pub fn add(&mut self, id: &str, leaf: LeafRecord, now: Timestamp) -> Result<(), QuotaExceeded> {
-        let count = self.by_identity.get(id).map_or(0, Vec::len);
-        if count >= MAX_PER_IDENTITY || self.total >= MAX_TOTAL {
-            self.ensure_capacity(id, now)?;
-        }
-        match self.by_identity.get_mut(id) {
-            Some(leaves) => leaves.push(leaf),
-            None => drop(self.by_identity.insert(id.into(), vec![leaf])),
-        }
-        self.total += 1;
+        self.check(id, now)?;
+        let share = self.share();
+        let leaves = match self.by_identity.get_mut(id) {
+            Some(leaves) => leaves,
+            None => self.by_identity.entry(id.into()).or_default(),
+        };
+        self.totals.beyond_shares += usize::from(leaves.counted.len() >= share);
+        self.totals.counted += 1;
+        leaves.counted.push(leaf);
         self.dirty = true;
         Ok(())
     }
 
-    /// The number of recorded leaves of an identity. Some of them may have expired.
+    /// The number of recorded leaves of an identity that count. Some of them may have expired.
     pub fn count_for(&self, id: &str) -> usize {
-        self.by_identity.get(id).map_or(0, Vec::len)
+        self.by_identity.get(id).map_or(0, |leaves| leaves.counted.len())
     }
 
     /// Whether a leaf is recorded, by its serial number in hexadecimal.
@@ -128,129 +155,252 @@ impl IssuedCertificates {
             .is_some_and(|leaves| leaves.iter().rev().any(|leaf| leaf.serial[..] == serial))
     }
 
-    fn ensure_capacity(&mut self, id: &str, now: Timestamp) -> Result<(), QuotaExceeded> {
-        self.prune(now);
-        let per_identity = self.by_identity.get(id).map_or(0, Vec::len) >= MAX_PER_IDENTITY;
-        if !per_identity && self.total < MAX_TOTAL {
-            return Ok(());
-        }
-        let candidates = self
-            .by_identity
-            .iter()
-            .filter(|(owner, _)| !per_identity || ***owner == *id)
-            .flat_map(|(_, leaves)| leaves);
-        let earliest_expiry = candidates.map(|leaf| leaf.expires).min().unwrap_or(now);
-        Err(QuotaExceeded { per_identity, retry_after: earliest_expiry.since(now) })
+    fn share(&self) -> usize {
+        quota::share(self.registered)
     }
 
-    /// Drops expired leaves.
+    fn has_room(&self, id: &str) -> Result<(), BoundReached> {
+        let Totals { counted, beyond_shares, .. } = self.totals;
+        quota::has_room(self.count_for(id), self.share(), counted, beyond_shares)
+    }
+
+    /// Drops expired leaves, and divides the others by whether they count now.
     fn prune(&mut self, now: Timestamp) {
+        let horizon = now.after(self.max_lifetime + CLOCK_TOLERANCE);
         self.by_identity.retain(|_, leaves| {
-            leaves.retain(|leaf| leaf.expires > now);
+            leaves.update(now, horizon);
             !leaves.is_empty()
         });
-        self.total = self.by_identity.values().map(Vec::len).sum();
+        self.count();
+        (self.latest, self.pruned_at) = (now, now);
+        let excess = (self.totals.counted + self.totals.ahead).saturating_sub(MAX_RECORDED);
+        if excess > 0 {
+            self.drop_furthest_ahead(excess);
+        }
     }
 
-    /// The leaves of each SPIFFE ID for which `is_registered` is false.
-    pub fn orphaned(&self, is_registered: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
-        let orphans = self.by_identity.iter().filter(|(id, _)| !is_registered(id));
-        orphans.map(|(id, leaves)| (id.clone(), leaves.clone())).collect()
+    /// Drops leaves that expire last, of a clock that was ahead. Their revocation becomes impossible; they are
+    /// valid only when that time has come.
+    fn drop_furthest_ahead(&mut self, excess: usize) {
+        let mut expiries: Vec<Timestamp> = self
+            .by_identity
+            .values()
+            .flat_map(|leaves| leaves.ahead.iter().map(|leaf| leaf.expires))
+            .collect();
+        expiries.sort_unstable();
+        let Some(cutoff) = expiries.len().checked_sub(excess).and_then(|at| expiries.get(at)).copied() else {
+            return;
+        };
+        for leaves in self.by_identity.values_mut() {
+            leaves.ahead.retain(|leaf| leaf.expires < cutoff);
+        }
+        self.count();
+        tracing::warn!(
+            "{} certificates that were issued while the clock was ahead are no longer remembered: they cannot \
+             be revoked, and become valid at {cutoff} at the earliest",
+            expiries.len() - self.totals.ahead
+        );
+    }
+
+    fn count(&mut self) {
+        let share = self.share();
+        let mut totals = Totals::default();
+        for leaves in self.by_identity.values() {
+            totals.counted += leaves.counted.len();
+            totals.ahead += leaves.ahead.len();
+            totals.beyond_shares += leaves.counted.len().saturating_sub(share);
+        }
+        self.totals = totals;
+    }
+
+    /// The leaves of each SPIFFE ID for which `is_orphan` holds.
+    pub fn orphaned(
+        &self,
+        is_orphan: impl Fn(&str, &LeafRecord) -> bool,
+    ) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
+        let orphans = self.by_identity.iter().map(|(id, leaves)| {
+            let orphans = leaves.iter().filter(|leaf| is_orphan(id, leaf)).copied();
+            (id.clone(), orphans.collect::<Vec<_>>())
+        });
+        orphans.filter(|(_, leaves)| !leaves.is_empty()).collect()
     }
 
     /// Drops these leaves. Those of the same identity that were added meanwhile stay.
     pub fn remove(&mut self, id: &str, removed: &[LeafRecord]) {
         let Some(leaves) = self.by_identity.get_mut(id) else { return };
-        let before = leaves.len();
-        leaves.retain(|leaf| !removed.contains(leaf));
-        self.total -= before - leaves.len();
+        leaves.counted.retain(|leaf| !removed.contains(leaf));
+        leaves.ahead.retain(|leaf| !removed.contains(leaf));
         self.dirty = true;
         if leaves.is_empty() {
             self.by_identity.remove(id);
         }
-    }
-}
-
-impl IssuedCertificatesFile {
-    /// Writes `leaves.json`, which is on disk when this returns. Blocking.
-    pub fn write(&self, dir: &Path) -> Result<(), store::Error> {
-        store::write(&dir.join(FILE_NAME), VERSION, self)
-    }
-}
-
-impl LeafRecord {
-    fn to_bytes(self) -> Vec<u8> {
-        [&self.serial[..], &self.expires.as_secs().to_be_bytes(), &self.ca_tag].concat()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<LeafRecord> {
-        let (serial, rest) = bytes.split_first_chunk::<16>()?;
-        let (expires, ca_tag) = rest.split_first_chunk::<8>()?;
-        let expires = Timestamp::from_secs(u64::from_be_bytes(*expires));
-        Some(LeafRecord { serial: *serial, expires, ca_tag: ca_tag.try_into().ok()? })
+        self.count();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::quota::{MAX_BEYOND_SHARES, MAX_COUNTED, MAX_PER_IDENTITY, RESERVED};
     use super::*;
+    use crate::agents::MatchTag;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-    fn leaf(n: usize, lifetime: u64) -> LeafRecord {
+    fn issued(registered: usize) -> IssuedCertificates {
+        let mut issued = IssuedCertificates::new(HOUR);
+        issued.set_registered(registered);
+        issued
+    }
+
+    fn leaf_at(now: Timestamp, n: usize, lifetime: u64) -> LeafRecord {
         let mut serial = [0; 16];
         serial[..8].copy_from_slice(&n.to_be_bytes());
-        LeafRecord { serial, expires: NOW.after(Duration::from_secs(lifetime)), ca_tag: *b"ca 1" }
+        let expires = now.after(Duration::from_secs(lifetime));
+        LeafRecord { serial, expires, ca_tag: *b"ca 1", match_tag: MatchTag::from_bytes([0, 0, 0, n as u8]) }
+    }
+
+    fn leaf(n: usize, lifetime: u64) -> LeafRecord {
+        leaf_at(NOW, n, lifetime)
+    }
+
+    /// Adds leaves until the identity gets no more; their number.
+    fn exhaust(issued: &mut IssuedCertificates, id: &str, now: Timestamp) -> usize {
+        (0..).take_while(|n| issued.add(id, leaf_at(now, *n, 3600), now).is_ok()).count()
     }
 
     #[test]
     fn identity_over_quota_waits_for_its_first_expiry_without_affecting_others() {
-        let mut issued = IssuedCertificates::default();
+        let mut issued = issued(2);
         for n in 0..MAX_PER_IDENTITY {
-            issued.add("a", leaf(n, 100 + n as u64), NOW).unwrap();
+            issued.add("a", leaf(n, 100 + n as u64 % 3000), NOW).unwrap();
         }
         let exceeded = issued.add("a", leaf(0, 9), NOW).unwrap_err();
-        assert_eq!(exceeded, QuotaExceeded { per_identity: true, retry_after: Duration::from_secs(100) });
+        assert_eq!(
+            exceeded,
+            QuotaExceeded { bound: BoundReached::OfIdentity, retry_after: Duration::from_secs(100) }
+        );
         issued.add("b", leaf(0, 9), NOW).unwrap();
         issued.add("a", leaf(0, 9), NOW.after(Duration::from_secs(101))).unwrap();
     }
 
+    /// However many identities take all they can, each registered one gets its share.
     #[test]
-    fn total_is_bounded() {
-        let mut issued = IssuedCertificates::default();
-        for n in 0..MAX_TOTAL {
-            issued.add(&(n % 100).to_string(), leaf(n, 100), NOW).unwrap();
+    fn no_set_of_identities_keeps_another_from_its_share() {
+        for (registered, hogs, share, at_least) in [
+            (9, 8, 2275, 2275),
+            (100, 99, 204, 204),
+            (1000, 8, 20, 500),
+            (1000, 999, 20, 20),
+            (10_000, 9_999, 2, 2),
+        ] {
+            let mut issued = issued(registered);
+            assert_eq!(issued.share(), share);
+            for hog in 0..hogs {
+                assert!(exhaust(&mut issued, &format!("hog {hog}"), NOW) >= share, "{registered}: {hog}");
+            }
+            let got = exhaust(&mut issued, "another", NOW);
+            assert!(got >= at_least, "{registered} registered, {hogs} take all they can: {got}");
+            let exceeded = issued.check("another", NOW).unwrap_err();
+            assert_eq!(exceeded.retry_after, HOUR);
+            assert!(issued.totals.counted <= RESERVED + MAX_BEYOND_SHARES, "{:?}", issued.totals);
         }
-        assert!(!issued.add("new", leaf(0, 9), NOW).unwrap_err().per_identity);
-        issued.add("new", leaf(0, 300), NOW.after(Duration::from_secs(200))).unwrap();
-        assert_eq!(issued.total, 1);
+    }
+
+    #[test]
+    fn agents_that_are_added_later_get_their_share_too() {
+        let mut issued = issued(8);
+        let taken: usize = (0..8).map(|hog| exhaust(&mut issued, &format!("hog {hog}"), NOW)).sum();
+        assert!(taken > 30_000, "{taken}");
+        issued.set_registered(1008);
+        for new in 0..1000 {
+            assert_eq!(exhaust(&mut issued, &format!("new {new}"), NOW), 20, "{new}");
+        }
+        assert!(issued.totals.counted <= MAX_COUNTED, "{:?}", issued.totals);
+    }
+
+    #[test]
+    fn leaves_of_a_clock_that_was_ahead_do_not_count_and_can_be_revoked() {
+        let mut issued = issued(1);
+        let ahead = NOW.after(YEAR * 3);
+        assert_eq!(exhaust(&mut issued, "a", ahead), MAX_PER_IDENTITY);
+        // The clock is right again.
+        assert_eq!(exhaust(&mut issued, "a", NOW), MAX_PER_IDENTITY, "none of them counts");
+        assert_eq!(issued.count_for("a"), MAX_PER_IDENTITY);
+        assert_eq!(issued.orphaned(|_, _| true)[0].1.len(), 2 * MAX_PER_IDENTITY);
+        // As the file stores no time of issue, the first request after a restart decides again.
+        let dir = tempfile::tempdir().unwrap();
+        issued.take_changes(NOW).unwrap().write(dir.path()).unwrap();
+        let mut read = IssuedCertificates::new(HOUR);
+        read.read(dir.path()).unwrap();
+        assert_eq!(exhaust(&mut read, "a", NOW.after(HOUR)), MAX_PER_IDENTITY);
+        // When their time has come, they count.
+        assert!(read.check("a", ahead).is_err());
+        // A clock that is behind makes all of them leaves of the future, and drops none.
+        read.check("a", Timestamp::from_secs(1000)).unwrap();
+        assert_eq!((read.totals.counted, read.totals.ahead), (0, MAX_PER_IDENTITY));
+    }
+
+    #[test]
+    fn leaves_of_clocks_that_were_ahead_are_bounded() {
+        let mut issued = issued(1000);
+        for jump in (1..=12).rev() {
+            let now = NOW.after(YEAR * jump);
+            for hog in 0..8 {
+                exhaust(&mut issued, &format!("hog {hog}"), now);
+            }
+        }
+        assert!(exhaust(&mut issued, "another", NOW) >= 500);
+        issued.prune(NOW);
+        assert!(issued.totals.counted + issued.totals.ahead <= MAX_RECORDED, "{:?}", issued.totals);
+        assert!(issued.totals.ahead > 40_000, "{:?}", issued.totals);
     }
 
     #[test]
     fn full_file_round_trips_and_fits_the_state_file_limit() {
         let dir = tempfile::tempdir().unwrap();
-        let mut issued = IssuedCertificates::default();
-        for n in 0..MAX_TOTAL {
-            let id = format!("spiffe://{}/{}", "d".repeat(100), n % 10_000);
-            issued.add(&id, leaf(n, 100), NOW).unwrap();
+        let mut issued = issued(10_000);
+        for n in 0..MAX_RECORDED {
+            let id = format!("spiffe://{}/{:05}", "d".repeat(112), n % 10_000);
+            let leaves = issued.by_identity.entry(id.as_str().into()).or_default();
+            leaves.counted.push(leaf(n, 100));
         }
+        issued.count();
+        issued.dirty = true;
         issued.take_changes(NOW).unwrap().write(dir.path()).unwrap();
         assert!(issued.take_changes(NOW).is_none());
-        let read = IssuedCertificates::read(dir.path()).unwrap();
-        assert_eq!((read.total, &read.by_identity), (MAX_TOTAL, &issued.by_identity));
-        assert_eq!(IssuedCertificates::read(&dir.path().join("none")).unwrap().total, 0);
+        let mut read = IssuedCertificates::new(HOUR);
+        read.read(dir.path()).unwrap();
+        assert_eq!(read.totals.counted, MAX_RECORDED);
+        for (id, leaves) in &issued.by_identity {
+            assert_eq!(read.by_identity[id].counted, leaves.counted);
+        }
+        let mut empty = IssuedCertificates::new(HOUR);
+        empty.read(&dir.path().join("none")).unwrap();
+        assert_eq!(empty.totals, Totals::default());
+    }
+
+    #[test]
+    fn leaves_of_one_identity_are_orphaned_one_by_one() {
+        let mut issued = issued(1);
+        issued.add("a", leaf(1, 100), NOW).unwrap();
+        issued.add("a", leaf(2, 100), NOW).unwrap();
+        let orphans = issued.orphaned(|_, leaf| leaf.match_tag == MatchTag::from_bytes([0, 0, 0, 1]));
+        assert_eq!(orphans, [("a".into(), vec![leaf(1, 100)])]);
     }
 
     #[test]
     fn remove_keeps_records_added_meanwhile() {
-        let mut issued = IssuedCertificates::default();
+        let mut issued = issued(2);
         issued.add("a", leaf(1, 100), NOW).unwrap();
         issued.add("b", leaf(2, 100), NOW).unwrap();
-        let orphans = issued.orphaned(|id| id == "b");
+        let orphans = issued.orphaned(|id, _| id != "b");
         assert_eq!(orphans, [("a".into(), vec![leaf(1, 100)])]);
         issued.add("a", leaf(3, 100), NOW).unwrap();
         issued.remove("a", &orphans[0].1);
-        assert_eq!(issued.orphaned(|_| false).len(), 2);
-        assert_eq!(issued.by_identity["a"], [leaf(3, 100)]);
+        assert_eq!(issued.orphaned(|_, _| true).len(), 2);
+        assert_eq!(issued.by_identity["a"].counted, [leaf(3, 100)]);
+        assert_eq!(issued.totals, Totals { counted: 2, ahead: 0, beyond_shares: 0 });
     }
 }

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::crl::CrlFields;
 use super::csr::SubjectKey;
 use super::error::Error;
-use super::issued::{CaTag, LeafRecord};
+use super::issued_file::{CaTag, LeafRecord};
 use crate::clock::{Timestamp, jitter};
 use crate::issue::IssuingKey;
 use crate::verify::x509::{
@@ -207,7 +207,7 @@ impl IssuingCa {
             alt_names: &SubjectAltName(vec![uri_name(id)?]),
         };
         let certificate = self.sign(&fields.to_tbs_der()?)?;
-        Ok((certificate, LeafRecord { serial, expires: not_after, ca_tag: self.tag() }))
+        Ok((certificate, LeafRecord { serial, expires: not_after, ca_tag: self.tag(), match_tag: None }))
     }
 
     /// Signs a CRL (DER) that is valid until this CA expires.

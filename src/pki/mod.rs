@@ -23,7 +23,9 @@ mod csr;
 mod error;
 mod host_ca;
 mod issued;
+mod issued_file;
 mod issuing_ca;
+mod quota;
 mod root_ca;
 mod svid;
 
@@ -32,5 +34,5 @@ pub use certificate_issuer::{CaReport, CaSnapshot, CertificateIssuer, Certificat
 pub use csr::{CsrError, SubjectKey};
 pub use error::Error;
 pub use host_ca::{CaChange, HostCa};
-pub use issued::{CaTag, LeafRecord};
+pub use issued_file::{CaTag, LeafRecord};
 pub use svid::IssuedX509Svid;

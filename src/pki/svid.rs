@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::issued::LeafRecord;
+use super::issued_file::LeafRecord;
 use crate::clock::Timestamp;
 use crate::policy::IdentityPermit;
 

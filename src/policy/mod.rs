@@ -10,7 +10,7 @@ mod jwt_svid;
 mod rate_limit;
 mod refusal;
 
-pub use admin::AdminPolicy;
+pub use admin::{AdminGroupProblem, AdminPolicy};
 pub use decision::{IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use rate_limit::{Limiter, Rate, RateLimitKey, RateLimited};

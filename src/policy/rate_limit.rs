@@ -83,19 +83,31 @@ impl Limiter {
     pub fn take(&self, key: RateLimitKey, now: Instant) -> Result<(), RateLimited> {
         let rate = self.rate_of(&key);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= MAX_BUCKETS {
-            buckets.retain(|key, bucket| {
-                let rate = self.rate_of(key);
-                bucket.tokens_at(rate, now) < f64::from(rate.burst)
-            });
-            // Only an attack by thousands of uids uses all buckets at once. Clearing them bounds the memory.
-            if buckets.len() >= MAX_BUCKETS {
-                buckets.clear();
-            }
+        if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(&key) {
+            self.make_room(&mut buckets, now);
         }
-        let full =
-            TokenBucket { tokens: f64::from(rate.burst), updated_at: now, last_logged: None, suppressed: 0 };
-        buckets.entry(key).or_insert(full).take(rate, now)
+        buckets.entry(key).or_insert(TokenBucket::full(rate, now)).take(rate, now)
+    }
+
+    /// Drops full buckets. The numbers of their refusals go to the bucket of unknown callers' records, so
+    /// that a later record has them.
+    fn make_room(&self, buckets: &mut HashMap<RateLimitKey, TokenBucket>, now: Instant) {
+        let mut unlogged = 0;
+        buckets.retain(|key, bucket| {
+            let rate = self.rate_of(key);
+            let is_full = bucket.tokens_at(rate, now) >= f64::from(rate.burst);
+            unlogged += if is_full { bucket.suppressed } else { 0 };
+            !is_full
+        });
+        // Only an attack by thousands of uids uses all buckets at once. Clearing them bounds the memory. Two
+        // buckets can follow: that of the numbers and that of the request.
+        if buckets.len() + 2 > MAX_BUCKETS {
+            unlogged += buckets.drain().map(|(_, bucket)| bucket.suppressed).sum::<u64>();
+        }
+        if unlogged > 0 {
+            let full = TokenBucket::full(UNKNOWN_CALLER_RECORD_RATE, now);
+            buckets.entry(RateLimitKey::UnknownCallerRecords).or_insert(full).suppressed += unlogged;
+        }
     }
 
     fn rate_of(&self, key: &RateLimitKey) -> Rate {
@@ -110,6 +122,10 @@ impl Limiter {
 }
 
 impl TokenBucket {
+    fn full(rate: Rate, now: Instant) -> TokenBucket {
+        TokenBucket { tokens: f64::from(rate.burst), updated_at: now, last_logged: None, suppressed: 0 }
+    }
+
     fn tokens_at(&self, rate: Rate, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(self.updated_at).as_secs_f64();
         (self.tokens + elapsed * f64::from(rate.per_second)).min(f64::from(rate.burst))
@@ -159,6 +175,25 @@ mod tests {
             limiter.take(agent("a"), later).unwrap();
         }
         assert_eq!(limiter.take(agent("a"), later).unwrap_err().unlogged, Some(2));
+    }
+
+    #[test]
+    fn dropped_buckets_lose_no_counted_refusals() {
+        let rate = Rate { per_second: 1, burst: 1 };
+        let limiter = Limiter::new(rate, rate, rate);
+        let start = Instant::now();
+        let mut counted = 0;
+        for uid in 0..40_000 {
+            // Half of the buckets are full again when room is needed.
+            let now = start + Duration::from_secs(u64::from(uid % 2) * 1000);
+            limiter.take(RateLimitKey::UnknownUid(uid), now).unwrap();
+            assert_eq!(limiter.take(RateLimitKey::UnknownUid(uid), now).unwrap_err().unlogged, Some(0));
+            assert_eq!(limiter.take(RateLimitKey::UnknownUid(uid), now).unwrap_err().unlogged, None);
+            counted += 1;
+        }
+        let buckets = limiter.buckets.lock().unwrap();
+        assert!(buckets.len() <= MAX_BUCKETS);
+        assert_eq!(buckets.values().map(|bucket| bucket.suppressed).sum::<u64>(), counted);
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! Administrators: who they are, the agents that they see, and the audit log.
 
+use std::future::Future;
+use std::time::Instant;
+
+use super::command_budget::{AdminClass, StateCommand};
 use super::error::{AdminError, RequestError};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use crate::audit;
+use crate::error_class::ErrorClass;
 use crate::peer::{Peer, PeerLookup};
-use crate::policy::{ErrorCode, RateLimitKey};
+use crate::policy::{AdminGroupProblem, ErrorCode, RateLimitKey};
 use crate::wire::admin::{Agent, AuditResponse, MAX_AUDIT_RECORDS};
 
 /// A caller that may administer: root, a member of the admin group, or the user of a development host. Only
@@ -46,7 +51,14 @@ impl IdentityService {
                 return Ok(Admin { peer });
             }
             self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(&peer))?;
-            let description = "the admin socket is for root and the admin group";
+            if self.deps.admin_policy.group_number() == Err(AdminGroupProblem::Unknown) {
+                let description = "the admin group cannot be looked up now; try again, or use sudo";
+                return Err(Rejection::new(ErrorCode::TemporarilyUnavailable, description, &peer));
+            }
+            let description = match peer.has_too_many_groups() {
+                false => "the admin socket is for root and the admin group",
+                true => "this process is in too many groups to be recognized as a member of the admin group",
+            };
             Err(Rejection::new(ErrorCode::AccessDenied, description, &peer))
         });
         match authenticated {
@@ -73,6 +85,35 @@ impl IdentityService {
                 Rejection::new(ErrorCode::AccessDenied, description, peer)
             });
         Err(self.record_rejection(rejection).await)
+    }
+
+    /// Carries out a command that changes protected state, if it is within its bound. One that was refused for
+    /// its content, or did not fit the state, changed nothing and does not count, nor does one whose result did
+    /// not (`changed`).
+    pub(super) async fn within_budget<T>(
+        &self,
+        admin: &Admin,
+        command: StateCommand,
+        work: impl Future<Output = Result<T, AdminError>>,
+        changed: impl Fn(&T) -> bool,
+    ) -> Result<T, AdminError> {
+        let counted = self.command_budget.take(command, self.admin_class(admin), Instant::now())?;
+        let result = work.await;
+        let counts = match &result {
+            Ok(outcome) => changed(outcome),
+            Err(e) => !matches!(e.class(), ErrorClass::BadRequest | ErrorClass::Conflict),
+        };
+        if !counts {
+            self.command_budget.refund(counted);
+        }
+        result
+    }
+
+    pub(super) fn admin_class(&self, admin: &Admin) -> AdminClass {
+        match self.deps.admin_policy.is_owner(&admin.peer) {
+            true => AdminClass::Root,
+            false => AdminClass::Group,
+        }
     }
 
     /// The registered agents, in alphabetical order.

@@ -46,7 +46,7 @@ impl IdentityService {
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
         let tpm = self.deps.tpm.borrow().clone();
         let tpm = tpm.ok_or_else(|| reject(ErrorCode::TemporarilyUnavailable, "the TPM is starting"))?;
-        let slot = self.deps.evidence_slots.acquire().await.ok_or_else(|| {
+        let slot = self.deps.evidence_slots.acquire(agent.name(), peer.uid).await.ok_or_else(|| {
             let description = "as many callers as allowed are receiving evidence; ask again later";
             let mut rejection = reject(ErrorCode::TemporarilyUnavailable, description);
             rejection.refusal.retry_after = Some(EVIDENCE_RETRY_DELAY);

@@ -1,13 +1,17 @@
 //! Identifies callers: the peer, the agents that it matches, and their rates.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::RequestError;
 use super::identity_service::IdentityService;
-use super::rejection::Rejection;
-use crate::agents::{AuthenticatedAgent, IdentifyError};
+use super::rejection::{Recording, Rejection};
+use crate::agents::{AuthenticatedAgent, Identification, IdentifyError};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
+
+/// When a caller may ask again whose user or group could not be looked up: failed lookups are repeated after
+/// this time.
+const UNRESOLVED_RETRY: Duration = Duration::from_secs(5);
 
 impl IdentityService {
     /// Every agent that the caller matches, in alphabetical order of their names: the first is its default
@@ -37,7 +41,7 @@ impl IdentityService {
     pub async fn require_agent(&self, lookup: PeerLookup) -> Result<(), RequestError> {
         let matched = async {
             let peer = self.require_peer(lookup)?;
-            self.match_all(&peer).await
+            self.matching_agents(&peer).await
         };
         match matched.await {
             Ok(_) => Ok(()),
@@ -59,54 +63,63 @@ impl IdentityService {
         peer: &Peer,
         requested_agent: Option<&str>,
     ) -> Result<AuthenticatedAgent, Rejection> {
-        match self.deps.agents.identify(peer, requested_agent, self.deps.posture.ima_digests()).await {
-            Ok(agent) => {
-                self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(peer))
-                    .map_err(|rejection| rejection.with_agent(&agent))?;
-                Ok(agent)
-            }
-            Err(error) => {
-                self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
-                let code = match error {
-                    IdentifyError::NoMatch
-                    | IdentifyError::AgentMismatch(_)
-                    | IdentifyError::Unmeasured { .. } => ErrorCode::InvalidClient,
-                    IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,
-                };
-                Err(Rejection::new(code, error.to_string(), peer))
-            }
-        }
+        let (identification, is_counted) = self.compare(peer).await?;
+        let agent = identification
+            .one(requested_agent)
+            .or_else(|error| self.unidentified(peer, error, is_counted))?;
+        self.check_agent_rate(&agent)?;
+        Ok(agent)
     }
 
     /// Every agent that the peer matches, each within its rate.
     pub(super) async fn identify_all(&self, peer: &Peer) -> Result<Vec<AuthenticatedAgent>, Rejection> {
-        let agents = self.match_all(peer).await?;
-        for agent in &agents {
-            self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(peer))
-                .map_err(|rejection| rejection.with_agent(agent))?;
-        }
+        let agents = self.matching_agents(peer).await?;
+        agents.iter().try_for_each(|agent| self.check_agent_rate(agent))?;
         Ok(agents)
     }
 
-    /// Every agent that the peer matches. A peer that matches none is within the rate of its uid.
-    async fn match_all(&self, peer: &Peer) -> Result<Vec<AuthenticatedAgent>, Rejection> {
-        match self.deps.agents.identify_all(peer, self.deps.posture.ima_digests()).await {
-            Ok(agents) => Ok(agents),
-            Err(error) => {
-                self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
-                Err(Rejection::new(ErrorCode::InvalidClient, error.to_string(), peer))
-            }
-        }
+    /// The first agent by name that the peer matches, within its rate, for requests whose answer is the same
+    /// for each.
+    pub(super) async fn identify_any(&self, peer: &Peer) -> Result<AuthenticatedAgent, Rejection> {
+        let agent = self.matching_agents(peer).await?.swap_remove(0);
+        self.check_agent_rate(&agent)?;
+        Ok(agent)
     }
 
-    /// The first agent by name that the peer matches, for requests whose answer is the same for each.
-    pub(super) async fn identify_any(&self, peer: &Peer) -> Result<AuthenticatedAgent, Rejection> {
-        let ima_digests = self.deps.posture.ima_digests();
-        let first_match = match self.deps.agents.identify(peer, None, ima_digests).await {
-            Err(IdentifyError::Ambiguous(mut names)) if !names.is_empty() => Some(names.swap_remove(0)),
-            _ => None,
-        };
-        self.identify(peer, first_match.as_deref()).await
+    /// Every agent that the peer matches, at least one, sorted by name. The caller checks their rates.
+    pub(super) async fn matching_agents(&self, peer: &Peer) -> Result<Vec<AuthenticatedAgent>, Rejection> {
+        let (identification, is_counted) = self.compare(peer).await?;
+        identification.all().or_else(|error| self.unidentified(peer, error, is_counted))
+    }
+
+    pub(super) fn check_agent_rate(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
+        self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(agent.peer()))
+            .map_err(|rejection| rejection.with_agent(agent))
+    }
+
+    /// Compares the peer with the agents. A peer that is not yet known to be an agent counts against the rate
+    /// of its uid before the comparison waits for anything; whether it did is the second value.
+    async fn compare(&self, peer: &Peer) -> Result<(Identification, bool), Rejection> {
+        let candidates = self.deps.agents.candidates(peer);
+        let is_counted = candidates.has_to_wait();
+        if is_counted {
+            self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
+        }
+        let identification = self.deps.agents.identify(candidates, self.deps.posture.ima_digests()).await;
+        Ok((identification, is_counted))
+    }
+
+    /// Refuses a peer that is no agent, within the rate of its uid.
+    fn unidentified<T>(&self, peer: &Peer, error: IdentifyError, is_counted: bool) -> Result<T, Rejection> {
+        if !is_counted {
+            self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(peer))?;
+        }
+        let code = error_code(&error);
+        let mut rejection = Rejection::new(code, error.to_string(), peer);
+        if matches!(error, IdentifyError::Unresolved { .. }) {
+            rejection.refusal.retry_after = Some(UNRESOLVED_RETRY);
+        }
+        Err(rejection)
     }
 
     pub(super) fn check_rate(&self, key: RateLimitKey, peer: Option<&Peer>) -> Result<(), Rejection> {
@@ -114,8 +127,24 @@ impl IdentityService {
             let mut refusal = Refusal::new(ErrorCode::SlowDown, "too many requests; ask again later");
             refusal.peer = peer.cloned();
             refusal.retry_after = Some(limited.retry_after);
-            refusal.suppressed = limited.unlogged.unwrap_or(0);
-            Rejection { refusal, log: limited.unlogged.is_some() }
+            let Some(unlogged) = limited.unlogged else {
+                return Rejection { refusal, recording: Recording::CountedByLimiter };
+            };
+            refusal.suppressed = unlogged;
+            refusal.into()
         })
+    }
+}
+
+fn error_code(error: &IdentifyError) -> ErrorCode {
+    match error {
+        IdentifyError::NoDigest { error, .. } if error.is_temporary() => ErrorCode::TemporarilyUnavailable,
+        IdentifyError::Unresolved { .. } => ErrorCode::TemporarilyUnavailable,
+        IdentifyError::NoMatch
+        | IdentifyError::AgentMismatch(_)
+        | IdentifyError::TooManyGroups { .. }
+        | IdentifyError::Unmeasured { .. }
+        | IdentifyError::NoDigest { .. } => ErrorCode::InvalidClient,
+        IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,
     }
 }

@@ -28,7 +28,7 @@ impl IdentityService {
     }
 
     /// An X.509-SVID with a key that the daemon generates, for an agent with an open stream. With
-    /// `denial_logged`, a refusal is not recorded, because the stream's previous refusal was.
+    /// `denial_logged`, a refusal is counted and not recorded, because the stream's previous refusal was.
     ///
     /// # Errors
     /// A refusal, also where the agent is no longer registered as it was when the stream identified it.
@@ -37,7 +37,7 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<IssuedX509Svid> {
-        let issue = || {
+        let issue = || -> Result<IssuedX509Svid, Rejection> {
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let now = self.deps.clock.now();
             Ok(self.deps.certificate_issuer.issue_for_stream(permit, issuer_state.host(), now)?)
@@ -48,9 +48,7 @@ impl IdentityService {
                 self.deps.certificate_issuer.cache_for_sharing(recorded.get());
                 Ok(recorded)
             }
-            Err(rejection) => {
-                Err(self.record_rejection(Rejection { log: !denial_logged, ..rejection }).await)
-            }
+            Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
         }
     }
 
@@ -77,15 +75,18 @@ impl IdentityService {
         let invalid =
             |description| Rejection::new(ErrorCode::InvalidRequest, description, &peer).with_agent(&agent);
         let request = request.map_err(|e| invalid(e.to_string()))?;
-        // The CSR's signature is verified only here: for registered agents within their rate.
-        let key = request.csr.as_deref().map(SubjectKey::from_csr).transpose();
-        let key = key.map_err(|e| invalid(e.to_string()))?;
         let posture = self.deps.posture.evaluate(BootTime::now());
         let permit = policy::decide_identity(agent.clone(), &posture)?;
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
-        let params = CertificateParams { key, ttl: request.ttl };
         let now = self.deps.clock.now();
+        // The CSR's signature is verified only here: for registered agents within their rate and quota.
+        if request.csr.is_some() {
+            self.deps.certificate_issuer.check_quota(&permit, issuer_state.host(), now)?;
+        }
+        let key = request.csr.as_deref().map(SubjectKey::from_csr).transpose();
+        let key = key.map_err(|e| invalid(e.to_string()))?;
+        let params = CertificateParams { key, ttl: request.ttl };
         Ok(self.deps.certificate_issuer.issue(permit, issuer_state.host(), params, now)?)
     }
 }

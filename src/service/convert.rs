@@ -67,10 +67,7 @@ impl From<Recorded<Introspection>> for IntrospectionResponse {
 
 impl From<&RequestError> for ErrorResponse {
     fn from(error: &RequestError) -> Self {
-        let peer = match error {
-            RequestError::Denied(refusal) => refusal.get().peer.as_deref(),
-            RequestError::AuditUnavailable(_) => None,
-        };
+        let peer = error.refusal().and_then(|refusal| refusal.peer.as_deref());
         let peer = peer.filter(|_| error.code() == ErrorCode::InvalidClient).map(Peer::from);
         ErrorResponse { peer, ..ErrorResponse::new(error.code().as_str(), error.description()) }
     }
@@ -202,6 +199,7 @@ impl From<issue::RotationResult> for RotateResponse {
             kid: result.kid,
             active_from: result.active_from,
             retired: result.retired,
+            destroyed_early: result.destroyed_early,
         }
     }
 }
@@ -213,6 +211,7 @@ impl From<CertificateReport> for HostCertificate {
             issuer: report.issuer,
             not_before: report.not_before,
             not_after: report.not_after,
+            signing_root_sha256: report.signing_root_sha256,
         }
     }
 }

@@ -36,13 +36,23 @@ impl IdentityService {
     /// # Errors
     /// [`NotReady`] until the issuing keys are loaded and the CA has a root.
     pub fn bundle_document(&self) -> Result<Bytes, NotReady> {
+        let not_ready = || NotReady(ISSUER_NOT_READY.into());
+        let issuer_state = self.deps.issuer.state().ok_or_else(not_ready)?;
+        let token_keys = &issuer_state.documents().spiffe_bundle;
+        // Read before the roots, so that a document of older roots is not kept under the new generation.
+        let ca_generation = self.deps.certificate_issuer.generation();
+        if let Some(document) = self.bundle_cache.get(token_keys, ca_generation) {
+            return Ok(document);
+        }
         let roots = self.deps.certificate_issuer.bundle();
+        if roots.is_empty() {
+            return Err(not_ready());
+        }
         let sequence = self.deps.certificate_issuer.changed_at().as_secs();
-        let issuer_state = self.deps.issuer.state().filter(|_| !roots.is_empty());
-        issuer_state
-            .and_then(|state| pki::bundle_document(&state.documents().spiffe_bundle, &roots, sequence))
-            .map(|document| document.to_string().into())
-            .ok_or_else(|| NotReady(ISSUER_NOT_READY.into()))
+        let document = pki::bundle_document(token_keys, &roots, sequence).ok_or_else(not_ready)?;
+        let document = Bytes::from(document.to_string());
+        self.bundle_cache.store(token_keys, ca_generation, &document);
+        Ok(document)
     }
 
     /// The roots of this trust domain, concatenated DER.

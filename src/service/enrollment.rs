@@ -6,6 +6,7 @@ use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
 use super::admin::{Admin, RootAdmin};
+use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
 use crate::audit::Event;
@@ -20,8 +21,13 @@ impl IdentityService {
     ///
     /// # Errors
     /// [`AdminError::NotReady`] until the issuer is ready; [`AdminError::Enrollment`];
-    /// [`AdminError::AuditUnavailable`]. This holds for each step.
+    /// [`AdminError::AuditUnavailable`]; [`AdminError::BudgetExceeded`]. This holds for each step.
     pub async fn create_enrollment_request(&self, admin: &Admin) -> Result<EnrollmentRequest, AdminError> {
+        let created = self.make_enrollment_request(admin);
+        self.within_budget(admin, StateCommand::RequestEnrollment, created, |_| true).await
+    }
+
+    async fn make_enrollment_request(&self, admin: &Admin) -> Result<EnrollmentRequest, AdminError> {
         let (issuer_state, tpm) = self.enrollment_deps()?;
         // The IMA list is long and serves verifiers of running software, not this operator.
         let logs = MeasurementLogs { boot: self.deps.event_log.clone(), ima: None };
@@ -42,6 +48,11 @@ impl IdentityService {
         admin: &Admin,
         challenge: &[u8],
     ) -> Result<ChallengeAnswer, AdminError> {
+        let answered = self.answer_challenge(admin, challenge);
+        self.within_budget(admin, StateCommand::AnswerChallenge, answered, |_| true).await
+    }
+
+    async fn answer_challenge(&self, admin: &Admin, challenge: &[u8]) -> Result<ChallengeAnswer, AdminError> {
         let (_, tpm) = self.enrollment_deps()?;
         let opened = match EnrollmentChallenge::parse(challenge) {
             Ok(challenge) => self.deps.enrollment.open_challenge(&tpm, &challenge).await,
@@ -80,25 +91,44 @@ impl IdentityService {
         self.record_step(Event::EnrollmentCredential, &description, opened.await).await
     }
 
-    /// Installs a certificate for the host key in place of the previous one.
+    /// Installs a certificate for the host key in place of the previous one. It may make a root of the
+    /// organization part of the host's trust bundle, or withdraw that.
     ///
     /// # Errors
     /// See [`IdentityService::create_enrollment_request`]; [`AdminError::InvalidRequest`].
     pub async fn install_certificate(
         &self,
-        admin: &Admin,
+        admin: &RootAdmin,
+        request: Result<InstallRequest, InvalidRequest>,
+    ) -> Result<HostCertificate, AdminError> {
+        let installed = self.install(admin, request);
+        self.within_budget(admin, StateCommand::InstallCertificate, installed, |_| true).await
+    }
+
+    async fn install(
+        &self,
+        admin: &RootAdmin,
         request: Result<InstallRequest, InvalidRequest>,
     ) -> Result<HostCertificate, AdminError> {
         let (issuer_state, tpm) = self.enrollment_deps()?;
         let installed = async {
-            let pem = request?.certificate;
+            let InstallRequest { certificate, root_sha256 } = request?;
             let (domain, now) = (&issuer_state.host().trust_domain, self.deps.clock.now());
-            let report = self.deps.enrollment.install(&tpm, pem.as_bytes(), domain, now).await?;
+            let (pem, root) = (certificate.as_bytes(), root_sha256.as_deref());
+            let report = self.deps.enrollment.install(&tpm, pem, root, domain, now).await?;
             Ok(HostCertificate::from(report))
         };
         let result: Result<HostCertificate, AdminError> = installed.await;
-        let issuer = result.as_ref().map_or("", |certificate| &certificate.issuer);
-        let description = format!("{} installed a certificate by {issuer} for the host key", admin.id());
+        let description = match &result {
+            Ok(HostCertificate { issuer, signing_root_sha256, .. }) => {
+                let signing = match signing_root_sha256 {
+                    Some(root) => format!("which lets it sign below the root with SHA-256 {root}"),
+                    None => "which does not let it sign".to_owned(),
+                };
+                format!("{} installed a certificate by {issuer} for the host key, {signing}", admin.id())
+            }
+            Err(_) => String::new(),
+        };
         self.record_step(Event::CertificateInstalled, &description, result).await
     }
 

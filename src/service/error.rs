@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use crate::audit::{AuditUnavailable, Recorded};
+use super::command_budget::BudgetExceeded;
+use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
 use crate::error_class::ErrorClass;
 use crate::issue::{self, KeyCommandError};
@@ -15,6 +16,9 @@ use crate::posture::PostureCommandError;
 pub enum RequestError {
     /// The request was refused, and the refusal recorded.
     Denied(Recorded<Refusal>),
+    /// The request was refused, as earlier ones of a flood or of the same stream, and a later record counts
+    /// the refusal.
+    DeniedUnrecorded(Counted<Refusal>),
     /// The audit log cannot be written, so nothing may be returned.
     AuditUnavailable(AuditUnavailable),
 }
@@ -50,6 +54,9 @@ pub enum AdminError {
     /// What was to be done could not be recorded.
     #[error(transparent)]
     AuditUnavailable(#[from] AuditUnavailable),
+    /// The command is beyond its bound for an hour or a day.
+    #[error(transparent)]
+    BudgetExceeded(#[from] BudgetExceeded),
     /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeyCommandError),
@@ -70,25 +77,29 @@ pub enum AdminError {
 impl RequestError {
     /// The error code of the response.
     pub fn code(&self) -> ErrorCode {
-        match self {
-            RequestError::Denied(refusal) => refusal.get().code,
-            RequestError::AuditUnavailable(_) => ErrorCode::TemporarilyUnavailable,
-        }
+        self.refusal().map_or(ErrorCode::TemporarilyUnavailable, |refusal| refusal.code)
     }
 
     /// When a repeated request can succeed.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            RequestError::Denied(refusal) => refusal.get().retry_after,
-            RequestError::AuditUnavailable(_) => None,
-        }
+        self.refusal().and_then(|refusal| refusal.retry_after)
     }
 
     /// One line for the caller.
     pub fn description(&self) -> String {
         match self {
             RequestError::Denied(refusal) => refusal.get().description.clone(),
+            RequestError::DeniedUnrecorded(refusal) => refusal.get().description.clone(),
             RequestError::AuditUnavailable(unavailable) => unavailable.to_string(),
+        }
+    }
+
+    /// The refusal, unless the request failed for another reason.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            RequestError::Denied(refusal) => Some(refusal.get()),
+            RequestError::DeniedUnrecorded(refusal) => Some(refusal.get()),
+            RequestError::AuditUnavailable(_) => None,
         }
     }
 }
@@ -107,6 +118,14 @@ impl InvalidRequest {
 }
 
 impl AdminError {
+    /// When a repeated request can succeed, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            AdminError::BudgetExceeded(exceeded) => Some(exceeded.retry_after),
+            _ => None,
+        }
+    }
+
     /// What the failure means for the administrator, whatever the request was.
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -114,6 +133,7 @@ impl AdminError {
                 ErrorClass::BadRequest
             }
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
+            AdminError::BudgetExceeded(_) => ErrorClass::Conflict,
             AdminError::Keys(error) => error.class(),
             AdminError::Posture(error) => error.class(),
             AdminError::Enrollment(error) => error.class(),

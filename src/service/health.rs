@@ -17,14 +17,16 @@ use crate::wire::host::Health;
 /// How much of its work the daemon can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceHealth {
-    /// Everything: the issuer is ready, the audit log can be written, the posture permits, and the TPM is
-    /// ready.
+    /// Everything: the issuer is ready, the audit log can be written, the posture permits, the TPM is ready,
+    /// and all workers run.
     Full,
+    /// Some workers do not run: the callers that they serve wait.
+    WithStalledWorkers,
     /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing,
     /// and keys do not rotate.
     WithoutTpm,
-    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, or the posture forbids
-    /// it.
+    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, the posture forbids it, or
+    /// no worker runs.
     NotIssuing,
 }
 
@@ -41,7 +43,9 @@ impl From<ServiceHealth> for Health {
     fn from(health: ServiceHealth) -> Health {
         match health {
             ServiceHealth::Full => Health::Ok,
-            ServiceHealth::WithoutTpm | ServiceHealth::NotIssuing => Health::Degraded,
+            ServiceHealth::WithStalledWorkers | ServiceHealth::WithoutTpm | ServiceHealth::NotIssuing => {
+                Health::Degraded
+            }
         }
     }
 }
@@ -52,10 +56,13 @@ impl IdentityService {
         let posture = self.deps.posture.evaluate(BootTime::now());
         let posture_permits = posture.posture == Posture::Accepted || posture.mode != PostureMode::Enforce;
         let audit_works = self.audit.health().write_error().is_none();
-        if self.deps.issuer.state().is_none() || !audit_works || !posture_permits {
+        let (workers, stalled) = (self.workers.total(), self.workers.stalled());
+        let no_worker_runs = stalled > 0 && stalled == workers;
+        if self.deps.issuer.state().is_none() || !audit_works || !posture_permits || no_worker_runs {
             return ServiceHealth::NotIssuing;
         }
         match self.deps.tpm_state.borrow().kind {
+            StateKind::Ready if stalled > 0 => ServiceHealth::WithStalledWorkers,
             StateKind::Ready => ServiceHealth::Full,
             _ => ServiceHealth::WithoutTpm,
         }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::bundle_cache::BundleCache;
+use super::command_budget::CommandBudget;
+use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
 use crate::clock::{Clock, Timestamp};
@@ -70,18 +73,34 @@ pub struct IdentityService {
     pub(super) deps: Arc<ServiceDeps>,
     /// As in `deps`, with the write mode of this clone.
     pub(super) audit: Audit,
+    pub(super) bundle_cache: Arc<BundleCache>,
     pub(super) started: Timestamp,
+    /// The administrators' commands that changed protected state.
+    pub(super) command_budget: Arc<CommandBudget>,
+    pub(super) workers: WorkerHealth,
 }
 
 impl IdentityService {
     /// A service on these components. `started` in its status is the time of this call.
     pub fn new(deps: ServiceDeps) -> IdentityService {
-        IdentityService { audit: deps.audit.clone(), started: deps.clock.now(), deps: Arc::new(deps) }
+        IdentityService {
+            audit: deps.audit.clone(),
+            started: deps.clock.now(),
+            bundle_cache: Arc::default(),
+            command_budget: Arc::default(),
+            workers: WorkerHealth::default(),
+            deps: Arc::new(deps),
+        }
     }
 
     /// The same service for a worker thread: it writes its own audit records while the disk keeps up.
     pub fn with_inline_audit(&self) -> IdentityService {
         IdentityService { audit: self.audit.with_inline_writes(), ..self.clone() }
+    }
+
+    /// Where the server reports workers that do not run.
+    pub fn worker_health(&self) -> &WorkerHealth {
+        &self.workers
     }
 
     /// The time of day.

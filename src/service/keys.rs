@@ -1,11 +1,13 @@
 //! Key commands: list, rotate, recovery key, recover, accept.
 
 use super::admin::{Admin, RootAdmin};
+use super::command_budget::{AdminClass, StateCommand};
 use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
+use crate::issue::RotationUrgency;
 use crate::keystore::RecoveryKey;
 use crate::wire::keys::{
-    Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse,
+    Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse, RotationOutcome,
 };
 
 impl IdentityService {
@@ -22,17 +24,29 @@ impl IdentityService {
         })
     }
 
-    /// Publishes the next issuing key, or lets it sign at once.
+    /// Publishes the next issuing key, or lets it sign at once. Root can always have it sign at once: a
+    /// rotation after a compromise is bounded neither in an hour nor by the number of retired keys.
     ///
     /// # Errors
-    /// [`AdminError::NotReady`] until the keys are loaded; [`AdminError::Keys`].
+    /// [`AdminError::NotReady`] until the keys are loaded; [`AdminError::BudgetExceeded`];
+    /// [`AdminError::Keys`].
     pub async fn rotate_keys(
         &self,
         admin: &Admin,
         request: RotateRequest,
     ) -> Result<RotateResponse, AdminError> {
         self.ready_issuer()?;
-        Ok(self.deps.key_admin.rotate(request.now, admin.id()).await?.into())
+        let urgency = match (request.now, self.admin_class(admin)) {
+            (true, AdminClass::Root) => {
+                let emergency = RotationUrgency::Emergency;
+                return Ok(self.deps.key_admin.rotate(emergency, admin.id()).await?.into());
+            }
+            (true, AdminClass::Group) => RotationUrgency::Immediate,
+            (false, _) => RotationUrgency::Planned,
+        };
+        let rotated = async { Ok(self.deps.key_admin.rotate(urgency, admin.id()).await?.into()) };
+        let changed = |response: &RotateResponse| response.outcome != RotationOutcome::AlreadyPublished;
+        self.within_budget(admin, StateCommand::RotateKeys, rotated, changed).await
     }
 
     /// Makes a recovery key and invalidates the previous one. This is the only time that the key is returned.
@@ -40,8 +54,11 @@ impl IdentityService {
     /// # Errors
     /// [`AdminError::Keys`].
     pub async fn create_recovery_key(&self, admin: &RootAdmin) -> Result<RecoveryKeyResponse, AdminError> {
-        let key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
-        Ok(RecoveryKeyResponse { recovery_key: key })
+        let created = async {
+            let key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
+            Ok(RecoveryKeyResponse { recovery_key: key })
+        };
+        self.within_budget(admin, StateCommand::CreateRecoveryKey, created, |_| true).await
     }
 
     /// Opens the keystore with the recovery key and seals it to this TPM as it is now.

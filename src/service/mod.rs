@@ -10,13 +10,16 @@
 //!
 //! [`IdentityService`] has one method for each request of the three sockets. It is the only module that `api`
 //! calls. Each step takes a type that only the step before it can make: [`Peer`] from the kernel, a permit
-//! from `policy`, a [`Recorded`] from `audit`. No method blocks its thread: work on files runs on the
-//! runtime's blocking threads, and the TPM and the audit log have threads of their own behind bounded queues.
+//! from `policy`, a [`Recorded`] from `audit`, or a [`Counted`] for a refusal without a record of its own. No
+//! method blocks its thread: work on files runs on the runtime's blocking threads, and the TPM and the audit
+//! log have threads of their own behind bounded queues.
 
 mod admin;
 mod attest;
 mod authenticate;
+mod bundle_cache;
 mod certificates;
+mod command_budget;
 mod convert;
 mod documents;
 mod enrollment;
@@ -32,17 +35,20 @@ mod status;
 mod streams;
 mod tokens;
 mod whoami;
+mod worker_health;
 
 pub use admin::{Admin, RootAdmin};
+pub use command_budget::BudgetExceeded;
 pub use error::{AdminError, InvalidRequest, NotReady, RequestError, RequestResult};
 pub use health::ServiceHealth;
 pub use identity_service::{IdentityService, ServiceDeps};
 pub use requests::JwtSvidParams;
 pub use streams::{CallerCheck, IdentityInputs};
+pub use worker_health::WorkerHealth;
 
 // What `api` needs of the modules below.
 pub use crate::agents::AuthenticatedAgent;
-pub use crate::audit::Recorded;
+pub use crate::audit::{Counted, Recorded};
 pub use crate::clock::Timestamp;
 pub(crate) use crate::clock::jitter;
 pub use crate::error_class::ErrorClass;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use data_encoding::HEXLOWER;
 
 use super::admin::{Admin, RootAdmin};
+use super::command_budget::StateCommand;
 use super::error::{AdminError, NotReady};
 use super::identity_service::IdentityService;
 use crate::clock::BootTime;
@@ -43,14 +44,15 @@ impl IdentityService {
     /// Reads the PCRs and makes them the accepted baseline, if their digest is the requested one.
     ///
     /// # Errors
-    /// [`AdminError::Posture`].
+    /// [`AdminError::Posture`], [`AdminError::BudgetExceeded`].
     pub async fn accept_posture(
         &self,
         admin: &RootAdmin,
         request: PostureAcceptRequest,
     ) -> Result<PostureResponse, AdminError> {
         let action = PostureAction::Accept { digest: request.digest, accepted_by: admin.id() };
-        self.deps.posture_commands.send(action).await?;
+        let accepted = async { Ok(self.deps.posture_commands.send(action).await?) };
+        self.within_budget(admin, StateCommand::AcceptPosture, accepted, |_| true).await?;
         Ok(self.posture_report(admin).await)
     }
 

@@ -12,13 +12,23 @@ use crate::policy::{ErrorCode, RateLimitKey, Refusal};
 #[derive(Debug)]
 pub(super) struct Rejection {
     pub refusal: Refusal,
-    /// Whether the refusal gets a record of its own. Otherwise a later record counts it in `suppressed`.
-    pub log: bool,
+    pub recording: Recording,
+}
+
+/// How a refusal gets into the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recording {
+    /// It has a record of its own.
+    Own,
+    /// The next record of a refusal of the same caller counts it.
+    Counted,
+    /// As `Counted`, and the rate limiter has counted it already.
+    CountedByLimiter,
 }
 
 impl Rejection {
     pub fn new(code: ErrorCode, description: impl Into<String>, peer: &Peer) -> Rejection {
-        Rejection { refusal: Refusal::new(code, description).with_peer(peer), log: true }
+        Refusal::new(code, description).with_peer(peer).into()
     }
 
     pub fn with_peer(mut self, peer: &Peer) -> Rejection {
@@ -30,36 +40,53 @@ impl Rejection {
         self.refusal = self.refusal.with_agent(agent.name());
         self
     }
+
+    /// Without a record of its own if `is_repetition`: the previous refusal had the same reason.
+    pub fn counted_if(mut self, is_repetition: bool) -> Rejection {
+        if is_repetition && self.recording == Recording::Own {
+            self.recording = Recording::Counted;
+        }
+        self
+    }
 }
 
 impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Rejection {
-        Rejection { refusal, log: true }
+        Rejection { refusal, recording: Recording::Own }
     }
 }
 
 impl IdentityService {
     /// Records a refusal, or counts it where it has no record of its own.
     pub(super) async fn record_rejection(&self, mut rejection: Rejection) -> RequestError {
-        if rejection.log && rejection.refusal.agent.is_none() {
+        if rejection.recording == Recording::Own && rejection.refusal.agent.is_none() {
             self.limit_unknown_caller_records(&mut rejection);
         }
-        if !rejection.log {
-            return RequestError::Denied(self.audit.suppressed(rejection.refusal));
-        }
-        match self.audit.record_refusal(rejection.refusal).await {
-            Ok(refusal) => RequestError::Denied(refusal),
-            Err(unavailable) => RequestError::AuditUnavailable(unavailable),
+        let Rejection { refusal, recording } = rejection;
+        match recording {
+            Recording::Own => match self.audit.record_refusal(refusal).await {
+                Ok(refusal) => RequestError::Denied(refusal),
+                Err(unavailable) => RequestError::AuditUnavailable(unavailable),
+            },
+            Recording::Counted => RequestError::DeniedUnrecorded(self.audit.count_refusal(refusal)),
+            Recording::CountedByLimiter => {
+                RequestError::DeniedUnrecorded(self.audit.pass_counted_refusal(refusal))
+            }
         }
     }
 
     /// Limits the audit records that all unknown callers together cause, and writes none while the disk is
     /// low on space.
     fn limit_unknown_caller_records(&self, rejection: &mut Rejection) {
-        if let Err(limited) = self.deps.limiter.take(RateLimitKey::UnknownCallerRecords, Instant::now()) {
-            rejection.log = limited.unlogged.is_some();
-            rejection.refusal.suppressed += limited.unlogged.unwrap_or(0);
+        if self.audit.health().is_low_on_space() {
+            rejection.recording = Recording::Counted;
+            return;
         }
-        rejection.log &= !self.audit.health().is_low_on_space();
+        if let Err(limited) = self.deps.limiter.take(RateLimitKey::UnknownCallerRecords, Instant::now()) {
+            match limited.unlogged {
+                Some(unlogged) => rejection.refusal.suppressed += unlogged,
+                None => rejection.recording = Recording::CountedByLimiter,
+            }
+        }
     }
 }

@@ -7,6 +7,9 @@ use crate::audit::Event;
 use crate::config::Diagnostic;
 use crate::wire::admin::ReloadResponse;
 
+/// Faults that get a journal entry. The journal's queue has room for 4096 entries, which decisions share.
+const MAX_LOGGED_FAULTS: usize = 100;
+
 impl IdentityService {
     /// Reads the agents and the bundles of other trust domains again, for an administrator. Each of the two
     /// sets becomes active as a whole; if a file of one has a fault, the previous set stays active, and the
@@ -51,8 +54,14 @@ impl IdentityService {
     }
 
     async fn record_faults(&self, faults: &[Diagnostic], requested_by: &str) -> Result<(), AdminError> {
-        for fault in faults {
+        for fault in faults.iter().take(MAX_LOGGED_FAULTS) {
             tracing::error!(event = "agents-rejected", "{fault}");
+        }
+        if let Some(more) = faults.len().checked_sub(MAX_LOGGED_FAULTS).filter(|more| *more > 0) {
+            tracing::error!(
+                event = "agents-rejected",
+                "{more} more faults; \"hostbadge agent reload\" shows all of them"
+            );
         }
         let description = format!(
             "{requested_by} asked for a reload: {} faults; where a directory has one, its previous set stays \

@@ -7,7 +7,8 @@ use crate::clock::BootTime;
 use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
-    AgentsStatus, AuditStatus, FederationStatus, HostNames, JournalStatus, StatusResponse, TpmStatus,
+    AdminGroupStatus, AgentsStatus, AuditStatus, FederationStatus, HostNames, JournalStatus, StatusResponse,
+    TpmStatus, WorkersStatus,
 };
 
 impl IdentityService {
@@ -39,6 +40,12 @@ impl IdentityService {
             keys: keys.filter(|key| key.state != KeyState::Destroyed).collect(),
             rsa_blocked_reason: deps.tpm_signer.rsa_blocked_reason.borrow().clone(),
             agents: AgentsStatus::from(&*deps.agents.load_status()),
+            admin_group: AdminGroupStatus {
+                name: deps.admin_policy.admin_group.clone(),
+                gid: deps.admin_policy.group_number().ok(),
+                problem: deps.admin_policy.group_number().err().map(|problem| problem.to_string()),
+            },
+            name_problems: deps.agents.names().table().problems().to_vec(),
             federation: FederationStatus {
                 trust_domains: deps.federation.bundles().keys().cloned().collect(),
                 faults: deps.federation.diagnostics().iter().map(Fault::from).collect(),
@@ -46,11 +53,13 @@ impl IdentityService {
             audit: AuditStatus {
                 last_seq: self.audit.health().last_seq(),
                 problem: self.audit.health().write_error().map(|error| error.to_string()),
+                disk_fault: self.audit.health().disk_fault().map(|error| error.to_string()),
             },
             journal: JournalStatus {
                 sink: self.audit.journal().sink_name().to_owned(),
                 dropped: self.audit.journal().dropped(),
             },
+            workers: WorkersStatus { count: self.workers.total(), problem: self.workers.problem() },
             connections,
         }
     }
@@ -62,6 +71,9 @@ impl IdentityService {
             0 => format!("{} agents", load_status.agents),
             n => format!("{} agents, {n} faults in agents.d", load_status.agents),
         };
+        if let Some(problem) = self.workers.problem() {
+            return format!("{problem}; {agents}");
+        }
         match self.deps.issuer.state() {
             Some(issuer_state) => {
                 let tpm_state = self.deps.tpm_state.borrow().kind;

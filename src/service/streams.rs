@@ -7,7 +7,7 @@ use super::error::{InvalidRequest, NotReady, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::requests;
-use crate::agents::{AgentSet, AuthenticatedAgent};
+use crate::agents::{AuthenticatedAgent, Registrations};
 use crate::clock::BootTime;
 use crate::federation::FederatedBundles;
 use crate::issue::{IssuerState, WitSvid};
@@ -16,7 +16,8 @@ use crate::pki::IssuedX509Svid;
 use crate::policy::{self, ErrorCode, IdentityPermit};
 use crate::posture::Posture;
 
-/// Users and groups are looked up again after this time, even if nothing else changed.
+/// A caller is identified again after this time, even if nothing else changed: the wall clock may have been
+/// set meanwhile.
 const IDENTITY_TTL: Duration = Duration::from_secs(30);
 
 /// What a poll finds out about the process that opened a connection.
@@ -32,7 +33,7 @@ pub enum CallerCheck {
 /// Everything that a caller's agents and their credentials depend on, at one poll.
 pub struct IdentityInputs {
     peer: Peer,
-    agent_set: Arc<AgentSet>,
+    registrations: Registrations,
     issuer_state: Option<Arc<IssuerState>>,
     bundles: Arc<FederatedBundles>,
     ca_generation: u64,
@@ -50,7 +51,7 @@ impl IdentityService {
         };
         CallerCheck::Present(Box::new(IdentityInputs {
             peer,
-            agent_set: self.deps.agents.current(),
+            registrations: self.deps.agents.registrations(),
             issuer_state: self.deps.issuer.state(),
             bundles: self.deps.federation.bundles(),
             ca_generation: self.deps.certificate_issuer.generation(),
@@ -61,7 +62,9 @@ impl IdentityService {
 
     /// The agents that a caller matches, without a rate and without a record; none where it matches no agent.
     pub async fn agents_of_caller(&self, inputs: &IdentityInputs) -> Option<Vec<AuthenticatedAgent>> {
-        self.deps.agents.identify_all(&inputs.peer, self.deps.posture.ima_digests()).await.ok()
+        let agents = &self.deps.agents;
+        let candidates = agents.candidates(&inputs.peer);
+        agents.identify(candidates, self.deps.posture.ima_digests()).await.all().ok()
     }
 
     /// SPIFFE IDs of agents, in their order.
@@ -81,8 +84,8 @@ impl IdentityService {
         requests::check_spiffe_id(spiffe_id)
     }
 
-    /// A WIT-SVID with its key, for an agent with an open stream. With `denial_logged`, a refusal is not
-    /// recorded, because the stream's previous refusal was.
+    /// A WIT-SVID with its key, for an agent with an open stream. With `denial_logged`, a refusal is
+    /// counted and not recorded, because the stream's previous refusal was.
     ///
     /// # Errors
     /// A refusal, also where the agent is no longer registered as it was when the stream identified it.
@@ -91,16 +94,14 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<WitSvid> {
-        let issue = || {
+        let issue = || -> Result<WitSvid, Rejection> {
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let ttl = self.deps.certificate_issuer.ttl();
             Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
         };
         match issue() {
             Ok(svid) => Ok(self.audit.record_wit_svid(svid).await?),
-            Err(rejection) => {
-                Err(self.record_rejection(Rejection { log: !denial_logged, ..rejection }).await)
-            }
+            Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
         }
     }
 
@@ -151,7 +152,7 @@ impl IdentityInputs {
     pub fn is_unchanged(&self, current: &IdentityInputs) -> bool {
         let issuer_ptr = |inputs: &IdentityInputs| inputs.issuer_state.as_ref().map(Arc::as_ptr);
         std::ptr::eq::<PeerInfo>(&*self.peer, &*current.peer)
-            && Arc::ptr_eq(&self.agent_set, &current.agent_set)
+            && self.registrations.is_same(&current.registrations)
             && issuer_ptr(self) == issuer_ptr(current)
             && Arc::ptr_eq(&self.bundles, &current.bundles)
             && (self.ca_generation, self.posture) == (current.ca_generation, current.posture)

@@ -6,7 +6,7 @@ use super::rejection::Rejection;
 use super::requests::{self, JwtSvidParams};
 use crate::agents::AuthenticatedAgent;
 use crate::clock::BootTime;
-use crate::issue::{AccessToken, Introspection, JwtSvid};
+use crate::issue::{AccessToken, Introspection, JwtSvid, Undecided};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{self, ErrorCode, JwtSvidRequest, RateLimitKey, Refusal, Signer};
 use crate::wire::agent::{IntrospectionRequest, TokenRequest};
@@ -43,8 +43,10 @@ impl IdentityService {
             let issuer_state =
                 self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
             let request = requests::introspection_request(request);
-            let introspection =
-                issuer_state.introspect(&request, &self.deps.agents.current(), self.deps.clock.now());
+            let registrations = self.deps.agents.registrations();
+            let introspection = issuer_state
+                .introspect(&request, &registrations, self.deps.clock.now())
+                .map_err(|e| undecided(&e, &peer).with_agent(&agent))?;
             Ok((agent, introspection))
         };
         self.record_introspection(decision.await).await
@@ -85,12 +87,10 @@ impl IdentityService {
                 self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
             let bundles = self.deps.federation.bundles();
             let federated_keys = |domain: &str| bundles.get(domain).map(|bundle| &bundle.jwt_authorities);
-            let introspection = issuer_state.validate_jwt_svid(
-                &request,
-                &self.deps.agents.current(),
-                federated_keys,
-                self.deps.clock.now(),
-            );
+            let registrations = self.deps.agents.registrations();
+            let introspection = issuer_state
+                .validate_jwt_svid(&request, &registrations, federated_keys, self.deps.clock.now())
+                .map_err(|e| undecided(&e, &peer).with_agent(&agent))?;
             Ok((agent, introspection))
         };
         self.record_introspection(decision.await).await
@@ -163,4 +163,8 @@ impl IdentityService {
 
 fn invalid(error: InvalidRequest, peer: &Peer) -> Rejection {
     Rejection::new(ErrorCode::InvalidRequest, error.to_string(), peer)
+}
+
+fn undecided(error: &Undecided, peer: &Peer) -> Rejection {
+    Rejection::new(ErrorCode::TemporarilyUnavailable, error.to_string(), peer)
 }

@@ -14,14 +14,14 @@ impl IdentityService {
     pub async fn whoami(&self, lookup: PeerLookup) -> Result<WhoamiResponse, RequestError> {
         let identified = async {
             let peer = self.require_peer(lookup)?;
-            self.identify_any(&peer).await
+            let agents = self.matching_agents(&peer).await?;
+            self.check_agent_rate(&agents[0])?;
+            Ok((peer, agents))
         };
-        let agent = match identified.await {
-            Ok(agent) => agent,
+        let (peer, agents) = match identified.await {
+            Ok(identified) => identified,
             Err(rejection) => return Err(self.record_rejection(rejection).await),
         };
-        let ima_digests = self.deps.posture.ima_digests();
-        let agents = self.deps.agents.matching_entries(agent.peer(), ima_digests).await;
         let issuer_state = self.deps.issuer.state();
         let host = issuer_state.as_ref().map(|issuer_state| issuer_state.host());
         let only = match agents.as_slice() {
@@ -29,10 +29,10 @@ impl IdentityService {
             _ => None,
         };
         Ok(WhoamiResponse {
-            agent: only.map(|entry| entry.name.to_string()),
-            spiffe_id: only.and_then(|entry| host.map(|host| host.spiffe_id(entry))),
-            agents: agents.iter().map(|entry| entry.name.to_string()).collect(),
-            peer: Peer::from(&**agent.peer()),
+            agent: only.map(|agent| agent.name().to_string()),
+            spiffe_id: only.and_then(|agent| host.map(|host| host.spiffe_id(agent.entry()))),
+            agents: agents.iter().map(|agent| agent.name().to_string()).collect(),
+            peer: Peer::from(&*peer),
             host: WhoamiHost {
                 id: host.map(|host| host.id.clone()),
                 tpm: host.map(convert::tpm_kind),

@@ -86,7 +86,10 @@ impl Actor {
                 self.connect();
             }
             match requests.recv_timeout(self.poll_timeout()) {
-                Ok(request) => self.handle_request(request),
+                Ok(request) => {
+                    self.handle_request(request);
+                    wipe_unused_stack();
+                }
                 Err(RecvTimeoutError::Timeout) => self.end_idle_session(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -334,6 +337,13 @@ impl Actor {
         // Never zero, which would be a busy loop.
         timeout.clamp(Duration::from_millis(1), HEARTBEAT_INTERVAL)
     }
+}
+
+/// Overwrites the 64 KiB of stack below the caller's frame: libtss2 leaves secrets there that the TPM
+/// returned.
+#[inline(never)]
+fn wipe_unused_stack() {
+    std::hint::black_box(&mut [0_u8; 64 * 1024]);
 }
 
 #[expect(

@@ -4,6 +4,7 @@
 //! All input is untrusted: it is bounded in size, parsed strictly, and escaped in messages.
 
 mod byte_reader;
+pub(crate) mod ca_chain;
 mod certificates;
 pub mod eat;
 mod ek;

@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! version = 1
+//! quoted = [0, 1, 2, 3, 4, 7]   # PCRs that the quote must cover; 0 to 14 without this line
 //!
 //! [sha256]
 //! 0 = "3d45…"              # 64 hexadecimal digits
@@ -13,16 +14,22 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::error::Error;
-use super::evidence::{CheckResult, Evidence};
+use super::evidence::{CheckResult, Evidence, REQUIRED_PCRS};
 
-/// PCRs of the SHA-256 bank, each with the values that are accepted, in lower-case hexadecimal.
+/// What a verifier requires of PCRs of the SHA-256 bank.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PcrPolicy(BTreeMap<u8, Vec<String>>);
+pub struct PcrPolicy {
+    /// PCRs that the quote must cover.
+    quoted: Vec<u8>,
+    /// PCRs with the values that are accepted, in lower-case hexadecimal.
+    accepted: BTreeMap<u8, Vec<String>>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PcrPolicyFile {
     version: u64,
+    quoted: Option<Vec<u8>>,
     sha256: BTreeMap<String, OneOrMany>,
 }
 
@@ -38,7 +45,8 @@ impl PcrPolicy {
     ///
     /// # Errors
     ///
-    /// [`Error::Evidence`] if it is not of format 1, names no PCR, or has a malformed number or value.
+    /// [`Error::Evidence`] if it is not of format 1, names no PCR, requires a quote of none, or has a malformed
+    /// number or value.
     pub fn parse(text: &str) -> Result<PcrPolicy, Error> {
         let fault = |reason: String| Error::Evidence(format!("PCR policy: {reason}"));
         let file: PcrPolicyFile = toml::from_str(text).map_err(|e| fault(e.message().to_owned()))?;
@@ -62,7 +70,16 @@ impl PcrPolicy {
         if pcrs.is_empty() {
             return Err(fault("it names no PCR, and would accept every host".into()));
         }
-        Ok(PcrPolicy(pcrs))
+        let quoted = file.quoted.unwrap_or_else(|| REQUIRED_PCRS.collect());
+        if quoted.is_empty() || quoted.iter().any(|number| *number >= 24) {
+            return Err(fault("quoted is a list of at least one PCR number, each 0 to 23".into()));
+        }
+        Ok(PcrPolicy { quoted, accepted: pcrs })
+    }
+
+    /// The PCRs that the quote must cover, for [`Evidence::check_with_pcrs`].
+    pub fn required_pcrs(&self) -> &[u8] {
+        &self.quoted
     }
 
     /// Checks that the evidence has an accepted value for each PCR of the policy. It proves something only if
@@ -74,12 +91,12 @@ impl PcrPolicy {
             value.is_none_or(|value| !values.contains(&value))
         };
         let mismatches: Vec<String> =
-            self.0.iter().filter(is_mismatch).map(|(number, _)| number.to_string()).collect();
+            self.accepted.iter().filter(is_mismatch).map(|(number, _)| number.to_string()).collect();
         if !mismatches.is_empty() {
             let detail = format!("PCR {}: not an accepted value, or not quoted", mismatches.join(", "));
             return CheckResult::fail(NAME, detail);
         }
-        CheckResult::pass(NAME, format!("{} PCRs have accepted values", self.0.len()))
+        CheckResult::pass(NAME, format!("{} PCRs have accepted values", self.accepted.len()))
     }
 }
 
@@ -91,9 +108,14 @@ mod tests {
     fn invalid_policy_is_rejected() {
         let zeros = "0".repeat(64);
         let good = format!("version = 1\n[sha256]\n0 = \"{zeros}\"\n7 = [\"{zeros}\", \"{zeros}\"]\n");
-        assert!(PcrPolicy::parse(&good).is_ok());
+        let policy = PcrPolicy::parse(&good).unwrap();
+        assert_eq!(policy.required_pcrs(), (0..=14).collect::<Vec<u8>>(), "unless the file says otherwise");
+        let narrow = PcrPolicy::parse(&good.replace("[sha256]", "quoted = [0, 7]\n[sha256]")).unwrap();
+        assert_eq!(narrow.required_pcrs(), [0, 7]);
         for (bad, expected) in [
             (good.replace("version = 1", "version = 2"), "format 2"),
+            (good.replace("[sha256]", "quoted = []\n[sha256]"), "at least one PCR number"),
+            (good.replace("[sha256]", "quoted = [24]\n[sha256]"), "0 to 23"),
             (good.replace("7 =", "24 ="), "0 to 23"),
             (good.replace("00\"", "0\""), "64 hexadecimal digits"),
             (good.replace("7 =", "seven ="), "0 to 23"),

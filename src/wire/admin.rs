@@ -115,9 +115,9 @@ pub type AuditResponse = Vec<Box<RawValue>>;
 pub struct AuditRecord {
     /// Version of the line's format: 1.
     pub v: u32,
-    /// Sequence number, counted from 1 without gaps.
+    /// Sequence number, counted from 1 without gaps, except where a crash of the machine destroyed lines.
     pub seq: u64,
-    /// SHA-256 of the previous line, hexadecimal.
+    /// SHA-256 of the previous line, hexadecimal; 64 zeros where no earlier line exists.
     pub prev: String,
     /// When the event happened.
     pub time: Timestamp,
@@ -156,10 +156,11 @@ pub struct AuditRecord {
     /// Error code of a refusal, as in [`ErrorResponse`](super::error::ErrorResponse).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// One line for a person.
+    /// One line for a person. As all texts, cut at a length: it then ends in `…` with the length and the
+    /// SHA-256 digest of the whole text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Refusals of the same kind since the previous record that have no record of their own.
+    /// Refusals of the same caller since its previous record that have no record of their own.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub suppressed: u64,
     /// The host's posture at the decision.

@@ -197,7 +197,7 @@ pub struct Peer {
     pub invocation: Option<String>,
     /// Path of the executable as the kernel shows it; `null` where the daemon may not read it.
     pub exe: Option<String>,
-    /// SHA-256 of the executable in hexadecimal; `null` where the daemon may not read it.
+    /// SHA-256 of the executable in hexadecimal; `null` where it is not known, or not yet.
     pub exe_sha256: Option<String>,
     /// Whether the kernel pinned the process to the connection (SO_PEERPIDFD, Linux 6.5).
     pub pinned: bool,

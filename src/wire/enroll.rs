@@ -37,4 +37,8 @@ pub struct InstallRequest {
     /// PEM: the host's certificate first, then those that lead to the organization's root, then, where the
     /// organization makes the host a CA, the signing certificate and the root.
     pub certificate: String,
+    /// SHA-256 digest of that root's DER, 64 hexadecimal digits. Required where the organization makes the
+    /// host a CA, because the root becomes part of the host's trust bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_sha256: Option<String>,
 }

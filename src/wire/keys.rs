@@ -94,6 +94,9 @@ pub struct RotateResponse {
     /// The key that signs no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<String>,
+    /// A retired key that was destroyed early to make room: tokens that it signed no longer verify.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed_early: Option<String>,
 }
 
 /// What `POST /v1/keys/rotate` did.

@@ -42,14 +42,30 @@ pub struct StatusResponse {
     pub rsa_blocked_reason: Option<String>,
     /// The registered agents.
     pub agents: AgentsStatus,
+    /// The group of administrators.
+    pub admin_group: AdminGroupStatus,
     /// The bundles of other trust domains.
     pub federation: FederationStatus,
+    /// Lookups of users and groups that failed, one line each; their last numbers stay in use.
+    pub name_problems: Vec<String>,
     /// The audit log.
     pub audit: AuditStatus,
     /// The journal.
     pub journal: JournalStatus,
+    /// The threads that serve the agent socket and the workload socket.
+    pub workers: WorkersStatus,
     /// Open connections of the agent socket and the workload socket.
     pub connections: usize,
+}
+
+/// The threads that serve connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct WorkersStatus {
+    /// Number of workers.
+    pub count: usize,
+    /// Which of them do not run; `null` where all run.
+    pub problem: Option<String>,
 }
 
 /// Names of this host; each is `null` until the issuer is ready.
@@ -111,6 +127,10 @@ pub struct HostCertificate {
     pub not_before: Timestamp,
     /// End of validity.
     pub not_after: Timestamp,
+    /// SHA-256 digest of the root below which the organization lets the host sign, in hexadecimal; absent
+    /// where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_root_sha256: Option<String>,
 }
 
 /// The host's certificate authority.
@@ -150,6 +170,18 @@ pub struct AgentsStatus {
     pub faults: Vec<Fault>,
 }
 
+/// The group whose members may use the admin socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AdminGroupStatus {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub gid: Option<u32>,
+    /// Why it has none; only root may use the admin socket meanwhile.
+    pub problem: Option<String>,
+}
+
 /// Bundles of other trust domains and the last reading of `federation`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -169,6 +201,8 @@ pub struct AuditStatus {
     pub last_seq: u64,
     /// Why records cannot be written. Nothing is issued until they can be.
     pub problem: Option<String>,
+    /// What is wrong with the disk although records can be written.
+    pub disk_fault: Option<String>,
 }
 
 /// The journal.

@@ -140,6 +140,40 @@ fn check_prints_each_error_with_file_and_line() {
 }
 
 #[test]
+fn checks_and_reloads_warn_about_a_unit_alone() {
+    let host = Host::started();
+    host.agent("jobs", "unit = \"cron.service\"");
+    let warning = "/jobs.toml:2: warning: users start processes in cron.service";
+    let check = host.command().arg("--check").stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+    let agents = host.path("etc/agents.d");
+    let agent_check = host.hostbadge(&["agent", "check", agents.to_str().unwrap()]);
+    for output in [check, agent_check] {
+        let (said, warned) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{warned}");
+        assert!(said.contains("2 agents, no faults") && warned.contains(warning), "{said}{warned}");
+    }
+    let json = host.hostbadge(&["agent", "check", "--json", agents.to_str().unwrap()]);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["warnings"][0]["line"], 2, "{json}");
+    host.reload();
+    until_true("the warning is in the log", || host.log().contains("users start processes in cron.service"));
+    host.agent("jobs", "unit = \"cron.service\"\nuser = 4711");
+    let fixed = host.hostbadge(&["agent", "check", agents.to_str().unwrap()]);
+    assert!(fixed.status.success() && fixed.stderr.is_empty(), "{fixed:?}");
+}
+
+#[test]
+fn a_number_in_quotes_is_refused_as_a_name() {
+    let host = Host::started();
+    host.agent("quoted", "user = \"0\"");
+    let (status, answer) = reload(&host);
+    assert_eq!(status, 422, "{answer}");
+    let what = answer["faults"][0]["what"].as_str().unwrap();
+    assert!(what.contains("write user = 0 for the number"), "{what}");
+}
+
+#[test]
 fn an_unknown_configuration_key_is_an_error_with_its_line() {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 10\nbrust = 20");
@@ -285,6 +319,7 @@ fn key_operations_are_for_root_and_not_for_the_admin_group() {
         "/v1/keys/accept",
         "/v1/posture/accept",
         "/v1/enroll/credential",
+        "/v1/enroll/install",
     ];
     for target in guarded {
         let answer = ask(target, &["-H", "Content-Type: application/json", "-d", "{}"]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::grpc::{Empty, Grpc, MESSAGE_TIMEOUT, UNAVAILABLE};
 use crate::common::http::Connection;
 use crate::common::processes::Running;
-use crate::common::{API, Host, until_true};
+use crate::common::{API, Host, append, audit_log, until_true};
 use data_encoding::BASE64;
 use hostbadge::enroll::{EnrollmentChallenge, EnrollmentRequest, OperatorReview};
 use serde_json::{Value, json};
@@ -96,6 +96,59 @@ fn a_full_audit_disk_denies_with_the_reason_until_there_is_space() {
     assert_eq!(host.health()["status"], "ok");
     // Reading checks the chain: there is no incomplete line.
     assert!(!host.audit().is_empty());
+    host.stop();
+}
+
+#[test]
+fn a_daemon_starts_on_a_full_audit_disk_that_a_crash_left_with_part_of_a_line() {
+    let mut host = unbounded();
+    let disk = Disk::small(&host.path("audit"));
+    host.start();
+    host.token();
+    host.crash();
+    let last = host.audit().len();
+    let file = audit_log::files(&disk.0).pop().unwrap();
+    append(&file, b"{\"v\":1,\"se");
+    let before = fs::read(&file).unwrap();
+    // Ends with a partial write and ENOSPC.
+    assert!(fs::write(disk.0.join("ballast"), vec![0; 1 << 20]).is_err(), "the disk is full");
+    host.launch();
+    until_true("the problem is reported", || {
+        host.status()["audit"]["problem"].as_str().is_some_and(|text| text.contains("No space left"))
+    });
+    assert_eq!(host.post(TOKEN, json!({ "audience": API })).status, 503);
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    until_true("tokens are issued", || host.post(TOKEN, json!({ "audience": API })).status == 200);
+    assert_eq!(fs::read(&file).unwrap(), before, "what cannot be moved stays");
+    let next = fs::read_to_string(audit_log::files(&disk.0).pop().unwrap()).unwrap();
+    let next: Value = serde_json::from_str(next.lines().next().unwrap()).unwrap();
+    assert_eq!((&next["seq"], &next["event"]), (&json!(last + 1), &json!("audit-torn")));
+    assert!(next["detail"].as_str().unwrap().contains("jsonl stay there: No space left"), "{next}");
+    host.stop();
+}
+
+#[test]
+fn refusals_that_a_full_audit_disk_drops_are_counted_in_the_next_record() {
+    let mut host = unbounded();
+    let disk = Disk::small(&host.path("audit"));
+    host.start();
+    fs::write(disk.0.join("ballast"), vec![0; 32 * 1024]).unwrap();
+    let refuse = || host.post(TOKEN, json!({ "audience": "https://not.granted" })).status;
+    let mut dropped = 0;
+    for _ in 0..500 {
+        dropped += u64::from(refuse() == 503);
+        if dropped == 5 {
+            break;
+        }
+    }
+    assert_eq!(dropped, 5, "the disk fills up");
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    assert_eq!([refuse(), refuse()], [400, 400]);
+    let lines = host.audit();
+    let refused: Vec<&Value> = lines.iter().filter(|line| line["event"] == "request-refused").collect();
+    let suppressed = |line: &Value| line["suppressed"].as_u64().unwrap_or(0);
+    assert_eq!(refused.iter().map(|line| suppressed(line)).sum::<u64>(), dropped);
+    assert_eq!(suppressed(refused.last().unwrap()), 0, "counted once");
     host.stop();
 }
 

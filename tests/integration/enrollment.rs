@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::common::callers::{Credentials, NOBODY};
 use crate::common::{self, Host, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::enroll::{ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, EnrollmentRequest};
@@ -671,7 +672,7 @@ fn a_host_with_ca_permission_issues_below_the_organization_root() {
     refused(&operator.certify_with(&host, "narrow", &["--signing"]), "lets 1 CAs stand below it");
 
     done(&operator.certify_with(&host, "ca", &["--signing"]));
-    done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
+    done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem"), "--yes"]));
     common::until_true("it issues below the organization's root", || {
         issued(&host, &operator, "ca.pem") == (3, true)
     });
@@ -705,7 +706,129 @@ fn a_host_with_ca_permission_issues_below_the_organization_root() {
     host.stop();
     host.configure("trust_domain = \"elsewhere.example\"");
     host.start();
-    let installed = host.hostbadge(&["enroll", "install", &operator.path("host.pem")]);
+    let installed = host.hostbadge(&["enroll", "install", &operator.path("host.pem"), "--yes"]);
     refused(&installed, "not for the trust domain of this host, spiffe://elsewhere.example");
     assert_ne!(roots_of_bundle(&host), own, "another trust domain has another root");
+}
+
+/// Whoever decides which root the bundle has can mint SVIDs for every agent of the trust domain.
+#[test]
+fn the_admin_group_cannot_change_the_roots_of_the_trust_bundle() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[admin]\ngroup = \"daemon\"\n");
+    host.start();
+    fs::set_permissions(host.admin_socket(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let operator = Operator::with_answer(&host);
+    let own = roots_of_bundle(&host);
+    let member = Credentials::user(NOBODY).group(1);
+    let install = |request: &Value| {
+        operator.save("body", request);
+        let body = format!("@{}", operator.path("body"));
+        fs::set_permissions(operator.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let arguments = ["-H", "Content-Type: application/json", "-d", &body];
+        member.curl_at(&host.admin_socket(), "/v1/enroll/install", &arguments)
+    };
+    done(&operator.certify_with(&host, "ca", &["--signing"]));
+    let signing = fs::read_to_string(operator.path("host.pem")).unwrap();
+    let digest = fingerprint(&operator.path("ca.pem"));
+    let answer = install(&json!({ "certificate": signing, "root_sha256": digest }));
+    assert_eq!((answer.status, answer.error().as_str()), (403, "access_denied"));
+    assert_eq!(roots_of_bundle(&host), own);
+
+    done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem"), "--root-sha256", &digest]));
+    until_true("the root is in the bundle", || roots_of_bundle(&host).len() == 2);
+    assert_eq!(host.status()["certificate"]["signing_root_sha256"], json!(digest));
+    // Nor withdraw a root.
+    let operator = Operator::with_answer(&host);
+    done(&operator.certify(&host, "ca"));
+    let plain = fs::read_to_string(operator.path("host.pem")).unwrap();
+    let answer = install(&json!({ "certificate": plain }));
+    assert_eq!((answer.status, answer.error().as_str()), (403, "access_denied"));
+    assert_eq!(roots_of_bundle(&host).len(), 2);
+    let lines = host.audit();
+    let installed = common::audit_log::with_event(&lines, "certificate-installed");
+    assert_eq!(installed.len(), 1);
+    assert!(installed[0].to_string().contains(&digest), "{}", installed[0]);
+}
+
+#[test]
+fn a_chain_that_signs_is_verified_and_its_root_is_named() {
+    let host = Host::started();
+    let operator = Operator::with_answer(&host);
+    let own = roots_of_bundle(&host);
+    done(&operator.certify_with(&host, "ca", &["--signing"]));
+    let (file, digest) = (operator.path("host.pem"), fingerprint(&operator.path("ca.pem")));
+    let good = fs::read_to_string(&file).unwrap();
+
+    // Nobody can answer the question.
+    let asked = host.hostbadge(&["enroll", "install", &file]);
+    refused(&asked, "name it by --root-sha256 DIGEST");
+    let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(said.contains("CN=ca") && said.contains(&digest), "{said}");
+    refused(&host.hostbadge(&["--json", "enroll", "install", &file]), "name it by --root-sha256 DIGEST");
+    let other = "00".repeat(32);
+    refused(
+        &host.hostbadge(&["enroll", "install", &file, "--root-sha256", &other]),
+        "another SHA-256 digest",
+    );
+    // The daemon asks for the digest too.
+    let answer = host.admin().post("/v1/enroll/install", &json!({ "certificate": good }));
+    assert_eq!(answer.status, 422);
+    assert!(answer.text().contains(&digest), "{}", answer.text());
+    let answer =
+        host.admin().post("/v1/enroll/install", &json!({ "certificate": good, "root_sha256": other }));
+    assert_eq!(answer.status, 422);
+
+    // A root of the same name and another key: the names of the chain match, its signatures do not.
+    let forger = Operator::new();
+    let end = "-----END CERTIFICATE-----\n";
+    let (chain, _) = good.trim_end_matches(end).rsplit_once(end).unwrap();
+    let with_root = |root: &str| {
+        fs::write(&file, format!("{chain}{end}{root}")).unwrap();
+        host.hostbadge(&["enroll", "install", &file, "--yes"])
+    };
+    let forged = fs::read_to_string(forger.path("ca.pem")).unwrap();
+    refused(&with_root(&forged), "its signature is not by the next certificate's key");
+    // A root whose own signature is not valid.
+    let root = fs::read_to_string(operator.path("ca.pem")).unwrap();
+    let mut der = HostCertificate::from_pem(root.as_bytes()).unwrap().chain()[0].clone();
+    *der.last_mut().unwrap() ^= 1;
+    let bad_root = hostbadge::enroll::pem("CERTIFICATE", &der).unwrap();
+    refused(&with_root(&bad_root), "its signature is not by the next certificate's key");
+    // A root that is no CA, with the key of the one that signed.
+    let (key, config, leaf) =
+        (operator.path("ca.key"), operator.path("leaf.conf"), operator.path("leaf.pem"));
+    for (extensions, why) in [
+        ("basicConstraints = critical,CA:FALSE", "it is not a CA's"),
+        ("basicConstraints = critical,CA:TRUE,pathlen:1", "its path length allows fewer CAs below it"),
+        ("basicConstraints = critical,CA:TRUE\nkeyUsage = critical,cRLSign", "does not allow to sign"),
+        ("basicConstraints = critical,CA:TRUE\n1.2.3.4 = critical,DER:0500", "critical extension"),
+    ] {
+        let text = "[req]\ndistinguished_name = name\nx509_extensions = ext\nprompt = no\n[name]\nO = Example\n\
+                    CN = ca\n[ext]\n";
+        fs::write(&config, format!("{text}{extensions}\n")).unwrap();
+        let what = ["req", "-x509", "-key", &key, "-config", &config, "-days", "30", "-out", &leaf];
+        done(&run("openssl", &what));
+        refused(&with_root(&fs::read_to_string(&leaf).unwrap()), why);
+    }
+    assert_eq!(roots_of_bundle(&host), own);
+
+    fs::write(&file, good).unwrap();
+    let colons = done(&run(
+        "openssl",
+        &["x509", "-noout", "-fingerprint", "-sha256", "-in", &operator.path("ca.pem")],
+    ));
+    let colons = colons.trim().split_once('=').unwrap().1;
+    let installed = done(&host.hostbadge(&["--json", "enroll", "install", &file, "--root-sha256", colons]));
+    let installed: Value = serde_json::from_str(&installed).unwrap();
+    assert_eq!(installed["signing_root_sha256"], json!(digest));
+    until_true("the root is in the bundle", || roots_of_bundle(&host).len() == 2);
+}
+
+/// SHA-256 of a certificate by OpenSSL, in lower-case hexadecimal.
+fn fingerprint(file: &str) -> String {
+    let said = done(&run("openssl", &["x509", "-noout", "-fingerprint", "-sha256", "-in", file]));
+    said.trim().split_once('=').unwrap().1.replace(':', "").to_lowercase()
 }

@@ -17,7 +17,7 @@ use crate::daemon::audit_ext::{ensure_writable, record_completed_key_event};
 use crate::daemon::watch_ext::set_if_changed;
 use crate::issue::{
     Error, IssuingKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, LoadedKeys, RotationOutcome,
-    RotationResult, RsaSigningKey,
+    RotationResult, RotationUrgency, RsaSigningKey,
 };
 use crate::keystore::SealStatus;
 use crate::tpm::{StateKind, Tpm};
@@ -101,8 +101,8 @@ impl Rotation<'_> {
         }
         let KeyCommand { action, requested_by } = command;
         match action {
-            KeyAction::Rotate { immediately, reply } => {
-                let result = self.rotate(immediately, &requested_by).await;
+            KeyAction::Rotate { urgency, reply } => {
+                let result = self.rotate(urgency, &requested_by).await;
                 if let Err(e) = &result {
                     tracing::warn!(
                         "{requested_by} requested a rotation of the issuing key, which failed: {e}"
@@ -125,24 +125,24 @@ impl Rotation<'_> {
 
     async fn rotate(
         &mut self,
-        immediately: bool,
+        urgency: RotationUrgency,
         requested_by: &str,
     ) -> Result<RotationResult, KeyCommandError> {
         self.ensure_auditable()?;
         if let (false, Some(KeyChange::Published { kid, active_from })) =
-            (immediately, self.keys.pending_publication())
+            (urgency != RotationUrgency::Planned, self.keys.pending_publication())
         {
             let outcome = RotationOutcome::AlreadyPublished;
-            return Ok(RotationResult { outcome, kid, active_from, retired: None });
+            return Ok(RotationResult { outcome, kid, active_from, retired: None, destroyed_early: None });
         }
-        let changes = if immediately {
-            self.keys.rotate_now(self.tpm).await?
-        } else {
-            self.keys.publish(self.tpm).await?
+        let changes = match urgency {
+            RotationUrgency::Planned => self.keys.publish(self.tpm).await?,
+            RotationUrgency::Immediate => self.keys.rotate_now(self.tpm, false).await?,
+            RotationUrgency::Emergency => self.keys.rotate_now(self.tpm, true).await?,
         };
         let suffix = format!(", requested by {requested_by}");
         self.activate(&changes, &suffix).await?;
-        Ok(self.rotation_result(changes, immediately))
+        Ok(self.rotation_result(changes, urgency != RotationUrgency::Planned))
     }
 
     fn rotation_result(&self, changes: Vec<KeyChange>, immediately: bool) -> RotationResult {
@@ -151,14 +151,19 @@ impl Rotation<'_> {
             kid: self.keys.active().kid().to_owned(),
             active_from: self.context.deps.clock.now(),
             retired: None,
+            destroyed_early: None,
         };
         for change in changes {
             match change {
                 KeyChange::Published { kid, active_from } if !immediately => {
                     let outcome = RotationOutcome::Published;
-                    result = RotationResult { outcome, kid, active_from, retired: None };
+                    result =
+                        RotationResult { outcome, kid, active_from, retired: None, destroyed_early: None };
                 }
                 KeyChange::Retired { kid, .. } => result.retired = Some(kid),
+                KeyChange::Destroyed { kid, tokens_valid_until: Some(_) } => {
+                    result.destroyed_early = Some(kid);
+                }
                 _ => {}
             }
         }
@@ -241,6 +246,12 @@ fn describe(change: &KeyChange) -> (Event, &str, String) {
         KeyChange::Retired { kid, destroyed_from } => {
             (Event::KeyRetired, kid, format!("no longer signs and verifies until {destroyed_from}"))
         }
-        KeyChange::Destroyed { kid } => (Event::KeyDestroyed, kid, "is destroyed".to_owned()),
+        KeyChange::Destroyed { kid, tokens_valid_until: None } => {
+            (Event::KeyDestroyed, kid, "is destroyed".to_owned())
+        }
+        KeyChange::Destroyed { kid, tokens_valid_until: Some(until) } => {
+            let effect = format!("its tokens, which are valid until {until} at most, no longer verify");
+            (Event::KeyDestroyed, kid, format!("is destroyed early, to make room: {effect}"))
+        }
     }
 }

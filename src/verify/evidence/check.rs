@@ -2,11 +2,12 @@
 
 use data_encoding::BASE32_NOPAD;
 
-use super::check_result::CheckResult;
+use super::check_result::{BOOT_EVENT_LOG, CheckResult, IMA_BOOT_AGGREGATE, IMA_LIST};
 use super::document::{Evidence, decode_public_key};
-use super::measurement_logs::{check_boot_aggregate, check_event_log, check_ima_list};
+use super::measurement_logs::{check_event_log, check_ima};
 use super::quote::{
-    check_host_key_certification, check_nonce, check_pcrs, describe_clock, verify_attestation,
+    REQUIRED_PCRS, check_host_key_certification, check_nonce, check_pcrs, check_quoted_pcrs, check_srk,
+    describe_clock, verify_attestation,
 };
 use crate::digest::sha256;
 use crate::verify::endorsement::verify_endorsement;
@@ -18,46 +19,70 @@ use crate::verify::tpm_structures::{
 
 impl Evidence {
     /// Checks all that can be checked with the document and the nonce, and returns every result rather than
-    /// the first failure. A check that depends on one that failed is left out.
+    /// the first failure. A check that depends on one that failed is skipped. PCRs 0 to 14 must be quoted.
+    ///
+    /// The evidence is valid only if every result [is acceptable](CheckResult::is_acceptable).
     ///
     /// These checks do not prove that the AK is in the TPM of the host's EK. For that see
     /// [`Evidence::check_ak_by_name`] and [`Evidence::check_ak_by_host_certificate`].
     pub fn check(&self, nonce: &[u8]) -> Vec<CheckResult> {
+        self.check_with_pcrs(nonce, &REQUIRED_PCRS.collect::<Vec<u8>>())
+    }
+
+    /// As [`Evidence::check`], for a verifier that requires a quote of these PCRs, in place of 0 to 14.
+    pub fn check_with_pcrs(&self, nonce: &[u8], required_pcrs: &[u8]) -> Vec<CheckResult> {
         let mut results = CheckList::default();
         results.record("EK", check_ek(self));
         results.record("endorsement keys", self.endorsement_keys().map(|keys| keys.describe().to_owned()));
         let ak = results.record_value("AK", check_key("AK", &self.ak, RESTRICTED | SIGN, DECRYPT));
         let host_key = results
             .record_value("host key", check_key("host key", &self.host_key, SIGN, DECRYPT | RESTRICTED));
-        let Some(ak) = ak else { return results.0 };
-        let quote = verify_attestation(self, &self.quote, &ak).map(|quote| (quote, "by the AK".to_owned()));
-        if let Some(quote) = results.record_value("quote's signature", quote) {
-            check_quoted_state(self, &quote, nonce, &mut results);
+        let quote = match &ak {
+            Some(ak) => results.record_value(
+                "quote's signature",
+                verify_attestation(&self.quote, ak).map(|quote| (quote, "by the AK".to_owned())),
+            ),
+            None => results.skip(&["quote's signature"], "the AK is not valid"),
+        };
+        match (&ak, &quote) {
+            (Some(ak), Some(quote)) => {
+                results.record("SRK", check_srk(self, quote, ak));
+                check_quoted_state(self, quote, nonce, required_pcrs, &mut results);
+            }
+            _ => drop(results.skip::<()>(&QUOTED_STATE, "the quote is not valid")),
         }
-        let Some(host_key) = host_key else { return results.0 };
-        results.record("host key's certification", check_host_key_certification(self, &ak, &host_key));
-        results.record("issuing keys", check_endorsements(self, &host_key));
+        match (&ak, &host_key) {
+            (Some(ak), Some(host_key)) => {
+                results.record("host key's certification", check_host_key_certification(self, ak, host_key));
+            }
+            _ => drop(results.skip::<()>(&["host key's certification"], "AK or host key is not valid")),
+        }
+        match &host_key {
+            Some(host_key) => results.record("issuing keys", check_endorsements(self, host_key)),
+            None => drop(results.skip::<()>(&["issuing keys"], "the host key is not valid")),
+        }
         results.0
     }
 }
 
+/// The checks of what the quote proves, which need a valid one.
+const QUOTED_STATE: [&str; 8] =
+    ["SRK", "nonce", "TPM clock", "quoted PCRs", "PCR values", BOOT_EVENT_LOG, IMA_LIST, IMA_BOOT_AGGREGATE];
+
 /// The checks of what the quote proves.
-fn check_quoted_state(evidence: &Evidence, quote: &Attest, nonce: &[u8], results: &mut CheckList) {
-    results.record("nonce", check_nonce(quote, nonce));
+fn check_quoted_state(
+    evidence: &Evidence,
+    quote: &Attest,
+    nonce: &[u8],
+    required_pcrs: &[u8],
+    results: &mut CheckList,
+) {
+    results.record("nonce", check_nonce(evidence, quote, nonce));
     results.record("TPM clock", Ok(describe_clock(quote)));
+    results.record("quoted PCRs", check_quoted_pcrs(quote, required_pcrs));
     results.record("PCR values", check_pcrs(evidence, quote));
-    if let Some(log) = &evidence.event_log {
-        results.record("boot event log", check_event_log(evidence, log));
-    }
-    if let Some(reason) = &evidence.ima_log_missing {
-        let detail = format!("the host left it out: {}", reason.escape_debug());
-        results.0.push(CheckResult::skipped("IMA list", detail));
-    }
-    if let Some(list) = &evidence.ima_log
-        && let Some(Some(aggregate)) = results.record_value("IMA list", check_ima_list(evidence, list))
-    {
-        results.record("IMA boot aggregate", check_boot_aggregate(evidence, &aggregate));
-    }
+    results.0.push(check_event_log(evidence));
+    results.0.extend(check_ima(evidence));
 }
 
 /// Checks that the EK has the attributes of one, and that the host's id is derived from it.
@@ -117,5 +142,11 @@ impl CheckList {
         };
         self.record(name, result);
         value
+    }
+
+    /// Records that these checks were skipped. The result is always `None`: there is no value.
+    fn skip<T>(&mut self, names: &[&'static str], reason: &str) -> Option<T> {
+        self.0.extend(names.iter().map(|name| CheckResult::skipped(name, reason)));
+        None
     }
 }

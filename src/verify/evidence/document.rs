@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use data_encoding::BASE64;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::sha256;
 use crate::verify::certificates::HostCertificate;
@@ -35,7 +36,7 @@ pub struct Evidence {
     /// The host's id: the first 128 bits of SHA-256 over the Name of the P-256 EK, lower-case base32 without
     /// padding.
     pub host: String,
-    /// The verifier's nonce, base64url.
+    /// The verifier's nonce, base64url. It is compared with the nonce in the quote.
     pub nonce: String,
     /// The P-256 EK: a TPM2B_PUBLIC, base64.
     pub ek: String,
@@ -54,14 +55,17 @@ pub struct Evidence {
     /// Empty where the host is not enrolled.
     #[serde(default)]
     pub host_certificate: Vec<String>,
-    /// The Name of the SRK, in hexadecimal.
+    /// The Name of the SRK, in hexadecimal. The check "SRK" proves it: it is part of the signer's Name in the
+    /// quote.
     pub srk: String,
     /// The attestation key: a TPM2B_PUBLIC, base64.
     pub ak: String,
     /// The AK's quote of `pcrs`. Its qualifying data is the nonce, or the nonce's SHA-256 if it is longer
     /// than 32 bytes.
     pub quote: SignedAttestation,
-    /// Values of the SHA-256 bank by number, in hexadecimal.
+    /// Values of the SHA-256 bank by number, in hexadecimal. No number appears twice, so that every JSON
+    /// parser reads the same value.
+    #[serde(deserialize_with = "unique_pcrs")]
     pub pcrs: BTreeMap<u8, String>,
     /// The boot event log of firmware and boot loaders, as the kernel exports it, base64. See
     /// [`eventlog`](crate::verify::eventlog).
@@ -176,6 +180,31 @@ impl Evidence {
         }
         HostCertificate::from_der(decode_base64_list(&self.host_certificate)?).map(Some)
     }
+}
+
+/// Reads PCR values, and refuses a number that appears twice.
+fn unique_pcrs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u8, String>, D::Error> {
+    struct PcrVisitor;
+
+    impl<'de> Visitor<'de> for PcrVisitor {
+        type Value = BTreeMap<u8, String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("PCR values by number")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BTreeMap<u8, String>, A::Error> {
+            let mut pcrs = BTreeMap::new();
+            while let Some((number, value)) = map.next_entry()? {
+                if pcrs.insert(number, value).is_some() {
+                    return Err(A::Error::custom(format!("PCR {number} appears twice")));
+                }
+            }
+            Ok(pcrs)
+        }
+    }
+
+    deserializer.deserialize_map(PcrVisitor)
 }
 
 pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, Error> {

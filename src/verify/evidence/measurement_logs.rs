@@ -2,6 +2,7 @@
 
 use data_encoding::HEXLOWER;
 
+use super::check_result::{BOOT_EVENT_LOG, CheckResult, IMA_BOOT_AGGREGATE, IMA_LIST};
 use super::document::{Evidence, decode_base64};
 use super::quote::{quoted_pcr, quoted_pcrs};
 use crate::digest::sha256;
@@ -14,14 +15,59 @@ use crate::verify::pcr::PcrDigest;
 const FIRMWARE_PCRS: std::ops::Range<u8> = 0..8;
 const IMA_PCR: u8 = 10;
 
+/// The PCRs that the boot aggregate is the digest of.
+const AGGREGATED_PCRS: std::ops::RangeInclusive<u8> = 0..=9;
+
+/// Checks the boot event log; skipped if the evidence has none, or if not all PCRs that it replays to were
+/// quoted.
+pub(super) fn check_event_log(evidence: &Evidence) -> CheckResult {
+    let Some(log) = &evidence.event_log else {
+        return CheckResult::skipped(BOOT_EVENT_LOG, "the host sent none");
+    };
+    if !FIRMWARE_PCRS.into_iter().all(|number| evidence.pcrs.contains_key(&number)) {
+        return CheckResult::skipped(BOOT_EVENT_LOG, "not all of PCRs 0 to 7 were quoted");
+    }
+    CheckResult::from_result(BOOT_EVENT_LOG, replay_event_log(evidence, log))
+}
+
+/// Checks the IMA list and its boot aggregate; skipped if the evidence has no list, or if the PCRs that they
+/// are compared with were not quoted.
+pub(super) fn check_ima(evidence: &Evidence) -> [CheckResult; 2] {
+    let skipped = |reason: &str| {
+        [CheckResult::skipped(IMA_LIST, reason), CheckResult::skipped(IMA_BOOT_AGGREGATE, reason)]
+    };
+    if let (None, Some(reason)) = (&evidence.ima_log, &evidence.ima_log_missing) {
+        return skipped(&format!("the host left it out: {}", reason.escape_debug()));
+    }
+    let Some(list) = &evidence.ima_log else { return skipped("the host sent no IMA list") };
+    if !evidence.pcrs.contains_key(&IMA_PCR) {
+        return skipped("PCR 10 was not quoted");
+    }
+    let aggregate = |result| CheckResult::from_result(IMA_BOOT_AGGREGATE, result);
+    match check_ima_list(evidence, list) {
+        Err(error) => [
+            CheckResult::fail(IMA_LIST, error.to_string()),
+            CheckResult::skipped(IMA_BOOT_AGGREGATE, "the IMA list is not proven"),
+        ],
+        Ok((None, detail)) => [
+            CheckResult::pass(IMA_LIST, detail),
+            CheckResult::skipped(IMA_BOOT_AGGREGATE, "the IMA list does not begin with one in SHA-256"),
+        ],
+        Ok((Some(_), detail)) if !AGGREGATED_PCRS.into_iter().all(|it| evidence.pcrs.contains_key(&it)) => [
+            CheckResult::pass(IMA_LIST, detail),
+            CheckResult::skipped(IMA_BOOT_AGGREGATE, "not all of PCRs 0 to 9 were quoted"),
+        ],
+        Ok((Some(value), detail)) => {
+            [CheckResult::pass(IMA_LIST, detail), aggregate(check_boot_aggregate(evidence, &value))]
+        }
+    }
+}
+
 /// Checks that the boot event log replays to the quoted PCRs 0 to 7.
 ///
 /// The running system extends other PCRs as well, and its events are not in this log: a difference there is
 /// mentioned, and is not a failure.
-pub(super) fn check_event_log(evidence: &Evidence, log: &str) -> Result<String, Error> {
-    if !FIRMWARE_PCRS.into_iter().all(|number| evidence.pcrs.contains_key(&number)) {
-        return Err(Error::Evidence("it cannot be verified: not all of PCRs 0 to 7 were quoted".into()));
-    }
+fn replay_event_log(evidence: &Evidence, log: &str) -> Result<String, Error> {
     let bytes = decode_base64(log)?;
     let log = EventLog::parse(&bytes)?;
     let replayed = log.replay();
@@ -42,7 +88,7 @@ pub(super) fn check_event_log(evidence: &Evidence, log: &str) -> Result<String, 
 /// proven: the host continues to measure between the quote and the reading of its list.
 ///
 /// Returns the boot aggregate, if the first entry has one, and the detail of the check.
-pub(super) fn check_ima_list(evidence: &Evidence, list: &str) -> Result<(Option<PcrDigest>, String), Error> {
+fn check_ima_list(evidence: &Evidence, list: &str) -> Result<(Option<PcrDigest>, String), Error> {
     let quoted = quoted_pcr(evidence, IMA_PCR)?;
     let bytes = decode_base64(list)?;
     let list = MeasurementList::parse(&bytes)?;
@@ -68,8 +114,8 @@ pub(super) fn check_ima_list(evidence: &Evidence, list: &str) -> Result<(Option<
 
 /// Checks the boot aggregate: SHA-256 over PCRs 0 to 9 of the SHA-256 bank when IMA started (Linux,
 /// security/integrity/ima).
-pub(super) fn check_boot_aggregate(evidence: &Evidence, aggregate: &PcrDigest) -> Result<String, Error> {
-    if sha256(&quoted_pcrs(evidence, 0..=9)?.concat()) != *aggregate {
+fn check_boot_aggregate(evidence: &Evidence, aggregate: &PcrDigest) -> Result<String, Error> {
+    if sha256(&quoted_pcrs(evidence, AGGREGATED_PCRS)?.concat()) != *aggregate {
         return Err(Error::Evidence(
             "it is not that of PCRs 0 to 9 as quoted: a PCR was extended since the kernel started, or \
              another kernel started this one"

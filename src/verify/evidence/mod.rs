@@ -12,7 +12,8 @@ mod measurement_logs;
 mod quote;
 mod trust;
 
-pub use check_result::{CheckOutcome, CheckResult};
+pub use check_result::{CheckOutcome, CheckResult, OptionalCheck};
 pub(crate) use document::{EVIDENCE_VERSION, MAX_EVIDENCE_SIZE, NONCE_LEN, qualifying_data};
 pub use document::{Evidence, SignedAttestation};
 pub use endorsement_keys::EndorsementKeys;
+pub(crate) use quote::REQUIRED_PCRS;

@@ -1,6 +1,6 @@
 //! Checks of what the AK signed: the quote, and the certification of the host key.
 
-use data_encoding::HEXLOWER_PERMISSIVE;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
 use super::document::{Evidence, NONCE_LEN, SignedAttestation, decode_base64, qualifying_data};
 use crate::digest::sha256;
@@ -8,30 +8,54 @@ use crate::verify::error::Error;
 use crate::verify::pcr::PcrDigest;
 use crate::verify::tpm_structures::{Attest, AttestedInfo, PublicKey};
 
-/// The content of an attestation, after the check that the AK in the evidence signed it.
-///
-/// A TPM puts the signer's qualified Name into the attestation. It is compared as well: it proves that the
-/// AK's attributes and its parent are those that the evidence gives.
-pub(super) fn verify_attestation(
-    evidence: &Evidence,
-    attestation: &SignedAttestation,
-    ak: &PublicKey,
-) -> Result<Attest, Error> {
+/// The PCRs that a quote must cover unless the verifier's policy says otherwise: firmware and its settings (0
+/// to 7), boot loader and kernel (8, 9, 11, 12, 13), IMA (10), shim (14). Without this rule, a quote of no
+/// PCRs would prove an empty list of values, and PCR 16 can be reset by any program.
+pub(crate) const REQUIRED_PCRS: std::ops::RangeInclusive<u8> = 0..=14;
+
+/// The content of an attestation, after the check that the AK in the evidence signed it. See [`check_srk`].
+pub(super) fn verify_attestation(attestation: &SignedAttestation, ak: &PublicKey) -> Result<Attest, Error> {
     let attest = decode_base64(&attestation.attest)?;
     if !ak.verify_signature(&attest, &decode_base64(&attestation.signature)?)? {
         return Err(Error::Evidence("the AK did not sign this".into()));
     }
-    let attest = Attest::parse(&attest)?;
-    let srk = HEXLOWER_PERMISSIVE
-        .decode(evidence.srk.as_bytes())
-        .map_err(|e| Error::Evidence(format!("the SRK's Name is not hexadecimal: {e}")))?;
-    if attest.qualified_signer != ak.qualified_name_under(&srk) {
-        return Err(Error::Evidence("the TPM names another key than this AK as the signer".into()));
-    }
-    Ok(attest)
+    Attest::parse(&attest)
 }
 
-pub(super) fn check_nonce(quote: &Attest, nonce: &[u8]) -> Result<String, Error> {
+/// Checks that the TPM names this AK, below the SRK of the evidence, as the signer of an attestation.
+///
+/// A TPM puts the signer's qualified Name into each attestation: a digest over the owner hierarchy, the Name
+/// of the parent and the Name of the key (part 1, section 16). No other pair of Names has the same digest, so
+/// the attestation proves the Name of the SRK as well as it proves the PCR values.
+pub(super) fn check_srk(evidence: &Evidence, attest: &Attest, ak: &PublicKey) -> Result<String, Error> {
+    let srk = HEXLOWER_PERMISSIVE
+        .decode(evidence.srk.as_bytes())
+        .map_err(|e| Error::Evidence(format!("its Name is not hexadecimal: {e}")))?;
+    if attest.qualified_signer != ak.qualified_name_under(&srk) {
+        return Err(Error::Evidence(
+            "the TPM names another key than this AK below this SRK as the signer".into(),
+        ));
+    }
+    Ok("is the parent of the AK, by the quote".into())
+}
+
+/// Checks that all PCRs that the verifier requires are in the quote.
+pub(super) fn check_quoted_pcrs(quote: &Attest, required: &[u8]) -> Result<String, Error> {
+    let AttestedInfo::Quote { pcr_indexes, .. } = &quote.attested else {
+        return Err(Error::Evidence("the attestation is not a quote".into()));
+    };
+    if required.is_empty() {
+        return Err(Error::Evidence("the verifier requires none, and a quote of none proves nothing".into()));
+    }
+    let missing: Vec<u8> = required.iter().copied().filter(|number| !pcr_indexes.contains(number)).collect();
+    if !missing.is_empty() {
+        return Err(Error::Evidence(format!("PCRs {missing:?} are not in the quote")));
+    }
+    Ok(format!("{pcr_indexes:?}"))
+}
+
+/// Checks that the quote was made for the verifier's nonce, and that the document names no other.
+pub(super) fn check_nonce(evidence: &Evidence, quote: &Attest, nonce: &[u8]) -> Result<String, Error> {
     if !NONCE_LEN.contains(&nonce.len()) {
         return Err(Error::Evidence(format!(
             "a nonce has {} to {} bytes",
@@ -43,6 +67,9 @@ pub(super) fn check_nonce(quote: &Attest, nonce: &[u8]) -> Result<String, Error>
         return Err(Error::Evidence(
             "the quote was made for another nonce: it is old, or another verifier requested it".into(),
         ));
+    }
+    if evidence.nonce != BASE64URL_NOPAD.encode(nonce) {
+        return Err(Error::Evidence("the quote is for it, and the document names another".into()));
     }
     Ok("is in the quote".into())
 }
@@ -102,7 +129,9 @@ pub(super) fn check_host_key_certification(
     ak: &PublicKey,
     host_key: &PublicKey,
 ) -> Result<String, Error> {
-    match verify_attestation(evidence, &evidence.certification, ak)?.attested {
+    let certification = verify_attestation(&evidence.certification, ak)?;
+    check_srk(evidence, &certification, ak)?;
+    match certification.attested {
         AttestedInfo::Certify { name } if name == host_key.name => {
             Ok("the host key is in the AK's TPM".into())
         }

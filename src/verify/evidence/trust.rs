@@ -3,7 +3,7 @@
 
 use data_encoding::HEXLOWER;
 
-use super::check_result::CheckResult;
+use super::check_result::{CheckResult, EK_CERTIFICATE};
 use super::document::{Evidence, decode_public_key};
 use crate::clock::Timestamp;
 use crate::verify::certificates::Roots;
@@ -54,15 +54,18 @@ impl Evidence {
         host_is_enrolled: bool,
         now: Timestamp,
     ) -> CheckResult {
-        const NAME: &str = "EK's certificate";
         match roots {
             None if self.ek_certificate.is_none() && self.rsa_ek_certificate.is_none() => {
-                CheckResult::skipped(NAME, "the TPM has none")
+                CheckResult::skipped(EK_CERTIFICATE, "the TPM has none")
             }
-            None => CheckResult::skipped(NAME, "give the TPM manufacturers' roots by --roots to check it"),
-            Some(roots) => {
-                CheckResult::from_result(NAME, verify_ek_certificate(self, roots, host_is_enrolled, now))
-            }
+            None => CheckResult::skipped(
+                EK_CERTIFICATE,
+                "give the TPM manufacturers' roots by --roots to check it",
+            ),
+            Some(roots) => CheckResult::from_result(
+                EK_CERTIFICATE,
+                verify_ek_certificate(self, roots, host_is_enrolled, now),
+            ),
         }
     }
 }

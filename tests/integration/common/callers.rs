@@ -193,7 +193,12 @@ impl ScriptedClient {
     /// Starts `python` as `who`, which connects to `socket`.
     #[track_caller]
     pub fn connect_with(socket: &Path, who: &Credentials, python: &Path) -> ScriptedClient {
-        let mut command = Command::new(python);
+        ScriptedClient::connect_by(Command::new(python), socket, who)
+    }
+
+    /// Starts `command`, which executes a Python interpreter with the arguments that are appended to its own.
+    #[track_caller]
+    pub fn connect_by(mut command: Command, socket: &Path, who: &Credentials) -> ScriptedClient {
         command.args(["-u", "-c", SCRIPT]).arg(socket).stdin(Stdio::piped()).stdout(Stdio::piped());
         who.apply_to(&mut command);
         let mut process = Running::start(command);

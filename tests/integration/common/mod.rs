@@ -12,6 +12,7 @@ pub mod http2;
 pub mod journald;
 pub mod libraries;
 pub mod machine;
+pub mod name_service;
 pub mod processes;
 pub mod proxy;
 pub mod shared_tpm;
@@ -73,6 +74,15 @@ pub fn require_root() {
         nix::unistd::geteuid().is_root(),
         "run this test as root: it needs other users, cgroups or mounts"
     );
+}
+
+/// The path of the daemon or of the command: those of this build, or those in `HOSTBADGE_BIN_DIR`.
+pub fn program(name: &str) -> String {
+    match std::env::var("HOSTBADGE_BIN_DIR") {
+        Ok(dir) => format!("{dir}/{name}"),
+        Err(_) if name == "hostbadged" => env!("CARGO_BIN_EXE_hostbadged").to_owned(),
+        Err(_) => env!("CARGO_BIN_EXE_hostbadge").to_owned(),
+    }
 }
 
 /// A host in a temporary directory. Drop kills the daemon and removes the directory.
@@ -221,7 +231,7 @@ impl Host {
 
     /// The command line of this host's daemon.
     pub fn command(&self) -> Command {
-        let daemon = env!("CARGO_BIN_EXE_hostbadged").to_owned();
+        let daemon = program("hostbadged");
         let mut words = self.start.wrapper.iter().chain([&daemon]);
         let mut command = Command::new(words.next().unwrap());
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
@@ -285,7 +295,7 @@ impl Host {
 
     /// Runs `hostbadge` with this host's sockets.
     pub fn hostbadge(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+        Command::new(program("hostbadge"))
             .args(words)
             .env("HOSTBADGE_ADMIN_SOCKET", self.admin_socket())
             .env("HOSTBADGE_SOCKET", self.agent_socket())

@@ -1,0 +1,122 @@
+//! Paces each uid, so that the processor time that the daemon spends for one uid is bounded, however many
+//! connections and requests the uid makes.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Longest delay. What would have to wait longer is refused.
+pub const MAX_DELAY: Duration = Duration::from_secs(2);
+/// Uids in memory. Those without a charge are dropped first: they count as never charged.
+const MAX_UIDS: usize = 16_384;
+
+/// What something costs the daemon, in units of about 50 us of a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cost {
+    /// Nothing that is counted here: an agent's result, which its own rate limits, or an administrator's.
+    Free,
+    /// 1 unit: a public document or the host's health, a connection, or 256 pieces of a body.
+    Unit,
+    /// 5 units: an error, for which the caller may have been identified and a record written.
+    Error,
+}
+
+/// A budget of units for each uid. Charges above it are delayed, and refused where the delay would exceed
+/// [`MAX_DELAY`].
+#[derive(Debug)]
+pub struct Pace {
+    /// Time in which one unit is paid.
+    interval: Duration,
+    /// Time in which the burst is paid.
+    burst: Duration,
+    /// When each uid's charges are paid; no entry, or an instant in the past, where nothing is owed.
+    paid_at: Mutex<HashMap<u32, Instant>>,
+}
+
+impl Cost {
+    const fn units(self) -> u32 {
+        match self {
+            Cost::Free => 0,
+            Cost::Unit => 1,
+            Cost::Error => 5,
+        }
+    }
+}
+
+impl Pace {
+    /// `per_second` units a second in the long run, and `burst` units at once after a pause; at least 1 each.
+    pub fn new(per_second: u32, burst: u32) -> Pace {
+        let interval = Duration::from_secs(1) / per_second.max(1);
+        Pace { interval, burst: interval * burst.max(1), paid_at: Mutex::default() }
+    }
+
+    /// Charges the uid and returns how long its reply or connection has to be delayed: zero within the burst.
+    /// `None`, and no charge, where the delay would exceed [`MAX_DELAY`].
+    pub fn charge(&self, uid: u32, cost: Cost, now: Instant) -> Option<Duration> {
+        if cost == Cost::Free {
+            return Some(Duration::ZERO);
+        }
+        let mut all_paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if all_paid_at.len() >= MAX_UIDS && !all_paid_at.contains_key(&uid) {
+            all_paid_at.retain(|_, paid_at| *paid_at > now);
+            // Only an attack by thousands of uids owes this much at once. Clearing bounds the memory.
+            if all_paid_at.len() >= MAX_UIDS {
+                all_paid_at.clear();
+            }
+        }
+        let entry = all_paid_at.entry(uid).or_insert(now);
+        let paid_at = (*entry).max(now) + self.interval * cost.units();
+        let delay = paid_at.duration_since(now).saturating_sub(self.burst);
+        if delay > MAX_DELAY {
+            return None;
+        }
+        *entry = paid_at;
+        Some(delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn burst_is_free_then_delays_grow_and_are_paid_over_time() {
+        let pace = Pace::new(1000, 20);
+        let start = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(pace.charge(1, Cost::Unit, start), Some(Duration::ZERO));
+        }
+        assert_eq!(pace.charge(1, Cost::Unit, start), Some(millis(1)));
+        assert_eq!(pace.charge(1, Cost::Error, start), Some(millis(6)));
+        assert_eq!(pace.charge(1, Cost::Free, start), Some(Duration::ZERO));
+        assert_eq!(pace.charge(2, Cost::Unit, start), Some(Duration::ZERO), "another uid owes nothing");
+        assert_eq!(pace.charge(1, Cost::Unit, start + millis(6)), Some(millis(1)));
+        let later = start + millis(60_000);
+        let delays = (0..21).map(|_| pace.charge(1, Cost::Unit, later).unwrap());
+        assert_eq!(delays.max(), Some(millis(1)), "a pause restores the burst and no more");
+    }
+
+    #[test]
+    fn longer_delay_is_refused_and_not_charged() {
+        let pace = Pace::new(1000, 1);
+        let start = Instant::now();
+        let delays: Vec<_> = (0..2500).map(|_| pace.charge(1, Cost::Unit, start)).collect();
+        assert_eq!(delays.iter().flatten().count(), 2001);
+        assert_eq!(delays.iter().flatten().max(), Some(&MAX_DELAY));
+        assert_eq!(pace.charge(1, Cost::Unit, start + millis(1)), Some(MAX_DELAY));
+    }
+
+    #[test]
+    fn uids_in_memory_are_bounded() {
+        let pace = Pace::new(1, 1);
+        let now = Instant::now();
+        for uid in 0..40_000 {
+            assert_eq!(pace.charge(uid, Cost::Unit, now), Some(Duration::ZERO));
+        }
+        assert!(pace.paid_at.lock().unwrap().len() <= MAX_UIDS);
+    }
+}

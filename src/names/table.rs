@@ -1,0 +1,87 @@
+//! What is known of the names: an immutable snapshot.
+
+use std::collections::HashMap;
+use std::fmt;
+
+/// A name in the system's user or group database.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Name {
+    /// A user, as getpwnam(3) takes it.
+    User(String),
+    /// A group, as getgrnam(3) takes it.
+    Group(String),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Name::User(name) => write!(f, "user \"{}\"", name.escape_debug()),
+            Name::Group(name) => write!(f, "group \"{}\"", name.escape_debug()),
+        }
+    }
+}
+
+/// The number of a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resolution {
+    /// The number that the name service reported last.
+    Number(u32),
+    /// The name service reports no such name.
+    Missing,
+    /// No lookup has succeeded: the number is not known.
+    #[default]
+    Unknown,
+}
+
+/// What is known of one name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Its number now.
+    pub current: Resolution,
+    /// Its last number since the daemon started, also while the name is missing: units with `DynamicUser=`
+    /// have no user while they are stopped.
+    pub last: Option<u32>,
+}
+
+/// What is known of all names. A name that is not in the table is [`Resolution::Unknown`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameTable {
+    users: HashMap<String, Numbers>,
+    groups: HashMap<String, Numbers>,
+    problems: Vec<String>,
+}
+
+impl NameTable {
+    /// What is known of a user.
+    pub fn user(&self, name: &str) -> Numbers {
+        self.users.get(name).copied().unwrap_or_default()
+    }
+
+    /// What is known of a group.
+    pub fn group(&self, name: &str) -> Numbers {
+        self.groups.get(name).copied().unwrap_or_default()
+    }
+
+    /// Lookups that failed or were not answered in time, one line each, sorted by name.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    pub(super) fn insert(&mut self, name: &Name, numbers: Numbers) {
+        match name {
+            Name::User(name) => self.users.insert(name.clone(), numbers),
+            Name::Group(name) => self.groups.insert(name.clone(), numbers),
+        };
+    }
+
+    /// `reason` is why the last lookup of `name` failed.
+    pub(super) fn add_problem(&mut self, name: &Name, reason: &str, numbers: Numbers) {
+        let effect = match numbers.current {
+            Resolution::Number(number) => format!("its last number, {number}, stays in use"),
+            Resolution::Missing | Resolution::Unknown => {
+                "callers for whom it would decide are told to try again".into()
+            }
+        };
+        self.problems.push(format!("{name} cannot be looked up ({reason}); {effect}"));
+    }
+}

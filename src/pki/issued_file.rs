@@ -1,0 +1,157 @@
+//! The certificates that were issued to an identity, in memory and in `leaves.json`.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use data_encoding::BASE64;
+use serde::{Deserialize, Serialize};
+
+use crate::agents::MatchTag;
+use crate::clock::Timestamp;
+use crate::store;
+
+/// Bytes of a leaf in the file: serial number, expiry in seconds since the epoch, tag of the issuing CA, tag
+/// of the agent's conditions (zero if it is not known).
+const RECORD_LEN: usize = 16 + 8 + 4 + 4;
+/// As in format 1, which has no tags of conditions.
+const RECORD_LEN_1: usize = RECORD_LEN - 4;
+const FILE_NAME: &str = "leaves.json";
+const VERSION: u64 = 2;
+
+/// Names an issuing CA: the first bytes of its key identifier.
+pub type CaTag = [u8; 4];
+
+/// What revocation needs of an issued certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafRecord {
+    /// The serial number, big-endian.
+    pub serial: [u8; 16],
+    /// When the certificate expires.
+    pub expires: Timestamp,
+    /// The issuing CA.
+    pub ca_tag: CaTag,
+    /// The conditions that the agent's process met; `None` for a leaf of a release that did not record them.
+    pub match_tag: Option<MatchTag>,
+}
+
+/// The leaves of one identity.
+#[derive(Debug, Default)]
+pub(super) struct Leaves {
+    /// Those that count.
+    pub counted: Vec<LeafRecord>,
+    /// Those that expire later than a leaf that is issued now. The clock was ahead when they were issued, or
+    /// is behind now. They can be revoked, and do not count: they would keep the identity from getting others
+    /// for as long as the clock was ahead.
+    pub ahead: Vec<LeafRecord>,
+}
+
+/// The content of `leaves.json`: for each SPIFFE ID its leaves, in base64 of 32 bytes each.
+/// Serial numbers are not secret.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IssuedCertificatesFile {
+    leaves: HashMap<Arc<str>, String>,
+    /// Whether it was read in format 1.
+    #[serde(skip)]
+    is_format_1: bool,
+}
+
+impl IssuedCertificatesFile {
+    /// Reads `leaves.json`; empty where there is none. Blocking.
+    pub fn read(dir: &Path) -> Result<IssuedCertificatesFile, store::Error> {
+        let parse = |version, state| {
+            let file: IssuedCertificatesFile = serde_json::from_value(state)?;
+            Ok(IssuedCertificatesFile { is_format_1: version == 1, ..file })
+        };
+        Ok(store::read_versions(&dir.join(FILE_NAME), 1..=VERSION, parse)?.unwrap_or_default())
+    }
+
+    /// The leaves by SPIFFE ID. What is not base64 of whole records is left out.
+    pub fn into_leaves(self) -> impl Iterator<Item = (Arc<str>, Vec<LeafRecord>)> {
+        let record_len = if self.is_format_1 { RECORD_LEN_1 } else { RECORD_LEN };
+        self.leaves.into_iter().map(move |(id, encoded)| {
+            let bytes = BASE64.decode(encoded.as_bytes()).unwrap_or_default();
+            (id, bytes.chunks_exact(record_len).filter_map(LeafRecord::from_bytes).collect())
+        })
+    }
+
+    /// Writes `leaves.json`, which is on disk when this returns. Blocking.
+    pub fn write(&self, dir: &Path) -> Result<(), store::Error> {
+        store::write(&dir.join(FILE_NAME), VERSION, self)
+    }
+}
+
+impl<L: Iterator<Item = LeafRecord>> FromIterator<(Arc<str>, L)> for IssuedCertificatesFile {
+    fn from_iter<I: IntoIterator<Item = (Arc<str>, L)>>(by_identity: I) -> IssuedCertificatesFile {
+        let encode = |leaves: L| BASE64.encode(&leaves.flat_map(LeafRecord::to_bytes).collect::<Vec<u8>>());
+        IssuedCertificatesFile {
+            leaves: by_identity.into_iter().map(|(id, leaves)| (id, encode(leaves))).collect(),
+            is_format_1: false,
+        }
+    }
+}
+
+impl LeafRecord {
+    fn to_bytes(self) -> Vec<u8> {
+        let match_tag = self.match_tag.map_or([0; 4], MatchTag::to_bytes);
+        [&self.serial[..], &self.expires.as_secs().to_be_bytes(), &self.ca_tag, &match_tag].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<LeafRecord> {
+        let (serial, rest) = bytes.split_first_chunk::<16>()?;
+        let (expires, ca_tag) = rest.split_first_chunk::<8>()?;
+        let expires = Timestamp::from_secs(u64::from_be_bytes(*expires));
+        let (ca_tag, match_tag) = ca_tag.split_first_chunk::<4>()?;
+        let match_tag = match_tag.first_chunk::<4>().and_then(|tag| MatchTag::from_bytes(*tag));
+        Some(LeafRecord { serial: *serial, expires, ca_tag: *ca_tag, match_tag })
+    }
+}
+
+impl Leaves {
+    /// All leaves, those that count last.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &LeafRecord> {
+        self.ahead.iter().chain(&self.counted)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.counted.is_empty() && self.ahead.is_empty()
+    }
+
+    /// Drops expired leaves, and has those count that expire at `horizon` or before.
+    pub fn update(&mut self, now: Timestamp, horizon: Timestamp) {
+        move_if(&mut self.ahead, &mut self.counted, |leaf| leaf.expires <= horizon);
+        move_if(&mut self.counted, &mut self.ahead, |leaf| leaf.expires > horizon);
+        self.counted.retain(|leaf| leaf.expires > now);
+    }
+}
+
+/// Moves leaves from one list to the end of another.
+fn move_if(from: &mut Vec<LeafRecord>, to: &mut Vec<LeafRecord>, moves: impl Fn(&LeafRecord) -> bool) {
+    if from.iter().any(&moves) {
+        to.extend(from.iter().filter(|leaf| moves(leaf)));
+        from.retain(|leaf| !moves(leaf));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn leaves_of_format_1_have_no_tag_of_conditions() {
+        let dir = tempfile::tempdir().unwrap();
+        let expires = Timestamp::from_secs(1000).after(Duration::from_secs(100));
+        let match_tag = MatchTag::from_bytes([0, 0, 0, 7]);
+        let leaf = LeafRecord { serial: [7; 16], expires, ca_tag: *b"ca 1", match_tag };
+        let bytes = &leaf.to_bytes()[..RECORD_LEN_1];
+        let leaves = HashMap::from([("a".into(), BASE64.encode(&[bytes, bytes].concat()))]);
+        let file = IssuedCertificatesFile { leaves, is_format_1: true };
+        store::write(&dir.path().join(FILE_NAME), 1, &file).unwrap();
+        let read = IssuedCertificatesFile::read(dir.path()).unwrap();
+        let leaves: Vec<_> = read.into_leaves().collect();
+        assert_eq!(leaves, [("a".into(), vec![LeafRecord { match_tag: None, ..leaf }; 2])]);
+    }
+}

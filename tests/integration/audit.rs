@@ -1,0 +1,106 @@
+//! The audit log: bounded lines, and its end after a crash of the machine.
+
+use std::fs;
+
+use crate::common::audit_log::{self, with_event};
+use crate::common::{API, Host, append, until_true};
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::json;
+
+/// Upper bound of a line's length in bytes, with its newline.
+const MAX_LINE_LEN: usize = 8192;
+
+/// The length of the longest line.
+fn longest_line(host: &Host) -> usize {
+    audit_log::text(&host.path("audit")).lines().map(|line| line.len() + 1).max().unwrap()
+}
+
+#[test]
+fn texts_from_callers_make_short_lines() {
+    let host = Host::started();
+    let encode = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+    for (character, count) in [("\u{7f}", 12_000), ("\\u0001", 2_000), ("\u{202e}", 4_000)] {
+        let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{}"}}"#, character.repeat(count));
+        let token = format!("{}.{}.AA", encode(&header), encode("{}"));
+        assert_eq!(host.introspect(&token), json!({ "active": false }));
+    }
+    host.post("/v1/token", json!({ "audience": "\u{1}".repeat(4000) }));
+    host.post("/v1/token", json!({ "audience": API, "scope": "\u{7f}".repeat(4000) }));
+    host.post("/v1/token", json!({ "audience": API, "agent": "\u{1}".repeat(4000) }));
+    let lines = host.audit();
+    let introspected = with_event(&lines, "introspected");
+    assert_eq!(introspected.len(), 3);
+    for line in introspected {
+        // A token's line has about 700 bytes.
+        assert!(line.to_string().len() < 1200, "{line}");
+        let detail = line["detail"].as_str().unwrap();
+        assert!(detail.contains("… (") && detail.contains(" bytes, SHA-256 "), "{detail}");
+    }
+    assert!(longest_line(&host) < 2048, "{}", longest_line(&host));
+    until_true("the log has the cut texts", || host.log().contains(" bytes, SHA-256 "));
+    assert!(host.log().lines().all(|line| line.len() < 16_384), "entries for administrators are short too");
+}
+
+#[test]
+fn a_reload_of_many_agents_is_recorded_in_bounded_lines() {
+    let host = Host::started();
+    let name = |n: usize| format!("agent-{n:0>20}");
+    for n in 0..1000 {
+        host.agents_file(&name(n), &format!("name = \"{}\"\n[match]\nuser = {}\n", name(n), 100_000 + n));
+    }
+    assert_eq!(host.admin().post("/v1/agents/reload", &json!({})).status, 200);
+    let lines = host.audit();
+    let reloads = with_event(&lines, "agents-reloaded");
+    assert!(reloads.len() > 4, "{}", reloads.len());
+    let details: Vec<&str> = reloads.iter().map(|line| line["detail"].as_str().unwrap()).collect();
+    for (at, detail) in details.iter().enumerate() {
+        assert!(detail.contains(&format!("(part {} of {})", at + 1, details.len())), "{detail}");
+    }
+    for n in 0..1000 {
+        assert_eq!(details.iter().filter(|detail| detail.contains(&name(n))).count(), 1, "{}", name(n));
+    }
+    assert!(longest_line(&host) <= MAX_LINE_LEN, "{}", longest_line(&host));
+}
+
+/// The last file of a crashed host's log, and its last line's number.
+fn crashed(host: &mut Host) -> (std::path::PathBuf, u64) {
+    host.token();
+    host.crash();
+    let last = host.audit().last().unwrap()["seq"].as_u64().unwrap();
+    (audit_log::files(&host.path("audit")).pop().unwrap(), last)
+}
+
+#[test]
+fn a_tail_without_a_whole_line_is_set_aside_and_recorded_and_the_numbers_continue() {
+    let mut host = Host::started();
+    let giant = [vec![b'x'; 300_000], b"\n".to_vec()].concat();
+    for (tail, ending) in [(vec![0; 1], "torn-1"), (vec![0; 400_000], "torn-2"), (giant, "torn-3")] {
+        let (file, last) = crashed(&mut host);
+        let before = fs::read(&file).unwrap();
+        append(&file, &tail);
+        host.start();
+        host.token();
+        let lines = host.audit();
+        let next = lines.iter().find(|line| line["seq"] == last + 1).unwrap();
+        assert_eq!(next["event"], "audit-torn");
+        let detail = next["detail"].as_str().unwrap();
+        assert!(detail.starts_with(&format!("{} bytes after line {last} ", tail.len())), "{detail}");
+        assert!(fs::read(&file).unwrap().starts_with(&before), "no line was torn");
+        assert_eq!(fs::read(file.with_extension(ending)).unwrap(), tail);
+    }
+    host.stop();
+}
+
+#[test]
+fn a_new_file_of_zeros_is_set_aside_and_the_file_before_continues() {
+    let mut host = Host::started();
+    let (file, last) = crashed(&mut host);
+    let zeros = file.with_file_name(format!("{:020}.jsonl", last + 1));
+    fs::write(&zeros, vec![0; 200_000]).unwrap();
+    host.start();
+    let lines = host.audit();
+    assert_eq!(lines[last as usize]["event"], "audit-torn");
+    assert_eq!(fs::read(zeros.with_extension("torn-1")).unwrap(), vec![0; 200_000]);
+    assert!(!zeros.exists());
+    host.stop();
+}

@@ -1,0 +1,175 @@
+//! What was issued to processes that no longer match: tokens, JWT-SVIDs and certificates after a change of
+//! `[match]`, of a grant, or of the number of a name.
+
+use std::fs;
+
+use crate::common::callers::NOBODY;
+use crate::common::grpc::Grpc;
+use crate::common::name_service::NameService;
+use crate::common::{API, Host, until_true};
+use serde_json::{Value, json};
+
+const OTHER: &str = "https://other.example.com";
+
+/// What the agent `subject` holds.
+struct Held {
+    token: String,
+    svid: String,
+}
+
+impl Held {
+    /// A token, a JWT-SVID and a certificate of the agent `subject`, which is root.
+    #[track_caller]
+    fn request(host: &Host) -> Held {
+        let ask = |target: &str, body: Value| {
+            let answer = host.post(target, body);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            answer.json()
+        };
+        let token = ask("/v1/token", json!({ "audience": API, "agent": "subject" }));
+        ask("/v1/certificate", json!({ "agent": "subject" }));
+        let svids = Grpc::connect(&host.workload_socket()).jwt(&[API], "").unwrap();
+        let svid = svids.into_iter().find(|svid| svid.spiffe_id.ends_with("/subject")).unwrap();
+        Held { token: token["access_token"].as_str().unwrap().to_owned(), svid: svid.svid }
+    }
+
+    /// Whether token and JWT-SVID are valid.
+    fn is_valid(&self, host: &Host) -> (bool, bool) {
+        let token = host.introspect(&self.token)["active"].as_bool().unwrap();
+        (token, Grpc::connect(&host.workload_socket()).validate(API, &self.svid).is_ok())
+    }
+}
+
+/// A host on which root is the agents `subject` and `reader`.
+fn host() -> Host {
+    let host = Host::new();
+    host.agent("reader", "user = 0");
+    host.agent("subject", "user = 0");
+    host
+}
+
+/// How many certificates of `subject` are revoked.
+fn revoked(host: &Host) -> usize {
+    let text = fs::read_to_string(host.path("state/ca.json")).unwrap();
+    let ca: Value = serde_json::from_str(&text).unwrap();
+    let cas = ca["issuing"].as_array().unwrap();
+    cas.iter().map(|ca| ca["revoked"].as_array().unwrap().len()).sum()
+}
+
+/// What the audit log says about revocations.
+fn revocations(host: &Host) -> Vec<String> {
+    let lines = host.audit();
+    let lines = crate::common::audit_log::with_event(&lines, "certificates-revoked");
+    lines.iter().map(|line| line["detail"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_changed_match_ends_what_was_issued_before() {
+    let mut host = host();
+    host.start();
+    let held = Held::request(&host);
+    assert_eq!(held.is_valid(&host), (true, true));
+
+    host.agent("subject", &format!("user = {NOBODY}"));
+    host.reload();
+    assert_eq!(held.is_valid(&host), (false, false));
+    until_true("the certificate is revoked", || revoked(&host) == 1);
+    until_true("the revocation is recorded", || revocations(&host).len() == 1);
+    assert!(revocations(&host)[0].contains("matched by other conditions now"), "{:?}", revocations(&host));
+    let lines = host.audit();
+    let last = crate::common::audit_log::with_event(&lines, "introspected").pop().unwrap().to_string();
+    assert!(last.contains("matched by other conditions"), "{last}");
+
+    // What is issued from now on is valid, and the certificate of the other agent always was.
+    host.agent("subject", "user = 0\ngroup = 0");
+    host.reload();
+    let later = Held::request(&host);
+    assert_eq!((later.is_valid(&host), held.is_valid(&host)), ((true, true), (false, false)));
+    assert_eq!(revoked(&host), 1);
+}
+
+#[test]
+fn a_change_of_the_match_while_the_daemon_is_stopped_counts() {
+    let mut host = host();
+    host.start();
+    let held = Held::request(&host);
+    host.stop();
+    host.agent("subject", "user = 0\nunit = \"other.service\"");
+    host.start();
+    assert_eq!(held.is_valid(&host), (false, false));
+    until_true("the certificate is revoked", || revoked(&host) == 1);
+}
+
+#[test]
+fn a_change_that_is_no_condition_ends_nothing() {
+    let mut host = host();
+    host.start();
+    let held = Held::request(&host);
+    let file = host.path("etc/agents.d/subject.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let owner = "owner = \"team@example.com\"\n[match]";
+    // A name with the same number is the same condition.
+    let text = text.replace("[match]", owner).replace("5m", "1m").replace("= 0", "= \"root\"");
+    fs::write(&file, text).unwrap();
+    host.reload();
+    assert_eq!(host.admin().get("/v1/agents/subject").json()["match"]["user"], "root");
+    assert_eq!(held.is_valid(&host), (true, true));
+    host.stop();
+    host.start();
+    assert_eq!(held.is_valid(&host), (true, true));
+    assert_eq!((revoked(&host), revocations(&host).len()), (0, 0));
+}
+
+#[test]
+fn a_grant_that_is_removed_ends_access_tokens_and_jwt_svids() {
+    let mut host = host();
+    host.start();
+    let held = Held::request(&host);
+    let file = host.path("etc/agents.d/subject.toml");
+    let text = fs::read_to_string(&file).unwrap().replace(API, OTHER);
+    fs::write(&file, text).unwrap();
+    host.reload();
+    assert_eq!(held.is_valid(&host), (false, false));
+    let status = Grpc::connect(&host.workload_socket()).validate(API, &held.svid).unwrap_err();
+    assert!(status.message.contains("no grant for its audience any more"), "{status:?}");
+    assert_eq!(revoked(&host), 0, "a certificate needs no grant");
+}
+
+#[test]
+fn another_user_of_the_same_name_ends_what_was_issued_before() {
+    let mut host = host();
+    let names = NameService::attach_to(&mut host);
+    names.user("service", "0");
+    host.agent("subject", "user = \"service\"");
+    host.start();
+    let held = Held::request(&host);
+    // The user is deleted: a unit with DynamicUser= looks the same while it is stopped.
+    names.user("service", "missing");
+    host.reload();
+    assert_eq!(held.is_valid(&host), (true, true));
+    names.user("service", "4242");
+    host.reload();
+    assert_eq!(held.is_valid(&host), (false, false));
+    until_true("the certificate is revoked", || revoked(&host) == 1);
+}
+
+#[test]
+fn a_token_whose_agent_cannot_be_looked_up_is_neither_valid_nor_invalid() {
+    let mut host = host();
+    let names = NameService::attach_to(&mut host);
+    names.user("service", "0");
+    host.agent("subject", "user = \"service\"");
+    host.start();
+    let held = Held::request(&host);
+    host.stop();
+    names.user("service", "fail");
+    host.start();
+    let answer = host.post("/v1/introspect", json!({ "token": held.token }));
+    assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+    assert_eq!(revoked(&host), 0);
+    names.user("service", "0");
+    until_true("the lookup is repeated", || {
+        host.post("/v1/introspect", json!({ "token": held.token })).status == 200
+    });
+    assert_eq!(held.is_valid(&host), (true, true));
+}
