@@ -90,10 +90,10 @@ fn last_line(file: &File, length: u64) -> io::Result<Option<(u64, LineId)>> {
         file.read_exact_at(block, block_start)?;
         for at in (0..block.len()).rev().filter(|at| block[*at] == b'\n') {
             let newline = block_start + at as u64;
-            if let Some(end) = newline_after.replace(newline) {
-                if let Some(id) = read_line(file, newline + 1, end, &mut line)? {
-                    return Ok(Some((end + 1, id)));
-                }
+            if let Some(end) = newline_after.replace(newline)
+                && let Some(id) = read_line(file, newline + 1, end, &mut line)?
+            {
+                return Ok(Some((end + 1, id)));
             }
         }
         block_end = block_start;

@@ -59,7 +59,7 @@ fn certificates_of_a_clock_that_was_ahead_block_nobody_and_stay_known() {
     host.stop();
     let file: Value = serde_json::from_slice(&fs::read(host.path("state/leaves.json")).unwrap()).unwrap();
     let kept = BASE64.decode(file["leaves"][&id].as_str().unwrap().as_bytes()).unwrap();
-    assert_eq!(kept.len(), 28 * 4097, "they can still be revoked");
+    assert_eq!(kept.len(), 32 * 4097, "they can still be revoked");
 }
 
 #[test]
