@@ -52,10 +52,38 @@ fn build(input: &[u8]) -> (Vec<u8>, usize) {
     (bytes, entries)
 }
 
+/// A list of entries with any data, of known and unknown templates, in either byte order. Returns the number
+/// of entries too.
+fn build_any(big_endian: bool, mut input: &[u8]) -> (Vec<u8>, usize) {
+    let templates = ["ima-ng", "ima-ngv2", "ima-sig", "ima-sigv2", "ima-modsig", "ima-buf", "d-ng|n-ng", "x"];
+    let number = |value: usize| {
+        let value = value as u32;
+        if big_endian { value.to_be_bytes() } else { value.to_le_bytes() }
+    };
+    let (mut bytes, mut entries) = (Vec::new(), 0);
+    while let [template, length, rest @ ..] = input {
+        let template = templates[usize::from(*template) % templates.len()];
+        let (data, rest) = rest.split_at(rest.len().min(usize::from(*length)));
+        input = rest;
+        entries += 1;
+        bytes.extend(number(10));
+        bytes.extend(digest(&SHA1_FOR_LEGACY_USE_ONLY, data).as_ref());
+        bytes.extend(number(template.len()));
+        bytes.extend(template.as_bytes());
+        bytes.extend(number(data.len()));
+        bytes.extend(data);
+    }
+    (bytes, entries)
+}
+
 fuzz_target!(|input: &[u8]| {
     let Some((kind, rest)) = input.split_first() else { return };
-    match kind % 2 {
+    match kind % 4 {
         0 => drop(list(rest)),
+        1 | 2 => {
+            let (bytes, entries) = build_any(kind % 4 == 1, rest);
+            assert_eq!(list(&bytes), Some(entries));
+        }
         _ => {
             let (bytes, entries) = build(rest);
             assert_eq!(list(&bytes), Some(entries));

@@ -5,124 +5,17 @@
 //! split into two writes.
 #![no_main]
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+#[path = "../support/workload_server.rs"]
+mod workload_server;
 
-use hostbadge::agents::AgentRegistry;
-use hostbadge::api::{Api, ConnectionLimits, Server, WorkerPool, WorkloadApi};
-use hostbadge::audit::{Audit, Journal};
-use hostbadge::clock::Clock;
-use hostbadge::config::LogTarget;
-use hostbadge::federation::Federation;
-use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
-use hostbadge::names::Names;
-use hostbadge::pki::CertificateIssuer;
-use hostbadge::policy::{AdminPolicy, Limiter, Rate};
-use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
-use hostbadge::service::{IdentityService, ServiceDeps};
-use hostbadge::tpm::TpmState;
 use libfuzzer_sys::fuzz_target;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 /// The preface and an empty SETTINGS frame.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-const IO_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The server's socket. One server runs until the process ends.
-fn socket() -> &'static Path {
-    static SOCKET: OnceLock<PathBuf> = OnceLock::new();
-    SOCKET.get_or_init(|| {
-        let dir = std::env::temp_dir().join(format!("hostbadge-fuzz-{}", std::process::id()));
-        let agents = dir.join("agents.d");
-        std::fs::create_dir_all(&agents).unwrap();
-        let agent = "name = \"fuzz\"\n[match]\nuser = \"root\"\n[[grant]]\naudience = \"a\"\n";
-        std::fs::write(agents.join("fuzz.toml"), agent).unwrap();
-        let path = dir.join("workload.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        std::thread::spawn(move || serve(&dir, listener));
-        path
-    })
-}
-
-fn serve(dir: &Path, listener: UnixListener) {
-    let clock = Clock::System;
-    let journal = Journal::start(LogTarget::Stderr, clock.clone()).unwrap();
-    let audit = Audit::open(dir, journal, clock.clone()).unwrap();
-    let unlimited = || Rate { per_second: 1_000_000, burst: 1_000_000 };
-    let tpm = watch::channel(None).1;
-    let names = Names::start([]).unwrap();
-    let service = IdentityService::new(ServiceDeps {
-        agents: AgentRegistry::open(&dir.join("agents.d"), 40, names.clone(), clock.clone()),
-        federation: Federation::open(&dir.join("federation")),
-        limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
-        issuer: Issuer::default(),
-        audit,
-        audit_dir: dir.into(),
-        clock,
-        tpm_state: watch::channel(TpmState::starting()).1,
-        tpm_description: watch::channel(None).1,
-        blocked_reason: watch::channel(None).1,
-        tpm: tpm.clone(),
-        tpm_signer: TpmSigner {
-            queue: FairQueue::default(),
-            tpm,
-            rsa_blocked_reason: watch::channel(None).1,
-        },
-        evidence_slots: EvidenceSlots::default(),
-        event_log: EventLogFile::in_dir(dir),
-        ima_log: ImaListFile::in_dir(dir),
-        enrollment: Enrollment::open(dir),
-        posture: PostureState::new(PostureMode::Off, Duration::from_secs(60)),
-        compared_pcrs: Vec::new(),
-        posture_commands: hostbadge::posture::command_channel().0,
-        key_admin: hostbadge::issue::key_command_channel().0,
-        certificate_issuer: CertificateIssuer::new(Duration::from_secs(3600)),
-        admin_policy: AdminPolicy { admin_group: "none".into(), names, dev_uid: None },
-    });
-    let stop = CancellationToken::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let workers = Arc::new(WorkerPool::start(1, &stop).unwrap());
-        let api = Api::Workload(WorkloadApi::new(service.with_inline_audit()).unwrap());
-        Server::new(listener, api, ConnectionLimits::new(64, 64), Some(workers), stop.clone())
-            .unwrap()
-            .run()
-            .await;
-    });
-}
-
-/// Sends the pieces until the server closes the connection, then waits for the server to close it.
-fn send(pieces: &[&[u8]]) {
-    let mut stream = UnixStream::connect(socket()).unwrap();
-    stream.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
-    stream.set_write_timeout(Some(IO_TIMEOUT)).unwrap();
-    for piece in pieces {
-        if stream.write_all(piece).is_err() {
-            break;
-        }
-    }
-    let _ = stream.shutdown(Shutdown::Write);
-    let mut answer = [0; 4096];
-    loop {
-        match stream.read(&mut answer) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::ConnectionReset => return,
-            // libFuzzer's timer signal.
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => panic!("the server does not close the connection: {e}"),
-        }
-    }
-}
 
 fuzz_target!(|input: &[u8]| {
     let Some((how, rest)) = input.split_first() else { return };
     let hello = if how & 1 == 0 { HELLO } else { &[] };
     let cut = rest.len() * usize::from(how >> 1) / 128;
-    send(&[hello, &rest[..cut], &rest[cut..]]);
+    workload_server::send(&[hello, &rest[..cut], &rest[cut..]]);
 });

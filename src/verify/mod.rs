@@ -35,7 +35,7 @@ pub use host_san::HostSan;
 pub use jwks::{Jwk, Jwks, KeyParams};
 pub use jwt_authorities::JwtAuthorities;
 pub use jwt_svid::{VerifiedJwtSvid, validate_jwt_svid};
-pub(crate) use pcr_policy::PcrPolicy;
+pub use pcr_policy::PcrPolicy;
 pub(crate) use quote::check_quote;
 pub(crate) use spiffe_id::{is_trust_domain, workload_trust_domain};
 pub use token::{Expectation, LEEWAY, VerifiedAccessToken, VerifiedTokenClaims, verify_access_token};
