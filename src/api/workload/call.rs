@@ -19,6 +19,7 @@ use tonic::body::Body;
 use super::caller_watcher::{CallGuard, CallerWatcher};
 use super::workload_api::WorkloadApi;
 use crate::api::connection_limits::{CallClass, CallPermit};
+use crate::api::pace::Cost;
 
 /// Metadata that each call of the Workload API must have (SPIFFE Workload Endpoint, section 4). It protects
 /// against server-side request forgery.
@@ -44,7 +45,7 @@ pub async fn handle_call(
     let route = if is_workload_api {
         if !has_security_header(request.headers()) {
             let description = "a call must have the metadata workload.spiffe.io: true, exactly once";
-            return guard.response(Status::invalid_argument(description).into_http());
+            return guard.refuse(&watcher, request, Status::invalid_argument(description)).await;
         }
         &workload.api
     } else if path.starts_with("/grpc.health.v1.Health/") {
@@ -53,13 +54,17 @@ pub async fn handle_call(
         *request.uri_mut() = Uri::from_static(REFLECTION_V1);
         &workload.reflection
     } else {
-        return guard.response(Status::unimplemented("this socket does not have the service").into_http());
+        let status = Status::unimplemented("this socket does not have the service");
+        return guard.refuse(&watcher, request, status).await;
     };
     let Some(permit) = watcher.acquire_call(is_workload_api).map(Arc::new) else {
-        return guard.response(too_many_calls().into_http());
+        return guard.refuse(&watcher, request, too_many_calls()).await;
     };
     guard.permit = Some(permit.clone());
     drop_metadata(&mut request);
+    if !is_workload_api {
+        watcher.client().pay(Cost::Unit).await;
+    }
     let answer = async {
         if is_workload_api && !watcher.is_agent() {
             if let Err(error) = watcher.admit().await {
@@ -115,6 +120,19 @@ struct ResponseGuard {
 }
 
 impl ResponseGuard {
+    /// Refuses a call before it has a place. Without the delay of [`Pace`](crate::api::Pace), a client that
+    /// repeats refused calls would use up the processor.
+    async fn refuse(
+        self,
+        watcher: &CallerWatcher,
+        request: Request<Incoming>,
+        status: Status,
+    ) -> Response<GuardedBody> {
+        drop(request);
+        watcher.client().pay(Cost::Error).await;
+        self.response(status.into_http())
+    }
+
     fn response(self, response: Response<Body>) -> Response<GuardedBody> {
         response.map(|body| GuardedBody { body, _call: self.call, permit: self.permit })
     }

@@ -11,6 +11,7 @@ use tonic::Status;
 use super::grpc_status;
 use crate::api::client_connection::ClientConnection;
 use crate::api::connection_limits::{CallClass, CallPermit, ConnectionPermit};
+use crate::api::pace::Cost;
 use crate::service::{
     AuthenticatedAgent, CallerCheck, ErrorCode, IdentityInputs, IdentityService, PeerLookup, RequestError,
 };
@@ -165,10 +166,12 @@ impl CallerWatcher {
         });
     }
 
-    /// The gRPC status of a refusal, after a delay where the caller is rate-limited.
+    /// The gRPC status of a refusal, after a delay where the caller is rate-limited or its uid has used up
+    /// its budget.
     pub async fn reject(&self, error: &RequestError) -> Status {
         if error.code() == ErrorCode::InvalidClient {
             self.is_agent.store(false, Ordering::Relaxed);
+            self.client.pay(Cost::Error).await;
         }
         if let Some(delay) = self.client.backoff(error.code() == ErrorCode::SlowDown) {
             tokio::time::sleep(delay).await;

@@ -16,6 +16,7 @@ use super::workload_api::WorkloadApi;
 use crate::api::client_connection::ClientConnection;
 use crate::api::drain;
 use crate::api::http2::AuthorityFilter;
+use crate::api::pace::Cost;
 
 /// Open calls per connection; further ones wait at the client.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
@@ -51,6 +52,8 @@ pub async fn serve_grpc(
         let _ = stream.try_write(OVERLOADED_GOAWAY);
         return;
     };
+    // A uid that has used up its budget by refused calls waits before it can make others.
+    client.pay(Cost::Unit).await;
     let watcher = CallerWatcher::new(client, workload.service.clone(), stranger);
     let service = service_fn(|request| {
         // Boxed, because the task of a call is as large as the larger of computing and sending the response,
