@@ -34,6 +34,15 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// The text with control characters escaped: a message repeats keys of the file.
+fn printable(text: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
 /// The text of a file, with its path for diagnostics.
 pub struct SourceFile {
     path: PathBuf,
@@ -87,7 +96,7 @@ impl SourceFile {
     /// A diagnostic with the line of a syntax error, an unknown key or a wrong type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
         toml::from_str(&self.text).map_err(|e| {
-            let message = e.message().trim_end().replace('\n', "; ");
+            let message = printable(&e.message().trim_end().replace('\n', "; "));
             match e.span() {
                 Some(span) => self.diagnostic(span, message),
                 None => Diagnostic { file: self.path.clone(), line: None, message },
@@ -145,6 +154,12 @@ mod tests {
         fs::write(&path, text).unwrap();
         let diagnostic = SourceFile::read(&path).and_then(|s| s.parse::<TestConfig>().map(drop)).unwrap_err();
         diagnostic.to_string().replace(dir.path().to_str().unwrap(), "")
+    }
+
+    #[test]
+    fn control_characters_of_keys_are_escaped() {
+        let error = parse_error("\"na\u{85}me\\t\" = 3\n".as_bytes());
+        assert!(error.contains(r"unknown field `na\u{85}me\t`"), "{error}");
     }
 
     #[test]

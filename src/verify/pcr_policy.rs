@@ -49,7 +49,9 @@ impl PcrPolicy {
     /// number or value.
     pub fn parse(text: &str) -> Result<PcrPolicy, Error> {
         let fault = |reason: String| Error::Evidence(format!("PCR policy: {reason}"));
-        let file: PcrPolicyFile = toml::from_str(text).map_err(|e| fault(e.message().to_owned()))?;
+        // The message repeats names of the file.
+        let file: PcrPolicyFile =
+            toml::from_str(text).map_err(|e| fault(e.message().escape_debug().to_string()))?;
         if file.version != 1 {
             return Err(fault(format!("format {} is unknown; this program supports format 1", file.version)));
         }
@@ -122,6 +124,7 @@ mod tests {
             ("version = 1\n[sha256]\n".into(), "names no PCR"),
             ("version = 1\n[sha1]\n".into(), "unknown field"),
             ("\0".into(), "PCR policy"),
+            (good.replace("version", "\"ver\u{85}sion\t\""), "`ver\\u{85}sion\\t`"),
         ] {
             let error = PcrPolicy::parse(&bad).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

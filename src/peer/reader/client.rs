@@ -33,9 +33,12 @@ pub struct Readers {
 enum Source {
     /// The socket of `hostbadge-reader.socket`.
     Socket(PathBuf),
-    /// This program as a child.
-    #[cfg_attr(not(test), default)]
+    /// This program as a child. Only hostbadged knows [`READER_ARGUMENT`].
     Children,
+    /// None: no digest is computed.
+    #[cfg(not(test))]
+    #[default]
+    Unavailable,
     /// Unit tests are another program, so their readers are threads.
     #[cfg(test)]
     #[default]
@@ -81,8 +84,13 @@ impl Readers {
     }
 
     async fn reach(&self) -> io::Result<(UnixStream, Option<ChildReader>)> {
-        if let Source::Socket(path) = &self.source {
-            return Ok((UnixStream::connect(path).await?, None));
+        match &self.source {
+            Source::Socket(path) => return Ok((UnixStream::connect(path).await?, None)),
+            #[cfg(not(test))]
+            Source::Unavailable => return Err(io::ErrorKind::NotConnected.into()),
+            Source::Children => {}
+            #[cfg(test)]
+            Source::Threads => {}
         }
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
