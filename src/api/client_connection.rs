@@ -88,6 +88,11 @@ impl ClientConnection {
         }
     }
 
+    /// The budgets of all uids.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
+    }
+
     /// Charges the uid for work before the reply, and waits until it is paid.
     pub async fn pay(&self, cost: Cost) {
         let delay = self.pace.charge(self.uid, cost, Instant::now()).unwrap_or(MAX_DELAY);

@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -56,4 +57,27 @@ pub fn bind(dir: &Path, socket: Socket) -> io::Result<UnixListener> {
 /// Where listen(2) fails.
 pub fn set_backlog(listener: &UnixListener, connections: i32) -> io::Result<()> {
     Ok(listen(listener, Backlog::new(connections)?)?)
+}
+
+/// From linux/socket.h (Linux 6.16); libc does not define it yet. Its value on most architectures.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Makes sendmsg(2) fail for clients that attach descriptors, on connections that are accepted from now on.
+/// Returns false where the kernel cannot do so.
+///
+/// The last reference to a descriptor that nobody receives is dropped by the thread that reads or closes the
+/// connection, and some descriptors make it wait: a TCP socket with SO_LINGER for as long as its owner chose.
+pub fn refuse_descriptors(listener: &UnixListener) -> bool {
+    let off: libc::c_int = 0;
+    // SAFETY: the kernel reads an integer of this size from a live variable.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    result == 0
 }

@@ -19,6 +19,8 @@ pub enum Cost {
     Unit,
     /// 5 units: an error, for which the caller may have been identified and a record written.
     Error,
+    /// So many units: what a client of the workload socket sends.
+    Units(u32),
 }
 
 /// A budget of units for each uid. Charges above it are delayed, and refused where the delay would exceed
@@ -39,6 +41,7 @@ impl Cost {
             Cost::Free => 0,
             Cost::Unit => 1,
             Cost::Error => 5,
+            Cost::Units(count) => count,
         }
     }
 }

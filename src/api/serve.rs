@@ -27,7 +27,7 @@ use super::agent::AgentApi;
 use super::client_connection::ClientConnection;
 use super::connection_limits::ConnectionLimits;
 use super::drain;
-use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, set_backlog};
+use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, refuse_descriptors, set_backlog};
 use super::pace::{Cost, Pace};
 use super::reply::{self, Reply};
 use super::workers::WorkerPool;
@@ -169,6 +169,11 @@ impl Server {
         stop: CancellationToken,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
+        if !refuse_descriptors(&listener) {
+            tracing::debug!(
+                "this kernel, before Linux 6.16, lets clients attach descriptors to what they send"
+            );
+        }
         // SAFETY: `listener` owns its descriptor; nothing replaces or closes it before the AsyncFd is dropped.
         let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
         let server = Server {

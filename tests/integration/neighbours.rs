@@ -1,8 +1,9 @@
 //! What one uid cannot take from others on the HTTP sockets: evidence, room for bodies, answers, connections.
 
 use std::fs;
-use std::io::Read;
+use std::io::{IoSlice, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -13,7 +14,9 @@ use crate::common::{self, API, Host, require_root, until, until_true};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
 use serde_json::json;
 
 /// Neither root nor `nobody`.
@@ -216,4 +219,24 @@ fn the_bundle_is_made_anew_when_the_keys_change() {
     assert_eq!(rotated.status, 200, "{}", rotated.text());
     let kid = rotated.json()["kid"].as_str().unwrap().to_owned();
     assert!(!before.contains(&kid) && key_ids().contains(&kid), "{kid}");
+}
+
+/// The last close of some descriptors waits for as long as their owner chose.
+#[test]
+fn clients_cannot_attach_descriptors() {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap(), numbers.next().unwrap());
+    let host = Host::started();
+    for socket in [host.agent_socket(), host.workload_socket(), host.admin_socket()] {
+        let stream = UnixStream::connect(socket).unwrap();
+        let file = fs::File::open("/dev/null").unwrap();
+        let descriptors = [file.as_raw_fd()];
+        let message = [ControlMessage::ScmRights(&descriptors)];
+        let sent =
+            sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(b"G")], &message, MsgFlags::empty(), None);
+        // Older kernels cannot refuse them.
+        let expected = if version >= (6, 16) { Err(Errno::EPERM) } else { Ok(1) };
+        assert_eq!(sent, expected, "Linux {release}");
+    }
 }

@@ -124,6 +124,8 @@ impl CallerWatcher {
     /// # Errors
     /// The refusal of a caller that is no agent.
     pub async fn admit(&self) -> Result<(), RequestError> {
+        // A connection whose caller is being identified is not evicted.
+        let _identifying = IdentifyingGuard::new(self);
         self.service.require_agent(self.begin_request()).await?;
         self.is_agent.store(true, Ordering::Relaxed);
         self.stranger().take();
@@ -200,6 +202,12 @@ impl CallerWatcher {
         }
     }
 
+    fn set_stranger_busy(&self, busy: bool) {
+        if let Some(stranger) = self.stranger().as_ref() {
+            stranger.set_busy(busy);
+        }
+    }
+
     fn stranger(&self) -> MutexGuard<'_, Option<ConnectionPermit>> {
         self.stranger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -253,6 +261,22 @@ impl CallerWatcher {
         *inputs = Some(current);
         self.publish(agents.map_or(CallerState::Gone, |agents| CallerState::Agents(agents.into())));
         Some(())
+    }
+}
+
+/// Keeps a stranger's connection from being evicted until it is dropped.
+struct IdentifyingGuard<'a>(&'a CallerWatcher);
+
+impl IdentifyingGuard<'_> {
+    fn new(watcher: &CallerWatcher) -> IdentifyingGuard<'_> {
+        watcher.set_stranger_busy(true);
+        IdentifyingGuard(watcher)
+    }
+}
+
+impl Drop for IdentifyingGuard<'_> {
+    fn drop(&mut self) {
+        self.0.set_stranger_busy(false);
     }
 }
 

@@ -13,6 +13,7 @@ mod connection;
 mod endpoint;
 mod grpc_status;
 mod health;
+mod paced_stream;
 mod pb;
 mod protobuf_struct;
 mod reflection;
