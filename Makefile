@@ -12,7 +12,7 @@ TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs $(if $(shell command -v
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless)
 
-.PHONY: help deps test-deps build demo run test lint doc test-clients leaks bench bench-spire fuzz deb rpm \
+.PHONY: help deps test-deps build demo run test lint doc test-clients leaks bench bench-spire attack fuzz deb rpm \
 	check-packages test-packages test-vm deny clean
 
 help: ## list the targets
@@ -58,6 +58,11 @@ bench: deps ## measure the time and memory of tokens, and TPM operations beside 
 
 bench-spire: deps ## measure the Workload API beside SPIRE's agent with one client for both (needs Go 1.26.6)
 	@scripts/bench-spire $(ROUNDS)
+
+attack: deps ## attack release binaries as another user; compare memory and latency with the limits (15 minutes, as root)
+	$(CARGO) build --locked --release --bins
+	HOSTBADGE_ATTACK=$(if $(SHORT),short,long) HOSTBADGE_BIN_DIR=$(abspath $(TARGET)/release) \
+		$(CARGO) test --locked --test attack attacks:: -- --ignored --nocapture
 
 fuzz: deps ## fuzz each parser for SECONDS (default: 60)
 	@scripts/fuzz $(or $(SECONDS),60)
