@@ -69,6 +69,12 @@ impl AuthenticatedAgent {
 /// Why a peer is not identified as an agent. The caller receives the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifyError {
+    /// Which agents are registered is not known.
+    #[error(
+        "the registered agents are not known: their files have had faults since the daemon started, which an \
+         administrator has to correct; try again later"
+    )]
+    NotLoaded,
     /// The process meets the selectors of no agent.
     #[error("no registered agent matches this process")]
     NoMatch,
@@ -124,6 +130,8 @@ pub struct Candidates {
     missing: Vec<Arc<AgentEntry>>,
     /// Whether a digest that a condition needs has to be read.
     reads_digest: bool,
+    /// What the peer was compared with.
+    registrations: Registrations,
 }
 
 #[derive(Debug)]
@@ -159,6 +167,8 @@ pub struct Identification {
     /// In alphabetical order of their names.
     matched: Vec<AuthenticatedAgent>,
     failures: Vec<(Arc<AgentEntry>, Failure)>,
+    /// Whether the registered agents are known.
+    is_loaded: bool,
 }
 
 impl Identification {
@@ -192,6 +202,7 @@ impl Identification {
             return Err(failure.to_error(entry));
         }
         Err(match self.matched.is_empty() {
+            true if !self.is_loaded => IdentifyError::NotLoaded,
             true => IdentifyError::NoMatch,
             false => IdentifyError::AgentMismatch(name.to_owned()),
         })
@@ -199,6 +210,9 @@ impl Identification {
 
     /// What can be repeated with success comes first.
     fn no_match(&self) -> IdentifyError {
+        if !self.is_loaded {
+            return IdentifyError::NotLoaded;
+        }
         let unresolved = self.failures.iter().find(|(_, failure)| matches!(failure, Failure::Unresolved));
         let first = unresolved.or_else(|| self.failures.first());
         first.map_or(IdentifyError::NoMatch, |(entry, failure)| failure.to_error(entry))
@@ -230,6 +244,7 @@ impl AgentRegistry {
             failures: Vec::new(),
             missing: Vec::new(),
             reads_digest: false,
+            registrations: registrations.clone(),
         };
         let has_dynamic_id = DYNAMIC_IDS.contains(&peer.uid) || DYNAMIC_IDS.contains(&peer.gid);
         for entry in registrations.agents.iter() {
@@ -258,9 +273,10 @@ impl AgentRegistry {
     }
 
     async fn check_digests(&self, candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
-        let Candidates { peer, possible, mut failures, .. } = candidates;
+        let Candidates { peer, possible, mut failures, registrations, .. } = candidates;
+        let is_loaded = registrations.agents.is_loaded();
         if possible.is_empty() {
-            return Identification { matched: Vec::new(), failures };
+            return Identification { matched: Vec::new(), failures, is_loaded };
         }
         let digest = match possible.iter().any(|candidate| candidate.entry.selectors.needs_digest()) {
             true => Some(peer.compute_exe_sha256(self.digest_cache()).await),
@@ -284,7 +300,7 @@ impl AgentRegistry {
                 DigestMatch::NoDigest(error) => failures.push((entry, Failure::NoDigest(error))),
             }
         }
-        Identification { matched, failures }
+        Identification { matched, failures, is_loaded }
     }
 
     /// Whether the registration of an agent that was identified earlier is still the same.
