@@ -15,7 +15,7 @@ use super::entry::AgentEntry;
 use super::match_tag::MatchTag;
 use super::name::AgentName;
 use super::registry::{AgentRegistry, Registrations};
-use super::selectors::{DigestMatch, NumberMatch};
+use super::selectors::{DigestMatch, NumberMatch, TagCheck};
 
 /// How long a request waits for the user of a unit with `DynamicUser=`.
 const DYNAMIC_NAME_TIMEOUT: Duration = Duration::from_secs(3);
@@ -272,16 +272,21 @@ impl AgentRegistry {
         self.check_digests(candidates, ima_digests).await
     }
 
-    async fn check_digests(&self, candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
+    async fn check_digests(&self, mut candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
+        let needs_digest = candidates.possible.iter().any(|one| one.entry.selectors.needs_digest());
+        let digest = match needs_digest {
+            true => Some(candidates.peer.compute_exe_sha256(self.digest_cache()).await),
+            false => None,
+        };
+        // A reload may have taken place while the digest was read.
+        if needs_digest && !self.registrations().is_same(&candidates.registrations) {
+            candidates = self.candidates(&candidates.peer);
+        }
         let Candidates { peer, possible, mut failures, registrations, .. } = candidates;
         let is_loaded = registrations.agents.is_loaded();
         if possible.is_empty() {
             return Identification { matched: Vec::new(), failures, is_loaded };
         }
-        let digest = match possible.iter().any(|candidate| candidate.entry.selectors.needs_digest()) {
-            true => Some(peer.compute_exe_sha256(self.digest_cache()).await),
-            false => None,
-        };
         let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
         let mut matched = Vec::new();
         for Candidate { entry, match_tag } in possible {
@@ -303,10 +308,13 @@ impl AgentRegistry {
         Identification { matched, failures, is_loaded }
     }
 
-    /// Whether the registration of an agent that was identified earlier is still the same.
+    /// Whether the registration of an agent that was identified earlier is still the same, and the process
+    /// met its present conditions.
     pub fn is_current(&self, agent: &AuthenticatedAgent) -> bool {
-        let agents = self.current();
-        agents.get(agent.name().as_str()).is_some_and(|entry| *entry == agent.entry)
+        let registrations = self.registrations();
+        registrations.agents.get(agent.name().as_str()).is_some_and(|entry| {
+            *entry == agent.entry && registrations.check_tag(entry, agent.match_tag) == TagCheck::Same
+        })
     }
 }
 

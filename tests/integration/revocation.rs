@@ -177,6 +177,27 @@ fn another_user_of_the_same_name_ends_what_was_issued_before() {
 }
 
 #[test]
+fn a_user_that_is_missing_at_the_start_ends_nothing() {
+    let mut host = host();
+    let names = NameService::attach_to(&mut host);
+    names.user("service", "0");
+    host.agent("subject", "user = \"service\"");
+    host.agent("removed", "user = 0");
+    host.start();
+    let held = Held::request(&host);
+    assert_eq!(host.post("/v1/certificate", json!({ "agent": "removed" })).status, 200);
+    host.stop();
+    names.user("service", "missing");
+    fs::remove_file(host.path("etc/agents.d/removed.toml")).unwrap();
+    host.start();
+    until_true("the certificate of the removed agent is revoked", || revocations(&host).len() == 1);
+    assert_eq!(host.post("/v1/introspect", json!({ "token": held.token })).status, 503);
+    names.user("service", "0");
+    host.reload();
+    assert_eq!((revoked(&host), held.is_valid(&host)), (1, (true, true)));
+}
+
+#[test]
 fn a_token_whose_agent_cannot_be_looked_up_is_neither_valid_nor_invalid() {
     let mut host = host();
     let names = NameService::attach_to(&mut host);
