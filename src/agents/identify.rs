@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::names::Name;
 use crate::peer::{DigestError, MAX_GROUPS, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
@@ -66,7 +65,8 @@ impl AuthenticatedAgent {
     }
 }
 
-/// Why a peer is not identified as an agent. The caller receives the text.
+/// Why a peer is not identified as an agent. The caller receives the text, which therefore names an agent only
+/// to a process that has the agent's user, group and unit, or that named the agent itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifyError {
     /// Which agents are registered is not known.
@@ -94,23 +94,18 @@ pub enum IdentifyError {
         /// Why the digest of the executable is not known.
         error: DigestError,
     },
-    /// Whether the process is the agent depends on a name whose number is not known.
-    #[error("this process may be agent \"{agent}\": the number of {names} is not known yet; try again")]
-    Unresolved {
-        /// The agent's name.
-        agent: String,
-        /// The names in the agent's selectors.
-        names: String,
-    },
+    /// Whether the process is an agent depends on a name whose number is not known.
+    #[error(
+        "whether this process is an agent is not known: the number of a user or group in agents.d is not known \
+         yet; try again"
+    )]
+    Unresolved,
     /// The process is in more groups than the daemon reads.
     #[error(
-        "this process would be agent \"{agent}\" if one of its groups is the agent's, but it is in more than \
+        "whether one of the groups of this process makes it an agent is not known: it is in more than \
          {MAX_GROUPS} groups, which are not compared; start it with fewer"
     )]
-    TooManyGroups {
-        /// The agent's name.
-        agent: String,
-    },
+    TooManyGroups,
     /// The process is not the agent that the request names.
     #[error("this process is not agent \"{0}\"; run whoami to list its agents")]
     AgentMismatch(String),
@@ -225,11 +220,8 @@ impl Failure {
         match self {
             Failure::Unmeasured(reason) => IdentifyError::Unmeasured { agent, reason: reason.clone() },
             Failure::NoDigest(error) => IdentifyError::NoDigest { agent, error: error.clone() },
-            Failure::Unresolved => {
-                let names: Vec<String> = entry.selectors.names().map(|name: Name| name.to_string()).collect();
-                IdentifyError::Unresolved { agent, names: names.join(" or ") }
-            }
-            Failure::TooManyGroups => IdentifyError::TooManyGroups { agent },
+            Failure::Unresolved => IdentifyError::Unresolved,
+            Failure::TooManyGroups => IdentifyError::TooManyGroups,
         }
     }
 }

@@ -116,7 +116,7 @@ impl IdentityService {
         }
         let code = error_code(&error);
         let mut rejection = Rejection::new(code, error.to_string(), peer);
-        if matches!(error, IdentifyError::NotLoaded | IdentifyError::Unresolved { .. }) {
+        if matches!(error, IdentifyError::NotLoaded | IdentifyError::Unresolved) {
             rejection.refusal.retry_after = Some(UNKNOWN_RETRY);
         }
         Err(rejection)
@@ -139,10 +139,10 @@ impl IdentityService {
 fn error_code(error: &IdentifyError) -> ErrorCode {
     match error {
         IdentifyError::NoDigest { error, .. } if error.is_temporary() => ErrorCode::TemporarilyUnavailable,
-        IdentifyError::NotLoaded | IdentifyError::Unresolved { .. } => ErrorCode::TemporarilyUnavailable,
+        IdentifyError::NotLoaded | IdentifyError::Unresolved => ErrorCode::TemporarilyUnavailable,
         IdentifyError::NoMatch
         | IdentifyError::AgentMismatch(_)
-        | IdentifyError::TooManyGroups { .. }
+        | IdentifyError::TooManyGroups
         | IdentifyError::Unmeasured { .. }
         | IdentifyError::NoDigest { .. } => ErrorCode::InvalidClient,
         IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,
