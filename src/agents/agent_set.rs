@@ -14,11 +14,13 @@ use super::grant::{Algorithm, Grant};
 /// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
 
-/// An immutable set of registered agents, sorted by name.
+/// An immutable set of registered agents, sorted by name. The default is the set of a registry that has not
+/// read its directory without faults yet.
 #[derive(Clone, Debug, Default)]
 pub struct AgentSet {
     entries: BTreeMap<String, Arc<AgentEntry>>,
     warnings: Vec<Diagnostic>,
+    is_loaded: bool,
 }
 
 /// Names of the agents that a reload added, changed or removed, each sorted.
@@ -34,7 +36,7 @@ pub struct AgentChanges {
 
 impl AgentSet {
     /// Reads the files `*.toml` in `dir`, except those whose names begin with a dot. A missing directory is
-    /// an empty set. Blocking.
+    /// a fault: it may be on a file system that is not mounted, and its agents are not removed. Blocking.
     ///
     /// `trust_domain_length` is the length of the trust domain in bytes: a SPIFFE ID has at most 127, so it
     /// limits the length of names and tenants.
@@ -44,8 +46,14 @@ impl AgentSet {
     pub fn read(dir: &Path, trust_domain_length: usize) -> Result<AgentSet, Vec<Diagnostic>> {
         let mut faults = Vec::new();
         let mut path_by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
-        let mut agents = AgentSet::default();
-        let paths = list_files(dir, "toml", MAX_AGENT_FILES, "paths.agents").map_err(|fault| vec![fault])?;
+        let mut agents = AgentSet { is_loaded: true, ..AgentSet::default() };
+        let missing = || {
+            let message = "does not exist; create it, or set paths.agents to the right directory".into();
+            vec![Diagnostic { file: dir.to_owned(), line: None, message }]
+        };
+        let paths = list_files(dir, "toml", MAX_AGENT_FILES, "paths.agents")
+            .map_err(|fault| vec![fault])?
+            .ok_or_else(missing)?;
         for path in paths {
             let entry = match file::read(&path, trust_domain_length) {
                 Ok((entry, warning)) => {
@@ -91,6 +99,12 @@ impl AgentSet {
     /// Returns what is valid but probably not meant, each with file, line and fix.
     pub fn warnings(&self) -> &[Diagnostic] {
         &self.warnings
+    }
+
+    /// Whether the set was read from a directory. If not, it is empty, and which agents are registered is not
+    /// known.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded
     }
 
     /// Returns the number of agents.
@@ -163,7 +177,16 @@ mod tests {
         assert_eq!(agents.len(), 1);
         let grant = &agents.get("a").unwrap().grants[0];
         assert_eq!((grant.audience.as_str(), grant.ttl.as_secs()), ("https://x", 300));
-        assert!(AgentSet::read(Path::new("/nonexistent/agents.d"), 35).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_empty_directory_is_a_set_and_a_missing_one_is_a_fault() {
+        let empty = read(&[]).unwrap();
+        assert!(empty.is_empty() && empty.is_loaded());
+        let faults = AgentSet::read(Path::new("/nonexistent/agents.d"), 35).unwrap_err();
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].to_string().starts_with("/nonexistent/agents.d: does not exist"), "{}", faults[0]);
+        assert!(!AgentSet::default().is_loaded());
     }
 
     #[test]

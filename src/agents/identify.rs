@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::names::Name;
 use crate::peer::{DigestError, MAX_GROUPS, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
@@ -15,7 +14,7 @@ use super::entry::AgentEntry;
 use super::match_tag::MatchTag;
 use super::name::AgentName;
 use super::registry::{AgentRegistry, Registrations};
-use super::selectors::{DigestMatch, NumberMatch};
+use super::selectors::{DigestMatch, NumberMatch, TagCheck};
 
 /// How long a request waits for the user of a unit with `DynamicUser=`.
 const DYNAMIC_NAME_TIMEOUT: Duration = Duration::from_secs(3);
@@ -66,9 +65,16 @@ impl AuthenticatedAgent {
     }
 }
 
-/// Why a peer is not identified as an agent. The caller receives the text.
+/// Why a peer is not identified as an agent. The caller receives the text, which therefore names an agent only
+/// to a process that has the agent's user, group and unit, or that named the agent itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifyError {
+    /// Which agents are registered is not known.
+    #[error(
+        "the registered agents are not known: their files have had faults since the daemon started, which an \
+         administrator has to correct; try again later"
+    )]
+    NotLoaded,
     /// The process meets the selectors of no agent.
     #[error("no registered agent matches this process")]
     NoMatch,
@@ -88,23 +94,18 @@ pub enum IdentifyError {
         /// Why the digest of the executable is not known.
         error: DigestError,
     },
-    /// Whether the process is the agent depends on a name whose number is not known.
-    #[error("this process may be agent \"{agent}\": the number of {names} is not known yet; try again")]
-    Unresolved {
-        /// The agent's name.
-        agent: String,
-        /// The names in the agent's selectors.
-        names: String,
-    },
+    /// Whether the process is an agent depends on a name whose number is not known.
+    #[error(
+        "whether this process is an agent is not known: the number of a user or group in agents.d is not known \
+         yet; try again"
+    )]
+    Unresolved,
     /// The process is in more groups than the daemon reads.
     #[error(
-        "this process would be agent \"{agent}\" if one of its groups is the agent's, but it is in more than \
+        "whether one of the groups of this process makes it an agent is not known: it is in more than \
          {MAX_GROUPS} groups, which are not compared; start it with fewer"
     )]
-    TooManyGroups {
-        /// The agent's name.
-        agent: String,
-    },
+    TooManyGroups,
     /// The process is not the agent that the request names.
     #[error("this process is not agent \"{0}\"; run whoami to list its agents")]
     AgentMismatch(String),
@@ -124,6 +125,8 @@ pub struct Candidates {
     missing: Vec<Arc<AgentEntry>>,
     /// Whether a digest that a condition needs has to be read.
     reads_digest: bool,
+    /// What the peer was compared with.
+    registrations: Registrations,
 }
 
 #[derive(Debug)]
@@ -159,6 +162,8 @@ pub struct Identification {
     /// In alphabetical order of their names.
     matched: Vec<AuthenticatedAgent>,
     failures: Vec<(Arc<AgentEntry>, Failure)>,
+    /// Whether the registered agents are known.
+    is_loaded: bool,
 }
 
 impl Identification {
@@ -192,6 +197,7 @@ impl Identification {
             return Err(failure.to_error(entry));
         }
         Err(match self.matched.is_empty() {
+            true if !self.is_loaded => IdentifyError::NotLoaded,
             true => IdentifyError::NoMatch,
             false => IdentifyError::AgentMismatch(name.to_owned()),
         })
@@ -199,6 +205,9 @@ impl Identification {
 
     /// What can be repeated with success comes first.
     fn no_match(&self) -> IdentifyError {
+        if !self.is_loaded {
+            return IdentifyError::NotLoaded;
+        }
         let unresolved = self.failures.iter().find(|(_, failure)| matches!(failure, Failure::Unresolved));
         let first = unresolved.or_else(|| self.failures.first());
         first.map_or(IdentifyError::NoMatch, |(entry, failure)| failure.to_error(entry))
@@ -211,11 +220,8 @@ impl Failure {
         match self {
             Failure::Unmeasured(reason) => IdentifyError::Unmeasured { agent, reason: reason.clone() },
             Failure::NoDigest(error) => IdentifyError::NoDigest { agent, error: error.clone() },
-            Failure::Unresolved => {
-                let names: Vec<String> = entry.selectors.names().map(|name: Name| name.to_string()).collect();
-                IdentifyError::Unresolved { agent, names: names.join(" or ") }
-            }
-            Failure::TooManyGroups => IdentifyError::TooManyGroups { agent },
+            Failure::Unresolved => IdentifyError::Unresolved,
+            Failure::TooManyGroups => IdentifyError::TooManyGroups,
         }
     }
 }
@@ -230,6 +236,7 @@ impl AgentRegistry {
             failures: Vec::new(),
             missing: Vec::new(),
             reads_digest: false,
+            registrations: registrations.clone(),
         };
         let has_dynamic_id = DYNAMIC_IDS.contains(&peer.uid) || DYNAMIC_IDS.contains(&peer.gid);
         for entry in registrations.agents.iter() {
@@ -257,15 +264,21 @@ impl AgentRegistry {
         self.check_digests(candidates, ima_digests).await
     }
 
-    async fn check_digests(&self, candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
-        let Candidates { peer, possible, mut failures, .. } = candidates;
-        if possible.is_empty() {
-            return Identification { matched: Vec::new(), failures };
-        }
-        let digest = match possible.iter().any(|candidate| candidate.entry.selectors.needs_digest()) {
-            true => Some(peer.compute_exe_sha256(self.digest_cache()).await),
+    async fn check_digests(&self, mut candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
+        let needs_digest = candidates.possible.iter().any(|one| one.entry.selectors.needs_digest());
+        let digest = match needs_digest {
+            true => Some(candidates.peer.compute_exe_sha256(self.digest_cache()).await),
             false => None,
         };
+        // A reload may have taken place while the digest was read.
+        if needs_digest && !self.registrations().is_same(&candidates.registrations) {
+            candidates = self.candidates(&candidates.peer);
+        }
+        let Candidates { peer, possible, mut failures, registrations, .. } = candidates;
+        let is_loaded = registrations.agents.is_loaded();
+        if possible.is_empty() {
+            return Identification { matched: Vec::new(), failures, is_loaded };
+        }
         let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
         let mut matched = Vec::new();
         for Candidate { entry, match_tag } in possible {
@@ -284,13 +297,16 @@ impl AgentRegistry {
                 DigestMatch::NoDigest(error) => failures.push((entry, Failure::NoDigest(error))),
             }
         }
-        Identification { matched, failures }
+        Identification { matched, failures, is_loaded }
     }
 
-    /// Whether the registration of an agent that was identified earlier is still the same.
+    /// Whether the registration of an agent that was identified earlier is still the same, and the process
+    /// met its present conditions.
     pub fn is_current(&self, agent: &AuthenticatedAgent) -> bool {
-        let agents = self.current();
-        agents.get(agent.name().as_str()).is_some_and(|entry| *entry == agent.entry)
+        let registrations = self.registrations();
+        registrations.agents.get(agent.name().as_str()).is_some_and(|entry| {
+            *entry == agent.entry && registrations.check_tag(entry, agent.match_tag) == TagCheck::Same
+        })
     }
 }
 

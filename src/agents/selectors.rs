@@ -142,7 +142,9 @@ impl Selectors {
             let Some(known) = known else { continue };
             match (known.last, known.current, condition) {
                 (Some(last), _, _) => numbers[index] = Some(last),
-                (None, Resolution::Unknown, Some(IdOrName::Name(name))) => {
+                // Nor is a name that is missing the end of what was issued: a unit with DynamicUser= may
+                // have been stopped when the daemon started.
+                (None, _, Some(IdOrName::Name(name))) => {
                     let name = name.clone();
                     return TagCheck::Undecided(if index == 0 {
                         Name::User(name)

@@ -24,7 +24,7 @@ pub enum Cost {
 }
 
 /// A budget of units for each uid. Charges above it are delayed, and refused where the delay would exceed
-/// [`MAX_DELAY`].
+/// `MAX_DELAY`.
 #[derive(Debug)]
 pub struct Pace {
     /// Time in which one unit is paid.
@@ -54,7 +54,7 @@ impl Pace {
     }
 
     /// Charges the uid and returns how long its reply or connection has to be delayed: zero within the burst.
-    /// `None`, and no charge, where the delay would exceed [`MAX_DELAY`].
+    /// `None`, and no charge, where the delay would exceed `MAX_DELAY`.
     pub fn charge(&self, uid: u32, cost: Cost, now: Instant) -> Option<Duration> {
         if cost == Cost::Free {
             return Some(Duration::ZERO);

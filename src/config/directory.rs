@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, insecure_permissions};
 
-/// The files in `dir` with this extension, sorted; names that begin with a dot are skipped. A missing
-/// directory is empty. `setting` is the configuration key of the directory, for messages. Blocking.
+/// The files in `dir` with this extension, sorted; names that begin with a dot are skipped. `None` if there is
+/// no such directory. `setting` is the configuration key of the directory, for messages. Blocking.
 ///
 /// # Errors
 ///
@@ -18,12 +18,12 @@ pub fn list_files(
     extension: &str,
     max_files: usize,
     setting: &str,
-) -> Result<Vec<PathBuf>, Diagnostic> {
+) -> Result<Option<Vec<PathBuf>>, Diagnostic> {
     let diagnostic = |message: String| Diagnostic { file: dir.to_owned(), line: None, message };
     let unreadable = |e: io::Error| diagnostic(format!("cannot be read ({e}); fix its owner or mode"));
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(unreadable(e)),
     };
     if meta.is_symlink() {
@@ -50,7 +50,7 @@ pub fn list_files(
         }
     }
     paths.sort();
-    Ok(paths)
+    Ok(Some(paths))
 }
 
 #[cfg(test)]
@@ -66,9 +66,9 @@ mod tests {
             fs::write(dir.path().join(name), "").unwrap();
         }
         let list = |max| list_files(dir.path(), "json", max, "paths.x");
-        assert_eq!(list(2).unwrap(), ["a.json", "b.json"].map(|name| dir.path().join(name)));
+        assert_eq!(list(2).unwrap().unwrap(), ["a.json", "b.json"].map(|name| dir.path().join(name)));
         assert!(list(1).unwrap_err().to_string().ends_with("has more than 1 files *.json"));
-        assert!(list_files(&dir.path().join("none"), "json", 1, "paths.x").unwrap().is_empty());
+        assert_eq!(list_files(&dir.path().join("none"), "json", 1, "paths.x").unwrap(), None);
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl App {
         // An audit log that cannot be written does not keep the daemon from starting: status and each denial
         // report it.
         let _ = self.audit.record_event(Event::DaemonStarted, &message).await;
+        let _ = self.service.record_start_faults().await;
         notify::ready(&self.service.status_line());
         if let Some(dir) = &self.dev_dir {
             print_dev_banner(dir, &self.config.paths, &self.service);

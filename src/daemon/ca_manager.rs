@@ -237,11 +237,14 @@ impl CaManager {
 
     /// Revokes the certificates of agents that are no longer registered, or not with the conditions under
     /// which the certificates were issued. While the number of a user or group is not known, that is not
-    /// known either.
+    /// known either, nor before the agents have been read without faults once.
     async fn revoke(&self, ca: &mut HostCa) -> Result<(), StepError> {
         let certificate_issuer = &self.deps.certificate_issuer;
         let Some(issuer_state) = self.deps.issuer.state() else { return Ok(()) };
         let registrations = self.deps.agents.registrations();
+        if !registrations.agents.is_loaded() {
+            return Ok(());
+        }
         let registered: HashMap<String, &AgentEntry> = registrations
             .agents
             .iter()

@@ -14,7 +14,7 @@ use crate::peer::{DigestCache, Readers};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
-use crate::service::ServiceDeps;
+use crate::service::{ServiceDeps, log_faults};
 use crate::tpm::TpmConfig;
 
 /// Handles that are cheap to clone; all clones work on the same state.
@@ -44,13 +44,9 @@ impl Parts {
             clock.clone(),
             digest_cache,
         );
-        for fault in &agents.load_status().faults {
-            tracing::error!(event = "agents-rejected", "{fault}");
-        }
+        log_faults(&agents.load_status().faults);
         let federation = Federation::open(&paths.federation);
-        for fault in federation.diagnostics().iter() {
-            tracing::error!(event = "agents-rejected", "{fault}");
-        }
+        log_faults(&federation.diagnostics());
         Parts {
             audit,
             clock,

@@ -43,7 +43,7 @@ pub fn read_bundles(dir: &Path) -> Result<FederatedBundles, Vec<Diagnostic>> {
     let mut bundles = FederatedBundles::new();
     let paths =
         list_files(dir, "json", MAX_TRUST_DOMAINS, "paths.federation").map_err(|fault| vec![fault])?;
-    for path in paths {
+    for path in paths.unwrap_or_default() {
         let diagnostic = |message: String| Diagnostic { file: path.clone(), line: None, message };
         let domain = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         if !is_trust_domain(&domain) {

@@ -76,12 +76,7 @@ impl Names {
             return;
         }
         let (done, ended) = mpsc::sync_channel(1);
-        self.send(Message::Add(
-            all,
-            Box::new(move || {
-                let _ = done.try_send(());
-            }),
-        ));
+        self.send(Message::Add(all, Waiter::Thread(done)));
         let _ = ended.recv_timeout(timeout);
     }
 
@@ -105,9 +100,7 @@ impl Names {
     /// `timeout`. Whether it came in time.
     pub async fn demand(&self, timeout: Duration) -> bool {
         let (done, ended) = oneshot::channel();
-        self.send(Message::Demand(Box::new(move || {
-            let _ = done.send(());
-        })));
+        self.send(Message::Demand(Waiter::Request(done)));
         tokio::time::timeout(timeout, ended).await.is_ok_and(|ended| ended.is_ok())
     }
 
@@ -145,7 +138,7 @@ impl Resolver {
             if is_due || !ended.is_empty() {
                 self.publish(&shared);
             }
-            ended.into_iter().for_each(|waiter| waiter());
+            ended.into_iter().for_each(Waiter::end);
             self.start_lookups();
         }
     }

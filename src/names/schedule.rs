@@ -5,7 +5,10 @@
 //! and its directory server, for at most a fifth of the time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use super::table::{Name, NameTable, Numbers, Resolution};
 
@@ -25,8 +28,28 @@ pub(super) const MAX_LOOKUPS: usize = 16;
 /// Lookups at once, with those that hang.
 const MAX_THREADS: usize = 64;
 
-/// To be called when the lookups that it waits for have ended and are published.
-pub(super) type Waiter = Box<dyn FnOnce() + Send>;
+/// Whoever is told when the lookups that it waits for have ended and are published.
+pub(super) enum Waiter {
+    /// A request.
+    Request(oneshot::Sender<()>),
+    /// A thread, which waits for all lookups that it started.
+    Thread(mpsc::SyncSender<()>),
+}
+
+impl Waiter {
+    /// Ends the wait. That nobody waits any more is no error.
+    pub fn end(self) {
+        let _ = match self {
+            Waiter::Request(done) => done.send(()).is_ok(),
+            Waiter::Thread(done) => done.try_send(()).is_ok(),
+        };
+    }
+
+    /// Whether the request has ended.
+    fn is_gone(&self) -> bool {
+        matches!(self, Waiter::Request(done) if done.is_closed())
+    }
+}
 
 /// The names, and the lookups in progress.
 #[derive(Default)]
@@ -36,6 +59,8 @@ pub(super) struct Schedule {
     due: BTreeSet<(Instant, Name)>,
     running: BTreeMap<Name, Lookup>,
     waiting: Vec<Waiting>,
+    /// The number of lookups that have begun.
+    begun: u64,
     /// Whether the table may have changed since [`Schedule::mark_published`].
     has_changed: bool,
 }
@@ -53,6 +78,8 @@ struct State {
 
 struct Lookup {
     started: Instant,
+    /// The number of lookups that began before this one.
+    number: u64,
     is_overdue: bool,
     /// Whether and when it is to be repeated ahead of time.
     repeat: Option<When>,
@@ -66,10 +93,14 @@ enum When {
     After(Duration),
 }
 
+/// Waiters for the same lookups.
 struct Waiting {
-    since: Instant,
+    /// The lookups that began before these came do not count.
+    first_lookup: u64,
     names: BTreeSet<Name>,
-    waiter: Waiter,
+    /// Whether these are callers that ask for missing names.
+    is_demand: bool,
+    waiters: Vec<Waiter>,
 }
 
 impl Schedule {
@@ -84,7 +115,8 @@ impl Schedule {
                 awaited.insert(name);
             }
         }
-        self.waiting.push(Waiting { since: now, names: awaited, waiter });
+        let first_lookup = self.begun;
+        self.waiting.push(Waiting { first_lookup, names: awaited, is_demand: false, waiters: vec![waiter] });
     }
 
     /// Forgets all other names.
@@ -98,12 +130,22 @@ impl Schedule {
     /// Looks missing names up for a caller, as soon as that is allowed again.
     pub fn demand(&mut self, waiter: Waiter, now: Instant) {
         let is_missing = |state: &State| state.numbers.current == Resolution::Missing;
-        let missing = self.names.iter().filter(|(_, state)| is_missing(state));
-        let names: BTreeSet<Name> = missing.map(|(name, _)| name.clone()).collect();
+        let missing = self.names.iter().filter(|(_, state)| is_missing(state)).map(|(name, _)| name);
+        // Callers that come before another lookup begins share an entry, and their lookups are due already.
+        if let Some(last) = self.waiting.last_mut()
+            && last.first_lookup == self.begun
+            && last.is_demand
+            && last.names.iter().eq(missing.clone())
+        {
+            last.waiters.push(waiter);
+            return;
+        }
+        let names: BTreeSet<Name> = missing.cloned().collect();
         for name in &names {
             self.look_up(name, When::After(DEMAND_INTERVAL), now);
         }
-        self.waiting.push(Waiting { since: now, names, waiter });
+        let first_lookup = self.begun;
+        self.waiting.push(Waiting { first_lookup, names, is_demand: true, waiters: vec![waiter] });
     }
 
     /// Looks all names up: a local file has changed.
@@ -114,7 +156,8 @@ impl Schedule {
         }
     }
 
-    /// Takes note of lookups that hang. Returns whoever waits for nothing any more.
+    /// Takes note of lookups that hang, and of requests that have ended. Returns whoever waits for nothing any
+    /// more.
     pub fn advance(&mut self, now: Instant) -> Vec<Waiter> {
         for (name, lookup) in &mut self.running {
             if lookup.is_overdue || now < lookup.started + LOOKUP_TIMEOUT {
@@ -128,10 +171,10 @@ impl Schedule {
                 state.fail(format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs()));
             }
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        let (ended, waiting) = waiting.into_iter().partition(|waiting: &Waiting| waiting.names.is_empty());
-        self.waiting = waiting;
-        Vec::into_iter(ended).map(|waiting| waiting.waiter).collect()
+        self.waiting.iter_mut().for_each(|waiting| waiting.waiters.retain(|waiter| !waiter.is_gone()));
+        self.waiting.retain(|waiting| !waiting.waiters.is_empty());
+        let ended = self.waiting.extract_if(.., |waiting| waiting.names.is_empty());
+        ended.flat_map(|waiting| waiting.waiters).collect()
     }
 
     /// The next name to look up now.
@@ -145,14 +188,16 @@ impl Schedule {
         if let Some(state) = self.names.get_mut(&name) {
             state.due = None;
         }
-        self.running.insert(name.clone(), Lookup { started: now, is_overdue: false, repeat: None });
+        let lookup = Lookup { started: now, number: self.begun, is_overdue: false, repeat: None };
+        self.running.insert(name.clone(), lookup);
+        self.begun += 1;
         Some(name)
     }
 
     /// Takes the result of a lookup.
     pub fn finish(&mut self, name: &Name, result: Result<Option<u32>, String>, now: Instant) {
         let Some(lookup) = self.running.remove(name) else { return };
-        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.since <= lookup.started) {
+        for waiting in self.waiting.iter_mut().filter(|one| one.first_lookup <= lookup.number) {
             waiting.names.remove(name);
         }
         let refresh_interval = REFRESH_INTERVAL.max(REFRESH_INTERVAL_PER_NAME * self.names.len() as u32);
@@ -200,6 +245,12 @@ impl Schedule {
     /// Whether there are names.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
+    }
+
+    /// The number of sets of names, and of whoever waits for one.
+    #[cfg(test)]
+    pub fn waiting_counts(&self) -> (usize, usize) {
+        (self.waiting.len(), self.waiting.iter().map(|waiting| waiting.waiters.len()).sum())
     }
 
     /// Whether the table may have changed since it was published.

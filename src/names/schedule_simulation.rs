@@ -1,9 +1,9 @@
 //! Simulates name services that answer, fail and hang, with a clock of its own.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use super::schedule::{LOOKUP_TIMEOUT, MAX_LOOKUPS, REFRESH_INTERVAL, RETRY_INTERVAL, Schedule, Waiter};
 use super::table::{Name, Numbers, Resolution};
@@ -17,13 +17,14 @@ fn user(name: &str) -> Name {
 struct Simulation {
     schedule: Schedule,
     now: Instant,
-    ended_waits: Arc<AtomicUsize>,
+    waits: Vec<oneshot::Receiver<()>>,
+    ended_waits: usize,
 }
 
 impl Simulation {
     fn with(names: &[&str]) -> Simulation {
         let schedule = Schedule::default();
-        let mut simulation = Simulation { schedule, now: Instant::now(), ended_waits: Arc::default() };
+        let mut simulation = Simulation { schedule, now: Instant::now(), waits: Vec::new(), ended_waits: 0 };
         simulation.add(names);
         simulation
     }
@@ -38,16 +39,15 @@ impl Simulation {
         self.schedule.demand(waiter, self.now);
     }
 
-    fn waiter(&self) -> Waiter {
-        let ended_waits = self.ended_waits.clone();
-        Box::new(move || {
-            ended_waits.fetch_add(1, Ordering::Relaxed);
-        })
+    fn waiter(&mut self) -> Waiter {
+        let (done, ended) = oneshot::channel();
+        self.waits.push(ended);
+        Waiter::Request(done)
     }
 
     fn after(&mut self, delay: Duration) {
         self.now += delay;
-        self.schedule.advance(self.now).into_iter().for_each(|waiter| waiter());
+        self.schedule.advance(self.now).into_iter().for_each(Waiter::end);
     }
 
     /// The names whose lookups begin now.
@@ -79,8 +79,11 @@ impl Simulation {
         self.schedule.table().user(name).current
     }
 
-    fn ended_waits(&self) -> usize {
-        self.ended_waits.load(Ordering::Relaxed)
+    fn ended_waits(&mut self) -> usize {
+        let before = self.waits.len();
+        self.waits.retain_mut(|ended| ended.try_recv().is_err());
+        self.ended_waits += before - self.waits.len();
+        self.ended_waits
     }
 }
 
@@ -173,6 +176,24 @@ fn callers_cause_one_lookup_in_two_seconds() {
     simulation.after(SECOND);
     assert_eq!(simulation.answer(Ok(None)), [user("missing")]);
     assert_eq!(simulation.ended_waits(), 1002);
+}
+
+#[test]
+fn callers_that_wait_for_hanging_lookups_share_a_set_and_are_dropped_when_they_end() {
+    let mut simulation = Simulation::with(&["a", "missing"]);
+    simulation.answer(Ok(None));
+    simulation.after(REFRESH_INTERVAL);
+    simulation.begin();
+    for _ in 0..1000 {
+        simulation.demand();
+    }
+    assert_eq!(simulation.schedule.waiting_counts(), (1, 1000));
+    simulation.waits.drain(..1000);
+    simulation.after(SECOND);
+    assert_eq!(simulation.schedule.waiting_counts(), (1, 1));
+    simulation.waits.clear();
+    simulation.after(SECOND);
+    assert_eq!(simulation.schedule.waiting_counts(), (0, 0));
 }
 
 #[test]

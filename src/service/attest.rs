@@ -55,10 +55,12 @@ impl IdentityService {
         let logs =
             MeasurementLogs { boot: self.deps.event_log.clone(), ima: Some(self.deps.ima_log.clone()) };
         let certificate = self.deps.enrollment.certificate();
-        let requester = Requester { agent, slot };
+        let requester = Requester { agent: agent.clone(), slot };
         let now = self.deps.clock.now();
         let evidence =
             issuer_state.attest(&tpm, logs, requester, &request, certificate.as_deref(), now).await?;
+        // A reload may have taken place while the request waited for the TPM.
+        self.ensure_current(&agent)?;
         Ok((evidence, request.nonce))
     }
 }

@@ -9,9 +9,9 @@ use crate::agents::{AuthenticatedAgent, Identification, IdentifyError};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
 
-/// When a caller may ask again whose user or group could not be looked up: failed lookups are repeated after
-/// this time.
-const UNRESOLVED_RETRY: Duration = Duration::from_secs(5);
+/// When a caller may ask again of whom it is not known whether it is an agent: failed lookups of users and
+/// groups are repeated after this time, and an administrator may have corrected the agents' files.
+const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
 
 impl IdentityService {
     /// Every agent that the caller matches, in alphabetical order of their names: the first is its default
@@ -116,8 +116,8 @@ impl IdentityService {
         }
         let code = error_code(&error);
         let mut rejection = Rejection::new(code, error.to_string(), peer);
-        if matches!(error, IdentifyError::Unresolved { .. }) {
-            rejection.refusal.retry_after = Some(UNRESOLVED_RETRY);
+        if matches!(error, IdentifyError::NotLoaded | IdentifyError::Unresolved) {
+            rejection.refusal.retry_after = Some(UNKNOWN_RETRY);
         }
         Err(rejection)
     }
@@ -139,10 +139,10 @@ impl IdentityService {
 fn error_code(error: &IdentifyError) -> ErrorCode {
     match error {
         IdentifyError::NoDigest { error, .. } if error.is_temporary() => ErrorCode::TemporarilyUnavailable,
-        IdentifyError::Unresolved { .. } => ErrorCode::TemporarilyUnavailable,
+        IdentifyError::NotLoaded | IdentifyError::Unresolved => ErrorCode::TemporarilyUnavailable,
         IdentifyError::NoMatch
         | IdentifyError::AgentMismatch(_)
-        | IdentifyError::TooManyGroups { .. }
+        | IdentifyError::TooManyGroups
         | IdentifyError::Unmeasured { .. }
         | IdentifyError::NoDigest { .. } => ErrorCode::InvalidClient,
         IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,

@@ -42,6 +42,7 @@ pub use command_budget::BudgetExceeded;
 pub use error::{AdminError, InvalidRequest, NotReady, RequestError, RequestResult};
 pub use health::ServiceHealth;
 pub use identity_service::{IdentityService, ServiceDeps};
+pub use reload::log_faults;
 pub use requests::JwtSvidParams;
 pub use streams::{CallerCheck, IdentityInputs};
 pub use worker_health::WorkerHealth;

@@ -41,6 +41,11 @@ impl Rejection {
         self
     }
 
+    pub fn with_audience(mut self, audience: &str) -> Rejection {
+        self.refusal = self.refusal.with_audience(audience);
+        self
+    }
+
     /// Without a record of its own if `is_repetition`: the previous refusal had the same reason.
     pub fn counted_if(mut self, is_repetition: bool) -> Rejection {
         if is_repetition && self.recording == Recording::Own {

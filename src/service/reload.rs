@@ -30,6 +30,25 @@ impl IdentityService {
         self.reload_as(signal).await
     }
 
+    /// Records the faults that kept the agents, or the bundles of other trust domains, from being read at the
+    /// daemon's start, if there are any.
+    ///
+    /// # Errors
+    /// [`AdminError::AuditUnavailable`].
+    pub async fn record_start_faults(&self) -> Result<(), AdminError> {
+        let (agents, federation) = (self.deps.agents.current(), &self.deps.federation);
+        let faults = self.deps.agents.load_status().faults.len() + federation.diagnostics().len();
+        if faults == 0 {
+            return Ok(());
+        }
+        let effect = match agents.is_loaded() {
+            true => "bundles of other trust domains are missing",
+            false => "no caller is identified, and nothing is revoked, until a reload succeeds",
+        };
+        let description = format!("the files that were read at the start have {faults} faults; {effect}");
+        Ok(self.audit.record_event(Event::AgentsRejected, &description).await?)
+    }
+
     async fn reload_as(&self, requested_by: &str) -> Result<ReloadResponse, AdminError> {
         let (agents, federation) = (self.deps.agents.clone(), self.deps.federation.clone());
         let outcome = tokio::task::spawn_blocking(move || {
@@ -54,20 +73,25 @@ impl IdentityService {
     }
 
     async fn record_faults(&self, faults: &[Diagnostic], requested_by: &str) -> Result<(), AdminError> {
-        for fault in faults.iter().take(MAX_LOGGED_FAULTS) {
-            tracing::error!(event = "agents-rejected", "{fault}");
-        }
-        if let Some(more) = faults.len().checked_sub(MAX_LOGGED_FAULTS).filter(|more| *more > 0) {
-            tracing::error!(
-                event = "agents-rejected",
-                "{more} more faults; \"hostbadge agent reload\" shows all of them"
-            );
-        }
+        log_faults(faults);
         let description = format!(
             "{requested_by} asked for a reload: {} faults; where a directory has one, its previous set stays \
              active",
             faults.len()
         );
         Ok(self.audit.record_event(Event::AgentsRejected, &description).await?)
+    }
+}
+
+/// Logs faults of `agents.d` and `federation`, the first 100 of them.
+pub fn log_faults(faults: &[Diagnostic]) {
+    for fault in faults.iter().take(MAX_LOGGED_FAULTS) {
+        tracing::error!(event = "agents-rejected", "{fault}");
+    }
+    if let Some(more) = faults.len().checked_sub(MAX_LOGGED_FAULTS).filter(|more| *more > 0) {
+        tracing::error!(
+            event = "agents-rejected",
+            "{more} more faults; \"hostbadge agent reload\" shows all of them"
+        );
     }
 }

@@ -133,8 +133,8 @@ impl IdentityService {
         Ok((permit, issuer_state))
     }
 
-    /// Refuses agents whose registration changed since the stream identified its caller.
-    fn ensure_current(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
+    /// Refuses agents whose registration, or a number in it, changed since the caller was identified.
+    pub(super) fn ensure_current(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
         if self.deps.agents.is_current(agent) {
             return Ok(());
         }

@@ -126,7 +126,11 @@ impl IdentityService {
         }
         self.check_rate(RateLimitKey::TpmSign(agent.name().clone()), Some(&peer))
             .map_err(|rejection| rejection.with_agent(&agent))?;
-        Ok(self.deps.tpm_signer.mint_token(&issuer_state, permit, &self.deps.clock).await?)
+        let audience = permit.audience().to_owned();
+        let token = self.deps.tpm_signer.mint_token(&issuer_state, permit, &self.deps.clock).await?;
+        // A reload may have taken place while the token waited for the TPM.
+        self.ensure_current(&agent).map_err(|rejection| rejection.with_audience(&audience))?;
+        Ok(token)
     }
 
     async fn decide_jwt_svids(

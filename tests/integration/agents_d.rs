@@ -102,12 +102,35 @@ fn a_daemon_started_on_invalid_files_has_no_agents_and_logs_why() {
     host.agent("root", "user = 0");
     let bad = host.agents_file("bad", "name = \"bad\"\n");
     host.start();
-    assert_eq!(host.post("/v1/token", json!({ "audience": API })).error(), "invalid_client");
+    let answer = host.post("/v1/token", json!({ "audience": API }));
+    assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+    assert!(answer.text().contains("the registered agents are not known"), "{}", answer.text());
     assert_eq!(host.status()["agents"]["faults"][0]["file"], json!(bad));
+    until_true("the faults are recorded", || {
+        let lines = host.audit();
+        let rejected = common::audit_log::with_event(&lines, "agents-rejected");
+        rejected.iter().any(|line| line["detail"].as_str().unwrap().contains("at the start have 1 faults"))
+    });
     until_true("the fault is in the log", || host.log().contains(bad.to_str().unwrap()));
     fs::remove_file(bad).unwrap();
     host.reload();
     host.token();
+}
+
+#[test]
+fn a_missing_directory_is_a_fault_and_removes_no_agent() {
+    let host = Host::started();
+    let (dir, elsewhere) = (host.path("etc/agents.d"), host.path("etc/elsewhere"));
+    fs::rename(&dir, &elsewhere).unwrap();
+    let (status, body) = reload(&host);
+    assert_eq!(status, 422, "{body}");
+    assert!(body["faults"][0]["what"].as_str().unwrap().contains("does not exist"), "{body}");
+    assert_eq!(active_agents(&host), ["root"]);
+    host.token();
+    let check = host.hostbadge(&["agent", "check", dir.to_str().unwrap()]);
+    assert!(!check.status.success(), "{check:?}");
+    fs::rename(&elsewhere, &dir).unwrap();
+    assert_eq!(reload(&host).1, json!({ "added": [], "changed": [], "removed": [] }));
 }
 
 #[test]

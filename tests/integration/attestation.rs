@@ -218,6 +218,36 @@ fn a_stalled_tpm_is_reported() {
 }
 
 #[test]
+fn an_agent_that_is_removed_while_its_evidence_is_made_gets_none() {
+    let mut host = Host::new();
+    host.configure("[tpm]\ndeadline = \"30s\"\n");
+    host.agent("root", "user = 0");
+    host.start();
+    let tpm = host.swtpm();
+    kill(tpm, Signal::SIGSTOP).unwrap();
+    let body = json!({ "nonce": NONCE }).to_string();
+    let text = request("POST", "/v1/attest", Some("application/json"), body.as_bytes());
+    let (sender, answers) = std::sync::mpsc::channel();
+    for _ in 0..2 {
+        let (mut connection, text, sender) = (host.connect(), text.clone(), sender.clone());
+        std::thread::spawn(move || {
+            connection.send(&text).unwrap();
+            sender.send(connection.read_response().expect("an answer")).unwrap();
+        });
+    }
+    // An agent has one place for evidence. Once a request is refused for that, the other one waits.
+    assert_ne!(answers.recv().unwrap().status, 200);
+    fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
+    host.reload();
+    kill(tpm, Signal::SIGCONT).unwrap();
+    let answer = answers.recv().unwrap();
+    assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+    assert!(answer.text().contains("the agent configuration has changed"), "{}", answer.text());
+    let lines = host.audit();
+    assert!(crate::common::audit_log::with_event(&lines, "attested").is_empty());
+}
+
+#[test]
 fn the_commands_create_and_check_evidence() {
     let host = Host::started();
     let file = host.path("evidence.json");

@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::common::callers::NOBODY;
-use crate::common::grpc::Grpc;
+use crate::common::grpc::{Grpc, UNAVAILABLE};
 use crate::common::name_service::NameService;
 use crate::common::{API, Host, until_true};
 use serde_json::{Value, json};
@@ -101,6 +101,29 @@ fn a_change_of_the_match_while_the_daemon_is_stopped_counts() {
 }
 
 #[test]
+fn a_start_on_invalid_files_ends_nothing_and_a_removal_meanwhile_counts() {
+    let mut host = host();
+    host.agent("removed", "user = 0");
+    host.start();
+    let held = Held::request(&host);
+    assert_eq!(host.post("/v1/certificate", json!({ "agent": "removed" })).status, 200);
+    host.stop();
+    fs::remove_file(host.path("etc/agents.d/removed.toml")).unwrap();
+    host.agents_file("reader", "name = \"reader\"\n[match]\nuesr = 0\n");
+    host.start();
+    let answer = host.post("/v1/introspect", json!({ "token": held.token }));
+    assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+    let status = Grpc::connect(&host.workload_socket()).validate(API, &held.svid).unwrap_err();
+    assert_eq!(status.code, UNAVAILABLE, "{status:?}");
+
+    host.agent("reader", "user = 0");
+    host.reload();
+    until_true("the certificate of the removed agent is revoked", || revocations(&host).len() == 1);
+    assert!(revocations(&host)[0].contains("is not a registered agent"), "{:?}", revocations(&host));
+    assert_eq!((revoked(&host), held.is_valid(&host)), (1, (true, true)));
+}
+
+#[test]
 fn a_change_that_is_no_condition_ends_nothing() {
     let mut host = host();
     host.start();
@@ -151,6 +174,27 @@ fn another_user_of_the_same_name_ends_what_was_issued_before() {
     host.reload();
     assert_eq!(held.is_valid(&host), (false, false));
     until_true("the certificate is revoked", || revoked(&host) == 1);
+}
+
+#[test]
+fn a_user_that_is_missing_at_the_start_ends_nothing() {
+    let mut host = host();
+    let names = NameService::attach_to(&mut host);
+    names.user("service", "0");
+    host.agent("subject", "user = \"service\"");
+    host.agent("removed", "user = 0");
+    host.start();
+    let held = Held::request(&host);
+    assert_eq!(host.post("/v1/certificate", json!({ "agent": "removed" })).status, 200);
+    host.stop();
+    names.user("service", "missing");
+    fs::remove_file(host.path("etc/agents.d/removed.toml")).unwrap();
+    host.start();
+    until_true("the certificate of the removed agent is revoked", || revocations(&host).len() == 1);
+    assert_eq!(host.post("/v1/introspect", json!({ "token": held.token })).status, 503);
+    names.user("service", "0");
+    host.reload();
+    assert_eq!((revoked(&host), held.is_valid(&host)), (1, (true, true)));
 }
 
 #[test]

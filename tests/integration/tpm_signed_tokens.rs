@@ -352,6 +352,34 @@ fn an_agent_with_many_requests_does_not_starve_another() {
 }
 
 #[test]
+fn an_agent_that_is_removed_while_it_waits_for_the_tpm_gets_nothing() {
+    let host = two_agents();
+    let mut few = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
+    let swtpm = host.swtpm();
+    kill(swtpm, Signal::SIGSTOP).unwrap();
+    let mut many = pending_requests(&host, 3);
+    until_true("one signs and the others wait", || waiting(&host) == 2);
+    let body = json!({ "audience": HARD }).to_string();
+    few.execute(&format!("reply(request('POST /v1/token', {body:?}))"));
+    until_true("the other agent waits as well", || waiting(&host) == 3);
+    fs::remove_file(host.path("etc/agents.d/many.toml")).unwrap();
+    host.reload();
+    kill(swtpm, Signal::SIGCONT).unwrap();
+    for one in &mut many {
+        let answer = one.read_response().expect("an answer");
+        assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+        assert!(answer.text().contains("the agent configuration has changed"), "{}", answer.text());
+    }
+    assert_eq!(few.read_value()["status"], 200);
+    few.close();
+    assert_eq!(served(&host), ["few"]);
+    let lines = host.audit();
+    let refused = with_event(&lines, "request-refused");
+    assert!(refused.iter().all(|line| line["agent"] == "many" && line["audience"] == HARD), "{refused:?}");
+    assert_eq!(refused.len(), 3);
+}
+
+#[test]
 fn a_full_queue_gets_429_for_its_agent_only() {
     let host = two_agents();
     let mut few = ScriptedClient::connect(&host, &Credentials::user(NOBODY));
