@@ -2,11 +2,13 @@
 //! `[match]`, of a grant, or of the number of a name.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::common::callers::NOBODY;
-use crate::common::grpc::Grpc;
+use crate::common::grpc::{Empty, Grpc, WitRequest, WitResponse, X509Response};
 use crate::common::name_service::NameService;
 use crate::common::{API, Host, until_true};
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 const OTHER: &str = "https://other.example.com";
@@ -86,6 +88,35 @@ fn a_changed_match_ends_what_was_issued_before() {
     let later = Held::request(&host);
     assert_eq!((later.is_valid(&host), held.is_valid(&host)), ((true, true), (false, false)));
     assert_eq!(revoked(&host), 1);
+}
+
+/// Also those that no list revokes, and while the TPM, which counts the changes of the lists, is unavailable.
+#[test]
+fn streams_replace_svids_of_other_conditions() {
+    const WAIT: Duration = Duration::from_secs(10);
+    let mut host = Host::new();
+    host.agent("subject", "user = 0");
+    host.start();
+    let client = Grpc::connect(&host.workload_socket());
+    let mut x509 = client.stream("FetchX509SVID", &Empty {}).unwrap();
+    let mut wit = client.stream("FetchWITSVID", &WitRequest::default()).unwrap();
+    let certificate: X509Response = client.next(&mut x509, WAIT).unwrap().unwrap();
+    let token: WitResponse = client.next(&mut wit, WAIT).unwrap().unwrap();
+
+    let swtpm = host.swtpm();
+    kill(swtpm, Signal::SIGSTOP).unwrap();
+    host.agent("subject", "user = 0\ngroup = 0");
+    host.reload();
+    loop {
+        let next: X509Response = client.next(&mut x509, WAIT).expect("another certificate").unwrap();
+        if next.svids[0].x509_svid_key != certificate.svids[0].x509_svid_key {
+            break;
+        }
+    }
+    let next: WitResponse = client.next(&mut wit, WAIT).expect("another WIT-SVID").unwrap();
+    assert_ne!(next.svids[0].wit_svid_key, token.svids[0].wit_svid_key);
+    kill(swtpm, Signal::SIGCONT).unwrap();
+    until_true("the certificate is revoked", || revoked(&host) == 1);
 }
 
 #[test]
