@@ -35,7 +35,7 @@ pub struct CaSnapshot {
     /// DER root certificates.
     pub(super) bundle: Vec<Vec<u8>>,
     /// DER CRLs.
-    pub(super) crls: Vec<Vec<u8>>,
+    pub(super) crls: Vec<Bytes>,
     pub(super) changed_at: Timestamp,
 }
 
@@ -236,8 +236,8 @@ impl CertificateIssuer {
         self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.bundle.clone())
     }
 
-    /// One CRL (DER) for each unexpired issuing CA, about 700 KiB altogether at most.
-    pub fn crls(&self) -> Vec<Vec<u8>> {
+    /// One CRL (DER) for each issuing CA that has not expired for certain, about 1.2 MiB altogether at most.
+    pub fn crls(&self) -> Vec<Bytes> {
         self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.crls.clone())
     }
 
@@ -268,6 +268,11 @@ impl CertificateIssuer {
     /// Sets the number of registered agents, among which the unexpired certificates are divided.
     pub fn set_registered(&self, agents: usize) {
         self.issued_certificates().set_registered(agents);
+    }
+
+    /// Sets the number of leaves on the CRLs that count as unexpired.
+    pub fn set_revoked(&self, leaves: usize) {
+        self.issued_certificates().set_revoked(leaves);
     }
 
     /// Why a due change of the CA has not been made.
@@ -309,7 +314,7 @@ impl CertificateIssuer {
         self.issued_certificates().orphaned(is_orphan)
     }
 
-    /// Drops the records of leaves that the CRLs now have.
+    /// Drops the records of leaves that the CRLs in `ca.json` have.
     pub fn remove_revoked(&self, id: &str, revoked: &[LeafRecord]) {
         self.shared_svids().remove(id);
         self.issued_certificates().remove(id, revoked);

@@ -1,4 +1,5 @@
 //! Which certificates of each identity have been issued and have not expired, so that they can be revoked.
+//! They are kept until they have expired for certain: see [`SettledClock`].
 //!
 //! The number is bounded so that no set of identities keeps another from getting certificates: see [`quota`].
 
@@ -10,11 +11,12 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 
 use super::issued_file::{IssuedCertificatesFile, LeafRecord, Leaves};
-use super::quota::{self, BoundReached};
-use crate::clock::Timestamp;
+use super::quota::{self, BoundReached, Taken};
+use super::settled_clock::SettledClock;
+use crate::clock::{BootTime, Timestamp};
 use crate::store;
 
-/// Leaves in memory, with those of a clock that was ahead.
+/// Leaves in memory, with those that do not count.
 const MAX_RECORDED: usize = 65_536;
 /// A clock that differs less than this was not set back: threads read it one after the other.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
@@ -39,9 +41,13 @@ pub(super) struct IssuedCertificates {
     max_lifetime: Duration,
     /// Registered identities, at least 1.
     registered: usize,
+    /// Leaves on the CRLs that count as unexpired.
+    revoked: usize,
     /// The latest time that a caller gave, since the clock was last set back.
     latest: Timestamp,
     pruned_at: Timestamp,
+    /// Decides what has expired for certain.
+    settled: SettledClock,
     /// Whether the content differs from the file's.
     dirty: bool,
 }
@@ -50,6 +56,7 @@ pub(super) struct IssuedCertificates {
 struct Totals {
     counted: usize,
     ahead: usize,
+    expired: usize,
     /// Counted leaves beyond the shares of their identities.
     beyond_shares: usize,
 }
@@ -62,10 +69,12 @@ impl IssuedCertificates {
             totals: Totals::default(),
             max_lifetime,
             registered: 1,
+            revoked: 0,
             // The first caller's time counts as one of a clock that was set back, so that what was read from
             // the file is divided by it.
             latest: Timestamp::from_secs(u64::MAX),
             pruned_at: Timestamp::from_secs(0),
+            settled: SettledClock::default(),
             dirty: false,
         }
     }
@@ -99,6 +108,11 @@ impl IssuedCertificates {
     pub fn set_registered(&mut self, registered: usize) {
         self.registered = registered.max(1);
         self.count();
+    }
+
+    /// Sets the number of leaves on the CRLs that count as unexpired.
+    pub fn set_revoked(&mut self, revoked: usize) {
+        self.revoked = revoked;
     }
 
     /// Whether this SPIFFE ID can have one more leaf.
@@ -161,36 +175,44 @@ impl IssuedCertificates {
 
     fn has_room(&self, id: &str) -> Result<(), BoundReached> {
         let Totals { counted, beyond_shares, .. } = self.totals;
-        quota::has_room(self.count_for(id), self.share(), counted, beyond_shares)
+        let taken = Taken { counted, beyond_shares, revoked: self.revoked };
+        quota::has_room(self.count_for(id), self.share(), taken)
     }
 
-    /// Drops expired leaves, and divides the others by whether they count now.
     fn prune(&mut self, now: Timestamp) {
-        let horizon = now.after(self.max_lifetime + CLOCK_TOLERANCE);
+        self.prune_at(now, BootTime::now());
+    }
+
+    /// Drops leaves that have expired for certain, and divides the others by whether they count now.
+    fn prune_at(&mut self, now: Timestamp, boot: BootTime) {
+        let last = now.after(self.max_lifetime + CLOCK_TOLERANCE);
+        let forget_until = self.settled.horizon_at(now, boot);
         self.by_identity.retain(|_, leaves| {
-            leaves.update(now, horizon);
+            leaves.update(now, last, forget_until);
             !leaves.is_empty()
         });
         self.count();
         (self.latest, self.pruned_at) = (now, now);
-        let excess = (self.totals.counted + self.totals.ahead).saturating_sub(MAX_RECORDED);
-        if excess > 0 {
-            self.drop_furthest_ahead(excess);
-        }
+        self.drop_excess();
     }
 
-    /// Drops leaves that expire last, of a clock that was ahead. Their revocation becomes impossible; they are
-    /// valid only when that time has come.
-    fn drop_furthest_ahead(&mut self, excess: usize) {
-        let mut expiries: Vec<Timestamp> = self
-            .by_identity
-            .values()
-            .flat_map(|leaves| leaves.ahead.iter().map(|leaf| leaf.expires))
-            .collect();
-        expiries.sort_unstable();
-        let Some(cutoff) = expiries.len().checked_sub(excess).and_then(|at| expiries.get(at)).copied() else {
+    /// Drops leaves beyond the bound that do not count: those that expired first, then those that expire last,
+    /// of a clock that was ahead. The revocation of these becomes impossible; they are valid only when that
+    /// time has come.
+    fn drop_excess(&mut self) {
+        let excess =
+            |totals: &Totals| (totals.counted + totals.ahead + totals.expired).saturating_sub(MAX_RECORDED);
+        if let Some(cutoff) = self.nth_expiry(|leaves| &leaves.expired, excess(&self.totals)) {
+            for leaves in self.by_identity.values_mut() {
+                leaves.expired.retain(|leaf| leaf.expires > cutoff);
+            }
+            self.count();
+        }
+        let (ahead, kept) = (self.totals.ahead, self.totals.ahead.saturating_sub(excess(&self.totals)));
+        if kept == ahead {
             return;
-        };
+        }
+        let Some(cutoff) = self.nth_expiry(|leaves| &leaves.ahead, kept + 1) else { return };
         for leaves in self.by_identity.values_mut() {
             leaves.ahead.retain(|leaf| leaf.expires < cutoff);
         }
@@ -198,8 +220,22 @@ impl IssuedCertificates {
         tracing::warn!(
             "{} certificates that were issued while the clock was ahead are no longer remembered: they cannot \
              be revoked, and become valid at {cutoff} at the earliest",
-            expiries.len() - self.totals.ahead
+            ahead - self.totals.ahead
         );
+    }
+
+    /// The expiry of the `n`th leaf (from 1) of one kind, or of the last; `None` for 0 or if there is none.
+    fn nth_expiry(&self, kind: impl Fn(&Leaves) -> &Vec<LeafRecord>, n: usize) -> Option<Timestamp> {
+        if n == 0 {
+            return None;
+        }
+        let mut expiries: Vec<Timestamp> = self
+            .by_identity
+            .values()
+            .flat_map(|leaves| kind(leaves).iter().map(|leaf| leaf.expires))
+            .collect();
+        expiries.sort_unstable();
+        expiries.get(n - 1).or(expiries.last()).copied()
     }
 
     fn count(&mut self) {
@@ -208,6 +244,7 @@ impl IssuedCertificates {
         for leaves in self.by_identity.values() {
             totals.counted += leaves.counted.len();
             totals.ahead += leaves.ahead.len();
+            totals.expired += leaves.expired.len();
             totals.beyond_shares += leaves.counted.len().saturating_sub(share);
         }
         self.totals = totals;
@@ -228,8 +265,7 @@ impl IssuedCertificates {
     /// Drops these leaves. Those of the same identity that were added meanwhile stay.
     pub fn remove(&mut self, id: &str, removed: &[LeafRecord]) {
         let Some(leaves) = self.by_identity.get_mut(id) else { return };
-        leaves.counted.retain(|leaf| !removed.contains(leaf));
-        leaves.ahead.retain(|leaf| !removed.contains(leaf));
+        leaves.remove(removed);
         self.dirty = true;
         if leaves.is_empty() {
             self.by_identity.remove(id);
@@ -240,7 +276,7 @@ impl IssuedCertificates {
 
 #[cfg(test)]
 mod tests {
-    use super::super::quota::{MAX_BEYOND_SHARES, MAX_COUNTED, MAX_PER_IDENTITY, RESERVED};
+    use super::super::quota::{MAX_BEYOND_SHARES, MAX_PER_IDENTITY, MAX_UNEXPIRED, RESERVED};
     use super::*;
     use crate::agents::MatchTag;
 
@@ -289,11 +325,11 @@ mod tests {
     #[test]
     fn no_set_of_identities_keeps_another_from_its_share() {
         for (registered, hogs, share, at_least) in [
-            (9, 8, 2275, 2275),
-            (100, 99, 204, 204),
-            (1000, 8, 20, 500),
-            (1000, 999, 20, 20),
-            (10_000, 9_999, 2, 2),
+            (9, 8, 1137, 1137),
+            (100, 99, 102, 102),
+            (1000, 8, 10, 400),
+            (1000, 999, 10, 10),
+            (10_000, 9_999, 1, 1),
         ] {
             let mut issued = issued(registered);
             assert_eq!(issued.share(), share);
@@ -312,12 +348,59 @@ mod tests {
     fn agents_that_are_added_later_get_their_share_too() {
         let mut issued = issued(8);
         let taken: usize = (0..8).map(|hog| exhaust(&mut issued, &format!("hog {hog}"), NOW)).sum();
-        assert!(taken > 30_000, "{taken}");
+        assert!(taken > 20_000, "{taken}");
         issued.set_registered(1008);
         for new in 0..1000 {
-            assert_eq!(exhaust(&mut issued, &format!("new {new}"), NOW), 20, "{new}");
+            assert_eq!(exhaust(&mut issued, &format!("new {new}"), NOW), 10, "{new}");
         }
-        assert!(issued.totals.counted <= MAX_COUNTED, "{:?}", issued.totals);
+        assert!(issued.totals.counted <= MAX_UNEXPIRED, "{:?}", issued.totals);
+    }
+
+    /// So that whatever is unexpired fits on the CRLs, where revoked leaves stay until they expire.
+    #[test]
+    fn revoked_leaves_count_in_the_total_and_leave_each_identity_its_share() {
+        let mut issued = issued(10);
+        let share = issued.share();
+        let hogs = ["a", "b", "c", "d", "e"];
+        let taken: usize = hogs.iter().map(|hog| exhaust(&mut issued, hog, NOW)).sum();
+        for (id, leaves) in issued.orphaned(|_, _| true) {
+            issued.remove(&id, &leaves);
+        }
+        issued.set_revoked(taken);
+        assert!(exhaust(&mut issued, "a", NOW) >= share);
+        issued.set_revoked(RESERVED + MAX_BEYOND_SHARES);
+        for id in 0..9 {
+            let got = exhaust(&mut issued, &id.to_string(), NOW);
+            assert!(got == share || issued.totals.counted + issued.revoked == MAX_UNEXPIRED, "{id}: {got}");
+        }
+        assert_eq!(issued.totals.counted + issued.revoked, MAX_UNEXPIRED);
+        assert_eq!(issued.check("z", NOW).unwrap_err().bound, BoundReached::OfAll);
+    }
+
+    #[test]
+    fn clock_that_is_ahead_for_a_moment_drops_no_record() {
+        let (mut issued, boot) = (issued(1), BootTime::now());
+        issued.add("a", leaf(1, 3600), NOW).unwrap();
+        let prune = |issued: &mut IssuedCertificates, ahead: Duration, elapsed: Duration| {
+            issued.prune_at(NOW.after(ahead + elapsed), boot.after(elapsed));
+            (issued.totals.counted, issued.totals.expired)
+        };
+        const SECOND: Duration = Duration::from_secs(1);
+        assert_eq!(prune(&mut issued, Duration::ZERO, SECOND), (1, 0));
+        assert_eq!(prune(&mut issued, YEAR, SECOND * 2), (0, 1));
+        // The file has it too, for a restart in between.
+        let dir = tempfile::tempdir().unwrap();
+        issued.dirty = true;
+        issued.take_changes(NOW.after(YEAR)).unwrap().write(dir.path()).unwrap();
+        let mut read = IssuedCertificates::new(HOUR);
+        read.read(dir.path()).unwrap();
+        assert_eq!(prune(&mut read, YEAR, SECOND * 3), (0, 1));
+        assert!(read.contains("a", &HEXLOWER.encode(&leaf(1, 3600).serial)));
+        for issued in [&mut issued, &mut read] {
+            assert_eq!(prune(issued, Duration::ZERO, SECOND * 14), (1, 0));
+            assert_eq!(prune(issued, Duration::ZERO, HOUR), (0, 1));
+            assert_eq!(prune(issued, Duration::ZERO, HOUR + SECOND * 14), (0, 0));
+        }
     }
 
     #[test]
@@ -339,7 +422,7 @@ mod tests {
         assert!(read.check("a", ahead).is_err());
         // A clock that is behind makes all of them leaves of the future, and drops none.
         read.check("a", Timestamp::from_secs(1000)).unwrap();
-        assert_eq!((read.totals.counted, read.totals.ahead), (0, MAX_PER_IDENTITY));
+        assert_eq!((read.totals.counted, read.totals.ahead), (0, 3 * MAX_PER_IDENTITY));
     }
 
     #[test]
@@ -351,7 +434,7 @@ mod tests {
                 exhaust(&mut issued, &format!("hog {hog}"), now);
             }
         }
-        assert!(exhaust(&mut issued, "another", NOW) >= 500);
+        assert!(exhaust(&mut issued, "another", NOW) >= 400);
         issued.prune(NOW);
         assert!(issued.totals.counted + issued.totals.ahead <= MAX_RECORDED, "{:?}", issued.totals);
         assert!(issued.totals.ahead > 40_000, "{:?}", issued.totals);
@@ -401,6 +484,6 @@ mod tests {
         issued.remove("a", &orphans[0].1);
         assert_eq!(issued.orphaned(|_, _| true).len(), 2);
         assert_eq!(issued.by_identity["a"].counted, [leaf(3, 100)]);
-        assert_eq!(issued.totals, Totals { counted: 2, ahead: 0, beyond_shares: 0 });
+        assert_eq!(issued.totals, Totals { counted: 2, ..Totals::default() });
     }
 }
