@@ -220,7 +220,7 @@ impl CaManager {
 
     async fn advance(&self, ca: &mut HostCa) -> Result<(), StepError> {
         ensure_writable(&self.deps.audit)?;
-        // Revocation takes effect without the TPM, and so comes before renewal, which may have to wait for it.
+        // Revocation takes effect without the TPM, and so comes before renewal, which may have to wait.
         let left = self.revoke(ca).await?;
         if ca.has_crls_of_the_future() {
             ca.reissue_crls().await?;

@@ -236,7 +236,7 @@ impl CertificateIssuer {
         self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.bundle.clone())
     }
 
-    /// One CRL (DER) for each issuing CA that has not expired for certain, about 1.2 MiB altogether at most.
+    /// One CRL (DER) for each issuing CA that has not expired for certain, about 1.3 MiB altogether at most.
     pub fn crls(&self) -> Vec<Bytes> {
         self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.crls.clone())
     }

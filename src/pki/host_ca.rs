@@ -224,8 +224,8 @@ impl HostCa {
         Ok(vec![change])
     }
 
-    /// Puts leaves on the CRLs of the next [`HostCa::snapshot`], in memory, and returns those for which this is
-    /// not possible. [`HostCa::save`] writes them.
+    /// Puts leaves on the CRLs of the next [`HostCa::snapshot`], in memory, and returns those for which this
+    /// is not possible. [`HostCa::save`] writes them.
     pub fn revoke(&mut self, leaves: &[LeafRecord]) -> NotRevoked {
         let now = self.clock.now();
         let horizon = self.settled.horizon(now);
@@ -247,7 +247,8 @@ impl HostCa {
         self.has_unpublished
     }
 
-    /// Writes what [`HostCa::revoke`] changed. After a crash before that, the leaves have to be revoked again.
+    /// Writes what [`HostCa::revoke`] changed. After a crash before that, the leaves have to be revoked
+    /// again.
     ///
     /// # Errors
     ///

@@ -5,11 +5,13 @@ use std::fs;
 use std::time::Duration;
 
 use crate::common::callers::NOBODY;
-use crate::common::grpc::{Empty, Grpc, WitRequest, WitResponse, X509Response};
+use crate::common::grpc::{Empty, Grpc, WitRequest, WitResponse, X509Bundles, X509Response};
 use crate::common::name_service::NameService;
 use crate::common::{API, Host, until_true};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
+use x509_cert::crl::CertificateList;
+use x509_cert::der::Decode;
 
 const OTHER: &str = "https://other.example.com";
 
@@ -117,6 +119,33 @@ fn streams_replace_svids_of_other_conditions() {
     assert_ne!(next.svids[0].wit_svid_key, token.svids[0].wit_svid_key);
     kill(swtpm, Signal::SIGCONT).unwrap();
     until_true("the certificate is revoked", || revoked(&host) == 1);
+}
+
+/// Callers get the new lists although the TPM cannot count the change of `ca.json`.
+#[test]
+fn a_revocation_takes_effect_while_the_tpm_is_unavailable() {
+    let mut host = host();
+    host.start();
+    Held::request(&host);
+    let client = Grpc::connect(&host.workload_socket());
+    let mut call = client.stream("FetchX509Bundles", &Empty {}).unwrap();
+    let mut listed = || {
+        let next = client.next::<X509Bundles>(&mut call, Duration::from_secs(10)).expect("other lists");
+        let entries = |crl: &Vec<u8>| {
+            let list: CertificateList = CertificateList::from_der(crl).unwrap();
+            list.tbs_cert_list.revoked_certificates.map_or(0, |all| all.len())
+        };
+        next.unwrap().crl.iter().map(entries).sum::<usize>()
+    };
+    assert_eq!(listed(), 0);
+    let swtpm = host.swtpm();
+    kill(swtpm, Signal::SIGSTOP).unwrap();
+    host.agent("subject", &format!("user = {NOBODY}"));
+    host.reload();
+    assert_eq!(listed(), 1);
+    kill(swtpm, Signal::SIGCONT).unwrap();
+    until_true("the revocation is written", || revoked(&host) == 1);
+    until_true("the revocation is recorded", || revocations(&host).len() == 1);
 }
 
 #[test]
