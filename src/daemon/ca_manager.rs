@@ -21,7 +21,7 @@ use crate::audit::{Audit, AuditUnavailable, Event};
 use crate::clock::Clock;
 use crate::issue::{Enrollment, HostIdentity, Issuer};
 use crate::keystore::Keystore;
-use crate::pki::{self, CaChange, CertificateIssuer, HostCa};
+use crate::pki::{self, CaChange, CertificateIssuer, HostCa, NotRevoked};
 use crate::tpm::{self, Tpm};
 
 /// Delay before a failed step is repeated.
@@ -91,6 +91,10 @@ enum StepError {
     IssuerNotReady,
     #[error("the host is being moved to another TPM")]
     HostMoving,
+    #[error(
+        "the revocation lists are full, and {0} certificates that have to be revoked are not on them yet"
+    )]
+    RevocationListsFull(usize),
     #[error(transparent)]
     Tpm(#[from] tpm::Error),
     #[error(transparent)]
@@ -179,7 +183,7 @@ impl CaManager {
                     ca.set_parent(delegated_ca.borrow_and_update().clone());
                     // CRLs that cannot be written now are written in the next step.
                     let _ = ca.reissue_crls().await;
-                    if let Err(e) = self.activate(&ca) {
+                    if let Err(e) = self.activate(&mut ca) {
                         tracing::error!("the installed CA certificate is not used: {e}");
                     }
                 }
@@ -197,7 +201,7 @@ impl CaManager {
         ca.set_parent(self.deps.enrollment.delegated_ca().borrow().clone());
         self.deps.certificate_issuer.set_registered(self.deps.agents.current().iter().count());
         // The stored CA serves at once, even if it is due for renewal.
-        self.activate(&ca)?;
+        self.activate(&mut ca)?;
         if !self.deps.certificate_issuer.is_ready() {
             self.renew(&mut ca).await?;
         }
@@ -216,13 +220,14 @@ impl CaManager {
 
     async fn advance(&self, ca: &mut HostCa) -> Result<(), StepError> {
         ensure_writable(&self.deps.audit)?;
-        // Revocation needs no TPM, and so comes before renewal, which may have to wait for it.
-        self.revoke(ca).await?;
+        // Revocation takes effect without the TPM, and so comes before renewal, which may have to wait.
+        let left = self.revoke(ca).await?;
         if ca.has_crls_of_the_future() {
             ca.reissue_crls().await?;
             self.activate(ca)?;
         }
-        self.renew(ca).await
+        self.renew(ca).await?;
+        if left > 0 { Err(StepError::RevocationListsFull(left)) } else { Ok(()) }
     }
 
     async fn renew(&self, ca: &mut HostCa) -> Result<(), StepError> {
@@ -238,12 +243,16 @@ impl CaManager {
     /// Revokes the certificates of agents that are no longer registered, or not with the conditions under
     /// which the certificates were issued. While the number of a user or group is not known, that is not
     /// known either, nor before the agents have been read without faults once.
-    async fn revoke(&self, ca: &mut HostCa) -> Result<(), StepError> {
+    ///
+    /// The lists that callers get have them at once. Their records are dropped when `ca.json` has them: until
+    /// then, and after a crash, the next step finds them again. Returns how many are on no list for want of
+    /// room.
+    async fn revoke(&self, ca: &mut HostCa) -> Result<usize, StepError> {
         let certificate_issuer = &self.deps.certificate_issuer;
-        let Some(issuer_state) = self.deps.issuer.state() else { return Ok(()) };
+        let Some(issuer_state) = self.deps.issuer.state() else { return Ok(0) };
         let registrations = self.deps.agents.registrations();
         if !registrations.agents.is_loaded() {
-            return Ok(());
+            return Ok(0);
         }
         let registered: HashMap<String, &AgentEntry> = registrations
             .agents
@@ -251,30 +260,48 @@ impl CaManager {
             .map(|entry| (issuer_state.host().spiffe_id(entry), &**entry))
             .collect();
         certificate_issuer.set_registered(registered.len());
+        certificate_issuer.set_revoked(ca.count_revoked());
         let orphaned = certificate_issuer.orphaned(|id, leaf| {
             let Some(entry) = registered.get(id) else { return true };
             leaf.match_tag.is_some_and(|tag| registrations.check_tag(entry, tag) == TagCheck::Changed)
         });
         if orphaned.is_empty() {
-            return Ok(());
+            ca.save().await?;
+            return Ok(0);
         }
         let leaves: Vec<_> = orphaned.iter().flat_map(|(_, leaves)| leaves.iter().copied()).collect();
-        ca.revoke(&leaves).await?;
-        self.activate(ca)?;
-        for (id, leaves) in orphaned {
+        let NotRevoked { no_room, no_key } = ca.revoke(&leaves);
+        if ca.has_unpublished() {
+            self.activate(ca)?;
+        }
+        ca.save().await?;
+        for (id, mut leaves) in orphaned {
+            let total = leaves.len();
+            leaves.retain(|leaf| !no_room.contains(&leaf.serial));
+            if leaves.is_empty() {
+                continue;
+            }
+            let lost = leaves.iter().filter(|leaf| no_key.contains(&leaf.serial)).count();
             certificate_issuer.remove_revoked(&id, &leaves);
             let reason = match registered.contains_key(&*id) {
                 true => "the agent is matched by other conditions now",
                 false => "it is not a registered agent",
             };
-            let message = format!("{} certificates of {id} are revoked: {reason}", leaves.len());
+            let mut message = format!("{} certificates of {id} are revoked: {reason}", leaves.len() - lost);
+            if lost > 0 {
+                message += &format!("; {lost} cannot be, because the key of their issuing CA is lost");
+            }
+            if leaves.len() < total {
+                message += &format!("; {} are not yet, because the lists are full", total - leaves.len());
+            }
             record_completed(&self.deps.audit, Event::CertificatesRevoked, &message).await;
         }
-        Ok(())
+        Ok(no_room.len())
     }
 
-    fn activate(&self, ca: &HostCa) -> Result<(), pki::Error> {
+    fn activate(&self, ca: &mut HostCa) -> Result<(), pki::Error> {
         self.deps.certificate_issuer.set_active(ca.snapshot()?);
+        self.deps.certificate_issuer.set_revoked(ca.count_revoked());
         Ok(())
     }
 
@@ -315,6 +342,9 @@ fn describe(change: &CaChange) -> String {
             format!(
                 "the host CA signed issuing CA {name}, which signs from now on, at most until {not_after}"
             )
+        }
+        CaChange::IssuingCaResumed { name } => {
+            format!("issuing CA {name} signs again, because the clock was set back")
         }
         CaChange::IssuingKeyLost { name } => format!(
             "the key of issuing CA {name} cannot be decrypted; its certificates remain valid until they \

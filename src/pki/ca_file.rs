@@ -1,13 +1,12 @@
 //! `ca.json`: the root, the issuing CAs with their encrypted keys, and what each of them has revoked.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::issuing_ca::{CLOCK_SKEW, IssuingCa, LIFETIME};
+use super::issuing_ca::IssuingCa;
 use crate::clock::Timestamp;
 use crate::issue::HostIdentity;
 use crate::keystore::{self, Kek, KekPair};
@@ -15,10 +14,6 @@ use crate::verify::parse_certificate;
 
 pub(super) const FILE_NAME: &str = "ca.json";
 pub(super) const VERSION: u64 = 1;
-
-/// Revoked certificates on all CRLs together, which bounds the CRLs to about 700 KiB. Where more are revoked,
-/// those that expire first are left out.
-const MAX_REVOKED: usize = 16_384;
 
 /// An issuing CA together with what `ca.json` has of it.
 #[derive(Clone)]
@@ -51,7 +46,7 @@ pub(super) struct CaFile {
     /// When they were issued.
     #[serde(rename = "listed")]
     pub crl_issued_at: u64,
-    /// The latest first.
+    /// The active one first.
     #[serde(rename = "issuing")]
     pub issuing_cas: Vec<RawIssuingCa>,
 }
@@ -136,42 +131,14 @@ impl TryFrom<String> for RevokedCertificate {
     }
 }
 
-/// Keeps at most [`MAX_REVOKED`] entries of all CAs. Those that were issued while the clock was ahead are dropped
-/// first, the last to expire before others: they would keep their places for as long as the clock was ahead.
-/// Then those that expire first.
-pub(super) fn truncate_revoked(issuing_cas: &mut [CaRecord], now: Timestamp) {
-    let count =
-        |issuing_cas: &[CaRecord]| issuing_cas.iter().map(|record| record.revoked.len()).sum::<usize>();
-    let excess = count(issuing_cas).saturating_sub(MAX_REVOKED);
-    if excess == 0 {
-        return;
-    }
-    // No leaf outlives its issuing CA.
-    let horizon = now.after(LIFETIME + CLOCK_SKEW);
-    let rank = |expires: Timestamp| match expires > horizon {
-        true => (false, Reverse(expires), expires),
-        false => (true, Reverse(horizon), expires),
-    };
-    let mut ranks: Vec<_> =
-        issuing_cas.iter().flat_map(|record| record.revoked.iter().map(|one| rank(one.expires))).collect();
-    ranks.sort_unstable();
-    let cutoff = ranks[excess - 1];
-    for record in issuing_cas.iter_mut() {
-        record.revoked.retain(|one| rank(one.expires) > cutoff);
-    }
-    tracing::warn!(
-        "more than {MAX_REVOKED} certificates are revoked; {} of them are not on the CRLs",
-        ranks.len() - count(issuing_cas)
-    );
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::pki::issuing_ca::{ParentCa, UnsignedCa};
     use crate::verify::x509::common_name;
 
-    fn ca_record(revoked: usize, expires: u64) -> CaRecord {
+    /// A CA that was created at this time and has revoked nothing. Its certificate has no valid signature.
+    pub fn ca_record_at(now: Timestamp) -> CaRecord {
         let parent = ParentCa {
             name: &common_name("host CA").unwrap(),
             key_id: [0; 20],
@@ -179,50 +146,16 @@ mod tests {
             host_id: "host",
             trust_domain: "example.org",
         };
-        let ca = UnsignedCa::new(&parent, Timestamp::from_secs(1_700_000_000))
-            .unwrap()
-            .into_signed(&[1; 64])
-            .unwrap();
-        let revoked_certificate = |n: usize| {
-            let mut serial = [0; 16];
-            serial[..8].copy_from_slice(&n.to_be_bytes());
-            let expires = Timestamp::from_secs(expires + n as u64);
-            RevokedCertificate { serial, revoked_at: Timestamp::from_secs(7), expires }
-        };
-        CaRecord {
-            ca: Arc::new(ca),
-            encrypted_key: String::new(),
-            revoked: (0..revoked).map(revoked_certificate).collect(),
-        }
-    }
-
-    #[test]
-    fn truncation_keeps_the_revocations_that_expire_last() {
-        let mut issuing = vec![ca_record(MAX_REVOKED, 100_000), ca_record(100, 0)];
-        truncate_revoked(&mut issuing, Timestamp::from_secs(90_000));
-        assert_eq!((issuing[0].revoked.len(), issuing[1].revoked.len()), (MAX_REVOKED, 0));
-        let mut issuing = vec![ca_record(MAX_REVOKED + 5, 100_000)];
-        truncate_revoked(&mut issuing, Timestamp::from_secs(90_000));
-        assert_eq!(issuing[0].revoked.len(), MAX_REVOKED);
-        assert_eq!(issuing[0].revoked[0].expires.as_secs(), 100_005);
-        // Those of a clock that was ahead do not displace others.
-        let mut mixed = vec![ca_record(MAX_REVOKED, 2_000_000_000), ca_record(100, 100_000)];
-        truncate_revoked(&mut mixed, Timestamp::from_secs(90_000));
-        assert_eq!((mixed[0].revoked.len(), mixed[1].revoked.len()), (MAX_REVOKED - 100, 100));
-        assert_eq!(mixed[0].revoked[0].expires.as_secs(), 2_000_000_000);
-        let crl = issuing[0].ca.sign_crl(
-            1,
-            issuing[0].revoked.iter().map(|revoked| (revoked.serial, revoked.revoked_at)),
-            Timestamp::from_secs(9),
-        );
-        assert!(crl.unwrap().len() < 700 * 1024);
-        let text = serde_json::to_vec_pretty(&issuing[0].to_raw()).unwrap();
-        assert!(text.len() < 2 * 1024 * 1024, "{}", text.len());
+        let ca = UnsignedCa::new(&parent, now).unwrap().into_signed(&[1; 64]).unwrap();
+        CaRecord { ca: Arc::new(ca), encrypted_key: String::new(), revoked: Vec::new() }
     }
 
     #[test]
     fn revoked_certificate_round_trips() {
-        let revoked = ca_record(3, 9).revoked[2];
+        let mut serial = [0; 16];
+        serial[7] = 2;
+        let [revoked_at, expires] = [7, 11].map(Timestamp::from_secs);
+        let revoked = RevokedCertificate { serial, revoked_at, expires };
         let text = serde_json::to_string(&revoked).unwrap();
         assert_eq!(text, "\"00000000000000020000000000000000:7:11\"");
         let read: RevokedCertificate = serde_json::from_str(&text).unwrap();
@@ -238,7 +171,7 @@ mod tests {
     #[test]
     fn renewal_is_between_40_and_50_percent_of_the_lifetime() {
         for _ in 0..50 {
-            let ca = ca_record(0, 0).ca;
+            let ca = ca_record_at(Timestamp::from_secs(1_700_000_000)).ca;
             let after = ca.renew_at().since(ca.created_at()).as_secs();
             assert!((34_560..=43_200).contains(&after), "{after}");
         }

@@ -19,6 +19,7 @@ use super::issued_file::{IssuedCertificatesFile, LeafRecord};
 use super::issuing_ca::IssuingCa;
 use super::quota::BoundReached;
 use super::svid::{IssuedLeaf, IssuedX509Svid};
+use crate::agents::MatchTag;
 use crate::clock::Timestamp;
 use crate::issue::{HostIdentity, IssuingKey};
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
@@ -34,7 +35,7 @@ pub struct CaSnapshot {
     /// DER root certificates.
     pub(super) bundle: Vec<Vec<u8>>,
     /// DER CRLs.
-    pub(super) crls: Vec<Vec<u8>>,
+    pub(super) crls: Vec<Bytes>,
     pub(super) changed_at: Timestamp,
 }
 
@@ -151,7 +152,7 @@ impl CertificateIssuer {
 
     /// Issues a certificate with a generated key for one stream of an agent. Above 1024 unexpired
     /// certificates of the identity, the streams share the latest one for the first half of its lifetime; while
-    /// the identity can have no more, for most of it.
+    /// the identity can have no more, for most of it. Only processes that met the same conditions share one.
     ///
     /// # Errors
     ///
@@ -163,7 +164,7 @@ impl CertificateIssuer {
         now: Timestamp,
     ) -> Result<IssuedX509Svid, Refusal> {
         let spiffe_id = host.spiffe_id(permit.agent().entry());
-        if let Some(issued) = self.shared_svid(&spiffe_id, now) {
+        if let Some(issued) = self.shared_svid(&spiffe_id, permit.agent().match_tag(), now) {
             return Ok(IssuedX509Svid { permit, spiffe_id, issued, shared: true });
         }
         self.issue(permit, host, CertificateParams::default(), now)
@@ -197,8 +198,12 @@ impl CertificateIssuer {
         self.issued_certificates().remove(&id, &[leaf]);
     }
 
-    fn shared_svid(&self, spiffe_id: &str, now: Timestamp) -> Option<IssuedLeaf> {
+    fn shared_svid(&self, spiffe_id: &str, match_tag: MatchTag, now: Timestamp) -> Option<IssuedLeaf> {
         let issued = self.shared_svids().get(spiffe_id).cloned()?;
+        // After a change of `[match]`, a process that no longer matches may have the key.
+        if issued.record.match_tag != Some(match_tag) {
+            return None;
+        }
         let lifetime = issued.record.expires.since(issued.issued_at);
         let mut records = self.issued_certificates();
         let max_age = match records.check(spiffe_id, now) {
@@ -231,8 +236,8 @@ impl CertificateIssuer {
         self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.bundle.clone())
     }
 
-    /// One CRL (DER) for each unexpired issuing CA, about 700 KiB altogether at most.
-    pub fn crls(&self) -> Vec<Vec<u8>> {
+    /// One CRL (DER) for each issuing CA that has not expired for certain, about 1.3 MiB altogether at most.
+    pub fn crls(&self) -> Vec<Bytes> {
         self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.crls.clone())
     }
 
@@ -263,6 +268,11 @@ impl CertificateIssuer {
     /// Sets the number of registered agents, among which the unexpired certificates are divided.
     pub fn set_registered(&self, agents: usize) {
         self.issued_certificates().set_registered(agents);
+    }
+
+    /// Sets the number of leaves on the CRLs that count as unexpired.
+    pub fn set_revoked(&self, leaves: usize) {
+        self.issued_certificates().set_revoked(leaves);
     }
 
     /// Why a due change of the CA has not been made.
@@ -304,7 +314,7 @@ impl CertificateIssuer {
         self.issued_certificates().orphaned(is_orphan)
     }
 
-    /// Drops the records of leaves that the CRLs now have.
+    /// Drops the records of leaves that the CRLs in `ca.json` have.
     pub fn remove_revoked(&self, id: &str, revoked: &[LeafRecord]) {
         self.shared_svids().remove(id);
         self.issued_certificates().remove(id, revoked);
@@ -349,6 +359,30 @@ fn generate_key() -> Result<(SubjectKey, Zeroizing<Vec<u8>>), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A process that the agent's present conditions exclude may have the key of a certificate from before.
+    #[test]
+    fn processes_of_different_conditions_share_no_key() {
+        const ID: &str = "spiffe://example.org/a";
+        let now = Timestamp::from_secs(1_700_000_000);
+        let hour = Duration::from_secs(3600);
+        let [old, new] = [1, 2].map(|n| MatchTag::from_bytes([0, 0, 0, n]).unwrap());
+        let issuer = CertificateIssuer::new(hour);
+        let record = |n: u64| {
+            let mut serial = [0; 16];
+            serial[..8].copy_from_slice(&n.to_be_bytes());
+            LeafRecord { serial, expires: now.after(hour), ca_tag: *b"ca 1", match_tag: Some(old) }
+        };
+        for n in 0..SHARING_THRESHOLD as u64 {
+            issuer.issued_certificates().add(ID, record(n), now).unwrap();
+        }
+        let (record, key) = (record(0), Bytes::from_static(b"key"));
+        let serial = HEXLOWER.encode(&record.serial);
+        let issued = IssuedLeaf { issued_at: now, serial, record, chain: Vec::new(), key: Some(key) };
+        issuer.shared_svids().insert(ID.into(), issued);
+        let key = |match_tag| issuer.shared_svid(ID, match_tag, now).and_then(|issued| issued.key);
+        assert_eq!((key(old).as_deref(), key(new)), (Some(&b"key"[..]), None));
+    }
 
     #[test]
     fn generated_key_matches_the_certified_public_key() {

@@ -1,22 +1,24 @@
 //! The host's CA: its root, its issuing CAs, and what they have revoked.
 //!
-//! Each change is written to `ca.json` before it takes effect in memory. The root's key is the host key in
+//! Each change is written to `ca.json` before it takes effect in memory. Revocations alone take effect first,
+//! because a TPM that is unavailable delays the write. The root's key is the host key in
 //! the TPM; the keys of the issuing CAs are encrypted under the key-encryption key.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER};
 
-use super::ca_file::{
-    CaFile, CaRecord, FILE_NAME, RevokedCertificate, VERSION, encrypt_key, truncate_revoked,
-};
+use super::ca_file::{CaFile, CaRecord, FILE_NAME, VERSION, encrypt_key};
 use super::certificate_issuer::CaSnapshot;
 use super::error::Error;
 use super::issued_file::LeafRecord;
 use super::issuing_ca::{self, CLOCK_SKEW, ParentCa, UnsignedCa};
+use super::issuing_cas::{self, NotRevoked};
 use super::root_ca::{RootCa, sign};
+use super::settled_clock::SettledClock;
 use crate::clock::{Clock, Timestamp};
 use crate::issue::{DelegatedCa, HostIdentity};
 use crate::keystore::{KekDependent, Keystore};
@@ -25,9 +27,6 @@ use crate::tpm::{self, Tpm};
 
 /// A root with less lifetime left gets a successor with the same key and name: one year.
 const ROOT_RENEW_BEFORE: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// The active issuing CA, its predecessor, and those that a clock set back and forth leaves behind.
-const MAX_ISSUING_CAS: usize = 4;
 
 /// A change of the host's CA, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +42,11 @@ pub enum CaChange {
         name: String,
         /// When the issuing CA expires.
         not_after: Timestamp,
+    },
+    /// The active issuing CA was created while the clock was ahead, and an earlier one signs again.
+    IssuingCaResumed {
+        /// The first 4 bytes of its key identifier, in hexadecimal.
+        name: String,
     },
     /// The key of an earlier issuing CA cannot be decrypted. Its leaves remain valid, and it revokes none of
     /// them.
@@ -61,10 +65,16 @@ pub struct HostCa {
     root: RootCa,
     /// An organization's certificate that makes the host key a CA, in place of the root.
     delegated_ca: Option<Arc<DelegatedCa>>,
-    /// The latest first.
+    /// The active one first.
     issuing_cas: Vec<CaRecord>,
     crl_number: u64,
     crl_issued_at: Timestamp,
+    /// Whether `ca.json` lacks revocations.
+    has_unsaved: bool,
+    /// Whether [`HostCa::snapshot`] has not been called since a revocation.
+    has_unpublished: bool,
+    /// Decides what has expired for certain.
+    settled: SettledClock,
 }
 
 impl HostCa {
@@ -126,6 +136,9 @@ impl HostCa {
             issuing_cas,
             crl_number,
             crl_issued_at,
+            has_unsaved: false,
+            has_unpublished: false,
+            settled: SettledClock::default(),
         };
         if root_created {
             ca.persist(ca.issuing_cas.clone()).await?;
@@ -166,13 +179,14 @@ impl HostCa {
     pub async fn advance(&mut self) -> Result<Vec<CaChange>, Error> {
         self.rewrap_keys().await?;
         let now = self.clock.now();
-        let due = match self.issuing_cas.first() {
-            None => true,
-            // Created by a clock that was ahead: this CA is not valid yet.
-            Some(record) => now >= record.ca.renew_at() || now.after(CLOCK_SKEW) < record.ca.created_at(),
-        };
-        if !due {
-            return Ok(Vec::new());
+        let is_future =
+            self.issuing_cas.first().is_some_and(|record| issuing_cas::is_of_the_future(record, now));
+        let is_current =
+            |record: &CaRecord| record.ca.unusable_reason(now).is_none() && now < record.ca.renew_at();
+        match self.issuing_cas.iter().position(is_current) {
+            Some(0) => return Ok(Vec::new()),
+            Some(at) if is_future => return self.resume(at).await,
+            _ => {}
         }
         let not_after =
             self.delegated_ca.as_ref().map_or(self.root.not_after, |delegated_ca| delegated_ca.not_after);
@@ -193,32 +207,64 @@ impl HostCa {
         let encrypted_key = encrypt_key(&kek, &ca)?;
         let change =
             CaChange::IssuingCaCreated { name: HEXLOWER.encode(&ca.tag()), not_after: ca.not_after() };
-        let mut issuing_cas = vec![CaRecord { ca, encrypted_key, revoked: Vec::new() }];
-        issuing_cas.extend(self.issuing_cas.iter().filter(|record| record.ca.not_after() > now).cloned());
-        issuing_cas.truncate(MAX_ISSUING_CAS);
+        let mut issuing_cas = self.issuing_cas.clone();
+        issuing_cas::drop_expired(&mut issuing_cas, self.settled.horizon(now));
+        issuing_cas::add(&mut issuing_cas, CaRecord { ca, encrypted_key, revoked: Vec::new() }, now);
         self.persist(issuing_cas).await?;
         Ok(vec![change])
     }
 
-    /// Puts unexpired leaves on the CRLs, which are on disk when this returns.
+    /// Makes an earlier issuing CA the active one again.
+    async fn resume(&mut self, at: usize) -> Result<Vec<CaChange>, Error> {
+        let mut issuing_cas = self.issuing_cas.clone();
+        let record = issuing_cas.remove(at);
+        let change = CaChange::IssuingCaResumed { name: HEXLOWER.encode(&record.ca.tag()) };
+        issuing_cas.insert(0, record);
+        self.persist(issuing_cas).await?;
+        Ok(vec![change])
+    }
+
+    /// Puts leaves on the CRLs of the next [`HostCa::snapshot`], in memory, and returns those for which this
+    /// is not possible. [`HostCa::save`] writes them.
+    pub fn revoke(&mut self, leaves: &[LeafRecord]) -> NotRevoked {
+        let now = self.clock.now();
+        let horizon = self.settled.horizon(now);
+        let mut issuing_cas = self.issuing_cas.clone();
+        issuing_cas::drop_expired(&mut issuing_cas, horizon);
+        let unexpired = leaves.iter().filter(|leaf| leaf.expires > horizon);
+        let (not_revoked, has_changed) = issuing_cas::revoke(&mut issuing_cas, unexpired, now);
+        if has_changed {
+            self.issuing_cas = issuing_cas;
+            self.crl_number += 1;
+            self.crl_issued_at = Timestamp::from_secs(now.as_secs());
+            (self.has_unsaved, self.has_unpublished) = (true, true);
+        }
+        not_revoked
+    }
+
+    /// Whether there was a revocation since the last [`HostCa::snapshot`].
+    pub fn has_unpublished(&self) -> bool {
+        self.has_unpublished
+    }
+
+    /// Writes what [`HostCa::revoke`] changed. After a crash before that, the leaves have to be revoked
+    /// again.
     ///
     /// # Errors
     ///
-    /// If `ca.json` cannot be written.
-    pub async fn revoke(&mut self, leaves: &[LeafRecord]) -> Result<(), Error> {
-        let now = self.clock.now();
-        let mut issuing_cas = self.issuing_cas.clone();
-        for leaf in leaves.iter().filter(|leaf| leaf.expires > now) {
-            let issuer = issuing_cas.iter_mut().find(|record| record.ca.tag() == leaf.ca_tag);
-            if let Some(record) = issuer {
-                let revoked =
-                    RevokedCertificate { serial: leaf.serial, revoked_at: now, expires: leaf.expires };
-                if record.revoked.iter().all(|existing| existing.serial != leaf.serial) {
-                    record.revoked.push(revoked);
-                }
-            }
+    /// If `ca.json` cannot be written; the next call tries again.
+    pub async fn save(&mut self) -> Result<(), Error> {
+        if self.has_unsaved {
+            self.write(&self.issuing_cas, self.crl_number, self.crl_issued_at).await?;
+            self.has_unsaved = false;
         }
-        self.persist(issuing_cas).await
+        Ok(())
+    }
+
+    /// How many entries of the CRLs take room that unexpired leaves need.
+    pub fn count_revoked(&mut self) -> usize {
+        let now = self.clock.now();
+        issuing_cas::count_revoked(&self.issuing_cas, self.settled.horizon(now), now)
     }
 
     /// What leaves are issued from and verified with; `None` before the first issuing CA.
@@ -226,13 +272,13 @@ impl HostCa {
     /// # Errors
     ///
     /// If a CRL cannot be signed.
-    pub fn snapshot(&self) -> Result<Option<CaSnapshot>, Error> {
+    pub fn snapshot(&mut self) -> Result<Option<CaSnapshot>, Error> {
+        let horizon = self.settled.horizon(self.clock.now());
         let Some(newest) = self.issuing_cas.first() else { return Ok(None) };
-        let crls =
-            self.issuing_cas.iter().filter(|record| record.ca.not_after() > self.clock.now()).map(|record| {
-                let revoked = record.revoked.iter().map(|one| (one.serial, one.revoked_at));
-                record.ca.sign_crl(self.crl_number, revoked, self.crl_issued_at)
-            });
+        let crls = self.issuing_cas.iter().filter(|record| record.ca.not_after() > horizon).map(|record| {
+            let revoked = record.revoked.iter().map(|one| (one.serial, one.revoked_at));
+            record.ca.sign_crl(self.crl_number, revoked, self.crl_issued_at).map(Bytes::from)
+        });
         let mut intermediates = vec![newest.ca.certificate().to_vec()];
         let mut bundle = vec![self.root.certificate.clone()];
         if let Some(delegated_ca) = &self.delegated_ca {
@@ -243,13 +289,10 @@ impl HostCa {
                 bundle.truncate(1);
             }
         }
-        Ok(Some(CaSnapshot {
-            intermediates,
-            bundle,
-            changed_at: self.crl_issued_at,
-            crls: crls.collect::<Result<_, _>>()?,
-            issuing_ca: newest.ca.clone(),
-        }))
+        let crls = crls.collect::<Result<_, _>>()?;
+        self.has_unpublished = false;
+        let (changed_at, issuing_ca) = (self.crl_issued_at, newest.ca.clone());
+        Ok(Some(CaSnapshot { intermediates, bundle, changed_at, crls, issuing_ca }))
     }
 
     /// Encrypts the keys again after the key-encryption key changed. Until then the keystore retains the
@@ -264,21 +307,30 @@ impl HostCa {
         Ok(self.keystore.mark_rewrapped(KekDependent::IssuingCas).await?)
     }
 
+    /// Writes the issuing CAs with CRLs of a new number and time, and then uses them.
     async fn persist(&mut self, mut issuing_cas: Vec<CaRecord>) -> Result<(), Error> {
         let now = self.clock.now();
-        for record in &mut issuing_cas {
-            record.revoked.retain(|one| one.expires > now);
-        }
-        truncate_revoked(&mut issuing_cas, now);
+        issuing_cas::drop_expired(&mut issuing_cas, self.settled.horizon(now));
+        let (crl_number, crl_issued_at) = (self.crl_number + 1, Timestamp::from_secs(now.as_secs()));
+        self.write(&issuing_cas, crl_number, crl_issued_at).await?;
+        (self.crl_number, self.crl_issued_at) = (crl_number, crl_issued_at);
+        self.issuing_cas = issuing_cas;
+        self.has_unsaved = false;
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        issuing_cas: &[CaRecord],
+        crl_number: u64,
+        crl_issued_at: Timestamp,
+    ) -> Result<(), Error> {
         let file = CaFile {
             root: BASE64.encode(&self.root.certificate),
-            crl_number: self.crl_number + 1,
-            crl_issued_at: now.as_secs(),
+            crl_number,
+            crl_issued_at: crl_issued_at.as_secs(),
             issuing_cas: issuing_cas.iter().map(CaRecord::to_raw).collect(),
         };
-        self.keystore.write_file(FILE_NAME, VERSION, &file).await?;
-        (self.crl_number, self.crl_issued_at) = (file.crl_number, Timestamp::from_secs(file.crl_issued_at));
-        self.issuing_cas = issuing_cas;
-        Ok(())
+        Ok(self.keystore.write_file(FILE_NAME, VERSION, &file).await?)
     }
 }

@@ -1,6 +1,9 @@
 //! Which certificates of each identity have been issued and have not expired, so that they can be revoked.
+//! They are kept until they have expired for certain: see [`SettledClock`].
 //!
 //! The number is bounded so that no set of identities keeps another from getting certificates: see [`quota`].
+
+mod pruning;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,11 +13,12 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 
 use super::issued_file::{IssuedCertificatesFile, LeafRecord, Leaves};
-use super::quota::{self, BoundReached};
+use super::quota::{self, BoundReached, Taken};
+use super::settled_clock::SettledClock;
 use crate::clock::Timestamp;
 use crate::store;
 
-/// Leaves in memory, with those of a clock that was ahead.
+/// Leaves in memory, with those that do not count.
 const MAX_RECORDED: usize = 65_536;
 /// A clock that differs less than this was not set back: threads read it one after the other.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
@@ -39,9 +43,13 @@ pub(super) struct IssuedCertificates {
     max_lifetime: Duration,
     /// Registered identities, at least 1.
     registered: usize,
+    /// Leaves on the CRLs that count as unexpired.
+    revoked: usize,
     /// The latest time that a caller gave, since the clock was last set back.
     latest: Timestamp,
     pruned_at: Timestamp,
+    /// Decides what has expired for certain.
+    settled: SettledClock,
     /// Whether the content differs from the file's.
     dirty: bool,
 }
@@ -50,6 +58,7 @@ pub(super) struct IssuedCertificates {
 struct Totals {
     counted: usize,
     ahead: usize,
+    expired: usize,
     /// Counted leaves beyond the shares of their identities.
     beyond_shares: usize,
 }
@@ -62,10 +71,12 @@ impl IssuedCertificates {
             totals: Totals::default(),
             max_lifetime,
             registered: 1,
+            revoked: 0,
             // The first caller's time counts as one of a clock that was set back, so that what was read from
             // the file is divided by it.
             latest: Timestamp::from_secs(u64::MAX),
             pruned_at: Timestamp::from_secs(0),
+            settled: SettledClock::default(),
             dirty: false,
         }
     }
@@ -99,6 +110,11 @@ impl IssuedCertificates {
     pub fn set_registered(&mut self, registered: usize) {
         self.registered = registered.max(1);
         self.count();
+    }
+
+    /// Sets the number of leaves on the CRLs that count as unexpired.
+    pub fn set_revoked(&mut self, revoked: usize) {
+        self.revoked = revoked;
     }
 
     /// Whether this SPIFFE ID can have one more leaf.
@@ -161,45 +177,8 @@ impl IssuedCertificates {
 
     fn has_room(&self, id: &str) -> Result<(), BoundReached> {
         let Totals { counted, beyond_shares, .. } = self.totals;
-        quota::has_room(self.count_for(id), self.share(), counted, beyond_shares)
-    }
-
-    /// Drops expired leaves, and divides the others by whether they count now.
-    fn prune(&mut self, now: Timestamp) {
-        let horizon = now.after(self.max_lifetime + CLOCK_TOLERANCE);
-        self.by_identity.retain(|_, leaves| {
-            leaves.update(now, horizon);
-            !leaves.is_empty()
-        });
-        self.count();
-        (self.latest, self.pruned_at) = (now, now);
-        let excess = (self.totals.counted + self.totals.ahead).saturating_sub(MAX_RECORDED);
-        if excess > 0 {
-            self.drop_furthest_ahead(excess);
-        }
-    }
-
-    /// Drops leaves that expire last, of a clock that was ahead. Their revocation becomes impossible; they are
-    /// valid only when that time has come.
-    fn drop_furthest_ahead(&mut self, excess: usize) {
-        let mut expiries: Vec<Timestamp> = self
-            .by_identity
-            .values()
-            .flat_map(|leaves| leaves.ahead.iter().map(|leaf| leaf.expires))
-            .collect();
-        expiries.sort_unstable();
-        let Some(cutoff) = expiries.len().checked_sub(excess).and_then(|at| expiries.get(at)).copied() else {
-            return;
-        };
-        for leaves in self.by_identity.values_mut() {
-            leaves.ahead.retain(|leaf| leaf.expires < cutoff);
-        }
-        self.count();
-        tracing::warn!(
-            "{} certificates that were issued while the clock was ahead are no longer remembered: they cannot \
-             be revoked, and become valid at {cutoff} at the earliest",
-            expiries.len() - self.totals.ahead
-        );
+        let taken = Taken { counted, beyond_shares, revoked: self.revoked };
+        quota::has_room(self.count_for(id), self.share(), taken)
     }
 
     fn count(&mut self) {
@@ -208,6 +187,7 @@ impl IssuedCertificates {
         for leaves in self.by_identity.values() {
             totals.counted += leaves.counted.len();
             totals.ahead += leaves.ahead.len();
+            totals.expired += leaves.expired.len();
             totals.beyond_shares += leaves.counted.len().saturating_sub(share);
         }
         self.totals = totals;
@@ -228,8 +208,7 @@ impl IssuedCertificates {
     /// Drops these leaves. Those of the same identity that were added meanwhile stay.
     pub fn remove(&mut self, id: &str, removed: &[LeafRecord]) {
         let Some(leaves) = self.by_identity.get_mut(id) else { return };
-        leaves.counted.retain(|leaf| !removed.contains(leaf));
-        leaves.ahead.retain(|leaf| !removed.contains(leaf));
+        leaves.remove(removed);
         self.dirty = true;
         if leaves.is_empty() {
             self.by_identity.remove(id);
@@ -240,33 +219,33 @@ impl IssuedCertificates {
 
 #[cfg(test)]
 mod tests {
-    use super::super::quota::{MAX_BEYOND_SHARES, MAX_COUNTED, MAX_PER_IDENTITY, RESERVED};
+    use super::super::quota::{MAX_BEYOND_SHARES, MAX_PER_IDENTITY, MAX_UNEXPIRED, RESERVED};
     use super::*;
     use crate::agents::MatchTag;
 
-    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
-    const HOUR: Duration = Duration::from_secs(3600);
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    pub const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+    pub const HOUR: Duration = Duration::from_secs(3600);
+    pub const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-    fn issued(registered: usize) -> IssuedCertificates {
+    pub fn issued(registered: usize) -> IssuedCertificates {
         let mut issued = IssuedCertificates::new(HOUR);
         issued.set_registered(registered);
         issued
     }
 
-    fn leaf_at(now: Timestamp, n: usize, lifetime: u64) -> LeafRecord {
+    pub fn leaf_at(now: Timestamp, n: usize, lifetime: u64) -> LeafRecord {
         let mut serial = [0; 16];
         serial[..8].copy_from_slice(&n.to_be_bytes());
         let expires = now.after(Duration::from_secs(lifetime));
         LeafRecord { serial, expires, ca_tag: *b"ca 1", match_tag: MatchTag::from_bytes([0, 0, 0, n as u8]) }
     }
 
-    fn leaf(n: usize, lifetime: u64) -> LeafRecord {
+    pub fn leaf(n: usize, lifetime: u64) -> LeafRecord {
         leaf_at(NOW, n, lifetime)
     }
 
     /// Adds leaves until the identity gets no more; their number.
-    fn exhaust(issued: &mut IssuedCertificates, id: &str, now: Timestamp) -> usize {
+    pub fn exhaust(issued: &mut IssuedCertificates, id: &str, now: Timestamp) -> usize {
         (0..).take_while(|n| issued.add(id, leaf_at(now, *n, 3600), now).is_ok()).count()
     }
 
@@ -289,11 +268,11 @@ mod tests {
     #[test]
     fn no_set_of_identities_keeps_another_from_its_share() {
         for (registered, hogs, share, at_least) in [
-            (9, 8, 2275, 2275),
-            (100, 99, 204, 204),
-            (1000, 8, 20, 500),
-            (1000, 999, 20, 20),
-            (10_000, 9_999, 2, 2),
+            (9, 8, 1365, 1365),
+            (100, 99, 122, 122),
+            (1000, 8, 12, 400),
+            (1000, 999, 12, 12),
+            (10_000, 9_999, 1, 1),
         ] {
             let mut issued = issued(registered);
             assert_eq!(issued.share(), share);
@@ -312,49 +291,32 @@ mod tests {
     fn agents_that_are_added_later_get_their_share_too() {
         let mut issued = issued(8);
         let taken: usize = (0..8).map(|hog| exhaust(&mut issued, &format!("hog {hog}"), NOW)).sum();
-        assert!(taken > 30_000, "{taken}");
+        assert!(taken > 20_000, "{taken}");
         issued.set_registered(1008);
         for new in 0..1000 {
-            assert_eq!(exhaust(&mut issued, &format!("new {new}"), NOW), 20, "{new}");
+            assert_eq!(exhaust(&mut issued, &format!("new {new}"), NOW), 12, "{new}");
         }
-        assert!(issued.totals.counted <= MAX_COUNTED, "{:?}", issued.totals);
+        assert!(issued.totals.counted <= MAX_UNEXPIRED, "{:?}", issued.totals);
     }
 
+    /// So that whatever is unexpired fits on the CRLs, where revoked leaves stay until they expire.
     #[test]
-    fn leaves_of_a_clock_that_was_ahead_do_not_count_and_can_be_revoked() {
-        let mut issued = issued(1);
-        let ahead = NOW.after(YEAR * 3);
-        assert_eq!(exhaust(&mut issued, "a", ahead), MAX_PER_IDENTITY);
-        // The clock is right again.
-        assert_eq!(exhaust(&mut issued, "a", NOW), MAX_PER_IDENTITY, "none of them counts");
-        assert_eq!(issued.count_for("a"), MAX_PER_IDENTITY);
-        assert_eq!(issued.orphaned(|_, _| true)[0].1.len(), 2 * MAX_PER_IDENTITY);
-        // As the file stores no time of issue, the first request after a restart decides again.
-        let dir = tempfile::tempdir().unwrap();
-        issued.take_changes(NOW).unwrap().write(dir.path()).unwrap();
-        let mut read = IssuedCertificates::new(HOUR);
-        read.read(dir.path()).unwrap();
-        assert_eq!(exhaust(&mut read, "a", NOW.after(HOUR)), MAX_PER_IDENTITY);
-        // When their time has come, they count.
-        assert!(read.check("a", ahead).is_err());
-        // A clock that is behind makes all of them leaves of the future, and drops none.
-        read.check("a", Timestamp::from_secs(1000)).unwrap();
-        assert_eq!((read.totals.counted, read.totals.ahead), (0, MAX_PER_IDENTITY));
-    }
-
-    #[test]
-    fn leaves_of_clocks_that_were_ahead_are_bounded() {
-        let mut issued = issued(1000);
-        for jump in (1..=12).rev() {
-            let now = NOW.after(YEAR * jump);
-            for hog in 0..8 {
-                exhaust(&mut issued, &format!("hog {hog}"), now);
-            }
+    fn revoked_leaves_count_in_the_total_and_leave_each_identity_its_share() {
+        let mut issued = issued(8);
+        let share = issued.share();
+        let hogs = ["a", "b", "c", "d", "e"];
+        let taken: usize = hogs.iter().map(|hog| exhaust(&mut issued, hog, NOW)).sum();
+        for (id, leaves) in issued.orphaned(|_, _| true) {
+            issued.remove(&id, &leaves);
         }
-        assert!(exhaust(&mut issued, "another", NOW) >= 500);
-        issued.prune(NOW);
-        assert!(issued.totals.counted + issued.totals.ahead <= MAX_RECORDED, "{:?}", issued.totals);
-        assert!(issued.totals.ahead > 40_000, "{:?}", issued.totals);
+        issued.set_revoked(taken);
+        assert_eq!(exhaust(&mut issued, "a", NOW), share);
+        issued.set_revoked(RESERVED + MAX_BEYOND_SHARES);
+        for id in 0..7 {
+            assert_eq!(exhaust(&mut issued, &id.to_string(), NOW), share, "{id}");
+        }
+        assert_eq!(issued.totals.counted + issued.revoked, MAX_UNEXPIRED);
+        assert_eq!(issued.check("z", NOW).unwrap_err().bound, BoundReached::OfAll);
     }
 
     #[test]
@@ -401,6 +363,6 @@ mod tests {
         issued.remove("a", &orphans[0].1);
         assert_eq!(issued.orphaned(|_, _| true).len(), 2);
         assert_eq!(issued.by_identity["a"].counted, [leaf(3, 100)]);
-        assert_eq!(issued.totals, Totals { counted: 2, ahead: 0, beyond_shares: 0 });
+        assert_eq!(issued.totals, Totals { counted: 2, ..Totals::default() });
     }
 }

@@ -1,6 +1,6 @@
 //! The certificates that were issued to an identity, in memory and in `leaves.json`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,6 +44,8 @@ pub(super) struct Leaves {
     /// is behind now. They can be revoked, and do not count: they would keep the identity from getting others
     /// for as long as the clock was ahead.
     pub ahead: Vec<LeafRecord>,
+    /// Those that have expired, by a clock that may be ahead. They can be revoked, and do not count.
+    pub expired: Vec<LeafRecord>,
 }
 
 /// The content of `leaves.json`: for each SPIFFE ID its leaves, in base64 of 32 bytes each.
@@ -111,19 +113,30 @@ impl LeafRecord {
 impl Leaves {
     /// All leaves, those that count last.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &LeafRecord> {
-        self.ahead.iter().chain(&self.counted)
+        self.ahead.iter().chain(&self.expired).chain(&self.counted)
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.counted.is_empty() && self.ahead.is_empty()
+        self.counted.is_empty() && self.ahead.is_empty() && self.expired.is_empty()
     }
 
-    /// Drops expired leaves, and has those count that expire at `horizon` or before.
-    pub fn update(&mut self, now: Timestamp, horizon: Timestamp) {
-        move_if(&mut self.ahead, &mut self.counted, |leaf| leaf.expires <= horizon);
-        move_if(&mut self.counted, &mut self.ahead, |leaf| leaf.expires > horizon);
-        self.counted.retain(|leaf| leaf.expires > now);
+    /// Has those leaves count that expire after `now`, at `last` or before. Drops those that expired at
+    /// `forget_until` or before.
+    pub fn update(&mut self, now: Timestamp, last: Timestamp, forget_until: Timestamp) {
+        move_if(&mut self.ahead, &mut self.counted, |leaf| leaf.expires <= last);
+        move_if(&mut self.expired, &mut self.counted, |leaf| leaf.expires > now);
+        move_if(&mut self.counted, &mut self.ahead, |leaf| leaf.expires > last);
+        move_if(&mut self.counted, &mut self.expired, |leaf| leaf.expires <= now);
+        self.expired.retain(|leaf| leaf.expires > forget_until);
+    }
+
+    /// Drops these leaves.
+    pub fn remove(&mut self, removed: &[LeafRecord]) {
+        let removed: HashSet<[u8; 16]> = removed.iter().map(|leaf| leaf.serial).collect();
+        for list in [&mut self.counted, &mut self.ahead, &mut self.expired] {
+            list.retain(|leaf| !removed.contains(&leaf.serial));
+        }
     }
 }
 

@@ -25,8 +25,10 @@ mod host_ca;
 mod issued;
 mod issued_file;
 mod issuing_ca;
+mod issuing_cas;
 mod quota;
 mod root_ca;
+mod settled_clock;
 mod svid;
 
 pub use bundle::bundle_document;
@@ -35,4 +37,5 @@ pub use csr::{CsrError, SubjectKey};
 pub use error::Error;
 pub use host_ca::{CaChange, HostCa};
 pub use issued_file::{CaTag, LeafRecord};
+pub use issuing_cas::NotRevoked;
 pub use svid::IssuedX509Svid;

@@ -94,7 +94,7 @@ impl IdentityService {
 
     /// The revocation lists of this trust domain's issuing CAs, DER each.
     pub fn crls(&self) -> Vec<Bytes> {
-        self.deps.certificate_issuer.crls().into_iter().map(Bytes::from).collect()
+        self.deps.certificate_issuer.crls()
     }
 
     /// Key sets of JWT-SVIDs by SPIFFE ID of the trust domain: this one's and those of federated ones.

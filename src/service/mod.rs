@@ -48,7 +48,7 @@ pub use streams::{CallerCheck, IdentityInputs};
 pub use worker_health::WorkerHealth;
 
 // What `api` needs of the modules below.
-pub use crate::agents::AuthenticatedAgent;
+pub use crate::agents::{AuthenticatedAgent, MatchTag};
 pub use crate::audit::{Counted, Recorded};
 pub use crate::clock::Timestamp;
 pub(crate) use crate::clock::jitter;

@@ -62,6 +62,38 @@ fn certificates_of_a_clock_that_was_ahead_block_nobody_and_stay_known() {
     assert_eq!(kept.len(), 32 * 4097, "they can still be revoked");
 }
 
+/// The clock may be ahead for a moment: they are revoked if it turns out that they are valid.
+#[test]
+fn certificates_that_have_expired_block_nobody_and_stay_known_after_a_restart() {
+    let mut host = Host::new();
+    let expired = ("root".to_owned(), leaves(4096, now() - 1000));
+    let id = started_with(&mut host, 0, &[expired]);
+    let answer = host.post("/v1/certificate", json!({}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    host.stop();
+    let file: Value = serde_json::from_slice(&fs::read(host.path("state/leaves.json")).unwrap()).unwrap();
+    let kept = BASE64.decode(file["leaves"][&id].as_str().unwrap().as_bytes()).unwrap();
+    assert_eq!(kept.len(), 32 * 4097, "they can still be revoked");
+}
+
+#[test]
+fn certificates_that_cannot_be_revoked_are_not_recorded_as_revoked() {
+    let mut host = Host::new();
+    let removed = ("removed".to_owned(), leaves(3, now() + 3000));
+    started_with(&mut host, 0, &[removed]);
+    let mut details = Vec::new();
+    until_true("the attempt is recorded", || {
+        let lines = host.audit();
+        let lines = crate::common::audit_log::with_event(&lines, "certificates-revoked");
+        details = lines.iter().map(|line| line["detail"].as_str().unwrap().to_owned()).collect();
+        !details.is_empty()
+    });
+    assert!(
+        details[0].starts_with("0 certificates of ") && details[0].contains("3 cannot be"),
+        "{details:?}"
+    );
+}
+
 #[test]
 fn an_agent_at_its_bound_is_told_when_to_ask_again() {
     let mut host = Host::new();

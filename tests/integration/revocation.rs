@@ -2,12 +2,18 @@
 //! `[match]`, of a grant, or of the number of a name.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::common::callers::NOBODY;
-use crate::common::grpc::{Grpc, UNAVAILABLE};
+use crate::common::grpc::{
+    Empty, Grpc, UNAVAILABLE, WitRequest, WitResponse, X509Bundles, X509Response,
+};
 use crate::common::name_service::NameService;
 use crate::common::{API, Host, until_true};
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
+use x509_cert::crl::CertificateList;
+use x509_cert::der::Decode;
 
 const OTHER: &str = "https://other.example.com";
 
@@ -86,6 +92,62 @@ fn a_changed_match_ends_what_was_issued_before() {
     let later = Held::request(&host);
     assert_eq!((later.is_valid(&host), held.is_valid(&host)), ((true, true), (false, false)));
     assert_eq!(revoked(&host), 1);
+}
+
+/// Also those that no list revokes, and while the TPM, which counts the changes of the lists, is unavailable.
+#[test]
+fn streams_replace_svids_of_other_conditions() {
+    const WAIT: Duration = Duration::from_secs(10);
+    let mut host = Host::new();
+    host.agent("subject", "user = 0");
+    host.start();
+    let client = Grpc::connect(&host.workload_socket());
+    let mut x509 = client.stream("FetchX509SVID", &Empty {}).unwrap();
+    let mut wit = client.stream("FetchWITSVID", &WitRequest::default()).unwrap();
+    let certificate: X509Response = client.next(&mut x509, WAIT).unwrap().unwrap();
+    let token: WitResponse = client.next(&mut wit, WAIT).unwrap().unwrap();
+
+    let swtpm = host.swtpm();
+    kill(swtpm, Signal::SIGSTOP).unwrap();
+    host.agent("subject", "user = 0\ngroup = 0");
+    host.reload();
+    loop {
+        let next: X509Response = client.next(&mut x509, WAIT).expect("another certificate").unwrap();
+        if next.svids[0].x509_svid_key != certificate.svids[0].x509_svid_key {
+            break;
+        }
+    }
+    let next: WitResponse = client.next(&mut wit, WAIT).expect("another WIT-SVID").unwrap();
+    assert_ne!(next.svids[0].wit_svid_key, token.svids[0].wit_svid_key);
+    kill(swtpm, Signal::SIGCONT).unwrap();
+    until_true("the certificate is revoked", || revoked(&host) == 1);
+}
+
+/// Callers get the new lists although the TPM cannot count the change of `ca.json`.
+#[test]
+fn a_revocation_takes_effect_while_the_tpm_is_unavailable() {
+    let mut host = host();
+    host.start();
+    Held::request(&host);
+    let client = Grpc::connect(&host.workload_socket());
+    let mut call = client.stream("FetchX509Bundles", &Empty {}).unwrap();
+    let mut listed = || {
+        let next = client.next::<X509Bundles>(&mut call, Duration::from_secs(10)).expect("other lists");
+        let entries = |crl: &Vec<u8>| {
+            let list: CertificateList = CertificateList::from_der(crl).unwrap();
+            list.tbs_cert_list.revoked_certificates.map_or(0, |all| all.len())
+        };
+        next.unwrap().crl.iter().map(entries).sum::<usize>()
+    };
+    assert_eq!(listed(), 0);
+    let swtpm = host.swtpm();
+    kill(swtpm, Signal::SIGSTOP).unwrap();
+    host.agent("subject", &format!("user = {NOBODY}"));
+    host.reload();
+    assert_eq!(listed(), 1);
+    kill(swtpm, Signal::SIGCONT).unwrap();
+    until_true("the revocation is written", || revoked(&host) == 1);
+    until_true("the revocation is recorded", || revocations(&host).len() == 1);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::grpc_status;
-use crate::service::{AuthenticatedAgent, IdentityService, RequestError, RequestResult, Timestamp, jitter};
+use crate::service::{
+    AuthenticatedAgent, IdentityService, MatchTag, RequestError, RequestResult, Timestamp, jitter,
+};
 
 /// Renewal jitter: plus or minus 1/20 of the lifetime, so that streams that were opened together do not renew
 /// together.
@@ -51,6 +53,8 @@ struct CachedSvid<C> {
     spiffe_id: String,
     /// The agent's name, by which a client can choose.
     hint: String,
+    /// The conditions that the process met when the SVID was issued.
+    match_tag: MatchTag,
     /// `None` where the agent was refused.
     svid: Option<C>,
     issued_at: Timestamp,
@@ -95,7 +99,9 @@ impl<C: StreamedSvid> SvidCache<C> {
                 .map(|index| previous.swap_remove(index));
             let denial_logged = old.as_ref().is_some_and(|cached| cached.denial_logged);
             let valid = old.filter(|cached| {
-                cached.is_valid(&self.service, now) && self.service.posture_allows_identity(agent)
+                cached.match_tag == agent.match_tag()
+                    && cached.is_valid(&self.service, now)
+                    && self.service.posture_allows_identity(agent)
             });
             let cached = match valid {
                 Some(cached) if !cached.needs_renewal(now) => cached,
@@ -141,15 +147,22 @@ impl<C: StreamedSvid> SvidCache<C> {
 impl<C: StreamedSvid> CachedSvid<C> {
     fn new(spiffe_id: String, agent: &AuthenticatedAgent, svid: C, now: Timestamp) -> CachedSvid<C> {
         let renew_at = renew_at(now, svid.expires(), svid.jitter_seed());
-        let hint = agent.name().to_string();
-        CachedSvid { spiffe_id, hint, svid: Some(svid), issued_at: now, renew_at, denial_logged: false }
+        CachedSvid {
+            spiffe_id,
+            hint: agent.name().to_string(),
+            match_tag: agent.match_tag(),
+            svid: Some(svid),
+            issued_at: now,
+            renew_at,
+            denial_logged: false,
+        }
     }
 
     fn denied(spiffe_id: String, agent: &AuthenticatedAgent, now: Timestamp) -> CachedSvid<C> {
-        let hint = agent.name().to_string();
         CachedSvid {
             spiffe_id,
-            hint,
+            hint: agent.name().to_string(),
+            match_tag: agent.match_tag(),
             svid: None,
             issued_at: now,
             renew_at: now.after(RETRY_DELAY),
