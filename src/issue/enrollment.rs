@@ -12,11 +12,11 @@ use serde::Serialize;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use zeroize::Zeroizing;
 
+use super::certificate_file::{self, CertificateReport};
 use super::delegated_ca::DelegatedCa;
-use super::enrollment_file::{self, EnrollmentFile, EnrollmentRequester};
+use super::enrollment_file::{self, EnrollmentFile, EnrollmentRequester, VERSION};
 use super::error::{EnrollmentError, Error};
 use super::evidence::{MeasurementLogs, Nonce};
-use super::installation::{self, CertificateReport};
 use super::issuer::IssuerState;
 use crate::clock::Timestamp;
 use crate::digest::sha256;
@@ -27,9 +27,6 @@ use crate::keystore::Keystore;
 use crate::store;
 use crate::tpm::{self, CredentialBlob, EkKind, Tpm};
 use crate::verify::{HostCertificate, HostSan};
-
-/// Version of the state files.
-pub(super) const VERSION: u64 = 1;
 
 /// The enrollment state of this host. Cheap to clone.
 #[derive(Clone)]
@@ -50,7 +47,7 @@ impl Enrollment {
     /// Reads the certificates of this state directory. A certificate that cannot be read is logged and not
     /// used: only evidence and the host's CA need it, and installing it again replaces the file.
     pub fn open(state_dir: &Path) -> Enrollment {
-        let certificate = installation::read_certificate(state_dir).unwrap_or_else(|e| {
+        let certificate = certificate_file::read_certificate(state_dir).unwrap_or_else(|e| {
             tracing::error!(
                 "the host certificate is not used: {e}; install it again: hostbadge enroll install"
             );
@@ -161,12 +158,13 @@ impl Enrollment {
         if !enrollment_file.is_pending(&challenge.request) {
             return Err(EnrollmentError::UnknownRequest.into());
         }
+        // Both, before the TPM works for either: what the TPM rejects is counted, and what is malformed is not.
+        let p256 = decode_credential(&challenge.p256)?;
+        let rsa = challenge.rsa.as_ref().map(decode_credential).transpose()?;
         let mut secrets = Zeroizing::new(Vec::with_capacity(2 * enroll::MAX_CREDENTIAL_SECRET_LEN));
-        let p256_secret = activate_credential(tpm, EkKind::P256, decode_credential(&challenge.p256)?).await?;
-        secrets.extend_from_slice(&p256_secret);
-        if let Some(rsa) = &challenge.rsa {
-            let rsa_secret = activate_credential(tpm, EkKind::Rsa, decode_credential(rsa)?).await?;
-            secrets.extend_from_slice(&rsa_secret);
+        secrets.extend_from_slice(&activate_credential(tpm, EkKind::P256, p256).await?);
+        if let Some(rsa) = rsa {
+            secrets.extend_from_slice(&activate_credential(tpm, EkKind::Rsa, rsa).await?);
         }
         let (id, request) = (challenge.id.clone(), challenge.request.clone());
         let proof = enroll::answer_proof(&secrets, &id, &request);

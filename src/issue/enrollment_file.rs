@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 pub(super) const FILE_NAME: &str = "enrollment.json";
+/// Version of this file and of `certificate.json`.
+pub(super) const VERSION: u64 = 1;
 /// Requests of each requester that wait for a challenge; a further one replaces the oldest of the same.
 const MAX_PENDING_REQUESTS: usize = 8;
 /// Answered challenges that are remembered, to name the time of the answer. An older one is still rejected,

@@ -1,46 +1,17 @@
 //! The certificates that an administrator installs for the host key.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use data_encoding::BASE64;
-use serde::{Deserialize, Serialize};
 use tokio::sync::MutexGuard;
 
+use super::certificate_file::{self, CertificateFile, CertificateReport};
 use super::delegated_ca::{self, DelegatedCa};
-use super::enrollment::{Enrollment, VERSION};
-use super::error::{CertificateFileError, EnrollmentError, Error};
+use super::enrollment::Enrollment;
+use super::error::{EnrollmentError, Error};
 use crate::clock::Timestamp;
-use crate::enroll::{self, InstallBundle, SigningChain};
-use crate::store;
+use crate::enroll::{InstallBundle, SigningChain};
 use crate::tpm::Tpm;
 use crate::verify::HostCertificate;
-
-const FILE_NAME: &str = "certificate.json";
-
-/// `certificate.json`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CertificateFile {
-    /// DER in base64, the host's own first.
-    chain: Vec<String>,
-}
-
-/// The installed host certificate, for administrators.
-#[derive(Clone, Debug)]
-pub struct CertificateReport {
-    /// The subject's distinguished name.
-    pub subject: String,
-    /// The issuer's distinguished name.
-    pub issuer: String,
-    /// The start of its validity.
-    pub not_before: Timestamp,
-    /// The end of its validity.
-    pub not_after: Timestamp,
-    /// SHA-256 of the root below which the organization lets the host sign, in hexadecimal; `None` if it does
-    /// not.
-    pub signing_root_sha256: Option<String>,
-}
 
 /// Certificates for the host key that were verified and are not installed yet. While it exists, no other step
 /// of enrollment is taken.
@@ -52,27 +23,12 @@ pub struct VerifiedBundle<'e> {
     _guard: MutexGuard<'e, ()>,
 }
 
-impl CertificateReport {
-    pub(super) fn new(
-        certificate: &HostCertificate,
-        delegated_ca: Option<&DelegatedCa>,
-    ) -> CertificateReport {
-        CertificateReport {
-            subject: certificate.subject(),
-            issuer: certificate.issuer(),
-            not_before: certificate.not_before(),
-            not_after: certificate.not_after(),
-            signing_root_sha256: delegated_ca.map(|ca| enroll::certificate_sha256(ca.root())),
-        }
-    }
-}
-
 impl Enrollment {
     /// Verifies a certificate for the host key. `pem` may also have a CA certificate for the host key. Every
     /// signature is verified up to the last certificate given, which may be a root.
     ///
     /// A CA certificate makes its root a root of the host's trust bundle. It is accepted only if `root_sha256`
-    /// is that root's digest (see [`enroll::certificate_sha256`]), so that the administrator knows which root
+    /// is that root's digest (see [`crate::enroll::certificate_sha256`]), so that the administrator knows which root
     /// that is.
     ///
     /// # Errors
@@ -127,8 +83,7 @@ impl VerifiedBundle<'_> {
         if delegated_ca.is_none() && enrollment.0.delegated_ca.borrow().is_some() {
             enrollment.set_delegated_ca(None).await?;
         }
-        let chain = certificate.chain().iter().map(|der| BASE64.encode(der)).collect();
-        enrollment.write_file(FILE_NAME, &CertificateFile { chain }).await?;
+        enrollment.write_file(certificate_file::FILE_NAME, &CertificateFile::new(&certificate)).await?;
         enrollment.0.certificate.store(Some(Arc::new(certificate)));
         if let Some(delegated_ca) = delegated_ca {
             enrollment.set_delegated_ca(Some(delegated_ca)).await?;
@@ -143,17 +98,6 @@ impl Enrollment {
         self.0.delegated_ca.send_replace(delegated_ca.map(Arc::new));
         Ok(())
     }
-}
-
-/// Reads `certificate.json`; `None` if there is none.
-pub(super) fn read_certificate(state_dir: &Path) -> Result<Option<HostCertificate>, Error> {
-    let path = state_dir.join(FILE_NAME);
-    let Some(file) = store::read::<CertificateFile>(&path, VERSION)? else { return Ok(None) };
-    let invalid = |source: CertificateFileError| EnrollmentError::InvalidFile { path: path.clone(), source };
-    let chain: Result<Vec<_>, _> = file.chain.iter().map(|text| BASE64.decode(text.as_bytes())).collect();
-    let chain = chain.map_err(|error| invalid(error.into()))?;
-    let certificate = HostCertificate::from_der(chain).map_err(|error| invalid(error.into()))?;
-    Ok(Some(certificate))
 }
 
 /// Verifies a chain that lets the host sign, and that the administrator named its root.

@@ -7,6 +7,7 @@
 //! - Documents for relying parties, evidence for verifiers, and the host's side of enrollment.
 
 mod access_token;
+mod certificate_file;
 mod commands;
 mod delegated_ca;
 mod documents;
@@ -41,6 +42,7 @@ mod validate;
 mod wit_svid;
 
 pub use access_token::AccessToken;
+pub use certificate_file::CertificateReport;
 pub(crate) use commands::{KeyAction, KeyCommand};
 pub use commands::{
     KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, RotationUrgency,
@@ -57,7 +59,7 @@ pub use evidence::{
 pub use evidence_slots::{EvidenceSlot, EvidenceSlots};
 pub use fair_queue::{FairQueue, QueueFull, SigningSlot};
 pub use host_identity::{HostIdentity, IssuerConfig};
-pub use installation::{CertificateReport, VerifiedBundle};
+pub use installation::VerifiedBundle;
 pub use introspect::{Introspection, IntrospectionRequest, Undecided};
 pub use issuer::{Issuer, IssuerState};
 pub use jwt_svid::JwtSvid;
