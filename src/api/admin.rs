@@ -11,7 +11,7 @@ use super::connection_limits::ConnectionLimits;
 use super::parse;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
-use crate::service::{Admin, IdentityService, RootAdmin};
+use crate::service::{Admin, AdminError, IdentityService, InvalidRequest, RootAdmin};
 use crate::wire::admin::DoneResponse;
 
 /// Answers the admin socket.
@@ -113,18 +113,51 @@ impl AdminApi {
             RouteMatch::NotFound => return reply::not_found(),
         };
         match route.role {
-            AdminSocketRole::Admin(handler) => match self.body_budget.read(client, request, route.body).await
-            {
-                Ok(body) => self.admin(handler, &admin, name, &uri, &body).await,
-                Err(error_reply) => error_reply,
-            },
+            AdminSocketRole::Admin(handler) => {
+                let work = async |body: &_| self.admin(handler, &admin, name, &uri, body).await;
+                self.answer(client, &admin, request, route, work).await
+            }
             AdminSocketRole::Root(handler) => match self.service.require_root(admin).await {
-                Ok(root) => match self.body_budget.read(client, request, route.body).await {
-                    Ok(body) => self.root(handler, &root, &body).await,
-                    Err(error_reply) => error_reply,
-                },
+                Ok(root) => {
+                    let work = async |body: &_| self.root(handler, &root, body).await;
+                    self.answer(client, &root, request, route, work).await
+                }
                 Err(error) => reply::request_error(&error),
             },
+        }
+    }
+
+    /// Reads the body and does the `work` of the route. Where it changes or records something, it is within
+    /// the caller's rate, and a failure is recorded, for every such route.
+    async fn answer(
+        &self,
+        client: &ClientConnection,
+        admin: &Admin,
+        request: Request<Incoming>,
+        route: &'static Route<AdminSocketRole>,
+        work: impl AsyncFnOnce(&RequestBody) -> Result<Reply, AdminError>,
+    ) -> Reply {
+        let command = match route.verb {
+            Verb::Get => None,
+            Verb::Post => match self.service.begin_command(admin, route.path).await {
+                Ok(command) => Some(command),
+                Err(error) => return reply::request_error(&error),
+            },
+        };
+        let (error, unread) = match self.body_budget.read(client, request, route.body).await {
+            Ok(body) => match work(&body).await {
+                Ok(reply) => return reply,
+                Err(error) => (error, None),
+            },
+            Err(reply) => (InvalidRequest::new("the body cannot be read").into(), Some(reply)),
+        };
+        let error = match command {
+            Some(command) => self.service.record_failed_command(command, error).await,
+            None => error,
+        };
+        match (unread, &error) {
+            (Some(reply), AdminError::InvalidRequest(_)) => reply,
+            _ => reply::admin_error(&error),
         }
     }
 
@@ -135,52 +168,58 @@ impl AdminApi {
         name: &str,
         uri: &Uri,
         body: &RequestBody,
-    ) -> Reply {
+    ) -> Result<Reply, AdminError> {
         let service = &self.service;
-        match handler {
+        Ok(match handler {
             AdminHandler::Status => reply::ok(&service.status(admin, self.connection_limits.len())),
             AdminHandler::Agents => reply::ok(&service.agents(admin)),
-            AdminHandler::Agent => reply::result(service.agent(admin, name)),
-            AdminHandler::Reload => reply::result(service.reload(admin).await),
-            AdminHandler::AuditRecords => match parse::audit_query(uri.query().unwrap_or_default()) {
-                Ok((after, limit)) => reply::result(service.audit_records(admin, after, limit).await),
-                Err(error) => reply::admin_error(&error.into()),
-            },
-            AdminHandler::Keys => reply::result(service.keys(admin)),
-            AdminHandler::RotateKeys => match parse::rotate_request(body) {
-                Ok(request) => reply::result(service.rotate_keys(admin, request).await),
-                Err(error) => reply::admin_error(&error.into()),
-            },
-            AdminHandler::Posture => reply::ok(&service.posture_report(admin).await),
-            AdminHandler::PostureDiff => reply::result(service.posture_diff(admin).await),
-            AdminHandler::EnrollRequest => reply::result(service.create_enrollment_request(admin).await),
-            AdminHandler::EnrollActivate => {
-                reply::result(service.answer_enrollment_challenge(admin, &body.bytes).await)
+            AdminHandler::Agent => reply::ok(&service.agent(admin, name)?),
+            AdminHandler::Reload => reply::ok(&service.reload(admin).await?),
+            AdminHandler::AuditRecords => {
+                let (after, limit) = parse::audit_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.audit_records(admin, after, limit).await?)
             }
-        }
+            AdminHandler::Keys => reply::ok(&service.keys(admin)?),
+            AdminHandler::RotateKeys => {
+                reply::ok(&service.rotate_keys(admin, parse::rotate_request(body)?).await?)
+            }
+            AdminHandler::Posture => reply::ok(&service.posture_report(admin).await),
+            AdminHandler::PostureDiff => reply::ok(&service.posture_diff(admin).await?),
+            AdminHandler::EnrollRequest => reply::ok(&service.create_enrollment_request(admin).await?),
+            AdminHandler::EnrollActivate => {
+                reply::ok(&service.answer_enrollment_challenge(admin, &body.bytes).await?)
+            }
+        })
     }
 
-    async fn root(&self, handler: RootHandler, root: &RootAdmin, body: &RequestBody) -> Reply {
+    async fn root(
+        &self,
+        handler: RootHandler,
+        root: &RootAdmin,
+        body: &RequestBody,
+    ) -> Result<Reply, AdminError> {
         let service = &self.service;
-        let done = |()| DoneResponse { done: true };
-        match handler {
-            RootHandler::CreateRecoveryKey => reply::result(service.create_recovery_key(root).await),
-            RootHandler::RecoverKeys => match parse::recover_request(body) {
-                Ok(request) => reply::result(service.recover_keys(root, request).await.map(done)),
-                Err(error) => reply::admin_error(&error.into()),
-            },
-            RootHandler::AcceptState => reply::result(service.accept_state(root).await.map(done)),
-            RootHandler::AcceptPosture => match parse::posture_accept_request(body) {
-                Ok(request) => reply::result(service.accept_posture(root, request).await),
-                Err(error) => reply::admin_error(&error.into()),
-            },
+        let done = || reply::ok(&DoneResponse { done: true });
+        Ok(match handler {
+            RootHandler::CreateRecoveryKey => reply::ok(&service.create_recovery_key(root).await?),
+            RootHandler::RecoverKeys => {
+                service.recover_keys(root, parse::recover_request(body)?).await?;
+                done()
+            }
+            RootHandler::AcceptState => {
+                service.accept_state(root).await?;
+                done()
+            }
+            RootHandler::AcceptPosture => {
+                reply::ok(&service.accept_posture(root, parse::posture_accept_request(body)?).await?)
+            }
             RootHandler::EnrollCredential => {
-                reply::result(service.open_credential(root, parse::credential_request(body)).await)
+                reply::ok(&service.open_credential(root, parse::credential_request(body)?).await?)
             }
             RootHandler::EnrollInstall => {
-                reply::result(service.install_certificate(root, parse::install_request(body)).await)
+                reply::ok(&service.install_certificate(root, parse::install_request(body)?).await?)
             }
-        }
+        })
     }
 }
 

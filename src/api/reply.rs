@@ -22,14 +22,6 @@ pub fn ok(value: &impl Serialize) -> Reply {
     json(StatusCode::OK, value)
 }
 
-/// Status 200, or the reply to an administrator's failed request.
-pub fn result(result: Result<impl Serialize, AdminError>) -> Reply {
-    match result {
-        Ok(value) => ok(&value),
-        Err(error) => admin_error(&error),
-    }
-}
-
 /// A token (RFC 6749 section 5.1, which asks for `Pragma` too).
 pub fn token(token: &TokenResponse<'_>) -> Reply {
     let mut reply = ok(token);
@@ -119,23 +111,22 @@ fn with_retry_after(mut reply: Reply, retry_after: Option<Duration>) -> Reply {
 
 /// The reply to an administrator's failed request.
 pub fn admin_error(error: &AdminError) -> Reply {
-    let (status, code) = status_of(error);
-    let response =
-        ErrorResponse { faults: error.faults(), ..ErrorResponse::new(code.as_str(), error.to_string()) };
-    with_retry_after(json(status, &response), error.retry_after())
+    let code = error.code().as_str();
+    let response = ErrorResponse { faults: error.faults(), ..ErrorResponse::new(code, error.to_string()) };
+    with_retry_after(json(status_of(error), &response), error.retry_after())
 }
 
-/// Status and error code by the cause of a failure, whatever the route.
-fn status_of(error: &AdminError) -> (StatusCode, ErrorCode) {
+/// The status by the cause of a failure, whatever the route.
+fn status_of(error: &AdminError) -> StatusCode {
     match error {
-        AdminError::InvalidRequest(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
-        AdminError::UnknownAgent => (StatusCode::NOT_FOUND, ErrorCode::InvalidRequest),
-        AdminError::BudgetExceeded(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::SlowDown),
+        AdminError::InvalidRequest(_) => StatusCode::BAD_REQUEST,
+        AdminError::UnknownAgent => StatusCode::NOT_FOUND,
+        AdminError::BudgetExceeded(_) => StatusCode::TOO_MANY_REQUESTS,
         _ => match error.class() {
-            ErrorClass::BadRequest => (StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidRequest),
-            ErrorClass::Conflict => (StatusCode::CONFLICT, ErrorCode::InvalidRequest),
-            ErrorClass::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
-            ErrorClass::Internal => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::ServerError),
+            ErrorClass::BadRequest => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorClass::Conflict => StatusCode::CONFLICT,
+            ErrorClass::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorClass::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         },
     }
 }

@@ -54,7 +54,6 @@ events! {
     DaemonStopping "daemon-stopping" "5c3293c475324b91a81e7bdecfd12ed7" INFO,
     EnrollmentAnswered "enrollment-answered" "e124e7e445324aa6894a9acc8360dc23" INFO,
     EnrollmentCredential "enrollment-credential" "741c2a2b149e454aabd2d9a99a58f663" INFO,
-    EnrollmentRefused "enrollment-refused" "182961a0eec14ca4b41617e49628bc88" WARN,
     EnrollmentRequested "enrollment-requested" "92252b93762d451493c98e242dccfc57" INFO,
     HostProvisioned "host-provisioned" "68eb3207e52248e5b643af48e8c6a76b" INFO,
     Introspected "introspected" "a21ef7f2d657469f949b975f6b3d10b5" INFO,

@@ -343,7 +343,7 @@ mod tests {
             let mut refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, text).with_audience(text);
             refusal.suppressed = u64::MAX;
             let refusal = Record::for_refusal(&refusal, Timestamp::from_secs(1 << 32));
-            let event = Record::for_key_event(Event::EnrollmentRefused, text, text, Timestamp::from_secs(0));
+            let event = Record::for_key_event(Event::EnrollmentAnswered, text, text, Timestamp::from_secs(0));
             for record in [&token, &certificate, &refusal, &event] {
                 let length = record.to_json_members().unwrap().len();
                 assert!(length + MAX_PEER_LEN <= MAX_BODY_LEN, "{unit:?}: {length} bytes of {record:.100?}");

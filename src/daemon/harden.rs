@@ -49,17 +49,37 @@ fn lock_memory() -> nix::Result<()> {
     Ok(())
 }
 
-/// Does `work` with all memory unlocked, and locks it again if it was locked.
+/// Whether memory could not be locked again after it was unlocked.
+static LOCK_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Does `work` with all memory unlocked, and locks it again if it was locked. After memory could not be locked
+/// again, which is logged once, this does not unlock it any more: it only tries to lock it.
 pub(super) fn with_unlocked_memory(work: impl FnOnce()) {
-    let locked = MEMORY_LOCKED.load(Ordering::Relaxed);
-    if locked {
+    relock_after(work, &LOCK_LOST, MEMORY_LOCKED.load(Ordering::Relaxed), lock_memory);
+}
+
+fn relock_after(
+    work: impl FnOnce(),
+    lock_lost: &AtomicBool,
+    is_locked: bool,
+    lock: impl FnOnce() -> nix::Result<()>,
+) {
+    if lock_lost.load(Ordering::Relaxed) {
+        // Each failure after the first is expected, and a success leaves nothing to tell.
+        let _ = lock();
+        return;
+    }
+    if is_locked {
         // A failure changes nothing: `work` finds the memory locked.
         let _ = munlockall();
     }
     work();
-    if locked {
-        // The same call succeeded before, and needs no memory of its own.
-        let _ = lock_memory();
+    if is_locked && let Err(e) = lock() {
+        lock_lost.store(true, Ordering::Relaxed);
+        tracing::warn!(
+            "memory can be swapped out: it could not be locked again after unused memory was returned ({e}); \
+             unused memory is kept from now on; restart hostbadged, with LimitMEMLOCK=infinity"
+        );
     }
 }
 
@@ -75,5 +95,34 @@ pub(super) fn max_connections_for_rlimit() -> usize {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, _)) => (usize::try_from(soft).unwrap_or(usize::MAX).saturating_sub(256) / 6).max(16),
         Err(_) => 128,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn memory_stays_as_it_is_after_it_could_not_be_locked_again() {
+        let (lost, worked, locked) = (AtomicBool::new(false), Cell::new(0), Cell::new(0));
+        let run = |result| {
+            let work = || worked.set(worked.get() + 1);
+            let lock = || {
+                locked.set(locked.get() + 1);
+                result
+            };
+            relock_after(work, &lost, true, lock);
+        };
+        run(Ok(()));
+        run(Ok(()));
+        run(Err(Errno::ENOMEM));
+        assert_eq!((worked.get(), locked.get()), (3, 3));
+        run(Err(Errno::ENOMEM));
+        run(Ok(()));
+        assert_eq!((worked.get(), locked.get()), (3, 5), "it tries to lock, and works no more");
     }
 }

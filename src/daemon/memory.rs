@@ -59,6 +59,7 @@ fn trim_heap() {
         // SAFETY: the call has no precondition.
         unsafe { libc::malloc_trim(0) };
     });
+    // Locking has locked the program text too.
     release_startup_memory();
 }
 

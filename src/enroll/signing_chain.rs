@@ -8,7 +8,7 @@ use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
 use super::error::SigningChainFault;
 use crate::clock::Timestamp;
 use crate::digest::sha256;
-use crate::verify::ca_chain::verify_ca_chain;
+use crate::verify::ca_chain::{verify_ca_chain, verify_host_chain};
 use crate::verify::{self, parse_certificate};
 
 /// The output of `hostbadge enroll certify`, split into its chains.
@@ -52,6 +52,20 @@ impl InstallBundle {
             host_chain: bundle[..index].to_vec(),
             signing_chain: Some(SigningChain { chain }),
         })
+    }
+
+    /// Checks the host's certificate, and every signature from it up to the last certificate given.
+    ///
+    /// # Errors
+    ///
+    /// [`verify::Error::Certificate`] with the certificate's subject and what is wrong with it.
+    pub fn verify_host_chain(&self, now: Timestamp) -> Result<(), verify::Error> {
+        let Some(signing_chain) = &self.signing_chain else {
+            return verify_host_chain(&self.host_chain, now);
+        };
+        // The chain to the root is stored with the CA certificate alone.
+        let issuers = &signing_chain.chain[1..];
+        verify_host_chain(&[&self.host_chain[..1], issuers].concat(), now)
     }
 }
 
@@ -105,7 +119,7 @@ impl SigningChain {
         if !(0..last).all(|at| issuer(at) == subject(at + 1)) || issuer(last) != subject(last) {
             return Err(SigningChainFault::NoPathToRoot);
         }
-        verify_ca_chain(&self.chain, now).map_err(SigningChainFault::Unverified)
+        verify_ca_chain(&self.chain, trust_domain, now).map_err(SigningChainFault::Unverified)
     }
 
     fn root_der(&self) -> &[u8] {

@@ -7,18 +7,21 @@
 //! - Documents for relying parties, evidence for verifiers, and the host's side of enrollment.
 
 mod access_token;
+mod certificate_file;
 mod commands;
 mod delegated_ca;
 mod documents;
 mod encrypted_key;
 mod endorsement;
 mod enrollment;
+mod enrollment_file;
 mod error;
 mod evidence;
 mod evidence_slots;
 mod fair_queue;
 mod host_identity;
 mod hostbadge_claim;
+mod installation;
 mod introspect;
 mod issuer;
 mod jws;
@@ -39,6 +42,7 @@ mod validate;
 mod wit_svid;
 
 pub use access_token::AccessToken;
+pub use certificate_file::CertificateReport;
 pub(crate) use commands::{KeyAction, KeyCommand};
 pub use commands::{
     KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, RotationUrgency,
@@ -46,7 +50,8 @@ pub use commands::{
 };
 pub use delegated_ca::DelegatedCa;
 pub use documents::PublishedDocuments;
-pub use enrollment::{CertificateReport, Enrollment, OpenedChallenge};
+pub use enrollment::{Enrollment, OpenedChallenge};
+pub use enrollment_file::EnrollmentRequester;
 pub use error::{CertificateFileError, EnrollmentError, Error, ScheduleError};
 pub use evidence::{
     AttestRequest, EvidenceDocument, EvidenceFormat, EvidenceResponse, MeasurementLogs, Nonce, Requester,
@@ -54,6 +59,7 @@ pub use evidence::{
 pub use evidence_slots::{EvidenceSlot, EvidenceSlots};
 pub use fair_queue::{FairQueue, QueueFull, SigningSlot};
 pub use host_identity::{HostIdentity, IssuerConfig};
+pub use installation::VerifiedBundle;
 pub use introspect::{Introspection, IntrospectionRequest, Undecided};
 pub use issuer::{Issuer, IssuerState};
 pub use jwt_svid::JwtSvid;

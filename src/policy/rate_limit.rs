@@ -34,10 +34,17 @@ pub enum RateLimitKey {
     TpmSign(AgentName),
     /// Audit records of all unknown callers together: 5 per second, burst 200.
     UnknownCallerRecords,
+    /// Commands of one administrator's uid that change or record something: 12 a minute, burst 60.
+    Admin(u32),
 }
 
 /// Unknown callers can have any number of uids, so their audit records share one bucket.
 const UNKNOWN_CALLER_RECORD_RATE: Rate = Rate { per_second: 5, burst: 200 };
+
+/// Each command takes [`ADMIN_COMMAND_COST`] of these.
+const ADMIN_RATE: Rate = Rate { per_second: 1, burst: 300 };
+/// A rate has whole numbers, and a command every 5 s is enough after a burst.
+const ADMIN_COMMAND_COST: f64 = 5.0;
 
 /// A request exceeds the rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +88,12 @@ impl Limiter {
     /// # Errors
     /// [`RateLimited`] if the bucket is empty.
     pub fn take(&self, key: RateLimitKey, now: Instant) -> Result<(), RateLimited> {
-        let rate = self.rate_of(&key);
+        let (rate, cost) = (self.rate_of(&key), cost_of(&key));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(&key) {
             self.make_room(&mut buckets, now);
         }
-        buckets.entry(key).or_insert(TokenBucket::full(rate, now)).take(rate, now)
+        buckets.entry(key).or_insert(TokenBucket::full(rate, now)).take(rate, cost, now)
     }
 
     /// Drops full buckets. The numbers of their refusals go to the bucket of unknown callers' records, so
@@ -117,7 +124,16 @@ impl Limiter {
             RateLimitKey::TpmQuote(_) => TPM_QUOTE_RATE,
             RateLimitKey::TpmSign(_) => self.tpm_sign_rate,
             RateLimitKey::UnknownCallerRecords => UNKNOWN_CALLER_RECORD_RATE,
+            RateLimitKey::Admin(_) => ADMIN_RATE,
         }
+    }
+}
+
+/// What one request takes from its bucket.
+fn cost_of(key: &RateLimitKey) -> f64 {
+    match key {
+        RateLimitKey::Admin(_) => ADMIN_COMMAND_COST,
+        _ => 1.0,
     }
 }
 
@@ -131,14 +147,14 @@ impl TokenBucket {
         (self.tokens + elapsed * f64::from(rate.per_second)).min(f64::from(rate.burst))
     }
 
-    fn take(&mut self, rate: Rate, now: Instant) -> Result<(), RateLimited> {
+    fn take(&mut self, rate: Rate, cost: f64, now: Instant) -> Result<(), RateLimited> {
         self.tokens = self.tokens_at(rate, now);
         self.updated_at = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
+        if self.tokens >= cost {
+            self.tokens -= cost;
             return Ok(());
         }
-        let retry_after = Duration::from_secs_f64((1.0 - self.tokens) / f64::from(rate.per_second));
+        let retry_after = Duration::from_secs_f64((cost - self.tokens) / f64::from(rate.per_second));
         let log_now = self.last_logged.is_none_or(|last| now.saturating_duration_since(last) >= LOG_INTERVAL);
         if !log_now {
             self.suppressed += 1;
@@ -175,6 +191,23 @@ mod tests {
             limiter.take(agent("a"), later).unwrap();
         }
         assert_eq!(limiter.take(agent("a"), later).unwrap_err().unlogged, Some(2));
+    }
+
+    #[test]
+    fn an_administrator_has_a_burst_of_60_commands_and_then_12_a_minute() {
+        let rate = Rate { per_second: 1, burst: 1 };
+        let limiter = Limiter::new(rate, rate, rate);
+        let start = Instant::now();
+        for _ in 0..60 {
+            limiter.take(RateLimitKey::Admin(7), start).unwrap();
+        }
+        let limited = limiter.take(RateLimitKey::Admin(7), start).unwrap_err();
+        assert_eq!(limited.retry_after, Duration::from_secs(5));
+        limiter.take(RateLimitKey::Admin(8), start).unwrap();
+        let accepted = (1..=600).filter(|tenth: &u64| {
+            limiter.take(RateLimitKey::Admin(7), start + Duration::from_millis(100 * tenth)).is_ok()
+        });
+        assert_eq!(accepted.count(), 12);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::command_budget::{AdminClass, StateCommand};
 use super::error::{AdminError, RequestError};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
-use crate::audit;
+use crate::audit::{self, AuditUnavailable};
 use crate::error_class::ErrorClass;
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{AdminGroupProblem, ErrorCode, RateLimitKey};
@@ -29,6 +29,10 @@ impl Admin {
     /// The administrator in audit records: `uid N, pid N`.
     pub(super) fn id(&self) -> String {
         format!("uid {}, pid {}", self.peer.uid, self.peer.pid)
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
     }
 }
 
@@ -89,7 +93,7 @@ impl IdentityService {
 
     /// Carries out a command that changes protected state, if it is within its bound. One that was refused for
     /// its content, or did not fit the state, changed nothing and does not count, nor does one whose result did
-    /// not (`changed`).
+    /// not (`changed`). One of the admin group for which the TPM worked counts.
     pub(super) async fn within_budget<T>(
         &self,
         admin: &Admin,
@@ -97,16 +101,27 @@ impl IdentityService {
         work: impl Future<Output = Result<T, AdminError>>,
         changed: impl Fn(&T) -> bool,
     ) -> Result<T, AdminError> {
-        let counted = self.command_budget.take(command, self.admin_class(admin), Instant::now())?;
+        let class = self.admin_class(admin);
+        let counted = self.command_budget.take(command, class, Instant::now())?;
         let result = work.await;
         let counts = match &result {
             Ok(outcome) => changed(outcome),
+            Err(e) if class == AdminClass::Group && e.used_tpm() => true,
             Err(e) => !matches!(e.class(), ErrorClass::BadRequest | ErrorClass::Conflict),
         };
         if !counts {
             self.command_budget.refund(counted);
         }
         result
+    }
+
+    /// Refuses a command that could not be recorded, before it has an effect. The record of its failure then
+    /// finds out whether the audit log can be written again.
+    pub(super) fn ensure_recordable(&self) -> Result<(), AdminError> {
+        match self.audit.health().write_error() {
+            None => Ok(()),
+            Some(error) => Err(AuditUnavailable::from(error).into()),
+        }
     }
 
     pub(super) fn admin_class(&self, admin: &Admin) -> AdminClass {

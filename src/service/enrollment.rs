@@ -1,4 +1,5 @@
-//! Enrollment steps on the host. Each is recorded before its result is returned.
+//! Enrollment steps on the host. Each is recorded before its result is returned, and one that fails by the
+//! front end, as for every command.
 
 use std::sync::Arc;
 
@@ -6,12 +7,12 @@ use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
 use super::admin::{Admin, RootAdmin};
-use super::command_budget::StateCommand;
+use super::command_budget::{AdminClass, StateCommand};
 use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
 use crate::audit::Event;
 use crate::enroll::{ChallengeAnswer, EnrollmentChallenge, EnrollmentRequest, Tpm2ToolsCredential};
-use crate::issue::{self, IssuerState, MeasurementLogs};
+use crate::issue::{self, CertificateReport, EnrollmentRequester, IssuerState, MeasurementLogs};
 use crate::tpm::{EkKind, Tpm};
 use crate::wire::enroll::{CredentialRequest, CredentialResponse, InstallRequest};
 use crate::wire::status::HostCertificate;
@@ -31,11 +32,15 @@ impl IdentityService {
         let (issuer_state, tpm) = self.enrollment_deps()?;
         // The IMA list is long and serves verifiers of running software, not this operator.
         let logs = MeasurementLogs { boot: self.deps.event_log.clone(), ima: None };
+        let requester = match self.admin_class(admin) {
+            AdminClass::Root => EnrollmentRequester::Root,
+            AdminClass::Group => EnrollmentRequester::AdminGroup,
+        };
         let now = self.deps.clock.now();
-        let result = self.deps.enrollment.create_request(&issuer_state, &tpm, logs, now).await;
-        let result = result.map_err(AdminError::from);
+        let request = self.deps.enrollment.create_request(&issuer_state, &tpm, logs, requester, now).await?;
         let description = format!("{} requested enrollment", admin.id());
-        self.record_step(Event::EnrollmentRequested, &description, result).await
+        self.audit.record_event(Event::EnrollmentRequested, &description).await?;
+        Ok(request)
     }
 
     /// The TPM's answer to an operator's challenge, an [`EnrollmentChallenge`] in JSON. A challenge is
@@ -54,22 +59,13 @@ impl IdentityService {
 
     async fn answer_challenge(&self, admin: &Admin, challenge: &[u8]) -> Result<ChallengeAnswer, AdminError> {
         let (_, tpm) = self.enrollment_deps()?;
-        let opened = match EnrollmentChallenge::parse(challenge) {
-            Ok(challenge) => self.deps.enrollment.open_challenge(&tpm, &challenge).await,
-            Err(e) => Err(e.into()),
-        };
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(e) => return self.record_refused_step(e.into()).await,
-        };
+        let challenge = EnrollmentChallenge::parse(challenge).map_err(issue::Error::from)?;
+        let opened = self.deps.enrollment.open_challenge(&tpm, &challenge).await?;
         // Recorded before the challenge is used up, so that a full disk does not cost the operator a
         // challenge.
         let description = format!("{} had enrollment challenge {} answered", admin.id(), opened.id());
         self.audit.record_event(Event::EnrollmentAnswered, &description).await?;
-        match opened.record_answer(self.deps.clock.now()).await {
-            Ok(answer) => Ok(answer),
-            Err(e) => self.record_refused_step(e.into()).await,
-        }
+        Ok(opened.record_answer(self.deps.clock.now()).await?)
     }
 
     /// The secret in a credential that `tpm2_makecredential` made for this host's attestation key.
@@ -79,16 +75,14 @@ impl IdentityService {
     pub async fn open_credential(
         &self,
         admin: &RootAdmin,
-        request: Result<CredentialRequest, InvalidRequest>,
+        request: CredentialRequest,
     ) -> Result<CredentialResponse, AdminError> {
         let (_, tpm) = self.enrollment_deps()?;
-        let opened = async {
-            let (ek, file) = parse_credential(&request?)?;
-            let secret = self.deps.enrollment.open_credential(&tpm, ek, file).await?;
-            Ok(CredentialResponse { secret: Zeroizing::new(BASE64.encode(&secret)) })
-        };
+        let (ek, file) = parse_credential(&request)?;
+        let secret = self.deps.enrollment.open_credential(&tpm, ek, file).await?;
         let description = format!("{} had a credential opened", admin.id());
-        self.record_step(Event::EnrollmentCredential, &description, opened.await).await
+        self.audit.record_event(Event::EnrollmentCredential, &description).await?;
+        Ok(CredentialResponse { secret: Zeroizing::new(BASE64.encode(&secret)) })
     }
 
     /// Installs a certificate for the host key in place of the previous one. It may make a root of the
@@ -99,7 +93,7 @@ impl IdentityService {
     pub async fn install_certificate(
         &self,
         admin: &RootAdmin,
-        request: Result<InstallRequest, InvalidRequest>,
+        request: InstallRequest,
     ) -> Result<HostCertificate, AdminError> {
         let installed = self.install(admin, request);
         self.within_budget(admin, StateCommand::InstallCertificate, installed, |_| true).await
@@ -108,28 +102,24 @@ impl IdentityService {
     async fn install(
         &self,
         admin: &RootAdmin,
-        request: Result<InstallRequest, InvalidRequest>,
+        request: InstallRequest,
     ) -> Result<HostCertificate, AdminError> {
         let (issuer_state, tpm) = self.enrollment_deps()?;
-        let installed = async {
-            let InstallRequest { certificate, root_sha256 } = request?;
-            let (domain, now) = (&issuer_state.host().trust_domain, self.deps.clock.now());
-            let (pem, root) = (certificate.as_bytes(), root_sha256.as_deref());
-            let report = self.deps.enrollment.install(&tpm, pem, root, domain, now).await?;
-            Ok(HostCertificate::from(report))
+        let InstallRequest { certificate, root_sha256 } = request;
+        let (domain, now) = (&issuer_state.host().trust_domain, self.deps.clock.now());
+        let (pem, root) = (certificate.as_bytes(), root_sha256.as_deref());
+        let verified = self.deps.enrollment.verify_bundle(&tpm, pem, root, domain, now).await?;
+        let CertificateReport { issuer, signing_root_sha256, .. } = verified.report();
+        let signing = match signing_root_sha256 {
+            Some(root) => format!("which lets it sign below the root with SHA-256 {root}"),
+            None => "which does not let it sign".to_owned(),
         };
-        let result: Result<HostCertificate, AdminError> = installed.await;
-        let description = match &result {
-            Ok(HostCertificate { issuer, signing_root_sha256, .. }) => {
-                let signing = match signing_root_sha256 {
-                    Some(root) => format!("which lets it sign below the root with SHA-256 {root}"),
-                    None => "which does not let it sign".to_owned(),
-                };
-                format!("{} installed a certificate by {issuer} for the host key, {signing}", admin.id())
-            }
-            Err(_) => String::new(),
-        };
-        self.record_step(Event::CertificateInstalled, &description, result).await
+        let description =
+            format!("{} installed a certificate by {issuer} for the host key, {signing}", admin.id());
+        // Recorded before it has an effect: no root of trust is in use without a record. A failure to install
+        // it has a record of its own.
+        self.audit.record_event(Event::CertificateInstalled, &description).await?;
+        Ok(HostCertificate::from(verified.install().await?))
     }
 
     fn enrollment_deps(&self) -> Result<(Arc<IssuerState>, Tpm), AdminError> {
@@ -137,27 +127,6 @@ impl IdentityService {
         let tpm = self.deps.tpm.borrow().clone();
         // The issuer has read the TPM, so there is a handle.
         Ok((issuer_state, tpm.ok_or(issue::Error::Tpm(crate::tpm::Error::NotProvisioned))?))
-    }
-
-    /// Records a step, or that it was refused and why.
-    async fn record_step<T>(
-        &self,
-        event: Event,
-        description: &str,
-        result: Result<T, AdminError>,
-    ) -> Result<T, AdminError> {
-        match result {
-            Ok(outcome) => {
-                self.audit.record_event(event, description).await?;
-                Ok(outcome)
-            }
-            Err(e) => self.record_refused_step(e).await,
-        }
-    }
-
-    async fn record_refused_step<T>(&self, error: AdminError) -> Result<T, AdminError> {
-        self.audit.record_event(Event::EnrollmentRefused, &error.to_string()).await?;
-        Err(error)
     }
 }
 

@@ -126,6 +126,24 @@ impl AdminError {
         }
     }
 
+    /// The error code of the response and of the record.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            AdminError::BudgetExceeded(_) => ErrorCode::SlowDown,
+            _ => match self.class() {
+                ErrorClass::BadRequest | ErrorClass::Conflict => ErrorCode::InvalidRequest,
+                ErrorClass::Unavailable => ErrorCode::TemporarilyUnavailable,
+                ErrorClass::Internal => ErrorCode::ServerError,
+            },
+        }
+    }
+
+    /// Whether the request failed after the TPM had worked for it.
+    pub(super) fn used_tpm(&self) -> bool {
+        use crate::issue::EnrollmentError::{ChallengeSecret, Credential};
+        matches!(self, AdminError::Enrollment(issue::Error::Enrollment(Credential(_) | ChallengeSecret)))
+    }
+
     /// What the failure means for the administrator, whatever the request was.
     pub fn class(&self) -> ErrorClass {
         match self {

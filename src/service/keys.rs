@@ -65,8 +65,9 @@ impl IdentityService {
     ///
     /// # Errors
     /// [`AdminError::InvalidRequest`] where the text is not a recovery key, without any of the text;
-    /// [`AdminError::Keys`].
+    /// [`AdminError::AuditUnavailable`]; [`AdminError::Keys`].
     pub async fn recover_keys(&self, admin: &RootAdmin, request: RecoverRequest) -> Result<(), AdminError> {
+        self.ensure_recordable()?;
         let key =
             RecoveryKey::parse(&request.recovery_key).map_err(|e| InvalidRequest::new(e.to_string()))?;
         Ok(self.deps.key_admin.recover(key, request.accept, admin.id()).await?)
@@ -75,8 +76,9 @@ impl IdentityService {
     /// Accepts the state directory as the latest of this host, after an older copy was restored.
     ///
     /// # Errors
-    /// [`AdminError::Keys`].
+    /// [`AdminError::AuditUnavailable`]; [`AdminError::Keys`].
     pub async fn accept_state(&self, admin: &RootAdmin) -> Result<(), AdminError> {
+        self.ensure_recordable()?;
         Ok(self.deps.key_admin.accept_state(admin.id()).await?)
     }
 }

@@ -15,6 +15,7 @@
 //! log have threads of their own behind bounded queues.
 
 mod admin;
+mod admin_command;
 mod attest;
 mod authenticate;
 mod bundle_cache;
@@ -38,6 +39,7 @@ mod whoami;
 mod worker_health;
 
 pub use admin::{Admin, RootAdmin};
+pub use admin_command::AdminCommand;
 pub use command_budget::BudgetExceeded;
 pub use error::{AdminError, InvalidRequest, NotReady, RequestError, RequestResult};
 pub use health::ServiceHealth;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::command_budget::AdminClass;
 use super::error::RequestError;
 use super::identity_service::IdentityService;
 use crate::agents::AuthenticatedAgent;
@@ -46,9 +47,9 @@ impl Rejection {
         self
     }
 
-    /// Without a record of its own if `is_repetition`: the previous refusal had the same reason.
-    pub fn counted_if(mut self, is_repetition: bool) -> Rejection {
-        if is_repetition && self.recording == Recording::Own {
+    /// Without a record of its own if `is_counted`, such as where the previous refusal had the same reason.
+    pub fn counted_if(mut self, is_counted: bool) -> Rejection {
+        if is_counted && self.recording == Recording::Own {
             self.recording = Recording::Counted;
         }
         self
@@ -67,6 +68,22 @@ impl IdentityService {
         if rejection.recording == Recording::Own && rejection.refusal.agent.is_none() {
             self.limit_unknown_caller_records(&mut rejection);
         }
+        self.record_limited(rejection).await
+    }
+
+    /// As [`IdentityService::record_rejection`] for an administrator, whose own rate limits its records. It
+    /// shares none with strangers, who could otherwise have its refusals counted instead of recorded. Those of
+    /// the admin group leave the rest of a disk that is low on space to agents.
+    pub(super) async fn record_admin_rejection(
+        &self,
+        class: AdminClass,
+        rejection: Rejection,
+    ) -> RequestError {
+        let is_counted = class == AdminClass::Group && self.audit.health().is_low_on_space();
+        self.record_limited(rejection.counted_if(is_counted)).await
+    }
+
+    async fn record_limited(&self, rejection: Rejection) -> RequestError {
         let Rejection { refusal, recording } = rejection;
         match recording {
             Recording::Own => match self.audit.record_refusal(refusal).await {

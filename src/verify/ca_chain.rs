@@ -1,13 +1,15 @@
-//! Verifies a chain of CA certificates up to a root that is part of it (RFC 5280, section 6).
+//! Verifies the chains that an administrator installs for the host key (RFC 5280, section 6).
 //!
-//! webpki verifies paths of end entities alone. This chain is one of CAs: its first certificate makes a host
-//! a CA, and what that host will sign does not exist yet.
+//! webpki verifies paths of end entities to roots that are trusted already. The chain of CAs makes a host a CA,
+//! and what that host will sign does not exist yet; that of the host may end below the root.
 
 use der::Encode;
 use der::oid::db::rfc5280;
 use rustls_pki_types::SignatureVerificationAlgorithm;
 use x509_cert::Certificate;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
+use x509_cert::ext::pkix::constraints::name::GeneralSubtree;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, NameConstraints};
 use x509_cert::spki::AlgorithmIdentifierOwned;
 
 use super::certificates::{MAX_CHAIN_LEN, parse_certificate};
@@ -17,30 +19,76 @@ use crate::clock::Timestamp;
 
 /// Checks each certificate of `chain` (DER, the first CA first, the root last): the signature by the next
 /// one, and the root's by itself; the validity at `now`; basic constraints, with a path length that allows
-/// the certificates before it and one more CA below the first; key usage; and that no critical extension is
-/// unknown.
+/// the certificates before it and one more CA below the first; key usage; that no critical extension is
+/// unknown; and that its name constraints permit URIs of the trust domain.
 ///
 /// # Errors
 ///
 /// [`Error::Certificate`] with the certificate's subject and what is wrong with it.
-pub(crate) fn verify_ca_chain(chain: &[Vec<u8>], now: Timestamp) -> Result<(), Error> {
+pub(crate) fn verify_ca_chain(chain: &[Vec<u8>], trust_domain: &str, now: Timestamp) -> Result<(), Error> {
+    let parsed = parse_chain(chain)?;
+    for (at, (certificate, der)) in parsed.iter().zip(chain).enumerate() {
+        // The root is its own issuer.
+        let issuer = parsed.get(at + 1).unwrap_or(certificate);
+        check_ca(certificate, at + 1, now)
+            .and_then(|()| check_permits(certificate, trust_domain))
+            .and_then(|()| check_signature(certificate, der, issuer))
+            .map_err(|reason| fault(certificate, reason))?;
+    }
+    Ok(())
+}
+
+/// Checks each certificate of `chain` (DER, the host's first, each followed by its issuer's), as
+/// [`verify_ca_chain`] does, and that the first is no CA's. The last may be a root, whose signature is
+/// verified, or one whose issuer is not given.
+///
+/// # Errors
+///
+/// As of [`verify_ca_chain`].
+pub(crate) fn verify_host_chain(chain: &[Vec<u8>], now: Timestamp) -> Result<(), Error> {
+    let parsed = parse_chain(chain)?;
+    for (at, (certificate, der)) in parsed.iter().zip(chain).enumerate() {
+        let tbs = certificate.tbs_certificate();
+        let is_self_issued = tbs.issuer() == tbs.subject();
+        let issuer = parsed.get(at + 1).or(is_self_issued.then_some(certificate));
+        let checked = match at.checked_sub(1) {
+            None => check_host(certificate, now),
+            Some(cas_below) => check_ca(certificate, cas_below, now),
+        };
+        checked
+            .and_then(|()| issuer.map_or(Ok(()), |issuer| check_signature(certificate, der, issuer)))
+            .map_err(|reason| fault(certificate, reason))?;
+    }
+    Ok(())
+}
+
+fn parse_chain(chain: &[Vec<u8>]) -> Result<Vec<Certificate>, Error> {
     if chain.is_empty() || chain.len() > MAX_CHAIN_LEN {
         return Err(Error::Certificate(format!("a chain has 1 to {MAX_CHAIN_LEN} certificates")));
     }
-    let parsed = chain.iter().map(|der| parse_certificate(der)).collect::<Result<Vec<_>, _>>()?;
-    for (at, (certificate, der)) in parsed.iter().zip(chain).enumerate() {
-        let fault = |reason: &str| {
-            let subject = certificate.tbs_certificate().subject().to_string();
-            Error::Certificate(format!("the certificate of {}: {reason}", subject.escape_debug()))
-        };
-        check_validity(certificate, now).map_err(fault)?;
-        check_is_ca(certificate, at + 1).map_err(fault)?;
-        check_extensions(certificate).map_err(fault)?;
-        // The root is its own issuer.
-        let issuer = parsed.get(at + 1).unwrap_or(certificate);
-        check_signature(certificate, der, issuer).map_err(fault)?;
+    chain.iter().map(|der| parse_certificate(der)).collect()
+}
+
+fn fault(certificate: &Certificate, reason: &str) -> Error {
+    let subject = certificate.tbs_certificate().subject().to_string();
+    Error::Certificate(format!("the certificate of {}: {reason}", subject.escape_debug()))
+}
+
+fn check_host(certificate: &Certificate, now: Timestamp) -> Result<(), &'static str> {
+    check_validity(certificate, now)?;
+    check_extensions(certificate)?;
+    match certificate.tbs_certificate().get_extension::<BasicConstraints>() {
+        Ok(Some((_, BasicConstraints { ca: true, .. }))) => Err("it is a CA's, and not the host's own"),
+        Ok(_) => Ok(()),
+        Err(_) => Err("its basic constraints are malformed"),
     }
-    Ok(())
+}
+
+/// Checks a certificate that has `cas_below` CAs below it.
+fn check_ca(certificate: &Certificate, cas_below: usize, now: Timestamp) -> Result<(), &'static str> {
+    check_validity(certificate, now)?;
+    check_is_ca(certificate, cas_below)?;
+    check_extensions(certificate)
 }
 
 fn check_validity(certificate: &Certificate, now: Timestamp) -> Result<(), &'static str> {
@@ -73,8 +121,41 @@ fn check_is_ca(certificate: &Certificate, cas_below: usize) -> Result<(), &'stat
     }
 }
 
-/// Checks that this program knows every critical extension. Name constraints and policies are for the
-/// verifiers of the certificates below.
+/// Checks that name constraints permit URIs whose host is the trust domain (RFC 5280, section 4.2.1.10): what
+/// the host issues has these, and would verify nowhere. Constraints of other names are for the verifiers of
+/// the certificates below.
+fn check_permits(certificate: &Certificate, trust_domain: &str) -> Result<(), &'static str> {
+    let constraints = certificate.tbs_certificate().get_extension::<NameConstraints>();
+    let Some((_, constraints)) = constraints.map_err(|_| "its name constraints are malformed")? else {
+        return Ok(());
+    };
+    let uris = |subtrees: Option<Vec<GeneralSubtree>>| -> Vec<GeneralName> {
+        let names = subtrees.unwrap_or_default().into_iter().map(|subtree| subtree.base);
+        names.filter(|name| matches!(name, GeneralName::UniformResourceIdentifier(_))).collect()
+    };
+    let contains = |name: &GeneralName| match name {
+        GeneralName::UniformResourceIdentifier(uri) => uri_subtree_contains(uri.as_str(), trust_domain),
+        _ => false,
+    };
+    let (permitted, excluded) = (uris(constraints.permitted_subtrees), uris(constraints.excluded_subtrees));
+    if excluded.iter().any(contains) || !permitted.is_empty() && !permitted.iter().any(contains) {
+        return Err("its name constraints do not permit URIs of this host's trust domain");
+    }
+    Ok(())
+}
+
+/// Whether a URI's host is in a subtree: `.example.com` has the hosts below, `example.com` that host alone, and
+/// an empty one all.
+fn uri_subtree_contains(subtree: &str, host: &str) -> bool {
+    let (subtree, host) = (subtree.to_ascii_lowercase(), host.to_ascii_lowercase());
+    match subtree.starts_with('.') {
+        true => host.ends_with(&subtree) && host.len() > subtree.len(),
+        false => subtree.is_empty() || host == subtree,
+    }
+}
+
+/// Checks that this program knows every critical extension. Policies are for the verifiers of the certificates
+/// below.
 fn check_extensions(certificate: &Certificate) -> Result<(), &'static str> {
     const KNOWN: [der::oid::ObjectIdentifier; 8] = [
         rfc5280::ID_CE_BASIC_CONSTRAINTS,
@@ -125,4 +206,25 @@ fn check_signature(certificate: &Certificate, der: &[u8], issuer: &Certificate) 
 /// webpki names algorithms. Those that it knows are shorter than 128 bytes.
 fn identifier(algorithm: &AlgorithmIdentifierOwned) -> der::Result<Vec<u8>> {
     Ok(algorithm.to_der()?.get(2..).unwrap_or_default().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uri_subtrees_are_hosts_or_domains() {
+        for (subtree, host, expected) in [
+            ("example.com", "example.com", true),
+            ("Example.COM", "example.com", true),
+            ("example.com", "a.example.com", false),
+            (".example.com", "a.example.com", true),
+            (".example.com", "example.com", false),
+            (".example.com", "anexample.com", false),
+            ("example.com", "anexample.com", false),
+            ("", "example.com", true),
+        ] {
+            assert_eq!(uri_subtree_contains(subtree, host), expected, "{subtree} {host}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use crate::common::grpc::{Empty, Grpc, MESSAGE_TIMEOUT, UNAVAILABLE};
 use crate::common::http::Connection;
 use crate::common::processes::Running;
 use crate::common::{API, Host, append, audit_log, until_true};
+use crate::enrollment::Operator;
 use data_encoding::BASE64;
 use hostbadge::enroll::{EnrollmentChallenge, EnrollmentRequest, OperatorReview};
 use serde_json::{Value, json};
@@ -175,6 +176,40 @@ fn a_full_audit_disk_uses_up_no_enrollment_challenge() {
     fs::remove_file(disk.0.join("ballast")).unwrap();
     let answer = host.admin().post("/v1/enroll/activate", &challenge);
     assert_eq!(answer.status, 200, "{}", answer.text());
+    host.stop();
+}
+
+/// A root of trust that is in use without a record would be one that nobody notices.
+#[test]
+fn a_full_audit_disk_changes_no_host_certificate() {
+    let mut host = unbounded();
+    let disk = Disk::small(&host.path("audit"));
+    host.start();
+    let operator = Operator::with_answer(&host);
+    let certified = operator.certify(&host, "ca");
+    assert!(certified.status.success(), "{certified:?}");
+    let issued = fs::read_to_string(operator.path("host.pem")).unwrap();
+    let install = || host.admin().post("/v1/enroll/install", &json!({ "certificate": issued }));
+    let ballast = disk.0.join("ballast");
+    let rest = (0..).take_while(|_| {
+        let mut file = fs::File::options().append(true).create(true).open(&ballast).unwrap();
+        std::io::Write::write_all(&mut file, &[0; 4096]).is_ok()
+    });
+    assert!(rest.count() > 2, "the disk was empty");
+    // The log's last page has room for some lines.
+    while host.admin().post("/v1/agents/reload", &json!({})).status == 200 {}
+    let answer = install();
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "temporarily_unavailable"),
+        "{}",
+        answer.text()
+    );
+    assert!(host.status().get("certificate").is_none_or(Value::is_null), "{}", host.status());
+    fs::remove_file(&ballast).unwrap();
+    let answer = install();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(host.status()["certificate"].is_object());
     host.stop();
 }
 

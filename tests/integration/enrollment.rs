@@ -35,7 +35,7 @@ fn run(program: &str, words: &[&str]) -> Output {
 }
 
 /// An operator's directory, with files by name and OpenSSL CAs.
-struct Operator {
+pub struct Operator {
     dir: tempfile::TempDir,
 }
 
@@ -46,7 +46,7 @@ impl Operator {
         operator
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
@@ -88,7 +88,7 @@ impl Operator {
         host.hostbadge(&["enroll", "activate", &self.path(name), "--output", &self.path("answer")])
     }
 
-    fn certify(&self, host: &Host, ca: &str) -> Output {
+    pub fn certify(&self, host: &Host, ca: &str) -> Output {
         self.certify_with(host, ca, &[])
     }
 
@@ -102,7 +102,7 @@ impl Operator {
     }
 
     /// An operator with all files up to the answer.
-    fn with_answer(host: &Host) -> Operator {
+    pub fn with_answer(host: &Host) -> Operator {
         let operator = Operator::new();
         operator.request(host);
         done(&operator.challenge(host, "challenge"));
@@ -298,7 +298,97 @@ fn a_challenge_is_answered_once_and_by_its_host_only() {
     host.start();
     refused(&operator.activate(&host, "challenge"), "a challenge is answered once");
     let lines = host.audit();
-    assert_eq!(common::audit_log::with_event(&lines, "enrollment-refused").len(), 5);
+    let refused = common::audit_log::with_event(&lines, "request-refused");
+    let steps = refused.iter().filter(|line| line.to_string().contains("/v1/enroll/activate: "));
+    assert_eq!(steps.count(), 5, "{refused:#?}");
+}
+
+#[test]
+fn a_credential_that_the_tpm_rejects_counts_for_the_admin_group() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[admin]\ngroup = \"daemon\"\n");
+    host.start();
+    fs::set_permissions(host.admin_socket(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let member = Credentials::user(NOBODY).group(1);
+    let operator = Operator::new();
+    operator.request(&host);
+    done(&operator.challenge(&host, "challenge"));
+    let mut junk = operator.json("challenge");
+    junk["rsa"] = junk["p256"].clone();
+    let junk = junk.to_string();
+    let arguments = ["-H", "Content-Type: application/json", "-d", &junk];
+    let activate = || member.curl_at(&host.admin_socket(), "/v1/enroll/activate", &arguments);
+    for _ in 0..6 {
+        let answer = activate();
+        assert_eq!(answer.status, 422, "{}", answer.text());
+        assert!(answer.text().contains("for another TPM or another attestation key"), "{}", answer.text());
+    }
+    let answer = activate();
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert!(answer.text().contains("at most 6 an hour and 24 a day"), "{}", answer.text());
+    done(&operator.activate(&host, "challenge"));
+}
+
+#[test]
+fn the_host_certificate_is_verified_up_to_the_last_one_given() {
+    let host = Host::started();
+    let operator = Operator::with_answer(&host);
+    done(&operator.certify_with(&host, "ca", &["--signing"]));
+    let file = operator.path("host.pem");
+    let pem = fs::read_to_string(&file).unwrap();
+    let chain = HostCertificate::from_pem(pem.as_bytes()).unwrap().chain().to_vec();
+    let [own, ca, root] = &chain[..] else { panic!("{} certificates", chain.len()) };
+    let install = |certificates: &[&[u8]]| {
+        let text: String =
+            certificates.iter().map(|der| hostbadge::enroll::pem("CERTIFICATE", der).unwrap()).collect();
+        fs::write(&file, text).unwrap();
+        host.hostbadge(&["enroll", "install", &file, "--yes"])
+    };
+    done(&install(&[own, ca, root]));
+    let installed = host.status()["certificate"].clone();
+    let mut flipped = own.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let other = fs::read(Operator::new().path("ca.pem")).unwrap();
+    let other = HostCertificate::from_pem(&other).unwrap().chain()[0].clone();
+    operator.ca("stranger", &["-newkey", "rsa:2048"]);
+    let stranger = fs::read(operator.path("stranger.pem")).unwrap();
+    let stranger = HostCertificate::from_pem(&stranger).unwrap().chain()[0].clone();
+    let mut bad_root = root.clone();
+    *bad_root.last_mut().unwrap() ^= 1;
+    let unsigned = "its signature is not by the next certificate's key";
+    refused(&install(&[&flipped, root]), unsigned);
+    refused(&install(&[&flipped, ca, root]), unsigned);
+    refused(&install(&[own, &other]), unsigned);
+    refused(&install(&[own, &bad_root]), unsigned);
+    refused(&install(&[own, &stranger]), "its issuer is not the next certificate");
+    refused(&install(&[own, root, &stranger]), "its issuer is not the next certificate");
+    // It would withdraw the permission to sign.
+    refused(&install(&[ca]), "it is a CA's, and not the host's own");
+    refused(&install(&[ca, root]), "it is a CA's, and not the host's own");
+    assert_eq!(host.status()["certificate"], installed);
+    done(&install(&[own, root]));
+    done(&install(&[own]));
+}
+
+#[test]
+fn a_root_whose_name_constraints_exclude_the_trust_domain_is_refused() {
+    let host = Host::started();
+    let operator = Operator::with_answer(&host);
+    let own = roots_of_bundle(&host);
+    let config = operator.path("constrained.conf");
+    fs::write(
+        &config,
+        "[req]\ndistinguished_name = name\nx509_extensions = ext\nprompt = no\n[name]\nCN = constrained\n\
+         [ext]\nbasicConstraints = critical,CA:TRUE\nsubjectKeyIdentifier = hash\n\
+         nameConstraints = critical,permitted;URI:elsewhere.example\n",
+    )
+    .unwrap();
+    operator.ca("constrained", &["-newkey", "rsa:2048", "-config", &config]);
+    done(&operator.certify_with(&host, "constrained", &["--signing"]));
+    let installed = host.hostbadge(&["enroll", "install", &operator.path("host.pem"), "--yes"]);
+    refused(&installed, "its name constraints do not permit URIs of this host's trust domain");
+    assert_eq!(roots_of_bundle(&host), own);
 }
 
 #[test]

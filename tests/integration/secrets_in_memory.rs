@@ -6,6 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use data_encoding::BASE64;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::json;
 
 use crate::common::grpc::{
@@ -100,9 +102,35 @@ fn assert_forgotten(host: &Host, secrets: &[Secret]) {
     }
 }
 
+/// Checks that the search finds what the daemon has: a body that has not arrived completely. Otherwise a search
+/// that reads nothing would find no secret either.
+#[track_caller]
+fn assert_search_finds(host: &Host) {
+    // As long as a token, and the bytes of a key.
+    let text = Secret::text("text of a body", &format!("search-control-{}", "x1y2z3".repeat(40)));
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+    let key = Secret::key("a key in a body", pkcs8.as_ref());
+    let body: Vec<u8> = text.forms.iter().chain(&key.forms).flatten().copied().collect();
+    let mut connection = host.connect();
+    let head = "POST /v1/introspect HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    connection.send(format!("{head}Content-Length: {}\r\n\r\n", body.len() + 1).as_bytes()).unwrap();
+    connection.send(&body).unwrap();
+    for secret in [&text, &key] {
+        for (index, form) in secret.forms.iter().enumerate() {
+            let one = Secret { what: secret.what, forms: vec![form.clone()] };
+            until(&format!("form {index} of {} is found", secret.what), || {
+                (!places(host, &one).is_empty()).then_some(())
+            });
+        }
+    }
+    drop(connection);
+    assert_forgotten(host, &[text, key]);
+}
+
 #[test]
 fn tokens_and_keys_of_the_agent_socket_are_forgotten() {
     let host = Host::started();
+    assert_search_finds(&host);
     let mut secrets = Vec::new();
     for _ in 0..8 {
         let token = host.token();
@@ -122,6 +150,7 @@ fn tokens_and_keys_of_the_agent_socket_are_forgotten() {
 #[test]
 fn recovery_keys_are_forgotten() {
     let host = Host::started();
+    assert_search_finds(&host);
     let answer = host.admin().post("/v1/keys/recovery", &json!({}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let key = answer.json()["recovery_key"].as_str().unwrap().to_owned();
@@ -144,6 +173,7 @@ fn recovery_keys_are_forgotten() {
 #[test]
 fn tokens_and_keys_of_the_workload_socket_are_forgotten() {
     let host = Host::started();
+    assert_search_finds(&host);
     let mut secrets = Vec::new();
     let client = Grpc::connect(&host.workload_socket());
     let request = JwtRequest { audience: vec![API.to_owned()], spiffe_id: String::new() };
@@ -168,6 +198,7 @@ fn tokens_and_keys_of_the_workload_socket_are_forgotten() {
 #[test]
 fn opened_credentials_are_forgotten() {
     let host = Host::started();
+    assert_search_finds(&host);
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let requested = host.hostbadge(&["enroll", "request", "--output", &path("request")]);
