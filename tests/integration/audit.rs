@@ -99,8 +99,30 @@ fn a_new_file_of_zeros_is_set_aside_and_the_file_before_continues() {
     fs::write(&zeros, vec![0; 200_000]).unwrap();
     host.start();
     let lines = host.audit();
-    assert_eq!(lines[last as usize]["event"], "audit-torn");
+    let torn = &lines[last as usize];
+    assert_eq!(torn["event"], "audit-torn");
+    // The lost file can have had lines of these numbers.
+    let highest = last + 200_000 / 80;
+    assert_eq!(torn["seq"], highest + 1);
+    let detail = torn["detail"].as_str().unwrap();
+    assert!(detail.contains(&format!("lines {} to {highest} are missing", last + 1)), "{detail}");
     assert_eq!(fs::read(zeros.with_extension("torn-1")).unwrap(), vec![0; 200_000]);
     assert!(!zeros.exists());
+    host.stop();
+}
+
+#[test]
+fn old_whole_lines_after_the_end_restart_no_number() {
+    let mut host = Host::started();
+    let (file, last) = crashed(&mut host);
+    let text = fs::read_to_string(&file).unwrap();
+    let old: String = text.split_inclusive('\n').skip(2).take(2).collect();
+    let tail = [vec![0; 4096], b"\n".to_vec(), old.into_bytes()].concat();
+    append(&file, &tail);
+    host.start();
+    let lines = host.audit();
+    assert_eq!(lines[last as usize]["event"], "audit-torn");
+    assert_eq!(lines[last as usize]["seq"], last + 1);
+    assert_eq!(fs::read(file.with_extension("torn-1")).unwrap(), tail);
     host.stop();
 }
