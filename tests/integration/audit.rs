@@ -126,3 +126,26 @@ fn old_whole_lines_after_the_end_restart_no_number() {
     assert_eq!(fs::read(file.with_extension("torn-1")).unwrap(), tail);
     host.stop();
 }
+
+#[test]
+fn a_removed_or_moved_file_is_replaced_while_tokens_are_issued() {
+    let mut host = Host::started();
+    let dir = host.path("audit");
+    for round in 0..2 {
+        host.token();
+        let lost = audit_log::files(&dir).pop().unwrap();
+        if round == 0 {
+            fs::remove_file(&lost).unwrap();
+        } else {
+            fs::rename(&lost, host.path("moved.jsonl")).unwrap();
+        }
+        let newest = || audit_log::files(&dir).pop().filter(|path| *path != lost);
+        let text = || newest().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default();
+        until_true("a new file says so", || text().contains("audit-file-replaced"));
+        host.token();
+        assert!(text().lines().next().unwrap().contains("audit-file-replaced"), "{}", text());
+        assert!(text().contains("token-issued"), "{}", text());
+        assert_eq!(host.health()["status"], "ok");
+    }
+    host.stop();
+}
