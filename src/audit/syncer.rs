@@ -24,7 +24,7 @@ struct Current {
 #[derive(Debug)]
 pub(super) struct Syncer {
     current: Mutex<Current>,
-    dir: File,
+    dir: Mutex<Arc<File>>,
     /// Whether lines were written since the last sync.
     file_dirty: AtomicBool,
     /// Whether the directory may have an entry that is not on the disk.
@@ -41,7 +41,7 @@ impl Syncer {
     pub(super) fn new(dir: &Path, file: Arc<File>, path: &Path) -> io::Result<Syncer> {
         Ok(Syncer {
             current: Mutex::new(Current { file, path: path.to_owned(), length: 0, lost: None }),
-            dir: File::open(dir)?,
+            dir: Mutex::new(Arc::new(File::open(dir)?)),
             file_dirty: AtomicBool::new(false),
             dir_dirty: AtomicBool::new(true),
             sync_failed: AtomicBool::new(false),
@@ -52,7 +52,7 @@ impl Syncer {
     /// Replaces the handle of the directory.
     #[cfg(test)]
     pub(super) fn with_dir(self, dir: File) -> Syncer {
-        Syncer { dir, ..self }
+        Syncer { dir: Mutex::new(Arc::new(dir)), ..self }
     }
 
     /// Lines were written to the current file.
@@ -67,6 +67,14 @@ impl Syncer {
         self.is_lost.store(false, Ordering::Release);
         self.sync_failed.store(false, Ordering::Release);
         self.dir_dirty.store(true, Ordering::Release);
+    }
+
+    /// As [`Syncer::follow`], where the directory at the path can be another one too.
+    pub(super) fn follow_replacement(&self, file: Arc<File>, path: &Path) {
+        if let Ok(dir) = File::open(path.parent().unwrap_or(Path::new("."))) {
+            *lock(&self.dir) = Arc::new(dir);
+        }
+        self.follow(file, path);
     }
 
     /// Returns the file that is synced and watched.
@@ -92,7 +100,8 @@ impl Syncer {
     pub(super) fn sync(&self, health: &AuditHealth) {
         let synced = self.current_file();
         let file = sync_if(&self.file_dirty, || synced.sync_data());
-        let dir = sync_if(&self.dir_dirty, || self.dir.sync_all());
+        let synced_dir = lock(&self.dir).clone();
+        let dir = sync_if(&self.dir_dirty, || synced_dir.sync_all());
         if file.is_none() && dir.is_none() {
             return;
         }
@@ -140,8 +149,13 @@ impl Syncer {
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.current)
     }
+}
+
+/// Locks a mutex. No critical section leaves its data inconsistent, so poisoning is ignored.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Calls `sync` if `dirty` is set. A failure leaves it set.

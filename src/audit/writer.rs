@@ -264,7 +264,7 @@ impl LogWriter {
         let Some(reason) = self.syncer.lost_reason() else { return Ok(()) };
         let lost = log.path().to_owned();
         log.start_file().map_err(|error| WriteError::FileLost { reason, source: Arc::new(error) })?;
-        self.syncer.follow(log.file(), log.path());
+        self.syncer.follow_replacement(log.file(), log.path());
         let detail = format!(
             "{} {reason} while in use; the audit log continues after line {} in {}",
             lost.display(),

@@ -159,6 +159,8 @@ fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
     let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
     wait_until("it is written", || result.try_recv().is_ok());
     assert!(log_path(&writer).exists());
+    writer.sync();
+    assert!(writer.health().disk_fault().is_none(), "the new directory is synced");
     writer.close();
 }
 
