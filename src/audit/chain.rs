@@ -10,12 +10,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::log_file;
+use super::files::{log_file, open_file};
 use super::line::{LineId, append_line};
-use super::recovery::recover;
+use super::recovery::{Findings, recover};
 
 /// Size in bytes at which a new file is started.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
+
+/// Records about the log itself that wait for a disk with space; further ones are dropped.
+const MAX_FIRST_BODIES: usize = 8;
 
 /// The current file and the end of the chain.
 #[derive(Debug)]
@@ -28,17 +31,17 @@ pub(super) struct ChainedLog {
     /// Whether a failed write left part of a line after `length`.
     has_partial_line: bool,
     last: LineId,
-    /// The record of a recovery. It is written before any other line.
-    first_body: Option<Vec<u8>>,
+    /// Records about the log itself, a few. They are written before any other line.
+    first_bodies: Vec<Vec<u8>>,
     buffer: Vec<u8>,
 }
 
 impl ChainedLog {
-    /// Finds the end of the chain and sets aside what follows it. The second value describes what was set
-    /// aside, if anything.
-    pub(super) fn open(dir: &Path) -> io::Result<(ChainedLog, Option<String>)> {
+    /// Finds the end of the chain and sets aside what follows it. The second value describes what was
+    /// found.
+    pub(super) fn open(dir: &Path) -> io::Result<(ChainedLog, Findings)> {
         let end = recover(dir)?;
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&end.path)?;
+        let file = open_file(&end.path, OpenOptions::new().append(true).create(true).mode(0o600))?;
         let length = file.metadata()?.len();
         Ok((
             ChainedLog {
@@ -48,10 +51,10 @@ impl ChainedLog {
                 length,
                 has_partial_line: false,
                 last: end.last,
-                first_body: None,
+                first_bodies: Vec::new(),
                 buffer: Vec::new(),
             },
-            end.report,
+            end.findings,
         ))
     }
 
@@ -71,8 +74,10 @@ impl ChainedLog {
     }
 
     /// Has `body` written as a line of its own before the next lines.
-    pub(super) fn set_first_body(&mut self, body: Vec<u8>) {
-        self.first_body = Some(body);
+    pub(super) fn push_first_body(&mut self, body: Vec<u8>) {
+        if self.first_bodies.len() < MAX_FIRST_BODIES {
+            self.first_bodies.push(body);
+        }
     }
 
     /// Replaces the current file, and returns the previous one.
@@ -100,7 +105,7 @@ impl ChainedLog {
         }
         let mut last = self.last;
         self.buffer.clear();
-        if let Some(body) = &self.first_body {
+        for body in &self.first_bodies {
             last = append_line(&mut self.buffer, last, body);
         }
         for body in line_bodies {
@@ -114,7 +119,7 @@ impl ChainedLog {
         }
         self.length += self.buffer.len() as u64;
         self.last = last;
-        self.first_body = None;
+        self.first_bodies.clear();
         Ok(())
     }
 
@@ -122,12 +127,31 @@ impl ChainedLog {
     /// continues to grow.
     pub(super) fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
+        self.start_file()
+    }
+
+    /// As [`ChainedLog::rotate`], for a file that was removed or cannot be synced.
+    pub(super) fn start_file(&mut self) -> io::Result<()> {
         let path = log_file(&self.dir, self.last.seq + 1);
-        self.file = Arc::new(OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?);
+        let file = open_file(&path, OpenOptions::new().append(true).create_new(true).mode(0o600))?;
+        self.file = Arc::new(file);
         self.path = path;
         self.length = 0;
+        self.has_partial_line = false;
         Ok(())
     }
+
+    /// Whether the current file has a line.
+    pub(super) fn has_lines(&self) -> bool {
+        self.length > 0
+    }
+}
+
+/// Opens a log, and returns what was set aside.
+#[cfg(test)]
+pub(super) fn open(dir: &Path) -> (ChainedLog, Option<String>) {
+    let (log, findings) = ChainedLog::open(dir).unwrap();
+    (log, findings.set_aside)
 }
 
 #[cfg(test)]
@@ -170,7 +194,7 @@ mod tests {
     fn chain_continues_across_restarts_and_rotation() {
         let dir = tempfile::tempdir().unwrap();
         for round in 0..3 {
-            let (mut log, recovered) = ChainedLog::open(dir.path()).unwrap();
+            let (mut log, recovered) = open(dir.path());
             assert_eq!(recovered, None);
             let bodies = [body("a"), body("b")];
             log.append(bodies.iter().map(Vec::as_slice)).unwrap();
@@ -185,7 +209,7 @@ mod tests {
     #[test]
     fn quarantines_partial_line() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        let (mut log, _) = open(dir.path());
         let bodies = [body("a"), body("b")];
         log.append(bodies.iter().map(Vec::as_slice)).unwrap();
         let path = log.path.clone();
@@ -193,7 +217,7 @@ mod tests {
         let first = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
         for cut in first + 1..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            let (mut log, recovered) = ChainedLog::open(dir.path()).unwrap();
+            let (mut log, recovered) = open(dir.path());
             assert!(recovered.unwrap().contains(&format!("{} bytes", cut - first)));
             log.append([body("c")].iter().map(Vec::as_slice)).unwrap();
             assert_eq!(assert_chained(dir.path()), 2);
@@ -206,10 +230,10 @@ mod tests {
     #[test]
     fn quarantines_foreign_tail() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        let (mut log, _) = open(dir.path());
         log.append([body("a")].iter().map(Vec::as_slice)).unwrap();
         (&*log.file).write_all(b"not json\n{\"v\":9,\"seq\":7,\"prev\":\"\"}\n\xff\xff\n").unwrap();
-        let (mut log, recovered) = ChainedLog::open(dir.path()).unwrap();
+        let (mut log, recovered) = open(dir.path());
         assert!(recovered.is_some());
         log.append([body("b")].iter().map(Vec::as_slice)).unwrap();
         assert_eq!(assert_chained(dir.path()), 2);
@@ -219,7 +243,7 @@ mod tests {
     fn full_disk_leaves_only_whole_lines() {
         // Writes to /dev/full fail with ENOSPC, like those to a full disk.
         let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        let (mut log, _) = open(dir.path());
         log.append([body("a")].iter().map(Vec::as_slice)).unwrap();
         let full_disk = OpenOptions::new().append(true).open("/dev/full").unwrap();
         let working_file = log.replace_file(Arc::new(full_disk));
@@ -233,10 +257,10 @@ mod tests {
     #[test]
     fn first_body_waits_for_space_and_precedes_all_others() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
+        let (mut log, _) = open(dir.path());
         let full_disk = OpenOptions::new().append(true).open("/dev/full").unwrap();
         let working_file = log.replace_file(Arc::new(full_disk));
-        log.set_first_body(body("first"));
+        log.push_first_body(body("first"));
         assert!(log.append(std::iter::empty()).is_err());
         log.replace_file(working_file);
         for _ in 0..2 {

@@ -1,10 +1,15 @@
 //! Names of the audit log's files: `N.jsonl` has the lines from number N on, `N.torn-K` what was set aside
-//! from it.
+//! from it. Only regular files with such names are used.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use super::line::MAX_SEQ;
 
 /// Digits of N.
 const NUMBER_LEN: usize = 20;
@@ -20,41 +25,67 @@ pub(super) fn log_file(dir: &Path, first_seq: u64) -> PathBuf {
 
 /// Returns the log's files, oldest first.
 pub(super) fn log_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    files_with_extension(dir, |extension| extension == LOG_EXTENSION)
+    entries(dir, |extension, is_file| is_file && extension == LOG_EXTENSION)
 }
 
 /// Returns the files with what was set aside, in no particular order within a log file.
 pub(super) fn torn_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    files_with_extension(dir, |extension| extension.starts_with(TORN_PREFIX))
+    entries(dir, |extension, is_file| is_file && extension.starts_with(TORN_PREFIX))
 }
 
-/// Returns the number in a file's name.
+/// Returns what has the name of a log file and is a directory, a symbolic link, a FIFO or the like.
+pub(super) fn irregular_entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    entries(dir, |extension, is_file| !is_file && extension == LOG_EXTENSION)
+}
+
+/// Returns the number in a file's name, or `None` if the daemon does not give such a name.
 pub(super) fn first_seq(path: &Path) -> Option<u64> {
     let stem = path.file_stem()?.to_str()?;
     let is_number = stem.len() == NUMBER_LEN && stem.bytes().all(|b| b.is_ascii_digit());
-    is_number.then(|| stem.parse().ok()).flatten()
+    let number = is_number.then(|| stem.parse().ok()).flatten();
+    number.filter(|number| *number <= MAX_SEQ)
+}
+
+/// Opens a log file. Never waits for a FIFO, and follows no symbolic link. An error names the file.
+pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+    let file = options.custom_flags(flags.bits()).open(path).map_err(|e| with_path(path, e))?;
+    if file.metadata().map_err(|e| with_path(path, e))?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::other(format!("{} is not a regular file", path.display())))
+}
+
+/// Puts the path before an error's text.
+pub(super) fn with_path(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Returns the first unused name for what is set aside from `log_file`.
 pub(super) fn unused_torn_file(log_file: &Path) -> io::Result<PathBuf> {
     for n in 1..u32::MAX {
         let candidate = log_file.with_extension(format!("{TORN_PREFIX}{n}"));
-        if !candidate.try_exists()? {
-            return Ok(candidate);
+        match fs::symlink_metadata(&candidate) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(candidate),
+            Err(e) => return Err(with_path(&candidate, e)),
+            Ok(_) => {}
         }
     }
     Err(io::Error::other("all names *.torn-N exist already; inspect and remove these files"))
 }
 
-fn files_with_extension(dir: &Path, matches: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+/// Returns the entries with a number whose extension and kind match, sorted.
+fn entries(dir: &Path, matches: impl Fn(&str, bool) -> bool) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
     for item in fs::read_dir(dir)? {
-        let path = item?.path();
-        let has_extension = path.extension().and_then(OsStr::to_str).is_some_and(&matches);
-        if has_extension && first_seq(&path).is_some() {
-            files.push(path);
+        let item = item?;
+        let path = item.path();
+        let Some(extension) = path.extension().and_then(OsStr::to_str) else { continue };
+        // The type is that of the entry itself: links are not followed.
+        if first_seq(&path).is_some() && matches(extension, item.file_type()?.is_file()) {
+            paths.push(path);
         }
     }
-    files.sort();
-    Ok(files)
+    paths.sort();
+    Ok(paths)
 }

@@ -35,7 +35,7 @@ pub enum WriteError {
         length: usize,
     },
     /// Written lines could not be synced to the disk, so a crash of the machine could lose them.
-    #[error("the audit log cannot be synced to its disk: {0}; it is tried again every second")]
+    #[error("the audit log cannot be synced to its disk: {0}; a new file is started")]
     Sync(#[source] Arc<io::Error>),
     /// The current file has its maximum size, and the next one cannot be started.
     #[error("a new file of the audit log cannot be started: {0}; the current one continues to grow")]
@@ -52,9 +52,14 @@ pub enum WriteError {
     /// This line was not written within 5 s.
     #[error("the disk is not responding")]
     Timeout,
-    /// The file that is being written has no directory entry any more.
-    #[error("the audit log file was removed while in use; restart hostbadged to create a new one")]
-    FileRemoved,
+    /// The file that was being written has no directory entry any more, or is truncated.
+    #[error("the audit log's file {reason} while in use, and a new one cannot be started: {source}")]
+    FileLost {
+        /// What happened to the file.
+        reason: &'static str,
+        /// Why the next file cannot be started.
+        source: Arc<io::Error>,
+    },
     /// The log's thread has exited.
     #[error("its writer thread has exited")]
     WriterExited,
@@ -91,9 +96,6 @@ pub struct AuditHealth {
     /// Whether less than [`LOW_SPACE_BYTES`] are free.
     low_space: AtomicBool,
     low_space_reported: AtomicBool,
-    /// Whether the file that is being written was removed.
-    file_removed: AtomicBool,
-    removal_reported: AtomicBool,
 }
 
 impl AuditHealth {
@@ -110,8 +112,6 @@ impl AuditHealth {
             stall_reported: AtomicBool::new(false),
             low_space: AtomicBool::new(false),
             low_space_reported: AtomicBool::new(false),
-            file_removed: AtomicBool::new(false),
-            removal_reported: AtomicBool::new(false),
         }
     }
 
@@ -122,9 +122,7 @@ impl AuditHealth {
 
     /// Returns why the log cannot be written at the moment, or `None` if it can.
     pub fn write_error(&self) -> Option<WriteError> {
-        self.stall_error()
-            .or_else(|| self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
-            .or_else(|| self.removal_error())
+        self.stall_error().or_else(|| self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Returns what is wrong with the log's disk although lines can be written.
@@ -139,18 +137,13 @@ impl AuditHealth {
         self.low_space.load(Ordering::Relaxed)
     }
 
-    fn removal_error(&self) -> Option<WriteError> {
-        self.file_removed.load(Ordering::Relaxed).then_some(WriteError::FileRemoved)
-    }
-
     /// Returns [`WriteError::Stalled`] if a write has been in progress for at least 1 s.
     pub fn stall_error(&self) -> Option<WriteError> {
         let age = self.writing.elapsed(self.start).filter(|age| *age >= STALL_TIMEOUT)?;
         Some(WriteError::Stalled { seconds: age.as_secs() })
     }
 
-    /// Logs the beginning and the end of a stall, low disk space, and the removal of the file, once each.
-    /// Call it about once a second, from a thread that does not write to the log.
+    /// Logs the beginning and the end of a stall, and low disk space, once each. Call it about once a second, from a thread that does not write to the log.
     pub fn report_transitions(&self) {
         match self.stall_error() {
             Some(stalled) if !self.stall_reported.swap(true, Ordering::Relaxed) => {
@@ -173,10 +166,6 @@ impl AuditHealth {
                 LOW_SPACE_BYTES >> 20
             );
         }
-        let removed = self.removal_error().filter(|_| !self.removal_reported.swap(true, Ordering::Relaxed));
-        if let Some(removed) = removed {
-            tracing::error!(event = "audit-failed", "{removed}");
-        }
     }
 
     /// Marks a write as in progress until the guard is dropped.
@@ -189,10 +178,9 @@ impl AuditHealth {
         self.syncing.begin(self.start)
     }
 
-    /// Stores the result of a check of the file and its disk.
-    pub(super) fn set_disk_state(&self, low_space: bool, file_removed: bool) {
+    /// Stores whether less than [`LOW_SPACE_BYTES`] are free.
+    pub(super) fn set_low_space(&self, low_space: bool) {
         self.low_space.store(low_space, Ordering::Relaxed);
-        self.file_removed.store(file_removed, Ordering::Relaxed);
     }
 
     /// Stores the result of a sync, and logs when syncs begin to fail or work again.

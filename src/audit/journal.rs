@@ -192,13 +192,33 @@ fn write_to_stderr(entry: &JournalEntry, clock: &Clock) {
     let _ = writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, printable(&entry.message));
 }
 
-/// Escapes control characters, so that text from callers cannot imitate other lines or control a terminal. An
-/// escaped character takes up to six bytes, so the result is cut again.
+/// Escapes control characters and others that are not displayed or change the order of the text around them,
+/// so that text from callers cannot imitate other lines or control a terminal. An escaped character takes up
+/// to ten bytes, so the result is cut again.
 fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if text.is_ascii() && !text.contains(char::is_control) || !text.contains(is_unprintable) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(cut_owned(text.escape_debug().to_string(), MAX_MESSAGE))
+    let mut escaped = String::with_capacity(text.len() * 2);
+    for c in text.chars() {
+        if is_bidi_control(c) {
+            escaped.extend(c.escape_unicode());
+        } else {
+            escaped.extend(c.escape_debug());
+        }
+    }
+    Cow::Owned(cut_owned(escaped, MAX_MESSAGE))
+}
+
+/// Whether a character is not displayed as itself, for example because it combines with the one before.
+fn is_unprintable(c: char) -> bool {
+    let is_quote_or_backslash = matches!(c, '"' | '\'' | '\\');
+    is_bidi_control(c) || !is_quote_or_backslash && c.escape_debug().len() > 1
+}
+
+/// The characters with the property Bidi_Control (Unicode Standard Annex 9).
+fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn write_to_journald(entry: &JournalEntry) {
@@ -210,12 +230,12 @@ fn write_to_journald(entry: &JournalEntry) {
                 MESSAGE_ID = entry.event.map(Event::message_id),
                 HOSTBADGE_EVENT = entry.event.map(Event::name),
                 HOSTBADGE_AGENT = entry.agent.as_deref(),
-                HOSTBADGE_AUDIENCE = entry.audience.as_deref(),
-                HOSTBADGE_JTI = entry.jti.as_deref(),
+                HOSTBADGE_AUDIENCE = entry.audience.as_deref().map(printable).as_deref(),
+                HOSTBADGE_JTI = entry.jti.as_deref().map(printable).as_deref(),
                 HOSTBADGE_REASON = entry.reason,
                 HOSTBADGE_PEER_PID = entry.pid,
                 HOSTBADGE_PEER_UID = entry.uid,
-                HOSTBADGE_PEER_UNIT = entry.unit.as_deref(),
+                HOSTBADGE_PEER_UNIT = entry.unit.as_deref().map(printable).as_deref(),
                 "{}",
                 printable(&entry.message)
             )
@@ -244,5 +264,17 @@ mod tests {
         }
         let short = "x".repeat(1000);
         assert_eq!(printable(&JournalEntry::new(Level::INFO, None, short.clone()).message), short);
+    }
+
+    #[test]
+    fn characters_that_reorder_or_hide_text_are_escaped() {
+        let invisible = ['\u{61c}', '\u{200b}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2028}'];
+        let invisible =
+            invisible.into_iter().chain(['\u{2066}', '\u{2069}', '\u{feff}', '\u{e0041}', '\u{9b}']);
+        for c in invisible {
+            let written = printable(&format!("ä{c}b")).into_owned();
+            assert_eq!(written, format!("ä{}b", c.escape_unicode()));
+        }
+        assert_eq!(printable("ä \"b\" 'c' \\ 🦀 … 漢"), "ä \"b\" 'c' \\ 🦀 … 漢");
     }
 }

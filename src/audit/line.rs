@@ -1,10 +1,13 @@
 //! The form of an audit line: version, number and predecessor's digest, then the record.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use data_encoding::HEXLOWER;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
 use crate::digest::sha256;
+
+use super::event::Event;
 
 /// Version of the line format, the member `v`.
 const FORMAT_VERSION: u32 = 1;
@@ -16,6 +19,9 @@ const MAX_CHAIN_MEMBERS_LEN: usize = 128;
 pub(super) const MAX_BODY_LEN: usize = MAX_LINE_LEN - MAX_CHAIN_MEMBERS_LEN;
 /// A whole line is longer than this, whatever its record: `v`, `seq` and `prev` alone are.
 pub(super) const MIN_LINE_LEN: u64 = 80;
+/// Highest number of a line. It is above all that a host can write, it is exact in JSON readers that know only
+/// doubles, and the number after it does not overflow.
+pub(super) const MAX_SEQ: u64 = 1 << 53;
 
 /// The number and the digest of a line, on which the next line depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +40,51 @@ impl LineId {
 
     /// Returns the number and the digest of a line without its newline, or `None` if it does not have the
     /// log's format.
+    #[cfg(test)]
     pub(super) fn of(line: &[u8]) -> Option<LineId> {
         Some(LineId { seq: parse_seq(line)?, digest: sha256(line) })
+    }
+}
+
+/// A line and how it is chained to others.
+#[derive(Debug)]
+pub(super) struct WholeLine {
+    pub(super) id: LineId,
+    /// The digest of the line before.
+    prev: [u8; 32],
+    /// Whether the line may skip numbers: its record says that they are missing.
+    skips_numbers: bool,
+    /// What the record says about gaps, if it reports any.
+    pub(super) gap_detail: Option<Box<str>>,
+}
+
+impl WholeLine {
+    /// Returns the parts of a line without its newline, or `None` if it does not have the log's format.
+    pub(super) fn of(line: &[u8]) -> Option<WholeLine> {
+        let members = parse(line)?;
+        let is_event = |event: Event| members.event.as_deref() == Some(event.name());
+        let gap_detail =
+            is_event(Event::AuditGap).then(|| members.detail.as_deref().unwrap_or_default().into());
+        let mut prev = [0; 32];
+        HEXLOWER_PERMISSIVE.decode_mut(members.prev.as_bytes(), &mut prev).ok()?;
+        Some(WholeLine {
+            id: LineId { seq: members.seq, digest: sha256(line) },
+            prev,
+            skips_numbers: is_event(Event::AuditTorn),
+            gap_detail,
+        })
+    }
+
+    /// Whether this line was written after `previous`.
+    pub(super) fn follows(&self, previous: LineId) -> bool {
+        let has_next_seq =
+            self.id.seq == previous.seq + 1 || self.skips_numbers && self.id.seq > previous.seq;
+        has_next_seq && self.prev == previous.digest
+    }
+
+    /// The digest of the line before.
+    pub(super) fn prev(&self) -> &[u8; 32] {
+        &self.prev
     }
 }
 
@@ -59,19 +108,30 @@ pub(super) fn append_line(buffer: &mut Vec<u8>, previous: LineId, body: &[u8]) -
 
 /// Returns the number of a line, or `None` if it does not have the log's format.
 pub(super) fn parse_seq(line: &[u8]) -> Option<u64> {
-    #[derive(serde::Deserialize)]
-    struct ChainMembers<'a> {
-        v: u32,
-        seq: u64,
-        #[serde(borrow)]
-        prev: std::borrow::Cow<'a, str>,
-    }
+    parse(line).map(|members| members.seq)
+}
+
+/// The members of a line that the chain needs.
+#[derive(serde::Deserialize)]
+struct ChainMembers<'a> {
+    v: u32,
+    seq: u64,
+    #[serde(borrow)]
+    prev: Cow<'a, str>,
+    #[serde(borrow, default)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    detail: Option<Cow<'a, str>>,
+}
+
+fn parse(line: &[u8]) -> Option<ChainMembers<'_>> {
     if !line.starts_with(b"{") || !line.ends_with(b"}") {
         return None;
     }
     let members: ChainMembers<'_> = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
     let is_digest = members.prev.len() == 64 && members.prev.bytes().all(|b| b.is_ascii_hexdigit());
-    (members.v == FORMAT_VERSION && members.seq > 0 && is_digest).then_some(members.seq)
+    let is_numbered = (1..=MAX_SEQ).contains(&members.seq);
+    (members.v == FORMAT_VERSION && is_numbered && is_digest).then_some(members)
 }
 
 #[cfg(test)]
@@ -99,6 +159,8 @@ mod tests {
         let others = [
             text.replace("\"v\":1", "\"v\":9"),
             text.replace("\"seq\":7", "\"seq\":0"),
+            text.replace("\"seq\":7", &format!("\"seq\":{}", u64::MAX)),
+            text.replace("\"seq\":7", &format!("\"seq\":{}", MAX_SEQ + 1)),
             text.replace("0000", "000"),
             text.replace("detail", "det\0il"),
             text[..text.len() - 1].to_owned(),

@@ -6,12 +6,14 @@
 //! Then [`Journal`] gets an entry for administrators, through a bounded queue that never blocks a request and
 //! counts the entries it drops.
 
+mod backwards;
 mod chain;
 #[cfg(test)]
 mod damage;
 mod event;
 mod files;
 mod health;
+mod history;
 mod journal;
 mod layer;
 mod line;
@@ -96,13 +98,13 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens the log in `dir`, moves what follows its last whole line to files `*.torn-N`, records that, and
-    /// starts the log's threads. Blocking.
+    /// Opens the log in `dir`, moves what follows its last line to files `*.torn-N`, checks the chain of the
+    /// latest lines, records what was found, and starts the log's threads. Blocking.
     ///
     /// # Errors
     /// The log cannot be read or created, or a thread cannot be started.
     pub fn open(dir: &Path, journal: Journal, clock: Clock) -> io::Result<Audit> {
-        let (writer, set_aside) = LogWriter::start(dir)?;
+        let (writer, findings) = LogWriter::start(dir, clock.clone())?;
         let audit = Audit {
             writer: Arc::new(WriterGuard(writer)),
             write_mode: WriteMode::Background,
@@ -110,8 +112,12 @@ impl Audit {
             journal,
             clock,
         };
-        if let Some(message) = set_aside {
-            audit.record_set_aside(&message);
+        // The record of skipped numbers is the line after them.
+        if let Some(message) = findings.set_aside {
+            audit.record_finding(Event::AuditTorn, &message);
+        }
+        if let Some(message) = findings.gaps {
+            audit.record_finding(Event::AuditGap, &message);
         }
         Ok(audit)
     }
@@ -260,10 +266,10 @@ impl Audit {
         Ok(())
     }
 
-    /// Records what was set aside, before an async runtime exists that could wait for the disk. On a disk
-    /// that is full, the line is written before any other.
-    fn record_set_aside(&self, message: &str) {
-        let record = Record::for_event(Event::AuditTorn, message, self.clock.now());
+    /// Records what was found in the log, before an async runtime exists that could wait for the disk. On a
+    /// disk that is full, the line is written before any other.
+    fn record_finding(&self, event: Event, message: &str) {
+        let record = Record::for_event(event, message, self.clock.now());
         if let Ok(body) = record.to_json_members() {
             self.writer.0.write_first(body);
         }

@@ -1,37 +1,45 @@
 //! Finds the end of the chain when the log is opened, and sets aside what follows it.
 //!
 //! A crash of the machine can leave any number of zeros or old blocks of the disk after the last synced line.
-//! The last whole line is searched backwards through all of a file and then through the files before it, so
-//! that the chain never begins again. What follows that line is kept whole in files `N.torn-K`.
+//! The last line is searched backwards through all of a file and then through the files before it, so that
+//! the chain never begins again. What follows that line is kept whole in files `N.torn-K`, and no number is
+//! used again that a lost line can have had.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::files::{first_seq, log_file, log_files, torn_files, unused_torn_file};
-use super::line::{LineId, MIN_LINE_LEN};
+use super::files::{
+    first_seq, irregular_entries, log_file, log_files, open_file, torn_files, unused_torn_file, with_path,
+};
+use super::history::History;
+use super::line::{LineId, MAX_SEQ, MIN_LINE_LEN};
 
-/// Bytes that are searched at once for newlines.
-const BLOCK_LEN: u64 = 64 * 1024;
-/// Longer lines are not read. Earlier versions wrote one line for a reload, with the names of up to 20,000
-/// agents.
-const MAX_OLD_LINE_LEN: u64 = 2 * 1024 * 1024;
-/// Files that the report names.
-const MAX_REPORTED_FILES: usize = 8;
+/// Files and gaps that a report names.
+const MAX_REPORTED: usize = 8;
 
 /// Where the next line goes.
 #[derive(Debug)]
 pub(super) struct ChainEnd {
     /// The file to append to; it may not exist.
     pub(super) path: PathBuf,
-    /// The last line.
+    /// The last line. Its number is higher than that of its digest where lines after it are lost.
     pub(super) last: LineId,
-    /// What was set aside, for administrators; `None` if nothing was.
-    pub(super) report: Option<String>,
+    /// What was found, for administrators.
+    pub(super) findings: Findings,
 }
 
-/// Bytes after the last whole line.
+/// What is wrong with the log, for administrators.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// What was set aside and which numbers are skipped; `None` if nothing was.
+    pub(super) set_aside: Option<String>,
+    /// Gaps before the last line that no record declares.
+    pub(super) gaps: Option<String>,
+}
+
+/// Bytes after the last line.
 #[derive(Debug)]
 struct Remainder {
     file: PathBuf,
@@ -40,77 +48,65 @@ struct Remainder {
     moved_to: io::Result<PathBuf>,
 }
 
-/// Finds the last whole line, and moves everything after it to files `N.torn-K`. Blocking.
+/// Finds the last line, and moves everything after it to files `N.torn-K`. Blocking.
 ///
 /// What a full disk has no room to copy stays where it is, and the log continues in a new file.
 pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
     let mut remainders = Vec::new();
+    let mut history = History::default();
     let mut found = None;
     for path in log_files(dir)?.into_iter().rev() {
-        let file = File::open(&path)?;
-        let length = file.metadata()?.len();
+        if found.is_some() {
+            // The files before matter only for the check of the chain, so one that is unreadable ends it.
+            if !history.needs_more() || read_file(&mut history, &path).is_err() {
+                break;
+            }
+            continue;
+        }
+        let length = read_file(&mut history, &path)?;
         if length == 0 {
             continue;
         }
-        let Some((end, last)) = last_line(&file, length)? else {
-            let moved_to = Ok(set_file_aside(&path)?);
+        let Some((end, last)) = history.last() else {
+            history.clear();
+            let moved_to = Ok(set_file_aside(&path).map_err(|e| with_path(&path, e))?);
             remainders.push(Remainder { file: path, length, moved_to });
             continue;
         };
         let mut ends_with_line = true;
+        let mut highest = last.seq;
         if end < length {
+            // More lines than this cannot have been written there.
+            highest = highest.max(history.highest_behind_last(last.seq + (length - end) / MIN_LINE_LEN));
             let moved_to = set_tail_aside(&path, end, length);
             ends_with_line = moved_to.is_ok();
             remainders.push(Remainder { file: path.clone(), length: length - end, moved_to });
         }
-        found = Some((path, last, ends_with_line));
-        break;
+        found = Some((path, last, highest, ends_with_line));
     }
-    let last = match &found {
-        Some((_, last, _)) => *last,
-        None => LineId::without_digest(highest_lost_seq(dir)?),
+    let (last, highest) = match &found {
+        Some((_, last, highest, _)) => (*last, *highest),
+        None => (LineId::without_digest(0), 0),
     };
-    let current = current_file(dir, last, found.as_ref().map(|(path, ..)| &**path))?;
-    let last_file = found.and_then(|(path, _, ends_with_line)| ends_with_line.then_some(path));
-    let path = current.or(last_file).unwrap_or_else(|| log_file(dir, last.seq + 1));
-    let report = (!remainders.is_empty()).then(|| describe(&remainders, last.seq));
-    Ok(ChainEnd { path, last, report })
+    let highest = highest.max(highest_lost_seq(dir, last.seq)?);
+    let next = LineId { seq: highest, ..last };
+    let current = current_file(dir, next, found.as_ref().map(|(path, ..)| &**path))?;
+    let last_file = found.and_then(|(path, _, _, ends_with_line)| ends_with_line.then_some(path));
+    let path = current.or(last_file).unwrap_or_else(|| log_file(dir, highest + 1));
+    let findings = Findings {
+        set_aside: describe_set_aside(&remainders, last.seq, highest),
+        gaps: describe_gaps(&history),
+    };
+    Ok(ChainEnd { path, last: next, findings })
 }
 
-/// Returns where the last whole line ends, with its newline, and the line's number and digest.
-fn last_line(file: &File, length: u64) -> io::Result<Option<(u64, LineId)>> {
-    let mut block = vec![0; BLOCK_LEN.min(length) as usize];
-    let mut line = Vec::new();
-    // The position of the newline that ends the line whose beginning is searched.
-    let mut newline_after = None;
-    let mut block_end = length;
-    while block_end > 0 {
-        let block_start = block_end.saturating_sub(BLOCK_LEN);
-        let block = &mut block[..(block_end - block_start) as usize];
-        file.read_exact_at(block, block_start)?;
-        for at in (0..block.len()).rev().filter(|at| block[*at] == b'\n') {
-            let newline = block_start + at as u64;
-            if let Some(end) = newline_after.replace(newline)
-                && let Some(id) = read_line(file, newline + 1, end, &mut line)?
-            {
-                return Ok(Some((end + 1, id)));
-            }
-        }
-        block_end = block_start;
-    }
-    let Some(end) = newline_after else { return Ok(None) };
-    Ok(read_line(file, 0, end, &mut line)?.map(|id| (end + 1, id)))
-}
-
-/// Returns number and digest of the bytes from `start` to `end`, if they are a whole line.
-fn read_line(file: &File, start: u64, end: u64, line: &mut Vec<u8>) -> io::Result<Option<LineId>> {
-    let length = end - start;
-    if !(MIN_LINE_LEN..=MAX_OLD_LINE_LEN).contains(&length) {
-        return Ok(None);
-    }
-    line.resize(length as usize, 0);
-    file.read_exact_at(line, start)?;
-    Ok(LineId::of(line))
+/// Reads a file that is older than those that were read, and returns its length.
+fn read_file(history: &mut History, path: &Path) -> io::Result<u64> {
+    let file = open_file(path, File::options().read(true))?;
+    let length = file.metadata().map_err(|e| with_path(path, e))?.len();
+    let first_seq = first_seq(path).unwrap_or_default();
+    history.read(&file, length, first_seq).map_err(|e| with_path(path, e))?;
+    Ok(length)
 }
 
 /// Moves the bytes of a file from `end` on to a file of their own. A crash leaves them in both files or in
@@ -127,14 +123,14 @@ fn set_tail_aside(path: &Path, end: u64, length: u64) -> io::Result<PathBuf> {
         return Err(e);
     }
     sync_dir_of(path)?;
-    let file = OpenOptions::new().write(true).open(path)?;
+    let file = open_file(path, OpenOptions::new().write(true))?;
     file.set_len(end)?;
     file.sync_all()?;
     Ok(to)
 }
 
 fn copy_tail(path: &Path, end: u64, length: u64, to: &Path) -> io::Result<()> {
-    let mut from = File::open(path)?;
+    let mut from = open_file(path, File::options().read(true))?;
     from.seek(SeekFrom::Start(end))?;
     let mut copy = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
     let copied = io::copy(&mut from.take(length - end), &mut copy)?;
@@ -152,14 +148,25 @@ fn set_file_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(to)
 }
 
-/// Returns a number that no lost line exceeds, for a log that has content and not one whole line: from the
-/// names of its files, and from the number of lines that their bytes can have been. 0 for an empty log.
-fn highest_lost_seq(dir: &Path) -> io::Result<u64> {
+/// Returns a number that no line after line `last` exceeds whose file was set aside, now or at an earlier
+/// start that could not record it: from the names of the files, and from the number of lines that their bytes
+/// can have been. 0 if there is no such file.
+fn highest_lost_seq(dir: &Path, last: u64) -> io::Result<u64> {
     let mut highest = 0;
-    for path in log_files(dir)?.into_iter().chain(torn_files(dir)?) {
-        let lines = fs::metadata(&path)?.len().div_ceil(MIN_LINE_LEN);
-        let before = first_seq(&path).unwrap_or_default().saturating_sub(1);
-        highest = highest.max(before.saturating_add(lines));
+    for path in log_files(dir)?.into_iter().chain(torn_files(dir)?).chain(irregular_entries(dir)?) {
+        let Some(first) = first_seq(&path).filter(|first| *first > last) else { continue };
+        let metadata = fs::symlink_metadata(&path).map_err(|e| with_path(&path, e))?;
+        // Nothing is known about an entry that is no file, but its name cannot be used.
+        let lines = if metadata.is_file() { metadata.len().div_ceil(MIN_LINE_LEN) } else { 1 };
+        let seq = first - 1 + lines;
+        if seq >= MAX_SEQ {
+            let message = "the name leaves no number for further lines; move it elsewhere";
+            return Err(with_path(&path, io::Error::other(message)));
+        }
+        highest = highest.max(seq);
+    }
+    if last >= MAX_SEQ {
+        return Err(io::Error::other(format!("the audit log ends with line {last}, the highest number")));
     }
     Ok(highest)
 }
@@ -176,28 +183,43 @@ fn current_file(dir: &Path, last: LineId, last_file: Option<&Path>) -> io::Resul
         if path == next_file {
             current = Some(path);
         } else {
-            fs::remove_file(&path)?;
+            fs::remove_file(&path).map_err(|e| with_path(&path, e))?;
             sync_dir_of(&path)?;
         }
     }
     Ok(current)
 }
 
-fn describe(remainders: &[Remainder], last_seq: u64) -> String {
+/// Returns `None` if the log ends with its last line and no number is skipped.
+fn describe_set_aside(remainders: &[Remainder], last: u64, highest: u64) -> Option<String> {
+    let skipped = (highest > last).then(|| {
+        format!("lines {} to {highest} are missing: lost lines can have had these numbers", last + 1)
+    });
+    if remainders.is_empty() {
+        return skipped;
+    }
     let total: u64 = remainders.iter().map(|part| part.length).sum();
     let describe_part = |part: &Remainder| match &part.moved_to {
         Ok(to) => format!("{} of {} were moved to {}", part.length, part.file.display(), to.display()),
         Err(error) => format!("{} of {} stay there: {error}", part.length, part.file.display()),
     };
-    let mut parts: Vec<String> = remainders.iter().take(MAX_REPORTED_FILES).map(describe_part).collect();
-    if let Some(more) = remainders.len().checked_sub(MAX_REPORTED_FILES).filter(|more| *more > 0) {
+    let mut parts: Vec<String> = remainders.iter().take(MAX_REPORTED).map(describe_part).collect();
+    if let Some(more) = remainders.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
         parts.push(format!("the rest is from {more} more files"));
     }
-    format!(
-        "{total} bytes after line {last_seq} have no whole line: {}; \
-         later lines that a crash of the machine destroyed are missing",
-        parts.join(", ")
-    )
+    let missing =
+        skipped.unwrap_or_else(|| "later lines that a crash of the machine destroyed are missing".to_owned());
+    Some(format!("{total} bytes after line {last} do not continue it: {missing}; {}", parts.join(", ")))
+}
+
+fn describe_gaps(history: &History) -> Option<String> {
+    let gaps = history.undeclared_gaps();
+    let parts: Vec<String> = gaps.iter().take(MAX_REPORTED).map(|gap| gap.describe()).collect();
+    let more = gaps.len().saturating_sub(MAX_REPORTED);
+    let more = if more > 0 { format!(" {more} more gaps;") } else { String::new() };
+    (!gaps.is_empty()).then(|| {
+        format!("lines are missing or were changed {}{more} the chain is broken there", parts.join(" "))
+    })
 }
 
 fn sync_dir_of(path: &Path) -> io::Result<()> {
@@ -206,89 +228,4 @@ fn sync_dir_of(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::chain::ChainedLog;
-
-    fn append(log: &mut ChainedLog, count: usize) {
-        for n in 0..count {
-            let body = format!("\"detail\":\"{}\"}}", "x".repeat(97 * n % 3000));
-            log.append([body.as_bytes()].into_iter()).unwrap();
-        }
-    }
-
-    #[test]
-    fn zeros_after_a_power_cut_tear_no_line_and_restart_no_number() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
-        append(&mut log, 100);
-        let path = log.path().to_owned();
-        let whole = fs::read(&path).unwrap();
-        for zeros in [1, 4095, 131_071, 131_072, 131_073, 1 << 20] {
-            fs::write(&path, [whole.clone(), vec![0; zeros]].concat()).unwrap();
-            let (log, report) = ChainedLog::open(dir.path()).unwrap();
-            assert_eq!(log.seq(), 100);
-            assert!(report.unwrap().contains(&format!("{zeros} bytes after line 100")));
-            assert_eq!(fs::read(&path).unwrap(), whole);
-            let torn = path.with_extension("torn-1");
-            assert_eq!(fs::read(&torn).unwrap(), vec![0; zeros]);
-            fs::remove_file(torn).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_log_without_a_whole_line_does_not_begin_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = log_file(dir.path(), 5000);
-        fs::write(&path, vec![0; 300_000]).unwrap();
-        let (mut log, report) = ChainedLog::open(dir.path()).unwrap();
-        assert!(report.unwrap().starts_with("300000 bytes"));
-        // As many lines as the bytes can have been.
-        assert!(log.seq() >= 4999 + 300_000 / 100, "{}", log.seq());
-        let seq = log.seq();
-        let (reopened, report) = ChainedLog::open(dir.path()).unwrap();
-        assert_eq!((reopened.seq(), report), (seq, None));
-        append(&mut log, 1);
-        assert_eq!(ChainedLog::open(dir.path()).unwrap().0.seq(), seq + 1);
-        assert_eq!(fs::read(path.with_extension("torn-1")).unwrap(), vec![0; 300_000]);
-    }
-
-    #[test]
-    fn a_file_without_a_whole_line_is_set_aside_and_the_file_before_continues() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
-        append(&mut log, 10);
-        let first = log.path().to_owned();
-        log.rotate().unwrap();
-        fs::write(log.path(), vec![b'x'; 200_000]).unwrap();
-        let torn = log.path().with_extension("torn-1");
-        let (log, _) = ChainedLog::open(dir.path()).unwrap();
-        assert_eq!((log.seq(), log.path()), (10, &*first));
-        assert_eq!(fs::read(torn).unwrap(), vec![b'x'; 200_000]);
-    }
-
-    #[test]
-    fn an_unfinished_copy_is_made_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
-        append(&mut log, 3);
-        let path = log.path().to_owned();
-        let whole = fs::read(&path).unwrap();
-        fs::write(&path, [&whole[..], b"{\"v\":1,\"se"].concat()).unwrap();
-        let unfinished = PathBuf::from(format!("{}.new", path.with_extension("torn-1").display()));
-        fs::write(&unfinished, b"{\"v\":").unwrap();
-        let (log, report) = ChainedLog::open(dir.path()).unwrap();
-        assert!(report.is_some() && log.seq() == 3 && !unfinished.exists());
-        assert_eq!(fs::read(path.with_extension("torn-1")).unwrap(), b"{\"v\":1,\"se");
-    }
-
-    #[test]
-    fn a_line_of_an_earlier_version_may_be_longer() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut log, _) = ChainedLog::open(dir.path()).unwrap();
-        let body = format!("\"detail\":\"{}\"}}", "x".repeat(1_400_000));
-        log.append([body.as_bytes()].into_iter()).unwrap();
-        let (log, report) = ChainedLog::open(dir.path()).unwrap();
-        assert_eq!((log.seq(), report), (1, None));
-    }
-}
+mod tests;

@@ -1,21 +1,24 @@
 //! Counts refusals that have no record, until a record of the same agent or uid has their number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::agents::AgentName;
 use crate::policy::Refusal;
 
-/// Agents and uids that are counted separately; further ones share one count.
-const MAX_KEYS: usize = 1024;
+/// Agents that are counted separately; further ones share one count.
+const MAX_AGENTS: usize = 1024;
+/// Uids of unknown callers that are counted separately. Any user can have many uids come once (with user
+/// namespaces), so they take no room of agents, and an older one gives way to a new one.
+const MAX_UIDS: usize = 256;
 
 /// Whose refusals are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Agent(AgentName),
     UnknownUid(u32),
-    /// Callers that could not be read, and those beyond [`MAX_KEYS`].
+    /// Callers that could not be read, and those beyond the bounds. The next record of any caller has them.
     Others,
 }
 
@@ -48,7 +51,7 @@ impl<T> Counted<T> {
 /// The numbers of refusals that no record has yet.
 #[derive(Debug, Default)]
 pub(super) struct SuppressedCounts {
-    counts: Mutex<HashMap<Key, u64>>,
+    counts: Mutex<Counts>,
     /// Number of keys in `counts`, so that refusals do not lock while nothing is counted.
     keys: AtomicUsize,
 }
@@ -73,9 +76,7 @@ impl SuppressedCounts {
             return;
         }
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = if counts.len() >= MAX_KEYS && !counts.contains_key(&key) { Key::Others } else { key };
-        let count = counts.entry(key).or_default();
-        *count = count.saturating_add(number);
+        counts.add(key, number);
         self.keys.store(counts.len(), Ordering::Relaxed);
     }
 
@@ -84,10 +85,66 @@ impl SuppressedCounts {
             return 0;
         }
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.remove(key).unwrap_or(0);
-        let others = if matches!(key, Key::Agent(_)) { None } else { counts.remove(&Key::Others) };
+        let taken = counts.take(key);
         self.keys.store(counts.len(), Ordering::Relaxed);
-        own.saturating_add(others.unwrap_or(0))
+        taken
+    }
+}
+
+/// The numbers by agent and by uid, and the rest.
+#[derive(Debug, Default)]
+struct Counts {
+    agents: HashMap<AgentName, u64>,
+    uids: HashMap<u32, u64>,
+    /// Uids by the time of their first refusal, oldest first. It has each uid of `uids`.
+    oldest_uids: VecDeque<u32>,
+    others: u64,
+}
+
+impl Counts {
+    fn len(&self) -> usize {
+        self.agents.len() + self.uids.len() + usize::from(self.others > 0)
+    }
+
+    fn add(&mut self, key: Key, number: u64) {
+        let count = match key {
+            Key::Agent(name) if self.agents.len() < MAX_AGENTS || self.agents.contains_key(&name) => {
+                self.agents.entry(name).or_default()
+            }
+            Key::UnknownUid(uid) => {
+                if !self.uids.contains_key(&uid) {
+                    self.make_room();
+                    self.oldest_uids.push_back(uid);
+                }
+                self.uids.entry(uid).or_default()
+            }
+            Key::Agent(_) | Key::Others => &mut self.others,
+        };
+        *count = count.saturating_add(number);
+    }
+
+    /// Adds the oldest uid's number to the rest if there is no room for another.
+    fn make_room(&mut self) {
+        if self.uids.len() < MAX_UIDS {
+            return;
+        }
+        let oldest = self.oldest_uids.pop_front().and_then(|uid| self.uids.remove(&uid));
+        self.others = self.others.saturating_add(oldest.unwrap_or(0));
+    }
+
+    fn take(&mut self, key: &Key) -> u64 {
+        let own = match key {
+            Key::Agent(name) => self.agents.remove(name),
+            Key::UnknownUid(uid) => {
+                let own = self.uids.remove(uid);
+                if own.is_some() {
+                    self.oldest_uids.retain(|known| known != uid);
+                }
+                own
+            }
+            Key::Others => None,
+        };
+        own.unwrap_or(0).saturating_add(std::mem::take(&mut self.others))
     }
 }
 
@@ -145,12 +202,31 @@ mod tests {
     #[test]
     fn keys_are_bounded_and_nothing_is_lost_beyond() {
         let counts = Arc::new(SuppressedCounts::default());
-        for n in 0..2 * MAX_KEYS {
+        for n in 0..2 * MAX_AGENTS {
             counts.add(&refusal(Some(&format!("a{n}"))), 1);
         }
-        assert!(counts.keys.load(Ordering::Relaxed) <= MAX_KEYS + 1);
+        assert!(counts.keys.load(Ordering::Relaxed) <= MAX_AGENTS + 1);
         let mut unread = refusal(None);
         counts.take_into(&mut unread).settle();
-        assert_eq!(unread.suppressed, MAX_KEYS as u64);
+        assert_eq!(unread.suppressed, MAX_AGENTS as u64);
+    }
+
+    #[test]
+    fn uids_that_come_once_take_no_room_of_agents_and_any_record_has_their_number() {
+        let counts = Arc::new(SuppressedCounts::default());
+        for uid in 0..5000 {
+            counts.add_to(Key::UnknownUid(uid), 1);
+        }
+        assert_eq!(counts.keys.load(Ordering::Relaxed), MAX_UIDS + 1);
+        counts.add(&refusal(Some("a")), 7);
+        counts.add(&refusal(Some("b")), 3);
+        let mut first = refusal(Some("a"));
+        counts.take_into(&mut first).settle();
+        assert_eq!(first.suppressed, 7 + 5000 - MAX_UIDS as u64, "its own, and those of the evicted uids");
+        let mut second = refusal(Some("b"));
+        counts.take_into(&mut second).settle();
+        assert_eq!(second.suppressed, 3);
+        assert_eq!(counts.take(&Key::UnknownUid(4999)), 1, "the latest uids are counted separately");
+        assert_eq!(counts.keys.load(Ordering::Relaxed), MAX_UIDS - 1);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::files::log_files;
+use super::files::{log_files, open_file};
 use super::line::parse_seq;
 
 /// Bytes read from the end of each file.
@@ -44,7 +44,7 @@ pub fn tail(dir: &Path, after_seq: u64, limit: usize) -> io::Result<Vec<LogLine>
 }
 
 fn last_lines(path: &Path, after_seq: u64, limit: usize) -> io::Result<Vec<LogLine>> {
-    let mut file = File::open(path)?;
+    let mut file = open_file(path, File::options().read(true))?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(MAX_TAIL_BYTES)))?;
     let mut text = Vec::new();

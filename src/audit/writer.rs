@@ -16,10 +16,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::chain::ChainedLog;
+use super::event::Event;
 use super::health::{AuditHealth, SLOW_WRITE, WriteError};
 use super::line::MAX_BODY_LEN;
+use super::record::Record;
+use super::recovery::Findings;
 use super::suppressed::CarriedCount;
 use super::syncer::Syncer;
+use crate::clock::Clock;
 use crate::critical::spawn_critical;
 
 /// Lines that may wait; further ones are refused.
@@ -33,6 +37,9 @@ const MAX_INLINE_BATCHES: usize = 4;
 const WAKE_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of fdatasync calls.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Least time between new files that are started because syncs fail; it doubles up to the maximum.
+const MIN_NEW_FILE_DELAY: Duration = Duration::from_secs(10);
+const MAX_NEW_FILE_DELAY: Duration = Duration::from_secs(600);
 
 /// One line to write, without its number and the digest of its predecessor.
 #[derive(Debug)]
@@ -62,20 +69,22 @@ pub(super) struct LogWriter {
     syncer: Syncer,
     closed: AtomicBool,
     health: AuditHealth,
+    clock: Clock,
 }
 
 impl LogWriter {
-    /// Opens the log and starts its threads. The second value describes a recovery, as in
+    /// Opens the log and starts its threads. The second value describes what was found, as in
     /// [`ChainedLog::open`].
-    pub(super) fn start(dir: &Path) -> io::Result<(Arc<LogWriter>, Option<String>)> {
-        let (log, recovered) = ChainedLog::open(dir)?;
+    pub(super) fn start(dir: &Path, clock: Clock) -> io::Result<(Arc<LogWriter>, Findings)> {
+        let (log, findings) = ChainedLog::open(dir)?;
         let writer = Arc::new(LogWriter {
             queue: Mutex::default(),
             work_available: Condvar::new(),
-            syncer: Syncer::new(dir, log.file())?,
+            syncer: Syncer::new(dir, log.file(), log.path())?,
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
+            clock,
         });
         let spawn_thread = |name, run: fn(&LogWriter)| {
             let writer = writer.clone();
@@ -84,16 +93,14 @@ impl LogWriter {
         };
         spawn_thread("audit", LogWriter::run_writer)?;
         spawn_thread("audit-sync", LogWriter::run_syncer)?;
-        Ok((writer, recovered))
+        Ok((writer, findings))
     }
 
     /// Writes a line before all others, or with the first line that can be written. Blocking.
     pub(super) fn write_first(&self, body: Vec<u8>) {
         let mut log = lock(&self.log);
-        log.set_first_body(body);
-        let result = log.append(std::iter::empty()).map_err(WriteError::from);
-        self.health.record_result(&result, &log);
-        self.syncer.mark_written();
+        log.push_first_body(body);
+        let _ = self.append(&mut log, std::iter::empty());
     }
 
     /// Queues a line. The receiver gets the result of its write.
@@ -169,6 +176,7 @@ impl LogWriter {
 
     /// Runs the thread `audit`: writes queued lines and starts new files.
     fn run_writer(&self) {
+        let mut new_file_pace = NewFilePace::default();
         while !self.closed.load(Ordering::Acquire) {
             let queue = lock(&self.queue);
             let wait_result = self.work_available.wait_timeout_while(queue, WAKE_INTERVAL, |queue| {
@@ -179,13 +187,23 @@ impl LogWriter {
             if let Some(elapsed) = self.write_batch(&mut log) {
                 self.health.note_write_time(elapsed);
             }
-            if log.is_full() {
-                let rotated = log.rotate();
-                if rotated.is_ok() {
-                    self.syncer.follow(log.file());
-                }
-                self.health.record_rotation(rotated);
+            if self.syncer.lost_reason().is_some() {
+                let _ = self.append(&mut log, std::iter::empty());
             }
+            let started = if self.syncer.has_failed() && log.has_lines() {
+                if !new_file_pace.is_due(Instant::now()) {
+                    continue;
+                }
+                log.start_file()
+            } else if log.is_full() {
+                log.rotate()
+            } else {
+                continue;
+            };
+            if started.is_ok() {
+                self.syncer.follow(log.file(), log.path());
+            }
+            self.health.record_rotation(started);
         }
     }
 
@@ -211,17 +229,11 @@ impl LogWriter {
             return None;
         }
         let started_at = Instant::now();
-        let result = {
-            let _writing = self.health.begin_write();
-            log.append(lines.iter().map(|job| job.body.as_slice()))
-        };
+        let result = self.append(log, lines.iter().map(|job| job.body.as_slice()));
         let elapsed = started_at.elapsed();
         if elapsed > SLOW_WRITE {
             self.health.mark_slow();
         }
-        let result = result.map_err(WriteError::from);
-        self.health.record_result(&result, log);
-        self.syncer.mark_written();
         for line in lines {
             if result.is_ok() {
                 line.carried.into_iter().for_each(CarriedCount::settle);
@@ -231,6 +243,61 @@ impl LogWriter {
         }
         Some(elapsed)
     }
+
+    /// Appends lines, after starting a new file if the current one is lost, and stores the result.
+    fn append<'a>(
+        &self,
+        log: &mut ChainedLog,
+        bodies: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), WriteError> {
+        let result = {
+            let _writing = self.health.begin_write();
+            self.replace_lost_file(log).and_then(|()| Ok(log.append(bodies)?))
+        };
+        self.health.record_result(&result, log);
+        self.syncer.mark_written();
+        result
+    }
+
+    /// Starts a new file if lines in the current one would be lost. Its first line says why.
+    fn replace_lost_file(&self, log: &mut ChainedLog) -> Result<(), WriteError> {
+        let Some(reason) = self.syncer.lost_reason() else { return Ok(()) };
+        let lost = log.path().to_owned();
+        log.start_file().map_err(|error| WriteError::FileLost { reason, source: Arc::new(error) })?;
+        self.syncer.follow_replacement(log.file(), log.path());
+        let detail = format!(
+            "{} {reason} while in use; the audit log continues after line {} in {}",
+            lost.display(),
+            log.seq(),
+            log.path().display()
+        );
+        let record = Record::for_event(Event::AuditFileReplaced, &detail, self.clock.now());
+        if let Ok(body) = record.to_json_members() {
+            log.push_first_body(body);
+        }
+        tracing::error!(event = "audit-file-replaced", "{detail}");
+        Ok(())
+    }
+}
+
+/// When a new file may be started after a failed sync: at once, and then ever less often while syncs of the
+/// new files fail too, so that a broken disk does not get a file each second.
+#[derive(Debug, Default)]
+struct NewFilePace {
+    not_before: Option<Instant>,
+    delay: Duration,
+}
+
+impl NewFilePace {
+    fn is_due(&mut self, now: Instant) -> bool {
+        if self.not_before.is_some_and(|not_before| now < not_before) {
+            return false;
+        }
+        let fails_again = self.not_before.is_some_and(|not_before| now < not_before + self.delay);
+        self.delay = if fails_again { self.delay * 2 } else { MIN_NEW_FILE_DELAY }.min(MAX_NEW_FILE_DELAY);
+        self.not_before = Some(now + self.delay);
+        true
+    }
 }
 
 /// Locks a mutex. No critical section leaves its data inconsistent if it panics, so poisoning is ignored.
@@ -239,156 +306,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::Read;
-    use std::os::fd::OwnedFd;
-
-    use super::*;
-    use crate::audit::health::FAST_WRITES_TO_RECOVER;
-
-    fn body() -> Vec<u8> {
-        b"\"detail\":\"x\"}".to_vec()
-    }
-
-    /// Replaces the file with a full pipe: writes block until the reader has read.
-    fn install_stalling_file(writer: &LogWriter) -> File {
-        let (reader, pipe_end): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
-        let mut pipe_end = File::from(pipe_end);
-        let capacity = nix::fcntl::fcntl(&pipe_end, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
-        io::Write::write_all(&mut pipe_end, &vec![b'-'; capacity as usize]).unwrap();
-        writer.replace_file(Arc::new(pipe_end));
-        File::from(reader)
-    }
-
-    /// Waits until `condition` holds, at most 5 s.
-    fn wait_until(condition_name: &str, mut condition: impl FnMut() -> bool) {
-        for _ in 0..1000 {
-            if condition() {
-                return;
-            }
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        panic!("waited in vain until {condition_name}");
-    }
-
-    #[test]
-    fn writes_inline_while_disk_is_fast() {
-        let dir = tempfile::tempdir().unwrap();
-        let (writer, _) = LogWriter::start(dir.path()).unwrap();
-        for at in 1..=50 {
-            let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
-            // If the machine was slow at that moment, the thread `audit` writes the line.
-            wait_until("it is written", || result.try_recv().is_ok());
-            assert_eq!(writer.health().last_seq(), at);
-        }
-        writer.close();
-    }
-
-    #[test]
-    fn stalled_write_does_not_block_other_callers() {
-        let dir = tempfile::tempdir().unwrap();
-        let (writer, _) = LogWriter::start(dir.path()).unwrap();
-        let mut pipe_reader = install_stalling_file(&writer);
-        let blocked = std::thread::spawn({
-            let writer = writer.clone();
-            move || writer.submit(body(), None, WriteMode::Inline).unwrap()
-        });
-        wait_until("a write is in progress", || writer.health.is_writing());
-
-        let mut second = writer.submit(body(), None, WriteMode::Inline).unwrap();
-        assert!(second.try_recv().is_err(), "nothing was written");
-        wait_until("a stall is reported", || writer.health().write_error().is_some());
-        let error = writer.submit(body(), None, WriteMode::Inline).unwrap_err();
-        assert!(error.to_string().contains("has not responded"), "{error}");
-
-        let reader = std::thread::spawn(move || pipe_reader.read(&mut [0; 1 << 20]).map(|_| pipe_reader));
-        // The submitter was blocked, unless the thread `audit` woke up at that moment and wrote the line.
-        let mut first = blocked.join().unwrap();
-        wait_until("the first is written", || first.try_recv().is_ok());
-        wait_until("the second is written", || second.try_recv().is_ok());
-        assert!(!writer.health().is_fast(), "the thread `audit` writes the next lines");
-        assert!(writer.health().write_error().is_none());
-        let _pipe_reader = reader.join().unwrap().unwrap();
-        for _ in 0..FAST_WRITES_TO_RECOVER {
-            let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
-            wait_until("the thread has written", || result.try_recv().is_ok());
-        }
-        wait_until("workers write inline again", || writer.health().is_fast());
-        writer.close();
-    }
-
-    #[test]
-    fn new_file_is_synced_and_watched_from_the_rotation_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let (writer, _) = LogWriter::start(dir.path()).unwrap();
-        let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
-        wait_until("it is written", || result.try_recv().is_ok());
-        let first = log_path(&writer);
-        lock(&writer.log).pretend_full();
-        wait_until("a new file is started", || log_path(&writer) != first);
-        let log = lock(&writer.log);
-        assert!(Arc::ptr_eq(&writer.syncer.current_file(), &log.file()));
-        drop(log);
-        writer.close();
-    }
-
-    /// A file system that refuses new files: the directory has another name now.
-    #[test]
-    fn failed_rotation_keeps_current_file() {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = parent.path().join("audit");
-        std::fs::create_dir(&dir).unwrap();
-        let (writer, _) = LogWriter::start(&dir).unwrap();
-        std::fs::rename(&dir, parent.path().join("moved")).unwrap();
-        lock(&writer.log).pretend_full();
-        for seq in 1..=3 {
-            let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
-            wait_until("it is written", || result.try_recv().is_ok());
-            assert_eq!(writer.health().last_seq(), seq);
-        }
-        wait_until("the failure is reported", || writer.health().disk_fault().is_some());
-        let fault = writer.health().disk_fault().unwrap();
-        assert!(matches!(fault, WriteError::Rotate(_)), "{fault}");
-        assert!(writer.health().write_error().is_none(), "lines are written");
-        writer.close();
-    }
-
-    #[test]
-    fn too_long_lines_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let (writer, _) = LogWriter::start(dir.path()).unwrap();
-        let mut result = writer.submit(vec![b'x'; MAX_BODY_LEN], None, WriteMode::Inline).unwrap();
-        wait_until("the longest line is written", || result.try_recv().is_ok());
-        let error = writer.submit(vec![b'x'; MAX_BODY_LEN + 1], None, WriteMode::Inline).unwrap_err();
-        assert!(matches!(error, WriteError::LineTooLong { .. }), "{error}");
-        assert!(std::fs::metadata(log_path(&writer)).unwrap().len() <= 8192);
-        writer.close();
-    }
-
-    fn log_path(writer: &LogWriter) -> std::path::PathBuf {
-        lock(&writer.log).path().to_owned()
-    }
-
-    #[test]
-    fn concurrent_writers_form_one_chain() {
-        let dir = tempfile::tempdir().unwrap();
-        let (writer, _) = LogWriter::start(dir.path()).unwrap();
-        std::thread::scope(|scope| {
-            for write_mode in [WriteMode::Inline, WriteMode::Inline, WriteMode::Background, WriteMode::Inline]
-            {
-                let writer = &writer;
-                scope.spawn(move || {
-                    for _ in 0..500 {
-                        let mut result = writer.submit(body(), None, write_mode).unwrap();
-                        wait_until("it is written", || result.try_recv().is_ok());
-                    }
-                });
-            }
-        });
-        assert_eq!(writer.health().last_seq(), 2000);
-        writer.close();
-        let (log, recovered) = ChainedLog::open(dir.path()).unwrap();
-        assert_eq!((log.seq(), recovered), (2000, None));
-    }
-}
+mod tests;

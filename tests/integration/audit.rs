@@ -99,8 +99,53 @@ fn a_new_file_of_zeros_is_set_aside_and_the_file_before_continues() {
     fs::write(&zeros, vec![0; 200_000]).unwrap();
     host.start();
     let lines = host.audit();
-    assert_eq!(lines[last as usize]["event"], "audit-torn");
+    let torn = &lines[last as usize];
+    assert_eq!(torn["event"], "audit-torn");
+    // The lost file can have had lines of these numbers.
+    let highest = last + 200_000 / 80;
+    assert_eq!(torn["seq"], highest + 1);
+    let detail = torn["detail"].as_str().unwrap();
+    assert!(detail.contains(&format!("lines {} to {highest} are missing", last + 1)), "{detail}");
     assert_eq!(fs::read(zeros.with_extension("torn-1")).unwrap(), vec![0; 200_000]);
     assert!(!zeros.exists());
+    host.stop();
+}
+
+#[test]
+fn old_whole_lines_after_the_end_restart_no_number() {
+    let mut host = Host::started();
+    let (file, last) = crashed(&mut host);
+    let text = fs::read_to_string(&file).unwrap();
+    let old: String = text.split_inclusive('\n').skip(2).take(2).collect();
+    let tail = [vec![0; 4096], b"\n".to_vec(), old.into_bytes()].concat();
+    append(&file, &tail);
+    host.start();
+    let lines = host.audit();
+    assert_eq!(lines[last as usize]["event"], "audit-torn");
+    assert_eq!(lines[last as usize]["seq"], last + 1);
+    assert_eq!(fs::read(file.with_extension("torn-1")).unwrap(), tail);
+    host.stop();
+}
+
+#[test]
+fn a_removed_or_moved_file_is_replaced_while_tokens_are_issued() {
+    let mut host = Host::started();
+    let dir = host.path("audit");
+    for round in 0..2 {
+        host.token();
+        let lost = audit_log::files(&dir).pop().unwrap();
+        if round == 0 {
+            fs::remove_file(&lost).unwrap();
+        } else {
+            fs::rename(&lost, host.path("moved.jsonl")).unwrap();
+        }
+        let newest = || audit_log::files(&dir).pop().filter(|path| *path != lost);
+        let text = || newest().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default();
+        until_true("a new file says so", || text().contains("audit-file-replaced"));
+        host.token();
+        assert!(text().lines().next().unwrap().contains("audit-file-replaced"), "{}", text());
+        assert!(text().contains("token-issued"), "{}", text());
+        assert_eq!(host.health()["status"], "ok");
+    }
     host.stop();
 }

@@ -1,0 +1,212 @@
+//! Slow, full and failing disks below the log's threads.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+use super::*;
+use crate::audit::chain;
+use crate::audit::files::log_file;
+use crate::audit::health::FAST_WRITES_TO_RECOVER;
+
+fn body() -> Vec<u8> {
+    b"\"detail\":\"x\"}".to_vec()
+}
+
+/// Replaces the file with a full pipe: writes block until the reader has read.
+fn install_stalling_file(writer: &LogWriter) -> File {
+    let (reader, pipe_end): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
+    let mut pipe_end = File::from(pipe_end);
+    let capacity = nix::fcntl::fcntl(&pipe_end, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
+    io::Write::write_all(&mut pipe_end, &vec![b'-'; capacity as usize]).unwrap();
+    writer.replace_file(Arc::new(pipe_end));
+    File::from(reader)
+}
+
+/// Waits until `condition` holds, at most 5 s.
+fn wait_until(condition_name: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    panic!("waited in vain until {condition_name}");
+}
+
+#[test]
+fn writes_inline_while_disk_is_fast() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    for at in 1..=50 {
+        let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
+        // If the machine was slow at that moment, the thread `audit` writes the line.
+        wait_until("it is written", || result.try_recv().is_ok());
+        assert_eq!(writer.health().last_seq(), at);
+    }
+    writer.close();
+}
+
+#[test]
+fn stalled_write_does_not_block_other_callers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let mut pipe_reader = install_stalling_file(&writer);
+    let blocked = std::thread::spawn({
+        let writer = writer.clone();
+        move || writer.submit(body(), None, WriteMode::Inline).unwrap()
+    });
+    wait_until("a write is in progress", || writer.health.is_writing());
+
+    let mut second = writer.submit(body(), None, WriteMode::Inline).unwrap();
+    assert!(second.try_recv().is_err(), "nothing was written");
+    wait_until("a stall is reported", || writer.health().write_error().is_some());
+    let error = writer.submit(body(), None, WriteMode::Inline).unwrap_err();
+    assert!(error.to_string().contains("has not responded"), "{error}");
+
+    let reader = std::thread::spawn(move || pipe_reader.read(&mut [0; 1 << 20]).map(|_| pipe_reader));
+    // The submitter was blocked, unless the thread `audit` woke up at that moment and wrote the line.
+    let mut first = blocked.join().unwrap();
+    wait_until("the first is written", || first.try_recv().is_ok());
+    wait_until("the second is written", || second.try_recv().is_ok());
+    assert!(!writer.health().is_fast(), "the thread `audit` writes the next lines");
+    assert!(writer.health().write_error().is_none());
+    let _pipe_reader = reader.join().unwrap().unwrap();
+    for _ in 0..FAST_WRITES_TO_RECOVER {
+        let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
+        wait_until("the thread has written", || result.try_recv().is_ok());
+    }
+    wait_until("workers write inline again", || writer.health().is_fast());
+    writer.close();
+}
+
+#[test]
+fn new_file_is_synced_and_watched_from_the_rotation_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+    wait_until("it is written", || result.try_recv().is_ok());
+    let first = log_path(&writer);
+    lock(&writer.log).pretend_full();
+    wait_until("a new file is started", || log_path(&writer) != first);
+    let log = lock(&writer.log);
+    assert!(Arc::ptr_eq(&writer.syncer.current_file(), &log.file()));
+    drop(log);
+    writer.close();
+}
+
+#[test]
+fn failed_rotation_keeps_current_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    // The names of the next files are taken.
+    for seq in 2..10 {
+        std::fs::create_dir(log_file(dir.path(), seq)).unwrap();
+    }
+    lock(&writer.log).pretend_full();
+    for seq in 1..=3 {
+        let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+        wait_until("it is written", || result.try_recv().is_ok());
+        assert_eq!(writer.health().last_seq(), seq);
+    }
+    wait_until("the failure is reported", || writer.health().disk_fault().is_some());
+    let fault = writer.health().disk_fault().unwrap();
+    assert!(matches!(fault, WriteError::Rotate(_)), "{fault}");
+    assert!(writer.health().write_error().is_none(), "lines are written");
+    writer.close();
+}
+
+#[test]
+fn a_removed_or_moved_file_is_replaced_and_the_new_one_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    for (round, reason) in ["was removed", "was moved or replaced"].into_iter().enumerate() {
+        let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+        wait_until("it is written", || result.try_recv().is_ok());
+        let lost = log_path(&writer);
+        match round {
+            0 => std::fs::remove_file(&lost).unwrap(),
+            _ => std::fs::rename(&lost, elsewhere.path().join("moved")).unwrap(),
+        }
+        wait_until("a new file is started", || log_path(&writer) != lost);
+        wait_until("its first line is written", || writer.health().last_seq() == 2 * round as u64 + 2);
+        let text = std::fs::read_to_string(log_path(&writer)).unwrap();
+        assert!(text.contains("audit-file-replaced") && text.contains(reason), "{text}");
+        assert!(writer.health().write_error().is_none(), "requests are served");
+    }
+    writer.close();
+    let (log, report) = chain::open(dir.path());
+    assert_eq!((log.seq(), report), (4, None), "the chain continues");
+}
+
+#[test]
+fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, moved) = (parent.path().join("audit"), parent.path().join("moved"));
+    std::fs::create_dir(&dir).unwrap();
+    let (writer, _) = LogWriter::start(&dir, Clock::System).unwrap();
+    std::fs::rename(&dir, &moved).unwrap();
+    wait_until("the loss is reported", || writer.health().write_error().is_some());
+    let error = writer.health().write_error().unwrap();
+    assert!(matches!(error, WriteError::FileLost { .. }), "{error}");
+    let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
+    let mut refused = None;
+    wait_until("the line is refused", || result.try_recv().map(|r| refused = Some(r)).is_ok());
+    assert!(refused.unwrap().is_err());
+    std::fs::create_dir(&dir).unwrap();
+    wait_until("the log continues", || writer.health().write_error().is_none());
+    let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
+    wait_until("it is written", || result.try_recv().is_ok());
+    assert!(log_path(&writer).exists());
+    writer.sync();
+    assert!(writer.health().disk_fault().is_none(), "the new directory is synced");
+    writer.close();
+}
+
+#[test]
+fn new_files_after_failed_syncs_become_rare() {
+    let mut pace = NewFilePace::default();
+    let start = Instant::now();
+    let due = (0..36_000).filter(|second| pace.is_due(start + Duration::from_secs(*second))).count();
+    assert!((60..80).contains(&due), "{due}");
+    let after = start + Duration::from_secs(40_000);
+    assert!(pace.is_due(after) && pace.delay == MIN_NEW_FILE_DELAY);
+}
+
+#[test]
+fn too_long_lines_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let mut result = writer.submit(vec![b'x'; MAX_BODY_LEN], None, WriteMode::Inline).unwrap();
+    wait_until("the longest line is written", || result.try_recv().is_ok());
+    let error = writer.submit(vec![b'x'; MAX_BODY_LEN + 1], None, WriteMode::Inline).unwrap_err();
+    assert!(matches!(error, WriteError::LineTooLong { .. }), "{error}");
+    assert!(std::fs::metadata(log_path(&writer)).unwrap().len() <= 8192);
+    writer.close();
+}
+
+fn log_path(writer: &LogWriter) -> std::path::PathBuf {
+    lock(&writer.log).path().to_owned()
+}
+
+#[test]
+fn concurrent_writers_form_one_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    std::thread::scope(|scope| {
+        for write_mode in [WriteMode::Inline, WriteMode::Inline, WriteMode::Background, WriteMode::Inline] {
+            let writer = &writer;
+            scope.spawn(move || {
+                for _ in 0..500 {
+                    let mut result = writer.submit(body(), None, write_mode).unwrap();
+                    wait_until("it is written", || result.try_recv().is_ok());
+                }
+            });
+        }
+    });
+    assert_eq!(writer.health().last_seq(), 2000);
+    writer.close();
+    let (log, recovered) = chain::open(dir.path());
+    assert_eq!((log.seq(), recovered), (2000, None));
+}
