@@ -5,9 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::common::callers::NOBODY;
-use crate::common::grpc::{
-    Empty, Grpc, UNAVAILABLE, WitRequest, WitResponse, X509Bundles, X509Response,
-};
+use crate::common::grpc::{Empty, Grpc, UNAVAILABLE, WitRequest, WitResponse, X509Bundles, X509Response};
 use crate::common::name_service::NameService;
 use crate::common::{API, Host, until_true};
 use nix::sys::signal::{Signal, kill};
