@@ -10,8 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let files = ["workload.proto", "health.proto", "reflection.proto"];
 
-    // The descriptors for gRPC reflection, without comments. Clients of the older version of reflection ask for
-    // the description of that version.
+    // The descriptors for gRPC reflection, without comments. Clients of the older version of reflection ask
+    // for the description of that version.
     let v1alpha =
         fs::read_to_string("proto/reflection.proto")?.replace("reflection.v1;", "reflection.v1alpha;");
     fs::write(out.join("reflection_v1alpha.proto"), v1alpha)?;

@@ -56,8 +56,8 @@ impl AuthenticatedAgent {
         self.match_tag
     }
 
-    /// Whether both values are the same registration, matched by the same process, with no change of either. That
-    /// the digest of the executable has become known since is no change.
+    /// Whether both values are the same registration, matched by the same process, with no change of either.
+    /// That the digest of the executable has become known since is no change.
     pub fn is_same_snapshot(&self, other: &AuthenticatedAgent) -> bool {
         Arc::ptr_eq(&self.entry, &other.entry)
             && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
@@ -65,8 +65,8 @@ impl AuthenticatedAgent {
     }
 }
 
-/// Why a peer is not identified as an agent. The caller receives the text, which therefore names an agent only
-/// to a process that has the agent's user, group and unit, or that named the agent itself.
+/// Why a peer is not identified as an agent. The caller receives the text, which therefore names an agent
+/// only to a process that has the agent's user, group and unit, or that named the agent itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifyError {
     /// Which agents are registered is not known.

@@ -213,8 +213,8 @@ impl ConnectionPermit {
 }
 
 impl CallPermit {
-    /// Counts the call in another class from now on; `None` where the uid has as many open calls of that class
-    /// as it may.
+    /// Counts the call in another class from now on; `None` where the uid has as many open calls of that
+    /// class as it may.
     pub fn move_to(&self, class: CallClass) -> Option<()> {
         let mut current = self.class.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);

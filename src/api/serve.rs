@@ -174,7 +174,8 @@ impl Server {
                 "this kernel, before Linux 6.16, lets clients attach descriptors to what they send"
             );
         }
-        // SAFETY: `listener` owns its descriptor; nothing replaces or closes it before the AsyncFd is dropped.
+        // SAFETY: `listener` owns its descriptor; nothing replaces or closes it before the AsyncFd is
+        // dropped.
         let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
         let server = Server {
             listener,

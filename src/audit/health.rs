@@ -143,7 +143,8 @@ impl AuditHealth {
         Some(WriteError::Stalled { seconds: age.as_secs() })
     }
 
-    /// Logs the beginning and the end of a stall, and low disk space, once each. Call it about once a second, from a thread that does not write to the log.
+    /// Logs the beginning and the end of a stall, and low disk space, once each. Call it about once a second,
+    /// from a thread that does not write to the log.
     pub fn report_transitions(&self) {
         match self.stall_error() {
             Some(stalled) if !self.stall_reported.swap(true, Ordering::Relaxed) => {

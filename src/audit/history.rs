@@ -1,8 +1,8 @@
 //! The latest lines of the log, and what their chain shows: the line at which the log ends, and gaps.
 //!
-//! A crash of the machine can leave old blocks of the disk after the last synced line, with old whole lines in
-//! them. The log therefore ends with the highest line that is chained to the whole line directly before it,
-//! and not with the last bytes that have the form of a line.
+//! A crash of the machine can leave old blocks of the disk after the last synced line, with old whole lines
+//! in them. The log therefore ends with the highest line that is chained to the whole line directly before
+//! it, and not with the last bytes that have the form of a line.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -123,7 +123,8 @@ impl History {
             }
             let older = (at + 1..self.lines.len()).filter(|older| self.seq(*older) < self.seq(at));
             let Some(next) = older.max_by_key(|older| self.seq(*older)) else {
-                // Administrators move old files elsewhere, so what is before a file's first line is not missed.
+                // Administrators move old files elsewhere, so what is before a file's first line is not
+                // missed.
                 let first_seq = self.lines[at..].iter().find_map(|line| line.begins_file);
                 if let Some(first_seq) = first_seq.filter(|first_seq| *first_seq < self.seq(at)) {
                     gaps.push(Gap { after: first_seq.saturating_sub(1), before: self.seq(at) });

@@ -19,8 +19,8 @@ const MAX_CHAIN_MEMBERS_LEN: usize = 128;
 pub(super) const MAX_BODY_LEN: usize = MAX_LINE_LEN - MAX_CHAIN_MEMBERS_LEN;
 /// A whole line is longer than this, whatever its record: `v`, `seq` and `prev` alone are.
 pub(super) const MIN_LINE_LEN: u64 = 80;
-/// Highest number of a line. It is above all that a host can write, it is exact in JSON readers that know only
-/// doubles, and the number after it does not overflow.
+/// Highest number of a line. It is above all that a host can write, it is exact in JSON readers that know
+/// only doubles, and the number after it does not overflow.
 pub(super) const MAX_SEQ: u64 = 1 << 53;
 
 /// The number and the digest of a line, on which the next line depends.

@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 
 use crate::digest::sha256;
 
-/// Bytes of JSON for names and identifiers: six for each of 45 characters, so that a key's thumbprint is never
-/// searched for characters to escape.
+/// Bytes of JSON for names and identifiers: six for each of 45 characters, so that a key's thumbprint is
+/// never searched for characters to escape.
 pub(super) const MAX_NAME: usize = 270;
 /// Bytes of JSON for text that a caller determines, such as the audience of a refused request.
 pub(super) const MAX_CALLER_TEXT: usize = 512;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, insecure_permissions};
 
-/// The files in `dir` with this extension, sorted; names that begin with a dot are skipped. `None` if there is
-/// no such directory. `setting` is the configuration key of the directory, for messages. Blocking.
+/// The files in `dir` with this extension, sorted; names that begin with a dot are skipped. `None` if there
+/// is no such directory. `setting` is the configuration key of the directory, for messages. Blocking.
 ///
 /// # Errors
 ///

@@ -15,8 +15,8 @@ use crate::policy::{AdminGroupProblem, AdminPolicy};
 /// The running task.
 pub(super) struct AdminGroupHandle(ComponentTask);
 
-/// Starts the task on the current runtime. `socket` is the admin socket's path if this daemon made it: that of
-/// systemd keeps the group of `SocketGroup=`, and every caller is checked by number.
+/// Starts the task on the current runtime. `socket` is the admin socket's path if this daemon made it: that
+/// of systemd keeps the group of `SocketGroup=`, and every caller is checked by number.
 pub(super) fn spawn(policy: AdminPolicy, socket: Option<PathBuf>) -> AdminGroupHandle {
     AdminGroupHandle(ComponentTask::spawn(|stop| follow(policy, socket, stop)))
 }

@@ -19,8 +19,8 @@ pub(super) struct ComponentTask<T = ()> {
 }
 
 impl<T: Send + 'static> ComponentTask<T> {
-    /// Starts the task on the current runtime. A panic of it aborts the process. The task returns when the token that `run` receives is
-    /// cancelled.
+    /// Starts the task on the current runtime. A panic of it aborts the process. The task returns when the
+    /// token that `run` receives is cancelled.
     pub fn spawn<F>(run: impl FnOnce(CancellationToken) -> F) -> ComponentTask<T>
     where
         F: Future<Output = T> + Send + 'static,

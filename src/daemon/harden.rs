@@ -52,8 +52,8 @@ fn lock_memory() -> nix::Result<()> {
 /// Whether memory could not be locked again after it was unlocked.
 static LOCK_LOST: AtomicBool = AtomicBool::new(false);
 
-/// Does `work` with all memory unlocked, and locks it again if it was locked. After memory could not be locked
-/// again, which is logged once, this does not unlock it any more: it only tries to lock it.
+/// Does `work` with all memory unlocked, and locks it again if it was locked. After memory could not be
+/// locked again, which is logged once, this does not unlock it any more: it only tries to lock it.
 pub(super) fn with_unlocked_memory(work: impl FnOnce()) {
     relock_after(work, &LOCK_LOST, MEMORY_LOCKED.load(Ordering::Relaxed), lock_memory);
 }

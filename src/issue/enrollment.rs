@@ -158,7 +158,8 @@ impl Enrollment {
         if !enrollment_file.is_pending(&challenge.request) {
             return Err(EnrollmentError::UnknownRequest.into());
         }
-        // Both, before the TPM works for either: what the TPM rejects is counted, and what is malformed is not.
+        // Both, before the TPM works for either: what the TPM rejects is counted, and what is malformed is
+        // not.
         let p256 = decode_credential(&challenge.p256)?;
         let rsa = challenge.rsa.as_ref().map(decode_credential).transpose()?;
         let mut secrets = Zeroizing::new(Vec::with_capacity(2 * enroll::MAX_CREDENTIAL_SECRET_LEN));

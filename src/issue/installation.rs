@@ -27,9 +27,9 @@ impl Enrollment {
     /// Verifies a certificate for the host key. `pem` may also have a CA certificate for the host key. Every
     /// signature is verified up to the last certificate given, which may be a root.
     ///
-    /// A CA certificate makes its root a root of the host's trust bundle. It is accepted only if `root_sha256`
-    /// is that root's digest (see [`crate::enroll::certificate_sha256`]), so that the administrator knows which root
-    /// that is.
+    /// A CA certificate makes its root a root of the host's trust bundle. It is accepted only if
+    /// `root_sha256` is that root's digest (see [`crate::enroll::certificate_sha256`]), so that the
+    /// administrator knows which root that is.
     ///
     /// # Errors
     /// An [`EnrollmentError`] that says why the certificate is rejected; a TPM that is not available.
@@ -72,9 +72,9 @@ impl VerifiedBundle<'_> {
     /// Installs the certificate in place of an earlier one, and the CA certificate too. Without a CA
     /// certificate, an earlier one is withdrawn.
     ///
-    /// The two are in two files. A CA certificate is withdrawn before and installed after the host certificate
-    /// is, so that a failure between leaves the host with no more power to sign than it had, and none that
-    /// was to be withdrawn. The same command completes it.
+    /// The two are in two files. A CA certificate is withdrawn before and installed after the host
+    /// certificate is, so that a failure between leaves the host with no more power to sign than it had, and
+    /// none that was to be withdrawn. The same command completes it.
     ///
     /// # Errors
     /// A file that cannot be written.

@@ -233,9 +233,9 @@ impl KeySchedule {
         self.destroy_if(now, |key| RotationPolicy::destroy_at(key.retired) <= now)
     }
 
-    /// Makes room for one more retired key: by those that are due to be destroyed, and if there is none by the
-    /// one that is due first. Tokens that the latter signed may still be valid, and do not verify any more: the
-    /// result is its `kid` and when its last token expires.
+    /// Makes room for one more retired key: by those that are due to be destroyed, and if there is none by
+    /// the one that is due first. Tokens that the latter signed may still be valid, and do not verify any
+    /// more: the result is its `kid` and when its last token expires.
     pub(super) fn make_room(self, now: Timestamp) -> (KeySchedule, Option<(String, Timestamp)>) {
         let schedule = self.destroy(now);
         if schedule.check_capacity().is_ok() {

@@ -275,8 +275,8 @@ impl IssuingKeys {
         Ok(self.drop_destroyed(None))
     }
 
-    /// Drops the public halves of the keys that are not retired in the schedule any more. `destroyed_early` is
-    /// one of them whose tokens may still be valid, with their end.
+    /// Drops the public halves of the keys that are not retired in the schedule any more. `destroyed_early`
+    /// is one of them whose tokens may still be valid, with their end.
     fn drop_destroyed(&mut self, destroyed_early: Option<(String, Timestamp)>) -> Vec<KeyChange> {
         let is_retired =
             |jwk: &Jwk| self.keys.schedule.retired().iter().any(|old| old.encrypted_key.kid == jwk.kid);

@@ -23,7 +23,8 @@ pub(super) fn lookup(name: &Name) -> Result<Option<u32>, String> {
     number.map_err(|errno| format!("{errno}"))
 }
 
-/// A version of the local files: device, inode, size, mtime and ctime of each. `None` where a file is missing.
+/// A version of the local files: device, inode, size, mtime and ctime of each. `None` where a file is
+/// missing.
 pub(super) type LocalVersion = [Option<(u64, u64, u64, (i64, i64), (i64, i64))>; 2];
 
 /// The version of the local files now.

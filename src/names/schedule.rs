@@ -156,8 +156,8 @@ impl Schedule {
         }
     }
 
-    /// Takes note of lookups that hang, and of requests that have ended. Returns whoever waits for nothing any
-    /// more.
+    /// Takes note of lookups that hang, and of requests that have ended. Returns whoever waits for nothing
+    /// any more.
     pub fn advance(&mut self, now: Instant) -> Vec<Waiter> {
         for (name, lookup) in &mut self.running {
             if lookup.is_overdue || now < lookup.started + LOOKUP_TIMEOUT {

@@ -35,8 +35,8 @@ pub struct DigestCache(Arc<CacheState>);
 #[derive(Debug, Default)]
 struct CacheState {
     digests: Mutex<HashMap<FileId, Sha256Digest>>,
-    /// Reads in progress, by user and file: all requests for a file wait for the same read. A user's own, since
-    /// the result depends on the namespaces of the process that is read.
+    /// Reads in progress, by user and file: all requests for a file wait for the same read. A user's own,
+    /// since the result depends on the namespaces of the process that is read.
     reads: Mutex<HashMap<(u32, FileId), ReadResult>>,
     /// When reads failed, by user and file, so that a digest that no condition needs is not tried for each
     /// request.
@@ -54,8 +54,8 @@ impl DigestCache {
         DigestCache(Arc::new(CacheState { readers, ..CacheState::default() }))
     }
 
-    /// Returns the digest of an executable if it was computed before. Otherwise starts to read the file in the
-    /// background, unless its user already waits for another one, so that a later request may find it.
+    /// Returns the digest of an executable if it was computed before. Otherwise starts to read the file in
+    /// the background, unless its user already waits for another one, so that a later request may find it.
     pub(super) fn known(&self, exe: &Arc<Executable>) -> Option<Sha256Digest> {
         let known = exe.digest().or_else(|| self.get(exe.id()).map(|digest| exe.set_digest(digest)));
         if known.is_none() && !self.has_failed(exe) && self.0.turns.is_idle(exe.uid()) {

@@ -1,8 +1,8 @@
 //! The executable of a process and its SHA-256 digest.
 //!
-//! The digest is computed from `/proc/PID/exe` itself. A file renamed over the executable, or a path that names
-//! another file in the caller's mount namespace, therefore has no effect. Digests are cached by mount, device,
-//! inode, size, mtime and ctime.
+//! The digest is computed from `/proc/PID/exe` itself. A file renamed over the executable, or a path that
+//! names another file in the caller's mount namespace, therefore has no effect. Digests are cached by mount,
+//! device, inode, size, mtime and ctime.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -32,8 +32,8 @@ pub struct Executable {
 
 impl Executable {
     /// The executable of the process whose `/proc` directory is `process`, and whose effective user is `uid`.
-    /// Asks nothing of the file system that it is on. Returns `None` if permission is denied or if the file is
-    /// no longer the one that the snapshot identified as `id`.
+    /// Asks nothing of the file system that it is on. Returns `None` if permission is denied or if the file
+    /// is no longer the one that the snapshot identified as `id`.
     pub fn of_process(process: &Arc<OwnedFd>, id: FileId, uid: u32) -> Option<Executable> {
         let path = PathBuf::from(readlinkat(&**process, "exe").ok()?);
         let exe = Executable { path, id, uid, process: process.clone(), digest: OnceLock::new() };

@@ -15,7 +15,8 @@ use super::DigestError;
 const MAX_READERS: usize = 8;
 /// Reads of one user that wait for its reader; more are refused.
 const MAX_WAITING: usize = 32;
-/// Each reader is a process, or a unit of systemd; a user that executes ever new files waits for the next one.
+/// Each reader is a process, or a unit of systemd; a user that executes ever new files waits for the next
+/// one.
 const MIN_READ_INTERVAL: Duration = Duration::from_millis(500);
 /// Reads of one user that need not wait, after a pause.
 const READ_BURST: u32 = 16;

@@ -151,8 +151,9 @@ impl CertificateIssuer {
     }
 
     /// Issues a certificate with a generated key for one stream of an agent. Above 1024 unexpired
-    /// certificates of the identity, the streams share the latest one for the first half of its lifetime; while
-    /// the identity can have no more, for most of it. Only processes that met the same conditions share one.
+    /// certificates of the identity, the streams share the latest one for the first half of its lifetime;
+    /// while the identity can have no more, for most of it. Only processes that met the same conditions share
+    /// one.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 //!
 //! Each registered identity has a share: 12,288 divided by their number, at least 1. Below it, it gets a
 //! certificate whatever others have. Beyond it, it may have at most a quarter of what is left of 12,288 for
-//! all, so that a few identities leave some to others; and at most 4096 in total. Up to 3 identities therefore
-//! have 4096 each; of 1000, each has 12 for sure, and a single busy one some 2470.
+//! all, so that a few identities leave some to others; and at most 4096 in total. Up to 3 identities
+//! therefore have 4096 each; of 1000, each has 12 for sure, and a single busy one some 2470.
 //!
 //! Whatever is unexpired can be revoked: the CRLs have room for all of it. Revoked certificates therefore
 //! count until they have expired for certain, not for their identities but in the total, and take the place

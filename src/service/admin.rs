@@ -91,9 +91,9 @@ impl IdentityService {
         Err(self.record_rejection(rejection).await)
     }
 
-    /// Carries out a command that changes protected state, if it is within its bound. One that was refused for
-    /// its content, or did not fit the state, changed nothing and does not count, nor does one whose result did
-    /// not (`changed`). One of the admin group for which the TPM worked counts.
+    /// Carries out a command that changes protected state, if it is within its bound. One that was refused
+    /// for its content, or did not fit the state, changed nothing and does not count, nor does one whose
+    /// result did not (`changed`). One of the admin group for which the TPM worked counts.
     pub(super) async fn within_budget<T>(
         &self,
         admin: &Admin,

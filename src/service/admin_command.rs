@@ -21,8 +21,8 @@ pub struct AdminCommand {
 }
 
 impl IdentityService {
-    /// Begins a command, named by its path. A member of the admin group has a rate for its uid. Root has none:
-    /// a rotation after a compromise or a recovery must always be possible.
+    /// Begins a command, named by its path. A member of the admin group has a rate for its uid. Root has
+    /// none: a rotation after a compromise or a recovery must always be possible.
     ///
     /// # Errors
     /// A refusal of a member beyond its rate, recorded or counted.
@@ -40,8 +40,8 @@ impl IdentityService {
         Ok(command)
     }
 
-    /// Records that a command failed, and why. Returns the error for the caller: that of the command or, where
-    /// it could not be recorded, that of the audit log.
+    /// Records that a command failed, and why. Returns the error for the caller: that of the command or,
+    /// where it could not be recorded, that of the audit log.
     pub async fn record_failed_command(&self, command: AdminCommand, error: AdminError) -> AdminError {
         let description = match &error {
             // The service has recorded the faults and the caller.

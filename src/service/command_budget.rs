@@ -85,8 +85,8 @@ impl StateCommand {
 }
 
 impl CommandBudget {
-    /// Counts a command. It counts even if nobody waits for its result any more: it may have changed the state
-    /// by then.
+    /// Counts a command. It counts even if nobody waits for its result any more: it may have changed the
+    /// state by then.
     ///
     /// # Errors
     /// [`BudgetExceeded`] if it is beyond its bound.

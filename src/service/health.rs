@@ -25,8 +25,8 @@ pub enum ServiceHealth {
     /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing,
     /// and keys do not rotate.
     WithoutTpm,
-    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, the posture forbids it, or
-    /// no worker runs.
+    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, the posture forbids it,
+    /// or no worker runs.
     NotIssuing,
 }
 

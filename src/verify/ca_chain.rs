@@ -1,7 +1,7 @@
 //! Verifies the chains that an administrator installs for the host key (RFC 5280, section 6).
 //!
-//! webpki verifies paths of end entities to roots that are trusted already. The chain of CAs makes a host a CA,
-//! and what that host will sign does not exist yet; that of the host may end below the root.
+//! webpki verifies paths of end entities to roots that are trusted already. The chain of CAs makes a host a
+//! CA, and what that host will sign does not exist yet; that of the host may end below the root.
 
 use der::Encode;
 use der::oid::db::rfc5280;
@@ -144,8 +144,8 @@ fn check_permits(certificate: &Certificate, trust_domain: &str) -> Result<(), &'
     Ok(())
 }
 
-/// Whether a URI's host is in a subtree: `.example.com` has the hosts below, `example.com` that host alone, and
-/// an empty one all.
+/// Whether a URI's host is in a subtree: `.example.com` has the hosts below, `example.com` that host alone,
+/// and an empty one all.
 fn uri_subtree_contains(subtree: &str, host: &str) -> bool {
     let (subtree, host) = (subtree.to_ascii_lowercase(), host.to_ascii_lowercase());
     match subtree.starts_with('.') {
@@ -154,8 +154,8 @@ fn uri_subtree_contains(subtree: &str, host: &str) -> bool {
     }
 }
 
-/// Checks that this program knows every critical extension. Policies are for the verifiers of the certificates
-/// below.
+/// Checks that this program knows every critical extension. Policies are for the verifiers of the
+/// certificates below.
 fn check_extensions(certificate: &Certificate) -> Result<(), &'static str> {
     const KNOWN: [der::oid::ObjectIdentifier; 8] = [
         rfc5280::ID_CE_BASIC_CONSTRAINTS,

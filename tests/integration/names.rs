@@ -1,4 +1,5 @@
-//! Users and groups by name: a slow or failing name service, changes of numbers, many groups, the admin group.
+//! Users and groups by name: a slow or failing name service, changes of numbers, many groups, the admin
+//! group.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

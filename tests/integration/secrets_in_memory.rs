@@ -102,8 +102,8 @@ fn assert_forgotten(host: &Host, secrets: &[Secret]) {
     }
 }
 
-/// Checks that the search finds what the daemon has: a body that has not arrived completely. Otherwise a search
-/// that reads nothing would find no secret either.
+/// Checks that the search finds what the daemon has: a body that has not arrived completely. Otherwise a
+/// search that reads nothing would find no secret either.
 #[track_caller]
 fn assert_search_finds(host: &Host) {
     // As long as a token, and the bytes of a key.

@@ -91,8 +91,8 @@ pub async fn handle_call(
     guard.response(response)
 }
 
-/// SPIFFE and gRPC clients repeat a call that got UNAVAILABLE after a while; RESOURCE_EXHAUSTED is not repeated
-/// under gRPC's usual retry policies.
+/// SPIFFE and gRPC clients repeat a call that got UNAVAILABLE after a while; RESOURCE_EXHAUSTED is not
+/// repeated under gRPC's usual retry policies.
 fn too_many_calls() -> Status {
     Status::unavailable("too many open calls of this user; close some")
 }

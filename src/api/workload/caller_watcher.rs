@@ -186,8 +186,8 @@ impl CallerWatcher {
         self.state.send_replace(CallerState::ShuttingDown);
     }
 
-    /// Watches the caller. Returns when the connection is idle or its process has ended, or when it is evicted
-    /// as the oldest of too many connections of strangers.
+    /// Watches the caller. Returns when the connection is idle or its process has ended, or when it is
+    /// evicted as the oldest of too many connections of strangers.
     pub async fn run(&self) {
         let evicted = self.stranger().as_ref().map(ConnectionPermit::evicted);
         let evicted = async {

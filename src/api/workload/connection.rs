@@ -46,8 +46,8 @@ const PLACE_INTERVAL: Duration = Duration::from_millis(200);
 pub const OVERLOADED_GOAWAY: &[u8] =
     &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];
 
-/// A place among the connections of strangers. While all of a uid's places are taken by callers that are being
-/// identified, as when many processes of an agent start at once, it waits for one.
+/// A place among the connections of strangers. While all of a uid's places are taken by callers that are
+/// being identified, as when many processes of an agent start at once, it waits for one.
 async fn wait_for_place(strangers: &Arc<ConnectionLimits>, uid: u32) -> Option<ConnectionPermit> {
     for _ in 0..PLACE_ATTEMPTS {
         if let Some(place) = strangers.acquire(uid) {

@@ -12,8 +12,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::api::pace::{Cost, MAX_DELAY, Pace};
 
-/// Bytes that cost one unit: some fifty frames without payload, which the HTTP/2 library answers by itself, or
-/// the headers of two calls.
+/// Bytes that cost one unit: some fifty frames without payload, which the HTTP/2 library answers by itself,
+/// or the headers of two calls.
 const BYTES_PER_UNIT: usize = 512;
 
 /// Charges a uid for the bytes that it sends, reads no more while it has used up its budget, and lets other

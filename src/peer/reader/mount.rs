@@ -1,5 +1,5 @@
-//! The file system of an executable, from the mount table of the process that runs it, and whether its content
-//! can be relied on.
+//! The file system of an executable, from the mount table of the process that runs it, and whether its
+//! content can be relied on.
 //!
 //! statfs(2) would ask the file system itself, which may never answer. The kernel's own list of mounts does
 //! not, but its text is the caller's: a user can mount thousands of file systems at paths of any bytes.
@@ -9,8 +9,8 @@ use std::io::BufRead;
 /// Most bytes of `/proc/PID/mountinfo` that are read: about 300,000 common lines. The kernel permits 100,000
 /// mounts in a namespace by default, with paths of up to 4 KiB.
 const MAX_TABLE_LEN: u64 = 32 * 1024 * 1024;
-/// Most bytes of a line that are kept: the type follows two paths of at most 4 KiB, in which the kernel writes
-/// some bytes as four characters. Options, which can be longer, follow it.
+/// Most bytes of a line that are kept: the type follows two paths of at most 4 KiB, in which the kernel
+/// writes some bytes as four characters. Options, which can be longer, follow it.
 const MAX_LINE_LEN: usize = 40 * 1024;
 /// Longest name of a file system that a refusal repeats.
 const MAX_NAME_LEN: usize = 32;
@@ -74,8 +74,8 @@ fn read_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bo
     }
 }
 
-/// Returns the type in a line with this mount ID. The kernel escapes white space in all fields, so a path or a
-/// source contains no separator.
+/// Returns the type in a line with this mount ID. The kernel escapes white space in all fields, so a path or
+/// a source contains no separator.
 fn parse_line(line: &[u8], id: u64) -> Option<&[u8]> {
     let mut fields = line.split(|b| *b == b' ');
     let first = std::str::from_utf8(fields.next()?).ok()?;

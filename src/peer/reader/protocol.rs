@@ -59,8 +59,8 @@ impl From<ReaderError> for DigestError {
     }
 }
 
-/// Sends a request with the executable, opened with O_PATH, and the mount table. Does not block: both messages
-/// fit into the buffer of a new socket.
+/// Sends a request with the executable, opened with O_PATH, and the mount table. Does not block: both
+/// messages fit into the buffer of a new socket.
 pub(super) fn send(
     socket: impl AsFd,
     request: &Request,

@@ -7,8 +7,8 @@ use crate::verify::error::Error;
 /// The result of one check of evidence.
 ///
 /// In JSON it has the members `what` (the name), `outcome` ("pass", "fail" or "skipped"), `required` (whether
-/// the evidence is valid only if the check passes), `holds` (whether it passed), `checked` (whether it was not
-/// skipped) and `detail`.
+/// the evidence is valid only if the check passes), `holds` (whether it passed), `checked` (whether it was
+/// not skipped) and `detail`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckResult {
     /// What was checked, such as "quote's signature".
