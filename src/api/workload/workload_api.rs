@@ -27,7 +27,7 @@ const MAX_STRANGER_CONNECTIONS: usize = 32;
 /// How often the health service is updated.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Largest message of a client in bytes; the largest useful one is a token of 16 KiB with its audience.
-const MAX_MESSAGE_SIZE: usize = 64 * 1024;
+const MAX_MESSAGE_SIZE: usize = 20 * 1024;
 /// Largest message in bytes to the health and reflection services: a name.
 const MAX_PUBLIC_MESSAGE_SIZE: usize = 1024;
 
