@@ -54,14 +54,12 @@ bench: deps ## measure the time and memory of tokens, and TPM operations beside 
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
-	$(CARGO) bench --locked --bench neighbours
 
 bench-spire: deps ## measure the Workload API beside SPIRE's agent with one client for both (needs Go 1.26.6)
 	@scripts/bench-spire $(ROUNDS)
 
-attack: deps ## attack release binaries as another user; compare memory and latency with the limits (15 minutes, as root)
-	$(CARGO) build --locked --release --bins
-	HOSTBADGE_ATTACK=$(if $(SHORT),short,long) HOSTBADGE_BIN_DIR=$(abspath $(TARGET)/release) \
+attack: deps deb ## attack the packaged binaries as another user; compare memory and latency with the limits (15 minutes, as root)
+	HOSTBADGE_ATTACK=$(if $(SHORT),short,long) HOSTBADGE_BIN_DIR=$(abspath $(TARGET)/package/build/release) \
 		$(CARGO) test --locked --test attack attacks:: -- --ignored --nocapture
 
 fuzz: deps ## fuzz each parser for SECONDS (default: 60)

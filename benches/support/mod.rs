@@ -50,11 +50,7 @@ impl Drop for Journald {
     }
 }
 
-/// Limits that no benchmark reaches.
-const NO_LIMITS: &str = "rate = 10000000\nburst = 10000000\ntpm_rate = 10000000\ntpm_burst = 10000000\n\
-    public_rate = 10000000\npublic_burst = 10000000\n";
-
-/// A development host.
+/// A development host without effective rate limits.
 pub struct Host {
     daemon: Child,
     socket: PathBuf,
@@ -62,16 +58,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host without effective rate limits.
     pub fn start(dir: &Path) -> Host {
-        Host::start_with_limits(dir, NO_LIMITS)
-    }
-
-    /// A host with these lines in `[limits]`.
-    pub fn start_with_limits(dir: &Path, limits: &str) -> Host {
         let etc = dir.join("etc");
         std::fs::create_dir_all(&etc).expect("a directory");
-        let config = format!("[limits]\n{limits}[log]\nto = \"auto\"\n");
+        let config = "[limits]\nrate = 10000000\nburst = 10000000\ntpm_rate = 10000000\ntpm_burst = 10000000\n\
+            public_rate = 10000000\npublic_burst = 10000000\n[log]\nto = \"auto\"\n";
         std::fs::write(etc.join("hostbadged.toml"), config).expect("a file");
         let started = Instant::now();
         let mut daemon = Command::new(env!("CARGO_BIN_EXE_hostbadged"))

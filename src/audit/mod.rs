@@ -8,8 +8,6 @@
 
 mod backwards;
 mod chain;
-#[cfg(test)]
-mod damage;
 mod event;
 mod files;
 mod health;

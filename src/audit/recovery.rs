@@ -228,4 +228,6 @@ fn sync_dir_of(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 //! fails therefore delays no request, and callers cannot cause lookups, however many users or groups they
 //! have. The result is a [`NameTable`], an immutable snapshot.
 //!
-//! A lookup that fails keeps the number that was known last. A name without one is [`Resolution::Unknown`],
+//! A lookup that fails keeps the last known number. A name without one is [`Resolution::Unknown`],
 //! which is different from [`Resolution::Missing`]: the name service answered that there is no such name.
 
 mod lookup;

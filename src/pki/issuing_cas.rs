@@ -199,7 +199,7 @@ mod tests {
         let (ahead, horizon) = at(HOUR * 72, HOUR * 3);
         drop_expired(&mut cas, horizon);
         add(&mut cas, ca_record_at(ahead), ahead);
-        // A leaf of before that is revoked meanwhile is on the list too.
+        // An earlier leaf that is revoked meanwhile is on the list too.
         let another = leaf(&cas[1], 2, NOW.after(HOUR * 9));
         assert_eq!(revoke(&mut cas, [another].iter(), ahead), (NotRevoked::default(), true));
         let (now, horizon) = at(Duration::ZERO, HOUR * 3 + Duration::from_secs(12));

@@ -206,7 +206,7 @@ fn the_command_waits_while_the_backlog_is_full() {
 }
 
 #[test]
-fn the_bundle_is_made_anew_when_the_keys_change() {
+fn the_bundle_is_rebuilt_when_the_keys_change() {
     let host = host();
     let key_ids = || -> Vec<String> {
         let bundle = host.get("/v1/bundle").json();

@@ -42,6 +42,13 @@ impl Held {
         let token = host.introspect(&self.token)["active"].as_bool().unwrap();
         (token, Grpc::connect(&host.workload_socket()).validate(API, &self.svid).is_ok())
     }
+
+    /// Asserts that the tokens are invalid, and waits until the certificate is revoked.
+    #[track_caller]
+    fn assert_ended(&self, host: &Host) {
+        assert_eq!(self.is_valid(host), (false, false));
+        until_true("the certificate is revoked", || revoked(host) == 1);
+    }
 }
 
 /// A host on which root is the agents `subject` and `reader`.
@@ -76,8 +83,7 @@ fn a_changed_match_ends_what_was_issued_before() {
 
     host.agent("subject", &format!("user = {NOBODY}"));
     host.reload();
-    assert_eq!(held.is_valid(&host), (false, false));
-    until_true("the certificate is revoked", || revoked(&host) == 1);
+    held.assert_ended(&host);
     until_true("the revocation is recorded", || revocations(&host).len() == 1);
     assert!(revocations(&host)[0].contains("matched by other conditions now"), "{:?}", revocations(&host));
     let lines = host.audit();
@@ -156,8 +162,7 @@ fn a_change_of_the_match_while_the_daemon_is_stopped_counts() {
     host.stop();
     host.agent("subject", "user = 0\nunit = \"other.service\"");
     host.start();
-    assert_eq!(held.is_valid(&host), (false, false));
-    until_true("the certificate is revoked", || revoked(&host) == 1);
+    held.assert_ended(&host);
 }
 
 #[test]
@@ -232,8 +237,7 @@ fn another_user_of_the_same_name_ends_what_was_issued_before() {
     assert_eq!(held.is_valid(&host), (true, true));
     names.user("service", "4242");
     host.reload();
-    assert_eq!(held.is_valid(&host), (false, false));
-    until_true("the certificate is revoked", || revoked(&host) == 1);
+    held.assert_ended(&host);
 }
 
 #[test]

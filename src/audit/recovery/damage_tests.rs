@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::chain::{ChainedLog, open};
-use super::files::{first_seq, log_files, torn_files};
-use super::line::LineId;
+use crate::audit::chain::{ChainedLog, open};
+use crate::audit::files::{first_seq, log_files, torn_files};
+use crate::audit::line::LineId;
 
 /// xorshift64: the same sequence in each run.
 struct Random(u64);
