@@ -45,7 +45,8 @@ pub async fn handle_call(
     let route = if is_workload_api {
         if !has_security_header(request.headers()) {
             let description = "a call must have the metadata workload.spiffe.io: true, exactly once";
-            return guard.refuse(&watcher, request, Status::invalid_argument(description)).await;
+            drop(request);
+            return guard.refuse(&watcher, Status::invalid_argument(description)).await;
         }
         &workload.api
     } else if path.starts_with("/grpc.health.v1.Health/") {
@@ -54,11 +55,13 @@ pub async fn handle_call(
         *request.uri_mut() = Uri::from_static(REFLECTION_V1);
         &workload.reflection
     } else {
+        drop(request);
         let status = Status::unimplemented("this socket does not have the service");
-        return guard.refuse(&watcher, request, status).await;
+        return guard.refuse(&watcher, status).await;
     };
     let Some(permit) = watcher.acquire_call(is_workload_api).map(Arc::new) else {
-        return guard.refuse(&watcher, request, too_many_calls()).await;
+        drop(request);
+        return guard.refuse(&watcher, too_many_calls()).await;
     };
     guard.permit = Some(permit.clone());
     drop_metadata(&mut request);
@@ -70,20 +73,22 @@ pub async fn handle_call(
             if let Err(error) = watcher.admit().await {
                 drop(request);
                 // A refusal can be delayed, which keeps no other caller from being identified.
-                return match permit.move_to(CallClass::Public) {
-                    Some(()) => watcher.reject(&error).await.into_http(),
-                    None => too_many_calls().into_http(),
-                };
+                permit.move_to(CallClass::Public)?;
+                return Some(watcher.reject(&error).await.into_http());
             }
-            if permit.move_to(CallClass::Agent).is_none() {
-                return too_many_calls().into_http();
-            }
+            permit.move_to(CallClass::Agent)?;
         }
         request.extensions_mut().insert(watcher.clone());
-        route(request).await
+        Some(route(request).await)
     };
     let response = match tokio::time::timeout(CALL_TIMEOUT, answer).await {
-        Ok(response) => response,
+        Ok(Some(response)) => response,
+        Ok(None) => {
+            // Its permit would keep other callers from being identified during the delay.
+            guard.permit = None;
+            drop(permit);
+            return guard.refuse(&watcher, too_many_calls()).await;
+        }
         Err(_) => {
             Status::deadline_exceeded("the request did not arrive completely or took too long").into_http()
         }
@@ -122,13 +127,7 @@ struct ResponseGuard {
 impl ResponseGuard {
     /// Refuses a call before it has a place. Without the delay of [`Pace`](crate::api::Pace), a client that
     /// repeats refused calls would use up the processor.
-    async fn refuse(
-        self,
-        watcher: &CallerWatcher,
-        request: Request<Incoming>,
-        status: Status,
-    ) -> Response<GuardedBody> {
-        drop(request);
+    async fn refuse(self, watcher: &CallerWatcher, status: Status) -> Response<GuardedBody> {
         watcher.client().pay(Cost::Error).await;
         self.response(status.into_http())
     }

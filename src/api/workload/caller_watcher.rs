@@ -19,7 +19,7 @@ use crate::service::{
 /// How often a caller with open streams is read again. Streams are updated within twice this time of a
 /// change.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
-/// A connection without open calls is closed after this time.
+/// A connection without open calls for this time is closed, at the latest after twice as long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for the final status of streams to be sent, after the process that opened the connection has ended.
 const FINAL_STATUS_GRACE: Duration = Duration::from_millis(500);
@@ -53,6 +53,8 @@ pub struct CallerWatcher {
     is_agent: AtomicBool,
     /// The connection's place among those of strangers, until its caller is identified as an agent.
     stranger: Mutex<Option<ConnectionPermit>>,
+    /// Calls whose caller is being identified, which keep the connection from being evicted as a stranger's.
+    identifying_calls: AtomicUsize,
     /// Open calls, including health and reflection.
     open_calls: AtomicUsize,
     /// Open calls of the Workload API, which keep the connection from being evicted.
@@ -81,6 +83,7 @@ impl CallerWatcher {
             service,
             is_agent: AtomicBool::new(false),
             stranger: Mutex::new(Some(stranger)),
+            identifying_calls: AtomicUsize::new(0),
             open_calls: AtomicUsize::new(0),
             busy_calls: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
@@ -269,14 +272,18 @@ struct IdentifyingGuard<'a>(&'a CallerWatcher);
 
 impl IdentifyingGuard<'_> {
     fn new(watcher: &CallerWatcher) -> IdentifyingGuard<'_> {
-        watcher.set_stranger_busy(true);
+        if watcher.identifying_calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            watcher.set_stranger_busy(true);
+        }
         IdentifyingGuard(watcher)
     }
 }
 
 impl Drop for IdentifyingGuard<'_> {
     fn drop(&mut self) {
-        self.0.set_stranger_busy(false);
+        if self.0.identifying_calls.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.set_stranger_busy(false);
+        }
     }
 }
 

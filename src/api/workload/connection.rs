@@ -65,13 +65,20 @@ pub async fn serve_grpc(
     workload: Arc<WorkloadApi>,
     stop: CancellationToken,
 ) {
-    let Some(stranger) = wait_for_place(&workload.strangers, client.uid()).await else {
+    // A uid that has used up its budget waits before it takes a permit.
+    let permit = async {
+        client.pay(Cost::Unit).await;
+        wait_for_place(&workload.strangers, client.uid()).await
+    };
+    let permit = tokio::select! {
+        permit = permit => permit,
+        () = client.evicted() => return,
+    };
+    let Some(stranger) = permit else {
         // An error means that the client has closed the connection.
         let _ = stream.try_write(OVERLOADED_GOAWAY);
         return;
     };
-    // A uid that has used up its budget by refused calls waits before it can make others.
-    client.pay(Cost::Unit).await;
     let stream = PacedStream::new(stream, client.pace().clone(), client.uid());
     let watcher = CallerWatcher::new(client, workload.service.clone(), stranger);
     let service = service_fn(|request| {
