@@ -264,9 +264,7 @@ mod tests {
 
     #[test]
     fn each_path_has_one_row() {
-        for (index, route) in ROUTES.iter().enumerate() {
-            assert!(ROUTES[..index].iter().all(|other| other.path != route.path), "{}", route.path);
-        }
+        routes::assert_unique_paths(ROUTES);
     }
 
     #[test]

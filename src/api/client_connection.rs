@@ -23,7 +23,7 @@ pub struct ClientConnection {
     peer_tracker: Mutex<PeerTracker>,
     uid: u32,
     permit: ConnectionPermit,
-    /// Shared by all connections of the agent and workload sockets.
+    /// Shared by all connections of the agent and workload sockets, or by those of the admin socket.
     pace: Arc<Pace>,
     /// `slow_down` replies since the last other reply.
     consecutive_slow_downs: AtomicU32,
@@ -93,9 +93,9 @@ impl ClientConnection {
         &self.pace
     }
 
-    /// Charges the uid for work before the reply, and waits until it is paid.
+    /// Charges the uid for work before the reply, and waits for the delay.
     pub async fn pay(&self, cost: Cost) {
-        let delay = self.pace.charge(self.uid, cost, Instant::now()).unwrap_or(MAX_DELAY);
+        let delay = self.pace.delay(self.uid, cost, Instant::now());
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }

@@ -4,14 +4,14 @@
 //! connections never keep a caller out. A new connection is refused only if all connections that could be
 //! evicted are busy, and a stranger's also while too many evicted ones have not ended.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+
+use super::uid_quota::decrement;
 
 /// Open calls of a uid's agents, for each connection that a uid may have.
 const CALLS_PER_CONNECTION: usize = 2;
@@ -199,11 +199,6 @@ impl ConnectionPermit {
         async move { slot.evicted.notified().await }
     }
 
-    /// The uid that the connection counts for.
-    pub fn uid(&self) -> u32 {
-        self.uid
-    }
-
     /// A permit for a call; `None` where the uid has as many open calls of this class as it may.
     pub fn acquire_call(&self, class: CallClass) -> Option<CallPermit> {
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,16 +234,6 @@ impl Drop for ConnectionPermit {
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.remove(self.uid, self.id).is_none() {
             decrement(&mut table.closing, self.uid);
-        }
-    }
-}
-
-/// Counts one less, and drops the entry at zero.
-fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
-    if let Entry::Occupied(mut entry) = counts.entry(key) {
-        *entry.get_mut() -= 1;
-        if *entry.get() == 0 {
-            entry.remove();
         }
     }
 }

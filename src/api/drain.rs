@@ -16,14 +16,15 @@ const EVICT_GRACE: Duration = Duration::from_millis(100);
 /// At shutdown, the client of a new connection may take this long to send its first request.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// Serves a connection to its end. It also ends when `peer_exited` returns. `on_drain` is called at shutdown.
+/// Serves a connection to its end. It also ends when `ended` returns: the process has ended,
+/// or the connection is idle or evicted. `on_drain` is called at shutdown.
 ///
 /// The connection is boxed at once, because each future that it is moved through would have room for it.
 pub fn serve_until_drained<'a, C: GracefulConnection + 'a>(
     connection: C,
     client: &'a ClientConnection,
     stop: &'a CancellationToken,
-    peer_exited: impl Future<Output = ()> + 'a,
+    ended: impl Future<Output = ()> + 'a,
     on_drain: impl FnOnce() + 'a,
 ) -> impl Future<Output = ()> + 'a {
     let mut connection = Box::pin(connection);
@@ -31,7 +32,7 @@ pub fn serve_until_drained<'a, C: GracefulConnection + 'a>(
         // An error of the connection is the client's, and was answered where that was possible.
         let timeout = tokio::select! {
             _ = connection.as_mut() => return,
-            () = peer_exited => EVICT_GRACE,
+            () = ended => EVICT_GRACE,
             () = client.evicted() => EVICT_GRACE,
             () = stop.cancelled() => {
                 on_drain();

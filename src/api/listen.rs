@@ -59,7 +59,7 @@ pub fn set_backlog(listener: &UnixListener, connections: i32) -> io::Result<()> 
     Ok(listen(listener, Backlog::new(connections)?)?)
 }
 
-/// From linux/socket.h (Linux 6.16); libc does not define it yet. Its value on most architectures.
+/// From asm-generic/socket.h (Linux 6.16); libc does not define it yet. Its value on most architectures.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
 /// Makes sendmsg(2) fail for clients that attach descriptors, on connections that are accepted from now on.

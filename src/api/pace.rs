@@ -15,7 +15,8 @@ const MAX_UIDS: usize = 16_384;
 pub enum Cost {
     /// Nothing that is counted here: an agent's result, which its own rate limits, or an administrator's.
     Free,
-    /// 1 unit: a public document or the host's health, a connection, or 256 pieces of a body.
+    /// 1 unit: a public document, the host's health, a health or reflection call, a connection, 256 pieces of a
+    /// body, or 64 KiB of a discarded one.
     Unit,
     /// 5 units: an error, for which the caller may have been identified and a record written.
     Error,
@@ -68,13 +69,20 @@ impl Pace {
             }
         }
         let entry = all_paid_at.entry(uid).or_insert(now);
-        let paid_at = (*entry).max(now) + self.interval * cost.units();
+        // A budget that is smaller than the cost does not refuse it for ever.
+        let charge = (self.interval * cost.units()).min(self.burst + MAX_DELAY);
+        let paid_at = (*entry).max(now) + charge;
         let delay = paid_at.duration_since(now).saturating_sub(self.burst);
         if delay > MAX_DELAY {
             return None;
         }
         *entry = paid_at;
         Some(delay)
+    }
+
+    /// As [`Pace::charge`], for what is not refused: 2 s, without a charge, where the delay would be longer.
+    pub fn delay(&self, uid: u32, cost: Cost, now: Instant) -> Duration {
+        self.charge(uid, cost, now).unwrap_or(MAX_DELAY)
     }
 }
 
@@ -111,6 +119,15 @@ mod tests {
         assert_eq!(delays.iter().flatten().count(), 2001);
         assert_eq!(delays.iter().flatten().max(), Some(&MAX_DELAY));
         assert_eq!(pace.charge(1, Cost::Unit, start + millis(1)), Some(MAX_DELAY));
+    }
+
+    #[test]
+    fn cost_above_the_budget_is_delayed_and_not_refused_for_ever() {
+        let pace = Pace::new(1, 1);
+        let start = Instant::now();
+        assert_eq!(pace.charge(1, Cost::Error, start), Some(MAX_DELAY));
+        assert_eq!(pace.charge(1, Cost::Error, start), None);
+        assert_eq!(pace.delay(1, Cost::Error, start), MAX_DELAY);
     }
 
     #[test]

@@ -80,6 +80,15 @@ impl Verb {
     }
 }
 
+/// Asserts that each path has one row.
+#[cfg(test)]
+#[track_caller]
+pub fn assert_unique_paths<R>(routes: &[Route<R>]) {
+    for (index, route) in routes.iter().enumerate() {
+        assert!(routes[..index].iter().all(|other| other.path != route.path), "{}", route.path);
+    }
+}
+
 fn name_in_path<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
     let name = path.strip_prefix(pattern.strip_suffix("{name}")?)?;
     (!name.is_empty() && !name.contains('/')).then_some(name)

@@ -215,13 +215,13 @@ impl Server {
                 () = self.stop.cancelled() => break,
             };
             match accepted {
-                Ok(is_crowded) if is_crowded => {
+                Ok(true) => {
                     if crowded_until.is_none() {
                         self.limit_waiting(SHORT_BACKLOG);
                     }
                     crowded_until = Some(TokioInstant::now() + CROWDING_TIME);
                 }
-                Ok(_) => {}
+                Ok(false) => {}
                 Err(e) => self.accept_failed(&e).await,
             }
         }

@@ -1,6 +1,8 @@
 //! A bound on what all callers hold at once, of which one uid gets only a part.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 
 /// Places, of which each uid may hold some. Nobody waits for one: what finds none is refused, so that a queue
@@ -49,9 +51,16 @@ impl Drop for UidQuotaPermit<'_> {
     fn drop(&mut self) {
         let mut held = self.quota.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.total -= 1;
-        match held.by_uid.get_mut(&self.uid) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => _ = held.by_uid.remove(&self.uid),
+        decrement(&mut held.by_uid, self.uid);
+    }
+}
+
+/// Counts one less, and drops the entry at zero.
+pub fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut entry) = counts.entry(key) {
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
         }
     }
 }

@@ -39,7 +39,6 @@ pub struct Worker {
 }
 
 /// Counts as one connection of its worker until it is dropped.
-#[derive(Clone)]
 pub struct LoadGuard {
     _load: Arc<()>,
 }
@@ -72,7 +71,7 @@ impl WorkerPool {
             let alive = worker.heartbeat.swap(false, Ordering::Relaxed);
             worker.stalled.store(!alive, Ordering::Relaxed);
             all_alive &= alive;
-            stalled += usize::from(worker.is_silent_for(STALL_TIME, alive, now));
+            stalled += usize::from(worker.is_stalled(alive, now));
             // A worker that does not run gets no second task.
             if alive {
                 let heartbeat = worker.heartbeat.clone();
@@ -107,14 +106,14 @@ impl Worker {
         })
     }
 
-    /// Keeps the result of a check, and returns whether the checks of at least `time` found no heartbeat.
-    fn is_silent_for(&self, time: Duration, alive: bool, now: Instant) -> bool {
+    /// Keeps the result of a check, and returns whether those of the last [`STALL_TIME`] found no heartbeat.
+    fn is_stalled(&self, alive: bool, now: Instant) -> bool {
         let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
         if alive {
             *silent_since = None;
             return false;
         }
-        now.duration_since(*silent_since.get_or_insert(now)) >= time
+        now.duration_since(*silent_since.get_or_insert(now)) >= STALL_TIME
     }
 
     /// Counts a connection on this worker.

@@ -212,6 +212,18 @@ impl Audit {
         Ok(Recorded(changes))
     }
 
+    /// Refuses a change that could not be recorded, before it has an effect. Nothing is issued while the audit
+    /// log cannot be written, so that keys, CAs and baselines do not change either.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] with the reason, while the audit log cannot be written.
+    pub fn ensure_writable(&self) -> Result<(), AuditUnavailable> {
+        match self.health().write_error() {
+            None => Ok(()),
+            Some(error) => Err(error.into()),
+        }
+    }
+
     /// Records an event of the daemon.
     pub async fn record_event(&self, event: Event, detail: &str) -> Result<(), AuditUnavailable> {
         self.write(&Record::for_event(event, detail, self.clock.now())).await

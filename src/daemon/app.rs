@@ -19,6 +19,7 @@ use super::sockets::open_sockets;
 use super::startup::Startup;
 use super::storage::Storage;
 use super::swtpm_supervisor::{self, SwtpmHandle};
+use super::tpm_ext::shut_down_tpm;
 use super::watchdog::{self, WatchdogHandle};
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
@@ -26,7 +27,7 @@ use crate::config::{Config, Paths};
 use crate::names::{Name, Names};
 use crate::policy::AdminPolicy;
 use crate::service::IdentityService;
-use crate::tpm::{SoftwareTpm, Tpm, TpmConfig};
+use crate::tpm::{SoftwareTpm, TpmConfig};
 
 /// How often the status line is renewed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -198,16 +199,10 @@ fn admin_policy(config: &Config, names: Names, is_dev: bool) -> AdminPolicy {
 
 async fn reload_agents(service: IdentityService) {
     notify::reloading();
-    if let Err(e) = service.reload_on_signal("SIGHUP").await {
+    if let Err(e) = service.reload_on_sighup().await {
         tracing::error!("the agents were not reloaded on SIGHUP: {e}");
     }
     notify::ready(&service.status_line());
-}
-
-/// Ends the TPM thread, which flushes its objects and sessions. Waits at most for the TPM's deadline.
-async fn shut_down_tpm(tpm: Tpm) -> Result<(), Error> {
-    tokio::task::spawn_blocking(move || tpm.shutdown()).await?;
-    Ok(())
 }
 
 /// Prints the status line and commands to try to standard output.

@@ -1,18 +1,6 @@
-//! Audit rules that every component with persistent state follows.
+//! Records of changes that are already on disk.
 
-use crate::audit::{Audit, AuditUnavailable, Event};
-
-/// Refuses a change that could not be recorded. Nothing is issued while the audit log cannot be written, so
-/// that keys, CAs and baselines do not change either.
-///
-/// # Errors
-/// [`AuditUnavailable`] with the reason, while the audit log cannot be written.
-pub(super) fn ensure_writable(audit: &Audit) -> Result<(), AuditUnavailable> {
-    match audit.health().write_error() {
-        None => Ok(()),
-        Some(error) => Err(error.into()),
-    }
-}
+use crate::audit::{Audit, Event};
 
 /// Records a change that is already on disk. The change cannot be undone, so that a failing audit log only
 /// adds an error with the same message to the journal.

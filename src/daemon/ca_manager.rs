@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::audit_ext::{ensure_writable, record_completed};
+use super::audit_ext::record_completed;
 use super::component::ComponentTask;
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
@@ -194,7 +194,7 @@ impl CaManager {
     async fn open_ca(&self, keystore: &Arc<Keystore>) -> Result<HostCa, StepError> {
         let tpm = self.deps.tpm.borrow().clone().ok_or(StepError::TpmStarting)?;
         let host = self.resolve_host(&tpm).await?;
-        ensure_writable(&self.deps.audit)?;
+        self.deps.audit.ensure_writable()?;
         let (mut ca, changes) =
             HostCa::open(&tpm, keystore.clone(), &self.deps.state_dir, &host, &self.deps.clock).await?;
         self.record_changes(&changes).await;
@@ -219,7 +219,7 @@ impl CaManager {
     }
 
     async fn advance(&self, ca: &mut HostCa) -> Result<(), StepError> {
-        ensure_writable(&self.deps.audit)?;
+        self.deps.audit.ensure_writable()?;
         // Revocation takes effect without the TPM, and so comes before renewal, which may have to wait.
         let left = self.revoke(ca).await?;
         if ca.has_crls_of_the_future() {

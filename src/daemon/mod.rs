@@ -39,6 +39,7 @@ mod sockets;
 mod startup;
 mod storage;
 mod swtpm_supervisor;
+mod tpm_ext;
 mod watch_ext;
 mod watchdog;
 

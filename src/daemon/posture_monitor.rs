@@ -13,7 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::audit_ext::{ensure_writable, record_completed};
+use super::audit_ext::record_completed;
 use super::component::ComponentTask;
 use super::pcr_changes::join_lines;
 use super::startup::{Startup, StartupSignal, StartupStep};
@@ -295,7 +295,9 @@ impl PostureMonitor {
     }
 
     async fn accept(&mut self, expected_digest: &str, accepted_by: &str) -> Result<(), PostureCommandError> {
-        ensure_writable(&self.deps.audit)
+        self.deps
+            .audit
+            .ensure_writable()
             .map_err(|AuditUnavailable(cause)| PostureCommandError::AuditUnavailable(cause.to_string()))?;
         let reading = self.refresh().await.map_err(read_failed)?;
         let digest = pcr_digest(&self.deps.config.pcrs, &reading.pcrs);

@@ -7,7 +7,7 @@ use super::command_budget::{AdminClass, StateCommand};
 use super::error::{AdminError, RequestError};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
-use crate::audit::{self, AuditUnavailable};
+use crate::audit;
 use crate::error_class::ErrorClass;
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{AdminGroupProblem, ErrorCode, RateLimitKey};
@@ -92,9 +92,20 @@ impl IdentityService {
     }
 
     /// Carries out a command that changes protected state, if it is within its bound. One that was refused
-    /// for its content, or did not fit the state, changed nothing and does not count, nor does one whose
-    /// result did not (`changed`). One of the admin group for which the TPM worked counts.
+    /// for its content, or did not fit the state, changed nothing and does not count. One of the admin group
+    /// for which the TPM worked counts.
     pub(super) async fn within_budget<T>(
+        &self,
+        admin: &Admin,
+        command: StateCommand,
+        work: impl Future<Output = Result<T, AdminError>>,
+    ) -> Result<T, AdminError> {
+        self.within_budget_if(admin, command, work, |_| true).await
+    }
+
+    /// As [`IdentityService::within_budget`]; a command whose result did not change anything (`changed`) does
+    /// not count either.
+    pub(super) async fn within_budget_if<T>(
         &self,
         admin: &Admin,
         command: StateCommand,
@@ -113,15 +124,6 @@ impl IdentityService {
             self.command_budget.refund(counted);
         }
         result
-    }
-
-    /// Refuses a command that could not be recorded, before it has an effect. The record of its failure then
-    /// finds out whether the audit log can be written again.
-    pub(super) fn ensure_recordable(&self) -> Result<(), AdminError> {
-        match self.audit.health().write_error() {
-            None => Ok(()),
-            Some(error) => Err(AuditUnavailable::from(error).into()),
-        }
     }
 
     pub(super) fn admin_class(&self, admin: &Admin) -> AdminClass {

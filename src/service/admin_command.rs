@@ -47,7 +47,9 @@ impl IdentityService {
             // The service has recorded the faults and the caller.
             AdminError::InvalidFiles(_) => return error,
             // The reason can quote the request, which may contain a recovery key.
-            AdminError::InvalidRequest(_) => "the request is malformed".to_owned(),
+            AdminError::InvalidRequest(_) => {
+                "the request is malformed, or its body was not received".to_owned()
+            }
             other => other.to_string(),
         };
         let description = format!("{}: {description}", command.name);

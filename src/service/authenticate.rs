@@ -9,8 +9,8 @@ use crate::agents::{AuthenticatedAgent, Identification, IdentifyError};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
 
-/// When a caller may ask again of whom it is not known whether it is an agent: failed lookups of users and
-/// groups are repeated after this time, and an administrator may have corrected the agents' files.
+/// `Retry-After` for a caller that cannot be identified yet: failed lookups of users and groups are repeated
+/// after this time, and an administrator may have corrected the agents' files.
 const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
 
 impl IdentityService {

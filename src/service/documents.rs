@@ -44,10 +44,7 @@ impl IdentityService {
         if let Some(document) = self.bundle_cache.get(token_keys, ca_generation) {
             return Ok(document);
         }
-        let roots = self.deps.certificate_issuer.bundle();
-        if roots.is_empty() {
-            return Err(not_ready());
-        }
+        let roots = self.roots()?;
         let sequence = self.deps.certificate_issuer.changed_at().as_secs();
         let document = pki::bundle_document(token_keys, &roots, sequence).ok_or_else(not_ready)?;
         let document = Bytes::from(document.to_string());
@@ -55,16 +52,17 @@ impl IdentityService {
         Ok(document)
     }
 
+    fn roots(&self) -> Result<Vec<Vec<u8>>, NotReady> {
+        let roots = self.deps.certificate_issuer.bundle();
+        if roots.is_empty() { Err(NotReady(CA_NOT_READY.into())) } else { Ok(roots) }
+    }
+
     /// The roots of this trust domain, concatenated DER.
     ///
     /// # Errors
     /// [`NotReady`] until the CA has a root.
     pub fn x509_bundle(&self) -> Result<Bytes, NotReady> {
-        let roots = self.deps.certificate_issuer.bundle();
-        if roots.is_empty() {
-            return Err(NotReady(CA_NOT_READY.into()));
-        }
-        Ok(roots.concat().into())
+        Ok(self.roots()?.concat().into())
     }
 
     /// The roots of this trust domain and of federated ones by SPIFFE ID, concatenated DER each.

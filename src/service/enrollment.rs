@@ -25,7 +25,7 @@ impl IdentityService {
     /// [`AdminError::AuditUnavailable`]; [`AdminError::BudgetExceeded`]. This holds for each step.
     pub async fn create_enrollment_request(&self, admin: &Admin) -> Result<EnrollmentRequest, AdminError> {
         let created = self.make_enrollment_request(admin);
-        self.within_budget(admin, StateCommand::RequestEnrollment, created, |_| true).await
+        self.within_budget(admin, StateCommand::RequestEnrollment, created).await
     }
 
     async fn make_enrollment_request(&self, admin: &Admin) -> Result<EnrollmentRequest, AdminError> {
@@ -54,7 +54,7 @@ impl IdentityService {
         challenge: &[u8],
     ) -> Result<ChallengeAnswer, AdminError> {
         let answered = self.answer_challenge(admin, challenge);
-        self.within_budget(admin, StateCommand::AnswerChallenge, answered, |_| true).await
+        self.within_budget(admin, StateCommand::AnswerChallenge, answered).await
     }
 
     async fn answer_challenge(&self, admin: &Admin, challenge: &[u8]) -> Result<ChallengeAnswer, AdminError> {
@@ -96,7 +96,7 @@ impl IdentityService {
         request: InstallRequest,
     ) -> Result<HostCertificate, AdminError> {
         let installed = self.install(admin, request);
-        self.within_budget(admin, StateCommand::InstallCertificate, installed, |_| true).await
+        self.within_budget(admin, StateCommand::InstallCertificate, installed).await
     }
 
     async fn install(

@@ -46,7 +46,9 @@ pub enum AdminError {
     #[error("there is no agent of this name")]
     UnknownAgent,
     /// Files of `agents.d` or `federation` have faults.
-    #[error("a file has a fault; where a directory has one, its previous set stays active")]
+    #[error(
+        "a file of agents.d or federation has a fault; the files that were read before stay active in its directory"
+    )]
     InvalidFiles(Vec<Diagnostic>),
     /// The issuer is not ready.
     #[error(transparent)]

@@ -46,7 +46,7 @@ impl IdentityService {
         };
         let rotated = async { Ok(self.deps.key_admin.rotate(urgency, admin.id()).await?.into()) };
         let changed = |response: &RotateResponse| response.outcome != RotationOutcome::AlreadyPublished;
-        self.within_budget(admin, StateCommand::RotateKeys, rotated, changed).await
+        self.within_budget_if(admin, StateCommand::RotateKeys, rotated, changed).await
     }
 
     /// Makes a recovery key and invalidates the previous one. This is the only time that the key is returned.
@@ -58,7 +58,7 @@ impl IdentityService {
             let key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
             Ok(RecoveryKeyResponse { recovery_key: key })
         };
-        self.within_budget(admin, StateCommand::CreateRecoveryKey, created, |_| true).await
+        self.within_budget(admin, StateCommand::CreateRecoveryKey, created).await
     }
 
     /// Opens the keystore with the recovery key and seals it to this TPM as it is now.
@@ -67,7 +67,7 @@ impl IdentityService {
     /// [`AdminError::InvalidRequest`] where the text is not a recovery key, without any of the text;
     /// [`AdminError::AuditUnavailable`]; [`AdminError::Keys`].
     pub async fn recover_keys(&self, admin: &RootAdmin, request: RecoverRequest) -> Result<(), AdminError> {
-        self.ensure_recordable()?;
+        self.audit.ensure_writable()?;
         let key =
             RecoveryKey::parse(&request.recovery_key).map_err(|e| InvalidRequest::new(e.to_string()))?;
         Ok(self.deps.key_admin.recover(key, request.accept, admin.id()).await?)
@@ -78,7 +78,7 @@ impl IdentityService {
     /// # Errors
     /// [`AdminError::AuditUnavailable`]; [`AdminError::Keys`].
     pub async fn accept_state(&self, admin: &RootAdmin) -> Result<(), AdminError> {
-        self.ensure_recordable()?;
+        self.audit.ensure_writable()?;
         Ok(self.deps.key_admin.accept_state(admin.id()).await?)
     }
 }

@@ -52,7 +52,7 @@ impl IdentityService {
     ) -> Result<PostureResponse, AdminError> {
         let action = PostureAction::Accept { digest: request.digest, accepted_by: admin.id() };
         let accepted = async { Ok(self.deps.posture_commands.send(action).await?) };
-        self.within_budget(admin, StateCommand::AcceptPosture, accepted, |_| true).await?;
+        self.within_budget(admin, StateCommand::AcceptPosture, accepted).await?;
         Ok(self.posture_report(admin).await)
     }
 

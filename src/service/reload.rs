@@ -22,12 +22,12 @@ impl IdentityService {
         self.reload_as(&admin.id()).await
     }
 
-    /// As [`IdentityService::reload`], for a signal instead of an administrator.
+    /// As [`IdentityService::reload`], for SIGHUP instead of an administrator.
     ///
     /// # Errors
     /// As [`IdentityService::reload`].
-    pub async fn reload_on_signal(&self, signal: &str) -> Result<ReloadResponse, AdminError> {
-        self.reload_as(signal).await
+    pub async fn reload_on_sighup(&self) -> Result<ReloadResponse, AdminError> {
+        self.reload_as("SIGHUP").await
     }
 
     /// Records the faults that kept the agents, or the bundles of other trust domains, from being read at the
@@ -75,8 +75,8 @@ impl IdentityService {
     async fn record_faults(&self, faults: &[Diagnostic], requested_by: &str) -> Result<(), AdminError> {
         log_faults(faults);
         let description = format!(
-            "{requested_by} asked for a reload: {} faults; where a directory has one, its previous set stays \
-             active",
+            "{requested_by} asked for a reload: {} faults; the files that were read before stay active in \
+             each directory that has one",
             faults.len()
         );
         Ok(self.audit.record_event(Event::AgentsRejected, &description).await?)

@@ -10,9 +10,10 @@ use super::pb::{
     JwtBundlesRequest, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, WitBundlesRequest, WitsvidRequest, X509BundlesRequest, X509svidRequest,
 };
+use super::step_stream::StepStream;
 use super::svid_cache::SvidCache;
 use super::tokens::{JwtBundles, WitBundles, WitSvids};
-use super::update_stream::{UpdateSource, UpdateStream};
+use super::update_stream::{UpdateSource, UpdateState, UpdateStream};
 use super::{protobuf_struct, x509};
 use crate::service::{IdentityService, JwtSvidParams};
 
@@ -27,7 +28,8 @@ impl Endpoint {
         new_source: impl FnOnce(IdentityService) -> S,
     ) -> Result<Response<UpdateStream<S>>, Status> {
         let caller_state = caller_watcher(request)?.open_stream().await?;
-        Ok(Response::new(UpdateStream::new(caller_state, new_source(self.0.clone()))))
+        let state = UpdateState::new(caller_state, new_source(self.0.clone()));
+        Ok(Response::new(StepStream::new(state)))
     }
 }
 

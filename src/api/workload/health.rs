@@ -1,22 +1,19 @@
 //! The gRPC health service. Every local process may call it.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::ReusableBoxFuture;
-use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::pb::health::health_check_response::ServingStatus;
 use super::pb::health::health_server::Health;
 use super::pb::health::{HealthCheckRequest, HealthCheckResponse};
 use super::pb::spiffe_workload_api_server::SERVICE_NAME;
+use super::step_stream::{Step, StepResult, StepStream};
 
-/// Longest time that a Watch is open; its client opens another. A forgotten one does not hold a place of its
-/// user for ever.
+/// Longest time that a Watch is open; its client opens another. A forgotten one does not hold a permit of
+/// its user for ever.
 const WATCH_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Answers from the status that was reported last.
@@ -55,7 +52,7 @@ impl Health for HealthService {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<WatchStream>, Status> {
         let status = self.status_of(request.get_ref())?.clone();
         let state = WatchState { status, last_sent: None, deadline: Instant::now() + WATCH_LIFETIME };
-        Ok(Response::new(WatchStream { next: ReusableBoxFuture::new(state.next()), ended: false }))
+        Ok(Response::new(StepStream::new(state)))
     }
 }
 
@@ -64,64 +61,42 @@ fn response(status: ServingStatus) -> HealthCheckResponse {
 }
 
 /// The response of one Watch.
-pub struct WatchStream {
-    next: ReusableBoxFuture<'static, WatchStep>,
-    ended: bool,
-}
+type WatchStream = StepStream<WatchState>;
 
-/// The state after a message, or the status that ends the stream.
-type WatchStep = Result<(WatchState, HealthCheckResponse), Status>;
-
-struct WatchState {
+/// A Watch between two messages.
+pub struct WatchState {
     status: watch::Receiver<ServingStatus>,
     last_sent: Option<ServingStatus>,
     deadline: Instant,
 }
 
-impl WatchState {
-    /// Waits for the next change.
-    async fn next(mut self) -> WatchStep {
+impl Step for WatchState {
+    type Message = HealthCheckResponse;
+
+    async fn next(mut self) -> StepResult<WatchState> {
         loop {
             let status = *self.status.borrow_and_update();
             if self.last_sent.replace(status) != Some(status) {
-                return Ok((self, response(status)));
+                return (Some(self), Some(Ok(response(status))));
             }
-            tokio::select! {
-                changed = self.status.changed() => {
-                    changed.map_err(|_| Status::unavailable("hostbadged is shutting down; call again"))?;
-                }
-                () = sleep_until(self.deadline) => {
-                    return Err(Status::unavailable("a Watch is open for 10 minutes at most; call again"));
-                }
-            }
+            let end = tokio::select! {
+                changed = self.status.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => "hostbadged is shutting down; call again",
+                },
+                () = sleep_until(self.deadline) => "a Watch is open for 10 minutes at most; call again",
+            };
+            return (None, Some(Err(Status::unavailable(end))));
         }
-    }
-}
-
-impl Stream for WatchStream {
-    type Item = Result<HealthCheckResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let item = match ready!(self.next.poll(cx)) {
-            Ok((state, message)) => {
-                self.next.set(state.next());
-                Ok(message)
-            }
-            Err(status) => {
-                self.ended = true;
-                Err(status)
-            }
-        };
-        Poll::Ready(Some(item))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use tonic::codegen::tokio_stream::Stream;
 
     use super::*;
 
@@ -133,7 +108,7 @@ mod tests {
     fn watch(service: &HealthService, lifetime: Duration) -> WatchStream {
         let status = service.status.clone();
         let state = WatchState { status, last_sent: None, deadline: Instant::now() + lifetime };
-        WatchStream { next: ReusableBoxFuture::new(state.next()), ended: false }
+        StepStream::new(state)
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ mod paced_stream;
 mod pb;
 mod protobuf_struct;
 mod reflection;
+mod step_stream;
 mod svid_cache;
 mod tokens;
 mod update_stream;

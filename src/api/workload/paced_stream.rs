@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
-use crate::api::pace::{Cost, MAX_DELAY, Pace};
+use crate::api::pace::{Cost, Pace};
 
 /// Bytes that cost one unit: some fifty frames without payload, which the HTTP/2 library answers by itself,
 /// or the headers of two calls.
@@ -43,7 +43,7 @@ impl PacedStream {
             return;
         }
         let cost = Cost::Units(u32::try_from(units).unwrap_or(u32::MAX));
-        let delay = self.pace.charge(self.uid, cost, Instant::now()).unwrap_or(MAX_DELAY);
+        let delay = self.pace.delay(self.uid, cost, Instant::now());
         if !delay.is_zero() {
             self.pause = Some(Box::pin(sleep(delay)));
         }
@@ -98,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn client_that_sends_more_than_its_budget_is_not_read() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        // Four units at once, then one an hour would take longer than any test.
+        // Four units at once, then one a second, which is longer than the wait below.
         let pace = Arc::new(Pace::new(1, 4));
         let mut stream = PacedStream::new(ours, pace.clone(), 7);
         theirs.write_all(&[0; 8 * BYTES_PER_UNIT]).await.unwrap();

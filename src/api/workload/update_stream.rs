@@ -5,20 +5,17 @@
 //! messages a stream keeps only the digest of the last one.
 
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prost::Message;
 use ring::digest::{SHA256, digest};
 use tokio::sync::watch;
-use tokio_util::sync::ReusableBoxFuture;
-use tonic::codegen::tokio_stream::Stream;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
 use super::caller_watcher::CallerState;
 use super::grpc_status::no_identity;
+use super::step_stream::{Step, StepResult, StepStream};
 use crate::service::AuthenticatedAgent;
 
 /// Builds the messages of a stream.
@@ -44,32 +41,27 @@ pub trait UpdateSource: Send + 'static {
 }
 
 /// The response stream of one call.
-pub struct UpdateStream<S: UpdateSource> {
-    next: ReusableBoxFuture<'static, StreamStep<S>>,
-    ended: bool,
-}
+pub type UpdateStream<S> = StepStream<UpdateState<S>>;
 
-/// A message, and the state that the next one is built from; no state after the last message.
-type StreamStep<S> = (Option<StreamState<S>>, Option<Result<<S as UpdateSource>::Message, Status>>);
-
-struct StreamState<S> {
+/// A stream between two messages.
+pub struct UpdateState<S> {
     caller_state: watch::Receiver<CallerState>,
     source: S,
     /// SHA-256 of the message that was sent last.
     last_digest: Option<[u8; 32]>,
 }
 
-impl<S: UpdateSource> UpdateStream<S> {
-    /// A stream that sends its first message as soon as the caller's agents are known.
-    pub fn new(caller_state: watch::Receiver<CallerState>, source: S) -> UpdateStream<S> {
-        let state = StreamState { caller_state, source, last_digest: None };
-        UpdateStream { next: ReusableBoxFuture::new(state.next()), ended: false }
+impl<S: UpdateSource> UpdateState<S> {
+    /// The state of a stream that sends its first message as soon as the caller's agents are known.
+    pub fn new(caller_state: watch::Receiver<CallerState>, source: S) -> UpdateState<S> {
+        UpdateState { caller_state, source, last_digest: None }
     }
 }
 
-impl<S: UpdateSource> StreamState<S> {
-    /// Waits for the next message. An error is the last item.
-    async fn next(mut self) -> StreamStep<S> {
+impl<S: UpdateSource> Step for UpdateState<S> {
+    type Message = S::Message;
+
+    async fn next(mut self) -> StepResult<UpdateState<S>> {
         loop {
             let caller_state = self.caller_state.borrow_and_update().clone();
             let built = match caller_state {
@@ -120,20 +112,4 @@ fn digest_of(message: &impl Message) -> [u8; 32] {
     let mut sum = [0; 32];
     sum.copy_from_slice(digest(&SHA256, &bytes).as_ref());
     sum
-}
-
-impl<S: UpdateSource> Stream for UpdateStream<S> {
-    type Item = Result<S::Message, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let (state, item) = ready!(self.next.poll(cx));
-        match state {
-            Some(state) => self.next.set(state.next()),
-            None => self.ended = true,
-        }
-        Poll::Ready(item)
-    }
 }

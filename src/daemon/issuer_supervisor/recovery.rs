@@ -2,6 +2,7 @@
 
 use super::context::{IssuerContext, IssuerDeps};
 use crate::audit::Event;
+use crate::daemon::tpm_ext::shut_down_tpm;
 use crate::issue::{self, KeyAction, KeyCommand, KeyCommandError};
 use crate::keystore::{self, RecoveryKey};
 use crate::tpm::{self, StateKind, Tpm};
@@ -67,7 +68,8 @@ async fn recover(
     if let Err(e) = issue::check_recovery_key(state_dir, recovery) {
         return (None, Err(e));
     }
-    shut_down(tpm.clone()).await;
+    // A panic there has been reported.
+    let _ = shut_down_tpm(tpm.clone()).await;
     let new = match Tpm::open(tpm_config.clone(), None) {
         Ok(new) => new,
         Err(e) => return (Some(Recovered::Reopen), Err(issue::Error::OpenTpm(e))),
@@ -75,14 +77,10 @@ async fn recover(
     match issue::recover(&new, state_dir, issuer_config, seal_pcrs, recovery, clock).await {
         Ok(()) => (Some(Recovered::Migrated(new)), Ok(())),
         Err(e) => {
-            shut_down(new).await;
+            let _ = shut_down_tpm(new).await;
             (Some(Recovered::Reopen), Err(e))
         }
     }
-}
-
-async fn shut_down(tpm: Tpm) {
-    let _ = tokio::task::spawn_blocking(move || tpm.shutdown()).await;
 }
 
 /// Records a success. The administrator gets the error of the operation or, failing that, of the audit log.

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::context::IssuerContext;
 use super::rsa_key;
 use crate::audit::Event;
-use crate::daemon::audit_ext::{ensure_writable, record_completed_key_event};
+use crate::daemon::audit_ext::record_completed_key_event;
 use crate::daemon::watch_ext::set_if_changed;
 use crate::issue::{
     Error, IssuingKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, LoadedKeys, RotationOutcome,
@@ -129,8 +129,8 @@ impl Rotation<'_> {
         requested_by: &str,
     ) -> Result<RotationResult, KeyCommandError> {
         self.ensure_auditable()?;
-        if let (false, Some(KeyChange::Published { kid, active_from })) =
-            (urgency != RotationUrgency::Planned, self.keys.pending_publication())
+        if urgency == RotationUrgency::Planned
+            && let Some(KeyChange::Published { kid, active_from }) = self.keys.pending_publication()
         {
             let outcome = RotationOutcome::AlreadyPublished;
             return Ok(RotationResult { outcome, kid, active_from, retired: None, destroyed_early: None });
@@ -207,7 +207,7 @@ impl Rotation<'_> {
     }
 
     fn ensure_auditable(&self) -> Result<(), KeyCommandError> {
-        ensure_writable(&self.context.deps.audit).map_err(KeyCommandError::audit)
+        self.context.deps.audit.ensure_writable().map_err(KeyCommandError::audit)
     }
 
     /// Publishes why a due step is not taken (`None`: it is), and logs each reason once.
