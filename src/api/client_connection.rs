@@ -30,6 +30,8 @@ pub struct ClientConnection {
     /// Notified when the first request's head has arrived.
     first_request_started: Notify,
     request_started: AtomicBool,
+    /// Whether a reply is ready and delayed.
+    delaying: AtomicBool,
     /// Notified when others wait for what this connection's reply occupies.
     recalled: Arc<Notify>,
 }
@@ -45,6 +47,7 @@ impl ClientConnection {
             consecutive_slow_downs: AtomicU32::new(0),
             first_request_started: Notify::new(),
             request_started: AtomicBool::new(false),
+            delaying: AtomicBool::new(false),
             recalled: Arc::new(Notify::new()),
         }
     }
@@ -99,6 +102,21 @@ impl ClientConnection {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+    }
+
+    /// Waits for the delay of a reply.
+    pub async fn wait(&self, delay: Duration) {
+        if delay.is_zero() {
+            return;
+        }
+        self.delaying.store(true, Ordering::Relaxed);
+        tokio::time::sleep(delay).await;
+        self.delaying.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a reply is ready and delayed.
+    pub fn is_delaying(&self) -> bool {
+        self.delaying.load(Ordering::Relaxed)
     }
 
     /// Marks the connection as idle: it can be evicted.

@@ -80,6 +80,13 @@ impl Pace {
         Some(delay)
     }
 
+    /// How long a charge of nothing would be delayed now, at most [`MAX_DELAY`].
+    pub fn current_delay(&self, uid: u32, now: Instant) -> Duration {
+        let all_paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let owed = all_paid_at.get(&uid).map_or(Duration::ZERO, |paid_at| paid_at.duration_since(now));
+        owed.saturating_sub(self.burst).min(MAX_DELAY)
+    }
+
     /// As [`Pace::charge`], for what is not refused: 2 s, without a charge, where the delay would be longer.
     pub fn delay(&self, uid: u32, cost: Cost, now: Instant) -> Duration {
         self.charge(uid, cost, now).unwrap_or(MAX_DELAY)
@@ -105,6 +112,9 @@ mod tests {
         assert_eq!(pace.charge(1, Cost::Error, start), Some(millis(6)));
         assert_eq!(pace.charge(1, Cost::Free, start), Some(Duration::ZERO));
         assert_eq!(pace.charge(2, Cost::Unit, start), Some(Duration::ZERO), "another uid owes nothing");
+        assert_eq!(pace.current_delay(1, start), millis(6));
+        assert_eq!(pace.current_delay(1, start + millis(60)), Duration::ZERO);
+        assert_eq!(pace.current_delay(3, start), Duration::ZERO);
         assert_eq!(pace.charge(1, Cost::Unit, start + millis(6)), Some(millis(1)));
         let later = start + millis(60_000);
         let delays = (0..21).map(|_| pace.charge(1, Cost::Unit, later).unwrap());

@@ -36,10 +36,12 @@ use super::write_deadline::WriteDeadline;
 use crate::service::PeerTracker;
 
 /// Largest request head in bytes.
-const MAX_HEAD_SIZE: usize = 16 * 1024;
-/// Bytes of a request head that are read before it is refused. Heads that never end occupy as much memory, up
-/// to 40 MB with 2,000 connections.
-const READ_BUFFER_SIZE: usize = 20 * 1024;
+const MAX_HEAD_SIZE: usize = 8 * 1024;
+/// Bytes of a request head that are read before it is refused. A head that never ends occupies about twice as
+/// much, because the buffer grows by doubling: with 2,000 connections of one uid, some 50 MB.
+const READ_BUFFER_SIZE: usize = 10 * 1024;
+/// Bytes that are read at once from a refused connection, and discarded.
+const REJECTION_BUFFER_SIZE: usize = 16 * 1024;
 /// A connection is closed if no complete request head arrives within this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection is closed if its client has not received a reply completely within this time.
@@ -118,7 +120,7 @@ impl Http1Api {
             return (reply::error_and_close(StatusCode::BAD_REQUEST, description), Cost::Error);
         }
         if head_size(&request) > MAX_HEAD_SIZE {
-            let description = "a request head must have at most 16 KiB";
+            let description = "a request head must have at most 8 KiB";
             let reply = reply::error_and_close(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, description);
             return (reply, Cost::Error);
         }
@@ -270,6 +272,8 @@ impl Server {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
+        // A uid that has used up its budget by replies makes no further requests on new connections meanwhile.
+        let delay = delay.max(self.pace.current_delay(uid, Instant::now()));
         let client = ClientConnection::new(peer_tracker, permit, self.pace.clone());
         let (api, stop) = (self.api.clone(), self.stop.clone());
         let Some(workers) = &self.workers else {
@@ -298,7 +302,7 @@ impl Server {
         let Ok(mut stream) = stream else { return };
         tokio::spawn(async move {
             let _permit = permit;
-            let mut buffer = vec![0; MAX_HEAD_SIZE];
+            let mut buffer = vec![0; REJECTION_BUFFER_SIZE];
             let rejection = async {
                 let _ = stream.read(&mut buffer).await?;
                 stream.write_all(response).await?;
@@ -355,9 +359,7 @@ async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api
         client.mark_request_started();
         let (reply, cost) = api.handle_request(&client, request).await;
         let (reply, delay) = client.finish_request(reply, cost);
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
+        client.wait(delay).await;
         Ok::<_, Infallible>(reply)
     });
     let connection = http1::Builder::new()

@@ -63,11 +63,40 @@ fn connections() {
     hold("connections", Socket::Agent, &load);
 }
 
+/// As long as a head may be before it is refused.
 #[test]
 #[ignore = "run by make attack, alone on the machine"]
 fn unfinished_heads() {
+    let head = [b"GET / HTTP/1.1\r\nHost: x\r\nA: ".to_vec(), vec![b'x'; 10_000]].concat();
+    hold("unfinished heads", Socket::Agent, &Load::held(head, 1_990, true));
+}
+
+#[test]
+#[ignore = "run by make attack, alone on the machine"]
+fn heads_beyond_the_limit() {
     let head = [b"GET / HTTP/1.1\r\nHost: x\r\nA: ".to_vec(), vec![b'x'; 60_000]].concat();
-    hold("unfinished heads", Socket::Agent, &Load::held(head, 2_000, true));
+    hold("heads beyond the limit", Socket::Agent, &Load::held(head, 1_990, true));
+}
+
+#[test]
+#[ignore = "run by make attack, alone on the machine"]
+fn unfinished_trailers() {
+    let head = b"POST /v1/introspect HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\na: ";
+    hold(
+        "unfinished trailers",
+        Socket::Agent,
+        &Load::held([&head[..], &[b'x'; 15_000]].concat(), 1_990, true),
+    );
+}
+
+/// Each client asks once and closes, without a pause.
+#[test]
+#[ignore = "run by make attack, alone on the machine"]
+fn callers_that_are_gone() {
+    let bytes = request("POST", "/v1/token", Some("application/json"), br#"{"audience":"x"}"#);
+    let load = Load { reconnects: true, ..Load::held(bytes, 0, false) };
+    hold("callers that are gone", Socket::Agent, &load);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn clients_of_an_attack() {
     let (socket, load): (PathBuf, Load) = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let _ = fs::remove_file(&file);
     if load.reconnects {
-        connect_again_and_again(&socket);
+        connect_again_and_again(&socket, &load.first);
     } else {
         hold_connections(&socket, &load);
     }
@@ -93,10 +93,12 @@ fn clients_of_an_attack() {
 
 const LONGEST_ATTACK: Duration = Duration::from_secs(120);
 
-fn connect_again_and_again(socket: &Path) {
+fn connect_again_and_again(socket: &Path, first: &[u8]) {
     let end = Instant::now() + LONGEST_ATTACK;
     while Instant::now() < end {
-        drop(UnixStream::connect(socket));
+        let Ok(mut stream) = UnixStream::connect(socket) else { continue };
+        // An error means that the daemon has closed the connection.
+        let _ = stream.write_all(first);
     }
 }
 
