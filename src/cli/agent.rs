@@ -126,7 +126,7 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
         let warning = Fault { message, ..Fault::from(warning) };
         eprintln!("{}", sanitize(&format_fault(&warning)));
     }
-    println!("{}: {} agents, no faults", dir.display(), agents.len());
+    println!("{}: {} agents, no faults", sanitize(&dir.to_string_lossy()), agents.len());
     Ok(ExitCode::SUCCESS)
 }
 
