@@ -10,25 +10,25 @@ pub const MAX_DELAY: Duration = Duration::from_secs(2);
 /// Uids in memory. Those without a charge are dropped first: they count as never charged.
 const MAX_UIDS: usize = 16_384;
 
-/// What something costs the daemon, in units of about 50 us of a processor.
+/// What something costs the daemon, in cost units of about 50 us of a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
     /// Nothing that is counted here: an agent's result, which its own rate limits, or an administrator's.
     Free,
-    /// 1 unit: a public document, the host's health, a health or reflection call, a connection, 256 pieces of a
-    /// body, or 64 KiB of a discarded one.
+    /// 1 cost unit: a public document, the host's health, a health or reflection call, a connection, 256 pieces
+    /// of a body, or 64 KiB of a discarded one.
     Unit,
-    /// 5 units: an error, for which the caller may have been identified and a record written.
+    /// 5 cost units: an error, for which the caller may have been identified and a record written.
     Error,
-    /// So many units: what a client of the workload socket sends.
+    /// So many cost units: what a client of the workload socket sends.
     Units(u32),
 }
 
-/// A budget of units for each uid. Charges above it are delayed, and refused where the delay would exceed
-/// `MAX_DELAY`.
+/// A budget of cost units for each uid. Charges above it are delayed, and refused where the delay would
+/// exceed `MAX_DELAY`.
 #[derive(Debug)]
 pub struct Pace {
-    /// Time in which one unit is paid.
+    /// Time in which one cost unit is paid.
     interval: Duration,
     /// Time in which the burst is paid.
     burst: Duration,
@@ -48,7 +48,7 @@ impl Cost {
 }
 
 impl Pace {
-    /// `per_second` units a second in the long run, and `burst` units at once after a pause; at least 1 each.
+    /// `per_second` cost units a second in the long run, and `burst` at once after a pause; at least 1 each.
     pub fn new(per_second: u32, burst: u32) -> Pace {
         let interval = Duration::from_secs(1) / per_second.max(1);
         Pace { interval, burst: interval * burst.max(1), paid_at: Mutex::default() }

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::table::{KeyValueTable, print_columns};
+use super::format::format_fault;
+use super::table::{KeyValueTable, print_columns, sanitize};
 use crate::agents::{AgentName, AgentSet};
 use crate::config::{Config, Diagnostic};
 use crate::wire::admin::{Agent, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
@@ -77,7 +78,7 @@ fn format_selectors(selectors: &AgentSelectors) -> String {
 
 async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
     // Checked first, because the name becomes a part of the path.
-    let name = AgentName::parse(name).map_err(|e| CliError::Local(e.to_string()))?;
+    let name = AgentName::parse(name).map_err(CliError::local)?;
     let reply = client::get::<Agent>(&common.admin_socket, &format!("/v1/agents/{name}")).await?;
     if common.json {
         return print_json(&reply.raw);
@@ -121,22 +122,17 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
         return print_json(&json);
     }
     for warning in agents.warnings() {
-        eprintln!("{}:{}: warning: {}", warning.file.display(), warning.line.unwrap_or(1), warning.message);
+        let message = format!("warning: {}", warning.message);
+        let warning = Fault { message, ..Fault::from(warning) };
+        eprintln!("{}", sanitize(&format_fault(&warning)));
     }
-    println!("{}: {} agents, no faults", dir.display(), agents.len());
+    println!("{}: {} agents, no faults", sanitize(&dir.to_string_lossy()), agents.len());
     Ok(ExitCode::SUCCESS)
 }
 
 fn invalid_files(diagnostics: &[Diagnostic]) -> CliError {
     let mut response = ErrorResponse::new("invalid_request", "the files have faults");
-    response.faults = diagnostics
-        .iter()
-        .map(|diagnostic| Fault {
-            file: diagnostic.file.clone(),
-            line: diagnostic.line,
-            message: diagnostic.message.clone(),
-        })
-        .collect();
+    response.faults = diagnostics.iter().map(Fault::from).collect();
     CliError::Refused(Box::new(response))
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn run(common: &CommonArgs, arguments: &CertificateArgs) -> Res
 
 /// Renews the files until a signal arrives or the request is refused, then removes them.
 async fn watch(common: &CommonArgs, arguments: &CertificateArgs, dir: &Path) -> Result<ExitCode, CliError> {
-    let listen = |kind| signal(kind).map_err(|e| CliError::Local(e.to_string()));
+    let listen = |kind| signal(kind).map_err(CliError::local);
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut hangup = listen(SignalKind::hangup())?;
@@ -181,7 +181,7 @@ async fn fetch_bundle(common: &CommonArgs) -> Result<String, CliError> {
     let document = client::get::<BundleDocument>(&common.socket, "/v1/bundle").await?.body;
     let roots = document.keys.iter().filter_map(|key| BASE64.decode(key.x5c.first()?.as_bytes()).ok());
     let text: Result<String, _> = roots.map(|root| pem("CERTIFICATE", &root)).collect();
-    let text = text.map_err(|e| CliError::Local(e.to_string()))?;
+    let text = text.map_err(CliError::local)?;
     if text.is_empty() {
         return Err(CliError::Local("the bundle contains no certificate".into()));
     }
@@ -190,7 +190,7 @@ async fn fetch_bundle(common: &CommonArgs) -> Result<String, CliError> {
 
 /// Writes the certificate last, so that a program that waits for it finds the other files complete.
 fn write_files(dir: &Path, certificate: &CertificateResponse, bundle: &str) -> Result<(), CliError> {
-    store::ensure_dir(dir, 0o700).map_err(|e| CliError::Local(e.to_string()))?;
+    store::ensure_dir(dir, 0o700).map_err(CliError::local)?;
     write_file(&dir.join(BUNDLE_FILE), bundle.as_bytes(), 0o600)?;
     if let Some(key) = &certificate.private_key {
         write_file(&dir.join(KEY_FILE), key.as_bytes(), 0o600)?;

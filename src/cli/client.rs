@@ -66,7 +66,7 @@ pub(super) async fn post_large<T: DeserializeOwned>(
 }
 
 fn to_json(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, CliError> {
-    let text = serde_json::to_vec(body).map_err(|e| CliError::Local(e.to_string()))?;
+    let text = serde_json::to_vec(body).map_err(CliError::local)?;
     Ok(Zeroizing::new(text))
 }
 
@@ -138,7 +138,7 @@ fn connect_error(socket: &Path, error: &io::Error) -> CliError {
         )),
         io::ErrorKind::WouldBlock => CliError::NoDaemon(format!(
             "{path}: the daemon has not accepted the connection within {CONNECT_TIMEOUT_SECS} s; \
-             check that hostbadged responds (hostbadge status)"
+             check that hostbadged responds (systemctl status hostbadged)"
         )),
         io::ErrorKind::PermissionDenied => CliError::Local(format!(
             "{path}: permission denied; the admin socket is for root and members of the admin group"

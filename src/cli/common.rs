@@ -38,7 +38,7 @@ pub(super) struct CommonArgs {
 
 /// Prints a value as one line of JSON.
 pub(super) fn print_json(value: &impl Serialize) -> Result<ExitCode, CliError> {
-    let text = serde_json::to_string(value).map_err(|e| CliError::Local(e.to_string()))?;
+    let text = serde_json::to_string(value).map_err(CliError::local)?;
     println!("{text}");
     Ok(ExitCode::SUCCESS)
 }

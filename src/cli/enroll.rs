@@ -163,9 +163,9 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &EnrollSubcommand) -> R
 
 /// Checks a request and writes a challenge. Prints a summary if the challenge goes to a file.
 fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode, CliError> {
-    let request =
-        EnrollmentRequest::parse(&read_file(&arguments.request, MAX_EVIDENCE_SIZE)?).map_err(to_cli_error)?;
-    let verified = request.check().map_err(to_cli_error)?;
+    let request = EnrollmentRequest::parse(&read_file(&arguments.request, MAX_EVIDENCE_SIZE)?)
+        .map_err(CliError::local)?;
+    let verified = request.check().map_err(CliError::local)?;
     let expectations = [
         ("host", &arguments.host, &verified.host),
         ("trust domain", &arguments.trust_domain, &verified.trust_domain),
@@ -176,9 +176,9 @@ fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode,
         }
     }
     let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose();
-    let roots = roots.map_err(|e| CliError::Local(e.to_string()))?;
+    let roots = roots.map_err(CliError::local)?;
     let review = OperatorReview::new(&verified, roots.as_ref().map(|roots| (roots, Clock::System.now())))
-        .map_err(to_cli_error)?;
+        .map_err(CliError::local)?;
     let untrusted = untrusted_ek_certificates(&verified, &review);
     if arguments.secret.exists() {
         let path = arguments.secret.display();
@@ -186,7 +186,7 @@ fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode,
             "{path} already exists, possibly for another challenge; choose another file"
         )));
     }
-    let (challenge, secret) = EnrollmentChallenge::generate(&verified, review).map_err(to_cli_error)?;
+    let (challenge, secret) = EnrollmentChallenge::generate(&verified, review).map_err(CliError::local)?;
     write_file(&arguments.secret, &json_line(&secret)?, 0o600)?;
     arguments.output.write(&json_line(&challenge)?, 0o644)?;
     if arguments.output.is_file() {
@@ -215,7 +215,7 @@ async fn activate(common: &CommonArgs, arguments: &ActivateArgs) -> Result<ExitC
         return arguments.output.write(&Zeroizing::new(secret), 0o600);
     }
     let text = read_file(arguments.challenge.as_deref().unwrap_or(Path::new("")), MAX_SMALL_FILE_SIZE)?;
-    let challenge = EnrollmentChallenge::parse(&text).map_err(to_cli_error)?;
+    let challenge = EnrollmentChallenge::parse(&text).map_err(CliError::local)?;
     let answer =
         client::post::<Box<RawValue>>(&common.admin_socket, "/v1/enroll/activate", &challenge).await?.body;
     arguments.output.write(format!("{answer}\n").as_bytes(), 0o644)
@@ -268,24 +268,24 @@ fn untrusted_ek_certificates(verified: &VerifiedRequest, review: &OperatorReview
 
 /// Marks the secret as used before it writes the certificate, so that there is never a second one.
 fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, CliError> {
-    let request =
-        EnrollmentRequest::parse(&read_file(&arguments.request, MAX_EVIDENCE_SIZE)?).map_err(to_cli_error)?;
-    let verified = request.check().map_err(to_cli_error)?;
-    let mut secret =
-        ChallengeSecret::parse(&read_file(&arguments.secret, MAX_SMALL_FILE_SIZE)?).map_err(to_cli_error)?;
-    let answer =
-        ChallengeAnswer::parse(&read_file(&arguments.answer, MAX_SMALL_FILE_SIZE)?).map_err(to_cli_error)?;
-    secret.verify_answer(&verified, &answer).map_err(to_cli_error)?;
+    let request = EnrollmentRequest::parse(&read_file(&arguments.request, MAX_EVIDENCE_SIZE)?)
+        .map_err(CliError::local)?;
+    let verified = request.check().map_err(CliError::local)?;
+    let mut secret = ChallengeSecret::parse(&read_file(&arguments.secret, MAX_SMALL_FILE_SIZE)?)
+        .map_err(CliError::local)?;
+    let answer = ChallengeAnswer::parse(&read_file(&arguments.answer, MAX_SMALL_FILE_SIZE)?)
+        .map_err(CliError::local)?;
+    secret.verify_answer(&verified, &answer).map_err(CliError::local)?;
     let text = match (&arguments.ca_cert, &arguments.ca_key) {
         (Some(certificate), Some(key)) => {
             let certificate = read_file(certificate, MAX_SMALL_FILE_SIZE)?;
             let key = Zeroizing::new(read_file(key, MAX_SMALL_FILE_SIZE)?);
-            let authority = OrganizationCa::from_pem(&certificate, &key).map_err(to_cli_error)?;
+            let authority = OrganizationCa::from_pem(&certificate, &key).map_err(CliError::local)?;
             let mut ek_certificates = verified.endorsement_keys.certificates();
             ek_certificates.retain(|certificate| secret.review.lists_ek_certificate(certificate));
             let template = || {
                 let mut serial = [0; 16];
-                SystemRandom::new().fill(&mut serial).map_err(|_| to_cli_error(Error::Random))?;
+                SystemRandom::new().fill(&mut serial).map_err(|_| CliError::local(Error::Random))?;
                 Ok(CertificateTemplate {
                     san: HostSan { ek_certificates: ek_certificates.clone(), ..verified.san() },
                     host_key: &verified.host_key,
@@ -294,15 +294,15 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
                     serial,
                 })
             };
-            let certificate_pem = |der: &[u8]| pem("CERTIFICATE", der).map_err(to_cli_error);
-            let host = template()?.issue_host_certificate(&authority).map_err(to_cli_error)?;
+            let certificate_pem = |der: &[u8]| pem("CERTIFICATE", der).map_err(CliError::local);
+            let host = template()?.issue_host_certificate(&authority).map_err(CliError::local)?;
             let mut text = certificate_pem(&host)?;
             for certificate in authority.intermediates() {
                 text += &certificate_pem(certificate)?;
             }
             if arguments.signing {
-                let root = authority.root().map_err(to_cli_error)?;
-                let signing = template()?.issue_signing_certificate(&authority).map_err(to_cli_error)?;
+                let root = authority.root().map_err(CliError::local)?;
+                let signing = template()?.issue_signing_certificate(&authority).map_err(CliError::local)?;
                 text += &certificate_pem(&signing)?;
                 text += &certificate_pem(root)?;
             }
@@ -316,7 +316,7 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
                      them out"
                 );
             }
-            pem("CERTIFICATE REQUEST", &verified.csr).map_err(to_cli_error)?
+            pem("CERTIFICATE REQUEST", &verified.csr).map_err(CliError::local)?
         }
     };
     secret.used = true;
@@ -329,12 +329,8 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
     Ok(ExitCode::SUCCESS)
 }
 
-fn to_cli_error(error: Error) -> CliError {
-    CliError::Local(error.to_string())
-}
-
 fn json_line(document: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, CliError> {
-    let mut text = serde_json::to_vec(document).map_err(|e| CliError::Local(e.to_string()))?;
+    let mut text = serde_json::to_vec(document).map_err(CliError::local)?;
     text.push(b'\n');
     Ok(Zeroizing::new(text))
 }

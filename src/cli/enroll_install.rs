@@ -65,8 +65,7 @@ fn confirmed_root(
         CliError::Local(format!("{}: {reason}", arguments.certificate.display()))
     };
     let certificate = HostCertificate::from_pem(text.as_bytes()).map_err(|e| fault(&e))?;
-    let bundle = InstallBundle::split(certificate.chain())
-        .map_err(|e| fault(&format!("the certificate to sign with {e}")))?;
+    let bundle = InstallBundle::split(certificate.chain()).map_err(|e| fault(&e))?;
     let Some(chain) = bundle.signing_chain else {
         return match &arguments.root_sha256 {
             None => Ok(None),
@@ -86,7 +85,8 @@ fn confirmed_root(
     }
     if common.json || !prompt::is_interactive() {
         return Err(CliError::Local(
-            "nobody was asked whether this root is the organization's; name it by --root-sha256 DIGEST"
+            "cannot ask whether this root is the organization's (--json, or standard input is not a \
+             terminal); give its digest with --root-sha256, or --yes"
                 .into(),
         ));
     }
@@ -98,7 +98,7 @@ fn confirmed_root(
 
 /// Shows the root on standard error, so that standard output has the result alone.
 fn show_root(chain: &SigningChain) -> Result<(), CliError> {
-    let (subject, not_after) = chain.root().map_err(|e| CliError::Local(e.to_string()))?;
+    let (subject, not_after) = chain.root().map_err(CliError::local)?;
     eprintln!(
         "This certificate lets the host sign certificates of its trust domain. Whoever trusts the host's bundle \
          will trust this root:"

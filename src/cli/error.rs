@@ -21,6 +21,11 @@ pub(super) enum CliError {
 }
 
 impl CliError {
+    /// A failure without the daemon.
+    pub(super) fn local(error: impl fmt::Display) -> CliError {
+        CliError::Local(error.to_string())
+    }
+
     /// An error response that this command makes itself.
     pub(super) fn unavailable(description: impl Into<String>) -> CliError {
         CliError::Unavailable(Box::new(ErrorResponse::new("temporarily_unavailable", description)))

@@ -90,7 +90,7 @@ enum CliSubcommand {
 pub fn run(command: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return CliError::Local(e.to_string()).report(command.common.json),
+        Err(e) => return CliError::local(e).report(command.common.json),
     };
     let json = command.common.json;
     match runtime.block_on(dispatch(command)) {

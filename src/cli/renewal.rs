@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, jitter};
 
 /// Delay before the first repetition of a failed request.
 const INITIAL_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -36,10 +36,10 @@ pub(super) fn renewal_delay(expires_at: Timestamp, now: Timestamp) -> Duration {
 
 /// Up to 10 % less, at random, so that many processes do not send requests at the same time.
 fn with_jitter(delay: Duration) -> Duration {
-    let mut byte = [0];
+    let mut seed = [0; 4];
     // Without random numbers there is no jitter.
-    let _ = SystemRandom::new().fill(&mut byte);
-    delay - (delay / 10).mul_f64(f64::from(byte[0]) / 256.0)
+    let _ = SystemRandom::new().fill(&mut seed);
+    delay - jitter(delay / 10, u32::from_be_bytes(seed))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
@@ -58,19 +59,12 @@ pub(super) struct VerifyEvidenceArgs {
 
     /// A check that must pass: without this option it may be skipped, for lack of a log, a certificate or
     /// --roots
-    #[arg(long, value_name = "CHECK")]
-    require: Vec<RequiredCheck>,
+    #[arg(long, value_name = "CHECK", value_parser = optional_checks())]
+    require: Vec<OptionalCheck>,
 
     /// Expected host id: 26 characters, as `hostbadge status` shows it
     #[arg(long, value_name = "ID")]
     host: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum RequiredCheck {
-    BootEventLog,
-    Ima,
-    EkCertificate,
 }
 
 #[derive(Args, Debug)]
@@ -104,17 +98,16 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
         Some(file) if file != Path::new("-") => read_file(file, eat::MAX_EAT_SIZE)?,
         _ => read_stdin(eat::MAX_EAT_SIZE)?,
     };
-    let invalid = |e: verify::Error| CliError::Local(e.to_string());
     let nonce = BASE64URL_NOPAD
         .decode(arguments.nonce.as_bytes())
         .map_err(|e| CliError::Local(format!("the nonce is not base64url: {e}")))?;
     // Evidence is a JSON object; an EAT is a JWT, which does not begin with a brace.
     let (mut checks, document) = match text.trim_ascii().first() {
-        Some(b'{') => (Vec::new(), evidence::Evidence::parse(&text).map_err(invalid)?),
+        Some(b'{') => (Vec::new(), evidence::Evidence::parse(&text).map_err(CliError::local)?),
         _ => {
             let token = std::str::from_utf8(text.trim_ascii())
                 .map_err(|_| CliError::Local("this is neither evidence nor an EAT".into()))?;
-            let eat = eat::Eat::parse(token).map_err(invalid)?;
+            let eat = eat::Eat::parse(token).map_err(CliError::local)?;
             (eat.check(&nonce), eat.evidence().clone())
         }
     };
@@ -124,9 +117,8 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
         None => document.check(&nonce),
     });
     let now = Clock::System.now();
-    let cannot_load = |e: verify::Error| CliError::Local(e.to_string());
-    let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(cannot_load)?;
-    let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose().map_err(cannot_load)?;
+    let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(CliError::local)?;
+    let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose().map_err(CliError::local)?;
     let ca_check = ca.map(|ca| document.check_ak_by_host_certificate(&ca, now));
     let enrolled = ca_check.as_ref().is_some_and(|check| check.outcome == CheckOutcome::Pass);
     if ca_check.is_none() || arguments.ak.is_some() {
@@ -139,7 +131,7 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
     }
     checks.extend(policy.map(|policy| policy.check(&document)));
     for check in &arguments.require {
-        OptionalCheck::from(*check).require(&mut checks);
+        check.require(&mut checks);
     }
     let valid = checks.iter().all(CheckResult::is_acceptable);
     if common.json {
@@ -165,14 +157,10 @@ fn read_policy(file: &Path) -> Result<PcrPolicy, CliError> {
     PcrPolicy::parse(&text).map_err(|e| invalid(&e))
 }
 
-impl From<RequiredCheck> for OptionalCheck {
-    fn from(check: RequiredCheck) -> OptionalCheck {
-        match check {
-            RequiredCheck::BootEventLog => OptionalCheck::BootEventLog,
-            RequiredCheck::Ima => OptionalCheck::Ima,
-            RequiredCheck::EkCertificate => OptionalCheck::EkCertificate,
-        }
-    }
+/// Parses the name of a check, and lists all of them in the help and completions.
+fn optional_checks() -> impl TypedValueParser<Value = OptionalCheck> {
+    PossibleValuesParser::new(OptionalCheck::ALL.map(OptionalCheck::as_str))
+        .try_map(|name| name.parse::<OptionalCheck>())
 }
 
 fn token(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<ExitCode, CliError> {

@@ -222,7 +222,7 @@ impl CaManager {
         self.deps.audit.ensure_writable()?;
         // Revocation takes effect without the TPM, and so comes before renewal, which may have to wait.
         let left = self.revoke(ca).await?;
-        if ca.has_crls_of_the_future() {
+        if ca.crls_are_not_yet_valid() {
             ca.reissue_crls().await?;
             self.activate(ca)?;
         }
@@ -270,9 +270,17 @@ impl CaManager {
             return Ok(0);
         }
         let leaves: Vec<_> = orphaned.iter().flat_map(|(_, leaves)| leaves.iter().copied()).collect();
-        let NotRevoked { no_room, no_key } = ca.revoke(&leaves);
+        let NotRevoked { no_room, no_key, displaced } = ca.revoke(&leaves);
         if ca.has_unpublished() {
             self.activate(ca)?;
+        }
+        // No later step finds these again.
+        if displaced > 0 {
+            let message = format!(
+                "{displaced} revoked certificates, issued while the clock was ahead, are no longer on the \
+                 lists, which are full"
+            );
+            record_completed(&self.deps.audit, Event::CertificatesRevoked, &message).await;
         }
         ca.save().await?;
         for (id, mut leaves) in orphaned {

@@ -10,8 +10,8 @@ use super::credential::{EncryptedCredential, make_credential};
 use super::document::{ENROLLMENT_VERSION, MAX_SMALL_FILE_SIZE, parse_document};
 use super::error::{AnswerError, DocumentError, Error, RequestError};
 use super::request::VerifiedRequest;
+use super::signing_chain::certificate_sha256;
 use crate::clock::Timestamp;
-use crate::digest::sha256;
 use crate::verify::Roots;
 
 /// Bytes of the secret for each EK.
@@ -218,20 +218,21 @@ impl OperatorReview {
         let keys = &request.endorsement_keys;
         let certified = maker_roots.map(|(roots, now)| keys.certified_ek(roots, now)).transpose();
         let certified = certified.map_err(RequestError::NotCertified)?;
-        let trusted_fingerprints =
-            |(roots, now)| keys.trusted_certificates(roots, now).into_iter().map(fingerprint).collect();
+        let trusted_digests = |(roots, now)| {
+            keys.trusted_certificates(roots, now).into_iter().map(certificate_sha256).collect()
+        };
         Ok(OperatorReview {
             host: request.host.clone(),
             trust_domain: request.trust_domain.clone(),
             maker: certified.map(|ek| ek.issuer),
-            ek_certificates: maker_roots.map(trusted_fingerprints),
+            ek_certificates: maker_roots.map(trusted_digests),
         })
     }
 
     /// Whether the host certificate is to name this EK certificate (DER): if roots were given, only one that
     /// leads to a root.
     pub fn lists_ek_certificate(&self, certificate: &[u8]) -> bool {
-        self.ek_certificates.as_ref().is_none_or(|trusted| trusted.contains(&fingerprint(certificate)))
+        self.ek_certificates.as_ref().is_none_or(|trusted| trusted.contains(&certificate_sha256(certificate)))
     }
 
     fn mac_input(&self) -> Result<Vec<u8>, Error> {
@@ -239,10 +240,6 @@ impl OperatorReview {
         serde_json::to_writer(&mut text, self).map_err(Error::Json)?;
         Ok(text)
     }
-}
-
-fn fingerprint(certificate: &[u8]) -> String {
-    HEXLOWER.encode(&sha256(certificate))
 }
 
 impl ChallengeAnswer {

@@ -2,7 +2,6 @@
 
 use rustls_pki_types::pem;
 
-use crate::clock::Timestamp;
 use crate::verify;
 
 /// Why a step of enrollment is refused. The texts go to operators.
@@ -88,7 +87,7 @@ pub enum OrganizationCaError {
     NotForSigning,
     /// The path length of the certificate does not allow a host that signs.
     #[error(
-        "the CA's certificate lets {0} CAs stand below it, and a host that signs needs two; use another CA, \
+        "the CA's certificate allows {0} CAs below it, and a host that signs needs two; use another CA, \
          or leave out --signing"
     )]
     PathLength(u8),
@@ -153,7 +152,7 @@ pub enum RequestError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CsrMismatch {
     /// Its content is not what the host's keys and names prescribe.
-    #[error("it asks for other than the rest of the request")]
+    #[error("its content does not match the keys and names of the request")]
     Content,
     /// Its signature does not verify.
     #[error("the host key did not sign it")]
@@ -222,21 +221,18 @@ pub enum AnswerError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigningChainFault {
     /// A certificate is malformed.
-    #[error("is malformed, or another in the file is: {0}")]
+    #[error("the certificate that lets this host sign is malformed, or another in the file is: {0}")]
     Certificate(#[source] verify::Error),
-    /// Basic constraints (RFC 5280 section 4.2.1.9) or key usage (section 4.2.1.3) do not allow it.
-    #[error("is not a CA certificate that allows another CA below it and signs revocation lists")]
-    NotACa,
+    /// It has no key usage (RFC 5280 section 4.2.1.3), or one without cRLSign.
+    #[error("the certificate that lets this host sign has no key usage that allows to sign revocation lists")]
+    NotForCrls,
     /// The subject alternative name does not have this URI.
-    #[error("is not for the trust domain of this host, {0}")]
+    #[error("the certificate that lets this host sign is not for the trust domain of this host, {0}")]
     TrustDomain(String),
-    /// It has expired.
-    #[error("has expired at {0}")]
-    Expired(Timestamp),
     /// The certificates in the file do not lead to a self-signed one.
-    #[error("does not lead to a root in the same file")]
+    #[error("the certificate that lets this host sign does not lead to a root in the same file")]
     NoPathToRoot,
-    /// A certificate of the chain is not valid, or not signed by the next one.
-    #[error("does not lead to its root: {0}")]
+    /// A certificate of the chain is not a CA's, not valid now, or not signed by the next one.
+    #[error("the certificate that lets this host sign does not lead to its root: {0}")]
     Unverified(#[source] verify::Error),
 }

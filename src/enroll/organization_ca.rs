@@ -18,8 +18,8 @@ use zeroize::Zeroizing;
 
 use super::error::{Error, OrganizationCaError};
 use crate::clock::Timestamp;
-use crate::verify::parse_certificate;
 use crate::verify::x509::{ec_public_key, ecdsa_with_sha256};
+use crate::verify::{not_after, parse_certificate};
 
 /// An organization's CA, with the key that signs for it.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl OrganizationCa {
             signature_algorithm: key.signature_algorithm(),
             subject: tbs.subject().clone(),
             key_id: id.map(|(_, id)| id.0.into_bytes().into_vec()),
-            not_after: Timestamp::from_secs(tbs.validity().not_after.to_unix_duration().as_secs()),
+            not_after: not_after(&certificate),
             chain: chain.iter().map(|one| one.to_vec()).collect(),
             key,
         })

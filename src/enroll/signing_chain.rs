@@ -3,13 +3,13 @@
 use data_encoding::HEXLOWER;
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{KeyUsage, SubjectAltName};
 
 use super::error::SigningChainFault;
 use crate::clock::Timestamp;
 use crate::digest::sha256;
 use crate::verify::ca_chain::{verify_ca_chain, verify_host_chain};
-use crate::verify::{self, parse_certificate};
+use crate::verify::{self, not_after, parse_certificate};
 
 /// The output of `hostbadge enroll certify`, split into its chains.
 #[derive(Clone, Debug)]
@@ -108,18 +108,12 @@ impl SigningChain {
     ///
     /// A [`SigningChainFault`] that says what is wrong.
     pub fn verify(&self, trust_domain: &str, now: Timestamp) -> Result<(), SigningChainFault> {
-        let certificates = self.chain.iter().map(|der| parse(der)).collect::<Result<Vec<_>, _>>()?;
-        check_ca_certificate(&certificates[0], trust_domain)?;
-        if not_after(&certificates[0]) <= now {
-            return Err(SigningChainFault::Expired(not_after(&certificates[0])));
-        }
-        let subject = |at: usize| certificates[at].tbs_certificate().subject();
-        let issuer = |at: usize| certificates[at].tbs_certificate().issuer();
-        let last = certificates.len() - 1;
-        if !(0..last).all(|at| issuer(at) == subject(at + 1)) || issuer(last) != subject(last) {
+        let (first, root) = (parse(&self.chain[0])?, parse(self.root_der())?);
+        if root.tbs_certificate().issuer() != root.tbs_certificate().subject() {
             return Err(SigningChainFault::NoPathToRoot);
         }
-        verify_ca_chain(&self.chain, trust_domain, now).map_err(SigningChainFault::Unverified)
+        verify_ca_chain(&self.chain, trust_domain, now).map_err(SigningChainFault::Unverified)?;
+        check_ca_certificate(&first, trust_domain)
     }
 
     fn root_der(&self) -> &[u8] {
@@ -136,19 +130,12 @@ fn parse(der: &[u8]) -> Result<Certificate, SigningChainFault> {
     parse_certificate(der).map_err(|e: verify::Error| SigningChainFault::Certificate(e))
 }
 
-fn not_after(certificate: &Certificate) -> Timestamp {
-    Timestamp::from_secs(certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
-}
-
+/// Checks what a host's CA certificate needs beyond those of other CAs.
 fn check_ca_certificate(certificate: &Certificate, trust_domain: &str) -> Result<(), SigningChainFault> {
     let tbs = certificate.tbs_certificate();
-    let constraints = tbs.get_extension::<BasicConstraints>().ok().flatten();
-    let is_ca = constraints.is_some_and(|(_, constraints)| {
-        constraints.ca && constraints.path_len_constraint.is_none_or(|length| length >= 1)
-    });
     let usage = tbs.get_extension::<KeyUsage>().ok().flatten();
-    if !is_ca || !usage.is_some_and(|(_, usage)| usage.key_cert_sign() && usage.crl_sign()) {
-        return Err(SigningChainFault::NotACa);
+    if !usage.is_some_and(|(_, usage)| usage.crl_sign()) {
+        return Err(SigningChainFault::NotForCrls);
     }
     let uri = format!("spiffe://{trust_domain}");
     let names = tbs.get_extension::<SubjectAltName>().ok().flatten();

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
-use x509_cert::Certificate;
 
 use super::error::{CertificateFileError, EnrollmentError, Error};
 use crate::clock::Timestamp;
 use crate::enroll::SigningChain;
 use crate::store;
-use crate::verify::parse_certificate;
+use crate::verify::{not_after, parse_certificate};
 
 pub(super) const FILE_NAME: &str = "signing.json";
 const VERSION: u64 = 1;
@@ -92,8 +91,4 @@ impl DelegatedCa {
             installed_at: Timestamp::from_secs(now.as_secs()),
         })
     }
-}
-
-fn not_after(certificate: &Certificate) -> Timestamp {
-    Timestamp::from_secs(certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
 }

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::certificate_file::{self, CertificateReport};
 use super::delegated_ca::DelegatedCa;
-use super::enrollment_file::{self, EnrollmentFile, EnrollmentRequester, VERSION};
+use super::enrollment_file::{self, AdminClass, EnrollmentFile, VERSION};
 use super::error::{EnrollmentError, Error};
 use super::evidence::{MeasurementLogs, Nonce};
 use super::issuer::IssuerState;
@@ -93,8 +93,8 @@ impl Enrollment {
         certificate.as_ref().map(|certificate| CertificateReport::new(certificate, delegated_ca.as_deref()))
     }
 
-    /// Makes an enrollment request, and remembers its digest for `requester`: only a challenge for a pending
-    /// request is answered.
+    /// Makes an enrollment request, and remembers its digest for this class of administrators: only a
+    /// challenge for a pending request is answered.
     ///
     /// # Errors
     /// A TPM that is not available, a file that cannot be written.
@@ -103,7 +103,7 @@ impl Enrollment {
         issuer_state: &IssuerState,
         tpm: &Tpm,
         logs: MeasurementLogs,
-        requester: EnrollmentRequester,
+        class: AdminClass,
         now: Timestamp,
     ) -> Result<EnrollmentRequest, Error> {
         let _guard = self.0.lock.lock().await;
@@ -124,7 +124,7 @@ impl Enrollment {
             evidence,
         };
         request.check().map_err(EnrollmentError::Request)?;
-        enrollment_file.add_pending(request.digest().map_err(EnrollmentError::Request)?, requester);
+        enrollment_file.add_pending(request.digest().map_err(EnrollmentError::Request)?, class);
         self.write_file(enrollment_file::FILE_NAME, &enrollment_file).await?;
         Ok(request)
     }

@@ -7,20 +7,20 @@ use crate::clock::Timestamp;
 pub(super) const FILE_NAME: &str = "enrollment.json";
 /// Version of this file and of `certificate.json`.
 pub(super) const VERSION: u64 = 1;
-/// Requests of each requester that wait for a challenge; a further one replaces the oldest of the same.
+/// Requests of each class that wait for a challenge; a further one replaces the oldest of the same.
 const MAX_PENDING_REQUESTS: usize = 8;
 /// Answered challenges that are remembered, to name the time of the answer. An older one is still rejected,
 /// because its request is not pending any more.
 const MAX_ANSWERED_CHALLENGES: usize = 100;
 
-/// Who requests enrollment. Each has pending requests of its own, so that the admin group cannot push out
-/// those of root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EnrollmentRequester {
+/// The administrators who share a bound. Each class has pending requests of its own, so that the admin group
+/// cannot push out those of root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdminClass {
     /// Root, or the user of a development host.
     Root,
     /// The members of the admin group together.
-    AdminGroup,
+    Group,
 }
 
 /// `enrollment.json`.
@@ -46,10 +46,10 @@ struct AnsweredChallenge {
 
 impl EnrollmentFile {
     /// Remembers a request by its digest.
-    pub fn add_pending(&mut self, digest: String, requester: EnrollmentRequester) {
-        let pending = match requester {
-            EnrollmentRequester::Root => &mut self.pending,
-            EnrollmentRequester::AdminGroup => &mut self.group_pending,
+    pub fn add_pending(&mut self, digest: String, class: AdminClass) {
+        let pending = match class {
+            AdminClass::Root => &mut self.pending,
+            AdminClass::Group => &mut self.group_pending,
         };
         pending.push(digest);
         pending.drain(..pending.len().saturating_sub(MAX_PENDING_REQUESTS));
@@ -94,9 +94,9 @@ mod tests {
     fn requests_of_the_admin_group_displace_none_of_root() {
         let mut file: EnrollmentFile =
             serde_json::from_str(r#"{ "pending": ["from before"], "answered": [] }"#).unwrap();
-        file.add_pending("of root".into(), EnrollmentRequester::Root);
+        file.add_pending("of root".into(), AdminClass::Root);
         for number in 0..20 {
-            file.add_pending(format!("of the group {number}"), EnrollmentRequester::AdminGroup);
+            file.add_pending(format!("of the group {number}"), AdminClass::Group);
         }
         assert!(file.is_pending("of root") && file.is_pending("from before"));
         assert!(!file.is_pending("of the group 11") && file.is_pending("of the group 12"));
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(file.request_answered_at("of the group 12"), Some(Timestamp::from_secs(5)));
         assert_eq!(file.challenge_answered_at("c"), Some(Timestamp::from_secs(5)));
         for number in 0..8 {
-            file.add_pending(format!("of root {number}"), EnrollmentRequester::Root);
+            file.add_pending(format!("of root {number}"), AdminClass::Root);
         }
         assert!(!file.is_pending("of root") && file.is_pending("of the group 13"));
     }

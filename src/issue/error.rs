@@ -233,8 +233,8 @@ pub enum EnrollmentError {
     #[error("the certificate has expired at {0}")]
     Expired(Timestamp),
     /// The CA certificate to install cannot be used.
-    #[error("the certificate to sign with {0}")]
-    DelegatedCa(#[source] enroll::SigningChainFault),
+    #[error(transparent)]
+    DelegatedCa(enroll::SigningChainFault),
     /// The request does not name the root that the host would trust from now on.
     #[error(
         "the certificate lets this host sign below a root with SHA-256 digest {found}; compare it with the \

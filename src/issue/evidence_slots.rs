@@ -2,8 +2,8 @@
 //!
 //! Each document holds the host's whole logs until its caller has received it. An agent has one slot at a
 //! time, and a uid two, so that others find a free one. A caller that waits takes the slot of one that has
-//! been receiving its reply for 2 seconds, by having that connection ended; while nobody waits, the reply may
-//! take as long as any.
+//! been receiving its reply for 2 seconds, and the daemon ends that connection; while nobody waits, the reply
+//! may take as long as any.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -155,7 +155,7 @@ impl SlotTable {
     fn grant(&mut self) {
         let mut at = 0;
         while self.occupied.len() < MAX_EVIDENCE_SLOTS && at < self.waiting.len() {
-            if !self.slots_in_the_way(&self.waiting[at].owner).is_empty() {
+            if !self.blocking_slots(&self.waiting[at].owner).is_empty() {
                 at += 1;
                 continue;
             }
@@ -167,7 +167,7 @@ impl SlotTable {
     }
 
     /// The slots of which one has to become free before the owner gets one; none where it gets one now.
-    fn slots_in_the_way(&self, owner: &Owner) -> Vec<usize> {
+    fn blocking_slots(&self, owner: &Owner) -> Vec<usize> {
         let of_agent = self.positions(|other| other.agent == owner.agent);
         if !of_agent.is_empty() {
             return of_agent;
@@ -189,7 +189,7 @@ impl SlotTable {
     fn recall_for(&mut self, owner: &Owner, now: Instant) -> Instant {
         let delivered_since = |at: usize| Some(self.occupied[at].delivery.as_ref()?.since);
         let longest =
-            self.slots_in_the_way(owner).into_iter().filter_map(|at| Some((delivered_since(at)?, at))).min();
+            self.blocking_slots(owner).into_iter().filter_map(|at| Some((delivered_since(at)?, at))).min();
         let Some((since, at)) = longest else { return now + RECALL_INTERVAL };
         if now < since + RECALL_AFTER {
             return since + RECALL_AFTER;

@@ -51,7 +51,7 @@ pub use commands::{
 pub use delegated_ca::DelegatedCa;
 pub use documents::PublishedDocuments;
 pub use enrollment::{Enrollment, OpenedChallenge};
-pub use enrollment_file::EnrollmentRequester;
+pub use enrollment_file::AdminClass;
 pub use error::{CertificateFileError, EnrollmentError, Error, ScheduleError};
 pub use evidence::{
     AttestRequest, EvidenceDocument, EvidenceFormat, EvidenceResponse, MeasurementLogs, Nonce, Requester,

@@ -113,8 +113,7 @@ impl CertificateIssuer {
         }
         let spiffe_id = host.spiffe_id(permit.agent().entry());
         // Before a key is generated, so that a caller beyond its quota costs no more than a lookup.
-        let checked = self.issued_certificates().check(&spiffe_id, now);
-        checked.map_err(|exceeded| quota_refusal(&permit, exceeded))?;
+        self.check_quota(&permit, host, now)?;
         let (subject_key, key) = match params.key {
             Some(subject_key) => (subject_key, None),
             None => generate_key()

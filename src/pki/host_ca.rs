@@ -156,7 +156,7 @@ impl HostCa {
     }
 
     /// Whether the clock was ahead when the CRLs were issued: verifiers refuse them as not valid yet.
-    pub fn has_crls_of_the_future(&self) -> bool {
+    pub fn crls_are_not_yet_valid(&self) -> bool {
         self.clock.now().after(CLOCK_SKEW) < self.crl_issued_at
     }
 
@@ -179,13 +179,13 @@ impl HostCa {
     pub async fn advance(&mut self) -> Result<Vec<CaChange>, Error> {
         self.rewrap_keys().await?;
         let now = self.clock.now();
-        let is_future =
-            self.issuing_cas.first().is_some_and(|record| issuing_cas::is_of_the_future(record, now));
+        let is_early =
+            self.issuing_cas.first().is_some_and(|record| issuing_cas::is_not_yet_valid(record, now));
         let is_current =
             |record: &CaRecord| record.ca.unusable_reason(now).is_none() && now < record.ca.renew_at();
         match self.issuing_cas.iter().position(is_current) {
             Some(0) => return Ok(Vec::new()),
-            Some(at) if is_future => return self.resume(at).await,
+            Some(at) if is_early => return self.resume(at).await,
             _ => {}
         }
         let not_after =
@@ -229,12 +229,9 @@ impl HostCa {
     pub fn revoke(&mut self, leaves: &[LeafRecord]) -> NotRevoked {
         let now = self.clock.now();
         let horizon = self.settled.horizon(now);
-        let mut issuing_cas = self.issuing_cas.clone();
-        issuing_cas::drop_expired(&mut issuing_cas, horizon);
-        let unexpired = leaves.iter().filter(|leaf| leaf.expires > horizon);
-        let (not_revoked, has_changed) = issuing_cas::revoke(&mut issuing_cas, unexpired, now);
-        if has_changed {
-            self.issuing_cas = issuing_cas;
+        let (not_revoked, changed) = issuing_cas::revoke(&self.issuing_cas, leaves.iter(), horizon, now);
+        if let Some(changed) = changed {
+            self.issuing_cas = changed;
             self.crl_number += 1;
             self.crl_issued_at = Timestamp::from_secs(now.as_secs());
             (self.has_unsaved, self.has_unpublished) = (true, true);

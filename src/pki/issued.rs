@@ -129,10 +129,10 @@ impl IssuedCertificates {
             self.prune(now);
         }
         self.latest = self.latest.max(now);
-        let Err(bound) = self.has_room(id) else { return Ok(()) };
+        let Err(bound) = self.check_room(id) else { return Ok(()) };
         if now.since(self.pruned_at) >= PRUNE_INTERVAL {
             self.prune(now);
-            if self.has_room(id).is_ok() {
+            if self.check_room(id).is_ok() {
                 return Ok(());
             }
         }
@@ -175,10 +175,10 @@ impl IssuedCertificates {
         quota::share(self.registered)
     }
 
-    fn has_room(&self, id: &str) -> Result<(), BoundReached> {
+    fn check_room(&self, id: &str) -> Result<(), BoundReached> {
         let Totals { counted, beyond_shares, .. } = self.totals;
         let taken = Taken { counted, beyond_shares, revoked: self.revoked };
-        quota::has_room(self.count_for(id), self.share(), taken)
+        quota::check_room(self.count_for(id), self.share(), taken)
     }
 
     fn count(&mut self) {

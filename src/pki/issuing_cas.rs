@@ -14,28 +14,32 @@ use crate::clock::Timestamp;
 const MAX_ISSUING_CAS: usize = 8;
 /// Revoked certificates on all CRLs together: as many as may be unexpired, so that all of them can be
 /// revoked. The CRLs have about 1.3 MiB then.
-pub(super) const MAX_REVOKED: usize = MAX_UNEXPIRED;
+const MAX_REVOKED: usize = MAX_UNEXPIRED;
 
-/// Serial numbers of leaves that are not on the CRLs.
+/// Leaves that are not on the CRLs, by their serial numbers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct NotRevoked {
     /// The CRLs are full. This happens only to leaves of a clock that was ahead, and of an earlier release.
     pub no_room: HashSet<[u8; 16]>,
     /// The issuing CA's key is lost.
     pub no_key: HashSet<[u8; 16]>,
+    /// How many leaves that earlier calls listed are no longer on the CRLs, which are full, and are not among
+    /// the leaves of this call. They are of a clock that was ahead, as those of `no_room`.
+    pub displaced: usize,
 }
 
 /// Whether the CA was created while the clock was ahead: it is not valid yet.
-pub(super) fn is_of_the_future(record: &CaRecord, now: Timestamp) -> bool {
+pub(super) fn is_not_yet_valid(record: &CaRecord, now: Timestamp) -> bool {
     now.after(CLOCK_SKEW) < record.ca.created_at()
 }
 
-/// Makes a CA the active one. Beyond the bound, those of the future are dropped first, then the oldest.
+/// Makes a CA the active one. Beyond the bound, those that are not valid yet are dropped first, then the
+/// oldest.
 pub(super) fn add(issuing_cas: &mut Vec<CaRecord>, active: CaRecord, now: Timestamp) {
     issuing_cas.insert(0, active);
     while issuing_cas.len() > MAX_ISSUING_CAS {
-        let of_the_future = issuing_cas.iter().skip(1).rposition(|record| is_of_the_future(record, now));
-        issuing_cas.remove(of_the_future.map_or(issuing_cas.len() - 1, |at| at + 1));
+        let not_yet_valid = issuing_cas.iter().skip(1).rposition(|record| is_not_yet_valid(record, now));
+        issuing_cas.remove(not_yet_valid.map_or(issuing_cas.len() - 1, |at| at + 1));
     }
 }
 
@@ -48,18 +52,22 @@ pub(super) fn drop_expired(issuing_cas: &mut Vec<CaRecord>, horizon: Timestamp) 
     }
 }
 
-/// Puts leaves on the CRLs. Returns those that are not on them, and whether the CRLs changed.
+/// Puts leaves on the CRLs, and drops what expired at `horizon` or before. Returns those that are not on
+/// them, and the issuing CAs if the CRLs changed.
 pub(super) fn revoke<'a>(
-    issuing_cas: &mut Vec<CaRecord>,
+    issuing_cas: &[CaRecord],
     leaves: impl Iterator<Item = &'a LeafRecord>,
+    horizon: Timestamp,
     now: Timestamp,
-) -> (NotRevoked, bool) {
+) -> (NotRevoked, Option<Vec<CaRecord>>) {
+    let mut changed = issuing_cas.to_vec();
+    drop_expired(&mut changed, horizon);
     let by_tag: HashMap<_, _> =
-        issuing_cas.iter().enumerate().rev().map(|(at, record)| (record.ca.tag(), at)).collect();
-    let mut listed: HashSet<[u8; 16]> = revoked(issuing_cas).map(|one| one.serial).collect();
+        changed.iter().enumerate().rev().map(|(at, record)| (record.ca.tag(), at)).collect();
+    let mut listed: HashSet<[u8; 16]> = revoked(&changed).map(|one| one.serial).collect();
     let mut not_revoked = NotRevoked::default();
-    let (mut changed, mut added) = (issuing_cas.clone(), Vec::new());
-    for leaf in leaves {
+    let (mut added, mut present) = (Vec::new(), Vec::new());
+    for leaf in leaves.filter(|leaf| leaf.expires > horizon) {
         let Some(record) = by_tag.get(&leaf.ca_tag).and_then(|at| changed.get_mut(*at)) else {
             not_revoked.no_key.insert(leaf.serial);
             continue;
@@ -71,36 +79,43 @@ pub(super) fn revoke<'a>(
                 expires: leaf.expires,
             });
             added.push(leaf.serial);
+        } else {
+            present.push(leaf.serial);
         }
     }
     let dropped = truncate_revoked(&mut changed, now);
-    let added_count = added.len();
-    not_revoked.no_room = added.into_iter().filter(|serial| dropped.contains(serial)).collect();
-    let has_changed = not_revoked.no_room.len() < added_count;
-    if has_changed {
-        *issuing_cas = changed;
+    let is_dropped = |serial: &[u8; 16]| dropped.contains(serial);
+    if added.iter().all(is_dropped) {
+        not_revoked.no_room.extend(added);
+        return (not_revoked, None);
     }
-    (not_revoked, has_changed)
+    // Those that were listed before keep their records too, so that they are listed again.
+    not_revoked.no_room = added.into_iter().chain(present).filter(is_dropped).collect();
+    not_revoked.displaced = dropped.len() - not_revoked.no_room.len();
+    (not_revoked, Some(changed))
 }
 
 /// How many entries of the CRLs expire after `horizon`, without those of a clock that was ahead.
 pub(super) fn count_revoked(issuing_cas: &[CaRecord], horizon: Timestamp, now: Timestamp) -> usize {
-    let last = horizon_of_ahead(now);
+    let last = latest_plausible_expiry(now);
     revoked(issuing_cas).filter(|one| one.expires > horizon && one.expires <= last).count()
 }
 
 /// Keeps at most [`MAX_REVOKED`] entries of all CAs, and returns the serial numbers of the others. Those that
 /// were issued while the clock was ahead are dropped first, the last to expire before others: they would keep
-/// their places for as long as the clock was ahead. Then those that expire first.
+/// their room for as long as the clock was ahead. Then those that expire first.
 fn truncate_revoked(issuing_cas: &mut [CaRecord], now: Timestamp) -> HashSet<[u8; 16]> {
     let excess = revoked(issuing_cas).count().saturating_sub(MAX_REVOKED);
     if excess == 0 {
         return HashSet::new();
     }
-    let horizon = horizon_of_ahead(now);
-    let rank = |one: &RevokedCertificate| match one.expires > horizon {
-        true => (false, Reverse(one.expires), one.expires, one.serial),
-        false => (true, Reverse(horizon), one.expires, one.serial),
+    let latest = latest_plausible_expiry(now);
+    let rank = |one: &RevokedCertificate| {
+        if one.expires > latest {
+            (false, Reverse(one.expires), one.expires, one.serial)
+        } else {
+            (true, Reverse(latest), one.expires, one.serial)
+        }
     };
     let mut ranks: Vec<_> = revoked(issuing_cas).map(rank).collect();
     ranks.sort_unstable();
@@ -112,7 +127,7 @@ fn truncate_revoked(issuing_cas: &mut [CaRecord], now: Timestamp) -> HashSet<[u8
 }
 
 /// No leaf outlives its issuing CA: one that expires later is of a clock that was ahead.
-fn horizon_of_ahead(now: Timestamp) -> Timestamp {
+fn latest_plausible_expiry(now: Timestamp) -> Timestamp {
     now.after(LIFETIME + CLOCK_SKEW)
 }
 
@@ -141,6 +156,18 @@ mod tests {
         numbers.map(|n| leaf(ca, n, expires)).collect()
     }
 
+    /// Revokes leaves before any has expired, and returns what is not revoked and whether the CRLs changed.
+    fn apply<'a>(
+        cas: &mut Vec<CaRecord>,
+        leaves: impl IntoIterator<Item = &'a LeafRecord>,
+        now: Timestamp,
+    ) -> (NotRevoked, bool) {
+        let (not_revoked, changed) = revoke(cas, leaves.into_iter(), Timestamp::from_secs(0), now);
+        let has_changed = changed.is_some();
+        *cas = changed.unwrap_or_else(|| std::mem::take(cas));
+        (not_revoked, has_changed)
+    }
+
     fn serials(issuing_cas: &[CaRecord]) -> HashSet<[u8; 16]> {
         revoked(issuing_cas).map(|one| one.serial).collect()
     }
@@ -150,9 +177,9 @@ mod tests {
         let mut cas = vec![ca_record_at(NOW), ca_record_at(NOW)];
         let mut all = leaves(&cas[0], 0..MAX_UNEXPIRED / 2, NOW.after(HOUR));
         all.extend(leaves(&cas[1], MAX_UNEXPIRED / 2..MAX_UNEXPIRED, NOW.after(HOUR)));
-        assert_eq!(revoke(&mut cas, all.iter(), NOW), (NotRevoked::default(), true));
+        assert_eq!(apply(&mut cas, &all, NOW), (NotRevoked::default(), true));
         assert_eq!((serials(&cas).len(), count_revoked(&cas, NOW, NOW)), (MAX_UNEXPIRED, MAX_UNEXPIRED));
-        assert_eq!(revoke(&mut cas, all.iter(), NOW), (NotRevoked::default(), false));
+        assert_eq!(apply(&mut cas, &all, NOW), (NotRevoked::default(), false));
         let lists = cas.iter().map(|record| {
             let entries = record.revoked.iter().map(|one| (one.serial, one.revoked_at));
             record.ca.sign_crl(1, entries, NOW).unwrap().len()
@@ -170,16 +197,26 @@ mod tests {
         let ahead = leaves(&cas[0], MAX_REVOKED..MAX_REVOKED + 3, NOW.after(HOUR * 100));
         let lost = LeafRecord { ca_tag: *b"lost", ..leaf(&cas[0], 99_999, NOW.after(HOUR)) };
         let all = || current.iter().chain(&ahead).chain([&lost]);
-        let (not_revoked, changed) = revoke(&mut cas, all(), NOW);
+        let (not_revoked, changed) = apply(&mut cas, all(), NOW);
         assert_eq!((not_revoked.no_room.len(), changed), (2, true));
         assert!(current.iter().all(|leaf| !not_revoked.no_room.contains(&leaf.serial)));
         assert_eq!(not_revoked.no_key, HashSet::from([lost.serial]));
         assert_eq!(count_revoked(&cas, NOW, NOW), MAX_REVOKED - 1);
         // A repetition finds the same, and changes nothing.
-        assert_eq!(revoke(&mut cas, all(), NOW), (not_revoked, false));
-        // Those of a clock that was ahead do not displace others.
+        assert_eq!(apply(&mut cas, all(), NOW), (not_revoked, false));
+        // Those of a clock that was ahead do not displace others, and are displaced by them.
+        let listed =
+            |cas: &[CaRecord]| ahead.iter().filter(|leaf| serials(cas).contains(&leaf.serial)).count();
+        assert_eq!(listed(&cas), 1);
+        let mut other_cas = cas.clone();
         let another = leaf(&cas[0], 88_888, NOW.after(HOUR));
-        assert_eq!(revoke(&mut cas, [another].iter(), NOW), (NotRevoked::default(), true));
+        let displaced = NotRevoked { displaced: 1, ..NotRevoked::default() };
+        assert_eq!(apply(&mut cas, &[another], NOW), (displaced, true));
+        assert_eq!((listed(&cas), serials(&cas).len()), (0, MAX_REVOKED));
+        // Those whose records are still there keep them.
+        let no_room = ahead.iter().map(|leaf| leaf.serial).collect();
+        let kept = NotRevoked { no_room, ..NotRevoked::default() };
+        assert_eq!(apply(&mut other_cas, ahead.iter().chain([&another]), NOW), (kept, true));
     }
 
     #[test]
@@ -193,7 +230,7 @@ mod tests {
         let mut cas = vec![ca_record_at(NOW)];
         let revoked_leaf = leaf(&cas[0], 1, NOW.after(HOUR * 9));
         let (now, _) = at(Duration::ZERO, Duration::ZERO);
-        revoke(&mut cas, [revoked_leaf].iter(), now);
+        apply(&mut cas, &[revoked_leaf], now);
         at(Duration::ZERO, HOUR * 2);
         // The clock is three days ahead, and an issuing CA is created.
         let (ahead, horizon) = at(HOUR * 72, HOUR * 3);
@@ -201,7 +238,7 @@ mod tests {
         add(&mut cas, ca_record_at(ahead), ahead);
         // An earlier leaf that is revoked meanwhile is on the list too.
         let another = leaf(&cas[1], 2, NOW.after(HOUR * 9));
-        assert_eq!(revoke(&mut cas, [another].iter(), ahead), (NotRevoked::default(), true));
+        assert_eq!(apply(&mut cas, &[another], ahead), (NotRevoked::default(), true));
         let (now, horizon) = at(Duration::ZERO, HOUR * 3 + Duration::from_secs(12));
         drop_expired(&mut cas, horizon);
         add(&mut cas, ca_record_at(now), now);
@@ -214,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn issuing_cas_of_the_future_are_dropped_first() {
+    fn issuing_cas_that_are_not_valid_yet_are_dropped_first() {
         let mut cas = vec![ca_record_at(NOW)];
         let oldest = cas[0].ca.tag();
         for n in 1..=20 {

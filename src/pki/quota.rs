@@ -3,7 +3,7 @@
 //! Each registered identity has a share: 12,288 divided by their number, at least 1. Below it, it gets a
 //! certificate whatever others have. Beyond it, it may have at most a quarter of what is left of 12,288 for
 //! all, so that a few identities leave some to others; and at most 4096 in total. Up to 3 identities
-//! therefore have 4096 each; of 1000, each has 12 for sure, and a single busy one some 2470.
+//! therefore have 4096 each; of 1000, each has 12 guaranteed, and a single busy one about 2470.
 //!
 //! Whatever is unexpired can be revoked: the CRLs have room for all of it. Revoked certificates therefore
 //! count until they have expired for certain, not for their identities but in the total, and take the place
@@ -16,7 +16,7 @@ pub(super) const RESERVED: usize = 12_288;
 /// Leaves beyond the shares, of all identities together.
 pub(super) const MAX_BEYOND_SHARES: usize = 12_288;
 /// An identity may have one in this number of what is left of them, so that a few cannot have them all.
-pub(super) const BEYOND_SHARE_DIVISOR: usize = 4;
+const BEYOND_SHARE_DIVISOR: usize = 4;
 /// Leaves of all identities that count, and those on the CRLs: 36,864. The shares fit twice beside what is
 /// beyond them, because a reload with more agents makes the shares smaller than what identities have by then,
 /// and because each identity gets its share again after all leaves were revoked.
@@ -47,8 +47,8 @@ pub(super) fn share(registered: usize) -> usize {
     (RESERVED / registered.max(1)).max(1)
 }
 
-/// Whether an identity with `count` leaves can have one more.
-pub(super) fn has_room(count: usize, share: usize, taken: Taken) -> Result<(), BoundReached> {
+/// Checks that an identity with `count` leaves can have one more.
+pub(super) fn check_room(count: usize, share: usize, taken: Taken) -> Result<(), BoundReached> {
     if count >= MAX_PER_IDENTITY {
         return Err(BoundReached::OfIdentity);
     }

@@ -13,11 +13,11 @@ use crate::digest::sha256;
 use crate::enroll::host_ca_name;
 use crate::issue::HostIdentity;
 use crate::tpm::Tpm;
-use crate::verify::parse_certificate;
 use crate::verify::x509::{
     CertificateFields, CertificateProfile, assemble_p256_signed, ecdsa_with_sha256, key_id, p256_spki,
     uri_name,
 };
+use crate::verify::{not_after, parse_certificate};
 
 /// 20 years: the host key does not rotate, and relying parties that install its root by hand should not have
 /// to again.
@@ -73,7 +73,7 @@ impl RootCa {
         if !key_matches || !names.0.contains(&trust_domain_name(host).ok()?) {
             return None;
         }
-        let not_after = Timestamp::from_secs(tbs.validity().not_after.to_unix_duration().as_secs());
+        let not_after = not_after(&parsed);
         let name = tbs.subject().clone();
         Some(RootCa { certificate, name, key_id: key_id(host_key), not_after })
     }

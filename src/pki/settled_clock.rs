@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::{BootTime, Timestamp};
 
 /// A clock that was set less than this long ago may be set back.
-pub(super) const SETTLING_TIME: Duration = Duration::from_secs(3600);
+const SETTLING_TIME: Duration = Duration::from_secs(3600);
 /// A clock that differs less than this from the time that has passed is being adjusted, and was not set.
 const TOLERANCE: Duration = Duration::from_secs(60);
 

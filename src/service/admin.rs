@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::time::Instant;
 
-use super::command_budget::{AdminClass, StateCommand};
+use super::command_budget::StateCommand;
 use super::error::{AdminError, RequestError};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use crate::audit;
 use crate::error_class::ErrorClass;
+use crate::issue::AdminClass;
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{AdminGroupProblem, ErrorCode, RateLimitKey};
 use crate::wire::admin::{Agent, AuditResponse, MAX_AUDIT_RECORDS};

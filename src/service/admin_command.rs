@@ -4,10 +4,10 @@
 //! fails without a record that names its caller, and no caller makes more records than its rate allows.
 
 use super::admin::Admin;
-use super::command_budget::AdminClass;
 use super::error::{AdminError, RequestError};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use crate::issue::AdminClass;
 use crate::peer::Peer;
 use crate::policy::RateLimitKey;
 

@@ -10,6 +10,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::issue::AdminClass;
+
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -28,15 +30,6 @@ pub enum StateCommand {
     InstallCertificate,
     /// The acceptance of the posture.
     AcceptPosture,
-}
-
-/// The administrators who share a count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AdminClass {
-    /// Root, or the user of a development host.
-    Root,
-    /// The members of the admin group together.
-    Group,
 }
 
 /// A command is beyond its bound.

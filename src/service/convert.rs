@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::error::{AdminError, RequestError};
 use crate::agents::{self, AgentChanges, AgentEntry, Algorithm, Assurance, Grant, LoadStatus, Selectors};
 use crate::audit::Recorded;
-use crate::config::{Diagnostic, PostureMode};
+use crate::config::PostureMode;
 use crate::enroll::{self, pem};
 use crate::issue::{self, AccessToken, CertificateReport, HostIdentity, Introspection, KeyReport};
 use crate::keystore;
@@ -80,12 +80,6 @@ impl AdminError {
             AdminError::InvalidFiles(faults) => faults.iter().map(Fault::from).collect(),
             _ => Vec::new(),
         }
-    }
-}
-
-impl From<&Diagnostic> for Fault {
-    fn from(fault: &Diagnostic) -> Self {
-        Fault { file: fault.file.clone(), line: fault.line, message: fault.message.clone() }
     }
 }
 

@@ -7,12 +7,12 @@ use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
 use super::admin::{Admin, RootAdmin};
-use super::command_budget::{AdminClass, StateCommand};
+use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
 use crate::audit::Event;
 use crate::enroll::{ChallengeAnswer, EnrollmentChallenge, EnrollmentRequest, Tpm2ToolsCredential};
-use crate::issue::{self, CertificateReport, EnrollmentRequester, IssuerState, MeasurementLogs};
+use crate::issue::{self, CertificateReport, IssuerState, MeasurementLogs};
 use crate::tpm::{EkKind, Tpm};
 use crate::wire::enroll::{CredentialRequest, CredentialResponse, InstallRequest};
 use crate::wire::status::HostCertificate;
@@ -32,12 +32,9 @@ impl IdentityService {
         let (issuer_state, tpm) = self.enrollment_deps()?;
         // The IMA list is long and serves verifiers of running software, not this operator.
         let logs = MeasurementLogs { boot: self.deps.event_log.clone(), ima: None };
-        let requester = match self.admin_class(admin) {
-            AdminClass::Root => EnrollmentRequester::Root,
-            AdminClass::Group => EnrollmentRequester::AdminGroup,
-        };
+        let class = self.admin_class(admin);
         let now = self.deps.clock.now();
-        let request = self.deps.enrollment.create_request(&issuer_state, &tpm, logs, requester, now).await?;
+        let request = self.deps.enrollment.create_request(&issuer_state, &tpm, logs, class, now).await?;
         let description = format!("{} requested enrollment", admin.id());
         self.audit.record_event(Event::EnrollmentRequested, &description).await?;
         Ok(request)

@@ -1,10 +1,10 @@
 //! Key commands: list, rotate, recovery key, recover, accept.
 
 use super::admin::{Admin, RootAdmin};
-use super::command_budget::{AdminClass, StateCommand};
+use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
-use crate::issue::RotationUrgency;
+use crate::issue::{AdminClass, RotationUrgency};
 use crate::keystore::RecoveryKey;
 use crate::wire::keys::{
     Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse, RotationOutcome,

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::command_budget::AdminClass;
 use super::error::RequestError;
 use super::identity_service::IdentityService;
 use crate::agents::AuthenticatedAgent;
+use crate::issue::AdminClass;
 use crate::peer::Peer;
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
 

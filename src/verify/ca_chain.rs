@@ -12,7 +12,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, NameConstraints};
 use x509_cert::spki::AlgorithmIdentifierOwned;
 
-use super::certificates::{MAX_CHAIN_LEN, parse_certificate};
+use super::certificates::{MAX_CHAIN_LEN, not_after, not_before, parse_certificate};
 use super::error::Error;
 use super::x509::split_signed;
 use crate::clock::Timestamp;
@@ -92,11 +92,10 @@ fn check_ca(certificate: &Certificate, cas_below: usize, now: Timestamp) -> Resu
 }
 
 fn check_validity(certificate: &Certificate, now: Timestamp) -> Result<(), &'static str> {
-    let validity = certificate.tbs_certificate().validity();
-    if validity.not_before.to_unix_duration().as_secs() > now.as_secs() {
+    if not_before(certificate) > now {
         return Err("it is not valid yet");
     }
-    if validity.not_after.to_unix_duration().as_secs() <= now.as_secs() {
+    if not_after(certificate) <= now {
         return Err("it has expired");
     }
     Ok(())
@@ -148,9 +147,10 @@ fn check_permits(certificate: &Certificate, trust_domain: &str) -> Result<(), &'
 /// and an empty one all.
 fn uri_subtree_contains(subtree: &str, host: &str) -> bool {
     let (subtree, host) = (subtree.to_ascii_lowercase(), host.to_ascii_lowercase());
-    match subtree.starts_with('.') {
-        true => host.ends_with(&subtree) && host.len() > subtree.len(),
-        false => subtree.is_empty() || host == subtree,
+    if subtree.starts_with('.') {
+        host.ends_with(&subtree) && host.len() > subtree.len()
+    } else {
+        subtree.is_empty() || host == subtree
     }
 }
 

@@ -138,6 +138,16 @@ impl Roots {
     }
 }
 
+/// When a certificate becomes valid.
+pub(crate) fn not_before(certificate: &Certificate) -> Timestamp {
+    Timestamp::from_secs(certificate.tbs_certificate().validity().not_before.to_unix_duration().as_secs())
+}
+
+/// When a certificate expires.
+pub(crate) fn not_after(certificate: &Certificate) -> Timestamp {
+    Timestamp::from_secs(certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
+}
+
 /// Checks that a certificate (DER) is for this endorsement key.
 ///
 /// # Errors
@@ -216,12 +226,12 @@ impl HostCertificate {
 
     /// When the certificate becomes valid.
     pub fn not_before(&self) -> Timestamp {
-        Timestamp::from_secs(self.leaf.tbs_certificate().validity().not_before.to_unix_duration().as_secs())
+        not_before(&self.leaf)
     }
 
     /// When the certificate expires.
     pub fn not_after(&self) -> Timestamp {
-        Timestamp::from_secs(self.leaf.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
+        not_after(&self.leaf)
     }
 
     /// Whether the certificate is for this P-256 key, an uncompressed point.

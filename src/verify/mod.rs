@@ -27,8 +27,8 @@ mod tpm_reader;
 pub(crate) mod tpm_structures;
 pub(crate) mod x509;
 
-pub(crate) use certificates::parse_certificate;
 pub use certificates::{HostCertificate, Roots};
+pub(crate) use certificates::{not_after, parse_certificate};
 pub use ek::{Ek, EkKey};
 pub use error::Error;
 pub use host_san::HostSan;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::agent::Peer;
+use crate::config::Diagnostic;
 
 /// RFC 6749 section 5.2, with two members added for callers on the same host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,12 @@ pub struct Fault {
     /// What is wrong and what to do about it.
     #[serde(rename = "what")]
     pub message: String,
+}
+
+impl From<&Diagnostic> for Fault {
+    fn from(fault: &Diagnostic) -> Self {
+        Fault { file: fault.file.clone(), line: fault.line, message: fault.message.clone() }
+    }
 }
 
 impl ErrorResponse {

@@ -181,6 +181,13 @@ fn checks_and_reloads_warn_about_a_unit_alone() {
     assert_eq!(json["warnings"][0]["line"], 2, "{json}");
     host.reload();
     until_true("the warning is in the log", || host.log().contains("users start processes in cron.service"));
+    // Names of files are escaped.
+    let escape = host.path("\u{1b}[31m");
+    fs::create_dir(&escape).unwrap();
+    fs::copy(agents.join("jobs.toml"), escape.join("jobs.toml")).unwrap();
+    let escaped = host.hostbadge(&["agent", "check", escape.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&escaped.stderr).contains(warning), "{escaped:?}");
+    assert!(![escaped.stdout, escaped.stderr].concat().contains(&0x1b));
     host.agent("jobs", "unit = \"cron.service\"\nuser = 4711");
     let fixed = host.hostbadge(&["agent", "check", agents.to_str().unwrap()]);
     assert!(fixed.status.success() && fixed.stderr.is_empty(), "{fixed:?}");

@@ -759,7 +759,7 @@ fn a_host_with_ca_permission_issues_below_the_organization_root() {
     )
     .unwrap();
     operator.ca("narrow", &["-newkey", "rsa:2048", "-config", &config]);
-    refused(&operator.certify_with(&host, "narrow", &["--signing"]), "lets 1 CAs stand below it");
+    refused(&operator.certify_with(&host, "narrow", &["--signing"]), "allows 1 CAs below it");
 
     done(&operator.certify_with(&host, "ca", &["--signing"]));
     done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem"), "--yes"]));
@@ -854,10 +854,13 @@ fn a_chain_that_signs_is_verified_and_its_root_is_named() {
 
     // Nobody can answer the question.
     let asked = host.hostbadge(&["enroll", "install", &file]);
-    refused(&asked, "name it by --root-sha256 DIGEST");
+    refused(&asked, "give its digest with --root-sha256, or --yes");
     let said = String::from_utf8_lossy(&asked.stderr).into_owned();
     assert!(said.contains("CN=ca") && said.contains(&digest), "{said}");
-    refused(&host.hostbadge(&["--json", "enroll", "install", &file]), "name it by --root-sha256 DIGEST");
+    refused(
+        &host.hostbadge(&["--json", "enroll", "install", &file]),
+        "give its digest with --root-sha256, or --yes",
+    );
     let other = "00".repeat(32);
     refused(
         &host.hostbadge(&["enroll", "install", &file, "--root-sha256", &other]),

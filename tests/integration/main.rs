@@ -27,6 +27,7 @@ mod peers;
 mod posture;
 mod revocation;
 mod secrets_in_memory;
+mod signing_chain;
 mod systemd;
 mod tokens;
 mod tpm_faults;

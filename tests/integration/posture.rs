@@ -11,7 +11,7 @@ use crate::common::shared_tpm::SharedTpm;
 use crate::common::{self, API, Host, append, until, until_true};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use hostbadge::verify::eat::Eat;
-use hostbadge::verify::evidence::CheckResult;
+use hostbadge::verify::evidence::{CheckOutcome, CheckResult};
 use nix::sys::signal::{Signal, kill};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use serde_json::{Value, json};
@@ -524,9 +524,9 @@ fn evidence_is_available_as_an_eat_signed_by_the_host_key() {
     let token = text.trim();
     let eat = Eat::parse(token).unwrap();
     let findings: Vec<CheckResult> = eat.check(NONCE_BYTES);
-    assert!(findings.iter().all(|finding| !finding.failed()), "{findings:#?}");
-    assert!(eat.evidence().check(NONCE_BYTES).iter().all(|finding| !finding.failed()));
-    assert!(eat.check(b"another nonce").iter().any(|finding| finding.failed()));
+    assert!(findings.iter().all(|finding| finding.is_acceptable()), "{findings:#?}");
+    assert!(eat.evidence().check(NONCE_BYTES).iter().all(|finding| finding.is_acceptable()));
+    assert!(eat.check(b"another nonce").iter().any(|finding| finding.outcome == CheckOutcome::Fail));
     let said = claims(token);
     let ueid = BASE64URL_NOPAD.decode(said["ueid"].as_str().unwrap().as_bytes()).unwrap();
     assert_eq!((ueid.len(), ueid[0]), (33, 1));
@@ -554,7 +554,11 @@ fn evidence_is_available_as_an_eat_signed_by_the_host_key() {
     };
     let broken = |text: &str| -> Vec<&'static str> {
         let eat = Eat::parse(text).unwrap();
-        eat.check(NONCE_BYTES).iter().filter(|finding| finding.failed()).map(|finding| finding.name).collect()
+        eat.check(NONCE_BYTES)
+            .iter()
+            .filter(|finding| finding.outcome == CheckOutcome::Fail)
+            .map(|finding| finding.name)
+            .collect()
     };
     assert_eq!(broken(&with("iat", json!(0))), ["EAT's signature"]);
     assert_eq!(broken(&with("eat_nonce", json!("AAAA"))), ["EAT's signature", "EAT's nonce"]);

@@ -1,5 +1,7 @@
 //! The result of one check.
 
+use std::str::FromStr;
+
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::verify::error::Error;
@@ -47,16 +49,6 @@ pub enum OptionalCheck {
 }
 
 impl CheckResult {
-    /// Whether the check failed. A skipped check has neither failed nor passed.
-    pub fn failed(&self) -> bool {
-        self.outcome == CheckOutcome::Fail
-    }
-
-    /// Whether the check passed. A skipped check has not.
-    pub fn passed(&self) -> bool {
-        self.outcome == CheckOutcome::Pass
-    }
-
     /// Whether evidence with this result can be valid: the check passed, or was skipped and is optional.
     pub fn is_acceptable(&self) -> bool {
         match self.outcome {
@@ -79,8 +71,13 @@ impl CheckResult {
     }
 
     fn new(name: &'static str, outcome: CheckOutcome, detail: String) -> CheckResult {
-        let required = !OPTIONAL_CHECKS.iter().any(|optional| optional.names().contains(&name));
+        let required = !OptionalCheck::ALL.iter().any(|optional| optional.names().contains(&name));
         CheckResult { name, outcome, required, detail }
+    }
+
+    /// Whether the check passed. A skipped check has not.
+    fn passed(&self) -> bool {
+        self.outcome == CheckOutcome::Pass
     }
 
     /// A pass with what was found, or a failure with the error's message.
@@ -109,10 +106,20 @@ pub(super) const IMA_LIST: &str = "IMA list";
 pub(super) const IMA_BOOT_AGGREGATE: &str = "IMA boot aggregate";
 pub(super) const EK_CERTIFICATE: &str = "EK's certificate";
 
-const OPTIONAL_CHECKS: [OptionalCheck; 3] =
-    [OptionalCheck::BootEventLog, OptionalCheck::Ima, OptionalCheck::EkCertificate];
-
 impl OptionalCheck {
+    /// Every optional check.
+    pub const ALL: [OptionalCheck; 3] =
+        [OptionalCheck::BootEventLog, OptionalCheck::Ima, OptionalCheck::EkCertificate];
+
+    /// The name in options of the command, such as `boot-event-log`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OptionalCheck::BootEventLog => "boot-event-log",
+            OptionalCheck::Ima => "ima",
+            OptionalCheck::EkCertificate => "ek-certificate",
+        }
+    }
+
     /// Makes the check required in these results.
     pub fn require(self, results: &mut [CheckResult]) {
         for result in results.iter_mut().filter(|result| self.names().contains(&result.name)) {
@@ -126,6 +133,16 @@ impl OptionalCheck {
             OptionalCheck::Ima => &[IMA_LIST, IMA_BOOT_AGGREGATE],
             OptionalCheck::EkCertificate => &[EK_CERTIFICATE],
         }
+    }
+}
+
+/// Parses the names of [`OptionalCheck::as_str`].
+impl FromStr for OptionalCheck {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<OptionalCheck, Error> {
+        let found = OptionalCheck::ALL.into_iter().find(|check| check.as_str() == name);
+        found.ok_or_else(|| Error::Evidence(format!("no optional check has the name {name:?}")))
     }
 }
 

@@ -43,7 +43,6 @@ pub(super) fn check_ima(evidence: &Evidence) -> [CheckResult; 2] {
     if !evidence.pcrs.contains_key(&IMA_PCR) {
         return skipped("PCR 10 was not quoted");
     }
-    let aggregate = |result| CheckResult::from_result(IMA_BOOT_AGGREGATE, result);
     match check_ima_list(evidence, list) {
         Err(error) => [
             CheckResult::fail(IMA_LIST, error.to_string()),
@@ -57,9 +56,10 @@ pub(super) fn check_ima(evidence: &Evidence) -> [CheckResult; 2] {
             CheckResult::pass(IMA_LIST, detail),
             CheckResult::skipped(IMA_BOOT_AGGREGATE, "not all of PCRs 0 to 9 were quoted"),
         ],
-        Ok((Some(value), detail)) => {
-            [CheckResult::pass(IMA_LIST, detail), aggregate(check_boot_aggregate(evidence, &value))]
-        }
+        Ok((Some(value), detail)) => [
+            CheckResult::pass(IMA_LIST, detail),
+            CheckResult::from_result(IMA_BOOT_AGGREGATE, check_boot_aggregate(evidence, &value)),
+        ],
     }
 }
 
