@@ -77,10 +77,12 @@ impl LogWriter {
     /// [`ChainedLog::open`].
     pub(super) fn start(dir: &Path, clock: Clock) -> io::Result<(Arc<LogWriter>, Findings)> {
         let (log, findings) = ChainedLog::open(dir)?;
+        let syncer = Syncer::new(dir, log.file(), log.path())?;
+        syncer.mark_written(log.length());
         let writer = Arc::new(LogWriter {
             queue: Mutex::default(),
             work_available: Condvar::new(),
-            syncer: Syncer::new(dir, log.file(), log.path())?,
+            syncer,
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
@@ -255,7 +257,7 @@ impl LogWriter {
             self.replace_lost_file(log).and_then(|()| Ok(log.append(bodies)?))
         };
         self.health.record_result(&result, log);
-        self.syncer.mark_written();
+        self.syncer.mark_written(log.length());
         result
     }
 
@@ -265,6 +267,7 @@ impl LogWriter {
         let lost = log.path().to_owned();
         log.start_file().map_err(|error| WriteError::FileLost { reason, source: Arc::new(error) })?;
         self.syncer.follow_replacement(log.file(), log.path());
+        self.health.record_rotation(Ok(()));
         let detail = format!(
             "{} {reason} while in use; the audit log continues after line {} in {}",
             lost.display(),
