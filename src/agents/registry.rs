@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Diagnostic;
+use crate::mutex::lock;
 use crate::names::{NameTable, Names};
 use crate::peer::DigestCache;
 
@@ -121,7 +122,7 @@ impl AgentRegistry {
     /// All faults of all files. The previous set stays active.
     pub fn reload(&self) -> Result<AgentChanges, Vec<Diagnostic>> {
         let state = &*self.0;
-        let _guard = state.reload_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = lock(&state.reload_lock);
         let previous = state.current.load_full();
         match AgentSet::read(&state.dir, state.trust_domain_length) {
             Ok(agents) => {

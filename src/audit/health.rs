@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::chain::ChainedLog;
 use super::line::MAX_BODY_LEN;
+use crate::mutex::lock;
 
 /// A write that takes longer than this was not just a copy into the page cache: the disk is slow.
 pub(super) const SLOW_WRITE: Duration = Duration::from_millis(5);
@@ -122,14 +123,13 @@ impl AuditHealth {
 
     /// Returns why the log cannot be written at the moment, or `None` if it can.
     pub fn write_error(&self) -> Option<WriteError> {
-        self.stall_error().or_else(|| self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.stall_error().or_else(|| lock(&self.write_error).clone())
     }
 
     /// Returns what is wrong with the log's disk although lines can be written.
     pub fn disk_fault(&self) -> Option<WriteError> {
-        let stored =
-            |error: &Mutex<Option<WriteError>>| error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        stored(&self.sync_error).or_else(|| stored(&self.rotation_error))
+        let sync_error = lock(&self.sync_error).clone();
+        sync_error.or_else(|| lock(&self.rotation_error).clone())
     }
 
     /// Whether less than 64 MiB are free on the log's disk.
@@ -222,7 +222,7 @@ impl AuditHealth {
     /// Stores the result of a write, and logs when writing begins to fail or works again.
     pub(super) fn record_result(&self, result: &Result<(), WriteError>, log: &ChainedLog) {
         self.last_seq.store(log.seq(), Ordering::Relaxed);
-        let mut previous = self.write_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut previous = lock(&self.write_error);
         match result {
             Err(error) if previous.as_ref().is_none_or(|known| known.to_string() != error.to_string()) => {
                 tracing::error!(
@@ -243,7 +243,7 @@ impl AuditHealth {
 
 /// Stores a fault that stops no request, or its end, and logs both once.
 fn update_fault(known: &Mutex<Option<WriteError>>, result: Result<(), WriteError>) {
-    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = lock(known);
     match (&result, &*known) {
         (Err(error), None) => tracing::error!(event = "audit-degraded", "{error}"),
         (Ok(()), Some(error)) => {

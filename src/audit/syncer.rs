@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::health::{AuditHealth, LOW_SPACE_BYTES};
+use crate::mutex::lock;
 
 /// The file that is synced and watched.
 #[derive(Debug)]
@@ -164,11 +165,6 @@ impl Syncer {
     fn lock(&self) -> MutexGuard<'_, Current> {
         lock(&self.current)
     }
-}
-
-/// Locks a mutex. No critical section leaves its data inconsistent, so poisoning is ignored.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Calls `sync` if `dirty` is set. A failure leaves it set.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -25,6 +25,7 @@ use super::suppressed::CarriedCount;
 use super::syncer::Syncer;
 use crate::clock::Clock;
 use crate::critical::spawn_critical;
+use crate::mutex::lock;
 
 /// Lines that may wait; further ones are refused.
 const QUEUE_CAPACITY: usize = 1024;
@@ -301,11 +302,6 @@ impl NewFilePace {
         self.not_before = Some(now + self.delay);
         true
     }
-}
-
-/// Locks a mutex. No critical section leaves its data inconsistent if it panics, so poisoning is ignored.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
