@@ -82,8 +82,8 @@ pub struct LoadStatus {
 
 impl AgentRegistry {
     /// Reads the directory. If it has faults, the registry starts with a set that is not loaded
-    /// ([`AgentSet::is_loaded`]), and [`AgentRegistry::load_status`] returns them. Blocking: waits at most 5 s for `names`. `trust_domain_length` is as in
-    /// [`AgentSet::read`].
+    /// ([`AgentSet::is_loaded`]), and [`AgentRegistry::load_status`] returns them. Blocking: waits at most
+    /// 5 s for `names`. `trust_domain_length` is as in [`AgentSet::read`].
     pub fn open(dir: &Path, trust_domain_length: usize, names: Names, clock: Clock) -> AgentRegistry {
         AgentRegistry::open_with(dir, trust_domain_length, names, clock, DigestCache::default())
     }

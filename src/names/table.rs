@@ -62,6 +62,14 @@ impl NameTable {
         self.groups.get(name).copied().unwrap_or_default()
     }
 
+    /// What is known of a user or group.
+    pub fn get(&self, name: &Name) -> Numbers {
+        match name {
+            Name::User(name) => self.user(name),
+            Name::Group(name) => self.group(name),
+        }
+    }
+
     /// Lookups that failed or were not answered in time, one line each, sorted by name.
     pub fn problems(&self) -> &[String] {
         &self.problems
