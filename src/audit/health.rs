@@ -17,7 +17,8 @@ const SLOW_SYNC: Duration = Duration::from_millis(50);
 pub(super) const FAST_WRITES_TO_RECOVER: u32 = 64;
 /// A write that takes longer than this means that the disk is stalled; further requests are refused at once.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Below this free space, refusals of unknown callers are not recorded, so that the rest is left for agents.
+/// Below this free space, refusals of unknown callers and of the admin group are not recorded, so that the
+/// rest is left for agents.
 pub(super) const LOW_SPACE_BYTES: u64 = 64 << 20;
 
 /// Why an audit line cannot be written.
@@ -163,7 +164,8 @@ impl AuditHealth {
             tracing::warn!(
                 event = "audit-low-space",
                 "less than {} MiB are left for the audit log; \
-                 refusals of unknown callers are counted, not recorded",
+                 refusals of unknown callers and of the admin group are counted, not recorded; \
+                 move old files of the log elsewhere",
                 LOW_SPACE_BYTES >> 20
             );
         }
