@@ -71,7 +71,7 @@ pub(super) fn unused_torn_file(log_file: &Path) -> io::Result<PathBuf> {
             Ok(_) => {}
         }
     }
-    Err(io::Error::other("all names *.torn-N exist already; inspect and remove these files"))
+    Err(io::Error::other("all names N.torn-K exist already; inspect and remove these files"))
 }
 
 /// Returns the entries with a number whose extension and kind match, sorted.
