@@ -1,4 +1,4 @@
-//! Panics: which end the daemon, and what is said of them.
+//! Panics: which of them end the daemon, and how they are reported.
 //!
 //! A panic of one connection or call ends that connection or call: tokio catches it, and dropping what it had
 //! gives its permits back. A panic of a thread or task that all callers depend on aborts the process, because
@@ -16,7 +16,11 @@ impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
             // If standard error is closed, there is no other place to report that.
-            let _ = writeln!(io::stderr(), "hostbadged: {} panicked and cannot be missed; aborting", self.0);
+            let _ = writeln!(
+                io::stderr(),
+                "hostbadged: {} panicked; the daemon cannot work without it and aborts",
+                self.0
+            );
             std::process::abort();
         }
     }
@@ -28,13 +32,13 @@ pub fn run_critical<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// A future like `work`, of which a panic aborts the process.
+/// Runs `work`; a panic in it aborts the process.
 pub async fn critical_task<T>(name: &'static str, work: impl Future<Output = T>) -> T {
     let _guard = AbortOnPanic(name);
     work.await
 }
 
-/// Starts a thread of which a panic aborts the process.
+/// Starts a thread whose panic aborts the process.
 ///
 /// # Errors
 /// The kernel starts no thread.

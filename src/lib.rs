@@ -145,6 +145,7 @@ pub mod error_class;
 pub mod federation;
 pub mod issue;
 pub(crate) mod keystore;
+pub(crate) mod mutex;
 pub mod names;
 pub(crate) mod peer;
 pub mod pki;

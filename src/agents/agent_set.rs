@@ -291,6 +291,29 @@ mod tests {
     }
 
     #[test]
+    fn faults_of_users_and_groups_say_what_is_accepted() {
+        let fault = |field: &str, value: &str| {
+            let conditions = format!("unit = \"a.service\"\n{field} = {value}");
+            read(&[("a.toml", &VALID_AGENT.replace("user = 0", &conditions))]).unwrap_err()
+        };
+        let long = format!("\"{}\"", "a".repeat(257));
+        for field in ["user", "group"] {
+            for value in ["-1", "true", "4294967296", "1.5", "[\"a\"]"] {
+                let expected =
+                    "/a.toml:4: a user or group is a name in quotes or a number from 0 to 4294967295";
+                assert_eq!(fault(field, value), expected, "{value}");
+            }
+            for value in ["\"\"", "\"a:b\"", "\"a\\u0000\"", "\"a\\n\"", &long] {
+                let expected = format!(
+                    "/a.toml:4: {field} must be a number, or a name of 1 to 256 bytes without ':', NUL and \
+                     line breaks"
+                );
+                assert_eq!(fault(field, value), expected, "{value}");
+            }
+        }
+    }
+
+    #[test]
     fn unit_alone_is_a_warning_and_stronger_for_units_of_many_users() {
         let warning = |conditions: &str| {
             let agents = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap();

@@ -1,5 +1,4 @@
 //! Identifies the agent that a peer is: the second step of the request path.
-
 //!
 //! [`AgentRegistry::candidates`] compares numbers and texts and waits for nothing. What takes time, the
 //! digest of an executable and the user of a unit that has just started, is in [`AgentRegistry::identify`].
@@ -96,8 +95,8 @@ pub enum IdentifyError {
     },
     /// Whether the process is an agent depends on a name whose number is not known.
     #[error(
-        "whether this process is an agent is not known: the number of a user or group in agents.d is not known \
-         yet; try again"
+        "whether this process is an agent is not known: the number of a user or group in agents.d is not \
+         known yet; try again"
     )]
     Unresolved,
     /// The process is in more groups than the daemon reads.
@@ -170,7 +169,7 @@ impl Identification {
     /// All agents that the peer is, sorted by name. The first is its default identity.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why the peer is no agent.
     pub fn all(self) -> Result<Vec<AuthenticatedAgent>, IdentifyError> {
         if self.matched.is_empty() { Err(self.no_match()) } else { Ok(self.matched) }
     }
@@ -242,8 +241,7 @@ impl AgentRegistry {
         for entry in registrations.agents.iter() {
             candidates.compare(entry, &registrations, has_dynamic_id);
         }
-        let needs_digest = candidates.possible.iter().any(|one| one.entry.selectors.needs_digest());
-        candidates.reads_digest = needs_digest && !peer.has_known_digest(self.digest_cache());
+        candidates.reads_digest = candidates.needs_digest() && !peer.has_known_digest(self.digest_cache());
         candidates
     }
 
@@ -265,7 +263,7 @@ impl AgentRegistry {
     }
 
     async fn check_digests(&self, mut candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
-        let needs_digest = candidates.possible.iter().any(|one| one.entry.selectors.needs_digest());
+        let needs_digest = candidates.needs_digest();
         let digest = match needs_digest {
             true => Some(candidates.peer.compute_exe_sha256(self.digest_cache()).await),
             false => None,
@@ -311,6 +309,11 @@ impl AgentRegistry {
 }
 
 impl Candidates {
+    /// Whether a condition of a possible agent needs the digest of the executable.
+    fn needs_digest(&self) -> bool {
+        self.possible.iter().any(|one| one.entry.selectors.needs_digest())
+    }
+
     fn compare(&mut self, entry: &Arc<AgentEntry>, registrations: &Registrations, has_dynamic_id: bool) {
         match entry.selectors.match_numbers(&self.peer, registrations.names()) {
             NumberMatch::Holds(match_tag) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Diagnostic;
+use crate::mutex::lock;
 use crate::names::{NameTable, Names};
 use crate::peer::DigestCache;
 
@@ -81,8 +82,8 @@ pub struct LoadStatus {
 
 impl AgentRegistry {
     /// Reads the directory. If it has faults, the registry starts with a set that is not loaded
-    /// ([`AgentSet::is_loaded`]), and [`AgentRegistry::load_status`] returns them. Blocking: waits at most 5 s for `names`. `trust_domain_length` is as in
-    /// [`AgentSet::read`].
+    /// ([`AgentSet::is_loaded`]), and [`AgentRegistry::load_status`] returns them. Blocking: waits at most
+    /// 5 s for `names`. `trust_domain_length` is as in [`AgentSet::read`].
     pub fn open(dir: &Path, trust_domain_length: usize, names: Names, clock: Clock) -> AgentRegistry {
         AgentRegistry::open_with(dir, trust_domain_length, names, clock, DigestCache::default())
     }
@@ -121,7 +122,7 @@ impl AgentRegistry {
     /// All faults of all files. The previous set stays active.
     pub fn reload(&self) -> Result<AgentChanges, Vec<Diagnostic>> {
         let state = &*self.0;
-        let _guard = state.reload_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = lock(&state.reload_lock);
         let previous = state.current.load_full();
         match AgentSet::read(&state.dir, state.trust_domain_length) {
             Ok(agents) => {

@@ -38,7 +38,7 @@ pub struct Selectors {
 
 /// A user or group, by number or by name. A [`NameTable`] has the numbers of names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a user or group is a name in quotes or a number from 0 to 4294967295")]
 pub enum IdOrName {
     /// A uid or gid.
     Id(u32),
@@ -66,7 +66,7 @@ pub(super) enum NumberMatch {
 pub enum TagCheck {
     /// The conditions are the same.
     Same,
-    /// The conditions have changed, or no process can meet the present ones.
+    /// A condition, or the number of a user or group, has changed.
     Changed,
     /// The number of this name has not been known since the daemon started.
     Undecided(Name),
@@ -80,8 +80,8 @@ impl Selectors {
         {
             return NumberMatch::Fails;
         }
-        let user = self.user_numbers(names).map(|numbers| numbers.current);
-        let group = self.group_numbers(names).map(|numbers| numbers.current);
+        let user = numbers_of(self.user.as_ref(), |name| names.user(name)).map(|numbers| numbers.current);
+        let group = numbers_of(self.group.as_ref(), |name| names.group(name)).map(|numbers| numbers.current);
         if matches!(user, Some(Resolution::Number(uid)) if uid != peer.uid) {
             return NumberMatch::Fails;
         }
@@ -136,26 +136,13 @@ impl Selectors {
     /// Compares what was issued under `tag` with the present conditions. The last number of a name counts, so
     /// that the end of a unit with `DynamicUser=` changes nothing.
     pub(super) fn check_tag(&self, tag: MatchTag, names: &NameTable) -> TagCheck {
-        let mut numbers = [None, None];
-        let named = [(self.user_numbers(names), &self.user), (self.group_numbers(names), &self.group)];
-        for (index, (known, condition)) in named.into_iter().enumerate() {
-            let Some(known) = known else { continue };
-            match (known.last, known.current, condition) {
-                (Some(last), _, _) => numbers[index] = Some(last),
-                // Nor is a name that is missing the end of what was issued: a unit with DynamicUser= may
-                // have been stopped when the daemon started.
-                (None, _, Some(IdOrName::Name(name))) => {
-                    let name = name.clone();
-                    return TagCheck::Undecided(if index == 0 {
-                        Name::User(name)
-                    } else {
-                        Name::Group(name)
-                    });
-                }
-                (None, _, _) => return TagCheck::Changed,
-            }
+        // A name without a number does not end what was issued: a unit with DynamicUser= may have been
+        // stopped when the daemon started.
+        if let Some(name) = self.names().find(|name| names.get(name).last.is_none()) {
+            return TagCheck::Undecided(name);
         }
-        let [uid, gid] = numbers;
+        let uid = numbers_of(self.user.as_ref(), |name| names.user(name)).and_then(|numbers| numbers.last);
+        let gid = numbers_of(self.group.as_ref(), |name| names.group(name)).and_then(|numbers| numbers.last);
         if self.tag(uid, gid) == tag { TagCheck::Same } else { TagCheck::Changed }
     }
 
@@ -181,24 +168,18 @@ impl Selectors {
         ])
     }
 
-    fn user_numbers(&self, names: &NameTable) -> Option<Numbers> {
-        Some(match self.user.as_ref()? {
-            IdOrName::Id(uid) => Numbers { current: Resolution::Number(*uid), last: Some(*uid) },
-            IdOrName::Name(name) => names.user(name),
-        })
-    }
-
-    fn group_numbers(&self, names: &NameTable) -> Option<Numbers> {
-        Some(match self.group.as_ref()? {
-            IdOrName::Id(gid) => Numbers { current: Resolution::Number(*gid), last: Some(*gid) },
-            IdOrName::Name(name) => names.group(name),
-        })
-    }
-
     /// Whether there is a condition that the kernel prevents other users' processes from meeting.
     fn has_identity_selector(&self) -> bool {
         self.user.is_some() || self.group.is_some() || self.unit.is_some()
     }
+}
+
+/// What is known of the user or group of a condition.
+fn numbers_of(condition: Option<&IdOrName>, look_up: impl Fn(&str) -> Numbers) -> Option<Numbers> {
+    Some(match condition? {
+        IdOrName::Id(number) => Numbers { current: Resolution::Number(*number), last: Some(*number) },
+        IdOrName::Name(name) => look_up(name),
+    })
 }
 
 fn number_of(resolution: Option<Resolution>) -> Option<u32> {
@@ -249,7 +230,11 @@ impl RawSelectors {
                 IdOrName::Name(name)
                     if name.is_empty() || name.len() > 256 || name.contains(['\0', ':', '\n']) =>
                 {
-                    faults.push(source.diagnostic(span, format!("{field} must be a name or a number")));
+                    let message = format!(
+                        "{field} must be a number, or a name of 1 to 256 bytes without ':', NUL and line \
+                         breaks"
+                    );
+                    faults.push(source.diagnostic(span, message));
                     None
                 }
                 // useradd and systemd refuse such names, because programs take them for numbers.

@@ -56,7 +56,7 @@ impl<'a> BackwardLines<'a> {
             if !(MIN_LINE_LEN..=MAX_OLD_LINE_LEN).contains(&length) {
                 continue;
             }
-            if let Some(line) = WholeLine::of(self.bytes(&range)?) {
+            if let Some(line) = WholeLine::from_bytes(self.bytes(&range)?) {
                 return Ok(Some(FoundLine { end: range.end + 1, length: length + 1, line }));
             }
         }

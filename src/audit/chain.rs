@@ -28,6 +28,8 @@ pub(super) struct ChainedLog {
     file: Arc<File>,
     /// Where the next line begins; all lines before are complete.
     length: u64,
+    /// The length at which a new file is started.
+    max_length: u64,
     /// Whether a failed write left part of a line after `length`.
     has_partial_line: bool,
     last: LineId,
@@ -49,6 +51,7 @@ impl ChainedLog {
                 path: end.path,
                 file: Arc::new(file),
                 length,
+                max_length: MAX_FILE_SIZE,
                 has_partial_line: false,
                 last: end.last,
                 first_bodies: Vec::new(),
@@ -73,6 +76,11 @@ impl ChainedLog {
         self.file.clone()
     }
 
+    /// Returns the length of the current file's whole lines in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
     /// Has `body` written as a line of its own before the next lines.
     pub(super) fn push_first_body(&mut self, body: Vec<u8>) {
         if self.first_bodies.len() < MAX_FIRST_BODIES {
@@ -89,12 +97,12 @@ impl ChainedLog {
     /// Makes the next check start a new file.
     #[cfg(test)]
     pub(super) fn pretend_full(&mut self) {
-        self.length = MAX_FILE_SIZE;
+        self.max_length = self.length;
     }
 
     /// Whether the current file has reached its maximum size.
     pub(super) fn is_full(&self) -> bool {
-        self.length >= MAX_FILE_SIZE
+        self.length >= self.max_length
     }
 
     /// Appends either all lines or none. After a failure the file is truncated to its previous length.
@@ -136,7 +144,7 @@ impl ChainedLog {
         let file = open_file(&path, OpenOptions::new().append(true).create_new(true).mode(0o600))?;
         self.file = Arc::new(file);
         self.path = path;
-        self.length = 0;
+        (self.length, self.max_length) = (0, MAX_FILE_SIZE);
         self.has_partial_line = false;
         Ok(())
     }

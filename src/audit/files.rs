@@ -71,19 +71,26 @@ pub(super) fn unused_torn_file(log_file: &Path) -> io::Result<PathBuf> {
             Ok(_) => {}
         }
     }
-    Err(io::Error::other("all names *.torn-N exist already; inspect and remove these files"))
+    Err(io::Error::other("all names N.torn-K exist already; inspect and remove these files"))
 }
 
 /// Returns the entries with a number whose extension and kind match, sorted.
 fn entries(dir: &Path, matches: impl Fn(&str, bool) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
-    for item in fs::read_dir(dir)? {
-        let item = item?;
+    for item in fs::read_dir(dir).map_err(|e| with_path(dir, e))? {
+        let item = item.map_err(|e| with_path(dir, e))?;
         let path = item.path();
         let Some(extension) = path.extension().and_then(OsStr::to_str) else { continue };
         // The type is that of the entry itself: links are not followed.
-        if first_seq(&path).is_some() && matches(extension, item.file_type()?.is_file()) {
-            paths.push(path);
+        if first_seq(&path).is_none() {
+            continue;
+        }
+        match item.file_type() {
+            Ok(file_type) if matches(extension, file_type.is_file()) => paths.push(path),
+            Ok(_) => {}
+            // An administrator has moved it away since it was listed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(with_path(&path, e)),
         }
     }
     paths.sort();

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::chain::ChainedLog;
 use super::line::MAX_BODY_LEN;
+use crate::mutex::lock;
 
 /// A write that takes longer than this was not just a copy into the page cache: the disk is slow.
 pub(super) const SLOW_WRITE: Duration = Duration::from_millis(5);
@@ -16,7 +17,8 @@ const SLOW_SYNC: Duration = Duration::from_millis(50);
 pub(super) const FAST_WRITES_TO_RECOVER: u32 = 64;
 /// A write that takes longer than this means that the disk is stalled; further requests are refused at once.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Below this free space, refusals of unknown callers are not recorded, so that the rest is left for agents.
+/// Below this free space, refusals of unknown callers and of the admin group are not recorded, so that the
+/// rest is left for agents.
 pub(super) const LOW_SPACE_BYTES: u64 = 64 << 20;
 
 /// Why an audit line cannot be written.
@@ -122,14 +124,13 @@ impl AuditHealth {
 
     /// Returns why the log cannot be written at the moment, or `None` if it can.
     pub fn write_error(&self) -> Option<WriteError> {
-        self.stall_error().or_else(|| self.write_error.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.stall_error().or_else(|| lock(&self.write_error).clone())
     }
 
     /// Returns what is wrong with the log's disk although lines can be written.
     pub fn disk_fault(&self) -> Option<WriteError> {
-        let stored =
-            |error: &Mutex<Option<WriteError>>| error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        stored(&self.sync_error).or_else(|| stored(&self.rotation_error))
+        let sync_error = lock(&self.sync_error).clone();
+        sync_error.or_else(|| lock(&self.rotation_error).clone())
     }
 
     /// Whether less than 64 MiB are free on the log's disk.
@@ -163,7 +164,8 @@ impl AuditHealth {
             tracing::warn!(
                 event = "audit-low-space",
                 "less than {} MiB are left for the audit log; \
-                 refusals of unknown callers are counted, not recorded",
+                 refusals of unknown callers and of the admin group are counted, not recorded; \
+                 move old files of the log elsewhere",
                 LOW_SPACE_BYTES >> 20
             );
         }
@@ -222,7 +224,7 @@ impl AuditHealth {
     /// Stores the result of a write, and logs when writing begins to fail or works again.
     pub(super) fn record_result(&self, result: &Result<(), WriteError>, log: &ChainedLog) {
         self.last_seq.store(log.seq(), Ordering::Relaxed);
-        let mut previous = self.write_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut previous = lock(&self.write_error);
         match result {
             Err(error) if previous.as_ref().is_none_or(|known| known.to_string() != error.to_string()) => {
                 tracing::error!(
@@ -243,7 +245,7 @@ impl AuditHealth {
 
 /// Stores a fault that stops no request, or its end, and logs both once.
 fn update_fault(known: &Mutex<Option<WriteError>>, result: Result<(), WriteError>) {
-    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = lock(known);
     match (&result, &*known) {
         (Err(error), None) => tracing::error!(event = "audit-degraded", "{error}"),
         (Ok(()), Some(error)) => {

@@ -18,7 +18,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::clock::Clock;
-use crate::config::LogTarget;
+use crate::config::{LogTarget, escape_unprintable};
 use crate::critical::spawn_critical;
 
 use super::event::Event;
@@ -192,33 +192,13 @@ fn write_to_stderr(entry: &JournalEntry, clock: &Clock) {
     let _ = writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, printable(&entry.message));
 }
 
-/// Escapes control characters and others that are not displayed or change the order of the text around them,
-/// so that text from callers cannot imitate other lines or control a terminal. An escaped character takes up
-/// to ten bytes, so the result is cut again.
+/// The text with unprintable characters escaped. An escaped character takes up to ten bytes, so the result is
+/// cut again.
 fn printable(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() && !text.contains(char::is_control) || !text.contains(is_unprintable) {
-        return Cow::Borrowed(text);
+    match escape_unprintable(text) {
+        Cow::Borrowed(text) => Cow::Borrowed(text),
+        Cow::Owned(escaped) => Cow::Owned(cut_owned(escaped, MAX_MESSAGE)),
     }
-    let mut escaped = String::with_capacity(text.len() * 2);
-    for c in text.chars() {
-        if is_bidi_control(c) {
-            escaped.extend(c.escape_unicode());
-        } else {
-            escaped.extend(c.escape_debug());
-        }
-    }
-    Cow::Owned(cut_owned(escaped, MAX_MESSAGE))
-}
-
-/// Whether a character is not displayed as itself, for example because it combines with the one before.
-fn is_unprintable(c: char) -> bool {
-    let is_quote_or_backslash = matches!(c, '"' | '\'' | '\\');
-    is_bidi_control(c) || !is_quote_or_backslash && c.escape_debug().len() > 1
-}
-
-/// The characters with the property Bidi_Control (Unicode Standard Annex 9).
-fn is_bidi_control(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn write_to_journald(entry: &JournalEntry) {

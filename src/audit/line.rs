@@ -37,13 +37,6 @@ impl LineId {
     pub(super) fn without_digest(seq: u64) -> LineId {
         LineId { seq, digest: [0; 32] }
     }
-
-    /// Returns the number and the digest of a line without its newline, or `None` if it does not have the
-    /// log's format.
-    #[cfg(test)]
-    pub(super) fn of(line: &[u8]) -> Option<LineId> {
-        Some(LineId { seq: parse_seq(line)?, digest: sha256(line) })
-    }
 }
 
 /// A line and how it is chained to others.
@@ -60,7 +53,7 @@ pub(super) struct WholeLine {
 
 impl WholeLine {
     /// Returns the parts of a line without its newline, or `None` if it does not have the log's format.
-    pub(super) fn of(line: &[u8]) -> Option<WholeLine> {
+    pub(super) fn from_bytes(line: &[u8]) -> Option<WholeLine> {
         let members = parse(line)?;
         let is_event = |event: Event| members.event.as_deref() == Some(event.name());
         let gap_detail =
@@ -138,6 +131,10 @@ fn parse(line: &[u8]) -> Option<ChainMembers<'_>> {
 mod tests {
     use super::*;
 
+    fn id_of(line: &[u8]) -> Option<LineId> {
+        WholeLine::from_bytes(line).map(|line| line.id)
+    }
+
     #[test]
     fn chain_members_fit_their_bounds() {
         let mut buffer = Vec::new();
@@ -153,7 +150,7 @@ mod tests {
         let mut line = Vec::new();
         let id = append_line(&mut line, LineId::without_digest(6), b"\"detail\":\"x\"}");
         line.pop();
-        assert_eq!(LineId::of(&line), Some(id));
+        assert_eq!(id_of(&line), Some(id));
         assert_eq!(id.seq, 7);
         let text = String::from_utf8(line.clone()).unwrap();
         let others = [
@@ -168,10 +165,10 @@ mod tests {
             format!("\0{text}"),
         ];
         for other in others {
-            assert_eq!(LineId::of(other.as_bytes()), None, "{other:?}");
+            assert_eq!(id_of(other.as_bytes()), None, "{other:?}");
         }
         let at = line.windows(6).position(|window| window == b"detail").unwrap();
         line[at] = 0xff;
-        assert_eq!(LineId::of(&line), None, "not UTF-8");
+        assert_eq!(id_of(&line), None, "not UTF-8");
     }
 }

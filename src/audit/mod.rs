@@ -96,7 +96,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens the log in `dir`, moves what follows its last line to files `*.torn-N`, checks the chain of the
+    /// Opens the log in `dir`, moves what follows its last line to files `N.torn-K`, checks the chain of the
     /// latest lines, records what was found, and starts the log's threads. Blocking.
     ///
     /// # Errors

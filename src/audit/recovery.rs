@@ -166,7 +166,10 @@ fn highest_lost_seq(dir: &Path, last: u64) -> io::Result<u64> {
         highest = highest.max(seq);
     }
     if last >= MAX_SEQ {
-        return Err(io::Error::other(format!("the audit log ends with line {last}, the highest number")));
+        return Err(io::Error::other(format!(
+            "the audit log ends with line {last}, the highest number; \
+             move its files elsewhere to begin a new one"
+        )));
     }
     Ok(highest)
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::agents::AgentName;
+use crate::mutex::lock;
 use crate::policy::Refusal;
 
 /// Agents that are counted separately; further ones share one count.
@@ -23,7 +24,7 @@ enum Key {
 }
 
 impl Key {
-    fn of(refusal: &Refusal) -> Key {
+    fn from_refusal(refusal: &Refusal) -> Key {
         match (&refusal.agent, &refusal.peer) {
             (Some(name), _) => Key::Agent(name.clone()),
             (None, Some(peer)) => Key::UnknownUid(peer.uid),
@@ -59,13 +60,13 @@ pub(super) struct SuppressedCounts {
 impl SuppressedCounts {
     /// Counts `number` refusals of the caller of `refusal`.
     pub(super) fn add(&self, refusal: &Refusal, number: u64) {
-        self.add_to(Key::of(refusal), number);
+        self.add_to(Key::from_refusal(refusal), number);
     }
 
     /// Adds the number of this caller's uncounted refusals to `refusal`, which is about to be recorded. If it
     /// is not recorded, the returned value counts them again, and `refusal` itself.
     pub(super) fn take_into(self: &Arc<Self>, refusal: &mut Refusal) -> CarriedCount {
-        let key = Key::of(refusal);
+        let key = Key::from_refusal(refusal);
         refusal.suppressed = refusal.suppressed.saturating_add(self.take(&key));
         let number = refusal.suppressed.saturating_add(1);
         CarriedCount { counts: self.clone(), unrecorded: Some((key, number)) }
@@ -75,7 +76,7 @@ impl SuppressedCounts {
         if number == 0 {
             return;
         }
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.counts);
         counts.add(key, number);
         self.keys.store(counts.len(), Ordering::Relaxed);
     }
@@ -84,7 +85,7 @@ impl SuppressedCounts {
         if self.keys.load(Ordering::Relaxed) == 0 {
             return 0;
         }
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.counts);
         let taken = counts.take(key);
         self.keys.store(counts.len(), Ordering::Relaxed);
         taken

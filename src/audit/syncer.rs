@@ -4,18 +4,17 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::health::{AuditHealth, LOW_SPACE_BYTES};
+use crate::mutex::lock;
 
 /// The file that is synced and watched.
 #[derive(Debug)]
 struct Current {
     file: Arc<File>,
     path: PathBuf,
-    /// The file's length at the last check.
-    length: u64,
     /// What happened to the file, if lines that are written to it are lost.
     lost: Option<&'static str>,
 }
@@ -25,6 +24,9 @@ struct Current {
 pub(super) struct Syncer {
     current: Mutex<Current>,
     dir: Mutex<Arc<File>>,
+    /// The length of the whole lines of the current file. The file itself can be longer: a failed write can
+    /// leave part of a line, which is cut away later.
+    written: AtomicU64,
     /// Whether lines were written since the last sync.
     file_dirty: AtomicBool,
     /// Whether the directory may have an entry that is not on the disk.
@@ -40,8 +42,9 @@ impl Syncer {
     /// The first sync includes the directory, because `file` can be new.
     pub(super) fn new(dir: &Path, file: Arc<File>, path: &Path) -> io::Result<Syncer> {
         Ok(Syncer {
-            current: Mutex::new(Current { file, path: path.to_owned(), length: 0, lost: None }),
+            current: Mutex::new(Current { file, path: path.to_owned(), lost: None }),
             dir: Mutex::new(Arc::new(File::open(dir)?)),
+            written: AtomicU64::new(0),
             file_dirty: AtomicBool::new(false),
             dir_dirty: AtomicBool::new(true),
             sync_failed: AtomicBool::new(false),
@@ -55,15 +58,17 @@ impl Syncer {
         Syncer { dir: Mutex::new(Arc::new(dir)), ..self }
     }
 
-    /// Lines were written to the current file.
-    pub(super) fn mark_written(&self) {
+    /// Lines were written to the current file, whose whole lines have `length` bytes now.
+    pub(super) fn mark_written(&self, length: u64) {
+        self.written.store(length, Ordering::Release);
         self.file_dirty.store(true, Ordering::Release);
     }
 
     /// Continues with a new file, whose directory entry has to be synced.
     pub(super) fn follow(&self, file: Arc<File>, path: &Path) {
         let mut current = self.lock();
-        *current = Current { file, path: path.to_owned(), length: 0, lost: None };
+        *current = Current { file, path: path.to_owned(), lost: None };
+        self.written.store(0, Ordering::Release);
         self.is_lost.store(false, Ordering::Release);
         self.sync_failed.store(false, Ordering::Release);
         self.dir_dirty.store(true, Ordering::Release);
@@ -99,7 +104,7 @@ impl Syncer {
     /// success counts only after a new file was started. Blocking.
     pub(super) fn sync(&self, health: &AuditHealth) {
         let synced = self.current_file();
-        let file = sync_if(&self.file_dirty, || synced.sync_data());
+        let file = self.sync_file(&synced);
         let synced_dir = lock(&self.dir).clone();
         let dir = sync_if(&self.dir_dirty, || synced_dir.sync_all());
         if file.is_none() && dir.is_none() {
@@ -117,12 +122,22 @@ impl Syncer {
         }
     }
 
+    fn sync_file(&self, file: &Arc<File>) -> Option<io::Result<()>> {
+        let result = sync_if(&self.file_dirty, || file.sync_data());
+        // If the log has continued with a new file meanwhile, the flag may have been set for its lines.
+        if !Arc::ptr_eq(&self.current_file(), file) {
+            self.file_dirty.store(true, Ordering::Release);
+        }
+        result
+    }
+
     /// Checks that the file is still at its path and was not truncated, and that the disk has free space. If
     /// a check fails, the state in `health` stays unchanged. Blocking.
     pub(super) fn check_disk(&self, health: &AuditHealth) {
-        let (file, path) = {
+        // The length is read before the file's own, which only grows beyond it.
+        let (file, path, written) = {
             let current = self.lock();
-            (current.file.clone(), current.path.clone())
+            (current.file.clone(), current.path.clone(), self.written.load(Ordering::Acquire))
         };
         if let Ok(filesystem) = nix::sys::statvfs::fstatvfs(&file) {
             let available = filesystem.blocks_available() * filesystem.fragment_size();
@@ -141,21 +156,15 @@ impl Syncer {
             current.lost = Some("was removed");
         } else if is_elsewhere {
             current.lost = Some("was moved or replaced");
-        } else if metadata.len() < current.length {
+        } else if metadata.len() < written {
             current.lost = Some("was truncated");
         }
-        current.length = metadata.len();
         self.is_lost.store(current.lost.is_some(), Ordering::Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
         lock(&self.current)
     }
-}
-
-/// Locks a mutex. No critical section leaves its data inconsistent, so poisoning is ignored.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Calls `sync` if `dirty` is set. A failure leaves it set.
@@ -172,6 +181,7 @@ fn sync_if(dirty: &AtomicBool, sync: impl Fn() -> io::Result<()>) -> Option<io::
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
 
     use super::*;
@@ -198,7 +208,7 @@ mod tests {
 
         let syncer = syncer.with_dir(unsyncable(dir.path()));
         syncer.follow(new.clone(), &path);
-        syncer.mark_written();
+        syncer.mark_written(0);
         syncer.sync(&health);
         assert!(is_sync_error(&health));
         assert!(!syncer.file_dirty.load(Ordering::Acquire), "the new file is synced");
@@ -221,7 +231,7 @@ mod tests {
         let file = Arc::new(File::create(&path).unwrap());
         let syncer = Syncer::new(dir.path(), Arc::new(unsyncable(&path)), &path).unwrap();
         let health = AuditHealth::new(0);
-        syncer.mark_written();
+        syncer.mark_written(0);
         for _ in 0..2 {
             syncer.sync(&health);
             assert!(is_sync_error(&health) && syncer.has_failed());
@@ -230,7 +240,7 @@ mod tests {
         // As after a write error that Linux has reported once: the same file can be synced again.
         syncer.lock().file = file.clone();
         for _ in 0..2 {
-            syncer.mark_written();
+            syncer.mark_written(0);
             syncer.sync(&health);
             assert!(is_sync_error(&health) && syncer.has_failed(), "a later success proves nothing");
         }
@@ -238,6 +248,20 @@ mod tests {
         assert!(is_sync_error(&health), "the new file is not synced yet");
         syncer.sync(&health);
         assert!(health.disk_fault().is_none() && !syncer.has_failed());
+    }
+
+    #[test]
+    fn lines_of_a_file_that_was_started_during_a_sync_are_synced_by_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let old = Arc::new(tempfile::tempfile().unwrap());
+        let syncer = Syncer::new(dir.path(), old.clone(), &path).unwrap();
+        syncer.follow(Arc::new(File::create(&path).unwrap()), &path);
+        syncer.mark_written(0);
+        assert!(syncer.sync_file(&old).unwrap().is_ok());
+        assert!(syncer.file_dirty.load(Ordering::Acquire), "the new file is not synced yet");
+        assert!(syncer.sync_file(&syncer.current_file()).unwrap().is_ok());
+        assert!(!syncer.file_dirty.load(Ordering::Acquire));
     }
 
     #[test]
@@ -249,6 +273,7 @@ mod tests {
             fs::write(&path, b"line\n").unwrap();
             let file = Arc::new(File::options().append(true).open(&path).unwrap());
             let syncer = Syncer::new(dir.path(), file.clone(), &path).unwrap();
+            syncer.mark_written(5);
             syncer.check_disk(&health);
             assert_eq!(syncer.lost_reason(), None);
             lose();
@@ -267,5 +292,40 @@ mod tests {
         };
         assert_eq!(lose(&replace), Some("was moved or replaced"));
         assert_eq!(lose(&|| drop(File::create(&path).unwrap())), Some("was truncated"));
+    }
+
+    #[test]
+    fn half_a_line_that_is_cut_away_is_no_truncation() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let health = AuditHealth::new(0);
+        fs::write(&path, b"line\n").unwrap();
+        let file = Arc::new(File::options().append(true).open(&path).unwrap());
+        let syncer = Syncer::new(dir.path(), file.clone(), &path).unwrap();
+        syncer.mark_written(5);
+        (&*file).write_all(b"li").unwrap();
+        syncer.check_disk(&health);
+        file.set_len(5).unwrap();
+        syncer.check_disk(&health);
+        assert_eq!(syncer.lost_reason(), None);
+        file.set_len(4).unwrap();
+        syncer.check_disk(&health);
+        assert_eq!(syncer.lost_reason(), Some("was truncated"));
+    }
+
+    #[test]
+    fn a_file_that_was_truncated_and_has_grown_again_before_the_first_check_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let health = AuditHealth::new(0);
+        let file = Arc::new(File::options().append(true).create(true).open(&path).unwrap());
+        let syncer = Syncer::new(dir.path(), file.clone(), &path).unwrap();
+        for written in [5, 10] {
+            file.set_len(0).unwrap();
+            (&*file).write_all(b"line\n").unwrap();
+            syncer.mark_written(written);
+        }
+        syncer.check_disk(&health);
+        assert_eq!(syncer.lost_reason(), Some("was truncated"));
     }
 }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -25,6 +25,7 @@ use super::suppressed::CarriedCount;
 use super::syncer::Syncer;
 use crate::clock::Clock;
 use crate::critical::spawn_critical;
+use crate::mutex::lock;
 
 /// Lines that may wait; further ones are refused.
 const QUEUE_CAPACITY: usize = 1024;
@@ -77,10 +78,12 @@ impl LogWriter {
     /// [`ChainedLog::open`].
     pub(super) fn start(dir: &Path, clock: Clock) -> io::Result<(Arc<LogWriter>, Findings)> {
         let (log, findings) = ChainedLog::open(dir)?;
+        let syncer = Syncer::new(dir, log.file(), log.path())?;
+        syncer.mark_written(log.length());
         let writer = Arc::new(LogWriter {
             queue: Mutex::default(),
             work_available: Condvar::new(),
-            syncer: Syncer::new(dir, log.file(), log.path())?,
+            syncer,
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
@@ -255,7 +258,7 @@ impl LogWriter {
             self.replace_lost_file(log).and_then(|()| Ok(log.append(bodies)?))
         };
         self.health.record_result(&result, log);
-        self.syncer.mark_written();
+        self.syncer.mark_written(log.length());
         result
     }
 
@@ -265,6 +268,7 @@ impl LogWriter {
         let lost = log.path().to_owned();
         log.start_file().map_err(|error| WriteError::FileLost { reason, source: Arc::new(error) })?;
         self.syncer.follow_replacement(log.file(), log.path());
+        self.health.record_rotation(Ok(()));
         let detail = format!(
             "{} {reason} while in use; the audit log continues after line {} in {}",
             lost.display(),
@@ -298,11 +302,6 @@ impl NewFilePace {
         self.not_before = Some(now + self.delay);
         true
     }
-}
-
-/// Locks a mutex. No critical section leaves its data inconsistent if it panics, so poisoning is ignored.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::client;
 use super::common::CommonArgs;
 use super::error::CliError;
 use super::format::format_peer;
-use super::table::sanitize;
+use crate::config::escape_unprintable;
 use crate::wire::admin::{AuditRecord, AuditResponse, MAX_AUDIT_RECORDS};
 
 /// Interval at which `--follow` asks for new records.
@@ -47,7 +47,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Re
             if common.json {
                 println!("{line}");
             } else {
-                println!("{}", sanitize(&format_record(&record)));
+                println!("{}", escape_unprintable(&format_record(&record)));
             }
         }
         if !follow {

@@ -10,7 +10,8 @@ use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::files::read_file;
 use super::prompt;
-use super::table::{KeyValueTable, sanitize};
+use super::table::KeyValueTable;
+use crate::config::escape_unprintable;
 use crate::enroll::{InstallBundle, MAX_SMALL_FILE_SIZE, SigningChain};
 use crate::verify::HostCertificate;
 use crate::wire::enroll::InstallRequest;
@@ -103,7 +104,7 @@ fn show_root(chain: &SigningChain) -> Result<(), CliError> {
         "This certificate lets the host sign certificates of its trust domain. Whoever trusts the host's bundle \
          will trust this root:"
     );
-    eprintln!("  root     {}", sanitize(&subject));
+    eprintln!("  root     {}", escape_unprintable(&subject));
     eprintln!("  until    {not_after}");
     eprintln!("  SHA-256  {}", chain.root_sha256());
     Ok(())

@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use super::format::{format_fault, format_peer};
-use super::table::sanitize;
+use crate::config::escape_unprintable;
 use crate::wire::error::ErrorResponse;
 
 /// Why a subcommand failed.
@@ -52,16 +52,23 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (response, label) = match self {
-            CliError::Local(message) | CliError::NoDaemon(message) => return f.write_str(&sanitize(message)),
+            CliError::Local(message) | CliError::NoDaemon(message) => {
+                return f.write_str(&escape_unprintable(message));
+            }
             CliError::Refused(response) => (response, "refused"),
             CliError::Unavailable(response) => (response, "unavailable"),
         };
-        write!(f, "{label}: {} ({})", sanitize(&response.error_description), sanitize(&response.error))?;
+        write!(
+            f,
+            "{label}: {} ({})",
+            escape_unprintable(&response.error_description),
+            escape_unprintable(&response.error)
+        )?;
         for fault in &response.faults {
-            write!(f, "\n  {}", sanitize(&format_fault(fault)))?;
+            write!(f, "\n  {}", escape_unprintable(&format_fault(fault)))?;
         }
         if let Some(peer) = &response.peer {
-            write!(f, "\nThe daemon sees {}", sanitize(&format_peer(peer)))?;
+            write!(f, "\nThe daemon sees {}", escape_unprintable(&format_peer(peer)))?;
         }
         Ok(())
     }

@@ -7,9 +7,10 @@ use zeroize::Zeroizing;
 
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::table::{KeyValueTable, print_columns, sanitize};
+use super::table::{KeyValueTable, print_columns};
 use super::{client, prompt};
 use crate::clock::Timestamp;
+use crate::config::escape_unprintable;
 use crate::wire::admin::DoneResponse;
 use crate::wire::keys::{
     Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse, RotationOutcome,
@@ -66,10 +67,10 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
     let rows: Vec<Vec<String>> = keys.keys.iter().map(row).collect();
     print_columns(&["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"], &rows);
     if let Some(reason) = &keys.blocked_reason {
-        println!("A step that is due is delayed: {}", sanitize(reason));
+        println!("A step that is due is delayed: {}", escape_unprintable(reason));
     }
     if let Some(reason) = &keys.rsa_blocked_reason {
-        println!("RS256 is unavailable: {}", sanitize(reason));
+        println!("RS256 is unavailable: {}", escape_unprintable(reason));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,7 +120,7 @@ async fn create_recovery_key(common: &CommonArgs) -> Result<ExitCode, CliError> 
     if common.json {
         return print_json(&reply.raw);
     }
-    println!("{}", sanitize(&reply.body.recovery_key));
+    println!("{}", escape_unprintable(&reply.body.recovery_key));
     // On standard error, so that a file that standard output is redirected to contains only the key.
     eprintln!("{RECOVERY_KEY_NOTICE}");
     Ok(ExitCode::SUCCESS)

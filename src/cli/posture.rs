@@ -8,8 +8,9 @@ use clap::Subcommand;
 use super::client::Reply;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::table::{KeyValueTable, print_columns, sanitize};
+use super::table::{KeyValueTable, print_columns};
 use super::{client, key};
+use crate::config::escape_unprintable;
 use crate::wire::posture::{PostureAcceptRequest, PostureDiffResponse, PostureResponse};
 
 /// Interval and number of attempts while the keystore opens: 10 s in total.
@@ -82,9 +83,9 @@ async fn diff(common: &CommonArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     for change in &diff.changes {
-        println!("{}", sanitize(change));
+        println!("{}", escape_unprintable(change));
     }
-    println!("To accept this state: hostbadge posture accept --digest {}", sanitize(&diff.digest));
+    println!("To accept this state: hostbadge posture accept --digest {}", escape_unprintable(&diff.digest));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,22 +1,6 @@
 //! Text output: labelled lines and columns.
 
-use std::borrow::Cow;
-
-/// Escapes control characters, so that text from elsewhere cannot send commands to the terminal.
-pub(super) fn sanitize(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::new();
-    for c in text.chars() {
-        if c.is_control() {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped)
-}
+use crate::config::escape_unprintable;
 
 /// A block of `label  value` lines, labels padded to one width.
 #[derive(Default)]
@@ -37,26 +21,39 @@ impl KeyValueTable {
     pub(super) fn print(&self) {
         let width = self.0.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
         for (label, value) in &self.0 {
-            println!("{label:width$}  {}", sanitize(value));
+            println!("{label:width$}  {}", escape_unprintable(value));
         }
     }
 }
 
 /// Prints rows in columns below their headers.
 pub(super) fn print_columns(headers: &[&str], rows: &[Vec<String>]) {
-    let widths: Vec<usize> = (0..headers.len())
-        .map(|column| {
-            let longest = rows.iter().map(|row| sanitize(&row[column]).chars().count()).max().unwrap_or(0);
-            longest.max(headers[column].len())
-        })
-        .collect();
-    let print_row = |cells: &mut dyn Iterator<Item = &str>| {
+    for line in format_columns(headers, rows) {
+        println!("{line}");
+    }
+}
+
+fn format_columns(headers: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let headers = headers.iter().map(|header| (*header).to_owned()).collect();
+    let escape = |row: &Vec<String>| row.iter().map(|cell| escape_unprintable(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(headers).chain(rows.iter().map(escape)).collect();
+    let width_of = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width_of).collect();
+    let format_row = |row: &Vec<String>| {
         let cells: Vec<String> =
-            cells.zip(&widths).map(|(cell, width)| format!("{:width$}", sanitize(cell))).collect();
-        println!("{}", cells.join("  ").trim_end());
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
     };
-    print_row(&mut headers.iter().copied());
-    for row in rows {
-        print_row(&mut row.iter().map(String::as_str));
+    rows.iter().map(format_row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_as_wide_as_their_escaped_text() {
+        let rows = [vec!["a\u{202e}b".to_owned(), "c".to_owned()], vec!["d".to_owned(), "e".to_owned()]];
+        assert_eq!(format_columns(&["x", "y"], &rows), ["x           y", "a\\u{202e}b  c", "d           e"]);
     }
 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::escape::escape_unprintable;
+
 /// Upper bound on the size of such a file in bytes.
 const MAX_SOURCE_FILE_SIZE: u64 = 256 * 1024;
 
@@ -32,15 +34,6 @@ impl fmt::Display for Diagnostic {
             None => write!(f, "{}: {}", self.file.display(), self.message),
         }
     }
-}
-
-/// The text with control characters escaped: a message repeats keys of the file.
-fn printable(text: &str) -> String {
-    let escape = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    text.chars().map(escape).collect()
 }
 
 /// The text of a file, with its path for diagnostics.
@@ -96,7 +89,9 @@ impl SourceFile {
     /// A diagnostic with the line of a syntax error, an unknown key or a wrong type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
         toml::from_str(&self.text).map_err(|e| {
-            let message = printable(&e.message().trim_end().replace('\n', "; "));
+            // A message repeats keys and values of the file.
+            let message = e.message().trim_end().replace('\n', "; ");
+            let message = escape_unprintable(&message).into_owned();
             match e.span() {
                 Some(span) => self.diagnostic(span, message),
                 None => Diagnostic { file: self.path.clone(), line: None, message },
@@ -160,6 +155,8 @@ mod tests {
     fn control_characters_of_keys_are_escaped() {
         let error = parse_error("\"na\u{85}me\\t\" = 3\n".as_bytes());
         assert!(error.contains(r"unknown field `na\u{85}me\t`"), "{error}");
+        let error = parse_error("\"na\u{202e}me\" = 3\n".as_bytes());
+        assert!(error.contains(r"unknown field `na\u{202e}me`"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod dev;
 mod diagnostic;
 mod directory;
 mod durations;
+mod escape;
 mod posture;
 mod sections;
 
@@ -17,6 +18,7 @@ use checks::{check_certificates, check_issuer, check_keys, check_limits, check_s
 pub use dev::init_dev_dir;
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
+pub use escape::escape_unprintable;
 use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use sections::{

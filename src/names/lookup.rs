@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::{Group, User};
 
+use super::lookup_error::LookupError;
 use super::table::Name;
 
 /// The files of the name service "files". Their change makes names be looked up again at once.
@@ -15,12 +16,12 @@ const LOCAL_FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
 /// # Errors
 /// Why the name service gave no answer. glibc reports a missing name without an error, so ENOENT is an error
 /// too: modules of directory servers return it if their server does not run.
-pub(super) fn lookup(name: &Name) -> Result<Option<u32>, String> {
+pub(super) fn lookup(name: &Name) -> Result<Option<u32>, LookupError> {
     let number = match name {
         Name::User(name) => User::from_name(name).map(|user| user.map(|user| user.uid.as_raw())),
         Name::Group(name) => Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw())),
     };
-    number.map_err(|errno| format!("{errno}"))
+    Ok(number?)
 }
 
 /// A version of the local files: device, inode, size, mtime and ctime of each. `None` where a file is

@@ -10,6 +10,7 @@
 //! which is different from [`Resolution::Missing`]: the name service answered that there is no such name.
 
 mod lookup;
+mod lookup_error;
 mod resolver;
 mod schedule;
 #[cfg(test)]

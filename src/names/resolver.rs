@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::critical::spawn_critical;
 
 use super::lookup::{LocalVersion, local_version, lookup};
+use super::lookup_error::LookupError;
 use super::schedule::{Schedule, Waiter};
 use super::table::{Name, NameTable};
 
@@ -40,7 +41,7 @@ enum Message {
     Add(BTreeSet<Name>, Waiter),
     Retain(BTreeSet<Name>),
     Demand(Waiter),
-    Found(Name, Result<Option<u32>, String>),
+    Found(Name, Result<Option<u32>, LookupError>),
 }
 
 impl Names {
@@ -105,7 +106,7 @@ impl Names {
     }
 
     fn send(&self, message: Message) {
-        // Fails only if the thread has ended, which lasts as long as this value.
+        // Fails only if the thread has ended; it runs as long as a [`Names`] exists.
         let _ = self.0.messages.send(message);
     }
 }
@@ -184,7 +185,7 @@ impl Resolver {
                 let _ = sender.send(Message::Found(looked_up, result));
             });
             if let Err(e) = thread {
-                let _ = self.sender.send(Message::Found(name, Err(format!("no thread: {e}"))));
+                let _ = self.sender.send(Message::Found(name, Err(LookupError::Thread(e))));
             }
         }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::lookup_error::LookupError;
 use super::table::{Name, NameTable, Numbers, Resolution};
 
 /// A lookup that takes longer counts as failed, until its answer arrives.
@@ -28,7 +29,7 @@ pub(super) const MAX_LOOKUPS: usize = 16;
 /// Lookups at once, with those that hang.
 const MAX_THREADS: usize = 64;
 
-/// Whoever is told when the lookups that it waits for have ended and are published.
+/// A request or thread that waits until its lookups have ended and their results are published.
 pub(super) enum Waiter {
     /// A request.
     Request(oneshot::Sender<()>),
@@ -37,7 +38,7 @@ pub(super) enum Waiter {
 }
 
 impl Waiter {
-    /// Ends the wait. That nobody waits any more is no error.
+    /// Ends the wait. A waiter that has gone is ignored.
     pub fn end(self) {
         let _ = match self {
             Waiter::Request(done) => done.send(()).is_ok(),
@@ -69,7 +70,7 @@ pub(super) struct Schedule {
 struct State {
     numbers: Numbers,
     /// Why the last lookup failed.
-    failure: Option<String>,
+    failure: Option<LookupError>,
     /// The start and the length of the last lookup.
     last_lookup: Option<(Instant, Duration)>,
     /// The entry in `due`; `None` while it is being looked up.
@@ -156,8 +157,8 @@ impl Schedule {
         }
     }
 
-    /// Takes note of lookups that hang, and of requests that have ended. Returns whoever waits for nothing
-    /// any more.
+    /// Takes note of lookups that hang, and of requests that have ended. Returns the waiters whose lookups
+    /// have all ended.
     pub fn advance(&mut self, now: Instant) -> Vec<Waiter> {
         for (name, lookup) in &mut self.running {
             if lookup.is_overdue || now < lookup.started + LOOKUP_TIMEOUT {
@@ -168,7 +169,7 @@ impl Schedule {
                 waiting.names.remove(name);
             }
             if let Some(state) = self.names.get_mut(name) {
-                state.fail(format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs()));
+                state.fail(LookupError::Timeout(LOOKUP_TIMEOUT));
             }
         }
         self.waiting.iter_mut().for_each(|waiting| waiting.waiters.retain(|waiter| !waiter.is_gone()));
@@ -195,7 +196,7 @@ impl Schedule {
     }
 
     /// Takes the result of a lookup.
-    pub fn finish(&mut self, name: &Name, result: Result<Option<u32>, String>, now: Instant) {
+    pub fn finish(&mut self, name: &Name, result: Result<Option<u32>, LookupError>, now: Instant) {
         let Some(lookup) = self.running.remove(name) else { return };
         for waiting in self.waiting.iter_mut().filter(|one| one.first_lookup <= lookup.number) {
             waiting.names.remove(name);
@@ -211,7 +212,7 @@ impl Schedule {
                 state.numbers.current = number.map_or(Resolution::Missing, Resolution::Number);
                 state.numbers.last = number.or(state.numbers.last);
             }
-            Err(reason) => state.fail(reason),
+            Err(error) => state.fail(error),
         }
         let next = When::After(interval);
         self.look_up(name, lookup.repeat.map_or(next, |repeat| repeat.min(next)), now);
@@ -247,7 +248,7 @@ impl Schedule {
         self.names.is_empty()
     }
 
-    /// The number of sets of names, and of whoever waits for one.
+    /// The number of sets of names, and of their waiters.
     #[cfg(test)]
     pub fn waiting_counts(&self) -> (usize, usize) {
         (self.waiting.len(), self.waiting.iter().map(|waiting| waiting.waiters.len()).sum())
@@ -268,8 +269,8 @@ impl Schedule {
         let mut table = NameTable::default();
         for (name, state) in &self.names {
             table.insert(name, state.numbers);
-            if let Some(reason) = &state.failure {
-                table.add_problem(name, reason, state.numbers);
+            if let Some(error) = &state.failure {
+                table.add_problem(name, error, state.numbers);
             }
         }
         table
@@ -277,8 +278,8 @@ impl Schedule {
 }
 
 impl State {
-    fn fail(&mut self, reason: String) {
-        self.failure = Some(reason);
+    fn fail(&mut self, error: LookupError) {
+        self.failure = Some(error);
         // Whether the name exists by now is not known.
         if self.numbers.current == Resolution::Missing {
             self.numbers.current = Resolution::Unknown;

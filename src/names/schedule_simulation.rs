@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use tokio::sync::oneshot;
 
+use super::lookup_error::LookupError;
 use super::schedule::{LOOKUP_TIMEOUT, MAX_LOOKUPS, REFRESH_INTERVAL, RETRY_INTERVAL, Schedule, Waiter};
 use super::table::{Name, Numbers, Resolution};
 
@@ -58,16 +60,16 @@ impl Simulation {
         begun
     }
 
-    fn finish(&mut self, name: &str, result: Result<Option<u32>, &str>) {
-        self.schedule.finish(&user(name), result.map_err(str::to_owned), self.now);
+    fn finish(&mut self, name: &str, result: Result<Option<u32>, Errno>) {
+        self.schedule.finish(&user(name), result.map_err(LookupError::from), self.now);
         self.after(Duration::ZERO);
     }
 
     /// The names that are looked up now; each gets this result.
-    fn answer(&mut self, result: Result<Option<u32>, &str>) -> Vec<Name> {
+    fn answer(&mut self, result: Result<Option<u32>, Errno>) -> Vec<Name> {
         let mut asked = Vec::new();
         while let Some(name) = self.schedule.next(self.now) {
-            self.schedule.finish(&name, result.map_err(str::to_owned), self.now);
+            self.schedule.finish(&name, result.map_err(LookupError::from), self.now);
             asked.push(name);
         }
         self.after(Duration::ZERO);
@@ -94,10 +96,10 @@ fn failed_lookup_keeps_the_last_number_and_is_repeated() {
     simulation.answer(Ok(Some(7)));
     assert_eq!(simulation.resolution("a"), Resolution::Number(7));
     simulation.after(REFRESH_INTERVAL);
-    simulation.answer(Err("EIO"));
+    simulation.answer(Err(Errno::EIO));
     assert_eq!(simulation.resolution("a"), Resolution::Number(7));
     let problem = simulation.schedule.table().problems()[0].clone();
-    assert_eq!(problem, "user \"a\" cannot be looked up (EIO); its last number, 7, stays in use");
+    assert_eq!(problem, "user \"a\" cannot be looked up (EIO: I/O error); its last number, 7, stays in use");
     simulation.after(RETRY_INTERVAL);
     assert_eq!(simulation.answer(Ok(Some(8))), [user("a")]);
     assert_eq!(simulation.resolution("a"), Resolution::Number(8));
@@ -107,13 +109,13 @@ fn failed_lookup_keeps_the_last_number_and_is_repeated() {
 #[test]
 fn missing_and_unknown_names_differ() {
     let mut simulation = Simulation::with(&["a"]);
-    simulation.answer(Err("EIO"));
+    simulation.answer(Err(Errno::EIO));
     assert_eq!(simulation.resolution("a"), Resolution::Unknown);
     simulation.after(RETRY_INTERVAL);
     simulation.answer(Ok(None));
     assert_eq!(simulation.resolution("a"), Resolution::Missing);
     simulation.after(REFRESH_INTERVAL);
-    simulation.answer(Err("EIO"));
+    simulation.answer(Err(Errno::EIO));
     assert_eq!(simulation.resolution("a"), Resolution::Unknown);
 }
 

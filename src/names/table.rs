@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::lookup_error::LookupError;
+
 /// A name in the system's user or group database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Name {
@@ -62,6 +64,14 @@ impl NameTable {
         self.groups.get(name).copied().unwrap_or_default()
     }
 
+    /// What is known of a user or group.
+    pub fn get(&self, name: &Name) -> Numbers {
+        match name {
+            Name::User(name) => self.user(name),
+            Name::Group(name) => self.group(name),
+        }
+    }
+
     /// Lookups that failed or were not answered in time, one line each, sorted by name.
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -74,14 +84,14 @@ impl NameTable {
         };
     }
 
-    /// `reason` is why the last lookup of `name` failed.
-    pub(super) fn add_problem(&mut self, name: &Name, reason: &str, numbers: Numbers) {
+    /// `error` is why the last lookup of `name` failed.
+    pub(super) fn add_problem(&mut self, name: &Name, error: &LookupError, numbers: Numbers) {
         let effect = match numbers.current {
             Resolution::Number(number) => format!("its last number, {number}, stays in use"),
             Resolution::Missing | Resolution::Unknown => {
-                "callers for whom it would decide are told to try again".into()
+                "callers that may match by it get temporarily_unavailable".into()
             }
         };
-        self.problems.push(format!("{name} cannot be looked up ({reason}); {effect}"));
+        self.problems.push(format!("{name} cannot be looked up ({error}); {effect}"));
     }
 }

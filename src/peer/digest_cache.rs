@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ use super::read_turns::ReadTurns;
 use super::reader::Readers;
 use super::sha256_digest::Sha256Digest;
 use super::sys::FileId;
+use crate::mutex::lock;
 
 /// Executables above this size, in bytes, have no digest, so that a caller cannot keep a reader busy for
 /// minutes.
@@ -151,7 +152,8 @@ impl DigestCache {
         }
         let digest = result?;
         let mut digests = lock(&self.0.digests);
-        // Clearing is acceptable because it is rare: only a host with thousands of executables gets here.
+        // One user can fill the cache with new files in half an hour. Clearing it costs every other
+        // executable one more read, and the pace of `read_turns.rs` bounds how often.
         if digests.len() >= MAX_CACHED_DIGESTS {
             digests.clear();
         }
@@ -170,8 +172,4 @@ impl Drop for ReadEntry<'_> {
     fn drop(&mut self) {
         lock(&self.cache.0.reads).remove(&self.key);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -20,10 +20,10 @@ pub enum DigestError {
     /// The file has more than 2 GiB.
     #[error("its executable is larger than 2 GiB, so its digest is not computed")]
     TooLarge,
-    /// The file is on a file system that a user's program can serve.
+    /// The file system is not one of those that are known to store their content themselves.
     #[error(
-        "its executable is on a file system ({0}) whose content a user's program can change at any time; \
-         install it on a disk"
+        "its executable is on a file system ({0}) that is not known to store its content itself, as FUSE is; \
+         install it on another one, such as ext4 or xfs"
     )]
     UserServed(String),
     /// The file is on a file system that was mounted in another user namespace, on top of another one.
@@ -50,11 +50,15 @@ pub enum DigestError {
     #[error("too many other executables of its user wait to be read; retry")]
     Busy,
     /// A read for this user did not end in time.
-    #[error("an executable of its user could not be read in time; the next one is read in {} s", .0.as_secs() + 1)]
+    #[error(
+        "an executable of its user could not be read in time; the next one is read in {} s",
+        .0.as_secs() + 1
+    )]
     Blocked(Duration),
     /// There is no process that could read the file.
     #[error(
-        "the process that reads executables is not available; see \"systemctl status hostbadge-reader.socket\""
+        "the process that reads executables is not available; \
+         see \"systemctl status hostbadge-reader.socket\""
     )]
     NoReader,
 }

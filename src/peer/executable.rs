@@ -34,7 +34,7 @@ impl Executable {
     /// The executable of the process whose `/proc` directory is `process`, and whose effective user is `uid`.
     /// Asks nothing of the file system that it is on. Returns `None` if permission is denied or if the file
     /// is no longer the one that the snapshot identified as `id`.
-    pub fn of_process(process: &Arc<OwnedFd>, id: FileId, uid: u32) -> Option<Executable> {
+    pub fn from_process(process: &Arc<OwnedFd>, id: FileId, uid: u32) -> Option<Executable> {
         let path = PathBuf::from(readlinkat(&**process, "exe").ok()?);
         let exe = Executable { path, id, uid, process: process.clone(), digest: OnceLock::new() };
         exe.is_running().then_some(exe)

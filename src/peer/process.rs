@@ -82,7 +82,7 @@ impl ProcessHandle {
     /// Returns the executable of a snapshot, without opening it. Returns `None` if permission is denied or if
     /// the executable changed since.
     pub fn executable(&self, snapshot: &ProcessSnapshot) -> Option<Executable> {
-        Executable::of_process(&self.dir, snapshot.exe?, snapshot.uid)
+        Executable::from_process(&self.dir, snapshot.exe?, snapshot.uid)
     }
 
     /// Returns the process's start time in clock ticks since boot. It distinguishes the process from a later

@@ -4,12 +4,13 @@
 //! one, so that it cannot occupy a place for others' reads again and again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::DigestError;
+use crate::mutex::lock;
 
 /// Readers at once, of different users.
 const MAX_READERS: usize = 8;
@@ -135,7 +136,7 @@ impl ReadTurns {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, UserTurns>> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.users)
     }
 }
 

@@ -39,9 +39,9 @@ fn success_exits_0_with_text_or_json() {
 
 /// Text from callers and from a false daemon must not control the terminal.
 #[test]
-fn control_characters_are_printed_escaped() {
+fn characters_that_control_or_reorder_text_are_printed_escaped() {
     let host = Host::started();
-    let evil = "x\n2026 INFO forged\u{1b}[31m";
+    let evil = "x\n2026 INFO forged\u{1b}[31m\u{202e}";
     let refused = host.hostbadge(&["token", API, "--agent", evil]);
     host.post("/v1/token", serde_json::json!({ "audience": API, "agent": evil }));
     let record = host.hostbadge(&["audit", "tail"]);
@@ -49,6 +49,7 @@ fn control_characters_are_printed_escaped() {
     for text in [text(&record), String::from_utf8_lossy(&refused.stderr).into_owned(), host.log()] {
         assert!(text.contains("forged"), "{text}");
         assert!(!text.contains('\u{1b}') && !text.contains("\n2026 INFO"), "{text:?}");
+        assert!(!text.contains('\u{202e}'), "{text:?}");
     }
 }
 

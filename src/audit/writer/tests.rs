@@ -165,6 +165,25 @@ fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
 }
 
 #[test]
+fn a_new_file_for_a_lost_one_ends_the_fault_of_the_rotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+    wait_until("it is written", || result.try_recv().is_ok());
+    let taken = log_file(dir.path(), 2);
+    std::fs::create_dir(&taken).unwrap();
+    lock(&writer.log).pretend_full();
+    wait_until("the failure is reported", || writer.health().disk_fault().is_some());
+    std::fs::remove_file(log_path(&writer)).unwrap();
+    wait_until("the loss is reported", || writer.health().write_error().is_some());
+    std::fs::remove_dir(&taken).unwrap();
+    let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
+    wait_until("it is written", || result.try_recv().is_ok_and(|result| result.is_ok()));
+    assert!(writer.health().disk_fault().is_none());
+    writer.close();
+}
+
+#[test]
 fn new_files_after_failed_syncs_become_rare() {
     let mut pace = NewFilePace::default();
     let start = Instant::now();

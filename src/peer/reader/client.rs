@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 
 use super::program::READER_ARGUMENT;
 use super::protocol::{self, RESPONSE_LEN, Request};
+use crate::mutex::lock;
 use crate::peer::DigestError;
 
 /// Name of the readers' socket in the run directory.
@@ -139,8 +140,4 @@ impl Drop for ChildReader {
             });
         }
     }
-}
-
-fn lock(children: &Mutex<Vec<Child>>) -> std::sync::MutexGuard<'_, Vec<Child>> {
-    children.lock().unwrap_or_else(PoisonError::into_inner)
 }

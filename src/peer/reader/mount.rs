@@ -4,7 +4,7 @@
 //! statfs(2) would ask the file system itself, which may never answer. The kernel's own list of mounts does
 //! not, but its text is the caller's: a user can mount thousands of file systems at paths of any bytes.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 /// Most bytes of `/proc/PID/mountinfo` that are read: about 300,000 common lines. The kernel permits 100,000
 /// mounts in a namespace by default, with paths of up to 4 KiB.
@@ -31,7 +31,7 @@ pub(super) enum MountError {
     NotFound,
     /// The table exceeds [`MAX_TABLE_LEN`], or cannot be read.
     TooLarge,
-    /// A user's program can serve this file system.
+    /// The file system is not one of those that are known to store their content themselves.
     UserServed(String),
     /// This file system was mounted in another user namespace.
     ForeignNamespace(String),
@@ -43,7 +43,7 @@ pub(super) fn find_type(table: impl BufRead, id: u64) -> Result<String, MountErr
     let mut line = Vec::new();
     while read_line(&mut table, &mut line).map_err(|_| MountError::TooLarge)? {
         if let Some(fs_type) = parse_line(&line, id) {
-            return Ok(printable(fs_type));
+            return Ok(ascii_name(fs_type));
         }
     }
     Err(if table.limit() == 0 { MountError::TooLarge } else { MountError::NotFound })
@@ -52,26 +52,14 @@ pub(super) fn find_type(table: impl BufRead, id: u64) -> Result<String, MountErr
 /// Reads one line, of which it keeps the first [`MAX_LINE_LEN`] bytes. Returns false at the end.
 fn read_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
     line.clear();
-    let mut any = false;
-    loop {
-        let buffer = match table.fill_buf() {
-            Ok(buffer) => buffer,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        if buffer.is_empty() {
-            return Ok(any);
-        }
-        any = true;
-        let end = buffer.iter().position(|b| *b == b'\n');
-        let part = &buffer[..end.unwrap_or(buffer.len())];
-        line.extend_from_slice(&part[..part.len().min(MAX_LINE_LEN - line.len())]);
-        let used = end.map_or(buffer.len(), |end| end + 1);
-        table.consume(used);
-        if end.is_some() {
-            return Ok(true);
-        }
+    if table.by_ref().take(MAX_LINE_LEN as u64).read_until(b'\n', line)? == 0 {
+        return Ok(false);
     }
+    if line.pop_if(|last| *last == b'\n').is_none() {
+        // The rest of a line that is longer.
+        table.skip_until(b'\n')?;
+    }
+    Ok(true)
 }
 
 /// Returns the type in a line with this mount ID. The kernel escapes white space in all fields, so a path or
@@ -87,7 +75,8 @@ fn parse_line(line: &[u8], id: u64) -> Option<&[u8]> {
     fields.next().filter(|fs_type| !fs_type.is_empty())
 }
 
-fn printable(fs_type: &[u8]) -> String {
+/// A name for messages: at most [`MAX_NAME_LEN`] visible ASCII characters.
+fn ascii_name(fs_type: &[u8]) -> String {
     let to_char = |b: &u8| if b.is_ascii_graphic() { char::from(*b) } else { '?' };
     fs_type.iter().take(MAX_NAME_LEN).map(to_char).collect()
 }
@@ -112,7 +101,8 @@ mod tests {
 
     const TABLE: &str = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
         23 22 0:21 / /proc rw,nosuid - proc proc rw\n\
-        41 22 0:45 / /mnt/\\040-\\040ext4\\040x rw shared:7 master:2 propagate_from:3 - fuse.evil /dev/fuse rw\n\
+        41 22 0:45 / /mnt/\\040-\\040ext4\\040x rw shared:7 master:2 propagate_from:3 - fuse.evil /dev/fuse \
+        rw\n\
         42 22 0:46 / /merged rw - overlay overlay rw,lowerdir=/a:/b\n\
         43 22 0:47 net:[4026531840] /- rw - nsfs nsfs rw\n";
 

@@ -139,7 +139,7 @@ pub(super) fn encode_response(response: &Response) -> [u8; RESPONSE_LEN] {
     bytes
 }
 
-/// Decodes a response; `None` if it is none of this version.
+/// Decodes a response; `None` if it is not a response of this version.
 pub(super) fn decode_response(bytes: &[u8; RESPONSE_LEN]) -> Option<Response> {
     let payload: [u8; PAYLOAD_LEN] = bytes[8..].try_into().ok()?;
     let name = || -> Option<String> {
