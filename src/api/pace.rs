@@ -80,7 +80,7 @@ impl Pace {
         Some(delay)
     }
 
-    /// How long a charge of nothing would be delayed now, at most [`MAX_DELAY`].
+    /// How long a charge of nothing would be delayed now, at most 2 s.
     pub fn current_delay(&self, uid: u32, now: Instant) -> Duration {
         let all_paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
         let owed = all_paid_at.get(&uid).map_or(Duration::ZERO, |paid_at| paid_at.duration_since(now));

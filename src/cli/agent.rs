@@ -10,9 +10,9 @@ use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
-use super::table::{KeyValueTable, print_columns, sanitize};
+use super::table::{KeyValueTable, print_columns};
 use crate::agents::{AgentName, AgentSet};
-use crate::config::{Config, Diagnostic};
+use crate::config::{Config, Diagnostic, escape_unprintable};
 use crate::wire::admin::{Agent, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
 use crate::wire::error::{ErrorResponse, Fault};
 
@@ -124,9 +124,9 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
     for warning in agents.warnings() {
         let message = format!("warning: {}", warning.message);
         let warning = Fault { message, ..Fault::from(warning) };
-        eprintln!("{}", sanitize(&format_fault(&warning)));
+        eprintln!("{}", escape_unprintable(&format_fault(&warning)));
     }
-    println!("{}: {} agents, no faults", sanitize(&dir.to_string_lossy()), agents.len());
+    println!("{}: {} agents, no faults", escape_unprintable(&dir.to_string_lossy()), agents.len());
     Ok(ExitCode::SUCCESS)
 }
 
