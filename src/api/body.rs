@@ -23,10 +23,6 @@ const MAX_LARGE_BODIES: usize = 256;
 /// Those of one uid: at most 2 MiB. No body waits for another, because a body that arrives takes less than a
 /// millisecond to read, and one that does not arrive would be waited for in vain.
 const MAX_LARGE_BODIES_PER_UID: usize = 32;
-/// Bodies of one uid, and of all, whose rest has not arrived. Their connections hold more than idle ones: the
-/// head, and trailers of up to 16 KiB.
-const MAX_WAITING_BODIES_PER_UID: usize = 512;
-const MAX_WAITING_BODIES: usize = 8 * MAX_WAITING_BODIES_PER_UID;
 /// Pieces of a body that cost one unit of the uid's budget: a body can arrive as chunks of one byte each.
 const PIECES_PER_UNIT: usize = 256;
 /// Discarded bytes that cost one unit.
@@ -45,18 +41,12 @@ pub struct RequestBody {
     pub bytes: Bytes,
 }
 
-/// Limits the bodies that are read at once on all connections of a socket, and those of each uid.
-pub struct BodyBudget {
-    large: UidQuota,
-    waiting: UidQuota,
-}
+/// Limits the large bodies that are read at once on all connections of a socket, and those of each uid.
+pub struct BodyBudget(UidQuota);
 
 impl Default for BodyBudget {
     fn default() -> Self {
-        BodyBudget {
-            large: UidQuota::new(MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_UID),
-            waiting: UidQuota::new(MAX_WAITING_BODIES, MAX_WAITING_BODIES_PER_UID),
-        }
+        BodyBudget(UidQuota::new(MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_UID))
     }
 }
 
@@ -71,7 +61,10 @@ impl BodyBudget {
         request: Request<Incoming>,
         body: Body,
     ) -> Result<RequestBody, Reply> {
-        let Body::UpTo(max_size) = body else { return Ok(RequestBody::default()) };
+        let Body::UpTo(max_size) = body else {
+            client.mark_request_received();
+            return Ok(RequestBody::default());
+        };
         let Some(is_form) = is_form(request.headers()) else {
             let description = "the body must be application/json or application/x-www-form-urlencoded";
             return Err(reply::error_and_close(StatusCode::UNSUPPORTED_MEDIA_TYPE, description));
@@ -85,6 +78,7 @@ impl BodyBudget {
                 return Err(reply::error_and_close(StatusCode::REQUEST_TIMEOUT, &description));
             }
         };
+        client.mark_request_received();
         // curl -d sends the content type of a form for JSON too. A form of this API never begins with a
         // brace.
         let is_form = is_form && bytes.trim_ascii_start().first() != Some(&b'{');
@@ -99,28 +93,16 @@ impl BodyBudget {
     ) -> Result<Bytes, BodyError> {
         let mut bytes = BytesMut::new();
         let (mut discarded, mut paid, mut pieces) = (0, 0, 0);
-        let (mut large_permit, mut waiting_permit) = (None, None);
-        loop {
-            let frame = tokio::select! {
-                biased;
-                frame = body.frame() => frame,
-                () = std::future::ready(()) => {
-                    // It has not arrived with what came before.
-                    if waiting_permit.is_none() {
-                        waiting_permit = Some(self.waiting.acquire(client.uid()).ok_or(BodyError::Slow)?);
-                    }
-                    body.frame().await
-                }
-            };
-            let Some(frame) = frame else { break };
+        let mut permit = None;
+        while let Some(frame) = body.frame().await {
             pieces += 1;
             if pieces % PIECES_PER_UNIT == 0 {
                 client.pay(Cost::Unit).await;
             }
             let Ok(data) = frame.map_err(|_| BodyError::Malformed)?.into_data() else { continue };
             if discarded == 0 && bytes.len() + data.len() <= max_size {
-                if large_permit.is_none() && bytes.len() + data.len() > SMALL_BODY_SIZE {
-                    large_permit = Some(self.large.acquire(client.uid()).ok_or(BodyError::Busy)?);
+                if permit.is_none() && bytes.len() + data.len() > SMALL_BODY_SIZE {
+                    permit = Some(self.0.acquire(client.uid()).ok_or(BodyError::Busy)?);
                 }
                 bytes.extend_from_slice(&data);
                 continue;
@@ -143,7 +125,6 @@ impl BodyBudget {
 enum BodyError {
     Malformed,
     Busy,
-    Slow,
     TooLarge,
 }
 
@@ -157,9 +138,6 @@ impl BodyError {
             BodyError::Busy => {
                 reply::unavailable("too many large bodies arrive at once; try again in a moment")
             }
-            BodyError::Slow => reply::unavailable(
-                "too many requests wait for the rest of their body; send each body with its head, and try again",
-            ),
             BodyError::TooLarge => {
                 let description = format!("a body must have at most {} KiB", max_size / 1024);
                 reply::error_and_close(StatusCode::PAYLOAD_TOO_LARGE, &description)

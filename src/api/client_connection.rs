@@ -2,13 +2,13 @@
 //! ends it early.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use tokio::sync::Notify;
 
-use super::connection_limits::{CallClass, CallPermit, ConnectionPermit};
+use super::connection_limits::{CallClass, CallPermit, ConnectionPermit, ReceivingPermit};
 use super::pace::{Cost, MAX_DELAY, Pace};
 use super::reply::{self, Reply};
 use crate::service::{PeerLookup, PeerTracker};
@@ -32,6 +32,9 @@ pub struct ClientConnection {
     request_started: AtomicBool,
     /// Whether a reply is ready and delayed.
     delaying: AtomicBool,
+    /// Whether a part of a request has arrived that is not complete.
+    partly_received: AtomicBool,
+    receiving: Mutex<Option<ReceivingPermit>>,
     /// Notified when others wait for what this connection's reply occupies.
     recalled: Arc<Notify>,
 }
@@ -48,6 +51,8 @@ impl ClientConnection {
             first_request_started: Notify::new(),
             request_started: AtomicBool::new(false),
             delaying: AtomicBool::new(false),
+            partly_received: AtomicBool::new(false),
+            receiving: Mutex::default(),
             recalled: Arc::new(Notify::new()),
         }
     }
@@ -71,6 +76,30 @@ impl ClientConnection {
         }
     }
 
+    /// To be called when bytes of a request have arrived.
+    pub fn mark_bytes_received(&self) {
+        self.partly_received.store(true, Ordering::Relaxed);
+    }
+
+    /// To be called when no more bytes have arrived. A connection that waits for the rest of a request
+    /// occupies more than an idle one, so it counts as receiving from now on.
+    pub fn mark_waiting_for_bytes(&self) {
+        if self.partly_received.load(Ordering::Relaxed) {
+            self.receiving_permit().get_or_insert_with(|| self.permit.begin_receiving());
+        }
+    }
+
+    /// To be called when a request has arrived completely, or is answered without its rest.
+    pub fn mark_request_received(&self) {
+        if self.partly_received.swap(false, Ordering::Relaxed) {
+            self.receiving_permit().take();
+        }
+    }
+
+    fn receiving_permit(&self) -> MutexGuard<'_, Option<ReceivingPermit>> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads the calling process, for a request that has arrived completely. From now until
     /// [`ClientConnection::finish_request`] the connection is busy and not evicted. A connection that is
     /// still sending its request can be evicted, so a slow sender does not hold a slot.
@@ -83,6 +112,7 @@ impl ClientConnection {
     /// and so is a uid whose replies cost more than its budget, because they would otherwise use up the
     /// processor. Where the delay would be too long, the reply is 429 and closes the connection.
     pub fn finish_request(&self, reply: Reply, cost: Cost) -> (Reply, Duration) {
+        self.mark_request_received();
         self.mark_idle();
         let backoff = self.backoff(reply.status() == StatusCode::TOO_MANY_REQUESTS);
         match self.pace.charge(self.uid, cost, Instant::now()) {
@@ -114,9 +144,10 @@ impl ClientConnection {
         self.delaying.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a reply is ready and delayed.
-    pub fn is_delaying(&self) -> bool {
-        self.delaying.load(Ordering::Relaxed)
+    /// Whether a reply is being computed or sent, for which an evicted connection is given time. It is given
+    /// none for the rest of a request, nor for a delay, during which it is not noticed that a client has gone.
+    pub fn has_reply_in_progress(&self) -> bool {
+        !self.delaying.load(Ordering::Relaxed) && !self.partly_received.load(Ordering::Relaxed)
     }
 
     /// Marks the connection as idle: it can be evicted.

@@ -1,4 +1,5 @@
-//! Limits connections, in total and per uid, and the open calls of a uid.
+//! Limits connections, in total and per uid, those that wait for the rest of a request, and the open calls of
+//! a uid.
 //!
 //! When a limit is reached, the oldest idle connection is evicted in favor of the new one, so idle
 //! connections never keep a caller out. A new connection is refused only if all connections that could be
@@ -18,6 +19,9 @@ const CALLS_PER_CONNECTION: usize = 2;
 /// Open calls of a uid, over all its connections, of each class that any local process can make.
 const MAX_STRANGER_CALLS: usize = 64;
 
+/// Connections of a uid that wait for the rest of a request of HTTP/1.1, and its agents' gRPC calls whose
+/// messages have not arrived: each occupies up to 50 KB, several times as much as others.
+const MAX_RECEIVING: usize = 512;
 /// Evicted connections of a uid's strangers that have not ended; as long as there are as many, new ones are
 /// refused.
 const MAX_CLOSING: usize = 16;
@@ -43,6 +47,9 @@ struct ConnectionTable {
     closing: HashMap<u32, usize>,
     /// Open calls by uid and class; no entry where there is none.
     calls: HashMap<(u32, CallClass), usize>,
+    /// Connections that wait for the rest of a request, by uid and then in the order in which they began to;
+    /// no entry for a uid without any.
+    receiving: HashMap<u32, BTreeMap<u64, Arc<ConnectionSlot>>>,
 }
 
 /// State that a permit shares with the table.
@@ -61,6 +68,14 @@ pub struct ConnectionPermit {
     slot: Arc<ConnectionSlot>,
 }
 
+/// What a connection that waits for the rest of a request holds.
+#[derive(Debug)]
+pub struct ReceivingPermit {
+    limits: Arc<ConnectionLimits>,
+    uid: u32,
+    id: u64,
+}
+
 /// Whose call it is. Each class has places of its own, so strangers keep no agent of their uid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallClass {
@@ -68,7 +83,9 @@ pub enum CallClass {
     Public,
     /// A call of a process that is being identified.
     Unidentified,
-    /// A call of a process that was identified as an agent.
+    /// A call of a process that was identified as an agent, whose messages have not arrived.
+    Receiving,
+    /// A call of an agent that has arrived.
     Agent,
 }
 
@@ -129,6 +146,7 @@ impl ConnectionLimits {
     fn max_calls(&self, class: CallClass) -> usize {
         match class {
             CallClass::Public | CallClass::Unidentified => MAX_STRANGER_CALLS,
+            CallClass::Receiving => MAX_RECEIVING,
             CallClass::Agent => CALLS_PER_CONNECTION * self.max_per_uid,
         }
     }
@@ -199,6 +217,22 @@ impl ConnectionPermit {
         async move { slot.evicted.notified().await }
     }
 
+    /// Counts the connection as one that waits for the rest of a request. Where its uid has too many of them,
+    /// the one that has waited longest is evicted: a client that sends its request in one piece is not the one.
+    pub fn begin_receiving(&self) -> ReceivingPermit {
+        let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.next_id += 1;
+        let id = table.next_id;
+        let receiving = table.receiving.entry(self.uid).or_default();
+        if receiving.len() >= MAX_RECEIVING
+            && let Some((_, longest)) = receiving.pop_first()
+        {
+            longest.evicted.notify_one();
+        }
+        receiving.insert(id, self.slot.clone());
+        ReceivingPermit { limits: self.limits.clone(), uid: self.uid, id }
+    }
+
     /// A permit for a call; `None` where the uid has as many open calls of this class as it may.
     pub fn acquire_call(&self, class: CallClass) -> Option<CallPermit> {
         let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,6 +260,17 @@ impl Drop for CallPermit {
     fn drop(&mut self) {
         let class = *self.class.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.limits.table.lock().unwrap_or_else(PoisonError::into_inner).close_call(self.uid, class);
+    }
+}
+
+impl Drop for ReceivingPermit {
+    fn drop(&mut self) {
+        let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(receiving) = table.receiving.get_mut(&self.uid) else { return };
+        receiving.remove(&self.id);
+        if receiving.is_empty() {
+            table.receiving.remove(&self.uid);
+        }
     }
 }
 
@@ -259,6 +304,24 @@ mod tests {
         assert_eq!(limits.len(), 2);
         drop(third);
         assert_eq!(limits.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_longest_receiving_connection_is_evicted() {
+        let limits = ConnectionLimits::new(1000, 1000);
+        let connections: Vec<_> = (0..=MAX_RECEIVING).map(|_| limits.acquire(1).unwrap()).collect();
+        let mut receiving: Vec<_> = connections[1..].iter().map(ConnectionPermit::begin_receiving).collect();
+        let other = limits.acquire(2).unwrap();
+        let _ = other.begin_receiving();
+        receiving.push(connections[0].begin_receiving());
+        connections[1].evicted().await;
+        receiving.remove(0);
+        receiving.remove(0);
+        receiving.push(connections[1].begin_receiving());
+        receiving.push(connections[2].begin_receiving());
+        connections[3].evicted().await;
+        drop(receiving);
+        assert!(limits.table.lock().unwrap().receiving.is_empty());
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod http2;
 mod listen;
 mod pace;
 mod parse;
+mod receiving_stream;
 mod reply;
 mod routes;
 mod serve;

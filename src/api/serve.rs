@@ -29,6 +29,7 @@ use super::connection_limits::ConnectionLimits;
 use super::drain;
 use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, refuse_descriptors, set_backlog};
 use super::pace::{Cost, Pace};
+use super::receiving_stream::ReceivingStream;
 use super::reply::{self, Reply};
 use super::workers::WorkerPool;
 use super::workload::{self, WorkloadApi};
@@ -38,7 +39,7 @@ use crate::service::PeerTracker;
 /// Largest request head in bytes.
 const MAX_HEAD_SIZE: usize = 8 * 1024;
 /// Bytes of a request head that are read before it is refused. A head that never ends occupies about twice as
-/// much, because the buffer grows by doubling: with 2,000 connections of one uid, some 50 MB.
+/// much, because the buffer grows by doubling; of one uid, 512 of them are kept.
 const READ_BUFFER_SIZE: usize = 10 * 1024;
 /// Bytes that are read at once from a refused connection, and discarded.
 const REJECTION_BUFFER_SIZE: usize = 16 * 1024;
@@ -355,6 +356,8 @@ async fn serve_after(
 
 /// Serves one connection to its end.
 async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api, stop: CancellationToken) {
+    let client = Arc::new(client);
+    let stream = ReceivingStream::new(WriteDeadline::new(stream, WRITE_TIMEOUT), client.clone());
     let service = service_fn(|request| async {
         client.mark_request_started();
         let (reply, cost) = api.handle_request(&client, request).await;
@@ -368,6 +371,6 @@ async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api
         // A client that has shut down its writing side still gets its reply.
         .half_close(true)
         .max_buf_size(READ_BUFFER_SIZE)
-        .serve_connection(TokioIo::new(WriteDeadline::new(stream, WRITE_TIMEOUT)), service);
+        .serve_connection(TokioIo::new(stream), service);
     drain::serve_until_drained(connection, &client, &stop, std::future::pending(), || {}).await;
 }

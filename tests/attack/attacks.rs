@@ -4,7 +4,7 @@ use crate::common::callers::Credentials;
 use crate::common::http::request;
 use crate::grpc_bytes::{Body, connection};
 use crate::load::{Load, STRANGER};
-use crate::measure::{Socket, hold, hold_as};
+use crate::measure::{NEIGHBOUR, Socket, hold, hold_as};
 
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const REFLECTION_ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
@@ -69,6 +69,15 @@ fn connections() {
 fn unfinished_heads() {
     let head = [b"GET / HTTP/1.1\r\nHost: x\r\nA: ".to_vec(), vec![b'x'; 10_000]].concat();
     hold("unfinished heads", Socket::Agent, &Load::held(head, 1_990, true));
+}
+
+/// They arrive with a complete request before them.
+#[test]
+#[ignore = "run by make attack, alone on the machine"]
+fn unfinished_second_heads() {
+    let head =
+        [b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nA: ".to_vec(), vec![b'x'; 8_100]].concat();
+    hold("unfinished second heads", Socket::Agent, &Load::held(head, 1_990, true));
 }
 
 #[test]
@@ -148,8 +157,24 @@ fn health_watches() {
 #[test]
 #[ignore = "run by make attack, alone on the machine"]
 fn unfinished_messages() {
-    let bytes = connection("/SpiffeWorkloadAPI/FetchJWTSVID", 100, &Body::Unfinished(2_000), WINDOW, 0);
+    let bytes = connection("/SpiffeWorkloadAPI/FetchJWTSVID", 100, &Body::Unfinished(16_000), WINDOW, 0);
     hold("unfinished messages", Socket::Workload, &Load::held(bytes, 500, true));
+}
+
+#[test]
+#[ignore = "run by make attack, alone on the machine"]
+fn unfinished_messages_of_an_agent() {
+    let bytes = connection("/SpiffeWorkloadAPI/FetchJWTSVID", 100, &Body::Unfinished(16_000), WINDOW, 0);
+    let load = Load::held(bytes, 500, true);
+    hold_as("an agent's messages", Socket::Workload, &load, &Credentials::user(NEIGHBOUR));
+}
+
+#[test]
+#[ignore = "run by make attack, alone on the machine"]
+fn streams_of_an_agent() {
+    let bytes = connection("/SpiffeWorkloadAPI/FetchX509Bundles", 100, &Body::Whole(b""), WINDOW, 0);
+    let load = Load::held(bytes, 500, true);
+    hold_as("an agent's streams", Socket::Workload, &load, &Credentials::user(NEIGHBOUR));
 }
 
 #[test]

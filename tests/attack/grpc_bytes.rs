@@ -13,7 +13,7 @@ pub enum Body<'a> {
     Whole(&'a [u8]),
     /// Messages, after which more could follow.
     Open(&'a [&'a [u8]]),
-    /// The head of a message of 60,000 bytes, and this many bytes of it.
+    /// The head of a message of 20,000 bytes, and this many bytes of it.
     Unfinished(usize),
 }
 
@@ -34,7 +34,7 @@ pub fn connection(path: &str, calls: u32, body: &Body<'_>, window: u32, extra_he
                 }
             }
             Body::Unfinished(length) => {
-                let data = [&[0][..], &60_000_u32.to_be_bytes(), &vec![b'x'; *length]].concat();
+                let data = [&[0][..], &20_000_u32.to_be_bytes(), &vec![b'x'; *length]].concat();
                 for piece in data.chunks(MAX_FRAME_SIZE) {
                     bytes.extend(frame(DATA, 0, stream, piece));
                 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -60,7 +61,7 @@ impl Load {
         let file = tempfile::NamedTempFile::new().unwrap();
         serde_json::to_writer(&file, &(socket, self)).unwrap();
         let (_, path) = file.keep().unwrap();
-        std::os::unix::fs::chown(&path, Some(STRANGER), None).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "load::clients_of_an_attack", "--ignored", "--nocapture"]);
         command.env(LOAD_VARIABLE, path).stdout(Stdio::null());

@@ -11,6 +11,8 @@ use crate::common::{API, Host};
 use crate::load::{Load, STRANGER};
 use crate::sink;
 
+/// The uid of an agent that attacks.
+pub const NEIGHBOUR: u32 = 12_003;
 /// What one uid may cost the daemon, in bytes.
 const MAX_MEMORY: u64 = 64 << 20;
 /// What remains of that when its clients have gone.
@@ -77,6 +79,7 @@ pub fn hold_as(name: &str, socket: Socket, load: &Load, who: &Credentials) {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 1000000\nburst = 1000000\n[log]\nto = \"stderr\"\nlevel = \"warn\"\n");
     host.agent("root", "user = 0");
+    host.agent("neighbour", &format!("user = {NEIGHBOUR}"));
     host.start();
     let idle = resident(&host);
     let dummy = host.path("run/sink.sock");

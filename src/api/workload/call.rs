@@ -76,7 +76,10 @@ pub async fn handle_call(
                 permit.move_to(CallClass::Public)?;
                 return Some(watcher.reject(&error).await.into_http());
             }
-            permit.move_to(CallClass::Agent)?;
+            permit.move_to(CallClass::Receiving)?;
+        }
+        if is_workload_api {
+            request.extensions_mut().insert(permit.clone());
         }
         request.extensions_mut().insert(watcher.clone());
         Some(route(request).await)
@@ -98,7 +101,7 @@ pub async fn handle_call(
 
 /// SPIFFE and gRPC clients repeat a call that got UNAVAILABLE after a while; RESOURCE_EXHAUSTED is not
 /// repeated under gRPC's usual retry policies.
-fn too_many_calls() -> Status {
+pub fn too_many_calls() -> Status {
     Status::unavailable("too many open calls of this user; close some")
 }
 

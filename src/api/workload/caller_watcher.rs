@@ -115,7 +115,7 @@ impl CallerWatcher {
     /// A place for a call; `None` where the caller's uid has as many open calls of its class as it may.
     pub fn acquire_call(&self, is_workload_api: bool) -> Option<CallPermit> {
         self.client.acquire_call(match is_workload_api {
-            true if self.is_agent() => CallClass::Agent,
+            true if self.is_agent() => CallClass::Receiving,
             true => CallClass::Unidentified,
             false => CallClass::Public,
         })

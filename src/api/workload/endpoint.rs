@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 
+use super::call::too_many_calls;
 use super::caller_watcher::CallerWatcher;
 use super::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
 use super::pb::{
@@ -15,6 +16,7 @@ use super::svid_cache::SvidCache;
 use super::tokens::{JwtBundles, WitBundles, WitSvids};
 use super::update_stream::{UpdateSource, UpdateState, UpdateStream};
 use super::{protobuf_struct, x509};
+use crate::api::connection_limits::{CallClass, CallPermit};
 use crate::service::{IdentityService, JwtSvidParams};
 
 /// Answers calls from the service.
@@ -27,7 +29,7 @@ impl Endpoint {
         request: &Request<Q>,
         new_source: impl FnOnce(IdentityService) -> S,
     ) -> Result<Response<UpdateStream<S>>, Status> {
-        let caller_state = caller_watcher(request)?.open_stream().await?;
+        let caller_state = received_from(request)?.open_stream().await?;
         let state = UpdateState::new(caller_state, new_source(self.0.clone()));
         Ok(Response::new(StepStream::new(state)))
     }
@@ -59,7 +61,7 @@ impl SpiffeWorkloadApi for Endpoint {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        let watcher = caller_watcher(&request)?;
+        let watcher = received_from(&request)?;
         let JwtsvidRequest { audience: audiences, spiffe_id } = request.into_inner();
         let params = JwtSvidParams { audiences, spiffe_id };
         match self.0.issue_jwt_svids(watcher.begin_request(), params).await {
@@ -87,7 +89,7 @@ impl SpiffeWorkloadApi for Endpoint {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let watcher = caller_watcher(&request)?;
+        let watcher = received_from(&request)?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
         let lookup = watcher.begin_request();
         let introspection = match self.0.validate_jwt_svid(lookup, svid, audience).await {
@@ -131,7 +133,13 @@ impl SpiffeWorkloadApi for Endpoint {
     }
 }
 
-fn caller_watcher<Q>(request: &Request<Q>) -> Result<Arc<CallerWatcher>, Status> {
-    // `handle_call` inserts it.
-    request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without its connection"))
+/// The caller of a call that has arrived, which is counted as such from now on.
+fn received_from<Q>(request: &Request<Q>) -> Result<Arc<CallerWatcher>, Status> {
+    // `handle_call` inserts both.
+    let extensions = request.extensions();
+    let (Some(watcher), Some(permit)) = (extensions.get(), extensions.get::<Arc<CallPermit>>()) else {
+        return Err(Status::internal("a call without its connection"));
+    };
+    permit.move_to(CallClass::Agent).ok_or_else(too_many_calls)?;
+    Ok(Arc::clone(watcher))
 }

@@ -1,0 +1,68 @@
+//! A connection of HTTP/1.1 that counts as receiving while it waits for the rest of a request.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::client_connection::ClientConnection;
+use super::write_deadline::WriteDeadline;
+
+/// Reports to the connection's [`ClientConnection`] what arrives, and when reading has to wait. The HTTP
+/// library tells neither for a head, a body's chunks or trailers, for which it has buffers of its own.
+pub struct ReceivingStream {
+    stream: WriteDeadline,
+    client: Arc<ClientConnection>,
+}
+
+impl ReceivingStream {
+    /// The stream of `client`'s connection.
+    pub fn new(stream: WriteDeadline, client: Arc<ClientConnection>) -> ReceivingStream {
+        ReceivingStream { stream, client }
+    }
+}
+
+impl AsyncRead for ReceivingStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if result.is_pending() {
+            self.client.mark_waiting_for_bytes();
+        } else if buf.filled().len() > before {
+            self.client.mark_bytes_received();
+        }
+        result
+    }
+}
+
+impl AsyncWrite for ReceivingStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
