@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
+use hyper::header::CONNECTION;
 use tokio::sync::Notify;
 
 use super::connection_limits::{CallClass, CallPermit, ConnectionPermit, ReceivingPermit};
@@ -81,10 +82,15 @@ impl ClientConnection {
         self.partly_received.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a part of a request has arrived that is not complete.
+    pub fn has_received_a_part(&self) -> bool {
+        self.partly_received.load(Ordering::Relaxed)
+    }
+
     /// To be called when no more bytes have arrived. A connection that waits for the rest of a request
     /// occupies more than an idle one, so it counts as receiving from now on.
     pub fn mark_waiting_for_bytes(&self) {
-        if self.partly_received.load(Ordering::Relaxed) {
+        if self.has_received_a_part() {
             self.receiving_permit().get_or_insert_with(|| self.permit.begin_receiving());
         }
     }
@@ -112,7 +118,12 @@ impl ClientConnection {
     /// and so is a uid whose replies cost more than its budget, because they would otherwise use up the
     /// processor. Where the delay would be too long, the reply is 429 and closes the connection.
     pub fn finish_request(&self, reply: Reply, cost: Cost) -> (Reply, Duration) {
-        self.mark_request_received();
+        if reply.headers().contains_key(CONNECTION) {
+            // The request's rest is not read, and what has arrived stays in memory until the reply is sent.
+            self.mark_waiting_for_bytes();
+        } else {
+            self.mark_request_received();
+        }
         self.mark_idle();
         let backoff = self.backoff(reply.status() == StatusCode::TOO_MANY_REQUESTS);
         match self.pace.charge(self.uid, cost, Instant::now()) {
@@ -144,10 +155,15 @@ impl ClientConnection {
         self.delaying.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a reply is being computed or sent, for which an evicted connection is given time. It is given
-    /// none for the rest of a request, nor for a delay, during which it is not noticed that a client has gone.
-    pub fn has_reply_in_progress(&self) -> bool {
-        !self.delaying.load(Ordering::Relaxed) && !self.partly_received.load(Ordering::Relaxed)
+    /// The time that the evicted connection has for its reply: `grace`, but none for the rest of a request,
+    /// which costs the uid as much as an error, and none for a delay, during which it is not noticed that a
+    /// client has gone.
+    pub fn eviction_grace(&self, grace: Duration) -> Duration {
+        if self.has_received_a_part() {
+            self.pace.delay(self.uid, Cost::Error, Instant::now());
+            return Duration::ZERO;
+        }
+        if self.delaying.load(Ordering::Relaxed) { Duration::ZERO } else { grace }
     }
 
     /// Marks the connection as idle: it can be evicted.

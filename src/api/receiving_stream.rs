@@ -10,6 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::client_connection::ClientConnection;
 use super::write_deadline::WriteDeadline;
 
+/// Bytes of a request that are read at first. What follows a complete request in the same read stays in the HTTP
+/// library's buffer, and is not noticed here: it must not make that buffer grow.
+const FIRST_READ_SIZE: usize = 2048;
+
 /// Reports to the connection's [`ClientConnection`] what arrives, and when reading has to wait. The HTTP
 /// library tells neither for a head, a body's chunks or trailers, for which it has buffers of its own.
 pub struct ReceivingStream {
@@ -31,7 +35,15 @@ impl AsyncRead for ReceivingStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let result = if self.client.has_received_a_part() {
+            Pin::new(&mut self.stream).poll_read(cx, buf)
+        } else {
+            let mut first = ReadBuf::new(buf.initialize_unfilled_to(FIRST_READ_SIZE.min(buf.remaining())));
+            let result = Pin::new(&mut self.stream).poll_read(cx, &mut first);
+            let length = first.filled().len();
+            buf.advance(length);
+            result
+        };
         if result.is_pending() {
             self.client.mark_waiting_for_bytes();
         } else if buf.filled().len() > before {

@@ -36,11 +36,9 @@ use super::workload::{self, WorkloadApi};
 use super::write_deadline::WriteDeadline;
 use crate::service::PeerTracker;
 
-/// Largest request head in bytes.
+/// Largest request head, and largest trailers of a chunked body, in bytes. It is also the least that the HTTP
+/// library takes as the size of its buffer, so that a head that never ends does not make the buffer grow.
 const MAX_HEAD_SIZE: usize = 8 * 1024;
-/// Bytes of a request head that are read before it is refused. A head that never ends occupies about twice as
-/// much, because the buffer grows by doubling; of one uid, 512 of them are kept.
-const READ_BUFFER_SIZE: usize = 10 * 1024;
 /// Bytes that are read at once from a refused connection, and discarded.
 const REJECTION_BUFFER_SIZE: usize = 16 * 1024;
 /// A connection is closed if no complete request head arrives within this time.
@@ -51,6 +49,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// served later; if it would have to wait too long, it is refused.
 const CONNECTION_RATE: u32 = 1_000;
 const CONNECTION_BURST: u32 = 10_000;
+/// Of a burst, this many connections are served at once, and then so many a second: a worker serves what is
+/// ready in turn, and callers of other uids would wait for all that one uid made ready.
+const SERVED_AT_ONCE: u32 = 64;
+const SERVED_RATE: u32 = 5_000;
 /// A uid that makes as many connections at once, or more than the same rate, shortens the queue of waiting
 /// connections, until no uid has done so for some time.
 const CROWDING_BURST: u32 = 2_000;
@@ -120,23 +122,11 @@ impl Http1Api {
             let description = "a request must have exactly one Host header";
             return (reply::error_and_close(StatusCode::BAD_REQUEST, description), Cost::Error);
         }
-        if head_size(&request) > MAX_HEAD_SIZE {
-            let description = "a request head must have at most 8 KiB";
-            let reply = reply::error_and_close(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, description);
-            return (reply, Cost::Error);
-        }
         match self {
             Http1Api::Agent(api) => api.handle_request(client, request).await,
             Http1Api::Admin(api) => (api.handle_request(client, request).await, Cost::Free),
         }
     }
-}
-
-/// Size of the head in bytes, without some punctuation of the request line.
-fn head_size(request: &Request<Incoming>) -> usize {
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    target + headers.sum::<usize>()
 }
 
 /// One listening socket.
@@ -147,6 +137,7 @@ pub struct Server {
     /// What replies and connections cost each uid; only the replies' budget is shared with other sockets.
     pace: Arc<Pace>,
     connection_pace: Pace,
+    serving_pace: Pace,
     crowding_pace: Pace,
     rejection_pace: Pace,
     /// `None` where the accepting thread serves the connections.
@@ -186,6 +177,7 @@ impl Server {
             connection_limits,
             pace,
             connection_pace: Pace::new(CONNECTION_RATE, CONNECTION_BURST),
+            serving_pace: Pace::new(SERVED_RATE, SERVED_AT_ONCE),
             crowding_pace: Pace::new(CONNECTION_RATE, CROWDING_BURST),
             rejection_pace: Pace::new(REJECTION_RATE, REJECTION_BURST),
             workers,
@@ -264,9 +256,11 @@ impl Server {
     }
 
     fn admit(&self, stream: StdStream, uid: u32) {
-        let Some(delay) = self.connection_pace.charge(uid, Cost::Unit, Instant::now()) else {
+        let now = Instant::now();
+        let Some(delay) = self.connection_pace.charge(uid, Cost::Unit, now) else {
             return self.reject(stream, uid);
         };
+        let delay = delay.max(self.serving_pace.delay(uid, Cost::Unit, now));
         let Some(permit) = self.connection_limits.acquire(uid) else { return self.reject(stream, uid) };
         // Fails where the process has exited or the daemon has no free descriptor. The connection is closed.
         let Ok(peer_tracker) = PeerTracker::from_socket(&stream) else { return };
@@ -274,7 +268,7 @@ impl Server {
             return;
         }
         // A uid that has used up its budget by replies makes no further requests on new connections meanwhile.
-        let delay = delay.max(self.pace.current_delay(uid, Instant::now()));
+        let delay = delay.max(self.pace.current_delay(uid, now));
         let client = ClientConnection::new(peer_tracker, permit, self.pace.clone());
         let (api, stop) = (self.api.clone(), self.stop.clone());
         let Some(workers) = &self.workers else {
@@ -370,7 +364,8 @@ async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api
         .header_read_timeout(IDLE_TIMEOUT)
         // A client that has shut down its writing side still gets its reply.
         .half_close(true)
-        .max_buf_size(READ_BUFFER_SIZE)
+        .max_buf_size(MAX_HEAD_SIZE)
+        .max_header_size(MAX_HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
     drain::serve_until_drained(connection, &client, &stop, std::future::pending(), || {}).await;
 }
