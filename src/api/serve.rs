@@ -101,7 +101,8 @@ impl Api {
         match self {
             Api::Agent(api) => serve_http1(stream, client, Http1Api::Agent(api), stop).await,
             Api::Admin(api) => serve_http1(stream, client, Http1Api::Admin(api), stop).await,
-            Api::Workload(api) => workload::serve_grpc(stream, client, api, stop).await,
+            // Boxed, because the task of each connection would have room for it.
+            Api::Workload(api) => Box::pin(workload::serve_grpc(stream, client, api, stop)).await,
         }
     }
 
@@ -354,7 +355,8 @@ async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api
     let stream = ReceivingStream::new(WriteDeadline::new(stream, WRITE_TIMEOUT), client.clone());
     let service = service_fn(|request| async {
         client.mark_request_started();
-        let (reply, cost) = api.handle_request(&client, request).await;
+        // Boxed, because the HTTP library keeps room for this future as long as the connection is open.
+        let (reply, cost) = Box::pin(api.handle_request(&client, request)).await;
         let (reply, delay) = client.finish_request(reply, cost);
         client.wait(delay).await;
         Ok::<_, Infallible>(reply)

@@ -168,7 +168,12 @@ fn hold_connections(socket: &Path, load: &Load) {
                 Some((index, PollFd::new(sending.stream.as_fd(), wanted(sending))))
             })
             .unzip();
-        if poll(&mut polled, PollTimeout::from(100_u16)).is_err() {
+        let timeout = if polled.len() < load.connections {
+            PollTimeout::from(1_u16)
+        } else {
+            PollTimeout::from(100_u16)
+        };
+        if poll(&mut polled, timeout).is_err() {
             continue;
         }
         let ready: Vec<(usize, PollFlags)> = indices
