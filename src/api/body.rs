@@ -92,12 +92,12 @@ impl BodyBudget {
         max_size: usize,
     ) -> Result<Bytes, BodyError> {
         let mut bytes = BytesMut::new();
-        let (mut discarded, mut paid, mut pieces) = (0, 0, 0);
+        let (mut discarded, mut charged, mut pieces) = (0, 0, 0);
         let mut permit = None;
         while let Some(frame) = body.frame().await {
             pieces += 1;
             if pieces % PIECES_PER_UNIT == 0 {
-                client.pay(Cost::Unit).await;
+                client.throttle(Cost::Unit).await;
             }
             let Ok(data) = frame.map_err(|_| BodyError::Malformed)?.into_data() else { continue };
             if discarded == 0 && bytes.len() + data.len() <= max_size {
@@ -112,9 +112,9 @@ impl BodyBudget {
             if discarded > MAX_DISCARDED_BYTES {
                 break;
             }
-            while discarded - paid >= DISCARDED_PER_UNIT {
-                paid += DISCARDED_PER_UNIT;
-                client.pay(Cost::Unit).await;
+            while discarded - charged >= DISCARDED_PER_UNIT {
+                charged += DISCARDED_PER_UNIT;
+                client.throttle(Cost::Unit).await;
             }
         }
         if discarded > 0 { Err(BodyError::TooLarge) } else { Ok(bytes.freeze()) }

@@ -2,7 +2,7 @@
 //! ends it early.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::connection_limits::{CallClass, CallPermit, ConnectionPermit, ReceivingPermit};
 use super::pace::{Cost, MAX_DELAY, Pace};
 use super::reply::{self, Reply};
+use crate::mutex::lock;
 use crate::service::{PeerLookup, PeerTracker};
 
 /// Delay of the first of several consecutive `slow_down` replies; it doubles with each further one.
@@ -103,7 +104,7 @@ impl ClientConnection {
     }
 
     fn receiving_permit(&self) -> MutexGuard<'_, Option<ReceivingPermit>> {
-        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.receiving)
     }
 
     /// Reads the calling process, for a request that has arrived completely. From now until
@@ -111,7 +112,7 @@ impl ClientConnection {
     /// still sending its request can be evicted, so a slow sender does not hold a slot.
     pub fn begin_request(&self) -> PeerLookup {
         self.permit.set_busy(true);
-        self.peer_tracker.lock().unwrap_or_else(PoisonError::into_inner).lookup()
+        lock(&self.peer_tracker).lookup()
     }
 
     /// Ends a request: returns the reply to send and its delay. Clients that ignore `slow_down` are delayed,
@@ -138,7 +139,7 @@ impl ClientConnection {
     }
 
     /// Charges the uid for work before the reply, and waits for the delay.
-    pub async fn pay(&self, cost: Cost) {
+    pub async fn throttle(&self, cost: Cost) {
         let delay = self.pace.delay(self.uid, cost, Instant::now());
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;

@@ -3,7 +3,7 @@
 //!
 //! When a limit is reached, the oldest idle connection is evicted in favor of the new one, so idle
 //! connections never keep a caller out. A new connection is refused only if all connections that could be
-//! evicted are busy, and a stranger's also while too many evicted ones have not ended.
+//! evicted are busy; that of an unidentified caller also while too many evicted ones have not ended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -13,16 +13,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use super::uid_quota::decrement;
+use crate::mutex::lock;
 
 /// Open calls of a uid's agents, for each connection that a uid may have.
 const CALLS_PER_CONNECTION: usize = 2;
 /// Open calls of a uid, over all its connections, of each class that any local process can make.
-const MAX_STRANGER_CALLS: usize = 64;
+const MAX_OPEN_CALLS: usize = 64;
 
 /// Connections of a uid that wait for the rest of a request of HTTP/1.1, and its agents' gRPC calls whose
 /// messages have not arrived: each occupies up to 50 KB, several times as much as others.
 const MAX_RECEIVING: usize = 512;
-/// Evicted connections of a uid's strangers that have not ended; as long as there are as many, new ones are
+/// Evicted connections of a uid's unidentified callers that have not ended; as long as there are as many, new ones are
 /// refused.
 const MAX_CLOSING: usize = 16;
 
@@ -59,7 +60,7 @@ struct ConnectionSlot {
     evicted: Notify,
 }
 
-/// Permission for one connection; dropping it frees the slot.
+/// Permission for one connection; dropping it ends its count.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
@@ -76,7 +77,7 @@ pub struct ReceivingPermit {
     id: u64,
 }
 
-/// Whose call it is. Each class has places of its own, so strangers keep no agent of their uid out.
+/// Whose call it is. Each class has permits of its own, so that no other process of its uid keeps an agent out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallClass {
     /// A call that any local process may make, or one that is being refused.
@@ -89,7 +90,7 @@ pub enum CallClass {
     Agent,
 }
 
-/// Permission for one call; dropping it frees the place.
+/// Permission for one call; dropping it ends its count.
 #[derive(Debug)]
 pub struct CallPermit {
     limits: Arc<ConnectionLimits>,
@@ -108,8 +109,8 @@ impl ConnectionLimits {
         })
     }
 
-    /// Limits for connections of strangers, which bound also those that are being closed.
-    pub fn for_strangers(max_per_uid: usize) -> Arc<ConnectionLimits> {
+    /// Limits for connections of unidentified callers, which bound also those that are being closed.
+    pub fn for_unidentified(max_per_uid: usize) -> Arc<ConnectionLimits> {
         Arc::new(ConnectionLimits {
             max_total: usize::MAX,
             max_per_uid,
@@ -121,7 +122,7 @@ impl ConnectionLimits {
     /// A permit for a connection of `uid`; `None` where the limit is reached and every connection that counts
     /// is busy, or where the uid connects faster than its evicted connections end.
     pub fn acquire(self: &Arc<Self>, uid: u32) -> Option<ConnectionPermit> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.table);
         if table.closing.get(&uid).is_some_and(|closing| *closing >= self.max_closing) {
             return None;
         }
@@ -145,7 +146,7 @@ impl ConnectionLimits {
 
     fn max_calls(&self, class: CallClass) -> usize {
         match class {
-            CallClass::Public | CallClass::Unidentified => MAX_STRANGER_CALLS,
+            CallClass::Public | CallClass::Unidentified => MAX_OPEN_CALLS,
             CallClass::Receiving => MAX_RECEIVING,
             CallClass::Agent => CALLS_PER_CONNECTION * self.max_per_uid,
         }
@@ -153,12 +154,12 @@ impl ConnectionLimits {
 
     /// Number of open connections.
     pub fn len(&self) -> usize {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).total
+        lock(&self.table).total
     }
 
     /// Most connections that were open at once since the previous call, and those that are open now.
     pub fn take_peak(&self) -> (usize, usize) {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.table);
         let open = table.total;
         (std::mem::replace(&mut table.peak, open), open)
     }
@@ -220,7 +221,7 @@ impl ConnectionPermit {
     /// Counts the connection as one that waits for the rest of a request. Where its uid has too many of them,
     /// the one that has waited longest is evicted: a client that sends its request in one piece is not the one.
     pub fn begin_receiving(&self) -> ReceivingPermit {
-        let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.limits.table);
         table.next_id += 1;
         let id = table.next_id;
         let receiving = table.receiving.entry(self.uid).or_default();
@@ -235,7 +236,7 @@ impl ConnectionPermit {
 
     /// A permit for a call; `None` where the uid has as many open calls of this class as it may.
     pub fn acquire_call(&self, class: CallClass) -> Option<CallPermit> {
-        let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.limits.table);
         table.open_call(self.uid, class, self.limits.max_calls(class))?;
         Some(CallPermit { limits: self.limits.clone(), uid: self.uid, class: Mutex::new(class) })
     }
@@ -245,8 +246,8 @@ impl CallPermit {
     /// Counts the call in another class from now on; `None` where the uid has as many open calls of that
     /// class as it may.
     pub fn move_to(&self, class: CallClass) -> Option<()> {
-        let mut current = self.class.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.class);
+        let mut table = lock(&self.limits.table);
         if *current != class {
             table.open_call(self.uid, class, self.limits.max_calls(class))?;
             table.close_call(self.uid, *current);
@@ -259,13 +260,13 @@ impl CallPermit {
 impl Drop for CallPermit {
     fn drop(&mut self) {
         let class = *self.class.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.limits.table.lock().unwrap_or_else(PoisonError::into_inner).close_call(self.uid, class);
+        lock(&self.limits.table).close_call(self.uid, class);
     }
 }
 
 impl Drop for ReceivingPermit {
     fn drop(&mut self) {
-        let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.limits.table);
         let Some(receiving) = table.receiving.get_mut(&self.uid) else { return };
         receiving.remove(&self.id);
         if receiving.is_empty() {
@@ -276,7 +277,7 @@ impl Drop for ReceivingPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut table = self.limits.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.limits.table);
         if table.remove(self.uid, self.id).is_none() {
             decrement(&mut table.closing, self.uid);
         }
@@ -342,7 +343,7 @@ mod tests {
         let a = limits.acquire(1).unwrap();
         let calls = |class| -> Vec<_> { std::iter::from_fn(|| a.acquire_call(class)).take(1000).collect() };
         let (public, unidentified) = (calls(CallClass::Public), calls(CallClass::Unidentified));
-        assert_eq!((public.len(), unidentified.len()), (MAX_STRANGER_CALLS, MAX_STRANGER_CALLS));
+        assert_eq!((public.len(), unidentified.len()), (MAX_OPEN_CALLS, MAX_OPEN_CALLS));
         for call in &unidentified[..4] {
             assert_eq!(
                 (call.move_to(CallClass::Agent), call.move_to(CallClass::Agent)),
@@ -358,7 +359,7 @@ mod tests {
 
     #[test]
     fn evicted_connections_that_have_not_ended_are_limited() {
-        let limits = ConnectionLimits::for_strangers(2);
+        let limits = ConnectionLimits::for_unidentified(2);
         let mut open: Vec<_> = (0..2 + MAX_CLOSING).map(|_| limits.acquire(1).unwrap()).collect();
         assert!(limits.acquire(1).is_none(), "all but two were evicted and are still open");
         drop(open.remove(0));

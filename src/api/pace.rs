@@ -2,8 +2,10 @@
 //! connections and requests the uid makes.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::mutex::lock;
 
 /// Longest delay. What would have to wait longer is refused.
 pub const MAX_DELAY: Duration = Duration::from_secs(2);
@@ -28,12 +30,12 @@ pub enum Cost {
 /// exceed `MAX_DELAY`.
 #[derive(Debug)]
 pub struct Pace {
-    /// Time in which one cost unit is paid.
+    /// Time in which the budget grows by one cost unit.
     interval: Duration,
-    /// Time in which the burst is paid.
+    /// Time in which an empty budget becomes full.
     burst: Duration,
-    /// When each uid's charges are paid; no entry, or an instant in the past, where nothing is owed.
-    paid_at: Mutex<HashMap<u32, Instant>>,
+    /// When each uid's budget is full again; no entry, or an instant in the past, where it is full.
+    full_at: Mutex<HashMap<u32, Instant>>,
 }
 
 impl Cost {
@@ -51,7 +53,7 @@ impl Pace {
     /// `per_second` cost units a second in the long run, and `burst` at once after a pause; at least 1 each.
     pub fn new(per_second: u32, burst: u32) -> Pace {
         let interval = Duration::from_secs(1) / per_second.max(1);
-        Pace { interval, burst: interval * burst.max(1), paid_at: Mutex::default() }
+        Pace { interval, burst: interval * burst.max(1), full_at: Mutex::default() }
     }
 
     /// Charges the uid and returns how long its reply or connection has to be delayed: zero within the burst.
@@ -60,31 +62,31 @@ impl Pace {
         if cost == Cost::Free {
             return Some(Duration::ZERO);
         }
-        let mut all_paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if all_paid_at.len() >= MAX_UIDS && !all_paid_at.contains_key(&uid) {
-            all_paid_at.retain(|_, paid_at| *paid_at > now);
-            // Only an attack by thousands of uids owes this much at once. Clearing bounds the memory.
-            if all_paid_at.len() >= MAX_UIDS {
-                all_paid_at.clear();
+        let mut budgets = lock(&self.full_at);
+        if budgets.len() >= MAX_UIDS && !budgets.contains_key(&uid) {
+            budgets.retain(|_, full_at| *full_at > now);
+            // Only an attack by thousands of uids has used so many budgets. Clearing bounds the memory.
+            if budgets.len() >= MAX_UIDS {
+                budgets.clear();
             }
         }
-        let entry = all_paid_at.entry(uid).or_insert(now);
+        let entry = budgets.entry(uid).or_insert(now);
         // A budget that is smaller than the cost does not refuse it for ever.
         let charge = (self.interval * cost.units()).min(self.burst + MAX_DELAY);
-        let paid_at = (*entry).max(now) + charge;
-        let delay = paid_at.duration_since(now).saturating_sub(self.burst);
+        let full_at = (*entry).max(now) + charge;
+        let delay = full_at.duration_since(now).saturating_sub(self.burst);
         if delay > MAX_DELAY {
             return None;
         }
-        *entry = paid_at;
+        *entry = full_at;
         Some(delay)
     }
 
     /// How long a charge of nothing would be delayed now, at most 2 s.
     pub fn current_delay(&self, uid: u32, now: Instant) -> Duration {
-        let all_paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let owed = all_paid_at.get(&uid).map_or(Duration::ZERO, |paid_at| paid_at.duration_since(now));
-        owed.saturating_sub(self.burst).min(MAX_DELAY)
+        let budgets = lock(&self.full_at);
+        let used = budgets.get(&uid).map_or(Duration::ZERO, |full_at| full_at.duration_since(now));
+        used.saturating_sub(self.burst).min(MAX_DELAY)
     }
 
     /// As [`Pace::charge`], for what is not refused: 2 s, without a charge, where the delay would be longer.
@@ -111,7 +113,11 @@ mod tests {
         assert_eq!(pace.charge(1, Cost::Unit, start), Some(millis(1)));
         assert_eq!(pace.charge(1, Cost::Error, start), Some(millis(6)));
         assert_eq!(pace.charge(1, Cost::Free, start), Some(Duration::ZERO));
-        assert_eq!(pace.charge(2, Cost::Unit, start), Some(Duration::ZERO), "another uid owes nothing");
+        assert_eq!(
+            pace.charge(2, Cost::Unit, start),
+            Some(Duration::ZERO),
+            "the budget of another uid is full"
+        );
         assert_eq!(pace.current_delay(1, start), millis(6));
         assert_eq!(pace.current_delay(1, start + millis(60)), Duration::ZERO);
         assert_eq!(pace.current_delay(3, start), Duration::ZERO);
@@ -147,6 +153,6 @@ mod tests {
         for uid in 0..40_000 {
             assert_eq!(pace.charge(uid, Cost::Unit, now), Some(Duration::ZERO));
         }
-        assert!(pace.paid_at.lock().unwrap().len() <= MAX_UIDS);
+        assert!(pace.full_at.lock().unwrap().len() <= MAX_UIDS);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream as StdStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,8 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
-use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant as TokioInstant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,9 +23,11 @@ use tokio_util::task::TaskTracker;
 use super::admin::AdminApi;
 use super::agent::AgentApi;
 use super::client_connection::ClientConnection;
+use super::client_stream::{ClientSocket, ClientStream};
+use super::closer::Closer;
 use super::connection_limits::ConnectionLimits;
 use super::drain;
-use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, refuse_descriptors, set_backlog};
+use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, set_backlog};
 use super::pace::{Cost, Pace};
 use super::receiving_stream::ReceivingStream;
 use super::reply::{self, Reply};
@@ -97,7 +97,7 @@ enum Http1Api {
 
 impl Api {
     /// Serves one connection to its end.
-    async fn serve(self, stream: UnixStream, client: ClientConnection, stop: CancellationToken) {
+    async fn serve(self, stream: ClientStream, client: ClientConnection, stop: CancellationToken) {
         match self {
             Api::Agent(api) => serve_http1(stream, client, Http1Api::Agent(api), stop).await,
             Api::Admin(api) => serve_http1(stream, client, Http1Api::Admin(api), stop).await,
@@ -143,6 +143,8 @@ pub struct Server {
     rejection_pace: Pace,
     /// `None` where the accepting thread serves the connections.
     workers: Option<Arc<WorkerPool>>,
+    /// `None` where clients cannot attach descriptors.
+    closer: Option<Closer>,
     stop: CancellationToken,
     connections: TaskTracker,
     /// Refused connections that are being answered.
@@ -161,14 +163,10 @@ impl Server {
         connection_limits: Arc<ConnectionLimits>,
         pace: Arc<Pace>,
         workers: Option<Arc<WorkerPool>>,
+        closer: Option<Closer>,
         stop: CancellationToken,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
-        if !refuse_descriptors(&listener) {
-            tracing::debug!(
-                "this kernel, before Linux 6.16, lets clients attach descriptors to what they send"
-            );
-        }
         // SAFETY: `listener` owns its descriptor; nothing replaces or closes it before the AsyncFd is
         // dropped.
         let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
@@ -182,6 +180,7 @@ impl Server {
             crowding_pace: Pace::new(CONNECTION_RATE, CROWDING_BURST),
             rejection_pace: Pace::new(REJECTION_RATE, REJECTION_BURST),
             workers,
+            closer,
             stop,
             connections: TaskTracker::new(),
             rejections: Arc::new(Semaphore::new(MAX_REJECTIONS)),
@@ -238,12 +237,12 @@ impl Server {
                 return Ok(is_crowded);
             };
             let (stream, _) = accepted?;
+            let socket = ClientSocket::new(stream, self.closer.clone());
             // Only the uid at first: a connection beyond the limits has to cost as little as possible.
-            let Ok(credentials) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
-            let uid = credentials.uid();
+            let Some(uid) = socket.uid() else { continue };
             let crowding = self.crowding_pace.charge(uid, Cost::Unit, Instant::now());
             is_crowded |= crowding != Some(Duration::ZERO);
-            self.admit(stream, uid);
+            self.admit(socket, uid);
         }
         drop(ready);
         tokio::task::yield_now().await;
@@ -256,46 +255,42 @@ impl Server {
         }
     }
 
-    fn admit(&self, stream: StdStream, uid: u32) {
+    fn admit(&self, socket: ClientSocket, uid: u32) {
         let now = Instant::now();
         let Some(delay) = self.connection_pace.charge(uid, Cost::Unit, now) else {
-            return self.reject(stream, uid);
+            return self.reject(socket, uid);
         };
         let delay = delay.max(self.serving_pace.delay(uid, Cost::Unit, now));
-        let Some(permit) = self.connection_limits.acquire(uid) else { return self.reject(stream, uid) };
+        let Some(permit) = self.connection_limits.acquire(uid) else { return self.reject(socket, uid) };
         // Fails where the process has exited or the daemon has no free descriptor. The connection is closed.
-        let Ok(peer_tracker) = PeerTracker::from_socket(&stream) else { return };
-        if stream.set_nonblocking(true).is_err() {
-            return;
-        }
+        let Some(Ok(peer_tracker)) = socket.get().map(PeerTracker::from_socket) else { return };
         // A uid that has used up its budget by replies makes no further requests on new connections meanwhile.
         let delay = delay.max(self.pace.current_delay(uid, now));
         let client = ClientConnection::new(peer_tracker, permit, self.pace.clone());
         let (api, stop) = (self.api.clone(), self.stop.clone());
         let Some(workers) = &self.workers else {
-            self.connections.spawn(serve_after(delay, stream, client, api, stop));
+            self.connections.spawn(serve_after(delay, socket, client, api, stop));
             return;
         };
         let Some(worker) = workers.least_loaded() else { return };
         let load_guard = worker.track();
         let connection = async move {
             let _load_guard = load_guard;
-            serve_after(delay, stream, client, api, stop).await;
+            serve_after(delay, socket, client, api, stop).await;
         };
         self.connections.spawn_on(connection, &worker.runtime);
     }
 
     /// Answers a connection beyond the limits. What its client sends is read, because closing a connection
     /// with unread data discards the reply.
-    fn reject(&self, stream: StdStream, uid: u32) {
+    fn reject(&self, socket: ClientSocket, uid: u32) {
         let answered = self.rejection_pace.charge(uid, Cost::Unit, Instant::now());
         if answered.is_none_or(|delay| !delay.is_zero()) {
             return;
         }
         let response = self.api.overloaded_response();
         let Ok(permit) = self.rejections.clone().try_acquire_owned() else { return };
-        let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
-        let Ok(mut stream) = stream else { return };
+        let Ok(mut stream) = socket.register() else { return };
         tokio::spawn(async move {
             let _permit = permit;
             let mut buffer = vec![0; REJECTION_BUFFER_SIZE];
@@ -332,7 +327,7 @@ impl Server {
 /// Serves one connection to its end, after a delay, during which nothing is read.
 async fn serve_after(
     delay: Duration,
-    stream: StdStream,
+    socket: ClientSocket,
     client: ClientConnection,
     api: Api,
     stop: CancellationToken,
@@ -343,14 +338,13 @@ async fn serve_after(
             () = client.evicted() => return,
         }
     }
-    // Registers the descriptor with the poller of this thread's runtime.
-    if let Ok(stream) = UnixStream::from_std(stream) {
+    if let Ok(stream) = socket.register() {
         api.serve(stream, client, stop).await;
     }
 }
 
 /// Serves one connection to its end.
-async fn serve_http1(stream: UnixStream, client: ClientConnection, api: Http1Api, stop: CancellationToken) {
+async fn serve_http1(stream: ClientStream, client: ClientConnection, api: Http1Api, stop: CancellationToken) {
     let client = Arc::new(client);
     let stream = ReceivingStream::new(WriteDeadline::new(stream, WRITE_TIMEOUT), client.clone());
     let service = service_fn(|request| async {

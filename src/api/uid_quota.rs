@@ -3,25 +3,27 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-/// Places, of which each uid may hold some. Nobody waits for one: what finds none is refused, so that a queue
+use crate::mutex::lock;
+
+/// Permits, of which each uid may hold some. Nobody waits for one: what gets none is refused, so that a queue
 /// of one uid's requests cannot delay those of others.
 #[derive(Debug)]
 pub struct UidQuota {
     max_total: usize,
     max_per_uid: usize,
-    held: Mutex<HeldPlaces>,
+    held: Mutex<HeldPermits>,
 }
 
 #[derive(Debug, Default)]
-struct HeldPlaces {
+struct HeldPermits {
     total: usize,
     /// No entry for a uid that holds none.
     by_uid: HashMap<u32, usize>,
 }
 
-/// One place, held until it is dropped.
+/// One permit, held until it is dropped.
 #[derive(Debug)]
 pub struct UidQuotaPermit<'a> {
     quota: &'a UidQuota,
@@ -29,14 +31,14 @@ pub struct UidQuotaPermit<'a> {
 }
 
 impl UidQuota {
-    /// `max_total` places, of which one uid may hold `max_per_uid`.
+    /// `max_total` permits, of which one uid may hold `max_per_uid`.
     pub fn new(max_total: usize, max_per_uid: usize) -> UidQuota {
         UidQuota { max_total, max_per_uid, held: Mutex::default() }
     }
 
-    /// A place; `None` where this uid, or all together, hold as many as they may.
+    /// A permit; `None` where this uid, or all together, hold as many as they may.
     pub fn acquire(&self, uid: u32) -> Option<UidQuotaPermit<'_>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held);
         let own = held.by_uid.get(&uid).copied().unwrap_or(0);
         if held.total >= self.max_total || own >= self.max_per_uid {
             return None;
@@ -49,7 +51,7 @@ impl UidQuota {
 
 impl Drop for UidQuotaPermit<'_> {
     fn drop(&mut self) {
-        let mut held = self.quota.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.quota.held);
         held.total -= 1;
         decrement(&mut held.by_uid, self.uid);
     }
@@ -70,15 +72,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_uid_leaves_places_to_others() {
+    fn one_uid_leaves_permits_to_others() {
         let quota = UidQuota::new(5, 2);
-        let mut places: Vec<_> = (0..2).map(|_| quota.acquire(1).unwrap()).collect();
+        let mut permits: Vec<_> = (0..2).map(|_| quota.acquire(1).unwrap()).collect();
         assert!(quota.acquire(1).is_none(), "uid 1 holds two");
-        places.extend([2, 2, 3].map(|uid| quota.acquire(uid).unwrap()));
+        permits.extend([2, 2, 3].map(|uid| quota.acquire(uid).unwrap()));
         assert!(quota.acquire(4).is_none(), "all five are held");
-        places.remove(0);
-        places.push(quota.acquire(1).unwrap());
-        drop(places);
+        permits.remove(0);
+        permits.push(quota.acquire(1).unwrap());
+        drop(permits);
         assert!(quota.held.lock().unwrap().by_uid.is_empty());
         assert!(quota.acquire(4).is_some());
     }

@@ -5,13 +5,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 use crate::critical::run_critical;
+use crate::mutex::lock;
 use crate::service::WorkerHealth;
 
 /// Blocking threads of one worker: names of users, reloads, the start of readers of a development host.
@@ -108,7 +109,7 @@ impl Worker {
 
     /// Keeps the result of a check, and returns whether those of the last [`STALL_TIME`] found no heartbeat.
     fn is_stalled(&self, alive: bool, now: Instant) -> bool {
-        let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut silent_since = lock(&self.silent_since);
         if alive {
             *silent_since = None;
             return false;

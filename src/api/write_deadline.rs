@@ -6,13 +6,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
+
+use super::client_stream::ClientStream;
 
 /// A connection whose client has to receive each reply completely within a time. A timeout of each write
 /// would not bound the time that a reply is in memory, because a client can read one byte now and then.
 pub struct WriteDeadline {
-    stream: UnixStream,
+    stream: ClientStream,
     timeout: Duration,
     /// Runs from the first write that has to wait until everything is written.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -20,7 +21,7 @@ pub struct WriteDeadline {
 
 impl WriteDeadline {
     /// A deadline of `timeout` for each reply on `stream`.
-    pub fn new(stream: UnixStream, timeout: Duration) -> WriteDeadline {
+    pub fn new(stream: ClientStream, timeout: Duration) -> WriteDeadline {
         WriteDeadline { stream, timeout, deadline: None }
     }
 
@@ -81,6 +82,7 @@ impl AsyncWrite for WriteDeadline {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
 
     use super::*;
 
@@ -101,7 +103,7 @@ mod tests {
                     sleep(Duration::from_secs(600)).await;
                     drop(client);
                 });
-                let mut server = WriteDeadline::new(server, Duration::from_millis(200));
+                let mut server = WriteDeadline::new(ClientStream::plain(server), Duration::from_millis(200));
                 let error = server.write_all(&vec![0; 16 << 20]).await.unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{slow_reader}");
                 reader.abort();
@@ -113,7 +115,7 @@ mod tests {
     fn flush_resets_the_deadline() {
         run(async {
             let (server, mut client) = UnixStream::pair().unwrap();
-            let mut server = WriteDeadline::new(server, Duration::from_secs(600));
+            let mut server = WriteDeadline::new(ClientStream::plain(server), Duration::from_secs(600));
             tokio::spawn(async move {
                 let mut received = Vec::new();
                 client.read_to_end(&mut received).await

@@ -9,7 +9,10 @@ use super::error::Error;
 use super::harden::max_connections_for_rlimit;
 use super::memory::release_unused_memory;
 use super::sockets::Sockets;
-use crate::api::{AdminApi, AgentApi, Api, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi};
+use crate::api::{
+    AdminApi, AgentApi, Api, Closer, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi,
+    refuse_descriptors,
+};
 use crate::config::LimitsSection;
 use crate::critical::critical_task;
 use crate::service::IdentityService;
@@ -53,18 +56,36 @@ pub(super) fn spawn(
     let (stop, stop_workers) = (CancellationToken::new(), CancellationToken::new());
     let worker_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MAX_WORKERS);
     let workers = Arc::new(WorkerPool::start(worker_count, &stop_workers, service.worker_health().clone())?);
+    // Not `all`, because each listener has to refuse them.
+    let refusing = [&sockets.agent, &sockets.workload, &sockets.admin].map(refuse_descriptors);
+    let closer = if refusing.contains(&false) { Some(Closer::start()?) } else { None };
     let new_pace = || Arc::new(Pace::new(limits.public_rate, limits.public_burst));
     let pace = new_pace();
     let on_workers = |listener, api| {
         let (connection_limits, pace) = (connection_limits.clone(), pace.clone());
-        Server::new(listener, api, connection_limits, pace, Some(workers.clone()), stop.clone())
+        Server::new(
+            listener,
+            api,
+            connection_limits,
+            pace,
+            Some(workers.clone()),
+            closer.clone(),
+            stop.clone(),
+        )
     };
     let agent_server = on_workers(sockets.agent, Api::Agent(agent))?;
     let workload_server = on_workers(sockets.workload, Api::Workload(workload.clone()))?;
     let (total, per_uid) = ADMIN_CONNECTIONS;
     let admin_limits = ConnectionLimits::new(total, per_uid);
-    let admin_server =
-        Server::new(sockets.admin, Api::Admin(admin), admin_limits, new_pace(), None, stop.clone())?;
+    let admin_server = Server::new(
+        sockets.admin,
+        Api::Admin(admin),
+        admin_limits,
+        new_pace(),
+        None,
+        closer.clone(),
+        stop.clone(),
+    )?;
     tokio::spawn(critical_task("the health report", workload.report_health()));
     tokio::spawn(critical_task("the release of memory", release_unused_memory(connection_limits)));
     Ok(ServersHandle {

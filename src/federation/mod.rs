@@ -6,11 +6,12 @@
 mod bundle;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
 use crate::config::Diagnostic;
+use crate::mutex::lock;
 
 pub use bundle::{FederatedBundle, FederatedBundles, read_bundles};
 
@@ -48,7 +49,7 @@ impl Federation {
     /// The faults of all files; the previous bundles remain active.
     pub fn reload(&self) -> Result<usize, Vec<Diagnostic>> {
         let inner = &*self.0;
-        let _guard = inner.reload_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = lock(&inner.reload_lock);
         match read_bundles(&inner.dir) {
             Ok(bundles) => {
                 let count = bundles.len();

@@ -6,7 +6,7 @@
 //! may take as long as any.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::agents::AgentName;
+use crate::mutex::lock;
 
 /// Documents in memory at once: about 100 MiB with the longest logs, more while they are signed.
 const MAX_EVIDENCE_SLOTS: usize = 4;
@@ -100,7 +101,7 @@ impl EvidenceSlots {
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotTable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

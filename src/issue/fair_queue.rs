@@ -7,11 +7,12 @@
 //! A cancelled request leaves its queue, or passes its slot on.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 
 use crate::agents::AgentName;
+use crate::mutex::lock;
 
 /// How many requests may wait.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +127,7 @@ impl FairQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, AgentQueues> {
-        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.queues)
     }
 }
 

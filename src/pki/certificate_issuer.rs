@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -22,6 +22,7 @@ use super::svid::{IssuedLeaf, IssuedX509Svid};
 use crate::agents::MatchTag;
 use crate::clock::Timestamp;
 use crate::issue::{HostIdentity, IssuingKey};
+use crate::mutex::lock;
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
 use crate::store;
 
@@ -321,11 +322,11 @@ impl CertificateIssuer {
     }
 
     fn shared_svids(&self) -> MutexGuard<'_, HashMap<String, IssuedLeaf>> {
-        self.0.shared_svids.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.shared_svids)
     }
 
     fn issued_certificates(&self) -> MutexGuard<'_, IssuedCertificates> {
-        self.0.issued_certificates.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.issued_certificates)
     }
 }
 

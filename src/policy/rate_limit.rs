@@ -1,10 +1,11 @@
 //! Rate limits for agents and for uids without an agent: one token bucket each.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::agents::AgentName;
+use crate::mutex::lock;
 
 /// Buckets in memory. Full ones are dropped first: a missing bucket counts as full.
 const MAX_BUCKETS: usize = 16_384;
@@ -89,7 +90,7 @@ impl Limiter {
     /// [`RateLimited`] if the bucket is empty.
     pub fn take(&self, key: RateLimitKey, now: Instant) -> Result<(), RateLimited> {
         let (rate, cost) = (self.rate_of(&key), cost_of(&key));
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = lock(&self.buckets);
         if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(&key) {
             self.make_room(&mut buckets, now);
         }

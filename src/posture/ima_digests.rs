@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::ima_error::ImaError;
 use super::ima_list::ImaListFile;
 use super::verified_list::{TruncatedDigest, VerifiedList, truncate};
+use crate::mutex::lock;
 
 /// How much of a list is read at once, in bytes.
 const READ_CHUNK_LEN: u64 = 256 * 1024;
@@ -179,7 +180,7 @@ impl ImaDigests {
     }
 
     fn requested(&self) -> MutexGuard<'_, RequestedDigests> {
-        self.0.requested.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.requested)
     }
 }
 

@@ -7,10 +7,11 @@
 //! The counts are in memory. A restart resets them, and only root can restart the daemon.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::issue::AdminClass;
+use crate::mutex::lock;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -118,7 +119,7 @@ impl CommandBudget {
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<(StateCommand, AdminClass), VecDeque<Instant>>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
 }
 

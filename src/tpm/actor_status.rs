@@ -3,20 +3,14 @@
 //! It has the TPM's state, a heartbeat, and whether a call is stuck.
 //! A thread that is blocked in a TPM command cannot report that, so a watchdog thread measures its calls.
 
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::state::StateKind;
-use super::state::TpmState;
+use super::state::{StateKind, TpmState};
+use crate::mutex::lock;
 
 /// Shared by the TPM thread, its watchdog and all handles.
 pub(super) struct ActorStatus {
@@ -190,9 +184,8 @@ impl ActorStatus {
         }
     }
 
-    /// A poisoned lock is used as it is: its fields are independent, so a panic leaves no inconsistent state.
     fn lock(&self) -> MutexGuard<'_, ThreadStatus> {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.thread)
     }
 }
 

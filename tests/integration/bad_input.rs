@@ -178,6 +178,47 @@ fn connections_with_incomplete_bodies_do_not_block_other_callers() {
     drop(open);
 }
 
+/// Of one uid 512 connections may wait for the rest of a request.
+#[test]
+fn the_connection_that_waits_longest_for_the_rest_of_a_request_is_closed() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard).unwrap();
+    let host = Host::started();
+    let connected = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(host.agent_socket()).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let mut idle = Connection::open(&host.agent_socket());
+    let unfinished: Vec<_> = (0..600)
+        .map(|index| {
+            let parts: [&[u8]; 2] = [
+                b"GET /v1/health HTTP/1.1\r\nA: ",
+                b"POST /v1/token HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{",
+            ];
+            connected(parts[index % 2])
+        })
+        .collect();
+    let body = format!("{{\"audience\":\"{API}\"}}");
+    let bytes = request("POST", "/v1/token", Some("application/json"), body.as_bytes());
+    // Its own request arrives in two pieces.
+    let mut honest = Connection::new(connected(&bytes[..bytes.len() - 5]));
+    until_true("88 and one more are closed", || {
+        host.status()["connections"].as_u64().unwrap() <= 600 + 2 - 89
+    });
+    honest.send(&bytes[bytes.len() - 5..]).unwrap();
+    assert_eq!(honest.read_response().unwrap().status, 200);
+    let is_open = |stream: &UnixStream| {
+        stream.set_nonblocking(true).unwrap();
+        matches!((&*stream).read(&mut [0; 1]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let open: Vec<bool> = unfinished.iter().map(is_open).collect();
+    // The workers take the connections in an order that differs from theirs by a few.
+    assert!(open[..60].iter().all(|open| !open) && open[120..].iter().all(|open| *open), "{open:?}");
+    assert_eq!(open.iter().filter(|open| !**open).count(), 89);
+    assert_eq!(idle.get("/v1/health").status, 200);
+}
+
 #[test]
 fn a_rate_limited_caller_gets_429_while_others_are_served() {
     let mut host = Host::new();

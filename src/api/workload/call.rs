@@ -1,4 +1,4 @@
-//! One gRPC call: its place among the open calls of its user, the service that it is for, its required
+//! One gRPC call: its permit among the open calls of its uid, the service that it is for, its required
 //! metadata, and its timeout.
 //!
 //! The body of a call of the Workload API is read once the caller is known to be an agent, so other local
@@ -66,7 +66,7 @@ pub async fn handle_call(
     guard.permit = Some(permit.clone());
     drop_metadata(&mut request);
     if !is_workload_api {
-        watcher.client().pay(Cost::Unit).await;
+        watcher.client().throttle(Cost::Unit).await;
     }
     let answer = async {
         if is_workload_api && !watcher.is_agent() {
@@ -128,10 +128,10 @@ struct ResponseGuard {
 }
 
 impl ResponseGuard {
-    /// Refuses a call before it has a place. Without the delay of [`Pace`](crate::api::Pace), a client that
+    /// Refuses a call that has no permit. Without the delay of [`Pace`](crate::api::Pace), a client that
     /// repeats refused calls would use up the processor.
     async fn refuse(self, watcher: &CallerWatcher, status: Status) -> Response<GuardedBody> {
-        watcher.client().pay(Cost::Error).await;
+        watcher.client().throttle(Cost::Error).await;
         self.response(status.into_http())
     }
 
@@ -147,7 +147,7 @@ pub struct GuardedBody {
     permit: Option<Arc<CallPermit>>,
 }
 
-/// A part of a response. The call's place is taken until its client has room for the last part, or has gone.
+/// A part of a response. The call holds its permit until its client has room for the last part, or has gone.
 pub struct GuardedBytes {
     bytes: Bytes,
     _permit: Option<Arc<CallPermit>>,

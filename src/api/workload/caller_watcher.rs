@@ -2,7 +2,7 @@
 //! exists.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -12,6 +12,7 @@ use super::grpc_status;
 use crate::api::client_connection::ClientConnection;
 use crate::api::connection_limits::{CallClass, CallPermit, ConnectionPermit};
 use crate::api::pace::Cost;
+use crate::mutex::lock;
 use crate::service::{
     AuthenticatedAgent, CallerCheck, ErrorCode, IdentityInputs, IdentityService, PeerLookup, RequestError,
 };
@@ -51,9 +52,9 @@ pub struct CallerWatcher {
     service: IdentityService,
     /// Whether the last call that was decided was one of an agent.
     is_agent: AtomicBool,
-    /// The connection's place among those of strangers, until its caller is identified as an agent.
-    stranger: Mutex<Option<ConnectionPermit>>,
-    /// Calls whose caller is being identified, which keep the connection from being evicted as a stranger's.
+    /// The connection's permit among those of unidentified callers, until its caller is identified as an agent.
+    unidentified: Mutex<Option<ConnectionPermit>>,
+    /// Calls whose caller is being identified, which keep the connection from being evicted.
     identifying_calls: AtomicUsize,
     /// Open calls, including health and reflection.
     open_calls: AtomicUsize,
@@ -76,13 +77,13 @@ impl CallerWatcher {
     pub fn new(
         client: ClientConnection,
         service: IdentityService,
-        stranger: ConnectionPermit,
+        unidentified: ConnectionPermit,
     ) -> Arc<CallerWatcher> {
         Arc::new(CallerWatcher {
             client,
             service,
             is_agent: AtomicBool::new(false),
-            stranger: Mutex::new(Some(stranger)),
+            unidentified: Mutex::new(Some(unidentified)),
             identifying_calls: AtomicUsize::new(0),
             open_calls: AtomicUsize::new(0),
             busy_calls: AtomicUsize::new(0),
@@ -112,7 +113,7 @@ impl CallerWatcher {
         self.is_agent.load(Ordering::Relaxed)
     }
 
-    /// A place for a call; `None` where the caller's uid has as many open calls of its class as it may.
+    /// A permit for a call; `None` where the caller's uid has as many open calls of its class as it may.
     pub fn acquire_call(&self, is_workload_api: bool) -> Option<CallPermit> {
         self.client.acquire_call(match is_workload_api {
             true if self.is_agent() => CallClass::Receiving,
@@ -131,7 +132,7 @@ impl CallerWatcher {
         let _identifying = IdentifyingGuard::new(self);
         self.service.require_agent(self.begin_request()).await?;
         self.is_agent.store(true, Ordering::Relaxed);
-        self.stranger().take();
+        self.unidentified().take();
         Ok(())
     }
 
@@ -176,7 +177,7 @@ impl CallerWatcher {
     pub async fn reject(&self, error: &RequestError) -> Status {
         if error.code() == ErrorCode::InvalidClient {
             self.is_agent.store(false, Ordering::Relaxed);
-            self.client.pay(Cost::Error).await;
+            self.client.throttle(Cost::Error).await;
         }
         if let Some(delay) = self.client.backoff(error.code() == ErrorCode::SlowDown) {
             tokio::time::sleep(delay).await;
@@ -190,9 +191,9 @@ impl CallerWatcher {
     }
 
     /// Watches the caller. Returns when the connection is idle or its process has ended, or when it is
-    /// evicted as the oldest of too many connections of strangers.
+    /// evicted as the oldest of too many connections of unidentified callers.
     pub async fn run(&self) {
-        let evicted = self.stranger().as_ref().map(ConnectionPermit::evicted);
+        let evicted = self.unidentified().as_ref().map(ConnectionPermit::evicted);
         let evicted = async {
             match evicted {
                 Some(evicted) => evicted.await,
@@ -205,14 +206,14 @@ impl CallerWatcher {
         }
     }
 
-    fn set_stranger_busy(&self, busy: bool) {
-        if let Some(stranger) = self.stranger().as_ref() {
-            stranger.set_busy(busy);
+    fn set_unidentified_busy(&self, busy: bool) {
+        if let Some(unidentified) = self.unidentified().as_ref() {
+            unidentified.set_busy(busy);
         }
     }
 
-    fn stranger(&self) -> MutexGuard<'_, Option<ConnectionPermit>> {
-        self.stranger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unidentified(&self) -> MutexGuard<'_, Option<ConnectionPermit>> {
+        lock(&self.unidentified)
     }
 
     async fn watch(&self) {
@@ -238,7 +239,7 @@ impl CallerWatcher {
     }
 
     fn is_idle(&self) -> bool {
-        let idle_since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle_since = *lock(&self.idle_since);
         self.open_calls.load(Ordering::Relaxed) == 0 && idle_since.elapsed() >= IDLE_TIMEOUT
     }
 
@@ -267,13 +268,13 @@ impl CallerWatcher {
     }
 }
 
-/// Keeps a stranger's connection from being evicted until it is dropped.
+/// Keeps an unidentified caller's connection from being evicted until it is dropped.
 struct IdentifyingGuard<'a>(&'a CallerWatcher);
 
 impl IdentifyingGuard<'_> {
     fn new(watcher: &CallerWatcher) -> IdentifyingGuard<'_> {
         if watcher.identifying_calls.fetch_add(1, Ordering::Relaxed) == 0 {
-            watcher.set_stranger_busy(true);
+            watcher.set_unidentified_busy(true);
         }
         IdentifyingGuard(watcher)
     }
@@ -282,7 +283,7 @@ impl IdentifyingGuard<'_> {
 impl Drop for IdentifyingGuard<'_> {
     fn drop(&mut self) {
         if self.0.identifying_calls.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.set_stranger_busy(false);
+            self.0.set_unidentified_busy(false);
         }
     }
 }
@@ -294,7 +295,7 @@ impl Drop for CallGuard {
             watcher.client.mark_idle();
         }
         if watcher.open_calls.fetch_sub(1, Ordering::Relaxed) == 1 {
-            *watcher.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *lock(&watcher.idle_since) = Instant::now();
         }
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use super::call::handle_call;
@@ -15,6 +14,7 @@ use super::caller_watcher::CallerWatcher;
 use super::paced_stream::PacedStream;
 use super::workload_api::WorkloadApi;
 use crate::api::client_connection::ClientConnection;
+use crate::api::client_stream::ClientStream;
 use crate::api::connection_limits::{ConnectionLimits, ConnectionPermit};
 use crate::api::drain;
 use crate::api::http2::AuthorityFilter;
@@ -37,50 +37,50 @@ const MAX_SEND_BUFFER_SIZE: usize = 16 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often, and after which time each, a connection looks for a place among those of strangers.
-const PLACE_ATTEMPTS: u32 = 10;
-const PLACE_INTERVAL: Duration = Duration::from_millis(200);
+/// How often, and after which time each, a connection asks for a permit among those of unidentified callers.
+const PERMIT_ATTEMPTS: u32 = 10;
+const PERMIT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The reply to a connection beyond the limits: empty SETTINGS, then GOAWAY with last stream 0 and
 /// ENHANCE_YOUR_CALM (RFC 9113 sections 6.8 and 7).
 pub const OVERLOADED_GOAWAY: &[u8] =
     &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];
 
-/// A place among the connections of strangers. While all of a uid's places are taken by callers that are
+/// A permit among the connections of unidentified callers. While all of a uid's permits are held by callers that are
 /// being identified, as when many processes of an agent start at once, it waits for one.
-async fn wait_for_place(strangers: &Arc<ConnectionLimits>, uid: u32) -> Option<ConnectionPermit> {
-    for _ in 0..PLACE_ATTEMPTS {
-        if let Some(place) = strangers.acquire(uid) {
-            return Some(place);
+async fn wait_for_permit(unidentified: &Arc<ConnectionLimits>, uid: u32) -> Option<ConnectionPermit> {
+    for _ in 0..PERMIT_ATTEMPTS {
+        if let Some(permit) = unidentified.acquire(uid) {
+            return Some(permit);
         }
-        tokio::time::sleep(PLACE_INTERVAL).await;
+        tokio::time::sleep(PERMIT_INTERVAL).await;
     }
-    strangers.acquire(uid)
+    unidentified.acquire(uid)
 }
 
 /// Serves a connection to its end.
 pub async fn serve_grpc(
-    stream: UnixStream,
+    stream: ClientStream,
     client: ClientConnection,
     workload: Arc<WorkloadApi>,
     stop: CancellationToken,
 ) {
     // A uid that has used up its budget waits before it takes a permit.
     let permit = async {
-        client.pay(Cost::Unit).await;
-        wait_for_place(&workload.strangers, client.uid()).await
+        client.throttle(Cost::Unit).await;
+        wait_for_permit(&workload.unidentified, client.uid()).await
     };
     let permit = tokio::select! {
         permit = permit => permit,
         () = client.evicted() => return,
     };
-    let Some(stranger) = permit else {
+    let Some(permit) = permit else {
         // An error means that the client has closed the connection.
         let _ = stream.try_write(OVERLOADED_GOAWAY);
         return;
     };
     let stream = PacedStream::new(stream, client.pace().clone(), client.uid());
-    let watcher = CallerWatcher::new(client, workload.service.clone(), stranger);
+    let watcher = CallerWatcher::new(client, workload.service.clone(), permit);
     let service = service_fn(|request| {
         // Boxed, because the task of a call is as large as the larger of computing and sending the response,
         // as long as it is open.

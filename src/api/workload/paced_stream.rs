@@ -1,4 +1,4 @@
-//! A connection whose client pays for what it sends.
+//! A connection whose client is charged for what it sends.
 
 use std::io;
 use std::pin::Pin;
@@ -7,9 +7,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
+use crate::api::client_stream::ClientStream;
 use crate::api::pace::{Cost, Pace};
 
 /// Bytes that cost one unit: some fifty frames without payload, which the HTTP/2 library answers by itself,
@@ -20,10 +20,10 @@ const BYTES_PER_UNIT: usize = 512;
 /// tasks have their turn after each read. Otherwise one client's PING and SETTINGS frames would occupy a
 /// worker. Writes pass unchanged.
 pub struct PacedStream {
-    stream: UnixStream,
+    stream: ClientStream,
     pace: Arc<Pace>,
     uid: u32,
-    unpaid_bytes: usize,
+    uncharged_bytes: usize,
     pause: Option<Pin<Box<Sleep>>>,
     /// Whether a read was made in this turn.
     has_read: bool,
@@ -31,14 +31,14 @@ pub struct PacedStream {
 
 impl PacedStream {
     /// A connection of `uid`.
-    pub fn new(stream: UnixStream, pace: Arc<Pace>, uid: u32) -> PacedStream {
-        PacedStream { stream, pace, uid, unpaid_bytes: 0, pause: None, has_read: false }
+    pub fn new(stream: ClientStream, pace: Arc<Pace>, uid: u32) -> PacedStream {
+        PacedStream { stream, pace, uid, uncharged_bytes: 0, pause: None, has_read: false }
     }
 
     fn charge(&mut self, bytes: usize) {
-        self.unpaid_bytes += bytes;
-        let units = self.unpaid_bytes / BYTES_PER_UNIT;
-        self.unpaid_bytes %= BYTES_PER_UNIT;
+        self.uncharged_bytes += bytes;
+        let units = self.uncharged_bytes / BYTES_PER_UNIT;
+        self.uncharged_bytes %= BYTES_PER_UNIT;
         if units == 0 {
             return;
         }
@@ -91,6 +91,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
     use tokio::time::timeout;
 
     use super::*;
@@ -100,7 +101,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         // Four units at once, then one a second, which is longer than the wait below.
         let pace = Arc::new(Pace::new(1, 4));
-        let mut stream = PacedStream::new(ours, pace.clone(), 7);
+        let mut stream = PacedStream::new(ClientStream::plain(ours), pace.clone(), 7);
         theirs.write_all(&[0; 8 * BYTES_PER_UNIT]).await.unwrap();
         let mut bytes = [0; 4 * BYTES_PER_UNIT];
         stream.read_exact(&mut bytes).await.unwrap();
@@ -112,14 +113,14 @@ mod tests {
         assert_eq!(
             pace.charge(8, Cost::Unit, Instant::now()),
             Some(Duration::ZERO),
-            "another uid owes nothing"
+            "the budget of another uid is full"
         );
     }
 
     #[tokio::test]
     async fn other_tasks_have_their_turn_between_reads() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut stream = PacedStream::new(ours, Arc::new(Pace::new(1000, 1000)), 7);
+        let mut stream = PacedStream::new(ClientStream::plain(ours), Arc::new(Pace::new(1000, 1000)), 7);
         theirs.write_all(b"ab").await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'a');
         let mut byte = [0; 1];

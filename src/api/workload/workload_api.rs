@@ -23,7 +23,7 @@ use crate::api::connection_limits::ConnectionLimits;
 use crate::service::IdentityService;
 
 /// Connections of one uid whose callers have not been identified as agents; a further one evicts the oldest.
-const MAX_STRANGER_CONNECTIONS: usize = 32;
+const MAX_UNIDENTIFIED_CONNECTIONS: usize = 32;
 /// How often the health service is updated.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Largest message of a client in bytes; the largest useful one is a token of 16 KiB with its audience.
@@ -39,7 +39,7 @@ type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 pub struct WorkloadApi {
     pub(super) service: IdentityService,
     /// Connections whose callers have not been identified as agents, for each uid.
-    pub(super) strangers: Arc<ConnectionLimits>,
+    pub(super) unidentified: Arc<ConnectionLimits>,
     pub(super) api: GrpcService,
     pub(super) health: GrpcService,
     pub(super) reflection: GrpcService,
@@ -58,7 +58,7 @@ impl WorkloadApi {
         let reflection = ServerReflectionServer::new(ReflectionService::new()?);
         Ok(Arc::new(WorkloadApi {
             service,
-            strangers: ConnectionLimits::for_strangers(MAX_STRANGER_CONNECTIONS),
+            unidentified: ConnectionLimits::for_unidentified(MAX_UNIDENTIFIED_CONNECTIONS),
             health_reporter,
             api: erase_type(api.max_decoding_message_size(MAX_MESSAGE_SIZE)),
             health: erase_type(health.max_decoding_message_size(MAX_PUBLIC_MESSAGE_SIZE)),
