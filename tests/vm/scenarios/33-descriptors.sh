@@ -7,7 +7,7 @@ name = "calm"
 [match]
 user = "daemon"
 TOML
-expect ok hostbadge agent reload
+expect "calm" hostbadge agent reload
 
 say "Descriptors whose last close waits for an hour hold up nobody"
 for socket in agent workload; do
