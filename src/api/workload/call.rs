@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::caller_watcher::{CallGuard, CallerWatcher};
+use super::grpc_status::too_many_calls;
 use super::workload_api::WorkloadApi;
 use crate::api::connection_limits::{CallClass, CallPermit};
 use crate::api::pace::Cost;
@@ -97,12 +98,6 @@ pub async fn handle_call(
         }
     };
     guard.response(response)
-}
-
-/// SPIFFE and gRPC clients repeat a call that got UNAVAILABLE after a while; RESOURCE_EXHAUSTED is not
-/// repeated under gRPC's usual retry policies.
-pub fn too_many_calls() -> Status {
-    Status::unavailable("too many open calls of this user; close some")
 }
 
 /// Drops the request's metadata, which is up to 16 KiB that an open call would hold.

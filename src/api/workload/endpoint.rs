@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::call::too_many_calls;
 use super::caller_watcher::CallerWatcher;
+use super::grpc_status::too_many_calls;
 use super::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
 use super::pb::{
     JwtBundlesRequest, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,

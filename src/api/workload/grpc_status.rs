@@ -25,3 +25,9 @@ pub fn from_request_error(error: &RequestError) -> Status {
         ErrorCode::ServerError => Status::internal(error.description()),
     }
 }
+
+/// SPIFFE and gRPC clients repeat a call that got UNAVAILABLE after a while; RESOURCE_EXHAUSTED is not
+/// repeated under gRPC's usual retry policies.
+pub fn too_many_calls() -> Status {
+    Status::unavailable("too many open calls of this user; close some")
+}
