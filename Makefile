@@ -58,7 +58,7 @@ bench: deps ## measure the time and memory of tokens, and TPM operations beside 
 bench-spire: deps ## measure the Workload API beside SPIRE's agent with one client for both (needs Go 1.26.6)
 	@scripts/bench-spire $(ROUNDS)
 
-attack: deps deb ## attack the packaged binaries as another user; compare memory and latency with the limits (15 minutes, as root)
+attack: deps deb ## attack the packaged binaries as another user; compare memory and latency with the limits (25 minutes, as root)
 	HOSTBADGE_ATTACK=$(if $(SHORT),short,long) HOSTBADGE_BIN_DIR=$(abspath $(TARGET)/package/build/release) \
 		$(CARGO) test --locked --test attack attacks:: -- --ignored --nocapture
 

@@ -43,7 +43,7 @@ impl Form {
     fn rounds(self) -> u32 {
         match self {
             Form::Short => 1,
-            Form::Long => 5,
+            Form::Long => 3,
         }
     }
 
