@@ -97,6 +97,7 @@ impl BodyBudget {
         while let Some(frame) = body.frame().await {
             pieces += 1;
             if pieces % PIECES_PER_UNIT == 0 {
+                client.mark_waiting_for_bytes();
                 client.throttle(Cost::Unit).await;
             }
             let Ok(data) = frame.map_err(|_| BodyError::Malformed)?.into_data() else { continue };
@@ -114,6 +115,7 @@ impl BodyBudget {
             }
             while discarded - charged >= DISCARDED_PER_UNIT {
                 charged += DISCARDED_PER_UNIT;
+                client.mark_waiting_for_bytes();
                 client.throttle(Cost::Unit).await;
             }
         }

@@ -194,9 +194,19 @@ impl ClientConnection {
 
     /// Returns when this connection is evicted in favor of a new one, or recalled.
     pub async fn evicted(&self) {
+        let receiving_evicted = async {
+            loop {
+                self.permit.receiving_evicted().await;
+                // The rest may have arrived meanwhile.
+                if self.has_received_a_part() {
+                    return;
+                }
+            }
+        };
         tokio::select! {
             () = self.permit.evicted() => {}
             () = self.recalled.notified() => {}
+            () = receiving_evicted => {}
         }
     }
 }

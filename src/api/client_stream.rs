@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
 use super::closer::Closer;
+use super::listen::may_carry_descriptors;
 
 /// An accepted connection that no runtime serves yet.
 pub struct ClientSocket {
@@ -21,7 +22,7 @@ pub struct ClientSocket {
 
 /// A connection that a runtime serves.
 ///
-/// With a [`Closer`], its client may attach descriptors to what it sends (see there). Reading would drop those
+/// Where it has a [`Closer`], its client may attach descriptors to what it sends (see there). Reading would drop those
 /// that nobody asked for, so that it looks first whether there are any, which ends the connection, and the
 /// connection is closed by the closer's thread.
 pub struct ClientStream {
@@ -31,8 +32,9 @@ pub struct ClientStream {
 }
 
 impl ClientSocket {
-    /// A connection that was just accepted; `closer` where its client may attach descriptors.
-    pub fn new(stream: StdStream, closer: Option<Closer>) -> ClientSocket {
+    /// A connection that was just accepted.
+    pub fn new(stream: StdStream, closer: &Closer) -> ClientSocket {
+        let closer = may_carry_descriptors(&stream).then(|| closer.clone());
         if closer.is_some() {
             // Reading past a byte out of band would drop it with its descriptors. As a byte of the stream it
             // is seen as the others are. An error means that the kernel has no such bytes.
@@ -57,8 +59,8 @@ impl ClientSocket {
     /// # Errors
     /// The kernel cannot do so.
     pub fn register(mut self) -> io::Result<ClientStream> {
+        self.stream.as_ref().ok_or_else(closed)?.set_nonblocking(true)?;
         let stream = self.stream.take().ok_or_else(closed)?;
-        stream.set_nonblocking(true)?;
         Ok(ClientStream { stream: Some(UnixStream::from_std(stream)?), closer: self.closer.take() })
     }
 }
@@ -116,7 +118,7 @@ impl Drop for ClientSocket {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         let (Some(stream), Some(closer)) = (self.stream.take(), &self.closer) else { return };
-        // An error means that it was not registered with the runtime, and it is closed at once.
+        // An error means that the poller does not have it; it is closed at once.
         if let Ok(stream) = stream.into_std() {
             closer.close(stream.into());
         }
@@ -223,7 +225,7 @@ mod tests {
         let mut peers = Vec::new();
         for flags in [MsgFlags::empty(), MsgFlags::MSG_OOB] {
             let (ours, client) = StdStream::pair().unwrap();
-            let mut stream = ClientSocket::new(ours, Some(closer.clone())).register().unwrap();
+            let mut stream = ClientSocket::new(ours, &closer).register().unwrap();
             (&client).write_all(b"first").unwrap();
             let mut bytes = [0; 100];
             assert_eq!(stream.read(&mut bytes).await.unwrap(), 5);
@@ -251,7 +253,7 @@ mod tests {
             let (ours, client) = StdStream::pair().unwrap();
             let (descriptor, peer) = lingering();
             send_with_descriptor(&client, b"x", MsgFlags::empty(), descriptor);
-            (ClientSocket::new(ours, Some(closer.clone())), client, peer)
+            (ClientSocket::new(ours, &closer), client, peer)
         });
         // The peers are kept, because a reset would end the wait.
         let mut peers = Vec::new();
@@ -270,7 +272,7 @@ mod tests {
     async fn bytes_without_descriptors_are_received_as_sent() {
         let closer = Closer::start().unwrap();
         let (ours, mut client) = StdStream::pair().unwrap();
-        let mut stream = ClientSocket::new(ours, Some(closer)).register().unwrap();
+        let mut stream = ClientSocket::new(ours, &closer).register().unwrap();
         let sent: Vec<u8> = (0..1_000_000_u32).map(|index| (index % 251) as u8).collect();
         let expected = sent.clone();
         let sender = std::thread::spawn(move || {

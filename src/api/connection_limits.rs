@@ -58,6 +58,8 @@ struct ConnectionTable {
 struct ConnectionSlot {
     busy: AtomicBool,
     evicted: Notify,
+    /// Notified when others wait for the rest of a request, and this connection has waited longest.
+    receiving_evicted: Notify,
 }
 
 /// Permission for one connection; dropping it ends its count.
@@ -66,6 +68,7 @@ pub struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
     uid: u32,
     id: u64,
+    uid_connections: usize,
     slot: Arc<ConnectionSlot>,
 }
 
@@ -138,10 +141,12 @@ impl ConnectionLimits {
         }
         table.next_id += 1;
         let (id, slot) = (table.next_id, Arc::new(ConnectionSlot::default()));
-        table.by_uid.entry(uid).or_default().insert(id, slot.clone());
+        let own = table.by_uid.entry(uid).or_default();
+        own.insert(id, slot.clone());
+        let uid_connections = own.len();
         table.total += 1;
         table.peak = table.peak.max(table.total);
-        Some(ConnectionPermit { limits: self.clone(), uid, id, slot })
+        Some(ConnectionPermit { limits: self.clone(), uid, id, uid_connections, slot })
     }
 
     fn max_calls(&self, class: CallClass) -> usize {
@@ -218,6 +223,17 @@ impl ConnectionPermit {
         async move { slot.evicted.notified().await }
     }
 
+    /// Returns when this connection has waited longest for the rest of a request. That may have arrived
+    /// meanwhile.
+    pub async fn receiving_evicted(&self) {
+        self.slot.receiving_evicted.notified().await;
+    }
+
+    /// Connections of the uid when this one was accepted, with it.
+    pub fn uid_connections(&self) -> usize {
+        self.uid_connections
+    }
+
     /// Counts the connection as one that waits for the rest of a request. Where its uid has too many of them,
     /// the one that has waited longest is evicted: a client that sends its request in one piece is not the one.
     pub fn begin_receiving(&self) -> ReceivingPermit {
@@ -228,7 +244,7 @@ impl ConnectionPermit {
         if receiving.len() >= MAX_RECEIVING
             && let Some((_, longest)) = receiving.pop_first()
         {
-            longest.evicted.notify_one();
+            longest.receiving_evicted.notify_one();
         }
         receiving.insert(id, self.slot.clone());
         ReceivingPermit { limits: self.limits.clone(), uid: self.uid, id }
@@ -315,12 +331,12 @@ mod tests {
         let other = limits.acquire(2).unwrap();
         let _ = other.begin_receiving();
         receiving.push(connections[0].begin_receiving());
-        connections[1].evicted().await;
+        connections[1].receiving_evicted().await;
         receiving.remove(0);
         receiving.remove(0);
         receiving.push(connections[1].begin_receiving());
         receiving.push(connections[2].begin_receiving());
-        connections[3].evicted().await;
+        connections[3].receiving_evicted().await;
         drop(receiving);
         assert!(limits.table.lock().unwrap().receiving.is_empty());
     }

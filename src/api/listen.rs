@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::sys::socket::{Backlog, listen};
@@ -62,15 +62,16 @@ pub fn set_backlog(listener: &UnixListener, connections: i32) -> io::Result<()> 
 /// From asm-generic/socket.h (Linux 6.16); libc does not define it yet. Its value on most architectures.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// Makes sendmsg(2) fail for clients that attach descriptors, on connections that are accepted from now on.
-/// Returns false where the kernel cannot do so.
+/// Makes sendmsg(2) fail for clients that attach descriptors, on connections that are made from now on. Older
+/// ones, and those of kernels that cannot do so, take them: see [`may_carry_descriptors`].
 ///
 /// The last reference to a descriptor that nobody receives is dropped by the thread that reads or closes the
 /// connection, and some descriptors make it wait: a TCP socket with SO_LINGER for as long as its owner chose.
-pub fn refuse_descriptors(listener: &UnixListener) -> bool {
+pub fn refuse_descriptors(listener: &UnixListener) {
     let off: libc::c_int = 0;
-    // SAFETY: the kernel reads an integer of this size from a live variable.
-    let result = unsafe {
+    // SAFETY: the kernel reads an integer of this size from a live variable. An error means that it does not
+    // have the option.
+    let _ = unsafe {
         libc::setsockopt(
             listener.as_raw_fd(),
             libc::SOL_SOCKET,
@@ -79,5 +80,20 @@ pub fn refuse_descriptors(listener: &UnixListener) -> bool {
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
-    result == 0
+}
+
+/// Whether the client of a connection can attach descriptors to what it sends.
+pub fn may_carry_descriptors(connection: &UnixStream) -> bool {
+    let (mut on, mut length): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the kernel writes an integer of this size and its length to live variables.
+    let result = unsafe {
+        libc::getsockopt(
+            connection.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw mut on).cast(),
+            &raw mut length,
+        )
+    };
+    result != 0 || on != 0
 }

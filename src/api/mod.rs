@@ -29,7 +29,7 @@ pub use admin::AdminApi;
 pub use agent::AgentApi;
 pub use closer::Closer;
 pub use connection_limits::ConnectionLimits;
-pub use listen::{Socket, bind, refuse_descriptors};
+pub use listen::{Socket, bind};
 pub use pace::Pace;
 pub use serve::{Api, Server};
 pub use workers::WorkerPool;

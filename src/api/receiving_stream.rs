@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::client_connection::ClientConnection;
 use super::write_deadline::WriteDeadline;
 
-/// Bytes of a request that are read at first. What follows a complete request in the same read stays in the HTTP
-/// library's buffer, and is not noticed here: it must not make that buffer grow.
-const FIRST_READ_SIZE: usize = 2048;
+/// Most bytes of one read. What follows a complete request in the same read stays in the HTTP library's buffer
+/// and is not noticed here.
+const READ_SIZE: usize = 2048;
 
 /// Reports to the connection's [`ClientConnection`] what arrives, and when reading has to wait. The HTTP
 /// library tells neither for a head, a body's chunks or trailers, for which it has buffers of its own.
@@ -34,19 +34,13 @@ impl AsyncRead for ReceivingStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = if self.client.has_received_a_part() {
-            Pin::new(&mut self.stream).poll_read(cx, buf)
-        } else {
-            let mut first = ReadBuf::new(buf.initialize_unfilled_to(FIRST_READ_SIZE.min(buf.remaining())));
-            let result = Pin::new(&mut self.stream).poll_read(cx, &mut first);
-            let length = first.filled().len();
-            buf.advance(length);
-            result
-        };
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(READ_SIZE.min(buf.remaining())));
+        let result = Pin::new(&mut self.stream).poll_read(cx, &mut part);
+        let length = part.filled().len();
+        buf.advance(length);
         if result.is_pending() {
             self.client.mark_waiting_for_bytes();
-        } else if buf.filled().len() > before {
+        } else if length > 0 {
             self.client.mark_bytes_received();
         }
         result

@@ -27,7 +27,7 @@ use super::client_stream::{ClientSocket, ClientStream};
 use super::closer::Closer;
 use super::connection_limits::ConnectionLimits;
 use super::drain;
-use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, set_backlog};
+use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, refuse_descriptors, set_backlog};
 use super::pace::{Cost, Pace};
 use super::receiving_stream::ReceivingStream;
 use super::reply::{self, Reply};
@@ -49,10 +49,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// served later; if it would have to wait too long, it is refused.
 const CONNECTION_RATE: u32 = 1_000;
 const CONNECTION_BURST: u32 = 10_000;
-/// Of a burst, this many connections are served at once, and then so many a second: a worker serves what is
+/// Of a burst that is accepted, this many connections are served at once, and then so many a second: a worker serves what is
 /// ready in turn, and callers of other uids would wait for all that one uid made ready.
-const SERVED_AT_ONCE: u32 = 64;
-const SERVED_RATE: u32 = 5_000;
+const SERVED_AT_ONCE: u32 = 256;
+const SERVED_RATE: u32 = 20_000;
+/// A uid with this many open connections that has used up its budget by replies makes no further requests on
+/// new connections meanwhile. With fewer, an agent is not delayed by another process of its uid.
+const MANY_CONNECTIONS: usize = 256;
 /// A uid that makes as many connections at once, or more than the same rate, shortens the queue of waiting
 /// connections, until no uid has done so for some time.
 const CROWDING_BURST: u32 = 2_000;
@@ -143,8 +146,7 @@ pub struct Server {
     rejection_pace: Pace,
     /// `None` where the accepting thread serves the connections.
     workers: Option<Arc<WorkerPool>>,
-    /// `None` where clients cannot attach descriptors.
-    closer: Option<Closer>,
+    closer: Closer,
     stop: CancellationToken,
     connections: TaskTracker,
     /// Refused connections that are being answered.
@@ -163,10 +165,11 @@ impl Server {
         connection_limits: Arc<ConnectionLimits>,
         pace: Arc<Pace>,
         workers: Option<Arc<WorkerPool>>,
-        closer: Option<Closer>,
+        closer: Closer,
         stop: CancellationToken,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
+        refuse_descriptors(&listener);
         // SAFETY: `listener` owns its descriptor; nothing replaces or closes it before the AsyncFd is
         // dropped.
         let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
@@ -220,7 +223,8 @@ impl Server {
                 Err(e) => self.accept_failed(&e).await,
             }
         }
-        drop(self.listener);
+        // With the connections that wait to be accepted.
+        self.closer.close(self.listener.into_inner().into());
         self.connections.close();
         let _ = tokio::time::timeout(drain::DRAIN_TIMEOUT, self.connections.wait()).await;
     }
@@ -237,7 +241,7 @@ impl Server {
                 return Ok(is_crowded);
             };
             let (stream, _) = accepted?;
-            let socket = ClientSocket::new(stream, self.closer.clone());
+            let socket = ClientSocket::new(stream, &self.closer);
             // Only the uid at first: a connection beyond the limits has to cost as little as possible.
             let Some(uid) = socket.uid() else { continue };
             let crowding = self.crowding_pace.charge(uid, Cost::Unit, Instant::now());
@@ -264,8 +268,10 @@ impl Server {
         let Some(permit) = self.connection_limits.acquire(uid) else { return self.reject(socket, uid) };
         // Fails where the process has exited or the daemon has no free descriptor. The connection is closed.
         let Some(Ok(peer_tracker)) = socket.get().map(PeerTracker::from_socket) else { return };
-        // A uid that has used up its budget by replies makes no further requests on new connections meanwhile.
-        let delay = delay.max(self.pace.current_delay(uid, now));
+        let delay = match permit.uid_connections() {
+            MANY_CONNECTIONS.. => delay.max(self.pace.current_delay(uid, now)),
+            _ => delay,
+        };
         let client = ClientConnection::new(peer_tracker, permit, self.pace.clone());
         let (api, stop) = (self.api.clone(), self.stop.clone());
         let Some(workers) = &self.workers else {

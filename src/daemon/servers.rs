@@ -9,10 +9,7 @@ use super::error::Error;
 use super::harden::max_connections_for_rlimit;
 use super::memory::release_unused_memory;
 use super::sockets::Sockets;
-use crate::api::{
-    AdminApi, AgentApi, Api, Closer, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi,
-    refuse_descriptors,
-};
+use crate::api::{AdminApi, AgentApi, Api, Closer, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi};
 use crate::config::LimitsSection;
 use crate::critical::critical_task;
 use crate::service::IdentityService;
@@ -56,9 +53,7 @@ pub(super) fn spawn(
     let (stop, stop_workers) = (CancellationToken::new(), CancellationToken::new());
     let worker_count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MAX_WORKERS);
     let workers = Arc::new(WorkerPool::start(worker_count, &stop_workers, service.worker_health().clone())?);
-    // Not `all`, because each listener has to refuse them.
-    let refusing = [&sockets.agent, &sockets.workload, &sockets.admin].map(refuse_descriptors);
-    let closer = if refusing.contains(&false) { Some(Closer::start()?) } else { None };
+    let closer = Closer::start()?;
     let new_pace = || Arc::new(Pace::new(limits.public_rate, limits.public_burst));
     let pace = new_pace();
     let on_workers = |listener, api| {
