@@ -138,7 +138,7 @@ impl BodyError {
                 "the body ended early or its chunks are malformed",
             ),
             BodyError::Busy => {
-                reply::unavailable("too many large bodies arrive at once; try again in a moment")
+                reply::unavailable_and_close("too many large bodies arrive at once; try again in a moment")
             }
             BodyError::TooLarge => {
                 let description = format!("a body must have at most {} KiB", max_size / 1024);

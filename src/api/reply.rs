@@ -67,6 +67,13 @@ pub fn unavailable(description: &str) -> Reply {
     error(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, description)
 }
 
+/// Status 503, after which the connection cannot be used for another request.
+pub fn unavailable_and_close(description: &str) -> Reply {
+    let mut reply = unavailable(description);
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    reply
+}
+
 /// An `invalid_request` after which the connection cannot be used for another request.
 pub fn error_and_close(status: StatusCode, description: &str) -> Reply {
     let mut reply = error(status, ErrorCode::InvalidRequest, description);

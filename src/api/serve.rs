@@ -51,8 +51,8 @@ const CONNECTION_RATE: u32 = 1_000;
 const CONNECTION_BURST: u32 = 10_000;
 /// Of a burst that is accepted, this many connections are served at once, and then so many a second: a worker serves what is
 /// ready in turn, and callers of other uids would wait for all that one uid made ready.
-const SERVED_AT_ONCE: u32 = 256;
-const SERVED_RATE: u32 = 20_000;
+const SERVED_AT_ONCE: u32 = 64;
+const SERVED_RATE: u32 = 5_000;
 /// A uid with this many open connections that has used up its budget by replies makes no further requests on
 /// new connections meanwhile. With fewer, an agent is not delayed by another process of its uid.
 const MANY_CONNECTIONS: usize = 256;

@@ -1,16 +1,21 @@
 //! A server that only answers: what the same clients cost when no daemon does any work for them.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
 
 use crate::common::connect_when_listening;
 use crate::common::processes::Running;
 
 /// The environment variable with the path of the socket, for the process that serves it.
 const SOCKET_VARIABLE: &str = "HOSTBADGE_ATTACK_SINK";
+/// Connections that are open at once; the oldest is closed for a further one. The daemon closes as many of those
+/// that wait for the rest of a request, and clients that connect again are a load of their own.
+const MAX_CONNECTIONS: usize = 512;
 /// A reply as long as most of the daemon's.
 const REPLY: &[u8] = concat!(
     "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 20\r\n\r\n",
@@ -37,9 +42,13 @@ fn server_that_only_answers() {
     runtime.block_on(async {
         let listener = UnixListener::bind(&socket).unwrap();
         std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let mut open = VecDeque::new();
         loop {
             let Ok((mut stream, _)) = listener.accept().await else { continue };
-            tokio::spawn(async move {
+            if open.len() >= MAX_CONNECTIONS {
+                open.pop_front().inspect(JoinHandle::abort);
+            }
+            open.push_back(tokio::spawn(async move {
                 let mut received = vec![0; 16_384];
                 while let Ok(length @ 1..) = stream.read(&mut received).await {
                     // One reply for each head. A head that two reads divide counts as none, which only
@@ -49,7 +58,7 @@ fn server_that_only_answers() {
                         return;
                     }
                 }
-            });
+            }));
         }
     });
 }
