@@ -15,7 +15,7 @@ use crate::sink;
 pub const NEIGHBOUR: u32 = 12_003;
 /// What one uid may cost the daemon, in bytes.
 const MAX_MEMORY: u64 = 64 << 20;
-/// What remains of that when its clients have gone.
+/// What remains of that half a minute after its clients have gone.
 const MAX_MEMORY_AFTER: u64 = 16 << 20;
 /// By how much an agent's 99th percentile may exceed that beside the server that only answers: the larger of
 /// both.
@@ -103,7 +103,7 @@ pub fn hold_as(name: &str, socket: Socket, load: &Load, who: &Credentials) {
         .max(peak);
     }
     let cost = peak.saturating_sub(idle);
-    let after = settled(&host).saturating_sub(idle);
+    let after = settled(&host, idle).saturating_sub(idle);
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     println!(
         "{name:28} memory idle {:5.1}, attacked +{:6.1}, after +{:5.1} MiB; token p50/p99 ms: quiet {}, beside \
@@ -154,11 +154,10 @@ fn tokens(host: &Host, time: Duration, latencies: &mut Vec<Duration>) -> u64 {
     peak
 }
 
-/// The daemon's resident memory in bytes, once most of it has been given back, or after ten seconds.
-fn settled(host: &Host) -> u64 {
-    let start = resident(host);
-    for _ in 0..100 {
-        if resident(host) < start / 2 {
+/// The daemon's resident memory in bytes, once it is near `idle` again, or after half a minute.
+fn settled(host: &Host, idle: u64) -> u64 {
+    for _ in 0..300 {
+        if resident(host) <= idle + MAX_MEMORY_AFTER / 2 {
             break;
         }
         std::thread::park_timeout(Duration::from_millis(100));
