@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hostbadge::agents::AgentRegistry;
-use hostbadge::api::{Api, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi};
+use hostbadge::api::{Api, Closer, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi};
 use hostbadge::audit::{Audit, Journal};
 use hostbadge::clock::Clock;
 use hostbadge::config::LogTarget;
@@ -83,7 +83,8 @@ fn serve(dir: &Path, listener: UnixListener) {
         let workers = Arc::new(WorkerPool::start(1, &stop, service.worker_health().clone()).unwrap());
         let api = Api::Workload(WorkloadApi::new(service.with_inline_audit()).unwrap());
         let pace = Arc::new(Pace::new(1_000_000, 1_000_000));
-        Server::new(listener, api, ConnectionLimits::new(64, 64), pace, Some(workers), stop.clone())
+        let (limits, closer) = (ConnectionLimits::new(64, 64), Closer::start().unwrap());
+        Server::new(listener, api, limits, pace, Some(workers), closer, stop.clone())
             .unwrap()
             .run()
             .await;
