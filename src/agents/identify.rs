@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn missing_name_matches_nobody() {
+    async fn missing_name_matches_no_process() {
         let (_, _, result) = identify(&["user = \"hostbadge-no-such-user\""]).await;
         assert_eq!(result.unwrap_err(), IdentifyError::NoMatch);
         let both = format!("{}\ngroup = \"hostbadge-no-such-group\"", own_user());

@@ -147,7 +147,7 @@ impl ClientConnection {
     }
 
     /// Waits for the delay of a reply.
-    pub async fn wait(&self, delay: Duration) {
+    pub async fn delay_reply(&self, delay: Duration) {
         if delay.is_zero() {
             return;
         }
@@ -156,10 +156,10 @@ impl ClientConnection {
         self.delaying.store(false, Ordering::Relaxed);
     }
 
-    /// The time that the evicted connection has for its reply: `grace`, but none for the rest of a request,
-    /// which costs the uid as much as an error, and none for a delay, during which it is not noticed that a
-    /// client has gone.
-    pub fn eviction_grace(&self, grace: Duration) -> Duration {
+    /// To be called when the connection is evicted. Returns the time that it has for its reply: `grace`, but
+    /// none for the rest of a request, which costs the uid as much as an error, and none for a delay, during
+    /// which it is not noticed that a client has gone.
+    pub fn begin_eviction(&self, grace: Duration) -> Duration {
         if self.has_received_a_part() {
             self.pace.delay(self.uid, Cost::Error, Instant::now());
             return Duration::ZERO;

@@ -22,9 +22,9 @@ pub struct ClientSocket {
 
 /// A connection that a runtime serves.
 ///
-/// Where it has a [`Closer`], its client may attach descriptors to what it sends (see there). Reading would drop those
-/// that nobody asked for, so that it looks first whether there are any, which ends the connection, and the
-/// connection is closed by the closer's thread.
+/// Where it has a [`Closer`], its client can attach descriptors to what it sends. A read would drop them,
+/// which can make the thread wait. Each read therefore checks first whether there are any; they end the
+/// connection, and the closer's thread closes it.
 pub struct ClientStream {
     /// `None` only while it is dropped.
     stream: Option<UnixStream>,
@@ -91,8 +91,9 @@ fn closed() -> io::Error {
 
 /// Receives bytes to which no descriptors are attached.
 ///
-/// A look without room for control data reports descriptors as MSG_CTRUNC, and ends with the bytes that they
-/// are attached to. Nobody else reads the connection, so the same bytes are received afterwards.
+/// With MSG_PEEK and without room for control data, recvmsg(2) reports descriptors as MSG_CTRUNC, and ends
+/// with the bytes that they are attached to. No other thread reads the connection, so the same bytes are
+/// received afterwards.
 fn receive_plain_bytes(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
     let fd = stream.as_raw_fd();
     let mut buffers = [IoSliceMut::new(buffer)];

@@ -14,10 +14,10 @@ use nix::unistd::gettid;
 
 use crate::critical::spawn_critical;
 
-/// The thread has little to remember.
+/// Bytes. The thread calls close(2) and timer_settime(2) only.
 const STACK_SIZE: usize = 64 * 1024;
-/// How long one connection may take, and how often the thread is interrupted after that. Closing one takes less
-/// than 10 us otherwise.
+/// How long one connection may take, and how often the thread is interrupted after that. Closing one takes
+/// less than 10 us otherwise.
 const CLOSE_TIMEOUT: Duration = Duration::from_micros(100);
 /// Connections that wait to be closed. A thread that closes a further one waits, as it would if it closed it
 /// itself.
@@ -27,10 +27,11 @@ const INTERRUPT: Signal = Signal::SIGALRM;
 
 /// Passes connections to the thread that closes them.
 ///
-/// A client can attach descriptors to what it sends. The kernel drops the last reference to one that nobody
-/// received when its connection is closed, and some make the thread that does so wait, such as a TCP socket
-/// whose SO_LINGER is an hour. The wait of a socket ends when a signal is pending, so a timer interrupts this
-/// thread. A file of a file system that its user serves can wait in a way that no signal ends.
+/// A client can attach descriptors to what it sends. When a connection is closed, the kernel drops the last
+/// references to those that were not received, and some make the thread that closes it wait, such as a TCP
+/// socket whose SO_LINGER is an hour. The wait of a socket ends when a signal is pending, so a timer
+/// interrupts this thread. A file of a file system that its user serves can wait in a way that no signal
+/// ends.
 #[derive(Clone, Debug)]
 pub struct Closer(SyncSender<OwnedFd>);
 
@@ -85,7 +86,7 @@ fn close_all(connections: &Receiver<OwnedFd>, mut timer: Timer) {
     let (every, never) =
         (Expiration::IntervalDelayed(interval, interval), Expiration::OneShot(TimeSpec::new(0, 0)));
     while let Ok(connection) = connections.recv() {
-        // An error would leave the timer as it was, and could only delay other connections.
+        // Setting a timer that exists to a valid time does not fail (timer_settime(2)).
         let _ = timer.set(every, TimerSetTimeFlags::empty());
         drop(connection);
         let _ = timer.set(never, TimerSetTimeFlags::empty());

@@ -23,8 +23,8 @@ const MAX_OPEN_CALLS: usize = 64;
 /// Connections of a uid that wait for the rest of a request of HTTP/1.1, and its agents' gRPC calls whose
 /// messages have not arrived: each occupies up to 50 KB, several times as much as others.
 const MAX_RECEIVING: usize = 512;
-/// Evicted connections of a uid's unidentified callers that have not ended; as long as there are as many, new ones are
-/// refused.
+/// Evicted connections of a uid's unidentified callers that have not ended; as long as there are as many, new
+/// ones are refused.
 const MAX_CLOSING: usize = 16;
 
 /// The open connections of one socket, or of several that share the limits.
@@ -80,7 +80,8 @@ pub struct ReceivingPermit {
     id: u64,
 }
 
-/// Whose call it is. Each class has permits of its own, so that no other process of its uid keeps an agent out.
+/// Whose call it is. Each class has permits of its own, so that no other process of its uid keeps an agent
+/// out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallClass {
     /// A call that any local process may make, or one that is being refused.
@@ -235,7 +236,8 @@ impl ConnectionPermit {
     }
 
     /// Counts the connection as one that waits for the rest of a request. Where its uid has too many of them,
-    /// the one that has waited longest is evicted: a client that sends its request in one piece is not the one.
+    /// the one that has waited longest is evicted: a client that sends its request in one piece is not the
+    /// one.
     pub fn begin_receiving(&self) -> ReceivingPermit {
         let mut table = lock(&self.limits.table);
         table.next_id += 1;

@@ -33,7 +33,7 @@ pub fn serve_until_drained<'a, C: GracefulConnection + 'a>(
         let timeout = tokio::select! {
             _ = connection.as_mut() => return,
             () = ended => EVICT_GRACE,
-            () = client.evicted() => client.eviction_grace(EVICT_GRACE),
+            () = client.evicted() => client.begin_eviction(EVICT_GRACE),
             () = stop.cancelled() => {
                 on_drain();
                 // A client that connected just before the shutdown still gets the reply to its first request.

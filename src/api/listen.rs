@@ -2,12 +2,12 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use nix::sys::socket::{Backlog, listen};
+use nix::sys::socket::{Backlog, getsockopt, listen, setsockopt};
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
 /// Connections that may wait to be accepted: enough for all clients that connect at once after a restart. A
 /// process that connects without blocking gets EAGAIN above it. net.core.somaxconn limits it too (4096 by
@@ -61,39 +61,26 @@ pub fn set_backlog(listener: &UnixListener, connections: i32) -> io::Result<()> 
 
 /// From asm-generic/socket.h (Linux 6.16); libc does not define it yet. Its value on most architectures.
 const SO_PASSRIGHTS: libc::c_int = 83;
+sockopt_impl!(
+    /// Whether clients can attach descriptors to what they send.
+    PassRights,
+    Both,
+    libc::SOL_SOCKET,
+    SO_PASSRIGHTS,
+    bool
+);
 
 /// Makes sendmsg(2) fail for clients that attach descriptors, on connections that are made from now on. Older
-/// ones, and those of kernels that cannot do so, take them: see [`may_carry_descriptors`].
+/// ones, and those of kernels that cannot do so, accept them: see [`may_carry_descriptors`].
 ///
-/// The last reference to a descriptor that nobody receives is dropped by the thread that reads or closes the
+/// The last reference to a descriptor that is not received is dropped by the thread that reads or closes the
 /// connection, and some descriptors make it wait: a TCP socket with SO_LINGER for as long as its owner chose.
 pub fn refuse_descriptors(listener: &UnixListener) {
-    let off: libc::c_int = 0;
-    // SAFETY: the kernel reads an integer of this size from a live variable. An error means that it does not
-    // have the option.
-    let _ = unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw const off).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
+    // An error means that the kernel does not have the option.
+    let _ = setsockopt(listener, PassRights, &false);
 }
 
 /// Whether the client of a connection can attach descriptors to what it sends.
 pub fn may_carry_descriptors(connection: &UnixStream) -> bool {
-    let (mut on, mut length): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
-    // SAFETY: the kernel writes an integer of this size and its length to live variables.
-    let result = unsafe {
-        libc::getsockopt(
-            connection.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw mut on).cast(),
-            &raw mut length,
-        )
-    };
-    result != 0 || on != 0
+    getsockopt(connection, PassRights).unwrap_or(true)
 }

@@ -17,8 +17,8 @@ const MAX_UIDS: usize = 16_384;
 pub enum Cost {
     /// Nothing that is counted here: an agent's result, which its own rate limits, or an administrator's.
     Free,
-    /// 1 cost unit: a public document, the host's health, a health or reflection call, a connection, 256 pieces
-    /// of a body, or 64 KiB of a discarded one.
+    /// 1 cost unit: a public document, the host's health, a health or reflection call, a connection, 256
+    /// pieces of a body, or 64 KiB of a discarded one.
     Unit,
     /// 5 cost units: an error, for which the caller may have been identified and a record written.
     Error,

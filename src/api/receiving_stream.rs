@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::client_connection::ClientConnection;
 use super::write_deadline::WriteDeadline;
 
-/// Most bytes of one read. What follows a complete request in the same read stays in the HTTP library's buffer
-/// and is not noticed here.
+/// Most bytes of one read. What follows a complete request in the same read stays in the HTTP library's
+/// buffer and is not noticed here.
 const READ_SIZE: usize = 2048;
 
 /// Reports to the connection's [`ClientConnection`] what arrives, and when reading has to wait. The HTTP

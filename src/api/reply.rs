@@ -58,8 +58,7 @@ pub fn too_many_answers(retry_after: Duration) -> Reply {
         "this uid asks for more public documents, or gets more errors, than it may; ask again later";
     let mut reply = error(StatusCode::TOO_MANY_REQUESTS, ErrorCode::SlowDown, description);
     set_retry_after(&mut reply, retry_after);
-    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    reply
+    and_close(reply)
 }
 
 /// Status 503.
@@ -69,14 +68,15 @@ pub fn unavailable(description: &str) -> Reply {
 
 /// Status 503, after which the connection cannot be used for another request.
 pub fn unavailable_and_close(description: &str) -> Reply {
-    let mut reply = unavailable(description);
-    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    reply
+    and_close(unavailable(description))
 }
 
 /// An `invalid_request` after which the connection cannot be used for another request.
 pub fn error_and_close(status: StatusCode, description: &str) -> Reply {
-    let mut reply = error(status, ErrorCode::InvalidRequest, description);
+    and_close(error(status, ErrorCode::InvalidRequest, description))
+}
+
+fn and_close(mut reply: Reply) -> Reply {
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }

@@ -49,8 +49,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// served later; if it would have to wait too long, it is refused.
 const CONNECTION_RATE: u32 = 1_000;
 const CONNECTION_BURST: u32 = 10_000;
-/// Of a burst that is accepted, this many connections are served at once, and then so many a second: a worker serves what is
-/// ready in turn, and callers of other uids would wait for all that one uid made ready.
+/// Of a burst that is accepted, this many connections are served at once, and then so many a second: a worker
+/// serves what is ready in turn, and callers of other uids would wait for all that one uid made ready.
 const SERVED_AT_ONCE: u32 = 64;
 const SERVED_RATE: u32 = 5_000;
 /// A uid with this many open connections that has used up its budget by replies makes no further requests on
@@ -358,7 +358,7 @@ async fn serve_http1(stream: ClientStream, client: ClientConnection, api: Http1A
         // Boxed, because the HTTP library keeps room for this future as long as the connection is open.
         let (reply, cost) = Box::pin(api.handle_request(&client, request)).await;
         let (reply, delay) = client.finish_request(reply, cost);
-        client.wait(delay).await;
+        client.delay_reply(delay).await;
         Ok::<_, Infallible>(reply)
     });
     let connection = http1::Builder::new()

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 
 use crate::mutex::lock;
 
-/// Permits, of which each uid may hold some. Nobody waits for one: what gets none is refused, so that a queue
-/// of one uid's requests cannot delay those of others.
+/// Permits, of which each uid may hold some. No request waits for one: without one it is refused, so that a
+/// queue of one uid's requests cannot delay those of others.
 #[derive(Debug)]
 pub struct UidQuota {
     max_total: usize,

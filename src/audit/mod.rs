@@ -212,8 +212,8 @@ impl Audit {
         Ok(Recorded(changes))
     }
 
-    /// Refuses a change that could not be recorded, before it has an effect. Nothing is issued while the audit
-    /// log cannot be written, so that keys, CAs and baselines do not change either.
+    /// Refuses a change that could not be recorded, before it has an effect. Nothing is issued while the
+    /// audit log cannot be written, so that keys, CAs and baselines do not change either.
     ///
     /// # Errors
     /// [`AuditUnavailable`] with the reason, while the audit log cannot be written.

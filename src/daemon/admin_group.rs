@@ -66,7 +66,7 @@ fn report(
     }
 }
 
-/// The caller is checked at each request too, so a failure keeps members out and lets nobody in.
+/// The caller is checked at each request too, so a failure refuses members and admits no one else.
 fn set_group(socket: &Path, gid: Option<u32>) {
     let set = || -> io::Result<()> {
         if let Some(gid) = gid {

@@ -34,27 +34,27 @@ pub(super) fn release_startup_memory() {
 
 /// How often unused memory is looked for.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(5);
-/// Memory is looked for after at least this many connections have been closed, and so many times, because calls
-/// and delayed replies of closed connections end later,
+/// Unused memory is looked for after at least this many connections have been closed, and so many times,
+/// because calls and delayed replies of closed connections end later,
 const MIN_CLOSED_CONNECTIONS: usize = 16;
-const LOOKS: u32 = 3;
+const ATTEMPTS: u32 = 3;
 /// and only where the daemon occupies this many bytes more than at its start.
 const MIN_GROWTH: usize = 4 << 20;
 
 /// Returns memory to the kernel after many connections have closed, until the task is dropped.
 pub(super) async fn release_unused_memory(connections: Arc<ConnectionLimits>) {
     let at_start = resident();
-    let mut looks = 0;
+    let mut attempts = 0;
     let mut ticks = tokio::time::interval(RELEASE_INTERVAL);
     loop {
         ticks.tick().await;
         let (peak, open) = connections.take_peak();
         if peak - open >= MIN_CLOSED_CONNECTIONS {
-            looks = LOOKS;
-        } else if looks == 0 {
+            attempts = ATTEMPTS;
+        } else if attempts == 0 {
             continue;
         }
-        looks -= 1;
+        attempts -= 1;
         if resident() > at_start + MIN_GROWTH && !has_swap() {
             trim_heap();
         }

@@ -2,8 +2,8 @@
 //!
 //! Each document holds the host's whole logs until its caller has received it. An agent has one slot at a
 //! time, and a uid two, so that others find a free one. A caller that waits takes the slot of one that has
-//! been receiving its reply for 2 seconds, and the daemon ends that connection; while nobody waits, the reply
-//! may take as long as any.
+//! been receiving its reply for 2 seconds, and the daemon ends that connection; while no caller waits, the
+//! reply may take as long as any.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -15,7 +15,8 @@ impl IdentityService {
     /// An X.509-SVID for the agent that the caller matches.
     ///
     /// # Errors
-    /// A recorded refusal, also where `request` is an error; unregistered callers get `invalid_client` instead.
+    /// A recorded refusal, also where `request` is an error; unregistered callers get `invalid_client`
+    /// instead.
     pub async fn issue_certificate(
         &self,
         lookup: PeerLookup,

@@ -79,7 +79,7 @@ impl StateCommand {
 }
 
 impl CommandBudget {
-    /// Counts a command. It counts even if nobody waits for its result any more: it may have changed the
+    /// Counts a command. It counts even if no caller waits for its result any more: it may have changed the
     /// state by then.
     ///
     /// # Errors

@@ -72,8 +72,8 @@ impl IdentityService {
     }
 
     /// As [`IdentityService::record_rejection`] for an administrator, whose own rate limits its records. It
-    /// shares none with unknown callers, who could otherwise have its refusals counted instead of recorded. Those
-    /// of the admin group leave the rest of a disk that is low on space to agents.
+    /// shares none with unknown callers, who could otherwise have its refusals counted instead of recorded.
+    /// Those of the admin group leave the rest of a disk that is low on space to agents.
     pub(super) async fn record_admin_rejection(
         &self,
         class: AdminClass,

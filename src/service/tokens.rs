@@ -15,7 +15,8 @@ impl IdentityService {
     /// An access token for one audience (RFC 9068), for the agent that the caller matches.
     ///
     /// # Errors
-    /// A recorded refusal, also where `request` is an error; unregistered callers get `invalid_client` instead.
+    /// A recorded refusal, also where `request` is an error; unregistered callers get `invalid_client`
+    /// instead.
     pub async fn issue_token(
         &self,
         lookup: PeerLookup,

@@ -45,8 +45,8 @@ impl PcrPolicy {
     ///
     /// # Errors
     ///
-    /// [`Error::Evidence`] if it is not of format 1, names no PCR, requires a quote of none, or has a malformed
-    /// number or value.
+    /// [`Error::Evidence`] if it is not of format 1, names no PCR, requires a quote of none, or has a
+    /// malformed number or value.
     pub fn parse(text: &str) -> Result<PcrPolicy, Error> {
         let fault = |reason: String| Error::Evidence(format!("PCR policy: {reason}"));
         // The message repeats names of the file.

@@ -17,8 +17,8 @@ pub enum Body<'a> {
     Unfinished(usize),
 }
 
-/// A connection that opens `calls` calls of `path`, each with further headers of about `extra_header` bytes, and
-/// accepts `window` bytes on each.
+/// A connection that opens `calls` calls of `path`, each with further headers of about `extra_header` bytes,
+/// and accepts `window` bytes on each.
 pub fn connection(path: &str, calls: u32, body: &Body<'_>, window: u32, extra_header: usize) -> Vec<u8> {
     let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &window_setting(window))].concat();
     // Values of at most 126 bytes, whose length is one byte.

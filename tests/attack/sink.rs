@@ -13,8 +13,8 @@ use crate::common::processes::Running;
 
 /// The environment variable with the path of the socket, for the process that serves it.
 const SOCKET_VARIABLE: &str = "HOSTBADGE_ATTACK_SINK";
-/// Connections that are open at once; the oldest is closed for a further one. The daemon closes as many of those
-/// that wait for the rest of a request, and clients that connect again are a load of their own.
+/// Connections that are open at once; the oldest is closed for a further one. The daemon closes as many of
+/// those that wait for the rest of a request, and clients that connect again are a load of their own.
 const MAX_CONNECTIONS: usize = 512;
 /// A reply as long as most of the daemon's.
 const REPLY: &[u8] = concat!(

@@ -52,7 +52,8 @@ pub struct CallerWatcher {
     service: IdentityService,
     /// Whether the last call that was decided was one of an agent.
     is_agent: AtomicBool,
-    /// The connection's permit among those of unidentified callers, until its caller is identified as an agent.
+    /// The connection's permit among those of unidentified callers, until its caller is identified as an
+    /// agent.
     unidentified: Mutex<Option<ConnectionPermit>>,
     /// Calls whose caller is being identified, which keep the connection from being evicted.
     identifying_calls: AtomicUsize,

@@ -46,8 +46,8 @@ const PERMIT_INTERVAL: Duration = Duration::from_millis(200);
 pub const OVERLOADED_GOAWAY: &[u8] =
     &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];
 
-/// A permit among the connections of unidentified callers. While all of a uid's permits are held by callers that are
-/// being identified, as when many processes of an agent start at once, it waits for one.
+/// A permit among the connections of unidentified callers. While all of a uid's permits are held by callers
+/// that are being identified, as when many processes of an agent start at once, it waits for one.
 async fn wait_for_permit(unidentified: &Arc<ConnectionLimits>, uid: u32) -> Option<ConnectionPermit> {
     for _ in 0..PERMIT_ATTEMPTS {
         if let Some(permit) = unidentified.acquire(uid) {
