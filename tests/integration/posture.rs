@@ -158,7 +158,13 @@ fn mode_warn_issues_and_a_grant_can_override_the_mode() {
     });
     let audit = host.audit();
     assert_eq!(with_event(&audit, "token-issued").last().unwrap()["posture"], "off");
-    assert!(with_event(&audit, "posture-changed").len() <= 2, "not for each token: {audit:#?}");
+    // The reading between the acceptance and the change, which may not take place, finds the third.
+    let mut changes: Vec<_> =
+        with_event(&audit, "posture-changed").iter().map(|line| line["detail"].to_string()).collect();
+    let recorded = changes.len();
+    changes.sort();
+    changes.dedup();
+    assert!(recorded == changes.len() && recorded <= 3, "not for each token: {audit:#?}");
     drop(tpm);
 }
 
