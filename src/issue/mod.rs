@@ -72,6 +72,6 @@ pub use rotation::RotationPolicy;
 pub use rsa::RsaSigningKey;
 pub(crate) use rsa::{HostKeyRef, create_rsa_key, load_rsa_key};
 pub(crate) use storage::read_host_key_blobs;
-pub use tpm_signer::TpmSigner;
+pub use tpm_signer::{RSA_KEY_PENDING, TpmSigner};
 pub use validate::ValidationRequest;
 pub use wit_svid::WitSvid;

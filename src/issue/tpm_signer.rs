@@ -11,6 +11,10 @@ use crate::clock::Clock;
 use crate::policy::{ErrorCode, Permit, Refusal, Signer};
 use crate::tpm::{self, StateKind, Tpm};
 
+/// Why there is no RS256 token until the RSA key exists.
+pub const RSA_KEY_PENDING: &str =
+    "the RSA key is being created in the TPM, which can take up to a minute; retry later";
+
 /// `Retry-After` when the queue is full or did not advance in time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -65,9 +69,8 @@ impl TpmSigner {
         let tpm = self.tpm.borrow().clone().ok_or_else(|| unavailable("the TPM is starting"))?;
         if permit.signer() == Signer::Rsa && issuer_state.rsa_key().is_none() {
             let reason = self.rsa_blocked_reason.borrow().clone();
-            return Err(unavailable(
-                reason.unwrap_or_else(|| "the RSA key is being made; retry later".into()),
-            ));
+            // The issuer supervisor publishes it too, but a request can come before that.
+            return Err(unavailable(reason.unwrap_or_else(|| RSA_KEY_PENDING.into())));
         }
         ensure_not_busy(&tpm)?;
         let _slot = self.acquire_slot(&permit, &tpm).await?;

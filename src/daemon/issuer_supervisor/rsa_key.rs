@@ -7,11 +7,8 @@ use super::context::{IssuerContext, IssuerDeps, RETRY_DELAY};
 use crate::audit::Event;
 use crate::daemon::audit_ext::record_completed_key_event;
 use crate::daemon::watch_ext::set_if_changed;
-use crate::issue::{self, HostKeyRef, RsaSigningKey};
+use crate::issue::{self, HostKeyRef, RSA_KEY_PENDING, RsaSigningKey};
 use crate::tpm::Tpm;
-
-const KEY_CREATION_PENDING: &str =
-    "the RSA key is being created in the TPM, which can take up to a minute; retry later";
 
 /// Loads the key of an earlier start; `None` if the host has none or if it cannot be loaded. An error is
 /// reported, and affects RS256 tokens alone.
@@ -68,7 +65,7 @@ async fn create(
     // visible.
     context.status.rsa_blocked_reason.send_if_modified(|reason| {
         let is_first_attempt = reason.is_none();
-        reason.get_or_insert_with(|| KEY_CREATION_PENDING.into());
+        reason.get_or_insert_with(|| RSA_KEY_PENDING.into());
         is_first_attempt
     });
     let key = issue::create_rsa_key(tpm, state_dir, host_key, clock).await?;
