@@ -10,8 +10,6 @@ use tss_esapi::attributes::NvIndexAttributesBuilder;
 use tss_esapi::constants::NvIndexType;
 use tss_esapi::handles::NvIndexHandle;
 use tss_esapi::handles::NvIndexTpmHandle;
-use tss_esapi::handles::ObjectHandle;
-use tss_esapi::handles::TpmHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::NvAuth;
 use tss_esapi::interface_types::resource_handles::Provision;
@@ -22,8 +20,9 @@ use super::connection::TpmConnection;
 use super::error::Error;
 use super::error::RequestError;
 use super::error::command_failed;
-use super::error::is_unknown_handle;
 use super::error::unexpected_response;
+use super::nv_index::close_index;
+use super::nv_index::with_index;
 
 /// The first of the NV indices for counters, in the owner's range (TCG Registry of Reserved TPM 2.0 Handles,
 /// section 2.2.2).
@@ -165,29 +164,4 @@ fn read_value(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<u
         .run("TPM2_NV_Read", |context| context.nv_read(NvAuth::Owner, handle, COUNTER_SIZE as u16, 0))?;
     let bytes = bytes.value().try_into().map_err(|_| unexpected_response("TPM2_NV_Read"))?;
     Ok(u64::from_be_bytes(bytes))
-}
-
-/// Runs `f` with the handle of an index and closes the handle; `None` if the index is not defined.
-fn with_index<T>(
-    connection: &mut TpmConnection,
-    index: u32,
-    f: impl FnOnce(&mut TpmConnection, NvIndexHandle) -> Result<T, Error>,
-) -> Result<Option<T>, Error> {
-    let handle = NvIndexTpmHandle::new(index).map_err(command_failed("opening an NV index"))?;
-    let opened =
-        connection.run("TPM2_NV_ReadPublic", |context| context.tr_from_tpm_public(TpmHandle::from(handle)));
-    let handle = match opened {
-        Err(error) if is_unknown_handle(&error) => return Ok(None),
-        outcome => NvIndexHandle::from(outcome?),
-    };
-    let outcome = f(connection, handle);
-    // This fails if `f` deleted the index, which closes the handle.
-    let _ = close_index(connection, handle);
-    outcome.map(Some)
-}
-
-fn close_index(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<(), Error> {
-    connection.run_without_session("closing an NV index", |context| {
-        context.tr_close(&mut ObjectHandle::from(handle))
-    })
 }
