@@ -82,6 +82,9 @@ pub(super) fn read(connection: &mut TpmConnection, index: u32) -> Result<Option<
 
 /// Increments the counter at an index unless its value is `target` or more, and returns the value. It is
 /// therefore safe to retry after a lost response.
+///
+/// Another program may have defined the index anew. The authorization is not tried on such an index: the TPM
+/// might count the failure towards its lockout.
 pub(super) fn increment_to(
     connection: &mut TpmConnection,
     index: u32,
@@ -89,18 +92,21 @@ pub(super) fn increment_to(
     target: u64,
 ) -> Result<u64, Error> {
     let result = with_index(connection, index, |connection, handle| {
+        if !is_hostbadge_counter(connection, handle)? {
+            return Ok(None);
+        }
         let current = read_value(connection, handle)?;
         if current >= target {
-            return Ok(current);
+            return Ok(Some(current));
         }
         let auth = auth_value(auth)?;
         connection.run_without_session("setting an authorization", |context| {
             context.tr_set_auth(handle.into(), auth)
         })?;
         increment(connection, handle)?;
-        read_value(connection, handle)
+        read_value(connection, handle).map(Some)
     })?;
-    result.ok_or_else(|| RequestError::NoCounter(index).into())
+    result.flatten().ok_or_else(|| RequestError::NoCounter(index).into())
 }
 
 /// Deletes the counter at an index, if it is a hostbadge counter.

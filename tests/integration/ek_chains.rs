@@ -196,7 +196,13 @@ fn chains_as_manufacturers_make_them_are_accepted() {
         ),
         ("no-purpose-no-key-id", with_ek(BARE_EK)),
         ("root-by-sha1", Chain { root: (RSA_2048, "-sha1", ROOT.into()), ..usual() }),
-        ("root-without-extensions", with_root("")),
+        (
+            "root-without-extensions",
+            Chain {
+                root: (P256, "-sha256", String::new()),
+                ..with_ca(CA.replace("authorityKeyIdentifier=keyid\n", "") + ANY_POLICY)
+            },
+        ),
         ("negative-serial", Chain { serial: "-1234567", ..usual() }),
         ("long-serial", Chain { serial: "0x0102030405060708090a0b0c0d0e0f10111213141516171819", ..usual() }),
         ("policy-in-ek", with_ek(with_policy("1.2.3.4"))),
