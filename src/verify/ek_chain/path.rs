@@ -51,10 +51,10 @@ pub(super) enum PathFault {
     #[error("there is no certificate of \"{0}\", which issued it or a CA above it")]
     NoIssuer(String),
     /// A certificate on the path is not acceptable; the reason is a predicate.
-    #[error("the certificate of \"{subject}\": {reason}")]
+    #[error("{certificate}: {reason}")]
     Certificate {
-        /// Its subject.
-        subject: String,
+        /// Which certificate it is.
+        certificate: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -273,7 +273,12 @@ fn has_matching_key_id(certificate: &ManufacturerCertificate, issuer: &Manufactu
 }
 
 fn fault_of(certificate: &ManufacturerCertificate, reason: &str) -> PathFault {
-    PathFault::Certificate { subject: escaped(&certificate.subject), reason: reason.to_owned() }
+    // An EK certificate often has no subject.
+    let certificate = match certificate.subject.is_empty() {
+        true => format!("the one that \"{}\" issued", escaped(&certificate.issuer)),
+        false => format!("the certificate of \"{}\"", escaped(&certificate.subject)),
+    };
+    PathFault::Certificate { certificate, reason: reason.to_owned() }
 }
 
 fn escaped(name: &x509_cert::name::Name) -> String {
