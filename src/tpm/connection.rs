@@ -372,8 +372,8 @@ impl TpmConnection {
         self.flush_after(session::object_handle(policy), |connection| f(connection, policy))
     }
 
-    /// Runs `f`, then flushes the object, whether or not `f` succeeded. After a fault of the connection it does
-    /// not flush: a TPM that did not respond to `f` would let the flush wait as well.
+    /// Runs `f`, then flushes the object, whether or not `f` succeeded. It does not flush if the TPM did not
+    /// respond to `f`, since the flush would wait as well.
     ///
     /// A failed flush does not replace the result of `f`: the object is in `leaked_handles`, and the actor
     /// then reconnects.

@@ -73,7 +73,8 @@ impl EkCertificateFault {
         self.cause == EkCertificateFaultCause::Read(NvReadFault::LockedOut)
     }
 
-    /// Logs the fault, unless the TPM's state reports its cause. Callers keep the result of the read, so that each fault is logged once.
+    /// Logs the fault, unless the TPM's state reports its cause. Callers keep the result of the read, so that
+    /// each fault is logged once.
     pub(super) fn log(&self) {
         if !self.is_temporary() {
             tracing::warn!(

@@ -1,6 +1,6 @@
-//! NV indices of EK certificates in the conditions in which manufacturers, firmwares and hypervisors leave them.
-//! The host issues with each of them, evidence goes without the certificate, and no failed authorization is
-//! counted by the TPM.
+//! NV indices of EK certificates in the conditions in which manufacturers, firmwares and hypervisors leave
+//! them. The host issues with each of them, evidence goes without the certificate, and the TPM does not count
+//! a failed authorization.
 
 use std::fs;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Chains of EK certificates as TPM manufacturers make them, made by OpenSSL for the EK of a software TPM, with
-//! variants that must be refused.
+//! Chains of EK certificates as TPM manufacturers make them, made by OpenSSL for the EK of a software TPM,
+//! with variants that must be refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Name constraints along a path (RFC 5280, section 4.2.1.10).
 //!
 //! The names of EK certificates are distinguished names, in the subject or in subjectAltName (EK Credential
-//! Profile, section 3.2.9). Constraints of other kinds of names are not evaluated: a certificate that has a
+//! Profile, section 3.2). Constraints of other kinds of names are not evaluated: a certificate that has a
 //! name of such a kind is refused.
 
 use der::asn1::Any;

@@ -3,11 +3,11 @@
 //!
 //! These rules differ from those for web servers:
 //!
-//! - The subject of an EK certificate may be empty; a critical subjectAltName then has the TPM's manufacturer,
-//!   model and version (the attributes tcg-at-tpm...), which name the kind of TPM and not a host.
+//! - The subject of an EK certificate may be empty; a critical subjectAltName then has the TPM's
+//!   manufacturer, model and version (the attributes tcg-at-tpm...), which name the kind of TPM and not a host.
 //! - certificatePolicies may be critical; [`super::policies`] evaluates them.
-//! - extendedKeyUsage and authorityKeyIdentifier may be absent. A purpose, where given, must include that of EK
-//!   certificates, in CA certificates too.
+//! - extendedKeyUsage and authorityKeyIdentifier may be absent. A purpose, where given, must include that of
+//!   EK certificates, in CA certificates too.
 //! - A root is trusted as a name and a key: its validity, and the algorithm by which it signed itself, do not
 //!   matter. Its basic constraints, key usage and name constraints do.
 
@@ -194,7 +194,7 @@ fn check_leaf(certificate: &ManufacturerCertificate) -> Result<(), &'static str>
     if basic_constraints(certificate)?.is_some_and(|constraints| constraints.ca) {
         return Err("it is a CA's, and not an EK's");
     }
-    // Profile, section 3.2.12: an RSA EK decrypts a key, an ECC EK agrees on one. Either is accepted for both.
+    // Profile, section 3.2: an RSA EK decrypts a key, an ECC EK agrees on one. Either is accepted for both.
     let usage = certificate.extension::<KeyUsage>().map_err(|_| "its key usage is malformed")?;
     if usage.is_some_and(|usage| !usage.key_encipherment() && !usage.key_agreement()) {
         return Err("its key usage is not that of an EK");

@@ -1,8 +1,8 @@
 //! Certificate policies along a path (RFC 5280, sections 4.2.1.4, 4.2.1.11, 4.2.1.14 and 6.1).
 //!
 //! The verifier asks for no policy of its own: any policy is accepted, and none is required
-//! (user-initial-policy-set is any-policy, the three indicators of section 6.1.1 are false). A path then fails
-//! only if a CA in it requires an explicit policy, and no policy is valid along the whole path.
+//! (user-initial-policy-set is any-policy, the three indicators of section 6.1.1 are false). A path then
+//! fails only if a CA in it requires an explicit policy, and no policy is valid along the whole path.
 
 use std::collections::BTreeSet;
 
