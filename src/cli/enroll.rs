@@ -19,14 +19,15 @@ use super::common::{CommonArgs, print_json};
 use super::enroll_install::{InstallArgs, install};
 use super::error::CliError;
 use super::files::{OutputArgs, read_file, write_file};
+use super::manufacturer_roots::read_manufacturer_roots;
 use super::table::KeyValueTable;
 use crate::clock::Clock;
 use crate::enroll::{
     CertificateTemplate, ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, EnrollmentRequest, Error,
     MAX_SMALL_FILE_SIZE, OperatorReview, OrganizationCa, VerifiedRequest, pem,
 };
+use crate::verify::HostSan;
 use crate::verify::evidence::MAX_EVIDENCE_SIZE;
-use crate::verify::{HostSan, Roots};
 use crate::wire::enroll::{CredentialRequest, CredentialResponse};
 
 #[derive(Subcommand, Debug)]
@@ -175,8 +176,7 @@ fn challenge(common: &CommonArgs, arguments: &ChallengeArgs) -> Result<ExitCode,
             return Err(CliError::Local(format!("the request is for another {what}: {found}")));
         }
     }
-    let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose();
-    let roots = roots.map_err(CliError::local)?;
+    let roots = arguments.roots.as_deref().map(read_manufacturer_roots).transpose()?;
     let review = OperatorReview::new(&verified, roots.as_ref().map(|roots| (roots, Clock::System.now())))
         .map_err(CliError::local)?;
     let untrusted = untrusted_ek_certificates(&verified, &review);

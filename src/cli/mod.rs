@@ -16,6 +16,7 @@ mod export;
 mod files;
 mod format;
 mod key;
+mod manufacturer_roots;
 mod posture;
 mod prompt;
 mod renewal;

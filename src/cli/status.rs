@@ -116,6 +116,8 @@ fn tpm_lines(tpm: &TpmStatus) -> Vec<String> {
             description.firmware.trim()
         ));
     }
+    lines
+        .extend(description.ek_certificate_fault.as_ref().map(|fault| format!("no EK certificate: {fault}")));
     lines.extend(description.ak_name.as_ref().map(|name| format!("attestation key {name}")));
     lines
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::files::{read_file, read_stdin};
+use super::manufacturer_roots::read_manufacturer_roots;
 use super::table::{KeyValueTable, print_columns};
 use crate::clock::{Clock, Timestamp};
 use crate::verify::evidence::{CheckOutcome, CheckResult, OptionalCheck};
@@ -118,7 +119,7 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
     });
     let now = Clock::System.now();
     let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(CliError::local)?;
-    let roots = arguments.roots.as_deref().map(Roots::read_dir).transpose().map_err(CliError::local)?;
+    let roots = arguments.roots.as_deref().map(read_manufacturer_roots).transpose()?;
     let ca_check = ca.map(|ca| document.check_ak_by_host_certificate(&ca, now));
     let enrolled = ca_check.as_ref().is_some_and(|check| check.outcome == CheckOutcome::Pass);
     if ca_check.is_none() || arguments.ak.is_some() {

@@ -164,13 +164,16 @@ impl App {
         let tpm = self.issuer.tpm.clone();
         tokio::join!(self.ca.stop(), self.posture.stop(), self.issuer.stop());
         let tpm = tpm.borrow().clone();
-        if let Some(tpm) = tpm {
-            shut_down_tpm(tpm).await?;
-        }
-        match self.swtpm {
-            Some(swtpm) => Ok(swtpm.stop().await?),
+        // An error of one does not keep the other from being stopped.
+        let tpm_stopped = match tpm {
+            Some(tpm) => shut_down_tpm(tpm).await.map_err(Error::from),
             None => Ok(()),
-        }
+        };
+        let swtpm_stopped = match self.swtpm {
+            Some(swtpm) => swtpm.stop().await.map_err(Error::from),
+            None => Ok(()),
+        };
+        tpm_stopped.and(swtpm_stopped)
     }
 }
 

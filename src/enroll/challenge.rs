@@ -12,7 +12,7 @@ use super::error::{AnswerError, DocumentError, Error, RequestError};
 use super::request::VerifiedRequest;
 use super::signing_chain::certificate_sha256;
 use crate::clock::Timestamp;
-use crate::verify::Roots;
+use crate::verify::ManufacturerRoots;
 
 /// Bytes of the secret for each EK.
 const SECRET_LEN: usize = 32;
@@ -213,7 +213,7 @@ impl OperatorReview {
     /// If no EK certificate leads to one of the roots.
     pub fn new(
         request: &VerifiedRequest,
-        maker_roots: Option<(&Roots, Timestamp)>,
+        maker_roots: Option<(&ManufacturerRoots, Timestamp)>,
     ) -> Result<OperatorReview, Error> {
         let keys = &request.endorsement_keys;
         let certified = maker_roots.map(|(roots, now)| keys.certified_ek(roots, now)).transpose();

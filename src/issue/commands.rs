@@ -93,7 +93,10 @@ pub enum KeyCommandError {
     #[error("no keys are open; see hostbadge status")]
     KeysNotOpen,
     /// The command opens keys that are open.
-    #[error("the keys of this host are open; there is nothing to recover")]
+    #[error(
+        "the keys of this host are open, so no recovery key and no accepting of state is needed; hostbadge \
+         status has what else keeps it from issuing"
+    )]
     KeysOpen,
     /// The TPM was replaced or cleared while the keys of the previous TPM are in memory.
     #[error("restart the daemon first: the keys in its memory are those of the previous TPM")]

@@ -91,8 +91,11 @@ pub enum Error {
     /// A blocking task was cancelled because the daemon is shutting down.
     #[error("the daemon is shutting down: {0}")]
     Task(#[from] tokio::task::JoinError),
-    /// There is no state that a recovery key could open.
-    #[error("there is nothing to recover: tpm.json is missing")]
+    /// There is no `tpm.json`, without which a recovery key opens nothing.
+    #[error(
+        "tpm.json is missing from the state directory, and a recovery key opens nothing without it; put the \
+         state directory back from a backup of this host"
+    )]
     NothingToRecover,
 }
 

@@ -1,5 +1,7 @@
 //! Decrypting credentials made for this TPM's endorsement key and its AK (`TPM2_ActivateCredential`).
 
+use std::fmt;
+
 use tss_esapi::structures::EncryptedSecret;
 use tss_esapi::structures::IdObject;
 use zeroize::Zeroizing;
@@ -20,6 +22,15 @@ pub enum EkKind {
     P256,
     /// RSA-2048, template L-1.
     Rsa,
+}
+
+impl fmt::Display for EkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EkKind::P256 => "P-256",
+            EkKind::Rsa => "RSA",
+        })
+    }
 }
 
 /// A secret that only a TPM with both the endorsement key and a key of a given Name can decrypt (TPM 2.0 Part

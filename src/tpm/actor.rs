@@ -11,10 +11,10 @@ use super::actor_status::ExitGuard;
 use super::config::TpmConfig;
 use super::connected_tpm::ConnectedTpm;
 use super::connection::TpmConnection;
-use super::connection::TpmIdentity;
-use super::ek_info::EkInfo;
+use super::ek_info::EkCache;
 use super::error::Error;
 use super::error::FaultClass;
+use super::identity::TpmIdentity;
 use super::identity_check;
 use super::objects::TpmObjects;
 use super::probe;
@@ -43,8 +43,8 @@ pub(super) struct Actor {
     status: Arc<ActorStatus>,
     connected: Option<ConnectedTpm>,
     objects: Option<TpmObjects>,
-    /// The endorsement keys as read last; kept across connections to a TPM with the same EK.
-    ek_info: Option<EkInfo>,
+    /// What earlier connections read about the endorsement keys, while there is no connection.
+    ek_cache: EkCache,
     /// Names of SRK and EK to compare with: those of the stored objects, else those of the first connection.
     pins: Option<(Vec<u8>, Vec<u8>)>,
     last_connect_attempt: Option<Instant>,
@@ -66,7 +66,7 @@ impl Actor {
             status,
             connected: None,
             objects,
-            ek_info: None,
+            ek_cache: EkCache::default(),
             pins,
             last_connect_attempt: None,
             failed_connects: 0,
@@ -104,8 +104,9 @@ impl Actor {
         }
     }
 
-    /// Runs one request. After a fault of the TPM or the connection it recovers and retries: once, or up to
-    /// four times with delays for lack of TPM memory or time.
+    /// Runs one request. After a fault of the TPM or the connection it recovers, and retries if that can
+    /// change the outcome: once on a new connection, or up to four times with delays for lack of TPM memory
+    /// or time.
     fn handle_request(&mut self, mut request: Box<dyn TpmRequest>) {
         if self.status.is_stopping() || request.is_cancelled() {
             return;
@@ -131,9 +132,7 @@ impl Actor {
                 self.reconnect();
             }
             let Err(error) = outcome else { return };
-            if retries >= if fault.is_transient() { MAX_TRANSIENT_RETRIES } else { 1 }
-                || request.is_cancelled()
-            {
+            if retries >= max_retries(fault) || request.is_cancelled() {
                 if fault.is_transient() {
                     self.set_exhausted(&error);
                 }
@@ -157,9 +156,6 @@ impl Actor {
         let outcome = request.try_run(tpm);
         if self.objects.is_none() {
             self.objects = tpm.objects.clone();
-        }
-        if self.ek_info.is_none() {
-            self.ek_info = tpm.ek_info.clone();
         }
         outcome
     }
@@ -252,6 +248,7 @@ impl Actor {
         {
             let _in_call = self.status.begin_call();
             if let Some(tpm) = self.connected.take() {
+                self.ek_cache = tpm.ek_cache;
                 tpm.connection.abandon();
             }
         }
@@ -263,8 +260,15 @@ impl Actor {
         let outcome = {
             let _in_call = self.status.begin_call();
             TpmConnection::open(&self.config.tcti).and_then(|mut connection| {
-                let permanent = probe::probe(&mut connection)?;
-                Ok((connection, permanent))
+                match probe::probe(&mut connection) {
+                    Ok(permanent) => Ok((connection, permanent)),
+                    // A response that is an error leaves a connection that can be closed in order.
+                    Err(error) if error.is_no_response() => {
+                        connection.abandon();
+                        Err(error)
+                    }
+                    Err(error) => Err(error),
+                }
             })
         };
         self.last_probe = Instant::now();
@@ -286,10 +290,8 @@ impl Actor {
         let trusted = identity_state.kind == StateKind::Ready;
         self.ek_mismatch = identity_state.kind == StateKind::Replaced;
         let objects = self.objects.clone().filter(|_| trusted);
-        let ek = &connection.identity().ek_public;
-        self.ek_info = self.ek_info.take().filter(|ek_info| ek_info.p256.public == *ek);
-        let ek_info = self.ek_info.clone();
-        self.connected = Some(ConnectedTpm::new(connection, identity_state.clone(), objects, ek_info));
+        let ek_cache = std::mem::take(&mut self.ek_cache).for_ek(&connection.identity().ek_public);
+        self.connected = Some(ConnectedTpm::new(connection, identity_state.clone(), objects, ek_cache));
         match &self.exhausted {
             Some(reason) if trusted => self.set_state(TpmState::new(StateKind::Busy, reason)),
             _ => self.set_state(identity_state),
@@ -336,6 +338,16 @@ impl Actor {
         };
         // Never zero, which would be a busy loop.
         timeout.clamp(Duration::from_millis(1), HEARTBEAT_INTERVAL)
+    }
+}
+
+/// How often a request is retried after a fault. A lockout or a missing authorization is the same a moment
+/// later, and a further attempt could count towards a lockout.
+fn max_retries(fault: FaultClass) -> u32 {
+    match fault {
+        FaultClass::OutOfMemory | FaultClass::RetryLater => MAX_TRANSIENT_RETRIES,
+        FaultClass::Reset | FaultClass::Transport => 1,
+        FaultClass::Authorization | FaultClass::Lockout | FaultClass::Request => 0,
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`ConnectedTpm`]: what a request may use of the TPM.
 
 use super::connection::TpmConnection;
-use super::ek_info;
+use super::ek_info::EkCache;
 use super::ek_info::EkInfo;
 use super::error::Error;
 use super::info;
@@ -18,8 +18,8 @@ pub(super) struct ConnectedTpm {
     /// The host's objects; `None` also if this is not the pinned TPM.
     pub(super) objects: Option<TpmObjects>,
     info: Option<TpmInfo>,
-    /// The endorsement keys, once they have been read completely.
-    pub(super) ek_info: Option<EkInfo>,
+    /// What was read about the endorsement keys, also by earlier connections.
+    pub(super) ek_cache: EkCache,
 }
 
 impl ConnectedTpm {
@@ -27,9 +27,9 @@ impl ConnectedTpm {
         connection: TpmConnection,
         identity_state: TpmState,
         objects: Option<TpmObjects>,
-        ek_info: Option<EkInfo>,
+        ek_cache: EkCache,
     ) -> ConnectedTpm {
-        ConnectedTpm { connection, identity_state, objects, info: None, ek_info }
+        ConnectedTpm { connection, identity_state, objects, info: None, ek_cache }
     }
 
     /// The connection and the host's objects.
@@ -81,18 +81,13 @@ impl ConnectedTpm {
         if let Some(info) = &self.info {
             return Ok(info.clone());
         }
-        let info = info::read(&mut self.connection, self.objects.as_ref())?;
+        let info = info::read(&mut self.connection, &mut self.ek_cache, self.objects.as_ref())?;
         self.info = Some(info.clone());
         Ok(info)
     }
 
     /// The endorsement keys, read once; again if one could not be derived.
     pub(super) fn ek_info(&mut self) -> Result<EkInfo, Error> {
-        if let Some(ek_info) = &self.ek_info {
-            return Ok(ek_info.clone());
-        }
-        let (ek_info, complete) = ek_info::read(&mut self.connection)?;
-        self.ek_info = Some(ek_info.clone()).filter(|_| complete);
-        Ok(ek_info)
+        self.ek_cache.ek_info(&mut self.connection)
     }
 }

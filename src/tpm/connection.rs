@@ -38,8 +38,8 @@ use super::error::command_failed;
 use super::error::is_parameter_error;
 use super::error::needs_startup;
 use super::error::unexpected_response;
+use super::identity::TpmIdentity;
 use super::objects::KeyBlob;
-use super::objects::read_public;
 use super::objects::write_public;
 use super::session;
 use super::session::HmacSession;
@@ -53,29 +53,13 @@ pub(super) struct TpmConnection {
     session: Option<HmacSession>,
     identity: TpmIdentity,
     emulator: bool,
-    /// An object or session could not be flushed.
-    leaked_handles: bool,
+    /// Objects and sessions, other than the SRK and `session`, that could not be flushed or that the TPM did
+    /// not respond about.
+    leaked_handles: Vec<ObjectHandle>,
     /// A second context on a driver's TPM, on which no object is ever loaded. `None` for an emulator, which
     /// accepts one client, and for a device that is busy when opened a second time.
     probe_context: Option<Context>,
     srk_checked_at: Instant,
-}
-
-/// Identifies a TPM by its EK, and its current owner hierarchy by the SRK.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct TpmIdentity {
-    pub(super) srk_name: Vec<u8>,
-    pub(super) ek_name: Vec<u8>,
-    /// TPM2B_PUBLIC
-    pub(super) ek_public: Vec<u8>,
-}
-
-impl TpmIdentity {
-    /// The EK's uncompressed point (SEC 1, section 2.3.3).
-    pub(super) fn ek_point(&self) -> Result<[u8; 65], Error> {
-        templates::p256_point(&read_public(&self.ek_public)?)
-            .ok_or_else(|| unexpected_response("TPM2_CreatePrimary"))
-    }
 }
 
 impl TpmConnection {
@@ -109,11 +93,17 @@ impl TpmConnection {
             session: None,
             identity,
             emulator,
-            leaked_handles: false,
+            leaked_handles: Vec::new(),
             probe_context,
             srk_checked_at: Instant::now(),
         };
-        let ek_public = connection.derive_ek()?;
+        let ek_public = match connection.derive_ek() {
+            Err(error) if error.is_no_response() => {
+                connection.abandon();
+                return Err(error);
+            }
+            outcome => outcome?,
+        };
         connection.identity.ek_name = templates::object_name(&ek_public)?;
         connection.identity.ek_public = write_public(&ek_public)?;
         Ok(connection)
@@ -130,7 +120,7 @@ impl TpmConnection {
     /// Whether the TPM holds an object or session of this connection that could not be flushed; closing the
     /// connection frees it.
     pub(super) fn has_leaked_handles(&self) -> bool {
-        self.leaked_handles
+        !self.leaked_handles.is_empty()
     }
 
     /// Runs one command in the HMAC session, which is also its authorization (with an empty password).
@@ -316,9 +306,13 @@ impl TpmConnection {
     /// The kernel flushes the sessions of a process that exits. If the TPM does not respond then, the process
     /// cannot exit until the driver's timeout, which is minutes.
     pub(super) fn end_session(&mut self) -> Result<(), Error> {
-        let Some(session) = self.session.take() else { return Ok(()) };
-        let result = self.context.flush_context(session.object_handle());
-        self.leaked_handles |= result.is_err();
+        let Some(session) = self.session.take().map(|session| session.object_handle()) else {
+            return Ok(());
+        };
+        let result = self.context.flush_context(session);
+        if result.is_err() {
+            self.leaked_handles.push(session);
+        }
         result.map_err(command_failed("TPM2_FlushContext"))
     }
 
@@ -339,13 +333,16 @@ impl TpmConnection {
         // The context's drop flushes the remaining objects.
     }
 
-    /// Closes the connection to a TPM that is lost or does not respond.
+    /// Closes the connection to a TPM that is lost or does not respond, without a command to it.
     ///
-    /// The kernel frees the objects without a command to the TPM. The context's drop would send one, and wait
-    /// two minutes for a TPM that does not respond.
+    /// The context's drop would flush each object and session that it still knows, and wait two minutes for a
+    /// TPM that does not respond. The kernel frees them by itself; in an emulator, the next connection does
+    /// ([`setup::flush_stale_handles`]).
     pub(super) fn abandon(mut self) {
-        if !self.emulator {
-            let _ = self.context.tr_close(&mut ObjectHandle::from(self.srk));
+        let session = self.session.take().map(|session| session.object_handle());
+        let leaked = std::mem::take(&mut self.leaked_handles);
+        for mut object in session.into_iter().chain(leaked).chain([self.srk.into()]) {
+            let _ = self.context.tr_close(&mut object);
         }
     }
 
@@ -375,21 +372,26 @@ impl TpmConnection {
         self.flush_after(session::object_handle(policy), |connection| f(connection, policy))
     }
 
-    /// Runs `f`, then flushes the object, whether or not `f` succeeded.
+    /// Runs `f`, then flushes the object, whether or not `f` succeeded. It does not flush if the TPM did not
+    /// respond to `f`, since the flush would wait as well.
     ///
-    /// A failed flush does not replace the result of `f`: it sets `leaked_handles`, and the actor then
-    /// reconnects.
+    /// A failed flush does not replace the result of `f`: the object is in `leaked_handles`, and the actor
+    /// then reconnects.
     fn flush_after<T>(
         &mut self,
         object: ObjectHandle,
         f: impl FnOnce(&mut TpmConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let outcome = f(self);
+        if outcome.as_ref().is_err_and(Error::is_no_response) {
+            self.leaked_handles.push(object);
+            return outcome;
+        }
         if let Err(error) = self.context.flush_context(object).map_err(command_failed("TPM2_FlushContext")) {
             tracing::debug!(
                 %error,
                 "cannot flush an object; it remains in the TPM until the connection ends");
-            self.leaked_handles = true;
+            self.leaked_handles.push(object);
         }
         outcome
     }

@@ -10,8 +10,6 @@ use tss_esapi::attributes::NvIndexAttributesBuilder;
 use tss_esapi::constants::NvIndexType;
 use tss_esapi::handles::NvIndexHandle;
 use tss_esapi::handles::NvIndexTpmHandle;
-use tss_esapi::handles::ObjectHandle;
-use tss_esapi::handles::TpmHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::NvAuth;
 use tss_esapi::interface_types::resource_handles::Provision;
@@ -22,8 +20,9 @@ use super::connection::TpmConnection;
 use super::error::Error;
 use super::error::RequestError;
 use super::error::command_failed;
-use super::error::is_unknown_handle;
 use super::error::unexpected_response;
+use super::nv_index::close_index;
+use super::nv_index::with_index;
 
 /// The first of the NV indices for counters, in the owner's range (TCG Registry of Reserved TPM 2.0 Handles,
 /// section 2.2.2).
@@ -83,6 +82,9 @@ pub(super) fn read(connection: &mut TpmConnection, index: u32) -> Result<Option<
 
 /// Increments the counter at an index unless its value is `target` or more, and returns the value. It is
 /// therefore safe to retry after a lost response.
+///
+/// Another program may have defined the index anew. The authorization is not tried on such an index: the TPM
+/// might count the failure towards its lockout.
 pub(super) fn increment_to(
     connection: &mut TpmConnection,
     index: u32,
@@ -90,18 +92,21 @@ pub(super) fn increment_to(
     target: u64,
 ) -> Result<u64, Error> {
     let result = with_index(connection, index, |connection, handle| {
+        if !is_hostbadge_counter(connection, handle)? {
+            return Ok(None);
+        }
         let current = read_value(connection, handle)?;
         if current >= target {
-            return Ok(current);
+            return Ok(Some(current));
         }
         let auth = auth_value(auth)?;
         connection.run_without_session("setting an authorization", |context| {
             context.tr_set_auth(handle.into(), auth)
         })?;
         increment(connection, handle)?;
-        read_value(connection, handle)
+        read_value(connection, handle).map(Some)
     })?;
-    result.ok_or_else(|| RequestError::NoCounter(index).into())
+    result.flatten().ok_or_else(|| RequestError::NoCounter(index).into())
 }
 
 /// Deletes the counter at an index, if it is a hostbadge counter.
@@ -165,29 +170,4 @@ fn read_value(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<u
         .run("TPM2_NV_Read", |context| context.nv_read(NvAuth::Owner, handle, COUNTER_SIZE as u16, 0))?;
     let bytes = bytes.value().try_into().map_err(|_| unexpected_response("TPM2_NV_Read"))?;
     Ok(u64::from_be_bytes(bytes))
-}
-
-/// Runs `f` with the handle of an index and closes the handle; `None` if the index is not defined.
-fn with_index<T>(
-    connection: &mut TpmConnection,
-    index: u32,
-    f: impl FnOnce(&mut TpmConnection, NvIndexHandle) -> Result<T, Error>,
-) -> Result<Option<T>, Error> {
-    let handle = NvIndexTpmHandle::new(index).map_err(command_failed("opening an NV index"))?;
-    let opened =
-        connection.run("TPM2_NV_ReadPublic", |context| context.tr_from_tpm_public(TpmHandle::from(handle)));
-    let handle = match opened {
-        Err(error) if is_unknown_handle(&error) => return Ok(None),
-        outcome => NvIndexHandle::from(outcome?),
-    };
-    let outcome = f(connection, handle);
-    // This fails if `f` deleted the index, which closes the handle.
-    let _ = close_index(connection, handle);
-    outcome.map(Some)
-}
-
-fn close_index(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<(), Error> {
-    connection.run_without_session("closing an NV index", |context| {
-        context.tr_close(&mut ObjectHandle::from(handle))
-    })
 }

@@ -1,36 +1,14 @@
 //! Endorsement keys and their certificates, as the TPM's manufacturer provisioned them.
 
-use tss_esapi::handles::NvIndexHandle;
-use tss_esapi::handles::NvIndexTpmHandle;
-use tss_esapi::handles::ObjectHandle;
-use tss_esapi::handles::TpmHandle;
-use tss_esapi::interface_types::resource_handles::NvAuth;
-
+use super::activate::EkKind;
 use super::connection::TpmConnection;
+use super::ek_certificate;
+use super::ek_certificate::EkCertificateFault;
+use super::ek_certificate::EkCertificateFaultCause;
 use super::error::Error;
 use super::error::FaultClass;
-use super::error::command_failed;
-use super::error::is_unknown_handle;
 use super::objects::write_public;
 use super::templates;
-
-/// NV index of the certificate of the template L-2 EK, ECC P-256 (EK Credential Profile, section 2.2.1.4: low
-/// range).
-pub(super) const P256_EK_CERTIFICATE_INDEX: u32 = 0x01C0_000A;
-
-/// NV index of the certificate of the template L-1 EK, RSA-2048.
-const RSA_EK_CERTIFICATE_INDEX: u32 = 0x01C0_0002;
-
-/// NV indices for the issuers' certificates, in DER one after the other (section 2.2.1.5.2); some
-/// manufacturers use them.
-const EK_CHAIN_INDICES: std::ops::RangeInclusive<u32> = 0x01C0_0100..=0x01C0_01FF;
-
-/// Bounds on the chain, well above those in use.
-const MAX_CHAIN_CERTIFICATES: usize = 16;
-const MAX_CHAIN_BYTES: usize = 32 * 1024;
-
-/// Bytes for each NV read and write: no TPM has a smaller NV_BUFFER_MAX.
-pub(super) const NV_CHUNK_SIZE: usize = 512;
 
 /// An endorsement key with its certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,7 +19,7 @@ pub struct EndorsementKey {
     pub certificate: Option<Vec<u8>>,
 }
 
-/// The endorsement keys of a TPM, with the certificates of its manufacturer.
+/// The endorsement keys of a TPM, with the certificates of its manufacturer. Each certificate is for its key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EkInfo {
     /// ECC P-256, template L-2; the host's id is derived from its Name.
@@ -52,127 +30,105 @@ pub struct EkInfo {
     pub chain: Vec<Vec<u8>>,
 }
 
-/// Reads the endorsement keys, and whether they are complete.
-///
-/// Deriving the RSA EK takes a TPM up to seconds and needs the endorsement hierarchy's authorization. If that
-/// has a password, the result has the P-256 EK alone, which was derived when connecting, and is incomplete.
-pub(super) fn read(connection: &mut TpmConnection) -> Result<(EkInfo, bool), Error> {
-    let public = connection.identity().ek_public.clone();
-    let p256 =
-        EndorsementKey { public, certificate: read_certificate(connection, P256_EK_CERTIFICATE_INDEX)? };
-    let (rsa, complete) = match read_certificate(connection, RSA_EK_CERTIFICATE_INDEX)? {
-        None => (None, true),
-        Some(certificate) => {
-            let derived = connection.with_primary(templates::ek_rsa()?, |_, _, public| write_public(public));
-            match derived {
-                Ok(public) => (Some(EndorsementKey { public, certificate: Some(certificate) }), true),
-                Err(error) if error.fault_class() == FaultClass::Authorization => (None, false),
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    Ok((EkInfo { p256, rsa, chain: read_chain(connection)? }, complete))
+/// What was read about the endorsement keys of one TPM. It is kept for later connections to the same TPM, so
+/// that nothing that the TPM refused is tried again, and each fault is logged once.
+#[derive(Debug, Default)]
+pub(super) struct EkCache {
+    /// The P-256 EK of that TPM, TPM2B_PUBLIC.
+    ek_public: Vec<u8>,
+    p256_certificate: Option<Result<Option<Vec<u8>>, EkCertificateFault>>,
+    info: Option<EkInfo>,
 }
 
-/// The certificate in an NV index; `None` if the index is not defined or does not hold a certificate.
-pub(super) fn read_certificate(connection: &mut TpmConnection, index: u32) -> Result<Option<Vec<u8>>, Error> {
-    let Some(mut certificate) = read_nv_index(connection, index)? else { return Ok(None) };
-    let Some(length) = der_length(&certificate) else {
-        tracing::warn!(
-            event = "tpm-ek-certificate",
-            "the TPM's NV index for an EK certificate does not hold a certificate; ignored"
-        );
-        return Ok(None);
-    };
-    certificate.truncate(length);
-    Ok(Some(certificate))
-}
-
-/// Reads the issuers' certificates. One may span two indices, so all indices are read before the bytes are
-/// split.
-fn read_chain(connection: &mut TpmConnection) -> Result<Vec<Vec<u8>>, Error> {
-    let mut bytes = Vec::new();
-    for index in connection.nv_indices(*EK_CHAIN_INDICES.start())? {
-        if EK_CHAIN_INDICES.contains(&index) && bytes.len() < MAX_CHAIN_BYTES {
-            bytes.extend(read_nv_index(connection, index)?.unwrap_or_default());
+impl EkCache {
+    /// This cache if it is of the TPM with this P-256 EK (TPM2B_PUBLIC), else an empty one.
+    pub(super) fn for_ek(self, ek_public: &[u8]) -> EkCache {
+        match self.ek_public == ek_public {
+            true => self,
+            false => EkCache { ek_public: ek_public.to_vec(), ..EkCache::default() },
         }
     }
-    Ok(split_certificates(&bytes))
-}
 
-/// Splits concatenated certificates, up to the first bytes that are not a certificate.
-fn split_certificates(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
-    while let Some(length) = der_length(bytes).filter(|_| all.len() < MAX_CHAIN_CERTIFICATES) {
-        let (one, rest) = bytes.split_at(length);
-        all.push(one.to_vec());
-        bytes = rest;
+    /// The P-256 EK's certificate, or why the TPM's index for it does not give one.
+    pub(super) fn p256_certificate(
+        &mut self,
+        connection: &mut TpmConnection,
+    ) -> Result<Result<Option<Vec<u8>>, EkCertificateFault>, Error> {
+        if let Some(certificate) = &self.p256_certificate {
+            return Ok(certificate.clone());
+        }
+        let certificate = read_p256_certificate(connection)?;
+        if let Err(fault) = &certificate {
+            fault.log();
+        }
+        let is_final = !certificate.as_ref().is_err_and(EkCertificateFault::is_temporary);
+        self.p256_certificate = is_final.then(|| certificate.clone());
+        Ok(certificate)
     }
-    all
+
+    /// The endorsement keys; read again if one could not be derived, or its certificate not be read, now.
+    ///
+    /// Deriving the RSA EK takes a TPM up to seconds and needs the endorsement hierarchy's authorization. If
+    /// that has a password, the result has the P-256 EK alone, which was derived when connecting.
+    pub(super) fn ek_info(&mut self, connection: &mut TpmConnection) -> Result<EkInfo, Error> {
+        if let Some(info) = &self.info {
+            return Ok(info.clone());
+        }
+        let certificate = self.p256_certificate(connection)?.ok().flatten();
+        let p256 = EndorsementKey { public: connection.identity().ek_public.clone(), certificate };
+        let (rsa, complete) = match read_rsa(connection)? {
+            RsaEk::Complete(rsa) => (rsa, true),
+            RsaEk::Unavailable => (None, false),
+        };
+        let info = EkInfo { p256, rsa, chain: ek_certificate::read_chain(connection)? };
+        self.info = Some(info.clone()).filter(|_| complete && self.p256_certificate.is_some());
+        Ok(info)
+    }
 }
 
-fn read_nv_index(connection: &mut TpmConnection, index: u32) -> Result<Option<Vec<u8>>, Error> {
-    let index = NvIndexTpmHandle::new(index).map_err(command_failed("reading the EK certificate"))?;
-    let opened =
-        connection.run("TPM2_NV_ReadPublic", |context| context.tr_from_tpm_public(TpmHandle::from(index)));
-    let object = match opened {
-        Err(error) if is_unknown_handle(&error) => return Ok(None),
-        outcome => outcome?,
-    };
-    let outcome = read_opened_index(connection, object.into());
-    let closed = connection.run_without_session("closing an NV index", |context| {
-        context.tr_close(&mut ObjectHandle::clone(&object))
+fn read_p256_certificate(
+    connection: &mut TpmConnection,
+) -> Result<Result<Option<Vec<u8>>, EkCertificateFault>, Error> {
+    let certificate = ek_certificate::read(connection, EkKind::P256)?;
+    let public = &connection.identity().ek_public;
+    let checked = certificate.and_then(|certificate| {
+        certificate.as_deref().map(|der| ek_certificate::check_key(EkKind::P256, public, der)).transpose()?;
+        Ok(certificate)
     });
-    let bytes = outcome?;
-    closed?;
-    Ok(Some(bytes))
+    Ok(checked)
 }
 
-fn read_opened_index(connection: &mut TpmConnection, index: NvIndexHandle) -> Result<Vec<u8>, Error> {
-    let (public, _) = connection.run("TPM2_NV_ReadPublic", |context| context.nv_read_public(index))?;
-    let size = public.data_size();
-    let mut bytes = Vec::with_capacity(size);
-    while bytes.len() < size {
-        let (offset, length) = (bytes.len() as u16, NV_CHUNK_SIZE.min(size - bytes.len()) as u16);
-        let chunk = connection
-            .run("TPM2_NV_Read", |context| context.nv_read(NvAuth::NvIndex(index), index, length, offset))?;
-        bytes.extend_from_slice(chunk.value());
-        if chunk.value().is_empty() {
-            break;
-        }
-    }
-    Ok(bytes)
+/// The RSA EK.
+enum RsaEk {
+    /// With its certificate; `None` if the TPM has no usable certificate for it.
+    Complete(Option<EndorsementKey>),
+    /// The endorsement hierarchy has a password, or the TPM is in lockout.
+    Unavailable,
 }
 
-/// The length of the DER SEQUENCE at the start of the bytes; an NV index is often larger than its content.
-fn der_length(bytes: &[u8]) -> Option<usize> {
-    let (header, content) = match bytes {
-        [0x30, length @ 0..=0x7F, ..] => (2, usize::from(*length)),
-        [0x30, 0x81, length, ..] => (3, usize::from(*length)),
-        [0x30, 0x82, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
-        _ => return None,
+fn read_rsa(connection: &mut TpmConnection) -> Result<RsaEk, Error> {
+    let without_certificate = |fault: EkCertificateFault| {
+        fault.log();
+        Ok(RsaEk::Complete(None))
     };
-    (header + content <= bytes.len()).then_some(header + content)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn concatenated_certificates_are_split() {
-        let row = [&[0x30, 1, 0][..], &[0x30, 2, 0, 0], &[0xFF, 0xFF]].concat();
-        assert_eq!(split_certificates(&row), [vec![0x30, 1, 0], vec![0x30, 2, 0, 0]]);
-        assert_eq!(split_certificates(&[0x30, 0].repeat(100)).len(), MAX_CHAIN_CERTIFICATES);
-        assert!(split_certificates(&[]).is_empty());
-    }
-
-    #[test]
-    fn der_length_excludes_padding() {
-        assert_eq!(der_length(&[0x30, 1, 0, 0xFF]), Some(3));
-        assert_eq!(der_length(&[0x30, 0x82, 0, 1, 9, 0, 0]), Some(5));
-        assert_eq!(der_length(&[0x30, 0x82, 1, 0]), None);
-        assert_eq!(der_length(&[0xFF; 8]), None);
-        assert_eq!(der_length(&[]), None);
+    let certificate = match ek_certificate::read(connection, EkKind::Rsa)? {
+        Ok(None) => return Ok(RsaEk::Complete(None)),
+        Ok(Some(certificate)) => certificate,
+        Err(fault) if fault.is_temporary() => return Ok(RsaEk::Unavailable),
+        Err(fault) => return without_certificate(fault),
+    };
+    let derived = connection.with_primary(templates::ek_rsa()?, |_, _, public| write_public(public));
+    match derived {
+        Ok(public) => match ek_certificate::check_key(EkKind::Rsa, &public, &certificate) {
+            Ok(()) => Ok(RsaEk::Complete(Some(EndorsementKey { public, certificate: Some(certificate) }))),
+            Err(fault) => without_certificate(fault),
+        },
+        Err(error) if error.fault_class() == FaultClass::Authorization => Ok(RsaEk::Unavailable),
+        // A TPM without RSA, for example.
+        Err(error) if error.fault_class() == FaultClass::Request => {
+            let cause = EkCertificateFaultCause::NoKey(error.to_string());
+            without_certificate(EkCertificateFault::new(EkKind::Rsa, cause))
+        }
+        Err(error) => Err(error),
     }
 }

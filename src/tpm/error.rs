@@ -133,6 +133,11 @@ impl Error {
         }
     }
 
+    /// Whether the TPM's response to a command did not arrive, or cannot be parsed.
+    pub(super) fn is_no_response(&self) -> bool {
+        self.fault_class() == FaultClass::Transport && self.tpm_code().is_none()
+    }
+
     /// The TPM's own response code (layer 0, or passed on by a resource manager).
     pub(super) fn tpm_code(&self) -> Option<u32> {
         match self {
@@ -164,7 +169,7 @@ pub(super) fn unexpected_response(command: &'static str) -> Error {
 /// What a failed command says about the connection and the TPM; the actor's recovery depends on it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum FaultClass {
-    /// A hierarchy has a password, and the command was sent with an empty one.
+    /// A hierarchy or an NV index has another authorization than the command was sent with.
     Authorization,
     /// Only this request failed; the connection is usable.
     Request,
@@ -206,14 +211,14 @@ impl FaultClass {
         }
     }
 
-    /// The host's objects have no password, so an authorization failure concerns a hierarchy's password or a
-    /// session that the TPM no longer has.
+    /// The host's objects have no password, so an authorization failure concerns a hierarchy's password, that
+    /// of an NV index, or a session that the TPM no longer has.
     fn from_format_one(command: &str, rc: u32) -> FaultClass {
         let number = rc & 0x3F;
         let about_session = rc & 0x40 == 0 && rc & 0x800 != 0;
         let about_handle = rc & 0x40 == 0 && rc & 0x800 == 0;
         match number {
-            AUTH_FAIL | BAD_AUTH if command == "TPM2_CreatePrimary" => FaultClass::Authorization,
+            AUTH_FAIL | BAD_AUTH if uses_foreign_authorization(command) => FaultClass::Authorization,
             // An unsatisfied policy is reported for its session, although the session is intact.
             POLICY_FAIL => FaultClass::Request,
             _ if about_session => FaultClass::Reset,
@@ -221,6 +226,11 @@ impl FaultClass {
             _ => FaultClass::Request,
         }
     }
+}
+
+/// Whether the command is authorized by a hierarchy or an NV index, whose passwords others may set.
+fn uses_foreign_authorization(command: &str) -> bool {
+    matches!(command, "TPM2_CreatePrimary" | "TPM2_PolicySecret") || command.starts_with("TPM2_NV_")
 }
 
 const INITIALIZE: u32 = 0x100;
@@ -329,6 +339,12 @@ mod tests {
             (0x98E, "TPM2_Load", FaultClass::Reset),
             (0x9A2, "TPM2_CreatePrimary", FaultClass::Authorization),
             (0x98E, "TPM2_CreatePrimary", FaultClass::Authorization),
+            (0x9A2, "TPM2_NV_Read", FaultClass::Authorization),
+            (0x98E, "TPM2_NV_Read", FaultClass::Authorization),
+            (0x98E, "TPM2_PolicySecret", FaultClass::Authorization),
+            (0x918, "TPM2_NV_Read", FaultClass::Reset),
+            (0x149, "TPM2_NV_Read", FaultClass::Request),
+            (0x14A, "TPM2_NV_Read", FaultClass::Request),
             (0x921, "TPM2_Load", FaultClass::Lockout),
             (0x902, "TPM2_Load", FaultClass::OutOfMemory),
             (0x922, "TPM2_Load", FaultClass::RetryLater),

@@ -5,7 +5,8 @@ use data_encoding::HEXLOWER;
 use ring::digest;
 
 use super::connection::TpmConnection;
-use super::ek_info;
+use super::ek_certificate::EkCertificateFault;
+use super::ek_info::EkCache;
 use super::error::Error;
 use super::objects::TpmObjects;
 
@@ -28,6 +29,8 @@ pub struct TpmInfo {
     pub software: bool,
     /// The certificate of the ECC P-256 EK in DER, if the TPM has one.
     pub ek_certificate: Option<Vec<u8>>,
+    /// Why the NV index for that certificate does not give one, if the TPM has the index.
+    pub ek_certificate_fault: Option<EkCertificateFault>,
     /// The AK's Name in hexadecimal, if provisioned and this is the TPM that has the AK.
     pub ak_name: Option<String>,
     /// The host key as an uncompressed P-256 point, if provisioned and this is the TPM that has it.
@@ -35,14 +38,21 @@ pub struct TpmInfo {
 }
 
 /// Reads the facts; `objects` are the host's, if they are this TPM's.
-pub(super) fn read(connection: &mut TpmConnection, objects: Option<&TpmObjects>) -> Result<TpmInfo, Error> {
+pub(super) fn read(
+    connection: &mut TpmConnection,
+    ek_cache: &mut EkCache,
+    objects: Option<&TpmObjects>,
+) -> Result<TpmInfo, Error> {
     let properties = connection.properties(PT_MANUFACTURER, 8)?;
     let property = |tag| properties.iter().find(|(id, _)| *id == tag).map_or(0, |(_, value)| *value);
     let manufacturer = property_text([property(PT_MANUFACTURER)]);
     let vendor = property_text([1, 2, 3, 4].map(|part| property(PT_MANUFACTURER + part)));
     let firmware = [property(PT_FIRMWARE_1), property(PT_FIRMWARE_2)];
     let firmware = firmware.map(|half| format!("{}.{}", half >> 16, half & 0xFFFF)).join(".");
-    let ek_certificate = ek_info::read_certificate(connection, ek_info::P256_EK_CERTIFICATE_INDEX)?;
+    let (ek_certificate, ek_certificate_fault) = match ek_cache.p256_certificate(connection)? {
+        Ok(certificate) => (certificate, None),
+        Err(fault) => (None, Some(fault)),
+    };
     let identity = connection.identity();
     Ok(TpmInfo {
         host_id: host_id(&identity.ek_name),
@@ -53,6 +63,7 @@ pub(super) fn read(connection: &mut TpmConnection, objects: Option<&TpmObjects>)
         vendor,
         firmware,
         ek_certificate,
+        ek_certificate_fault,
         ak_name: objects.map(TpmObjects::ak_name).transpose()?.map(|name| HEXLOWER.encode(&name)),
         host_key: objects.map(TpmObjects::host_key_point).transpose()?,
     })

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::connection::TpmConnection;
 use super::error::Error;
-use super::error::FaultClass;
 use super::error::unexpected_response;
 
 /// How often a driver's TPM is asked whether it has this connection's SRK; each time the resource manager
@@ -36,8 +35,7 @@ pub(super) fn probe(connection: &mut TpmConnection) -> Result<TpmaPermanent, Err
     let emulator = connection.is_emulator();
     let permanent = connection.probe_properties(PT_PERMANENT, 1).map_err(|error| {
         // An error with a code of the TPM is a response.
-        let no_response = error.fault_class() == FaultClass::Transport && error.tpm_code().is_none();
-        if no_response && !emulator { Error::DriverTimeout } else { error }
+        if error.is_no_response() && !emulator { Error::DriverTimeout } else { error }
     })?;
     if emulator || connection.since_srk_check() >= SRK_CHECK_INTERVAL {
         connection.check_srk()?;

@@ -12,7 +12,6 @@ use super::capabilities::FIRST_TRANSIENT_HANDLE;
 use super::capabilities::list_handles;
 use super::config::Tcti;
 use super::error::Error;
-use super::error::FaultClass;
 use super::error::command_failed;
 use super::error::unexpected_response;
 use super::templates;
@@ -51,9 +50,7 @@ pub(super) fn check_responsive(context: &mut Context) -> Result<(), Error> {
         .execute_without_session(|context| context.get_random(8))
         .map_err(command_failed("TPM2_GetRandom"))
     {
-        Err(error) if error.fault_class() == FaultClass::Transport && error.tpm_code().is_none() => {
-            Err(Error::DriverTimeout)
-        }
+        Err(error) if error.is_no_response() => Err(Error::DriverTimeout),
         // Any response of the TPM, an error code too, shows that it responds; later commands get the same
         // error.
         _ => Ok(()),

@@ -147,7 +147,10 @@ fn swtpm_command(dir: &Path, state: &str, port: u16) -> Command {
         .args(["--pid", &format!("file={PID_FILE}")])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(Stdio::null())
+        // Ctrl-C in a terminal signals the whole process group: swtpm would end at once, while requests in
+        // progress and the daemon's last commands still need it.
+        .process_group(0);
     kill_with_parent(&mut command);
     command
 }

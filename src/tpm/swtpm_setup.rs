@@ -22,9 +22,10 @@ use tss_esapi::structures::NvPublic;
 
 use super::config::Tcti;
 use super::connection::TpmConnection;
-use super::ek_info;
+use super::ek_certificate;
 use super::error::Error;
 use super::error::command_failed;
+use super::nv_index;
 use super::swtpm_process::SwtpmProcess;
 use super::swtpm_process::kill_with_parent;
 use super::swtpm_process::last_log_line;
@@ -154,7 +155,7 @@ fn write_certificate(connection: &mut TpmConnection, certificate: &[u8]) -> Resu
         .build()
         .map_err(&failed)?;
     let public = NvPublic::builder()
-        .with_nv_index(NvIndexTpmHandle::new(ek_info::P256_EK_CERTIFICATE_INDEX).map_err(&failed)?)
+        .with_nv_index(NvIndexTpmHandle::new(ek_certificate::P256_EK_CERTIFICATE_INDEX).map_err(&failed)?)
         .with_index_name_algorithm(HashingAlgorithm::Sha256)
         .with_index_attributes(attributes)
         .with_data_area_size(certificate.len())
@@ -162,9 +163,9 @@ fn write_certificate(connection: &mut TpmConnection, certificate: &[u8]) -> Resu
         .map_err(&failed)?;
     let index = connection
         .run("TPM2_NV_DefineSpace", |context| context.nv_define_space(Provision::Platform, None, public))?;
-    for (i, chunk) in certificate.chunks(ek_info::NV_CHUNK_SIZE).enumerate() {
+    for (i, chunk) in certificate.chunks(nv_index::NV_CHUNK_SIZE).enumerate() {
         let (data, offset) =
-            (MaxNvBuffer::try_from(chunk).map_err(&failed)?, (i * ek_info::NV_CHUNK_SIZE) as u16);
+            (MaxNvBuffer::try_from(chunk).map_err(&failed)?, (i * nv_index::NV_CHUNK_SIZE) as u16);
         connection.run("TPM2_NV_Write", |context| context.nv_write(NvAuth::Platform, index, data, offset))?;
     }
     Ok(())

@@ -3,18 +3,15 @@
 //! webpki verifies paths of end entities to roots that are trusted already. The chain of CAs makes a host a
 //! CA, and what that host will sign does not exist yet; that of the host may end below the root.
 
-use der::Encode;
 use der::oid::db::rfc5280;
-use rustls_pki_types::SignatureVerificationAlgorithm;
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::constraints::name::GeneralSubtree;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, NameConstraints};
-use x509_cert::spki::AlgorithmIdentifierOwned;
 
 use super::certificates::{MAX_CHAIN_LEN, not_after, not_before, parse_certificate};
 use super::error::Error;
-use super::x509::split_signed;
+use super::signature::{SignatureFault, verify_signature};
 use crate::clock::Timestamp;
 
 /// Checks each certificate of `chain` (DER, the first CA first, the root last): the signature by the next
@@ -32,8 +29,9 @@ pub(crate) fn verify_ca_chain(chain: &[Vec<u8>], trust_domain: &str, now: Timest
         let issuer = parsed.get(at + 1).unwrap_or(certificate);
         check_ca(certificate, at + 1, now)
             .and_then(|()| check_permits(certificate, trust_domain))
+            .map_err(str::to_owned)
             .and_then(|()| check_signature(certificate, der, issuer))
-            .map_err(|reason| fault(certificate, reason))?;
+            .map_err(|reason| fault(certificate, &reason))?;
     }
     Ok(())
 }
@@ -56,8 +54,9 @@ pub(crate) fn verify_host_chain(chain: &[Vec<u8>], now: Timestamp) -> Result<(),
             Some(cas_below) => check_ca(certificate, cas_below, now),
         };
         checked
+            .map_err(str::to_owned)
             .and_then(|()| issuer.map_or(Ok(()), |issuer| check_signature(certificate, der, issuer)))
-            .map_err(|reason| fault(certificate, reason))?;
+            .map_err(|reason| fault(certificate, &reason))?;
     }
     Ok(())
 }
@@ -174,38 +173,16 @@ fn check_extensions(certificate: &Certificate) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn check_signature(certificate: &Certificate, der: &[u8], issuer: &Certificate) -> Result<(), &'static str> {
+fn check_signature(certificate: &Certificate, der: &[u8], issuer: &Certificate) -> Result<(), String> {
     let tbs = certificate.tbs_certificate();
     if tbs.issuer() != issuer.tbs_certificate().subject() {
-        return Err("its issuer is not the next certificate");
-    }
-    let malformed = |_| "it is malformed";
-    let (content, algorithm, signature) = split_signed(der).map_err(malformed)?;
-    if *tbs.signature() != algorithm {
-        return Err("it names two signature algorithms");
+        return Err("its issuer is not the next certificate".into());
     }
     let key = issuer.tbs_certificate().subject_public_key_info();
-    let (Some(signature), Some(point)) = (signature.as_bytes(), key.subject_public_key.as_bytes()) else {
-        return Err("it is malformed");
-    };
-    let (key_algorithm, algorithm) =
-        (identifier(&key.algorithm).map_err(malformed)?, identifier(&algorithm).map_err(malformed)?);
-    let mut candidates = webpki::ALL_VERIFICATION_ALGS
-        .iter()
-        .filter(|it| *it.signature_alg_id() == *algorithm && *it.public_key_alg_id() == *key_algorithm)
-        .peekable();
-    if candidates.peek().is_none() {
-        return Err("its signature algorithm is not supported");
-    }
-    let verifies =
-        |it: &&dyn SignatureVerificationAlgorithm| it.verify_signature(point, content, signature).is_ok();
-    if candidates.any(verifies) { Ok(()) } else { Err("its signature is not by the next certificate's key") }
-}
-
-/// The content of an AlgorithmIdentifier, without the tag and the length of its SEQUENCE: the form in which
-/// webpki names algorithms. Those that it knows are shorter than 128 bytes.
-fn identifier(algorithm: &AlgorithmIdentifierOwned) -> der::Result<Vec<u8>> {
-    Ok(algorithm.to_der()?.get(2..).unwrap_or_default().to_vec())
+    verify_signature(der, tbs.signature(), key).map_err(|fault| match fault {
+        SignatureFault::Invalid => "its signature is not by the next certificate's key".into(),
+        fault => fault.to_string(),
+    })
 }
 
 #[cfg(test)]

@@ -1,38 +1,31 @@
-//! Verifies certificates: TPM manufacturers' for endorsement keys, and an organization's for its hosts.
+//! Verifies an organization's certificates for its hosts. [`super::ek_chain`] verifies those of TPM
+//! manufacturers.
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use der::oid::ObjectIdentifier;
-use der::oid::db::tcgtpm;
-use der::{Decode, Encode};
+use der::Decode;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{
-    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, anchor_from_trusted_cert,
-};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, anchor_from_trusted_cert};
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::ek::{Ek, EkKey};
 use super::error::Error;
 use super::host_san::{ak_identifier, ek_certificate_identifier};
-use super::x509::{RsaPublicKey, p256_spki};
+use super::x509::p256_spki;
 use crate::clock::Timestamp;
 
 /// Bytes read of one file of certificates: 1 MiB.
 const MAX_CERTIFICATE_FILE_SIZE: u64 = 1024 * 1024;
-/// Certificates in one set of roots.
+/// Certificates in one file of roots.
 const MAX_CERTIFICATES: usize = 2000;
 /// Certificates in a chain: an end entity's and those that lead from it to a root.
 pub const MAX_CHAIN_LEN: usize = 16;
 /// Bytes of one certificate: 16 KiB.
-const MAX_CERTIFICATE_SIZE: usize = 16 * 1024;
-
-/// The extended key usage of EK certificates, where they have one.
-const EK_CERTIFICATE_PURPOSE: ObjectIdentifier = tcgtpm::TCG_KP_EK_CERTIFICATE;
+pub(super) const MAX_CERTIFICATE_SIZE: usize = 16 * 1024;
 
 /// Accepts every extended key usage: what else an organization allows its hosts' certificates for is its own
 /// decision.
@@ -44,41 +37,13 @@ impl ExtendedKeyUsageValidator for AnyExtendedKeyUsage {
     }
 }
 
-/// Trusted root certificates, and intermediates that lead to them.
+/// The CA certificates of an organization, all trusted as roots.
 #[derive(Debug, Default)]
 pub struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
-    intermediates: Vec<CertificateDer<'static>>,
 }
 
 impl Roots {
-    /// Reads the PEM and DER files in a directory: `.pem`, `.crt`, `.cer` and `.der`. Certificates whose
-    /// subject is their issuer become trusted roots, the others intermediates.
-    ///
-    /// # Errors
-    ///
-    /// If a file cannot be read or parsed, if no root is found, or if there are more than 2000 certificates.
-    pub fn read_dir(dir: &Path) -> Result<Roots, Error> {
-        let mut roots = Roots::default();
-        for path in &certificate_files(dir)? {
-            for certificate in read_certificates(path)? {
-                let parsed = parse_certificate(&certificate).map_err(|e| file_error(path, &e))?;
-                if parsed.tbs_certificate().issuer() == parsed.tbs_certificate().subject() {
-                    roots.add_anchor(&certificate).map_err(|e| file_error(path, &e))?;
-                } else {
-                    roots.intermediates.push(certificate);
-                }
-                if roots.anchors.len() + roots.intermediates.len() > MAX_CERTIFICATES {
-                    return Err(file_error(dir, &format!("more than {MAX_CERTIFICATES} certificates")));
-                }
-            }
-        }
-        if roots.anchors.is_empty() {
-            return Err(file_error(dir, &"there is no root certificate in .pem, .crt, .cer or .der files"));
-        }
-        Ok(roots)
-    }
-
     /// Reads one PEM or DER file and trusts every certificate in it.
     ///
     /// # Errors
@@ -97,42 +62,15 @@ impl Roots {
         Ok(())
     }
 
-    /// Checks that an EK certificate (DER) is for `ek` and leads to a root, by way of `chain` (DER each) and
-    /// the intermediates. Returns the certificate's issuer, as an RFC 4514 string.
-    ///
-    /// # Errors
-    ///
-    /// If the certificate is for another key, or does not lead to a root at `now`.
-    pub fn verify_ek(
-        &self,
-        ek: &Ek,
-        certificate: &[u8],
-        chain: &[Vec<u8>],
-        now: Timestamp,
-    ) -> Result<String, Error> {
-        let parsed = parse_certificate(certificate)?;
-        check_certificate_key(&parsed, ek)?;
-        let purpose = KeyUsage::required_if_present(EK_CERTIFICATE_PURPOSE.as_bytes());
-        self.verify_path(certificate, chain, purpose, now)?;
-        Ok(parsed.tbs_certificate().issuer().to_string())
-    }
-
-    fn verify_path(
-        &self,
-        certificate: &[u8],
-        chain: &[Vec<u8>],
-        purpose: impl ExtendedKeyUsageValidator,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    fn verify_path(&self, certificate: &[u8], chain: &[Vec<u8>], now: Timestamp) -> Result<(), Error> {
         let certificate = CertificateDer::from(certificate);
         let leaf = EndEntityCert::try_from(&certificate)
             .map_err(|e| Error::Certificate(format!("the certificate: {e}")))?;
-        let presented = chain.iter().take(MAX_CHAIN_LEN).map(|der| CertificateDer::from(der.as_slice()));
         let intermediates: Vec<CertificateDer<'_>> =
-            presented.chain(self.intermediates.iter().cloned()).collect();
+            chain.iter().take(MAX_CHAIN_LEN).map(|der| CertificateDer::from(der.as_slice())).collect();
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_secs()));
         let algorithms = webpki::ALL_VERIFICATION_ALGS;
-        leaf.verify_for_usage(algorithms, &self.anchors, &intermediates, now, purpose, None, None)
+        leaf.verify_for_usage(algorithms, &self.anchors, &intermediates, now, AnyExtendedKeyUsage, None, None)
             .map(drop)
             .map_err(|e| Error::Certificate(format!("the certificate does not lead to a trusted root: {e}")))
     }
@@ -146,32 +84,6 @@ pub(crate) fn not_before(certificate: &Certificate) -> Timestamp {
 /// When a certificate expires.
 pub(crate) fn not_after(certificate: &Certificate) -> Timestamp {
     Timestamp::from_secs(certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
-}
-
-/// Checks that a certificate (DER) is for this endorsement key.
-///
-/// # Errors
-///
-/// If it is malformed or for another key.
-pub fn check_certificate_is_for_ek(certificate: &[u8], ek: &Ek) -> Result<(), Error> {
-    check_certificate_key(&parse_certificate(certificate)?, ek)
-}
-
-fn check_certificate_key(certificate: &Certificate, ek: &Ek) -> Result<(), Error> {
-    let key = &certificate.tbs_certificate().subject_public_key_info().subject_public_key;
-    let expected = subject_public_key(&ek.key).ok();
-    if expected.is_none() || key.as_bytes() != expected.as_deref() {
-        return Err(Error::Certificate("the certificate is for another key".into()));
-    }
-    Ok(())
-}
-
-/// The content of subjectPublicKey for an EK: an uncompressed point, or an RSAPublicKey in DER.
-fn subject_public_key(key: &EkKey) -> der::Result<Vec<u8>> {
-    match key {
-        EkKey::P256(point) => Ok(point.to_vec()),
-        EkKey::Rsa(modulus) => RsaPublicKey::new(&modulus[..], &[1, 0, 1])?.to_der(),
-    }
 }
 
 /// An organization's certificate for a host key, with those that lead to its root.
@@ -245,7 +157,7 @@ impl HostCertificate {
     ///
     /// If it does not, with webpki's reason.
     pub fn verify_path(&self, roots: &Roots, now: Timestamp) -> Result<(), Error> {
-        roots.verify_path(&self.chain[0], &self.chain[1..], AnyExtendedKeyUsage, now)
+        roots.verify_path(&self.chain[0], &self.chain[1..], now)
     }
 
     /// Whether the subjectAltName has the AK of this Name.
@@ -289,21 +201,6 @@ pub fn parse_certificate(certificate: &[u8]) -> Result<Certificate, Error> {
     Certificate::from_der(certificate).map_err(|e| Error::Certificate(format!("not a certificate: {e}")))
 }
 
-/// The files of a directory that may hold certificates, sorted.
-fn certificate_files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |e: std::io::Error| file_error(dir, &e);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
-        if extension.is_some_and(|it| ["pem", "crt", "cer", "der"].iter().any(|known| it == *known)) {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_CERTIFICATE_FILE_SIZE).read_to_end(&mut bytes));
@@ -320,6 +217,6 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error>
     }
 }
 
-fn file_error(path: &Path, reason: &dyn std::fmt::Display) -> Error {
+pub(super) fn file_error(path: &Path, reason: &dyn std::fmt::Display) -> Error {
     Error::Certificate(format!("{}: {reason}", path.display()))
 }

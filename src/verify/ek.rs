@@ -52,6 +52,16 @@ pub enum EkKey {
     Rsa(Box<[u8; 256]>),
 }
 
+impl EkKey {
+    /// The algorithm, for display.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            EkKey::P256(_) => "P-256",
+            EkKey::Rsa(_) => "RSA",
+        }
+    }
+}
+
 impl Ek {
     /// Parses a TPM2B_PUBLIC.
     ///

@@ -111,6 +111,9 @@ pub struct TpmDescription {
     pub firmware: String,
     /// Whether the TPM has a certificate for its ECC P-256 endorsement key.
     pub ek_certificate: bool,
+    /// Why the NV index for that certificate does not give one; absent if it does, or is not defined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek_certificate_fault: Option<String>,
     /// Name of the attestation key in hexadecimal, for `hostbadge verify evidence --ak`.
     pub ak_name: Option<String>,
 }

@@ -458,7 +458,7 @@ fn a_tpm_needs_an_ek_certificate_of_a_trusted_manufacturer() {
     fs::create_dir(&empty).unwrap();
     refused(&challenge(&["--roots", &empty]), "there is no root certificate");
     fs::write(Path::new(&empty).join("x.pem"), "nothing").unwrap();
-    refused(&challenge(&["--roots", &empty]), "x.pem: there is no certificate in it");
+    refused(&challenge(&["--roots", &empty]), "x.pem: has no certificate in it");
     assert!(!Path::new(&secret).exists());
     refused(&challenge(&["--no-roots", "--host", "somebody"]), "the request is for another host");
     refused(

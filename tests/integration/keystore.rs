@@ -146,7 +146,7 @@ fn an_older_copy_of_the_state_is_refused_until_an_administrator_accepts_it() {
     put(&host, &latest);
     host.start();
     assert_eq!(kid(&host), second);
-    assert!(refused(&host, &["key", "accept"], "").contains("nothing to recover"));
+    assert!(refused(&host, &["key", "accept"], "").contains("the keys of this host are open"));
     assert!(host.stop().success());
 
     // `key accept` makes the older copy the latest.

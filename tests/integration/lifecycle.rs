@@ -216,10 +216,24 @@ fn state_files_of_another_host_are_refused() {
     assert_eq!(host.status()["tpm"]["state"], "replaced");
 }
 
-/// A token that the TPM signs, while the software TPM of a development instance is stopped by SIGSTOP.
 #[test]
 fn sigterm_lets_a_request_that_waits_for_the_tpm_finish_before_swtpm_is_stopped() {
+    stop_while_a_request_waits_for_the_tpm(|host| host.signal(Signal::SIGTERM));
+}
+
+/// Ctrl-C in a terminal signals the whole process group.
+#[test]
+fn ctrl_c_lets_a_request_that_waits_for_the_tpm_finish_before_swtpm_is_stopped() {
+    stop_while_a_request_waits_for_the_tpm(|host| {
+        kill(Pid::from_raw(-host.pid().as_raw()), Signal::SIGINT).unwrap();
+    });
+}
+
+/// A token that the TPM signs, while the software TPM of a development instance is stopped by SIGSTOP.
+fn stop_while_a_request_waits_for_the_tpm(stop: impl Fn(&Host)) {
     let mut host = Host::new();
+    // The daemon has a process group of its own, as a command in a terminal does.
+    host.start.wrapper.push("setsid".into());
     host.agents_file(
         "r",
         &format!("name = \"r\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\nassurance = \"tpm\"\n"),
@@ -233,7 +247,7 @@ fn sigterm_lets_a_request_that_waits_for_the_tpm_finish_before_swtpm_is_stopped(
         connection.send(&request).unwrap();
     }
     until_true("one is at the TPM and one waits", || host.status()["tpm"]["waiting_to_sign"] == 1);
-    host.signal(Signal::SIGTERM);
+    stop(&host);
     let lines = host.path("audit");
     until_true("the daemon stops", || common::audit_log::text(&lines).contains("\"daemon-stopping\""));
     kill(tpm, Signal::SIGCONT).unwrap();

@@ -11,6 +11,8 @@ mod certificates;
 mod commands;
 mod common;
 mod disk_failures;
+mod ek_certificates;
+mod ek_chains;
 mod enrollment;
 mod forged_evidence;
 mod hostile_executables;

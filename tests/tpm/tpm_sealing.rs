@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 struct Host {
-    _dir: TempDir,
+    dir: TempDir,
     software: SoftwareTpm,
 }
 
@@ -17,12 +17,15 @@ impl Host {
     fn new() -> Host {
         let dir = TempDir::new().unwrap();
         let software = SoftwareTpm::start(Path::new(dir.path())).unwrap();
-        Host { _dir: dir, software }
+        Host { dir, software }
+    }
+
+    fn config(&self) -> TpmConfig {
+        TpmConfig { tcti: self.software.tcti(), allow_emulator: true, ..TpmConfig::default() }
     }
 
     fn open(&self) -> Tpm {
-        let config = TpmConfig { tcti: self.software.tcti(), allow_emulator: true, ..TpmConfig::default() };
-        Tpm::open(config, None).unwrap()
+        Tpm::open(self.config(), None).unwrap()
     }
 
     /// Extends a PCR as another program on the host does.
@@ -30,7 +33,7 @@ impl Host {
         self.tool("tpm2_pcrextend", &[&format!("{pcr}:sha256={}", "ab".repeat(32))]);
     }
 
-    fn tool(&self, program: &str, arguments: &[&str]) {
+    fn tool(&self, program: &str, arguments: &[&str]) -> String {
         let Tcti::Swtpm { host, port } = self.software.tcti() else { unreachable!() };
         let done = Command::new(program)
             .args(arguments)
@@ -38,6 +41,7 @@ impl Host {
             .output()
             .unwrap();
         assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
     }
 }
 
@@ -84,6 +88,34 @@ fn sealed_data_opens_only_on_its_tpm_with_its_pcrs() {
         assert!(held.objects <= 1 && held.sessions <= 1, "{held:?}");
     });
     assert!(tpm.shutdown());
+}
+
+/// The TPM counts failures of an index without TPMA_NV_NO_DA towards its lockout.
+#[test]
+fn the_authorization_is_not_tried_on_an_index_that_replaced_the_counter() {
+    let host = Host::new();
+    let auth = || Zeroizing::new([7; 32]);
+    let tpm = host.open();
+    let (objects, index) = block_on(async {
+        let objects = tpm.provision().await.unwrap();
+        (objects, tpm.create_counter(auth()).await.unwrap().0)
+    });
+    assert!(tpm.shutdown());
+    let index_text = format!("{index:#x}");
+    host.tool("tpm2_nvundefine", &["-C", "o", &index_text]);
+    let attributes = "ownerread|ownerwrite|authread|authwrite";
+    host.tool("tpm2_nvdefine", &["-C", "o", "-s", "8", "-p", "other", "-a", attributes, &index_text]);
+    let zeros = host.dir.path().join("zeros");
+    std::fs::write(&zeros, [0; 8]).unwrap();
+    host.tool("tpm2_nvwrite", &["-C", "o", "-i", zeros.to_str().unwrap(), &index_text]);
+    let tpm = Tpm::open(host.config(), Some(objects)).unwrap();
+    block_on(async {
+        let error = tpm.increment_counter_to(index, auth(), 1000).await.unwrap_err();
+        assert!(error.to_string().contains("has no counter"), "{error}");
+    });
+    assert!(tpm.shutdown());
+    let properties = host.tool("tpm2_getcap", &["properties-variable"]);
+    assert!(properties.contains("TPM2_PT_LOCKOUT_COUNTER: 0x0\n"), "{properties}");
 }
 
 #[test]

@@ -60,12 +60,13 @@ fn all_commands_that_can_have_a_session_have_one() {
     assert_eq!(passwords.map(|frame| command_code(frame)).collect::<Vec<_>>(), [CC_CREATE_PRIMARY]);
 }
 
+/// A second attempt would fail as well, and could be one more failure that the TPM counts.
 #[test]
-fn a_lockout_is_reported_and_ends() {
+fn a_lockout_is_reported_at_once_and_ends() {
     let host = Host::new();
     block_on(async {
         host.tpm.provision().await.unwrap();
-        host.wire.inject(CC_SIGN, Fault::Answer(0x921), 2);
+        host.wire.inject(CC_SIGN, Fault::Answer(0x921), 1);
         let error = host.tpm.host_sign([1; 32]).await.unwrap_err();
         assert!(error.to_string().contains("0x921"), "{error}");
         assert_eq!(host.tpm.state().borrow().kind, StateKind::Lockout);
@@ -129,6 +130,32 @@ fn a_repeated_fault_is_reported_and_then_recovered() {
         assert!(matches!(error, Error::NotReady(StateKind::Busy)), "{error}");
         host.until(StateKind::Ready).await;
         host.tpm.host_sign([1; 32]).await.unwrap();
+    });
+}
+
+/// The context's drop would flush the session and the objects, and wait for a TPM that does not respond as long
+/// as for the command before.
+#[test]
+fn an_abandoned_connection_sends_no_command() {
+    let host = Host::new();
+    block_on(async {
+        host.tpm.provision().await.unwrap();
+        for command in [CC_UNSEAL, CC_LOAD, CC_START_AUTH_SESSION] {
+            // The next command starts a session.
+            if command == CC_START_AUTH_SESSION {
+                host.wire.inject(CC_UNSEAL, Fault::Cut, 1);
+            }
+            let before = host.wire.frames().len();
+            host.wire.inject(command, Fault::Garbage, 1);
+            // A fault while connecting is the request's result.
+            let outcome = host.tpm.unseal_kek().await;
+            assert!(outcome.is_ok() || command == CC_START_AUTH_SESSION, "{outcome:?}");
+            host.until(StateKind::Ready).await;
+            let codes: Vec<u32> =
+                host.wire.frames()[before..].iter().step_by(2).map(|frame| command_code(frame)).collect();
+            let at = codes.iter().position(|code| *code == command).unwrap();
+            assert_eq!(codes[at + 1], CC_GET_CAPABILITY, "after {command:#x}: {codes:x?}");
+        }
     });
 }
 

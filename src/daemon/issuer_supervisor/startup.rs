@@ -80,6 +80,7 @@ async fn announce_ready(context: &IssuerContext, tpm: &Tpm, issuer_state: Issuer
             vendor: facts.vendor,
             firmware: facts.firmware,
             ek_certificate: facts.ek_certificate.is_some(),
+            ek_certificate_fault: facts.ek_certificate_fault.map(|fault| fault.to_string()),
             ak_name: facts.ak_name,
         }));
     }

@@ -2,8 +2,9 @@
 
 use super::document::{Evidence, decode_base64, decode_base64_list};
 use crate::clock::Timestamp;
-use crate::verify::certificates::{MAX_CHAIN_LEN, Roots, check_certificate_is_for_ek};
+use crate::verify::certificates::MAX_CHAIN_LEN;
 use crate::verify::ek::{Ek, EkKey};
+use crate::verify::ek_chain::{ManufacturerRoots, check_certificate_is_for_ek};
 use crate::verify::error::Error;
 
 /// A host's endorsement keys, each with its certificate in DER if the TPM has one.
@@ -66,7 +67,7 @@ impl EndorsementKeys {
     }
 
     /// The certificates that lead to a root at `now`.
-    pub fn trusted_certificates(&self, roots: &Roots, now: Timestamp) -> Vec<&[u8]> {
+    pub fn trusted_certificates(&self, roots: &ManufacturerRoots, now: Timestamp) -> Vec<&[u8]> {
         self.with_certificates()
             .filter(|(ek, certificate)| roots.verify_ek(ek, certificate, &self.chain, now).is_ok())
             .map(|(_, certificate)| certificate)
@@ -77,9 +78,13 @@ impl EndorsementKeys {
     ///
     /// # Errors
     ///
-    /// [`Error::Certificate`] with the reason why the last certificate leads to no root.
-    pub(crate) fn certified_ek(&self, roots: &Roots, now: Timestamp) -> Result<CertifiedEk, Error> {
-        let mut last_error = Error::Certificate("the TPM has no EK certificate".into());
+    /// [`Error::Certificate`] with the reason for each certificate.
+    pub(crate) fn certified_ek(
+        &self,
+        roots: &ManufacturerRoots,
+        now: Timestamp,
+    ) -> Result<CertifiedEk, Error> {
+        let mut reasons = Vec::new();
         for (ek, certificate) in self.with_certificates() {
             match roots.verify_ek(ek, certificate, &self.chain, now) {
                 Ok(issuer) => {
@@ -89,10 +94,13 @@ impl EndorsementKeys {
                         issuer,
                     });
                 }
-                Err(e) => last_error = Error::Certificate(e.to_string()),
+                Err(error) => reasons.push(format!("the {} EK's certificate: {error}", ek.key.kind())),
             }
         }
-        Err(last_error)
+        if reasons.is_empty() {
+            reasons.push("the TPM has no EK certificate".into());
+        }
+        Err(Error::Certificate(reasons.join("; ")))
     }
 
     /// Which keys there are, for display.

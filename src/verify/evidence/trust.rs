@@ -8,6 +8,7 @@ use super::document::{Evidence, decode_public_key};
 use crate::clock::Timestamp;
 use crate::verify::certificates::Roots;
 use crate::verify::ek::EkKey;
+use crate::verify::ek_chain::ManufacturerRoots;
 use crate::verify::error::Error;
 
 impl Evidence {
@@ -50,7 +51,7 @@ impl Evidence {
     /// passed.
     pub fn check_ek_certificate_trust(
         &self,
-        roots: Option<&Roots>,
+        roots: Option<&ManufacturerRoots>,
         host_is_enrolled: bool,
         now: Timestamp,
     ) -> CheckResult {
@@ -110,7 +111,7 @@ fn verify_host_certificate(evidence: &Evidence, roots: &Roots, now: Timestamp) -
 
 fn verify_ek_certificate(
     evidence: &Evidence,
-    roots: &Roots,
+    roots: &ManufacturerRoots,
     host_is_enrolled: bool,
     now: Timestamp,
 ) -> Result<String, Error> {

@@ -165,8 +165,8 @@ impl Machine {
         });
     }
 
-    /// The daemon's entries in the journal, for a test that failed.
-    fn journal(&self) -> String {
+    /// The messages of the daemon's entries in the journal.
+    pub fn journal(&self) -> String {
         let entries = self.journald.as_ref().map(|journald| journald.entries(&["--identifier=hostbadged"]));
         let message = |entry: &Value| format!("{}\n", entry["MESSAGE"].as_str().unwrap_or_default());
         entries.iter().flatten().map(message).collect()
