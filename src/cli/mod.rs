@@ -3,6 +3,9 @@
 //! Requests and responses are the types of [`crate::wire`]. With `--json` a subcommand prints the daemon's
 //! response as it is, so members that this release does not know are kept.
 
+// `println!` and `eprintln!` panic if the write fails; `output` has the writes that report it.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod agent;
 mod attest;
 mod audit;
@@ -16,20 +19,26 @@ mod export;
 mod files;
 mod format;
 mod key;
+mod linked_dir;
+mod output;
 mod posture;
 mod prompt;
+mod recovery_key;
 mod renewal;
 mod status;
 mod table;
 mod token;
 mod verify;
+mod watch;
+mod watched_file;
 mod whoami;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use common::CommonArgs;
+use common::{CommonArgs, CommonOptions};
 use error::CliError;
 
 /// Client and administration tool for hostbadged
@@ -47,7 +56,7 @@ pub struct Cli {
     subcommand: CliSubcommand,
 
     #[command(flatten)]
-    common: CommonArgs,
+    common: CommonOptions,
 }
 
 #[derive(Subcommand, Debug)]
@@ -88,31 +97,39 @@ enum CliSubcommand {
 /// Runs the subcommand and returns its exit status: 0 success, 1 refused or failed, 3 no daemon, 4
 /// unavailable.
 pub fn run(command: Cli) -> ExitCode {
+    let common = CommonArgs::from(command.common);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return CliError::local(e).report(command.common.json),
+        Err(e) => return CliError::local(e).report(common.json),
     };
-    let json = command.common.json;
-    match runtime.block_on(dispatch(command)) {
+    match runtime.block_on(dispatch(&common, command.subcommand)) {
         Ok(code) => code,
-        Err(error) => error.report(json),
+        Err(error) => error.report(common.json),
     }
 }
 
-async fn dispatch(command: Cli) -> Result<ExitCode, CliError> {
-    let common = command.common;
-    match command.subcommand {
-        CliSubcommand::Whoami => whoami::run(&common).await,
-        CliSubcommand::Token(arguments) => token::run(&common, &arguments).await,
-        CliSubcommand::Certificate(arguments) => certificate::run(&common, &arguments).await,
-        CliSubcommand::Attest(arguments) => attest::run(&common, &arguments).await,
-        CliSubcommand::Status => status::run(&common).await,
-        CliSubcommand::Agent(subcommand) => agent::run(&common, &subcommand).await,
-        CliSubcommand::Key(subcommand) => key::run(&common, &subcommand).await,
-        CliSubcommand::Enroll(subcommand) => enroll::run(&common, &subcommand).await,
-        CliSubcommand::Posture(subcommand) => posture::run(&common, &subcommand).await,
-        CliSubcommand::Export(subcommand) => export::run(&common, &subcommand).await,
-        CliSubcommand::Verify(subcommand) => verify::run(&common, &subcommand),
-        CliSubcommand::Audit(subcommand) => audit::run(&common, &subcommand).await,
+/// Prints the help or the version to standard output, and a usage error to standard error, with exit status 2.
+pub fn report_usage(usage: &clap::Error) -> ExitCode {
+    let printed = usage.print().and_then(|()| io::stdout().flush());
+    match printed {
+        Err(e) if !usage.use_stderr() => CliError::Output(e).report(false),
+        _ => ExitCode::from(if usage.use_stderr() { 2 } else { 0 }),
+    }
+}
+
+async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<ExitCode, CliError> {
+    match subcommand {
+        CliSubcommand::Whoami => whoami::run(common).await,
+        CliSubcommand::Token(arguments) => token::run(common, &arguments).await,
+        CliSubcommand::Certificate(arguments) => certificate::run(common, &arguments).await,
+        CliSubcommand::Attest(arguments) => attest::run(common, &arguments).await,
+        CliSubcommand::Status => status::run(common).await,
+        CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,
+        CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
+        CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
+        CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,
+        CliSubcommand::Export(subcommand) => export::run(common, &subcommand).await,
+        CliSubcommand::Verify(subcommand) => verify::run(common, &subcommand),
+        CliSubcommand::Audit(subcommand) => audit::run(common, &subcommand).await,
     }
 }
