@@ -1,11 +1,9 @@
-//! Why a subcommand failed, and its exit status.
+//! Why a subcommand failed.
 
 use std::fmt;
 use std::io;
-use std::process::ExitCode;
 
 use super::format::{format_fault, format_peer};
-use super::output::{end_by_sigpipe, note, print_line};
 use crate::config::escape_unprintable;
 use crate::wire::agent::Peer;
 use crate::wire::error::ErrorResponse;
@@ -38,24 +36,8 @@ impl CliError {
         CliError::Unavailable(Box::new(ErrorResponse::new("temporarily_unavailable", description)))
     }
 
-    /// Prints the error: a JSON object to standard output with `--json`, otherwise a message to standard
-    /// error.
-    pub(super) fn report(&self, json: bool) -> ExitCode {
-        let code = match self {
-            CliError::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => return end_by_sigpipe(),
-            CliError::Refused(_) | CliError::Local(_) | CliError::File(_) | CliError::Output(_) => 1,
-            CliError::NoDaemon(_) => 3,
-            CliError::Unavailable(_) => 4,
-        };
-        let printed = json && self.to_json().is_some_and(|text| print_line(text).is_ok());
-        if !printed {
-            note(format_args!("hostbadge: {self}"));
-        }
-        ExitCode::from(code)
-    }
-
     /// The daemon's response, or one of the same form; `None` if standard output cannot be written.
-    fn to_json(&self) -> Option<String> {
+    pub(super) fn to_json(&self) -> Option<String> {
         let made;
         let response = match self {
             CliError::Refused(response) | CliError::Unavailable(response) => response.as_ref(),

@@ -3,9 +3,6 @@
 //! Requests and responses are the types of [`crate::wire`]. With `--json` a subcommand prints the daemon's
 //! response as it is, so members that this release does not know are kept.
 
-// `println!` and `eprintln!` panic if the write fails; `output` has the writes that report it.
-#![deny(clippy::print_stdout, clippy::print_stderr)]
-
 mod agent;
 mod attest;
 mod audit;
@@ -25,6 +22,7 @@ mod posture;
 mod prompt;
 mod recovery_key;
 mod renewal;
+mod report;
 mod status;
 mod table;
 mod token;
@@ -33,13 +31,15 @@ mod watch;
 mod watched_file;
 mod whoami;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use common::{CommonArgs, CommonOptions};
 use error::CliError;
+use report::report_error;
+
+pub use report::report_usage;
 
 /// Client and administration tool for hostbadged
 #[derive(Parser, Debug)]
@@ -100,20 +100,11 @@ pub fn run(command: Cli) -> ExitCode {
     let common = CommonArgs::from(command.common);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return CliError::local(e).report(common.json),
+        Err(e) => return report_error(&CliError::local(e), common.json),
     };
     match runtime.block_on(dispatch(&common, command.subcommand)) {
         Ok(code) => code,
-        Err(error) => error.report(common.json),
-    }
-}
-
-/// Prints the help or the version to standard output, and a usage error to standard error, with exit status 2.
-pub fn report_usage(usage: &clap::Error) -> ExitCode {
-    let printed = usage.print().and_then(|()| io::stdout().flush());
-    match printed {
-        Err(e) if !usage.use_stderr() => CliError::Output(e).report(false),
-        _ => ExitCode::from(if usage.use_stderr() { 2 } else { 0 }),
+        Err(error) => report_error(&error, common.json),
     }
 }
 

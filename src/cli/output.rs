@@ -10,9 +10,6 @@ use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::process::ExitCode;
-
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
 
 use super::error::CliError;
 
@@ -62,15 +59,6 @@ pub(super) fn sync_stdout() -> Result<(), CliError> {
         file.sync_all().map_err(CliError::Output)?;
     }
     Ok(())
-}
-
-/// Ends the process as the default action of SIGPIPE does: without a message, and for a shell with status 141.
-/// The signal is ignored until then, so that a daemon that closes a connection does not end the command.
-pub(super) fn end_by_sigpipe() -> ExitCode {
-    // SAFETY: the default action calls no handler.
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
-    let _ = raise(Signal::SIGPIPE);
-    ExitCode::from(141)
 }
 
 fn stdout_file() -> ManuallyDrop<File> {

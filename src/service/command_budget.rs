@@ -21,8 +21,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub enum StateCommand {
     /// A rotation of the issuing key. Root's `--now` is not counted.
     RotateKeys,
-    /// A new recovery key, when it is put in force.
-    ConfirmRecoveryKey,
+    /// A new recovery key.
+    CreateRecoveryKey,
     /// A request for enrollment, which is remembered until it is answered.
     RequestEnrollment,
     /// The answer to a challenge.
@@ -71,7 +71,7 @@ impl StateCommand {
             StateCommand::RotateKeys | StateCommand::RequestEnrollment | StateCommand::AnswerChallenge => {
                 (6, 24)
             }
-            StateCommand::ConfirmRecoveryKey
+            StateCommand::CreateRecoveryKey
             | StateCommand::InstallCertificate
             | StateCommand::AcceptPosture => (12, 48),
         }

@@ -54,26 +54,30 @@ impl IdentityService {
     /// is the only time that the key is returned.
     ///
     /// # Errors
-    /// [`AdminError::Keys`].
+    /// [`AdminError::BudgetExceeded`]; [`AdminError::Keys`].
     pub async fn create_recovery_key(&self, admin: &RootAdmin) -> Result<RecoveryKeyResponse, AdminError> {
-        let recovery_key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
-        Ok(RecoveryKeyResponse { recovery_key, in_force: false })
+        let created = async {
+            let recovery_key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
+            Ok(RecoveryKeyResponse { recovery_key, in_force: false })
+        };
+        self.within_budget(admin, StateCommand::CreateRecoveryKey, created).await
     }
 
-    /// Puts the recovery key that was created last in force, and invalidates the previous one.
+    /// Puts the recovery key that was created last in force, and invalidates the previous one. Its creation was
+    /// counted.
     ///
     /// # Errors
     /// [`AdminError::InvalidRequest`] where the text is not a recovery key, without any of the text;
-    /// [`AdminError::BudgetExceeded`]; [`AdminError::Keys`].
+    /// [`AdminError::AuditUnavailable`]; [`AdminError::Keys`].
     pub async fn confirm_recovery_key(
         &self,
         admin: &RootAdmin,
         request: ConfirmRecoveryKeyRequest,
     ) -> Result<(), AdminError> {
+        self.audit.ensure_writable()?;
         let key =
             RecoveryKey::parse(&request.recovery_key).map_err(|e| InvalidRequest::new(e.to_string()))?;
-        let confirmed = async { Ok(self.deps.key_admin.confirm_recovery_key(key, admin.id()).await?) };
-        self.within_budget(admin, StateCommand::ConfirmRecoveryKey, confirmed).await
+        Ok(self.deps.key_admin.confirm_recovery_key(key, admin.id()).await?)
     }
 
     /// Opens the keystore with the recovery key and seals it to this TPM as it is now.
