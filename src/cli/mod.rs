@@ -12,6 +12,7 @@ mod common;
 mod enroll;
 mod enroll_install;
 mod error;
+mod examples;
 mod export;
 mod files;
 mod format;
@@ -62,35 +63,46 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum CliSubcommand {
     /// Show which agent this process is, as the daemon identifies it
+    #[command(after_long_help = examples::WHOAMI)]
     Whoami,
     /// Request a token for an audience and print it
+    ///
+    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use it,
+    /// and sends the request from its own program: hostbadge-agents(5).
+    #[command(after_long_help = examples::TOKEN)]
     Token(token::TokenArgs),
     /// Request an X.509 certificate for this process's identity, once or continuously
+    ///
+    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use it,
+    /// and sends the request from its own program: hostbadge-agents(5).
+    #[command(after_long_help = examples::CERTIFICATE)]
     Certificate(certificate::CertificateArgs),
     /// Request evidence of the host's state for a remote verifier
+    #[command(after_long_help = examples::ATTEST)]
     Attest(attest::AttestArgs),
     /// Show daemon and TPM status (administrators)
+    #[command(after_long_help = examples::STATUS)]
     Status,
     /// Show, check and reload the registered agents (administrators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::AGENT)]
     Agent(agent::AgentSubcommand),
     /// Show, rotate and recover the host's keys (administrators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::KEY)]
     Key(key::KeySubcommand),
     /// Enroll this host with an organization, through four files (administrators and operators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::ENROLL)]
     Enroll(enroll::EnrollSubcommand),
     /// Show, compare and accept the measured state of the host (administrators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::POSTURE)]
     Posture(posture::PostureSubcommand),
     /// Export public documents for relying parties
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
     /// Verify tokens and evidence, without daemon and TPM
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
     /// Show the audit log (administrators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::AUDIT)]
     Audit(audit::AuditSubcommand),
 }
 

@@ -130,6 +130,9 @@ fn outputs_replace_regular_files_only() {
 fn wrong_sockets_are_named() {
     let host = Host::started();
     let socket = |name: &str| host.path(&format!("run/{name}.sock")).to_str().unwrap().to_owned();
+    for name in ["agent", "workload", "admin"] {
+        assert!(host.log().contains(&socket(name)), "a development host names its sockets: {}", host.log());
+    }
     let file = host.path("file");
     fs::write(&file, "").unwrap();
     let long = format!("/tmp/{}", "a".repeat(110));
@@ -162,7 +165,10 @@ fn wrong_sockets_are_named() {
         assert_eq!((output.status.code(), &error["error"]), (Some(status), &expected.into()), "{path}");
         assert!(error["error_description"].as_str().unwrap().contains(reason), "{error}");
     }
-    let mut other_user = hostbadge(&host, &["status"]);
+    // Other users may not be able to read the build directory.
+    fs::copy(program("hostbadge"), host.path("hostbadge")).unwrap();
+    let mut other_user = Command::new(host.path("hostbadge"));
+    other_user.arg("status").env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket());
     Credentials::user(NOBODY).apply_to(&mut other_user);
     let output = other_user.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -176,4 +182,29 @@ fn wrong_sockets_are_named() {
         assert_eq!(output.status.code(), Some(2));
         assert!(!message(&output).contains("socket"), "{}", message(&output));
     }
+}
+
+/// The completion of agents' names in bash, which the packages append to the generated script.
+#[test]
+fn names_of_agents_are_completed() {
+    let host = Host::started();
+    host.agent("researcher", "user = 0");
+    host.agent("reader", "user = 1");
+    host.reload();
+    let script = format!("{}/packaging/completions/agents.bash", env!("CARGO_MANIFEST_DIR"));
+    let shell = "_hostbadge() { COMPREPLY=(generated); }; . \"$SCRIPT\"; COMP_WORDS=(\"$@\"); \
+                 COMP_CWORD=$(($# - 1)); _hostbadge_with_agents hostbadge; echo \"${COMPREPLY[*]}\"";
+    let directory = Path::new(&program("hostbadge")).parent().unwrap().to_owned();
+    let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap());
+    let completed = |words: &[&str], admin_socket: &Path| {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", shell, "bash"]).args(words).env("SCRIPT", &script).env("PATH", &path);
+        bash.env("HOSTBADGE_ADMIN_SOCKET", admin_socket).env("HOSTBADGE_SOCKET", host.agent_socket());
+        String::from_utf8(bash.output().unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let admin = host.admin_socket();
+    assert_eq!(completed(&["hostbadge", "agent", "show", "r"], &admin), "reader researcher root");
+    assert_eq!(completed(&["hostbadge", "agent", "show", "res"], &admin), "researcher");
+    assert_eq!(completed(&["hostbadge", "token", API, "--agent", ""], Path::new("none")), "researcher root");
+    assert_eq!(completed(&["hostbadge", "agent", ""], &admin), "generated");
 }

@@ -26,6 +26,7 @@ mod neighbours;
 mod openapi;
 mod peers;
 mod posture;
+mod readme;
 mod recovery_key;
 mod revocation;
 mod secrets_in_memory;

@@ -157,7 +157,7 @@ fn a_person_types_the_first_group() {
             typed => &format!("printf '{typed}'"),
         };
         let shell = format!(
-            "{{ {answer}; sleep 2; }} | script -qefc \"$HB key recovery\" \"$OUT\" >/dev/null; exit ${{PIPESTATUS[1]}}"
+            "{{ {answer}; }} | script -qefc \"$HB key recovery\" \"$OUT\" >/dev/null; exit ${{PIPESTATUS[1]}}"
         );
         let out = host.path(&format!("typescript-{status}"));
         let run = Command::new("bash")

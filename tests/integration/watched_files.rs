@@ -1,6 +1,6 @@
 //! `hostbadge certificate --watch` and `hostbadge token --watch`: what they write, renew, refuse and remove.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -87,19 +87,21 @@ fn certificates_are_renewed_across_a_restart_and_removed_at_the_end() {
 fn key_and_certificate_always_belong_together() {
     let host = Host::started();
     let dir = tempfile::tempdir().unwrap();
-    let watch = start(&host, &["certificate", "--ttl", "1s", "--watch"], dir.path());
+    let watch = start(&host, &["certificate", "--ttl", "2s", "--watch"], dir.path());
     until_true("the first certificate is written", || dir.path().join("cert.pem").exists());
     let mut seen = Vec::new();
     until_true("it is renewed five times", || {
-        // What `open("..data")` and `openat` do.
+        // What `open("..data")` and `openat` do. After two renewals the files are gone.
         let generation = fs::canonicalize(dir.path().join("..data")).unwrap();
-        let read = |name: &str| fs::read_to_string(generation.join(name)).unwrap();
-        let (certificate, key) = (read("cert.pem"), read("key.pem"));
+        let read = |name: &str| fs::read_to_string(generation.join(name)).ok();
+        let (Some(certificate), Some(key), Some(all)) = (read("cert.pem"), read("key.pem"), read("combined.pem"))
+        else {
+            return false;
+        };
+        assert_eq!(all, format!("{certificate}{key}"));
         let combined = fs::read_to_string(dir.path().join("combined.pem")).unwrap();
-        assert_eq!(read("combined.pem"), format!("{certificate}{key}"));
-        for (certificate, key) in [combined.split_at(combined.find("-----BEGIN PRIVATE").unwrap())] {
-            assert_eq!(public_key("x509", certificate), public_key("pkey", key));
-        }
+        let (leaf, key) = combined.split_at(combined.find("-----BEGIN PRIVATE").unwrap());
+        assert_eq!(public_key("x509", leaf), public_key("pkey", key));
         if seen.last() != Some(&certificate) {
             seen.push(certificate);
         }
@@ -113,8 +115,8 @@ fn key_and_certificate_always_belong_together() {
 fn public_key(what: &str, pem: &str) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), pem).unwrap();
-    let option = if what == "x509" { ["-noout", "-pubkey"] } else { ["-pubout", "-outform=PEM"] };
-    let output = Command::new("openssl").arg(what).args(option).arg("-in").arg(file.path()).output().unwrap();
+    let options: &[&str] = if what == "x509" { &["-noout", "-pubkey"] } else { &["-pubout"] };
+    let output = Command::new("openssl").arg(what).args(options).arg("-in").arg(file.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -136,14 +138,23 @@ fn files_of_another_program_stay() {
     // Refused by the daemon, and without a daemon: nothing that was there before goes.
     let own = tempfile::tempdir().unwrap();
     fs::write(own.path().join("key.txt"), "mine").unwrap();
-    nix::unistd::chown(own.path(), Some(NOBODY.into()), None).unwrap();
-    let mut refused = command(&host, &["certificate", "--watch"], own.path());
+    let owned_by = |uid: u32| nix::unistd::chown(own.path(), Some(uid.into()), None).unwrap();
+    owned_by(NOBODY);
+    // Other users may not be able to read the build directory.
+    fs::copy(program("hostbadge"), host.path("hostbadge")).unwrap();
+    let mut refused = Command::new(host.path("hostbadge"));
+    refused.env("HOSTBADGE_SOCKET", host.agent_socket()).args(["certificate", "--watch"]).arg(own.path());
     Credentials::user(NOBODY).apply_to(&mut refused);
     assert!(message(&refused.output().unwrap()).contains("invalid_client"));
-    let absent = host.path("none");
-    let watch = start(&host, &["certificate", "--socket", absent.to_str().unwrap(), "--watch"], own.path());
-    std::thread::park_timeout(std::time::Duration::from_millis(200));
-    terminate(watch);
+    owned_by(0);
+    let (absent, errors) = (host.path("none"), host.path("errors"));
+    let mut watch = command(&host, &["certificate", "--watch"], own.path());
+    watch.arg("--socket").arg(absent).stdout(Stdio::null()).stderr(File::create(&errors).unwrap());
+    let watch = Running::start(watch);
+    until_true("the daemon is found missing", || {
+        fs::read_to_string(&errors).unwrap().contains("there is no socket here")
+    });
+    assert_eq!(terminate(watch).code(), Some(0));
     assert_eq!(entries(own.path()), 1);
 
     let typo = own.path().join("typo/svid");
