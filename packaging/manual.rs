@@ -46,7 +46,10 @@ fn complete_agent_names(dir: &Path) -> io::Result<()> {
     let mut script = fs::read_to_string(&file)?;
     // Zsh's completions of a value stand in the description of its option.
     for (value, by) in [
-        ("if this process matches several]:NAME:_default", "if this process matches several]:NAME:_hostbadge_agent_names"),
+        (
+            "if this process matches several]:NAME:_default",
+            "if this process matches several]:NAME:_hostbadge_agent_names",
+        ),
         (":name -- Name of the agent:_default", ":name -- Name of the agent:_hostbadge_agent_names"),
         ("if [ \"$funcstack[1]\"", concat!(include_str!("completions/agents.zsh"), "if [ \"$funcstack[1]\"")),
     ] {
@@ -59,12 +62,7 @@ fn complete_agent_names(dir: &Path) -> io::Result<()> {
 /// `hostbadge-verify-token.1` for `hostbadge verify token`, and so on.
 ///
 /// `examples` are those of the command above, of which a page has its own.
-fn pages_of_command(
-    dir: &Path,
-    command: clap::Command,
-    above: &[String],
-    examples: &str,
-) -> io::Result<()> {
+fn pages_of_command(dir: &Path, command: clap::Command, above: &[String], examples: &str) -> io::Result<()> {
     let names: Vec<String> = above.iter().cloned().chain([command.get_name().to_owned()]).collect();
     let below: Vec<clap::Command> =
         command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned().collect();

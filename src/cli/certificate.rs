@@ -13,7 +13,7 @@ use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::files::{read_file, write_file};
-use super::linked_dir::{LinkedDir, create_dir};
+use super::linked_dir::{LinkedDir, prepare_dir};
 use super::output::{print_bytes, print_line};
 use super::watch::{Renewed, renew_until_signal};
 use crate::enroll::pem;
@@ -62,7 +62,7 @@ pub(super) async fn run(common: &CommonArgs, arguments: &CertificateArgs) -> Res
     let certificate = reply.body;
     if let Some(dir) = &arguments.out {
         let bundle = fetch_bundle(common).await?;
-        create_dir(dir)?;
+        prepare_dir(dir)?;
         for (name, text) in (CertificateFiles { certificate: &certificate, bundle: &bundle }).list().iter() {
             write_file(&dir.join(name), text.as_bytes(), 0o600)?;
         }

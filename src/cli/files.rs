@@ -235,9 +235,9 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
         write_file(&fifo, b"through it", 0o600).unwrap();
-        let mut heard = String::new();
-        (&reader).read_to_string(&mut heard).unwrap();
-        assert_eq!(heard, "through it");
+        let mut received = String::new();
+        (&reader).read_to_string(&mut received).unwrap();
+        assert_eq!(received, "through it");
         assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
     }
 }

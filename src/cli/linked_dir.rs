@@ -33,6 +33,13 @@ const NEW_DATA: &str = "..data_tmp";
 /// Prefix of the directories of generations.
 const GENERATION: &str = "..hostbadge-";
 
+/// A directory for files that are written once: created if only itself is missing, and refused if other users
+/// may write to it.
+pub(super) fn prepare_dir(path: &Path) -> Result<(), CliError> {
+    create_dir(path)?;
+    check_owner(path)
+}
+
 /// A locked directory.
 #[derive(Debug)]
 pub(super) struct LinkedDir {
@@ -60,9 +67,9 @@ impl LinkedDir {
     ) -> Result<LinkedDir, CliError> {
         let was_made = create_dir(path)?;
         let claimed = (|| {
+            check_owner(path)?;
             let (path, lock) = (path.to_owned(), lock(path)?);
             let dir = LinkedDir { path, lock, names, used, was_made, current: None };
-            dir.check_owner()?;
             dir.check_names()?;
             Ok(dir)
         })();
@@ -178,22 +185,6 @@ impl LinkedDir {
         fs::read_link(self.path.join(name)).is_ok_and(|target| target == Path::new(DATA).join(name))
     }
 
-    /// Other users must not be able to replace the files.
-    fn check_owner(&self) -> Result<(), CliError> {
-        let metadata = self.lock.metadata().map_err(|e| file_error(&self.path, &e))?;
-        let is_foreign = metadata.uid() != 0 && metadata.uid() != geteuid().as_raw();
-        if is_foreign || metadata.mode() & 0o022 != 0 {
-            return Err(CliError::Local(format!(
-                "{}: other users may write here (uid {}, mode {:o}); choose a directory of this user that no \
-                 others may write to",
-                self.path.display(),
-                metadata.uid(),
-                metadata.mode() & 0o7777
-            )));
-        }
-        Ok(())
-    }
-
     /// No name may be in use by anything that this module did not make. The form of the links also is that of
     /// Kubernetes' volumes, so the name of the generation decides.
     fn check_names(&self) -> Result<(), CliError> {
@@ -235,7 +226,7 @@ impl LinkedDir {
 
 /// Creates the directory, and not those above it, whose absence is more likely a mistake in the path. Returns
 /// whether it was missing.
-pub(super) fn create_dir(path: &Path) -> Result<bool, CliError> {
+fn create_dir(path: &Path) -> Result<bool, CliError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -245,6 +236,22 @@ pub(super) fn create_dir(path: &Path) -> Result<bool, CliError> {
         ))),
         Err(e) => Err(file_error(path, &e)),
     }
+}
+
+/// Other users must not be able to replace the files.
+fn check_owner(path: &Path) -> Result<(), CliError> {
+    let metadata = fs::metadata(path).map_err(|e| file_error(path, &e))?;
+    let is_foreign = metadata.uid() != 0 && metadata.uid() != geteuid().as_raw();
+    if is_foreign || metadata.mode() & 0o022 != 0 {
+        return Err(CliError::Local(format!(
+            "{}: other users may write here (uid {}, mode {:o}); choose a directory of this user that no others \
+             may write to",
+            path.display(),
+            metadata.uid(),
+            metadata.mode() & 0o7777
+        )));
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<Flock<File>, CliError> {
@@ -260,6 +267,8 @@ fn lock(path: &Path) -> Result<Flock<File>, CliError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const NAMES: &[&str] = &["a", "b"];
@@ -326,6 +335,14 @@ mod tests {
             assert!(path.symlink_metadata().is_ok());
             fs::remove_file(path).unwrap();
         }
+        let shared = root.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+        for refused in [LinkedDir::claim(&shared, NAMES, NAMES).map(drop), prepare_dir(&shared)] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("other users may write here"), "{error}");
+        }
+        fs::remove_dir(shared).unwrap();
         let error = LinkedDir::claim(&root.path().join("typo/tls"), NAMES, NAMES).unwrap_err().to_string();
         assert!(error.contains("the directory above it does not exist"), "{error}");
         assert_eq!(count(root.path()), 0);

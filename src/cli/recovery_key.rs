@@ -1,7 +1,7 @@
 //! `hostbadge key recovery`: the daemon creates a recovery key, and puts it in force once it was delivered.
 //!
-//! The previous recovery key stays valid until then, because a key that a full disk, a closed pipe or a lost
-//! connection swallowed could open nothing any more.
+//! The previous recovery key stays valid until then. Otherwise a full disk, a closed pipe or a lost connection
+//! would leave the host with a recovery key that no administrator has.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

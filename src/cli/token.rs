@@ -32,9 +32,9 @@ pub(super) struct TokenArgs {
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
 
-    /// Write the token to FILE with mode 0600 instead of to standard output; "-" is standard output. A
-    /// regular file is replaced atomically, a character device or FIFO is written to, and anything else is
-    /// refused, such as a link to a file
+    /// Write the token to FILE with mode 0600 instead of to standard output, as --file does; "-" is standard
+    /// output. A regular file is replaced atomically, a character device or FIFO is written to, and anything
+    /// else is refused, such as a link to a file
     #[arg(long, short, visible_alias = "file", value_name = "FILE", conflicts_with = "watch")]
     output: Option<PathBuf>,
 

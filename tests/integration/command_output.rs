@@ -103,9 +103,9 @@ fn outputs_replace_regular_files_only() {
 
     let fifo = path("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let heard = Command::new("cat").arg(&fifo).stdout(Stdio::piped()).spawn().unwrap();
+    let received = Command::new("cat").arg(&fifo).stdout(Stdio::piped()).spawn().unwrap();
     assert!(export(&fifo).status.success());
-    assert_eq!(heard.wait_with_output().unwrap().stdout, jwks);
+    assert_eq!(received.wait_with_output().unwrap().stdout, jwks);
     assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
 
     fs::write(path("real"), "mine").unwrap();

@@ -94,7 +94,8 @@ fn key_and_certificate_always_belong_together() {
         // What `open("..data")` and `openat` do. After two renewals the files are gone.
         let generation = fs::canonicalize(dir.path().join("..data")).unwrap();
         let read = |name: &str| fs::read_to_string(generation.join(name)).ok();
-        let (Some(certificate), Some(key), Some(all)) = (read("cert.pem"), read("key.pem"), read("combined.pem"))
+        let (Some(certificate), Some(key), Some(all)) =
+            (read("cert.pem"), read("key.pem"), read("combined.pem"))
         else {
             return false;
         };
@@ -116,7 +117,8 @@ fn public_key(what: &str, pem: &str) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), pem).unwrap();
     let options: &[&str] = if what == "x509" { &["-noout", "-pubkey"] } else { &["-pubout"] };
-    let output = Command::new("openssl").arg(what).args(options).arg("-in").arg(file.path()).output().unwrap();
+    let output =
+        Command::new("openssl").arg(what).args(options).arg("-in").arg(file.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
