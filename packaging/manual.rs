@@ -26,18 +26,52 @@ fn main() -> io::Result<()> {
         clap_complete::generate_to(shell, &mut command, "hostbadge", &completions)?;
         clap_complete::generate_to(shell, &mut daemon, "hostbadged", &completions)?;
     }
+    complete_agent_names(&completions)?;
     command.build();
-    pages_of_command(&man, command, &[])?;
-    page(&man, daemon, "hostbadged", "8", DAEMON)
+    pages_of_command(&man, command, &[], "")?;
+    page(&man, daemon, "hostbadged", "8", "", DAEMON)
+}
+
+/// Adds the completion of agents' names to the scripts of clap_complete, which knows only what is in the
+/// definitions.
+fn complete_agent_names(dir: &Path) -> io::Result<()> {
+    for (file, more) in [
+        ("hostbadge.bash", include_str!("completions/agents.bash")),
+        ("hostbadge.fish", include_str!("completions/agents.fish")),
+    ] {
+        let script = fs::read_to_string(dir.join(file))?;
+        fs::write(dir.join(file), script + more)?;
+    }
+    let file = dir.join("_hostbadge");
+    let mut script = fs::read_to_string(&file)?;
+    // Zsh's completions of a value stand in the description of its option.
+    for (value, by) in [
+        (
+            "if this process matches several]:NAME:_default",
+            "if this process matches several]:NAME:_hostbadge_agent_names",
+        ),
+        (":name -- Name of the agent:_default", ":name -- Name of the agent:_hostbadge_agent_names"),
+        ("if [ \"$funcstack[1]\"", concat!(include_str!("completions/agents.zsh"), "if [ \"$funcstack[1]\"")),
+    ] {
+        assert!(script.contains(value), "{}: no {value}", file.display());
+        script = script.replace(value, by);
+    }
+    fs::write(file, script)
 }
 
 /// `hostbadge-verify-token.1` for `hostbadge verify token`, and so on.
-fn pages_of_command(dir: &Path, command: clap::Command, above: &[String]) -> io::Result<()> {
+///
+/// `examples` are those of the command above, of which a page has its own.
+fn pages_of_command(dir: &Path, command: clap::Command, above: &[String], examples: &str) -> io::Result<()> {
     let names: Vec<String> = above.iter().cloned().chain([command.get_name().to_owned()]).collect();
     let below: Vec<clap::Command> =
         command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned().collect();
-    page(dir, command, &names.join("-"), "1", COMMAND)?;
-    below.into_iter().try_for_each(|sub| pages_of_command(dir, sub, &names))
+    let own = command.get_after_long_help().map(ToString::to_string);
+    let own = own.as_deref().and_then(|help| help.strip_prefix("Examples:\n")).unwrap_or(examples);
+    let begins_with_name = |line: &&str| line.contains(&names.join(" "));
+    let own: String = own.lines().filter(begins_with_name).map(|line| format!("{}\n", line.trim())).collect();
+    page(dir, command, &names.join("-"), "1", &own, COMMAND)?;
+    below.into_iter().try_for_each(|sub| pages_of_command(dir, sub, &names, &own))
 }
 
 fn page(
@@ -45,6 +79,7 @@ fn page(
     command: clap::Command,
     name: &str,
     section: &str,
+    examples: &str,
     more: &[(&str, &str)],
 ) -> io::Result<()> {
     let has_subcommands = command.has_subcommands();
@@ -58,6 +93,14 @@ fn page(
     man.render_options_section(&mut text)?;
     if has_subcommands {
         man.render_subcommands_section(&mut text)?;
+    }
+    if !examples.is_empty() {
+        let mut roff = Roff::new();
+        roff.control("SH", ["EXAMPLES"]).control("nf", []);
+        for line in examples.lines() {
+            roff.text([roman(line)]);
+        }
+        roff.control("fi", []).to_writer(&mut text)?;
     }
     for (heading, words) in more {
         let mut roff = Roff::new();

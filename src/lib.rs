@@ -131,6 +131,9 @@
 //! # }
 //! ```
 
+// `println!` and `eprintln!` panic if the write fails, as on a full disk.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod agents;
 pub mod api;
 pub mod audit;

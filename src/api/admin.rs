@@ -52,6 +52,7 @@ enum AdminHandler {
 enum RootHandler {
     AcceptPosture,
     AcceptState,
+    ConfirmRecoveryKey,
     CreateRecoveryKey,
     EnrollCredential,
     EnrollInstall,
@@ -79,6 +80,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/keys",                body: NONE, role: Admin(Keys) },
         Route { verb: Post, path: "/v1/keys/rotate",         body: BODY, role: Admin(RotateKeys) },
         Route { verb: Post, path: "/v1/keys/recovery",       body: NONE, role: Root(CreateRecoveryKey) },
+        Route { verb: Post, path: "/v1/keys/recovery/confirm", body: BODY, role: Root(ConfirmRecoveryKey) },
         Route { verb: Post, path: "/v1/keys/recover",        body: BODY, role: Root(RecoverKeys) },
         Route { verb: Post, path: "/v1/keys/accept",         body: NONE, role: Root(AcceptState) },
         Route { verb: Get,  path: "/v1/posture",             body: NONE, role: Admin(Posture) },
@@ -202,6 +204,10 @@ impl AdminApi {
         let done = || reply::ok(&DoneResponse { done: true });
         Ok(match handler {
             RootHandler::CreateRecoveryKey => reply::ok(&service.create_recovery_key(root).await?),
+            RootHandler::ConfirmRecoveryKey => {
+                service.confirm_recovery_key(root, parse::confirm_recovery_key_request(body)?).await?;
+                done()
+            }
             RootHandler::RecoverKeys => {
                 service.recover_keys(root, parse::recover_request(body)?).await?;
                 done()
@@ -278,6 +284,7 @@ mod tests {
             root_paths,
             [
                 "/v1/keys/recovery",
+                "/v1/keys/recovery/confirm",
                 "/v1/keys/recover",
                 "/v1/keys/accept",
                 "/v1/posture/accept",

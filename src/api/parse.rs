@@ -10,11 +10,13 @@ use crate::wire::agent::{
     AttestRequest, CertificateRequest, EvidenceFormat, IntrospectionRequest, TokenRequest, Ttl,
 };
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
-use crate::wire::keys::{RecoverRequest, RotateRequest};
+use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::posture::PostureAcceptRequest;
 
 /// Default `limit` of `GET /v1/audit`.
 const DEFAULT_AUDIT_RECORDS: u64 = 20;
+/// What a body with a recovery key must be.
+const RECOVERY_KEY_BODY: &str = "the body must be {\"recovery_key\": \"hbr1-...\"}";
 
 pub fn token_request(body: &RequestBody) -> Result<TokenRequest<'_>, InvalidRequest> {
     if !body.is_form {
@@ -79,9 +81,13 @@ pub fn rotate_request(body: &RequestBody) -> Result<RotateRequest, InvalidReques
 }
 
 /// The error holds nothing of the body, which has a recovery key in it.
+pub fn confirm_recovery_key_request(body: &RequestBody) -> Result<ConfirmRecoveryKeyRequest, InvalidRequest> {
+    json_object(&body.bytes).map_err(|_| InvalidRequest::new(RECOVERY_KEY_BODY))
+}
+
+/// As [`confirm_recovery_key_request`].
 pub fn recover_request(body: &RequestBody) -> Result<RecoverRequest, InvalidRequest> {
-    json_object(&body.bytes)
-        .map_err(|_| InvalidRequest::new("the body must be {\"recovery_key\": \"hbr1-...\"}"))
+    json_object(&body.bytes).map_err(|_| InvalidRequest::new(RECOVERY_KEY_BODY))
 }
 
 pub fn posture_accept_request(body: &RequestBody) -> Result<PostureAcceptRequest, InvalidRequest> {

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::service::{AdminError, ErrorClass, ErrorCode, EvidenceResponse, Recorded, RequestError};
 use crate::wire::agent::TokenResponse;
-use crate::wire::error::ErrorResponse;
+use crate::wire::error::{ErrorResponse, NO_SUCH_PATH};
 
 /// A complete response.
 pub type Reply = Response<Full<Bytes>>;
@@ -83,7 +83,7 @@ fn and_close(mut reply: Reply) -> Reply {
 
 /// Status 404.
 pub fn not_found() -> Reply {
-    error(StatusCode::NOT_FOUND, ErrorCode::InvalidRequest, "there is no such path here")
+    error(StatusCode::NOT_FOUND, ErrorCode::InvalidRequest, NO_SUCH_PATH)
 }
 
 /// Status 405.

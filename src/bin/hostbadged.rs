@@ -1,5 +1,6 @@
 //! hostbadged: the daemon. Arguments, hardening, configuration; the rest is [`hostbadge::daemon`].
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     match run_critical("the main thread", || daemon::run(&arguments, config, &hardening_warnings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("hostbadged: {e}");
+            let _ = writeln!(std::io::stderr(), "hostbadged: {e}");
             ExitCode::FAILURE
         }
     }

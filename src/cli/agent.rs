@@ -10,6 +10,7 @@ use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
+use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use crate::agents::{AgentName, AgentSet};
 use crate::config::{Config, Diagnostic, escape_unprintable};
@@ -49,7 +50,7 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
         return print_json(&reply.raw);
     }
     let rows: Vec<Vec<String>> = reply.body.iter().map(row).collect();
-    print_columns(&["NAME", "OWNER", "MATCH", "AUDIENCES"], &rows);
+    print_columns(&["NAME", "OWNER", "MATCH", "AUDIENCES"], &rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -92,7 +93,7 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
     for grant in &agent.grants {
         table.add("grant", format_grant(grant));
     }
-    table.print();
+    table.print()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -124,9 +125,10 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
     for warning in agents.warnings() {
         let message = format!("warning: {}", warning.message);
         let warning = Fault { message, ..Fault::from(warning) };
-        eprintln!("{}", escape_unprintable(&format_fault(&warning)));
+        note(escape_unprintable(&format_fault(&warning)));
     }
-    println!("{}: {} agents, no faults", escape_unprintable(&dir.to_string_lossy()), agents.len());
+    let dir = escape_unprintable(&dir.to_string_lossy()).into_owned();
+    print_line(format_args!("{dir}: {} agents, no faults", agents.len()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -148,6 +150,6 @@ async fn reload(common: &CommonArgs) -> Result<ExitCode, CliError> {
     {
         table.add(label, if names.is_empty() { "none".to_owned() } else { names.join(", ") });
     }
-    table.print();
+    table.print()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use super::client;
 use super::common::CommonArgs;
 use super::error::CliError;
 use super::format::format_peer;
+use super::output::print_line;
 use crate::config::escape_unprintable;
 use crate::wire::admin::{AuditRecord, AuditResponse, MAX_AUDIT_RECORDS};
 
@@ -45,9 +46,9 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Re
                 .map_err(|e| CliError::Local(format!("cannot parse an audit record: {e}")))?;
             last_seq = record.seq;
             if common.json {
-                println!("{line}");
+                print_line(&line)?;
             } else {
-                println!("{}", escape_unprintable(&format_record(&record)));
+                print_line(escape_unprintable(&format_record(&record)))?;
             }
         }
         if !follow {

@@ -1,7 +1,5 @@
 //! `hostbadge certificate`: a certificate for this process's own identity, once or renewed continuously.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,16 +7,16 @@ use clap::Args;
 use data_encoding::BASE64;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
 
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::files::{read_file, write_file};
-use super::renewal::{Backoff, renewal_delay};
-use crate::clock::Clock;
+use super::linked_dir::{LinkedDir, prepare_dir};
+use super::output::{print_bytes, print_line};
+use super::watch::{Renewed, renew_until_signal};
 use crate::enroll::pem;
-use crate::store;
 use crate::wire::agent::{CertificateRequest, CertificateResponse, Ttl};
 
 /// Largest PKCS#10 request in bytes.
@@ -27,6 +25,8 @@ const MAX_CSR_SIZE: usize = 64 * 1024;
 const CERT_FILE: &str = "cert.pem";
 const KEY_FILE: &str = "key.pem";
 const BUNDLE_FILE: &str = "bundle.pem";
+const COMBINED_FILE: &str = "combined.pem";
+const ALL_FILES: &[&str] = &[BUNDLE_FILE, COMBINED_FILE, KEY_FILE, CERT_FILE];
 
 #[derive(Args, Debug)]
 pub(super) struct CertificateArgs {
@@ -34,12 +34,14 @@ pub(super) struct CertificateArgs {
     #[arg(long, value_name = "FILE")]
     csr: Option<PathBuf>,
 
-    /// Write cert.pem, key.pem and bundle.pem into DIR instead of to standard output
+    /// Write cert.pem, key.pem, combined.pem (certificate and key) and bundle.pem into DIR instead of to
+    /// standard output. DIR is created if only itself is missing
     #[arg(long, value_name = "DIR", conflicts_with = "watch")]
     out: Option<PathBuf>,
 
-    /// Write cert.pem, key.pem and bundle.pem into DIR and renew them at half of the certificate's lifetime,
-    /// until SIGTERM or SIGINT; then remove them. cert.pem is replaced last
+    /// Write the files of --out into DIR and renew them at half of the certificate's lifetime, until SIGTERM
+    /// or SIGINT; then remove them. All files are replaced at once, by the link DIR/..data; files that this
+    /// command did not write are refused and stay. One process can renew the files of a directory
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
 
@@ -60,90 +62,67 @@ pub(super) async fn run(common: &CommonArgs, arguments: &CertificateArgs) -> Res
     let certificate = reply.body;
     if let Some(dir) = &arguments.out {
         let bundle = fetch_bundle(common).await?;
-        write_files(dir, &certificate, &bundle)?;
+        prepare_dir(dir)?;
+        for (name, text) in (CertificateFiles { certificate: &certificate, bundle: &bundle }).list().iter() {
+            write_file(&dir.join(name), text.as_bytes(), 0o600)?;
+        }
         if common.json {
             return print_json(&json!({ "expires_at": certificate.expires_at }));
         }
-        println!("{}", summary(&certificate, dir));
+        print_line(format_args!("{}: valid until {}", dir.display(), certificate.expires_at))?;
         return Ok(ExitCode::SUCCESS);
     }
     if common.json {
         return print_json(&reply.raw);
     }
-    let key = certificate.private_key.as_ref().map(|key| key.as_str()).unwrap_or_default();
-    print!("{}{key}", certificate.certificate_chain);
+    print_bytes(combined(&certificate).as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Renews the files until a signal arrives or the request is refused, then removes them.
 async fn watch(common: &CommonArgs, arguments: &CertificateArgs, dir: &Path) -> Result<ExitCode, CliError> {
-    let listen = |kind| signal(kind).map_err(CliError::local);
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let outcome = tokio::select! {
-        error = renew_until_error(common, arguments, dir) => Err(error),
-        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
-        _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
-        _ = hangup.recv() => Ok(ExitCode::SUCCESS),
+    // The key of a signing request is its owner's, and so may be a file key.pem beside the certificate.
+    let used: &[&str] = match arguments.csr {
+        None => ALL_FILES,
+        Some(_) => &[BUNDLE_FILE, CERT_FILE],
     };
-    for name in [CERT_FILE, KEY_FILE, BUNDLE_FILE] {
-        if name == KEY_FILE && arguments.csr.is_some() {
-            continue;
-        }
-        match fs::remove_file(dir.join(name)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                eprintln!("hostbadge: {}: {e}", dir.join(name).display());
-            }
-            _ => {}
-        }
-    }
+    let mut files = LinkedDir::claim(dir, ALL_FILES, used)?;
+    let outcome = renew_until_signal(async || {
+        let certificate = request_certificate(common, arguments).await?.body;
+        let bundle = fetch_bundle(common).await?;
+        let list = (CertificateFiles { certificate: &certificate, bundle: &bundle }).list();
+        let contents: Vec<(&str, &[u8])> = list.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
+        files.replace(&contents)?;
+        Ok(Renewed { expires_at: certificate.expires_at, place: dir.display().to_string() })
+    })
+    .await;
+    files.remove();
     outcome
 }
 
-/// Replaces the files at half of each certificate's lifetime. Returns the first error that a repetition would
-/// not fix.
-async fn renew_until_error(common: &CommonArgs, arguments: &CertificateArgs, dir: &Path) -> CliError {
-    let mut backoff = Backoff::new();
-    let mut last_error = String::new();
-    loop {
-        match renew(common, arguments, dir).await {
-            Ok(certificate) => {
-                println!("{}", summary(&certificate, dir));
-                last_error.clear();
-                backoff = Backoff::new();
-                tokio::time::sleep(renewal_delay(certificate.expires_at, Clock::System.now())).await;
-                continue;
-            }
-            Err(error) if !is_retryable(&error) => return error,
-            // A repeated error is printed once.
-            Err(error) if error.to_string() != last_error => {
-                last_error = error.to_string();
-                eprintln!("hostbadge: {last_error}");
-            }
-            Err(_) => {}
+/// What is written into a directory.
+struct CertificateFiles<'a> {
+    certificate: &'a CertificateResponse,
+    bundle: &'a str,
+}
+
+impl CertificateFiles<'_> {
+    /// The files, the certificate last, so that a program that waits for it finds the other files complete.
+    fn list(&self) -> Vec<(&'static str, Zeroizing<String>)> {
+        let text = |text: &str| Zeroizing::new(text.to_owned());
+        let mut files = vec![(BUNDLE_FILE, text(self.bundle))];
+        if let Some(key) = &self.certificate.private_key {
+            files.extend([(COMBINED_FILE, combined(self.certificate)), (KEY_FILE, key.clone())]);
         }
-        tokio::time::sleep(backoff.next_delay()).await;
+        files.push((CERT_FILE, text(&self.certificate.certificate_chain)));
+        files
     }
 }
 
-async fn renew(
-    common: &CommonArgs,
-    arguments: &CertificateArgs,
-    dir: &Path,
-) -> Result<CertificateResponse, CliError> {
-    let certificate = request_certificate(common, arguments).await?.body;
-    let bundle = fetch_bundle(common).await?;
-    write_files(dir, &certificate, &bundle)?;
-    Ok(certificate)
-}
-
-fn is_retryable(error: &CliError) -> bool {
-    match error {
-        CliError::NoDaemon(_) | CliError::Unavailable(_) => true,
-        CliError::Refused(response) => response.error == "slow_down",
-        CliError::Local(_) => false,
-    }
+/// The chain, and the private key if the daemon made one, as one text.
+fn combined(certificate: &CertificateResponse) -> Zeroizing<String> {
+    let key = certificate.private_key.as_ref().map(|key| key.as_str()).unwrap_or_default();
+    Zeroizing::new(format!("{}{key}", certificate.certificate_chain))
 }
 
 async fn request_certificate(
@@ -186,18 +165,4 @@ async fn fetch_bundle(common: &CommonArgs) -> Result<String, CliError> {
         return Err(CliError::Local("the bundle contains no certificate".into()));
     }
     Ok(text)
-}
-
-/// Writes the certificate last, so that a program that waits for it finds the other files complete.
-fn write_files(dir: &Path, certificate: &CertificateResponse, bundle: &str) -> Result<(), CliError> {
-    store::ensure_dir(dir, 0o700).map_err(CliError::local)?;
-    write_file(&dir.join(BUNDLE_FILE), bundle.as_bytes(), 0o600)?;
-    if let Some(key) = &certificate.private_key {
-        write_file(&dir.join(KEY_FILE), key.as_bytes(), 0o600)?;
-    }
-    write_file(&dir.join(CERT_FILE), certificate.certificate_chain.as_bytes(), 0o600)
-}
-
-fn summary(certificate: &CertificateResponse, dir: &Path) -> String {
-    format!("{}: valid until {}", dir.display(), certificate.expires_at)
 }

@@ -1,7 +1,9 @@
 //! One HTTP request over a Unix socket.
 
+use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use super::error::CliError;
-use crate::wire::error::ErrorResponse;
+use crate::wire::error::{ErrorResponse, NO_SUCH_PATH};
 
 /// Largest accepted response, except for evidence.
 const MAX_RESPONSE_SIZE: usize = 4 * 1024 * 1024;
@@ -30,6 +32,14 @@ const MAX_EVIDENCE_RESPONSE_SIZE: usize = crate::verify::eat::MAX_EAT_SIZE;
 const CONNECT_TIMEOUT_SECS: i64 = 10;
 /// The daemon bounds each of its own waits; this bounds their sum.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest path of a socket in bytes (unix(7)); a zero byte follows it.
+const MAX_SOCKET_PATH_LEN: usize = 107;
+/// What to check if no daemon listens.
+const CHECK_DAEMON: &str = "check that hostbadged is running (systemctl status hostbadged)";
+/// Paths that the command requests at the agent socket. The others are those of the admin socket.
+const AGENT_PATHS: [&str; 6] =
+    ["/.well-known/", "/v1/attest", "/v1/bundle", "/v1/certificate", "/v1/token", "/v1/whoami"];
 
 /// A response: the daemon's JSON, for `--json`, and its typed form.
 pub(super) struct Reply<T> {
@@ -90,7 +100,12 @@ async fn exchange<T: DeserializeOwned>(
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::copy_from_slice(&body)))
             .map_err(|e| no_daemon(&e))?;
-        let response = sender.send_request(request).await.map_err(|e| no_daemon(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| match e.is_parse() {
+            true => no_daemon(
+                &"the response is not HTTP/1.1; if this is the workload socket, it serves gRPC to SPIFFE clients",
+            ),
+            false => no_daemon(&e),
+        })?;
         let status = response.status();
         let body = Limited::new(response.into_body(), max_size).collect().await.map_err(|e| no_daemon(&e))?;
         Ok((status, body.to_bytes()))
@@ -108,6 +123,9 @@ async fn exchange<T: DeserializeOwned>(
     let error: ErrorResponse = serde_json::from_slice(&text).map_err(|_| {
         no_daemon(&format!("the response to {path} is HTTP status {status} without a description"))
     })?;
+    if status == StatusCode::NOT_FOUND && error.error_description == NO_SUCH_PATH {
+        return Err(CliError::Refused(Box::new(ErrorResponse::new(error.error, wrong_socket(socket, path)))));
+    }
     if status == StatusCode::SERVICE_UNAVAILABLE {
         return Err(CliError::Unavailable(Box::new(error)));
     }
@@ -125,24 +143,39 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
+/// Names what is wrong with the socket: nothing there, something else, or a socket on which no process listens.
 fn connect_error(socket: &Path, error: &io::Error) -> CliError {
     let path = socket.display();
-    match error.kind() {
-        io::ErrorKind::NotFound => CliError::NoDaemon(format!(
-            "{path}: the socket does not exist; check that hostbadged is running \
-             (systemctl status hostbadged)"
-        )),
-        io::ErrorKind::ConnectionRefused => CliError::NoDaemon(format!(
-            "{path}: no process listens on the socket; check that hostbadged is running \
-             (systemctl status hostbadged)"
-        )),
-        io::ErrorKind::WouldBlock => CliError::NoDaemon(format!(
-            "{path}: the daemon has not accepted the connection within {CONNECT_TIMEOUT_SECS} s; \
-             check that hostbadged responds (systemctl status hostbadged)"
-        )),
-        io::ErrorKind::PermissionDenied => CliError::Local(format!(
-            "{path}: permission denied; the admin socket is for root and members of the admin group"
-        )),
-        _ => CliError::NoDaemon(format!("{path}: {error}")),
-    }
+    let is_other_file = fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket());
+    let reason = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            return CliError::Local(format!(
+                "{path}: permission denied: this user may not connect; the admin socket is for root and members of \
+                 the admin group"
+            ));
+        }
+        _ if socket.as_os_str().len() > MAX_SOCKET_PATH_LEN => {
+            format!("the path is too long for a socket, which may have {MAX_SOCKET_PATH_LEN} bytes")
+        }
+        _ if is_other_file => "this is not a socket".to_owned(),
+        io::ErrorKind::NotFound => format!("there is no socket here; {CHECK_DAEMON}, and the path"),
+        io::ErrorKind::ConnectionRefused => format!("no process listens on the socket; {CHECK_DAEMON}"),
+        io::ErrorKind::WouldBlock => format!(
+            "the daemon has not accepted the connection within {CONNECT_TIMEOUT_SECS} s; check that hostbadged \
+             responds (systemctl status hostbadged)"
+        ),
+        _ => error.to_string(),
+    };
+    CliError::NoDaemon(format!("{path}: {reason}"))
+}
+
+/// Each socket has requests of its own. A daemon of another release may also lack one.
+fn wrong_socket(socket: &Path, path: &str) -> String {
+    let is_for_agents = AGENT_PATHS.iter().any(|prefix| path.starts_with(prefix));
+    let (name, option) = match is_for_agents {
+        true => ("agent socket", "--socket or HOSTBADGE_SOCKET"),
+        false => ("admin socket", "--admin-socket or HOSTBADGE_ADMIN_SOCKET"),
+    };
+    let socket = socket.display();
+    format!("{socket} does not serve {path}; if this is another socket, name the {name} with {option}")
 }

@@ -20,6 +20,7 @@ use super::enroll_install::{InstallArgs, install};
 use super::error::CliError;
 use super::files::{OutputArgs, read_file, write_file};
 use super::manufacturer_roots::read_manufacturer_roots;
+use super::output::note;
 use super::table::KeyValueTable;
 use crate::clock::Clock;
 use crate::enroll::{
@@ -252,7 +253,7 @@ fn print_review(
         let what = format!("{untrusted} without a chain to a root; the host certificate does not name them");
         table.add("EK certificates left out", what);
     }
-    table.print();
+    table.print()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -311,9 +312,9 @@ fn certify(common: &CommonArgs, arguments: &CertifyArgs) -> Result<ExitCode, Cli
         _ => {
             // The host signed the request, so it cannot be changed here.
             if untrusted_ek_certificates(&verified, &secret.review) > 0 {
-                eprintln!(
+                note(
                     "hostbadge: the request names EK certificates without a chain to a root; have the CA leave \
-                     them out"
+                     them out",
                 );
             }
             pem("CERTIFICATE REQUEST", &verified.csr).map_err(CliError::local)?

@@ -9,6 +9,7 @@ use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::files::read_file;
+use super::output::note;
 use super::prompt;
 use super::table::KeyValueTable;
 use crate::config::escape_unprintable;
@@ -51,7 +52,7 @@ pub(super) async fn install(common: &CommonArgs, arguments: &InstallArgs) -> Res
     table.add("issuer", reply.body.issuer);
     table.add("until", reply.body.not_after.to_string());
     table.add_some("signs below root", reply.body.signing_root_sha256);
-    table.print();
+    table.print()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,13 +101,13 @@ fn confirmed_root(
 /// Shows the root on standard error, so that standard output has the result alone.
 fn show_root(chain: &SigningChain) -> Result<(), CliError> {
     let (subject, not_after) = chain.root().map_err(CliError::local)?;
-    eprintln!(
+    note(
         "This certificate lets the host sign certificates of its trust domain. Whoever trusts the host's bundle \
-         will trust this root:"
+         will trust this root:",
     );
-    eprintln!("  root     {}", escape_unprintable(&subject));
-    eprintln!("  until    {not_after}");
-    eprintln!("  SHA-256  {}", chain.root_sha256());
+    note(format_args!("  root     {}", escape_unprintable(&subject)));
+    note(format_args!("  until    {not_after}"));
+    note(format_args!("  SHA-256  {}", chain.root_sha256()));
     Ok(())
 }
 

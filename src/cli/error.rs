@@ -1,10 +1,11 @@
-//! Why a subcommand failed, and its exit status.
+//! Why a subcommand failed.
 
 use std::fmt;
-use std::process::ExitCode;
+use std::io;
 
 use super::format::{format_fault, format_peer};
 use crate::config::escape_unprintable;
+use crate::wire::agent::Peer;
 use crate::wire::error::ErrorResponse;
 
 /// Why a subcommand failed.
@@ -14,6 +15,10 @@ pub(super) enum CliError {
     Refused(Box<ErrorResponse>),
     /// The command failed without the daemon. Exit status 1.
     Local(String),
+    /// A file cannot be written, possibly for now, as on a full disk. Exit status 1.
+    File(String),
+    /// Standard output cannot be written. Exit status 1; if its reader has gone, SIGPIPE ends the process.
+    Output(io::Error),
     /// No daemon answers at the socket. Exit status 3.
     NoDaemon(String),
     /// The daemon cannot fulfill the request now. Exit status 4.
@@ -31,30 +36,32 @@ impl CliError {
         CliError::Unavailable(Box::new(ErrorResponse::new("temporarily_unavailable", description)))
     }
 
-    /// Prints the error: the daemon's response to standard output with `--json`, otherwise a message to
-    /// standard error.
-    pub(super) fn report(&self, json: bool) -> ExitCode {
-        let code = match self {
-            CliError::Refused(_) | CliError::Local(_) => 1,
-            CliError::NoDaemon(_) => 3,
-            CliError::Unavailable(_) => 4,
-        };
-        match self {
-            CliError::Refused(response) | CliError::Unavailable(response) if json => {
-                println!("{}", serde_json::to_string(response).unwrap_or_default());
+    /// The daemon's response, or one of the same form; `None` if standard output cannot be written.
+    pub(super) fn to_json(&self) -> Option<String> {
+        let made;
+        let response = match self {
+            CliError::Refused(response) | CliError::Unavailable(response) => response.as_ref(),
+            CliError::NoDaemon(message) => {
+                made = ErrorResponse::new("no_daemon", message);
+                &made
             }
-            _ => eprintln!("hostbadge: {self}"),
-        }
-        ExitCode::from(code)
+            CliError::Local(message) | CliError::File(message) => {
+                made = ErrorResponse::new("command_failed", message);
+                &made
+            }
+            CliError::Output(_) => return None,
+        };
+        serde_json::to_string(response).ok()
     }
 }
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (response, label) = match self {
-            CliError::Local(message) | CliError::NoDaemon(message) => {
+            CliError::Local(message) | CliError::File(message) | CliError::NoDaemon(message) => {
                 return f.write_str(&escape_unprintable(message));
             }
+            CliError::Output(error) => return write!(f, "standard output: {error}"),
             CliError::Refused(response) => (response, "refused"),
             CliError::Unavailable(response) => (response, "unavailable"),
         };
@@ -69,7 +76,20 @@ impl fmt::Display for CliError {
         }
         if let Some(peer) = &response.peer {
             write!(f, "\nThe daemon sees {}", escape_unprintable(&format_peer(peer)))?;
+            if is_this_program(peer) {
+                write!(
+                    f,
+                    "\nThe caller is hostbadge itself: an agent that [match] selects by exe or exe_sha256 has to \
+                     send the request from its own program (hostbadge-agents(5))"
+                )?;
+            }
         }
         Ok(())
     }
+}
+
+/// Whether the daemon identified the program that runs this code, and not one that used its socket.
+fn is_this_program(peer: &Peer) -> bool {
+    let exe = std::env::current_exe().ok();
+    exe.is_some_and(|exe| peer.exe.as_deref() == exe.to_str())
 }

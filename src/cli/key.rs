@@ -7,21 +7,20 @@ use zeroize::Zeroizing;
 
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
+use super::files::OutputArgs;
+use super::output::print_line;
+use super::recovery_key::create_recovery_key;
 use super::table::{KeyValueTable, print_columns};
 use super::{client, prompt};
 use crate::clock::Timestamp;
 use crate::config::escape_unprintable;
 use crate::wire::admin::DoneResponse;
-use crate::wire::keys::{
-    Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse, RotationOutcome,
-};
+use crate::wire::keys::{Key, KeysResponse, RecoverRequest, RotateRequest, RotateResponse, RotationOutcome};
 
 const ROTATED_NOW_NOTICE: &str = "Relying parties that hold an uploaded key set refuse the tokens of the \
                                   new key until they get the new set: hostbadge export jwks";
 const ROTATION_NOTICE: &str =
     "Give relying parties that hold an uploaded key set the new one before then: hostbadge export jwks";
-const RECOVERY_KEY_NOTICE: &str = "The recovery key is shown once. Store it where this host's disk cannot \
-                                   be read: together with a copy of the disk it gives access to the keys.";
 
 #[derive(Subcommand, Debug)]
 pub(super) enum KeySubcommand {
@@ -35,8 +34,9 @@ pub(super) enum KeySubcommand {
         now: bool,
     },
     /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update
-    /// or on another TPM, and invalidates the previous recovery key
-    Recovery,
+    /// or on another TPM. Once it was written completely, and on a terminal once its first group was typed, it
+    /// is in force and invalidates the previous recovery key, which otherwise stays valid
+    Recovery(OutputArgs),
     /// Open this host's keys with the recovery key (read from standard input) and seal them to the present
     /// TPM (root only)
     Recover {
@@ -52,7 +52,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &KeySubcommand) -> Resu
     match subcommand {
         KeySubcommand::List => list(common).await,
         KeySubcommand::Rotate { now } => rotate(common, *now).await,
-        KeySubcommand::Recovery => create_recovery_key(common).await,
+        KeySubcommand::Recovery(output) => create_recovery_key(common, output).await,
         KeySubcommand::Recover { accept } => recover(common, *accept).await,
         KeySubcommand::Accept => accept(common).await,
     }
@@ -65,12 +65,12 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
     }
     let keys = reply.body;
     let rows: Vec<Vec<String>> = keys.keys.iter().map(row).collect();
-    print_columns(&["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"], &rows);
+    print_columns(&["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"], &rows)?;
     if let Some(reason) = &keys.blocked_reason {
-        println!("A step that is due is delayed: {}", escape_unprintable(reason));
+        print_line(format_args!("A step that is due is delayed: {}", escape_unprintable(reason)))?;
     }
     if let Some(reason) = &keys.rsa_blocked_reason {
-        println!("RS256 is unavailable: {}", escape_unprintable(reason));
+        print_line(format_args!("RS256 is unavailable: {}", escape_unprintable(reason)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -110,19 +110,8 @@ async fn rotate(common: &CommonArgs, now: bool) -> Result<ExitCode, CliError> {
             table.add("signs from", rotation.active_from.to_string());
         }
     }
-    table.print();
-    println!("{}", if now { ROTATED_NOW_NOTICE } else { ROTATION_NOTICE });
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn create_recovery_key(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let reply = client::post_empty::<RecoveryKeyResponse>(&common.admin_socket, "/v1/keys/recovery").await?;
-    if common.json {
-        return print_json(&reply.raw);
-    }
-    println!("{}", escape_unprintable(&reply.body.recovery_key));
-    // On standard error, so that a file that standard output is redirected to contains only the key.
-    eprintln!("{RECOVERY_KEY_NOTICE}");
+    table.print()?;
+    print_line(if now { ROTATED_NOW_NOTICE } else { ROTATION_NOTICE })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -149,6 +138,6 @@ fn print_done(common: &CommonArgs, done: &DoneResponse, message: &str) -> Result
     if common.json {
         return print_json(done);
     }
-    println!("{message}");
+    print_line(message)?;
     Ok(ExitCode::SUCCESS)
 }

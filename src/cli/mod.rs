@@ -12,26 +12,36 @@ mod common;
 mod enroll;
 mod enroll_install;
 mod error;
+mod examples;
 mod export;
 mod files;
 mod format;
 mod key;
+mod linked_dir;
 mod manufacturer_roots;
+mod output;
 mod posture;
 mod prompt;
+mod recovery_key;
 mod renewal;
+mod report;
 mod status;
 mod table;
 mod token;
 mod verify;
+mod watch;
+mod watched_file;
 mod whoami;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use common::CommonArgs;
+use common::{CommonArgs, CommonOptions};
 use error::CliError;
+use report::report_error;
+
+pub use report::report_usage;
 
 /// Client and administration tool for hostbadged
 #[derive(Parser, Debug)]
@@ -48,72 +58,82 @@ pub struct Cli {
     subcommand: CliSubcommand,
 
     #[command(flatten)]
-    common: CommonArgs,
+    common: CommonOptions,
 }
 
 #[derive(Subcommand, Debug)]
 enum CliSubcommand {
     /// Show which agent this process is, as the daemon identifies it
+    #[command(after_long_help = examples::WHOAMI)]
     Whoami,
     /// Request a token for an audience and print it
+    ///
+    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use it,
+    /// and sends the request from its own program: hostbadge-agents(5).
+    #[command(after_long_help = examples::TOKEN)]
     Token(token::TokenArgs),
     /// Request an X.509 certificate for this process's identity, once or continuously
+    ///
+    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use it,
+    /// and sends the request from its own program: hostbadge-agents(5).
+    #[command(after_long_help = examples::CERTIFICATE)]
     Certificate(certificate::CertificateArgs),
     /// Request evidence of the host's state for a remote verifier
+    #[command(after_long_help = examples::ATTEST)]
     Attest(attest::AttestArgs),
     /// Show daemon and TPM status (administrators)
+    #[command(after_long_help = examples::STATUS)]
     Status,
     /// Show, check and reload the registered agents (administrators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::AGENT)]
     Agent(agent::AgentSubcommand),
     /// Show, rotate and recover the host's keys (administrators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::KEY)]
     Key(key::KeySubcommand),
     /// Enroll this host with an organization, through four files (administrators and operators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::ENROLL)]
     Enroll(enroll::EnrollSubcommand),
     /// Show, compare and accept the measured state of the host (administrators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::POSTURE)]
     Posture(posture::PostureSubcommand),
     /// Export public documents for relying parties
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
     /// Verify tokens and evidence, without daemon and TPM
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
     /// Show the audit log (administrators)
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = examples::AUDIT)]
     Audit(audit::AuditSubcommand),
 }
 
 /// Runs the subcommand and returns its exit status: 0 success, 1 refused or failed, 3 no daemon, 4
 /// unavailable.
 pub fn run(command: Cli) -> ExitCode {
+    let common = CommonArgs::from(command.common);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return CliError::local(e).report(command.common.json),
+        Err(e) => return report_error(&CliError::local(e), common.json),
     };
-    let json = command.common.json;
-    match runtime.block_on(dispatch(command)) {
+    match runtime.block_on(dispatch(&common, command.subcommand)) {
         Ok(code) => code,
-        Err(error) => error.report(json),
+        Err(error) => report_error(&error, common.json),
     }
 }
 
-async fn dispatch(command: Cli) -> Result<ExitCode, CliError> {
-    let common = command.common;
-    match command.subcommand {
-        CliSubcommand::Whoami => whoami::run(&common).await,
-        CliSubcommand::Token(arguments) => token::run(&common, &arguments).await,
-        CliSubcommand::Certificate(arguments) => certificate::run(&common, &arguments).await,
-        CliSubcommand::Attest(arguments) => attest::run(&common, &arguments).await,
-        CliSubcommand::Status => status::run(&common).await,
-        CliSubcommand::Agent(subcommand) => agent::run(&common, &subcommand).await,
-        CliSubcommand::Key(subcommand) => key::run(&common, &subcommand).await,
-        CliSubcommand::Enroll(subcommand) => enroll::run(&common, &subcommand).await,
-        CliSubcommand::Posture(subcommand) => posture::run(&common, &subcommand).await,
-        CliSubcommand::Export(subcommand) => export::run(&common, &subcommand).await,
-        CliSubcommand::Verify(subcommand) => verify::run(&common, &subcommand),
-        CliSubcommand::Audit(subcommand) => audit::run(&common, &subcommand).await,
+async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<ExitCode, CliError> {
+    match subcommand {
+        CliSubcommand::Whoami => whoami::run(common).await,
+        CliSubcommand::Token(arguments) => token::run(common, &arguments).await,
+        CliSubcommand::Certificate(arguments) => certificate::run(common, &arguments).await,
+        CliSubcommand::Attest(arguments) => attest::run(common, &arguments).await,
+        CliSubcommand::Status => status::run(common).await,
+        CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,
+        CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
+        CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
+        CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,
+        CliSubcommand::Export(subcommand) => export::run(common, &subcommand).await,
+        CliSubcommand::Verify(subcommand) => verify::run(common, &subcommand),
+        CliSubcommand::Audit(subcommand) => audit::run(common, &subcommand).await,
     }
 }

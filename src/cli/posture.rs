@@ -8,6 +8,7 @@ use clap::Subcommand;
 use super::client::Reply;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
+use super::output::print_line;
 use super::table::{KeyValueTable, print_columns};
 use super::{client, key};
 use crate::config::escape_unprintable;
@@ -50,7 +51,7 @@ async fn show(common: &CommonArgs) -> Result<ExitCode, CliError> {
     if common.json {
         return print_json(&reply.raw);
     }
-    print_state(&reply.body);
+    print_state(&reply.body)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -65,9 +66,9 @@ async fn accept(common: &CommonArgs, recovery: bool, digest: Option<&str>) -> Re
         return print_json(&reply.raw);
     }
     match digest {
-        Some(_) => print_state(&reply.body),
+        Some(_) => print_state(&reply.body)?,
         // The PCRs were printed before they were accepted.
-        None => print_summary(&reply.body),
+        None => print_summary(&reply.body)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -79,13 +80,14 @@ async fn diff(common: &CommonArgs) -> Result<ExitCode, CliError> {
     }
     let diff = reply.body;
     if diff.changes.is_empty() {
-        println!("Nothing changed from the baseline.");
+        print_line("Nothing changed from the baseline.")?;
         return Ok(ExitCode::SUCCESS);
     }
     for change in &diff.changes {
-        println!("{}", escape_unprintable(change));
+        print_line(escape_unprintable(change))?;
     }
-    println!("To accept this state: hostbadge posture accept --digest {}", escape_unprintable(&diff.digest));
+    let digest = escape_unprintable(&diff.digest);
+    print_line(format_args!("To accept this state: hostbadge posture accept --digest {digest}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -105,8 +107,8 @@ async fn accept_state(common: &CommonArgs, digest: Option<&str>) -> Result<Reply
             };
             let digest = reading.digest.clone();
             if !common.json {
-                print_state(&posture);
-                println!();
+                print_state(&posture)?;
+                print_line("")?;
             }
             digest
         }
@@ -128,13 +130,13 @@ async fn accept_once_unlocked(
     accept_state(common, digest).await
 }
 
-fn print_state(posture: &PostureResponse) {
-    print_summary(posture);
+fn print_state(posture: &PostureResponse) -> Result<(), CliError> {
+    print_summary(posture)?;
     let rows: Vec<Vec<String>> = posture.compared.iter().map(|pcr| pcr_row(posture, *pcr)).collect();
-    print_columns(&["PCR", "BASELINE", "NOW", ""], &rows);
+    print_columns(&["PCR", "BASELINE", "NOW", ""], &rows)
 }
 
-fn print_summary(posture: &PostureResponse) {
+fn print_summary(posture: &PostureResponse) -> Result<(), CliError> {
     let mut table = KeyValueTable::default();
     let reason = posture.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     table.add("posture", format!("{}{reason}", posture.posture));
@@ -161,7 +163,7 @@ fn print_summary(posture: &PostureResponse) {
         let proven = || format!("{} lines of the IMA list are proven", measured.lines);
         table.add("measured", measured.error.clone().unwrap_or_else(proven));
     }
-    table.print();
+    table.print()
 }
 
 fn pcr_row(posture: &PostureResponse, pcr: u8) -> Vec<String> {

@@ -8,6 +8,7 @@ use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use super::error::CliError;
+use super::output::{note, note_unterminated};
 
 /// Longest accepted line in bytes; a recovery key with spaces is shorter.
 const MAX_INPUT_LEN: u64 = 256;
@@ -16,7 +17,7 @@ const MAX_INPUT_LEN: u64 = 256;
 pub(super) fn read_recovery_key() -> Result<Zeroizing<String>, CliError> {
     let stdin = io::stdin();
     let read = if stdin.is_terminal() {
-        eprint!("Recovery key (not shown): ");
+        note_unterminated("Recovery key (not shown): ");
         let _no_echo = NoEcho::set(&stdin).map_err(read_error)?;
         read_line(&stdin)
     } else {
@@ -32,11 +33,16 @@ pub(super) fn is_interactive() -> bool {
 
 /// Asks a question on standard error. Only "yes" counts as yes.
 pub(super) fn confirm(question: &str) -> Result<bool, CliError> {
-    eprint!("{question}");
-    let mut line = String::new();
+    Ok(ask(question)?.trim() == "yes")
+}
+
+/// Asks a question on standard error, and reads a line with the answer.
+pub(super) fn ask(question: &str) -> Result<Zeroizing<String>, CliError> {
+    note_unterminated(question);
+    let mut line = Zeroizing::new(String::with_capacity(MAX_INPUT_LEN as usize));
     let read = io::stdin().lock().take(MAX_INPUT_LEN).read_line(&mut line);
     read.map_err(|e| CliError::Local(format!("cannot read the answer: {e}")))?;
-    Ok(line.trim() == "yes")
+    Ok(line)
 }
 
 fn read_line(stdin: &Stdin) -> io::Result<Zeroizing<String>> {
@@ -71,6 +77,6 @@ impl<'a> NoEcho<'a> {
 impl Drop for NoEcho<'_> {
     fn drop(&mut self) {
         let _ = tcsetattr(self.stdin.as_fd(), SetArg::TCSAFLUSH, &self.original);
-        eprintln!();
+        note("");
     }
 }

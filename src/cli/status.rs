@@ -19,7 +19,7 @@ pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
     if common.json {
         print_json(&reply.raw)?;
     } else {
-        print_status(&reply.body);
+        print_status(&reply.body)?;
     }
     Ok(match reply.body.status {
         Health::Ok => ExitCode::SUCCESS,
@@ -27,7 +27,7 @@ pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
     })
 }
 
-fn print_status(status: &StatusResponse) {
+fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     let mut table = KeyValueTable::default();
     table.add("status", status.status.to_string());
     table.add_some("problem", status.issuer_blocked_reason.as_ref());
@@ -88,7 +88,7 @@ fn print_status(status: &StatusResponse) {
     table.add("journal", format!("{}{dropped}", status.journal.sink));
     table.add_some("workers", status.workers.problem.as_ref());
     table.add("connections", status.connections.to_string());
-    table.print();
+    table.print()
 }
 
 fn or_unknown(value: Option<impl ToString>) -> String {

@@ -1,5 +1,7 @@
 //! Text output: labelled lines and columns.
 
+use super::error::CliError;
+use super::output::print_bytes;
 use crate::config::escape_unprintable;
 
 /// A block of `label  value` lines, labels padded to one width.
@@ -18,19 +20,17 @@ impl KeyValueTable {
         }
     }
 
-    pub(super) fn print(&self) {
+    pub(super) fn print(&self) -> Result<(), CliError> {
         let width = self.0.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
-        for (label, value) in &self.0 {
-            println!("{label:width$}  {}", escape_unprintable(value));
-        }
+        let line =
+            |(label, value): &(String, String)| format!("{label:width$}  {}\n", escape_unprintable(value));
+        print_bytes(self.0.iter().map(line).collect::<String>().as_bytes())
     }
 }
 
 /// Prints rows in columns below their headers.
-pub(super) fn print_columns(headers: &[&str], rows: &[Vec<String>]) {
-    for line in format_columns(headers, rows) {
-        println!("{line}");
-    }
+pub(super) fn print_columns(headers: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
+    print_bytes((format_columns(headers, rows).join("\n") + "\n").as_bytes())
 }
 
 fn format_columns(headers: &[&str], rows: &[Vec<String>]) -> Vec<String> {

@@ -1,12 +1,18 @@
-//! `hostbadge token`.
+//! `hostbadge token`: a token for this process's own identity, once or renewed continuously.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::value::RawValue;
 
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
+use super::files::write_output;
+use super::watch::{Renewed, renew_until_signal};
+use super::watched_file::WatchedFile;
+use crate::clock::{Clock, Timestamp};
 use crate::wire::agent::{TokenRequest, TokenResponse, Ttl};
 
 #[derive(Args, Debug)]
@@ -25,9 +31,56 @@ pub(super) struct TokenArgs {
     /// Agent to act as, if this process matches several
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
+
+    /// Write the token to FILE with mode 0600 instead of to standard output, as --file does; "-" is standard
+    /// output. A regular file is replaced atomically, a character device or FIFO is written to, and anything
+    /// else is refused, such as a link to a file
+    #[arg(long, short, visible_alias = "file", value_name = "FILE", conflicts_with = "watch")]
+    output: Option<PathBuf>,
+
+    /// Write the token to FILE with mode 0600 and replace it atomically at half of its lifetime, until
+    /// SIGTERM or SIGINT; then remove it. A file that this command did not write is refused and stays. One
+    /// process can renew a file
+    #[arg(long, value_name = "FILE")]
+    watch: Option<PathBuf>,
 }
 
 pub(super) async fn run(common: &CommonArgs, arguments: &TokenArgs) -> Result<ExitCode, CliError> {
+    if let Some(file) = &arguments.watch {
+        return watch(common, arguments, file).await;
+    }
+    let Token { token, raw, .. } = request_token(common, arguments).await?;
+    if common.json && arguments.output.is_none() {
+        return print_json(&raw);
+    }
+    write_output(arguments.output.as_deref(), format!("{token}\n").as_bytes(), 0o600)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Renews the file until a signal arrives or the request is refused, then removes it.
+async fn watch(common: &CommonArgs, arguments: &TokenArgs, path: &Path) -> Result<ExitCode, CliError> {
+    let mut file = WatchedFile::claim(path)?;
+    let outcome = renew_until_signal(async || {
+        let requested_at = Clock::System.now().as_secs();
+        let Token { token, expires_in, .. } = request_token(common, arguments).await?;
+        file.replace(&token)?;
+        let expires_at = Timestamp::from_secs(requested_at.saturating_add(expires_in));
+        Ok(Renewed { expires_at, place: path.display().to_string() })
+    })
+    .await;
+    file.remove();
+    outcome
+}
+
+/// A token and the daemon's response with it.
+struct Token {
+    token: String,
+    /// Seconds.
+    expires_in: u64,
+    raw: Box<RawValue>,
+}
+
+async fn request_token(common: &CommonArgs, arguments: &TokenArgs) -> Result<Token, CliError> {
     let request = TokenRequest {
         audience: Some(arguments.audience.as_str().into()),
         scope: (!arguments.scope.is_empty()).then(|| arguments.scope.join(" ").into()),
@@ -36,13 +89,9 @@ pub(super) async fn run(common: &CommonArgs, arguments: &TokenArgs) -> Result<Ex
         ..TokenRequest::default()
     };
     let reply = client::post::<TokenResponse<'static>>(&common.socket, "/v1/token", &request).await?;
-    if common.json {
-        return print_json(&reply.raw);
-    }
-    let token = &reply.body.access_token;
-    if !token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+    let token = reply.body.access_token.into_owned();
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
         return Err(CliError::Local("the daemon's response contains no valid token".into()));
     }
-    println!("{token}");
-    Ok(ExitCode::SUCCESS)
+    Ok(Token { token, expires_in: reply.body.expires_in, raw: reply.raw })
 }

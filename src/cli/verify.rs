@@ -147,7 +147,7 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
             };
             vec![check.name.to_owned(), result.to_owned(), check.detail.clone()]
         };
-        print_columns(&["CHECK", "RESULT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>());
+        print_columns(&["CHECK", "RESULT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>())?;
     }
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -204,7 +204,7 @@ fn token(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<ExitCode, C
             );
             lines.add("jti", claims.jti.as_str());
             lines.add("hostbadge", verified.raw_claims["hostbadge"].to_string());
-            lines.print();
+            lines.print()?;
             Ok(ExitCode::SUCCESS)
         }
     }

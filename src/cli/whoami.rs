@@ -26,6 +26,6 @@ pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
     let id = whoami.host.id.unwrap_or_else(|| "unknown".into());
     let tpm = whoami.host.tpm.map_or_else(|| "unknown".into(), |tpm| tpm.to_string());
     table.add("host", format!("{id} ({tpm} TPM, posture {})", whoami.host.posture));
-    table.print();
+    table.print()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! Builds the components, runs until a signal, and stops everything in order.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -210,10 +211,19 @@ async fn reload_agents(service: IdentityService) {
 
 /// Prints the status line and commands to try to standard output.
 fn print_dev_banner(dir: &Path, paths: &Paths, service: &IdentityService) {
-    let socket = paths.run.join("agent.sock");
-    let socket = socket.display();
-    println!("hostbadged: a development host in {}", dir.display());
-    println!("  {}", service.status_line());
-    println!("  curl --unix-socket {socket} -d audience=https://api.example.com http://localhost/v1/token");
-    println!("  HOSTBADGE_SOCKET={socket} hostbadge whoami");
+    let path = |name: &str| paths.run.join(name).display().to_string();
+    let (agent, workload, admin) = (path("agent.sock"), path("workload.sock"), path("admin.sock"));
+    let text = format!(
+        "hostbadged: a development host in {}\n  {}\n\
+         \x20 agent socket      HOSTBADGE_SOCKET={agent}\n\
+         \x20 workload socket   SPIFFE_ENDPOINT_SOCKET=unix://{workload}\n\
+         \x20 admin socket      HOSTBADGE_ADMIN_SOCKET={admin}\n\
+         \x20 curl --unix-socket {agent} -d audience=https://api.example.com http://localhost/v1/token\n\
+         \x20 HOSTBADGE_ADMIN_SOCKET={admin} hostbadge status\n\
+         \x20 HOSTBADGE_SOCKET={agent} hostbadge whoami\n",
+        dir.display(),
+        service.status_line(),
+    );
+    // The host serves all the same, should standard output fail.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -1,6 +1,6 @@
 //! Reads the configuration, and checks it for `hostbadged --check`.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::arguments::Arguments;
@@ -39,20 +39,28 @@ pub fn check_config(config: &Config) -> ExitCode {
         }
     };
     for warning in agents.warnings() {
-        eprintln!("{}:{}: warning: {}", warning.file.display(), warning.line.unwrap_or(1), warning.message);
+        let (file, line) = (warning.file.display(), warning.line.unwrap_or(1));
+        let _ = writeln!(io::stderr(), "{file}:{line}: warning: {}", warning.message);
     }
     let federated = match bundles.len() {
         0 => String::new(),
         n => format!(", {n} other trust domains"),
     };
-    println!("{}: {} agents{federated}, no faults", config.paths.agents.display(), agents.len());
-    ExitCode::SUCCESS
+    let (dir, agents) = (config.paths.agents.display(), agents.len());
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{dir}: {agents} agents{federated}, no faults").and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "hostbadged: standard output: {e}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Prints faults to standard error, one per line. Returns exit status 2.
 pub fn print_diagnostics(diagnostics: &[Diagnostic]) -> ExitCode {
     for diagnostic in diagnostics {
-        eprintln!("{diagnostic}");
+        let _ = writeln!(io::stderr(), "{diagnostic}");
     }
     ExitCode::from(EXIT_CONFIG)
 }

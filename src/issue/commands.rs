@@ -59,8 +59,15 @@ pub enum KeyAction {
         /// Receives the result.
         reply: ReplySender<()>,
     },
-    /// Make a recovery key, which replaces the previous one. The result is its text.
+    /// Create a recovery key, which is not in force yet. The result is its text.
     CreateRecoveryKey(ReplySender<Zeroizing<String>>),
+    /// Put the recovery key that was created last in force, in place of the previous one.
+    ConfirmRecoveryKey {
+        /// The recovery key.
+        key: RecoveryKey,
+        /// Receives the result.
+        reply: ReplySender<()>,
+    },
     /// Rotate the issuing key.
     Rotate {
         /// How soon the next key is active.
@@ -186,12 +193,21 @@ impl KeyAdmin {
         self.send(requested_by, |reply| KeyAction::Rotate { urgency, reply }).await
     }
 
-    /// Makes a recovery key and returns its text, which is not stored.
+    /// Creates a recovery key, which is not in force yet, and returns its text.
     pub async fn create_recovery_key(
         &self,
         requested_by: String,
     ) -> Result<Zeroizing<String>, KeyCommandError> {
         self.send(requested_by, KeyAction::CreateRecoveryKey).await
+    }
+
+    /// Puts the recovery key that was created last in force.
+    pub async fn confirm_recovery_key(
+        &self,
+        key: RecoveryKey,
+        requested_by: String,
+    ) -> Result<(), KeyCommandError> {
+        self.send(requested_by, |reply| KeyAction::ConfirmRecoveryKey { key, reply }).await
     }
 
     /// Opens the secrets with the recovery key.
@@ -244,7 +260,9 @@ impl KeyCommand {
     /// Whether the administrator's request has ended. Such a command must not be carried out later.
     pub fn is_cancelled(&self) -> bool {
         match &self.action {
-            KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => reply.is_closed(),
+            KeyAction::AcceptState(reply)
+            | KeyAction::ConfirmRecoveryKey { reply, .. }
+            | KeyAction::Recover { reply, .. } => reply.is_closed(),
             KeyAction::CreateRecoveryKey(reply) => reply.is_closed(),
             KeyAction::Rotate { reply, .. } => reply.is_closed(),
         }
@@ -253,9 +271,9 @@ impl KeyCommand {
     /// Replies that the command was not carried out.
     pub fn reject(self, error: KeyCommandError) {
         let _closed = match self.action {
-            KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => {
-                reply.send(Err(error)).is_err()
-            }
+            KeyAction::AcceptState(reply)
+            | KeyAction::ConfirmRecoveryKey { reply, .. }
+            | KeyAction::Recover { reply, .. } => reply.send(Err(error)).is_err(),
             KeyAction::CreateRecoveryKey(reply) => reply.send(Err(error)).is_err(),
             KeyAction::Rotate { reply, .. } => reply.send(Err(error)).is_err(),
         };

@@ -19,7 +19,7 @@ use super::rotation::RotationPolicy;
 use super::rsa::{HostKeyRef, RsaSigningKey};
 use super::{endorsement, report, storage};
 use crate::clock::{Clock, Timestamp};
-use crate::keystore::{KekDependent, Keystore};
+use crate::keystore::{KekDependent, Keystore, RecoveryKey};
 use crate::tpm::Tpm;
 use crate::verify::Jwk;
 
@@ -156,20 +156,26 @@ impl IssuingKeys {
         Ok(self.keystore.mark_rewrapped(KekDependent::IssuingKeys).await?)
     }
 
-    /// Makes a recovery key, and a new key-encryption key with it. Returns the recovery key's text.
+    /// Creates a recovery key, which is not in force yet, and returns its text.
+    pub async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
+        Ok(self.keystore.create_recovery_key().await?)
+    }
+
+    /// Puts the recovery key that was created last in force, and makes a new key-encryption key with it.
     ///
     /// # Errors
-    /// [`keystore::Error::RewrapInProgress`](crate::keystore::Error::RewrapInProgress) if a change of the
+    /// [`keystore::Error::UnexpectedRecoveryKey`](crate::keystore::Error::UnexpectedRecoveryKey) for any other
+    /// key; [`keystore::Error::RewrapInProgress`](crate::keystore::Error::RewrapInProgress) if a change of the
     /// key-encryption key has not ended after 5 seconds.
-    pub async fn create_recovery_key(&mut self) -> Result<Zeroizing<String>, Error> {
+    pub async fn confirm_recovery_key(&mut self, recovery_key: &RecoveryKey) -> Result<(), Error> {
         self.rewrap().await?;
         // The other users of the previous key are notified at once, and encrypt their files within this time.
         let _ = tokio::time::timeout(REWRAP_TIMEOUT, self.keystore.wait_rewrapped()).await;
-        let text = self.keystore.create_recovery_key().await?;
+        self.keystore.confirm_recovery_key(recovery_key).await?;
         // The recovery key is valid now. Files under the previous key are encrypted again here, or by the
         // next `advance`.
         let _ = self.rewrap().await;
-        Ok(text)
+        Ok(())
     }
 
     /// The key that signs.

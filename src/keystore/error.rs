@@ -77,6 +77,12 @@ pub enum Error {
     /// The recovery key does not open this host's secrets.
     #[error("this is not the current recovery key of this host; earlier keys are no longer valid")]
     WrongRecoveryKey,
+    /// A recovery key that is to be put in force is not the one that was created last.
+    #[error(
+        "this is not the recovery key that was created last, and the one in force stays valid; create another: \
+         hostbadge key recovery"
+    )]
+    UnexpectedRecoveryKey,
     /// No recovery key was ever made.
     #[error("this host has no recovery key")]
     NoRecoveryKey,
@@ -98,6 +104,7 @@ impl Error {
             Error::RolledBack(_)
             | Error::RolledBackAtRecovery(_)
             | Error::InvalidFileAtRecovery { .. }
+            | Error::UnexpectedRecoveryKey
             | Error::NoRecoveryKey
             | Error::RewrapInProgress => ErrorClass::Conflict,
             Error::PcrsChanged { .. } | Error::ShuttingDown => ErrorClass::Unavailable,

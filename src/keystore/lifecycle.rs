@@ -37,6 +37,14 @@ struct KeystoreState {
     manifest: StateManifest,
     /// The files that are still to be encrypted under the latest key.
     pending_rewrap: BTreeSet<KekDependent>,
+    /// The recovery key that was created last, since the start.
+    last_recovery_key: Option<LastRecoveryKey>,
+}
+
+/// A recovery key, by its SHA-256 digest.
+struct LastRecoveryKey {
+    digest: [u8; 32],
+    is_in_force: bool,
 }
 
 impl Keystore {
@@ -63,7 +71,8 @@ impl Keystore {
         // more.
         let pending_rewrap = if keks.previous.is_some() { KekDependent::ALL.into() } else { BTreeSet::new() };
         let seal_status = watch::Sender::new(seal_file.status(configured_pcrs));
-        let state = Arc::new(Mutex::new(KeystoreState { seal_file, manifest, pending_rewrap }));
+        let state = KeystoreState { seal_file, manifest, pending_rewrap, last_recovery_key: None };
+        let state = Arc::new(Mutex::new(state));
         let (dir, tpm, clock, configured_pcrs) =
             (dir.to_owned(), tpm.clone(), clock.clone(), configured_pcrs.to_vec());
         Ok((Keystore { dir, tpm, clock, configured_pcrs, state, seal_status }, keks))
@@ -128,26 +137,52 @@ impl Keystore {
         self.commit_new_kek(&mut state, seal_file, &new_kek).await
     }
 
-    /// Makes a recovery key, which replaces the previous one, and returns its text, which is not stored. It
-    /// also makes a new key-encryption key, as [`Keystore::reseal_if_needed`] does: the previous recovery key
-    /// and an old copy of the disk then decrypt no later secret.
+    /// Creates a recovery key and returns its text. Only its digest is kept, in memory. The key is in force
+    /// once [`Keystore::confirm_recovery_key`] gets it back, so that a key that never reached the
+    /// administrator does not replace the previous one. A later key takes the place of this one.
+    pub(crate) async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
+        let recovery_key = RecoveryKey::generate()?;
+        let last = LastRecoveryKey { digest: recovery_key.digest(), is_in_force: false };
+        self.state.lock().await.last_recovery_key = Some(last);
+        Ok(recovery_key.to_text())
+    }
+
+    /// Whether the recovery key that was created last is in force: a caller may confirm it twice, if it did not
+    /// get the first reply.
     ///
     /// # Errors
-    /// [`Error::RewrapInProgress`] while there is a previous key-encryption key.
-    pub(crate) async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
+    /// [`Error::UnexpectedRecoveryKey`] for any other key.
+    pub(crate) async fn is_in_force(&self, recovery_key: &RecoveryKey) -> Result<bool, Error> {
+        match &self.state.lock().await.last_recovery_key {
+            Some(last) if last.digest == recovery_key.digest() => Ok(last.is_in_force),
+            _ => Err(Error::UnexpectedRecoveryKey),
+        }
+    }
+
+    /// Puts a recovery key in force, which replaces the previous one. It also makes a new key-encryption key,
+    /// as [`Keystore::reseal_if_needed`] does: the previous recovery key and an old copy of the disk then
+    /// decrypt no later secret.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedRecoveryKey`]; [`Error::RewrapInProgress`] while there is a previous key-encryption
+    /// key. The previous recovery key stays in force.
+    pub(crate) async fn confirm_recovery_key(&self, recovery_key: &RecoveryKey) -> Result<(), Error> {
+        if self.is_in_force(recovery_key).await? {
+            return Ok(());
+        }
         let mut state = self.state.lock().await;
         if state.seal_file.has_previous() {
             return Err(Error::RewrapInProgress);
         }
         let old_kek = state.seal_file.unseal(&self.tpm).await?.latest;
-        let (recovery_key, now, seal_file) =
-            (RecoveryKey::generate()?, self.clock.now(), state.seal_file.clone());
+        let (now, seal_file) = (self.clock.now(), state.seal_file.clone());
         let (seal_file, latest) =
             seal_file.with_new_kek(&self.tpm, &old_kek, &self.configured_pcrs, now).await?;
         let keks = KekPair { latest, previous: Some(old_kek) };
-        let seal_file = seal_file.with_recovery_key(&keks, &recovery_key, now)?;
+        let seal_file = seal_file.with_recovery_key(&keks, recovery_key, now)?;
         self.commit_new_kek(&mut state, seal_file, &keks.latest).await?;
-        Ok(recovery_key.to_text())
+        state.last_recovery_key = Some(LastRecoveryKey { digest: recovery_key.digest(), is_in_force: true });
+        Ok(())
     }
 
     /// Returns once there is no previous key-encryption key.

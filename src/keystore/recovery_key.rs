@@ -18,7 +18,7 @@ const CHECKSUM_LEN: usize = 3;
 const MAX_TEXT_LEN: usize = 256;
 
 /// A recovery key: 256 random bits. It is shown once and not stored. A key derived from it is stored,
-/// encrypted.
+/// encrypted, once the administrator has confirmed that it arrived.
 pub struct RecoveryKey(Zeroizing<[u8; 32]>);
 
 impl RecoveryKey {
@@ -71,6 +71,11 @@ impl RecoveryKey {
             text.push(c);
         }
         text
+    }
+
+    /// SHA-256, to recognize the key when it is confirmed.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        sha256(&*self.0)
     }
 
     /// Derives the key that encrypts key-encryption keys (HKDF-SHA256, RFC 5869).

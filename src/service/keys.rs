@@ -7,7 +7,8 @@ use super::identity_service::IdentityService;
 use crate::issue::{AdminClass, RotationUrgency};
 use crate::keystore::RecoveryKey;
 use crate::wire::keys::{
-    Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest, RotateResponse, RotationOutcome,
+    ConfirmRecoveryKeyRequest, Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest,
+    RotateResponse, RotationOutcome,
 };
 
 impl IdentityService {
@@ -49,16 +50,34 @@ impl IdentityService {
         self.within_budget_if(admin, StateCommand::RotateKeys, rotated, changed).await
     }
 
-    /// Makes a recovery key and invalidates the previous one. This is the only time that the key is returned.
+    /// Creates a recovery key. It is in force once [`IdentityService::confirm_recovery_key`] gets it back. This
+    /// is the only time that the key is returned.
     ///
     /// # Errors
-    /// [`AdminError::Keys`].
+    /// [`AdminError::BudgetExceeded`]; [`AdminError::Keys`].
     pub async fn create_recovery_key(&self, admin: &RootAdmin) -> Result<RecoveryKeyResponse, AdminError> {
         let created = async {
-            let key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
-            Ok(RecoveryKeyResponse { recovery_key: key })
+            let recovery_key = self.deps.key_admin.create_recovery_key(admin.id()).await?;
+            Ok(RecoveryKeyResponse { recovery_key, in_force: false })
         };
         self.within_budget(admin, StateCommand::CreateRecoveryKey, created).await
+    }
+
+    /// Puts the recovery key that was created last in force, and invalidates the previous one. Its creation was
+    /// counted.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidRequest`] where the text is not a recovery key, without any of the text;
+    /// [`AdminError::AuditUnavailable`]; [`AdminError::Keys`].
+    pub async fn confirm_recovery_key(
+        &self,
+        admin: &RootAdmin,
+        request: ConfirmRecoveryKeyRequest,
+    ) -> Result<(), AdminError> {
+        self.audit.ensure_writable()?;
+        let key =
+            RecoveryKey::parse(&request.recovery_key).map_err(|e| InvalidRequest::new(e.to_string()))?;
+        Ok(self.deps.key_admin.confirm_recovery_key(key, admin.id()).await?)
     }
 
     /// Opens the keystore with the recovery key and seals it to this TPM as it is now.

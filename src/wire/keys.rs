@@ -119,6 +119,20 @@ pub struct RecoveryKeyResponse {
     /// The recovery key, `hbr1-…`. The daemon keeps no copy.
     #[cfg_attr(test, schemars(with = "String"))]
     pub recovery_key: Zeroizing<String>,
+    /// Always false: the key opens nothing, and the previous one stays valid, until
+    /// `POST /v1/keys/recovery/confirm`.
+    #[serde(default = "in_force_at_once")]
+    pub in_force: bool,
+}
+
+/// `POST /v1/keys/recovery/confirm`.
+#[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmRecoveryKeyRequest {
+    /// The recovery key that `POST /v1/keys/recovery` returned last, complete, which shows that it arrived.
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub recovery_key: Zeroizing<String>,
 }
 
 /// `POST /v1/keys/recover`.
@@ -132,6 +146,11 @@ pub struct RecoverRequest {
     /// Whether the state directory is accepted even if it is not the latest.
     #[serde(default)]
     pub accept: bool,
+}
+
+/// A daemon without the second step does not say, and has put the key in force.
+fn in_force_at_once() -> bool {
+    true
 }
 
 impl fmt::Display for KeyState {

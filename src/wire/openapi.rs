@@ -82,6 +82,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<agent::TokenRequest<'_>>();
     requests.subschema_for::<enroll::CredentialRequest>();
     requests.subschema_for::<enroll::InstallRequest>();
+    requests.subschema_for::<keys::ConfirmRecoveryKeyRequest>();
     requests.subschema_for::<keys::RecoverRequest>();
     requests.subschema_for::<keys::RotateRequest>();
     requests.subschema_for::<posture::PostureAcceptRequest>();

@@ -345,6 +345,7 @@ fn key_operations_are_for_root_and_not_for_the_admin_group() {
     assert_eq!(ask("/v1/agents/reload", &["-X", "POST"]).status, 200);
     let guarded = [
         "/v1/keys/recovery",
+        "/v1/keys/recovery/confirm",
         "/v1/keys/recover",
         "/v1/keys/accept",
         "/v1/posture/accept",

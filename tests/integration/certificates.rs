@@ -9,8 +9,6 @@ use crate::common::callers::{Credentials, NOBODY};
 use crate::common::machine::Machine;
 use crate::common::{Host, connect_when_listening, until, until_true};
 use data_encoding::{BASE64, HEXLOWER};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
@@ -554,49 +552,20 @@ fn the_certificate_command_prints_or_writes_files() {
     run(hostbadge(&host).args(["certificate", "--out"]).arg(&out));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&out), 0o700);
-    for name in ["cert.pem", "key.pem", "bundle.pem"] {
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    for name in ["cert.pem", "key.pem", "combined.pem", "bundle.pem"] {
         assert_eq!(mode(&out.join(name)), 0o600, "{name}");
     }
+    assert_eq!(read("combined.pem"), read("cert.pem") + &read("key.pem"));
+    let typo =
+        hostbadge(&host).args(["certificate", "--out"]).arg(dir.path().join("typo/svid")).output().unwrap();
+    assert_eq!((typo.status.code(), dir.path().join("typo").exists()), (Some(1), false));
     let request = csr(dir.path(), &P256, &[]);
     fs::write(dir.path().join("a.csr"), request).unwrap();
     let text = run(hostbadge(&host).args(["certificate", "--csr"]).arg(dir.path().join("a.csr")));
     assert!(text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE"));
     let both = hostbadge(&host).args(["certificate", "--out", "a", "--watch", "b"]).output().unwrap();
     assert_eq!(both.status.code(), Some(2));
-}
-
-#[test]
-fn watch_renews_files_across_a_restart_and_removes_them_at_its_end() {
-    let mut host = Host::started();
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("svid");
-    let mut watch = hostbadge(&host);
-    watch
-        .args(["certificate", "--ttl", "4s", "--watch"])
-        .arg(&out)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut watch = Started(watch.spawn().unwrap());
-    let read = |name: &str| fs::read_to_string(out.join(name)).ok();
-    let first = until("the first certificate is written", || read("cert.pem"));
-    assert!(read("key.pem").unwrap().contains("PRIVATE KEY") && read("bundle.pem").is_some());
-    let second = until("the certificate is renewed", || read("cert.pem").filter(|text| *text != first));
-    host.stop();
-    host.start();
-    until_true("the certificate is renewed after the restart", || {
-        read("cert.pem").is_some_and(|text| text != second && text != first)
-    });
-    kill(Pid::from_raw(watch.0.id() as i32), Signal::SIGTERM).unwrap();
-    let ended = until("the command exits", || watch.0.try_wait().unwrap());
-    assert_eq!(ended.code(), Some(0));
-    assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "the files are removed");
-
-    // A denial that no retry can change ends the command.
-    fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
-    host.reload();
-    let refused = hostbadge(&host).args(["certificate", "--watch"]).arg(&out).output().unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
 }
 
 // === mutual TLS ===

@@ -857,10 +857,11 @@ fn a_chain_that_signs_is_verified_and_its_root_is_named() {
     refused(&asked, "give its digest with --root-sha256, or --yes");
     let said = String::from_utf8_lossy(&asked.stderr).into_owned();
     assert!(said.contains("CN=ca") && said.contains(&digest), "{said}");
-    refused(
-        &host.hostbadge(&["--json", "enroll", "install", &file]),
-        "give its digest with --root-sha256, or --yes",
-    );
+    let asked = host.hostbadge(&["--json", "enroll", "install", &file]);
+    let error: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    assert_eq!((asked.status.code(), &error["error"]), (Some(1), &json!("command_failed")));
+    let why = error["error_description"].as_str().unwrap();
+    assert!(why.contains("give its digest with --root-sha256, or --yes"), "{error}");
     let other = "00".repeat(32);
     refused(
         &host.hostbadge(&["enroll", "install", &file, "--root-sha256", &other]),

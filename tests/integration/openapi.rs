@@ -39,6 +39,9 @@ fn responses_are_valid_by_the_document() {
     responses.get(200, "/v1/posture/diff");
     responses.post(200, "/v1/keys/rotate", json!({}));
     let recovery = responses.post(200, "/v1/keys/recovery", json!({}));
+    let recovery = json!({ "recovery_key": recovery["recovery_key"] });
+    responses.post(200, "/v1/keys/recovery/confirm", recovery.clone());
+    responses.post(400, "/v1/keys/recovery/confirm", json!({ "recovery_key": "hbr1-" }));
     responses.post(409, "/v1/keys/recover", recovery);
     responses.post(400, "/v1/keys/recover", json!({ "recovery_key": "hbr1-" }));
     responses.post(200, "/v1/enroll/request", json!({}));

@@ -154,10 +154,14 @@ fn recovery_keys_are_forgotten() {
     let answer = host.admin().post("/v1/keys/recovery", &json!({}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let key = answer.json()["recovery_key"].as_str().unwrap().to_owned();
+    let wrong = format!("hbr1-{}", "abcdefgh".repeat(7));
+    for (sent, status) in [(&wrong, 400), (&key, 200), (&key, 200)] {
+        let confirmed = host.admin().post("/v1/keys/recovery/confirm", &json!({ "recovery_key": sent }));
+        assert_eq!(confirmed.status, status, "{}", confirmed.text());
+    }
     // The daemon refuses it, because nothing is to be recovered.
     let refused = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": key }));
     assert_eq!(refused.status, 409, "{}", refused.text());
-    let wrong = format!("hbr1-{}", "abcdefgh".repeat(7));
     let refused = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": wrong }));
     assert!(refused.status >= 400, "{}", refused.text());
     assert_forgotten(

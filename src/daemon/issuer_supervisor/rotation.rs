@@ -19,7 +19,7 @@ use crate::issue::{
     Error, IssuingKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, LoadedKeys, RotationOutcome,
     RotationResult, RotationUrgency, RsaSigningKey,
 };
-use crate::keystore::SealStatus;
+use crate::keystore::{RecoveryKey, SealStatus};
 use crate::tpm::{StateKind, Tpm};
 
 /// Delay before a failed step is repeated.
@@ -111,7 +111,10 @@ impl Rotation<'_> {
                 let _ = reply.send(result);
             }
             KeyAction::CreateRecoveryKey(reply) => {
-                let _ = reply.send(self.create_recovery_key(&requested_by).await);
+                let _ = reply.send(self.create_recovery_key().await);
+            }
+            KeyAction::ConfirmRecoveryKey { key, reply } => {
+                let _ = reply.send(self.confirm_recovery_key(&key, &requested_by).await);
             }
             KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => {
                 let error = match self.tpm.state().borrow().kind {
@@ -170,18 +173,28 @@ impl Rotation<'_> {
         result
     }
 
-    async fn create_recovery_key(
-        &mut self,
-        requested_by: &str,
-    ) -> Result<Zeroizing<String>, KeyCommandError> {
+    /// The key opens nothing yet, so it is not recorded; but one that could not be confirmed is not created.
+    async fn create_recovery_key(&self) -> Result<Zeroizing<String>, KeyCommandError> {
         self.ensure_auditable()?;
-        // Recorded before the key is created: a record of a key that was not created is better than a key
-        // without a record.
+        Ok(self.keys.create_recovery_key().await?)
+    }
+
+    async fn confirm_recovery_key(
+        &mut self,
+        key: &RecoveryKey,
+        requested_by: &str,
+    ) -> Result<(), KeyCommandError> {
+        self.ensure_auditable()?;
+        if self.keys.keystore().is_in_force(key).await.map_err(Error::from)? {
+            return Ok(());
+        }
+        // Recorded before the key is in force: a record of a key that is not is better than a key without a
+        // record.
         let message =
             format!("{requested_by} requested a recovery key; the previous recovery key is invalidated");
         let audit = &self.context.deps.audit;
         audit.record_event(Event::RecoveryKeyCreated, &message).await.map_err(KeyCommandError::audit)?;
-        Ok(self.keys.create_recovery_key().await?)
+        Ok(self.keys.confirm_recovery_key(key).await?)
     }
 
     fn set_rsa_key(&mut self, key: Arc<RsaSigningKey>) {

@@ -26,7 +26,7 @@ pub fn serve_reader() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("hostbadged: a reader of executables: {e}");
+            let _ = writeln!(std::io::stderr(), "hostbadged: a reader of executables: {e}");
             ExitCode::FAILURE
         }
     }

@@ -1,0 +1,70 @@
+//! Examples of the subcommands, for `--help` and the manual pages. A page of a subcommand below has those that
+//! begin with its name.
+
+pub(super) const WHOAMI: &str = "Examples:
+  hostbadge whoami
+  hostbadge whoami --json | jq -r .spiffe_id
+  hostbadge whoami --socket unix:///run/hostbadge/agent.sock";
+
+pub(super) const TOKEN: &str = "Examples:
+  hostbadge token https://api.example.com
+  hostbadge token https://api.example.com --scope docs.read --ttl 60s
+  hostbadge token https://api.example.com --json | jq -r .expires_in
+  hostbadge token https://api.example.com --agent researcher --file token.jwt
+  hostbadge token https://api.example.com --watch /run/researcher/token";
+
+pub(super) const CERTIFICATE: &str = "Examples:
+  hostbadge certificate --out svid
+  hostbadge certificate --csr request.pem --ttl 10m > cert.pem
+  hostbadge certificate --watch /run/researcher/svid";
+
+pub(super) const ATTEST: &str = "Examples:
+  hostbadge attest --nonce AAAAAAAAAAAAAAAAAAAAAA --output evidence.json
+  hostbadge attest --nonce AAAAAAAAAAAAAAAAAAAAAA --format eat";
+
+pub(super) const STATUS: &str = "Examples:
+  hostbadge status
+  hostbadge status --json | jq -r .tpm.state";
+
+pub(super) const AGENT: &str = "Examples:
+  hostbadge agent list
+  hostbadge agent show researcher
+  hostbadge agent check /etc/hostbadge/agents.d
+  hostbadge agent reload";
+
+pub(super) const KEY: &str = "Examples:
+  hostbadge key list
+  hostbadge key rotate
+  hostbadge key rotate --now
+  hostbadge key recovery --output recovery-key.txt
+  hostbadge key recover < recovery-key.txt
+  hostbadge key accept";
+
+pub(super) const POSTURE: &str = "Examples:
+  hostbadge posture show
+  hostbadge posture diff
+  hostbadge posture accept --digest 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  hostbadge posture accept --recovery < recovery-key.txt";
+
+pub(super) const ENROLL: &str = "Examples:
+  hostbadge enroll request --output request.json
+  hostbadge enroll challenge request.json --roots makers/ --trust-domain example.org --secret secret.json -o challenge.json
+  hostbadge enroll activate challenge.json --output answer.json
+  hostbadge enroll certify --request request.json --secret secret.json --answer answer.json --ca-cert ca.pem --ca-key ca-key.pem -o host.pem
+  hostbadge enroll install host.pem";
+
+pub(super) const EXPORT: &str = "Examples:
+  hostbadge export jwks --output jwks.json
+  hostbadge export discovery --output openid-configuration.json
+  hostbadge export bundle --output bundle.json";
+
+pub(super) const VERIFY: &str = "Examples:
+  hostbadge verify token - --jwks jwks.json --audience https://api.example.com < token.jwt
+  hostbadge verify token eyJ... --jwks jwks.json --issuer https://example.org --json
+  hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
+  hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca ca.pem --pcrs pcrs.toml --require boot-event-log";
+
+pub(super) const AUDIT: &str = "Examples:
+  hostbadge audit tail
+  hostbadge audit tail -n 100 --json | jq .event
+  hostbadge audit tail --follow";
