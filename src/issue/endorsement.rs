@@ -22,7 +22,7 @@ pub(super) async fn endorse(
     let claims = EndorsementClaims {
         iss: host_id.to_owned(),
         sub: key.kid.clone(),
-        iat: now.as_secs(),
+        iat: now.backdated().as_secs(),
         cnf: EndorsementConfirmation { jwk: key.clone() },
     };
     let header = SigningHeader::for_statement(host_key, ENDORSEMENT_TYP)?;

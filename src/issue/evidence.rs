@@ -160,7 +160,7 @@ impl IssuerState {
             eat_nonce: request.nonce.to_base64url(),
             ueid: eat::ueid(&ek_digest),
             eat_profile: eat::EAT_PROFILE.to_owned(),
-            iat: now.as_secs(),
+            iat: now.backdated().as_secs(),
             swname: "hostbadged".to_owned(),
             swversion: vec![env!("CARGO_PKG_VERSION").to_owned()],
             hostbadge_evidence: evidence,

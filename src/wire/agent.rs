@@ -55,7 +55,7 @@ pub struct TokenResponse<'a> {
     pub access_token: Cow<'a, str>,
     /// Always `Bearer`.
     pub token_type: Cow<'a, str>,
-    /// Lifetime in seconds.
+    /// How long the token can be used from now on, in seconds: at most 3590.
     pub expires_in: u64,
     /// Scopes in alphabetical order, separated by spaces; may be empty.
     pub scope: Cow<'a, str>,

@@ -4,7 +4,11 @@ use std::collections::HashSet;
 
 use crate::common::http::{Response, claims, part, request, tampered};
 use crate::common::{self, API, Host, until, until_true};
+use hostbadge::clock::Clock;
 use serde_json::{Value, json};
+
+/// How long before its issue a token is valid, in seconds.
+const BACKDATE: u64 = 10;
 
 /// The names of an object's members, sorted.
 fn members(value: &Value) -> Vec<&str> {
@@ -64,7 +68,7 @@ fn a_token_has_the_documented_claims_and_no_others() {
     assert_eq!(claims["aud"], API);
     assert_eq!(claims["scope"], "a b");
     assert_eq!(claims["nbf"], claims["iat"]);
-    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 120);
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 120 + BACKDATE);
     // 128 bits as base64url.
     assert_eq!(claims["jti"].as_str().unwrap().len(), 22);
 
@@ -113,7 +117,28 @@ fn a_request_can_shorten_but_not_lengthen_the_lifetime() {
         let answer = ask(&host, json!({ "audience": API, "ttl": wanted }));
         assert_eq!(answer.json()["expires_in"], given, "{wanted}: {}", answer.text());
         let claims = claims(answer.json()["access_token"].as_str().unwrap());
-        assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), given, "{wanted}");
+        let period = claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap();
+        assert_eq!(period, given + BACKDATE, "{wanted}");
+    }
+}
+
+#[test]
+fn a_token_is_valid_10_s_before_its_issue_and_spans_at_most_an_hour() {
+    let mut host = Host::new();
+    let grant = format!("[[grant]]\naudience = \"{API}\"\nttl = \"1h\"\n");
+    host.agents_file("r", &format!("name = \"r\"\n[match]\nuser = 0\n{grant}"));
+    host.start();
+    for (wanted, given) in [("1h", 3590), ("59m50s", 3590), ("1s", 1)] {
+        let before = Clock::System.now().as_secs();
+        let answer = ask(&host, json!({ "audience": API, "ttl": wanted })).json();
+        let after = Clock::System.now().as_secs();
+        let claims = claims(answer["access_token"].as_str().unwrap());
+        let (iat, exp) = (claims["iat"].as_u64().unwrap(), claims["exp"].as_u64().unwrap());
+        assert_eq!(claims["nbf"], claims["iat"]);
+        assert!((before - BACKDATE..=after - BACKDATE).contains(&iat), "{before} {iat} {after}");
+        // `expires_in` counts from the response, not from `iat`.
+        assert_eq!((&answer["expires_in"], exp - iat), (&json!(given), given + BACKDATE), "{wanted}");
+        assert!(exp - iat <= 3600, "{wanted}");
     }
 }
 
