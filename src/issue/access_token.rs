@@ -133,7 +133,7 @@ pub(super) fn build(
     permit: Permit,
     now: Timestamp,
 ) -> Result<UnsignedToken, Error> {
-    let header = issuer_state.signing_header(permit.signer())?;
+    let header = issuer_state.signing_header(permit.signer(), permit.typ())?;
     let agent = permit.agent();
     let host = issuer_state.host();
     let jti = new_jti()?;

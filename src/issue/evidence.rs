@@ -155,7 +155,7 @@ impl IssuerState {
         }
         let host_key = evidence.host_key().map_err(Error::Evidence)?;
         let ek_digest = evidence.ek_digest().map_err(Error::Evidence)?;
-        let header = SigningHeader::for_statement(&host_key, eat::EAT_TYP)?;
+        let header = SigningHeader::for_tpm_key(&host_key, eat::EAT_TYP)?;
         let claims = eat::EatClaims {
             eat_nonce: request.nonce.to_base64url(),
             ueid: eat::ueid(&ek_digest),

@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn a_token_is_backdated_and_spans_at_most_an_hour() {
-        for (ttl, lifetime) in [(1, 1), (300, 300), (3590, 3590), (3591, 3590), (3600, 3590), (86_400, 3590)] {
+        for (ttl, lifetime) in [(1, 1), (300, 300), (3590, 3590), (3591, 3590), (3600, 3590), (86_400, 3590)]
+        {
             let period = TokenPeriod::new(Timestamp::from_secs(1_800_000_000), Duration::from_secs(ttl));
             assert_eq!(period.not_before, 1_799_999_990, "{ttl}");
             assert_eq!(period.lifetime.as_secs(), lifetime, "{ttl}");

@@ -141,6 +141,7 @@ impl From<&Grant> for AgentGrant {
                 Algorithm::Es256 => "ES256".into(),
                 Algorithm::Rs256 => "RS256".into(),
             },
+            typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
         }
     }

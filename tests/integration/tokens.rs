@@ -171,6 +171,78 @@ fn form_bodies_and_the_resource_parameter_are_accepted() {
 }
 
 #[test]
+fn an_unknown_field_is_refused_in_forms_and_in_json() {
+    let host = Host::started();
+    let mut connection = host.connect();
+    let form = connection.form("/v1/token", &format!("audience={API}&scopes=docs.read"));
+    let json = connection.post("/v1/token", &json!({ "audience": API, "scopes": "docs.read" }));
+    for answer in [form, json] {
+        assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"));
+        let text = answer.json()["error_description"].as_str().unwrap().to_owned();
+        assert_eq!(text, "unknown field \"scopes\"; did you mean \"scope\"?");
+    }
+    // A whole token in the place of a field's name is in no message and no record.
+    let answer = connection.form("/v1/introspect", &host.token());
+    assert_eq!(answer.status, 400);
+    assert!(!answer.text().contains("eyJ") && !host.audit_text().contains("eyJ"), "{}", answer.text());
+}
+
+#[test]
+fn a_ttl_of_10_means_10_seconds_everywhere() {
+    let mut host = Host::new();
+    for (name, ttl) in [("number", "10"), ("text", "\"10\""), ("unit", "\"10s\"")] {
+        let grant = format!("[[grant]]\naudience = \"{API}\"\nttl = {ttl}\n");
+        host.agents_file(name, &format!("name = \"{name}\"\n[match]\nuser = 0\n{grant}"));
+    }
+    host.agent("root", "user = 0");
+    host.start();
+    let given = |answer: Response| answer.json()["expires_in"].clone();
+    for name in ["number", "text", "unit"] {
+        assert_eq!(given(ask(&host, json!({ "audience": API, "agent": name }))), 10, "{name}");
+    }
+    for ttl in [json!(10), json!("10"), json!("10s")] {
+        assert_eq!(given(ask(&host, json!({ "audience": API, "agent": "root", "ttl": ttl }))), 10, "{ttl}");
+    }
+    for ttl in ["10", "10s"] {
+        let mut connection = host.connect();
+        let form = format!("audience={API}&agent=root&ttl={ttl}");
+        assert_eq!(given(connection.form("/v1/token", &form)), 10, "{ttl}");
+        let words = ["token", API, "--agent", "root", "--ttl", ttl, "--json"];
+        let printed: Value = serde_json::from_slice(&host.hostbadge(&words).stdout).unwrap();
+        assert_eq!(printed["expires_in"], 10, "{ttl}");
+    }
+}
+
+#[test]
+fn a_grant_chooses_the_type_of_its_tokens() {
+    const TYPED: &str = "https://typed.example.com";
+    const TPM: &str = "https://tpm.example.com";
+    let mut host = Host::new();
+    let grant = |audience: &str, more: &str| format!("[[grant]]\naudience = \"{audience}\"\n{more}\n");
+    let grants = grant(API, "typ = \"at+jwt\"")
+        + &grant(TYPED, "typ = \"JWT\"")
+        + &grant(TPM, "typ = \"JWT\"\nassurance = \"tpm\"");
+    host.agents_file("r", &format!("name = \"r\"\n[match]\nuser = 0\n{grants}"));
+    host.start();
+    let keys = host.path("jwks.json");
+    assert!(host.hostbadge(&["export", "jwks", "-o", keys.to_str().unwrap()]).status.success());
+    for (audience, typ) in [(API, "at+jwt"), (TYPED, "JWT"), (TPM, "JWT")] {
+        let answer = ask(&host, json!({ "audience": audience }));
+        let token = answer.json()["access_token"].as_str().unwrap().to_owned();
+        let header = part(&token, 0);
+        assert_eq!(header["typ"], typ, "{audience}");
+        assert_eq!(members(&header), ["alg", "kid", "typ"], "{audience}");
+        assert_eq!(host.introspect(&token)["active"], true, "{audience}");
+        let words = ["verify", "token", &token, "--jwks", keys.to_str().unwrap(), "--json"];
+        let verified: Value = serde_json::from_slice(&host.hostbadge(&words).stdout).unwrap();
+        assert_eq!((&verified["valid"], &verified["kind"]), (&json!(true), &json!("access-token")));
+    }
+    let shown = host.admin().get("/v1/agents/r").json();
+    let types: Vec<&Value> = shown["grants"].as_array().unwrap().iter().map(|grant| &grant["typ"]).collect();
+    assert_eq!(types, ["at+jwt", "JWT", "JWT"]);
+}
+
+#[test]
 fn each_token_has_a_unique_jti() {
     let host = Host::started();
     let mut connection = host.connect();
