@@ -1,4 +1,4 @@
-//! Options of every subcommand, and JSON output.
+//! Options of every subcommand, JSON output, and the last line of a verification.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::error::CliError;
+use crate::config::escape_unprintable;
 
 /// Options of every subcommand.
 #[derive(Args, Debug)]
@@ -41,4 +42,11 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<ExitCode, CliError> {
     let text = serde_json::to_string(value).map_err(CliError::local)?;
     println!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the last line of a verification, and returns its exit status.
+pub(super) fn print_verdict(valid: bool, reason: &str) -> ExitCode {
+    let verdict = if valid { "VALID" } else { "NOT VALID" };
+    println!("{verdict}: {}", escape_unprintable(reason));
+    if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -10,6 +10,9 @@ use clap::Args;
 use super::error::CliError;
 use crate::store;
 
+/// Largest token, key set or PCR file that is read, in bytes.
+pub(super) const MAX_INPUT_SIZE: usize = 1024 * 1024;
+
 /// Where a subcommand writes its document.
 #[derive(Args, Debug)]
 pub(super) struct OutputArgs {

@@ -16,6 +16,7 @@ mod export;
 mod files;
 mod format;
 mod key;
+mod nonce;
 mod posture;
 mod prompt;
 mod renewal;
@@ -23,6 +24,7 @@ mod status;
 mod table;
 mod token;
 mod verify;
+mod verify_token;
 mod whoami;
 
 use std::process::ExitCode;
@@ -80,6 +82,8 @@ enum CliSubcommand {
     /// Verify tokens and evidence, without daemon and TPM
     #[command(subcommand)]
     Verify(verify::VerifySubcommand),
+    /// Print a new nonce for `attest --nonce` and `verify evidence --nonce`: 32 random bytes in base64url
+    Nonce,
     /// Show the audit log (administrators)
     #[command(subcommand)]
     Audit(audit::AuditSubcommand),
@@ -113,6 +117,7 @@ async fn dispatch(command: Cli) -> Result<ExitCode, CliError> {
         CliSubcommand::Posture(subcommand) => posture::run(&common, &subcommand).await,
         CliSubcommand::Export(subcommand) => export::run(&common, &subcommand).await,
         CliSubcommand::Verify(subcommand) => verify::run(&common, &subcommand),
+        CliSubcommand::Nonce => nonce::run(&common),
         CliSubcommand::Audit(subcommand) => audit::run(&common, &subcommand).await,
     }
 }
