@@ -25,6 +25,7 @@ mod neighbours;
 mod openapi;
 mod peers;
 mod posture;
+mod relying_parties;
 mod revocation;
 mod secrets_in_memory;
 mod signing_chain;
