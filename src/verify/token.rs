@@ -148,8 +148,7 @@ impl fmt::Display for TokenKind {
 /// Verifies the signature, the type, the times and the expected claims of a token of any kind.
 ///
 /// With `allow_leeway`, `exp` and `nbf` are compared with a tolerance of [`LEEWAY`] seconds, as a verifier on
-/// another machine than the issuer needs it. The key of a WIT-SVID is found under the `kid` that the key has
-/// in the key set, as well as under the token's own.
+/// another machine than the issuer needs it. The `kid` of a WIT-SVID has a prefix, which the key set lacks.
 ///
 /// # Errors
 ///
