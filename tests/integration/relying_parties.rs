@@ -49,13 +49,19 @@ fn express_accepts_both_types_and_at_jwt_alone_when_strict() {
 #[test]
 #[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
 fn go_oidc_accepts_both_types() {
-    go_accepts_both_types("go-oidc");
+    go_accepts_both_types("go", &["go-oidc"]);
 }
 
 #[test]
 #[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
 fn the_library_of_vault_and_openbao_accepts_both_types() {
-    go_accepts_both_types("vault");
+    go_accepts_both_types("go", &["vault"]);
+}
+
+#[test]
+#[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
+fn the_authenticator_of_kubernetes_accepts_both_types() {
+    go_accepts_both_types("kubernetes", &[]);
 }
 
 fn java_accepts_by_type(party: &'static str) {
@@ -75,12 +81,12 @@ fn java_accepts_by_type(party: &'static str) {
     case.is_verified(API, verify("at+jwt"));
 }
 
-fn go_accepts_both_types(party: &'static str) {
-    let program = go_program("go-relying-parties", &client("go"));
+fn go_accepts_both_types(module: &str, party: &[&str]) {
+    let program = go_program(&format!("{module}-relying-parties"), &client(module));
     let case = Case::new();
     let verify = |request: &Request<'_>| {
         let mut command = Command::new(&program);
-        command.arg(party).arg(request.keys).args([request.issuer, request.audience, request.token]);
+        command.args(party).arg(request.keys).args([request.issuer, request.audience, request.token]);
         command
     };
     case.is_verified(API, verify);

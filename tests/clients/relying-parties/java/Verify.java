@@ -1,6 +1,6 @@
-// Verifies a token with the settings of the guide: PARTY TYP JWKS-FILE ISSUER AUDIENCE TOKEN. PARTY is spring or
-// nimbus. TYP is "default", as the library is set up, or the type that it shall expect. Prints the claims; exit 1
-// and the reason if the token is refused.
+// Verifies a token with the settings of the guide: PARTY TYP JWKS-FILE ISSUER AUDIENCE TOKEN. PARTY is spring
+// or nimbus. TYP is "default", as the library is set up, or the type that it shall expect. Prints the claims;
+// exit 1 and the reason if the token is refused.
 
 import com.nimbusds.jose.JOSEObjectType;
 import com.nimbusds.jose.JWSAlgorithm;
@@ -48,7 +48,8 @@ public class Verify {
     /** The decoder that Spring Boot makes of `jwk-set-uri`, `jws-algorithms`, `issuer-uri` and `audiences`. */
     static void spring(String typ, Path keys, String issuer, String audience, String token) throws Exception {
         byte[] document = Files.readAllBytes(keys);
-        HttpServer server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
+        InetSocketAddress address = new InetSocketAddress(InetAddress.getLoopbackAddress(), 0);
+        HttpServer server = HttpServer.create(address, 0);
         server.createContext("/jwks.json", exchange -> {
             exchange.getResponseHeaders().set("Content-Type", "application/json");
             exchange.sendResponseHeaders(200, document.length);

@@ -1,5 +1,5 @@
-// An Express server with the settings of the guide, and one request to it: express.mjs JWKS-FILE ISSUER AUDIENCE
-// TOKEN [strict]. Prints the claims that the route sees; exit 1 and the reason if the token is refused.
+// An Express server with the settings of the guide, and one request to it: express.mjs JWKS-FILE ISSUER
+// AUDIENCE TOKEN [strict]. Prints the claims that the route sees; exit 1 and the reason if the token is refused.
 
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -22,8 +22,8 @@ const keys = await listen((_, response) => {
   response.end(readFileSync(file));
 });
 const app = express();
-const options = { issuer, audience, jwksUri: url(keys), tokenSigningAlg: "ES256", strict: strict === "strict" };
-app.get("/", auth(options), (request, response) => response.json(request.auth.payload));
+const options = { issuer, audience, jwksUri: url(keys), tokenSigningAlg: "ES256" };
+app.get("/", auth({ ...options, strict: strict === "strict" }), (request, response) => response.json(request.auth.payload));
 app.use((fault, request, response, next) => response.status(fault.status ?? 500).send(fault.message));
 const server = await listen(app);
 
