@@ -158,11 +158,11 @@ fn client(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/relying-parties").join(file)
 }
 
-/// The claims, or the error.
+/// The claims, or the error, which is the last line after what the library logs.
 fn verdict(command: &mut Command) -> Result<Value, String> {
     let output = command.output().unwrap();
     match output.status.success() {
         true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
-        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 // Verifies a token with the settings of the guide: verify PARTY JWKS-FILE ISSUER AUDIENCE TOKEN. PARTY is
-// go-oidc, or vault (the library of the JWT method of Vault and OpenBao). Prints the claims; exit 1 and the reason
-// if the token is refused.
+// go-oidc, or vault (the library of the JWT method of Vault and OpenBao). Prints the claims; exit 1 and the
+// reason if the token is refused.
 package main
 
 import (

@@ -19,6 +19,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Base64;
+import java.util.List;
 import java.util.Set;
 import org.springframework.security.oauth2.core.DelegatingOAuth2TokenValidator;
 import org.springframework.security.oauth2.jose.jws.SignatureAlgorithm;
@@ -45,8 +46,9 @@ public class Verify {
         System.exit(0);
     }
 
-    /** The decoder that Spring Boot makes of `jwk-set-uri`, `jws-algorithms`, `issuer-uri` and `audiences`. */
-    static void spring(String typ, Path keys, String issuer, String audience, String token) throws Exception {
+    /** As Spring Boot makes it of `jwk-set-uri`, `jws-algorithms`, `issuer-uri` and `audiences`. */
+    static void spring(String typ, Path keys, String issuer, String audience, String token)
+            throws Exception {
         byte[] document = Files.readAllBytes(keys);
         InetSocketAddress address = new InetSocketAddress(InetAddress.getLoopbackAddress(), 0);
         HttpServer server = HttpServer.create(address, 0);
@@ -67,11 +69,12 @@ public class Verify {
         NimbusJwtDecoder decoder = builder.build();
         decoder.setJwtValidator(new DelegatingOAuth2TokenValidator<>(
                 JwtValidators.createDefaultWithIssuer(issuer),
-                new JwtClaimValidator<java.util.List<String>>("aud", aud -> aud.contains(audience))));
+                new JwtClaimValidator<List<String>>("aud", aud -> aud.contains(audience))));
         decoder.decode(token);
     }
 
-    static void nimbus(String typ, Path keys, String issuer, String audience, String token) throws Exception {
+    static void nimbus(String typ, Path keys, String issuer, String audience, String token)
+            throws Exception {
         JWKSet set = JWKSet.load(keys.toFile());
         DefaultJWTProcessor<SecurityContext> processor = new DefaultJWTProcessor<>();
         processor.setJWSKeySelector(

@@ -1,5 +1,6 @@
 // An Express server with the settings of the guide, and one request to it: express.mjs JWKS-FILE ISSUER
-// AUDIENCE TOKEN [strict]. Prints the claims that the route sees; exit 1 and the reason if the token is refused.
+// AUDIENCE TOKEN [strict]. Prints the claims that the route sees; exit 1 and the reason if the token is
+// refused.
 
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -23,7 +24,8 @@ const keys = await listen((_, response) => {
 });
 const app = express();
 const options = { issuer, audience, jwksUri: url(keys), tokenSigningAlg: "ES256" };
-app.get("/", auth({ ...options, strict: strict === "strict" }), (request, response) => response.json(request.auth.payload));
+const verify = auth({ ...options, strict: strict === "strict" });
+app.get("/", verify, (request, response) => response.json(request.auth.payload));
 app.use((fault, request, response, next) => response.status(fault.status ?? 500).send(fault.message));
 const server = await listen(app);
 
