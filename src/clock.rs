@@ -9,6 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
+/// How long before its creation a certificate, revocation list, token or statement of this host is valid: a
+/// relying party whose clock is behind by less accepts it at once, with no leeway of its own.
+pub const BACKDATE: Duration = Duration::from_secs(10);
+
 /// A point in time, in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
@@ -29,6 +33,11 @@ impl Timestamp {
         // Microseconds beyond u64 exceed any representable time.
         let micros = duration.as_micros();
         Timestamp(self.0.saturating_add(if micros > u64::MAX as u128 { u64::MAX } else { micros as u64 }))
+    }
+
+    /// The time [`BACKDATE`] earlier, from which a certificate or token that is made now is valid.
+    pub const fn backdated(self) -> Timestamp {
+        Timestamp::from_secs(self.as_secs().saturating_sub(BACKDATE.as_secs()))
     }
 
     /// This time rounded up to a whole second, for times stored in seconds that must not become earlier.

@@ -147,6 +147,7 @@ pub mod enroll;
 pub mod error_class;
 pub mod federation;
 pub mod issue;
+pub(crate) mod json;
 pub(crate) mod keystore;
 pub(crate) mod mutex;
 pub mod names;

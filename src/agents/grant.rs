@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Spanned;
 
-use crate::config::{Diagnostic, PostureMode, SourceFile};
+use crate::config::{Diagnostic, PostureMode, RawDuration, SourceFile};
 
 /// Longest lifetime that a grant may allow: 1 hour.
 pub const MAX_TOKEN_TTL: Duration = Duration::from_secs(3600);
@@ -31,6 +31,8 @@ pub struct Grant {
     pub assurance: Assurance,
     /// Signature algorithm.
     pub alg: Algorithm,
+    /// The `typ` in the header of the tokens.
+    pub typ: TokenTyp,
     /// How the host's posture affects the grant; `None` applies the host's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
@@ -60,6 +62,28 @@ pub enum Algorithm {
     Rs256,
 }
 
+/// The header parameter `typ` of a grant's tokens (RFC 7519 section 5.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenTyp {
+    /// RFC 9068: an access token, and no other kind of JWT.
+    #[default]
+    #[serde(rename = "at+jwt")]
+    AtJwt,
+    /// Any JWT, for relying parties that refuse `at+jwt`.
+    #[serde(rename = "JWT")]
+    Jwt,
+}
+
+impl TokenTyp {
+    /// The text in the header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TokenTyp::AtJwt => "at+jwt",
+            TokenTyp::Jwt => "JWT",
+        }
+    }
+}
+
 /// The table `[[grant]]` as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,9 +91,11 @@ pub(super) struct RawGrant {
     audience: Spanned<String>,
     #[serde(default)]
     scopes: Vec<Spanned<String>>,
-    ttl: Option<Spanned<String>>,
+    ttl: Option<Spanned<RawDuration>>,
     assurance: Option<Spanned<Assurance>>,
     alg: Option<Spanned<Algorithm>>,
+    #[serde(default)]
+    typ: TokenTyp,
     posture: Option<PostureMode>,
 }
 
@@ -109,14 +135,15 @@ impl RawGrant {
                 faults.push(source.diagnostic(span, "duplicate scope; remove one"));
             }
         }
-        let ttl = self.ttl.map_or(DEFAULT_TOKEN_TTL, |raw| match humantime::parse_duration(raw.get_ref()) {
-            Ok(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TOKEN_TTL => ttl,
-            Ok(_) => {
+        let ttl = self.ttl.map_or(DEFAULT_TOKEN_TTL, |raw| match raw.get_ref().parse() {
+            Some(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TOKEN_TTL => ttl,
+            Some(_) => {
                 faults.push(source.diagnostic(raw.span(), "ttl must be at least 1s and at most 1h"));
                 DEFAULT_TOKEN_TTL
             }
-            Err(_) => {
-                faults.push(source.diagnostic(raw.span(), "ttl must be a duration like \"5m\""));
+            None => {
+                let message = "ttl must be a duration like \"5m\" or a number of seconds";
+                faults.push(source.diagnostic(raw.span(), message));
                 DEFAULT_TOKEN_TTL
             }
         });
@@ -130,7 +157,7 @@ impl RawGrant {
             (_, Algorithm::Rs256) => Assurance::Tpm,
             (raw, Algorithm::Es256) => raw.map_or(Assurance::Sealed, Spanned::into_inner),
         };
-        Grant { audience, scopes, ttl, assurance, alg, posture: self.posture }
+        Grant { audience, scopes, ttl, assurance, alg, typ: self.typ, posture: self.posture }
     }
 }
 

@@ -109,7 +109,7 @@ pub enum IdentifyError {
     #[error("this process is not agent \"{0}\"; run whoami to list its agents")]
     AgentMismatch(String),
     /// The process matches several agents, and the request names none of them.
-    #[error("several agents match this process; name one of {} in \"agent\"", .0.join(", "))]
+    #[error("several agents match this process; name one of {} in \"agent\" (--agent)", .0.join(", "))]
     Ambiguous(Vec<String>),
 }
 

@@ -20,7 +20,7 @@ mod selectors;
 pub use agent_set::{AgentChanges, AgentSet};
 pub use entry::AgentEntry;
 pub(crate) use grant::is_scope;
-pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL};
+pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL, TokenTyp};
 pub use identify::{AuthenticatedAgent, Candidates, Identification, IdentifyError};
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub use name::{AgentName, InvalidAgentName};

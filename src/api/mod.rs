@@ -11,6 +11,7 @@ mod client_connection;
 mod client_stream;
 mod closer;
 mod connection_limits;
+mod decode;
 mod drain;
 pub mod http2;
 mod listen;

@@ -1,14 +1,9 @@
-//! Bodies and queries become wire types: JSON, and forms where OAuth asks for them.
-
-use std::borrow::Cow;
-
-use serde::Deserialize;
+//! Bodies and queries become wire types, with an error text for each request.
 
 use super::body::RequestBody;
+use super::decode::{DecodeError, decode, decode_json};
 use crate::service::InvalidRequest;
-use crate::wire::agent::{
-    AttestRequest, CertificateRequest, EvidenceFormat, IntrospectionRequest, TokenRequest, Ttl,
-};
+use crate::wire::agent::{AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest};
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::posture::PostureAcceptRequest;
@@ -19,13 +14,7 @@ const DEFAULT_AUDIT_RECORDS: u64 = 20;
 const RECOVERY_KEY_BODY: &str = "the body must be {\"recovery_key\": \"hbr1-...\"}";
 
 pub fn token_request(body: &RequestBody) -> Result<TokenRequest<'_>, InvalidRequest> {
-    if !body.is_form {
-        return serde_json::from_slice(&body.bytes)
-            .map_err(|e| InvalidRequest::new(format!("the body is not the JSON of a token request: {e}")));
-    }
-    let names = ["audience", "resource", "scope", "ttl", "agent", "grant_type"];
-    let [audience, resource, scope, ttl, agent, grant_type] = form_fields(&body.bytes, names)?;
-    Ok(TokenRequest { audience, resource, scope, ttl: ttl.map(Ttl::from_text), agent, grant_type })
+    decode(body).map_err(|e| not_a(body, "a token request", &e))
 }
 
 /// An empty body is a request without members.
@@ -33,41 +22,22 @@ pub fn certificate_request(body: &RequestBody) -> Result<CertificateRequest<'_>,
     if body.bytes.trim_ascii().is_empty() {
         return Ok(CertificateRequest::default());
     }
-    if body.is_form {
-        let [csr, ttl, agent] = form_fields(&body.bytes, ["csr", "ttl", "agent"])?;
-        return Ok(CertificateRequest { csr, ttl: ttl.map(Ttl::from_text), agent });
-    }
-    json_object(&body.bytes)
-        .map_err(|e| InvalidRequest::new(format!("the body is not the JSON of a certificate request: {e}")))
+    decode(body).map_err(|e| not_a(body, "a certificate request", &e))
 }
 
 pub fn introspection_request(body: &RequestBody) -> Result<IntrospectionRequest, InvalidRequest> {
-    if !body.is_form {
+    decode(body).map_err(|error| match &error {
         // The error names the column only, because the body holds a token.
-        return serde_json::from_slice(&body.bytes).map_err(|e| {
+        DecodeError::Json(e) => {
             let column = e.column();
             InvalidRequest::new(format!("the body is not the JSON of an introspection, near column {column}"))
-        });
-    }
-    let [token, audience] = form_fields(&body.bytes, ["token", "audience"])?;
-    let token = token.ok_or_else(|| InvalidRequest::new("token is missing"))?.into_owned();
-    Ok(IntrospectionRequest { token, audience: audience.map(Cow::into_owned), token_type_hint: None })
+        }
+        _ => not_a(body, "an introspection", &error),
+    })
 }
 
 pub fn attest_request(body: &RequestBody) -> Result<AttestRequest, InvalidRequest> {
-    if !body.is_form {
-        return serde_json::from_slice(&body.bytes).map_err(|e| {
-            InvalidRequest::new(format!("the body is not the JSON of an evidence request: {e}"))
-        });
-    }
-    let [nonce, format] = form_fields(&body.bytes, ["nonce", "format"])?;
-    let nonce = nonce.ok_or_else(|| InvalidRequest::new("nonce is missing"))?.into_owned();
-    let format = match format.as_deref() {
-        None | Some("evidence") => EvidenceFormat::Evidence,
-        Some("eat") => EvidenceFormat::Eat,
-        Some(_) => return Err(InvalidRequest::new("format must be evidence or eat")),
-    };
-    Ok(AttestRequest { nonce, format })
+    decode(body).map_err(|e| not_a(body, "an evidence request", &e))
 }
 
 /// An empty body is a request without members.
@@ -75,30 +45,30 @@ pub fn rotate_request(body: &RequestBody) -> Result<RotateRequest, InvalidReques
     if body.bytes.trim_ascii().is_empty() {
         return Ok(RotateRequest::default());
     }
-    json_object(&body.bytes).map_err(|e| {
+    decode_json(&body.bytes).map_err(|e| {
         InvalidRequest::new(format!("the body must be {{\"now\": true}} or {{\"now\": false}}: {e}"))
     })
 }
 
 /// The error holds nothing of the body, which has a recovery key in it.
 pub fn confirm_recovery_key_request(body: &RequestBody) -> Result<ConfirmRecoveryKeyRequest, InvalidRequest> {
-    json_object(&body.bytes).map_err(|_| InvalidRequest::new(RECOVERY_KEY_BODY))
+    decode_json(&body.bytes).map_err(|_| InvalidRequest::new(RECOVERY_KEY_BODY))
 }
 
 /// As [`confirm_recovery_key_request`].
 pub fn recover_request(body: &RequestBody) -> Result<RecoverRequest, InvalidRequest> {
-    json_object(&body.bytes).map_err(|_| InvalidRequest::new(RECOVERY_KEY_BODY))
+    decode_json(&body.bytes).map_err(|_| InvalidRequest::new(RECOVERY_KEY_BODY))
 }
 
 pub fn posture_accept_request(body: &RequestBody) -> Result<PostureAcceptRequest, InvalidRequest> {
-    json_object(&body.bytes).map_err(|e| {
+    decode_json(&body.bytes).map_err(|e| {
         let expected = "the body must be {\"digest\": D}, with the digest of the state that was examined";
         InvalidRequest::new(format!("{expected}: {e}"))
     })
 }
 
 pub fn credential_request(body: &RequestBody) -> Result<CredentialRequest, InvalidRequest> {
-    json_object(&body.bytes).map_err(|e| {
+    decode_json(&body.bytes).map_err(|e| {
         InvalidRequest::new(format!(
             "the body must be {{\"ek\": \"ecc\" or \"rsa\", \"credential\": BASE64}}: {e}"
         ))
@@ -106,7 +76,7 @@ pub fn credential_request(body: &RequestBody) -> Result<CredentialRequest, Inval
 }
 
 pub fn install_request(body: &RequestBody) -> Result<InstallRequest, InvalidRequest> {
-    json_object(&body.bytes)
+    decode_json(&body.bytes)
         .map_err(|e| InvalidRequest::new(format!("the body must be {{\"certificate\": PEM}}: {e}")))
 }
 
@@ -123,26 +93,14 @@ pub fn audit_query(query: &str) -> Result<(u64, u64), InvalidRequest> {
     Ok((after, limit))
 }
 
-/// serde reads an array as the members of a struct in their order, so anything but an object is refused
-/// first.
-fn json_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> serde_json::Result<T> {
-    serde_json::from_slice(if text.trim_ascii_start().starts_with(b"{") { text } else { b"" })
-}
-
-/// The values of the named fields of a form (RFC 6749 appendix B). Other fields are ignored (section 3.2),
-/// and a field that occurs twice is an error.
-fn form_fields<'a, const N: usize>(
-    text: &'a [u8],
-    names: [&str; N],
-) -> Result<[Option<Cow<'a, str>>; N], InvalidRequest> {
-    let mut values = [const { None }; N];
-    for (name, value) in form_urlencoded::parse(text) {
-        let Some(index) = names.iter().position(|expected| *expected == name) else { continue };
-        if values[index].replace(value).is_some() {
-            return Err(InvalidRequest::new(format!("{} occurs twice in the form", names[index])));
+fn not_a(body: &RequestBody, what: &str, error: &DecodeError) -> InvalidRequest {
+    match error {
+        DecodeError::UnknownField { .. } => InvalidRequest::new(error.to_string()),
+        _ => {
+            let encoding = if body.is_form { "form" } else { "JSON" };
+            InvalidRequest::new(format!("the body is not the {encoding} of {what}: {error}"))
         }
     }
-    Ok(values)
 }
 
 #[cfg(test)]
@@ -150,30 +108,112 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::wire::agent::Ttl;
 
     fn body(is_form: bool, text: &str) -> RequestBody {
         RequestBody { is_form, bytes: Bytes::copy_from_slice(text.as_bytes()) }
     }
 
+    /// The error of a request, by its name.
+    fn error(request: &str, body: &RequestBody) -> Option<String> {
+        let result = match request {
+            "token" => token_request(body).map(drop),
+            "certificate" => certificate_request(body).map(drop),
+            "introspection" => introspection_request(body).map(drop),
+            "attest" => attest_request(body).map(drop),
+            "rotate" => rotate_request(body).map(drop),
+            "recover" => recover_request(body).map(drop),
+            "posture accept" => posture_accept_request(body).map(drop),
+            "credential" => credential_request(body).map(drop),
+            "install" => install_request(body).map(drop),
+            other => panic!("{other}"),
+        };
+        result.err().map(|e| e.to_string())
+    }
+
+    /// A valid object and the array of the same values, for each request that the sockets take.
+    const REQUESTS: [(&str, &str, &str); 9] = [
+        ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
+        ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
+        ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
+        ("attest", r#"{"nonce":"AAAAAAAAAAA","format":"eat"}"#, r#"["AAAAAAAAAAA","eat"]"#),
+        ("rotate", r#"{"now":true}"#, "[true]"),
+        ("recover", r#"{"recovery_key":"hbr1-secret"}"#, r#"["hbr1-secret"]"#),
+        ("posture accept", r#"{"digest":"d"}"#, r#"["d"]"#),
+        ("credential", r#"{"ek":"ecc","credential":"c"}"#, r#"["ecc","c"]"#),
+        ("install", r#"{"certificate":"c"}"#, r#"["c"]"#),
+    ];
+
+    #[test]
+    fn arrays_are_not_objects_in_any_request() {
+        let source = include_str!("parse.rs");
+        let functions = source.split("#[cfg(test)]").next().unwrap().matches("_request(body: ").count();
+        assert_eq!(functions, REQUESTS.len(), "a request is missing in this test");
+        for (request, object, array) in REQUESTS {
+            assert_eq!(error(request, &body(false, object)), None, "{request}");
+            assert_eq!(error(request, &body(false, &format!(" \n{object}\n"))), None, "{request}");
+            for text in [array, &format!(" {array}"), "[]", "null", "\"a\"", &format!("{object} x")] {
+                let error = error(request, &body(false, text));
+                assert!(error.as_ref().is_some_and(|e| !e.contains("secret")), "{request}: {text} {error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_in_json_and_in_forms() {
+        for (request, object, _) in REQUESTS {
+            let text = format!("{},\"colour\":\"x\"}}", object.strip_suffix('}').unwrap());
+            let error = error(request, &body(false, &text)).unwrap();
+            assert!(request == "recover" || error.contains("unknown field \"colour\""), "{request}: {error}");
+        }
+        let forms = [
+            ("token", "audience=a", "audience=a&scopes=docs.read", "\"scopes\"; did you mean \"scope\"?"),
+            (
+                "token",
+                "audience=a&client_id=z&client_secret=s",
+                "aud=a",
+                "\"aud\"; did you mean \"audience\"?",
+            ),
+            ("token", "resource=a", "audience=a&scpoe=x", "\"scpoe\"; did you mean \"scope\"?"),
+            (
+                "certificate",
+                "csr=c&ttl=10",
+                "csr=c&lifetime=10",
+                "\"lifetime\"; the fields are csr, ttl, agent",
+            ),
+            ("introspection", "token=t&token_type_hint=x", "token=t&aud=x", "did you mean \"audience\"?"),
+            ("attest", "nonce=AAAAAAAAAAA&format=eat", "nonce=A&fromat=eat", "did you mean \"format\"?"),
+        ];
+        for (request, known, unknown, expected) in forms {
+            assert_eq!(error(request, &body(true, known)), None, "{request}");
+            let error = error(request, &body(true, unknown)).unwrap();
+            assert!(error.contains(expected), "{unknown}: {error}");
+        }
+        // A token or key in the place of a name is not repeated.
+        let error = error("introspection", &body(true, &"eyJhbGciOi".repeat(8))).unwrap();
+        assert!(error.contains("a name of 80 bytes") && !error.contains("eyJ"), "{error}");
+    }
+
     #[test]
     fn json_and_form_are_equivalent() {
-        let json = body(false, r#"{"audience":"https://x","scope":"b a","ttl":60,"agent":"r"}"#);
+        let json =
+            body(false, r#"{"audience":"https://x","scope":"b a","ttl":"60","agent":"r","client_id":"z"}"#);
         let form = body(true, "audience=https%3A%2F%2Fx&scope=b+a&ttl=60&agent=r&client_id=z");
         let request = token_request(&json).unwrap();
         assert_eq!(request, token_request(&form).unwrap());
-        assert_eq!(request.ttl, Some(Ttl::Seconds(60)));
+        assert_eq!(request.ttl, Some(Ttl::Text("60".into())));
     }
 
     #[test]
     fn malformed_json_is_described() {
         for (text, expected) in [
-            ("", "EOF"),
+            ("", "not a JSON object"),
             ("{", "EOF"),
-            ("[]", "JSON"),
+            ("[]", "not a JSON object"),
             (r#"{"audience":1}"#, "invalid type: integer"),
             (r#"{"audience":["a"]}"#, "invalid type: sequence"),
             (r#"{"audience":"a","audience":"a"}"#, "duplicate field `audience`"),
-            (r#"{"audience":"a","scpoe":"x"}"#, "unknown field `scpoe`"),
+            (r#"{"audience":"a","scpoe":"x"}"#, "unknown field \"scpoe\"; did you mean \"scope\"?"),
             (r#"{"audience":"a"} x"#, "trailing characters"),
         ] {
             let body = body(false, text);
@@ -187,17 +227,8 @@ mod tests {
     #[test]
     fn repeated_form_field_is_an_error() {
         let twice = body(true, "audience=a&audience=b");
-        assert!(token_request(&twice).unwrap_err().to_string().contains("twice"));
-    }
-
-    #[test]
-    fn arrays_are_not_objects() {
-        assert!(rotate_request(&body(false, "[true]")).is_err());
-        assert!(rotate_request(&body(false, " {\"now\":true}")).unwrap().now);
-        assert!(posture_accept_request(&body(false, "[\"d\"]")).is_err());
-        assert!(
-            recover_request(&body(false, "[\"hbr1-secret\"]"))
-                .is_err_and(|e| !e.to_string().contains("secret"))
-        );
+        assert!(token_request(&twice).unwrap_err().to_string().contains("duplicate field `audience`"));
+        let missing = error("introspection", &body(true, "audience=a")).unwrap();
+        assert!(missing.contains("missing field `token`"), "{missing}");
     }
 }

@@ -102,6 +102,9 @@ fn format_grant(grant: &AgentGrant) -> String {
     if grant.assurance == "tpm" {
         text += &format!(", {} by the TPM", grant.alg);
     }
+    if grant.typ != "at+jwt" {
+        text += &format!(", typ {}", grant.typ);
+    }
     if let Some(mode) = grant.posture {
         text += &format!(", posture {mode}");
     }

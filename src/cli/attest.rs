@@ -21,7 +21,7 @@ enum AttestFormat {
 
 #[derive(Args, Debug)]
 pub(super) struct AttestArgs {
-    /// The verifier's nonce: 8 to 64 bytes in base64url without padding
+    /// The verifier's nonce, as `hostbadge nonce` makes it: 8 to 64 bytes in base64url without padding
     #[arg(long, value_name = "BASE64URL")]
     nonce: String,
 

@@ -1,4 +1,4 @@
-//! Options of every subcommand, and JSON output.
+//! Options of every subcommand, JSON output, and the last line of a verification.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::output::print_line;
+use crate::config::escape_unprintable;
 
 /// Options of every subcommand, as they are given. The environment and the defaults are not clap's, because its
 /// usage errors would list options that were not given.
@@ -69,6 +70,13 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<ExitCode, CliError> {
     let text = serde_json::to_string(value).map_err(CliError::local)?;
     print_line(text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the last line of a verification, and returns its exit status.
+pub(super) fn print_verdict(valid: bool, reason: &str) -> Result<ExitCode, CliError> {
+    let verdict = if valid { "VALID" } else { "NOT VALID" };
+    print_line(format_args!("{verdict}: {}", escape_unprintable(reason)))?;
+    Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use data_encoding::{BASE64, HEXLOWER};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
@@ -45,18 +45,21 @@ pub(super) enum EnrollSubcommand {
     Install(InstallArgs),
 }
 
+// As groups, so that the usage error names both ways where neither is given.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("ek-trust").required(true).args(["roots", "no_roots"]))]
+#[command(group = ArgGroup::new("domain").required(true).args(["trust_domain", "any_trust_domain"]))]
 pub(super) struct ChallengeArgs {
     /// The request, as `hostbadge enroll request` wrote it
     request: PathBuf,
 
     /// Directory of TPM manufacturers' certificates, PEM or DER (.pem, .crt, .cer, .der): roots and
     /// intermediates
-    #[arg(long, value_name = "DIR", required_unless_present = "no_roots")]
+    #[arg(long, value_name = "DIR")]
     roots: Option<PathBuf>,
 
     /// Do not check EK certificates: also accept keys that are not in a genuine TPM
-    #[arg(long, conflicts_with = "roots")]
+    #[arg(long)]
     no_roots: bool,
 
     /// Expected host id: 26 characters, as `hostbadge status` shows it on the host. Without it, any genuine
@@ -65,11 +68,11 @@ pub(super) struct ChallengeArgs {
     host: Option<String>,
 
     /// Expected trust domain, which the certificate will name
-    #[arg(long, value_name = "NAME", required_unless_present = "any_trust_domain")]
+    #[arg(long, value_name = "NAME")]
     trust_domain: Option<String>,
 
     /// Accept the trust domain that the request states
-    #[arg(long, conflicts_with = "trust_domain")]
+    #[arg(long)]
     any_trust_domain: bool,
 
     /// Where to write the secret that `certify` needs; the file must not exist yet. Keep it private

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client;
@@ -14,19 +14,39 @@ use super::files::OutputArgs;
 pub(super) enum ExportSubcommand {
     /// Export the public keys that verify this host's tokens (RFC 7517)
     Jwks(OutputArgs),
-    /// Export the OpenID Connect discovery document
-    Discovery(OutputArgs),
+    /// Export the OpenID Connect discovery document, for a web server that serves it and the key set
+    Discovery(DiscoveryArgs),
     /// Export the SPIFFE bundle document: root certificates and token keys, for federation
     Bundle(OutputArgs),
 }
 
+#[derive(Args, Debug)]
+pub(super) struct DiscoveryArgs {
+    /// Keep the token and introspection endpoints, for an issuer URL at which a server forwards requests to
+    /// the agent socket
+    #[arg(long)]
+    endpoints: bool,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Members of the discovery document that a web server with two files does not have.
+const ENDPOINTS: [&str; 2] = ["token_endpoint", "introspection_endpoint"];
+
 pub(super) async fn run(common: &CommonArgs, subcommand: &ExportSubcommand) -> Result<ExitCode, CliError> {
-    let (path, output) = match subcommand {
-        ExportSubcommand::Jwks(output) => ("/.well-known/jwks.json", output),
-        ExportSubcommand::Discovery(output) => ("/.well-known/openid-configuration", output),
-        ExportSubcommand::Bundle(output) => ("/v1/bundle", output),
+    let (path, output, left_out) = match subcommand {
+        ExportSubcommand::Jwks(output) => ("/.well-known/jwks.json", output, &[][..]),
+        ExportSubcommand::Discovery(arguments) => {
+            let left_out = if arguments.endpoints { &[][..] } else { &ENDPOINTS };
+            ("/.well-known/openid-configuration", &arguments.output, left_out)
+        }
+        ExportSubcommand::Bundle(output) => ("/v1/bundle", output, &[][..]),
     };
     // The documents have specifications of their own; the command only indents them.
-    let document = client::get::<Value>(&common.socket, path).await?.body;
+    let mut document = client::get::<Value>(&common.socket, path).await?.body;
+    if let Some(members) = document.as_object_mut() {
+        members.retain(|name, _| !left_out.contains(&name.as_str()));
+    }
     output.write(format!("{document:#}\n").as_bytes(), 0o644)
 }

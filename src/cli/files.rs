@@ -13,6 +13,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::error::CliError;
 use super::output::{is_null_device, is_stdout, is_stdout_discarded, print_bytes};
 
+/// Largest token, key set or PCR file that is read, in bytes.
+pub(super) const MAX_INPUT_SIZE: usize = 1024 * 1024;
+
 /// Where a subcommand writes its document.
 #[derive(Args, Debug)]
 pub(super) struct OutputArgs {

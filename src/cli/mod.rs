@@ -19,6 +19,7 @@ mod format;
 mod key;
 mod linked_dir;
 mod manufacturer_roots;
+mod nonce;
 mod output;
 mod posture;
 mod prompt;
@@ -29,6 +30,7 @@ mod status;
 mod table;
 mod token;
 mod verify;
+mod verify_token;
 mod watch;
 mod watched_file;
 mod whoami;
@@ -102,6 +104,8 @@ enum CliSubcommand {
     /// Verify tokens and evidence, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
+    /// Print a new nonce for `attest --nonce` and `verify evidence --nonce`: 32 random bytes in base64url
+    Nonce,
     /// Show the audit log (administrators)
     #[command(subcommand, after_long_help = examples::AUDIT)]
     Audit(audit::AuditSubcommand),
@@ -134,6 +138,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,
         CliSubcommand::Export(subcommand) => export::run(common, &subcommand).await,
         CliSubcommand::Verify(subcommand) => verify::run(common, &subcommand),
+        CliSubcommand::Nonce => nonce::run(common),
         CliSubcommand::Audit(subcommand) => audit::run(common, &subcommand).await,
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct TokenArgs {
     #[arg(long, value_name = "SCOPE")]
     scope: Vec<String>,
 
-    /// Lifetime, like "60s" or "5m"; at most the grant's, which is the default
+    /// Lifetime, like "60s" or "5m", or a number of seconds; at most the grant's, which is the default
     #[arg(long, value_name = "DURATION")]
     ttl: Option<String>,
 

@@ -8,21 +8,20 @@ use clap::{Args, Subcommand};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 
-use super::common::{CommonArgs, print_json};
+use super::common::{CommonArgs, print_json, print_verdict};
 use super::error::CliError;
-use super::files::{read_file, read_stdin};
+use super::files::{MAX_INPUT_SIZE, read_file, read_stdin};
 use super::manufacturer_roots::read_manufacturer_roots;
-use super::table::{KeyValueTable, print_columns};
-use crate::clock::{Clock, Timestamp};
+use super::table::print_columns;
+use super::verify_token::{self, VerifyTokenArgs};
+use crate::clock::Clock;
 use crate::verify::evidence::{CheckOutcome, CheckResult, OptionalCheck};
-use crate::verify::{self, Expectation, Jwks, PcrPolicy, Roots, eat, evidence};
-
-/// Largest accepted token, key set or PCR file in bytes.
-const MAX_INPUT_SIZE: usize = 1024 * 1024;
+use crate::verify::{PcrPolicy, Roots, eat, evidence};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum VerifySubcommand {
-    /// Verify a token: signature, type, times, issuer and audience
+    /// Verify a token: signature, type, times, issuer and audience. Takes access tokens, JWT-SVIDs and
+    /// WIT-SVIDs, and warns where verifiers with less leeway would refuse
     Token(VerifyTokenArgs),
     /// Verify evidence, also in an EAT: nonce, signatures, keys, PCR values, logs and the issuing keys that
     /// the host's TPM endorses
@@ -34,7 +33,7 @@ pub(super) struct VerifyEvidenceArgs {
     /// The evidence, as `hostbadge attest` prints it; standard input if omitted or "-"
     file: Option<PathBuf>,
 
-    /// The nonce that was sent to the host, in base64url without padding
+    /// The nonce that was sent to the host, as `hostbadge nonce` makes it: base64url without padding
     #[arg(long, value_name = "BASE64URL")]
     nonce: String,
 
@@ -68,27 +67,9 @@ pub(super) struct VerifyEvidenceArgs {
     host: Option<String>,
 }
 
-#[derive(Args, Debug)]
-pub(super) struct VerifyTokenArgs {
-    /// The token; standard input if omitted or "-"
-    token: Option<String>,
-
-    /// The host's public keys, as `hostbadge export jwks` prints them
-    #[arg(long, value_name = "FILE")]
-    jwks: PathBuf,
-
-    /// Expected audience
-    #[arg(long, value_name = "AUDIENCE")]
-    audience: Option<String>,
-
-    /// Expected issuer
-    #[arg(long, value_name = "URL")]
-    issuer: Option<String>,
-}
-
 pub(super) fn run(common: &CommonArgs, subcommand: &VerifySubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
-        VerifySubcommand::Token(arguments) => token(common, arguments),
+        VerifySubcommand::Token(arguments) => verify_token::run(common, arguments),
         VerifySubcommand::Evidence(arguments) => evidence(common, arguments),
     }
 }
@@ -148,8 +129,27 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
             vec![check.name.to_owned(), result.to_owned(), check.detail.clone()]
         };
         print_columns(&["CHECK", "RESULT", "DETAIL"], &checks.iter().map(row).collect::<Vec<_>>())?;
+        print_verdict(valid, &summary(&checks))?;
     }
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How many checks passed, and the names of the others.
+fn summary(checks: &[CheckResult]) -> String {
+    let names = |is_wanted: &dyn Fn(&CheckResult) -> bool| {
+        checks.iter().filter(|check| is_wanted(check)).map(|check| check.name).collect::<Vec<_>>().join(", ")
+    };
+    let passed = checks.iter().filter(|check| check.outcome == CheckOutcome::Pass).count();
+    let mut text = format!("{passed} of {} checks passed", checks.len());
+    let groups = [
+        ("failed", names(&|check| check.outcome == CheckOutcome::Fail)),
+        ("required, but skipped", names(&|check| check.outcome == CheckOutcome::Skipped && check.required)),
+        ("skipped", names(&|check| check.outcome == CheckOutcome::Skipped && !check.required)),
+    ];
+    for (label, names) in groups.iter().filter(|(_, names)| !names.is_empty()) {
+        text += &format!("; {label}: {names}");
+    }
+    text
 }
 
 fn read_policy(file: &Path) -> Result<PcrPolicy, CliError> {
@@ -162,54 +162,4 @@ fn read_policy(file: &Path) -> Result<PcrPolicy, CliError> {
 fn optional_checks() -> impl TypedValueParser<Value = OptionalCheck> {
     PossibleValuesParser::new(OptionalCheck::ALL.map(OptionalCheck::as_str))
         .try_map(|name| name.parse::<OptionalCheck>())
-}
-
-fn token(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<ExitCode, CliError> {
-    let token = match arguments.token.as_deref() {
-        Some(token) if token != "-" => token.to_owned(),
-        _ => String::from_utf8(read_stdin(MAX_INPUT_SIZE)?)
-            .map_err(|_| CliError::Local("standard input is not text".into()))?,
-    };
-    let keys = read_file(&arguments.jwks, MAX_INPUT_SIZE)?;
-    let keys =
-        Jwks::parse(&keys).map_err(|e| CliError::Local(format!("{}: {e}", arguments.jwks.display())))?;
-    let expected =
-        Expectation { issuer: arguments.issuer.as_deref(), audience: arguments.audience.as_deref() };
-    let now = Clock::System.now();
-    match verify::verify_access_token(token.trim(), &keys, now, true, expected) {
-        Err(e) if common.json => {
-            print_json(&json!({ "valid": false, "reason": e.to_string() }))?;
-            Ok(ExitCode::FAILURE)
-        }
-        Err(e) => Err(CliError::Local(format!("the token is not valid: {e}"))),
-        Ok(verified) if common.json => {
-            print_json(&json!({ "valid": true, "kid": verified.kid, "claims": verified.raw_claims }))
-        }
-        Ok(verified) => {
-            let claims = &verified.claims;
-            let mut lines = KeyValueTable::default();
-            lines.add("signature", format!("valid, by key {}", verified.kid));
-            lines.add("issuer", with_check_note(&claims.iss, arguments.issuer.is_some()));
-            lines.add("audience", with_check_note(&claims.aud, arguments.audience.is_some()));
-            lines.add("subject", claims.sub.as_str());
-            lines.add("agent", claims.client_id.as_str());
-            lines.add("scope", claims.scope.as_str());
-            lines.add(
-                "expires",
-                format!(
-                    "{} (in {} s)",
-                    Timestamp::from_secs(claims.exp),
-                    claims.exp.saturating_sub(now.as_secs())
-                ),
-            );
-            lines.add("jti", claims.jti.as_str());
-            lines.add("hostbadge", verified.raw_claims["hostbadge"].to_string());
-            lines.print()?;
-            Ok(ExitCode::SUCCESS)
-        }
-    }
-}
-
-fn with_check_note(value: &str, expected: bool) -> String {
-    if expected { format!("{value} (as expected)") } else { format!("{value} (not checked)") }
 }

@@ -18,6 +18,7 @@ use checks::{check_certificates, check_issuer, check_keys, check_limits, check_s
 pub use dev::init_dev_dir;
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
+pub use durations::{RawDuration, parse_duration};
 pub use escape::escape_unprintable;
 use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
@@ -292,7 +293,8 @@ mod tests {
             ("\nrotate_every = \"59m\"\npublish_before = \"1m\"", ":2: keys.rotate_every must be"),
             ("\nrotate_every = \"2y\"", ":3: \"2y\" must be a duration"),
             ("\nrotate_every = \"0s\"", ":3: \"0s\" must be a duration"),
-            ("\nrotate_every = 30", ":3: invalid type"),
+            ("\nrotate_every = 30", ":2: keys.rotate_every must be from \"1h\""),
+            ("\nrotate_every = true", ":3: invalid type"),
             ("\nrotate_every = \"20h\"", ":2: keys.publish_before must be shorter"),
             ("\nrotate_each = \"20h\"", ":3: unknown field `rotate_each`"),
         ] {

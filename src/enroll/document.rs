@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use super::error::{DocumentError, Error};
+use crate::json;
 
 /// The version of each of the four files.
 pub const ENROLLMENT_VERSION: u64 = 1;
@@ -27,9 +28,9 @@ fn parse_versioned<T: DeserializeOwned>(text: &[u8], max_len: usize) -> Result<T
         return Err(DocumentError::TooLarge(max_len));
     }
     // The version first: a later format may have other members.
-    let DocumentVersion { version: found } = serde_json::from_slice(text)?;
+    let DocumentVersion { version: found } = json::from_object(text)?;
     if found != ENROLLMENT_VERSION {
         return Err(DocumentError::UnknownVersion { found, supported: ENROLLMENT_VERSION });
     }
-    Ok(serde_json::from_slice(text)?)
+    Ok(json::from_object(text)?)
 }

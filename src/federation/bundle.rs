@@ -8,6 +8,7 @@ use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use crate::config::{Diagnostic, SourceFile, list_files};
+use crate::json;
 use crate::verify::{JwtAuthorities, is_trust_domain, parse_certificate};
 
 /// Trust domains beside the host's own.
@@ -65,7 +66,7 @@ pub fn read_bundles(dir: &Path) -> Result<FederatedBundles, Vec<Diagnostic>> {
 fn parse_bundle(text: &str) -> Result<FederatedBundle, String> {
     let invalid =
         |e: String| format!("is not a SPIFFE bundle document ({e}); fetch it from its trust domain again");
-    let document: Value = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    let document: Value = json::from_object(text.as_bytes()).map_err(|e| invalid(e.to_string()))?;
     let jwt_authorities = JwtAuthorities::parse(text.as_bytes()).map_err(|e| invalid(e.to_string()))?;
     let sequence = match &document["spiffe_sequence"] {
         Value::Null => None,

@@ -1,6 +1,7 @@
 //! Access tokens in JWT form (RFC 9068).
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -8,6 +9,7 @@ use super::error::Error;
 use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::IssuerState;
 use super::jws::{UnsignedJws, new_jti};
+use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
 use crate::policy::{ErrorCode, Permit, Refusal, Signer};
 
@@ -17,7 +19,7 @@ pub struct AccessToken {
     permit: Permit,
     kid: String,
     jti: String,
-    expires: Timestamp,
+    period: TokenPeriod,
 }
 
 impl AccessToken {
@@ -43,7 +45,12 @@ impl AccessToken {
 
     /// `exp`, in whole seconds.
     pub fn expires(&self) -> Timestamp {
-        self.expires
+        self.period.expires
+    }
+
+    /// How long the token is valid, from its issue on; shorter than the permit's if that is 1 hour.
+    pub fn lifetime(&self) -> Duration {
+        self.period.lifetime
     }
 }
 
@@ -79,7 +86,7 @@ pub(super) struct UnsignedToken {
     permit: Permit,
     kid: String,
     jti: String,
-    expires: Timestamp,
+    period: TokenPeriod,
 }
 
 impl UnsignedToken {
@@ -95,13 +102,13 @@ impl UnsignedToken {
 
     /// The token with a signature over [`UnsignedToken::digest`].
     pub(super) fn with_signature(self, signature: &[u8]) -> AccessToken {
-        let UnsignedToken { jws, permit, kid, jti, expires } = self;
-        AccessToken { text: jws.with_signature(signature), permit, kid, jti, expires }
+        let UnsignedToken { jws, permit, kid, jti, period } = self;
+        AccessToken { text: jws.with_signature(signature), permit, kid, jti, period }
     }
 
     fn sign(self, issuer_state: &IssuerState) -> Result<AccessToken, Error> {
-        let UnsignedToken { jws, permit, kid, jti, expires } = self;
-        Ok(AccessToken { text: jws.sign(issuer_state.issuing_key())?, permit, kid, jti, expires })
+        let UnsignedToken { jws, permit, kid, jti, period } = self;
+        Ok(AccessToken { text: jws.sign(issuer_state.issuing_key())?, permit, kid, jti, period })
     }
 }
 
@@ -120,29 +127,29 @@ struct AccessTokenClaims<'a> {
     hostbadge: HostbadgeClaim<'a>,
 }
 
-/// Builds the permitted token, valid from `now` on, for the key that the grant names.
+/// Builds the permitted token, made at `now`, for the key that the grant names.
 pub(super) fn build(
     issuer_state: &IssuerState,
     permit: Permit,
     now: Timestamp,
 ) -> Result<UnsignedToken, Error> {
-    let header = issuer_state.signing_header(permit.signer())?;
+    let header = issuer_state.signing_header(permit.signer(), permit.typ())?;
     let agent = permit.agent();
     let host = issuer_state.host();
     let jti = new_jti()?;
-    let expires = Timestamp::from_secs(now.as_secs() + permit.ttl().as_secs());
+    let period = TokenPeriod::new(now, permit.ttl());
     let claims = AccessTokenClaims {
         iss: &host.issuer,
         sub: &host.spiffe_id(agent.entry()),
         client_id: agent.name().as_str(),
         aud: permit.audience(),
-        iat: now.as_secs(),
-        nbf: now.as_secs(),
-        exp: expires.as_secs(),
+        iat: period.not_before,
+        nbf: period.not_before,
+        exp: period.expires.as_secs(),
         jti: &jti,
         scope: permit.scope(),
         hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),
     };
     let jws = UnsignedJws::new(header, &serde_json::to_vec(&claims)?);
-    Ok(UnsignedToken { jws, kid: header.kid().to_owned(), jti, expires, permit })
+    Ok(UnsignedToken { jws, kid: header.kid().to_owned(), jti, period, permit })
 }

@@ -22,10 +22,10 @@ pub(super) async fn endorse(
     let claims = EndorsementClaims {
         iss: host_id.to_owned(),
         sub: key.kid.clone(),
-        iat: now.as_secs(),
+        iat: now.backdated().as_secs(),
         cnf: EndorsementConfirmation { jwk: key.clone() },
     };
-    let header = SigningHeader::for_statement(host_key, ENDORSEMENT_TYP)?;
+    let header = SigningHeader::for_tpm_key(host_key, ENDORSEMENT_TYP)?;
     let unsigned = UnsignedJws::new(&header, &serde_json::to_vec(&claims)?);
     let signature = tpm.host_sign(unsigned.digest()).await?;
     let jws = unsigned.with_signature(&signature);

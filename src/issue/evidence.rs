@@ -155,12 +155,12 @@ impl IssuerState {
         }
         let host_key = evidence.host_key().map_err(Error::Evidence)?;
         let ek_digest = evidence.ek_digest().map_err(Error::Evidence)?;
-        let header = SigningHeader::for_statement(&host_key, eat::EAT_TYP)?;
+        let header = SigningHeader::for_tpm_key(&host_key, eat::EAT_TYP)?;
         let claims = eat::EatClaims {
             eat_nonce: request.nonce.to_base64url(),
             ueid: eat::ueid(&ek_digest),
             eat_profile: eat::EAT_PROFILE.to_owned(),
-            iat: now.as_secs(),
+            iat: now.backdated().as_secs(),
             swname: "hostbadged".to_owned(),
             swversion: vec![env!("CARGO_PKG_VERSION").to_owned()],
             hostbadge_evidence: evidence,

@@ -12,6 +12,7 @@ use super::jws::SigningHeader;
 use super::key::IssuingKey;
 use super::report::KeyReport;
 use super::rsa::RsaSigningKey;
+use crate::agents::TokenTyp;
 use crate::policy::Signer;
 use crate::verify::Jwk;
 
@@ -29,11 +30,30 @@ pub struct IssuerState {
 /// One header for each token type and key.
 #[derive(Debug)]
 struct SigningHeaders {
-    issuing_key: SigningHeader,
-    host_key: SigningHeader,
-    rsa_key: Option<SigningHeader>,
-    jwt_svid: SigningHeader,
+    issuing_key: HeadersOfKey,
+    host_key: HeadersOfKey,
+    rsa_key: Option<HeadersOfKey>,
     wit_svid: SigningHeader,
+}
+
+/// The headers of one key's tokens, by `typ`.
+#[derive(Debug)]
+struct HeadersOfKey {
+    at_jwt: SigningHeader,
+    jwt: SigningHeader,
+}
+
+impl HeadersOfKey {
+    fn new(header: impl Fn(&str) -> Result<SigningHeader, Error>) -> Result<HeadersOfKey, Error> {
+        Ok(HeadersOfKey { at_jwt: header(TokenTyp::AtJwt.as_str())?, jwt: header(TokenTyp::Jwt.as_str())? })
+    }
+
+    fn get(&self, typ: TokenTyp) -> &SigningHeader {
+        match typ {
+            TokenTyp::AtJwt => &self.at_jwt,
+            TokenTyp::Jwt => &self.jwt,
+        }
+    }
 }
 
 impl IssuerState {
@@ -46,10 +66,12 @@ impl IssuerState {
         key_reports: Vec<KeyReport>,
     ) -> Result<IssuerState, Error> {
         let headers = SigningHeaders {
-            issuing_key: SigningHeader::for_memory_key(issuing_key.jwk())?,
-            host_key: SigningHeader::for_tpm_key(host_key)?,
-            rsa_key: rsa_key.as_ref().map(|rsa| SigningHeader::for_tpm_key(rsa.jwk())).transpose()?,
-            jwt_svid: SigningHeader::for_jwt_svid(issuing_key.jwk())?,
+            issuing_key: HeadersOfKey::new(|typ| SigningHeader::for_memory_key(issuing_key.jwk(), typ))?,
+            host_key: HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(host_key, typ))?,
+            rsa_key: rsa_key
+                .as_ref()
+                .map(|rsa| HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(rsa.jwk(), typ)))
+                .transpose()?,
             wit_svid: SigningHeader::for_wit_svid(issuing_key.jwk())?,
         };
         Ok(IssuerState { host, issuing_key, rsa_key, headers, documents, key_reports })
@@ -86,20 +108,21 @@ impl IssuerState {
         self.headers.wit_svid.kid() == kid
     }
 
-    /// The header of access tokens by this signer.
+    /// The header of access tokens of this type by this signer.
     ///
     /// # Errors
     /// [`Error::NoRsaKey`] for RS256 before the host has an RSA key.
-    pub(super) fn signing_header(&self, signer: Signer) -> Result<&SigningHeader, Error> {
-        match signer {
-            Signer::Issuing => Ok(&self.headers.issuing_key),
-            Signer::Host => Ok(&self.headers.host_key),
-            Signer::Rsa => self.headers.rsa_key.as_ref().ok_or(Error::NoRsaKey),
-        }
+    pub(super) fn signing_header(&self, signer: Signer, typ: TokenTyp) -> Result<&SigningHeader, Error> {
+        let headers = match signer {
+            Signer::Issuing => &self.headers.issuing_key,
+            Signer::Host => &self.headers.host_key,
+            Signer::Rsa => self.headers.rsa_key.as_ref().ok_or(Error::NoRsaKey)?,
+        };
+        Ok(headers.get(typ))
     }
 
     pub(super) fn jwt_svid_header(&self) -> &SigningHeader {
-        &self.headers.jwt_svid
+        &self.headers.issuing_key.jwt
     }
 
     pub(super) fn wit_svid_header(&self) -> &SigningHeader {

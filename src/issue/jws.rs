@@ -33,29 +33,19 @@ struct JoseHeader<'a> {
 }
 
 impl SigningHeader {
-    /// For access tokens (RFC 9068) signed in memory.
-    pub(super) fn for_memory_key(key: &Jwk) -> Result<SigningHeader, Error> {
-        SigningHeader::new(key, key.kid.clone(), "at+jwt", "sealed")
+    /// For access tokens and JWT-SVIDs of type `typ`, signed in memory.
+    pub(super) fn for_memory_key(key: &Jwk, typ: &str) -> Result<SigningHeader, Error> {
+        SigningHeader::new(key, key.kid.clone(), typ, "sealed")
     }
 
-    /// For access tokens signed in the TPM.
-    pub(super) fn for_tpm_key(key: &Jwk) -> Result<SigningHeader, Error> {
-        SigningHeader::new(key, key.kid.clone(), "at+jwt", "tpm")
-    }
-
-    /// For JWT-SVIDs, signed in memory.
-    pub(super) fn for_jwt_svid(key: &Jwk) -> Result<SigningHeader, Error> {
-        SigningHeader::new(key, key.kid.clone(), "JWT", "sealed")
+    /// For access tokens and statements of type `typ`, signed in the TPM.
+    pub(super) fn for_tpm_key(key: &Jwk, typ: &str) -> Result<SigningHeader, Error> {
+        SigningHeader::new(key, key.kid.clone(), typ, "tpm")
     }
 
     /// For WIT-SVIDs, signed in memory.
     pub(super) fn for_wit_svid(key: &Jwk) -> Result<SigningHeader, Error> {
         SigningHeader::new(key, wit_kid(&key.kid), "wit+jwt", "sealed")
-    }
-
-    /// For statements by the host key of type `typ`.
-    pub(super) fn for_statement(host_key: &Jwk, typ: &str) -> Result<SigningHeader, Error> {
-        SigningHeader::new(host_key, host_key.kid.clone(), typ, "tpm")
     }
 
     fn new(key: &Jwk, kid: String, typ: &str, key_protection: &'static str) -> Result<SigningHeader, Error> {
@@ -141,7 +131,7 @@ mod tests {
     fn signed_jws_verifies_and_fits_its_capacity() {
         let pkcs8 = IssuingKey::generate().unwrap();
         let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(1)).unwrap();
-        let header = SigningHeader::for_statement(key.jwk(), "test+jwt").unwrap();
+        let header = SigningHeader::for_tpm_key(key.jwk(), "test+jwt").unwrap();
         let unsigned = UnsignedJws::new(&header, b"{}");
         let capacity = unsigned.signing_input.capacity();
         let text = unsigned.sign(&key).unwrap();

@@ -8,6 +8,7 @@ use super::error::Error;
 use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::IssuerState;
 use super::jws::{UnsignedJws, new_jti};
+use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
 use crate::policy::{ErrorCode, JwtSvidPermit, Refusal};
 
@@ -93,15 +94,15 @@ fn mint(issuer_state: &IssuerState, permit: JwtSvidPermit, now: Timestamp) -> Re
     let agent = permit.agent();
     let (host, header) = (issuer_state.host(), issuer_state.jwt_svid_header());
     let jti = new_jti()?;
-    let expires = Timestamp::from_secs(now.as_secs() + permit.ttl().as_secs());
+    let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, permit.ttl());
     let spiffe_id = host.spiffe_id(agent.entry());
     let claims = JwtSvidClaims {
         iss: &host.issuer,
         sub: &spiffe_id,
         client_id: agent.name().as_str(),
         aud: permit.audiences(),
-        iat: now.as_secs(),
-        nbf: now.as_secs(),
+        iat: not_before,
+        nbf: not_before,
         exp: expires.as_secs(),
         jti: &jti,
         hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),

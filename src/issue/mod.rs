@@ -37,6 +37,7 @@ mod report;
 mod rotation;
 mod rsa;
 mod storage;
+mod token_period;
 mod tpm_signer;
 mod validate;
 mod wit_svid;

@@ -15,6 +15,7 @@ use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::IssuerState;
 use super::jws::{UnsignedJws, new_jti};
 use super::key::IssuingKey;
+use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
 
@@ -73,7 +74,9 @@ impl fmt::Debug for WitSvid {
 }
 
 impl IssuerState {
-    /// Issues a WIT-SVID for a new key; the issuing key signs it, in memory.
+    /// Issues a WIT-SVID for a new key; the issuing key signs it, in memory. It is valid for `ttl`, and never
+    /// longer than an access token: the key that signed it is published for no longer than that once it is
+    /// retired.
     ///
     /// # Errors
     /// A refusal with [`ErrorCode::ServerError`], if the key cannot be made or signing fails.
@@ -134,12 +137,12 @@ fn mint(
     let (d, x, y) = split_pkcs8(&pkcs8).ok_or(Error::NotP256)?;
     let public_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: None, alg: "ES256" };
     let jti = new_jti()?;
-    let expires = Timestamp::from_secs(now.as_secs() + ttl.as_secs());
+    let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, ttl);
     let spiffe_id = host.spiffe_id(agent.entry());
     let claims = WitSvidClaims {
         iss: &host.issuer,
         sub: &spiffe_id,
-        iat: now.as_secs(),
+        iat: not_before,
         exp: expires.as_secs(),
         jti: &jti,
         cnf: ConfirmationClaim { jwk: public_jwk },

@@ -27,9 +27,8 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The successor is created up to this fraction of the lifetime earlier.
 const RENEW_JITTER_DIVISOR: u32 = 10;
 /// CAs are valid from this long before they were created, because relying parties' clocks may be behind.
+/// Leaves and CRLs are valid from [`crate::clock::BACKDATE`] before.
 pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(60);
-/// The same for leaves and CRLs, in seconds.
-const LEAF_CLOCK_SKEW: u64 = 10;
 /// No leaf is issued with a shorter lifetime.
 const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(1);
 
@@ -199,7 +198,7 @@ impl IssuingCa {
             algorithm: &ecdsa_with_sha256(),
             issuer: &self.name,
             issuer_key_id: Some(&self.key_id),
-            not_before: Timestamp::from_secs(now.as_secs().saturating_sub(LEAF_CLOCK_SKEW)),
+            not_before: now.backdated(),
             not_after,
             subject: &Name::default(),
             public_key: &SubjectPublicKeyInfoOwned::from_der(key.spki())?,
@@ -221,7 +220,7 @@ impl IssuingCa {
             issuer: &self.name,
             issuer_key_id: self.key_id,
             number,
-            this_update: Timestamp::from_secs(now.as_secs().saturating_sub(LEAF_CLOCK_SKEW)),
+            this_update: now.backdated(),
             next_update: self.not_after,
             revoked,
         };

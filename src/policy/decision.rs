@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::agents::{Algorithm, Assurance, AuthenticatedAgent};
+use crate::agents::{Algorithm, Assurance, AuthenticatedAgent, TokenTyp};
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
 use super::refusal::{ErrorCode, Refusal};
@@ -31,6 +31,7 @@ pub struct Permit {
     scope: String,
     ttl: Duration,
     signer: Signer,
+    typ: TokenTyp,
 }
 
 impl Permit {
@@ -62,6 +63,11 @@ impl Permit {
     /// Returns the key that signs the token.
     pub fn signer(&self) -> Signer {
         self.signer
+    }
+
+    /// Returns the `typ` in the token's header.
+    pub fn typ(&self) -> TokenTyp {
+        self.typ
     }
 }
 
@@ -139,7 +145,7 @@ pub fn decide(
         (Assurance::Tpm, Algorithm::Es256) => Signer::Host,
         (Assurance::Sealed, Algorithm::Es256) => Signer::Issuing,
     };
-    Ok(Permit { posture, audience: request.audience, scope, ttl, signer, agent })
+    Ok(Permit { posture, audience: request.audience, scope, ttl, signer, typ: grant.typ, agent })
 }
 
 /// Decides whether an agent may have an identity document.

@@ -28,7 +28,7 @@ impl<'a> From<&'a Recorded<AccessToken>> for TokenResponse<'a> {
         TokenResponse {
             access_token: Cow::Borrowed(token.text()),
             token_type: Cow::Borrowed("Bearer"),
-            expires_in: token.permit().ttl().as_secs(),
+            expires_in: token.lifetime().as_secs(),
             scope: Cow::Borrowed(token.permit().scope()),
         }
     }
@@ -141,6 +141,7 @@ impl From<&Grant> for AgentGrant {
                 Algorithm::Es256 => "ES256".into(),
                 Algorithm::Rs256 => "RS256".into(),
             },
+            typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
         }
     }

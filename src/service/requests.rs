@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::error::InvalidRequest;
 use crate::agents;
+use crate::config::parse_duration;
 use crate::issue::{self, EvidenceFormat, Nonce, ValidationRequest};
 use crate::policy::{self, JwtSvidRequest, MAX_AUDIENCES};
 use crate::verify;
@@ -151,8 +152,9 @@ fn agent_name(name: Cow<'_, str>) -> Result<String, InvalidRequest> {
 fn lifetime(ttl: Ttl<'_>) -> Result<Duration, InvalidRequest> {
     let duration = match ttl {
         Ttl::Seconds(seconds) => Duration::from_secs(seconds),
-        Ttl::Text(text) => humantime::parse_duration(&text)
-            .map_err(|_| InvalidRequest::new("ttl must be a number of seconds or a duration like \"5m\""))?,
+        Ttl::Text(text) => parse_duration(&text).ok_or_else(|| {
+            InvalidRequest::new("ttl must be a number of seconds or a duration like \"5m\"")
+        })?,
     };
     if duration < Duration::from_secs(1) {
         return Err(InvalidRequest::new("ttl must be at least one second"));
@@ -195,6 +197,14 @@ mod tests {
         assert_eq!(request.scopes.unwrap(), ["b", "a"]);
         assert_eq!(request.ttl, Some(Duration::from_secs(300)));
         assert_eq!(request.agent.unwrap(), "r");
+    }
+
+    #[test]
+    fn a_lifetime_without_a_unit_is_in_seconds() {
+        for ttl in ["10", "\"10\"", "\"10s\""] {
+            let request = check(&format!("{{\"audience\":\"a\",\"ttl\":{ttl}}}")).unwrap();
+            assert_eq!(request.ttl, Some(Duration::from_secs(10)), "{ttl}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::evidence::{CheckResult, Evidence, MAX_EVIDENCE_SIZE};
 use super::jws::Jws;
+use crate::json;
 
 /// The `typ` of an EAT (RFC 9782 section 4.1).
 pub const EAT_TYP: &str = "eat+jwt";
@@ -62,7 +63,7 @@ impl<'a> Eat<'a> {
     pub fn parse(text: &'a str) -> Result<Eat<'a>, Error> {
         let jws = Jws::parse_with_limit(text, MAX_EAT_SIZE)?;
         jws.expect_typ(EAT_TYP)?;
-        let claims: EatClaims = serde_json::from_slice(jws.unverified_payload())
+        let claims: EatClaims = json::from_object(jws.unverified_payload())
             .map_err(|e| Error::InvalidClaim(format!("not an EAT of a hostbadge: {e}")))?;
         claims.hostbadge_evidence.check_version()?;
         if claims.eat_profile != EAT_PROFILE {

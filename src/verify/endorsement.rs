@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::jwks::Jwk;
 use super::jws::Jws;
+use crate::json;
 
 /// The `typ` of an endorsement.
 pub const ENDORSEMENT_TYP: &str = "hostbadge-endorsement+jwt";
@@ -48,7 +49,7 @@ pub fn verify_endorsement(endorsement: &str, host_id: &str, host_key: &Jwk) -> R
     }
     let payload = jws.verify(host_key)?;
     let claims: EndorsementClaims =
-        serde_json::from_slice(payload).map_err(|e| Error::Endorsement(e.to_string()))?;
+        json::from_object(payload).map_err(|e| Error::Endorsement(e.to_string()))?;
     // Checks that the key's `kid`, which has to be the subject, is its thumbprint.
     claims.cnf.jwk.check()?;
     if claims.iss != host_id || claims.sub != claims.cnf.jwk.kid {

@@ -8,6 +8,7 @@ use ring::signature::{
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use crate::json;
 
 /// Lengths of the RSA moduli that are accepted, in bytes: 2048 to 8192 bits.
 const MODULUS_LEN: std::ops::RangeInclusive<usize> = 256..=1024;
@@ -187,7 +188,7 @@ impl Jwks {
         struct JwkSetDocument {
             keys: Vec<serde_json::Value>,
         }
-        let set: JwkSetDocument = serde_json::from_slice(text).map_err(|e| Error::KeySet(e.to_string()))?;
+        let set: JwkSetDocument = json::from_object(text).map_err(|e| Error::KeySet(e.to_string()))?;
         let keys = set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect();
         Ok(Jwks { keys })
     }

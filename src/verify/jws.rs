@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::error::Error;
 use super::jwks::Jwk;
+use crate::json;
 
 /// The longest token that is accepted, in bytes, unless the caller gives another limit.
 pub(super) const MAX_JWS_LEN: usize = 16 * 1024;
@@ -70,7 +71,7 @@ impl<'a> Jws<'a> {
     pub(crate) fn parse_with_limit(text: &'a str, max_len: usize) -> Result<Jws<'a>, Error> {
         let parts = CompactJws::parse(text, max_len)?;
         let header: JwsHeader =
-            serde_json::from_slice(&parts.header).map_err(|e| Error::Malformed(format!("header: {e}")))?;
+            json::from_object(&parts.header).map_err(|e| Error::Malformed(format!("header: {e}")))?;
         if !matches!(header.alg.as_str(), "ES256" | "RS256") {
             let alg = header.alg.escape_debug();
             return Err(Error::Malformed(format!("algorithm \"{alg}\" is neither ES256 nor RS256")));
@@ -78,8 +79,19 @@ impl<'a> Jws<'a> {
         Ok(Jws { header, parts })
     }
 
+    /// The header's `typ`, of a text of any length; `None` if the header is none.
+    pub(super) fn typ_of(text: &str) -> Option<String> {
+        let header = text.split('.').next().filter(|header| header.len() <= MAX_JWS_LEN)?;
+        let header = BASE64URL_NOPAD.decode(header.as_bytes()).ok()?;
+        json::from_object::<JwsHeader>(&header).ok().map(|header| header.typ)
+    }
+
     pub(crate) fn kid(&self) -> &str {
         &self.header.kid
+    }
+
+    pub(crate) fn typ(&self) -> &str {
+        &self.header.typ
     }
 
     /// Fails unless the header's `typ` is this one (RFC 8725 section 3.11).

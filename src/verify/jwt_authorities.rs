@@ -8,6 +8,7 @@ use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey, Verificat
 use serde::Deserialize;
 
 use super::error::Error;
+use crate::json;
 
 /// The most keys in one bundle.
 const MAX_KEYS: usize = 128;
@@ -54,7 +55,7 @@ impl JwtAuthorities {
             keys: Vec<AuthorityJwk>,
         }
         let set: AuthoritySetDocument =
-            serde_json::from_slice(document).map_err(|e| Error::KeySet(e.to_string()))?;
+            json::from_object(document).map_err(|e| Error::KeySet(e.to_string()))?;
         if set.keys.len() > MAX_KEYS {
             return Err(Error::KeySet(format!("more than {MAX_KEYS} keys")));
         }

@@ -9,6 +9,7 @@ use super::jwt_authorities::JwtAuthorities;
 use super::spiffe_id::workload_trust_domain;
 use super::token::LEEWAY;
 use crate::clock::Timestamp;
+use crate::json;
 
 /// A JWT-SVID whose signature, times and audience were verified.
 #[derive(Clone, Debug)]
@@ -46,12 +47,12 @@ pub fn validate_jwt_svid<'k>(
     let malformed = |what: &str| Error::Malformed(what.into());
     let jws = CompactJws::parse(text, MAX_JWS_LEN)?;
     let header: JwtSvidHeader =
-        serde_json::from_slice(&jws.header).map_err(|e| Error::Malformed(format!("header: {e}")))?;
+        json::from_object(&jws.header).map_err(|e| Error::Malformed(format!("header: {e}")))?;
     if header.typ.as_deref().is_some_and(|typ| !matches!(typ, "JWT" | "JOSE")) {
         return Err(malformed("\"typ\" is neither JWT nor JOSE"));
     }
     let mut claims: Map<String, Value> =
-        serde_json::from_slice(&jws.payload).map_err(|e| Error::Malformed(format!("claims: {e}")))?;
+        json::from_object(&jws.payload).map_err(|e| Error::Malformed(format!("claims: {e}")))?;
 
     let invalid_claim = |what: &str| Error::InvalidClaim(what.into());
     let spiffe_id =
@@ -176,6 +177,8 @@ mod tests {
             ("unknown field", with(&header, "crit", json!(["b64"])), claims.clone()),
             ("unknown field", with(&header, "jku", "https://x".into()), claims.clone()),
             ("typ", with(&header, "typ", "at+jwt".into()), claims.clone()),
+            ("not a JSON object", json!(["ES256", signer.kid, "JWT"]), claims.clone()),
+            ("not a JSON object", header.clone(), json!([ID, ["x"], 1001])),
             ("missing field", without(&header, "kid"), claims.clone()),
             ("no key", with(&header, "kid", "other".into()), claims.clone()),
             ("expired", header.clone(), with(&claims, "exp", 1000.into())),

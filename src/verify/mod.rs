@@ -6,6 +6,7 @@
 mod byte_reader;
 pub(crate) mod ca_chain;
 mod certificates;
+mod default_leeways;
 pub mod eat;
 mod ek;
 mod ek_chain;
@@ -42,5 +43,8 @@ pub use jwt_svid::{VerifiedJwtSvid, validate_jwt_svid};
 pub use pcr_policy::PcrPolicy;
 pub(crate) use quote::check_quote;
 pub(crate) use spiffe_id::{is_trust_domain, workload_trust_domain};
-pub use token::{Expectation, LEEWAY, VerifiedAccessToken, VerifiedTokenClaims, verify_access_token};
+pub use token::{
+    Expectation, LEEWAY, TokenClaims, TokenKind, VerifiedAccessToken, VerifiedToken, VerifiedTokenClaims,
+    verify_access_token, verify_token,
+};
 pub(crate) use tpm_reader::TpmReader;

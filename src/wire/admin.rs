@@ -79,6 +79,8 @@ pub struct AgentGrant {
     pub assurance: String,
     /// `ES256` or `RS256` (RFC 7518 section 3.1).
     pub alg: String,
+    /// `at+jwt` (RFC 9068) or `JWT`: the `typ` of the tokens.
+    pub typ: String,
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,

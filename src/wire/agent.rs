@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -11,7 +12,7 @@ use super::host::{Health, Posture, TpmKind};
 use crate::clock::Timestamp;
 
 /// `POST /v1/token`, as JSON or as a form.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest<'a> {
@@ -34,6 +35,14 @@ pub struct TokenRequest<'a> {
     /// `client_credentials`, or absent (RFC 6749 section 4.4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grant_type: Option<Cow<'a, str>>,
+    /// Accepted and ignored (RFC 6749 section 2.3.1): the daemon identifies the calling process.
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub client_id: Option<IgnoredAny>,
+    /// Accepted and ignored, as `client_id` is.
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub client_secret: Option<IgnoredAny>,
 }
 
 /// A lifetime of at least one second.
@@ -43,7 +52,7 @@ pub struct TokenRequest<'a> {
 pub enum Ttl<'a> {
     /// Whole seconds.
     Seconds(u64),
-    /// A number with a unit, such as `90s`, `5m` or `1h`.
+    /// A number with a unit, as in `90s`, `5m`, `1h`; without one, seconds.
     Text(#[serde(borrow)] Cow<'a, str>),
 }
 
@@ -51,11 +60,11 @@ pub enum Ttl<'a> {
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TokenResponse<'a> {
-    /// A JWS of type `at+jwt` (RFC 9068).
+    /// A JWS of type `at+jwt` (RFC 9068), or `JWT` where the grant says so.
     pub access_token: Cow<'a, str>,
     /// Always `Bearer`.
     pub token_type: Cow<'a, str>,
-    /// Lifetime in seconds.
+    /// How long the token can be used from now on, in seconds: at most 3590.
     pub expires_in: u64,
     /// Scopes in alphabetical order, separated by spaces; may be empty.
     pub scope: Cow<'a, str>,
@@ -105,6 +114,14 @@ pub struct IntrospectionRequest {
     /// Accepted and ignored (RFC 7662 section 2.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_type_hint: Option<String>,
+    /// Accepted and ignored (RFC 6749 section 2.3.1): the daemon identifies the calling process.
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub client_id: Option<IgnoredAny>,
+    /// Accepted and ignored, as `client_id` is.
+    #[serde(default, skip_serializing)]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub client_secret: Option<IgnoredAny>,
 }
 
 /// `200` of `POST /v1/introspect` (RFC 7662 section 2.2).
@@ -216,16 +233,6 @@ pub struct HealthResponse {
     pub posture: Posture,
 }
 
-impl<'a> Ttl<'a> {
-    /// Whole seconds where the text is a number without a unit, as in a form.
-    pub fn from_text(text: Cow<'a, str>) -> Ttl<'a> {
-        match text.parse() {
-            Ok(seconds) => Ttl::Seconds(seconds),
-            Err(_) => Ttl::Text(text),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,7 +251,7 @@ mod tests {
     fn absent_members_are_not_written() {
         let request = TokenRequest {
             audience: Some("https://x".into()),
-            ttl: Some(Ttl::from_text("60".into())),
+            ttl: Some(Ttl::Seconds(60)),
             ..TokenRequest::default()
         };
         assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"audience":"https://x","ttl":60}"#);

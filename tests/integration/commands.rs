@@ -37,6 +37,81 @@ fn success_exits_0_with_text_or_json() {
     assert_eq!((verify(API), verify("https://other")), (0, 1));
 }
 
+#[test]
+fn a_verification_ends_with_one_verdict() {
+    let host = Host::started();
+    let token = host.token();
+    let keys = host.path("jwks.json");
+    let file = keys.to_str().unwrap();
+    assert_eq!(code(&host.hostbadge(&["export", "jwks", "-o", file])), 0);
+    let verify = |words: &[&str]| {
+        let output = host.hostbadge(&[&["verify", "token", "--jwks", file], words].concat());
+        let last = text(&output).lines().last().unwrap_or_default().to_owned();
+        (code(&output), last)
+    };
+    let valid = verify(&[&token]);
+    let expected = "VALID: signature and times of this access token; \
+                    not compared: the issuer (--issuer), the audience (--audience)";
+    assert_eq!(valid, (0, expected.to_owned()));
+    let forged = verify(&[&crate::common::http::tampered(&token)]);
+    assert!(forged.0 == 1 && forged.1.starts_with("NOT VALID: the signature"), "{forged:?}");
+    let elsewhere = verify(&[&token, "--audience", "https://other"]);
+    assert!(elsewhere.0 == 1 && elsewhere.1.starts_with("NOT VALID: for audience"), "{elsewhere:?}");
+
+    // Evidence, for a nonce that the command made; and an EAT, which is no token of an agent.
+    let nonce = text(&host.hostbadge(&["nonce"])).trim().to_owned();
+    assert_eq!(nonce.len(), 43, "32 bytes in base64url");
+    let other: Value = serde_json::from_slice(&host.hostbadge(&["nonce", "--json"]).stdout).unwrap();
+    assert_ne!(other["nonce"], nonce);
+    let evidence = host.path("evidence.json");
+    let attest = ["attest", "--nonce", &nonce, "-o", evidence.to_str().unwrap()];
+    assert_eq!(code(&host.hostbadge(&attest)), 0);
+    let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
+    let evidence = evidence.to_str().unwrap();
+    let good = host.hostbadge(&["verify", "evidence", evidence, "--nonce", &nonce, "--ak", &ak]);
+    let last = text(&good).lines().last().unwrap().to_owned();
+    assert!(code(&good) == 0 && last.starts_with("VALID: ") && last.contains("checks passed"), "{last}");
+    let bad = host.hostbadge(&["verify", "evidence", evidence, "--nonce", "AAAAAAAAAAAA", "--ak", &ak]);
+    let last = text(&bad).lines().last().unwrap().to_owned();
+    assert!(code(&bad) == 1 && last.starts_with("NOT VALID: ") && last.contains("failed: "), "{last}");
+    let eat = host.hostbadge(&["attest", "--nonce", &nonce, "--format", "eat"]);
+    let eat = verify(&[text(&eat).trim()]);
+    assert!(eat.0 == 1 && eat.1.contains("hostbadge verify evidence"), "{eat:?}");
+}
+
+#[test]
+fn exported_discovery_names_endpoints_only_on_request() {
+    let host = Host::started();
+    let export = |words: &[&str]| -> Value {
+        let output = host.hostbadge(&[&["export", "discovery"], words].concat());
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (plain, full) = (export(&[]), export(&["--endpoints"]));
+    for name in ["token_endpoint", "introspection_endpoint"] {
+        assert!(plain.get(name).is_none() && full[name].is_string(), "{name}");
+    }
+    assert_eq!(full, host.get("/.well-known/openid-configuration").json());
+    for name in ["issuer", "jwks_uri", "response_types_supported"] {
+        assert_eq!(plain[name], full[name], "{name}");
+    }
+}
+
+#[test]
+fn usage_errors_name_every_way_out() {
+    let host = Host::started();
+    let usage = host.hostbadge(&["enroll", "challenge", "request.json", "--secret", "s"]);
+    let error = String::from_utf8_lossy(&usage.stderr).into_owned();
+    assert_eq!(code(&usage), 2);
+    for option in ["--roots", "--no-roots", "--trust-domain", "--any-trust-domain"] {
+        assert!(error.contains(option), "{option}: {error}");
+    }
+    host.agent("second", "user = 0");
+    host.reload();
+    let refused = host.hostbadge(&["token", API]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("\"agent\" (--agent)"), "{error}");
+}
+
 /// Text from callers and from a false daemon must not control the terminal.
 #[test]
 fn characters_that_control_or_reorder_text_are_printed_escaped() {

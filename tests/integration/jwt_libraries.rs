@@ -32,6 +32,32 @@ fn jose_accepts_a_token_and_refuses_forgeries() {
     accepts_only_a_valid_token(command, faults);
 }
 
+/// The libraries refuse a token of the future with their default leeway, which is none.
+#[test]
+fn a_relying_party_whose_clock_is_behind_accepts_a_new_token() {
+    let host = Host::started();
+    let keys = host.path("jwks.json");
+    fs::write(&keys, host.get("/.well-known/jwks.json").text()).unwrap();
+    let python = python_with("slow-clock", &["authlib==1.6.5", "joserfc==1.4.0"]);
+    let jose = node_with("jose", &["jose@5.10.0"]);
+    let judge = |seconds: &str| {
+        // A new token for each: the time of the verification is not that of the start of a library.
+        let mut node = Command::new("node");
+        node.env("JOSE", &jose).arg(client("slow_clock.mjs"));
+        let mut python = Command::new(&python);
+        python.arg(client("slow_clock.py"));
+        let texts = [node, python].map(|mut command| {
+            let output = command.arg(&keys).args([&host.token(), seconds]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        });
+        texts.concat()
+    };
+    assert_eq!(judge("9"), "accepted by jose\naccepted by joserfc\naccepted by authlib\n");
+    let refused = judge("3600");
+    assert_eq!(refused.lines().filter(|line| line.starts_with("refused by ")).count(), 3, "{refused}");
+}
+
 fn client(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file)
 }

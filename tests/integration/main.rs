@@ -30,6 +30,7 @@ mod peers;
 mod posture;
 mod readme;
 mod recovery_key;
+mod relying_parties;
 mod revocation;
 mod secrets_in_memory;
 mod signing_chain;

@@ -4,7 +4,11 @@ use std::collections::HashSet;
 
 use crate::common::http::{Response, claims, part, request, tampered};
 use crate::common::{self, API, Host, until, until_true};
+use hostbadge::clock::Clock;
 use serde_json::{Value, json};
+
+/// How long before its issue a token is valid, in seconds.
+const BACKDATE: u64 = 10;
 
 /// The names of an object's members, sorted.
 fn members(value: &Value) -> Vec<&str> {
@@ -64,7 +68,7 @@ fn a_token_has_the_documented_claims_and_no_others() {
     assert_eq!(claims["aud"], API);
     assert_eq!(claims["scope"], "a b");
     assert_eq!(claims["nbf"], claims["iat"]);
-    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 120);
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 120 + BACKDATE);
     // 128 bits as base64url.
     assert_eq!(claims["jti"].as_str().unwrap().len(), 22);
 
@@ -113,7 +117,28 @@ fn a_request_can_shorten_but_not_lengthen_the_lifetime() {
         let answer = ask(&host, json!({ "audience": API, "ttl": wanted }));
         assert_eq!(answer.json()["expires_in"], given, "{wanted}: {}", answer.text());
         let claims = claims(answer.json()["access_token"].as_str().unwrap());
-        assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), given, "{wanted}");
+        let period = claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap();
+        assert_eq!(period, given + BACKDATE, "{wanted}");
+    }
+}
+
+#[test]
+fn a_token_is_valid_10_s_before_its_issue_and_spans_at_most_an_hour() {
+    let mut host = Host::new();
+    let grant = format!("[[grant]]\naudience = \"{API}\"\nttl = \"1h\"\n");
+    host.agents_file("r", &format!("name = \"r\"\n[match]\nuser = 0\n{grant}"));
+    host.start();
+    for (wanted, given) in [("1h", 3590), ("59m50s", 3590), ("1s", 1)] {
+        let before = Clock::System.now().as_secs();
+        let answer = ask(&host, json!({ "audience": API, "ttl": wanted })).json();
+        let after = Clock::System.now().as_secs();
+        let claims = claims(answer["access_token"].as_str().unwrap());
+        let (iat, exp) = (claims["iat"].as_u64().unwrap(), claims["exp"].as_u64().unwrap());
+        assert_eq!(claims["nbf"], claims["iat"]);
+        assert!((before - BACKDATE..=after - BACKDATE).contains(&iat), "{before} {iat} {after}");
+        // `expires_in` counts from the response, not from `iat`.
+        assert_eq!((&answer["expires_in"], exp - iat), (&json!(given), given + BACKDATE), "{wanted}");
+        assert!(exp - iat <= 3600, "{wanted}");
     }
 }
 
@@ -143,6 +168,78 @@ fn form_bodies_and_the_resource_parameter_are_accepted() {
     assert_eq!(connection.post("/v1/token", &json!({ "resource": API })).status, 200);
     let answer = connection.form("/v1/token", &format!("audience={API}&resource=https://b"));
     assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"));
+}
+
+#[test]
+fn an_unknown_field_is_refused_in_forms_and_in_json() {
+    let host = Host::started();
+    let mut connection = host.connect();
+    let form = connection.form("/v1/token", &format!("audience={API}&scopes=docs.read"));
+    let json = connection.post("/v1/token", &json!({ "audience": API, "scopes": "docs.read" }));
+    for answer in [form, json] {
+        assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"));
+        let text = answer.json()["error_description"].as_str().unwrap().to_owned();
+        assert_eq!(text, "unknown field \"scopes\"; did you mean \"scope\"?");
+    }
+    // A whole token in the place of a field's name is in no message and no record.
+    let answer = connection.form("/v1/introspect", &host.token());
+    assert_eq!(answer.status, 400);
+    assert!(!answer.text().contains("eyJ") && !host.audit_text().contains("eyJ"), "{}", answer.text());
+}
+
+#[test]
+fn a_ttl_of_10_means_10_seconds_everywhere() {
+    let mut host = Host::new();
+    for (name, ttl) in [("number", "10"), ("text", "\"10\""), ("unit", "\"10s\"")] {
+        let grant = format!("[[grant]]\naudience = \"{API}\"\nttl = {ttl}\n");
+        host.agents_file(name, &format!("name = \"{name}\"\n[match]\nuser = 0\n{grant}"));
+    }
+    host.agent("root", "user = 0");
+    host.start();
+    let given = |answer: Response| answer.json()["expires_in"].clone();
+    for name in ["number", "text", "unit"] {
+        assert_eq!(given(ask(&host, json!({ "audience": API, "agent": name }))), 10, "{name}");
+    }
+    for ttl in [json!(10), json!("10"), json!("10s")] {
+        assert_eq!(given(ask(&host, json!({ "audience": API, "agent": "root", "ttl": ttl }))), 10, "{ttl}");
+    }
+    for ttl in ["10", "10s"] {
+        let mut connection = host.connect();
+        let form = format!("audience={API}&agent=root&ttl={ttl}");
+        assert_eq!(given(connection.form("/v1/token", &form)), 10, "{ttl}");
+        let words = ["token", API, "--agent", "root", "--ttl", ttl, "--json"];
+        let printed: Value = serde_json::from_slice(&host.hostbadge(&words).stdout).unwrap();
+        assert_eq!(printed["expires_in"], 10, "{ttl}");
+    }
+}
+
+#[test]
+fn a_grant_chooses_the_type_of_its_tokens() {
+    const TYPED: &str = "https://typed.example.com";
+    const TPM: &str = "https://tpm.example.com";
+    let mut host = Host::new();
+    let grant = |audience: &str, more: &str| format!("[[grant]]\naudience = \"{audience}\"\n{more}\n");
+    let grants = grant(API, "typ = \"at+jwt\"")
+        + &grant(TYPED, "typ = \"JWT\"")
+        + &grant(TPM, "typ = \"JWT\"\nassurance = \"tpm\"");
+    host.agents_file("r", &format!("name = \"r\"\n[match]\nuser = 0\n{grants}"));
+    host.start();
+    let keys = host.path("jwks.json");
+    assert!(host.hostbadge(&["export", "jwks", "-o", keys.to_str().unwrap()]).status.success());
+    for (audience, typ) in [(API, "at+jwt"), (TYPED, "JWT"), (TPM, "JWT")] {
+        let answer = ask(&host, json!({ "audience": audience }));
+        let token = answer.json()["access_token"].as_str().unwrap().to_owned();
+        let header = part(&token, 0);
+        assert_eq!(header["typ"], typ, "{audience}");
+        assert_eq!(members(&header), ["alg", "kid", "typ"], "{audience}");
+        assert_eq!(host.introspect(&token)["active"], true, "{audience}");
+        let words = ["verify", "token", &token, "--jwks", keys.to_str().unwrap(), "--json"];
+        let verified: Value = serde_json::from_slice(&host.hostbadge(&words).stdout).unwrap();
+        assert_eq!((&verified["valid"], &verified["kind"]), (&json!(true), &json!("access-token")));
+    }
+    let shown = host.admin().get("/v1/agents/r").json();
+    let types: Vec<&Value> = shown["grants"].as_array().unwrap().iter().map(|grant| &grant["typ"]).collect();
+    assert_eq!(types, ["at+jwt", "JWT", "JWT"]);
 }
 
 #[test]

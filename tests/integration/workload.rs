@@ -236,7 +236,19 @@ fn point_36_to_38_a_jwt_svid_conforms_to_the_specification() {
     assert_eq!((&header["alg"], &header["typ"]), (&json!("ES256"), &json!("JWT")));
     let token = claims(&svid.svid);
     assert_eq!((token["sub"].as_str(), &token["aud"]), (Some(svid.spiffe_id.as_str()), &json!([API])));
-    assert_eq!(token["exp"].as_u64().unwrap() - token["iat"].as_u64().unwrap(), 120);
+    assert_eq!(token["exp"].as_u64().unwrap() - token["iat"].as_u64().unwrap(), 120 + 10);
+    assert_eq!(token["nbf"], token["iat"]);
+    // The command verifies it by the host's key set; introspection is for access tokens.
+    let set = host.path("jwks.json");
+    let set = set.to_str().unwrap();
+    assert!(host.hostbadge(&["export", "jwks", "-o", set]).status.success());
+    let verify = |audience| {
+        host.hostbadge(&["verify", "token", &svid.svid, "--jwks", set, "--json", "--audience", audience])
+    };
+    let verified: Value = serde_json::from_slice(&verify(API).stdout).unwrap();
+    assert_eq!((&verified["valid"], &verified["kind"]), (&json!(true), &json!("jwt-svid")), "{verified}");
+    assert_eq!(verify("https://elsewhere").status.code(), Some(1));
+    assert_eq!(host.introspect(&svid.svid), json!({ "active": false }));
     let bundles = client.bundles().unwrap().bundles;
     let domain = svid.spiffe_id.split('/').nth(2).unwrap();
     let keys: Value = serde_json::from_slice(&bundles[&format!("spiffe://{domain}")]).unwrap();

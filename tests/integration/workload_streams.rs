@@ -372,6 +372,8 @@ fn point_10_a_wit_svid_is_bound_to_its_key_and_verifies_by_its_bundle() {
     let told = told.unwrap();
     let ids: Vec<&str> = told.svids.iter().map(|svid| svid.hint.as_str()).collect();
     assert_eq!(ids, ["alpha", "beta", "gamma"]);
+    let set = host.path("jwks.json");
+    assert!(host.hostbadge(&["export", "jwks", "-o", set.to_str().unwrap()]).status.success());
     let mut call = client.stream("FetchWITBundles", &Empty {}).unwrap();
     let bundles: WitBundles = client.next(&mut call, MESSAGE_TIMEOUT).unwrap().unwrap();
     for svid in &told.svids {
@@ -380,7 +382,12 @@ fn point_10_a_wit_svid_is_bound_to_its_key_and_verifies_by_its_bundle() {
         assert_eq!((&header["alg"], &header["typ"]), (&json!("ES256"), &json!("wit+jwt")));
         let says = claims(&svid.wit_svid);
         assert_eq!(says["sub"], svid.spiffe_id);
-        assert!(says.get("aud").is_none() && says["exp"].as_u64().unwrap() > says["iat"].as_u64().unwrap());
+        assert!(says.get("aud").is_none());
+        // The certificates' ttl, 1 h by default, less the 10 s before the token's issue.
+        assert_eq!(says["exp"].as_u64().unwrap() - says["iat"].as_u64().unwrap(), 3600);
+        let words = ["verify", "token", &svid.wit_svid, "--jwks", set.to_str().unwrap(), "--json"];
+        let verified: Value = serde_json::from_slice(&host.hostbadge(&words).stdout).unwrap();
+        assert_eq!((&verified["valid"], &verified["kind"]), (&json!(true), &json!("wit-svid")), "{verified}");
         let key: Value = serde_json::from_str(&svid.wit_svid_key).unwrap();
         let confirmed = &says["cnf"]["jwk"];
         assert!(confirmed.get("d").is_none() && confirmed["alg"] == "ES256");

@@ -7,6 +7,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::sha256;
+use crate::json;
 use crate::verify::certificates::HostCertificate;
 use crate::verify::error::Error;
 use crate::verify::jwks::Jwk;
@@ -113,8 +114,8 @@ impl Evidence {
         if text.len() > MAX_EVIDENCE_SIZE {
             return Err(Error::Evidence(format!("evidence is larger than {MAX_EVIDENCE_SIZE} bytes")));
         }
-        let evidence: Evidence = serde_json::from_slice(text)
-            .map_err(|e| Error::Evidence(format!("not an evidence document: {e}")))?;
+        let evidence: Evidence =
+            json::from_object(text).map_err(|e| Error::Evidence(format!("not an evidence document: {e}")))?;
         evidence.check_version()?;
         Ok(evidence)
     }

@@ -287,7 +287,7 @@ impl Host {
         self.dir.with_file_name("log")
     }
 
-    fn audit_text(&self) -> String {
+    pub fn audit_text(&self) -> String {
         audit_log::text(&self.path("audit"))
     }
 
