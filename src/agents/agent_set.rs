@@ -21,6 +21,7 @@ pub struct AgentSet {
     entries: BTreeMap<String, Arc<AgentEntry>>,
     warnings: Vec<Diagnostic>,
     is_loaded: bool,
+    is_confirmed_empty: bool,
 }
 
 /// Names of the agents that a reload added, changed or removed, each sorted.
@@ -56,8 +57,8 @@ impl AgentSet {
             .ok_or_else(missing)?;
         for path in paths {
             let entry = match file::read(&path, trust_domain_length) {
-                Ok((entry, warning)) => {
-                    agents.warnings.extend(warning);
+                Ok((entry, warnings)) => {
+                    agents.warnings.extend(warnings);
                     entry
                 }
                 Err(file_faults) => {
@@ -76,6 +77,12 @@ impl AgentSet {
             }
             path_by_name.insert(name.clone(), path);
             agents.entries.insert(name, Arc::new(entry));
+        }
+        if agents.entries.is_empty() {
+            let message = "has no files *.toml, so no process is an agent; if all were removed on purpose while \
+                           the daemon did not run, \"hostbadge agent reload --allow-empty\" also revokes their \
+                           certificates";
+            agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message: message.into() });
         }
         if faults.is_empty() { Ok(agents) } else { Err(faults) }
     }
@@ -105,6 +112,21 @@ impl AgentSet {
     /// known.
     pub fn is_loaded(&self) -> bool {
         self.is_loaded
+    }
+
+    /// Whether an agent that is not in the set was removed on purpose. Not if the set was empty when the
+    /// daemon started: its directory may be on a file system that was not mounted.
+    pub fn has_removed_others(&self) -> bool {
+        self.is_loaded && (!self.is_empty() || self.is_confirmed_empty)
+    }
+
+    /// Takes note whether an administrator wants the set even if it is empty.
+    pub(super) fn confirm_empty(self, is_confirmed: bool) -> AgentSet {
+        AgentSet { is_confirmed_empty: is_confirmed, ..self }
+    }
+
+    pub(super) fn is_confirmed_empty(&self) -> bool {
+        self.is_confirmed_empty
     }
 
     /// Returns the number of agents.
@@ -299,9 +321,9 @@ mod tests {
         let long = format!("\"{}\"", "a".repeat(257));
         for field in ["user", "group"] {
             for value in ["-1", "true", "4294967296", "1.5", "[\"a\"]"] {
-                let expected =
-                    "/a.toml:4: a user or group is a name in quotes or a number from 0 to 4294967295";
-                assert_eq!(fault(field, value), expected, "{value}");
+                let expected = "/a.toml:4: a user or group is a name in quotes or a number from 0 to 4294967295; this is ";
+                let fault = fault(field, value);
+                assert!(fault.starts_with(expected), "{value}: {fault}");
             }
             for value in ["\"\"", "\"a:b\"", "\"a\\u0000\"", "\"a\\n\"", &long] {
                 let expected = format!(

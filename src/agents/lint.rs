@@ -1,9 +1,17 @@
 //! What is valid in a file of `agents.d` and probably not meant.
 
 use super::selectors::Selectors;
+use super::unit_name;
 
-/// Why processes of several users may be this agent, with what to do about it.
-pub(super) fn warning(selectors: &Selectors) -> Option<String> {
+/// What is valid in the conditions of an agent and probably not meant, with what to do about it.
+pub(super) fn warnings(selectors: &Selectors) -> Vec<String> {
+    let mut warnings: Vec<String> = several_users(selectors).into_iter().collect();
+    warnings.extend(selectors.unit.as_deref().and_then(unit_name::warning));
+    warnings
+}
+
+/// Why processes of several users may be this agent.
+fn several_users(selectors: &Selectors) -> Option<String> {
     let (None, None, Some(unit)) = (&selectors.user, &selectors.group, &selectors.unit) else { return None };
     if is_multi_user_unit(unit) {
         return Some(format!(

@@ -16,6 +16,7 @@ mod match_tag;
 mod name;
 mod registry;
 mod selectors;
+mod unit_name;
 
 pub use agent_set::{AgentChanges, AgentSet};
 pub use entry::AgentEntry;

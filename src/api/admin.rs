@@ -74,7 +74,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/status",              body: NONE, role: Admin(Status) },
         Route { verb: Get,  path: "/v1/agents",              body: NONE, role: Admin(Agents) },
         Route { verb: Get,  path: "/v1/agents/{name}",       body: NONE, role: Admin(Agent) },
-        Route { verb: Post, path: "/v1/agents/reload",       body: NONE, role: Admin(Reload) },
+        Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
         Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
         Route { verb: Get,  path: "/v1/keys",                body: NONE, role: Admin(Keys) },
         Route { verb: Post, path: "/v1/keys/rotate",         body: BODY, role: Admin(RotateKeys) },
@@ -174,7 +174,7 @@ impl AdminApi {
             AdminHandler::Status => reply::ok(&service.status(admin, self.connection_limits.len())),
             AdminHandler::Agents => reply::ok(&service.agents(admin)),
             AdminHandler::Agent => reply::ok(&service.agent(admin, name)?),
-            AdminHandler::Reload => reply::ok(&service.reload(admin).await?),
+            AdminHandler::Reload => reply::ok(&service.reload(admin, parse::reload_request(body)?).await?),
             AdminHandler::AuditRecords => {
                 let (after, limit) = parse::audit_query(uri.query().unwrap_or_default())?;
                 reply::ok(&service.audit_records(admin, after, limit).await?)

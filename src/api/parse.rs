@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::body::RequestBody;
 use crate::service::InvalidRequest;
+use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{
     AttestRequest, CertificateRequest, EvidenceFormat, IntrospectionRequest, TokenRequest, Ttl,
 };
@@ -66,6 +67,17 @@ pub fn attest_request(body: &RequestBody) -> Result<AttestRequest, InvalidReques
         Some(_) => return Err(InvalidRequest::new("format must be evidence or eat")),
     };
     Ok(AttestRequest { nonce, format })
+}
+
+/// An empty body is a request without members.
+pub fn reload_request(body: &RequestBody) -> Result<ReloadRequest, InvalidRequest> {
+    if body.bytes.trim_ascii().is_empty() {
+        return Ok(ReloadRequest::default());
+    }
+    json_object(&body.bytes).map_err(|e| {
+        let expected = r#"{"allow_empty": []}, with "agents", "federation" or both in the list"#;
+        InvalidRequest::new(format!("the body must be empty or {expected}: {e}"))
+    })
 }
 
 /// An empty body is a request without members.
@@ -144,6 +156,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::wire::admin::EmptyDirectory;
 
     fn body(is_form: bool, text: &str) -> RequestBody {
         RequestBody { is_form, bytes: Bytes::copy_from_slice(text.as_bytes()) }
@@ -186,6 +199,13 @@ mod tests {
 
     #[test]
     fn arrays_are_not_objects() {
+        assert!(reload_request(&body(false, "[[\"agents\"]]")).is_err());
+        let allowed = reload_request(&body(false, r#"{"allow_empty":["agents"]}"#)).unwrap();
+        assert_eq!(allowed.allow_empty, [EmptyDirectory::Agents]);
+        for text in [r#"{"allow_empty":true}"#, r#"{"allow_empty":["state"]}"#, r#"{"allow":[]}"#] {
+            assert!(reload_request(&body(false, text)).is_err(), "{text}");
+        }
+        assert_eq!(reload_request(&body(false, " ")).unwrap(), ReloadRequest::default());
         assert!(rotate_request(&body(false, "[true]")).is_err());
         assert!(rotate_request(&body(false, " {\"now\":true}")).unwrap().now);
         assert!(posture_accept_request(&body(false, "[\"d\"]")).is_err());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::client;
@@ -13,7 +13,9 @@ use super::format::format_fault;
 use super::table::{KeyValueTable, print_columns};
 use crate::agents::{AgentName, AgentSet};
 use crate::config::{Config, Diagnostic, escape_unprintable};
-use crate::wire::admin::{Agent, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
+use crate::wire::admin::{
+    Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadRequest, ReloadResponse,
+};
 use crate::wire::error::{ErrorResponse, Fault};
 
 #[derive(Subcommand, Debug)]
@@ -31,7 +33,31 @@ pub(super) enum AgentSubcommand {
         dir: Option<PathBuf>,
     },
     /// Make the daemon read its agents again: all of them become active, or none if a file has a fault
-    Reload,
+    Reload(ReloadArgs),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ReloadArgs {
+    /// Accept that a directory has no files any more: agents.d (agents) or federation. Without this option,
+    /// an empty directory is a fault while agents or bundles are active, which stay so: its file system may
+    /// not be mounted
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "agents"
+    )]
+    allow_empty: Vec<Directory>,
+}
+
+/// A directory that may be empty.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Directory {
+    /// Remove all agents
+    Agents,
+    /// Remove the bundles of all other trust domains
+    Federation,
 }
 
 pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Result<ExitCode, CliError> {
@@ -39,7 +65,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Re
         AgentSubcommand::List => list(common).await,
         AgentSubcommand::Show { name } => show(common, name).await,
         AgentSubcommand::Check { dir } => check(common, dir.as_ref()),
-        AgentSubcommand::Reload => reload(common).await,
+        AgentSubcommand::Reload(arguments) => reload(common, arguments).await,
     }
 }
 
@@ -136,8 +162,14 @@ fn invalid_files(diagnostics: &[Diagnostic]) -> CliError {
     CliError::Refused(Box::new(response))
 }
 
-async fn reload(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let reply = client::post_empty::<ReloadResponse>(&common.admin_socket, "/v1/agents/reload").await?;
+async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode, CliError> {
+    let allow_empty = arguments.allow_empty.iter().map(|directory| match directory {
+        Directory::Agents => EmptyDirectory::Agents,
+        Directory::Federation => EmptyDirectory::Federation,
+    });
+    let request = ReloadRequest { allow_empty: allow_empty.collect() };
+    let path = "/v1/agents/reload";
+    let reply = client::post::<ReloadResponse>(&common.admin_socket, path, &request).await?;
     if common.json {
         return print_json(&reply.raw);
     }

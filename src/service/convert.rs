@@ -156,6 +156,7 @@ impl From<&LoadStatus> for AgentsStatus {
     fn from(status: &LoadStatus) -> Self {
         AgentsStatus {
             loaded_at: status.loaded_at,
+            is_loaded: status.is_loaded,
             agents: status.agents,
             faults: status.faults.iter().map(Fault::from).collect(),
         }

@@ -45,9 +45,9 @@ pub enum AdminError {
     /// No agent has the requested name.
     #[error("there is no agent of this name")]
     UnknownAgent,
-    /// Files of `agents.d` or `federation` have faults.
+    /// `agents.d` or `federation`, or files in them, have faults.
     #[error(
-        "a file of agents.d or federation has a fault; the files that were read before stay active in its directory"
+        "agents.d or federation has a fault; what was read before stays active in each directory that has one"
     )]
     InvalidFiles(Vec<Diagnostic>),
     /// The issuer is not ready.

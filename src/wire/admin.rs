@@ -84,6 +84,28 @@ pub struct AgentGrant {
     pub posture: Option<PostureMode>,
 }
 
+/// Body of `POST /v1/agents/reload`; an empty body is a request without members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// Directories that may have become empty on purpose. Without their name here, a directory that has no
+    /// files any more is a fault, and what was read before stays active.
+    #[serde(default)]
+    pub allow_empty: Vec<EmptyDirectory>,
+}
+
+/// A directory whose content may be removed as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EmptyDirectory {
+    /// `agents.d`: all agents are removed.
+    Agents,
+    /// `federation`: the bundles of all other trust domains are removed.
+    Federation,
+}
+
 /// `200` of `POST /v1/agents/reload`: names of agents. The same with status 422 is an
 /// [`ErrorResponse`](super::error::ErrorResponse) with `faults`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -76,6 +76,7 @@ fn document() -> Value {
 /// Schemas of all types by name: requests as they are read, responses as they are written.
 fn type_schemas() -> Map<String, Value> {
     let mut requests = SchemaSettings::draft2020_12().for_deserialize().into_generator();
+    requests.subschema_for::<admin::ReloadRequest>();
     requests.subschema_for::<agent::AttestRequest>();
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();

@@ -3,6 +3,7 @@
 
 mod admin_bounds;
 mod agents_d;
+mod agents_missing;
 mod attestation;
 mod audit;
 mod bad_input;
