@@ -592,6 +592,7 @@ fn watch_renews_files_across_a_restart_and_removes_them_at_its_end() {
     assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "the files are removed");
 
     // A denial that no retry can change ends the command.
+    host.agent("another", "user = 4711");
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
     host.reload();
     let refused = hostbadge(&host).args(["certificate", "--watch"]).arg(&out).output().unwrap();

@@ -51,7 +51,7 @@ fn responses_are_valid_by_the_document() {
     responses.get(200, "/v1/status");
     fs::remove_file(agent).unwrap();
     fs::remove_file(responses.host.path("etc/agents.d/root.toml")).unwrap();
-    responses.post(200, "/v1/agents/reload", json!({}));
+    responses.post(200, "/v1/agents/reload", json!({ "allow_empty": ["agents"] }));
     responses.get(401, "/v1/whoami");
     responses.get(200, "/v1/audit");
 
