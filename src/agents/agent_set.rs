@@ -1,24 +1,35 @@
 //! A set of agents, read from a directory: either all of its files, or the list of their faults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{Diagnostic, PostureMode, list_files};
-use crate::names::Name;
+use crate::names::{Name, NameTable, Names};
 
-use super::entry::AgentEntry;
+use super::entry::{AgentEntry, Origin};
 use super::file;
 use super::grant::{Algorithm, Grant};
+use super::host_warnings::host_warnings;
+use super::overlap;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
+
+/// Warnings of one set. A response with more would exceed what the command accepts.
+const MAX_WARNINGS: usize = 1000;
+/// How long a reload, or a check, waits for the numbers of users and groups.
+pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An immutable set of registered agents, sorted by name. The default is the set of a registry that has not
 /// read its directory without faults yet.
 #[derive(Clone, Debug, Default)]
 pub struct AgentSet {
     entries: BTreeMap<String, Arc<AgentEntry>>,
+    /// Where each agent was read.
+    origins: BTreeMap<String, Origin>,
     warnings: Vec<Diagnostic>,
     is_loaded: bool,
     is_confirmed_empty: bool,
@@ -46,7 +57,6 @@ impl AgentSet {
     /// All faults of all files, each with file, line and fix.
     pub fn read(dir: &Path, trust_domain_length: usize) -> Result<AgentSet, Vec<Diagnostic>> {
         let mut faults = Vec::new();
-        let mut path_by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
         let mut agents = AgentSet { is_loaded: true, ..AgentSet::default() };
         let missing = || {
             let message = "does not exist; create it, or set paths.agents to the right directory".into();
@@ -56,10 +66,10 @@ impl AgentSet {
             .map_err(|fault| vec![fault])?
             .ok_or_else(missing)?;
         for path in paths {
-            let entry = match file::read(&path, trust_domain_length) {
-                Ok((entry, warnings)) => {
-                    agents.warnings.extend(warnings);
-                    entry
+            let (entry, match_line) = match file::read(&path, trust_domain_length) {
+                Ok(agent) => {
+                    agents.warnings.extend(agent.warnings);
+                    (agent.entry, agent.match_line)
                 }
                 Err(file_faults) => {
                     faults.extend(file_faults);
@@ -67,15 +77,15 @@ impl AgentSet {
                 }
             };
             let name = entry.name.to_string();
-            if let Some(first_path) = path_by_name.get(&name) {
+            if let Some(first) = agents.origins.get(&name) {
                 let message = format!(
                     "agent \"{name}\" is already in {}; give one of them another name",
-                    first_path.display()
+                    first.file.display()
                 );
                 faults.push(Diagnostic { file: path, line: None, message });
                 continue;
             }
-            path_by_name.insert(name.clone(), path);
+            agents.origins.insert(name.clone(), Origin { file: path, match_line });
             agents.entries.insert(name, Arc::new(entry));
         }
         if agents.entries.is_empty() {
@@ -103,9 +113,34 @@ impl AgentSet {
         self.iter().flat_map(|entry| entry.selectors.names()).collect()
     }
 
-    /// Returns what is valid but probably not meant, each with file, line and fix.
-    pub fn warnings(&self) -> &[Diagnostic] {
-        &self.warnings
+    /// Returns what is valid but probably not meant, each with file, line and fix: at most 1000. `names` are
+    /// the numbers of [`AgentSet::user_and_group_names`].
+    pub fn warnings(&self, names: &NameTable) -> Vec<Diagnostic> {
+        let mut warnings = self.warnings.clone();
+        warnings.extend(overlap::warnings(self.with_origins(), names));
+        warnings.truncate(MAX_WARNINGS);
+        warnings
+    }
+
+    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`]), for a command
+    /// of an administrator. Blocking: looks names up, for at most 5 s.
+    ///
+    /// # Errors
+    /// The thread that looks names up cannot be started.
+    pub fn warnings_on_host(&self) -> io::Result<Vec<Diagnostic>> {
+        let names = Names::start([])?;
+        names.resolve(&self.user_and_group_names(), RESOLVE_TIMEOUT);
+        let mut warnings = self.warnings(&names.table());
+        for (entry, origin) in self.with_origins() {
+            let on_host = host_warnings(entry.selectors.exe.as_deref(), entry.selectors.unit.as_deref());
+            warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
+        }
+        warnings.truncate(MAX_WARNINGS);
+        Ok(warnings)
+    }
+
+    pub(super) fn with_origins(&self) -> impl Iterator<Item = (&AgentEntry, &Origin)> + Clone {
+        self.entries.values().zip(self.origins.values()).map(|(entry, origin)| (&**entry, origin))
     }
 
     /// Whether the set was read from a directory. If not, it is empty, and which agents are registered is not
@@ -339,7 +374,7 @@ mod tests {
     fn unit_alone_is_a_warning_and_stronger_for_units_of_many_users() {
         let warning = |conditions: &str| {
             let agents = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap();
-            agents.warnings().first().map(|warning| (warning.line, warning.message.clone()))
+            agents.warnings.first().map(|warning| (warning.line, warning.message.clone()))
         };
         let (line, message) = warning("unit = \"a.service\"").unwrap();
         assert_eq!(line, Some(2));

@@ -45,16 +45,33 @@ struct AgentFile {
     grants: Vec<Spanned<RawGrant>>,
 }
 
+/// The agent of a file, with what is valid in the file and probably not meant.
+pub(super) struct ReadAgent {
+    pub entry: AgentEntry,
+    /// The line of `[match]`.
+    pub match_line: Option<usize>,
+    pub warnings: Vec<Diagnostic>,
+}
+
 /// Reads one file: the agent, and warnings about it. `trust_domain_length`, in bytes, limits the
 /// agent's SPIFFE ID before the host id is known.
 ///
 /// # Errors
 /// The faults of the file, at most 50.
-pub(super) fn read(
-    path: &Path,
-    trust_domain_length: usize,
-) -> Result<(AgentEntry, Vec<Diagnostic>), Vec<Diagnostic>> {
+pub(super) fn read(path: &Path, trust_domain_length: usize) -> Result<ReadAgent, Vec<Diagnostic>> {
     let source = SourceFile::read(path).map_err(|fault| vec![fault])?;
+    parse(&source, trust_domain_length)
+}
+
+/// Checks the text of a file that is not written yet.
+///
+/// # Errors
+/// The faults of the text, at most 50.
+pub fn check_text(path: &Path, text: &str, trust_domain_length: usize) -> Result<(), Vec<Diagnostic>> {
+    parse(&SourceFile::from_text(path, text.to_owned()), trust_domain_length).map(drop)
+}
+
+fn parse(source: &SourceFile, trust_domain_length: usize) -> Result<ReadAgent, Vec<Diagnostic>> {
     let parsed = source.parse::<AgentFile>(KEYS);
     let (mut faults, incomplete) = (parsed.faults, parsed.incomplete);
     let Some(raw) = parsed.values else { return Err(source.sorted(faults)) };
@@ -90,7 +107,7 @@ pub(super) fn read(
     let selectors = raw.selectors.map(|raw| {
         let span = raw.span();
         let is_complete = !incomplete.iter().any(|header| header == "[match]");
-        let selectors = raw.into_inner().validate(&source, span.clone(), is_complete, &mut faults);
+        let selectors = raw.into_inner().validate(source, span.clone(), is_complete, &mut faults);
         (selectors, span)
     });
 
@@ -103,7 +120,7 @@ pub(super) fn read(
     let mut grants: Vec<Grant> = Vec::new();
     for raw_grant in raw.grants {
         let span = raw_grant.span();
-        let Some(grant) = raw_grant.into_inner().validate(&source, &mut faults) else { continue };
+        let Some(grant) = raw_grant.into_inner().validate(source, &mut faults) else { continue };
         if grants.iter().any(|existing| existing.audience == grant.audience) {
             faults
                 .push(source.diagnostic(span, "second grant for this audience; add its scopes to the first"));
@@ -113,8 +130,6 @@ pub(super) fn read(
     let (Some((name, name_span)), Some((selectors, selectors_span))) = (name, selectors) else {
         return Err(source.sorted(faults));
     };
-    let warnings = lint::warnings(&selectors).into_iter();
-    let warnings = warnings.map(|message| source.diagnostic(selectors_span.clone(), message)).collect();
     let entry = AgentEntry { name, owner, tenant, selectors, grants };
     let length = "spiffe://".len() + trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();
     if length > MAX_SPIFFE_ID_LEN {
@@ -125,7 +140,13 @@ pub(super) fn read(
         );
         faults.push(source.diagnostic(name_span, message));
     }
-    if faults.is_empty() { Ok((entry, warnings)) } else { Err(source.sorted(faults)) }
+    if !faults.is_empty() {
+        return Err(source.sorted(faults));
+    }
+    let warn = |message| source.diagnostic(selectors_span.clone(), message);
+    let warnings = lint::warnings(&entry).into_iter().map(warn).collect();
+    let match_line = source.diagnostic(selectors_span.clone(), "").line;
+    Ok(ReadAgent { entry, match_line, warnings })
 }
 
 #[cfg(test)]

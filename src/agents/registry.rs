@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -15,14 +14,11 @@ use crate::mutex::lock;
 use crate::names::{NameTable, Names};
 use crate::peer::DigestCache;
 
-use super::agent_set::{AgentChanges, AgentSet};
+use super::agent_set::{AgentChanges, AgentSet, RESOLVE_TIMEOUT};
 use super::entry::AgentEntry;
 use super::match_tag::MatchTag;
 use super::selectors::TagCheck;
 
-/// How long a reload waits for the numbers of users and groups. What is not known by then is
-/// `temporarily_unavailable` until it is.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Warnings of one reload that are logged; `hostbadge agent check` prints all.
 const MAX_LOGGED_WARNINGS: usize = 8;
 
@@ -83,6 +79,15 @@ pub struct LoadStatus {
     pub faults: Vec<Diagnostic>,
 }
 
+/// What a reload did.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    /// The agents that it added, changed and removed.
+    pub changes: AgentChanges,
+    /// What is valid in the files but probably not meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
 impl AgentRegistry {
     /// Reads the directory. If it has faults, the registry starts with a set that is not loaded
     /// ([`AgentSet::is_loaded`]), and [`AgentRegistry::load_status`] returns them. Blocking: waits at most
@@ -131,17 +136,19 @@ impl AgentRegistry {
     ///
     /// # Errors
     /// All faults of all files. The previous set stays active.
-    pub fn reload(&self, allow_empty: bool) -> Result<AgentChanges, Vec<Diagnostic>> {
+    pub fn reload(&self, allow_empty: bool) -> Result<Reloaded, Vec<Diagnostic>> {
         let state = &*self.0;
         let _guard = lock(&state.reload_lock);
         let previous = state.current.load_full();
         match state.read(&previous, allow_empty) {
             Ok(agents) => {
-                for warning in agents.warnings().iter().take(MAX_LOGGED_WARNINGS) {
+                let used_names = agents.user_and_group_names();
+                // What is not known by then is `temporarily_unavailable` until it is.
+                state.names.resolve(&used_names, RESOLVE_TIMEOUT);
+                let warnings = agents.warnings(&state.names.table());
+                for warning in warnings.iter().take(MAX_LOGGED_WARNINGS) {
                     tracing::warn!("{warning}");
                 }
-                let used_names = agents.user_and_group_names();
-                state.names.resolve(&used_names, RESOLVE_TIMEOUT);
                 let changes = agents.changes_since(&previous);
                 let status = LoadStatus {
                     loaded_at: state.clock.now(),
@@ -153,7 +160,7 @@ impl AgentRegistry {
                 state.names.retain(&used_names);
                 state.load_status.store(Arc::new(status));
                 state.change_sender.send_replace(());
-                Ok(changes)
+                Ok(Reloaded { changes, warnings })
             }
             Err(faults) => {
                 let loaded_at = state.load_status.load().loaded_at;
@@ -244,7 +251,7 @@ mod tests {
         assert_eq!(registry.load_status().faults, faults);
 
         write_file("c.toml", "name = \"c\"\n[match]\nuser = 0\n");
-        let changes = registry.reload(false).unwrap();
+        let changes = registry.reload(false).unwrap().changes;
         assert_eq!((changes.added.len(), changes.removed.len()), (2, 1));
         assert!(registry.load_status().faults.is_empty());
     }

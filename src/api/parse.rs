@@ -129,6 +129,17 @@ pub fn audit_query(query: &str) -> Result<(u64, u64), InvalidRequest> {
     Ok((after, limit))
 }
 
+/// `agent` of `GET /v1/processes/{pid}`.
+pub fn agent_query(query: &str) -> Result<Option<Cow<'_, str>>, InvalidRequest> {
+    let mut agent = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "agent" || agent.replace(value).is_some() {
+            return Err(InvalidRequest::new("the query may have agent=, once"));
+        }
+    }
+    Ok(agent)
+}
+
 /// serde reads an array as the members of a struct in their order, so anything but an object is refused
 /// first.
 fn json_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> serde_json::Result<T> {

@@ -1,17 +1,19 @@
-//! `hostbadge agent list|show|check|reload`.
+//! `hostbadge agent list|show|why|new|check|reload`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::agent_new;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
 use super::table::{KeyValueTable, print_columns};
-use crate::agents::{AgentName, AgentSet};
+use super::why;
+use crate::agents::{AgentName, AgentSet, host_warnings};
 use crate::config::{Config, Diagnostic, escape_unprintable};
 use crate::wire::admin::{
     Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadRequest, ReloadResponse,
@@ -27,6 +29,17 @@ pub(super) enum AgentSubcommand {
         /// Name of the agent
         name: String,
     },
+    /// Show which conditions of which agents a process meets, and which it does not
+    Why {
+        /// Id of the process
+        #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+        pid: i32,
+        /// Compare with this agent only
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+    },
+    /// Write the file of a new agent, with comments; nothing is loaded
+    New(agent_new::NewArgs),
     /// Check a directory of agents and print its faults and warnings, without the daemon
     Check {
         /// Directory of the agents' files [default: the directory of the configuration]
@@ -64,6 +77,8 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Re
     match subcommand {
         AgentSubcommand::List => list(common).await,
         AgentSubcommand::Show { name } => show(common, name).await,
+        AgentSubcommand::Why { pid, agent } => why::run_for_process(common, *pid, agent.as_deref()).await,
+        AgentSubcommand::New(arguments) => agent_new::run(common, arguments),
         AgentSubcommand::Check { dir } => check(common, dir.as_ref()),
         AgentSubcommand::Reload(arguments) => reload(common, arguments).await,
     }
@@ -143,20 +158,22 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
     let dir = dir.unwrap_or(&config.paths.agents);
     let agents =
         AgentSet::read(dir, config.trust_domain_length()).map_err(|faults| invalid_files(&faults))?;
+    let warnings = agents.warnings_on_host().map_err(CliError::local)?;
     if common.json {
-        let json = json!({ "agents": agents.len(), "faults": [], "warnings": agents.warnings() });
+        let json = json!({ "agents": agents.len(), "faults": [], "warnings": warnings });
         return print_json(&json);
     }
-    for warning in agents.warnings() {
-        let message = format!("warning: {}", warning.message);
-        let warning = Fault { message, ..Fault::from(warning) };
-        eprintln!("{}", escape_unprintable(&format_fault(&warning)));
-    }
+    warnings.iter().map(Fault::from).for_each(print_warning);
     println!("{}: {} agents, no faults", escape_unprintable(&dir.to_string_lossy()), agents.len());
     Ok(ExitCode::SUCCESS)
 }
 
-fn invalid_files(diagnostics: &[Diagnostic]) -> CliError {
+fn print_warning(warning: Fault) {
+    let message = format!("warning: {}", warning.message);
+    eprintln!("{}", escape_unprintable(&format_fault(&Fault { message, ..warning })));
+}
+
+pub(super) fn invalid_files(diagnostics: &[Diagnostic]) -> CliError {
     let mut response = ErrorResponse::new("invalid_request", "the files have faults");
     response.faults = diagnostics.iter().map(Fault::from).collect();
     CliError::Refused(Box::new(response))
@@ -174,6 +191,14 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
         return print_json(&reply.raw);
     }
     let changes = reply.body;
+    changes.warnings.into_iter().for_each(print_warning);
+    // The daemon does not see all executables of the host; an administrator does.
+    let agents = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await?;
+    for Agent { name, selectors, .. } in agents.body {
+        for warning in host_warnings(selectors.exe.as_deref().map(Path::new), selectors.unit.as_deref()) {
+            eprintln!("{}", escape_unprintable(&format!("agent {name}: warning: {warning}")));
+        }
+    }
     let mut table = KeyValueTable::default();
     for (label, names) in
         [("added", changes.added), ("changed", changes.changed), ("removed", changes.removed)]

@@ -4,6 +4,7 @@
 //! response as it is, so members that this release does not know are kept.
 
 mod agent;
+mod agent_new;
 mod attest;
 mod audit;
 mod certificate;
@@ -24,6 +25,7 @@ mod table;
 mod token;
 mod verify;
 mod whoami;
+mod why;
 
 use std::process::ExitCode;
 
@@ -53,7 +55,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum CliSubcommand {
     /// Show which agent this process is, as the daemon identifies it
-    Whoami,
+    Whoami(whoami::WhoamiArgs),
     /// Request a token for an audience and print it
     Token(token::TokenArgs),
     /// Request an X.509 certificate for this process's identity, once or continuously
@@ -102,7 +104,7 @@ pub fn run(command: Cli) -> ExitCode {
 async fn dispatch(command: Cli) -> Result<ExitCode, CliError> {
     let common = command.common;
     match command.subcommand {
-        CliSubcommand::Whoami => whoami::run(&common).await,
+        CliSubcommand::Whoami(arguments) => whoami::run(&common, &arguments).await,
         CliSubcommand::Token(arguments) => token::run(&common, &arguments).await,
         CliSubcommand::Certificate(arguments) => certificate::run(&common, &arguments).await,
         CliSubcommand::Attest(arguments) => attest::run(&common, &arguments).await,

@@ -93,6 +93,11 @@ impl SourceFile {
         Ok(SourceFile { path: path.to_owned(), text })
     }
 
+    /// A text that is not in a file yet; `path` is for diagnostics.
+    pub fn from_text(path: &Path, text: String) -> SourceFile {
+        SourceFile { path: path.to_owned(), text }
+    }
+
     /// The text.
     pub fn text(&self) -> &str {
         &self.text

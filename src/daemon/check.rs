@@ -45,7 +45,7 @@ pub fn check_config(config: &Config) -> ExitCode {
             return print_diagnostics(&faults);
         }
     };
-    for warning in agents.warnings() {
+    for warning in agents.warnings_on_host().unwrap_or_default() {
         eprintln!("{}:{}: warning: {}", warning.file.display(), warning.line.unwrap_or(1), warning.message);
     }
     let federated = match bundles.len() {

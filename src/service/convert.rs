@@ -148,7 +148,8 @@ impl From<&Grant> for AgentGrant {
 
 impl From<AgentChanges> for ReloadResponse {
     fn from(changes: AgentChanges) -> Self {
-        ReloadResponse { added: changes.added, changed: changes.changed, removed: changes.removed }
+        let AgentChanges { added, changed, removed } = changes;
+        ReloadResponse { added, changed, removed, warnings: Vec::new() }
     }
 }
 

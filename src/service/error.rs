@@ -8,6 +8,7 @@ use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
 use crate::error_class::ErrorClass;
 use crate::issue::{self, KeyCommandError};
+use crate::peer::InspectError;
 use crate::policy::{ErrorCode, Refusal};
 use crate::posture::PostureCommandError;
 
@@ -42,6 +43,9 @@ pub enum AdminError {
     /// The body or the query cannot be used.
     #[error(transparent)]
     InvalidRequest(#[from] InvalidRequest),
+    /// The process cannot be inspected.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// No agent has the requested name.
     #[error("there is no agent of this name")]
     UnknownAgent,
@@ -152,6 +156,11 @@ impl AdminError {
             AdminError::InvalidRequest(_) | AdminError::UnknownAgent | AdminError::InvalidFiles(_) => {
                 ErrorClass::BadRequest
             }
+            AdminError::Inspect(error) => match error {
+                InspectError::NoProcess(_) => ErrorClass::BadRequest,
+                InspectError::Changed(_) => ErrorClass::Conflict,
+                InspectError::Kernel(..) => ErrorClass::Internal,
+            },
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
             AdminError::BudgetExceeded(_) => ErrorClass::Conflict,
             AdminError::Keys(error) => error.class(),

@@ -3,9 +3,11 @@
 use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
+use crate::agents::Reloaded;
 use crate::audit::Event;
 use crate::config::Diagnostic;
 use crate::wire::admin::{EmptyDirectory, ReloadRequest, ReloadResponse};
+use crate::wire::error::Fault;
 
 /// Faults that get a journal entry. The journal's queue has room for 4096 entries, which decisions share.
 const MAX_LOGGED_FAULTS: usize = 100;
@@ -55,16 +57,20 @@ impl IdentityService {
         request: ReloadRequest,
     ) -> Result<ReloadResponse, AdminError> {
         let (agents, federation) = (self.deps.agents.clone(), self.deps.federation.clone());
-        let (changes, bundles) = tokio::task::spawn_blocking(move || {
+        let (reloaded, bundles) = tokio::task::spawn_blocking(move || {
             let may_be_empty = |directory| request.allow_empty.contains(&directory);
             let bundles = federation.reload(may_be_empty(EmptyDirectory::Federation));
             (agents.reload(may_be_empty(EmptyDirectory::Agents)), bundles)
         })
         .await?;
         let mut faults = Vec::new();
-        let response = match changes {
+        let response = match reloaded {
             // What became active is recorded, also where the other directory has a fault.
-            Ok(changes) => self.audit.record_reload(changes, requested_by).await?.into_inner().into(),
+            Ok(Reloaded { changes, warnings }) => {
+                let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
+                let warnings = warnings.iter().map(Fault::from).collect();
+                ReloadResponse { warnings, ..changes.into() }
+            }
             Err(found) => {
                 faults = found;
                 ReloadResponse::default()

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::agent::Peer;
+use super::error::Fault;
 use super::host::{Posture, PostureMode};
 use crate::clock::Timestamp;
 
@@ -117,6 +118,9 @@ pub struct ReloadResponse {
     pub changed: Vec<String>,
     /// Agents that were removed.
     pub removed: Vec<String>,
+    /// What is valid in the files and probably not meant; at most 1000.
+    #[serde(default)]
+    pub warnings: Vec<Fault>,
 }
 
 /// `200` of a command that has nothing to report: `POST /v1/keys/recover` and `POST /v1/keys/accept`.

@@ -34,6 +34,7 @@ mod tokens;
 mod tpm_faults;
 mod tpm_signed_tokens;
 mod tpm_states;
+mod why;
 mod workload;
 mod workload_clients;
 mod workload_hostile;
