@@ -35,17 +35,6 @@ pub struct AgentSet {
     is_confirmed_empty: bool,
 }
 
-/// Names of the agents that a reload added, changed or removed, each sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct AgentChanges {
-    /// Agents that only the new set has.
-    pub added: Vec<String>,
-    /// Agents that both sets have with different content.
-    pub changed: Vec<String>,
-    /// Agents that only the previous set had.
-    pub removed: Vec<String>,
-}
-
 impl AgentSet {
     /// Reads the files `*.toml` in `dir`, except those whose names begin with a dot. A missing directory is
     /// a fault: it may be on a file system that is not mounted, and its agents are not removed. Blocking.
@@ -188,21 +177,6 @@ impl AgentSet {
     pub fn uses_rs256(&self) -> bool {
         let is_rs256 = |grant: &Grant| grant.alg == Algorithm::Rs256;
         self.iter().any(|entry| entry.grants.iter().any(is_rs256))
-    }
-
-    /// Compares this set with the previous one.
-    pub fn changes_since(&self, previous: &AgentSet) -> AgentChanges {
-        let mut changes = AgentChanges::default();
-        for (name, entry) in &self.entries {
-            match previous.entries.get(name) {
-                None => changes.added.push(name.clone()),
-                Some(old) if old != entry => changes.changed.push(name.clone()),
-                Some(_) => {}
-            }
-        }
-        changes.removed =
-            previous.entries.keys().filter(|name| !self.entries.contains_key(*name)).cloned().collect();
-        changes
     }
 }
 
@@ -399,21 +373,5 @@ mod tests {
         assert_eq!(warning("unit = \"cron.service\"\nuser = 0"), None);
         assert_eq!(warning("unit = \"a.service\"\ngroup = \"x\""), None);
         assert_eq!(warning("user = 0"), None);
-    }
-
-    #[test]
-    fn lists_added_changed_and_removed() {
-        let before =
-            read(&[("a.toml", VALID_AGENT), ("b.toml", &VALID_AGENT.replace("\"a\"", "\"b\""))]).unwrap();
-        let after = read(&[
-            ("a.toml", &VALID_AGENT.replace("\"r\"", "\"w\"")),
-            ("c.toml", &VALID_AGENT.replace("\"a\"", "\"c\"")),
-        ])
-        .unwrap();
-        let changes = after.changes_since(&before);
-        assert_eq!(
-            (changes.added, changes.changed, changes.removed),
-            (vec!["c".into()], vec!["a".into()], vec!["b".into()])
-        );
     }
 }

@@ -7,6 +7,7 @@
 //! construct an [`AuthenticatedAgent`], the second step of the request path.
 
 mod agent_set;
+mod changes;
 mod comparison;
 mod entry;
 mod file;
@@ -21,7 +22,8 @@ mod registry;
 mod selectors;
 mod unit_name;
 
-pub use agent_set::{AgentChanges, AgentSet};
+pub use agent_set::AgentSet;
+pub use changes::AgentChanges;
 pub use comparison::{AgentComparison, Condition, Outcome, ProcessComparison};
 pub use entry::AgentEntry;
 pub use file::check_text;

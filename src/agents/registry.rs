@@ -14,7 +14,8 @@ use crate::mutex::lock;
 use crate::names::{NameTable, Names};
 use crate::peer::DigestCache;
 
-use super::agent_set::{AgentChanges, AgentSet, RESOLVE_TIMEOUT};
+use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
+use super::changes::AgentChanges;
 use super::entry::AgentEntry;
 use super::match_tag::MatchTag;
 use super::selectors::TagCheck;

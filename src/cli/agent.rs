@@ -14,11 +14,11 @@ use super::format::format_fault;
 use super::table::{KeyValueTable, print_columns};
 use super::why;
 use crate::agents::{AgentName, AgentSet, host_warnings};
-use crate::config::{Config, Diagnostic, escape_unprintable};
+use crate::config::{Config, escape_unprintable};
 use crate::wire::admin::{
     Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadRequest, ReloadResponse,
 };
-use crate::wire::error::{ErrorResponse, Fault};
+use crate::wire::error::Fault;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum AgentSubcommand {
@@ -39,7 +39,7 @@ pub(super) enum AgentSubcommand {
         agent: Option<String>,
     },
     /// Write the file of a new agent, with comments; nothing is loaded
-    New(agent_new::NewArgs),
+    New(Box<agent_new::NewArgs>),
     /// Check a directory of agents and print its faults and warnings, without the daemon
     Check {
         /// Directory of the agents' files [default: the directory of the configuration]
@@ -153,11 +153,11 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
         // Only the length of the trust domain matters here; hostbadged --check reports faults of the
         // configuration.
         Some(_) => Config::load(None).unwrap_or_default(),
-        None => Config::load(None).map_err(|faults| invalid_files(&faults))?,
+        None => Config::load(None).map_err(|faults| CliError::invalid_files(&faults))?,
     };
     let dir = dir.unwrap_or(&config.paths.agents);
-    let agents =
-        AgentSet::read(dir, config.trust_domain_length()).map_err(|faults| invalid_files(&faults))?;
+    let agents = AgentSet::read(dir, config.trust_domain_length())
+        .map_err(|faults| CliError::invalid_files(&faults))?;
     let warnings = agents.warnings_on_host().map_err(CliError::local)?;
     if common.json {
         let json = json!({ "agents": agents.len(), "faults": [], "warnings": warnings });
@@ -173,12 +173,6 @@ fn print_warning(warning: Fault) {
     eprintln!("{}", escape_unprintable(&format_fault(&Fault { message, ..warning })));
 }
 
-pub(super) fn invalid_files(diagnostics: &[Diagnostic]) -> CliError {
-    let mut response = ErrorResponse::new("invalid_request", "the files have faults");
-    response.faults = diagnostics.iter().map(Fault::from).collect();
-    CliError::Refused(Box::new(response))
-}
-
 async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode, CliError> {
     let allow_empty = arguments.allow_empty.iter().map(|directory| match directory {
         Directory::Agents => EmptyDirectory::Agents,
@@ -191,14 +185,6 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
         return print_json(&reply.raw);
     }
     let changes = reply.body;
-    changes.warnings.into_iter().for_each(print_warning);
-    // The daemon does not see all executables of the host; an administrator does.
-    let agents = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await?;
-    for Agent { name, selectors, .. } in agents.body {
-        for warning in host_warnings(selectors.exe.as_deref().map(Path::new), selectors.unit.as_deref()) {
-            eprintln!("{}", escape_unprintable(&format!("agent {name}: warning: {warning}")));
-        }
-    }
     let mut table = KeyValueTable::default();
     for (label, names) in
         [("added", changes.added), ("changed", changes.changed), ("removed", changes.removed)]
@@ -206,5 +192,19 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
         table.add(label, if names.is_empty() { "none".to_owned() } else { names.join(", ") });
     }
     table.print();
+    changes.warnings.into_iter().for_each(print_warning);
+    warn_of_host(common).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Warns of executables and units that this host does not have. The daemon does not see all executables; an
+/// administrator does.
+async fn warn_of_host(common: &CommonArgs) {
+    // The reload was successful, whether or not the agents can be listed.
+    let Ok(agents) = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await else { return };
+    for Agent { name, selectors, .. } in agents.body {
+        for warning in host_warnings(selectors.exe.as_deref().map(Path::new), selectors.unit.as_deref()) {
+            eprintln!("{}", escape_unprintable(&format!("agent {name}: warning: {warning}")));
+        }
+    }
 }

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use super::agent::invalid_files;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use crate::agents::{AgentName, AgentSet, check_text};
@@ -64,16 +63,18 @@ pub(super) fn run(common: &CommonArgs, arguments: &NewArgs) -> Result<ExitCode, 
     let trust_domain_length = config.as_ref().unwrap_or(&Config::default()).trust_domain_length();
     let text = file_text(arguments);
     let file_name = format!("{name}.toml");
-    check_text(Path::new(&file_name), &text, trust_domain_length).map_err(|faults| invalid_files(&faults))?;
+    check_text(Path::new(&file_name), &text, trust_domain_length)
+        .map_err(|faults| CliError::invalid_files(&faults))?;
     if arguments.print {
         print!("{text}");
         return Ok(ExitCode::SUCCESS);
     }
     let dir = match &arguments.dir {
         Some(dir) => dir.clone(),
-        None => config.map_err(|faults| invalid_files(&faults))?.paths.agents,
+        None => config.map_err(|faults| CliError::invalid_files(&faults))?.paths.agents,
     };
-    let agents = AgentSet::read(&dir, trust_domain_length).map_err(|faults| invalid_files(&faults))?;
+    let agents =
+        AgentSet::read(&dir, trust_domain_length).map_err(|faults| CliError::invalid_files(&faults))?;
     if agents.get(name.as_str()).is_some() {
         return Err(CliError::Local(format!("there is an agent \"{name}\" in {} already", dir.display())));
     }

@@ -113,7 +113,9 @@ impl SourceFile {
                 return Parsed { values: None, faults, incomplete: Vec::new() };
             }
         };
-        let (mut faults, incomplete) = schema::check(self, &mut table, keys);
+        let (faults, incomplete) = schema::check(&mut table, keys);
+        let mut faults: Vec<Diagnostic> =
+            faults.into_iter().map(|(span, message)| self.diagnostic(span, message)).collect();
         // The first fault of a value ends the deserialization, so it is repeated without this value.
         let values = loop {
             match T::deserialize(toml::Deserializer::from(table.clone())) {

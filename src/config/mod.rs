@@ -43,6 +43,8 @@ pub struct Config {
     pub issuer: Option<String>,
     /// The table `[paths]`.
     pub paths: Paths,
+    /// Whether the file sets `paths.federation`: the directory must exist then.
+    pub needs_federation: bool,
     /// The table `[tpm]`.
     pub tpm: TpmSection,
     /// The table `[keys]`.
@@ -153,6 +155,7 @@ impl Config {
                 Some(path) => path.into_inner(),
                 None => default,
             };
+        let needs_federation = config_file.paths.federation.is_some();
         let paths = Paths {
             agents: absolute_or_default(config_file.paths.agents, paths.agents),
             federation: absolute_or_default(config_file.paths.federation, paths.federation),
@@ -172,6 +175,7 @@ impl Config {
             trust_domain: config_file.trust_domain.map(Spanned::into_inner),
             issuer: config_file.issuer.map(|i| i.into_inner()),
             paths,
+            needs_federation,
             tpm: config_file.tpm,
             keys,
             certificates,

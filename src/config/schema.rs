@@ -6,7 +6,6 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, SourceFile};
 use super::near::nearest;
 
 /// A key of a table.
@@ -43,6 +42,9 @@ pub enum Kind {
     Tables(&'static [Key]),
 }
 
+/// A fault with its place in the text.
+pub(super) type SpannedFault = (Range<usize>, String);
+
 impl Key {
     /// A key that may be absent.
     pub const fn optional(name: &'static str, kind: Kind) -> Key {
@@ -57,12 +59,8 @@ impl Key {
 
 /// Compares a file with its schema. Removes what has a fault from `root`, so that the rest can be read. Returns
 /// the faults, and the headers of the tables from which a key was removed.
-pub(super) fn check(
-    source: &SourceFile,
-    root: &mut Spanned<DeTable<'_>>,
-    keys: &[Key],
-) -> (Vec<Diagnostic>, Vec<String>) {
-    let mut check = Check { source, file_keys: keys, faults: Vec::new(), incomplete: Vec::new() };
+pub(super) fn check(root: &mut Spanned<DeTable<'_>>, keys: &[Key]) -> (Vec<SpannedFault>, Vec<String>) {
+    let mut check = Check { file_keys: keys, faults: Vec::new(), incomplete: Vec::new() };
     let span = root.span();
     check.table(root.get_mut(), span, keys, "");
     (check.faults, check.incomplete)
@@ -98,10 +96,9 @@ fn holds(value: &Spanned<DeValue<'_>>, at: usize) -> bool {
 }
 
 struct Check<'a> {
-    source: &'a SourceFile,
     /// The keys of the whole file, to say where a misplaced key belongs.
     file_keys: &'a [Key],
-    faults: Vec<Diagnostic>,
+    faults: Vec<SpannedFault>,
     incomplete: Vec<String>,
 }
 
@@ -182,7 +179,7 @@ impl Check<'_> {
     }
 
     fn fault(&mut self, span: Range<usize>, message: String) {
-        self.faults.push(self.source.diagnostic(span, message));
+        self.faults.push((span, message));
     }
 }
 

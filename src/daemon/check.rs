@@ -37,7 +37,7 @@ pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
 /// exit status 0 or 2.
 pub fn check_config(config: &Config) -> ExitCode {
     let agents = AgentSet::read(&config.paths.agents, config.trust_domain_length());
-    let bundles = federation::read_bundles(&config.paths.federation);
+    let bundles = federation::read_existing_bundles(&config.paths.federation, config.needs_federation);
     let (agents, bundles) = match (agents, bundles) {
         (Ok(agents), Ok(bundles)) => (agents, bundles),
         (agents, bundles) => {

@@ -22,6 +22,7 @@ pub struct Federation(Arc<FederationShared>);
 #[derive(Debug)]
 struct FederationShared {
     dir: PathBuf,
+    must_exist: bool,
     active: ArcSwap<FederatedBundles>,
     /// The faults that the last reload found.
     diagnostics: ArcSwap<Vec<Diagnostic>>,
@@ -30,10 +31,11 @@ struct FederationShared {
 
 impl Federation {
     /// Reads the directory. If a file has a fault there are no bundles, and [`Federation::diagnostics`] has
-    /// the faults.
-    pub fn open(dir: &Path) -> Federation {
+    /// the faults. A missing directory is one if it `must_exist`.
+    pub fn open(dir: &Path, must_exist: bool) -> Federation {
         let federation = Federation(Arc::new(FederationShared {
             dir: dir.to_owned(),
+            must_exist,
             active: ArcSwap::default(),
             diagnostics: ArcSwap::default(),
             reload_lock: Mutex::new(()),
@@ -81,7 +83,7 @@ impl Federation {
 impl FederationShared {
     /// Reads the directory. An empty one is refused while bundles are active, unless that is meant.
     fn read(&self, allow_empty: bool) -> Result<FederatedBundles, Vec<Diagnostic>> {
-        let bundles = read_bundles(&self.dir)?;
+        let bundles = read_existing_bundles(&self.dir, self.must_exist)?;
         let active = self.active.load().len();
         if !bundles.is_empty() || active == 0 || allow_empty {
             return Ok(bundles);
@@ -95,6 +97,19 @@ impl FederationShared {
     }
 }
 
+/// As [`read_bundles`]; a missing directory is a fault if it `must_exist`.
+///
+/// # Errors
+///
+/// As [`read_bundles`].
+pub fn read_existing_bundles(dir: &Path, must_exist: bool) -> Result<FederatedBundles, Vec<Diagnostic>> {
+    if must_exist && !dir.exists() {
+        let message = "does not exist; create it, or set paths.federation to the right directory".into();
+        return Err(vec![Diagnostic { file: dir.to_owned(), line: None, message }]);
+    }
+    read_bundles(dir)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -106,7 +121,7 @@ mod tests {
     fn invalid_file_keeps_the_previous_bundles() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.json"), format!(r#"{{"keys":[{KEY}]}}"#)).unwrap();
-        let federation = Federation::open(dir.path());
+        let federation = Federation::open(dir.path(), false);
         for (name, text, expected) in [
             ("b.json", "{", "b.json: is not a SPIFFE bundle document"),
             ("b.json", "[]", "b.json: is not a SPIFFE bundle document"),
@@ -129,10 +144,12 @@ mod tests {
     fn an_empty_or_missing_directory_removes_no_bundle_unless_that_is_meant() {
         let parent = tempfile::tempdir().unwrap();
         let (dir, elsewhere) = (parent.path().join("federation"), parent.path().join("elsewhere"));
-        assert!(Federation::open(&dir).diagnostics().is_empty(), "a host without other trust domains");
+        assert!(Federation::open(&dir, false).diagnostics().is_empty(), "a host without other trust domains");
+        let faults = Federation::open(&dir, true).diagnostics();
+        assert!(faults[0].message.contains("set paths.federation"), "it was configured: {faults:?}");
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("a.json"), format!(r#"{{"keys":[{KEY}]}}"#)).unwrap();
-        let federation = Federation::open(&dir);
+        let federation = Federation::open(&dir, false);
         let refused = |reason: &str| {
             let faults = federation.reload(false).unwrap_err();
             assert!(

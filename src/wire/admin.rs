@@ -118,8 +118,8 @@ pub struct ReloadResponse {
     pub changed: Vec<String>,
     /// Agents that were removed.
     pub removed: Vec<String>,
-    /// What is valid in the files and probably not meant; at most 1000.
-    #[serde(default)]
+    /// What is valid in the files and probably not meant; at most 1000, and absent if there is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Fault>,
 }
 

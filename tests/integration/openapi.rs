@@ -101,7 +101,8 @@ impl Responses {
         };
         assert_eq!(response.status, status, "{method} {path}: {}", response.text());
         let body = response.json();
-        self.received.push(json!({ "method": method, "path": path, "status": status, "body": body }));
+        let documented = if path.starts_with("/v1/processes/") { "/v1/processes/{pid}" } else { path };
+        self.received.push(json!({ "method": method, "path": documented, "status": status, "body": body }));
         body
     }
 }

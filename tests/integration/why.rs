@@ -128,9 +128,9 @@ fn a_process_sees_its_near_misses_without_what_they_require() {
     let host = Host::started();
     let unit = Unit::new("researcher");
     host.agent("near", &format!("user = {NOBODY}\nunit = \"secret.service\"\nexe = \"/opt/secret\""));
-    host.agent("in-unit", &format!("user = 4711\nunit = \"{}\"", unit.name));
-    host.agent("jobs", "user = 4711\nunit = \"cron.service\"");
-    host.agent("far", "user = 4711\nunit = \"far.service\"");
+    host.agent("in-unit", &format!("user = 4200000001\nunit = \"{}\"", unit.name));
+    host.agent("jobs", "user = 4200000001\nunit = \"cron.service\"");
+    host.agent("far", "user = 4200000001\nunit = \"far.service\"");
     host.agent("grouped", "group = 777\nunit = \"far.service\"");
     host.reload();
     let caller = Credentials::user(NOBODY).group(777).in_unit(&unit);
@@ -142,7 +142,7 @@ fn a_process_sees_its_near_misses_without_what_they_require() {
     assert_eq!(names(&seen), ["in-unit", "near"], "others are not disclosed");
     assert_eq!(outcomes(&seen, "near"), ["user holds", "unit fails", "exe fails"]);
     assert_eq!(outcomes(&seen, "in-unit"), ["user fails", "unit holds"]);
-    for hidden in ["secret", "4711", "cron", "far", "expected"] {
+    for hidden in ["secret", "4200000001", "cron", "far", "expected"] {
         assert!(!answer.text().contains(hidden), "{hidden}: {}", answer.text());
     }
     assert_eq!(caller.curl(&host, "/v1/whoami", &[]).status, 401);
