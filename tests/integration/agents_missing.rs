@@ -135,6 +135,21 @@ fn a_daemon_without_its_directory_starts_and_says_so() {
     assert_eq!(host.post("/v1/token", json!({ "audience": API })).status, 401);
 }
 
+/// The mount point of a file system that is not mounted is empty too.
+#[test]
+fn a_directory_that_is_empty_at_the_start_revokes_nothing_until_that_is_meant() {
+    let mut host = Host::started();
+    assert_eq!(host.post("/v1/certificate", json!({})).status, 200);
+    host.stop();
+    fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
+    host.start();
+    assert_eq!(reload(&host, &[]).0, 200);
+    let is_revoked = || host.audit().iter().any(|line| line["event"] == "certificates-revoked");
+    assert!(!is_revoked());
+    assert_eq!(reload(&host, &["agents"]).0, 200);
+    until_true("the certificate is revoked", is_revoked);
+}
+
 #[test]
 fn a_check_of_what_is_not_there_is_no_success() {
     let host = Host::new();
