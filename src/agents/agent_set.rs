@@ -78,9 +78,9 @@ impl AgentSet {
             agents.entries.insert(name, Arc::new(entry));
         }
         if agents.entries.is_empty() {
-            let message = "has no files *.toml, so no process is an agent; if all were removed on purpose while \
-                           the daemon did not run, \"hostbadge agent reload --allow-empty\" also revokes their \
-                           certificates";
+            let message = "has no files *.toml, so no process is an agent; if all were removed on purpose \
+                           while the daemon did not run, \"hostbadge agent reload --allow-empty\" also \
+                           revokes their certificates";
             agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message: message.into() });
         }
         if faults.is_empty() { Ok(agents) } else { Err(faults) }
@@ -111,8 +111,8 @@ impl AgentSet {
         warnings
     }
 
-    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`]), for a command
-    /// of an administrator. Blocking: looks names up, for at most 5 s.
+    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`]), for a
+    /// command of an administrator. Blocking: looks names up, for at most 5 s.
     ///
     /// # Errors
     /// The thread that looks names up cannot be started.
@@ -330,7 +330,8 @@ mod tests {
         let long = format!("\"{}\"", "a".repeat(257));
         for field in ["user", "group"] {
             for value in ["-1", "true", "4294967296", "1.5", "[\"a\"]"] {
-                let expected = "/a.toml:4: a user or group is a name in quotes or a number from 0 to 4294967295; this is ";
+                let expected = "/a.toml:4: a user or group is a name in quotes or a number from 0 to \
+                                4294967295; this is ";
                 let fault = fault(field, value);
                 assert!(fault.starts_with(expected), "{value}: {fault}");
             }

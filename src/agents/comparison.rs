@@ -91,9 +91,9 @@ impl AgentComparison {
         self.outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Holds).count()
     }
 
-    /// Whether the process may know of the agent: it meets all conditions, or it has the agent's user, or is in
-    /// a unit of the agent into which only root starts processes. Of such a process, the agent's name says
-    /// nothing that the host's configuration hides from it. The values of conditions stay hidden.
+    /// Whether the process may know of the agent: it meets all conditions, or it has the agent's user, or
+    /// is in a unit of the agent into which only root starts processes. Of such a process, the agent's name
+    /// says nothing that the host's configuration hides from it. The values of conditions stay hidden.
     pub fn is_known_to_process(&self) -> bool {
         let holds = |condition| self.outcomes.contains(&(condition, Outcome::Holds));
         let unit = self.entry.selectors.unit.as_deref();

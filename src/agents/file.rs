@@ -187,7 +187,7 @@ mod tests {
                 "8: measured must be true or false, without quotes; this is the text \"yes\"",
                 "9: unknown key `grants`; did you mean `grant`?",
                 "10: [[grant]] has no `audience`; add a line such as audience = ",
-                "11: scopes must be a list of texts, such as [\"docs.read\", \"docs.write\"]; this is the text",
+                "11: scopes must be a list of texts, such as [\"docs.read\", \"docs.write\"]; this is",
                 "12: ttl must be text in quotes, such as \"5m\"; this is the number 300",
                 "14: an audience is 1 to 512",
                 "15: alg must be \"ES256\" or \"RS256\"; this is the text \"es256\"",

@@ -1,7 +1,7 @@
 //! Conditions that no process of this host meets, by what its file system shows.
 //!
-//! For the command, which runs as the administrator: the daemon's own view lacks home directories, and a network
-//! file system that does not answer must not delay it.
+//! For the command, which runs as the administrator: the daemon's own view lacks home directories, and a
+//! network file system that does not answer must not delay it.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -50,9 +50,7 @@ fn executable_warning(exe: &Path) -> Option<String> {
     let is_script =
         File::open(exe).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!";
     is_script.then(|| {
-        format!(
-            "exe: {shown} is a script; the kernel reports its interpreter, so match the script by user or unit"
-        )
+        format!("exe: {shown} is a script; the kernel reports its interpreter; match it by user or unit")
     })
 }
 

@@ -1,5 +1,5 @@
-//! What is valid in a set of agents and probably not meant: users that do not exist, and agents that match the
-//! same processes.
+//! What is valid in a set of agents and probably not meant: users that do not exist, and agents that match
+//! the same processes.
 
 use std::collections::HashMap;
 
@@ -34,15 +34,15 @@ pub(super) fn warnings<'a>(
         // Each pair once.
         for other in same.iter().filter(|other| other.name > entry.name) {
             warn(format!(
-                "agents \"{}\" and \"{}\" have the same conditions: each of their processes has to name one of \
-                 them in every request; give them different users or units",
+                "agents \"{}\" and \"{}\" have the same conditions: each of their processes has to name one \
+                 of them in every request; give them different users or units",
                 entry.name, other.name
             ));
         }
         for wider in subsets(&own).iter().filter_map(|subset| agents_by_conditions.get(subset)).flatten() {
             warn(format!(
-                "every process that is agent \"{}\" is agent \"{}\" too, whose conditions are a part of these: it \
-                 has to name one of them in every request; give them different users or units",
+                "every process that is agent \"{}\" is agent \"{}\" too, whose conditions are a part of \
+                 these: it has to name one of them in every request; give them different users or units",
                 entry.name, wider.name
             ));
         }

@@ -1,8 +1,8 @@
 //! Names of systemd units in `[match]`: those that a process can be in, by systemd's own rules.
 //!
-//! systemd.unit(5) and `unit_name_is_valid()`: at most 255 bytes; letters, digits and `:-_.\@`; then a dot and
-//! the type. `@` stands before the instance of a template. `systemd-escape` writes other characters as `\xNN`,
-//! and the name of such a unit has these four characters literally.
+//! systemd.unit(5) and `unit_name_is_valid()`: at most 255 bytes; letters, digits and `:-_.\@`; then a dot
+//! and the type. `@` stands before the instance of a template. `systemd-escape` writes other characters as
+//! `\xNN`, and the name of such a unit has these four characters literally.
 
 use std::fmt;
 use std::ops::Range;
@@ -42,8 +42,8 @@ pub(super) fn check(unit: &str) -> Result<(), ImpossibleUnit> {
     }
     if unit.contains(['*', '?', '[', ']']) {
         return fault(
-            "unit is compared as it is: *, ? and [] stand for themselves, and no unit name has them; write one \
-             file for each unit, or match by user or group"
+            "unit is compared as it is: *, ? and [] stand for themselves, and no unit name has them; write \
+             one file for each unit, or match by user or group"
                 .into(),
         );
     }
@@ -104,9 +104,9 @@ pub(super) fn check_spelling(text: &str, span: Range<usize>, unit: &str) -> Resu
     let Some(at) = inner.replace("\\\\", "  ").find('\\') else { return Ok(()) };
     let escape: String = inner[at..].chars().take(escape_length(&inner[at..])).collect();
     Err(ImpossibleUnit(format!(
-        "unit = {written} is ambiguous: TOML reads {escape} in double quotes as a character, which makes the unit \
-         {unit}. Write unit = '{inner}' in single quotes for the unit whose name has {escape} literally, as \
-         systemctl shows it, or unit = '{unit}' for the other one"
+        "unit = {written} is ambiguous: TOML reads {escape} in double quotes as a character, which makes the \
+         unit {unit}. Write unit = '{inner}' in single quotes for the unit whose name has {escape} \
+         literally, as systemctl shows it, or unit = '{unit}' for the other one"
     )))
 }
 

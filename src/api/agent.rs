@@ -28,8 +28,8 @@ pub struct AgentApi {
 enum AgentSocketRole {
     /// Every local process. The caller is not identified.
     AnyCaller(PublicHandler),
-    /// Every local process. The handler passes the caller to the service, which identifies it and says what it
-    /// found.
+    /// Every local process. The handler passes the caller to the service, which identifies it and says what
+    /// it found.
     IdentifiedCaller(AgentHandler),
     /// A process that matches a registered agent. The handler passes the caller to the service, which
     /// identifies it.

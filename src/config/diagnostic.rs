@@ -103,8 +103,8 @@ impl SourceFile {
         &self.text
     }
 
-    /// Parses the text as TOML with these keys. Finds all faults of keys, types and values; of the syntax, the
-    /// first one.
+    /// Parses the text as TOML with these keys. Finds all faults of keys, types and values; of the syntax,
+    /// the first one.
     pub fn parse<T: DeserializeOwned>(&self, keys: &[Key]) -> Parsed<T> {
         let mut table = match DeTable::parse(&self.text) {
             Ok(table) => table,

@@ -274,7 +274,7 @@ mod tests {
             "/c.toml:3: unknown key `rate`; it belongs below [limits]",
             "/c.toml:5: \"5 parsecs\" must be a duration",
             "/c.toml:6: \"1ms\" must be a duration",
-            "/c.toml:8: rate must be a whole number from 0 to 4294967295, without quotes; this is the number -1",
+            "/c.toml:8: rate must be a whole number from 0 to 4294967295, without quotes; this is the number",
             "/c.toml:9: burst must be a whole number",
             "/c.toml:10: unknown key `brust` in [limits]; did you mean `burst`?",
             "/c.toml:12: to must be \"auto\" or \"journal\" or \"stderr\"; this is the text \"file\"",

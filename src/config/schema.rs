@@ -1,5 +1,5 @@
-//! What a TOML file may contain: unknown keys, missing keys and values of another type, all at once and in our
-//! own words.
+//! What a TOML file may contain: unknown keys, missing keys and values of another type, all at once and in
+//! our own words.
 
 use std::ops::Range;
 
@@ -57,8 +57,8 @@ impl Key {
     }
 }
 
-/// Compares a file with its schema. Removes what has a fault from `root`, so that the rest can be read. Returns
-/// the faults, and the headers of the tables from which a key was removed.
+/// Compares a file with its schema. Removes what has a fault from `root`, so that the rest can be read.
+/// Returns the faults, and the headers of the tables from which a key was removed.
 pub(super) fn check(root: &mut Spanned<DeTable<'_>>, keys: &[Key]) -> (Vec<SpannedFault>, Vec<String>) {
     let mut check = Check { file_keys: keys, faults: Vec::new(), incomplete: Vec::new() };
     let span = root.span();
@@ -103,7 +103,8 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// `header` is the table's, such as `[match]`, and empty for the file itself; `span` is that of the header.
+    /// `header` is the table's, such as `[match]`, and empty for the file itself; `span` is that of the
+    /// header.
     fn table(&mut self, table: &mut DeTable<'_>, span: Range<usize>, keys: &[Key], header: &str) {
         let mut absent: Vec<&Key> =
             keys.iter().filter(|key| key.is_required && table.get(key.name).is_none()).collect();

@@ -89,9 +89,9 @@ impl FederationShared {
             return Ok(bundles);
         }
         let message = format!(
-            "has no files *.json, and the bundles of {active} trust domains are active, which stay so. Restore \
-             the files, or mount their file system; \"hostbadge agent reload --allow-empty=federation\" removes \
-             all bundles"
+            "has no files *.json, and the bundles of {active} trust domains are active, which stay so. \
+             Restore the files, or mount their file system; \"hostbadge agent reload \
+             --allow-empty=federation\" removes all bundles"
         );
         Err(vec![Diagnostic { file: self.dir.clone(), line: None, message }])
     }

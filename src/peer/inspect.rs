@@ -1,7 +1,7 @@
 //! Looks at a process that did not connect, by its pid, for administrators.
 //!
-//! A pidfd is opened first and held for the whole look. A pid that is reused meanwhile therefore makes the look
-//! fail, and does not mix two processes.
+//! A pidfd is opened first and held for the whole look. A pid that is reused meanwhile therefore makes the
+//! look fail, and does not mix two processes.
 
 use std::sync::Arc;
 

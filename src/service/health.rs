@@ -17,16 +17,16 @@ use crate::wire::host::Health;
 /// How much of its work the daemon can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceHealth {
-    /// Everything: the issuer is ready, the agents are known, the audit log can be written, the posture permits, the TPM is ready,
-    /// and all workers run.
+    /// Everything: the issuer is ready, the agents are known, the audit log can be written, the posture
+    /// permits, the TPM is ready, and all workers run.
     Full,
     /// Some workers do not run: the callers that they serve wait.
     WithStalledWorkers,
     /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing,
     /// and keys do not rotate.
     WithoutTpm,
-    /// Nothing is issued: the issuer is not ready, the agents have not been read without faults, the audit log cannot be written, the posture forbids it,
-    /// or no worker runs.
+    /// Nothing is issued: the issuer is not ready, the agents have not been read without faults, the audit
+    /// log cannot be written, the posture forbids it, or no worker runs.
     NotIssuing,
 }
 

@@ -44,7 +44,8 @@ impl IdentityService {
     /// The caller, compared with the agents that it may know of ([`AgentComparison::is_known_to_process`]).
     ///
     /// # Errors
-    /// A recorded refusal where the caller cannot be read or exceeds its rate. That it is no agent is a result.
+    /// A recorded refusal where the caller cannot be read or exceeds its rate. That it is no agent is a
+    /// result.
     pub async fn explain_caller(&self, lookup: PeerLookup) -> Result<WhyResponse, RequestError> {
         let explained = async {
             let peer = self.require_peer(lookup)?;

@@ -1,5 +1,5 @@
-//! Why a process is an agent, or is not: for administrators on the admin socket, and for the process itself on
-//! the agent socket.
+//! Why a process is an agent, or is not: for administrators on the admin socket, and for the process itself
+//! on the agent socket.
 
 use serde::{Deserialize, Serialize};
 

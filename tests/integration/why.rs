@@ -179,7 +179,8 @@ fn checks_and_reloads_warn_of_what_matches_nothing_or_too_much() {
     host.agent("part", &format!("user = 0\nexe = {script:?}"));
     host.agents_file(
         "star",
-        "name = \"star\"\n[match]\nuser = 4711\nexe = \"/opt/*\"\n[[grant]]\naudience = \"https://*.example.com\"\n",
+        "name = \"star\"\n[match]\nuser = 4711\nexe = \"/opt/*\"\n\
+         [[grant]]\naudience = \"https://*.example.com\"\n",
     );
     let dir = host.path("etc/agents.d");
     let check = host.hostbadge(&["agent", "check", dir.to_str().unwrap()]);
