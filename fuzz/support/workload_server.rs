@@ -51,7 +51,7 @@ fn serve(dir: &Path, listener: UnixListener) {
     let names = Names::start([]).unwrap();
     let service = IdentityService::new(ServiceDeps {
         agents: AgentRegistry::open(&dir.join("agents.d"), 40, names.clone(), clock.clone()),
-        federation: Federation::open(&dir.join("federation")),
+        federation: Federation::open(&dir.join("federation"), false),
         limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
         issuer: Issuer::default(),
         audit,

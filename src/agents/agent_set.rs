@@ -1,37 +1,38 @@
 //! A set of agents, read from a directory: either all of its files, or the list of their faults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{Diagnostic, PostureMode, list_files};
-use crate::names::Name;
+use crate::names::{Name, NameTable, Names};
 
-use super::entry::AgentEntry;
+use super::entry::{AgentEntry, Origin};
 use super::file;
 use super::grant::{Algorithm, Grant};
+use super::host_warnings::host_warnings;
+use super::overlap;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
+
+/// Warnings of one set. A response with more would exceed what the command accepts.
+const MAX_WARNINGS: usize = 1000;
+/// How long a reload, or a check, waits for the numbers of users and groups.
+pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An immutable set of registered agents, sorted by name. The default is the set of a registry that has not
 /// read its directory without faults yet.
 #[derive(Clone, Debug, Default)]
 pub struct AgentSet {
     entries: BTreeMap<String, Arc<AgentEntry>>,
+    /// Where each agent was read.
+    origins: BTreeMap<String, Origin>,
     warnings: Vec<Diagnostic>,
     is_loaded: bool,
-}
-
-/// Names of the agents that a reload added, changed or removed, each sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct AgentChanges {
-    /// Agents that only the new set has.
-    pub added: Vec<String>,
-    /// Agents that both sets have with different content.
-    pub changed: Vec<String>,
-    /// Agents that only the previous set had.
-    pub removed: Vec<String>,
+    is_confirmed_empty: bool,
 }
 
 impl AgentSet {
@@ -45,7 +46,6 @@ impl AgentSet {
     /// All faults of all files, each with file, line and fix.
     pub fn read(dir: &Path, trust_domain_length: usize) -> Result<AgentSet, Vec<Diagnostic>> {
         let mut faults = Vec::new();
-        let mut path_by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
         let mut agents = AgentSet { is_loaded: true, ..AgentSet::default() };
         let missing = || {
             let message = "does not exist; create it, or set paths.agents to the right directory".into();
@@ -55,10 +55,10 @@ impl AgentSet {
             .map_err(|fault| vec![fault])?
             .ok_or_else(missing)?;
         for path in paths {
-            let entry = match file::read(&path, trust_domain_length) {
-                Ok((entry, warning)) => {
-                    agents.warnings.extend(warning);
-                    entry
+            let (entry, match_line) = match file::read(&path, trust_domain_length) {
+                Ok(agent) => {
+                    agents.warnings.extend(agent.warnings);
+                    (agent.entry, agent.match_line)
                 }
                 Err(file_faults) => {
                     faults.extend(file_faults);
@@ -66,16 +66,22 @@ impl AgentSet {
                 }
             };
             let name = entry.name.to_string();
-            if let Some(first_path) = path_by_name.get(&name) {
+            if let Some(first) = agents.origins.get(&name) {
                 let message = format!(
                     "agent \"{name}\" is already in {}; give one of them another name",
-                    first_path.display()
+                    first.file.display()
                 );
                 faults.push(Diagnostic { file: path, line: None, message });
                 continue;
             }
-            path_by_name.insert(name.clone(), path);
+            agents.origins.insert(name.clone(), Origin { file: path, match_line });
             agents.entries.insert(name, Arc::new(entry));
+        }
+        if agents.entries.is_empty() {
+            let message = "has no files *.toml, so no process is an agent; if all were removed on purpose \
+                           while the daemon did not run, \"hostbadge agent reload --allow-empty\" also \
+                           revokes their certificates";
+            agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message: message.into() });
         }
         if faults.is_empty() { Ok(agents) } else { Err(faults) }
     }
@@ -96,15 +102,55 @@ impl AgentSet {
         self.iter().flat_map(|entry| entry.selectors.names()).collect()
     }
 
-    /// Returns what is valid but probably not meant, each with file, line and fix.
-    pub fn warnings(&self) -> &[Diagnostic] {
-        &self.warnings
+    /// Returns what is valid but probably not meant, each with file, line and fix: at most 1000. `names` are
+    /// the numbers of [`AgentSet::user_and_group_names`].
+    pub fn warnings(&self, names: &NameTable) -> Vec<Diagnostic> {
+        let mut warnings = self.warnings.clone();
+        warnings.extend(overlap::warnings(self.with_origins(), names));
+        warnings.truncate(MAX_WARNINGS);
+        warnings
+    }
+
+    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`]), for a
+    /// command of an administrator. Blocking: looks names up, for at most 5 s.
+    ///
+    /// # Errors
+    /// The thread that looks names up cannot be started.
+    pub fn warnings_on_host(&self) -> io::Result<Vec<Diagnostic>> {
+        let names = Names::start([])?;
+        names.resolve(&self.user_and_group_names(), RESOLVE_TIMEOUT);
+        let mut warnings = self.warnings(&names.table());
+        for (entry, origin) in self.with_origins() {
+            let on_host = host_warnings(entry.selectors.exe.as_deref(), entry.selectors.unit.as_deref());
+            warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
+        }
+        warnings.truncate(MAX_WARNINGS);
+        Ok(warnings)
+    }
+
+    pub(super) fn with_origins(&self) -> impl Iterator<Item = (&AgentEntry, &Origin)> + Clone {
+        self.entries.values().zip(self.origins.values()).map(|(entry, origin)| (&**entry, origin))
     }
 
     /// Whether the set was read from a directory. If not, it is empty, and which agents are registered is not
     /// known.
     pub fn is_loaded(&self) -> bool {
         self.is_loaded
+    }
+
+    /// Whether an agent that is not in the set was removed on purpose. Not if the set was empty when the
+    /// daemon started: its directory may be on a file system that was not mounted.
+    pub fn has_removed_others(&self) -> bool {
+        self.is_loaded && (!self.is_empty() || self.is_confirmed_empty)
+    }
+
+    /// Takes note whether an administrator wants the set even if it is empty.
+    pub(super) fn confirm_empty(self, is_confirmed: bool) -> AgentSet {
+        AgentSet { is_confirmed_empty: is_confirmed, ..self }
+    }
+
+    pub(super) fn is_confirmed_empty(&self) -> bool {
+        self.is_confirmed_empty
     }
 
     /// Returns the number of agents.
@@ -131,21 +177,6 @@ impl AgentSet {
     pub fn uses_rs256(&self) -> bool {
         let is_rs256 = |grant: &Grant| grant.alg == Algorithm::Rs256;
         self.iter().any(|entry| entry.grants.iter().any(is_rs256))
-    }
-
-    /// Compares this set with the previous one.
-    pub fn changes_since(&self, previous: &AgentSet) -> AgentChanges {
-        let mut changes = AgentChanges::default();
-        for (name, entry) in &self.entries {
-            match previous.entries.get(name) {
-                None => changes.added.push(name.clone()),
-                Some(old) if old != entry => changes.changed.push(name.clone()),
-                Some(_) => {}
-            }
-        }
-        changes.removed =
-            previous.entries.keys().filter(|name| !self.entries.contains_key(*name)).cloned().collect();
-        changes
     }
 }
 
@@ -299,9 +330,10 @@ mod tests {
         let long = format!("\"{}\"", "a".repeat(257));
         for field in ["user", "group"] {
             for value in ["-1", "true", "4294967296", "1.5", "[\"a\"]"] {
-                let expected =
-                    "/a.toml:4: a user or group is a name in quotes or a number from 0 to 4294967295";
-                assert_eq!(fault(field, value), expected, "{value}");
+                let expected = "/a.toml:4: a user or group is a name in quotes or a number from 0 to \
+                                4294967295; this is ";
+                let fault = fault(field, value);
+                assert!(fault.starts_with(expected), "{value}: {fault}");
             }
             for value in ["\"\"", "\"a:b\"", "\"a\\u0000\"", "\"a\\n\"", &long] {
                 let expected = format!(
@@ -317,7 +349,7 @@ mod tests {
     fn unit_alone_is_a_warning_and_stronger_for_units_of_many_users() {
         let warning = |conditions: &str| {
             let agents = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap();
-            agents.warnings().first().map(|warning| (warning.line, warning.message.clone()))
+            agents.warnings.first().map(|warning| (warning.line, warning.message.clone()))
         };
         let (line, message) = warning("unit = \"a.service\"").unwrap();
         assert_eq!(line, Some(2));
@@ -342,21 +374,5 @@ mod tests {
         assert_eq!(warning("unit = \"cron.service\"\nuser = 0"), None);
         assert_eq!(warning("unit = \"a.service\"\ngroup = \"x\""), None);
         assert_eq!(warning("user = 0"), None);
-    }
-
-    #[test]
-    fn lists_added_changed_and_removed() {
-        let before =
-            read(&[("a.toml", VALID_AGENT), ("b.toml", &VALID_AGENT.replace("\"a\"", "\"b\""))]).unwrap();
-        let after = read(&[
-            ("a.toml", &VALID_AGENT.replace("\"r\"", "\"w\"")),
-            ("c.toml", &VALID_AGENT.replace("\"a\"", "\"c\"")),
-        ])
-        .unwrap();
-        let changes = after.changes_since(&before);
-        assert_eq!(
-            (changes.added, changes.changed, changes.removed),
-            (vec!["c".into()], vec!["a".into()], vec!["b".into()])
-        );
     }
 }

@@ -1,6 +1,10 @@
 //! One registered agent, as its file describes it.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
+
+use crate::config::Diagnostic;
 
 use super::grant::Grant;
 use super::name::AgentName;
@@ -22,6 +26,21 @@ pub struct AgentEntry {
     pub selectors: Selectors,
     /// Which tokens the agent may request, at most one grant for each audience.
     pub grants: Vec<Grant>,
+}
+
+/// Where an agent was read.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub file: PathBuf,
+    /// The line of `[match]`.
+    pub match_line: Option<usize>,
+}
+
+impl Origin {
+    /// A diagnostic about the agent's conditions.
+    pub fn diagnostic(&self, message: String) -> Diagnostic {
+        Diagnostic { file: self.file.clone(), line: self.match_line, message }
+    }
 }
 
 impl AgentEntry {

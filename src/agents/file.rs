@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::{Diagnostic, SourceFile};
+use crate::config::{Diagnostic, Key, Kind, SourceFile};
 
 use super::entry::AgentEntry;
 use super::grant::{Grant, RawGrant};
@@ -23,37 +23,66 @@ const MAX_GRANTS: usize = 128;
 /// Length of the longest owner, in bytes.
 const MAX_OWNER_LEN: usize = 256;
 
-/// The file as written.
+/// The keys of the file.
+const KEYS: &[Key] = &[
+    Key::required("name", Kind::Text("\"researcher\"")),
+    Key::optional("owner", Kind::Text("\"team@example.com\"")),
+    Key::optional("tenant", Kind::Text("\"acme\"")),
+    Key::required("match", Kind::Table(RawSelectors::KEYS)),
+    Key::optional("grant", Kind::Tables(RawGrant::KEYS)),
+];
+
+/// The file as written. What [`KEYS`] requires is absent only if that is a fault.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AgentFile {
-    name: Spanned<String>,
+    name: Option<Spanned<String>>,
     owner: Option<Spanned<String>>,
     tenant: Option<Spanned<String>>,
     #[serde(rename = "match")]
-    selectors: Spanned<RawSelectors>,
+    selectors: Option<Spanned<RawSelectors>>,
     #[serde(default, rename = "grant")]
     grants: Vec<Spanned<RawGrant>>,
 }
 
-/// Reads one file: the agent, and a warning about its selectors. `trust_domain_length`, in bytes, limits the
+/// The agent of a file, with what is valid in the file and probably not meant.
+pub(super) struct ReadAgent {
+    pub entry: AgentEntry,
+    /// The line of `[match]`.
+    pub match_line: Option<usize>,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads one file: the agent, and warnings about it. `trust_domain_length`, in bytes, limits the
 /// agent's SPIFFE ID before the host id is known.
 ///
 /// # Errors
-/// All faults of the file.
-pub(super) fn read(
-    path: &Path,
-    trust_domain_length: usize,
-) -> Result<(AgentEntry, Option<Diagnostic>), Vec<Diagnostic>> {
+/// The faults of the file, at most 50.
+pub(super) fn read(path: &Path, trust_domain_length: usize) -> Result<ReadAgent, Vec<Diagnostic>> {
     let source = SourceFile::read(path).map_err(|fault| vec![fault])?;
-    let raw: AgentFile = source.parse().map_err(|fault| vec![fault])?;
-    let mut faults = Vec::new();
+    parse(&source, trust_domain_length)
+}
 
-    let name_span = raw.name.span();
-    let name = AgentName::parse(raw.name.get_ref());
-    if let Err(message) = &name {
-        faults.push(source.diagnostic(name_span.clone(), message.to_string()));
-    }
+/// Checks the text of a file that is not written yet.
+///
+/// # Errors
+/// The faults of the text, at most 50.
+pub fn check_text(path: &Path, text: &str, trust_domain_length: usize) -> Result<(), Vec<Diagnostic>> {
+    parse(&SourceFile::from_text(path, text.to_owned()), trust_domain_length).map(drop)
+}
+
+fn parse(source: &SourceFile, trust_domain_length: usize) -> Result<ReadAgent, Vec<Diagnostic>> {
+    let parsed = source.parse::<AgentFile>(KEYS);
+    let (mut faults, incomplete) = (parsed.faults, parsed.incomplete);
+    let Some(raw) = parsed.values else { return Err(source.sorted(faults)) };
+
+    let name = raw.name.and_then(|raw| match AgentName::parse(raw.get_ref()) {
+        Ok(name) => Some((name, raw.span())),
+        Err(e) => {
+            faults.push(source.diagnostic(raw.span(), e.to_string()));
+            None
+        }
+    });
     let owner = raw.owner.map(|owner| {
         if owner.get_ref().trim().is_empty() || owner.get_ref().len() > MAX_OWNER_LEN {
             faults.push(source.diagnostic(
@@ -75,9 +104,12 @@ pub(super) fn read(
         }
         tenant.into_inner()
     });
-    let selectors_span = raw.selectors.span();
-    let selectors = raw.selectors.into_inner().validate(&source, selectors_span.clone(), &mut faults);
-    let warning = lint::warning(&selectors).map(|message| source.diagnostic(selectors_span, message));
+    let selectors = raw.selectors.map(|raw| {
+        let span = raw.span();
+        let is_complete = !incomplete.iter().any(|header| header == "[match]");
+        let selectors = raw.into_inner().validate(source, span.clone(), is_complete, &mut faults);
+        (selectors, span)
+    });
 
     if let Some(excess_grant) = raw.grants.get(MAX_GRANTS) {
         faults.push(source.diagnostic(
@@ -88,14 +120,16 @@ pub(super) fn read(
     let mut grants: Vec<Grant> = Vec::new();
     for raw_grant in raw.grants {
         let span = raw_grant.span();
-        let grant = raw_grant.into_inner().validate(&source, &mut faults);
+        let Some(grant) = raw_grant.into_inner().validate(source, &mut faults) else { continue };
         if grants.iter().any(|existing| existing.audience == grant.audience) {
             faults
                 .push(source.diagnostic(span, "second grant for this audience; add its scopes to the first"));
         }
         grants.push(grant);
     }
-    let Ok(name) = name else { return Err(faults) };
+    let (Some((name, name_span)), Some((selectors, selectors_span))) = (name, selectors) else {
+        return Err(source.sorted(faults));
+    };
     let entry = AgentEntry { name, owner, tenant, selectors, grants };
     let length = "spiffe://".len() + trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();
     if length > MAX_SPIFFE_ID_LEN {
@@ -106,5 +140,116 @@ pub(super) fn read(
         );
         faults.push(source.diagnostic(name_span, message));
     }
-    if faults.is_empty() { Ok((entry, warning)) } else { Err(faults) }
+    if !faults.is_empty() {
+        return Err(source.sorted(faults));
+    }
+    let warn = |message| source.diagnostic(selectors_span.clone(), message);
+    let warnings = lint::warnings(&entry).into_iter().map(warn).collect();
+    let match_line = source.diagnostic(selectors_span.clone(), "").line;
+    Ok(ReadAgent { entry, match_line, warnings })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The faults of a file with this text, each as `LINE: MESSAGE`.
+    fn faults(text: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.toml");
+        std::fs::write(&path, text).unwrap();
+        let faults = read(&path, 35).map(drop).unwrap_err();
+        faults.iter().map(|fault| format!("{}: {}", fault.line.unwrap_or(0), fault.message)).collect()
+    }
+
+    #[track_caller]
+    fn assert_faults(text: &str, expected: &[&str]) {
+        let found = faults(text);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found}\nis not\n{expected}");
+        }
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+    }
+
+    #[test]
+    fn all_faults_of_a_file_are_reported_at_once_and_by_line() {
+        assert_faults(
+            "nmae = \"a\"\nowner = 3\n[match]\nuesr = 0\nunit = 'x'\nexe = 'bin'\nexe_sha256 = '12'\n\
+             measured = 'yes'\n[grants]\n[[grant]]\nscopes = 'a b'\nttl = 300\n[[grant]]\naudience = ''\n\
+             alg = 'es256'\nposture = true\n",
+            &[
+                "1: unknown key `nmae`; did you mean `name`?",
+                "2: owner must be text in quotes, such as \"team@example.com\"; this is the number 3",
+                "4: unknown key `uesr` in [match]; did you mean `user`?",
+                "5: unit must be a complete unit name; write \"x.service\"",
+                "6: exe must be an absolute path",
+                "7: a SHA-256 digest",
+                "8: measured must be true or false, without quotes; this is the text \"yes\"",
+                "9: unknown key `grants`; did you mean `grant`?",
+                "10: [[grant]] has no `audience`; add a line such as audience = ",
+                "11: scopes must be a list of texts, such as [\"docs.read\", \"docs.write\"]; this is",
+                "12: ttl must be text in quotes, such as \"5m\"; this is the number 300",
+                "14: an audience is 1 to 512",
+                "15: alg must be \"ES256\" or \"RS256\"; this is the text \"es256\"",
+                "16: posture must be \"off\" or \"warn\" or \"enforce\"; this is true",
+            ],
+        );
+    }
+
+    #[test]
+    fn tables_of_another_kind_are_named_as_the_file_writes_them() {
+        let start = "name = \"a\"\n[match]\nuser = 0\n";
+        assert_faults(
+            &format!("{start}[grant]\naudience = \"x\"\n"),
+            &["4: expected a table with two brackets, `[[grant]]`, for each grant; this is a single table"],
+        );
+        assert_faults(
+            "name = \"a\"\n[[match]]\nuser = 0\n",
+            &["2: expected a table `[match]`; this is a list of tables"],
+        );
+        assert_faults("name = \"a\"\nmatch = 3\n", &["2: expected a table `[match]`; this is the number 3"]);
+        assert_faults("name = \"a\"\n", &["1: the file has no table [match]"]);
+        assert_faults("[match]\nuser = 0\n", &["1: the file has no `name`; add a line such as name = "]);
+        assert_faults(
+            "name = \"a\"\nuser = 0\n[match]\nowner = \"x\"\n",
+            &[
+                "2: unknown key `user`; it belongs below [match]",
+                "4: unknown key `owner` in [match]; it belongs above the first line that begins with [",
+            ],
+        );
+        assert_faults("name = a\n", &["1: is not valid TOML: string values must be quoted"]);
+    }
+
+    #[test]
+    fn faults_of_match_do_not_hide_each_other() {
+        assert_faults(
+            "name = \"a\"\n[match]\nexe = \"bin\"\nmeasured = true\n",
+            &["2: no user, group or unit", "3: exe must be an absolute path"],
+        );
+        assert_faults(
+            "name = \"A\"\n[match]\nmeasured = true\n",
+            &["1: \"A\" is not", "2: no user, group or unit", "3: measured = true without exe"],
+        );
+        // What a faulty key would have meant is not known.
+        assert_faults("name = \"a\"\n[match]\nusre = 0\nmeasured = true\n", &["3: unknown key `usre`"]);
+    }
+
+    #[test]
+    fn a_unit_that_toml_changes_is_refused() {
+        let found = faults("name = \"a\"\n[match]\nunit = \"foo\\x2dbar.service\"\n");
+        assert!(
+            found[0].starts_with("3: ") && found[0].contains("unit = 'foo\\x2dbar.service'"),
+            "{found:?}"
+        );
+        let found = faults("name = \"a\"\n[match]\nunit = 'agent@.service'\n");
+        assert!(found[0].contains("is a template"), "{found:?}");
+    }
+
+    #[test]
+    fn the_faults_of_a_file_are_bounded() {
+        let lines: String = (0..200).map(|n| format!("k{n} = 0\n")).collect();
+        let found = faults(&lines);
+        assert_eq!(found.len(), 51);
+        assert!(found[50].contains("more faults"), "{found:?}");
+    }
 }

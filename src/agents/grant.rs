@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Spanned;
 
-use crate::config::{Diagnostic, PostureMode, RawDuration, SourceFile};
+use crate::config::{Diagnostic, Key, Kind, PostureMode, RawDuration, SourceFile};
 
 /// Longest lifetime that a grant may allow: 1 hour.
 pub const MAX_TOKEN_TTL: Duration = Duration::from_secs(3600);
@@ -88,7 +88,7 @@ impl TokenTyp {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawGrant {
-    audience: Spanned<String>,
+    audience: Option<Spanned<String>>,
     #[serde(default)]
     scopes: Vec<Spanned<String>>,
     ttl: Option<Spanned<RawDuration>>,
@@ -100,9 +100,22 @@ pub(super) struct RawGrant {
 }
 
 impl RawGrant {
+    /// The keys of the table.
+    pub(super) const KEYS: &[Key] = &[
+        Key::required("audience", Kind::Text("\"https://api.example.com\"")),
+        Key::optional("scopes", Kind::TextList("[\"docs.read\", \"docs.write\"]")),
+        Key::optional("ttl", Kind::Duration("\"5m\"")),
+        Key::optional("assurance", Kind::Choice(&["sealed", "tpm"])),
+        Key::optional("alg", Kind::Choice(&["ES256", "RS256"])),
+        Key::optional("typ", Kind::Choice(&["at+jwt", "JWT"])),
+        Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
+    ];
+
     /// Checks the grant and appends its faults. With faults, the returned grant is incomplete and not used.
-    pub(super) fn validate(self, source: &SourceFile, faults: &mut Vec<Diagnostic>) -> Grant {
-        let (span, audience) = (self.audience.span(), self.audience.into_inner());
+    /// `None` if the audience is missing, which is a fault of the schema.
+    pub(super) fn validate(self, source: &SourceFile, faults: &mut Vec<Diagnostic>) -> Option<Grant> {
+        let audience = self.audience?;
+        let (span, audience) = (audience.span(), audience.into_inner());
         if audience.is_empty()
             || audience.len() > MAX_AUDIENCE_OR_SCOPE_LEN
             || !audience.chars().all(|c| c.is_ascii_graphic())
@@ -157,7 +170,7 @@ impl RawGrant {
             (_, Algorithm::Rs256) => Assurance::Tpm,
             (raw, Algorithm::Es256) => raw.map_or(Assurance::Sealed, Spanned::into_inner),
         };
-        Grant { audience, scopes, ttl, assurance, alg, typ: self.typ, posture: self.posture }
+        Some(Grant { audience, scopes, ttl, assurance, alg, typ: self.typ, posture: self.posture })
     }
 }
 

@@ -136,7 +136,7 @@ struct Candidate {
 
 /// Why a peer that meets all other conditions of an agent is not the agent.
 #[derive(Debug)]
-enum Failure {
+pub(super) enum Failure {
     Unmeasured(String),
     NoDigest(DigestError),
     Unresolved,
@@ -159,8 +159,8 @@ impl Candidates {
 #[derive(Debug)]
 pub struct Identification {
     /// In alphabetical order of their names.
-    matched: Vec<AuthenticatedAgent>,
-    failures: Vec<(Arc<AgentEntry>, Failure)>,
+    pub(super) matched: Vec<AuthenticatedAgent>,
+    pub(super) failures: Vec<(Arc<AgentEntry>, Failure)>,
     /// Whether the registered agents are known.
     is_loaded: bool,
 }
@@ -180,13 +180,9 @@ impl Identification {
     /// Any [`IdentifyError`]: a peer that is several agents has to name one.
     pub fn one(mut self, requested_name: Option<&str>) -> Result<AuthenticatedAgent, IdentifyError> {
         let Some(name) = requested_name else {
-            return match self.matched.len() {
-                0 => Err(self.no_match()),
-                1 => Ok(self.matched.swap_remove(0)),
-                _ => {
-                    let names = self.matched.iter().map(|agent| agent.name().to_string());
-                    Err(IdentifyError::Ambiguous(names.collect()))
-                }
+            return match self.refusal() {
+                Some(error) => Err(error),
+                None => Ok(self.matched.swap_remove(0)),
             };
         };
         if let Some(index) = self.matched.iter().position(|agent| agent.name().as_str() == name) {
@@ -200,6 +196,18 @@ impl Identification {
             true => IdentifyError::NoMatch,
             false => IdentifyError::AgentMismatch(name.to_owned()),
         })
+    }
+
+    /// Why a request that names no agent is refused.
+    pub fn refusal(&self) -> Option<IdentifyError> {
+        match self.matched.as_slice() {
+            [] => Some(self.no_match()),
+            [_] => None,
+            several => {
+                let names = several.iter().map(|agent| agent.name().to_string());
+                Some(IdentifyError::Ambiguous(names.collect()))
+            }
+        }
     }
 
     /// What can be repeated with success comes first.

@@ -1,9 +1,29 @@
 //! What is valid in a file of `agents.d` and probably not meant.
 
+use super::entry::AgentEntry;
 use super::selectors::Selectors;
+use super::unit_name;
 
-/// Why processes of several users may be this agent, with what to do about it.
-pub(super) fn warning(selectors: &Selectors) -> Option<String> {
+/// What is valid in an agent's file and probably not meant, with what to do about it.
+pub(super) fn warnings(entry: &AgentEntry) -> Vec<String> {
+    let selectors = &entry.selectors;
+    let mut warnings: Vec<String> = several_users(selectors).into_iter().collect();
+    warnings.extend(selectors.unit.as_deref().and_then(unit_name::warning));
+    let exe = selectors.exe.as_ref().map(|exe| exe.to_string_lossy()).unwrap_or_default();
+    if exe.contains(['*', '?', '[']) {
+        warnings.push(format!("exe = {exe:?} is compared as it is: *, ? and [] stand for themselves"));
+    }
+    for grant in &entry.grants {
+        let texts = [&grant.audience].into_iter().chain(&grant.scopes);
+        warnings.extend(texts.filter(|text| text.contains('*')).map(|text| {
+            format!("{text:?} is compared as it is: * stands for itself; write each audience and scope")
+        }));
+    }
+    warnings
+}
+
+/// Why processes of several users may be this agent.
+fn several_users(selectors: &Selectors) -> Option<String> {
     let (None, None, Some(unit)) = (&selectors.user, &selectors.group, &selectors.unit) else { return None };
     if is_multi_user_unit(unit) {
         return Some(format!(
@@ -15,7 +35,7 @@ pub(super) fn warning(selectors: &Selectors) -> Option<String> {
 }
 
 /// Whether a unit runs processes for several users by design: jobs of cron and at, logins.
-fn is_multi_user_unit(unit: &str) -> bool {
+pub(super) fn is_multi_user_unit(unit: &str) -> bool {
     const NAMES: [&str; 9] = [
         "anacron.service",
         "atd.service",

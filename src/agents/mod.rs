@@ -7,22 +7,31 @@
 //! construct an [`AuthenticatedAgent`], the second step of the request path.
 
 mod agent_set;
+mod changes;
+mod comparison;
 mod entry;
 mod file;
 mod grant;
+mod host_warnings;
 mod identify;
 mod lint;
 mod match_tag;
 mod name;
+mod overlap;
 mod registry;
 mod selectors;
+mod unit_name;
 
-pub use agent_set::{AgentChanges, AgentSet};
+pub use agent_set::AgentSet;
+pub use changes::AgentChanges;
+pub use comparison::{AgentComparison, Condition, Outcome, ProcessComparison};
 pub use entry::AgentEntry;
+pub use file::check_text;
 pub(crate) use grant::is_scope;
 pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL, TokenTyp};
+pub use host_warnings::host_warnings;
 pub use identify::{AuthenticatedAgent, Candidates, Identification, IdentifyError};
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub use name::{AgentName, InvalidAgentName};
-pub use registry::{AgentRegistry, LoadStatus, Registrations};
+pub use registry::{AgentRegistry, LoadStatus, Registrations, Reloaded};
 pub use selectors::{IdOrName, Selectors, TagCheck};

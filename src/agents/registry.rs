@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -15,14 +14,12 @@ use crate::mutex::lock;
 use crate::names::{NameTable, Names};
 use crate::peer::DigestCache;
 
-use super::agent_set::{AgentChanges, AgentSet};
+use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
+use super::changes::AgentChanges;
 use super::entry::AgentEntry;
 use super::match_tag::MatchTag;
 use super::selectors::TagCheck;
 
-/// How long a reload waits for the numbers of users and groups. What is not known by then is
-/// `temporarily_unavailable` until it is.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Warnings of one reload that are logged; `hostbadge agent check` prints all.
 const MAX_LOGGED_WARNINGS: usize = 8;
 
@@ -74,10 +71,22 @@ pub struct LoadStatus {
     /// When the active set was read.
     #[serde(rename = "at")]
     pub loaded_at: Timestamp,
+    /// Whether the directory has been read without faults since the daemon started.
+    #[serde(rename = "loaded")]
+    pub is_loaded: bool,
     /// Number of active agents.
     pub agents: usize,
     /// Faults of the last reload. If there are any, the previous set stayed active.
     pub faults: Vec<Diagnostic>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    /// The agents that it added, changed and removed.
+    pub changes: AgentChanges,
+    /// What is valid in the files but probably not meant.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl AgentRegistry {
@@ -102,14 +111,19 @@ impl AgentRegistry {
             trust_domain_length,
             clock,
             current: ArcSwap::default(),
-            load_status: ArcSwap::from_pointee(LoadStatus { loaded_at, agents: 0, faults: Vec::new() }),
+            load_status: ArcSwap::from_pointee(LoadStatus {
+                loaded_at,
+                is_loaded: false,
+                agents: 0,
+                faults: Vec::new(),
+            }),
             change_sender: watch::Sender::new(()),
             reload_lock: Mutex::new(()),
             names,
             digest_cache,
         }));
         // The faults are in `load_status`, and the callers report them.
-        if registry.reload().is_err() {
+        if registry.reload(false).is_err() {
             registry.0.names.resolve(&BTreeSet::new(), RESOLVE_TIMEOUT);
         }
         registry
@@ -118,32 +132,42 @@ impl AgentRegistry {
     /// Reads the directory again and activates the new set if it has no faults. Blocking: waits at most 5 s
     /// for the numbers of users and groups.
     ///
+    /// A directory without agents removes all active ones only if `allow_empty` says that this is meant: a
+    /// file system that is not mounted leaves such a directory too.
+    ///
     /// # Errors
     /// All faults of all files. The previous set stays active.
-    pub fn reload(&self) -> Result<AgentChanges, Vec<Diagnostic>> {
+    pub fn reload(&self, allow_empty: bool) -> Result<Reloaded, Vec<Diagnostic>> {
         let state = &*self.0;
         let _guard = lock(&state.reload_lock);
         let previous = state.current.load_full();
-        match AgentSet::read(&state.dir, state.trust_domain_length) {
+        match state.read(&previous, allow_empty) {
             Ok(agents) => {
-                for warning in agents.warnings().iter().take(MAX_LOGGED_WARNINGS) {
+                let used_names = agents.user_and_group_names();
+                // What is not known by then is `temporarily_unavailable` until it is.
+                state.names.resolve(&used_names, RESOLVE_TIMEOUT);
+                let warnings = agents.warnings(&state.names.table());
+                for warning in warnings.iter().take(MAX_LOGGED_WARNINGS) {
                     tracing::warn!("{warning}");
                 }
-                let used_names = agents.user_and_group_names();
-                state.names.resolve(&used_names, RESOLVE_TIMEOUT);
                 let changes = agents.changes_since(&previous);
-                let status =
-                    LoadStatus { loaded_at: state.clock.now(), agents: agents.len(), faults: Vec::new() };
+                let status = LoadStatus {
+                    loaded_at: state.clock.now(),
+                    is_loaded: true,
+                    agents: agents.len(),
+                    faults: Vec::new(),
+                };
                 state.current.store(Arc::new(agents));
                 state.names.retain(&used_names);
                 state.load_status.store(Arc::new(status));
                 state.change_sender.send_replace(());
-                Ok(changes)
+                Ok(Reloaded { changes, warnings })
             }
             Err(faults) => {
                 let loaded_at = state.load_status.load().loaded_at;
                 state.load_status.store(Arc::new(LoadStatus {
                     loaded_at,
+                    is_loaded: previous.is_loaded(),
                     agents: previous.len(),
                     faults: faults.clone(),
                 }));
@@ -189,6 +213,22 @@ impl AgentRegistry {
     }
 }
 
+impl RegistryState {
+    /// Reads the directory. An empty one is refused while agents are active, unless that is meant.
+    fn read(&self, previous: &AgentSet, allow_empty: bool) -> Result<AgentSet, Vec<Diagnostic>> {
+        let agents = AgentSet::read(&self.dir, self.trust_domain_length)?;
+        if !agents.is_empty() || previous.is_empty() || allow_empty {
+            return Ok(agents.confirm_empty(allow_empty || previous.is_confirmed_empty()));
+        }
+        let message = format!(
+            "has no files *.toml, and {} agents are active, which stay so. Restore the files, or mount their \
+             file system; \"hostbadge agent reload --allow-empty\" removes all agents",
+            previous.len()
+        );
+        Err(vec![Diagnostic { file: self.dir.clone(), line: None, message }])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,13 +246,13 @@ mod tests {
 
         write_file("a.toml", "name = \"b\"\n[match]\nuser = 0\n");
         write_file("c.toml", "name = \"c\"\n[match]\nuesr = 0\n");
-        let faults = registry.reload().unwrap_err();
+        let faults = registry.reload(false).unwrap_err();
         assert_eq!(faults.len(), 1);
         assert!(registry.current().get("a").is_some() && registry.current().get("b").is_none());
         assert_eq!(registry.load_status().faults, faults);
 
         write_file("c.toml", "name = \"c\"\n[match]\nuser = 0\n");
-        let changes = registry.reload().unwrap();
+        let changes = registry.reload(false).unwrap().changes;
         assert_eq!((changes.added.len(), changes.removed.len()), (2, 1));
         assert!(registry.load_status().faults.is_empty());
     }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::config::{Diagnostic, SourceFile};
+use crate::config::{Diagnostic, Key, Kind, SourceFile};
 use crate::names::{Name, NameTable, Numbers, Resolution};
 use crate::peer::{DigestError, ParseDigestError, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::match_tag::MatchTag;
+use super::unit_name;
 
 /// Conditions that a process must meet, all of them. A registered agent has at least a user, group or unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -167,11 +168,6 @@ impl Selectors {
             ("measured", self.measured.then(|| "true".to_owned())),
         ])
     }
-
-    /// Whether there is a condition that the kernel prevents other users' processes from meeting.
-    fn has_identity_selector(&self) -> bool {
-        self.user.is_some() || self.group.is_some() || self.unit.is_some()
-    }
 }
 
 /// What is known of the user or group of a condition.
@@ -215,12 +211,23 @@ pub(super) struct RawSelectors {
 }
 
 impl RawSelectors {
-    /// Checks the selectors and appends their faults. `span` is that of the whole table. With faults, the
-    /// returned selectors are incomplete and not used.
+    /// The keys of the table.
+    pub(super) const KEYS: &[Key] = &[
+        Key::optional("user", Kind::UserOrGroup),
+        Key::optional("group", Kind::UserOrGroup),
+        Key::optional("unit", Kind::Text("\"researcher.service\"")),
+        Key::optional("exe", Kind::Text("\"/usr/bin/researcher\"")),
+        Key::optional("exe_sha256", Kind::Text("\"9f86d081...\", 64 hexadecimal digits")),
+        Key::optional("measured", Kind::Boolean),
+    ];
+
+    /// Checks the selectors and appends their faults. `span` is that of the whole table. If it is
+    /// not complete, keys with faults are missing. With faults, the returned selectors are not used.
     pub(super) fn validate(
         self,
         source: &SourceFile,
         span: std::ops::Range<usize>,
+        is_complete: bool,
         faults: &mut Vec<Diagnostic>,
     ) -> Selectors {
         let mut parse_id_or_name = |raw: Option<Spanned<IdOrName>>, field: &str| {
@@ -249,14 +256,15 @@ impl RawSelectors {
                 id_or_name => Some(id_or_name),
             }
         };
+        // Also one that is a fault, which says enough.
+        let has_identity_key = self.user.is_some() || self.group.is_some() || self.unit.is_some();
+        let has_executable_key = self.exe.is_some() || self.exe_sha256.is_some();
         let user = parse_id_or_name(self.user, "user");
         let group = parse_id_or_name(self.group, "group");
         let unit = self.unit.map(|raw| {
-            if !raw.get_ref().contains('.') || raw.get_ref().contains('/') {
-                faults.push(source.diagnostic(
-                    raw.span(),
-                    "unit must be a complete unit name, like \"researcher.service\"",
-                ));
+            let spelling = unit_name::check_spelling(source.text(), raw.span(), raw.get_ref());
+            if let Err(e) = spelling.and_then(|()| unit_name::check(raw.get_ref())) {
+                faults.push(source.diagnostic(raw.span(), e.to_string()));
             }
             raw.into_inner()
         });
@@ -274,18 +282,16 @@ impl RawSelectors {
             }
         });
         let measured = self.measured.as_ref().is_some_and(|raw| *raw.get_ref());
-        if let (Some(raw), true, None, None) = (&self.measured, measured, &exe, &exe_sha256) {
+        if let (Some(raw), true, false) = (&self.measured, measured, has_executable_key || !is_complete) {
             let message = "measured = true without exe or exe_sha256 lets any measured program be this \
                            agent; add one of them";
-            if faults.is_empty() {
-                faults.push(source.diagnostic(raw.span(), message));
-            }
+            faults.push(source.diagnostic(raw.span(), message));
         }
         let selectors = Selectors { user, group, unit, exe, exe_sha256, measured };
         // Any user can run a program under a debugger, preload a library into it, or place another file at
         // its path in a mount namespace. An executable therefore distinguishes agents of one user, but not
         // users.
-        if !selectors.has_identity_selector() && faults.is_empty() {
+        if !has_identity_key && is_complete {
             faults.push(source.diagnostic(
                 span,
                 "no user, group or unit, so a process of any user could be this agent; \

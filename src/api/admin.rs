@@ -43,6 +43,7 @@ enum AdminHandler {
     Keys,
     Posture,
     PostureDiff,
+    Process,
     Reload,
     RotateKeys,
     Status,
@@ -75,7 +76,8 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/status",              body: NONE, role: Admin(Status) },
         Route { verb: Get,  path: "/v1/agents",              body: NONE, role: Admin(Agents) },
         Route { verb: Get,  path: "/v1/agents/{name}",       body: NONE, role: Admin(Agent) },
-        Route { verb: Post, path: "/v1/agents/reload",       body: NONE, role: Admin(Reload) },
+        Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
+        Route { verb: Get,  path: "/v1/processes/{pid}",     body: NONE, role: Admin(Process) },
         Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
         Route { verb: Get,  path: "/v1/keys",                body: NONE, role: Admin(Keys) },
         Route { verb: Post, path: "/v1/keys/rotate",         body: BODY, role: Admin(RotateKeys) },
@@ -176,7 +178,11 @@ impl AdminApi {
             AdminHandler::Status => reply::ok(&service.status(admin, self.connection_limits.len())),
             AdminHandler::Agents => reply::ok(&service.agents(admin)),
             AdminHandler::Agent => reply::ok(&service.agent(admin, name)?),
-            AdminHandler::Reload => reply::ok(&service.reload(admin).await?),
+            AdminHandler::Reload => reply::ok(&service.reload(admin, parse::reload_request(body)?).await?),
+            AdminHandler::Process => {
+                let agent = parse::agent_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.explain_process(admin, name, agent.as_deref()).await?)
+            }
             AdminHandler::AuditRecords => {
                 let (after, limit) = parse::audit_query(uri.query().unwrap_or_default())?;
                 reply::ok(&service.audit_records(admin, after, limit).await?)

@@ -12,8 +12,8 @@ use super::routes::{self, Body, Route, RouteMatch, Verb};
 use crate::service::IdentityService;
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse};
 
-use AgentHandler::{Attest, Certificate, Introspect, Token, Whoami};
-use AgentSocketRole::{AnyCaller, RegisteredAgent};
+use AgentHandler::{Attest, Certificate, Introspect, Token, Whoami, Why};
+use AgentSocketRole::{AnyCaller, IdentifiedCaller, RegisteredAgent};
 use PublicHandler::{Bundle, Discovery, Health, Jwks};
 use Verb::{Get, Post};
 
@@ -28,6 +28,9 @@ pub struct AgentApi {
 enum AgentSocketRole {
     /// Every local process. The caller is not identified.
     AnyCaller(PublicHandler),
+    /// Every local process. The handler passes the caller to the service, which identifies it and says what
+    /// it found.
+    IdentifiedCaller(AgentHandler),
     /// A process that matches a registered agent. The handler passes the caller to the service, which
     /// identifies it.
     RegisteredAgent(AgentHandler),
@@ -48,6 +51,7 @@ enum AgentHandler {
     Introspect,
     Token,
     Whoami,
+    Why,
 }
 
 const NONE: Body = Body::Ignored;
@@ -62,6 +66,7 @@ const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Post, path: "/v1/introspect",        body: BODY, role: RegisteredAgent(Introspect) },
     Route { verb: Post, path: "/v1/attest",            body: BODY, role: RegisteredAgent(Attest) },
     Route { verb: Get,  path: "/v1/whoami",            body: NONE, role: RegisteredAgent(Whoami) },
+    Route { verb: Get,  path: "/v1/whoami/why",        body: NONE, role: IdentifiedCaller(Why) },
     Route { verb: Get,  path: "/v1/health",            body: NONE, role: AnyCaller(Health) },
     Route { verb: Get,  path: "/v1/bundle",            body: NONE, role: AnyCaller(Bundle) },
     Route { verb: Get,  path: "/.well-known/jwks.json", body: NONE, role: AnyCaller(Jwks) },
@@ -88,6 +93,9 @@ impl AgentApi {
         };
         let (reply, cost) = match route.role {
             AnyCaller(handler) => (self.public(handler), Cost::Unit),
+            IdentifiedCaller(handler) => {
+                (self.agent(handler, client, &RequestBody::default()).await, Cost::Unit)
+            }
             RegisteredAgent(handler) => match self.body_budget.read(client, request, route.body).await {
                 // The caller is read only now that the body is complete: it may change until then.
                 Ok(body) => (self.agent(handler, client, &body).await, Cost::Free),
@@ -137,6 +145,10 @@ impl AgentApi {
                 Ok(info) => reply::ok(&info),
                 Err(error) => reply::request_error(&error),
             },
+            Why => match service.explain_caller(lookup).await {
+                Ok(explanation) => reply::ok(&explanation),
+                Err(error) => reply::request_error(&error),
+            },
         }
     }
 }
@@ -149,7 +161,7 @@ mod tests {
     #[test]
     fn routes_are_as_documented() {
         let caller = |role| match role {
-            AnyCaller(_) => "any local process",
+            AnyCaller(_) | IdentifiedCaller(_) => "any local process",
             RegisteredAgent(_) => "a registered agent",
         };
         let routes = ROUTES.iter().map(|route| (route.verb.name(), route.path, caller(route.role)));

@@ -1,8 +1,11 @@
 //! Bodies and queries become wire types, with an error text for each request.
 
+use std::borrow::Cow;
+
 use super::body::RequestBody;
 use super::decode::{DecodeError, decode, decode_json};
 use crate::service::InvalidRequest;
+use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest};
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
@@ -38,6 +41,17 @@ pub fn introspection_request(body: &RequestBody) -> Result<IntrospectionRequest,
 
 pub fn attest_request(body: &RequestBody) -> Result<AttestRequest, InvalidRequest> {
     decode(body).map_err(|e| not_a(body, "an evidence request", &e))
+}
+
+/// An empty body is a request without members.
+pub fn reload_request(body: &RequestBody) -> Result<ReloadRequest, InvalidRequest> {
+    if body.bytes.trim_ascii().is_empty() {
+        return Ok(ReloadRequest::default());
+    }
+    decode_json(&body.bytes).map_err(|e| {
+        let expected = r#"{"allow_empty": []}, with "agents", "federation" or both in the list"#;
+        InvalidRequest::new(format!("the body must be empty or {expected}: {e}"))
+    })
 }
 
 /// An empty body is a request without members.
@@ -93,6 +107,17 @@ pub fn audit_query(query: &str) -> Result<(u64, u64), InvalidRequest> {
     Ok((after, limit))
 }
 
+/// `agent` of `GET /v1/processes/{pid}`.
+pub fn agent_query(query: &str) -> Result<Option<Cow<'_, str>>, InvalidRequest> {
+    let mut agent = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "agent" || agent.replace(value).is_some() {
+            return Err(InvalidRequest::new("the query may have agent=, once"));
+        }
+    }
+    Ok(agent)
+}
+
 fn not_a(body: &RequestBody, what: &str, error: &DecodeError) -> InvalidRequest {
     match error {
         DecodeError::UnknownField { .. } => InvalidRequest::new(error.to_string()),
@@ -108,6 +133,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::wire::admin::EmptyDirectory;
     use crate::wire::agent::Ttl;
 
     fn body(is_form: bool, text: &str) -> RequestBody {
@@ -230,5 +256,16 @@ mod tests {
         assert!(token_request(&twice).unwrap_err().to_string().contains("duplicate field `audience`"));
         let missing = error("introspection", &body(true, "audience=a")).unwrap();
         assert!(missing.contains("missing field `token`"), "{missing}");
+    }
+
+    #[test]
+    fn directories_that_may_be_empty_are_named() {
+        assert!(reload_request(&body(false, "[[\"agents\"]]")).is_err());
+        let allowed = reload_request(&body(false, r#"{"allow_empty":["agents"]}"#)).unwrap();
+        assert_eq!(allowed.allow_empty, [EmptyDirectory::Agents]);
+        for text in [r#"{"allow_empty":true}"#, r#"{"allow_empty":["state"]}"#, r#"{"allow":[]}"#] {
+            assert!(reload_request(&body(false, text)).is_err(), "{text}");
+        }
+        assert_eq!(reload_request(&body(false, " ")).unwrap(), ReloadRequest::default());
     }
 }

@@ -10,7 +10,9 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use crate::service::{AdminError, ErrorClass, ErrorCode, EvidenceResponse, Recorded, RequestError};
+use crate::service::{
+    AdminError, ErrorClass, ErrorCode, EvidenceResponse, InspectError, Recorded, RequestError,
+};
 use crate::wire::agent::TokenResponse;
 use crate::wire::error::{ErrorResponse, NO_SUCH_PATH};
 
@@ -127,7 +129,7 @@ pub fn admin_error(error: &AdminError) -> Reply {
 fn status_of(error: &AdminError) -> StatusCode {
     match error {
         AdminError::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-        AdminError::UnknownAgent => StatusCode::NOT_FOUND,
+        AdminError::UnknownAgent | AdminError::Inspect(InspectError::NoProcess(_)) => StatusCode::NOT_FOUND,
         AdminError::BudgetExceeded(_) => StatusCode::TOO_MANY_REQUESTS,
         _ => match error.class() {
             ErrorClass::BadRequest => StatusCode::UNPROCESSABLE_ENTITY,

@@ -9,7 +9,7 @@ use hyper::Method;
 /// One path of a socket.
 pub struct Route<R: 'static> {
     pub verb: Verb,
-    /// Exact, or ending in `{name}`, which stands for one or more characters other than `/`.
+    /// Exact, or ending in a name in braces, which stands for one or more characters other than `/`.
     pub path: &'static str,
     pub body: Body,
     /// Who may call, with the handler that runs for them.
@@ -35,7 +35,7 @@ pub enum Body {
 
 /// The route of a request.
 pub enum RouteMatch<'a, R: 'static> {
-    /// The route, and the text of `{name}`: empty where the path has none.
+    /// The route, and the text in place of the braces: empty where the path has none.
     Found(&'static Route<R>, &'a str),
     /// The path exists and takes the methods of this `Allow` header (RFC 9110 section 10.2.1).
     WrongMethod(&'static str),
@@ -43,7 +43,7 @@ pub enum RouteMatch<'a, R: 'static> {
     NotFound,
 }
 
-/// Finds the route of a request. An exact path takes precedence over one with `{name}`.
+/// Finds the route of a request. An exact path takes precedence over one with braces.
 pub fn find<'a, R>(routes: &'static [Route<R>], method: &Method, path: &'a str) -> RouteMatch<'a, R> {
     let exact = routes.iter().find(|route| route.path == path).map(|route| (route, ""));
     let found =
@@ -90,7 +90,8 @@ pub fn assert_unique_paths<R>(routes: &[Route<R>]) {
 }
 
 fn name_in_path<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
-    let name = path.strip_prefix(pattern.strip_suffix("{name}")?)?;
+    let (start, _) = pattern.strip_suffix('}')?.rsplit_once('{')?;
+    let name = path.strip_prefix(start)?;
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 

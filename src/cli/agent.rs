@@ -1,21 +1,25 @@
-//! `hostbadge agent list|show|check|reload`.
+//! `hostbadge agent list|show|why|new|check|reload`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::agent_new;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
 use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
-use crate::agents::{AgentName, AgentSet};
-use crate::config::{Config, Diagnostic, escape_unprintable};
-use crate::wire::admin::{Agent, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
-use crate::wire::error::{ErrorResponse, Fault};
+use super::why;
+use crate::agents::{AgentName, AgentSet, host_warnings};
+use crate::config::{Config, escape_unprintable};
+use crate::wire::admin::{
+    Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadRequest, ReloadResponse,
+};
+use crate::wire::error::Fault;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum AgentSubcommand {
@@ -26,21 +30,58 @@ pub(super) enum AgentSubcommand {
         /// Name of the agent
         name: String,
     },
+    /// Show which conditions of which agents a process meets, and which it does not
+    Why {
+        /// Id of the process
+        #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+        pid: i32,
+        /// Compare with this agent only
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+    },
+    /// Write the file of a new agent, with comments; nothing is loaded
+    New(Box<agent_new::NewArgs>),
     /// Check a directory of agents and print its faults and warnings, without the daemon
     Check {
         /// Directory of the agents' files [default: the directory of the configuration]
         dir: Option<PathBuf>,
     },
     /// Make the daemon read its agents again: all of them become active, or none if a file has a fault
-    Reload,
+    Reload(ReloadArgs),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ReloadArgs {
+    /// Accept that a directory has no files any more: agents.d (agents) or federation. Without this option,
+    /// an empty directory is a fault while agents or bundles are active, which stay so: its file system may
+    /// not be mounted
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "agents"
+    )]
+    allow_empty: Vec<Directory>,
+}
+
+/// A directory that may be empty.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Directory {
+    /// Remove all agents
+    Agents,
+    /// Remove the bundles of all other trust domains
+    Federation,
 }
 
 pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
         AgentSubcommand::List => list(common).await,
         AgentSubcommand::Show { name } => show(common, name).await,
+        AgentSubcommand::Why { pid, agent } => why::run_for_process(common, *pid, agent.as_deref()).await,
+        AgentSubcommand::New(arguments) => agent_new::run(common, arguments),
         AgentSubcommand::Check { dir } => check(common, dir.as_ref()),
-        AgentSubcommand::Reload => reload(common).await,
+        AgentSubcommand::Reload(arguments) => reload(common, arguments).await,
     }
 }
 
@@ -116,33 +157,35 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
         // Only the length of the trust domain matters here; hostbadged --check reports faults of the
         // configuration.
         Some(_) => Config::load(None).unwrap_or_default(),
-        None => Config::load(None).map_err(|faults| invalid_files(&faults))?,
+        None => Config::load(None).map_err(|faults| CliError::invalid_files(&faults))?,
     };
     let dir = dir.unwrap_or(&config.paths.agents);
-    let agents =
-        AgentSet::read(dir, config.trust_domain_length()).map_err(|faults| invalid_files(&faults))?;
+    let agents = AgentSet::read(dir, config.trust_domain_length())
+        .map_err(|faults| CliError::invalid_files(&faults))?;
+    let warnings = agents.warnings_on_host().map_err(CliError::local)?;
     if common.json {
-        let json = json!({ "agents": agents.len(), "faults": [], "warnings": agents.warnings() });
+        let json = json!({ "agents": agents.len(), "faults": [], "warnings": warnings });
         return print_json(&json);
     }
-    for warning in agents.warnings() {
-        let message = format!("warning: {}", warning.message);
-        let warning = Fault { message, ..Fault::from(warning) };
-        note(escape_unprintable(&format_fault(&warning)));
-    }
+    warnings.iter().map(Fault::from).for_each(print_warning);
     let dir = escape_unprintable(&dir.to_string_lossy()).into_owned();
     print_line(format_args!("{dir}: {} agents, no faults", agents.len()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn invalid_files(diagnostics: &[Diagnostic]) -> CliError {
-    let mut response = ErrorResponse::new("invalid_request", "the files have faults");
-    response.faults = diagnostics.iter().map(Fault::from).collect();
-    CliError::Refused(Box::new(response))
+fn print_warning(warning: Fault) {
+    let message = format!("warning: {}", warning.message);
+    note(escape_unprintable(&format_fault(&Fault { message, ..warning })));
 }
 
-async fn reload(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let reply = client::post_empty::<ReloadResponse>(&common.admin_socket, "/v1/agents/reload").await?;
+async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode, CliError> {
+    let allow_empty = arguments.allow_empty.iter().map(|directory| match directory {
+        Directory::Agents => EmptyDirectory::Agents,
+        Directory::Federation => EmptyDirectory::Federation,
+    });
+    let request = ReloadRequest { allow_empty: allow_empty.collect() };
+    let path = "/v1/agents/reload";
+    let reply = client::post::<ReloadResponse>(&common.admin_socket, path, &request).await?;
     if common.json {
         return print_json(&reply.raw);
     }
@@ -154,5 +197,19 @@ async fn reload(common: &CommonArgs) -> Result<ExitCode, CliError> {
         table.add(label, if names.is_empty() { "none".to_owned() } else { names.join(", ") });
     }
     table.print()?;
+    changes.warnings.into_iter().for_each(print_warning);
+    warn_of_host(common).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Warns of executables and units that this host does not have. The daemon does not see all executables; an
+/// administrator does.
+async fn warn_of_host(common: &CommonArgs) {
+    // The reload was successful, whether or not the agents can be listed.
+    let Ok(agents) = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await else { return };
+    for Agent { name, selectors, .. } in agents.body {
+        for warning in host_warnings(selectors.exe.as_deref().map(Path::new), selectors.unit.as_deref()) {
+            note(escape_unprintable(&format!("agent {name}: warning: {warning}")));
+        }
+    }
 }

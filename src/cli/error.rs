@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 
 use super::format::{format_fault, format_peer};
-use crate::config::escape_unprintable;
+use crate::config::{Diagnostic, escape_unprintable};
 use crate::wire::agent::Peer;
-use crate::wire::error::ErrorResponse;
+use crate::wire::error::{ErrorResponse, Fault};
 
 /// Why a subcommand failed.
 #[derive(Debug)]
@@ -29,6 +29,13 @@ impl CliError {
     /// A failure without the daemon.
     pub(super) fn local(error: impl fmt::Display) -> CliError {
         CliError::Local(error.to_string())
+    }
+
+    /// Faults of files that an administrator wrote.
+    pub(super) fn invalid_files(diagnostics: &[Diagnostic]) -> CliError {
+        let mut response = ErrorResponse::new("invalid_request", "the files have faults");
+        response.faults = diagnostics.iter().map(Fault::from).collect();
+        CliError::Refused(Box::new(response))
     }
 
     /// An error response that this command makes itself.

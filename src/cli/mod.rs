@@ -4,6 +4,7 @@
 //! response as it is, so members that this release does not know are kept.
 
 mod agent;
+mod agent_new;
 mod attest;
 mod audit;
 mod certificate;
@@ -34,6 +35,7 @@ mod verify_token;
 mod watch;
 mod watched_file;
 mod whoami;
+mod why;
 
 use std::process::ExitCode;
 
@@ -67,7 +69,7 @@ pub struct Cli {
 enum CliSubcommand {
     /// Show which agent this process is, as the daemon identifies it
     #[command(after_long_help = examples::WHOAMI)]
-    Whoami,
+    Whoami(whoami::WhoamiArgs),
     /// Request a token for an audience and print it
     ///
     /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use it,
@@ -127,7 +129,7 @@ pub fn run(command: Cli) -> ExitCode {
 
 async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
-        CliSubcommand::Whoami => whoami::run(common).await,
+        CliSubcommand::Whoami(arguments) => whoami::run(common, &arguments).await,
         CliSubcommand::Token(arguments) => token::run(common, &arguments).await,
         CliSubcommand::Certificate(arguments) => certificate::run(common, &arguments).await,
         CliSubcommand::Attest(arguments) => attest::run(common, &arguments).await,

@@ -58,7 +58,10 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
         table.add("key", key_line(key));
     }
     table.add_some("RS256", status.rsa_blocked_reason.as_ref());
-    table.add("agents", format!("{}, read {}", status.agents.agents, status.agents.loaded_at));
+    match status.agents.is_loaded {
+        true => table.add("agents", format!("{}, read {}", status.agents.agents, status.agents.loaded_at)),
+        false => table.add("agents", "not known: no caller is identified until a reload succeeds"),
+    }
     for fault in &status.agents.faults {
         table.add("fault", format_fault(fault));
     }

@@ -2,14 +2,29 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
+
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_peer;
 use super::table::KeyValueTable;
+use super::why;
 use crate::wire::agent::WhoamiResponse;
 
-pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
+#[derive(Args, Debug)]
+pub(super) struct WhoamiArgs {
+    /// Show which conditions of agents this process meets and which it does not, without what they require.
+    /// Agents are shown that this process is, that have its user, or that have its unit unless users start
+    /// processes in that
+    #[arg(long)]
+    why: bool,
+}
+
+pub(super) async fn run(common: &CommonArgs, arguments: &WhoamiArgs) -> Result<ExitCode, CliError> {
+    if arguments.why {
+        return why::run_for_caller(common).await;
+    }
     let reply = client::get::<WhoamiResponse>(&common.socket, "/v1/whoami").await?;
     if common.json {
         return print_json(&reply.raw);

@@ -14,6 +14,11 @@ const DEV_CONFIG: &str = "\
 to = \"stderr\"
 ";
 
+/// The configuration file of the development instance in `dir`, which may not exist yet.
+pub fn dev_config_path(dir: &Path) -> PathBuf {
+    dir.join("etc/hostbadged.toml")
+}
+
 /// Creates the directories and files that are missing below `dir`, and returns the path of the configuration
 /// file.
 ///
@@ -29,7 +34,7 @@ pub fn init_dev_dir(dir: &Path) -> io::Result<PathBuf> {
     create_dir(dir, 0o755)?;
     let etc = dir.join("etc");
     create_dir(&etc, 0o755)?;
-    let config = etc.join("hostbadged.toml");
+    let config = dev_config_path(dir);
     if !config.exists() {
         store::write_atomic(&config, DEV_CONFIG.as_bytes(), 0o644)?;
     }

@@ -2,18 +2,23 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use toml::de::DeTable;
 
 use super::escape::escape_unprintable;
+use super::schema::{self, Key};
 
 /// Upper bound on the size of such a file in bytes.
 const MAX_SOURCE_FILE_SIZE: u64 = 256 * 1024;
+
+/// Faults of one file that are reported.
+const MAX_FAULTS_OF_FILE: usize = 50;
 
 /// One fault in a file, displayed as `file:line: message`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,6 +41,17 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// A file as far as it can be read.
+#[derive(Debug)]
+pub struct Parsed<T> {
+    /// The values without those that have a fault; `None` if the file cannot be read at all.
+    pub values: Option<T>,
+    /// The faults.
+    pub faults: Vec<Diagnostic>,
+    /// Headers of the tables that lack keys because these have a fault, such as `[match]`.
+    pub incomplete: Vec<String>,
+}
+
 /// The text of a file, with its path for diagnostics.
 pub struct SourceFile {
     path: PathBuf,
@@ -52,8 +68,7 @@ impl SourceFile {
         let file_error = |message: String| Diagnostic { file: path.to_owned(), line: None, message };
         // Without O_NONBLOCK, opening a FIFO would wait for a writer.
         let opened = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-        let file =
-            opened.map_err(|e| file_error(format!("cannot be read ({e}); correct its owner or mode")))?;
+        let file = opened.map_err(|e| file_error(unreadable(&e)))?;
         let meta = file.metadata().map_err(|e| file_error(e.to_string()))?;
         if !meta.is_file() {
             return Err(file_error("is not a regular file; put the file itself here".into()));
@@ -78,32 +93,82 @@ impl SourceFile {
         Ok(SourceFile { path: path.to_owned(), text })
     }
 
+    /// A text that is not in a file yet; `path` is for diagnostics.
+    pub fn from_text(path: &Path, text: String) -> SourceFile {
+        SourceFile { path: path.to_owned(), text }
+    }
+
     /// The text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Parses the text as TOML.
-    ///
-    /// # Errors
-    /// A diagnostic with the line of a syntax error, an unknown key or a wrong type.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
-        toml::from_str(&self.text).map_err(|e| {
-            // A message repeats keys and values of the file.
-            let message = e.message().trim_end().replace('\n', "; ");
-            let message = escape_unprintable(&message).into_owned();
-            match e.span() {
-                Some(span) => self.diagnostic(span, message),
-                None => Diagnostic { file: self.path.clone(), line: None, message },
+    /// Parses the text as TOML with these keys. Finds all faults of keys, types and values; of the syntax,
+    /// the first one.
+    pub fn parse<T: DeserializeOwned>(&self, keys: &[Key]) -> Parsed<T> {
+        let mut table = match DeTable::parse(&self.text) {
+            Ok(table) => table,
+            Err(e) => {
+                let faults = vec![self.toml_fault(&e, "is not valid TOML: ")];
+                return Parsed { values: None, faults, incomplete: Vec::new() };
             }
-        })
+        };
+        let (faults, incomplete) = schema::check(&mut table, keys);
+        let mut faults: Vec<Diagnostic> =
+            faults.into_iter().map(|(span, message)| self.diagnostic(span, message)).collect();
+        // The first fault of a value ends the deserialization, so it is repeated without this value.
+        let values = loop {
+            match T::deserialize(toml::Deserializer::from(table.clone())) {
+                Ok(values) => break Some(values),
+                Err(e) => {
+                    faults.push(self.toml_fault(&e, ""));
+                    let span = e.span().filter(|_| faults.len() < MAX_FAULTS_OF_FILE);
+                    if !span.is_some_and(|span| schema::remove_value_at(table.get_mut(), span.start)) {
+                        break None;
+                    }
+                }
+            }
+        };
+        Parsed { values, faults, incomplete }
+    }
+
+    fn toml_fault(&self, error: &toml::de::Error, start: &str) -> Diagnostic {
+        // A message repeats keys and values of the file.
+        let message = error.message().trim_end().replace('\n', "; ");
+        let message = format!("{start}{}", escape_unprintable(&message));
+        match error.span() {
+            Some(span) => self.diagnostic(span, message),
+            None => Diagnostic { file: self.path.clone(), line: None, message },
+        }
+    }
+
+    /// Sorts faults of this file by line, and keeps the first 50.
+    pub fn sorted(&self, mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
+        faults.sort_by_key(|fault| fault.line);
+        if let Some(more) = faults.len().checked_sub(MAX_FAULTS_OF_FILE).filter(|more| *more > 0) {
+            faults.truncate(MAX_FAULTS_OF_FILE);
+            let message = format!("has {more} more faults");
+            faults.push(Diagnostic { file: self.path.clone(), line: None, message });
+        }
+        faults
     }
 
     /// A diagnostic for a span of this file's text, in bytes.
     pub fn diagnostic(&self, span: Range<usize>, message: impl Into<String>) -> Diagnostic {
         let start = span.start.min(self.text.len());
         let line = 1 + self.text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count();
-        Diagnostic { file: self.path.clone(), line: Some(line), message: message.into() }
+        let message = escape_unprintable(&message.into()).into_owned();
+        Diagnostic { file: self.path.clone(), line: Some(line), message }
+    }
+}
+
+/// Why a file or directory cannot be read, with what to do about it if that follows from the error.
+pub(super) fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "does not exist; correct the path, or create it".into(),
+        io::ErrorKind::PermissionDenied => format!("cannot be read ({error}); correct its owner or mode"),
+        io::ErrorKind::NotADirectory => "is below a file, which is not a directory; correct the path".into(),
+        _ => format!("cannot be read ({error})"),
     }
 }
 
@@ -132,6 +197,7 @@ pub fn insecure_permissions(meta: &std::fs::Metadata) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Kind;
     use serde::Deserialize;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -140,39 +206,49 @@ mod tests {
     #[serde(deny_unknown_fields)]
     struct TestConfig {
         #[expect(dead_code)]
-        name: String,
+        name: Option<String>,
     }
 
     fn parse_error(text: &[u8]) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f.toml");
         fs::write(&path, text).unwrap();
-        let diagnostic = SourceFile::read(&path).and_then(|s| s.parse::<TestConfig>().map(drop)).unwrap_err();
-        diagnostic.to_string().replace(dir.path().to_str().unwrap(), "")
+        let keys = [Key::required("name", Kind::Text("\"a\""))];
+        let fault = match SourceFile::read(&path) {
+            Ok(source) => source.parse::<TestConfig>(&keys).faults.swap_remove(0),
+            Err(fault) => fault,
+        };
+        fault.to_string().replace(dir.path().to_str().unwrap(), "")
     }
 
     #[test]
     fn control_characters_of_keys_are_escaped() {
         let error = parse_error("\"na\u{85}me\\t\" = 3\n".as_bytes());
-        assert!(error.contains(r"unknown field `na\u{85}me\t`"), "{error}");
+        assert!(error.contains(r"unknown key `na\u{85}me\t`"), "{error}");
         let error = parse_error("\"na\u{202e}me\" = 3\n".as_bytes());
-        assert!(error.contains(r"unknown field `na\u{202e}me`"), "{error}");
+        assert!(error.contains(r"unknown key `na\u{202e}me`"), "{error}");
     }
 
     #[test]
     fn errors_name_their_line() {
         assert!(
-            parse_error(b"\n\nname = 3\n").starts_with("/f.toml:3: invalid type: integer"),
+            parse_error(b"\n\nname = 3\n").starts_with("/f.toml:3: name must be text in quotes"),
             "{}",
             parse_error(b"\n\nname = 3\n")
         );
-        assert!(parse_error(b"name = \"a\"\nnmae = 1\n").starts_with("/f.toml:2: unknown field `nmae`"));
+        assert!(
+            parse_error(b"name = \"a\"\nnmae = 1\n")
+                .starts_with("/f.toml:2: unknown key `nmae`; did you mean `name`?")
+        );
         assert!(
             parse_error(b"name = \"a\nx").starts_with("/f.toml:2: "),
             "{}",
             parse_error(b"name = \"a\nx")
         );
-        assert!(parse_error(b"name = \"a\"\nname = \"b\"\n").starts_with("/f.toml:2: duplicate key"));
+        assert!(
+            parse_error(b"name = \"a\"\nname = \"b\"\n")
+                .starts_with("/f.toml:2: is not valid TOML: duplicate key")
+        );
         assert!(parse_error(b"#\n#\n\xff\n").starts_with("/f.toml:3: is not UTF-8"));
     }
 

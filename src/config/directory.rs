@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::{Diagnostic, insecure_permissions};
+use super::diagnostic::{Diagnostic, insecure_permissions, unreadable};
 
 /// The files in `dir` with this extension, sorted; names that begin with a dot are skipped. `None` if there
 /// is no such directory. `setting` is the configuration key of the directory, for messages. Blocking.
@@ -20,7 +20,7 @@ pub fn list_files(
     setting: &str,
 ) -> Result<Option<Vec<PathBuf>>, Diagnostic> {
     let diagnostic = |message: String| Diagnostic { file: dir.to_owned(), line: None, message };
-    let unreadable = |e: io::Error| diagnostic(format!("cannot be read ({e}); fix its owner or mode"));
+    let unreadable = |e: io::Error| diagnostic(unreadable(&e));
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

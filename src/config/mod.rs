@@ -6,7 +6,10 @@ mod diagnostic;
 mod directory;
 mod durations;
 mod escape;
+mod keys;
+mod near;
 mod posture;
+mod schema;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -15,13 +18,15 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use checks::{check_certificates, check_issuer, check_keys, check_limits, check_seal, check_trust_domain};
-pub use dev::init_dev_dir;
+pub use dev::{dev_config_path, init_dev_dir};
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
 pub use durations::{RawDuration, parse_duration};
 pub use escape::escape_unprintable;
+pub use near::nearest;
 use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
+pub use schema::{Key, Kind};
 pub use sections::{
     AdminSection, CertificatesSection, KeysSection, LimitsSection, LogLevel, LogSection, LogTarget, Paths,
     SealSection, TpmSection,
@@ -39,6 +44,8 @@ pub struct Config {
     pub issuer: Option<String>,
     /// The table `[paths]`.
     pub paths: Paths,
+    /// Whether the file sets `paths.federation`: the directory must exist then.
+    pub needs_federation: bool,
     /// The table `[tpm]`.
     pub tpm: TpmSection,
     /// The table `[keys]`.
@@ -123,11 +130,12 @@ impl Config {
     /// Reads a configuration file; `paths` are the defaults for paths that it does not set.
     ///
     /// # Errors
-    /// All invalid values, or the first syntax error, unknown key or wrong type.
+    /// All unknown keys, wrong types and invalid values, or the first syntax error.
     pub fn read(file: &Path, paths: Paths) -> Result<Config, Vec<Diagnostic>> {
         let source = SourceFile::read(file).map_err(|diagnostic| vec![diagnostic])?;
-        let config_file: ConfigFile = source.parse().map_err(|diagnostic| vec![diagnostic])?;
-        let mut diagnostics = Vec::new();
+        let parsed = source.parse::<ConfigFile>(keys::KEYS);
+        let mut diagnostics = parsed.faults;
+        let Some(config_file) = parsed.values else { return Err(source.sorted(diagnostics)) };
 
         if let Some(domain) = &config_file.trust_domain
             && let Err(message) = check_trust_domain(domain.get_ref())
@@ -148,6 +156,7 @@ impl Config {
                 Some(path) => path.into_inner(),
                 None => default,
             };
+        let needs_federation = config_file.paths.federation.is_some();
         let paths = Paths {
             agents: absolute_or_default(config_file.paths.agents, paths.agents),
             federation: absolute_or_default(config_file.paths.federation, paths.federation),
@@ -161,12 +170,13 @@ impl Config {
         let limits = config_file.limits.checked(&source, check_limits, &mut diagnostics);
         let posture = config_file.posture.checked(&source, check_posture, &mut diagnostics);
         if !diagnostics.is_empty() {
-            return Err(diagnostics);
+            return Err(source.sorted(diagnostics));
         }
         Ok(Config {
             trust_domain: config_file.trust_domain.map(Spanned::into_inner),
             issuer: config_file.issuer.map(|i| i.into_inner()),
             paths,
+            needs_federation,
             tpm: config_file.tpm,
             keys,
             certificates,
@@ -247,7 +257,69 @@ mod tests {
         assert!(read_config("[limits]\nrate = -1").unwrap_err().contains(":2:"));
         assert!(read_config("[limits]\nrate = 0").unwrap_err().contains("limits.rate is 0"));
         assert!(read_config("[limits]\ntpm_burst = 0").unwrap_err().contains("limits.tpm_burst is 0"));
-        assert!(read_config("[tmp]\n").unwrap_err().contains("unknown field `tmp`"));
+        assert!(read_config("[tmp]\n").unwrap_err().contains("unknown key `tmp`; did you mean `tpm`?"));
+    }
+
+    #[test]
+    fn all_faults_of_types_keys_and_values_are_reported_at_once() {
+        let errors = read_config(
+            "trust_domain = 3\nissuer = \"http://x\"\nrate = 5\n[tpm]\ndeadline = \"5 parsecs\"\n\
+             probe_every = \"1ms\"\n[limits]\nrate = -1\nburst = \"2\"\nbrust = 2\n[log]\nto = \"file\"\n\
+             [[admin]]\ngroup = \"x\"\n",
+        )
+        .unwrap_err();
+        let lines: Vec<&str> = errors.lines().collect();
+        let expected = [
+            "/c.toml:1: trust_domain must be text in quotes, such as \"example.org\"; this is the number 3",
+            "/c.toml:2: issuer must be",
+            "/c.toml:3: unknown key `rate`; it belongs below [limits]",
+            "/c.toml:5: \"5 parsecs\" must be a duration",
+            "/c.toml:6: \"1ms\" must be a duration",
+            "/c.toml:8: rate must be a whole number from 0 to 4294967295, without quotes; this is the number",
+            "/c.toml:9: burst must be a whole number",
+            "/c.toml:10: unknown key `brust` in [limits]; did you mean `burst`?",
+            "/c.toml:12: to must be \"auto\" or \"journal\" or \"stderr\"; this is the text \"file\"",
+            "/c.toml:13: expected a table `[admin]`; this is a list of tables",
+        ];
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(expected), "{line}\nis not\n{expected}");
+        }
+        assert_eq!(lines.len(), expected.len(), "{errors}");
+    }
+
+    /// A key in one of both only would be refused, or accepted without effect.
+    #[test]
+    fn each_key_is_read() {
+        fn value(kind: Kind) -> String {
+            match kind {
+                Kind::Text(example) | Kind::Duration(example) => example.to_owned(),
+                Kind::Choice(choices) => format!("\"{}\"", choices[0]),
+                Kind::ByteList(example) | Kind::TextList(example) => example.to_owned(),
+                Kind::Boolean => "true".to_owned(),
+                Kind::Integer(_) | Kind::UserOrGroup => "1".to_owned(),
+                Kind::Table(keys) => {
+                    let members = keys.iter().map(|key| format!("{} = {}", key.name, value(key.kind)));
+                    format!("{{ {} }}", members.collect::<Vec<_>>().join(", "))
+                }
+                Kind::Tables(_) => "[]".to_owned(),
+            }
+        }
+        let mut text = String::new();
+        for key in keys::KEYS {
+            match key.kind {
+                Kind::Table(inner) => {
+                    text += &format!("[{}]\n", key.name);
+                    for key in inner {
+                        text += &format!("{} = {}\n", key.name, value(key.kind));
+                    }
+                }
+                kind => text += &format!("{} = {}\n", key.name, value(kind)),
+            }
+        }
+        // Values that do not fit each other.
+        text = text.replace("publish_before = \"30d\"", "publish_before = \"1d\"");
+        text = text.replace("every = \"5s\"", "every = \"1s\"");
+        assert_eq!(read_config(&text).map(drop), Ok(()), "{text}");
     }
 
     #[test]
@@ -258,13 +330,13 @@ mod tests {
             read_config("[posture]\nmode = \"enforce\"\npcrs = [0, 7]\nmax_age = \"10s\"").unwrap().posture;
         assert_eq!((posture.mode, posture.every().as_secs()), (PostureMode::Enforce, 4));
         for (text, expected) in [
-            ("\nmode = \"on\"", ":3: unknown variant"),
+            ("\nmode = \"on\"", ":3: mode must be \"off\" or \"warn\" or \"enforce\""),
             ("\npcrs = [7, 0]", ":2: posture.pcrs must be PCR numbers"),
             ("\npcrs = []", ":2: posture.pcrs must be PCR numbers"),
             ("\npcrs = [0, 10]", ":2: posture.pcrs: PCR 10 changes"),
             ("\npcrs = [23]", ":2: posture.pcrs: PCR 23 can be reset"),
             ("\npcrs = [24]", ":2: posture.pcrs: there is no PCR 24"),
-            ("\npcrs = [256]", ":3: invalid value"),
+            ("\npcrs = [256]", ":3: pcrs must be a list of numbers"),
             ("\nmax_age = \"10ms\"", ":2: posture.max_age must be at least"),
             ("\nevery = \"31s\"", ":2: posture.every must be from"),
         ] {
@@ -294,9 +366,12 @@ mod tests {
             ("\nrotate_every = \"2y\"", ":3: \"2y\" must be a duration"),
             ("\nrotate_every = \"0s\"", ":3: \"0s\" must be a duration"),
             ("\nrotate_every = 30", ":2: keys.rotate_every must be from \"1h\""),
-            ("\nrotate_every = true", ":3: invalid type"),
+            ("\nrotate_every = true", ":3: rotate_every must be a duration"),
             ("\nrotate_every = \"20h\"", ":2: keys.publish_before must be shorter"),
-            ("\nrotate_each = \"20h\"", ":3: unknown field `rotate_each`"),
+            (
+                "\nrotate_each = \"20h\"",
+                ":3: unknown key `rotate_each` in [keys]; did you mean `rotate_every`?",
+            ),
         ] {
             let error = read_config(&format!("\n[keys]{text}")).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

@@ -242,7 +242,8 @@ impl CaManager {
 
     /// Revokes the certificates of agents that are no longer registered, or not with the conditions under
     /// which the certificates were issued. While the number of a user or group is not known, that is not
-    /// known either, nor before the agents have been read without faults once.
+    /// known either, nor before the agents have been read without faults once, nor if there were none at the
+    /// start.
     ///
     /// The lists that callers get have them at once. Their records are dropped when `ca.json` has them: until
     /// then, and after a crash, the next step finds them again. Returns how many are on no list for want of
@@ -251,7 +252,7 @@ impl CaManager {
         let certificate_issuer = &self.deps.certificate_issuer;
         let Some(issuer_state) = self.deps.issuer.state() else { return Ok(0) };
         let registrations = self.deps.agents.registrations();
-        if !registrations.agents.is_loaded() {
+        if !registrations.agents.has_removed_others() {
             return Ok(0);
         }
         let registered: HashMap<String, &AgentEntry> = registrations

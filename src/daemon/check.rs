@@ -13,7 +13,7 @@ use crate::federation;
 const EXIT_CONFIG: u8 = 2;
 
 /// Reads the configuration file that the arguments name; for a development instance, creates the directory's
-/// configuration first.
+/// configuration first, unless it is only checked.
 ///
 /// # Errors
 /// Every fault in the file, or the one that kept it from being read.
@@ -21,7 +21,14 @@ pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
     let Some(dir) = &arguments.dev else { return Config::load(arguments.config.as_deref()) };
     let file_fault =
         |e: io::Error| vec![Diagnostic { file: dir.clone(), line: None, message: e.to_string() }];
-    let file = config::init_dev_dir(dir).map_err(file_fault)?;
+    let file = match arguments.check {
+        false => config::init_dev_dir(dir).map_err(file_fault)?,
+        true => config::dev_config_path(dir),
+    };
+    if arguments.check && !file.exists() {
+        let message = "is no development host, which hostbadged --dev creates; a check creates nothing";
+        return Err(vec![Diagnostic { file: dir.clone(), line: None, message: message.into() }]);
+    }
     let dir = std::fs::canonicalize(dir).map_err(file_fault)?;
     Config::read(&file, Paths::under(&dir))
 }
@@ -30,7 +37,7 @@ pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
 /// exit status 0 or 2.
 pub fn check_config(config: &Config) -> ExitCode {
     let agents = AgentSet::read(&config.paths.agents, config.trust_domain_length());
-    let bundles = federation::read_bundles(&config.paths.federation);
+    let bundles = federation::read_existing_bundles(&config.paths.federation, config.needs_federation);
     let (agents, bundles) = match (agents, bundles) {
         (Ok(agents), Ok(bundles)) => (agents, bundles),
         (agents, bundles) => {
@@ -38,7 +45,7 @@ pub fn check_config(config: &Config) -> ExitCode {
             return print_diagnostics(&faults);
         }
     };
-    for warning in agents.warnings() {
+    for warning in agents.warnings_on_host().unwrap_or_default() {
         let (file, line) = (warning.file.display(), warning.line.unwrap_or(1));
         let _ = writeln!(io::stderr(), "{file}:{line}: warning: {}", warning.message);
     }

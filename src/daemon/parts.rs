@@ -45,7 +45,7 @@ impl Parts {
             digest_cache,
         );
         log_faults(&agents.load_status().faults);
-        let federation = Federation::open(&paths.federation);
+        let federation = Federation::open(&paths.federation, config.needs_federation);
         log_faults(&federation.diagnostics());
         Parts {
             audit,

@@ -14,12 +14,16 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
 use super::executable::Executable;
+use super::groups::{Groups, MAX_GROUPS};
 use super::sys::{self, FileId};
 use super::{Error, cgroup};
 
 /// Maximum bytes read of `/proc/PID/cgroup`. It has one line for each controller, and hosts have fewer than
 /// twenty.
 const MAX_CGROUP_LEN: usize = 4 * 1024;
+
+/// Maximum bytes read of `/proc/PID/status`: [`MAX_GROUPS`] numbers, and less than 2 KiB of other lines.
+const MAX_STATUS_LEN: usize = 16 * 1024;
 
 /// Open handles of one process.
 #[derive(Debug)]
@@ -95,6 +99,15 @@ impl ProcessHandle {
         start_time(&text[..length]).ok_or(Error::ConcurrentChange)
     }
 
+    /// Returns the supplementary groups that the process has now. More than [`MAX_GROUPS`] are not read.
+    pub fn groups(&self) -> Result<Groups, Error> {
+        let status = openat(&*self.dir, "status", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(proc_error)?;
+        let mut text = vec![0; MAX_STATUS_LEN];
+        let length = File::from(status).read_at(&mut text, 0).map_err(|_| Error::Exited)?;
+        groups(&text[..length]).ok_or(Error::Exited)
+    }
+
     fn ensure_alive(&self) -> Result<(), Error> {
         match sys::is_alive(self.pidfd.as_fd()) {
             Ok(true) => Ok(()),
@@ -148,6 +161,15 @@ fn effective_ids(status: &[u8]) -> Option<(u32, u32)> {
     Some((effective_id(b"Uid:")?, effective_id(b"Gid:")?))
 }
 
+/// Returns the numbers of the line `Groups:` of `/proc/PID/status`. A line that does not end was cut off.
+fn groups(status: &[u8]) -> Option<Groups> {
+    let start = status.windows(8).position(|window| window == b"\nGroups:")? + 8;
+    let Some(length) = status[start..].iter().position(|b| *b == b'\n') else { return Some(Groups::TooMany) };
+    let line = std::str::from_utf8(&status[start..start + length]).ok()?;
+    let groups: Vec<u32> = line.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    Some(if groups.len() > MAX_GROUPS { Groups::TooMany } else { Groups::new(groups) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +188,19 @@ mod tests {
             b"Name:\tUid: 0 0\nState:\tS\nUid:\t1000\t1001\t1002\t1003\nGid:\t5\t6\t7\t8\nGroups:\t1\n";
         assert_eq!(effective_ids(status), Some((1001, 6)));
         assert_eq!(effective_ids(b"Uid:\t1"), None);
+    }
+
+    #[test]
+    fn supplementary_groups_are_bounded() {
+        let status = |count: u32| {
+            let numbers: Vec<String> = (0..count).map(|n| (4_294_000_000 + n).to_string()).collect();
+            format!("Name:\tGroups:\nGroups:\t{} \nNStgid:\t1\n", numbers.join(" "))
+        };
+        let is_in = |count, gid| groups(status(count).as_bytes()).unwrap().contains(gid);
+        assert!(is_in(1024, 4_294_001_023) && !is_in(1024, 4_294_001_024) && !is_in(0, 4_294_000_000));
+        assert!(matches!(groups(status(1025).as_bytes()), Some(Groups::TooMany)));
+        assert!(matches!(groups(&status(5000).as_bytes()[..MAX_STATUS_LEN]), Some(Groups::TooMany)));
+        assert!(groups(b"Name:\tx\n").is_none());
     }
 
     #[test]

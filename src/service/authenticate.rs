@@ -99,7 +99,7 @@ impl IdentityService {
 
     /// Compares the peer with the agents. A peer that is not yet known to be an agent counts against the rate
     /// of its uid before the comparison waits for anything; whether it did is the second value.
-    async fn compare(&self, peer: &Peer) -> Result<(Identification, bool), Rejection> {
+    pub(super) async fn compare(&self, peer: &Peer) -> Result<(Identification, bool), Rejection> {
         let candidates = self.deps.agents.candidates(peer);
         let is_counted = candidates.has_to_wait();
         if is_counted {

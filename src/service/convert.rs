@@ -149,7 +149,8 @@ impl From<&Grant> for AgentGrant {
 
 impl From<AgentChanges> for ReloadResponse {
     fn from(changes: AgentChanges) -> Self {
-        ReloadResponse { added: changes.added, changed: changes.changed, removed: changes.removed }
+        let AgentChanges { added, changed, removed } = changes;
+        ReloadResponse { added, changed, removed, warnings: Vec::new() }
     }
 }
 
@@ -157,6 +158,7 @@ impl From<&LoadStatus> for AgentsStatus {
     fn from(status: &LoadStatus) -> Self {
         AgentsStatus {
             loaded_at: status.loaded_at,
+            is_loaded: status.is_loaded,
             agents: status.agents,
             faults: status.faults.iter().map(Fault::from).collect(),
         }

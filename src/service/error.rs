@@ -8,6 +8,7 @@ use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
 use crate::error_class::ErrorClass;
 use crate::issue::{self, KeyCommandError};
+use crate::peer::InspectError;
 use crate::policy::{ErrorCode, Refusal};
 use crate::posture::PostureCommandError;
 
@@ -42,12 +43,15 @@ pub enum AdminError {
     /// The body or the query cannot be used.
     #[error(transparent)]
     InvalidRequest(#[from] InvalidRequest),
+    /// The process cannot be inspected.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// No agent has the requested name.
     #[error("there is no agent of this name")]
     UnknownAgent,
-    /// Files of `agents.d` or `federation` have faults.
+    /// `agents.d` or `federation`, or files in them, have faults.
     #[error(
-        "a file of agents.d or federation has a fault; the files that were read before stay active in its directory"
+        "agents.d or federation has a fault; what was read before stays active in each directory that has one"
     )]
     InvalidFiles(Vec<Diagnostic>),
     /// The issuer is not ready.
@@ -152,6 +156,11 @@ impl AdminError {
             AdminError::InvalidRequest(_) | AdminError::UnknownAgent | AdminError::InvalidFiles(_) => {
                 ErrorClass::BadRequest
             }
+            AdminError::Inspect(error) => match error {
+                InspectError::NoProcess(_) => ErrorClass::BadRequest,
+                InspectError::Changed(_) => ErrorClass::Conflict,
+                InspectError::Kernel(..) => ErrorClass::Internal,
+            },
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
             AdminError::BudgetExceeded(_) => ErrorClass::Conflict,
             AdminError::Keys(error) => error.class(),

@@ -17,16 +17,16 @@ use crate::wire::host::Health;
 /// How much of its work the daemon can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceHealth {
-    /// Everything: the issuer is ready, the audit log can be written, the posture permits, the TPM is ready,
-    /// and all workers run.
+    /// Everything: the issuer is ready, the agents are known, the audit log can be written, the posture
+    /// permits, the TPM is ready, and all workers run.
     Full,
     /// Some workers do not run: the callers that they serve wait.
     WithStalledWorkers,
     /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing,
     /// and keys do not rotate.
     WithoutTpm,
-    /// Nothing is issued: the issuer is not ready, the audit log cannot be written, the posture forbids it,
-    /// or no worker runs.
+    /// Nothing is issued: the issuer is not ready, the agents have not been read without faults, the audit
+    /// log cannot be written, the posture forbids it, or no worker runs.
     NotIssuing,
 }
 
@@ -58,7 +58,13 @@ impl IdentityService {
         let audit_works = self.audit.health().write_error().is_none();
         let (workers, stalled) = (self.workers.total(), self.workers.stalled());
         let no_worker_runs = stalled > 0 && stalled == workers;
-        if self.deps.issuer.state().is_none() || !audit_works || !posture_permits || no_worker_runs {
+        let knows_agents = self.deps.agents.current().is_loaded();
+        if self.deps.issuer.state().is_none()
+            || !knows_agents
+            || !audit_works
+            || !posture_permits
+            || no_worker_runs
+        {
             return ServiceHealth::NotIssuing;
         }
         match self.deps.tpm_state.borrow().kind {

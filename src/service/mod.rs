@@ -36,6 +36,7 @@ mod status;
 mod streams;
 mod tokens;
 mod whoami;
+mod why;
 mod worker_health;
 
 pub use admin::{Admin, RootAdmin};
@@ -56,6 +57,6 @@ pub use crate::clock::Timestamp;
 pub(crate) use crate::clock::jitter;
 pub use crate::error_class::ErrorClass;
 pub use crate::issue::{EvidenceResponse, Introspection, JwtSvid, WitSvid};
-pub use crate::peer::{Peer, PeerLookup, PeerTracker};
+pub use crate::peer::{InspectError, Peer, PeerLookup, PeerTracker};
 pub use crate::pki::IssuedX509Svid;
 pub use crate::policy::{AdminPolicy, ErrorCode};

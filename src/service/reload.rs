@@ -3,9 +3,11 @@
 use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
+use crate::agents::Reloaded;
 use crate::audit::Event;
 use crate::config::Diagnostic;
-use crate::wire::admin::ReloadResponse;
+use crate::wire::admin::{EmptyDirectory, ReloadRequest, ReloadResponse};
+use crate::wire::error::Fault;
 
 /// Faults that get a journal entry. The journal's queue has room for 4096 entries, which decisions share.
 const MAX_LOGGED_FAULTS: usize = 100;
@@ -18,8 +20,8 @@ impl IdentityService {
     /// # Errors
     /// [`AdminError::InvalidFiles`] with all faults, after they have been recorded;
     /// [`AdminError::AuditUnavailable`].
-    pub async fn reload(&self, admin: &Admin) -> Result<ReloadResponse, AdminError> {
-        self.reload_as(&admin.id()).await
+    pub async fn reload(&self, admin: &Admin, request: ReloadRequest) -> Result<ReloadResponse, AdminError> {
+        self.reload_as(&admin.id(), request).await
     }
 
     /// As [`IdentityService::reload`], for SIGHUP instead of an administrator.
@@ -27,7 +29,7 @@ impl IdentityService {
     /// # Errors
     /// As [`IdentityService::reload`].
     pub async fn reload_on_sighup(&self) -> Result<ReloadResponse, AdminError> {
-        self.reload_as("SIGHUP").await
+        self.reload_as("SIGHUP", ReloadRequest::default()).await
     }
 
     /// Records the faults that kept the agents, or the bundles of other trust domains, from being read at the
@@ -49,27 +51,37 @@ impl IdentityService {
         Ok(self.audit.record_event(Event::AgentsRejected, &description).await?)
     }
 
-    async fn reload_as(&self, requested_by: &str) -> Result<ReloadResponse, AdminError> {
+    async fn reload_as(
+        &self,
+        requested_by: &str,
+        request: ReloadRequest,
+    ) -> Result<ReloadResponse, AdminError> {
         let (agents, federation) = (self.deps.agents.clone(), self.deps.federation.clone());
-        let outcome = tokio::task::spawn_blocking(move || {
-            let bundles = federation.reload();
-            match (agents.reload(), bundles) {
-                (Ok(changes), Ok(_)) => Ok(changes),
-                (Ok(_), Err(faults)) => Err(faults),
-                (Err(faults), bundles) => Err([faults, bundles.err().unwrap_or_default()].concat()),
-            }
+        let (reloaded, bundles) = tokio::task::spawn_blocking(move || {
+            let may_be_empty = |directory| request.allow_empty.contains(&directory);
+            let bundles = federation.reload(may_be_empty(EmptyDirectory::Federation));
+            (agents.reload(may_be_empty(EmptyDirectory::Agents)), bundles)
         })
         .await?;
-        match outcome {
-            Ok(changes) => {
+        let mut faults = Vec::new();
+        let response = match reloaded {
+            // What became active is recorded, also where the other directory has a fault.
+            Ok(Reloaded { changes, warnings }) => {
                 let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
-                Ok(changes.into())
+                let warnings = warnings.iter().map(Fault::from).collect();
+                ReloadResponse { warnings, ..changes.into() }
             }
-            Err(faults) => {
-                self.record_faults(&faults, requested_by).await?;
-                Err(AdminError::InvalidFiles(faults))
+            Err(found) => {
+                faults = found;
+                ReloadResponse::default()
             }
+        };
+        faults.extend(bundles.err().unwrap_or_default());
+        if faults.is_empty() {
+            return Ok(response);
         }
+        self.record_faults(&faults, requested_by).await?;
+        Err(AdminError::InvalidFiles(faults))
     }
 
     async fn record_faults(&self, faults: &[Diagnostic], requested_by: &str) -> Result<(), AdminError> {

@@ -69,6 +69,7 @@ impl IdentityService {
         let load_status = self.deps.agents.load_status();
         let agents = match load_status.faults.len() {
             0 => format!("{} agents", load_status.agents),
+            n if !load_status.is_loaded => format!("agents not known, {n} faults in agents.d"),
             n => format!("{} agents, {n} faults in agents.d", load_status.agents),
         };
         if let Some(problem) = self.workers.problem() {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::agent::Peer;
+use super::error::Fault;
 use super::host::{Posture, PostureMode};
 use crate::clock::Timestamp;
 
@@ -86,6 +87,28 @@ pub struct AgentGrant {
     pub posture: Option<PostureMode>,
 }
 
+/// Body of `POST /v1/agents/reload`; an empty body is a request without members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// Directories that may have become empty on purpose. Without their name here, a directory that has no
+    /// files any more is a fault, and what was read before stays active.
+    #[serde(default)]
+    pub allow_empty: Vec<EmptyDirectory>,
+}
+
+/// A directory whose content may be removed as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EmptyDirectory {
+    /// `agents.d`: all agents are removed.
+    Agents,
+    /// `federation`: the bundles of all other trust domains are removed.
+    Federation,
+}
+
 /// `200` of `POST /v1/agents/reload`: names of agents. The same with status 422 is an
 /// [`ErrorResponse`](super::error::ErrorResponse) with `faults`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +120,9 @@ pub struct ReloadResponse {
     pub changed: Vec<String>,
     /// Agents that were removed.
     pub removed: Vec<String>,
+    /// What is valid in the files and probably not meant; at most 1000, and absent if there is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Fault>,
 }
 
 /// `200` of a command that has nothing to report: `POST /v1/keys/recover` and `POST /v1/keys/accept`.

@@ -9,7 +9,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::{admin, agent, enroll, error, keys, posture, status};
+use super::{admin, agent, comparison, enroll, error, keys, posture, status};
 use crate::clock::Timestamp;
 
 /// Schemas of the document that are not types of `wire`, because they have a specification of their own.
@@ -76,6 +76,7 @@ fn document() -> Value {
 /// Schemas of all types by name: requests as they are read, responses as they are written.
 fn type_schemas() -> Map<String, Value> {
     let mut requests = SchemaSettings::draft2020_12().for_deserialize().into_generator();
+    requests.subschema_for::<admin::ReloadRequest>();
     requests.subschema_for::<agent::AttestRequest>();
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();
@@ -98,6 +99,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::IntrospectionResponse>();
     responses.subschema_for::<agent::TokenResponse<'_>>();
     responses.subschema_for::<agent::WhoamiResponse>();
+    responses.subschema_for::<comparison::WhyResponse>();
     responses.subschema_for::<enroll::CredentialResponse>();
     responses.subschema_for::<error::ErrorResponse>();
     responses.subschema_for::<keys::KeysResponse>();

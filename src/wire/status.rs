@@ -167,6 +167,10 @@ pub struct AgentsStatus {
     /// When the active set was read.
     #[serde(rename = "at")]
     pub loaded_at: Timestamp,
+    /// Whether the agents have been read without faults since the daemon started. Before that, no caller is
+    /// identified.
+    #[serde(rename = "loaded")]
+    pub is_loaded: bool,
     /// Number of agents in the active set.
     pub agents: usize,
     /// Faults of the last reading. While there are any, the previous set stays active.

@@ -52,7 +52,11 @@ fn a_reload_over_the_admin_socket_lists_all_errors() {
     assert_eq!((status, body["error"].as_str()), (422, Some("invalid_request")), "{body}");
     let faults: Vec<(Value, Value)> =
         body["faults"].as_array().unwrap().iter().map(|f| (f["file"].clone(), f["line"].clone())).collect();
-    assert_eq!(faults, [(json!(one), json!(1)), (json!(one), json!(3)), (json!(two), json!(2))], "{body}");
+    assert_eq!(
+        faults,
+        [(json!(one), json!(1)), (json!(one), json!(2)), (json!(one), json!(3)), (json!(two), json!(2))],
+        "{body}"
+    );
     assert_eq!(active_agents(&host), ["root"]);
     host.token();
 }

@@ -239,6 +239,7 @@ fn an_agent_that_is_removed_while_its_evidence_is_made_gets_none() {
     }
     // An agent has one place for evidence. Once a request is refused for that, the other one waits.
     assert_ne!(answers.recv().unwrap().status, 200);
+    host.agent("another", "user = 4711");
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
     host.reload();
     kill(tpm, Signal::SIGCONT).unwrap();

@@ -3,6 +3,7 @@
 
 mod admin_bounds;
 mod agents_d;
+mod agents_missing;
 mod attestation;
 mod audit;
 mod bad_input;
@@ -40,6 +41,7 @@ mod tpm_faults;
 mod tpm_signed_tokens;
 mod tpm_states;
 mod watched_files;
+mod why;
 mod workload;
 mod workload_clients;
 mod workload_hostile;

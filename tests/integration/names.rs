@@ -65,6 +65,27 @@ fn a_name_service_that_hangs_for_one_user_refuses_no_other_agent() {
     assert!(!names.was_asked_by_number(), "no caller causes a lookup");
 }
 
+/// A number has one first name; the others are names of the same user too.
+#[test]
+fn each_name_of_a_number_is_that_user() {
+    let mut host = Host::new();
+    let names = NameService::attach_to(&mut host);
+    for user in ["svc-old", "svc-new"] {
+        names.user(user, &STRANGER.to_string());
+    }
+    for group in ["team-old", "team-new"] {
+        names.group(group, "777");
+    }
+    host.agent("caller", "user = \"svc-old\"\ngroup = \"team-old\"");
+    host.start();
+    let caller = Credentials::user(STRANGER).group(777);
+    for (user, group) in [("svc-old", "team-new"), ("svc-new", "team-old"), ("svc-new", "team-new")] {
+        host.agent("caller", &format!("user = \"{user}\"\ngroup = \"{group}\""));
+        host.reload();
+        assert_eq!(agent_of(&caller.token(&host)), "caller", "{user} {group}");
+    }
+}
+
 #[test]
 fn a_lookup_that_fails_keeps_the_number_known_last() {
     let mut host = Host::new();

@@ -18,6 +18,7 @@ fn responses_are_valid_by_the_document() {
     let mut responses = Responses { host: Host::started(), received: Vec::new() };
 
     responses.get(200, "/v1/whoami");
+    responses.get(200, "/v1/whoami/why");
     responses.get(200, "/v1/health");
     responses.get(200, "/v1/bundle");
     responses.get(200, "/.well-known/jwks.json");
@@ -31,6 +32,10 @@ fn responses_are_valid_by_the_document() {
 
     responses.get(200, "/v1/status");
     responses.get(200, "/v1/agents");
+    responses.get(200, &format!("/v1/processes/{}", std::process::id()));
+    responses.get(404, "/v1/processes/2147483647");
+    responses.get(400, "/v1/processes/self");
+    responses.get(404, "/v1/processes/1?agent=none");
     responses.get(200, "/v1/keys");
     let posture = responses.get(200, "/v1/posture");
     responses.post(409, "/v1/posture/accept", json!({ "digest": "00" }));
@@ -54,14 +59,14 @@ fn responses_are_valid_by_the_document() {
     responses.get(200, "/v1/status");
     fs::remove_file(agent).unwrap();
     fs::remove_file(responses.host.path("etc/agents.d/root.toml")).unwrap();
-    responses.post(200, "/v1/agents/reload", json!({}));
+    responses.post(200, "/v1/agents/reload", json!({ "allow_empty": ["agents"] }));
     responses.get(401, "/v1/whoami");
     responses.get(200, "/v1/audit");
 
     assert_eq!(validate(&python, &responses.received), "");
     let mut changed = responses.received;
     changed[0]["body"].as_object_mut().unwrap().remove("agents");
-    changed[1]["body"]["posture"] = "calm".into();
+    changed[2]["body"]["posture"] = "calm".into();
     let faults = validate(&python, &changed);
     assert!(faults.contains("GET /v1/whoami 200: $: 'agents' is a required property"), "{faults}");
     assert!(faults.contains("GET /v1/health 200: $.posture: 'calm' is not valid"), "{faults}");
@@ -87,7 +92,7 @@ impl Responses {
     /// Sends a request to the socket that the path belongs to, and expects this status.
     #[track_caller]
     fn request(&mut self, status: u16, method: &str, path: &str, body: &Value) -> Value {
-        let admin_paths = ["status", "agents", "audit", "keys", "posture", "enroll"];
+        let admin_paths = ["status", "agents", "audit", "keys", "posture", "processes", "enroll"];
         let is_admin_path = path.strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
         let mut connection = match is_admin_path.is_some_and(|first| admin_paths.contains(&first)) {
             true => self.host.admin(),
@@ -99,7 +104,8 @@ impl Responses {
         };
         assert_eq!(response.status, status, "{method} {path}: {}", response.text());
         let body = response.json();
-        self.received.push(json!({ "method": method, "path": path, "status": status, "body": body }));
+        let documented = if path.starts_with("/v1/processes/") { "/v1/processes/{pid}" } else { path };
+        self.received.push(json!({ "method": method, "path": documented, "status": status, "body": body }));
         body
     }
 }

@@ -75,6 +75,7 @@ fn certificates_are_renewed_across_a_restart_and_removed_at_the_end() {
     assert!(!out.exists(), "the command made the directory, and removed it with the files");
 
     // A denial that no retry can change ends the command.
+    host.agent("another", "user = 4711");
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
     host.reload();
     let refused = command(&host, &["certificate", "--watch"], &out).output().unwrap();

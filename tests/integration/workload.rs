@@ -370,6 +370,7 @@ fn point_25_a_stream_ends_when_its_agent_is_removed() {
     let client = client(&host);
     let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
     client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT).unwrap().unwrap();
+    host.agent("another", "user = 4711");
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
     host.reload();
     let end = client.next::<common::grpc::Bundles>(&mut stream, MESSAGE_TIMEOUT);

@@ -242,6 +242,7 @@ fn point_25_a_removed_agent_is_left_out_and_revoked_and_the_last_one_ends_the_st
     holds(&told.svids[0], &told.crl);
     let output = verified(&first.svids[1], &told.crl);
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("revoked"));
+    host.agent("another", "user = 4711");
     for name in ["alpha", "gamma"] {
         fs::remove_file(host.path(&format!("etc/agents.d/{name}.toml"))).unwrap();
     }
@@ -456,6 +457,7 @@ fn a_removed_agent_gets_no_renewed_wit_svids() {
     let calls: Vec<Call> = clients.iter().flat_map(|client| (0..50).map(|_| wit(client, "").0)).collect();
     let issued = |lines: &[Value]| lines.iter().filter(|line| line["event"] == "wit-svid-issued").count();
     until_true("many are renewed", || issued(&host.audit()) > calls.len() + 200);
+    host.agent("another", "user = 4711");
     fs::remove_file(host.path("etc/agents.d/root.toml")).unwrap();
     host.reload();
     let ended = |mut call: Call, client: &Grpc| {

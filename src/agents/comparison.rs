@@ -1,0 +1,294 @@
+//! Compares a process with each condition of each agent, to say why it is an agent or is not.
+//!
+//! The result explains [`AgentRegistry::identify`] and decides nothing.
+
+use std::sync::Arc;
+
+use crate::names::Resolution;
+use crate::peer::{Groups, MAX_GROUPS, Peer, Sha256Digest};
+use crate::posture::ImaDigests;
+
+use super::entry::AgentEntry;
+use super::identify::{AuthenticatedAgent, Failure, Identification};
+use super::lint::is_multi_user_unit;
+use super::registry::{AgentRegistry, Registrations};
+use super::selectors::IdOrName;
+
+/// Groups of a process that are listed.
+const MAX_LISTED_GROUPS: usize = 32;
+
+/// A condition of `[match]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// `user`.
+    User,
+    /// `group`.
+    Group,
+    /// `unit`.
+    Unit,
+    /// `exe`.
+    Exe,
+    /// `exe_sha256`.
+    ExeSha256,
+    /// `measured`.
+    Measured,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The process meets it.
+    Holds,
+    /// The process does not meet it.
+    Fails,
+    /// It cannot be decided.
+    Unknown,
+    /// It needs the digest of the executable, which is read only where all other conditions hold.
+    NotCompared,
+}
+
+/// A process compared with one agent.
+#[derive(Clone, Debug)]
+pub struct AgentComparison {
+    /// The agent.
+    pub entry: Arc<AgentEntry>,
+    /// Each condition that the agent has.
+    pub outcomes: Vec<(Condition, Outcome)>,
+}
+
+/// A process compared with all agents.
+pub struct ProcessComparison<'a> {
+    peer: &'a Peer,
+    registrations: Registrations,
+    digest: Option<Sha256Digest>,
+    identification: &'a Identification,
+    ima_digests: &'a ImaDigests,
+    /// Sorted: those with the fewest conditions that do not hold first, then by name.
+    pub agents: Vec<AgentComparison>,
+}
+
+impl Condition {
+    /// Its key in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Condition::User => "user",
+            Condition::Group => "group",
+            Condition::Unit => "unit",
+            Condition::Exe => "exe",
+            Condition::ExeSha256 => "exe_sha256",
+            Condition::Measured => "measured",
+        }
+    }
+}
+
+impl AgentComparison {
+    /// Whether all conditions hold.
+    pub fn matches(&self) -> bool {
+        self.unmet() == 0
+    }
+
+    fn unmet(&self) -> usize {
+        self.outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Holds).count()
+    }
+
+    /// Whether the process may know of the agent: it meets all conditions, or it has the agent's user, or
+    /// is in a unit of the agent into which only root starts processes. Of such a process, the agent's name
+    /// says nothing that the host's configuration hides from it. The values of conditions stay hidden.
+    pub fn is_known_to_process(&self) -> bool {
+        let holds = |condition| self.outcomes.contains(&(condition, Outcome::Holds));
+        let unit = self.entry.selectors.unit.as_deref();
+        let is_own_unit = holds(Condition::Unit) && unit.is_some_and(|unit| !is_multi_user_unit(unit));
+        self.matches() || holds(Condition::User) || is_own_unit
+    }
+}
+
+impl Identification {
+    /// The names of all agents that the peer is, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.matched.iter().map(|agent| agent.name().to_string()).collect()
+    }
+
+    /// The first agent by name that the peer is.
+    pub fn first(&self) -> Option<&AuthenticatedAgent> {
+        self.matched.first()
+    }
+
+    /// Why the digest of the executable, which a condition of this agent needs, is not known.
+    fn digest_error(&self, entry: &AgentEntry) -> Option<String> {
+        let failure = self.failures.iter().find(|(failed, _)| failed.name == entry.name);
+        match failure {
+            Some((_, Failure::NoDigest(error))) => Some(error.to_string()),
+            _ => None,
+        }
+    }
+}
+
+impl AgentRegistry {
+    /// Compares `peer`, which was identified as `identification`, with all agents.
+    pub fn compare_each<'a>(
+        &self,
+        peer: &'a Peer,
+        identification: &'a Identification,
+        ima_digests: &'a ImaDigests,
+    ) -> ProcessComparison<'a> {
+        let mut comparison = ProcessComparison {
+            peer,
+            registrations: self.registrations(),
+            digest: peer.known_exe_sha256(self.digest_cache()),
+            identification,
+            ima_digests,
+            agents: Vec::new(),
+        };
+        comparison.agents =
+            comparison.registrations.agents.iter().map(|entry| comparison.agent(entry)).collect();
+        comparison.agents.sort_by_key(AgentComparison::unmet);
+        comparison
+    }
+}
+
+impl ProcessComparison<'_> {
+    fn agent(&self, entry: &Arc<AgentEntry>) -> AgentComparison {
+        let (selectors, names) = (&entry.selectors, self.registrations.names());
+        let decide = |holds| if holds { Outcome::Holds } else { Outcome::Fails };
+        let mut outcomes = Vec::new();
+        if let Some(user) = &selectors.user {
+            outcomes.push((
+                Condition::User,
+                match number(user, |name| names.user(name).current) {
+                    Resolution::Number(uid) => decide(uid == self.peer.uid),
+                    Resolution::Missing => Outcome::Fails,
+                    Resolution::Unknown => Outcome::Unknown,
+                },
+            ));
+        }
+        if let Some(group) = &selectors.group {
+            outcomes.push((
+                Condition::Group,
+                match number(group, |name| names.group(name).current) {
+                    Resolution::Number(gid) if self.peer.in_group(gid) => Outcome::Holds,
+                    Resolution::Number(_) if self.peer.has_too_many_groups() => Outcome::Unknown,
+                    Resolution::Number(_) | Resolution::Missing => Outcome::Fails,
+                    Resolution::Unknown => Outcome::Unknown,
+                },
+            ));
+        }
+        if let Some(unit) = &selectors.unit {
+            outcomes.push((Condition::Unit, decide(self.peer.unit.as_ref() == Some(unit))));
+        }
+        if let Some(exe) = &selectors.exe {
+            outcomes.push((Condition::Exe, decide(self.peer.exe() == Some(exe))));
+        }
+        let others_hold = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Holds);
+        if let Some(expected) = selectors.exe_sha256 {
+            outcomes.push((
+                Condition::ExeSha256,
+                match self.digest {
+                    Some(digest) => decide(digest == expected),
+                    None if others_hold => Outcome::Unknown,
+                    None => Outcome::NotCompared,
+                },
+            ));
+        }
+        if selectors.measured {
+            let others_hold = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Holds);
+            outcomes.push((
+                Condition::Measured,
+                match self.digest {
+                    Some(digest) if others_hold => decide(self.ima_digests.check_measured(&digest.0).is_ok()),
+                    None if others_hold => Outcome::Unknown,
+                    _ => Outcome::NotCompared,
+                },
+            ));
+        }
+        AgentComparison { entry: entry.clone(), outcomes }
+    }
+
+    /// What a condition requires, for administrators.
+    pub fn expected(&self, agent: &AgentComparison, condition: Condition) -> String {
+        let (selectors, names) = (&agent.entry.selectors, self.registrations.names());
+        match condition {
+            Condition::User => {
+                describe(selectors.user.as_ref(), "uid", "user", |name| names.user(name).current)
+            }
+            Condition::Group => {
+                describe(selectors.group.as_ref(), "gid", "group", |name| names.group(name).current)
+            }
+            Condition::Unit => selectors.unit.clone().unwrap_or_default(),
+            Condition::Exe => {
+                selectors.exe.as_ref().map(|exe| exe.to_string_lossy().into_owned()).unwrap_or_default()
+            }
+            Condition::ExeSha256 => selectors.exe_sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+            Condition::Measured => "true".into(),
+        }
+    }
+
+    /// What was found of the process.
+    pub fn seen(&self, agent: &AgentComparison, condition: Condition, outcome: Outcome) -> String {
+        if outcome == Outcome::NotCompared {
+            return "read only where all other conditions hold".into();
+        }
+        match condition {
+            Condition::User => format!("uid {}", self.peer.uid),
+            Condition::Group => format!("gid {}, {}", self.peer.gid, describe_groups(&self.peer.groups)),
+            Condition::Unit => self.peer.unit.clone().unwrap_or_else(|| "no system unit".into()),
+            Condition::Exe => match self.peer.exe() {
+                Some(exe) => exe.to_string_lossy().into_owned(),
+                None => "the executable cannot be read; see hostbadge-agents(5), exe".into(),
+            },
+            Condition::ExeSha256 => match self.digest {
+                Some(digest) => digest.to_string(),
+                None => self.no_digest(agent),
+            },
+            Condition::Measured => match self.digest.map(|digest| self.ima_digests.check_measured(&digest.0))
+            {
+                Some(Ok(())) => "measured, and proven by a quote".into(),
+                Some(Err(e)) => e.to_string(),
+                None => self.no_digest(agent),
+            },
+        }
+    }
+
+    fn no_digest(&self, agent: &AgentComparison) -> String {
+        let reason = self.identification.digest_error(&agent.entry);
+        reason.unwrap_or_else(|| "the executable has not been read yet; try again".into())
+    }
+}
+
+fn number(condition: &IdOrName, look_up: impl Fn(&str) -> Resolution) -> Resolution {
+    match condition {
+        IdOrName::Id(number) => Resolution::Number(*number),
+        IdOrName::Name(name) => look_up(name),
+    }
+}
+
+fn describe(
+    condition: Option<&IdOrName>,
+    number_name: &str,
+    kind: &str,
+    look_up: impl Fn(&str) -> Resolution,
+) -> String {
+    match condition {
+        None => String::new(),
+        Some(IdOrName::Id(number)) => format!("{number_name} {number}"),
+        Some(IdOrName::Name(name)) => match look_up(name) {
+            Resolution::Number(number) => format!("{name} ({number_name} {number})"),
+            Resolution::Missing => format!("{name} (there is no such {kind})"),
+            Resolution::Unknown => format!("{name} (its {number_name} is not known yet)"),
+        },
+    }
+}
+
+fn describe_groups(groups: &Groups) -> String {
+    match groups {
+        Groups::TooMany => format!("more than {MAX_GROUPS} others, which are not compared"),
+        Groups::Known(groups) if groups.is_empty() => "no others".into(),
+        Groups::Known(groups) => {
+            let listed: Vec<String> = groups.iter().take(MAX_LISTED_GROUPS).map(u32::to_string).collect();
+            let more = match groups.len().saturating_sub(MAX_LISTED_GROUPS) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("groups {}{more}", listed.join(" "))
+        }
+    }
+}

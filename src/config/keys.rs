@@ -1,0 +1,70 @@
+//! The keys of the configuration file.
+
+use super::schema::{Key, Kind};
+
+const SECONDS: Kind = Kind::Duration("\"5s\"");
+const DAYS: Kind = Kind::Duration("\"30d\"");
+const RATE: Kind = Kind::Integer(u32::MAX);
+
+/// The keys of the file; a test compares them with the types that it is read into.
+pub(super) const KEYS: &[Key] = &[
+    Key::optional("trust_domain", Kind::Text("\"example.org\"")),
+    Key::optional("issuer", Kind::Text("\"https://id.example.org\"")),
+    Key::optional(
+        "paths",
+        Kind::Table(&[
+            Key::optional("agents", Kind::Text("\"/etc/hostbadge/agents.d\"")),
+            Key::optional("federation", Kind::Text("\"/etc/hostbadge/federation\"")),
+            Key::optional("state", Kind::Text("\"/var/lib/hostbadge\"")),
+            Key::optional("audit", Kind::Text("\"/var/log/hostbadge/audit\"")),
+            Key::optional("run", Kind::Text("\"/run/hostbadge\"")),
+        ]),
+    ),
+    Key::optional(
+        "tpm",
+        Kind::Table(&[
+            Key::optional("tcti", Kind::Text("\"device:/dev/tpmrm0\"")),
+            Key::optional("allow_emulator", Kind::Boolean),
+            Key::optional("deadline", SECONDS),
+            Key::optional("probe_every", SECONDS),
+        ]),
+    ),
+    Key::optional(
+        "keys",
+        Kind::Table(&[Key::optional("rotate_every", DAYS), Key::optional("publish_before", DAYS)]),
+    ),
+    Key::optional("certificates", Kind::Table(&[Key::optional("ttl", Kind::Duration("\"1h\""))])),
+    Key::optional("seal", Kind::Table(&[Key::optional("pcrs", Kind::ByteList("[0, 2, 4, 7]"))])),
+    Key::optional(
+        "limits",
+        Kind::Table(&[
+            Key::optional("rate", RATE),
+            Key::optional("burst", RATE),
+            Key::optional("unknown_rate", RATE),
+            Key::optional("unknown_burst", RATE),
+            Key::optional("public_rate", RATE),
+            Key::optional("public_burst", RATE),
+            Key::optional("tpm_rate", RATE),
+            Key::optional("tpm_burst", RATE),
+            Key::optional("connections", RATE),
+            Key::optional("connections_per_uid", RATE),
+        ]),
+    ),
+    Key::optional(
+        "posture",
+        Kind::Table(&[
+            Key::optional("mode", Kind::Choice(&["off", "warn", "enforce"])),
+            Key::optional("pcrs", Kind::ByteList("[0, 2, 4, 7]")),
+            Key::optional("max_age", SECONDS),
+            Key::optional("every", SECONDS),
+        ]),
+    ),
+    Key::optional(
+        "log",
+        Kind::Table(&[
+            Key::optional("to", Kind::Choice(&["auto", "journal", "stderr"])),
+            Key::optional("level", Kind::Choice(&["error", "warn", "info", "debug"])),
+        ]),
+    ),
+    Key::optional("admin", Kind::Table(&[Key::optional("group", Kind::Text("\"hostbadge-admin\""))])),
+];

@@ -1,0 +1,111 @@
+//! Why a process is an agent, or is not.
+
+use super::admin::Admin;
+use super::error::{AdminError, InvalidRequest, RequestError};
+use super::identity_service::IdentityService;
+use crate::agents::{AgentComparison, Identification, Outcome, ProcessComparison};
+use crate::peer::{InspectedProcess, Peer, PeerLookup};
+use crate::policy::RateLimitKey;
+use crate::wire::agent;
+use crate::wire::comparison::{self, ConditionComparison, ConditionOutcome, WhyResponse};
+
+/// Agents in a response to an administrator, which then has at most 200 KiB.
+const MAX_COMPARED: usize = 100;
+/// Agents in a response to the process itself.
+const MAX_COMPARED_BY_PROCESS: usize = 16;
+
+impl IdentityService {
+    /// The process `pid` of this host, compared with all agents or with the one of this name. Nothing is
+    /// issued or recorded.
+    ///
+    /// # Errors
+    /// [`AdminError::Inspect`] if there is no such process, or it changed meanwhile;
+    /// [`AdminError::UnknownAgent`]; [`AdminError::InvalidRequest`] if `pid` is no number.
+    pub async fn explain_process(
+        &self,
+        _: &Admin,
+        pid: &str,
+        agent: Option<&str>,
+    ) -> Result<WhyResponse, AdminError> {
+        let pid =
+            pid.parse().map_err(|_| InvalidRequest::new("the path must end in the number of a process"))?;
+        if agent.is_some_and(|name| self.deps.agents.current().get(name).is_none()) {
+            return Err(AdminError::UnknownAgent);
+        }
+        let process = InspectedProcess::open(pid)?;
+        let (agents, ima_digests) = (&self.deps.agents, self.deps.posture.ima_digests());
+        let identification = agents.identify(agents.candidates(process.peer()), ima_digests).await;
+        let is_shown = |one: &AgentComparison| agent.is_none_or(|name| one.entry.name.as_str() == name);
+        let response = self.explain(process.peer(), &identification, is_shown, MAX_COMPARED, true);
+        process.ensure_unchanged()?;
+        Ok(response)
+    }
+
+    /// The caller, compared with the agents that it may know of ([`AgentComparison::is_known_to_process`]).
+    ///
+    /// # Errors
+    /// A recorded refusal where the caller cannot be read or exceeds its rate. That it is no agent is a
+    /// result.
+    pub async fn explain_caller(&self, lookup: PeerLookup) -> Result<WhyResponse, RequestError> {
+        let explained = async {
+            let peer = self.require_peer(lookup)?;
+            let (identification, is_counted) = self.compare(&peer).await?;
+            match identification.first() {
+                Some(agent) => self.check_agent_rate(agent)?,
+                None if is_counted => {}
+                None => self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(&peer))?,
+            }
+            let is_shown = AgentComparison::is_known_to_process;
+            Ok(self.explain(&peer, &identification, is_shown, MAX_COMPARED_BY_PROCESS, false))
+        };
+        match explained.await {
+            Ok(response) => Ok(response),
+            Err(rejection) => Err(self.record_rejection(rejection).await),
+        }
+    }
+
+    fn explain(
+        &self,
+        peer: &Peer,
+        identification: &Identification,
+        is_shown: impl Fn(&AgentComparison) -> bool,
+        max_compared: usize,
+        shows_expected: bool,
+    ) -> WhyResponse {
+        let ima_digests = self.deps.posture.ima_digests();
+        let process = self.deps.agents.compare_each(peer, identification, ima_digests);
+        let shown: Vec<&AgentComparison> = process.agents.iter().filter(|one| is_shown(one)).collect();
+        let compared = shown.iter().take(max_compared).map(|one| describe(&process, one, shows_expected));
+        WhyResponse {
+            compared: compared.collect(),
+            omitted: shown.len().saturating_sub(max_compared),
+            agents: identification.names(),
+            refusal: identification.refusal().map(|error| error.to_string()),
+            // After the comparison, which may have found the digest.
+            peer: agent::Peer::from(&**peer),
+        }
+    }
+}
+
+fn describe(
+    process: &ProcessComparison<'_>,
+    agent: &AgentComparison,
+    shows_expected: bool,
+) -> comparison::AgentComparison {
+    let conditions = agent.outcomes.iter().map(|(condition, outcome)| ConditionComparison {
+        condition: condition.name().to_owned(),
+        outcome: match outcome {
+            Outcome::Holds => ConditionOutcome::Holds,
+            Outcome::Fails => ConditionOutcome::Fails,
+            Outcome::Unknown => ConditionOutcome::Unknown,
+            Outcome::NotCompared => ConditionOutcome::NotCompared,
+        },
+        expected: shows_expected.then(|| process.expected(agent, *condition)),
+        seen: process.seen(agent, *condition, *outcome),
+    });
+    comparison::AgentComparison {
+        agent: agent.entry.name.to_string(),
+        matches: agent.matches(),
+        conditions: conditions.collect(),
+    }
+}
