@@ -176,8 +176,8 @@ impl AdminApi {
             AdminHandler::Agent => reply::ok(&service.agent(admin, name)?),
             AdminHandler::Reload => reply::ok(&service.reload(admin).await?),
             AdminHandler::AuditRecords => {
-                let (after, limit) = parse::audit_query(uri.query().unwrap_or_default())?;
-                reply::ok(&service.audit_records(admin, after, limit).await?)
+                let (query, limit) = parse::audit_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.audit_records(admin, query, limit).await?)
             }
             AdminHandler::Keys => reply::ok(&service.keys(admin)?),
             AdminHandler::RotateKeys => {

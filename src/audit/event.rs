@@ -22,6 +22,11 @@ macro_rules! events {
                 match self { $(Event::$variant => $name,)* }
             }
 
+            /// Returns the kind of event with this name.
+            pub fn from_name(name: &str) -> Option<Event> {
+                Event::ALL.iter().copied().find(|event| event.name() == name)
+            }
+
             /// Returns the `MESSAGE_ID`: 128 bits as 32 lower-case hexadecimal digits, unique to this kind.
             pub fn message_id(self) -> &'static str {
                 match self { $(Event::$variant => $id,)* }

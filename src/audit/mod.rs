@@ -10,17 +10,19 @@ mod backwards;
 mod chain;
 mod event;
 mod files;
+mod forwards;
 mod health;
 mod history;
 mod journal;
 mod layer;
 mod line;
+mod position;
+mod query;
 mod record;
 mod recovery;
 mod reload;
 mod suppressed;
 mod syncer;
-mod tail;
 mod text;
 mod writer;
 
@@ -39,8 +41,8 @@ pub use event::Event;
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
+pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
 pub use suppressed::Counted;
-pub use tail::{LogLine, tail};
 
 use record::Record;
 use suppressed::{CarriedCount, SuppressedCounts};
@@ -318,12 +320,11 @@ mod tests {
 
         assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 5 + 1 + 1 + 1 + 3);
         assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 0);
-        let suppressed: Vec<serde_json::Value> = tail(dir.path(), 0, 10)
+        let suppressed: Vec<serde_json::Value> = read_page(dir.path(), &AuditQuery::default(), 10)
             .unwrap()
+            .records
             .iter()
-            .map(|line| {
-                serde_json::from_str::<serde_json::Value>(line.text.get()).unwrap()["suppressed"].take()
-            })
+            .map(|line| serde_json::from_str::<serde_json::Value>(line.get()).unwrap()["suppressed"].take())
             .collect();
         assert_eq!(suppressed, [serde_json::json!(11), serde_json::Value::Null]);
     }

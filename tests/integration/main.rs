@@ -5,6 +5,7 @@ mod admin_bounds;
 mod agents_d;
 mod attestation;
 mod audit;
+mod audit_tail;
 mod bad_input;
 mod certificate_quota;
 mod certificates;
