@@ -79,7 +79,7 @@ impl Federation {
 mod tests {
     use std::fs;
 
-    use super::bundle::tests::KEY;
+    use super::bundle::tests::{KEY, bundle_of_roots};
     use super::*;
 
     #[test]
@@ -101,6 +101,12 @@ mod tests {
             assert_eq!((federation.bundles().len(), federation.diagnostics().len()), (1, 1));
             fs::remove_file(dir.path().join(name)).unwrap();
         }
+        let roots = bundle_of_roots(120);
+        let names: Vec<_> = (0..80).map(|n| dir.path().join(format!("d{n}.json"))).collect();
+        names.iter().for_each(|name| fs::write(name, &roots).unwrap());
+        assert!(federation.reload().unwrap_err()[0].to_string().contains("the x509-svid keys of all 80"));
+        assert_eq!((federation.bundles().len(), federation.diagnostics().len()), (1, 1));
+        names.iter().for_each(|name| fs::remove_file(name).unwrap());
         assert_eq!(federation.reload(), Ok(1));
         assert!(federation.diagnostics().is_empty());
     }
