@@ -62,6 +62,7 @@ events! {
     EnrollmentAnswered "enrollment-answered" "e124e7e445324aa6894a9acc8360dc23" INFO,
     EnrollmentCredential "enrollment-credential" "741c2a2b149e454aabd2d9a99a58f663" INFO,
     EnrollmentRequested "enrollment-requested" "92252b93762d451493c98e242dccfc57" INFO,
+    FederationRejected "federation-rejected" "f718faff4992f1c65473dc1871058700" ERROR,
     HostProvisioned "host-provisioned" "68eb3207e52248e5b643af48e8c6a76b" INFO,
     Introspected "introspected" "a21ef7f2d657469f949b975f6b3d10b5" INFO,
     IssuerReady "issuer-ready" "1038d3bbaf7447c09446999ba39a4bcc" INFO,

@@ -4,7 +4,7 @@ use super::ca_manager::CaDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use crate::agents::AgentRegistry;
-use crate::audit::Audit;
+use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::federation::Federation;
@@ -44,9 +44,9 @@ impl Parts {
             clock.clone(),
             digest_cache,
         );
-        log_faults(&agents.load_status().faults);
+        log_faults(Event::AgentsRejected, &agents.load_status().faults);
         let federation = Federation::open(&paths.federation);
-        log_faults(&federation.diagnostics());
+        log_faults(Event::FederationRejected, &federation.diagnostics());
         Parts {
             audit,
             clock,

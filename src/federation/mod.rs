@@ -64,6 +64,11 @@ impl Federation {
         }
     }
 
+    /// Whether a fault concerns the directory or a file in it.
+    pub fn has_file_of(&self, fault: &Diagnostic) -> bool {
+        fault.file.starts_with(&self.0.dir)
+    }
+
     /// The active bundles.
     pub fn bundles(&self) -> Arc<FederatedBundles> {
         self.0.active.load_full()
