@@ -65,6 +65,7 @@ fn print_status(status: &StatusResponse) {
     if let Some(problem) = &status.admin_group.problem {
         table.add("admin group", format!("{}: {problem}", status.admin_group.name));
     }
+    table.add_some("processes", status.hidden_processes.as_ref());
     for problem in &status.name_problems {
         table.add("names", problem.clone());
     }

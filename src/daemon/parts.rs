@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
-use crate::peer::{DigestCache, Readers};
+use crate::peer::{DigestCache, Readers, hidden_processes};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
@@ -47,6 +47,9 @@ impl Parts {
         log_faults(Event::AgentsRejected, &agents.load_status().faults);
         let federation = Federation::open(&paths.federation);
         log_faults(Event::FederationRejected, &federation.diagnostics());
+        if let Some(problem) = hidden_processes() {
+            tracing::warn!("{problem}");
+        }
         Parts {
             audit,
             clock,
