@@ -51,6 +51,8 @@ events! {
     AuditDegraded "audit-degraded" "c0d9a3a1b6f24d5e9f6a7b21e48c5d30" ERROR,
     AuditFileReplaced "audit-file-replaced" "8d81b3d0ab0e44bab448baa7163e9317" ERROR,
     AuditGap "audit-gap" "2d9af92fb8374877808efd1ab137a444" ERROR,
+    AuditFilesRemoved "audit-files-removed" "b69a815bc8f965e15752797b26de0ba0" INFO,
+    AuditFilling "audit-filling" "4343efd1557efcdd2e905c7f8398e5bd" WARN,
     AuditTorn "audit-torn" "5b1c6f0e9d3a4c7fb2e84a61d07f93c8" WARN,
     CaCertified "ca-certified" "b5ad6b8a694f4d66b039090e5143a834" INFO,
     CaBlocked "ca-blocked" "792bc932fb7245279c7b87bb21f82e39" WARN,

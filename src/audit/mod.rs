@@ -10,6 +10,7 @@ mod backwards;
 mod chain;
 mod event;
 mod files;
+mod forecast;
 mod forwards;
 mod health;
 mod history;
@@ -21,6 +22,7 @@ mod query;
 mod record;
 mod recovery;
 mod reload;
+mod retention;
 mod suppressed;
 mod syncer;
 mod text;
@@ -33,6 +35,7 @@ use std::time::Duration;
 
 use crate::agents::{AgentChanges, AuthenticatedAgent};
 use crate::clock::Clock;
+use crate::config::KeepLimits;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
 use crate::policy::Refusal;
@@ -99,12 +102,13 @@ pub struct Audit {
 
 impl Audit {
     /// Opens the log in `dir`, moves what follows its last line to files `N.torn-K`, checks the chain of the
-    /// latest lines, records what was found, and starts the log's threads. Blocking.
+    /// latest lines, records what was found, and starts the log's threads, which remove old files beyond the
+    /// limits `keep`. Blocking.
     ///
     /// # Errors
     /// The log cannot be read or created, or a thread cannot be started.
-    pub fn open(dir: &Path, journal: Journal, clock: Clock) -> io::Result<Audit> {
-        let (writer, findings) = LogWriter::start(dir, clock.clone())?;
+    pub fn open(dir: &Path, keep: KeepLimits, journal: Journal, clock: Clock) -> io::Result<Audit> {
+        let (writer, findings) = LogWriter::start(dir, keep, clock.clone())?;
         let audit = Audit {
             writer: Arc::new(WriterGuard(writer)),
             write_mode: WriteMode::Background,
@@ -307,7 +311,7 @@ mod tests {
     async fn refusals_that_were_not_recorded_are_counted_in_the_next_record() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
-        let audit = Audit::open(dir.path(), journal, Clock::System).unwrap();
+        let audit = Audit::open(dir.path(), KeepLimits::default(), journal, Clock::System).unwrap();
         let full_disk = Arc::new(File::options().append(true).open("/dev/full").unwrap());
         let working_file = audit.writer.0.replace_file(full_disk);
         let mut dropped = refusal();

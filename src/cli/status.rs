@@ -82,6 +82,7 @@ fn print_status(status: &StatusResponse) {
         None => table.add("audit", format!("{} lines", status.audit.last_seq)),
     }
     table.add_some("audit disk", status.audit.disk_fault.as_deref());
+    table.add_some("audit disk", status.audit.filling.as_deref());
     let dropped = match status.journal.dropped {
         0 => String::new(),
         n => format!(", {n} entries dropped"),

@@ -56,6 +56,7 @@ impl IdentityService {
                 last_seq: self.audit.health().last_seq(),
                 problem: self.audit.health().write_error().map(|error| error.to_string()),
                 disk_fault: self.audit.health().disk_fault().map(|error| error.to_string()),
+                filling: self.audit.health().filling_warning(),
             },
             journal: JournalStatus {
                 sink: self.audit.journal().sink_name().to_owned(),

@@ -206,6 +206,9 @@ pub struct AuditStatus {
     pub problem: Option<String>,
     /// What is wrong with the disk although records can be written.
     pub disk_fault: Option<String>,
+    /// When the disk will be full; absent where it will not be within a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filling: Option<String>,
 }
 
 /// The journal.

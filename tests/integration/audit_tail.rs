@@ -124,3 +124,41 @@ fn filters_by_agent_event_and_time() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("no event") && said.contains("\"tokens\""), "{said}");
 }
+
+/// The guide's script that verifies the log, for this host.
+fn verify_by_the_guide(host: &Host) -> (bool, String) {
+    let guide = include_str!("../../docs/guide/operation.md");
+    let blocks = guide.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let script = blocks.filter(|block| block.contains("sha256sum")).collect::<String>();
+    let script = script.replace("/var/log/hostbadge/audit", host.path("audit").to_str().unwrap());
+    let output = Command::new("sh").args(["-eu", "-c", &script]).output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_script_of_the_guide_verifies_the_log_and_finds_changes() {
+    let mut host = Host::started();
+    make_records(&host, 5);
+    host.stop();
+    host.start();
+    make_records(&host, 2);
+    host.stop();
+    assert_eq!(verify_by_the_guide(&host), (true, String::new()));
+    let file = &audit_log::files(&host.path("audit"))[0];
+    let text = fs::read_to_string(file).unwrap();
+    let changed = text.lines().find(|line| line.contains("token-issued")).unwrap();
+    let seq = serde_json::from_str::<Value>(changed).unwrap()["seq"].as_u64().unwrap();
+    let expected = format!("record {} does not continue the one before it\n", seq + 1);
+    for replacement in [changed.replace("docs", "does"), changed.replace("pid\":", "pid\": ")] {
+        fs::write(file, text.replace(changed, &replacement)).unwrap();
+        assert_ne!(changed, replacement);
+        assert_eq!(verify_by_the_guide(&host), (false, expected.clone()));
+    }
+    fs::write(file, text.replace(&format!("{changed}\n"), "")).unwrap();
+    assert_eq!(verify_by_the_guide(&host), (false, expected));
+    // Older records were removed: the chain holds from the first one that is there.
+    let rest: String = text.split_inclusive('\n').skip(3).collect();
+    fs::write(file, rest).unwrap();
+    assert_eq!(verify_by_the_guide(&host), (true, String::new()));
+}
