@@ -147,7 +147,7 @@ pub enum Error {
     /// The process runs, but the daemon's `/proc` does not have it, or does not let the daemon read it.
     #[error(
         "this process cannot be identified: the daemon may not see it in /proc, as where that is mounted with \
-         hidepid; administrators see the way out in hostbadge status"
+         hidepid; the journal of hostbadged has the way out"
     )]
     Hidden,
     /// A system call failed.
