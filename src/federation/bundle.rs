@@ -77,20 +77,18 @@ pub fn read_bundles(dir: &Path) -> Result<FederatedBundles, Vec<Diagnostic>> {
 
 /// What is too large for one message to a client.
 fn sum_faults(bundles: &FederatedBundles) -> Vec<String> {
-    let jwks_len = |jwks: &Option<Bytes>| jwks.as_ref().map_or(0, Bytes::len);
-    let kinds: [(&str, &dyn Fn(&FederatedBundle) -> usize); 3] = [
-        ("x509-svid", &|bundle| bundle.x509_authorities.len()),
-        ("jwt-svid", &|bundle| jwks_len(&bundle.jwt_jwks)),
-        ("wit-svid", &|bundle| jwks_len(&bundle.wit_jwks)),
+    let kinds: [(&str, PartLen); 3] = [
+        ("x509-svid", |bundle| bundle.x509_authorities.len()),
+        ("jwt-svid", |bundle| bundle.jwt_jwks.as_ref().map_or(0, Bytes::len)),
+        ("wit-svid", |bundle| bundle.wit_jwks.as_ref().map_or(0, Bytes::len)),
     ];
-    kinds.iter().filter_map(|(usage, part_len)| sum_fault(bundles, usage, part_len)).collect()
+    kinds.iter().filter_map(|(usage, part_len)| sum_fault(bundles, usage, *part_len)).collect()
 }
 
-fn sum_fault(
-    bundles: &FederatedBundles,
-    usage: &str,
-    part_len: impl Fn(&FederatedBundle) -> usize,
-) -> Option<String> {
+/// The length of what a bundle contributes to a message.
+type PartLen = fn(&FederatedBundle) -> usize;
+
+fn sum_fault(bundles: &FederatedBundles, usage: &str, part_len: PartLen) -> Option<String> {
     let entry_len = |domain: &str, part: usize| "spiffe://".len() + domain.len() + part + MAP_ENTRY_LEN;
     let mut parts: Vec<(usize, &str)> = bundles
         .iter()
