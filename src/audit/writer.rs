@@ -40,8 +40,8 @@ const MAX_INLINE_BATCHES: usize = 4;
 const WAKE_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of fdatasync calls.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// Files beyond the limits of what is kept are searched at the start, after a new file was started, and at this
-/// interval.
+/// Files beyond the limits of what is kept are searched at the start, after a new file was started, and at
+/// this interval.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(3600);
 /// Least time between new files that are started because syncs fail; it doubles up to the maximum.
 const MIN_NEW_FILE_DELAY: Duration = Duration::from_secs(10);
@@ -229,8 +229,8 @@ impl LogWriter {
         }
     }
 
-    /// Removes the files beyond the limits, after a record of it. A full disk may have no room for the record;
-    /// it is the first line that is written then.
+    /// Removes the files beyond the limits, after a record of it. A full disk may have no room for the
+    /// record; it is the first line that is written then.
     fn remove_old_files(&self) {
         let current = lock(&self.log).path().to_owned();
         let dir = current.parent().unwrap_or(Path::new("."));

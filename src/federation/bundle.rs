@@ -12,10 +12,10 @@ use crate::verify::{JwtAuthorities, is_trust_domain, parse_certificate};
 
 /// Trust domains beside the host's own.
 const MAX_TRUST_DOMAINS: usize = 256;
-/// Bytes of all trust domains' roots, or keys of one kind, in a message of the Workload API. A client receives
-/// them in one message together with its own SVIDs, and gRPC clients refuse a message above 4 MiB unless they
-/// are configured otherwise, so that the client would lose its own SVIDs. Below 2 MiB are left for these and
-/// for the host's revocation lists, which have at most 1.3 MB.
+/// Bytes of all trust domains' roots, or keys of one kind, in a message of the Workload API. A client
+/// receives them in one message together with its own SVIDs, and gRPC clients refuse a message above 4 MiB
+/// unless they are configured otherwise, so that the client would lose its own SVIDs. 2 MiB are left for
+/// these and for the host's revocation lists, which have at most 1.3 MB.
 const MAX_MESSAGE_PART: usize = 2 * 1024 * 1024;
 /// Bytes that a message has for each trust domain beside its SPIFFE ID and its bundle.
 const MAP_ENTRY_LEN: usize = 24;
