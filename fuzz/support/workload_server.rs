@@ -45,7 +45,7 @@ fn socket() -> &'static Path {
 fn serve(dir: &Path, listener: UnixListener) {
     let clock = Clock::System;
     let journal = Journal::start(LogTarget::Stderr, clock.clone()).unwrap();
-    let audit = Audit::open(dir, journal, clock.clone()).unwrap();
+    let audit = Audit::open(dir, hostbadge::config::KeepLimits::default(), journal, clock.clone()).unwrap();
     let unlimited = || Rate { per_second: 1_000_000, burst: 1_000_000 };
     let tpm = watch::channel(None).1;
     let names = Names::start([]).unwrap();

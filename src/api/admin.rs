@@ -184,8 +184,8 @@ impl AdminApi {
                 reply::ok(&service.explain_process(admin, name, agent.as_deref()).await?)
             }
             AdminHandler::AuditRecords => {
-                let (after, limit) = parse::audit_query(uri.query().unwrap_or_default())?;
-                reply::ok(&service.audit_records(admin, after, limit).await?)
+                let (query, limit) = parse::audit_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.audit_records(admin, query, limit).await?)
             }
             AdminHandler::Keys => reply::ok(&service.keys(admin)?),
             AdminHandler::RotateKeys => {

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::body::RequestBody;
 use super::decode::{DecodeError, decode, decode_json};
-use crate::service::InvalidRequest;
+use crate::service::{AuditQuery, Event, InvalidRequest, PageStart, Timestamp};
 use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest};
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
@@ -94,17 +97,43 @@ pub fn install_request(body: &RequestBody) -> Result<InstallRequest, InvalidRequ
         .map_err(|e| InvalidRequest::new(format!("the body must be {{\"certificate\": PEM}}: {e}")))
 }
 
-/// `after` and `limit` of `GET /v1/audit`.
-pub fn audit_query(query: &str) -> Result<(u64, u64), InvalidRequest> {
-    let (mut after, mut limit) = (0, DEFAULT_AUDIT_RECORDS);
+/// The query of `GET /v1/audit`, and its `limit`.
+pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
+    let (mut parsed, mut limit) = (AuditQuery::default(), DEFAULT_AUDIT_RECORDS);
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        match (&*name, value.parse()) {
-            ("after", Ok(number)) => after = number,
-            ("limit", Ok(number)) => limit = number,
-            _ => return Err(InvalidRequest::new("the query may have after= and limit=, both numbers")),
+        let number = || {
+            value.parse().map_err(|_| InvalidRequest::new(format!("{name}= in the query must be a number")))
+        };
+        let time = || {
+            Timestamp::deserialize(Value::from(&*value)).map_err(|_| {
+                InvalidRequest::new(format!("{name}= must be a time in UTC, such as 2026-11-26T10:00:00Z"))
+            })
+        };
+        match &*name {
+            "limit" => limit = number()?,
+            "after" | "before" if parsed.start != PageStart::End => {
+                return Err(InvalidRequest::new("the query may have after= or before= once"));
+            }
+            "after" => parsed.start = PageStart::After(number()?),
+            "before" => parsed.start = PageStart::Before(number()?),
+            "agent" => parsed.agent = Some(value.into_owned()),
+            "event" => {
+                let unknown = || {
+                    let name = value.escape_debug();
+                    InvalidRequest::new(format!("no event of the audit log is named \"{name}\""))
+                };
+                parsed.event = Some(Event::from_name(&value).ok_or_else(unknown)?);
+            }
+            "since" => parsed.since = Some(time()?),
+            "until" => parsed.until = Some(time()?),
+            _ => {
+                return Err(InvalidRequest::new(
+                    "the query may have after= or before=, limit=, agent=, event=, since= and until=",
+                ));
+            }
         }
     }
-    Ok((after, limit))
+    Ok((parsed, limit))
 }
 
 /// `agent` of `GET /v1/processes/{pid}`.
@@ -267,5 +296,26 @@ mod tests {
             assert!(reload_request(&body(false, text)).is_err(), "{text}");
         }
         assert_eq!(reload_request(&body(false, " ")).unwrap(), ReloadRequest::default());
+    }
+
+    #[test]
+    fn audit_queries_name_what_is_wrong() {
+        let (query, limit) = audit_query("after=7&limit=3&event=token-issued&agent=a%20b").unwrap();
+        assert_eq!((query.start, limit), (PageStart::After(7), 3));
+        assert_eq!((query.agent.as_deref(), query.event), (Some("a b"), Some(Event::TokenIssued)));
+        let (query, limit) = audit_query("before=7&since=2026-11-26T10:00:00Z").unwrap();
+        assert_eq!((query.start, limit), (PageStart::Before(7), DEFAULT_AUDIT_RECORDS));
+        assert_eq!(query.since.unwrap().to_string(), "2026-11-26T10:00:00.000000Z");
+        for (text, expected) in [
+            ("after=x", "after="),
+            ("limit=-1", "limit="),
+            ("after=1&before=9", "once"),
+            ("event=tokens", "\"tokens\""),
+            ("until=yesterday", "until="),
+            ("lines=3", "may have"),
+        ] {
+            let error = audit_query(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 }

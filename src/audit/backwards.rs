@@ -11,7 +11,7 @@ use super::line::{MIN_LINE_LEN, WholeLine};
 const BLOCK_LEN: u64 = 64 * 1024;
 /// Longer lines are not read. Earlier versions wrote one line for a reload, with the names of up to 20,000
 /// agents.
-const MAX_OLD_LINE_LEN: u64 = 2 * 1024 * 1024;
+pub(super) const MAX_OLD_LINE_LEN: u64 = 2 * 1024 * 1024;
 
 /// Bytes that are a whole line.
 #[derive(Debug)]
@@ -53,11 +53,21 @@ impl<'a> BackwardLines<'a> {
     pub(super) fn next_line(&mut self) -> io::Result<Option<FoundLine>> {
         while let Some(range) = self.next_range()? {
             let length = range.end - range.start;
-            if !(MIN_LINE_LEN..=MAX_OLD_LINE_LEN).contains(&length) {
+            if !is_line_length(length) {
                 continue;
             }
             if let Some(line) = WholeLine::from_bytes(self.bytes(&range)?) {
                 return Ok(Some(FoundLine { end: range.end + 1, length: length + 1, line }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the text before those that were returned, without its newline, that has the length of a line.
+    pub(super) fn next_text(&mut self) -> io::Result<Option<&[u8]>> {
+        while let Some(range) = self.next_range()? {
+            if is_line_length(range.end - range.start) {
+                return self.bytes(&range).map(Some);
             }
         }
         Ok(None)
@@ -94,4 +104,9 @@ impl<'a> BackwardLines<'a> {
         self.file.read_exact_at(&mut self.line, range.start)?;
         Ok(&self.line)
     }
+}
+
+/// Whether a line can have this length without its newline.
+fn is_line_length(length: u64) -> bool {
+    (MIN_LINE_LEN..=MAX_OLD_LINE_LEN).contains(&length)
 }

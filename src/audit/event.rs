@@ -22,6 +22,11 @@ macro_rules! events {
                 match self { $(Event::$variant => $name,)* }
             }
 
+            /// Returns the kind of event with this name.
+            pub fn from_name(name: &str) -> Option<Event> {
+                Event::ALL.iter().copied().find(|event| event.name() == name)
+            }
+
             /// Returns the `MESSAGE_ID`: 128 bits as 32 lower-case hexadecimal digits, unique to this kind.
             pub fn message_id(self) -> &'static str {
                 match self { $(Event::$variant => $id,)* }
@@ -46,6 +51,8 @@ events! {
     AuditDegraded "audit-degraded" "c0d9a3a1b6f24d5e9f6a7b21e48c5d30" ERROR,
     AuditFileReplaced "audit-file-replaced" "8d81b3d0ab0e44bab448baa7163e9317" ERROR,
     AuditGap "audit-gap" "2d9af92fb8374877808efd1ab137a444" ERROR,
+    AuditFilesRemoved "audit-files-removed" "b69a815bc8f965e15752797b26de0ba0" INFO,
+    AuditFilling "audit-filling" "4343efd1557efcdd2e905c7f8398e5bd" WARN,
     AuditTorn "audit-torn" "5b1c6f0e9d3a4c7fb2e84a61d07f93c8" WARN,
     CaCertified "ca-certified" "b5ad6b8a694f4d66b039090e5143a834" INFO,
     CaBlocked "ca-blocked" "792bc932fb7245279c7b87bb21f82e39" WARN,
@@ -57,6 +64,7 @@ events! {
     EnrollmentAnswered "enrollment-answered" "e124e7e445324aa6894a9acc8360dc23" INFO,
     EnrollmentCredential "enrollment-credential" "741c2a2b149e454aabd2d9a99a58f663" INFO,
     EnrollmentRequested "enrollment-requested" "92252b93762d451493c98e242dccfc57" INFO,
+    FederationRejected "federation-rejected" "f718faff4992f1c65473dc1871058700" ERROR,
     HostProvisioned "host-provisioned" "68eb3207e52248e5b643af48e8c6a76b" INFO,
     Introspected "introspected" "a21ef7f2d657469f949b975f6b3d10b5" INFO,
     IssuerReady "issuer-ready" "1038d3bbaf7447c09446999ba39a4bcc" INFO,

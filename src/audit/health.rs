@@ -98,6 +98,9 @@ pub struct AuditHealth {
     /// Whether less than [`LOW_SPACE_BYTES`] are free.
     low_space: AtomicBool,
     low_space_reported: AtomicBool,
+    /// Seconds until the disk is full, if that is within a day; else [`u64::MAX`].
+    full_in: AtomicU64,
+    filling_reported: AtomicBool,
 }
 
 impl AuditHealth {
@@ -114,6 +117,8 @@ impl AuditHealth {
             stall_reported: AtomicBool::new(false),
             low_space: AtomicBool::new(false),
             low_space_reported: AtomicBool::new(false),
+            full_in: AtomicU64::new(u64::MAX),
+            filling_reported: AtomicBool::new(false),
         }
     }
 
@@ -138,6 +143,17 @@ impl AuditHealth {
         self.low_space.load(Ordering::Relaxed)
     }
 
+    /// Returns a warning if the log's disk will be full within a day at the rate of the last hour.
+    pub fn filling_warning(&self) -> Option<String> {
+        let seconds = Some(self.full_in.load(Ordering::Relaxed)).filter(|seconds| *seconds < u64::MAX)?;
+        Some(format!(
+            "the disk of the audit log will be full in about {} h {} min at the rate of the last hour, and then \
+             nothing is issued; move old files of the log elsewhere, or set [audit] keep",
+            seconds / 3600,
+            seconds / 60 % 60
+        ))
+    }
+
     /// Returns [`WriteError::Stalled`] if a write has been in progress for at least 1 s.
     pub fn stall_error(&self) -> Option<WriteError> {
         let age = self.writing.elapsed(self.start).filter(|age| *age >= STALL_TIMEOUT)?;
@@ -159,6 +175,11 @@ impl AuditHealth {
             }
             _ => {}
         }
+        let warning = self.filling_warning();
+        let was_reported = self.filling_reported.swap(warning.is_some(), Ordering::Relaxed);
+        if let Some(warning) = warning.filter(|_| !was_reported) {
+            tracing::warn!(event = "audit-filling", "{warning}");
+        }
         let low_space = self.is_low_on_space();
         if self.low_space_reported.swap(low_space, Ordering::Relaxed) != low_space && low_space {
             tracing::warn!(
@@ -169,6 +190,11 @@ impl AuditHealth {
                 LOW_SPACE_BYTES >> 20
             );
         }
+    }
+
+    /// Stores when the disk will be full, if that is known and near.
+    pub(super) fn set_full_in(&self, full_in: Option<Duration>) {
+        self.full_in.store(full_in.map_or(u64::MAX, |left| left.as_secs()), Ordering::Relaxed);
     }
 
     /// Marks a write as in progress until the guard is dropped.

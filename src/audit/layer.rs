@@ -63,7 +63,7 @@ struct FieldVisitor {
 impl Visit for FieldVisitor {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "event" => self.event = Event::ALL.iter().copied().find(|event| event.name() == value),
+            "event" => self.event = Event::from_name(value),
             "message" => self.message.push_str(value),
             name => self.push_field(name, &value),
         }

@@ -4,7 +4,11 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, StrDeserializer};
 
+use crate::clock::Timestamp;
 use crate::digest::sha256;
 
 use super::event::Event;
@@ -99,29 +103,37 @@ pub(super) fn append_line(buffer: &mut Vec<u8>, previous: LineId, body: &[u8]) -
     LineId { seq, digest }
 }
 
-/// Returns the number of a line, or `None` if it does not have the log's format.
-pub(super) fn parse_seq(line: &[u8]) -> Option<u64> {
-    parse(line).map(|members| members.seq)
-}
-
-/// The members of a line that the chain needs.
-#[derive(serde::Deserialize)]
-struct ChainMembers<'a> {
+/// The members of a line that the chain and queries need.
+#[derive(Deserialize)]
+pub(super) struct LineMembers<'a> {
     v: u32,
-    seq: u64,
+    pub(super) seq: u64,
     #[serde(borrow)]
     prev: Cow<'a, str>,
     #[serde(borrow, default)]
-    event: Option<Cow<'a, str>>,
+    pub(super) time: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) event: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) agent: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     detail: Option<Cow<'a, str>>,
 }
 
-fn parse(line: &[u8]) -> Option<ChainMembers<'_>> {
+impl LineMembers<'_> {
+    /// When the record was made; `None` if the line does not have it.
+    pub(super) fn time(&self) -> Option<Timestamp> {
+        let text: StrDeserializer<'_, ValueError> = self.time.as_deref()?.into_deserializer();
+        Timestamp::deserialize(text).ok()
+    }
+}
+
+/// Returns the members of a line without its newline, or `None` if it does not have the log's format.
+pub(super) fn parse(line: &[u8]) -> Option<LineMembers<'_>> {
     if !line.starts_with(b"{") || !line.ends_with(b"}") {
         return None;
     }
-    let members: ChainMembers<'_> = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
+    let members: LineMembers<'_> = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
     let is_digest = members.prev.len() == 64 && members.prev.bytes().all(|b| b.is_ascii_hexdigit());
     let is_numbered = (1..=MAX_SEQ).contains(&members.seq);
     (members.v == FORMAT_VERSION && is_numbered && is_digest).then_some(members)

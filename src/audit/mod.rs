@@ -10,17 +10,21 @@ mod backwards;
 mod chain;
 mod event;
 mod files;
+mod forecast;
+mod forwards;
 mod health;
 mod history;
 mod journal;
 mod layer;
 mod line;
+mod position;
+mod query;
 mod record;
 mod recovery;
 mod reload;
+mod retention;
 mod suppressed;
 mod syncer;
-mod tail;
 mod text;
 mod writer;
 
@@ -31,6 +35,7 @@ use std::time::Duration;
 
 use crate::agents::{AgentChanges, AuthenticatedAgent};
 use crate::clock::Clock;
+use crate::config::KeepLimits;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
 use crate::policy::Refusal;
@@ -39,8 +44,8 @@ pub use event::Event;
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
+pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
 pub use suppressed::Counted;
-pub use tail::{LogLine, tail};
 
 use record::Record;
 use suppressed::{CarriedCount, SuppressedCounts};
@@ -97,12 +102,13 @@ pub struct Audit {
 
 impl Audit {
     /// Opens the log in `dir`, moves what follows its last line to files `N.torn-K`, checks the chain of the
-    /// latest lines, records what was found, and starts the log's threads. Blocking.
+    /// latest lines, records what was found, and starts the log's threads, which remove old files beyond the
+    /// limits `keep`. Blocking.
     ///
     /// # Errors
     /// The log cannot be read or created, or a thread cannot be started.
-    pub fn open(dir: &Path, journal: Journal, clock: Clock) -> io::Result<Audit> {
-        let (writer, findings) = LogWriter::start(dir, clock.clone())?;
+    pub fn open(dir: &Path, keep: KeepLimits, journal: Journal, clock: Clock) -> io::Result<Audit> {
+        let (writer, findings) = LogWriter::start(dir, keep, clock.clone())?;
         let audit = Audit {
             writer: Arc::new(WriterGuard(writer)),
             write_mode: WriteMode::Background,
@@ -305,7 +311,7 @@ mod tests {
     async fn refusals_that_were_not_recorded_are_counted_in_the_next_record() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
-        let audit = Audit::open(dir.path(), journal, Clock::System).unwrap();
+        let audit = Audit::open(dir.path(), KeepLimits::default(), journal, Clock::System).unwrap();
         let full_disk = Arc::new(File::options().append(true).open("/dev/full").unwrap());
         let working_file = audit.writer.0.replace_file(full_disk);
         let mut dropped = refusal();
@@ -318,12 +324,11 @@ mod tests {
 
         assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 5 + 1 + 1 + 1 + 3);
         assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 0);
-        let suppressed: Vec<serde_json::Value> = tail(dir.path(), 0, 10)
+        let suppressed: Vec<serde_json::Value> = read_page(dir.path(), &AuditQuery::default(), 10)
             .unwrap()
+            .records
             .iter()
-            .map(|line| {
-                serde_json::from_str::<serde_json::Value>(line.text.get()).unwrap()["suppressed"].take()
-            })
+            .map(|line| serde_json::from_str::<serde_json::Value>(line.get()).unwrap()["suppressed"].take())
             .collect();
         assert_eq!(suppressed, [serde_json::json!(11), serde_json::Value::Null]);
     }

@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
+use super::forecast::SpaceForecast;
 use super::health::{AuditHealth, LOW_SPACE_BYTES};
 use crate::mutex::lock;
 
@@ -36,6 +38,7 @@ pub(super) struct Syncer {
     sync_failed: AtomicBool,
     /// Whether `current.lost` is set.
     is_lost: AtomicBool,
+    forecast: Mutex<SpaceForecast>,
 }
 
 impl Syncer {
@@ -49,6 +52,7 @@ impl Syncer {
             dir_dirty: AtomicBool::new(true),
             sync_failed: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
+            forecast: Mutex::default(),
         })
     }
 
@@ -142,6 +146,7 @@ impl Syncer {
         if let Ok(filesystem) = nix::sys::statvfs::fstatvfs(&file) {
             let available = filesystem.blocks_available() * filesystem.fragment_size();
             health.set_low_space(available < LOW_SPACE_BYTES);
+            health.set_full_in(lock(&self.forecast).note(Instant::now(), available));
         }
         let Ok(metadata) = file.metadata() else { return };
         let is_elsewhere = match fs::symlink_metadata(&path) {

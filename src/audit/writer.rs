@@ -21,9 +21,11 @@ use super::health::{AuditHealth, SLOW_WRITE, WriteError};
 use super::line::MAX_BODY_LEN;
 use super::record::Record;
 use super::recovery::Findings;
+use super::retention;
 use super::suppressed::CarriedCount;
 use super::syncer::Syncer;
 use crate::clock::Clock;
+use crate::config::KeepLimits;
 use crate::critical::spawn_critical;
 use crate::mutex::lock;
 
@@ -38,6 +40,9 @@ const MAX_INLINE_BATCHES: usize = 4;
 const WAKE_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of fdatasync calls.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Files beyond the limits of what is kept are searched at the start, after a new file was started, and at
+/// this interval.
+const REMOVAL_INTERVAL: Duration = Duration::from_secs(3600);
 /// Least time between new files that are started because syncs fail; it doubles up to the maximum.
 const MIN_NEW_FILE_DELAY: Duration = Duration::from_secs(10);
 const MAX_NEW_FILE_DELAY: Duration = Duration::from_secs(600);
@@ -70,13 +75,18 @@ pub(super) struct LogWriter {
     syncer: Syncer,
     closed: AtomicBool,
     health: AuditHealth,
+    keep: KeepLimits,
     clock: Clock,
 }
 
 impl LogWriter {
     /// Opens the log and starts its threads. The second value describes what was found, as in
     /// [`ChainedLog::open`].
-    pub(super) fn start(dir: &Path, clock: Clock) -> io::Result<(Arc<LogWriter>, Findings)> {
+    pub(super) fn start(
+        dir: &Path,
+        keep: KeepLimits,
+        clock: Clock,
+    ) -> io::Result<(Arc<LogWriter>, Findings)> {
         let (log, findings) = ChainedLog::open(dir)?;
         let syncer = Syncer::new(dir, log.file(), log.path())?;
         syncer.mark_written(log.length());
@@ -87,6 +97,7 @@ impl LogWriter {
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
+            keep,
             clock,
         });
         let spawn_thread = |name, run: fn(&LogWriter)| {
@@ -177,15 +188,22 @@ impl LogWriter {
         false
     }
 
-    /// Runs the thread `audit`: writes queued lines and starts new files.
+    /// Runs the thread `audit`: writes queued lines, starts new files and removes old ones.
     fn run_writer(&self) {
         let mut new_file_pace = NewFilePace::default();
+        let mut removal_due = Instant::now();
         while !self.closed.load(Ordering::Acquire) {
             let queue = lock(&self.queue);
             let wait_result = self.work_available.wait_timeout_while(queue, WAKE_INTERVAL, |queue| {
                 queue.is_empty() && !self.closed.load(Ordering::Acquire)
             });
             drop(wait_result);
+            let is_removal_due = Instant::now() >= removal_due;
+            if is_removal_due {
+                removal_due = Instant::now() + REMOVAL_INTERVAL;
+                self.remove_old_files();
+            }
+            let ends_by_age = is_removal_due && self.ends_by_age();
             let mut log = lock(&self.log);
             if let Some(elapsed) = self.write_batch(&mut log) {
                 self.health.note_write_time(elapsed);
@@ -198,16 +216,47 @@ impl LogWriter {
                     continue;
                 }
                 log.start_file()
-            } else if log.is_full() {
+            } else if log.is_full() || ends_by_age && log.has_lines() {
                 log.rotate()
             } else {
                 continue;
             };
             if started.is_ok() {
                 self.syncer.follow(log.file(), log.path());
+                removal_due = Instant::now();
             }
             self.health.record_rotation(started);
         }
+    }
+
+    /// Removes the files beyond the limits, after a record of it. A full disk may have no room for the
+    /// record; it is the first line that is written then.
+    fn remove_old_files(&self) {
+        let current = lock(&self.log).path().to_owned();
+        let dir = current.parent().unwrap_or(Path::new("."));
+        let result = retention::removal(dir, &current, self.keep, self.clock.now()).and_then(|removal| {
+            let Some(removal) = removal else { return Ok(()) };
+            let event = Event::AuditFilesRemoved;
+            let record = Record::for_event(event, &removal.description, self.clock.now());
+            let body = record.to_json_members()?;
+            {
+                let mut log = lock(&self.log);
+                log.push_first_body(body);
+                let _ = self.append(&mut log, std::iter::empty());
+            }
+            tracing::info!(event = event.name(), "{}", removal.description);
+            removal.files.iter().try_for_each(std::fs::remove_file)
+        });
+        if let Err(e) = result {
+            tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");
+        }
+    }
+
+    /// Whether the current file has records that are to be removed earlier than it would be full.
+    fn ends_by_age(&self) -> bool {
+        let Some(age) = self.keep.age else { return false };
+        let current = lock(&self.log).path().to_owned();
+        retention::is_due_to_end(&current, age, self.clock.now()).unwrap_or(false)
     }
 
     /// Runs the thread `audit-sync`: syncs the file and checks its disk, once a second.

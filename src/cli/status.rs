@@ -68,6 +68,7 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     if let Some(problem) = &status.admin_group.problem {
         table.add("admin group", format!("{}: {problem}", status.admin_group.name));
     }
+    table.add_some("processes", status.hidden_processes.as_ref());
     for problem in &status.name_problems {
         table.add("names", problem.clone());
     }
@@ -84,6 +85,7 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
         None => table.add("audit", format!("{} lines", status.audit.last_seq)),
     }
     table.add_some("audit disk", status.audit.disk_fault.as_deref());
+    table.add_some("audit disk", status.audit.filling.as_deref());
     let dropped = match status.journal.dropped {
         0 => String::new(),
         n => format!(", {n} entries dropped"),

@@ -78,7 +78,8 @@ pub(super) fn long_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     bounded_duration(deserializer, Duration::from_secs(1), YEAR, "from \"1s\" to \"1y\", such as \"30d\"")
 }
 
-fn bounded_duration<'de, D: Deserializer<'de>>(
+/// A duration from `min` to `max`; `accepted` says so.
+pub(super) fn bounded_duration<'de, D: Deserializer<'de>>(
     deserializer: D,
     min: Duration,
     max: Duration,

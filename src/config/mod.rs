@@ -1,5 +1,6 @@
 //! The daemon's configuration: one TOML file, in which every key is optional.
 
+mod audit;
 mod checks;
 mod dev;
 mod diagnostic;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+pub use audit::{AuditSection, KeepLimits};
 use checks::{check_certificates, check_issuer, check_keys, check_limits, check_seal, check_trust_domain};
 pub use dev::{dev_config_path, init_dev_dir};
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
@@ -58,6 +60,8 @@ pub struct Config {
     pub limits: LimitsSection,
     /// The table `[posture]`.
     pub posture: PostureSection,
+    /// The table `[audit]`.
+    pub audit: AuditSection,
     /// The table `[log]`.
     pub log: LogSection,
     /// The table `[admin]`.
@@ -84,6 +88,8 @@ struct ConfigFile {
     limits: OptionalSpan<LimitsSection>,
     #[serde(default)]
     posture: OptionalSpan<PostureSection>,
+    #[serde(default)]
+    audit: AuditSection,
     #[serde(default)]
     log: LogSection,
     #[serde(default)]
@@ -183,6 +189,7 @@ impl Config {
             seal,
             limits,
             posture,
+            audit: config_file.audit,
             log: config_file.log,
             admin: config_file.admin,
         })

@@ -4,13 +4,13 @@ use super::ca_manager::CaDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use crate::agents::AgentRegistry;
-use crate::audit::Audit;
+use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
-use crate::peer::{DigestCache, Readers};
+use crate::peer::{DigestCache, Readers, hidden_processes};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
@@ -44,9 +44,12 @@ impl Parts {
             clock.clone(),
             digest_cache,
         );
-        log_faults(&agents.load_status().faults);
+        log_faults(Event::AgentsRejected, &agents.load_status().faults);
         let federation = Federation::open(&paths.federation, config.needs_federation);
-        log_faults(&federation.diagnostics());
+        log_faults(Event::FederationRejected, &federation.diagnostics());
+        if let Some(problem) = hidden_processes() {
+            tracing::warn!("{problem}");
+        }
         Parts {
             audit,
             clock,

@@ -13,6 +13,15 @@ use crate::verify::{JwtAuthorities, is_trust_domain, parse_certificate};
 
 /// Trust domains beside the host's own.
 const MAX_TRUST_DOMAINS: usize = 256;
+/// Bytes of all trust domains' roots, or keys of one kind, in a message of the Workload API. A client
+/// receives them in one message together with its own SVIDs, and gRPC clients refuse a message above 4 MiB
+/// unless they are configured otherwise, so that the client would lose its own SVIDs. 2 MiB are left for
+/// these and for the host's revocation lists, which have at most 1.3 MB.
+const MAX_MESSAGE_PART: usize = 2 * 1024 * 1024;
+/// Bytes that a message has for each trust domain beside its SPIFFE ID and its bundle.
+const MAP_ENTRY_LEN: usize = 24;
+/// Trust domains that a fault of their sum names.
+const MAX_NAMED: usize = 3;
 /// X.509 roots of one trust domain.
 const MAX_X509_AUTHORITIES: usize = 128;
 
@@ -59,7 +68,52 @@ pub fn read_bundles(dir: &Path) -> Result<FederatedBundles, Vec<Diagnostic>> {
             Err(fault) => diagnostics.push(fault),
         }
     }
+    diagnostics.extend(sum_faults(&bundles).into_iter().map(|message| Diagnostic {
+        file: dir.to_owned(),
+        line: None,
+        message,
+    }));
     if diagnostics.is_empty() { Ok(bundles) } else { Err(diagnostics) }
+}
+
+/// What is too large for one message to a client.
+fn sum_faults(bundles: &FederatedBundles) -> Vec<String> {
+    let kinds: [(&str, PartLen); 3] = [
+        ("x509-svid", |bundle| bundle.x509_authorities.len()),
+        ("jwt-svid", |bundle| bundle.jwt_jwks.as_ref().map_or(0, Bytes::len)),
+        ("wit-svid", |bundle| bundle.wit_jwks.as_ref().map_or(0, Bytes::len)),
+    ];
+    kinds.iter().filter_map(|(usage, part_len)| sum_fault(bundles, usage, *part_len)).collect()
+}
+
+/// The length of what a bundle contributes to a message.
+type PartLen = fn(&FederatedBundle) -> usize;
+
+fn sum_fault(bundles: &FederatedBundles, usage: &str, part_len: PartLen) -> Option<String> {
+    let entry_len = |domain: &str, part: usize| "spiffe://".len() + domain.len() + part + MAP_ENTRY_LEN;
+    let mut parts: Vec<(usize, &str)> = bundles
+        .iter()
+        .map(|(domain, bundle)| (part_len(bundle), domain.as_str()))
+        .filter(|(part, _)| *part > 0)
+        .collect();
+    let sum: usize = parts.iter().map(|(part, domain)| entry_len(domain, *part)).sum();
+    if sum <= MAX_MESSAGE_PART {
+        return None;
+    }
+    parts.sort_unstable_by(|a, b| b.cmp(a));
+    let largest: Vec<String> = parts
+        .iter()
+        .take(MAX_NAMED)
+        .map(|(part, domain)| format!("{domain}.json ({} KiB)", part.div_ceil(1024)))
+        .collect();
+    Some(format!(
+        "the {usage} keys of all {} trust domains are {} KiB, and one message to a client has at most {} KiB \
+         of them; remove trust domains or expired keys. The largest: {}",
+        parts.len(),
+        sum.div_ceil(1024),
+        MAX_MESSAGE_PART / 1024,
+        largest.join(", ")
+    ))
 }
 
 /// Parses one document. The error is the message for administrators.
@@ -128,6 +182,40 @@ pub(super) mod tests {
             fs::write(dir.path().join(name), text).unwrap();
         }
         dir
+    }
+
+    /// A bundle document with `count` roots.
+    pub(crate) fn bundle_of_roots(count: usize) -> String {
+        let root = format!(r#"{{"use":"x509-svid","kty":"EC","x5c":["{CERTIFICATE}"]}}"#);
+        format!(r#"{{"keys":[{}]}}"#, vec![root; count].join(","))
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_one_message_to_a_client_are_refused_by_kind() {
+        let root_len = BASE64.decode(CERTIFICATE.as_bytes()).unwrap().len();
+        let text = bundle_of_roots(120);
+        // The most domains of this size that fit; each domain's name has 16 bytes.
+        let most = MAX_MESSAGE_PART / (120 * root_len + 9 + 16 + MAP_ENTRY_LEN);
+        let dir = dir_with_files(&[]);
+        let write = |n: usize, text: &str| {
+            fs::write(dir.path().join(format!("domain-{n:03}.test0.json")), text).unwrap();
+        };
+        (0..most).for_each(|n| write(n, &text));
+        assert_eq!(read_bundles(dir.path()).unwrap().len(), most);
+        write(most, &text);
+        let faults = read_bundles(dir.path()).unwrap_err();
+        assert_eq!((faults.len(), &*faults[0].file), (1, dir.path()));
+        let message = &faults[0].message;
+        assert!(message.contains("the x509-svid keys") && message.contains("at most 2048 KiB"), "{message}");
+        assert!(message.contains(&format!("all {} trust domains", most + 1)), "{message}");
+        assert!(message.contains("domain-"), "{message}");
+
+        fs::remove_file(dir.path().join(format!("domain-{most:03}.test0.json"))).unwrap();
+        let padding = "x".repeat(240 * 1024);
+        let wit = format!(r#"{{"keys":[{{"use":"wit-svid","kty":"EC","padding":"{padding}"}}]}}"#);
+        (500..509).for_each(|n| write(n, &wit));
+        let faults = read_bundles(dir.path()).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].message.contains("the wit-svid keys of all 9"), "{faults:?}");
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Federation {
         }
     }
 
+    /// Whether a fault concerns the directory or a file in it.
+    pub fn has_file_of(&self, fault: &Diagnostic) -> bool {
+        fault.file.starts_with(&self.0.dir)
+    }
+
     /// The active bundles.
     pub fn bundles(&self) -> Arc<FederatedBundles> {
         self.0.active.load_full()
@@ -114,7 +119,7 @@ pub fn read_existing_bundles(dir: &Path, must_exist: bool) -> Result<FederatedBu
 mod tests {
     use std::fs;
 
-    use super::bundle::tests::KEY;
+    use super::bundle::tests::{KEY, bundle_of_roots};
     use super::*;
 
     #[test]
@@ -136,6 +141,14 @@ mod tests {
             assert_eq!((federation.bundles().len(), federation.diagnostics().len()), (1, 1));
             fs::remove_file(dir.path().join(name)).unwrap();
         }
+        let roots = bundle_of_roots(120);
+        let names: Vec<_> = (0..80).map(|n| dir.path().join(format!("d{n}.json"))).collect();
+        names.iter().for_each(|name| fs::write(name, &roots).unwrap());
+        assert!(
+            federation.reload(false).unwrap_err()[0].to_string().contains("the x509-svid keys of all 80")
+        );
+        assert_eq!((federation.bundles().len(), federation.diagnostics().len()), (1, 1));
+        names.iter().for_each(|name| fs::remove_file(name).unwrap());
         assert_eq!(federation.reload(false), Ok(1));
         assert!(federation.diagnostics().is_empty());
     }

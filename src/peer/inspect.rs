@@ -27,6 +27,9 @@ pub enum InspectError {
     /// The process executed another program, or changed its user, group or unit.
     #[error("process {0} changed while it was inspected; try again")]
     Changed(i32),
+    /// The daemon's `/proc` does not have the process, or does not let the daemon read it.
+    #[error("process {0} cannot be seen in the daemon's /proc, as where that is mounted with hidepid")]
+    Hidden(i32),
     /// A system call failed.
     #[error("process {0} cannot be inspected ({1})")]
     Kernel(i32, Errno),
@@ -48,7 +51,7 @@ impl InspectedProcess {
             errno => InspectError::Kernel(pid, errno),
         })?;
         let fault = |error| fault(pid, error);
-        let process = ProcessHandle::open(pidfd, pid).map_err(fault)?;
+        let process = ProcessHandle::open(Arc::new(pidfd), pid).map_err(fault)?;
         let snapshot = process.snapshot().map_err(fault)?;
         let groups = process.groups().map_err(fault)?;
         let (unit, invocation) = snapshot.unit_and_invocation();
@@ -88,6 +91,7 @@ fn fault(pid: i32, error: Error) -> InspectError {
     match error {
         Error::Exited | Error::OtherNamespace => InspectError::NoProcess(pid),
         Error::ConcurrentChange | Error::CredentialsChanged => InspectError::Changed(pid),
+        Error::Hidden => InspectError::Hidden(pid),
         Error::Kernel(errno) => InspectError::Kernel(pid, errno),
     }
 }

@@ -24,6 +24,7 @@ mod reader;
 mod sha256_digest;
 mod sys;
 mod tracker;
+mod visibility;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use inspect::{InspectError, InspectedProcess};
 pub use reader::{READER_ARGUMENT, Readers, serve_reader};
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
+pub use visibility::hidden_processes;
 
 /// The process at the other end of a socket, as identified for one request. Clones share the data.
 #[derive(Clone, Debug)]
@@ -144,6 +146,12 @@ pub enum Error {
          call from the host or from a child namespace"
     )]
     OtherNamespace,
+    /// The process runs, but the daemon's `/proc` does not have it, or does not let the daemon read it.
+    #[error(
+        "this process cannot be identified: the daemon may not see it in /proc, as where that is mounted with \
+         hidepid; the journal of hostbadged has the way out"
+    )]
+    Hidden,
     /// A system call failed.
     #[error("cannot read the peer's credentials ({0})")]
     Kernel(nix::errno::Errno),

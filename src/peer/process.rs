@@ -5,6 +5,7 @@
 //! even if its pid was reused.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ const MAX_STATUS_LEN: usize = 16 * 1024;
 /// Open handles of one process.
 #[derive(Debug)]
 pub struct ProcessHandle {
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     /// `/proc/PID`, opened with O_PATH. The executable of a peer uses it too.
     dir: Arc<OwnedFd>,
     cgroup: File,
@@ -47,7 +48,22 @@ pub struct ProcessSnapshot {
 
 impl ProcessHandle {
     /// Opens the `/proc` files of the process of `pidfd`, whose number is `pid`.
-    pub fn open(pidfd: OwnedFd, pid: i32) -> Result<ProcessHandle, Error> {
+    pub fn open(pidfd: Arc<OwnedFd>, pid: i32) -> Result<ProcessHandle, Error> {
+        let process = ProcessHandle::open_files(pidfd.clone(), pid).map_err(|error| match error {
+            // A process that runs and that `/proc` does not have, or does not let the daemon read.
+            Error::Exited | Error::Kernel(Errno::EPERM | Errno::EACCES)
+                if sys::is_alive(pidfd.as_fd()) == Ok(true) =>
+            {
+                Error::Hidden
+            }
+            error => error,
+        })?;
+        // The process is still alive, so the pid was not reused while the files were opened.
+        process.ensure_alive()?;
+        Ok(process)
+    }
+
+    fn open_files(pidfd: Arc<OwnedFd>, pid: i32) -> Result<ProcessHandle, Error> {
         let no_mode = Mode::empty();
         let dir = open(
             format!("/proc/{pid}").as_str(),
@@ -64,19 +80,16 @@ impl ProcessHandle {
         let status = match sys::pidfd_info(pidfd.as_fd()) {
             Ok(Some(_)) => None,
             Ok(None) => Some(open_file("status")?),
-            Err(_) => return Err(Error::Exited),
+            Err(errno) => return Err(proc_error(errno)),
         };
-        let process = ProcessHandle { pidfd, dir: Arc::new(dir), cgroup, status };
-        // The process is still alive, so the pid was not reused while the files were opened.
-        process.ensure_alive()?;
-        Ok(process)
+        Ok(ProcessHandle { pidfd, dir: Arc::new(dir), cgroup, status })
     }
 
     /// Reads the process's current attributes.
     pub fn snapshot(&self) -> Result<ProcessSnapshot, Error> {
         let (uid, gid) = self.effective_ids()?;
         let mut cgroup = [0; MAX_CGROUP_LEN];
-        let length = self.cgroup.read_at(&mut cgroup, 0).map_err(|_| Error::Exited)?;
+        let length = self.cgroup.read_at(&mut cgroup, 0).map_err(read_error)?;
         let cgroup = cgroup[..length].into();
         let exe = sys::file_id(self.dir.as_fd(), c"exe").ok();
         self.ensure_alive()?;
@@ -95,7 +108,7 @@ impl ProcessHandle {
         let stat = openat(&*self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(proc_error)?;
         let mut text = [0; 1024];
-        let length = File::from(stat).read_at(&mut text, 0).map_err(|_| Error::Exited)?;
+        let length = File::from(stat).read_at(&mut text, 0).map_err(read_error)?;
         start_time(&text[..length]).ok_or(Error::ConcurrentChange)
     }
 
@@ -121,11 +134,12 @@ impl ProcessHandle {
         let Some(status) = &self.status else {
             return match sys::pidfd_info(self.pidfd.as_fd()) {
                 Ok(Some(info)) => Ok((info.euid, info.egid)),
-                _ => Err(Error::Exited),
+                Ok(None) => Err(Error::Exited),
+                Err(errno) => Err(proc_error(errno)),
             };
         };
         let mut text = [0; 4096];
-        let length = status.read_at(&mut text, 0).map_err(|_| Error::Exited)?;
+        let length = status.read_at(&mut text, 0).map_err(read_error)?;
         effective_ids(&text[..length]).ok_or(Error::Exited)
     }
 }
@@ -144,6 +158,11 @@ fn proc_error(errno: Errno) -> Error {
         Errno::ENOENT | Errno::ESRCH => Error::Exited,
         errno => Error::Kernel(errno),
     }
+}
+
+/// A read of `/proc` fails with ESRCH after the process has exited.
+fn read_error(error: io::Error) -> Error {
+    error.raw_os_error().map_or(Error::Exited, |errno| proc_error(Errno::from_raw(errno)))
 }
 
 /// Returns field 22 (starttime) of `/proc/PID/stat`. The process name in parentheses may contain any bytes.
@@ -207,7 +226,7 @@ mod tests {
     fn handle_fails_after_process_exit() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = child.id() as i32;
-        let process = ProcessHandle::open(sys::pidfd_open(pid).unwrap(), pid).unwrap();
+        let process = ProcessHandle::open(Arc::new(sys::pidfd_open(pid).unwrap()), pid).unwrap();
         let first = process.snapshot().unwrap();
         assert_eq!(first, process.snapshot().unwrap());
         assert_eq!(first.uid, nix::unistd::geteuid().as_raw());

@@ -3,6 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 use super::groups::Groups;
 use super::process::{ProcessHandle, ProcessSnapshot};
 use super::sys::{self, PeerCredentials};
@@ -17,15 +19,13 @@ pub struct PeerTracker {
     tracked: Option<TrackedProcess>,
 }
 
-/// The pidfd of the caller until the first request, and how it was obtained.
+/// The pidfd of the caller, and how it was obtained.
 #[derive(Debug)]
 enum PidfdState {
     /// From SO_PEERPIDFD: certainly the process that connected.
-    Pinned(OwnedFd),
+    Pinned(Arc<OwnedFd>),
     /// From pidfd_open(2) with the pid of SO_PEERCRED, right after accept.
-    ByPid(OwnedFd),
-    /// Moved into the [`TrackedProcess`]; a first request that failed leaves this state.
-    Taken { pinned: bool },
+    ByPid(Arc<OwnedFd>),
     /// There is no pidfd; each request fails with this error.
     Failed(Error),
 }
@@ -42,7 +42,8 @@ impl PeerTracker {
     /// Reads the credentials of the peer of `socket`. Call it right after accept, before the peer can exit.
     ///
     /// # Errors
-    /// `Error::Kernel` if the credentials or groups cannot be read. Other errors are returned by
+    /// `Error::Kernel` if the credentials, the groups or a pidfd cannot be obtained, for example because the
+    /// daemon has no free descriptor; the caller has to connect again. Other errors are returned by
     /// [`PeerTracker::current_peer`], because a request that fails gets an answer.
     pub fn from_socket(socket: impl AsFd) -> Result<PeerTracker, Error> {
         PeerTracker::from_socket_with(socket.as_fd(), sys::peer_pidfd)
@@ -50,18 +51,22 @@ impl PeerTracker {
 
     fn from_socket_with(
         socket: std::os::fd::BorrowedFd<'_>,
-        peer_pidfd: impl Fn(std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, nix::errno::Errno>,
+        peer_pidfd: impl Fn(std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, Errno>,
     ) -> Result<PeerTracker, Error> {
         let credentials = sys::peer_credentials(socket).map_err(Error::Kernel)?;
         let groups = sys::peer_groups(socket).map_err(Error::Kernel)?;
+        let is_temporary =
+            |errno: &Errno| matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS);
         let pidfd_state = match peer_pidfd(socket) {
             _ if credentials.pid <= 0 => PidfdState::Failed(Error::OtherNamespace),
-            Ok(pidfd) => PidfdState::Pinned(pidfd),
+            Ok(pidfd) => PidfdState::Pinned(Arc::new(pidfd)),
             // A kernel before 6.5. On newer kernels, ESRCH and other errors mean that the process has exited.
-            Err(nix::errno::Errno::ENOPROTOOPT) => match sys::pidfd_open(credentials.pid) {
-                Ok(pidfd) => PidfdState::ByPid(pidfd),
+            Err(Errno::ENOPROTOOPT) => match sys::pidfd_open(credentials.pid) {
+                Ok(pidfd) => PidfdState::ByPid(Arc::new(pidfd)),
+                Err(errno) if is_temporary(&errno) => return Err(Error::Kernel(errno)),
                 Err(_) => PidfdState::Failed(Error::Exited),
             },
+            Err(errno) if is_temporary(&errno) => return Err(Error::Kernel(errno)),
             Err(_) => PidfdState::Failed(Error::Exited),
         };
         Ok(PeerTracker { credentials, groups, pidfd_state, tracked: None })
@@ -104,18 +109,15 @@ impl PeerTracker {
         Ok(tracked.peer.clone())
     }
 
-    /// Opens the process's handles and takes the first snapshot.
-    fn open_process(&mut self) -> Result<TrackedProcess, Error> {
-        let pinned = matches!(self.pidfd_state, PidfdState::Pinned(_) | PidfdState::Taken { pinned: true });
-        let pidfd = match std::mem::replace(&mut self.pidfd_state, PidfdState::Taken { pinned }) {
-            PidfdState::Pinned(pidfd) | PidfdState::ByPid(pidfd) => pidfd,
-            PidfdState::Taken { .. } => return Err(Error::Exited),
-            PidfdState::Failed(error) => {
-                self.pidfd_state = PidfdState::Failed(error);
-                return Err(error);
-            }
+    /// Opens the process's handles and takes the first snapshot. After a failure the next request tries it
+    /// again.
+    fn open_process(&self) -> Result<TrackedProcess, Error> {
+        let (pidfd, pinned) = match &self.pidfd_state {
+            PidfdState::Pinned(pidfd) => (pidfd, true),
+            PidfdState::ByPid(pidfd) => (pidfd, false),
+            PidfdState::Failed(error) => return Err(*error),
         };
-        let process = ProcessHandle::open(pidfd, self.credentials.pid)?;
+        let process = ProcessHandle::open(pidfd.clone(), self.credentials.pid)?;
         let start_time = process.start_time()?;
         let snapshot = process.snapshot()?;
         if snapshot.uid != self.credentials.uid || snapshot.gid != self.credentials.gid {
@@ -154,8 +156,9 @@ fn build_peer(
 mod tests {
     use super::super::DigestCache;
     use super::*;
-    use nix::errno::Errno;
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use std::io::{BufRead, BufReader, Write};
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::{Child, Command, Stdio};
 
@@ -281,5 +284,34 @@ mod tests {
         assert_eq!(peer.pid, child.id() as i32);
         kill(child);
         assert_eq!(tracker.current_peer().unwrap_err(), Error::Exited);
+    }
+
+    #[test]
+    fn a_request_without_a_free_descriptor_fails_and_the_next_one_identifies() {
+        const CHILD_ENV: &str = "HOSTBADGE_TEST_DESCRIPTORS";
+        if std::env::var_os(CHILD_ENV).is_none() {
+            // The limit is one of the process, so this runs in a process of its own.
+            let name = "peer::tracker::tests::\
+                        a_request_without_a_free_descriptor_fails_and_the_next_one_identifies";
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", name, "--test-threads=1"]).env(CHILD_ENV, "1");
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let (_dir, listener, path) = listen();
+        let _client = UnixStream::connect(&path).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let mut tracker = PeerTracker::from_socket(&server).unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        // The lowest free descriptor is beyond the limit.
+        let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+        setrlimit(Resource::RLIMIT_NOFILE, free, hard).unwrap();
+        assert_eq!(tracker.current_peer().unwrap_err(), Error::Kernel(Errno::EMFILE));
+        let accepted = PeerTracker::from_socket(&server);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        assert_eq!(accepted.err(), Some(Error::Kernel(Errno::EMFILE)));
+        assert_eq!(tracker.current_peer().unwrap().pid, std::process::id() as i32);
     }
 }

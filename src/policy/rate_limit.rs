@@ -63,6 +63,9 @@ pub struct Limiter {
     unknown_uid_rate: Rate,
     tpm_sign_rate: Rate,
     buckets: Mutex<HashMap<RateLimitKey, TokenBucket>>,
+    /// The bucket of [`RateLimitKey::UnknownCallerRecords`]; `None` while it is full. Unknown callers can
+    /// cause the others to be cleared, and this one bounds what all of them together can write.
+    unknown_records: Mutex<Option<TokenBucket>>,
 }
 
 #[derive(Debug)]
@@ -81,7 +84,13 @@ impl Limiter {
     /// Creates a limiter with the rates of agents, of uids without an agent, and of agents' tokens that the
     /// TPM signs.
     pub fn new(agent_rate: Rate, unknown_uid_rate: Rate, tpm_sign_rate: Rate) -> Limiter {
-        Limiter { agent_rate, unknown_uid_rate, tpm_sign_rate, buckets: Mutex::default() }
+        Limiter {
+            agent_rate,
+            unknown_uid_rate,
+            tpm_sign_rate,
+            buckets: Mutex::default(),
+            unknown_records: Mutex::default(),
+        }
     }
 
     /// Counts one request against the bucket of `key`.
@@ -90,6 +99,10 @@ impl Limiter {
     /// [`RateLimited`] if the bucket is empty.
     pub fn take(&self, key: RateLimitKey, now: Instant) -> Result<(), RateLimited> {
         let (rate, cost) = (self.rate_of(&key), cost_of(&key));
+        if key == RateLimitKey::UnknownCallerRecords {
+            let mut bucket = lock(&self.unknown_records);
+            return bucket.get_or_insert_with(|| TokenBucket::full(rate, now)).take(rate, cost, now);
+        }
         let mut buckets = lock(&self.buckets);
         if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(&key) {
             self.make_room(&mut buckets, now);
@@ -107,14 +120,13 @@ impl Limiter {
             unlogged += if is_full { bucket.suppressed } else { 0 };
             !is_full
         });
-        // Only an attack by thousands of uids uses all buckets at once. Clearing them bounds the memory. Two
-        // buckets can follow: that of the numbers and that of the request.
-        if buckets.len() + 2 > MAX_BUCKETS {
+        // Only an attack by thousands of uids uses all buckets at once. Clearing them bounds the memory.
+        if buckets.len() >= MAX_BUCKETS {
             unlogged += buckets.drain().map(|(_, bucket)| bucket.suppressed).sum::<u64>();
         }
         if unlogged > 0 {
             let full = TokenBucket::full(UNKNOWN_CALLER_RECORD_RATE, now);
-            buckets.entry(RateLimitKey::UnknownCallerRecords).or_insert(full).suppressed += unlogged;
+            lock(&self.unknown_records).get_or_insert(full).suppressed += unlogged;
         }
     }
 
@@ -227,7 +239,22 @@ mod tests {
         }
         let buckets = limiter.buckets.lock().unwrap();
         assert!(buckets.len() <= MAX_BUCKETS);
-        assert_eq!(buckets.values().map(|bucket| bucket.suppressed).sum::<u64>(), counted);
+        let unknown_records = limiter.unknown_records.lock().unwrap();
+        let all = buckets.values().chain(unknown_records.iter());
+        assert_eq!(all.map(|bucket| bucket.suppressed).sum::<u64>(), counted);
+    }
+
+    #[test]
+    fn the_bucket_of_unknown_callers_records_outlives_those_of_any_number_of_uids() {
+        let rate = Rate { per_second: 1, burst: 1 };
+        let limiter = Limiter::new(rate, rate, rate);
+        let now = Instant::now();
+        let mut written = 0;
+        for uid in 0..60_000 {
+            limiter.take(RateLimitKey::UnknownUid(uid), now).unwrap();
+            written += usize::from(limiter.take(RateLimitKey::UnknownCallerRecords, now).is_ok());
+        }
+        assert_eq!(written, UNKNOWN_CALLER_RECORD_RATE.burst as usize);
     }
 
     #[test]

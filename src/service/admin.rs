@@ -7,12 +7,12 @@ use super::command_budget::StateCommand;
 use super::error::{AdminError, RequestError};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
-use crate::audit;
+use crate::audit::{self, AuditQuery};
 use crate::error_class::ErrorClass;
 use crate::issue::AdminClass;
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{AdminGroupProblem, ErrorCode, RateLimitKey};
-use crate::wire::admin::{Agent, AuditResponse, MAX_AUDIT_RECORDS};
+use crate::wire::admin::{Agent, AuditResponse, MAX_AUDIT_RECORDS, MissingRecords};
 
 /// A caller that may administer: root, a member of the admin group, or the user of a development host. Only
 /// [`IdentityService::authenticate_admin`] makes one.
@@ -152,20 +152,28 @@ impl IdentityService {
             .ok_or(AdminError::UnknownAgent)
     }
 
-    /// The last `limit` lines of the audit log whose sequence number is greater than `after`, oldest first.
-    /// `limit` is 1 to [`MAX_AUDIT_RECORDS`]; other values count as the nearest of these.
+    /// The records of the audit log that a query asks for, as many as fit one response. `limit` is 1 to
+    /// [`MAX_AUDIT_RECORDS`]; other values count as the nearest of these.
     ///
     /// # Errors
     /// [`AdminError::ReadAudit`] where a file of the log cannot be read.
     pub async fn audit_records(
         &self,
         _: &Admin,
-        after: u64,
+        query: AuditQuery,
         limit: u64,
     ) -> Result<AuditResponse, AdminError> {
         let dir = self.deps.audit_dir.clone();
         let limit = limit.clamp(1, MAX_AUDIT_RECORDS.into()) as usize;
-        let lines = tokio::task::spawn_blocking(move || audit::tail(&dir, after, limit)).await?;
-        Ok(lines.map_err(AdminError::ReadAudit)?.into_iter().map(|line| line.text).collect())
+        let page = tokio::task::spawn_blocking(move || audit::read_page(&dir, &query, limit)).await?;
+        let page = page.map_err(AdminError::ReadAudit)?;
+        let missing = page.missing.iter().map(|range| MissingRecords { from: range.from, to: range.to });
+        Ok(AuditResponse {
+            records: page.records,
+            first: page.first,
+            last: page.last,
+            more: page.has_more,
+            missing: missing.collect(),
+        })
     }
 }

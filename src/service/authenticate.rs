@@ -6,7 +6,7 @@ use super::error::RequestError;
 use super::identity_service::IdentityService;
 use super::rejection::{Recording, Rejection};
 use crate::agents::{AuthenticatedAgent, Identification, IdentifyError};
-use crate::peer::{Peer, PeerLookup};
+use crate::peer::{self, Peer, PeerLookup};
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
 
 /// `Retry-After` for a caller that cannot be identified yet: failed lookups of users and groups are repeated
@@ -53,7 +53,17 @@ impl IdentityService {
     pub(super) fn require_peer(&self, lookup: PeerLookup) -> Result<Peer, Rejection> {
         lookup.peer.or_else(|e| {
             self.check_rate(RateLimitKey::UnknownUid(lookup.uid), None)?;
-            Err(Refusal::new(ErrorCode::InvalidClient, e.to_string()).into())
+            let code = match e {
+                // Nothing is known about the caller.
+                peer::Error::Hidden | peer::Error::Kernel(_) => ErrorCode::TemporarilyUnavailable,
+                peer::Error::Exited
+                | peer::Error::ConcurrentChange
+                | peer::Error::CredentialsChanged
+                | peer::Error::OtherNamespace => ErrorCode::InvalidClient,
+            };
+            let mut refusal = Refusal::new(code, e.to_string());
+            refusal.retry_after = (code == ErrorCode::TemporarilyUnavailable).then_some(UNKNOWN_RETRY);
+            Err(refusal.into())
         })
     }
 

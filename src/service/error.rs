@@ -159,6 +159,7 @@ impl AdminError {
             AdminError::Inspect(error) => match error {
                 InspectError::NoProcess(_) => ErrorClass::BadRequest,
                 InspectError::Changed(_) => ErrorClass::Conflict,
+                InspectError::Hidden(_) => ErrorClass::Unavailable,
                 InspectError::Kernel(..) => ErrorClass::Internal,
             },
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,

@@ -52,7 +52,7 @@ pub use worker_health::WorkerHealth;
 
 // What `api` needs of the modules below.
 pub use crate::agents::{AuthenticatedAgent, MatchTag};
-pub use crate::audit::{Counted, Recorded};
+pub use crate::audit::{AuditQuery, Counted, Event, PageStart, Recorded};
 pub use crate::clock::Timestamp;
 pub(crate) use crate::clock::jitter;
 pub use crate::error_class::ErrorClass;

@@ -38,17 +38,23 @@ impl IdentityService {
     /// # Errors
     /// [`AdminError::AuditUnavailable`].
     pub async fn record_start_faults(&self) -> Result<(), AdminError> {
-        let (agents, federation) = (self.deps.agents.current(), &self.deps.federation);
-        let faults = self.deps.agents.load_status().faults.len() + federation.diagnostics().len();
-        if faults == 0 {
-            return Ok(());
-        }
-        let effect = match agents.is_loaded() {
-            true => "bundles of other trust domains are missing",
+        let agents_faults = self.deps.agents.load_status().faults.len();
+        let agents_effect = match self.deps.agents.current().is_loaded() {
+            true => "agents are missing",
             false => "no caller is identified, and nothing is revoked, until a reload succeeds",
         };
-        let description = format!("the files that were read at the start have {faults} faults; {effect}");
-        Ok(self.audit.record_event(Event::AgentsRejected, &description).await?)
+        let federation_faults = self.deps.federation.diagnostics().len();
+        for (event, faults, effect) in [
+            (Event::AgentsRejected, agents_faults, agents_effect),
+            (Event::FederationRejected, federation_faults, "bundles of other trust domains are missing"),
+        ] {
+            if faults > 0 {
+                let description =
+                    format!("the files that were read at the start have {faults} faults; {effect}");
+                self.audit.record_event(event, &description).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn reload_as(
@@ -85,24 +91,32 @@ impl IdentityService {
     }
 
     async fn record_faults(&self, faults: &[Diagnostic], requested_by: &str) -> Result<(), AdminError> {
-        log_faults(faults);
-        let description = format!(
-            "{requested_by} asked for a reload: {} faults; the files that were read before stay active in \
-             each directory that has one",
-            faults.len()
-        );
-        Ok(self.audit.record_event(Event::AgentsRejected, &description).await?)
+        let (federation, agents): (Vec<Diagnostic>, Vec<Diagnostic>) =
+            faults.iter().cloned().partition(|fault| self.deps.federation.has_file_of(fault));
+        for (event, faults) in [(Event::AgentsRejected, agents), (Event::FederationRejected, federation)] {
+            if faults.is_empty() {
+                continue;
+            }
+            log_faults(event, &faults);
+            let description = format!(
+                "{requested_by} asked for a reload: {} faults; the files that were read before stay active in \
+                 each directory that has one",
+                faults.len()
+            );
+            self.audit.record_event(event, &description).await?;
+        }
+        Ok(())
     }
 }
 
-/// Logs faults of `agents.d` and `federation`, the first 100 of them.
-pub fn log_faults(faults: &[Diagnostic]) {
+/// Logs faults of `agents.d` or `federation`, the first 100 of them.
+pub fn log_faults(event: Event, faults: &[Diagnostic]) {
     for fault in faults.iter().take(MAX_LOGGED_FAULTS) {
-        tracing::error!(event = "agents-rejected", "{fault}");
+        tracing::error!(event = event.name(), "{fault}");
     }
     if let Some(more) = faults.len().checked_sub(MAX_LOGGED_FAULTS).filter(|more| *more > 0) {
         tracing::error!(
-            event = "agents-rejected",
+            event = event.name(),
             "{more} more faults; \"hostbadge agent reload\" shows all of them"
         );
     }

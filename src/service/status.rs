@@ -4,6 +4,7 @@ use super::admin::Admin;
 use super::convert;
 use super::identity_service::IdentityService;
 use crate::clock::BootTime;
+use crate::peer;
 use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
@@ -45,6 +46,7 @@ impl IdentityService {
                 gid: deps.admin_policy.group_number().ok(),
                 problem: deps.admin_policy.group_number().err().map(|problem| problem.to_string()),
             },
+            hidden_processes: peer::hidden_processes().map(str::to_owned),
             name_problems: deps.agents.names().table().problems().to_vec(),
             federation: FederationStatus {
                 trust_domains: deps.federation.bundles().keys().cloned().collect(),
@@ -54,6 +56,7 @@ impl IdentityService {
                 last_seq: self.audit.health().last_seq(),
                 problem: self.audit.health().write_error().map(|error| error.to_string()),
                 disk_fault: self.audit.health().disk_fault().map(|error| error.to_string()),
+                filling: self.audit.health().filling_warning(),
             },
             journal: JournalStatus {
                 sink: self.audit.journal().sink_name().to_owned(),

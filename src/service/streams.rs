@@ -46,7 +46,9 @@ impl IdentityService {
     pub fn check_caller(&self, lookup: PeerLookup) -> CallerCheck {
         let peer = match lookup.peer {
             Ok(peer) => peer,
-            Err(peer::Error::ConcurrentChange | peer::Error::Kernel(_)) => return CallerCheck::Retry,
+            Err(peer::Error::ConcurrentChange | peer::Error::Hidden | peer::Error::Kernel(_)) => {
+                return CallerCheck::Retry;
+            }
             Err(_) => return CallerCheck::Gone,
         };
         CallerCheck::Present(Box::new(IdentityInputs {

@@ -11,9 +11,9 @@ use super::error::Error;
 use crate::json;
 
 /// Lengths of the RSA moduli that are accepted, in bytes: 2048 to 8192 bits.
-const MODULUS_LEN: std::ops::RangeInclusive<usize> = 256..=1024;
-/// The longest public exponent that is accepted, in bytes. 65537 has 3.
-const MAX_EXPONENT_LEN: usize = 8;
+pub(super) const MODULUS_LEN: std::ops::RangeInclusive<usize> = 256..=1024;
+/// The largest public exponent that `ring` accepts.
+pub(super) const MAX_EXPONENT: u64 = (1 << 33) - 1;
 
 /// A public signing key: P-256 for ES256, or RSA for RS256.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,17 +121,22 @@ impl Jwk {
         if self.alg != "RS256" {
             return Err(self.key_error("is not an RSA key for RS256"));
         }
-        self.check_kid()?;
         let decode = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).ok();
-        match (decode(n), decode(e)) {
-            (Some(n), Some(e)) if MODULUS_LEN.contains(&n.len()) && e.len() <= MAX_EXPONENT_LEN => {
-                Ok(RsaPublicKeyComponents { n, e })
-            }
-            _ => {
-                Err(self
-                    .key_error("does not have a modulus of 2048 to 8192 bits and an exponent in base64url"))
-            }
+        let (Some(n), Some(e)) = (decode(n), decode(e)) else {
+            return Err(self.key_error("has a modulus or an exponent that is not base64url"));
+        };
+        // The thumbprint is that of the form without leading zeros, which also `ring` requires.
+        if n.first() == Some(&0) || e.first() == Some(&0) {
+            return Err(self.key_error("has a number with leading zeros, which RFC 7518 section 2 excludes"));
         }
+        self.check_kid()?;
+        let exponent = e.iter().try_fold(0_u64, |sum, b| Some(sum.checked_mul(256)? + u64::from(*b)));
+        if !MODULUS_LEN.contains(&n.len()) || !exponent.is_some_and(|e| (3..=MAX_EXPONENT).contains(&e)) {
+            return Err(self.key_error(
+                "does not have a modulus of 2048 to 8192 bits and an exponent from 3 to 2^33 - 1",
+            ));
+        }
+        Ok(RsaPublicKeyComponents { n, e })
     }
 
     /// Checks that this key made `signature` over `signed` by the key's own algorithm.
@@ -227,6 +232,12 @@ mod tests {
         key.alg = "ES256".into();
         assert!(key.check().unwrap_err().to_string().contains("not an RSA key for RS256"));
         assert!(Jwk::from_rsa(&modulus[..255], &[1, 0, 1]).check().is_err(), "less than 2048 bits");
+        assert!(Jwk::from_rsa(&modulus, &[1]).check().is_err());
+        for key in
+            [Jwk::from_rsa(&[&[0], &modulus[..]].concat(), &[1, 0, 1]), Jwk::from_rsa(&modulus, &[0, 3])]
+        {
+            assert!(key.check().unwrap_err().to_string().contains("leading zeros"));
+        }
     }
 
     #[test]

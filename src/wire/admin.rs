@@ -133,9 +133,36 @@ pub struct DoneResponse {
     pub done: bool,
 }
 
-/// `200` of `GET /v1/audit`: lines of the audit log, oldest first, exactly as they are in the file. Each
-/// parses as an [`AuditRecord`].
-pub type AuditResponse = Vec<Box<RawValue>>;
+/// `200` of `GET /v1/audit`: the matching records of one part of the audit log.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AuditResponse {
+    /// Lines of the audit log, oldest first, exactly as they are in the file.
+    #[cfg_attr(test, schemars(with = "Vec<AuditRecord>"))]
+    pub records: Vec<Box<RawValue>>,
+    /// The lowest sequence number that was examined; absent where there was none. A search backwards continues
+    /// with `before` of this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<u64>,
+    /// The highest sequence number that was examined. A search forwards continues with `after` of this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<u64>,
+    /// Whether further records can match beyond the part that was examined.
+    pub more: bool,
+    /// Numbers of the part that was examined that the audit log does not have.
+    pub missing: Vec<MissingRecords>,
+}
+
+/// Sequence numbers that no record of the audit log has: the records were removed or moved elsewhere, or were
+/// lost in a crash of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct MissingRecords {
+    /// The first one.
+    pub from: u64,
+    /// The last one.
+    pub to: u64,
+}
 
 /// One line of the audit log. Members that do not apply to the event are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -91,6 +91,7 @@ fn type_schemas() -> Map<String, Value> {
     let mut responses = SchemaSettings::draft2020_12().for_serialize().into_generator();
     responses.subschema_for::<admin::Agent>();
     responses.subschema_for::<admin::AuditRecord>();
+    responses.subschema_for::<admin::AuditResponse>();
     responses.subschema_for::<admin::DoneResponse>();
     responses.subschema_for::<admin::ReloadResponse>();
     responses.subschema_for::<agent::CertificateResponse>();

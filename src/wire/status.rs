@@ -46,6 +46,9 @@ pub struct StatusResponse {
     pub admin_group: AdminGroupStatus,
     /// The bundles of other trust domains.
     pub federation: FederationStatus,
+    /// Why the processes of other users are not identified, and the way out; absent where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_processes: Option<String>,
     /// Lookups of users and groups that failed, one line each; their last numbers stay in use.
     pub name_problems: Vec<String>,
     /// The audit log.
@@ -210,6 +213,9 @@ pub struct AuditStatus {
     pub problem: Option<String>,
     /// What is wrong with the disk although records can be written.
     pub disk_fault: Option<String>,
+    /// When the disk will be full; absent where it will not be within a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filling: Option<String>,
 }
 
 /// The journal.

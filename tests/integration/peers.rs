@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::callers::{Credentials, NOBODY, ScriptedClient, Unit, python};
 use crate::common::http::claims;
-use crate::common::{API, Host, append, until_true};
+use crate::common::{API, Host, append, program, require_root, until_true};
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 
@@ -246,4 +246,36 @@ fn a_uid_change_before_the_first_request_is_noticed() {
     client.execute(&format!("os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"));
     assert_eq!(client.whoami().0, 401);
     client.close();
+}
+
+#[test]
+fn where_proc_is_mounted_with_hidepid_refusals_and_status_say_so() {
+    require_root();
+    for hidepid in [1, 2] {
+        let mut host = Host::new();
+        host.agent("nobody", &format!("user = {NOBODY}"));
+        // The daemon runs as a user of its own, as an installed one does.
+        let changed = std::process::Command::new("chown").args(["-R", "4242"]).arg(host.path("")).status();
+        assert!(changed.unwrap().success());
+        let mount = format!("mount -t proc -o hidepid={hidepid} proc /proc");
+        let script = format!("{mount} && exec setpriv --reuid 4242 --regid 4242 --clear-groups \"$@\"");
+        let words = ["unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"];
+        host.start.wrapper = words.map(String::from).to_vec();
+        host.start();
+        let answer = Credentials::user(NOBODY).token(&host);
+        assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"));
+        assert!(answer.text().contains("hidepid"), "{}", answer.text());
+        // The daemon does not see processes of root either.
+        let own = Credentials::user(4242);
+        let status = own.curl_at(&host.admin_socket(), "/v1/status", &[]).json();
+        let problem = status["hidden_processes"].as_str();
+        assert!(problem.is_some_and(|problem| problem.contains("hidepid")), "{status}");
+        let mut command = std::process::Command::new(program("hostbadge"));
+        command.arg("status").env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket());
+        own.apply_to(&mut command);
+        let shown = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert!(shown.contains("processes") && shown.contains("hidepid"), "{shown}");
+        assert!(host.log().contains("hidepid"));
+        host.stop();
+    }
 }

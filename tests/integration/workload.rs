@@ -332,6 +332,9 @@ fn point_40_tokens_of_another_trust_domain_are_validated_with_its_bundle() {
     let reload = host.admin().post("/v1/agents/reload", &json!({}));
     assert_eq!(reload.status, 422);
     assert!(reload.text().contains("example.net.json"), "{}", reload.text());
+    let record = host.audit();
+    assert_eq!(record.last().unwrap()["event"], "federation-rejected");
+    assert!(common::audit_log::with_event(&record, "agents-rejected").is_empty());
     let federation = host.status()["federation"].clone();
     assert_eq!(federation["trust_domains"], json!(["example.com"]));
     assert_eq!(federation["faults"].as_array().unwrap().len(), 1, "{federation}");

@@ -1,12 +1,12 @@
 //! Slow, full and failing disks below the log's threads.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use super::*;
 use crate::audit::chain;
-use crate::audit::files::log_file;
+use crate::audit::files::{log_file, log_files};
 use crate::audit::health::FAST_WRITES_TO_RECOVER;
 
 fn body() -> Vec<u8> {
@@ -37,7 +37,7 @@ fn wait_until(condition_name: &str, mut condition: impl FnMut() -> bool) {
 #[test]
 fn writes_inline_while_disk_is_fast() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     for at in 1..=50 {
         let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
         // If the machine was slow at that moment, the thread `audit` writes the line.
@@ -50,7 +50,7 @@ fn writes_inline_while_disk_is_fast() {
 #[test]
 fn stalled_write_does_not_block_other_callers() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     let mut pipe_reader = install_stalling_file(&writer);
     let blocked = std::thread::spawn({
         let writer = writer.clone();
@@ -83,7 +83,7 @@ fn stalled_write_does_not_block_other_callers() {
 #[test]
 fn new_file_is_synced_and_watched_from_the_rotation_on() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
     wait_until("it is written", || result.try_recv().is_ok());
     let first = log_path(&writer);
@@ -98,7 +98,7 @@ fn new_file_is_synced_and_watched_from_the_rotation_on() {
 #[test]
 fn failed_rotation_keeps_current_file() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     // The names of the next files are taken.
     for seq in 2..10 {
         std::fs::create_dir(log_file(dir.path(), seq)).unwrap();
@@ -120,7 +120,7 @@ fn failed_rotation_keeps_current_file() {
 fn a_removed_or_moved_file_is_replaced_and_the_new_one_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     for (round, reason) in ["was removed", "was moved or replaced"].into_iter().enumerate() {
         let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
         wait_until("it is written", || result.try_recv().is_ok());
@@ -145,7 +145,7 @@ fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, moved) = (parent.path().join("audit"), parent.path().join("moved"));
     std::fs::create_dir(&dir).unwrap();
-    let (writer, _) = LogWriter::start(&dir, Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(&dir, KeepLimits::default(), Clock::System).unwrap();
     std::fs::rename(&dir, &moved).unwrap();
     wait_until("the loss is reported", || writer.health().write_error().is_some());
     let error = writer.health().write_error().unwrap();
@@ -167,7 +167,7 @@ fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
 #[test]
 fn a_new_file_for_a_lost_one_ends_the_fault_of_the_rotation() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
     wait_until("it is written", || result.try_recv().is_ok());
     let taken = log_file(dir.path(), 2);
@@ -196,7 +196,7 @@ fn new_files_after_failed_syncs_become_rare() {
 #[test]
 fn too_long_lines_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     let mut result = writer.submit(vec![b'x'; MAX_BODY_LEN], None, WriteMode::Inline).unwrap();
     wait_until("the longest line is written", || result.try_recv().is_ok());
     let error = writer.submit(vec![b'x'; MAX_BODY_LEN + 1], None, WriteMode::Inline).unwrap_err();
@@ -212,7 +212,7 @@ fn log_path(writer: &LogWriter) -> std::path::PathBuf {
 #[test]
 fn concurrent_writers_form_one_chain() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     std::thread::scope(|scope| {
         for write_mode in [WriteMode::Inline, WriteMode::Inline, WriteMode::Background, WriteMode::Inline] {
             let writer = &writer;
@@ -228,4 +228,26 @@ fn concurrent_writers_form_one_chain() {
     writer.close();
     let (log, recovered) = chain::open(dir.path());
     assert_eq!((log.seq(), recovered), (2000, None));
+}
+
+#[test]
+fn old_files_are_removed_after_a_new_one_was_started_and_the_removal_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = KeepLimits { size: Some(1), age: None };
+    let (writer, _) = LogWriter::start(dir.path(), keep, Clock::System).unwrap();
+    writer.submit(body(), None, WriteMode::Background).unwrap().blocking_recv().unwrap().unwrap();
+    lock(&writer.log).pretend_full();
+    let removed = || -> Vec<String> {
+        let text: String =
+            log_files(dir.path()).unwrap().iter().map(|f| fs::read_to_string(f).unwrap()).collect();
+        text.lines().filter(|line| line.contains("audit-files-removed")).map(String::from).collect()
+    };
+    wait_until("the removal is recorded", || !removed().is_empty());
+    wait_until("the file is removed", || !log_file(dir.path(), 1).exists());
+    let record = &removed()[0];
+    assert!(record.contains("keep.size") && record.contains("records 1 to 1 are removed"), "{record}");
+    writer.close();
+    let (log, findings) = ChainedLog::open(dir.path()).unwrap();
+    assert_eq!(findings, Findings::default(), "the chain holds from the first record that is kept");
+    assert_eq!(log.seq(), 2);
 }

@@ -1,0 +1,276 @@
+//! Reads the records of the audit log that a query asks for, a bounded part of the log at once.
+//!
+//! A page has all matching records between two numbers, and says which numbers no line has. A reader that
+//! continues where its last page ended therefore misses no record that is in the log, however fast the log
+//! grows.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::backwards::BackwardLines;
+use super::event::Event;
+use super::files::{first_seq, log_files, open_file, with_path};
+use super::forwards::ForwardLines;
+use super::line::{LineMembers, parse};
+use super::position::{around_seq, file_of};
+use crate::clock::Timestamp;
+
+/// Bytes of lines that are examined for one page, 40 ms of a processor.
+const MAX_EXAMINED_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of records in one page; it has at least one record.
+const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
+/// A file that became shorter while it was read is read again this often.
+const MAX_REREADS: usize = 3;
+/// Ranges of missing numbers that a page lists; it ends before a further one.
+const MAX_MISSING: usize = 32;
+/// How far records can be out of order of their times: clocks are corrected, and a record is made before it
+/// is queued. A search by time ends at a record that is this much beyond its bound.
+const MAX_DISORDER: Duration = Duration::from_secs(3600);
+
+/// Which records of the log are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct AuditQuery {
+    /// Where the page begins.
+    pub start: PageStart,
+    /// Only records about this agent.
+    pub agent: Option<String>,
+    /// Only records of this event.
+    pub event: Option<Event>,
+    /// Only records that were made at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only records that were made at this time or earlier.
+    pub until: Option<Timestamp>,
+}
+
+/// Where a page begins, and in which direction it continues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PageStart {
+    /// At the end of the log, backwards.
+    #[default]
+    End,
+    /// At the record before the one with this number, backwards.
+    Before(u64),
+    /// At the record after this number, forwards.
+    After(u64),
+}
+
+/// Consecutive numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeqRange {
+    /// The first one.
+    pub from: u64,
+    /// The last one.
+    pub to: u64,
+}
+
+/// The records of one part of the log.
+#[derive(Debug, Default)]
+pub struct AuditPage {
+    /// The matching lines as written, oldest first.
+    pub records: Vec<Box<RawValue>>,
+    /// The lowest number that was examined; `None` if there was none.
+    pub first: Option<u64>,
+    /// The highest number that was examined.
+    pub last: Option<u64>,
+    /// Whether the query has to be continued beyond `first` or `last`.
+    pub has_more: bool,
+    /// Numbers between those that were examined that no line has, oldest first.
+    pub missing: Vec<SeqRange>,
+}
+
+/// Returns at most `limit` records of the log in `dir`. Blocking.
+///
+/// # Errors
+/// The directory or a file cannot be read.
+pub fn read_page(dir: &Path, query: &AuditQuery, limit: usize) -> io::Result<AuditPage> {
+    for _ in 0..MAX_REREADS {
+        match read_page_of(&log_files(dir)?, query, limit) {
+            // Half a line, which a full disk had accepted, was cut away while it was read.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+            result => return result,
+        }
+    }
+    read_page_of(&log_files(dir)?, query, limit)
+}
+
+fn read_page_of(files: &[PathBuf], query: &AuditQuery, limit: usize) -> io::Result<AuditPage> {
+    let mut reading = Reading { query, limit, page: AuditPage::default(), examined: 0, record_bytes: 0 };
+    match query.start {
+        PageStart::After(seq) => reading.read_forwards(files, seq)?,
+        PageStart::Before(seq) => reading.read_backwards(files, seq)?,
+        PageStart::End => reading.read_backwards(files, u64::MAX)?,
+    }
+    Ok(reading.page)
+}
+
+/// A page that is being read.
+struct Reading<'a> {
+    query: &'a AuditQuery,
+    limit: usize,
+    page: AuditPage,
+    examined: usize,
+    record_bytes: usize,
+}
+
+/// Whether further lines are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Continue,
+    /// The page is full.
+    Full,
+    /// No further line can match.
+    Done,
+}
+
+impl Reading<'_> {
+    fn read_forwards(&mut self, files: &[PathBuf], after: u64) -> io::Result<()> {
+        let mut last = after;
+        for at in file_of(files, after.saturating_add(1))..files.len() {
+            let Some(file) = open(&files[at])? else { continue };
+            // What follows in this file is not a line of the log: a full disk had no room to set it aside.
+            let bound = files.get(at + 1).and_then(|next| first_seq(next)).unwrap_or(u64::MAX);
+            let begin = around_seq(&file, &files[at], last).map_err(|e| with_path(&files[at], e))?.start;
+            let mut lines = ForwardLines::new(&file, begin);
+            while let Some(line) = lines.next_text().map_err(|e| with_path(&files[at], e))? {
+                let Some(members) = parse(line).filter(|found| (last + 1..bound).contains(&found.seq)) else {
+                    self.examined += line.len();
+                    continue;
+                };
+                let seq = members.seq;
+                let skipped = (seq > last + 1).then(|| SeqRange { from: last + 1, to: seq - 1 });
+                match self.examine(line, &members, skipped)? {
+                    Step::Continue => {}
+                    step => {
+                        self.page.has_more = step == Step::Full;
+                        return Ok(());
+                    }
+                }
+                self.page.first = self.page.first.or(Some(last + 1));
+                self.page.last = Some(seq);
+                last = seq;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_backwards(&mut self, files: &[PathBuf], before: u64) -> io::Result<()> {
+        let mut next = before;
+        let read = self.read_files_backwards(files, &mut next);
+        self.page.records.reverse();
+        self.page.missing.reverse();
+        read
+    }
+
+    /// `next` is the number of the line that was examined last.
+    fn read_files_backwards(&mut self, files: &[PathBuf], next: &mut u64) -> io::Result<()> {
+        let count = (file_of(files, next.saturating_sub(1)) + 1).min(files.len());
+        for path in files[..count].iter().rev() {
+            let Some(file) = open(path)? else { continue };
+            let end = match *next {
+                u64::MAX => file.metadata().map_err(|e| with_path(path, e))?.len(),
+                next => around_seq(&file, path, next - 1).map_err(|e| with_path(path, e))?.end,
+            };
+            let lowest = first_seq(path).unwrap_or_default();
+            let mut lines = BackwardLines::new(&file, end);
+            while let Some(line) = lines.next_text().map_err(|e| with_path(path, e))? {
+                let Some(members) = parse(line).filter(|found| (lowest..*next).contains(&found.seq)) else {
+                    self.examined += line.len();
+                    continue;
+                };
+                let seq = members.seq;
+                let is_skipped = *next < u64::MAX && seq + 1 < *next;
+                let skipped = is_skipped.then(|| SeqRange { from: seq + 1, to: *next - 1 });
+                match self.examine(line, &members, skipped)? {
+                    Step::Continue => {}
+                    step => {
+                        self.page.has_more = step == Step::Full;
+                        return Ok(());
+                    }
+                }
+                self.page.first = Some(seq);
+                self.page.last = self.page.last.or(Some(seq));
+                *next = seq;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a line to the page if it matches. The page is full where it has no room for the line; the next
+    /// page begins with it then.
+    fn examine(
+        &mut self,
+        line: &[u8],
+        members: &LineMembers<'_>,
+        skipped: Option<SeqRange>,
+    ) -> io::Result<Step> {
+        let is_first = self.page.first.is_none();
+        if !is_first && (self.page.records.len() >= self.limit || self.examined >= MAX_EXAMINED_BYTES) {
+            return Ok(Step::Full);
+        }
+        if skipped.is_some() && self.page.missing.len() >= MAX_MISSING {
+            return Ok(Step::Full);
+        }
+        let place = self.query.place(members);
+        if place == Place::Beyond {
+            return Ok(Step::Done);
+        }
+        let matches = place == Place::Matches;
+        if matches && !self.page.records.is_empty() && self.record_bytes + line.len() > MAX_PAGE_BYTES {
+            return Ok(Step::Full);
+        }
+        self.page.missing.extend(skipped);
+        self.examined += line.len();
+        if matches {
+            self.record_bytes += line.len();
+            self.page.records.push(serde_json::from_slice(line)?);
+        }
+        Ok(Step::Continue)
+    }
+}
+
+/// Where a line is in relation to a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Matches,
+    DoesNotMatch,
+    /// No line beyond this one matches.
+    Beyond,
+}
+
+impl AuditQuery {
+    fn place(&self, line: &LineMembers<'_>) -> Place {
+        if self.since.is_some() || self.until.is_some() {
+            let Some(time) = line.time() else { return Place::DoesNotMatch };
+            let is_forwards = matches!(self.start, PageStart::After(_));
+            if self.until.is_some_and(|until| time > until) {
+                let is_beyond =
+                    is_forwards && self.until.is_some_and(|until| time > until.after(MAX_DISORDER));
+                return if is_beyond { Place::Beyond } else { Place::DoesNotMatch };
+            }
+            if self.since.is_some_and(|since| time < since) {
+                let is_beyond =
+                    !is_forwards && self.since.is_some_and(|since| time.after(MAX_DISORDER) < since);
+                return if is_beyond { Place::Beyond } else { Place::DoesNotMatch };
+            }
+        }
+        let is_of_agent = self.agent.is_none() || self.agent.as_deref() == line.agent.as_deref();
+        let is_event = self.event.is_none_or(|event| line.event.as_deref() == Some(event.name()));
+        if is_of_agent && is_event { Place::Matches } else { Place::DoesNotMatch }
+    }
+}
+
+/// Opens a file of the log. Returns `None` if it was moved away since it was listed.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match open_file(path, File::options().read(true)) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests;

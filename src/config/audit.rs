@@ -1,0 +1,81 @@
+//! The table `[audit]`: how much of the audit log is kept.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::durations::{DAY, YEAR, bounded_duration};
+
+/// A file of the log has 64 MiB, and the newest one is always kept.
+const MIN_SIZE: u64 = 256 << 20;
+/// More than disks have.
+const MAX_SIZE: u64 = 1 << 60;
+/// Some regulations require ten years.
+const MAX_AGE: Duration = Duration::from_secs(20 * YEAR.as_secs());
+
+/// The table `[audit]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditSection {
+    /// What is kept. Default: everything.
+    pub keep: KeepLimits,
+}
+
+/// Limits of what is kept of the audit log. Old files beyond one of them are removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeepLimits {
+    /// Size in bytes of all files together, from `"256MiB"` on. Default: no limit.
+    #[serde(deserialize_with = "size")]
+    pub size: Option<u64>,
+    /// Age of the last record of a file, from `"1d"` to `"20y"`. Default: no limit.
+    #[serde(deserialize_with = "age")]
+    pub age: Option<Duration>,
+}
+
+fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    bounded_duration(deserializer, DAY, MAX_AGE, "from \"1d\" to \"20y\", such as \"90d\"").map(Some)
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match parse_size(&text) {
+        Some(size) if (MIN_SIZE..=MAX_SIZE).contains(&size) => Ok(Some(size)),
+        _ => Err(serde::de::Error::custom(format!(
+            "\"{text}\" must be a size from \"256MiB\" on, in MiB, GiB or TiB, such as \"8GiB\""
+        ))),
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let units = [("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let (number, shift) = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
+    number.trim_end().parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_bounded_and_have_units() {
+        let read = |text: &str| toml::from_str::<AuditSection>(text).map(|section| section.keep);
+        assert_eq!(read("").unwrap(), KeepLimits::default());
+        let both = read("keep = { size = \"8 GiB\", age = \"90d\" }").unwrap();
+        assert_eq!((both.size, both.age), (Some(8 << 30), Some(DAY * 90)));
+        let one = read("[keep]\nsize = \"256MiB\"").unwrap();
+        assert_eq!((one.size, one.age), (Some(MIN_SIZE), None));
+        for (text, expected) in [
+            ("keep.size = \"255MiB\"", "256MiB"),
+            ("keep.size = \"8GB\"", "GiB"),
+            ("keep.size = \"99999999999999TiB\"", "GiB"),
+            ("keep.size = 1000", "invalid type"),
+            ("keep.age = \"1h\"", "1d"),
+            ("keep.days = 1", "unknown field"),
+            ("keep = \"8GiB\"", "invalid type"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
