@@ -276,7 +276,7 @@ impl LogWriter {
             log.path().display()
         );
         let record = Record::for_event(Event::AuditFileReplaced, &detail, self.clock.now());
-        if let Ok(body) = record.to_json_members() {
+        if let Ok(body) = record.to_json_members(self.clock.sync()) {
             log.push_first_body(body);
         }
         tracing::error!(event = "audit-file-replaced", "{detail}");

@@ -8,6 +8,7 @@ mod attest;
 mod audit;
 mod certificate;
 mod client;
+mod clock;
 mod common;
 mod enroll;
 mod enroll_install;
@@ -74,6 +75,9 @@ enum CliSubcommand {
     /// Show, compare and accept the measured state of the host (administrators)
     #[command(subcommand)]
     Posture(posture::PostureSubcommand),
+    /// Show the host's clock, and say that it is right (administrators)
+    #[command(subcommand)]
+    Clock(clock::ClockSubcommand),
     /// Export public documents for relying parties
     #[command(subcommand)]
     Export(export::ExportSubcommand),
@@ -111,6 +115,7 @@ async fn dispatch(command: Cli) -> Result<ExitCode, CliError> {
         CliSubcommand::Key(subcommand) => key::run(&common, &subcommand).await,
         CliSubcommand::Enroll(subcommand) => enroll::run(&common, &subcommand).await,
         CliSubcommand::Posture(subcommand) => posture::run(&common, &subcommand).await,
+        CliSubcommand::Clock(subcommand) => clock::run(&common, &subcommand).await,
         CliSubcommand::Export(subcommand) => export::run(&common, &subcommand).await,
         CliSubcommand::Verify(subcommand) => verify::run(&common, &subcommand),
         CliSubcommand::Audit(subcommand) => audit::run(&common, &subcommand).await,

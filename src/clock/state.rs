@@ -17,6 +17,8 @@ use super::timestamp::{BootTime, Timestamp};
 
 /// A clock that differs by more than this from the time that has passed was set.
 const TOLERANCE: Duration = Duration::from_secs(60);
+/// A clock that was set back by more than this: the longest lifetime of a token.
+const LARGE_STEP: Duration = Duration::from_secs(3600);
 /// A clock that was set may be set again for this long: the longest lifetime of a token and some more.
 const SETTLING_TIME: Duration = Duration::from_secs(2 * 3600);
 
@@ -49,6 +51,8 @@ struct Shared {
 struct Observed {
     last: (Timestamp, BootTime),
     set_at: Option<BootTime>,
+    /// How often the clock was set back by a large step.
+    set_back: u64,
     sync: ClockSync,
     /// Whether an administrator said that the clock is right, since it was last set.
     accepted: bool,
@@ -65,11 +69,27 @@ impl ClockState {
         let observed = Observed {
             last: (clock.now(), clock.boot_time()),
             set_at: None,
+            set_back: 0,
             sync: clock.sync(),
             accepted: false,
             pending: Vec::new(),
         };
         ClockState(Arc::new(Shared { clock, observed: Mutex::new(observed), changes: watch::Sender::new(0) }))
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// How often the clock was set back by more than an hour: what was signed before may be of the future.
+    pub fn set_back_count(&self) -> u64 {
+        self.observe().set_back
     }
 
     /// Whether the present time is known to be right, so that what contradicts it is wrong.
@@ -88,15 +108,9 @@ impl ClockState {
             || !observed.set_at.is_some_and(is_recent)
     }
 
-    /// Whether the clock is synchronized, as last observed.
-    pub fn sync(&self) -> ClockSync {
-        self.observe().sync
-    }
-
-    /// The time of day and whether an administrator accepted it.
-    pub fn accepted(&self) -> (Timestamp, bool) {
-        let observed = self.observe();
-        (observed.last.0, observed.accepted)
+    /// Whether an administrator said that the clock is right, since it was last set.
+    pub fn is_accepted(&self) -> bool {
+        self.observe().accepted
     }
 
     /// An administrator says that the present time is right. It counts until the clock is set, or the daemon
@@ -126,6 +140,7 @@ impl ClockState {
         let mut changes = Vec::new();
         if now.since(expected).max(expected.since(now)) > TOLERANCE {
             (observed.set_at, observed.accepted) = (Some(boot), false);
+            observed.set_back += u64::from(expected.since(now) > LARGE_STEP);
             changes.push(ClockChange::Set { from: expected, to: now });
         }
         if observed.sync != sync {
@@ -185,6 +200,7 @@ mod tests {
         clock.set(before.after(DAY));
         assert!(!state.is_settled());
         assert_eq!(state.take_changes(), [ClockChange::Set { from: before, to: before.after(DAY) }]);
+        assert_eq!(state.set_back_count(), 0);
         clock.advance(HOUR);
         assert!(!state.is_settled());
         clock.advance(HOUR);
@@ -201,7 +217,7 @@ mod tests {
         let state = ClockState::new(clock.clone());
         let mut changes = state.subscribe();
         clock.set(NOW.before(DAY));
-        assert!(!state.is_trusted());
+        assert_eq!((state.is_trusted(), state.set_back_count()), (false, 1));
         changes.borrow_and_update();
         state.accept();
         assert_eq!(
@@ -211,7 +227,7 @@ mod tests {
         clock.advance(DAY);
         assert!(state.is_trusted());
         clock.set(NOW.after(DAY));
-        assert_eq!((state.is_trusted(), state.accepted().1), (false, false));
+        assert_eq!((state.is_trusted(), state.is_accepted()), (false, false));
     }
 
     #[test]

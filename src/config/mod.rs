@@ -22,8 +22,8 @@ pub use escape::escape_unprintable;
 use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use sections::{
-    AdminSection, CertificatesSection, KeysSection, LimitsSection, LogLevel, LogSection, LogTarget, Paths,
-    SealSection, TpmSection,
+    AdminSection, CertificatesSection, ClockSection, KeysSection, LimitsSection, LogLevel, LogSection,
+    LogTarget, Paths, SealSection, TpmSection,
 };
 
 /// The configuration file, unless the command line names another.
@@ -44,6 +44,8 @@ pub struct Config {
     pub keys: KeysSection,
     /// The table `[certificates]`.
     pub certificates: CertificatesSection,
+    /// The table `[clock]`.
+    pub clock: ClockSection,
     /// The table `[seal]`.
     pub seal: SealSection,
     /// The table `[limits]`.
@@ -70,6 +72,8 @@ struct ConfigFile {
     keys: OptionalSpan<KeysSection>,
     #[serde(default)]
     certificates: OptionalSpan<CertificatesSection>,
+    #[serde(default)]
+    clock: ClockSection,
     #[serde(default)]
     seal: OptionalSpan<SealSection>,
     #[serde(default)]
@@ -169,6 +173,7 @@ impl Config {
             tpm: config_file.tpm,
             keys,
             certificates,
+            clock: config_file.clock,
             seal,
             limits,
             posture,

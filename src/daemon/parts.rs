@@ -5,7 +5,7 @@ use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockState};
 use crate::config::Config;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
@@ -21,6 +21,8 @@ use crate::tpm::TpmConfig;
 pub(super) struct Parts {
     pub audit: Audit,
     clock: Clock,
+    /// What has been observed of `clock`.
+    pub clock_state: ClockState,
     agents: AgentRegistry,
     federation: Federation,
     issuer: Issuer,
@@ -49,6 +51,7 @@ impl Parts {
         log_faults(&federation.diagnostics());
         Parts {
             audit,
+            clock_state: ClockState::new(clock.clone()),
             clock,
             agents,
             federation,
@@ -80,7 +83,7 @@ impl Parts {
             agents: self.agents.clone(),
             audit: self.audit.clone(),
             enrollment: self.enrollment.clone(),
-            clock: self.clock.clone(),
+            clock: self.clock_state.clone(),
         }
     }
 
@@ -91,7 +94,7 @@ impl Parts {
             issuer: self.issuer.clone(),
             agents: self.agents.clone(),
             audit: self.audit.clone(),
-            clock: self.clock.clone(),
+            clock: self.clock_state.clone(),
             enrollment: self.enrollment.clone(),
             state_dir: config.paths.state.clone(),
             tpm: issuer.tpm.clone(),
@@ -138,6 +141,8 @@ impl Parts {
             audit: self.audit,
             audit_dir: config.paths.audit.clone(),
             clock: self.clock,
+            clock_state: self.clock_state,
+            requires_synchronized_clock: config.clock.require_synchronized,
             tpm_state: issuer.tpm_state.clone(),
             tpm_description: issuer.tpm_info.clone(),
             tpm: issuer.tpm.clone(),

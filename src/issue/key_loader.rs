@@ -15,7 +15,7 @@ use super::rotation::RotationPolicy;
 use super::storage::{
     issuing_keys_path, read_host_key_blobs, read_key_schedule, write_host_key_blobs, write_key_schedule,
 };
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{ClockState, Timestamp};
 use crate::keystore::{KekPair, Keystore};
 use crate::tpm::{self, Tpm};
 use crate::verify::Jwk;
@@ -43,7 +43,7 @@ pub async fn load_or_create_keys(
     issuer_config: &IssuerConfig,
     rotation_policy: RotationPolicy,
     pcrs: &[u8],
-    clock: &Clock,
+    clock: &ClockState,
 ) -> Result<LoadedKeys, Error> {
     let newly_provisioned = provision_if_needed(tpm, state_dir).await?;
     // Finds a file with parts of another TPM's objects now, and not at the next rotation.
@@ -55,11 +55,15 @@ pub async fn load_or_create_keys(
     let file = issuing_keys_path(state_dir);
     let schedule = read_key_schedule(&file)?;
     let (keystore, keks) =
-        Keystore::open(tpm, state_dir, &initial_kek, pcrs, newly_provisioned, clock).await?;
+        Keystore::open(tpm, state_dir, &initial_kek, pcrs, newly_provisioned, clock.clock()).await?;
 
     let mut changes = Vec::new();
+    let mut needs_rewrite = false;
     let schedule = match schedule {
-        Some(schedule) => schedule,
+        Some(mut schedule) => {
+            needs_rewrite = schedule.start_sequence(clock.now());
+            schedule
+        }
         None => {
             let (key, encrypted_key) =
                 keys::create_key(tpm, &keks.latest, &host.id, &host_key, clock.now()).await?;
@@ -72,8 +76,15 @@ pub async fn load_or_create_keys(
     };
     let loader = KeyLoader { file: &file, keks: &keks, host_id: &host.id, host_key: &host_key };
     let scheduled_keys = loader.load(schedule)?;
-    let mut keys =
-        IssuingKeys::new(Arc::new(keystore), host, host_key, rotation_policy, clock.clone(), scheduled_keys);
+    let mut keys = IssuingKeys::new(
+        Arc::new(keystore),
+        host,
+        host_key,
+        rotation_policy,
+        clock.clone(),
+        scheduled_keys,
+        needs_rewrite,
+    );
     // The keys can be used even if this fails. The key rotator tries again, and reports the error.
     let _ = keys.rewrap().await;
     Ok(LoadedKeys { keys, changes })

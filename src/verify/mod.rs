@@ -28,7 +28,7 @@ pub(crate) mod tpm_structures;
 pub(crate) mod x509;
 
 pub use certificates::{HostCertificate, Roots};
-pub(crate) use certificates::{not_after, parse_certificate};
+pub(crate) use certificates::{not_after, not_before, parse_certificate};
 pub use ek::{Ek, EkKey};
 pub use error::Error;
 pub use host_san::HostSan;
