@@ -58,10 +58,9 @@ pub async fn load_or_create_keys(
         Keystore::open(tpm, state_dir, &initial_kek, pcrs, newly_provisioned, clock.clock()).await?;
 
     let mut changes = Vec::new();
-    let mut needs_rewrite = false;
     let schedule = match schedule {
         Some(mut schedule) => {
-            needs_rewrite = schedule.start_sequence(clock.now());
+            schedule.start_sequence(clock.now());
             schedule
         }
         None => {
@@ -76,15 +75,8 @@ pub async fn load_or_create_keys(
     };
     let loader = KeyLoader { file: &file, keks: &keks, host_id: &host.id, host_key: &host_key };
     let scheduled_keys = loader.load(schedule)?;
-    let mut keys = IssuingKeys::new(
-        Arc::new(keystore),
-        host,
-        host_key,
-        rotation_policy,
-        clock.clone(),
-        scheduled_keys,
-        needs_rewrite,
-    );
+    let mut keys =
+        IssuingKeys::new(Arc::new(keystore), host, host_key, rotation_policy, clock.clone(), scheduled_keys);
     // The keys can be used even if this fails. The key rotator tries again, and reports the error.
     let _ = keys.rewrap().await;
     Ok(LoadedKeys { keys, changes })

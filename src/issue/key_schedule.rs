@@ -130,17 +130,15 @@ impl KeySchedule {
         self.sequence
     }
 
-    /// Sets the sequence number of a schedule in a format that lacks it. Returns whether it did.
-    pub(super) fn start_sequence(&mut self, now: Timestamp) -> bool {
-        let lacks_sequence = self.sequence == 0;
-        if lacks_sequence {
+    /// Sets the sequence number of a schedule in a format that lacks it. The file has it after the next change.
+    pub(super) fn start_sequence(&mut self, now: Timestamp) {
+        if self.sequence == 0 {
             let next = self.next.iter().map(|key| key.published);
             let retired = self.retired.iter().map(|key| key.retired);
             let destroyed = self.destroyed.iter().map(|key| key.destroyed);
             let changes = next.chain(retired).chain(destroyed).chain([self.active.activated, now]);
             self.sequence = changes.map(Timestamp::as_secs).max().unwrap_or_default();
         }
-        lacks_sequence
     }
 
     fn increase_sequence(&mut self, now: Timestamp) {

@@ -90,7 +90,7 @@ pub(super) struct ScheduledKeys {
 }
 
 impl IssuingKeys {
-    /// The keys of a host that has no RSA key yet. With `needs_rewrite`, the next step writes the file.
+    /// The keys of a host that has no RSA key yet.
     pub(super) fn new(
         keystore: Arc<Keystore>,
         host: HostIdentity,
@@ -98,7 +98,6 @@ impl IssuingKeys {
         rotation_policy: RotationPolicy,
         clock: ClockState,
         keys: ScheduledKeys,
-        needs_rewrite: bool,
     ) -> IssuingKeys {
         IssuingKeys {
             keystore,
@@ -111,7 +110,7 @@ impl IssuingKeys {
             retention: Retention::default(),
             published_at: None,
             rsa_key: None,
-            needs_rewrite,
+            needs_rewrite: false,
         }
     }
 
@@ -199,7 +198,9 @@ impl IssuingKeys {
 
     /// When the next step of the schedule is due that is not due yet.
     pub fn next_wakeup(&self) -> Option<Timestamp> {
-        self.keys.schedule.next_wakeup(&self.rotation_policy, self.clock.now())
+        let now = self.clock.now();
+        let activation = self.time_to_activation().map(|remaining| now.after(remaining));
+        self.keys.schedule.next_wakeup(&self.rotation_policy, now).into_iter().chain(activation).min()
     }
 
     /// Takes one step, if one is due; empty if none was. A step that fails changes nothing: call this again
@@ -214,8 +215,9 @@ impl IssuingKeys {
         }
         let now = self.clock.now();
         if let Some(corrected) = self.keys.schedule.with_publication_corrected(now) {
+            let published_at = self.clock.clock().boot_time();
             self.save(corrected).await?;
-            self.published_at = Some(self.clock.clock().boot_time());
+            self.published_at = Some(published_at);
             return Ok(self.pending_publication().into_iter().collect());
         }
         let expired = self.retention.due(&self.keys.schedule, &self.clock);
@@ -226,7 +228,7 @@ impl IssuingKeys {
         let step = steps.find(|step| *step != RotationStep::Destroy);
         drop(steps);
         match step {
-            Some(RotationStep::Activate) if self.was_published_long_enough() => self.activate().await,
+            Some(RotationStep::Activate) if self.time_to_activation().is_none() => self.activate().await,
             Some(RotationStep::Publish) => self.publish(tpm).await,
             // Tokens that the active key signed before may be of the future, and are refused once it is gone.
             _ if self.clock.set_back_count() > self.set_back_count && self.keys.next.is_none() => {
@@ -236,9 +238,12 @@ impl IssuingKeys {
         }
     }
 
-    fn was_published_long_enough(&self) -> bool {
-        let elapsed = self.published_at.map(|at| self.clock.clock().boot_time().since(at));
-        elapsed.is_none_or(|elapsed| elapsed >= self.rotation_policy.publish_before)
+    /// How much of `publish_before` has not passed yet since this process published the next key; `None` once it
+    /// has, or if another process published it.
+    fn time_to_activation(&self) -> Option<Duration> {
+        let elapsed = self.clock.clock().boot_time().since(self.published_at?);
+        let publish_before = self.rotation_policy.publish_before;
+        (self.keys.next.is_some() && elapsed < publish_before).then(|| publish_before - elapsed)
     }
 
     /// Makes and publishes a key. It becomes active after `publish_before`, when relying parties have fetched
@@ -247,10 +252,11 @@ impl IssuingKeys {
         if self.keys.next.is_some() {
             return Err(ScheduleError::AlreadyPublished.into());
         }
+        let published_at = self.clock.clock().boot_time();
         let (key, encrypted_key) = self.create_key(tpm).await?;
         self.save(self.keys.schedule.clone().publish(encrypted_key, self.clock.now())?).await?;
         self.keys.next = Some(Arc::new(key));
-        self.published_at = Some(self.clock.clock().boot_time());
+        self.published_at = Some(published_at);
         self.set_back_count = self.clock.set_back_count();
         Ok(self.pending_publication().into_iter().collect())
     }

@@ -8,6 +8,7 @@ mod audit;
 mod bad_input;
 mod certificate_quota;
 mod certificates;
+mod clock;
 mod commands;
 mod common;
 mod disk_failures;
