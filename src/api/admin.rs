@@ -287,6 +287,7 @@ mod tests {
                 "/v1/keys/recover",
                 "/v1/keys/accept",
                 "/v1/posture/accept",
+                "/v1/clock/accept",
                 "/v1/enroll/credential",
                 "/v1/enroll/install",
             ]

@@ -64,6 +64,8 @@ pub struct HostCa {
     root: RootCa,
     /// An organization's certificate that makes the host key a CA, in place of the root.
     delegated_ca: Option<Arc<DelegatedCa>>,
+    /// Since when that certificate is installed, at most the present time.
+    delegated_since: Timestamp,
     /// The active one first.
     issuing_cas: Vec<CaRecord>,
     crl_number: u64,
@@ -130,6 +132,7 @@ impl HostCa {
             clock,
             root,
             delegated_ca: None,
+            delegated_since: now,
             issuing_cas,
             crl_number,
             crl_issued_at,
@@ -159,6 +162,8 @@ impl HostCa {
 
     /// Puts the host's CA below an organization's root, or with `None` below its own.
     pub fn set_parent(&mut self, delegated_ca: Option<Arc<DelegatedCa>>) {
+        let since = delegated_ca.as_ref().map(|delegated_ca| delegated_ca.installed_at);
+        self.delegated_since = since.unwrap_or(Timestamp::from_secs(0));
         self.delegated_ca = delegated_ca;
     }
 
@@ -178,6 +183,8 @@ impl HostCa {
         self.rewrap_keys().await?;
         let mut changes: Vec<CaChange> = self.renew_root().await?.into_iter().collect();
         let now = self.clock.now();
+        // A clock that was ahead when the certificate was installed would keep the host's root in the bundle.
+        self.delegated_since = self.delegated_since.min(now);
         let is_early =
             self.issuing_cas.first().is_some_and(|record| issuing_cas::is_not_yet_valid(record, now));
         let is_current =
@@ -311,7 +318,7 @@ impl HostCa {
             bundle.insert(0, delegated_ca.root().to_vec());
             // Leaves issued before the delegation lead to the host's own root alone, until they expire. By the
             // time of the last change, so that each other content of the bundle has another number.
-            if self.crl_issued_at.since(delegated_ca.installed_at) > issuing_ca::LIFETIME {
+            if self.crl_issued_at.since(self.delegated_since) > issuing_ca::LIFETIME {
                 bundle.truncate(1);
             }
         }

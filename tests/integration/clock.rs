@@ -19,9 +19,10 @@ impl FakeClock {
     fn of(host: &mut Host, offset: &str) -> FakeClock {
         let clock = FakeClock(host.path("clock"));
         clock.set(offset);
+        let (library, file) = (library(), clock.0.display().to_string());
         let variables = [
-            ("LD_PRELOAD", library().to_str().unwrap()),
-            ("FAKETIME_TIMESTAMP_FILE", clock.0.to_str().unwrap()),
+            ("LD_PRELOAD", library.to_str().unwrap()),
+            ("FAKETIME_TIMESTAMP_FILE", file.as_str()),
             ("FAKETIME_NO_CACHE", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ];
@@ -66,12 +67,7 @@ fn certificate(host: &Host) -> (Value, bool) {
     let answer = host.post("/v1/certificate", json!({}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let certificate = answer.json();
-    let chain: Vec<&str> = certificate["certificate_chain"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|pem| pem.as_str().unwrap())
-        .collect();
+    let chain = certificate["certificate_chain"].as_str().unwrap();
     let file = |name: &str, text: &str| {
         let path = host.path(name);
         fs::write(&path, text).unwrap();
@@ -81,8 +77,7 @@ fn certificate(host: &Host) -> (Value, bool) {
         .args(["verify", "-CAfile"])
         .arg(file("roots.pem", &roots(host)))
         .arg("-untrusted")
-        .arg(file("chain.pem", &chain[1..].concat()))
-        .arg(file("leaf.pem", chain[0]))
+        .args([file("chain.pem", chain), file("leaf.pem", chain)])
         .output()
         .unwrap();
     (certificate.clone(), verified.status.success())
@@ -219,10 +214,16 @@ fn clock_that_is_ahead_for_a_while_leaves_nothing_behind() {
     certificate(&host);
     until_true("the next key is published", || issuing_keys(&host).len() == 2);
     sequences.push(bundle(&host)["spiffe_sequence"].as_u64().unwrap());
+    // Relying parties have had no day to fetch it, whatever the clock says.
+    clock.set("+3y");
+    certificate(&host);
+    until_true("the clock is known to be set again", || {
+        audit_log::text(&host.path("audit")).matches("the clock was set forward by ").count() == 2
+    });
     clock.set("+0");
     let (_, is_valid) = certificate(&host);
     assert!(is_valid, "the first request after the clock was set back");
-    until_recorded(&host, "clock-changed", "the clock was set back by 2years");
+    until_recorded(&host, "clock-changed", "the clock was set back by ");
     // It is published again, so that it does not wait for two years.
     until_true("the key is published at the right time", || {
         let keys = host.admin().get("/v1/keys").json();
@@ -233,7 +234,7 @@ fn clock_that_is_ahead_for_a_while_leaves_nothing_behind() {
     });
     assert_eq!(issuing_keys(&host)[0], first[0]);
     until_true("the certificate is known to be of the future", || {
-        host.status()["clock"]["future_certificates"] == 1 || Clock::System.sync() == ClockSync::Synchronized
+        host.status()["clock"]["future_certificates"] == 2 || Clock::System.sync() == ClockSync::Synchronized
     });
     accept_clock(&host);
     until_recorded(&host, "certificates-revoked", "issued while the clock was ahead");
@@ -247,6 +248,21 @@ fn clock_that_is_ahead_for_a_while_leaves_nothing_behind() {
     succeed(&host, &["key", "rotate", "--now"]);
     sequences.push(bundle(&host)["spiffe_sequence"].as_u64().unwrap());
     assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]), "{sequences:?}");
+}
+
+/// It is younger than a key is when it is replaced, but may have signed tokens that become valid tomorrow.
+#[test]
+fn key_that_signed_while_the_clock_was_ahead_gets_a_successor() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    let clock = FakeClock::of(&mut host, "+0");
+    host.start();
+    clock.set("+1d");
+    host.token();
+    until_recorded(&host, "clock-changed", "the clock was set forward by ");
+    assert_eq!(issuing_keys(&host).len(), 1);
+    clock.set("+0");
+    until_true("a successor is published", || issuing_keys(&host).len() == 2);
 }
 
 #[test]
@@ -319,4 +335,23 @@ fn damaged_records_of_certificates_are_reported_and_kept() {
     assert!(
         Path::new(&host.path("state/leaves.json.damaged-1")).exists() && reason.contains("before this start")
     );
+}
+
+/// The call that reads the clock's state is denied with others of `@privileged`, so it is allowed after them.
+/// ProtectClock= would deny it again.
+#[test]
+fn unit_allows_to_read_the_clocks_state_and_not_to_set_it() {
+    let unit = include_str!("../../systemd/hostbadged.service");
+    let filters: Vec<&str> = unit.lines().filter(|line| line.starts_with("SystemCallFilter=")).collect();
+    assert_eq!(
+        filters,
+        [
+            "SystemCallFilter=@system-service",
+            "SystemCallFilter=~@privileged @resources",
+            "SystemCallFilter=adjtimex"
+        ]
+    );
+    assert!(!unit.lines().any(|line| line.starts_with("ProtectClock=")));
+    assert!(unit.lines().any(|line| line == "CapabilityBoundingSet="));
+    assert!(unit.lines().any(|line| line == "DevicePolicy=closed"));
 }
