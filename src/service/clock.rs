@@ -1,6 +1,7 @@
 //! The host's clock: what issuing requires of it, what contradicts it, and an administrator's word for it.
 
 use super::admin::{Admin, RootAdmin};
+use super::command_budget::StateCommand;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
 use crate::audit::Event;
@@ -46,8 +47,12 @@ impl IdentityService {
     /// issued by a clock that was ahead of it are revoked. It is recorded before it takes effect.
     ///
     /// # Errors
-    /// [`AdminError::AuditUnavailable`].
+    /// [`AdminError::AuditUnavailable`], [`AdminError::BudgetExceeded`].
     pub async fn accept_clock(&self, admin: &RootAdmin) -> Result<ClockStatus, AdminError> {
+        self.within_budget(admin, StateCommand::AcceptClock, self.record_and_accept_clock(admin)).await
+    }
+
+    async fn record_and_accept_clock(&self, admin: &Admin) -> Result<ClockStatus, AdminError> {
         let status = self.clock_status(admin);
         let message = format!(
             "{} says that the clock is right at {} ({}); {} certificates of a clock that was ahead are to be \

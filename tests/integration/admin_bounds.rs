@@ -168,7 +168,10 @@ fn failing(path: &str) -> Value {
         "/v1/enroll/credential" => json!({ "ek": "ecc", "credential": "AAAA" }),
         "/v1/enroll/install" => json!({ "certificate": "junk" }),
         // These have no body. They fail because of a fault in a file, the state, or the bounds.
-        "/v1/agents/reload" | "/v1/keys/recovery" | "/v1/keys/accept" | "/v1/enroll/request" => json!({}),
+        "/v1/agents/reload" | "/v1/clock/accept" | "/v1/keys/recovery" | "/v1/keys/accept"
+        | "/v1/enroll/request" => {
+            json!({})
+        }
         other => panic!("add a request of {other} that fails"),
     }
 }
@@ -203,7 +206,7 @@ fn every_command_that_fails_is_recorded_with_its_caller() {
         }
         paths.push(path);
     }
-    assert_eq!(paths.len(), 10, "{paths:?}");
+    assert_eq!(paths.len(), 11, "{paths:?}");
     // Neither a body that cannot be read nor a wrong recovery key leaves the text in the log.
     let large = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": "hbr1-x".repeat(50_000) }));
     assert_eq!(large.status, 413);
