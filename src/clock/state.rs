@@ -32,7 +32,7 @@ pub enum ClockChange {
         /// The time that it had instead.
         to: Timestamp,
     },
-    /// The kernel changed its mind.
+    /// Whether the kernel regards the clock as synchronized changed.
     Sync(ClockSync),
 }
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn administrators_word_holds_until_the_clock_is_set() {
+    fn acceptance_counts_until_the_clock_is_set() {
         let clock = Clock::manual(NOW);
         clock.set_sync(ClockSync::Unknown);
         let state = ClockState::new(clock.clone());

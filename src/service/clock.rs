@@ -1,4 +1,4 @@
-//! The host's clock: what issuing requires of it, what contradicts it, and an administrator's word for it.
+//! The host's clock: what issuing requires of it, what contradicts it, and its acceptance by an administrator.
 
 use super::admin::{Admin, RootAdmin};
 use super::command_budget::StateCommand;

@@ -123,7 +123,7 @@ fn succeed(host: &Host, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// On a host without a time service, the administrator has the last word. With one, the daemon needs none.
+/// Only on a host without a time service does the daemon wait for this command.
 fn accept_clock(host: &Host) {
     if Clock::System.sync() != ClockSync::Synchronized {
         succeed(host, &["clock", "accept"]);
