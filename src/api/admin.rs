@@ -28,8 +28,8 @@ enum AdminSocketRole {
     /// Root and members of the admin group.
     Admin(AdminHandler),
     /// Root alone, because the command equals holding the host's keys: it copies them, accepts older ones,
-    /// accepts another state of the host, revokes certificates of all agents, proves possession of this TPM for others, or decides which root the
-    /// host's trust bundle has.
+    /// accepts another state of the host, revokes certificates of all agents, proves possession of this TPM
+    /// for others, or decides which root the host's trust bundle has.
     Root(RootHandler),
 }
 

@@ -14,8 +14,8 @@ use crate::wire::clock::{ClockStatus, ClockSync};
 pub(super) enum ClockSubcommand {
     /// Show whether the host's clock is synchronized, and what was made while it was ahead
     Show,
-    /// Say that the host's clock is right now (root only): revoke the certificates that were issued while it was
-    /// ahead. The daemon does this by itself where the kernel regards the clock as synchronized
+    /// Say that the host's clock is right now (root only): revoke the certificates that were issued while it
+    /// was ahead. The daemon does this by itself where the kernel regards the clock as synchronized
     Accept,
 }
 
@@ -59,8 +59,8 @@ pub(super) fn clock_lines(clock: &ClockStatus) -> Vec<String> {
     }
     if clock.future_keys > 0 {
         lines.push(format!(
-            "{} keys were made or changed while it was ahead; they are replaced as hostbadge key list shows, or \
-             at once by hostbadge key rotate --now",
+            "{} keys were made or changed while it was ahead; they are replaced as hostbadge key list shows, \
+             or at once by hostbadge key rotate --now",
             clock.future_keys
         ));
     }

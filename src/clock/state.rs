@@ -1,8 +1,8 @@
 //! How far the clock can be believed: when it was last set, and whether its time is known to be right.
 //!
 //! What was made while the clock was ahead looks the same as what was made before a clock that is behind now.
-//! What replaces such things, and destroys nothing, is done at once. Revoking certificates and destroying keys
-//! cannot be undone, so it waits until the clock is trusted: the kernel calls it synchronized, or an
+//! What replaces such things, and destroys nothing, is done at once. Revoking certificates and destroying
+//! keys cannot be undone, so it waits until the clock is trusted: the kernel calls it synchronized, or an
 //! administrator said that it is right.
 
 use std::fmt;

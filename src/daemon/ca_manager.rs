@@ -210,7 +210,8 @@ impl CaManager {
         self.record_changes(&changes).await;
         ca.set_parent(self.deps.enrollment.delegated_ca().borrow().clone());
         self.deps.certificate_issuer.set_registered(self.deps.agents.current().iter().count());
-        // The stored CA serves at once, even if it is due for renewal, unless relying parties refuse its root.
+        // The stored CA serves at once, even if it is due for renewal, unless relying parties refuse its
+        // root.
         if ca.is_root_valid() {
             self.activate(&mut ca)?;
         }
@@ -253,9 +254,9 @@ impl CaManager {
     }
 
     /// Revokes the certificates of agents that are no longer registered, or not with the conditions under
-    /// which the certificates were issued, and those that were issued while the clock was ahead, once it can be
-    /// trusted: a clock that is behind makes all of them look so. While the number of a user or group is not known, that is not
-    /// known either, nor before the agents have been read without faults once.
+    /// which the certificates were issued, and those that were issued while the clock was ahead, once it can
+    /// be trusted: a clock that is behind makes all of them look so. While the number of a user or group is
+    /// not known, that is not known either, nor before the agents have been read without faults once.
     ///
     /// The lists that callers get have them at once. Their records are dropped when `ca.json` has them: until
     /// then, and after a crash, the next step finds them again. Returns how many are on no list for want of

@@ -32,7 +32,8 @@ pub(super) fn describe(change: &CaChange) -> String {
     }
 }
 
-/// Why certificates of one identity are revoked. Of `total`, `of_future` were issued while the clock was ahead.
+/// Why certificates of one identity are revoked. Of `total`, `of_future` were issued while the clock was
+/// ahead.
 pub(super) fn revocation_reason(is_registered: bool, of_future: usize, total: usize) -> String {
     match is_registered {
         false => "it is not a registered agent".into(),

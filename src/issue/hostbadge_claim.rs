@@ -32,7 +32,8 @@ pub(super) struct HostbadgeClaim<'a> {
 }
 
 impl<'a> HostbadgeClaim<'a> {
-    /// `clock` is the state of the clock from which the token has its times, `key_protection` where the signing key is: `sealed` or `tpm`.
+    /// `clock` is the state of the clock from which the token has its times, `key_protection` where the
+    /// signing key is: `sealed` or `tpm`.
     pub(super) fn new(
         host: &'a HostIdentity,
         agent: &'a AuthenticatedAgent,

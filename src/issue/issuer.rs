@@ -85,8 +85,8 @@ impl IssuerState {
         &self.key_reports
     }
 
-    /// How many keys have been in their state since a time that has not come yet: the clock was ahead then, or is
-    /// behind now.
+    /// How many keys have been in their state since a time that has not come yet: the clock was ahead then,
+    /// or is behind now.
     pub fn count_future_keys(&self, now: Timestamp) -> usize {
         let last = now.after(CLOCK_TOLERANCE);
         let keys = self.key_reports.iter().filter(|key| key.state != KeyState::Destroyed);

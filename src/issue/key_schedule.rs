@@ -25,8 +25,8 @@ pub(super) const MAX_RETIRED_KEYS: usize = 100;
 /// Destroyed keys in a schedule; the oldest are forgotten.
 const MAX_DESTROYED_KEYS: usize = 100;
 
-/// A time that is further ahead than this is of a clock that was ahead, or the clock is behind now. Within it,
-/// the clock is being adjusted.
+/// A time that is further ahead than this is of a clock that was ahead, or the clock is behind now. Within
+/// it, the clock is being adjusted.
 pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// All issuing keys of a host, format 3 of `issuing.json`.
@@ -124,13 +124,14 @@ impl KeySchedule {
         KeySchedule { sequence: 0, ..KeySchedule::with_first_key(encrypted_key, created) }
     }
 
-    /// The sequence number of the key set. It continues the numbers of earlier releases, which were the seconds
-    /// of the latest change.
+    /// The sequence number of the key set. It continues the numbers of earlier releases, which were the
+    /// seconds of the latest change.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Sets the sequence number of a schedule in a format that lacks it. The file has it after the next change.
+    /// Sets the sequence number of a schedule in a format that lacks it. The file has it after the next
+    /// change.
     pub(super) fn start_sequence(&mut self, now: Timestamp) {
         if self.sequence == 0 {
             let next = self.next.iter().map(|key| key.published);

@@ -68,8 +68,8 @@ pub struct IssuingKeys {
     clock: ClockState,
     keys: ScheduledKeys,
     retention: Retention,
-    /// When this process published the next key: relying parties have the configured time to fetch it, however
-    /// the clock is set meanwhile.
+    /// When this process published the next key: relying parties have the configured time to fetch it,
+    /// however the clock is set meanwhile.
     published_at: Option<BootTime>,
     /// How often the clock had been set back when the active key was last found to need no successor.
     set_back_count: u64,
@@ -238,8 +238,8 @@ impl IssuingKeys {
         }
     }
 
-    /// How much of `publish_before` has not passed yet since this process published the next key; `None` once it
-    /// has, or if another process published it.
+    /// How much of `publish_before` has not passed yet since this process published the next key; `None` once
+    /// it has, or if another process published it.
     fn time_to_activation(&self) -> Option<Duration> {
         let elapsed = self.clock.clock().boot_time().since(self.published_at?);
         let publish_before = self.rotation_policy.publish_before;

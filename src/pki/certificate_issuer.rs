@@ -55,7 +55,8 @@ pub struct CertificateParams {
 /// From this many unexpired leaves of one identity on, its streams share the latest certificate instead of
 /// getting one each, so that an agent that is started every second does not exhaust its quota within a day.
 const SHARING_THRESHOLD: usize = 1024;
-/// How long a request waits for a usable issuing CA, if the CA manager can create one: a signature of the TPM.
+/// How long a request waits for a usable issuing CA, if the CA manager can create one: a signature of the
+/// TPM.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Issues X509-SVIDs from the active [`CaSnapshot`]. Cheap to clone; issues nothing before the first

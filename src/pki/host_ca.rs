@@ -316,8 +316,8 @@ impl HostCa {
         if let Some(delegated_ca) = &self.delegated_ca {
             intermediates.extend_from_slice(delegated_ca.chain_without_root());
             bundle.insert(0, delegated_ca.root().to_vec());
-            // Leaves issued before the delegation lead to the host's own root alone, until they expire. By the
-            // time of the last change, so that each other content of the bundle has another number.
+            // Leaves issued before the delegation lead to the host's own root alone, until they expire. By
+            // the time of the last change, so that each other content of the bundle has another number.
             if self.crl_issued_at.since(self.delegated_since) > issuing_ca::LIFETIME {
                 bundle.truncate(1);
             }

@@ -28,8 +28,8 @@ pub struct NotRevoked {
     pub displaced: usize,
 }
 
-/// The leaves that were issued while the clock was ahead, if it is right now. They become valid when their time
-/// has come, to whoever has their keys then.
+/// The leaves that were issued while the clock was ahead, if it is right now. They become valid when their
+/// time has come, to whoever has their keys then.
 #[derive(Debug)]
 pub struct FutureLeaves {
     latest_expiry: Timestamp,

@@ -1,4 +1,5 @@
-//! The host's clock: what issuing requires of it, what contradicts it, and its acceptance by an administrator.
+//! The host's clock: what issuing requires of it, what contradicts it, and its acceptance by an
+//! administrator.
 
 use super::admin::{Admin, RootAdmin};
 use super::command_budget::StateCommand;
@@ -43,8 +44,8 @@ impl IdentityService {
         }
     }
 
-    /// Takes the present time as right, as if the kernel called the clock synchronized: certificates that were
-    /// issued by a clock that was ahead of it are revoked. It is recorded before it takes effect.
+    /// Takes the present time as right, as if the kernel called the clock synchronized: certificates that
+    /// were issued by a clock that was ahead of it are revoked. It is recorded before it takes effect.
     ///
     /// # Errors
     /// [`AdminError::AuditUnavailable`], [`AdminError::BudgetExceeded`].

@@ -12,10 +12,10 @@ const MAX_WRITERS: u32 = 16;
 
 /// Replaces a file atomically: writes a temporary file, fsync, rename, fsync of the directory.
 ///
-/// The temporary file is `<name>.N.tmp` in the same directory, with the least N that no other writer has: each
-/// writer locks its own. A file that is not locked is of a writer that crashed, possibly with key material; the
-/// next writer removes it, so that such files do not accumulate. Of several writers at once, the last one's
-/// content stays, as a whole.
+/// The temporary file is `<name>.N.tmp` in the same directory, with the least N that no other writer has:
+/// each writer locks its own. A file that is not locked is of a writer that crashed, possibly with key
+/// material; the next writer removes it, so that such files do not accumulate. Of several writers at once,
+/// the last one's content stays, as a whole.
 ///
 /// # Errors
 /// The kernel's error of the step that failed. The old content is then unchanged, unless it was the last

@@ -40,8 +40,8 @@ impl CertificateIssuer {
     ///
     /// # Errors
     ///
-    /// [`LostRecords`] if some records cannot be read, now or at a start less than a day ago: certificates that
-    /// are valid cannot be revoked. The damaged file is kept.
+    /// [`LostRecords`] if some records cannot be read, now or at a start less than a day ago: certificates
+    /// that are valid cannot be revoked. The damaged file is kept.
     pub fn load_issued(&self, dir: &Path, now: Timestamp) -> Result<(), LostRecords> {
         let result = self.issued_certificates().read(dir);
         let lost = match result {
