@@ -28,8 +28,8 @@ enum AdminSocketRole {
     /// Root and members of the admin group.
     Admin(AdminHandler),
     /// Root alone, because the command equals holding the host's keys: it copies them, accepts older ones,
-    /// accepts another state of the host, proves possession of this TPM for others, or decides which root the
-    /// host's trust bundle has.
+    /// accepts another state of the host, revokes certificates of all agents, proves possession of this TPM
+    /// for others, or decides which root the host's trust bundle has.
     Root(RootHandler),
 }
 
@@ -38,6 +38,7 @@ enum AdminHandler {
     Agent,
     Agents,
     AuditRecords,
+    Clock,
     EnrollActivate,
     EnrollRequest,
     Keys,
@@ -51,6 +52,7 @@ enum AdminHandler {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RootHandler {
+    AcceptClock,
     AcceptPosture,
     AcceptState,
     ConfirmRecoveryKey,
@@ -88,6 +90,8 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/posture",             body: NONE, role: Admin(Posture) },
         Route { verb: Get,  path: "/v1/posture/diff",        body: NONE, role: Admin(PostureDiff) },
         Route { verb: Post, path: "/v1/posture/accept",      body: BODY, role: Root(AcceptPosture) },
+        Route { verb: Get,  path: "/v1/clock",               body: NONE, role: Admin(Clock) },
+        Route { verb: Post, path: "/v1/clock/accept",        body: NONE, role: Root(AcceptClock) },
         Route { verb: Post, path: "/v1/enroll/request",      body: BODY, role: Admin(EnrollRequest) },
         Route { verb: Post, path: "/v1/enroll/activate",     body: BODY, role: Admin(EnrollActivate) },
         Route { verb: Post, path: "/v1/enroll/credential",   body: BODY, role: Root(EnrollCredential) },
@@ -191,6 +195,7 @@ impl AdminApi {
             AdminHandler::RotateKeys => {
                 reply::ok(&service.rotate_keys(admin, parse::rotate_request(body)?).await?)
             }
+            AdminHandler::Clock => reply::ok(&service.clock_status(admin)),
             AdminHandler::Posture => reply::ok(&service.posture_report(admin).await),
             AdminHandler::PostureDiff => reply::ok(&service.posture_diff(admin).await?),
             AdminHandler::EnrollRequest => reply::ok(&service.create_enrollment_request(admin).await?),
@@ -225,6 +230,7 @@ impl AdminApi {
             RootHandler::AcceptPosture => {
                 reply::ok(&service.accept_posture(root, parse::posture_accept_request(body)?).await?)
             }
+            RootHandler::AcceptClock => reply::ok(&service.accept_clock(root).await?),
             RootHandler::EnrollCredential => {
                 reply::ok(&service.open_credential(root, parse::credential_request(body)?).await?)
             }
@@ -294,6 +300,7 @@ mod tests {
                 "/v1/keys/recover",
                 "/v1/keys/accept",
                 "/v1/posture/accept",
+                "/v1/clock/accept",
                 "/v1/enroll/credential",
                 "/v1/enroll/install",
             ]

@@ -271,7 +271,7 @@ impl Audit {
         record: &Record<'_>,
         carried: Option<CarriedCount>,
     ) -> Result<(), AuditUnavailable> {
-        let body = record.to_json_members().map_err(WriteError::from)?;
+        let body = record.to_json_members(self.clock.sync()).map_err(WriteError::from)?;
         let completion = self.writer.0.submit(body, carried, self.write_mode)?;
         match tokio::time::timeout(WRITE_TIMEOUT, completion).await {
             Ok(Ok(result)) => result?,
@@ -286,7 +286,7 @@ impl Audit {
     /// disk that is full, the line is written before any other.
     fn record_finding(&self, event: Event, message: &str) {
         let record = Record::for_event(event, message, self.clock.now());
-        if let Ok(body) = record.to_json_members() {
+        if let Ok(body) = record.to_json_members(self.clock.sync()) {
             self.writer.0.write_first(body);
         }
         self.journal.send(record.journal_entry());

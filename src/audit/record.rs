@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::ser::SerializeStruct;
 
 use crate::agents::AuthenticatedAgent;
-use crate::clock::Timestamp;
+use crate::clock::{ClockSync, Timestamp};
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
 use crate::peer::Peer;
 use crate::pki::IssuedX509Svid;
@@ -240,11 +240,15 @@ impl<'a> Record<'a> {
     }
 
     /// Returns the members of the JSON object without the opening brace; the chain's members come before
-    /// them.
-    pub(super) fn to_json_members(&self) -> serde_json::Result<Vec<u8>> {
+    /// them. The first one is `clock`, unless the clock is synchronized: `time` may be wrong then.
+    pub(super) fn to_json_members(&self, clock: ClockSync) -> serde_json::Result<Vec<u8>> {
         let mut text = Vec::with_capacity(768);
+        if clock != ClockSync::Synchronized {
+            text.extend(format!("\"clock\":\"{clock}\",").as_bytes());
+        }
+        let start = text.len();
         serde_json::to_writer(&mut text, self)?;
-        text.remove(0);
+        text.remove(start);
         Ok(text)
     }
 
@@ -345,7 +349,7 @@ mod tests {
             let refusal = Record::for_refusal(&refusal, Timestamp::from_secs(1 << 32));
             let event = Record::for_key_event(Event::EnrollmentAnswered, text, text, Timestamp::from_secs(0));
             for record in [&token, &certificate, &refusal, &event] {
-                let length = record.to_json_members().unwrap().len();
+                let length = record.to_json_members(ClockSync::Unsynchronized).unwrap().len();
                 assert!(length + MAX_PEER_LEN <= MAX_BODY_LEN, "{unit:?}: {length} bytes of {record:.100?}");
                 assert!(record.journal_entry().message.len() <= 8192);
             }

@@ -9,6 +9,7 @@ mod attest;
 mod audit;
 mod certificate;
 mod client;
+mod clock;
 mod common;
 mod enroll;
 mod enroll_install;
@@ -100,6 +101,9 @@ enum CliSubcommand {
     /// Show, compare and accept the measured state of the host (administrators)
     #[command(subcommand, after_long_help = examples::POSTURE)]
     Posture(posture::PostureSubcommand),
+    /// Show the host's clock, and say that it is right (administrators)
+    #[command(subcommand)]
+    Clock(clock::ClockSubcommand),
     /// Export public documents for relying parties
     #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
@@ -138,6 +142,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
         CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
         CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,
+        CliSubcommand::Clock(subcommand) => clock::run(common, &subcommand).await,
         CliSubcommand::Export(subcommand) => export::run(common, &subcommand).await,
         CliSubcommand::Verify(subcommand) => verify::run(common, &subcommand),
         CliSubcommand::Nonce => nonce::run(common),

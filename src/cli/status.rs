@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::client;
+use super::clock::clock_lines;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
@@ -49,6 +50,10 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     table.add("CA", format!("issues certificates until {until}"));
     table
         .add_some("CA", status.ca.blocked_reason.as_ref().map(|reason| format!("renewal delayed: {reason}")));
+    table.add_some("CA", status.ca.lost_records.as_ref());
+    for line in clock_lines(&status.clock) {
+        table.add("clock", line);
+    }
     let reason = status.posture_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     table.add("posture", format!("{}{reason}", status.posture));
     for line in status.seal.iter().flat_map(seal_lines) {

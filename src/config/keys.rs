@@ -66,5 +66,16 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("level", Kind::Choice(&["error", "warn", "info", "debug"])),
         ]),
     ),
+    Key::optional(
+        "audit",
+        Kind::Table(&[Key::optional(
+            "keep",
+            Kind::Table(&[
+                Key::optional("size", Kind::Text("\"8GiB\"")),
+                Key::optional("age", Kind::Duration("\"90d\"")),
+            ]),
+        )]),
+    ),
+    Key::optional("clock", Kind::Table(&[Key::optional("require_synchronized", Kind::Boolean)])),
     Key::optional("admin", Kind::Table(&[Key::optional("group", Kind::Text("\"hostbadge-admin\""))])),
 ];

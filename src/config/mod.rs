@@ -30,8 +30,8 @@ use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use schema::{Key, Kind};
 pub use sections::{
-    AdminSection, CertificatesSection, KeysSection, LimitsSection, LogLevel, LogSection, LogTarget, Paths,
-    SealSection, TpmSection,
+    AdminSection, CertificatesSection, ClockSection, KeysSection, LimitsSection, LogLevel, LogSection,
+    LogTarget, Paths, SealSection, TpmSection,
 };
 
 /// The configuration file, unless the command line names another.
@@ -54,6 +54,8 @@ pub struct Config {
     pub keys: KeysSection,
     /// The table `[certificates]`.
     pub certificates: CertificatesSection,
+    /// The table `[clock]`.
+    pub clock: ClockSection,
     /// The table `[seal]`.
     pub seal: SealSection,
     /// The table `[limits]`.
@@ -82,6 +84,8 @@ struct ConfigFile {
     keys: OptionalSpan<KeysSection>,
     #[serde(default)]
     certificates: OptionalSpan<CertificatesSection>,
+    #[serde(default)]
+    clock: ClockSection,
     #[serde(default)]
     seal: OptionalSpan<SealSection>,
     #[serde(default)]
@@ -186,6 +190,7 @@ impl Config {
             tpm: config_file.tpm,
             keys,
             certificates,
+            clock: config_file.clock,
             seal,
             limits,
             posture,

@@ -73,6 +73,15 @@ pub struct SealSection {
     pub pcrs: Vec<u8>,
 }
 
+/// The table `[clock]`: what the daemon requires of the host's clock.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClockSection {
+    /// Whether tokens and certificates are issued only while the kernel regards the clock as synchronized.
+    /// Default: no, because many virtual machines have the host's clock and no time service.
+    pub require_synchronized: bool,
+}
+
 /// The table `[limits]`: rates and connections. Rates are in requests a second, from 1 to 10,000,000; a burst
 /// is the number of requests that may be made at once after a pause.
 #[derive(Clone, Debug, Deserialize)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::admin_group::{self, AdminGroupHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
+use super::clock_monitor::{self, ClockMonitorHandle};
 use super::error::Error;
 use super::issuer_supervisor::{self, IssuerHandle};
 use super::logging::start_logging;
@@ -73,6 +74,7 @@ struct App {
     signals: Signals,
     issuer: IssuerHandle,
     ca: CaHandle,
+    clock_monitor: ClockMonitorHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -96,6 +98,7 @@ impl App {
         let mut startup = Startup::default();
         let issuer = issuer_supervisor::spawn(parts.issuer_deps(&config, tpm_config), &mut startup);
         let ca = ca_manager::spawn(parts.ca_deps(&config, &issuer), &mut startup);
+        let clock_monitor = clock_monitor::spawn(parts.clock_state.clone(), audit.clone());
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -110,6 +113,7 @@ impl App {
             signals,
             issuer,
             ca,
+            clock_monitor,
             posture,
             servers,
             admin_group,
@@ -161,6 +165,7 @@ impl App {
         // First, since workers that have ended send no heartbeats.
         self.watchdog.stop().await;
         self.admin_group.stop().await;
+        self.clock_monitor.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
         tokio::join!(self.ca.stop(), self.posture.stop(), self.issuer.stop());

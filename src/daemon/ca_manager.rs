@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::audit_ext::record_completed;
+use super::ca_messages::{describe, revocation_reason};
 use super::component::ComponentTask;
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
 use crate::agents::{AgentEntry, AgentRegistry, TagCheck};
 use crate::audit::{Audit, AuditUnavailable, Event};
-use crate::clock::Clock;
+use crate::clock::ClockState;
 use crate::issue::{Enrollment, HostIdentity, Issuer};
 use crate::keystore::Keystore;
 use crate::pki::{self, CaChange, CertificateIssuer, HostCa, NotRevoked};
@@ -44,7 +45,7 @@ pub(super) struct CaDeps {
     /// Audit log, for each new CA and each revocation.
     pub audit: Audit,
     /// Time source.
-    pub clock: Clock,
+    pub clock: ClockState,
     /// Names the organization's CA that delegates to this host, if there is one.
     pub enrollment: Enrollment,
     /// State directory: `ca.json`, `signing.json` and `leaves.json`.
@@ -112,8 +113,10 @@ struct CaManager {
 impl CaManager {
     async fn run(self) {
         let (certificate_issuer, dir) = (self.deps.certificate_issuer.clone(), self.deps.state_dir.clone());
-        if let Ok(Err(e)) = tokio::task::spawn_blocking(move || certificate_issuer.load_issued(&dir)).await {
-            tracing::warn!("cannot load leaves.json: {e}");
+        let now = self.deps.clock.now();
+        let load = move || certificate_issuer.load_issued(&dir, now);
+        if let Ok(Err(lost)) = tokio::task::spawn_blocking(load).await {
+            record_completed(&self.deps.audit, Event::CertificateRecordsLost, &lost.to_string()).await;
         }
         let mut issuer_first_attempt = self.deps.issuer_first_attempt.clone();
         tokio::select! {
@@ -157,7 +160,9 @@ impl CaManager {
         };
         let (mut agents_changed, mut seal_status) = (self.deps.agents.subscribe(), keystore.seal_status());
         let mut names_changed = self.deps.agents.names().subscribe();
+        let mut clock_changed = self.deps.clock.subscribe();
         loop {
+            clock_changed.borrow_and_update();
             names_changed.borrow_and_update();
             seal_status.borrow_and_update();
             agents_changed.borrow_and_update();
@@ -168,6 +173,8 @@ impl CaManager {
                 }
                 Err(_) => RETRY_DELAY,
             };
+            // A failed step is repeated after its delay only, however many requests wait for it.
+            let is_ready = result.is_ok();
             self.report_blocked(result.err().map(|e| e.to_string()));
             if let Err(e) = save_issued(&self.deps).await {
                 tracing::debug!("cannot write leaves.json: {e}");
@@ -179,6 +186,8 @@ impl CaManager {
                 _ = agents_changed.changed() => {}
                 _ = names_changed.changed() => {}
                 _ = seal_status.changed() => {}
+                _ = clock_changed.changed() => {}
+                () = self.deps.certificate_issuer.renewal_wanted(), if is_ready => {}
                 Ok(()) = delegated_ca.changed() => {
                     ca.set_parent(delegated_ca.borrow_and_update().clone());
                     // CRLs that cannot be written now are written in the next step.
@@ -196,12 +205,16 @@ impl CaManager {
         let host = self.resolve_host(&tpm).await?;
         self.deps.audit.ensure_writable()?;
         let (mut ca, changes) =
-            HostCa::open(&tpm, keystore.clone(), &self.deps.state_dir, &host, &self.deps.clock).await?;
+            HostCa::open(&tpm, keystore.clone(), &self.deps.state_dir, &host, self.deps.clock.clock())
+                .await?;
         self.record_changes(&changes).await;
         ca.set_parent(self.deps.enrollment.delegated_ca().borrow().clone());
         self.deps.certificate_issuer.set_registered(self.deps.agents.current().iter().count());
-        // The stored CA serves at once, even if it is due for renewal.
-        self.activate(&mut ca)?;
+        // The stored CA serves at once, even if it is due for renewal, unless relying parties refuse its
+        // root.
+        if ca.is_root_valid() {
+            self.activate(&mut ca)?;
+        }
         if !self.deps.certificate_issuer.is_ready() {
             self.renew(&mut ca).await?;
         }
@@ -241,9 +254,10 @@ impl CaManager {
     }
 
     /// Revokes the certificates of agents that are no longer registered, or not with the conditions under
-    /// which the certificates were issued. While the number of a user or group is not known, that is not
-    /// known either, nor before the agents have been read without faults once, nor if there were none at the
-    /// start.
+    /// which the certificates were issued, and those that were issued while the clock was ahead, once it can
+    /// be trusted: a clock that is behind makes all of them look so. While the number of a user or group is
+    /// not known, that is not known either, nor before the agents have been read without faults once, nor if
+    /// there were none at the start.
     ///
     /// The lists that callers get have them at once. Their records are dropped when `ca.json` has them: until
     /// then, and after a crash, the next step finds them again. Returns how many are on no list for want of
@@ -262,8 +276,13 @@ impl CaManager {
             .collect();
         certificate_issuer.set_registered(registered.len());
         certificate_issuer.set_revoked(ca.count_revoked());
+        let (future, is_trusted) = (ca.future_leaves(), self.deps.clock.is_trusted());
+        certificate_issuer.count_future(&future);
         let orphaned = certificate_issuer.orphaned(|id, leaf| {
             let Some(entry) = registered.get(id) else { return true };
+            if is_trusted && future.contains(leaf) {
+                return true;
+            }
             leaf.match_tag.is_some_and(|tag| registrations.check_tag(entry, tag) == TagCheck::Changed)
         });
         if orphaned.is_empty() {
@@ -292,10 +311,8 @@ impl CaManager {
             }
             let lost = leaves.iter().filter(|leaf| no_key.contains(&leaf.serial)).count();
             certificate_issuer.remove_revoked(&id, &leaves);
-            let reason = match registered.contains_key(&*id) {
-                true => "the agent is matched by other conditions now",
-                false => "it is not a registered agent",
-            };
+            let of_future = leaves.iter().filter(|leaf| is_trusted && future.contains(leaf)).count();
+            let reason = revocation_reason(registered.contains_key(&*id), of_future, leaves.len());
             let mut message = format!("{} certificates of {id} are revoked: {reason}", leaves.len() - lost);
             if lost > 0 {
                 message += &format!("; {lost} cannot be, because the key of their issuing CA is lost");
@@ -305,6 +322,7 @@ impl CaManager {
             }
             record_completed(&self.deps.audit, Event::CertificatesRevoked, &message).await;
         }
+        certificate_issuer.count_future(&future);
         Ok(no_room.len())
     }
 
@@ -340,24 +358,4 @@ async fn save_issued(deps: &CaDeps) -> std::io::Result<()> {
         (deps.certificate_issuer.clone(), deps.state_dir.clone(), deps.clock.now());
     let result = tokio::task::spawn_blocking(move || certificate_issuer.save_issued(&dir, now)).await?;
     result.map_err(std::io::Error::other)
-}
-
-fn describe(change: &CaChange) -> String {
-    match change {
-        CaChange::RootCreated { not_after } => {
-            format!("the host key signed the root certificate of the host's CA, valid until {not_after}")
-        }
-        CaChange::IssuingCaCreated { name, not_after } => {
-            format!(
-                "the host CA signed issuing CA {name}, which signs from now on, at most until {not_after}"
-            )
-        }
-        CaChange::IssuingCaResumed { name } => {
-            format!("issuing CA {name} signs again, because the clock was set back")
-        }
-        CaChange::IssuingKeyLost { name } => format!(
-            "the key of issuing CA {name} cannot be decrypted; its certificates remain valid until they \
-             expire"
-        ),
-    }
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `issuer_supervisor` | opens the TPM, loads, recovers and rotates the issuing keys |
 //! | `ca_manager` | renews the host's CAs, revokes certificates of agents that are removed or matched otherwise |
+//! | `clock_monitor` | records when the clock was set, and wakes what has to be made again |
 //! | `posture_monitor` | quotes PCRs and compares them with the baseline |
 //! | `servers` | accept connections; workers serve them |
 //! | `admin_group` | gives the admin socket its group, and logs why it has none |
@@ -21,7 +22,9 @@ mod app;
 mod arguments;
 mod audit_ext;
 mod ca_manager;
+mod ca_messages;
 mod check;
+mod clock_monitor;
 mod component;
 mod error;
 mod harden;

@@ -5,7 +5,7 @@ use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use crate::agents::AgentRegistry;
 use crate::audit::{Audit, Event};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockState};
 use crate::config::Config;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
@@ -21,6 +21,8 @@ use crate::tpm::TpmConfig;
 pub(super) struct Parts {
     pub audit: Audit,
     clock: Clock,
+    /// What has been observed of `clock`.
+    pub clock_state: ClockState,
     agents: AgentRegistry,
     federation: Federation,
     issuer: Issuer,
@@ -52,6 +54,7 @@ impl Parts {
         }
         Parts {
             audit,
+            clock_state: ClockState::new(clock.clone()),
             clock,
             agents,
             federation,
@@ -83,7 +86,7 @@ impl Parts {
             agents: self.agents.clone(),
             audit: self.audit.clone(),
             enrollment: self.enrollment.clone(),
-            clock: self.clock.clone(),
+            clock: self.clock_state.clone(),
         }
     }
 
@@ -94,7 +97,7 @@ impl Parts {
             issuer: self.issuer.clone(),
             agents: self.agents.clone(),
             audit: self.audit.clone(),
-            clock: self.clock.clone(),
+            clock: self.clock_state.clone(),
             enrollment: self.enrollment.clone(),
             state_dir: config.paths.state.clone(),
             tpm: issuer.tpm.clone(),
@@ -141,6 +144,8 @@ impl Parts {
             audit: self.audit,
             audit_dir: config.paths.audit.clone(),
             clock: self.clock,
+            clock_state: self.clock_state,
+            requires_synchronized_clock: config.clock.require_synchronized,
             tpm_state: issuer.tpm_state.clone(),
             tpm_description: issuer.tpm_info.clone(),
             tpm: issuer.tpm.clone(),

@@ -23,6 +23,8 @@ impl Storage {
     pub fn open(paths: &Paths, keep: KeepLimits, journal: Journal, clock: Clock) -> Result<Storage, Error> {
         store::ensure_dir(&paths.state, 0o700)?;
         let state_lock = DirLock::acquire(&paths.state)?;
+        store::remove_temp_files(&paths.state)
+            .map_err(|source| store::Error::Io { path: paths.state.clone(), source })?;
         store::ensure_dir(&paths.audit, 0o700)?;
         let audit_lock = DirLock::acquire(&paths.audit)?;
         store::ensure_dir(&paths.run, 0o755)?;

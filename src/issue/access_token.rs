@@ -148,7 +148,13 @@ pub(super) fn build(
         exp: period.expires.as_secs(),
         jti: &jti,
         scope: permit.scope(),
-        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),
+        hostbadge: HostbadgeClaim::new(
+            host,
+            agent,
+            permit.posture(),
+            issuer_state.clock_sync(),
+            header.key_protection(),
+        ),
     };
     let jws = UnsignedJws::new(header, &serde_json::to_vec(&claims)?);
     Ok(UnsignedToken { jws, kid: header.kid().to_owned(), jti, period, permit })

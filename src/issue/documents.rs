@@ -6,7 +6,6 @@ use serde::Serialize;
 use super::error::Error;
 use super::host_identity::HostIdentity;
 use super::jws::wit_kid;
-use crate::clock::Timestamp;
 use crate::verify::{self, Jwk, Jwks, JwtAuthorities};
 
 /// The documents as JSON texts, ready to send, and their keys, ready to verify with.
@@ -79,12 +78,12 @@ struct DiscoveryDocument<'a> {
 
 impl PublishedDocuments {
     /// `issuing_keys` in the order of the key set, the active one first; `tpm_keys` follow them, RSA last.
-    /// `keys_changed_at` becomes the bundle's sequence number, in seconds.
+    /// `sequence` is greater after each change of the keys.
     pub(super) fn new(
         host: &HostIdentity,
         issuing_keys: Vec<Jwk>,
         tpm_keys: Vec<Jwk>,
-        keys_changed_at: Timestamp,
+        sequence: u64,
     ) -> Result<PublishedDocuments, Error> {
         // The TPM signs no SVIDs.
         let jwt_keys: Vec<BundleKey> = issuing_keys.iter().map(BundleKey::jwt_svid).collect();
@@ -119,11 +118,7 @@ impl PublishedDocuments {
             ],
         };
         let bundle_json = |metadata, keys: &[BundleKey]| to_json(&SpiffeBundle { metadata, keys });
-        // The sequence increases: each change of the keys has a later second.
-        let metadata = BundleMetadata {
-            spiffe_sequence: keys_changed_at.as_secs(),
-            spiffe_refresh_hint: REFRESH_HINT_SECS,
-        };
+        let metadata = BundleMetadata { spiffe_sequence: sequence, spiffe_refresh_hint: REFRESH_HINT_SECS };
         let jwt_bundle = bundle_json(None, &jwt_keys)?;
         Ok(PublishedDocuments {
             svid_keys: JwtAuthorities::parse(&jwt_bundle).map_err(Error::InvalidJwk)?,

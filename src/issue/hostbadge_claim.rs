@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::host_identity::HostIdentity;
 use crate::agents::{AuthenticatedAgent, MatchTag};
+use crate::clock::ClockSync;
 use crate::peer::Sha256Digest;
 use crate::posture::Posture;
 
@@ -23,17 +24,21 @@ pub(super) struct HostbadgeClaim<'a> {
     tpm: &'static str,
     key: &'static str,
     posture: Posture,
+    /// Whether the host's clock is synchronized: if not, the token's times may be wrong.
+    clock: ClockSync,
     /// The conditions that the process met: introspection compares them with the agent's present ones.
     #[serde(rename = "match")]
     match_tag: MatchTag,
 }
 
 impl<'a> HostbadgeClaim<'a> {
-    /// `key_protection` is where the signing key is: `sealed` or `tpm`.
+    /// `clock` is the state of the clock from which the token has its times, `key_protection` where the
+    /// signing key is: `sealed` or `tpm`.
     pub(super) fn new(
         host: &'a HostIdentity,
         agent: &'a AuthenticatedAgent,
         posture: Posture,
+        clock: ClockSync,
         key_protection: &'static str,
     ) -> HostbadgeClaim<'a> {
         let peer = agent.peer();
@@ -47,6 +52,7 @@ impl<'a> HostbadgeClaim<'a> {
             tpm: host.tpm_kind(),
             key: key_protection,
             posture,
+            clock,
             match_tag: agent.match_tag(),
         }
     }

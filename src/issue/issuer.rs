@@ -10,9 +10,11 @@ use super::error::Error;
 use super::host_identity::HostIdentity;
 use super::jws::SigningHeader;
 use super::key::IssuingKey;
-use super::report::KeyReport;
+use super::key_schedule::CLOCK_TOLERANCE;
+use super::report::{KeyReport, KeyState};
 use super::rsa::RsaSigningKey;
 use crate::agents::TokenTyp;
+use crate::clock::{Clock, ClockSync, Timestamp};
 use crate::policy::Signer;
 use crate::verify::Jwk;
 
@@ -25,6 +27,7 @@ pub struct IssuerState {
     headers: SigningHeaders,
     documents: PublishedDocuments,
     key_reports: Vec<KeyReport>,
+    clock: Clock,
 }
 
 /// One header for each token type and key.
@@ -64,6 +67,7 @@ impl IssuerState {
         rsa_key: Option<Arc<RsaSigningKey>>,
         documents: PublishedDocuments,
         key_reports: Vec<KeyReport>,
+        clock: Clock,
     ) -> Result<IssuerState, Error> {
         let headers = SigningHeaders {
             issuing_key: HeadersOfKey::new(|typ| SigningHeader::for_memory_key(issuing_key.jwk(), typ))?,
@@ -74,7 +78,7 @@ impl IssuerState {
                 .transpose()?,
             wit_svid: SigningHeader::for_wit_svid(issuing_key.jwk())?,
         };
-        Ok(IssuerState { host, issuing_key, rsa_key, headers, documents, key_reports })
+        Ok(IssuerState { host, issuing_key, rsa_key, headers, documents, key_reports, clock })
     }
 
     /// The names of this host.
@@ -101,6 +105,19 @@ impl IssuerState {
     /// TPM.
     pub fn key_reports(&self) -> &[KeyReport] {
         &self.key_reports
+    }
+
+    /// How many keys have been in their state since a time that has not come yet: the clock was ahead then,
+    /// or is behind now.
+    pub fn count_future_keys(&self, now: Timestamp) -> usize {
+        let last = now.after(CLOCK_TOLERANCE);
+        let keys = self.key_reports.iter().filter(|key| key.state != KeyState::Destroyed);
+        keys.filter(|key| key.since.is_some_and(|since| since > last)).count()
+    }
+
+    /// Whether the clock from which tokens have their times is synchronized.
+    pub(super) fn clock_sync(&self) -> ClockSync {
+        self.clock.sync()
     }
 
     /// Whether new WIT-SVIDs have this `kid`.

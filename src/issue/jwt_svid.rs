@@ -105,7 +105,13 @@ fn mint(issuer_state: &IssuerState, permit: JwtSvidPermit, now: Timestamp) -> Re
         nbf: not_before,
         exp: expires.as_secs(),
         jti: &jti,
-        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),
+        hostbadge: HostbadgeClaim::new(
+            host,
+            agent,
+            permit.posture(),
+            issuer_state.clock_sync(),
+            header.key_protection(),
+        ),
     };
     let text = UnsignedJws::new(header, &serde_json::to_vec(&claims)?).sign(issuer_state.issuing_key())?;
     Ok(JwtSvid { text, spiffe_id, kid: header.kid().to_owned(), jti, expires, permit })

@@ -15,7 +15,7 @@ use super::rotation::RotationPolicy;
 use super::storage::{
     issuing_keys_path, read_host_key_blobs, read_key_schedule, write_host_key_blobs, write_key_schedule,
 };
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{ClockState, Timestamp};
 use crate::keystore::{KekPair, Keystore};
 use crate::tpm::{self, Tpm};
 use crate::verify::Jwk;
@@ -43,7 +43,7 @@ pub async fn load_or_create_keys(
     issuer_config: &IssuerConfig,
     rotation_policy: RotationPolicy,
     pcrs: &[u8],
-    clock: &Clock,
+    clock: &ClockState,
 ) -> Result<LoadedKeys, Error> {
     let newly_provisioned = provision_if_needed(tpm, state_dir).await?;
     // Finds a file with parts of another TPM's objects now, and not at the next rotation.
@@ -55,11 +55,14 @@ pub async fn load_or_create_keys(
     let file = issuing_keys_path(state_dir);
     let schedule = read_key_schedule(&file)?;
     let (keystore, keks) =
-        Keystore::open(tpm, state_dir, &initial_kek, pcrs, newly_provisioned, clock).await?;
+        Keystore::open(tpm, state_dir, &initial_kek, pcrs, newly_provisioned, clock.clock()).await?;
 
     let mut changes = Vec::new();
     let schedule = match schedule {
-        Some(schedule) => schedule,
+        Some(mut schedule) => {
+            schedule.start_sequence(clock.now());
+            schedule
+        }
         None => {
             let (key, encrypted_key) =
                 keys::create_key(tpm, &keks.latest, &host.id, &host_key, clock.now()).await?;

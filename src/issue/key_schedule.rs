@@ -9,6 +9,9 @@
 //! or the new schedule, and the next step follows from either. Time is a parameter, and nothing here reads
 //! the disk.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::encrypted_key::EncryptedKey;
@@ -22,10 +25,17 @@ pub(super) const MAX_RETIRED_KEYS: usize = 100;
 /// Destroyed keys in a schedule; the oldest are forgotten.
 const MAX_DESTROYED_KEYS: usize = 100;
 
-/// All issuing keys of a host, format 2 of `issuing.json`.
+/// A time that is further ahead than this is of a clock that was ahead, or the clock is behind now. Within
+/// it, the clock is being adjusted.
+pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// All issuing keys of a host, format 3 of `issuing.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeySchedule {
+    /// Greater after each change of the keys, whatever the clock says; 0 in the formats that lack it.
+    #[serde(default)]
+    sequence: u64,
     active: ActiveKey,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<PublishedKey>,
@@ -91,7 +101,7 @@ pub(super) struct DestroyedKey {
 /// A step of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RotationStep {
-    /// Destroy the retired keys whose last token has expired.
+    /// Destroy the retired keys whose last token has expired, if [`super::retention`] agrees.
     Destroy,
     /// Make the published key the active one.
     Activate,
@@ -104,13 +114,36 @@ impl KeySchedule {
     pub(super) fn with_first_key(encrypted_key: EncryptedKey, now: Timestamp) -> KeySchedule {
         let now = now.ceil_to_second();
         let active = ActiveKey { encrypted_key, published: now, activated: now };
-        KeySchedule { active, next: None, retired: Vec::new(), destroyed: Vec::new() }
+        let sequence = now.as_secs();
+        KeySchedule { sequence, active, next: None, retired: Vec::new(), destroyed: Vec::new() }
     }
 
     /// The schedule of a file in format 1, which has one key, active since it was made.
     pub(super) fn from_format_1(encrypted_key: EncryptedKey) -> KeySchedule {
         let created = Timestamp::from_secs(encrypted_key.created);
-        KeySchedule::with_first_key(encrypted_key, created)
+        KeySchedule { sequence: 0, ..KeySchedule::with_first_key(encrypted_key, created) }
+    }
+
+    /// The sequence number of the key set. It continues the numbers of earlier releases, which were the
+    /// seconds of the latest change.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Sets the sequence number of a schedule in a format that lacks it. The file has it after the next
+    /// change.
+    pub(super) fn start_sequence(&mut self, now: Timestamp) {
+        if self.sequence == 0 {
+            let next = self.next.iter().map(|key| key.published);
+            let retired = self.retired.iter().map(|key| key.retired);
+            let destroyed = self.destroyed.iter().map(|key| key.destroyed);
+            let changes = next.chain(retired).chain(destroyed).chain([self.active.activated, now]);
+            self.sequence = changes.map(Timestamp::as_secs).max().unwrap_or_default();
+        }
+    }
+
+    fn increase_sequence(&mut self, now: Timestamp) {
+        self.sequence = self.sequence.saturating_add(1).max(now.as_secs());
     }
 
     pub(super) fn active(&self) -> &ActiveKey {
@@ -145,14 +178,39 @@ impl KeySchedule {
         std::iter::once(&mut self.active.encrypted_key).chain(next).chain(retired)
     }
 
-    /// The next step that is due at `now`.
-    pub(super) fn next_due(&self, policy: &RotationPolicy, now: Timestamp) -> Option<RotationStep> {
-        self.pending_steps(policy).find(|(_, at)| *at <= now).map(|(step, _)| step)
+    /// The steps that are due at `now`, in the order in which they are taken.
+    ///
+    /// If the active key is of a clock that was ahead, its successor is due at once: the tokens that the key
+    /// signed then would be valid when their time has come, unless it is destroyed before.
+    pub(super) fn due_steps(
+        &self,
+        policy: &RotationPolicy,
+        now: Timestamp,
+    ) -> impl Iterator<Item = RotationStep> {
+        let due = self.pending_steps(policy).filter(move |(_, at)| *at <= now).map(|(step, _)| step);
+        let successor_is_due = self.next.is_none() && is_ahead(self.active.activated, now);
+        due.chain(successor_is_due.then_some(RotationStep::Publish))
     }
 
-    /// When the next step is due.
-    pub(super) fn next_wakeup(&self, policy: &RotationPolicy) -> Option<Timestamp> {
-        self.pending_steps(policy).map(|(_, at)| at).min()
+    /// The first step that is due at `now`.
+    #[cfg(test)]
+    pub(super) fn next_due(&self, policy: &RotationPolicy, now: Timestamp) -> Option<RotationStep> {
+        self.due_steps(policy, now).next()
+    }
+
+    /// When the next step is due that is not due yet. One that is due and not taken waits for something else.
+    pub(super) fn next_wakeup(&self, policy: &RotationPolicy, now: Timestamp) -> Option<Timestamp> {
+        self.pending_steps(policy).map(|(_, at)| at).filter(|at| *at > now).min()
+    }
+
+    /// The schedule with the published key published now, if it was published by a clock that was ahead: the
+    /// time in which relying parties fetch it begins again, and the key becomes active. Nothing is destroyed,
+    /// so this is right for a clock that is behind, too.
+    pub(super) fn with_publication_corrected(&self, now: Timestamp) -> Option<KeySchedule> {
+        let mut corrected = self.clone();
+        let next = corrected.next.as_mut().filter(|next| is_ahead(next.published, now))?;
+        next.published = now.ceil_to_second();
+        Some(corrected)
     }
 
     /// Each step that follows from the current states, in the order in which they are taken if several are
@@ -189,6 +247,7 @@ impl KeySchedule {
             return Err(ScheduleError::AlreadyPublished);
         }
         self.next = Some(PublishedKey { encrypted_key, published: now.ceil_to_second() });
+        self.increase_sequence(now);
         Ok(self)
     }
 
@@ -210,6 +269,7 @@ impl KeySchedule {
             activated: old_key.activated,
             retired: now,
         });
+        self.increase_sequence(now);
         Ok(self)
     }
 
@@ -228,9 +288,14 @@ impl KeySchedule {
         }
     }
 
-    /// Drops the private keys of the retired keys whose last token has expired.
+    /// Drops the private keys of the retired keys whose last token has expired by the time of day.
     pub(super) fn destroy(self, now: Timestamp) -> KeySchedule {
         self.destroy_if(now, |key| RotationPolicy::destroy_at(key.retired) <= now)
+    }
+
+    /// Drops the private keys of these retired keys.
+    pub(super) fn destroy_kids(self, kids: &HashSet<String>, now: Timestamp) -> KeySchedule {
+        self.destroy_if(now, |key| kids.contains(&key.encrypted_key.kid))
     }
 
     /// Makes room for one more retired key: by those that are due to be destroyed, and if there is none by
@@ -251,9 +316,12 @@ impl KeySchedule {
     }
 
     fn destroy_if(mut self, now: Timestamp, is_destroyed: impl Fn(&RetiredKey) -> bool) -> KeySchedule {
-        let (due, retained) = self.retired.into_iter().partition(|key| is_destroyed(key));
+        let (due, retained): (Vec<_>, _) = self.retired.drain(..).partition(|key| is_destroyed(key));
         self.retired = retained;
-        self.destroyed.extend(Vec::into_iter(due).map(|key: RetiredKey| DestroyedKey {
+        if !due.is_empty() {
+            self.increase_sequence(now);
+        }
+        self.destroyed.extend(due.into_iter().map(|key: RetiredKey| DestroyedKey {
             kid: key.encrypted_key.kid,
             created: Timestamp::from_secs(key.encrypted_key.created),
             published: key.published,
@@ -264,6 +332,10 @@ impl KeySchedule {
         self.destroyed.drain(..self.destroyed.len().saturating_sub(MAX_DESTROYED_KEYS));
         self
     }
+}
+
+fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+    time > now.after(CLOCK_TOLERANCE)
 }
 
 /// Serializes a [`Timestamp`] as whole seconds since the epoch.

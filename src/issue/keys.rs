@@ -3,6 +3,7 @@
 //! A step is written to `issuing.json` first, and taken in memory once the file is on disk. After a crash in
 //! between, the next start reads the step as taken.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use super::host_identity::HostIdentity;
 use super::issuer::IssuerState;
 use super::key::IssuingKey;
 use super::key_schedule::{KeySchedule, RotationStep};
+use super::retention::Retention;
 use super::rotation::RotationPolicy;
 use super::rsa::{HostKeyRef, RsaSigningKey};
 use super::{endorsement, report, storage};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{BootTime, ClockState, Timestamp};
 use crate::keystore::{KekDependent, Keystore, RecoveryKey};
 use crate::tpm::Tpm;
 use crate::verify::Jwk;
@@ -63,8 +65,14 @@ pub struct IssuingKeys {
     host: HostIdentity,
     host_key: Jwk,
     rotation_policy: RotationPolicy,
-    clock: Clock,
+    clock: ClockState,
     keys: ScheduledKeys,
+    retention: Retention,
+    /// When this process published the next key: relying parties have the configured time to fetch it,
+    /// however the clock is set meanwhile.
+    published_at: Option<BootTime>,
+    /// How often the clock had been set back when the active key was last found to need no successor.
+    set_back_count: u64,
     /// The TPM's key for RS256.
     rsa_key: Option<Arc<RsaSigningKey>>,
     /// Whether a write of `issuing.json` failed or was cancelled, so that its content is not known.
@@ -88,11 +96,22 @@ impl IssuingKeys {
         host: HostIdentity,
         host_key: Jwk,
         rotation_policy: RotationPolicy,
-        clock: Clock,
+        clock: ClockState,
         keys: ScheduledKeys,
     ) -> IssuingKeys {
-        let (rsa_key, needs_rewrite) = (None, false);
-        IssuingKeys { keystore, host, host_key, rotation_policy, clock, keys, rsa_key, needs_rewrite }
+        IssuingKeys {
+            keystore,
+            host,
+            host_key,
+            rotation_policy,
+            set_back_count: clock.set_back_count(),
+            clock,
+            keys,
+            retention: Retention::default(),
+            published_at: None,
+            rsa_key: None,
+            needs_rewrite: false,
+        }
     }
 
     /// The state from which requests are served while these keys do not change.
@@ -101,12 +120,11 @@ impl IssuingKeys {
         let jwks = std::iter::once(self.keys.active.jwk()).chain(next).chain(self.keys.retired.iter().rev());
         let tpm_keys = std::iter::once(&self.host_key).chain(self.rsa_key.iter().map(|key| key.jwk()));
         let mut reports = report::key_reports(&self.keys.schedule, &self.rotation_policy);
-        let changed_at = reports.iter().filter_map(|key| key.since).max().unwrap_or_else(|| self.clock.now());
         let documents = PublishedDocuments::new(
             &self.host,
             jwks.cloned().collect(),
             tpm_keys.cloned().collect(),
-            changed_at,
+            self.keys.schedule.sequence(),
         )?;
         reports.extend(report::tpm_key_reports(&self.host_key, self.rsa_key.as_deref()));
         let rsa_key = self.rsa_key.clone();
@@ -117,6 +135,7 @@ impl IssuingKeys {
             rsa_key,
             documents,
             reports,
+            self.clock.clock().clone(),
         )
     }
 
@@ -183,9 +202,11 @@ impl IssuingKeys {
         &self.keys.active
     }
 
-    /// When the next step of the schedule is due.
+    /// When the next step of the schedule is due that is not due yet.
     pub fn next_wakeup(&self) -> Option<Timestamp> {
-        self.keys.schedule.next_wakeup(&self.rotation_policy)
+        let now = self.clock.now();
+        let activation = self.time_to_activation().map(|remaining| now.after(remaining));
+        self.keys.schedule.next_wakeup(&self.rotation_policy, now).into_iter().chain(activation).min()
     }
 
     /// Takes one step, if one is due; empty if none was. A step that fails changes nothing: call this again
@@ -198,12 +219,37 @@ impl IssuingKeys {
         if let Err(error) = self.keystore.sync_counter().await {
             tracing::debug!(%error, "the TPM counter update is pending");
         }
-        match self.keys.schedule.next_due(&self.rotation_policy, self.clock.now()) {
-            None => self.rewrap().await.map(|()| Vec::new()),
-            Some(RotationStep::Destroy) => self.destroy().await,
-            Some(RotationStep::Activate) => self.activate().await,
-            Some(RotationStep::Publish) => self.publish(tpm).await,
+        let now = self.clock.now();
+        if let Some(corrected) = self.keys.schedule.with_publication_corrected(now) {
+            let published_at = self.clock.clock().boot_time();
+            self.save(corrected).await?;
+            self.published_at = Some(published_at);
+            return Ok(self.pending_publication().into_iter().collect());
         }
+        let expired = self.retention.due(&self.keys.schedule, &self.clock);
+        if !expired.is_empty() {
+            return self.destroy(&expired).await;
+        }
+        let mut steps = self.keys.schedule.due_steps(&self.rotation_policy, now);
+        let step = steps.find(|step| *step != RotationStep::Destroy);
+        drop(steps);
+        match step {
+            Some(RotationStep::Activate) if self.time_to_activation().is_none() => self.activate().await,
+            Some(RotationStep::Publish) => self.publish(tpm).await,
+            // Tokens that the active key signed before may be of the future, and are refused once it is gone.
+            _ if self.clock.set_back_count() > self.set_back_count && self.keys.next.is_none() => {
+                self.publish(tpm).await
+            }
+            _ => self.rewrap().await.map(|()| Vec::new()),
+        }
+    }
+
+    /// How much of `publish_before` has not passed yet since this process published the next key; `None` once
+    /// it has, or if another process published it.
+    fn time_to_activation(&self) -> Option<Duration> {
+        let elapsed = self.clock.clock().boot_time().since(self.published_at?);
+        let publish_before = self.rotation_policy.publish_before;
+        (self.keys.next.is_some() && elapsed < publish_before).then(|| publish_before - elapsed)
     }
 
     /// Makes and publishes a key. It becomes active after `publish_before`, when relying parties have fetched
@@ -212,9 +258,12 @@ impl IssuingKeys {
         if self.keys.next.is_some() {
             return Err(ScheduleError::AlreadyPublished.into());
         }
+        let published_at = self.clock.clock().boot_time();
         let (key, encrypted_key) = self.create_key(tpm).await?;
         self.save(self.keys.schedule.clone().publish(encrypted_key, self.clock.now())?).await?;
         self.keys.next = Some(Arc::new(key));
+        self.published_at = Some(published_at);
+        self.set_back_count = self.clock.set_back_count();
         Ok(self.pending_publication().into_iter().collect())
     }
 
@@ -243,6 +292,7 @@ impl IssuingKeys {
             }
         };
         self.keys.next = None;
+        self.set_back_count = self.clock.set_back_count();
         changes.extend(self.promote(key));
         changes.extend(self.drop_destroyed(destroyed_early));
         Ok(changes)
@@ -276,8 +326,8 @@ impl IssuingKeys {
         ]
     }
 
-    async fn destroy(&mut self) -> Result<Vec<KeyChange>, Error> {
-        self.save(self.keys.schedule.clone().destroy(self.clock.now())).await?;
+    async fn destroy(&mut self, kids: &HashSet<String>) -> Result<Vec<KeyChange>, Error> {
+        self.save(self.keys.schedule.clone().destroy_kids(kids, self.clock.now())).await?;
         Ok(self.drop_destroyed(None))
     }
 

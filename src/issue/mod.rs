@@ -34,6 +34,7 @@ mod key_schedule_simulation;
 mod keys;
 mod recover;
 mod report;
+mod retention;
 mod rotation;
 mod rsa;
 mod storage;

@@ -9,7 +9,7 @@ use crate::verify::LEEWAY;
 
 /// How long a retired key still verifies: the longest lifetime of a token, and the leeway of a verifier's
 /// clock.
-const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs() + LEEWAY);
+pub(super) const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs() + LEEWAY);
 
 /// A key is replaced up to a tenth of the interval early.
 const JITTER_DIVISOR: u32 = 10;

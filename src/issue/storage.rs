@@ -18,7 +18,7 @@ use crate::tpm::TpmObjects;
 /// Format of `tpm.json`.
 const TPM_FILE_VERSION: u64 = 1;
 /// Format of `issuing.json`. Format 1, with a single key, is read as well.
-const KEY_SCHEDULE_VERSION: u64 = 2;
+const KEY_SCHEDULE_VERSION: u64 = 3;
 const ISSUING_KEYS_FILE: &str = "issuing.json";
 
 /// `tpm.json`.
@@ -92,7 +92,7 @@ mod tests {
         );
 
         write_key_schedule_directly(&file, &schedule).unwrap();
-        assert!(std::fs::read_to_string(&file).unwrap().contains("\"version\": 2"));
+        assert!(std::fs::read_to_string(&file).unwrap().contains("\"version\": 3"));
         assert_eq!(read_key_schedule(&file).unwrap().unwrap(), schedule);
     }
 
@@ -100,8 +100,8 @@ mod tests {
     fn newer_formats_and_corrupt_files_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let file = issuing_keys_path(dir.path());
-        store::write(&file, 3, &EncryptedKey::for_test("a", 1)).unwrap();
-        assert!(read_key_schedule(&file).unwrap_err().to_string().contains("written in format 3"));
+        store::write(&file, 4, &EncryptedKey::for_test("a", 1)).unwrap();
+        assert!(read_key_schedule(&file).unwrap_err().to_string().contains("written in format 4"));
         store::write(&file, 2, &EncryptedKey::for_test("a", 1)).unwrap();
         assert!(matches!(read_key_schedule(&file).unwrap_err(), store::Error::Corrupt { .. }));
     }

@@ -146,7 +146,13 @@ fn mint(
         exp: expires.as_secs(),
         jti: &jti,
         cnf: ConfirmationClaim { jwk: public_jwk },
-        hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),
+        hostbadge: HostbadgeClaim::new(
+            host,
+            agent,
+            permit.posture(),
+            issuer_state.clock_sync(),
+            header.key_protection(),
+        ),
     };
     let text = UnsignedJws::new(header, &serde_json::to_vec(&claims)?).sign(issuer_state.issuing_key())?;
     let private_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: Some(&d), alg: "ES256" };

@@ -10,16 +10,17 @@ use crate::verify::parse_certificate;
 use crate::verify::x509::RsaPublicKey;
 
 /// The bundle document: the keys of the JWK set `token_jwks` (JSON), and before them one `x509-svid` key for
-/// each root certificate (DER). `spiffe_sequence` is the greater of the set's own and `sequence`.
+/// each root certificate (DER). `spiffe_sequence` is the sum of the set's own and `root_number`: both only
+/// increase, so that the sum increases with each change of either.
 ///
 /// Roots with other keys than P-256, P-384 and RSA are left out. `None` if `token_jwks` is not a JWK set with
 /// a sequence number.
-pub fn bundle_document(token_jwks: &[u8], roots: &[Vec<u8>], sequence: u64) -> Option<Value> {
+pub fn bundle_document(token_jwks: &[u8], roots: &[Vec<u8>], root_number: u64) -> Option<Value> {
     let mut document: Value = serde_json::from_slice(token_jwks).ok()?;
     let roots = roots.iter().filter_map(|root| root_jwk(root));
     let keys: Vec<Value> = roots.chain(document["keys"].as_array()?.iter().cloned()).collect();
     document["keys"] = keys.into();
-    document["spiffe_sequence"] = document["spiffe_sequence"].as_u64()?.max(sequence).into();
+    document["spiffe_sequence"] = document["spiffe_sequence"].as_u64()?.saturating_add(root_number).into();
     Some(document)
 }
 

@@ -1,30 +1,32 @@
 //! Issues certificates for what policy permitted, and publishes what relying parties verify them with. All in
 //! memory.
 
+mod management;
+
 use std::collections::HashMap;
-use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use zeroize::Zeroizing;
 
 use super::csr::SubjectKey;
 use super::error::Error;
 use super::issued::{IssuedCertificates, QuotaExceeded};
-use super::issued_file::{IssuedCertificatesFile, LeafRecord};
+use super::issued_file::LeafRecord;
 use super::issuing_ca::IssuingCa;
+use super::lost_records::LostRecords;
 use super::quota::BoundReached;
 use super::svid::{IssuedLeaf, IssuedX509Svid};
 use crate::agents::MatchTag;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::issue::{HostIdentity, IssuingKey};
 use crate::mutex::lock;
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
-use crate::store;
 
 /// The CA state that certificates are issued from and verified with. Immutable: a change replaces the whole
 /// snapshot.
@@ -37,7 +39,8 @@ pub struct CaSnapshot {
     pub(super) bundle: Vec<Vec<u8>>,
     /// DER CRLs.
     pub(super) crls: Vec<Bytes>,
-    pub(super) changed_at: Timestamp,
+    /// Greater at each change of the bundle and the CRLs.
+    pub(super) number: u64,
 }
 
 /// Parameters of a certificate that a caller may choose.
@@ -52,6 +55,9 @@ pub struct CertificateParams {
 /// From this many unexpired leaves of one identity on, its streams share the latest certificate instead of
 /// getting one each, so that an agent that is started every second does not exhaust its quota within a day.
 const SHARING_THRESHOLD: usize = 1024;
+/// How long a request waits for a usable issuing CA, if the CA manager can create one: a signature of the
+/// TPM.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Issues X509-SVIDs from the active [`CaSnapshot`]. Cheap to clone; issues nothing before the first
 /// snapshot.
@@ -66,6 +72,12 @@ struct CertificateIssuerInner {
     shared_svids: Mutex<HashMap<String, IssuedLeaf>>,
     generation: watch::Sender<u64>,
     blocked_reason: watch::Sender<Option<String>>,
+    /// Wakes the CA manager.
+    renewal_wanted: Notify,
+    /// Held while `leaves.json` is written.
+    saving: Mutex<()>,
+    lost_records: Mutex<Option<LostRecords>>,
+    future_leaves: AtomicUsize,
 }
 
 /// The state of the host's CA, for administrators.
@@ -75,6 +87,10 @@ pub struct CaReport {
     pub issues_until: Option<Timestamp>,
     /// Why a due change of the CA has not been made.
     pub blocked_reason: Option<String>,
+    /// Certificates that cannot be revoked, because their records were lost.
+    pub lost_records: Option<LostRecords>,
+    /// How many certificates were issued while the clock was ahead, if it is right now.
+    pub future_certificates: usize,
 }
 
 impl CertificateIssuer {
@@ -87,7 +103,37 @@ impl CertificateIssuer {
             shared_svids: Mutex::default(),
             generation: watch::Sender::new(0),
             blocked_reason: watch::Sender::new(None),
+            renewal_wanted: Notify::new(),
+            saving: Mutex::new(()),
+            lost_records: Mutex::new(None),
+            future_leaves: AtomicUsize::new(0),
         }))
+    }
+
+    /// Waits while the issuing CA is not usable by this clock and the CA manager can create another, at most
+    /// 5 s: after the host slept, or the clock was set, the first request would be refused otherwise.
+    pub async fn wait_until_usable(&self, clock: &Clock) {
+        let (mut generation, mut blocked) = (self.subscribe(), self.0.blocked_reason.subscribe());
+        let wait =
+            async {
+                loop {
+                    generation.borrow_and_update();
+                    let is_usable =
+                        self.0.active.load().as_ref().is_none_or(|snapshot| {
+                            snapshot.issuing_ca.unusable_reason(clock.now()).is_none()
+                        });
+                    if is_usable || blocked.borrow_and_update().is_some() {
+                        return;
+                    }
+                    self.0.renewal_wanted.notify_one();
+                    // Fails only if the sender is gone, which this issuer holds.
+                    tokio::select! {
+                        _ = generation.changed() => {}
+                        _ = blocked.changed() => {}
+                    }
+                }
+            };
+        let _ = tokio::time::timeout(RENEWAL_TIMEOUT, wait).await;
     }
 
     /// Issues a certificate for a permitted identity.
@@ -242,9 +288,10 @@ impl CertificateIssuer {
         self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.crls.clone())
     }
 
-    /// When bundle or CRLs last changed. It persists across restarts.
-    pub fn changed_at(&self) -> Timestamp {
-        self.0.active.load().as_ref().map_or(Timestamp::from_secs(0), |snapshot| snapshot.changed_at)
+    /// A number that is greater after each change of the bundle and the CRLs, also across restarts and
+    /// whatever the clock says.
+    pub fn bundle_number(&self) -> u64 {
+        self.0.active.load().as_ref().map_or(0, |snapshot| snapshot.number)
     }
 
     /// The generation of the active snapshot, now and at each change. Issued leaves remain valid across
@@ -259,66 +306,13 @@ impl CertificateIssuer {
     }
 
     /// The state for administrators.
-    pub fn report(&self) -> CaReport {
-        let issues_until = self.0.active.load().as_ref().map(|snapshot| snapshot.issuing_ca.not_after());
-        CaReport { issues_until, blocked_reason: self.0.blocked_reason.borrow().clone() }
-    }
-
-    // === for the CA manager ===
-
-    /// Sets the number of registered agents, among which the unexpired certificates are divided.
-    pub fn set_registered(&self, agents: usize) {
-        self.issued_certificates().set_registered(agents);
-    }
-
-    /// Sets the number of leaves on the CRLs that count as unexpired.
-    pub fn set_revoked(&self, leaves: usize) {
-        self.issued_certificates().set_revoked(leaves);
-    }
-
-    /// Why a due change of the CA has not been made.
-    pub fn blocked_reason(&self) -> &watch::Sender<Option<String>> {
-        &self.0.blocked_reason
-    }
-
-    /// Replaces the active snapshot; `None` stops issuing.
-    pub fn set_active(&self, snapshot: Option<CaSnapshot>) {
-        self.0.active.store(snapshot.map(Arc::new));
-        self.0.generation.send_modify(|generation| *generation += 1);
-    }
-
-    /// Loads `leaves.json` from the state directory. Blocking.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be read or parsed.
-    pub fn load_issued(&self, dir: &Path) -> Result<(), store::Error> {
-        self.issued_certificates().read(dir)
-    }
-
-    /// Writes `leaves.json` if it changed, and drops shared keys whose certificates have expired. Blocking.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be written; the next call tries again.
-    pub fn save_issued(&self, dir: &Path, now: Timestamp) -> Result<(), store::Error> {
-        self.shared_svids().retain(|_, issued| issued.record.expires > now);
-        let Some(file) = self.issued_certificates().take_changes(now) else { return Ok(()) };
-        IssuedCertificatesFile::write(&file, dir).inspect_err(|_| self.issued_certificates().mark_dirty())
-    }
-
-    /// The leaves of each SPIFFE ID for which `is_orphan` holds.
-    pub fn orphaned(
-        &self,
-        is_orphan: impl Fn(&str, &LeafRecord) -> bool,
-    ) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
-        self.issued_certificates().orphaned(is_orphan)
-    }
-
-    /// Drops the records of leaves that the CRLs in `ca.json` have.
-    pub fn remove_revoked(&self, id: &str, revoked: &[LeafRecord]) {
-        self.shared_svids().remove(id);
-        self.issued_certificates().remove(id, revoked);
+    pub fn report(&self, now: Timestamp) -> CaReport {
+        CaReport {
+            issues_until: self.0.active.load().as_ref().map(|snapshot| snapshot.issuing_ca.not_after()),
+            blocked_reason: self.0.blocked_reason.borrow().clone(),
+            lost_records: lock(&self.0.lost_records).clone().filter(|lost| now < lost.until),
+            future_certificates: self.0.future_leaves.load(Ordering::Relaxed),
+        }
     }
 
     fn shared_svids(&self) -> MutexGuard<'_, HashMap<String, IssuedLeaf>> {

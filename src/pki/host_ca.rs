@@ -6,7 +6,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER};
@@ -16,17 +15,14 @@ use super::certificate_issuer::CaSnapshot;
 use super::error::Error;
 use super::issued_file::LeafRecord;
 use super::issuing_ca::{self, CLOCK_SKEW, ParentCa, UnsignedCa};
-use super::issuing_cas::{self, NotRevoked};
-use super::root_ca::{RootCa, sign};
+use super::issuing_cas::{self, FutureLeaves, NotRevoked};
+use super::root_ca::{RootCa, RootRenewal, sign};
 use super::settled_clock::SettledClock;
 use crate::clock::{Clock, Timestamp};
 use crate::issue::{DelegatedCa, HostIdentity};
 use crate::keystore::{KekDependent, Keystore};
 use crate::store;
 use crate::tpm::{self, Tpm};
-
-/// A root with less lifetime left gets a successor with the same key and name: one year.
-const ROOT_RENEW_BEFORE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A change of the host's CA, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +31,8 @@ pub enum CaChange {
     RootCreated {
         /// When the root expires.
         not_after: Timestamp,
+        /// Why the previous root is replaced; `None` for the first one.
+        replaces: Option<RootRenewal>,
     },
     /// The host key signed a new issuing CA.
     IssuingCaCreated {
@@ -60,11 +58,14 @@ pub enum CaChange {
 pub struct HostCa {
     keystore: Arc<Keystore>,
     tpm: Tpm,
+    host_key: [u8; 65],
     host: HostIdentity,
     clock: Clock,
     root: RootCa,
     /// An organization's certificate that makes the host key a CA, in place of the root.
     delegated_ca: Option<Arc<DelegatedCa>>,
+    /// Since when that certificate is installed, at most the present time.
+    delegated_since: Timestamp,
     /// The active one first.
     issuing_cas: Vec<CaRecord>,
     crl_number: u64,
@@ -78,8 +79,8 @@ pub struct HostCa {
 }
 
 impl HostCa {
-    /// Reads `ca.json`, and creates the root if there is none for this host key and trust domain, or if it
-    /// expires within a year. [`HostCa::advance`] creates the issuing CAs.
+    /// Reads `ca.json`, and creates the root if there is none for this host key and trust domain.
+    /// [`HostCa::advance`] renews it, and creates the issuing CAs.
     ///
     /// # Errors
     ///
@@ -95,6 +96,7 @@ impl HostCa {
         let file = store::read::<CaFile>(&dir.join(FILE_NAME), VERSION)?;
         let mut changes = Vec::new();
         let now = clock.now();
+        let last_number = file.as_ref().map(|file| file.crl_number);
         let existing = file.and_then(|file| {
             let certificate = BASE64.decode(file.root.as_bytes()).ok()?;
             RootCa::from_certificate(certificate, &host_key, host).map(|root| (root, file))
@@ -102,8 +104,10 @@ impl HostCa {
         let (root, issuing_cas, crl_number, crl_issued_at, root_created) = match existing {
             None => {
                 let root = RootCa::create(tpm, &host_key, host, now).await?;
-                changes.push(CaChange::RootCreated { not_after: root.not_after });
-                (root, Vec::new(), 0, now, true)
+                changes.push(CaChange::RootCreated { not_after: root.not_after, replaces: None });
+                // The sequence of the bundle document has the number as a summand. Without the last one, the
+                // time is greater, since there are fewer changes than seconds.
+                (root, Vec::new(), last_number.unwrap_or(now.as_secs()), now, true)
             }
             Some((root, file)) => {
                 let keks = keystore.keks().await?;
@@ -115,24 +119,20 @@ impl HostCa {
                         None => changes.push(CaChange::IssuingKeyLost { name }),
                     }
                 }
-                let root_expires_soon = root.not_after.since(now) < ROOT_RENEW_BEFORE;
-                let root =
-                    if root_expires_soon { RootCa::create(tpm, &host_key, host, now).await? } else { root };
-                if root_expires_soon {
-                    changes.push(CaChange::RootCreated { not_after: root.not_after });
-                }
                 let crl_issued_at = Timestamp::from_secs(file.crl_issued_at);
-                (root, issuing_cas, file.crl_number, crl_issued_at, root_expires_soon)
+                (root, issuing_cas, file.crl_number, crl_issued_at, false)
             }
         };
         let (tpm, host, clock) = (tpm.clone(), host.clone(), clock.clone());
         let mut ca = HostCa {
             keystore,
             tpm,
+            host_key,
             host,
             clock,
             root,
             delegated_ca: None,
+            delegated_since: now,
             issuing_cas,
             crl_number,
             crl_issued_at,
@@ -162,6 +162,8 @@ impl HostCa {
 
     /// Puts the host's CA below an organization's root, or with `None` below its own.
     pub fn set_parent(&mut self, delegated_ca: Option<Arc<DelegatedCa>>) {
+        let since = delegated_ca.as_ref().map(|delegated_ca| delegated_ca.installed_at);
+        self.delegated_since = since.unwrap_or(Timestamp::from_secs(0));
         self.delegated_ca = delegated_ca;
     }
 
@@ -170,7 +172,8 @@ impl HostCa {
         self.issuing_cas.first().map_or(self.clock.now(), |record| record.ca.renew_at())
     }
 
-    /// Creates the next issuing CA if it is due. A failure changes nothing, and the next call tries again.
+    /// Creates the root's successor and the next issuing CA, if they are due. A failure changes nothing, and
+    /// the next call tries again.
     ///
     /// # Errors
     ///
@@ -178,14 +181,20 @@ impl HostCa {
     /// expired.
     pub async fn advance(&mut self) -> Result<Vec<CaChange>, Error> {
         self.rewrap_keys().await?;
+        let mut changes: Vec<CaChange> = self.renew_root().await?.into_iter().collect();
         let now = self.clock.now();
+        // A clock that was ahead when the certificate was installed would keep the host's root in the bundle.
+        self.delegated_since = self.delegated_since.min(now);
         let is_early =
             self.issuing_cas.first().is_some_and(|record| issuing_cas::is_not_yet_valid(record, now));
         let is_current =
             |record: &CaRecord| record.ca.unusable_reason(now).is_none() && now < record.ca.renew_at();
         match self.issuing_cas.iter().position(is_current) {
-            Some(0) => return Ok(Vec::new()),
-            Some(at) if is_early => return self.resume(at).await,
+            Some(0) => return Ok(changes),
+            Some(at) if is_early => {
+                changes.push(self.resume(at).await?);
+                return Ok(changes);
+            }
             _ => {}
         }
         let not_after =
@@ -205,23 +214,38 @@ impl HostCa {
         let signature = sign(&self.tpm, unsigned.tbs()).await?;
         let ca = Arc::new(unsigned.into_signed(&signature)?);
         let encrypted_key = encrypt_key(&kek, &ca)?;
-        let change =
-            CaChange::IssuingCaCreated { name: HEXLOWER.encode(&ca.tag()), not_after: ca.not_after() };
+        changes
+            .push(CaChange::IssuingCaCreated { name: HEXLOWER.encode(&ca.tag()), not_after: ca.not_after() });
         let mut issuing_cas = self.issuing_cas.clone();
         issuing_cas::drop_expired(&mut issuing_cas, self.settled.horizon(now));
         issuing_cas::add(&mut issuing_cas, CaRecord { ca, encrypted_key, revoked: Vec::new() }, now);
         self.persist(issuing_cas).await?;
-        Ok(vec![change])
+        Ok(changes)
+    }
+
+    /// Creates the root's successor if it is due. The clock may have been set since the root was created, so
+    /// this is not only checked at a start.
+    async fn renew_root(&mut self) -> Result<Option<CaChange>, Error> {
+        let now = self.clock.now();
+        let Some(reason) = self.root.renewal(now) else { return Ok(None) };
+        let root = RootCa::create(&self.tpm, &self.host_key, &self.host, now).await?;
+        let not_after = root.not_after;
+        let previous = std::mem::replace(&mut self.root, root);
+        if let Err(error) = self.persist(self.issuing_cas.clone()).await {
+            self.root = previous;
+            return Err(error);
+        }
+        Ok(Some(CaChange::RootCreated { not_after, replaces: Some(reason) }))
     }
 
     /// Makes an earlier issuing CA the active one again.
-    async fn resume(&mut self, at: usize) -> Result<Vec<CaChange>, Error> {
+    async fn resume(&mut self, at: usize) -> Result<CaChange, Error> {
         let mut issuing_cas = self.issuing_cas.clone();
         let record = issuing_cas.remove(at);
         let change = CaChange::IssuingCaResumed { name: HEXLOWER.encode(&record.ca.tag()) };
         issuing_cas.insert(0, record);
         self.persist(issuing_cas).await?;
-        Ok(vec![change])
+        Ok(change)
     }
 
     /// Puts leaves on the CRLs of the next [`HostCa::snapshot`], in memory, and returns those for which this
@@ -237,6 +261,17 @@ impl HostCa {
             (self.has_unsaved, self.has_unpublished) = (true, true);
         }
         not_revoked
+    }
+
+    /// Whether the present time is within the root's validity.
+    pub fn is_root_valid(&self) -> bool {
+        let now = self.clock.now();
+        self.root.not_before <= now && now < self.root.not_after
+    }
+
+    /// Which leaves were issued while the clock was ahead, if it is right now.
+    pub fn future_leaves(&self) -> FutureLeaves {
+        FutureLeaves::new(&self.issuing_cas, self.clock.now())
     }
 
     /// Whether there was a revocation since the last [`HostCa::snapshot`].
@@ -281,15 +316,16 @@ impl HostCa {
         if let Some(delegated_ca) = &self.delegated_ca {
             intermediates.extend_from_slice(delegated_ca.chain_without_root());
             bundle.insert(0, delegated_ca.root().to_vec());
-            // Leaves issued before the delegation lead to the host's own root alone, until they expire.
-            if self.clock.now().since(delegated_ca.installed_at) > issuing_ca::LIFETIME {
+            // Leaves issued before the delegation lead to the host's own root alone, until they expire. By
+            // the time of the last change, so that each other content of the bundle has another number.
+            if self.crl_issued_at.since(self.delegated_since) > issuing_ca::LIFETIME {
                 bundle.truncate(1);
             }
         }
         let crls = crls.collect::<Result<_, _>>()?;
         self.has_unpublished = false;
-        let (changed_at, issuing_ca) = (self.crl_issued_at, newest.ca.clone());
-        Ok(Some(CaSnapshot { intermediates, bundle, changed_at, crls, issuing_ca }))
+        let (number, issuing_ca) = (self.crl_number, newest.ca.clone());
+        Ok(Some(CaSnapshot { intermediates, bundle, number, crls, issuing_ca }))
     }
 
     /// Encrypts the keys again after the key-encryption key changed. Until then the keystore retains the

@@ -81,14 +81,17 @@ impl IssuedCertificates {
         }
     }
 
-    /// Adds the leaves of `leaves.json`; none where there is no file.
-    pub fn read(&mut self, dir: &Path) -> Result<(), store::Error> {
-        for (id, leaves) in IssuedCertificatesFile::read(dir)?.into_leaves() {
+    /// Adds the leaves of `leaves.json`; none where there is no file. Returns the identities of which some
+    /// leaves are lost.
+    pub fn read(&mut self, dir: &Path) -> Result<Vec<Arc<str>>, store::Error> {
+        let mut damaged = Vec::new();
+        for (id, leaves, is_damaged) in IssuedCertificatesFile::read(dir)?.into_leaves() {
+            damaged.extend(is_damaged.then(|| id.clone()));
             self.by_identity.entry(id).or_default().counted.extend(leaves);
         }
         self.latest = Timestamp::from_secs(u64::MAX);
         self.count();
-        Ok(())
+        Ok(damaged)
     }
 
     /// The file to write, if the content changed since the last call. Counts it as written: see
@@ -191,6 +194,11 @@ impl IssuedCertificates {
             totals.beyond_shares += leaves.counted.len().saturating_sub(share);
         }
         self.totals = totals;
+    }
+
+    /// How many leaves there are for which `holds`.
+    pub fn count_if(&self, holds: impl Fn(&LeafRecord) -> bool) -> usize {
+        self.by_identity.values().flat_map(Leaves::iter).filter(|leaf| holds(leaf)).count()
     }
 
     /// The leaves of each SPIFFE ID for which `is_orphan` holds.

@@ -16,7 +16,7 @@ use crate::store;
 const RECORD_LEN: usize = 16 + 8 + 4 + 4;
 /// As in format 1, which has no tags of conditions.
 const RECORD_LEN_1: usize = RECORD_LEN - 4;
-const FILE_NAME: &str = "leaves.json";
+pub(super) const FILE_NAME: &str = "leaves.json";
 const VERSION: u64 = 2;
 
 /// Names an issuing CA: the first bytes of its key identifier.
@@ -69,12 +69,22 @@ impl IssuedCertificatesFile {
         Ok(store::read_versions(&dir.join(FILE_NAME), 1..=VERSION, parse)?.unwrap_or_default())
     }
 
-    /// The leaves by SPIFFE ID. What is not base64 of whole records is left out.
-    pub fn into_leaves(self) -> impl Iterator<Item = (Arc<str>, Vec<LeafRecord>)> {
+    /// The leaves by SPIFFE ID, and whether the entry is damaged: not base64 of whole records. Then only the
+    /// records before the damage are returned.
+    pub fn into_leaves(self) -> impl Iterator<Item = (Arc<str>, Vec<LeafRecord>, bool)> {
         let record_len = if self.is_format_1 { RECORD_LEN_1 } else { RECORD_LEN };
         self.leaves.into_iter().map(move |(id, encoded)| {
-            let bytes = BASE64.decode(encoded.as_bytes()).unwrap_or_default();
-            (id, bytes.chunks_exact(record_len).filter_map(LeafRecord::from_bytes).collect())
+            let (bytes, is_base64) = match BASE64.decode(encoded.as_bytes()) {
+                Ok(bytes) => (bytes, true),
+                // Each group of four characters before the error is three bytes.
+                Err(e) => {
+                    let intact = encoded.as_bytes().get(..e.position / 4 * 4).unwrap_or_default();
+                    (BASE64.decode(intact).unwrap_or_default(), false)
+                }
+            };
+            let records = bytes.chunks_exact(record_len);
+            let is_damaged = !is_base64 || !records.remainder().is_empty();
+            (id, records.filter_map(LeafRecord::from_bytes).collect(), is_damaged)
         })
     }
 
@@ -165,6 +175,6 @@ mod tests {
         store::write(&dir.path().join(FILE_NAME), 1, &file).unwrap();
         let read = IssuedCertificatesFile::read(dir.path()).unwrap();
         let leaves: Vec<_> = read.into_leaves().collect();
-        assert_eq!(leaves, [("a".into(), vec![LeafRecord { match_tag: None, ..leaf }; 2])]);
+        assert_eq!(leaves, [("a".into(), vec![LeafRecord { match_tag: None, ..leaf }; 2], false)]);
     }
 }

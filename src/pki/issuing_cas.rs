@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use super::ca_file::{CaRecord, RevokedCertificate};
-use super::issued_file::LeafRecord;
+use super::issued_file::{CaTag, LeafRecord};
 use super::issuing_ca::{CLOCK_SKEW, LIFETIME};
 use super::quota::MAX_UNEXPIRED;
 use crate::clock::Timestamp;
@@ -26,6 +26,30 @@ pub struct NotRevoked {
     /// How many leaves that earlier calls listed are no longer on the CRLs, which are full, and are not among
     /// the leaves of this call. They are of a clock that was ahead, as those of `no_room`.
     pub displaced: usize,
+}
+
+/// The leaves that were issued while the clock was ahead, if it is right now. They become valid when their
+/// time has come, to whoever has their keys then.
+#[derive(Debug)]
+pub struct FutureLeaves {
+    latest_expiry: Timestamp,
+    /// The issuing CAs that are not valid yet.
+    ca_tags: Vec<CaTag>,
+}
+
+impl FutureLeaves {
+    pub(super) fn new(issuing_cas: &[CaRecord], now: Timestamp) -> FutureLeaves {
+        let not_yet_valid = issuing_cas.iter().filter(|record| is_not_yet_valid(record, now));
+        FutureLeaves {
+            latest_expiry: latest_plausible_expiry(now),
+            ca_tags: not_yet_valid.map(|record| record.ca.tag()).collect(),
+        }
+    }
+
+    /// Whether this leaf is one of them.
+    pub fn contains(&self, leaf: &LeafRecord) -> bool {
+        leaf.expires > self.latest_expiry || self.ca_tags.contains(&leaf.ca_tag)
+    }
 }
 
 /// Whether the CA was created while the clock was ahead: it is not valid yet.
@@ -248,6 +272,20 @@ mod tests {
         let (_, horizon) = at(Duration::ZERO, HOUR * 10);
         drop_expired(&mut cas, horizon);
         assert_eq!((serials(&cas).len(), cas.len()), (0, 3));
+    }
+
+    /// A leaf's lifetime may have been longer than it is configured now, but not longer than its CA's.
+    #[test]
+    fn leaves_of_a_clock_that_was_ahead_are_known_by_their_expiry_or_their_ca() {
+        let cas = [ca_record_at(NOW.after(HOUR * 3)), ca_record_at(NOW)];
+        let is_future = |ca: &CaRecord, expires| FutureLeaves::new(&cas, NOW).contains(&leaf(ca, 1, expires));
+        assert!(is_future(&cas[0], NOW.after(HOUR)));
+        assert!(!is_future(&cas[1], NOW.after(HOUR)));
+        assert!(!is_future(&cas[1], NOW.after(LIFETIME)));
+        assert!(is_future(&cas[1], NOW.after(LIFETIME + CLOCK_SKEW + Duration::from_secs(1))));
+        // By a clock that is not behind, all of them are of the past.
+        let later = FutureLeaves::new(&cas, NOW.after(HOUR * 4));
+        assert!(!later.contains(&leaf(&cas[0], 1, NOW.after(HOUR * 5))));
     }
 
     #[test]

@@ -17,8 +17,10 @@ use crate::verify::x509::{
     CertificateFields, CertificateProfile, assemble_p256_signed, ecdsa_with_sha256, key_id, p256_spki,
     uri_name,
 };
-use crate::verify::{not_after, parse_certificate};
+use crate::verify::{not_after, not_before, parse_certificate};
 
+/// A root with less lifetime left gets a successor with the same key and name: one year.
+const RENEW_BEFORE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// 20 years: the host key does not rotate, and relying parties that install its root by hand should not have
 /// to again.
 const LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
@@ -29,7 +31,18 @@ pub(super) struct RootCa {
     pub certificate: Vec<u8>,
     pub name: Name,
     pub key_id: [u8; 20],
+    pub not_before: Timestamp,
     pub not_after: Timestamp,
+}
+
+/// Why a root needs a successor. It has the same key and name, so that all issuing CAs are below both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootRenewal {
+    /// Relying parties refuse it, because it is not valid before this time: the clock was ahead when it was
+    /// signed, or is behind now.
+    NotYetValid(Timestamp),
+    /// It expires at this time, within a year or long ago: the clock may have been behind.
+    Expires(Timestamp),
 }
 
 impl RootCa {
@@ -41,6 +54,7 @@ impl RootCa {
     ) -> Result<RootCa, Error> {
         let name = host_ca_name(&host.id)?;
         let key_id = key_id(host_key);
+        let not_before = Timestamp::from_secs(now.before(CLOCK_SKEW).as_secs());
         let not_after = Timestamp::from_secs(now.after(LIFETIME).as_secs());
         let fields = CertificateFields {
             profile: CertificateProfile::Ca { path_length: 1 },
@@ -48,7 +62,7 @@ impl RootCa {
             algorithm: &ecdsa_with_sha256(),
             issuer: &name,
             issuer_key_id: None,
-            not_before: Timestamp::from_secs(now.as_secs().saturating_sub(CLOCK_SKEW.as_secs())),
+            not_before,
             not_after,
             subject: &name,
             public_key: &p256_spki(host_key)?,
@@ -57,7 +71,7 @@ impl RootCa {
         };
         let tbs = fields.to_tbs_der()?;
         let certificate = assemble_p256_signed(&tbs, &sign(tpm, &tbs).await?)?;
-        Ok(RootCa { certificate, name, key_id, not_after })
+        Ok(RootCa { certificate, name, key_id, not_before, not_after })
     }
 
     /// A stored root; `None` if it is not for this host key and trust domain.
@@ -73,9 +87,17 @@ impl RootCa {
         if !key_matches || !names.0.contains(&trust_domain_name(host).ok()?) {
             return None;
         }
-        let not_after = not_after(&parsed);
+        let (not_before, not_after) = (not_before(&parsed), not_after(&parsed));
         let name = tbs.subject().clone();
-        Some(RootCa { certificate, name, key_id: key_id(host_key), not_after })
+        Some(RootCa { certificate, name, key_id: key_id(host_key), not_before, not_after })
+    }
+
+    /// Why the root needs a successor; `None` if it does not.
+    pub fn renewal(&self, now: Timestamp) -> Option<RootRenewal> {
+        if now < self.not_before {
+            return Some(RootRenewal::NotYetValid(self.not_before));
+        }
+        (self.not_after.since(now) < RENEW_BEFORE).then_some(RootRenewal::Expires(self.not_after))
     }
 }
 

@@ -38,6 +38,7 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<IssuedX509Svid> {
+        self.deps.certificate_issuer.wait_until_usable(&self.deps.clock).await;
         let issue = || -> Result<IssuedX509Svid, Rejection> {
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let now = self.deps.clock.now();
@@ -76,10 +77,15 @@ impl IdentityService {
         let invalid =
             |description| Rejection::new(ErrorCode::InvalidRequest, description, &peer).with_agent(&agent);
         let request = request.map_err(|e| invalid(e.to_string()))?;
+        self.deps.certificate_issuer.wait_until_usable(&self.deps.clock).await;
         let posture = self.deps.posture.evaluate(BootTime::now());
         let permit = policy::decide_identity(agent.clone(), &posture)?;
+        self.require_clock()
+            .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(&agent))?;
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
+        // A reload may have taken place while the request waited for the CA.
+        self.ensure_current(&agent)?;
         let now = self.deps.clock.now();
         // The CSR's signature is verified only here: for registered agents within their rate and quota.
         if request.csr.is_some() {

@@ -31,6 +31,8 @@ pub enum StateCommand {
     InstallCertificate,
     /// The acceptance of the posture.
     AcceptPosture,
+    /// The acceptance of the clock's time.
+    AcceptClock,
 }
 
 /// A command is beyond its bound.
@@ -73,7 +75,8 @@ impl StateCommand {
             }
             StateCommand::CreateRecoveryKey
             | StateCommand::InstallCertificate
-            | StateCommand::AcceptPosture => (12, 48),
+            | StateCommand::AcceptPosture
+            | StateCommand::AcceptClock => (12, 48),
         }
     }
 }

@@ -215,7 +215,11 @@ impl From<CertificateReport> for HostCertificate {
 
 impl From<CaReport> for CaStatus {
     fn from(report: CaReport) -> Self {
-        CaStatus { issues_until: report.issues_until, blocked_reason: report.blocked_reason }
+        CaStatus {
+            issues_until: report.issues_until,
+            blocked_reason: report.blocked_reason,
+            lost_records: report.lost_records.map(|lost| lost.to_string()),
+        }
     }
 }
 

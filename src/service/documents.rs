@@ -39,14 +39,15 @@ impl IdentityService {
         let not_ready = || NotReady(ISSUER_NOT_READY.into());
         let issuer_state = self.deps.issuer.state().ok_or_else(not_ready)?;
         let token_keys = &issuer_state.documents().spiffe_bundle;
-        // Read before the roots, so that a document of older roots is not kept under the new generation.
+        // Read before the roots, so that a document of older roots is not kept under the new generation, and
+        // has no number of newer ones.
         let ca_generation = self.deps.certificate_issuer.generation();
+        let root_number = self.deps.certificate_issuer.bundle_number();
         if let Some(document) = self.bundle_cache.get(token_keys, ca_generation) {
             return Ok(document);
         }
         let roots = self.roots()?;
-        let sequence = self.deps.certificate_issuer.changed_at().as_secs();
-        let document = pki::bundle_document(token_keys, &roots, sequence).ok_or_else(not_ready)?;
+        let document = pki::bundle_document(token_keys, &roots, root_number).ok_or_else(not_ready)?;
         let document = Bytes::from(document.to_string());
         self.bundle_cache.store(token_keys, ca_generation, &document);
         Ok(document)

@@ -22,11 +22,14 @@ pub enum ServiceHealth {
     Full,
     /// Some workers do not run: the callers that they serve wait.
     WithStalledWorkers,
+    /// Everything is issued. Certificates or keys were made while the clock was ahead, if it is right now, or
+    /// certificates cannot be revoked, because their records were lost.
+    WithUnsafeCredentials,
     /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing,
     /// and keys do not rotate.
     WithoutTpm,
     /// Nothing is issued: the issuer is not ready, the agents have not been read without faults, the audit
-    /// log cannot be written, the posture forbids it, or no worker runs.
+    /// log cannot be written, the posture or the clock forbids it, or no worker runs.
     NotIssuing,
 }
 
@@ -43,9 +46,10 @@ impl From<ServiceHealth> for Health {
     fn from(health: ServiceHealth) -> Health {
         match health {
             ServiceHealth::Full => Health::Ok,
-            ServiceHealth::WithStalledWorkers | ServiceHealth::WithoutTpm | ServiceHealth::NotIssuing => {
-                Health::Degraded
-            }
+            ServiceHealth::WithStalledWorkers
+            | ServiceHealth::WithUnsafeCredentials
+            | ServiceHealth::WithoutTpm
+            | ServiceHealth::NotIssuing => Health::Degraded,
         }
     }
 }
@@ -59,16 +63,19 @@ impl IdentityService {
         let (workers, stalled) = (self.workers.total(), self.workers.stalled());
         let no_worker_runs = stalled > 0 && stalled == workers;
         let knows_agents = self.deps.agents.current().is_loaded();
-        if self.deps.issuer.state().is_none()
-            || !knows_agents
-            || !audit_works
-            || !posture_permits
-            || no_worker_runs
-        {
+        let permits = knows_agents && audit_works && posture_permits && !no_worker_runs;
+        let issuer_state = self.deps.issuer.state().filter(|_| permits && self.clock_permits());
+        let Some(issuer_state) = issuer_state else {
             return ServiceHealth::NotIssuing;
-        }
+        };
+        let now = self.deps.clock.now();
+        let ca = self.deps.certificate_issuer.report(now);
+        let is_unsafe = ca.future_certificates > 0
+            || ca.lost_records.is_some()
+            || issuer_state.count_future_keys(now) > 0;
         match self.deps.tpm_state.borrow().kind {
             StateKind::Ready if stalled > 0 => ServiceHealth::WithStalledWorkers,
+            StateKind::Ready if is_unsafe => ServiceHealth::WithUnsafeCredentials,
             StateKind::Ready => ServiceHealth::Full,
             _ => ServiceHealth::WithoutTpm,
         }

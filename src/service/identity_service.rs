@@ -10,7 +10,7 @@ use super::command_budget::CommandBudget;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, ClockState, Timestamp};
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
 use crate::pki::CertificateIssuer;
@@ -35,6 +35,10 @@ pub struct ServiceDeps {
     pub audit_dir: PathBuf,
     /// Time of day.
     pub clock: Clock,
+    /// What has been observed of `clock`.
+    pub clock_state: ClockState,
+    /// Whether nothing is issued while the clock is not synchronized.
+    pub requires_synchronized_clock: bool,
     /// State of the TPM.
     pub tpm_state: watch::Receiver<TpmState>,
     /// What the TPM reports about itself, once it has been read.

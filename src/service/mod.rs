@@ -20,6 +20,7 @@ mod attest;
 mod authenticate;
 mod bundle_cache;
 mod certificates;
+mod clock;
 mod command_budget;
 mod convert;
 mod documents;

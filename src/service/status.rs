@@ -15,7 +15,7 @@ use crate::wire::status::{
 impl IdentityService {
     /// Everything as it is now. `connections` is the number of open connections of the agent socket and the
     /// workload socket, which the service does not know.
-    pub fn status(&self, _: &Admin, connections: usize) -> StatusResponse {
+    pub fn status(&self, admin: &Admin, connections: usize) -> StatusResponse {
         let deps = &self.deps;
         let issuer_state = deps.issuer.state();
         let host = issuer_state.as_ref().map(|issuer_state| issuer_state.host());
@@ -33,7 +33,8 @@ impl IdentityService {
             },
             tpm: TpmStatus { kind: host.map(convert::tpm_kind), ..self.tpm_status() },
             certificate: deps.enrollment.certificate_report().map(Into::into),
-            ca: deps.certificate_issuer.report().into(),
+            ca: deps.certificate_issuer.report(deps.clock.now()).into(),
+            clock: self.clock_status(admin),
             posture: posture.posture.into(),
             posture_reason: Some(posture.reason()).filter(|reason| !reason.is_empty()),
             seal: deps.key_admin.seal_status().map(Into::into),

@@ -130,6 +130,8 @@ impl IdentityService {
     ) -> Result<(IdentityPermit, Arc<IssuerState>), Rejection> {
         self.ensure_current(agent)?;
         let permit = self.permit_identity(agent)?;
+        self.require_clock()
+            .map_err(|refusal| Rejection::from(refusal).with_peer(agent.peer()).with_agent(agent))?;
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(agent.peer()).with_agent(agent))?;
         Ok((permit, issuer_state))

@@ -120,6 +120,8 @@ impl IdentityService {
         let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
         let posture = self.deps.posture.evaluate(BootTime::now());
         let permit = policy::decide(agent.clone(), &posture, request)?;
+        self.require_clock()
+            .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(&agent))?;
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
         if permit.signer() == Signer::Issuing {
@@ -142,6 +144,7 @@ impl IdentityService {
         let peer = self.require_peer(lookup)?;
         let agents = self.identify_all(&peer).await?;
         let request = request.map_err(|e| invalid(e, &peer))?;
+        self.require_clock().map_err(|refusal| Rejection::from(refusal).with_peer(&peer))?;
         let issuer_state = self.issuer_state().map_err(|rejection| rejection.with_peer(&peer))?;
         let posture = self.deps.posture.evaluate(BootTime::now());
         let (mut svids, mut first_refusal) = (Vec::new(), None);

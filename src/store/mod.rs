@@ -4,10 +4,11 @@
 //! readers see either the old or the new content, also after a crash. The module does not depend on what is
 //! stored.
 
+mod atomic;
 mod lock;
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error_class::ErrorClass;
 
+pub use atomic::{remove_temp_files, write_atomic};
 pub use lock::DirLock;
 
 /// Upper bound on the size of a state file in bytes, well above what hostbadge writes.
@@ -184,41 +186,6 @@ pub fn to_bytes<T: Serialize>(path: &Path, version: u64, state: &T) -> Result<Ve
         .map_err(|e| Error::Corrupt { path: path.to_owned(), reason: e.to_string() })
 }
 
-/// Replaces a file atomically: writes a temporary file, fsync, rename, fsync of the directory.
-///
-/// The temporary file is `<name>.tmp` in the same directory. Its name is fixed, so that a crash leaves at
-/// most one file, possibly with key material, which the next write removes; unique names would accumulate.
-/// Concurrent writers of one file need a lock of their own: state files have [`DirLock`] and one owner in the
-/// daemon.
-///
-/// # Errors
-/// The kernel's error of the step that failed. The old content is then unchanged, unless it was the last
-/// step.
-pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let temp_path = path.with_file_name(name);
-    // Removes the remains of a crash. `create_new` below fails if the name exists, so it does not follow a
-    // symbolic link.
-    match fs::remove_file(&temp_path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let result = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp_path)?;
-        file.write_all(contents)?;
-        // The umask may have removed permissions.
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&temp_path, path)
-    })();
-    if let Err(e) = result {
-        let _ = fs::remove_file(&temp_path);
-        return Err(e);
-    }
-    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
-}
-
 /// Creates a directory if it is missing, with exactly `mode`, whatever the umask; missing parents get 0755.
 ///
 /// # Errors
@@ -302,16 +269,5 @@ mod tests {
         write(&path, 3, &TestState { name: "c".into() }).unwrap();
         let error = read_versions(&path, 1..=2, parse).unwrap_err().to_string();
         assert!(error.contains("format 3") && error.contains("format 2"), "{error}");
-    }
-
-    #[test]
-    fn planted_symlink_is_not_followed() {
-        let (dir, path) = write_test_state();
-        let victim = dir.path().join("victim");
-        fs::write(&victim, "precious").unwrap();
-        std::os::unix::fs::symlink(&victim, dir.path().join("sample.json.tmp")).unwrap();
-        write(&path, 1, &TestState { name: "c".into() }).unwrap();
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
-        assert_eq!(read(&path, 1).unwrap(), Some(TestState { name: "c".into() }));
     }
 }

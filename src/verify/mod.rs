@@ -31,7 +31,7 @@ pub(crate) mod tpm_structures;
 pub(crate) mod x509;
 
 pub use certificates::{HostCertificate, Roots};
-pub(crate) use certificates::{not_after, parse_certificate};
+pub(crate) use certificates::{not_after, not_before, parse_certificate};
 pub use ek::{Ek, EkKey};
 pub(crate) use ek_chain::check_ek_certificate;
 pub use ek_chain::{ManufacturerRoots, PassedOver};

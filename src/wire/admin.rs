@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::agent::Peer;
+use super::clock::ClockSync;
 use super::error::Fault;
 use super::host::{Posture, PostureMode};
 use crate::clock::Timestamp;
@@ -174,6 +175,9 @@ pub struct AuditRecord {
     pub seq: u64,
     /// SHA-256 of the previous line, hexadecimal; 64 zeros where no earlier line exists.
     pub prev: String,
+    /// Whether the clock is synchronized; absent where it is. Otherwise `time` may be wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<ClockSync>,
     /// When the event happened.
     pub time: Timestamp,
     /// Name of the event, such as `token-issued`.

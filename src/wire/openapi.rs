@@ -9,7 +9,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::{admin, agent, comparison, enroll, error, keys, posture, status};
+use super::{admin, agent, clock, comparison, enroll, error, keys, posture, status};
 use crate::clock::Timestamp;
 
 /// Schemas of the document that are not types of `wire`, because they have a specification of their own.
@@ -100,6 +100,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::IntrospectionResponse>();
     responses.subschema_for::<agent::TokenResponse<'_>>();
     responses.subschema_for::<agent::WhoamiResponse>();
+    responses.subschema_for::<clock::ClockStatus>();
     responses.subschema_for::<comparison::WhyResponse>();
     responses.subschema_for::<enroll::CredentialResponse>();
     responses.subschema_for::<error::ErrorResponse>();

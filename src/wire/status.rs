@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::ClockStatus;
 use super::error::Fault;
 use super::host::{Health, Posture, TpmKind};
 use super::keys::Key;
@@ -27,6 +28,8 @@ pub struct StatusResponse {
     pub certificate: Option<HostCertificate>,
     /// The host's certificate authority.
     pub ca: CaStatus,
+    /// The host's clock.
+    pub clock: ClockStatus,
     /// The host's posture at this request.
     pub posture: Posture,
     /// Why the posture is not `accepted`.
@@ -147,6 +150,9 @@ pub struct CaStatus {
     pub issues_until: Option<Timestamp>,
     /// Why a change that is due has not been made.
     pub blocked_reason: Option<String>,
+    /// Which certificates cannot be revoked, because their records were lost; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_records: Option<String>,
 }
 
 /// How the key-encryption key is protected at rest.

@@ -170,7 +170,10 @@ fn failing(path: &str) -> Value {
         "/v1/enroll/credential" => json!({ "ek": "ecc", "credential": "AAAA" }),
         "/v1/enroll/install" => json!({ "certificate": "junk" }),
         // These have no body. They fail because of a fault in a file, the state, or the bounds.
-        "/v1/agents/reload" | "/v1/keys/recovery" | "/v1/keys/accept" | "/v1/enroll/request" => json!({}),
+        "/v1/agents/reload" | "/v1/clock/accept" | "/v1/keys/recovery" | "/v1/keys/accept"
+        | "/v1/enroll/request" => {
+            json!({})
+        }
         other => panic!("add a request of {other} that fails"),
     }
 }

@@ -219,8 +219,13 @@ fn a_rotation_survives_kill_9_at_any_moment() {
         kill(pid, Signal::SIGKILL).unwrap();
         let answered = order.join().unwrap();
         host.crash();
-        fs::write(host.path("state/issuing.json.tmp"), "{\"version\": 2, \"act").unwrap();
+        for left_over in ["state/issuing.json.tmp", "state/issuing.json.3.tmp"] {
+            fs::write(host.path(left_over), "{\"version\": 2, \"act").unwrap();
+        }
         host.start();
+        assert!(
+            !host.path("state/issuing.json.tmp").exists() && !host.path("state/issuing.json.3.tmp").exists()
+        );
         assert!(matches!(answered, None | Some(200)), "{answered:?}");
         tokens.push(host.token());
         let states = states(&host);
@@ -233,7 +238,7 @@ fn a_rotation_survives_kill_9_at_any_moment() {
 }
 
 #[test]
-fn a_file_of_format_1_is_read_and_written_as_format_2_by_the_next_change() {
+fn a_file_of_format_1_is_read_and_written_as_format_3_by_the_next_change() {
     let mut host = Host::new();
     host.agent("root", "user = 0");
     let mut old = file(&host)["active"]["sealed"].clone();
@@ -244,7 +249,7 @@ fn a_file_of_format_1_is_read_and_written_as_format_2_by_the_next_change() {
     assert_eq!(kid(&token), old["kid"].as_str().unwrap());
     assert_eq!(file(&host), old, "the file is not rewritten without a change");
     run_json(&host, &["key", "rotate", "--now"]);
-    assert_eq!(file(&host)["version"], 2);
+    assert_eq!(file(&host)["version"], 3);
     assert_eq!(file(&host)["retired"][0]["sealed"]["kid"], old["kid"]);
     assert!(host.stop().success());
     host.start();

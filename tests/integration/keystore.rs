@@ -236,13 +236,17 @@ fn keys_sealed_to_pcrs_open_after_a_pcr_change_only_with_the_recovery_key() {
     assert!(issues(&host), "{}", blocked_reason(&host));
 }
 
-/// Makes replacing a state file fail, as a full disk does: its temporary name is a directory.
+/// Makes replacing a state file fail, as a full disk does: its temporary names are directories.
 fn block(host: &Host, name: &str) {
-    fs::create_dir(host.path(&format!("state/{name}.tmp"))).unwrap();
+    temporary_names(host, name).for_each(|path| fs::create_dir(path).unwrap());
 }
 
 fn unblock(host: &Host, name: &str) {
-    fs::remove_dir(host.path(&format!("state/{name}.tmp"))).unwrap();
+    temporary_names(host, name).for_each(|path| fs::remove_dir(path).unwrap());
+}
+
+fn temporary_names(host: &Host, name: &str) -> impl Iterator<Item = std::path::PathBuf> {
+    (0..16).map(move |n| host.path(&format!("state/{name}.{n}.tmp")))
 }
 
 fn counters(host: &Host) -> usize {

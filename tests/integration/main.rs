@@ -10,6 +10,7 @@ mod audit_tail;
 mod bad_input;
 mod certificate_quota;
 mod certificates;
+mod clock;
 mod command_output;
 mod commands;
 mod common;

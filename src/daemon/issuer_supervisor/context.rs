@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
-use crate::clock::Clock;
+use crate::clock::ClockState;
 use crate::daemon::startup::StartupSignal;
 use crate::daemon::watch_ext::set_if_changed;
 use crate::issue::{Enrollment, Issuer, IssuerConfig, RotationPolicy};
@@ -44,7 +44,7 @@ pub(in crate::daemon) struct IssuerDeps {
     /// Enrollment state, which is written through the keystore.
     pub enrollment: Enrollment,
     /// Time source.
-    pub clock: Clock,
+    pub clock: ClockState,
 }
 
 /// Where the supervisor publishes its state.

@@ -61,7 +61,7 @@ async fn recover(
     let IssuerDeps { state_dir, issuer_config, seal_pcrs, clock, tpm_config, .. } = &context.deps;
     let kind = tpm.state().borrow().kind;
     if !matches!(kind, StateKind::Replaced | StateKind::Cleared) {
-        let result = issue::recover(tpm, state_dir, issuer_config, seal_pcrs, recovery, clock).await;
+        let result = issue::recover(tpm, state_dir, issuer_config, seal_pcrs, recovery, clock.clock()).await;
         return (None, result);
     }
     // A wrong key must change nothing, so it is checked before the TPM in use is closed.
@@ -74,7 +74,7 @@ async fn recover(
         Ok(new) => new,
         Err(e) => return (Some(Recovered::Reopen), Err(issue::Error::OpenTpm(e))),
     };
-    match issue::recover(&new, state_dir, issuer_config, seal_pcrs, recovery, clock).await {
+    match issue::recover(&new, state_dir, issuer_config, seal_pcrs, recovery, clock.clock()).await {
         Ok(()) => (Some(Recovered::Migrated(new)), Ok(())),
         Err(e) => {
             let _ = shut_down_tpm(new).await;

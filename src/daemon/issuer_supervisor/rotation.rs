@@ -42,8 +42,10 @@ pub(super) async fn rotate_keys(
     let rsa_key = rsa_key::obtain(context, tpm, &host_key);
     tokio::pin!(rsa_key);
     let mut rotation = Rotation { context, tpm, keys };
+    let mut clock_changed = context.deps.clock.subscribe();
     rotation.record_changes(&changes, "").await;
     loop {
+        clock_changed.borrow_and_update();
         let pause = rotation.run_due_steps().await;
         publish_seal_status(context, seal_status.borrow_and_update().clone());
         tokio::select! {
@@ -51,6 +53,7 @@ pub(super) async fn rotate_keys(
             () = tokio::time::sleep(pause) => {}
             // The last file encrypted under the previous key-encryption key has been rewritten.
             Ok(()) = seal_status.changed() => {}
+            Ok(()) = clock_changed.changed() => {}
             key = &mut rsa_key, if rsa_key_missing => {
                 rsa_key_missing = false;
                 rotation.set_rsa_key(key);

@@ -68,7 +68,7 @@ async fn create(
         reason.get_or_insert_with(|| RSA_KEY_PENDING.into());
         is_first_attempt
     });
-    let key = issue::create_rsa_key(tpm, state_dir, host_key, clock).await?;
+    let key = issue::create_rsa_key(tpm, state_dir, host_key, clock.clock()).await?;
     let message = format!("created RSA key {} in the TPM, endorsed by the host key, for RS256", key.kid());
     record_completed_key_event(audit, Event::RsaKeyCreated, key.kid(), &message).await;
     Ok(key)

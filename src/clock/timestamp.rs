@@ -1,11 +1,7 @@
-//! Time as a parameter.
-//!
-//! Code that depends on the time of day takes a [`Clock`], which tests advance instead of sleeping.
+//! Points in time.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -15,7 +11,7 @@ pub const BACKDATE: Duration = Duration::from_secs(10);
 
 /// A point in time, in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timestamp(u64);
+pub struct Timestamp(pub(super) u64);
 
 impl Timestamp {
     /// The time `secs` seconds after the epoch; saturates.
@@ -40,6 +36,12 @@ impl Timestamp {
         Timestamp::from_secs(self.as_secs().saturating_sub(BACKDATE.as_secs()))
     }
 
+    /// The time `duration` earlier; saturates at 1970.
+    pub const fn before(self, duration: Duration) -> Timestamp {
+        let micros = duration.as_micros();
+        Timestamp(self.0.saturating_sub(if micros > u64::MAX as u128 { u64::MAX } else { micros as u64 }))
+    }
+
     /// This time rounded up to a whole second, for times stored in seconds that must not become earlier.
     pub const fn ceil_to_second(self) -> Timestamp {
         Timestamp::from_secs(self.0.div_ceil(1_000_000))
@@ -54,7 +56,7 @@ impl Timestamp {
 /// Time since the host booted (`CLOCK_BOOTTIME`), for measuring ages. The clock cannot be set and, unlike
 /// [`std::time::Instant`], includes time in suspend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BootTime(Duration);
+pub struct BootTime(pub(super) Duration);
 
 impl BootTime {
     /// The current time.
@@ -100,50 +102,6 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
     }
 }
 
-/// A source of the time of day.
-#[derive(Clone, Debug, Default)]
-pub enum Clock {
-    /// The system clock (`CLOCK_REALTIME`).
-    #[default]
-    System,
-    /// A clock for tests that changes only by [`Clock::advance`]; microseconds since the epoch.
-    Manual(Arc<AtomicU64>),
-}
-
-impl Clock {
-    /// A manual clock that starts at `at`.
-    pub fn manual(at: Timestamp) -> Self {
-        Clock::Manual(Arc::new(AtomicU64::new(at.0)))
-    }
-
-    /// The current time.
-    pub fn now(&self) -> Timestamp {
-        match self {
-            Clock::System => Timestamp(system_micros()),
-            Clock::Manual(at) => Timestamp(at.load(Ordering::SeqCst)),
-        }
-    }
-
-    /// Advances a manual clock; no effect on the system clock.
-    pub fn advance(&self, duration: Duration) {
-        if let Clock::Manual(at) = self {
-            at.fetch_add(duration.as_micros() as u64, Ordering::SeqCst);
-        }
-    }
-}
-
-/// Reads the system clock, nowhere else. A time before 1970 is returned as 1970.
-#[expect(clippy::disallowed_methods, reason = "all other code takes a Clock")]
-fn system_micros() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
-}
-
-/// The part of `max` that `seed` selects: zero for 0, `max` for [`u32::MAX`]. Renewals and retries are
-/// shifted by a jitter, so that processes and hosts that started together do not act in lockstep.
-pub(crate) fn jitter(max: Duration, seed: u32) -> Duration {
-    max.mul_f64(f64::from(seed) / f64::from(u32::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,21 +119,12 @@ mod tests {
         let output = std::process::Command::new("unshare")
             .args(["--map-root-user", "--time", "--boottime", &OFFSET_SECS.to_string(), "--fork", "--"])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "clock::tests::boot_time_includes_suspend"])
+            .args(["--exact", "clock::timestamp::tests::boot_time_includes_suspend"])
             .env(CHILD_ENV, BootTime::now().0.as_secs().to_string())
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
-    }
-
-    #[test]
-    fn manual_clock_moves_only_on_advance() {
-        let clock = Clock::manual(Timestamp::from_secs(100));
-        assert_eq!(clock.now(), clock.now());
-        clock.advance(Duration::from_millis(1500));
-        assert_eq!(clock.now().as_secs(), 101);
-        assert_eq!(clock.now().to_string(), "1970-01-01T00:01:41.500000Z");
     }
 
     #[test]
