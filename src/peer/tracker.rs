@@ -88,7 +88,7 @@ impl PeerTracker {
         }
         // The value was set above.
         let Some(tracked) = &mut self.tracked else { return Err(Error::Exited) };
-        let snapshot = tracked.process.snapshot()?;
+        let snapshot = tracked.process.snapshot(Some(&tracked.snapshot))?;
         if snapshot.uid != self.credentials.uid || snapshot.gid != self.credentials.gid {
             return Err(Error::CredentialsChanged);
         }
@@ -117,7 +117,7 @@ impl PeerTracker {
         };
         let process = ProcessHandle::open(pidfd, self.credentials.pid)?;
         let start_time = process.start_time()?;
-        let snapshot = process.snapshot()?;
+        let snapshot = process.snapshot(None)?;
         if snapshot.uid != self.credentials.uid || snapshot.gid != self.credentials.gid {
             return Err(Error::CredentialsChanged);
         }
