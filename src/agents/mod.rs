@@ -7,6 +7,7 @@
 //! construct an [`AuthenticatedAgent`], the second step of the request path.
 
 mod agent_set;
+mod comparison;
 mod entry;
 mod file;
 mod grant;

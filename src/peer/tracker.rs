@@ -1,7 +1,7 @@
 //! Tracks the process that opened a connection and re-reads its attributes at each request.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::groups::Groups;
 use super::process::{ProcessHandle, ProcessSnapshot};
@@ -147,6 +147,7 @@ fn build_peer(
         unit,
         invocation,
         exe: process.executable(snapshot).map(Arc::new),
+        finding: Mutex::default(),
     }))
 }
 
