@@ -13,8 +13,12 @@ use crate::policy::{ErrorCode, Permit, Refusal, Signer};
 
 /// A signed access token, with what the audit log needs of it. `Debug` does not show its text.
 pub struct AccessToken {
-    text: String,
+    signed: SignedToken,
     permit: Permit,
+}
+
+struct SignedToken {
+    text: String,
     kid: String,
     jti: String,
     expires: Timestamp,
@@ -23,7 +27,7 @@ pub struct AccessToken {
 impl AccessToken {
     /// The compact JWS: a bearer secret.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.signed.text
     }
 
     /// The decision from which the token was issued.
@@ -33,23 +37,23 @@ impl AccessToken {
 
     /// The key that signed it.
     pub fn kid(&self) -> &str {
-        &self.kid
+        &self.signed.kid
     }
 
     /// Its identifier (RFC 7519 section 4.1.7).
     pub fn jti(&self) -> &str {
-        &self.jti
+        &self.signed.jti
     }
 
     /// `exp`, in whole seconds.
     pub fn expires(&self) -> Timestamp {
-        self.expires
+        self.signed.expires
     }
 }
 
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessToken").field("jti", &self.jti).finish_non_exhaustive()
+        f.debug_struct("AccessToken").field("jti", &self.signed.jti).finish_non_exhaustive()
     }
 }
 
@@ -59,49 +63,46 @@ impl IssuerState {
     /// # Errors
     /// A refusal with [`ErrorCode::ServerError`], if the permit names a key in the TPM, or signing fails.
     pub fn mint_token(&self, permit: Permit, now: Timestamp) -> Result<AccessToken, Refusal> {
-        let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
-        let refuse = |message: String| {
+        let refuse = |permit: &Permit, message: String| {
             Refusal::new(ErrorCode::ServerError, message)
-                .with_peer(agent.peer())
-                .with_agent(agent.name())
-                .with_audience(&audience)
+                .with_peer(permit.agent().peer())
+                .with_agent(permit.agent().name())
+                .with_audience(permit.audience())
         };
         if permit.signer() != Signer::Issuing {
-            return Err(refuse("this grant's tokens are signed by the TPM".to_owned()));
+            return Err(refuse(&permit, "this grant's tokens are signed by the TPM".to_owned()));
         }
-        build(self, permit, now).and_then(|token| token.sign(self)).map_err(|error| refuse(error.to_string()))
+        match build(self, &permit, now).and_then(|token| token.sign(self)) {
+            Ok(signed) => Ok(AccessToken { signed, permit }),
+            Err(error) => Err(refuse(&permit, error.to_string())),
+        }
     }
 }
 
 /// An access token without its signature.
 pub(super) struct UnsignedToken {
     jws: UnsignedJws,
-    permit: Permit,
     kid: String,
     jti: String,
     expires: Timestamp,
 }
 
 impl UnsignedToken {
-    /// Which key has to sign.
-    pub(super) fn signer(&self) -> Signer {
-        self.permit.signer()
-    }
-
     /// SHA-256 of the signing input.
     pub(super) fn digest(&self) -> [u8; 32] {
         self.jws.digest()
     }
 
-    /// The token with a signature over [`UnsignedToken::digest`].
-    pub(super) fn with_signature(self, signature: &[u8]) -> AccessToken {
-        let UnsignedToken { jws, permit, kid, jti, expires } = self;
-        AccessToken { text: jws.with_signature(signature), permit, kid, jti, expires }
+    /// The token with a signature over [`UnsignedToken::digest`], of the permit that it was built from.
+    pub(super) fn with_signature(self, signature: &[u8], permit: Permit) -> AccessToken {
+        let UnsignedToken { jws, kid, jti, expires } = self;
+        let signed = SignedToken { text: jws.with_signature(signature), kid, jti, expires };
+        AccessToken { signed, permit }
     }
 
-    fn sign(self, issuer_state: &IssuerState) -> Result<AccessToken, Error> {
-        let UnsignedToken { jws, permit, kid, jti, expires } = self;
-        Ok(AccessToken { text: jws.sign(issuer_state.issuing_key())?, permit, kid, jti, expires })
+    fn sign(self, issuer_state: &IssuerState) -> Result<SignedToken, Error> {
+        let UnsignedToken { jws, kid, jti, expires } = self;
+        Ok(SignedToken { text: jws.sign(issuer_state.issuing_key())?, kid, jti, expires })
     }
 }
 
@@ -123,7 +124,7 @@ struct AccessTokenClaims<'a> {
 /// Builds the permitted token, valid from `now` on, for the key that the grant names.
 pub(super) fn build(
     issuer_state: &IssuerState,
-    permit: Permit,
+    permit: &Permit,
     now: Timestamp,
 ) -> Result<UnsignedToken, Error> {
     let header = issuer_state.signing_header(permit.signer())?;
@@ -143,6 +144,6 @@ pub(super) fn build(
         scope: permit.scope(),
         hostbadge: HostbadgeClaim::new(host, agent, permit.posture(), header.key_protection()),
     };
-    let jws = UnsignedJws::new(header, &serde_json::to_vec(&claims)?);
-    Ok(UnsignedToken { jws, kid: header.kid().to_owned(), jti, expires, permit })
+    let jws = UnsignedJws::of_claims(header, &claims)?;
+    Ok(UnsignedToken { jws, kid: header.kid().to_owned(), jti, expires })
 }
