@@ -12,6 +12,7 @@ mod client_stream;
 mod closer;
 mod connection_limits;
 mod drain;
+mod head_deadline;
 pub mod http2;
 mod listen;
 mod pace;
