@@ -8,8 +8,9 @@ use crate::names::Resolution;
 use crate::peer::{Groups, MAX_GROUPS, Peer, Sha256Digest};
 use crate::posture::ImaDigests;
 
+use super::compared_agents::Failure;
 use super::entry::AgentEntry;
-use super::identify::{AuthenticatedAgent, Failure, Identification};
+use super::identify::{AuthenticatedAgent, Identification};
 use super::lint::is_multi_user_unit;
 use super::registry::{AgentRegistry, Registrations};
 use super::selectors::IdOrName;

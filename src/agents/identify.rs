@@ -9,16 +9,15 @@ use std::time::Duration;
 use crate::peer::{DigestError, MAX_GROUPS, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
+use super::compared_agents::{Candidate, ComparedAgents, Failure};
 use super::entry::AgentEntry;
 use super::match_tag::MatchTag;
 use super::name::AgentName;
 use super::registry::{AgentRegistry, Registrations};
-use super::selectors::{DigestMatch, NumberMatch, TagCheck};
+use super::selectors::{DigestMatch, TagCheck};
 
 /// How long a request waits for the user of a unit with `DynamicUser=`.
 const DYNAMIC_NAME_TIMEOUT: Duration = Duration::from_secs(3);
-/// The uids and gids that systemd gives to units with `DynamicUser=` (systemd.exec(5)).
-const DYNAMIC_IDS: std::ops::RangeInclusive<u32> = 61184..=65519;
 
 /// A peer that matches a registered agent. Only [`AgentRegistry::identify`] constructs one.
 #[derive(Clone, Debug)]
@@ -117,41 +116,22 @@ pub enum IdentifyError {
 #[derive(Debug)]
 pub struct Candidates {
     peer: Peer,
-    /// In alphabetical order of their names.
-    possible: Vec<Candidate>,
-    failures: Vec<(Arc<AgentEntry>, Failure)>,
-    /// Agents whose user or group does not exist, where it may be that of a unit that has just started.
-    missing: Vec<Arc<AgentEntry>>,
+    compared: Arc<ComparedAgents>,
     /// Whether a digest that a condition needs has to be read.
     reads_digest: bool,
     /// What the peer was compared with.
     registrations: Registrations,
 }
 
-#[derive(Debug)]
-struct Candidate {
-    entry: Arc<AgentEntry>,
-    match_tag: MatchTag,
-}
-
-/// Why a peer that meets all other conditions of an agent is not the agent.
-#[derive(Debug)]
-pub(super) enum Failure {
-    Unmeasured(String),
-    NoDigest(DigestError),
-    Unresolved,
-    TooManyGroups,
-}
-
 impl Candidates {
     /// Whether the peer is an agent whatever the rest of the identification finds.
     pub fn has_definite_match(&self) -> bool {
-        self.possible.iter().any(|candidate| !candidate.entry.selectors.needs_digest())
+        self.compared.possible.iter().any(|candidate| !candidate.entry.selectors.needs_digest())
     }
 
     /// Whether the rest of the identification may have to wait before it knows that the peer is an agent.
     pub fn has_to_wait(&self) -> bool {
-        !self.has_definite_match() && (self.reads_digest || !self.missing.is_empty())
+        !self.has_definite_match() && (self.reads_digest || !self.compared.missing.is_empty())
     }
 }
 
@@ -189,7 +169,7 @@ impl Identification {
             return Ok(self.matched.swap_remove(index));
         }
         if let Some((entry, failure)) = self.failures.iter().find(|(entry, _)| entry.name.as_str() == name) {
-            return Err(failure.to_error(entry));
+            return Err(error_of(failure, entry));
         }
         Err(match self.matched.is_empty() {
             true if !self.is_loaded => IdentifyError::NotLoaded,
@@ -217,19 +197,17 @@ impl Identification {
         }
         let unresolved = self.failures.iter().find(|(_, failure)| matches!(failure, Failure::Unresolved));
         let first = unresolved.or_else(|| self.failures.first());
-        first.map_or(IdentifyError::NoMatch, |(entry, failure)| failure.to_error(entry))
+        first.map_or(IdentifyError::NoMatch, |(entry, failure)| error_of(failure, entry))
     }
 }
 
-impl Failure {
-    fn to_error(&self, entry: &AgentEntry) -> IdentifyError {
-        let agent = entry.name.to_string();
-        match self {
-            Failure::Unmeasured(reason) => IdentifyError::Unmeasured { agent, reason: reason.clone() },
-            Failure::NoDigest(error) => IdentifyError::NoDigest { agent, error: error.clone() },
-            Failure::Unresolved => IdentifyError::Unresolved,
-            Failure::TooManyGroups => IdentifyError::TooManyGroups,
-        }
+fn error_of(failure: &Failure, entry: &AgentEntry) -> IdentifyError {
+    let agent = entry.name.to_string();
+    match failure {
+        Failure::Unmeasured(reason) => IdentifyError::Unmeasured { agent, reason: reason.clone() },
+        Failure::NoDigest(error) => IdentifyError::NoDigest { agent, error: error.clone() },
+        Failure::Unresolved => IdentifyError::Unresolved,
+        Failure::TooManyGroups => IdentifyError::TooManyGroups,
     }
 }
 
@@ -237,63 +215,69 @@ impl AgentRegistry {
     /// Compares `peer` with all agents, without waiting.
     pub fn candidates(&self, peer: &Peer) -> Candidates {
         let registrations = self.registrations();
-        let mut candidates = Candidates {
-            peer: peer.clone(),
-            possible: Vec::new(),
-            failures: Vec::new(),
-            missing: Vec::new(),
-            reads_digest: false,
-            registrations: registrations.clone(),
-        };
-        let has_dynamic_id = DYNAMIC_IDS.contains(&peer.uid) || DYNAMIC_IDS.contains(&peer.gid);
-        for entry in registrations.agents.iter() {
-            candidates.compare(entry, &registrations, has_dynamic_id);
-        }
-        candidates.reads_digest = candidates.needs_digest() && !peer.has_known_digest(self.digest_cache());
-        candidates
+        let compared = ComparedAgents::of(peer, &registrations);
+        let reads_digest = compared.needs_digest() && !peer.has_known_digest(self.digest_cache());
+        Candidates { peer: peer.clone(), compared, reads_digest, registrations }
     }
 
     /// Identifies a peer: reads its executable if a condition needs it, and waits at most 3 s for the user of
     /// a unit with `DynamicUser=` if nothing else matches.
     pub async fn identify(&self, candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
-        let (peer, is_dynamic) = (candidates.peer.clone(), !candidates.missing.is_empty());
+        if candidates.compared.missing.is_empty() && !candidates.compared.needs_digest() {
+            return self.conclude(candidates, None, ima_digests);
+        }
+        // Boxed, because most requests do not need the room for it.
+        Box::pin(self.identify_with_waits(candidates, ima_digests)).await
+    }
+
+    async fn identify_with_waits(&self, candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
+        let (peer, is_dynamic) = (candidates.peer.clone(), !candidates.compared.missing.is_empty());
         let identification = self.check_digests(candidates, ima_digests).await;
         if !identification.matched.is_empty() || !is_dynamic {
             return identification;
         }
         let was_answered = self.names().demand(DYNAMIC_NAME_TIMEOUT).await;
-        let mut candidates = self.candidates(&peer);
-        if !was_answered {
-            let missing = std::mem::take(&mut candidates.missing);
-            candidates.failures.extend(missing.into_iter().map(|entry| (entry, Failure::Unresolved)));
-        }
-        self.check_digests(candidates, ima_digests).await
+        let candidates = self.candidates(&peer);
+        let missing = if was_answered { Vec::new() } else { candidates.compared.missing.clone() };
+        let mut identification = self.check_digests(candidates, ima_digests).await;
+        let unresolved = missing.into_iter().map(|entry| (entry, Failure::Unresolved));
+        identification.failures.extend(unresolved);
+        identification
     }
 
     async fn check_digests(&self, mut candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
-        let needs_digest = candidates.needs_digest();
-        let digest = match needs_digest {
-            true => Some(candidates.peer.compute_exe_sha256(self.digest_cache()).await),
-            false => None,
-        };
+        if !candidates.compared.needs_digest() {
+            return self.conclude(candidates, None, ima_digests);
+        }
+        let digest = candidates.peer.compute_exe_sha256(self.digest_cache()).await;
         // A reload may have taken place while the digest was read.
-        if needs_digest && !self.registrations().is_same(&candidates.registrations) {
+        if !self.registrations().is_same(&candidates.registrations) {
             candidates = self.candidates(&candidates.peer);
         }
-        let Candidates { peer, possible, mut failures, registrations, .. } = candidates;
-        let is_loaded = registrations.agents.is_loaded();
-        if possible.is_empty() {
+        self.conclude(candidates, Some(&digest), ima_digests)
+    }
+
+    /// Evaluates the conditions on the content of the executable, whose digest is `Some` where one needs it.
+    fn conclude(
+        &self,
+        candidates: Candidates,
+        digest: Option<&Result<Sha256Digest, DigestError>>,
+        ima_digests: &ImaDigests,
+    ) -> Identification {
+        let Candidates { peer, compared, registrations, .. } = candidates;
+        let (is_loaded, mut failures) = (registrations.agents.is_loaded(), compared.failures.clone());
+        if compared.possible.is_empty() {
             return Identification { matched: Vec::new(), failures, is_loaded };
         }
         let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
-        let mut matched = Vec::new();
-        for Candidate { entry, match_tag } in possible {
-            let digest_match = match &digest {
-                Some(digest) if entry.selectors.needs_digest() => {
-                    entry.selectors.match_digest(digest, ima_digests)
-                }
-                _ => DigestMatch::Holds,
+        let mut matched = Vec::with_capacity(compared.possible.len());
+        for Candidate { entry, match_tag } in &compared.possible {
+            let digest_match = match (entry.selectors.needs_digest(), digest) {
+                (false, _) => DigestMatch::Holds,
+                (true, Some(digest)) => entry.selectors.match_digest(digest, ima_digests),
+                (true, None) => DigestMatch::Fails,
             };
+            let (entry, match_tag) = (entry.clone(), *match_tag);
             match digest_match {
                 DigestMatch::Holds => {
                     matched.push(AuthenticatedAgent { entry, peer: peer.clone(), exe_sha256, match_tag });
@@ -313,26 +297,6 @@ impl AgentRegistry {
         registrations.agents.get(agent.name().as_str()).is_some_and(|entry| {
             *entry == agent.entry && registrations.check_tag(entry, agent.match_tag) == TagCheck::Same
         })
-    }
-}
-
-impl Candidates {
-    /// Whether a condition of a possible agent needs the digest of the executable.
-    fn needs_digest(&self) -> bool {
-        self.possible.iter().any(|one| one.entry.selectors.needs_digest())
-    }
-
-    fn compare(&mut self, entry: &Arc<AgentEntry>, registrations: &Registrations, has_dynamic_id: bool) {
-        match entry.selectors.match_numbers(&self.peer, registrations.names()) {
-            NumberMatch::Holds(match_tag) => {
-                self.possible.push(Candidate { entry: entry.clone(), match_tag });
-            }
-            NumberMatch::Fails => {}
-            NumberMatch::Missing if has_dynamic_id => self.missing.push(entry.clone()),
-            NumberMatch::Missing => {}
-            NumberMatch::Unknown => self.failures.push((entry.clone(), Failure::Unresolved)),
-            NumberMatch::TooManyGroups => self.failures.push((entry.clone(), Failure::TooManyGroups)),
-        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod agent_set;
 mod changes;
+mod compared_agents;
 mod comparison;
 mod entry;
 mod file;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -62,6 +62,27 @@ impl Registrations {
 
     pub(super) fn names(&self) -> &NameTable {
         &self.names
+    }
+
+    /// A reference that keeps neither the agents nor the names in memory.
+    pub(super) fn downgrade(&self) -> WeakRegistrations {
+        WeakRegistrations { agents: Arc::downgrade(&self.agents), names: Arc::downgrade(&self.names) }
+    }
+}
+
+/// Tells whether something was derived from the present registrations.
+#[derive(Debug)]
+pub(super) struct WeakRegistrations {
+    agents: Weak<AgentSet>,
+    names: Weak<NameTable>,
+}
+
+impl WeakRegistrations {
+    /// Whether nothing has changed since.
+    pub(super) fn is_same(&self, current: &Registrations) -> bool {
+        // The memory of what a `Weak` points to is not used again while it exists.
+        std::ptr::eq(self.agents.as_ptr(), Arc::as_ptr(&current.agents))
+            && std::ptr::eq(self.names.as_ptr(), Arc::as_ptr(&current.names))
     }
 }
 

@@ -9,7 +9,7 @@ use super::pace::Cost;
 use super::parse;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
-use crate::service::IdentityService;
+use crate::service::{IdentityService, PeerLookup};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse};
 
 use AgentHandler::{Attest, Certificate, Introspect, Token, Whoami, Why};
@@ -120,35 +120,56 @@ impl AgentApi {
     }
 
     async fn agent(&self, handler: AgentHandler, client: &ClientConnection, body: &RequestBody) -> Reply {
-        let (service, lookup) = (&self.service, client.begin_request());
+        let lookup = client.begin_request();
         match handler {
-            Token => match service.issue_token(lookup, parse::token_request(body)).await {
+            Token => match self.service.issue_token(lookup, parse::token_request(body)).await {
                 Ok(token) => reply::token(&TokenResponse::from(&token)),
                 Err(error) => reply::request_error(&error),
             },
-            Certificate => match service.issue_certificate(lookup, parse::certificate_request(body)).await {
-                Ok(certificate) => match CertificateResponse::try_from(&certificate) {
-                    Ok(response) => reply::ok(&response),
-                    Err(e) => reply::server_error(&e.to_string()),
-                },
-                Err(error) => reply::request_error(&error),
+            // Boxed, because each request for a token would allocate, copy and overwrite the room for them.
+            Certificate => Box::pin(self.certificate(lookup, body)).await,
+            Introspect => Box::pin(self.introspect(lookup, body)).await,
+            Attest => Box::pin(self.attest(client, lookup, body)).await,
+            Whoami => Box::pin(self.whoami(lookup)).await,
+            Why => Box::pin(self.explain(lookup)).await,
+        }
+    }
+
+    async fn certificate(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
+        match self.service.issue_certificate(lookup, parse::certificate_request(body)).await {
+            Ok(certificate) => match CertificateResponse::try_from(&certificate) {
+                Ok(response) => reply::ok(&response),
+                Err(e) => reply::server_error(&e.to_string()),
             },
-            Introspect => match service.introspect(lookup, parse::introspection_request(body)).await {
-                Ok(introspection) => reply::ok(&IntrospectionResponse::from(introspection)),
-                Err(error) => reply::request_error(&error),
-            },
-            Attest => match service.attest(lookup, parse::attest_request(body)).await {
-                Ok(evidence) => reply::evidence(evidence, client.recall_signal()).await,
-                Err(error) => reply::request_error(&error),
-            },
-            Whoami => match service.whoami(lookup).await {
-                Ok(info) => reply::ok(&info),
-                Err(error) => reply::request_error(&error),
-            },
-            Why => match service.explain_caller(lookup).await {
-                Ok(explanation) => reply::ok(&explanation),
-                Err(error) => reply::request_error(&error),
-            },
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn introspect(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
+        match self.service.introspect(lookup, parse::introspection_request(body)).await {
+            Ok(introspection) => reply::ok(&IntrospectionResponse::from(introspection)),
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn attest(&self, client: &ClientConnection, lookup: PeerLookup, body: &RequestBody) -> Reply {
+        match self.service.attest(lookup, parse::attest_request(body)).await {
+            Ok(evidence) => reply::evidence(evidence, client.recall_signal()).await,
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn whoami(&self, lookup: PeerLookup) -> Reply {
+        match self.service.whoami(lookup).await {
+            Ok(info) => reply::ok(&info),
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn explain(&self, lookup: PeerLookup) -> Reply {
+        match self.service.explain_caller(lookup).await {
+            Ok(explanation) => reply::ok(&explanation),
+            Err(error) => reply::request_error(&error),
         }
     }
 }

@@ -10,6 +10,7 @@ use hyper::header::CONNECTION;
 use tokio::sync::Notify;
 
 use super::connection_limits::{CallClass, CallPermit, ConnectionPermit, ReceivingPermit};
+use super::head_deadline::HeadDeadline;
 use super::pace::{Cost, MAX_DELAY, Pace};
 use super::reply::{self, Reply};
 use crate::mutex::lock;
@@ -39,6 +40,7 @@ pub struct ClientConnection {
     receiving: Mutex<Option<ReceivingPermit>>,
     /// Notified when others wait for what this connection's reply occupies.
     recalled: Arc<Notify>,
+    head_deadline: HeadDeadline,
 }
 
 impl ClientConnection {
@@ -56,6 +58,7 @@ impl ClientConnection {
             partly_received: AtomicBool::new(false),
             receiving: Mutex::default(),
             recalled: Arc::new(Notify::new()),
+            head_deadline: HeadDeadline::new(),
         }
     }
 
@@ -66,6 +69,7 @@ impl ClientConnection {
 
     /// To be called when a request's head has arrived.
     pub fn mark_request_started(&self) {
+        self.head_deadline.mark_head_arrived();
         if !self.request_started.swap(true, Ordering::Relaxed) {
             self.first_request_started.notify_one();
         }
@@ -131,6 +135,11 @@ impl ClientConnection {
             Some(delay) => (reply, delay.max(backoff.unwrap_or_default())),
             None => (reply::too_many_answers(MAX_DELAY), MAX_DELAY),
         }
+    }
+
+    /// When the head of the next request has to arrive, on a connection of HTTP/1.1.
+    pub fn head_deadline(&self) -> &HeadDeadline {
+        &self.head_deadline
     }
 
     /// The budgets of all uids.

@@ -13,6 +13,7 @@ mod closer;
 mod connection_limits;
 mod decode;
 mod drain;
+mod head_deadline;
 pub mod http2;
 mod listen;
 mod pace;

@@ -16,17 +16,20 @@ use crate::service::{
 use crate::wire::agent::TokenResponse;
 use crate::wire::error::{ErrorResponse, NO_SUCH_PATH};
 
+/// Bytes of most replies without a token.
+const SMALL_REPLY: usize = 256;
+
 /// A complete response.
 pub type Reply = Response<Full<Bytes>>;
 
 /// Status 200 with a body that must not be stored.
 pub fn ok(value: &impl Serialize) -> Reply {
-    json(StatusCode::OK, value)
+    json(StatusCode::OK, value, SMALL_REPLY)
 }
 
 /// A token (RFC 6749 section 5.1, which asks for `Pragma` too).
 pub fn token(token: &TokenResponse<'_>) -> Reply {
-    let mut reply = ok(token);
+    let mut reply = json(StatusCode::OK, token, token.access_token.len() + token.scope.len() + SMALL_REPLY);
     reply.headers_mut().insert(PRAGMA, HeaderValue::from_static("no-cache"));
     reply
 }
@@ -108,7 +111,10 @@ pub fn request_error(request_error: &RequestError) -> Reply {
         ErrorCode::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::ServerError => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    with_retry_after(json(status, &ErrorResponse::from(request_error)), request_error.retry_after())
+    with_retry_after(
+        json(status, &ErrorResponse::from(request_error), SMALL_REPLY),
+        request_error.retry_after(),
+    )
 }
 
 fn with_retry_after(mut reply: Reply, retry_after: Option<Duration>) -> Reply {
@@ -122,7 +128,7 @@ fn with_retry_after(mut reply: Reply, retry_after: Option<Duration>) -> Reply {
 pub fn admin_error(error: &AdminError) -> Reply {
     let code = error.code().as_str();
     let response = ErrorResponse { faults: error.faults(), ..ErrorResponse::new(code, error.to_string()) };
-    with_retry_after(json(status_of(error), &response), error.retry_after())
+    with_retry_after(json(status_of(error), &response, SMALL_REPLY), error.retry_after())
 }
 
 /// The status by the cause of a failure, whatever the route.
@@ -149,11 +155,15 @@ fn set_retry_after(reply: &mut Reply, retry_after: Duration) {
 }
 
 fn error(status: StatusCode, code: ErrorCode, description: &str) -> Reply {
-    json(status, &ErrorResponse::new(code.as_str(), description))
+    json(status, &ErrorResponse::new(code.as_str(), description), SMALL_REPLY)
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Reply {
-    let text = serde_json::to_vec(value).unwrap_or_else(|_| b"{\"error\":\"server_error\"}".to_vec());
+/// `capacity` is the expected number of bytes: a buffer that grows is copied and overwritten.
+fn json(status: StatusCode, value: &impl Serialize, capacity: usize) -> Reply {
+    let mut text = Vec::with_capacity(capacity);
+    if serde_json::to_writer(&mut text, value).is_err() {
+        text = b"{\"error\":\"server_error\"}".to_vec();
+    }
     json_no_store(status, Bytes::from(text))
 }
 

@@ -11,7 +11,7 @@ use hyper::header::HOST;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -359,15 +359,17 @@ async fn serve_http1(stream: ClientStream, client: ClientConnection, api: Http1A
         let (reply, cost) = Box::pin(api.handle_request(&client, request)).await;
         let (reply, delay) = client.finish_request(reply, cost);
         client.delay_reply(delay).await;
+        client.head_deadline().mark_reply_made();
         Ok::<_, Infallible>(reply)
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT)
+        // `HeadDeadline` is the timeout, without a timer for each request.
+        .header_read_timeout(None)
         // A client that has shut down its writing side still gets its reply.
         .half_close(true)
         .max_buf_size(MAX_HEAD_SIZE)
         .max_header_size(MAX_HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
-    drain::serve_until_drained(connection, &client, &stop, std::future::pending(), || {}).await;
+    let idle = client.head_deadline().expired(IDLE_TIMEOUT);
+    drain::serve_until_drained(connection, &client, &stop, idle, || {}).await;
 }

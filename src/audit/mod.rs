@@ -272,11 +272,12 @@ impl Audit {
         carried: Option<CarriedCount>,
     ) -> Result<(), AuditUnavailable> {
         let body = record.to_json_members(self.clock.sync()).map_err(WriteError::from)?;
-        let completion = self.writer.0.submit(body, carried, self.write_mode)?;
-        match tokio::time::timeout(WRITE_TIMEOUT, completion).await {
-            Ok(Ok(result)) => result?,
-            Ok(Err(_)) => return Err(WriteError::WriterExited.into()),
-            Err(_) => return Err(WriteError::Timeout.into()),
+        if let Some(pending) = self.writer.0.submit(body, carried, self.write_mode)? {
+            match tokio::time::timeout(WRITE_TIMEOUT, pending).await {
+                Ok(Ok(result)) => result?,
+                Ok(Err(_)) => return Err(WriteError::WriterExited.into()),
+                Err(_) => return Err(WriteError::Timeout.into()),
+            }
         }
         self.journal.send(record.journal_entry());
         Ok(())

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -55,6 +55,9 @@ struct PendingLine {
     carried: Option<CarriedCount>,
     result_sender: oneshot::Sender<Result<(), WriteError>>,
 }
+
+/// Gets the result of a line that another thread writes.
+pub(super) type PendingResult = oneshot::Receiver<Result<(), WriteError>>;
 
 /// Which thread writes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,13 +120,14 @@ impl LogWriter {
         let _ = self.append(&mut log, std::iter::empty());
     }
 
-    /// Queues a line. The receiver gets the result of its write.
+    /// Writes a line and returns `None`, or queues it for another thread; the receiver then gets the result
+    /// of its write.
     pub(super) fn submit(
         &self,
         body: Vec<u8>,
         carried: Option<CarriedCount>,
         write_mode: WriteMode,
-    ) -> Result<oneshot::Receiver<Result<(), WriteError>>, WriteError> {
+    ) -> Result<Option<PendingResult>, WriteError> {
         // Records bound their members so that they fit; this holds where a later member does not.
         if body.len() > MAX_BODY_LEN {
             let error = WriteError::LineTooLong { length: body.len() };
@@ -133,6 +137,12 @@ impl LogWriter {
         if let Some(error) = self.health.stall_error() {
             return Err(error);
         }
+        let is_inline = write_mode == WriteMode::Inline && self.health.is_fast();
+        if let Some(log) = is_inline.then(|| self.try_lock_log()).flatten() {
+            self.write_inline(log, &body)?;
+            carried.into_iter().for_each(CarriedCount::settle);
+            return Ok(None);
+        }
         let (result_sender, result) = oneshot::channel();
         {
             let mut queue = lock(&self.queue);
@@ -141,10 +151,10 @@ impl LogWriter {
             }
             queue.push_back(PendingLine { body, carried, result_sender });
         }
-        if write_mode == WriteMode::Background || !self.health.is_fast() || !self.drain_queue() {
+        if !is_inline || !self.drain_queue() {
             self.work_available.notify_one();
         }
-        Ok(result)
+        Ok(Some(result))
     }
 
     pub(super) fn health(&self) -> &AuditHealth {
@@ -169,23 +179,42 @@ impl LogWriter {
         self.work_available.notify_all();
     }
 
+    /// `None` if another thread holds the log.
+    fn try_lock_log(&self) -> Option<MutexGuard<'_, ChainedLog>> {
+        match self.log.try_lock() {
+            Ok(log) => Some(log),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Writes this line after those that are queued, and then what others queue meanwhile.
+    fn write_inline(&self, mut log: MutexGuard<'_, ChainedLog>, body: &[u8]) -> Result<(), WriteError> {
+        let (result, _) = self.write_batch(&mut log, Some(body));
+        drop(log);
+        if !self.drain_queue() {
+            self.work_available.notify_one();
+        }
+        result
+    }
+
     /// Writes the queued lines, unless another thread holds the log and will write them. Returns false if
     /// lines are left after [`MAX_INLINE_BATCHES`].
     fn drain_queue(&self) -> bool {
         for _ in 0..MAX_INLINE_BATCHES {
-            let mut log = match self.log.try_lock() {
-                Ok(log) => log,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return true,
-            };
-            self.write_batch(&mut log);
-            drop(log);
             // A thread that found the log locked has left its line in the queue.
-            if lock(&self.queue).is_empty() {
+            if self.is_queue_empty() {
                 return true;
             }
+            let Some(mut log) = self.try_lock_log() else { return true };
+            // The submitters get the result.
+            let _ = self.write_batch(&mut log, None);
         }
-        false
+        self.is_queue_empty()
+    }
+
+    fn is_queue_empty(&self) -> bool {
+        lock(&self.queue).is_empty()
     }
 
     /// Runs the thread `audit`: writes queued lines, starts new files and removes old ones.
@@ -205,7 +234,8 @@ impl LogWriter {
             }
             let ends_by_age = is_removal_due && self.ends_by_age();
             let mut log = lock(&self.log);
-            if let Some(elapsed) = self.write_batch(&mut log) {
+            if !self.is_queue_empty() {
+                let (_, elapsed) = self.write_batch(&mut log, None);
                 self.health.note_write_time(elapsed);
             }
             if self.syncer.lost_reason().is_some() {
@@ -269,19 +299,16 @@ impl LogWriter {
         }
     }
 
-    /// Writes one batch with one call and sends the result to the submitters. Returns the duration of the
-    /// write, or `None` if the queue was empty.
-    fn write_batch(&self, log: &mut ChainedLog) -> Option<Duration> {
+    /// Writes one batch of queued lines, and then `own`, with one call, and sends the result to the submitters
+    /// of the queued ones. Returns the result and the duration of the write.
+    fn write_batch(&self, log: &mut ChainedLog, own: Option<&[u8]>) -> (Result<(), WriteError>, Duration) {
         let lines: Vec<PendingLine> = {
             let mut queue = lock(&self.queue);
             let count = queue.len().min(MAX_BATCH);
             queue.drain(..count).collect()
         };
-        if lines.is_empty() {
-            return None;
-        }
         let started_at = Instant::now();
-        let result = self.append(log, lines.iter().map(|job| job.body.as_slice()));
+        let result = self.append(log, lines.iter().map(|line| line.body.as_slice()).chain(own));
         let elapsed = started_at.elapsed();
         if elapsed > SLOW_WRITE {
             self.health.mark_slow();
@@ -293,7 +320,7 @@ impl LogWriter {
             // The receiver is gone if the submitter does not wait for the result.
             let _ = line.result_sender.send(result.clone());
         }
-        Some(elapsed)
+        (result, elapsed)
     }
 
     /// Appends lines, after starting a new file if the current one is lost, and stores the result.

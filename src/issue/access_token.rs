@@ -15,8 +15,12 @@ use crate::policy::{ErrorCode, Permit, Refusal, Signer};
 
 /// A signed access token, with what the audit log needs of it. `Debug` does not show its text.
 pub struct AccessToken {
-    text: String,
+    signed: SignedToken,
     permit: Permit,
+}
+
+struct SignedToken {
+    text: String,
     kid: String,
     jti: String,
     period: TokenPeriod,
@@ -25,7 +29,7 @@ pub struct AccessToken {
 impl AccessToken {
     /// The compact JWS: a bearer secret.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.signed.text
     }
 
     /// The decision from which the token was issued.
@@ -35,28 +39,28 @@ impl AccessToken {
 
     /// The key that signed it.
     pub fn kid(&self) -> &str {
-        &self.kid
+        &self.signed.kid
     }
 
     /// Its identifier (RFC 7519 section 4.1.7).
     pub fn jti(&self) -> &str {
-        &self.jti
+        &self.signed.jti
     }
 
     /// `exp`, in whole seconds.
     pub fn expires(&self) -> Timestamp {
-        self.period.expires
+        self.signed.period.expires
     }
 
     /// How long the token is valid, from its issue on; shorter than the permit's if that is 1 hour.
     pub fn lifetime(&self) -> Duration {
-        self.period.lifetime
+        self.signed.period.lifetime
     }
 }
 
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessToken").field("jti", &self.jti).finish_non_exhaustive()
+        f.debug_struct("AccessToken").field("jti", &self.signed.jti).finish_non_exhaustive()
     }
 }
 
@@ -66,49 +70,46 @@ impl IssuerState {
     /// # Errors
     /// A refusal with [`ErrorCode::ServerError`], if the permit names a key in the TPM, or signing fails.
     pub fn mint_token(&self, permit: Permit, now: Timestamp) -> Result<AccessToken, Refusal> {
-        let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
-        let refuse = |message: String| {
+        let refuse = |permit: &Permit, message: String| {
             Refusal::new(ErrorCode::ServerError, message)
-                .with_peer(agent.peer())
-                .with_agent(agent.name())
-                .with_audience(&audience)
+                .with_peer(permit.agent().peer())
+                .with_agent(permit.agent().name())
+                .with_audience(permit.audience())
         };
         if permit.signer() != Signer::Issuing {
-            return Err(refuse("this grant's tokens are signed by the TPM".to_owned()));
+            return Err(refuse(&permit, "this grant's tokens are signed by the TPM".to_owned()));
         }
-        build(self, permit, now).and_then(|token| token.sign(self)).map_err(|error| refuse(error.to_string()))
+        match build(self, &permit, now).and_then(|token| token.sign(self)) {
+            Ok(signed) => Ok(AccessToken { signed, permit }),
+            Err(error) => Err(refuse(&permit, error.to_string())),
+        }
     }
 }
 
 /// An access token without its signature.
 pub(super) struct UnsignedToken {
     jws: UnsignedJws,
-    permit: Permit,
     kid: String,
     jti: String,
     period: TokenPeriod,
 }
 
 impl UnsignedToken {
-    /// Which key has to sign.
-    pub(super) fn signer(&self) -> Signer {
-        self.permit.signer()
-    }
-
     /// SHA-256 of the signing input.
     pub(super) fn digest(&self) -> [u8; 32] {
         self.jws.digest()
     }
 
-    /// The token with a signature over [`UnsignedToken::digest`].
-    pub(super) fn with_signature(self, signature: &[u8]) -> AccessToken {
-        let UnsignedToken { jws, permit, kid, jti, period } = self;
-        AccessToken { text: jws.with_signature(signature), permit, kid, jti, period }
+    /// The token with a signature over [`UnsignedToken::digest`], of the permit that it was built from.
+    pub(super) fn with_signature(self, signature: &[u8], permit: Permit) -> AccessToken {
+        let UnsignedToken { jws, kid, jti, period } = self;
+        let signed = SignedToken { text: jws.with_signature(signature), kid, jti, period };
+        AccessToken { signed, permit }
     }
 
-    fn sign(self, issuer_state: &IssuerState) -> Result<AccessToken, Error> {
-        let UnsignedToken { jws, permit, kid, jti, period } = self;
-        Ok(AccessToken { text: jws.sign(issuer_state.issuing_key())?, permit, kid, jti, period })
+    fn sign(self, issuer_state: &IssuerState) -> Result<SignedToken, Error> {
+        let UnsignedToken { jws, kid, jti, period } = self;
+        Ok(SignedToken { text: jws.sign(issuer_state.issuing_key())?, kid, jti, period })
     }
 }
 
@@ -130,7 +131,7 @@ struct AccessTokenClaims<'a> {
 /// Builds the permitted token, made at `now`, for the key that the grant names.
 pub(super) fn build(
     issuer_state: &IssuerState,
-    permit: Permit,
+    permit: &Permit,
     now: Timestamp,
 ) -> Result<UnsignedToken, Error> {
     let header = issuer_state.signing_header(permit.signer(), permit.typ())?;
@@ -156,6 +157,6 @@ pub(super) fn build(
             header.key_protection(),
         ),
     };
-    let jws = UnsignedJws::new(header, &serde_json::to_vec(&claims)?);
-    Ok(UnsignedToken { jws, kid: header.kid().to_owned(), jti, period, permit })
+    let jws = UnsignedJws::of_claims(header, &claims)?;
+    Ok(UnsignedToken { jws, kid: header.kid().to_owned(), jti, period })
 }

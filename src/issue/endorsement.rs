@@ -26,7 +26,7 @@ pub(super) async fn endorse(
         cnf: EndorsementConfirmation { jwk: key.clone() },
     };
     let header = SigningHeader::for_tpm_key(host_key, ENDORSEMENT_TYP)?;
-    let unsigned = UnsignedJws::new(&header, &serde_json::to_vec(&claims)?);
+    let unsigned = UnsignedJws::of_claims(&header, &claims)?;
     let signature = tpm.host_sign(unsigned.digest()).await?;
     let jws = unsigned.with_signature(&signature);
     verify(&jws, host_id, host_key, key).map_err(Error::Endorsement)?;

@@ -14,6 +14,9 @@ const ES256_SIGNATURE_LEN: usize = 64;
 /// RS256 with a key of 2048 bits, the only size that the host's TPM is asked for.
 const RS256_SIGNATURE_LEN: usize = 256;
 
+/// Almost all claims fit: a buffer that grows is copied, and overwritten, several times for each token.
+const CLAIMS_CAPACITY: usize = 1024;
+
 /// The JOSE header of every token of one type and key, encoded once.
 #[derive(Clone, Debug)]
 pub(super) struct SigningHeader {
@@ -83,6 +86,13 @@ pub(super) struct UnsignedJws {
 }
 
 impl UnsignedJws {
+    /// A JWT (RFC 7519): the payload is the JSON of `claims`.
+    pub(super) fn of_claims(header: &SigningHeader, claims: &impl Serialize) -> Result<UnsignedJws, Error> {
+        let mut payload = Vec::with_capacity(CLAIMS_CAPACITY);
+        serde_json::to_writer(&mut payload, claims)?;
+        Ok(UnsignedJws::new(header, &payload))
+    }
+
     pub(super) fn new(header: &SigningHeader, payload: &[u8]) -> UnsignedJws {
         let capacity = header.encoded.len()
             + BASE64URL_NOPAD.encode_len(payload.len())

@@ -66,17 +66,18 @@ impl IssuerState {
     /// # Errors
     /// A refusal with [`ErrorCode::ServerError`], if signing fails.
     pub fn mint_jwt_svid(&self, permit: JwtSvidPermit, now: Timestamp) -> Result<JwtSvid, Refusal> {
-        let (agent, audiences) = (permit.agent().clone(), permit.audiences().join(" "));
-        mint(self, permit, now).map_err(|error| {
-            Refusal::new(ErrorCode::ServerError, error.to_string())
-                .with_peer(agent.peer())
-                .with_agent(agent.name())
-                .with_audience(&audiences)
-        })
+        match sign(self, &permit, now) {
+            Ok(SignedSvid { text, spiffe_id, kid, jti, expires }) => {
+                Ok(JwtSvid { text, spiffe_id, permit, kid, jti, expires })
+            }
+            Err(error) => Err(Refusal::new(ErrorCode::ServerError, error.to_string())
+                .with_peer(permit.agent().peer())
+                .with_agent(permit.agent().name())
+                .with_audience(&permit.audiences().join(" "))),
+        }
     }
 }
 
-/// JWT-SVID section 3 requires `sub`, `aud` and `exp`; access tokens have the other claims too.
 #[derive(Serialize)]
 struct JwtSvidClaims<'a> {
     iss: &'a str,
@@ -90,7 +91,16 @@ struct JwtSvidClaims<'a> {
     hostbadge: HostbadgeClaim<'a>,
 }
 
-fn mint(issuer_state: &IssuerState, permit: JwtSvidPermit, now: Timestamp) -> Result<JwtSvid, Error> {
+/// A [`JwtSvid`] without its permit.
+struct SignedSvid {
+    text: String,
+    spiffe_id: String,
+    kid: String,
+    jti: String,
+    expires: Timestamp,
+}
+
+fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> Result<SignedSvid, Error> {
     let agent = permit.agent();
     let (host, header) = (issuer_state.host(), issuer_state.jwt_svid_header());
     let jti = new_jti()?;
@@ -113,6 +123,6 @@ fn mint(issuer_state: &IssuerState, permit: JwtSvidPermit, now: Timestamp) -> Re
             header.key_protection(),
         ),
     };
-    let text = UnsignedJws::new(header, &serde_json::to_vec(&claims)?).sign(issuer_state.issuing_key())?;
-    Ok(JwtSvid { text, spiffe_id, kid: header.kid().to_owned(), jti, expires, permit })
+    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer_state.issuing_key())?;
+    Ok(SignedSvid { text, spiffe_id, kid: header.kid().to_owned(), jti, expires })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::access_token::{self, AccessToken};
+use super::access_token::{self, AccessToken, UnsignedToken};
 use super::fair_queue::{FairQueue, QueueFull, SigningSlot};
 use super::issuer::IssuerState;
 use crate::clock::Clock;
@@ -49,23 +49,26 @@ impl TpmSigner {
         permit: Permit,
         clock: &Clock,
     ) -> Result<AccessToken, Refusal> {
-        let (agent, audience) = (permit.agent().clone(), permit.audience().to_owned());
-        self.mint(issuer_state, permit, clock).await.map_err(|error| {
-            let mut refusal = Refusal::new(error.code, error.message)
-                .with_peer(agent.peer())
-                .with_agent(agent.name())
-                .with_audience(&audience);
-            refusal.retry_after = error.retry.then_some(RETRY_AFTER);
-            refusal
-        })
+        match self.sign(issuer_state, &permit, clock).await {
+            Ok((token, signature)) => Ok(token.with_signature(&signature, permit)),
+            Err(error) => {
+                let mut refusal = Refusal::new(error.code, error.message)
+                    .with_peer(permit.agent().peer())
+                    .with_agent(permit.agent().name())
+                    .with_audience(permit.audience());
+                refusal.retry_after = error.retry.then_some(RETRY_AFTER);
+                Err(refusal)
+            }
+        }
     }
 
-    async fn mint(
+    /// A token and its signature.
+    async fn sign(
         &self,
         issuer_state: &IssuerState,
-        permit: Permit,
+        permit: &Permit,
         clock: &Clock,
-    ) -> Result<AccessToken, TpmSignError> {
+    ) -> Result<(UnsignedToken, Vec<u8>), TpmSignError> {
         let tpm = self.tpm.borrow().clone().ok_or_else(|| unavailable("the TPM is starting"))?;
         if permit.signer() == Signer::Rsa && issuer_state.rsa_key().is_none() {
             let reason = self.rsa_blocked_reason.borrow().clone();
@@ -73,7 +76,7 @@ impl TpmSigner {
             return Err(unavailable(reason.unwrap_or_else(|| RSA_KEY_PENDING.into())));
         }
         ensure_not_busy(&tpm)?;
-        let _slot = self.acquire_slot(&permit, &tpm).await?;
+        let _slot = self.acquire_slot(permit, &tpm).await?;
         ensure_not_busy(&tpm)?;
         // Built after the wait, so that the token's lifetime begins when it is signed.
         let token = access_token::build(issuer_state, permit, clock.now()).map_err(|error| TpmSignError {
@@ -82,12 +85,12 @@ impl TpmSigner {
             retry: false,
         })?;
         let digest = token.digest();
-        let result = match (token.signer(), issuer_state.rsa_key()) {
+        let result = match (permit.signer(), issuer_state.rsa_key()) {
             (Signer::Rsa, Some(rsa)) => tpm.rsa_sign(rsa.tpm_key().clone(), digest).await.map(|s| s.to_vec()),
             _ => tpm.host_sign(digest).await.map(|s| s.to_vec()),
         };
         match result {
-            Ok(signature) => Ok(token.with_signature(&signature)),
+            Ok(signature) => Ok((token, signature)),
             Err(error) => Err(unavailable(tpm_problem(&tpm).unwrap_or_else(|| describe_error(&error)))),
         }
     }

@@ -52,7 +52,7 @@ impl InspectedProcess {
         })?;
         let fault = |error| fault(pid, error);
         let process = ProcessHandle::open(Arc::new(pidfd), pid).map_err(fault)?;
-        let snapshot = process.snapshot().map_err(fault)?;
+        let snapshot = process.snapshot(None).map_err(fault)?;
         let groups = process.groups().map_err(fault)?;
         let (unit, invocation) = snapshot.unit_and_invocation();
         let peer = Peer(Arc::new(PeerInfo {
@@ -64,6 +64,7 @@ impl InspectedProcess {
             unit,
             invocation,
             exe: process.executable(&snapshot).map(Arc::new),
+            finding: Default::default(),
         }));
         let inspected = InspectedProcess { process, snapshot, peer };
         inspected.ensure_unchanged()?;
@@ -82,7 +83,7 @@ impl InspectedProcess {
     /// [`InspectError::NoProcess`] or [`InspectError::Changed`].
     pub fn ensure_unchanged(&self) -> Result<(), InspectError> {
         let pid = self.peer.pid;
-        let now = self.process.snapshot().map_err(|error| fault(pid, error))?;
+        let now = self.process.snapshot(None).map_err(|error| fault(pid, error))?;
         if now == self.snapshot { Ok(()) } else { Err(InspectError::Changed(pid)) }
     }
 }

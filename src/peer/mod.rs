@@ -26,8 +26,9 @@ mod sys;
 mod tracker;
 mod visibility;
 
+use std::any::Any;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub use digest_cache::DigestCache;
 pub use digest_error::DigestError;
@@ -37,6 +38,8 @@ pub use reader::{READER_ARGUMENT, Readers, serve_reader};
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
 pub use visibility::hidden_processes;
+
+use crate::mutex::lock;
 
 /// The process at the other end of a socket, as identified for one request. Clones share the data.
 #[derive(Clone, Debug)]
@@ -69,6 +72,7 @@ pub struct PeerInfo {
     pub invocation: Option<String>,
     /// `None` if the daemon has no permission to read it.
     exe: Option<Arc<executable::Executable>>,
+    finding: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
 impl PeerInfo {
@@ -105,6 +109,18 @@ impl PeerInfo {
     /// Whether the digest is known without reading the file, or there is no executable to read.
     pub fn has_known_digest(&self, cache: &DigestCache) -> bool {
         self.exe.as_ref().is_none_or(|exe| cache.has(exe))
+    }
+
+    /// Returns what a later step found out about this process and stored by [`PeerInfo::store_finding`]. It is
+    /// lost when an attribute of the process changes, because that makes another peer.
+    pub fn finding<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        lock(&self.finding).clone()?.downcast().ok()
+    }
+
+    /// Stores what a later step found out about this process, in place of the last finding. It must not
+    /// contain the peer, which would never be dropped.
+    pub fn store_finding<T: Any + Send + Sync>(&self, finding: Arc<T>) {
+        *lock(&self.finding) = Some(finding);
     }
 
     /// Whether `gid` is the peer's primary group or one of its supplementary groups. If the process is in

@@ -43,7 +43,17 @@ pub struct ProcessSnapshot {
     pub uid: u32,
     pub gid: u32,
     pub exe: Option<FileId>,
-    cgroup: Box<[u8]>,
+    /// The text of `/proc/PID/cgroup`.
+    cgroup: Arc<[u8]>,
+    /// `None` where the kernel does not report it.
+    cgroup_id: Option<u64>,
+}
+
+/// Effective IDs, and the ID of the cgroup.
+struct Credentials {
+    uid: u32,
+    gid: u32,
+    cgroup_id: Option<u64>,
 }
 
 impl ProcessHandle {
@@ -85,15 +95,22 @@ impl ProcessHandle {
         Ok(ProcessHandle { pidfd, dir: Arc::new(dir), cgroup, status })
     }
 
-    /// Reads the process's current attributes.
-    pub fn snapshot(&self) -> Result<ProcessSnapshot, Error> {
-        let (uid, gid) = self.effective_ids()?;
-        let mut cgroup = [0; MAX_CGROUP_LEN];
-        let length = self.cgroup.read_at(&mut cgroup, 0).map_err(read_error)?;
-        let cgroup = cgroup[..length].into();
+    /// Reads the process's current attributes. What `previous` has and cannot have changed is not read again.
+    pub fn snapshot(&self, previous: Option<&ProcessSnapshot>) -> Result<ProcessSnapshot, Error> {
+        let Credentials { uid, gid, cgroup_id } = self.credentials()?;
+        let cgroup = match previous.and_then(|previous| previous.cgroup_of(cgroup_id)) {
+            Some(cgroup) => cgroup,
+            None => self.read_cgroup()?,
+        };
         let exe = sys::file_id(self.dir.as_fd(), c"exe").ok();
         self.ensure_alive()?;
-        Ok(ProcessSnapshot { uid, gid, exe, cgroup })
+        Ok(ProcessSnapshot { uid, gid, exe, cgroup, cgroup_id })
+    }
+
+    fn read_cgroup(&self) -> Result<Arc<[u8]>, Error> {
+        let mut cgroup = [0; MAX_CGROUP_LEN];
+        let length = self.cgroup.read_at(&mut cgroup, 0).map_err(read_error)?;
+        Ok(cgroup[..length].into())
     }
 
     /// Returns the executable of a snapshot, without opening it. Returns `None` if permission is denied or if
@@ -129,22 +146,33 @@ impl ProcessHandle {
         }
     }
 
-    /// Returns the effective uid and gid.
-    fn effective_ids(&self) -> Result<(u32, u32), Error> {
+    fn credentials(&self) -> Result<Credentials, Error> {
         let Some(status) = &self.status else {
             return match sys::pidfd_info(self.pidfd.as_fd()) {
-                Ok(Some(info)) => Ok((info.euid, info.egid)),
+                Ok(Some(info)) => {
+                    Ok(Credentials { uid: info.euid, gid: info.egid, cgroup_id: info.cgroup_id() })
+                }
                 Ok(None) => Err(Error::Exited),
                 Err(errno) => Err(proc_error(errno)),
             };
         };
         let mut text = [0; 4096];
         let length = status.read_at(&mut text, 0).map_err(read_error)?;
-        effective_ids(&text[..length]).ok_or(Error::Exited)
+        let (uid, gid) = effective_ids(&text[..length]).ok_or(Error::Exited)?;
+        Ok(Credentials { uid, gid, cgroup_id: None })
     }
 }
 
 impl ProcessSnapshot {
+    /// The text of `/proc/PID/cgroup` if the process is still in the same cgroup. A cgroup of the unified
+    /// hierarchy cannot be renamed, so its ID stands for its path; where a process is in other hierarchies
+    /// too, the text has to be read, which takes a lock of the whole kernel.
+    fn cgroup_of(&self, cgroup_id: Option<u64>) -> Option<Arc<[u8]>> {
+        let is_only_unified =
+            self.cgroup.starts_with(b"0::") && self.cgroup.split(|b| *b == b'\n').count() == 2;
+        (is_only_unified && cgroup_id.is_some() && cgroup_id == self.cgroup_id).then(|| self.cgroup.clone())
+    }
+
     /// Returns the system unit and its invocation ID.
     pub fn unit_and_invocation(&self) -> (Option<String>, Option<String>) {
         let unit = cgroup::parse_unit(&self.cgroup);
@@ -223,16 +251,35 @@ mod tests {
     }
 
     #[test]
+    fn cgroup_is_read_again_unless_its_id_proves_the_path() {
+        let snapshot = |text: &str, cgroup_id| ProcessSnapshot {
+            uid: 0,
+            gid: 0,
+            exe: None,
+            cgroup: text.as_bytes().into(),
+            cgroup_id,
+        };
+        let unified = "0::/system.slice/a.service\n";
+        assert_eq!(snapshot(unified, Some(7)).cgroup_of(Some(7)).as_deref(), Some(unified.as_bytes()));
+        assert_eq!(snapshot(unified, Some(7)).cgroup_of(Some(8)), None, "moved");
+        assert_eq!(snapshot(unified, None).cgroup_of(None), None, "not reported");
+        let hybrid = "1:name=systemd:/system.slice/a.service\n0::/\n";
+        assert_eq!(snapshot(hybrid, Some(7)).cgroup_of(Some(7)), None);
+        assert_eq!(snapshot("0::/\n1:name=systemd:/x\n", Some(7)).cgroup_of(Some(7)), None);
+    }
+
+    #[test]
     fn handle_fails_after_process_exit() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = child.id() as i32;
         let process = ProcessHandle::open(Arc::new(sys::pidfd_open(pid).unwrap()), pid).unwrap();
-        let first = process.snapshot().unwrap();
-        assert_eq!(first, process.snapshot().unwrap());
+        let first = process.snapshot(None).unwrap();
+        assert_eq!(first, process.snapshot(Some(&first)).unwrap());
         assert_eq!(first.uid, nix::unistd::geteuid().as_raw());
         assert!(process.start_time().unwrap() > 0);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(process.snapshot(), Err(Error::Exited));
+        assert_eq!(process.snapshot(None), Err(Error::Exited));
+        assert_eq!(process.snapshot(Some(&first)), Err(Error::Exited));
     }
 }

@@ -81,7 +81,7 @@ pub fn is_alive(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
 #[derive(Default)]
 pub struct PidfdInfo {
     mask: u64,
-    pub cgroup: u64,
+    cgroup: u64,
     pub pid: u32,
     pub tgid: u32,
     pub ppid: u32,
@@ -96,7 +96,16 @@ pub struct PidfdInfo {
     exit_code: i32,
 }
 
+impl PidfdInfo {
+    /// The ID of the process's cgroup in the unified hierarchy, which is never reused, or `None` where the
+    /// kernel has no cgroups.
+    pub fn cgroup_id(&self) -> Option<u64> {
+        (self.mask & PIDFD_INFO_CGROUPID != 0).then_some(self.cgroup)
+    }
+}
+
 const PIDFD_INFO_CREDS: u64 = 1 << 1;
+const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
 nix::ioctl_readwrite!(pidfd_get_info_raw, 0xFF, 11, PidfdInfo);
 
 /// Reads the current credentials of the process of a pidfd. Returns `None` if the kernel lacks
@@ -105,7 +114,7 @@ nix::ioctl_readwrite!(pidfd_get_info_raw, 0xFF, 11, PidfdInfo);
 /// # Errors
 /// ESRCH if the process has exited.
 pub fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<Option<PidfdInfo>, Errno> {
-    let mut info = PidfdInfo { mask: PIDFD_INFO_CREDS, ..PidfdInfo::default() };
+    let mut info = PidfdInfo { mask: PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID, ..PidfdInfo::default() };
     // SAFETY: the structure is the kernel's first version, whose size the request number encodes.
     match unsafe { pidfd_get_info_raw(pidfd.as_raw_fd(), &mut info) } {
         Ok(_) if info.mask & PIDFD_INFO_CREDS != 0 => Ok(Some(info)),

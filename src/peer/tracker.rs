@@ -1,7 +1,7 @@
 //! Tracks the process that opened a connection and re-reads its attributes at each request.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 
@@ -93,7 +93,7 @@ impl PeerTracker {
         }
         // The value was set above.
         let Some(tracked) = &mut self.tracked else { return Err(Error::Exited) };
-        let snapshot = tracked.process.snapshot()?;
+        let snapshot = tracked.process.snapshot(Some(&tracked.snapshot))?;
         if snapshot.uid != self.credentials.uid || snapshot.gid != self.credentials.gid {
             return Err(Error::CredentialsChanged);
         }
@@ -119,7 +119,7 @@ impl PeerTracker {
         };
         let process = ProcessHandle::open(pidfd.clone(), self.credentials.pid)?;
         let start_time = process.start_time()?;
-        let snapshot = process.snapshot()?;
+        let snapshot = process.snapshot(None)?;
         if snapshot.uid != self.credentials.uid || snapshot.gid != self.credentials.gid {
             return Err(Error::CredentialsChanged);
         }
@@ -149,6 +149,7 @@ fn build_peer(
         unit,
         invocation,
         exe: process.executable(snapshot).map(Arc::new),
+        finding: Mutex::default(),
     }))
 }
 

@@ -48,7 +48,7 @@ pub use health::ServiceHealth;
 pub use identity_service::{IdentityService, ServiceDeps};
 pub use reload::log_faults;
 pub use requests::JwtSvidParams;
-pub use streams::{CallerCheck, IdentityInputs};
+pub use streams::{BundleVersion, CallerCheck, IdentityInputs};
 pub use worker_health::WorkerHealth;
 
 // What `api` needs of the modules below.

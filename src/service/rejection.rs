@@ -68,7 +68,8 @@ impl IdentityService {
         if rejection.recording == Recording::Own && rejection.refusal.agent.is_none() {
             self.limit_unknown_caller_records(&mut rejection);
         }
-        self.record_limited(rejection).await
+        // Boxed, because requests that are granted do not need the room for it.
+        Box::pin(self.record_limited(rejection)).await
     }
 
     /// As [`IdentityService::record_rejection`] for an administrator, whose own rate limits its records. It

@@ -1,6 +1,6 @@
 //! Streams of the Workload API: who follows them, and whether what they were sent is still valid.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::error::{InvalidRequest, NotReady, RequestResult};
@@ -41,7 +41,35 @@ pub struct IdentityInputs {
     taken_at: Instant,
 }
 
+/// What the bundles and revocation lists are made from, at one moment. It keeps none of it in memory.
+#[derive(Debug)]
+pub struct BundleVersion {
+    issuer_state: Option<Weak<IssuerState>>,
+    federated: Weak<FederatedBundles>,
+    ca_generation: u64,
+}
+
+impl BundleVersion {
+    /// Whether the bundles and lists are the same.
+    pub fn is_same(&self, other: &BundleVersion) -> bool {
+        // The memory of what a `Weak` points to is not used again while it exists.
+        let issuer_ptr = |version: &BundleVersion| version.issuer_state.as_ref().map(Weak::as_ptr);
+        issuer_ptr(self) == issuer_ptr(other)
+            && Weak::ptr_eq(&self.federated, &other.federated)
+            && self.ca_generation == other.ca_generation
+    }
+}
+
 impl IdentityService {
+    /// The present version of the bundles and revocation lists.
+    pub fn bundle_version(&self) -> BundleVersion {
+        BundleVersion {
+            issuer_state: self.deps.issuer.state().as_ref().map(Arc::downgrade),
+            federated: Arc::downgrade(&self.deps.federation.bundles()),
+            ca_generation: self.deps.certificate_issuer.generation(),
+        }
+    }
+
     /// Reads a caller again, without identifying it.
     pub fn check_caller(&self, lookup: PeerLookup) -> CallerCheck {
         let peer = match lookup.peer {

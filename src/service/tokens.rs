@@ -119,18 +119,21 @@ impl IdentityService {
         };
         let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
         let posture = self.deps.posture.evaluate(BootTime::now());
-        let permit = policy::decide(agent.clone(), &posture, request)?;
+        let permit = policy::decide(agent, &posture, request)?;
+        let agent = permit.agent();
         self.require_clock()
-            .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(&agent))?;
+            .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(agent))?;
         let issuer_state =
-            self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
+            self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(agent))?;
         if permit.signer() == Signer::Issuing {
             return Ok(issuer_state.mint_token(permit, self.deps.clock.now())?);
         }
+        let (agent, audience) = (agent.clone(), permit.audience().to_owned());
         self.check_rate(RateLimitKey::TpmSign(agent.name().clone()), Some(&peer))
             .map_err(|rejection| rejection.with_agent(&agent))?;
-        let audience = permit.audience().to_owned();
-        let token = self.deps.tpm_signer.mint_token(&issuer_state, permit, &self.deps.clock).await?;
+        // Boxed, because tokens that are signed in memory do not need the room for it.
+        let token =
+            Box::pin(self.deps.tpm_signer.mint_token(&issuer_state, permit, &self.deps.clock)).await?;
         // A reload may have taken place while the token waited for the TPM.
         self.ensure_current(&agent).map_err(|rejection| rejection.with_audience(&audience))?;
         Ok(token)

@@ -11,23 +11,24 @@ use super::pb::{
     JwtBundlesRequest, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, WitBundlesRequest, WitsvidRequest, X509BundlesRequest, X509svidRequest,
 };
+use super::shared_updates::BundleSource;
 use super::step_stream::StepStream;
 use super::svid_cache::SvidCache;
 use super::tokens::{JwtBundles, WitBundles, WitSvids};
 use super::update_stream::{UpdateSource, UpdateState, UpdateStream};
 use super::{protobuf_struct, x509};
 use crate::api::connection_limits::{CallClass, CallPermit};
-use crate::service::{IdentityService, JwtSvidParams};
+use crate::service::JwtSvidParams;
 
 /// Answers calls from the service.
-pub struct Endpoint(pub IdentityService);
+pub struct Endpoint(pub BundleSource);
 
 impl Endpoint {
     /// Identifies the caller and opens a stream for it.
     async fn open_stream<Q, S: UpdateSource>(
         &self,
         request: &Request<Q>,
-        new_source: impl FnOnce(IdentityService) -> S,
+        new_source: impl FnOnce(BundleSource) -> S,
     ) -> Result<Response<UpdateStream<S>>, Status> {
         let caller_state = received_from(request)?.open_stream().await?;
         let state = UpdateState::new(caller_state, new_source(self.0.clone()));
@@ -47,7 +48,7 @@ impl SpiffeWorkloadApi for Endpoint {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.open_stream(&request, |service| x509::X509Svids(SvidCache::new(service))).await
+        self.open_stream(&request, x509::X509Svids::new).await
     }
 
     async fn fetch_x509_bundles(
@@ -64,7 +65,7 @@ impl SpiffeWorkloadApi for Endpoint {
         let watcher = received_from(&request)?;
         let JwtsvidRequest { audience: audiences, spiffe_id } = request.into_inner();
         let params = JwtSvidParams { audiences, spiffe_id };
-        match self.0.issue_jwt_svids(watcher.begin_request(), params).await {
+        match self.0.service.issue_jwt_svids(watcher.begin_request(), params).await {
             Ok(svids) => {
                 watcher.client().backoff(false);
                 let svids = svids.get().iter().map(|svid| Jwtsvid {
@@ -92,7 +93,7 @@ impl SpiffeWorkloadApi for Endpoint {
         let watcher = received_from(&request)?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
         let lookup = watcher.begin_request();
-        let introspection = match self.0.validate_jwt_svid(lookup, svid, audience).await {
+        let introspection = match self.0.service.validate_jwt_svid(lookup, svid, audience).await {
             Ok(introspection) => introspection,
             Err(error) => return Err(watcher.reject(&error).await),
         };
@@ -116,12 +117,12 @@ impl SpiffeWorkloadApi for Endpoint {
     ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
         let spiffe_id = request.get_ref().spiffe_id.clone();
         // Checked after the caller is identified: an unknown caller gets no other status.
-        let response = self.open_stream(&request, |service| WitSvids {
-            cache: SvidCache::new(service),
+        let response = self.open_stream(&request, |source| WitSvids {
+            cache: SvidCache::new(source.service),
             spiffe_id: Some(spiffe_id.clone()).filter(|id| !id.is_empty()),
         });
         let response = response.await?;
-        self.0.check_spiffe_id(&spiffe_id).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        self.0.service.check_spiffe_id(&spiffe_id).map_err(|e| Status::invalid_argument(e.to_string()))?;
         Ok(response)
     }
 

@@ -17,6 +17,7 @@ mod paced_stream;
 mod pb;
 mod protobuf_struct;
 mod reflection;
+mod shared_updates;
 mod step_stream;
 mod svid_cache;
 mod tokens;

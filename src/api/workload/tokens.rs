@@ -7,15 +7,16 @@ use tonic::Status;
 
 use super::grpc_status;
 use super::pb::{JwtBundlesResponse, WitBundlesResponse, Witsvid, WitsvidResponse};
+use super::shared_updates::{BundleSource, Update};
 use super::svid_cache::{StreamedSvid, SvidCache};
 use super::update_stream::UpdateSource;
 use crate::service::{AuthenticatedAgent, IdentityService, RequestResult, Timestamp, WitSvid};
 
 /// Messages of FetchJWTBundles.
-pub struct JwtBundles(pub IdentityService);
+pub struct JwtBundles(pub BundleSource);
 
 /// Messages of FetchWITBundles.
-pub struct WitBundles(pub IdentityService);
+pub struct WitBundles(pub BundleSource);
 
 /// Messages of FetchWITSVID.
 pub struct WitSvids {
@@ -28,20 +29,26 @@ pub struct WitSvids {
 impl UpdateSource for JwtBundles {
     type Message = JwtBundlesResponse;
 
-    async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<JwtBundlesResponse, Status> {
-        let bundles = self.0.jwt_bundles().map_err(grpc_status::not_ready)?;
-        Ok(JwtBundlesResponse { bundles })
+    async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<Update<JwtBundlesResponse>, Status> {
+        let BundleSource { service, updates } = &self.0;
+        updates.jwt_bundles.get(service, || {
+            let bundles = service.jwt_bundles().map_err(grpc_status::not_ready)?;
+            Ok(JwtBundlesResponse { bundles })
+        })
     }
 }
 
 impl UpdateSource for WitBundles {
     type Message = WitBundlesResponse;
 
-    async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<WitBundlesResponse, Status> {
-        let jwk_sets = self.0.wit_bundles().map_err(grpc_status::not_ready)?;
-        let text = |set: Bytes| String::from_utf8_lossy(&set).into_owned();
-        Ok(WitBundlesResponse {
-            bundles: jwk_sets.into_iter().map(|(domain, set)| (domain, text(set))).collect(),
+    async fn build(&mut self, _: &[AuthenticatedAgent]) -> Result<Update<WitBundlesResponse>, Status> {
+        let BundleSource { service, updates } = &self.0;
+        updates.wit_bundles.get(service, || {
+            let jwk_sets = service.wit_bundles().map_err(grpc_status::not_ready)?;
+            let text = |set: Bytes| String::from_utf8_lossy(&set).into_owned();
+            Ok(WitBundlesResponse {
+                bundles: jwk_sets.into_iter().map(|(domain, set)| (domain, text(set))).collect(),
+            })
         })
     }
 }
@@ -49,7 +56,7 @@ impl UpdateSource for WitBundles {
 impl UpdateSource for WitSvids {
     type Message = WitsvidResponse;
 
-    async fn build(&mut self, agents: &[AuthenticatedAgent]) -> Result<WitsvidResponse, Status> {
+    async fn build(&mut self, agents: &[AuthenticatedAgent]) -> Result<Update<WitsvidResponse>, Status> {
         self.cache.refresh(agents, self.spiffe_id.as_deref()).await?;
         let svids = self.cache.svids().map(|(svid, hint)| Witsvid {
             spiffe_id: svid.spiffe_id().to_owned(),
@@ -57,7 +64,7 @@ impl UpdateSource for WitSvids {
             wit_svid_key: svid.key().to_string(),
             hint: hint.to_owned(),
         });
-        Ok(WitsvidResponse { svids: svids.collect() })
+        Ok(Update::new(WitsvidResponse { svids: svids.collect() }))
     }
 
     fn next_refresh(&self) -> Option<Duration> {

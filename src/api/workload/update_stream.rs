@@ -8,13 +8,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use prost::Message;
-use ring::digest::{SHA256, digest};
 use tokio::sync::watch;
 use tonic::{Code, Status};
-use zeroize::Zeroizing;
 
 use super::caller_watcher::CallerState;
 use super::grpc_status::no_identity;
+use super::shared_updates::Update;
 use super::step_stream::{Step, StepResult, StepStream};
 use crate::service::AuthenticatedAgent;
 
@@ -27,7 +26,7 @@ pub trait UpdateSource: Send + 'static {
     fn build(
         &mut self,
         agents: &[AuthenticatedAgent],
-    ) -> impl Future<Output = Result<Self::Message, Status>> + Send;
+    ) -> impl Future<Output = Result<Update<Self::Message>, Status>> + Send;
 
     /// Delay after which the message is built again although the caller did not change; `None` means never.
     fn next_refresh(&self) -> Option<Duration> {
@@ -47,7 +46,7 @@ pub type UpdateStream<S> = StepStream<UpdateState<S>>;
 pub struct UpdateState<S> {
     caller_state: watch::Receiver<CallerState>,
     source: S,
-    /// SHA-256 of the message that was sent last.
+    /// Digest of the message that was sent last.
     last_digest: Option<[u8; 32]>,
 }
 
@@ -73,12 +72,9 @@ impl<S: UpdateSource> Step for UpdateState<S> {
                 }
             };
             match built {
-                Some(Ok(message)) => {
-                    let message_digest = Some(digest_of(&message));
-                    if self.last_digest != message_digest {
-                        self.last_digest = message_digest;
-                        return (Some(self), Some(Ok(message)));
-                    }
+                Some(Ok(Update { message, digest })) if self.last_digest != Some(digest) => {
+                    self.last_digest = Some(digest);
+                    return (Some(self), Some(Ok(message)));
                 }
                 // The stream ends if no message was sent, or the caller lost its identity, or the last
                 // message is no longer valid. Otherwise the last message stays in effect until another can be
@@ -103,13 +99,4 @@ impl<S: UpdateSource> Step for UpdateState<S> {
 
 fn is_final(status: &Status) -> bool {
     status.code() == Code::PermissionDenied
-}
-
-fn digest_of(message: &impl Message) -> [u8; 32] {
-    // The message may contain a private key.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
-    message.encode_raw(&mut *bytes);
-    let mut sum = [0; 32];
-    sum.copy_from_slice(digest(&SHA256, &bytes).as_ref());
-    sum
 }

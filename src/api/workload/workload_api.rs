@@ -19,6 +19,7 @@ use super::pb::health::health_server::HealthServer;
 use super::pb::reflection::server_reflection_server::ServerReflectionServer;
 use super::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use super::reflection::ReflectionService;
+use super::shared_updates::BundleSource;
 use crate::api::connection_limits::ConnectionLimits;
 use crate::service::IdentityService;
 
@@ -53,7 +54,10 @@ impl WorkloadApi {
     /// Where the description of the services in the binary is malformed, which is a fault of the build.
     pub fn new(service: IdentityService) -> Result<Arc<WorkloadApi>, prost::DecodeError> {
         let (health, health_reporter) = HealthService::new();
-        let api = SpiffeWorkloadApiServer::new(Endpoint(service.clone()));
+        let api = SpiffeWorkloadApiServer::new(Endpoint(BundleSource {
+            service: service.clone(),
+            updates: Arc::default(),
+        }));
         let health = HealthServer::new(health);
         let reflection = ServerReflectionServer::new(ReflectionService::new()?);
         Ok(Arc::new(WorkloadApi {

@@ -13,6 +13,21 @@ fn body() -> Vec<u8> {
     b"\"detail\":\"x\"}".to_vec()
 }
 
+/// Submits a line and waits, at most 5 s, until it is written.
+fn write(writer: &LogWriter, write_mode: WriteMode) -> Result<(), WriteError> {
+    wait_for(writer.submit(body(), None, write_mode)?)
+}
+
+fn wait_for(pending: Option<PendingResult>) -> Result<(), WriteError> {
+    let Some(mut pending) = pending else { return Ok(()) };
+    let mut result = None;
+    wait_until("it is written", || {
+        result = pending.try_recv().ok();
+        result.is_some()
+    });
+    result.unwrap()
+}
+
 /// Replaces the file with a full pipe: writes block until the reader has read.
 fn install_stalling_file(writer: &LogWriter) -> File {
     let (reader, pipe_end): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
@@ -39,9 +54,8 @@ fn writes_inline_while_disk_is_fast() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     for at in 1..=50 {
-        let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
         // If the machine was slow at that moment, the thread `audit` writes the line.
-        wait_until("it is written", || result.try_recv().is_ok());
+        write(&writer, WriteMode::Inline).unwrap();
         assert_eq!(writer.health().last_seq(), at);
     }
     writer.close();
@@ -58,7 +72,7 @@ fn stalled_write_does_not_block_other_callers() {
     });
     wait_until("a write is in progress", || writer.health.is_writing());
 
-    let mut second = writer.submit(body(), None, WriteMode::Inline).unwrap();
+    let mut second = writer.submit(body(), None, WriteMode::Inline).unwrap().unwrap();
     assert!(second.try_recv().is_err(), "nothing was written");
     wait_until("a stall is reported", || writer.health().write_error().is_some());
     let error = writer.submit(body(), None, WriteMode::Inline).unwrap_err();
@@ -66,15 +80,15 @@ fn stalled_write_does_not_block_other_callers() {
 
     let reader = std::thread::spawn(move || pipe_reader.read(&mut [0; 1 << 20]).map(|_| pipe_reader));
     // The submitter was blocked, unless the thread `audit` woke up at that moment and wrote the line.
-    let mut first = blocked.join().unwrap();
-    wait_until("the first is written", || first.try_recv().is_ok());
+    if let Some(mut first) = blocked.join().unwrap() {
+        wait_until("the first is written", || first.try_recv().is_ok());
+    }
     wait_until("the second is written", || second.try_recv().is_ok());
     assert!(!writer.health().is_fast(), "the thread `audit` writes the next lines");
     assert!(writer.health().write_error().is_none());
     let _pipe_reader = reader.join().unwrap().unwrap();
     for _ in 0..FAST_WRITES_TO_RECOVER {
-        let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
-        wait_until("the thread has written", || result.try_recv().is_ok());
+        write(&writer, WriteMode::Inline).unwrap();
     }
     wait_until("workers write inline again", || writer.health().is_fast());
     writer.close();
@@ -84,8 +98,7 @@ fn stalled_write_does_not_block_other_callers() {
 fn new_file_is_synced_and_watched_from_the_rotation_on() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
-    let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
-    wait_until("it is written", || result.try_recv().is_ok());
+    write(&writer, WriteMode::Background).unwrap();
     let first = log_path(&writer);
     lock(&writer.log).pretend_full();
     wait_until("a new file is started", || log_path(&writer) != first);
@@ -105,8 +118,7 @@ fn failed_rotation_keeps_current_file() {
     }
     lock(&writer.log).pretend_full();
     for seq in 1..=3 {
-        let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
-        wait_until("it is written", || result.try_recv().is_ok());
+        write(&writer, WriteMode::Background).unwrap();
         assert_eq!(writer.health().last_seq(), seq);
     }
     wait_until("the failure is reported", || writer.health().disk_fault().is_some());
@@ -122,8 +134,7 @@ fn a_removed_or_moved_file_is_replaced_and_the_new_one_says_so() {
     let elsewhere = tempfile::tempdir().unwrap();
     let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
     for (round, reason) in ["was removed", "was moved or replaced"].into_iter().enumerate() {
-        let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
-        wait_until("it is written", || result.try_recv().is_ok());
+        write(&writer, WriteMode::Background).unwrap();
         let lost = log_path(&writer);
         match round {
             0 => std::fs::remove_file(&lost).unwrap(),
@@ -150,14 +161,10 @@ fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
     wait_until("the loss is reported", || writer.health().write_error().is_some());
     let error = writer.health().write_error().unwrap();
     assert!(matches!(error, WriteError::FileLost { .. }), "{error}");
-    let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
-    let mut refused = None;
-    wait_until("the line is refused", || result.try_recv().map(|r| refused = Some(r)).is_ok());
-    assert!(refused.unwrap().is_err());
+    assert!(write(&writer, WriteMode::Inline).is_err(), "the line is refused");
     std::fs::create_dir(&dir).unwrap();
     wait_until("the log continues", || writer.health().write_error().is_none());
-    let mut result = writer.submit(body(), None, WriteMode::Inline).unwrap();
-    wait_until("it is written", || result.try_recv().is_ok());
+    write(&writer, WriteMode::Inline).unwrap();
     assert!(log_path(&writer).exists());
     writer.sync();
     assert!(writer.health().disk_fault().is_none(), "the new directory is synced");
@@ -168,8 +175,7 @@ fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
 fn a_new_file_for_a_lost_one_ends_the_fault_of_the_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
-    let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
-    wait_until("it is written", || result.try_recv().is_ok());
+    write(&writer, WriteMode::Background).unwrap();
     let taken = log_file(dir.path(), 2);
     std::fs::create_dir(&taken).unwrap();
     lock(&writer.log).pretend_full();
@@ -177,8 +183,7 @@ fn a_new_file_for_a_lost_one_ends_the_fault_of_the_rotation() {
     std::fs::remove_file(log_path(&writer)).unwrap();
     wait_until("the loss is reported", || writer.health().write_error().is_some());
     std::fs::remove_dir(&taken).unwrap();
-    let mut result = writer.submit(body(), None, WriteMode::Background).unwrap();
-    wait_until("it is written", || result.try_recv().is_ok_and(|result| result.is_ok()));
+    write(&writer, WriteMode::Background).unwrap();
     assert!(writer.health().disk_fault().is_none());
     writer.close();
 }
@@ -197,8 +202,8 @@ fn new_files_after_failed_syncs_become_rare() {
 fn too_long_lines_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
-    let mut result = writer.submit(vec![b'x'; MAX_BODY_LEN], None, WriteMode::Inline).unwrap();
-    wait_until("the longest line is written", || result.try_recv().is_ok());
+    let longest = writer.submit(vec![b'x'; MAX_BODY_LEN], None, WriteMode::Inline).unwrap();
+    wait_for(longest).unwrap();
     let error = writer.submit(vec![b'x'; MAX_BODY_LEN + 1], None, WriteMode::Inline).unwrap_err();
     assert!(matches!(error, WriteError::LineTooLong { .. }), "{error}");
     assert!(std::fs::metadata(log_path(&writer)).unwrap().len() <= 8192);
@@ -218,8 +223,7 @@ fn concurrent_writers_form_one_chain() {
             let writer = &writer;
             scope.spawn(move || {
                 for _ in 0..500 {
-                    let mut result = writer.submit(body(), None, write_mode).unwrap();
-                    wait_until("it is written", || result.try_recv().is_ok());
+                    write(writer, write_mode).unwrap();
                 }
             });
         }
@@ -235,7 +239,7 @@ fn old_files_are_removed_after_a_new_one_was_started_and_the_removal_is_recorded
     let dir = tempfile::tempdir().unwrap();
     let keep = KeepLimits { size: Some(1), age: None };
     let (writer, _) = LogWriter::start(dir.path(), keep, Clock::System).unwrap();
-    writer.submit(body(), None, WriteMode::Background).unwrap().blocking_recv().unwrap().unwrap();
+    write(&writer, WriteMode::Background).unwrap();
     lock(&writer.log).pretend_full();
     let removed = || -> Vec<String> {
         let text: String =

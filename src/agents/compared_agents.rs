@@ -1,0 +1,127 @@
+//! The comparison of a peer with all agents, by what is known without waiting.
+
+use std::sync::Arc;
+
+use crate::peer::{DigestError, Peer};
+
+use super::entry::AgentEntry;
+use super::match_tag::MatchTag;
+use super::registry::{Registrations, WeakRegistrations};
+use super::selectors::NumberMatch;
+
+/// The uids and gids that systemd gives to units with `DynamicUser=` (systemd.exec(5)).
+const DYNAMIC_IDS: std::ops::RangeInclusive<u32> = 61184..=65519;
+/// A comparison that found more agents is not kept: each connection has a peer.
+const MAX_KEPT_AGENTS: usize = 16;
+
+/// The result of comparing a peer with all agents. The peer keeps it, because the comparison takes time in
+/// proportion to the number of agents, and most requests of a connection come from an unchanged process.
+#[derive(Debug)]
+pub(super) struct ComparedAgents {
+    /// In alphabetical order of their names.
+    pub(super) possible: Vec<Candidate>,
+    pub(super) failures: Vec<(Arc<AgentEntry>, Failure)>,
+    /// Agents whose user or group does not exist, where it may be that of a unit that has just started.
+    pub(super) missing: Vec<Arc<AgentEntry>>,
+    /// What the peer was compared with.
+    registrations: WeakRegistrations,
+}
+
+/// An agent whose conditions hold, except those on the content of the executable, which are not compared yet.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) entry: Arc<AgentEntry>,
+    pub(super) match_tag: MatchTag,
+}
+
+/// Why a peer that meets all other conditions of an agent is not the agent.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    Unmeasured(String),
+    NoDigest(DigestError),
+    Unresolved,
+    TooManyGroups,
+}
+
+impl ComparedAgents {
+    /// Compares a peer, unless it was compared before and neither the registrations nor the process have
+    /// changed since.
+    pub(super) fn of(peer: &Peer, registrations: &Registrations) -> Arc<ComparedAgents> {
+        let known = peer.finding::<ComparedAgents>();
+        if let Some(known) = known.filter(|known| known.registrations.is_same(registrations)) {
+            return known;
+        }
+        let compared = Arc::new(ComparedAgents::new(peer, registrations));
+        if compared.possible.len() + compared.failures.len() + compared.missing.len() <= MAX_KEPT_AGENTS {
+            peer.store_finding(compared.clone());
+        }
+        compared
+    }
+
+    fn new(peer: &Peer, registrations: &Registrations) -> ComparedAgents {
+        let mut compared = ComparedAgents {
+            possible: Vec::new(),
+            failures: Vec::new(),
+            missing: Vec::new(),
+            registrations: registrations.downgrade(),
+        };
+        let has_dynamic_id = DYNAMIC_IDS.contains(&peer.uid) || DYNAMIC_IDS.contains(&peer.gid);
+        for entry in registrations.agents.iter() {
+            match entry.selectors.match_numbers(peer, registrations.names()) {
+                NumberMatch::Holds(match_tag) => {
+                    compared.possible.push(Candidate { entry: entry.clone(), match_tag });
+                }
+                NumberMatch::Fails => {}
+                NumberMatch::Missing if has_dynamic_id => compared.missing.push(entry.clone()),
+                NumberMatch::Missing => {}
+                NumberMatch::Unknown => compared.failures.push((entry.clone(), Failure::Unresolved)),
+                NumberMatch::TooManyGroups => {
+                    compared.failures.push((entry.clone(), Failure::TooManyGroups));
+                }
+            }
+        }
+        compared
+    }
+
+    /// Whether a condition of a possible agent needs the digest of the executable.
+    pub(super) fn needs_digest(&self) -> bool {
+        self.possible.iter().any(|one| one.entry.selectors.needs_digest())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agents::AgentRegistry;
+    use crate::clock::{Clock, Timestamp};
+    use crate::names::Names;
+    use crate::peer::PeerTracker;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn an_unchanged_peer_is_compared_once_for_each_set_of_agents() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = nix::unistd::geteuid();
+        let agent = |name: &str| format!("name = \"{name}\"\n[match]\nuser = {user}\n");
+        std::fs::write(dir.path().join("a.toml"), agent("a")).unwrap();
+        let (clock, names) = (Clock::manual(Timestamp::from_secs(1)), Names::start([]).unwrap());
+        let registry = AgentRegistry::open(dir.path(), 35, names, clock);
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let peer = PeerTracker::from_socket(&socket).unwrap().current_peer().unwrap();
+
+        let first = ComparedAgents::of(&peer, &registry.registrations());
+        assert!(Arc::ptr_eq(&first, &ComparedAgents::of(&peer, &registry.registrations())));
+        std::fs::write(dir.path().join("b.toml"), agent("b")).unwrap();
+        registry.reload(false).unwrap();
+        let second = ComparedAgents::of(&peer, &registry.registrations());
+        assert_eq!((first.possible.len(), second.possible.len()), (1, 2));
+
+        for index in 0..MAX_KEPT_AGENTS {
+            std::fs::write(dir.path().join(format!("c{index}.toml")), agent(&format!("c{index}"))).unwrap();
+        }
+        registry.reload(false).unwrap();
+        let many = ComparedAgents::of(&peer, &registry.registrations());
+        assert_eq!(many.possible.len(), MAX_KEPT_AGENTS + 2);
+        assert!(!Arc::ptr_eq(&many, &ComparedAgents::of(&peer, &registry.registrations())));
+    }
+}
