@@ -59,6 +59,7 @@
 //! | `peer` | the calling process: SO_PEERCRED, pidfd, cgroup, executable |
 //! | [`agents`] | registered agents: `agents.d`, selectors, grants, identification |
 //! | [`policy`] | decisions, refusals and rate limits |
+//! | [`credentials`] | sealed credentials of others: values, versions, release |
 //! | [`issue`] | issuing keys and their rotation; tokens, evidence and published documents |
 //! | [`pki`] | the host's CA, X509-SVIDs and revocation lists |
 //! | [`audit`] | the chained audit log and the journal |
@@ -140,6 +141,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod credentials;
 pub mod critical;
 pub mod daemon;
 pub(crate) mod digest;

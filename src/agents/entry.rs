@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::config::Diagnostic;
 
+use super::credential::CredentialGrant;
 use super::grant::Grant;
 use super::name::AgentName;
 use super::selectors::Selectors;
@@ -26,6 +27,9 @@ pub struct AgentEntry {
     pub selectors: Selectors,
     /// Which tokens the agent may request, at most one grant for each audience.
     pub grants: Vec<Grant>,
+    /// Which sealed credentials the agent may use, each name at most once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<CredentialGrant>,
 }
 
 /// Where an agent was read.

@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use crate::config::{Diagnostic, Key, Kind, SourceFile};
 
+use super::credential::{CredentialGrant, RawCredential};
 use super::entry::AgentEntry;
 use super::grant::{Grant, RawGrant};
 use super::lint;
@@ -20,6 +21,8 @@ const MAX_SPIFFE_ID_LEN: usize = 127;
 const HOST_ID_PLACEHOLDER: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// Grants of one agent.
 const MAX_GRANTS: usize = 128;
+/// Credentials of one agent.
+const MAX_CREDENTIALS: usize = 128;
 /// Length of the longest owner, in bytes.
 const MAX_OWNER_LEN: usize = 256;
 
@@ -30,6 +33,7 @@ const KEYS: &[Key] = &[
     Key::optional("tenant", Kind::Text("\"acme\"")),
     Key::required("match", Kind::Table(RawSelectors::KEYS)),
     Key::optional("grant", Kind::Tables(RawGrant::KEYS)),
+    Key::optional("credential", Kind::Tables(RawCredential::KEYS)),
 ];
 
 /// The file as written. What [`KEYS`] requires is absent only if that is a fault.
@@ -43,6 +47,8 @@ struct AgentFile {
     selectors: Option<Spanned<RawSelectors>>,
     #[serde(default, rename = "grant")]
     grants: Vec<Spanned<RawGrant>>,
+    #[serde(default, rename = "credential")]
+    credentials: Vec<Spanned<RawCredential>>,
 }
 
 /// The agent of a file, with what is valid in the file and probably not meant.
@@ -127,10 +133,11 @@ fn parse(source: &SourceFile, trust_domain_length: usize) -> Result<ReadAgent, V
         }
         grants.push(grant);
     }
+    let credentials = credentials(raw.credentials, source, &mut faults);
     let (Some((name, name_span)), Some((selectors, selectors_span))) = (name, selectors) else {
         return Err(source.sorted(faults));
     };
-    let entry = AgentEntry { name, owner, tenant, selectors, grants };
+    let entry = AgentEntry { name, owner, tenant, selectors, grants, credentials };
     let length = "spiffe://".len() + trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();
     if length > MAX_SPIFFE_ID_LEN {
         let excess = length - MAX_SPIFFE_ID_LEN;
@@ -147,6 +154,29 @@ fn parse(source: &SourceFile, trust_domain_length: usize) -> Result<ReadAgent, V
     let warnings = lint::warnings(&entry).into_iter().map(warn).collect();
     let match_line = source.diagnostic(selectors_span.clone(), "").line;
     Ok(ReadAgent { entry, match_line, warnings })
+}
+
+/// Checks the tables `[[credential]]` and appends their faults.
+fn credentials(
+    raw_credentials: Vec<Spanned<RawCredential>>,
+    source: &SourceFile,
+    faults: &mut Vec<Diagnostic>,
+) -> Vec<CredentialGrant> {
+    if let Some(excess) = raw_credentials.get(MAX_CREDENTIALS) {
+        let message =
+            format!("more than {MAX_CREDENTIALS} credentials of one agent; split it into two agents");
+        faults.push(source.diagnostic(excess.span(), message));
+    }
+    let mut credentials: Vec<CredentialGrant> = Vec::new();
+    for raw in raw_credentials {
+        let span = raw.span();
+        let Some(credential) = raw.into_inner().validate(source, faults) else { continue };
+        if credentials.iter().any(|existing| existing.name == credential.name) {
+            faults.push(source.diagnostic(span, "second table for this credential; remove one"));
+        }
+        credentials.push(credential);
+    }
+    credentials
 }
 
 #[cfg(test)]
@@ -175,7 +205,7 @@ mod tests {
     fn all_faults_of_a_file_are_reported_at_once_and_by_line() {
         assert_faults(
             "nmae = \"a\"\nowner = 3\n[match]\nuesr = 0\nunit = 'x'\nexe = 'bin'\nexe_sha256 = '12'\n\
-             measured = 'yes'\n[grants]\n[[grant]]\nscopes = 'a b'\nttl = 300\n[[grant]]\naudience = ''\n\
+             measured = 'yes'\n[grants]\n[[grant]]\nscopes = 'a b'\nttl = true\n[[grant]]\naudience = ''\n\
              alg = 'es256'\nposture = true\n",
             &[
                 "1: unknown key `nmae`; did you mean `name`?",
@@ -188,7 +218,7 @@ mod tests {
                 "9: unknown key `grants`; did you mean `grant`?",
                 "10: [[grant]] has no `audience`; add a line such as audience = ",
                 "11: scopes must be a list of texts, such as [\"docs.read\", \"docs.write\"]; this is",
-                "12: ttl must be text in quotes, such as \"5m\"; this is the number 300",
+                "12: ttl must be a duration, such as \"5m\", or a number of seconds; this is true",
                 "14: an audience is 1 to 512",
                 "15: alg must be \"ES256\" or \"RS256\"; this is the text \"es256\"",
                 "16: posture must be \"off\" or \"warn\" or \"enforce\"; this is true",

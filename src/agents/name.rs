@@ -48,7 +48,7 @@ pub struct InvalidAgentName {
 }
 
 /// Checks the form that names of agents and tenants share.
-pub(super) fn is_valid_name(text: &str) -> bool {
+pub(crate) fn is_valid_name(text: &str) -> bool {
     let is_first_char = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let is_name_char = |b: u8| is_first_char(b) || matches!(b, b'.' | b'_' | b'-');
     text.len() <= MAX_NAME_LEN

@@ -29,7 +29,7 @@ enum AdminSocketRole {
     Admin(AdminHandler),
     /// Root alone, because the command equals holding the host's keys: it copies them, accepts older ones,
     /// accepts another state of the host, revokes certificates of all agents, proves possession of this TPM
-    /// for others, or decides which root the host's trust bundle has.
+    /// for others, decides which root the host's trust bundle has, or changes a credential that agents use.
     Root(RootHandler),
 }
 
@@ -39,6 +39,7 @@ enum AdminHandler {
     Agents,
     AuditRecords,
     Clock,
+    Credentials,
     EnrollActivate,
     EnrollRequest,
     Keys,
@@ -53,17 +54,23 @@ enum AdminHandler {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RootHandler {
     AcceptClock,
+    AcceptCredentials,
     AcceptPosture,
     AcceptState,
     ConfirmRecoveryKey,
     CreateRecoveryKey,
     EnrollCredential,
     EnrollInstall,
+    PutCredential,
     RecoverKeys,
+    RemoveCredential,
+    RotateCredential,
 }
 
 const NONE: Body = Body::Ignored;
 const BODY: Body = Body::UpTo(MAX_BODY_SIZE);
+/// A value of 64 KiB, of which each byte may need six in JSON.
+const VALUE_BODY: Body = Body::UpTo(6 * MAX_BODY_SIZE + 4096);
 
 /// To add a route: its types in `wire`, a row here, a variant of its role's handlers, its arm in `admin` or
 /// `root`, and the method of [`IdentityService`] that it calls; then the path in `docs/openapi.yaml`, which a
@@ -81,6 +88,11 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
         Route { verb: Get,  path: "/v1/processes/{pid}",     body: NONE, role: Admin(Process) },
         Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
+        Route { verb: Get,  path: "/v1/credentials",         body: NONE, role: Admin(Credentials) },
+        Route { verb: Post, path: "/v1/credentials/put",     body: VALUE_BODY, role: Root(PutCredential) },
+        Route { verb: Post, path: "/v1/credentials/rotate",  body: VALUE_BODY, role: Root(RotateCredential) },
+        Route { verb: Post, path: "/v1/credentials/remove",  body: BODY, role: Root(RemoveCredential) },
+        Route { verb: Post, path: "/v1/credentials/accept",  body: NONE, role: Root(AcceptCredentials) },
         Route { verb: Get,  path: "/v1/keys",                body: NONE, role: Admin(Keys) },
         Route { verb: Post, path: "/v1/keys/rotate",         body: BODY, role: Admin(RotateKeys) },
         Route { verb: Post, path: "/v1/keys/recovery",       body: NONE, role: Root(CreateRecoveryKey) },
@@ -191,6 +203,7 @@ impl AdminApi {
                 let (query, limit) = parse::audit_query(uri.query().unwrap_or_default())?;
                 reply::ok(&service.audit_records(admin, query, limit).await?)
             }
+            AdminHandler::Credentials => reply::ok(&service.stored_credentials(admin)?),
             AdminHandler::Keys => reply::ok(&service.keys(admin)?),
             AdminHandler::RotateKeys => {
                 reply::ok(&service.rotate_keys(admin, parse::rotate_request(body)?).await?)
@@ -214,6 +227,16 @@ impl AdminApi {
         let service = &self.service;
         let done = || reply::ok(&DoneResponse { done: true });
         Ok(match handler {
+            RootHandler::PutCredential => {
+                reply::ok(&service.put_credential(root, parse::put_credential_request(body)?).await?)
+            }
+            RootHandler::RotateCredential => {
+                reply::ok(&service.rotate_credential(root, parse::rotate_credential_request(body)?).await?)
+            }
+            RootHandler::RemoveCredential => {
+                reply::ok(&service.remove_credential(root, parse::remove_credential_request(body)?).await?)
+            }
+            RootHandler::AcceptCredentials => reply::ok(&service.accept_credentials(root).await?),
             RootHandler::CreateRecoveryKey => reply::ok(&service.create_recovery_key(root).await?),
             RootHandler::ConfirmRecoveryKey => {
                 service.confirm_recovery_key(root, parse::confirm_recovery_key_request(body)?).await?;
@@ -295,6 +318,10 @@ mod tests {
         assert_eq!(
             root_paths,
             [
+                "/v1/credentials/put",
+                "/v1/credentials/rotate",
+                "/v1/credentials/remove",
+                "/v1/credentials/accept",
                 "/v1/keys/recovery",
                 "/v1/keys/recovery/confirm",
                 "/v1/keys/recover",

@@ -11,8 +11,9 @@ use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
 use crate::service::{IdentityService, PeerLookup};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse};
+use crate::wire::credentials::ReleaseResponse;
 
-use AgentHandler::{Attest, Certificate, Introspect, Token, Whoami, Why};
+use AgentHandler::{Attest, Certificate, Credential, Introspect, Token, Whoami, Why};
 use AgentSocketRole::{AnyCaller, IdentifiedCaller, RegisteredAgent};
 use PublicHandler::{Bundle, Discovery, Health, Jwks};
 use Verb::{Get, Post};
@@ -48,6 +49,7 @@ enum PublicHandler {
 enum AgentHandler {
     Attest,
     Certificate,
+    Credential,
     Introspect,
     Token,
     Whoami,
@@ -63,6 +65,7 @@ const BODY: Body = Body::UpTo(MAX_BODY_SIZE);
 const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Post, path: "/v1/token",             body: BODY, role: RegisteredAgent(Token) },
     Route { verb: Post, path: "/v1/certificate",       body: BODY, role: RegisteredAgent(Certificate) },
+    Route { verb: Post, path: "/v1/credential",        body: BODY, role: RegisteredAgent(Credential) },
     Route { verb: Post, path: "/v1/introspect",        body: BODY, role: RegisteredAgent(Introspect) },
     Route { verb: Post, path: "/v1/attest",            body: BODY, role: RegisteredAgent(Attest) },
     Route { verb: Get,  path: "/v1/whoami",            body: NONE, role: RegisteredAgent(Whoami) },
@@ -128,10 +131,18 @@ impl AgentApi {
             },
             // Boxed, because each request for a token would allocate, copy and overwrite the room for them.
             Certificate => Box::pin(self.certificate(lookup, body)).await,
+            Credential => Box::pin(self.credential(lookup, body)).await,
             Introspect => Box::pin(self.introspect(lookup, body)).await,
             Attest => Box::pin(self.attest(client, lookup, body)).await,
             Whoami => Box::pin(self.whoami(lookup)).await,
             Why => Box::pin(self.explain(lookup)).await,
+        }
+    }
+
+    async fn credential(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
+        match self.service.release_credential(lookup, parse::release_request(body)).await {
+            Ok(released) => reply::ok(&ReleaseResponse::from(&released)),
+            Err(error) => reply::request_error(&error),
         }
     }
 

@@ -10,6 +10,9 @@ use super::decode::{DecodeError, decode, decode_json};
 use crate::service::{AuditQuery, Event, InvalidRequest, PageStart, Timestamp};
 use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest};
+use crate::wire::credentials::{
+    PutCredentialRequest, ReleaseRequest, RemoveCredentialRequest, RotateCredentialRequest,
+};
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::posture::PostureAcceptRequest;
@@ -54,6 +57,35 @@ pub fn reload_request(body: &RequestBody) -> Result<ReloadRequest, InvalidReques
     decode_json(&body.bytes).map_err(|e| {
         let expected = r#"{"allow_empty": []}, with "agents", "federation" or both in the list"#;
         InvalidRequest::new(format!("the body must be empty or {expected}: {e}"))
+    })
+}
+
+pub fn release_request(body: &RequestBody) -> Result<ReleaseRequest<'_>, InvalidRequest> {
+    decode(body).map_err(|e| not_a(body, "a credential request", &e))
+}
+
+/// The error holds nothing of the body, which has a value in it.
+pub fn put_credential_request(body: &RequestBody) -> Result<PutCredentialRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|_| {
+        InvalidRequest::new(
+            "the body must be {\"name\": N, \"value\": V}, and may have tenant and expires_at (RFC 3339)",
+        )
+    })
+}
+
+/// As [`put_credential_request`].
+pub fn rotate_credential_request(body: &RequestBody) -> Result<RotateCredentialRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|_| {
+        InvalidRequest::new(
+            "the body must be {\"name\": N, \"value\": V}, and may have tenant, expires_at (RFC 3339) and \
+             overlap (seconds)",
+        )
+    })
+}
+
+pub fn remove_credential_request(body: &RequestBody) -> Result<RemoveCredentialRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|e| {
+        InvalidRequest::new(format!("the body must be {{\"name\": N}}, and may have tenant and version: {e}"))
     })
 }
 
@@ -181,13 +213,19 @@ mod tests {
             "posture accept" => posture_accept_request(body).map(drop),
             "credential" => credential_request(body).map(drop),
             "install" => install_request(body).map(drop),
+            "reload" => reload_request(body).map(drop),
+            "confirm" => confirm_recovery_key_request(body).map(drop),
+            "release" => release_request(body).map(drop),
+            "put" => put_credential_request(body).map(drop),
+            "rotate credential" => rotate_credential_request(body).map(drop),
+            "remove" => remove_credential_request(body).map(drop),
             other => panic!("{other}"),
         };
         result.err().map(|e| e.to_string())
     }
 
     /// A valid object and the array of the same values, for each request that the sockets take.
-    const REQUESTS: [(&str, &str, &str); 9] = [
+    const REQUESTS: [(&str, &str, &str); 15] = [
         ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
         ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
         ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
@@ -197,6 +235,12 @@ mod tests {
         ("posture accept", r#"{"digest":"d"}"#, r#"["d"]"#),
         ("credential", r#"{"ek":"ecc","credential":"c"}"#, r#"["ecc","c"]"#),
         ("install", r#"{"certificate":"c"}"#, r#"["c"]"#),
+        ("reload", r#"{"allow_empty":["agents"]}"#, r#"[["agents"]]"#),
+        ("confirm", r#"{"recovery_key":"hbr1-secret"}"#, r#"["hbr1-secret"]"#),
+        ("release", r#"{"name":"n","version":2}"#, r#"["n",2]"#),
+        ("put", r#"{"name":"n","value":"secret"}"#, r#"["n",null,"secret"]"#),
+        ("rotate credential", r#"{"name":"n","value":"secret"}"#, r#"["n",null,"secret"]"#),
+        ("remove", r#"{"name":"n"}"#, r#"["n"]"#),
     ];
 
     #[test]
@@ -219,7 +263,8 @@ mod tests {
         for (request, object, _) in REQUESTS {
             let text = format!("{},\"colour\":\"x\"}}", object.strip_suffix('}').unwrap());
             let error = error(request, &body(false, &text)).unwrap();
-            assert!(request == "recover" || error.contains("unknown field \"colour\""), "{request}: {error}");
+            let is_secret = ["recover", "confirm", "put", "rotate credential"].contains(&request);
+            assert!(is_secret || error.contains("unknown field \"colour\""), "{request}: {error}");
         }
         let forms = [
             ("token", "audience=a", "audience=a&scopes=docs.read", "\"scopes\"; did you mean \"scope\"?"),
@@ -237,6 +282,7 @@ mod tests {
                 "\"lifetime\"; the fields are csr, ttl, agent",
             ),
             ("introspection", "token=t&token_type_hint=x", "token=t&aud=x", "did you mean \"audience\"?"),
+            ("release", "name=n&version=2&agent=a", "name=n&verison=2", "did you mean \"version\"?"),
             ("attest", "nonce=AAAAAAAAAAA&format=eat", "nonce=A&fromat=eat", "did you mean \"format\"?"),
         ];
         for (request, known, unknown, expected) in forms {

@@ -1,13 +1,13 @@
 //! Log entries for administrators: journald, or standard error if journald is not available.
 //!
 //! One thread writes them from a bounded queue, and senders never wait. While journald does not read, entries
-//! are dropped and counted, and the count is logged when journald reads again.
+//! are dropped before they are made, and counted; the count is logged when journald reads again.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -84,8 +84,16 @@ impl JournalEntry {
 #[derive(Clone, Debug)]
 pub struct Journal {
     queue: SyncSender<JournalCommand>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     sink_name: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Entries in the queue.
+    queued: AtomicUsize,
+    /// Entries dropped since the start.
+    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -108,9 +116,9 @@ impl Journal {
             LogTarget::Journal => Some(tracing_journald::layer()?),
         };
         let sink_name = if journald.is_some() { "journald" } else { "standard error" };
-        let dropped = Arc::new(AtomicU64::new(0));
+        let counts: Arc<Counts> = Arc::default();
         let (queue, receiver) = sync_channel(QUEUE_CAPACITY);
-        let thread_dropped = dropped.clone();
+        let thread_counts = counts.clone();
         let builder = std::thread::Builder::new().stack_size(256 * 1024);
         spawn_critical(builder, "journal", move || {
             match journald {
@@ -125,25 +133,30 @@ impl Journal {
                     let own_crate = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG);
                     let dispatch = Dispatch::new(tracing_subscriber::registry().with(own_crate).with(layer));
                     tracing::dispatcher::with_default(&dispatch, || {
-                        run(&receiver, &thread_dropped, &write_to_journald)
+                        run(&receiver, &thread_counts, &write_to_journald)
                     });
                 }
-                None => run(&receiver, &thread_dropped, &|entry| write_to_stderr(entry, &clock)),
+                None => run(&receiver, &thread_counts, &|entry| write_to_stderr(entry, &clock)),
             }
         })?;
-        Ok(Journal { queue, dropped, sink_name })
+        Ok(Journal { queue, counts, sink_name })
     }
 
-    /// Queues an entry, or counts it as dropped if the queue is full. Never waits.
-    pub(super) fn send(&self, entry: Box<JournalEntry>) {
-        if self.queue.try_send(JournalCommand::Entry(entry)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Queues an entry, or counts it as dropped if the queue is full; it is not even made then. Never waits.
+    pub(super) fn send(&self, entry: impl FnOnce() -> Box<JournalEntry>) {
+        let Counts { queued, dropped } = &*self.counts;
+        if queued.fetch_add(1, Ordering::Relaxed) < QUEUE_CAPACITY
+            && self.queue.try_send(JournalCommand::Entry(entry())).is_ok()
+        {
+            return;
         }
+        queued.fetch_sub(1, Ordering::Relaxed);
+        dropped.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the number of entries dropped since the start.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.counts.dropped.load(Ordering::Relaxed)
     }
 
     /// Returns the name of the destination: `journald` or `standard error`.
@@ -162,17 +175,20 @@ impl Journal {
     }
 }
 
-fn run(queue: &Receiver<JournalCommand>, dropped: &AtomicU64, write: &dyn Fn(&JournalEntry)) {
+fn run(queue: &Receiver<JournalCommand>, counts: &Counts, write: &dyn Fn(&JournalEntry)) {
     let mut reported = 0;
     while let Ok(first) = queue.recv() {
         std::thread::park_timeout(COALESCE_DELAY);
         for command in std::iter::once(first).chain(queue.try_iter().take(MAX_BATCH)) {
             match command {
-                JournalCommand::Entry(entry) => write(&entry),
+                JournalCommand::Entry(entry) => {
+                    counts.queued.fetch_sub(1, Ordering::Relaxed);
+                    write(&entry);
+                }
                 JournalCommand::Flush(done) => drop(done.try_send(())),
             }
         }
-        let total = dropped.load(Ordering::Relaxed);
+        let total = counts.dropped.load(Ordering::Relaxed);
         if total > reported {
             let message =
                 format!("{} entries were dropped while the journal was not reading", total - reported);
@@ -188,8 +204,9 @@ fn priority_mappings() -> PriorityMappings {
 }
 
 fn write_to_stderr(entry: &JournalEntry, clock: &Clock) {
-    // If standard error is closed, there is no other place to report that.
-    let _ = writeln!(io::stderr(), "{} {:<5} {}", clock.now(), entry.level, printable(&entry.message));
+    // One write for the line. If standard error is closed, there is no other place to report that.
+    let line = format!("{} {:<5} {}\n", clock.now(), entry.level, printable(&entry.message));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// The text with unprintable characters escaped. An escaped character takes up to ten bytes, so the result is

@@ -45,11 +45,13 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let mut visitor = FieldVisitor::default();
         event.record(&mut visitor);
-        self.journal.send(JournalEntry::new(
-            *event.metadata().level(),
-            visitor.event,
-            visitor.message + &visitor.other_fields,
-        ));
+        self.journal.send(|| {
+            JournalEntry::new(
+                *event.metadata().level(),
+                visitor.event,
+                visitor.message + &visitor.other_fields,
+            )
+        });
     }
 }
 

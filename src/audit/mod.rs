@@ -36,6 +36,7 @@ use std::time::Duration;
 use crate::agents::{AgentChanges, AuthenticatedAgent};
 use crate::clock::Clock;
 use crate::config::KeepLimits;
+use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
 use crate::policy::Refusal;
@@ -144,6 +145,15 @@ impl Audit {
     ) -> Result<Recorded<IssuedX509Svid>, AuditUnavailable> {
         self.write(&Record::for_certificate(&certificate, self.clock.now())).await?;
         Ok(Recorded(certificate))
+    }
+
+    /// Records the release of a credential.
+    pub async fn record_credential(
+        &self,
+        released: ReleasedCredential,
+    ) -> Result<Recorded<ReleasedCredential>, AuditUnavailable> {
+        self.write(&Record::for_credential(&released, self.clock.now())).await?;
+        Ok(Recorded(released))
     }
 
     /// Records JWT-SVIDs, with one line each.
@@ -279,7 +289,7 @@ impl Audit {
                 Err(_) => return Err(WriteError::Timeout.into()),
             }
         }
-        self.journal.send(record.journal_entry());
+        self.journal.send(|| record.journal_entry());
         Ok(())
     }
 
@@ -290,7 +300,7 @@ impl Audit {
         if let Ok(body) = record.to_json_members(self.clock.sync()) {
             self.writer.0.write_first(body);
         }
-        self.journal.send(record.journal_entry());
+        self.journal.send(|| record.journal_entry());
     }
 }
 

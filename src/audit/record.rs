@@ -6,6 +6,7 @@ use serde::ser::SerializeStruct;
 
 use crate::agents::AuthenticatedAgent;
 use crate::clock::{ClockSync, Timestamp};
+use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
 use crate::peer::Peer;
 use crate::pki::IssuedX509Svid;
@@ -31,6 +32,10 @@ pub(super) struct Record<'a> {
     audience: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<BoundedText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<BoundedText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential_version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,6 +113,8 @@ impl<'a> Record<'a> {
             tenant: None,
             audience: None,
             scope: None,
+            credential: None,
+            credential_version: None,
             jti: None,
             kid: None,
             spiffe_id: None,
@@ -186,11 +193,22 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// The value of a credential was released.
+    pub(super) fn for_credential(released: &'a ReleasedCredential, time: Timestamp) -> Record<'a> {
+        let permit = released.permit();
+        Record {
+            credential: Some(name(permit.name())),
+            credential_version: Some(released.version()),
+            ..Record::for_agent(Event::CredentialReleased, permit.agent(), permit.posture(), time)
+        }
+    }
+
     /// A request was refused.
     pub(super) fn for_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
             audience: refusal.audience.as_deref().map(from_caller),
+            credential: refusal.credential.as_deref().map(name),
             reason: Some(refusal.code),
             detail: Some(from_caller(&refusal.description)),
             suppressed: refusal.suppressed,
@@ -288,6 +306,11 @@ impl<'a> Record<'a> {
                 text(self.spiffe_id),
                 text(self.serial),
                 Timestamp::from_secs(self.exp.unwrap_or_default())
+            ),
+            Event::CredentialReleased => format!(
+                "{agent}{caller} got version {} of the credential {}",
+                self.credential_version.unwrap_or_default(),
+                text(self.credential)
             ),
             Event::SvidIssued => {
                 format!("{agent}{caller} got a SPIFFE token for {}", text(self.audience))

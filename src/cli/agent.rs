@@ -19,6 +19,7 @@ use crate::config::{Config, escape_unprintable};
 use crate::wire::admin::{
     Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadRequest, ReloadResponse,
 };
+use crate::wire::credentials::CredentialUse;
 use crate::wire::error::Fault;
 
 #[derive(Subcommand, Debug)]
@@ -133,6 +134,13 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
     table.add("match", format_selectors(&agent.selectors));
     for grant in &agent.grants {
         table.add("grant", format_grant(grant));
+    }
+    for credential in &agent.credentials {
+        let usage = match credential.usage {
+            CredentialUse::Inject => "through the egress proxy",
+            CredentialUse::Release => "gets the value",
+        };
+        table.add("credential", format!("{}, {usage}", credential.name));
     }
     table.print()?;
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,9 @@ mod certificate;
 mod client;
 mod clock;
 mod common;
+mod credential;
+mod credential_get;
+mod credential_import;
 mod enroll;
 mod enroll_install;
 mod error;
@@ -92,6 +95,9 @@ enum CliSubcommand {
     /// Show, check and reload the registered agents (administrators)
     #[command(subcommand, after_long_help = examples::AGENT)]
     Agent(agent::AgentSubcommand),
+    /// Store, rotate and remove sealed credentials (administrators), and get one (agents)
+    #[command(subcommand)]
+    Credential(credential::CredentialSubcommand),
     /// Show, rotate and recover the host's keys (administrators)
     #[command(subcommand, after_long_help = examples::KEY)]
     Key(key::KeySubcommand),
@@ -139,6 +145,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Attest(arguments) => attest::run(common, &arguments).await,
         CliSubcommand::Status => status::run(common).await,
         CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,
+        CliSubcommand::Credential(subcommand) => credential::run(common, &subcommand).await,
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
         CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
         CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,

@@ -1,5 +1,5 @@
-//! Questions to the administrator: the recovery key, which is read from standard input because command line
-//! arguments would be visible to other users, and yes or no.
+//! Questions to the administrator: secrets, which are read from standard input because command line arguments
+//! would be visible to other users, and yes or no.
 
 use std::io::{self, BufRead, IsTerminal, Read, Stdin};
 use std::os::fd::AsFd;
@@ -10,8 +10,10 @@ use zeroize::Zeroizing;
 use super::error::CliError;
 use super::output::{note, note_unterminated};
 
-/// Longest accepted line in bytes; a recovery key with spaces is shorter.
-const MAX_INPUT_LEN: u64 = 256;
+/// Longest accepted line in bytes; a recovery key with spaces is shorter, and a terminal has no longer lines.
+const MAX_INPUT_LEN: u64 = 4096;
+/// Longest value of a credential in bytes.
+const MAX_VALUE_LEN: usize = 64 * 1024;
 
 /// Reads one line from standard input, from a terminal without echo.
 pub(super) fn read_recovery_key() -> Result<Zeroizing<String>, CliError> {
@@ -24,6 +26,22 @@ pub(super) fn read_recovery_key() -> Result<Zeroizing<String>, CliError> {
         read_line(&stdin)
     };
     read.map_err(read_error)
+}
+
+/// Reads the value of a credential: all of standard input, or one line of a terminal without echo.
+pub(super) fn read_credential_value() -> Result<Zeroizing<String>, CliError> {
+    let stdin = io::stdin();
+    let read = if stdin.is_terminal() {
+        note_unterminated("Value (not shown): ");
+        match NoEcho::set(&stdin) {
+            Ok(_no_echo) => read_line(&stdin),
+            Err(e) => Err(e),
+        }
+    } else {
+        let mut text = Zeroizing::new(String::with_capacity(MAX_VALUE_LEN + 2));
+        stdin.lock().take(MAX_VALUE_LEN as u64 + 2).read_to_string(&mut text).map(|_| text)
+    };
+    read.map_err(|e| CliError::Local(format!("cannot read the value: {e}")))
 }
 
 /// Whether a person can answer a question.

@@ -70,6 +70,11 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     for fault in &status.agents.faults {
         table.add("fault", format_fault(fault));
     }
+    match (&status.credentials.blocked_reason, status.credentials.stored) {
+        (Some(reason), _) => table.add("credentials", format!("not available: {reason}")),
+        (None, Some(stored)) if stored > 0 => table.add("credentials", format!("{stored} sealed")),
+        (None, _) => {}
+    }
     if let Some(problem) = &status.admin_group.problem {
         table.add("admin group", format!("{}: {problem}", status.admin_group.name));
     }

@@ -8,6 +8,7 @@ use super::admin_group::{self, AdminGroupHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
 use super::clock_monitor::{self, ClockMonitorHandle};
+use super::credential_manager::{self, CredentialHandle};
 use super::error::Error;
 use super::issuer_supervisor::{self, IssuerHandle};
 use super::logging::start_logging;
@@ -75,6 +76,7 @@ struct App {
     issuer: IssuerHandle,
     ca: CaHandle,
     clock_monitor: ClockMonitorHandle,
+    credentials: CredentialHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -99,6 +101,7 @@ impl App {
         let issuer = issuer_supervisor::spawn(parts.issuer_deps(&config, tpm_config), &mut startup);
         let ca = ca_manager::spawn(parts.ca_deps(&config, &issuer), &mut startup);
         let clock_monitor = clock_monitor::spawn(parts.clock_state.clone(), audit.clone());
+        let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -114,6 +117,7 @@ impl App {
             issuer,
             ca,
             clock_monitor,
+            credentials,
             posture,
             servers,
             admin_group,
@@ -168,7 +172,7 @@ impl App {
         self.clock_monitor.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
-        tokio::join!(self.ca.stop(), self.posture.stop(), self.issuer.stop());
+        tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());
         let tpm = tpm.borrow().clone();
         // An error of one does not keep the other from being stopped.
         let tpm_stopped = match tpm {

@@ -26,6 +26,7 @@ mod ca_messages;
 mod check;
 mod clock_monitor;
 mod component;
+mod credential_manager;
 mod error;
 mod harden;
 mod issuer_supervisor;

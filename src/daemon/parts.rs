@@ -1,12 +1,14 @@
 //! The parts that several components share, and what each component gets of them.
 
 use super::ca_manager::CaDeps;
+use super::credential_manager::CredentialDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use crate::agents::AgentRegistry;
 use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
 use crate::config::Config;
+use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
@@ -25,6 +27,7 @@ pub(super) struct Parts {
     pub clock_state: ClockState,
     agents: AgentRegistry,
     federation: Federation,
+    credentials: CredentialStore,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
     enrollment: Enrollment,
@@ -55,6 +58,7 @@ impl Parts {
         Parts {
             audit,
             clock_state: ClockState::new(clock.clone()),
+            credentials: CredentialStore::new(&paths.state, clock.clone()),
             clock,
             agents,
             federation,
@@ -106,6 +110,17 @@ impl Parts {
         }
     }
 
+    /// For the credential manager.
+    pub fn credential_deps(&self, issuer: &IssuerHandle) -> CredentialDeps {
+        CredentialDeps {
+            store: self.credentials.clone(),
+            issuer: self.issuer.clone(),
+            audit: self.audit.clone(),
+            keystore: issuer.keystore.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
+        }
+    }
+
     /// For the posture monitor.
     pub fn posture_deps(&self, config: &Config, issuer: &IssuerHandle) -> PostureDeps {
         PostureDeps {
@@ -140,6 +155,7 @@ impl Parts {
                 Rate { per_second: limits.unknown_rate, burst: limits.unknown_burst },
                 Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
             ),
+            credentials: self.credentials,
             issuer: self.issuer,
             audit: self.audit,
             audit_dir: config.paths.audit.clone(),

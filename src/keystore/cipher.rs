@@ -45,7 +45,7 @@ pub(super) fn decrypt_key(key: &[u8; 32], aad: &[u8], ciphertext: &str) -> Optio
 }
 
 /// 32 random bytes.
-pub(super) fn random_key() -> Result<Zeroizing<[u8; 32]>, Error> {
+pub fn random_key() -> Result<Zeroizing<[u8; 32]>, Error> {
     let mut key = Zeroizing::new([0; 32]);
     SystemRandom::new().fill(key.as_mut_slice()).map_err(Error::Random)?;
     Ok(key)

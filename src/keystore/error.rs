@@ -51,6 +51,11 @@ pub enum Error {
          one as well: hostbadge key recover --accept"
     )]
     RolledBackAtRecovery(Rollback),
+    /// The rows of `credentials.db` are not the ones written last.
+    #[error(
+        "{0}; put the latest copy back, or accept the credentials as they are: hostbadge credential accept"
+    )]
+    CredentialsRolledBack(Rollback),
     /// A state file was changed, or belongs to another host.
     #[error("{path}: {reason}; put it back from a backup of this host", path = path.display())]
     InvalidFile {
@@ -103,6 +108,7 @@ impl Error {
             Error::MalformedRecoveryKey(_) | Error::WrongRecoveryKey => ErrorClass::BadRequest,
             Error::RolledBack(_)
             | Error::RolledBackAtRecovery(_)
+            | Error::CredentialsRolledBack(_)
             | Error::InvalidFileAtRecovery { .. }
             | Error::UnexpectedRecoveryKey
             | Error::NoRecoveryKey

@@ -32,6 +32,8 @@ impl KekPair {
 /// key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KekDependent {
+    /// The keys of the credential compartments, in `credentials.db`.
+    Credentials,
     /// The keys of the issuing CAs, in `ca.json`.
     IssuingCas,
     /// The issuing keys, in `issuing.json`.
@@ -39,5 +41,6 @@ pub enum KekDependent {
 }
 
 impl KekDependent {
-    pub(super) const ALL: [KekDependent; 2] = [KekDependent::IssuingCas, KekDependent::IssuingKeys];
+    pub(super) const ALL: [KekDependent; 3] =
+        [KekDependent::Credentials, KekDependent::IssuingCas, KekDependent::IssuingKeys];
 }

@@ -15,7 +15,7 @@ use super::error::Error;
 use super::kek::{Kek, KekDependent, KekPair};
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
-use super::state_manifest::StateManifest;
+use super::state_manifest::{CREDENTIALS_DATABASE, DatabaseDigests, StateManifest};
 use crate::clock::Clock;
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
@@ -103,6 +103,30 @@ impl Keystore {
         let task =
             tokio::spawn(async move { state.lock().await.manifest.replace_file(&tpm, name, text).await });
         task.await.map_err(|_| Error::ShuttingDown)?
+    }
+
+    /// Changes `credentials.db` by `write`, after which its rows have this digest. The change is on disk when
+    /// this returns.
+    pub(crate) async fn write_credentials(
+        &self,
+        digest: [u8; 32],
+        write: impl FnOnce() -> Result<(), store::Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let (state, tpm) = (self.state.clone(), self.tpm.clone());
+        // In a task, as in `write_file`.
+        let task = tokio::spawn(async move {
+            state.lock().await.manifest.replace(&tpm, CREDENTIALS_DATABASE, &digest, write).await
+        });
+        task.await.map_err(|_| Error::ShuttingDown)?
+    }
+
+    /// Compares the digest of the rows of `credentials.db` with the manifest; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::CredentialsRolledBack`].
+    pub(crate) async fn verify_credentials(&self, digest: Option<&[u8; 32]>) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        state.manifest.verify_database(CREDENTIALS_DATABASE, digest).map_err(Error::CredentialsRolledBack)
     }
 
     /// Increments the TPM's counter, if an earlier change could not.
@@ -292,6 +316,8 @@ pub struct TpmMigration {
     dir: PathBuf,
     seal_file: SealFile,
     keks: KekPair,
+    /// The databases that the new manifest lists.
+    databases: DatabaseDigests,
 }
 
 impl TpmMigration {
@@ -311,7 +337,11 @@ impl TpmMigration {
         if !accept_rollback {
             StateManifest::verify_without_counter(dir, &keks).map_err(with_accept_hint)?;
         }
-        Ok(TpmMigration { dir: dir.to_owned(), seal_file, keks })
+        let databases = match accept_rollback {
+            true => StateManifest::current_databases(dir),
+            false => StateManifest::listed_databases(dir, &keks),
+        };
+        Ok(TpmMigration { dir: dir.to_owned(), seal_file, keks, databases })
     }
 
     /// The key-encryption keys in use.
@@ -330,7 +360,7 @@ impl TpmMigration {
 
     /// Makes a manifest with a counter in the new TPM. The last step, once all files are in place.
     pub async fn finish(self, tpm: &Tpm) -> Result<(), Error> {
-        StateManifest::create(tpm, &self.dir, &self.keks).await?;
+        StateManifest::create(tpm, &self.dir, &self.keks, self.databases).await?;
         Ok(())
     }
 }

@@ -4,8 +4,8 @@
 //! change. The anti-rollback manifest detects an older copy of the state directory.
 //!
 //! ```text
-//! recovery key ──┐                          ┌── issuing keys (issuing.json)
-//!                ├──> key-encryption key ───┤
+//! recovery key ──┐                          ┌── issuing keys (issuing.json), issuing CAs (ca.json)
+//!                ├──> key-encryption key ───┼── keys of credentials (credentials.db)
 //! TPM (PCRs) ────┘      (seal.json)         └── manifest key (ledger.json) ── counter in the TPM
 //! ```
 //!
@@ -21,7 +21,7 @@ mod recovery_key;
 mod seal_file;
 mod state_manifest;
 
-pub(crate) use cipher::encrypt;
+pub(crate) use cipher::{decrypt, encrypt, random_key};
 pub use error::Error;
 pub(crate) use kek::{Kek, KekDependent, KekPair};
 pub use lifecycle::Keystore;

@@ -1,4 +1,5 @@
-//! The anti-rollback manifest, `ledger.json`: the latest version of each state file.
+//! The anti-rollback manifest, `ledger.json`: the latest version of each state file, and of the rows of
+//! `credentials.db`.
 //!
 //! `ledger.json` has the SHA-256 of each tracked file and a generation, under an HMAC whose key only this
 //! host decrypts. Each change of a file increments the generation and then the TPM's counter, which cannot be
@@ -45,10 +46,16 @@ const TRACKED_FILES: [&str; 8] = [
     "signing.json",
     "tpm.json",
 ];
+/// A database is listed with the digest of its rows. It is verified by the component that uses it, so that a
+/// fault in it affects credentials alone.
+pub(super) const CREDENTIALS_DATABASE: &str = "credentials.db";
 /// The digest of a file that does not exist.
 const ABSENT: &str = "absent";
 
 const MAC_KEY_AAD: &[u8] = b"hostbadge ledger key";
+
+/// Accepted digests by name, as in the manifest.
+pub(super) type DatabaseDigests = BTreeMap<String, Vec<String>>;
 
 /// The authenticated part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +64,8 @@ struct ManifestContent {
     generation: u64,
     /// The NV index of the counter.
     counter: u32,
-    /// By file name: SHA-256 in hexadecimal, or `absent`. Two digests while a file is being replaced.
+    /// By file name: SHA-256 in hexadecimal, or `absent`. Two digests while a file is being replaced. A
+    /// database that is not listed is absent.
     files: BTreeMap<String, Vec<String>>,
 }
 
@@ -100,7 +108,7 @@ impl StateManifest {
     ) -> Result<StateManifest, Error> {
         let Some(mut manifest) = StateManifest::read(dir, keks)? else {
             if newly_provisioned || StateManifest::first_start_incomplete(tpm, dir).await? {
-                return StateManifest::create(tpm, dir, keks).await;
+                return StateManifest::create(tpm, dir, keks, DatabaseDigests::new()).await;
             }
             return Err(Error::RolledBack(Rollback::ManifestMissing));
         };
@@ -126,13 +134,19 @@ impl StateManifest {
         Ok(only_tpm_file && tpm.list_counters().await?.is_empty())
     }
 
-    /// Makes a manifest for the current directory, with a new counter.
-    pub(super) async fn create(tpm: &Tpm, dir: &Path, keks: &KekPair) -> Result<StateManifest, Error> {
+    /// Makes a manifest for the current directory, with a new counter and these databases.
+    pub(super) async fn create(
+        tpm: &Tpm,
+        dir: &Path,
+        keks: &KekPair,
+        databases: DatabaseDigests,
+    ) -> Result<StateManifest, Error> {
         let mac_key = cipher::random_key()?;
         let encrypted_mac_key = cipher::encrypt(&keks.latest, MAC_KEY_AAD, mac_key.as_slice())?;
         let files =
             TRACKED_FILES.iter().map(|name| Ok(((*name).to_owned(), vec![file_digest(&dir.join(name))?])));
-        let files = files.collect::<Result<_, store::Error>>()?;
+        let mut files = files.collect::<Result<DatabaseDigests, store::Error>>()?;
+        files.extend(databases);
         let (counter, generation) = tpm.create_counter(mac_key.clone()).await?;
         let content = ManifestContent { generation, counter, files };
         let manifest = StateManifest {
@@ -156,7 +170,24 @@ impl StateManifest {
         if let Some(previous) = StateManifest::read(dir, keks).ok().flatten() {
             tpm.remove_counter(previous.content.counter).await?;
         }
-        StateManifest::create(tpm, dir, keks).await
+        StateManifest::create(tpm, dir, keks, StateManifest::current_databases(dir)).await
+    }
+
+    /// The databases in the directory. One that is damaged is left out, and therefore rejected later.
+    pub(super) fn current_databases(dir: &Path) -> DatabaseDigests {
+        match store::CredentialRows::read(&dir.join(CREDENTIALS_DATABASE)) {
+            Ok(Some(rows)) => [(CREDENTIALS_DATABASE.to_owned(), vec![hex(&rows.digest())])].into(),
+            Ok(None) | Err(_) => DatabaseDigests::new(),
+        }
+    }
+
+    /// The databases that the manifest in the directory lists; none if it cannot be read.
+    pub(super) fn listed_databases(dir: &Path, keks: &KekPair) -> DatabaseDigests {
+        let Some(mut manifest) = StateManifest::read(dir, keks).ok().flatten() else {
+            return DatabaseDigests::new();
+        };
+        manifest.content.files.retain(|name, _| name == CREDENTIALS_DATABASE);
+        manifest.content.files
     }
 
     /// Compares the files with the manifest, without the counter, which is in another TPM.
@@ -176,9 +207,24 @@ impl StateManifest {
         contents: Vec<u8>,
     ) -> Result<(), Error> {
         debug_assert!(TRACKED_FILES.contains(&name));
+        let (digest, path) = (sha256(&contents), self.dir.join(name));
+        let write = move || {
+            store::write_atomic(&path, &contents, 0o600).map_err(|source| store::Error::Io { path, source })
+        };
+        self.replace(tpm, name, &digest, write).await
+    }
+
+    /// Changes a tracked file or database by `write`, after which it has this digest.
+    pub(super) async fn replace(
+        &mut self,
+        tpm: &Tpm,
+        name: &'static str,
+        digest: &[u8; 32],
+        write: impl FnOnce() -> Result<(), store::Error> + Send + 'static,
+    ) -> Result<(), Error> {
         // An increment whose response was late may have happened: then this change needs another generation.
         let _ = self.sync_counter(tpm).await;
-        let new_digest = HEXLOWER.encode(&sha256(&contents));
+        let new_digest = hex(digest);
         let mut content = self.content.clone();
         content.generation += u64::from(!self.counter_pending);
         let allowed_digests = content.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
@@ -188,11 +234,7 @@ impl StateManifest {
         self.save_content(&content).await?;
         // In memory only once it is on disk, so that the counter never passes the manifest on disk.
         (self.content, self.counter_pending) = (content, true);
-        let path = self.dir.join(name);
-        run_blocking(move || {
-            store::write_atomic(&path, &contents, 0o600).map_err(|source| store::Error::Io { path, source })
-        })
-        .await?;
+        run_blocking(write).await?;
         self.content.files.insert(name.to_owned(), vec![new_digest]);
         // The file is replaced, so a failure of the counter is not an error. The next `sync_counter` tries
         // again.
@@ -254,6 +296,30 @@ impl StateManifest {
         }))
     }
 
+    /// Compares the digest of a database's rows with the manifest; `None` for one that does not exist. From
+    /// now on only this digest is accepted.
+    ///
+    /// # Errors
+    /// [`Rollback::FileMissing`] or [`Rollback::FileChanged`].
+    pub(super) fn verify_database(
+        &mut self,
+        name: &'static str,
+        digest: Option<&[u8; 32]>,
+    ) -> Result<(), Rollback> {
+        let now = digest.map_or(ABSENT.to_owned(), hex);
+        let allowed_digests =
+            self.content.files.entry(name.to_owned()).or_insert_with(|| vec![ABSENT.to_owned()]);
+        if !allowed_digests.contains(&now) {
+            return Err(if digest.is_none() {
+                Rollback::FileMissing(name)
+            } else {
+                Rollback::FileChanged(name)
+            });
+        }
+        *allowed_digests = vec![now];
+        Ok(())
+    }
+
     /// Compares the files with the manifest. Returns whether a file with two accepted digests now has one.
     fn verify_files(&mut self) -> Result<bool, Error> {
         let mut narrowed = false;
@@ -287,8 +353,11 @@ impl StateManifest {
 }
 
 fn file_digest(path: &Path) -> Result<String, store::Error> {
-    let hex = |text: Vec<u8>| HEXLOWER.encode(&sha256(&text));
-    Ok(store::read_raw(path)?.map_or(ABSENT.to_owned(), hex))
+    Ok(store::read_raw(path)?.map_or(ABSENT.to_owned(), |text| hex(&sha256(&text))))
+}
+
+fn hex(digest: &[u8; 32]) -> String {
+    HEXLOWER.encode(digest)
 }
 
 /// Runs a disk operation on a blocking thread: a disk may not respond for seconds.

@@ -166,7 +166,7 @@ pub fn decide_identity(
 }
 
 /// Returns the posture that a permit states, or the description of the refusal.
-fn check_posture(mode: PostureMode, host_posture: &PostureAtDecision) -> Result<Posture, String> {
+pub(super) fn check_posture(mode: PostureMode, host_posture: &PostureAtDecision) -> Result<Posture, String> {
     match mode {
         PostureMode::Off => Ok(Posture::Off),
         PostureMode::Enforce if host_posture.posture != Posture::Accepted => Err(format!(

@@ -2,15 +2,18 @@
 //!
 //! [`decide`] is the third step of the request path: it takes an authenticated agent and returns a [`Permit`]
 //! or a [`Refusal`]. Requests are refused unless a grant allows them. `issue` and `pki` sign only from a
-//! permit ([`Permit`], [`JwtSvidPermit`], [`IdentityPermit`]), and only this module constructs one.
+//! permit ([`Permit`], [`JwtSvidPermit`], [`IdentityPermit`]), `credentials` releases only from a
+//! [`CredentialPermit`], and only this module constructs one.
 
 mod admin;
+mod credential;
 mod decision;
 mod jwt_svid;
 mod rate_limit;
 mod refusal;
 
 pub use admin::{AdminGroupProblem, AdminPolicy};
+pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
 pub use decision::{IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use rate_limit::{Limiter, Rate, RateLimitKey, RateLimited};

@@ -64,7 +64,9 @@ pub struct Refusal {
     /// The agent, if the caller was identified as one.
     pub agent: Option<AgentName>,
     /// The requested audience.
-    pub audience: Option<String>,
+    pub audience: Option<Box<str>>,
+    /// The requested credential, by name.
+    pub credential: Option<Box<str>>,
     /// When a retry can succeed, if that is known.
     pub retry_after: Option<Duration>,
     /// Number of refusals under the same [`RateLimitKey`](super::RateLimitKey) since the last audit record;
@@ -81,6 +83,7 @@ impl Refusal {
             peer: None,
             agent: None,
             audience: None,
+            credential: None,
             retry_after: None,
             suppressed: 0,
         }
@@ -100,7 +103,13 @@ impl Refusal {
 
     /// Adds the requested audience.
     pub fn with_audience(mut self, audience: &str) -> Refusal {
-        self.audience = Some(audience.to_owned());
+        self.audience = Some(audience.into());
+        self
+    }
+
+    /// Adds the name of the requested credential.
+    pub fn with_credential(mut self, credential: &str) -> Refusal {
+        self.credential = Some(credential.into());
         self
     }
 }

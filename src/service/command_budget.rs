@@ -33,6 +33,8 @@ pub enum StateCommand {
     AcceptPosture,
     /// The acceptance of the clock's time.
     AcceptClock,
+    /// A change of a sealed credential.
+    ChangeCredential,
 }
 
 /// A command is beyond its bound.
@@ -77,6 +79,7 @@ impl StateCommand {
             | StateCommand::InstallCertificate
             | StateCommand::AcceptPosture
             | StateCommand::AcceptClock => (12, 48),
+            StateCommand::ChangeCredential => (60, 240),
         }
     }
 }

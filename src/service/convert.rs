@@ -1,13 +1,17 @@
 //! Wire types made from the types of the modules below.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::error::{AdminError, RequestError};
-use crate::agents::{self, AgentChanges, AgentEntry, Algorithm, Assurance, Grant, LoadStatus, Selectors};
+use crate::agents::{
+    self, AgentChanges, AgentEntry, Algorithm, Assurance, CredentialGrant, Grant, LoadStatus, Selectors,
+};
 use crate::audit::Recorded;
 use crate::config::PostureMode;
+use crate::credentials::{CredentialReport, ReleasedCredential, VersionReport};
 use crate::enroll::{self, pem};
 use crate::issue::{self, AccessToken, CertificateReport, HostIdentity, Introspection, KeyReport};
 use crate::keystore;
@@ -15,8 +19,11 @@ use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
 use crate::policy::ErrorCode;
 use crate::posture::Posture;
-use crate::wire::admin::{Agent, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
+use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
+use crate::wire::credentials::{
+    CredentialUse, CredentialUser, ReleaseResponse, StoredCredential, StoredVersion,
+};
 use crate::wire::error::{ErrorResponse, Fault};
 use crate::wire::host::{self, TpmKind};
 use crate::wire::keys::{Key, KeyState, NextStep, RotateResponse, RotationOutcome};
@@ -106,6 +113,65 @@ impl From<&AgentEntry> for Agent {
             tenant: entry.tenant.clone(),
             selectors: AgentSelectors::from(&entry.selectors),
             grants: entry.grants.iter().map(AgentGrant::from).collect(),
+            credentials: entry.credentials.iter().map(AgentCredential::from).collect(),
+        }
+    }
+}
+
+impl From<&CredentialGrant> for AgentCredential {
+    fn from(credential: &CredentialGrant) -> Self {
+        AgentCredential {
+            name: credential.name.clone(),
+            usage: credential.usage.into(),
+            posture: credential.posture.map(Into::into),
+        }
+    }
+}
+
+impl From<agents::CredentialUse> for CredentialUse {
+    fn from(usage: agents::CredentialUse) -> Self {
+        match usage {
+            agents::CredentialUse::Inject => CredentialUse::Inject,
+            agents::CredentialUse::Release => CredentialUse::Release,
+        }
+    }
+}
+
+impl<'a> From<&'a Recorded<ReleasedCredential>> for ReleaseResponse<'a> {
+    fn from(released: &'a Recorded<ReleasedCredential>) -> Self {
+        let released = released.get();
+        ReleaseResponse {
+            name: Cow::Borrowed(released.permit().name()),
+            value: Cow::Borrowed(released.value().as_str()),
+            version: released.version(),
+            expires_at: released.expires(),
+        }
+    }
+}
+
+impl StoredCredential {
+    /// The report with those of the registered agents that may use the credential.
+    pub(super) fn new<'a>(
+        report: &CredentialReport,
+        agents: impl Iterator<Item = &'a Arc<AgentEntry>>,
+    ) -> StoredCredential {
+        let may_use = |entry: &'a Arc<AgentEntry>| {
+            let granted = entry.credentials.iter().find(|credential| credential.name == report.name)?;
+            let user = CredentialUser { agent: entry.name.to_string(), usage: granted.usage.into() };
+            (entry.tenant == report.tenant).then_some(user)
+        };
+        let version = |version: &VersionReport| StoredVersion {
+            version: version.version,
+            created: version.created,
+            expires_at: version.expires,
+            destroyed_at: version.retires,
+            size: version.size,
+        };
+        StoredCredential {
+            name: report.name.clone(),
+            tenant: report.tenant.clone(),
+            versions: report.versions.iter().map(version).collect(),
+            agents: agents.filter_map(may_use).collect(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::command_budget::BudgetExceeded;
 use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
+use crate::credentials;
 use crate::error_class::ErrorClass;
 use crate::issue::{self, KeyCommandError};
 use crate::peer::InspectError;
@@ -72,6 +73,9 @@ pub enum AdminError {
     /// An enrollment step failed.
     #[error(transparent)]
     Enrollment(#[from] issue::Error),
+    /// A command on sealed credentials failed.
+    #[error(transparent)]
+    Credentials(#[from] credentials::Error),
     /// The audit log cannot be read.
     #[error("the audit log cannot be read: {0}")]
     ReadAudit(#[source] io::Error),
@@ -167,6 +171,7 @@ impl AdminError {
             AdminError::Keys(error) => error.class(),
             AdminError::Posture(error) => error.class(),
             AdminError::Enrollment(error) => error.class(),
+            AdminError::Credentials(error) => error.class(),
             AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,
         }
     }

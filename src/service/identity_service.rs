@@ -11,6 +11,7 @@ use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
 use crate::clock::{Clock, ClockState, Timestamp};
+use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
 use crate::pki::CertificateIssuer;
@@ -27,6 +28,8 @@ pub struct ServiceDeps {
     pub federation: Federation,
     /// Rates of agents and of unknown callers.
     pub limiter: Limiter,
+    /// The sealed credentials, once they are available.
+    pub credentials: CredentialStore,
     /// The issuing keys, once they are loaded.
     pub issuer: Issuer,
     /// The audit log.

@@ -23,6 +23,7 @@ mod certificates;
 mod clock;
 mod command_budget;
 mod convert;
+mod credentials;
 mod documents;
 mod enrollment;
 mod error;

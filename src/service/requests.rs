@@ -12,6 +12,7 @@ use crate::issue::{self, EvidenceFormat, Nonce, ValidationRequest};
 use crate::policy::{self, JwtSvidRequest, MAX_AUDIENCES};
 use crate::verify;
 use crate::wire::agent::{self, CertificateRequest, Ttl};
+use crate::wire::credentials::ReleaseRequest;
 
 /// Longest audience, scope list and agent name of a request, in bytes. Those of `agents.d` are shorter, so a
 /// longer one matches nothing.
@@ -75,6 +76,21 @@ pub(super) fn certificate_request(
         agent: request.agent.map(agent_name).transpose()?,
         ttl: request.ttl.map(lifetime).transpose()?,
         csr: request.csr,
+    })
+}
+
+pub(super) fn credential_request(
+    request: ReleaseRequest<'_>,
+) -> Result<policy::CredentialRequest, InvalidRequest> {
+    if !agents::is_credential_name(&request.name) {
+        return Err(InvalidRequest::new(
+            "name must be a credential's name: a-z 0-9 . _ -, at most 63 characters",
+        ));
+    }
+    Ok(policy::CredentialRequest {
+        name: request.name.into_owned(),
+        version: request.version,
+        agent: request.agent.map(agent_name).transpose()?,
     })
 }
 

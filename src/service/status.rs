@@ -8,8 +8,8 @@ use crate::peer;
 use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
-    AdminGroupStatus, AgentsStatus, AuditStatus, FederationStatus, HostNames, JournalStatus, StatusResponse,
-    TpmStatus, WorkersStatus,
+    AdminGroupStatus, AgentsStatus, AuditStatus, CredentialsStatus, FederationStatus, HostNames,
+    JournalStatus, StatusResponse, TpmStatus, WorkersStatus,
 };
 
 impl IdentityService {
@@ -41,6 +41,10 @@ impl IdentityService {
             issuer_blocked_reason: issuer_state.is_none().then(|| self.unavailable_reason()),
             keys: keys.filter(|key| key.state != KeyState::Destroyed).collect(),
             rsa_blocked_reason: deps.tpm_signer.rsa_blocked_reason.borrow().clone(),
+            credentials: CredentialsStatus {
+                stored: deps.credentials.reports().ok().map(|reports| reports.len()),
+                blocked_reason: deps.credentials.blocked_reason().borrow().clone(),
+            },
             agents: AgentsStatus::from(&*deps.agents.load_status()),
             admin_group: AdminGroupStatus {
                 name: deps.admin_policy.admin_group.clone(),

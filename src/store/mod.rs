@@ -1,10 +1,12 @@
-//! State files: versioned JSON, replaced atomically, and the lock of the state directory.
+//! State files: versioned JSON, replaced atomically; databases; and the lock of the state directory.
 //!
 //! A file is replaced by writing a temporary file beside it, fsync, rename, and fsync of the directory, so
-//! readers see either the old or the new content, also after a crash. The module does not depend on what is
-//! stored.
+//! readers see either the old or the new content, also after a crash. What grows row by row is in a database:
+//! this is the only module that uses SQLite.
 
 mod atomic;
+mod credential_rows;
+mod database;
 mod lock;
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -18,6 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::error_class::ErrorClass;
 
 pub use atomic::{remove_temp_files, write_atomic};
+pub use credential_rows::{CompartmentRow, CredentialRow, CredentialRows};
 pub use lock::DirLock;
 
 /// Upper bound on the size of a state file in bytes, well above what hostbadge writes.

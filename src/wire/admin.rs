@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::agent::Peer;
 use super::clock::ClockSync;
+use super::credentials::CredentialUse;
 use super::error::Fault;
 use super::host::{Posture, PostureMode};
 use crate::clock::Timestamp;
@@ -30,6 +31,23 @@ pub struct Agent {
     pub selectors: AgentSelectors,
     /// What the agent may ask for.
     pub grants: Vec<AgentGrant>,
+    /// The sealed credentials that the agent may use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<AgentCredential>,
+}
+
+/// A sealed credential that an agent may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AgentCredential {
+    /// The credential's name.
+    pub name: String,
+    /// How the agent may use it.
+    #[serde(rename = "use")]
+    pub usage: CredentialUse,
+    /// The effect of the host's posture; absent where the host's configuration decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posture: Option<PostureMode>,
 }
 
 /// Conditions that a process has to meet. An absent one does not matter.
@@ -194,6 +212,12 @@ pub struct AuditRecord {
     /// Scopes, separated by spaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// Name of the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    /// Version of the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_version: Option<u64>,
     /// `jti` of the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,

@@ -14,6 +14,7 @@ pub mod admin;
 pub mod agent;
 pub mod clock;
 pub mod comparison;
+pub mod credentials;
 pub mod enroll;
 pub mod error;
 pub mod host;

@@ -9,7 +9,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::{admin, agent, clock, comparison, enroll, error, keys, posture, status};
+use super::{admin, agent, clock, comparison, credentials, enroll, error, keys, posture, status};
 use crate::clock::Timestamp;
 
 /// Schemas of the document that are not types of `wire`, because they have a specification of their own.
@@ -81,6 +81,10 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();
     requests.subschema_for::<agent::TokenRequest<'_>>();
+    requests.subschema_for::<credentials::PutCredentialRequest>();
+    requests.subschema_for::<credentials::ReleaseRequest<'_>>();
+    requests.subschema_for::<credentials::RemoveCredentialRequest>();
+    requests.subschema_for::<credentials::RotateCredentialRequest>();
     requests.subschema_for::<enroll::CredentialRequest>();
     requests.subschema_for::<enroll::InstallRequest>();
     requests.subschema_for::<keys::ConfirmRecoveryKeyRequest>();
@@ -102,6 +106,11 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::WhoamiResponse>();
     responses.subschema_for::<clock::ClockStatus>();
     responses.subschema_for::<comparison::WhyResponse>();
+    responses.subschema_for::<credentials::AcceptCredentialsResponse>();
+    responses.subschema_for::<credentials::PutCredentialResponse>();
+    responses.subschema_for::<credentials::ReleaseResponse<'_>>();
+    responses.subschema_for::<credentials::RemoveCredentialResponse>();
+    responses.subschema_for::<credentials::StoredCredential>();
     responses.subschema_for::<enroll::CredentialResponse>();
     responses.subschema_for::<error::ErrorResponse>();
     responses.subschema_for::<keys::KeysResponse>();

@@ -45,6 +45,8 @@ pub struct StatusResponse {
     pub rsa_blocked_reason: Option<String>,
     /// The registered agents.
     pub agents: AgentsStatus,
+    /// The sealed credentials.
+    pub credentials: CredentialsStatus,
     /// The group of administrators.
     pub admin_group: AdminGroupStatus,
     /// The bundles of other trust domains.
@@ -62,6 +64,16 @@ pub struct StatusResponse {
     pub workers: WorkersStatus,
     /// Open connections of the agent socket and the workload socket.
     pub connections: usize,
+}
+
+/// The sealed credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CredentialsStatus {
+    /// Number of credentials; `null` while they are not available.
+    pub stored: Option<usize>,
+    /// Why they are not available; `null` where they are.
+    pub blocked_reason: Option<String>,
 }
 
 /// The threads that serve connections.

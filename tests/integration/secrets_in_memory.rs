@@ -224,3 +224,31 @@ fn opened_credentials_are_forgotten() {
     let forms = vec![secret.to_vec(), BASE64.encode(secret).into_bytes()];
     assert_forgotten(&host, &[Secret { what: "the secret of a credential", forms }]);
 }
+
+#[test]
+fn values_of_sealed_credentials_are_forgotten() {
+    let mut host = Host::new();
+    let grant = "[[credential]]\nname = \"github\"\nuse = \"release\"\n";
+    host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{grant}"));
+    host.start();
+    assert_search_finds(&host);
+    let values = ["first", "second", "third"].map(|which| format!("the {which} value {}", which.repeat(400)));
+    let admin = |path: &str, body: serde_json::Value| {
+        let response = host.admin().post(path, &body);
+        assert_eq!(response.status, 200, "{}", response.text());
+    };
+    let release = |expected: &str| {
+        let response = host.post("/v1/credential", json!({ "name": "github" }));
+        assert_eq!(response.json()["value"], expected);
+    };
+    admin("/v1/credentials/put", json!({ "name": "github", "value": values[0] }));
+    release(&values[0]);
+    admin("/v1/credentials/rotate", json!({ "name": "github", "value": values[1], "overlap": 60 }));
+    release(&values[1]);
+    admin("/v1/credentials/remove", json!({ "name": "github" }));
+    // A request that is refused had its value in memory too.
+    let refused =
+        host.admin().post("/v1/credentials/rotate", &json!({ "name": "github", "value": values[2] }));
+    assert_eq!(refused.status, 422);
+    assert_forgotten(&host, &values.map(|value| Secret::text("the value of a credential", &value)));
+}

@@ -1,0 +1,73 @@
+//! The table `[[credential]]`: which sealed credentials an agent may use.
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::config::{Diagnostic, Key, Kind, PostureMode, SourceFile};
+
+use super::name::is_valid_name;
+
+/// Permission to use one sealed credential of the agent's tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CredentialGrant {
+    /// The credential's name, which has the form of an agent name.
+    pub name: String,
+    /// How the agent may use it.
+    #[serde(rename = "use")]
+    pub usage: CredentialUse,
+    /// How the host's posture affects the permission; `None` applies the host's configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub posture: Option<PostureMode>,
+}
+
+/// How an agent may use a credential.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialUse {
+    /// The egress proxy adds it to the agent's requests; the agent does not get the value.
+    #[default]
+    Inject,
+    /// The agent gets the value.
+    Release,
+}
+
+/// The table `[[credential]]` as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCredential {
+    name: Option<Spanned<String>>,
+    #[serde(default, rename = "use")]
+    usage: CredentialUse,
+    posture: Option<PostureMode>,
+}
+
+impl RawCredential {
+    pub(super) const KEYS: &[Key] = &[
+        Key::required("name", Kind::Text("\"github-bot\"")),
+        Key::optional("use", Kind::Choice(&["inject", "release"])),
+        Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
+    ];
+
+    /// Checks the table and appends its faults. With faults, the returned value is not used. `None` if the
+    /// name is missing, which is a fault of the schema.
+    pub(super) fn validate(
+        self,
+        source: &SourceFile,
+        faults: &mut Vec<Diagnostic>,
+    ) -> Option<CredentialGrant> {
+        let name = self.name?;
+        if !is_credential_name(name.get_ref()) {
+            faults.push(source.diagnostic(
+                name.span(),
+                "the name of a credential must have the form of an agent name: a-z 0-9 . _ -, at most 63 \
+                 characters",
+            ));
+        }
+        Some(CredentialGrant { name: name.into_inner(), usage: self.usage, posture: self.posture })
+    }
+}
+
+/// Checks that `text` has the form of a credential's name, which is that of an agent name.
+pub(crate) fn is_credential_name(text: &str) -> bool {
+    is_valid_name(text)
+}

@@ -1,0 +1,252 @@
+//! Changes of the stored credentials: computed in memory, and then written as one transaction.
+
+use std::time::Duration;
+
+use super::compartment::Compartment;
+use super::error::Error;
+use super::open::{OpenCredentials, has_passed};
+use super::value::SecretValue;
+use crate::clock::Timestamp;
+use crate::keystore::Kek;
+use crate::store::CredentialRow;
+
+/// Credentials of a host.
+const MAX_CREDENTIALS: usize = 1024;
+/// Versions of one credential.
+const MAX_VERSIONS: usize = 8;
+/// Bytes of all ciphertexts, which are in memory.
+const MAX_TOTAL_SIZE: usize = 16 * 1024 * 1024;
+
+/// From when on a version is not released.
+pub type Expiry = Option<Timestamp>;
+
+/// A version to be stored.
+pub struct NewVersion {
+    /// The tenant; empty where the credential has none.
+    pub tenant: String,
+    /// The credential's name.
+    pub name: String,
+    /// Its value.
+    pub value: SecretValue,
+    /// From when on it is not released; `None` where it does not expire.
+    pub expires: Expiry,
+}
+
+impl OpenCredentials {
+    /// Adds the first version of a credential. `kek` encrypts the key of a compartment that is new.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], [`Error::ExpiresInThePast`], [`Error::LimitReached`].
+    pub(super) fn put(
+        &mut self,
+        new: &NewVersion,
+        host_id: &str,
+        kek: &Kek,
+        now: Timestamp,
+    ) -> Result<u64, Error> {
+        if !self.versions(&new.tenant, &new.name).is_empty() {
+            return Err(Error::AlreadyExists);
+        }
+        let key = |row: &CredentialRow| (row.tenant.clone(), row.name.clone());
+        let stored = self.rows.credentials.chunk_by(|a, b| key(a) == key(b)).count();
+        if stored >= MAX_CREDENTIALS {
+            return Err(Error::LimitReached("this host has 1024 credentials, which is the most"));
+        }
+        if !self.compartments.contains_key(&new.tenant) {
+            let compartment = Compartment::create(&new.tenant, host_id)?;
+            let row = compartment.to_row(kek)?;
+            let at = self.rows.compartments.partition_point(|other| other.tenant < row.tenant);
+            self.rows.compartments.insert(at, row);
+            self.compartments.insert(new.tenant.clone(), compartment);
+        }
+        self.insert(new, 1, now)?;
+        Ok(1)
+    }
+
+    /// Adds a version, which is released from now on. The previous ones are destroyed now, or after
+    /// `overlap`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCredential`], [`Error::ExpiresInThePast`], [`Error::LimitReached`].
+    pub(super) fn rotate(
+        &mut self,
+        new: &NewVersion,
+        overlap: Duration,
+        now: Timestamp,
+    ) -> Result<u64, Error> {
+        let versions = self.versions(&new.tenant, &new.name);
+        let latest = versions.last().ok_or(Error::UnknownCredential)?.version;
+        if !overlap.is_zero() && versions.len() >= MAX_VERSIONS {
+            return Err(Error::LimitReached("this credential has 8 versions, which is the most"));
+        }
+        let retires = now.after(overlap).as_secs();
+        for row in self.rows.credentials.iter_mut() {
+            if (&row.tenant, &row.name) == (&new.tenant, &new.name) {
+                row.retires = Some(row.retires.map_or(retires, |earlier| earlier.min(retires)));
+            }
+        }
+        self.retire_due(now);
+        self.insert(new, latest + 1, now)?;
+        Ok(latest + 1)
+    }
+
+    /// Removes a credential, or one of its versions. Returns the versions that were removed.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCredential`], [`Error::UnknownVersion`].
+    pub(super) fn remove(
+        &mut self,
+        tenant: &str,
+        name: &str,
+        version: Option<u64>,
+    ) -> Result<Vec<u64>, Error> {
+        let versions: Vec<u64> = self.versions(tenant, name).iter().map(|row| row.version).collect();
+        let removed = match version {
+            _ if versions.is_empty() => return Err(Error::UnknownCredential),
+            Some(version) if !versions.contains(&version) => return Err(Error::UnknownVersion(version)),
+            Some(version) => vec![version],
+            None => versions,
+        };
+        let is_removed = |row: &CredentialRow| {
+            (row.tenant.as_str(), row.name.as_str()) == (tenant, name) && removed.contains(&row.version)
+        };
+        self.rows.credentials.retain(|row| !is_removed(row));
+        Ok(removed)
+    }
+
+    /// Removes the versions whose overlap has ended. Returns them, without their values.
+    pub(super) fn retire_due(&mut self, now: Timestamp) -> Vec<CredentialRow> {
+        let is_due = |row: &CredentialRow| has_passed(row.retires, now);
+        let due = self.rows.credentials.iter().filter(|row| is_due(row)).cloned().collect();
+        self.rows.credentials.retain(|row| !is_due(row));
+        due
+    }
+
+    /// Encrypts the keys of all compartments under `kek`.
+    pub(super) fn rewrap(&mut self, kek: &Kek) -> Result<(), Error> {
+        self.rows.compartments = self
+            .compartments
+            .values()
+            .map(|compartment| compartment.to_row(kek))
+            .collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn insert(&mut self, new: &NewVersion, version: u64, now: Timestamp) -> Result<(), Error> {
+        let NewVersion { tenant, name, value, expires } = new;
+        if expires.is_some_and(|expires| expires <= now) {
+            return Err(Error::ExpiresInThePast);
+        }
+        let compartment = self.compartments.get(tenant).ok_or(Error::Undecryptable)?;
+        let row = CredentialRow {
+            tenant: tenant.clone(),
+            name: name.clone(),
+            version,
+            created: now.as_secs(),
+            expires: expires.map(Timestamp::as_secs),
+            retires: None,
+            size: value.as_str().len() as u64,
+            ciphertext: compartment.encrypt(name, version, value)?,
+        };
+        let total: usize = self.rows.credentials.iter().map(|row| row.ciphertext.len()).sum();
+        if total + row.ciphertext.len() > MAX_TOTAL_SIZE {
+            return Err(Error::LimitReached("the credentials of this host would have more than 16 MiB"));
+        }
+        let at = self.rows.credentials.partition_point(|other| *other < row);
+        self.rows.credentials.insert(at, row);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::keystore::KekPair;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
+
+    fn new(tenant: &str, name: &str, value: &str) -> NewVersion {
+        let value = SecretValue::new(Zeroizing::new(value.to_owned())).unwrap();
+        NewVersion { tenant: tenant.into(), name: name.into(), value, expires: None }
+    }
+
+    fn put(open: &mut OpenCredentials, new: &NewVersion) -> Result<u64, Error> {
+        open.put(new, "host", &Kek::default(), NOW)
+    }
+
+    fn value(
+        open: &OpenCredentials,
+        tenant: &str,
+        name: &str,
+        version: Option<u64>,
+        now: Timestamp,
+    ) -> Result<String, Error> {
+        open.find(tenant, name, version, now)
+            .and_then(|row| open.decrypt(row))
+            .map(|value| value.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_credential_exists_once_in_each_tenant() {
+        let mut open = OpenCredentials::default();
+        assert_eq!(put(&mut open, &new("", "a", "1")).unwrap(), 1);
+        assert!(matches!(put(&mut open, &new("", "a", "2")), Err(Error::AlreadyExists)));
+        put(&mut open, &new("t", "a", "3")).unwrap();
+        assert_eq!(value(&open, "", "a", None, NOW).unwrap(), "1");
+        assert_eq!(value(&open, "t", "a", None, NOW).unwrap(), "3");
+        assert!(matches!(value(&open, "u", "a", None, NOW), Err(Error::UnknownCredential)));
+        let keks = KekPair { latest: Kek::default(), previous: None };
+        let read_again = OpenCredentials::new(open.rows.clone(), &keks).unwrap();
+        assert_eq!(value(&read_again, "t", "a", None, NOW).unwrap(), "3");
+    }
+
+    #[test]
+    fn a_rotated_version_is_available_until_its_overlap_ends() {
+        let mut open = OpenCredentials::default();
+        put(&mut open, &new("", "a", "old")).unwrap();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(open.rotate(&new("", "a", "new"), hour, NOW).unwrap(), 2);
+        assert_eq!(value(&open, "", "a", None, NOW).unwrap(), "new");
+        assert_eq!(value(&open, "", "a", Some(1), NOW).unwrap(), "old");
+        assert!(matches!(value(&open, "", "a", Some(1), NOW.after(hour)), Err(Error::UnknownVersion(1))));
+        assert!(open.retire_due(NOW).is_empty());
+        assert_eq!(open.retire_due(NOW.after(hour)).len(), 1);
+        assert_eq!(open.rotate(&new("", "a", "newest"), Duration::ZERO, NOW).unwrap(), 3);
+        assert_eq!(open.versions("", "a").len(), 1);
+        assert!(matches!(open.rotate(&new("", "b", "x"), hour, NOW), Err(Error::UnknownCredential)));
+    }
+
+    #[test]
+    fn an_expired_credential_is_not_released() {
+        let mut open = OpenCredentials::default();
+        let expiring = NewVersion { expires: Some(NOW.after(Duration::from_secs(60))), ..new("", "a", "x") };
+        put(&mut open, &expiring).unwrap();
+        assert!(value(&open, "", "a", None, NOW.after(Duration::from_secs(59))).is_ok());
+        assert!(matches!(
+            value(&open, "", "a", None, NOW.after(Duration::from_secs(60))),
+            Err(Error::Expired(_))
+        ));
+        let expired = NewVersion { expires: Some(NOW), ..new("", "b", "x") };
+        assert!(matches!(put(&mut open, &expired), Err(Error::ExpiresInThePast)));
+    }
+
+    #[test]
+    fn versions_and_sizes_are_bounded() {
+        let mut open = OpenCredentials::default();
+        put(&mut open, &new("", "a", "x")).unwrap();
+        let hour = Duration::from_secs(3600);
+        for _ in 1..MAX_VERSIONS {
+            open.rotate(&new("", "a", "x"), hour, NOW).unwrap();
+        }
+        assert!(matches!(open.rotate(&new("", "a", "x"), hour, NOW), Err(Error::LimitReached(_))));
+        assert_eq!(open.remove("", "a", Some(3)).unwrap(), [3]);
+        assert!(matches!(open.remove("", "a", Some(3)), Err(Error::UnknownVersion(3))));
+        assert_eq!(open.remove("", "a", None).unwrap().len(), MAX_VERSIONS - 1);
+        assert!(matches!(open.remove("", "a", None), Err(Error::UnknownCredential)));
+        let large = "x".repeat(super::super::value::MAX_VALUE_LEN);
+        let refused = (0..300).find_map(|index| put(&mut open, &new("", &format!("n{index}"), &large)).err());
+        assert!(matches!(refused, Some(Error::LimitReached(_))));
+    }
+}

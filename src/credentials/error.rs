@@ -1,0 +1,59 @@
+//! Why a credential cannot be stored or released. The texts are for administrators and agents.
+
+use crate::clock::Timestamp;
+use crate::error_class::ErrorClass;
+use crate::{keystore, store};
+
+/// A failure of the credential store. No text contains a value.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database is not open. The text is the reason, with the remedy.
+    #[error("the credentials of this host are not available: {0}")]
+    NotOpen(String),
+    /// There is no credential of this name in the tenant.
+    #[error("this host has no credential of this name")]
+    UnknownCredential,
+    /// The credential does not have this version, or no longer.
+    #[error("this credential has no version {0}")]
+    UnknownVersion(u64),
+    /// The credential was to be created, and exists.
+    #[error("this credential exists; hostbadge credential rotate stores a new version of it")]
+    AlreadyExists,
+    /// All versions that may be released have expired.
+    #[error("this credential expired at {0}")]
+    Expired(Timestamp),
+    /// The credential would expire before it could be used.
+    #[error("the credential would have expired already")]
+    ExpiresInThePast,
+    /// More credentials, versions or bytes than a host may have.
+    #[error("{0}")]
+    LimitReached(&'static str),
+    /// A ciphertext that none of this host's keys decrypts.
+    #[error("a key or value in credentials.db cannot be decrypted; put credentials.db back from a backup")]
+    Undecryptable,
+    /// The keystore failed.
+    #[error(transparent)]
+    Keystore(#[from] keystore::Error),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A blocking task ended without a result.
+    #[error("the operation was not completed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    /// What this failure means for the caller of a request.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Error::UnknownCredential | Error::UnknownVersion(_) | Error::ExpiresInThePast => {
+                ErrorClass::BadRequest
+            }
+            Error::AlreadyExists | Error::Expired(_) | Error::LimitReached(_) => ErrorClass::Conflict,
+            Error::NotOpen(_) => ErrorClass::Unavailable,
+            Error::Keystore(error) => error.class(),
+            Error::Store(error) => error.class(),
+            Error::Undecryptable | Error::Task(_) => ErrorClass::Internal,
+        }
+    }
+}

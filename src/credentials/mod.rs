@@ -1,0 +1,27 @@
+//! Credentials of others that agents use: API keys, passwords, refresh tokens.
+//!
+//! A value is encrypted (AES-256-GCM) under the key of its tenant's compartment, which is encrypted under the
+//! key-encryption key that only this host's TPM unseals. The associated data of a value are its tenant, its
+//! name, its version and the host. `credentials.db` has ciphertext only; the state manifest lists the digest
+//! of its rows, so that an older copy of the database is rejected.
+//!
+//! ```text
+//! key-encryption key (TPM) ──> compartment key, one for each tenant ──> value, one for each version
+//! ```
+//!
+//! [`CredentialStore::release`] decrypts a value, and takes a [`CredentialPermit`](crate::policy::CredentialPermit),
+//! which only `policy` constructs.
+
+mod change;
+mod compartment;
+mod error;
+mod open;
+mod report;
+mod store;
+mod value;
+
+pub use change::{Expiry, NewVersion};
+pub use error::Error;
+pub use report::{CredentialReport, VersionReport};
+pub use store::{CredentialStore, NotReleased, ReleasedCredential};
+pub use value::{InvalidValue, MAX_VALUE_LEN, SecretValue};

@@ -1,0 +1,85 @@
+//! The credentials of an open database, in memory: ciphertext and the keys of the compartments.
+
+use std::collections::BTreeMap;
+
+use super::compartment::Compartment;
+use super::error::Error;
+use super::value::SecretValue;
+use crate::clock::Timestamp;
+use crate::keystore::KekPair;
+use crate::store::{CredentialRow, CredentialRows};
+
+/// The credentials at one moment.
+#[derive(Clone, Default)]
+pub(super) struct OpenCredentials {
+    /// As in the database.
+    pub rows: CredentialRows,
+    /// By tenant.
+    pub compartments: BTreeMap<String, Compartment>,
+}
+
+impl OpenCredentials {
+    /// Decrypts the keys of the compartments.
+    ///
+    /// # Errors
+    /// [`Error::Undecryptable`].
+    pub fn new(rows: CredentialRows, keks: &KekPair) -> Result<OpenCredentials, Error> {
+        let compartments = rows
+            .compartments
+            .iter()
+            .map(|row| Ok((row.tenant.clone(), Compartment::from_row(row, keks)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(OpenCredentials { rows, compartments })
+    }
+
+    /// The versions of a credential, the latest last.
+    pub fn versions(&self, tenant: &str, name: &str) -> &[CredentialRow] {
+        let rows = &self.rows.credentials;
+        let key = |row: &CredentialRow| (row.tenant.as_str(), row.name.as_str()).cmp(&(tenant, name));
+        let start = rows.partition_point(|row| key(row).is_lt());
+        let end = rows.partition_point(|row| key(row).is_le());
+        &rows[start..end]
+    }
+
+    /// The version that is released: the latest, or the requested one, if it is in force.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCredential`], [`Error::UnknownVersion`], [`Error::Expired`].
+    pub fn find(
+        &self,
+        tenant: &str,
+        name: &str,
+        version: Option<u64>,
+        now: Timestamp,
+    ) -> Result<&CredentialRow, Error> {
+        let versions = self.versions(tenant, name);
+        let latest = versions.last().ok_or(Error::UnknownCredential)?;
+        let row = match version {
+            None => latest,
+            Some(version) => {
+                let found =
+                    versions.iter().find(|row| row.version == version && !has_passed(row.retires, now));
+                found.ok_or(Error::UnknownVersion(version))?
+            }
+        };
+        match row.expires {
+            Some(expires) if has_passed(row.expires, now) => {
+                Err(Error::Expired(Timestamp::from_secs(expires)))
+            }
+            _ => Ok(row),
+        }
+    }
+
+    /// Decrypts the value of a row of this database.
+    ///
+    /// # Errors
+    /// [`Error::Undecryptable`].
+    pub fn decrypt(&self, row: &CredentialRow) -> Result<SecretValue, Error> {
+        self.compartments.get(&row.tenant).ok_or(Error::Undecryptable)?.decrypt(row)
+    }
+}
+
+/// Whether a time in seconds has passed.
+pub(super) fn has_passed(time: Option<u64>, now: Timestamp) -> bool {
+    time.is_some_and(|time| Timestamp::from_secs(time) <= now)
+}

@@ -1,0 +1,269 @@
+//! The credential store: the open database, its changes, and the release of values.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Mutex, watch};
+
+use super::change::NewVersion;
+use super::error::Error;
+use super::open::{OpenCredentials, has_passed};
+use super::report::{CredentialReport, reports};
+use super::value::SecretValue;
+use crate::clock::{Clock, Timestamp};
+use crate::keystore::{Kek, KekDependent, KekPair, Keystore};
+use crate::policy::CredentialPermit;
+use crate::store::{CredentialRow, CredentialRows};
+
+const FILE_NAME: &str = "credentials.db";
+
+/// The sealed credentials of this host. Clones share the state.
+#[derive(Clone)]
+pub struct CredentialStore(Arc<StoreState>);
+
+struct StoreState {
+    path: PathBuf,
+    clock: Clock,
+    /// `None` until the database is open. Releases read it without a lock.
+    open: ArcSwapOption<OpenCredentials>,
+    /// Why the database is not open; `None` where it is.
+    blocked_reason: watch::Sender<Option<String>>,
+    /// Serializes changes; what they need, once it is there.
+    host: Mutex<Option<Host>>,
+}
+
+/// What a change needs.
+#[derive(Clone)]
+struct Host {
+    keystore: Arc<Keystore>,
+    id: String,
+}
+
+/// A value that an agent gets, before it is recorded. Only [`CredentialStore::release`] makes one.
+#[derive(Debug)]
+pub struct ReleasedCredential {
+    permit: CredentialPermit,
+    version: u64,
+    expires: Option<Timestamp>,
+    value: SecretValue,
+}
+
+/// A permitted release that the store cannot fulfill.
+#[derive(Debug)]
+pub struct NotReleased {
+    /// Why.
+    pub error: Error,
+    /// The decision, for the record.
+    pub permit: CredentialPermit,
+}
+
+impl ReleasedCredential {
+    /// The decision to release it.
+    pub fn permit(&self) -> &CredentialPermit {
+        &self.permit
+    }
+
+    /// The version of the value.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// From when on the version is not released; `None` where it does not expire.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.expires
+    }
+
+    /// The value.
+    pub fn value(&self) -> &SecretValue {
+        &self.value
+    }
+}
+
+impl CredentialStore {
+    /// A store for `credentials.db` in the state directory, which is not open yet.
+    pub fn new(state_dir: &Path, clock: Clock) -> CredentialStore {
+        let starting = "the keys of this host are being loaded; try again in a moment";
+        CredentialStore(Arc::new(StoreState {
+            path: state_dir.join(FILE_NAME),
+            clock,
+            open: ArcSwapOption::empty(),
+            blocked_reason: watch::Sender::new(Some(starting.to_owned())),
+            host: Mutex::new(None),
+        }))
+    }
+
+    /// Opens the database, or opens it again. It is compared with the state manifest of `keystore`, and the
+    /// keys of its compartments are decrypted; without a database, nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Store`] for a damaged database, [`Error::Keystore`] for one that is not the latest or for a
+    /// TPM that is not available, [`Error::Undecryptable`]. The store is not open then.
+    pub(crate) async fn open(&self, keystore: Arc<Keystore>, host_id: &str) -> Result<(), Error> {
+        let mut host = self.0.host.lock().await;
+        self.0.open.store(None);
+        *host = Some(Host { keystore: keystore.clone(), id: host_id.to_owned() });
+        let rows = self.read().await?;
+        keystore.verify_credentials(rows.as_ref().map(CredentialRows::digest).as_ref()).await?;
+        self.activate(&keystore, rows.unwrap_or_default()).await
+    }
+
+    /// Accepts the database as it is, after an older copy of it was put back or it was moved away, and opens
+    /// it. Returns the number of its credentials.
+    ///
+    /// # Errors
+    /// As [`CredentialStore::open`].
+    pub async fn accept(&self) -> Result<usize, Error> {
+        let host = self.0.host.lock().await;
+        let Host { keystore, .. } = host.as_ref().ok_or_else(|| self.not_open())?;
+        let rows = self.read().await?.unwrap_or_default();
+        let (path, contents) = (self.0.path.clone(), rows.clone());
+        // Created where it does not exist, because the manifest lists it from now on.
+        let write = move || CredentialRows::replace(&path, &contents, &contents);
+        keystore.write_credentials(rows.digest(), write).await?;
+        self.activate(keystore, rows).await?;
+        Ok(self.reports()?.len())
+    }
+
+    /// Closes the database, because the keys of this host are no longer those that decrypt it.
+    pub(crate) async fn close(&self) {
+        *self.0.host.lock().await = None;
+        self.0.open.store(None);
+    }
+
+    /// Whether the database is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.open.load().is_some()
+    }
+
+    /// Why the database is not open; `None` where it is.
+    pub(crate) fn blocked_reason(&self) -> &watch::Sender<Option<String>> {
+        &self.0.blocked_reason
+    }
+
+    /// What is stored, without the values, in the order of tenants and names.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`].
+    pub fn reports(&self) -> Result<Vec<CredentialReport>, Error> {
+        Ok(reports(&self.opened()?.rows.credentials))
+    }
+
+    /// Decrypts the value that was permitted.
+    ///
+    /// # Errors
+    /// [`NotReleased`] with [`Error::NotOpen`], [`Error::UnknownCredential`], [`Error::UnknownVersion`],
+    /// [`Error::Expired`] or [`Error::Undecryptable`].
+    pub fn release(&self, permit: CredentialPermit) -> Result<ReleasedCredential, Box<NotReleased>> {
+        let find = || {
+            let open = self.opened()?;
+            let tenant = permit.agent().entry().tenant.as_deref().unwrap_or_default();
+            let row = open.find(tenant, permit.name(), permit.version(), self.0.clock.now())?;
+            Ok((row.version, row.expires.map(Timestamp::from_secs), open.decrypt(row)?))
+        };
+        match find() {
+            Ok((version, expires, value)) => Ok(ReleasedCredential { permit, version, expires, value }),
+            Err(error) => Err(Box::new(NotReleased { error, permit })),
+        }
+    }
+
+    /// Stores the first version of a credential. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], [`Error::ExpiresInThePast`], [`Error::LimitReached`], and failures of the
+    /// disk or the TPM.
+    pub async fn put(&self, new: NewVersion) -> Result<u64, Error> {
+        self.change(async |open, host| {
+            let kek = match open.compartments.contains_key(&new.tenant) {
+                true => Kek::default(),
+                false => host.keystore.latest_kek().await?,
+            };
+            open.put(&new, &host.id, &kek, self.0.clock.now())
+        })
+        .await
+    }
+
+    /// Stores a new version of a credential; the previous ones are destroyed now, or after `overlap`. Returns
+    /// the number of the version.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCredential`], and as [`CredentialStore::put`].
+    pub async fn rotate(&self, new: NewVersion, overlap: Duration) -> Result<u64, Error> {
+        self.change(async |open, _| open.rotate(&new, overlap, self.0.clock.now())).await
+    }
+
+    /// Destroys a credential, or one version of it. Returns the versions that were destroyed.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCredential`], [`Error::UnknownVersion`], and failures of the disk or the TPM.
+    pub async fn remove(&self, tenant: &str, name: &str, version: Option<u64>) -> Result<Vec<u64>, Error> {
+        self.change(async |open, _| open.remove(tenant, name, version)).await
+    }
+
+    /// Destroys the versions whose overlap has ended, and returns them.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`], and failures of the disk or the TPM.
+    pub(crate) async fn retire_due(&self) -> Result<Vec<CredentialRow>, Error> {
+        let now = self.0.clock.now();
+        if !self.opened()?.rows.credentials.iter().any(|row| has_passed(row.retires, now)) {
+            return Ok(Vec::new());
+        }
+        self.change(async |open, _| Ok(open.retire_due(now))).await
+    }
+
+    /// Encrypts the keys of the compartments again, if the key-encryption key has changed. Until then the
+    /// keystore retains the previous one.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`], and failures of the disk or the TPM.
+    pub(crate) async fn rewrap(&self) -> Result<(), Error> {
+        let host = self.0.host.lock().await.clone().ok_or_else(|| self.not_open())?;
+        let Some(keks) = host.keystore.needs_rewrap(KekDependent::Credentials).await? else { return Ok(()) };
+        if !self.opened()?.compartments.is_empty() {
+            self.change(async |open, _| open.rewrap(&keks.latest)).await?;
+        }
+        Ok(host.keystore.mark_rewrapped(KekDependent::Credentials).await?)
+    }
+
+    /// Computes a change on a copy, writes it, and then uses it.
+    async fn change<T>(
+        &self,
+        edit: impl AsyncFnOnce(&mut OpenCredentials, &Host) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let host = self.0.host.lock().await;
+        let host = host.as_ref().ok_or_else(|| self.not_open())?;
+        let before = self.opened()?;
+        let mut after = OpenCredentials::clone(&before);
+        let result = edit(&mut after, host).await?;
+        let (path, new_rows) = (self.0.path.clone(), after.rows.clone());
+        let write = move || CredentialRows::replace(&path, &before.rows, &new_rows);
+        host.keystore.write_credentials(after.rows.digest(), write).await?;
+        self.0.open.store(Some(Arc::new(after)));
+        Ok(result)
+    }
+
+    async fn activate(&self, keystore: &Keystore, rows: CredentialRows) -> Result<(), Error> {
+        let keks = match rows.compartments.is_empty() {
+            true => KekPair { latest: Kek::default(), previous: None },
+            false => keystore.keks().await?,
+        };
+        self.0.open.store(Some(Arc::new(OpenCredentials::new(rows, &keks)?)));
+        self.0.blocked_reason.send_replace(None);
+        Ok(())
+    }
+
+    async fn read(&self) -> Result<Option<CredentialRows>, Error> {
+        let path = self.0.path.clone();
+        Ok(tokio::task::spawn_blocking(move || CredentialRows::read(&path)).await??)
+    }
+
+    fn opened(&self) -> Result<Arc<OpenCredentials>, Error> {
+        self.0.open.load_full().ok_or_else(|| self.not_open())
+    }
+
+    fn not_open(&self) -> Error {
+        Error::NotOpen(self.0.blocked_reason.borrow().clone().unwrap_or_default())
+    }
+}

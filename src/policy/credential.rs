@@ -1,0 +1,84 @@
+//! Decides requests for sealed credentials by the agent's tables `[[credential]]`. Only this file constructs
+//! a [`CredentialPermit`].
+
+use crate::agents::{AuthenticatedAgent, CredentialUse};
+use crate::posture::{Posture, PostureAtDecision};
+
+use super::decision::check_posture;
+use super::refusal::{ErrorCode, Refusal};
+
+/// A request for the value of a credential: well-formed, but not yet decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialRequest {
+    /// The credential's name.
+    pub name: String,
+    /// The version; `None` requests the latest.
+    pub version: Option<u64>,
+    /// Name of the agent that the caller acts as; required only if the caller matches several agents.
+    pub agent: Option<String>,
+}
+
+/// A positive decision on the release of one credential.
+#[derive(Debug)]
+pub struct CredentialPermit {
+    agent: AuthenticatedAgent,
+    posture: Posture,
+    name: String,
+    version: Option<u64>,
+}
+
+impl CredentialPermit {
+    /// Returns the agent that gets the value.
+    pub fn agent(&self) -> &AuthenticatedAgent {
+        &self.agent
+    }
+
+    /// Returns the posture at the decision; [`Posture::Off`] if the decision did not evaluate it.
+    pub fn posture(&self) -> Posture {
+        self.posture
+    }
+
+    /// Returns the credential's name, within the agent's tenant.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the requested version; `None` for the latest.
+    pub fn version(&self) -> Option<u64> {
+        self.version
+    }
+}
+
+/// Decides whether an agent gets the value of a credential. The credential is one of the agent's own tenant.
+///
+/// # Errors
+/// A [`Refusal`] with `invalid_target` if the agent has no `[[credential]]` of this name, and `access_denied`
+/// if it may not have the value or the host's posture forbids it.
+pub fn decide_credential(
+    agent: AuthenticatedAgent,
+    host_posture: &PostureAtDecision,
+    request: CredentialRequest,
+) -> Result<CredentialPermit, Refusal> {
+    let refuse = |code, description: String| {
+        Refusal::new(code, description)
+            .with_peer(agent.peer())
+            .with_agent(agent.name())
+            .with_credential(&request.name)
+    };
+    let granted = agent.entry().credentials.iter().find(|credential| credential.name == request.name);
+    let Some(granted) = granted else {
+        let description = format!("agent \"{}\" has no [[credential]] of this name", agent.name());
+        return Err(refuse(ErrorCode::InvalidTarget, description));
+    };
+    if granted.usage == CredentialUse::Inject {
+        let description = format!(
+            "agent \"{}\" may use this credential only through the egress proxy; its value is released where \
+             the administrator sets use = \"release\"",
+            agent.name()
+        );
+        return Err(refuse(ErrorCode::AccessDenied, description));
+    }
+    let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture)
+        .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
+    Ok(CredentialPermit { posture, name: request.name, version: request.version, agent })
+}
