@@ -1,5 +1,7 @@
 //! Why a credential cannot be stored or released. The texts are for administrators and agents.
 
+use std::path::PathBuf;
+
 use crate::clock::Timestamp;
 use crate::error_class::ErrorClass;
 use crate::{keystore, store};
@@ -19,6 +21,9 @@ pub enum Error {
     /// The credential was to be created, and exists.
     #[error("this credential exists; hostbadge credential rotate stores a new version of it")]
     AlreadyExists,
+    /// The database is open.
+    #[error("credentials.db is the one that this host wrote last; there is nothing to accept")]
+    NothingToAccept,
     /// All versions that may be released have expired.
     #[error("this credential expired at {0}")]
     Expired(Timestamp),
@@ -28,6 +33,18 @@ pub enum Error {
     /// More credentials, versions or bytes than a host may have.
     #[error("{0}")]
     LimitReached(&'static str),
+    /// The database is damaged.
+    #[error(
+        "{path}: damaged ({reason}); put it back from a backup, or move it away and accept that there are no \
+         credentials: hostbadge credential accept",
+        path = path.display()
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A ciphertext that none of this host's keys decrypts.
     #[error("a key or value in credentials.db cannot be decrypted; put credentials.db back from a backup")]
     Undecryptable,
@@ -49,11 +66,13 @@ impl Error {
             Error::UnknownCredential | Error::UnknownVersion(_) | Error::ExpiresInThePast => {
                 ErrorClass::BadRequest
             }
-            Error::AlreadyExists | Error::Expired(_) | Error::LimitReached(_) => ErrorClass::Conflict,
+            Error::AlreadyExists | Error::NothingToAccept | Error::Expired(_) | Error::LimitReached(_) => {
+                ErrorClass::Conflict
+            }
             Error::NotOpen(_) => ErrorClass::Unavailable,
             Error::Keystore(error) => error.class(),
             Error::Store(error) => error.class(),
-            Error::Undecryptable | Error::Task(_) => ErrorClass::Internal,
+            Error::Damaged { .. } | Error::Undecryptable | Error::Task(_) => ErrorClass::Internal,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::value::SecretValue;
 use crate::clock::{Clock, Timestamp};
 use crate::keystore::{Kek, KekDependent, KekPair, Keystore};
 use crate::policy::CredentialPermit;
-use crate::store::{CredentialRow, CredentialRows};
+use crate::store::{self, CredentialRow, CredentialRows};
 
 const FILE_NAME: &str = "credentials.db";
 
@@ -98,7 +98,7 @@ impl CredentialStore {
     /// keys of its compartments are decrypted; without a database, nothing is.
     ///
     /// # Errors
-    /// [`Error::Store`] for a damaged database, [`Error::Keystore`] for one that is not the latest or for a
+    /// [`Error::Damaged`] for a damaged database, [`Error::Keystore`] for one that is not the latest or for a
     /// TPM that is not available, [`Error::Undecryptable`]. The store is not open then.
     pub(crate) async fn open(&self, keystore: Arc<Keystore>, host_id: &str) -> Result<(), Error> {
         let mut host = self.0.host.lock().await;
@@ -113,10 +113,14 @@ impl CredentialStore {
     /// it. Returns the number of its credentials.
     ///
     /// # Errors
-    /// As [`CredentialStore::open`].
+    /// [`Error::NothingToAccept`], [`Error::Damaged`], [`Error::NotOpen`], [`Error::Keystore`],
+    /// [`Error::Undecryptable`].
     pub async fn accept(&self) -> Result<usize, Error> {
         let host = self.0.host.lock().await;
         let Host { keystore, .. } = host.as_ref().ok_or_else(|| self.not_open())?;
+        if self.is_open() {
+            return Err(Error::NothingToAccept);
+        }
         let rows = self.read().await?.unwrap_or_default();
         let (path, contents) = (self.0.path.clone(), rows.clone());
         // Created where it does not exist, because the manifest lists it from now on.
@@ -256,7 +260,11 @@ impl CredentialStore {
 
     async fn read(&self) -> Result<Option<CredentialRows>, Error> {
         let path = self.0.path.clone();
-        Ok(tokio::task::spawn_blocking(move || CredentialRows::read(&path)).await??)
+        match tokio::task::spawn_blocking(move || CredentialRows::read(&path)).await? {
+            // The error of a state file says what to do about the host's identity, which is not affected.
+            Err(store::Error::Corrupt { path, reason }) => Err(Error::Damaged { path, reason }),
+            result => Ok(result?),
+        }
     }
 
     fn opened(&self) -> Result<Arc<OpenCredentials>, Error> {

@@ -165,12 +165,19 @@ fn failing(path: &str) -> Value {
         "/v1/keys/recover" | "/v1/keys/recovery/confirm" => {
             json!({ "recovery_key": format!("hbr1-{}", "abcdefgh".repeat(7)) })
         }
+        "/v1/credentials/put" => json!({ "name": "Not a name", "value": "abcdefgh" }),
+        "/v1/credentials/rotate" => json!({ "name": "none", "value": "abcdefgh" }),
+        "/v1/credentials/remove" => json!({ "name": "none" }),
         "/v1/posture/accept" => json!({ "digest": "00" }),
         "/v1/enroll/activate" => json!({ "version": "\u{1}junk" }),
         "/v1/enroll/credential" => json!({ "ek": "ecc", "credential": "AAAA" }),
         "/v1/enroll/install" => json!({ "certificate": "junk" }),
         // These have no body. They fail because of a fault in a file, the state, or the bounds.
-        "/v1/agents/reload" | "/v1/clock/accept" | "/v1/keys/recovery" | "/v1/keys/accept"
+        "/v1/agents/reload"
+        | "/v1/clock/accept"
+        | "/v1/credentials/accept"
+        | "/v1/keys/recovery"
+        | "/v1/keys/accept"
         | "/v1/enroll/request" => {
             json!({})
         }
@@ -208,7 +215,7 @@ fn every_command_that_fails_is_recorded_with_its_caller() {
         }
         paths.push(path);
     }
-    assert_eq!(paths.len(), 11, "{paths:?}");
+    assert_eq!(paths.len(), 16, "{paths:?}");
     // Neither a body that cannot be read nor a wrong recovery key leaves the text in the log.
     let large = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": "hbr1-x".repeat(50_000) }));
     assert_eq!(large.status, 413);

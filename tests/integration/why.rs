@@ -224,7 +224,7 @@ fn a_new_agent_is_written_from_options() {
     assert_eq!(agent["match"], json!({ "user": 0, "unit": r"a\x2db.service" }));
     assert_eq!(
         agent["grants"],
-        json!([{ "audience": API, "scopes": ["a", "b"], "ttl": 300, "assurance": "sealed", "alg": "ES256" }])
+        json!([{ "audience": API, "scopes": ["a", "b"], "ttl": 300, "assurance": "sealed", "alg": "ES256", "typ": "at+jwt" }])
     );
 
     // Nothing is overwritten, and nothing is written that has a fault.
