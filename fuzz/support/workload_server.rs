@@ -11,8 +11,9 @@ use std::time::Duration;
 use hostbadge::agents::AgentRegistry;
 use hostbadge::api::{Api, Closer, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi};
 use hostbadge::audit::{Audit, Journal};
-use hostbadge::clock::Clock;
-use hostbadge::config::LogTarget;
+use hostbadge::clock::{Clock, ClockState};
+use hostbadge::config::{KeepLimits, LogTarget};
+use hostbadge::credentials::CredentialStore;
 use hostbadge::federation::Federation;
 use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
 use hostbadge::names::Names;
@@ -45,7 +46,7 @@ fn socket() -> &'static Path {
 fn serve(dir: &Path, listener: UnixListener) {
     let clock = Clock::System;
     let journal = Journal::start(LogTarget::Stderr, clock.clone()).unwrap();
-    let audit = Audit::open(dir, hostbadge::config::KeepLimits::default(), journal, clock.clone()).unwrap();
+    let audit = Audit::open(dir, KeepLimits::default(), journal, clock.clone()).unwrap();
     let unlimited = || Rate { per_second: 1_000_000, burst: 1_000_000 };
     let tpm = watch::channel(None).1;
     let names = Names::start([]).unwrap();
@@ -53,9 +54,12 @@ fn serve(dir: &Path, listener: UnixListener) {
         agents: AgentRegistry::open(&dir.join("agents.d"), 40, names.clone(), clock.clone()),
         federation: Federation::open(&dir.join("federation"), false),
         limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
+        credentials: CredentialStore::new(dir, clock.clone()),
         issuer: Issuer::default(),
         audit,
         audit_dir: dir.into(),
+        clock_state: ClockState::new(clock.clone()),
+        requires_synchronized_clock: false,
         clock,
         tpm_state: watch::channel(TpmState::starting()).1,
         tpm_description: watch::channel(None).1,
