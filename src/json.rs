@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde::de::Error;
 
-/// Deserializes an object. serde reads an array as the members of a struct, in the order of their declaration,
-/// so a text that is anything but an object is refused before.
+/// Deserializes an object. serde reads an array as the members of a struct, in the order of their
+/// declaration, so a text that is anything but an object is refused before.
 pub(crate) fn from_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> serde_json::Result<T> {
     if !is_object(text) {
         return Err(serde_json::Error::custom("not a JSON object"));

@@ -11,8 +11,8 @@ use serde::forward_to_deserialize_any;
 use super::body::RequestBody;
 use crate::json;
 
-/// Longest name of an unknown field that an error repeats, in bytes: a longer one can be a token or a key that
-/// stands in the wrong place.
+/// Longest name of an unknown field that an error repeats, in bytes: a longer one can be a token or a key
+/// that stands in the wrong place.
 const MAX_REPEATED_NAME_LEN: usize = 32;
 /// Most letters by which an unknown field may differ from the one that is suggested.
 const MAX_DISTANCE: usize = 2;

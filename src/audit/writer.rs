@@ -299,8 +299,8 @@ impl LogWriter {
         }
     }
 
-    /// Writes one batch of queued lines, and then `own`, with one call, and sends the result to the submitters
-    /// of the queued ones. Returns the result and the duration of the write.
+    /// Writes one batch of queued lines, and then `own`, with one call, and sends the result to the
+    /// submitters of the queued ones. Returns the result and the duration of the write.
     fn write_batch(&self, log: &mut ChainedLog, own: Option<&[u8]>) -> (Result<(), WriteError>, Duration) {
         let lines: Vec<PendingLine> = {
             let mut queue = lock(&self.queue);

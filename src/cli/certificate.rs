@@ -45,7 +45,8 @@ pub(super) struct CertificateArgs {
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
 
-    /// Lifetime, like "10m", or a number of seconds; at most the host's `[certificates] ttl`, which is the default
+    /// Lifetime, like "10m", or a number of seconds; at most the host's `[certificates] ttl`, which is the
+    /// default
     #[arg(long, value_name = "DURATION")]
     ttl: Option<String>,
 

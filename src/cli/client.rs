@@ -143,7 +143,8 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// Names what is wrong with the socket: nothing there, something else, or a socket on which no process listens.
+/// Names what is wrong with the socket: nothing there, something else, or a socket on which no process
+/// listens.
 fn connect_error(socket: &Path, error: &io::Error) -> CliError {
     let path = socket.display();
     let is_other_file = fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket());

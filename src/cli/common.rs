@@ -13,8 +13,8 @@ use super::error::CliError;
 use super::output::print_line;
 use crate::config::escape_unprintable;
 
-/// Options of every subcommand, as they are given. The environment and the defaults are not clap's, because its
-/// usage errors would list options that were not given.
+/// Options of every subcommand, as they are given. The environment and the defaults are not clap's, because
+/// its usage errors would list options that were not given.
 #[derive(Args, Debug)]
 pub(super) struct CommonOptions {
     /// Print JSON instead of text, also for errors

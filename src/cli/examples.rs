@@ -1,5 +1,5 @@
-//! Examples of the subcommands, for `--help` and the manual pages. A page of a subcommand below has those that
-//! begin with its name.
+//! Examples of the subcommands, for `--help` and the manual pages. A page of a subcommand below has those
+//! that begin with its name.
 
 pub(super) const WHOAMI: &str = "Examples:
   hostbadge whoami

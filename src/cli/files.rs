@@ -55,8 +55,8 @@ pub(super) fn write_output(file: Option<&Path>, text: &[u8], mode: u32) -> Resul
     }
 }
 
-/// Replaces a regular file atomically, or creates it, with permissions `mode`. Writes to a character device, a
-/// FIFO or an open file below `/proc`, such as `/dev/stdout`; these are never replaced.
+/// Replaces a regular file atomically, or creates it, with permissions `mode`. Writes to a character device,
+/// a FIFO or an open file below `/proc`, such as `/dev/stdout`; these are never replaced.
 pub(super) fn write_file(path: &Path, text: &[u8], mode: u32) -> Result<(), CliError> {
     let refused = |reason: &str| CliError::Local(format!("{}: {reason}", path.display()));
     match fs::symlink_metadata(path) {

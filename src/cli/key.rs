@@ -34,8 +34,8 @@ pub(super) enum KeySubcommand {
         now: bool,
     },
     /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update
-    /// or on another TPM. Once it was written completely, and on a terminal once its first group was typed, it
-    /// is in force and invalidates the previous recovery key, which otherwise stays valid
+    /// or on another TPM. Once it was written completely, and on a terminal once its first group was typed,
+    /// it is in force and invalidates the previous recovery key, which otherwise stays valid
     Recovery(OutputArgs),
     /// Open this host's keys with the recovery key (read from standard input) and seal them to the present
     /// TPM (root only)

@@ -6,8 +6,8 @@
 //! DIR/..hostbadge-0123abcd/cert.pem       one generation of the files
 //! ```
 //!
-//! A program that opens `DIR/..data` once and reads below it, or reads one file, sees files of one generation.
-//! The generation before the present one is kept, for programs that are reading it.
+//! A program that opens `DIR/..data` once and reads below it, or reads one file, sees files of one
+//! generation. The generation before the present one is kept, for programs that are reading it.
 //!
 //! The directory can hold other files. Only links of this form and generations of this name are replaced or
 //! removed; a name in use by anything else is refused. A lock (`flock(2)`) on the directory excludes a second
@@ -58,8 +58,8 @@ impl LinkedDir {
     /// Locks a directory, which is created if only itself is missing.
     ///
     /// # Errors
-    /// [`CliError::Local`] if another process has it, if others may write to it, or if one of the `used` names
-    /// is in use by something else. Nothing is changed then.
+    /// [`CliError::Local`] if another process has it, if others may write to it, or if one of the `used`
+    /// names is in use by something else. Nothing is changed then.
     pub(super) fn claim(
         path: &Path,
         names: &'static [&'static str],

@@ -76,14 +76,14 @@ enum CliSubcommand {
     Whoami(whoami::WhoamiArgs),
     /// Request a token for an audience and print it
     ///
-    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use it,
-    /// and sends the request from its own program: hostbadge-agents(5).
+    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use
+    /// it, and sends the request from its own program: hostbadge-agents(5).
     #[command(after_long_help = examples::TOKEN)]
     Token(token::TokenArgs),
     /// Request an X.509 certificate for this process's identity, once or continuously
     ///
-    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use it,
-    /// and sends the request from its own program: hostbadge-agents(5).
+    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use
+    /// it, and sends the request from its own program: hostbadge-agents(5).
     #[command(after_long_help = examples::CERTIFICATE)]
     Certificate(certificate::CertificateArgs),
     /// Request evidence of the host's state for a remote verifier

@@ -1,8 +1,8 @@
 //! Standard output and standard error.
 //!
-//! `println!` panics if standard output fails, as on a full disk or a closed pipe, so this module has the only
-//! writes of the command. Each is flushed and checked: what a subcommand prints is its result, and without it
-//! the subcommand has failed.
+//! `println!` panics if standard output fails, as on a full disk or a closed pipe, so this module has the
+//! only writes of the command. Each is flushed and checked: what a subcommand prints is its result, and
+//! without it the subcommand has failed.
 
 use std::fmt::Display;
 use std::fs::{File, Metadata};

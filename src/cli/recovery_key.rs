@@ -1,7 +1,7 @@
 //! `hostbadge key recovery`: the daemon creates a recovery key, and puts it in force once it was delivered.
 //!
-//! The previous recovery key stays valid until then. Otherwise a full disk, a closed pipe or a lost connection
-//! would leave the host with a recovery key that no administrator has.
+//! The previous recovery key stays valid until then. Otherwise a full disk, a closed pipe or a lost
+//! connection would leave the host with a recovery key that no administrator has.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -55,8 +55,8 @@ pub(super) async fn create_recovery_key(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the key, completely and to the disk where the output is a file. A person at a terminal has to type a
-/// part of it.
+/// Writes the key, completely and to the disk where the output is a file. A person at a terminal has to type
+/// a part of it.
 fn deliver(common: &CommonArgs, output: &OutputArgs, key: &str) -> Result<(), CliError> {
     if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         return Err(CliError::Local("the daemon's response contains no recovery key".into()));

@@ -23,7 +23,8 @@ pub(super) fn report_error(error: &CliError, json: bool) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints the help or the version to standard output, and a usage error to standard error, with exit status 2.
+/// Prints the help or the version to standard output, and a usage error to standard error, with exit status
+/// 2.
 pub fn report_usage(usage: &clap::Error) -> ExitCode {
     let printed = usage.print().and_then(|()| io::stdout().flush());
     match printed {
@@ -32,8 +33,8 @@ pub fn report_usage(usage: &clap::Error) -> ExitCode {
     }
 }
 
-/// Ends the process as the default action of SIGPIPE does: without a message, and for a shell with status 141.
-/// The signal is ignored until then, so that a daemon that closes a connection does not end the command.
+/// Ends the process as the default action of SIGPIPE does: without a message, and for a shell with status
+/// 141. The signal is ignored until then, so that a daemon that closes a connection does not end the command.
 fn end_by_sigpipe() -> ExitCode {
     // SAFETY: the default action calls no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };

@@ -1,8 +1,8 @@
 //! A file with a token that is replaced at each renewal, for `hostbadge token --watch`.
 //!
 //! Each token is a new file with the name, and the process that renews it has a lock (`flock(2)`) on the
-//! present one. Only a file with a token of hostbadge is replaced, and only the file that this process wrote is
-//! removed.
+//! present one. Only a file with a token of hostbadge is replaced, and only the file that this process wrote
+//! is removed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};

@@ -10,8 +10,8 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// `"1y"` as humantime parses it: 365.25 days.
 pub(super) const YEAR: Duration = Duration::from_secs(31_557_600);
 
-/// A duration as a person writes it: a number of whole seconds, or a number with a unit such as `90s` or `5m`.
-/// Files, requests and options have the same rule.
+/// A duration as a person writes it: a number of whole seconds, or a number with a unit such as `90s` or
+/// `5m`. Files, requests and options have the same rule.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().ok().map(Duration::from_secs);

@@ -9,8 +9,8 @@
 //! key-encryption key (TPM) ──> compartment key, one for each tenant ──> value, one for each version
 //! ```
 //!
-//! [`CredentialStore::release`] decrypts a value, and takes a [`CredentialPermit`](crate::policy::CredentialPermit),
-//! which only `policy` constructs.
+//! [`CredentialStore::release`] decrypts a value, and takes a
+//! [`CredentialPermit`](crate::policy::CredentialPermit), which only `policy` constructs.
 
 mod change;
 mod compartment;

@@ -183,9 +183,9 @@ impl IssuingKeys {
     /// Puts the recovery key that was created last in force, and makes a new key-encryption key with it.
     ///
     /// # Errors
-    /// [`keystore::Error::UnexpectedRecoveryKey`](crate::keystore::Error::UnexpectedRecoveryKey) for any other
-    /// key; [`keystore::Error::RewrapInProgress`](crate::keystore::Error::RewrapInProgress) if a change of the
-    /// key-encryption key has not ended after 5 seconds.
+    /// [`keystore::Error::UnexpectedRecoveryKey`](crate::keystore::Error::UnexpectedRecoveryKey) for any
+    /// other key; [`keystore::Error::RewrapInProgress`](crate::keystore::Error::RewrapInProgress) if a change
+    /// of the key-encryption key has not ended after 5 seconds.
     pub async fn confirm_recovery_key(&mut self, recovery_key: &RecoveryKey) -> Result<(), Error> {
         self.rewrap().await?;
         // The other users of the previous key are notified at once, and encrypt their files within this time.

@@ -171,8 +171,8 @@ impl Keystore {
         Ok(recovery_key.to_text())
     }
 
-    /// Whether the recovery key that was created last is in force: a caller may confirm it twice, if it did not
-    /// get the first reply.
+    /// Whether the recovery key that was created last is in force: a caller may confirm it twice, if it did
+    /// not get the first reply.
     ///
     /// # Errors
     /// [`Error::UnexpectedRecoveryKey`] for any other key.

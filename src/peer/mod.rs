@@ -111,8 +111,8 @@ impl PeerInfo {
         self.exe.as_ref().is_none_or(|exe| cache.has(exe))
     }
 
-    /// Returns what a later step found out about this process and stored by [`PeerInfo::store_finding`]. It is
-    /// lost when an attribute of the process changes, because that makes another peer.
+    /// Returns what a later step found out about this process and stored by [`PeerInfo::store_finding`]. It
+    /// is lost when an attribute of the process changes, because that makes another peer.
     pub fn finding<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         lock(&self.finding).clone()?.downcast().ok()
     }

@@ -50,8 +50,8 @@ impl IdentityService {
         self.within_budget_if(admin, StateCommand::RotateKeys, rotated, changed).await
     }
 
-    /// Creates a recovery key. It is in force once [`IdentityService::confirm_recovery_key`] gets it back. This
-    /// is the only time that the key is returned.
+    /// Creates a recovery key. It is in force once [`IdentityService::confirm_recovery_key`] gets it back.
+    /// This is the only time that the key is returned.
     ///
     /// # Errors
     /// [`AdminError::BudgetExceeded`]; [`AdminError::Keys`].
@@ -63,8 +63,8 @@ impl IdentityService {
         self.within_budget(admin, StateCommand::CreateRecoveryKey, created).await
     }
 
-    /// Puts the recovery key that was created last in force, and invalidates the previous one. Its creation was
-    /// counted.
+    /// Puts the recovery key that was created last in force, and invalidates the previous one. Its creation
+    /// was counted.
     ///
     /// # Errors
     /// [`AdminError::InvalidRequest`] where the text is not a recovery key, without any of the text;

@@ -159,11 +159,12 @@ pub struct AuditResponse {
     /// Lines of the audit log, oldest first, exactly as they are in the file.
     #[cfg_attr(test, schemars(with = "Vec<AuditRecord>"))]
     pub records: Vec<Box<RawValue>>,
-    /// The lowest sequence number that was examined; absent where there was none. A search backwards continues
-    /// with `before` of this number.
+    /// The lowest sequence number that was examined; absent where there was none. A search backwards
+    /// continues with `before` of this number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<u64>,
-    /// The highest sequence number that was examined. A search forwards continues with `after` of this number.
+    /// The highest sequence number that was examined. A search forwards continues with `after` of this
+    /// number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<u64>,
     /// Whether further records can match beyond the part that was examined.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::agent::Peer;
 use crate::config::Diagnostic;
 
-/// The description where a socket does not serve the path of a request, by which a client can tell that it has
-/// another socket.
+/// The description where a socket does not serve the path of a request, by which a client can tell that it
+/// has another socket.
 pub const NO_SUCH_PATH: &str = "there is no such path here";
 
 /// RFC 6749 section 5.2, with two members added for callers on the same host.

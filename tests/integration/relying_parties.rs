@@ -1,5 +1,5 @@
-//! Published verifiers with the settings of the guide (`docs/guide/verifiers.md`): each accepts a token of the
-//! type that it is set for, and refuses a forged one, another audience and another issuer.
+//! Published verifiers with the settings of the guide (`docs/guide/verifiers.md`): each accepts a token of
+//! the type that it is set for, and refuses a forged one, another audience and another issuer.
 
 use std::fs;
 use std::path::{Path, PathBuf};

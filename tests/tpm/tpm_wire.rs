@@ -133,8 +133,8 @@ fn a_repeated_fault_is_reported_and_then_recovered() {
     });
 }
 
-/// The context's drop would flush the session and the objects, and wait for a TPM that does not respond as long
-/// as for the command before.
+/// The context's drop would flush the session and the objects, and wait for a TPM that does not respond as
+/// long as for the command before.
 #[test]
 fn an_abandoned_connection_sends_no_command() {
     let host = Host::new();
