@@ -153,6 +153,7 @@ pub(crate) mod json;
 pub(crate) mod keystore;
 pub(crate) mod mutex;
 pub mod names;
+pub(crate) mod nearest;
 pub(crate) mod peer;
 pub mod pki;
 pub mod policy;

@@ -10,12 +10,11 @@ use serde::forward_to_deserialize_any;
 
 use super::body::RequestBody;
 use crate::json;
+use crate::nearest::nearest;
 
 /// Longest name of an unknown field that an error repeats, in bytes: a longer one can be a token or a key
 /// that stands in the wrong place.
 const MAX_REPEATED_NAME_LEN: usize = 32;
-/// Most letters by which an unknown field may differ from the one that is suggested.
-const MAX_DISTANCE: usize = 2;
 
 /// Why a body is not of the expected type. The texts go to the caller.
 #[derive(Debug, thiserror::Error)]
@@ -78,33 +77,6 @@ fn describe_unknown(name: &str, fields: &[&str]) -> String {
         Some(field) => format!("{unknown}; did you mean \"{field}\"?"),
         None => format!("{unknown}; the fields are {}", fields.join(", ")),
     }
-}
-
-/// The field that is meant by an unknown name of at most [`MAX_REPEATED_NAME_LEN`] bytes.
-fn nearest<'f>(name: &str, fields: &[&'f str]) -> Option<&'f str> {
-    let name = name.to_ascii_lowercase();
-    let is_part = |field: &str| name.len() >= 3 && (field.starts_with(&name) || name.starts_with(field));
-    let candidates = fields.iter().map(|field| (edit_distance(&name, field), *field));
-    let near = candidates.filter(|(distance, field)| {
-        is_part(field) || (*distance <= MAX_DISTANCE && *distance < field.len().min(name.len()))
-    });
-    near.min_by_key(|(distance, _)| *distance).map(|(_, field)| field)
-}
-
-/// How many letters have to be inserted, removed or replaced (Levenshtein).
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Finds the first member of a JSON object that is none of these fields.

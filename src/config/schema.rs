@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::near::nearest;
+use crate::nearest::nearest;
 
 /// A key of a table.
 #[derive(Debug)]

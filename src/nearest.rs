@@ -2,15 +2,22 @@
 
 /// Longer names are not compared.
 const MAX_LEN: usize = 64;
+/// Shorter names are the beginning of too many others.
+const MIN_PART_LEN: usize = 3;
 
-/// The name that differs least from `written`, if it differs in one character or in a third of them.
+/// The name that differs least from `written`, if it differs in one character or in a third of them, or if one
+/// of the two begins with the other.
 pub fn nearest<'a>(written: &str, names: &[&'a str]) -> Option<&'a str> {
     let written = written.to_ascii_lowercase();
     if written.len() > MAX_LEN {
         return None;
     }
     let distances = names.iter().map(|name| (distance(&written, name), *name));
-    let is_near = |(distance, name): &(usize, &str)| *distance <= (name.len() / 3).max(1);
+    let is_near = |(distance, name): &(usize, &str)| {
+        let is_part =
+            written.len() >= MIN_PART_LEN && (name.starts_with(&written) || written.starts_with(name));
+        is_part || *distance <= (name.len() / 3).max(1)
+    };
     distances.filter(is_near).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
@@ -47,6 +54,8 @@ mod tests {
             ("grup", Some("group")),
             ("units", Some("unit")),
             ("exe-sha256", Some("exe_sha256")),
+            ("measure", Some("measured")),
+            ("user_name", Some("user")),
             ("path", None),
             ("x", None),
             ("", None),
