@@ -117,7 +117,10 @@ impl Rotation<'_> {
                 let _ = reply.send(self.create_recovery_key().await);
             }
             KeyAction::ConfirmRecoveryKey { key, reply } => {
-                let _ = reply.send(self.confirm_recovery_key(&key, &requested_by).await);
+                let result = self.confirm_recovery_key(&key, &requested_by).await;
+                // Before the reply, so that the administrator's next request finds it.
+                publish_seal_status(self.context, self.keys.keystore().seal_status().borrow().clone());
+                let _ = reply.send(result);
             }
             KeyAction::AcceptState(reply) | KeyAction::Recover { reply, .. } => {
                 let error = match self.tpm.state().borrow().kind {
