@@ -212,6 +212,13 @@ mod tests {
         assert_eq!(value(&open, "", "a", Some(1), NOW).unwrap(), "old");
         assert!(matches!(value(&open, "", "a", Some(1), NOW.after(hour)), Err(Error::UnknownVersion(1))));
         assert!(open.retire_due(NOW).is_empty());
+        let mut without_latest = open.clone();
+        without_latest.remove("", "a", Some(2)).unwrap();
+        assert_eq!(value(&without_latest, "", "a", None, NOW).unwrap(), "old");
+        assert!(matches!(
+            value(&without_latest, "", "a", None, NOW.after(hour)),
+            Err(Error::UnknownCredential)
+        ));
         assert_eq!(open.retire_due(NOW.after(hour)).len(), 1);
         assert_eq!(open.rotate(&new("", "a", "newest"), Duration::ZERO, NOW).unwrap(), 3);
         assert_eq!(open.versions("", "a").len(), 1);

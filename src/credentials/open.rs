@@ -41,7 +41,7 @@ impl OpenCredentials {
         &rows[start..end]
     }
 
-    /// The version that is released: the latest, or the requested one, if it is in force.
+    /// The version that is released: the latest that is in force, or the requested one.
     ///
     /// # Errors
     /// [`Error::UnknownCredential`], [`Error::UnknownVersion`], [`Error::Expired`].
@@ -52,14 +52,12 @@ impl OpenCredentials {
         version: Option<u64>,
         now: Timestamp,
     ) -> Result<&CredentialRow, Error> {
-        let versions = self.versions(tenant, name);
-        let latest = versions.last().ok_or(Error::UnknownCredential)?;
+        // A version whose overlap has ended is destroyed a moment later.
+        let mut versions = self.versions(tenant, name).iter().filter(|row| !has_passed(row.retires, now));
         let row = match version {
-            None => latest,
+            None => versions.next_back().ok_or(Error::UnknownCredential)?,
             Some(version) => {
-                let found =
-                    versions.iter().find(|row| row.version == version && !has_passed(row.retires, now));
-                found.ok_or(Error::UnknownVersion(version))?
+                versions.find(|row| row.version == version).ok_or(Error::UnknownVersion(version))?
             }
         };
         match row.expires {
