@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::output::print_line;
+use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use super::{client, credential_get, credential_import, prompt};
 use crate::clock::{Clock, Timestamp};
@@ -118,6 +118,7 @@ async fn rotate(
     value: &ValueArgs,
     overlap: Option<Duration>,
 ) -> Result<ExitCode, CliError> {
+    let expired = earlier_expiry(common, target).await?;
     let request = RotateCredentialRequest {
         name: target.name.clone(),
         tenant: target.tenant.clone(),
@@ -127,11 +128,23 @@ async fn rotate(
     };
     let path = format!("{PATH}/rotate");
     let reply = client::post::<PutCredentialResponse>(&common.admin_socket, &path, &request).await?;
+    if let (Some(expires), None) = (expired, value.expires) {
+        note(format_args!(
+            "hostbadge: this version does not expire; the one before has {expires}: --expires sets a time"
+        ));
+    }
     if common.json {
         return print_json(&reply.raw);
     }
     print_line(format_args!("stored {} as version {}", reply.body.name, reply.body.version))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// When the present version expires, if it does.
+async fn earlier_expiry(common: &CommonArgs, target: &TargetArgs) -> Result<Option<Timestamp>, CliError> {
+    let stored = client::get::<Vec<StoredCredential>>(&common.admin_socket, PATH).await?.body;
+    let found = stored.iter().find(|other| other.name == target.name && other.tenant == target.tenant);
+    Ok(found.and_then(|credential| credential.versions.last()?.expires_at))
 }
 
 fn read_value(arguments: &ValueArgs) -> Result<Zeroizing<String>, CliError> {

@@ -17,14 +17,16 @@ use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::files::read_file;
 use super::output::{note, print_line};
-use crate::wire::credentials::{PutCredentialRequest, PutCredentialResponse};
+use crate::wire::credentials::{PutCredentialRequest, PutCredentialResponse, StoredCredential};
 
 /// Largest environment file in bytes.
 const MAX_ENV_FILE_SIZE: usize = 1024 * 1024;
 
 #[derive(Args, Debug)]
 pub(super) struct ImportArgs {
-    /// The environment file. OPENAI_API_KEY becomes the credential "openai-api-key"
+    /// The environment file. OPENAI_API_KEY becomes the credential "openai-api-key". A value stands for itself,
+    /// in single quotes, or in double quotes, where a backslash stands before a quote, a backslash, a dollar
+    /// sign or a backtick; what programs read differently is refused
     #[arg(long, value_name = "FILE")]
     env_file: PathBuf,
     /// Tenant whose agents may use the credentials
@@ -50,6 +52,7 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ImportArgs) -> Result<E
     let text = std::str::from_utf8(&text).map_err(|_| CliError::Local(format!("{file}: not UTF-8")))?;
     // All of the file is checked before the first variable is stored.
     let variables = parse(text, &arguments.only).map_err(|e| CliError::Local(format!("{file}:{e}")))?;
+    ensure_new(common, arguments, &variables).await?;
     let mut stored = Vec::new();
     for Variable { credential_name, value } in variables {
         let tenant = arguments.tenant.clone();
@@ -81,6 +84,27 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ImportArgs) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
+/// Checks that none of the variables is a credential already, before the first is stored.
+async fn ensure_new(
+    common: &CommonArgs,
+    arguments: &ImportArgs,
+    variables: &[Variable],
+) -> Result<(), CliError> {
+    let stored = client::get::<Vec<StoredCredential>>(&common.admin_socket, "/v1/credentials").await?.body;
+    let exists =
+        |name: &str| stored.iter().any(|other| other.name == name && other.tenant == arguments.tenant);
+    let existing: Vec<&str> =
+        variables.iter().map(|variable| &*variable.credential_name).filter(|name| exists(name)).collect();
+    if existing.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Local(format!(
+        "nothing was stored: these credentials exist: {}; import the others by --only, and store new values of \
+         these by hostbadge credential rotate",
+        existing.join(", ")
+    )))
+}
+
 /// The variables in the order of the file. The error begins with the number of the line, and contains nothing
 /// of a value.
 fn parse(text: &str, only: &[String]) -> Result<Vec<Variable>, String> {
@@ -95,6 +119,7 @@ fn parse(text: &str, only: &[String]) -> Result<Vec<Variable>, String> {
         }
         let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
         let (name, value) = line.split_once('=').ok_or_else(|| fault("expected NAME=VALUE"))?;
+        let name = name.trim_end();
         let is_name = !name.is_empty()
             && !name.starts_with(|c: char| c.is_ascii_digit())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -121,9 +146,12 @@ fn parse(text: &str, only: &[String]) -> Result<Vec<Variable>, String> {
     }
 }
 
-/// Removes quotes: in single quotes everything counts, in double quotes a backslash takes the next character
-/// as it is, and without quotes too.
+/// Removes quotes. In single quotes everything counts; in double quotes a backslash stands before a quote, a
+/// backslash, a dollar sign or a backtick. What programs read differently is refused: other backslashes, and a
+/// blank before `#` outside of quotes.
 fn unquote(text: &str) -> Result<Zeroizing<String>, &'static str> {
+    const AMBIGUOUS: &str =
+        "programs read a backslash here differently; put the value in single quotes if it stands for itself";
     if let Some(inner) = text.strip_prefix('\'') {
         let inner = inner.strip_suffix('\'').ok_or("the quote is not closed on this line")?;
         return match inner.contains('\'') {
@@ -131,16 +159,25 @@ fn unquote(text: &str) -> Result<Zeroizing<String>, &'static str> {
             false => Ok(Zeroizing::new(inner.to_owned())),
         };
     }
-    let (inner, is_quoted) = match text.strip_prefix('"') {
-        Some(inner) => (inner, true),
-        None => (text, false),
+    let Some(inner) = text.strip_prefix('"') else {
+        return match () {
+            () if text.contains('\\') => Err(AMBIGUOUS),
+            () if text.contains(['"', '\'']) => Err("a quote inside a value without quotes"),
+            () if text.contains(" #") || text.contains("\t#") => {
+                Err("programs read what follows # differently; put the value in quotes")
+            }
+            () => Ok(Zeroizing::new(text.to_owned())),
+        };
     };
     let mut value = Zeroizing::new(String::with_capacity(inner.len()));
     let mut characters = inner.chars();
     while let Some(character) = characters.next() {
         match character {
-            '\\' => value.push(characters.next().ok_or("a backslash at the end of the line")?),
-            '"' if is_quoted => {
+            '\\' => match characters.next() {
+                Some(escaped @ ('"' | '\\' | '$' | '`')) => value.push(escaped),
+                _ => return Err(AMBIGUOUS),
+            },
+            '"' => {
                 return match characters.as_str().trim().is_empty() {
                     true => Ok(value),
                     false => Err("text after the closing quote"),
@@ -149,7 +186,7 @@ fn unquote(text: &str) -> Result<Zeroizing<String>, &'static str> {
             character => value.push(character),
         }
     }
-    if is_quoted { Err("the quote is not closed on this line") } else { Ok(value) }
+    Err("the quote is not closed on this line")
 }
 
 #[cfg(test)]
@@ -164,11 +201,10 @@ mod tests {
     #[test]
     fn variables_become_names_and_values() {
         let text =
-            "# comment\n\nOPENAI_API_KEY=sk-1\nexport DB_URL=\"a b\\\"c\" \n; x\nTOKEN='a$b\\'\n E = a\\ b\n";
-        let expected = [("openai-api-key", "sk-1"), ("db-url", "a b\"c"), ("token", "a$b\\")];
+            "# comment\n\nOPENAI_API_KEY=sk-1\nexport DB_URL=\"a b\\\"c\" \n; x\nTOKEN='a$b\\'\nP = a#b c\n";
+        let expected = [("openai-api-key", "sk-1"), ("db-url", "a b\"c"), ("token", "a$b\\"), ("p", "a#b c")];
         let expected: Vec<_> = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        assert_eq!(read(text.rsplit_once(" E").unwrap().0).unwrap(), expected);
-        assert_eq!(read("E=a\\ b").unwrap()[0].1, "a b");
+        assert_eq!(read(text).unwrap(), expected);
         let only = ["DB_URL".to_owned()];
         assert_eq!(parse("A=1\nDB_URL=2\n", &only).unwrap()[0].credential_name, "db-url");
         assert!(parse("A=1\n", &only).is_err_and(|e| e.contains("DB_URL")));
@@ -183,7 +219,11 @@ mod tests {
             ("A=\"secret", "1: the quote"),
             ("A=\"secret\" x", "1: text after"),
             ("A='sec'ret'", "1: a quote inside"),
-            ("A=secret\\", "1: a backslash"),
+            ("A=secret\\n", "1: programs read a backslash"),
+            ("A=\"secret\\n\"", "1: programs read a backslash"),
+            ("A=\"secret\\", "1: programs read a backslash"),
+            ("A=secret # note", "1: programs read what follows #"),
+            ("A=sec\"ret\"", "1: a quote inside"),
             ("A=", "1: A is empty"),
             ("A_B=secret\na_b=secret", "2: a second variable"),
             ("# nothing", " there is no variable"),

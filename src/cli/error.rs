@@ -90,6 +90,10 @@ impl fmt::Display for CliError {
                      send the request from its own program (hostbadge-agents(5))"
                 )?;
             }
+            f.write_str(
+                "\nhostbadge whoami --why shows which conditions this process meets; an administrator asks \
+                 hostbadge agent why PID",
+            )?;
         }
         Ok(())
     }

@@ -82,9 +82,11 @@ impl IdentityService {
         let value = SecretValue::new(value).map_err(|e| InvalidRequest::new(e.to_string()))?;
         let label = label(&tenant, &name);
         let stored = async {
-            self.record_credential_command(admin, Event::CredentialStored, &format!("store {label}")).await?;
             let new = NewVersion { tenant, name: name.clone(), value, expires };
+            self.audit.ensure_writable()?;
             let version = self.deps.credentials.put(new).await?;
+            let done = format!("stored version {version} of {label}");
+            self.record_credential_change(admin, Event::CredentialStored, &done).await;
             Ok(PutCredentialResponse { name, version })
         };
         self.within_budget(admin, StateCommand::ChangeCredential, stored).await
@@ -106,11 +108,17 @@ impl IdentityService {
         if overlap > MAX_OVERLAP {
             return Err(InvalidRequest::new("overlap must be at most 30 days, in seconds").into());
         }
-        let command = format!("rotate {}", label(&tenant, &name));
+        let label = label(&tenant, &name);
         let stored = async {
-            self.record_credential_command(admin, Event::CredentialStored, &command).await?;
             let new = NewVersion { tenant, name: name.clone(), value, expires };
+            self.audit.ensure_writable()?;
             let version = self.deps.credentials.rotate(new, overlap).await?;
+            let earlier = match overlap.as_secs() {
+                0 => "destroyed the earlier ones".to_owned(),
+                seconds => format!("the earlier ones are destroyed in {seconds} s"),
+            };
+            let done = format!("rotated to version {version} of {label}, and {earlier}");
+            self.record_credential_change(admin, Event::CredentialStored, &done).await;
             Ok(PutCredentialResponse { name, version })
         };
         self.within_budget(admin, StateCommand::ChangeCredential, stored).await
@@ -127,11 +135,12 @@ impl IdentityService {
     ) -> Result<RemoveCredentialResponse, AdminError> {
         let RemoveCredentialRequest { name, tenant, version } = request;
         let tenant = check_names(&name, tenant)?;
-        let which = version.map_or_else(|| "all versions".to_owned(), |version| format!("version {version}"));
-        let command = format!("remove {which} of {}", label(&tenant, &name));
         let removed = async {
-            self.record_credential_command(admin, Event::CredentialDestroyed, &command).await?;
+            self.audit.ensure_writable()?;
             let versions = self.deps.credentials.remove(&tenant, &name, version).await?;
+            let numbers: Vec<String> = versions.iter().map(u64::to_string).collect();
+            let done = format!("destroyed version {} of {}", numbers.join(", "), label(&tenant, &name));
+            self.record_credential_change(admin, Event::CredentialDestroyed, &done).await;
             Ok(RemoveCredentialResponse { name: name.clone(), versions })
         };
         self.within_budget(admin, StateCommand::ChangeCredential, removed).await
@@ -145,22 +154,20 @@ impl IdentityService {
         &self,
         admin: &RootAdmin,
     ) -> Result<AcceptCredentialsResponse, AdminError> {
-        let command = "accept credentials.db as it is";
-        self.record_credential_command(admin, Event::CredentialsAccepted, command).await?;
-        Ok(AcceptCredentialsResponse { credentials: self.deps.credentials.accept().await? })
+        self.audit.ensure_writable()?;
+        let credentials = self.deps.credentials.accept().await?;
+        let done = format!("accepted credentials.db with {credentials} credentials");
+        self.record_credential_change(admin, Event::CredentialsAccepted, &done).await;
+        Ok(AcceptCredentialsResponse { credentials })
     }
 
-    /// Records a command before it is carried out: a record of a change that was not made is better than a
-    /// change without a record. A command that fails has a second record.
-    async fn record_credential_command(
-        &self,
-        admin: &RootAdmin,
-        event: Event,
-        command: &str,
-    ) -> Result<(), AdminError> {
-        self.audit.ensure_writable()?;
-        self.audit.record_event(event, &format!("{} requested to {command}", admin.id())).await?;
-        Ok(())
+    /// Records a change that is on disk already and cannot be undone: a failing audit log only adds an error
+    /// to the journal.
+    async fn record_credential_change(&self, admin: &RootAdmin, event: Event, done: &str) {
+        let message = format!("{} {done}", admin.id());
+        if let Err(audit_error) = self.audit.record_event(event, &message).await {
+            tracing::error!("{message}; {audit_error}");
+        }
     }
 }
 
