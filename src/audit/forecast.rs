@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// Free space is remembered at this interval, for an hour.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_SAMPLES: usize = 60;
-/// A forecast needs samples of at least this time, so that a single large file makes none.
-const MIN_SPAN: Duration = Duration::from_secs(600);
+/// A forecast needs samples of at least this time, so that a program that writes for some minutes makes none.
+const MIN_SPAN: Duration = Duration::from_secs(3000);
 /// What lasts longer is not reported.
 const HORIZON: Duration = Duration::from_secs(24 * 3600);
 
@@ -71,8 +71,8 @@ mod tests {
     fn a_short_time_makes_no_forecast() {
         let (start, mut forecast) = (Instant::now(), SpaceForecast::default());
         assert_eq!(forecast.note(start, GIB), None);
-        assert_eq!(forecast.note(start + Duration::from_secs(599), GIB / 2), None);
-        let left = forecast.note(start + Duration::from_secs(600), GIB / 2).unwrap();
-        assert_eq!(left, Duration::from_secs(600));
+        assert_eq!(forecast.note(start + Duration::from_secs(2999), GIB / 2), None);
+        let left = forecast.note(start + Duration::from_secs(3000), GIB / 2).unwrap();
+        assert_eq!(left, Duration::from_secs(3000));
     }
 }

@@ -22,6 +22,8 @@ const MAX_CSR_LEN: usize = 16 * 1024;
 /// Bytes of an RSAPublicKey of 4096 bits with a small exponent. Larger moduli make verification too expensive
 /// for relying parties.
 const MAX_RSA_KEY_LEN: usize = 540;
+/// Shortest RSA key in bytes: RSAPublicKey with a modulus of 2048 bits and the exponent 3.
+const MIN_RSA_KEY_LEN: usize = 268;
 
 /// Why a certificate signing request is not accepted. The texts go to callers.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +137,9 @@ fn select_verifier(
         (ID_EC_PUBLIC_KEY, Some(SECP_384_R_1), ECDSA_WITH_SHA_256) => &ECDSA_P384_SHA256_ASN1,
         (ID_EC_PUBLIC_KEY, Some(SECP_384_R_1), ECDSA_WITH_SHA_384) => &ECDSA_P384_SHA384_ASN1,
         (ID_ED_25519, _, ID_ED_25519) => &ED25519,
-        (RSA_ENCRYPTION, ..) if public_key.len() > MAX_RSA_KEY_LEN => return Err(CsrError::UnsupportedKey),
+        (RSA_ENCRYPTION, ..) if !(MIN_RSA_KEY_LEN..=MAX_RSA_KEY_LEN).contains(&public_key.len()) => {
+            return Err(CsrError::UnsupportedKey);
+        }
         (RSA_ENCRYPTION, _, SHA_256_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA256,
         (RSA_ENCRYPTION, _, SHA_384_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA384,
         (RSA_ENCRYPTION, _, SHA_512_WITH_RSA_ENCRYPTION) => &RSA_PKCS1_2048_8192_SHA512,
