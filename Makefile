@@ -43,9 +43,9 @@ doc: ## build the crate's documentation with warnings as errors
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
 	$(CARGO) test --locked
 
-test-clients: test-deps ## test SPIFFE clients and relying parties in Go, Rust, Java and Node (needs Go 1.24 and Rust 1.89)
+test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, Envoy and OpenBao (needs Go 1.24 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties::
+	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers::
 
 leaks: deps ## check that 10,000 TPM operations leave no object or session in the TPM (1 to 2 minutes)
 	$(CARGO) test --locked --test tpm -- --ignored ten_thousand_operations_leave_no_objects_in_the_tpm

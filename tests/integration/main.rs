@@ -35,6 +35,7 @@ mod posture;
 mod readme;
 mod recovery_key;
 mod relying_parties;
+mod relying_servers;
 mod revocation;
 mod secrets_in_memory;
 mod signing_chain;
