@@ -245,6 +245,16 @@ impl Audit {
         self.write(&Record::for_event(event, detail, self.clock.now())).await
     }
 
+    /// Records an event of the daemon that concerns one tenant; `None` where it concerns none.
+    pub async fn record_tenant_event(
+        &self,
+        event: Event,
+        tenant: Option<&str>,
+        detail: &str,
+    ) -> Result<(), AuditUnavailable> {
+        self.write(&Record::for_tenant_event(event, tenant, detail, self.clock.now())).await
+    }
+
     /// Records a step in the life of an issuing key.
     pub async fn record_key_event(
         &self,

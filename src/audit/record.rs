@@ -207,6 +207,7 @@ impl<'a> Record<'a> {
     pub(super) fn for_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
+            tenant: refusal.tenant.as_deref().map(name),
             audience: refusal.audience.as_deref().map(from_caller),
             credential: refusal.credential.as_deref().map(name),
             reason: Some(refusal.code),
@@ -225,6 +226,7 @@ impl<'a> Record<'a> {
     ) -> Record<'a> {
         Record {
             agent: Some(name(requester.name().as_str())),
+            tenant: requester.entry().tenant.as_deref().map(name),
             jti: introspection.jti.as_deref().map(name),
             active: Some(introspection.active),
             detail: introspection.inactive_reason.as_deref().map(from_caller),
@@ -241,6 +243,7 @@ impl<'a> Record<'a> {
     ) -> Record<'a> {
         Record {
             agent: Some(name(attestation.agent().name().as_str())),
+            tenant: attestation.agent().entry().tenant.as_deref().map(name),
             detail: Some(from_caller(detail)),
             peer: Some(attestation.agent().peer()),
             ..Record::new(Event::Attested, time)
@@ -250,6 +253,16 @@ impl<'a> Record<'a> {
     /// An event without a caller.
     pub(super) fn for_event(event: Event, detail: &'a str, time: Timestamp) -> Record<'a> {
         Record { detail: Some(described(detail)), ..Record::new(event, time) }
+    }
+
+    /// An event without a caller that concerns one tenant; `None` where it concerns none.
+    pub(super) fn for_tenant_event(
+        event: Event,
+        tenant: Option<&'a str>,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
     }
 
     /// An event of an issuing key.

@@ -11,7 +11,9 @@ mod keys;
 mod posture;
 mod schema;
 mod sections;
+mod tenants;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
@@ -31,6 +33,8 @@ pub use sections::{
     AdminSection, CertificatesSection, ClockSection, KeysSection, LimitsSection, LogLevel, LogSection,
     LogTarget, Paths, SealSection, TpmSection,
 };
+pub use tenants::TenantSection;
+use tenants::check_tenants;
 
 /// The configuration file, unless the command line names another.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/hostbadge/hostbadged.toml";
@@ -66,6 +70,8 @@ pub struct Config {
     pub log: LogSection,
     /// The table `[admin]`.
     pub admin: AdminSection,
+    /// The tables `[tenant.NAME]`, by name.
+    pub tenants: BTreeMap<String, TenantSection>,
 }
 
 /// The file's content. The defaults of `paths` depend on `--dev`, so they are applied afterwards.
@@ -96,6 +102,8 @@ struct ConfigFile {
     log: LogSection,
     #[serde(default)]
     admin: AdminSection,
+    #[serde(default, rename = "tenant")]
+    tenants: BTreeMap<String, Spanned<TenantSection>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -177,6 +185,7 @@ impl Config {
         let seal = config_file.seal.checked(&source, check_seal, &mut diagnostics);
         let limits = config_file.limits.checked(&source, check_limits, &mut diagnostics);
         let posture = config_file.posture.checked(&source, check_posture, &mut diagnostics);
+        let tenants = check_tenants(config_file.tenants, &source, &mut diagnostics);
         if !diagnostics.is_empty() {
             return Err(source.sorted(diagnostics));
         }
@@ -195,6 +204,7 @@ impl Config {
             audit: config_file.audit,
             log: config_file.log,
             admin: config_file.admin,
+            tenants,
         })
     }
 
@@ -312,6 +322,7 @@ mod tests {
                     format!("{{ {} }}", members.collect::<Vec<_>>().join(", "))
                 }
                 Kind::Tables(_) => "[]".to_owned(),
+                Kind::NamedTables(keys) => format!("{{ name = {} }}", value(Kind::Table(keys))),
             }
         }
         let mut text = String::new();
@@ -351,6 +362,24 @@ mod tests {
             ("\nevery = \"31s\"", ":2: posture.every must be from"),
         ] {
             let error = read_config(&format!("\n[posture]{text}")).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn quotas_of_tenants_are_read_and_validated() {
+        let text = "[tenant.acme]\nrate = 100\nlive_tokens = 5000\n[tenant.globex]\ncredentials = 0\n";
+        let tenants = read_config(text).unwrap().tenants;
+        assert_eq!((tenants["acme"].rate(), tenants["acme"].live_tokens), (Some((100, 400)), Some(5000)));
+        assert_eq!((tenants["globex"].rate(), tenants["globex"].credentials), (None, Some(0)));
+        for (text, expected) in [
+            ("\n[tenant.acme]\nrate = 0", ":2: tenant.acme.rate is 0; it must be from 1 to 10000000"),
+            ("\n[tenant.acme]\nburst = 5", ":2: tenant.acme.burst has no effect without rate"),
+            ("\n[tenant.Acme]\nrate = 5", ":2: the name of a tenant has the form of an agent name"),
+            ("\n[tenant.acme]\nrat = 5", ":3: unknown key `rat` in [tenant.acme]; did you mean `rate`?"),
+            ("\n[tenant]\nrate = 5", ":2: expected a table `[tenant.NAME]` for each tenant"),
+        ] {
+            let error = read_config(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

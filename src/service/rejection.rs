@@ -38,7 +38,8 @@ impl Rejection {
     }
 
     pub fn with_agent(mut self, agent: &AuthenticatedAgent) -> Rejection {
-        self.refusal = self.refusal.with_agent(agent.name());
+        let tenant = agent.entry().tenant.as_deref();
+        self.refusal = self.refusal.with_agent(agent.name()).with_tenant(tenant);
         self
     }
 
@@ -85,7 +86,8 @@ impl IdentityService {
     }
 
     async fn record_limited(&self, rejection: Rejection) -> RequestError {
-        let Rejection { refusal, recording } = rejection;
+        let Rejection { mut refusal, recording } = rejection;
+        self.add_tenant(&mut refusal);
         match recording {
             Recording::Own => match self.audit.record_refusal(refusal).await {
                 Ok(refusal) => RequestError::Denied(refusal),
@@ -95,6 +97,15 @@ impl IdentityService {
             Recording::CountedByLimiter => {
                 RequestError::DeniedUnrecorded(self.audit.pass_counted_refusal(refusal))
             }
+        }
+    }
+
+    /// Adds the tenant of the agent, where the part that refused knew only the agent's name.
+    fn add_tenant(&self, refusal: &mut Refusal) {
+        if let (Some(agent), None) = (&refusal.agent, &refusal.tenant) {
+            let agents = self.deps.agents.current();
+            refusal.tenant =
+                agents.get(agent.as_str()).and_then(|entry| entry.tenant.as_deref().map(Into::into));
         }
     }
 

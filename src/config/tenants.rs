@@ -1,0 +1,71 @@
+//! The tables `[tenant.NAME]`: what all agents of a tenant may have together.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::diagnostic::{Diagnostic, SourceFile};
+
+/// A table `[tenant.NAME]`. A key that is absent sets no bound beside those of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantSection {
+    /// Requests a second, from 1 to 10,000,000.
+    pub rate: Option<u32>,
+    /// Requests that may be made at once after a pause, from 1 to 10,000,000; only with `rate`. Default: four
+    /// times `rate`.
+    pub burst: Option<u32>,
+    /// Tokens that have not expired.
+    pub live_tokens: Option<u32>,
+    /// Sealed credentials.
+    pub credentials: Option<u32>,
+    /// X.509 certificates that have not expired.
+    pub certificates: Option<u32>,
+}
+
+impl TenantSection {
+    /// The rate a second and the burst; `None` without `rate`.
+    pub fn rate(&self) -> Option<(u32, u32)> {
+        self.rate.map(|rate| (rate, self.burst.unwrap_or(rate.saturating_mul(4))))
+    }
+
+    fn faults(&self, name: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !is_name(name) {
+            faults.push(
+                "the name of a tenant has the form of an agent name: a-z 0-9 . _ -, at most 63 characters"
+                    .into(),
+            );
+        }
+        for (key, value) in [("rate", self.rate), ("burst", self.burst)] {
+            if let Some(value) = value.filter(|value| !(1..=10_000_000).contains(value)) {
+                faults.push(format!("tenant.{name}.{key} is {value}; it must be from 1 to 10000000"));
+            }
+        }
+        if self.burst.is_some() && self.rate.is_none() {
+            faults.push(format!("tenant.{name}.burst has no effect without rate"));
+        }
+        faults
+    }
+}
+
+/// Reads the tables. Faults are reported at each table's line.
+pub(super) fn check_tenants(
+    tables: BTreeMap<String, Spanned<TenantSection>>,
+    source: &SourceFile,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> BTreeMap<String, TenantSection> {
+    for (name, table) in &tables {
+        let faults = table.get_ref().faults(name).into_iter();
+        diagnostics.extend(faults.map(|message| source.diagnostic(table.span(), message)));
+    }
+    tables.into_iter().map(|(name, table)| (name, table.into_inner())).collect()
+}
+
+/// The form of agents' and tenants' names, which `agents` checks in agents' files.
+fn is_name(name: &str) -> bool {
+    let is_first_char = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_name_char = |byte: u8| is_first_char(byte) || matches!(byte, b'.' | b'_' | b'-');
+    name.len() <= 63 && name.bytes().next().is_some_and(is_first_char) && name.bytes().all(is_name_char)
+}
