@@ -203,11 +203,11 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A request was refused.
-    pub(super) fn for_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
+    /// A request was refused; `tenant` is the agent's.
+    pub(super) fn for_refusal(refusal: &'a Refusal, tenant: Option<&'a str>, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
-            tenant: refusal.tenant.as_deref().map(name),
+            tenant: tenant.map(name),
             audience: refusal.audience.as_deref().map(from_caller),
             credential: refusal.credential.as_deref().map(name),
             reason: Some(refusal.code),
@@ -382,7 +382,7 @@ mod tests {
             };
             let mut refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, text).with_audience(text);
             refusal.suppressed = u64::MAX;
-            let refusal = Record::for_refusal(&refusal, Timestamp::from_secs(1 << 32));
+            let refusal = Record::for_refusal(&refusal, Some(text), Timestamp::from_secs(1 << 32));
             let event = Record::for_key_event(Event::EnrollmentAnswered, text, text, Timestamp::from_secs(0));
             for record in [&token, &certificate, &refusal, &event] {
                 let length = record.to_json_members(ClockSync::Unsynchronized).unwrap().len();

@@ -367,24 +367,6 @@ mod tests {
     }
 
     #[test]
-    fn quotas_of_tenants_are_read_and_validated() {
-        let text = "[tenant.acme]\nrate = 100\nlive_tokens = 5000\n[tenant.globex]\ncredentials = 0\n";
-        let tenants = read_config(text).unwrap().tenants;
-        assert_eq!((tenants["acme"].rate(), tenants["acme"].live_tokens), (Some((100, 400)), Some(5000)));
-        assert_eq!((tenants["globex"].rate(), tenants["globex"].credentials), (None, Some(0)));
-        for (text, expected) in [
-            ("\n[tenant.acme]\nrate = 0", ":2: tenant.acme.rate is 0; it must be from 1 to 10000000"),
-            ("\n[tenant.acme]\nburst = 5", ":2: tenant.acme.burst has no effect without rate"),
-            ("\n[tenant.Acme]\nrate = 5", ":2: the name of a tenant has the form of an agent name"),
-            ("\n[tenant.acme]\nrat = 5", ":3: unknown key `rat` in [tenant.acme]; did you mean `rate`?"),
-            ("\n[tenant]\nrate = 5", ":2: expected a table `[tenant.NAME]` for each tenant"),
-        ] {
-            let error = read_config(text).unwrap_err();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
-    }
-
-    #[test]
     fn certificate_ttl_is_bounded() {
         assert_eq!(read_config("").unwrap().certificates.ttl.as_secs(), 3600);
         assert_eq!(read_config("[certificates]\nttl = \"1d\"").unwrap().certificates.ttl, DAY);

@@ -69,3 +69,33 @@ fn is_name(name: &str) -> bool {
     let is_name_char = |byte: u8| is_first_char(byte) || matches!(byte, b'.' | b'_' | b'-');
     name.len() <= 63 && name.bytes().next().is_some_and(is_first_char) && name.bytes().all(is_name_char)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Paths};
+
+    fn read_config(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, text).unwrap();
+        Config::read(&file, Paths::default()).map_err(|faults| faults[0].to_string())
+    }
+
+    #[test]
+    fn quotas_of_tenants_are_read_and_validated() {
+        let text = "[tenant.acme]\nrate = 100\nlive_tokens = 5000\n[tenant.globex]\ncredentials = 0\n";
+        let tenants = read_config(text).unwrap().tenants;
+        assert_eq!((tenants["acme"].rate(), tenants["acme"].live_tokens), (Some((100, 400)), Some(5000)));
+        assert_eq!((tenants["globex"].rate(), tenants["globex"].credentials), (None, Some(0)));
+        for (text, expected) in [
+            ("\n[tenant.acme]\nrate = 0", ":2: tenant.acme.rate is 0; it must be from 1 to 10000000"),
+            ("\n[tenant.acme]\nburst = 5", ":2: tenant.acme.burst has no effect without rate"),
+            ("\n[tenant.Acme]\nrate = 5", ":2: the name of a tenant has the form of an agent name"),
+            ("\n[tenant.acme]\nrat = 5", ":3: unknown key `rat` in [tenant.acme]; did you mean `rate`?"),
+            ("\n[tenant]\nrate = 5", ":2: expected a table `[tenant.NAME]` for each tenant"),
+        ] {
+            let error = read_config(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

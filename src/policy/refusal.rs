@@ -63,8 +63,6 @@ pub struct Refusal {
     pub peer: Option<Peer>,
     /// The agent, if the caller was identified as one.
     pub agent: Option<AgentName>,
-    /// The agent's tenant, if it has one.
-    pub tenant: Option<Box<str>>,
     /// The requested audience.
     pub audience: Option<Box<str>>,
     /// The requested credential, by name.
@@ -84,7 +82,6 @@ impl Refusal {
             description: description.into(),
             peer: None,
             agent: None,
-            tenant: None,
             audience: None,
             credential: None,
             retry_after: None,
@@ -101,12 +98,6 @@ impl Refusal {
     /// Adds the agent.
     pub fn with_agent(mut self, agent: &AgentName) -> Refusal {
         self.agent = Some(agent.clone());
-        self
-    }
-
-    /// Adds the agent's tenant; none where it has none.
-    pub fn with_tenant(mut self, tenant: Option<&str>) -> Refusal {
-        self.tenant = tenant.map(Into::into);
         self
     }
 
