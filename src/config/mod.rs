@@ -328,8 +328,9 @@ mod tests {
         let mut text = String::new();
         for key in keys::KEYS {
             match key.kind {
-                Kind::Table(inner) => {
-                    text += &format!("[{}]\n", key.name);
+                Kind::Table(inner) | Kind::NamedTables(inner) => {
+                    let is_named = matches!(key.kind, Kind::NamedTables(_));
+                    text += &format!("[{}{}]\n", key.name, if is_named { ".name" } else { "" });
                     for key in inner {
                         text += &format!("{} = {}\n", key.name, value(key.kind));
                     }
