@@ -265,9 +265,15 @@ impl<'a> Record<'a> {
         Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
     }
 
-    /// An event of an issuing key.
-    pub(super) fn for_key_event(event: Event, kid: &'a str, detail: &'a str, time: Timestamp) -> Record<'a> {
-        Record { kid: Some(name(kid)), ..Record::for_event(event, detail, time) }
+    /// An event of an issuing key, of a tenant or of none.
+    pub(super) fn for_key_event(
+        event: Event,
+        kid: &'a str,
+        tenant: Option<&'a str>,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record { kid: Some(name(kid)), ..Record::for_tenant_event(event, tenant, detail, time) }
     }
 
     /// Returns the members of the JSON object without the opening brace; the chain's members come before

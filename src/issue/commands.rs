@@ -68,8 +68,10 @@ pub enum KeyAction {
         /// Receives the result.
         reply: ReplySender<()>,
     },
-    /// Rotate the issuing key.
+    /// Rotate an issuing key.
     Rotate {
+        /// The tenant whose key it is; `None` for that of agents without one.
+        tenant: Option<String>,
         /// How soon the next key is active.
         urgency: RotationUrgency,
         /// Receives the result.
@@ -184,13 +186,14 @@ pub fn key_command_channel() -> (KeyAdmin, KeyCommandReceiver) {
 }
 
 impl KeyAdmin {
-    /// Rotates the issuing key.
+    /// Rotates the issuing key of a tenant, or of agents without one.
     pub async fn rotate(
         &self,
+        tenant: Option<String>,
         urgency: RotationUrgency,
         requested_by: String,
     ) -> Result<RotationResult, KeyCommandError> {
-        self.send(requested_by, |reply| KeyAction::Rotate { urgency, reply }).await
+        self.send(requested_by, |reply| KeyAction::Rotate { tenant, urgency, reply }).await
     }
 
     /// Creates a recovery key, which is not in force yet, and returns its text.

@@ -16,6 +16,7 @@ use super::kek::{Kek, KekDependent, KekPair};
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
 use super::state_manifest::{CREDENTIALS_DATABASE, DatabaseDigests, StateManifest};
+use super::tenant_keks::{self, TenantKeks, TenantKeksFile};
 use crate::clock::Clock;
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
@@ -29,6 +30,8 @@ pub struct Keystore {
     /// The PCRs to which the key-encryption key is to be sealed.
     configured_pcrs: Vec<u8>,
     state: Arc<Mutex<KeystoreState>>,
+    /// Locked before `state`.
+    tenants: Mutex<TenantKeksFile>,
     seal_status: watch::Sender<SealStatus>,
 }
 
@@ -73,9 +76,11 @@ impl Keystore {
         let seal_status = watch::Sender::new(seal_file.status(configured_pcrs));
         let state = KeystoreState { seal_file, manifest, pending_rewrap, last_recovery_key: None };
         let state = Arc::new(Mutex::new(state));
+        // After the manifest has verified it.
+        let tenants = Mutex::new(TenantKeksFile::read(dir)?);
         let (dir, tpm, clock, configured_pcrs) =
             (dir.to_owned(), tpm.clone(), clock.clone(), configured_pcrs.to_vec());
-        Ok((Keystore { dir, tpm, clock, configured_pcrs, state, seal_status }, keks))
+        Ok((Keystore { dir, tpm, clock, configured_pcrs, state, tenants, seal_status }, keks))
     }
 
     /// Has the TPM unseal the latest key-encryption key.
@@ -87,6 +92,65 @@ impl Keystore {
     pub(crate) async fn keks(&self) -> Result<KekPair, Error> {
         let seal_file = self.state.lock().await.seal_file.clone();
         seal_file.unseal(&self.tpm).await
+    }
+
+    /// The key-encryption keys of all tenants. The TPM is not used where there are none.
+    pub(crate) async fn tenant_keks(&self) -> Result<TenantKeks, Error> {
+        let tenants = self.tenants.lock().await;
+        if tenants.is_empty() { Ok(TenantKeks::default()) } else { tenants.decrypt(&self.keks().await?) }
+    }
+
+    /// As [`Keystore::tenant_keks`], after these tenants got a key if they had none.
+    ///
+    /// # Errors
+    /// [`Error::TooManyTenants`], and failures of the disk or the TPM.
+    pub(crate) async fn ensure_tenant_keks<'n>(
+        &self,
+        names: impl Iterator<Item = &'n str>,
+    ) -> Result<TenantKeks, Error> {
+        let mut tenants = self.tenants.lock().await;
+        let host_keks = self.keks().await?;
+        let mut changed = tenants.clone();
+        for name in names {
+            if !changed.contains(name) {
+                let kek = self.tpm.mixed_random().await?;
+                changed.add(&host_keks.latest, name, &kek, self.clock.now())?;
+            }
+        }
+        if changed != *tenants {
+            self.write_tenants(&changed).await?;
+            *tenants = changed;
+        }
+        tenants.decrypt(&host_keks)
+    }
+
+    /// Destroys the key-encryption key of a tenant: nothing decrypts what it encrypted any more. Whether the
+    /// tenant had one.
+    pub(crate) async fn destroy_tenant_kek(&self, name: &str) -> Result<bool, Error> {
+        let mut tenants = self.tenants.lock().await;
+        let mut changed = tenants.clone();
+        if !changed.remove(name) {
+            return Ok(false);
+        }
+        self.write_tenants(&changed).await?;
+        *tenants = changed;
+        Ok(true)
+    }
+
+    /// Encrypts the tenants' key-encryption keys again, if that of the host has changed.
+    pub(crate) async fn rewrap_tenant_keks(&self) -> Result<(), Error> {
+        let mut tenants = self.tenants.lock().await;
+        let Some(keks) = self.needs_rewrap(KekDependent::Tenants).await? else { return Ok(()) };
+        if !tenants.is_empty() {
+            let rewrapped = tenants.rewrapped(&keks)?;
+            self.write_tenants(&rewrapped).await?;
+            *tenants = rewrapped;
+        }
+        self.mark_rewrapped(KekDependent::Tenants).await
+    }
+
+    async fn write_tenants(&self, tenants: &TenantKeksFile) -> Result<(), Error> {
+        self.write_file(tenant_keks::FILE_NAME, tenant_keks::VERSION, tenants).await
     }
 
     /// Replaces a tracked file of the state directory. It is on disk when this returns.
@@ -347,6 +411,12 @@ impl TpmMigration {
     /// The key-encryption keys in use.
     pub fn keks(&self) -> &KekPair {
         &self.keks
+    }
+
+    /// The key-encryption keys of all tenants. They are encrypted under the host's, which stays the same, so that
+    /// their file does not change.
+    pub fn tenant_keks(&self) -> Result<TenantKeks, Error> {
+        TenantKeksFile::read(&self.dir)?.decrypt(&self.keks)
     }
 
     /// Seals the keys in the new TPM, and writes `seal.json`.
