@@ -149,7 +149,7 @@ fn check_prints_each_error_with_file_and_line() {
     };
     let (code, said, _) = run(&host);
     assert_eq!(code, Some(0));
-    assert!(said.contains("1 agents, no faults"), "{said}");
+    assert!(said.contains("1 agent, no faults"), "{said}");
 
     let one = host.agents_file("one", "name = \"One\"\n[match]\nunit = \"x\"\n");
     let two = host.agents_file("two", "name = \"two\"\n\n[match\n");
