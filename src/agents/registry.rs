@@ -13,6 +13,7 @@ use crate::config::Diagnostic;
 use crate::mutex::lock;
 use crate::names::Names;
 use crate::peer::DigestCache;
+use crate::plural::counted;
 
 use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
 use super::changes::AgentChanges;
@@ -135,7 +136,7 @@ impl AgentRegistry {
                     tracing::warn!("{warning}");
                 }
                 if let Some(more) = warnings.len().checked_sub(MAX_LOGGED_WARNINGS).filter(|more| *more > 0) {
-                    tracing::warn!("{more} more warnings; \"hostbadge agent check\" prints all of them");
+                    tracing::warn!("{}; \"hostbadge agent check\" prints all", counted(more, "more warning"));
                 }
                 let changes = agents.changes_since(&previous);
                 let status = LoadStatus {
@@ -212,9 +213,9 @@ impl RegistryState {
             return Ok(agents.confirm_empty(allow_empty || previous.is_confirmed_empty()));
         }
         let message = format!(
-            "has no files *.toml, and {} agents are active, which stay so. Restore the files, or mount their \
-             file system; \"hostbadge agent reload --allow-empty\" removes all agents",
-            previous.len()
+            "has no files *.toml, and the daemon keeps its {}. Restore the files, or mount their file system; \
+             \"hostbadge agent reload --allow-empty\" removes all agents",
+            counted(previous.len(), "active agent")
         );
         Err(vec![Diagnostic { file: self.dir.clone(), line: None, message }])
     }

@@ -16,6 +16,7 @@ use super::table::{KeyValueTable, print_columns};
 use super::why;
 use crate::agents::{AgentName, AgentSet, host_warnings};
 use crate::config::{Config, escape_unprintable};
+use crate::plural::counted;
 use crate::wire::admin::{
     Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadCounts, ReloadRequest, ReloadResponse,
 };
@@ -180,7 +181,7 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
     }
     warnings.iter().map(Fault::from).for_each(print_warning);
     let dir = escape_unprintable(&dir.to_string_lossy()).into_owned();
-    print_line(format_args!("{dir}: {} agents, no faults", agents.len()))?;
+    print_line(format_args!("{dir}: {}, no faults", counted(agents.len(), "agent")))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -225,8 +226,8 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
     changes.warnings.into_iter().take(printed).for_each(print_warning);
     if counts.warnings > printed {
         note(format_args!(
-            "{} more warnings; \"hostbadge agent check\" prints them",
-            counts.warnings - printed
+            "{}; \"hostbadge agent check\" prints them",
+            counted(counts.warnings - printed, "more warning")
         ));
     }
     warn_of_host(common).await;
@@ -250,6 +251,6 @@ async fn warn_of_host(common: &CommonArgs) {
         note(escape_unprintable(warning));
     }
     if let Some(more) = warnings.len().checked_sub(MAX_PRINTED_WARNINGS).filter(|more| *more > 0) {
-        note(format_args!("{more} more warnings; \"hostbadge agent check\" prints them"));
+        note(format_args!("{}; \"hostbadge agent check\" prints them", counted(more, "more warning")));
     }
 }
