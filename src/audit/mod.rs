@@ -219,16 +219,15 @@ impl Audit {
         Ok(Recorded(attestation))
     }
 
-    /// Records the changes of a reload of the agents, with as many lines as their names need. `requested_by`
-    /// describes the administrator or signal.
+    /// Records the changes of a reload of the agents, of many agents the first names and their number.
+    /// `requested_by` describes the administrator or signal.
     pub async fn record_reload(
         &self,
         changes: AgentChanges,
         requested_by: &str,
     ) -> Result<Recorded<AgentChanges>, AuditUnavailable> {
-        for detail in reload::details(&changes, requested_by) {
-            self.write(&Record::for_event(Event::AgentsReloaded, &detail, self.clock.now())).await?;
-        }
+        let detail = reload::detail(&changes, requested_by);
+        self.write(&Record::for_event(Event::AgentsReloaded, &detail, self.clock.now())).await?;
         Ok(Recorded(changes))
     }
 

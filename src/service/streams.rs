@@ -33,7 +33,7 @@ pub enum CallerCheck {
 /// Everything that a caller's agents and their credentials depend on, at one poll.
 pub struct IdentityInputs {
     peer: Peer,
-    registrations: Registrations,
+    registrations: Arc<Registrations>,
     issuer_state: Option<Arc<IssuerState>>,
     bundles: Arc<FederatedBundles>,
     ca_generation: u64,

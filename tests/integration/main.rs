@@ -27,6 +27,7 @@ mod keys;
 mod keystore;
 mod layering;
 mod lifecycle;
+mod many_agents;
 mod names;
 mod neighbours;
 mod openapi;
