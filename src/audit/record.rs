@@ -389,7 +389,13 @@ mod tests {
             let mut refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, text).with_audience(text);
             refusal.suppressed = u64::MAX;
             let refusal = Record::for_refusal(&refusal, Some(text), Timestamp::from_secs(1 << 32));
-            let event = Record::for_key_event(Event::EnrollmentAnswered, text, text, Timestamp::from_secs(0));
+            let event = Record::for_key_event(
+                Event::EnrollmentAnswered,
+                text,
+                Some(text),
+                text,
+                Timestamp::from_secs(0),
+            );
             for record in [&token, &certificate, &refusal, &event] {
                 let length = record.to_json_members(ClockSync::Unsynchronized).unwrap().len();
                 assert!(length + MAX_PEER_LEN <= MAX_BODY_LEN, "{unit:?}: {length} bytes of {record:.100?}");

@@ -64,6 +64,10 @@ pub(super) const VERIFY: &str = "Examples:
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log";
 
+pub(super) const TENANT: &str = "Examples:
+  hostbadge tenant list
+  hostbadge tenant rm acme";
+
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail
   hostbadge audit tail -n 100 --json | jq .event

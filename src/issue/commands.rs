@@ -68,6 +68,13 @@ pub enum KeyAction {
         /// Receives the result.
         reply: ReplySender<()>,
     },
+    /// Destroy the keys of a tenant that no agent names. The result is whether it had keys.
+    RemoveTenant {
+        /// The tenant.
+        tenant: String,
+        /// Receives the result.
+        reply: ReplySender<bool>,
+    },
     /// Rotate an issuing key.
     Rotate {
         /// The tenant whose key it is; `None` for that of agents without one.
@@ -107,6 +114,11 @@ pub enum KeyCommandError {
          status has what else keeps it from issuing"
     )]
     KeysOpen,
+    /// The keys of a tenant cannot be destroyed while agents need them.
+    #[error(
+        "agents name this tenant; remove their files, and reload the agents first: hostbadge agent reload"
+    )]
+    TenantInUse,
     /// The TPM was replaced or cleared while the keys of the previous TPM are in memory.
     #[error("restart the daemon first: the keys in its memory are those of the previous TPM")]
     RestartRequired,
@@ -127,9 +139,10 @@ impl KeyCommandError {
     /// What this failure means for the administrator's request.
     pub fn class(&self) -> ErrorClass {
         match self {
-            KeyCommandError::Busy | KeyCommandError::KeysOpen | KeyCommandError::RestartRequired => {
-                ErrorClass::Conflict
-            }
+            KeyCommandError::Busy
+            | KeyCommandError::KeysOpen
+            | KeyCommandError::TenantInUse
+            | KeyCommandError::RestartRequired => ErrorClass::Conflict,
             KeyCommandError::ShuttingDown
             | KeyCommandError::TimedOut
             | KeyCommandError::KeysNotOpen
@@ -194,6 +207,11 @@ impl KeyAdmin {
         requested_by: String,
     ) -> Result<RotationResult, KeyCommandError> {
         self.send(requested_by, |reply| KeyAction::Rotate { tenant, urgency, reply }).await
+    }
+
+    /// Destroys the keys of a tenant that no agent names. Whether it had keys.
+    pub async fn remove_tenant(&self, tenant: String, requested_by: String) -> Result<bool, KeyCommandError> {
+        self.send(requested_by, |reply| KeyAction::RemoveTenant { tenant, reply }).await
     }
 
     /// Creates a recovery key, which is not in force yet, and returns its text.
@@ -267,6 +285,7 @@ impl KeyCommand {
             | KeyAction::ConfirmRecoveryKey { reply, .. }
             | KeyAction::Recover { reply, .. } => reply.is_closed(),
             KeyAction::CreateRecoveryKey(reply) => reply.is_closed(),
+            KeyAction::RemoveTenant { reply, .. } => reply.is_closed(),
             KeyAction::Rotate { reply, .. } => reply.is_closed(),
         }
     }
@@ -278,6 +297,7 @@ impl KeyCommand {
             | KeyAction::ConfirmRecoveryKey { reply, .. }
             | KeyAction::Recover { reply, .. } => reply.send(Err(error)).is_err(),
             KeyAction::CreateRecoveryKey(reply) => reply.send(Err(error)).is_err(),
+            KeyAction::RemoveTenant { reply, .. } => reply.send(Err(error)).is_err(),
             KeyAction::Rotate { reply, .. } => reply.send(Err(error)).is_err(),
         };
     }

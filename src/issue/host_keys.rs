@@ -129,6 +129,11 @@ impl HostKeys {
         self.tenants.adopt(tpm, named).await
     }
 
+    /// Destroys the key-encryption key of a tenant and its issuing keys. `None` if it has neither.
+    pub async fn remove_tenant(&mut self, tenant: &str) -> Result<Option<Vec<KeyEvent>>, Error> {
+        self.tenants.remove(tenant).await
+    }
+
     /// The events of a change of one owner's keys.
     pub fn events_of(tenant: Option<&String>, changes: Vec<KeyChange>) -> Vec<KeyEvent> {
         KeyEvent::all(tenant, changes)

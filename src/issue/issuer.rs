@@ -166,6 +166,11 @@ impl IssuerState {
         }
     }
 
+    /// The tenants that have issuing keys, in alphabetical order.
+    pub fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.tenants.keys().map(String::as_str)
+    }
+
     /// The documents of the trust domain.
     pub fn bundles(&self) -> &BundleDocuments {
         &self.bundles

@@ -179,6 +179,19 @@ impl TenantIssuers {
         }
     }
 
+    /// Removes the keys of a tenant, and then destroys its key-encryption key, so that nothing decrypts what it
+    /// encrypted. `None` if the tenant has neither.
+    pub(super) async fn remove(&mut self, tenant: &str) -> Result<Option<Vec<KeyEvent>>, Error> {
+        let mut events = None;
+        if self.issuers.contains_key(tenant) {
+            self.changes = self.schedules.change(|file| drop(file.tenants.remove(tenant))).await?;
+            let now = (self.context.clock.now(), self.context.clock.clock().boot_time());
+            events = Some(self.take(Vec::new(), &[], &[], &[tenant.to_owned()], now));
+        }
+        let had_kek = self.context.keystore.destroy_tenant_kek(tenant).await?;
+        Ok(events.or_else(|| had_kek.then(Vec::new)))
+    }
+
     fn difference<'a>(&self, named: &'a BTreeSet<String>, now: Timestamp, boot: BootTime) -> Difference<'a> {
         let is_settled = self.context.clock.is_settled();
         let has_expired = |left: Option<(Timestamp, BootTime)>| {

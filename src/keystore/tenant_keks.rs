@@ -50,15 +50,18 @@ impl TenantKeks {
     }
 }
 
+#[cfg(test)]
+impl TenantKeks {
+    /// These keys, by tenant.
+    pub(crate) fn for_test(keks: impl IntoIterator<Item = (String, Kek)>) -> TenantKeks {
+        TenantKeks(keks.into_iter().collect())
+    }
+}
+
 impl TenantKeksFile {
     /// Reads the file in the state directory; no tenants where it does not exist.
     pub(super) fn read(dir: &Path) -> Result<TenantKeksFile, Error> {
         Ok(store::read(&path(dir), VERSION)?.unwrap_or_default())
-    }
-
-    /// The file's content, to be written.
-    pub(super) fn to_bytes(&self, dir: &Path) -> Result<Vec<u8>, Error> {
-        Ok(store::to_bytes(&path(dir), VERSION, self)?)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -158,7 +161,7 @@ mod tests {
     #[test]
     fn keys_decrypt_under_the_hosts_key_and_their_own_tenant() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(path(dir.path()), file().to_bytes(dir.path()).unwrap()).unwrap();
+        store::write(&path(dir.path()), VERSION, &file()).unwrap();
         let read = TenantKeksFile::read(dir.path()).unwrap();
         assert_eq!(read, file());
         let opened = read.decrypt(&keks(1, None)).unwrap();
@@ -192,7 +195,7 @@ mod tests {
         file.tenants = (0..MAX_TENANTS).map(|n| (format!("{n:063}"), entry.clone())).collect();
         assert!(matches!(file.add(&kek(1), "acme", &kek(2), NOW), Err(Error::TooManyTenants { .. })));
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(path(dir.path()), file.to_bytes(dir.path()).unwrap()).unwrap();
+        store::write(&path(dir.path()), VERSION, &file).unwrap();
         assert_eq!(TenantKeksFile::read(dir.path()).unwrap(), file);
     }
 }

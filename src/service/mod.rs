@@ -36,6 +36,7 @@ mod reload;
 mod requests;
 mod status;
 mod streams;
+mod tenants;
 mod tokens;
 mod warnings;
 mod whoami;

@@ -21,6 +21,7 @@ pub mod host;
 pub mod keys;
 pub mod posture;
 pub mod status;
+pub mod tenants;
 
 #[cfg(test)]
 pub(crate) mod openapi;

@@ -168,6 +168,7 @@ fn failing(path: &str) -> Value {
         "/v1/credentials/put" => json!({ "name": "Not a name", "value": "abcdefgh" }),
         "/v1/credentials/rotate" => json!({ "name": "none", "value": "abcdefgh" }),
         "/v1/credentials/remove" => json!({ "name": "none" }),
+        "/v1/tenants/remove" => json!({ "name": "none" }),
         "/v1/posture/accept" => json!({ "digest": "00" }),
         "/v1/enroll/activate" => json!({ "version": "\u{1}junk" }),
         "/v1/enroll/credential" => json!({ "ek": "ecc", "credential": "AAAA" }),

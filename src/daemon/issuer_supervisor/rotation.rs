@@ -121,6 +121,9 @@ impl Rotation<'_> {
                 }
                 let _ = reply.send(result);
             }
+            KeyAction::RemoveTenant { tenant, reply } => {
+                let _ = reply.send(self.remove_tenant(&tenant, &requested_by).await);
+            }
             KeyAction::CreateRecoveryKey(reply) => {
                 let _ = reply.send(self.create_recovery_key().await);
             }
@@ -165,6 +168,19 @@ impl Rotation<'_> {
         let result = rotation_result(changes.clone(), active, now, urgency != RotationUrgency::Planned);
         self.activate(&HostKeys::events_of(tenant, changes), &suffix).await?;
         Ok(result)
+    }
+
+    async fn remove_tenant(&mut self, tenant: &str, requested_by: &str) -> Result<bool, KeyCommandError> {
+        self.ensure_auditable()?;
+        match tenants_of(&self.context.deps.agents.current()) {
+            None => return Err(KeyCommandError::TenantInUse),
+            Some(named) if named.contains(tenant) => return Err(KeyCommandError::TenantInUse),
+            Some(_) => {}
+        }
+        let Some(events) = self.keys.remove_tenant(tenant).await? else { return Ok(false) };
+        let suffix = format!(", requested by {requested_by}");
+        self.activate(&events, &suffix).await?;
+        Ok(true)
     }
 
     /// The key opens nothing yet, so it is not recorded; but one that could not be confirmed is not created.
