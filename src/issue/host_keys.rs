@@ -7,7 +7,8 @@ use zeroize::Zeroizing;
 
 use super::error::Error;
 use super::issuer::IssuerState;
-use super::keys::{IssuingKeys, KeyChange, KeyEvent};
+use super::key_event::{KeyChange, KeyEvent};
+use super::keys::IssuingKeys;
 use super::rsa::{HostKeyRef, RsaSigningKey};
 use super::tenant_issuers::TenantIssuers;
 use crate::clock::Timestamp;

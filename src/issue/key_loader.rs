@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::error::Error;
 use super::host_identity::IssuerConfig;
 use super::host_keys::HostKeys;
+use super::key_event::{KeyChange, KeyEvent};
 use super::key_schedule::KeySchedule;
-use super::keys::{self, IssuingKeys, KeyChange, KeyEvent, Owner};
+use super::keys::{self, IssuingKeys, Owner};
 use super::rotation::RotationPolicy;
 use super::schedule_loader::ScheduleLoader;
 use super::storage::{

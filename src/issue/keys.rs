@@ -15,6 +15,7 @@ use super::error::{Error, ScheduleError};
 use super::host_identity::HostIdentity;
 use super::issuer::IssuerKeys;
 use super::key::IssuingKey;
+use super::key_event::KeyChange;
 use super::key_schedule::{KeySchedule, RotationStep};
 use super::retention::Retention;
 use super::rotation::RotationPolicy;
@@ -28,53 +29,6 @@ use crate::verify::Jwk;
 
 /// How long a change of the key-encryption key waits for the previous change to end.
 const REWRAP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A change of a key's state, for the audit log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyChange {
-    /// The key is in the key set.
-    Published {
-        /// RFC 7638 thumbprint.
-        kid: String,
-        /// When it becomes active.
-        active_from: Timestamp,
-    },
-    /// The key signs.
-    Activated {
-        /// RFC 7638 thumbprint.
-        kid: String,
-    },
-    /// The key does not sign any more, and still verifies.
-    Retired {
-        /// RFC 7638 thumbprint.
-        kid: String,
-        /// When it is destroyed.
-        destroyed_from: Timestamp,
-    },
-    /// The private key is gone, and the public key is no longer in the key set.
-    Destroyed {
-        /// RFC 7638 thumbprint.
-        kid: String,
-        /// Until when tokens that it signed would be valid, if it was destroyed before that to make room.
-        tokens_valid_until: Option<Timestamp>,
-    },
-}
-
-/// A change of a key of the host or of one of its tenants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyEvent {
-    /// The tenant whose key it is; `None` for a key of the host itself.
-    pub tenant: Option<String>,
-    /// What changed.
-    pub change: KeyChange,
-}
-
-impl KeyEvent {
-    /// The events of changes of one owner's keys.
-    pub(super) fn all(tenant: Option<&String>, changes: Vec<KeyChange>) -> Vec<KeyEvent> {
-        changes.into_iter().map(|change| KeyEvent { tenant: tenant.cloned(), change }).collect()
-    }
-}
 
 /// Whose keys they are, and with that where they are stored.
 pub(super) enum Owner {

@@ -28,6 +28,7 @@ mod issuer;
 mod jws;
 mod jwt_svid;
 mod key;
+mod key_event;
 mod key_loader;
 mod key_schedule;
 #[cfg(test)]
@@ -71,8 +72,8 @@ pub use introspect::{Introspection, IntrospectionRequest, Undecided};
 pub use issuer::{Issuer, IssuerKeys, IssuerState};
 pub use jwt_svid::JwtSvid;
 pub use key::IssuingKey;
+pub(crate) use key_event::{KeyChange, KeyEvent};
 pub(crate) use key_loader::{LoadedKeys, load_or_create_keys};
-pub(crate) use keys::{KeyChange, KeyEvent};
 pub(crate) use recover::{check_recovery_key, recover};
 pub use report::{KeyReport, KeyState, NextStep};
 pub use rotation::RotationPolicy;

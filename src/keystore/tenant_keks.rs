@@ -161,9 +161,10 @@ mod tests {
     #[test]
     fn keys_decrypt_under_the_hosts_key_and_their_own_tenant() {
         let dir = tempfile::tempdir().unwrap();
-        store::write(&path(dir.path()), VERSION, &file()).unwrap();
+        let written = file();
+        store::write(&path(dir.path()), VERSION, &written).unwrap();
         let read = TenantKeksFile::read(dir.path()).unwrap();
-        assert_eq!(read, file());
+        assert_eq!(read, written);
         let opened = read.decrypt(&keks(1, None)).unwrap();
         assert_eq!((opened.get("acme"), opened.get("globex")), (Some(&kek(10)), Some(&kek(20))));
         assert!(read.decrypt(&keks(2, None)).is_err());

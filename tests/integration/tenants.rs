@@ -381,7 +381,7 @@ fn a_rotation_in_one_tenant_leaves_the_others_alone() {
         assert_eq!(&key_states(&host, member.tenant), before, "{}", member.name);
     }
     let refused = host.admin().post("/v1/keys/rotate", &json!({ "tenant": "none" }));
-    assert_eq!((refused.status, refused.error().as_str()), (400, "invalid_request"), "{}", refused.text());
+    assert_eq!((refused.status, refused.error().as_str()), (422, "invalid_request"), "{}", refused.text());
     let events = audited(&host, &["--tenant", "acme", "--event", "key-retired"]);
     assert_eq!(events.len(), 1);
     assert!(events[0]["detail"].as_str().unwrap().contains("of tenant acme"));
