@@ -127,6 +127,7 @@ impl IdentityService {
         let issue = || -> Result<WitSvid, Rejection> {
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let ttl = self.deps.certificate_issuer.ttl();
+            self.check_live_tokens(agent, ttl)?;
             Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
         };
         match issue() {

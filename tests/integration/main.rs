@@ -42,6 +42,7 @@ mod revocation;
 mod secrets_in_memory;
 mod signing_chain;
 mod systemd;
+mod tenants;
 mod tokens;
 mod tpm_faults;
 mod tpm_signed_tokens;
