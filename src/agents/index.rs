@@ -78,6 +78,7 @@ enum Key<'a> {
     Unit(&'a str),
     UserUnit(&'a str),
     Container(&'a str),
+    Session,
     Exe(&'a Path),
 }
 
@@ -109,6 +110,7 @@ impl AgentIndex {
             peer.unit.as_deref().map(Key::Unit),
             peer.own_user_unit().map(Key::UserUnit),
             peer.own_container().map(|container| Key::Container(&container.id)),
+            peer.is_in_own_session().then_some(Key::Session),
             exe.map(Key::Exe),
         ];
         let hashes: Vec<u64> = keys.iter().flatten().map(|key| self.hash(key)).collect();
@@ -258,7 +260,9 @@ fn keys<'a>(selectors: &'a Selectors, names: &NameTable, with_groups: bool) -> V
     let group = number(selectors.gid(names)).filter(|_| with_groups).map(Key::Group);
     let user_unit = selectors.user_unit.as_deref().map(Key::UserUnit);
     let container = selectors.container.as_deref().map(Key::Container);
-    let mut keys: Vec<Key<'a>> = [container, unit, user_unit, user, group].into_iter().flatten().collect();
+    let session = selectors.session.then_some(Key::Session);
+    let mut keys: Vec<Key<'a>> =
+        [container, unit, user_unit, user, group, session].into_iter().flatten().collect();
     if !keys.is_empty() {
         keys.extend(selectors.exe.as_deref().map(Key::Exe));
     }
