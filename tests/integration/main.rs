@@ -6,6 +6,7 @@ mod agents_d;
 mod agents_missing;
 mod attestation;
 mod audit;
+mod audit_kept;
 mod audit_tail;
 mod bad_input;
 mod certificate_quota;
