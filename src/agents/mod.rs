@@ -1,7 +1,7 @@
 //! The registered agents: reads `agents.d`, matches processes against it, and reloads it.
 //!
 //! Each `*.toml` file of the directory registers one agent with its selectors ([`Selectors`]) and its grants
-//! ([`Grant`]). [`AgentSet`] is a whole directory, read either completely or not at all; [`AgentRegistry`]
+//! ([`Grant`]); those of `roles.d` have grants that agents share ([`Role`]). [`AgentSet`] is a whole directory, read either completely or not at all; [`AgentRegistry`]
 //! holds the active set and keeps it if a reload finds a fault. [`AgentRegistry::candidates`] compares a peer
 //! with the active set by numbers, [`AgentRegistry::identify`] by what takes time. It is the only way to
 //! construct an [`AuthenticatedAgent`], the second step of the request path.
@@ -21,7 +21,10 @@ mod match_tag;
 mod name;
 mod overlap;
 mod registry;
+mod role;
+mod role_set;
 mod selectors;
+mod source;
 mod unit_name;
 
 pub use agent_set::AgentSet;
@@ -29,7 +32,7 @@ pub use changes::AgentChanges;
 pub use comparison::{AgentComparison, Condition, Outcome, ProcessComparison};
 pub(crate) use credential::is_credential_name;
 pub use credential::{CredentialGrant, CredentialUse};
-pub use entry::AgentEntry;
+pub use entry::{AgentEntry, Granted};
 pub use file::check_text;
 pub(crate) use grant::is_scope;
 pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL, TokenTyp};
@@ -38,5 +41,8 @@ pub use identify::{AuthenticatedAgent, Candidates, Identification, IdentifyError
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
 pub use name::{AgentName, InvalidAgentName};
-pub use registry::{AgentRegistry, LoadStatus, Registrations, Reloaded};
+pub use registry::{AgentRegistry, LoadStatus, MayBeEmpty, Registrations, Reloaded};
+pub use role::Role;
+pub use role_set::RoleSet;
 pub use selectors::{IdOrName, Selectors, TagCheck};
+pub use source::AgentSource;

@@ -11,6 +11,15 @@ pub(super) fn format_fault(fault: &Fault) -> String {
     }
 }
 
+/// The number of roles, to follow that of agents; empty where there are none.
+pub(super) fn roles_suffix(roles: usize) -> String {
+    match roles {
+        0 => String::new(),
+        1 => ", 1 role".to_owned(),
+        n => format!(", {n} roles"),
+    }
+}
+
 /// A peer in one line.
 pub(super) fn format_peer(peer: &Peer) -> String {
     let mut text = format!("pid {}, uid {}, gid {}", peer.pid, peer.uid, peer.gid);

@@ -45,6 +45,9 @@ fn print(why: &WhyResponse, shows_expected: bool) -> Result<ExitCode, CliError> 
     if why.omitted > 0 {
         table.add("omitted", format!("{} agents that match less", why.omitted));
     }
+    for agent in why.compared.iter().filter(|agent| agent.matches && !agent.roles.is_empty()) {
+        table.add("roles", format!("{}: {}", agent.agent, agent.roles.join(", ")));
+    }
     table.print()?;
     if why.compared.is_empty() {
         return Ok(ExitCode::SUCCESS);
