@@ -131,13 +131,10 @@ pub(super) fn find<'a, T: Keyed>(items: &'a [OfRole<T>], key: &str) -> Option<&'
 }
 
 /// Different tables of these roles for the same key, each pair once, unless `is_replaced` holds of the key.
-pub(super) fn conflicts<'a, T: Keyed + PartialEq>(
+pub(super) fn conflicts<'a, T: Keyed + PartialEq + 'a>(
     roles: impl Iterator<Item = &'a [OfRole<T>]> + Clone + 'a,
     is_replaced: impl Fn(&str) -> bool,
-) -> Vec<Conflict<'a>>
-where
-    T: 'a,
-{
+) -> Vec<Conflict<'a>> {
     let mut found: Vec<Conflict<'a>> = Vec::new();
     for (at, later) in roles.clone().enumerate() {
         for item in later {

@@ -115,7 +115,7 @@ impl IssuerState {
         if self.host().spiffe_id(entry) != token.spiffe_id {
             return Ok(Some(format!("agent \"{name}\" has a different SPIFFE ID now")));
         }
-        if entry.grant(&token.audience).is_none() {
+        if entry.grant(token.audience).is_none() {
             return Ok(Some(format!("agent \"{name}\" has no grant for its audience any more")));
         }
         // Tokens of releases that did not write the tag expire within an hour.
