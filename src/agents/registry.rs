@@ -13,6 +13,7 @@ use crate::config::Diagnostic;
 use crate::mutex::lock;
 use crate::names::{NameTable, Names};
 use crate::peer::DigestCache;
+use crate::plural::counted;
 
 use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
 use super::changes::AgentChanges;
@@ -266,9 +267,9 @@ impl RegistryState {
         }
         if agents.is_empty() && !previous.is_empty() && !may_be_empty.agents {
             let message = format!(
-                "has no files *.toml, and {} agents are active, which stay so. Restore the files, or mount \
-                 their file system; \"hostbadge agent reload --allow-empty\" removes all agents",
-                previous.len()
+                "has no files *.toml, and the daemon keeps its {}. Restore the files, or mount their file \
+                 system; \"hostbadge agent reload --allow-empty\" removes all agents",
+                counted(previous.len(), "active agent")
             );
             faults.push(Diagnostic { file: self.source.agents.clone(), line: None, message });
         }
@@ -280,10 +281,9 @@ impl RegistryState {
 
     fn no_roles(&self, previous: &AgentSet) -> Diagnostic {
         let message = format!(
-            "has no files *.toml, or does not exist, and {} roles are in force, which stay so. Restore the \
-             files, or mount their file system; \"hostbadge agent reload --allow-empty=roles\" removes all \
-             roles",
-            previous.roles().len()
+            "has no files *.toml, or does not exist, and the daemon keeps its {}. Restore the files, or mount \
+             their file system; \"hostbadge agent reload --allow-empty=roles\" removes all roles",
+            counted(previous.roles().len(), "role")
         );
         Diagnostic { file: self.source.roles.clone(), line: None, message }
     }

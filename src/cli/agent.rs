@@ -16,6 +16,7 @@ use super::table::{KeyValueTable, print_columns};
 use super::why;
 use crate::agents::{AgentName, AgentSet, AgentSource, host_warnings};
 use crate::config::{Config, escape_unprintable};
+use crate::plural::counted;
 use crate::wire::admin::{
     Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadRequest, ReloadResponse,
 };
@@ -193,7 +194,7 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
     warnings.iter().map(Fault::from).for_each(print_warning);
     let dir = escape_unprintable(&source.agents.to_string_lossy()).into_owned();
     let roles = roles_suffix(agents.roles().len());
-    print_line(format_args!("{dir}: {} agents{roles}, no faults", agents.len()))?;
+    print_line(format_args!("{dir}: {}{roles}, no faults", counted(agents.len(), "agent")))?;
     Ok(ExitCode::SUCCESS)
 }
 

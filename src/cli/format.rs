@@ -1,5 +1,6 @@
 //! Values of the wire types in one line of text.
 
+use crate::plural::counted;
 use crate::wire::agent::Peer;
 use crate::wire::error::Fault;
 
@@ -15,8 +16,7 @@ pub(super) fn format_fault(fault: &Fault) -> String {
 pub(super) fn roles_suffix(roles: usize) -> String {
     match roles {
         0 => String::new(),
-        1 => ", 1 role".to_owned(),
-        n => format!(", {n} roles"),
+        n => format!(", {}", counted(n, "role")),
     }
 }
 

@@ -97,9 +97,9 @@ fn commands_show_roles_and_where_a_grant_comes_from() {
     assert!(why.contains("root: reader"), "{why}");
     assert!(run(&["status"]).contains("1, 2 roles, read"), "{}", run(&["status"]));
     let checked = run(&["agent", "check", host.path("etc/agents.d").to_str().unwrap()]);
-    assert!(checked.contains("1 agents, 2 roles, no faults"), "{checked}");
+    assert!(checked.contains("1 agent, 2 roles, no faults"), "{checked}");
     let check = host.command().arg("--check").stdout(Stdio::piped()).output().unwrap();
-    assert!(String::from_utf8_lossy(&check.stdout).contains("1 agents, 2 roles, no faults"), "{check:?}");
+    assert!(String::from_utf8_lossy(&check.stdout).contains("1 agent, 2 roles, no faults"), "{check:?}");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn roles_stay_in_force_while_their_directory_is_missing_or_empty() {
         assert_eq!(status, 422, "{body}");
         let fault = &body["faults"][0];
         assert_eq!(fault["file"], json!(dir), "{body}");
-        assert!(fault["what"].as_str().unwrap().contains("2 roles are in force, which stay so"), "{body}");
+        assert!(fault["what"].as_str().unwrap().contains("the daemon keeps its 2 roles"), "{body}");
         assert_eq!(lifetime(&host, DOCS), Ok(60));
     };
     fs::rename(&dir, &elsewhere).unwrap();
@@ -187,7 +187,7 @@ fn an_installed_daemon_reads_roles_beside_its_agents_or_where_the_configuration_
         }
         let check = host.command().arg("--check").stdout(Stdio::piped()).stderr(Stdio::piped()).output();
         let check = check.unwrap();
-        assert!(String::from_utf8_lossy(&check.stdout).contains("1 agents, 1 roles"), "{check:?}");
+        assert!(String::from_utf8_lossy(&check.stdout).contains("1 agent, 1 role"), "{check:?}");
     }
 }
 
