@@ -16,10 +16,15 @@ mod file;
 mod grant;
 mod host_warnings;
 mod identify;
+mod index;
+#[cfg(test)]
+mod index_simulation;
 mod lint;
 mod match_tag;
 mod name;
 mod overlap;
+mod read_files;
+mod registrations;
 mod registry;
 mod role;
 mod role_set;
@@ -28,8 +33,8 @@ mod source;
 mod unit_name;
 
 pub use agent_set::AgentSet;
-pub use changes::AgentChanges;
-pub use comparison::{AgentComparison, Condition, Outcome, ProcessComparison};
+pub use changes::{AgentChanges, MAX_LISTED_NAMES};
+pub use comparison::{AgentComparison, ComparedWith, Condition, Outcome, ProcessComparison};
 pub(crate) use credential::is_credential_name;
 pub use credential::{CredentialGrant, CredentialUse};
 pub use entry::{AgentEntry, Granted};
@@ -41,7 +46,8 @@ pub use identify::{AuthenticatedAgent, Candidates, Identification, IdentifyError
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
 pub use name::{AgentName, InvalidAgentName};
-pub use registry::{AgentRegistry, LoadStatus, MayBeEmpty, Registrations, Reloaded};
+pub use registrations::Registrations;
+pub use registry::{AgentRegistry, LoadStatus, MayBeEmpty, Reloaded};
 pub use role::Role;
 pub use role_set::RoleSet;
 pub use selectors::{IdOrName, Selectors, TagCheck};

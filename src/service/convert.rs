@@ -7,8 +7,7 @@ use zeroize::Zeroizing;
 
 use super::error::{AdminError, RequestError};
 use crate::agents::{
-    self, AgentChanges, AgentEntry, Algorithm, Assurance, CredentialGrant, Grant, Granted, LoadStatus,
-    Selectors,
+    self, AgentEntry, Algorithm, Assurance, CredentialGrant, Grant, Granted, LoadStatus, Selectors,
 };
 use crate::audit::Recorded;
 use crate::config::PostureMode;
@@ -20,7 +19,7 @@ use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
 use crate::policy::ErrorCode;
 use crate::posture::Posture;
-use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
+use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
 use crate::wire::credentials::{
     CredentialUse, CredentialUser, ReleaseResponse, StoredCredential, StoredVersion,
@@ -231,13 +230,6 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             posture: grant.posture.map(Into::into),
             role: grant.role.map(str::to_owned),
         }
-    }
-}
-
-impl From<AgentChanges> for ReloadResponse {
-    fn from(changes: AgentChanges) -> Self {
-        let AgentChanges { added, changed, removed } = changes;
-        ReloadResponse { added, changed, removed, warnings: Vec::new() }
     }
 }
 
