@@ -40,6 +40,7 @@ mod recovery_key;
 mod relying_parties;
 mod relying_servers;
 mod revocation;
+mod roles;
 mod secrets_in_memory;
 mod signing_chain;
 mod systemd;
