@@ -22,6 +22,7 @@ mod name;
 mod overlap;
 mod registry;
 mod selectors;
+mod unit_agents;
 mod unit_name;
 
 pub use agent_set::AgentSet;

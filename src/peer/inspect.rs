@@ -63,6 +63,7 @@ impl InspectedProcess {
             pinned: true,
             unit,
             invocation,
+            is_future: false,
             exe: process.executable(&snapshot).map(Arc::new),
             finding: Default::default(),
         }));

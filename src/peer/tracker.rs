@@ -148,6 +148,7 @@ fn build_peer(
         pinned,
         unit,
         invocation,
+        is_future: false,
         exe: process.executable(snapshot).map(Arc::new),
         finding: Mutex::default(),
     }))

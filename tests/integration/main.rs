@@ -27,6 +27,7 @@ mod keys;
 mod keystore;
 mod layering;
 mod lifecycle;
+mod load_credential;
 mod names;
 mod neighbours;
 mod openapi;

@@ -109,7 +109,13 @@ impl Unit {
         require_root();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{stem}-{}-{number}.service", std::process::id());
+        Unit::named(&format!("{stem}-{}-{number}.service", std::process::id()))
+    }
+
+    /// A unit that no other test has.
+    pub fn named(name: &str) -> Unit {
+        require_root();
+        let name = name.to_owned();
         // systemd's own hierarchy with cgroup v1 and in hybrid mode, otherwise the unified one.
         let own = fs::read_to_string("/proc/self/cgroup").unwrap().contains(":name=systemd:");
         let root = Path::new(if own { "/sys/fs/cgroup/systemd" } else { "/sys/fs/cgroup" });
