@@ -145,7 +145,11 @@ impl AgentSet {
     }
 
     /// Takes note whether an administrator wants the set even if it is empty.
-    pub(super) fn confirm_empty(self, is_confirmed: bool) -> AgentSet {
+    pub(super) fn confirm_empty(mut self, is_confirmed: bool) -> AgentSet {
+        if is_confirmed && self.is_empty() {
+            // The only one: that the set is empty, and how to confirm it.
+            self.warnings.clear();
+        }
         AgentSet { is_confirmed_empty: is_confirmed, ..self }
     }
 

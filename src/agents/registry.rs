@@ -13,6 +13,7 @@ use crate::config::Diagnostic;
 use crate::mutex::lock;
 use crate::names::{NameTable, Names};
 use crate::peer::DigestCache;
+use crate::plural::counted;
 
 use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
 use super::changes::AgentChanges;
@@ -242,9 +243,9 @@ impl RegistryState {
             return Ok(agents.confirm_empty(allow_empty || previous.is_confirmed_empty()));
         }
         let message = format!(
-            "has no files *.toml, and {} agents are active, which stay so. Restore the files, or mount their \
-             file system; \"hostbadge agent reload --allow-empty\" removes all agents",
-            previous.len()
+            "has no files *.toml, and the daemon keeps its {}. Restore the files, or mount their file system; \
+             \"hostbadge agent reload --allow-empty\" removes all agents",
+            counted(previous.len(), "active agent")
         );
         Err(vec![Diagnostic { file: self.dir.clone(), line: None, message }])
     }

@@ -16,6 +16,7 @@ use super::table::{KeyValueTable, print_columns};
 use super::why;
 use crate::agents::{AgentName, AgentSet, host_warnings};
 use crate::config::{Config, escape_unprintable};
+use crate::plural::counted;
 use crate::wire::admin::{
     Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadRequest, ReloadResponse,
 };
@@ -177,7 +178,7 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
     }
     warnings.iter().map(Fault::from).for_each(print_warning);
     let dir = escape_unprintable(&dir.to_string_lossy()).into_owned();
-    print_line(format_args!("{dir}: {} agents, no faults", agents.len()))?;
+    print_line(format_args!("{dir}: {}, no faults", counted(agents.len(), "agent")))?;
     Ok(ExitCode::SUCCESS)
 }
 

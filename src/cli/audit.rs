@@ -16,6 +16,7 @@ use super::format::format_peer;
 use super::output::{note, print_line};
 use crate::clock::{Clock, Timestamp};
 use crate::config::escape_unprintable;
+use crate::plural::counted;
 use crate::wire::admin::{AuditRecord, AuditResponse, MAX_AUDIT_RECORDS};
 
 /// Interval at which `--follow` asks for new records, and for a daemon that does not respond.
@@ -156,8 +157,8 @@ fn print(common: &CommonArgs, page: &AuditResponse) -> Result<(), CliError> {
 
 fn print_missing(from: u64, to: u64) {
     note(format_args!(
-        "hostbadge: {} records are left out, which the audit log does not have: numbers {from} to {to}",
-        to - from + 1
+        "hostbadge: left out: {}, which the audit log does not have: numbers {from} to {to}",
+        counted(to - from + 1, "record")
     ));
 }
 

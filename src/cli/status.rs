@@ -8,6 +8,7 @@ use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
 use super::table::KeyValueTable;
+use crate::plural::counted;
 use crate::wire::host::Health;
 use crate::wire::keys::Key;
 use crate::wire::status::{SealStatus, StatusResponse, TpmStatus};
@@ -32,6 +33,9 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     let mut table = KeyValueTable::default();
     table.add("status", status.status.to_string());
     table.add_some("problem", status.issuer_blocked_reason.as_ref());
+    for warning in &status.warnings {
+        table.add("warning", warning.clone());
+    }
     table.add("daemon", format!("{}, pid {}, since {}", status.version, status.pid, status.started));
     let host = &status.host;
     table.add("host", or_unknown(host.id.as_ref()));
@@ -70,10 +74,8 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     for fault in &status.agents.faults {
         table.add("fault", format_fault(fault));
     }
-    match (&status.credentials.blocked_reason, status.credentials.stored) {
-        (Some(reason), _) => table.add("credentials", format!("not available: {reason}")),
-        (None, Some(stored)) if stored > 0 => table.add("credentials", format!("{stored} sealed")),
-        (None, _) => {}
+    if let Some(stored) = status.credentials.stored.filter(|stored| *stored > 0) {
+        table.add("credentials", format!("{stored} sealed"));
     }
     if let Some(problem) = &status.admin_group.problem {
         table.add("admin group", format!("{}: {problem}", status.admin_group.name));
@@ -92,13 +94,13 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
         Some(problem) => {
             table.add("audit", format!("cannot be written: {problem}; nothing is issued until it can"));
         }
-        None => table.add("audit", format!("{} lines", status.audit.last_seq)),
+        None => table.add("audit", counted(status.audit.last_seq, "record")),
     }
     table.add_some("audit disk", status.audit.disk_fault.as_deref());
     table.add_some("audit disk", status.audit.filling.as_deref());
     let dropped = match status.journal.dropped {
         0 => String::new(),
-        n => format!(", {n} entries dropped"),
+        n => format!(", dropped entries: {n}"),
     };
     table.add("journal", format!("{}{dropped}", status.journal.sink));
     table.add_some("workers", status.workers.problem.as_ref());
@@ -118,7 +120,7 @@ fn tpm_lines(tpm: &TpmStatus) -> Vec<String> {
         lines.push(format!("fix: {}", tpm.remedy));
     }
     if tpm.waiting_to_sign > 0 {
-        lines.push(format!("{} requests wait for a TPM signature", tpm.waiting_to_sign));
+        lines.push(format!("requests that wait for a TPM signature: {}", tpm.waiting_to_sign));
     }
     let Some(description) = &tpm.description else { return lines };
     if !description.manufacturer.is_empty() {

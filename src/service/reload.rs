@@ -6,6 +6,7 @@ use super::identity_service::IdentityService;
 use crate::agents::Reloaded;
 use crate::audit::Event;
 use crate::config::Diagnostic;
+use crate::plural::counted;
 use crate::wire::admin::{EmptyDirectory, ReloadRequest, ReloadResponse};
 use crate::wire::error::Fault;
 
@@ -49,8 +50,10 @@ impl IdentityService {
             (Event::FederationRejected, federation_faults, "bundles of other trust domains are missing"),
         ] {
             if faults > 0 {
-                let description =
-                    format!("the files that were read at the start have {faults} faults; {effect}");
+                let description = format!(
+                    "the files that were read at the start have {}; {effect}",
+                    counted(faults, "fault")
+                );
                 self.audit.record_event(event, &description).await?;
             }
         }
@@ -99,9 +102,9 @@ impl IdentityService {
             }
             log_faults(event, &faults);
             let description = format!(
-                "{requested_by} asked for a reload: {} faults; the files that were read before stay active in \
-                 each directory that has one",
-                faults.len()
+                "{requested_by} asked for a reload: {}; the files that were read before stay active in each \
+                 directory that has one",
+                counted(faults.len(), "fault")
             );
             self.audit.record_event(event, &description).await?;
         }
