@@ -96,7 +96,7 @@ mod tests {
             b"1/unit/a.service\0/c",
             b"1/unit/a service/c",
             b"1/unit/a.service/\xff",
-            b"\0001/unit/a.service/c",
+            b"\x001/unit/a.service/c",
             "1/unit/\u{e4}.service/c".as_bytes(),
             long.as_bytes(),
         ] {
