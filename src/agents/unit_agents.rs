@@ -6,7 +6,7 @@ use crate::names::Resolution;
 
 use super::agent_set::AgentSet;
 use super::entry::AgentEntry;
-use super::registry::Registrations;
+use super::registrations::Registrations;
 use super::selectors::Selectors;
 
 impl Selectors {
