@@ -31,6 +31,7 @@ mod role;
 mod role_set;
 mod selectors;
 mod source;
+mod unit_agents;
 mod unit_name;
 
 pub use agent_set::AgentSet;
