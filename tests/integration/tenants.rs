@@ -536,6 +536,54 @@ fn a_removed_tenant_loses_its_keys_and_credentials_and_no_other_does() {
     assert_eq!(MEMBERS[0].post(&host, "/v1/introspect", &json!({ "token": token })).json()["active"], false);
 }
 
+/// The entry of a tenant in `tenant_issuing.json`.
+fn stored(host: &Host, tenant: &str) -> Value {
+    let text = fs::read_to_string(host.path("state/tenant_issuing.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["tenants"][tenant].take()
+}
+
+/// Stops the host, moves the time at which the last agent of the tenant left into the past, and starts it.
+fn start_with_left_earlier(host: &mut Host, tenant: &str, seconds: u64) {
+    assert!(host.stop().success());
+    let path = host.path("state/tenant_issuing.json");
+    let mut file: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let left = &mut file["tenants"][tenant]["left"];
+    *left = json!(left.as_u64().unwrap() - seconds);
+    fs::write(&path, file.to_string()).unwrap();
+    host.start();
+    run(host, &["key", "accept"]);
+    until_true("the file is accepted", || host.get("/.well-known/jwks.json").status == 200);
+}
+
+#[test]
+fn keys_of_a_tenant_without_agents_are_removed_once_its_last_token_has_expired() {
+    let mut host = host_with("");
+    let (token, alpha) = (MEMBERS[0].token(&host), host.path("etc/agents.d/alpha.toml"));
+    let leave = |host: &Host| {
+        fs::remove_file(&alpha).unwrap();
+        host.reload();
+        until_true("it is noted that no agent names the tenant", || stored(host, "acme")["left"].is_u64());
+    };
+    leave(&host);
+    // An agent that names the tenant again finds its key.
+    MEMBERS[0].register(&host);
+    host.reload();
+    until_true("it is noted that an agent names the tenant", || stored(&host, "acme")["left"].is_null());
+    assert_eq!(kid(&MEMBERS[0].token(&host)), kid(&token));
+
+    leave(&host);
+    let others = [key_states(&host, Some("globex")), key_states(&host, None)];
+    start_with_left_earlier(&mut host, "acme", 3600);
+    assert!(verifies(&jwks(&host, Some("acme")), &token), "within the leeway");
+    start_with_left_earlier(&mut host, "acme", 60);
+    until_true("the keys are removed", || host.get("/tenant/acme/.well-known/jwks.json").status == 404);
+    assert!(stored(&host, "acme").is_null());
+    assert_eq!([key_states(&host, Some("globex")), key_states(&host, None)], others);
+    until_true("the removal is recorded", || {
+        !audited(&host, &["--tenant", "acme", "--event", "key-destroyed"]).is_empty()
+    });
+}
+
 #[test]
 fn more_tenants_than_can_have_keys_are_named_and_the_others_are_served() {
     let mut host = Host::new();
