@@ -158,13 +158,15 @@ impl TenantIssuers {
             let created = self.create(tpm, created, now).await?;
             self.schedules
                 .change(|file| {
-                    let entries = created.iter().map(|(name, schedule, _)| (name.clone(), schedule.clone()));
-                    file.tenants.extend(entries.map(|(name, keys)| (name, TenantSchedule::new(keys))));
+                    for (name, keys, _) in &created {
+                        file.tenants.insert(name.clone(), TenantSchedule::new(keys.clone()));
+                    }
                     for (names, at) in [(&returned, None), (&left, Some(now))] {
-                        names
-                            .iter()
-                            .filter_map(|name| Some(file.tenants.get_mut(name)?.set_left(at)))
-                            .count();
+                        for name in names {
+                            if let Some(tenant) = file.tenants.get_mut(name) {
+                                tenant.set_left(at);
+                            }
+                        }
                     }
                     file.tenants.retain(|name, _| !expired.contains(name));
                 })
