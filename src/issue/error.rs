@@ -78,7 +78,7 @@ pub enum Error {
     )]
     NoTenantKey(String),
     /// No tenant of this name has keys.
-    #[error("tenant \"{0}\" has no issuing key: no agent of agents.d names it")]
+    #[error("tenant \"{0}\" has no keys on this host: no agent of agents.d names it")]
     UnknownTenant(String),
     /// More tenants than can have issuing keys.
     #[error("{max} tenants have issuing keys, which is the most; the agents of {unserved} get no tokens")]

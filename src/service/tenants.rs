@@ -8,7 +8,7 @@ use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
 use crate::agents::is_tenant_name;
 use crate::audit::Event;
-use crate::issue::KeyCommandError;
+use crate::issue::{self, KeyCommandError};
 use crate::wire::tenants::{RemoveTenantRequest, RemoveTenantResponse, Tenant, TenantQuota};
 
 impl IdentityService {
@@ -59,7 +59,7 @@ impl IdentityService {
     /// verify. The credentials are first, so that none is left that nothing decrypts.
     ///
     /// # Errors
-    /// [`AdminError::InvalidRequest`] for a tenant that has neither, [`AdminError::Keys`] while agents name it,
+    /// [`AdminError::Keys`] for a tenant that has neither, and while agents name it, [`AdminError::InvalidRequest`],
     /// [`AdminError::Credentials`], [`AdminError::AuditUnavailable`], [`AdminError::BudgetExceeded`].
     pub async fn remove_tenant(
         &self,
@@ -81,9 +81,7 @@ impl IdentityService {
             let credentials = self.deps.credentials.remove_tenant(&name).await?;
             let had_keys = self.deps.key_admin.remove_tenant(name.clone(), admin.id()).await?;
             if credentials == 0 && !had_keys {
-                return Err(
-                    InvalidRequest::new("this host has no keys and no credentials of this tenant").into()
-                );
+                return Err(KeyCommandError::from(issue::Error::UnknownTenant(name.clone())).into());
             }
             let message = format!(
                 "{} removed tenant {name}: its key-encryption key is destroyed, with {credentials} credentials",

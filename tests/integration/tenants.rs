@@ -521,7 +521,7 @@ fn a_removed_tenant_loses_its_keys_and_credentials_and_no_other_does() {
     let removed = audited(&host, &["--tenant", "acme", "--event", "tenant-removed"]);
     assert_eq!(removed.len(), 1);
     let again = host.admin().post("/v1/tenants/remove", &json!({ "name": "acme" }));
-    assert_eq!(again.status, 400, "{}", again.text());
+    assert_eq!(again.status, 422, "{}", again.text());
 
     // Its agents come back: they get other keys, and no credential.
     MEMBERS[0].register(&host);
