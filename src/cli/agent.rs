@@ -47,15 +47,15 @@ pub(super) enum AgentSubcommand {
         /// Directory of the agents' files [default: the directory of the configuration]
         dir: Option<PathBuf>,
     },
-    /// Make the daemon read its agents again: all of them become active, or none if a file has a fault
+    /// Make the daemon read its agents and policies again: all become active, or none if a file has a fault
     Reload(ReloadArgs),
 }
 
 #[derive(Args, Debug)]
 pub(super) struct ReloadArgs {
-    /// Accept that a directory has no files any more: agents.d (agents) or federation. Without this option,
-    /// an empty directory is a fault while agents or bundles are active, which stay so: its file system may
-    /// not be mounted
+    /// Accept that a directory has no files any more: agents.d (agents), policies or federation. Without this
+    /// option, an empty directory is a fault while agents, policies or bundles are active, which stay so: its
+    /// file system may not be mounted
     #[arg(
         long,
         value_name = "DIRECTORY",
@@ -71,6 +71,8 @@ pub(super) struct ReloadArgs {
 enum Directory {
     /// Remove all agents
     Agents,
+    /// End all policies
+    Policies,
     /// Remove the bundles of all other trust domains
     Federation,
 }
@@ -189,6 +191,7 @@ fn print_warning(warning: Fault) {
 async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode, CliError> {
     let allow_empty = arguments.allow_empty.iter().map(|directory| match directory {
         Directory::Agents => EmptyDirectory::Agents,
+        Directory::Policies => EmptyDirectory::Policies,
         Directory::Federation => EmptyDirectory::Federation,
     });
     let request = ReloadRequest { allow_empty: allow_empty.collect() };

@@ -8,6 +8,7 @@ mod directory;
 mod durations;
 mod escape;
 mod keys;
+mod policy;
 mod posture;
 mod schema;
 mod sections;
@@ -24,6 +25,7 @@ pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
 pub use durations::{RawDuration, parse_duration};
 pub use escape::escape_unprintable;
+pub use policy::PolicySection;
 use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use schema::{Key, Kind};
@@ -58,6 +60,10 @@ pub struct Config {
     pub seal: SealSection,
     /// The table `[limits]`.
     pub limits: LimitsSection,
+    /// Whether the file sets `paths.policies`: the directory must exist then.
+    pub needs_policies: bool,
+    /// The table `[policy]`.
+    pub policy: PolicySection,
     /// The table `[posture]`.
     pub posture: PostureSection,
     /// The table `[audit]`.
@@ -89,6 +95,8 @@ struct ConfigFile {
     #[serde(default)]
     limits: OptionalSpan<LimitsSection>,
     #[serde(default)]
+    policy: PolicySection,
+    #[serde(default)]
     posture: OptionalSpan<PostureSection>,
     #[serde(default)]
     audit: AuditSection,
@@ -102,6 +110,7 @@ struct ConfigFile {
 #[serde(default, deny_unknown_fields)]
 struct RawPaths {
     agents: Option<Spanned<PathBuf>>,
+    policies: Option<Spanned<PathBuf>>,
     federation: Option<Spanned<PathBuf>>,
     state: Option<Spanned<PathBuf>>,
     audit: Option<Spanned<PathBuf>>,
@@ -165,8 +174,13 @@ impl Config {
                 None => default,
             };
         let needs_federation = config_file.paths.federation.is_some();
+        let needs_policies = config_file.paths.policies.is_some();
+        let is_beside_agents = config_file.paths.agents.is_some();
+        let agents = absolute_or_default(config_file.paths.agents, paths.agents);
+        let policies = if is_beside_agents { agents.with_file_name("policies") } else { paths.policies };
         let paths = Paths {
-            agents: absolute_or_default(config_file.paths.agents, paths.agents),
+            agents,
+            policies: absolute_or_default(config_file.paths.policies, policies),
             federation: absolute_or_default(config_file.paths.federation, paths.federation),
             state: absolute_or_default(config_file.paths.state, paths.state),
             audit: absolute_or_default(config_file.paths.audit, paths.audit),
@@ -185,6 +199,8 @@ impl Config {
             issuer: config_file.issuer.map(|i| i.into_inner()),
             paths,
             needs_federation,
+            needs_policies,
+            policy: config_file.policy,
             tpm: config_file.tpm,
             keys,
             certificates,

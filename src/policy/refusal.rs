@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::agents::AgentName;
 use crate::peer::Peer;
 
+use super::cedar::PolicySetId;
+
 /// Error codes of the API (RFC 6749 sections 4.1.2.1 and 5.2, RFC 8707 section 2, RFC 8628 section 3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +69,8 @@ pub struct Refusal {
     pub audience: Option<Box<str>>,
     /// The requested credential, by name.
     pub credential: Option<Box<str>>,
+    /// The policies in force, if the request was decided.
+    pub policy: Option<PolicySetId>,
     /// When a retry can succeed, if that is known.
     pub retry_after: Option<Duration>,
     /// Number of refusals under the same [`RateLimitKey`](super::RateLimitKey) since the last audit record;
@@ -84,6 +88,7 @@ impl Refusal {
             agent: None,
             audience: None,
             credential: None,
+            policy: None,
             retry_after: None,
             suppressed: 0,
         }

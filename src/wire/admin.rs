@@ -124,6 +124,8 @@ pub struct ReloadRequest {
 pub enum EmptyDirectory {
     /// `agents.d`: all agents are removed.
     Agents,
+    /// `policies`: no policy is in force any more.
+    Policies,
     /// `federation`: the bundles of all other trust domains are removed.
     Federation,
 }
