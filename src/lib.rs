@@ -156,6 +156,7 @@ pub mod names;
 pub(crate) mod nearest;
 pub(crate) mod peer;
 pub mod pki;
+pub(crate) mod plural;
 pub mod policy;
 pub mod posture;
 pub mod service;

@@ -21,10 +21,10 @@ pub(super) struct NewArgs {
     /// Name of the agent, such as researcher
     name: String,
     /// Contact for the agent, such as a mail address
-    #[arg(long)]
+    #[arg(long, value_name = "CONTACT")]
     owner: Option<String>,
     /// Tenant of the agent
-    #[arg(long)]
+    #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
     /// User of the agent's processes, by name or number
     #[arg(long)]
@@ -41,14 +41,14 @@ pub(super) struct NewArgs {
     /// SHA-256 digest of the executable, 64 hexadecimal digits
     #[arg(long, value_name = "DIGEST")]
     exe_sha256: Option<String>,
-    /// A relying party that the agent may request tokens for; once for each
+    /// A relying party that the agent may request tokens for; may be repeated
     #[arg(long, value_name = "AUDIENCE")]
     audience: Vec<String>,
-    /// A scope of each audience; once for each
-    #[arg(long, requires = "audience")]
+    /// A scope of each audience; may be repeated
+    #[arg(long, value_name = "SCOPE", requires = "audience")]
     scope: Vec<String>,
-    /// Longest lifetime of a token, from 1s to 1h [default: 5m]
-    #[arg(long, requires = "audience")]
+    /// Longest lifetime of a token, like "60s" or "5m", from 1s to 1h [default: 5m]
+    #[arg(long, value_name = "DURATION", requires = "audience")]
     ttl: Option<String>,
     /// Directory of the agents' files [default: the directory of the configuration]
     #[arg(long, value_name = "DIR", conflicts_with = "print")]

@@ -33,6 +33,13 @@ pub(super) struct AttestArgs {
     output: OutputArgs,
 }
 
+impl AttestArgs {
+    /// Whether the evidence goes to standard output.
+    pub(super) fn prints_result(&self) -> bool {
+        !self.output.is_file()
+    }
+}
+
 pub(super) async fn run(common: &CommonArgs, arguments: &AttestArgs) -> Result<ExitCode, CliError> {
     let nonce = arguments.nonce.clone();
     let document = match arguments.format {

@@ -16,6 +16,7 @@ use super::format::format_peer;
 use super::output::{note, print_line};
 use crate::clock::{Clock, Timestamp};
 use crate::config::escape_unprintable;
+use crate::plural::counted;
 use crate::wire::admin::{AuditRecord, AuditResponse, MAX_AUDIT_RECORDS};
 
 /// Interval at which `--follow` asks for new records, and for a daemon that does not respond.
@@ -45,6 +46,10 @@ pub(super) struct TailArgs {
     /// Only records about this agent
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
+
+    /// Only records about this tenant: its agents, credentials and keys
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
 
     /// Only records of this event, such as token-issued or request-refused
     #[arg(long, value_name = "EVENT")]
@@ -156,8 +161,8 @@ fn print(common: &CommonArgs, page: &AuditResponse) -> Result<(), CliError> {
 
 fn print_missing(from: u64, to: u64) {
     note(format_args!(
-        "hostbadge: {} records are left out, which the audit log does not have: numbers {from} to {to}",
-        to - from + 1
+        "hostbadge: left out: {}, which the audit log does not have: numbers {from} to {to}",
+        counted(to - from + 1, "record")
     ));
 }
 
@@ -166,7 +171,13 @@ impl TailArgs {
     fn path(&self, start: &str) -> String {
         let mut path = format!("/v1/audit?{start}");
         let (since, until) = (self.since.map(|t| t.to_string()), self.until.map(|t| t.to_string()));
-        let filters = [("agent", &self.agent), ("event", &self.event), ("since", &since), ("until", &until)];
+        let filters = [
+            ("agent", &self.agent),
+            ("tenant", &self.tenant),
+            ("event", &self.event),
+            ("since", &since),
+            ("until", &until),
+        ];
         for (name, value) in filters {
             if let Some(value) = value {
                 // Writing to a String cannot fail.
@@ -196,6 +207,7 @@ fn format_record(record: &AuditRecord) -> String {
     let mut parts = vec![record.seq.to_string(), record.time.to_string(), record.event.clone()];
     parts.extend(record.agent.clone());
     let members = [
+        ("tenant", &record.tenant),
         ("reason", &record.reason),
         ("audience", &record.audience),
         ("scope", &record.scope),

@@ -36,10 +36,10 @@ pub(super) struct CertificateArgs {
 
     /// Write cert.pem, key.pem, combined.pem (certificate and key) and bundle.pem into DIR instead of to
     /// standard output. DIR is created if only itself is missing
-    #[arg(long, value_name = "DIR", conflicts_with = "watch")]
-    out: Option<PathBuf>,
+    #[arg(long, short, alias = "out", value_name = "DIR", conflicts_with = "watch")]
+    output: Option<PathBuf>,
 
-    /// Write the files of --out into DIR and renew them at half of the certificate's lifetime, until SIGTERM
+    /// Write the files of --output into DIR and renew them at half of the certificate's lifetime, until SIGTERM
     /// or SIGINT; then remove them. All files are replaced at once, by the link DIR/..data; files that this
     /// command did not write are refused and stay. One process can renew the files of a directory
     #[arg(long, value_name = "DIR")]
@@ -55,13 +55,20 @@ pub(super) struct CertificateArgs {
     agent: Option<String>,
 }
 
+impl CertificateArgs {
+    /// Whether the certificate goes to standard output.
+    pub(super) fn prints_result(&self) -> bool {
+        self.watch.is_none() && self.output.is_none()
+    }
+}
+
 pub(super) async fn run(common: &CommonArgs, arguments: &CertificateArgs) -> Result<ExitCode, CliError> {
     if let Some(dir) = &arguments.watch {
         return watch(common, arguments, dir).await;
     }
     let reply = request_certificate(common, arguments).await?;
     let certificate = reply.body;
-    if let Some(dir) = &arguments.out {
+    if let Some(dir) = &arguments.output {
         let bundle = fetch_bundle(common).await?;
         prepare_dir(dir)?;
         for (name, text) in (CertificateFiles { certificate: &certificate, bundle: &bundle }).list().iter() {

@@ -53,13 +53,13 @@ pub(super) fn clock_lines(clock: &ClockStatus) -> Vec<String> {
             false => "if the clock is right now: hostbadge clock accept",
         };
         lines.push(format!(
-            "{} certificates were issued while it was ahead; {remedy}",
+            "certificates that were issued while it was ahead: {}; {remedy}",
             clock.future_certificates
         ));
     }
     if clock.future_keys > 0 {
         lines.push(format!(
-            "{} keys were made or changed while it was ahead; they are replaced as hostbadge key list shows, \
+            "keys that were made or changed while it was ahead: {}; they are replaced as hostbadge key list shows, \
              or at once by hostbadge key rotate --now",
             clock.future_keys
         ));

@@ -12,6 +12,7 @@ use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use super::{client, credential_get, credential_import, prompt};
 use crate::clock::{Clock, Timestamp};
+use crate::plural::counted;
 use crate::wire::credentials::{
     AcceptCredentialsResponse, CredentialUse, CredentialUser, PutCredentialRequest, PutCredentialResponse,
     RemoveCredentialRequest, RemoveCredentialResponse, RotateCredentialRequest, StoredCredential,
@@ -203,12 +204,13 @@ async fn show(common: &CommonArgs, target: &TargetArgs) -> Result<ExitCode, CliE
     table.add("name", &credential.name);
     table.add_some("tenant", credential.tenant.as_ref());
     for version in &credential.versions {
-        let mut text = format!("{}, {} bytes, stored {}", version.version, version.size, version.created);
+        let mut text =
+            format!("{}, {}, stored {}", version.version, counted(version.size, "byte"), version.created);
         if let Some(expires) = version.expires_at {
             text += &format!(", expires {expires}");
         }
         if let Some(destroyed) = version.destroyed_at {
-            text += &format!(", destroyed {destroyed}");
+            text += &format!(", to be destroyed {destroyed}");
         }
         table.add("version", text);
     }
@@ -250,9 +252,9 @@ async fn accept(common: &CommonArgs) -> Result<ExitCode, CliError> {
         return print_json(&reply.raw);
     }
     print_line(format_args!(
-        "accepted credentials.db with {} credentials; those that were removed since that copy was made may be in \
+        "accepted credentials.db with {}; those that were removed since that copy was made may be in \
          it again: hostbadge credential list",
-        reply.body.credentials
+        counted(reply.body.credentials, "credential")
     ))?;
     Ok(ExitCode::SUCCESS)
 }

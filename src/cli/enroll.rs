@@ -123,7 +123,7 @@ pub(super) struct CertifyArgs {
     answer: PathBuf,
 
     /// The CA's certificate, first of its chain, PEM
-    #[arg(long, value_name = "FILE", required_unless_present = "csr", requires = "ca_key")]
+    #[arg(long, value_name = "FILE", required_unless_present = "csr_only", requires = "ca_key")]
     ca_cert: Option<PathBuf>,
 
     /// The CA's key, PEM: PKCS#8, SEC 1 or PKCS#1; P-256, P-384 or RSA
@@ -131,12 +131,12 @@ pub(super) struct CertifyArgs {
     ca_key: Option<PathBuf>,
 
     /// Write the host's signing request (PEM) for a CA elsewhere instead of a certificate
-    #[arg(long, conflicts_with_all = ["ca_cert", "ca_key"])]
-    csr: bool,
+    #[arg(long, alias = "csr", conflicts_with_all = ["ca_cert", "ca_key"])]
+    csr_only: bool,
 
     /// Also certify the host as a CA of its trust domain: it then issues its agents' certificates below the
     /// organization's root, which must be the last certificate in the file of --ca-cert
-    #[arg(long, conflicts_with = "csr")]
+    #[arg(long, conflicts_with = "csr_only")]
     signing: bool,
 
     /// Validity of the certificate in days
@@ -150,6 +150,20 @@ pub(super) struct CertifyArgs {
 
     #[command(flatten)]
     output: OutputArgs,
+}
+
+impl EnrollSubcommand {
+    /// Whether the result goes to standard output.
+    pub(super) fn prints_result(&self) -> bool {
+        let output = match self {
+            EnrollSubcommand::Request(output) => output,
+            EnrollSubcommand::Challenge(arguments) => &arguments.output,
+            EnrollSubcommand::Activate(arguments) => &arguments.output,
+            EnrollSubcommand::Certify(arguments) => &arguments.output,
+            EnrollSubcommand::Install(_) => return true,
+        };
+        !output.is_file()
+    }
 }
 
 pub(super) async fn run(common: &CommonArgs, subcommand: &EnrollSubcommand) -> Result<ExitCode, CliError> {

@@ -14,7 +14,7 @@ pub(super) const TOKEN: &str = "Examples:
   hostbadge token https://api.example.com --watch /run/researcher/token";
 
 pub(super) const CERTIFICATE: &str = "Examples:
-  hostbadge certificate --out svid
+  hostbadge certificate --output svid
   hostbadge certificate --csr request.pem --ttl 10m > cert.pem
   hostbadge certificate --watch /run/researcher/svid";
 
@@ -62,9 +62,10 @@ pub(super) const VERIFY: &str = "Examples:
   hostbadge verify token - --jwks jwks.json --audience https://api.example.com < token.jwt
   hostbadge verify token eyJ... --jwks jwks.json --issuer https://example.org --json
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
-  hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca ca.pem --pcrs pcrs.toml --require boot-event-log";
+  hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log";
 
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail
   hostbadge audit tail -n 100 --json | jq .event
+  hostbadge audit tail --tenant acme --since 1h
   hostbadge audit tail --follow";

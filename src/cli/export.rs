@@ -34,19 +34,33 @@ pub(super) struct DiscoveryArgs {
 /// Members of the discovery document that a web server with two files does not have.
 const ENDPOINTS: [&str; 2] = ["token_endpoint", "introspection_endpoint"];
 
+impl ExportSubcommand {
+    /// Whether the document goes to standard output.
+    pub(super) fn prints_result(&self) -> bool {
+        !self.output().is_file()
+    }
+
+    fn output(&self) -> &OutputArgs {
+        match self {
+            ExportSubcommand::Jwks(output) | ExportSubcommand::Bundle(output) => output,
+            ExportSubcommand::Discovery(arguments) => &arguments.output,
+        }
+    }
+}
+
 pub(super) async fn run(common: &CommonArgs, subcommand: &ExportSubcommand) -> Result<ExitCode, CliError> {
-    let (path, output, left_out) = match subcommand {
-        ExportSubcommand::Jwks(output) => ("/.well-known/jwks.json", output, &[][..]),
+    let (path, left_out) = match subcommand {
+        ExportSubcommand::Jwks(_) => ("/.well-known/jwks.json", &[][..]),
         ExportSubcommand::Discovery(arguments) => {
             let left_out = if arguments.endpoints { &[][..] } else { &ENDPOINTS };
-            ("/.well-known/openid-configuration", &arguments.output, left_out)
+            ("/.well-known/openid-configuration", left_out)
         }
-        ExportSubcommand::Bundle(output) => ("/v1/bundle", output, &[][..]),
+        ExportSubcommand::Bundle(_) => ("/v1/bundle", &[][..]),
     };
     // The documents have specifications of their own; the command only indents them.
     let mut document = client::get::<Value>(&common.socket, path).await?.body;
     if let Some(members) = document.as_object_mut() {
         members.retain(|name, _| !left_out.contains(&name.as_str()));
     }
-    output.write(format!("{document:#}\n").as_bytes(), 0o644)
+    subcommand.output().write(format!("{document:#}\n").as_bytes(), 0o644)
 }

@@ -48,6 +48,16 @@ pub(super) enum KeySubcommand {
     Accept,
 }
 
+impl KeySubcommand {
+    /// Whether the result goes to standard output.
+    pub(super) fn prints_result(&self) -> bool {
+        match self {
+            KeySubcommand::Recovery(output) => !output.is_file(),
+            _ => true,
+        }
+    }
+}
+
 pub(super) async fn run(common: &CommonArgs, subcommand: &KeySubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
         KeySubcommand::List => list(common).await,

@@ -47,6 +47,7 @@ use clap::{Parser, Subcommand};
 
 use common::{CommonArgs, CommonOptions};
 use error::CliError;
+use output::require_stdout;
 use report::report_error;
 
 pub use report::report_usage;
@@ -123,10 +124,30 @@ enum CliSubcommand {
     Audit(audit::AuditSubcommand),
 }
 
+impl CliSubcommand {
+    /// Whether the result goes to standard output. What is printed beside files is a summary of them.
+    fn prints_result(&self) -> bool {
+        match self {
+            CliSubcommand::Token(arguments) => arguments.prints_result(),
+            CliSubcommand::Certificate(arguments) => arguments.prints_result(),
+            CliSubcommand::Attest(arguments) => arguments.prints_result(),
+            CliSubcommand::Key(subcommand) => subcommand.prints_result(),
+            CliSubcommand::Enroll(subcommand) => subcommand.prints_result(),
+            CliSubcommand::Export(subcommand) => subcommand.prints_result(),
+            _ => true,
+        }
+    }
+}
+
 /// Runs the subcommand and returns its exit status: 0 success, 1 refused or failed, 3 no daemon, 4
 /// unavailable.
 pub fn run(command: Cli) -> ExitCode {
     let common = CommonArgs::from(command.common);
+    if command.subcommand.prints_result()
+        && let Err(error) = require_stdout()
+    {
+        return report_error(&error, common.json);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return report_error(&CliError::local(e), common.json),

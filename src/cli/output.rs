@@ -10,11 +10,39 @@ use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::CliError;
 
 /// Device number of `/dev/null` on Linux.
 const NULL_DEVICE: u64 = libc::makedev(1, 3);
+
+/// Whether descriptor 1 was closed when the process started.
+static WAS_STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// The C library calls this before `main`. Later, a closed descriptor cannot be told from `/dev/null`: the
+/// runtime opens that in its place, so that no file or socket becomes descriptor 0, 1 or 2.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+
+extern "C" fn look_at_stdout() {
+    // SAFETY: F_GETFD reads a flag of a descriptor, and no memory of this process.
+    let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+    WAS_STDOUT_CLOSED.store(flags == -1, Ordering::Relaxed);
+}
+
+/// Fails if standard output was closed when the process started, as by `>&-`: what the daemon issues for it
+/// would be lost. `/dev/null` is accepted, because a user who names it wants that.
+pub(super) fn require_stdout() -> Result<(), CliError> {
+    match WAS_STDOUT_CLOSED.load(Ordering::Relaxed) {
+        true => Err(CliError::Output(io::Error::other(
+            "it is closed, so the result would be lost; nothing was requested. Redirect it to a file, or to \
+             /dev/null if the result is not needed",
+        ))),
+        false => Ok(()),
+    }
+}
 
 /// Writes a line to standard output.
 pub(super) fn print_line(line: impl Display) -> Result<(), CliError> {

@@ -160,7 +160,7 @@ fn print_summary(posture: &PostureResponse) -> Result<(), CliError> {
     }
     table.add_some("error", posture.error.as_ref());
     if let Some(measured) = &posture.measured {
-        let proven = || format!("{} lines of the IMA list are proven", measured.lines);
+        let proven = || format!("proven lines of the IMA list: {}", measured.lines);
         table.add("measured", measured.error.clone().unwrap_or_else(proven));
     }
     table.print()

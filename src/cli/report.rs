@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
 
 use super::error::CliError;
-use super::output::{note, print_line};
+use super::output::{note, print_line, require_stdout};
 
 /// Prints an error: a JSON object to standard output with `--json`, otherwise a message to standard error.
 pub(super) fn report_error(error: &CliError, json: bool) -> ExitCode {
@@ -26,6 +26,11 @@ pub(super) fn report_error(error: &CliError, json: bool) -> ExitCode {
 /// Prints the help or the version to standard output, and a usage error to standard error, with exit status
 /// 2.
 pub fn report_usage(usage: &clap::Error) -> ExitCode {
+    if !usage.use_stderr()
+        && let Err(error) = require_stdout()
+    {
+        return report_error(&error, false);
+    }
     let printed = usage.print().and_then(|()| io::stdout().flush());
     match printed {
         Err(e) if !usage.use_stderr() => report_error(&CliError::Output(e), false),

@@ -8,6 +8,7 @@ use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
 use super::table::KeyValueTable;
+use crate::plural::counted;
 use crate::wire::host::Health;
 use crate::wire::keys::Key;
 use crate::wire::status::{PoliciesStatus, SealStatus, StatusResponse, TpmStatus};
@@ -32,6 +33,9 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     let mut table = KeyValueTable::default();
     table.add("status", status.status.to_string());
     table.add_some("problem", status.issuer_blocked_reason.as_ref());
+    for warning in &status.warnings {
+        table.add("warning", warning.clone());
+    }
     table.add("daemon", format!("{}, pid {}, since {}", status.version, status.pid, status.started));
     let host = &status.host;
     table.add("host", or_unknown(host.id.as_ref()));
@@ -76,10 +80,8 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     for fault in &status.policies.faults {
         table.add("fault", format_fault(fault));
     }
-    match (&status.credentials.blocked_reason, status.credentials.stored) {
-        (Some(reason), _) => table.add("credentials", format!("not available: {reason}")),
-        (None, Some(stored)) if stored > 0 => table.add("credentials", format!("{stored} sealed")),
-        (None, _) => {}
+    if let Some(stored) = status.credentials.stored.filter(|stored| *stored > 0) {
+        table.add("credentials", format!("{stored} sealed"));
     }
     if let Some(problem) = &status.admin_group.problem {
         table.add("admin group", format!("{}: {problem}", status.admin_group.name));
@@ -98,13 +100,13 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
         Some(problem) => {
             table.add("audit", format!("cannot be written: {problem}; nothing is issued until it can"));
         }
-        None => table.add("audit", format!("{} lines", status.audit.last_seq)),
+        None => table.add("audit", counted(status.audit.last_seq, "record")),
     }
     table.add_some("audit disk", status.audit.disk_fault.as_deref());
     table.add_some("audit disk", status.audit.filling.as_deref());
     let dropped = match status.journal.dropped {
         0 => String::new(),
-        n => format!(", {n} entries dropped"),
+        n => format!(", dropped entries: {n}"),
     };
     table.add("journal", format!("{}{dropped}", status.journal.sink));
     table.add_some("workers", status.workers.problem.as_ref());
@@ -124,7 +126,7 @@ fn tpm_lines(tpm: &TpmStatus) -> Vec<String> {
         lines.push(format!("fix: {}", tpm.remedy));
     }
     if tpm.waiting_to_sign > 0 {
-        lines.push(format!("{} requests wait for a TPM signature", tpm.waiting_to_sign));
+        lines.push(format!("requests that wait for a TPM signature: {}", tpm.waiting_to_sign));
     }
     let Some(description) = &tpm.description else { return lines };
     if !description.manufacturer.is_empty() {
@@ -150,9 +152,9 @@ fn policy_lines(policies: &PoliciesStatus) -> Vec<String> {
     }
     let mut lines = Vec::new();
     if let (Some(set), Some(at)) = (&policies.set, policies.at) {
-        let (number, version, sha256) = (policies.policies, set.version, &set.sha256);
+        let (number, version) = (policies.policies, set.version);
         lines.push(format!("{number}, version {version}, read {at}, times in {}", policies.timezone));
-        lines.push(format!("SHA-256 {sha256}"));
+        lines.push(format!("SHA-256 {}", set.sha256));
     }
     if policies.require_permit {
         lines.push("each request needs a policy that permits it".to_owned());

@@ -45,6 +45,13 @@ pub(super) struct TokenArgs {
     watch: Option<PathBuf>,
 }
 
+impl TokenArgs {
+    /// Whether the token goes to standard output.
+    pub(super) fn prints_result(&self) -> bool {
+        self.watch.is_none() && self.output.as_deref().is_none_or(|file| file == Path::new("-"))
+    }
+}
+
 pub(super) async fn run(common: &CommonArgs, arguments: &TokenArgs) -> Result<ExitCode, CliError> {
     if let Some(file) = &arguments.watch {
         return watch(common, arguments, file).await;

@@ -37,15 +37,15 @@ pub(super) struct VerifyEvidenceArgs {
     #[arg(long, value_name = "BASE64URL")]
     nonce: String,
 
-    /// Name of the host's attestation key, as `hostbadge status` shows it on that host. Without it, or --ca,
+    /// Name of the host's attestation key, as `hostbadge status` shows it on that host. Without it, or --ca-cert,
     /// the evidence could come from any TPM
     #[arg(long, value_name = "NAME")]
     ak: Option<String>,
 
     /// CA (PEM) of the organization that enrolled the host, in place of --ak: the host certificate names the
     /// AK
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[arg(long, alias = "ca", value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
 
     /// Directory of TPM manufacturers' certificates, PEM or DER (.pem, .crt, .cer, .der); the EK certificate
     /// must chain to a root in it
@@ -99,7 +99,7 @@ fn evidence(common: &CommonArgs, arguments: &VerifyEvidenceArgs) -> Result<ExitC
         None => document.check(&nonce),
     });
     let now = Clock::System.now();
-    let ca = arguments.ca.as_deref().map(Roots::read_file).transpose().map_err(CliError::local)?;
+    let ca = arguments.ca_cert.as_deref().map(Roots::read_file).transpose().map_err(CliError::local)?;
     let roots = arguments.roots.as_deref().map(read_manufacturer_roots).transpose()?;
     let ca_check = ca.map(|ca| document.check_ak_by_host_certificate(&ca, now));
     let enrolled = ca_check.as_ref().is_some_and(|check| check.outcome == CheckOutcome::Pass);

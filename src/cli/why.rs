@@ -9,6 +9,7 @@ use super::format::format_peer;
 use super::output::print_line;
 use super::table::{KeyValueTable, print_columns};
 use crate::agents::AgentName;
+use crate::plural::counted;
 use crate::wire::comparison::{ConditionComparison, ConditionOutcome, WhyResponse};
 
 pub(super) async fn run_for_process(
@@ -43,7 +44,10 @@ fn print(why: &WhyResponse, shows_expected: bool) -> Result<ExitCode, CliError> 
     table.add("agents", if why.agents.is_empty() { "none".to_owned() } else { why.agents.join(", ") });
     table.add_some("refused", why.refusal.as_ref());
     if why.omitted > 0 {
-        table.add("omitted", format!("{} agents that match less", why.omitted));
+        table.add(
+            "omitted",
+            format!("{}, which have fewer of these conditions", counted(why.omitted, "agent")),
+        );
     }
     table.print()?;
     if why.compared.is_empty() {

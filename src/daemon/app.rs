@@ -227,11 +227,13 @@ fn print_dev_banner(dir: &Path, paths: &Paths, service: &IdentityService) {
          \x20 agent socket      HOSTBADGE_SOCKET={agent}\n\
          \x20 workload socket   SPIFFE_ENDPOINT_SOCKET=unix://{workload}\n\
          \x20 admin socket      HOSTBADGE_ADMIN_SOCKET={admin}\n\
+         \x20 agents            {}/*.toml, then hostbadge agent reload\n\
          \x20 curl --unix-socket {agent} -d audience=https://api.example.com http://localhost/v1/token\n\
          \x20 HOSTBADGE_ADMIN_SOCKET={admin} hostbadge status\n\
          \x20 HOSTBADGE_SOCKET={agent} hostbadge whoami\n",
         dir.display(),
         service.status_line(),
+        paths.agents.display(),
     );
     // The host serves all the same, should standard output fail.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -7,6 +7,7 @@ use super::arguments::Arguments;
 use crate::agents::AgentSet;
 use crate::config::{self, Config, Diagnostic, Paths};
 use crate::federation;
+use crate::plural::counted;
 use crate::policy::cedar::{self, PolicySet};
 
 /// Exit status for faults that only the administrator can fix. The systemd unit does not restart the service
@@ -55,17 +56,15 @@ pub fn check_config(config: &Config) -> ExitCode {
     }
     let federated = match bundles.len() {
         0 => String::new(),
-        n => format!(", {n} other trust domains"),
+        n => format!(", {}", counted(n, "other trust domain")),
     };
     let policies = match policies {
         None => String::new(),
-        Some(policies) => format!(", {} policies", policies.policies().len()),
+        Some(set) => format!(", {}", set.counted()),
     };
-    let (dir, agents) = (config.paths.agents.display(), agents.len());
+    let (dir, agents) = (config.paths.agents.display(), counted(agents.len(), "agent"));
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{dir}: {agents} agents{policies}{federated}, no faults")
-        .and_then(|()| stdout.flush())
-    {
+    match writeln!(stdout, "{dir}: {agents}{policies}{federated}, no faults").and_then(|()| stdout.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let _ = writeln!(io::stderr(), "hostbadged: standard output: {e}");

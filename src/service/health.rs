@@ -18,13 +18,17 @@ use crate::wire::host::Health;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceHealth {
     /// Everything: the issuer is ready, the agents are known, the audit log can be written, the posture
-    /// permits, the TPM is ready, and all workers run.
+    /// permits, the TPM is ready, the sealed credentials are available, and all workers run. Files of
+    /// `agents.d` or `federation` that a reload refused are not part of this: what was read before is in
+    /// force as a whole, and the status has a warning.
     Full,
     /// Some workers do not run: the callers that they serve wait.
     WithStalledWorkers,
     /// Everything is issued. Certificates or keys were made while the clock was ahead, if it is right now, or
     /// certificates cannot be revoked, because their records were lost.
     WithUnsafeCredentials,
+    /// Tokens and SVIDs are issued, and no sealed credential is released: their database cannot be used.
+    WithoutCredentials,
     /// Tokens and SVIDs are issued by keys in memory. The TPM is not ready, so it signs and quotes nothing,
     /// and keys do not rotate.
     WithoutTpm,
@@ -48,6 +52,7 @@ impl From<ServiceHealth> for Health {
             ServiceHealth::Full => Health::Ok,
             ServiceHealth::WithStalledWorkers
             | ServiceHealth::WithUnsafeCredentials
+            | ServiceHealth::WithoutCredentials
             | ServiceHealth::WithoutTpm
             | ServiceHealth::NotIssuing => Health::Degraded,
         }
@@ -73,9 +78,11 @@ impl IdentityService {
         let is_unsafe = ca.future_certificates > 0
             || ca.lost_records.is_some()
             || issuer_state.count_future_keys(now) > 0;
+        let has_credentials = self.deps.credentials.blocked_reason().borrow().is_none();
         match self.deps.tpm_state.borrow().kind {
             StateKind::Ready if stalled > 0 => ServiceHealth::WithStalledWorkers,
             StateKind::Ready if is_unsafe => ServiceHealth::WithUnsafeCredentials,
+            StateKind::Ready if !has_credentials => ServiceHealth::WithoutCredentials,
             StateKind::Ready => ServiceHealth::Full,
             _ => ServiceHealth::WithoutTpm,
         }

@@ -37,6 +37,7 @@ mod requests;
 mod status;
 mod streams;
 mod tokens;
+mod warnings;
 mod whoami;
 mod why;
 mod worker_health;

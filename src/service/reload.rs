@@ -3,15 +3,19 @@
 use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
-use crate::agents::Reloaded;
+use crate::agents::{AgentChanges, MAX_LISTED_NAMES, Reloaded};
 use crate::audit::Event;
 use crate::config::Diagnostic;
+use crate::plural::counted;
 use crate::policy::PolicySetId;
-use crate::wire::admin::{EmptyDirectory, ReloadRequest, ReloadResponse};
+use crate::policy::cedar::counted_policies;
+use crate::wire::admin::{EmptyDirectory, ReloadCounts, ReloadRequest, ReloadResponse};
 use crate::wire::error::Fault;
 
 /// Faults that get a journal entry. The journal's queue has room for 4096 entries, which decisions share.
 const MAX_LOGGED_FAULTS: usize = 100;
+/// Warnings in a response.
+const MAX_WARNINGS: usize = 100;
 
 impl IdentityService {
     /// Reads the agents with the policies, and the bundles of other trust domains again, for an administrator.
@@ -52,8 +56,10 @@ impl IdentityService {
             (Event::FederationRejected, federation_faults, "bundles of other trust domains are missing"),
         ] {
             if faults > 0 {
-                let description =
-                    format!("the files that were read at the start have {faults} faults; {effect}");
+                let description = format!(
+                    "the files that were read at the start have {}; {effect}",
+                    counted(faults, "fault")
+                );
                 self.audit.record_event(event, &description).await?;
             }
         }
@@ -93,8 +99,7 @@ impl IdentityService {
             Ok(Reloaded { changes, warnings }) => {
                 let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
                 self.record_policies(policies_before, requested_by).await?;
-                let warnings = warnings.iter().map(Fault::from).collect();
-                ReloadResponse { warnings, ..changes.into() }
+                response(changes, &warnings)
             }
             Err(found) => {
                 faults = found;
@@ -122,9 +127,9 @@ impl IdentityService {
         let description = match status.set {
             None => format!("{requested_by} reloaded the policies: there are none any more"),
             Some(set) => format!(
-                "{requested_by} reloaded the policies: version {}, {} policies, SHA-256 {}",
+                "{requested_by} reloaded the policies: version {}, {}, SHA-256 {}",
                 set.version,
-                status.policies,
+                counted_policies(status.policies),
                 set.sha256_hex()
             ),
         };
@@ -145,13 +150,32 @@ impl IdentityService {
             }
             log_faults(event, &faults);
             let description = format!(
-                "{requested_by} asked for a reload: {} faults; the files that were read before stay active in \
-                 each directory that has one",
-                faults.len()
+                "{requested_by} asked for a reload: {}; the files that were read before stay active in each \
+                 directory that has one",
+                counted(faults.len(), "fault")
             );
             self.audit.record_event(event, &description).await?;
         }
         Ok(())
+    }
+}
+
+fn response(changes: AgentChanges, warnings: &[Diagnostic]) -> ReloadResponse {
+    let truncated = changes.is_long() || warnings.len() > MAX_WARNINGS;
+    let counts = ReloadCounts {
+        added: changes.added.len(),
+        changed: changes.changed.len(),
+        removed: changes.removed.len(),
+        warnings: warnings.len(),
+    };
+    let listed = |names: Vec<String>| names.into_iter().take(MAX_LISTED_NAMES).collect();
+    ReloadResponse {
+        added: listed(changes.added),
+        changed: listed(changes.changed),
+        removed: listed(changes.removed),
+        warnings: warnings.iter().take(MAX_WARNINGS).map(Fault::from).collect(),
+        truncated,
+        counts: truncated.then_some(counts),
     }
 }
 

@@ -5,6 +5,7 @@ use super::convert;
 use super::identity_service::IdentityService;
 use crate::clock::BootTime;
 use crate::peer;
+use crate::plural::counted;
 use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
@@ -26,6 +27,7 @@ impl IdentityService {
             pid: std::process::id(),
             started: self.started,
             status: self.health().into(),
+            warnings: self.warnings(),
             host: HostNames {
                 id: host.map(|host| host.id.clone()),
                 trust_domain: host.map(|host| host.trust_domain.clone()),
@@ -77,9 +79,9 @@ impl IdentityService {
     pub fn status_line(&self) -> String {
         let load_status = self.deps.agents.load_status();
         let agents = match load_status.faults.len() {
-            0 => format!("{} agents", load_status.agents),
-            n if !load_status.is_loaded => format!("agents not known, {n} faults in agents.d"),
-            n => format!("{} agents, {n} faults in agents.d", load_status.agents),
+            0 => counted(load_status.agents, "agent"),
+            n if !load_status.is_loaded => format!("agents not known, {} in agents.d", counted(n, "fault")),
+            n => format!("{}, {} in agents.d", counted(load_status.agents, "agent"), counted(n, "fault")),
         };
         if let Some(problem) = self.workers.problem() {
             return format!("{problem}; {agents}");

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// Tokens and SVIDs are issued and the TPM is ready.
+    /// Tokens and SVIDs are issued, sealed credentials are released, and the TPM is ready.
     Ok,
-    /// Nothing is issued, or the TPM is not ready. `hostbadge status` gives the reason.
+    /// Nothing is issued, no sealed credential is released, or the TPM is not ready. `hostbadge status` gives
+    /// the reason.
     Degraded,
 }
 

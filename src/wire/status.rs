@@ -20,6 +20,10 @@ pub struct StatusResponse {
     pub started: Timestamp,
     /// Whether the daemon does everything that it is configured to do.
     pub status: Health,
+    /// What an administrator has to do although tokens and certificates are issued, one sentence each with
+    /// the remedy: a reload that was refused, credentials that are not available.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Names of this host.
     pub host: HostNames,
     /// The TPM.

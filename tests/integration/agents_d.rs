@@ -113,7 +113,7 @@ fn a_daemon_started_on_invalid_files_has_no_agents_and_logs_why() {
     until_true("the faults are recorded", || {
         let lines = host.audit();
         let rejected = common::audit_log::with_event(&lines, "agents-rejected");
-        rejected.iter().any(|line| line["detail"].as_str().unwrap().contains("at the start have 1 faults"))
+        rejected.iter().any(|line| line["detail"].as_str().unwrap().contains("at the start have 1 fault;"))
     });
     until_true("the fault is in the log", || host.log().contains(bad.to_str().unwrap()));
     fs::remove_file(bad).unwrap();
@@ -149,7 +149,7 @@ fn check_prints_each_error_with_file_and_line() {
     };
     let (code, said, _) = run(&host);
     assert_eq!(code, Some(0));
-    assert!(said.contains("1 agents, no faults"), "{said}");
+    assert!(said.contains("1 agent, no faults"), "{said}");
 
     let one = host.agents_file("one", "name = \"One\"\n[match]\nunit = \"x\"\n");
     let two = host.agents_file("two", "name = \"two\"\n\n[match\n");

@@ -37,7 +37,21 @@ fn assert_refused(host: &Host, reason: &str) {
     host.reload();
     assert_eq!(active_agents(host), 1);
     assert_eq!(host.status()["agents"]["faults"], body["faults"]);
-    assert_eq!(host.status()["status"], "ok", "what is in force is served");
+    let status = host.status();
+    assert_eq!(status["status"], "ok", "what is in force is served");
+    let warning = status["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.contains("agents.d has 1 fault: the last reload was refused, and the 1 agent of "),
+        "{warning}"
+    );
+    assert!(
+        warning.ends_with("Correct the files (hostbadge agent check), then hostbadge agent reload"),
+        "{warning}"
+    );
+    let shown = host.hostbadge(&["status"]);
+    assert_eq!(shown.status.code(), Some(0));
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.lines().any(|line| line.starts_with("warning ") && line.ends_with(warning)), "{shown}");
     host.token();
 }
 
@@ -50,17 +64,18 @@ fn agents_stay_while_their_directory_is_missing_empty_or_unreadable() {
     assert_eq!(reload(&host, &["agents"]).0, 422, "an empty directory is meant, a missing one is not");
     // The mount point of a file system that is not mounted.
     fs::create_dir(&dir).unwrap();
-    assert_refused(&host, "has no files *.toml, and 1 agents are active");
+    assert_refused(&host, "has no files *.toml, and the daemon keeps its 1 active agent.");
     fs::write(dir.join("root.toml.off"), "").unwrap();
     fs::write(dir.join(".root.toml"), "").unwrap();
-    assert_refused(&host, "has no files *.toml, and 1 agents are active");
+    assert_refused(&host, "has no files *.toml, and the daemon keeps its 1 active agent.");
     fs::remove_dir_all(&dir).unwrap();
     fs::write(&dir, "").unwrap();
     assert_refused(&host, "is not a directory");
     fs::remove_file(&dir).unwrap();
     fs::rename(&elsewhere, &dir).unwrap();
     assert_eq!(reload(&host, &[]), (200, json!({ "added": [], "changed": [], "removed": [] })));
-    assert_eq!(host.status()["agents"]["faults"], json!([]));
+    let status = host.status();
+    assert_eq!((&status["agents"]["faults"], &status["warnings"]), (&json!([]), &json!([])));
 }
 
 #[test]
@@ -70,7 +85,7 @@ fn all_agents_are_removed_when_that_is_meant() {
     let (code, said) = reload_by_command(&host, &["--allow-empty=federation"]);
     assert!(code == Some(1) && said.contains("--allow-empty"), "another directory: {said}");
     let (code, said) = reload_by_command(&host, &["--allow-empty"]);
-    assert_eq!(code, Some(0), "{said}");
+    assert_eq!((code, said.as_str()), (Some(0), ""), "no advice to do what was done");
     assert_eq!(active_agents(&host), 0);
     assert_eq!(host.post("/v1/token", json!({ "audience": API })).status, 401);
     let lines = host.audit();
@@ -95,7 +110,10 @@ fn bundles_stay_and_agents_change_while_federation_is_empty() {
         empty(&dir).unwrap();
         let (status, body) = reload(&host, &["agents"]);
         assert_eq!((status, &body["faults"][0]["file"]), (422, &json!(dir)), "{body}");
-        assert_eq!(host.status()["federation"]["trust_domains"], json!(["example.com"]));
+        let status = host.status();
+        assert_eq!(status["federation"]["trust_domains"], json!(["example.com"]));
+        let warning = status["warnings"][0].as_str().unwrap();
+        assert!(warning.starts_with("federation has 1 fault: the 1 bundle read before stay"), "{warning}");
     }
     host.agent("second", "user = 4711");
     assert_eq!(reload(&host, &[]).0, 422);

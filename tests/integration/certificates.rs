@@ -549,7 +549,7 @@ fn the_certificate_command_prints_or_writes_files() {
     );
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("svid");
-    run(hostbadge(&host).args(["certificate", "--out"]).arg(&out));
+    run(hostbadge(&host).args(["certificate", "--output"]).arg(&out));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&out), 0o700);
     let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
@@ -557,14 +557,17 @@ fn the_certificate_command_prints_or_writes_files() {
         assert_eq!(mode(&out.join(name)), 0o600, "{name}");
     }
     assert_eq!(read("combined.pem"), read("cert.pem") + &read("key.pem"));
-    let typo =
-        hostbadge(&host).args(["certificate", "--out"]).arg(dir.path().join("typo/svid")).output().unwrap();
+    let typo = hostbadge(&host)
+        .args(["certificate", "--output"])
+        .arg(dir.path().join("typo/svid"))
+        .output()
+        .unwrap();
     assert_eq!((typo.status.code(), dir.path().join("typo").exists()), (Some(1), false));
     let request = csr(dir.path(), &P256, &[]);
     fs::write(dir.path().join("a.csr"), request).unwrap();
     let text = run(hostbadge(&host).args(["certificate", "--csr"]).arg(dir.path().join("a.csr")));
     assert!(text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE"));
-    let both = hostbadge(&host).args(["certificate", "--out", "a", "--watch", "b"]).output().unwrap();
+    let both = hostbadge(&host).args(["certificate", "--output", "a", "--watch", "b"]).output().unwrap();
     assert_eq!(both.status.code(), Some(2));
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::common::callers::{Credentials, NOBODY};
-use crate::common::{API, Host, program};
+use crate::common::{API, Host, program, until_true};
 use serde_json::Value;
 
 fn hostbadge(host: &Host, words: &[&str]) -> Command {
@@ -57,6 +57,122 @@ fn a_full_standard_output_is_an_error_of_every_subcommand() {
         // Where standard error fails too, the exit status is left.
         let silent = hostbadge(&host, words).stdout(full()).stderr(full()).status().unwrap();
         assert_eq!(silent.code(), Some(1), "{words:?}");
+    }
+}
+
+/// Runs the command with descriptors 0 to 2 as the redirections of a shell say.
+fn redirected(host: &Host, words: &[&str], redirections: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-c")
+        .arg(format!("exec \"$@\" {redirections}"))
+        .arg("sh")
+        .arg(program("hostbadge"))
+        .args(words);
+    shell.env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket()).env("HOSTBADGE_SOCKET", host.agent_socket());
+    shell
+}
+
+#[test]
+fn a_closed_standard_output_is_an_error_before_the_request() {
+    let host = Host::started();
+    let path = |name: &str| host.path(name).to_str().unwrap().to_owned();
+    let before = host.audit_text().lines().count();
+    let commands: [&[&str]; 17] = [
+        &["whoami"],
+        &["token", API],
+        &["token", API, "--output", "-"],
+        &["token", API, "--json"],
+        &["certificate"],
+        &["attest", "--nonce", "AAAAAAAAAAAAAAAAAAAAAA"],
+        &["status"],
+        &["agent", "list"],
+        &["agent", "reload"],
+        &["key", "rotate"],
+        &["key", "recovery"],
+        &["credential", "get", "github"],
+        &["credential", "list"],
+        &["export", "jwks"],
+        &["audit", "tail"],
+        &["enroll", "request"],
+        &["verify", "token", "x", "--jwks", "/dev/null"],
+    ];
+    for words in commands {
+        let output = redirected(&host, words, ">&-").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        let message = message(&output);
+        assert!(
+            message.starts_with("hostbadge: standard output: it is closed, so the result would be lost"),
+            "{words:?}: {message}"
+        );
+    }
+    assert_eq!(host.audit_text().lines().count(), before, "nothing was requested");
+    assert_eq!(redirected(&host, &["--version"], ">&- 2>&-").status().unwrap().code(), Some(1));
+    // What goes to a file needs no standard output, and who names /dev/null wants it.
+    for (words, file) in [
+        (&["token", API, "--output", &path("token")][..], "token"),
+        (&["certificate", "--output", &path("svid")], "svid/cert.pem"),
+        (&["export", "jwks", "--output", &path("jwks.json")], "jwks.json"),
+        (&["key", "recovery", "--output", &path("recovery-key")], "recovery-key"),
+    ] {
+        let output = redirected(&host, words, "<&- >&-").output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", message(&output));
+        assert!(fs::metadata(host.path(file)).unwrap().len() > 10, "{words:?}");
+    }
+    assert!(redirected(&host, &["token", API], ">/dev/null").status().unwrap().success());
+}
+
+/// Otherwise a message would be written into a socket or a file that has the number of a standard stream.
+#[test]
+fn closed_standard_streams_are_never_other_files() {
+    let mut host = Host::started();
+    let file = host.path("token");
+    let words = ["token", API, "--watch", file.to_str().unwrap()];
+    let mut watch = redirected(&host, &words, "<&- >&- 2>&-").spawn().unwrap();
+    until_true("the token is written", || file.exists());
+    assert_eq!(standard_streams(watch.id()), [Path::new("/dev/null"); 3]);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    host.stop();
+
+    let daemon = host.command();
+    let words: Vec<_> = daemon.get_args().collect();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(daemon.get_program()).args(words);
+    let mut daemon = shell.spawn().unwrap();
+    until_true("the daemon issues", || {
+        let words = ["token", API, "--output", file.to_str().unwrap()];
+        host.hostbadge(&words).status.success()
+    });
+    assert_eq!(standard_streams(daemon.id()), [Path::new("/dev/null"); 3]);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.id() as i32), nix::sys::signal::SIGTERM)
+        .unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
+fn standard_streams(pid: u32) -> [std::path::PathBuf; 3] {
+    [0, 1, 2].map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap())
+}
+
+/// Scripts of earlier releases keep working.
+#[test]
+fn options_have_one_name_and_earlier_names_are_accepted() {
+    let host = Host::started();
+    let svid = host.path("svid");
+    assert!(host.hostbadge(&["certificate", "--out", svid.to_str().unwrap()]).status.success());
+    assert!(svid.join("cert.pem").exists());
+    for (words, option, earlier) in [
+        (&["certificate"][..], "--output", "--out "),
+        (&["enroll", "certify"], "--csr-only", "--csr "),
+        (&["verify", "evidence"], "--ca-cert", "--ca "),
+    ] {
+        let help = host.hostbadge(&[words, &["--help"]].concat()).stdout;
+        let help = String::from_utf8(help).unwrap();
+        assert!(help.contains(option) && !help.contains(earlier), "{help}");
+    }
+    for words in [&["enroll", "certify", "--csr"][..], &["verify", "evidence", "--ca", "/nonexistent"]] {
+        let said = message(&host.hostbadge(words));
+        assert!(!said.contains("unexpected argument"), "{said}");
     }
 }
 
@@ -133,6 +249,8 @@ fn wrong_sockets_are_named() {
     for name in ["agent", "workload", "admin"] {
         assert!(host.log().contains(&socket(name)), "a development host names its sockets: {}", host.log());
     }
+    let agents = format!("{}/*.toml, then hostbadge agent reload", host.path("etc/agents.d").display());
+    assert!(host.log().contains(&agents), "and where its agents are: {}", host.log());
     let file = host.path("file");
     fs::write(&file, "").unwrap();
     let long = format!("/tmp/{}", "a".repeat(110));

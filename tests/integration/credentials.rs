@@ -208,18 +208,24 @@ fn an_older_or_damaged_database_is_refused_until_it_is_accepted() {
     host.start();
     let reason = blocked_reason(&host);
     assert!(reason.contains("credentials.db is not what this host wrote last"), "{reason}");
+    let status = host.status();
+    assert_eq!((&status["status"], host.health()["status"].as_str()), (&json!("degraded"), Some("degraded")));
+    assert_eq!(status["warnings"], json!([format!("requests for sealed credentials are refused: {reason}")]));
+    assert_eq!(hostbadge(&host, &["status"], "").status.code(), Some(4));
     assert_eq!(host.post("/v1/credential", json!({ "name": "github" })).status, 503);
     assert!(refused_or_unavailable(&host, &["credential", "put", "stripe"]).contains("credential accept"));
     assert_eq!(host.get("/v1/whoami").status, 200);
     // The latest copy is put back, and found without a restart.
     fs::write(&database, &latest).unwrap();
     until_true("the latest database is open", || blocked_reason(&host).is_empty());
+    let status = host.status();
+    assert_eq!((&status["status"], &status["warnings"]), (&json!("ok"), &json!([])));
     assert_eq!(release(&host, "github")["value"], "second-value");
 
     host.stop();
     fs::write(&database, &older).unwrap();
     host.start();
-    assert!(done(&host, &["credential", "accept"], "").contains("1 credentials"));
+    assert!(done(&host, &["credential", "accept"], "").contains("with 1 credential;"));
     assert_eq!(release(&host, "github")["value"], "first-value");
     restart(&mut host);
     assert_eq!(release(&host, "github")["value"], "first-value");
@@ -231,7 +237,7 @@ fn an_older_or_damaged_database_is_refused_until_it_is_accepted() {
     assert!(reason.contains("credentials.db") && reason.contains("backup"), "{reason}");
     fs::remove_file(&database).unwrap();
     until_true("the database is missing", || blocked_reason(&host).contains("is missing"));
-    assert!(done(&host, &["credential", "accept"], "").contains("0 credentials"));
+    assert!(done(&host, &["credential", "accept"], "").contains("with 0 credentials;"));
     done(&host, &["credential", "put", "github"], "new-value");
     assert_eq!(release(&host, "github")["value"], "new-value");
 }

@@ -157,7 +157,7 @@ fn four_files_enroll_a_host() {
     let evidence = operator.path("evidence");
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
     let ca = operator.path("ca.pem");
-    let (code, table) = verified(&host, &evidence, &["--ca", &ca]);
+    let (code, table) = verified(&host, &evidence, &["--ca-cert", &ca]);
     assert_eq!(code, Some(1), "{table}");
     assert!(table.contains("no host certificate is in the evidence"), "{table}");
     let installed = done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
@@ -176,13 +176,13 @@ fn four_files_enroll_a_host() {
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
     let roots = manufacturer_roots(&host);
     let roots = roots.to_str().unwrap();
-    let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
+    let (code, table) = verified(&host, &evidence, &["--ca-cert", &ca, "--roots", roots]);
     assert_eq!(code, Some(0), "{table}");
-    let (_, table) = verified(&host, &evidence, &["--ca", &ca]);
+    let (_, table) = verified(&host, &evidence, &["--ca-cert", &ca]);
     assert!(table.contains("skipped"), "{table}");
     operator.ca("other_ca", &["-newkey", "rsa:2048"]);
     let (code, table) =
-        verified(&host, &evidence, &["--ca", &operator.path("other_ca.pem"), "--roots", roots]);
+        verified(&host, &evidence, &["--ca-cert", &operator.path("other_ca.pem"), "--roots", roots]);
     assert_eq!((code, table.matches("FAILED").count()), (Some(1), 1), "{table}");
 
     let lines = host.audit();
@@ -213,7 +213,7 @@ fn an_rsa_ek_certificate_alone_is_enough_with_a_host_certificate() {
     let (evidence, ca, roots) =
         (operator.path("evidence"), operator.path("ca.pem"), manufacturer_roots(&host));
     let roots = roots.to_str().unwrap();
-    let (code, table) = verified(&host, &evidence, &["--ca", &ca, "--roots", roots]);
+    let (code, table) = verified(&host, &evidence, &["--ca-cert", &ca, "--roots", roots]);
     assert_eq!(code, Some(0), "{table}");
     let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
     let (code, table) = verified(&host, &evidence, &["--ak", &ak, "--roots", roots]);
@@ -231,7 +231,7 @@ fn an_ak_that_certifies_another_host_key_is_refused() {
     let mut theirs = other.post("/v1/attest", json!({ "nonce": NONCE })).json();
     theirs["host_certificate"] = ours["host_certificate"].clone();
     operator.save("evidence", &theirs);
-    let (code, table) = verified(&host, &operator.path("evidence"), &["--ca", &operator.path("ca.pem")]);
+    let (code, table) = verified(&host, &operator.path("evidence"), &["--ca-cert", &operator.path("ca.pem")]);
     assert!(code == Some(1) && table.contains("for another key than the host key"), "{table}");
     // Only the AK is of another host.
     let mut mixed = ours.clone();
@@ -239,7 +239,7 @@ fn an_ak_that_certifies_another_host_key_is_refused() {
         mixed[part] = theirs[part].clone();
     }
     operator.save("evidence", &mixed);
-    let (code, table) = verified(&host, &operator.path("evidence"), &["--ca", &operator.path("ca.pem")]);
+    let (code, table) = verified(&host, &operator.path("evidence"), &["--ca-cert", &operator.path("ca.pem")]);
     assert!(code == Some(1) && table.contains("does not name this AK"), "{table}");
 }
 
@@ -500,7 +500,8 @@ fn cas_of_each_key_type_sign_and_an_external_ca_gets_a_csr() {
     fs::write(operator.path("challenge.secret"), &kept).unwrap();
     let [request, secret, answer, csr] =
         ["request", "challenge.secret", "answer", "csr.pem"].map(|f| operator.path(f));
-    let files = ["--request", &request, "--secret", &secret, "--answer", &answer, "--csr", "--output", &csr];
+    let files =
+        ["--request", &request, "--secret", &secret, "--answer", &answer, "--csr-only", "--output", &csr];
     done(&host.hostbadge(&[&["enroll", "certify"], &files[..]].concat()));
     let text = done(&run("openssl", &["req", "-noout", "-verify", "-text", "-in", &csr]));
     assert!(text.contains("/host/"), "{text}");
@@ -510,7 +511,7 @@ fn cas_of_each_key_type_sign_and_an_external_ca_gets_a_csr() {
     done(&host.hostbadge(&["enroll", "install", &signed]));
     let evidence = operator.path("evidence");
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
-    let (code, table) = verified(&host, &evidence, &["--ca", &ca]);
+    let (code, table) = verified(&host, &evidence, &["--ca-cert", &ca]);
     assert_eq!(code, Some(0), "{table}");
 }
 
@@ -664,7 +665,7 @@ fn the_operator_needs_no_tpm_library() {
     done(&host.hostbadge(&["enroll", "install", &operator.path("host.pem")]));
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &operator.path("evidence")]));
     into("evidence");
-    let judge = ["--nonce", NONCE, "--ca", "/ca.pem", "--roots", "/makers"];
+    let judge = ["--nonce", NONCE, "--ca-cert", "/ca.pem", "--roots", "/makers"];
     done(&run_without_tpm(&[&["verify", "evidence", "/evidence"], &judge[..]].concat()));
 }
 
@@ -780,7 +781,7 @@ fn a_host_with_ca_permission_issues_below_the_organization_root() {
     let evidence = operator.path("evidence");
     done(&host.hostbadge(&["attest", "--nonce", NONCE, "--output", &evidence]));
     let roots = manufacturer_roots(&host);
-    let words = ["--ca", &operator.path("ca.pem"), "--roots", roots.to_str().unwrap()];
+    let words = ["--ca-cert", &operator.path("ca.pem"), "--roots", roots.to_str().unwrap()];
     assert_eq!(verified(&host, &evidence, &words).0, Some(0));
 
     // A host certificate without the permission ends it.

@@ -86,7 +86,7 @@ fn a_forbid_refuses_each_action_and_records_name_the_set() {
     );
     assert!(host.log().contains("refused: access_denied: forbidden by policy \"no-token\" (token.cedar:1)"));
 
-    let mut jwt = Grpc::connect(&host.workload_socket());
+    let jwt = Grpc::connect(&host.workload_socket());
     assert_eq!(jwt.jwt(&[API], "").unwrap_err().code, PERMISSION_DENIED);
     let mut stream = jwt.stream("FetchX509SVID", &Empty {}).unwrap();
     let first = jwt.next::<X509Response>(&mut stream, MESSAGE_TIMEOUT).unwrap();
@@ -187,7 +187,7 @@ fn agents_and_policies_become_active_together_or_not_at_all() {
     assert_eq!((host.status()["agents"]["agents"].as_u64(), &set()["version"]), (Some(2), &json!(2)));
     refusal(&host, "/v1/token", json!({ "audience": API }));
     let reloaded = host.audit().into_iter().find(|line| line["event"] == "policies-reloaded").unwrap();
-    assert!(reloaded["detail"].as_str().unwrap().contains("version 2, 1 policies, SHA-256 "), "{reloaded}");
+    assert!(reloaded["detail"].as_str().unwrap().contains("version 2, 1 policy, SHA-256 "), "{reloaded}");
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn policies_that_vanish_stay_in_force_unless_that_is_meant() {
     host.start();
     fs::remove_dir_all(host.path("etc/policies")).unwrap();
     let (is_done, text) = reload(&host, &[]);
-    assert!(!is_done && text.contains("1 policies are in force, which stay so"), "{text}");
+    assert!(!is_done && text.contains("the daemon keeps the 1 policy in force"), "{text}");
     refusal(&host, "/v1/token", json!({ "audience": API }));
     assert!(reload(&host, &["--allow-empty=policies"]).0);
     host.token();
@@ -222,7 +222,7 @@ fn with_faults_at_the_start_nothing_is_permitted_until_a_reload_succeeds() {
 fn a_stream_loses_its_certificate_when_a_policy_forbids_it() {
     let mut host = host();
     host.start();
-    let mut client = Grpc::connect(&host.workload_socket());
+    let client = Grpc::connect(&host.workload_socket());
     let mut stream = client.stream("FetchX509SVID", &Empty {}).unwrap();
     let first = client.next::<X509Response>(&mut stream, MESSAGE_TIMEOUT).unwrap().unwrap();
     assert_eq!(first.svids.len(), 1);

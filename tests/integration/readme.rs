@@ -63,8 +63,26 @@ fn the_python_agent_is_served_by_the_python_server() {
     let served = call(&python, &host, &url);
     assert!(served.status.success(), "{}", String::from_utf8_lossy(&served.stderr));
     assert_eq!(String::from_utf8_lossy(&served.stdout).trim(), "hello root");
+    // What the daemon refuses is said as the daemon says it.
+    let agent = program("agent.py").replace("https://api.example.com", "https://other.example.com");
+    fs::write(host.path("agent.py"), agent).unwrap();
+    let unserved = call(&python, &host, &url);
+    let said = String::from_utf8_lossy(&unserved.stderr).into_owned();
+    assert_eq!(unserved.status.code(), Some(1));
+    assert_eq!(said, "hostbadge: invalid_target: agent \"root\" has no grant for this audience\n");
+    fs::write(host.path("agent.py"), program("agent.py")).unwrap();
 
     let (_elsewhere, url) = serve(&python, &host.path(""), "https://other.example.com");
     let refused = call(&python, &host, &url);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("HTTP Error 401"));
+}
+
+/// Terms are found by their name.
+#[test]
+fn the_glossary_is_in_alphabetical_order() {
+    let glossary = include_str!("../../docs/glossary.md");
+    let rows = glossary.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let terms: Vec<String> =
+        rows.map(|row| row.split(" | ").next().unwrap().trim_start_matches("| ").to_lowercase()).collect();
+    assert!(terms.len() > 40 && terms.is_sorted(), "{terms:#?}");
 }

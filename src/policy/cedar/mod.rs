@@ -24,7 +24,7 @@ mod unknown_names;
 pub use approval::Approval;
 pub use error::QuestionError;
 pub use policies::{Policies, PolicyConfig, PolicySnapshot, PolicyStatus, ReadPolicies};
-pub use policy_set::{Answer, PolicyInfo, PolicySet, PolicySetBuildError, Scope, Verdict};
+pub use policy_set::{Answer, PolicyInfo, PolicySet, PolicySetBuildError, Scope, Verdict, counted_policies};
 pub use question::{Act, Principal, Process, Question};
 pub use schema::SCHEMA_TEXT;
 pub use set_id::PolicySetId;

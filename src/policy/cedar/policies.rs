@@ -232,9 +232,9 @@ impl Shared {
             && !allow_empty
         {
             let message = format!(
-                "has no files *.cedar, and {} policies are in force, which stay so. Restore the files, or \
-                 mount their file system; \"hostbadge agent reload --allow-empty=policies\" ends all policies",
-                active.set.policies().len()
+                "has no files *.cedar, and the daemon keeps the {} in force. Restore the files, or mount their \
+                 file system; \"hostbadge agent reload --allow-empty=policies\" ends all policies",
+                active.set.counted()
             );
             return Err(fault(message));
         }

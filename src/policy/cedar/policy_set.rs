@@ -167,6 +167,11 @@ impl PolicySet {
         })
     }
 
+    /// The number of policies, as text.
+    pub fn counted(&self) -> String {
+        counted_policies(self.policies.len())
+    }
+
     /// The policies, in the order of files and lines.
     pub fn policies(&self) -> &[PolicyInfo] {
         &self.policies
@@ -248,6 +253,14 @@ impl PolicySet {
 impl fmt::Debug for PolicySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PolicySet").field("policies", &self.policies.len()).finish_non_exhaustive()
+    }
+}
+
+/// `1 policy`, `2 policies`.
+pub fn counted_policies(count: usize) -> String {
+    match count {
+        1 => "1 policy".to_owned(),
+        _ => format!("{count} policies"),
     }
 }
 

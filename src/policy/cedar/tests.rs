@@ -158,7 +158,11 @@ fn what_is_probably_not_meant_is_warned_of() {
     let never = warnings(&format!("{PERMIT}permit (principal, action, resource) when {{ false }};\n"));
     assert!(never.starts_with("/a.cedar:2: ") && never.contains(": policy is impossible"), "{never}");
     let impossible = warnings("forbid (principal, action == Action::\"token\", resource is Credential);");
-    assert!(impossible.starts_with("/a.cedar:1: ") && impossible.contains(": unable to find an applicable action"), "{impossible}");
+    assert!(
+        impossible.starts_with("/a.cedar:1: ")
+            && impossible.contains(": unable to find an applicable action"),
+        "{impossible}"
+    );
     let names = "forbid (principal == Agent::\"resaercher\", action, resource);\n\
                  forbid (principal in Tenant::\"amce\", action, resource == Audience::\"https://apo\");\n\
                  forbid (principal, action, resource == Credential::\"githbu\");\n";
@@ -291,7 +295,10 @@ fn policies_that_vanish_stay_in_force_and_the_same_content_keeps_its_version() {
 
     fs::remove_file(policy_dir.join("a.cedar")).unwrap();
     let fault = reload(false).unwrap_err();
-    assert!(fault.starts_with("/policies: has no files *.cedar, and 2 policies are in force"), "{fault}");
+    assert!(
+        fault.starts_with("/policies: has no files *.cedar, and the daemon keeps the 2 policies in force"),
+        "{fault}"
+    );
     fs::remove_dir(&policy_dir).unwrap();
     assert!(reload(false).unwrap_err().contains("--allow-empty=policies"));
     assert_eq!(version(), Some(2));
