@@ -84,11 +84,12 @@ impl<'a> FileCheck<'a> {
                            principal or resource";
             self.faults.push(source.diagnostic(span, message));
         }
-        let mut lines: HashMap<usize, usize> = HashMap::new();
+        let line_ends: Vec<usize> = source.text().match_indices('\n').map(|(at, _)| at).collect();
+        let mut policies_of_line: HashMap<usize, usize> = HashMap::new();
         for policy in parsed.policies() {
-            let start = policy.as_ref().loc().map(|loc| loc.start());
-            let line = source.diagnostic(span_of(start), "").line.unwrap_or(1);
-            let same_line = lines.entry(line).or_default();
+            let start = policy.as_ref().loc().map_or(0, |loc| loc.start());
+            let line = 1 + line_ends.partition_point(|end| *end < start);
+            let same_line = policies_of_line.entry(line).or_default();
             *same_line += 1;
             let suffix = if *same_line == 1 { String::new() } else { format!("#{same_line}") };
             let info = PolicyInfo {
