@@ -1,5 +1,6 @@
 //! Values of the wire types in one line of text.
 
+use crate::plural::counted;
 use crate::wire::agent::Peer;
 use crate::wire::error::Fault;
 
@@ -11,11 +12,26 @@ pub(super) fn format_fault(fault: &Fault) -> String {
     }
 }
 
+/// The number of roles, to follow that of agents; empty where there are none.
+pub(super) fn roles_suffix(roles: usize) -> String {
+    match roles {
+        0 => String::new(),
+        n => format!(", {}", counted(n, "role")),
+    }
+}
+
 /// A peer in one line.
 pub(super) fn format_peer(peer: &Peer) -> String {
     let mut text = format!("pid {}, uid {}, gid {}", peer.pid, peer.uid, peer.gid);
     if let Some(unit) = &peer.unit {
         text += &format!(", unit {unit}");
+    }
+    for (name, value) in
+        [("user unit", &peer.user_unit), ("session", &peer.session), ("container", &peer.container)]
+    {
+        if let Some(value) = value {
+            text += &format!(", {name} {value}");
+        }
     }
     match &peer.exe {
         Some(exe) => text += &format!(", running {exe}"),

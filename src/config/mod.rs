@@ -118,6 +118,7 @@ struct ConfigFile {
 #[serde(default, deny_unknown_fields)]
 struct RawPaths {
     agents: Option<Spanned<PathBuf>>,
+    roles: Option<Spanned<PathBuf>>,
     policies: Option<Spanned<PathBuf>>,
     federation: Option<Spanned<PathBuf>>,
     state: Option<Spanned<PathBuf>>,
@@ -185,9 +186,15 @@ impl Config {
         let needs_policies = config_file.paths.policies.is_some();
         let is_beside_agents = config_file.paths.agents.is_some();
         let agents = absolute_or_default(config_file.paths.agents, paths.agents);
-        let policies = if is_beside_agents { agents.with_file_name("policies") } else { paths.policies };
+        let beside_agents = |name: &str, default: PathBuf| match is_beside_agents {
+            true => agents.with_file_name(name),
+            false => default,
+        };
+        let (roles, policies) =
+            (beside_agents("roles.d", paths.roles), beside_agents("policies", paths.policies));
         let paths = Paths {
             agents,
+            roles: absolute_or_default(config_file.paths.roles, roles),
             policies: absolute_or_default(config_file.paths.policies, policies),
             federation: absolute_or_default(config_file.paths.federation, paths.federation),
             state: absolute_or_default(config_file.paths.state, paths.state),

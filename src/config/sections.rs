@@ -13,6 +13,8 @@ use super::durations::{DAY, duration, long_duration, probe_duration};
 pub struct Paths {
     /// Agent files. Default: `/etc/hostbadge/agents.d`.
     pub agents: PathBuf,
+    /// Files of roles. Default: `roles.d` beside the directory of agents.
+    pub roles: PathBuf,
     /// Policies. Default: `policies` beside the directory of agents.
     pub policies: PathBuf,
     /// Bundle documents of other trust domains. Default: `/etc/hostbadge/federation`.
@@ -163,6 +165,7 @@ impl Default for Paths {
     fn default() -> Self {
         Paths {
             agents: "/etc/hostbadge/agents.d".into(),
+            roles: "/etc/hostbadge/roles.d".into(),
             policies: "/etc/hostbadge/policies".into(),
             federation: "/etc/hostbadge/federation".into(),
             state: "/var/lib/hostbadge".into(),
@@ -177,6 +180,7 @@ impl Paths {
     pub fn under(dir: &Path) -> Paths {
         Paths {
             agents: dir.join("etc/agents.d"),
+            roles: dir.join("etc/roles.d"),
             policies: dir.join("etc/policies"),
             federation: dir.join("etc/federation"),
             state: dir.join("state"),

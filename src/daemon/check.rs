@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::arguments::Arguments;
-use crate::agents::AgentSet;
+use crate::agents::{AgentSet, AgentSource};
 use crate::config::{self, Config, Diagnostic, Paths};
 use crate::federation;
 use crate::plural::counted;
@@ -38,7 +38,7 @@ pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
 /// Reads the agents, the policies and the bundles of other trust domains, and prints their faults or a summary. Returns
 /// exit status 0 or 2.
 pub fn check_config(config: &Config) -> ExitCode {
-    let agents = AgentSet::read(&config.paths.agents, config.trust_domain_length());
+    let agents = AgentSet::read_from(&AgentSource::from(config));
     let bundles = federation::read_existing_bundles(&config.paths.federation, config.needs_federation);
     let policies = PolicySet::read(&config.paths.policies);
     let (agents, policies, bundles) = match (agents, policies, bundles) {
@@ -58,13 +58,19 @@ pub fn check_config(config: &Config) -> ExitCode {
         0 => String::new(),
         n => format!(", {}", counted(n, "other trust domain")),
     };
+    let roles = match agents.roles().len() {
+        0 => String::new(),
+        n => format!(", {}", counted(n, "role")),
+    };
     let policies = match policies {
         None => String::new(),
         Some(set) => format!(", {}", set.counted()),
     };
     let (dir, agents) = (config.paths.agents.display(), counted(agents.len(), "agent"));
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{dir}: {agents}{policies}{federated}, no faults").and_then(|()| stdout.flush()) {
+    match writeln!(stdout, "{dir}: {agents}{roles}{policies}{federated}, no faults")
+        .and_then(|()| stdout.flush())
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let _ = writeln!(io::stderr(), "hostbadged: standard output: {e}");

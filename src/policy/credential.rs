@@ -69,7 +69,7 @@ pub fn decide_credential(
 ) -> Result<CredentialPermit, Refusal> {
     let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_credential(&request.name);
     let refuse = |code, description: String| named(Refusal::new(code, description));
-    let granted = agent.entry().credentials.iter().find(|credential| credential.name == request.name);
+    let granted = agent.entry().credential(&request.name);
     let Some(granted) = granted else {
         let description = format!("agent \"{}\" has no [[credential]] of this name", agent.name());
         return Err(refuse(ErrorCode::InvalidTarget, description));

@@ -133,7 +133,7 @@ pub fn decide(
 ) -> Result<Permit, Refusal> {
     let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_audience(&request.audience);
     let refuse = |code, description: String| named(Refusal::new(code, description));
-    let Some(grant) = agent.entry().grants.iter().find(|grant| grant.audience == request.audience) else {
+    let Some(grant) = agent.entry().grant(&request.audience) else {
         return Err(refuse(
             ErrorCode::InvalidTarget,
             format!("agent \"{}\" has no grant for this audience", agent.name()),

@@ -1,9 +1,9 @@
-//! Reading `agents.d`, `policies` and `federation` again.
+//! Reading `agents.d`, `roles.d`, `policies` and `federation` again.
 
 use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
-use crate::agents::{AgentChanges, MAX_LISTED_NAMES, Reloaded};
+use crate::agents::{AgentChanges, MAX_LISTED_NAMES, MayBeEmpty, Reloaded};
 use crate::audit::Event;
 use crate::config::Diagnostic;
 use crate::plural::counted;
@@ -77,9 +77,13 @@ impl IdentityService {
         let (reloaded, bundles) = tokio::task::spawn_blocking(move || {
             let may_be_empty = |directory| request.allow_empty.contains(&directory);
             let bundles = federation.reload(may_be_empty(EmptyDirectory::Federation));
+            let agents_may_be_empty = MayBeEmpty {
+                agents: may_be_empty(EmptyDirectory::Agents),
+                roles: may_be_empty(EmptyDirectory::Roles),
+            };
             let mut policy_warnings = Vec::new();
             let reloaded = agents.reload_with(
-                may_be_empty(EmptyDirectory::Agents),
+                agents_may_be_empty,
                 || policies.read(may_be_empty(EmptyDirectory::Policies)),
                 |read, agents| {
                     policy_warnings = read.warnings(agents);

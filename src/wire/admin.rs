@@ -30,9 +30,13 @@ pub struct Agent {
     /// Conditions that a process has to meet, all of them.
     #[serde(rename = "match")]
     pub selectors: AgentSelectors,
-    /// What the agent may ask for.
+    /// The roles that the agent's file refers to, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+    /// What the agent may ask for. The list of agents has those of the agent's own file only; a single agent
+    /// also those of its roles.
     pub grants: Vec<AgentGrant>,
-    /// The sealed credentials that the agent may use.
+    /// The sealed credentials that the agent may use; those of its roles as in `grants`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<AgentCredential>,
 }
@@ -49,6 +53,9 @@ pub struct AgentCredential {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// The role whose file has it; absent where the agent's own file has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
 }
 
 /// Conditions that a process has to meet. An absent one does not matter.
@@ -64,6 +71,15 @@ pub struct AgentSelectors {
     /// systemd unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// Unit in the service manager of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_unit: Option<String>,
+    /// Whether the process must be in a login session of the user.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub session: bool,
+    /// Id of a container, 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Path of the executable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,
@@ -105,6 +121,9 @@ pub struct AgentGrant {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// The role whose file has it; absent where the agent's own file has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
 }
 
 /// Body of `POST /v1/agents/reload`; an empty body is a request without members.
@@ -125,6 +144,8 @@ pub struct ReloadRequest {
 pub enum EmptyDirectory {
     /// `agents.d`: all agents are removed.
     Agents,
+    /// `roles.d`, which may be missing too: all roles are removed.
+    Roles,
     /// `policies`: no policy is in force any more.
     Policies,
     /// `federation`: the bundles of all other trust domains are removed.

@@ -91,7 +91,7 @@ pub(super) fn principal(agent: &AuthenticatedAgent) -> Principal<'_> {
         name: entry.name.as_str(),
         tenant: entry.tenant.as_deref(),
         owner: entry.owner.as_deref(),
-        roles: Vec::new(),
+        roles: entry.roles.iter().map(|role| role.name()).collect(),
         depth: 0,
     }
 }

@@ -50,8 +50,9 @@ impl<'a> KnownNames<'a> {
         let mut known = KnownNames::default();
         for entry in agents.iter() {
             known.tenants.extend(entry.tenant.as_deref());
-            known.audiences.extend(entry.grants.iter().map(|grant| grant.audience.as_str()));
-            known.credentials.extend(entry.credentials.iter().map(|credential| credential.name.as_str()));
+            known.audiences.extend(entry.grants().map(|grant| grant.item.audience.as_str()));
+            known.credentials.extend(entry.credentials().map(|credential| credential.item.name.as_str()));
+            known.roles.extend(entry.roles.iter().map(|role| role.name()));
         }
         known
     }
