@@ -231,11 +231,11 @@ impl<'a> Record<'a> {
             agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
             tenant: tenant.map(name),
             audience: refusal.audience.as_deref().map(from_caller),
-            credential: refusal.credential.as_deref().map(name),
+            credential: refusal.credential().map(name),
             reason: Some(refusal.code),
             detail: Some(from_caller(&refusal.description)),
             suppressed: refusal.suppressed,
-            policy: refusal.policy,
+            policy: refusal.policy(),
             peer: refusal.peer.as_ref(),
             ..Record::new(Event::RequestRefused, time)
         }

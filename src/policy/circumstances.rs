@@ -33,6 +33,6 @@ impl Circumstances {
 
     /// A refusal that is recorded with the policies in force.
     pub(super) fn refusal(&self, refusal: Refusal, agent: &AuthenticatedAgent) -> Refusal {
-        Refusal { policy: self.policies.id(), ..refusal.with_peer(agent.peer()).with_agent(agent.name()) }
+        refusal.with_peer(agent.peer()).with_agent(agent.name()).with_policy(self.policies.id())
     }
 }

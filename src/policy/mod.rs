@@ -27,5 +27,5 @@ pub use decision::{IdentityPermit, Permit, Signer, TokenRequest, decide, decide_
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};
-pub use refusal::{ErrorCode, Refusal};
+pub use refusal::{ErrorCode, Refusal, RefusalDetails};
 pub use tenant_quota::{TenantQuota, TenantQuotas, TooManyTokens};

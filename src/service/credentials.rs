@@ -205,7 +205,6 @@ fn label(tenant: &str, name: &str) -> String {
 /// The refusal of a permitted release that the store cannot fulfill.
 fn refusal(not_released: &NotReleased) -> Refusal {
     let NotReleased { error, permit } = not_released;
-    let policy = permit.policy();
     let code = match error {
         credentials::Error::UnknownCredential | credentials::Error::UnknownVersion(_) => {
             ErrorCode::InvalidTarget
@@ -216,9 +215,9 @@ fn refusal(not_released: &NotReleased) -> Refusal {
             _ => ErrorCode::TemporarilyUnavailable,
         },
     };
-    let refusal = Refusal::new(code, error.to_string())
+    Refusal::new(code, error.to_string())
         .with_peer(permit.agent().peer())
         .with_agent(permit.agent().name())
-        .with_credential(permit.name());
-    Refusal { policy, ..refusal }
+        .with_credential(permit.name())
+        .with_policy(permit.policy())
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::common::callers::NOBODY;
 use crate::common::grpc::{Empty, Grpc, MESSAGE_TIMEOUT, PERMISSION_DENIED, X509Response};
 use crate::common::http::claims;
-use crate::common::{API, Host, until};
+use crate::common::{API, Host, until, until_true};
 
 const PERMIT: &str = "permit (principal, action, resource);\n";
 
@@ -84,7 +84,8 @@ fn a_forbid_refuses_each_action_and_records_name_the_set() {
         refused.iter().all(|line| line["policy"] == set && line["reason"] == "access_denied"),
         "{refused:?}"
     );
-    assert!(host.log().contains("refused: access_denied: forbidden by policy \"no-token\" (token.cedar:1)"));
+    let entry = "refused: access_denied: forbidden by policy \"no-token\" (token.cedar:1)";
+    until_true("the journal has the refusal", || host.log().contains(entry));
 
     let jwt = Grpc::connect(&host.workload_socket());
     assert_eq!(jwt.jwt(&[API], "").unwrap_err().code, PERMISSION_DENIED);
@@ -139,7 +140,8 @@ fn a_policy_that_cannot_be_evaluated_refuses_and_is_named() {
         reason.starts_with("policy a.cedar:2 cannot be evaluated, so the request is refused: "),
         "{reason}"
     );
-    assert!(host.log().contains("policy a.cedar:2 cannot be evaluated"));
+    let entry = "policy a.cedar:2 cannot be evaluated";
+    until_true("the journal has the policy", || host.log().contains(entry));
     assert_eq!(host.post("/v1/certificate", json!({})).status, 200, "the policy is for tokens");
 }
 
@@ -234,10 +236,9 @@ fn a_stream_loses_its_certificate_when_a_policy_forbids_it() {
 
 #[test]
 fn a_time_zone_that_does_not_exist_is_a_fault_of_the_configuration() {
-    let mut host = Host::new();
+    let host = Host::new();
     host.configure("[policy]\ntimezone = \"Europe/Atlantis\"\n");
-    host.launch();
-    assert_eq!(host.wait_for_exit().code(), Some(2));
+    assert_eq!(host.command().status().unwrap().code(), Some(2));
     assert!(host.log().contains("\"Europe/Atlantis\" is no time zone of this host"), "{}", host.log());
 }
 

@@ -152,14 +152,15 @@ impl PolicySet {
             by_scope.entry(info.scope.clone()).or_default().push(policy);
             infos.push(info);
         }
-        let slice = |(scope, policies)| Ok((scope, CedarSet::from_policies(policies)?));
-        let slices: Result<HashMap<Scope, CedarSet>, PolicySetError> =
-            by_scope.into_iter().map(slice).collect();
+        let mut slices = HashMap::with_capacity(by_scope.len());
+        for (scope, policies) in by_scope {
+            slices.insert(scope, CedarSet::from_policies(policies).map_err(Box::new)?);
+        }
         Ok(PolicySet {
             dir,
             policies: infos,
             by_id,
-            slices: slices.map_err(Box::new)?,
+            slices,
             warnings,
             sha256,
             names: SchemaNames::parse().map_err(PolicySetBuildError::Schema)?,

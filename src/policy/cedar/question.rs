@@ -117,7 +117,7 @@ impl SchemaNames {
     /// # Errors
     /// A name of the schema cannot be parsed, which a test excludes.
     pub(super) fn parse() -> Result<SchemaNames, Box<cedar_policy::ParseErrors>> {
-        let type_name = |name: &str| name.parse::<EntityTypeName>();
+        let type_name = |name: &str| name.parse::<EntityTypeName>().map_err(Box::new);
         let action_type = type_name("Action")?;
         let action = |name| EntityUid::from_type_name_and_id(action_type.clone(), EntityId::new(name));
         Ok(SchemaNames {
