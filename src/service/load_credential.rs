@@ -15,7 +15,6 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use crate::agents::{self, AuthenticatedAgent};
 use crate::audit::Recorded;
-use crate::clock::BootTime;
 use crate::credentials::ReleasedCredential;
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{self, CredentialRequest, ErrorCode, RateLimitKey, Refusal};
@@ -116,8 +115,7 @@ impl IdentityService {
         let agent = choose(agents, &address.credential)?;
         self.check_agent_rate(&agent)?;
         let request = CredentialRequest { name: address.credential.clone(), version: None, agent: None };
-        let posture = self.deps.posture.evaluate(BootTime::now());
-        self.release_permitted(policy::decide_credential(agent, &posture, request)?)
+        self.release_permitted(policy::decide_credential(agent, &self.circumstances(), request)?)
     }
 
     /// The agents of a unit whose process does not run yet, at least one, sorted by name.
