@@ -153,6 +153,7 @@ fn mint(
             permit.posture(),
             issuer_state.clock_sync(),
             header.key_protection(),
+            permit.policy(),
         ),
     };
     let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key())?;
