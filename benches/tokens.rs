@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ring::rand::SystemRandom;
@@ -77,7 +79,7 @@ fn main() {
     }
 
     let idle = host.resident();
-    let _open: Vec<Client> = (0..OPEN)
+    let open: Vec<Client> = (0..OPEN)
         .map(|_| {
             let mut client = Client::connect(host.socket());
             client.ask("POST", "/v1/token", TOKEN);
@@ -90,6 +92,74 @@ fn main() {
         full as f64 / 1e6,
         (full.saturating_sub(idle)) as f64 / 1e3 / OPEN as f64
     );
+    drop(open);
+    report_many_agents(raw);
+}
+
+/// What tokens and a reload cost with more and more agents. The cost of tokens must not grow.
+fn report_many_agents(raw: Duration) {
+    for agents in [1, 100, 10_000] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        drop(Host::start(dir.path()));
+        let host = Host::start(dir.path());
+        let before = host.resident();
+        for n in 1..agents {
+            let text = format!(
+                "name = \"a{n}\"\nowner = \"team@example.com\"\n[match]\nuser = {}\nunit = \"a{n}.service\"\n\
+                 [[grant]]\naudience = \"https://api.example.com\"\nscopes = [\"docs.read\"]\n",
+                100_000 + n
+            );
+            std::fs::write(dir.path().join(format!("etc/agents.d/a{n}.toml")), text).expect("a file");
+        }
+        let (reload, worst) = reload(&host, dir.path());
+        println!("agents: {agents}");
+        println!(
+            "  reload                    {:8.1} ms   longest token meanwhile {:.1} ms",
+            micros(reload) / 1e3,
+            micros(worst) / 1e3
+        );
+        println!(
+            "  memory for them           {:8.1} MB",
+            host.resident().saturating_sub(before) as f64 / 1e6
+        );
+        // The daemon serves a burst of new connections of one user, and delays more.
+        for (name, times, is_new) in [("token", 4 * EACH, false), ("token, new connection", EACH, true)] {
+            let used = host.cpu();
+            let mut client = Client::connect(host.socket());
+            for _ in 0..times {
+                if is_new {
+                    client = Client::connect(host.socket());
+                }
+                client.ask("POST", "/v1/token", TOKEN);
+            }
+            println!("  {name}");
+            report_cpu((host.cpu() - used) / times as u32, raw);
+        }
+    }
+}
+
+/// The time of a reload, and of the longest request during it.
+fn reload(host: &Host, dir: &Path) -> (Duration, Duration) {
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            let mut client = Client::connect(host.socket());
+            let mut longest = Duration::ZERO;
+            while !is_done.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                client.ask("POST", "/v1/token", TOKEN);
+                longest = longest.max(started.elapsed());
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            longest
+        });
+        let mut admin = Client::connect(&dir.join("run/admin.sock"));
+        let started = Instant::now();
+        admin.ask("POST", "/v1/agents/reload", "{}");
+        let took = started.elapsed();
+        is_done.store(true, Ordering::Relaxed);
+        (took, asker.join().expect("the requests"))
+    })
 }
 
 const TOKEN: &str = r#"{"audience":"https://api.example.com"}"#;

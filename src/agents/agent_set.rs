@@ -10,16 +10,16 @@ use crate::config::{Diagnostic, PostureMode, list_files};
 use crate::names::{Name, NameTable, Names};
 
 use super::entry::{AgentEntry, Origin};
-use super::file;
 use super::grant::{Algorithm, Grant};
 use super::host_warnings::host_warnings;
 use super::overlap;
+use super::read_files::read_files;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
 
-/// Warnings of one set. A response with more would exceed what the command accepts.
-const MAX_WARNINGS: usize = 1000;
+/// Warnings of one set, and faults of one directory, that are reported.
+const MAX_REPORTED: usize = 1000;
 /// How long a reload, or a check, waits for the numbers of users and groups.
 pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -43,7 +43,7 @@ impl AgentSet {
     /// limits the length of names and tenants.
     ///
     /// # Errors
-    /// All faults of all files, each with file, line and fix.
+    /// All faults of all files, each with file, line and fix: at most 1000, and one that says how many more.
     pub fn read(dir: &Path, trust_domain_length: usize) -> Result<AgentSet, Vec<Diagnostic>> {
         let mut faults = Vec::new();
         let mut agents = AgentSet { is_loaded: true, ..AgentSet::default() };
@@ -54,8 +54,9 @@ impl AgentSet {
         let paths = list_files(dir, "toml", MAX_AGENT_FILES, "paths.agents")
             .map_err(|fault| vec![fault])?
             .ok_or_else(missing)?;
-        for path in paths {
-            let (entry, match_line) = match file::read(&path, trust_domain_length) {
+        let results = read_files(&paths, trust_domain_length);
+        for (path, result) in paths.into_iter().zip(results) {
+            let (entry, match_line) = match result {
                 Ok(agent) => {
                     agents.warnings.extend(agent.warnings);
                     (agent.entry, agent.match_line)
@@ -83,6 +84,11 @@ impl AgentSet {
                            revokes their certificates";
             agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message: message.into() });
         }
+        if let Some(more) = faults.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
+            faults.truncate(MAX_REPORTED);
+            let message = format!("has {more} more faults; correct these first");
+            faults.push(Diagnostic { file: dir.to_owned(), line: None, message });
+        }
         if faults.is_empty() { Ok(agents) } else { Err(faults) }
     }
 
@@ -106,8 +112,9 @@ impl AgentSet {
     /// the numbers of [`AgentSet::user_and_group_names`].
     pub fn warnings(&self, names: &NameTable) -> Vec<Diagnostic> {
         let mut warnings = self.warnings.clone();
-        warnings.extend(overlap::warnings(self.with_origins(), names));
-        warnings.truncate(MAX_WARNINGS);
+        let room = MAX_REPORTED.saturating_sub(warnings.len());
+        warnings.extend(overlap::warnings(self.with_origins(), names, room));
+        warnings.truncate(MAX_REPORTED);
         warnings
     }
 
@@ -124,7 +131,7 @@ impl AgentSet {
             let on_host = host_warnings(entry.selectors.exe.as_deref(), entry.selectors.unit.as_deref());
             warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
         }
-        warnings.truncate(MAX_WARNINGS);
+        warnings.truncate(MAX_REPORTED);
         Ok(warnings)
     }
 
@@ -142,6 +149,17 @@ impl AgentSet {
     /// daemon started: its directory may be on a file system that was not mounted.
     pub fn has_removed_others(&self) -> bool {
         self.is_loaded && (!self.is_empty() || self.is_confirmed_empty)
+    }
+
+    /// The same set, with the agents that have not changed since `previous` in the memory of that one. A request
+    /// that was the last to use the previous set therefore frees little.
+    pub(super) fn reusing(mut self, previous: &AgentSet) -> AgentSet {
+        for (name, entry) in &mut self.entries {
+            if let Some(same) = previous.get(name).filter(|known| *known == entry) {
+                *entry = same.clone();
+            }
+        }
+        self
     }
 
     /// Takes note whether an administrator wants the set even if it is empty.

@@ -13,6 +13,16 @@ pub struct AgentChanges {
     pub removed: Vec<String>,
 }
 
+/// Names of one kind that a record, a response and a log entry list. Their number is always given.
+pub const MAX_LISTED_NAMES: usize = 10;
+
+impl AgentChanges {
+    /// Whether one of the lists has more names than are listed.
+    pub fn is_long(&self) -> bool {
+        [&self.added, &self.changed, &self.removed].iter().any(|names| names.len() > MAX_LISTED_NAMES)
+    }
+}
+
 impl AgentSet {
     /// Compares this set with the previous one.
     pub fn changes_since(&self, previous: &AgentSet) -> AgentChanges {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::peer::{DigestError, Peer};
 
 use super::entry::AgentEntry;
+use super::index::{AgentList, Undecided};
 use super::match_tag::MatchTag;
-use super::registry::{Registrations, WeakRegistrations};
+use super::registrations::{Registrations, WeakRegistrations};
 use super::selectors::NumberMatch;
 
 /// The uids and gids that systemd gives to units with `DynamicUser=` (systemd.exec(5)).
@@ -14,15 +15,16 @@ const DYNAMIC_IDS: std::ops::RangeInclusive<u32> = 61184..=65519;
 /// A comparison that found more agents is not kept: each connection has a peer.
 const MAX_KEPT_AGENTS: usize = 16;
 
-/// The result of comparing a peer with all agents. The peer keeps it, because the comparison takes time in
-/// proportion to the number of agents, and most requests of a connection come from an unchanged process.
+/// The result of comparing a peer with all agents. The peer keeps it, because most requests of a connection
+/// come from an unchanged process.
 #[derive(Debug)]
 pub(super) struct ComparedAgents {
     /// In alphabetical order of their names.
     pub(super) possible: Vec<Candidate>,
-    pub(super) failures: Vec<(Arc<AgentEntry>, Failure)>,
+    /// Agents that the peer is not for the same reason.
+    pub(super) failures: Vec<(AgentList, Failure)>,
     /// Agents whose user or group does not exist, where it may be that of a unit that has just started.
-    pub(super) missing: Vec<Arc<AgentEntry>>,
+    pub(super) missing: Vec<AgentList>,
     /// What the peer was compared with.
     registrations: WeakRegistrations,
 }
@@ -46,7 +48,7 @@ pub(super) enum Failure {
 impl ComparedAgents {
     /// Compares a peer, unless it was compared before and neither the registrations nor the process have
     /// changed since.
-    pub(super) fn of(peer: &Peer, registrations: &Registrations) -> Arc<ComparedAgents> {
+    pub(super) fn of(peer: &Peer, registrations: &Arc<Registrations>) -> Arc<ComparedAgents> {
         let known = peer.finding::<ComparedAgents>();
         if let Some(known) = known.filter(|known| known.registrations.is_same(registrations)) {
             return known;
@@ -58,7 +60,7 @@ impl ComparedAgents {
         compared
     }
 
-    fn new(peer: &Peer, registrations: &Registrations) -> ComparedAgents {
+    fn new(peer: &Peer, registrations: &Arc<Registrations>) -> ComparedAgents {
         let mut compared = ComparedAgents {
             possible: Vec::new(),
             failures: Vec::new(),
@@ -66,17 +68,30 @@ impl ComparedAgents {
             registrations: registrations.downgrade(),
         };
         let has_dynamic_id = DYNAMIC_IDS.contains(&peer.uid) || DYNAMIC_IDS.contains(&peer.gid);
-        for entry in registrations.agents.iter() {
+        let alone = |entry: &Arc<AgentEntry>| AgentList::from([entry.clone()]);
+        let found = registrations.index().find(peer, registrations.names());
+        for entry in found.agents {
             match entry.selectors.match_numbers(peer, registrations.names()) {
                 NumberMatch::Holds(match_tag) => {
                     compared.possible.push(Candidate { entry: entry.clone(), match_tag });
                 }
                 NumberMatch::Fails => {}
-                NumberMatch::Missing if has_dynamic_id => compared.missing.push(entry.clone()),
+                NumberMatch::Missing if has_dynamic_id => compared.missing.push(alone(entry)),
                 NumberMatch::Missing => {}
-                NumberMatch::Unknown => compared.failures.push((entry.clone(), Failure::Unresolved)),
+                NumberMatch::Unknown => compared.failures.push((alone(entry), Failure::Unresolved)),
                 NumberMatch::TooManyGroups => {
-                    compared.failures.push((entry.clone(), Failure::TooManyGroups));
+                    compared.failures.push((alone(entry), Failure::TooManyGroups));
+                }
+            }
+        }
+        for Undecided { missing, unknown, too_many_groups } in found.undecided {
+            if has_dynamic_id && !missing.is_empty() {
+                compared.missing.push(missing);
+            }
+            for (list, failure) in [(unknown, Failure::Unresolved), (too_many_groups, Failure::TooManyGroups)]
+            {
+                if !list.is_empty() {
+                    compared.failures.push((list, failure));
                 }
             }
         }

@@ -12,7 +12,8 @@ use super::compared_agents::Failure;
 use super::entry::AgentEntry;
 use super::identify::{AuthenticatedAgent, Identification};
 use super::lint::is_multi_user_unit;
-use super::registry::{AgentRegistry, Registrations};
+use super::registrations::Registrations;
+use super::registry::AgentRegistry;
 use super::selectors::IdOrName;
 
 /// Groups of a process that are listed.
@@ -57,10 +58,21 @@ pub struct AgentComparison {
     pub outcomes: Vec<(Condition, Outcome)>,
 }
 
-/// A process compared with all agents.
+/// The agents that a process is compared with.
+#[derive(Clone, Copy, Debug)]
+pub enum ComparedWith<'a> {
+    /// All.
+    All,
+    /// The one of this name.
+    One(&'a str),
+    /// Those that the process may know of.
+    KnownToProcess,
+}
+
+/// A process compared with several agents.
 pub struct ProcessComparison<'a> {
     peer: &'a Peer,
-    registrations: Registrations,
+    registrations: Arc<Registrations>,
     digest: Option<Sha256Digest>,
     identification: &'a Identification,
     ima_digests: &'a ImaDigests,
@@ -95,7 +107,7 @@ impl AgentComparison {
     /// Whether the process may know of the agent: it meets all conditions, or it has the agent's user, or
     /// is in a unit of the agent into which only root starts processes. Of such a process, the agent's name
     /// says nothing that the host's configuration hides from it. The values of conditions stay hidden.
-    pub fn is_known_to_process(&self) -> bool {
+    fn is_known_to_process(&self) -> bool {
         let holds = |condition| self.outcomes.contains(&(condition, Outcome::Holds));
         let unit = self.entry.selectors.unit.as_deref();
         let is_own_unit = holds(Condition::Unit) && unit.is_some_and(|unit| !is_multi_user_unit(unit));
@@ -116,8 +128,7 @@ impl Identification {
 
     /// Why the digest of the executable, which a condition of this agent needs, is not known.
     fn digest_error(&self, entry: &AgentEntry) -> Option<String> {
-        let failure = self.failures.iter().find(|(failed, _)| failed.name == entry.name);
-        match failure {
+        match self.failure_of(entry.name.as_str()) {
             Some((_, Failure::NoDigest(error))) => Some(error.to_string()),
             _ => None,
         }
@@ -125,9 +136,10 @@ impl Identification {
 }
 
 impl AgentRegistry {
-    /// Compares `peer`, which was identified as `identification`, with all agents.
+    /// Compares `peer`, which was identified as `identification`, with these agents.
     pub fn compare_each<'a>(
         &self,
+        compared_with: ComparedWith<'_>,
         peer: &'a Peer,
         identification: &'a Identification,
         ima_digests: &'a ImaDigests,
@@ -140,9 +152,19 @@ impl AgentRegistry {
             ima_digests,
             agents: Vec::new(),
         };
-        comparison.agents =
-            comparison.registrations.agents.iter().map(|entry| comparison.agent(entry)).collect();
-        comparison.agents.sort_by_key(AgentComparison::unmet);
+        let registrations = &comparison.registrations;
+        let compare = |entry| comparison.agent(entry);
+        let mut agents: Vec<AgentComparison> = match compared_with {
+            ComparedWith::All => registrations.agents.iter().map(compare).collect(),
+            ComparedWith::One(name) => registrations.agents.get(name).map(compare).into_iter().collect(),
+            ComparedWith::KnownToProcess => {
+                let related =
+                    registrations.index().find_related(peer, registrations.names()).into_iter().map(compare);
+                related.filter(AgentComparison::is_known_to_process).collect()
+            }
+        };
+        agents.sort_by_key(AgentComparison::unmet);
+        comparison.agents = agents;
         comparison
     }
 }

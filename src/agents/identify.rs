@@ -11,9 +11,11 @@ use crate::posture::ImaDigests;
 
 use super::compared_agents::{Candidate, ComparedAgents, Failure};
 use super::entry::AgentEntry;
+use super::index::AgentList;
 use super::match_tag::MatchTag;
 use super::name::AgentName;
-use super::registry::{AgentRegistry, Registrations};
+use super::registrations::Registrations;
+use super::registry::AgentRegistry;
 use super::selectors::{DigestMatch, TagCheck};
 
 /// How long a request waits for the user of a unit with `DynamicUser=`.
@@ -120,7 +122,7 @@ pub struct Candidates {
     /// Whether a digest that a condition needs has to be read.
     reads_digest: bool,
     /// What the peer was compared with.
-    registrations: Registrations,
+    registrations: Arc<Registrations>,
 }
 
 impl Candidates {
@@ -140,7 +142,7 @@ impl Candidates {
 pub struct Identification {
     /// In alphabetical order of their names.
     pub(super) matched: Vec<AuthenticatedAgent>,
-    pub(super) failures: Vec<(Arc<AgentEntry>, Failure)>,
+    pub(super) failures: Vec<(AgentList, Failure)>,
     /// Whether the registered agents are known.
     is_loaded: bool,
 }
@@ -168,7 +170,7 @@ impl Identification {
         if let Some(index) = self.matched.iter().position(|agent| agent.name().as_str() == name) {
             return Ok(self.matched.swap_remove(index));
         }
-        if let Some((entry, failure)) = self.failures.iter().find(|(entry, _)| entry.name.as_str() == name) {
+        if let Some((entry, failure)) = self.failure_of(name) {
             return Err(error_of(failure, entry));
         }
         Err(match self.matched.is_empty() {
@@ -197,7 +199,16 @@ impl Identification {
         }
         let unresolved = self.failures.iter().find(|(_, failure)| matches!(failure, Failure::Unresolved));
         let first = unresolved.or_else(|| self.failures.first());
+        let first = first.and_then(|(entries, failure)| Some((entries.first()?, failure)));
         first.map_or(IdentifyError::NoMatch, |(entry, failure)| error_of(failure, entry))
+    }
+
+    /// Why the peer is not the agent of this name, if it may be.
+    pub(super) fn failure_of(&self, name: &str) -> Option<(&Arc<AgentEntry>, &Failure)> {
+        self.failures.iter().find_map(|(entries, failure)| {
+            let at = entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()?;
+            Some((&entries[at], failure))
+        })
     }
 }
 
@@ -240,7 +251,7 @@ impl AgentRegistry {
         let candidates = self.candidates(&peer);
         let missing = if was_answered { Vec::new() } else { candidates.compared.missing.clone() };
         let mut identification = self.check_digests(candidates, ima_digests).await;
-        let unresolved = missing.into_iter().map(|entry| (entry, Failure::Unresolved));
+        let unresolved = missing.into_iter().map(|entries| (entries, Failure::Unresolved));
         identification.failures.extend(unresolved);
         identification
     }
@@ -283,8 +294,12 @@ impl AgentRegistry {
                     matched.push(AuthenticatedAgent { entry, peer: peer.clone(), exe_sha256, match_tag });
                 }
                 DigestMatch::Fails => {}
-                DigestMatch::Unmeasured(reason) => failures.push((entry, Failure::Unmeasured(reason))),
-                DigestMatch::NoDigest(error) => failures.push((entry, Failure::NoDigest(error))),
+                DigestMatch::Unmeasured(reason) => {
+                    failures.push((AgentList::from([entry]), Failure::Unmeasured(reason)));
+                }
+                DigestMatch::NoDigest(error) => {
+                    failures.push((AgentList::from([entry]), Failure::NoDigest(error)));
+                }
             }
         }
         Identification { matched, failures, is_loaded }

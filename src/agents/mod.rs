@@ -16,17 +16,22 @@ mod file;
 mod grant;
 mod host_warnings;
 mod identify;
+mod index;
+#[cfg(test)]
+mod index_simulation;
 mod lint;
 mod match_tag;
 mod name;
 mod overlap;
+mod read_files;
+mod registrations;
 mod registry;
 mod selectors;
 mod unit_name;
 
 pub use agent_set::AgentSet;
-pub use changes::AgentChanges;
-pub use comparison::{AgentComparison, Condition, Outcome, ProcessComparison};
+pub use changes::{AgentChanges, MAX_LISTED_NAMES};
+pub use comparison::{AgentComparison, ComparedWith, Condition, Outcome, ProcessComparison};
 pub(crate) use credential::is_credential_name;
 pub use credential::{CredentialGrant, CredentialUse};
 pub use entry::AgentEntry;
@@ -38,5 +43,6 @@ pub use identify::{AuthenticatedAgent, Candidates, Identification, IdentifyError
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
 pub use name::{AgentName, InvalidAgentName};
-pub use registry::{AgentRegistry, LoadStatus, Registrations, Reloaded};
+pub use registrations::Registrations;
+pub use registry::{AgentRegistry, LoadStatus, Reloaded};
 pub use selectors::{IdOrName, Selectors, TagCheck};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -11,15 +11,13 @@ use tokio::sync::watch;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Diagnostic;
 use crate::mutex::lock;
-use crate::names::{NameTable, Names};
+use crate::names::Names;
 use crate::peer::DigestCache;
 use crate::plural::counted;
 
 use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
 use super::changes::AgentChanges;
-use super::entry::AgentEntry;
-use super::match_tag::MatchTag;
-use super::selectors::TagCheck;
+use super::registrations::Registrations;
 
 /// Warnings of one reload that are logged; `hostbadge agent check` prints all.
 const MAX_LOGGED_WARNINGS: usize = 8;
@@ -32,7 +30,9 @@ struct RegistryState {
     dir: PathBuf,
     trust_domain_length: usize,
     clock: Clock,
-    current: ArcSwap<AgentSet>,
+    current: ArcSwap<Registrations>,
+    /// Serializes replacements of `current`: by a reload, and when the number of a name changes.
+    activation_lock: Mutex<()>,
     load_status: ArcSwap<LoadStatus>,
     /// Notified after another set has been activated.
     change_sender: watch::Sender<()>,
@@ -40,51 +40,6 @@ struct RegistryState {
     reload_lock: Mutex<()>,
     names: Names,
     digest_cache: DigestCache,
-}
-
-/// The active agents and the numbers of their users and groups, at one moment.
-#[derive(Clone, Debug)]
-pub struct Registrations {
-    /// The active set.
-    pub agents: Arc<AgentSet>,
-    names: Arc<NameTable>,
-}
-
-impl Registrations {
-    /// Whether what was issued to `entry` under `tag` was issued to processes that match it now.
-    pub fn check_tag(&self, entry: &AgentEntry, tag: MatchTag) -> TagCheck {
-        entry.selectors.check_tag(tag, &self.names)
-    }
-
-    /// Whether nothing has changed between the two moments.
-    pub fn is_same(&self, other: &Registrations) -> bool {
-        Arc::ptr_eq(&self.agents, &other.agents) && Arc::ptr_eq(&self.names, &other.names)
-    }
-
-    pub(super) fn names(&self) -> &NameTable {
-        &self.names
-    }
-
-    /// A reference that keeps neither the agents nor the names in memory.
-    pub(super) fn downgrade(&self) -> WeakRegistrations {
-        WeakRegistrations { agents: Arc::downgrade(&self.agents), names: Arc::downgrade(&self.names) }
-    }
-}
-
-/// Tells whether something was derived from the present registrations.
-#[derive(Debug)]
-pub(super) struct WeakRegistrations {
-    agents: Weak<AgentSet>,
-    names: Weak<NameTable>,
-}
-
-impl WeakRegistrations {
-    /// Whether nothing has changed since.
-    pub(super) fn is_same(&self, current: &Registrations) -> bool {
-        // The memory of what a `Weak` points to is not used again while it exists.
-        std::ptr::eq(self.agents.as_ptr(), Arc::as_ptr(&current.agents))
-            && std::ptr::eq(self.names.as_ptr(), Arc::as_ptr(&current.names))
-    }
 }
 
 /// Result of the last reload.
@@ -133,6 +88,7 @@ impl AgentRegistry {
             trust_domain_length,
             clock,
             current: ArcSwap::default(),
+            activation_lock: Mutex::new(()),
             load_status: ArcSwap::from_pointee(LoadStatus {
                 loaded_at,
                 is_loaded: false,
@@ -144,6 +100,13 @@ impl AgentRegistry {
             names,
             digest_cache,
         }));
+        // Before the new table is announced, so that each recipient finds what follows from it.
+        let state = Arc::downgrade(&registry.0);
+        registry.0.names.on_change(move || {
+            if let Some(state) = state.upgrade() {
+                state.activate(None);
+            }
+        });
         // The faults are in `load_status`, and the callers report them.
         if registry.reload(false).is_err() {
             registry.0.names.resolve(&BTreeSet::new(), RESOLVE_TIMEOUT);
@@ -162,7 +125,7 @@ impl AgentRegistry {
     pub fn reload(&self, allow_empty: bool) -> Result<Reloaded, Vec<Diagnostic>> {
         let state = &*self.0;
         let _guard = lock(&state.reload_lock);
-        let previous = state.current.load_full();
+        let previous = self.current();
         match state.read(&previous, allow_empty) {
             Ok(agents) => {
                 let used_names = agents.user_and_group_names();
@@ -172,6 +135,9 @@ impl AgentRegistry {
                 for warning in warnings.iter().take(MAX_LOGGED_WARNINGS) {
                     tracing::warn!("{warning}");
                 }
+                if let Some(more) = warnings.len().checked_sub(MAX_LOGGED_WARNINGS).filter(|more| *more > 0) {
+                    tracing::warn!("{}; \"hostbadge agent check\" prints all", counted(more, "more warning"));
+                }
                 let changes = agents.changes_since(&previous);
                 let status = LoadStatus {
                     loaded_at: state.clock.now(),
@@ -179,7 +145,7 @@ impl AgentRegistry {
                     agents: agents.len(),
                     faults: Vec::new(),
                 };
-                state.current.store(Arc::new(agents));
+                state.activate(Some(Arc::new(agents.reusing(&previous))));
                 state.names.retain(&used_names);
                 state.load_status.store(Arc::new(status));
                 state.change_sender.send_replace(());
@@ -200,19 +166,12 @@ impl AgentRegistry {
 
     /// Returns the active set.
     pub fn current(&self) -> Arc<AgentSet> {
-        self.0.current.load_full()
+        self.0.current.load().agents.clone()
     }
 
     /// Returns the active set with the numbers of its users and groups.
-    pub fn registrations(&self) -> Registrations {
-        loop {
-            let agents = self.current();
-            let names = self.0.names.table();
-            // A reload publishes its names before its set, and removes those of the previous set after it.
-            if Arc::ptr_eq(&agents, &self.0.current.load()) {
-                return Registrations { agents, names };
-            }
-        }
+    pub fn registrations(&self) -> Arc<Registrations> {
+        self.0.current.load_full()
     }
 
     /// Returns a receiver that is notified of each newly activated set.
@@ -236,6 +195,17 @@ impl AgentRegistry {
 }
 
 impl RegistryState {
+    /// Replaces the agents, or keeps them, with the present numbers of their users and groups. A reload calls
+    /// it after its names were looked up, and before those of the previous set are forgotten.
+    fn activate(&self, agents: Option<Arc<AgentSet>>) {
+        let _guard = lock(&self.activation_lock);
+        let (current, names) = (self.current.load_full(), self.names.table());
+        let agents = agents.unwrap_or_else(|| current.agents.clone());
+        if current.is_outdated(&agents, &names) {
+            self.current.store(Arc::new(Registrations::new(agents, names)));
+        }
+    }
+
     /// Reads the directory. An empty one is refused while agents are active, unless that is meant.
     fn read(&self, previous: &AgentSet, allow_empty: bool) -> Result<AgentSet, Vec<Diagnostic>> {
         let agents = AgentSet::read(&self.dir, self.trust_domain_length)?;

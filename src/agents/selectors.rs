@@ -81,8 +81,7 @@ impl Selectors {
         {
             return NumberMatch::Fails;
         }
-        let user = numbers_of(self.user.as_ref(), |name| names.user(name)).map(|numbers| numbers.current);
-        let group = numbers_of(self.group.as_ref(), |name| names.group(name)).map(|numbers| numbers.current);
+        let (user, group) = (self.uid(names), self.gid(names));
         if matches!(user, Some(Resolution::Number(uid)) if uid != peer.uid) {
             return NumberMatch::Fails;
         }
@@ -106,6 +105,16 @@ impl Selectors {
             return NumberMatch::TooManyGroups;
         }
         NumberMatch::Holds(self.tag(number_of(user), number_of(group)))
+    }
+
+    /// The number of the user, if there is a condition on it.
+    pub(super) fn uid(&self, names: &NameTable) -> Option<Resolution> {
+        numbers_of(self.user.as_ref(), |name| names.user(name)).map(|numbers| numbers.current)
+    }
+
+    /// The number of the group, if there is a condition on it.
+    pub(super) fn gid(&self, names: &NameTable) -> Option<Resolution> {
+        numbers_of(self.group.as_ref(), |name| names.group(name)).map(|numbers| numbers.current)
     }
 
     /// Whether a condition needs the digest of the executable.

@@ -149,6 +149,7 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
             "after" => parsed.start = PageStart::After(number()?),
             "before" => parsed.start = PageStart::Before(number()?),
             "agent" => parsed.agent = Some(value.into_owned()),
+            "tenant" => parsed.tenant = Some(value.into_owned()),
             "event" => {
                 let unknown = || {
                     let name = value.escape_debug();
@@ -160,7 +161,8 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
             "until" => parsed.until = Some(time()?),
             _ => {
                 return Err(InvalidRequest::new(
-                    "the query may have after= or before=, limit=, agent=, event=, since= and until=",
+                    "the query may have after= or before=, limit=, agent=, tenant=, event=, since= and \
+                     until=",
                 ));
             }
         }
@@ -346,8 +348,9 @@ mod tests {
 
     #[test]
     fn audit_queries_name_what_is_wrong() {
-        let (query, limit) = audit_query("after=7&limit=3&event=token-issued&agent=a%20b").unwrap();
+        let (query, limit) = audit_query("after=7&limit=3&event=token-issued&agent=a%20b&tenant=t").unwrap();
         assert_eq!((query.start, limit), (PageStart::After(7), 3));
+        assert_eq!(query.tenant.as_deref(), Some("t"));
         assert_eq!((query.agent.as_deref(), query.event), (Some("a b"), Some(Event::TokenIssued)));
         let (query, limit) = audit_query("before=7&since=2026-11-26T10:00:00Z").unwrap();
         assert_eq!((query.start, limit), (PageStart::Before(7), DEFAULT_AUDIT_RECORDS));

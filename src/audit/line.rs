@@ -117,6 +117,8 @@ pub(super) struct LineMembers<'a> {
     #[serde(borrow, default)]
     pub(super) agent: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    pub(super) tenant: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     detail: Option<Cow<'a, str>>,
 }
 

@@ -174,10 +174,14 @@ impl Audit {
         Ok(Recorded(svid))
     }
 
-    /// Records a refusal, with the number of this caller's refusals that have no record.
-    pub async fn record_refusal(&self, mut refusal: Refusal) -> Result<Recorded<Refusal>, AuditUnavailable> {
+    /// Records a refusal, with the number of this caller's refusals that have no record. `tenant` is the agent's.
+    pub async fn record_refusal(
+        &self,
+        mut refusal: Refusal,
+        tenant: Option<&str>,
+    ) -> Result<Recorded<Refusal>, AuditUnavailable> {
         let carried = self.suppressed.take_into(&mut refusal);
-        self.write_line(&Record::for_refusal(&refusal, self.clock.now()), Some(carried)).await?;
+        self.write_line(&Record::for_refusal(&refusal, tenant, self.clock.now()), Some(carried)).await?;
         Ok(Recorded(refusal))
     }
 
@@ -215,16 +219,15 @@ impl Audit {
         Ok(Recorded(attestation))
     }
 
-    /// Records the changes of a reload of the agents, with as many lines as their names need. `requested_by`
-    /// describes the administrator or signal.
+    /// Records the changes of a reload of the agents, of many agents the first names and their number.
+    /// `requested_by` describes the administrator or signal.
     pub async fn record_reload(
         &self,
         changes: AgentChanges,
         requested_by: &str,
     ) -> Result<Recorded<AgentChanges>, AuditUnavailable> {
-        for detail in reload::details(&changes, requested_by) {
-            self.write(&Record::for_event(Event::AgentsReloaded, &detail, self.clock.now())).await?;
-        }
+        let detail = reload::detail(&changes, requested_by);
+        self.write(&Record::for_event(Event::AgentsReloaded, &detail, self.clock.now())).await?;
         Ok(Recorded(changes))
     }
 
@@ -243,6 +246,16 @@ impl Audit {
     /// Records an event of the daemon.
     pub async fn record_event(&self, event: Event, detail: &str) -> Result<(), AuditUnavailable> {
         self.write(&Record::for_event(event, detail, self.clock.now())).await
+    }
+
+    /// Records an event of the daemon that concerns one tenant; `None` where it concerns none.
+    pub async fn record_tenant_event(
+        &self,
+        event: Event,
+        tenant: Option<&str>,
+        detail: &str,
+    ) -> Result<(), AuditUnavailable> {
+        self.write(&Record::for_tenant_event(event, tenant, detail, self.clock.now())).await
     }
 
     /// Records a step in the life of an issuing key.
@@ -327,14 +340,14 @@ mod tests {
         let working_file = audit.writer.0.replace_file(full_disk);
         let mut dropped = refusal();
         dropped.suppressed = 5;
-        assert!(audit.record_refusal(dropped).await.is_err());
-        assert!(audit.record_refusal(refusal()).await.is_err());
+        assert!(audit.record_refusal(dropped, None).await.is_err());
+        assert!(audit.record_refusal(refusal(), None).await.is_err());
         assert_eq!(audit.count_refusal(refusal()).get().code, ErrorCode::SlowDown);
         audit.pass_counted_refusal(Refusal { suppressed: 3, ..refusal() });
         audit.writer.0.replace_file(working_file);
 
-        assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 5 + 1 + 1 + 1 + 3);
-        assert_eq!(audit.record_refusal(refusal()).await.unwrap().get().suppressed, 0);
+        assert_eq!(audit.record_refusal(refusal(), None).await.unwrap().get().suppressed, 5 + 1 + 1 + 1 + 3);
+        assert_eq!(audit.record_refusal(refusal(), None).await.unwrap().get().suppressed, 0);
         let suppressed: Vec<serde_json::Value> = read_page(dir.path(), &AuditQuery::default(), 10)
             .unwrap()
             .records

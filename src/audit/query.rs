@@ -38,6 +38,8 @@ pub struct AuditQuery {
     pub start: PageStart,
     /// Only records about this agent.
     pub agent: Option<String>,
+    /// Only records about this tenant.
+    pub tenant: Option<String>,
     /// Only records of this event.
     pub event: Option<Event>,
     /// Only records that were made at this time or later.
@@ -258,8 +260,9 @@ impl AuditQuery {
             }
         }
         let is_of_agent = self.agent.is_none() || self.agent.as_deref() == line.agent.as_deref();
+        let is_of_tenant = self.tenant.is_none() || self.tenant.as_deref() == line.tenant.as_deref();
         let is_event = self.event.is_none_or(|event| line.event.as_deref() == Some(event.name()));
-        if is_of_agent && is_event { Place::Matches } else { Place::DoesNotMatch }
+        if is_of_agent && is_of_tenant && is_event { Place::Matches } else { Place::DoesNotMatch }
     }
 }
 

@@ -203,10 +203,11 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A request was refused.
-    pub(super) fn for_refusal(refusal: &'a Refusal, time: Timestamp) -> Record<'a> {
+    /// A request was refused; `tenant` is the agent's.
+    pub(super) fn for_refusal(refusal: &'a Refusal, tenant: Option<&'a str>, time: Timestamp) -> Record<'a> {
         Record {
             agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
+            tenant: tenant.map(name),
             audience: refusal.audience.as_deref().map(from_caller),
             credential: refusal.credential.as_deref().map(name),
             reason: Some(refusal.code),
@@ -225,6 +226,7 @@ impl<'a> Record<'a> {
     ) -> Record<'a> {
         Record {
             agent: Some(name(requester.name().as_str())),
+            tenant: requester.entry().tenant.as_deref().map(name),
             jti: introspection.jti.as_deref().map(name),
             active: Some(introspection.active),
             detail: introspection.inactive_reason.as_deref().map(from_caller),
@@ -241,6 +243,7 @@ impl<'a> Record<'a> {
     ) -> Record<'a> {
         Record {
             agent: Some(name(attestation.agent().name().as_str())),
+            tenant: attestation.agent().entry().tenant.as_deref().map(name),
             detail: Some(from_caller(detail)),
             peer: Some(attestation.agent().peer()),
             ..Record::new(Event::Attested, time)
@@ -250,6 +253,16 @@ impl<'a> Record<'a> {
     /// An event without a caller.
     pub(super) fn for_event(event: Event, detail: &'a str, time: Timestamp) -> Record<'a> {
         Record { detail: Some(described(detail)), ..Record::new(event, time) }
+    }
+
+    /// An event without a caller that concerns one tenant; `None` where it concerns none.
+    pub(super) fn for_tenant_event(
+        event: Event,
+        tenant: Option<&'a str>,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
     }
 
     /// An event of an issuing key.
@@ -369,7 +382,7 @@ mod tests {
             };
             let mut refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, text).with_audience(text);
             refusal.suppressed = u64::MAX;
-            let refusal = Record::for_refusal(&refusal, Timestamp::from_secs(1 << 32));
+            let refusal = Record::for_refusal(&refusal, Some(text), Timestamp::from_secs(1 << 32));
             let event = Record::for_key_event(Event::EnrollmentAnswered, text, text, Timestamp::from_secs(0));
             for record in [&token, &certificate, &refusal, &event] {
                 let length = record.to_json_members(ClockSync::Unsynchronized).unwrap().len();

@@ -1,55 +1,35 @@
-//! Splits the description of a reload into as many lines as its agents' names need.
+//! Describes a reload of the agents in one line.
 
-use crate::agents::AgentChanges;
+use crate::agents::{AgentChanges, MAX_LISTED_NAMES};
 
-use super::text::{MAX_CALLER_TEXT, MAX_EVENT_TEXT, cut_owned, encoded_len};
+use super::text::{MAX_CALLER_TEXT, cut_owned};
 
-/// Bytes that a description needs beside the requester and the names: its words and two numbers.
-const MAX_WORDS_LEN: usize = 128;
-/// Bytes of names in one description.
-const MAX_NAMES_LEN: usize = MAX_EVENT_TEXT - MAX_CALLER_TEXT - MAX_WORDS_LEN;
-
-/// Names of one line: added, changed, removed.
-type Names<'a> = [Vec<&'a str>; 3];
-
-/// Returns descriptions that together name all agents. If there are several, each has its number.
-pub(super) fn details(changes: &AgentChanges, requested_by: &str) -> Vec<String> {
+/// Returns the description: all names, or of many agents the first ones and the number of the others.
+pub(super) fn detail(changes: &AgentChanges, requested_by: &str) -> String {
     let requested_by = cut_owned(requested_by.to_owned(), MAX_CALLER_TEXT);
-    let parts = split(changes);
-    let count = parts.len();
-    let describe = |(at, [added, changed, removed]): (usize, &Names<'_>)| {
-        let part = if count == 1 { String::new() } else { format!(" (part {} of {count})", at + 1) };
-        format!(
-            "{requested_by} reloaded the agents{part}: added [{}], changed [{}], removed [{}]",
-            added.join(", "),
-            changed.join(", "),
-            removed.join(", ")
-        )
+    let AgentChanges { added, changed, removed } = changes;
+    let count = match changes.is_long() {
+        true => format!(" ({} added, {} changed, {} removed)", added.len(), changed.len(), removed.len()),
+        false => String::new(),
     };
-    parts.iter().enumerate().map(describe).collect()
+    format!(
+        "{requested_by} reloaded the agents{count}: added [{}], changed [{}], removed [{}]",
+        list(added),
+        list(changed),
+        list(removed)
+    )
 }
 
-fn split(changes: &AgentChanges) -> Vec<Names<'_>> {
-    let mut parts = vec![Names::default()];
-    let mut names_len = 0;
-    for (kind, names) in [&changes.added, &changes.changed, &changes.removed].into_iter().enumerate() {
-        for name in names {
-            let name_len = encoded_len(name) + ", ".len();
-            if names_len + name_len > MAX_NAMES_LEN {
-                parts.push(Names::default());
-                names_len = 0;
-            }
-            names_len += name_len;
-            if let Some(part) = parts.last_mut() {
-                part[kind].push(name);
-            }
-        }
+fn list(names: &[String]) -> String {
+    match names.len().saturating_sub(MAX_LISTED_NAMES) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..MAX_LISTED_NAMES].join(", ")),
     }
-    parts
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::text::{MAX_EVENT_TEXT, encoded_len};
     use super::*;
 
     fn names(prefix: &str, count: usize) -> Vec<String> {
@@ -57,36 +37,29 @@ mod tests {
     }
 
     #[test]
-    fn a_short_reload_is_one_line() {
-        let changes = AgentChanges { added: names("a", 2), ..AgentChanges::default() };
-        let text = details(&changes, "SIGHUP");
+    fn a_short_reload_names_all_agents() {
+        let changes = AgentChanges { added: names("a", MAX_LISTED_NAMES), ..AgentChanges::default() };
         let expected = format!(
             "SIGHUP reloaded the agents: added [{}], changed [], removed []",
             changes.added.join(", ")
         );
-        assert_eq!(text, [expected]);
+        assert_eq!(detail(&changes, "SIGHUP"), expected);
     }
 
     #[test]
-    fn a_long_reload_names_each_agent_in_numbered_lines() {
+    fn a_long_reload_is_one_line_with_counts_and_the_first_names() {
         let changes =
-            AgentChanges { added: names("a", 10_000), changed: names("c", 60), removed: names("r", 10_000) };
-        let lines = details(&changes, &"\u{1}".repeat(10_000));
-        for (at, line) in lines.iter().enumerate() {
-            assert!(encoded_len(line) <= MAX_EVENT_TEXT, "{}", encoded_len(line));
-            assert!(line.contains(&format!("(part {} of {})", at + 1, lines.len())), "{line}");
-        }
-        for (kind, names) in
-            [("added", &changes.added), ("changed", &changes.changed), ("removed", &changes.removed)]
-        {
-            let listed: Vec<&str> = lines
-                .iter()
-                .flat_map(|line| {
-                    let list = line.split_once(&format!("{kind} [")).unwrap().1.split(']').next().unwrap();
-                    list.split(", ").filter(|name| !name.is_empty())
-                })
-                .collect();
-            assert_eq!(listed, names.iter().map(String::as_str).collect::<Vec<_>>());
+            AgentChanges { added: names("a", 10_000), changed: names("c", 11), removed: names("r", 10) };
+        let line = detail(&changes, &"\u{1}".repeat(10_000));
+        assert!(encoded_len(&line) <= MAX_EVENT_TEXT, "{}", encoded_len(&line));
+        assert!(line.contains(" (10000 added, 11 changed, 10 removed): added ["), "{line}");
+        for (names, listed, end) in [
+            (&changes.added, 10, " and 9990 more]"),
+            (&changes.changed, 10, " and 1 more]"),
+            (&changes.removed, 10, "]"),
+        ] {
+            let expected = format!("[{}{end}", names[..listed].join(", "));
+            assert!(line.contains(&expected), "{line}");
         }
     }
 }

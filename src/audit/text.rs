@@ -79,6 +79,7 @@ pub(super) fn cut_owned(text: String, max: usize) -> String {
 }
 
 /// Returns the bytes that serde_json writes for a text, without the quotes.
+#[cfg(test)]
 pub(super) fn encoded_len(text: &str) -> usize {
     text.chars().map(encoded_char_len).sum()
 }

@@ -18,10 +18,13 @@ use crate::agents::{AgentName, AgentSet, host_warnings};
 use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
 use crate::wire::admin::{
-    Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadRequest, ReloadResponse,
+    Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadCounts, ReloadRequest, ReloadResponse,
 };
 use crate::wire::credentials::CredentialUse;
 use crate::wire::error::Fault;
+
+/// Warnings that a reload prints; `hostbadge agent check` prints all.
+const MAX_PRINTED_WARNINGS: usize = 20;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum AgentSubcommand {
@@ -199,14 +202,34 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
         return print_json(&reply.raw);
     }
     let changes = reply.body;
+    let counts = changes.counts.unwrap_or(ReloadCounts {
+        added: changes.added.len(),
+        changed: changes.changed.len(),
+        removed: changes.removed.len(),
+        warnings: changes.warnings.len(),
+    });
     let mut table = KeyValueTable::default();
-    for (label, names) in
-        [("added", changes.added), ("changed", changes.changed), ("removed", changes.removed)]
-    {
-        table.add(label, if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    for (label, names, count) in [
+        ("added", changes.added, counts.added),
+        ("changed", changes.changed, counts.changed),
+        ("removed", changes.removed, counts.removed),
+    ] {
+        let text = match count.saturating_sub(names.len()) {
+            _ if names.is_empty() => "none".to_owned(),
+            0 => names.join(", "),
+            more => format!("{count}: {} and {more} more", names.join(", ")),
+        };
+        table.add(label, text);
     }
     table.print()?;
-    changes.warnings.into_iter().for_each(print_warning);
+    let printed = changes.warnings.len().min(MAX_PRINTED_WARNINGS);
+    changes.warnings.into_iter().take(printed).for_each(print_warning);
+    if counts.warnings > printed {
+        note(format_args!(
+            "{}; \"hostbadge agent check\" prints them",
+            counted(counts.warnings - printed, "more warning")
+        ));
+    }
     warn_of_host(common).await;
     Ok(ExitCode::SUCCESS)
 }
@@ -215,10 +238,19 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
 /// administrator does.
 async fn warn_of_host(common: &CommonArgs) {
     // The reload was successful, whether or not the agents can be listed.
-    let Ok(agents) = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await else { return };
-    for Agent { name, selectors, .. } in agents.body {
-        for warning in host_warnings(selectors.exe.as_deref().map(Path::new), selectors.unit.as_deref()) {
-            note(escape_unprintable(&format!("agent {name}: warning: {warning}")));
-        }
+    let Ok(agents) = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await else {
+        note("executables and units were not looked for; \"hostbadge agent check\" does");
+        return;
+    };
+    let of_agent = |Agent { name, selectors, .. }: Agent| {
+        let warnings = host_warnings(selectors.exe.as_deref().map(Path::new), selectors.unit.as_deref());
+        warnings.into_iter().map(move |warning| format!("agent {name}: warning: {warning}"))
+    };
+    let warnings: Vec<String> = agents.body.into_iter().flat_map(of_agent).collect();
+    for warning in warnings.iter().take(MAX_PRINTED_WARNINGS) {
+        note(escape_unprintable(warning));
+    }
+    if let Some(more) = warnings.len().checked_sub(MAX_PRINTED_WARNINGS).filter(|more| *more > 0) {
+        note(format_args!("{}; \"hostbadge agent check\" prints them", counted(more, "more warning")));
     }
 }

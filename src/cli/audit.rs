@@ -47,6 +47,10 @@ pub(super) struct TailArgs {
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
 
+    /// Only records about this tenant: its agents, credentials and keys
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+
     /// Only records of this event, such as token-issued or request-refused
     #[arg(long, value_name = "EVENT")]
     event: Option<String>,
@@ -167,7 +171,13 @@ impl TailArgs {
     fn path(&self, start: &str) -> String {
         let mut path = format!("/v1/audit?{start}");
         let (since, until) = (self.since.map(|t| t.to_string()), self.until.map(|t| t.to_string()));
-        let filters = [("agent", &self.agent), ("event", &self.event), ("since", &since), ("until", &until)];
+        let filters = [
+            ("agent", &self.agent),
+            ("tenant", &self.tenant),
+            ("event", &self.event),
+            ("since", &since),
+            ("until", &until),
+        ];
         for (name, value) in filters {
             if let Some(value) = value {
                 // Writing to a String cannot fail.
@@ -197,6 +207,7 @@ fn format_record(record: &AuditRecord) -> String {
     let mut parts = vec![record.seq.to_string(), record.time.to_string(), record.event.clone()];
     parts.extend(record.agent.clone());
     let members = [
+        ("tenant", &record.tenant),
         ("reason", &record.reason),
         ("audience", &record.audience),
         ("scope", &record.scope),

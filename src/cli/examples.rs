@@ -67,4 +67,5 @@ pub(super) const VERIFY: &str = "Examples:
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail
   hostbadge audit tail -n 100 --json | jq .event
+  hostbadge audit tail --tenant acme --since 1h
   hostbadge audit tail --follow";

@@ -8,6 +8,7 @@ mod source;
 mod state;
 mod sync;
 mod timestamp;
+mod zone;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub use source::Clock;
 pub use state::{ClockChange, ClockState};
 pub use sync::ClockSync;
 pub use timestamp::{BACKDATE, BootTime, Timestamp};
+pub use zone::{LocalTime, UnknownZone, Weekday, Zone};
 
 /// The part of `max` that `seed` selects: zero for 0, `max` for [`u32::MAX`]. Renewals and retries are
 /// shifted by a jitter, so that processes and hosts that started together do not act in lockstep.

@@ -70,6 +70,11 @@ impl BootTime {
         BootTime(self.0.saturating_add(duration))
     }
 
+    /// Whole seconds.
+    pub fn as_secs(self) -> u64 {
+        self.0.as_secs()
+    }
+
     /// The time elapsed since `earlier`; zero if that is later.
     pub fn since(self, earlier: BootTime) -> Duration {
         self.0.saturating_sub(earlier.0)

@@ -76,6 +76,16 @@ pub(super) const KEYS: &[Key] = &[
             ]),
         )]),
     ),
+    Key::optional(
+        "tenant",
+        Kind::NamedTables(&[
+            Key::optional("rate", RATE),
+            Key::optional("burst", RATE),
+            Key::optional("live_tokens", RATE),
+            Key::optional("credentials", RATE),
+            Key::optional("certificates", RATE),
+        ]),
+    ),
     Key::optional("clock", Kind::Table(&[Key::optional("require_synchronized", Kind::Boolean)])),
     Key::optional("admin", Kind::Table(&[Key::optional("group", Kind::Text("\"hostbadge-admin\""))])),
 ];

@@ -11,7 +11,9 @@ mod keys;
 mod posture;
 mod schema;
 mod sections;
+mod tenants;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
@@ -31,6 +33,8 @@ pub use sections::{
     AdminSection, CertificatesSection, ClockSection, KeysSection, LimitsSection, LogLevel, LogSection,
     LogTarget, Paths, SealSection, TpmSection,
 };
+pub use tenants::TenantSection;
+use tenants::check_tenants;
 
 /// The configuration file, unless the command line names another.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/hostbadge/hostbadged.toml";
@@ -66,6 +70,8 @@ pub struct Config {
     pub log: LogSection,
     /// The table `[admin]`.
     pub admin: AdminSection,
+    /// The tables `[tenant.NAME]`, by name.
+    pub tenants: BTreeMap<String, TenantSection>,
 }
 
 /// The file's content. The defaults of `paths` depend on `--dev`, so they are applied afterwards.
@@ -96,6 +102,8 @@ struct ConfigFile {
     log: LogSection,
     #[serde(default)]
     admin: AdminSection,
+    #[serde(default, rename = "tenant")]
+    tenants: BTreeMap<String, Spanned<TenantSection>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -177,6 +185,7 @@ impl Config {
         let seal = config_file.seal.checked(&source, check_seal, &mut diagnostics);
         let limits = config_file.limits.checked(&source, check_limits, &mut diagnostics);
         let posture = config_file.posture.checked(&source, check_posture, &mut diagnostics);
+        let tenants = check_tenants(config_file.tenants, &source, &mut diagnostics);
         if !diagnostics.is_empty() {
             return Err(source.sorted(diagnostics));
         }
@@ -195,6 +204,7 @@ impl Config {
             audit: config_file.audit,
             log: config_file.log,
             admin: config_file.admin,
+            tenants,
         })
     }
 
@@ -312,13 +322,15 @@ mod tests {
                     format!("{{ {} }}", members.collect::<Vec<_>>().join(", "))
                 }
                 Kind::Tables(_) => "[]".to_owned(),
+                Kind::NamedTables(keys) => format!("{{ name = {} }}", value(Kind::Table(keys))),
             }
         }
         let mut text = String::new();
         for key in keys::KEYS {
             match key.kind {
-                Kind::Table(inner) => {
-                    text += &format!("[{}]\n", key.name);
+                Kind::Table(inner) | Kind::NamedTables(inner) => {
+                    let is_named = matches!(key.kind, Kind::NamedTables(_));
+                    text += &format!("[{}{}]\n", key.name, if is_named { ".name" } else { "" });
                     for key in inner {
                         text += &format!("{} = {}\n", key.name, value(key.kind));
                     }

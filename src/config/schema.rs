@@ -42,6 +42,8 @@ pub enum Kind {
     Table(&'static [Key]),
     /// An array of tables with these keys: `[[key]]`.
     Tables(&'static [Key]),
+    /// Tables with these keys, each with a name of the administrator's choice: `[key.NAME]`.
+    NamedTables(&'static [Key]),
 }
 
 /// A fault with its place in the text.
@@ -151,6 +153,19 @@ impl Check<'_> {
                 }
                 return true;
             }
+            (Kind::NamedTables(keys), DeValue::Table(tables))
+                if tables.iter().all(|(_, value)| is_table(value)) =>
+            {
+                for (name, item) in tables.iter_mut() {
+                    let (header, name) = (format!("[{}.{}]", key.name, name.get_ref()), name.span());
+                    let span = item.span();
+                    if let DeValue::Table(table) = item.get_mut() {
+                        let span = if span.is_empty() { name } else { span };
+                        self.table(table, span, keys, &header);
+                    }
+                }
+                return true;
+            }
             (kind, value) => {
                 let Some(expected) = expectation(kind, key.name, value) else { return true };
                 let found = describe(value);
@@ -168,6 +183,9 @@ impl Check<'_> {
             Kind::Table(keys) if keys.iter().any(|key| key.name == name) => Some(format!("[{}]", table.name)),
             Kind::Tables(keys) if keys.iter().any(|key| key.name == name) => {
                 Some(format!("[[{}]]", table.name))
+            }
+            Kind::NamedTables(keys) if keys.iter().any(|key| key.name == name) => {
+                Some(format!("[{}.NAME]", table.name))
             }
             _ => None,
         });
@@ -191,6 +209,7 @@ fn missing(key: &Key, header: &str) -> String {
     match key.kind {
         Kind::Table(_) => format!("{place} has no table [{}]", key.name),
         Kind::Tables(_) => format!("{place} has no table [[{}]]", key.name),
+        Kind::NamedTables(_) => format!("{place} has no table [{}.NAME]", key.name),
         Kind::Text(example) | Kind::TextList(example) => {
             format!("{place} has no `{}`; add a line such as {} = {example}", key.name, key.name)
         }
@@ -249,6 +268,7 @@ fn expectation(kind: Kind, name: &str, value: &DeValue<'_>) -> Option<String> {
         Kind::Tables(_) => {
             (false, format!("expected a table with two brackets, `[[{name}]]`, for each {name}"))
         }
+        Kind::NamedTables(_) => (false, format!("expected a table `[{name}.NAME]` for each {name}")),
     };
     (!is_valid).then_some(expected)
 }

@@ -63,6 +63,18 @@ impl OpenCredentials {
         Ok(1)
     }
 
+    /// Checks that a tenant can have one more credential.
+    ///
+    /// # Errors
+    /// [`Error::QuotaReached`].
+    pub(super) fn check_quota(&self, tenant: &str, quota: Option<u32>) -> Result<(), Error> {
+        let Some(quota) = quota else { return Ok(()) };
+        let own = self.rows.credentials.iter().filter(|row| row.tenant == tenant);
+        let mut names: Vec<&str> = own.map(|row| row.name.as_str()).collect();
+        names.dedup();
+        if names.len() < quota as usize { Ok(()) } else { Err(Error::QuotaReached(quota)) }
+    }
+
     /// Adds a version, which is released from now on. The previous ones are destroyed now, or after
     /// `overlap`.
     ///

@@ -33,6 +33,9 @@ pub enum Error {
     /// More credentials, versions or bytes than a host may have.
     #[error("{0}")]
     LimitReached(&'static str),
+    /// The tenant has as many credentials as it may have.
+    #[error("this tenant has {0} credentials, which is its quota ([tenant.NAME] credentials)")]
+    QuotaReached(u32),
     /// The database is damaged.
     #[error(
         "{path}: damaged ({reason}); put it back from a backup, or move it away and accept that there are no \
@@ -66,9 +69,11 @@ impl Error {
             Error::UnknownCredential | Error::UnknownVersion(_) | Error::ExpiresInThePast => {
                 ErrorClass::BadRequest
             }
-            Error::AlreadyExists | Error::NothingToAccept | Error::Expired(_) | Error::LimitReached(_) => {
-                ErrorClass::Conflict
-            }
+            Error::AlreadyExists
+            | Error::NothingToAccept
+            | Error::Expired(_)
+            | Error::LimitReached(_)
+            | Error::QuotaReached(_) => ErrorClass::Conflict,
             Error::NotOpen(_) => ErrorClass::Unavailable,
             Error::Keystore(error) => error.class(),
             Error::Store(error) => error.class(),

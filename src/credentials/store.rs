@@ -172,13 +172,16 @@ impl CredentialStore {
         }
     }
 
-    /// Stores the first version of a credential. It is on disk when this returns.
+    /// Stores the first version of a credential. It is on disk when this returns. `quota` is the number of
+    /// credentials that the tenant may have.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], [`Error::ExpiresInThePast`], [`Error::LimitReached`], and failures of the
+    /// [`Error::AlreadyExists`], [`Error::ExpiresInThePast`], [`Error::LimitReached`],
+    /// [`Error::QuotaReached`], and failures of the
     /// disk or the TPM.
-    pub async fn put(&self, new: NewVersion) -> Result<u64, Error> {
+    pub async fn put(&self, new: NewVersion, quota: Option<u32>) -> Result<u64, Error> {
         self.change(async |open, host| {
+            open.check_quota(&new.tenant, quota)?;
             let kek = match open.compartments.contains_key(&new.tenant) {
                 true => Kek::default(),
                 false => host.keystore.latest_kek().await?,

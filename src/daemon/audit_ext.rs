@@ -10,6 +10,14 @@ pub(super) async fn record_completed(audit: &Audit, event: Event, message: &str)
     }
 }
 
+/// As [`record_completed`], for a change that concerns one tenant; `tenant` is empty where it concerns none.
+pub(super) async fn record_completed_of_tenant(audit: &Audit, event: Event, tenant: &str, message: &str) {
+    let tenant = Some(tenant).filter(|tenant| !tenant.is_empty());
+    if let Err(audit_error) = audit.record_tenant_event(event, tenant, message).await {
+        tracing::error!("{message}; {audit_error}");
+    }
+}
+
 /// As [`record_completed`], for the key named `kid`.
 pub(super) async fn record_completed_key_event(audit: &Audit, event: Event, kid: &str, message: &str) {
     if let Err(audit_error) = audit.record_key_event(event, kid, message).await {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::audit_ext::record_completed;
+use super::audit_ext::record_completed_of_tenant;
 use super::component::ComponentTask;
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
@@ -122,7 +122,8 @@ impl CredentialManager {
                 "version {} of the credential {} is destroyed, because the overlap after its rotation has ended",
                 row.version, row.name
             );
-            record_completed(&self.deps.audit, Event::CredentialDestroyed, &message).await;
+            let audit = &self.deps.audit;
+            record_completed_of_tenant(audit, Event::CredentialDestroyed, &row.tenant, &message).await;
         }
         Ok(())
     }

@@ -7,14 +7,14 @@ use super::posture_monitor::{PostureDeps, PostureHandle};
 use crate::agents::AgentRegistry;
 use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
-use crate::config::Config;
+use crate::config::{Config, TenantSection};
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
 use crate::peer::{DigestCache, Readers, hidden_processes};
 use crate::pki::CertificateIssuer;
-use crate::policy::{AdminPolicy, Limiter, Rate};
+use crate::policy::{AdminPolicy, Limiter, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
 use crate::service::{ServiceDeps, log_faults};
 use crate::tpm::TpmConfig;
@@ -154,7 +154,8 @@ impl Parts {
                 Rate { per_second: limits.rate, burst: limits.burst },
                 Rate { per_second: limits.unknown_rate, burst: limits.unknown_burst },
                 Rate { per_second: limits.tpm_rate, burst: limits.tpm_burst },
-            ),
+            )
+            .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
             issuer: self.issuer,
             audit: self.audit,
@@ -183,4 +184,14 @@ impl Parts {
             admin_policy,
         }
     }
+}
+
+fn tenant_quotas(config: &Config) -> TenantQuotas {
+    let quota = |section: &TenantSection| TenantQuota {
+        rate: section.rate().map(|(per_second, burst)| Rate { per_second, burst }),
+        live_tokens: section.live_tokens,
+        credentials: section.credentials,
+        certificates: section.certificates,
+    };
+    TenantQuotas::new(config.tenants.iter().map(|(name, section)| (name.clone(), quota(section))).collect())
 }

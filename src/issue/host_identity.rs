@@ -21,6 +21,11 @@ impl HostIdentity {
         format!("spiffe://{}{}", self.trust_domain, agent.spiffe_path(&self.id))
     }
 
+    /// How the SPIFFE IDs of all agents of a tenant begin, and no others.
+    pub fn spiffe_ids_of_tenant(&self, tenant: &str) -> String {
+        format!("spiffe://{}/host/{}/tenant/{tenant}/", self.trust_domain, self.id)
+    }
+
     /// `hostbadge.tpm` of each token: `hardware` or `software`.
     pub fn tpm_kind(&self) -> &'static str {
         if self.software_tpm { "software" } else { "hardware" }

@@ -62,14 +62,16 @@ impl Introspection {
 }
 
 impl IssuerState {
-    /// Checks signature, times, issuer and audience, and that the agent is still registered with a grant for
-    /// the audience and with the conditions that it met.
+    /// Checks signature, times, issuer and audience, and that the agent is of `tenant`, the caller's, and still
+    /// registered with a grant for the audience and with the conditions that it met. Agents without a tenant
+    /// are a group of their own, as those of a tenant are.
     ///
     /// # Errors
     /// [`Undecided`] while the number of a name in the agent's conditions is not known.
     pub fn introspect(
         &self,
         request: &IntrospectionRequest,
+        tenant: Option<&str>,
         registrations: &Registrations,
         now: Timestamp,
     ) -> Result<Introspection, Undecided> {
@@ -87,7 +89,7 @@ impl IssuerState {
             audience: &claims.aud,
             claims: &verified.raw_claims,
         };
-        let mut response = match self.inactive_reason(&subject, registrations)? {
+        let mut response = match self.inactive_reason(&subject, tenant, registrations)? {
             Some(reason) => Introspection::inactive(reason),
             None => Introspection {
                 active: true,
@@ -106,6 +108,7 @@ impl IssuerState {
     pub(super) fn inactive_reason(
         &self,
         token: &TokenSubject<'_>,
+        tenant: Option<&str>,
         registrations: &Registrations,
     ) -> Result<Option<String>, Undecided> {
         let name = token.name;
@@ -114,6 +117,9 @@ impl IssuerState {
         };
         if self.host().spiffe_id(entry) != token.spiffe_id {
             return Ok(Some(format!("agent \"{name}\" has a different SPIFFE ID now")));
+        }
+        if entry.tenant.as_deref() != tenant {
+            return Ok(Some(format!("agent \"{name}\" is of another tenant than the caller")));
         }
         if !entry.grants.iter().any(|grant| grant.audience == token.audience) {
             return Ok(Some(format!("agent \"{name}\" has no grant for its audience any more")));

@@ -20,14 +20,15 @@ const FEDERATED_CLAIMS: [&str; 3] = ["sub", "aud", "exp"];
 
 impl IssuerState {
     /// Checks the signature by the keys of the token's own trust domain, its times and audience; and for a
-    /// token of this trust domain, that its agent is still registered with a grant for the audience and with
-    /// the conditions that it met. `federated_keys` has the keys of a federated trust domain.
+    /// token of this trust domain, that its agent is of `tenant`, the caller's, and still registered with a grant
+    /// for the audience and with the conditions that it met. `federated_keys` has the keys of a federated trust domain.
     ///
     /// # Errors
     /// [`Undecided`] while the number of a name in the agent's conditions is not known.
     pub fn validate_jwt_svid<'k>(
         &'k self,
         request: &ValidationRequest,
+        tenant: Option<&str>,
         registrations: &Registrations,
         federated_keys: impl FnOnce(&str) -> Option<&'k JwtAuthorities>,
         now: Timestamp,
@@ -53,7 +54,7 @@ impl IssuerState {
                 audience: &request.audience,
                 claims: &claims,
             };
-            if let Some(reason) = self.inactive_reason(&token, registrations)? {
+            if let Some(reason) = self.inactive_reason(&token, tenant, registrations)? {
                 return Ok(Introspection { jti, ..Introspection::inactive(reason) });
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
 use crate::critical::spawn_critical;
+use crate::mutex::lock;
 
 use super::lookup::{LocalVersion, local_version, lookup};
 use super::lookup_error::LookupError;
@@ -30,12 +31,16 @@ pub struct Names(Arc<Shared>);
 
 struct Shared {
     table: ArcSwap<NameTable>,
+    /// Called with each new table, before it is announced.
+    listeners: Mutex<Vec<Listener>>,
     /// Notified of each new table.
     changed: watch::Sender<()>,
     /// Names that no reload removes.
     pinned: BTreeSet<Name>,
     messages: Sender<Message>,
 }
+
+type Listener = Box<dyn Fn() + Send + Sync>;
 
 enum Message {
     Add(BTreeSet<Name>, Waiter),
@@ -53,6 +58,7 @@ impl Names {
         let (sender, receiver) = mpsc::channel();
         let names = Names(Arc::new(Shared {
             table: ArcSwap::default(),
+            listeners: Mutex::default(),
             changed: watch::Sender::new(()),
             pinned: pinned.into_iter().collect(),
             messages: sender.clone(),
@@ -95,6 +101,12 @@ impl Names {
     /// Returns a receiver that is notified of each new table.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
+    }
+
+    /// Has `listener` called on the thread of the names after each change of the table, before subscribers are
+    /// notified and before [`Names::resolve`] and [`Names::demand`] return. It must not call these.
+    pub fn on_change(&self, listener: impl Fn() + Send + Sync + 'static) {
+        lock(&self.0.listeners).push(Box::new(listener));
     }
 
     /// Has the missing names looked up ahead of time, at most every 2 s, and waits for the result for at most
@@ -205,6 +217,7 @@ impl Resolver {
             tracing::info!("all names of users and groups can be looked up again");
         }
         shared.table.store(Arc::new(table));
+        lock(&shared.listeners).iter().for_each(|listener| listener());
         shared.changed.send_replace(());
     }
 }

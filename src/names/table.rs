@@ -54,6 +54,17 @@ pub struct NameTable {
 }
 
 impl NameTable {
+    /// A table of these names; one without a number is missing.
+    #[cfg(test)]
+    pub(crate) fn of_test(names: impl IntoIterator<Item = (Name, Option<u32>)>) -> NameTable {
+        let mut table = NameTable::default();
+        for (name, number) in names {
+            let current = number.map_or(Resolution::Missing, Resolution::Number);
+            table.insert(&name, Numbers { current, last: number });
+        }
+        table
+    }
+
     /// What is known of a user.
     pub fn user(&self, name: &str) -> Numbers {
         self.users.get(name).copied().unwrap_or_default()

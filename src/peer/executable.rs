@@ -40,6 +40,15 @@ impl Executable {
         exe.is_running().then_some(exe)
     }
 
+    /// This test's own executable under another path.
+    #[cfg(test)]
+    pub(super) fn of_test(path: PathBuf) -> Executable {
+        let process =
+            nix::fcntl::open("/proc/self", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        let id = sys::file_id(process.as_fd(), c"exe").unwrap();
+        Executable { path, id, uid: 0, process: Arc::new(process), digest: OnceLock::new() }
+    }
+
     /// Identifies the file.
     pub(super) fn id(&self) -> &FileId {
         &self.id

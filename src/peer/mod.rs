@@ -45,6 +45,14 @@ use crate::mutex::lock;
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<PeerInfo>);
 
+#[cfg(test)]
+impl Peer {
+    /// A process with these attributes, which did not connect.
+    pub(crate) fn of_test(info: PeerInfo) -> Peer {
+        Peer(Arc::new(info))
+    }
+}
+
 impl std::ops::Deref for Peer {
     type Target = PeerInfo;
 
@@ -76,6 +84,28 @@ pub struct PeerInfo {
 }
 
 impl PeerInfo {
+    /// A process with these attributes, to compare it with agents.
+    #[cfg(test)]
+    pub(crate) fn of_test(
+        uid: u32,
+        gid: u32,
+        groups: Option<Vec<u32>>,
+        unit: Option<&str>,
+        exe: Option<PathBuf>,
+    ) -> PeerInfo {
+        PeerInfo {
+            pid: 1,
+            uid,
+            gid,
+            groups: groups.map_or(Groups::TooMany, Groups::new),
+            pinned: true,
+            unit: unit.map(str::to_owned),
+            invocation: None,
+            exe: exe.map(|path| Arc::new(executable::Executable::of_test(path))),
+            finding: Mutex::default(),
+        }
+    }
+
     /// Returns the path of the executable as the kernel reports it. It is informational: in its own mount
     /// namespace, a user can place any file at any path.
     pub fn exe(&self) -> Option<&PathBuf> {

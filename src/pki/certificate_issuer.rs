@@ -2,6 +2,7 @@
 //! memory.
 
 mod management;
+mod tenant_quota;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

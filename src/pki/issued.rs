@@ -145,6 +145,24 @@ impl IssuedCertificates {
         Err(QuotaExceeded { bound, retry_after })
     }
 
+    /// Whether the identities whose SPIFFE IDs begin with `prefix` can have one more leaf, of at most `quota`
+    /// together.
+    ///
+    /// # Errors
+    ///
+    /// The time until the first of their leaves expires.
+    pub fn check_together(&self, prefix: &str, quota: u32, now: Timestamp) -> Result<(), Duration> {
+        let own = self.by_identity.iter().filter(|(id, _)| id.starts_with(prefix));
+        let unexpired = own
+            .flat_map(|(_, leaves)| &leaves.counted)
+            .map(|leaf| leaf.expires)
+            .filter(|expires| *expires > now);
+        let (count, first) = unexpired.fold((0, now), |(count, first), expires| {
+            (count + 1, if count == 0 { expires } else { first.min(expires) })
+        });
+        if count < u64::from(quota) { Ok(()) } else { Err(first.since(now).max(PRUNE_INTERVAL)) }
+    }
+
     /// Records a leaf of this SPIFFE ID.
     pub fn add(&mut self, id: &str, leaf: LeafRecord, now: Timestamp) -> Result<(), QuotaExceeded> {
         self.check(id, now)?;

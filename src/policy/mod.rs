@@ -9,12 +9,16 @@ mod admin;
 mod credential;
 mod decision;
 mod jwt_svid;
+mod rate;
 mod rate_limit;
 mod refusal;
+mod tenant_quota;
 
 pub use admin::{AdminGroupProblem, AdminPolicy};
 pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
 pub use decision::{IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
-pub use rate_limit::{Limiter, Rate, RateLimitKey, RateLimited};
+pub use rate::Rate;
+pub use rate_limit::{Limiter, RateLimitKey, RateLimited};
 pub use refusal::{ErrorCode, Refusal};
+pub use tenant_quota::{TenantQuota, TenantQuotas, TooManyTokens};

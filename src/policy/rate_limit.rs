@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use super::rate::Rate;
+use super::tenant_quota::TenantQuotas;
 use crate::agents::AgentName;
 use crate::mutex::lock;
 
@@ -12,20 +14,13 @@ const MAX_BUCKETS: usize = 16_384;
 /// Refusals of one key are logged at most once in this time, with the number of those not logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A rate limit.
-#[derive(Clone, Copy, Debug)]
-pub struct Rate {
-    /// Requests per second in the long run; at least 1.
-    pub per_second: u32,
-    /// Requests that may arrive at once after a pause; at least 1.
-    pub burst: u32,
-}
-
 /// Requests with equal keys share a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RateLimitKey {
     /// Requests of one agent.
     Agent(AgentName),
+    /// Requests of all agents of one tenant. Only a tenant whose quota has a rate has a bucket.
+    Tenant(String),
     /// Requests of one uid by processes that match no agent.
     UnknownUid(u32),
     /// One agent's requests for evidence, for which the TPM signs a quote: 1 per second, burst 5.
@@ -62,6 +57,7 @@ pub struct Limiter {
     agent_rate: Rate,
     unknown_uid_rate: Rate,
     tpm_sign_rate: Rate,
+    tenants: TenantQuotas,
     buckets: Mutex<HashMap<RateLimitKey, TokenBucket>>,
     /// The bucket of [`RateLimitKey::UnknownCallerRecords`]; `None` while it is full. Unknown callers can
     /// cause the others to be cleared, and this one bounds what all of them together can write.
@@ -88,9 +84,20 @@ impl Limiter {
             agent_rate,
             unknown_uid_rate,
             tpm_sign_rate,
+            tenants: TenantQuotas::default(),
             buckets: Mutex::default(),
             unknown_records: Mutex::default(),
         }
+    }
+
+    /// Adds the quotas of tenants, which have none before.
+    pub fn with_tenants(self, tenants: TenantQuotas) -> Limiter {
+        Limiter { tenants, ..self }
+    }
+
+    /// The quotas of tenants.
+    pub fn tenants(&self) -> &TenantQuotas {
+        &self.tenants
     }
 
     /// Counts one request against the bucket of `key`.
@@ -133,6 +140,8 @@ impl Limiter {
     fn rate_of(&self, key: &RateLimitKey) -> Rate {
         match key {
             RateLimitKey::Agent(_) => self.agent_rate,
+            // A bucket is taken from only where the quota has a rate.
+            RateLimitKey::Tenant(name) => self.tenants.of(Some(name)).rate.unwrap_or(self.agent_rate),
             RateLimitKey::UnknownUid(_) => self.unknown_uid_rate,
             RateLimitKey::TpmQuote(_) => TPM_QUOTE_RATE,
             RateLimitKey::TpmSign(_) => self.tpm_sign_rate,

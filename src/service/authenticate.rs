@@ -7,7 +7,7 @@ use super::identity_service::IdentityService;
 use super::rejection::{Recording, Rejection};
 use crate::agents::{AuthenticatedAgent, Identification, IdentifyError};
 use crate::peer::{self, Peer, PeerLookup};
-use crate::policy::{ErrorCode, RateLimitKey, Refusal};
+use crate::policy::{ErrorCode, RateLimitKey, Refusal, TooManyTokens};
 
 /// `Retry-After` for a caller that cannot be identified yet: failed lookups of users and groups are repeated
 /// after this time, and an administrator may have corrected the agents' files.
@@ -103,8 +103,32 @@ impl IdentityService {
     }
 
     pub(super) fn check_agent_rate(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
-        self.check_rate(RateLimitKey::Agent(agent.name().clone()), Some(agent.peer()))
-            .map_err(|rejection| rejection.with_agent(agent))
+        let check =
+            |key| self.check_rate(key, Some(agent.peer())).map_err(|rejection| rejection.with_agent(agent));
+        check(RateLimitKey::Agent(agent.name().clone()))?;
+        match &agent.entry().tenant {
+            Some(tenant) if self.deps.limiter.tenants().of(Some(tenant)).rate.is_some() => {
+                check(RateLimitKey::Tenant(tenant.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a token that is about to be issued against the quota of the agent's tenant.
+    pub(super) fn check_live_tokens(
+        &self,
+        agent: &AuthenticatedAgent,
+        lifetime: Duration,
+    ) -> Result<(), Rejection> {
+        let tenant = agent.entry().tenant.as_deref();
+        let taken = self.deps.limiter.tenants().take_token(tenant, lifetime, self.deps.clock.boot_time());
+        taken.map_err(|TooManyTokens { limit, retry_after }| {
+            let description = format!("the agents of this tenant have {limit} tokens, which is its quota");
+            let mut rejection =
+                Rejection::new(ErrorCode::SlowDown, description, agent.peer()).with_agent(agent);
+            rejection.refusal.retry_after = Some(retry_after);
+            rejection
+        })
     }
 
     /// Compares the peer with the agents. A peer that is not yet known to be an agent counts against the rate

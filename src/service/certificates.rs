@@ -5,10 +5,11 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::requests::{self, CheckedCertificateRequest};
 use crate::agents::AuthenticatedAgent;
-use crate::clock::BootTime;
+use crate::clock::{BootTime, Timestamp};
+use crate::issue::HostIdentity;
 use crate::peer::PeerLookup;
 use crate::pki::{CertificateIssuer, CertificateParams, IssuedX509Svid, SubjectKey};
-use crate::policy::{self, ErrorCode};
+use crate::policy::{self, ErrorCode, IdentityPermit, Refusal};
 use crate::wire::agent::CertificateRequest;
 
 impl IdentityService {
@@ -42,6 +43,7 @@ impl IdentityService {
         let issue = || -> Result<IssuedX509Svid, Rejection> {
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let now = self.deps.clock.now();
+            self.check_certificate_quota(&permit, issuer_state.host(), now)?;
             Ok(self.deps.certificate_issuer.issue_for_stream(permit, issuer_state.host(), now)?)
         };
         match issue() {
@@ -62,6 +64,20 @@ impl IdentityService {
             leaf.into_iter().for_each(|leaf| self.deps.certificate_issuer.forget(leaf));
             RequestError::AuditUnavailable(unavailable)
         })
+    }
+
+    /// Refuses a certificate beyond the quota of the agent's tenant.
+    fn check_certificate_quota(
+        &self,
+        permit: &IdentityPermit,
+        host: &HostIdentity,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let tenant = permit.agent().entry().tenant.as_deref();
+        match self.deps.limiter.tenants().of(tenant).certificates {
+            Some(quota) => self.deps.certificate_issuer.check_tenant_quota(permit, host, quota, now),
+            None => Ok(()),
+        }
     }
 
     async fn decide_certificate(
@@ -87,6 +103,7 @@ impl IdentityService {
         // A reload may have taken place while the request waited for the CA.
         self.ensure_current(&agent)?;
         let now = self.deps.clock.now();
+        self.check_certificate_quota(&permit, issuer_state.host(), now)?;
         // The CSR's signature is verified only here: for registered agents within their rate and quota.
         if request.csr.is_some() {
             self.deps.certificate_issuer.check_quota(&permit, issuer_state.host(), now)?;

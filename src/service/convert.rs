@@ -6,9 +6,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::error::{AdminError, RequestError};
-use crate::agents::{
-    self, AgentChanges, AgentEntry, Algorithm, Assurance, CredentialGrant, Grant, LoadStatus, Selectors,
-};
+use crate::agents::{self, AgentEntry, Algorithm, Assurance, CredentialGrant, Grant, LoadStatus, Selectors};
 use crate::audit::Recorded;
 use crate::config::PostureMode;
 use crate::credentials::{CredentialReport, ReleasedCredential, VersionReport};
@@ -19,7 +17,7 @@ use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
 use crate::policy::ErrorCode;
 use crate::posture::Posture;
-use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName, ReloadResponse};
+use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
 use crate::wire::credentials::{
     CredentialUse, CredentialUser, ReleaseResponse, StoredCredential, StoredVersion,
@@ -210,13 +208,6 @@ impl From<&Grant> for AgentGrant {
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
         }
-    }
-}
-
-impl From<AgentChanges> for ReloadResponse {
-    fn from(changes: AgentChanges) -> Self {
-        let AgentChanges { added, changed, removed } = changes;
-        ReloadResponse { added, changed, removed, warnings: Vec::new() }
     }
 }
 

@@ -84,9 +84,11 @@ impl IdentityService {
         let stored = async {
             let new = NewVersion { tenant, name: name.clone(), value, expires };
             self.audit.ensure_writable()?;
-            let version = self.deps.credentials.put(new).await?;
+            let quota = self.deps.limiter.tenants().of(Some(&new.tenant)).credentials;
+            let stored_for = new.tenant.clone();
+            let version = self.deps.credentials.put(new, quota).await?;
             let done = format!("stored version {version} of {label}");
-            self.record_credential_change(admin, Event::CredentialStored, &done).await;
+            self.record_credential_change(admin, Event::CredentialStored, &stored_for, &done).await;
             Ok(PutCredentialResponse { name, version })
         };
         self.within_budget(admin, StateCommand::ChangeCredential, stored).await
@@ -112,13 +114,14 @@ impl IdentityService {
         let stored = async {
             let new = NewVersion { tenant, name: name.clone(), value, expires };
             self.audit.ensure_writable()?;
+            let stored_for = new.tenant.clone();
             let version = self.deps.credentials.rotate(new, overlap).await?;
             let earlier = match overlap.as_secs() {
                 0 => "destroyed the earlier ones".to_owned(),
                 seconds => format!("the earlier ones are destroyed in {seconds} s"),
             };
             let done = format!("rotated to version {version} of {label}, and {earlier}");
-            self.record_credential_change(admin, Event::CredentialStored, &done).await;
+            self.record_credential_change(admin, Event::CredentialStored, &stored_for, &done).await;
             Ok(PutCredentialResponse { name, version })
         };
         self.within_budget(admin, StateCommand::ChangeCredential, stored).await
@@ -140,7 +143,7 @@ impl IdentityService {
             let versions = self.deps.credentials.remove(&tenant, &name, version).await?;
             let numbers: Vec<String> = versions.iter().map(u64::to_string).collect();
             let done = format!("destroyed version {} of {}", numbers.join(", "), label(&tenant, &name));
-            self.record_credential_change(admin, Event::CredentialDestroyed, &done).await;
+            self.record_credential_change(admin, Event::CredentialDestroyed, &tenant, &done).await;
             Ok(RemoveCredentialResponse { name: name.clone(), versions })
         };
         self.within_budget(admin, StateCommand::ChangeCredential, removed).await
@@ -157,15 +160,17 @@ impl IdentityService {
         self.audit.ensure_writable()?;
         let credentials = self.deps.credentials.accept().await?;
         let done = format!("accepted credentials.db with {credentials} credentials");
-        self.record_credential_change(admin, Event::CredentialsAccepted, &done).await;
+        self.record_credential_change(admin, Event::CredentialsAccepted, "", &done).await;
         Ok(AcceptCredentialsResponse { credentials })
     }
 
     /// Records a change that is on disk already and cannot be undone: a failing audit log only adds an error
     /// to the journal.
-    async fn record_credential_change(&self, admin: &RootAdmin, event: Event, done: &str) {
+    /// `tenant` is empty where the change concerns none.
+    async fn record_credential_change(&self, admin: &RootAdmin, event: Event, tenant: &str, done: &str) {
         let message = format!("{} {done}", admin.id());
-        if let Err(audit_error) = self.audit.record_event(event, &message).await {
+        let tenant = Some(tenant).filter(|tenant| !tenant.is_empty());
+        if let Err(audit_error) = self.audit.record_tenant_event(event, tenant, &message).await {
             tracing::error!("{message}; {audit_error}");
         }
     }

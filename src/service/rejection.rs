@@ -1,10 +1,11 @@
 //! Refusals before they are recorded.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::error::RequestError;
 use super::identity_service::IdentityService;
-use crate::agents::AuthenticatedAgent;
+use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::issue::AdminClass;
 use crate::peer::Peer;
 use crate::policy::{ErrorCode, RateLimitKey, Refusal};
@@ -87,15 +88,24 @@ impl IdentityService {
     async fn record_limited(&self, rejection: Rejection) -> RequestError {
         let Rejection { refusal, recording } = rejection;
         match recording {
-            Recording::Own => match self.audit.record_refusal(refusal).await {
-                Ok(refusal) => RequestError::Denied(refusal),
-                Err(unavailable) => RequestError::AuditUnavailable(unavailable),
-            },
+            Recording::Own => {
+                let entry = self.entry_of(&refusal);
+                let tenant = entry.as_ref().and_then(|entry| entry.tenant.as_deref());
+                match self.audit.record_refusal(refusal, tenant).await {
+                    Ok(refusal) => RequestError::Denied(refusal),
+                    Err(unavailable) => RequestError::AuditUnavailable(unavailable),
+                }
+            }
             Recording::Counted => RequestError::DeniedUnrecorded(self.audit.count_refusal(refusal)),
             Recording::CountedByLimiter => {
                 RequestError::DeniedUnrecorded(self.audit.pass_counted_refusal(refusal))
             }
         }
+    }
+
+    /// The agent of a refusal as it is registered, which has its tenant; `None` if there is none, or no longer.
+    fn entry_of(&self, refusal: &Refusal) -> Option<Arc<AgentEntry>> {
+        self.deps.agents.current().get(refusal.agent.as_ref()?.as_str()).cloned()
     }
 
     /// Limits the audit records that all unknown callers together cause, and writes none while the disk is

@@ -3,15 +3,17 @@
 use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
-use crate::agents::Reloaded;
+use crate::agents::{AgentChanges, MAX_LISTED_NAMES, Reloaded};
 use crate::audit::Event;
 use crate::config::Diagnostic;
 use crate::plural::counted;
-use crate::wire::admin::{EmptyDirectory, ReloadRequest, ReloadResponse};
+use crate::wire::admin::{EmptyDirectory, ReloadCounts, ReloadRequest, ReloadResponse};
 use crate::wire::error::Fault;
 
 /// Faults that get a journal entry. The journal's queue has room for 4096 entries, which decisions share.
 const MAX_LOGGED_FAULTS: usize = 100;
+/// Warnings in a response.
+const MAX_WARNINGS: usize = 100;
 
 impl IdentityService {
     /// Reads the agents and the bundles of other trust domains again, for an administrator. Each of the two
@@ -77,8 +79,7 @@ impl IdentityService {
             // What became active is recorded, also where the other directory has a fault.
             Ok(Reloaded { changes, warnings }) => {
                 let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
-                let warnings = warnings.iter().map(Fault::from).collect();
-                ReloadResponse { warnings, ..changes.into() }
+                response(changes, &warnings)
             }
             Err(found) => {
                 faults = found;
@@ -109,6 +110,25 @@ impl IdentityService {
             self.audit.record_event(event, &description).await?;
         }
         Ok(())
+    }
+}
+
+fn response(changes: AgentChanges, warnings: &[Diagnostic]) -> ReloadResponse {
+    let truncated = changes.is_long() || warnings.len() > MAX_WARNINGS;
+    let counts = ReloadCounts {
+        added: changes.added.len(),
+        changed: changes.changed.len(),
+        removed: changes.removed.len(),
+        warnings: warnings.len(),
+    };
+    let listed = |names: Vec<String>| names.into_iter().take(MAX_LISTED_NAMES).collect();
+    ReloadResponse {
+        added: listed(changes.added),
+        changed: listed(changes.changed),
+        removed: listed(changes.removed),
+        warnings: warnings.iter().take(MAX_WARNINGS).map(Fault::from).collect(),
+        truncated,
+        counts: truncated.then_some(counts),
     }
 }
 

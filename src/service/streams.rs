@@ -33,7 +33,7 @@ pub enum CallerCheck {
 /// Everything that a caller's agents and their credentials depend on, at one poll.
 pub struct IdentityInputs {
     peer: Peer,
-    registrations: Registrations,
+    registrations: Arc<Registrations>,
     issuer_state: Option<Arc<IssuerState>>,
     bundles: Arc<FederatedBundles>,
     ca_generation: u64,
@@ -127,6 +127,7 @@ impl IdentityService {
         let issue = || -> Result<WitSvid, Rejection> {
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let ttl = self.deps.certificate_issuer.ttl();
+            self.check_live_tokens(agent, ttl)?;
             Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
         };
         match issue() {

@@ -39,16 +39,18 @@ impl IdentityService {
     ) -> RequestResult<Introspection> {
         let decision = async {
             let peer = self.require_peer(lookup)?;
-            let agent = self.identify_any(&peer).await?;
+            let mut others = self.matching_agents(&peer).await?;
+            let agent = others.remove(0);
+            self.check_agent_rate(&agent)?;
             let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
             let issuer_state =
                 self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
             let request = requests::introspection_request(request);
             let registrations = self.deps.agents.registrations();
-            let introspection = issuer_state
-                .introspect(&request, &registrations, self.deps.clock.now())
-                .map_err(|e| undecided(&e, &peer).with_agent(&agent))?;
-            Ok((agent, introspection))
+            for_each_tenant(agent.clone(), others, |tenant| {
+                issuer_state.introspect(&request, tenant, &registrations, self.deps.clock.now())
+            })
+            .map_err(|e| undecided(&e, &peer).with_agent(&agent))
         };
         self.record_introspection(decision.await).await
     }
@@ -81,7 +83,9 @@ impl IdentityService {
     ) -> RequestResult<Introspection> {
         let decision = async {
             let peer = self.require_peer(lookup)?;
-            let agent = self.identify_any(&peer).await?;
+            let mut others = self.matching_agents(&peer).await?;
+            let agent = others.remove(0);
+            self.check_agent_rate(&agent)?;
             let request = requests::validation_request(svid, audience)
                 .map_err(|e| invalid(e, &peer).with_agent(&agent))?;
             let issuer_state =
@@ -89,10 +93,11 @@ impl IdentityService {
             let bundles = self.deps.federation.bundles();
             let federated_keys = |domain: &str| bundles.get(domain).map(|bundle| &bundle.jwt_authorities);
             let registrations = self.deps.agents.registrations();
-            let introspection = issuer_state
-                .validate_jwt_svid(&request, &registrations, federated_keys, self.deps.clock.now())
-                .map_err(|e| undecided(&e, &peer).with_agent(&agent))?;
-            Ok((agent, introspection))
+            for_each_tenant(agent.clone(), others, |tenant| {
+                let now = self.deps.clock.now();
+                issuer_state.validate_jwt_svid(&request, tenant, &registrations, federated_keys, now)
+            })
+            .map_err(|e| undecided(&e, &peer).with_agent(&agent))
         };
         self.record_introspection(decision.await).await
     }
@@ -125,6 +130,7 @@ impl IdentityService {
             .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(agent))?;
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(agent))?;
+        self.check_live_tokens(agent, permit.ttl())?;
         if permit.signer() == Signer::Issuing {
             return Ok(issuer_state.mint_token(permit, self.deps.clock.now())?);
         }
@@ -157,7 +163,10 @@ impl IdentityService {
                 continue;
             }
             match policy::decide_jwt_svid(agent, &posture, &request.audiences) {
-                Ok(permit) => svids.push(issuer_state.mint_jwt_svid(permit, self.deps.clock.now())?),
+                Ok(permit) => match self.check_live_tokens(permit.agent(), permit.ttl()) {
+                    Ok(()) => svids.push(issuer_state.mint_jwt_svid(permit, self.deps.clock.now())?),
+                    Err(rejection) => first_refusal = first_refusal.or(Some(rejection.refusal)),
+                },
                 Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
             }
         }
@@ -170,6 +179,32 @@ impl IdentityService {
         };
         Err(first_refusal.unwrap_or_else(no_match).into())
     }
+}
+
+/// What the first of these agents learns that learns something: an agent learns nothing about tokens of
+/// another tenant. Otherwise what `first` learns. Almost every process is one agent.
+fn for_each_tenant(
+    first: AuthenticatedAgent,
+    others: Vec<AuthenticatedAgent>,
+    inspect: impl Fn(Option<&str>) -> Result<Introspection, Undecided>,
+) -> Result<(AuthenticatedAgent, Introspection), Undecided> {
+    let introspection = inspect(first.entry().tenant.as_deref())?;
+    if introspection.active {
+        return Ok((first, introspection));
+    }
+    let mut tenants = vec![first.entry().tenant.clone()];
+    for agent in others {
+        let tenant = agent.entry().tenant.clone();
+        if tenants.contains(&tenant) {
+            continue;
+        }
+        let introspection = inspect(tenant.as_deref())?;
+        if introspection.active {
+            return Ok((agent, introspection));
+        }
+        tenants.push(tenant);
+    }
+    Ok((first, introspection))
 }
 
 fn invalid(error: InvalidRequest, peer: &Peer) -> Rejection {

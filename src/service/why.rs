@@ -3,7 +3,7 @@
 use super::admin::Admin;
 use super::error::{AdminError, InvalidRequest, RequestError};
 use super::identity_service::IdentityService;
-use crate::agents::{AgentComparison, Identification, Outcome, ProcessComparison};
+use crate::agents::{AgentComparison, ComparedWith, Identification, Outcome, ProcessComparison};
 use crate::peer::{InspectedProcess, Peer, PeerLookup};
 use crate::policy::RateLimitKey;
 use crate::wire::agent;
@@ -35,13 +35,13 @@ impl IdentityService {
         let process = InspectedProcess::open(pid)?;
         let (agents, ima_digests) = (&self.deps.agents, self.deps.posture.ima_digests());
         let identification = agents.identify(agents.candidates(process.peer()), ima_digests).await;
-        let is_shown = |one: &AgentComparison| agent.is_none_or(|name| one.entry.name.as_str() == name);
-        let response = self.explain(process.peer(), &identification, is_shown, MAX_COMPARED, true);
+        let compared_with = agent.map_or(ComparedWith::All, ComparedWith::One);
+        let response = self.explain(process.peer(), &identification, compared_with, MAX_COMPARED, true);
         process.ensure_unchanged()?;
         Ok(response)
     }
 
-    /// The caller, compared with the agents that it may know of ([`AgentComparison::is_known_to_process`]).
+    /// The caller, compared with the agents that it may know of.
     ///
     /// # Errors
     /// A recorded refusal where the caller cannot be read or exceeds its rate. That it is no agent is a
@@ -55,8 +55,8 @@ impl IdentityService {
                 None if is_counted => {}
                 None => self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(&peer))?,
             }
-            let is_shown = AgentComparison::is_known_to_process;
-            Ok(self.explain(&peer, &identification, is_shown, MAX_COMPARED_BY_PROCESS, false))
+            let compared_with = ComparedWith::KnownToProcess;
+            Ok(self.explain(&peer, &identification, compared_with, MAX_COMPARED_BY_PROCESS, false))
         };
         match explained.await {
             Ok(response) => Ok(response),
@@ -68,17 +68,17 @@ impl IdentityService {
         &self,
         peer: &Peer,
         identification: &Identification,
-        is_shown: impl Fn(&AgentComparison) -> bool,
+        compared_with: ComparedWith<'_>,
         max_compared: usize,
         shows_expected: bool,
     ) -> WhyResponse {
         let ima_digests = self.deps.posture.ima_digests();
-        let process = self.deps.agents.compare_each(peer, identification, ima_digests);
-        let shown: Vec<&AgentComparison> = process.agents.iter().filter(|one| is_shown(one)).collect();
-        let compared = shown.iter().take(max_compared).map(|one| describe(&process, one, shows_expected));
+        let process = self.deps.agents.compare_each(compared_with, peer, identification, ima_digests);
+        let compared =
+            process.agents.iter().take(max_compared).map(|one| describe(&process, one, shows_expected));
         WhyResponse {
             compared: compared.collect(),
-            omitted: shown.len().saturating_sub(max_compared),
+            omitted: process.agents.len().saturating_sub(max_compared),
             agents: identification.names(),
             refusal: identification.refusal().map(|error| error.to_string()),
             // After the comparison, which may have found the digest.

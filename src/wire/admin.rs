@@ -133,15 +133,35 @@ pub enum EmptyDirectory {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReloadResponse {
-    /// Agents that are new.
+    /// Agents that are new; at most 10.
     pub added: Vec<String>,
-    /// Agents whose registration changed.
+    /// Agents whose registration changed; at most 10.
     pub changed: Vec<String>,
-    /// Agents that were removed.
+    /// Agents that were removed; at most 10.
     pub removed: Vec<String>,
-    /// What is valid in the files and probably not meant; at most 1000, and absent if there is nothing.
+    /// What is valid in the files and probably not meant; at most 100, and absent if there is nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Fault>,
+    /// Whether a list lacks some of its members; absent if none does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+    /// How many there are of each; absent unless a list lacks some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<ReloadCounts>,
+}
+
+/// Numbers of what a reload did, beside lists that do not have all names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ReloadCounts {
+    /// Agents that are new.
+    pub added: usize,
+    /// Agents whose registration changed.
+    pub changed: usize,
+    /// Agents that were removed.
+    pub removed: usize,
+    /// Warnings, of which 1000 are counted.
+    pub warnings: usize,
 }
 
 /// `200` of a command that has nothing to report: `POST /v1/keys/recover` and `POST /v1/keys/accept`.

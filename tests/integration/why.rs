@@ -192,7 +192,7 @@ fn checks_and_reloads_warn_of_what_matches_nothing_or_too_much() {
         for expected in [
             "/ghost.toml:2: warning: there is no user \"no-such-user\"",
             "/root.toml:2: warning: agents \"root\" and \"twin\" have the same conditions",
-            "/part.toml:2: warning: every process that is agent \"part\" is agent \"root\" too",
+            "/part.toml:2: warning: every process that is agent \"part\" is agents \"root\" and \"twin\" too",
             "is a script; the kernel reports its interpreter",
             "exe: /opt/* does not exist",
             "/star.toml:2: warning: exe = \"/opt/*\" is compared as it is",
