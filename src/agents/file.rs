@@ -12,7 +12,7 @@ use super::entry::AgentEntry;
 use super::grant::{Grant, RawGrant};
 use super::lint;
 use super::name::{AgentName, is_valid_name};
-use super::selectors::RawSelectors;
+use super::raw_selectors::RawSelectors;
 
 /// Length of the longest SPIFFE ID, in bytes: Google's workload identity federation accepts no longer
 /// subject.

@@ -23,6 +23,7 @@ mod lint;
 mod match_tag;
 mod name;
 mod overlap;
+mod raw_selectors;
 mod read_files;
 mod registrations;
 mod registry;

@@ -30,6 +30,9 @@ use std::any::Any;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+#[cfg(test)]
+pub(crate) use cgroup::CgroupNames;
+pub use cgroup::{Container, Session, UserUnit};
 pub use digest_cache::DigestCache;
 pub use digest_error::DigestError;
 pub use groups::{Groups, MAX_GROUPS};
@@ -76,7 +79,13 @@ pub struct PeerInfo {
     pub pinned: bool,
     /// systemd system unit, such as `researcher.service`.
     pub unit: Option<String>,
-    /// The unit's invocation ID, 32 lower-case hexadecimal digits.
+    /// The unit in a user's own service manager.
+    pub user_unit: Option<UserUnit>,
+    /// The login session.
+    pub session: Option<Session>,
+    /// The container.
+    pub container: Option<Container>,
+    /// The system unit's invocation ID, 32 lower-case hexadecimal digits.
     pub invocation: Option<String>,
     /// `None` if the daemon has no permission to read it.
     exe: Option<Arc<executable::Executable>>,
@@ -90,7 +99,7 @@ impl PeerInfo {
         uid: u32,
         gid: u32,
         groups: Option<Vec<u32>>,
-        unit: Option<&str>,
+        cgroup: CgroupNames,
         exe: Option<PathBuf>,
     ) -> PeerInfo {
         PeerInfo {
@@ -99,7 +108,10 @@ impl PeerInfo {
             gid,
             groups: groups.map_or(Groups::TooMany, Groups::new),
             pinned: true,
-            unit: unit.map(str::to_owned),
+            unit: cgroup.unit,
+            user_unit: cgroup.user_unit,
+            session: cgroup.session,
+            container: cgroup.container,
             invocation: None,
             exe: exe.map(|path| Arc::new(executable::Executable::of_test(path))),
             finding: Mutex::default(),
@@ -151,6 +163,21 @@ impl PeerInfo {
     /// contain the peer, which would never be dropped.
     pub fn store_finding<T: Any + Send + Sync>(&self, finding: Arc<T>) {
         *lock(&self.finding) = Some(finding);
+    }
+
+    /// The unit in the service manager of the peer's own user.
+    pub fn own_user_unit(&self) -> Option<&str> {
+        self.user_unit.as_ref().filter(|unit| unit.uid == self.uid).map(|unit| unit.name.as_str())
+    }
+
+    /// Whether the peer is in a login session of its own user.
+    pub fn is_in_own_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.uid == self.uid)
+    }
+
+    /// The container, if root created it or it is in the service manager of the peer's own user.
+    pub fn own_container(&self) -> Option<&Container> {
+        self.container.as_ref().filter(|one| one.owner.is_none_or(|owner| owner == self.uid))
     }
 
     /// Whether `gid` is the peer's primary group or one of its supplementary groups. If the process is in

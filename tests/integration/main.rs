@@ -15,6 +15,7 @@ mod clock;
 mod command_output;
 mod commands;
 mod common;
+mod container_matches;
 mod credentials;
 mod disk_failures;
 mod ek_certificates;
