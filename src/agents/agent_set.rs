@@ -1,25 +1,23 @@
 //! A set of agents, read from a directory: either all of its files, or the list of their faults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Diagnostic, PostureMode, list_files};
-use crate::names::{Name, NameTable, Names};
+use crate::names::Name;
 
 use super::entry::{AgentEntry, Origin};
 use super::grant::{Algorithm, Grant};
-use super::host_warnings::host_warnings;
-use super::overlap;
+use super::lint_name::Lint;
 use super::read_files::read_files;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
 
 /// Warnings of one set, and faults of one directory, that are reported.
-const MAX_REPORTED: usize = 1000;
+pub(super) const MAX_REPORTED: usize = 1000;
 /// How long a reload, or a check, waits for the numbers of users and groups.
 pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -82,7 +80,8 @@ impl AgentSet {
             let message = "has no files *.toml, so no process is an agent; if all were removed on purpose \
                            while the daemon did not run, \"hostbadge agent reload --allow-empty\" also \
                            revokes their certificates";
-            agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message: message.into() });
+            let message = Lint::NoAgents.about(message);
+            agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message });
         }
         if let Some(more) = faults.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
             faults.truncate(MAX_REPORTED);
@@ -108,31 +107,14 @@ impl AgentSet {
         self.iter().flat_map(|entry| entry.selectors.names()).collect()
     }
 
-    /// Returns what is valid but probably not meant, each with file, line and fix: at most 1000. `names` are
-    /// the numbers of [`AgentSet::user_and_group_names`].
-    pub fn warnings(&self, names: &NameTable) -> Vec<Diagnostic> {
-        let mut warnings = self.warnings.clone();
-        let room = MAX_REPORTED.saturating_sub(warnings.len());
-        warnings.extend(overlap::warnings(self.with_origins(), names, room));
-        warnings.truncate(MAX_REPORTED);
-        warnings
+    /// What is valid in one file but probably not meant.
+    pub(super) fn file_warnings(&self) -> &[Diagnostic] {
+        &self.warnings
     }
 
-    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`]), for a
-    /// command of an administrator. Blocking: looks names up, for at most 5 s.
-    ///
-    /// # Errors
-    /// The thread that looks names up cannot be started.
-    pub fn warnings_on_host(&self) -> io::Result<Vec<Diagnostic>> {
-        let names = Names::start([])?;
-        names.resolve(&self.user_and_group_names(), RESOLVE_TIMEOUT);
-        let mut warnings = self.warnings(&names.table());
-        for (entry, origin) in self.with_origins() {
-            let on_host = host_warnings(entry.selectors.exe.as_deref(), entry.selectors.unit.as_deref());
-            warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
-        }
-        warnings.truncate(MAX_REPORTED);
-        Ok(warnings)
+    /// The agents with their files, and the lines of `[match]` in them.
+    pub fn with_files(&self) -> impl Iterator<Item = (&AgentEntry, &Path, Option<usize>)> {
+        self.with_origins().map(|(entry, origin)| (entry, origin.file.as_path(), origin.match_line))
     }
 
     pub(super) fn with_origins(&self) -> impl Iterator<Item = (&AgentEntry, &Origin)> + Clone {

@@ -29,6 +29,7 @@ mod keys;
 mod keystore;
 mod layering;
 mod lifecycle;
+mod lint;
 mod many_agents;
 mod names;
 mod neighbours;
