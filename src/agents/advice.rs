@@ -80,8 +80,8 @@ fn about_agent(entry: &AgentEntry, names: &NameTable) -> Vec<String> {
              its own, such as by DynamicUser=yes in its unit",
         ));
     }
-    found.extend(entry.grants.iter().filter_map(vague_audience));
-    found.extend(entry.credentials.iter().filter_map(unusable_credential));
+    found.extend(entry.grants().filter_map(|granted| vague_audience(granted.item)));
+    found.extend(entry.credentials().filter_map(|granted| unusable_credential(granted.item)));
     found
 }
 

@@ -1,6 +1,7 @@
 //! What is valid in a file of `agents.d` and probably not meant.
 
 use super::entry::AgentEntry;
+use super::grant::Grant;
 use super::lint_name::Lint;
 use super::selectors::Selectors;
 use super::unit_name;
@@ -18,14 +19,7 @@ pub(super) fn warnings(entry: &AgentEntry) -> Vec<String> {
         let text = format!("exe = {exe:?} is compared as it is: *, ? and [] stand for themselves");
         warnings.push(Lint::LiteralPattern.about(text));
     }
-    for grant in &entry.grants {
-        let literal = |lint: Lint, text: &String| {
-            let literal = "is compared as it is: * stands for itself; write each audience and scope";
-            text.contains('*').then(|| lint.about(format_args!("{text:?} {literal}")))
-        };
-        warnings.extend(literal(Lint::WildcardAudience, &grant.audience));
-        warnings.extend(grant.scopes.iter().filter_map(|scope| literal(Lint::LiteralPattern, scope)));
-    }
+    warnings.extend(patterns(&entry.own_grants));
     warnings
 }
 
@@ -60,6 +54,18 @@ fn users_own(selectors: &Selectors) -> Vec<String> {
         warnings.push(Lint::NeverMatches.about(text));
     }
     warnings
+}
+
+/// Audiences and scopes that look like patterns.
+pub(super) fn patterns<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> impl Iterator<Item = String> {
+    let literal = |lint: Lint, text: &String| {
+        let effect = "is compared as it is: * stands for itself; write each audience and scope";
+        text.contains('*').then(|| lint.about(format_args!("{text:?} {effect}")))
+    };
+    grants.into_iter().flat_map(move |grant| {
+        let scopes = grant.scopes.iter().filter_map(move |scope| literal(Lint::LiteralPattern, scope));
+        literal(Lint::WildcardAudience, &grant.audience).into_iter().chain(scopes)
+    })
 }
 
 /// Why processes of several users may be this agent.

@@ -162,7 +162,7 @@ fn about_agent(entry: &AgentEntry, usage: &AgentUsage, since: Timestamp) -> Vec<
         ))],
     }
     };
-    entry.grants.iter().flat_map(about).collect()
+    entry.grants().flat_map(|granted| about(granted.item)).collect()
 }
 
 fn about_grant(grant: &Grant, used: &AudienceUsage, since: Timestamp) -> Vec<String> {

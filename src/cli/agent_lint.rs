@@ -14,7 +14,7 @@ use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
 use super::output::{note, print_line};
-use crate::agents::{AgentSet, Lint};
+use crate::agents::{AgentSet, AgentSource, Lint};
 use crate::audit::usage_lints;
 use crate::clock::Clock;
 use crate::config::{Config, Diagnostic, escape_unprintable};
@@ -58,14 +58,13 @@ pub(super) async fn run(common: &CommonArgs, arguments: &LintArgs) -> Result<Exi
         }
         _ => Config::load(None).map_err(|faults| CliError::invalid_files(&faults))?,
     };
-    let dir = arguments.dir.as_ref().unwrap_or(&config.paths.agents);
-    let agents = read_agents(dir, &config)?;
+    let (dir, agents) = read_agents(arguments.dir.as_ref(), &config)?;
     let mut found = agents.lints_on_host().map_err(CliError::local)?;
     if let Some(age) = arguments.usage {
         let audit_dir = arguments.audit.as_ref().unwrap_or(&config.paths.audit);
         found.extend(usage(audit_dir, &agents, age)?);
     }
-    found.extend(host_lints(common, dir).await);
+    found.extend(host_lints(common, &dir).await);
     found.retain(|one| {
         let lint = Lint::of(one).map(|(lint, _)| lint.name());
         !lint.is_some_and(|name| arguments.allow.iter().any(|allowed| allowed == name))
@@ -84,17 +83,23 @@ pub(super) async fn run(common: &CommonArgs, arguments: &LintArgs) -> Result<Exi
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Reads a directory of agents. Without a file of configuration, this may be a development host.
-pub(super) fn read_agents(dir: &Path, config: &Config) -> Result<AgentSet, CliError> {
-    AgentSet::read(dir, config.trust_domain_length()).map_err(|faults| {
-        if !dir.exists() {
+/// Reads the agents and roles of a directory, or those of the configuration, and returns the directory too.
+/// Without a file of configuration, this may be a development host.
+pub(super) fn read_agents(dir: Option<&PathBuf>, config: &Config) -> Result<(PathBuf, AgentSet), CliError> {
+    let source = match dir {
+        Some(dir) => AgentSource::beside(dir, config.trust_domain_length()),
+        None => AgentSource::from(config),
+    };
+    let agents = AgentSet::read_from(&source).map_err(|faults| {
+        if dir.is_none() && !source.agents.exists() {
             note(
-                "hostbadge: the agents of a development host are in another directory, which hostbadged --dev prints; \
-                 name it",
+                "hostbadge: the agents of a development host are in another directory, which hostbadged --dev \
+                 prints; name it",
             );
         }
         CliError::invalid_files(&faults)
-    })
+    })?;
+    Ok((source.agents, agents))
 }
 
 fn usage(audit_dir: &Path, agents: &AgentSet, age: Duration) -> Result<Vec<Diagnostic>, CliError> {

@@ -4,7 +4,7 @@ use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
-use crate::agents::AgentRegistry;
+use crate::agents::{AgentRegistry, AgentSource};
 use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
 use crate::config::{Config, TenantSection};
@@ -12,7 +12,7 @@ use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
-use crate::peer::{DigestCache, Readers, hidden_processes};
+use crate::peer::{DigestCache, Readers, ServiceManager, hidden_processes};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
@@ -42,13 +42,7 @@ impl Parts {
     pub fn open(config: &Config, names: Names, audit: Audit) -> Parts {
         let (paths, clock) = (&config.paths, Clock::System);
         let digest_cache = DigestCache::with_readers(Readers::for_run_dir(&paths.run));
-        let agents = AgentRegistry::open_with(
-            &paths.agents,
-            config.trust_domain_length(),
-            names,
-            clock.clone(),
-            digest_cache,
-        );
+        let agents = AgentRegistry::open_with(AgentSource::from(config), names, clock.clone(), digest_cache);
         log_faults(Event::AgentsRejected, &agents.load_status().faults);
         let federation = Federation::open(&paths.federation, config.needs_federation);
         log_faults(Event::FederationRejected, &federation.diagnostics());
@@ -157,6 +151,7 @@ impl Parts {
             )
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
+            service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,
             audit_dir: config.paths.audit.clone(),

@@ -12,6 +12,7 @@
 //! Nothing here waits for a file system that a user can serve: an executable is identified by the attributes
 //! that the kernel has cached, and read by another process ([`Readers`]) where a condition needs its digest.
 
+mod bus_message;
 mod cgroup;
 mod digest_cache;
 mod digest_error;
@@ -21,9 +22,11 @@ mod inspect;
 mod process;
 mod read_turns;
 mod reader;
+mod service_manager;
 mod sha256_digest;
 mod sys;
 mod tracker;
+mod unit_peer;
 mod visibility;
 
 use std::any::Any;
@@ -38,6 +41,7 @@ pub use digest_error::DigestError;
 pub use groups::{Groups, MAX_GROUPS};
 pub use inspect::{InspectError, InspectedProcess};
 pub use reader::{READER_ARGUMENT, Readers, serve_reader};
+pub use service_manager::ServiceManager;
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
 pub use visibility::hidden_processes;
@@ -87,6 +91,9 @@ pub struct PeerInfo {
     pub container: Option<Container>,
     /// The system unit's invocation ID, 32 lower-case hexadecimal digits.
     pub invocation: Option<String>,
+    /// Whether the process does not run yet ([`Peer::future_process`]): `pid` is that of the service
+    /// manager's child, and user and groups are as the service manager reports them.
+    pub is_future: bool,
     /// `None` if the daemon has no permission to read it.
     exe: Option<Arc<executable::Executable>>,
     finding: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
@@ -113,6 +120,7 @@ impl PeerInfo {
             session: cgroup.session,
             container: cgroup.container,
             invocation: None,
+            is_future: false,
             exe: exe.map(|path| Arc::new(executable::Executable::of_test(path))),
             finding: Mutex::default(),
         }
