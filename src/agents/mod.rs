@@ -6,6 +6,7 @@
 //! with the active set by numbers, [`AgentRegistry::identify`] by what takes time. It is the only way to
 //! construct an [`AuthenticatedAgent`], the second step of the request path.
 
+mod advice;
 mod agent_set;
 mod changes;
 mod compared_agents;
@@ -13,6 +14,7 @@ mod comparison;
 mod credential;
 mod entry;
 mod file;
+mod findings;
 mod grant;
 mod host_warnings;
 mod identify;
@@ -20,6 +22,7 @@ mod index;
 #[cfg(test)]
 mod index_simulation;
 mod lint;
+mod lint_name;
 mod match_tag;
 mod name;
 mod overlap;
@@ -32,6 +35,7 @@ mod role_set;
 mod selectors;
 mod source;
 mod unit_agents;
+mod unit_files;
 mod unit_name;
 
 pub use agent_set::AgentSet;
@@ -45,6 +49,7 @@ pub(crate) use grant::is_scope;
 pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL, TokenTyp};
 pub use host_warnings::host_warnings;
 pub use identify::{AuthenticatedAgent, Candidates, Identification, IdentifyError};
+pub use lint_name::Lint;
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
 pub use name::{AgentName, InvalidAgentName};
