@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::grant::{Algorithm, Grant};
 use super::host_warnings::host_warnings;
 use super::overlap;
 use super::read_files::read_files;
+use super::script_warnings::script_warnings;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
@@ -128,7 +129,10 @@ impl AgentSet {
         names.resolve(&self.user_and_group_names(), RESOLVE_TIMEOUT);
         let mut warnings = self.warnings(&names.table());
         for (entry, origin) in self.with_origins() {
-            let on_host = host_warnings(entry.selectors.exe.as_deref(), entry.selectors.unit.as_deref());
+            let selectors = &entry.selectors;
+            let mut on_host = host_warnings(selectors.exe.as_deref(), selectors.unit.as_deref());
+            let files = selectors.files.keys().map(PathBuf::as_path);
+            on_host.extend(script_warnings(files, selectors.exe.as_deref()));
             warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
         }
         warnings.truncate(MAX_REPORTED);

@@ -2,13 +2,16 @@
 //!
 //! The result explains [`AgentRegistry::identify`] and decides nothing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::names::Resolution;
-use crate::peer::{Container, Groups, MAX_GROUPS, Peer, Sha256Digest};
+use crate::peer::{Container, ContentCache, FileError, Groups, MAX_GROUPS, Peer, Sha256Digest};
+use crate::plural::counted;
 use crate::posture::ImaDigests;
 
 use super::compared_agents::Failure;
+use super::contents::compare_file;
 use super::entry::AgentEntry;
 use super::identify::{AuthenticatedAgent, Identification};
 use super::lint::is_multi_user_unit;
@@ -18,6 +21,8 @@ use super::selectors::IdOrName;
 
 /// Groups of a process that are listed.
 const MAX_LISTED_GROUPS: usize = 32;
+/// Files of an agent that are listed.
+const MAX_LISTED_FILES: usize = 8;
 
 /// A condition of `[match]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,10 @@ pub enum Condition {
     ExeSha256,
     /// `measured`.
     Measured,
+    /// `files`.
+    Files,
+    /// `unit_sha256`.
+    UnitSha256,
 }
 
 /// Whether a condition holds.
@@ -51,7 +60,7 @@ pub enum Outcome {
     Fails,
     /// It cannot be decided.
     Unknown,
-    /// It needs the digest of the executable, which is read only where all other conditions hold.
+    /// It needs the content of a file, which is read only where all other conditions hold.
     NotCompared,
 }
 
@@ -80,6 +89,7 @@ pub struct ProcessComparison<'a> {
     peer: &'a Peer,
     registrations: Arc<Registrations>,
     digest: Option<Sha256Digest>,
+    contents: &'a ContentCache,
     identification: &'a Identification,
     ima_digests: &'a ImaDigests,
     /// Sorted: those with the fewest conditions that do not hold first, then by name.
@@ -99,6 +109,8 @@ impl Condition {
             Condition::Exe => "exe",
             Condition::ExeSha256 => "exe_sha256",
             Condition::Measured => "measured",
+            Condition::Files => "files",
+            Condition::UnitSha256 => "unit_sha256",
         }
     }
 }
@@ -147,7 +159,7 @@ impl Identification {
 impl AgentRegistry {
     /// Compares `peer`, which was identified as `identification`, with these agents.
     pub fn compare_each<'a>(
-        &self,
+        &'a self,
         compared_with: ComparedWith<'_>,
         peer: &'a Peer,
         identification: &'a Identification,
@@ -157,6 +169,7 @@ impl AgentRegistry {
             peer,
             registrations: self.registrations(),
             digest: peer.known_exe_sha256(self.digest_cache()),
+            contents: self.digest_cache().contents(),
             identification,
             ima_digests,
             agents: Vec::new(),
@@ -241,7 +254,37 @@ impl ProcessComparison<'_> {
                 },
             ));
         }
+        for (condition, is_given) in [
+            (Condition::Files, !selectors.files.is_empty()),
+            (Condition::UnitSha256, selectors.unit_sha256.is_some()),
+        ] {
+            if is_given {
+                let others_hold = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Holds);
+                let compare = || self.content(entry, condition).map_or(Outcome::Fails, |_| Outcome::Holds);
+                outcomes.push((condition, if others_hold { compare() } else { Outcome::NotCompared }));
+            }
+        }
         AgentComparison { entry: entry.clone(), outcomes }
+    }
+
+    /// Compares what is known of an agent's files or unit.
+    fn content(&self, entry: &AgentEntry, condition: Condition) -> Result<String, String> {
+        let selectors = &entry.selectors;
+        if condition == Condition::Files {
+            for (path, expected) in &selectors.files {
+                let found = self.contents.known_file_digest(path);
+                let found = found.and_then(|digest| digest.ok_or(FileError::Temporary));
+                compare_file(path, *expected, &found)?;
+            }
+            return Ok(format!("{} have their digests", counted(selectors.files.len(), "file")));
+        }
+        let unit = selectors.unit.as_deref().unwrap_or_default();
+        match self.contents.known_unit_digest(unit) {
+            Some(Ok(digest)) if selectors.unit_sha256 == Some(digest) => Ok(digest.to_string()),
+            Some(Ok(digest)) => Err(digest.to_string()),
+            Some(Err(error)) => Err(format!("{unit} {error}")),
+            None => Err("the unit's files were not read; try again".into()),
+        }
     }
 
     /// What a condition requires, for administrators.
@@ -271,6 +314,19 @@ impl ProcessComparison<'_> {
             }
             Condition::ExeSha256 => selectors.exe_sha256.map(|digest| digest.to_string()).unwrap_or_default(),
             Condition::Measured => "true".into(),
+            Condition::Files => {
+                let describe =
+                    |(path, digest): (&PathBuf, &Sha256Digest)| format!("{} {digest}", path.display());
+                let listed = selectors.files.iter().take(MAX_LISTED_FILES).map(describe);
+                let listed = listed.collect::<Vec<_>>().join(", ");
+                match selectors.files.len().saturating_sub(MAX_LISTED_FILES) {
+                    0 => listed,
+                    more => format!("{listed} and {more} more"),
+                }
+            }
+            Condition::UnitSha256 => {
+                selectors.unit_sha256.map(|digest| digest.to_string()).unwrap_or_default()
+            }
         }
     }
 
@@ -312,6 +368,9 @@ impl ProcessComparison<'_> {
                 Some(Err(e)) => e.to_string(),
                 None => self.no_digest(agent),
             },
+            Condition::Files | Condition::UnitSha256 => {
+                self.content(&agent.entry, condition).unwrap_or_else(|reason| reason)
+            }
         }
     }
 

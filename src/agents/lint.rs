@@ -11,6 +11,13 @@ pub(super) fn warnings(entry: &AgentEntry) -> Vec<String> {
     warnings.extend(selectors.unit.as_deref().and_then(unit_name::warning));
     warnings.extend(selectors.user_unit.as_deref().and_then(unit_name::warning));
     warnings.extend(users_own(selectors));
+    if !selectors.files.is_empty() && selectors.unit.is_none() {
+        warnings.push(
+            "files says that these files of the host are unchanged, and not that the process runs them: the user \
+             can start any other script; add the unit that starts this one"
+                .into(),
+        );
+    }
     let exe = selectors.exe.as_ref().map(|exe| exe.to_string_lossy()).unwrap_or_default();
     if exe.contains(['*', '?', '[']) {
         warnings.push(format!("exe = {exe:?} is compared as it is: *, ? and [] stand for themselves"));

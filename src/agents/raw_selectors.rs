@@ -1,18 +1,23 @@
 //! The table `[match]` as a file has it, and its faults.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Component, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::{Diagnostic, Key, Kind, SourceFile};
-use crate::peer::ParseDigestError;
+use crate::peer::{ParseDigestError, Sha256Digest};
 
 use super::selectors::{IdOrName, Selectors};
 use super::unit_name;
 
 /// Hexadecimal digits of a container's ID.
 const CONTAINER_ID_LEN: usize = 64;
+/// Files of one agent.
+const MAX_FILES: usize = 32;
+/// Length of the longest path of a file, in bytes.
+const MAX_PATH_LEN: usize = 1024;
 
 /// The table `[match]` as written.
 #[derive(Deserialize)]
@@ -27,6 +32,9 @@ pub(super) struct RawSelectors {
     exe: Option<Spanned<PathBuf>>,
     exe_sha256: Option<Spanned<String>>,
     measured: Option<Spanned<bool>>,
+    #[serde(default)]
+    files: BTreeMap<Spanned<String>, Spanned<String>>,
+    unit_sha256: Option<Spanned<String>>,
 }
 
 impl RawSelectors {
@@ -41,6 +49,8 @@ impl RawSelectors {
         Key::optional("exe", Kind::Text("\"/usr/bin/researcher\"")),
         Key::optional("exe_sha256", Kind::Text("\"9f86d081...\", 64 hexadecimal digits")),
         Key::optional("measured", Kind::Boolean),
+        Key::optional("files", Kind::TextMap("{ \"/opt/agent/main.py\" = \"9f86d081...\" }")),
+        Key::optional("unit_sha256", Kind::Text("\"9f86d081...\", 64 hexadecimal digits")),
     ];
 
     /// Checks the selectors and appends their faults. `span` is that of the whole table. If it is
@@ -132,21 +142,32 @@ impl RawSelectors {
             }
             raw.into_inner()
         });
-        let exe_sha256 = self.exe_sha256.and_then(|raw| match raw.get_ref().parse() {
-            Ok(digest) => Some(digest),
-            Err(error @ ParseDigestError) => {
-                faults.push(source.diagnostic(raw.span(), error.to_string()));
-                None
-            }
-        });
+        let exe_sha256 = self.exe_sha256.and_then(|raw| parse_digest(&raw, source, faults));
         let measured = self.measured.as_ref().is_some_and(|raw| *raw.get_ref());
         if let (Some(raw), true, false) = (&self.measured, measured, has_executable_key || !is_complete) {
             let message = "measured = true without exe or exe_sha256 lets any measured program be this \
                            agent; add one of them";
             faults.push(source.diagnostic(raw.span(), message));
         }
-        let selectors =
-            Selectors { user, group, unit, user_unit, session, container, exe, exe_sha256, measured };
+        let files = files(self.files, source, faults);
+        if let (Some(raw), None, true) = (&self.unit_sha256, &unit, is_complete) {
+            let message = "unit_sha256 is the digest of the files of unit; add unit";
+            faults.push(source.diagnostic(raw.span(), message));
+        }
+        let unit_sha256 = self.unit_sha256.and_then(|raw| parse_digest(&raw, source, faults));
+        let selectors = Selectors {
+            user,
+            group,
+            unit,
+            user_unit,
+            session,
+            container,
+            exe,
+            exe_sha256,
+            measured,
+            files,
+            unit_sha256,
+        };
         // Any user can run a program under a debugger, preload a library into it, or place another file at
         // its path in a mount namespace. An executable therefore distinguishes agents of one user, but not
         // users.
@@ -159,4 +180,42 @@ impl RawSelectors {
         }
         selectors
     }
+}
+
+fn parse_digest(
+    raw: &Spanned<String>,
+    source: &SourceFile,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<Sha256Digest> {
+    let parsed = raw.get_ref().parse();
+    parsed.map_err(|e: ParseDigestError| faults.push(source.diagnostic(raw.span(), e.to_string()))).ok()
+}
+
+/// Checks the table `files` and appends its faults.
+fn files(
+    raw: BTreeMap<Spanned<String>, Spanned<String>>,
+    source: &SourceFile,
+    faults: &mut Vec<Diagnostic>,
+) -> BTreeMap<PathBuf, Sha256Digest> {
+    if let Some((path, _)) = raw.iter().nth(MAX_FILES) {
+        faults.push(source.diagnostic(path.span(), format!("more than {MAX_FILES} files of one agent")));
+    }
+    let mut files = BTreeMap::new();
+    for (path, digest) in raw {
+        let (span, path) = (path.span(), PathBuf::from(path.into_inner()));
+        let is_plain = path.is_absolute()
+            && path.components().skip(1).all(|part| matches!(part, Component::Normal(_)))
+            && path.as_os_str().len() <= MAX_PATH_LEN;
+        if !is_plain {
+            let message = format!(
+                "a file is an absolute path without .. and of at most {MAX_PATH_LEN} bytes, such as \
+                 \"/opt/agent/main.py\""
+            );
+            faults.push(source.diagnostic(span, message));
+        }
+        if let Some(digest) = parse_digest(&digest, source, faults) {
+            files.insert(path, digest);
+        }
+    }
+    files
 }

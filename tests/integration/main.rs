@@ -39,6 +39,7 @@ mod recovery_key;
 mod relying_parties;
 mod relying_servers;
 mod revocation;
+mod script_agents;
 mod secrets_in_memory;
 mod signing_chain;
 mod systemd;
