@@ -105,7 +105,7 @@
 //! std::fs::write(&file, agent)?;
 //! let agents = AgentSet::read(dir.path(), "example.org".len()).map_err(|faults| faults[0].to_string())?;
 //! let researcher = agents.get("researcher").ok_or("not registered")?;
-//! assert_eq!(researcher.grants[0].ttl.as_secs(), 300);
+//! assert_eq!(researcher.own_grants[0].ttl.as_secs(), 300);
 //! assert_eq!(researcher.spiffe_path("HOST"), "/host/HOST/agent/researcher");
 //!
 //! std::fs::write(&file, agent.replace("5m", "2h"))?;

@@ -14,7 +14,9 @@ use super::grant::{Algorithm, Grant};
 use super::host_warnings::host_warnings;
 use super::overlap;
 use super::read_files::read_files;
+use super::role_set::RoleSet;
 use super::script_warnings::script_warnings;
+use super::source::AgentSource;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
@@ -31,6 +33,8 @@ pub struct AgentSet {
     entries: BTreeMap<String, Arc<AgentEntry>>,
     /// Where each agent was read.
     origins: BTreeMap<String, Origin>,
+    /// The roles that agents can refer to.
+    roles: RoleSet,
     warnings: Vec<Diagnostic>,
     is_loaded: bool,
     is_confirmed_empty: bool,
@@ -40,22 +44,31 @@ impl AgentSet {
     /// Reads the files `*.toml` in `dir`, except those whose names begin with a dot. A missing directory is
     /// a fault: it may be on a file system that is not mounted, and its agents are not removed. Blocking.
     ///
-    /// `trust_domain_length` is the length of the trust domain in bytes: a SPIFFE ID has at most 127, so it
-    /// limits the length of names and tenants.
+    /// The roles are read from `roles.d` beside `dir`. `trust_domain_length` is as in [`AgentSource`].
     ///
     /// # Errors
     /// All faults of all files, each with file, line and fix: at most 1000, and one that says how many more.
     pub fn read(dir: &Path, trust_domain_length: usize) -> Result<AgentSet, Vec<Diagnostic>> {
-        let mut faults = Vec::new();
-        let mut agents = AgentSet { is_loaded: true, ..AgentSet::default() };
+        AgentSet::read_from(&AgentSource::beside(dir, trust_domain_length))
+    }
+
+    /// As [`AgentSet::read`], from any two directories. A missing directory of roles is one without roles.
+    ///
+    /// # Errors
+    /// As [`AgentSet::read`].
+    pub fn read_from(source: &AgentSource) -> Result<AgentSet, Vec<Diagnostic>> {
+        let dir = &source.agents;
+        let (roles, mut faults) = RoleSet::read(&source.roles);
+        let mut agents = AgentSet { is_loaded: true, roles, ..AgentSet::default() };
         let missing = || {
             let message = "does not exist; create it, or set paths.agents to the right directory".into();
             vec![Diagnostic { file: dir.to_owned(), line: None, message }]
         };
         let paths = list_files(dir, "toml", MAX_AGENT_FILES, "paths.agents")
-            .map_err(|fault| vec![fault])?
-            .ok_or_else(missing)?;
-        let results = read_files(&paths, trust_domain_length);
+            .map_err(|fault| vec![fault])
+            .and_then(|paths| paths.ok_or_else(missing))
+            .map_err(|of_dir| [std::mem::take(&mut faults), of_dir].concat())?;
+        let results = read_files(&paths, source.trust_domain_length, &agents.roles);
         for (path, result) in paths.into_iter().zip(results) {
             let (entry, match_line) = match result {
                 Ok(agent) => {
@@ -85,6 +98,7 @@ impl AgentSet {
                            revokes their certificates";
             agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message: message.into() });
         }
+        agents.warnings.extend_from_slice(agents.roles.warnings());
         if let Some(more) = faults.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
             faults.truncate(MAX_REPORTED);
             let message = format!("has {more} more faults; correct these first");
@@ -96,7 +110,7 @@ impl AgentSet {
     /// Whether a grant evaluates the host's posture, regardless of the host's configuration.
     pub fn uses_posture(&self) -> bool {
         let evaluates_posture = |grant: &Grant| grant.posture.is_some_and(|mode| mode != PostureMode::Off);
-        self.entries.values().any(|entry| entry.grants.iter().any(evaluates_posture))
+        self.entries.values().any(|entry| entry.grants().any(|granted| evaluates_posture(granted.item)))
     }
 
     /// Whether an agent requires that IMA has measured its executable.
@@ -179,6 +193,11 @@ impl AgentSet {
         self.is_confirmed_empty
     }
 
+    /// The roles that agents can refer to.
+    pub fn roles(&self) -> &RoleSet {
+        &self.roles
+    }
+
     /// Returns the number of agents.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -202,7 +221,7 @@ impl AgentSet {
     /// Whether a grant uses RS256, so that the host needs an RSA key.
     pub fn uses_rs256(&self) -> bool {
         let is_rs256 = |grant: &Grant| grant.alg == Algorithm::Rs256;
-        self.iter().any(|entry| entry.grants.iter().any(is_rs256))
+        self.iter().any(|entry| entry.grants().any(|granted| is_rs256(granted.item)))
     }
 }
 
@@ -232,7 +251,7 @@ mod tests {
             read(&[("a.toml", VALID_AGENT), ("note.txt", "not an agent"), (".b.toml.swp", "nor this")])
                 .unwrap();
         assert_eq!(agents.len(), 1);
-        let grant = &agents.get("a").unwrap().grants[0];
+        let grant = &agents.get("a").unwrap().own_grants[0];
         assert_eq!((grant.audience.as_str(), grant.ttl.as_secs()), ("https://x", 300));
     }
 
@@ -299,7 +318,7 @@ mod tests {
         use crate::agents::Assurance;
         let signed_by = |lines: &str| {
             let agents = read(&[("a.toml", &(VALID_AGENT.to_owned() + lines))]).unwrap();
-            let grant = &agents.get("a").unwrap().grants[0];
+            let grant = &agents.get("a").unwrap().own_grants[0];
             (grant.assurance, grant.alg, agents.uses_rs256())
         };
         assert_eq!(signed_by(""), (Assurance::Sealed, Algorithm::Es256, false));

@@ -114,7 +114,7 @@ impl ComparedAgents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agents::AgentRegistry;
+    use crate::agents::{AgentRegistry, MayBeEmpty};
     use crate::clock::{Clock, Timestamp};
     use crate::names::Names;
     use crate::peer::PeerTracker;
@@ -134,14 +134,14 @@ mod tests {
         let first = ComparedAgents::of(&peer, &registry.registrations());
         assert!(Arc::ptr_eq(&first, &ComparedAgents::of(&peer, &registry.registrations())));
         std::fs::write(dir.path().join("b.toml"), agent("b")).unwrap();
-        registry.reload(false).unwrap();
+        registry.reload(MayBeEmpty::default()).unwrap();
         let second = ComparedAgents::of(&peer, &registry.registrations());
         assert_eq!((first.possible.len(), second.possible.len()), (1, 2));
 
         for index in 0..MAX_KEPT_AGENTS {
             std::fs::write(dir.path().join(format!("c{index}.toml")), agent(&format!("c{index}"))).unwrap();
         }
-        registry.reload(false).unwrap();
+        registry.reload(MayBeEmpty::default()).unwrap();
         let many = ComparedAgents::of(&peer, &registry.registrations());
         assert_eq!(many.possible.len(), MAX_KEPT_AGENTS + 2);
         assert!(!Arc::ptr_eq(&many, &ComparedAgents::of(&peer, &registry.registrations())));

@@ -7,6 +7,9 @@ use crate::config::{Diagnostic, Key, Kind, PostureMode, SourceFile};
 
 use super::name::is_valid_name;
 
+/// Credentials of one file.
+const MAX_CREDENTIALS: usize = 128;
+
 /// Permission to use one sealed credential of the agent's tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CredentialGrant {
@@ -48,13 +51,31 @@ impl RawCredential {
         Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
     ];
 
-    /// Checks the table and appends its faults. With faults, the returned value is not used. `None` if the
-    /// name is missing, which is a fault of the schema.
-    pub(super) fn validate(
-        self,
+    /// Checks the tables of a file and appends their faults.
+    pub(super) fn validate_all(
+        raw_credentials: Vec<Spanned<RawCredential>>,
         source: &SourceFile,
         faults: &mut Vec<Diagnostic>,
-    ) -> Option<CredentialGrant> {
+    ) -> Vec<CredentialGrant> {
+        if let Some(excess) = raw_credentials.get(MAX_CREDENTIALS) {
+            let message = format!("more than {MAX_CREDENTIALS} credentials in one file; split it into two");
+            faults.push(source.diagnostic(excess.span(), message));
+        }
+        let mut credentials: Vec<CredentialGrant> = Vec::new();
+        for raw in raw_credentials {
+            let span = raw.span();
+            let Some(credential) = raw.into_inner().validate(source, faults) else { continue };
+            if credentials.iter().any(|existing| existing.name == credential.name) {
+                faults.push(source.diagnostic(span, "second table for this credential; remove one"));
+            }
+            credentials.push(credential);
+        }
+        credentials
+    }
+
+    /// Checks the table and appends its faults. With faults, the returned value is not used. `None` if the
+    /// name is missing, which is a fault of the schema.
+    fn validate(self, source: &SourceFile, faults: &mut Vec<Diagnostic>) -> Option<CredentialGrant> {
         let name = self.name?;
         if !is_credential_name(name.get_ref()) {
             faults.push(source.diagnostic(

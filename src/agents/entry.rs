@@ -1,35 +1,44 @@
 //! One registered agent, as its file describes it.
 
 use std::path::PathBuf;
-
-use serde::Serialize;
+use std::sync::Arc;
 
 use crate::config::Diagnostic;
 
 use super::credential::CredentialGrant;
 use super::grant::Grant;
 use super::name::AgentName;
+use super::role::{Keyed, OfRole, Role, find};
 use super::selectors::Selectors;
 
 /// One registered agent.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentEntry {
     /// The agent's name, unique on the host.
     pub name: AgentName,
     /// Contact for the agent, such as a mail address.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// Tenant that the agent belongs to; part of its SPIFFE ID.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// Which processes are this agent.
-    #[serde(rename = "match")]
     pub selectors: Selectors,
-    /// Which tokens the agent may request, at most one grant for each audience.
-    pub grants: Vec<Grant>,
-    /// Which sealed credentials the agent may use, each name at most once.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub credentials: Vec<CredentialGrant>,
+    /// The roles that the agent's file refers to, in its order.
+    pub roles: Vec<Arc<Role>>,
+    /// The grants of the agent's own file, at most one for each audience. [`AgentEntry::grants`] has those of
+    /// its roles too.
+    pub own_grants: Vec<Grant>,
+    /// The credentials of the agent's own file, each name at most once. [`AgentEntry::credentials`] has those
+    /// of its roles too.
+    pub own_credentials: Vec<CredentialGrant>,
+}
+
+/// A grant or credential of an agent, with the role that it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted<'a, T> {
+    /// The grant or credential.
+    pub item: &'a T,
+    /// The role whose file has it; `None` if it is in the agent's own file.
+    pub role: Option<&'a str>,
 }
 
 /// Where an agent was read.
@@ -54,5 +63,67 @@ impl AgentEntry {
             Some(tenant) => format!("/host/{host_id}/tenant/{tenant}/agent/{}", self.name),
             None => format!("/host/{host_id}/agent/{}", self.name),
         }
+    }
+
+    /// The grant for this audience: the agent's own, else that of its roles.
+    pub fn grant(&self, audience: &str) -> Option<Granted<'_, Grant>> {
+        self.granted(&self.own_grants, |role| role.grants(), audience)
+    }
+
+    /// Which tokens the agent may request, one grant for each audience: its own, then those of its roles that
+    /// they do not replace.
+    pub fn grants(&self) -> impl Iterator<Item = Granted<'_, Grant>> {
+        self.all_granted(&self.own_grants, |role| role.grants())
+    }
+
+    /// What the agent may do with the credential of this name, by its own file, else by its roles.
+    pub fn credential(&self, name: &str) -> Option<Granted<'_, CredentialGrant>> {
+        self.granted(&self.own_credentials, |role| role.credentials(), name)
+    }
+
+    /// Which sealed credentials the agent may use, each name once: its own, then those of its roles.
+    pub fn credentials(&self) -> impl Iterator<Item = Granted<'_, CredentialGrant>> {
+        self.all_granted(&self.own_credentials, |role| role.credentials())
+    }
+
+    fn granted<'a, T: Keyed>(
+        &'a self,
+        own: &'a [T],
+        of_role: impl Fn(&'a Role) -> &'a [OfRole<T>],
+        key: &str,
+    ) -> Option<Granted<'a, T>> {
+        if let Some(item) = own.iter().find(|item| item.key() == key) {
+            return Some(Granted { item, role: None });
+        }
+        self.roles.iter().find_map(|role| find(of_role(role), key)).map(OfRole::granted)
+    }
+
+    fn all_granted<'a, T: Keyed>(
+        &'a self,
+        own: &'a [T],
+        of_role: impl Fn(&'a Role) -> &'a [OfRole<T>] + Copy + 'a,
+    ) -> impl Iterator<Item = Granted<'a, T>> {
+        let of_roles = self.roles.iter().enumerate().flat_map(move |(at, role)| {
+            of_role(role).iter().filter(move |item| {
+                let key = item.item.key();
+                let is_in_earlier = |role: &'a Arc<Role>| find(of_role(role), key).is_some();
+                !own.iter().any(|item| item.key() == key) && !self.roles[..at].iter().any(is_in_earlier)
+            })
+        });
+        own.iter().map(|item| Granted { item, role: None }).chain(of_roles.map(OfRole::granted))
+    }
+}
+
+impl<T> OfRole<T> {
+    fn granted(&self) -> Granted<'_, T> {
+        Granted { item: &self.item, role: Some(&self.role) }
+    }
+}
+
+impl<T> std::ops::Deref for Granted<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.item
     }
 }

@@ -7,22 +7,20 @@ use toml::Spanned;
 
 use crate::config::{Diagnostic, Key, Kind, SourceFile};
 
-use super::credential::{CredentialGrant, RawCredential};
+use super::credential::RawCredential;
 use super::entry::AgentEntry;
-use super::grant::{Grant, RawGrant};
+use super::grant::RawGrant;
 use super::lint;
 use super::name::{AgentName, is_valid_name};
 use super::raw_selectors::RawSelectors;
+use super::role::references;
+use super::role_set::{RoleSet, role_conflicts};
 
 /// Length of the longest SPIFFE ID, in bytes: Google's workload identity federation accepts no longer
 /// subject.
 const MAX_SPIFFE_ID_LEN: usize = 127;
 /// Placeholder for the host id, which has 26 base32 characters on every host.
 const HOST_ID_PLACEHOLDER: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaa";
-/// Grants of one agent.
-const MAX_GRANTS: usize = 128;
-/// Credentials of one agent.
-const MAX_CREDENTIALS: usize = 128;
 /// Length of the longest owner, in bytes.
 const MAX_OWNER_LEN: usize = 256;
 
@@ -31,6 +29,7 @@ const KEYS: &[Key] = &[
     Key::required("name", Kind::Text("\"researcher\"")),
     Key::optional("owner", Kind::Text("\"team@example.com\"")),
     Key::optional("tenant", Kind::Text("\"acme\"")),
+    Key::optional("roles", Kind::TextList("[\"reader\"]")),
     Key::required("match", Kind::Table(RawSelectors::KEYS)),
     Key::optional("grant", Kind::Tables(RawGrant::KEYS)),
     Key::optional("credential", Kind::Tables(RawCredential::KEYS)),
@@ -43,6 +42,8 @@ struct AgentFile {
     name: Option<Spanned<String>>,
     owner: Option<Spanned<String>>,
     tenant: Option<Spanned<String>>,
+    #[serde(default)]
+    roles: Vec<Spanned<String>>,
     #[serde(rename = "match")]
     selectors: Option<Spanned<RawSelectors>>,
     #[serde(default, rename = "grant")]
@@ -59,25 +60,33 @@ pub(super) struct ReadAgent {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads one file: the agent, and warnings about it. `trust_domain_length`, in bytes, limits the
-/// agent's SPIFFE ID before the host id is known.
+/// Reads one file: the agent with those of `roles` that it refers to, and warnings about it.
+/// `trust_domain_length`, in bytes, limits the agent's SPIFFE ID before the host id is known.
 ///
 /// # Errors
 /// The faults of the file, at most 50.
-pub(super) fn read(path: &Path, trust_domain_length: usize) -> Result<ReadAgent, Vec<Diagnostic>> {
+pub(super) fn read(
+    path: &Path,
+    trust_domain_length: usize,
+    roles: &RoleSet,
+) -> Result<ReadAgent, Vec<Diagnostic>> {
     let source = SourceFile::read(path).map_err(|fault| vec![fault])?;
-    parse(&source, trust_domain_length)
+    parse(&source, trust_domain_length, roles)
 }
 
-/// Checks the text of a file that is not written yet.
+/// Checks the text of a file that is not written yet. Whether its roles exist is not checked.
 ///
 /// # Errors
 /// The faults of the text, at most 50.
 pub fn check_text(path: &Path, text: &str, trust_domain_length: usize) -> Result<(), Vec<Diagnostic>> {
-    parse(&SourceFile::from_text(path, text.to_owned()), trust_domain_length).map(drop)
+    parse(&SourceFile::from_text(path, text.to_owned()), trust_domain_length, &RoleSet::unknown()).map(drop)
 }
 
-fn parse(source: &SourceFile, trust_domain_length: usize) -> Result<ReadAgent, Vec<Diagnostic>> {
+fn parse(
+    source: &SourceFile,
+    trust_domain_length: usize,
+    roles: &RoleSet,
+) -> Result<ReadAgent, Vec<Diagnostic>> {
     let parsed = source.parse::<AgentFile>(KEYS);
     let (mut faults, incomplete) = (parsed.faults, parsed.incomplete);
     let Some(raw) = parsed.values else { return Err(source.sorted(faults)) };
@@ -117,27 +126,20 @@ fn parse(source: &SourceFile, trust_domain_length: usize) -> Result<ReadAgent, V
         (selectors, span)
     });
 
-    if let Some(excess_grant) = raw.grants.get(MAX_GRANTS) {
-        faults.push(source.diagnostic(
-            excess_grant.span(),
-            format!("more than {MAX_GRANTS} grants in one agent; split it into two agents"),
-        ));
+    let own_grants = RawGrant::validate_all(raw.grants, source, &mut faults);
+    let own_credentials = RawCredential::validate_all(raw.credentials, source, &mut faults);
+    let references = references(raw.roles, source, &mut faults);
+    let roles = roles.find_all(&references, &mut faults);
+    if let Some(first) = references.first() {
+        let has_grant = |audience: &str| own_grants.iter().any(|grant| grant.audience == audience);
+        let has_credential = |name: &str| own_credentials.iter().any(|credential| credential.name == name);
+        let conflicts = role_conflicts(&roles, has_grant, has_credential);
+        faults.extend(conflicts.into_iter().map(|message| first.place.diagnostic(message)));
     }
-    let mut grants: Vec<Grant> = Vec::new();
-    for raw_grant in raw.grants {
-        let span = raw_grant.span();
-        let Some(grant) = raw_grant.into_inner().validate(source, &mut faults) else { continue };
-        if grants.iter().any(|existing| existing.audience == grant.audience) {
-            faults
-                .push(source.diagnostic(span, "second grant for this audience; add its scopes to the first"));
-        }
-        grants.push(grant);
-    }
-    let credentials = credentials(raw.credentials, source, &mut faults);
     let (Some((name, name_span)), Some((selectors, selectors_span))) = (name, selectors) else {
         return Err(source.sorted(faults));
     };
-    let entry = AgentEntry { name, owner, tenant, selectors, grants, credentials };
+    let entry = AgentEntry { name, owner, tenant, selectors, roles, own_grants, own_credentials };
     let length = "spiffe://".len() + trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();
     if length > MAX_SPIFFE_ID_LEN {
         let excess = length - MAX_SPIFFE_ID_LEN;
@@ -156,29 +158,6 @@ fn parse(source: &SourceFile, trust_domain_length: usize) -> Result<ReadAgent, V
     Ok(ReadAgent { entry, match_line, warnings })
 }
 
-/// Checks the tables `[[credential]]` and appends their faults.
-fn credentials(
-    raw_credentials: Vec<Spanned<RawCredential>>,
-    source: &SourceFile,
-    faults: &mut Vec<Diagnostic>,
-) -> Vec<CredentialGrant> {
-    if let Some(excess) = raw_credentials.get(MAX_CREDENTIALS) {
-        let message =
-            format!("more than {MAX_CREDENTIALS} credentials of one agent; split it into two agents");
-        faults.push(source.diagnostic(excess.span(), message));
-    }
-    let mut credentials: Vec<CredentialGrant> = Vec::new();
-    for raw in raw_credentials {
-        let span = raw.span();
-        let Some(credential) = raw.into_inner().validate(source, faults) else { continue };
-        if credentials.iter().any(|existing| existing.name == credential.name) {
-            faults.push(source.diagnostic(span, "second table for this credential; remove one"));
-        }
-        credentials.push(credential);
-    }
-    credentials
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +167,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.toml");
         std::fs::write(&path, text).unwrap();
-        let faults = read(&path, 35).map(drop).unwrap_err();
+        let faults = read(&path, 35, &RoleSet::default()).map(drop).unwrap_err();
         faults.iter().map(|fault| format!("{}: {}", fault.line.unwrap_or(0), fault.message)).collect()
     }
 

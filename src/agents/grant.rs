@@ -16,6 +16,8 @@ const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(300);
 const MAX_AUDIENCE_OR_SCOPE_LEN: usize = 512;
 /// Scopes of one grant.
 const MAX_SCOPES: usize = 128;
+/// Grants of one file.
+const MAX_GRANTS: usize = 128;
 
 /// Permission to request tokens for one audience.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -111,9 +113,32 @@ impl RawGrant {
         Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
     ];
 
+    /// Checks the grants of a file and appends their faults.
+    pub(super) fn validate_all(
+        raw_grants: Vec<Spanned<RawGrant>>,
+        source: &SourceFile,
+        faults: &mut Vec<Diagnostic>,
+    ) -> Vec<Grant> {
+        if let Some(excess) = raw_grants.get(MAX_GRANTS) {
+            let message = format!("more than {MAX_GRANTS} grants in one file; split it into two");
+            faults.push(source.diagnostic(excess.span(), message));
+        }
+        let mut grants: Vec<Grant> = Vec::new();
+        for raw_grant in raw_grants {
+            let span = raw_grant.span();
+            let Some(grant) = raw_grant.into_inner().validate(source, faults) else { continue };
+            if grants.iter().any(|existing| existing.audience == grant.audience) {
+                let message = "second grant for this audience; add its scopes to the first";
+                faults.push(source.diagnostic(span, message));
+            }
+            grants.push(grant);
+        }
+        grants
+    }
+
     /// Checks the grant and appends its faults. With faults, the returned grant is incomplete and not used.
     /// `None` if the audience is missing, which is a fault of the schema.
-    pub(super) fn validate(self, source: &SourceFile, faults: &mut Vec<Diagnostic>) -> Option<Grant> {
+    fn validate(self, source: &SourceFile, faults: &mut Vec<Diagnostic>) -> Option<Grant> {
         let audience = self.audience?;
         let (span, audience) = (audience.span(), audience.into_inner());
         if audience.is_empty()

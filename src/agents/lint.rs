@@ -1,6 +1,7 @@
 //! What is valid in a file of `agents.d` and probably not meant.
 
 use super::entry::AgentEntry;
+use super::grant::Grant;
 use super::selectors::Selectors;
 use super::unit_name;
 
@@ -22,12 +23,7 @@ pub(super) fn warnings(entry: &AgentEntry) -> Vec<String> {
     if exe.contains(['*', '?', '[']) {
         warnings.push(format!("exe = {exe:?} is compared as it is: *, ? and [] stand for themselves"));
     }
-    for grant in &entry.grants {
-        let texts = [&grant.audience].into_iter().chain(&grant.scopes);
-        warnings.extend(texts.filter(|text| text.contains('*')).map(|text| {
-            format!("{text:?} is compared as it is: * stands for itself; write each audience and scope")
-        }));
-    }
+    warnings.extend(patterns(&entry.own_grants));
     warnings
 }
 
@@ -65,6 +61,14 @@ fn users_own(selectors: &Selectors) -> Vec<String> {
         warnings.push("no process is in a login session and in a unit of the user's service manager".into());
     }
     warnings
+}
+
+/// Audiences and scopes that look like patterns.
+pub(super) fn patterns<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> impl Iterator<Item = String> {
+    let texts = grants.into_iter().flat_map(|grant| [&grant.audience].into_iter().chain(&grant.scopes));
+    texts.filter(|text| text.contains('*')).map(|text| {
+        format!("{text:?} is compared as it is: * stands for itself; write each audience and scope")
+    })
 }
 
 /// Why processes of several users may be this agent.

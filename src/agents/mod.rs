@@ -1,7 +1,7 @@
 //! The registered agents: reads `agents.d`, matches processes against it, and reloads it.
 //!
 //! Each `*.toml` file of the directory registers one agent with its selectors ([`Selectors`]) and its grants
-//! ([`Grant`]). [`AgentSet`] is a whole directory, read either completely or not at all; [`AgentRegistry`]
+//! ([`Grant`]); those of `roles.d` have grants that agents share ([`Role`]). [`AgentSet`] is a whole directory, read either completely or not at all; [`AgentRegistry`]
 //! holds the active set and keeps it if a reload finds a fault. [`AgentRegistry::candidates`] compares a peer
 //! with the active set by numbers, [`AgentRegistry::identify`] by what takes time. It is the only way to
 //! construct an [`AuthenticatedAgent`], the second step of the request path.
@@ -28,8 +28,11 @@ mod raw_selectors;
 mod read_files;
 mod registrations;
 mod registry;
+mod role;
+mod role_set;
 mod script_warnings;
 mod selectors;
+mod source;
 mod unit_name;
 
 pub use agent_set::AgentSet;
@@ -38,7 +41,7 @@ pub use comparison::{AgentComparison, ComparedWith, Condition, Outcome, ProcessC
 pub use contents::Attested;
 pub(crate) use credential::is_credential_name;
 pub use credential::{CredentialGrant, CredentialUse};
-pub use entry::AgentEntry;
+pub use entry::{AgentEntry, Granted};
 pub use file::check_text;
 pub(crate) use grant::is_scope;
 pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL, TokenTyp};
@@ -48,6 +51,9 @@ pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
 pub use name::{AgentName, InvalidAgentName};
 pub use registrations::Registrations;
-pub use registry::{AgentRegistry, LoadStatus, Reloaded};
+pub use registry::{AgentRegistry, LoadStatus, MayBeEmpty, Reloaded};
+pub use role::Role;
+pub use role_set::RoleSet;
 pub use script_warnings::script_warnings;
 pub use selectors::{IdOrName, Selectors, TagCheck};
+pub use source::AgentSource;

@@ -7,6 +7,7 @@ use std::thread;
 use crate::config::Diagnostic;
 
 use super::file::{self, ReadAgent};
+use super::role_set::RoleSet;
 
 /// Threads that read at the same time.
 const MAX_THREADS: usize = 4;
@@ -17,9 +18,10 @@ const MIN_FILES_OF_THREAD: usize = 64;
 pub(super) fn read_files(
     paths: &[PathBuf],
     trust_domain_length: usize,
+    roles: &RoleSet,
 ) -> Vec<Result<ReadAgent, Vec<Diagnostic>>> {
     let read = |paths: &[PathBuf]| -> Vec<Result<ReadAgent, Vec<Diagnostic>>> {
-        paths.iter().map(|path| file::read(path, trust_domain_length)).collect()
+        paths.iter().map(|path| file::read(path, trust_domain_length, roles)).collect()
     };
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let threads = processors.min(MAX_THREADS).min(paths.len() / MIN_FILES_OF_THREAD);
@@ -58,7 +60,7 @@ mod tests {
             };
             std::fs::write(path, text).unwrap();
         }
-        let results = read_files(&paths, 35);
+        let results = read_files(&paths, 35, &RoleSet::default());
         assert_eq!(results.len(), paths.len());
         for (n, result) in results.iter().enumerate() {
             match result {

@@ -1,7 +1,7 @@
 //! The active set of agents and its reload.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -18,6 +18,7 @@ use crate::plural::counted;
 use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
 use super::changes::AgentChanges;
 use super::registrations::Registrations;
+use super::source::AgentSource;
 
 /// Warnings of one reload that are logged; `hostbadge agent check` prints all.
 const MAX_LOGGED_WARNINGS: usize = 8;
@@ -27,8 +28,7 @@ const MAX_LOGGED_WARNINGS: usize = 8;
 pub struct AgentRegistry(Arc<RegistryState>);
 
 struct RegistryState {
-    dir: PathBuf,
-    trust_domain_length: usize,
+    source: AgentSource,
     clock: Clock,
     current: ArcSwap<Registrations>,
     /// Serializes replacements of `current`: by a reload, and when the number of a name changes.
@@ -53,8 +53,19 @@ pub struct LoadStatus {
     pub is_loaded: bool,
     /// Number of active agents.
     pub agents: usize,
+    /// Number of roles.
+    pub roles: usize,
     /// Faults of the last reload. If there are any, the previous set stayed active.
     pub faults: Vec<Diagnostic>,
+}
+
+/// The directories whose files may all have been removed on purpose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MayBeEmpty {
+    /// `agents.d`: all agents are removed.
+    pub agents: bool,
+    /// `roles.d`, which may be missing too: all roles are removed.
+    pub roles: bool,
 }
 
 /// What a reload did.
@@ -69,23 +80,23 @@ pub struct Reloaded {
 impl AgentRegistry {
     /// Reads the directory. If it has faults, the registry starts with a set that is not loaded
     /// ([`AgentSet::is_loaded`]), and [`AgentRegistry::load_status`] returns them. Blocking: waits at most
-    /// 5 s for `names`. `trust_domain_length` is as in [`AgentSet::read`].
+    /// 5 s for `names`. `trust_domain_length` is as in [`AgentSource`], and roles are read
+    /// from `roles.d` beside `dir`.
     pub fn open(dir: &Path, trust_domain_length: usize, names: Names, clock: Clock) -> AgentRegistry {
-        AgentRegistry::open_with(dir, trust_domain_length, names, clock, DigestCache::default())
+        let source = AgentSource::beside(dir, trust_domain_length);
+        AgentRegistry::open_with(source, names, clock, DigestCache::default())
     }
 
-    /// As [`AgentRegistry::open`], with a cache for the digests of executables.
+    /// As [`AgentRegistry::open`], from any two directories, with a cache for the digests of executables.
     pub fn open_with(
-        dir: &Path,
-        trust_domain_length: usize,
+        source: AgentSource,
         names: Names,
         clock: Clock,
         digest_cache: DigestCache,
     ) -> AgentRegistry {
         let loaded_at = clock.now();
         let registry = AgentRegistry(Arc::new(RegistryState {
-            dir: dir.to_owned(),
-            trust_domain_length,
+            source,
             clock,
             current: ArcSwap::default(),
             activation_lock: Mutex::new(()),
@@ -93,6 +104,7 @@ impl AgentRegistry {
                 loaded_at,
                 is_loaded: false,
                 agents: 0,
+                roles: 0,
                 faults: Vec::new(),
             }),
             change_sender: watch::Sender::new(()),
@@ -108,7 +120,7 @@ impl AgentRegistry {
             }
         });
         // The faults are in `load_status`, and the callers report them.
-        if registry.reload(false).is_err() {
+        if registry.reload(MayBeEmpty::default()).is_err() {
             registry.0.names.resolve(&BTreeSet::new(), RESOLVE_TIMEOUT);
         }
         registry
@@ -117,16 +129,16 @@ impl AgentRegistry {
     /// Reads the directory again and activates the new set if it has no faults. Blocking: waits at most 5 s
     /// for the numbers of users and groups.
     ///
-    /// A directory without agents removes all active ones only if `allow_empty` says that this is meant: a
-    /// file system that is not mounted leaves such a directory too.
+    /// A directory without files removes all active agents, or all roles, only if `may_be_empty` says that
+    /// this is meant: a file system that is not mounted leaves such a directory too.
     ///
     /// # Errors
     /// All faults of all files. The previous set stays active.
-    pub fn reload(&self, allow_empty: bool) -> Result<Reloaded, Vec<Diagnostic>> {
+    pub fn reload(&self, may_be_empty: MayBeEmpty) -> Result<Reloaded, Vec<Diagnostic>> {
         let state = &*self.0;
         let _guard = lock(&state.reload_lock);
         let previous = self.current();
-        match state.read(&previous, allow_empty) {
+        match state.read(&previous, may_be_empty) {
             Ok(agents) => {
                 let used_names = agents.user_and_group_names();
                 // What is not known by then is `temporarily_unavailable` until it is.
@@ -143,6 +155,7 @@ impl AgentRegistry {
                     loaded_at: state.clock.now(),
                     is_loaded: true,
                     agents: agents.len(),
+                    roles: agents.roles().len(),
                     faults: Vec::new(),
                 };
                 state.activate(Some(Arc::new(agents.reusing(&previous))));
@@ -157,6 +170,7 @@ impl AgentRegistry {
                     loaded_at,
                     is_loaded: previous.is_loaded(),
                     agents: previous.len(),
+                    roles: previous.roles().len(),
                     faults: faults.clone(),
                 }));
                 Err(faults)
@@ -206,18 +220,42 @@ impl RegistryState {
         }
     }
 
-    /// Reads the directory. An empty one is refused while agents are active, unless that is meant.
-    fn read(&self, previous: &AgentSet, allow_empty: bool) -> Result<AgentSet, Vec<Diagnostic>> {
-        let agents = AgentSet::read(&self.dir, self.trust_domain_length)?;
-        if !agents.is_empty() || previous.is_empty() || allow_empty {
-            return Ok(agents.confirm_empty(allow_empty || previous.is_confirmed_empty()));
+    /// Reads the directories. An empty one is refused while its agents or roles are active, unless that is
+    /// meant.
+    fn read(&self, previous: &AgentSet, may_be_empty: MayBeEmpty) -> Result<AgentSet, Vec<Diagnostic>> {
+        let roles_vanished = |is_gone: bool| is_gone && !previous.roles().is_empty() && !may_be_empty.roles;
+        let agents = AgentSet::read_from(&self.source).map_err(|mut faults| {
+            // Without their roles, all agents that refer to them have faults.
+            if roles_vanished(!self.source.has_roles()) {
+                faults.insert(0, self.no_roles(previous));
+            }
+            faults
+        })?;
+        let mut faults = Vec::new();
+        if roles_vanished(agents.roles().is_empty()) {
+            faults.push(self.no_roles(previous));
         }
+        if agents.is_empty() && !previous.is_empty() && !may_be_empty.agents {
+            let message = format!(
+                "has no files *.toml, and the daemon keeps its {}. Restore the files, or mount their file \
+                 system; \"hostbadge agent reload --allow-empty\" removes all agents",
+                counted(previous.len(), "active agent")
+            );
+            faults.push(Diagnostic { file: self.source.agents.clone(), line: None, message });
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(agents.confirm_empty(may_be_empty.agents || previous.is_confirmed_empty()))
+    }
+
+    fn no_roles(&self, previous: &AgentSet) -> Diagnostic {
         let message = format!(
-            "has no files *.toml, and the daemon keeps its {}. Restore the files, or mount their file system; \
-             \"hostbadge agent reload --allow-empty\" removes all agents",
-            counted(previous.len(), "active agent")
+            "has no files *.toml, or does not exist, and the daemon keeps its {}. Restore the files, or mount \
+             their file system; \"hostbadge agent reload --allow-empty=roles\" removes all roles",
+            counted(previous.roles().len(), "role")
         );
-        Err(vec![Diagnostic { file: self.dir.clone(), line: None, message }])
+        Diagnostic { file: self.source.roles.clone(), line: None, message }
     }
 }
 
@@ -238,13 +276,13 @@ mod tests {
 
         write_file("a.toml", "name = \"b\"\n[match]\nuser = 0\n");
         write_file("c.toml", "name = \"c\"\n[match]\nuesr = 0\n");
-        let faults = registry.reload(false).unwrap_err();
+        let faults = registry.reload(MayBeEmpty::default()).unwrap_err();
         assert_eq!(faults.len(), 1);
         assert!(registry.current().get("a").is_some() && registry.current().get("b").is_none());
         assert_eq!(registry.load_status().faults, faults);
 
         write_file("c.toml", "name = \"c\"\n[match]\nuser = 0\n");
-        let changes = registry.reload(false).unwrap().changes;
+        let changes = registry.reload(MayBeEmpty::default()).unwrap().changes;
         assert_eq!((changes.added.len(), changes.removed.len()), (2, 1));
         assert!(registry.load_status().faults.is_empty());
     }

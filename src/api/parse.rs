@@ -55,7 +55,7 @@ pub fn reload_request(body: &RequestBody) -> Result<ReloadRequest, InvalidReques
         return Ok(ReloadRequest::default());
     }
     decode_json(&body.bytes).map_err(|e| {
-        let expected = r#"{"allow_empty": []}, with "agents", "federation" or both in the list"#;
+        let expected = r#"{"allow_empty": []}, with "agents", "roles" or "federation" in the list"#;
         InvalidRequest::new(format!("the body must be empty or {expected}: {e}"))
     })
 }

@@ -10,11 +10,11 @@ use super::agent_new;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::format::format_fault;
+use super::format::{format_fault, roles_suffix};
 use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use super::why;
-use crate::agents::{AgentName, AgentSet, host_warnings, script_warnings};
+use crate::agents::{AgentName, AgentSet, AgentSource, host_warnings, script_warnings};
 use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
 use crate::wire::admin::{
@@ -48,7 +48,7 @@ pub(super) enum AgentSubcommand {
     New(Box<agent_new::NewArgs>),
     /// Check a directory of agents and print its faults and warnings, without the daemon
     Check {
-        /// Directory of the agents' files [default: the directory of the configuration]
+        /// Directory of the agents' files, with roles.d beside it [default: those of the configuration]
         dir: Option<PathBuf>,
     },
     /// Make the daemon read its agents again: all of them become active, or none if a file has a fault
@@ -57,7 +57,7 @@ pub(super) enum AgentSubcommand {
 
 #[derive(Args, Debug)]
 pub(super) struct ReloadArgs {
-    /// Accept that a directory has no files any more: agents.d (agents) or federation. Without this option,
+    /// Accept that a directory has no files any more: agents.d (agents), roles.d (roles) or federation. Without this option,
     /// an empty directory is a fault while agents or bundles are active, which stay so: its file system may
     /// not be mounted
     #[arg(
@@ -75,6 +75,8 @@ pub(super) struct ReloadArgs {
 enum Directory {
     /// Remove all agents
     Agents,
+    /// Remove all roles
+    Roles,
     /// Remove the bundles of all other trust domains
     Federation,
 }
@@ -96,14 +98,15 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
         return print_json(&reply.raw);
     }
     let rows: Vec<Vec<String>> = reply.body.iter().map(row).collect();
-    print_columns(&["NAME", "OWNER", "MATCH", "AUDIENCES"], &rows)?;
+    print_columns(&["NAME", "OWNER", "MATCH", "ROLES", "AUDIENCES"], &rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn row(agent: &Agent) -> Vec<String> {
     let audiences: Vec<&str> = agent.grants.iter().map(|grant| grant.audience.as_str()).collect();
     let owner = agent.owner.clone().unwrap_or_else(|| "-".into());
-    vec![agent.name.clone(), owner, format_selectors(&agent.selectors), audiences.join(" ")]
+    let roles = if agent.roles.is_empty() { "-".to_owned() } else { agent.roles.join(" ") };
+    vec![agent.name.clone(), owner, format_selectors(&agent.selectors), roles, audiences.join(" ")]
 }
 
 fn format_selectors(selectors: &AgentSelectors) -> String {
@@ -141,6 +144,9 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
     table.add_some("owner", agent.owner.as_ref());
     table.add_some("tenant", agent.tenant.as_ref());
     table.add("match", format_selectors(&agent.selectors));
+    if !agent.roles.is_empty() {
+        table.add("roles", agent.roles.join(", "));
+    }
     for grant in &agent.grants {
         table.add("grant", format_grant(grant));
     }
@@ -149,7 +155,8 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
             CredentialUse::Inject => "through the egress proxy",
             CredentialUse::Release => "gets the value",
         };
-        table.add("credential", format!("{}, {usage}", credential.name));
+        let from = format_role(credential.role.as_ref());
+        table.add("credential", format!("{}, {usage}{from}", credential.name));
     }
     table.print()?;
     Ok(ExitCode::SUCCESS)
@@ -166,7 +173,12 @@ fn format_grant(grant: &AgentGrant) -> String {
     if let Some(mode) = grant.posture {
         text += &format!(", posture {mode}");
     }
+    text += &format_role(grant.role.as_ref());
     format!("{text}: {}", grant.scopes.join(" "))
+}
+
+fn format_role(role: Option<&String>) -> String {
+    role.map(|role| format!(", by role {role}")).unwrap_or_default()
 }
 
 fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliError> {
@@ -176,17 +188,21 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
         Some(_) => Config::load(None).unwrap_or_default(),
         None => Config::load(None).map_err(|faults| CliError::invalid_files(&faults))?,
     };
-    let dir = dir.unwrap_or(&config.paths.agents);
-    let agents = AgentSet::read(dir, config.trust_domain_length())
-        .map_err(|faults| CliError::invalid_files(&faults))?;
+    let source = match dir {
+        Some(dir) => AgentSource::beside(dir, config.trust_domain_length()),
+        None => AgentSource::from(&config),
+    };
+    let agents = AgentSet::read_from(&source).map_err(|faults| CliError::invalid_files(&faults))?;
     let warnings = agents.warnings_on_host().map_err(CliError::local)?;
     if common.json {
-        let json = json!({ "agents": agents.len(), "faults": [], "warnings": warnings });
+        let (agents, roles) = (agents.len(), agents.roles().len());
+        let json = json!({ "agents": agents, "roles": roles, "faults": [], "warnings": warnings });
         return print_json(&json);
     }
     warnings.iter().map(Fault::from).for_each(print_warning);
-    let dir = escape_unprintable(&dir.to_string_lossy()).into_owned();
-    print_line(format_args!("{dir}: {}, no faults", counted(agents.len(), "agent")))?;
+    let dir = escape_unprintable(&source.agents.to_string_lossy()).into_owned();
+    let roles = roles_suffix(agents.roles().len());
+    print_line(format_args!("{dir}: {}{roles}, no faults", counted(agents.len(), "agent")))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -198,6 +214,7 @@ fn print_warning(warning: Fault) {
 async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode, CliError> {
     let allow_empty = arguments.allow_empty.iter().map(|directory| match directory {
         Directory::Agents => EmptyDirectory::Agents,
+        Directory::Roles => EmptyDirectory::Roles,
         Directory::Federation => EmptyDirectory::Federation,
     });
     let request = ReloadRequest { allow_empty: allow_empty.collect() };

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::output::{print_bytes, print_line};
-use crate::agents::{AgentName, AgentSet, check_text};
+use crate::agents::{AgentName, AgentSet, AgentSource, check_text};
 use crate::config::{Config, escape_unprintable};
 
 #[derive(Args, Debug)]
@@ -26,6 +26,9 @@ pub(super) struct NewArgs {
     /// Tenant of the agent
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
+    /// A role that the agent has; once for each
+    #[arg(long)]
+    role: Vec<String>,
     /// User of the agent's processes, by name or number
     #[arg(long)]
     user: Option<String>,
@@ -70,12 +73,17 @@ pub(super) fn run(common: &CommonArgs, arguments: &NewArgs) -> Result<ExitCode, 
         print_bytes(text.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let dir = match &arguments.dir {
-        Some(dir) => dir.clone(),
-        None => config.map_err(|faults| CliError::invalid_files(&faults))?.paths.agents,
+    let source = match &arguments.dir {
+        Some(dir) => AgentSource::beside(dir, trust_domain_length),
+        None => AgentSource::from(&config.map_err(|faults| CliError::invalid_files(&faults))?),
     };
-    let agents =
-        AgentSet::read(&dir, trust_domain_length).map_err(|faults| CliError::invalid_files(&faults))?;
+    let agents = AgentSet::read_from(&source).map_err(|faults| CliError::invalid_files(&faults))?;
+    let unknown = |role: &&String| !agents.roles().iter().any(|known| known.name() == *role);
+    if let Some(role) = arguments.role.iter().find(unknown) {
+        let dir = source.roles.display();
+        return Err(CliError::Local(format!("there is no role \"{role}\" in {dir}; add its file first")));
+    }
+    let dir = source.agents;
     if agents.get(name.as_str()).is_some() {
         return Err(CliError::Local(format!("there is an agent \"{name}\" in {} already", dir.display())));
     }
@@ -117,6 +125,9 @@ fn file_text(arguments: &NewArgs) -> String {
     file.line(&format!("name = {}", quote(&arguments.name)));
     file.key("owner", text(&arguments.owner), "\"team@example.com\"", "contact for this agent");
     file.key("tenant", text(&arguments.tenant), "\"acme\"", "becomes a part of the SPIFFE ID");
+    let roles: Vec<String> = arguments.role.iter().map(|role| quote(role)).collect();
+    let roles = (!roles.is_empty()).then(|| format!("[{}]", roles.join(", ")));
+    file.key("roles", roles, "[\"reader\"]", "grants that agents share, from roles.d");
     file.line("\n# A process is this agent if all of these hold.\n[match]");
     file.key("user", id(&arguments.user), "\"researcher\"", "name in quotes, or number");
     file.key("group", id(&arguments.group), "\"agents\"", "any of the process's groups");

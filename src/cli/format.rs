@@ -1,5 +1,6 @@
 //! Values of the wire types in one line of text.
 
+use crate::plural::counted;
 use crate::wire::agent::Peer;
 use crate::wire::error::Fault;
 
@@ -8,6 +9,14 @@ pub(super) fn format_fault(fault: &Fault) -> String {
     match fault.line {
         Some(line) => format!("{}:{line}: {}", fault.file.display(), fault.message),
         None => format!("{}: {}", fault.file.display(), fault.message),
+    }
+}
+
+/// The number of roles, to follow that of agents; empty where there are none.
+pub(super) fn roles_suffix(roles: usize) -> String {
+    match roles {
+        0 => String::new(),
+        n => format!(", {}", counted(n, "role")),
     }
 }
 

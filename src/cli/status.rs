@@ -6,7 +6,7 @@ use super::client;
 use super::clock::clock_lines;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::format::format_fault;
+use super::format::{format_fault, roles_suffix};
 use super::table::KeyValueTable;
 use crate::plural::counted;
 use crate::wire::host::Health;
@@ -68,7 +68,11 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     }
     table.add_some("RS256", status.rsa_blocked_reason.as_ref());
     match status.agents.is_loaded {
-        true => table.add("agents", format!("{}, read {}", status.agents.agents, status.agents.loaded_at)),
+        true => {
+            let roles = roles_suffix(status.agents.roles);
+            let read = format!("{}{roles}, read {}", status.agents.agents, status.agents.loaded_at);
+            table.add("agents", read);
+        }
         false => table.add("agents", "not known: no caller is identified until a reload succeeds"),
     }
     for fault in &status.agents.faults {

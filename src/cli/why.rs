@@ -49,6 +49,9 @@ fn print(why: &WhyResponse, shows_expected: bool) -> Result<ExitCode, CliError> 
             format!("{}, which have fewer of these conditions", counted(why.omitted, "agent")),
         );
     }
+    for agent in why.compared.iter().filter(|agent| agent.matches && !agent.roles.is_empty()) {
+        table.add("roles", format!("{}: {}", agent.agent, agent.roles.join(", ")));
+    }
     table.print()?;
     if why.compared.is_empty() {
         return Ok(ExitCode::SUCCESS);

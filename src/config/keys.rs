@@ -14,6 +14,7 @@ pub(super) const KEYS: &[Key] = &[
         "paths",
         Kind::Table(&[
             Key::optional("agents", Kind::Text("\"/etc/hostbadge/agents.d\"")),
+            Key::optional("roles", Kind::Text("\"/etc/hostbadge/roles.d\"")),
             Key::optional("federation", Kind::Text("\"/etc/hostbadge/federation\"")),
             Key::optional("state", Kind::Text("\"/var/lib/hostbadge\"")),
             Key::optional("audit", Kind::Text("\"/var/log/hostbadge/audit\"")),

@@ -110,6 +110,7 @@ struct ConfigFile {
 #[serde(default, deny_unknown_fields)]
 struct RawPaths {
     agents: Option<Spanned<PathBuf>>,
+    roles: Option<Spanned<PathBuf>>,
     federation: Option<Spanned<PathBuf>>,
     state: Option<Spanned<PathBuf>>,
     audit: Option<Spanned<PathBuf>>,
@@ -173,8 +174,12 @@ impl Config {
                 None => default,
             };
         let needs_federation = config_file.paths.federation.is_some();
+        let is_beside_agents = config_file.paths.agents.is_some();
+        let agents = absolute_or_default(config_file.paths.agents, paths.agents);
+        let roles = if is_beside_agents { agents.with_file_name("roles.d") } else { paths.roles };
         let paths = Paths {
-            agents: absolute_or_default(config_file.paths.agents, paths.agents),
+            agents,
+            roles: absolute_or_default(config_file.paths.roles, roles),
             federation: absolute_or_default(config_file.paths.federation, paths.federation),
             state: absolute_or_default(config_file.paths.state, paths.state),
             audit: absolute_or_default(config_file.paths.audit, paths.audit),

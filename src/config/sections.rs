@@ -13,6 +13,8 @@ use super::durations::{DAY, duration, long_duration, probe_duration};
 pub struct Paths {
     /// Agent files. Default: `/etc/hostbadge/agents.d`.
     pub agents: PathBuf,
+    /// Files of roles. Default: `roles.d` beside the directory of agents.
+    pub roles: PathBuf,
     /// Bundle documents of other trust domains. Default: `/etc/hostbadge/federation`.
     pub federation: PathBuf,
     /// Keys and other state. Default: `/var/lib/hostbadge`.
@@ -161,6 +163,7 @@ impl Default for Paths {
     fn default() -> Self {
         Paths {
             agents: "/etc/hostbadge/agents.d".into(),
+            roles: "/etc/hostbadge/roles.d".into(),
             federation: "/etc/hostbadge/federation".into(),
             state: "/var/lib/hostbadge".into(),
             audit: "/var/log/hostbadge/audit".into(),
@@ -174,6 +177,7 @@ impl Paths {
     pub fn under(dir: &Path) -> Paths {
         Paths {
             agents: dir.join("etc/agents.d"),
+            roles: dir.join("etc/roles.d"),
             federation: dir.join("etc/federation"),
             state: dir.join("state"),
             audit: dir.join("audit"),

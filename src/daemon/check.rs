@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::arguments::Arguments;
-use crate::agents::AgentSet;
+use crate::agents::{AgentSet, AgentSource};
 use crate::config::{self, Config, Diagnostic, Paths};
 use crate::federation;
 use crate::plural::counted;
@@ -37,7 +37,7 @@ pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
 /// Reads the agents and the bundles of other trust domains, and prints their faults or a summary. Returns
 /// exit status 0 or 2.
 pub fn check_config(config: &Config) -> ExitCode {
-    let agents = AgentSet::read(&config.paths.agents, config.trust_domain_length());
+    let agents = AgentSet::read_from(&AgentSource::from(config));
     let bundles = federation::read_existing_bundles(&config.paths.federation, config.needs_federation);
     let (agents, bundles) = match (agents, bundles) {
         (Ok(agents), Ok(bundles)) => (agents, bundles),
@@ -54,9 +54,13 @@ pub fn check_config(config: &Config) -> ExitCode {
         0 => String::new(),
         n => format!(", {}", counted(n, "other trust domain")),
     };
+    let roles = match agents.roles().len() {
+        0 => String::new(),
+        n => format!(", {}", counted(n, "role")),
+    };
     let (dir, agents) = (config.paths.agents.display(), counted(agents.len(), "agent"));
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{dir}: {agents}{federated}, no faults").and_then(|()| stdout.flush()) {
+    match writeln!(stdout, "{dir}: {agents}{roles}{federated}, no faults").and_then(|()| stdout.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let _ = writeln!(io::stderr(), "hostbadged: standard output: {e}");

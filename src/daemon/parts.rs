@@ -4,7 +4,7 @@ use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
-use crate::agents::AgentRegistry;
+use crate::agents::{AgentRegistry, AgentSource};
 use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
 use crate::config::{Config, TenantSection};
@@ -42,13 +42,7 @@ impl Parts {
     pub fn open(config: &Config, names: Names, audit: Audit) -> Parts {
         let (paths, clock) = (&config.paths, Clock::System);
         let digest_cache = DigestCache::with_readers(Readers::for_run_dir(&paths.run));
-        let agents = AgentRegistry::open_with(
-            &paths.agents,
-            config.trust_domain_length(),
-            names,
-            clock.clone(),
-            digest_cache,
-        );
+        let agents = AgentRegistry::open_with(AgentSource::from(config), names, clock.clone(), digest_cache);
         log_faults(Event::AgentsRejected, &agents.load_status().faults);
         let federation = Federation::open(&paths.federation, config.needs_federation);
         log_faults(Event::FederationRejected, &federation.diagnostics());

@@ -121,7 +121,7 @@ impl IssuerState {
         if entry.tenant.as_deref() != tenant {
             return Ok(Some(format!("agent \"{name}\" is of another tenant than the caller")));
         }
-        if !entry.grants.iter().any(|grant| grant.audience == token.audience) {
+        if entry.grant(token.audience).is_none() {
             return Ok(Some(format!("agent \"{name}\" has no grant for its audience any more")));
         }
         // Tokens of releases that did not write the tag expire within an hour.

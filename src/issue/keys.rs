@@ -221,9 +221,8 @@ impl IssuingKeys {
         }
         let now = self.clock.now();
         if let Some(corrected) = self.keys.schedule.with_publication_corrected(now) {
-            let published_at = self.clock.clock().boot_time();
             self.save(corrected).await?;
-            self.published_at = Some(published_at);
+            self.published_at = Some(self.clock.clock().boot_time());
             return Ok(self.pending_publication().into_iter().collect());
         }
         let expired = self.retention.due(&self.keys.schedule, &self.clock);
@@ -258,11 +257,11 @@ impl IssuingKeys {
         if self.keys.next.is_some() {
             return Err(ScheduleError::AlreadyPublished.into());
         }
-        let published_at = self.clock.clock().boot_time();
         let (key, encrypted_key) = self.create_key(tpm).await?;
         self.save(self.keys.schedule.clone().publish(encrypted_key, self.clock.now())?).await?;
         self.keys.next = Some(Arc::new(key));
-        self.published_at = Some(published_at);
+        // A slow TPM or disk takes nothing from the time that relying parties have.
+        self.published_at = Some(self.clock.clock().boot_time());
         self.set_back_count = self.clock.set_back_count();
         Ok(self.pending_publication().into_iter().collect())
     }

@@ -65,7 +65,7 @@ pub fn decide_credential(
             .with_agent(agent.name())
             .with_credential(&request.name)
     };
-    let granted = agent.entry().credentials.iter().find(|credential| credential.name == request.name);
+    let granted = agent.entry().credential(&request.name);
     let Some(granted) = granted else {
         let description = format!("agent \"{}\" has no [[credential]] of this name", agent.name());
         return Err(refuse(ErrorCode::InvalidTarget, description));

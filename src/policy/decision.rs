@@ -118,7 +118,7 @@ pub fn decide(
             .with_agent(agent.name())
             .with_audience(&request.audience)
     };
-    let Some(grant) = agent.entry().grants.iter().find(|grant| grant.audience == request.audience) else {
+    let Some(grant) = agent.entry().grant(&request.audience) else {
         return Err(refuse(
             ErrorCode::InvalidTarget,
             format!("agent \"{}\" has no grant for this audience", agent.name()),

@@ -136,7 +136,7 @@ impl IdentityService {
 
     /// The registered agents, in alphabetical order.
     pub fn agents(&self, _: &Admin) -> Vec<Agent> {
-        self.deps.agents.current().iter().map(|entry| Agent::from(&**entry)).collect()
+        self.deps.agents.current().iter().map(|entry| Agent::with_own_grants(entry)).collect()
     }
 
     /// One registered agent.
@@ -148,7 +148,7 @@ impl IdentityService {
             .agents
             .current()
             .get(name)
-            .map(|entry| Agent::from(&**entry))
+            .map(|entry| Agent::with_all_grants(entry))
             .ok_or(AdminError::UnknownAgent)
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::error::{AdminError, RequestError};
-use crate::agents::{self, AgentEntry, Algorithm, Assurance, CredentialGrant, Grant, LoadStatus, Selectors};
+use crate::agents::{
+    self, AgentEntry, Algorithm, Assurance, CredentialGrant, Grant, Granted, LoadStatus, Selectors,
+};
 use crate::audit::Recorded;
 use crate::config::PostureMode;
 use crate::credentials::{CredentialReport, ReleasedCredential, VersionReport};
@@ -106,25 +108,44 @@ impl From<&PeerInfo> for Peer {
     }
 }
 
-impl From<&AgentEntry> for Agent {
-    fn from(entry: &AgentEntry) -> Self {
+impl Agent {
+    /// The agent without what its roles contain, for a list, whose size then does not grow with the roles of
+    /// each agent.
+    pub(super) fn with_own_grants(entry: &AgentEntry) -> Agent {
+        let grants = entry.own_grants.iter().map(|item| Granted { item, role: None });
+        let credentials = entry.own_credentials.iter().map(|item| Granted { item, role: None });
+        Agent::new(entry, grants, credentials)
+    }
+
+    /// The agent with what its roles contain.
+    pub(super) fn with_all_grants(entry: &AgentEntry) -> Agent {
+        Agent::new(entry, entry.grants(), entry.credentials())
+    }
+
+    fn new<'a>(
+        entry: &AgentEntry,
+        grants: impl Iterator<Item = Granted<'a, Grant>>,
+        credentials: impl Iterator<Item = Granted<'a, CredentialGrant>>,
+    ) -> Agent {
         Agent {
             name: entry.name.to_string(),
             owner: entry.owner.clone(),
             tenant: entry.tenant.clone(),
             selectors: AgentSelectors::from(&entry.selectors),
-            grants: entry.grants.iter().map(AgentGrant::from).collect(),
-            credentials: entry.credentials.iter().map(AgentCredential::from).collect(),
+            roles: entry.roles.iter().map(|role| role.name().to_owned()).collect(),
+            grants: grants.map(AgentGrant::from).collect(),
+            credentials: credentials.map(AgentCredential::from).collect(),
         }
     }
 }
 
-impl From<&CredentialGrant> for AgentCredential {
-    fn from(credential: &CredentialGrant) -> Self {
+impl From<Granted<'_, CredentialGrant>> for AgentCredential {
+    fn from(credential: Granted<'_, CredentialGrant>) -> Self {
         AgentCredential {
             name: credential.name.clone(),
             usage: credential.usage.into(),
             posture: credential.posture.map(Into::into),
+            role: credential.role.map(str::to_owned),
         }
     }
 }
@@ -157,7 +178,7 @@ impl StoredCredential {
         agents: impl Iterator<Item = &'a Arc<AgentEntry>>,
     ) -> StoredCredential {
         let may_use = |entry: &'a Arc<AgentEntry>| {
-            let granted = entry.credentials.iter().find(|credential| credential.name == report.name)?;
+            let granted = entry.credential(&report.name)?;
             let user = CredentialUser { agent: entry.name.to_string(), usage: granted.usage.into() };
             (entry.tenant == report.tenant).then_some(user)
         };
@@ -203,8 +224,8 @@ impl From<&Selectors> for AgentSelectors {
     }
 }
 
-impl From<&Grant> for AgentGrant {
-    fn from(grant: &Grant) -> Self {
+impl From<Granted<'_, Grant>> for AgentGrant {
+    fn from(grant: Granted<'_, Grant>) -> Self {
         AgentGrant {
             audience: grant.audience.clone(),
             scopes: grant.scopes.iter().cloned().collect(),
@@ -219,6 +240,7 @@ impl From<&Grant> for AgentGrant {
             },
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
+            role: grant.role.map(str::to_owned),
         }
     }
 }
@@ -229,6 +251,7 @@ impl From<&LoadStatus> for AgentsStatus {
             loaded_at: status.loaded_at,
             is_loaded: status.is_loaded,
             agents: status.agents,
+            roles: status.roles,
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }

@@ -1,9 +1,9 @@
-//! Reading `agents.d` and `federation` again.
+//! Reading `agents.d`, `roles.d` and `federation` again.
 
 use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
-use crate::agents::{AgentChanges, MAX_LISTED_NAMES, Reloaded};
+use crate::agents::{AgentChanges, MAX_LISTED_NAMES, MayBeEmpty, Reloaded};
 use crate::audit::Event;
 use crate::config::Diagnostic;
 use crate::plural::counted;
@@ -71,7 +71,11 @@ impl IdentityService {
         let (reloaded, bundles) = tokio::task::spawn_blocking(move || {
             let may_be_empty = |directory| request.allow_empty.contains(&directory);
             let bundles = federation.reload(may_be_empty(EmptyDirectory::Federation));
-            (agents.reload(may_be_empty(EmptyDirectory::Agents)), bundles)
+            let may_be_empty = MayBeEmpty {
+                agents: may_be_empty(EmptyDirectory::Agents),
+                roles: may_be_empty(EmptyDirectory::Roles),
+            };
+            (agents.reload(may_be_empty), bundles)
         })
         .await?;
         let mut faults = Vec::new();

@@ -105,6 +105,10 @@ fn describe(
     });
     comparison::AgentComparison {
         agent: agent.entry.name.to_string(),
+        roles: match shows_expected {
+            true => agent.entry.roles.iter().map(|role| role.name().to_owned()).collect(),
+            false => Vec::new(),
+        },
         matches: agent.matches(),
         conditions: conditions.collect(),
     }

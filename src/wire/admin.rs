@@ -31,9 +31,13 @@ pub struct Agent {
     /// Conditions that a process has to meet, all of them.
     #[serde(rename = "match")]
     pub selectors: AgentSelectors,
-    /// What the agent may ask for.
+    /// The roles that the agent's file refers to, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+    /// What the agent may ask for. The list of agents has those of the agent's own file only; a single agent
+    /// also those of its roles.
     pub grants: Vec<AgentGrant>,
-    /// The sealed credentials that the agent may use.
+    /// The sealed credentials that the agent may use; those of its roles as in `grants`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<AgentCredential>,
 }
@@ -50,6 +54,9 @@ pub struct AgentCredential {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// The role whose file has it; absent where the agent's own file has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
 }
 
 /// Conditions that a process has to meet. An absent one does not matter.
@@ -121,6 +128,9 @@ pub struct AgentGrant {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// The role whose file has it; absent where the agent's own file has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
 }
 
 /// Body of `POST /v1/agents/reload`; an empty body is a request without members.
@@ -141,6 +151,8 @@ pub struct ReloadRequest {
 pub enum EmptyDirectory {
     /// `agents.d`: all agents are removed.
     Agents,
+    /// `roles.d`, which may be missing too: all roles are removed.
+    Roles,
     /// `federation`: the bundles of all other trust domains are removed.
     Federation,
 }

@@ -30,6 +30,9 @@ pub struct WhyResponse {
 pub struct AgentComparison {
     /// The agent's name.
     pub agent: String,
+    /// The agent's roles; absent if it has none, and for the process itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
     /// Whether all conditions hold.
     pub matches: bool,
     /// Each condition that the agent has.

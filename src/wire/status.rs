@@ -198,6 +198,8 @@ pub struct AgentsStatus {
     pub is_loaded: bool,
     /// Number of agents in the active set.
     pub agents: usize,
+    /// Number of roles that agents can refer to.
+    pub roles: usize,
     /// Faults of the last reading. While there are any, the previous set stays active.
     pub faults: Vec<Fault>,
 }

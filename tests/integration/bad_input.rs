@@ -226,9 +226,16 @@ fn a_rate_limited_caller_gets_429_while_others_are_served() {
     host.agent("calm", "user = 65534");
     host.start();
     let mut connection = host.connect();
+    let began = std::time::Instant::now();
     let answers: Vec<_> = (0..40).map(|_| connection.post(TOKEN, &json!({ "audience": API }))).collect();
+    // On a busy machine the requests take seconds, each of which allows one more.
+    let allowed = 5 + began.elapsed().as_secs() as usize + 1;
     let limited: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
-    assert!(limited.len() >= 30, "{}", limited.len());
+    assert!(
+        limited.len() >= 40_usize.saturating_sub(allowed).max(1),
+        "{} limited, {allowed} allowed",
+        limited.len()
+    );
     assert_eq!(limited[0].error(), "slow_down");
     assert_eq!(limited[0].header("retry-after"), Some("1"));
     assert_eq!(Credentials::user(65_534).token(&host).status, 200);

@@ -1,0 +1,44 @@
+//! Where agents and roles are read.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, list_files};
+
+/// The directories of agents and roles, and what their files have to fulfil.
+#[derive(Clone, Debug)]
+pub struct AgentSource {
+    /// The directory of agents: `agents.d`. It must exist.
+    pub agents: PathBuf,
+    /// The directory of roles: `roles.d`. It may be missing on a host without roles.
+    pub roles: PathBuf,
+    /// Length of the trust domain in bytes: a SPIFFE ID has at most 127, so it limits the length of names and
+    /// tenants.
+    pub trust_domain_length: usize,
+}
+
+impl AgentSource {
+    /// The directory `agents`, with `roles.d` beside it.
+    pub fn beside(agents: &Path, trust_domain_length: usize) -> AgentSource {
+        AgentSource {
+            agents: agents.to_owned(),
+            roles: agents.with_file_name("roles.d"),
+            trust_domain_length,
+        }
+    }
+
+    /// Whether there may be files of roles. Blocking.
+    pub(super) fn has_roles(&self) -> bool {
+        list_files(&self.roles, "toml", usize::MAX, "paths.roles")
+            .map_or(true, |files| files.is_some_and(|files| !files.is_empty()))
+    }
+}
+
+impl From<&Config> for AgentSource {
+    fn from(config: &Config) -> AgentSource {
+        AgentSource {
+            agents: config.paths.agents.clone(),
+            roles: config.paths.roles.clone(),
+            trust_domain_length: config.trust_domain_length(),
+        }
+    }
+}
