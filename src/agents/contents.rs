@@ -20,8 +20,6 @@ pub(super) struct Contents<'a> {
 pub struct Attested {
     /// Each of `exe-sha256`, `ima`, `files-sha256`, `files-ima`, `files-fs-verity` and `unit-sha256` that holds.
     pub methods: Vec<&'static str>,
-    /// Digest of the executable, where a condition names it.
-    pub exe_sha256: Option<Sha256Digest>,
     /// One digest for all files.
     pub files_sha256: Option<Sha256Digest>,
     /// Digest of the unit's files.
@@ -60,7 +58,7 @@ impl<'a> Contents<'a> {
         if !selectors.needs_content() {
             return Ok(None);
         }
-        let mut attested = Attested { exe_sha256: selectors.exe_sha256, ..Attested::default() };
+        let mut attested = Attested::default();
         let exe = [("exe-sha256", selectors.exe_sha256.is_some()), ("ima", selectors.measured)];
         attested.methods.extend(exe.iter().filter(|(_, holds)| *holds).map(|(method, _)| *method));
         if !selectors.files.is_empty() {

@@ -26,6 +26,7 @@ pub(super) struct BinaryId {
 pub(super) fn attested_claims(agent: &AuthenticatedAgent) -> (&[&'static str], Option<BinaryId>) {
     let Some(attested) = agent.attested() else { return (&[], None) };
     let (files_sha256, unit_sha256) = (attested.files_sha256, attested.unit_sha256);
-    let cdhash = attested.exe_sha256.or_else(|| agent.exe_sha256());
+    let names_executable = attested.methods.iter().any(|method| matches!(*method, "exe-sha256" | "ima"));
+    let cdhash = agent.exe_sha256().filter(|_| names_executable);
     (&attested.methods, Some(BinaryId { cdhash, files_sha256, unit_sha256 }))
 }
