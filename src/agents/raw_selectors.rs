@@ -219,3 +219,97 @@ fn files(
     }
     files
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use crate::agents::AgentSet;
+    use crate::names::{Name, NameTable};
+
+    const VALID_AGENT: &str =
+        "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\nscopes = [\"r\"]\n";
+
+    fn read(files: &[(&str, &str)]) -> Result<AgentSet, String> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        AgentSet::read(dir.path(), 35).map_err(|faults| {
+            let lines: Vec<String> = faults.iter().map(|f| f.to_string()).collect();
+            lines.join("\n").replace(dir.path().to_str().unwrap(), "")
+        })
+    }
+
+    #[test]
+    fn number_in_quotes_is_a_fault() {
+        for (field, conditions) in [("user", "user = \"1000\""), ("group", "user = 0\ngroup = \"0\"")] {
+            let faults = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap_err();
+            let expected = format!("is a number in quotes; write {field} = ");
+            assert!(faults.contains(&expected), "{faults}");
+        }
+        let agents = read(&[("a.toml", &VALID_AGENT.replace("= 0", "= \"1a\""))]).unwrap();
+        assert_eq!(agents.user_and_group_names(), BTreeSet::from([Name::User("1a".into())]));
+        let number = read(&[("a.toml", &VALID_AGENT.replace("= 0", "= 1000"))]).unwrap();
+        assert!(number.user_and_group_names().is_empty());
+    }
+
+    #[test]
+    fn faults_of_users_and_groups_say_what_is_accepted() {
+        let fault = |field: &str, value: &str| {
+            let conditions = format!("unit = \"a.service\"\n{field} = {value}");
+            read(&[("a.toml", &VALID_AGENT.replace("user = 0", &conditions))]).unwrap_err()
+        };
+        let long = format!("\"{}\"", "a".repeat(257));
+        for field in ["user", "group"] {
+            for value in ["-1", "true", "4294967296", "1.5", "[\"a\"]"] {
+                let expected = "/a.toml:4: a user or group is a name in quotes or a number from 0 to \
+                                4294967295; this is ";
+                let fault = fault(field, value);
+                assert!(fault.starts_with(expected), "{value}: {fault}");
+            }
+            for value in ["\"\"", "\"a:b\"", "\"a\\u0000\"", "\"a\\n\"", &long] {
+                let expected = format!(
+                    "/a.toml:4: {field} must be a number, or a name of 1 to 256 bytes without ':', NUL and \
+                     line breaks"
+                );
+                assert_eq!(fault(field, value), expected, "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn unit_alone_is_a_warning_and_stronger_for_units_of_many_users() {
+        let warning = |conditions: &str| {
+            let agents = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap();
+            agents
+                .warnings(&NameTable::default())
+                .first()
+                .map(|warning| (warning.line, warning.message.clone()))
+        };
+        let (line, message) = warning("unit = \"a.service\"").unwrap();
+        assert_eq!(line, Some(2));
+        assert!(
+            message.starts_with("unit alone admits the processes of every user in a.service"),
+            "{message}"
+        );
+        for unit in [
+            "cron.service",
+            "crond.service",
+            "atd.service",
+            "sshd.service",
+            "ssh.service",
+            "user@1000.service",
+        ]
+        .iter()
+        .chain(&["session-4.scope", "getty@tty1.service"])
+        {
+            let (_, message) = warning(&format!("unit = \"{unit}\"")).unwrap();
+            assert!(message.starts_with(&format!("users start processes in {unit}")), "{message}");
+        }
+        assert_eq!(warning("unit = \"cron.service\"\nuser = 0"), None);
+        assert_eq!(warning("unit = \"a.service\"\ngroup = \"x\""), None);
+        assert_eq!(warning("user = 0"), None);
+    }
+}

@@ -67,6 +67,7 @@ impl InspectedProcess {
             session,
             container,
             invocation,
+            is_future: false,
             exe: process.executable(&snapshot).map(Arc::new),
             finding: Default::default(),
         }));

@@ -12,7 +12,10 @@
 //! Nothing here waits for a file system that a user can serve: an executable is identified by the attributes
 //! that the kernel has cached, and read by another process ([`Readers`]) where a condition needs its digest.
 
+mod bus_message;
 mod cgroup;
+#[cfg(test)]
+mod cgroup_paths;
 mod content_cache;
 mod digest_cache;
 mod digest_error;
@@ -23,10 +26,12 @@ mod process;
 mod read_turns;
 mod reader;
 mod root_file;
+mod service_manager;
 mod sha256_digest;
 mod sys;
 mod tracker;
 mod unit_files;
+mod unit_peer;
 mod visibility;
 
 use std::any::Any;
@@ -43,6 +48,7 @@ pub use groups::{Groups, MAX_GROUPS};
 pub use inspect::{InspectError, InspectedProcess};
 pub use reader::{READER_ARGUMENT, Readers, serve_reader};
 pub use root_file::{FileDigest, FileError, check_root_file};
+pub use service_manager::ServiceManager;
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
 pub use unit_files::UnitFilesError;
@@ -93,6 +99,9 @@ pub struct PeerInfo {
     pub container: Option<Container>,
     /// The system unit's invocation ID, 32 lower-case hexadecimal digits.
     pub invocation: Option<String>,
+    /// Whether the process does not run yet ([`Peer::future_process`]): `pid` is that of the service
+    /// manager's child, and user and groups are as the service manager reports them.
+    pub is_future: bool,
     /// `None` if the daemon has no permission to read it.
     exe: Option<Arc<executable::Executable>>,
     finding: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
@@ -119,6 +128,7 @@ impl PeerInfo {
             session: cgroup.session,
             container: cgroup.container,
             invocation: None,
+            is_future: false,
             exe: exe.map(|path| Arc::new(executable::Executable::of_test(path))),
             finding: Mutex::default(),
         }

@@ -152,6 +152,7 @@ fn build_peer(
         session,
         container,
         invocation,
+        is_future: false,
         exe: process.executable(snapshot).map(Arc::new),
         finding: Mutex::default(),
     }))

@@ -14,7 +14,7 @@ use crate::clock::BootTime;
 use crate::credentials::{self, NewVersion, NotReleased, ReleasedCredential, SecretValue};
 use crate::error_class::ErrorClass;
 use crate::peer::PeerLookup;
-use crate::policy::{self, CredentialRequest, ErrorCode, Refusal};
+use crate::policy::{self, CredentialPermit, CredentialRequest, ErrorCode, Refusal};
 use crate::wire::credentials::{
     AcceptCredentialsResponse, PutCredentialRequest, PutCredentialResponse, ReleaseRequest,
     RemoveCredentialRequest, RemoveCredentialResponse, RotateCredentialRequest, StoredCredential,
@@ -53,7 +53,13 @@ impl IdentityService {
             Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
         })?;
         let posture = self.deps.posture.evaluate(BootTime::now());
-        let permit = policy::decide_credential(agent, &posture, request)?;
+        self.release_permitted(policy::decide_credential(agent, &posture, request)?)
+    }
+
+    pub(super) fn release_permitted(
+        &self,
+        permit: CredentialPermit,
+    ) -> Result<ReleasedCredential, Rejection> {
         Ok(self.deps.credentials.release(permit).map_err(|not_released| refusal(&not_released))?)
     }
 

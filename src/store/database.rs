@@ -121,7 +121,7 @@ impl Database {
     }
 
     fn create(&self, schema: &Schema) -> Result<(), Error> {
-        let Schema { application_id, version, sql } = schema;
+        let Schema { application_id, version, sql, .. } = schema;
         let script = format!(
             "BEGIN IMMEDIATE; PRAGMA application_id = {application_id}; PRAGMA user_version = {version};
              {sql} COMMIT;"

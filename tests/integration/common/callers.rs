@@ -109,8 +109,12 @@ impl Unit {
         require_root();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{stem}-{}-{number}.service", std::process::id());
-        Unit::at("system.slice", name)
+        Unit::named(&format!("{stem}-{}-{number}.service", std::process::id()))
+    }
+
+    /// A unit that no other test has.
+    pub fn named(name: &str) -> Unit {
+        Unit::at("system.slice", name.to_owned())
     }
 
     /// A cgroup at this path of systemd's hierarchy, with a name that is not changed.
