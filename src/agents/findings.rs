@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::Diagnostic;
 use crate::names::{NameTable, Names};
@@ -13,6 +13,7 @@ use super::agent_set::{AgentSet, MAX_REPORTED, RESOLVE_TIMEOUT};
 use super::host_warnings::host_warnings;
 use super::lint_name::Lint;
 use super::overlap;
+use super::script_warnings::script_warnings;
 use super::unit_files::unit_lints;
 
 impl AgentSet {
@@ -26,7 +27,7 @@ impl AgentSet {
         warnings
     }
 
-    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`]), for a
+    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`], [`script_warnings`]), for a
     /// command of an administrator. Blocking: looks names up, for at most 5 s.
     ///
     /// # Errors
@@ -44,7 +45,10 @@ impl AgentSet {
     fn warnings_with(&self, names: &NameTable) -> Vec<Diagnostic> {
         let mut warnings = self.warnings(names);
         for (entry, origin) in self.with_origins() {
-            let on_host = host_warnings(entry.selectors.exe.as_deref(), entry.selectors.unit.as_deref());
+            let selectors = &entry.selectors;
+            let mut on_host = host_warnings(selectors.exe.as_deref(), selectors.unit.as_deref());
+            let files = selectors.files.keys().map(PathBuf::as_path);
+            on_host.extend(script_warnings(files, selectors.exe.as_deref()));
             warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
         }
         warnings.truncate(MAX_REPORTED);

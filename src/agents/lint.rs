@@ -14,6 +14,12 @@ pub(super) fn warnings(entry: &AgentEntry) -> Vec<String> {
     let escapes = units.filter_map(|unit| unit_name::warning(unit));
     warnings.extend(escapes.map(|text| Lint::UnitEscape.about(text)));
     warnings.extend(users_own(selectors));
+    if !selectors.files.is_empty() && selectors.unit.is_none() {
+        warnings.push(Lint::FilesAlone.about(
+            "files says that these files of the host are unchanged, and not that the process runs them: the user \
+             can start any other script; add the unit that starts this one",
+        ));
+    }
     let exe = selectors.exe.as_ref().map(|exe| exe.to_string_lossy()).unwrap_or_default();
     if exe.contains(['*', '?', '[']) {
         let text = format!("exe = {exe:?} is compared as it is: *, ? and [] stand for themselves");

@@ -61,6 +61,12 @@ lints! {
     MissingExecutable "missing-executable",
     /// The executable is a link, a script or no file.
     OtherExecutable "other-executable",
+    /// `files` without a unit that starts them.
+    FilesAlone "files-alone",
+    /// One of `files` does not count.
+    UnusableFile "unusable-file",
+    /// Others than root can change libraries of the agent's interpreter.
+    WritableLibraries "writable-libraries",
     /// An asterisk or bracket that stands for itself.
     LiteralPattern "literal-pattern",
     /// An audience that does not name one relying party.

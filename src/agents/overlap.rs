@@ -113,6 +113,8 @@ fn conditions(
         ("user_unit", selectors.user_unit.clone()),
         ("session", selectors.session.then(|| "true".to_owned())),
         ("container", selectors.container.clone()),
+        ("files", selectors.files_sha256().map(|digest| digest.to_string())),
+        ("unit_sha256", selectors.unit_sha256.map(|digest| digest.to_string())),
     ];
     let value_number = |(key, value): (&'static str, Option<String>)| {
         let Some(value) = value else { return 0 };

@@ -15,7 +15,7 @@ use super::format::{format_fault, roles_suffix};
 use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use super::why;
-use crate::agents::{AgentName, host_warnings};
+use crate::agents::{AgentName, host_warnings, script_warnings};
 use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
 use crate::wire::admin::{
@@ -131,6 +131,8 @@ fn format_selectors(selectors: &AgentSelectors) -> String {
         ("exe", selectors.exe.clone()),
         ("exe_sha256", selectors.exe_sha256.clone()),
         ("measured", selectors.measured.then(|| "true".into())),
+        ("files", (!selectors.files.is_empty()).then(|| selectors.files.len().to_string())),
+        ("unit_sha256", selectors.unit_sha256.clone()),
     ];
     let given = conditions.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
     given.collect::<Vec<_>>().join(" ")
@@ -267,7 +269,9 @@ async fn warn_of_host(common: &CommonArgs) {
         return;
     };
     let of_agent = |Agent { name, selectors, .. }: Agent| {
-        let warnings = host_warnings(selectors.exe.as_deref().map(Path::new), selectors.unit.as_deref());
+        let exe = selectors.exe.as_deref().map(Path::new);
+        let mut warnings = host_warnings(exe, selectors.unit.as_deref());
+        warnings.extend(script_warnings(selectors.files.keys().map(Path::new), exe));
         warnings.into_iter().map(move |warning| format!("agent {name}: warning: {warning}"))
     };
     let warnings: Vec<String> = agents.body.into_iter().flat_map(of_agent).collect();

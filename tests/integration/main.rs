@@ -44,6 +44,7 @@ mod relying_parties;
 mod relying_servers;
 mod revocation;
 mod roles;
+mod script_agents;
 mod secrets_in_memory;
 mod signing_chain;
 mod systemd;
