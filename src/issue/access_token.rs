@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::attested_claims::{BinaryId, attested_claims};
 use super::error::Error;
 use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::{IssuerKeys, IssuerState};
@@ -132,6 +133,10 @@ struct AccessTokenClaims<'a> {
     jti: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     scope: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    attest_methods: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binary_id: Option<BinaryId>,
     hostbadge: HostbadgeClaim<'a>,
 }
 
@@ -144,6 +149,7 @@ pub(super) fn build(
     let agent = permit.agent();
     let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
     let header = issuer_state.signing_header(issuer, permit.signer(), permit.typ())?;
+    let (attest_methods, binary_id) = attested_claims(agent);
     let host = issuer_state.host();
     let jti = new_jti()?;
     let period = TokenPeriod::new(now, permit.ttl());
@@ -157,6 +163,8 @@ pub(super) fn build(
         exp: period.expires.as_secs(),
         jti: &jti,
         scope: permit.scope(),
+        attest_methods,
+        binary_id,
         hostbadge: HostbadgeClaim::new(
             host,
             agent,

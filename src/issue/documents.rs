@@ -79,7 +79,7 @@ struct DiscoveryDocument<'a> {
     grant_types_supported: [&'static str; 1],
     subject_types_supported: [&'static str; 1],
     id_token_signing_alg_values_supported: Vec<&'a str>,
-    claims_supported: [&'static str; 10],
+    claims_supported: [&'static str; 12],
 }
 
 impl IssuerDocuments {
@@ -117,6 +117,8 @@ impl IssuerDocuments {
                 "exp",
                 "jti",
                 "scope",
+                "attest_methods",
+                "binary_id",
                 "hostbadge",
             ],
         };
