@@ -43,6 +43,8 @@ enum AdminHandler {
     EnrollActivate,
     EnrollRequest,
     Keys,
+    Policies,
+    PolicyWhy,
     Posture,
     PostureDiff,
     Process,
@@ -99,6 +101,8 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/keys/recovery/confirm", body: BODY, role: Root(ConfirmRecoveryKey) },
         Route { verb: Post, path: "/v1/keys/recover",        body: BODY, role: Root(RecoverKeys) },
         Route { verb: Post, path: "/v1/keys/accept",         body: NONE, role: Root(AcceptState) },
+        Route { verb: Get,  path: "/v1/policies",            body: NONE, role: Admin(Policies) },
+        Route { verb: Get,  path: "/v1/policies/why",        body: NONE, role: Admin(PolicyWhy) },
         Route { verb: Get,  path: "/v1/posture",             body: NONE, role: Admin(Posture) },
         Route { verb: Get,  path: "/v1/posture/diff",        body: NONE, role: Admin(PostureDiff) },
         Route { verb: Post, path: "/v1/posture/accept",      body: BODY, role: Root(AcceptPosture) },
@@ -209,6 +213,14 @@ impl AdminApi {
                 reply::ok(&service.rotate_keys(admin, parse::rotate_request(body)?).await?)
             }
             AdminHandler::Clock => reply::ok(&service.clock_status(admin)),
+            AdminHandler::Policies => {
+                let agent = parse::agent_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.policies(admin, agent.as_deref())?)
+            }
+            AdminHandler::PolicyWhy => {
+                let query = parse::policy_why_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.explain_decision(admin, query).await?)
+            }
             AdminHandler::Posture => reply::ok(&service.posture_report(admin).await),
             AdminHandler::PostureDiff => reply::ok(&service.posture_diff(admin).await?),
             AdminHandler::EnrollRequest => reply::ok(&service.create_enrollment_request(admin).await?),

@@ -31,6 +31,7 @@ mod health;
 mod identity_service;
 mod keys;
 mod load_credential;
+mod policies;
 mod posture;
 mod rejection;
 mod reload;

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::agents::AgentSet;
-use crate::clock::{Clock, Timestamp, Zone};
+use crate::clock::{Clock, LocalTime, Timestamp, Zone};
 use crate::config::Diagnostic;
 
 use super::compile::compile;
-use super::policy_set::PolicySet;
+use super::policy_set::{PolicyInfo, PolicySet};
 use super::set_id::PolicySetId;
 use super::source;
 use super::unknown_names;
@@ -186,16 +186,28 @@ impl PolicySnapshot {
         self.state().active().map(|active| active.id)
     }
 
-    pub(super) fn state(&self) -> &State {
-        &self.0.state
+    /// The policies in force, in the order of files and lines.
+    pub fn policies(&self) -> &[PolicyInfo] {
+        self.state().active().map_or(&[], |active| active.set.policies())
     }
 
-    pub(super) fn requires_permit(&self) -> bool {
+    /// The text of the policy with this label ([`PolicyInfo::label`]).
+    pub fn text_of(&self, label: &str) -> Option<String> {
+        self.state().active()?.set.text_of(label)
+    }
+
+    /// Whether a request needs a policy that permits it.
+    pub fn requires_permit(&self) -> bool {
         self.0.require_permit
     }
 
-    pub(super) fn zone(&self) -> &Zone {
-        &self.0.zone
+    /// The time of day in the configured zone.
+    pub(in crate::policy) fn local_time(&self, time: Timestamp) -> LocalTime {
+        self.0.zone.local_time(time)
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.0.state
     }
 }
 
