@@ -9,6 +9,7 @@ use super::body::{BodyBudget, MAX_BODY_SIZE, RequestBody};
 use super::client_connection::ClientConnection;
 use super::connection_limits::ConnectionLimits;
 use super::parse;
+use super::policy_query;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
 use crate::service::{Admin, AdminError, IdentityService, InvalidRequest, RootAdmin};
@@ -218,7 +219,7 @@ impl AdminApi {
                 reply::ok(&service.policies(admin, agent.as_deref())?)
             }
             AdminHandler::PolicyWhy => {
-                let query = parse::policy_why_query(uri.query().unwrap_or_default())?;
+                let query = policy_query::policy_why_query(uri.query().unwrap_or_default())?;
                 reply::ok(&service.explain_decision(admin, query).await?)
             }
             AdminHandler::Posture => reply::ok(&service.posture_report(admin).await),

@@ -16,13 +16,42 @@ use crate::policy::{
 use crate::policy::{TokenRequest, ttl_of_record};
 use crate::posture::Posture;
 use crate::wire::policy::{
-    DecisionLayer, DecisionRule, LayerVerdict, MAX_LISTED_POLICIES, PoliciesResponse, Policy, PolicyWhyQuery,
+    DecisionLayer, DecisionRule, LayerVerdict, MAX_LISTED_POLICIES, PoliciesResponse, Policy,
     PolicyWhyResponse,
 };
 use crate::wire::status::PolicySet;
 
 /// Length of a policy's text in a response, in characters.
 const MAX_POLICY_TEXT: usize = 2000;
+
+/// The query of `GET /v1/policies/why`. An absent member is what the agent's file says, or as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyWhyQuery {
+    /// The agent; with `record`, that of the record.
+    pub agent: Option<String>,
+    /// The number of an audit record.
+    pub record: Option<u64>,
+    /// `token`, `certificate`, `attest` or `credential`.
+    pub action: Option<String>,
+    /// The audience of a token.
+    pub audience: Option<String>,
+    /// The scopes of a token; empty for all of the grant.
+    pub scopes: Vec<String>,
+    /// The lifetime of a token in seconds.
+    pub ttl: Option<u64>,
+    /// The name of a credential.
+    pub credential: Option<String>,
+    /// The posture.
+    pub posture: Option<String>,
+    /// The time.
+    pub time: Option<Timestamp>,
+    /// The user of the process.
+    pub uid: Option<u32>,
+    /// The unit of the process.
+    pub unit: Option<String>,
+    /// SHA-256 of the executable of the process.
+    pub exe_sha256: Option<String>,
+}
 
 /// What an audit record says of a decision.
 #[derive(Deserialize)]

@@ -101,32 +101,3 @@ pub struct DecisionRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
-
-/// The query of `GET /v1/policies/why`. An absent member is what the agent's file says, or as it is now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PolicyWhyQuery {
-    /// The agent; with `record`, that of the record.
-    pub agent: Option<String>,
-    /// The number of an audit record.
-    pub record: Option<u64>,
-    /// `token`, `certificate`, `attest` or `credential`.
-    pub action: Option<String>,
-    /// The audience of a token.
-    pub audience: Option<String>,
-    /// The scopes of a token; empty for all of the grant.
-    pub scopes: Vec<String>,
-    /// The lifetime of a token in seconds.
-    pub ttl: Option<u64>,
-    /// The name of a credential.
-    pub credential: Option<String>,
-    /// The posture.
-    pub posture: Option<String>,
-    /// The time.
-    pub time: Option<crate::clock::Timestamp>,
-    /// The user of the process.
-    pub uid: Option<u32>,
-    /// The unit of the process.
-    pub unit: Option<String>,
-    /// SHA-256 of the executable of the process.
-    pub exe_sha256: Option<String>,
-}

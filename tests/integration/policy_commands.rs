@@ -70,7 +70,7 @@ fn check_prints_faults_warnings_and_the_number_of_policies_without_a_daemon() {
     write(&host, &format!("{RULES}permit (principal, action, resource) when {{ context.hour }};\n"));
     let output = check(&[]);
     assert_eq!(output.status.code(), Some(1));
-    let fault = format!("{}/a.cedar:7: attribute `hour` on the context", dir.display());
+    let fault = format!("{}/a.cedar:7: attribute `hour` in context not found", dir.display());
     assert!(String::from_utf8_lossy(&output.stderr).contains(&fault), "{output:?}");
 }
 
