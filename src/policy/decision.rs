@@ -53,8 +53,8 @@ impl Permit {
         self.approval.set()
     }
 
-    pub(super) fn approval(&self) -> Approval {
-        self.approval
+    pub(super) fn approval(&self) -> &Approval {
+        &self.approval
     }
 
     /// Returns the relying party that the token is for.

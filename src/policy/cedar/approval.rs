@@ -18,15 +18,15 @@ const MAX_NAMED: usize = 3;
 const MAX_ERROR_LEN: usize = 200;
 
 /// The policies do not refuse. Every permit has one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Approval {
-    set: Option<PolicySetId>,
+    set: Option<Arc<PolicySetId>>,
 }
 
 impl Approval {
     /// The set that was in force; `None` if there was none.
     pub fn set(&self) -> Option<PolicySetId> {
-        self.set
+        self.set.as_deref().copied()
     }
 }
 
@@ -66,7 +66,7 @@ impl PolicySnapshot {
         };
         let verdict = active.set.evaluate(&question);
         match refusal_reason(&verdict, self.requires_permit()) {
-            None => Ok(Approval { set: Some(active.id) }),
+            None => Ok(Approval { set: Some(active.id.clone()) }),
             Some(reason) => Err(Refusal::new(ErrorCode::AccessDenied, reason)),
         }
     }
