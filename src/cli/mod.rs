@@ -27,6 +27,8 @@ mod linked_dir;
 mod manufacturer_roots;
 mod nonce;
 mod output;
+mod policy;
+mod policy_why;
 mod posture;
 mod prompt;
 mod recovery_key;
@@ -110,6 +112,9 @@ enum CliSubcommand {
     /// Enroll this host with an organization, through four files (administrators and operators)
     #[command(subcommand, after_long_help = examples::ENROLL)]
     Enroll(enroll::EnrollSubcommand),
+    /// Check, show and explain the policies (administrators)
+    #[command(subcommand, after_long_help = examples::POLICY)]
+    Policy(policy::PolicySubcommand),
     /// Show, compare and accept the measured state of the host (administrators)
     #[command(subcommand, after_long_help = examples::POSTURE)]
     Posture(posture::PostureSubcommand),
@@ -175,6 +180,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
+        CliSubcommand::Policy(subcommand) => policy::run(common, &subcommand).await,
         CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,
         CliSubcommand::Clock(subcommand) => clock::run(common, &subcommand).await,
         CliSubcommand::Export(subcommand) => export::run(common, &subcommand).await,
