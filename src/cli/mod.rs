@@ -48,6 +48,7 @@ mod why;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::resource::{Resource, setrlimit};
 
 use common::{CommonArgs, CommonOptions};
 use error::CliError;
@@ -152,6 +153,9 @@ impl CliSubcommand {
 /// Runs the subcommand and returns its exit status: 0 success, 1 refused or failed, 3 no daemon, 4
 /// unavailable.
 pub fn run(command: Cli) -> ExitCode {
+    // A value that is asked for or printed is in no core dump, as SIGQUIT at a terminal makes one. A failure
+    // is no reason not to run.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let common = CommonArgs::from(command.common);
     if command.subcommand.prints_result()
         && let Err(error) = require_stdout()
