@@ -2,8 +2,10 @@
 //! a [`CredentialPermit`].
 
 use crate::agents::{AuthenticatedAgent, CredentialUse};
-use crate::posture::{Posture, PostureAtDecision};
+use crate::posture::Posture;
 
+use super::cedar::{Act, Approval, PolicySetId};
+use super::circumstances::Circumstances;
 use super::decision::check_posture;
 use super::refusal::{ErrorCode, Refusal};
 
@@ -23,6 +25,7 @@ pub struct CredentialRequest {
 pub struct CredentialPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
+    approval: Approval,
     name: String,
     version: Option<u64>,
 }
@@ -36,6 +39,11 @@ impl CredentialPermit {
     /// Returns the posture at the decision; [`Posture::Off`] if the decision did not evaluate it.
     pub fn posture(&self) -> Posture {
         self.posture
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.approval.set()
     }
 
     /// Returns the credential's name, within the agent's tenant.
@@ -53,18 +61,14 @@ impl CredentialPermit {
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no `[[credential]]` of this name, and `access_denied`
-/// if it may not have the value or the host's posture forbids it.
+/// if it may not have the value, or the host's posture or a policy forbids it.
 pub fn decide_credential(
     agent: AuthenticatedAgent,
-    host_posture: &PostureAtDecision,
+    circumstances: &Circumstances,
     request: CredentialRequest,
 ) -> Result<CredentialPermit, Refusal> {
-    let refuse = |code, description: String| {
-        Refusal::new(code, description)
-            .with_peer(agent.peer())
-            .with_agent(agent.name())
-            .with_credential(&request.name)
-    };
+    let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_credential(&request.name);
+    let refuse = |code, description: String| named(Refusal::new(code, description));
     let granted = agent.entry().credential(&request.name);
     let Some(granted) = granted else {
         let description = format!("agent \"{}\" has no [[credential]] of this name", agent.name());
@@ -78,7 +82,10 @@ pub fn decide_credential(
         );
         return Err(refuse(ErrorCode::AccessDenied, description));
     }
+    let host_posture = &circumstances.posture;
     let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture)
         .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
-    Ok(CredentialPermit { posture, name: request.name, version: request.version, agent })
+    let act = Act::Credential { name: &request.name, usage: "release", request: None };
+    let approval = circumstances.approve(&agent, posture, act).map_err(named)?;
+    Ok(CredentialPermit { posture, approval, name: request.name, version: request.version, agent })
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::agents::{Algorithm, Assurance, AuthenticatedAgent, TokenTyp};
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
+use super::cedar::{Act, Approval, PolicySetId};
+use super::circumstances::Circumstances;
 use super::refusal::{ErrorCode, Refusal};
 
 /// A request for an access token: well-formed, but not yet decided.
@@ -27,6 +29,7 @@ pub struct TokenRequest {
 pub struct Permit {
     agent: AuthenticatedAgent,
     posture: Posture,
+    approval: Approval,
     audience: String,
     scope: String,
     ttl: Duration,
@@ -43,6 +46,15 @@ impl Permit {
     /// Returns the posture that the token states; [`Posture::Off`] if the decision did not evaluate it.
     pub fn posture(&self) -> Posture {
         self.posture
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.approval.set()
+    }
+
+    pub(super) fn approval(&self) -> Approval {
+        self.approval
     }
 
     /// Returns the relying party that the token is for.
@@ -77,6 +89,7 @@ impl Permit {
 pub struct IdentityPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
+    approval: Approval,
 }
 
 impl IdentityPermit {
@@ -88,6 +101,11 @@ impl IdentityPermit {
     /// Returns the posture at the decision; [`Posture::Off`] if the decision did not evaluate it.
     pub fn posture(&self) -> Posture {
         self.posture
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.approval.set()
     }
 }
 
@@ -102,30 +120,27 @@ pub enum Signer {
     Rsa,
 }
 
-/// Decides a token request by the agent's grants. A request without a matching grant is refused.
+/// Decides a token request by the agent's grants, and then by the policies. A request without a matching
+/// grant is refused.
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no grant for the audience, `invalid_scope` if the
-/// grant lacks a requested scope, and `access_denied` if the host's posture forbids the token.
+/// grant lacks a requested scope, and `access_denied` if the host's posture or a policy forbids the token.
 pub fn decide(
     agent: AuthenticatedAgent,
-    host_posture: &PostureAtDecision,
+    circumstances: &Circumstances,
     request: TokenRequest,
 ) -> Result<Permit, Refusal> {
-    let refuse = |code, description: String| {
-        Refusal::new(code, description)
-            .with_peer(agent.peer())
-            .with_agent(agent.name())
-            .with_audience(&request.audience)
-    };
+    let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_audience(&request.audience);
+    let refuse = |code, description: String| named(Refusal::new(code, description));
     let Some(grant) = agent.entry().grant(&request.audience) else {
         return Err(refuse(
             ErrorCode::InvalidTarget,
             format!("agent \"{}\" has no grant for this audience", agent.name()),
         ));
     };
-    let scope = match &request.scopes {
-        None => join_scopes(grant.scopes.iter()),
+    let scopes: BTreeSet<&String> = match &request.scopes {
+        None => grant.scopes.iter().collect(),
         Some(requested) => {
             if let Some(missing) = requested.iter().find(|scope| !grant.scopes.contains(*scope)) {
                 let description =
@@ -133,9 +148,10 @@ pub fn decide(
                 return Err(refuse(ErrorCode::InvalidScope, description));
             }
             // The set sorts and deduplicates, so that equal sets of scopes give equal claims.
-            join_scopes(requested.iter().collect::<BTreeSet<_>>().into_iter())
+            requested.iter().collect()
         }
     };
+    let host_posture = &circumstances.posture;
     let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture)
         .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
     // A request can shorten the lifetime of the grant, but not extend it.
@@ -145,23 +161,36 @@ pub fn decide(
         (Assurance::Tpm, Algorithm::Es256) => Signer::Host,
         (Assurance::Sealed, Algorithm::Es256) => Signer::Issuing,
     };
-    Ok(Permit { posture, audience: request.audience, scope, ttl, signer, typ: grant.typ, agent })
+    let act = Act::Token {
+        audience: &request.audience,
+        scopes: scopes.iter().map(|scope| scope.as_str()).collect(),
+        ttl: ttl.as_secs(),
+        assurance: match signer {
+            Signer::Issuing => "sealed",
+            Signer::Host | Signer::Rsa => "tpm",
+        },
+        binding: "none",
+    };
+    let approval = circumstances.approve(&agent, posture, act).map_err(named)?;
+    let scope = join_scopes(scopes.into_iter());
+    Ok(Permit { posture, approval, scope, ttl, signer, typ: grant.typ, audience: request.audience, agent })
 }
 
 /// Decides whether an agent may have an identity document.
 ///
 /// # Errors
 /// A [`Refusal`] with `access_denied` if the host's configuration enforces the posture and it is not
-/// accepted.
+/// accepted, or a policy forbids the document.
 pub fn decide_identity(
     agent: AuthenticatedAgent,
-    host_posture: &PostureAtDecision,
+    circumstances: &Circumstances,
 ) -> Result<IdentityPermit, Refusal> {
-    match check_posture(host_posture.mode, host_posture) {
-        Ok(posture) => Ok(IdentityPermit { agent, posture }),
-        Err(description) => Err(Refusal::new(ErrorCode::AccessDenied, description)
-            .with_peer(agent.peer())
-            .with_agent(agent.name())),
+    let approved = check_posture(circumstances.posture.mode, &circumstances.posture)
+        .map_err(|description| Refusal::new(ErrorCode::AccessDenied, description))
+        .and_then(|posture| Ok((posture, circumstances.approve(&agent, posture, Act::Certificate)?)));
+    match approved {
+        Ok((posture, approval)) => Ok(IdentityPermit { agent, posture, approval }),
+        Err(refusal) => Err(circumstances.refusal(refusal, &agent)),
     }
 }
 

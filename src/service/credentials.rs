@@ -10,7 +10,6 @@ use super::rejection::Rejection;
 use super::requests;
 use crate::agents::{is_credential_name, is_tenant_name};
 use crate::audit::Event;
-use crate::clock::BootTime;
 use crate::credentials::{self, NewVersion, NotReleased, ReleasedCredential, SecretValue};
 use crate::error_class::ErrorClass;
 use crate::peer::PeerLookup;
@@ -52,8 +51,7 @@ impl IdentityService {
         let request = request.map_err(|e| {
             Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
         })?;
-        let posture = self.deps.posture.evaluate(BootTime::now());
-        self.release_permitted(policy::decide_credential(agent, &posture, request)?)
+        self.release_permitted(policy::decide_credential(agent, &self.circumstances(), request)?)
     }
 
     pub(super) fn release_permitted(
@@ -221,4 +219,5 @@ fn refusal(not_released: &NotReleased) -> Refusal {
         .with_peer(permit.agent().peer())
         .with_agent(permit.agent().name())
         .with_credential(permit.name())
+        .with_policy(permit.policy())
 }

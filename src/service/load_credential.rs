@@ -15,7 +15,6 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use crate::agents::{self, AuthenticatedAgent};
 use crate::audit::Recorded;
-use crate::clock::BootTime;
 use crate::credentials::ReleasedCredential;
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{self, CredentialRequest, ErrorCode, RateLimitKey, Refusal};
@@ -116,8 +115,7 @@ impl IdentityService {
         let agent = choose(agents, &address.credential)?;
         self.check_agent_rate(&agent)?;
         let request = CredentialRequest { name: address.credential.clone(), version: None, agent: None };
-        let posture = self.deps.posture.evaluate(BootTime::now());
-        self.release_permitted(policy::decide_credential(agent, &posture, request)?)
+        self.release_permitted(policy::decide_credential(agent, &self.circumstances(), request)?)
     }
 
     /// The agents of a unit whose process does not run yet, at least one, sorted by name.
@@ -165,8 +163,7 @@ impl IdentityService {
 
 /// The agent whose credential is meant: the only one that has it.
 fn choose(mut agents: Vec<AuthenticatedAgent>, credential: &str) -> Result<AuthenticatedAgent, Rejection> {
-    let has =
-        |agent: &AuthenticatedAgent| agent.entry().credentials().any(|granted| granted.name == credential);
+    let has = |agent: &AuthenticatedAgent| agent.entry().credential(credential).is_some();
     let with: Vec<usize> = (0..agents.len()).filter(|index| has(&agents[*index])).collect();
     match with.as_slice() {
         // The policy refuses it, with the name of the agent.

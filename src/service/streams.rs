@@ -13,7 +13,7 @@ use crate::federation::FederatedBundles;
 use crate::issue::{IssuerState, WitSvid};
 use crate::peer::{self, Peer, PeerInfo, PeerLookup};
 use crate::pki::IssuedX509Svid;
-use crate::policy::{self, ErrorCode, IdentityPermit};
+use crate::policy::{self, Circumstances, ErrorCode, IdentityPermit, PolicySetId};
 use crate::posture::Posture;
 
 /// A caller is identified again after this time, even if nothing else changed: the wall clock may have been
@@ -136,8 +136,8 @@ impl IdentityService {
         }
     }
 
-    /// Whether the host's posture permits that an agent gets credentials of its identity now.
-    pub fn posture_allows_identity(&self, agent: &AuthenticatedAgent) -> bool {
+    /// Whether the host's posture and the policies permit that an agent gets credentials of its identity now.
+    pub fn may_have_identity(&self, agent: &AuthenticatedAgent) -> bool {
         self.permit_identity(agent).is_ok()
     }
 
@@ -176,7 +176,29 @@ impl IdentityService {
     }
 
     fn permit_identity(&self, agent: &AuthenticatedAgent) -> Result<IdentityPermit, Rejection> {
-        Ok(policy::decide_identity(agent.clone(), &self.deps.posture.evaluate(BootTime::now()))?)
+        Ok(policy::decide_identity(agent.clone(), &self.circumstances())?)
+    }
+
+    /// The host and the time, for a decision that is made at once.
+    pub(super) fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            posture: self.deps.posture.evaluate(BootTime::now()),
+            policies: self.deps.policies.snapshot(),
+            now: self.deps.clock.now(),
+        }
+    }
+
+    /// Refuses what was decided by policies that are no longer in force.
+    pub(super) fn ensure_policies(
+        &self,
+        decided_by: Option<PolicySetId>,
+        agent: &AuthenticatedAgent,
+    ) -> Result<(), Rejection> {
+        if self.deps.policies.snapshot().id() == decided_by {
+            return Ok(());
+        }
+        let description = "the policies have changed; retry";
+        Err(Rejection::new(ErrorCode::TemporarilyUnavailable, description, agent.peer()).with_agent(agent))
     }
 }
 

@@ -35,6 +35,7 @@ mod names;
 mod neighbours;
 mod openapi;
 mod peers;
+mod policies;
 mod posture;
 mod readme;
 mod recovery_key;
