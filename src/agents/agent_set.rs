@@ -1,28 +1,25 @@
 //! A set of agents, read from a directory: either all of its files, or the list of their faults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Diagnostic, PostureMode, list_files};
-use crate::names::{Name, NameTable, Names};
+use crate::names::Name;
 
 use super::entry::{AgentEntry, Origin};
 use super::grant::{Algorithm, Grant};
-use super::host_warnings::host_warnings;
-use super::overlap;
+use super::lint_name::Lint;
 use super::read_files::read_files;
 use super::role_set::RoleSet;
-use super::script_warnings::script_warnings;
 use super::source::AgentSource;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
 const MAX_AGENT_FILES: usize = 10_000;
 
 /// Warnings of one set, and faults of one directory, that are reported.
-const MAX_REPORTED: usize = 1000;
+pub(super) const MAX_REPORTED: usize = 1000;
 /// How long a reload, or a check, waits for the numbers of users and groups.
 pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -96,7 +93,8 @@ impl AgentSet {
             let message = "has no files *.toml, so no process is an agent; if all were removed on purpose \
                            while the daemon did not run, \"hostbadge agent reload --allow-empty\" also \
                            revokes their certificates";
-            agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message: message.into() });
+            let message = Lint::NoAgents.about(message);
+            agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message });
         }
         agents.warnings.extend_from_slice(agents.roles.warnings());
         if let Some(more) = faults.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
@@ -123,34 +121,14 @@ impl AgentSet {
         self.iter().flat_map(|entry| entry.selectors.names()).collect()
     }
 
-    /// Returns what is valid but probably not meant, each with file, line and fix: at most 1000. `names` are
-    /// the numbers of [`AgentSet::user_and_group_names`].
-    pub fn warnings(&self, names: &NameTable) -> Vec<Diagnostic> {
-        let mut warnings = self.warnings.clone();
-        let room = MAX_REPORTED.saturating_sub(warnings.len());
-        warnings.extend(overlap::warnings(self.with_origins(), names, room));
-        warnings.truncate(MAX_REPORTED);
-        warnings
+    /// What is valid in one file but probably not meant.
+    pub(super) fn file_warnings(&self) -> &[Diagnostic] {
+        &self.warnings
     }
 
-    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`]), for a
-    /// command of an administrator. Blocking: looks names up, for at most 5 s.
-    ///
-    /// # Errors
-    /// The thread that looks names up cannot be started.
-    pub fn warnings_on_host(&self) -> io::Result<Vec<Diagnostic>> {
-        let names = Names::start([])?;
-        names.resolve(&self.user_and_group_names(), RESOLVE_TIMEOUT);
-        let mut warnings = self.warnings(&names.table());
-        for (entry, origin) in self.with_origins() {
-            let selectors = &entry.selectors;
-            let mut on_host = host_warnings(selectors.exe.as_deref(), selectors.unit.as_deref());
-            let files = selectors.files.keys().map(PathBuf::as_path);
-            on_host.extend(script_warnings(files, selectors.exe.as_deref()));
-            warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
-        }
-        warnings.truncate(MAX_REPORTED);
-        Ok(warnings)
+    /// The agents with their files, and the lines of `[match]` in them.
+    pub fn with_files(&self) -> impl Iterator<Item = (&AgentEntry, &Path, Option<usize>)> {
+        self.with_origins().map(|(entry, origin)| (entry, origin.file.as_path(), origin.match_line))
     }
 
     pub(super) fn with_origins(&self) -> impl Iterator<Item = (&AgentEntry, &Origin)> + Clone {
@@ -183,8 +161,8 @@ impl AgentSet {
     /// Takes note whether an administrator wants the set even if it is empty.
     pub(super) fn confirm_empty(mut self, is_confirmed: bool) -> AgentSet {
         if is_confirmed && self.is_empty() {
-            // The only one: that the set is empty, and how to confirm it.
-            self.warnings.clear();
+            // It says how to confirm this.
+            self.warnings.retain(|warning| Lint::of(warning).is_none_or(|(lint, _)| lint != Lint::NoAgents));
         }
         AgentSet { is_confirmed_empty: is_confirmed, ..self }
     }

@@ -7,6 +7,7 @@
 //! [`AgentRegistry::identify`] by what takes time. It is the only way to construct an [`AuthenticatedAgent`],
 //! the second step of the request path.
 
+mod advice;
 mod agent_set;
 mod changes;
 mod compared_agents;
@@ -16,6 +17,7 @@ mod contents;
 mod credential;
 mod entry;
 mod file;
+mod findings;
 mod grant;
 mod host_warnings;
 mod identify;
@@ -24,6 +26,7 @@ mod index;
 #[cfg(test)]
 mod index_simulation;
 mod lint;
+mod lint_name;
 mod match_tag;
 mod name;
 mod overlap;
@@ -37,6 +40,7 @@ mod script_warnings;
 mod selectors;
 mod source;
 mod unit_agents;
+mod unit_files;
 mod unit_name;
 
 pub use agent_set::AgentSet;
@@ -52,6 +56,7 @@ pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL, TokenTyp};
 pub use host_warnings::host_warnings;
 pub use identify::{AuthenticatedAgent, Candidates, Identification};
 pub use identify_error::IdentifyError;
+pub use lint_name::Lint;
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
 pub use name::{AgentName, InvalidAgentName};

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::peer::check_root_file;
 
+use super::lint_name::Lint;
+
 /// Directories above a file in which an environment is looked for.
 const MAX_LEVELS: usize = 3;
 /// Where the libraries of a script are, beside it or above it.
@@ -21,16 +23,17 @@ pub fn script_warnings<'a>(
 ) -> Vec<String> {
     let unusable = files.clone().filter_map(|file| {
         let error = check_root_file(file).err()?;
-        Some(format!("files: {} {error}; no process is this agent until then", file.display()))
+        let text = format_args!("files: {} {error}; no process is this agent until then", file.display());
+        Some(Lint::UnusableFile.about(text))
     });
     let writable = environments(files, exec_start).into_iter().filter_map(|environment| {
         let (path, reason) = parts(&environment).into_iter().find_map(|part| Some((part.clone(), writable_by(&part)?)))?;
-        Some(format!(
+        Some(Lint::WritableLibraries.about(format_args!(
             "the libraries in {} can be changed by others: {} {reason}; a process that loads them runs what these \
              users write, whatever the digests of its files are. Give them to root",
             environment.display(),
             path.display()
-        ))
+        )))
     });
     unusable.chain(writable).collect()
 }

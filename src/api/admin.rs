@@ -49,6 +49,7 @@ enum AdminHandler {
     Reload,
     RotateKeys,
     Status,
+    Tenants,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,7 @@ enum RootHandler {
     PutCredential,
     RecoverKeys,
     RemoveCredential,
+    RemoveTenant,
     RotateCredential,
 }
 
@@ -99,6 +101,8 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/keys/recovery/confirm", body: BODY, role: Root(ConfirmRecoveryKey) },
         Route { verb: Post, path: "/v1/keys/recover",        body: BODY, role: Root(RecoverKeys) },
         Route { verb: Post, path: "/v1/keys/accept",         body: NONE, role: Root(AcceptState) },
+        Route { verb: Get,  path: "/v1/tenants",             body: NONE, role: Admin(Tenants) },
+        Route { verb: Post, path: "/v1/tenants/remove",      body: BODY, role: Root(RemoveTenant) },
         Route { verb: Get,  path: "/v1/posture",             body: NONE, role: Admin(Posture) },
         Route { verb: Get,  path: "/v1/posture/diff",        body: NONE, role: Admin(PostureDiff) },
         Route { verb: Post, path: "/v1/posture/accept",      body: BODY, role: Root(AcceptPosture) },
@@ -204,6 +208,7 @@ impl AdminApi {
                 reply::ok(&service.audit_records(admin, query, limit).await?)
             }
             AdminHandler::Credentials => reply::ok(&service.stored_credentials(admin)?),
+            AdminHandler::Tenants => reply::ok(&service.tenants(admin)?),
             AdminHandler::Keys => reply::ok(&service.keys(admin)?),
             AdminHandler::RotateKeys => {
                 reply::ok(&service.rotate_keys(admin, parse::rotate_request(body)?).await?)
@@ -235,6 +240,9 @@ impl AdminApi {
             }
             RootHandler::RemoveCredential => {
                 reply::ok(&service.remove_credential(root, parse::remove_credential_request(body)?).await?)
+            }
+            RootHandler::RemoveTenant => {
+                reply::ok(&service.remove_tenant(root, parse::remove_tenant_request(body)?).await?)
             }
             RootHandler::AcceptCredentials => reply::ok(&service.accept_credentials(root).await?),
             RootHandler::CreateRecoveryKey => reply::ok(&service.create_recovery_key(root).await?),
@@ -326,6 +334,7 @@ mod tests {
                 "/v1/keys/recovery/confirm",
                 "/v1/keys/recover",
                 "/v1/keys/accept",
+                "/v1/tenants/remove",
                 "/v1/posture/accept",
                 "/v1/clock/accept",
                 "/v1/enroll/credential",

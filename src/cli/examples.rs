@@ -30,6 +30,7 @@ pub(super) const AGENT: &str = "Examples:
   hostbadge agent list
   hostbadge agent show researcher
   hostbadge agent check /etc/hostbadge/agents.d
+  hostbadge agent lint --usage=90d --allow no-owner
   hostbadge agent reload";
 
 pub(super) const KEY: &str = "Examples:
@@ -63,6 +64,10 @@ pub(super) const VERIFY: &str = "Examples:
   hostbadge verify token eyJ... --jwks jwks.json --issuer https://example.org --json
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log";
+
+pub(super) const TENANT: &str = "Examples:
+  hostbadge tenant list
+  hostbadge tenant rm acme";
 
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail

@@ -4,6 +4,7 @@
 //! response as it is, so members that this release does not know are kept.
 
 mod agent;
+mod agent_lint;
 mod agent_new;
 mod attest;
 mod audit;
@@ -33,6 +34,7 @@ mod renewal;
 mod report;
 mod status;
 mod table;
+mod tenant;
 mod token;
 mod verify;
 mod verify_token;
@@ -102,6 +104,9 @@ enum CliSubcommand {
     /// Show, rotate and recover the host's keys (administrators)
     #[command(subcommand, after_long_help = examples::KEY)]
     Key(key::KeySubcommand),
+    /// Show tenants and their quotas, and remove one (administrators)
+    #[command(subcommand, after_long_help = examples::TENANT)]
+    Tenant(tenant::TenantSubcommand),
     /// Enroll this host with an organization, through four files (administrators and operators)
     #[command(subcommand, after_long_help = examples::ENROLL)]
     Enroll(enroll::EnrollSubcommand),
@@ -168,6 +173,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,
         CliSubcommand::Credential(subcommand) => credential::run(common, &subcommand).await,
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
+        CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
         CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,
         CliSubcommand::Clock(subcommand) => clock::run(common, &subcommand).await,

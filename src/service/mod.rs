@@ -37,6 +37,7 @@ mod reload;
 mod requests;
 mod status;
 mod streams;
+mod tenants;
 mod tokens;
 mod warnings;
 mod whoami;

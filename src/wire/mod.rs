@@ -22,6 +22,7 @@ pub mod keys;
 pub mod manager_address;
 pub mod posture;
 pub mod status;
+pub mod tenants;
 
 #[cfg(test)]
 pub(crate) mod openapi;

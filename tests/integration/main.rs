@@ -29,6 +29,7 @@ mod keys;
 mod keystore;
 mod layering;
 mod lifecycle;
+mod lint;
 mod load_credential;
 mod many_agents;
 mod names;
