@@ -1,8 +1,8 @@
 //! The digest of a system unit: its file and its drop-ins, as systemd would find them.
 //!
-//! The daemon asks no service manager. It reads the directories of systemd.unit(5), which only root writes, so the
-//! digest is that of what the next start of the unit would use, not of what systemd has loaded. Every drop-in of
-//! the unit's names counts, also one that a file of the same name in another directory hides.
+//! The daemon asks no service manager. It reads the directories of systemd.unit(5), which only root writes,
+//! so the digest is that of what the next start of the unit would use, not of what systemd has loaded. Every
+//! drop-in of the unit's names counts, also one that a file of the same name in another directory hides.
 
 use std::fs;
 use std::io::{self, Read};
@@ -38,6 +38,9 @@ pub enum UnitFilesError {
     /// No directory has it.
     #[error("has no file in the directories of system units")]
     Missing,
+    /// The directories were not read in time.
+    #[error("cannot be compared now, because the disk does not answer; retry")]
+    Slow,
     /// It has more than 128 drop-ins.
     #[error("has more than {MAX_DROP_INS} drop-ins")]
     TooMany,
@@ -105,8 +108,8 @@ fn template(unit: &str) -> Option<String> {
     Some(format!("{template}@.{suffix}"))
 }
 
-/// The directories of drop-ins: of the unit, of its template, of each prefix that ends with a dash, and of the
-/// type.
+/// The directories of drop-ins: of the unit, of its template, of each prefix that ends with a dash, and of
+/// the type.
 fn drop_in_names(unit: &str) -> Vec<String> {
     let mut names: Vec<String> = names(unit).iter().map(|name| format!("{name}.d")).collect();
     if let Some((stem, suffix)) = unit.rsplit_once('.') {

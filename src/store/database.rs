@@ -248,7 +248,7 @@ mod tests {
 
         let older = Database::open(&path, &SCHEMA).err().unwrap();
         assert!(matches!(older, Error::UnsupportedVersion { found: 2, supported: 1, .. }), "{older}");
-        assert!(older.to_string().contains(&format!("put {} in its place", copy.display())), "{older}");
+        assert!(older.to_string().contains(&format!("replace it by {}", copy.display())), "{older}");
         fs::rename(&copy, &path).unwrap();
         let first = Database::open(&path, &SCHEMA).unwrap().unwrap();
         let value: String = first.connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
