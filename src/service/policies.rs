@@ -206,7 +206,7 @@ impl IdentityService {
         let mut unmet = Vec::new();
         let mut compare = |name: &str, required: Option<String>, given: Option<String>| {
             if let (Some(required), Some(given)) = (required, given)
-                && !required.eq_ignore_ascii_case(&given)
+                && required != given
             {
                 unmet.push(format!("{name} {required} and not {given}"));
             }
@@ -214,7 +214,7 @@ impl IdentityService {
         compare("user", self.uid_of(entry).map(|uid| uid.to_string()), query.uid.map(|uid| uid.to_string()));
         compare("unit", selectors.unit.clone(), query.unit.clone());
         let digest = selectors.exe_sha256.map(|digest| digest.to_string());
-        compare("exe_sha256", digest, query.exe_sha256.clone());
+        compare("exe_sha256", digest, query.exe_sha256.as_ref().map(|digest| digest.to_ascii_lowercase()));
         match unmet.is_empty() {
             true => {
                 Layer::allows(rules, "the agent is registered, and a process that meets its conditions is it")
