@@ -8,6 +8,7 @@ use super::identity_service::IdentityService;
 use crate::agents::{AgentEntry, IdOrName};
 use crate::audit::{self, AuditQuery, PageStart};
 use crate::clock::Timestamp;
+use crate::json;
 use crate::names::Resolution;
 use crate::policy::cedar::{PolicyInfo, Process};
 use crate::policy::{
@@ -242,7 +243,7 @@ impl IdentityService {
         let query = AuditQuery { start, ..AuditQuery::default() };
         let page = tokio::task::spawn_blocking(move || audit::read_page(&dir, &query, 1)).await?;
         let page = page.map_err(AdminError::ReadAudit)?;
-        let record = page.records.first().and_then(|line| serde_json::from_str(line.get()).ok());
+        let record = page.records.first().and_then(|line| json::from_object(line.get().as_bytes()).ok());
         let missing = || InvalidRequest::new("the audit log has no record of a decision with this number");
         let record: DecisionRecord =
             record.filter(|record: &DecisionRecord| record.seq == seq).ok_or_else(missing)?;
