@@ -38,6 +38,7 @@ mod role_set;
 mod script_warnings;
 mod selectors;
 mod source;
+mod stored_credentials;
 mod unit_agents;
 mod unit_files;
 mod unit_name;

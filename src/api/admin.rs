@@ -9,6 +9,7 @@ use super::body::{BodyBudget, MAX_BODY_SIZE, RequestBody};
 use super::client_connection::ClientConnection;
 use super::connection_limits::ConnectionLimits;
 use super::parse;
+use super::policy_query;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
 use crate::service::{Admin, AdminError, IdentityService, InvalidRequest, RootAdmin};
@@ -43,6 +44,8 @@ enum AdminHandler {
     EnrollActivate,
     EnrollRequest,
     Keys,
+    Policies,
+    PolicyWhy,
     Posture,
     PostureDiff,
     Process,
@@ -103,6 +106,8 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/keys/accept",         body: NONE, role: Root(AcceptState) },
         Route { verb: Get,  path: "/v1/tenants",             body: NONE, role: Admin(Tenants) },
         Route { verb: Post, path: "/v1/tenants/remove",      body: BODY, role: Root(RemoveTenant) },
+        Route { verb: Get,  path: "/v1/policies",            body: NONE, role: Admin(Policies) },
+        Route { verb: Get,  path: "/v1/policies/why",        body: NONE, role: Admin(PolicyWhy) },
         Route { verb: Get,  path: "/v1/posture",             body: NONE, role: Admin(Posture) },
         Route { verb: Get,  path: "/v1/posture/diff",        body: NONE, role: Admin(PostureDiff) },
         Route { verb: Post, path: "/v1/posture/accept",      body: BODY, role: Root(AcceptPosture) },
@@ -214,6 +219,14 @@ impl AdminApi {
                 reply::ok(&service.rotate_keys(admin, parse::rotate_request(body)?).await?)
             }
             AdminHandler::Clock => reply::ok(&service.clock_status(admin)),
+            AdminHandler::Policies => {
+                let agent = parse::agent_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.policies(admin, agent.as_deref())?)
+            }
+            AdminHandler::PolicyWhy => {
+                let query = policy_query::policy_why_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.explain_decision(admin, query).await?)
+            }
             AdminHandler::Posture => reply::ok(&service.posture_report(admin).await),
             AdminHandler::PostureDiff => reply::ok(&service.posture_diff(admin).await?),
             AdminHandler::EnrollRequest => reply::ok(&service.create_enrollment_request(admin).await?),

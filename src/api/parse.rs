@@ -178,7 +178,7 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
     Ok((parsed, limit))
 }
 
-/// `agent` of `GET /v1/processes/{pid}`.
+/// `agent` of `GET /v1/processes/{pid}` and `GET /v1/policies`.
 pub fn agent_query(query: &str) -> Result<Option<Cow<'_, str>>, InvalidRequest> {
     let mut agent = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {

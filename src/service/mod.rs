@@ -31,6 +31,7 @@ mod health;
 mod identity_service;
 mod keys;
 mod load_credential;
+mod policies;
 mod posture;
 mod rejection;
 mod reload;
@@ -51,6 +52,7 @@ pub use error::{AdminError, InvalidRequest, NotReady, RequestError, RequestResul
 pub use health::ServiceHealth;
 pub use identity_service::{IdentityService, ServiceDeps};
 pub use load_credential::LoadRefused;
+pub use policies::PolicyWhyQuery;
 pub use reload::log_faults;
 pub use requests::JwtSvidParams;
 pub use streams::{BundleVersion, CallerCheck, IdentityInputs};

@@ -9,7 +9,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::{admin, agent, clock, comparison, credentials, enroll, error, keys, posture, status, tenants};
+use super::{
+    admin, agent, clock, comparison, credentials, enroll, error, keys, policy, posture, status, tenants,
+};
 use crate::clock::Timestamp;
 
 /// Schemas of the document that are not types of `wire`, because they have a specification of their own.
@@ -121,6 +123,8 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<keys::KeysResponse>();
     responses.subschema_for::<keys::RecoveryKeyResponse>();
     responses.subschema_for::<keys::RotateResponse>();
+    responses.subschema_for::<policy::PoliciesResponse>();
+    responses.subschema_for::<policy::PolicyWhyResponse>();
     responses.subschema_for::<posture::PostureDiffResponse>();
     responses.subschema_for::<posture::PostureResponse>();
     responses.subschema_for::<status::StatusResponse>();
