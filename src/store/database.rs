@@ -269,6 +269,32 @@ mod tests {
         assert!(matches!(Database::open(&path, &missing).err().unwrap(), Error::Corrupt { .. }));
     }
 
+    /// The build's setting is in `.cargo/config.toml`.
+    #[test]
+    fn sqlite_has_no_extensions_and_no_modules_that_are_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open_or_create(&dir.path().join("x.db"), &SCHEMA).unwrap();
+        let mut statement = database.connection.prepare("PRAGMA compile_options").unwrap();
+        let options: Vec<String> =
+            statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert!(options.iter().any(|option| option == "OMIT_LOAD_EXTENSION"), "{options:?}");
+        for part in ["FTS", "RTREE", "DBSTAT"] {
+            assert!(!options.iter().any(|option| option.contains(part)), "{options:?}");
+        }
+        let modules: Vec<String> = database
+            .connection
+            .prepare("SELECT name FROM pragma_module_list")
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert!(
+            !modules.iter().any(|module| ["fts5", "rtree", "json_each"].contains(&&**module)),
+            "{modules:?}"
+        );
+    }
+
     #[test]
     fn other_formats_and_files_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
