@@ -10,8 +10,10 @@ use crate::config::{Diagnostic, PostureMode, list_files};
 use crate::names::{Name, NameTable, Names};
 
 use super::entry::{AgentEntry, Origin};
+use super::expiry::{self, Expiry};
 use super::grant::{Algorithm, Grant};
 use super::host_warnings::host_warnings;
+use super::lint;
 use super::overlap;
 use super::read_files::read_files;
 use super::role_set::RoleSet;
@@ -34,6 +36,10 @@ pub struct AgentSet {
     origins: BTreeMap<String, Origin>,
     /// The roles that agents can refer to.
     roles: RoleSet,
+    /// Ends of grants and credentials, the earliest first.
+    expiries: Vec<Expiry>,
+    /// Whether a grant or credential counts only at certain times.
+    has_time_limits: bool,
     warnings: Vec<Diagnostic>,
     is_loaded: bool,
     is_confirmed_empty: bool,
@@ -67,7 +73,7 @@ impl AgentSet {
             .map_err(|fault| vec![fault])
             .and_then(|paths| paths.ok_or_else(missing))
             .map_err(|of_dir| [std::mem::take(&mut faults), of_dir].concat())?;
-        let results = read_files(&paths, source.trust_domain_length, &agents.roles);
+        let results = read_files(&paths, source.rules, &agents.roles);
         for (path, result) in paths.into_iter().zip(results) {
             let (entry, match_line) = match result {
                 Ok(agent) => {
@@ -103,6 +109,9 @@ impl AgentSet {
             let message = format!("has {more} more faults; correct these first");
             faults.push(Diagnostic { file: dir.to_owned(), line: None, message });
         }
+        agents.expiries = expiry::all(agents.iter().map(|entry| &**entry), &agents.roles);
+        agents.has_time_limits =
+            !agents.expiries.is_empty() || agents.iter().any(|entry| has_time_limits(entry));
         if faults.is_empty() { Ok(agents) } else { Err(faults) }
     }
 
@@ -144,6 +153,7 @@ impl AgentSet {
         for (entry, origin) in self.with_origins() {
             let on_host = host_warnings(entry.selectors.exe.as_deref(), entry.selectors.unit.as_deref());
             warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
+            warnings.extend(lint::missing_owner(entry).map(|message| origin.diagnostic(message)));
         }
         warnings.truncate(MAX_REPORTED);
         Ok(warnings)
@@ -189,6 +199,16 @@ impl AgentSet {
         self.is_confirmed_empty
     }
 
+    /// Ends of grants and credentials, the earliest first: those of agents' own files and those of roles.
+    pub fn expiries(&self) -> &[Expiry] {
+        &self.expiries
+    }
+
+    /// Whether a grant or credential of an agent counts only at certain times.
+    pub fn has_time_limits(&self) -> bool {
+        self.has_time_limits
+    }
+
     /// The roles that agents can refer to.
     pub fn roles(&self) -> &RoleSet {
         &self.roles
@@ -219,6 +239,11 @@ impl AgentSet {
         let is_rs256 = |grant: &Grant| grant.alg == Algorithm::Rs256;
         self.iter().any(|entry| entry.grants().any(|granted| is_rs256(granted.item)))
     }
+}
+
+fn has_time_limits(entry: &AgentEntry) -> bool {
+    entry.grants().any(|grant| grant.limits.is_limited())
+        || entry.credentials().any(|credential| credential.limits.is_limited())
 }
 
 #[cfg(test)]

@@ -18,6 +18,12 @@ pub(super) fn warnings(entry: &AgentEntry) -> Vec<String> {
     warnings
 }
 
+/// That no one answers for the agent.
+pub(super) fn missing_owner(entry: &AgentEntry) -> Option<String> {
+    let message = "the agent has no owner, so it is not known who answers for it; add owner";
+    entry.owner.is_none().then(|| message.to_owned())
+}
+
 /// Audiences and scopes that look like patterns.
 pub(super) fn patterns<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> impl Iterator<Item = String> {
     let texts = grants.into_iter().flat_map(|grant| [&grant.audience].into_iter().chain(&grant.scopes));

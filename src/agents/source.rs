@@ -11,9 +11,18 @@ pub struct AgentSource {
     pub agents: PathBuf,
     /// The directory of roles: `roles.d`. It may be missing on a host without roles.
     pub roles: PathBuf,
+    /// What each file of an agent has to fulfil.
+    pub rules: FileRules,
+}
+
+/// What each file of an agent has to fulfil.
+#[derive(Clone, Copy, Debug)]
+pub struct FileRules {
     /// Length of the trust domain in bytes: a SPIFFE ID has at most 127, so it limits the length of names and
     /// tenants.
     pub trust_domain_length: usize,
+    /// Whether an agent without owner is a fault.
+    pub requires_owner: bool,
 }
 
 impl AgentSource {
@@ -22,7 +31,7 @@ impl AgentSource {
         AgentSource {
             agents: agents.to_owned(),
             roles: agents.with_file_name("roles.d"),
-            trust_domain_length,
+            rules: FileRules { trust_domain_length, requires_owner: false },
         }
     }
 
@@ -38,7 +47,10 @@ impl From<&Config> for AgentSource {
         AgentSource {
             agents: config.paths.agents.clone(),
             roles: config.paths.roles.clone(),
-            trust_domain_length: config.trust_domain_length(),
+            rules: FileRules {
+                trust_domain_length: config.trust_domain_length(),
+                requires_owner: config.agents.require_owner,
+            },
         }
     }
 }

@@ -15,6 +15,7 @@ use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use super::why;
 use crate::agents::{AgentName, AgentSet, AgentSource, host_warnings};
+use crate::clock::Timestamp;
 use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
 use crate::wire::admin::{
@@ -138,6 +139,9 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
     table.add("name", &agent.name);
     table.add_some("owner", agent.owner.as_ref());
     table.add_some("tenant", agent.tenant.as_ref());
+    if agent.drain {
+        table.add("drain", "gets nothing new; what it has stays valid until it expires");
+    }
     table.add("match", format_selectors(&agent.selectors));
     if !agent.roles.is_empty() {
         table.add("roles", agent.roles.join(", "));
@@ -150,8 +154,9 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
             CredentialUse::Inject => "through the egress proxy",
             CredentialUse::Release => "gets the value",
         };
+        let limits = format_limits(credential.expires, credential.hours.as_ref());
         let from = format_role(credential.role.as_ref());
-        table.add("credential", format!("{}, {usage}{from}", credential.name));
+        table.add("credential", format!("{}, {usage}{limits}{from}", credential.name));
     }
     table.print()?;
     Ok(ExitCode::SUCCESS)
@@ -168,8 +173,15 @@ fn format_grant(grant: &AgentGrant) -> String {
     if let Some(mode) = grant.posture {
         text += &format!(", posture {mode}");
     }
+    text += &format_limits(grant.expires, grant.hours.as_ref());
     text += &format_role(grant.role.as_ref());
     format!("{text}: {}", grant.scopes.join(" "))
+}
+
+fn format_limits(expires: Option<Timestamp>, hours: Option<&String>) -> String {
+    let expires = expires.map(|at| format!(", until {}", at.to_rfc3339_seconds())).unwrap_or_default();
+    let hours = hours.map(|hours| format!(", at {hours}")).unwrap_or_default();
+    expires + &hours
 }
 
 fn format_role(role: Option<&String>) -> String {

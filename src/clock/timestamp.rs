@@ -9,6 +9,9 @@ use nix::time::{ClockId, clock_gettime};
 /// relying party whose clock is behind by less accepts it at once, with no leeway of its own.
 pub const BACKDATE: Duration = Duration::from_secs(10);
 
+/// The last time that RFC 3339 can write.
+const MAX_RFC3339_MICROS: u64 = 253_402_300_799_999_999;
+
 /// A point in time, in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub(super) u64);
@@ -45,6 +48,12 @@ impl Timestamp {
     /// This time rounded up to a whole second, for times stored in seconds that must not become earlier.
     pub const fn ceil_to_second(self) -> Timestamp {
         Timestamp::from_secs(self.0.div_ceil(1_000_000))
+    }
+
+    /// RFC 3339 in UTC, in whole seconds.
+    pub fn to_rfc3339_seconds(self) -> String {
+        let time = UNIX_EPOCH + Duration::from_micros(self.0.min(MAX_RFC3339_MICROS));
+        humantime::format_rfc3339_seconds(time).to_string()
     }
 
     /// The time elapsed since `earlier`; zero if the clock was set back.
@@ -85,7 +94,6 @@ impl BootTime {
 /// file may hold, are displayed as the last of 9999.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MAX_RFC3339_MICROS: u64 = 253_402_300_799_999_999;
         humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(self.0.min(MAX_RFC3339_MICROS)))
             .fmt(f)
     }

@@ -21,6 +21,7 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("run", Kind::Text("\"/run/hostbadge\"")),
         ]),
     ),
+    Key::optional("agents", Kind::Table(&[Key::optional("require_owner", Kind::Boolean)])),
     Key::optional(
         "tpm",
         Kind::Table(&[

@@ -30,8 +30,8 @@ use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use schema::{Key, Kind};
 pub use sections::{
-    AdminSection, CertificatesSection, ClockSection, KeysSection, LimitsSection, LogLevel, LogSection,
-    LogTarget, Paths, SealSection, TpmSection,
+    AdminSection, AgentsSection, CertificatesSection, ClockSection, KeysSection, LimitsSection, LogLevel,
+    LogSection, LogTarget, Paths, SealSection, TpmSection,
 };
 pub use tenants::TenantSection;
 use tenants::check_tenants;
@@ -50,6 +50,8 @@ pub struct Config {
     pub paths: Paths,
     /// Whether the file sets `paths.federation`: the directory must exist then.
     pub needs_federation: bool,
+    /// The table `[agents]`.
+    pub agents: AgentsSection,
     /// The table `[tpm]`.
     pub tpm: TpmSection,
     /// The table `[keys]`.
@@ -82,6 +84,8 @@ struct ConfigFile {
     issuer: Option<Spanned<String>>,
     #[serde(default)]
     paths: RawPaths,
+    #[serde(default)]
+    agents: AgentsSection,
     #[serde(default)]
     tpm: TpmSection,
     #[serde(default)]
@@ -199,6 +203,7 @@ impl Config {
             issuer: config_file.issuer.map(|i| i.into_inner()),
             paths,
             needs_federation,
+            agents: config_file.agents,
             tpm: config_file.tpm,
             keys,
             certificates,
@@ -319,6 +324,7 @@ mod tests {
             match kind {
                 Kind::Text(example) | Kind::Duration(example) => example.to_owned(),
                 Kind::Choice(choices) => format!("\"{}\"", choices[0]),
+                Kind::Date(example) => example.to_owned(),
                 Kind::ByteList(example) | Kind::TextList(example) => example.to_owned(),
                 Kind::Boolean => "true".to_owned(),
                 Kind::Integer(_) | Kind::UserOrGroup => "1".to_owned(),

@@ -25,6 +25,14 @@ pub struct Paths {
     pub run: PathBuf,
 }
 
+/// The table `[agents]`: what the files of agents have to fulfil.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentsSection {
+    /// Whether an agent without `owner` is a fault. Default: no; `hostbadge agent check` warns.
+    pub require_owner: bool,
+}
+
 /// The table `[tpm]`: how the TPM is reached.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -2,8 +2,9 @@
 //! a [`CredentialPermit`].
 
 use crate::agents::{AuthenticatedAgent, CredentialUse};
-use crate::posture::{Posture, PostureAtDecision};
+use crate::posture::Posture;
 
+use super::circumstances::{Circumstances, check_draining};
 use super::decision::check_posture;
 use super::refusal::{ErrorCode, Refusal};
 
@@ -53,10 +54,11 @@ impl CredentialPermit {
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no `[[credential]]` of this name, and `access_denied`
-/// if it may not have the value or the host's posture forbids it.
+/// if it may not have the value or is drained, the permission has expired or does not count at this hour, or
+/// the host's posture forbids it.
 pub fn decide_credential(
     agent: AuthenticatedAgent,
-    host_posture: &PostureAtDecision,
+    circumstances: &Circumstances,
     request: CredentialRequest,
 ) -> Result<CredentialPermit, Refusal> {
     let refuse = |code, description: String| {
@@ -78,6 +80,11 @@ pub fn decide_credential(
         );
         return Err(refuse(ErrorCode::AccessDenied, description));
     }
+    check_draining(&agent).map_err(|refusal| refusal.with_credential(&request.name))?;
+    circumstances
+        .check_limits("the permission for this credential", &granted.limits)
+        .map_err(|(code, description)| refuse(code, description))?;
+    let host_posture = &circumstances.posture;
     let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture)
         .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
     Ok(CredentialPermit { posture, name: request.name, version: request.version, agent })

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::agents::{Algorithm, Assurance, AuthenticatedAgent, TokenTyp};
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
+use super::circumstances::{Circumstances, check_draining};
 use super::refusal::{ErrorCode, Refusal};
 
 /// A request for an access token: well-formed, but not yet decided.
@@ -102,14 +103,16 @@ pub enum Signer {
     Rsa,
 }
 
-/// Decides a token request by the agent's grants. A request without a matching grant is refused.
+/// Decides a token request by the agent's grants. A request without a matching grant is refused, as is one of
+/// an agent that is drained, and one at a time at which the grant does not count.
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no grant for the audience, `invalid_scope` if the
-/// grant lacks a requested scope, and `access_denied` if the host's posture forbids the token.
+/// grant lacks a requested scope, and `access_denied` if the agent is drained, the grant has expired or does
+/// not count at this hour, or the host's posture forbids the token.
 pub fn decide(
     agent: AuthenticatedAgent,
-    host_posture: &PostureAtDecision,
+    circumstances: &Circumstances,
     request: TokenRequest,
 ) -> Result<Permit, Refusal> {
     let refuse = |code, description: String| {
@@ -124,6 +127,10 @@ pub fn decide(
             format!("agent \"{}\" has no grant for this audience", agent.name()),
         ));
     };
+    check_draining(&agent).map_err(|refusal| refusal.with_audience(&request.audience))?;
+    circumstances
+        .check_limits("the grant for this audience", &grant.limits)
+        .map_err(|(code, description)| refuse(code, description))?;
     let scope = match &request.scopes {
         None => join_scopes(grant.scopes.iter()),
         Some(requested) => {
@@ -136,10 +143,12 @@ pub fn decide(
             join_scopes(requested.iter().collect::<BTreeSet<_>>().into_iter())
         }
     };
+    let host_posture = &circumstances.posture;
     let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture)
         .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
     // A request can shorten the lifetime of the grant, but not extend it.
     let ttl = request.ttl.map_or(grant.ttl, |requested| requested.min(grant.ttl));
+    let ttl = grant.limits.cap(ttl, circumstances.time.now);
     let signer = match (grant.assurance, grant.alg) {
         (_, Algorithm::Rs256) => Signer::Rsa,
         (Assurance::Tpm, Algorithm::Es256) => Signer::Host,
@@ -148,15 +157,29 @@ pub fn decide(
     Ok(Permit { posture, audience: request.audience, scope, ttl, signer, typ: grant.typ, agent })
 }
 
-/// Decides whether an agent may have an identity document.
+/// Decides whether an agent may have a new identity document.
 ///
 /// # Errors
-/// A [`Refusal`] with `access_denied` if the host's configuration enforces the posture and it is not
-/// accepted.
+/// A [`Refusal`] with `access_denied` if the agent is drained, or the host's configuration enforces the posture
+/// and it is not accepted.
 pub fn decide_identity(
     agent: AuthenticatedAgent,
-    host_posture: &PostureAtDecision,
+    circumstances: &Circumstances,
 ) -> Result<IdentityPermit, Refusal> {
+    check_draining(&agent)?;
+    decide_kept_identity(agent, circumstances)
+}
+
+/// Decides whether an agent may keep an identity document that it has: as [`decide_identity`], also while it is
+/// drained.
+///
+/// # Errors
+/// As [`decide_identity`].
+pub fn decide_kept_identity(
+    agent: AuthenticatedAgent,
+    circumstances: &Circumstances,
+) -> Result<IdentityPermit, Refusal> {
+    let host_posture = &circumstances.posture;
     match check_posture(host_posture.mode, host_posture) {
         Ok(posture) => Ok(IdentityPermit { agent, posture }),
         Err(description) => Err(Refusal::new(ErrorCode::AccessDenied, description)

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::agents::AuthenticatedAgent;
-use crate::posture::{Posture, PostureAtDecision};
+use crate::posture::Posture;
 
+use super::circumstances::Circumstances;
 use super::decision::{Permit, Signer, TokenRequest, decide};
 use super::refusal::{ErrorCode, Refusal};
 
@@ -60,13 +61,13 @@ impl JwtSvidPermit {
 /// signature by the TPM, and `invalid_request` without audiences.
 pub fn decide_jwt_svid(
     agent: AuthenticatedAgent,
-    host_posture: &PostureAtDecision,
+    circumstances: &Circumstances,
     audiences: &[String],
 ) -> Result<JwtSvidPermit, Refusal> {
     let mut permits = Vec::with_capacity(audiences.len());
     for audience in audiences {
         let request = TokenRequest { audience: audience.clone(), scopes: None, ttl: None, agent: None };
-        let permit = decide(agent.clone(), host_posture, request)?;
+        let permit = decide(agent.clone(), circumstances, request)?;
         if permit.signer() != Signer::Issuing {
             let description = "the grant for this audience requires a TPM signature; \
                                request the token on the agent socket";

@@ -6,6 +6,7 @@
 //! [`CredentialPermit`], and only this module constructs one.
 
 mod admin;
+mod circumstances;
 mod credential;
 mod decision;
 mod jwt_svid;
@@ -15,8 +16,11 @@ mod refusal;
 mod tenant_quota;
 
 pub use admin::{AdminGroupProblem, AdminPolicy};
+pub use circumstances::Circumstances;
 pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
-pub use decision::{IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity};
+pub use decision::{
+    IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity, decide_kept_identity,
+};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};

@@ -5,7 +5,7 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::requests::{self, CheckedCertificateRequest};
 use crate::agents::AuthenticatedAgent;
-use crate::clock::{BootTime, Timestamp};
+use crate::clock::Timestamp;
 use crate::issue::HostIdentity;
 use crate::peer::PeerLookup;
 use crate::pki::{CertificateIssuer, CertificateParams, IssuedX509Svid, SubjectKey};
@@ -94,8 +94,7 @@ impl IdentityService {
             |description| Rejection::new(ErrorCode::InvalidRequest, description, &peer).with_agent(&agent);
         let request = request.map_err(|e| invalid(e.to_string()))?;
         self.deps.certificate_issuer.wait_until_usable(&self.deps.clock).await;
-        let posture = self.deps.posture.evaluate(BootTime::now());
-        let permit = policy::decide_identity(agent.clone(), &posture)?;
+        let permit = policy::decide_identity(agent.clone(), &self.circumstances())?;
         self.require_clock()
             .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(&agent))?;
         let issuer_state =

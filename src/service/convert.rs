@@ -128,6 +128,7 @@ impl Agent {
             name: entry.name.to_string(),
             owner: entry.owner.clone(),
             tenant: entry.tenant.clone(),
+            drain: entry.is_draining,
             selectors: AgentSelectors::from(&entry.selectors),
             roles: entry.roles.iter().map(|role| role.name().to_owned()).collect(),
             grants: grants.map(AgentGrant::from).collect(),
@@ -142,6 +143,8 @@ impl From<Granted<'_, CredentialGrant>> for AgentCredential {
             name: credential.name.clone(),
             usage: credential.usage.into(),
             posture: credential.posture.map(Into::into),
+            expires: credential.limits.expires,
+            hours: credential.limits.hours.as_ref().map(ToString::to_string),
             role: credential.role.map(str::to_owned),
         }
     }
@@ -228,6 +231,8 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             },
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
+            expires: grant.limits.expires,
+            hours: grant.limits.hours.as_ref().map(ToString::to_string),
             role: grant.role.map(str::to_owned),
         }
     }
@@ -240,6 +245,8 @@ impl From<&LoadStatus> for AgentsStatus {
             is_loaded: status.is_loaded,
             agents: status.agents,
             roles: status.roles,
+            expiring: Vec::new(),
+            expiring_count: 0,
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }

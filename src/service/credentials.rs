@@ -10,7 +10,6 @@ use super::rejection::Rejection;
 use super::requests;
 use crate::agents::{is_credential_name, is_tenant_name};
 use crate::audit::Event;
-use crate::clock::BootTime;
 use crate::credentials::{self, NewVersion, NotReleased, ReleasedCredential, SecretValue};
 use crate::error_class::ErrorClass;
 use crate::peer::PeerLookup;
@@ -52,8 +51,7 @@ impl IdentityService {
         let request = request.map_err(|e| {
             Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
         })?;
-        let posture = self.deps.posture.evaluate(BootTime::now());
-        let permit = policy::decide_credential(agent, &posture, request)?;
+        let permit = policy::decide_credential(agent, &self.circumstances(), request)?;
         Ok(self.deps.credentials.release(permit).map_err(|not_released| refusal(&not_released))?)
     }
 

@@ -13,7 +13,7 @@ use crate::federation::FederatedBundles;
 use crate::issue::{IssuerState, WitSvid};
 use crate::peer::{self, Peer, PeerInfo, PeerLookup};
 use crate::pki::IssuedX509Svid;
-use crate::policy::{self, ErrorCode, IdentityPermit};
+use crate::policy::{self, Circumstances, ErrorCode, IdentityPermit};
 use crate::posture::Posture;
 
 /// A caller is identified again after this time, even if nothing else changed: the wall clock may have been
@@ -136,9 +136,10 @@ impl IdentityService {
         }
     }
 
-    /// Whether the host's posture permits that an agent gets credentials of its identity now.
+    /// Whether the host's posture permits that an agent keeps credentials of its identity. A drained agent gets
+    /// no new ones, and keeps what it has until that expires.
     pub fn posture_allows_identity(&self, agent: &AuthenticatedAgent) -> bool {
-        self.permit_identity(agent).is_ok()
+        policy::decide_kept_identity(agent.clone(), &self.circumstances()).is_ok()
     }
 
     /// Whether a certificate counts as issued: it was not revoked, and its issuing CA is still trusted.
@@ -176,7 +177,15 @@ impl IdentityService {
     }
 
     fn permit_identity(&self, agent: &AuthenticatedAgent) -> Result<IdentityPermit, Rejection> {
-        Ok(policy::decide_identity(agent.clone(), &self.deps.posture.evaluate(BootTime::now()))?)
+        Ok(policy::decide_identity(agent.clone(), &self.circumstances())?)
+    }
+
+    /// The host and the time, for a decision that is made at once.
+    pub(super) fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            posture: self.deps.posture.evaluate(BootTime::now()),
+            time: self.deps.clock_state.at_decision(),
+        }
     }
 }
 

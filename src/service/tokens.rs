@@ -5,7 +5,6 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::requests::{self, JwtSvidParams};
 use crate::agents::AuthenticatedAgent;
-use crate::clock::BootTime;
 use crate::issue::{AccessToken, Introspection, JwtSvid, Undecided};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{self, ErrorCode, JwtSvidRequest, RateLimitKey, Refusal, Signer};
@@ -123,8 +122,7 @@ impl IdentityService {
             Err(_) => self.identify_any(&peer).await?,
         };
         let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
-        let posture = self.deps.posture.evaluate(BootTime::now());
-        let permit = policy::decide(agent, &posture, request)?;
+        let permit = policy::decide(agent, &self.circumstances(), request)?;
         let agent = permit.agent();
         self.require_clock()
             .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(agent))?;
@@ -155,14 +153,14 @@ impl IdentityService {
         let request = request.map_err(|e| invalid(e, &peer))?;
         self.require_clock().map_err(|refusal| Rejection::from(refusal).with_peer(&peer))?;
         let issuer_state = self.issuer_state().map_err(|rejection| rejection.with_peer(&peer))?;
-        let posture = self.deps.posture.evaluate(BootTime::now());
+        let circumstances = self.circumstances();
         let (mut svids, mut first_refusal) = (Vec::new(), None);
         for agent in agents {
             let spiffe_id = issuer_state.host().spiffe_id(agent.entry());
             if request.spiffe_id.as_ref().is_some_and(|requested| *requested != spiffe_id) {
                 continue;
             }
-            match policy::decide_jwt_svid(agent, &posture, &request.audiences) {
+            match policy::decide_jwt_svid(agent, &circumstances, &request.audiences) {
                 Ok(permit) => match self.check_live_tokens(permit.agent(), permit.ttl()) {
                     Ok(()) => svids.push(issuer_state.mint_jwt_svid(permit, self.deps.clock.now())?),
                     Err(rejection) => first_refusal = first_refusal.or(Some(rejection.refusal)),

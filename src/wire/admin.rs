@@ -26,6 +26,9 @@ pub struct Agent {
     /// The tenant, which is part of the SPIFFE ID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// Whether the agent gets nothing new; absent if it does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
     /// Conditions that a process has to meet, all of them.
     #[serde(rename = "match")]
     pub selectors: AgentSelectors,
@@ -52,6 +55,12 @@ pub struct AgentCredential {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// When it ends; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// The hours of the week at which it counts, as written; absent where it always does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<String>,
     /// The role whose file has it; absent where the agent's own file has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
@@ -111,6 +120,12 @@ pub struct AgentGrant {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// When it ends; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// The hours of the week at which it counts, as written; absent where it always does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<String>,
     /// The role whose file has it; absent where the agent's own file has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,

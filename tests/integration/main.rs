@@ -20,6 +20,7 @@ mod ek_certificates;
 mod ek_chains;
 mod enrollment;
 mod forged_evidence;
+mod grant_circumstances;
 mod hostile_executables;
 mod journald;
 mod jwt_libraries;
