@@ -156,6 +156,8 @@ const DAEMON: &[(&str, &str)] = &[
          /run/hostbadge/agent.sock\tFor agents; open to all local users, because the daemon identifies and authorizes each caller.\n\n\
          /run/hostbadge/workload.sock\tSPIFFE Workload API, for clients with \
          SPIFFE_ENDPOINT_SOCKET=unix:///run/hostbadge/workload.sock; open to all local users.\n\n\
+         /run/hostbadge/credentials.sock\tFor service managers: LoadCredential= in units, see hostbadge-agents(5); open to all \
+         local users.\n\n\
          /run/hostbadge/admin.sock\tFor root and members of the group hostbadge-admin.\n\n\
          /run/hostbadge/reader.sock\tFor the daemon alone: starts a process that reads one executable, see hostbadge-agents(5).",
     ),

@@ -17,6 +17,7 @@ use hostbadge::credentials::CredentialStore;
 use hostbadge::federation::Federation;
 use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
 use hostbadge::names::Names;
+use hostbadge::peer::ServiceManager;
 use hostbadge::pki::CertificateIssuer;
 use hostbadge::policy::{AdminPolicy, Limiter, Rate};
 use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
@@ -55,6 +56,7 @@ fn serve(dir: &Path, listener: UnixListener) {
         federation: Federation::open(&dir.join("federation"), false),
         limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
         credentials: CredentialStore::new(dir, clock.clone()),
+        service_manager: ServiceManager::default(),
         issuer: Issuer::default(),
         audit,
         audit_dir: dir.into(),

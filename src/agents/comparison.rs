@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::names::Resolution;
-use crate::peer::{Groups, MAX_GROUPS, Peer, Sha256Digest};
+use crate::peer::{Container, Groups, MAX_GROUPS, Peer, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::compared_agents::Failure;
@@ -28,6 +28,12 @@ pub enum Condition {
     Group,
     /// `unit`.
     Unit,
+    /// `user_unit`.
+    UserUnit,
+    /// `session`.
+    Session,
+    /// `container`.
+    Container,
     /// `exe`.
     Exe,
     /// `exe_sha256`.
@@ -87,6 +93,9 @@ impl Condition {
             Condition::User => "user",
             Condition::Group => "group",
             Condition::Unit => "unit",
+            Condition::UserUnit => "user_unit",
+            Condition::Session => "session",
+            Condition::Container => "container",
             Condition::Exe => "exe",
             Condition::ExeSha256 => "exe_sha256",
             Condition::Measured => "measured",
@@ -198,6 +207,15 @@ impl ProcessComparison<'_> {
         if let Some(unit) = &selectors.unit {
             outcomes.push((Condition::Unit, decide(self.peer.unit.as_ref() == Some(unit))));
         }
+        if selectors.user_unit.is_some() {
+            outcomes.push((Condition::UserUnit, decide(selectors.holds_user_unit(self.peer))));
+        }
+        if selectors.session {
+            outcomes.push((Condition::Session, decide(self.peer.is_in_own_session())));
+        }
+        if selectors.container.is_some() {
+            outcomes.push((Condition::Container, decide(selectors.holds_container(self.peer))));
+        }
         if let Some(exe) = &selectors.exe {
             outcomes.push((Condition::Exe, decide(self.peer.exe() == Some(exe))));
         }
@@ -237,6 +255,17 @@ impl ProcessComparison<'_> {
                 describe(selectors.group.as_ref(), "gid", "group", |name| names.group(name).current)
             }
             Condition::Unit => selectors.unit.clone().unwrap_or_default(),
+            Condition::UserUnit => {
+                format!("{} (no stronger than user)", selectors.user_unit.clone().unwrap_or_default())
+            }
+            Condition::Session => "a login session of the user (no stronger than user)".into(),
+            Condition::Container => match &selectors.user {
+                Some(_) => format!(
+                    "{} (no stronger than user, unless root created it)",
+                    selectors.container.clone().unwrap_or_default()
+                ),
+                None => format!("{}, created by root", selectors.container.clone().unwrap_or_default()),
+            },
             Condition::Exe => {
                 selectors.exe.as_ref().map(|exe| exe.to_string_lossy().into_owned()).unwrap_or_default()
             }
@@ -254,6 +283,21 @@ impl ProcessComparison<'_> {
             Condition::User => format!("uid {}", self.peer.uid),
             Condition::Group => format!("gid {}, {}", self.peer.gid, describe_groups(&self.peer.groups)),
             Condition::Unit => self.peer.unit.clone().unwrap_or_else(|| "no system unit".into()),
+            Condition::UserUnit => match &self.peer.user_unit {
+                Some(unit) => format!("{} in the service manager of uid {}", unit.name, unit.uid),
+                None => "no unit of a user's service manager".into(),
+            },
+            Condition::Session => match &self.peer.session {
+                Some(session) => format!("login session {} of uid {}", session.id, session.uid),
+                None => "no login session".into(),
+            },
+            Condition::Container => match &self.peer.container {
+                Some(Container { id, owner: None }) => format!("{id}, created by root"),
+                Some(Container { id, owner: Some(uid) }) => {
+                    format!("{id} in the service manager of uid {uid}, who can give it any id")
+                }
+                None => "no container of Podman or Docker".into(),
+            },
             Condition::Exe => match self.peer.exe() {
                 Some(exe) => exe.to_string_lossy().into_owned(),
                 None => "the executable cannot be read; see hostbadge-agents(5), exe".into(),

@@ -12,9 +12,9 @@ use super::entry::AgentEntry;
 use super::grant::RawGrant;
 use super::lint;
 use super::name::{AgentName, is_valid_name};
+use super::raw_selectors::RawSelectors;
 use super::role::references;
 use super::role_set::{RoleSet, role_conflicts};
-use super::selectors::RawSelectors;
 use super::source::FileRules;
 
 /// Length of the longest SPIFFE ID, in bytes: Google's workload identity federation accepts no longer

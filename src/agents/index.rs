@@ -76,6 +76,9 @@ enum Key<'a> {
     User(u32),
     Group(u32),
     Unit(&'a str),
+    UserUnit(&'a str),
+    Container(&'a str),
+    Session,
     Exe(&'a Path),
 }
 
@@ -102,7 +105,14 @@ impl AgentIndex {
     /// What `peer` has to be compared with to find all agents that it may be. `names` are those of the index.
     pub(super) fn find(&self, peer: &PeerInfo, names: &NameTable) -> Found<'_> {
         let exe = peer.exe().map(PathBuf::as_path);
-        let keys = [Some(Key::User(peer.uid)), peer.unit.as_deref().map(Key::Unit), exe.map(Key::Exe)];
+        let keys = [
+            Some(Key::User(peer.uid)),
+            peer.unit.as_deref().map(Key::Unit),
+            peer.own_user_unit().map(Key::UserUnit),
+            peer.own_container().map(|container| Key::Container(&container.id)),
+            peer.is_in_own_session().then_some(Key::Session),
+            exe.map(Key::Exe),
+        ];
         let hashes: Vec<u64> = keys.iter().flatten().map(|key| self.hash(key)).collect();
         let mut positions: Vec<u32> =
             hashes.iter().flat_map(|hash| self.selective.by_condition.get(*hash)).collect();
@@ -248,7 +258,11 @@ fn keys<'a>(selectors: &'a Selectors, names: &NameTable, with_groups: bool) -> V
     let unit = selectors.unit.as_deref().map(Key::Unit);
     let user = number(selectors.uid(names)).map(Key::User);
     let group = number(selectors.gid(names)).filter(|_| with_groups).map(Key::Group);
-    let mut keys: Vec<Key<'a>> = [unit, user, group].into_iter().flatten().collect();
+    let user_unit = selectors.user_unit.as_deref().map(Key::UserUnit);
+    let container = selectors.container.as_deref().map(Key::Container);
+    let session = selectors.session.then_some(Key::Session);
+    let mut keys: Vec<Key<'a>> =
+        [container, unit, user_unit, user, group, session].into_iter().flatten().collect();
     if !keys.is_empty() {
         keys.extend(selectors.exe.as_deref().map(Key::Exe));
     }

@@ -10,7 +10,7 @@ use super::compared_agents::{ComparedAgents, Failure};
 use super::registrations::Registrations;
 use super::selectors::NumberMatch;
 use crate::names::{Name, NameTable};
-use crate::peer::{Peer, PeerInfo};
+use crate::peer::{CgroupNames, Container, Peer, PeerInfo, Session, UserUnit};
 
 const AGENTS: u64 = 2000;
 const PEERS: u64 = 500;
@@ -61,6 +61,15 @@ fn conditions(random: &mut Random) -> String {
     if with & 4 != 0 {
         writeln!(text, "unit = \"s{}.service\"", random.below(30)).unwrap();
     }
+    if with & 1 != 0 && random.one_in(4) {
+        writeln!(text, "user_unit = \"s{}.service\"", random.below(5)).unwrap();
+    }
+    if with & 1 != 0 && random.one_in(4) {
+        writeln!(text, "session = true").unwrap();
+    }
+    if random.one_in(8) {
+        writeln!(text, "container = \"{:064x}\"", random.below(5)).unwrap();
+    }
     if random.one_in(3) {
         writeln!(text, "exe = \"/bin/e{}\"", random.below(10)).unwrap();
     }
@@ -78,9 +87,21 @@ fn agents(random: &mut Random) -> AgentSet {
 
 fn peer(random: &mut Random) -> PeerInfo {
     let groups = (!random.one_in(6)).then(|| (0..random.below(60)).map(|_| number(random)).collect());
-    let unit = (!random.one_in(4)).then(|| format!("s{}.service", random.below(32)));
+    let (uid, gid) = (number(random), number(random));
+    let owner = |random: &mut Random| if random.one_in(5) { number(random) } else { uid };
+    let id = format!("{:064x}", random.below(5));
+    let user_unit = random
+        .one_in(2)
+        .then(|| UserUnit { uid: owner(random), name: format!("s{}.service", random.below(5)) });
+    let cgroup = CgroupNames {
+        unit: (!random.one_in(4)).then(|| format!("s{}.service", random.below(32))),
+        user_unit,
+        session: random.one_in(2).then(|| Session { uid: owner(random), id: "1".into() }),
+        container: (!random.one_in(3))
+            .then(|| Container { id, owner: random.one_in(2).then(|| owner(random)) }),
+    };
     let exe = (!random.one_in(5)).then(|| PathBuf::from(format!("/bin/e{}", random.below(12))));
-    PeerInfo::of_test(number(random), number(random), groups, unit.as_deref(), exe)
+    PeerInfo::of_test(uid, gid, groups, cgroup, exe)
 }
 
 /// What a process is to each agent that it may be, by the agents' names.
@@ -161,7 +182,8 @@ fn a_process_is_compared_with_few_of_many_agents() {
     for (uid, groups, exe) in
         [(2, Some(vec![100]), "/bin/e3"), (2, None, "/bin/e3"), (1, Some(vec![100]), "/bin/x")]
     {
-        let peer = PeerInfo::of_test(uid, 100, groups, Some("all.service"), Some(exe.into()));
+        let cgroup = CgroupNames { unit: Some("all.service".into()), ..CgroupNames::default() };
+        let peer = PeerInfo::of_test(uid, 100, groups, cgroup, Some(exe.into()));
         let found = registrations.index().find(&peer, registrations.names());
         assert!(found.agents.len() <= 2, "{}", found.agents.len());
     }

@@ -20,7 +20,7 @@ pub struct ParseMatchTagError;
 impl MatchTag {
     /// The tag of these conditions, by name; those without a value are not given. The encoding is stored in
     /// `leaves.json`: a change of it revokes all certificates.
-    pub(super) fn new(conditions: [(&str, Option<String>); 6]) -> MatchTag {
+    pub(super) fn new<const N: usize>(conditions: [(&str, Option<String>); N]) -> MatchTag {
         let mut text = "hostbadge match 1\n".to_owned();
         for (name, value) in conditions {
             // With the length, no value can look like another condition.

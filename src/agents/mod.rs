@@ -25,6 +25,7 @@ mod lint;
 mod match_tag;
 mod name;
 mod overlap;
+mod raw_selectors;
 mod read_files;
 mod registrations;
 mod registry;
@@ -33,6 +34,7 @@ mod role_set;
 mod selectors;
 mod source;
 mod time_limits;
+mod unit_agents;
 mod unit_name;
 
 pub use agent_set::AgentSet;

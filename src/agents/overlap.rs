@@ -108,6 +108,9 @@ fn conditions(
         ("exe", selectors.exe.as_ref().map(|exe| format!("{exe:?}"))),
         ("exe_sha256", selectors.exe_sha256.map(|digest| digest.to_string())),
         ("measured", selectors.measured.then(|| "true".to_owned())),
+        ("user_unit", selectors.user_unit.clone()),
+        ("session", selectors.session.then(|| "true".to_owned())),
+        ("container", selectors.container.clone()),
     ];
     let value_number = |(key, value): (&'static str, Option<String>)| {
         let Some(value) = value else { return 0 };

@@ -3,17 +3,15 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
 
-use crate::config::{Diagnostic, Key, Kind, SourceFile};
 use crate::names::{Name, NameTable, Numbers, Resolution};
-use crate::peer::{DigestError, ParseDigestError, PeerInfo, Sha256Digest};
+use crate::peer::{DigestError, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::match_tag::MatchTag;
-use super::unit_name;
 
-/// Conditions that a process must meet, all of them. A registered agent has at least a user, group or unit.
+/// Conditions that a process must meet, all of them. A registered agent has at least a user, group, unit or
+/// container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selectors {
     /// Effective user.
@@ -25,6 +23,16 @@ pub struct Selectors {
     /// systemd system unit, such as `researcher.service`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// Unit in the service manager of `user`, such as `agent.service`. No stronger than `user`, which is
+    /// therefore given too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_unit: Option<String>,
+    /// Whether the process must be in a login session of `user`, which is given too. By default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub session: bool,
+    /// ID of a container, 64 hexadecimal digits. Without `user`, one that root created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Absolute path of the executable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe: Option<PathBuf>,
@@ -78,6 +86,9 @@ impl Selectors {
     pub(super) fn match_numbers(&self, peer: &PeerInfo, names: &NameTable) -> NumberMatch {
         if self.unit.as_ref().is_some_and(|unit| peer.unit.as_ref() != Some(unit))
             || self.exe.as_ref().is_some_and(|exe| peer.exe() != Some(exe))
+            || !self.holds_user_unit(peer)
+            || (self.session && !peer.is_in_own_session())
+            || !self.holds_container(peer)
         {
             return NumberMatch::Fails;
         }
@@ -105,6 +116,19 @@ impl Selectors {
             return NumberMatch::TooManyGroups;
         }
         NumberMatch::Holds(self.tag(number_of(user), number_of(group)))
+    }
+
+    /// Whether the condition on the unit of the user's own manager holds, or there is none.
+    pub(super) fn holds_user_unit(&self, peer: &PeerInfo) -> bool {
+        self.user_unit.as_deref().is_none_or(|unit| peer.own_user_unit() == Some(unit))
+    }
+
+    /// Whether the condition on the container holds, or there is none. A user can give each of its processes the
+    /// ID of any container in its own service manager, so these count only beside a condition on the user.
+    pub(super) fn holds_container(&self, peer: &PeerInfo) -> bool {
+        let Some(id) = &self.container else { return true };
+        let is_strong_enough = |owner: Option<u32>| owner.is_none() || self.user.is_some();
+        peer.own_container().is_some_and(|one| one.id == *id && is_strong_enough(one.owner))
     }
 
     /// The number of the user, if there is a condition on it.
@@ -175,6 +199,9 @@ impl Selectors {
             ("exe", self.exe.as_ref().map(|path| path.to_string_lossy().into_owned())),
             ("exe_sha256", self.exe_sha256.map(|digest| digest.to_string())),
             ("measured", self.measured.then(|| "true".to_owned())),
+            ("user_unit", self.user_unit.clone()),
+            ("session", self.session.then(|| "true".to_owned())),
+            ("container", self.container.clone()),
         ])
     }
 }
@@ -207,110 +234,6 @@ pub(super) enum DigestMatch {
     NoDigest(DigestError),
 }
 
-/// The table `[match]` as written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawSelectors {
-    user: Option<Spanned<IdOrName>>,
-    group: Option<Spanned<IdOrName>>,
-    unit: Option<Spanned<String>>,
-    exe: Option<Spanned<PathBuf>>,
-    exe_sha256: Option<Spanned<String>>,
-    measured: Option<Spanned<bool>>,
-}
-
-impl RawSelectors {
-    /// The keys of the table.
-    pub(super) const KEYS: &[Key] = &[
-        Key::optional("user", Kind::UserOrGroup),
-        Key::optional("group", Kind::UserOrGroup),
-        Key::optional("unit", Kind::Text("\"researcher.service\"")),
-        Key::optional("exe", Kind::Text("\"/usr/bin/researcher\"")),
-        Key::optional("exe_sha256", Kind::Text("\"9f86d081...\", 64 hexadecimal digits")),
-        Key::optional("measured", Kind::Boolean),
-    ];
-
-    /// Checks the selectors and appends their faults. `span` is that of the whole table. If it is
-    /// not complete, keys with faults are missing. With faults, the returned selectors are not used.
-    pub(super) fn validate(
-        self,
-        source: &SourceFile,
-        span: std::ops::Range<usize>,
-        is_complete: bool,
-        faults: &mut Vec<Diagnostic>,
-    ) -> Selectors {
-        let mut parse_id_or_name = |raw: Option<Spanned<IdOrName>>, field: &str| {
-            let raw = raw?;
-            let span = raw.span();
-            match raw.into_inner() {
-                IdOrName::Name(name)
-                    if name.is_empty() || name.len() > 256 || name.contains(['\0', ':', '\n']) =>
-                {
-                    let message = format!(
-                        "{field} must be a number, or a name of 1 to 256 bytes without ':', NUL and line \
-                         breaks"
-                    );
-                    faults.push(source.diagnostic(span, message));
-                    None
-                }
-                // useradd and systemd refuse such names, because programs take them for numbers.
-                IdOrName::Name(name) if name.bytes().all(|b| b.is_ascii_digit()) => {
-                    let message = format!(
-                        "{field} = \"{name}\" is a number in quotes; write {field} = {name} for the number \
-                         (a name cannot consist of digits only)"
-                    );
-                    faults.push(source.diagnostic(span, message));
-                    None
-                }
-                id_or_name => Some(id_or_name),
-            }
-        };
-        // Also one that is a fault, which says enough.
-        let has_identity_key = self.user.is_some() || self.group.is_some() || self.unit.is_some();
-        let has_executable_key = self.exe.is_some() || self.exe_sha256.is_some();
-        let user = parse_id_or_name(self.user, "user");
-        let group = parse_id_or_name(self.group, "group");
-        let unit = self.unit.map(|raw| {
-            let spelling = unit_name::check_spelling(source.text(), raw.span(), raw.get_ref());
-            if let Err(e) = spelling.and_then(|()| unit_name::check(raw.get_ref())) {
-                faults.push(source.diagnostic(raw.span(), e.to_string()));
-            }
-            raw.into_inner()
-        });
-        let exe = self.exe.map(|raw| {
-            if !raw.get_ref().is_absolute() {
-                faults.push(source.diagnostic(raw.span(), "exe must be an absolute path"));
-            }
-            raw.into_inner()
-        });
-        let exe_sha256 = self.exe_sha256.and_then(|raw| match raw.get_ref().parse() {
-            Ok(digest) => Some(digest),
-            Err(error @ ParseDigestError) => {
-                faults.push(source.diagnostic(raw.span(), error.to_string()));
-                None
-            }
-        });
-        let measured = self.measured.as_ref().is_some_and(|raw| *raw.get_ref());
-        if let (Some(raw), true, false) = (&self.measured, measured, has_executable_key || !is_complete) {
-            let message = "measured = true without exe or exe_sha256 lets any measured program be this \
-                           agent; add one of them";
-            faults.push(source.diagnostic(raw.span(), message));
-        }
-        let selectors = Selectors { user, group, unit, exe, exe_sha256, measured };
-        // Any user can run a program under a debugger, preload a library into it, or place another file at
-        // its path in a mount namespace. An executable therefore distinguishes agents of one user, but not
-        // users.
-        if !has_identity_key && is_complete {
-            faults.push(source.diagnostic(
-                span,
-                "no user, group or unit, so a process of any user could be this agent; \
-                 exe and exe_sha256 are not sufficient, add one of user, group and unit",
-            ));
-        }
-        selectors
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +248,9 @@ mod tests {
             Selectors { exe: Some("/a".into()), ..unit.clone() },
             Selectors { exe_sha256: Some("00".repeat(32).parse().unwrap()), ..unit.clone() },
             Selectors { measured: true, ..unit.clone() },
+            Selectors { user_unit: Some("a.service".into()), ..Selectors::default() },
+            Selectors { session: true, ..unit.clone() },
+            Selectors { container: Some("00".repeat(32)), ..unit.clone() },
         ];
         let mut tags: Vec<String> =
             selectors.iter().map(|selectors| selectors.tag(None, None).to_string()).collect();

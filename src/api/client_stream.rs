@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use nix::sys::socket::{MsgFlags, getsockopt, recv, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, UnixAddr, getpeername, getsockopt, recv, recvmsg, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -78,6 +78,13 @@ impl ClientStream {
     /// As of write(2).
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.as_ref().ok_or_else(closed)?.try_write(bytes)
+    }
+
+    /// The abstract address (unix(7)) to which the client has bound its socket, without the leading NUL;
+    /// `None` where it has a path or no address.
+    pub fn abstract_peer_address(&self) -> Option<Vec<u8>> {
+        let address = getpeername::<UnixAddr>(self.stream.as_ref()?.as_raw_fd()).ok()?;
+        address.as_abstract().map(<[u8]>::to_vec)
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut UnixStream>> {

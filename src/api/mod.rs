@@ -1,4 +1,5 @@
-//! The sockets: HTTP/1.1 and JSON for agents and for administrators, gRPC for SPIFFE clients.
+//! The sockets: HTTP/1.1 and JSON for agents and for administrators, gRPC for SPIFFE clients, and values of
+//! credentials for service managers.
 //!
 //! Each request is read within bounds, parsed into [`crate::wire`] types, passed to [`crate::service`], and
 //! its result written. This module decides nothing and calls no other module. The routes of the two HTTP
@@ -16,6 +17,7 @@ mod drain;
 mod head_deadline;
 pub mod http2;
 mod listen;
+mod load_credential;
 mod pace;
 mod parse;
 mod receiving_stream;

@@ -28,13 +28,14 @@ use super::closer::Closer;
 use super::connection_limits::ConnectionLimits;
 use super::drain;
 use super::listen::{FULL_BACKLOG, SHORT_BACKLOG, refuse_descriptors, set_backlog};
+use super::load_credential::serve_service_manager;
 use super::pace::{Cost, Pace};
 use super::receiving_stream::ReceivingStream;
 use super::reply::{self, Reply};
 use super::workers::WorkerPool;
 use super::workload::{self, WorkloadApi};
 use super::write_deadline::WriteDeadline;
-use crate::service::PeerTracker;
+use crate::service::{IdentityService, PeerTracker};
 
 /// Largest request head, and largest trailers of a chunked body, in bytes. It is also the least that the HTTP
 /// library takes as the size of its buffer, so that a head that never ends does not make the buffer grow.
@@ -89,6 +90,8 @@ pub enum Api {
     Admin(Arc<AdminApi>),
     /// gRPC for SPIFFE clients.
     Workload(Arc<WorkloadApi>),
+    /// Values of credentials for service managers.
+    Credentials(IdentityService),
 }
 
 /// The APIs of HTTP/1.1.
@@ -106,14 +109,19 @@ impl Api {
             Api::Admin(api) => serve_http1(stream, client, Http1Api::Admin(api), stop).await,
             // Boxed, because the task of each connection would have room for it.
             Api::Workload(api) => Box::pin(workload::serve_grpc(stream, client, api, stop)).await,
+            Api::Credentials(service) => {
+                Box::pin(serve_service_manager(stream, client, service, stop)).await;
+            }
         }
     }
 
-    /// The reply to a connection beyond the limits, in the protocol of the socket.
+    /// The reply to a connection beyond the limits, in the protocol of the socket; nothing where the protocol
+    /// has no errors.
     fn overloaded_response(&self) -> &'static [u8] {
         match self {
             Api::Agent(_) | Api::Admin(_) => OVERLOADED_RESPONSE,
             Api::Workload(_) => workload::OVERLOADED_GOAWAY,
+            Api::Credentials(_) => &[],
         }
     }
 }
@@ -295,6 +303,9 @@ impl Server {
             return;
         }
         let response = self.api.overloaded_response();
+        if response.is_empty() {
+            return;
+        }
         let Ok(permit) = self.rejections.clone().try_acquire_owned() else { return };
         let Ok(mut stream) = socket.register() else { return };
         tokio::spawn(async move {

@@ -61,6 +61,9 @@ pub(super) struct Record<'a> {
     peer: Option<&'a Peer>,
 }
 
+/// The detail of a release to a service manager.
+const LOADED: &str = "loaded by the service manager for the unit";
+
 /// A name or an identifier.
 fn name(text: &str) -> BoundedText<'_> {
     BoundedText::new(text, MAX_NAME)
@@ -199,6 +202,7 @@ impl<'a> Record<'a> {
         Record {
             credential: Some(name(permit.name())),
             credential_version: Some(released.version()),
+            detail: permit.agent().peer().is_future.then(|| described(LOADED)),
             ..Record::for_agent(Event::CredentialReleased, permit.agent(), permit.posture(), time)
         }
     }
@@ -320,11 +324,14 @@ impl<'a> Record<'a> {
                 text(self.serial),
                 Timestamp::from_secs(self.exp.unwrap_or_default())
             ),
-            Event::CredentialReleased => format!(
-                "{agent}{caller} got version {} of the credential {}",
-                self.credential_version.unwrap_or_default(),
-                text(self.credential)
-            ),
+            Event::CredentialReleased => {
+                let how = if detail.is_empty() { String::new() } else { format!(", {detail}") };
+                format!(
+                    "{agent}{caller} got version {} of the credential {}{how}",
+                    self.credential_version.unwrap_or_default(),
+                    text(self.credential)
+                )
+            }
             Event::SvidIssued => {
                 format!("{agent}{caller} got a SPIFFE token for {}", text(self.audience))
             }

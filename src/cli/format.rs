@@ -26,6 +26,13 @@ pub(super) fn format_peer(peer: &Peer) -> String {
     if let Some(unit) = &peer.unit {
         text += &format!(", unit {unit}");
     }
+    for (name, value) in
+        [("user unit", &peer.user_unit), ("session", &peer.session), ("container", &peer.container)]
+    {
+        if let Some(value) = value {
+            text += &format!(", {name} {value}");
+        }
+    }
     match &peer.exe {
         Some(exe) => text += &format!(", running {exe}"),
         None => text += ", executable not readable",

@@ -12,7 +12,7 @@ use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
-use crate::peer::{DigestCache, Readers, hidden_processes};
+use crate::peer::{DigestCache, Readers, ServiceManager, hidden_processes};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
@@ -156,6 +156,7 @@ impl Parts {
             )
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
+            service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,
             audit_dir: config.paths.audit.clone(),

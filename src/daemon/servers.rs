@@ -1,4 +1,4 @@
-//! The servers of the three sockets, and the workers that serve agents' connections.
+//! The servers of the sockets, and the workers that serve agents' connections.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ const MAX_WORKERS: usize = 8;
 /// Connections to the admin socket: in total, and of one UID.
 const ADMIN_CONNECTIONS: (usize, usize) = (64, 32);
 
-/// The servers: the admin server runs, the other two from [`ServersHandle::accept_agents`] on.
+/// The servers: the admin server runs, the others from [`ServersHandle::accept_agents`] on.
 pub(super) struct ServersHandle {
     /// Worker threads; their heartbeats feed the watchdog.
     pub workers: Arc<WorkerPool>,
-    agent_servers: Option<[Server; 2]>,
+    agent_servers: Vec<Server>,
     running: Vec<JoinHandle<()>>,
     stop: CancellationToken,
     stop_workers: CancellationToken,
@@ -47,7 +47,7 @@ pub(super) fn spawn(
     );
     let for_workers = service.with_inline_audit();
     let workload = WorkloadApi::new(for_workers.clone())?;
-    let agent = Arc::new(AgentApi::new(for_workers));
+    let agent = Arc::new(AgentApi::new(for_workers.clone()));
     let admin = Arc::new(AdminApi::new(service.clone(), connection_limits.clone()));
 
     let (stop, stop_workers) = (CancellationToken::new(), CancellationToken::new());
@@ -68,8 +68,13 @@ pub(super) fn spawn(
             stop.clone(),
         )
     };
-    let agent_server = on_workers(sockets.agent, Api::Agent(agent))?;
-    let workload_server = on_workers(sockets.workload, Api::Workload(workload.clone()))?;
+    let mut agent_servers = vec![
+        on_workers(sockets.agent, Api::Agent(agent))?,
+        on_workers(sockets.workload, Api::Workload(workload.clone()))?,
+    ];
+    if let Some(listener) = sockets.credentials {
+        agent_servers.push(on_workers(listener, Api::Credentials(for_workers))?);
+    }
     let (total, per_uid) = ADMIN_CONNECTIONS;
     let admin_limits = ConnectionLimits::new(total, per_uid);
     let admin_server = Server::new(
@@ -85,7 +90,7 @@ pub(super) fn spawn(
     tokio::spawn(critical_task("the release of memory", release_unused_memory(connection_limits)));
     Ok(ServersHandle {
         workers,
-        agent_servers: Some([agent_server, workload_server]),
+        agent_servers,
         running: vec![spawn_server(admin_server)],
         stop,
         stop_workers,
@@ -97,11 +102,10 @@ fn spawn_server(server: Server) -> JoinHandle<()> {
 }
 
 impl ServersHandle {
-    /// Starts to accept connections to the agent and workload sockets. Connections that were made before,
+    /// Starts to accept connections to the sockets but the admin socket. Connections that were made before,
     /// such as during a restart, have been waiting in the sockets' backlogs.
     pub fn accept_agents(&mut self) {
-        let servers = self.agent_servers.take().into_iter().flatten();
-        self.running.extend(servers.map(spawn_server));
+        self.running.extend(self.agent_servers.drain(..).map(spawn_server));
     }
 
     /// Stops accepting, serves the requests in progress to their end, then stops the workers.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::api::{Socket, bind};
 
-/// The three listening sockets.
+/// The listening sockets.
 pub(super) struct Sockets {
     /// `agent.sock`: HTTP for agents, mode 0666.
     pub agent: UnixListener,
@@ -16,6 +16,9 @@ pub(super) struct Sockets {
     pub workload: UnixListener,
     /// `admin.sock`: HTTP for root and the admin group, mode 0660, or 0600 if there is no such group.
     pub admin: UnixListener,
+    /// `credentials.sock`: values of credentials for service managers, mode 0666. `None` where systemd passed
+    /// the others only, as after an upgrade whose new socket unit has not been started.
+    pub credentials: Option<UnixListener>,
     /// The path of `admin.sock`, unless systemd made it.
     pub own_admin_path: Option<PathBuf>,
 }
@@ -31,6 +34,7 @@ pub(super) fn admin_mode(admin_group: Option<u32>) -> u32 {
 /// A socket cannot be created, or systemd passed one that the daemon cannot use.
 pub(super) fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<Sockets> {
     let mut inherited = inherited_sockets()?;
+    let has_inherited = !inherited.is_empty();
     let own_admin_path = (!inherited.contains_key("admin")).then(|| run.join("admin.sock"));
     let mut open = |socket: Socket| match inherited.remove(socket.name) {
         Some(listener) => Ok(listener),
@@ -39,13 +43,24 @@ pub(super) fn open_sockets(run: &Path, admin_group: Option<u32>) -> io::Result<S
     let agent = open(Socket { name: "agent", mode: 0o666, group: None })?;
     let workload = open(Socket { name: "workload", mode: 0o666, group: None })?;
     let admin = open(Socket { name: "admin", mode: admin_mode(admin_group), group: admin_group })?;
+    let credentials = match open(Socket { name: "credentials", mode: 0o666, group: None }) {
+        Ok(listener) => Some(listener),
+        Err(e) if has_inherited => {
+            tracing::warn!(
+                "LoadCredential= in units does not work: {e}; start hostbadge-credentials.socket and restart \
+                 hostbadged"
+            );
+            None
+        }
+        Err(e) => return Err(e),
+    };
     if let Some(name) = inherited.keys().next() {
         return Err(io::Error::other(format!(
             "systemd passed a socket with the unknown name \"{name}\"; set FileDescriptorName= to agent, \
-             workload or admin"
+             workload, credentials or admin"
         )));
     }
-    Ok(Sockets { agent, workload, admin, own_admin_path })
+    Ok(Sockets { agent, workload, admin, credentials, own_admin_path })
 }
 
 /// The sockets of sd_listen_fds_with_names(3).

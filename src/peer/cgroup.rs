@@ -1,8 +1,10 @@
-//! Derives the systemd system unit of a process from its cgroup.
+//! Derives the unit, the login session and the container of a process from its cgroup.
 //!
 //! Only systemd's own hierarchy is evaluated: `name=systemd` on cgroup version 1 and hybrid hosts, the
-//! unified hierarchy elsewhere. A user can create any cgroup below `user@UID.service`, so the unit is the
-//! first one from the root of the hierarchy, which only root can create.
+//! unified hierarchy elsewhere. A user can create any cgroup below `user@UID.service`, and a service any cgroup
+//! below its own if systemd delegates it. So the unit is the first one from the root of the hierarchy, which
+//! only root can create, and the same holds for the scope of a login session or a container. What is below
+//! `user@UID.service` is the word of that user, and is reported with the user.
 
 use std::fs;
 use std::path::Path;
@@ -13,33 +15,148 @@ const INVOCATION_LINKS_DIR: &str = "/run/systemd/units";
 
 /// Length of the longest unit name that systemd accepts, in bytes (`UNIT_NAME_MAX`).
 const MAX_UNIT_NAME_LEN: usize = 255;
+/// Length of the longest session ID, in bytes; logind's own have a few.
+const MAX_SESSION_ID_LEN: usize = 32;
+/// Hexadecimal digits of a container's ID.
+const CONTAINER_ID_LEN: usize = 64;
 
-/// Returns the system unit that the text of `/proc/PID/cgroup` (cgroups(7)) names, or `None` if it names
-/// no unit.
-pub fn parse_unit(text: &[u8]) -> Option<String> {
+/// What the path of a cgroup says about the processes in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CgroupNames {
+    /// The systemd system unit. Only root moves processes into it.
+    pub unit: Option<String>,
+    /// The unit in a user's own service manager.
+    pub user_unit: Option<UserUnit>,
+    /// The login session.
+    pub session: Option<Session>,
+    /// The container.
+    pub container: Option<Container>,
+}
+
+/// A unit of a user's own service manager (`user@UID.service`). The user can create it, and move each process of
+/// its own into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserUnit {
+    /// The user whose manager it is.
+    pub uid: u32,
+    /// Such as `agent.service`.
+    pub name: String,
+}
+
+/// A login session of systemd-logind. Only root moves processes into it; its user can log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The user who logged in.
+    pub uid: u32,
+    /// The session's ID, which a later session can have too.
+    pub id: String,
+}
+
+/// A container of Podman or Docker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// 64 lower-case hexadecimal digits.
+    pub id: String,
+    /// The user in whose service manager it is, who can give any process of its own this ID; `None` where only
+    /// root could create it.
+    pub owner: Option<u32>,
+}
+
+/// Returns what the text of `/proc/PID/cgroup` (cgroups(7)) names.
+pub fn parse(text: &[u8]) -> CgroupNames {
+    systemd_path(text).map(names_of_path).unwrap_or_default()
+}
+
+/// The path of the cgroup in systemd's hierarchy.
+fn systemd_path(text: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(text).ok()?;
     let mut unified = None;
     for line in text.lines() {
         let mut fields = line.splitn(3, ':');
         let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
         if controllers == "name=systemd" {
-            return unit_from_path(path);
+            return Some(path);
         }
         if id == "0" && controllers.is_empty() {
             unified = Some(path);
         }
     }
-    unit_from_path(unified?)
+    unified
 }
 
-/// Returns the first component after the slices, if it is a unit name.
-fn unit_from_path(path: &str) -> Option<String> {
-    let mut parts = path.strip_prefix('/')?.split('/').skip_while(|part| is_valid_unit_name(part, ".slice"));
-    let component = parts.next()?;
+fn names_of_path(path: &str) -> CgroupNames {
+    let Some(component) = first_after_slices(path) else { return CgroupNames::default() };
+    let mut names = CgroupNames { unit: unit_of_component(component), ..CgroupNames::default() };
+    if let Some((uid, rest)) = user_manager(path) {
+        let component = first_after_slices(rest);
+        names.container = component.and_then(container_of_scope).map(|id| Container { id, owner: Some(uid) });
+        names.user_unit = component.and_then(unit_of_component).map(|name| UserUnit { uid, name });
+        return names;
+    }
+    names.session = session(path);
+    let id = container_of_scope(component).or_else(|| container_without_systemd(path));
+    names.container = id.map(|id| Container { id, owner: None });
+    names
+}
+
+/// Returns the first component after the slices of an absolute path.
+fn first_after_slices(path: &str) -> Option<&str> {
+    path.strip_prefix('/')?.split('/').find(|part| !is_valid_unit_name(part, ".slice"))
+}
+
+/// Returns a component as a unit name, if it is one.
+fn unit_of_component(component: &str) -> Option<String> {
     // systemd prefixes a unit name that would collide with a cgroup attribute file with an underscore.
     let name = component.strip_prefix('_').unwrap_or(component);
     let unit_suffixes = [".service", ".scope", ".socket", ".mount", ".swap"];
     unit_suffixes.iter().any(|suffix| is_valid_unit_name(name, suffix)).then(|| name.to_owned())
+}
+
+/// Returns the user of `/user.slice/user-UID.slice/user@UID.service`, and the path below it.
+fn user_manager(path: &str) -> Option<(u32, &str)> {
+    let (uid, below) = user_slice(path)?;
+    let rest = below.strip_prefix("/user@")?.strip_prefix(&uid.to_string())?.strip_prefix(".service")?;
+    rest.starts_with('/').then_some((uid, rest))
+}
+
+/// Returns the session of `/user.slice/user-UID.slice/session-ID.scope`.
+fn session(path: &str) -> Option<Session> {
+    let (uid, below) = user_slice(path)?;
+    let scope = below.strip_prefix('/')?.split('/').next()?;
+    let id = scope.strip_prefix("session-")?.strip_suffix(".scope")?;
+    let is_valid =
+        (1..=MAX_SESSION_ID_LEN).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric());
+    is_valid.then(|| Session { uid, id: id.to_owned() })
+}
+
+/// Returns the user of `/user.slice/user-UID.slice`, and the path below it.
+fn user_slice(path: &str) -> Option<(u32, &str)> {
+    let rest = path.strip_prefix("/user.slice/user-")?;
+    let (number, below) = rest.split_once(".slice")?;
+    let uid: u32 = number.parse().ok()?;
+    // Only as systemd writes it: without sign and leading zeros.
+    (uid.to_string() == number).then_some((uid, below))
+}
+
+/// Returns the container of the scope that Podman and Docker create with systemd.
+fn container_of_scope(component: &str) -> Option<String> {
+    let name = component.strip_prefix("libpod-").or_else(|| component.strip_prefix("docker-"))?;
+    container_id(name.strip_suffix(".scope")?)
+}
+
+/// Returns the container where Docker or Podman creates cgroups without systemd, below the root.
+fn container_without_systemd(path: &str) -> Option<String> {
+    let mut parts = path.strip_prefix('/')?.split('/');
+    match (parts.next()?, parts.next()?) {
+        ("docker", id) => container_id(id),
+        ("libpod_parent", name) => container_id(name.strip_prefix("libpod-")?),
+        _ => None,
+    }
+}
+
+fn container_id(text: &str) -> Option<String> {
+    let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    (text.len() == CONTAINER_ID_LEN && text.bytes().all(is_digit)).then(|| text.to_owned())
 }
 
 /// Checks a unit name as in systemd.unit(5): letters, digits and `:-_.\@`, then the suffix of its type.
@@ -67,6 +184,10 @@ fn read_invocation_id(dir: &Path, unit: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_unit(text: &[u8]) -> Option<String> {
+        parse(text).unit
+    }
 
     #[test]
     fn cgroup_v2() {
@@ -127,5 +248,202 @@ mod tests {
         );
         assert_eq!(read_invocation_id(dir.path(), "b.service"), None);
         assert_eq!(read_invocation_id(dir.path(), "c.service"), None);
+    }
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    /// What the unified hierarchy says at this path.
+    fn at(path: &str) -> CgroupNames {
+        parse(format!("0::{path}\n").as_bytes())
+    }
+
+    fn user_unit(path: &str) -> Option<(u32, String)> {
+        at(path).user_unit.map(|unit| (unit.uid, unit.name))
+    }
+
+    #[test]
+    fn units_of_a_users_manager_are_those_below_it() {
+        let manager = "/user.slice/user-1000.slice/user@1000.service";
+        for (below, expected) in [
+            ("/app.slice/agent.service", "agent.service"),
+            ("/app.slice/app-agents.slice/agent@1.service/worker/deeper", "agent@1.service"),
+            ("/init.scope", "init.scope"),
+            ("/session.slice/_cpu.service", "cpu.service"),
+        ] {
+            let path = format!("{manager}{below}");
+            assert_eq!(user_unit(&path), Some((1000, expected.into())), "{path}");
+            assert_eq!(at(&path).unit.as_deref(), Some("user@1000.service"), "{path}");
+            assert_eq!(at(&path).session, None, "{path}");
+        }
+        for path in [
+            manager.to_owned(),
+            format!("{manager}/"),
+            format!("{manager}/app.slice"),
+            format!("{manager}/app.slice/a b.service"),
+            format!("{manager}/app.slice/agent.service (deleted)"),
+            format!("{manager}x/app.slice/agent.service"),
+            // Another user's slice, a manager elsewhere, and numbers that systemd does not write.
+            "/user.slice/user-1000.slice/user@1001.service/app.slice/agent.service".into(),
+            "/system.slice/user@1000.service/app.slice/agent.service".into(),
+            "/user.slice/user@1000.service/app.slice/agent.service".into(),
+            "/user.slice/user-01000.slice/user@01000.service/agent.service".into(),
+            "/user.slice/user-+1000.slice/user@+1000.service/agent.service".into(),
+            "/user.slice/user-4294967296.slice/user@4294967296.service/agent.service".into(),
+            "/user.slice/user-.slice/user@.service/agent.service".into(),
+            format!("/a.slice{manager}/app.slice/agent.service"),
+            format!("/system.slice/x.service{manager}/agent.service"),
+        ] {
+            assert_eq!(user_unit(&path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn sessions_are_scopes_of_a_users_slice() {
+        let id = |path: &str| at(path).session.map(|session| (session.uid, session.id));
+        let slice = "/user.slice/user-1000.slice";
+        assert_eq!(id(&format!("{slice}/session-4.scope")), Some((1000, "4".into())));
+        assert_eq!(id(&format!("{slice}/session-c12.scope/a/b")), Some((1000, "c12".into())));
+        assert_eq!(at(&format!("{slice}/session-4.scope")).unit.as_deref(), Some("session-4.scope"));
+        for path in [
+            format!("{slice}/session-.scope"),
+            format!("{slice}/session-4.service"),
+            format!("{slice}/session-4.scope (deleted)"),
+            format!("{slice}/session-{}.scope", "1".repeat(33)),
+            format!("{slice}/session-a-b.scope"),
+            format!("{slice}/user@1000.service/session-4.scope"),
+            format!("{slice}/user@1000.service{slice}/session-4.scope"),
+            format!("{slice}/x.slice/session-4.scope"),
+            "/user.slice/session-4.scope".into(),
+            "/system.slice/session-4.scope".into(),
+            format!("/system.slice/x.service{slice}/session-4.scope"),
+        ] {
+            assert_eq!(id(&path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn containers_are_those_that_root_created_or_those_of_a_users_manager() {
+        let found = |path: &str| at(path).container.map(|container| (container.id, container.owner));
+        let (podman, docker) = (format!("libpod-{ID}.scope"), format!("docker-{ID}.scope"));
+        let by_root = Some((ID.to_owned(), None));
+        for path in [
+            format!("/machine.slice/{podman}/container"),
+            format!("/system.slice/{docker}"),
+            format!("/a.slice/a-b.slice/{docker}/nested/docker-{}.scope", "f".repeat(64)),
+            format!("/docker/{ID}"),
+            format!("/docker/{ID}/system.slice/x.service"),
+            format!("/libpod_parent/libpod-{ID}"),
+        ] {
+            assert_eq!(found(&path), by_root, "{path}");
+        }
+        assert_eq!(at(&format!("/machine.slice/{podman}/container")).unit, Some(podman.clone()));
+        let manager = "/user.slice/user-1000.slice/user@1000.service";
+        for scope in [&podman, &docker] {
+            let path = format!("{manager}/user.slice/{scope}/container");
+            assert_eq!(found(&path), Some((ID.to_owned(), Some(1000))), "{path}");
+        }
+        for path in [
+            // Whoever controls a delegated cgroup can give it this name.
+            format!("/system.slice/x.service/{docker}"),
+            format!("/system.slice/x.service/docker/{ID}"),
+            format!("/user.slice/user-1000.slice/session-4.scope/{podman}"),
+            format!("{manager}/app.slice/x.service/{podman}"),
+            format!("{manager}/docker/{ID}"),
+            format!("/x/docker/{ID}"),
+            // Names that resemble those of containers.
+            format!("/machine.slice/libpod-conmon-{ID}.scope"),
+            format!("/machine.slice/libpod-{}.scope", &ID[1..]),
+            format!("/machine.slice/libpod-{ID}0.scope"),
+            format!("/machine.slice/libpod-{}.scope", ID.to_uppercase()),
+            format!("/machine.slice/libpod-{ID}"),
+            format!("/machine.slice/{podman} (deleted)"),
+            format!("/machine.slice/_{podman}"),
+            format!("/docker/{}", &ID[..12]),
+            format!("/docker-{ID}"),
+        ] {
+            assert_eq!(found(&path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn version_1_names_users_units_too() {
+        let text = format!(
+            "9:cpu:/docker/{ID}\n1:name=systemd:/user.slice/user-7.slice/user@7.service/a.service\n\
+             0::/user.slice/user-8.slice/session-1.scope\n"
+        );
+        let names = parse(text.as_bytes());
+        let unit = UserUnit { uid: 7, name: "a.service".into() };
+        assert_eq!((names.user_unit, names.session, names.container), (Some(unit), None, None));
+    }
+
+    /// Paths from pieces that matter, in every order of three: nothing panics, and each result is where only
+    /// root, or the user's manager, could have put it.
+    #[test]
+    fn pieces_in_any_order_give_names_only_where_they_belong() {
+        let (podman, docker) = (format!("libpod-{ID}.scope"), format!("docker-{ID}.scope"));
+        let pieces = [
+            "",
+            "/",
+            ".",
+            "..",
+            "\u{0}",
+            "é",
+            "user.slice",
+            "user-1000.slice",
+            "user-1000.slicex",
+            "user-.slice",
+            "user@1000.service",
+            "session-1.scope",
+            "docker",
+            ID,
+            "app.slice",
+            "a.service",
+            &podman,
+            &docker,
+            "libpod_parent",
+            ".slice",
+            "_",
+            "_.service",
+        ];
+        let mut found = [0; 3];
+        for one in pieces {
+            for two in pieces {
+                for three in pieces {
+                    for four in ["", "/a.service", "/session-1.scope", &format!("/{podman}")] {
+                        let path = format!("/{one}/{two}/{three}{four}");
+                        let names = at(&path);
+                        if let Some(unit) = names.user_unit {
+                            assert!(
+                                path.starts_with("/user.slice/user-1000.slice/user@1000.service/"),
+                                "{path}"
+                            );
+                            assert_eq!(unit.uid, 1000);
+                            found[0] += 1;
+                        }
+                        if names.session.is_some() {
+                            assert!(
+                                path.starts_with("/user.slice/user-1000.slice/session-1.scope"),
+                                "{path}"
+                            );
+                            found[1] += 1;
+                        }
+                        if names.container.is_some_and(|container| container.owner.is_none()) {
+                            let start = path.find(&ID[..8]).unwrap();
+                            let before =
+                                path[..start].trim_end_matches("docker-").trim_end_matches("libpod-");
+                            let is_root = |part: &str| {
+                                part.is_empty()
+                                    || part.ends_with(".slice")
+                                    || part == "docker"
+                                    || part == "libpod_parent"
+                            };
+                            assert!(before.split('/').all(is_root), "{path}");
+                            found[2] += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(found.iter().all(|count| *count > 0), "{found:?}");
     }
 }

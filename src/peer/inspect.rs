@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::cgroup::CgroupNames;
 use super::process::{ProcessHandle, ProcessSnapshot};
 use super::{Error, Peer, PeerInfo, sys};
 
@@ -54,7 +55,7 @@ impl InspectedProcess {
         let process = ProcessHandle::open(Arc::new(pidfd), pid).map_err(fault)?;
         let snapshot = process.snapshot(None).map_err(fault)?;
         let groups = process.groups().map_err(fault)?;
-        let (unit, invocation) = snapshot.unit_and_invocation();
+        let (CgroupNames { unit, user_unit, session, container }, invocation) = snapshot.cgroup_names();
         let peer = Peer(Arc::new(PeerInfo {
             pid,
             uid: snapshot.uid,
@@ -62,7 +63,11 @@ impl InspectedProcess {
             groups,
             pinned: true,
             unit,
+            user_unit,
+            session,
+            container,
             invocation,
+            is_future: false,
             exe: process.executable(&snapshot).map(Arc::new),
             finding: Default::default(),
         }));

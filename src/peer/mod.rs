@@ -12,6 +12,7 @@
 //! Nothing here waits for a file system that a user can serve: an executable is identified by the attributes
 //! that the kernel has cached, and read by another process ([`Readers`]) where a condition needs its digest.
 
+mod bus_message;
 mod cgroup;
 mod digest_cache;
 mod digest_error;
@@ -21,20 +22,26 @@ mod inspect;
 mod process;
 mod read_turns;
 mod reader;
+mod service_manager;
 mod sha256_digest;
 mod sys;
 mod tracker;
+mod unit_peer;
 mod visibility;
 
 use std::any::Any;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+#[cfg(test)]
+pub(crate) use cgroup::CgroupNames;
+pub use cgroup::{Container, Session, UserUnit};
 pub use digest_cache::DigestCache;
 pub use digest_error::DigestError;
 pub use groups::{Groups, MAX_GROUPS};
 pub use inspect::{InspectError, InspectedProcess};
 pub use reader::{READER_ARGUMENT, Readers, serve_reader};
+pub use service_manager::ServiceManager;
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
 pub use visibility::hidden_processes;
@@ -76,8 +83,17 @@ pub struct PeerInfo {
     pub pinned: bool,
     /// systemd system unit, such as `researcher.service`.
     pub unit: Option<String>,
-    /// The unit's invocation ID, 32 lower-case hexadecimal digits.
+    /// The unit in a user's own service manager.
+    pub user_unit: Option<UserUnit>,
+    /// The login session.
+    pub session: Option<Session>,
+    /// The container.
+    pub container: Option<Container>,
+    /// The system unit's invocation ID, 32 lower-case hexadecimal digits.
     pub invocation: Option<String>,
+    /// Whether the process does not run yet ([`Peer::future_process`]): `pid` is that of the service
+    /// manager's child, and user and groups are as the service manager reports them.
+    pub is_future: bool,
     /// `None` if the daemon has no permission to read it.
     exe: Option<Arc<executable::Executable>>,
     finding: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
@@ -90,7 +106,7 @@ impl PeerInfo {
         uid: u32,
         gid: u32,
         groups: Option<Vec<u32>>,
-        unit: Option<&str>,
+        cgroup: CgroupNames,
         exe: Option<PathBuf>,
     ) -> PeerInfo {
         PeerInfo {
@@ -99,8 +115,12 @@ impl PeerInfo {
             gid,
             groups: groups.map_or(Groups::TooMany, Groups::new),
             pinned: true,
-            unit: unit.map(str::to_owned),
+            unit: cgroup.unit,
+            user_unit: cgroup.user_unit,
+            session: cgroup.session,
+            container: cgroup.container,
             invocation: None,
+            is_future: false,
             exe: exe.map(|path| Arc::new(executable::Executable::of_test(path))),
             finding: Mutex::default(),
         }
@@ -151,6 +171,21 @@ impl PeerInfo {
     /// contain the peer, which would never be dropped.
     pub fn store_finding<T: Any + Send + Sync>(&self, finding: Arc<T>) {
         *lock(&self.finding) = Some(finding);
+    }
+
+    /// The unit in the service manager of the peer's own user.
+    pub fn own_user_unit(&self) -> Option<&str> {
+        self.user_unit.as_ref().filter(|unit| unit.uid == self.uid).map(|unit| unit.name.as_str())
+    }
+
+    /// Whether the peer is in a login session of its own user.
+    pub fn is_in_own_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.uid == self.uid)
+    }
+
+    /// The container, if root created it or it is in the service manager of the peer's own user.
+    pub fn own_container(&self) -> Option<&Container> {
+        self.container.as_ref().filter(|one| one.owner.is_none_or(|owner| owner == self.uid))
     }
 
     /// Whether `gid` is the peer's primary group or one of its supplementary groups. If the process is in

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
+use super::cgroup::CgroupNames;
 use super::executable::Executable;
 use super::groups::{Groups, MAX_GROUPS};
 use super::sys::{self, FileId};
@@ -173,11 +174,11 @@ impl ProcessSnapshot {
         (is_only_unified && cgroup_id.is_some() && cgroup_id == self.cgroup_id).then(|| self.cgroup.clone())
     }
 
-    /// Returns the system unit and its invocation ID.
-    pub fn unit_and_invocation(&self) -> (Option<String>, Option<String>) {
-        let unit = cgroup::parse_unit(&self.cgroup);
-        let invocation = unit.as_deref().and_then(cgroup::invocation_id);
-        (unit, invocation)
+    /// Returns what the cgroup says, and the invocation ID of the system unit.
+    pub fn cgroup_names(&self) -> (CgroupNames, Option<String>) {
+        let names = cgroup::parse(&self.cgroup);
+        let invocation = names.unit.as_deref().and_then(cgroup::invocation_id);
+        (names, invocation)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 
+use super::cgroup::CgroupNames;
 use super::groups::Groups;
 use super::process::{ProcessHandle, ProcessSnapshot};
 use super::sys::{self, PeerCredentials};
@@ -139,7 +140,7 @@ fn build_peer(
     process: &ProcessHandle,
     snapshot: &ProcessSnapshot,
 ) -> Peer {
-    let (unit, invocation) = snapshot.unit_and_invocation();
+    let (CgroupNames { unit, user_unit, session, container }, invocation) = snapshot.cgroup_names();
     Peer(Arc::new(PeerInfo {
         pid: credentials.pid,
         uid: credentials.uid,
@@ -147,7 +148,11 @@ fn build_peer(
         groups: groups.clone(),
         pinned,
         unit,
+        user_unit,
+        session,
+        container,
         invocation,
+        is_future: false,
         exe: process.executable(snapshot).map(Arc::new),
         finding: Mutex::default(),
     }))

@@ -13,7 +13,7 @@ use crate::audit::Event;
 use crate::credentials::{self, NewVersion, NotReleased, ReleasedCredential, SecretValue};
 use crate::error_class::ErrorClass;
 use crate::peer::PeerLookup;
-use crate::policy::{self, CredentialRequest, ErrorCode, Refusal};
+use crate::policy::{self, CredentialPermit, CredentialRequest, ErrorCode, Refusal};
 use crate::wire::credentials::{
     AcceptCredentialsResponse, PutCredentialRequest, PutCredentialResponse, ReleaseRequest,
     RemoveCredentialRequest, RemoveCredentialResponse, RotateCredentialRequest, StoredCredential,
@@ -51,7 +51,13 @@ impl IdentityService {
         let request = request.map_err(|e| {
             Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
         })?;
-        let permit = policy::decide_credential(agent, &self.circumstances(), request)?;
+        self.release_permitted(policy::decide_credential(agent, &self.circumstances(), request)?)
+    }
+
+    pub(super) fn release_permitted(
+        &self,
+        permit: CredentialPermit,
+    ) -> Result<ReleasedCredential, Rejection> {
         Ok(self.deps.credentials.release(permit).map_err(|not_released| refusal(&not_released))?)
     }
 

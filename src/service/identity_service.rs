@@ -14,6 +14,7 @@ use crate::clock::{Clock, ClockState, Timestamp};
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
+use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
@@ -30,6 +31,8 @@ pub struct ServiceDeps {
     pub limiter: Limiter,
     /// The sealed credentials, once they are available.
     pub credentials: CredentialStore,
+    /// Who tells the user of a unit that is about to start.
+    pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.
     pub issuer: Issuer,
     /// The audit log.

@@ -79,6 +79,15 @@ pub struct AgentSelectors {
     /// systemd unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// Unit in the service manager of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_unit: Option<String>,
+    /// Whether the process must be in a login session of the user.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub session: bool,
+    /// Id of a container, 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Path of the executable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,

@@ -212,6 +212,15 @@ pub struct Peer {
     pub unit: Option<String>,
     /// Invocation id of the unit, 32 hexadecimal digits.
     pub invocation: Option<String>,
+    /// Unit in the service manager of the process's own user; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_unit: Option<String>,
+    /// Id of the login session of the process's own user; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Id of the container, 64 hexadecimal digits; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Path of the executable as the kernel shows it; `null` where the daemon may not read it.
     pub exe: Option<String>,
     /// SHA-256 of the executable in hexadecimal; `null` where it is not known, or not yet.

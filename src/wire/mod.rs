@@ -19,6 +19,7 @@ pub mod enroll;
 pub mod error;
 pub mod host;
 pub mod keys;
+pub mod manager_address;
 pub mod posture;
 pub mod status;
 

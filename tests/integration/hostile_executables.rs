@@ -3,13 +3,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 use crate::common::callers::{Credentials, NOBODY, ScriptedClient, python};
+use crate::common::grpc::Grpc;
 use crate::common::http::claims;
 use crate::common::{API, Host, until};
 
@@ -58,6 +59,12 @@ impl ServedDir {
     /// From now on nobody who opens the interpreter gets an answer.
     fn stop_answering(&self) {
         fs::write(self.0.join("armed"), "").unwrap();
+    }
+
+    /// From now on nothing on the file system gets an answer, as on a network file system whose server is
+    /// gone.
+    fn hang(&self) {
+        fs::write(self.0.join("armed"), "all").unwrap();
     }
 
     /// Requests since then.
@@ -174,6 +181,52 @@ fn a_reader_that_hangs_delays_only_the_agent_whose_condition_needs_it() {
     let (status, body) = token(&mut quick);
     assert_eq!(status, 200, "{body}");
     // The reader waits for the file system and cannot be killed; the daemon ends.
+    assert!(host.stop().success());
+}
+
+/// Number 34: a request looks at `/proc/PID/exe` of its caller, which leads to a file system that the caller
+/// chose. The kernel holds neither names nor attributes of it, and its server answers nothing.
+#[test]
+fn a_hung_file_system_below_a_callers_program_and_directory_holds_up_no_socket() {
+    let mut host = Host::new();
+    let served = ServedDir::new(&host, "served");
+    host.agent("hung", &format!("user = {NOBODY}"));
+    host.agent("other", &format!("user = {OTHER}"));
+    host.agent("root", "user = 0");
+    host.start();
+    let mut clients: Vec<_> = (0..4).map(|_| served.client_of_root(&host, NOBODY, "uncached")).collect();
+    for client in &mut clients {
+        let (status, body) = client.whoami();
+        assert_eq!((status, body["agent"].as_str()), (200, Some("hung")), "{body}");
+        assert!(body["peer"]["exe"].as_str().unwrap().starts_with(served.0.to_str().unwrap()), "{body}");
+    }
+    served.hang();
+    // Whatever asks the file system waits for ever.
+    let mut stat = Command::new("nsenter");
+    stat.args(["--mount", "--target", &clients[0].pid().to_string(), "stat"]).arg(served.0.join("low/none"));
+    let mut waiting = stat.stderr(Stdio::null()).spawn().unwrap();
+    until("the file system is asked", || served.requests().contains('\n').then_some(()));
+
+    let before = served.requests().lines().count();
+    for client in &mut clients {
+        let (status, body) = token(client);
+        assert_eq!(status, 200, "the caller itself is served too: {body}");
+    }
+    let pid = clients[0].pid().to_string();
+    for words in [&["agent", "why", &pid][..], &["status"], &["agent", "reload"]] {
+        let output = host.hostbadge(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut other = ScriptedClient::connect(&host, &Credentials::user(OTHER));
+    assert_eq!(token(&mut other).0, 200);
+    let svids = Grpc::connect(&host.workload_socket()).jwt(&[API], "").unwrap();
+    assert_eq!(svids.len(), 1);
+    assert_eq!(host.status()["status"], "ok");
+    assert_eq!(served.requests().lines().count(), before, "{}", served.requests());
+    assert!(waiting.try_wait().unwrap().is_none(), "it still waits");
+    // No signal ends it; the end of the server does, which follows that of its client.
+    drop(clients);
+    waiting.wait().unwrap();
     assert!(host.stop().success());
 }
 

@@ -33,7 +33,10 @@ fn agent_of(host: &Host, who: &Credentials) -> String {
 
 #[test]
 fn a_reload_of_thousands_refuses_no_request_and_reports_counts_with_the_first_names() {
-    let host = Host::started();
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[limits]\nrate = 1000000\nburst = 1000000\n");
+    host.start();
     register(&host, 0..AGENTS);
     let is_done = AtomicBool::new(false);
     let answer = std::thread::scope(|scope| {

@@ -109,11 +109,21 @@ impl Unit {
         require_root();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{stem}-{}-{number}.service", std::process::id());
+        Unit::named(&format!("{stem}-{}-{number}.service", std::process::id()))
+    }
+
+    /// A unit that no other test has.
+    pub fn named(name: &str) -> Unit {
+        Unit::at("system.slice", name.to_owned())
+    }
+
+    /// A cgroup at this path of systemd's hierarchy, with a name that is not changed.
+    pub fn at(parent: &str, name: String) -> Unit {
+        require_root();
         // systemd's own hierarchy with cgroup v1 and in hybrid mode, otherwise the unified one.
         let own = fs::read_to_string("/proc/self/cgroup").unwrap().contains(":name=systemd:");
         let root = Path::new(if own { "/sys/fs/cgroup/systemd" } else { "/sys/fs/cgroup" });
-        let cgroup = root.join("system.slice").join(&name);
+        let cgroup = root.join(parent).join(&name);
         fs::create_dir_all(&cgroup).unwrap();
         Unit { name, cgroup, link: None }
     }
@@ -147,7 +157,12 @@ impl Drop for Unit {
         } else {
             remove();
         }
-        let _ = fs::remove_dir(self.cgroup.parent().unwrap());
+        // Those above it that are empty now.
+        for above in self.cgroup.ancestors().skip(1) {
+            if fs::remove_dir(above).is_err() {
+                break;
+            }
+        }
     }
 }
 

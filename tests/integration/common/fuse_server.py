@@ -1,8 +1,9 @@
 """Runs a program from a FUSE file system that this script serves: fuse_server.py DIRECTORY UID TREE PROGRAM ARGUMENT...
 
-TREE is "low" for the FUSE file system itself, or "merged" for an overlay on it. Once the file DIRECTORY/armed exists,
-the server answers no OPEN any more, and appends the name of each request to DIRECTORY/requests. Run it in a mount
-namespace of its own (unshare --mount, or unshare --user --map-root-user --mount).
+TREE is "low" for the FUSE file system itself, or "merged" for an overlay on it. "uncached" is "low" without cached
+names and attributes, and the program runs in its root directory. Once the file DIRECTORY/armed exists, the server
+answers no OPEN any more, or nothing at all if the file has the text "all", and appends the name of each request to
+DIRECTORY/requests. Run it in a mount namespace of its own (unshare --mount, or unshare --user --map-root-user --mount).
 """
 
 import errno
@@ -17,7 +18,7 @@ LOOKUP, GETATTR, OPEN, READ, STATFS, INIT, OPENDIR, READDIR = 1, 3, 14, 15, 17, 
 RELEASE, FLUSH, RELEASEDIR, ACCESS = 18, 25, 29, 34
 UNANSWERED = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
 ROOT, FILE = 1, 2
-VALID = 1_000_000  # seconds for which the kernel may cache names and attributes
+VALID = 0 if sys.argv[3] == "uncached" else 1_000_000  # seconds for which the kernel may cache names and attributes
 
 
 def attributes(node, size):
@@ -60,7 +61,9 @@ def serve(fuse, directory, name, content, parent):
         if os.path.exists(f"{directory}/armed"):
             with open(f"{directory}/requests", "a") as log:
                 log.write("OPEN\n" if opcode == OPEN else f"{opcode}\n")
-            if opcode == OPEN:
+            with open(f"{directory}/armed") as armed:
+                answers_nothing = armed.read() == "all"
+            if opcode == OPEN or answers_nothing:
                 continue
         if opcode in UNANSWERED:
             continue
@@ -80,7 +83,7 @@ def main():
     for sub in ("low", "empty", "merged"):
         os.makedirs(f"{directory}/{sub}", exist_ok=True)
     fuse = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0"
+    options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0" + (",allow_other" if tree == "uncached" else "")
     mount = ["mount", "-i", "-t", "fuse", "-o", options, "fuse", f"{directory}/low"]
     subprocess.run(mount, pass_fds=[fuse], check=True)
     parent = os.getpid()
@@ -98,6 +101,12 @@ def main():
         os.setresgid(int(uid), int(uid), int(uid))
         os.setresuid(int(uid), int(uid), int(uid))
     path = f"{directory}/{tree}/{name}"
+    if tree == "uncached":
+        path = f"{directory}/low/{name}"
+        os.chdir(f"{directory}/low")
+        # What the program executes is in memory then.
+        with open(path, "rb") as file:
+            file.read()
     os.execv(path, [path, *arguments])
 
 

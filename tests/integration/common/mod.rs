@@ -16,6 +16,7 @@ pub mod machine;
 pub mod name_service;
 pub mod processes;
 pub mod proxy;
+pub mod service_manager;
 pub mod shared_tpm;
 pub mod template;
 pub mod wire;
