@@ -163,9 +163,7 @@ impl IdentityService {
 
 /// The agent whose credential is meant: the only one that has it.
 fn choose(mut agents: Vec<AuthenticatedAgent>, credential: &str) -> Result<AuthenticatedAgent, Rejection> {
-    let has = |agent: &AuthenticatedAgent| {
-        agent.entry().credentials.iter().any(|granted| granted.name == credential)
-    };
+    let has = |agent: &AuthenticatedAgent| agent.entry().credential(credential).is_some();
     let with: Vec<usize> = (0..agents.len()).filter(|index| has(&agents[*index])).collect();
     match with.as_slice() {
         // The policy refuses it, with the name of the agent.
