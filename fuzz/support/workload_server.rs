@@ -11,7 +11,7 @@ use std::time::Duration;
 use hostbadge::agents::AgentRegistry;
 use hostbadge::api::{Api, Closer, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi};
 use hostbadge::audit::{Audit, Journal};
-use hostbadge::clock::{Clock, ClockState};
+use hostbadge::clock::{Clock, ClockState, Zone};
 use hostbadge::config::{KeepLimits, LogTarget};
 use hostbadge::credentials::CredentialStore;
 use hostbadge::federation::Federation;
@@ -19,7 +19,7 @@ use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
 use hostbadge::names::Names;
 use hostbadge::peer::ServiceManager;
 use hostbadge::pki::CertificateIssuer;
-use hostbadge::policy::{AdminPolicy, Limiter, Rate};
+use hostbadge::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate};
 use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
 use hostbadge::service::{IdentityService, ServiceDeps};
 use hostbadge::tpm::TpmState;
@@ -51,8 +51,18 @@ fn serve(dir: &Path, listener: UnixListener) {
     let unlimited = || Rate { per_second: 1_000_000, burst: 1_000_000 };
     let tpm = watch::channel(None).1;
     let names = Names::start([]).unwrap();
+    let agents = AgentRegistry::open(&dir.join("agents.d"), 40, names.clone(), clock.clone());
+    let policies = PolicyConfig {
+        dir: dir.join("policies"),
+        must_exist: false,
+        require_permit: false,
+        zone: Zone::default(),
+    };
+    let policies = Policies::new(policies, clock.clone());
+    policies.activate(policies.read(false).unwrap(), agents.current());
     let service = IdentityService::new(ServiceDeps {
-        agents: AgentRegistry::open(&dir.join("agents.d"), 40, names.clone(), clock.clone()),
+        agents,
+        policies,
         federation: Federation::open(&dir.join("federation"), false),
         limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
         credentials: CredentialStore::new(dir, clock.clone()),

@@ -135,11 +135,26 @@ impl AgentRegistry {
     /// # Errors
     /// All faults of all files. The previous set stays active.
     pub fn reload(&self, may_be_empty: MayBeEmpty) -> Result<Reloaded, Vec<Diagnostic>> {
+        self.reload_with(may_be_empty, || Ok(()), |(), _| {})
+    }
+
+    /// As [`AgentRegistry::reload`], together with what `read` reads: either both become active, or none.
+    /// `activate` gets what was read with the new set, just before that becomes active. Reloads do not
+    /// overlap.
+    ///
+    /// # Errors
+    /// The faults of both.
+    pub fn reload_with<T>(
+        &self,
+        may_be_empty: MayBeEmpty,
+        read: impl FnOnce() -> Result<T, Vec<Diagnostic>>,
+        activate: impl FnOnce(T, &Arc<AgentSet>),
+    ) -> Result<Reloaded, Vec<Diagnostic>> {
         let state = &*self.0;
         let _guard = lock(&state.reload_lock);
         let previous = self.current();
-        match state.read(&previous, may_be_empty) {
-            Ok(agents) => {
+        match (state.read(&previous, may_be_empty), read()) {
+            (Ok(agents), Ok(other)) => {
                 let used_names = agents.user_and_group_names();
                 // What is not known by then is `temporarily_unavailable` until it is.
                 state.names.resolve(&used_names, RESOLVE_TIMEOUT);
@@ -158,13 +173,16 @@ impl AgentRegistry {
                     roles: agents.roles().len(),
                     faults: Vec::new(),
                 };
-                state.activate(Some(Arc::new(agents.reusing(&previous))));
+                let agents = Arc::new(agents.reusing(&previous));
+                activate(other, &agents);
+                state.activate(Some(agents));
                 state.names.retain(&used_names);
                 state.load_status.store(Arc::new(status));
                 state.change_sender.send_replace(());
                 Ok(Reloaded { changes, warnings })
             }
-            Err(faults) => {
+            (agents, other) => {
+                let faults = agents.err().unwrap_or_default();
                 let loaded_at = state.load_status.load().loaded_at;
                 state.load_status.store(Arc::new(LoadStatus {
                     loaded_at,
@@ -173,7 +191,7 @@ impl AgentRegistry {
                     roles: previous.roles().len(),
                     faults: faults.clone(),
                 }));
-                Err(faults)
+                Err([faults, other.err().unwrap_or_default()].concat())
             }
         }
     }

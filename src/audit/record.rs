@@ -10,7 +10,7 @@ use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
 use crate::peer::Peer;
 use crate::pki::IssuedX509Svid;
-use crate::policy::{ErrorCode, Refusal};
+use crate::policy::{ErrorCode, PolicySetId, Refusal};
 use crate::posture::Posture;
 
 use super::event::Event;
@@ -57,6 +57,9 @@ pub(super) struct Record<'a> {
     suppressed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     posture: Option<Posture>,
+    /// The policies in force at the decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<PolicySetId>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_peer")]
     peer: Option<&'a Peer>,
 }
@@ -128,18 +131,21 @@ impl<'a> Record<'a> {
             detail: None,
             suppressed: 0,
             posture: None,
+            policy: None,
             peer: None,
         }
     }
 
-    /// A record about an agent, with its process and the posture that the decision evaluated.
+    /// A record about an agent, with its process, and the posture and the policies of the decision.
     fn for_agent(
         event: Event,
         agent: &'a AuthenticatedAgent,
         posture: Posture,
+        policy: Option<PolicySetId>,
         time: Timestamp,
     ) -> Record<'a> {
         Record {
+            policy,
             agent: Some(name(agent.name().as_str())),
             tenant: agent.entry().tenant.as_deref().map(name),
             posture: Some(posture),
@@ -157,7 +163,7 @@ impl<'a> Record<'a> {
             jti: Some(name(token.jti())),
             kid: Some(name(token.kid())),
             exp: Some(token.expires().as_secs()),
-            ..Record::for_agent(Event::TokenIssued, permit.agent(), permit.posture(), time)
+            ..Record::for_agent(Event::TokenIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
     }
 
@@ -168,7 +174,13 @@ impl<'a> Record<'a> {
             spiffe_id: Some(granted(certificate.spiffe_id())),
             serial: Some(name(certificate.serial())),
             exp: Some(certificate.expires().as_secs()),
-            ..Record::for_agent(Event::CertificateIssued, permit.agent(), permit.posture(), time)
+            ..Record::for_agent(
+                Event::CertificateIssued,
+                permit.agent(),
+                permit.posture(),
+                permit.policy(),
+                time,
+            )
         }
     }
 
@@ -180,7 +192,7 @@ impl<'a> Record<'a> {
             jti: Some(name(svid.jti())),
             kid: Some(name(svid.kid())),
             exp: Some(svid.expires().as_secs()),
-            ..Record::for_agent(Event::SvidIssued, permit.agent(), permit.posture(), time)
+            ..Record::for_agent(Event::SvidIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
     }
 
@@ -192,7 +204,7 @@ impl<'a> Record<'a> {
             jti: Some(name(svid.jti())),
             kid: Some(name(svid.kid())),
             exp: Some(svid.expires().as_secs()),
-            ..Record::for_agent(Event::WitSvidIssued, permit.agent(), permit.posture(), time)
+            ..Record::for_agent(Event::WitSvidIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
     }
 
@@ -203,7 +215,13 @@ impl<'a> Record<'a> {
             credential: Some(name(permit.name())),
             credential_version: Some(released.version()),
             detail: permit.agent().peer().is_future.then(|| described(LOADED)),
-            ..Record::for_agent(Event::CredentialReleased, permit.agent(), permit.posture(), time)
+            ..Record::for_agent(
+                Event::CredentialReleased,
+                permit.agent(),
+                permit.posture(),
+                permit.policy(),
+                time,
+            )
         }
     }
 
@@ -213,10 +231,11 @@ impl<'a> Record<'a> {
             agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
             tenant: tenant.map(name),
             audience: refusal.audience.as_deref().map(from_caller),
-            credential: refusal.credential.as_deref().map(name),
+            credential: refusal.credential().map(name),
             reason: Some(refusal.code),
             detail: Some(from_caller(&refusal.description)),
             suppressed: refusal.suppressed,
+            policy: refusal.policy(),
             peer: refusal.peer.as_ref(),
             ..Record::new(Event::RequestRefused, time)
         }
@@ -247,6 +266,7 @@ impl<'a> Record<'a> {
     ) -> Record<'a> {
         Record {
             agent: Some(name(attestation.agent().name().as_str())),
+            policy: attestation.policy(),
             tenant: attestation.agent().entry().tenant.as_deref().map(name),
             detail: Some(from_caller(detail)),
             peer: Some(attestation.agent().peer()),

@@ -52,15 +52,15 @@ pub(super) enum AgentSubcommand {
         /// Directory of the agents' files, with roles.d beside it [default: those of the configuration]
         dir: Option<PathBuf>,
     },
-    /// Make the daemon read its agents again: all of them become active, or none if a file has a fault
+    /// Make the daemon read its agents and policies again: all become active, or none if a file has a fault
     Reload(ReloadArgs),
 }
 
 #[derive(Args, Debug)]
 pub(super) struct ReloadArgs {
-    /// Accept that a directory has no files any more: agents.d (agents), roles.d (roles) or federation. Without this option,
-    /// an empty directory is a fault while agents or bundles are active, which stay so: its file system may
-    /// not be mounted
+    /// Accept that a directory has no files any more: agents.d (agents), roles.d (roles), policies or
+    /// federation. Without this option, an empty directory is a fault while agents, roles, policies or bundles
+    /// are active, which stay so: its file system may not be mounted
     #[arg(
         long,
         value_name = "DIRECTORY",
@@ -78,6 +78,8 @@ enum Directory {
     Agents,
     /// Remove all roles
     Roles,
+    /// End all policies
+    Policies,
     /// Remove the bundles of all other trust domains
     Federation,
 }
@@ -225,6 +227,7 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
     let allow_empty = arguments.allow_empty.iter().map(|directory| match directory {
         Directory::Agents => EmptyDirectory::Agents,
         Directory::Roles => EmptyDirectory::Roles,
+        Directory::Policies => EmptyDirectory::Policies,
         Directory::Federation => EmptyDirectory::Federation,
     });
     let request = ReloadRequest { allow_empty: allow_empty.collect() };

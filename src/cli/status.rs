@@ -11,7 +11,9 @@ use super::table::KeyValueTable;
 use crate::plural::counted;
 use crate::wire::host::Health;
 use crate::wire::keys::Key;
-use crate::wire::status::{AgentsStatus, ExpiringGrant, SealStatus, StatusResponse, TpmStatus};
+use crate::wire::status::{
+    AgentsStatus, ExpiringGrant, PoliciesStatus, SealStatus, StatusResponse, TpmStatus,
+};
 
 /// Exit status if the daemon answers but cannot do everything that it is configured to do.
 const EXIT_DEGRADED: u8 = 4;
@@ -82,6 +84,12 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
         table.add("expiry", line);
     }
     for fault in &status.agents.faults {
+        table.add("fault", format_fault(fault));
+    }
+    for line in policy_lines(&status.policies) {
+        table.add("policies", line);
+    }
+    for fault in &status.policies.faults {
         table.add("fault", format_fault(fault));
     }
     if let Some(stored) = status.credentials.stored.filter(|stored| *stored > 0) {
@@ -167,6 +175,23 @@ fn tpm_lines(tpm: &TpmStatus) -> Vec<String> {
     lines
         .extend(description.ek_certificate_fault.as_ref().map(|fault| format!("no EK certificate: {fault}")));
     lines.extend(description.ak_name.as_ref().map(|name| format!("attestation key {name}")));
+    lines
+}
+
+/// Nothing where no policies are used.
+fn policy_lines(policies: &PoliciesStatus) -> Vec<String> {
+    if !policies.loaded {
+        return vec!["not known: nothing is permitted until a reload succeeds".to_owned()];
+    }
+    let mut lines = Vec::new();
+    if let (Some(set), Some(at)) = (&policies.set, policies.at) {
+        let (number, version) = (policies.policies, set.version);
+        lines.push(format!("{number}, version {version}, read {at}, times in {}", policies.timezone));
+        lines.push(format!("SHA-256 {}", set.sha256));
+    }
+    if policies.require_permit {
+        lines.push("each request needs a policy that permits it".to_owned());
+    }
     lines
 }
 

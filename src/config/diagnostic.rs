@@ -65,6 +65,14 @@ impl SourceFile {
     /// A diagnostic for a file that cannot be read, that other users may write to ([`insecure_permissions`]),
     /// or that is too large or not UTF-8.
     pub fn read(path: &Path) -> Result<SourceFile, Diagnostic> {
+        SourceFile::read_up_to(path, MAX_SOURCE_FILE_SIZE)
+    }
+
+    /// As [`SourceFile::read`], with another limit of the size in bytes.
+    ///
+    /// # Errors
+    /// As [`SourceFile::read`].
+    pub fn read_up_to(path: &Path, max_size: u64) -> Result<SourceFile, Diagnostic> {
         let file_error = |message: String| Diagnostic { file: path.to_owned(), line: None, message };
         // Without O_NONBLOCK, opening a FIFO would wait for a writer.
         let opened = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
@@ -77,9 +85,9 @@ impl SourceFile {
             return Err(file_error(reason));
         }
         let mut bytes = Vec::new();
-        file.take(MAX_SOURCE_FILE_SIZE + 1).read_to_end(&mut bytes).map_err(|e| file_error(e.to_string()))?;
-        if bytes.len() as u64 > MAX_SOURCE_FILE_SIZE {
-            return Err(file_error(format!("is larger than {} KiB; split it", MAX_SOURCE_FILE_SIZE / 1024)));
+        file.take(max_size + 1).read_to_end(&mut bytes).map_err(|e| file_error(e.to_string()))?;
+        if bytes.len() as u64 > max_size {
+            return Err(file_error(format!("is larger than {} KiB; split it", max_size / 1024)));
         }
         let text = String::from_utf8(bytes).map_err(|e| {
             let line =

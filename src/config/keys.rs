@@ -15,6 +15,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Table(&[
             Key::optional("agents", Kind::Text("\"/etc/hostbadge/agents.d\"")),
             Key::optional("roles", Kind::Text("\"/etc/hostbadge/roles.d\"")),
+            Key::optional("policies", Kind::Text("\"/etc/hostbadge/policies\"")),
             Key::optional("federation", Kind::Text("\"/etc/hostbadge/federation\"")),
             Key::optional("state", Kind::Text("\"/var/lib/hostbadge\"")),
             Key::optional("audit", Kind::Text("\"/var/log/hostbadge/audit\"")),
@@ -50,6 +51,13 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("tpm_burst", RATE),
             Key::optional("connections", RATE),
             Key::optional("connections_per_uid", RATE),
+        ]),
+    ),
+    Key::optional(
+        "policy",
+        Kind::Table(&[
+            Key::optional("timezone", Kind::Text("\"Europe/Berlin\"")),
+            Key::optional("require_permit", Kind::Boolean),
         ]),
     ),
     Key::optional(

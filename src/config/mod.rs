@@ -8,6 +8,7 @@ mod directory;
 mod durations;
 mod escape;
 mod keys;
+mod policy;
 mod posture;
 mod schema;
 mod sections;
@@ -26,6 +27,7 @@ pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
 pub use durations::{RawDuration, parse_duration};
 pub use escape::escape_unprintable;
+pub use policy::PolicySection;
 use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use schema::{Key, Kind};
@@ -64,6 +66,10 @@ pub struct Config {
     pub seal: SealSection,
     /// The table `[limits]`.
     pub limits: LimitsSection,
+    /// Whether the file sets `paths.policies`: the directory must exist then.
+    pub needs_policies: bool,
+    /// The table `[policy]`.
+    pub policy: PolicySection,
     /// The table `[posture]`.
     pub posture: PostureSection,
     /// The table `[audit]`.
@@ -99,6 +105,8 @@ struct ConfigFile {
     #[serde(default)]
     limits: OptionalSpan<LimitsSection>,
     #[serde(default)]
+    policy: PolicySection,
+    #[serde(default)]
     posture: OptionalSpan<PostureSection>,
     #[serde(default)]
     audit: AuditSection,
@@ -115,6 +123,7 @@ struct ConfigFile {
 struct RawPaths {
     agents: Option<Spanned<PathBuf>>,
     roles: Option<Spanned<PathBuf>>,
+    policies: Option<Spanned<PathBuf>>,
     federation: Option<Spanned<PathBuf>>,
     state: Option<Spanned<PathBuf>>,
     audit: Option<Spanned<PathBuf>>,
@@ -178,12 +187,19 @@ impl Config {
                 None => default,
             };
         let needs_federation = config_file.paths.federation.is_some();
+        let needs_policies = config_file.paths.policies.is_some();
         let is_beside_agents = config_file.paths.agents.is_some();
         let agents = absolute_or_default(config_file.paths.agents, paths.agents);
-        let roles = if is_beside_agents { agents.with_file_name("roles.d") } else { paths.roles };
+        let beside_agents = |name: &str, default: PathBuf| match is_beside_agents {
+            true => agents.with_file_name(name),
+            false => default,
+        };
+        let (roles, policies) =
+            (beside_agents("roles.d", paths.roles), beside_agents("policies", paths.policies));
         let paths = Paths {
             agents,
             roles: absolute_or_default(config_file.paths.roles, roles),
+            policies: absolute_or_default(config_file.paths.policies, policies),
             federation: absolute_or_default(config_file.paths.federation, paths.federation),
             state: absolute_or_default(config_file.paths.state, paths.state),
             audit: absolute_or_default(config_file.paths.audit, paths.audit),
@@ -204,6 +220,8 @@ impl Config {
             paths,
             needs_federation,
             agents: config_file.agents,
+            needs_policies,
+            policy: config_file.policy,
             tpm: config_file.tpm,
             keys,
             certificates,

@@ -15,6 +15,8 @@ pub struct Paths {
     pub agents: PathBuf,
     /// Files of roles. Default: `roles.d` beside the directory of agents.
     pub roles: PathBuf,
+    /// Policies. Default: `policies` beside the directory of agents.
+    pub policies: PathBuf,
     /// Bundle documents of other trust domains. Default: `/etc/hostbadge/federation`.
     pub federation: PathBuf,
     /// Keys and other state. Default: `/var/lib/hostbadge`.
@@ -172,6 +174,7 @@ impl Default for Paths {
         Paths {
             agents: "/etc/hostbadge/agents.d".into(),
             roles: "/etc/hostbadge/roles.d".into(),
+            policies: "/etc/hostbadge/policies".into(),
             federation: "/etc/hostbadge/federation".into(),
             state: "/var/lib/hostbadge".into(),
             audit: "/var/log/hostbadge/audit".into(),
@@ -186,6 +189,7 @@ impl Paths {
         Paths {
             agents: dir.join("etc/agents.d"),
             roles: dir.join("etc/roles.d"),
+            policies: dir.join("etc/policies"),
             federation: dir.join("etc/federation"),
             state: dir.join("state"),
             audit: dir.join("audit"),

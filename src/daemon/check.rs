@@ -8,6 +8,7 @@ use crate::agents::{AgentSet, AgentSource};
 use crate::config::{self, Config, Diagnostic, Paths};
 use crate::federation;
 use crate::plural::counted;
+use crate::policy::cedar::{self, PolicySet};
 
 /// Exit status for faults that only the administrator can fix. The systemd unit does not restart the service
 /// on it.
@@ -34,19 +35,22 @@ pub fn read_config(arguments: &Arguments) -> Result<Config, Vec<Diagnostic>> {
     Config::read(&file, Paths::under(&dir))
 }
 
-/// Reads the agents and the bundles of other trust domains, and prints their faults or a summary. Returns
+/// Reads the agents, the policies and the bundles of other trust domains, and prints their faults or a summary. Returns
 /// exit status 0 or 2.
 pub fn check_config(config: &Config) -> ExitCode {
     let agents = AgentSet::read_from(&AgentSource::from(config));
     let bundles = federation::read_existing_bundles(&config.paths.federation, config.needs_federation);
-    let (agents, bundles) = match (agents, bundles) {
-        (Ok(agents), Ok(bundles)) => (agents, bundles),
-        (agents, bundles) => {
-            let faults = [agents.err().unwrap_or_default(), bundles.err().unwrap_or_default()].concat();
-            return print_diagnostics(&faults);
+    let policies = PolicySet::read(&config.paths.policies);
+    let (agents, policies, bundles) = match (agents, policies, bundles) {
+        (Ok(agents), Ok(policies), Ok(bundles)) => (agents, policies, bundles),
+        (agents, policies, bundles) => {
+            let faults = [agents.err(), policies.err(), bundles.err()];
+            return print_diagnostics(&faults.map(Option::unwrap_or_default).concat());
         }
     };
-    for warning in agents.warnings_on_host().unwrap_or_default() {
+    let mut warnings = agents.warnings_on_host().unwrap_or_default();
+    warnings.extend(policies.iter().flat_map(|policies| cedar::warnings(policies, &agents)));
+    for warning in warnings {
         let (file, line) = (warning.file.display(), warning.line.unwrap_or(1));
         let _ = writeln!(io::stderr(), "{file}:{line}: warning: {}", warning.message);
     }
@@ -58,9 +62,15 @@ pub fn check_config(config: &Config) -> ExitCode {
         0 => String::new(),
         n => format!(", {}", counted(n, "role")),
     };
+    let policies = match policies {
+        None => String::new(),
+        Some(set) => format!(", {}", set.counted()),
+    };
     let (dir, agents) = (config.paths.agents.display(), counted(agents.len(), "agent"));
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{dir}: {agents}{roles}{federated}, no faults").and_then(|()| stdout.flush()) {
+    match writeln!(stdout, "{dir}: {agents}{roles}{policies}{federated}, no faults")
+        .and_then(|()| stdout.flush())
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let _ = writeln!(io::stderr(), "hostbadged: standard output: {e}");

@@ -14,7 +14,7 @@ use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, R
 use crate::names::Names;
 use crate::peer::{DigestCache, Readers, ServiceManager, hidden_processes};
 use crate::pki::CertificateIssuer;
-use crate::policy::{AdminPolicy, Limiter, Rate, TenantQuota, TenantQuotas};
+use crate::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
 use crate::service::{ServiceDeps, log_faults};
 use crate::tpm::TpmConfig;
@@ -26,6 +26,7 @@ pub(super) struct Parts {
     /// What has been observed of `clock`.
     pub clock_state: ClockState,
     agents: AgentRegistry,
+    policies: Policies,
     federation: Federation,
     credentials: CredentialStore,
     issuer: Issuer,
@@ -44,6 +45,8 @@ impl Parts {
         let digest_cache = DigestCache::with_readers(Readers::for_run_dir(&paths.run));
         let agents = AgentRegistry::open_with(AgentSource::from(config), names, clock.clone(), digest_cache);
         log_faults(Event::AgentsRejected, &agents.load_status().faults);
+        let policies = open_policies(config, &agents, clock.clone());
+        log_faults(Event::PoliciesRejected, &policies.status().faults);
         let federation = Federation::open(&paths.federation, config.needs_federation);
         log_faults(Event::FederationRejected, &federation.diagnostics());
         if let Some(problem) = hidden_processes() {
@@ -55,6 +58,7 @@ impl Parts {
             credentials: CredentialStore::new(&paths.state, clock.clone()),
             clock,
             agents,
+            policies,
             federation,
             issuer: Issuer::default(),
             certificate_issuer: CertificateIssuer::new(config.certificates.ttl),
@@ -148,6 +152,7 @@ impl Parts {
         let limits = &config.limits;
         ServiceDeps {
             agents: self.agents,
+            policies: self.policies,
             federation: self.federation,
             limiter: Limiter::new(
                 Rate { per_second: limits.rate, burst: limits.burst },
@@ -184,6 +189,28 @@ impl Parts {
             admin_policy,
         }
     }
+}
+
+/// Reads the policies, for the agents that were read before. With faults, nothing is permitted until a reload
+/// succeeds.
+fn open_policies(config: &Config, agents: &AgentRegistry, clock: Clock) -> Policies {
+    let policies = Policies::new(
+        PolicyConfig {
+            dir: config.paths.policies.clone(),
+            must_exist: config.needs_policies,
+            require_permit: config.policy.require_permit,
+            zone: config.policy.timezone.clone(),
+        },
+        clock,
+    );
+    // The faults are in the status, and the caller logs them.
+    if let Ok(read) = policies.read(false) {
+        for warning in read.warnings(&agents.current()) {
+            tracing::warn!("{warning}");
+        }
+        policies.activate(read, agents.current());
+    }
+    policies
 }
 
 fn tenant_quotas(config: &Config) -> TenantQuotas {

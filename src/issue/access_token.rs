@@ -155,6 +155,7 @@ pub(super) fn build(
             permit.posture(),
             issuer_state.clock_sync(),
             header.key_protection(),
+            permit.policy(),
         ),
     };
     let jws = UnsignedJws::of_claims(header, &claims)?;

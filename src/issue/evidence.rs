@@ -11,7 +11,7 @@ use super::issuer::IssuerState;
 use super::jws::{SigningHeader, UnsignedJws};
 use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
-use crate::policy::{ErrorCode, Refusal};
+use crate::policy::{AttestationPermit, ErrorCode, PolicySetId, Refusal};
 use crate::posture::{EventLogFile, ImaListFile};
 use crate::tpm::{self, Tpm};
 use crate::verify::HostCertificate;
@@ -75,11 +75,11 @@ pub struct MeasurementLogs {
     pub ima: Option<ImaListFile>,
 }
 
-/// The caller of a request for evidence, with its slot.
+/// The decision on a request for evidence, with the caller's slot.
 #[derive(Debug)]
 pub struct Requester {
-    /// The caller.
-    pub agent: AuthenticatedAgent,
+    /// The decision.
+    pub permit: AttestationPermit,
     /// Bounds the evidence in memory.
     pub slot: EvidenceSlot,
 }
@@ -87,7 +87,7 @@ pub struct Requester {
 /// Evidence for an agent.
 #[derive(Debug)]
 pub struct EvidenceResponse {
-    agent: AuthenticatedAgent,
+    permit: AttestationPermit,
     document: EvidenceDocument,
     slot: EvidenceSlot,
 }
@@ -108,7 +108,12 @@ pub enum EvidenceDocument {
 impl EvidenceResponse {
     /// The agent that requested it.
     pub fn agent(&self) -> &AuthenticatedAgent {
-        &self.agent
+        self.permit.agent()
+    }
+
+    /// The policies that were in force at the decision.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.permit.policy()
     }
 
     /// The response in JSON, which occupies the slot. `recall` is notified when others wait for the slot.
@@ -128,16 +133,16 @@ impl IssuerState {
         &self,
         tpm: &Tpm,
         logs: MeasurementLogs,
-        Requester { agent, slot }: Requester,
+        Requester { permit, slot }: Requester,
         request: &AttestRequest,
         certificate: Option<&HostCertificate>,
         now: Timestamp,
     ) -> Result<EvidenceResponse, Refusal> {
         match self.build_document(tpm, logs, request, certificate, now).await {
-            Ok(document) => Ok(EvidenceResponse { agent, document, slot }),
+            Ok(document) => Ok(EvidenceResponse { permit, document, slot }),
             Err(error) => Err(Refusal::new(ErrorCode::TemporarilyUnavailable, error.to_string())
-                .with_peer(agent.peer())
-                .with_agent(agent.name())),
+                .with_peer(permit.agent().peer())
+                .with_agent(permit.agent().name())),
         }
     }
 

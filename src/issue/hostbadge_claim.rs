@@ -6,6 +6,7 @@ use super::host_identity::HostIdentity;
 use crate::agents::{AuthenticatedAgent, MatchTag};
 use crate::clock::ClockSync;
 use crate::peer::Sha256Digest;
+use crate::policy::PolicySetId;
 use crate::posture::Posture;
 
 /// The host, the process and the circumstances of a request for a token.
@@ -29,17 +30,21 @@ pub(super) struct HostbadgeClaim<'a> {
     /// The conditions that the process met: introspection compares them with the agent's present ones.
     #[serde(rename = "match")]
     match_tag: MatchTag,
+    /// SHA-256 of the policies in force, in hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
 }
 
 impl<'a> HostbadgeClaim<'a> {
     /// `clock` is the state of the clock from which the token has its times, `key_protection` where the
-    /// signing key is: `sealed` or `tpm`.
+    /// signing key is: `sealed` or `tpm`, `policy` the policies at the decision.
     pub(super) fn new(
         host: &'a HostIdentity,
         agent: &'a AuthenticatedAgent,
         posture: Posture,
         clock: ClockSync,
         key_protection: &'static str,
+        policy: Option<PolicySetId>,
     ) -> HostbadgeClaim<'a> {
         let peer = agent.peer();
         HostbadgeClaim {
@@ -54,6 +59,7 @@ impl<'a> HostbadgeClaim<'a> {
             posture,
             clock,
             match_tag: agent.match_tag(),
+            policy: policy.map(|policy| policy.sha256_hex()),
         }
     }
 }

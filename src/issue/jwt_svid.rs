@@ -121,6 +121,7 @@ fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> R
             permit.posture(),
             issuer_state.clock_sync(),
             header.key_protection(),
+            permit.policy(),
         ),
     };
     let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer_state.issuing_key())?;

@@ -152,6 +152,7 @@ fn mint(
             permit.posture(),
             issuer_state.clock_sync(),
             header.key_protection(),
+            permit.policy(),
         ),
     };
     let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer_state.issuing_key())?;

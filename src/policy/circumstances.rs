@@ -2,27 +2,55 @@
 
 use crate::agents::{AuthenticatedAgent, TimeLimits};
 use crate::clock::TimeAtDecision;
-use crate::posture::PostureAtDecision;
+use crate::posture::{Posture, PostureAtDecision};
 
+use super::cedar::{Act, Approval, PolicySnapshot};
 use super::refusal::{ErrorCode, Refusal};
 
 /// The host and the time at a decision.
 pub struct Circumstances {
     /// The host's posture.
     pub posture: PostureAtDecision,
+    /// The policies.
+    pub policies: PolicySnapshot,
     /// The time of day.
     pub time: TimeAtDecision,
 }
 
 impl Circumstances {
-    /// Whether a grant or credential with these limits counts now.
+    /// Asks the policies, after the grants have allowed what is requested.
     ///
     /// # Errors
-    /// The code and the description of the refusal; `what` begins it.
-    pub(super) fn check_limits(&self, what: &str, limits: &TimeLimits) -> Result<(), (ErrorCode, String)> {
-        limits
-            .check(self.time)
-            .map_err(|not_now| (ErrorCode::AccessDenied, format!("{what} does not count now: {not_now}")))
+    /// As [`PolicySnapshot::approve`].
+    pub(super) fn approve(
+        &self,
+        agent: &AuthenticatedAgent,
+        posture: Posture,
+        act: Act<'_>,
+    ) -> Result<Approval, Refusal> {
+        self.policies.approve(agent, posture, self.time.now, act)
+    }
+
+    /// A refusal that is recorded with the policies in force.
+    pub(super) fn refusal(&self, refusal: Refusal, agent: &AuthenticatedAgent) -> Refusal {
+        refusal.with_peer(agent.peer()).with_agent(agent.name()).with_policy(self.policies.id())
+    }
+
+    /// Whether a grant or credential of the agent with these limits counts now. An agent that is drained gets
+    /// nothing.
+    ///
+    /// # Errors
+    /// `access_denied`; `what` begins the description.
+    pub(super) fn check_limits(
+        &self,
+        agent: &AuthenticatedAgent,
+        what: &str,
+        limits: &TimeLimits,
+    ) -> Result<(), Refusal> {
+        check_draining(agent)?;
+        limits.check(self.time).map_err(|not_now| {
+            Refusal::new(ErrorCode::AccessDenied, format!("{what} does not count now: {not_now}"))
+        })
     }
 }
 
@@ -38,5 +66,5 @@ pub(super) fn check_draining(agent: &AuthenticatedAgent) -> Result<(), Refusal> 
         "agent \"{}\" is being drained: what it has stays valid until it expires, and nothing new is issued",
         agent.name()
     );
-    Err(Refusal::new(ErrorCode::AccessDenied, description).with_peer(agent.peer()).with_agent(agent.name()))
+    Err(Refusal::new(ErrorCode::AccessDenied, description))
 }

@@ -4,7 +4,8 @@
 use crate::agents::{AuthenticatedAgent, CredentialUse};
 use crate::posture::Posture;
 
-use super::circumstances::{Circumstances, check_draining};
+use super::cedar::{Act, Approval, PolicySetId};
+use super::circumstances::Circumstances;
 use super::decision::check_posture;
 use super::refusal::{ErrorCode, Refusal};
 
@@ -24,6 +25,7 @@ pub struct CredentialRequest {
 pub struct CredentialPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
+    approval: Approval,
     name: String,
     version: Option<u64>,
 }
@@ -37,6 +39,11 @@ impl CredentialPermit {
     /// Returns the posture at the decision; [`Posture::Off`] if the decision did not evaluate it.
     pub fn posture(&self) -> Posture {
         self.posture
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.approval.set()
     }
 
     /// Returns the credential's name, within the agent's tenant.
@@ -55,18 +62,14 @@ impl CredentialPermit {
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no `[[credential]]` of this name, and `access_denied`
 /// if it may not have the value or is drained, the permission has expired or does not count at this hour, or
-/// the host's posture forbids it.
+/// the host's posture or a policy forbids it.
 pub fn decide_credential(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
     request: CredentialRequest,
 ) -> Result<CredentialPermit, Refusal> {
-    let refuse = |code, description: String| {
-        Refusal::new(code, description)
-            .with_peer(agent.peer())
-            .with_agent(agent.name())
-            .with_credential(&request.name)
-    };
+    let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_credential(&request.name);
+    let refuse = |code, description: String| named(Refusal::new(code, description));
     let granted = agent.entry().credential(&request.name);
     let Some(granted) = granted else {
         let description = format!("agent \"{}\" has no [[credential]] of this name", agent.name());
@@ -80,12 +83,13 @@ pub fn decide_credential(
         );
         return Err(refuse(ErrorCode::AccessDenied, description));
     }
-    check_draining(&agent).map_err(|refusal| refusal.with_credential(&request.name))?;
     circumstances
-        .check_limits("the permission for this credential", &granted.limits)
-        .map_err(|(code, description)| refuse(code, description))?;
+        .check_limits(&agent, "the permission for this credential", &granted.limits)
+        .map_err(named)?;
     let host_posture = &circumstances.posture;
     let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture)
         .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
-    Ok(CredentialPermit { posture, name: request.name, version: request.version, agent })
+    let act = Act::Credential { name: &request.name, usage: "release", request: None };
+    let approval = circumstances.approve(&agent, posture, act).map_err(named)?;
+    Ok(CredentialPermit { posture, approval, name: request.name, version: request.version, agent })
 }

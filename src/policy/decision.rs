@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::agents::{Algorithm, Assurance, AuthenticatedAgent, TokenTyp};
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
+use super::cedar::{Act, Approval, PolicySetId};
 use super::circumstances::{Circumstances, check_draining};
 use super::refusal::{ErrorCode, Refusal};
 
@@ -28,6 +29,7 @@ pub struct TokenRequest {
 pub struct Permit {
     agent: AuthenticatedAgent,
     posture: Posture,
+    approval: Approval,
     audience: String,
     scope: String,
     ttl: Duration,
@@ -44,6 +46,15 @@ impl Permit {
     /// Returns the posture that the token states; [`Posture::Off`] if the decision did not evaluate it.
     pub fn posture(&self) -> Posture {
         self.posture
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.approval.set()
+    }
+
+    pub(super) fn approval(&self) -> Approval {
+        self.approval
     }
 
     /// Returns the relying party that the token is for.
@@ -78,6 +89,7 @@ impl Permit {
 pub struct IdentityPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
+    approval: Approval,
 }
 
 impl IdentityPermit {
@@ -89,6 +101,11 @@ impl IdentityPermit {
     /// Returns the posture at the decision; [`Posture::Off`] if the decision did not evaluate it.
     pub fn posture(&self) -> Posture {
         self.posture
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.approval.set()
     }
 }
 
@@ -103,36 +120,29 @@ pub enum Signer {
     Rsa,
 }
 
-/// Decides a token request by the agent's grants. A request without a matching grant is refused, as is one of
-/// an agent that is drained, and one at a time at which the grant does not count.
+/// Decides a token request by the agent's grants, and then by the policies. A request without a matching
+/// grant is refused, as is one of an agent that is drained, and one at a time at which the grant does not count.
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no grant for the audience, `invalid_scope` if the
 /// grant lacks a requested scope, and `access_denied` if the agent is drained, the grant has expired or does
-/// not count at this hour, or the host's posture forbids the token.
+/// not count at this hour, or the host's posture or a policy forbids the token.
 pub fn decide(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
     request: TokenRequest,
 ) -> Result<Permit, Refusal> {
-    let refuse = |code, description: String| {
-        Refusal::new(code, description)
-            .with_peer(agent.peer())
-            .with_agent(agent.name())
-            .with_audience(&request.audience)
-    };
+    let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_audience(&request.audience);
+    let refuse = |code, description: String| named(Refusal::new(code, description));
     let Some(grant) = agent.entry().grant(&request.audience) else {
         return Err(refuse(
             ErrorCode::InvalidTarget,
             format!("agent \"{}\" has no grant for this audience", agent.name()),
         ));
     };
-    check_draining(&agent).map_err(|refusal| refusal.with_audience(&request.audience))?;
-    circumstances
-        .check_limits("the grant for this audience", &grant.limits)
-        .map_err(|(code, description)| refuse(code, description))?;
-    let scope = match &request.scopes {
-        None => join_scopes(grant.scopes.iter()),
+    circumstances.check_limits(&agent, "the grant for this audience", &grant.limits).map_err(named)?;
+    let scopes: BTreeSet<&String> = match &request.scopes {
+        None => grant.scopes.iter().collect(),
         Some(requested) => {
             if let Some(missing) = requested.iter().find(|scope| !grant.scopes.contains(*scope)) {
                 let description =
@@ -140,7 +150,7 @@ pub fn decide(
                 return Err(refuse(ErrorCode::InvalidScope, description));
             }
             // The set sorts and deduplicates, so that equal sets of scopes give equal claims.
-            join_scopes(requested.iter().collect::<BTreeSet<_>>().into_iter())
+            requested.iter().collect()
         }
     };
     let host_posture = &circumstances.posture;
@@ -154,19 +164,31 @@ pub fn decide(
         (Assurance::Tpm, Algorithm::Es256) => Signer::Host,
         (Assurance::Sealed, Algorithm::Es256) => Signer::Issuing,
     };
-    Ok(Permit { posture, audience: request.audience, scope, ttl, signer, typ: grant.typ, agent })
+    let act = Act::Token {
+        audience: &request.audience,
+        scopes: scopes.iter().map(|scope| scope.as_str()).collect(),
+        ttl: ttl.as_secs(),
+        assurance: match signer {
+            Signer::Issuing => "sealed",
+            Signer::Host | Signer::Rsa => "tpm",
+        },
+        binding: "none",
+    };
+    let approval = circumstances.approve(&agent, posture, act).map_err(named)?;
+    let scope = join_scopes(scopes.into_iter());
+    Ok(Permit { posture, approval, scope, ttl, signer, typ: grant.typ, audience: request.audience, agent })
 }
 
 /// Decides whether an agent may have a new identity document.
 ///
 /// # Errors
-/// A [`Refusal`] with `access_denied` if the agent is drained, or the host's configuration enforces the posture
-/// and it is not accepted.
+/// A [`Refusal`] with `access_denied` if the agent is drained, the host's configuration enforces the posture and
+/// it is not accepted, or a policy forbids the document.
 pub fn decide_identity(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
 ) -> Result<IdentityPermit, Refusal> {
-    check_draining(&agent)?;
+    check_draining(&agent).map_err(|refusal| circumstances.refusal(refusal, &agent))?;
     decide_kept_identity(agent, circumstances)
 }
 
@@ -179,12 +201,12 @@ pub fn decide_kept_identity(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
 ) -> Result<IdentityPermit, Refusal> {
-    let host_posture = &circumstances.posture;
-    match check_posture(host_posture.mode, host_posture) {
-        Ok(posture) => Ok(IdentityPermit { agent, posture }),
-        Err(description) => Err(Refusal::new(ErrorCode::AccessDenied, description)
-            .with_peer(agent.peer())
-            .with_agent(agent.name())),
+    let approved = check_posture(circumstances.posture.mode, &circumstances.posture)
+        .map_err(|description| Refusal::new(ErrorCode::AccessDenied, description))
+        .and_then(|posture| Ok((posture, circumstances.approve(&agent, posture, Act::Certificate)?)));
+    match approved {
+        Ok((posture, approval)) => Ok(IdentityPermit { agent, posture, approval }),
+        Err(refusal) => Err(circumstances.refusal(refusal, &agent)),
     }
 }
 

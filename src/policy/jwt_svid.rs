@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::agents::AuthenticatedAgent;
 use crate::posture::Posture;
 
+use super::cedar::{Approval, PolicySetId};
 use super::circumstances::Circumstances;
 use super::decision::{Permit, Signer, TokenRequest, decide};
 use super::refusal::{ErrorCode, Refusal};
@@ -28,6 +29,7 @@ pub struct JwtSvidRequest {
 pub struct JwtSvidPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
+    approval: Approval,
     audiences: Vec<String>,
     ttl: Duration,
 }
@@ -41,6 +43,11 @@ impl JwtSvidPermit {
     /// Returns the posture that the token states; [`Posture::Off`] if the grants' postures differ.
     pub fn posture(&self) -> Posture {
         self.posture
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.approval.set()
     }
 
     /// Returns the audiences in the order of the request.
@@ -72,7 +79,7 @@ pub fn decide_jwt_svid(
             let description = "the grant for this audience requires a TPM signature; \
                                request the token on the agent socket";
             let refusal = Refusal::new(ErrorCode::AccessDenied, description);
-            return Err(refusal.with_peer(agent.peer()).with_agent(agent.name()).with_audience(audience));
+            return Err(circumstances.refusal(refusal, &agent).with_audience(audience));
         }
         permits.push(permit);
     }
@@ -81,5 +88,7 @@ pub fn decide_jwt_svid(
     // Grants can differ in whether they evaluate the posture. The token states it only if all grants agree.
     let common_posture = |a: Posture, b: Posture| if a == b { a } else { Posture::Off };
     let posture = permits.iter().map(Permit::posture).reduce(common_posture).unwrap_or(Posture::Off);
-    Ok(JwtSvidPermit { agent, posture, audiences: audiences.to_vec(), ttl })
+    // All were decided by the same policies.
+    let approval = permits.first().map(Permit::approval).ok_or_else(no_audience)?;
+    Ok(JwtSvidPermit { agent, posture, approval, audiences: audiences.to_vec(), ttl })
 }

@@ -1,11 +1,14 @@
-//! Authorization: decides requests by grants, posture and rate limits.
+//! Authorization: decides requests by grants, posture, policies and rate limits.
 //!
 //! [`decide`] is the third step of the request path: it takes an authenticated agent and returns a [`Permit`]
-//! or a [`Refusal`]. Requests are refused unless a grant allows them. `issue` and `pki` sign only from a
+//! or a [`Refusal`]. Requests are refused unless a grant allows them, and a policy can still forbid them
+//! ([`cedar`]). `issue` and `pki` sign only from a
 //! permit ([`Permit`], [`JwtSvidPermit`], [`IdentityPermit`]), `credentials` releases only from a
-//! [`CredentialPermit`], and only this module constructs one.
+//! [`CredentialPermit`], evidence needs an [`AttestationPermit`], and only this module constructs one.
 
 mod admin;
+mod attestation;
+pub mod cedar;
 mod circumstances;
 mod credential;
 mod decision;
@@ -16,6 +19,8 @@ mod refusal;
 mod tenant_quota;
 
 pub use admin::{AdminGroupProblem, AdminPolicy};
+pub use attestation::{AttestationPermit, decide_attestation};
+pub use cedar::{Approval, Policies, PolicyConfig, PolicySetId, PolicySnapshot, PolicyStatus};
 pub use circumstances::Circumstances;
 pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
 pub use decision::{
@@ -24,5 +29,5 @@ pub use decision::{
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};
-pub use refusal::{ErrorCode, Refusal};
+pub use refusal::{ErrorCode, Refusal, RefusalDetails};
 pub use tenant_quota::{TenantQuota, TenantQuotas, TooManyTokens};

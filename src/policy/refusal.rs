@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::agents::AgentName;
 use crate::peer::Peer;
 
+use super::cedar::PolicySetId;
+
 /// Error codes of the API (RFC 6749 sections 4.1.2.1 and 5.2, RFC 8707 section 2, RFC 8628 section 3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,13 +67,22 @@ pub struct Refusal {
     pub agent: Option<AgentName>,
     /// The requested audience.
     pub audience: Option<Box<str>>,
-    /// The requested credential, by name.
-    pub credential: Option<Box<str>>,
+    /// What few refusals have; in memory of its own, since each function that can refuse has room for a refusal.
+    pub details: Option<Box<RefusalDetails>>,
     /// When a retry can succeed, if that is known.
     pub retry_after: Option<Duration>,
     /// Number of refusals under the same [`RateLimitKey`](super::RateLimitKey) since the last audit record;
     /// they were counted instead of recorded.
     pub suppressed: u64,
+}
+
+/// What few refusals have.
+#[derive(Clone, Debug, Default)]
+pub struct RefusalDetails {
+    /// The requested credential, by name.
+    pub credential: Option<Box<str>>,
+    /// The policies in force, if the request was decided.
+    pub policy: Option<PolicySetId>,
 }
 
 impl Refusal {
@@ -83,7 +94,7 @@ impl Refusal {
             peer: None,
             agent: None,
             audience: None,
-            credential: None,
+            details: None,
             retry_after: None,
             suppressed: 0,
         }
@@ -109,7 +120,25 @@ impl Refusal {
 
     /// Adds the name of the requested credential.
     pub fn with_credential(mut self, credential: &str) -> Refusal {
-        self.credential = Some(credential.into());
+        self.details.get_or_insert_default().credential = Some(credential.into());
         self
+    }
+
+    /// Adds the policies that were in force at the decision, if there were any.
+    pub fn with_policy(mut self, policy: Option<PolicySetId>) -> Refusal {
+        if policy.is_some() {
+            self.details.get_or_insert_default().policy = policy;
+        }
+        self
+    }
+
+    /// Returns the requested credential, by name.
+    pub fn credential(&self) -> Option<&str> {
+        self.details.as_ref()?.credential.as_deref()
+    }
+
+    /// Returns the policies in force, if the request was decided.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.details.as_ref()?.policy
     }
 }

@@ -8,7 +8,7 @@ use super::rejection::Rejection;
 use super::requests;
 use crate::issue::{EvidenceResponse, MeasurementLogs, Nonce, Requester};
 use crate::peer::PeerLookup;
-use crate::policy::{ErrorCode, RateLimitKey};
+use crate::policy::{self, ErrorCode, RateLimitKey};
 use crate::wire::agent::AttestRequest;
 
 /// `Retry-After` when all evidence slots are in use.
@@ -42,6 +42,8 @@ impl IdentityService {
         let request = request.map_err(|e| reject(ErrorCode::InvalidRequest, &e.to_string()))?;
         self.check_rate(RateLimitKey::TpmQuote(agent.name().clone()), Some(&peer))
             .map_err(|rejection| rejection.with_agent(&agent))?;
+        let permit = policy::decide_attestation(agent.clone(), &self.circumstances())?;
+        let policies = permit.policy();
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
         let tpm = self.deps.tpm.borrow().clone();
@@ -55,12 +57,13 @@ impl IdentityService {
         let logs =
             MeasurementLogs { boot: self.deps.event_log.clone(), ima: Some(self.deps.ima_log.clone()) };
         let certificate = self.deps.enrollment.certificate();
-        let requester = Requester { agent: agent.clone(), slot };
+        let requester = Requester { permit, slot };
         let now = self.deps.clock.now();
         let evidence =
             issuer_state.attest(&tpm, logs, requester, &request, certificate.as_deref(), now).await?;
         // A reload may have taken place while the request waited for the TPM.
         self.ensure_current(&agent)?;
+        self.ensure_policies(policies, &agent)?;
         Ok((evidence, request.nonce))
     }
 }

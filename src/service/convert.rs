@@ -17,7 +17,7 @@ use crate::issue::{self, AccessToken, CertificateReport, HostIdentity, Introspec
 use crate::keystore;
 use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
-use crate::policy::ErrorCode;
+use crate::policy::{ErrorCode, PolicySetId, PolicyStatus};
 use crate::posture::Posture;
 use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
@@ -27,7 +27,7 @@ use crate::wire::credentials::{
 use crate::wire::error::{ErrorResponse, Fault};
 use crate::wire::host::{self, TpmKind};
 use crate::wire::keys::{Key, KeyState, NextStep, RotateResponse, RotationOutcome};
-use crate::wire::status::{AgentsStatus, CaStatus, HostCertificate, SealStatus};
+use crate::wire::status::{self, AgentsStatus, CaStatus, HostCertificate, PoliciesStatus, SealStatus};
 
 impl<'a> From<&'a Recorded<AccessToken>> for TokenResponse<'a> {
     fn from(token: &'a Recorded<AccessToken>) -> Self {
@@ -253,6 +253,21 @@ impl From<&LoadStatus> for AgentsStatus {
             roles: status.roles,
             expiring: Vec::new(),
             expiring_count: 0,
+            faults: status.faults.iter().map(Fault::from).collect(),
+        }
+    }
+}
+
+impl From<&PolicyStatus> for PoliciesStatus {
+    fn from(status: &PolicyStatus) -> Self {
+        let set = |set: PolicySetId| status::PolicySet { version: set.version, sha256: set.sha256_hex() };
+        PoliciesStatus {
+            loaded: status.is_loaded,
+            set: status.set.map(set),
+            policies: status.policies,
+            at: status.loaded_at,
+            require_permit: status.require_permit,
+            timezone: status.zone.clone(),
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }

@@ -219,4 +219,5 @@ fn refusal(not_released: &NotReleased) -> Refusal {
         .with_peer(permit.agent().peer())
         .with_agent(permit.agent().name())
         .with_credential(permit.name())
+        .with_policy(permit.policy())
 }

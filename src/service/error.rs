@@ -50,9 +50,10 @@ pub enum AdminError {
     /// No agent has the requested name.
     #[error("there is no agent of this name")]
     UnknownAgent,
-    /// `agents.d` or `federation`, or files in them, have faults.
+    /// `agents.d`, `policies` or `federation`, or files in them, have faults.
     #[error(
-        "agents.d or federation has a fault; what was read before stays active in each directory that has one"
+        "agents.d, policies or federation has a fault; what was read before stays active in each directory \
+         that has one, and agents and policies change only together"
     )]
     InvalidFiles(Vec<Diagnostic>),
     /// The issuer is not ready.

@@ -16,7 +16,7 @@ use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
 use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
-use crate::policy::{AdminPolicy, Limiter};
+use crate::policy::{AdminPolicy, Limiter, Policies};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
 use crate::tpm::{Tpm, TpmState};
 use crate::wire::status::TpmDescription;
@@ -25,6 +25,8 @@ use crate::wire::status::TpmDescription;
 pub struct ServiceDeps {
     /// The registered agents.
     pub agents: AgentRegistry,
+    /// The policies.
+    pub policies: Policies,
     /// Bundles of other trust domains.
     pub federation: Federation,
     /// Rates of agents and of unknown callers.

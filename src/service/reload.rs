@@ -1,4 +1,4 @@
-//! Reading `agents.d`, `roles.d` and `federation` again.
+//! Reading `agents.d`, `roles.d`, `policies` and `federation` again.
 
 use super::admin::Admin;
 use super::error::AdminError;
@@ -7,6 +7,8 @@ use crate::agents::{AgentChanges, MAX_LISTED_NAMES, MayBeEmpty, Reloaded};
 use crate::audit::Event;
 use crate::config::Diagnostic;
 use crate::plural::counted;
+use crate::policy::PolicySetId;
+use crate::policy::cedar::counted_policies;
 use crate::wire::admin::{EmptyDirectory, ReloadCounts, ReloadRequest, ReloadResponse};
 use crate::wire::error::Fault;
 
@@ -16,9 +18,9 @@ const MAX_LOGGED_FAULTS: usize = 100;
 const MAX_WARNINGS: usize = 100;
 
 impl IdentityService {
-    /// Reads the agents and the bundles of other trust domains again, for an administrator. Each of the two
-    /// sets becomes active as a whole; if a file of one has a fault, the previous set stays active, and the
-    /// other set may still change.
+    /// Reads the agents with the policies, and the bundles of other trust domains again, for an administrator.
+    /// Agents and policies become active together; if a file of either has a fault, the previous ones of both
+    /// stay active. The bundles may change all the same, and the agents and policies if a bundle has a fault.
     ///
     /// # Errors
     /// [`AdminError::InvalidFiles`] with all faults, after they have been recorded;
@@ -35,7 +37,7 @@ impl IdentityService {
         self.reload_as("SIGHUP", ReloadRequest::default()).await
     }
 
-    /// Records the faults that kept the agents, or the bundles of other trust domains, from being read at the
+    /// Records the faults that kept the agents, the policies, or the bundles of other trust domains, from being read at the
     /// daemon's start, if there are any.
     ///
     /// # Errors
@@ -47,8 +49,10 @@ impl IdentityService {
             false => "no caller is identified, and nothing is revoked, until a reload succeeds",
         };
         let federation_faults = self.deps.federation.diagnostics().len();
+        let policy_faults = self.deps.policies.status().faults.len();
         for (event, faults, effect) in [
             (Event::AgentsRejected, agents_faults, agents_effect),
+            (Event::PoliciesRejected, policy_faults, "nothing is permitted until a reload succeeds"),
             (Event::FederationRejected, federation_faults, "bundles of other trust domains are missing"),
         ] {
             if faults > 0 {
@@ -68,14 +72,29 @@ impl IdentityService {
         request: ReloadRequest,
     ) -> Result<ReloadResponse, AdminError> {
         let (agents, federation) = (self.deps.agents.clone(), self.deps.federation.clone());
+        let policies = self.deps.policies.clone();
+        let policies_before = policies.status().set;
         let (reloaded, bundles) = tokio::task::spawn_blocking(move || {
             let may_be_empty = |directory| request.allow_empty.contains(&directory);
             let bundles = federation.reload(may_be_empty(EmptyDirectory::Federation));
-            let may_be_empty = MayBeEmpty {
+            let agents_may_be_empty = MayBeEmpty {
                 agents: may_be_empty(EmptyDirectory::Agents),
                 roles: may_be_empty(EmptyDirectory::Roles),
             };
-            (agents.reload(may_be_empty), bundles)
+            let mut policy_warnings = Vec::new();
+            let reloaded = agents.reload_with(
+                agents_may_be_empty,
+                || policies.read(may_be_empty(EmptyDirectory::Policies)),
+                |read, agents| {
+                    policy_warnings = read.warnings(agents);
+                    policies.activate(read, agents.clone());
+                },
+            );
+            let reloaded = reloaded.map(|Reloaded { changes, mut warnings }| {
+                warnings.extend(policy_warnings);
+                Reloaded { changes, warnings }
+            });
+            (reloaded, bundles)
         })
         .await?;
         let mut faults = Vec::new();
@@ -83,6 +102,7 @@ impl IdentityService {
             // What became active is recorded, also where the other directory has a fault.
             Ok(Reloaded { changes, warnings }) => {
                 let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
+                self.record_policies(policies_before, requested_by).await?;
                 response(changes, &warnings)
             }
             Err(found) => {
@@ -98,10 +118,37 @@ impl IdentityService {
         Err(AdminError::InvalidFiles(faults))
     }
 
+    /// Records that other policies are in force than before, or none.
+    async fn record_policies(
+        &self,
+        before: Option<PolicySetId>,
+        requested_by: &str,
+    ) -> Result<(), AdminError> {
+        let status = self.deps.policies.status();
+        if status.set == before {
+            return Ok(());
+        }
+        let description = match status.set {
+            None => format!("{requested_by} reloaded the policies: there are none any more"),
+            Some(set) => format!(
+                "{requested_by} reloaded the policies: version {}, {}, SHA-256 {}",
+                set.version,
+                counted_policies(status.policies),
+                set.sha256_hex()
+            ),
+        };
+        Ok(self.audit.record_event(Event::PoliciesReloaded, &description).await?)
+    }
+
     async fn record_faults(&self, faults: &[Diagnostic], requested_by: &str) -> Result<(), AdminError> {
-        let (federation, agents): (Vec<Diagnostic>, Vec<Diagnostic>) =
+        let (federation, others): (Vec<Diagnostic>, Vec<Diagnostic>) =
             faults.iter().cloned().partition(|fault| self.deps.federation.has_file_of(fault));
-        for (event, faults) in [(Event::AgentsRejected, agents), (Event::FederationRejected, federation)] {
+        let (policies, agents) = others.into_iter().partition(|fault| self.deps.policies.has_file_of(fault));
+        for (event, faults) in [
+            (Event::AgentsRejected, agents),
+            (Event::PoliciesRejected, policies),
+            (Event::FederationRejected, federation),
+        ] {
             if faults.is_empty() {
                 continue;
             }
@@ -136,7 +183,7 @@ fn response(changes: AgentChanges, warnings: &[Diagnostic]) -> ReloadResponse {
     }
 }
 
-/// Logs faults of `agents.d` or `federation`, the first 100 of them.
+/// Logs faults of `agents.d`, `policies` or `federation`, the first 100 of them.
 pub fn log_faults(event: Event, faults: &[Diagnostic]) {
     for fault in faults.iter().take(MAX_LOGGED_FAULTS) {
         tracing::error!(event = event.name(), "{fault}");

@@ -10,7 +10,7 @@ use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
     AdminGroupStatus, AuditStatus, CredentialsStatus, FederationStatus, HostNames, JournalStatus,
-    StatusResponse, TpmStatus, WorkersStatus,
+    PoliciesStatus, StatusResponse, TpmStatus, WorkersStatus,
 };
 
 impl IdentityService {
@@ -48,6 +48,7 @@ impl IdentityService {
                 blocked_reason: deps.credentials.blocked_reason().borrow().clone(),
             },
             agents: self.agents_status(),
+            policies: PoliciesStatus::from(&deps.policies.status()),
             admin_group: AdminGroupStatus {
                 name: deps.admin_policy.admin_group.clone(),
                 gid: deps.admin_policy.group_number().ok(),

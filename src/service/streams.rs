@@ -13,7 +13,7 @@ use crate::federation::FederatedBundles;
 use crate::issue::{IssuerState, WitSvid};
 use crate::peer::{self, Peer, PeerInfo, PeerLookup};
 use crate::pki::IssuedX509Svid;
-use crate::policy::{self, Circumstances, ErrorCode, IdentityPermit};
+use crate::policy::{self, Circumstances, ErrorCode, IdentityPermit, PolicySetId};
 use crate::posture::Posture;
 
 /// A caller is identified again after this time, even if nothing else changed: the wall clock may have been
@@ -136,9 +136,9 @@ impl IdentityService {
         }
     }
 
-    /// Whether the host's posture permits that an agent keeps credentials of its identity. A drained agent gets
-    /// no new ones, and keeps what it has until that expires.
-    pub fn posture_allows_identity(&self, agent: &AuthenticatedAgent) -> bool {
+    /// Whether the host's posture and the policies permit that an agent keeps credentials of its identity. A
+    /// drained agent gets no new ones, and keeps what it has until that expires.
+    pub fn may_have_identity(&self, agent: &AuthenticatedAgent) -> bool {
         policy::decide_kept_identity(agent.clone(), &self.circumstances()).is_ok()
     }
 
@@ -184,8 +184,22 @@ impl IdentityService {
     pub(super) fn circumstances(&self) -> Circumstances {
         Circumstances {
             posture: self.deps.posture.evaluate(BootTime::now()),
+            policies: self.deps.policies.snapshot(),
             time: self.deps.clock_state.at_decision(),
         }
+    }
+
+    /// Refuses what was decided by policies that are no longer in force.
+    pub(super) fn ensure_policies(
+        &self,
+        decided_by: Option<PolicySetId>,
+        agent: &AuthenticatedAgent,
+    ) -> Result<(), Rejection> {
+        if self.deps.policies.snapshot().id() == decided_by {
+            return Ok(());
+        }
+        let description = "the policies have changed; retry";
+        Err(Rejection::new(ErrorCode::TemporarilyUnavailable, description, agent.peer()).with_agent(agent))
     }
 }
 

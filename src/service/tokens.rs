@@ -132,14 +132,16 @@ impl IdentityService {
         if permit.signer() == Signer::Issuing {
             return Ok(issuer_state.mint_token(permit, self.deps.clock.now())?);
         }
-        let (agent, audience) = (agent.clone(), permit.audience().to_owned());
+        let (agent, audience, policies) = (agent.clone(), permit.audience().to_owned(), permit.policy());
         self.check_rate(RateLimitKey::TpmSign(agent.name().clone()), Some(&peer))
             .map_err(|rejection| rejection.with_agent(&agent))?;
         // Boxed, because tokens that are signed in memory do not need the room for it.
         let token =
             Box::pin(self.deps.tpm_signer.mint_token(&issuer_state, permit, &self.deps.clock)).await?;
         // A reload may have taken place while the token waited for the TPM.
-        self.ensure_current(&agent).map_err(|rejection| rejection.with_audience(&audience))?;
+        self.ensure_current(&agent)
+            .and_then(|()| self.ensure_policies(policies, &agent))
+            .map_err(|rejection| rejection.with_audience(&audience))?;
         Ok(token)
     }
 

@@ -3,11 +3,17 @@
 
 use super::identity_service::IdentityService;
 use crate::plural::counted;
+use crate::policy::cedar::counted_policies;
 
 impl IdentityService {
     /// One sentence for each, with the remedy.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let warnings = [self.agents_warning(), self.federation_warning(), self.credentials_warning()];
+        let warnings = [
+            self.agents_warning(),
+            self.policies_warning(),
+            self.federation_warning(),
+            self.credentials_warning(),
+        ];
         warnings.into_iter().flatten().collect()
     }
 
@@ -30,6 +36,32 @@ impl IdentityService {
         };
         Some(format!(
             "agents.d has {faults}: {effect}. Correct the files (hostbadge agent check), then hostbadge agent \
+             reload"
+        ))
+    }
+
+    /// As of the agents: what is in force stays so until the next start.
+    fn policies_warning(&self) -> Option<String> {
+        let status = self.deps.policies.status();
+        let faults = match status.faults.len() {
+            0 => return None,
+            n => counted(n, "fault"),
+        };
+        let effect = match (status.is_loaded, status.policies) {
+            (true, 0) => {
+                "the last reload was refused, and no policy is in force; after a restart, nothing is \
+                          permitted"
+                    .to_owned()
+            }
+            (true, policies) => format!(
+                "the last reload was refused, and the {} read before stay in force until the daemon ends; after \
+                 a restart, nothing is permitted",
+                counted_policies(policies)
+            ),
+            (false, _) => "nothing is permitted".to_owned(),
+        };
+        Some(format!(
+            "policies have {faults}: {effect}. Correct the files (hostbadge policy check), then hostbadge agent \
              reload"
         ))
     }

@@ -9,6 +9,7 @@ use super::clock::ClockSync;
 use super::credentials::CredentialUse;
 use super::error::Fault;
 use super::host::{Posture, PostureMode};
+use super::status::PolicySet;
 use crate::clock::Timestamp;
 
 /// Largest `limit` of `GET /v1/audit`; a larger one counts as this.
@@ -160,6 +161,8 @@ pub enum EmptyDirectory {
     Agents,
     /// `roles.d`, which may be missing too: all roles are removed.
     Roles,
+    /// `policies`: no policy is in force any more.
+    Policies,
     /// `federation`: the bundles of all other trust domains are removed.
     Federation,
 }
@@ -306,6 +309,9 @@ pub struct AuditRecord {
     /// The host's posture at the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<Posture>,
+    /// The policies that were in force at the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicySet>,
     /// The calling process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,

@@ -49,6 +49,8 @@ pub struct StatusResponse {
     pub rsa_blocked_reason: Option<String>,
     /// The registered agents.
     pub agents: AgentsStatus,
+    /// The policies.
+    pub policies: PoliciesStatus,
     /// The sealed credentials.
     pub credentials: CredentialsStatus,
     /// The group of administrators.
@@ -78,6 +80,37 @@ pub struct CredentialsStatus {
     pub stored: Option<usize>,
     /// Why they are not available; `null` where they are.
     pub blocked_reason: Option<String>,
+}
+
+/// The policies in force and the last reading of their directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PoliciesStatus {
+    /// Whether the directory has been read without faults since the daemon started. Before that, nothing is
+    /// permitted.
+    pub loaded: bool,
+    /// The set in force; `null` without policy files.
+    pub set: Option<PolicySet>,
+    /// Number of policies in force.
+    pub policies: usize,
+    /// When they were read; `null` without policy files.
+    pub at: Option<Timestamp>,
+    /// Whether a request needs a policy that permits it.
+    pub require_permit: bool,
+    /// The time zone of hours and weekdays.
+    pub timezone: String,
+    /// Faults of the last reading. While there are any, the previous policies stay in force.
+    pub faults: Vec<Fault>,
+}
+
+/// A set of policies, as audit records and tokens name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PolicySet {
+    /// Counts the different sets that were in force since the daemon started, from 1.
+    pub version: u64,
+    /// SHA-256 of the files' names and contents, hexadecimal.
+    pub sha256: String,
 }
 
 /// The threads that serve connections.

@@ -36,6 +36,7 @@ mod names;
 mod neighbours;
 mod openapi;
 mod peers;
+mod policies;
 mod posture;
 mod readme;
 mod recovery_key;

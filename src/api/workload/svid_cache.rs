@@ -101,7 +101,7 @@ impl<C: StreamedSvid> SvidCache<C> {
             let valid = old.filter(|cached| {
                 cached.match_tag == agent.match_tag()
                     && cached.is_valid(&self.service, now)
-                    && self.service.posture_allows_identity(agent)
+                    && self.service.may_have_identity(agent)
             });
             let cached = match valid {
                 Some(cached) if !cached.needs_renewal(now) => cached,

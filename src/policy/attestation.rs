@@ -1,0 +1,46 @@
+//! Decides requests for evidence. Only this file constructs an [`AttestationPermit`].
+
+use crate::agents::AuthenticatedAgent;
+use crate::posture::{Posture, PostureMode};
+
+use super::cedar::{Act, Approval, PolicySetId};
+use super::circumstances::Circumstances;
+use super::refusal::Refusal;
+
+/// A positive decision on evidence about the host. It needs no grant, because evidence is public.
+#[derive(Clone, Debug)]
+pub struct AttestationPermit {
+    agent: AuthenticatedAgent,
+    approval: Approval,
+}
+
+impl AttestationPermit {
+    /// Returns the agent that gets the evidence.
+    pub fn agent(&self) -> &AuthenticatedAgent {
+        &self.agent
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.approval.set()
+    }
+}
+
+/// Decides whether an agent may have evidence. The posture does not forbid it: a verifier learns of a host
+/// whose posture is not accepted by its evidence.
+///
+/// # Errors
+/// A [`Refusal`] with `access_denied` if the policies forbid it.
+pub fn decide_attestation(
+    agent: AuthenticatedAgent,
+    circumstances: &Circumstances,
+) -> Result<AttestationPermit, Refusal> {
+    let posture = match circumstances.posture.mode {
+        PostureMode::Off => Posture::Off,
+        PostureMode::Warn | PostureMode::Enforce => circumstances.posture.posture,
+    };
+    match circumstances.approve(&agent, posture, Act::Attest) {
+        Ok(approval) => Ok(AttestationPermit { agent, approval }),
+        Err(refusal) => Err(circumstances.refusal(refusal, &agent)),
+    }
+}

@@ -1,0 +1,138 @@
+//! Turns the text of policies into a set: parses, checks against the schema, and finds each policy's scope.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use cedar_policy::{Policy, PolicyId, PolicySet as CedarSet, ValidationMode, Validator};
+use miette::Diagnostic as CedarDiagnostic;
+
+use crate::config::{Diagnostic, SourceFile};
+
+use super::nesting::first_too_complex;
+use super::policy_set::{PolicyInfo, PolicySet, Scope};
+use super::schema;
+use super::source::{PolicyFile, PolicySources};
+
+/// Faults of one file that are reported.
+const MAX_FAULTS_OF_FILE: usize = 50;
+
+/// Parses and checks the files. Blocking: takes about 50 us for each policy.
+///
+/// # Errors
+/// The faults of all files, each with file and line: the first syntax errors of each file, and all unknown
+/// names and wrong types.
+pub(super) fn compile(sources: PolicySources) -> Result<PolicySet, Vec<Diagnostic>> {
+    let schema = match schema::parse() {
+        Ok(schema) => schema,
+        Err(e) => {
+            let message = format!("the schema of this version has a fault: {e}");
+            return Err(vec![Diagnostic {
+                file: PathBuf::from("hostbadge.cedarschema"),
+                line: None,
+                message,
+            }]);
+        }
+    };
+    let validator = Validator::new(schema);
+    let mut policies = Vec::new();
+    let (mut warnings, mut faults) = (Vec::new(), Vec::new());
+    for file in &sources.files {
+        let checked = FileCheck::new(file).run(&validator);
+        policies.extend(checked.policies);
+        warnings.extend(file.source.sorted(checked.warnings));
+        faults.extend(file.source.sorted(checked.faults));
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let dir = sources.dir.clone();
+    PolicySet::new(sources.dir, policies, warnings, sources.sha256)
+        .map_err(|error| vec![Diagnostic { file: dir, line: None, message: error.to_string() }])
+}
+
+struct FileCheck<'a> {
+    file: &'a PolicyFile,
+    policies: Vec<(Policy, PolicyInfo)>,
+    warnings: Vec<Diagnostic>,
+    faults: Vec<Diagnostic>,
+}
+
+impl<'a> FileCheck<'a> {
+    fn new(file: &'a PolicyFile) -> FileCheck<'a> {
+        FileCheck { file, policies: Vec::new(), warnings: Vec::new(), faults: Vec::new() }
+    }
+
+    fn run(mut self, validator: &Validator) -> FileCheck<'a> {
+        let source = &self.file.source;
+        if let Some(span) = first_too_complex(source.text()) {
+            let message = "the policy is too complex: it has more than 32 brackets within each other, or more \
+                           than 2000 operators; split it into several";
+            self.faults.push(source.diagnostic(span, message));
+            return self;
+        }
+        let parsed = match source.text().parse::<CedarSet>() {
+            Ok(parsed) => parsed,
+            Err(errors) => {
+                let faults = errors.iter().take(MAX_FAULTS_OF_FILE);
+                self.faults.extend(faults.map(|error| fault(source, error, "is not valid Cedar: ")));
+                return self;
+            }
+        };
+        for template in parsed.templates() {
+            let span = span_of(template.as_ref().loc().map(|loc| loc.start()));
+            let message = "is a template (it has ?principal or ?resource), which nothing fills in; name the \
+                           principal or resource";
+            self.faults.push(source.diagnostic(span, message));
+        }
+        let line_ends: Vec<usize> = source.text().match_indices('\n').map(|(at, _)| at).collect();
+        let mut policies_of_line: HashMap<usize, usize> = HashMap::new();
+        for policy in parsed.policies() {
+            let start = policy.as_ref().loc().map_or(0, |loc| loc.start());
+            let line = 1 + line_ends.partition_point(|end| *end < start);
+            let same_line = policies_of_line.entry(line).or_default();
+            *same_line += 1;
+            let suffix = if *same_line == 1 { String::new() } else { format!("#{same_line}") };
+            let info = PolicyInfo {
+                id: format!("{}:{line}{suffix}", self.file.name),
+                name: policy.annotation("id").map(str::to_owned),
+                file: self.file.name.clone(),
+                line,
+                effect: policy.effect(),
+                scope: Scope::of(policy),
+            };
+            self.policies.push((policy.new_id(PolicyId::new(&info.id)), info));
+        }
+        self.validate(validator);
+        self
+    }
+
+    fn validate(&mut self, validator: &Validator) {
+        let source = &self.file.source;
+        let policies = CedarSet::from_policies(self.policies.iter().map(|(policy, _)| policy.clone()));
+        let policies = match policies {
+            Ok(policies) => policies,
+            Err(error) => {
+                self.faults.push(source.diagnostic(0..0, error.to_string()));
+                return;
+            }
+        };
+        let result = validator.validate(&policies, ValidationMode::Strict);
+        self.faults.extend(result.validation_errors().map(|error| fault(source, error, "")));
+        self.warnings.extend(result.validation_warnings().map(|warning| fault(source, warning, "")));
+    }
+}
+
+/// The diagnostic of Cedar at the line of its first label, with its help.
+fn fault(source: &SourceFile, error: &dyn CedarDiagnostic, start: &str) -> Diagnostic {
+    let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
+    let help = error.help().map(|help| format!("; {help}")).unwrap_or_default();
+    let message = error.to_string();
+    // The file and line name the policy already.
+    let named = message.strip_prefix("for policy `").and_then(|rest| rest.split_once("`, "));
+    let message = named.map_or(message.as_str(), |(_, rest)| rest);
+    source.diagnostic(span_of(offset), format!("{start}{message}{help}").replace('\n', " "))
+}
+
+fn span_of(start: Option<usize>) -> std::ops::Range<usize> {
+    start.map_or(0..0, |start| start..start)
+}

@@ -1,0 +1,31 @@
+//! Policies in Cedar: rules about the circumstances of a request, decided after the grants.
+//!
+//! `policies/*.cedar` are read completely or not at all, checked strictly against the schema
+//! ([`SCHEMA_TEXT`]), and activated together with the agents ([`Policies`]). A decision asks them by
+//! [`PolicySnapshot::approve`], the only way to get an [`Approval`], without which no permit can be made. A
+//! `forbid` always refuses; a policy that cannot be evaluated refuses, although Cedar would skip it; and
+//! without either, the grant suffices unless `[policy] require_permit` requires a `permit`. Without policy
+//! files there is no engine.
+
+mod approval;
+mod compile;
+mod error;
+mod nesting;
+mod policies;
+mod policy_set;
+mod question;
+mod schema;
+mod set_id;
+mod source;
+#[cfg(test)]
+mod tests;
+mod unknown_names;
+
+pub use approval::Approval;
+pub use error::QuestionError;
+pub use policies::{Policies, PolicyConfig, PolicySnapshot, PolicyStatus, ReadPolicies};
+pub use policy_set::{Answer, PolicyInfo, PolicySet, PolicySetBuildError, Scope, Verdict, counted_policies};
+pub use question::{Act, Principal, Process, Question};
+pub use schema::SCHEMA_TEXT;
+pub use set_id::PolicySetId;
+pub use unknown_names::warnings;

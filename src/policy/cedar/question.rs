@@ -1,0 +1,325 @@
+//! What a policy set is asked: who wants what, under which circumstances.
+
+use std::collections::{HashMap, HashSet};
+
+use cedar_policy::{
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value,
+};
+
+use crate::clock::{LocalTime, Timestamp};
+
+use super::error::QuestionError;
+
+/// The identifier of the only entity of type `Host`.
+const HOST: &str = "local";
+
+/// One request of an agent, as policies see it.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// Who asks.
+    pub principal: Principal<'a>,
+    /// What is asked.
+    pub act: Act<'a>,
+    /// The calling process.
+    pub process: Process<'a>,
+    /// `accepted`, `changed`, `unaccepted`, `stale` or `off`.
+    pub posture: &'a str,
+    /// The moment of the decision.
+    pub now: Timestamp,
+    /// The same in the configured zone.
+    pub local_time: LocalTime,
+}
+
+/// The agent that asks.
+#[derive(Clone, Debug)]
+pub struct Principal<'a> {
+    /// Its name in `agents.d`.
+    pub name: &'a str,
+    /// Its tenant.
+    pub tenant: Option<&'a str>,
+    /// Its owner.
+    pub owner: Option<&'a str>,
+    /// Its roles.
+    pub roles: Vec<&'a str>,
+    /// 0 for an agent of `agents.d`.
+    pub depth: u32,
+}
+
+/// The calling process.
+#[derive(Clone, Debug)]
+pub struct Process<'a> {
+    /// Its user.
+    pub uid: u32,
+    /// The systemd system unit.
+    pub unit: Option<&'a str>,
+    /// The unit's invocation ID.
+    pub invocation: Option<&'a str>,
+    /// SHA-256 of its executable in hexadecimal digits, where it is known.
+    pub exe_sha256: Option<String>,
+    /// Whether a pidfd of the kernel pins it.
+    pub pinned: bool,
+}
+
+/// What is asked: the action with its resource and its own part of the context.
+#[derive(Clone, Debug)]
+pub enum Act<'a> {
+    /// An access token or JWT-SVID.
+    Token {
+        /// The audience.
+        audience: &'a str,
+        /// The scopes that it would have.
+        scopes: Vec<&'a str>,
+        /// Its lifetime in seconds.
+        ttl: u64,
+        /// `sealed` or `tpm`.
+        assurance: &'a str,
+        /// `none`, `dpop` or `mtls`.
+        binding: &'a str,
+    },
+    /// An X509-SVID or WIT-SVID.
+    Certificate,
+    /// Evidence.
+    Attest,
+    /// A sealed credential.
+    Credential {
+        /// Its name.
+        name: &'a str,
+        /// `release` or `inject`.
+        usage: &'a str,
+        /// Method and path of the request that it is injected into.
+        request: Option<(&'a str, &'a str)>,
+    },
+}
+
+/// Types and actions of the schema. Cedar parses each from text, which takes longer than a decision, so they
+/// are parsed once for each policy set.
+#[derive(Debug)]
+pub(super) struct SchemaNames {
+    agent: EntityTypeName,
+    tenant: EntityTypeName,
+    role: EntityTypeName,
+    audience: EntityTypeName,
+    credential: EntityTypeName,
+    token: EntityUid,
+    certificate: EntityUid,
+    attest: EntityUid,
+    use_credential: EntityUid,
+    host: EntityUid,
+}
+
+/// A question in Cedar's types.
+pub(super) struct CedarQuestion {
+    pub request: Request,
+    pub entities: Entities,
+}
+
+impl SchemaNames {
+    /// # Errors
+    /// A name of the schema cannot be parsed, which a test excludes.
+    pub(super) fn parse() -> Result<SchemaNames, Box<cedar_policy::ParseErrors>> {
+        let type_name = |name: &str| name.parse::<EntityTypeName>().map_err(Box::new);
+        let action_type = type_name("Action")?;
+        let action = |name| EntityUid::from_type_name_and_id(action_type.clone(), EntityId::new(name));
+        Ok(SchemaNames {
+            agent: type_name("Agent")?,
+            tenant: type_name("Tenant")?,
+            role: type_name("Role")?,
+            audience: type_name("Audience")?,
+            credential: type_name("Credential")?,
+            token: action("token"),
+            certificate: action("certificate"),
+            attest: action("attest"),
+            use_credential: action("credential"),
+            host: EntityUid::from_type_name_and_id(type_name("Host")?, EntityId::new(HOST)),
+        })
+    }
+}
+
+impl Question<'_> {
+    /// The question in Cedar's types.
+    ///
+    /// # Errors
+    /// Cedar does not accept a value, which is no case that the schema's types allow.
+    pub(super) fn to_cedar(&self, names: &SchemaNames) -> Result<CedarQuestion, QuestionError> {
+        let principal = self.principal.to_entity(names)?;
+        let resource = self.act.resource(names)?;
+        let action = self.act.action(names).clone();
+        let context = Context::from_pairs(self.context()?)?;
+        let request = Request::new(principal.uid(), action, resource.uid(), context, None)?;
+        let entities = Entities::from_entities([principal, resource], None)?;
+        Ok(CedarQuestion { request, entities })
+    }
+
+    fn context(&self) -> Result<Vec<(String, Value)>, QuestionError> {
+        let Process { uid, unit, invocation, exe_sha256, pinned } = &self.process;
+        let mut process = vec![pair("uid", long(u64::from(*uid))), pair("pinned", Value::new_bool(*pinned))];
+        process.extend(unit.map(|unit| pair("unit", text(unit))));
+        process.extend(invocation.map(|invocation| pair("invocation", text(invocation))));
+        process.extend(exe_sha256.as_deref().map(|digest| pair("exe_sha256", text(digest))));
+        let LocalTime { weekday, hour, minute } = self.local_time;
+        let time = [
+            pair("instant", Value::new_datetime(self.now.to_rfc3339_seconds())),
+            pair("hour", long(u64::from(hour))),
+            pair("minute", long(u64::from(minute))),
+            pair("weekday", text(weekday.as_str())),
+        ];
+        let mut context = vec![
+            pair("peer", Value::new_record(process)?),
+            pair("posture", text(self.posture)),
+            pair("time", Value::new_record(time)?),
+        ];
+        match &self.act {
+            Act::Token { scopes, ttl, assurance, binding, .. } => context.extend([
+                pair("scopes", Value::new_set(scopes.iter().map(|scope| text(scope)))),
+                pair("ttl", long(*ttl)),
+                pair("assurance", text(assurance)),
+                pair("binding", text(binding)),
+            ]),
+            Act::Credential { usage, request, .. } => {
+                context.push(pair("usage", text(usage)));
+                if let Some((method, path)) = request {
+                    context.extend([pair("method", text(method)), pair("path", text(path))]);
+                }
+            }
+            Act::Certificate | Act::Attest => {}
+        }
+        Ok(context)
+    }
+}
+
+impl Principal<'_> {
+    fn to_entity(&self, names: &SchemaNames) -> Result<Entity, QuestionError> {
+        let mut attributes = HashMap::with_capacity(5);
+        attributes.insert("name".to_owned(), text(self.name));
+        attributes.insert("depth".to_owned(), long(u64::from(self.depth)));
+        attributes.insert("roles".to_owned(), Value::new_set(self.roles.iter().map(|role| text(role))));
+        attributes.extend(self.tenant.map(|tenant| pair("tenant", text(tenant))));
+        attributes.extend(self.owner.map(|owner| pair("owner", text(owner))));
+        let roles = self.roles.iter().map(|role| uid(&names.role, role));
+        let parents: HashSet<EntityUid> =
+            roles.chain(self.tenant.map(|tenant| uid(&names.tenant, tenant))).collect();
+        Ok(Entity::new(uid(&names.agent, self.name), attributes, parents)?)
+    }
+}
+
+impl Act<'_> {
+    /// The name of the action.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Act::Token { .. } => "token",
+            Act::Certificate => "certificate",
+            Act::Attest => "attest",
+            Act::Credential { .. } => "credential",
+        }
+    }
+
+    fn action<'n>(&self, names: &'n SchemaNames) -> &'n EntityUid {
+        match self {
+            Act::Token { .. } => &names.token,
+            Act::Certificate => &names.certificate,
+            Act::Attest => &names.attest,
+            Act::Credential { .. } => &names.use_credential,
+        }
+    }
+
+    fn resource(&self, names: &SchemaNames) -> Result<Entity, QuestionError> {
+        let (type_name, name) = match self {
+            Act::Token { audience, .. } => (&names.audience, *audience),
+            Act::Credential { name, .. } => (&names.credential, *name),
+            Act::Certificate | Act::Attest => {
+                return Ok(Entity::new_no_attrs(names.host.clone(), HashSet::new()));
+            }
+        };
+        let attributes = HashMap::from([pair("name", text(name))]);
+        Ok(Entity::new(uid(type_name, name), attributes, HashSet::new())?)
+    }
+}
+
+fn pair(name: &str, value: Value) -> (String, Value) {
+    (name.to_owned(), value)
+}
+
+fn text(value: &str) -> Value {
+    Value::new_string(value.to_owned())
+}
+
+/// Cedar's numbers have a sign; none of ours exceeds its range.
+fn long(value: u64) -> Value {
+    Value::new_long(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn uid(type_name: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(type_name.clone(), EntityId::new(id))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::schema;
+    use super::*;
+    use crate::clock::Zone;
+
+    pub(in super::super) fn question(act: Act<'static>) -> Question<'static> {
+        let now = Timestamp::from_secs(1_792_890_000);
+        Question {
+            principal: Principal {
+                name: "researcher",
+                tenant: Some("acme"),
+                owner: Some("team@example.com"),
+                roles: vec!["reader"],
+                depth: 0,
+            },
+            act,
+            process: Process {
+                uid: 1000,
+                unit: Some("researcher.service"),
+                invocation: Some("0123456789abcdef0123456789abcdef"),
+                exe_sha256: Some("00".repeat(32)),
+                pinned: true,
+            },
+            posture: "accepted",
+            now,
+            local_time: Zone::utc().local_time(now),
+        }
+    }
+
+    pub(in super::super) fn token() -> Act<'static> {
+        Act::Token {
+            audience: "https://api.example.com",
+            scopes: vec!["docs.read"],
+            ttl: 300,
+            assurance: "sealed",
+            binding: "none",
+        }
+    }
+
+    #[test]
+    fn every_question_has_the_types_of_the_schema() {
+        let (schema, names) = (schema::parse().unwrap(), SchemaNames::parse().unwrap());
+        let request = Some(("GET", "/v1/x"));
+        let acts = [
+            token(),
+            Act::Token { audience: "a", scopes: Vec::new(), ttl: 1, assurance: "tpm", binding: "dpop" },
+            Act::Certificate,
+            Act::Attest,
+            Act::Credential { name: "github", usage: "release", request: None },
+            Act::Credential { name: "github", usage: "inject", request },
+        ];
+        for act in acts {
+            let full = question(act.clone());
+            let principal =
+                Principal { tenant: None, owner: None, roles: Vec::new(), ..full.principal.clone() };
+            let process = Process { unit: None, invocation: None, exe_sha256: None, ..full.process.clone() };
+            let least = Question { principal, process, ..full.clone() };
+            for question in [full, least] {
+                let CedarQuestion { request, entities } = question.to_cedar(&names).unwrap();
+                let parts = (request.principal(), request.action(), request.resource());
+                let (principal, action, resource) = (parts.0.unwrap(), parts.1.unwrap(), parts.2.unwrap());
+                let context = request.context().unwrap().clone();
+                Request::new(principal.clone(), action.clone(), resource.clone(), context, Some(&schema))
+                    .unwrap();
+                let entities: Vec<Entity> = entities.iter().cloned().collect();
+                Entities::from_entities(entities, Some(&schema)).unwrap();
+            }
+        }
+    }
+}

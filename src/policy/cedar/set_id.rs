@@ -1,0 +1,24 @@
+//! Which policies were in force at a decision.
+
+use serde::{Serialize, Serializer};
+
+/// A set of policies, in audit records, tokens and `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicySetId {
+    /// Counts the different sets that were in force since the daemon started, from 1.
+    pub version: u64,
+    /// SHA-256 of the set, serialized as [`PolicySetId::sha256_hex`].
+    #[serde(serialize_with = "hex")]
+    pub sha256: [u8; 32],
+}
+
+impl PolicySetId {
+    /// The digest as 64 lower-case hexadecimal digits.
+    pub fn sha256_hex(&self) -> String {
+        data_encoding::HEXLOWER.encode(&self.sha256)
+    }
+}
+
+fn hex<S: Serializer>(digest: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&data_encoding::HEXLOWER.encode_display(digest))
+}
