@@ -1,20 +1,17 @@
 //! A set of agents, read from a directory: either all of its files, or the list of their faults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Diagnostic, PostureMode, list_files};
-use crate::names::{Name, NameTable, Names};
+use crate::names::Name;
 
 use super::entry::{AgentEntry, Origin};
 use super::expiry::{self, Expiry};
 use super::grant::{Algorithm, Grant};
-use super::host_warnings::host_warnings;
-use super::lint;
-use super::overlap;
+use super::lint_name::Lint;
 use super::read_files::read_files;
 use super::role_set::RoleSet;
 use super::source::AgentSource;
@@ -23,7 +20,7 @@ use super::source::AgentSource;
 const MAX_AGENT_FILES: usize = 10_000;
 
 /// Warnings of one set, and faults of one directory, that are reported.
-const MAX_REPORTED: usize = 1000;
+pub(super) const MAX_REPORTED: usize = 1000;
 /// How long a reload, or a check, waits for the numbers of users and groups.
 pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -101,7 +98,8 @@ impl AgentSet {
             let message = "has no files *.toml, so no process is an agent; if all were removed on purpose \
                            while the daemon did not run, \"hostbadge agent reload --allow-empty\" also \
                            revokes their certificates";
-            agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message: message.into() });
+            let message = Lint::NoAgents.about(message);
+            agents.warnings.push(Diagnostic { file: dir.to_owned(), line: None, message });
         }
         agents.warnings.extend_from_slice(agents.roles.warnings());
         if let Some(more) = faults.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
@@ -131,32 +129,14 @@ impl AgentSet {
         self.iter().flat_map(|entry| entry.selectors.names()).collect()
     }
 
-    /// Returns what is valid but probably not meant, each with file, line and fix: at most 1000. `names` are
-    /// the numbers of [`AgentSet::user_and_group_names`].
-    pub fn warnings(&self, names: &NameTable) -> Vec<Diagnostic> {
-        let mut warnings = self.warnings.clone();
-        let room = MAX_REPORTED.saturating_sub(warnings.len());
-        warnings.extend(overlap::warnings(self.with_origins(), names, room));
-        warnings.truncate(MAX_REPORTED);
-        warnings
+    /// What is valid in one file but probably not meant.
+    pub(super) fn file_warnings(&self) -> &[Diagnostic] {
+        &self.warnings
     }
 
-    /// As [`AgentSet::warnings`], with those of the file system of this host ([`host_warnings`]), for a
-    /// command of an administrator. Blocking: looks names up, for at most 5 s.
-    ///
-    /// # Errors
-    /// The thread that looks names up cannot be started.
-    pub fn warnings_on_host(&self) -> io::Result<Vec<Diagnostic>> {
-        let names = Names::start([])?;
-        names.resolve(&self.user_and_group_names(), RESOLVE_TIMEOUT);
-        let mut warnings = self.warnings(&names.table());
-        for (entry, origin) in self.with_origins() {
-            let on_host = host_warnings(entry.selectors.exe.as_deref(), entry.selectors.unit.as_deref());
-            warnings.extend(on_host.into_iter().map(|message| origin.diagnostic(message)));
-            warnings.extend(lint::missing_owner(entry).map(|message| origin.diagnostic(message)));
-        }
-        warnings.truncate(MAX_REPORTED);
-        Ok(warnings)
+    /// The agents with their files, and the lines of `[match]` in them.
+    pub fn with_files(&self) -> impl Iterator<Item = (&AgentEntry, &Path, Option<usize>)> {
+        self.with_origins().map(|(entry, origin)| (entry, origin.file.as_path(), origin.match_line))
     }
 
     pub(super) fn with_origins(&self) -> impl Iterator<Item = (&AgentEntry, &Origin)> + Clone {
@@ -189,8 +169,8 @@ impl AgentSet {
     /// Takes note whether an administrator wants the set even if it is empty.
     pub(super) fn confirm_empty(mut self, is_confirmed: bool) -> AgentSet {
         if is_confirmed && self.is_empty() {
-            // The only one: that the set is empty, and how to confirm it.
-            self.warnings.clear();
+            // It says how to confirm this.
+            self.warnings.retain(|warning| Lint::of(warning).is_none_or(|(lint, _)| lint != Lint::NoAgents));
         }
         AgentSet { is_confirmed_empty: is_confirmed, ..self }
     }
@@ -372,73 +352,5 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         assert!(AgentSet::read(&link, 35).unwrap_err()[0].message.contains("symbolic link"));
-    }
-
-    #[test]
-    fn number_in_quotes_is_a_fault() {
-        for (field, conditions) in [("user", "user = \"1000\""), ("group", "user = 0\ngroup = \"0\"")] {
-            let faults = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap_err();
-            let expected = format!("is a number in quotes; write {field} = ");
-            assert!(faults.contains(&expected), "{faults}");
-        }
-        let agents = read(&[("a.toml", &VALID_AGENT.replace("= 0", "= \"1a\""))]).unwrap();
-        assert_eq!(agents.user_and_group_names(), BTreeSet::from([Name::User("1a".into())]));
-        let number = read(&[("a.toml", &VALID_AGENT.replace("= 0", "= 1000"))]).unwrap();
-        assert!(number.user_and_group_names().is_empty());
-    }
-
-    #[test]
-    fn faults_of_users_and_groups_say_what_is_accepted() {
-        let fault = |field: &str, value: &str| {
-            let conditions = format!("unit = \"a.service\"\n{field} = {value}");
-            read(&[("a.toml", &VALID_AGENT.replace("user = 0", &conditions))]).unwrap_err()
-        };
-        let long = format!("\"{}\"", "a".repeat(257));
-        for field in ["user", "group"] {
-            for value in ["-1", "true", "4294967296", "1.5", "[\"a\"]"] {
-                let expected = "/a.toml:4: a user or group is a name in quotes or a number from 0 to \
-                                4294967295; this is ";
-                let fault = fault(field, value);
-                assert!(fault.starts_with(expected), "{value}: {fault}");
-            }
-            for value in ["\"\"", "\"a:b\"", "\"a\\u0000\"", "\"a\\n\"", &long] {
-                let expected = format!(
-                    "/a.toml:4: {field} must be a number, or a name of 1 to 256 bytes without ':', NUL and \
-                     line breaks"
-                );
-                assert_eq!(fault(field, value), expected, "{value}");
-            }
-        }
-    }
-
-    #[test]
-    fn unit_alone_is_a_warning_and_stronger_for_units_of_many_users() {
-        let warning = |conditions: &str| {
-            let agents = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap();
-            agents.warnings.first().map(|warning| (warning.line, warning.message.clone()))
-        };
-        let (line, message) = warning("unit = \"a.service\"").unwrap();
-        assert_eq!(line, Some(2));
-        assert!(
-            message.starts_with("unit alone admits the processes of every user in a.service"),
-            "{message}"
-        );
-        for unit in [
-            "cron.service",
-            "crond.service",
-            "atd.service",
-            "sshd.service",
-            "ssh.service",
-            "user@1000.service",
-        ]
-        .iter()
-        .chain(&["session-4.scope", "getty@tty1.service"])
-        {
-            let (_, message) = warning(&format!("unit = \"{unit}\"")).unwrap();
-            assert!(message.starts_with(&format!("users start processes in {unit}")), "{message}");
-        }
-        assert_eq!(warning("unit = \"cron.service\"\nuser = 0"), None);
-        assert_eq!(warning("unit = \"a.service\"\ngroup = \"x\""), None);
-        assert_eq!(warning("user = 0"), None);
     }
 }

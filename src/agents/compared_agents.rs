@@ -41,6 +41,8 @@ pub(super) struct Candidate {
 pub(super) enum Failure {
     Unmeasured(String),
     NoDigest(DigestError),
+    /// A file or unit is another one, or cannot be read, for this reason.
+    Content(String),
     Unresolved,
     TooManyGroups,
 }
@@ -101,6 +103,11 @@ impl ComparedAgents {
     /// Whether a condition of a possible agent needs the digest of the executable.
     pub(super) fn needs_digest(&self) -> bool {
         self.possible.iter().any(|one| one.entry.selectors.needs_digest())
+    }
+
+    /// Whether a condition of a possible agent needs the content of a file, the executable or another one.
+    pub(super) fn needs_content(&self) -> bool {
+        self.possible.iter().any(|one| one.entry.selectors.needs_content())
     }
 }
 

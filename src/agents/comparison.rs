@@ -5,19 +5,18 @@
 use std::sync::Arc;
 
 use crate::names::Resolution;
-use crate::peer::{Container, Groups, MAX_GROUPS, Peer, Sha256Digest};
+use crate::peer::{ContentCache, FileError, Peer, Sha256Digest};
+use crate::plural::counted;
 use crate::posture::ImaDigests;
 
 use super::compared_agents::Failure;
+use super::contents::compare_file;
 use super::entry::AgentEntry;
 use super::identify::{AuthenticatedAgent, Identification};
 use super::lint::is_multi_user_unit;
 use super::registrations::Registrations;
 use super::registry::AgentRegistry;
 use super::selectors::IdOrName;
-
-/// Groups of a process that are listed.
-const MAX_LISTED_GROUPS: usize = 32;
 
 /// A condition of `[match]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +39,10 @@ pub enum Condition {
     ExeSha256,
     /// `measured`.
     Measured,
+    /// `files`.
+    Files,
+    /// `unit_sha256`.
+    UnitSha256,
 }
 
 /// Whether a condition holds.
@@ -51,7 +54,7 @@ pub enum Outcome {
     Fails,
     /// It cannot be decided.
     Unknown,
-    /// It needs the digest of the executable, which is read only where all other conditions hold.
+    /// It needs the content of a file, which is read only where all other conditions hold.
     NotCompared,
 }
 
@@ -77,11 +80,12 @@ pub enum ComparedWith<'a> {
 
 /// A process compared with several agents.
 pub struct ProcessComparison<'a> {
-    peer: &'a Peer,
-    registrations: Arc<Registrations>,
-    digest: Option<Sha256Digest>,
-    identification: &'a Identification,
-    ima_digests: &'a ImaDigests,
+    pub(super) peer: &'a Peer,
+    pub(super) registrations: Arc<Registrations>,
+    pub(super) digest: Option<Sha256Digest>,
+    contents: &'a ContentCache,
+    pub(super) identification: &'a Identification,
+    pub(super) ima_digests: &'a ImaDigests,
     /// Sorted: those with the fewest conditions that do not hold first, then by name.
     pub agents: Vec<AgentComparison>,
 }
@@ -99,6 +103,8 @@ impl Condition {
             Condition::Exe => "exe",
             Condition::ExeSha256 => "exe_sha256",
             Condition::Measured => "measured",
+            Condition::Files => "files",
+            Condition::UnitSha256 => "unit_sha256",
         }
     }
 }
@@ -136,7 +142,7 @@ impl Identification {
     }
 
     /// Why the digest of the executable, which a condition of this agent needs, is not known.
-    fn digest_error(&self, entry: &AgentEntry) -> Option<String> {
+    pub(super) fn digest_error(&self, entry: &AgentEntry) -> Option<String> {
         match self.failure_of(entry.name.as_str()) {
             Some((_, Failure::NoDigest(error))) => Some(error.to_string()),
             _ => None,
@@ -147,7 +153,7 @@ impl Identification {
 impl AgentRegistry {
     /// Compares `peer`, which was identified as `identification`, with these agents.
     pub fn compare_each<'a>(
-        &self,
+        &'a self,
         compared_with: ComparedWith<'_>,
         peer: &'a Peer,
         identification: &'a Identification,
@@ -157,6 +163,7 @@ impl AgentRegistry {
             peer,
             registrations: self.registrations(),
             digest: peer.known_exe_sha256(self.digest_cache()),
+            contents: self.digest_cache().contents(),
             identification,
             ima_digests,
             agents: Vec::new(),
@@ -241,83 +248,37 @@ impl ProcessComparison<'_> {
                 },
             ));
         }
+        for (condition, is_given) in [
+            (Condition::Files, !selectors.files.is_empty()),
+            (Condition::UnitSha256, selectors.unit_sha256.is_some()),
+        ] {
+            if is_given {
+                let others_hold = outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Holds);
+                let compare = || self.content(entry, condition).map_or(Outcome::Fails, |_| Outcome::Holds);
+                outcomes.push((condition, if others_hold { compare() } else { Outcome::NotCompared }));
+            }
+        }
         AgentComparison { entry: entry.clone(), outcomes }
     }
 
-    /// What a condition requires, for administrators.
-    pub fn expected(&self, agent: &AgentComparison, condition: Condition) -> String {
-        let (selectors, names) = (&agent.entry.selectors, self.registrations.names());
-        match condition {
-            Condition::User => {
-                describe(selectors.user.as_ref(), "uid", "user", |name| names.user(name).current)
+    /// Compares what is known of an agent's files or unit.
+    pub(super) fn content(&self, entry: &AgentEntry, condition: Condition) -> Result<String, String> {
+        let selectors = &entry.selectors;
+        if condition == Condition::Files {
+            for (path, expected) in &selectors.files {
+                let found = self.contents.known_file_digest(path);
+                let found = found.and_then(|digest| digest.ok_or(FileError::Temporary));
+                compare_file(path, *expected, &found)?;
             }
-            Condition::Group => {
-                describe(selectors.group.as_ref(), "gid", "group", |name| names.group(name).current)
-            }
-            Condition::Unit => selectors.unit.clone().unwrap_or_default(),
-            Condition::UserUnit => {
-                format!("{} (no stronger than user)", selectors.user_unit.clone().unwrap_or_default())
-            }
-            Condition::Session => "a login session of the user (no stronger than user)".into(),
-            Condition::Container => match &selectors.user {
-                Some(_) => format!(
-                    "{} (no stronger than user, unless root created it)",
-                    selectors.container.clone().unwrap_or_default()
-                ),
-                None => format!("{}, created by root", selectors.container.clone().unwrap_or_default()),
-            },
-            Condition::Exe => {
-                selectors.exe.as_ref().map(|exe| exe.to_string_lossy().into_owned()).unwrap_or_default()
-            }
-            Condition::ExeSha256 => selectors.exe_sha256.map(|digest| digest.to_string()).unwrap_or_default(),
-            Condition::Measured => "true".into(),
+            return Ok(format!("{} have their digests", counted(selectors.files.len(), "file")));
         }
-    }
-
-    /// What was found of the process.
-    pub fn seen(&self, agent: &AgentComparison, condition: Condition, outcome: Outcome) -> String {
-        if outcome == Outcome::NotCompared {
-            return "read only where all other conditions hold".into();
+        let unit = selectors.unit.as_deref().unwrap_or_default();
+        match self.contents.known_unit_digest(unit) {
+            Some(Ok(digest)) if selectors.unit_sha256 == Some(digest) => Ok(digest.to_string()),
+            Some(Ok(digest)) => Err(digest.to_string()),
+            Some(Err(error)) => Err(format!("{unit} {error}")),
+            None => Err("the unit's files were not read; try again".into()),
         }
-        match condition {
-            Condition::User => format!("uid {}", self.peer.uid),
-            Condition::Group => format!("gid {}, {}", self.peer.gid, describe_groups(&self.peer.groups)),
-            Condition::Unit => self.peer.unit.clone().unwrap_or_else(|| "no system unit".into()),
-            Condition::UserUnit => match &self.peer.user_unit {
-                Some(unit) => format!("{} in the service manager of uid {}", unit.name, unit.uid),
-                None => "no unit of a user's service manager".into(),
-            },
-            Condition::Session => match &self.peer.session {
-                Some(session) => format!("login session {} of uid {}", session.id, session.uid),
-                None => "no login session".into(),
-            },
-            Condition::Container => match &self.peer.container {
-                Some(Container { id, owner: None }) => format!("{id}, created by root"),
-                Some(Container { id, owner: Some(uid) }) => {
-                    format!("{id} in the service manager of uid {uid}, who can give it any id")
-                }
-                None => "no container of Podman or Docker".into(),
-            },
-            Condition::Exe => match self.peer.exe() {
-                Some(exe) => exe.to_string_lossy().into_owned(),
-                None => "the executable cannot be read; see hostbadge-agents(5), exe".into(),
-            },
-            Condition::ExeSha256 => match self.digest {
-                Some(digest) => digest.to_string(),
-                None => self.no_digest(agent),
-            },
-            Condition::Measured => match self.digest.map(|digest| self.ima_digests.check_measured(&digest.0))
-            {
-                Some(Ok(())) => "measured, and proven by a quote".into(),
-                Some(Err(e)) => e.to_string(),
-                None => self.no_digest(agent),
-            },
-        }
-    }
-
-    fn no_digest(&self, agent: &AgentComparison) -> String {
-        let reason = self.identification.digest_error(&agent.entry);
-        reason.unwrap_or_else(|| "the executable has not been read yet; try again".into())
     }
 }
 
@@ -325,37 +286,5 @@ fn number(condition: &IdOrName, look_up: impl Fn(&str) -> Resolution) -> Resolut
     match condition {
         IdOrName::Id(number) => Resolution::Number(*number),
         IdOrName::Name(name) => look_up(name),
-    }
-}
-
-fn describe(
-    condition: Option<&IdOrName>,
-    number_name: &str,
-    kind: &str,
-    look_up: impl Fn(&str) -> Resolution,
-) -> String {
-    match condition {
-        None => String::new(),
-        Some(IdOrName::Id(number)) => format!("{number_name} {number}"),
-        Some(IdOrName::Name(name)) => match look_up(name) {
-            Resolution::Number(number) => format!("{name} ({number_name} {number})"),
-            Resolution::Missing => format!("{name} (there is no such {kind})"),
-            Resolution::Unknown => format!("{name} (its {number_name} is not known yet)"),
-        },
-    }
-}
-
-fn describe_groups(groups: &Groups) -> String {
-    match groups {
-        Groups::TooMany => format!("more than {MAX_GROUPS} others, which are not compared"),
-        Groups::Known(groups) if groups.is_empty() => "no others".into(),
-        Groups::Known(groups) => {
-            let listed: Vec<String> = groups.iter().take(MAX_LISTED_GROUPS).map(u32::to_string).collect();
-            let more = match groups.len().saturating_sub(MAX_LISTED_GROUPS) {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            format!("groups {}{more}", listed.join(" "))
-        }
     }
 }

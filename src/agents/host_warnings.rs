@@ -7,14 +7,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Where systemd looks for the files of system units, in its order of precedence (systemd.unit(5)).
-const UNIT_DIRS: [&str; 5] = [
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
+use super::lint_name::Lint;
+use super::unit_files::UNIT_DIRS;
 
 /// Why no process meets the conditions `exe` and `unit` of an agent now, with what to write instead.
 pub fn host_warnings(exe: Option<&Path>, unit: Option<&str>) -> Vec<String> {
@@ -29,28 +23,31 @@ fn executable_warning(exe: &Path) -> Option<String> {
     let real = match fs::canonicalize(exe) {
         Ok(real) => real,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Some(format!(
+            return Some(Lint::MissingExecutable.about(format_args!(
                 "exe: {shown} does not exist, unless it is in a container or mount namespace"
-            ));
+            )));
         }
         // What this user may not see is not known.
         Err(_) => return None,
     };
     if real != exe {
         let real = real.display();
-        return Some(format!(
+        return Some(Lint::OtherExecutable.about(format_args!(
             "exe: {shown} leads over a link to {real}, which the kernel reports; write that path"
-        ));
+        )));
     }
     let is_file = fs::metadata(exe).is_ok_and(|meta| meta.is_file());
     if !is_file {
-        return Some(format!("exe: {shown} is not a file that can be executed"));
+        let text = format_args!("exe: {shown} is not a file that can be executed");
+        return Some(Lint::OtherExecutable.about(text));
     }
     let mut start = [0; 2];
     let is_script =
         File::open(exe).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!";
     is_script.then(|| {
-        format!("exe: {shown} is a script; the kernel reports its interpreter; match it by user or unit")
+        Lint::OtherExecutable.about(format_args!(
+            "exe: {shown} is a script; the kernel reports its interpreter; match it by user or unit"
+        ))
     })
 }
 
@@ -61,7 +58,11 @@ fn alias_warning(unit: &str, dirs: &[&Path]) -> Option<String> {
     let name = target.file_name()?.to_str()?;
     // A unit that is linked from elsewhere keeps its name; one that is masked leads to /dev/null.
     let is_alias = name != unit && name.contains('.') && !name.contains("@.");
-    is_alias.then(|| format!("unit: {unit} is an alias of {name}, which the kernel reports; write that name"))
+    is_alias.then(|| {
+        Lint::UnitAlias.about(format_args!(
+            "unit: {unit} is an alias of {name}, which the kernel reports; write that name"
+        ))
+    })
 }
 
 #[cfg(test)]

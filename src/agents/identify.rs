@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::peer::{DigestError, MAX_GROUPS, Peer, PeerInfo, Sha256Digest};
+use crate::peer::{DigestError, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::compared_agents::{Candidate, ComparedAgents, Failure};
+use super::contents::{Attested, Contents};
 use super::entry::AgentEntry;
+use super::identify_error::IdentifyError;
 use super::index::AgentList;
 use super::match_tag::MatchTag;
 use super::name::AgentName;
@@ -28,6 +30,7 @@ pub struct AuthenticatedAgent {
     peer: Peer,
     exe_sha256: Option<Sha256Digest>,
     match_tag: MatchTag,
+    attested: Option<Arc<Attested>>,
 }
 
 impl AuthenticatedAgent {
@@ -56,62 +59,19 @@ impl AuthenticatedAgent {
         self.match_tag
     }
 
+    /// Which contents the process was compared by; `None` if no condition names one.
+    pub fn attested(&self) -> Option<&Attested> {
+        self.attested.as_deref()
+    }
+
     /// Whether both values are the same registration, matched by the same process, with no change of either.
     /// That the digest of the executable has become known since is no change.
     pub fn is_same_snapshot(&self, other: &AuthenticatedAgent) -> bool {
         Arc::ptr_eq(&self.entry, &other.entry)
             && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
             && self.match_tag == other.match_tag
+            && self.attested == other.attested
     }
-}
-
-/// Why a peer is not identified as an agent. The caller receives the text, which therefore names an agent
-/// only to a process that has the agent's user, group and unit, or that named the agent itself.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IdentifyError {
-    /// Which agents are registered is not known.
-    #[error(
-        "the registered agents are not known: their files have had faults since the daemon started, which an \
-         administrator has to correct; try again later"
-    )]
-    NotLoaded,
-    /// The process meets the selectors of no agent.
-    #[error("no registered agent matches this process")]
-    NoMatch,
-    /// The process meets all selectors but `measured`.
-    #[error("this process would be agent \"{agent}\", but {reason}")]
-    Unmeasured {
-        /// The agent's name.
-        agent: String,
-        /// Why the executable does not count as measured.
-        reason: String,
-    },
-    /// The process meets all selectors but those on the content of its executable, which is not known.
-    #[error("this process would be agent \"{agent}\", but {error}")]
-    NoDigest {
-        /// The agent's name.
-        agent: String,
-        /// Why the digest of the executable is not known.
-        error: DigestError,
-    },
-    /// Whether the process is an agent depends on a name whose number is not known.
-    #[error(
-        "whether this process is an agent is not known: the number of a user or group in agents.d is not \
-         known yet; try again"
-    )]
-    Unresolved,
-    /// The process is in more groups than the daemon reads.
-    #[error(
-        "whether one of the groups of this process makes it an agent is not known: it is in more than \
-         {MAX_GROUPS} groups, which are not compared; start it with fewer"
-    )]
-    TooManyGroups,
-    /// The process is not the agent that the request names.
-    #[error("this process is not agent \"{0}\"; run whoami to list its agents")]
-    AgentMismatch(String),
-    /// The process matches several agents, and the request names none of them.
-    #[error("several agents match this process; name one of {} in \"agent\" (--agent)", .0.join(", "))]
-    Ambiguous(Vec<String>),
 }
 
 /// The agents that a peer may be, by all that can be compared without waiting.
@@ -119,8 +79,8 @@ pub enum IdentifyError {
 pub struct Candidates {
     peer: Peer,
     compared: Arc<ComparedAgents>,
-    /// Whether a digest that a condition needs has to be read.
-    reads_digest: bool,
+    /// Whether a file that a condition needs has to be read.
+    reads_content: bool,
     /// What the peer was compared with.
     registrations: Arc<Registrations>,
 }
@@ -128,12 +88,12 @@ pub struct Candidates {
 impl Candidates {
     /// Whether the peer is an agent whatever the rest of the identification finds.
     pub fn has_definite_match(&self) -> bool {
-        self.compared.possible.iter().any(|candidate| !candidate.entry.selectors.needs_digest())
+        self.compared.possible.iter().any(|candidate| !candidate.entry.selectors.needs_content())
     }
 
     /// Whether the rest of the identification may have to wait before it knows that the peer is an agent.
     pub fn has_to_wait(&self) -> bool {
-        !self.has_definite_match() && (self.reads_digest || !self.compared.missing.is_empty())
+        !self.has_definite_match() && (self.reads_content || !self.compared.missing.is_empty())
     }
 }
 
@@ -217,6 +177,7 @@ fn error_of(failure: &Failure, entry: &AgentEntry) -> IdentifyError {
     match failure {
         Failure::Unmeasured(reason) => IdentifyError::Unmeasured { agent, reason: reason.clone() },
         Failure::NoDigest(error) => IdentifyError::NoDigest { agent, error: error.clone() },
+        Failure::Content(reason) => IdentifyError::Content { agent, reason: reason.clone() },
         Failure::Unresolved => IdentifyError::Unresolved,
         Failure::TooManyGroups => IdentifyError::TooManyGroups,
     }
@@ -228,14 +189,25 @@ impl AgentRegistry {
         let registrations = self.registrations();
         let compared = ComparedAgents::of(peer, &registrations);
         let reads_digest = compared.needs_digest() && !peer.has_known_digest(self.digest_cache());
-        Candidates { peer: peer.clone(), compared, reads_digest, registrations }
+        let reads_content = reads_digest || compared.possible.iter().any(|one| self.reads_files(&one.entry));
+        Candidates { peer: peer.clone(), compared, reads_content, registrations }
+    }
+
+    /// Whether a file of the agent, or its unit, has to be read.
+    fn reads_files(&self, entry: &AgentEntry) -> bool {
+        let (selectors, known) = (&entry.selectors, self.digest_cache().contents());
+        let reads_unit = || {
+            let unit = selectors.unit.as_deref().filter(|_| selectors.unit_sha256.is_some());
+            unit.is_some_and(|unit| known.known_unit_digest(unit).is_none())
+        };
+        selectors.files.keys().any(|path| known.known_file_digest(path) == Ok(None)) || reads_unit()
     }
 
     /// Identifies a peer: reads its executable if a condition needs it, and waits at most 3 s for the user of
     /// a unit with `DynamicUser=` if nothing else matches.
     pub async fn identify(&self, candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
-        if candidates.compared.missing.is_empty() && !candidates.compared.needs_digest() {
-            return self.conclude(candidates, None, ima_digests);
+        if candidates.compared.missing.is_empty() && !candidates.compared.needs_content() {
+            return self.conclude(candidates, None, &Contents::default(), ima_digests);
         }
         // Boxed, because most requests do not need the room for it.
         Box::pin(self.identify_with_waits(candidates, ima_digests)).await
@@ -257,22 +229,29 @@ impl AgentRegistry {
     }
 
     async fn check_digests(&self, mut candidates: Candidates, ima_digests: &ImaDigests) -> Identification {
-        if !candidates.compared.needs_digest() {
-            return self.conclude(candidates, None, ima_digests);
+        if !candidates.compared.needs_content() {
+            return self.conclude(candidates, None, &Contents::default(), ima_digests);
         }
-        let digest = candidates.peer.compute_exe_sha256(self.digest_cache()).await;
+        let digest = match candidates.compared.needs_digest() {
+            true => Some(candidates.peer.compute_exe_sha256(self.digest_cache()).await),
+            false => None,
+        };
         // A reload may have taken place while the digest was read.
         if !self.registrations().is_same(&candidates.registrations) {
             candidates = self.candidates(&candidates.peer);
         }
-        self.conclude(candidates, Some(&digest), ima_digests)
+        let compared = candidates.compared.clone();
+        let selectors = compared.possible.iter().map(|one| &one.entry.selectors);
+        let contents = Contents::find(selectors, self.digest_cache().contents()).await;
+        self.conclude(candidates, digest.as_ref(), &contents, ima_digests)
     }
 
-    /// Evaluates the conditions on the content of the executable, whose digest is `Some` where one needs it.
+    /// Evaluates the conditions on contents. The digest of the executable is `Some` where one needs it.
     fn conclude(
         &self,
         candidates: Candidates,
         digest: Option<&Result<Sha256Digest, DigestError>>,
+        contents: &Contents<'_>,
         ima_digests: &ImaDigests,
     ) -> Identification {
         let Candidates { peer, compared, registrations, .. } = candidates;
@@ -290,9 +269,13 @@ impl AgentRegistry {
             };
             let (entry, match_tag) = (entry.clone(), *match_tag);
             match digest_match {
-                DigestMatch::Holds => {
-                    matched.push(AuthenticatedAgent { entry, peer: peer.clone(), exe_sha256, match_tag });
-                }
+                DigestMatch::Holds => match contents.compare(&entry.selectors, ima_digests) {
+                    Ok(attested) => {
+                        let (peer, attested) = (peer.clone(), attested.map(Arc::new));
+                        matched.push(AuthenticatedAgent { entry, peer, exe_sha256, match_tag, attested });
+                    }
+                    Err(reason) => failures.push((AgentList::from([entry]), Failure::Content(reason))),
+                },
                 DigestMatch::Fails => {}
                 DigestMatch::Unmeasured(reason) => {
                     failures.push((AgentList::from([entry]), Failure::Unmeasured(reason)));

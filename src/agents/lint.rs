@@ -2,6 +2,7 @@
 
 use super::entry::AgentEntry;
 use super::grant::Grant;
+use super::lint_name::Lint;
 use super::selectors::Selectors;
 use super::unit_name;
 
@@ -9,64 +10,67 @@ use super::unit_name;
 pub(super) fn warnings(entry: &AgentEntry) -> Vec<String> {
     let selectors = &entry.selectors;
     let mut warnings: Vec<String> = several_users(selectors).into_iter().collect();
-    warnings.extend(selectors.unit.as_deref().and_then(unit_name::warning));
-    warnings.extend(selectors.user_unit.as_deref().and_then(unit_name::warning));
+    let units = [&selectors.unit, &selectors.user_unit].into_iter().flatten();
+    let escapes = units.filter_map(|unit| unit_name::warning(unit));
+    warnings.extend(escapes.map(|text| Lint::UnitEscape.about(text)));
     warnings.extend(users_own(selectors));
+    if !selectors.files.is_empty() && selectors.unit.is_none() {
+        warnings.push(Lint::FilesAlone.about(
+            "files says that these files of the host are unchanged, and not that the process runs them: the user \
+             can start any other script; add the unit that starts this one",
+        ));
+    }
     let exe = selectors.exe.as_ref().map(|exe| exe.to_string_lossy()).unwrap_or_default();
     if exe.contains(['*', '?', '[']) {
-        warnings.push(format!("exe = {exe:?} is compared as it is: *, ? and [] stand for themselves"));
+        let text = format!("exe = {exe:?} is compared as it is: *, ? and [] stand for themselves");
+        warnings.push(Lint::LiteralPattern.about(text));
     }
     warnings.extend(patterns(&entry.own_grants));
     warnings
-}
-
-/// That no one answers for the agent.
-pub(super) fn missing_owner(entry: &AgentEntry) -> Option<String> {
-    let message = "the agent has no owner, so it is not known who answers for it; add owner";
-    entry.owner.is_none().then(|| message.to_owned())
 }
 
 /// Conditions that the user itself can meet with any program.
 fn users_own(selectors: &Selectors) -> Vec<String> {
     let mut warnings = Vec::new();
     if selectors.user_unit.is_some() {
-        warnings.push(
+        warnings.push(Lint::UserUnit.about(
             "user_unit is no stronger than user: the user can run any program in a unit of this name; only a system \
-             unit (unit) keeps the user's other programs out"
-                .into(),
-        );
+             unit (unit) keeps the user's other programs out",
+        ));
     }
     if selectors.session {
-        warnings.push(
+        warnings.push(Lint::Session.about(
             "session is no stronger than user: all programs of a login are in it, and the user can log in at any \
-             time"
-                .into(),
-        );
+             time",
+        ));
     }
     match (&selectors.container, &selectors.user) {
-        (Some(_), Some(_)) => warnings.push(
+        (Some(_), Some(_)) => warnings.push(Lint::UserContainer.about(
             "container is no stronger than user if the user runs the container: the user can run any program in \
-             a cgroup with this id; a container that root runs keeps other programs out"
-                .into(),
-        ),
-        (Some(_), None) if selectors.group.is_none() && selectors.unit.is_none() => warnings.push(
+             a cgroup with this id; a container that root runs keeps other programs out",
+        )),
+        (Some(_), None) if selectors.group.is_none() && selectors.unit.is_none() => warnings.push(Lint::ContainerAlone.about(
             "container alone admits the processes of every user in the container, also what they start; add \
-             user, or give the container one program"
-                .into(),
-        ),
+             user, or give the container one program",
+        )),
         _ => {}
     }
     if selectors.session && selectors.user_unit.is_some() {
-        warnings.push("no process is in a login session and in a unit of the user's service manager".into());
+        let text = "no process is in a login session and in a unit of the user's service manager";
+        warnings.push(Lint::NeverMatches.about(text));
     }
     warnings
 }
 
 /// Audiences and scopes that look like patterns.
 pub(super) fn patterns<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> impl Iterator<Item = String> {
-    let texts = grants.into_iter().flat_map(|grant| [&grant.audience].into_iter().chain(&grant.scopes));
-    texts.filter(|text| text.contains('*')).map(|text| {
-        format!("{text:?} is compared as it is: * stands for itself; write each audience and scope")
+    let literal = |lint: Lint, text: &String| {
+        let effect = "is compared as it is: * stands for itself; write each audience and scope";
+        text.contains('*').then(|| lint.about(format_args!("{text:?} {effect}")))
+    };
+    grants.into_iter().flat_map(move |grant| {
+        let scopes = grant.scopes.iter().filter_map(move |scope| literal(Lint::LiteralPattern, scope));
+        literal(Lint::WildcardAudience, &grant.audience).into_iter().chain(scopes)
     })
 }
 
@@ -74,12 +78,14 @@ pub(super) fn patterns<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> impl 
 fn several_users(selectors: &Selectors) -> Option<String> {
     let (None, None, Some(unit)) = (&selectors.user, &selectors.group, &selectors.unit) else { return None };
     if is_multi_user_unit(unit) {
-        return Some(format!(
+        return Some(Lint::SharedUnit.about(format_args!(
             "users start processes in {unit} (jobs, logins), and each of these is this agent; add user, or \
              give the agent a unit of its own"
-        ));
+        )));
     }
-    Some(format!("unit alone admits the processes of every user in {unit}, also what they start; add user"))
+    Some(Lint::UnitAlone.about(format_args!(
+        "unit alone admits the processes of every user in {unit}, also what they start; add user"
+    )))
 }
 
 /// Whether a unit runs processes for several users by design: jobs of cron and at, logins.

@@ -6,22 +6,28 @@
 //! with the active set by numbers, [`AgentRegistry::identify`] by what takes time. It is the only way to
 //! construct an [`AuthenticatedAgent`], the second step of the request path.
 
+mod advice;
 mod agent_set;
 mod changes;
 mod compared_agents;
 mod comparison;
+mod comparison_texts;
+mod contents;
 mod credential;
 mod entry;
 mod expiry;
 mod file;
+mod findings;
 mod grant;
 mod host_warnings;
 mod hours;
 mod identify;
+mod identify_error;
 mod index;
 #[cfg(test)]
 mod index_simulation;
 mod lint;
+mod lint_name;
 mod match_tag;
 mod name;
 mod overlap;
@@ -31,15 +37,18 @@ mod registrations;
 mod registry;
 mod role;
 mod role_set;
+mod script_warnings;
 mod selectors;
 mod source;
 mod time_limits;
 mod unit_agents;
+mod unit_files;
 mod unit_name;
 
 pub use agent_set::AgentSet;
 pub use changes::{AgentChanges, MAX_LISTED_NAMES};
 pub use comparison::{AgentComparison, ComparedWith, Condition, Outcome, ProcessComparison};
+pub use contents::Attested;
 pub(crate) use credential::is_credential_name;
 pub use credential::{CredentialGrant, CredentialUse};
 pub use entry::{AgentEntry, Granted};
@@ -49,7 +58,9 @@ pub(crate) use grant::is_scope;
 pub use grant::{Algorithm, Assurance, Grant, MAX_TOKEN_TTL, TokenTyp};
 pub use host_warnings::host_warnings;
 pub use hours::Hours;
-pub use identify::{AuthenticatedAgent, Candidates, Identification, IdentifyError};
+pub use identify::{AuthenticatedAgent, Candidates, Identification};
+pub use identify_error::IdentifyError;
+pub use lint_name::Lint;
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
 pub use name::{AgentName, InvalidAgentName};
@@ -57,6 +68,7 @@ pub use registrations::Registrations;
 pub use registry::{AgentRegistry, LoadStatus, MayBeEmpty, Reloaded};
 pub use role::Role;
 pub use role_set::RoleSet;
+pub use script_warnings::script_warnings;
 pub use selectors::{IdOrName, Selectors, TagCheck};
 pub use source::{AgentSource, FileRules};
 pub use time_limits::{NotNow, TimeLimits};

@@ -7,6 +7,7 @@ use crate::config::Diagnostic;
 use crate::names::{Name, NameTable, Resolution};
 
 use super::entry::{AgentEntry, Origin};
+use super::lint_name::Lint;
 use super::selectors::{IdOrName, Selectors};
 
 /// Agents that one warning names.
@@ -44,11 +45,11 @@ pub(super) fn warnings<'a>(
         let same = agents_by_conditions.get(own.as_slice()).map(Vec::as_slice).unwrap_or_default();
         // Once for all of them.
         if same.len() > 1 && same.first().is_some_and(|first| first.name == entry.name) {
-            warn(format!(
+            warn(Lint::SameProcesses.about(format_args!(
                 "agents {} have the same conditions: each of their processes has to name one of them in \
                  every request; give them different users or units",
                 list(same)
-            ));
+            )));
         }
         let parts = shapes.iter().filter_map(|shape| part(own, shape));
         let mut wider: Vec<&AgentEntry> =
@@ -56,12 +57,12 @@ pub(super) fn warnings<'a>(
         wider.sort_by(|one, other| one.name.cmp(&other.name));
         if !wider.is_empty() {
             let agent = if wider.len() == 1 { "agent" } else { "agents" };
-            warn(format!(
+            warn(Lint::IncludedProcesses.about(format_args!(
                 "every process that is agent \"{}\" is {agent} {} too, whose conditions are a part of these: it \
                  has to name one of them in every request; give them different users or units",
                 entry.name,
                 list(&wider)
-            ));
+            )));
         }
         if warnings.len() >= max {
             break;
@@ -72,7 +73,7 @@ pub(super) fn warnings<'a>(
 }
 
 /// The first names, and the number of the others.
-fn list(agents: &[&AgentEntry]) -> String {
+pub(super) fn list(agents: &[&AgentEntry]) -> String {
     let mut names: Vec<String> =
         agents.iter().take(MAX_NAMED).map(|one| format!("\"{}\"", one.name)).collect();
     let last = match agents.len().saturating_sub(MAX_NAMED) {
@@ -87,7 +88,8 @@ fn missing_name(name: &Name) -> String {
         Name::User(_) => "; the user of a unit with DynamicUser= exists while the unit runs",
         Name::Group(_) => "",
     };
-    format!("there is no {name}, so no process is this agent until there is{exception}")
+    Lint::UnknownUser
+        .about(format_args!("there is no {name}, so no process is this agent until there is{exception}"))
 }
 
 /// `values` has a number for each value so far.
@@ -111,6 +113,8 @@ fn conditions(
         ("user_unit", selectors.user_unit.clone()),
         ("session", selectors.session.then(|| "true".to_owned())),
         ("container", selectors.container.clone()),
+        ("files", selectors.files_sha256().map(|digest| digest.to_string())),
+        ("unit_sha256", selectors.unit_sha256.map(|digest| digest.to_string())),
     ];
     let value_number = |(key, value): (&'static str, Option<String>)| {
         let Some(value) = value else { return 0 };

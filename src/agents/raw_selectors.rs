@@ -1,18 +1,23 @@
 //! The table `[match]` as a file has it, and its faults.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Component, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::{Diagnostic, Key, Kind, SourceFile};
-use crate::peer::ParseDigestError;
+use crate::peer::{ParseDigestError, Sha256Digest};
 
 use super::selectors::{IdOrName, Selectors};
 use super::unit_name;
 
 /// Hexadecimal digits of a container's ID.
 const CONTAINER_ID_LEN: usize = 64;
+/// Files of one agent.
+const MAX_FILES: usize = 32;
+/// Length of the longest path of a file, in bytes.
+const MAX_PATH_LEN: usize = 1024;
 
 /// The table `[match]` as written.
 #[derive(Deserialize)]
@@ -27,6 +32,9 @@ pub(super) struct RawSelectors {
     exe: Option<Spanned<PathBuf>>,
     exe_sha256: Option<Spanned<String>>,
     measured: Option<Spanned<bool>>,
+    #[serde(default)]
+    files: BTreeMap<Spanned<String>, Spanned<String>>,
+    unit_sha256: Option<Spanned<String>>,
 }
 
 impl RawSelectors {
@@ -41,6 +49,8 @@ impl RawSelectors {
         Key::optional("exe", Kind::Text("\"/usr/bin/researcher\"")),
         Key::optional("exe_sha256", Kind::Text("\"9f86d081...\", 64 hexadecimal digits")),
         Key::optional("measured", Kind::Boolean),
+        Key::optional("files", Kind::TextMap("{ \"/opt/agent/main.py\" = \"9f86d081...\" }")),
+        Key::optional("unit_sha256", Kind::Text("\"9f86d081...\", 64 hexadecimal digits")),
     ];
 
     /// Checks the selectors and appends their faults. `span` is that of the whole table. If it is
@@ -132,21 +142,32 @@ impl RawSelectors {
             }
             raw.into_inner()
         });
-        let exe_sha256 = self.exe_sha256.and_then(|raw| match raw.get_ref().parse() {
-            Ok(digest) => Some(digest),
-            Err(error @ ParseDigestError) => {
-                faults.push(source.diagnostic(raw.span(), error.to_string()));
-                None
-            }
-        });
+        let exe_sha256 = self.exe_sha256.and_then(|raw| parse_digest(&raw, source, faults));
         let measured = self.measured.as_ref().is_some_and(|raw| *raw.get_ref());
         if let (Some(raw), true, false) = (&self.measured, measured, has_executable_key || !is_complete) {
             let message = "measured = true without exe or exe_sha256 lets any measured program be this \
                            agent; add one of them";
             faults.push(source.diagnostic(raw.span(), message));
         }
-        let selectors =
-            Selectors { user, group, unit, user_unit, session, container, exe, exe_sha256, measured };
+        let files = files(self.files, source, faults);
+        if let (Some(raw), None, true) = (&self.unit_sha256, &unit, is_complete) {
+            let message = "unit_sha256 is the digest of the files of unit; add unit";
+            faults.push(source.diagnostic(raw.span(), message));
+        }
+        let unit_sha256 = self.unit_sha256.and_then(|raw| parse_digest(&raw, source, faults));
+        let selectors = Selectors {
+            user,
+            group,
+            unit,
+            user_unit,
+            session,
+            container,
+            exe,
+            exe_sha256,
+            measured,
+            files,
+            unit_sha256,
+        };
         // Any user can run a program under a debugger, preload a library into it, or place another file at
         // its path in a mount namespace. An executable therefore distinguishes agents of one user, but not
         // users.
@@ -158,5 +179,137 @@ impl RawSelectors {
             ));
         }
         selectors
+    }
+}
+
+fn parse_digest(
+    raw: &Spanned<String>,
+    source: &SourceFile,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<Sha256Digest> {
+    let parsed = raw.get_ref().parse();
+    parsed.map_err(|e: ParseDigestError| faults.push(source.diagnostic(raw.span(), e.to_string()))).ok()
+}
+
+/// Checks the table `files` and appends its faults.
+fn files(
+    raw: BTreeMap<Spanned<String>, Spanned<String>>,
+    source: &SourceFile,
+    faults: &mut Vec<Diagnostic>,
+) -> BTreeMap<PathBuf, Sha256Digest> {
+    if let Some((path, _)) = raw.iter().nth(MAX_FILES) {
+        faults.push(source.diagnostic(path.span(), format!("more than {MAX_FILES} files of one agent")));
+    }
+    let mut files = BTreeMap::new();
+    for (path, digest) in raw {
+        let (span, path) = (path.span(), PathBuf::from(path.into_inner()));
+        let is_plain = path.is_absolute()
+            && path.components().skip(1).all(|part| matches!(part, Component::Normal(_)))
+            && path.as_os_str().len() <= MAX_PATH_LEN;
+        if !is_plain {
+            let message = format!(
+                "a file is an absolute path without .. and of at most {MAX_PATH_LEN} bytes, such as \
+                 \"/opt/agent/main.py\""
+            );
+            faults.push(source.diagnostic(span, message));
+        }
+        if let Some(digest) = parse_digest(&digest, source, faults) {
+            files.insert(path, digest);
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use crate::agents::AgentSet;
+    use crate::names::{Name, NameTable};
+
+    const VALID_AGENT: &str =
+        "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\nscopes = [\"r\"]\n";
+
+    fn read(files: &[(&str, &str)]) -> Result<AgentSet, String> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        AgentSet::read(dir.path(), 35).map_err(|faults| {
+            let lines: Vec<String> = faults.iter().map(|f| f.to_string()).collect();
+            lines.join("\n").replace(dir.path().to_str().unwrap(), "")
+        })
+    }
+
+    #[test]
+    fn number_in_quotes_is_a_fault() {
+        for (field, conditions) in [("user", "user = \"1000\""), ("group", "user = 0\ngroup = \"0\"")] {
+            let faults = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap_err();
+            let expected = format!("is a number in quotes; write {field} = ");
+            assert!(faults.contains(&expected), "{faults}");
+        }
+        let agents = read(&[("a.toml", &VALID_AGENT.replace("= 0", "= \"1a\""))]).unwrap();
+        assert_eq!(agents.user_and_group_names(), BTreeSet::from([Name::User("1a".into())]));
+        let number = read(&[("a.toml", &VALID_AGENT.replace("= 0", "= 1000"))]).unwrap();
+        assert!(number.user_and_group_names().is_empty());
+    }
+
+    #[test]
+    fn faults_of_users_and_groups_say_what_is_accepted() {
+        let fault = |field: &str, value: &str| {
+            let conditions = format!("unit = \"a.service\"\n{field} = {value}");
+            read(&[("a.toml", &VALID_AGENT.replace("user = 0", &conditions))]).unwrap_err()
+        };
+        let long = format!("\"{}\"", "a".repeat(257));
+        for field in ["user", "group"] {
+            for value in ["-1", "true", "4294967296", "1.5", "[\"a\"]"] {
+                let expected = "/a.toml:4: a user or group is a name in quotes or a number from 0 to \
+                                4294967295; this is ";
+                let fault = fault(field, value);
+                assert!(fault.starts_with(expected), "{value}: {fault}");
+            }
+            for value in ["\"\"", "\"a:b\"", "\"a\\u0000\"", "\"a\\n\"", &long] {
+                let expected = format!(
+                    "/a.toml:4: {field} must be a number, or a name of 1 to 256 bytes without ':', NUL and \
+                     line breaks"
+                );
+                assert_eq!(fault(field, value), expected, "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn unit_alone_is_a_warning_and_stronger_for_units_of_many_users() {
+        let warning = |conditions: &str| {
+            let agents = read(&[("a.toml", &VALID_AGENT.replace("user = 0", conditions))]).unwrap();
+            agents
+                .warnings(&NameTable::default())
+                .first()
+                .map(|warning| (warning.line, warning.message.clone()))
+        };
+        let (line, message) = warning("unit = \"a.service\"").unwrap();
+        assert_eq!(line, Some(2));
+        assert!(
+            message.starts_with("unit alone admits the processes of every user in a.service"),
+            "{message}"
+        );
+        for unit in [
+            "cron.service",
+            "crond.service",
+            "atd.service",
+            "sshd.service",
+            "ssh.service",
+            "user@1000.service",
+        ]
+        .iter()
+        .chain(&["session-4.scope", "getty@tty1.service"])
+        {
+            let (_, message) = warning(&format!("unit = \"{unit}\"")).unwrap();
+            assert!(message.starts_with(&format!("users start processes in {unit}")), "{message}");
+        }
+        assert_eq!(warning("unit = \"cron.service\"\nuser = 0"), None);
+        assert_eq!(warning("unit = \"a.service\"\ngroup = \"x\""), None);
+        assert_eq!(warning("user = 0"), None);
     }
 }

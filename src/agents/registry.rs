@@ -158,12 +158,17 @@ impl AgentRegistry {
                 let used_names = agents.user_and_group_names();
                 // What is not known by then is `temporarily_unavailable` until it is.
                 state.names.resolve(&used_names, RESOLVE_TIMEOUT);
-                let warnings = agents.warnings(&state.names.table());
+                let mut warnings = agents.warnings(&state.names.table());
+                let summary = agents.advice_summary(&state.source.agents, &state.names.table());
                 for warning in warnings.iter().take(MAX_LOGGED_WARNINGS) {
                     tracing::warn!("{warning}");
                 }
                 if let Some(more) = warnings.len().checked_sub(MAX_LOGGED_WARNINGS).filter(|more| *more > 0) {
                     tracing::warn!("{}; \"hostbadge agent check\" prints all", counted(more, "more warning"));
+                }
+                if let Some(summary) = summary {
+                    tracing::info!("{summary}");
+                    warnings.insert(0, summary);
                 }
                 let changes = agents.changes_since(&previous);
                 let status = LoadStatus {

@@ -1,9 +1,11 @@
 //! Selectors: the conditions that make a process an agent.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::sha256;
 use crate::names::{Name, NameTable, Numbers, Resolution};
 use crate::peer::{DigestError, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
@@ -43,6 +45,12 @@ pub struct Selectors {
     /// false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub measured: bool,
+    /// SHA-256 digests of files of this host, by path: what a script agent is made of.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<PathBuf, Sha256Digest>,
+    /// SHA-256 digest over the file and the drop-ins of `unit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit_sha256: Option<Sha256Digest>,
 }
 
 /// A user or group, by number or by name. A [`NameTable`] has the numbers of names.
@@ -146,6 +154,21 @@ impl Selectors {
         self.exe_sha256.is_some() || self.measured
     }
 
+    /// Whether a condition needs the content of a file, which may have to be read.
+    pub(super) fn needs_content(&self) -> bool {
+        self.needs_digest() || !self.files.is_empty() || self.unit_sha256.is_some()
+    }
+
+    /// One digest for all of `files`: over each path with its digest.
+    pub(super) fn files_sha256(&self) -> Option<Sha256Digest> {
+        let mut text = "hostbadge files 1\n".to_owned();
+        for (path, digest) in &self.files {
+            let path = path.to_string_lossy();
+            text += &format!("{digest} {} {path}\n", path.len());
+        }
+        (!self.files.is_empty()).then(|| Sha256Digest(sha256(text.as_bytes())))
+    }
+
     /// Compares the digest of the executable, for conditions that need it.
     pub(super) fn match_digest(
         &self,
@@ -202,6 +225,8 @@ impl Selectors {
             ("user_unit", self.user_unit.clone()),
             ("session", self.session.then(|| "true".to_owned())),
             ("container", self.container.clone()),
+            ("files", self.files_sha256().map(|digest| digest.to_string())),
+            ("unit_sha256", self.unit_sha256.map(|digest| digest.to_string())),
         ])
     }
 }
@@ -251,6 +276,10 @@ mod tests {
             Selectors { user_unit: Some("a.service".into()), ..Selectors::default() },
             Selectors { session: true, ..unit.clone() },
             Selectors { container: Some("00".repeat(32)), ..unit.clone() },
+            Selectors { files: [("/a".into(), Sha256Digest([0; 32]))].into(), ..unit.clone() },
+            Selectors { files: [("/a".into(), Sha256Digest([1; 32]))].into(), ..unit.clone() },
+            Selectors { files: [("/b".into(), Sha256Digest([0; 32]))].into(), ..unit.clone() },
+            Selectors { unit_sha256: Some(Sha256Digest([0; 32])), ..unit.clone() },
         ];
         let mut tags: Vec<String> =
             selectors.iter().map(|selectors| selectors.tag(None, None).to_string()).collect();

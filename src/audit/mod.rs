@@ -26,6 +26,7 @@ mod retention;
 mod suppressed;
 mod syncer;
 mod text;
+mod usage;
 mod writer;
 
 use std::io;
@@ -47,6 +48,7 @@ pub use journal::Journal;
 pub use layer::JournalLayer;
 pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
 pub use suppressed::Counted;
+pub use usage::{UsageReport, usage_lints};
 
 use record::Record;
 use suppressed::{CarriedCount, SuppressedCounts};

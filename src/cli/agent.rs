@@ -1,4 +1,4 @@
-//! `hostbadge agent list|show|why|new|check|reload`.
+//! `hostbadge agent list|show|why|new|check|lint|reload`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::agent_lint;
 use super::agent_new;
 use super::client;
 use super::common::{CommonArgs, print_json};
@@ -14,7 +15,7 @@ use super::format::{format_fault, roles_suffix};
 use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use super::why;
-use crate::agents::{AgentName, AgentSet, AgentSource, host_warnings};
+use crate::agents::{AgentName, host_warnings, script_warnings};
 use crate::clock::Timestamp;
 use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
@@ -52,6 +53,9 @@ pub(super) enum AgentSubcommand {
         /// Directory of the agents' files, with roles.d beside it [default: those of the configuration]
         dir: Option<PathBuf>,
     },
+    /// Name what is valid in the agents' files and weaker than it can be, with what to do; exit status 1 if
+    /// there is something
+    Lint(agent_lint::LintArgs),
     /// Make the daemon read its agents and policies again: all become active, or none if a file has a fault
     Reload(ReloadArgs),
 }
@@ -91,6 +95,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Re
         AgentSubcommand::Why { pid, agent } => why::run_for_process(common, *pid, agent.as_deref()).await,
         AgentSubcommand::New(arguments) => agent_new::run(common, arguments),
         AgentSubcommand::Check { dir } => check(common, dir.as_ref()),
+        AgentSubcommand::Lint(arguments) => agent_lint::run(common, arguments).await,
         AgentSubcommand::Reload(arguments) => reload(common, arguments).await,
     }
 }
@@ -127,6 +132,8 @@ fn format_selectors(selectors: &AgentSelectors) -> String {
         ("exe", selectors.exe.clone()),
         ("exe_sha256", selectors.exe_sha256.clone()),
         ("measured", selectors.measured.then(|| "true".into())),
+        ("files", (!selectors.files.is_empty()).then(|| selectors.files.len().to_string())),
+        ("unit_sha256", selectors.unit_sha256.clone()),
     ];
     let given = conditions.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
     given.collect::<Vec<_>>().join(" ")
@@ -200,11 +207,7 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
         Some(_) => Config::load(None).unwrap_or_default(),
         None => Config::load(None).map_err(|faults| CliError::invalid_files(&faults))?,
     };
-    let source = match dir {
-        Some(dir) => AgentSource::beside(dir, config.trust_domain_length()),
-        None => AgentSource::from(&config),
-    };
-    let agents = AgentSet::read_from(&source).map_err(|faults| CliError::invalid_files(&faults))?;
+    let (dir, agents) = agent_lint::read_agents(dir, &config)?;
     let warnings = agents.warnings_on_host().map_err(CliError::local)?;
     if common.json {
         let (agents, roles) = (agents.len(), agents.roles().len());
@@ -212,7 +215,7 @@ fn check(common: &CommonArgs, dir: Option<&PathBuf>) -> Result<ExitCode, CliErro
         return print_json(&json);
     }
     warnings.iter().map(Fault::from).for_each(print_warning);
-    let dir = escape_unprintable(&source.agents.to_string_lossy()).into_owned();
+    let dir = escape_unprintable(&dir.to_string_lossy()).into_owned();
     let roles = roles_suffix(agents.roles().len());
     print_line(format_args!("{dir}: {}{roles}, no faults", counted(agents.len(), "agent")))?;
     Ok(ExitCode::SUCCESS)
@@ -278,7 +281,9 @@ async fn warn_of_host(common: &CommonArgs) {
         return;
     };
     let of_agent = |Agent { name, selectors, .. }: Agent| {
-        let warnings = host_warnings(selectors.exe.as_deref().map(Path::new), selectors.unit.as_deref());
+        let exe = selectors.exe.as_deref().map(Path::new);
+        let mut warnings = host_warnings(exe, selectors.unit.as_deref());
+        warnings.extend(script_warnings(selectors.files.keys().map(Path::new), exe));
         warnings.into_iter().map(move |warning| format!("agent {name}: warning: {warning}"))
     };
     let warnings: Vec<String> = agents.body.into_iter().flat_map(of_agent).collect();

@@ -241,7 +241,8 @@ async fn remove(
         return print_json(&reply.raw);
     }
     let versions: Vec<String> = reply.body.versions.iter().map(u64::to_string).collect();
-    print_line(format_args!("destroyed version {} of {}", versions.join(", "), reply.body.name))?;
+    let noun = if versions.len() == 1 { "version" } else { "versions" };
+    print_line(format_args!("destroyed {noun} {} of {}", versions.join(", "), reply.body.name))?;
     Ok(ExitCode::SUCCESS)
 }
 

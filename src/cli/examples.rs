@@ -30,6 +30,7 @@ pub(super) const AGENT: &str = "Examples:
   hostbadge agent list
   hostbadge agent show researcher
   hostbadge agent check /etc/hostbadge/agents.d
+  hostbadge agent lint --usage=90d --allow no-owner
   hostbadge agent reload";
 
 pub(super) const KEY: &str = "Examples:

@@ -4,6 +4,7 @@
 //! response as it is, so members that this release does not know are kept.
 
 mod agent;
+mod agent_lint;
 mod agent_new;
 mod attest;
 mod audit;

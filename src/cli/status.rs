@@ -168,7 +168,7 @@ fn tpm_lines(tpm: &TpmStatus) -> Vec<String> {
             "{}, {} {}, firmware {}, {certificate} an EK certificate",
             tpm.kind.map(|kind| kind.to_string()).unwrap_or_default(),
             description.manufacturer.trim(),
-            description.vendor.trim(),
+            description.vendor.split_whitespace().collect::<Vec<_>>().join(" "),
             description.firmware.trim()
         ));
     }

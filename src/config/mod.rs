@@ -340,7 +340,7 @@ mod tests {
     fn each_key_is_read() {
         fn value(kind: Kind) -> String {
             match kind {
-                Kind::Text(example) | Kind::Duration(example) => example.to_owned(),
+                Kind::Text(example) | Kind::Duration(example) | Kind::TextMap(example) => example.to_owned(),
                 Kind::Choice(choices) => format!("\"{}\"", choices[0]),
                 Kind::Date(example) => example.to_owned(),
                 Kind::ByteList(example) | Kind::TextList(example) => example.to_owned(),

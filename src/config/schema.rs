@@ -32,6 +32,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// An array of strings, with an example.
     TextList(&'static str),
+    /// A table whose keys and values are strings, with an example.
+    TextMap(&'static str),
     /// A whole number from 0 to this one.
     Integer(u32),
     /// An array of whole numbers from 0 to 255, with an example.
@@ -256,6 +258,13 @@ fn expectation(kind: Kind, name: &str, value: &DeValue<'_>) -> Option<String> {
             all(&|item| matches!(item, DeValue::String(_))),
             format!("{name} must be a list of texts, such as {example}"),
         ),
+        Kind::TextMap(example) => {
+            let is_text = |value: &Spanned<DeValue<'_>>| matches!(value.get_ref(), DeValue::String(_));
+            (
+                matches!(value, DeValue::Table(table) if table.iter().all(|(_, value)| is_text(value))),
+                format!("{name} must be a table of texts, such as {example}"),
+            )
+        }
         Kind::Integer(max) => {
             (is_integer(value, max), format!("{name} must be a whole number from 0 to {max}, without quotes"))
         }

@@ -31,7 +31,7 @@ pub struct Paths {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentsSection {
-    /// Whether an agent without `owner` is a fault. Default: no; `hostbadge agent check` warns.
+    /// Whether an agent without `owner` is a fault. Default: no; `hostbadge agent lint` warns.
     pub require_owner: bool,
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::attested_claims::{BinaryId, attested_claims};
 use super::error::Error;
 use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::IssuerState;
@@ -125,6 +126,10 @@ struct AccessTokenClaims<'a> {
     jti: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     scope: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    attest_methods: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binary_id: Option<BinaryId>,
     hostbadge: HostbadgeClaim<'a>,
 }
 
@@ -136,6 +141,7 @@ pub(super) fn build(
 ) -> Result<UnsignedToken, Error> {
     let header = issuer_state.signing_header(permit.signer(), permit.typ())?;
     let agent = permit.agent();
+    let (attest_methods, binary_id) = attested_claims(agent);
     let host = issuer_state.host();
     let jti = new_jti()?;
     let period = TokenPeriod::new(now, permit.ttl());
@@ -149,6 +155,8 @@ pub(super) fn build(
         exp: period.expires.as_secs(),
         jti: &jti,
         scope: permit.scope(),
+        attest_methods,
+        binary_id,
         hostbadge: HostbadgeClaim::new(
             host,
             agent,

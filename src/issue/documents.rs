@@ -73,7 +73,7 @@ struct DiscoveryDocument<'a> {
     grant_types_supported: [&'static str; 1],
     subject_types_supported: [&'static str; 1],
     id_token_signing_alg_values_supported: Vec<&'a str>,
-    claims_supported: [&'static str; 10],
+    claims_supported: [&'static str; 12],
 }
 
 impl PublishedDocuments {
@@ -114,6 +114,8 @@ impl PublishedDocuments {
                 "exp",
                 "jti",
                 "scope",
+                "attest_methods",
+                "binary_id",
                 "hostbadge",
             ],
         };

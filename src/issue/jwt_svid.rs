@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::attested_claims::{BinaryId, attested_claims};
 use super::error::Error;
 use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::IssuerState;
@@ -88,6 +89,10 @@ struct JwtSvidClaims<'a> {
     nbf: u64,
     exp: u64,
     jti: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    attest_methods: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binary_id: Option<BinaryId>,
     hostbadge: HostbadgeClaim<'a>,
 }
 
@@ -102,6 +107,7 @@ struct SignedSvid {
 
 fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> Result<SignedSvid, Error> {
     let agent = permit.agent();
+    let (attest_methods, binary_id) = attested_claims(agent);
     let (host, header) = (issuer_state.host(), issuer_state.jwt_svid_header());
     let jti = new_jti()?;
     let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, permit.ttl());
@@ -115,6 +121,8 @@ fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> R
         nbf: not_before,
         exp: expires.as_secs(),
         jti: &jti,
+        attest_methods,
+        binary_id,
         hostbadge: HostbadgeClaim::new(
             host,
             agent,

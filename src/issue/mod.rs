@@ -7,6 +7,7 @@
 //! - Documents for relying parties, evidence for verifiers, and the host's side of enrollment.
 
 mod access_token;
+mod attested_claims;
 mod certificate_file;
 mod commands;
 mod delegated_ca;

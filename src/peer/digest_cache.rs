@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::DigestError;
+use super::content_cache::ContentCache;
 use super::executable::Executable;
 use super::read_turns::ReadTurns;
 use super::reader::Readers;
@@ -44,6 +45,7 @@ struct CacheState {
     failed: Mutex<HashMap<(u32, FileId), Instant>>,
     turns: ReadTurns,
     readers: Readers,
+    contents: ContentCache,
 }
 
 /// `None` until the read has ended.
@@ -52,7 +54,13 @@ type ReadResult = watch::Receiver<Option<Result<Sha256Digest, DigestError>>>;
 impl DigestCache {
     /// An empty cache whose digests these readers compute.
     pub fn with_readers(readers: Readers) -> DigestCache {
-        DigestCache(Arc::new(CacheState { readers, ..CacheState::default() }))
+        let contents = ContentCache::with_readers(readers.clone());
+        DigestCache(Arc::new(CacheState { readers, contents, ..CacheState::default() }))
+    }
+
+    /// The contents of files and units, which the same readers read.
+    pub fn contents(&self) -> &ContentCache {
+        &self.0.contents
     }
 
     /// Returns the digest of an executable if it was computed before. Otherwise starts to read the file in

@@ -95,7 +95,7 @@ impl Executable {
             own_namespace: self.is_in_own_user_namespace(),
         };
         let digest = readers.digest(&request, file.as_fd(), mount_table.as_fd(), deadline).await?;
-        if is_same_file() { Ok(Sha256Digest(digest)) } else { Err(DigestError::Changed) }
+        if is_same_file() { Ok(digest.sha256) } else { Err(DigestError::Changed) }
     }
 
     /// Whether the process is in the daemon's user namespace: in another one, its user can be privileged and

@@ -14,6 +14,9 @@
 
 mod bus_message;
 mod cgroup;
+#[cfg(test)]
+mod cgroup_paths;
+mod content_cache;
 mod digest_cache;
 mod digest_error;
 mod executable;
@@ -22,10 +25,12 @@ mod inspect;
 mod process;
 mod read_turns;
 mod reader;
+mod root_file;
 mod service_manager;
 mod sha256_digest;
 mod sys;
 mod tracker;
+mod unit_files;
 mod unit_peer;
 mod visibility;
 
@@ -36,14 +41,17 @@ use std::sync::{Arc, Mutex};
 #[cfg(test)]
 pub(crate) use cgroup::CgroupNames;
 pub use cgroup::{Container, Session, UserUnit};
+pub use content_cache::ContentCache;
 pub use digest_cache::DigestCache;
 pub use digest_error::DigestError;
 pub use groups::{Groups, MAX_GROUPS};
 pub use inspect::{InspectError, InspectedProcess};
 pub use reader::{READER_ARGUMENT, Readers, serve_reader};
+pub use root_file::{FileDigest, FileError, check_root_file};
 pub use service_manager::ServiceManager;
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
+pub use unit_files::UnitFilesError;
 pub use visibility::hidden_processes;
 
 use crate::mutex::lock;

@@ -197,6 +197,40 @@ pub fn file_id(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileId, Errno> {
     })
 }
 
+/// The mode with the type of a file, and its owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Returns the owners of an open file, from the kernel's cache.
+pub fn ownership(file: BorrowedFd<'_>) -> Result<Ownership, Errno> {
+    let stat = statx(file, c"", libc::STATX_BASIC_STATS)?;
+    Ok(Ownership { mode: u32::from(stat.stx_mode), uid: stat.stx_uid, gid: stat.stx_gid })
+}
+
+/// The argument of FS_IOC_MEASURE_VERITY (linux/fsverity.h): two numbers, then room for the digest.
+#[repr(C)]
+pub struct VerityDigest {
+    algorithm: u16,
+    size: u16,
+    digest: [u8; 64],
+}
+
+/// `_IOWR('f', 134, struct fsverity_digest)`, whose size is that of the two numbers.
+const FS_IOC_MEASURE_VERITY: libc::c_ulong = 0xc004_6686;
+
+/// Whether an open file has fs-verity: the kernel then compares each page that it reads with a digest of the
+/// file, which cannot be changed.
+pub fn has_verity(file: BorrowedFd<'_>) -> bool {
+    let mut digest = VerityDigest { algorithm: 0, size: 64, digest: [0; 64] };
+    // SAFETY: the kernel writes the two numbers and at most `size` bytes after them, which are there.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_MEASURE_VERITY as _, &mut digest) };
+    result == 0 && digest.algorithm != 0 && digest.size > 0 && digest.digest.iter().any(|byte| *byte != 0)
+}
+
 /// Returns the mount ID of an open file as it is in `/proc/PID/mountinfo`. The open file keeps the mount, so
 /// the ID is not reused meanwhile.
 pub fn mount_id(file: BorrowedFd<'_>) -> Result<u64, Errno> {

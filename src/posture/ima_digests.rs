@@ -83,6 +83,11 @@ impl ImaDigests {
         }
     }
 
+    /// Whether a file with this SHA-256 is in the proven list, without a search for it if it is not.
+    pub fn contains(&self, digest: &[u8; 32]) -> bool {
+        self.read_verified().digests.contains(&truncate(digest))
+    }
+
     /// The number of proven entries.
     ///
     /// # Errors

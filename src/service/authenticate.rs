@@ -178,6 +178,7 @@ fn error_code(error: &IdentifyError) -> ErrorCode {
         | IdentifyError::AgentMismatch(_)
         | IdentifyError::TooManyGroups
         | IdentifyError::Unmeasured { .. }
+        | IdentifyError::Content { .. }
         | IdentifyError::NoDigest { .. } => ErrorCode::InvalidClient,
         IdentifyError::Ambiguous(_) => ErrorCode::InvalidRequest,
     }

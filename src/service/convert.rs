@@ -217,6 +217,12 @@ impl From<&Selectors> for AgentSelectors {
             exe: selectors.exe.as_ref().map(|path| path.to_string_lossy().into_owned()),
             exe_sha256: selectors.exe_sha256.as_ref().map(ToString::to_string),
             measured: selectors.measured,
+            files: selectors
+                .files
+                .iter()
+                .map(|(path, digest)| (path.to_string_lossy().into_owned(), digest.to_string()))
+                .collect(),
+            unit_sha256: selectors.unit_sha256.map(|digest| digest.to_string()),
         }
     }
 }

@@ -24,6 +24,7 @@ const SCHEMA: Schema = Schema {
               expires INTEGER, retires INTEGER, size INTEGER NOT NULL, ciphertext TEXT NOT NULL,
               PRIMARY KEY (tenant, name, version)
           ) WITHOUT ROWID;",
+    migrations: &[],
 };
 
 /// The key of a tenant's credentials.

@@ -4,7 +4,7 @@
 //! connection would occupy memory for the daemon's life. SQLite's rollback journal makes each transaction
 //! atomic, also across a crash of the machine.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::Error;
+use super::atomic::write_atomic;
 
 /// Largest database in bytes.
 const MAX_DATABASE_SIZE: u64 = 256 * 1024 * 1024;
@@ -27,6 +28,8 @@ pub(super) struct Schema {
     pub version: i32,
     /// Creates the tables of an empty database.
     pub sql: &'static str,
+    /// Changes a database of format 1 into one of format 2, then that into one of format 3, and so on.
+    pub migrations: &'static [&'static str],
 }
 
 /// An open database.
@@ -41,6 +44,9 @@ impl Database {
     /// # Errors
     /// [`Error::Corrupt`] for a file that is damaged or no database of this kind,
     /// [`Error::UnsupportedVersion`] for a newer format, [`Error::Io`].
+    ///
+    /// An older format is changed into the present one, once; a copy from before stays beside it
+    /// ([`copy_path`]).
     pub fn open(path: &Path, schema: &Schema) -> Result<Option<Database>, Error> {
         let metadata = match path.symlink_metadata() {
             Ok(metadata) => metadata,
@@ -62,11 +68,17 @@ impl Database {
                 return Err(corrupt("not a database of hostbadge"));
             }
             (_, version) if version == i64::from(schema.version) => {}
+            (_, version) if (1..i64::from(schema.version)).contains(&version) => {
+                database.check_integrity()?;
+                database.migrate(schema, version)?;
+            }
             (_, version) => {
+                let copy = copy_path(path, schema.version.into());
                 return Err(Error::UnsupportedVersion {
                     path: path.to_owned(),
                     found: version.unsigned_abs(),
                     supported: schema.version.unsigned_abs().into(),
+                    copy: copy.exists().then_some(copy),
                 });
             }
         }
@@ -109,12 +121,39 @@ impl Database {
     }
 
     fn create(&self, schema: &Schema) -> Result<(), Error> {
-        let Schema { application_id, version, sql } = schema;
+        let Schema { application_id, version, sql, .. } = schema;
         let script = format!(
             "BEGIN IMMEDIATE; PRAGMA application_id = {application_id}; PRAGMA user_version = {version};
              {sql} COMMIT;"
         );
         self.connection.execute_batch(&script).map_err(|e| self.error(e))
+    }
+
+    /// Changes a database of the older format `version` into one of the present format, in one transaction,
+    /// after a copy of it is on the disk. Copies of formats before are removed.
+    fn migrate(&self, schema: &Schema, version: i64) -> Result<(), Error> {
+        let first = usize::try_from(version - 1).unwrap_or(usize::MAX);
+        let Some(steps) = schema.migrations.get(first..).filter(|steps| !steps.is_empty()) else {
+            let reason = format!("this release does not know how to change format {version}");
+            return Err(Error::Corrupt { path: self.path.clone(), reason });
+        };
+        // Before the transaction: closing the file ends this process's locks on it. Only this process writes.
+        let (content, copy) =
+            (fs::read(&self.path).map_err(Error::io(&self.path))?, copy_path(&self.path, version));
+        write_atomic(&copy, &content, 0o600).map_err(Error::io(&copy))?;
+        let steps = steps.join(" ");
+        let script = format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {}; COMMIT;", schema.version);
+        self.connection.execute_batch(&script).map_err(|e| self.error(e))?;
+        for older in 1..version {
+            // A copy that cannot be removed does no harm.
+            let _ = fs::remove_file(copy_path(&self.path, older));
+        }
+        tracing::info!(
+            "{} is now in format {}; a copy in format {version} stays beside it",
+            self.path.display(),
+            schema.version
+        );
+        Ok(())
     }
 
     fn number(&self, pragma: &str) -> Result<i64, Error> {
@@ -128,6 +167,13 @@ impl Database {
             fault => Err(Error::Corrupt { path: self.path.clone(), reason: fault.replace('\n', ", ") }),
         }
     }
+}
+
+/// Where the copy of a database in an older format is: `credentials.db.format-1`.
+fn copy_path(path: &Path, version: i64) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".format-{version}"));
+    name.into()
 }
 
 fn convert(path: &Path, error: rusqlite::Error) -> Error {
@@ -153,7 +199,7 @@ mod tests {
     use super::*;
 
     const SCHEMA: Schema =
-        Schema { application_id: 77, version: 1, sql: "CREATE TABLE t (a TEXT NOT NULL);" };
+        Schema { application_id: 77, version: 1, sql: "CREATE TABLE t (a TEXT NOT NULL);", migrations: &[] };
 
     #[test]
     fn a_database_is_created_with_mode_0600_and_opened_again() {
@@ -168,6 +214,53 @@ mod tests {
         let database = Database::open(&path, &SCHEMA).unwrap().unwrap();
         let value: String = database.connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(value, "v");
+    }
+
+    const SECOND: Schema = Schema {
+        version: 2,
+        sql: "CREATE TABLE t (a TEXT NOT NULL, b TEXT);",
+        migrations: &["ALTER TABLE t ADD COLUMN b TEXT;"],
+        ..SCHEMA
+    };
+
+    #[test]
+    fn an_older_format_is_changed_once_and_a_copy_is_the_way_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("x.db"), dir.path().join("x.db.format-1"));
+        let first = Database::open_or_create(&path, &SCHEMA).unwrap();
+        first.connection.execute("INSERT INTO t VALUES ('v')", []).unwrap();
+        drop(first);
+        let before = fs::read(&path).unwrap();
+        let second = Database::open(&path, &SECOND).unwrap().unwrap();
+        second.connection.execute("INSERT INTO t VALUES ('w', 'x')", []).unwrap();
+        let count: i64 = second.connection.query_row("SELECT count(b) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 1);
+        drop(second);
+        assert_eq!(fs::read(&copy).unwrap(), before);
+        drop(Database::open(&path, &SECOND).unwrap().unwrap());
+        assert_eq!(fs::read(&copy).unwrap(), before, "only once");
+
+        let older = Database::open(&path, &SCHEMA).err().unwrap();
+        assert!(matches!(older, Error::UnsupportedVersion { found: 2, supported: 1, .. }), "{older}");
+        assert!(older.to_string().contains(&format!("put {} in its place", copy.display())), "{older}");
+        fs::rename(&copy, &path).unwrap();
+        let first = Database::open(&path, &SCHEMA).unwrap().unwrap();
+        let value: String = first.connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(value, "v");
+    }
+
+    #[test]
+    fn a_change_of_the_format_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        drop(Database::open_or_create(&path, &SCHEMA).unwrap());
+        let before = fs::read(&path).unwrap();
+        let faulty = Schema { migrations: &["ALTER TABLE t ADD COLUMN b TEXT; SELECT nonsense;"], ..SECOND };
+        assert!(Database::open(&path, &faulty).is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
+        assert!(Database::open(&path, &SCHEMA).unwrap().is_some());
+        let missing = Schema { migrations: &[], ..SECOND };
+        assert!(matches!(Database::open(&path, &missing).err().unwrap(), Error::Corrupt { .. }));
     }
 
     #[test]

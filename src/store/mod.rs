@@ -51,8 +51,9 @@ pub enum Error {
     /// A file of a format that this release does not read.
     #[error(
         "{path}: written in format {found}, this program reads format {supported}; install the release that \
-         wrote it",
-        path = path.display()
+         wrote it{way_back}",
+        path = path.display(),
+        way_back = way_back(copy.as_deref())
     )]
     UnsupportedVersion {
         /// The file.
@@ -61,6 +62,8 @@ pub enum Error {
         found: u64,
         /// The newest format that this release reads.
         supported: u64,
+        /// A copy in the supported format, from before the newer release changed it.
+        copy: Option<PathBuf>,
     },
     /// A directory that users other than root and the daemon's may write to.
     #[error(
@@ -87,6 +90,16 @@ pub enum Error {
         /// The other daemon's pid as ` (pid N)`; empty if it is unknown.
         holder: String,
     },
+}
+
+/// How an administrator returns to the older release for good.
+fn way_back(copy: Option<&Path>) -> String {
+    let Some(copy) = copy else { return String::new() };
+    format!(
+        ", or go back for good: put {} in its place, which lacks every change since, and accept it as the present \
+         state with \"hostbadge credential accept\"",
+        copy.display()
+    )
 }
 
 impl Error {
@@ -136,6 +149,7 @@ pub fn read_versions<T>(
             path: path.to_owned(),
             found: version,
             supported: *supported.end(),
+            copy: None,
         });
     }
     parse(version, value).map(Some).map_err(|e| corrupt(e.to_string()))

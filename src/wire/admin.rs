@@ -1,6 +1,8 @@
 //! The admin socket: agents, reload and the audit log. Status, keys, posture and enrollment have modules of
 //! their own.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -98,6 +100,12 @@ pub struct AgentSelectors {
     /// Whether the kernel (IMA) must have measured the executable and a quote of PCR 10 must prove it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub measured: bool,
+    /// SHA-256 digests of files, hexadecimal, by path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+    /// SHA-256 over the files of the unit, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_sha256: Option<String>,
 }
 
 /// A user or group.

@@ -17,7 +17,7 @@ fn active_agents(host: &Host) -> Vec<String> {
 
 fn reload(host: &Host) -> (u16, Value) {
     let answer = host.admin().post("/v1/agents/reload", &json!({}));
-    (answer.status, answer.json())
+    (answer.status, common::without_lints(answer.json()))
 }
 
 #[test]
@@ -193,10 +193,6 @@ fn checks_and_reloads_warn_about_a_unit_alone() {
     assert!(String::from_utf8_lossy(&escaped.stderr).contains(warning), "{escaped:?}");
     assert!(![escaped.stdout, escaped.stderr].concat().contains(&0x1b));
     host.agent("jobs", "unit = \"cron.service\"\nuser = 4711");
-    for stem in ["jobs", "root"] {
-        let text = fs::read_to_string(agents.join(format!("{stem}.toml"))).unwrap();
-        host.agents_file(stem, &format!("owner = \"team@example.com\"\n{text}"));
-    }
     let fixed = host.hostbadge(&["agent", "check", agents.to_str().unwrap()]);
     assert!(fixed.status.success() && fixed.stderr.is_empty(), "{fixed:?}");
 }

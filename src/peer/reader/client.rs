@@ -15,6 +15,7 @@ use super::program::READER_ARGUMENT;
 use super::protocol::{self, RESPONSE_LEN, Request};
 use crate::mutex::lock;
 use crate::peer::DigestError;
+use crate::peer::root_file::FileDigest;
 
 /// Name of the readers' socket in the run directory.
 const SOCKET_NAME: &str = "reader.sock";
@@ -62,7 +63,7 @@ impl Readers {
         executable: BorrowedFd<'_>,
         mount_table: BorrowedFd<'_>,
         deadline: Duration,
-    ) -> Result<[u8; 32], DigestError> {
+    ) -> Result<FileDigest, DigestError> {
         let exchange = async {
             let (mut socket, child) = self.reach().await?;
             protocol::send(&socket, request, executable, mount_table)?;

@@ -12,7 +12,8 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::mount;
 use super::protocol::{self, ReaderError, Request, Response};
-use crate::peer::sys;
+use crate::peer::root_file::FileDigest;
+use crate::peer::{Sha256Digest, sys};
 
 /// The only argument of a reader.
 pub const READER_ARGUMENT: &str = "--read-executable";
@@ -58,7 +59,8 @@ fn digest(request: &Request, executable: &OwnedFd, mount_table: OwnedFd) -> Resp
         .and_then(|fs_type| mount::check_type(&fs_type, request.own_namespace))
         .map_err(ReaderError::Mount)?;
     let file = open(executable).map_err(|_| ReaderError::Unreadable)?;
-    hash(&file, request.size)
+    let sha256 = hash(&file, request.size)?;
+    Ok(FileDigest { sha256, has_verity: sys::has_verity(file.as_fd()) })
 }
 
 /// Opens the file of an O_PATH descriptor, which is the running one whatever its path names now.
@@ -67,7 +69,7 @@ fn open(executable: &OwnedFd) -> std::io::Result<File> {
     fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-fn hash(file: &File, size: u64) -> Response {
+fn hash(file: &File, size: u64) -> Result<Sha256Digest, ReaderError> {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     let mut buffer = vec![0; 256 * 1024];
     let mut length = 0;
@@ -87,5 +89,5 @@ fn hash(file: &File, size: u64) -> Response {
     if length != size {
         return Err(ReaderError::Changed);
     }
-    context.finish().as_ref().try_into().map_err(|_| ReaderError::Unreadable)
+    context.finish().as_ref().try_into().map(Sha256Digest).map_err(|_| ReaderError::Unreadable)
 }

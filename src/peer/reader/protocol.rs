@@ -8,11 +8,12 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use super::mount::MountError;
-use crate::peer::DigestError;
+use crate::peer::root_file::FileDigest;
 use crate::peer::sys;
+use crate::peer::{DigestError, Sha256Digest};
 
 /// Begins both messages; the last digit is the version of the protocol.
-const MAGIC: [u8; 4] = *b"hbr1";
+const MAGIC: [u8; 4] = *b"hbr2";
 const REQUEST_LEN: usize = 24;
 /// Length of a response.
 pub(super) const RESPONSE_LEN: usize = 40;
@@ -31,7 +32,7 @@ pub struct Request {
 }
 
 /// The digest, or why there is none.
-pub(super) type Response = Result<[u8; 32], ReaderError>;
+pub(super) type Response = Result<FileDigest, ReaderError>;
 
 /// Why a reader computes no digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +124,7 @@ impl Request {
 /// Encodes a response: magic, status, payload.
 pub(super) fn encode_response(response: &Response) -> [u8; RESPONSE_LEN] {
     let (status, payload): (u8, &[u8]) = match response {
-        Ok(digest) => (0, digest),
+        Ok(digest) => (0, &digest.sha256.0),
         Err(ReaderError::Unreadable) => (1, b""),
         Err(ReaderError::Changed) => (2, b""),
         Err(ReaderError::Mount(MountError::NotFound)) => (3, b""),
@@ -134,6 +135,7 @@ pub(super) fn encode_response(response: &Response) -> [u8; RESPONSE_LEN] {
     let mut bytes = [0; RESPONSE_LEN];
     bytes[..4].copy_from_slice(&MAGIC);
     bytes[4] = status;
+    bytes[5] = u8::from(response.as_ref().is_ok_and(|digest| digest.has_verity));
     let length = payload.len().min(PAYLOAD_LEN);
     bytes[8..8 + length].copy_from_slice(&payload[..length]);
     bytes
@@ -148,7 +150,7 @@ pub(super) fn decode_response(bytes: &[u8; RESPONSE_LEN]) -> Option<Response> {
         name.chars().all(|c| c.is_ascii_graphic()).then(|| name.to_owned())
     };
     let response = match bytes[4] {
-        0 => Ok(payload),
+        0 => Ok(FileDigest { sha256: Sha256Digest(payload), has_verity: bytes[5] == 1 }),
         1 => Err(ReaderError::Unreadable),
         2 => Err(ReaderError::Changed),
         3 => Err(ReaderError::Mount(MountError::NotFound)),
@@ -180,7 +182,8 @@ mod tests {
     #[test]
     fn response_is_read_back_and_others_are_refused() {
         for response in [
-            Ok([9; 32]),
+            Ok(FileDigest { sha256: Sha256Digest([9; 32]), has_verity: false }),
+            Ok(FileDigest { sha256: Sha256Digest([0; 32]), has_verity: true }),
             Err(ReaderError::Unreadable),
             Err(ReaderError::Changed),
             Err(ReaderError::Mount(MountError::NotFound)),

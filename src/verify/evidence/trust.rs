@@ -78,7 +78,7 @@ fn compare_ak_name(evidence: &Evidence, ak_name: Option<&str>) -> Result<String,
     let Some(expected) = ak_name else {
         return Err(Error::Evidence(format!(
             "nothing here ties the AK to this host; give its Name, learned on the host, by --ak (this is \
-             {actual}), or enroll the host and give --ca"
+             {actual}), or enroll the host and give --ca-cert"
         )));
     };
     if expected.to_ascii_lowercase() != actual {
@@ -125,7 +125,7 @@ fn verify_ek_certificate(
     if !is_tied_to_host {
         return Err(Error::Evidence(
             "only the RSA EK is certified, and nothing here ties it to the TPM of the host's EK; enroll \
-             the host, and give --ca"
+             the host, and give --ca-cert"
                 .into(),
         ));
     }

@@ -369,6 +369,18 @@ impl Drop for Host {
     }
 }
 
+/// The response to a reload without the warning that counts lints.
+pub fn without_lints(mut reloaded: Value) -> Value {
+    let is_lint = |one: &Value| one["what"].as_str().is_some_and(|what| what.starts_with("lints: "));
+    if let Some(warnings) = reloaded.get_mut("warnings").and_then(Value::as_array_mut) {
+        warnings.retain(|one| !is_lint(one));
+        if warnings.is_empty() {
+            reloaded.as_object_mut().unwrap().remove("warnings");
+        }
+    }
+    reloaded
+}
+
 /// Appends `text` to an existing file.
 pub fn append(path: &Path, text: &[u8]) {
     use std::io::Write;

@@ -1,0 +1,107 @@
+//! The contents that conditions of agents name: files and units of this host, as a request finds them.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::peer::{ContentCache, FileDigest, FileError, Sha256Digest, UnitFilesError};
+use crate::posture::ImaDigests;
+
+use super::selectors::Selectors;
+
+/// What was found of the files and units that several agents name.
+#[derive(Debug, Default)]
+pub(super) struct Contents<'a> {
+    files: HashMap<&'a Path, Result<FileDigest, FileError>>,
+    units: HashMap<&'a str, Result<Sha256Digest, UnitFilesError>>,
+}
+
+/// Which contents an agent's process was compared by, for the claims of its tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attested {
+    /// Each of `exe-sha256`, `ima`, `files-sha256`, `files-ima`, `files-fs-verity` and `unit-sha256` that holds.
+    pub methods: Vec<&'static str>,
+    /// One digest for all files.
+    pub files_sha256: Option<Sha256Digest>,
+    /// Digest of the unit's files.
+    pub unit_sha256: Option<Sha256Digest>,
+}
+
+impl<'a> Contents<'a> {
+    /// Finds the contents for these conditions: reads what is not known, for at most 10 s each.
+    pub(super) async fn find(all: impl Iterator<Item = &'a Selectors>, known: &ContentCache) -> Contents<'a> {
+        let mut contents = Contents::default();
+        for selectors in all {
+            for path in selectors.files.keys() {
+                if !contents.files.contains_key(path.as_path()) {
+                    contents.files.insert(path, known.file_digest(path).await);
+                }
+            }
+            if let (Some(unit), Some(_)) = (&selectors.unit, selectors.unit_sha256)
+                && !contents.units.contains_key(unit.as_str())
+            {
+                contents.units.insert(unit, known.unit_digest(unit).await);
+            }
+        }
+        contents
+    }
+
+    /// Compares the conditions on files and the unit with what was found. `None` if the agent has no condition on
+    /// a content, of an executable neither.
+    ///
+    /// # Errors
+    /// Why a condition does not hold; the text follows "this process would be agent …, but".
+    pub(super) fn compare(
+        &self,
+        selectors: &Selectors,
+        ima_digests: &ImaDigests,
+    ) -> Result<Option<Attested>, String> {
+        if !selectors.needs_content() {
+            return Ok(None);
+        }
+        let mut attested = Attested::default();
+        let exe = [("exe-sha256", selectors.exe_sha256.is_some()), ("ima", selectors.measured)];
+        attested.methods.extend(exe.iter().filter(|(_, holds)| *holds).map(|(method, _)| *method));
+        if !selectors.files.is_empty() {
+            let (mut all_measured, mut all_verity) = (true, true);
+            for (path, expected) in &selectors.files {
+                let found = self.files.get(path.as_path()).unwrap_or(&Err(FileError::Temporary));
+                let digest = compare_file(path, *expected, found)?;
+                all_measured &= ima_digests.contains(&digest.sha256.0);
+                all_verity &= digest.has_verity;
+            }
+            attested.files_sha256 = selectors.files_sha256();
+            let methods =
+                [("files-sha256", true), ("files-ima", all_measured), ("files-fs-verity", all_verity)];
+            attested.methods.extend(methods.iter().filter(|(_, holds)| *holds).map(|(method, _)| *method));
+        }
+        if let (Some(unit), Some(expected)) = (&selectors.unit, selectors.unit_sha256) {
+            match self.units.get(unit.as_str()) {
+                Some(Ok(digest)) if *digest == expected => {}
+                Some(Ok(digest)) => {
+                    return Err(format!("the files of unit {unit} have changed: their digest is {digest}"));
+                }
+                Some(Err(error)) => return Err(format!("unit {unit} {error}")),
+                None => return Err(format!("the files of unit {unit} were not read; retry")),
+            }
+            attested.unit_sha256 = Some(expected);
+            attested.methods.push("unit-sha256");
+        }
+        Ok(Some(attested))
+    }
+}
+
+/// Compares one file.
+///
+/// # Errors
+/// Why it is not the expected one.
+pub(super) fn compare_file(
+    path: &Path,
+    expected: Sha256Digest,
+    found: &Result<FileDigest, FileError>,
+) -> Result<FileDigest, String> {
+    match found {
+        Ok(digest) if digest.sha256 == expected => Ok(*digest),
+        Ok(digest) => Err(format!("{} has changed: its digest is {}", path.display(), digest.sha256)),
+        Err(error) => Err(format!("{} {error}", path.display())),
+    }
+}

@@ -1,0 +1,272 @@
+//! What agents use of what their files permit, by the audit log: `hostbadge agent lint --usage`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Deserialize;
+
+use super::event::Event;
+use super::query::{AuditPage, AuditQuery, PageStart, read_page};
+use crate::agents::{AgentEntry, AgentSet, Grant, Lint};
+use crate::clock::Timestamp;
+use crate::config::Diagnostic;
+
+/// Pages that are read, of at most 2 MiB of records each; of a longer log, the latest records count.
+const MAX_PAGES: usize = 256;
+/// Records of one page.
+const PAGE_RECORDS: usize = 10_000;
+/// What was not used for a shorter time says nothing.
+const MIN_PERIOD: Duration = Duration::from_secs(86_400);
+/// Lifetimes to suggest, in seconds.
+const LIFETIMES: [u64; 8] = [30, 60, 120, 300, 600, 900, 1800, 3600];
+/// The mark with which a text of the log ends that was cut.
+const CUT_MARK: &str = "… (";
+
+/// What the audit log says of the use of agents.
+#[derive(Debug)]
+pub struct UsageReport {
+    /// Lints, sorted by file.
+    pub lints: Vec<Diagnostic>,
+    /// The time from which records were compared.
+    pub from: Timestamp,
+    /// Agents without a day of records since their file was changed. They have no lints.
+    pub left_out: usize,
+}
+
+/// Compares the grants of the agents with what was issued since `since`, by the log in `dir`. Only records
+/// since the last change of an agent's file count. Reads at most 512 MiB of records, the latest. Blocking.
+///
+/// # Errors
+/// The directory, or a file in it, cannot be read.
+pub fn usage_lints(
+    dir: &Path,
+    agents: &AgentSet,
+    since: Timestamp,
+    now: Timestamp,
+) -> io::Result<UsageReport> {
+    let mut usages: HashMap<&str, AgentUsage> = HashMap::new();
+    for (entry, file, _) in agents.with_files() {
+        let changed = fs::metadata(file)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = since.max(Timestamp::from_secs(changed.as_secs()));
+        usages.insert(entry.name.as_str(), AgentUsage { since, is_seen: false, by_audience: HashMap::new() });
+    }
+    let from = read_usage(dir, &mut usages, since)?;
+    let mut report = UsageReport { lints: Vec::new(), from, left_out: 0 };
+    for (entry, file, line) in agents.with_files() {
+        let Some(usage) = usages.get(entry.name.as_str()) else { continue };
+        let known_since = usage.since.max(from);
+        if now.since(known_since) < MIN_PERIOD {
+            report.left_out += 1;
+            continue;
+        }
+        let texts = about_agent(entry, usage, known_since);
+        let lint = |message| Diagnostic { file: file.to_owned(), line, message };
+        report.lints.extend(texts.into_iter().map(lint));
+    }
+    Ok(report)
+}
+
+/// What one agent requested.
+struct AgentUsage {
+    /// Earlier records do not count.
+    since: Timestamp,
+    is_seen: bool,
+    by_audience: HashMap<String, AudienceUsage>,
+}
+
+/// What was issued to one agent for one audience.
+#[derive(Default)]
+struct AudienceUsage {
+    scopes: BTreeSet<String>,
+    /// Whether a record does not have all scopes.
+    is_cut: bool,
+    /// The longest lifetime, in seconds.
+    lifetime: u64,
+}
+
+/// The members of a record that count.
+#[derive(Deserialize)]
+struct UsedRecord {
+    time: Timestamp,
+    event: String,
+    agent: Option<String>,
+    audience: Option<String>,
+    scope: Option<String>,
+    exp: Option<u64>,
+}
+
+/// Reads the log, the latest records first, and returns the time from which all records are known.
+fn read_usage(dir: &Path, usages: &mut HashMap<&str, AgentUsage>, since: Timestamp) -> io::Result<Timestamp> {
+    let first = read_page(dir, &AuditQuery { start: PageStart::After(0), ..AuditQuery::default() }, 1)?;
+    // Nothing is known of an empty log.
+    let begin = records(&first).next().map_or(Timestamp::from_secs(u64::MAX >> 1), |record| record.time);
+    let mut query = AuditQuery { since: Some(since), ..AuditQuery::default() };
+    for _ in 0..MAX_PAGES {
+        let page = read_page(dir, &query, PAGE_RECORDS)?;
+        for record in records(&page) {
+            let usage = record.agent.as_deref().and_then(|agent| usages.get_mut(agent));
+            if let Some(usage) = usage.filter(|usage| record.time >= usage.since) {
+                usage.add(&record);
+            }
+        }
+        match page.first.filter(|_| page.has_more) {
+            Some(first) => query.start = PageStart::Before(first),
+            None => return Ok(begin.max(since)),
+        }
+    }
+    // The rest of the log is not read: its latest record bounds what is known.
+    let rest = read_page(dir, &query, 1)?;
+    Ok(records(&rest).next().map_or(since, |record| record.time).max(since))
+}
+
+fn records(page: &AuditPage) -> impl Iterator<Item = UsedRecord> {
+    page.records.iter().filter_map(|record| serde_json::from_str(record.get()).ok())
+}
+
+impl AgentUsage {
+    fn add(&mut self, record: &UsedRecord) {
+        self.is_seen = true;
+        let is_token = record.event == Event::TokenIssued.name();
+        if !is_token && record.event != Event::SvidIssued.name() {
+            return;
+        }
+        // A JWT-SVID has several audiences, an access token one.
+        for audience in record.audience.as_deref().unwrap_or_default().split(' ') {
+            let usage = self.by_audience.entry(audience.to_owned()).or_default();
+            let scope = record.scope.as_deref().unwrap_or_default();
+            usage.is_cut |= scope.contains(CUT_MARK);
+            usage.scopes.extend(scope.split(' ').map(str::to_owned));
+            let lifetime = record.exp.unwrap_or_default().saturating_sub(record.time.as_secs());
+            usage.lifetime = usage.lifetime.max(lifetime);
+        }
+    }
+}
+
+fn about_agent(entry: &AgentEntry, usage: &AgentUsage, since: Timestamp) -> Vec<String> {
+    if !usage.is_seen {
+        return vec![Lint::UnusedAgent.about(format_args!(
+            "the agent requested nothing since {since}, by the audit log; remove its file if it is not needed any \
+             more"
+        ))];
+    }
+    let about = |grant: &Grant| {
+        match usage.by_audience.get(&grant.audience) {
+        Some(used) => about_grant(grant, used, since),
+        None => vec![Lint::UnusedGrant.about(format_args!(
+            "nothing was issued for the audience {:?} since {since}, by the audit log; remove its grant if it is \
+             not needed any more",
+            grant.audience
+        ))],
+    }
+    };
+    entry.grants().flat_map(|granted| about(granted.item)).collect()
+}
+
+fn about_grant(grant: &Grant, used: &AudienceUsage, since: Timestamp) -> Vec<String> {
+    let mut found = Vec::new();
+    let unused: Vec<&str> =
+        grant.scopes.iter().filter(|scope| !used.scopes.contains(*scope)).map(String::as_str).collect();
+    if !unused.is_empty() && !used.is_cut {
+        found.push(Lint::UnusedScope.about(format_args!(
+            "no token for {:?} had the scope {} since {since}, by the audit log; remove what is not needed",
+            grant.audience,
+            unused.join(" or ")
+        )));
+    }
+    let enough = LIFETIMES.into_iter().find(|lifetime| *lifetime >= used.lifetime).map(Duration::from_secs);
+    if let Some(enough) = enough.filter(|enough| *enough * 2 <= grant.ttl) {
+        found.push(Lint::LongLifetime.about(format_args!(
+            "no token for {:?} was requested for longer than {} since {since}, by the audit log; ttl = \"{}\" is \
+             enough",
+            grant.audience,
+            humantime::format_duration(Duration::from_secs(used.lifetime)),
+            humantime::format_duration(enough)
+        )));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::audit::chain::open as open_log;
+
+    const NOW: Timestamp = Timestamp::from_secs(2_000_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    const AGENT: &str = "name = \"NAME\"\n[match]\nuser = 1\nunit = 'a.service'\n\
+                         [[grant]]\naudience = \"https://a\"\nscopes = [\"read\", \"write\"]\nttl = \"1h\"\n\
+                         [[grant]]\naudience = \"https://b\"\nscopes = [\"read\"]\n";
+
+    /// The lints of agents `a` and `b`, whose files are as old as `ages` says, for these records.
+    fn lints(records: &[(Duration, &str)], ages: [Duration; 2]) -> (Vec<String>, usize) {
+        let (agents_dir, audit_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (name, age) in ["a", "b"].into_iter().zip(ages) {
+            let path = agents_dir.path().join(format!("{name}.toml"));
+            fs::write(&path, AGENT.replace("NAME", name)).unwrap();
+            let changed = UNIX_EPOCH + Duration::from_secs(NOW.before(age).as_secs());
+            File::options().append(true).open(path).unwrap().set_modified(changed).unwrap();
+        }
+        let (mut log, _) = open_log(audit_dir.path());
+        for (age, members) in records {
+            let time = NOW.before(*age);
+            let exp = time.after(Duration::from_secs(60)).as_secs();
+            let body = format!("\"time\":\"{time}\",{}}}", members.replace("EXP", &exp.to_string()));
+            log.append([body.as_bytes()].into_iter()).unwrap();
+        }
+        let agents = AgentSet::read(agents_dir.path(), 35).unwrap();
+        let report = usage_lints(audit_dir.path(), &agents, NOW.before(DAY * 30), NOW).unwrap();
+        let text = |one: &Diagnostic| {
+            let stem = one.file.file_stem().unwrap().to_string_lossy().into_owned();
+            format!("{stem}: {}", one.message)
+        };
+        (report.lints.iter().map(text).collect(), report.left_out)
+    }
+
+    const START: (Duration, &str) = (Duration::from_secs(40 * 86_400), "\"event\":\"daemon-started\"");
+    const TOKEN: &str = "\"event\":\"token-issued\",\"agent\":\"a\",\"audience\":\"https://a\",\"scope\":\"read\",\
+                         \"exp\":EXP";
+
+    #[test]
+    fn what_was_not_used_is_named_with_what_is_enough() {
+        let svid =
+            "\"event\":\"svid-issued\",\"agent\":\"b\",\"audience\":\"https://a https://b\",\"exp\":EXP";
+        let (lints, left_out) = lints(&[START, (DAY * 20, TOKEN), (DAY * 2, svid)], [DAY * 100; 2]);
+        let expected = [
+            "a: no token for \"https://a\" had the scope write since 2033-04-18T",
+            "a: no token for \"https://a\" was requested for longer than 1m since",
+            "a: nothing was issued for the audience \"https://b\" since",
+            "b: no token for \"https://a\" had the scope read or write since",
+            "b: no token for \"https://a\" was requested for longer than 1m since",
+            "b: no token for \"https://b\" had the scope read since",
+            "b: no token for \"https://b\" was requested for longer than 1m since",
+        ];
+        for (lint, expected) in lints.iter().zip(expected) {
+            assert!(lint.starts_with(expected), "{lint}\nis not\n{expected}");
+        }
+        assert_eq!((lints.len(), left_out), (expected.len(), 0), "{lints:#?}");
+        assert!(lints[1].ends_with("ttl = \"1m\" is enough [long-lifetime]"), "{}", lints[1]);
+    }
+
+    #[test]
+    fn earlier_records_and_young_files_do_not_count() {
+        // Before the period, and before the file's last change.
+        let (lints, left_out) =
+            lints(&[START, (DAY * 35, TOKEN), (DAY * 3, TOKEN)], [DAY * 2, Duration::from_secs(3600)]);
+        assert_eq!(left_out, 1);
+        assert_eq!(lints.len(), 1, "{lints:#?}");
+        assert!(lints[0].starts_with("a: the agent requested nothing since"), "{lints:#?}");
+        assert!(lints[0].ends_with("[unused-agent]"), "{lints:#?}");
+    }
+
+    #[test]
+    fn a_log_of_less_than_a_day_says_nothing() {
+        assert_eq!(self::lints(&[(Duration::from_secs(60), TOKEN)], [DAY * 100; 2]), (Vec::new(), 2));
+        assert_eq!(self::lints(&[], [DAY * 100; 2]), (Vec::new(), 2));
+    }
+}
