@@ -104,6 +104,24 @@ impl Hours {
         })
     }
 
+    /// Whether each minute of these hours is one of `other`. Hours of different zones are compared as if there
+    /// was no other time, and are not within each other.
+    pub(super) fn are_within(&self, other: &Hours) -> bool {
+        let (own, others) = (self.minutes(), other.minutes());
+        self.zone == other.zone && own.iter().zip(&others).all(|(own, other)| !own || *other)
+    }
+
+    /// For each minute of the week whether it is within the hours.
+    fn minutes(&self) -> Vec<bool> {
+        let mut minutes = vec![false; WEEK as usize];
+        for period in &self.periods {
+            for minute in period.starts().flat_map(|start| start..start + period.length()) {
+                minutes[(minute % WEEK) as usize] = true;
+            }
+        }
+        minutes
+    }
+
     fn contain_minute(&self, minute: u32) -> bool {
         self.periods.iter().any(|period| period.contains(minute))
     }
@@ -289,5 +307,16 @@ mod tests {
         assert!(Hours::parse(&format!("{} UTC", "08:00-09:00,".repeat(200))).is_err());
         let many = ["Mon 08:00-09:00"; MAX_PERIODS + 1].join(";") + " UTC";
         assert!(Hours::parse(&many).is_err());
+    }
+
+    #[test]
+    fn wider_hours_are_recognized() {
+        let within =
+            |inner: &str, outer: &str| Hours::parse(inner).unwrap().are_within(&Hours::parse(outer).unwrap());
+        assert!(within("Mon 08:00-09:00 UTC", "Mon-Fri 08:00-18:00 UTC"));
+        assert!(within("Mon,Tue 08:00-09:00 UTC", "Mon 08:00-09:00; Tue 07:00-09:00 UTC"));
+        assert!(!within("Mon 08:00-09:01 UTC", "Mon 08:00-09:00 UTC"));
+        assert!(within("Mon 23:00-01:00 UTC", "Mon 23:00-24:00; Tue 00:00-01:00 UTC"));
+        assert!(!within("Mon 08:00-09:00 UTC", "Mon-Fri 08:00-18:00 Europe/Berlin"));
     }
 }

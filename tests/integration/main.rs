@@ -11,6 +11,7 @@ mod audit_tail;
 mod bad_input;
 mod certificate_quota;
 mod certificates;
+mod change_control;
 mod clock;
 mod command_output;
 mod commands;
