@@ -50,8 +50,9 @@ test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Jav
 leaks: deps ## check that 10,000 TPM operations leave no object or session in the TPM (1 to 2 minutes)
 	$(CARGO) test --locked --test tpm -- --ignored ten_thousand_operations_leave_no_objects_in_the_tpm
 
-bench: deps ## measure the time and memory of tokens, and TPM operations beside tpm2-tools
+bench: deps ## measure the time and memory of tokens and credentials, and TPM operations beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
+	$(CARGO) bench --locked --bench credentials
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
 

@@ -94,6 +94,65 @@ fn main() {
     );
     drop(open);
     report_many_agents(raw);
+    report_policies(raw);
+}
+
+/// What tokens cost with more and more policies: those that name other agents must not count, and those that
+/// concern all agents cost in proportion to their number.
+fn report_policies(raw: Duration) {
+    for (count, is_scoped) in
+        [(0, true), (10, true), (1_000, true), (5_000, true), (10, false), (1_000, false), (5_000, false)]
+    {
+        let (kind, policy) = match is_scoped {
+            true => ("for one agent each", scoped as fn(usize) -> String),
+            false => ("for all agents", unscoped as fn(usize) -> String),
+        };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        drop(Host::start(dir.path()));
+        let host = Host::start(dir.path());
+        let before = host.resident();
+        if count > 0 {
+            let policies = dir.path().join("etc/policies");
+            std::fs::create_dir(&policies).expect("a directory");
+            let text: String = (0..count).map(policy).collect();
+            std::fs::write(policies.join("all.cedar"), text).expect("a file");
+        }
+        let (reload, worst) = reload(&host, dir.path());
+        println!("policies {kind}: {count}");
+        println!(
+            "  reload                    {:8.1} ms   longest token meanwhile {:.1} ms",
+            micros(reload) / 1e3,
+            micros(worst) / 1e3
+        );
+        println!(
+            "  memory for them           {:8.1} MB",
+            host.resident().saturating_sub(before) as f64 / 1e6
+        );
+        let used = host.cpu();
+        let mut client = Client::connect(host.socket());
+        for _ in 0..EACH {
+            client.ask("POST", "/v1/token", TOKEN);
+        }
+        println!("  token");
+        report_cpu((host.cpu() - used) / EACH as u32, raw);
+    }
+}
+
+/// A policy for an agent; the first one is for the agent of the benchmark.
+fn scoped(n: usize) -> String {
+    let agent = if n == 0 { "example".to_owned() } else { format!("a{n}") };
+    format!(
+        "forbid (principal == Agent::\"{agent}\", action == Action::\"token\", resource)\n\
+         when {{ context.ttl > 3600 || context.posture == \"changed\" }};\n"
+    )
+}
+
+fn unscoped(n: usize) -> String {
+    format!(
+        "forbid (principal, action == Action::\"token\", resource)\n\
+         when {{ context.ttl > {} || context.posture == \"changed\" }};\n",
+        3600 + n
+    )
 }
 
 /// What tokens and a reload cost with more and more agents. The cost of tokens must not grow.

@@ -46,6 +46,7 @@
 //! | [`clock`] | the time of day as a parameter |
 //! | `critical` | threads and tasks whose panic ends the daemon |
 //! | `digest`, [`error_class`] | SHA-256; classes of failures |
+//! | `stack` | overwrites what a call has left on the stack |
 //! | [`wiping_allocator`] | the allocator of both programs, which overwrites freed memory |
 //! | [`store`] | versioned state files that are replaced atomically; the lock of a directory |
 //! | [`tpm`] | the TPM: one thread, sessions, keys, sealing, quotes; the only module that uses tss-esapi |
@@ -160,6 +161,7 @@ pub(crate) mod plural;
 pub mod policy;
 pub mod posture;
 pub mod service;
+pub(crate) mod stack;
 pub mod store;
 pub mod tpm;
 pub mod verify;

@@ -161,8 +161,14 @@ impl Client {
             let Some(head) = text.windows(4).position(|end| end == b"\r\n\r\n") else { continue };
             let lower = String::from_utf8_lossy(&text[..head]).to_ascii_lowercase();
             assert!(
-                !matches!(path, "/v1/token" | "/v1/certificate" | "/v1/keys/rotate")
-                    || lower.starts_with("http/1.1 200"),
+                !matches!(
+                    path,
+                    "/v1/token"
+                        | "/v1/certificate"
+                        | "/v1/credential"
+                        | "/v1/credentials/put"
+                        | "/v1/keys/rotate"
+                ) || lower.starts_with("http/1.1 200"),
                 "{lower}"
             );
             let body = lower.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());

@@ -41,6 +41,7 @@ mod role_set;
 mod script_warnings;
 mod selectors;
 mod source;
+mod stored_credentials;
 mod time_limits;
 mod unit_agents;
 mod unit_files;

@@ -9,6 +9,7 @@ use super::body::{BodyBudget, MAX_BODY_SIZE, RequestBody};
 use super::client_connection::ClientConnection;
 use super::connection_limits::ConnectionLimits;
 use super::parse;
+use super::policy_query;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
 use crate::service::{Admin, AdminError, IdentityService, InvalidRequest, RootAdmin};
@@ -43,12 +44,15 @@ enum AdminHandler {
     EnrollActivate,
     EnrollRequest,
     Keys,
+    Policies,
+    PolicyWhy,
     Posture,
     PostureDiff,
     Process,
     Reload,
     RotateKeys,
     Status,
+    Tenants,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,7 @@ enum RootHandler {
     PutCredential,
     RecoverKeys,
     RemoveCredential,
+    RemoveTenant,
     RotateCredential,
 }
 
@@ -99,6 +104,10 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/keys/recovery/confirm", body: BODY, role: Root(ConfirmRecoveryKey) },
         Route { verb: Post, path: "/v1/keys/recover",        body: BODY, role: Root(RecoverKeys) },
         Route { verb: Post, path: "/v1/keys/accept",         body: NONE, role: Root(AcceptState) },
+        Route { verb: Get,  path: "/v1/tenants",             body: NONE, role: Admin(Tenants) },
+        Route { verb: Post, path: "/v1/tenants/remove",      body: BODY, role: Root(RemoveTenant) },
+        Route { verb: Get,  path: "/v1/policies",            body: NONE, role: Admin(Policies) },
+        Route { verb: Get,  path: "/v1/policies/why",        body: NONE, role: Admin(PolicyWhy) },
         Route { verb: Get,  path: "/v1/posture",             body: NONE, role: Admin(Posture) },
         Route { verb: Get,  path: "/v1/posture/diff",        body: NONE, role: Admin(PostureDiff) },
         Route { verb: Post, path: "/v1/posture/accept",      body: BODY, role: Root(AcceptPosture) },
@@ -204,11 +213,20 @@ impl AdminApi {
                 reply::ok(&service.audit_records(admin, query, limit).await?)
             }
             AdminHandler::Credentials => reply::ok(&service.stored_credentials(admin)?),
+            AdminHandler::Tenants => reply::ok(&service.tenants(admin)?),
             AdminHandler::Keys => reply::ok(&service.keys(admin)?),
             AdminHandler::RotateKeys => {
                 reply::ok(&service.rotate_keys(admin, parse::rotate_request(body)?).await?)
             }
             AdminHandler::Clock => reply::ok(&service.clock_status(admin)),
+            AdminHandler::Policies => {
+                let agent = parse::agent_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.policies(admin, agent.as_deref())?)
+            }
+            AdminHandler::PolicyWhy => {
+                let query = policy_query::policy_why_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.explain_decision(admin, query).await?)
+            }
             AdminHandler::Posture => reply::ok(&service.posture_report(admin).await),
             AdminHandler::PostureDiff => reply::ok(&service.posture_diff(admin).await?),
             AdminHandler::EnrollRequest => reply::ok(&service.create_enrollment_request(admin).await?),
@@ -235,6 +253,9 @@ impl AdminApi {
             }
             RootHandler::RemoveCredential => {
                 reply::ok(&service.remove_credential(root, parse::remove_credential_request(body)?).await?)
+            }
+            RootHandler::RemoveTenant => {
+                reply::ok(&service.remove_tenant(root, parse::remove_tenant_request(body)?).await?)
             }
             RootHandler::AcceptCredentials => reply::ok(&service.accept_credentials(root).await?),
             RootHandler::CreateRecoveryKey => reply::ok(&service.create_recovery_key(root).await?),
@@ -326,6 +347,7 @@ mod tests {
                 "/v1/keys/recovery/confirm",
                 "/v1/keys/recover",
                 "/v1/keys/accept",
+                "/v1/tenants/remove",
                 "/v1/posture/accept",
                 "/v1/clock/accept",
                 "/v1/enroll/credential",

@@ -74,6 +74,8 @@ const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Get,  path: "/v1/bundle",            body: NONE, role: AnyCaller(Bundle) },
     Route { verb: Get,  path: "/.well-known/jwks.json", body: NONE, role: AnyCaller(Jwks) },
     Route { verb: Get,  path: "/.well-known/openid-configuration", body: NONE, role: AnyCaller(Discovery) },
+    Route { verb: Get,  path: "/tenant/{name}/.well-known/jwks.json", body: NONE, role: AnyCaller(Jwks) },
+    Route { verb: Get,  path: "/tenant/{name}/.well-known/openid-configuration", body: NONE, role: AnyCaller(Discovery) },
 ];
 
 impl AgentApi {
@@ -89,13 +91,13 @@ impl AgentApi {
         client: &ClientConnection,
         request: Request<Incoming>,
     ) -> (Reply, Cost) {
-        let route = match routes::find(ROUTES, request.method(), request.uri().path()) {
-            RouteMatch::Found(route, _) => route,
+        let (route, name) = match routes::find(ROUTES, request.method(), request.uri().path()) {
+            RouteMatch::Found(route, name) => (route, name),
             RouteMatch::WrongMethod(allow) => return (reply::method_not_allowed(allow), Cost::Error),
             RouteMatch::NotFound => return (reply::not_found(), Cost::Error),
         };
         let (reply, cost) = match route.role {
-            AnyCaller(handler) => (self.public(handler), Cost::Unit),
+            AnyCaller(handler) => (self.public(handler, name), Cost::Unit),
             IdentifiedCaller(handler) => {
                 (self.agent(handler, client, &RequestBody::default()).await, Cost::Unit)
             }
@@ -109,15 +111,18 @@ impl AgentApi {
         (reply, cost)
     }
 
-    fn public(&self, handler: PublicHandler) -> Reply {
+    /// `name` is the tenant of a path with one, and empty otherwise.
+    fn public(&self, handler: PublicHandler, name: &str) -> Reply {
+        let tenant = Some(name).filter(|name| !name.is_empty());
         let document = match handler {
             Health => return reply::ok(&self.service.health_response()),
-            Bundle => self.service.bundle_document(),
-            Discovery => self.service.discovery(),
-            Jwks => self.service.jwks(),
+            Bundle => self.service.bundle_document().map(Some),
+            Discovery => self.service.discovery(tenant),
+            Jwks => self.service.jwks(tenant),
         };
         match document {
-            Ok(text) => reply::json_cacheable(text),
+            Ok(Some(text)) => reply::json_cacheable(text),
+            Ok(None) => reply::not_found(),
             Err(not_ready) => reply::unavailable(&not_ready.to_string()),
         }
     }

@@ -20,6 +20,7 @@ mod listen;
 mod load_credential;
 mod pace;
 mod parse;
+mod policy_query;
 mod receiving_stream;
 mod reply;
 mod routes;

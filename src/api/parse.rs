@@ -16,6 +16,7 @@ use crate::wire::credentials::{
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::posture::PostureAcceptRequest;
+use crate::wire::tenants::RemoveTenantRequest;
 
 /// Default `limit` of `GET /v1/audit`.
 const DEFAULT_AUDIT_RECORDS: u64 = 20;
@@ -89,13 +90,20 @@ pub fn remove_credential_request(body: &RequestBody) -> Result<RemoveCredentialR
     })
 }
 
+pub fn remove_tenant_request(body: &RequestBody) -> Result<RemoveTenantRequest, InvalidRequest> {
+    decode_json(&body.bytes)
+        .map_err(|e| InvalidRequest::new(format!("the body must be {{\"name\": N}}: {e}")))
+}
+
 /// An empty body is a request without members.
 pub fn rotate_request(body: &RequestBody) -> Result<RotateRequest, InvalidRequest> {
     if body.bytes.trim_ascii().is_empty() {
         return Ok(RotateRequest::default());
     }
     decode_json(&body.bytes).map_err(|e| {
-        InvalidRequest::new(format!("the body must be {{\"now\": true}} or {{\"now\": false}}: {e}"))
+        InvalidRequest::new(format!(
+            "the body must be {{\"now\": true}} or {{\"now\": false}}, and may have tenant: {e}"
+        ))
     })
 }
 
@@ -170,7 +178,7 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
     Ok((parsed, limit))
 }
 
-/// `agent` of `GET /v1/processes/{pid}`.
+/// `agent` of `GET /v1/processes/{pid}` and `GET /v1/policies`.
 pub fn agent_query(query: &str) -> Result<Option<Cow<'_, str>>, InvalidRequest> {
     let mut agent = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -221,13 +229,14 @@ mod tests {
             "put" => put_credential_request(body).map(drop),
             "rotate credential" => rotate_credential_request(body).map(drop),
             "remove" => remove_credential_request(body).map(drop),
+            "remove tenant" => remove_tenant_request(body).map(drop),
             other => panic!("{other}"),
         };
         result.err().map(|e| e.to_string())
     }
 
     /// A valid object and the array of the same values, for each request that the sockets take.
-    const REQUESTS: [(&str, &str, &str); 15] = [
+    const REQUESTS: [(&str, &str, &str); 16] = [
         ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
         ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
         ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
@@ -243,6 +252,7 @@ mod tests {
         ("put", r#"{"name":"n","value":"secret"}"#, r#"["n",null,"secret"]"#),
         ("rotate credential", r#"{"name":"n","value":"secret"}"#, r#"["n",null,"secret"]"#),
         ("remove", r#"{"name":"n"}"#, r#"["n"]"#),
+        ("remove tenant", r#"{"name":"n"}"#, r#"["n"]"#),
     ];
 
     #[test]

@@ -9,7 +9,7 @@ use hyper::Method;
 /// One path of a socket.
 pub struct Route<R: 'static> {
     pub verb: Verb,
-    /// Exact, or ending in a name in braces, which stands for one or more characters other than `/`.
+    /// Exact, or with a name in braces, which stands for one or more characters other than `/`.
     pub path: &'static str,
     pub body: Body,
     /// Who may call, with the handler that runs for them.
@@ -90,8 +90,9 @@ pub fn assert_unique_paths<R>(routes: &[Route<R>]) {
 }
 
 fn name_in_path<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
-    let (start, _) = pattern.strip_suffix('}')?.rsplit_once('{')?;
-    let name = path.strip_prefix(start)?;
+    let (start, rest) = pattern.split_once('{')?;
+    let (_, end) = rest.split_once('}')?;
+    let name = path.strip_prefix(start)?.strip_suffix(end)?;
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
@@ -102,6 +103,7 @@ mod tests {
     const ROUTES: &[Route<u8>] = &[
         Route { verb: Verb::Get, path: "/a/{name}", body: Body::Ignored, role: 1 },
         Route { verb: Verb::Post, path: "/a/b", body: Body::Ignored, role: 2 },
+        Route { verb: Verb::Get, path: "/c/{name}/d", body: Body::Ignored, role: 3 },
     ];
 
     fn found(method: Method, path: &str) -> Result<(u8, String), &'static str> {
@@ -118,7 +120,8 @@ mod tests {
         assert_eq!(found(Method::GET, "/a/b"), Err("POST"));
         assert_eq!(found(Method::HEAD, "/a/c"), Ok((1, "c".to_owned())));
         assert_eq!(found(Method::DELETE, "/a/c"), Err("GET, HEAD"));
-        for path in ["/", "/a", "/a/", "/a/c/d", "/a/{name}/"] {
+        assert_eq!(found(Method::GET, "/c/x/d"), Ok((3, "x".to_owned())));
+        for path in ["/", "/a", "/a/", "/a/c/d", "/a/{name}/", "/c/d", "/c//d", "/c/x", "/c/x/y/d"] {
             assert_eq!(found(Method::GET, path), Err(""), "{path}");
         }
     }

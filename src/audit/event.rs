@@ -94,6 +94,7 @@ events! {
     StateAccepted "state-accepted" "9e2788c9f25b1c066879b08058281c51" WARN,
     StateRecovered "state-recovered" "6d48b0615827d3c9fe78411bcf4888b1" WARN,
     SvidIssued "svid-issued" "f06aa0e33f52526df6c5bc90a9a12105" INFO,
+    TenantRemoved "tenant-removed" "b1d07c5fe3a94c08a2f64d93587e10cb" WARN,
     TokenIssued "token-issued" "29544c423a4048ca923afe06ea1f52b6" INFO,
     TpmEkCertificate "tpm-ek-certificate" "6882afe9b7da488c8c895c4eb243d3c2" WARN,
     TpmConnectionLost "tpm-connection-lost" "453fea1f55e24b8397b76ae8cdbd5372" WARN,

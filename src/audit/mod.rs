@@ -260,14 +260,15 @@ impl Audit {
         self.write(&Record::for_tenant_event(event, tenant, detail, self.clock.now())).await
     }
 
-    /// Records a step in the life of an issuing key.
+    /// Records a step in the life of an issuing key, of a tenant or of none.
     pub async fn record_key_event(
         &self,
         event: Event,
         kid: &str,
+        tenant: Option<&str>,
         detail: &str,
     ) -> Result<(), AuditUnavailable> {
-        self.write(&Record::for_key_event(event, kid, detail, self.clock.now())).await
+        self.write(&Record::for_key_event(event, kid, tenant, detail, self.clock.now())).await
     }
 
     /// Returns the state of the log and its disk.

@@ -289,9 +289,15 @@ impl<'a> Record<'a> {
         Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
     }
 
-    /// An event of an issuing key.
-    pub(super) fn for_key_event(event: Event, kid: &'a str, detail: &'a str, time: Timestamp) -> Record<'a> {
-        Record { kid: Some(name(kid)), ..Record::for_event(event, detail, time) }
+    /// An event of an issuing key, of a tenant or of none.
+    pub(super) fn for_key_event(
+        event: Event,
+        kid: &'a str,
+        tenant: Option<&'a str>,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record { kid: Some(name(kid)), ..Record::for_tenant_event(event, tenant, detail, time) }
     }
 
     /// Returns the members of the JSON object without the opening brace; the chain's members come before
@@ -410,7 +416,13 @@ mod tests {
             let mut refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, text).with_audience(text);
             refusal.suppressed = u64::MAX;
             let refusal = Record::for_refusal(&refusal, Some(text), Timestamp::from_secs(1 << 32));
-            let event = Record::for_key_event(Event::EnrollmentAnswered, text, text, Timestamp::from_secs(0));
+            let event = Record::for_key_event(
+                Event::EnrollmentAnswered,
+                text,
+                Some(text),
+                text,
+                Timestamp::from_secs(0),
+            );
             for record in [&token, &certificate, &refusal, &event] {
                 let length = record.to_json_members(ClockSync::Unsynchronized).unwrap().len();
                 assert!(length + MAX_PEER_LEN <= MAX_BODY_LEN, "{unit:?}: {length} bytes of {record:.100?}");

@@ -41,6 +41,14 @@ pub(super) const KEY: &str = "Examples:
   hostbadge key recover < recovery-key.txt
   hostbadge key accept";
 
+pub(super) const POLICY: &str = "Examples:
+  hostbadge policy check /etc/hostbadge/policies
+  hostbadge policy show --agent researcher
+  hostbadge policy why researcher --audience https://api.example.com --scope docs.write
+  hostbadge policy why researcher --certificate --at 2026-11-28T10:00:00Z --posture changed
+  hostbadge policy why --record 1204
+  hostbadge policy schema";
+
 pub(super) const POSTURE: &str = "Examples:
   hostbadge posture show
   hostbadge posture diff
@@ -64,6 +72,10 @@ pub(super) const VERIFY: &str = "Examples:
   hostbadge verify token eyJ... --jwks jwks.json --issuer https://example.org --json
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log";
+
+pub(super) const TENANT: &str = "Examples:
+  hostbadge tenant list
+  hostbadge tenant rm acme";
 
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail

@@ -32,6 +32,10 @@ pub(super) enum KeySubcommand {
         /// until they get the new set
         #[arg(long)]
         now: bool,
+
+        /// Rotate the key of this tenant, and no other [default: that of agents without a tenant]
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
     },
     /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update
     /// or on another TPM. Once it was written completely, and on a terminal once its first group was typed,
@@ -61,7 +65,7 @@ impl KeySubcommand {
 pub(super) async fn run(common: &CommonArgs, subcommand: &KeySubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
         KeySubcommand::List => list(common).await,
-        KeySubcommand::Rotate { now } => rotate(common, *now).await,
+        KeySubcommand::Rotate { now, tenant } => rotate(common, *now, tenant.clone()).await,
         KeySubcommand::Recovery(output) => create_recovery_key(common, output).await,
         KeySubcommand::Recover { accept } => recover(common, *accept).await,
         KeySubcommand::Accept => accept(common).await,
@@ -74,8 +78,15 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
         return print_json(&reply.raw);
     }
     let keys = reply.body;
-    let rows: Vec<Vec<String>> = keys.keys.iter().map(row).collect();
-    print_columns(&["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"], &rows)?;
+    let mut columns = vec!["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"];
+    let mut rows: Vec<Vec<String>> = keys.keys.iter().map(row).collect();
+    if keys.keys.iter().any(|key| key.tenant.is_some()) {
+        columns.insert(0, "TENANT");
+        for (row, key) in rows.iter_mut().zip(&keys.keys) {
+            row.insert(0, key.tenant.clone().unwrap_or_else(|| "-".into()));
+        }
+    }
+    print_columns(&columns, &rows)?;
     if let Some(reason) = &keys.blocked_reason {
         print_line(format_args!("A step that is due is delayed: {}", escape_unprintable(reason)))?;
     }
@@ -97,8 +108,8 @@ fn row(key: &Key) -> Vec<String> {
     ]
 }
 
-async fn rotate(common: &CommonArgs, now: bool) -> Result<ExitCode, CliError> {
-    let request = RotateRequest { now };
+async fn rotate(common: &CommonArgs, now: bool, tenant: Option<String>) -> Result<ExitCode, CliError> {
+    let request = RotateRequest { now, tenant };
     let reply = client::post::<RotateResponse>(&common.admin_socket, "/v1/keys/rotate", &request).await?;
     if common.json {
         return print_json(&reply.raw);

@@ -27,6 +27,8 @@ mod linked_dir;
 mod manufacturer_roots;
 mod nonce;
 mod output;
+mod policy;
+mod policy_why;
 mod posture;
 mod prompt;
 mod recovery_key;
@@ -34,6 +36,7 @@ mod renewal;
 mod report;
 mod status;
 mod table;
+mod tenant;
 mod token;
 mod verify;
 mod verify_token;
@@ -45,6 +48,7 @@ mod why;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::resource::{Resource, setrlimit};
 
 use common::{CommonArgs, CommonOptions};
 use error::CliError;
@@ -103,9 +107,15 @@ enum CliSubcommand {
     /// Show, rotate and recover the host's keys (administrators)
     #[command(subcommand, after_long_help = examples::KEY)]
     Key(key::KeySubcommand),
+    /// Show tenants and their quotas, and remove one (administrators)
+    #[command(subcommand, after_long_help = examples::TENANT)]
+    Tenant(tenant::TenantSubcommand),
     /// Enroll this host with an organization, through four files (administrators and operators)
     #[command(subcommand, after_long_help = examples::ENROLL)]
     Enroll(enroll::EnrollSubcommand),
+    /// Check, show and explain the policies (administrators)
+    #[command(subcommand, after_long_help = examples::POLICY)]
+    Policy(policy::PolicySubcommand),
     /// Show, compare and accept the measured state of the host (administrators)
     #[command(subcommand, after_long_help = examples::POSTURE)]
     Posture(posture::PostureSubcommand),
@@ -143,6 +153,9 @@ impl CliSubcommand {
 /// Runs the subcommand and returns its exit status: 0 success, 1 refused or failed, 3 no daemon, 4
 /// unavailable.
 pub fn run(command: Cli) -> ExitCode {
+    // A value that is asked for or printed is in no core dump, as SIGQUIT at a terminal makes one. A failure
+    // is no reason not to run.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let common = CommonArgs::from(command.common);
     if command.subcommand.prints_result()
         && let Err(error) = require_stdout()
@@ -169,7 +182,9 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,
         CliSubcommand::Credential(subcommand) => credential::run(common, &subcommand).await,
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
+        CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
+        CliSubcommand::Policy(subcommand) => policy::run(common, &subcommand).await,
         CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,
         CliSubcommand::Clock(subcommand) => clock::run(common, &subcommand).await,
         CliSubcommand::Export(subcommand) => export::run(common, &subcommand).await,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::compartment::Compartment;
+use super::compartment_keks::CompartmentKeks;
 use super::error::Error;
 use super::open::{OpenCredentials, has_passed};
 use super::value::SecretValue;
@@ -134,14 +135,26 @@ impl OpenCredentials {
         due
     }
 
-    /// Encrypts the keys of all compartments under `kek`.
-    pub(super) fn rewrap(&mut self, kek: &Kek) -> Result<(), Error> {
-        self.rows.compartments = self
-            .compartments
-            .values()
-            .map(|compartment| compartment.to_row(kek))
-            .collect::<Result<_, _>>()?;
+    /// Encrypts the keys of all compartments again, each under the latest key for it.
+    pub(super) fn rewrap(&mut self, keks: &CompartmentKeks) -> Result<(), Error> {
+        let row = |(tenant, compartment): (&String, &Compartment)| {
+            compartment.to_row(keks.latest(tenant).ok_or(Error::Undecryptable)?)
+        };
+        self.rows.compartments = self.compartments.iter().map(row).collect::<Result<_, _>>()?;
+        self.is_outdated = false;
         Ok(())
+    }
+
+    /// Removes all credentials of a tenant with the key of its compartment. Returns how many there were.
+    pub(super) fn remove_tenant(&mut self, tenant: &str) -> usize {
+        let own = self.rows.credentials.iter().filter(|row| row.tenant == tenant);
+        let mut names: Vec<&str> = own.map(|row| row.name.as_str()).collect();
+        names.dedup();
+        let removed = names.len();
+        self.rows.credentials.retain(|row| row.tenant != tenant);
+        self.rows.compartments.retain(|row| row.tenant != tenant);
+        self.compartments.remove(tenant);
+        removed
     }
 
     fn insert(&mut self, new: &NewVersion, version: u64, now: Timestamp) -> Result<(), Error> {
@@ -175,7 +188,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::keystore::KekPair;
+    use crate::keystore::{KekPair, TenantKeks};
 
     const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
@@ -209,9 +222,37 @@ mod tests {
         assert_eq!(value(&open, "", "a", None, NOW).unwrap(), "1");
         assert_eq!(value(&open, "t", "a", None, NOW).unwrap(), "3");
         assert!(matches!(value(&open, "u", "a", None, NOW), Err(Error::UnknownCredential)));
-        let keks = KekPair { latest: Kek::default(), previous: None };
-        let read_again = OpenCredentials::new(open.rows.clone(), &keks).unwrap();
+        let read_again = OpenCredentials::new(open.rows.clone(), &keks(&[])).unwrap();
         assert_eq!(value(&read_again, "t", "a", None, NOW).unwrap(), "3");
+    }
+
+    fn keks(tenants: &[(&str, u8)]) -> CompartmentKeks {
+        let host = KekPair { latest: Kek::default(), previous: None };
+        let tenants = tenants.iter().map(|(name, byte)| ((*name).to_owned(), Zeroizing::new([*byte; 32])));
+        CompartmentKeks { host, tenants: TenantKeks::for_test(tenants) }
+    }
+
+    /// An earlier release encrypted the keys of all compartments under the host's key.
+    #[test]
+    fn the_compartments_of_an_earlier_release_come_under_the_keys_of_their_tenants() {
+        let mut earlier = OpenCredentials::default();
+        for tenant in ["", "t", "u"] {
+            put(&mut earlier, &new(tenant, "a", &format!("of {tenant}"))).unwrap();
+        }
+        let mut open = OpenCredentials::new(earlier.rows.clone(), &keks(&[])).unwrap();
+        assert!(open.is_outdated);
+        open.rewrap(&keks(&[("t", 7), ("u", 8)])).unwrap();
+        let read_again = OpenCredentials::new(open.rows.clone(), &keks(&[("t", 7), ("u", 8)])).unwrap();
+        assert!(!open.is_outdated && !read_again.is_outdated);
+        for tenant in ["", "t", "u"] {
+            assert_eq!(value(&read_again, tenant, "a", None, NOW).unwrap(), format!("of {tenant}"));
+        }
+        // Without the key of a tenant its credentials are lost, and with them removed the others are read.
+        assert!(OpenCredentials::new(open.rows.clone(), &keks(&[("u", 8)])).is_err());
+        assert_eq!(open.remove_tenant("t"), 1);
+        let without = OpenCredentials::new(open.rows.clone(), &keks(&[("u", 8)])).unwrap();
+        assert_eq!(value(&without, "u", "a", None, NOW).unwrap(), "of u");
+        assert!(matches!(value(&without, "t", "a", None, NOW), Err(Error::UnknownCredential)));
     }
 
     #[test]

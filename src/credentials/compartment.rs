@@ -2,9 +2,10 @@
 
 use zeroize::Zeroizing;
 
+use super::compartment_keks::CompartmentKeks;
 use super::error::Error;
 use super::value::SecretValue;
-use crate::keystore::{self, Kek, KekPair};
+use crate::keystore::{self, Kek};
 use crate::store::{CompartmentRow, CredentialRow};
 
 /// The key of one tenant's credentials, in memory.
@@ -23,16 +24,20 @@ impl Compartment {
         Ok(Compartment { tenant, host_id, key: keystore::random_key()? })
     }
 
-    /// Decrypts the compartment's key.
+    /// Decrypts the compartment's key. The flag is whether it is to be encrypted again, as
+    /// [`CompartmentKeks::decrypt`] says.
     ///
     /// # Errors
     /// [`Error::Undecryptable`].
-    pub fn from_row(row: &CompartmentRow, keks: &KekPair) -> Result<Compartment, Error> {
-        let decrypted = keks.decrypt(&key_aad(&row.tenant, &row.host_id), &row.encrypted_key);
+    pub fn from_row(row: &CompartmentRow, keks: &CompartmentKeks) -> Result<(Compartment, bool), Error> {
+        let aad = key_aad(&row.tenant, &row.host_id);
+        let decrypted = keks.decrypt(&row.tenant, &aad, &row.encrypted_key);
         let mut key = Kek::default();
-        let bytes = decrypted.filter(|bytes| bytes.len() == key.len()).ok_or(Error::Undecryptable)?;
+        let (bytes, is_outdated) =
+            decrypted.filter(|(bytes, _)| bytes.len() == key.len()).ok_or(Error::Undecryptable)?;
         key.copy_from_slice(&bytes);
-        Ok(Compartment { tenant: row.tenant.clone(), host_id: row.host_id.clone(), key })
+        let (tenant, host_id) = (row.tenant.clone(), row.host_id.clone());
+        Ok((Compartment { tenant, host_id, key }, is_outdated))
     }
 
     /// The compartment's row, with its key encrypted under `kek`.
@@ -73,6 +78,7 @@ fn key_aad(tenant: &str, host_id: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keystore::{KekPair, TenantKeks};
 
     fn kek(byte: u8) -> Kek {
         Zeroizing::new([byte; 32])
@@ -106,17 +112,37 @@ mod tests {
         assert!(Compartment::create("t", "host").unwrap().decrypt(&row("a", 1, text)).is_err());
     }
 
+    fn keks(latest: u8, previous: Option<u8>, tenants: &[(&str, u8)]) -> CompartmentKeks {
+        let host = KekPair { latest: kek(latest), previous: previous.map(kek) };
+        let tenants = tenants.iter().map(|(tenant, byte)| ((*tenant).to_owned(), kek(*byte)));
+        CompartmentKeks { host, tenants: TenantKeks::for_test(tenants) }
+    }
+
     #[test]
-    fn the_key_decrypts_under_the_latest_and_the_previous_key() {
-        let compartment = Compartment::create("t", "host").unwrap();
+    fn the_key_of_no_tenant_decrypts_under_the_latest_and_the_previous_key_of_the_host() {
+        let compartment = Compartment::create("", "host").unwrap();
         let row = compartment.to_row(&kek(1)).unwrap();
-        let read = |latest, previous: Option<u8>| {
-            Compartment::from_row(&row, &KekPair { latest: kek(latest), previous: previous.map(kek) })
-        };
-        assert_eq!(*read(1, None).unwrap().key, *compartment.key);
-        assert_eq!(*read(2, Some(1)).unwrap().key, *compartment.key);
+        let read = |latest, previous| Compartment::from_row(&row, &keks(latest, previous, &[]));
+        let (opened, is_outdated) = read(1, None).unwrap();
+        assert_eq!((*opened.key, is_outdated), (*compartment.key, false));
+        assert_eq!(*read(2, Some(1)).unwrap().0.key, *compartment.key);
         assert!(matches!(read(2, None), Err(Error::Undecryptable)));
         let moved = CompartmentRow { tenant: "u".into(), ..row.clone() };
-        assert!(Compartment::from_row(&moved, &KekPair { latest: kek(1), previous: None }).is_err());
+        assert!(Compartment::from_row(&moved, &keks(1, None, &[("u", 1)])).is_err());
+    }
+
+    #[test]
+    fn the_key_of_a_tenant_decrypts_under_the_tenants_key_and_that_of_an_earlier_release() {
+        let compartment = Compartment::create("t", "host").unwrap();
+        let own = compartment.to_row(&kek(7)).unwrap();
+        let read = |row, tenants| Compartment::from_row(row, &keks(1, None, tenants));
+        let (opened, is_outdated) = read(&own, &[("t", 7)]).unwrap();
+        assert_eq!((*opened.key, is_outdated), (*compartment.key, false));
+        assert!(read(&own, &[]).is_err() && read(&own, &[("u", 7)]).is_err());
+        let earlier = compartment.to_row(&kek(1)).unwrap();
+        for tenants in [&[][..], &[("t", 7)]] {
+            let (opened, is_outdated) = read(&earlier, tenants).unwrap();
+            assert_eq!((*opened.key, is_outdated), (*compartment.key, true));
+        }
     }
 }

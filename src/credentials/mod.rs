@@ -1,6 +1,7 @@
 //! Credentials of others that agents use: API keys, passwords, refresh tokens.
 //!
 //! A value is encrypted (AES-256-GCM) under the key of its tenant's compartment, which is encrypted under the
+//! tenant's key-encryption key, or for credentials of no tenant under the host's, the
 //! key-encryption key that only this host's TPM unseals. The associated data of a value are its tenant, its
 //! name, its version and the host. `credentials.db` has ciphertext only; the state manifest lists the digest
 //! of its rows, so that an older copy of the database is rejected.
@@ -14,6 +15,7 @@
 
 mod change;
 mod compartment;
+mod compartment_keks;
 mod error;
 mod open;
 mod report;

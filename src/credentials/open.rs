@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::compartment::Compartment;
+use super::compartment_keks::CompartmentKeks;
 use super::error::Error;
 use super::value::SecretValue;
 use crate::clock::Timestamp;
-use crate::keystore::KekPair;
 use crate::store::{CredentialRow, CredentialRows};
 
 /// The credentials at one moment.
@@ -16,6 +16,8 @@ pub(super) struct OpenCredentials {
     pub rows: CredentialRows,
     /// By tenant.
     pub compartments: BTreeMap<String, Compartment>,
+    /// Whether a compartment's key is under another key-encryption key than it should be.
+    pub is_outdated: bool,
 }
 
 impl OpenCredentials {
@@ -23,13 +25,14 @@ impl OpenCredentials {
     ///
     /// # Errors
     /// [`Error::Undecryptable`].
-    pub fn new(rows: CredentialRows, keks: &KekPair) -> Result<OpenCredentials, Error> {
-        let compartments = rows
-            .compartments
-            .iter()
-            .map(|row| Ok((row.tenant.clone(), Compartment::from_row(row, keks)?)))
-            .collect::<Result<_, Error>>()?;
-        Ok(OpenCredentials { rows, compartments })
+    pub fn new(rows: CredentialRows, keks: &CompartmentKeks) -> Result<OpenCredentials, Error> {
+        let mut open = OpenCredentials { rows, ..OpenCredentials::default() };
+        for row in &open.rows.compartments {
+            let (compartment, is_outdated) = Compartment::from_row(row, keks)?;
+            open.compartments.insert(row.tenant.clone(), compartment);
+            open.is_outdated |= is_outdated;
+        }
+        Ok(open)
     }
 
     /// The versions of a credential, the latest last.

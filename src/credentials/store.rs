@@ -8,12 +8,13 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{Mutex, watch};
 
 use super::change::NewVersion;
+use super::compartment_keks::CompartmentKeks;
 use super::error::Error;
 use super::open::{OpenCredentials, has_passed};
 use super::report::{CredentialReport, reports};
 use super::value::SecretValue;
 use crate::clock::{Clock, Timestamp};
-use crate::keystore::{Kek, KekDependent, KekPair, Keystore};
+use crate::keystore::{Kek, KekDependent, KekPair, Keystore, TenantKeks};
 use crate::policy::CredentialPermit;
 use crate::store::{self, CredentialRow, CredentialRows};
 
@@ -39,6 +40,18 @@ struct StoreState {
 struct Host {
     keystore: Arc<Keystore>,
     id: String,
+}
+
+impl Host {
+    /// The key that encrypts the key of a tenant's compartment. A tenant that has none gets one; the tenant is
+    /// empty for credentials of none.
+    async fn kek_of(&self, tenant: &str) -> Result<Kek, Error> {
+        if tenant.is_empty() {
+            return Ok(self.keystore.latest_kek().await?);
+        }
+        let keks = self.keystore.ensure_tenant_keks([tenant].into_iter()).await?;
+        keks.get(tenant).cloned().ok_or(Error::Undecryptable)
+    }
 }
 
 /// A value that an agent gets, before it is recorded. Only [`CredentialStore::release`] makes one.
@@ -184,7 +197,7 @@ impl CredentialStore {
             open.check_quota(&new.tenant, quota)?;
             let kek = match open.compartments.contains_key(&new.tenant) {
                 true => Kek::default(),
-                false => host.keystore.latest_kek().await?,
+                false => host.kek_of(&new.tenant).await?,
             };
             open.put(&new, &host.id, &kek, self.0.clock.now())
         })
@@ -220,18 +233,36 @@ impl CredentialStore {
         self.change(async |open, _| Ok(open.retire_due(now))).await
     }
 
-    /// Encrypts the keys of the compartments again, if the key-encryption key has changed. Until then the
-    /// keystore retains the previous one.
+    /// Destroys all credentials of a tenant, with the key of its compartment. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`], and failures of the disk or the TPM.
+    pub async fn remove_tenant(&self, tenant: &str) -> Result<usize, Error> {
+        if !self.opened()?.rows.compartments.iter().any(|row| row.tenant == tenant) {
+            return Ok(0);
+        }
+        self.change(async |open, _| Ok(open.remove_tenant(tenant))).await
+    }
+
+    /// Encrypts the keys of the compartments again, if the key-encryption key has changed, or if an earlier
+    /// release encrypted one of a tenant under the host's. Until then the keystore retains the previous one.
     ///
     /// # Errors
     /// [`Error::NotOpen`], and failures of the disk or the TPM.
     pub(crate) async fn rewrap(&self) -> Result<(), Error> {
         let host = self.0.host.lock().await.clone().ok_or_else(|| self.not_open())?;
-        let Some(keks) = host.keystore.needs_rewrap(KekDependent::Credentials).await? else { return Ok(()) };
-        if !self.opened()?.compartments.is_empty() {
-            self.change(async |open, _| open.rewrap(&keks.latest)).await?;
+        let has_new_kek = host.keystore.needs_rewrap(KekDependent::Credentials).await?.is_some();
+        let open = self.opened()?;
+        if !open.compartments.is_empty() && (has_new_kek || open.is_outdated) {
+            let names = open.compartments.keys().filter(|tenant| !tenant.is_empty());
+            let tenants = host.keystore.ensure_tenant_keks(names.map(String::as_str)).await?;
+            let keks = CompartmentKeks { host: host.keystore.keks().await?, tenants };
+            self.change(async |open, _| open.rewrap(&keks)).await?;
         }
-        Ok(host.keystore.mark_rewrapped(KekDependent::Credentials).await?)
+        match has_new_kek {
+            true => Ok(host.keystore.mark_rewrapped(KekDependent::Credentials).await?),
+            false => Ok(()),
+        }
     }
 
     /// Computes a change on a copy, writes it, and then uses it.
@@ -252,10 +283,11 @@ impl CredentialStore {
     }
 
     async fn activate(&self, keystore: &Keystore, rows: CredentialRows) -> Result<(), Error> {
-        let keks = match rows.compartments.is_empty() {
-            true => KekPair { latest: Kek::default(), previous: None },
-            false => keystore.keks().await?,
+        let (host, tenants) = match rows.compartments.is_empty() {
+            true => (KekPair { latest: Kek::default(), previous: None }, TenantKeks::default()),
+            false => (keystore.keks().await?, keystore.tenant_keks().await?),
         };
+        let keks = CompartmentKeks { host, tenants };
         self.0.open.store(Some(Arc::new(OpenCredentials::new(rows, &keks)?)));
         self.0.blocked_reason.send_replace(None);
         Ok(())

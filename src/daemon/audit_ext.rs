@@ -18,9 +18,15 @@ pub(super) async fn record_completed_of_tenant(audit: &Audit, event: Event, tena
     }
 }
 
-/// As [`record_completed`], for the key named `kid`.
-pub(super) async fn record_completed_key_event(audit: &Audit, event: Event, kid: &str, message: &str) {
-    if let Err(audit_error) = audit.record_key_event(event, kid, message).await {
+/// As [`record_completed`], for the key named `kid`, of a tenant or of none.
+pub(super) async fn record_completed_key_event(
+    audit: &Audit,
+    event: Event,
+    kid: &str,
+    tenant: Option<&str>,
+    message: &str,
+) {
+    if let Err(audit_error) = audit.record_key_event(event, kid, tenant, message).await {
         tracing::error!("{message}; {audit_error}");
     }
 }

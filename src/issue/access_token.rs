@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::attested_claims::{BinaryId, attested_claims};
 use super::error::Error;
 use super::hostbadge_claim::HostbadgeClaim;
-use super::issuer::IssuerState;
+use super::issuer::{IssuerKeys, IssuerState};
 use super::jws::{UnsignedJws, new_jti};
 use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
@@ -80,10 +80,17 @@ impl IssuerState {
         if permit.signer() != Signer::Issuing {
             return Err(refuse(&permit, "this grant's tokens are signed by the TPM".to_owned()));
         }
-        match build(self, &permit, now).and_then(|token| token.sign(self)) {
+        match self.issue(&permit, now) {
             Ok(signed) => Ok(AccessToken { signed, permit }),
-            Err(error) => Err(refuse(&permit, error.to_string())),
+            Err(error) => Err(Refusal { code: error.refusal_code(), ..refuse(&permit, error.to_string()) }),
         }
+    }
+}
+
+impl IssuerState {
+    fn issue(&self, permit: &Permit, now: Timestamp) -> Result<SignedToken, Error> {
+        let issuer = self.issuer_of(permit.agent().entry().tenant.as_deref())?;
+        build(self, permit, now)?.sign(issuer)
     }
 }
 
@@ -108,9 +115,9 @@ impl UnsignedToken {
         AccessToken { signed, permit }
     }
 
-    fn sign(self, issuer_state: &IssuerState) -> Result<SignedToken, Error> {
+    fn sign(self, issuer: &IssuerKeys) -> Result<SignedToken, Error> {
         let UnsignedToken { jws, kid, jti, period } = self;
-        Ok(SignedToken { text: jws.sign(issuer_state.issuing_key())?, kid, jti, period })
+        Ok(SignedToken { text: jws.sign(issuer.issuing_key())?, kid, jti, period })
     }
 }
 
@@ -139,14 +146,15 @@ pub(super) fn build(
     permit: &Permit,
     now: Timestamp,
 ) -> Result<UnsignedToken, Error> {
-    let header = issuer_state.signing_header(permit.signer(), permit.typ())?;
     let agent = permit.agent();
+    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
+    let header = issuer_state.signing_header(issuer, permit.signer(), permit.typ())?;
     let (attest_methods, binary_id) = attested_claims(agent);
     let host = issuer_state.host();
     let jti = new_jti()?;
     let period = TokenPeriod::new(now, permit.ttl());
     let claims = AccessTokenClaims {
-        iss: &host.issuer,
+        iss: issuer.issuer(),
         sub: &host.spiffe_id(agent.entry()),
         client_id: agent.name().as_str(),
         aud: permit.audience(),

@@ -68,8 +68,17 @@ pub enum KeyAction {
         /// Receives the result.
         reply: ReplySender<()>,
     },
-    /// Rotate the issuing key.
+    /// Destroy the keys of a tenant that no agent names. The result is whether it had keys.
+    RemoveTenant {
+        /// The tenant.
+        tenant: String,
+        /// Receives the result.
+        reply: ReplySender<bool>,
+    },
+    /// Rotate an issuing key.
     Rotate {
+        /// The tenant whose key it is; `None` for that of agents without one.
+        tenant: Option<String>,
         /// How soon the next key is active.
         urgency: RotationUrgency,
         /// Receives the result.
@@ -105,6 +114,11 @@ pub enum KeyCommandError {
          status has what else keeps it from issuing"
     )]
     KeysOpen,
+    /// The keys of a tenant cannot be destroyed while agents need them.
+    #[error(
+        "agents name this tenant; remove their files, and reload the agents first: hostbadge agent reload"
+    )]
+    TenantInUse,
     /// The TPM was replaced or cleared while the keys of the previous TPM are in memory.
     #[error("restart the daemon first: the keys in its memory are those of the previous TPM")]
     RestartRequired,
@@ -125,9 +139,10 @@ impl KeyCommandError {
     /// What this failure means for the administrator's request.
     pub fn class(&self) -> ErrorClass {
         match self {
-            KeyCommandError::Busy | KeyCommandError::KeysOpen | KeyCommandError::RestartRequired => {
-                ErrorClass::Conflict
-            }
+            KeyCommandError::Busy
+            | KeyCommandError::KeysOpen
+            | KeyCommandError::TenantInUse
+            | KeyCommandError::RestartRequired => ErrorClass::Conflict,
             KeyCommandError::ShuttingDown
             | KeyCommandError::TimedOut
             | KeyCommandError::KeysNotOpen
@@ -184,13 +199,19 @@ pub fn key_command_channel() -> (KeyAdmin, KeyCommandReceiver) {
 }
 
 impl KeyAdmin {
-    /// Rotates the issuing key.
+    /// Rotates the issuing key of a tenant, or of agents without one.
     pub async fn rotate(
         &self,
+        tenant: Option<String>,
         urgency: RotationUrgency,
         requested_by: String,
     ) -> Result<RotationResult, KeyCommandError> {
-        self.send(requested_by, |reply| KeyAction::Rotate { urgency, reply }).await
+        self.send(requested_by, |reply| KeyAction::Rotate { tenant, urgency, reply }).await
+    }
+
+    /// Destroys the keys of a tenant that no agent names. Whether it had keys.
+    pub async fn remove_tenant(&self, tenant: String, requested_by: String) -> Result<bool, KeyCommandError> {
+        self.send(requested_by, |reply| KeyAction::RemoveTenant { tenant, reply }).await
     }
 
     /// Creates a recovery key, which is not in force yet, and returns its text.
@@ -264,6 +285,7 @@ impl KeyCommand {
             | KeyAction::ConfirmRecoveryKey { reply, .. }
             | KeyAction::Recover { reply, .. } => reply.is_closed(),
             KeyAction::CreateRecoveryKey(reply) => reply.is_closed(),
+            KeyAction::RemoveTenant { reply, .. } => reply.is_closed(),
             KeyAction::Rotate { reply, .. } => reply.is_closed(),
         }
     }
@@ -275,6 +297,7 @@ impl KeyCommand {
             | KeyAction::ConfirmRecoveryKey { reply, .. }
             | KeyAction::Recover { reply, .. } => reply.send(Err(error)).is_err(),
             KeyAction::CreateRecoveryKey(reply) => reply.send(Err(error)).is_err(),
+            KeyAction::RemoveTenant { reply, .. } => reply.send(Err(error)).is_err(),
             KeyAction::Rotate { reply, .. } => reply.send(Err(error)).is_err(),
         };
     }

@@ -4,19 +4,25 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::error::Error;
-use super::host_identity::HostIdentity;
 use super::jws::wit_kid;
 use crate::verify::{self, Jwk, Jwks, JwtAuthorities};
 
-/// The documents as JSON texts, ready to send, and their keys, ready to verify with.
+/// The documents of one issuer, the host or a tenant, as JSON texts, ready to send, and their keys, ready to
+/// verify with.
 #[derive(Clone, Debug)]
-pub struct PublishedDocuments {
+pub struct IssuerDocuments {
     /// The keys of `jwks`.
     pub keys: Jwks,
     /// The JWK set (RFC 7517 section 5): issuing keys, the active one first, then the keys in the TPM.
     pub jwks: Bytes,
     /// The discovery document (OpenID Connect Discovery 1.0 section 3).
     pub discovery: Bytes,
+}
+
+/// The documents of the trust domain: a SPIFFE ID names its trust domain, and verifiers have one key set for each,
+/// so they have the issuing keys of the host and of all tenants.
+#[derive(Clone, Debug)]
+pub struct BundleDocuments {
     /// The issuing keys as a JWK set with `use` of `jwt-svid`, as the Workload API returns it.
     pub jwt_bundle: Bytes,
     /// The issuing keys as a JWK set with `use` of `wit-svid`; each `kid` has the prefix `wit-`.
@@ -76,19 +82,16 @@ struct DiscoveryDocument<'a> {
     claims_supported: [&'static str; 12],
 }
 
-impl PublishedDocuments {
+impl IssuerDocuments {
+    /// `issuer` is the URL of this issuer and `host_issuer` that of the host, which has the endpoints.
     /// `issuing_keys` in the order of the key set, the active one first; `tpm_keys` follow them, RSA last.
-    /// `sequence` is greater after each change of the keys.
     pub(super) fn new(
-        host: &HostIdentity,
-        issuing_keys: Vec<Jwk>,
-        tpm_keys: Vec<Jwk>,
-        sequence: u64,
-    ) -> Result<PublishedDocuments, Error> {
-        // The TPM signs no SVIDs.
-        let jwt_keys: Vec<BundleKey> = issuing_keys.iter().map(BundleKey::jwt_svid).collect();
-        let wit_keys: Vec<BundleKey> = issuing_keys.iter().map(BundleKey::wit_svid).collect();
-        let keys = Jwks { keys: issuing_keys.iter().cloned().chain(tpm_keys).collect() };
+        host_issuer: &str,
+        issuer: &str,
+        issuing_keys: &[Jwk],
+        tpm_keys: &[Jwk],
+    ) -> Result<IssuerDocuments, Error> {
+        let keys = Jwks { keys: issuing_keys.iter().chain(tpm_keys).cloned().collect() };
         let mut algorithms: Vec<&str> = Vec::new();
         for key in &keys.keys {
             if !algorithms.contains(&key.alg.as_str()) {
@@ -96,10 +99,10 @@ impl PublishedDocuments {
             }
         }
         let discovery = DiscoveryDocument {
-            issuer: &host.issuer,
-            jwks_uri: format!("{}/.well-known/jwks.json", host.issuer),
-            token_endpoint: format!("{}/v1/token", host.issuer),
-            introspection_endpoint: format!("{}/v1/introspect", host.issuer),
+            issuer,
+            jwks_uri: format!("{issuer}/.well-known/jwks.json"),
+            token_endpoint: format!("{host_issuer}/v1/token"),
+            introspection_endpoint: format!("{host_issuer}/v1/introspect"),
             response_types_supported: ["id_token"],
             grant_types_supported: ["client_credentials"],
             subject_types_supported: ["public"],
@@ -119,18 +122,28 @@ impl PublishedDocuments {
                 "hostbadge",
             ],
         };
+        Ok(IssuerDocuments { jwks: to_json(&keys)?, discovery: to_json(&discovery)?, keys })
+    }
+}
+
+impl BundleDocuments {
+    /// `issuing_keys` are those of the host, the active one first, then those of the tenants. The TPM signs no
+    /// SVIDs. `sequence` is greater after each change of the keys.
+    pub(super) fn new<'a>(
+        issuing_keys: impl Iterator<Item = &'a Jwk> + Clone,
+        sequence: u64,
+    ) -> Result<BundleDocuments, Error> {
+        let jwt_keys: Vec<BundleKey> = issuing_keys.clone().map(BundleKey::jwt_svid).collect();
+        let wit_keys: Vec<BundleKey> = issuing_keys.map(BundleKey::wit_svid).collect();
         let bundle_json = |metadata, keys: &[BundleKey]| to_json(&SpiffeBundle { metadata, keys });
         let metadata = BundleMetadata { spiffe_sequence: sequence, spiffe_refresh_hint: REFRESH_HINT_SECS };
         let jwt_bundle = bundle_json(None, &jwt_keys)?;
-        Ok(PublishedDocuments {
+        Ok(BundleDocuments {
             svid_keys: JwtAuthorities::parse(&jwt_bundle).map_err(Error::InvalidJwk)?,
             jwt_bundle,
             wit_bundle: bundle_json(None, &wit_keys)?,
             // Without WIT keys: SPIRE before 1.14 rejects a document with a `use` that it does not know.
             spiffe_bundle: bundle_json(Some(metadata), &jwt_keys)?,
-            jwks: to_json(&keys)?,
-            discovery: to_json(&discovery)?,
-            keys,
         })
     }
 }

@@ -54,6 +54,12 @@ impl EncryptedKey {
     pub(super) fn for_test(kid: &str, created: u64) -> EncryptedKey {
         EncryptedKey { kid: kid.into(), created, key: "secret".into(), endorsement: "e".into() }
     }
+
+    /// A key whose texts have the lengths of those of a real one.
+    pub(super) fn of_full_size_for_test(number: u64) -> EncryptedKey {
+        let (key, endorsement) = ("k".repeat(256), "e".repeat(800));
+        EncryptedKey { kid: format!("{number:043}"), created: 1_800_000_000, key, endorsement }
+    }
 }
 
 #[cfg(test)]

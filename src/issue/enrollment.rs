@@ -114,7 +114,7 @@ impl Enrollment {
         let trust_domain = issuer_state.host().trust_domain.clone();
         let csr = BASE64.encode(&build_csr(issuer_state, tpm).await?);
         let nonce = Nonce::from_digest(EnrollmentRequest::quote_nonce(&id, created_at, &trust_domain, &csr));
-        let evidence = issuer_state.collect_evidence(tpm, logs, &nonce, None).await?;
+        let evidence = issuer_state.collect_evidence(tpm, logs, &nonce, None, None).await?;
         let request = EnrollmentRequest {
             version: enroll::ENROLLMENT_VERSION,
             id,

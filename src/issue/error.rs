@@ -7,6 +7,7 @@ use ring::error::{KeyRejected, Unspecified};
 
 use crate::clock::Timestamp;
 use crate::error_class::ErrorClass;
+use crate::policy::ErrorCode;
 use crate::{enroll, keystore, store, tpm, verify};
 
 /// A failure of this module.
@@ -70,6 +71,23 @@ pub enum Error {
     /// The TPM has no RSA key, which RS256 needs.
     #[error("there is no RSA key")]
     NoRsaKey,
+    /// The keys of a tenant that agents name have not been made yet, or cannot be.
+    #[error(
+        "the issuing key of tenant \"{0}\" is being made; try again in a moment (administrators see in hostbadge \
+         key list what keeps it from being made)"
+    )]
+    NoTenantKey(String),
+    /// No tenant of this name has keys.
+    #[error("tenant \"{0}\" has no keys on this host: no agent of agents.d names it")]
+    UnknownTenant(String),
+    /// More tenants than can have issuing keys.
+    #[error("{max} tenants have issuing keys, which is the most; the agents of {unserved} get no tokens")]
+    TooManyTenants {
+        /// The largest number.
+        max: usize,
+        /// Some of the tenants that have none.
+        unserved: String,
+    },
     /// A public key of this host is not usable as a JWK.
     #[error("a public key of this host is not valid: {0}")]
     InvalidJwk(#[source] verify::Error),
@@ -100,6 +118,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The code of the refusal, if this keeps a token from being issued.
+    pub(super) fn refusal_code(&self) -> ErrorCode {
+        match self {
+            Error::NoTenantKey(_) => ErrorCode::TemporarilyUnavailable,
+            _ => ErrorCode::ServerError,
+        }
+    }
+
     /// What this failure means for the caller of a request.
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -109,7 +135,12 @@ impl Error {
             Error::Schedule(error) => error.class(),
             Error::Enrollment(error) => error.class(),
             Error::NothingToRecover => ErrorClass::Conflict,
-            Error::OpenTpm(_) | Error::NoRsaKey | Error::Task(_) => ErrorClass::Unavailable,
+            Error::UnknownTenant(_) => ErrorClass::BadRequest,
+            Error::OpenTpm(_)
+            | Error::NoRsaKey
+            | Error::NoTenantKey(_)
+            | Error::TooManyTenants { .. }
+            | Error::Task(_) => ErrorClass::Unavailable,
             Error::InvalidFile { .. }
             | Error::InvalidRsaKeyFile { .. }
             | Error::Endorsement(_)

@@ -9,6 +9,7 @@ use super::error::Error;
 use super::evidence_slots::EvidenceSlot;
 use super::issuer::IssuerState;
 use super::jws::{SigningHeader, UnsignedJws};
+use super::report::KeyReport;
 use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
 use crate::policy::{AttestationPermit, ErrorCode, PolicySetId, Refusal};
@@ -138,7 +139,8 @@ impl IssuerState {
         certificate: Option<&HostCertificate>,
         now: Timestamp,
     ) -> Result<EvidenceResponse, Refusal> {
-        match self.build_document(tpm, logs, request, certificate, now).await {
+        let tenant = permit.agent().entry().tenant.as_deref();
+        match self.build_document(tpm, logs, request, certificate, tenant, now).await {
             Ok(document) => Ok(EvidenceResponse { permit, document, slot }),
             Err(error) => Err(Refusal::new(ErrorCode::TemporarilyUnavailable, error.to_string())
                 .with_peer(permit.agent().peer())
@@ -152,9 +154,10 @@ impl IssuerState {
         logs: MeasurementLogs,
         request: &AttestRequest,
         certificate: Option<&HostCertificate>,
+        tenant: Option<&str>,
         now: Timestamp,
     ) -> Result<EvidenceDocument, Error> {
-        let evidence = self.collect_evidence(tpm, logs, &request.nonce, certificate).await?;
+        let evidence = self.collect_evidence(tpm, logs, &request.nonce, certificate, tenant).await?;
         if request.format == EvidenceFormat::Evidence {
             return Ok(EvidenceDocument::Evidence(Box::new(evidence)));
         }
@@ -188,6 +191,7 @@ impl IssuerState {
         logs: MeasurementLogs,
         nonce: &Nonce,
         certificate: Option<&HostCertificate>,
+        tenant: Option<&str>,
     ) -> Result<Evidence, tpm::Error> {
         let eks = tpm.ek_info().await?;
         let attestation = tpm.attest(REQUIRED_PCRS.collect(), qualifying_data(&nonce.0)).await?;
@@ -231,7 +235,14 @@ impl IssuerState {
             ima_log_missing,
             host_key: BASE64.encode(&attestation.host_key_public),
             certification: signed(&attestation.certification.attest, &attestation.certification.signature),
-            endorsements: self.key_reports().iter().filter_map(|key| key.endorsement.clone()).collect(),
+            endorsements: self.endorsements_for(tenant),
         })
+    }
+
+    /// The endorsements of the host's keys and of those of a tenant: agents are not shown other tenants.
+    fn endorsements_for(&self, tenant: Option<&str>) -> Vec<String> {
+        let is_shown = |report: &&KeyReport| report.tenant.is_none() || report.tenant.as_deref() == tenant;
+        let reports = self.key_reports().iter().filter(is_shown);
+        reports.filter_map(|report| report.endorsement.clone()).collect()
     }
 }

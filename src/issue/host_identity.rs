@@ -9,7 +9,7 @@ pub struct HostIdentity {
     pub id: String,
     /// The SPIFFE trust domain.
     pub trust_domain: String,
-    /// `iss` of each token: an https URL without a trailing slash.
+    /// `iss` of the tokens of agents without a tenant: an https URL without a trailing slash.
     pub issuer: String,
     /// Whether the TPM is an emulator (swtpm).
     pub software_tpm: bool,
@@ -19,6 +19,14 @@ impl HostIdentity {
     /// The agent's SPIFFE ID on this host.
     pub fn spiffe_id(&self, agent: &AgentEntry) -> String {
         format!("spiffe://{}{}", self.trust_domain, agent.spiffe_path(&self.id))
+    }
+
+    /// `iss` of the tokens of a tenant's agents, or of agents without one.
+    pub fn issuer_of(&self, tenant: Option<&str>) -> String {
+        match tenant {
+            None => self.issuer.clone(),
+            Some(tenant) => format!("{}/tenant/{tenant}", self.issuer),
+        }
     }
 
     /// How the SPIFFE IDs of all agents of a tenant begin, and no others.

@@ -75,9 +75,12 @@ impl IssuerState {
         registrations: &Registrations,
         now: Timestamp,
     ) -> Result<Introspection, Undecided> {
-        let expected =
-            Expectation { issuer: Some(&self.host().issuer), audience: request.audience.as_deref() };
-        let keys = &self.documents().keys;
+        let issuer = match self.issuer_of(tenant) {
+            Ok(issuer) => issuer,
+            Err(e) => return Ok(Introspection::inactive(e.to_string())),
+        };
+        let expected = Expectation { issuer: Some(issuer.issuer()), audience: request.audience.as_deref() };
+        let keys = &issuer.documents().keys;
         let verified = match verify::verify_access_token(&request.token, keys, now, false, expected) {
             Ok(verified) => verified,
             Err(e) => return Ok(Introspection::inactive(e.to_string())),

@@ -1,42 +1,58 @@
-//! The issuer of this host: an immutable state for serving requests, and the handle that replaces it.
+//! The issuers of this host, its own and those of its tenants: an immutable state for serving requests, and the
+//! handle that replaces it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 
-use super::documents::PublishedDocuments;
+use super::documents::{BundleDocuments, IssuerDocuments};
 use super::error::Error;
 use super::host_identity::HostIdentity;
 use super::jws::SigningHeader;
 use super::key::IssuingKey;
 use super::key_schedule::CLOCK_TOLERANCE;
-use super::report::{KeyReport, KeyState};
+use super::report::{KeyReport, KeyState, tpm_key_reports};
 use super::rsa::RsaSigningKey;
 use crate::agents::TokenTyp;
 use crate::clock::{Clock, ClockSync, Timestamp};
 use crate::policy::Signer;
 use crate::verify::Jwk;
 
-/// Everything that issuing needs. It never changes: each step of the key schedule makes a new one.
+/// Everything that issuing needs. It never changes: each step of a key schedule makes a new one.
 #[derive(Debug)]
 pub struct IssuerState {
     host: HostIdentity,
-    issuing_key: Arc<IssuingKey>,
+    /// For agents without a tenant.
+    own: IssuerKeys,
+    tenants: BTreeMap<String, IssuerKeys>,
     rsa_key: Option<Arc<RsaSigningKey>>,
-    headers: SigningHeaders,
-    documents: PublishedDocuments,
+    tpm_headers: TpmHeaders,
+    bundles: BundleDocuments,
     key_reports: Vec<KeyReport>,
     clock: Clock,
 }
 
-/// One header for each token type and key.
+/// The issuing keys of one issuer, the host or a tenant, with its documents.
 #[derive(Debug)]
-struct SigningHeaders {
-    issuing_key: HeadersOfKey,
+pub struct IssuerKeys {
+    /// `iss` of its tokens.
+    issuer: String,
+    issuing_key: Arc<IssuingKey>,
+    /// The public keys, in the order of the key set.
+    published: Vec<Jwk>,
+    headers: HeadersOfKey,
+    wit_svid: SigningHeader,
+    documents: IssuerDocuments,
+    reports: Vec<KeyReport>,
+}
+
+/// The headers of the tokens that the TPM signs, for every issuer.
+#[derive(Debug)]
+struct TpmHeaders {
     host_key: HeadersOfKey,
     rsa_key: Option<HeadersOfKey>,
-    wit_svid: SigningHeader,
 }
 
 /// The headers of one key's tokens, by `typ`.
@@ -59,31 +75,29 @@ impl HeadersOfKey {
     }
 }
 
-impl IssuerState {
+impl IssuerKeys {
+    /// `published` are the public keys in the order of the key set, `reports` those keys for administrators.
     pub(super) fn new(
-        host: HostIdentity,
+        issuer: String,
         issuing_key: Arc<IssuingKey>,
-        host_key: &Jwk,
-        rsa_key: Option<Arc<RsaSigningKey>>,
-        documents: PublishedDocuments,
-        key_reports: Vec<KeyReport>,
-        clock: Clock,
-    ) -> Result<IssuerState, Error> {
-        let headers = SigningHeaders {
-            issuing_key: HeadersOfKey::new(|typ| SigningHeader::for_memory_key(issuing_key.jwk(), typ))?,
-            host_key: HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(host_key, typ))?,
-            rsa_key: rsa_key
-                .as_ref()
-                .map(|rsa| HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(rsa.jwk(), typ)))
-                .transpose()?,
+        published: Vec<Jwk>,
+        documents: IssuerDocuments,
+        reports: Vec<KeyReport>,
+    ) -> Result<IssuerKeys, Error> {
+        Ok(IssuerKeys {
+            headers: HeadersOfKey::new(|typ| SigningHeader::for_memory_key(issuing_key.jwk(), typ))?,
             wit_svid: SigningHeader::for_wit_svid(issuing_key.jwk())?,
-        };
-        Ok(IssuerState { host, issuing_key, rsa_key, headers, documents, key_reports, clock })
+            issuer,
+            issuing_key,
+            published,
+            documents,
+            reports,
+        })
     }
 
-    /// The names of this host.
-    pub fn host(&self) -> &HostIdentity {
-        &self.host
+    /// `iss` of the tokens.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     /// The active key, which signs in memory.
@@ -92,8 +106,74 @@ impl IssuerState {
     }
 
     /// The documents for relying parties.
-    pub fn documents(&self) -> &PublishedDocuments {
+    pub fn documents(&self) -> &IssuerDocuments {
         &self.documents
+    }
+
+    pub(super) fn jwt_svid_header(&self) -> &SigningHeader {
+        &self.headers.jwt
+    }
+
+    pub(super) fn wit_svid_header(&self) -> &SigningHeader {
+        &self.wit_svid
+    }
+}
+
+impl IssuerState {
+    /// `sequence` is greater after each change of the keys of any issuer.
+    pub(super) fn new(
+        host: HostIdentity,
+        own: IssuerKeys,
+        tenants: BTreeMap<String, IssuerKeys>,
+        host_key: &Jwk,
+        rsa_key: Option<Arc<RsaSigningKey>>,
+        sequence: u64,
+        clock: Clock,
+    ) -> Result<IssuerState, Error> {
+        let tpm_headers = TpmHeaders {
+            host_key: HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(host_key, typ))?,
+            rsa_key: rsa_key
+                .as_ref()
+                .map(|rsa| HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(rsa.jwk(), typ)))
+                .transpose()?,
+        };
+        let issuers = || std::iter::once(&own).chain(tenants.values());
+        let bundles = BundleDocuments::new(issuers().flat_map(|keys| &keys.published), sequence)?;
+        let mut key_reports = own.reports.clone();
+        key_reports.extend(tpm_key_reports(host_key, rsa_key.as_deref()));
+        key_reports.extend(tenants.values().flat_map(|keys| keys.reports.iter().cloned()));
+        Ok(IssuerState { host, own, tenants, rsa_key, tpm_headers, bundles, key_reports, clock })
+    }
+
+    /// The names of this host.
+    pub fn host(&self) -> &HostIdentity {
+        &self.host
+    }
+
+    /// The issuer of the agents without a tenant.
+    pub fn own(&self) -> &IssuerKeys {
+        &self.own
+    }
+
+    /// The issuer of a tenant's agents, or of agents without one.
+    ///
+    /// # Errors
+    /// [`Error::NoTenantKey`] until the tenant's keys are made.
+    pub fn issuer_of(&self, tenant: Option<&str>) -> Result<&IssuerKeys, Error> {
+        match tenant {
+            None => Ok(&self.own),
+            Some(tenant) => self.tenants.get(tenant).ok_or_else(|| Error::NoTenantKey(tenant.to_owned())),
+        }
+    }
+
+    /// The tenants that have issuing keys, in alphabetical order.
+    pub fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.tenants.keys().map(String::as_str)
+    }
+
+    /// The documents of the trust domain.
+    pub fn bundles(&self) -> &BundleDocuments {
+        &self.bundles
     }
 
     /// The TPM's RSA key, if the host has one.
@@ -101,8 +181,8 @@ impl IssuerState {
         self.rsa_key.as_deref()
     }
 
-    /// Every key with its state, for administrators: active, published, retired, destroyed, and those in the
-    /// TPM.
+    /// Every key with its state, for administrators: those of the host (active, published, retired, destroyed),
+    /// those in the TPM, then those of each tenant.
     pub fn key_reports(&self) -> &[KeyReport] {
         &self.key_reports
     }
@@ -120,30 +200,27 @@ impl IssuerState {
         self.clock.sync()
     }
 
-    /// Whether new WIT-SVIDs have this `kid`.
+    /// Whether new WIT-SVIDs of an issuer have this `kid`.
     pub fn is_current_wit_kid(&self, kid: &str) -> bool {
-        self.headers.wit_svid.kid() == kid
+        std::iter::once(&self.own).chain(self.tenants.values()).any(|keys| keys.wit_svid.kid() == kid)
     }
 
-    /// The header of access tokens of this type by this signer.
+    /// The header of access tokens of this type of an issuer of this host, by this signer.
     ///
     /// # Errors
     /// [`Error::NoRsaKey`] for RS256 before the host has an RSA key.
-    pub(super) fn signing_header(&self, signer: Signer, typ: TokenTyp) -> Result<&SigningHeader, Error> {
+    pub(super) fn signing_header<'a>(
+        &'a self,
+        issuer: &'a IssuerKeys,
+        signer: Signer,
+        typ: TokenTyp,
+    ) -> Result<&'a SigningHeader, Error> {
         let headers = match signer {
-            Signer::Issuing => &self.headers.issuing_key,
-            Signer::Host => &self.headers.host_key,
-            Signer::Rsa => self.headers.rsa_key.as_ref().ok_or(Error::NoRsaKey)?,
+            Signer::Issuing => &issuer.headers,
+            Signer::Host => &self.tpm_headers.host_key,
+            Signer::Rsa => self.tpm_headers.rsa_key.as_ref().ok_or(Error::NoRsaKey)?,
         };
         Ok(headers.get(typ))
-    }
-
-    pub(super) fn jwt_svid_header(&self) -> &SigningHeader {
-        &self.headers.issuing_key.jwt
-    }
-
-    pub(super) fn wit_svid_header(&self) -> &SigningHeader {
-        &self.headers.wit_svid
     }
 }
 

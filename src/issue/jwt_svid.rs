@@ -11,7 +11,7 @@ use super::issuer::IssuerState;
 use super::jws::{UnsignedJws, new_jti};
 use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
-use crate::policy::{ErrorCode, JwtSvidPermit, Refusal};
+use crate::policy::{JwtSvidPermit, Refusal};
 
 /// A signed JWT-SVID, with what the audit log needs of it. `Debug` does not show its text.
 pub struct JwtSvid {
@@ -65,13 +65,13 @@ impl IssuerState {
     /// Issues a JWT-SVID that the issuing key signs, in memory.
     ///
     /// # Errors
-    /// A refusal with [`ErrorCode::ServerError`], if signing fails.
+    /// A refusal, if signing fails or the tenant's keys are not made yet.
     pub fn mint_jwt_svid(&self, permit: JwtSvidPermit, now: Timestamp) -> Result<JwtSvid, Refusal> {
         match sign(self, &permit, now) {
             Ok(SignedSvid { text, spiffe_id, kid, jti, expires }) => {
                 Ok(JwtSvid { text, spiffe_id, permit, kid, jti, expires })
             }
-            Err(error) => Err(Refusal::new(ErrorCode::ServerError, error.to_string())
+            Err(error) => Err(Refusal::new(error.refusal_code(), error.to_string())
                 .with_peer(permit.agent().peer())
                 .with_agent(permit.agent().name())
                 .with_audience(&permit.audiences().join(" "))),
@@ -107,13 +107,14 @@ struct SignedSvid {
 
 fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> Result<SignedSvid, Error> {
     let agent = permit.agent();
+    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
+    let (host, header) = (issuer_state.host(), issuer.jwt_svid_header());
     let (attest_methods, binary_id) = attested_claims(agent);
-    let (host, header) = (issuer_state.host(), issuer_state.jwt_svid_header());
     let jti = new_jti()?;
     let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, permit.ttl());
     let spiffe_id = host.spiffe_id(agent.entry());
     let claims = JwtSvidClaims {
-        iss: &host.issuer,
+        iss: issuer.issuer(),
         sub: &spiffe_id,
         client_id: agent.name().as_str(),
         aud: permit.audiences(),
@@ -132,6 +133,6 @@ fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> R
             permit.policy(),
         ),
     };
-    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer_state.issuing_key())?;
+    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key())?;
     Ok(SignedSvid { text, spiffe_id, kid: header.kid().to_owned(), jti, expires })
 }

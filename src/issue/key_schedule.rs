@@ -25,11 +25,27 @@ pub(super) const MAX_RETIRED_KEYS: usize = 100;
 /// Destroyed keys in a schedule; the oldest are forgotten.
 const MAX_DESTROYED_KEYS: usize = 100;
 
+/// How many keys of a state a schedule may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bounds {
+    retired: usize,
+    destroyed: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { retired: MAX_RETIRED_KEYS, destroyed: MAX_DESTROYED_KEYS }
+    }
+}
+
+/// Of a tenant: fewer, because all tenants share one file.
+const BOUNDS_OF_TENANT: Bounds = Bounds { retired: 16, destroyed: 16 };
+
 /// A time that is further ahead than this is of a clock that was ahead, or the clock is behind now. Within
 /// it, the clock is being adjusted.
 pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// All issuing keys of a host, format 3 of `issuing.json`.
+/// All issuing keys of one issuer: of a host, format 3 of `issuing.json`, or of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeySchedule {
@@ -43,6 +59,9 @@ pub(super) struct KeySchedule {
     retired: Vec<RetiredKey>,
     /// Oldest first.
     destroyed: Vec<DestroyedKey>,
+    /// Not in the file: it follows from the owner.
+    #[serde(skip)]
+    bounds: Bounds,
 }
 
 /// A key that is in the key set and does not sign yet.
@@ -115,7 +134,13 @@ impl KeySchedule {
         let now = now.ceil_to_second();
         let active = ActiveKey { encrypted_key, published: now, activated: now };
         let sequence = now.as_secs();
-        KeySchedule { sequence, active, next: None, retired: Vec::new(), destroyed: Vec::new() }
+        let bounds = Bounds::default();
+        KeySchedule { sequence, active, next: None, retired: Vec::new(), destroyed: Vec::new(), bounds }
+    }
+
+    /// The schedule with the bounds of a tenant's.
+    pub(super) fn with_bounds_of_tenant(self) -> KeySchedule {
+        KeySchedule { bounds: BOUNDS_OF_TENANT, ..self }
     }
 
     /// The schedule of a file in format 1, which has one key, active since it was made.
@@ -222,7 +247,7 @@ impl KeySchedule {
             .map(|key| (RotationStep::Destroy, RotationPolicy::destroy_at(key.retired)))
             .min_by_key(|(_, at)| *at);
         let next = match &self.next {
-            Some(_) if self.retired.len() >= MAX_RETIRED_KEYS => None,
+            Some(_) if self.retired.len() >= self.bounds.retired => None,
             Some(key) => Some((RotationStep::Activate, policy.activate_at(key.published))),
             None => Some((RotationStep::Publish, self.publish_at(policy))),
         };
@@ -281,8 +306,8 @@ impl KeySchedule {
     pub(super) fn check_capacity(&self) -> Result<(), ScheduleError> {
         let oldest = self.retired.iter().map(|key| RotationPolicy::destroy_at(key.retired)).min();
         match oldest {
-            Some(until) if self.retired.len() >= MAX_RETIRED_KEYS => {
-                Err(ScheduleError::TooManyRetired { max: MAX_RETIRED_KEYS, until })
+            Some(until) if self.retired.len() >= self.bounds.retired => {
+                Err(ScheduleError::TooManyRetired { max: self.bounds.retired, until })
             }
             _ => Ok(()),
         }
@@ -329,7 +354,7 @@ impl KeySchedule {
             retired: key.retired,
             destroyed: now.ceil_to_second(),
         }));
-        self.destroyed.drain(..self.destroyed.len().saturating_sub(MAX_DESTROYED_KEYS));
+        self.destroyed.drain(..self.destroyed.len().saturating_sub(self.bounds.destroyed));
         self
     }
 }

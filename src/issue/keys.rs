@@ -1,6 +1,6 @@
 //! The issuing keys in memory, and the steps that change them.
 //!
-//! A step is written to `issuing.json` first, and taken in memory once the file is on disk. After a crash in
+//! A step is written to `issuing.json`, or for a tenant to `tenant_issuing.json`, first, and taken in memory once the file is on disk. After a crash in
 //! between, the next start reads the step as taken.
 
 use std::collections::HashSet;
@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::documents::PublishedDocuments;
+use super::documents::IssuerDocuments;
 use super::encrypted_key::EncryptedKey;
 use super::error::{Error, ScheduleError};
 use super::host_identity::HostIdentity;
-use super::issuer::IssuerState;
+use super::issuer::IssuerKeys;
 use super::key::IssuingKey;
+use super::key_event::KeyChange;
 use super::key_schedule::{KeySchedule, RotationStep};
 use super::retention::Retention;
 use super::rotation::RotationPolicy;
 use super::rsa::{HostKeyRef, RsaSigningKey};
+use super::tenant_schedules::TenantSchedules;
 use super::{endorsement, report, storage};
 use crate::clock::{BootTime, ClockState, Timestamp};
 use crate::keystore::{KekDependent, Keystore, RecoveryKey};
@@ -28,39 +30,17 @@ use crate::verify::Jwk;
 /// How long a change of the key-encryption key waits for the previous change to end.
 const REWRAP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A change of a key's state, for the audit log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyChange {
-    /// The key is in the key set.
-    Published {
-        /// RFC 7638 thumbprint.
-        kid: String,
-        /// When it becomes active.
-        active_from: Timestamp,
-    },
-    /// The key signs.
-    Activated {
-        /// RFC 7638 thumbprint.
-        kid: String,
-    },
-    /// The key does not sign any more, and still verifies.
-    Retired {
-        /// RFC 7638 thumbprint.
-        kid: String,
-        /// When it is destroyed.
-        destroyed_from: Timestamp,
-    },
-    /// The private key is gone, and the public key is no longer in the key set.
-    Destroyed {
-        /// RFC 7638 thumbprint.
-        kid: String,
-        /// Until when tokens that it signed would be valid, if it was destroyed before that to make room.
-        tokens_valid_until: Option<Timestamp>,
-    },
+/// Whose keys they are, and with that where they are stored.
+pub(super) enum Owner {
+    /// The host's, for agents without a tenant.
+    Host,
+    /// A tenant's.
+    Tenant { name: String, schedules: Arc<TenantSchedules> },
 }
 
-/// The issuing keys of this host.
+/// The issuing keys of this host, or of one of its tenants.
 pub struct IssuingKeys {
+    owner: Owner,
     keystore: Arc<Keystore>,
     host: HostIdentity,
     host_key: Jwk,
@@ -75,7 +55,7 @@ pub struct IssuingKeys {
     set_back_count: u64,
     /// The TPM's key for RS256.
     rsa_key: Option<Arc<RsaSigningKey>>,
-    /// Whether a write of `issuing.json` failed or was cancelled, so that its content is not known.
+    /// Whether a write of the schedule failed or was cancelled, so that its content is not known.
     needs_rewrite: bool,
 }
 
@@ -92,6 +72,7 @@ pub(super) struct ScheduledKeys {
 impl IssuingKeys {
     /// The keys of a host that has no RSA key yet.
     pub(super) fn new(
+        owner: Owner,
         keystore: Arc<Keystore>,
         host: HostIdentity,
         host_key: Jwk,
@@ -100,6 +81,7 @@ impl IssuingKeys {
         keys: ScheduledKeys,
     ) -> IssuingKeys {
         IssuingKeys {
+            owner,
             keystore,
             host,
             host_key,
@@ -114,29 +96,39 @@ impl IssuingKeys {
         }
     }
 
-    /// The state from which requests are served while these keys do not change.
-    pub fn issuer_state(&self) -> Result<IssuerState, Error> {
+    /// What requests are served from while these keys do not change. `tpm_keys` are the public keys in the TPM.
+    pub(super) fn issuer_keys(&self, tpm_keys: &[Jwk]) -> Result<IssuerKeys, Error> {
         let next = self.keys.next.iter().map(|key| key.jwk());
         let jwks = std::iter::once(self.keys.active.jwk()).chain(next).chain(self.keys.retired.iter().rev());
-        let tpm_keys = std::iter::once(&self.host_key).chain(self.rsa_key.iter().map(|key| key.jwk()));
-        let mut reports = report::key_reports(&self.keys.schedule, &self.rotation_policy);
-        let documents = PublishedDocuments::new(
-            &self.host,
-            jwks.cloned().collect(),
-            tpm_keys.cloned().collect(),
-            self.keys.schedule.sequence(),
-        )?;
-        reports.extend(report::tpm_key_reports(&self.host_key, self.rsa_key.as_deref()));
-        let rsa_key = self.rsa_key.clone();
-        IssuerState::new(
-            self.host.clone(),
-            self.keys.active.clone(),
-            &self.host_key,
-            rsa_key,
-            documents,
-            reports,
-            self.clock.clock().clone(),
-        )
+        let tenant = match &self.owner {
+            Owner::Host => None,
+            Owner::Tenant { name, .. } => Some(name.as_str()),
+        };
+        let issuer = self.host.issuer_of(tenant);
+        let issuing_keys: Vec<Jwk> = jwks.cloned().collect();
+        let documents = IssuerDocuments::new(&self.host.issuer, &issuer, &issuing_keys, tpm_keys)?;
+        let reports = report::key_reports(&self.keys.schedule, &self.rotation_policy, tenant);
+        IssuerKeys::new(issuer, self.keys.active.clone(), issuing_keys, documents, reports)
+    }
+
+    /// The names of this host.
+    pub(super) fn host(&self) -> &HostIdentity {
+        &self.host
+    }
+
+    /// The clock.
+    pub(super) fn clock(&self) -> &ClockState {
+        &self.clock
+    }
+
+    /// The sequence number of the key schedule.
+    pub(super) fn sequence(&self) -> u64 {
+        self.keys.schedule.sequence()
+    }
+
+    /// All keys that are in the key set.
+    pub(super) fn kids(&self) -> impl Iterator<Item = String> {
+        self.keys.schedule.encrypted_keys().map(|key| key.kid.clone())
     }
 
     /// Sets the TPM's key for RS256.
@@ -145,8 +137,8 @@ impl IssuingKeys {
     }
 
     /// The TPM's RSA key, if the host has one.
-    pub fn rsa_key(&self) -> Option<&RsaSigningKey> {
-        self.rsa_key.as_deref()
+    pub fn rsa_key(&self) -> Option<&Arc<RsaSigningKey>> {
+        self.rsa_key.as_ref()
     }
 
     /// The host key, which endorses the other keys of this host.
@@ -159,9 +151,14 @@ impl IssuingKeys {
         &self.keystore
     }
 
-    /// Encrypts the keys again if the key-encryption key has changed, or is to be sealed to other PCRs.
+    /// Encrypts the keys again if the key-encryption key has changed, or is to be sealed to other PCRs. Those of a
+    /// tenant stay as they are: only the tenant's key-encryption key is encrypted under another.
     pub async fn rewrap(&mut self) -> Result<(), Error> {
+        if matches!(self.owner, Owner::Tenant { .. }) {
+            return Ok(());
+        }
         self.keystore.reseal_if_needed().await?;
+        self.keystore.rewrap_tenant_keks().await?;
         let Some(keks) = self.keystore.needs_rewrap(KekDependent::IssuingKeys).await? else { return Ok(()) };
         let mut schedule = self.keys.schedule.clone();
         for encrypted_key in schedule.encrypted_keys_mut() {
@@ -345,7 +342,13 @@ impl IssuingKeys {
     }
 
     async fn create_key(&self, tpm: &Tpm) -> Result<(IssuingKey, EncryptedKey), Error> {
-        let kek = self.keystore.latest_kek().await?;
+        let kek = match &self.owner {
+            Owner::Host => self.keystore.latest_kek().await?,
+            Owner::Tenant { name, .. } => {
+                let keks = self.keystore.tenant_keks().await?;
+                keks.get(name).ok_or_else(|| Error::NoTenantKey(name.clone()))?.clone()
+            }
+        };
         create_key(tpm, &kek, &self.host.id, &self.host_key, self.clock.now()).await
     }
 
@@ -353,7 +356,10 @@ impl IssuingKeys {
     async fn save(&mut self, schedule: KeySchedule) -> Result<(), Error> {
         // Set first, in case this future is dropped before the write has ended.
         self.needs_rewrite = true;
-        storage::write_key_schedule(&self.keystore, &schedule).await?;
+        match &self.owner {
+            Owner::Host => storage::write_key_schedule(&self.keystore, &schedule).await?,
+            Owner::Tenant { name, schedules } => schedules.replace(name, &schedule).await?,
+        }
         self.keys.schedule = schedule;
         self.needs_rewrite = false;
         Ok(())

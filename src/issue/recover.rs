@@ -7,12 +7,14 @@ use super::endorsement;
 use super::error::Error;
 use super::host_identity::IssuerConfig;
 use super::key::IssuingKey;
+use super::key_schedule::KeySchedule;
 use super::storage::{
     issuing_keys_path, read_host_key_blobs, read_key_schedule, tpm_file_path, write_host_key_blobs,
     write_key_schedule_directly,
 };
+use super::tenant_schedules::{self, TenantSchedulesFile};
 use crate::clock::{Clock, Timestamp};
-use crate::keystore::{self, RecoveryKey, TpmMigration};
+use crate::keystore::{self, KekPair, RecoveryKey, TpmMigration};
 use crate::store;
 use crate::tpm::{self, Tpm, TpmObjects};
 use crate::verify::Jwk;
@@ -73,31 +75,65 @@ async fn migrate(
     clock: &Clock,
 ) -> Result<(), Error> {
     let file = issuing_keys_path(state_dir);
-    let invalid_file = |reason: &str| Error::InvalidFile { path: file.clone(), reason: reason.to_owned() };
-    let mut schedule = read_key_schedule(&file)?.ok_or_else(|| invalid_file("is missing"))?;
+    let mut schedule = read_key_schedule(&file)?.ok_or_else(|| invalid_file(&file, "is missing"))?;
     let blobs = tpm.provision().await?;
     let tpm_info = tpm.info().await?;
     let host = issuer_config.host_identity(&tpm_info.host_id, tpm_info.software);
     let host_key = Jwk::from_point(&tpm_info.host_key.ok_or(tpm::Error::NotProvisioned)?);
 
-    for encrypted_key in schedule.encrypted_keys_mut() {
-        let pkcs8 = encrypted_key
-            .decrypt(migration.keks())
-            .ok_or_else(|| invalid_file("does not open under this recovery key"))?;
-        let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(encrypted_key.created))?;
-        if key.kid() != encrypted_key.kid {
-            return Err(invalid_file("names another key than it holds"));
-        }
-        let endorsement = endorsement::endorse(tpm, &host.id, &host_key, key.jwk(), clock.now()).await?;
-        encrypted_key.endorsement = endorsement;
+    let endorser = Endorser { tpm, host_id: &host.id, host_key: &host_key, clock };
+    endorser.endorse(&mut schedule, migration.keks(), &file).await?;
+    let mut tenants = TenantSchedulesFile::read(state_dir)?;
+    let tenants_file = tenant_schedules::path(state_dir);
+    let tenant_keks = migration.tenant_keks()?;
+    // A crash interrupted the removal of a tenant without a key.
+    tenants.tenants.retain(|name, _| tenant_keks.get(name).is_some());
+    for (name, tenant) in &mut tenants.tenants {
+        let Some(kek) = tenant_keks.get(name) else { continue };
+        let keks = KekPair { latest: kek.clone(), previous: None };
+        endorser.endorse(&mut tenant.keys, &keks, &tenants_file).await?;
     }
 
     // Before the other writes, which the old anti-rollback manifest would not accept.
     set_aside_tpm_bound_files(state_dir)?;
     migration.reseal(tpm, pcrs, clock).await?;
     write_key_schedule_directly(&file, &schedule)?;
+    if tenants_file.exists() {
+        tenants.write_directly(state_dir)?;
+    }
     write_host_key_blobs(state_dir, &blobs)?;
     Ok(migration.finish(tpm).await?)
+}
+
+/// The new host key, which endorses the keys that the previous one endorsed.
+struct Endorser<'a> {
+    tpm: &'a Tpm,
+    host_id: &'a str,
+    host_key: &'a Jwk,
+    clock: &'a Clock,
+}
+
+impl Endorser<'_> {
+    /// Endorses all keys of the schedule in `file`, which decrypt under `keks`.
+    async fn endorse(&self, schedule: &mut KeySchedule, keks: &KekPair, file: &Path) -> Result<(), Error> {
+        for encrypted_key in schedule.encrypted_keys_mut() {
+            let pkcs8 = encrypted_key
+                .decrypt(keks)
+                .ok_or_else(|| invalid_file(file, "does not open under this recovery key"))?;
+            let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(encrypted_key.created))?;
+            if key.kid() != encrypted_key.kid {
+                return Err(invalid_file(file, "names another key than it holds"));
+            }
+            let Endorser { tpm, host_id, host_key, clock } = self;
+            encrypted_key.endorsement =
+                endorsement::endorse(tpm, host_id, host_key, key.jwk(), clock.now()).await?;
+        }
+        Ok(())
+    }
+}
+
+fn invalid_file(path: &Path, reason: &str) -> Error {
+    Error::InvalidFile { path: path.to_owned(), reason: reason.to_owned() }
 }
 
 /// Renames the files of [`TPM_BOUND_FILES`]. `tpm.json` is copied, so that it is never missing.

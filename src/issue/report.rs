@@ -12,6 +12,8 @@ use crate::verify::Jwk;
 pub struct KeyReport {
     /// RFC 7638 thumbprint.
     pub kid: String,
+    /// The tenant whose tokens it signs; `None` for agents without one, and for keys in the TPM.
+    pub tenant: Option<String>,
     /// `ES256` or `RS256`.
     pub alg: &'static str,
     /// Its state in the key schedule.
@@ -50,12 +52,18 @@ pub struct NextStep {
     pub at: Timestamp,
 }
 
-/// All issuing keys, in the order of the key set; destroyed ones last, the latest first.
-pub(super) fn key_reports(schedule: &KeySchedule, policy: &RotationPolicy) -> Vec<KeyReport> {
+/// All issuing keys of the host or of a tenant, in the order of the key set; destroyed ones last, the latest
+/// first.
+pub(super) fn key_reports(
+    schedule: &KeySchedule,
+    policy: &RotationPolicy,
+    tenant: Option<&str>,
+) -> Vec<KeyReport> {
     let (active, next) = (schedule.active(), schedule.next());
     let step = |step, at| Some(NextStep { step, at });
     let key = |encrypted_key: &EncryptedKey, state, since, next| KeyReport {
         kid: encrypted_key.kid.clone(),
+        tenant: tenant.map(str::to_owned),
         alg: "ES256",
         state,
         created: Some(Timestamp::from_secs(encrypted_key.created)),
@@ -78,6 +86,7 @@ pub(super) fn key_reports(schedule: &KeySchedule, policy: &RotationPolicy) -> Ve
     }));
     keys.extend(schedule.destroyed().iter().rev().map(|destroyed_key| KeyReport {
         kid: destroyed_key.kid.clone(),
+        tenant: tenant.map(str::to_owned),
         alg: "ES256",
         state: KeyState::Destroyed,
         created: Some(destroyed_key.created),
@@ -93,6 +102,7 @@ pub(super) fn tpm_key_reports(host_key: &Jwk, rsa_key: Option<&RsaSigningKey>) -
     let state = KeyState::Tpm;
     let host = KeyReport {
         kid: host_key.kid.clone(),
+        tenant: None,
         alg: "ES256",
         state,
         created: None,
@@ -102,6 +112,7 @@ pub(super) fn tpm_key_reports(host_key: &Jwk, rsa_key: Option<&RsaSigningKey>) -
     };
     let rsa = rsa_key.map(|rsa| KeyReport {
         kid: rsa.kid().to_owned(),
+        tenant: None,
         alg: "RS256",
         state,
         created: Some(rsa.created()),

@@ -80,7 +80,7 @@ impl TpmSigner {
         ensure_not_busy(&tpm)?;
         // Built after the wait, so that the token's lifetime begins when it is signed.
         let token = access_token::build(issuer_state, permit, clock.now()).map_err(|error| TpmSignError {
-            code: ErrorCode::ServerError,
+            code: error.refusal_code(),
             message: error.to_string(),
             retry: false,
         })?;

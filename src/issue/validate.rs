@@ -35,7 +35,7 @@ impl IssuerState {
     ) -> Result<Introspection, Undecided> {
         let own_domain = self.host().trust_domain.as_str();
         let keys = |domain: &str| {
-            if domain == own_domain { Some(&self.documents().svid_keys) } else { federated_keys(domain) }
+            if domain == own_domain { Some(&self.bundles().svid_keys) } else { federated_keys(domain) }
         };
         let mut svid = match verify::validate_jwt_svid(&request.svid, &request.audience, now, keys) {
             Ok(svid) => svid,

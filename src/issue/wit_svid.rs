@@ -17,7 +17,7 @@ use super::jws::{UnsignedJws, new_jti};
 use super::key::IssuingKey;
 use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
-use crate::policy::{ErrorCode, IdentityPermit, Refusal};
+use crate::policy::{IdentityPermit, Refusal};
 
 /// A signed WIT-SVID with its private key, and what the audit log needs of it. `Debug` shows neither.
 pub struct WitSvid {
@@ -79,7 +79,7 @@ impl IssuerState {
     /// retired.
     ///
     /// # Errors
-    /// A refusal with [`ErrorCode::ServerError`], if the key cannot be made or signing fails.
+    /// A refusal, if the key cannot be made, signing fails, or the tenant's keys are not made yet.
     pub fn mint_wit_svid(
         &self,
         permit: IdentityPermit,
@@ -88,7 +88,7 @@ impl IssuerState {
     ) -> Result<WitSvid, Refusal> {
         let agent = permit.agent().clone();
         mint(self, permit, ttl, now).map_err(|error| {
-            Refusal::new(ErrorCode::ServerError, error.to_string())
+            Refusal::new(error.refusal_code(), error.to_string())
                 .with_peer(agent.peer())
                 .with_agent(agent.name())
         })
@@ -132,7 +132,8 @@ fn mint(
     now: Timestamp,
 ) -> Result<WitSvid, Error> {
     let agent = permit.agent();
-    let (host, header) = (issuer_state.host(), issuer_state.wit_svid_header());
+    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
+    let (host, header) = (issuer_state.host(), issuer.wit_svid_header());
     let pkcs8 = IssuingKey::generate()?;
     let (d, x, y) = split_pkcs8(&pkcs8).ok_or(Error::NotP256)?;
     let public_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: None, alg: "ES256" };
@@ -140,7 +141,7 @@ fn mint(
     let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, ttl);
     let spiffe_id = host.spiffe_id(agent.entry());
     let claims = WitSvidClaims {
-        iss: &host.issuer,
+        iss: issuer.issuer(),
         sub: &spiffe_id,
         iat: not_before,
         exp: expires.as_secs(),
@@ -155,7 +156,7 @@ fn mint(
             permit.policy(),
         ),
     };
-    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer_state.issuing_key())?;
+    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key())?;
     let private_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: Some(&d), alg: "ES256" };
     let key = Zeroizing::new(serde_json::to_string(&private_jwk)?);
     Ok(WitSvid { text, key, spiffe_id, kid: header.kid().to_owned(), jti, expires, permit })

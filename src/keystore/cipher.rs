@@ -6,6 +6,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use super::error::Error;
+use crate::stack::wiping_stack;
 
 /// Encrypts `secret` under `key`. The result is nonce, ciphertext and tag, in base64. `aad` names the secret:
 /// it does not decrypt under another name.
@@ -17,9 +18,12 @@ pub fn encrypt(key: &[u8; 32], aad: &[u8], secret: &[u8]) -> Result<String, Erro
     // With capacity for the tag, since a reallocation would leave a copy of the secret in freed memory.
     let mut buffer = Zeroizing::new(Vec::with_capacity(secret.len() + AES_256_GCM.tag_len()));
     buffer.extend_from_slice(secret);
-    aead_key(key)?
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut *buffer)
-        .map_err(|_| Error::Crypto("AES-256-GCM encryption"))?;
+    let nonce_of_key = Nonce::assume_unique_for_key(nonce);
+    wiping_stack(|| {
+        aead_key(key)?
+            .seal_in_place_append_tag(nonce_of_key, Aad::from(aad), &mut *buffer)
+            .map_err(|_| Error::Crypto("AES-256-GCM encryption"))
+    })?;
     let mut ciphertext = nonce.to_vec();
     ciphertext.extend_from_slice(&buffer);
     Ok(BASE64.encode(&ciphertext))
@@ -31,7 +35,8 @@ pub fn decrypt(key: &[u8; 32], aad: &[u8], ciphertext: &str) -> Option<Zeroizing
     let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>()?;
     let mut text = Zeroizing::new(text.to_vec());
     let nonce = Nonce::assume_unique_for_key(*nonce);
-    let length = aead_key(key).ok()?.open_in_place(nonce, Aad::from(aad), &mut text).ok()?.len();
+    let open = || Some(aead_key(key).ok()?.open_in_place(nonce, Aad::from(aad), &mut text).ok()?.len());
+    let length = wiping_stack(open)?;
     text.truncate(length);
     Some(text)
 }

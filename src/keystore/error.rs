@@ -91,6 +91,14 @@ pub enum Error {
     /// No recovery key was ever made.
     #[error("this host has no recovery key")]
     NoRecoveryKey,
+    /// More tenants than can have a key-encryption key.
+    #[error(
+        "{max} tenants have keys, which is the most; remove those that are not used: hostbadge tenant rm"
+    )]
+    TooManyTenants {
+        /// The largest number.
+        max: usize,
+    },
     /// The previous key-encryption key is still needed to decrypt files.
     #[error("the keys are being re-encrypted; try again in a moment")]
     RewrapInProgress,
@@ -112,6 +120,7 @@ impl Error {
             | Error::InvalidFileAtRecovery { .. }
             | Error::UnexpectedRecoveryKey
             | Error::NoRecoveryKey
+            | Error::TooManyTenants { .. }
             | Error::RewrapInProgress => ErrorClass::Conflict,
             Error::PcrsChanged { .. } | Error::ShuttingDown => ErrorClass::Unavailable,
             Error::Random(_) | Error::Crypto(_) | Error::Json(_) | Error::InvalidFile { .. } => {

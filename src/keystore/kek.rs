@@ -38,9 +38,15 @@ pub enum KekDependent {
     IssuingCas,
     /// The issuing keys, in `issuing.json`.
     IssuingKeys,
+    /// The key-encryption keys of tenants, in `tenants.json`.
+    Tenants,
 }
 
 impl KekDependent {
-    pub(super) const ALL: [KekDependent; 3] =
-        [KekDependent::Credentials, KekDependent::IssuingCas, KekDependent::IssuingKeys];
+    pub(super) const ALL: [KekDependent; 4] = [
+        KekDependent::Credentials,
+        KekDependent::IssuingCas,
+        KekDependent::IssuingKeys,
+        KekDependent::Tenants,
+    ];
 }

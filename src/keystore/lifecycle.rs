@@ -3,6 +3,8 @@
 //! The keystore has the key-encryption key and the anti-rollback manifest. The operations are accepting the
 //! state, recovery with the recovery key, and migration to another TPM.
 
+mod tenants;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use super::kek::{Kek, KekDependent, KekPair};
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
 use super::state_manifest::{CREDENTIALS_DATABASE, DatabaseDigests, StateManifest};
+use super::tenant_keks::{TenantKeks, TenantKeksFile};
 use crate::clock::Clock;
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
@@ -29,6 +32,8 @@ pub struct Keystore {
     /// The PCRs to which the key-encryption key is to be sealed.
     configured_pcrs: Vec<u8>,
     state: Arc<Mutex<KeystoreState>>,
+    /// Locked before `state`.
+    tenants: Mutex<TenantKeksFile>,
     seal_status: watch::Sender<SealStatus>,
 }
 
@@ -73,9 +78,11 @@ impl Keystore {
         let seal_status = watch::Sender::new(seal_file.status(configured_pcrs));
         let state = KeystoreState { seal_file, manifest, pending_rewrap, last_recovery_key: None };
         let state = Arc::new(Mutex::new(state));
+        // After the manifest has verified it.
+        let tenants = Mutex::new(TenantKeksFile::read(dir)?);
         let (dir, tpm, clock, configured_pcrs) =
             (dir.to_owned(), tpm.clone(), clock.clone(), configured_pcrs.to_vec());
-        Ok((Keystore { dir, tpm, clock, configured_pcrs, state, seal_status }, keks))
+        Ok((Keystore { dir, tpm, clock, configured_pcrs, state, tenants, seal_status }, keks))
     }
 
     /// Has the TPM unseal the latest key-encryption key.
@@ -347,6 +354,12 @@ impl TpmMigration {
     /// The key-encryption keys in use.
     pub fn keks(&self) -> &KekPair {
         &self.keks
+    }
+
+    /// The key-encryption keys of all tenants. They are encrypted under the host's, which stays the same, so that
+    /// their file does not change.
+    pub fn tenant_keks(&self) -> Result<TenantKeks, Error> {
+        TenantKeksFile::read(&self.dir)?.decrypt(&self.keks)
     }
 
     /// Seals the keys in the new TPM, and writes `seal.json`.

@@ -6,7 +6,8 @@
 //! ```text
 //! recovery key ──┐                          ┌── issuing keys (issuing.json), issuing CAs (ca.json)
 //!                ├──> key-encryption key ───┼── keys of credentials (credentials.db)
-//! TPM (PCRs) ────┘      (seal.json)         └── manifest key (ledger.json) ── counter in the TPM
+//! TPM (PCRs) ────┘      (seal.json)         ├── tenants' key-encryption keys (tenants.json) ── their secrets
+//!                                           └── manifest key (ledger.json) ── counter in the TPM
 //! ```
 //!
 //! The key-encryption key is 32 random bytes, stored twice. Only this host's TPM unseals the first copy, with
@@ -20,6 +21,7 @@ mod lifecycle;
 mod recovery_key;
 mod seal_file;
 mod state_manifest;
+mod tenant_keks;
 
 pub(crate) use cipher::{decrypt, encrypt, random_key};
 pub use error::Error;
@@ -28,3 +30,4 @@ pub use lifecycle::Keystore;
 pub(crate) use lifecycle::{TpmMigration, accept_current_state, reseal_with_recovery_key};
 pub use recovery_key::RecoveryKey;
 pub use seal_file::SealStatus;
+pub(crate) use tenant_keks::TenantKeks;

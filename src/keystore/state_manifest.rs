@@ -36,7 +36,7 @@ const VERSION: u64 = 1;
 ///
 /// `rsa.json` is not tracked: it has one state only, which the AK's certification and the host key's
 /// endorsement prove, and a fault in it must affect RS256 alone.
-const TRACKED_FILES: [&str; 8] = [
+const TRACKED_FILES: [&str; 10] = [
     "baseline.json",
     "ca.json",
     "certificate.json",
@@ -44,6 +44,8 @@ const TRACKED_FILES: [&str; 8] = [
     "issuing.json",
     "seal.json",
     "signing.json",
+    "tenant_issuing.json",
+    "tenants.json",
     "tpm.json",
 ];
 /// A database is listed with the digest of its rows. It is verified by the component that uses it, so that a

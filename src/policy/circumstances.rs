@@ -1,11 +1,16 @@
 //! What a decision depends on besides the agent and its request.
 
-use crate::agents::{AuthenticatedAgent, TimeLimits};
+use crate::agents::{AgentEntry, AuthenticatedAgent, TimeLimits};
 use crate::clock::TimeAtDecision;
 use crate::posture::{Posture, PostureAtDecision};
 
 use super::cedar::{Act, Approval, PolicySnapshot};
 use super::refusal::{ErrorCode, Refusal};
+
+/// How a refusal of [`Circumstances::check_limits`] names a grant.
+pub(super) const GRANT: &str = "the grant for this audience";
+/// How it names a `[[credential]]`.
+pub(super) const CREDENTIAL: &str = "the permission for this credential";
 
 /// The host and the time at a decision.
 pub struct Circumstances {
@@ -43,11 +48,11 @@ impl Circumstances {
     /// `access_denied`; `what` begins the description.
     pub(super) fn check_limits(
         &self,
-        agent: &AuthenticatedAgent,
+        entry: &AgentEntry,
         what: &str,
         limits: &TimeLimits,
     ) -> Result<(), Refusal> {
-        check_draining(agent)?;
+        check_draining(entry)?;
         limits.check(self.time).map_err(|not_now| {
             Refusal::new(ErrorCode::AccessDenied, format!("{what} does not count now: {not_now}"))
         })
@@ -58,13 +63,13 @@ impl Circumstances {
 ///
 /// # Errors
 /// `access_denied`.
-pub(super) fn check_draining(agent: &AuthenticatedAgent) -> Result<(), Refusal> {
-    if !agent.entry().is_draining {
+pub(super) fn check_draining(entry: &AgentEntry) -> Result<(), Refusal> {
+    if !entry.is_draining {
         return Ok(());
     }
     let description = format!(
         "agent \"{}\" is being drained: what it has stays valid until it expires, and nothing new is issued",
-        agent.name()
+        entry.name
     );
     Err(Refusal::new(ErrorCode::AccessDenied, description))
 }

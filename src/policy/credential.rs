@@ -5,7 +5,7 @@ use crate::agents::{AuthenticatedAgent, CredentialUse};
 use crate::posture::Posture;
 
 use super::cedar::{Act, Approval, PolicySetId};
-use super::circumstances::Circumstances;
+use super::circumstances::{CREDENTIAL, Circumstances};
 use super::decision::check_posture;
 use super::refusal::{ErrorCode, Refusal};
 
@@ -83,9 +83,7 @@ pub fn decide_credential(
         );
         return Err(refuse(ErrorCode::AccessDenied, description));
     }
-    circumstances
-        .check_limits(&agent, "the permission for this credential", &granted.limits)
-        .map_err(named)?;
+    circumstances.check_limits(agent.entry(), CREDENTIAL, &granted.limits).map_err(named)?;
     let host_posture = &circumstances.posture;
     let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture)
         .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::agents::{Algorithm, Assurance, AuthenticatedAgent, TokenTyp};
+use crate::agents::{AgentEntry, Algorithm, Assurance, AuthenticatedAgent, Grant, Granted, TokenTyp};
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
 use super::cedar::{Act, Approval, PolicySetId};
-use super::circumstances::{Circumstances, check_draining};
+use super::circumstances::{Circumstances, GRANT, check_draining};
 use super::refusal::{ErrorCode, Refusal};
 
 /// A request for an access token: well-formed, but not yet decided.
@@ -53,8 +53,8 @@ impl Permit {
         self.approval.set()
     }
 
-    pub(super) fn approval(&self) -> Approval {
-        self.approval
+    pub(super) fn approval(&self) -> &Approval {
+        &self.approval
     }
 
     /// Returns the relying party that the token is for.
@@ -134,49 +134,80 @@ pub fn decide(
 ) -> Result<Permit, Refusal> {
     let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_audience(&request.audience);
     let refuse = |code, description: String| named(Refusal::new(code, description));
-    let Some(grant) = agent.entry().grant(&request.audience) else {
-        return Err(refuse(
-            ErrorCode::InvalidTarget,
-            format!("agent \"{}\" has no grant for this audience", agent.name()),
-        ));
+    let mut terms =
+        grant_terms(agent.entry(), &request).map_err(|(code, description)| refuse(code, description))?;
+    let limits = &terms.grant.item.limits;
+    circumstances.check_limits(agent.entry(), GRANT, limits).map_err(named)?;
+    terms.ttl = limits.cap(terms.ttl, circumstances.time.now);
+    let GrantTerms { ref grant, ttl, signer, .. } = terms;
+    let host_posture = &circumstances.posture;
+    let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture)
+        .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
+    let approval = circumstances.approve(&agent, posture, terms.act(&request.audience)).map_err(named)?;
+    let scope = join_scopes(terms.scopes.iter());
+    let typ = grant.typ;
+    Ok(Permit { posture, approval, scope, ttl, signer, typ, audience: request.audience, agent })
+}
+
+/// What a grant gives of a token request.
+pub(super) struct GrantTerms<'a> {
+    /// The grant.
+    pub grant: Granted<'a, Grant>,
+    /// The scopes; a set, so that equal scopes give equal claims.
+    pub scopes: BTreeSet<&'a str>,
+    /// The lifetime.
+    pub ttl: Duration,
+    /// The key that signs.
+    pub signer: Signer,
+}
+
+impl<'a> GrantTerms<'a> {
+    /// What the policies are asked.
+    pub(super) fn act(&self, audience: &'a str) -> Act<'a> {
+        Act::Token {
+            audience,
+            scopes: self.scopes.iter().copied().collect(),
+            ttl: self.ttl.as_secs(),
+            assurance: match self.signer {
+                Signer::Issuing => "sealed",
+                Signer::Host | Signer::Rsa => "tpm",
+            },
+            binding: "none",
+        }
+    }
+}
+
+/// What the agent's grant for the audience gives of a request.
+///
+/// # Errors
+/// `invalid_target` without a grant, and `invalid_scope` if it lacks a requested scope, each with the reason.
+pub(super) fn grant_terms<'a>(
+    entry: &'a AgentEntry,
+    request: &'a TokenRequest,
+) -> Result<GrantTerms<'a>, (ErrorCode, String)> {
+    let Some(grant) = entry.grant(&request.audience) else {
+        let description = format!("agent \"{}\" has no grant for this audience", entry.name);
+        return Err((ErrorCode::InvalidTarget, description));
     };
-    circumstances.check_limits(&agent, "the grant for this audience", &grant.limits).map_err(named)?;
-    let scopes: BTreeSet<&String> = match &request.scopes {
-        None => grant.scopes.iter().collect(),
+    let scopes = match &request.scopes {
+        None => grant.item.scopes.iter().map(String::as_str).collect(),
         Some(requested) => {
             if let Some(missing) = requested.iter().find(|scope| !grant.scopes.contains(*scope)) {
                 let description =
                     format!("the grant for this audience has no scope \"{}\"", missing.escape_debug());
-                return Err(refuse(ErrorCode::InvalidScope, description));
+                return Err((ErrorCode::InvalidScope, description));
             }
-            // The set sorts and deduplicates, so that equal sets of scopes give equal claims.
-            requested.iter().collect()
+            requested.iter().map(String::as_str).collect()
         }
     };
-    let host_posture = &circumstances.posture;
-    let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture)
-        .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
     // A request can shorten the lifetime of the grant, but not extend it.
     let ttl = request.ttl.map_or(grant.ttl, |requested| requested.min(grant.ttl));
-    let ttl = grant.limits.cap(ttl, circumstances.time.now);
     let signer = match (grant.assurance, grant.alg) {
         (_, Algorithm::Rs256) => Signer::Rsa,
         (Assurance::Tpm, Algorithm::Es256) => Signer::Host,
         (Assurance::Sealed, Algorithm::Es256) => Signer::Issuing,
     };
-    let act = Act::Token {
-        audience: &request.audience,
-        scopes: scopes.iter().map(|scope| scope.as_str()).collect(),
-        ttl: ttl.as_secs(),
-        assurance: match signer {
-            Signer::Issuing => "sealed",
-            Signer::Host | Signer::Rsa => "tpm",
-        },
-        binding: "none",
-    };
-    let approval = circumstances.approve(&agent, posture, act).map_err(named)?;
-    let scope = join_scopes(scopes.into_iter());
-    Ok(Permit { posture, approval, scope, ttl, signer, typ: grant.typ, audience: request.audience, agent })
+    Ok(GrantTerms { grant, scopes, ttl, signer })
 }
 
 /// Decides whether an agent may have a new identity document.
@@ -188,7 +219,7 @@ pub fn decide_identity(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
 ) -> Result<IdentityPermit, Refusal> {
-    check_draining(&agent).map_err(|refusal| circumstances.refusal(refusal, &agent))?;
+    check_draining(agent.entry()).map_err(|refusal| circumstances.refusal(refusal, &agent))?;
     decide_kept_identity(agent, circumstances)
 }
 
@@ -223,6 +254,6 @@ pub(super) fn check_posture(mode: PostureMode, host_posture: &PostureAtDecision)
     }
 }
 
-fn join_scopes<'a>(scopes: impl Iterator<Item = &'a String>) -> String {
-    scopes.map(String::as_str).collect::<Vec<_>>().join(" ")
+fn join_scopes<'a>(scopes: impl Iterator<Item = &'a &'a str>) -> String {
+    scopes.copied().collect::<Vec<_>>().join(" ")
 }

@@ -89,6 +89,6 @@ pub fn decide_jwt_svid(
     let common_posture = |a: Posture, b: Posture| if a == b { a } else { Posture::Off };
     let posture = permits.iter().map(Permit::posture).reduce(common_posture).unwrap_or(Posture::Off);
     // All were decided by the same policies.
-    let approval = permits.first().map(Permit::approval).ok_or_else(no_audience)?;
+    let approval = permits.first().map(Permit::approval).cloned().ok_or_else(no_audience)?;
     Ok(JwtSvidPermit { agent, posture, approval, audiences: audiences.to_vec(), ttl })
 }

@@ -12,6 +12,7 @@ pub mod cedar;
 mod circumstances;
 mod credential;
 mod decision;
+mod explain;
 mod jwt_svid;
 mod rate;
 mod rate_limit;
@@ -26,6 +27,7 @@ pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
 pub use decision::{
     IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity, decide_kept_identity,
 };
+pub use explain::{ExplainedRequest, Explanation, Layer, LayerOutcome, Rule, explain, ttl_of_record};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};

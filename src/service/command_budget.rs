@@ -35,6 +35,8 @@ pub enum StateCommand {
     AcceptClock,
     /// A change of a sealed credential.
     ChangeCredential,
+    /// The removal of a tenant.
+    RemoveTenant,
 }
 
 /// A command is beyond its bound.
@@ -79,7 +81,7 @@ impl StateCommand {
             | StateCommand::InstallCertificate
             | StateCommand::AcceptPosture
             | StateCommand::AcceptClock => (12, 48),
-            StateCommand::ChangeCredential => (60, 240),
+            StateCommand::ChangeCredential | StateCommand::RemoveTenant => (60, 240),
         }
     }
 }

@@ -283,6 +283,7 @@ impl From<&KeyReport> for Key {
     fn from(report: &KeyReport) -> Self {
         Key {
             kid: report.kid.clone(),
+            tenant: report.tenant.clone(),
             alg: report.alg.to_owned(),
             state: match report.state {
                 issue::KeyState::Active => KeyState::Active,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::error::NotReady;
 use super::identity_service::IdentityService;
 use crate::federation::FederatedBundle;
-use crate::issue::PublishedDocuments;
+use crate::issue::{BundleDocuments, IssuerDocuments};
 use crate::pki;
 
 /// Every local process may ask for the documents, so the reason is for administrators only.
@@ -15,20 +15,22 @@ const ISSUER_NOT_READY: &str = "the issuer is not ready; administrators see the 
 const CA_NOT_READY: &str = "the host's CA is being created; try again in a moment";
 
 impl IdentityService {
-    /// The key set of the host's access tokens (RFC 7517 section 5), JSON.
+    /// The key set of the access tokens of a tenant's agents, or of agents without one (RFC 7517 section 5), JSON.
+    /// `None` if the tenant has no keys.
     ///
     /// # Errors
     /// [`NotReady`] until the issuing keys are loaded, as for each document here.
-    pub fn jwks(&self) -> Result<Bytes, NotReady> {
-        self.document(|documents| &documents.jwks)
+    pub fn jwks(&self, tenant: Option<&str>) -> Result<Option<Bytes>, NotReady> {
+        self.document(tenant, |documents| &documents.jwks)
     }
 
-    /// The discovery document (OpenID Connect Discovery 1.0 section 3), JSON.
+    /// The discovery document (OpenID Connect Discovery 1.0 section 3) of a tenant's issuer, or of the host's,
+    /// JSON. `None` if the tenant has no keys.
     ///
     /// # Errors
     /// [`NotReady`] until the issuing keys are loaded.
-    pub fn discovery(&self) -> Result<Bytes, NotReady> {
-        self.document(|documents| &documents.discovery)
+    pub fn discovery(&self, tenant: Option<&str>) -> Result<Option<Bytes>, NotReady> {
+        self.document(tenant, |documents| &documents.discovery)
     }
 
     /// The bundle document of the host's trust domain (SPIFFE Trust Domain and Bundle, section 4), JSON.
@@ -38,7 +40,7 @@ impl IdentityService {
     pub fn bundle_document(&self) -> Result<Bytes, NotReady> {
         let not_ready = || NotReady(ISSUER_NOT_READY.into());
         let issuer_state = self.deps.issuer.state().ok_or_else(not_ready)?;
-        let token_keys = &issuer_state.documents().spiffe_bundle;
+        let token_keys = &issuer_state.bundles().spiffe_bundle;
         // Read before the roots, so that a document of older roots is not kept under the new generation, and
         // has no number of newer ones.
         let ca_generation = self.deps.certificate_issuer.generation();
@@ -112,16 +114,19 @@ impl IdentityService {
         self.key_sets(|own| &own.wit_bundle, |bundle| &bundle.wit_jwks)
     }
 
-    fn document(&self, select: fn(&PublishedDocuments) -> &Bytes) -> Result<Bytes, NotReady> {
-        match self.deps.issuer.state() {
-            Some(issuer_state) => Ok(select(issuer_state.documents()).clone()),
-            None => Err(NotReady(ISSUER_NOT_READY.into())),
-        }
+    fn document(
+        &self,
+        tenant: Option<&str>,
+        select: fn(&IssuerDocuments) -> &Bytes,
+    ) -> Result<Option<Bytes>, NotReady> {
+        let not_ready = || NotReady(ISSUER_NOT_READY.into());
+        let issuer_state = self.deps.issuer.state().ok_or_else(not_ready)?;
+        Ok(issuer_state.issuer_of(tenant).ok().map(|issuer| select(issuer.documents()).clone()))
     }
 
     fn key_sets(
         &self,
-        own: fn(&PublishedDocuments) -> &Bytes,
+        own: fn(&BundleDocuments) -> &Bytes,
         federated: fn(&FederatedBundle) -> &Option<Bytes>,
     ) -> Result<BTreeMap<String, Bytes>, NotReady> {
         let issuer_state = self.ready_issuer()?;
@@ -131,10 +136,8 @@ impl IdentityService {
             .filter_map(|(domain, bundle)| Some((trust_domain_id(domain), federated(bundle).clone()?)))
             .collect();
         // A file in `federation` that is named like this trust domain does not replace its keys.
-        key_sets.insert(
-            trust_domain_id(&issuer_state.host().trust_domain),
-            own(issuer_state.documents()).clone(),
-        );
+        key_sets
+            .insert(trust_domain_id(&issuer_state.host().trust_domain), own(issuer_state.bundles()).clone());
         Ok(key_sets)
     }
 }

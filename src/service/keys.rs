@@ -25,7 +25,7 @@ impl IdentityService {
         })
     }
 
-    /// Publishes the next issuing key, or lets it sign at once. Root can always have it sign at once: a
+    /// Publishes the next issuing key, of a tenant or of agents without one, or lets it sign at once. Root can always have it sign at once: a
     /// rotation after a compromise is bounded neither in an hour nor by the number of retired keys.
     ///
     /// # Errors
@@ -37,15 +37,16 @@ impl IdentityService {
         request: RotateRequest,
     ) -> Result<RotateResponse, AdminError> {
         self.ready_issuer()?;
+        let tenant = request.tenant;
         let urgency = match (request.now, self.admin_class(admin)) {
             (true, AdminClass::Root) => {
                 let emergency = RotationUrgency::Emergency;
-                return Ok(self.deps.key_admin.rotate(emergency, admin.id()).await?.into());
+                return Ok(self.deps.key_admin.rotate(tenant, emergency, admin.id()).await?.into());
             }
             (true, AdminClass::Group) => RotationUrgency::Immediate,
             (false, _) => RotationUrgency::Planned,
         };
-        let rotated = async { Ok(self.deps.key_admin.rotate(urgency, admin.id()).await?.into()) };
+        let rotated = async { Ok(self.deps.key_admin.rotate(tenant, urgency, admin.id()).await?.into()) };
         let changed = |response: &RotateResponse| response.outcome != RotationOutcome::AlreadyPublished;
         self.within_budget_if(admin, StateCommand::RotateKeys, rotated, changed).await
     }

@@ -1,5 +1,7 @@
 //! Reading `agents.d`, `roles.d`, `policies` and `federation` again.
 
+use std::collections::HashSet;
+
 use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
@@ -14,6 +16,8 @@ use crate::wire::error::Fault;
 
 /// Faults that get a journal entry. The journal's queue has room for 4096 entries, which decisions share.
 const MAX_LOGGED_FAULTS: usize = 100;
+/// Warnings of credentials that are not stored and get a journal entry.
+const MAX_LOGGED_WARNINGS: usize = 8;
 /// Warnings in a response.
 const MAX_WARNINGS: usize = 100;
 
@@ -100,7 +104,8 @@ impl IdentityService {
         let mut faults = Vec::new();
         let response = match reloaded {
             // What became active is recorded, also where the other directory has a fault.
-            Ok(Reloaded { changes, warnings }) => {
+            Ok(Reloaded { changes, mut warnings }) => {
+                warnings.extend(self.missing_credentials());
                 let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
                 self.record_policies(policies_before, requested_by).await?;
                 response(changes, &warnings)
@@ -116,6 +121,22 @@ impl IdentityService {
         }
         self.record_faults(&faults, requested_by).await?;
         Err(AdminError::InvalidFiles(faults))
+    }
+
+    /// Warnings of tables `[[credential]]` whose credential is not stored; none while the credentials are not
+    /// known.
+    fn missing_credentials(&self) -> Vec<Diagnostic> {
+        let Ok(stored) = self.deps.credentials.reports() else { return Vec::new() };
+        let stored: HashSet<(&str, &str)> = stored
+            .iter()
+            .map(|report| (report.tenant.as_deref().unwrap_or_default(), report.name.as_str()))
+            .collect();
+        let is_stored = |tenant: &str, name: &str| stored.contains(&(tenant, name));
+        let missing = self.deps.agents.current().missing_credentials(is_stored, MAX_WARNINGS);
+        for warning in missing.iter().take(MAX_LOGGED_WARNINGS) {
+            tracing::warn!("{warning}");
+        }
+        missing
     }
 
     /// Records that other policies are in force than before, or none.

@@ -15,6 +15,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::Error;
 use super::atomic::write_atomic;
 
+/// Smallest database in bytes that is not empty: SQLite's smallest page.
+const MIN_DATABASE_SIZE: u64 = 512;
 /// Largest database in bytes.
 const MAX_DATABASE_SIZE: u64 = 256 * 1024 * 1024;
 /// How long another process, such as a backup, may hold the database.
@@ -56,6 +58,10 @@ impl Database {
         let corrupt = |reason: &str| Error::Corrupt { path: path.to_owned(), reason: reason.to_owned() };
         if !metadata.is_file() {
             return Err(corrupt("not a regular file"));
+        }
+        // SQLite would take the beginning of a page for an empty database, and write over it.
+        if (1..MIN_DATABASE_SIZE).contains(&metadata.len()) {
+            return Err(corrupt("shorter than a database"));
         }
         if metadata.len() > MAX_DATABASE_SIZE {
             return Err(corrupt("larger than 256 MiB"));

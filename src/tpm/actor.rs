@@ -22,6 +22,7 @@ use super::probe::TpmaPermanent;
 use super::request::TpmRequest;
 use super::state::StateKind;
 use super::state::TpmState;
+use crate::stack::wipe_unused_stack;
 
 /// The thread's loop runs at least this often, which bounds the heartbeat's interval and the delay of a
 /// shutdown.
@@ -88,6 +89,7 @@ impl Actor {
             match requests.recv_timeout(self.poll_timeout()) {
                 Ok(request) => {
                     self.handle_request(request);
+                    // libtss2 leaves secrets there that the TPM returned.
                     wipe_unused_stack();
                 }
                 Err(RecvTimeoutError::Timeout) => self.end_idle_session(),
@@ -349,13 +351,6 @@ fn max_retries(fault: FaultClass) -> u32 {
         FaultClass::Reset | FaultClass::Transport => 1,
         FaultClass::Authorization | FaultClass::Lockout | FaultClass::Request => 0,
     }
-}
-
-/// Overwrites the 64 KiB of stack below the caller's frame: libtss2 leaves secrets there that the TPM
-/// returned.
-#[inline(never)]
-fn wipe_unused_stack() {
-    std::hint::black_box(&mut [0_u8; 64 * 1024]);
 }
 
 #[expect(

@@ -27,6 +27,9 @@ pub struct KeysResponse {
 pub struct Key {
     /// `kid` of the key set.
     pub kid: String,
+    /// The tenant whose tokens the key signs; absent for agents without one, and for keys in the TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// `ES256` or `RS256`.
     pub alg: String,
     /// What the key does now.
@@ -79,6 +82,9 @@ pub struct NextStep {
 pub struct RotateRequest {
     /// Whether the next key signs at once, although relying parties with an uploaded key set do not know it.
     pub now: bool,
+    /// The tenant whose key it is; absent for that of agents without a tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
 }
 
 /// `200` of `POST /v1/keys/rotate`.

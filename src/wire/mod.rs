@@ -20,8 +20,10 @@ pub mod error;
 pub mod host;
 pub mod keys;
 pub mod manager_address;
+pub mod policy;
 pub mod posture;
 pub mod status;
+pub mod tenants;
 
 #[cfg(test)]
 pub(crate) mod openapi;

@@ -9,7 +9,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::{admin, agent, clock, comparison, credentials, enroll, error, keys, posture, status};
+use super::{
+    admin, agent, clock, comparison, credentials, enroll, error, keys, policy, posture, status, tenants,
+};
 use crate::clock::Timestamp;
 
 /// Schemas of the document that are not types of `wire`, because they have a specification of their own.
@@ -93,9 +95,12 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<keys::RecoverRequest>();
     requests.subschema_for::<keys::RotateRequest>();
     requests.subschema_for::<posture::PostureAcceptRequest>();
+    requests.subschema_for::<tenants::RemoveTenantRequest>();
 
     let mut responses = SchemaSettings::draft2020_12().for_serialize().into_generator();
     responses.subschema_for::<admin::Agent>();
+    responses.subschema_for::<tenants::RemoveTenantResponse>();
+    responses.subschema_for::<tenants::Tenant>();
     responses.subschema_for::<admin::AuditRecord>();
     responses.subschema_for::<admin::AuditResponse>();
     responses.subschema_for::<admin::DoneResponse>();
@@ -118,6 +123,8 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<keys::KeysResponse>();
     responses.subschema_for::<keys::RecoveryKeyResponse>();
     responses.subschema_for::<keys::RotateResponse>();
+    responses.subschema_for::<policy::PoliciesResponse>();
+    responses.subschema_for::<policy::PolicyWhyResponse>();
     responses.subschema_for::<posture::PostureDiffResponse>();
     responses.subschema_for::<posture::PostureResponse>();
     responses.subschema_for::<status::StatusResponse>();

@@ -296,3 +296,159 @@ fn a_change_that_cannot_be_written_changes_nothing() {
     done(&host, &["credential", "rotate", "github"], "third-value");
     assert_eq!(release(&host, "github")["value"], "third-value");
 }
+
+/// Whatever a disk or a tool left of the database: it is used as it was written, or refused with its name.
+#[test]
+fn a_database_that_is_torn_at_any_byte_is_refused_or_whole_and_tokens_are_issued() {
+    let mut host = Host::new();
+    let tables =
+        "[[credential]]\nname = \"github\"\nuse = \"release\"\n[[grant]]\naudience = \"https://a\"\n";
+    host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{tables}"));
+    host.start();
+    done(&host, &["credential", "put", "github"], VALUE);
+    done(&host, &["credential", "put", "other"], &"x".repeat(9000));
+    host.stop();
+    let database = host.path("state/credentials.db");
+    let whole = fs::read(&database).unwrap();
+    let length = whole.len();
+    let truncated = [0, 1, 15, 16, 99, 100, 512, 1000, 4095, 4096, length / 2, length - 4096, length - 1];
+    let cut = truncated.map(|length| (format!("cut to {length} bytes"), whole[..length].to_vec()));
+    let changed = (0..12).map(|n| n * length / 12 + 7 * n).chain([16, 18, 28, 44, 96]).map(|at| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        (format!("byte {at} changed"), bytes)
+    });
+    let zeroed = (0..length / 4096).map(|page| {
+        let mut bytes = whole.clone();
+        bytes[page * 4096..(page + 1) * 4096].fill(0);
+        (format!("page {page} zeroed"), bytes)
+    });
+    let mut longer = whole.clone();
+    longer.extend([0xaa; 4096]);
+    let other = [("longer".to_owned(), longer), ("not a database".to_owned(), vec![b'x'; length])];
+    let (mut refused, mut used) = (0, 0);
+    for (what, bytes) in cut.into_iter().chain(changed).chain(zeroed).chain(other) {
+        fs::write(&database, &bytes).unwrap();
+        host.start();
+        let response = host.post("/v1/credential", json!({ "name": "github" }));
+        let reason = blocked_reason(&host);
+        if response.status == 200 {
+            assert!(response.json()["value"] == VALUE && reason.is_empty(), "{what}: {reason}");
+            used += 1;
+        } else {
+            assert_eq!(response.error(), "temporarily_unavailable", "{what}");
+            assert!(reason.contains("credentials.db"), "{what}: {reason}");
+            refused += 1;
+        }
+        let token = host.post("/v1/token", json!({ "audience": "https://a" }));
+        assert_eq!(token.status, 200, "{what}: {}", token.text());
+        // An empty one is what a crash before the first transaction leaves, and gets its tables.
+        assert!(bytes.is_empty() || fs::read(&database).unwrap() == bytes, "{what}: the daemon changed it");
+        host.crash();
+    }
+    // Some bytes are not used by SQLite.
+    assert!(refused > used && refused >= truncated.len(), "{refused} refused, {used} used");
+    fs::write(&database, &whole).unwrap();
+    host.start();
+    assert_eq!(release(&host, "github")["value"], VALUE);
+}
+
+#[test]
+fn of_two_administrators_at_once_each_gets_its_own_version_or_a_refusal() {
+    let host = host();
+    let change = |path: &str, value: String| {
+        let response = host.admin().post(path, &json!({ "name": "github", "value": value }));
+        (response.status, response.json()["version"].as_u64())
+    };
+    let at_once = |path: &str, what: &str| -> Vec<(u16, Option<u64>, String)> {
+        std::thread::scope(|scope| {
+            let change = &change;
+            let started: Vec<_> = (0..6)
+                .map(|n| {
+                    let value = format!("{what} of {n}");
+                    scope.spawn(move || {
+                        let (status, version) = change(path, value.clone());
+                        (status, version, value)
+                    })
+                })
+                .collect();
+            started.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    };
+    let put = at_once("/v1/credentials/put", "first");
+    let stored: Vec<_> = put.iter().filter(|(status, ..)| *status == 200).collect();
+    assert!(stored.len() == 1 && put.iter().filter(|(status, ..)| *status == 409).count() == 5, "{put:?}");
+    assert_eq!(release(&host, "github")["value"], json!(stored[0].2));
+    let rotated = at_once("/v1/credentials/rotate", "second");
+    let mut versions: Vec<u64> = rotated.iter().map(|(_, version, _)| version.unwrap()).collect();
+    versions.sort_unstable();
+    assert_eq!(versions, [2, 3, 4, 5, 6, 7], "each is one version");
+    let last = rotated.iter().find(|(_, version, _)| *version == Some(7)).unwrap();
+    let released = release(&host, "github");
+    assert_eq!((&released["value"], &released["version"]), (&json!(last.2), &json!(7)));
+    let changes = host.audit().iter().filter(|line| line["event"] == "credential-stored").count();
+    assert_eq!(changes, 7);
+}
+
+#[test]
+fn the_command_refuses_values_that_cannot_be_stored() {
+    let host = host();
+    let put = |bytes: &[u8]| {
+        use std::io::Write;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+            .args(["credential", "put", "github"])
+            .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _ = child.stdin.take().unwrap().write_all(bytes);
+        let output = child.wait_with_output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (bytes, expected) in [
+        (&b""[..], "empty"),
+        (b"\n", "empty"),
+        (b"a\0b", "NUL"),
+        (b"sk-\xff\xfe", "UTF-8"),
+        (&[b'x'; 1_000_000], "65536"),
+    ] {
+        let said = put(bytes);
+        assert!(said.contains(expected) && !said.contains("sk-"), "{said}");
+    }
+    // The body itself is not UTF-8.
+    let mut body = br#"{"name":"github","value":"sk-"#.to_vec();
+    body.extend(b"\xff\"}");
+    let request =
+        crate::common::http::request("POST", "/v1/credentials/put", Some("application/json"), &body);
+    let response = host.admin().exchange(&request);
+    assert!(response.status == 400 && !response.text().contains("sk-"), "{}", response.text());
+    assert_eq!(host.status()["credentials"]["stored"], 0);
+}
+
+#[test]
+fn a_reload_warns_of_credentials_that_are_not_stored() {
+    let host = host();
+    done(&host, &["credential", "put", "github"], VALUE);
+    let reload = || host.admin().post("/v1/agents/reload", &json!({})).json()["warnings"].clone();
+    let missing = |warnings: &Value| {
+        // Absent where there are none.
+        let messages = warnings.as_array().into_iter().flatten();
+        let of_credentials = messages.filter(|warning| warning["what"].to_string().contains("not stored"));
+        of_credentials.cloned().collect::<Vec<Value>>()
+    };
+    let warnings = missing(&reload());
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let message = warnings[0]["what"].as_str().unwrap();
+    assert!(message.contains("\"stripe\"") && message.contains("credential put stripe\""), "{message}");
+    assert!(warnings[0]["file"].as_str().unwrap().ends_with("root.toml"), "{warnings:?}");
+    done(&host, &["credential", "put", "stripe"], VALUE);
+    assert_eq!(missing(&reload()), Vec::<Value>::new());
+    // Credentials of another tenant are others.
+    agent(&host, "root", "tenant = \"acme\"");
+    let warnings = missing(&reload());
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0]["what"].as_str().unwrap().contains("--tenant acme"), "{warnings:?}");
+}

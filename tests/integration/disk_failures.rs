@@ -276,3 +276,63 @@ fn a_stalled_disk_is_reported_and_blocks_neither_administrators_nor_new_callers(
     assert!(host.audit().len() > 2);
     host.stop();
 }
+
+/// Whatever a full disk leaves of room: a change is not acknowledged unless it is on the disk completely.
+#[test]
+fn a_credential_is_stored_completely_or_not_at_all_on_a_full_state_disk() {
+    let mut host = Host::new();
+    let tables =
+        "[[credential]]\nname = \"c\"\nuse = \"release\"\n[[credential]]\nname = \"d\"\nuse = \"release\"\n";
+    host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{tables}"));
+    let (state, saved) = (host.path("state"), host.path("saved"));
+    succeed(Command::new("cp").arg("-a").arg(&state).arg(&saved));
+    let disk = mount(&state, &["-t", "tmpfs", "-o", "size=768k,mode=700", "tmpfs"]);
+    succeed(Command::new("cp").arg("-a").arg(saved.join(".")).arg(&state));
+    host.start();
+    let change = |host: &Host, path: &str, name: &str, value: &str| {
+        host.admin().post(path, &json!({ "name": name, "value": value }))
+    };
+    let value_of = |host: &Host, name: &str| {
+        let released = host.post("/v1/credential", json!({ "name": name }));
+        (released.status == 200).then(|| released.json()["value"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(change(&host, "/v1/credentials/put", "c", "first").status, 200);
+    let (large, mut current, mut failures) = ("x".repeat(60_000), "first".to_owned(), 0);
+    for room in [0, 4, 8, 16, 32, 64, 96, 128] {
+        let ballast = disk.0.join("ballast");
+        // Ends with a partial write and ENOSPC.
+        assert!(fs::write(&ballast, vec![0; 1 << 20]).is_err(), "the disk is full");
+        let filled = fs::metadata(&ballast).unwrap().len();
+        fs::File::options().write(true).open(&ballast).unwrap().set_len(filled - room * 1024).unwrap();
+        let value = format!("{room} {large}");
+        let rotated = change(&host, "/v1/credentials/rotate", "c", &value);
+        let put = change(&host, "/v1/credentials/put", "d", &large);
+        for response in [&rotated, &put].into_iter().filter(|response| response.status != 200) {
+            failures += 1;
+            let said = response.json()["error_description"].as_str().unwrap().to_owned();
+            assert!(response.status >= 500, "{room} KiB: {} {said}", response.status);
+        }
+        if rotated.status == 200 {
+            current = value;
+        }
+        let check = |host: &Host| {
+            assert!(value_of(host, "c").as_ref() == Some(&current), "{room} KiB");
+            assert_eq!(value_of(host, "d").is_some(), put.status == 200, "{room} KiB");
+        };
+        check(&host);
+        host.crash();
+        host.start();
+        check(&host);
+        fs::remove_file(&ballast).unwrap();
+        if put.status == 200 {
+            let removed = host.admin().post("/v1/credentials/remove", &json!({ "name": "d" }));
+            assert_eq!(removed.status, 200, "{}", removed.text());
+        }
+    }
+    assert!(failures >= 2, "{failures}");
+    assert_eq!(change(&host, "/v1/credentials/put", "d", "after").status, 200);
+    host.stop();
+    host.start();
+    assert_eq!(value_of(&host, "d").as_deref(), Some("after"));
+    host.stop();
+}

@@ -39,6 +39,8 @@ mod neighbours;
 mod openapi;
 mod peers;
 mod policies;
+mod policy_binding;
+mod policy_commands;
 mod posture;
 mod readme;
 mod recovery_key;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use data_encoding::BASE64;
@@ -10,9 +10,11 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::json;
 
+use crate::common::callers::{Credentials, NOBODY, Unit};
 use crate::common::grpc::{
     Empty, Grpc, JwtRequest, JwtResponse, MESSAGE_TIMEOUT, WitRequest, WitResponse, X509Response,
 };
+use crate::common::http::{Response, request};
 use crate::common::{API, Host, until};
 
 /// A secret in the forms in which the daemon may keep it.
@@ -225,30 +227,281 @@ fn opened_credentials_are_forgotten() {
     assert_forgotten(&host, &[Secret { what: "the secret of a credential", forms }]);
 }
 
-#[test]
-fn values_of_sealed_credentials_are_forgotten() {
+/// Waits until nothing is left of a secret in any file that the daemon wrote.
+#[track_caller]
+fn assert_in_no_file(host: &Host, secrets: &[Secret]) {
+    let mut dirs = vec![host.path("")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            } else if kind.is_file() {
+                let content = fs::read(entry.path()).unwrap();
+                for secret in secrets {
+                    let found = secret.forms.iter().any(|form| !positions(&content, form).is_empty());
+                    assert!(!found, "{} is in {}", secret.what, entry.path().display());
+                }
+            }
+        }
+    }
+    let log = host.log();
+    for form in secrets.iter().flat_map(|secret| &secret.forms) {
+        assert!(positions(log.as_bytes(), form).is_empty(), "the daemon's output has a secret");
+    }
+}
+
+/// Values of several sizes that no other text has a part of. Their lengths leave 11 to 15 bytes for the last
+/// block of a cipher.
+struct Values(Vec<String>);
+
+impl Values {
+    fn new(what: &str) -> Values {
+        let value = |length: usize| {
+            let digest = hex_digest(&format!("{what} {length}"));
+            let mut text = String::new();
+            while text.len() < length {
+                text += &format!("{what}-{length}-{:05};", text.len());
+            }
+            text.truncate(length - LAST_LEN);
+            text + &digest[..LAST_LEN]
+        };
+        Values([12, 43, 299, 1_515, 3_003, 8_107, 20_012, 65_535].map(value).into())
+    }
+
+    /// With pieces of them as forms: a buffer may keep the beginning, the end or the middle.
+    fn secrets(&self) -> Vec<Secret> {
+        let pieces = |value: &String| {
+            let bytes = value.as_bytes();
+            let last = bytes.len().saturating_sub(32);
+            let mut pieces: Vec<Vec<u8>> =
+                [0, last / 2, last].map(|start| bytes[start..(start + 32).min(bytes.len())].to_vec()).into();
+            pieces.push(bytes[bytes.len() - LAST_LEN..].to_vec());
+            pieces
+        };
+        let secret = |value| Secret { what: "the value of a credential", forms: pieces(value) };
+        self.0.iter().map(secret).collect()
+    }
+}
+
+/// Bytes at the end of a value that are in no other one.
+const LAST_LEN: usize = 11;
+
+fn hex_digest(text: &str) -> String {
+    data_encoding::HEXLOWER.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
+}
+
+/// A host on which every process of root, and the unit, may have the credentials `c0`, `c1` and so on.
+fn credential_host(unit: &Unit, count: usize) -> Host {
     let mut host = Host::new();
-    let grant = "[[credential]]\nname = \"github\"\nuse = \"release\"\n";
-    host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{grant}"));
+    let tables: String =
+        (0..count).map(|n| format!("[[credential]]\nname = \"c{n}\"\nuse = \"release\"\n")).collect();
+    host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{tables}"));
+    host.agents_file("unit", &format!("name = \"unit\"\n[match]\nunit = \"{}\"\n{tables}", unit.name));
     host.start();
+    host
+}
+
+#[test]
+fn values_of_sealed_credentials_are_forgotten_while_connections_stay_open() {
+    let unit = Unit::new("forgetting");
+    let (first, second, refused) = (Values::new("first"), Values::new("second"), Values::new("refused"));
+    let host = credential_host(&unit, first.0.len());
     assert_search_finds(&host);
-    let values = ["first", "second", "third"].map(|which| format!("the {which} value {}", which.repeat(400)));
-    let admin = |path: &str, body: serde_json::Value| {
-        let response = host.admin().post(path, &body);
-        assert_eq!(response.status, 200, "{}", response.text());
+    // Administrators and agents keep their connections until the end, where they may.
+    let (mut admins, mut agents) = (Vec::new(), Vec::new());
+    let mut admin = |path: &str, body: serde_json::Value, status: u16| {
+        let mut connection = host.admin();
+        let response = connection.post(path, &body);
+        assert_eq!(response.status, status, "{}", response.text());
+        admins.push(connection);
     };
-    let release = |expected: &str| {
-        let response = host.post("/v1/credential", json!({ "name": "github" }));
-        assert_eq!(response.json()["value"], expected);
-    };
-    admin("/v1/credentials/put", json!({ "name": "github", "value": values[0] }));
-    release(&values[0]);
-    admin("/v1/credentials/rotate", json!({ "name": "github", "value": values[1], "overlap": 60 }));
-    release(&values[1]);
-    admin("/v1/credentials/remove", json!({ "name": "github" }));
-    // A request that is refused had its value in memory too.
-    let refused =
-        host.admin().post("/v1/credentials/rotate", &json!({ "name": "github", "value": values[2] }));
-    assert_eq!(refused.status, 422);
-    assert_forgotten(&host, &values.map(|value| Secret::text("the value of a credential", &value)));
+    for (index, (first, second)) in first.0.iter().zip(&second.0).enumerate() {
+        let name = format!("c{index}");
+        let released = |response: Response, expected: &str| {
+            assert_eq!(response.status, 200, "{}", response.text());
+            assert!(response.json()["value"] == expected);
+        };
+        admin("/v1/credentials/put", json!({ "name": name, "value": first }), 200);
+        let mut agent = host.connect();
+        for _ in 0..3 {
+            released(agent.post("/v1/credential", &json!({ "name": name })), first);
+        }
+        admin("/v1/credentials/rotate", json!({ "name": name, "value": second, "overlap": 60 }), 200);
+        // Pipelined: both versions are requested before the first reply is read.
+        let body = |version: u32| json!({ "name": name, "version": version }).to_string();
+        let request =
+            |version| request("POST", "/v1/credential", Some("application/json"), body(version).as_bytes());
+        agent.send(&[request(1), request(2), request(1)].concat()).unwrap();
+        for expected in [first, second, first] {
+            released(agent.read_response().expect("a response"), expected);
+        }
+        agents.push(agent);
+        let loaded = host.load(&Credentials::root().in_unit(&unit), &unit.name, &name);
+        assert!(loaded == second.as_bytes(), "{} bytes", loaded.len());
+    }
+    // What is refused was in memory too.
+    for (index, value) in refused.0.iter().enumerate() {
+        let name = format!("c{index}");
+        admin("/v1/credentials/put", json!({ "name": name, "value": value }), 409);
+        admin("/v1/credentials/rotate", json!({ "name": "absent", "value": value }), 422);
+        admin("/v1/credentials/put", json!({ "name": "NO", "value": value }), 400);
+        admin("/v1/credentials/put", json!({ "name": name, "value": value, "typo": 1 }), 400);
+    }
+    let secrets: Vec<Secret> =
+        [&first, &second, &refused].into_iter().flat_map(|values| values.secrets()).collect();
+    assert_forgotten(&host, &secrets);
+    assert_in_no_file(&host, &secrets);
+    // The connections of agents are usable still.
+    for agent in &mut agents {
+        assert_eq!(agent.get("/v1/whoami").status, 200);
+    }
+    for index in 0..first.0.len() {
+        admin("/v1/credentials/remove", json!({ "name": format!("c{index}") }), 200);
+    }
+    assert_forgotten(&host, &secrets);
+    drop((admins, agents));
+    assert_forgotten(&host, &secrets);
+    assert_in_no_file(&host, &secrets);
+}
+
+#[test]
+fn a_value_that_its_caller_does_not_read_is_forgotten_when_the_connection_ends() {
+    let unit = Unit::new("unread");
+    let values = Values::new("unread");
+    let host = credential_host(&unit, values.0.len());
+    for (index, value) in values.0.iter().enumerate() {
+        let stored =
+            host.admin().post("/v1/credentials/put", &json!({ "name": format!("c{index}"), "value": value }));
+        assert_eq!(stored.status, 200, "{}", stored.text());
+    }
+    let released = || host.audit().iter().filter(|line| line["event"] == "credential-released").count();
+    // More replies than the kernel buffers, none of which is read.
+    let mut connections = Vec::new();
+    for index in 0..values.0.len() {
+        let mut connection = host.connect();
+        let body = json!({ "name": format!("c{index}") }).to_string();
+        let one = request("POST", "/v1/credential", Some("application/json"), body.as_bytes());
+        connection.send(&one.repeat(12)).unwrap();
+        connections.push(connection);
+    }
+    until("replies are made", || (released() >= values.0.len()).then_some(()));
+    drop(connections);
+    assert_forgotten(&host, &values.secrets());
+    // A request that ends in the middle of a value.
+    let cut = Values::new("cut");
+    for value in &cut.0 {
+        let body = json!({ "name": "cut", "value": value }).to_string();
+        let mut whole = request("POST", "/v1/credentials/put", Some("application/json"), body.as_bytes());
+        whole.truncate(whole.len() - 5);
+        let mut connection = host.admin();
+        connection.send(&whole).unwrap();
+        drop(connection);
+    }
+    assert_forgotten(&host, &cut.secrets());
+    assert_in_no_file(&host, &cut.secrets());
+}
+
+/// What another process of the daemon's own user tries with its memory.
+const TRACER: &str = "
+import ctypes, os, sys
+pid = int(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+def attempt(what, call):
+    try:
+        result = call()
+    except OSError as e:
+        result = -e.errno
+    print(what, result, flush=True)
+def ptrace(request):
+    ctypes.set_errno(0)
+    result = libc.ptrace(request, pid, 0, 0)
+    return -ctypes.get_errno() if result == -1 else result
+attempt('attach', lambda: ptrace(16))
+attempt('seize', lambda: ptrace(0x4206))
+attempt('mem', lambda: os.open(f'/proc/{pid}/mem', os.O_RDONLY))
+attempt('environ', lambda: os.open(f'/proc/{pid}/environ', os.O_RDONLY))
+attempt('fd', lambda: len(os.listdir(f'/proc/{pid}/fd')))
+class iovec(ctypes.Structure):
+    _fields_ = [('base', ctypes.c_void_p), ('len', ctypes.c_size_t)]
+def process_vm_readv():
+    buffer = ctypes.create_string_buffer(16)
+    local = iovec(ctypes.addressof(buffer), 16)
+    remote = iovec(0x400000, 16)
+    ctypes.set_errno(0)
+    result = libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    return -ctypes.get_errno() if result == -1 else result
+attempt('readv', process_vm_readv)
+";
+
+#[test]
+fn the_daemons_own_user_cannot_read_its_memory_and_no_core_has_it() {
+    let mut host = Host::new();
+    let dir = host.path("");
+    let chown = Command::new("chown").args(["-R", &NOBODY.to_string()]).arg(&dir).status().unwrap();
+    assert!(chown.success());
+    let user = NOBODY.to_string();
+    let drop_privileges =
+        ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--inh-caps=-all", "--"];
+    host.start.wrapper = drop_privileges.map(str::to_owned).into();
+    host.start();
+    let pid = host.pid().to_string();
+    let mut tracer = Command::new("python3");
+    tracer.args(["-c", TRACER, &pid]);
+    Credentials::user(NOBODY).apply_to(&mut tracer);
+    let said = tracer.output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let (denied, hidden) = (-libc::EPERM, -libc::EACCES);
+    let expected = format!(
+        "attach {denied}\nseize {denied}\nmem {hidden}\nenviron {hidden}\nfd {hidden}\nreadv {denied}\n"
+    );
+    assert_eq!(said, expected);
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    // The kernel writes no core of a process that is not dumpable, also not to a program.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(!status.contains("CoreDumping:\t1"), "{status}");
+}
+
+#[test]
+fn memory_of_the_daemon_is_locked() {
+    let host = Host::started();
+    let smaps = fs::read_to_string(format!("/proc/{}/smaps", host.pid())).unwrap();
+    // Each writable mapping of memory has the flag "lo"; the stack and the heap are among them.
+    let mut heading = "";
+    let (mut checked, mut unlocked) = (Vec::new(), Vec::new());
+    for line in smaps.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            let mode = heading.split(' ').nth(1).unwrap_or_default();
+            let is_memory = mode.starts_with("rw") && mode.ends_with('p');
+            if is_memory {
+                checked.push(heading.to_owned());
+                if !flags.split_whitespace().any(|flag| flag == "lo") {
+                    unlocked.push(heading.to_owned());
+                }
+            }
+        } else if line.split(' ').next().is_some_and(|range| range.contains('-')) {
+            heading = line;
+        }
+    }
+    assert!(checked.iter().any(|heading| heading.ends_with("[heap]")), "{checked:#?}");
+    assert!(checked.iter().any(|heading| heading.ends_with("[stack]")), "{checked:#?}");
+    assert!(unlocked.is_empty(), "{unlocked:#?}");
+}
+
+#[test]
+fn the_command_leaves_no_core_dump() {
+    let host = Host::started();
+    let mut command = Command::new(crate::common::program("hostbadge"));
+    command.args(["credential", "put", "c"]).env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket());
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    until("the limit is set", || {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).ok()?;
+        let core = limits.lines().find(|line| line.starts_with("Max core file size"))?.to_owned();
+        (core.split_whitespace().skip(4).take(2).collect::<Vec<_>>() == ["0", "0"]).then_some(())
+    });
+    // The end of its input ends the command.
+    drop(child.stdin.take());
+    assert!(!child.wait().unwrap().success());
 }

@@ -3,8 +3,10 @@
 use std::fs;
 
 use crate::common::callers::{Credentials, NOBODY};
-use crate::common::http::{Response, claims};
-use crate::common::{API, Host, until_true};
+use crate::common::http::{Response, claims, part};
+use crate::common::{API, Host, template, until_true};
+use hostbadge::clock::Clock;
+use hostbadge::verify::{Expectation, Jwks, verify_access_token};
 use serde_json::{Value, json};
 
 /// One agent: its name, tenant and uid.
@@ -258,6 +260,355 @@ fn the_quotas_of_a_tenant_bound_all_its_agents_together_and_no_others() {
         answer.status == 429
     });
     gamma.token(&host);
+}
+
+/// The `kid` of a token.
+fn kid(token: &str) -> String {
+    part(token, 0)["kid"].as_str().unwrap().to_owned()
+}
+
+/// The `kid`s of a key set.
+fn kids(jwks: &Value) -> Vec<String> {
+    jwks["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+}
+
+fn jwks(host: &Host, tenant: Option<&str>) -> Value {
+    let prefix = tenant.map_or(String::new(), |tenant| format!("/tenant/{tenant}"));
+    let response = host.get(&format!("{prefix}/.well-known/jwks.json"));
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()
+}
+
+/// Whether a key set verifies a token, as an issuer's relying party does.
+fn verifies(jwks: &Value, token: &str) -> bool {
+    let keys = Jwks::parse(jwks.to_string().as_bytes()).unwrap();
+    let expected = Expectation { issuer: None, audience: Some(API) };
+    verify_access_token(token, &keys, Clock::System.now(), false, expected).is_ok()
+}
+
+/// The states of the keys of a tenant, or of the host itself, as `key list` has them.
+fn key_states(host: &Host, tenant: Option<&str>) -> Vec<(String, String)> {
+    let keys = host.admin().get("/v1/keys").json();
+    let own = keys["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|key| key["state"] != "tpm" && key.get("tenant").and_then(Value::as_str) == tenant);
+    own.map(|key| (key["kid"].as_str().unwrap().to_owned(), key["state"].as_str().unwrap().to_owned()))
+        .collect()
+}
+
+#[track_caller]
+fn run(host: &Host, words: &[&str]) -> String {
+    let output = host.hostbadge(words);
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn each_tenant_has_an_issuer_with_a_key_of_its_own() {
+    let host = host_with("issuer = \"https://id.example.org\"\n");
+    let (mut issuers, mut signers) = (Vec::new(), Vec::new());
+    for member in &MEMBERS {
+        let token = member.token(&host);
+        let issuer = member.tenant.map_or("https://id.example.org".to_owned(), |tenant| {
+            format!("https://id.example.org/tenant/{tenant}")
+        });
+        assert_eq!(claims(&token)["iss"], issuer);
+        assert_eq!(claims(&member.jwt_svid(&host))["iss"], issuer);
+        assert!(kids(&jwks(&host, member.tenant)).contains(&kid(&token)));
+        for other in &MEMBERS {
+            let is_own = other.name == member.name;
+            assert_eq!(
+                verifies(&jwks(&host, other.tenant), &token),
+                is_own,
+                "{} {}",
+                member.name,
+                other.name
+            );
+        }
+        if let Some(tenant) = member.tenant {
+            let path = format!("/tenant/{tenant}/.well-known/openid-configuration");
+            let discovery = host.get(&path).json();
+            assert_eq!(discovery["issuer"], issuer);
+            assert_eq!(discovery["jwks_uri"], format!("{issuer}/.well-known/jwks.json"));
+            assert_eq!(discovery["token_endpoint"], "https://id.example.org/v1/token");
+            let exported = run(&host, &["export", "jwks", "--tenant", tenant]);
+            assert_eq!(serde_json::from_str::<Value>(&exported).unwrap(), jwks(&host, member.tenant));
+            let exported = run(&host, &["export", "discovery", "--tenant", tenant]);
+            assert!(exported.contains(&issuer), "{exported}");
+        }
+        issuers.push(issuer);
+        signers.push(kid(&token));
+    }
+    for list in [&mut issuers, &mut signers] {
+        list.sort();
+        list.dedup();
+        assert_eq!(list.len(), MEMBERS.len());
+    }
+    // The bundle is that of the trust domain, which the SVIDs of all tenants name.
+    let bundle = kids_of_bundle(&host);
+    assert!(signers.iter().all(|signer| bundle.contains(signer)), "{bundle:?}");
+    for path in ["/tenant/none/.well-known/jwks.json", "/tenant/none/.well-known/openid-configuration"] {
+        assert_eq!(host.get(path).status, 404, "{path}");
+    }
+    assert!(!host.hostbadge(&["export", "jwks", "--tenant", "none"]).status.success());
+}
+
+fn kids_of_bundle(host: &Host) -> Vec<String> {
+    let bundle = host.get("/v1/bundle").json();
+    let keys = bundle["keys"].as_array().unwrap().iter();
+    keys.filter_map(|key| key["kid"].as_str()).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_rotation_in_one_tenant_leaves_the_others_alone() {
+    let mut host = host_with("");
+    let before: Vec<_> = MEMBERS.iter().map(|member| key_states(&host, member.tenant)).collect();
+    let old_token = MEMBERS[0].token(&host);
+    let sequence = host.get("/v1/bundle").json()["spiffe_sequence"].as_u64().unwrap();
+    run(&host, &["key", "rotate", "--now", "--tenant", "acme"]);
+    let now = key_states(&host, Some("acme"));
+    assert_eq!((now.len(), now[0].1.as_str(), now[1].1.as_str()), (2, "active", "retired"));
+    assert_eq!(now[1].0, before[0][0].0);
+    assert_eq!(kid(&MEMBERS[0].token(&host)), now[0].0);
+    assert_eq!(
+        MEMBERS[0].post(&host, "/v1/introspect", &json!({ "token": old_token })).json()["active"],
+        true
+    );
+    assert!(host.get("/v1/bundle").json()["spiffe_sequence"].as_u64().unwrap() > sequence);
+    for (member, before) in MEMBERS.iter().zip(&before).skip(1) {
+        assert_eq!(&key_states(&host, member.tenant), before, "{}", member.name);
+    }
+    let refused = host.admin().post("/v1/keys/rotate", &json!({ "tenant": "none" }));
+    assert_eq!((refused.status, refused.error().as_str()), (422, "invalid_request"), "{}", refused.text());
+    let events = audited(&host, &["--tenant", "acme", "--event", "key-retired"]);
+    assert_eq!(events.len(), 1);
+    assert!(events[0]["detail"].as_str().unwrap().contains("of tenant acme"));
+    assert!(audited(&host, &["--tenant", "globex", "--event", "key-retired"]).is_empty());
+
+    run(&host, &["key", "rotate", "--tenant", "globex"]);
+    assert_eq!(key_states(&host, Some("globex"))[1].1, "published");
+    let before: Vec<_> = MEMBERS.iter().map(|member| key_states(&host, member.tenant)).collect();
+    host.stop();
+    host.start();
+    for (member, before) in MEMBERS.iter().zip(&before) {
+        assert_eq!(&key_states(&host, member.tenant), before, "{}", member.name);
+    }
+    assert_eq!(
+        MEMBERS[0].post(&host, "/v1/introspect", &json!({ "token": old_token })).json()["active"],
+        true
+    );
+}
+
+#[test]
+fn a_host_without_tenants_has_no_files_of_tenants_and_gets_keys_at_a_reload() {
+    let mut host = Host::new();
+    MEMBERS[2].register(&host);
+    host.start();
+    MEMBERS[2].token(&host);
+    for file in ["tenants.json", "tenant_issuing.json"] {
+        assert!(!host.path("state").join(file).exists(), "{file}");
+    }
+    assert_eq!(host.admin().get("/v1/tenants").json(), json!([]));
+    MEMBERS[0].register(&host);
+    host.reload();
+    until_true("the key of the tenant is made", || {
+        let answer = MEMBERS[0].post(&host, "/v1/token", &json!({ "audience": API }));
+        assert!(answer.status == 200 || answer.error() == "temporarily_unavailable", "{}", answer.text());
+        answer.status == 200
+    });
+    let listed = host.admin().get("/v1/tenants").json();
+    assert_eq!((&listed[0]["name"], &listed[0]["agents"]), (&json!("acme"), &json!(1)));
+    assert_eq!(listed[0]["kid"], key_states(&host, Some("acme"))[0].0);
+    assert!(run(&host, &["tenant", "list"]).contains("acme"));
+}
+
+#[test]
+fn keys_of_tenants_are_sealed_at_rest_and_an_older_copy_is_refused() {
+    let mut host = host_with("");
+    put(&host, Some("acme"), "key", "secret-value");
+    let token = MEMBERS[0].token(&host);
+    host.stop();
+    let state = host.path("state");
+    for file in ["tenants.json", "tenant_issuing.json"] {
+        let older = fs::read(state.join(file)).unwrap();
+        host.start();
+        if file == "tenants.json" {
+            put(&host, Some("another"), "key", "x");
+        } else {
+            run(&host, &["key", "rotate", "--now", "--tenant", "acme"]);
+        }
+        host.stop();
+        let latest = fs::read(state.join(file)).unwrap();
+        assert_ne!(older, latest, "{file}");
+        fs::write(state.join(file), &older).unwrap();
+        host.launch();
+        let mut reason = String::new();
+        until_true("the older copy is found", || {
+            reason = host.status()["issuer_blocked_reason"].as_str().unwrap_or_default().to_owned();
+            reason.contains("the latest")
+        });
+        assert!(reason.contains(file), "{reason}");
+        host.stop();
+        fs::write(state.join(file), &latest).unwrap();
+    }
+    host.start();
+    assert_eq!(MEMBERS[0].post(&host, "/v1/introspect", &json!({ "token": token })).json()["active"], true);
+    let released = MEMBERS[0].post(&host, "/v1/credential", &json!({ "name": "key" }));
+    assert_eq!(released.json()["value"], "secret-value");
+}
+
+#[test]
+fn a_new_key_encryption_key_and_recovery_on_another_tpm_keep_the_keys_of_tenants() {
+    let mut host = host_with("");
+    MEMBERS.iter().for_each(|member| put(&host, member.tenant, "key", member.name));
+    let file = host.path("recovery-key");
+    let sealed = |host: &Host| fs::read(host.path("state/tenants.json")).unwrap();
+    let before = sealed(&host);
+    run(&host, &["key", "recovery", "--output", file.to_str().unwrap()]);
+    until_true("the keys of tenants are encrypted under the new key", || sealed(&host) != before);
+    let recovery_key = fs::read_to_string(&file).unwrap();
+    let states: Vec<_> = MEMBERS.iter().map(|member| key_states(&host, member.tenant)).collect();
+    host.stop();
+    host.start();
+    for (member, states) in MEMBERS.iter().zip(&states) {
+        assert_eq!(&key_states(&host, member.tenant), states, "{}", member.name);
+    }
+    host.stop();
+
+    fs::remove_dir_all(host.path("tpm")).unwrap();
+    template::copy(&Host::other().path("tpm"), &host.path("tpm"));
+    host.start();
+    assert_eq!(host.status()["tpm"]["state"], "replaced");
+    let answer = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": recovery_key.trim() }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    until_true("the host issues", || {
+        MEMBERS[0].post(&host, "/v1/token", &json!({ "audience": API })).status == 200
+    });
+    for (member, states) in MEMBERS.iter().zip(&states) {
+        assert_eq!(&key_states(&host, member.tenant), states, "{}", member.name);
+        assert_eq!(kid(&member.token(&host)), states[0].0);
+        until_true("credentials are released", || {
+            let released = member.post(&host, "/v1/credential", &json!({ "name": "key" }));
+            released.status == 200 && released.json()["value"] == member.name
+        });
+    }
+}
+
+#[test]
+fn a_removed_tenant_loses_its_keys_and_credentials_and_no_other_does() {
+    let mut host = host_with("");
+    MEMBERS.iter().for_each(|member| put(&host, member.tenant, "key", member.name));
+    let token = MEMBERS[0].token(&host);
+    let others = [key_states(&host, Some("globex")), key_states(&host, None)];
+    let refused = host.hostbadge(&["tenant", "rm", "acme"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("agents name this tenant"));
+    fs::remove_file(host.path("etc/agents.d/alpha.toml")).unwrap();
+    host.reload();
+    // The keys stay published, because tokens that they signed may still be valid.
+    assert!(verifies(&jwks(&host, Some("acme")), &token));
+    assert_eq!(key_states(&host, Some("acme")).len(), 1);
+
+    assert!(run(&host, &["tenant", "rm", "acme"]).contains("1 credential"));
+    assert_eq!(host.get("/tenant/acme/.well-known/jwks.json").status, 404);
+    assert!(key_states(&host, Some("acme")).is_empty());
+    let text = |file: &str| fs::read_to_string(host.path("state").join(file)).unwrap();
+    for file in ["tenants.json", "tenant_issuing.json"] {
+        assert!(!text(file).contains("acme") && text(file).contains("globex"), "{file}");
+    }
+    assert_eq!([key_states(&host, Some("globex")), key_states(&host, None)], others);
+    let removed = audited(&host, &["--tenant", "acme", "--event", "tenant-removed"]);
+    assert_eq!(removed.len(), 1);
+    let again = host.admin().post("/v1/tenants/remove", &json!({ "name": "acme" }));
+    assert_eq!(again.status, 422, "{}", again.text());
+
+    // Its agents come back: they get other keys, and no credential.
+    MEMBERS[0].register(&host);
+    host.stop();
+    host.start();
+    for member in &MEMBERS[1..] {
+        let released = member.post(&host, "/v1/credential", &json!({ "name": "key" }));
+        assert_eq!(released.json()["value"], member.name);
+    }
+    assert_eq!(MEMBERS[0].post(&host, "/v1/credential", &json!({ "name": "key" })).status, 400);
+    assert_ne!(kid(&MEMBERS[0].token(&host)), kid(&token));
+    assert_eq!(MEMBERS[0].post(&host, "/v1/introspect", &json!({ "token": token })).json()["active"], false);
+}
+
+/// The entry of a tenant in `tenant_issuing.json`.
+fn stored(host: &Host, tenant: &str) -> Value {
+    let text = fs::read_to_string(host.path("state/tenant_issuing.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["tenants"][tenant].take()
+}
+
+/// Stops the host, moves the time at which the last agent of the tenant left into the past, and starts it.
+fn start_with_left_earlier(host: &mut Host, tenant: &str, seconds: u64) {
+    assert!(host.stop().success());
+    let path = host.path("state/tenant_issuing.json");
+    let mut file: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let left = &mut file["tenants"][tenant]["left"];
+    *left = json!(left.as_u64().unwrap() - seconds);
+    fs::write(&path, file.to_string()).unwrap();
+    host.start();
+    run(host, &["key", "accept"]);
+    until_true("the file is accepted", || host.get("/.well-known/jwks.json").status == 200);
+}
+
+#[test]
+fn keys_of_a_tenant_without_agents_are_removed_once_its_last_token_has_expired() {
+    let mut host = host_with("");
+    let (token, alpha) = (MEMBERS[0].token(&host), host.path("etc/agents.d/alpha.toml"));
+    let leave = |host: &Host| {
+        fs::remove_file(&alpha).unwrap();
+        host.reload();
+        until_true("it is noted that no agent names the tenant", || stored(host, "acme")["left"].is_u64());
+    };
+    leave(&host);
+    // An agent that names the tenant again finds its key.
+    MEMBERS[0].register(&host);
+    host.reload();
+    until_true("it is noted that an agent names the tenant", || stored(&host, "acme")["left"].is_null());
+    assert_eq!(kid(&MEMBERS[0].token(&host)), kid(&token));
+
+    leave(&host);
+    let others = [key_states(&host, Some("globex")), key_states(&host, None)];
+    start_with_left_earlier(&mut host, "acme", 3600);
+    assert!(verifies(&jwks(&host, Some("acme")), &token), "within the leeway");
+    start_with_left_earlier(&mut host, "acme", 60);
+    until_true("the keys are removed", || host.get("/tenant/acme/.well-known/jwks.json").status == 404);
+    assert!(stored(&host, "acme").is_null());
+    assert_eq!([key_states(&host, Some("globex")), key_states(&host, None)], others);
+    until_true("the removal is recorded", || {
+        !audited(&host, &["--tenant", "acme", "--event", "key-destroyed"]).is_empty()
+    });
+}
+
+#[test]
+fn more_tenants_than_can_have_keys_are_named_and_the_others_are_served() {
+    let mut host = Host::new();
+    for number in 0..65 {
+        let text = format!(
+            "name = \"agent-{number:02}\"\ntenant = \"tenant-{number:02}\"\n[match]\nuser = {}\n[[grant]]\n\
+             audience = \"{API}\"\nttl = \"5m\"\n",
+            2000 + number
+        );
+        host.agents_file(&format!("agent-{number:02}"), &text);
+    }
+    MEMBERS[2].register(&host);
+    host.start();
+    MEMBERS[2].token(&host);
+    let status = |number: u32| Credentials::user(2000 + number).token(&host).status;
+    until_true("tenants are served", || status(0) == 200 && status(63) == 200);
+    assert_eq!(status(64), 503);
+    until_true("the reason is named", || {
+        let keys = host.admin().get("/v1/keys").json();
+        keys["blocked_reason"].as_str().is_some_and(|reason| reason.contains("tenant-64"))
+    });
+    fs::remove_file(host.path("etc/agents.d/agent-00.toml")).unwrap();
+    host.reload();
+    run(&host, &["tenant", "rm", "tenant-00"]);
+    until_true("the last tenant is served too", || status(64) == 200);
 }
 
 #[test]

@@ -55,14 +55,16 @@ fn a_token_has_the_documented_claims_and_no_others() {
 
     let status = host.status();
     let header = part(&token, 0);
-    assert_eq!(header, json!({ "alg": "ES256", "kid": status["keys"][0]["kid"], "typ": "at+jwt" }));
+    let keys = status["keys"].as_array().unwrap();
+    let key = keys.iter().find(|key| key["tenant"] == "acme").unwrap();
+    assert_eq!(header, json!({ "alg": "ES256", "kid": key["kid"], "typ": "at+jwt" }));
 
     let claims = claims(&token);
     let names = ["aud", "client_id", "exp", "hostbadge", "iat", "iss", "jti", "nbf", "scope", "sub"];
     assert_eq!(members(&claims), names);
     let id = status["host"]["id"].as_str().unwrap();
     assert_eq!(id.len(), 26);
-    assert_eq!(claims["iss"], format!("https://{id}.internal"));
+    assert_eq!(claims["iss"], format!("https://{id}.internal/tenant/acme"));
     assert_eq!(claims["sub"], format!("spiffe://{id}.internal/host/{id}/tenant/acme/agent/r"));
     assert_eq!(claims["client_id"], "r");
     assert_eq!(claims["aud"], API);

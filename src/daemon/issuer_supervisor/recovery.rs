@@ -39,7 +39,10 @@ pub(super) async fn handle_command(
             let _ = reply.send(record_outcome(context, Event::StateRecovered, result, &message).await);
             recovered
         }
-        KeyAction::CreateRecoveryKey(_) | KeyAction::ConfirmRecoveryKey { .. } | KeyAction::Rotate { .. } => {
+        KeyAction::CreateRecoveryKey(_)
+        | KeyAction::ConfirmRecoveryKey { .. }
+        | KeyAction::RemoveTenant { .. }
+        | KeyAction::Rotate { .. } => {
             KeyCommand { action, requested_by }.reject(KeyCommandError::KeysNotOpen);
             None
         }

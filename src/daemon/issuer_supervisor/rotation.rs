@@ -4,6 +4,7 @@
 //! key keeps signing meanwhile, beyond its rotation time if necessary. A step takes effect once its file is
 //! on disk, and is recorded then.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use zeroize::Zeroizing;
 
 use super::context::IssuerContext;
 use super::rsa_key;
+use crate::agents::AgentSet;
 use crate::audit::Event;
+use crate::clock::Timestamp;
 use crate::daemon::audit_ext::record_completed_key_event;
 use crate::daemon::watch_ext::set_if_changed;
 use crate::issue::{
-    Error, IssuingKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, LoadedKeys, RotationOutcome,
-    RotationResult, RotationUrgency, RsaSigningKey,
+    Error, HostKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, KeyEvent, LoadedKeys,
+    RotationOutcome, RotationResult, RotationUrgency, RsaSigningKey,
 };
 use crate::keystore::{RecoveryKey, SealStatus};
 use crate::tpm::{StateKind, Tpm};
@@ -43,9 +46,11 @@ pub(super) async fn rotate_keys(
     tokio::pin!(rsa_key);
     let mut rotation = Rotation { context, tpm, keys };
     let mut clock_changed = context.deps.clock.subscribe();
+    let mut agents_changed = context.deps.agents.subscribe();
     rotation.record_changes(&changes, "").await;
     loop {
         clock_changed.borrow_and_update();
+        agents_changed.borrow_and_update();
         let pause = rotation.run_due_steps().await;
         publish_seal_status(context, seal_status.borrow_and_update().clone());
         tokio::select! {
@@ -54,6 +59,8 @@ pub(super) async fn rotate_keys(
             // The last file encrypted under the previous key-encryption key has been rewritten.
             Ok(()) = seal_status.changed() => {}
             Ok(()) = clock_changed.changed() => {}
+            // Agents may name tenants that have no keys yet.
+            Ok(()) = agents_changed.changed() => {}
             key = &mut rsa_key, if rsa_key_missing => {
                 rsa_key_missing = false;
                 rotation.set_rsa_key(key);
@@ -67,7 +74,7 @@ pub(super) async fn rotate_keys(
 struct Rotation<'a> {
     context: &'a IssuerContext,
     tpm: &'a Tpm,
-    keys: IssuingKeys,
+    keys: HostKeys,
 }
 
 impl Rotation<'_> {
@@ -89,11 +96,12 @@ impl Rotation<'_> {
     async fn advance(&mut self) -> Result<(), KeyCommandError> {
         loop {
             self.ensure_auditable()?;
-            let changes = self.keys.advance(self.tpm).await?;
-            if changes.is_empty() {
+            let named = tenants_of(&self.context.deps.agents.current());
+            let events = self.keys.advance(self.tpm, named.as_ref()).await?;
+            if events.is_empty() {
                 return Ok(());
             }
-            self.activate(&changes, "").await?;
+            self.activate(&events, "").await?;
         }
     }
 
@@ -104,14 +112,17 @@ impl Rotation<'_> {
         }
         let KeyCommand { action, requested_by } = command;
         match action {
-            KeyAction::Rotate { urgency, reply } => {
-                let result = self.rotate(urgency, &requested_by).await;
+            KeyAction::Rotate { tenant, urgency, reply } => {
+                let result = self.rotate(tenant.as_ref(), urgency, &requested_by).await;
                 if let Err(e) = &result {
                     tracing::warn!(
                         "{requested_by} requested a rotation of the issuing key, which failed: {e}"
                     );
                 }
                 let _ = reply.send(result);
+            }
+            KeyAction::RemoveTenant { tenant, reply } => {
+                let _ = reply.send(self.remove_tenant(&tenant, &requested_by).await);
             }
             KeyAction::CreateRecoveryKey(reply) => {
                 let _ = reply.send(self.create_recovery_key().await);
@@ -134,49 +145,42 @@ impl Rotation<'_> {
 
     async fn rotate(
         &mut self,
+        tenant: Option<&String>,
         urgency: RotationUrgency,
         requested_by: &str,
     ) -> Result<RotationResult, KeyCommandError> {
         self.ensure_auditable()?;
+        let keys = self.keys.of_mut(tenant.map(String::as_str))?;
         if urgency == RotationUrgency::Planned
-            && let Some(KeyChange::Published { kid, active_from }) = self.keys.pending_publication()
+            && let Some(KeyChange::Published { kid, active_from }) = keys.pending_publication()
         {
             let outcome = RotationOutcome::AlreadyPublished;
             return Ok(RotationResult { outcome, kid, active_from, retired: None, destroyed_early: None });
         }
         let changes = match urgency {
-            RotationUrgency::Planned => self.keys.publish(self.tpm).await?,
-            RotationUrgency::Immediate => self.keys.rotate_now(self.tpm, false).await?,
-            RotationUrgency::Emergency => self.keys.rotate_now(self.tpm, true).await?,
+            RotationUrgency::Planned => keys.publish(self.tpm).await?,
+            RotationUrgency::Immediate => keys.rotate_now(self.tpm, false).await?,
+            RotationUrgency::Emergency => keys.rotate_now(self.tpm, true).await?,
         };
         let suffix = format!(", requested by {requested_by}");
-        self.activate(&changes, &suffix).await?;
-        Ok(self.rotation_result(changes, urgency != RotationUrgency::Planned))
+        let active = keys.active().kid().to_owned();
+        let now = self.context.deps.clock.now();
+        let result = rotation_result(changes.clone(), active, now, urgency != RotationUrgency::Planned);
+        self.activate(&HostKeys::events_of(tenant, changes), &suffix).await?;
+        Ok(result)
     }
 
-    fn rotation_result(&self, changes: Vec<KeyChange>, immediately: bool) -> RotationResult {
-        let mut result = RotationResult {
-            outcome: RotationOutcome::Activated,
-            kid: self.keys.active().kid().to_owned(),
-            active_from: self.context.deps.clock.now(),
-            retired: None,
-            destroyed_early: None,
-        };
-        for change in changes {
-            match change {
-                KeyChange::Published { kid, active_from } if !immediately => {
-                    let outcome = RotationOutcome::Published;
-                    result =
-                        RotationResult { outcome, kid, active_from, retired: None, destroyed_early: None };
-                }
-                KeyChange::Retired { kid, .. } => result.retired = Some(kid),
-                KeyChange::Destroyed { kid, tokens_valid_until: Some(_) } => {
-                    result.destroyed_early = Some(kid);
-                }
-                _ => {}
-            }
+    async fn remove_tenant(&mut self, tenant: &str, requested_by: &str) -> Result<bool, KeyCommandError> {
+        self.ensure_auditable()?;
+        match tenants_of(&self.context.deps.agents.current()) {
+            None => return Err(KeyCommandError::TenantInUse),
+            Some(named) if named.contains(tenant) => return Err(KeyCommandError::TenantInUse),
+            Some(_) => {}
         }
-        result
+        let Some(events) = self.keys.remove_tenant(tenant).await? else { return Ok(false) };
+        let suffix = format!(", requested by {requested_by}");
+        self.activate(&events, &suffix).await?;
+        Ok(true)
     }
 
     /// The key opens nothing yet, so it is not recorded; but one that could not be confirmed is not created.
@@ -211,17 +215,19 @@ impl Rotation<'_> {
         }
     }
 
-    async fn activate(&self, changes: &[KeyChange], suffix: &str) -> Result<(), Error> {
+    async fn activate(&self, events: &[KeyEvent], suffix: &str) -> Result<(), Error> {
         self.context.deps.issuer.set_state(self.keys.issuer_state()?);
-        self.record_changes(changes, suffix).await;
+        self.record_changes(events, suffix).await;
         Ok(())
     }
 
-    async fn record_changes(&self, changes: &[KeyChange], suffix: &str) {
-        for change in changes {
+    async fn record_changes(&self, events: &[KeyEvent], suffix: &str) {
+        for KeyEvent { tenant, change } in events {
             let (event, kid, description) = describe(change);
-            let message = format!("issuing key {kid} {description}{suffix}");
-            record_completed_key_event(&self.context.deps.audit, event, kid, &message).await;
+            let owner = tenant.as_ref().map(|tenant| format!(" of tenant {tenant}")).unwrap_or_default();
+            let message = format!("issuing key {kid}{owner} {description}{suffix}");
+            let (audit, tenant) = (&self.context.deps.audit, tenant.as_deref());
+            record_completed_key_event(audit, event, kid, tenant, &message).await;
         }
     }
 
@@ -234,10 +240,46 @@ impl Rotation<'_> {
         if let Some(reason) = set_if_changed(&self.context.status.rotation_blocked_reason, reason) {
             tracing::warn!(
                 "a change of the issuing keys is blocked, and {} keeps signing: {reason}",
-                self.keys.active().kid()
+                self.keys.own().active().kid()
             );
         }
     }
+}
+
+/// What a rotation did, after which the key `active` signs.
+fn rotation_result(
+    changes: Vec<KeyChange>,
+    active: String,
+    now: Timestamp,
+    immediately: bool,
+) -> RotationResult {
+    let mut result = RotationResult {
+        outcome: RotationOutcome::Activated,
+        kid: active,
+        active_from: now,
+        retired: None,
+        destroyed_early: None,
+    };
+    for change in changes {
+        match change {
+            KeyChange::Published { kid, active_from } if !immediately => {
+                let outcome = RotationOutcome::Published;
+                result = RotationResult { outcome, kid, active_from, retired: None, destroyed_early: None };
+            }
+            KeyChange::Retired { kid, .. } => result.retired = Some(kid),
+            KeyChange::Destroyed { kid, tokens_valid_until: Some(_) } => {
+                result.destroyed_early = Some(kid);
+            }
+            _ => {}
+        }
+    }
+    result
+}
+
+/// The tenants that agents name; `None` while the agents are not known.
+pub(super) fn tenants_of(agents: &AgentSet) -> Option<BTreeSet<String>> {
+    let names = || agents.iter().filter_map(|entry| entry.tenant.clone()).collect();
+    agents.is_loaded().then(names)
 }
 
 /// Publishes how the keys are sealed, and warns once if the configured PCRs are not in use for lack of a

@@ -70,7 +70,7 @@ async fn create(
     });
     let key = issue::create_rsa_key(tpm, state_dir, host_key, clock.clock()).await?;
     let message = format!("created RSA key {} in the TPM, endorsed by the host key, for RS256", key.kid());
-    record_completed_key_event(audit, Event::RsaKeyCreated, key.kid(), &message).await;
+    record_completed_key_event(audit, Event::RsaKeyCreated, key.kid(), None, &message).await;
     Ok(key)
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::context::{IssuerContext, IssuerDeps, RETRY_DELAY};
 use super::recovery::{Recovered, handle_command};
+use super::rotation::tenants_of;
 use super::rsa_key;
 use crate::daemon::pcr_changes;
 use crate::issue::{self, IssuerState, KeyCommand, LoadedKeys};
@@ -70,7 +71,19 @@ async fn try_load(context: &IssuerContext, tpm: &Tpm) -> Result<(IssuerState, Lo
     // Before the first request, so that the published key set is complete from the start.
     let host_key = loaded.keys.host_key_ref();
     loaded.keys.set_rsa_key(rsa_key::load(context, tpm, &host_key).await);
+    make_keys_of_tenants(context, tpm, &mut loaded).await;
     Ok((loaded.keys.issuer_state()?, loaded))
+}
+
+/// Makes the keys of tenants that have none, so that their agents get tokens from the start. If it fails, the
+/// next phase does it, and reports the error.
+async fn make_keys_of_tenants(context: &IssuerContext, tpm: &Tpm, loaded: &mut LoadedKeys) {
+    let Some(named) = tenants_of(&context.deps.agents.current()) else { return };
+    if context.deps.audit.ensure_writable().is_ok()
+        && let Ok(events) = loaded.keys.make_keys_of_tenants(tpm, &named).await
+    {
+        loaded.changes.extend(events);
+    }
 }
 
 async fn announce_ready(context: &IssuerContext, tpm: &Tpm, issuer_state: IssuerState, loaded: &LoadedKeys) {
@@ -84,7 +97,7 @@ async fn announce_ready(context: &IssuerContext, tpm: &Tpm, issuer_state: Issuer
             ak_name: facts.ak_name,
         }));
     }
-    let key = issuer_state.issuing_key().kid().to_owned();
+    let key = issuer_state.own().issuing_key().kid().to_owned();
     let host = issuer_state.host().clone();
     context.status.keystore.send_replace(Some(loaded.keys.keystore().clone()));
     context.deps.issuer.set_state(issuer_state);

@@ -18,15 +18,15 @@ const MAX_NAMED: usize = 3;
 const MAX_ERROR_LEN: usize = 200;
 
 /// The policies do not refuse. Every permit has one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Approval {
-    set: Option<PolicySetId>,
+    set: Option<Arc<PolicySetId>>,
 }
 
 impl Approval {
     /// The set that was in force; `None` if there was none.
     pub fn set(&self) -> Option<PolicySetId> {
-        self.set
+        self.set.as_deref().copied()
     }
 }
 
@@ -45,11 +45,7 @@ impl PolicySnapshot {
         act: Act<'_>,
     ) -> Result<Approval, Refusal> {
         let active = match self.state() {
-            State::Unknown => {
-                let description = "the policies are not known: their files have had faults since the daemon \
-                                   started, which an administrator has to correct; try again later";
-                return Err(Refusal::new(ErrorCode::TemporarilyUnavailable, description));
-            }
+            State::Unknown => return Err(unknown()),
             State::Absent if self.requires_permit() => {
                 return Err(Refusal::new(ErrorCode::AccessDenied, no_permit()));
             }
@@ -61,19 +57,39 @@ impl PolicySnapshot {
             return Err(Refusal::new(ErrorCode::TemporarilyUnavailable, description));
         }
         let question = Question {
-            principal: principal(agent),
+            principal: Principal::of(agent.entry()),
             act,
             process: process(agent),
             posture: posture.as_str(),
             now,
-            local_time: self.zone().local_time(now),
+            local_time: self.local_time(now),
         };
         let verdict = active.set.evaluate(&question);
         match refusal_reason(&verdict, self.requires_permit()) {
-            None => Ok(Approval { set: Some(active.id) }),
+            None => Ok(Approval { set: Some(active.id.clone()) }),
             Some(reason) => Err(Refusal::new(ErrorCode::AccessDenied, reason)),
         }
     }
+}
+
+impl PolicySnapshot {
+    /// What the policies say of a question that is not decided by it. Without policies, that is nothing.
+    ///
+    /// # Errors
+    /// `temporarily_unavailable` if the policies are not known.
+    pub(in crate::policy) fn ask(&self, question: &Question<'_>) -> Result<Verdict, Refusal> {
+        match self.state() {
+            State::Unknown => Err(unknown()),
+            State::Absent => Ok(Verdict { answer: Answer::Silent, policies: Vec::new(), errors: Vec::new() }),
+            State::Active(active) => Ok(active.set.evaluate(question)),
+        }
+    }
+}
+
+fn unknown() -> Refusal {
+    let description = "the policies are not known: their files have had faults since the daemon started, which an \
+                       administrator has to correct; try again later";
+    Refusal::new(ErrorCode::TemporarilyUnavailable, description)
 }
 
 /// Whether the policies are of the same reload as the agent's registration. While a reload activates one after
@@ -82,18 +98,6 @@ fn belongs_to(active: &ActivePolicies, agent: &AuthenticatedAgent) -> bool {
     let registered = active.agents.get(agent.name().as_str());
     registered
         .is_some_and(|entry| std::ptr::eq(Arc::as_ptr(entry), agent.entry()) || **entry == *agent.entry())
-}
-
-/// The agent, as policies see it.
-pub(super) fn principal(agent: &AuthenticatedAgent) -> Principal<'_> {
-    let entry = agent.entry();
-    Principal {
-        name: entry.name.as_str(),
-        tenant: entry.tenant.as_deref(),
-        owner: entry.owner.as_deref(),
-        roles: entry.roles.iter().map(|role| role.name()).collect(),
-        depth: 0,
-    }
 }
 
 fn process(agent: &AuthenticatedAgent) -> Process<'_> {

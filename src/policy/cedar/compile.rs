@@ -15,6 +15,8 @@ use super::source::{PolicyFile, PolicySources};
 
 /// Faults of one file that are reported.
 const MAX_FAULTS_OF_FILE: usize = 50;
+/// Faults of one file that are compared with each other.
+const MAX_COMPARED_FAULTS: usize = 1_000;
 
 /// Parses and checks the files. Blocking: takes about 50 us for each policy.
 ///
@@ -117,7 +119,12 @@ impl<'a> FileCheck<'a> {
             }
         };
         let result = validator.validate(&policies, ValidationMode::Strict);
-        self.faults.extend(result.validation_errors().map(|error| fault(source, error, "")));
+        // The same fault is found for each action of a policy.
+        for fault in result.validation_errors().map(|error| fault(source, error, "")) {
+            if !self.faults.contains(&fault) && self.faults.len() < MAX_COMPARED_FAULTS {
+                self.faults.push(fault);
+            }
+        }
         self.warnings.extend(result.validation_warnings().map(|warning| fault(source, warning, "")));
     }
 }
@@ -130,7 +137,15 @@ fn fault(source: &SourceFile, error: &dyn CedarDiagnostic, start: &str) -> Diagn
     // The file and line name the policy already.
     let named = message.strip_prefix("for policy `").and_then(|rest| rest.split_once("`, "));
     let message = named.map_or(message.as_str(), |(_, rest)| rest);
+    let message = without_action(message);
     source.diagnostic(span_of(offset), format!("{start}{message}{help}").replace('\n', " "))
+}
+
+/// `… in context for Action::"token" …` without the action.
+fn without_action(message: &str) -> String {
+    let Some((before, rest)) = message.split_once(" for Action::\"") else { return message.to_owned() };
+    let after = rest.split_once('"').map_or("", |(_, after)| after);
+    format!("{before}{after}")
 }
 
 fn span_of(start: Option<usize>) -> std::ops::Range<usize> {

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::agents::AgentSet;
-use crate::clock::{Clock, Timestamp, Zone};
+use crate::clock::{Clock, LocalTime, Timestamp, Zone};
 use crate::config::Diagnostic;
 
 use super::compile::compile;
-use super::policy_set::PolicySet;
+use super::policy_set::{PolicyInfo, PolicySet};
 use super::set_id::PolicySetId;
 use super::source;
 use super::unknown_names;
@@ -56,13 +56,13 @@ pub(super) enum State {
     /// There are no policy files.
     Absent,
     /// These policies.
-    Active(ActivePolicies),
+    Active(Box<ActivePolicies>),
 }
 
 /// Policies with the agents with which they were activated.
 pub(super) struct ActivePolicies {
-    pub id: PolicySetId,
-    pub set: Arc<PolicySet>,
+    pub id: Arc<PolicySetId>,
+    pub set: PolicySet,
     pub agents: Arc<AgentSet>,
     loaded_at: Timestamp,
 }
@@ -126,15 +126,15 @@ impl Policies {
             shared.store(State::Absent);
             return;
         };
-        let previous = shared.current.load().state.active().map(|active| active.id);
+        let previous = shared.current.load().state.active().map(|active| *active.id);
         let sha256 = *set.sha256();
         let version = match previous {
             Some(previous) if previous.sha256 == sha256 => previous.version,
             _ => shared.last_version.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        let id = PolicySetId { version, sha256 };
+        let id = Arc::new(PolicySetId { version, sha256 });
         let loaded_at = shared.clock.now();
-        shared.store(State::Active(ActivePolicies { id, set: Arc::new(set), agents, loaded_at }));
+        shared.store(State::Active(Box::new(ActivePolicies { id, set, agents, loaded_at })));
     }
 
     /// The policies at this moment.
@@ -152,7 +152,7 @@ impl Policies {
         let current = self.0.current.load();
         let active = current.state.active();
         PolicyStatus {
-            set: active.map(|active| active.id),
+            set: active.map(|active| *active.id),
             policies: active.map_or(0, |active| active.set.policies().len()),
             loaded_at: active.map(|active| active.loaded_at),
             is_loaded: !matches!(current.state, State::Unknown),
@@ -183,19 +183,31 @@ impl PolicySet {
 impl PolicySnapshot {
     /// The set in force; `None` if there is none.
     pub fn id(&self) -> Option<PolicySetId> {
-        self.state().active().map(|active| active.id)
+        self.state().active().map(|active| *active.id)
+    }
+
+    /// The policies in force, in the order of files and lines.
+    pub fn policies(&self) -> &[PolicyInfo] {
+        self.state().active().map_or(&[], |active| active.set.policies())
+    }
+
+    /// The text of the policy with this label ([`PolicyInfo::label`]).
+    pub fn text_of(&self, label: &str) -> Option<String> {
+        self.state().active()?.set.text_of(label)
+    }
+
+    /// Whether a request needs a policy that permits it.
+    pub fn requires_permit(&self) -> bool {
+        self.0.require_permit
+    }
+
+    /// The time of day in the configured zone.
+    pub(in crate::policy) fn local_time(&self, time: Timestamp) -> LocalTime {
+        self.0.zone.local_time(time)
     }
 
     pub(super) fn state(&self) -> &State {
         &self.0.state
-    }
-
-    pub(super) fn requires_permit(&self) -> bool {
-        self.0.require_permit
-    }
-
-    pub(super) fn zone(&self) -> &Zone {
-        &self.0.zone
     }
 }
 

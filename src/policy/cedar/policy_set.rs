@@ -15,9 +15,10 @@ use cedar_policy::{
 };
 use serde::Serialize;
 
+use crate::agents::AgentEntry;
 use crate::config::Diagnostic;
 
-use super::question::{CedarQuestion, Question, SchemaNames};
+use super::question::{CedarQuestion, Principal, Question, SchemaNames};
 
 /// Whom a policy concerns, by its scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -117,6 +118,18 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// Whether a policy with this scope concerns the agent.
+    pub fn concerns(&self, entry: &AgentEntry) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::Agent(name) => entry.name.as_str() == name,
+            Scope::Tenant(tenant) => entry.tenant.as_ref() == Some(tenant),
+            Scope::Role(role) => Principal::of(entry).roles.contains(&role.as_str()),
+        }
+    }
+}
+
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -181,6 +194,12 @@ impl PolicySet {
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The text of the policy with this label ([`PolicyInfo::label`]).
+    pub fn text_of(&self, label: &str) -> Option<String> {
+        let found = self.cedar_policies().find(|(_, info)| info.label() == label);
+        found.map(|(policy, _)| policy.to_string())
     }
 
     /// SHA-256 of the files' names and contents: of each file, in the order of the names, the name, a zero

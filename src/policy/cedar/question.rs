@@ -6,6 +6,7 @@ use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value,
 };
 
+use crate::agents::AgentEntry;
 use crate::clock::{LocalTime, Timestamp};
 
 use super::error::QuestionError;
@@ -184,6 +185,19 @@ impl Question<'_> {
             Act::Certificate | Act::Attest => {}
         }
         Ok(context)
+    }
+}
+
+impl<'a> Principal<'a> {
+    /// A registered agent.
+    pub fn of(entry: &'a AgentEntry) -> Principal<'a> {
+        Principal {
+            name: entry.name.as_str(),
+            tenant: entry.tenant.as_deref(),
+            owner: entry.owner.as_deref(),
+            roles: entry.roles.iter().map(|role| role.name()).collect(),
+            depth: 0,
+        }
     }
 }
 

@@ -344,3 +344,16 @@ fn expressions_are_as_deep_as_the_stack_bears_and_deeper_ones_are_faults() {
         assert!(fault.starts_with("/a.cedar:2: the policy is too complex"), "{fault:.200}");
     }
 }
+
+/// Each block marked `cedar` in the guide.
+#[test]
+fn the_examples_of_the_guide_are_valid() {
+    const GUIDE: &str = include_str!("../../../docs/guide/policy.md");
+    let examples: Vec<&str> =
+        GUIDE.split("\n```cedar\n").skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect();
+    assert!(examples.len() >= 4);
+    let shell = GUIDE.split("<<'CEDAR'\n").nth(1).unwrap().split("CEDAR\n").next().unwrap();
+    for text in examples.into_iter().chain([shell]) {
+        assert!(set(text).warnings().is_empty(), "{text}");
+    }
+}

@@ -1,0 +1,142 @@
+//! All issuing keys of a host: its own, and those of its tenants.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::error::Error;
+use super::issuer::IssuerState;
+use super::key_event::{KeyChange, KeyEvent};
+use super::keys::IssuingKeys;
+use super::rsa::{HostKeyRef, RsaSigningKey};
+use super::tenant_issuers::TenantIssuers;
+use crate::clock::Timestamp;
+use crate::keystore::{Keystore, RecoveryKey};
+use crate::tpm::Tpm;
+
+/// The issuing keys of this host and of its tenants.
+pub struct HostKeys {
+    own: IssuingKeys,
+    tenants: TenantIssuers,
+}
+
+impl HostKeys {
+    pub(super) fn new(own: IssuingKeys, tenants: TenantIssuers) -> HostKeys {
+        HostKeys { own, tenants }
+    }
+
+    /// The state from which requests are served while no key changes.
+    pub fn issuer_state(&self) -> Result<IssuerState, Error> {
+        let HostKeyRef { host_key, .. } = self.own.host_key_ref();
+        let rsa_key = self.own.rsa_key().cloned();
+        let rsa_jwk = rsa_key.iter().map(|rsa| rsa.jwk().clone());
+        let tpm_keys: Vec<_> = std::iter::once(host_key.clone()).chain(rsa_jwk).collect();
+        let sequence = self.own.sequence().saturating_add(self.tenants.changes());
+        IssuerState::new(
+            self.own.host().clone(),
+            self.own.issuer_keys(&tpm_keys)?,
+            self.tenants.issuer_keys(&tpm_keys)?,
+            &host_key,
+            rsa_key,
+            sequence,
+            self.own.clock().clock().clone(),
+        )
+    }
+
+    /// The keys of the host itself.
+    pub fn own(&self) -> &IssuingKeys {
+        &self.own
+    }
+
+    /// The keys of a tenant, or of the host itself.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTenant`].
+    pub fn of_mut(&mut self, tenant: Option<&str>) -> Result<&mut IssuingKeys, Error> {
+        match tenant {
+            None => Ok(&mut self.own),
+            Some(name) => self.tenants.get_mut(name).ok_or_else(|| Error::UnknownTenant(name.to_owned())),
+        }
+    }
+
+    /// Sets the TPM's key for RS256.
+    pub fn set_rsa_key(&mut self, rsa_key: Option<Arc<RsaSigningKey>>) {
+        self.own.set_rsa_key(rsa_key);
+    }
+
+    /// The TPM's RSA key, if the host has one.
+    pub fn rsa_key(&self) -> Option<&RsaSigningKey> {
+        self.own.rsa_key().map(|key| &**key)
+    }
+
+    /// The host key, which endorses the other keys of this host.
+    pub fn host_key_ref(&self) -> HostKeyRef {
+        self.own.host_key_ref()
+    }
+
+    /// The keystore that writes the state files.
+    pub fn keystore(&self) -> &Arc<Keystore> {
+        self.own.keystore()
+    }
+
+    /// As [`IssuingKeys::rewrap`].
+    pub async fn rewrap(&mut self) -> Result<(), Error> {
+        self.own.rewrap().await
+    }
+
+    /// As [`IssuingKeys::create_recovery_key`].
+    pub async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
+        self.own.create_recovery_key().await
+    }
+
+    /// As [`IssuingKeys::confirm_recovery_key`].
+    pub async fn confirm_recovery_key(&mut self, recovery_key: &RecoveryKey) -> Result<(), Error> {
+        self.own.confirm_recovery_key(recovery_key).await
+    }
+
+    /// When the next step of any schedule is due that is not due yet.
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        self.own.next_wakeup().into_iter().chain(self.tenants.next_wakeup()).min()
+    }
+
+    /// Takes the steps that are due at the host or at one tenant; empty if none are. A step that fails changes
+    /// nothing, and keeps no other owner from its steps: call this again later. `named` are the tenants that
+    /// agents name; `None` while that is not known.
+    pub async fn advance(
+        &mut self,
+        tpm: &Tpm,
+        named: Option<&BTreeSet<String>>,
+    ) -> Result<Vec<KeyEvent>, Error> {
+        let own = self.own.advance(tpm).await;
+        if let Ok(changes) = &own
+            && !changes.is_empty()
+        {
+            return own.map(|changes| KeyEvent::all(None, changes));
+        }
+        match (own, self.tenants.advance(tpm, named).await) {
+            (_, Ok(events)) if !events.is_empty() => Ok(events),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+            (Ok(_), Ok(events)) => Ok(events),
+        }
+    }
+
+    /// Makes the keys of tenants that agents name and that have none, as [`HostKeys::advance`] does.
+    pub async fn make_keys_of_tenants(
+        &mut self,
+        tpm: &Tpm,
+        named: &BTreeSet<String>,
+    ) -> Result<Vec<KeyEvent>, Error> {
+        self.tenants.adopt(tpm, named).await
+    }
+
+    /// Destroys the key-encryption key of a tenant and its issuing keys. `None` if it has neither.
+    pub async fn remove_tenant(&mut self, tenant: &str) -> Result<Option<Vec<KeyEvent>>, Error> {
+        self.tenants.remove(tenant).await
+    }
+
+    /// The events of a change of one owner's keys.
+    pub fn events_of(tenant: Option<&String>, changes: Vec<KeyChange>) -> Vec<KeyEvent> {
+        KeyEvent::all(tenant, changes)
+    }
+}

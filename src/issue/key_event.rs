@@ -1,0 +1,50 @@
+//! Changes of keys, for the audit log.
+
+use crate::clock::Timestamp;
+
+/// A change of a key's state, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// The key is in the key set.
+    Published {
+        /// RFC 7638 thumbprint.
+        kid: String,
+        /// When it becomes active.
+        active_from: Timestamp,
+    },
+    /// The key signs.
+    Activated {
+        /// RFC 7638 thumbprint.
+        kid: String,
+    },
+    /// The key does not sign any more, and still verifies.
+    Retired {
+        /// RFC 7638 thumbprint.
+        kid: String,
+        /// When it is destroyed.
+        destroyed_from: Timestamp,
+    },
+    /// The private key is gone, and the public key is no longer in the key set.
+    Destroyed {
+        /// RFC 7638 thumbprint.
+        kid: String,
+        /// Until when tokens that it signed would be valid, if it was destroyed before that to make room.
+        tokens_valid_until: Option<Timestamp>,
+    },
+}
+
+/// A change of a key of the host or of one of its tenants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyEvent {
+    /// The tenant whose key it is; `None` for a key of the host itself.
+    pub tenant: Option<String>,
+    /// What changed.
+    pub change: KeyChange,
+}
+
+impl KeyEvent {
+    /// The events of changes of one owner's keys.
+    pub(super) fn all(tenant: Option<&String>, changes: Vec<KeyChange>) -> Vec<KeyEvent> {
+        changes.into_iter().map(|change| KeyEvent { tenant: tenant.cloned(), change }).collect()
+    }
+}

@@ -1,0 +1,347 @@
+//! The policies for administrators: those in force, and why a request is decided as it is.
+
+use serde::Deserialize;
+
+use super::admin::Admin;
+use super::error::{AdminError, InvalidRequest};
+use super::identity_service::IdentityService;
+use crate::agents::{AgentEntry, IdOrName};
+use crate::audit::{self, AuditQuery, PageStart};
+use crate::clock::{TimeAtDecision, Timestamp};
+use crate::json;
+use crate::names::Resolution;
+use crate::policy::cedar::{PolicyInfo, Process};
+use crate::policy::{
+    self, Circumstances, ExplainedRequest, Explanation, Layer, LayerOutcome, PolicySetId, Rule,
+};
+use crate::policy::{TokenRequest, ttl_of_record};
+use crate::posture::Posture;
+use crate::wire::policy::{
+    DecisionLayer, DecisionRule, LayerVerdict, MAX_LISTED_POLICIES, PoliciesResponse, Policy,
+    PolicyWhyResponse,
+};
+use crate::wire::status::PolicySet;
+
+/// Length of a policy's text in a response, in characters.
+const MAX_POLICY_TEXT: usize = 2000;
+
+/// The query of `GET /v1/policies/why`. An absent member is what the agent's file says, or as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyWhyQuery {
+    /// The agent; with `record`, that of the record.
+    pub agent: Option<String>,
+    /// The number of an audit record.
+    pub record: Option<u64>,
+    /// `token`, `certificate`, `attest` or `credential`.
+    pub action: Option<String>,
+    /// The audience of a token.
+    pub audience: Option<String>,
+    /// The scopes of a token; empty for all of the grant.
+    pub scopes: Vec<String>,
+    /// The lifetime of a token in seconds.
+    pub ttl: Option<u64>,
+    /// The name of a credential.
+    pub credential: Option<String>,
+    /// The posture.
+    pub posture: Option<String>,
+    /// The time.
+    pub time: Option<Timestamp>,
+    /// The user of the process.
+    pub uid: Option<u32>,
+    /// The unit of the process.
+    pub unit: Option<String>,
+    /// SHA-256 of the executable of the process.
+    pub exe_sha256: Option<String>,
+}
+
+/// What an audit record says of a decision.
+#[derive(Deserialize)]
+struct DecisionRecord {
+    seq: u64,
+    time: Timestamp,
+    event: String,
+    agent: Option<String>,
+    audience: Option<String>,
+    scope: Option<String>,
+    credential: Option<String>,
+    exp: Option<u64>,
+    posture: Option<String>,
+    detail: Option<String>,
+    peer: Option<RecordedPeer>,
+    policy: Option<PolicySet>,
+}
+
+#[derive(Deserialize)]
+struct RecordedPeer {
+    uid: u32,
+    unit: Option<String>,
+    invocation: Option<String>,
+    exe_sha256: Option<String>,
+    pinned: bool,
+}
+
+impl IdentityService {
+    /// The policies in force, or those that concern one agent.
+    ///
+    /// # Errors
+    /// [`AdminError::UnknownAgent`].
+    pub fn policies(&self, _: &Admin, agent: Option<&str>) -> Result<PoliciesResponse, AdminError> {
+        let agents = self.deps.agents.current();
+        let entry = agent.map(|name| agents.get(name).ok_or(AdminError::UnknownAgent)).transpose()?;
+        let (status, snapshot) = (self.deps.policies.status(), self.deps.policies.snapshot());
+        let concerns = |info: &&PolicyInfo| entry.is_none_or(|entry| info.scope.concerns(entry));
+        let shown: Vec<&PolicyInfo> = snapshot.policies().iter().filter(concerns).collect();
+        Ok(PoliciesResponse {
+            set: snapshot.id().map(set),
+            require_permit: status.require_permit,
+            timezone: status.zone,
+            omitted: shown.len().saturating_sub(MAX_LISTED_POLICIES),
+            policies: shown.into_iter().take(MAX_LISTED_POLICIES).map(policy_of).collect(),
+        })
+    }
+
+    /// What the three layers say of a request that is not carried out, or of that of an audit record, by the
+    /// agents and policies of now.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidRequest`] if the query does not say what is asked, or there is no such record;
+    /// [`AdminError::ReadAudit`].
+    pub async fn explain_decision(
+        &self,
+        admin: &Admin,
+        query: PolicyWhyQuery,
+    ) -> Result<PolicyWhyResponse, AdminError> {
+        let record = match query.record {
+            None => None,
+            Some(seq) => Some(self.decision_record(admin, seq).await?),
+        };
+        let query = match &record {
+            Some(record) => with_record(query, record),
+            None => query,
+        };
+        let recorded_policy = record.as_ref().and_then(|record| record.policy.clone());
+        let mut response = self.explain_query(&query, record.as_ref())?;
+        response.recorded_policy =
+            recorded_policy.filter(|recorded| response.policy.as_ref() != Some(recorded));
+        Ok(response)
+    }
+
+    fn explain_query(
+        &self,
+        query: &PolicyWhyQuery,
+        record: Option<&DecisionRecord>,
+    ) -> Result<PolicyWhyResponse, AdminError> {
+        let request = request_of(query)?;
+        let circumstances = self.explained_circumstances(query)?;
+        let agents = self.deps.agents.current();
+        let answer = |agent: String, identity: Layer, explanation: Option<Explanation>| {
+            let policy = circumstances.policies.id().map(set);
+            let (grant, context) = match explanation {
+                Some(Explanation { grant, context, .. }) => (grant, context),
+                None => (Layer::not_asked(), Layer::not_asked()),
+            };
+            let layers =
+                [("identity", identity), ("least-privilege", grant), ("context", context)].map(layer_of);
+            PolicyWhyResponse {
+                agent,
+                action: request.action().to_owned(),
+                resource: request.resource().map(str::to_owned),
+                allowed: layers.iter().all(|layer| layer.verdict == LayerVerdict::Allows),
+                layers: layers.into(),
+                policy,
+                recorded_policy: None,
+            }
+        };
+        let Some(name) = query.agent.clone() else {
+            let detail = record.and_then(|record| record.detail.clone()).unwrap_or_default();
+            let change = "the process would have to meet the conditions of an agent (hostbadge agent why)";
+            let identity = Layer::refuses(Vec::new(), format!("the caller was no agent: {detail}"), change);
+            return Ok(answer("none".to_owned(), identity, None));
+        };
+        let Some(entry) = agents.get(&name) else {
+            let change = "a file of agents.d would have to register it";
+            let identity = Layer::refuses(Vec::new(), "no agent of this name is registered", change);
+            return Ok(answer(name, identity, None));
+        };
+        let identity = self.identity_layer(entry, query);
+        if identity.outcome == LayerOutcome::Refuses {
+            return Ok(answer(name, identity, None));
+        }
+        let recorded = record.and_then(|record| record.peer.as_ref());
+        let process = Process {
+            uid: query.uid.or_else(|| self.uid_of(entry)).unwrap_or_default(),
+            unit: query.unit.as_deref().or(entry.selectors.unit.as_deref()),
+            invocation: recorded.and_then(|peer| peer.invocation.as_deref()),
+            exe_sha256: query
+                .exe_sha256
+                .clone()
+                .or(entry.selectors.exe_sha256.map(|digest| digest.to_string())),
+            pinned: recorded.is_none_or(|peer| peer.pinned),
+        };
+        let explanation = policy::explain(entry, process, &circumstances, &request);
+        Ok(answer(name, identity, Some(explanation)))
+    }
+
+    /// The host as it is now, but for what the query says.
+    fn explained_circumstances(&self, query: &PolicyWhyQuery) -> Result<Circumstances, InvalidRequest> {
+        let mut circumstances = self.circumstances();
+        if let Some(now) = query.time {
+            circumstances.time = TimeAtDecision { now, latest: now };
+        }
+        if let Some(posture) = &query.posture {
+            let all =
+                [Posture::Off, Posture::Accepted, Posture::Changed, Posture::Unaccepted, Posture::Stale];
+            let known = all.into_iter().find(|known| known.as_str() == posture);
+            circumstances.posture.posture = known.ok_or_else(|| {
+                InvalidRequest::new("posture= must be off, accepted, changed, unaccepted or stale")
+            })?;
+        }
+        Ok(circumstances)
+    }
+
+    /// Compares what the query says of the process with the agent's conditions.
+    fn identity_layer(&self, entry: &AgentEntry, query: &PolicyWhyQuery) -> Layer {
+        let selectors = &entry.selectors;
+        let mut rules = Vec::new();
+        let mut unmet = Vec::new();
+        let mut condition = |name: &str, required: String, given: Option<String>, holds: bool| {
+            rules.push(Rule::named(format!("[match] {name} = {required}")));
+            if let Some(given) = given.filter(|_| !holds) {
+                unmet.push(format!("{name} {required} and not {given}"));
+            }
+        };
+        if let Some(user) = &selectors.user {
+            let holds = query.uid.is_none() || query.uid == self.uid_of(entry);
+            let required = match user {
+                IdOrName::Id(uid) => uid.to_string(),
+                IdOrName::Name(name) => name.clone(),
+            };
+            condition("user", required, query.uid.map(|uid| uid.to_string()), holds);
+        }
+        if let Some(unit) = &selectors.unit {
+            condition(
+                "unit",
+                unit.clone(),
+                query.unit.clone(),
+                query.unit.as_ref().is_none_or(|given| given == unit),
+            );
+        }
+        if let Some(digest) = selectors.exe_sha256.map(|digest| digest.to_string()) {
+            let holds = query.exe_sha256.as_ref().is_none_or(|given| given.eq_ignore_ascii_case(&digest));
+            condition("exe_sha256", digest, query.exe_sha256.clone(), holds);
+        }
+        match unmet.is_empty() {
+            true => {
+                Layer::allows(rules, "the agent is registered, and a process that meets its conditions is it")
+            }
+            false => {
+                let reason = "the process does not meet the agent's conditions";
+                Layer::refuses(rules, reason, format!("the process would need {}", unmet.join(", ")))
+            }
+        }
+    }
+
+    fn uid_of(&self, entry: &AgentEntry) -> Option<u32> {
+        match entry.selectors.user.as_ref()? {
+            IdOrName::Id(uid) => Some(*uid),
+            IdOrName::Name(name) => match self.deps.agents.names().table().user(name).current {
+                Resolution::Number(uid) => Some(uid),
+                Resolution::Missing | Resolution::Unknown => None,
+            },
+        }
+    }
+
+    async fn decision_record(&self, _: &Admin, seq: u64) -> Result<DecisionRecord, AdminError> {
+        let dir = self.deps.audit_dir.clone();
+        let start = PageStart::After(seq.saturating_sub(1));
+        let query = AuditQuery { start, ..AuditQuery::default() };
+        let page = tokio::task::spawn_blocking(move || audit::read_page(&dir, &query, 1)).await?;
+        let page = page.map_err(AdminError::ReadAudit)?;
+        let record = page.records.first().and_then(|line| json::from_object(line.get().as_bytes()).ok());
+        let missing = || InvalidRequest::new("the audit log has no record of a decision with this number");
+        let record: DecisionRecord =
+            record.filter(|record: &DecisionRecord| record.seq == seq).ok_or_else(missing)?;
+        Ok(record)
+    }
+}
+
+/// What a query asks, with what it leaves open taken from a record.
+fn with_record(query: PolicyWhyQuery, record: &DecisionRecord) -> PolicyWhyQuery {
+    let action = match record.event.as_str() {
+        "token-issued" | "svid-issued" => Some("token"),
+        "certificate-issued" | "wit-svid-issued" => Some("certificate"),
+        "attested" => Some("attest"),
+        _ if record.credential.is_some() => Some("credential"),
+        _ if record.audience.is_some() => Some("token"),
+        _ => None,
+    };
+    let is_token = action == Some("token");
+    let scopes = record.scope.iter().flat_map(|scope| scope.split(' ')).filter(|scope| !scope.is_empty());
+    let ttl = record.exp.and_then(|expires| ttl_of_record(record.time.as_secs(), expires));
+    let peer = record.peer.as_ref();
+    PolicyWhyQuery {
+        agent: query.agent.or_else(|| record.agent.clone()),
+        action: query.action.or_else(|| action.map(str::to_owned)),
+        // A JWT-SVID can have several, each of which is decided; the first stands for them.
+        audience: query.audience.or_else(|| Some(record.audience.as_ref()?.split(' ').next()?.to_owned())),
+        scopes: if query.scopes.is_empty() { scopes.map(str::to_owned).collect() } else { query.scopes },
+        ttl: query.ttl.or_else(|| ttl.filter(|_| is_token).map(|ttl| ttl.as_secs())),
+        credential: query.credential.or_else(|| record.credential.clone()),
+        posture: query.posture.or_else(|| record.posture.clone()),
+        time: query.time.or(Some(record.time)),
+        uid: query.uid.or(peer.map(|peer| peer.uid)),
+        unit: query.unit.or_else(|| peer?.unit.clone()),
+        exe_sha256: query.exe_sha256.or_else(|| peer?.exe_sha256.clone()),
+        record: query.record,
+    }
+}
+
+fn request_of(query: &PolicyWhyQuery) -> Result<ExplainedRequest, InvalidRequest> {
+    match (query.action.as_deref(), &query.audience, &query.credential) {
+        (Some("token"), Some(audience), _) => Ok(ExplainedRequest::Token(TokenRequest {
+            audience: audience.clone(),
+            scopes: (!query.scopes.is_empty()).then(|| query.scopes.clone()),
+            ttl: query.ttl.map(std::time::Duration::from_secs),
+            agent: None,
+        })),
+        (Some("certificate"), ..) => Ok(ExplainedRequest::Certificate),
+        (Some("attest"), ..) => Ok(ExplainedRequest::Attest),
+        (Some("credential"), _, Some(name)) => Ok(ExplainedRequest::Credential(name.clone())),
+        _ => Err(InvalidRequest::new(
+            "the query must say what is asked: action=token with audience=, action=certificate, action=attest, \
+             or action=credential with credential=; a record may not say it",
+        )),
+    }
+}
+
+fn set(id: PolicySetId) -> PolicySet {
+    PolicySet { version: id.version, sha256: id.sha256_hex() }
+}
+
+fn policy_of(info: &PolicyInfo) -> Policy {
+    Policy {
+        id: info.id.clone(),
+        name: info.name.clone(),
+        effect: info.effect.to_string(),
+        scope: info.scope.to_string(),
+    }
+}
+
+fn layer_of((name, layer): (&str, Layer)) -> DecisionLayer {
+    let Layer { outcome, rules, reason, change } = layer;
+    let text = |text: String| text.chars().take(MAX_POLICY_TEXT).collect();
+    DecisionLayer {
+        layer: name.to_owned(),
+        verdict: match outcome {
+            LayerOutcome::Allows => LayerVerdict::Allows,
+            LayerOutcome::Refuses => LayerVerdict::Refuses,
+            LayerOutcome::NotAsked => LayerVerdict::NotAsked,
+        },
+        rules: rules
+            .into_iter()
+            .map(|rule| DecisionRule { rule: rule.name, text: rule.text.map(text) })
+            .collect(),
+        reason,
+        change,
+    }
+}
