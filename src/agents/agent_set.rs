@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+
 use crate::config::{Diagnostic, PostureMode, list_files};
+use crate::digest::sha256;
 use crate::names::Name;
 
 use super::entry::{AgentEntry, Origin};
@@ -13,7 +16,7 @@ use super::expiry::{self, Expiry};
 use super::grant::{Algorithm, Grant};
 use super::lint_name::Lint;
 use super::read_files::read_files;
-use super::role_set::RoleSet;
+use super::role_set::{RoleSet, add_content};
 use super::source::AgentSource;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
@@ -33,6 +36,8 @@ pub struct AgentSet {
     origins: BTreeMap<String, Origin>,
     /// The roles that agents can refer to.
     roles: RoleSet,
+    /// Digest of the names and texts of all files.
+    digest: String,
     /// Ends of grants and credentials, the earliest first.
     expiries: Vec<Expiry>,
     /// Whether a grant or credential counts only at certain times.
@@ -70,10 +75,12 @@ impl AgentSet {
             .map_err(|fault| vec![fault])
             .and_then(|paths| paths.ok_or_else(missing))
             .map_err(|of_dir| [std::mem::take(&mut faults), of_dir].concat())?;
+        let mut contents = Vec::new();
         let results = read_files(&paths, source.rules, &agents.roles);
         for (path, result) in paths.into_iter().zip(results) {
             let (entry, match_line) = match result {
                 Ok(agent) => {
+                    add_content(&mut contents, &path, &agent.digest);
                     agents.warnings.extend(agent.warnings);
                     (agent.entry, agent.match_line)
                 }
@@ -107,6 +114,8 @@ impl AgentSet {
             let message = format!("has {more} more faults; correct these first");
             faults.push(Diagnostic { file: dir.to_owned(), line: None, message });
         }
+        let contents = [sha256(agents.roles.contents()), sha256(&contents)].concat();
+        agents.digest = HEXLOWER.encode(&sha256(&contents));
         agents.expiries = expiry::all(agents.iter().map(|entry| &**entry), &agents.roles);
         agents.has_time_limits =
             !agents.expiries.is_empty() || agents.iter().any(|entry| has_time_limits(entry));
@@ -177,6 +186,11 @@ impl AgentSet {
 
     pub(super) fn is_confirmed_empty(&self) -> bool {
         self.is_confirmed_empty
+    }
+
+    /// SHA-256 of the names and texts of all files of agents and roles, 64 hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Ends of grants and credentials, the earliest first: those of agents' own files and those of roles.

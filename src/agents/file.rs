@@ -6,6 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::{Diagnostic, Key, Kind, SourceFile};
+use crate::digest::sha256;
 
 use super::credential::RawCredential;
 use super::entry::AgentEntry;
@@ -61,6 +62,8 @@ pub(super) struct ReadAgent {
     pub entry: AgentEntry,
     /// The line of `[match]`.
     pub match_line: Option<usize>,
+    /// SHA-256 of the text.
+    pub digest: [u8; 32],
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -158,7 +161,7 @@ fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadA
     let warn = |message| source.diagnostic(selectors_span.clone(), message);
     let warnings = lint::warnings(&entry).into_iter().map(warn).collect();
     let match_line = source.diagnostic(selectors_span.clone(), "").line;
-    Ok(ReadAgent { entry, match_line, warnings })
+    Ok(ReadAgent { entry, match_line, digest: sha256(source.text().as_bytes()), warnings })
 }
 
 #[cfg(test)]

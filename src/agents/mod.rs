@@ -8,6 +8,7 @@
 
 mod advice;
 mod agent_set;
+mod approval;
 mod changes;
 mod compared_agents;
 mod comparison;
@@ -48,6 +49,7 @@ mod unit_files;
 mod unit_name;
 
 pub use agent_set::AgentSet;
+pub use approval::{Administrator, ApprovalError, Held, PendingChange, ReloadBy};
 pub use changes::{AgentChanges, MAX_LISTED_NAMES};
 pub use comparison::{AgentComparison, ComparedWith, Condition, Outcome, ProcessComparison};
 pub use contents::Attested;

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, list_files};
+use crate::config::{Config, RequiredAdministrators, list_files};
+
+/// The file in the state directory that has the digest of approved files.
+const APPROVED_FILE_NAME: &str = "approved-agents.json";
 
 /// The directories of agents and roles, and what their files have to fulfil.
 #[derive(Clone, Debug)]
@@ -13,6 +16,8 @@ pub struct AgentSource {
     pub roles: PathBuf,
     /// What each file of an agent has to fulfil.
     pub rules: FileRules,
+    /// Where the digest of approved files is, if wider rights need a second administrator.
+    pub approvals: Option<PathBuf>,
 }
 
 /// What each file of an agent has to fulfil.
@@ -32,6 +37,7 @@ impl AgentSource {
             agents: agents.to_owned(),
             roles: agents.with_file_name("roles.d"),
             rules: FileRules { trust_domain_length, requires_owner: false },
+            approvals: None,
         }
     }
 
@@ -50,6 +56,10 @@ impl From<&Config> for AgentSource {
             rules: FileRules {
                 trust_domain_length: config.trust_domain_length(),
                 requires_owner: config.agents.require_owner,
+            },
+            approvals: match config.change.require {
+                RequiredAdministrators::One => None,
+                RequiredAdministrators::Two => Some(config.paths.state.join(APPROVED_FILE_NAME)),
             },
         }
     }

@@ -20,7 +20,8 @@ use crate::clock::Timestamp;
 use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
 use crate::wire::admin::{
-    Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadCounts, ReloadRequest, ReloadResponse,
+    Agent, AgentGrant, AgentSelectors, ApproveRequest, EmptyDirectory, IdOrName, PendingChange, ReloadCounts,
+    ReloadRequest, ReloadResponse,
 };
 use crate::wire::credentials::CredentialUse;
 use crate::wire::error::Fault;
@@ -58,6 +59,11 @@ pub(super) enum AgentSubcommand {
     Lint(agent_lint::LintArgs),
     /// Make the daemon read its agents and policies again: all become active, or none if a file has a fault
     Reload(ReloadArgs),
+    /// Activate a change that another administrator asked for, where the configuration demands two of them
+    Approve {
+        /// Digest of the change, as hostbadge status shows it
+        digest: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -97,6 +103,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Re
         AgentSubcommand::Check { dir } => check(common, dir.as_ref()),
         AgentSubcommand::Lint(arguments) => agent_lint::run(common, arguments).await,
         AgentSubcommand::Reload(arguments) => reload(common, arguments).await,
+        AgentSubcommand::Approve { digest } => approve(common, digest).await,
     }
 }
 
@@ -196,6 +203,24 @@ fn format_limits(expires: Option<Timestamp>, hours: Option<&String>) -> String {
     expires + &hours
 }
 
+/// A change that waits for a second administrator, in some lines.
+pub(super) fn pending_lines(pending: &PendingChange) -> Vec<String> {
+    let requester = pending.requested_by.as_deref().unwrap_or("no administrator yet");
+    let mut lines = vec![
+        format!(
+            "{}, {} of them wider, asked for by {requester}",
+            counted(pending.count, "change"),
+            pending.widening
+        ),
+        format!("another administrator approves it: hostbadge agent approve {}", pending.digest),
+    ];
+    lines.extend(pending.changes.iter().take(MAX_PRINTED_WARNINGS).cloned());
+    if let Some(more) = pending.count.checked_sub(MAX_PRINTED_WARNINGS).filter(|more| *more > 0) {
+        lines.push(format!("{more} more"));
+    }
+    lines
+}
+
 fn format_role(role: Option<&String>) -> String {
     role.map(|role| format!(", by role {role}")).unwrap_or_default()
 }
@@ -239,7 +264,26 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
     if common.json {
         return print_json(&reply.raw);
     }
-    let changes = reply.body;
+    print_reload(common, reply.body).await
+}
+
+async fn approve(common: &CommonArgs, digest: &str) -> Result<ExitCode, CliError> {
+    let request = ApproveRequest { digest: digest.to_owned() };
+    let path = "/v1/agents/approve";
+    let reply = client::post::<ReloadResponse>(&common.admin_socket, path, &request).await?;
+    if common.json {
+        return print_json(&reply.raw);
+    }
+    print_reload(common, reply.body).await
+}
+
+async fn print_reload(common: &CommonArgs, changes: ReloadResponse) -> Result<ExitCode, CliError> {
+    if let Some(pending) = changes.pending {
+        let mut table = KeyValueTable::default();
+        pending_lines(&pending).into_iter().for_each(|line| table.add("pending", line));
+        table.print()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let counts = changes.counts.unwrap_or(ReloadCounts {
         added: changes.added.len(),
         changed: changes.changed.len(),

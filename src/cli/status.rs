@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::agent::pending_lines;
 use super::client;
 use super::clock::clock_lines;
 use super::common::{CommonArgs, print_json};
@@ -79,6 +80,9 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
             table.add("agents", read);
         }
         false => table.add("agents", "not known: no caller is identified until a reload succeeds"),
+    }
+    for line in status.agents.pending.iter().flat_map(pending_lines) {
+        table.add("pending", line);
     }
     for line in expiring_lines(&status.agents) {
         table.add("expiry", line);

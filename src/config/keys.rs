@@ -23,6 +23,7 @@ pub(super) const KEYS: &[Key] = &[
         ]),
     ),
     Key::optional("agents", Kind::Table(&[Key::optional("require_owner", Kind::Boolean)])),
+    Key::optional("change", Kind::Table(&[Key::optional("require", Kind::Choice(&["one", "two"]))])),
     Key::optional(
         "tpm",
         Kind::Table(&[

@@ -32,8 +32,8 @@ use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use schema::{Key, Kind};
 pub use sections::{
-    AdminSection, AgentsSection, CertificatesSection, ClockSection, KeysSection, LimitsSection, LogLevel,
-    LogSection, LogTarget, Paths, SealSection, TpmSection,
+    AdminSection, AgentsSection, CertificatesSection, ChangeSection, ClockSection, KeysSection,
+    LimitsSection, LogLevel, LogSection, LogTarget, Paths, RequiredAdministrators, SealSection, TpmSection,
 };
 pub use tenants::TenantSection;
 use tenants::check_tenants;
@@ -54,6 +54,8 @@ pub struct Config {
     pub needs_federation: bool,
     /// The table `[agents]`.
     pub agents: AgentsSection,
+    /// The table `[change]`.
+    pub change: ChangeSection,
     /// The table `[tpm]`.
     pub tpm: TpmSection,
     /// The table `[keys]`.
@@ -92,6 +94,8 @@ struct ConfigFile {
     paths: RawPaths,
     #[serde(default)]
     agents: AgentsSection,
+    #[serde(default)]
+    change: ChangeSection,
     #[serde(default)]
     tpm: TpmSection,
     #[serde(default)]
@@ -220,6 +224,7 @@ impl Config {
             paths,
             needs_federation,
             agents: config_file.agents,
+            change: config_file.change,
             needs_policies,
             policy: config_file.policy,
             tpm: config_file.tpm,

@@ -19,7 +19,7 @@ use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
 use crate::policy::{ErrorCode, PolicySetId, PolicyStatus};
 use crate::posture::Posture;
-use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
+use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName, PendingChange};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
 use crate::wire::credentials::{
     CredentialUse, CredentialUser, ReleaseResponse, StoredCredential, StoredVersion,
@@ -259,6 +259,7 @@ impl From<&LoadStatus> for AgentsStatus {
             roles: status.roles,
             expiring: Vec::new(),
             expiring_count: 0,
+            pending: None,
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }
@@ -275,6 +276,23 @@ impl From<&PolicyStatus> for PoliciesStatus {
             require_permit: status.require_permit,
             timezone: status.zone.clone(),
             faults: status.faults.iter().map(Fault::from).collect(),
+        }
+    }
+}
+
+impl From<&agents::PendingChange> for PendingChange {
+    fn from(change: &agents::PendingChange) -> Self {
+        let describe = |one: &agents::RightsChange| {
+            let wider = if one.widens { " (wider)" } else { "" };
+            format!("{}{wider}", one.description)
+        };
+        PendingChange {
+            digest: change.digest.clone(),
+            requested_by: change.requested_by.as_ref().map(|administrator| administrator.id.clone()),
+            since: change.since,
+            count: change.rights.count,
+            widening: change.rights.widening,
+            changes: change.rights.changes.iter().map(describe).collect(),
         }
     }
 }

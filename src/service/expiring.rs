@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::identity_service::IdentityService;
 use crate::agents::{ExpiryHolder, ExpiryOf};
+use crate::wire::admin::PendingChange;
 use crate::wire::status::{AgentsStatus, ExpiringGrant};
 
 /// How long before its end a grant is named.
@@ -31,6 +32,7 @@ impl IdentityService {
         AgentsStatus {
             expiring: expiring.collect(),
             expiring_count: end,
+            pending: self.deps.agents.pending_change().as_ref().map(PendingChange::from),
             ..AgentsStatus::from(&*self.deps.agents.load_status())
         }
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::admin::PendingChange;
 use super::clock::ClockStatus;
 use super::error::Fault;
 use super::host::{Health, Posture, TpmKind};
@@ -239,6 +240,9 @@ pub struct AgentsStatus {
     /// How many there are of these.
     #[serde(default)]
     pub expiring_count: usize,
+    /// The change that waits for a second administrator; absent if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingChange>,
     /// Faults of the last reading. While there are any, the previous set stays active.
     pub faults: Vec<Fault>,
 }
