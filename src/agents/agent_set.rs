@@ -5,14 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+
 use crate::config::{Diagnostic, PostureMode, list_files};
+use crate::digest::sha256;
 use crate::names::Name;
 
 use super::entry::{AgentEntry, Origin};
+use super::expiry::{self, Expiry};
 use super::grant::{Algorithm, Grant};
 use super::lint_name::Lint;
 use super::read_files::read_files;
-use super::role_set::RoleSet;
+use super::role_set::{RoleSet, add_content};
 use super::source::AgentSource;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
@@ -32,6 +36,12 @@ pub struct AgentSet {
     origins: BTreeMap<String, Origin>,
     /// The roles that agents can refer to.
     roles: RoleSet,
+    /// Digest of the names and texts of all files.
+    digest: String,
+    /// Ends of grants and credentials, the earliest first.
+    expiries: Vec<Expiry>,
+    /// Whether a grant or credential counts only at certain times.
+    has_time_limits: bool,
     warnings: Vec<Diagnostic>,
     is_loaded: bool,
     is_confirmed_empty: bool,
@@ -65,10 +75,12 @@ impl AgentSet {
             .map_err(|fault| vec![fault])
             .and_then(|paths| paths.ok_or_else(missing))
             .map_err(|of_dir| [std::mem::take(&mut faults), of_dir].concat())?;
-        let results = read_files(&paths, source.trust_domain_length, &agents.roles);
+        let mut contents = Vec::new();
+        let results = read_files(&paths, source.rules, &agents.roles);
         for (path, result) in paths.into_iter().zip(results) {
             let (entry, match_line) = match result {
                 Ok(agent) => {
+                    add_content(&mut contents, &path, &agent.digest);
                     agents.warnings.extend(agent.warnings);
                     (agent.entry, agent.match_line)
                 }
@@ -102,6 +114,11 @@ impl AgentSet {
             let message = format!("has {more} more faults; correct these first");
             faults.push(Diagnostic { file: dir.to_owned(), line: None, message });
         }
+        let contents = [sha256(agents.roles.contents()), sha256(&contents)].concat();
+        agents.digest = HEXLOWER.encode(&sha256(&contents));
+        agents.expiries = expiry::all(agents.iter().map(|entry| &**entry), &agents.roles);
+        agents.has_time_limits =
+            !agents.expiries.is_empty() || agents.iter().any(|entry| has_time_limits(entry));
         if faults.is_empty() { Ok(agents) } else { Err(faults) }
     }
 
@@ -171,6 +188,21 @@ impl AgentSet {
         self.is_confirmed_empty
     }
 
+    /// SHA-256 of the names and texts of all files of agents and roles, 64 hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Ends of grants and credentials, the earliest first: those of agents' own files and those of roles.
+    pub fn expiries(&self) -> &[Expiry] {
+        &self.expiries
+    }
+
+    /// Whether a grant or credential of an agent counts only at certain times.
+    pub fn has_time_limits(&self) -> bool {
+        self.has_time_limits
+    }
+
     /// The roles that agents can refer to.
     pub fn roles(&self) -> &RoleSet {
         &self.roles
@@ -201,6 +233,11 @@ impl AgentSet {
         let is_rs256 = |grant: &Grant| grant.alg == Algorithm::Rs256;
         self.iter().any(|entry| entry.grants().any(|granted| is_rs256(granted.item)))
     }
+}
+
+fn has_time_limits(entry: &AgentEntry) -> bool {
+    entry.grants().any(|grant| grant.limits.is_limited())
+        || entry.credentials().any(|credential| credential.limits.is_limited())
 }
 
 #[cfg(test)]

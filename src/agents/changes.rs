@@ -1,6 +1,7 @@
 //! What a reload changes.
 
 use super::agent_set::AgentSet;
+use super::rights_diff::RightsDiff;
 
 /// Names of the agents that a reload added, changed or removed, each sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -11,6 +12,8 @@ pub struct AgentChanges {
     pub changed: Vec<String>,
     /// Agents that only the previous set had.
     pub removed: Vec<String>,
+    /// What changes in the rights of agents.
+    pub rights: RightsDiff,
 }
 
 /// Names of one kind that a record, a response and a log entry list. Their number is always given.
@@ -26,7 +29,8 @@ impl AgentChanges {
 impl AgentSet {
     /// Compares this set with the previous one.
     pub fn changes_since(&self, previous: &AgentSet) -> AgentChanges {
-        let mut changes = AgentChanges::default();
+        let mut changes =
+            AgentChanges { rights: RightsDiff::between(previous, self), ..AgentChanges::default() };
         for entry in self.iter() {
             let name = entry.name.as_str();
             match previous.get(name) {

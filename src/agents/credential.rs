@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+use toml::value::Datetime;
 
 use crate::config::{Diagnostic, Key, Kind, PostureMode, SourceFile};
 
 use super::name::is_valid_name;
+use super::time_limits::{self, EXPIRES_KEY, HOURS_KEY, TimeLimits};
 
 /// Credentials of one file.
 const MAX_CREDENTIALS: usize = 128;
@@ -21,6 +23,9 @@ pub struct CredentialGrant {
     /// How the host's posture affects the permission; `None` applies the host's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// When the permission counts.
+    #[serde(skip)]
+    pub limits: TimeLimits,
 }
 
 /// How an agent may use a credential.
@@ -42,6 +47,8 @@ pub(super) struct RawCredential {
     #[serde(default, rename = "use")]
     usage: CredentialUse,
     posture: Option<PostureMode>,
+    expires: Option<Spanned<Datetime>>,
+    hours: Option<Spanned<String>>,
 }
 
 impl RawCredential {
@@ -49,6 +56,8 @@ impl RawCredential {
         Key::required("name", Kind::Text("\"github-bot\"")),
         Key::optional("use", Kind::Choice(&["inject", "release"])),
         Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
+        EXPIRES_KEY,
+        HOURS_KEY,
     ];
 
     /// Checks the tables of a file and appends their faults.
@@ -84,7 +93,8 @@ impl RawCredential {
                  characters",
             ));
         }
-        Some(CredentialGrant { name: name.into_inner(), usage: self.usage, posture: self.posture })
+        let limits = time_limits::validate(self.expires, self.hours, source, faults);
+        Some(CredentialGrant { name: name.into_inner(), usage: self.usage, posture: self.posture, limits })
     }
 }
 

@@ -24,6 +24,8 @@ pub struct AgentEntry {
     pub selectors: Selectors,
     /// The roles that the agent's file refers to, in its order.
     pub roles: Vec<Arc<Role>>,
+    /// Whether the agent gets nothing new: what it has lives out.
+    pub is_draining: bool,
     /// The grants of the agent's own file, at most one for each audience. [`AgentEntry::grants`] has those of
     /// its roles too.
     pub own_grants: Vec<Grant>,

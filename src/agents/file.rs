@@ -6,6 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::{Diagnostic, Key, Kind, SourceFile};
+use crate::digest::sha256;
 
 use super::credential::RawCredential;
 use super::entry::AgentEntry;
@@ -15,6 +16,7 @@ use super::name::{AgentName, is_valid_name};
 use super::raw_selectors::RawSelectors;
 use super::role::references;
 use super::role_set::{RoleSet, role_conflicts};
+use super::source::FileRules;
 
 /// Length of the longest SPIFFE ID, in bytes: Google's workload identity federation accepts no longer
 /// subject.
@@ -30,6 +32,7 @@ const KEYS: &[Key] = &[
     Key::optional("owner", Kind::Text("\"team@example.com\"")),
     Key::optional("tenant", Kind::Text("\"acme\"")),
     Key::optional("roles", Kind::TextList("[\"reader\"]")),
+    Key::optional("drain", Kind::Boolean),
     Key::required("match", Kind::Table(RawSelectors::KEYS)),
     Key::optional("grant", Kind::Tables(RawGrant::KEYS)),
     Key::optional("credential", Kind::Tables(RawCredential::KEYS)),
@@ -44,6 +47,8 @@ struct AgentFile {
     tenant: Option<Spanned<String>>,
     #[serde(default)]
     roles: Vec<Spanned<String>>,
+    #[serde(default)]
+    drain: bool,
     #[serde(rename = "match")]
     selectors: Option<Spanned<RawSelectors>>,
     #[serde(default, rename = "grant")]
@@ -57,21 +62,18 @@ pub(super) struct ReadAgent {
     pub entry: AgentEntry,
     /// The line of `[match]`.
     pub match_line: Option<usize>,
+    /// SHA-256 of the text.
+    pub digest: [u8; 32],
     pub warnings: Vec<Diagnostic>,
 }
 
 /// Reads one file: the agent with those of `roles` that it refers to, and warnings about it.
-/// `trust_domain_length`, in bytes, limits the agent's SPIFFE ID before the host id is known.
 ///
 /// # Errors
 /// The faults of the file, at most 50.
-pub(super) fn read(
-    path: &Path,
-    trust_domain_length: usize,
-    roles: &RoleSet,
-) -> Result<ReadAgent, Vec<Diagnostic>> {
+pub(super) fn read(path: &Path, rules: FileRules, roles: &RoleSet) -> Result<ReadAgent, Vec<Diagnostic>> {
     let source = SourceFile::read(path).map_err(|fault| vec![fault])?;
-    parse(&source, trust_domain_length, roles)
+    parse(&source, rules, roles)
 }
 
 /// Checks the text of a file that is not written yet. Whether its roles exist is not checked.
@@ -79,14 +81,11 @@ pub(super) fn read(
 /// # Errors
 /// The faults of the text, at most 50.
 pub fn check_text(path: &Path, text: &str, trust_domain_length: usize) -> Result<(), Vec<Diagnostic>> {
-    parse(&SourceFile::from_text(path, text.to_owned()), trust_domain_length, &RoleSet::unknown()).map(drop)
+    let rules = FileRules { trust_domain_length, requires_owner: false };
+    parse(&SourceFile::from_text(path, text.to_owned()), rules, &RoleSet::unknown()).map(drop)
 }
 
-fn parse(
-    source: &SourceFile,
-    trust_domain_length: usize,
-    roles: &RoleSet,
-) -> Result<ReadAgent, Vec<Diagnostic>> {
+fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadAgent, Vec<Diagnostic>> {
     let parsed = source.parse::<AgentFile>(KEYS);
     let (mut faults, incomplete) = (parsed.faults, parsed.incomplete);
     let Some(raw) = parsed.values else { return Err(source.sorted(faults)) };
@@ -139,8 +138,15 @@ fn parse(
     let (Some((name, name_span)), Some((selectors, selectors_span))) = (name, selectors) else {
         return Err(source.sorted(faults));
     };
-    let entry = AgentEntry { name, owner, tenant, selectors, roles, own_grants, own_credentials };
-    let length = "spiffe://".len() + trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();
+    if owner.is_none() && rules.requires_owner {
+        let message = "the agent has no owner, which [agents] require_owner in the configuration demands; add \
+                       a line such as owner = \"team@example.com\" above";
+        faults.push(source.diagnostic(name_span.clone(), message));
+    }
+    let is_draining = raw.drain;
+    let entry =
+        AgentEntry { name, owner, tenant, selectors, roles, is_draining, own_grants, own_credentials };
+    let length = "spiffe://".len() + rules.trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();
     if length > MAX_SPIFFE_ID_LEN {
         let excess = length - MAX_SPIFFE_ID_LEN;
         let message = format!(
@@ -155,7 +161,7 @@ fn parse(
     let warn = |message| source.diagnostic(selectors_span.clone(), message);
     let warnings = lint::warnings(&entry).into_iter().map(warn).collect();
     let match_line = source.diagnostic(selectors_span.clone(), "").line;
-    Ok(ReadAgent { entry, match_line, warnings })
+    Ok(ReadAgent { entry, match_line, digest: sha256(source.text().as_bytes()), warnings })
 }
 
 #[cfg(test)]
@@ -167,7 +173,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.toml");
         std::fs::write(&path, text).unwrap();
-        let faults = read(&path, 35, &RoleSet::default()).map(drop).unwrap_err();
+        let faults =
+            read(&path, FileRules { trust_domain_length: 35, requires_owner: false }, &RoleSet::default())
+                .map(drop)
+                .unwrap_err();
         faults.iter().map(|fault| format!("{}: {}", fault.line.unwrap_or(0), fault.message)).collect()
     }
 

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Spanned;
+use toml::value::Datetime;
 
 use crate::config::{Diagnostic, Key, Kind, PostureMode, RawDuration, SourceFile};
+
+use super::time_limits::{self, EXPIRES_KEY, HOURS_KEY, TimeLimits};
 
 /// Longest lifetime that a grant may allow: 1 hour.
 pub const MAX_TOKEN_TTL: Duration = Duration::from_secs(3600);
@@ -38,6 +41,9 @@ pub struct Grant {
     /// How the host's posture affects the grant; `None` applies the host's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// When the grant counts.
+    #[serde(skip)]
+    pub limits: TimeLimits,
 }
 
 /// Where the key that signs a token is kept.
@@ -86,6 +92,15 @@ impl TokenTyp {
     }
 }
 
+/// What a token is bound to. Only unbound tokens exist.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Bind {
+    None,
+    Dpop,
+    Mtls,
+}
+
 /// The table `[[grant]]` as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,6 +114,9 @@ pub(super) struct RawGrant {
     #[serde(default)]
     typ: TokenTyp,
     posture: Option<PostureMode>,
+    bind: Option<Spanned<Bind>>,
+    expires: Option<Spanned<Datetime>>,
+    hours: Option<Spanned<String>>,
 }
 
 impl RawGrant {
@@ -111,6 +129,9 @@ impl RawGrant {
         Key::optional("alg", Kind::Choice(&["ES256", "RS256"])),
         Key::optional("typ", Kind::Choice(&["at+jwt", "JWT"])),
         Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
+        Key::optional("bind", Kind::Choice(&["none", "dpop", "mtls"])),
+        EXPIRES_KEY,
+        HOURS_KEY,
     ];
 
     /// Checks the grants of a file and appends their faults.
@@ -195,7 +216,13 @@ impl RawGrant {
             (_, Algorithm::Rs256) => Assurance::Tpm,
             (raw, Algorithm::Es256) => raw.map_or(Assurance::Sealed, Spanned::into_inner),
         };
-        Some(Grant { audience, scopes, ttl, assurance, alg, typ: self.typ, posture: self.posture })
+        if let Some(bind) = self.bind.filter(|bind| !matches!(bind.get_ref(), Bind::None)) {
+            let message = "this version has no bound tokens, and issues none without what the grant demands; \
+                           set bind = \"none\" or remove it";
+            faults.push(source.diagnostic(bind.span(), message));
+        }
+        let limits = time_limits::validate(self.expires, self.hours, source, faults);
+        Some(Grant { audience, scopes, ttl, assurance, alg, typ: self.typ, posture: self.posture, limits })
     }
 }
 

@@ -8,6 +8,7 @@ use crate::config::Diagnostic;
 
 use super::file::{self, ReadAgent};
 use super::role_set::RoleSet;
+use super::source::FileRules;
 
 /// Threads that read at the same time.
 const MAX_THREADS: usize = 4;
@@ -17,11 +18,11 @@ const MIN_FILES_OF_THREAD: usize = 64;
 /// Reads each file as [`file::read`] does. The results are in the order of the files. Blocking.
 pub(super) fn read_files(
     paths: &[PathBuf],
-    trust_domain_length: usize,
+    rules: FileRules,
     roles: &RoleSet,
 ) -> Vec<Result<ReadAgent, Vec<Diagnostic>>> {
     let read = |paths: &[PathBuf]| -> Vec<Result<ReadAgent, Vec<Diagnostic>>> {
-        paths.iter().map(|path| file::read(path, trust_domain_length, roles)).collect()
+        paths.iter().map(|path| file::read(path, rules, roles)).collect()
     };
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let threads = processors.min(MAX_THREADS).min(paths.len() / MIN_FILES_OF_THREAD);
@@ -60,7 +61,11 @@ mod tests {
             };
             std::fs::write(path, text).unwrap();
         }
-        let results = read_files(&paths, 35, &RoleSet::default());
+        let results = read_files(
+            &paths,
+            FileRules { trust_domain_length: 35, requires_owner: false },
+            &RoleSet::default(),
+        );
         assert_eq!(results.len(), paths.len());
         for (n, result) in results.iter().enumerate() {
             match result {

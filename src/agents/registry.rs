@@ -16,6 +16,7 @@ use crate::peer::DigestCache;
 use crate::plural::counted;
 
 use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
+use super::approval::{ApprovalError, ApprovalGate, Held, PendingChange, ReloadBy};
 use super::changes::AgentChanges;
 use super::registrations::Registrations;
 use super::source::AgentSource;
@@ -40,6 +41,8 @@ struct RegistryState {
     reload_lock: Mutex<()>,
     names: Names,
     digest_cache: DigestCache,
+    /// Holds wider rights back, if they need a second administrator.
+    gate: Option<ApprovalGate>,
 }
 
 /// Result of the last reload.
@@ -75,6 +78,8 @@ pub struct Reloaded {
     pub changes: AgentChanges,
     /// What is valid in the files but probably not meant.
     pub warnings: Vec<Diagnostic>,
+    /// Why nothing of it became active; `None` if all did.
+    pub held: Option<Held>,
 }
 
 impl AgentRegistry {
@@ -95,7 +100,9 @@ impl AgentRegistry {
         digest_cache: DigestCache,
     ) -> AgentRegistry {
         let loaded_at = clock.now();
+        let gate = source.approvals.clone().map(ApprovalGate::new);
         let registry = AgentRegistry(Arc::new(RegistryState {
+            gate,
             source,
             clock,
             current: ArcSwap::default(),
@@ -120,7 +127,7 @@ impl AgentRegistry {
             }
         });
         // The faults are in `load_status`, and the callers report them.
-        if registry.reload(MayBeEmpty::default()).is_err() {
+        if !registry.reload(MayBeEmpty::default()).is_ok_and(|reloaded| reloaded.held.is_none()) {
             registry.0.names.resolve(&BTreeSet::new(), RESOLVE_TIMEOUT);
         }
         registry
@@ -135,17 +142,18 @@ impl AgentRegistry {
     /// # Errors
     /// All faults of all files. The previous set stays active.
     pub fn reload(&self, may_be_empty: MayBeEmpty) -> Result<Reloaded, Vec<Diagnostic>> {
-        self.reload_with(may_be_empty, || Ok(()), |(), _| {})
+        self.reload_with(&ReloadBy::Unknown, may_be_empty, || Ok(()), |(), _| {})
     }
 
     /// As [`AgentRegistry::reload`], together with what `read` reads: either both become active, or none.
     /// `activate` gets what was read with the new set, just before that becomes active. Reloads do not
-    /// overlap.
+    /// overlap. `by` decides whether wider rights become active, where that needs a second administrator.
     ///
     /// # Errors
     /// The faults of both.
     pub fn reload_with<T>(
         &self,
+        by: &ReloadBy,
         may_be_empty: MayBeEmpty,
         read: impl FnOnce() -> Result<T, Vec<Diagnostic>>,
         activate: impl FnOnce(T, &Arc<AgentSet>),
@@ -155,6 +163,12 @@ impl AgentRegistry {
         let previous = self.current();
         match (state.read(&previous, may_be_empty), read()) {
             (Ok(agents), Ok(other)) => {
+                let changes = agents.changes_since(&previous);
+                if let Err(held) = state.admit(by, &agents, &previous, &changes) {
+                    let loaded = LoadStatus { faults: Vec::new(), ..(**state.load_status.load()).clone() };
+                    state.load_status.store(Arc::new(loaded));
+                    return Ok(Reloaded { changes, warnings: Vec::new(), held: Some(held) });
+                }
                 let used_names = agents.user_and_group_names();
                 // What is not known by then is `temporarily_unavailable` until it is.
                 state.names.resolve(&used_names, RESOLVE_TIMEOUT);
@@ -170,7 +184,6 @@ impl AgentRegistry {
                     tracing::info!("{summary}");
                     warnings.insert(0, summary);
                 }
-                let changes = agents.changes_since(&previous);
                 let status = LoadStatus {
                     loaded_at: state.clock.now(),
                     is_loaded: true,
@@ -184,7 +197,7 @@ impl AgentRegistry {
                 state.names.retain(&used_names);
                 state.load_status.store(Arc::new(status));
                 state.change_sender.send_replace(());
-                Ok(Reloaded { changes, warnings })
+                Ok(Reloaded { changes, warnings, held: None })
             }
             (agents, other) => {
                 let faults = agents.err().unwrap_or_default();
@@ -199,6 +212,11 @@ impl AgentRegistry {
                 Err([faults, other.err().unwrap_or_default()].concat())
             }
         }
+    }
+
+    /// The change that waits for a second administrator.
+    pub fn pending_change(&self) -> Option<PendingChange> {
+        self.0.gate.as_ref()?.pending()
     }
 
     /// Returns the active set.
@@ -241,6 +259,31 @@ impl RegistryState {
         if current.is_outdated(&agents, &names) {
             self.current.store(Arc::new(Registrations::new(agents, names)));
         }
+    }
+
+    /// Whether a set may become active now.
+    fn admit(
+        &self,
+        by: &ReloadBy,
+        agents: &AgentSet,
+        previous: &AgentSet,
+        changes: &AgentChanges,
+    ) -> Result<(), Held> {
+        let Some(gate) = &self.gate else {
+            return match by {
+                ReloadBy::Approval { .. } => Err(Held::Refused(ApprovalError::NothingPending)),
+                ReloadBy::Unknown | ReloadBy::Administrator(_) => Ok(()),
+            };
+        };
+        let admitted =
+            gate.admit(by, agents.digest(), previous.is_loaded(), &changes.rights, self.clock.now());
+        if let Err(Held::Pending(pending)) = &admitted {
+            tracing::warn!(
+                "changes of rights wait for a second administrator: \"hostbadge agent approve {}\"",
+                pending.digest
+            );
+        }
+        admitted
     }
 
     /// Reads the directories. An empty one is refused while its agents or roles are active, unless that is

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::{Diagnostic, Key, Kind, SourceFile};
+use crate::digest::sha256;
 
 use super::credential::{CredentialGrant, RawCredential};
 use super::grant::{Grant, RawGrant};
@@ -77,6 +78,8 @@ pub(super) struct WrittenRole {
     pub references: Vec<RoleReference>,
     pub grants: Vec<Arc<Grant>>,
     pub credentials: Vec<Arc<CredentialGrant>>,
+    /// SHA-256 of the text.
+    pub digest: [u8; 32],
 }
 
 /// The name of a role in the key `roles` of a file.
@@ -189,6 +192,7 @@ pub(super) fn read(path: &Path) -> Result<WrittenRole, Vec<Diagnostic>> {
             references,
             grants: grants.into_iter().map(Arc::new).collect(),
             credentials: credentials.into_iter().map(Arc::new).collect(),
+            digest: sha256(source.text().as_bytes()),
         }),
         _ => Err(source.sorted(faults)),
     }

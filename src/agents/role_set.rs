@@ -22,6 +22,8 @@ pub struct RoleSet {
     /// What to say about a role that is not in the set.
     source: String,
     warnings: Vec<Diagnostic>,
+    /// The names of the files, each with the SHA-256 of its text.
+    contents: Vec<u8>,
 }
 
 impl RoleSet {
@@ -37,8 +39,13 @@ impl RoleSet {
             Err(fault) => return (RoleSet::unknown(), vec![fault]),
         };
         let (mut faults, mut written) = (Vec::new(), BTreeMap::<Arc<str>, WrittenRole>::new());
+        let mut contents = Vec::new();
         for path in paths {
-            match role::read(&path) {
+            let role = role::read(&path);
+            if let Ok(role) = &role {
+                add_content(&mut contents, &path, &role.digest);
+            }
+            match role {
                 Ok(role) => match written.get(&role.name) {
                     None => drop(written.insert(role.name.clone(), role)),
                     Some(first) => faults.push(role.place.diagnostic(format!(
@@ -68,7 +75,7 @@ impl RoleSet {
             patterns.map(|message| role.place.diagnostic(message))
         });
         let warnings = warnings.collect();
-        (RoleSet { roles: resolved, is_incomplete: !faults.is_empty(), source, warnings }, faults)
+        (RoleSet { roles: resolved, is_incomplete: !faults.is_empty(), source, warnings, contents }, faults)
     }
 
     /// A set for texts whose roles are not known: it has every role, without content.
@@ -97,6 +104,11 @@ impl RoleSet {
         found
     }
 
+    /// The names of the files, each with the SHA-256 of its text.
+    pub(super) fn contents(&self) -> &[u8] {
+        &self.contents
+    }
+
     /// What is valid in the files and probably not meant.
     pub(super) fn warnings(&self) -> &[Diagnostic] {
         &self.warnings
@@ -116,6 +128,13 @@ impl RoleSet {
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Role>> {
         self.roles.values()
     }
+}
+
+/// Appends the name of a file, which has no NUL, and the digest of its text.
+pub(super) fn add_content(contents: &mut Vec<u8>, path: &Path, digest: &[u8; 32]) {
+    contents.extend(path.file_name().unwrap_or_default().as_encoded_bytes());
+    contents.push(0);
+    contents.extend(digest);
 }
 
 fn unknown_role(name: &str, names: &[&str], source: &str) -> String {

@@ -38,6 +38,7 @@ enum AdminSocketRole {
 enum AdminHandler {
     Agent,
     Agents,
+    Approve,
     AuditRecords,
     Clock,
     Credentials,
@@ -91,6 +92,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/agents",              body: NONE, role: Admin(Agents) },
         Route { verb: Get,  path: "/v1/agents/{name}",       body: NONE, role: Admin(Agent) },
         Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
+        Route { verb: Post, path: "/v1/agents/approve",      body: BODY, role: Admin(Approve) },
         Route { verb: Get,  path: "/v1/processes/{pid}",     body: NONE, role: Admin(Process) },
         Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
         Route { verb: Get,  path: "/v1/credentials",         body: NONE, role: Admin(Credentials) },
@@ -204,6 +206,7 @@ impl AdminApi {
             AdminHandler::Agents => reply::ok(&service.agents(admin)),
             AdminHandler::Agent => reply::ok(&service.agent(admin, name)?),
             AdminHandler::Reload => reply::ok(&service.reload(admin, parse::reload_request(body)?).await?),
+            AdminHandler::Approve => reply::ok(&service.approve(admin, parse::approve_request(body)?).await?),
             AdminHandler::Process => {
                 let agent = parse::agent_query(uri.query().unwrap_or_default())?;
                 reply::ok(&service.explain_process(admin, name, agent.as_deref()).await?)

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::body::RequestBody;
 use super::decode::{DecodeError, decode, decode_json};
 use crate::service::{AuditQuery, Event, InvalidRequest, PageStart, Timestamp};
-use crate::wire::admin::ReloadRequest;
+use crate::wire::admin::{ApproveRequest, ReloadRequest};
 use crate::wire::agent::{AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest};
 use crate::wire::credentials::{
     PutCredentialRequest, ReleaseRequest, RemoveCredentialRequest, RotateCredentialRequest,
@@ -58,6 +58,13 @@ pub fn reload_request(body: &RequestBody) -> Result<ReloadRequest, InvalidReques
     decode_json(&body.bytes).map_err(|e| {
         let expected = r#"{"allow_empty": []}, with "agents", "roles" or "federation" in the list"#;
         InvalidRequest::new(format!("the body must be empty or {expected}: {e}"))
+    })
+}
+
+pub fn approve_request(body: &RequestBody) -> Result<ApproveRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|e| {
+        let expected = "the body must be {\"digest\": D}, with the digest of the change that was examined";
+        InvalidRequest::new(format!("{expected}: {e}"))
     })
 }
 
@@ -224,6 +231,7 @@ mod tests {
             "credential" => credential_request(body).map(drop),
             "install" => install_request(body).map(drop),
             "reload" => reload_request(body).map(drop),
+            "approve" => approve_request(body).map(drop),
             "confirm" => confirm_recovery_key_request(body).map(drop),
             "release" => release_request(body).map(drop),
             "put" => put_credential_request(body).map(drop),
@@ -236,7 +244,7 @@ mod tests {
     }
 
     /// A valid object and the array of the same values, for each request that the sockets take.
-    const REQUESTS: [(&str, &str, &str); 16] = [
+    const REQUESTS: [(&str, &str, &str); 17] = [
         ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
         ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
         ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
@@ -247,6 +255,7 @@ mod tests {
         ("credential", r#"{"ek":"ecc","credential":"c"}"#, r#"["ecc","c"]"#),
         ("install", r#"{"certificate":"c"}"#, r#"["c"]"#),
         ("reload", r#"{"allow_empty":["agents"]}"#, r#"[["agents"]]"#),
+        ("approve", r#"{"digest":"d"}"#, r#"["d"]"#),
         ("confirm", r#"{"recovery_key":"hbr1-secret"}"#, r#"["hbr1-secret"]"#),
         ("release", r#"{"name":"n","version":2}"#, r#"["n",2]"#),
         ("put", r#"{"name":"n","value":"secret"}"#, r#"["n",null,"secret"]"#),

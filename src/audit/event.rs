@@ -44,6 +44,7 @@ events! {
     AdminGroupUnavailable "admin-group-unavailable" "5f0cbd3e9a7d4a62b9d2c1e7486f30aa" WARN,
     AgentsReloaded "agents-reloaded" "9f0203b14aa8428193ef22a029711eae" INFO,
     AgentsRejected "agents-rejected" "10193dd4e32644e78c0c0d97b3846ef4" ERROR,
+    ChangePending "change-pending" "b1d3f0a7c2e94d55a86e7f2c9b04d1e8" WARN,
     Attested "attested" "b4d4d94ec17b48b396be81aa8faa85ff" INFO,
     AuditFailed "audit-failed" "744a4c4c5d0743c88b66ee8015f61f51" ERROR,
     AuditRecovered "audit-recovered" "8f9c122ad6354bd2868ad5eb00962a07" WARN,

@@ -1,23 +1,48 @@
 //! Describes a reload of the agents in one line.
 
-use crate::agents::{AgentChanges, MAX_LISTED_NAMES};
+use crate::agents::{AgentChanges, MAX_LISTED_NAMES, RightsDiff};
+use crate::plural::counted;
 
 use super::text::{MAX_CALLER_TEXT, cut_owned};
+
+/// Changes of rights that a record lists. Their number is always given.
+const MAX_LISTED_RIGHTS: usize = 5;
 
 /// Returns the description: all names, or of many agents the first ones and the number of the others.
 pub(super) fn detail(changes: &AgentChanges, requested_by: &str) -> String {
     let requested_by = cut_owned(requested_by.to_owned(), MAX_CALLER_TEXT);
-    let AgentChanges { added, changed, removed } = changes;
+    let AgentChanges { added, changed, removed, rights } = changes;
     let count = match changes.is_long() {
         true => format!(" ({} added, {} changed, {} removed)", added.len(), changed.len(), removed.len()),
         false => String::new(),
     };
     format!(
-        "{requested_by} reloaded the agents{count}: added [{}], changed [{}], removed [{}]",
+        "{requested_by} reloaded the agents{count}: added [{}], changed [{}], removed [{}]{}",
         list(added),
         list(changed),
-        list(removed)
+        list(removed),
+        describe_rights(rights)
     )
+}
+
+/// The number of changes of rights, and the first ones; empty without any.
+fn describe_rights(rights: &RightsDiff) -> String {
+    if rights.count == 0 {
+        return String::new();
+    }
+    let wider = |widens: bool| if widens { " (wider)" } else { "" };
+    let listed: Vec<String> = rights
+        .changes
+        .iter()
+        .take(MAX_LISTED_RIGHTS)
+        .map(|change| format!("{}{}", change.description, wider(change.widens)))
+        .collect();
+    let more = match rights.count.saturating_sub(listed.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let (count, widening) = (counted(rights.count, "change"), rights.widening);
+    format!("; {count} of rights, {widening} of them wider: [{}{more}]", listed.join(", "))
 }
 
 fn list(names: &[String]) -> String {

@@ -16,10 +16,12 @@ use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use super::why;
 use crate::agents::{AgentName, host_warnings, script_warnings};
+use crate::clock::Timestamp;
 use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
 use crate::wire::admin::{
-    Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadCounts, ReloadRequest, ReloadResponse,
+    Agent, AgentGrant, AgentSelectors, ApproveRequest, EmptyDirectory, IdOrName, PendingChange, ReloadCounts,
+    ReloadRequest, ReloadResponse,
 };
 use crate::wire::credentials::CredentialUse;
 use crate::wire::error::Fault;
@@ -57,6 +59,11 @@ pub(super) enum AgentSubcommand {
     Lint(agent_lint::LintArgs),
     /// Make the daemon read its agents and policies again: all become active, or none if a file has a fault
     Reload(ReloadArgs),
+    /// Activate a change that another administrator asked for, where the configuration demands two of them
+    Approve {
+        /// Digest of the change, as hostbadge status shows it
+        digest: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -96,6 +103,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Re
         AgentSubcommand::Check { dir } => check(common, dir.as_ref()),
         AgentSubcommand::Lint(arguments) => agent_lint::run(common, arguments).await,
         AgentSubcommand::Reload(arguments) => reload(common, arguments).await,
+        AgentSubcommand::Approve { digest } => approve(common, digest).await,
     }
 }
 
@@ -150,6 +158,9 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
     table.add("name", &agent.name);
     table.add_some("owner", agent.owner.as_ref());
     table.add_some("tenant", agent.tenant.as_ref());
+    if agent.drain {
+        table.add("drain", "gets nothing new; what it has stays valid until it expires");
+    }
     table.add("match", format_selectors(&agent.selectors));
     if !agent.roles.is_empty() {
         table.add("roles", agent.roles.join(", "));
@@ -162,8 +173,9 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
             CredentialUse::Inject => "through the egress proxy",
             CredentialUse::Release => "gets the value",
         };
+        let limits = format_limits(credential.expires, credential.hours.as_ref());
         let from = format_role(credential.role.as_ref());
-        table.add("credential", format!("{}, {usage}{from}", credential.name));
+        table.add("credential", format!("{}, {usage}{limits}{from}", credential.name));
     }
     table.print()?;
     Ok(ExitCode::SUCCESS)
@@ -180,8 +192,33 @@ fn format_grant(grant: &AgentGrant) -> String {
     if let Some(mode) = grant.posture {
         text += &format!(", posture {mode}");
     }
+    text += &format_limits(grant.expires, grant.hours.as_ref());
     text += &format_role(grant.role.as_ref());
     format!("{text}: {}", grant.scopes.join(" "))
+}
+
+fn format_limits(expires: Option<Timestamp>, hours: Option<&String>) -> String {
+    let expires = expires.map(|at| format!(", until {}", at.to_rfc3339_seconds())).unwrap_or_default();
+    let hours = hours.map(|hours| format!(", at {hours}")).unwrap_or_default();
+    expires + &hours
+}
+
+/// A change that waits for a second administrator, in some lines.
+pub(super) fn pending_lines(pending: &PendingChange) -> Vec<String> {
+    let requester = pending.requested_by.as_deref().unwrap_or("no administrator yet");
+    let mut lines = vec![
+        format!(
+            "{}, {} of them wider, asked for by {requester}",
+            counted(pending.count, "change"),
+            pending.widening
+        ),
+        format!("another administrator approves it: hostbadge agent approve {}", pending.digest),
+    ];
+    lines.extend(pending.changes.iter().take(MAX_PRINTED_WARNINGS).cloned());
+    if let Some(more) = pending.count.checked_sub(MAX_PRINTED_WARNINGS).filter(|more| *more > 0) {
+        lines.push(format!("{more} more"));
+    }
+    lines
 }
 
 fn format_role(role: Option<&String>) -> String {
@@ -227,7 +264,26 @@ async fn reload(common: &CommonArgs, arguments: &ReloadArgs) -> Result<ExitCode,
     if common.json {
         return print_json(&reply.raw);
     }
-    let changes = reply.body;
+    print_reload(common, reply.body).await
+}
+
+async fn approve(common: &CommonArgs, digest: &str) -> Result<ExitCode, CliError> {
+    let request = ApproveRequest { digest: digest.to_owned() };
+    let path = "/v1/agents/approve";
+    let reply = client::post::<ReloadResponse>(&common.admin_socket, path, &request).await?;
+    if common.json {
+        return print_json(&reply.raw);
+    }
+    print_reload(common, reply.body).await
+}
+
+async fn print_reload(common: &CommonArgs, changes: ReloadResponse) -> Result<ExitCode, CliError> {
+    if let Some(pending) = changes.pending {
+        let mut table = KeyValueTable::default();
+        pending_lines(&pending).into_iter().for_each(|line| table.add("pending", line));
+        table.print()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let counts = changes.counts.unwrap_or(ReloadCounts {
         added: changes.added.len(),
         changed: changes.changed.len(),

@@ -47,6 +47,12 @@ pub(super) fn clock_lines(clock: &ClockStatus) -> Vec<String> {
         first += "; nothing is issued, because [clock] require_synchronized is set";
     }
     let mut lines = vec![first];
+    if let Some(latest) = clock.behind {
+        lines.push(format!(
+            "it is behind a time that it has had, {latest}: grants with hours do not count, and expired ones stay \
+             so; if it is right now: hostbadge clock accept"
+        ));
+    }
     if clock.future_certificates > 0 {
         let remedy = match clock.accepted || is_synchronized {
             true => "they are being revoked",

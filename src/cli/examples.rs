@@ -31,7 +31,8 @@ pub(super) const AGENT: &str = "Examples:
   hostbadge agent show researcher
   hostbadge agent check /etc/hostbadge/agents.d
   hostbadge agent lint --usage=90d --allow no-owner
-  hostbadge agent reload";
+  hostbadge agent reload
+  hostbadge agent approve 3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8550";
 
 pub(super) const KEY: &str = "Examples:
   hostbadge key list

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::agent::pending_lines;
 use super::client;
 use super::clock::clock_lines;
 use super::common::{CommonArgs, print_json};
@@ -11,10 +12,15 @@ use super::table::KeyValueTable;
 use crate::plural::counted;
 use crate::wire::host::Health;
 use crate::wire::keys::Key;
-use crate::wire::status::{PoliciesStatus, SealStatus, StatusResponse, TpmStatus};
+use crate::wire::status::{
+    AgentsStatus, ExpiringGrant, PoliciesStatus, SealStatus, StatusResponse, TpmStatus,
+};
 
 /// Exit status if the daemon answers but cannot do everything that it is configured to do.
 const EXIT_DEGRADED: u8 = 4;
+
+/// Grants that end soon that are shown.
+const MAX_EXPIRING: usize = 10;
 
 pub(super) async fn run(common: &CommonArgs) -> Result<ExitCode, CliError> {
     let reply = client::get::<StatusResponse>(&common.admin_socket, "/v1/status").await?;
@@ -75,6 +81,12 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
         }
         false => table.add("agents", "not known: no caller is identified until a reload succeeds"),
     }
+    for line in status.agents.pending.iter().flat_map(pending_lines) {
+        table.add("pending", line);
+    }
+    for line in expiring_lines(&status.agents) {
+        table.add("expiry", line);
+    }
     for fault in &status.agents.faults {
         table.add("fault", format_fault(fault));
     }
@@ -116,6 +128,27 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     table.add_some("workers", status.workers.problem.as_ref());
     table.add("connections", status.connections.to_string());
     table.print()
+}
+
+/// The grants that end soon, and the number of those beyond what is shown.
+fn expiring_lines(agents: &AgentsStatus) -> Vec<String> {
+    let line = |grant: &ExpiringGrant| {
+        let (kind, holder) = match (&grant.agent, &grant.role) {
+            (Some(agent), _) => ("agent", agent.as_str()),
+            (None, role) => ("role", role.as_deref().unwrap_or_default()),
+        };
+        let what = match (&grant.audience, &grant.credential) {
+            (Some(audience), _) => audience.clone(),
+            (None, credential) => format!("credential {}", credential.as_deref().unwrap_or_default()),
+        };
+        let verb = if grant.expired { "expired" } else { "expires" };
+        format!("{kind} {holder}, {what}: {verb} {}", grant.expires.to_rfc3339_seconds())
+    };
+    let mut lines: Vec<String> = agents.expiring.iter().take(MAX_EXPIRING).map(line).collect();
+    if let Some(more) = agents.expiring_count.checked_sub(MAX_EXPIRING).filter(|more| *more > 0) {
+        lines.push(format!("{more} more"));
+    }
+    lines
 }
 
 fn or_unknown(value: Option<impl ToString>) -> String {

@@ -3,6 +3,7 @@
 //! Code that depends on the time of day takes a [`Clock`], which tests advance instead of sleeping. Whether
 //! the time can be right is a [`ClockSync`] and a [`ClockState`].
 
+mod calendar;
 mod manual;
 mod source;
 mod state;
@@ -12,9 +13,10 @@ mod zone;
 
 use std::time::Duration;
 
+pub use calendar::{end_of_day_utc, parse_rfc3339};
 pub use manual::ManualClock;
 pub use source::Clock;
-pub use state::{ClockChange, ClockState};
+pub use state::{ClockChange, ClockState, TimeAtDecision};
 pub use sync::ClockSync;
 pub use timestamp::{BACKDATE, BootTime, Timestamp};
 pub use zone::{LocalTime, UnknownZone, Weekday, Zone};

@@ -6,6 +6,7 @@
 //! administrator said that it is right.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,10 +18,33 @@ use super::timestamp::{BootTime, Timestamp};
 
 /// A clock that differs by more than this from the time that has passed was set.
 const TOLERANCE: Duration = Duration::from_secs(60);
+/// A clock that is behind [`ClockState::latest`] by less was corrected.
+const MAX_BEHIND: Duration = Duration::from_secs(300);
 /// A clock that was set back by more than this: the longest lifetime of a token.
 const LARGE_STEP: Duration = Duration::from_secs(3600);
 /// A clock that was set may be set again for this long: the longest lifetime of a token and some more.
 const SETTLING_TIME: Duration = Duration::from_secs(2 * 3600);
+
+/// The time of day as a decision sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeAtDecision {
+    /// What the clock shows.
+    pub now: Timestamp,
+    /// What a believed clock has shown already: [`ClockState::latest`].
+    pub latest: Timestamp,
+}
+
+impl TimeAtDecision {
+    /// The time by which something has ended, also if the clock was set back since.
+    pub fn not_before(self) -> Timestamp {
+        self.now.max(self.latest)
+    }
+
+    /// Whether the clock is so far behind that the time of day is not known.
+    pub fn is_behind(self) -> bool {
+        self.latest.since(self.now) > MAX_BEHIND
+    }
+}
 
 /// A change of the clock that was observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +68,8 @@ pub struct ClockState(Arc<Shared>);
 struct Shared {
     clock: Clock,
     observed: Mutex<Observed>,
+    /// The latest time that a believed clock has had, in microseconds; see [`ClockState::latest`].
+    latest: AtomicU64,
     changes: watch::Sender<u64>,
 }
 
@@ -74,7 +100,12 @@ impl ClockState {
             accepted: false,
             pending: Vec::new(),
         };
-        ClockState(Arc::new(Shared { clock, observed: Mutex::new(observed), changes: watch::Sender::new(0) }))
+        ClockState(Arc::new(Shared {
+            clock,
+            observed: Mutex::new(observed),
+            latest: AtomicU64::new(0),
+            changes: watch::Sender::new(0),
+        }))
     }
 
     /// The clock.
@@ -85,6 +116,22 @@ impl ClockState {
     /// The time of day.
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    /// The latest time that the clock has had while it could be believed ([`ClockState::is_settled`]), as of
+    /// the last observation, at most a second ago. A clock that is behind it was set back.
+    pub fn latest(&self) -> Timestamp {
+        Timestamp(self.0.latest.load(Ordering::Relaxed))
+    }
+
+    /// Takes over what an earlier process knew as [`ClockState::latest`].
+    pub fn raise_latest(&self, known: Timestamp) {
+        self.0.latest.fetch_max(known.0, Ordering::Relaxed);
+    }
+
+    /// What a decision about times of day depends on.
+    pub fn at_decision(&self) -> TimeAtDecision {
+        TimeAtDecision { now: self.now(), latest: self.latest() }
     }
 
     /// How often the clock was set back by more than an hour: what was signed before may be of the future.
@@ -101,11 +148,7 @@ impl ClockState {
     /// Whether the clock may be believed that a time has passed: it is trusted, or was not set for 2 hours.
     /// The time of a start counts as believed.
     pub fn is_settled(&self) -> bool {
-        let observed = self.observe();
-        let is_recent = |at: BootTime| observed.last.1.since(at) < SETTLING_TIME;
-        observed.accepted
-            || observed.sync == ClockSync::Synchronized
-            || !observed.set_at.is_some_and(is_recent)
+        self.observe().is_settled()
     }
 
     /// Whether an administrator said that the clock is right, since it was last set.
@@ -116,7 +159,11 @@ impl ClockState {
     /// An administrator says that the present time is right. It counts until the clock is set, or the daemon
     /// ends.
     pub fn accept(&self) {
-        self.observe().accepted = true;
+        let mut observed = self.observe();
+        observed.accepted = true;
+        // Also where it is earlier: it was a clock that was ahead.
+        self.0.latest.store(observed.last.0.0, Ordering::Relaxed);
+        drop(observed);
         self.0.changes.send_modify(|count| *count += 1);
     }
 
@@ -147,12 +194,22 @@ impl ClockState {
             observed.sync = sync;
             changes.push(ClockChange::Sync(sync));
         }
+        if observed.is_settled() {
+            self.0.latest.fetch_max(now.0, Ordering::Relaxed);
+        }
         if !changes.is_empty() {
             observed.pending.extend(changes);
             observed.pending.truncate(MAX_PENDING);
             self.0.changes.send_modify(|count| *count += 1);
         }
         observed
+    }
+}
+
+impl Observed {
+    fn is_settled(&self) -> bool {
+        let is_recent = |at: BootTime| self.last.1.since(at) < SETTLING_TIME;
+        self.accepted || self.sync == ClockSync::Synchronized || !self.set_at.is_some_and(is_recent)
     }
 }
 
@@ -228,6 +285,42 @@ mod tests {
         assert!(state.is_trusted());
         clock.set(NOW.after(DAY));
         assert_eq!((state.is_trusted(), state.is_accepted()), (false, false));
+    }
+
+    #[test]
+    fn the_latest_time_stays_when_the_clock_is_set_back() {
+        let clock = Clock::manual(NOW);
+        let state = ClockState::new(clock.clone());
+        state.take_changes();
+        assert_eq!(state.latest(), NOW);
+        clock.set(NOW.before(DAY * 365));
+        assert!(!state.take_changes().is_empty());
+        let time = state.at_decision();
+        assert_eq!((time.now, time.not_before(), time.is_behind()), (NOW.before(DAY * 365), NOW, true));
+        // A correction by a time service.
+        clock.set(NOW.before(Duration::from_secs(90)));
+        state.take_changes();
+        assert!(!state.at_decision().is_behind());
+        clock.set(NOW.before(DAY));
+        state.accept();
+        assert_eq!(state.latest(), NOW.before(DAY), "an administrator says that it had been ahead");
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_for_a_moment_does_not_raise_the_latest_time() {
+        let clock = Clock::manual(NOW);
+        clock.set_sync(ClockSync::Unsynchronized);
+        let state = ClockState::new(clock.clone());
+        clock.set(NOW.after(DAY * 365));
+        state.take_changes();
+        assert!(state.latest() <= NOW);
+        clock.advance(SETTLING_TIME);
+        state.take_changes();
+        assert_eq!(state.latest(), clock.now(), "for two hours nobody corrected it");
+        // What an earlier process knew.
+        let restarted = ClockState::new(Clock::manual(NOW));
+        restarted.raise_latest(state.latest());
+        assert!(restarted.at_decision().is_behind());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
@@ -75,8 +76,7 @@ impl Zone {
         {
             return Err(unknown());
         }
-        let database = TimeZoneDatabase::from_dir(ZONE_DIR).map_err(|_| unknown())?;
-        let zone = database.get(name).map_err(|_| unknown())?;
+        let zone = database().and_then(|database| database.get(name).ok()).ok_or_else(unknown)?;
         Ok(Zone { name: name.into(), zone })
     }
 
@@ -98,6 +98,19 @@ impl Zone {
             },
             hour: u8::try_from(local.hour()).unwrap_or(0),
             minute: u8::try_from(local.minute()).unwrap_or(0),
+        }
+    }
+}
+
+/// The host's database, which is listed once: thousands of agents may name zones. It reads a zone again when
+/// that is older than some minutes.
+fn database() -> Option<&'static TimeZoneDatabase> {
+    static DATABASE: OnceLock<TimeZoneDatabase> = OnceLock::new();
+    match DATABASE.get() {
+        Some(database) => Some(database),
+        None => {
+            let database = TimeZoneDatabase::from_dir(ZONE_DIR).ok()?;
+            Some(DATABASE.get_or_init(|| database))
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("run", Kind::Text("\"/run/hostbadge\"")),
         ]),
     ),
+    Key::optional("agents", Kind::Table(&[Key::optional("require_owner", Kind::Boolean)])),
+    Key::optional("change", Kind::Table(&[Key::optional("require", Kind::Choice(&["one", "two"]))])),
     Key::optional(
         "tpm",
         Kind::Table(&[

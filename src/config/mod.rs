@@ -32,8 +32,8 @@ use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
 pub use schema::{Key, Kind};
 pub use sections::{
-    AdminSection, CertificatesSection, ClockSection, KeysSection, LimitsSection, LogLevel, LogSection,
-    LogTarget, Paths, SealSection, TpmSection,
+    AdminSection, AgentsSection, CertificatesSection, ChangeSection, ClockSection, KeysSection,
+    LimitsSection, LogLevel, LogSection, LogTarget, Paths, RequiredAdministrators, SealSection, TpmSection,
 };
 pub use tenants::TenantSection;
 use tenants::check_tenants;
@@ -52,6 +52,10 @@ pub struct Config {
     pub paths: Paths,
     /// Whether the file sets `paths.federation`: the directory must exist then.
     pub needs_federation: bool,
+    /// The table `[agents]`.
+    pub agents: AgentsSection,
+    /// The table `[change]`.
+    pub change: ChangeSection,
     /// The table `[tpm]`.
     pub tpm: TpmSection,
     /// The table `[keys]`.
@@ -88,6 +92,10 @@ struct ConfigFile {
     issuer: Option<Spanned<String>>,
     #[serde(default)]
     paths: RawPaths,
+    #[serde(default)]
+    agents: AgentsSection,
+    #[serde(default)]
+    change: ChangeSection,
     #[serde(default)]
     tpm: TpmSection,
     #[serde(default)]
@@ -215,6 +223,8 @@ impl Config {
             issuer: config_file.issuer.map(|i| i.into_inner()),
             paths,
             needs_federation,
+            agents: config_file.agents,
+            change: config_file.change,
             needs_policies,
             policy: config_file.policy,
             tpm: config_file.tpm,
@@ -337,6 +347,7 @@ mod tests {
             match kind {
                 Kind::Text(example) | Kind::Duration(example) | Kind::TextMap(example) => example.to_owned(),
                 Kind::Choice(choices) => format!("\"{}\"", choices[0]),
+                Kind::Date(example) => example.to_owned(),
                 Kind::ByteList(example) | Kind::TextList(example) => example.to_owned(),
                 Kind::Boolean => "true".to_owned(),
                 Kind::Integer(_) | Kind::UserOrGroup => "1".to_owned(),

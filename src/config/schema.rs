@@ -26,6 +26,8 @@ pub enum Kind {
     Text(&'static str),
     /// A duration: a string, with an example, or a whole number of seconds.
     Duration(&'static str),
+    /// A date, or a date and time, without quotes, with an example.
+    Date(&'static str),
     /// One of these strings.
     Choice(&'static [&'static str]),
     /// An array of strings, with an example.
@@ -240,6 +242,10 @@ fn expectation(kind: Kind, name: &str, value: &DeValue<'_>) -> Option<String> {
         Kind::Duration(example) => (
             text.is_some() || is_integer(value, u32::MAX),
             format!("{name} must be a duration, such as {example}, or a number of seconds"),
+        ),
+        Kind::Date(example) => (
+            matches!(value, DeValue::Datetime(_)),
+            format!("{name} must be a date without quotes, such as {example}"),
         ),
         Kind::Choice(choices) => {
             let quoted: Vec<String> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();

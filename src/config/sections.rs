@@ -27,6 +27,33 @@ pub struct Paths {
     pub run: PathBuf,
 }
 
+/// The table `[agents]`: what the files of agents have to fulfil.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentsSection {
+    /// Whether an agent without `owner` is a fault. Default: no; `hostbadge agent lint` warns.
+    pub require_owner: bool,
+}
+
+/// The table `[change]`: who changes what agents may.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChangeSection {
+    /// How many administrators a reload needs that makes rights of agents wider.
+    pub require: RequiredAdministrators,
+}
+
+/// How many administrators a change needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequiredAdministrators {
+    /// The one who reloads.
+    #[default]
+    One,
+    /// Another one approves.
+    Two,
+}
+
 /// The table `[tpm]`: how the TPM is reached.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]

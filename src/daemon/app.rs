@@ -11,6 +11,7 @@ use super::clock_monitor::{self, ClockMonitorHandle};
 use super::credential_manager::{self, CredentialHandle};
 use super::error::Error;
 use super::issuer_supervisor::{self, IssuerHandle};
+use super::latest_time::LatestTime;
 use super::logging::start_logging;
 use super::memory::release_startup_memory;
 use super::notify;
@@ -100,7 +101,9 @@ impl App {
         let mut startup = Startup::default();
         let issuer = issuer_supervisor::spawn(parts.issuer_deps(&config, tpm_config), &mut startup);
         let ca = ca_manager::spawn(parts.ca_deps(&config, &issuer), &mut startup);
-        let clock_monitor = clock_monitor::spawn(parts.clock_state.clone(), audit.clone());
+        let latest_time = LatestTime::open(&config.paths.state, &parts.clock_state);
+        let clock_monitor =
+            clock_monitor::spawn(parts.clock_state.clone(), audit.clone(), parts.agents(), latest_time);
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));

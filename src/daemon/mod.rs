@@ -30,6 +30,7 @@ mod credential_manager;
 mod error;
 mod harden;
 mod issuer_supervisor;
+mod latest_time;
 mod logging;
 mod memory;
 mod notify;

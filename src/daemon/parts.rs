@@ -69,6 +69,11 @@ impl Parts {
         }
     }
 
+    /// The registered agents.
+    pub fn agents(&self) -> AgentRegistry {
+        self.agents.clone()
+    }
+
     /// For the issuer supervisor.
     pub fn issuer_deps(&self, config: &Config, tpm_config: TpmConfig) -> IssuerDeps {
         IssuerDeps {

@@ -1,11 +1,16 @@
 //! What a decision depends on besides the agent and its request.
 
-use crate::agents::AuthenticatedAgent;
-use crate::clock::Timestamp;
+use crate::agents::{AgentEntry, AuthenticatedAgent, TimeLimits};
+use crate::clock::TimeAtDecision;
 use crate::posture::{Posture, PostureAtDecision};
 
 use super::cedar::{Act, Approval, PolicySnapshot};
-use super::refusal::Refusal;
+use super::refusal::{ErrorCode, Refusal};
+
+/// How a refusal of [`Circumstances::check_limits`] names a grant.
+pub(super) const GRANT: &str = "the grant for this audience";
+/// How it names a `[[credential]]`.
+pub(super) const CREDENTIAL: &str = "the permission for this credential";
 
 /// The host and the time at a decision.
 pub struct Circumstances {
@@ -14,7 +19,7 @@ pub struct Circumstances {
     /// The policies.
     pub policies: PolicySnapshot,
     /// The time of day.
-    pub now: Timestamp,
+    pub time: TimeAtDecision,
 }
 
 impl Circumstances {
@@ -28,11 +33,43 @@ impl Circumstances {
         posture: Posture,
         act: Act<'_>,
     ) -> Result<Approval, Refusal> {
-        self.policies.approve(agent, posture, self.now, act)
+        self.policies.approve(agent, posture, self.time.now, act)
     }
 
     /// A refusal that is recorded with the policies in force.
     pub(super) fn refusal(&self, refusal: Refusal, agent: &AuthenticatedAgent) -> Refusal {
         refusal.with_peer(agent.peer()).with_agent(agent.name()).with_policy(self.policies.id())
     }
+
+    /// Whether a grant or credential of the agent with these limits counts now. An agent that is drained gets
+    /// nothing.
+    ///
+    /// # Errors
+    /// `access_denied`; `what` begins the description.
+    pub(super) fn check_limits(
+        &self,
+        entry: &AgentEntry,
+        what: &str,
+        limits: &TimeLimits,
+    ) -> Result<(), Refusal> {
+        check_draining(entry)?;
+        limits.check(self.time).map_err(|not_now| {
+            Refusal::new(ErrorCode::AccessDenied, format!("{what} does not count now: {not_now}"))
+        })
+    }
+}
+
+/// Refuses an agent whose file says that it gets nothing new.
+///
+/// # Errors
+/// `access_denied`.
+pub(super) fn check_draining(entry: &AgentEntry) -> Result<(), Refusal> {
+    if !entry.is_draining {
+        return Ok(());
+    }
+    let description = format!(
+        "agent \"{}\" is being drained: what it has stays valid until it expires, and nothing new is issued",
+        entry.name
+    );
+    Err(Refusal::new(ErrorCode::AccessDenied, description))
 }

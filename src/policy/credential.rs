@@ -5,7 +5,7 @@ use crate::agents::{AuthenticatedAgent, CredentialUse};
 use crate::posture::Posture;
 
 use super::cedar::{Act, Approval, PolicySetId};
-use super::circumstances::Circumstances;
+use super::circumstances::{CREDENTIAL, Circumstances};
 use super::decision::check_posture;
 use super::refusal::{ErrorCode, Refusal};
 
@@ -61,7 +61,8 @@ impl CredentialPermit {
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no `[[credential]]` of this name, and `access_denied`
-/// if it may not have the value, or the host's posture or a policy forbids it.
+/// if it may not have the value or is drained, the permission has expired or does not count at this hour, or
+/// the host's posture or a policy forbids it.
 pub fn decide_credential(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
@@ -82,6 +83,7 @@ pub fn decide_credential(
         );
         return Err(refuse(ErrorCode::AccessDenied, description));
     }
+    circumstances.check_limits(agent.entry(), CREDENTIAL, &granted.limits).map_err(named)?;
     let host_posture = &circumstances.posture;
     let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture)
         .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;

@@ -8,7 +8,7 @@ use crate::agents::{AgentEntry, Algorithm, Assurance, AuthenticatedAgent, Grant,
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
 use super::cedar::{Act, Approval, PolicySetId};
-use super::circumstances::Circumstances;
+use super::circumstances::{Circumstances, GRANT, check_draining};
 use super::refusal::{ErrorCode, Refusal};
 
 /// A request for an access token: well-formed, but not yet decided.
@@ -121,11 +121,12 @@ pub enum Signer {
 }
 
 /// Decides a token request by the agent's grants, and then by the policies. A request without a matching
-/// grant is refused.
+/// grant is refused, as is one of an agent that is drained, and one at a time at which the grant does not count.
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no grant for the audience, `invalid_scope` if the
-/// grant lacks a requested scope, and `access_denied` if the host's posture or a policy forbids the token.
+/// grant lacks a requested scope, and `access_denied` if the agent is drained, the grant has expired or does
+/// not count at this hour, or the host's posture or a policy forbids the token.
 pub fn decide(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
@@ -133,8 +134,11 @@ pub fn decide(
 ) -> Result<Permit, Refusal> {
     let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_audience(&request.audience);
     let refuse = |code, description: String| named(Refusal::new(code, description));
-    let terms =
+    let mut terms =
         grant_terms(agent.entry(), &request).map_err(|(code, description)| refuse(code, description))?;
+    let limits = &terms.grant.item.limits;
+    circumstances.check_limits(agent.entry(), GRANT, limits).map_err(named)?;
+    terms.ttl = limits.cap(terms.ttl, circumstances.time.now);
     let GrantTerms { ref grant, ttl, signer, .. } = terms;
     let host_posture = &circumstances.posture;
     let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture)
@@ -206,12 +210,25 @@ pub(super) fn grant_terms<'a>(
     Ok(GrantTerms { grant, scopes, ttl, signer })
 }
 
-/// Decides whether an agent may have an identity document.
+/// Decides whether an agent may have a new identity document.
 ///
 /// # Errors
-/// A [`Refusal`] with `access_denied` if the host's configuration enforces the posture and it is not
-/// accepted, or a policy forbids the document.
+/// A [`Refusal`] with `access_denied` if the agent is drained, the host's configuration enforces the posture and
+/// it is not accepted, or a policy forbids the document.
 pub fn decide_identity(
+    agent: AuthenticatedAgent,
+    circumstances: &Circumstances,
+) -> Result<IdentityPermit, Refusal> {
+    check_draining(agent.entry()).map_err(|refusal| circumstances.refusal(refusal, &agent))?;
+    decide_kept_identity(agent, circumstances)
+}
+
+/// Decides whether an agent may keep an identity document that it has: as [`decide_identity`], also while it is
+/// drained.
+///
+/// # Errors
+/// As [`decide_identity`].
+pub fn decide_kept_identity(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
 ) -> Result<IdentityPermit, Refusal> {

@@ -7,7 +7,7 @@ use crate::agents::{AgentEntry, CredentialUse};
 use crate::posture::{Posture, PostureMode};
 
 use super::cedar::{Act, Answer, PolicySetId, Principal, Process, Question, Verdict};
-use super::circumstances::Circumstances;
+use super::circumstances::{CREDENTIAL, Circumstances, GRANT, check_draining};
 use super::decision::{TokenRequest, check_posture, grant_terms};
 
 /// What is asked, by an agent of this name.
@@ -132,6 +132,9 @@ pub fn explain(
     let Some((act, mode)) = asked else {
         return Explanation { grant, context: Layer::not_asked(), policy };
     };
+    if let Some(grant) = refused_now(entry, circumstances, request) {
+        return Explanation { grant, context: Layer::not_asked(), policy };
+    }
     let context = explain_context(entry, process, circumstances, act, mode);
     Explanation { grant, context, policy }
 }
@@ -171,6 +174,39 @@ fn explain_grant<'a>(entry: &'a AgentEntry, request: &'a TokenRequest) -> (Layer
             (Layer::refuses(rules, reason, change), None)
         }
     }
+}
+
+/// The layer if the agent is drained, or its grant or credential does not count at this time.
+fn refused_now(
+    entry: &AgentEntry,
+    circumstances: &Circumstances,
+    request: &ExplainedRequest,
+) -> Option<Layer> {
+    if matches!(request, ExplainedRequest::Attest) {
+        return None;
+    }
+    if let Err(refusal) = check_draining(entry) {
+        let rules = vec![Rule::named(format!("drain = true of agent {}", entry.name))];
+        return Some(Layer::refuses(
+            rules,
+            refusal.description,
+            "the agent would have to be drained no more",
+        ));
+    }
+    let (what, limits, role) = match request {
+        ExplainedRequest::Token(request) => {
+            let grant = entry.grant(&request.audience)?;
+            (GRANT, &grant.item.limits, grant.role)
+        }
+        ExplainedRequest::Credential(name) => {
+            let credential = entry.credential(name)?;
+            (CREDENTIAL, &credential.item.limits, credential.role)
+        }
+        ExplainedRequest::Certificate | ExplainedRequest::Attest => return None,
+    };
+    let refusal = circumstances.check_limits(entry, what, limits).err()?;
+    let rules = vec![Rule::named(format!("expires and hours of {}", origin(entry, role)))];
+    Some(Layer::refuses(rules, refusal.description, "expires or hours would have to include this time"))
 }
 
 fn explain_credential<'a>(entry: &'a AgentEntry, name: &'a str) -> (Layer, Asked<'a>) {
@@ -225,7 +261,7 @@ fn explain_context(
         },
     };
     let principal = Principal::of(entry);
-    let now = circumstances.now;
+    let now = circumstances.time.now;
     let local_time = circumstances.policies.local_time(now);
     let question = Question { principal, act, process, posture: posture.as_str(), now, local_time };
     match circumstances.policies.ask(&question) {

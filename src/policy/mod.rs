@@ -24,7 +24,9 @@ pub use attestation::{AttestationPermit, decide_attestation};
 pub use cedar::{Approval, Policies, PolicyConfig, PolicySetId, PolicySnapshot, PolicyStatus};
 pub use circumstances::Circumstances;
 pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
-pub use decision::{IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity};
+pub use decision::{
+    IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity, decide_kept_identity,
+};
 pub use explain::{ExplainedRequest, Explanation, Layer, LayerOutcome, Rule, explain, ttl_of_record};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use rate::Rate;

@@ -39,6 +39,9 @@ impl IdentityService {
             sync: deps.clock.sync().into(),
             required: deps.requires_synchronized_clock,
             accepted: deps.clock_state.is_accepted(),
+            behind: Some(deps.clock_state.at_decision())
+                .filter(|time| time.is_behind())
+                .map(|time| time.latest),
             future_certificates: deps.certificate_issuer.report(now).future_certificates,
             future_keys: deps.issuer.state().map_or(0, |issuer_state| issuer_state.count_future_keys(now)),
         }

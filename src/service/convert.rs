@@ -19,7 +19,7 @@ use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
 use crate::policy::{ErrorCode, PolicySetId, PolicyStatus};
 use crate::posture::Posture;
-use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
+use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName, PendingChange};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
 use crate::wire::credentials::{
     CredentialUse, CredentialUser, ReleaseResponse, StoredCredential, StoredVersion,
@@ -131,6 +131,7 @@ impl Agent {
             name: entry.name.to_string(),
             owner: entry.owner.clone(),
             tenant: entry.tenant.clone(),
+            drain: entry.is_draining,
             selectors: AgentSelectors::from(&entry.selectors),
             roles: entry.roles.iter().map(|role| role.name().to_owned()).collect(),
             grants: grants.map(AgentGrant::from).collect(),
@@ -145,6 +146,8 @@ impl From<Granted<'_, CredentialGrant>> for AgentCredential {
             name: credential.name.clone(),
             usage: credential.usage.into(),
             posture: credential.posture.map(Into::into),
+            expires: credential.limits.expires,
+            hours: credential.limits.hours.as_ref().map(ToString::to_string),
             role: credential.role.map(str::to_owned),
         }
     }
@@ -240,6 +243,8 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             },
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
+            expires: grant.limits.expires,
+            hours: grant.limits.hours.as_ref().map(ToString::to_string),
             role: grant.role.map(str::to_owned),
         }
     }
@@ -252,6 +257,9 @@ impl From<&LoadStatus> for AgentsStatus {
             is_loaded: status.is_loaded,
             agents: status.agents,
             roles: status.roles,
+            expiring: Vec::new(),
+            expiring_count: 0,
+            pending: None,
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }
@@ -268,6 +276,23 @@ impl From<&PolicyStatus> for PoliciesStatus {
             require_permit: status.require_permit,
             timezone: status.zone.clone(),
             faults: status.faults.iter().map(Fault::from).collect(),
+        }
+    }
+}
+
+impl From<&agents::PendingChange> for PendingChange {
+    fn from(change: &agents::PendingChange) -> Self {
+        let describe = |one: &agents::RightsChange| {
+            let wider = if one.widens { " (wider)" } else { "" };
+            format!("{}{wider}", one.description)
+        };
+        PendingChange {
+            digest: change.digest.clone(),
+            requested_by: change.requested_by.as_ref().map(|administrator| administrator.id.clone()),
+            since: change.since,
+            count: change.rights.count,
+            widening: change.rights.widening,
+            changes: change.rights.changes.iter().map(describe).collect(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::command_budget::BudgetExceeded;
+use crate::agents::ApprovalError;
 use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
 use crate::credentials;
@@ -56,6 +57,9 @@ pub enum AdminError {
          that has one, and agents and policies change only together"
     )]
     InvalidFiles(Vec<Diagnostic>),
+    /// A change was not approved.
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
     /// The issuer is not ready.
     #[error(transparent)]
     NotReady(#[from] NotReady),
@@ -169,6 +173,8 @@ impl AdminError {
             },
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
             AdminError::BudgetExceeded(_) => ErrorClass::Conflict,
+            AdminError::Approval(ApprovalError::NotStored(_)) => ErrorClass::Unavailable,
+            AdminError::Approval(_) => ErrorClass::Conflict,
             AdminError::Keys(error) => error.class(),
             AdminError::Posture(error) => error.class(),
             AdminError::Enrollment(error) => error.class(),

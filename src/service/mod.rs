@@ -27,6 +27,7 @@ mod credentials;
 mod documents;
 mod enrollment;
 mod error;
+mod expiring;
 mod health;
 mod identity_service;
 mod keys;

@@ -7,7 +7,7 @@ use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
 use crate::agents::{AgentEntry, IdOrName};
 use crate::audit::{self, AuditQuery, PageStart};
-use crate::clock::Timestamp;
+use crate::clock::{TimeAtDecision, Timestamp};
 use crate::json;
 use crate::names::Resolution;
 use crate::policy::cedar::{PolicyInfo, Process};
@@ -185,7 +185,9 @@ impl IdentityService {
     /// The host as it is now, but for what the query says.
     fn explained_circumstances(&self, query: &PolicyWhyQuery) -> Result<Circumstances, InvalidRequest> {
         let mut circumstances = self.circumstances();
-        circumstances.now = query.time.unwrap_or(circumstances.now);
+        if let Some(now) = query.time {
+            circumstances.time = TimeAtDecision { now, latest: now };
+        }
         if let Some(posture) = &query.posture {
             let all =
                 [Posture::Off, Posture::Accepted, Posture::Changed, Posture::Unaccepted, Posture::Stale];

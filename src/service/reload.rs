@@ -5,13 +5,18 @@ use std::collections::HashSet;
 use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
-use crate::agents::{AgentChanges, MAX_LISTED_NAMES, MayBeEmpty, Reloaded};
+use crate::agents::{
+    self, Administrator, AgentChanges, Held, MAX_LISTED_NAMES, MayBeEmpty, ReloadBy, Reloaded,
+};
 use crate::audit::Event;
 use crate::config::Diagnostic;
+use crate::peer;
 use crate::plural::counted;
 use crate::policy::PolicySetId;
 use crate::policy::cedar::counted_policies;
-use crate::wire::admin::{EmptyDirectory, ReloadCounts, ReloadRequest, ReloadResponse};
+use crate::wire::admin::{
+    ApproveRequest, EmptyDirectory, PendingChange, ReloadCounts, ReloadRequest, ReloadResponse,
+};
 use crate::wire::error::Fault;
 
 /// Faults that get a journal entry. The journal's queue has room for 4096 entries, which decisions share.
@@ -30,7 +35,21 @@ impl IdentityService {
     /// [`AdminError::InvalidFiles`] with all faults, after they have been recorded;
     /// [`AdminError::AuditUnavailable`].
     pub async fn reload(&self, admin: &Admin, request: ReloadRequest) -> Result<ReloadResponse, AdminError> {
-        self.reload_as(&admin.id(), request).await
+        self.reload_by(ReloadBy::Administrator(administrator(admin).await), request).await
+    }
+
+    /// Activates the agents and roles that wait for a second administrator, if the files still have the digest
+    /// that it examined.
+    ///
+    /// # Errors
+    /// [`AdminError::Approval`], and those of [`IdentityService::reload`].
+    pub async fn approve(
+        &self,
+        admin: &Admin,
+        request: ApproveRequest,
+    ) -> Result<ReloadResponse, AdminError> {
+        let approval = ReloadBy::Approval { digest: request.digest, approver: administrator(admin).await };
+        self.reload_by(approval, ReloadRequest::default()).await
     }
 
     /// As [`IdentityService::reload`], for SIGHUP instead of an administrator.
@@ -38,7 +57,7 @@ impl IdentityService {
     /// # Errors
     /// As [`IdentityService::reload`].
     pub async fn reload_on_sighup(&self) -> Result<ReloadResponse, AdminError> {
-        self.reload_as("SIGHUP", ReloadRequest::default()).await
+        self.reload_by(ReloadBy::Unknown, ReloadRequest::default()).await
     }
 
     /// Records the faults that kept the agents, the policies, or the bundles of other trust domains, from being read at the
@@ -70,11 +89,8 @@ impl IdentityService {
         Ok(())
     }
 
-    async fn reload_as(
-        &self,
-        requested_by: &str,
-        request: ReloadRequest,
-    ) -> Result<ReloadResponse, AdminError> {
+    async fn reload_by(&self, by: ReloadBy, request: ReloadRequest) -> Result<ReloadResponse, AdminError> {
+        let requested_by = &self.describe_requester(&by);
         let (agents, federation) = (self.deps.agents.clone(), self.deps.federation.clone());
         let policies = self.deps.policies.clone();
         let policies_before = policies.status().set;
@@ -87,6 +103,7 @@ impl IdentityService {
             };
             let mut policy_warnings = Vec::new();
             let reloaded = agents.reload_with(
+                &by,
                 agents_may_be_empty,
                 || policies.read(may_be_empty(EmptyDirectory::Policies)),
                 |read, agents| {
@@ -94,9 +111,9 @@ impl IdentityService {
                     policies.activate(read, agents.clone());
                 },
             );
-            let reloaded = reloaded.map(|Reloaded { changes, mut warnings }| {
-                warnings.extend(policy_warnings);
-                Reloaded { changes, warnings }
+            let reloaded = reloaded.map(|mut reloaded| {
+                reloaded.warnings.extend(policy_warnings);
+                reloaded
             });
             (reloaded, bundles)
         })
@@ -104,7 +121,12 @@ impl IdentityService {
         let mut faults = Vec::new();
         let response = match reloaded {
             // What became active is recorded, also where the other directory has a fault.
-            Ok(Reloaded { changes, mut warnings }) => {
+            Ok(Reloaded { held: Some(Held::Refused(error)), .. }) => return Err(error.into()),
+            Ok(Reloaded { held: Some(Held::Pending(pending)), .. }) => {
+                self.record_pending(&pending, requested_by).await?;
+                ReloadResponse { pending: Some(PendingChange::from(&*pending)), ..ReloadResponse::default() }
+            }
+            Ok(Reloaded { changes, mut warnings, held: None }) => {
                 warnings.extend(self.missing_credentials());
                 let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
                 self.record_policies(policies_before, requested_by).await?;
@@ -137,6 +159,44 @@ impl IdentityService {
             tracing::warn!("{warning}");
         }
         missing
+    }
+
+    /// Who asked, for records; of an approval, also who asked for the change.
+    fn describe_requester(&self, by: &ReloadBy) -> String {
+        match by {
+            ReloadBy::Unknown => "SIGHUP".to_owned(),
+            ReloadBy::Administrator(administrator) => administrator.id.clone(),
+            ReloadBy::Approval { digest, approver } => {
+                let pending = self.deps.agents.pending_change();
+                let requester = pending.and_then(|pending| Some(pending.requested_by?.id));
+                let requester = requester.unwrap_or_else(|| "no one".to_owned());
+                let digest: String = digest.chars().take(64).collect();
+                format!("{} approved {digest}, which {requester} had asked for, and", approver.id)
+            }
+        }
+    }
+
+    async fn record_pending(
+        &self,
+        pending: &agents::PendingChange,
+        requested_by: &str,
+    ) -> Result<(), AdminError> {
+        let first: Vec<&str> = pending
+            .rights
+            .changes
+            .iter()
+            .take(MAX_LISTED_NAMES)
+            .map(|one| one.description.as_str())
+            .collect();
+        let description = format!(
+            "{requested_by} asked for a reload that makes rights wider; it waits until another administrator \
+             approves {}: {}, {} of them wider: [{}]",
+            pending.digest,
+            counted(pending.rights.count, "change"),
+            pending.rights.widening,
+            first.join(", ")
+        );
+        Ok(self.audit.record_event(Event::ChangePending, &description).await?)
     }
 
     /// Records that other policies are in force than before, or none.
@@ -185,6 +245,13 @@ impl IdentityService {
     }
 }
 
+/// The administrator with the user that logged in.
+async fn administrator(admin: &Admin) -> Administrator {
+    let (uid, pid, id) = (admin.peer().uid, admin.peer().pid, admin.id());
+    let login_uid = tokio::task::spawn_blocking(move || peer::login_uid(pid)).await.ok().flatten();
+    Administrator { uid, login_uid, id }
+}
+
 fn response(changes: AgentChanges, warnings: &[Diagnostic]) -> ReloadResponse {
     let truncated = changes.is_long() || warnings.len() > MAX_WARNINGS;
     let counts = ReloadCounts {
@@ -201,6 +268,7 @@ fn response(changes: AgentChanges, warnings: &[Diagnostic]) -> ReloadResponse {
         warnings: warnings.iter().take(MAX_WARNINGS).map(Fault::from).collect(),
         truncated,
         counts: truncated.then_some(counts),
+        pending: None,
     }
 }
 

@@ -9,8 +9,8 @@ use crate::plural::counted;
 use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
-    AdminGroupStatus, AgentsStatus, AuditStatus, CredentialsStatus, FederationStatus, HostNames,
-    JournalStatus, PoliciesStatus, StatusResponse, TpmStatus, WorkersStatus,
+    AdminGroupStatus, AuditStatus, CredentialsStatus, FederationStatus, HostNames, JournalStatus,
+    PoliciesStatus, StatusResponse, TpmStatus, WorkersStatus,
 };
 
 impl IdentityService {
@@ -47,7 +47,7 @@ impl IdentityService {
                 stored: deps.credentials.reports().ok().map(|reports| reports.len()),
                 blocked_reason: deps.credentials.blocked_reason().borrow().clone(),
             },
-            agents: AgentsStatus::from(&*deps.agents.load_status()),
+            agents: self.agents_status(),
             policies: PoliciesStatus::from(&deps.policies.status()),
             admin_group: AdminGroupStatus {
                 name: deps.admin_policy.admin_group.clone(),

@@ -136,9 +136,10 @@ impl IdentityService {
         }
     }
 
-    /// Whether the host's posture and the policies permit that an agent gets credentials of its identity now.
+    /// Whether the host's posture and the policies permit that an agent keeps credentials of its identity. A
+    /// drained agent gets no new ones, and keeps what it has until that expires.
     pub fn may_have_identity(&self, agent: &AuthenticatedAgent) -> bool {
-        self.permit_identity(agent).is_ok()
+        policy::decide_kept_identity(agent.clone(), &self.circumstances()).is_ok()
     }
 
     /// Whether a certificate counts as issued: it was not revoked, and its issuing CA is still trusted.
@@ -184,7 +185,7 @@ impl IdentityService {
         Circumstances {
             posture: self.deps.posture.evaluate(BootTime::now()),
             policies: self.deps.policies.snapshot(),
-            now: self.deps.clock.now(),
+            time: self.deps.clock_state.at_decision(),
         }
     }
 

@@ -29,6 +29,9 @@ pub struct Agent {
     /// The tenant, which is part of the SPIFFE ID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// Whether the agent gets nothing new; absent if it does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
     /// Conditions that a process has to meet, all of them.
     #[serde(rename = "match")]
     pub selectors: AgentSelectors,
@@ -55,6 +58,12 @@ pub struct AgentCredential {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// When it ends; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// The hours of the week at which it counts, as written; absent where it always does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<String>,
     /// The role whose file has it; absent where the agent's own file has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
@@ -129,6 +138,12 @@ pub struct AgentGrant {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// When it ends; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// The hours of the week at which it counts, as written; absent where it always does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<String>,
     /// The role whose file has it; absent where the agent's own file has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
@@ -180,6 +195,36 @@ pub struct ReloadResponse {
     /// How many there are of each; absent unless a list lacks some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<ReloadCounts>,
+    /// The change, if it is not active but waits for a second administrator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingChange>,
+}
+
+/// Body of `POST /v1/agents/approve`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ApproveRequest {
+    /// Digest of the change that the administrator examined. Another one is not approved.
+    pub digest: String,
+}
+
+/// A change of rights that waits for a second administrator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PendingChange {
+    /// SHA-256 of the names and contents of the files of agents and roles, hexadecimal.
+    pub digest: String,
+    /// The administrator who asked for it; `null` until one did.
+    pub requested_by: Option<String>,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// Number of changes of rights.
+    pub count: usize,
+    /// Number of those that make rights wider.
+    pub widening: usize,
+    /// The first 100 changes, those that make rights wider first.
+    pub changes: Vec<String>,
 }
 
 /// Numbers of what a reload did, beside lists that do not have all names.

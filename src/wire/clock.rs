@@ -31,6 +31,10 @@ pub struct ClockStatus {
     pub required: bool,
     /// Whether an administrator said that the clock is right, since it was last set.
     pub accepted: bool,
+    /// A later time that the clock has had already, if it is behind that by more than 5 minutes: grants with
+    /// hours do not count meanwhile, and those that had expired stay so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<Timestamp>,
     /// Certificates that were issued while the clock was ahead, if it is right now.
     pub future_certificates: usize,
     /// Keys that were published, activated or retired while the clock was ahead, if it is right now.

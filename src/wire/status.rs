@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::admin::PendingChange;
 use super::clock::ClockStatus;
 use super::error::Fault;
 use super::host::{Health, Posture, TpmKind};
@@ -233,8 +234,39 @@ pub struct AgentsStatus {
     pub agents: usize,
     /// Number of roles that agents can refer to.
     pub roles: usize,
+    /// Grants and credentials that have expired or will within 7 days, the earliest first; at most 100.
+    #[serde(default)]
+    pub expiring: Vec<ExpiringGrant>,
+    /// How many there are of these.
+    #[serde(default)]
+    pub expiring_count: usize,
+    /// The change that waits for a second administrator; absent if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingChange>,
     /// Faults of the last reading. While there are any, the previous set stays active.
     pub faults: Vec<Fault>,
+}
+
+/// A grant or credential that has expired or will soon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ExpiringGrant {
+    /// The agent whose file has it; absent where a role's file has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The role whose file has it; absent where an agent's file has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// The grant's audience; absent of a credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// The credential's name; absent of a grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    /// When it ends or ended.
+    pub expires: Timestamp,
+    /// Whether it has ended.
+    pub expired: bool,
 }
 
 /// The group whose members may use the admin socket.

@@ -169,7 +169,7 @@ fn failing(path: &str) -> Value {
         "/v1/credentials/rotate" => json!({ "name": "none", "value": "abcdefgh" }),
         "/v1/credentials/remove" => json!({ "name": "none" }),
         "/v1/tenants/remove" => json!({ "name": "none" }),
-        "/v1/posture/accept" => json!({ "digest": "00" }),
+        "/v1/agents/approve" | "/v1/posture/accept" => json!({ "digest": "00" }),
         "/v1/enroll/activate" => json!({ "version": "\u{1}junk" }),
         "/v1/enroll/credential" => json!({ "ek": "ecc", "credential": "AAAA" }),
         "/v1/enroll/install" => json!({ "certificate": "junk" }),
@@ -216,7 +216,7 @@ fn every_command_that_fails_is_recorded_with_its_caller() {
         }
         paths.push(path);
     }
-    assert_eq!(paths.len(), 17, "{paths:?}");
+    assert_eq!(paths.len(), 18, "{paths:?}");
     // Neither a body that cannot be read nor a wrong recovery key leaves the text in the log.
     let large = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": "hbr1-x".repeat(50_000) }));
     assert_eq!(large.status, 413);

@@ -6,6 +6,7 @@
 
 pub mod audit_log;
 pub mod callers;
+pub mod fake_clock;
 pub mod grpc;
 pub mod http;
 pub mod http2;

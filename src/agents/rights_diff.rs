@@ -1,0 +1,381 @@
+//! What a reload changes in the rights of agents, and which of it widens them.
+//!
+//! A change widens if an agent or role may afterwards do something that it could not before: a new agent, a new
+//! audience, scope, role or credential, a longer lifetime, a later end, further hours, a weaker posture or
+//! assurance, fewer or other conditions on the process, a credential that is released instead of injected. What
+//! removes or narrows does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::config::PostureMode;
+
+use super::agent_set::AgentSet;
+use super::credential::{CredentialGrant, CredentialUse};
+use super::entry::AgentEntry;
+use super::grant::{Assurance, Grant, TokenTyp};
+use super::role::Role;
+use super::time_limits::TimeLimits;
+
+/// Changes that are kept; all are counted.
+const MAX_KEPT: usize = 100;
+/// Length of one description, in characters.
+const MAX_DESCRIPTION_LEN: usize = 160;
+
+/// What a reload changes in the rights of agents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RightsDiff {
+    /// Changes that widen the rights, then others; the first 100.
+    pub changes: Vec<RightsChange>,
+    /// Number of all changes.
+    pub count: usize,
+    /// Number of changes that widen the rights.
+    pub widening: usize,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RightsChange {
+    /// `agent NAME` or `role NAME`, and what changed.
+    pub description: String,
+    /// Whether it widens the rights.
+    pub widens: bool,
+}
+
+impl RightsDiff {
+    /// Compares the rights of two sets. Of an agent whose own file has not changed, the changes are those of its
+    /// roles.
+    pub(super) fn between(previous: &AgentSet, current: &AgentSet) -> RightsDiff {
+        let mut diff = Differences::default();
+        diff.roles(previous, current);
+        for entry in current.iter() {
+            match previous.get(entry.name.as_str()) {
+                None => diff.add(&format!("agent {}", entry.name), "new agent".into(), true),
+                Some(old) if !Arc::ptr_eq(old, entry) && old != entry => diff.agent(old, entry),
+                Some(_) => {}
+            }
+        }
+        let removed = previous.iter().filter(|entry| current.get(entry.name.as_str()).is_none());
+        for entry in removed {
+            diff.add(&format!("agent {}", entry.name), "removed".into(), false);
+        }
+        diff.finish()
+    }
+}
+
+#[derive(Default)]
+struct Differences {
+    widening: Vec<RightsChange>,
+    others: Vec<RightsChange>,
+    widening_count: usize,
+    other_count: usize,
+}
+
+impl Differences {
+    fn add(&mut self, holder: &str, what: String, widens: bool) {
+        let (kept, count) = match widens {
+            true => (&mut self.widening, &mut self.widening_count),
+            false => (&mut self.others, &mut self.other_count),
+        };
+        *count += 1;
+        if kept.len() < MAX_KEPT {
+            let description = format!("{holder}: {what}").chars().take(MAX_DESCRIPTION_LEN).collect();
+            kept.push(RightsChange { description, widens });
+        }
+    }
+
+    fn finish(self) -> RightsDiff {
+        let (count, widening) = (self.widening_count + self.other_count, self.widening_count);
+        let changes = self.widening.into_iter().chain(self.others).take(MAX_KEPT).collect();
+        RightsDiff { changes, count, widening }
+    }
+
+    fn roles(&mut self, previous: &AgentSet, current: &AgentSet) {
+        let by_name = |agents: &AgentSet| -> BTreeMap<String, Arc<Role>> {
+            agents.roles().iter().map(|role| (role.name().to_owned(), role.clone())).collect()
+        };
+        let (old, new) = (by_name(previous), by_name(current));
+        for (name, role) in &new {
+            let holder = format!("role {name}");
+            match old.get(name) {
+                // Agents that get it are listed themselves.
+                None => self.add(&holder, "new role".into(), false),
+                Some(before) if before != role => {
+                    let grants = |role: &Role| role.grants().iter().map(|one| one.item.clone()).collect();
+                    let credentials =
+                        |role: &Role| role.credentials().iter().map(|one| one.item.clone()).collect();
+                    self.grants(&holder, grants(before), grants(role));
+                    self.credentials(&holder, credentials(before), credentials(role));
+                }
+                Some(_) => {}
+            }
+        }
+        for name in old.keys().filter(|name| !new.contains_key(*name)) {
+            self.add(&format!("role {name}"), "removed".into(), false);
+        }
+    }
+
+    fn agent(&mut self, old: &AgentEntry, new: &AgentEntry) {
+        let holder = format!("agent {}", new.name);
+        let names = |entry: &AgentEntry| -> BTreeSet<String> {
+            entry.roles.iter().map(|role| role.name().to_owned()).collect()
+        };
+        let (old_roles, new_roles) = (names(old), names(new));
+        for role in new_roles.difference(&old_roles) {
+            self.add(&holder, format!("role {role} added"), true);
+        }
+        for role in old_roles.difference(&new_roles) {
+            self.add(&holder, format!("role {role} removed"), false);
+        }
+        if old.selectors != new.selectors {
+            let widens = !is_stricter(&conditions(old), &conditions(new));
+            let what = if widens {
+                "weaker or other conditions in [match]"
+            } else {
+                "further conditions in [match]"
+            };
+            self.add(&holder, what.into(), widens);
+        }
+        if old.tenant != new.tenant {
+            self.add(&holder, "another tenant".into(), true);
+        }
+        if old.owner != new.owner {
+            self.add(&holder, "another owner".into(), false);
+        }
+        if old.is_draining != new.is_draining {
+            let what = if new.is_draining { "is drained" } else { "is drained no more" };
+            self.add(&holder, what.into(), old.is_draining);
+        }
+        let is_same_file = old_roles == new_roles
+            && old.own_grants == new.own_grants
+            && old.own_credentials == new.own_credentials;
+        if is_same_file {
+            return;
+        }
+        // What a role has and the agent's own file replaced or no longer replaces counts too.
+        let grants = |entry: &AgentEntry| entry.grants().map(|one| Arc::new(one.item.clone())).collect();
+        let credentials =
+            |entry: &AgentEntry| entry.credentials().map(|one| Arc::new(one.item.clone())).collect();
+        self.grants(&holder, grants(old), grants(new));
+        self.credentials(&holder, credentials(old), credentials(new));
+    }
+
+    fn grants(&mut self, holder: &str, old: Vec<Arc<Grant>>, new: Vec<Arc<Grant>>) {
+        let old: BTreeMap<&str, &Grant> =
+            old.iter().map(|grant| (grant.audience.as_str(), &**grant)).collect();
+        let new: BTreeMap<&str, &Grant> =
+            new.iter().map(|grant| (grant.audience.as_str(), &**grant)).collect();
+        for (audience, grant) in &new {
+            match old.get(audience) {
+                None => self.add(holder, format!("new grant for {audience}"), true),
+                Some(before) if before != grant => {
+                    let change = compare_grants(before, grant);
+                    self.add(holder, format!("grant for {audience}:{}", change.text), change.widens);
+                }
+                Some(_) => {}
+            }
+        }
+        for audience in old.keys().filter(|audience| !new.contains_key(*audience)) {
+            self.add(holder, format!("grant for {audience} removed"), false);
+        }
+    }
+
+    fn credentials(&mut self, holder: &str, old: Vec<Arc<CredentialGrant>>, new: Vec<Arc<CredentialGrant>>) {
+        let by_name = |all: &[Arc<CredentialGrant>]| -> BTreeMap<String, Arc<CredentialGrant>> {
+            all.iter().map(|one| (one.name.clone(), one.clone())).collect()
+        };
+        let (old, new) = (by_name(&old), by_name(&new));
+        for (name, credential) in &new {
+            match old.get(name) {
+                None => self.add(holder, format!("new credential {name}"), true),
+                Some(before) if before != credential => {
+                    let mut change = Change::default();
+                    let is_released =
+                        before.usage == CredentialUse::Inject && credential.usage == CredentialUse::Release;
+                    change.note_if(before.usage != credential.usage, "use", is_released);
+                    change.posture(before.posture, credential.posture);
+                    change.limits(&before.limits, &credential.limits);
+                    self.add(holder, format!("credential {name}:{}", change.text), change.widens);
+                }
+                Some(_) => {}
+            }
+        }
+        for name in old.keys().filter(|name| !new.contains_key(*name)) {
+            self.add(holder, format!("credential {name} removed"), false);
+        }
+    }
+}
+
+/// What changes in one table, and whether a part of it widens.
+#[derive(Default)]
+struct Change {
+    text: String,
+    widens: bool,
+}
+
+impl Change {
+    fn note_if(&mut self, is_changed: bool, what: &str, widens: bool) {
+        if is_changed {
+            // Writing to a string does not fail.
+            let _ = write!(self.text, " {what}");
+            self.widens |= widens;
+        }
+    }
+
+    fn posture(&mut self, old: Option<PostureMode>, new: Option<PostureMode>) {
+        // Without a mode, the configuration decides, which may be weaker or stronger.
+        let widens = new != Some(PostureMode::Enforce) && old != Some(PostureMode::Off);
+        self.note_if(old != new, "posture", widens);
+    }
+
+    fn limits(&mut self, old: &TimeLimits, new: &TimeLimits) {
+        let lasts_longer = match (old.expires, new.expires) {
+            (Some(old), Some(new)) => new > old,
+            (old, None) => old.is_some(),
+            (None, Some(_)) => false,
+        };
+        self.note_if(old.expires != new.expires, "expires", lasts_longer);
+        let has_further_hours = match (&old.hours, &new.hours) {
+            (Some(old), Some(new)) => !new.are_within(old),
+            (old, None) => old.is_some(),
+            (None, Some(_)) => false,
+        };
+        self.note_if(old.hours != new.hours, "hours", has_further_hours);
+    }
+}
+
+fn compare_grants(old: &Grant, new: &Grant) -> Change {
+    let mut change = Change::default();
+    let added: Vec<&String> = new.scopes.difference(&old.scopes).collect();
+    let scopes = added.iter().map(|scope| format!("+{scope}"));
+    let removed = old.scopes.difference(&new.scopes).map(|scope| format!("-{scope}"));
+    let scopes = scopes.chain(removed).collect::<Vec<_>>().join(" ");
+    change.note_if(old.scopes != new.scopes, &format!("scopes {scopes}"), !added.is_empty());
+    let ttl = format!("ttl {} s to {} s", old.ttl.as_secs(), new.ttl.as_secs());
+    change.note_if(old.ttl != new.ttl, &ttl, new.ttl > old.ttl);
+    change.note_if(old.assurance != new.assurance, "assurance", new.assurance == Assurance::Sealed);
+    change.note_if(old.alg != new.alg, "alg", false);
+    change.note_if(old.typ != new.typ, "typ", new.typ == TokenTyp::Jwt);
+    change.posture(old.posture, new.posture);
+    change.limits(&old.limits, &new.limits);
+    change
+}
+
+/// The conditions of an agent by their keys.
+fn conditions(entry: &AgentEntry) -> Value {
+    serde_json::to_value(&entry.selectors).unwrap_or(Value::Null)
+}
+
+/// Whether each condition of `old` is one of `new`, with the same value.
+fn is_stricter(old: &Value, new: &Value) -> bool {
+    let is_given = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+    let Some(old) = old.as_object() else { return false };
+    old.iter().all(|(key, value)| !is_given(value) || new.get(key) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Reads agents and roles with these names and texts.
+    fn read(agents: &[(&str, &str)], roles: &[(&str, &str)]) -> AgentSet {
+        let dir = tempfile::tempdir().unwrap();
+        for (kind, files) in [("agents.d", agents), ("roles.d", roles)] {
+            fs::create_dir(dir.path().join(kind)).unwrap();
+            for (name, text) in files {
+                let text = format!("name = \"{name}\"\n{text}");
+                fs::write(dir.path().join(format!("{kind}/{name}.toml")), text).unwrap();
+            }
+        }
+        AgentSet::read(&dir.path().join("agents.d"), 35).unwrap()
+    }
+
+    /// The changes of agent `a` with these files, and how many of them widen.
+    fn diff(old: &str, new: &str) -> (Vec<String>, usize) {
+        let diff = RightsDiff::between(&read(&[("a", old)], &[]), &read(&[("a", new)], &[]));
+        let texts = diff.changes.iter().map(|one| one.description.replace("agent a: ", ""));
+        assert_eq!(diff.count, diff.changes.len());
+        (texts.collect(), diff.widening)
+    }
+
+    /// The changes of a grant with these lines, in both directions.
+    #[track_caller]
+    fn assert_widens(narrow: &str, wide: &str, text: &str) {
+        let file = |lines: &str| format!("[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\n{lines}\n");
+        let (found, widening) = diff(&file(narrow), &file(wide));
+        assert_eq!((found[0].as_str(), found.len(), widening), (text, 1, 1), "{narrow} to {wide}");
+        assert_eq!(diff(&file(wide), &file(narrow)).1, 0, "{wide} to {narrow}");
+    }
+
+    #[test]
+    fn wider_grants_are_flagged_and_narrower_ones_are_not() {
+        assert_widens("scopes = [\"r\"]", "scopes = [\"r\", \"w\"]", "grant for https://x: scopes +w");
+        assert_widens("ttl = \"1m\"", "ttl = \"1h\"", "grant for https://x: ttl 60 s to 3600 s");
+        assert_widens("assurance = \"tpm\"", "", "grant for https://x: assurance");
+        assert_widens("", "typ = \"JWT\"", "grant for https://x: typ");
+        assert_widens("posture = \"enforce\"", "posture = \"warn\"", "grant for https://x: posture");
+        assert_widens("posture = \"warn\"", "posture = \"off\"", "grant for https://x: posture");
+        assert_widens("expires = 2027-01-01", "expires = 2027-01-02", "grant for https://x: expires");
+        assert_widens("expires = 2027-01-01", "", "grant for https://x: expires");
+        assert_widens(
+            "hours = \"Mon 08:00-09:00 UTC\"",
+            "hours = \"Mon 08:00-10:00 UTC\"",
+            "grant for https://x: hours",
+        );
+        assert_widens("hours = \"Mon 08:00-09:00 UTC\"", "", "grant for https://x: hours");
+        assert_widens("", "[[grant]]\naudience = \"https://y\"", "new grant for https://y");
+        assert_widens("", "[[credential]]\nname = \"c\"", "new credential c");
+        assert_widens(
+            "[[credential]]\nname = \"c\"",
+            "[[credential]]\nname = \"c\"\nuse = \"release\"",
+            "credential c: use",
+        );
+    }
+
+    #[test]
+    fn weaker_conditions_are_flagged() {
+        let file = |conditions: &str| format!("[match]\n{conditions}\n");
+        let both = file("user = 0\nunit = \"a.service\"");
+        assert_eq!(diff(&both, &file("user = 0")), (vec!["weaker or other conditions in [match]".into()], 1));
+        assert_eq!(diff(&file("user = 0"), &both), (vec!["further conditions in [match]".into()], 0));
+        assert_eq!(diff(&file("user = 0"), &file("user = 1")).1, 1);
+        assert_eq!(diff(&file("user = 0"), &format!("drain = true\n{}", file("user = 0"))).1, 0);
+        assert_eq!(diff(&format!("drain = true\n{}", file("user = 0")), &file("user = 0")).1, 1);
+        assert_eq!(diff(&file("user = 0"), &format!("tenant = \"t\"\n{}", file("user = 0"))).1, 1);
+        assert_eq!(diff(&file("user = 0"), &format!("owner = \"o\"\n{}", file("user = 0"))).1, 0);
+    }
+
+    #[test]
+    fn changes_of_roles_are_listed_once_and_what_an_own_grant_hid_is_found() {
+        let agent = "roles = [\"r\"]\n[match]\nuser = 0\n";
+        let role = |ttl: &str| format!("[[grant]]\naudience = \"https://x\"\nttl = \"{ttl}\"\n");
+        let (short, long) = (role("1m"), role("1h"));
+        let set = |role: &str, agent: &str| read(&[("a", agent), ("b", agent)], &[("r", role)]);
+        let diff = RightsDiff::between(&set(&short, agent), &set(&long, agent));
+        assert_eq!((diff.count, diff.widening), (1, 1), "{diff:?}");
+        assert_eq!(diff.changes[0].description, "role r: grant for https://x: ttl 60 s to 3600 s");
+        // The own grant had replaced that of the role.
+        let own = format!("{agent}{short}");
+        let diff = RightsDiff::between(&set(&long, &own), &set(&long, agent));
+        assert_eq!((diff.count, diff.widening), (2, 2), "{diff:?}");
+        let without = RightsDiff::between(&set(&long, agent), &set(&long, "[match]\nuser = 0\n"));
+        assert_eq!(without.widening, 0, "{without:?}");
+        assert_eq!(RightsDiff::between(&set(&long, agent), &set(&long, agent)), RightsDiff::default());
+    }
+
+    #[test]
+    fn many_changes_are_counted_and_the_first_are_kept() {
+        let names: Vec<String> = (0..300).map(|n| format!("a{n:03}")).collect();
+        let agents: Vec<(&str, &str)> =
+            names.iter().map(|name| (name.as_str(), "[match]\nuser = 0\n")).collect();
+        let diff = RightsDiff::between(&AgentSet::default(), &read(&agents, &[]));
+        assert_eq!((diff.changes.len(), diff.count, diff.widening), (MAX_KEPT, 300, 300));
+        let removed = RightsDiff::between(&read(&agents, &[]), &AgentSet::default());
+        assert_eq!((removed.count, removed.widening), (300, 0));
+    }
+}
