@@ -11,6 +11,7 @@ use serde::forward_to_deserialize_any;
 use super::body::RequestBody;
 use crate::json;
 use crate::nearest::nearest;
+use crate::stack::wipe_unused_stack;
 
 /// Longest name of an unknown field that an error repeats, in bytes: a longer one can be a token or a key
 /// that stands in the wrong place.
@@ -49,6 +50,9 @@ pub(super) fn decode_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, D
         let visitor = UnknownMember { fields, unknown: &mut unknown };
         // The text need not be valid behind the unknown field.
         let _ = serde_json::Deserializer::from_slice(text).deserialize_map(visitor);
+        // To tell the column of an error, serde_json searches the text in pieces of 32 bytes, which stay on the
+        // stack.
+        wipe_unused_stack();
         match unknown {
             Some(name) => DecodeError::UnknownField { name, fields },
             None => DecodeError::Json(error),
