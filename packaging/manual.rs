@@ -150,6 +150,7 @@ const DAEMON: &[(&str, &str)] = &[
         "FILES",
         "/etc/hostbadge/hostbadged.toml\tConfiguration, hostbadged.toml(5). The daemon also starts without it.\n\n\
          /etc/hostbadge/agents.d/*.toml\tRegistered agents, hostbadge-agents(5).\n\n\
+         /etc/hostbadge/policies/*.cedar\tPolicies; hostbadge policy schema prints what they decide by.\n\n\
          /etc/hostbadge/federation/*.json\tBundles of other trust domains; each file is named after its domain.\n\n\
          /var/lib/hostbadge\tKeys, which only the TPM of this host can open.\n\n\
          /var/log/hostbadge/audit\tAudit log: one JSON line for each decision, chained by digests.\n\n\

@@ -164,8 +164,8 @@ impl AgentSet {
         self.is_loaded && (!self.is_empty() || self.is_confirmed_empty)
     }
 
-    /// The same set, with the agents that have not changed since `previous` in the memory of that one. A request
-    /// that was the last to use the previous set therefore frees little.
+    /// The same set, with the agents that have not changed since `previous` in the memory of that one. A
+    /// request that was the last to use the previous set therefore frees little.
     pub(super) fn reusing(mut self, previous: &AgentSet) -> AgentSet {
         for (name, entry) in &mut self.entries {
             if let Some(same) = previous.get(name).filter(|known| *known == entry) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::peer::{DigestError, Peer};
 
+use super::contents::ContentFault;
 use super::entry::AgentEntry;
 use super::index::{AgentList, Undecided};
 use super::match_tag::MatchTag;
@@ -42,7 +43,7 @@ pub(super) enum Failure {
     Unmeasured(String),
     NoDigest(DigestError),
     /// A file or unit is another one, or cannot be read, for this reason.
-    Content(String),
+    Content(ContentFault),
     Unresolved,
     TooManyGroups,
 }

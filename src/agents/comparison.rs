@@ -266,9 +266,8 @@ impl ProcessComparison<'_> {
         let selectors = &entry.selectors;
         if condition == Condition::Files {
             for (path, expected) in &selectors.files {
-                let found = self.contents.known_file_digest(path);
-                let found = found.and_then(|digest| digest.ok_or(FileError::Temporary));
-                compare_file(path, *expected, &found)?;
+                let found = self.contents.known_file_digest(path).unwrap_or(Err(FileError::Temporary));
+                compare_file(path, *expected, &found).map_err(|fault| fault.reason)?;
             }
             return Ok(format!("{} have their digests", counted(selectors.files.len(), "file")));
         }

@@ -1,7 +1,7 @@
 //! The contents that conditions of agents name: files and units of this host, as a request finds them.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use crate::peer::{ContentCache, FileDigest, FileError, Sha256Digest, UnitFilesError};
 use crate::posture::ImaDigests;
@@ -18,7 +18,8 @@ pub(super) struct Contents<'a> {
 /// Which contents an agent's process was compared by, for the claims of its tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attested {
-    /// Each of `exe-sha256`, `ima`, `files-sha256`, `files-ima`, `files-fs-verity` and `unit-sha256` that holds.
+    /// Each of `exe-sha256`, `ima`, `files-sha256`, `files-ima`, `files-fs-verity` and `unit-sha256` that
+    /// holds.
     pub methods: Vec<&'static str>,
     /// One digest for all files.
     pub files_sha256: Option<Sha256Digest>,
@@ -26,16 +27,27 @@ pub struct Attested {
     pub unit_sha256: Option<Sha256Digest>,
 }
 
+/// Why a condition on a content does not hold. Displayed after "this process would be agent …, but".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ContentFault {
+    pub(super) reason: String,
+    /// Whether the same request may succeed later without a change of the files.
+    pub(super) is_temporary: bool,
+}
+
 impl<'a> Contents<'a> {
-    /// Finds the contents for these conditions: reads what is not known, for at most 10 s each.
+    /// Finds the contents for these conditions: reads what is not known, for at most 10 s.
     pub(super) async fn find(all: impl Iterator<Item = &'a Selectors>, known: &ContentCache) -> Contents<'a> {
+        let all: Vec<&Selectors> = all.collect();
+        let paths: BTreeSet<&Path> =
+            all.iter().flat_map(|one| one.files.keys()).map(PathBuf::as_path).collect();
+        let paths: Vec<&Path> = paths.into_iter().collect();
         let mut contents = Contents::default();
+        if !paths.is_empty() {
+            let results = known.file_digests(&paths).await;
+            contents.files = paths.into_iter().zip(results).collect();
+        }
         for selectors in all {
-            for path in selectors.files.keys() {
-                if !contents.files.contains_key(path.as_path()) {
-                    contents.files.insert(path, known.file_digest(path).await);
-                }
-            }
             if let (Some(unit), Some(_)) = (&selectors.unit, selectors.unit_sha256)
                 && !contents.units.contains_key(unit.as_str())
             {
@@ -45,16 +57,16 @@ impl<'a> Contents<'a> {
         contents
     }
 
-    /// Compares the conditions on files and the unit with what was found. `None` if the agent has no condition on
-    /// a content, of an executable neither.
+    /// Compares the conditions on files and the unit with what was found. `None` if the agent has no
+    /// condition on a content, of an executable neither.
     ///
     /// # Errors
-    /// Why a condition does not hold; the text follows "this process would be agent …, but".
+    /// Why a condition does not hold.
     pub(super) fn compare(
         &self,
         selectors: &Selectors,
         ima_digests: &ImaDigests,
-    ) -> Result<Option<Attested>, String> {
+    ) -> Result<Option<Attested>, ContentFault> {
         if !selectors.needs_content() {
             return Ok(None);
         }
@@ -75,13 +87,14 @@ impl<'a> Contents<'a> {
             attested.methods.extend(methods.iter().filter(|(_, holds)| *holds).map(|(method, _)| *method));
         }
         if let (Some(unit), Some(expected)) = (&selectors.unit, selectors.unit_sha256) {
-            match self.units.get(unit.as_str()) {
-                Some(Ok(digest)) if *digest == expected => {}
-                Some(Ok(digest)) => {
-                    return Err(format!("the files of unit {unit} have changed: their digest is {digest}"));
+            let fault = |reason, is_temporary| Err(ContentFault { reason, is_temporary });
+            match self.units.get(unit.as_str()).unwrap_or(&Err(UnitFilesError::Slow)) {
+                Ok(digest) if *digest == expected => {}
+                Ok(digest) => {
+                    let reason = format!("the files of unit {unit} have changed: their digest is {digest}");
+                    return fault(reason, false);
                 }
-                Some(Err(error)) => return Err(format!("unit {unit} {error}")),
-                None => return Err(format!("the files of unit {unit} were not read; retry")),
+                Err(error) => return fault(format!("unit {unit} {error}"), *error == UnitFilesError::Slow),
             }
             attested.unit_sha256 = Some(expected);
             attested.methods.push("unit-sha256");
@@ -98,10 +111,12 @@ pub(super) fn compare_file(
     path: &Path,
     expected: Sha256Digest,
     found: &Result<FileDigest, FileError>,
-) -> Result<FileDigest, String> {
-    match found {
-        Ok(digest) if digest.sha256 == expected => Ok(*digest),
-        Ok(digest) => Err(format!("{} has changed: its digest is {}", path.display(), digest.sha256)),
-        Err(error) => Err(format!("{} {error}", path.display())),
-    }
+) -> Result<FileDigest, ContentFault> {
+    let path = path.display();
+    let (reason, is_temporary) = match found {
+        Ok(digest) if digest.sha256 == expected => return Ok(*digest),
+        Ok(digest) => (format!("{path} has changed: its digest is {}", digest.sha256), false),
+        Err(error) => (format!("{path} {error}"), *error == FileError::Temporary),
+    };
+    Err(ContentFault { reason, is_temporary })
 }

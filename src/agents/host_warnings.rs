@@ -7,8 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::peer::UNIT_DIRS;
+
 use super::lint_name::Lint;
-use super::unit_files::UNIT_DIRS;
 
 /// Why no process meets the conditions `exe` and `unit` of an agent now, with what to write instead.
 pub fn host_warnings(exe: Option<&Path>, unit: Option<&str>) -> Vec<String> {

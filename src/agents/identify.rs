@@ -10,7 +10,7 @@ use crate::peer::{DigestError, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::compared_agents::{Candidate, ComparedAgents, Failure};
-use super::contents::{Attested, Contents};
+use super::contents::{Attested, ContentFault, Contents};
 use super::entry::AgentEntry;
 use super::identify_error::IdentifyError;
 use super::index::AgentList;
@@ -177,7 +177,9 @@ fn error_of(failure: &Failure, entry: &AgentEntry) -> IdentifyError {
     match failure {
         Failure::Unmeasured(reason) => IdentifyError::Unmeasured { agent, reason: reason.clone() },
         Failure::NoDigest(error) => IdentifyError::NoDigest { agent, error: error.clone() },
-        Failure::Content(reason) => IdentifyError::Content { agent, reason: reason.clone() },
+        Failure::Content(ContentFault { reason, is_temporary }) => {
+            IdentifyError::Content { agent, reason: reason.clone(), is_temporary: *is_temporary }
+        }
         Failure::Unresolved => IdentifyError::Unresolved,
         Failure::TooManyGroups => IdentifyError::TooManyGroups,
     }
@@ -200,7 +202,7 @@ impl AgentRegistry {
             let unit = selectors.unit.as_deref().filter(|_| selectors.unit_sha256.is_some());
             unit.is_some_and(|unit| known.known_unit_digest(unit).is_none())
         };
-        selectors.files.keys().any(|path| known.known_file_digest(path) == Ok(None)) || reads_unit()
+        selectors.files.keys().any(|path| known.known_file_digest(path).is_none()) || reads_unit()
     }
 
     /// Identifies a peer: reads its executable if a condition needs it, and waits at most 3 s for the user of
@@ -274,7 +276,7 @@ impl AgentRegistry {
                         let (peer, attested) = (peer.clone(), attested.map(Arc::new));
                         matched.push(AuthenticatedAgent { entry, peer, exe_sha256, match_tag, attested });
                     }
-                    Err(reason) => failures.push((AgentList::from([entry]), Failure::Content(reason))),
+                    Err(fault) => failures.push((AgentList::from([entry]), Failure::Content(fault))),
                 },
                 DigestMatch::Fails => {}
                 DigestMatch::Unmeasured(reason) => {

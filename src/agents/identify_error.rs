@@ -38,6 +38,8 @@ pub enum IdentifyError {
         agent: String,
         /// Which file or unit is another one, or cannot be read.
         reason: String,
+        /// Whether the same request may succeed later without a change of the files.
+        is_temporary: bool,
     },
     /// Whether the process is an agent depends on a name whose number is not known.
     #[error(

@@ -29,8 +29,8 @@ impl Random {
     }
 }
 
-/// User names u0 to u39 and group names g0 to g39: a third have a number, a third are missing, and a third are
-/// not known. The numbers are those that agents and processes have too, and some are of `DynamicUser=`.
+/// User names u0 to u39 and group names g0 to g39: a third have a number, a third are missing, and a third
+/// are not known. The numbers are those that agents and processes have too, and some are of `DynamicUser=`.
 fn names() -> NameTable {
     let numbers = (0..40).filter(|n| n % 3 != 2).flat_map(|n| {
         let number = (n % 3 == 0).then_some(if n % 2 == 0 { n } else { 61_184 + n });

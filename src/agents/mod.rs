@@ -1,10 +1,11 @@
 //! The registered agents: reads `agents.d`, matches processes against it, and reloads it.
 //!
 //! Each `*.toml` file of the directory registers one agent with its selectors ([`Selectors`]) and its grants
-//! ([`Grant`]); those of `roles.d` have grants that agents share ([`Role`]). [`AgentSet`] is a whole directory, read either completely or not at all; [`AgentRegistry`]
-//! holds the active set and keeps it if a reload finds a fault. [`AgentRegistry::candidates`] compares a peer
-//! with the active set by numbers, [`AgentRegistry::identify`] by what takes time. It is the only way to
-//! construct an [`AuthenticatedAgent`], the second step of the request path.
+//! ([`Grant`]); those of `roles.d` have grants that agents share ([`Role`]). [`AgentSet`] is a whole
+//! directory, read either completely or not at all; [`AgentRegistry`] holds the active set and keeps it if a
+//! reload finds a fault. [`AgentRegistry::candidates`] compares a peer with the active set by numbers,
+//! [`AgentRegistry::identify`] by what takes time. It is the only way to construct an [`AuthenticatedAgent`],
+//! the second step of the request path.
 
 mod advice;
 mod agent_set;

@@ -15,8 +15,8 @@ const MAX_LEVELS: usize = 3;
 /// Where the libraries of a script are, beside it or above it.
 const ENVIRONMENTS: [&str; 4] = [".venv", "venv", "env", "node_modules"];
 
-/// Why files do not count, and which libraries of the interpreter others than root can change: a process that loads
-/// one of those runs what they say, whatever the digests of the files are.
+/// Why files do not count, and which libraries of the interpreter others than root can change: a process that
+/// loads one of those runs what they say, whatever the digests of the files are.
 pub fn script_warnings<'a>(
     files: impl Iterator<Item = &'a Path> + Clone,
     exec_start: Option<&Path>,
@@ -38,7 +38,8 @@ pub fn script_warnings<'a>(
     unusable.chain(writable).collect()
 }
 
-/// The virtual environments and library directories beside the files and above them, and that of the interpreter.
+/// The virtual environments and library directories beside the files and above them, and that of the
+/// interpreter.
 fn environments<'a>(files: impl Iterator<Item = &'a Path>, exec_start: Option<&Path>) -> BTreeSet<PathBuf> {
     let beside = files
         .flat_map(|file| file.ancestors().skip(1).take(MAX_LEVELS))

@@ -131,8 +131,9 @@ impl Selectors {
         self.user_unit.as_deref().is_none_or(|unit| peer.own_user_unit() == Some(unit))
     }
 
-    /// Whether the condition on the container holds, or there is none. A user can give each of its processes the
-    /// ID of any container in its own service manager, so these count only beside a condition on the user.
+    /// Whether the condition on the container holds, or there is none. A user can give each of its processes
+    /// the ID of any container in its own service manager, so these count only beside a condition on the
+    /// user.
     pub(super) fn holds_container(&self, peer: &PeerInfo) -> bool {
         let Some(id) = &self.container else { return true };
         let is_strong_enough = |owner: Option<u32>| owner.is_none() || self.user.is_some();

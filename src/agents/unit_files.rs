@@ -5,28 +5,14 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::peer::{UNIT_DIRS, UnitFilesError, unit_files};
 
 use super::lint_name::Lint;
 
-/// Where systemd looks for the files of system units, in its order of precedence (systemd.unit(5)).
-pub(super) const UNIT_DIRS: [&str; 11] = [
-    "/etc/systemd/system.control",
-    "/run/systemd/system.control",
-    "/run/systemd/transient",
-    "/run/systemd/generator.early",
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/run/systemd/generator",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-    "/run/systemd/generator.late",
-];
 /// Largest unit or environment file that is read, in bytes.
 const MAX_FILE_SIZE: u64 = 256 * 1024;
-/// Files of one unit, with its drop-ins, and environment files of one unit.
-const MAX_FILES: usize = 64;
 
 /// Parts of the names of variables that have secrets.
 const SECRET_PARTS: &[&str] = &[
@@ -67,19 +53,18 @@ pub(super) fn unit_lints(unit: &str) -> Vec<String> {
 }
 
 fn lints_in(unit: &str, dirs: &[&Path]) -> Vec<String> {
-    let names = names_of_files(unit);
-    let fragment =
-        dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(name))).find(|file| file.exists());
-    // A scope has no file: a program makes it while it runs.
-    if fragment.is_none() && !unit.ends_with(".scope") {
-        return vec![Lint::UnknownUnit.about(format_args!(
-            "this host has no file of a unit {unit}, so no process is this agent, unless a program starts the unit \
-             without a file, as systemd-run does; see systemctl list-unit-files"
-        ))];
-    }
-    let drop_ins = dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(format!("{name}.d"))));
-    let files: Vec<PathBuf> =
-        fragment.into_iter().chain(drop_ins.flat_map(conf_files)).take(MAX_FILES).collect();
+    let files = match unit_files(dirs, unit) {
+        Ok(files) => files,
+        // A scope has no file: a program makes it while it runs.
+        Err(UnitFilesError::Missing) if !unit.ends_with(".scope") => {
+            return vec![Lint::UnknownUnit.about(format_args!(
+                "this host has no file of a unit {unit}, so no process is this agent, unless a program starts the \
+                 unit without a file, as systemd-run does; see systemctl list-unit-files"
+            ))];
+        }
+        // What this user may not read is not known.
+        Err(_) => return Vec::new(),
+    };
     let mut found = Vec::new();
     for file in &files {
         // What this user may not read is not known.
@@ -103,23 +88,6 @@ fn lints_in(unit: &str, dirs: &[&Path]) -> Vec<String> {
         }
     }
     found
-}
-
-/// The unit's own name, and that of its template.
-fn names_of_files(unit: &str) -> Vec<String> {
-    let mut names = vec![unit.to_owned()];
-    if let (Some((start, _)), Some((_, ending))) = (unit.split_once('@'), unit.rsplit_once('.')) {
-        names.push(format!("{start}@.{ending}"));
-    }
-    names
-}
-
-fn conf_files(dir: PathBuf) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(MAX_FILES);
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "conf"));
-    files.sort();
-    files
 }
 
 /// A regular file's text; `None` if there is none that this user can read.
@@ -200,7 +168,7 @@ fn secret_variable(assignment: &str) -> Option<&str> {
 fn secret_in_unit(place: &str, what: &str) -> String {
     Lint::SecretInUnit.about(format_args!(
         "{place} has a secret in {what}, which every user can read with systemctl show; have its issuer make a new \
-         one, store that with hostbadge credential put, and remove it here"
+         one, store that with hostbadge credential put, give it to the unit by LoadCredential=, and remove it here"
     ))
 }
 

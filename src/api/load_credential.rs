@@ -38,7 +38,7 @@ pub async fn serve_service_manager(
     };
     let answer = tokio::select! {
         loaded = service.load_credential(client.begin_request(), address) => match loaded {
-            Ok(released) => Answer::Value(released),
+            Ok(released) => Answer::Value(Box::new(released)),
             Err(refused) if refused.fails_unit => Answer::Failure,
             Err(_) => Answer::Nothing,
         },
@@ -56,7 +56,7 @@ pub async fn serve_service_manager(
 
 /// What a connection gets before it is closed.
 enum Answer {
-    Value(Recorded<ReleasedCredential>),
+    Value(Box<Recorded<ReleasedCredential>>),
     /// More bytes than a service manager accepts: without any, it would start the unit with an empty
     /// credential.
     Failure,

@@ -1,7 +1,8 @@
 //! The claims `attest_methods` and `binary_id`: by which contents the calling process was identified.
 //!
-//! Their names are those of the draft "Local Delegated Agent Identity" (draft-local-delegated-agent-identity-00,
-//! section 5.2). Tokens of agents without a condition on a content have neither.
+//! Their names are those of the draft "Local Delegated Agent Identity"
+//! (draft-local-delegated-agent-identity-00, section 5.2). Tokens of agents without a condition on a content
+//! have neither.
 
 use serde::Serialize;
 

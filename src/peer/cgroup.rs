@@ -1,10 +1,10 @@
 //! Derives the unit, the login session and the container of a process from its cgroup.
 //!
 //! Only systemd's own hierarchy is evaluated: `name=systemd` on cgroup version 1 and hybrid hosts, the
-//! unified hierarchy elsewhere. A user can create any cgroup below `user@UID.service`, and a service any cgroup
-//! below its own if systemd delegates it. So the unit is the first one from the root of the hierarchy, which
-//! only root can create, and the same holds for the scope of a login session or a container. What is below
-//! `user@UID.service` is the word of that user, and is reported with the user.
+//! unified hierarchy elsewhere. A user can create any cgroup below `user@UID.service`, and a service any
+//! cgroup below its own if systemd delegates it. So the unit is the first one from the root of the hierarchy,
+//! which only root can create, and the same holds for the scope of a login session or a container. What is
+//! below `user@UID.service` is the word of that user, and is reported with the user.
 
 use std::fs;
 use std::path::Path;
@@ -33,8 +33,8 @@ pub struct CgroupNames {
     pub container: Option<Container>,
 }
 
-/// A unit of a user's own service manager (`user@UID.service`). The user can create it, and move each process of
-/// its own into it.
+/// A unit of a user's own service manager (`user@UID.service`). The user can create it, and move each process
+/// of its own into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserUnit {
     /// The user whose manager it is.
@@ -57,8 +57,8 @@ pub struct Session {
 pub struct Container {
     /// 64 lower-case hexadecimal digits.
     pub id: String,
-    /// The user in whose service manager it is, who can give any process of its own this ID; `None` where only
-    /// root could create it.
+    /// The user in whose service manager it is, who can give any process of its own this ID; `None` where
+    /// only root could create it.
     pub owner: Option<u32>,
 }
 

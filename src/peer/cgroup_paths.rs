@@ -95,7 +95,7 @@ fn containers_are_those_that_root_created_or_those_of_a_users_manager() {
         assert_eq!(found(&path), Some((ID.to_owned(), Some(1000))), "{path}");
     }
     for path in [
-        // Whoever controls a delegated cgroup can give it this name.
+        // The user of a delegated cgroup can give it this name.
         format!("/system.slice/x.service/{docker}"),
         format!("/system.slice/x.service/docker/{ID}"),
         format!("/user.slice/user-1000.slice/session-4.scope/{podman}"),

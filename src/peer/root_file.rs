@@ -1,8 +1,8 @@
-//! Files that nobody but root, or the daemon's own user, can change.
+//! Files that only root, or the daemon's own user, can change.
 //!
-//! The daemon opens no file that a user's program may serve: an open(2) of it could hang for ever. So a path is
-//! followed from the root, one directory at a time, with O_PATH, and only as long as no other user can change
-//! what is there or mount a file system on it.
+//! The daemon opens no file that a user's program may serve: an open(2) of it could hang for ever. So a path
+//! is followed from the root, one directory at a time, with O_PATH, and only as long as no other user can
+//! change what is there or mount a file system on it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};

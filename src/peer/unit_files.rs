@@ -1,8 +1,8 @@
-//! The digest of a system unit: its file and its drop-ins, as systemd would find them.
+//! The file and the drop-ins of a system unit, as systemd would find them, and the digest over them.
 //!
-//! The daemon asks no service manager. It reads the directories of systemd.unit(5), which only root writes, so the
-//! digest is that of what the next start of the unit would use, not of what systemd has loaded. Every drop-in of
-//! the unit's names counts, also one that a file of the same name in another directory hides.
+//! The daemon asks no service manager. It reads the directories of systemd.unit(5), which only root writes,
+//! so the digest is that of what the next start of the unit would use, not of what systemd has loaded. Every
+//! drop-in of the unit's names counts, also one that a file of the same name in another directory hides.
 
 use std::fs;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::Sha256Digest;
 
 /// Where systemd looks for the files of system units, in its order of precedence (systemd.unit(5)).
-const UNIT_DIRS: [&str; 14] = [
+pub const UNIT_DIRS: [&str; 14] = [
     "/etc/systemd/system.control",
     "/run/systemd/system.control",
     "/run/systemd/transient",
@@ -38,6 +38,9 @@ pub enum UnitFilesError {
     /// No directory has it.
     #[error("has no file in the directories of system units")]
     Missing,
+    /// The directories were not read in time.
+    #[error("cannot be compared now, because the disk does not answer; retry")]
+    Slow,
     /// It has more than 128 drop-ins.
     #[error("has more than {MAX_DROP_INS} drop-ins")]
     TooMany,
@@ -60,6 +63,26 @@ pub(super) fn unit_digest(unit: &str) -> Result<Sha256Digest, UnitFilesError> {
 }
 
 fn unit_digest_in(dirs: &[&Path], unit: &str) -> Result<Sha256Digest, UnitFilesError> {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    context.update(b"hostbadge unit 1\n");
+    for path in unit_files(dirs, unit)? {
+        let content = read(&path)?;
+        // With the lengths, no content can look like another file.
+        context.update(format!("{} {}\n", path.as_os_str().len(), content.len()).as_bytes());
+        context.update(path.as_os_str().as_encoded_bytes());
+        context.update(&content);
+    }
+    let mut digest = Sha256Digest([0; 32]);
+    digest.0.copy_from_slice(context.finish().as_ref());
+    Ok(digest)
+}
+
+/// Returns the unit's file, then its drop-ins in the order in which systemd applies them. `dirs` are the
+/// directories of units, such as [`UNIT_DIRS`]. Blocking.
+///
+/// # Errors
+/// [`UnitFilesError::Missing`] if no directory has the unit, and a directory that cannot be read.
+pub fn unit_files(dirs: &[&Path], unit: &str) -> Result<Vec<PathBuf>, UnitFilesError> {
     let candidates = names(unit);
     let fragment = candidates.iter().find_map(|name| find(dirs, name)).ok_or(UnitFilesError::Missing)?;
     let mut drop_ins = Vec::new();
@@ -79,18 +102,8 @@ fn unit_digest_in(dirs: &[&Path], unit: &str) -> Result<Sha256Digest, UnitFilesE
     }
     // By file name, which is the order in which systemd applies them.
     drop_ins.sort_by(|one, other| (one.file_name(), one).cmp(&(other.file_name(), other)));
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    context.update(b"hostbadge unit 1\n");
-    for path in [fragment].iter().chain(&drop_ins) {
-        let content = read(path)?;
-        // With the lengths, no content can look like another file.
-        context.update(format!("{} {}\n", path.as_os_str().len(), content.len()).as_bytes());
-        context.update(path.as_os_str().as_encoded_bytes());
-        context.update(&content);
-    }
-    let mut digest = Sha256Digest([0; 32]);
-    digest.0.copy_from_slice(context.finish().as_ref());
-    Ok(digest)
+    drop_ins.insert(0, fragment);
+    Ok(drop_ins)
 }
 
 /// The names under which the unit's file may be: its own, and that of its template.
@@ -105,8 +118,8 @@ fn template(unit: &str) -> Option<String> {
     Some(format!("{template}@.{suffix}"))
 }
 
-/// The directories of drop-ins: of the unit, of its template, of each prefix that ends with a dash, and of the
-/// type.
+/// The directories of drop-ins: of the unit, of its template, of each prefix that ends with a dash, and of
+/// the type.
 fn drop_in_names(unit: &str) -> Vec<String> {
     let mut names: Vec<String> = names(unit).iter().map(|name| format!("{name}.d")).collect();
     if let Some((stem, suffix)) = unit.rsplit_once('.') {

@@ -173,6 +173,7 @@ impl IdentityService {
 fn error_code(error: &IdentifyError) -> ErrorCode {
     match error {
         IdentifyError::NoDigest { error, .. } if error.is_temporary() => ErrorCode::TemporarilyUnavailable,
+        IdentifyError::Content { is_temporary: true, .. } => ErrorCode::TemporarilyUnavailable,
         IdentifyError::NotLoaded | IdentifyError::Unresolved => ErrorCode::TemporarilyUnavailable,
         IdentifyError::NoMatch
         | IdentifyError::AgentMismatch(_)

@@ -199,37 +199,25 @@ impl IdentityService {
         Ok(circumstances)
     }
 
-    /// Compares what the query says of the process with the agent's conditions.
+    /// Compares what the query says of the process with the agent's conditions; all of them are listed.
     fn identity_layer(&self, entry: &AgentEntry, query: &PolicyWhyQuery) -> Layer {
         let selectors = &entry.selectors;
-        let mut rules = Vec::new();
+        let json = serde_json::to_value(selectors).unwrap_or_default();
+        let conditions = json.as_object().into_iter().flatten();
+        let rules =
+            conditions.map(|(name, value)| Rule::named(format!("[match] {name} = {value}"))).collect();
         let mut unmet = Vec::new();
-        let mut condition = |name: &str, required: String, given: Option<String>, holds: bool| {
-            rules.push(Rule::named(format!("[match] {name} = {required}")));
-            if let Some(given) = given.filter(|_| !holds) {
+        let mut compare = |name: &str, required: Option<String>, given: Option<String>| {
+            if let (Some(required), Some(given)) = (required, given)
+                && required != given
+            {
                 unmet.push(format!("{name} {required} and not {given}"));
             }
         };
-        if let Some(user) = &selectors.user {
-            let holds = query.uid.is_none() || query.uid == self.uid_of(entry);
-            let required = match user {
-                IdOrName::Id(uid) => uid.to_string(),
-                IdOrName::Name(name) => name.clone(),
-            };
-            condition("user", required, query.uid.map(|uid| uid.to_string()), holds);
-        }
-        if let Some(unit) = &selectors.unit {
-            condition(
-                "unit",
-                unit.clone(),
-                query.unit.clone(),
-                query.unit.as_ref().is_none_or(|given| given == unit),
-            );
-        }
-        if let Some(digest) = selectors.exe_sha256.map(|digest| digest.to_string()) {
-            let holds = query.exe_sha256.as_ref().is_none_or(|given| given.eq_ignore_ascii_case(&digest));
-            condition("exe_sha256", digest, query.exe_sha256.clone(), holds);
-        }
+        compare("user", self.uid_of(entry).map(|uid| uid.to_string()), query.uid.map(|uid| uid.to_string()));
+        compare("unit", selectors.unit.clone(), query.unit.clone());
+        let digest = selectors.exe_sha256.map(|digest| digest.to_string());
+        compare("exe_sha256", digest, query.exe_sha256.as_ref().map(|digest| digest.to_ascii_lowercase()));
         match unmet.is_empty() {
             true => {
                 Layer::allows(rules, "the agent is registered, and a process that meets its conditions is it")

@@ -248,7 +248,7 @@ mod tests {
 
         let older = Database::open(&path, &SCHEMA).err().unwrap();
         assert!(matches!(older, Error::UnsupportedVersion { found: 2, supported: 1, .. }), "{older}");
-        assert!(older.to_string().contains(&format!("put {} in its place", copy.display())), "{older}");
+        assert!(older.to_string().contains(&format!("replace it by {}", copy.display())), "{older}");
         fs::rename(&copy, &path).unwrap();
         let first = Database::open(&path, &SCHEMA).unwrap().unwrap();
         let value: String = first.connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
@@ -267,6 +267,32 @@ mod tests {
         assert!(Database::open(&path, &SCHEMA).unwrap().is_some());
         let missing = Schema { migrations: &[], ..SECOND };
         assert!(matches!(Database::open(&path, &missing).err().unwrap(), Error::Corrupt { .. }));
+    }
+
+    /// The build's setting is in `.cargo/config.toml`.
+    #[test]
+    fn sqlite_has_no_extensions_and_no_modules_that_are_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open_or_create(&dir.path().join("x.db"), &SCHEMA).unwrap();
+        let mut statement = database.connection.prepare("PRAGMA compile_options").unwrap();
+        let options: Vec<String> =
+            statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert!(options.iter().any(|option| option == "OMIT_LOAD_EXTENSION"), "{options:?}");
+        for part in ["FTS", "RTREE", "DBSTAT"] {
+            assert!(!options.iter().any(|option| option.contains(part)), "{options:?}");
+        }
+        let modules: Vec<String> = database
+            .connection
+            .prepare("SELECT name FROM pragma_module_list")
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert!(
+            !modules.iter().any(|module| ["fts5", "rtree", "json_each"].contains(&&**module)),
+            "{modules:?}"
+        );
     }
 
     #[test]

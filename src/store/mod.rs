@@ -96,7 +96,7 @@ pub enum Error {
 fn way_back(copy: Option<&Path>) -> String {
     let Some(copy) = copy else { return String::new() };
     format!(
-        ", or go back for good: put {} in its place, which lacks every change since, and accept it as the present \
+        ", or go back for good: replace it by {}, which lacks every change since, and accept it as the present \
          state with \"hostbadge credential accept\"",
         copy.display()
     )

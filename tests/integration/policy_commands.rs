@@ -117,6 +117,11 @@ fn why_names_the_layer_the_rule_and_what_would_have_to_change() {
 
     let unknown = why(&host, &["nobody", "--attest"]);
     assert_eq!(verdicts(&unknown), ["refuses", "not-asked", "not-asked"]);
+    let conditions = why(&host, &["unit", "--attest"])["layers"][0]["rules"].clone();
+    assert_eq!(
+        conditions,
+        json!([{ "rule": "[match] user = 4242" }, { "rule": "[match] unit = \"unit.service\"" }])
+    );
     let elsewhere = why(&host, &["unit", "--attest", "--unit", "other.service", "--uid", "4242"]);
     assert_eq!(verdicts(&elsewhere), ["refuses", "not-asked", "not-asked"]);
     assert_eq!(

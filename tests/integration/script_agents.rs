@@ -113,7 +113,6 @@ fn files_that_others_can_change_make_no_agent() {
         fs::set_permissions(path, before).unwrap();
     }
     token(&host, &who);
-    // A file for root alone cannot be read by a reader without capabilities of another user; here it is root's.
     fs::File::create(&main).unwrap().set_len(64 * 1024 * 1024 + 1).unwrap();
     assert_refused(&host, &who, "is larger than 64 MiB");
 }
