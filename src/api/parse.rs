@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::body::RequestBody;
 use super::decode::{DecodeError, decode, decode_json};
 use crate::service::{AuditQuery, Event, InvalidRequest, PageStart, Timestamp};
-use crate::wire::admin::{ApproveRequest, ReloadRequest};
+use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest};
+use crate::wire::change::ApproveRequest;
 use crate::wire::credentials::{
     PutCredentialRequest, ReleaseRequest, RemoveCredentialRequest, RotateCredentialRequest,
 };

@@ -73,8 +73,12 @@ mod tests {
 
     #[test]
     fn a_long_reload_is_one_line_with_counts_and_the_first_names() {
-        let changes =
-            AgentChanges { added: names("a", 10_000), changed: names("c", 11), removed: names("r", 10) };
+        let changes = AgentChanges {
+            added: names("a", 10_000),
+            changed: names("c", 11),
+            removed: names("r", 10),
+            ..AgentChanges::default()
+        };
         let line = detail(&changes, &"\u{1}".repeat(10_000));
         assert!(encoded_len(&line) <= MAX_EVENT_TEXT, "{}", encoded_len(&line));
         assert!(line.contains(" (10000 added, 11 changed, 10 removed): added ["), "{line}");

@@ -20,9 +20,9 @@ use crate::clock::Timestamp;
 use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
 use crate::wire::admin::{
-    Agent, AgentGrant, AgentSelectors, ApproveRequest, EmptyDirectory, IdOrName, PendingChange, ReloadCounts,
-    ReloadRequest, ReloadResponse,
+    Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadCounts, ReloadRequest, ReloadResponse,
 };
+use crate::wire::change::{ApproveRequest, PendingChange};
 use crate::wire::credentials::CredentialUse;
 use crate::wire::error::Fault;
 

@@ -19,8 +19,9 @@ use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
 use crate::policy::{ErrorCode, PolicySetId, PolicyStatus};
 use crate::posture::Posture;
-use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName, PendingChange};
+use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
+use crate::wire::change::PendingChange;
 use crate::wire::credentials::{
     CredentialUse, CredentialUser, ReleaseResponse, StoredCredential, StoredVersion,
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::identity_service::IdentityService;
 use crate::agents::{ExpiryHolder, ExpiryOf};
-use crate::wire::admin::PendingChange;
+use crate::wire::change::PendingChange;
 use crate::wire::status::{AgentsStatus, ExpiringGrant};
 
 /// How long before its end a grant is named.

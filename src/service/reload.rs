@@ -14,9 +14,8 @@ use crate::peer;
 use crate::plural::counted;
 use crate::policy::PolicySetId;
 use crate::policy::cedar::counted_policies;
-use crate::wire::admin::{
-    ApproveRequest, EmptyDirectory, PendingChange, ReloadCounts, ReloadRequest, ReloadResponse,
-};
+use crate::wire::admin::{EmptyDirectory, ReloadCounts, ReloadRequest, ReloadResponse};
+use crate::wire::change::{ApproveRequest, PendingChange};
 use crate::wire::error::Fault;
 
 /// Faults that get a journal entry. The journal's queue has room for 4096 entries, which decisions share.

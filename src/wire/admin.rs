@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::agent::Peer;
+use super::change::PendingChange;
 use super::clock::ClockSync;
 use super::credentials::CredentialUse;
 use super::error::Fault;
@@ -198,33 +199,6 @@ pub struct ReloadResponse {
     /// The change, if it is not active but waits for a second administrator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingChange>,
-}
-
-/// Body of `POST /v1/agents/approve`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct ApproveRequest {
-    /// Digest of the change that the administrator examined. Another one is not approved.
-    pub digest: String,
-}
-
-/// A change of rights that waits for a second administrator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct PendingChange {
-    /// SHA-256 of the names and contents of the files of agents and roles, hexadecimal.
-    pub digest: String,
-    /// The administrator who asked for it; `null` until one did.
-    pub requested_by: Option<String>,
-    /// Since when it waits.
-    pub since: Timestamp,
-    /// Number of changes of rights.
-    pub count: usize,
-    /// Number of those that make rights wider.
-    pub widening: usize,
-    /// The first 100 changes, those that make rights wider first.
-    pub changes: Vec<String>,
 }
 
 /// Numbers of what a reload did, beside lists that do not have all names.

@@ -10,7 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, clock, comparison, credentials, enroll, error, keys, policy, posture, status, tenants,
+    admin, agent, change, clock, comparison, credentials, enroll, error, keys, policy, posture, status,
+    tenants,
 };
 use crate::clock::Timestamp;
 
@@ -81,6 +82,7 @@ fn document() -> Value {
 fn type_schemas() -> Map<String, Value> {
     let mut requests = SchemaSettings::draft2020_12().for_deserialize().into_generator();
     requests.subschema_for::<admin::ReloadRequest>();
+    requests.subschema_for::<change::ApproveRequest>();
     requests.subschema_for::<agent::AttestRequest>();
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::admin::PendingChange;
+use super::change::PendingChange;
 use super::clock::ClockStatus;
 use super::error::Fault;
 use super::host::{Health, Posture, TpmKind};
