@@ -28,7 +28,8 @@ use crate::wire::credentials::{
 use crate::wire::error::{ErrorResponse, Fault};
 use crate::wire::host::{self, TpmKind};
 use crate::wire::keys::{Key, KeyState, NextStep, RotateResponse, RotationOutcome};
-use crate::wire::status::{self, AgentsStatus, CaStatus, HostCertificate, PoliciesStatus, SealStatus};
+use crate::wire::policy::PolicySet;
+use crate::wire::status::{AgentsStatus, CaStatus, HostCertificate, PoliciesStatus, SealStatus};
 
 impl<'a> From<&'a Recorded<AccessToken>> for TokenResponse<'a> {
     fn from(token: &'a Recorded<AccessToken>) -> Self {
@@ -268,7 +269,7 @@ impl From<&LoadStatus> for AgentsStatus {
 
 impl From<&PolicyStatus> for PoliciesStatus {
     fn from(status: &PolicyStatus) -> Self {
-        let set = |set: PolicySetId| status::PolicySet { version: set.version, sha256: set.sha256_hex() };
+        let set = |set: PolicySetId| PolicySet { version: set.version, sha256: set.sha256_hex() };
         PoliciesStatus {
             loaded: status.is_loaded,
             set: status.set.map(set),

@@ -17,10 +17,9 @@ use crate::policy::{
 use crate::policy::{TokenRequest, ttl_of_record};
 use crate::posture::Posture;
 use crate::wire::policy::{
-    DecisionLayer, DecisionRule, LayerVerdict, MAX_LISTED_POLICIES, PoliciesResponse, Policy,
+    DecisionLayer, DecisionRule, LayerVerdict, MAX_LISTED_POLICIES, PoliciesResponse, Policy, PolicySet,
     PolicyWhyResponse,
 };
-use crate::wire::status::PolicySet;
 
 /// Length of a policy's text in a response, in characters.
 const MAX_POLICY_TEXT: usize = 2000;

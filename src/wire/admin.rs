@@ -12,7 +12,7 @@ use super::clock::ClockSync;
 use super::credentials::CredentialUse;
 use super::error::Fault;
 use super::host::{Posture, PostureMode};
-use super::status::PolicySet;
+use super::policy::PolicySet;
 use crate::clock::Timestamp;
 
 /// Largest `limit` of `GET /v1/audit`; a larger one counts as this.

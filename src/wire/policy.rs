@@ -2,10 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::status::PolicySet;
-
 /// Policies in one response.
 pub const MAX_LISTED_POLICIES: usize = 1000;
+
+/// A set of policies, as audit records and tokens name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PolicySet {
+    /// Counts the different sets that were in force since the daemon started, from 1.
+    pub version: u64,
+    /// SHA-256 of the files' names and contents, hexadecimal.
+    pub sha256: String,
+}
 
 /// `200` of `GET /v1/policies`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use super::clock::ClockStatus;
 use super::error::Fault;
 use super::host::{Health, Posture, TpmKind};
 use super::keys::Key;
+use super::policy::PolicySet;
 use crate::clock::Timestamp;
 
 /// `200` of `GET /v1/status`.
@@ -102,16 +103,6 @@ pub struct PoliciesStatus {
     pub timezone: String,
     /// Faults of the last reading. While there are any, the previous policies stay in force.
     pub faults: Vec<Fault>,
-}
-
-/// A set of policies, as audit records and tokens name it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct PolicySet {
-    /// Counts the different sets that were in force since the daemon started, from 1.
-    pub version: u64,
-    /// SHA-256 of the files' names and contents, hexadecimal.
-    pub sha256: String,
 }
 
 /// The threads that serve connections.
