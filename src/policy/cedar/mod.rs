@@ -2,7 +2,7 @@
 //!
 //! `policies/*.cedar` are read completely or not at all, checked strictly against the schema
 //! ([`SCHEMA_TEXT`]), and activated together with the agents ([`Policies`]). A decision asks them by
-//! [`PolicySnapshot::approve`], the only way to get an [`Approval`], without which no permit can be made. A
+//! `PolicySnapshot::approve`, the only way to get an [`Approval`], without which no permit can be made. A
 //! `forbid` always refuses; a policy that cannot be evaluated refuses, although Cedar would skip it; and
 //! without either, the grant suffices unless `[policy] require_permit` requires a `permit`. Without policy
 //! files there is no engine.
