@@ -67,6 +67,6 @@ pub(crate) use crate::clock::jitter;
 pub use crate::credentials::ReleasedCredential;
 pub use crate::error_class::ErrorClass;
 pub use crate::issue::{EvidenceResponse, Introspection, JwtSvid, WitSvid};
-pub use crate::peer::{InspectError, Peer, PeerLookup, PeerTracker};
+pub use crate::peer::{InspectError, Peer, PeerLookup, PeerTracker, ServiceManager};
 pub use crate::pki::IssuedX509Svid;
 pub use crate::policy::{AdminPolicy, ErrorCode};
