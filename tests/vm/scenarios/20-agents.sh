@@ -61,5 +61,5 @@ expect Bearer jq -r .token_type <<<"$answer"
 
 say "A removed agent is denied"
 rm /etc/hostbadge/agents.d/dynamic.toml
-show hostbadge agent reload
+show hostbadge agent reload --allow-empty
 refused unit --unit=dynamic.service -p DynamicUser=yes

@@ -47,4 +47,4 @@ as bin hostbadge token "$audience" >>/root/tokens
 five() { [ "$(history | jq -s length)" -ge 5 ]; }
 wait_for "the fifth entry" five
 rm /etc/hostbadge/agents.d/writer.toml
-show hostbadge agent reload
+show hostbadge agent reload --allow-empty
