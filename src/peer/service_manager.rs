@@ -88,7 +88,7 @@ impl ServiceManager {
     /// Asks for the user of a unit. Takes at most 5 s.
     ///
     /// # Errors
-    /// [`UnitUserError`].
+    /// `UnitUserError`.
     pub async fn unit_user(&self, unit: &str) -> Result<UnitUser, UnitUserError> {
         let interface = interface(unit).ok_or_else(|| UnitUserError::OtherType(unit.to_owned()))?;
         let values = tokio::time::timeout(TIMEOUT, properties(&self.bus, unit, interface)).await;
