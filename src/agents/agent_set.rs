@@ -241,15 +241,16 @@ fn has_time_limits(entry: &AgentEntry) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    const VALID_AGENT: &str =
+    pub(in crate::agents) const VALID_AGENT: &str =
         "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\nscopes = [\"r\"]\n";
 
-    fn read(files: &[(&str, &str)]) -> Result<AgentSet, String> {
+    /// Reads agents from files with these names and texts; faults without their directory, a line each.
+    pub(in crate::agents) fn read(files: &[(&str, &str)]) -> Result<AgentSet, String> {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();

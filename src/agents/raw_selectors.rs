@@ -223,24 +223,9 @@ fn files(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::fs;
 
-    use crate::agents::AgentSet;
+    use crate::agents::agent_set::tests::{VALID_AGENT, read};
     use crate::names::{Name, NameTable};
-
-    const VALID_AGENT: &str =
-        "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\nscopes = [\"r\"]\n";
-
-    fn read(files: &[(&str, &str)]) -> Result<AgentSet, String> {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            fs::write(dir.path().join(name), text).unwrap();
-        }
-        AgentSet::read(dir.path(), 35).map_err(|faults| {
-            let lines: Vec<String> = faults.iter().map(|f| f.to_string()).collect();
-            lines.join("\n").replace(dir.path().to_str().unwrap(), "")
-        })
-    }
 
     #[test]
     fn number_in_quotes_is_a_fault() {

@@ -278,21 +278,11 @@ fn is_stricter(old: &Value, new: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
+    use crate::agents::role_set;
 
-    /// Reads agents and roles with these names and texts.
     fn read(agents: &[(&str, &str)], roles: &[(&str, &str)]) -> AgentSet {
-        let dir = tempfile::tempdir().unwrap();
-        for (kind, files) in [("agents.d", agents), ("roles.d", roles)] {
-            fs::create_dir(dir.path().join(kind)).unwrap();
-            for (name, text) in files {
-                let text = format!("name = \"{name}\"\n{text}");
-                fs::write(dir.path().join(format!("{kind}/{name}.toml")), text).unwrap();
-            }
-        }
-        AgentSet::read(&dir.path().join("agents.d"), 35).unwrap()
+        role_set::tests::read(agents, roles).unwrap()
     }
 
     /// The changes of agent `a` with these files, and how many of them widen.

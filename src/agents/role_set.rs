@@ -204,7 +204,7 @@ pub(super) fn role_conflicts(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
     use super::*;
@@ -213,7 +213,10 @@ mod tests {
     const GRANT: &str = "[[grant]]\naudience = \"https://x\"\n";
 
     /// Reads agents and roles with these names and texts; faults without their directory.
-    fn read(agents: &[(&str, &str)], roles: &[(&str, &str)]) -> Result<AgentSet, Vec<String>> {
+    pub(in crate::agents) fn read(
+        agents: &[(&str, &str)],
+        roles: &[(&str, &str)],
+    ) -> Result<AgentSet, Vec<String>> {
         let dir = tempfile::tempdir().unwrap();
         for (kind, files) in [("agents.d", agents), ("roles.d", roles)] {
             fs::create_dir(dir.path().join(kind)).unwrap();
