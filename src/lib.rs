@@ -160,6 +160,7 @@ pub mod pki;
 pub(crate) mod plural;
 pub mod policy;
 pub mod posture;
+pub mod revocation;
 pub mod service;
 pub(crate) mod stack;
 pub mod store;

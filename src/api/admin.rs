@@ -50,7 +50,10 @@ enum AdminHandler {
     Posture,
     PostureDiff,
     Process,
+    Freeze,
     Reload,
+    Revocations,
+    Revoke,
     RotateKeys,
     Status,
     Tenants,
@@ -61,16 +64,19 @@ enum RootHandler {
     AcceptClock,
     AcceptCredentials,
     AcceptPosture,
+    AcceptRevocations,
     AcceptState,
     ConfirmRecoveryKey,
     CreateRecoveryKey,
     EnrollCredential,
     EnrollInstall,
+    LiftRevocation,
     PutCredential,
     RecoverKeys,
     RemoveCredential,
     RemoveTenant,
     RotateCredential,
+    Thaw,
 }
 
 const NONE: Body = Body::Ignored;
@@ -106,6 +112,12 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/keys/recovery/confirm", body: BODY, role: Root(ConfirmRecoveryKey) },
         Route { verb: Post, path: "/v1/keys/recover",        body: BODY, role: Root(RecoverKeys) },
         Route { verb: Post, path: "/v1/keys/accept",         body: NONE, role: Root(AcceptState) },
+        Route { verb: Get,  path: "/v1/revocations",         body: NONE, role: Admin(Revocations) },
+        Route { verb: Post, path: "/v1/revocations/accept",  body: NONE, role: Root(AcceptRevocations) },
+        Route { verb: Post, path: "/v1/revoke",              body: BODY, role: Admin(Revoke) },
+        Route { verb: Post, path: "/v1/revoke/lift",         body: BODY, role: Root(LiftRevocation) },
+        Route { verb: Post, path: "/v1/freeze",              body: BODY, role: Admin(Freeze) },
+        Route { verb: Post, path: "/v1/thaw",                body: NONE, role: Root(Thaw) },
         Route { verb: Get,  path: "/v1/tenants",             body: NONE, role: Admin(Tenants) },
         Route { verb: Post, path: "/v1/tenants/remove",      body: BODY, role: Root(RemoveTenant) },
         Route { verb: Get,  path: "/v1/policies",            body: NONE, role: Admin(Policies) },
@@ -216,6 +228,9 @@ impl AdminApi {
                 reply::ok(&service.audit_records(admin, query, limit).await?)
             }
             AdminHandler::Credentials => reply::ok(&service.stored_credentials(admin)?),
+            AdminHandler::Revocations => reply::ok(&service.revocations(admin)),
+            AdminHandler::Revoke => reply::ok(&service.revoke(admin, parse::revoke_request(body)?).await?),
+            AdminHandler::Freeze => reply::ok(&service.freeze(admin, parse::freeze_request(body)?).await?),
             AdminHandler::Tenants => reply::ok(&service.tenants(admin)?),
             AdminHandler::Keys => reply::ok(&service.keys(admin)?),
             AdminHandler::RotateKeys => {
@@ -260,6 +275,11 @@ impl AdminApi {
             RootHandler::RemoveTenant => {
                 reply::ok(&service.remove_tenant(root, parse::remove_tenant_request(body)?).await?)
             }
+            RootHandler::AcceptRevocations => reply::ok(&service.accept_revocations(root).await?),
+            RootHandler::LiftRevocation => {
+                reply::ok(&service.lift_revocation(root, parse::revoke_request(body)?).await?)
+            }
+            RootHandler::Thaw => reply::ok(&service.thaw(root).await?),
             RootHandler::AcceptCredentials => reply::ok(&service.accept_credentials(root).await?),
             RootHandler::CreateRecoveryKey => reply::ok(&service.create_recovery_key(root).await?),
             RootHandler::ConfirmRecoveryKey => {

@@ -12,8 +12,9 @@ use super::routes::{self, Body, Route, RouteMatch, Verb};
 use crate::service::{IdentityService, PeerLookup};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse};
 use crate::wire::credentials::ReleaseResponse;
+use crate::wire::revocation::RevokeOwnResponse;
 
-use AgentHandler::{Attest, Certificate, Credential, Introspect, Token, Whoami, Why};
+use AgentHandler::{Attest, Certificate, Credential, Introspect, Revoke, Token, Whoami, Why};
 use AgentSocketRole::{AnyCaller, IdentifiedCaller, RegisteredAgent};
 use PublicHandler::{Bundle, Discovery, Health, Jwks};
 use Verb::{Get, Post};
@@ -51,6 +52,7 @@ enum AgentHandler {
     Certificate,
     Credential,
     Introspect,
+    Revoke,
     Token,
     Whoami,
     Why,
@@ -67,6 +69,7 @@ const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Post, path: "/v1/certificate",       body: BODY, role: RegisteredAgent(Certificate) },
     Route { verb: Post, path: "/v1/credential",        body: BODY, role: RegisteredAgent(Credential) },
     Route { verb: Post, path: "/v1/introspect",        body: BODY, role: RegisteredAgent(Introspect) },
+    Route { verb: Post, path: "/v1/revoke",            body: BODY, role: RegisteredAgent(Revoke) },
     Route { verb: Post, path: "/v1/attest",            body: BODY, role: RegisteredAgent(Attest) },
     Route { verb: Get,  path: "/v1/whoami",            body: NONE, role: RegisteredAgent(Whoami) },
     Route { verb: Get,  path: "/v1/whoami/why",        body: NONE, role: IdentifiedCaller(Why) },
@@ -138,6 +141,7 @@ impl AgentApi {
             Certificate => Box::pin(self.certificate(lookup, body)).await,
             Credential => Box::pin(self.credential(lookup, body)).await,
             Introspect => Box::pin(self.introspect(lookup, body)).await,
+            Revoke => Box::pin(self.revoke(lookup, body)).await,
             Attest => Box::pin(self.attest(client, lookup, body)).await,
             Whoami => Box::pin(self.whoami(lookup)).await,
             Why => Box::pin(self.explain(lookup)).await,
@@ -164,6 +168,13 @@ impl AgentApi {
     async fn introspect(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
         match self.service.introspect(lookup, parse::introspection_request(body)).await {
             Ok(introspection) => reply::ok(&IntrospectionResponse::from(introspection)),
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn revoke(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
+        match self.service.revoke_own_token(lookup, parse::revoke_own_request(body)).await {
+            Ok(_) => reply::ok(&RevokeOwnResponse {}),
             Err(error) => reply::request_error(&error),
         }
     }

@@ -17,6 +17,7 @@ use crate::wire::credentials::{
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::posture::PostureAcceptRequest;
+use crate::wire::revocation::{FreezeRequest, RevokeOwnRequest, RevokeRequest};
 use crate::wire::tenants::RemoveTenantRequest;
 
 /// Default `limit` of `GET /v1/audit`.
@@ -96,6 +97,37 @@ pub fn remove_credential_request(body: &RequestBody) -> Result<RemoveCredentialR
     decode_json(&body.bytes).map_err(|e| {
         InvalidRequest::new(format!("the body must be {{\"name\": N}}, and may have tenant and version: {e}"))
     })
+}
+
+/// The error names the column only, because the body holds a token.
+pub fn revoke_own_request(body: &RequestBody) -> Result<RevokeOwnRequest, InvalidRequest> {
+    decode(body).map_err(|error| match &error {
+        DecodeError::Json(e) => {
+            let column = e.column();
+            InvalidRequest::new(format!("the body is not the JSON of a revocation, near column {column}"))
+        }
+        _ => not_a(body, "a revocation", &error),
+    })
+}
+
+/// The error holds nothing of the body, which may have a token in it.
+pub fn revoke_request(body: &RequestBody) -> Result<RevokeRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|error| match error {
+        unknown @ DecodeError::UnknownField { .. } => InvalidRequest::new(unknown.to_string()),
+        _ => InvalidRequest::new(
+            "the body must be an object with one of token, jti, agent, invocation, owner, tenant and key, and may \
+             have reason and unregistered",
+        ),
+    })
+}
+
+/// An empty body is a request without a reason.
+pub fn freeze_request(body: &RequestBody) -> Result<FreezeRequest, InvalidRequest> {
+    if body.bytes.trim_ascii().is_empty() {
+        return Ok(FreezeRequest::default());
+    }
+    decode_json(&body.bytes)
+        .map_err(|e| InvalidRequest::new(format!("the body must be empty or {{\"reason\": R}}: {e}")))
 }
 
 pub fn remove_tenant_request(body: &RequestBody) -> Result<RemoveTenantRequest, InvalidRequest> {

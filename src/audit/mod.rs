@@ -210,6 +210,17 @@ impl Audit {
         Ok(Recorded(introspection))
     }
 
+    /// Records that an agent revoked a token, or tried to.
+    pub async fn record_token_revocation(
+        &self,
+        requester: &AuthenticatedAgent,
+        jti: Option<&str>,
+        detail: &str,
+    ) -> Result<Recorded<()>, AuditUnavailable> {
+        self.write(&Record::for_token_revocation(requester, jti, detail, self.clock.now())).await?;
+        Ok(Recorded(()))
+    }
+
     /// Records that evidence was issued to an agent, with the nonce.
     pub async fn record_attestation(
         &self,

@@ -258,6 +258,23 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// An agent asked for the revocation of a token; `jti` if it is one of this host.
+    pub(super) fn for_token_revocation(
+        requester: &'a AuthenticatedAgent,
+        jti: Option<&'a str>,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record {
+            agent: Some(name(requester.name().as_str())),
+            tenant: requester.entry().tenant.as_deref().map(name),
+            jti: jti.map(name),
+            detail: Some(from_caller(detail)),
+            peer: Some(requester.peer()),
+            ..Record::new(Event::TokenRevoked, time)
+        }
+    }
+
     /// An agent obtained evidence.
     pub(super) fn for_attestation(
         attestation: &'a EvidenceResponse,
@@ -376,6 +393,9 @@ impl<'a> Record<'a> {
                 let token_state = if self.active == Some(true) { "active" } else { "inactive" };
                 let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
                 format!("{agent}{caller} introspected a token: {token_state}{because}")
+            }
+            Event::TokenRevoked if self.peer.is_some() => {
+                format!("{agent}{caller} asked for the revocation of a token: {detail}")
             }
             Event::Attested => format!("{agent}{caller} got evidence, {detail}"),
             _ => detail.into_owned(),

@@ -5,6 +5,7 @@
 
 mod calendar;
 mod manual;
+mod settled;
 mod source;
 mod state;
 mod sync;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use calendar::{end_of_day_utc, parse_rfc3339};
 pub use manual::ManualClock;
+pub use settled::SettledClock;
 pub use source::Clock;
 pub use state::{ClockChange, ClockState, TimeAtDecision};
 pub use sync::ClockSync;

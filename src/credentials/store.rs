@@ -14,7 +14,7 @@ use super::open::{OpenCredentials, has_passed};
 use super::report::{CredentialReport, reports};
 use super::value::SecretValue;
 use crate::clock::{Clock, Timestamp};
-use crate::keystore::{Kek, KekDependent, KekPair, Keystore, TenantKeks};
+use crate::keystore::{Kek, KekDependent, KekPair, Keystore, StateDatabase, TenantKeks};
 use crate::policy::CredentialPermit;
 use crate::store::{self, CredentialRow, CredentialRows};
 
@@ -118,7 +118,8 @@ impl CredentialStore {
         self.0.open.store(None);
         *host = Some(Host { keystore: keystore.clone(), id: host_id.to_owned() });
         let rows = self.read().await?;
-        keystore.verify_credentials(rows.as_ref().map(CredentialRows::digest).as_ref()).await?;
+        let digest = rows.as_ref().map(CredentialRows::digest);
+        keystore.verify_database(StateDatabase::Credentials, digest.as_ref()).await?;
         self.activate(&keystore, rows.unwrap_or_default()).await
     }
 
@@ -138,7 +139,7 @@ impl CredentialStore {
         let (path, contents) = (self.0.path.clone(), rows.clone());
         // Created where it does not exist, because the manifest lists it from now on.
         let write = move || CredentialRows::replace(&path, &contents, &contents);
-        keystore.write_credentials(rows.digest(), write).await?;
+        keystore.write_database(StateDatabase::Credentials, rows.digest(), write).await?;
         self.activate(keystore, rows).await?;
         Ok(self.reports()?.len())
     }
@@ -277,7 +278,7 @@ impl CredentialStore {
         let result = edit(&mut after, host).await?;
         let (path, new_rows) = (self.0.path.clone(), after.rows.clone());
         let write = move || CredentialRows::replace(&path, &before.rows, &new_rows);
-        host.keystore.write_credentials(after.rows.digest(), write).await?;
+        host.keystore.write_database(StateDatabase::Credentials, after.rows.digest(), write).await?;
         self.0.open.store(Some(Arc::new(after)));
         Ok(result)
     }

@@ -17,6 +17,7 @@ use super::memory::release_startup_memory;
 use super::notify;
 use super::parts::Parts;
 use super::posture_monitor::{self, PostureHandle};
+use super::revocation_manager::{self, RevocationHandle};
 use super::servers::{self, ServersHandle};
 use super::signals::{Request, Signals};
 use super::sockets::open_sockets;
@@ -78,6 +79,7 @@ struct App {
     ca: CaHandle,
     clock_monitor: ClockMonitorHandle,
     credentials: CredentialHandle,
+    revocations: RevocationHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -105,6 +107,7 @@ impl App {
         let clock_monitor =
             clock_monitor::spawn(parts.clock_state.clone(), audit.clone(), parts.agents(), latest_time);
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
+        let revocations = revocation_manager::spawn(parts.revocation_deps(&issuer), &mut startup);
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -121,6 +124,7 @@ impl App {
             ca,
             clock_monitor,
             credentials,
+            revocations,
             posture,
             servers,
             admin_group,
@@ -175,6 +179,7 @@ impl App {
         self.clock_monitor.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
+        self.revocations.stop().await;
         tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());
         let tpm = tpm.borrow().clone();
         // An error of one does not keep the other from being stopped.

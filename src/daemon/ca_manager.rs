@@ -23,6 +23,7 @@ use crate::clock::ClockState;
 use crate::issue::{Enrollment, HostIdentity, Issuer};
 use crate::keystore::Keystore;
 use crate::pki::{self, CaChange, CertificateIssuer, HostCa, NotRevoked};
+use crate::revocation::{RevocationSet, Revocations};
 use crate::tpm::{self, Tpm};
 
 /// Delay before a failed step is repeated.
@@ -42,6 +43,8 @@ pub(super) struct CaDeps {
     pub issuer: Issuer,
     /// Registered agents: certificates of others, and of other conditions, are revoked.
     pub agents: AgentRegistry,
+    /// What has been revoked: certificates of agents that get nothing any more are revoked.
+    pub revocations: Revocations,
     /// Audit log, for each new CA and each revocation.
     pub audit: Audit,
     /// Time source.
@@ -161,8 +164,10 @@ impl CaManager {
         let (mut agents_changed, mut seal_status) = (self.deps.agents.subscribe(), keystore.seal_status());
         let mut names_changed = self.deps.agents.names().subscribe();
         let mut clock_changed = self.deps.clock.subscribe();
+        let mut revocations_changed = self.deps.revocations.subscribe();
         loop {
             clock_changed.borrow_and_update();
+            revocations_changed.borrow_and_update();
             names_changed.borrow_and_update();
             seal_status.borrow_and_update();
             agents_changed.borrow_and_update();
@@ -187,6 +192,7 @@ impl CaManager {
                 _ = names_changed.changed() => {}
                 _ = seal_status.changed() => {}
                 _ = clock_changed.changed() => {}
+                _ = revocations_changed.changed() => {}
                 () = self.deps.certificate_issuer.renewal_wanted(), if is_ready => {}
                 Ok(()) = delegated_ca.changed() => {
                     ca.set_parent(delegated_ca.borrow_and_update().clone());
@@ -234,7 +240,11 @@ impl CaManager {
     async fn advance(&self, ca: &mut HostCa) -> Result<(), StepError> {
         self.deps.audit.ensure_writable()?;
         // Revocation takes effect without the TPM, and so comes before renewal, which may have to wait.
-        let left = self.revoke(ca).await?;
+        let revocations = self.deps.revocations.current();
+        let left = self.revoke(ca, &revocations).await?;
+        if left == 0 {
+            self.deps.revocations.certificates_revoked(revocations.latest_epoch());
+        }
         if ca.crls_are_not_yet_valid() {
             ca.reissue_crls().await?;
             self.activate(ca)?;
@@ -253,7 +263,7 @@ impl CaManager {
         Ok(())
     }
 
-    /// Revokes the certificates of agents that are no longer registered, or not with the conditions under
+    /// Revokes the certificates of agents that are revoked or no longer registered, or not with the conditions under
     /// which the certificates were issued, and those that were issued while the clock was ahead, once it can
     /// be trusted: a clock that is behind makes all of them look so. While the number of a user or group is
     /// not known, that is not known either, nor before the agents have been read without faults once, nor if
@@ -262,11 +272,13 @@ impl CaManager {
     /// The lists that callers get have them at once. Their records are dropped when `ca.json` has them: until
     /// then, and after a crash, the next step finds them again. Returns how many are on no list for want of
     /// room.
-    async fn revoke(&self, ca: &mut HostCa) -> Result<usize, StepError> {
+    async fn revoke(&self, ca: &mut HostCa, revocations: &RevocationSet) -> Result<usize, StepError> {
         let certificate_issuer = &self.deps.certificate_issuer;
         let Some(issuer_state) = self.deps.issuer.state() else { return Ok(0) };
         let registrations = self.deps.agents.registrations();
-        if !registrations.agents.has_removed_others() {
+        let is_frozen = revocations.freeze().is_some();
+        let knows_agents = registrations.agents.has_removed_others();
+        if !knows_agents && !is_frozen {
             return Ok(0);
         }
         let registered: HashMap<String, &AgentEntry> = registrations
@@ -279,7 +291,10 @@ impl CaManager {
         let (future, is_trusted) = (ca.future_leaves(), self.deps.clock.is_trusted());
         certificate_issuer.count_future(&future);
         let orphaned = certificate_issuer.orphaned(|id, leaf| {
-            let Some(entry) = registered.get(id) else { return true };
+            let Some(entry) = registered.get(id) else { return knows_agents || is_frozen };
+            if revocations.blocking_entry(entry).is_some() {
+                return true;
+            }
             if is_trusted && future.contains(leaf) {
                 return true;
             }

@@ -38,6 +38,7 @@ mod parts;
 mod pcr_changes;
 mod posture_monitor;
 mod reader;
+mod revocation_manager;
 mod servers;
 mod signals;
 mod sockets;

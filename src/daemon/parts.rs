@@ -4,6 +4,7 @@ use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
+use super::revocation_manager::RevocationDeps;
 use crate::agents::{AgentRegistry, AgentSource};
 use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
@@ -16,6 +17,7 @@ use crate::peer::{DigestCache, Readers, ServiceManager, hidden_processes};
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
+use crate::revocation::Revocations;
 use crate::service::{ServiceDeps, log_faults};
 use crate::tpm::TpmConfig;
 
@@ -29,6 +31,7 @@ pub(super) struct Parts {
     policies: Policies,
     federation: Federation,
     credentials: CredentialStore,
+    revocations: Revocations,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
     enrollment: Enrollment,
@@ -56,6 +59,7 @@ impl Parts {
             audit,
             clock_state: ClockState::new(clock.clone()),
             credentials: CredentialStore::new(&paths.state, clock.clone()),
+            revocations: Revocations::new(&paths.state, clock.clone()),
             clock,
             agents,
             policies,
@@ -103,6 +107,7 @@ impl Parts {
             certificate_issuer: self.certificate_issuer.clone(),
             issuer: self.issuer.clone(),
             agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
             audit: self.audit.clone(),
             clock: self.clock_state.clone(),
             enrollment: self.enrollment.clone(),
@@ -122,6 +127,11 @@ impl Parts {
             keystore: issuer.keystore.clone(),
             issuer_first_attempt: issuer.first_attempt.clone(),
         }
+    }
+
+    /// For the revocation manager.
+    pub fn revocation_deps(&self, issuer: &IssuerHandle) -> RevocationDeps {
+        RevocationDeps { revocations: self.revocations.clone(), keystore: issuer.keystore.clone() }
     }
 
     /// For the posture monitor.
@@ -161,6 +171,7 @@ impl Parts {
             )
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
+            revocations: self.revocations,
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,

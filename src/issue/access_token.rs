@@ -172,6 +172,7 @@ pub(super) fn build(
             issuer_state.clock_sync(),
             header.key_protection(),
             permit.policy(),
+            permit.epoch(),
         ),
     };
     let jws = UnsignedJws::of_claims(header, &claims)?;

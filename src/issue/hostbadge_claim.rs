@@ -33,11 +33,13 @@ pub(super) struct HostbadgeClaim<'a> {
     /// SHA-256 of the policies in force, in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<String>,
+    /// The epoch of the revocations: a revocation of a scope of the token with a greater one revokes it.
+    epoch: u64,
 }
 
 impl<'a> HostbadgeClaim<'a> {
     /// `clock` is the state of the clock from which the token has its times, `key_protection` where the
-    /// signing key is: `sealed` or `tpm`, `policy` the policies at the decision.
+    /// signing key is: `sealed` or `tpm`, `policy` the policies and `epoch` the revocations at the decision.
     pub(super) fn new(
         host: &'a HostIdentity,
         agent: &'a AuthenticatedAgent,
@@ -45,6 +47,7 @@ impl<'a> HostbadgeClaim<'a> {
         clock: ClockSync,
         key_protection: &'static str,
         policy: Option<PolicySetId>,
+        epoch: u64,
     ) -> HostbadgeClaim<'a> {
         let peer = agent.peer();
         HostbadgeClaim {
@@ -60,6 +63,7 @@ impl<'a> HostbadgeClaim<'a> {
             clock,
             match_tag: agent.match_tag(),
             policy: policy.map(|policy| policy.sha256_hex()),
+            epoch,
         }
     }
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::issuer::IssuerState;
 use crate::agents::{Registrations, TagCheck};
 use crate::clock::Timestamp;
+use crate::revocation::{IssuedToken, Revocations};
 use crate::verify::{self, Expectation};
 
 /// An introspection request.
@@ -37,6 +38,15 @@ pub struct Introspection {
 #[error("the token cannot be checked now: its agent is registered by {0}, whose number is not known yet")]
 pub struct Undecided(String);
 
+/// What makes a token of this host valid, beside its signature and its times.
+#[derive(Clone, Copy)]
+pub struct ValidNow<'a> {
+    /// The registered agents.
+    pub registrations: &'a Registrations,
+    /// What has been revoked.
+    pub revocations: &'a Revocations,
+}
+
 /// What a verified token says about its agent.
 pub(super) struct TokenSubject<'a> {
     /// The agent's name.
@@ -45,6 +55,10 @@ pub(super) struct TokenSubject<'a> {
     pub spiffe_id: &'a str,
     /// The audience for which the token is used.
     pub audience: &'a str,
+    /// The key that signed it.
+    pub kid: &'a str,
+    /// Its identifier.
+    pub jti: &'a str,
     /// All claims of the token.
     pub claims: &'a Value,
 }
@@ -62,8 +76,8 @@ impl Introspection {
 }
 
 impl IssuerState {
-    /// Checks signature, times, issuer and audience, and that the agent is of `tenant`, the caller's, and still
-    /// registered with a grant for the audience and with the conditions that it met. Agents without a tenant
+    /// Checks signature, times, issuer and audience, that it is not revoked, and that the agent is of `tenant`, the
+    /// caller's, and still registered with a grant for the audience and with the conditions that it met. Agents without a tenant
     /// are a group of their own, as those of a tenant are.
     ///
     /// # Errors
@@ -72,7 +86,7 @@ impl IssuerState {
         &self,
         request: &IntrospectionRequest,
         tenant: Option<&str>,
-        registrations: &Registrations,
+        valid: ValidNow<'_>,
         now: Timestamp,
     ) -> Result<Introspection, Undecided> {
         let issuer = match self.issuer_of(tenant) {
@@ -90,9 +104,11 @@ impl IssuerState {
             name: &claims.client_id,
             spiffe_id: &claims.sub,
             audience: &claims.aud,
+            kid: &verified.kid,
+            jti: &claims.jti,
             claims: &verified.raw_claims,
         };
-        let mut response = match self.inactive_reason(&subject, tenant, registrations)? {
+        let mut response = match self.inactive_reason(&subject, tenant, valid)? {
             Some(reason) => Introspection::inactive(reason),
             None => Introspection {
                 active: true,
@@ -112,8 +128,9 @@ impl IssuerState {
         &self,
         token: &TokenSubject<'_>,
         tenant: Option<&str>,
-        registrations: &Registrations,
+        valid: ValidNow<'_>,
     ) -> Result<Option<String>, Undecided> {
+        let ValidNow { registrations, revocations } = valid;
         let name = token.name;
         let Some(entry) = registrations.agents.get(name) else {
             return Ok(Some(format!("agent \"{name}\" is not registered any more")));
@@ -124,11 +141,22 @@ impl IssuerState {
         if entry.tenant.as_deref() != tenant {
             return Ok(Some(format!("agent \"{name}\" is of another tenant than the caller")));
         }
+        let claim = &token.claims["hostbadge"];
+        let issued = IssuedToken {
+            agent: entry,
+            invocation: claim["invocation"].as_str(),
+            kid: token.kid,
+            jti: token.jti,
+            epoch: claim["epoch"].as_u64().unwrap_or_default(),
+        };
+        if let Some(reason) = revocations.revoked_reason(&issued) {
+            return Ok(Some(reason));
+        }
         if entry.grant(token.audience).is_none() {
             return Ok(Some(format!("agent \"{name}\" has no grant for its audience any more")));
         }
         // Tokens of releases that did not write the tag expire within an hour.
-        let tag = token.claims["hostbadge"]["match"].as_str().and_then(|tag| tag.parse().ok());
+        let tag = claim["match"].as_str().and_then(|tag| tag.parse().ok());
         match tag.map_or(TagCheck::Same, |tag| registrations.check_tag(entry, tag)) {
             TagCheck::Same => Ok(None),
             TagCheck::Changed => {

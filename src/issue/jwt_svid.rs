@@ -131,6 +131,7 @@ fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> R
             issuer_state.clock_sync(),
             header.key_protection(),
             permit.policy(),
+            permit.epoch(),
         ),
     };
     let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key())?;

@@ -28,6 +28,13 @@ pub struct KeyReport {
     pub endorsement: Option<String>,
 }
 
+impl KeyReport {
+    /// Whether it is an issuing key, which signs in memory, and its private key is not destroyed.
+    pub fn is_in_memory(&self) -> bool {
+        !matches!(self.state, KeyState::Destroyed | KeyState::Tpm)
+    }
+}
+
 /// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {

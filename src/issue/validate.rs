@@ -1,8 +1,7 @@
 //! Validation of JWT-SVIDs of this trust domain and of federated trust domains.
 
-use super::introspect::{Introspection, TokenSubject, Undecided};
+use super::introspect::{Introspection, TokenSubject, Undecided, ValidNow};
 use super::issuer::IssuerState;
-use crate::agents::Registrations;
 use crate::clock::Timestamp;
 use crate::verify::{self, JwtAuthorities};
 
@@ -29,7 +28,7 @@ impl IssuerState {
         &'k self,
         request: &ValidationRequest,
         tenant: Option<&str>,
-        registrations: &Registrations,
+        valid: ValidNow<'_>,
         federated_keys: impl FnOnce(&str) -> Option<&'k JwtAuthorities>,
         now: Timestamp,
     ) -> Result<Introspection, Undecided> {
@@ -52,9 +51,11 @@ impl IssuerState {
                 name: svid.spiffe_id.rsplit('/').next().unwrap_or_default(),
                 spiffe_id: &svid.spiffe_id,
                 audience: &request.audience,
+                kid: &svid.kid,
+                jti: jti.as_deref().unwrap_or_default(),
                 claims: &claims,
             };
-            if let Some(reason) = self.inactive_reason(&token, tenant, registrations)? {
+            if let Some(reason) = self.inactive_reason(&token, tenant, valid)? {
                 return Ok(Introspection { jti, ..Introspection::inactive(reason) });
             }
         }

@@ -154,6 +154,7 @@ fn mint(
             issuer_state.clock_sync(),
             header.key_protection(),
             permit.policy(),
+            permit.epoch(),
         ),
     };
     let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key())?;

@@ -56,6 +56,12 @@ pub enum Error {
         "{0}; put the latest copy back, or accept the credentials as they are: hostbadge credential accept"
     )]
     CredentialsRolledBack(Rollback),
+    /// The rows of `revocations.db` are not the ones written last.
+    #[error(
+        "{0}: revocations may be missing in it; put the latest copy back, or accept it as it is, which revokes \
+         everything that was issued before: hostbadge revoke accept"
+    )]
+    RevocationsRolledBack(Rollback),
     /// A state file was changed, or belongs to another host.
     #[error("{path}: {reason}; put it back from a backup of this host", path = path.display())]
     InvalidFile {
@@ -117,6 +123,7 @@ impl Error {
             Error::RolledBack(_)
             | Error::RolledBackAtRecovery(_)
             | Error::CredentialsRolledBack(_)
+            | Error::RevocationsRolledBack(_)
             | Error::InvalidFileAtRecovery { .. }
             | Error::UnexpectedRecoveryKey
             | Error::NoRecoveryKey

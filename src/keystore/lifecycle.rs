@@ -17,7 +17,7 @@ use super::error::Error;
 use super::kek::{Kek, KekDependent, KekPair};
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
-use super::state_manifest::{CREDENTIALS_DATABASE, DatabaseDigests, StateManifest};
+use super::state_manifest::{DatabaseDigests, StateDatabase, StateManifest};
 use super::tenant_keks::{TenantKeks, TenantKeksFile};
 use crate::clock::Clock;
 use crate::store;
@@ -112,28 +112,36 @@ impl Keystore {
         task.await.map_err(|_| Error::ShuttingDown)?
     }
 
-    /// Changes `credentials.db` by `write`, after which its rows have this digest. The change is on disk when
-    /// this returns.
-    pub(crate) async fn write_credentials(
+    /// Changes a database by `write`, after which its rows have this digest. The change is on disk when this
+    /// returns.
+    pub(crate) async fn write_database(
         &self,
+        database: StateDatabase,
         digest: [u8; 32],
         write: impl FnOnce() -> Result<(), store::Error> + Send + 'static,
     ) -> Result<(), Error> {
         let (state, tpm) = (self.state.clone(), self.tpm.clone());
         // In a task, as in `write_file`.
         let task = tokio::spawn(async move {
-            state.lock().await.manifest.replace(&tpm, CREDENTIALS_DATABASE, &digest, write).await
+            state.lock().await.manifest.replace(&tpm, database.file_name(), &digest, write).await
         });
         task.await.map_err(|_| Error::ShuttingDown)?
     }
 
-    /// Compares the digest of the rows of `credentials.db` with the manifest; `None` if it does not exist.
+    /// Compares the digest of the rows of a database with the manifest; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`Error::CredentialsRolledBack`].
-    pub(crate) async fn verify_credentials(&self, digest: Option<&[u8; 32]>) -> Result<(), Error> {
+    /// [`Error::CredentialsRolledBack`], [`Error::RevocationsRolledBack`].
+    pub(crate) async fn verify_database(
+        &self,
+        database: StateDatabase,
+        digest: Option<&[u8; 32]>,
+    ) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        state.manifest.verify_database(CREDENTIALS_DATABASE, digest).map_err(Error::CredentialsRolledBack)
+        state.manifest.verify_database(database.file_name(), digest).map_err(match database {
+            StateDatabase::Credentials => Error::CredentialsRolledBack,
+            StateDatabase::Revocations => Error::RevocationsRolledBack,
+        })
     }
 
     /// Increments the TPM's counter, if an earlier change could not.

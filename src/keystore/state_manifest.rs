@@ -1,5 +1,5 @@
 //! The anti-rollback manifest, `ledger.json`: the latest version of each state file, and of the rows of
-//! `credentials.db`.
+//! `credentials.db` and `revocations.db`.
 //!
 //! `ledger.json` has the SHA-256 of each tracked file and a generation, under an HMAC whose key only this
 //! host decrypts. Each change of a file increments the generation and then the TPM's counter, which cannot be
@@ -49,12 +49,40 @@ const TRACKED_FILES: [&str; 10] = [
     "tpm.json",
 ];
 /// A database is listed with the digest of its rows. It is verified by the component that uses it, so that a
-/// fault in it affects credentials alone.
-pub(super) const CREDENTIALS_DATABASE: &str = "credentials.db";
+/// fault in `credentials.db` affects credentials alone.
+const DATABASES: [StateDatabase; 2] = [StateDatabase::Credentials, StateDatabase::Revocations];
 /// The digest of a file that does not exist.
 const ABSENT: &str = "absent";
 
 const MAC_KEY_AAD: &[u8] = b"hostbadge ledger key";
+
+/// A database in the state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateDatabase {
+    /// `credentials.db`.
+    Credentials,
+    /// `revocations.db`.
+    Revocations,
+}
+
+impl StateDatabase {
+    /// Its file name.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            StateDatabase::Credentials => "credentials.db",
+            StateDatabase::Revocations => "revocations.db",
+        }
+    }
+
+    /// The digest of the rows in `dir`; `None` where the database does not exist or is damaged.
+    fn digest_in(self, dir: &Path) -> Option<[u8; 32]> {
+        let path = dir.join(self.file_name());
+        match self {
+            StateDatabase::Credentials => Some(store::CredentialRows::read(&path).ok()??.digest()),
+            StateDatabase::Revocations => Some(store::RevocationDatabase::open(&path).ok()??.read().ok()?.1),
+        }
+    }
+}
 
 /// Accepted digests by name, as in the manifest.
 pub(super) type DatabaseDigests = BTreeMap<String, Vec<String>>;
@@ -177,10 +205,10 @@ impl StateManifest {
 
     /// The databases in the directory. One that is damaged is left out, and therefore rejected later.
     pub(super) fn current_databases(dir: &Path) -> DatabaseDigests {
-        match store::CredentialRows::read(&dir.join(CREDENTIALS_DATABASE)) {
-            Ok(Some(rows)) => [(CREDENTIALS_DATABASE.to_owned(), vec![hex(&rows.digest())])].into(),
-            Ok(None) | Err(_) => DatabaseDigests::new(),
-        }
+        let current = DATABASES.iter().filter_map(|database| {
+            Some((database.file_name().to_owned(), vec![hex(&database.digest_in(dir)?)]))
+        });
+        current.collect()
     }
 
     /// The databases that the manifest in the directory lists; none if it cannot be read.
@@ -188,7 +216,10 @@ impl StateManifest {
         let Some(mut manifest) = StateManifest::read(dir, keks).ok().flatten() else {
             return DatabaseDigests::new();
         };
-        manifest.content.files.retain(|name, _| name == CREDENTIALS_DATABASE);
+        manifest
+            .content
+            .files
+            .retain(|name, _| DATABASES.iter().any(|database| name == database.file_name()));
         manifest.content.files
     }
 

@@ -17,8 +17,8 @@ use super::issued_file::LeafRecord;
 use super::issuing_ca::{self, CLOCK_SKEW, ParentCa, UnsignedCa};
 use super::issuing_cas::{self, FutureLeaves, NotRevoked};
 use super::root_ca::{RootCa, RootRenewal, sign};
-use super::settled_clock::SettledClock;
-use crate::clock::{Clock, Timestamp};
+
+use crate::clock::{Clock, SettledClock, Timestamp};
 use crate::issue::{DelegatedCa, HostIdentity};
 use crate::keystore::{KekDependent, Keystore};
 use crate::store;

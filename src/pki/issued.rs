@@ -14,8 +14,8 @@ use data_encoding::HEXLOWER;
 
 use super::issued_file::{IssuedCertificatesFile, LeafRecord, Leaves};
 use super::quota::{self, BoundReached, Taken};
-use super::settled_clock::SettledClock;
-use crate::clock::Timestamp;
+
+use crate::clock::{SettledClock, Timestamp};
 use crate::store;
 
 /// Leaves in memory, with those that do not count.

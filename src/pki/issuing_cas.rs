@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn clock_that_is_ahead_for_a_moment_undoes_no_revocation() {
-        let mut clock = super::super::settled_clock::SettledClock::default();
+        let mut clock = crate::clock::SettledClock::default();
         let boot = crate::clock::BootTime::now();
         let mut at = |ahead: Duration, elapsed: Duration| {
             let now = NOW.after(ahead + elapsed);

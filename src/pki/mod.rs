@@ -29,7 +29,6 @@ mod issuing_cas;
 mod lost_records;
 mod quota;
 mod root_ca;
-mod settled_clock;
 mod svid;
 
 pub use bundle::bundle_document;

@@ -30,11 +30,12 @@ impl AttestationPermit {
 /// whose posture is not accepted by its evidence.
 ///
 /// # Errors
-/// A [`Refusal`] with `access_denied` if the policies forbid it.
+/// A [`Refusal`] with `access_denied` if the agent is revoked or the policies forbid it.
 pub fn decide_attestation(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
 ) -> Result<AttestationPermit, Refusal> {
+    circumstances.check_revoked(&agent)?;
     let posture = match circumstances.posture.mode {
         PostureMode::Off => Posture::Off,
         PostureMode::Warn | PostureMode::Enforce => circumstances.posture.posture,

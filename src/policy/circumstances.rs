@@ -1,8 +1,11 @@
 //! What a decision depends on besides the agent and its request.
 
+use std::sync::Arc;
+
 use crate::agents::{AgentEntry, AuthenticatedAgent, TimeLimits};
 use crate::clock::TimeAtDecision;
 use crate::posture::{Posture, PostureAtDecision};
+use crate::revocation::RevocationSet;
 
 use super::cedar::{Act, Approval, PolicySnapshot};
 use super::refusal::{ErrorCode, Refusal};
@@ -20,9 +23,28 @@ pub struct Circumstances {
     pub policies: PolicySnapshot,
     /// The time of day.
     pub time: TimeAtDecision,
+    /// What has been revoked.
+    pub revocations: Arc<RevocationSet>,
 }
 
 impl Circumstances {
+    /// Refuses an agent to which nothing is issued, because it is revoked.
+    ///
+    /// # Errors
+    /// `access_denied`; `temporarily_unavailable` while it is not known what is revoked.
+    pub(super) fn check_revoked(&self, agent: &AuthenticatedAgent) -> Result<(), Refusal> {
+        if !self.revocations.is_loaded() {
+            let description = "the revocations of this host are not available; see hostbadge status";
+            return Err(self.refusal(Refusal::new(ErrorCode::TemporarilyUnavailable, description), agent));
+        }
+        match self.revocations.blocking(agent) {
+            None => Ok(()),
+            Some(revocation) => {
+                Err(self.refusal(Refusal::new(ErrorCode::AccessDenied, revocation.description()), agent))
+            }
+        }
+    }
+
     /// Asks the policies, after the grants have allowed what is requested.
     ///
     /// # Errors

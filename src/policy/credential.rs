@@ -61,7 +61,7 @@ impl CredentialPermit {
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no `[[credential]]` of this name, and `access_denied`
-/// if it may not have the value or is drained, the permission has expired or does not count at this hour, or
+/// if it is revoked, may not have the value or is drained, the permission has expired or does not count at this hour, or
 /// the host's posture or a policy forbids it.
 pub fn decide_credential(
     agent: AuthenticatedAgent,
@@ -69,6 +69,7 @@ pub fn decide_credential(
     request: CredentialRequest,
 ) -> Result<CredentialPermit, Refusal> {
     let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_credential(&request.name);
+    circumstances.check_revoked(&agent).map_err(|refusal| refusal.with_credential(&request.name))?;
     let refuse = |code, description: String| named(Refusal::new(code, description));
     let granted = agent.entry().credential(&request.name);
     let Some(granted) = granted else {

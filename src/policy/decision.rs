@@ -35,6 +35,7 @@ pub struct Permit {
     ttl: Duration,
     signer: Signer,
     typ: TokenTyp,
+    epoch: u64,
 }
 
 impl Permit {
@@ -81,6 +82,11 @@ impl Permit {
     pub fn typ(&self) -> TokenTyp {
         self.typ
     }
+
+    /// Returns the epoch of the revocations at the decision.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
 }
 
 /// A positive decision on an identity document (X509-SVID, WIT-SVID). It needs no grant, because an identity
@@ -90,6 +96,7 @@ pub struct IdentityPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
     approval: Approval,
+    epoch: u64,
 }
 
 impl IdentityPermit {
@@ -106,6 +113,11 @@ impl IdentityPermit {
     /// Returns the policies that were in force.
     pub fn policy(&self) -> Option<PolicySetId> {
         self.approval.set()
+    }
+
+    /// Returns the epoch of the revocations at the decision.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 }
 
@@ -125,14 +137,15 @@ pub enum Signer {
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no grant for the audience, `invalid_scope` if the
-/// grant lacks a requested scope, and `access_denied` if the agent is drained, the grant has expired or does
-/// not count at this hour, or the host's posture or a policy forbids the token.
+/// grant lacks a requested scope, and `access_denied` if the agent is revoked or drained, the grant has expired
+/// or does not count at this hour, or the host's posture or a policy forbids the token.
 pub fn decide(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
     request: TokenRequest,
 ) -> Result<Permit, Refusal> {
     let named = |refusal: Refusal| circumstances.refusal(refusal, &agent).with_audience(&request.audience);
+    circumstances.check_revoked(&agent).map_err(|refusal| refusal.with_audience(&request.audience))?;
     let refuse = |code, description: String| named(Refusal::new(code, description));
     let mut terms =
         grant_terms(agent.entry(), &request).map_err(|(code, description)| refuse(code, description))?;
@@ -146,7 +159,8 @@ pub fn decide(
     let approval = circumstances.approve(&agent, posture, terms.act(&request.audience)).map_err(named)?;
     let scope = join_scopes(terms.scopes.iter());
     let typ = grant.typ;
-    Ok(Permit { posture, approval, scope, ttl, signer, typ, audience: request.audience, agent })
+    let epoch = circumstances.revocations.epoch();
+    Ok(Permit { posture, approval, scope, ttl, signer, typ, epoch, audience: request.audience, agent })
 }
 
 /// What a grant gives of a token request.
@@ -224,7 +238,7 @@ pub fn decide_identity(
 }
 
 /// Decides whether an agent may keep an identity document that it has: as [`decide_identity`], also while it is
-/// drained.
+/// drained. One that is revoked may not.
 ///
 /// # Errors
 /// As [`decide_identity`].
@@ -232,11 +246,15 @@ pub fn decide_kept_identity(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
 ) -> Result<IdentityPermit, Refusal> {
+    circumstances.check_revoked(&agent)?;
     let approved = check_posture(circumstances.posture.mode, &circumstances.posture)
         .map_err(|description| Refusal::new(ErrorCode::AccessDenied, description))
         .and_then(|posture| Ok((posture, circumstances.approve(&agent, posture, Act::Certificate)?)));
     match approved {
-        Ok((posture, approval)) => Ok(IdentityPermit { agent, posture, approval }),
+        Ok((posture, approval)) => {
+            let epoch = circumstances.revocations.epoch();
+            Ok(IdentityPermit { agent, posture, approval, epoch })
+        }
         Err(refusal) => Err(circumstances.refusal(refusal, &agent)),
     }
 }

@@ -32,6 +32,7 @@ pub struct JwtSvidPermit {
     approval: Approval,
     audiences: Vec<String>,
     ttl: Duration,
+    epoch: u64,
 }
 
 impl JwtSvidPermit {
@@ -58,6 +59,11 @@ impl JwtSvidPermit {
     /// Returns the longest lifetime that the token may have: the shortest of the grants' lifetimes.
     pub fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    /// Returns the epoch of the revocations at the decision.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 }
 
@@ -90,5 +96,6 @@ pub fn decide_jwt_svid(
     let posture = permits.iter().map(Permit::posture).reduce(common_posture).unwrap_or(Posture::Off);
     // All were decided by the same policies.
     let approval = permits.first().map(Permit::approval).cloned().ok_or_else(no_audience)?;
-    Ok(JwtSvidPermit { agent, posture, approval, audiences: audiences.to_vec(), ttl })
+    let epoch = circumstances.revocations.epoch();
+    Ok(JwtSvidPermit { agent, posture, approval, audiences: audiences.to_vec(), ttl, epoch })
 }

@@ -37,6 +37,8 @@ pub enum StateCommand {
     ChangeCredential,
     /// The removal of a tenant.
     RemoveTenant,
+    /// A revocation of a scope, or its end.
+    Revoke,
 }
 
 /// A command is beyond its bound.
@@ -82,6 +84,7 @@ impl StateCommand {
             | StateCommand::AcceptPosture
             | StateCommand::AcceptClock => (12, 48),
             StateCommand::ChangeCredential | StateCommand::RemoveTenant => (60, 240),
+            StateCommand::Revoke => (120, 480),
         }
     }
 }

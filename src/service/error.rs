@@ -13,6 +13,7 @@ use crate::issue::{self, KeyCommandError};
 use crate::peer::InspectError;
 use crate::policy::{ErrorCode, Refusal};
 use crate::posture::PostureCommandError;
+use crate::revocation;
 
 /// Why a caller does not get what it asked for.
 #[derive(Debug)]
@@ -81,6 +82,9 @@ pub enum AdminError {
     /// A command on sealed credentials failed.
     #[error(transparent)]
     Credentials(#[from] credentials::Error),
+    /// A command on revocations failed.
+    #[error(transparent)]
+    Revocation(#[from] revocation::Error),
     /// The audit log cannot be read.
     #[error("the audit log cannot be read: {0}")]
     ReadAudit(#[source] io::Error),
@@ -179,6 +183,7 @@ impl AdminError {
             AdminError::Posture(error) => error.class(),
             AdminError::Enrollment(error) => error.class(),
             AdminError::Credentials(error) => error.class(),
+            AdminError::Revocation(error) => error.class(),
             AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,
         }
     }

@@ -33,7 +33,8 @@ pub enum ServiceHealth {
     /// and keys do not rotate.
     WithoutTpm,
     /// Nothing is issued: the issuer is not ready, the agents have not been read without faults, the audit
-    /// log cannot be written, the posture or the clock forbids it, or no worker runs.
+    /// log cannot be written, the posture or the clock forbids it, the host is frozen, its revocations are not
+    /// known, or no worker runs.
     NotIssuing,
 }
 
@@ -69,7 +70,8 @@ impl IdentityService {
         let no_worker_runs = stalled > 0 && stalled == workers;
         let knows_agents = self.deps.agents.current().is_loaded();
         let permits = knows_agents && audit_works && posture_permits && !no_worker_runs;
-        let issuer_state = self.deps.issuer.state().filter(|_| permits && self.clock_permits());
+        let permits = permits && self.clock_permits() && self.revocations_permit();
+        let issuer_state = self.deps.issuer.state().filter(|_| permits);
         let Some(issuer_state) = issuer_state else {
             return ServiceHealth::NotIssuing;
         };
@@ -97,6 +99,11 @@ impl IdentityService {
         }
     }
 
+    /// Whether the revocations are known, and the host is not frozen.
+    fn revocations_permit(&self) -> bool {
+        self.deps.revocations.is_open() && self.deps.revocations.current().freeze().is_none()
+    }
+
     /// The host's posture now.
     pub(super) fn posture(&self) -> Posture {
         self.deps.posture.evaluate(BootTime::now()).posture
@@ -116,7 +123,10 @@ impl IdentityService {
 
     /// The issuer, or a refusal with the reason.
     pub(super) fn issuer_state(&self) -> Result<Arc<IssuerState>, Rejection> {
-        self.ready_issuer().map_err(|e| Refusal::new(ErrorCode::TemporarilyUnavailable, e.to_string()).into())
+        let unavailable = |e: NotReady| Refusal::new(ErrorCode::TemporarilyUnavailable, e.to_string());
+        let issuer_state = self.ready_issuer().map_err(unavailable)?;
+        self.require_revocations()?;
+        Ok(issuer_state)
     }
 
     /// The issuer, or the reason why it is not ready.

@@ -18,6 +18,7 @@ use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Policies};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
+use crate::revocation::Revocations;
 use crate::tpm::{Tpm, TpmState};
 use crate::wire::status::TpmDescription;
 
@@ -33,6 +34,8 @@ pub struct ServiceDeps {
     pub limiter: Limiter,
     /// The sealed credentials, once they are available.
     pub credentials: CredentialStore,
+    /// What has been revoked.
+    pub revocations: Revocations,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.

@@ -37,6 +37,7 @@ mod posture;
 mod rejection;
 mod reload;
 mod requests;
+mod revocations;
 mod status;
 mod streams;
 mod tenants;

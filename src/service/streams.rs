@@ -38,6 +38,7 @@ pub struct IdentityInputs {
     bundles: Arc<FederatedBundles>,
     ca_generation: u64,
     posture: Posture,
+    revocations: u64,
     taken_at: Instant,
 }
 
@@ -86,6 +87,7 @@ impl IdentityService {
             bundles: self.deps.federation.bundles(),
             ca_generation: self.deps.certificate_issuer.generation(),
             posture: self.posture(),
+            revocations: self.deps.revocations.generation(),
             taken_at: Instant::now(),
         }))
     }
@@ -186,6 +188,18 @@ impl IdentityService {
             posture: self.deps.posture.evaluate(BootTime::now()),
             policies: self.deps.policies.snapshot(),
             time: self.deps.clock_state.at_decision(),
+            revocations: self.deps.revocations.current(),
+        }
+    }
+
+    /// Refuses an agent that was revoked since its request was decided.
+    pub(super) fn ensure_not_revoked(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
+        match self.deps.revocations.current().blocking(agent) {
+            None => Ok(()),
+            Some(revocation) => {
+                let description = revocation.description();
+                Err(Rejection::new(ErrorCode::AccessDenied, description, agent.peer()).with_agent(agent))
+            }
         }
     }
 
@@ -212,6 +226,7 @@ impl IdentityInputs {
             && issuer_ptr(self) == issuer_ptr(current)
             && Arc::ptr_eq(&self.bundles, &current.bundles)
             && (self.ca_generation, self.posture) == (current.ca_generation, current.posture)
+            && self.revocations == current.revocations
             && current.taken_at.duration_since(self.taken_at) < IDENTITY_TTL
     }
 }

@@ -5,7 +5,7 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::requests::{self, JwtSvidParams};
 use crate::agents::AuthenticatedAgent;
-use crate::issue::{AccessToken, Introspection, JwtSvid, Undecided};
+use crate::issue::{AccessToken, Introspection, JwtSvid, Undecided, ValidNow};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{self, ErrorCode, JwtSvidRequest, RateLimitKey, Refusal, Signer};
 use crate::wire::agent::{IntrospectionRequest, TokenRequest};
@@ -46,8 +46,9 @@ impl IdentityService {
                 self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
             let request = requests::introspection_request(request);
             let registrations = self.deps.agents.registrations();
+            let valid = ValidNow { registrations: &registrations, revocations: &self.deps.revocations };
             for_each_tenant(agent.clone(), others, |tenant| {
-                issuer_state.introspect(&request, tenant, &registrations, self.deps.clock.now())
+                issuer_state.introspect(&request, tenant, valid, self.deps.clock.now())
             })
             .map_err(|e| undecided(&e, &peer).with_agent(&agent))
         };
@@ -92,9 +93,10 @@ impl IdentityService {
             let bundles = self.deps.federation.bundles();
             let federated_keys = |domain: &str| bundles.get(domain).map(|bundle| &bundle.jwt_authorities);
             let registrations = self.deps.agents.registrations();
+            let valid = ValidNow { registrations: &registrations, revocations: &self.deps.revocations };
             for_each_tenant(agent.clone(), others, |tenant| {
                 let now = self.deps.clock.now();
-                issuer_state.validate_jwt_svid(&request, tenant, &registrations, federated_keys, now)
+                issuer_state.validate_jwt_svid(&request, tenant, valid, federated_keys, now)
             })
             .map_err(|e| undecided(&e, &peer).with_agent(&agent))
         };
@@ -138,9 +140,10 @@ impl IdentityService {
         // Boxed, because tokens that are signed in memory do not need the room for it.
         let token =
             Box::pin(self.deps.tpm_signer.mint_token(&issuer_state, permit, &self.deps.clock)).await?;
-        // A reload may have taken place while the token waited for the TPM.
+        // A reload or a revocation may have taken place while the token waited for the TPM.
         self.ensure_current(&agent)
             .and_then(|()| self.ensure_policies(policies, &agent))
+            .and_then(|()| self.ensure_not_revoked(&agent))
             .map_err(|rejection| rejection.with_audience(&audience))?;
         Ok(token)
     }

@@ -13,6 +13,8 @@ impl IdentityService {
             self.policies_warning(),
             self.federation_warning(),
             self.credentials_warning(),
+            self.freeze_warning(),
+            self.revocations_warning(),
         ];
         warnings.into_iter().flatten().collect()
     }
@@ -76,6 +78,26 @@ impl IdentityService {
             "federation has {faults}: the {active} read before stay active until the daemon ends. Correct the \
              files (hostbadged --check), then hostbadge agent reload"
         ))
+    }
+
+    fn freeze_warning(&self) -> Option<String> {
+        let set = self.deps.revocations.current();
+        let freeze = set.freeze()?;
+        let reason = if freeze.reason.is_empty() { String::new() } else { format!(" ({})", freeze.reason) };
+        Some(format!(
+            "{} by {}{reason}: nothing is issued. hostbadge thaw ends it",
+            freeze.description(),
+            freeze.revoked_by
+        ))
+    }
+
+    fn revocations_warning(&self) -> Option<String> {
+        let revocations = &self.deps.revocations;
+        if let Some(reason) = &*revocations.blocked_reason().borrow() {
+            return Some(format!("nothing is issued, because the revocations are not known: {reason}"));
+        }
+        let fault = revocations.store_fault()?;
+        Some(format!("revocations are in effect, but would not survive a restart: {fault}"))
     }
 
     fn credentials_warning(&self) -> Option<String> {

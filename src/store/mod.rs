@@ -8,6 +8,7 @@ mod atomic;
 mod credential_rows;
 mod database;
 mod lock;
+mod revocation_rows;
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -22,6 +23,7 @@ use crate::error_class::ErrorClass;
 pub use atomic::{remove_temp_files, write_atomic};
 pub use credential_rows::{CompartmentRow, CredentialRow, CredentialRows};
 pub use lock::DirLock;
+pub use revocation_rows::{GuardedChange, RevocationDatabase, RevocationRow, RevocationRows, TokenRow};
 
 /// Upper bound on the size of a state file in bytes, well above what hostbadge writes.
 const MAX_STATE_FILE_SIZE: u64 = 4 * 1024 * 1024;

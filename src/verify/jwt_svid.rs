@@ -16,6 +16,8 @@ use crate::json;
 pub struct VerifiedJwtSvid {
     /// The claim `sub`: the SPIFFE ID of a workload.
     pub spiffe_id: String,
+    /// The key that signed it.
+    pub kid: String,
     /// All claims as signed, except that `aud` is always a list.
     pub claims: Map<String, Value>,
 }
@@ -83,7 +85,7 @@ pub fn validate_jwt_svid<'k>(
         return Err(Error::InvalidClaim(format!("not for audience \"{}\"", audience.escape_debug())));
     }
     claims.insert("aud".into(), Value::Array(audiences));
-    Ok(VerifiedJwtSvid { spiffe_id, claims })
+    Ok(VerifiedJwtSvid { spiffe_id, kid: header.kid, claims })
 }
 
 /// The value of a NumericDate, in seconds since 1970 (RFC 7519 section 2).

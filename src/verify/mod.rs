@@ -45,6 +45,6 @@ pub(crate) use quote::check_quote;
 pub(crate) use spiffe_id::{is_trust_domain, workload_trust_domain};
 pub use token::{
     Expectation, LEEWAY, TokenClaims, TokenKind, VerifiedAccessToken, VerifiedToken, VerifiedTokenClaims,
-    verify_access_token, verify_token,
+    verify_access_token, verify_token, verify_token_signature,
 };
 pub(crate) use tpm_reader::TpmReader;

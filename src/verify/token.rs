@@ -161,6 +161,24 @@ pub fn verify_token(
     allow_leeway: bool,
     expected: Expectation<'_>,
 ) -> Result<VerifiedToken, Error> {
+    let token = verify_token_signature(text, keys)?;
+    let claims = &token.claims;
+    check_times(claims, now.as_secs(), if allow_leeway { LEEWAY } else { 0 })?;
+    if let Some(issuer) = expected.issuer.filter(|issuer| claims.iss != *issuer) {
+        return Err(Error::InvalidClaim(format!("issued by \"{}\", not by \"{issuer}\"", claims.iss)));
+    }
+    if let Some(audience) = expected.audience {
+        check_audience(token.kind, claims, audience)?;
+    }
+    Ok(token)
+}
+
+/// Verifies the signature and the type of a token of any kind, and not its times: it may have expired.
+///
+/// # Errors
+///
+/// As those of [`verify_token`].
+pub fn verify_token_signature(text: &str, keys: &Jwks) -> Result<VerifiedToken, Error> {
     let is_eat = || Jws::typ_of(text).is_some_and(|typ| typ == EAT_TYP);
     let jws = Jws::parse(text).map_err(|error| if is_eat() { an_eat() } else { error })?;
     let is_wit = match jws.typ() {
@@ -185,13 +203,6 @@ pub fn verify_token(
         (false, Audiences::One(_)) => TokenKind::AccessToken,
         (false, Audiences::Several(_)) => TokenKind::JwtSvid,
     };
-    check_times(&claims, now.as_secs(), if allow_leeway { LEEWAY } else { 0 })?;
-    if let Some(issuer) = expected.issuer.filter(|issuer| claims.iss != *issuer) {
-        return Err(Error::InvalidClaim(format!("issued by \"{}\", not by \"{issuer}\"", claims.iss)));
-    }
-    if let Some(audience) = expected.audience {
-        check_audience(kind, &claims, audience)?;
-    }
     Ok(VerifiedToken { kind, kid: jws.kid().to_owned(), claims, raw_claims })
 }
 

@@ -23,6 +23,7 @@ pub mod keys;
 pub mod manager_address;
 pub mod policy;
 pub mod posture;
+pub mod revocation;
 pub mod status;
 pub mod tenants;
 

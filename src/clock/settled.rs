@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::clock::{BootTime, Timestamp};
+use super::timestamp::{BootTime, Timestamp};
 
 /// A clock that was set less than this long ago may be set back.
 const SETTLING_TIME: Duration = Duration::from_secs(3600);
@@ -15,7 +15,7 @@ const TOLERANCE: Duration = Duration::from_secs(60);
 
 /// The last time at which the clock was set, as far as it has been observed.
 #[derive(Debug, Default)]
-pub(super) struct SettledClock {
+pub struct SettledClock {
     since: Option<(Timestamp, BootTime)>,
 }
 

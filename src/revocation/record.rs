@@ -1,0 +1,53 @@
+//! The revocation of a scope.
+
+use std::time::Duration;
+
+use super::scope::Scope;
+use crate::agents::MAX_TOKEN_TTL;
+use crate::clock::Timestamp;
+
+/// A revocation without effect on new requests is kept for this time: what was issued before it has expired
+/// then. Certificates are on the revocation lists until they expire.
+const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs() + 60);
+
+/// The revocation of a scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// What is revoked.
+    pub scope: Scope,
+    /// What was issued at a lower epoch is revoked.
+    pub epoch: u64,
+    /// Whether nothing is issued in the scope.
+    pub is_blocking: bool,
+    /// When it was revoked.
+    pub revoked_at: Timestamp,
+    /// Who revoked it: `uid 0, pid 7`, or the daemon.
+    pub revoked_by: String,
+    /// Why, in the administrator's words; may be empty.
+    pub reason: String,
+    /// From when on it has no effect; `None` while it blocks.
+    pub lapses: Option<Timestamp>,
+    /// Whether the state manifest has it at once. Ended invocations are in the next batch.
+    pub is_guarded: bool,
+}
+
+impl Revocation {
+    /// The same without effect on new requests, from `now` on.
+    pub(super) fn lifted(&self, now: Timestamp) -> Revocation {
+        Revocation { is_blocking: false, lapses: Some(lapses_after(now)), ..self.clone() }
+    }
+
+    /// One line for callers and records.
+    pub fn description(&self) -> String {
+        let what = match self.scope.kind() {
+            super::ScopeKind::Everything => "this host is frozen".to_owned(),
+            _ => format!("{} is revoked", self.scope),
+        };
+        format!("{what} since {}", self.revoked_at.to_rfc3339_seconds())
+    }
+}
+
+/// When a revocation that blocks nothing can be forgotten.
+pub(super) fn lapses_after(now: Timestamp) -> Timestamp {
+    now.after(RETENTION)
+}

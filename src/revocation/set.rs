@@ -1,0 +1,159 @@
+//! The revoked scopes at one moment.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::record::Revocation;
+use super::scope::{Scope, ScopeKind};
+use crate::agents::{AgentEntry, AuthenticatedAgent};
+use crate::clock::Timestamp;
+
+/// The revoked scopes at one moment. A change makes another set.
+#[derive(Clone, Debug, Default)]
+pub struct RevocationSet {
+    /// Whether the revocations are known.
+    is_loaded: bool,
+    /// The greatest epoch of a revocation that is on disk.
+    issue_epoch: u64,
+    /// The greatest epoch of a revocation.
+    latest_epoch: u64,
+    by_scope: HashMap<Scope, Arc<Revocation>>,
+    blocking: usize,
+}
+
+/// What a revocation can find in a token.
+#[derive(Clone, Copy, Debug)]
+pub struct IssuedToken<'a> {
+    /// The agent, as it is registered now.
+    pub agent: &'a AgentEntry,
+    /// The invocation of the process that got it.
+    pub invocation: Option<&'a str>,
+    /// The key that signed it.
+    pub kid: &'a str,
+    /// Its identifier.
+    pub jti: &'a str,
+    /// The epoch at its issue; 0 for tokens of earlier releases, which have none.
+    pub epoch: u64,
+}
+
+impl RevocationSet {
+    pub(super) fn new(epoch: u64, revocations: impl IntoIterator<Item = Revocation>) -> RevocationSet {
+        let by_scope: HashMap<_, _> =
+            revocations.into_iter().map(|one| (one.scope.clone(), Arc::new(one))).collect();
+        let blocking = by_scope.values().filter(|one| one.is_blocking).count();
+        let latest_epoch = by_scope.values().map(|one| one.epoch).fold(epoch, u64::max);
+        RevocationSet { is_loaded: true, issue_epoch: latest_epoch, latest_epoch, by_scope, blocking }
+    }
+
+    /// Whether the revocations are known. Nothing is issued while they are not.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    /// The epoch that tokens carry which are issued now.
+    pub fn epoch(&self) -> u64 {
+        self.issue_epoch
+    }
+
+    /// The epoch of the next revocation.
+    pub(super) fn next_epoch(&self) -> u64 {
+        self.latest_epoch + 1
+    }
+
+    pub(super) fn with_issue_epoch(&self, issue_epoch: u64) -> RevocationSet {
+        RevocationSet { issue_epoch, ..self.clone() }
+    }
+
+    /// The greatest epoch of a revocation.
+    pub fn latest_epoch(&self) -> u64 {
+        self.latest_epoch
+    }
+
+    /// The revocations, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Revocation> {
+        self.by_scope.values().map(|one| &**one)
+    }
+
+    /// The number of revocations.
+    pub fn len(&self) -> usize {
+        self.by_scope.len()
+    }
+
+    /// Whether no scope is revoked.
+    pub fn is_empty(&self) -> bool {
+        self.by_scope.is_empty()
+    }
+
+    /// The revocation of a scope.
+    pub fn get(&self, scope: &Scope) -> Option<&Revocation> {
+        self.by_scope.get(scope).map(|one| &**one)
+    }
+
+    /// Whether everything is revoked and nothing is issued.
+    pub fn freeze(&self) -> Option<&Revocation> {
+        self.get(&Scope::everything()).filter(|one| one.is_blocking)
+    }
+
+    /// Why an agent's process gets nothing; `None` if no revocation is the reason.
+    pub fn blocking(&self, agent: &AuthenticatedAgent) -> Option<&Revocation> {
+        if self.blocking == 0 {
+            return None;
+        }
+        self.find(agent.entry(), agent.peer().invocation.as_deref(), |one| one.is_blocking)
+    }
+
+    /// Why an agent gets nothing, whichever of its processes asks.
+    pub fn blocking_entry(&self, agent: &AgentEntry) -> Option<&Revocation> {
+        if self.blocking == 0 {
+            return None;
+        }
+        self.find(agent, None, |one| one.is_blocking)
+    }
+
+    /// Whether nothing is signed by this key any more.
+    pub fn blocks_key(&self, kid: &str) -> bool {
+        self.blocking > 0 && self.get(&Scope::new(ScopeKind::Key, kid)).is_some_and(|one| one.is_blocking)
+    }
+
+    /// The revocation of a scope that has the token; `None` if it is revoked by none.
+    pub fn revoking(&self, token: &IssuedToken<'_>) -> Option<&Revocation> {
+        if self.by_scope.is_empty() {
+            return None;
+        }
+        let by_key = self.get(&Scope::new(ScopeKind::Key, token.kid));
+        by_key.or_else(|| self.find(token.agent, token.invocation, |one| token.epoch < one.epoch))
+    }
+
+    fn find(
+        &self,
+        agent: &AgentEntry,
+        invocation: Option<&str>,
+        holds: impl Fn(&Revocation) -> bool,
+    ) -> Option<&Revocation> {
+        let find = |kind, value: Option<&str>| self.get(&Scope::new(kind, value?)).filter(|one| holds(one));
+        find(ScopeKind::Everything, Some(""))
+            .or_else(|| find(ScopeKind::Tenant, agent.tenant.as_deref()))
+            .or_else(|| find(ScopeKind::Owner, agent.owner.as_deref()))
+            .or_else(|| find(ScopeKind::Agent, Some(agent.name.as_str())))
+            .or_else(|| find(ScopeKind::Invocation, invocation))
+    }
+
+    /// A set with this revocation in place of an earlier one of the scope.
+    pub(super) fn with(&self, revocation: Revocation) -> RevocationSet {
+        let mut set = self.clone();
+        set.latest_epoch = set.latest_epoch.max(revocation.epoch);
+        set.by_scope.insert(revocation.scope.clone(), Arc::new(revocation));
+        set.blocking = set.by_scope.values().filter(|one| one.is_blocking).count();
+        set
+    }
+
+    /// A set without the revocations that have lapsed by `horizon`, and those.
+    pub(super) fn without_lapsed(&self, horizon: Timestamp) -> (RevocationSet, Vec<Scope>) {
+        let has_lapsed = |one: &Revocation| one.lapses.is_some_and(|lapses| lapses <= horizon);
+        let lapsed: Vec<Scope> =
+            self.iter().filter(|one| has_lapsed(one)).map(|one| one.scope.clone()).collect();
+        let mut set = self.clone();
+        set.by_scope.retain(|_, one| !has_lapsed(one));
+        (set, lapsed)
+    }
+}

@@ -1,0 +1,375 @@
+//! Revocation: of an agent's own tokens, and the commands of administrators.
+
+use super::admin::{Admin, RootAdmin};
+use super::command_budget::StateCommand;
+use super::error::{AdminError, InvalidRequest, RequestResult};
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
+use crate::agents::{AuthenticatedAgent, is_tenant_name};
+use crate::audit::Event;
+use crate::clock::BACKDATE;
+use crate::issue::OwnToken;
+use crate::peer::PeerLookup;
+use crate::policy::{ErrorCode, Refusal};
+use crate::revocation::{self, MAX_REASON, NewRevocation, Outcome, Scope, ScopeKind};
+use crate::wire::revocation::{
+    FreezeRequest, MAX_LISTED_REVOCATIONS, Revocation, RevocationsResponse, RevokeOutcome, RevokeOwnRequest,
+    RevokeRequest, RevokeResponse,
+};
+
+/// Longest `jti` and owner of a request in bytes.
+const MAX_VALUE: usize = 512;
+
+/// The revocation of a token by the agent that it was issued to.
+struct RevokedToken {
+    agent: AuthenticatedAgent,
+    jti: Option<String>,
+    detail: String,
+}
+
+/// What a request of an administrator names.
+enum Target {
+    Token { jti: String, expires: crate::clock::Timestamp, is_expired: bool },
+    Scope(Scope),
+}
+
+impl IdentityService {
+    /// Revokes a token that was issued to the caller (RFC 7009). A text that is no valid token of this host is
+    /// no error.
+    ///
+    /// # Errors
+    /// A recorded refusal: `access_denied` for a token of another agent, `temporarily_unavailable` where the
+    /// revocation cannot be stored.
+    pub async fn revoke_own_token(
+        &self,
+        lookup: PeerLookup,
+        request: Result<RevokeOwnRequest, InvalidRequest>,
+    ) -> RequestResult<()> {
+        match self.decide_revocation(lookup, request).await {
+            Ok(revoked) => {
+                let RevokedToken { agent, jti, detail } = revoked;
+                Ok(self.audit.record_token_revocation(&agent, jti.as_deref(), &detail).await?)
+            }
+            Err(rejection) => Err(self.record_rejection(rejection).await),
+        }
+    }
+
+    async fn decide_revocation(
+        &self,
+        lookup: PeerLookup,
+        request: Result<RevokeOwnRequest, InvalidRequest>,
+    ) -> Result<RevokedToken, Rejection> {
+        let peer = self.require_peer(lookup)?;
+        let agents = self.matching_agents(&peer).await?;
+        let caller = agents[0].clone();
+        self.check_agent_rate(&caller)?;
+        let refuse = |code, text: String, agent: &_| Rejection::new(code, text, &peer).with_agent(agent);
+        let request = request.map_err(|e| refuse(ErrorCode::InvalidRequest, e.to_string(), &caller))?;
+        let issuer_state =
+            self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&caller))?;
+        let token = match issuer_state.own_token(&request.token) {
+            Ok(token) => token,
+            Err(e) => return Ok(RevokedToken { agent: caller, jti: None, detail: format!("no token: {e}") }),
+        };
+        let owner = agents
+            .into_iter()
+            .find(|agent| issuer_state.host().spiffe_id(agent.entry()) == token.spiffe_id());
+        let Some(agent) = owner else {
+            let text = "this token was issued to another agent".to_owned();
+            return Err(refuse(ErrorCode::AccessDenied, text, &caller));
+        };
+        let jti = Some(token.jti().to_owned());
+        if token.expires() <= self.deps.clock.now() {
+            return Ok(RevokedToken { agent, jti, detail: "the token has expired".to_owned() });
+        }
+        match self.deps.revocations.revoke_token(token.jti(), token.expires()).await {
+            Ok(_) => Ok(RevokedToken { agent, jti, detail: "the token is revoked".to_owned() }),
+            Err(e) => Err(refuse(unavailable(&e), e.to_string(), &agent)),
+        }
+    }
+
+    /// Revokes what `request` names. It is in effect and on disk when this returns.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidRequest`], [`AdminError::UnknownAgent`], [`AdminError::Revocation`],
+    /// [`AdminError::AuditUnavailable`], [`AdminError::BudgetExceeded`].
+    pub async fn revoke(&self, admin: &Admin, request: RevokeRequest) -> Result<RevokeResponse, AdminError> {
+        let reason = checked_reason(request.reason.clone())?;
+        let scope = match self.target(request)? {
+            Target::Scope(scope) => scope,
+            Target::Token { jti, is_expired: true, .. } => {
+                return Ok(response("token", &jti, RevokeOutcome::Expired));
+            }
+            Target::Token { jti, expires, .. } => {
+                let outcome = self.deps.revocations.revoke_token(&jti, expires).await?;
+                let done = format!("{} revoked the token {jti}{}", admin.id(), because(&reason));
+                self.record_revocation(Event::TokenRevoked, None, &done).await?;
+                return Ok(response("token", &jti, outcome.into()));
+            }
+        };
+        self.revoke_scope(admin, scope, reason).await
+    }
+
+    /// Revokes everything, and issues nothing until [`IdentityService::thaw`].
+    ///
+    /// # Errors
+    /// As [`IdentityService::revoke`].
+    pub async fn freeze(&self, admin: &Admin, request: FreezeRequest) -> Result<RevokeResponse, AdminError> {
+        let reason = checked_reason(request.reason)?;
+        self.revoke_scope(admin, Scope::everything(), reason).await
+    }
+
+    pub(super) async fn revoke_scope(
+        &self,
+        admin: &Admin,
+        scope: Scope,
+        reason: String,
+    ) -> Result<RevokeResponse, AdminError> {
+        let revoked = async {
+            let new = NewRevocation {
+                scope: scope.clone(),
+                is_blocking: true,
+                revoked_by: admin.id(),
+                reason: reason.clone(),
+            };
+            let outcome = self.deps.revocations.revoke(new).await?;
+            if outcome == Outcome::Revoked {
+                let (event, what) = match scope.kind() {
+                    ScopeKind::Everything => (Event::HostFrozen, "froze this host".to_owned()),
+                    _ => (Event::ScopeRevoked, format!("revoked {scope}")),
+                };
+                let done = format!("{} {what}{}", admin.id(), because(&reason));
+                self.record_revocation(event, self.tenant_of(&scope).as_deref(), &done).await?;
+            }
+            Ok(response(scope.kind().name(), scope.value(), outcome.into()))
+        };
+        let changed = |response: &RevokeResponse| response.outcome == RevokeOutcome::Revoked;
+        self.within_budget_if(admin, StateCommand::Revoke, revoked, changed).await
+    }
+
+    /// Lifts the revocation of an agent, invocation, owner or tenant: what was issued before stays revoked.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidRequest`], [`AdminError::Revocation`], [`AdminError::AuditUnavailable`],
+    /// [`AdminError::BudgetExceeded`].
+    pub async fn lift_revocation(
+        &self,
+        admin: &RootAdmin,
+        request: RevokeRequest,
+    ) -> Result<RevokeResponse, AdminError> {
+        // A name that no file has any more can be lifted too.
+        match self.target(RevokeRequest { unregistered: true, ..request })? {
+            Target::Scope(scope) if scope.kind() != ScopeKind::Key => self.lift(admin, scope).await,
+            _ => Err(InvalidRequest::new("a token or a key stays revoked; it cannot be lifted").into()),
+        }
+    }
+
+    /// Lifts the revocation of everything.
+    ///
+    /// # Errors
+    /// As [`IdentityService::lift_revocation`].
+    pub async fn thaw(&self, admin: &RootAdmin) -> Result<RevokeResponse, AdminError> {
+        self.lift(admin, Scope::everything()).await
+    }
+
+    async fn lift(&self, admin: &RootAdmin, scope: Scope) -> Result<RevokeResponse, AdminError> {
+        let lifted = async {
+            self.audit.ensure_writable()?;
+            self.deps.revocations.lift(&scope).await?;
+            let (event, what) = match scope.kind() {
+                ScopeKind::Everything => (Event::HostThawed, "thawed this host".to_owned()),
+                _ => (Event::RevocationLifted, format!("lifted the revocation of {scope}")),
+            };
+            let done = format!("{} {what}; what was issued before stays revoked", admin.id());
+            self.record_revocation(event, self.tenant_of(&scope).as_deref(), &done).await?;
+            Ok(response(scope.kind().name(), scope.value(), RevokeOutcome::Lifted))
+        };
+        self.within_budget(admin, StateCommand::Revoke, lifted).await
+    }
+
+    /// Accepts `revocations.db` as it is: everything that was issued is revoked, and nothing is issued until
+    /// [`IdentityService::thaw`].
+    ///
+    /// # Errors
+    /// [`AdminError::Revocation`], [`AdminError::AuditUnavailable`].
+    pub async fn accept_revocations(&self, admin: &RootAdmin) -> Result<RevokeResponse, AdminError> {
+        self.audit.ensure_writable()?;
+        self.deps.revocations.accept(&admin.id()).await?;
+        let done = format!("{} accepted revocations.db; this host is frozen", admin.id());
+        self.record_revocation(Event::HostFrozen, None, &done).await?;
+        Ok(response(ScopeKind::Everything.name(), "", RevokeOutcome::Revoked))
+    }
+
+    /// What is revoked now.
+    pub fn revocations(&self, _: &Admin) -> RevocationsResponse {
+        let set = self.deps.revocations.current();
+        let mut revocations: Vec<_> = set.iter().collect();
+        revocations.sort_by_key(|one| (!one.is_blocking, std::cmp::Reverse(one.epoch)));
+        let (tokens, used_tokens) = self.deps.revocations.token_counts();
+        RevocationsResponse {
+            frozen: set.freeze().is_some(),
+            revocations: revocations.into_iter().take(MAX_LISTED_REVOCATIONS).map(Revocation::from).collect(),
+            count: set.len(),
+            tokens,
+            used_tokens,
+        }
+    }
+
+    /// Refuses what depends on the revocations while they are not known.
+    pub(super) fn require_revocations(&self) -> Result<(), Refusal> {
+        match &*self.deps.revocations.blocked_reason().borrow() {
+            None => Ok(()),
+            Some(reason) => {
+                let description = format!("the revocations of this host are not available: {reason}");
+                Err(Refusal::new(ErrorCode::TemporarilyUnavailable, description))
+            }
+        }
+    }
+
+    /// A token of this host that a text is.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidRequest`] for any other text, [`AdminError::NotReady`].
+    pub(super) fn own_token(&self, text: &str) -> Result<OwnToken, AdminError> {
+        let issuer_state = self.ready_issuer()?;
+        issuer_state
+            .own_token(text.trim_ascii())
+            .map_err(|e| InvalidRequest::new(format!("this is not a token of this host: {e}")).into())
+    }
+
+    fn target(&self, request: RevokeRequest) -> Result<Target, AdminError> {
+        let RevokeRequest { token, jti, agent, invocation, owner, tenant, key, unregistered, .. } = request;
+        let named = [&token, &jti, &agent, &invocation, &owner, &tenant, &key];
+        if named.iter().filter(|member| member.is_some()).count() != 1 {
+            let expected =
+                "name exactly one of token, jti, agent, invocation, owner, tenant and key in the request";
+            return Err(InvalidRequest::new(expected).into());
+        }
+        let now = self.deps.clock.now();
+        if let Some(text) = token {
+            let token = self.own_token(&text)?;
+            let (expires, jti) = (token.expires(), token.jti().to_owned());
+            return Ok(Target::Token { jti, expires, is_expired: expires <= now });
+        }
+        if let Some(jti) = jti {
+            let jti = checked("jti", jti)?;
+            // When it expires is not known. No token lives longer.
+            let expires = now.after(crate::agents::MAX_TOKEN_TTL).after(BACKDATE);
+            return Ok(Target::Token { jti, expires, is_expired: false });
+        }
+        let agents = self.deps.agents.current();
+        if let Some(name) = agent {
+            if !is_tenant_name(&name) {
+                return Err(InvalidRequest::new("agent must be an agent's name").into());
+            }
+            if !unregistered && agents.get(&name).is_none() {
+                return Err(AdminError::UnknownAgent);
+            }
+            return Ok(Target::Scope(Scope::new(ScopeKind::Agent, &name)));
+        }
+        if let Some(id) = invocation {
+            let id = id.to_ascii_lowercase();
+            if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(InvalidRequest::new("invocation must have 32 hexadecimal digits").into());
+            }
+            return Ok(Target::Scope(Scope::new(ScopeKind::Invocation, &id)));
+        }
+        if let Some(owner) = owner {
+            let owner = checked("owner", owner)?;
+            if !unregistered && !agents.iter().any(|entry| entry.owner.as_ref() == Some(&owner)) {
+                return Err(InvalidRequest::new("no agent has this owner").into());
+            }
+            return Ok(Target::Scope(Scope::new(ScopeKind::Owner, &owner)));
+        }
+        if let Some(tenant) = tenant {
+            if !is_tenant_name(&tenant) {
+                return Err(InvalidRequest::new("tenant must be a tenant's name").into());
+            }
+            if !unregistered && !agents.iter().any(|entry| entry.tenant.as_ref() == Some(&tenant)) {
+                return Err(InvalidRequest::new("no agent is of this tenant").into());
+            }
+            return Ok(Target::Scope(Scope::new(ScopeKind::Tenant, &tenant)));
+        }
+        let kid = checked("key", key.unwrap_or_default())?;
+        let reports = self.ready_issuer()?;
+        if !reports.key_reports().iter().any(|key| key.kid == kid && key.is_in_memory()) {
+            return Err(InvalidRequest::new("no issuing key of this host has this kid").into());
+        }
+        Ok(Target::Scope(Scope::new(ScopeKind::Key, &kid)))
+    }
+
+    /// The tenant that a record about the scope is for.
+    fn tenant_of(&self, scope: &Scope) -> Option<String> {
+        match scope.kind() {
+            ScopeKind::Tenant => Some(scope.value().to_owned()),
+            ScopeKind::Agent => self.deps.agents.current().get(scope.value())?.tenant.clone(),
+            _ => None,
+        }
+    }
+
+    /// Records what is in effect already.
+    async fn record_revocation(
+        &self,
+        event: Event,
+        tenant: Option<&str>,
+        done: &str,
+    ) -> Result<(), AdminError> {
+        Ok(self.audit.record_tenant_event(event, tenant, done).await?)
+    }
+}
+
+impl From<Outcome> for RevokeOutcome {
+    fn from(outcome: Outcome) -> RevokeOutcome {
+        match outcome {
+            Outcome::Revoked => RevokeOutcome::Revoked,
+            Outcome::AlreadyRevoked => RevokeOutcome::AlreadyRevoked,
+        }
+    }
+}
+
+impl From<&revocation::Revocation> for Revocation {
+    fn from(revocation: &revocation::Revocation) -> Revocation {
+        Revocation {
+            kind: revocation.scope.kind().name().to_owned(),
+            value: revocation.scope.value().to_owned(),
+            revoked_at: revocation.revoked_at,
+            revoked_by: revocation.revoked_by.clone(),
+            reason: revocation.reason.clone(),
+            blocks: revocation.is_blocking,
+            lapses_at: revocation.lapses,
+        }
+    }
+}
+
+fn response(kind: &str, value: &str, outcome: RevokeOutcome) -> RevokeResponse {
+    RevokeResponse { kind: kind.to_owned(), value: value.to_owned(), outcome }
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
+
+fn checked_reason(reason: Option<String>) -> Result<String, InvalidRequest> {
+    let reason = reason.unwrap_or_default();
+    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+        return Err(InvalidRequest::new(format!(
+            "reason must have at most {MAX_REASON} bytes and no control characters"
+        )));
+    }
+    Ok(reason)
+}
+
+fn checked(what: &str, value: String) -> Result<String, InvalidRequest> {
+    if value.is_empty() || value.len() > MAX_VALUE || value.chars().any(char::is_control) {
+        let text = format!("{what} must have 1 to {MAX_VALUE} bytes and no control characters");
+        return Err(InvalidRequest::new(text));
+    }
+    Ok(value)
+}
+
+fn unavailable(error: &revocation::Error) -> ErrorCode {
+    match error {
+        revocation::Error::LimitReached(_) => ErrorCode::SlowDown,
+        _ => ErrorCode::TemporarilyUnavailable,
+    }
+}
