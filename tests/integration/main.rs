@@ -47,6 +47,7 @@ mod recovery_key;
 mod relying_parties;
 mod relying_servers;
 mod revocation;
+mod revoked;
 mod roles;
 mod script_agents;
 mod secrets_in_memory;
