@@ -16,8 +16,10 @@ use crate::wire::credentials::{
 };
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
+use crate::wire::leak::LeakRequest;
 use crate::wire::posture::PostureAcceptRequest;
 use crate::wire::revocation::{FreezeRequest, RevokeOwnRequest, RevokeRequest};
+use crate::wire::signal::SignalRequest;
 use crate::wire::tenants::RemoveTenantRequest;
 
 /// Default `limit` of `GET /v1/audit`.
@@ -118,6 +120,24 @@ pub fn revoke_request(body: &RequestBody) -> Result<RevokeRequest, InvalidReques
             "the body must be an object with one of token, jti, agent, invocation, owner, tenant and key, and may \
              have reason and unregistered",
         ),
+    })
+}
+
+/// As [`revoke_request`].
+pub fn leak_request(body: &RequestBody) -> Result<LeakRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|error| match error {
+        unknown @ DecodeError::UnknownField { .. } => InvalidRequest::new(unknown.to_string()),
+        _ => InvalidRequest::new(
+            "the body must be an object with one of token, jti and serial, and may have agent, invocation, dry_run \
+             and reason",
+        ),
+    })
+}
+
+pub fn signal_request(body: &RequestBody) -> Result<SignalRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|error| match error {
+        unknown @ DecodeError::UnknownField { .. } => InvalidRequest::new(unknown.to_string()),
+        _ => InvalidRequest::new("the body must be {\"set\": S}, with a security event token"),
     })
 }
 
@@ -271,6 +291,8 @@ mod tests {
             "rotate credential" => rotate_credential_request(body).map(drop),
             "remove" => remove_credential_request(body).map(drop),
             "remove tenant" => remove_tenant_request(body).map(drop),
+            "leak" => leak_request(body).map(drop),
+            "signal" => signal_request(body).map(drop),
             other => panic!("{other}"),
         };
         result.err().map(|e| e.to_string())
@@ -295,6 +317,8 @@ mod tests {
         ("rotate credential", r#"{"name":"n","value":"secret"}"#, r#"["n",null,"secret"]"#),
         ("remove", r#"{"name":"n"}"#, r#"["n"]"#),
         ("remove tenant", r#"{"name":"n"}"#, r#"["n"]"#),
+        ("leak", r#"{"token":"secret"}"#, r#"["secret"]"#),
+        ("signal", r#"{"set":"secret"}"#, r#"["secret"]"#),
     ];
 
     #[test]

@@ -298,6 +298,12 @@ impl Revocations {
         self.add_token(jti, expires, true).await
     }
 
+    /// Whether a token was used up by [`Revocations::use_once`] and has not expired.
+    pub fn is_used(&self, jti: &str) -> bool {
+        let tokens = self.0.tokens.read().unwrap_or_else(|poison| poison.into_inner());
+        tokens.used.contains_key(&TokenKey::of_jti(jti))
+    }
+
     async fn add_token(&self, jti: &str, expires: Timestamp, is_use: bool) -> Result<bool, Error> {
         self.require_open()?;
         let key = TokenKey::of_jti(jti);
