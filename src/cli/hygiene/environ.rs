@@ -66,7 +66,8 @@ fn scan_variable(scanner: &mut Scanner, pid: u32, entry: &[u8], known: &mut Hash
     digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, value).as_ref());
     let listed = scanner.report.findings.len();
     if let Some(at) = known.get(&(name.clone(), digest)) {
-        if let Some(Finding { place: Place::Process { more, .. }, .. }) = scanner.report.findings.get_mut(*at) {
+        if let Some(Finding { place: Place::Process { more, .. }, .. }) = scanner.report.findings.get_mut(*at)
+        {
             *more += 1;
         }
         return;

@@ -116,7 +116,8 @@ pub(super) fn run(common: &CommonArgs, arguments: &HygieneArgs) -> Result<ExitCo
 /// This user's home directory.
 fn home() -> Option<PathBuf> {
     let named = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-    let home = named.or_else(|| nix::unistd::User::from_uid(nix::unistd::getuid()).ok()?.map(|user| user.dir))?;
+    let home =
+        named.or_else(|| nix::unistd::User::from_uid(nix::unistd::getuid()).ok()?.map(|user| user.dir))?;
     (home != Path::new("/")).then_some(home)
 }
 

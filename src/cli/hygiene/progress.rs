@@ -19,7 +19,11 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn start() -> Progress {
-        Progress { is_terminal: io::stderr().is_terminal(), next: Instant::now() + QUIET_TIME, is_shown: false }
+        Progress {
+            is_terminal: io::stderr().is_terminal(),
+            next: Instant::now() + QUIET_TIME,
+            is_shown: false,
+        }
     }
 
     /// Renews the line if it is time.

@@ -90,7 +90,10 @@ impl Report {
     }
 
     fn note_left_out(&self) {
-        let lists = [(&self.skipped, self.skipped_count, "left out"), (&self.unreadable, self.unreadable_count, "unreadable")];
+        let lists = [
+            (&self.skipped, self.skipped_count, "left out"),
+            (&self.unreadable, self.unreadable_count, "unreadable"),
+        ];
         for (list, count, label) in lists {
             for one in list {
                 let path = one.path.to_string_lossy();

@@ -8,7 +8,8 @@ use super::scanner::{FileKind, Scanner};
 use crate::peer::UNIT_DIRS;
 
 /// Where the units of all users are (systemd.unit(5)).
-const USER_UNIT_DIRS: [&str; 3] = ["/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"];
+const USER_UNIT_DIRS: [&str; 3] =
+    ["/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"];
 /// Where a user's own units are, below its home directory.
 const OWN_UNIT_DIRS: [&str; 2] = [".config/systemd/user", ".local/share/systemd/user"];
 /// Entries of one directory.
