@@ -58,8 +58,8 @@ impl IdentityService {
             },
             (_, Some(jti), _) => self.leaked_id(IssuedId::Jti(checked_id("jti", jti)?)).await?,
             (.., serial) => {
-                let serial = serial.as_deref().unwrap_or_default().replace(':', "").to_ascii_lowercase();
-                self.leaked_id(IssuedId::Serial(checked_id("serial", &serial)?)).await?
+                let serial = checked_id("serial", serial.as_deref().unwrap_or_default())?;
+                self.leaked_id(IssuedId::Serial(recorded_serial(&serial))).await?
             }
         };
         self.add_agent(&mut report);
@@ -291,6 +291,13 @@ fn checked_id(what: &str, id: &str) -> Result<String, InvalidRequest> {
         return Err(InvalidRequest::new(text));
     }
     Ok(id.to_owned())
+}
+
+/// A serial number as records have it: 32 hexadecimal digits. Other programs print colons, capitals, or no zeros at
+/// the beginning, and DER has a zero byte before a number whose first bit is set.
+fn recorded_serial(serial: &str) -> String {
+    let digits = serial.replace(':', "").to_ascii_lowercase();
+    format!("{:0>32}", digits.trim_start_matches('0'))
 }
 
 fn empty() -> LeakResponse {
