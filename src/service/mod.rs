@@ -42,6 +42,7 @@ mod requests;
 mod revocations;
 mod signal_error;
 mod signals;
+mod single_use;
 mod status;
 mod streams;
 mod tenants;

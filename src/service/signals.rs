@@ -61,7 +61,7 @@ impl IdentityService {
         let _turn = TURN.lock().await;
         // Before everything that depends on the state of the host, which can have changed since the first time.
         let use_id = use_id(&section.issuer, &event.jti);
-        if self.deps.revocations.is_used(&use_id) {
+        if self.deps.revocations.is_token_used(&use_id) {
             return Err(SignalError::Replayed(quoted(&event.jti)).into());
         }
         let target = self.signal_target(section, &event).await?;

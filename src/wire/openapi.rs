@@ -87,6 +87,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();
     requests.subschema_for::<agent::TokenRequest<'_>>();
+    requests.subschema_for::<agent::UseNonceRequest>();
     requests.subschema_for::<credentials::PutCredentialRequest>();
     requests.subschema_for::<credentials::ReleaseRequest<'_>>();
     requests.subschema_for::<credentials::RemoveCredentialRequest>();
@@ -97,6 +98,9 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<keys::RecoverRequest>();
     requests.subschema_for::<keys::RotateRequest>();
     requests.subschema_for::<leak::LeakRequest>();
+    requests.subschema_for::<revocation::FreezeRequest>();
+    requests.subschema_for::<revocation::RevokeOwnRequest>();
+    requests.subschema_for::<revocation::RevokeRequest>();
     requests.subschema_for::<signal::SignalRequest>();
     requests.subschema_for::<posture::PostureAcceptRequest>();
     requests.subschema_for::<tenants::RemoveTenantRequest>();
@@ -106,6 +110,9 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<tenants::RemoveTenantResponse>();
     responses.subschema_for::<tenants::Tenant>();
     responses.subschema_for::<leak::LeakResponse>();
+    responses.subschema_for::<revocation::RevocationsResponse>();
+    responses.subschema_for::<revocation::RevokeOwnResponse>();
+    responses.subschema_for::<revocation::RevokeResponse>();
     responses.subschema_for::<signal::SignalResponse>();
     responses.subschema_for::<admin::AuditRecord>();
     responses.subschema_for::<admin::AuditResponse>();
@@ -115,7 +122,9 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::EatResponse>();
     responses.subschema_for::<agent::HealthResponse>();
     responses.subschema_for::<agent::IntrospectionResponse>();
+    responses.subschema_for::<agent::NonceResponse>();
     responses.subschema_for::<agent::TokenResponse<'_>>();
+    responses.subschema_for::<agent::UseNonceResponse>();
     responses.subschema_for::<agent::WhoamiResponse>();
     responses.subschema_for::<clock::ClockStatus>();
     responses.subschema_for::<comparison::WhyResponse>();
