@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, change, clock, comparison, credentials, enroll, error, keys, leak, policy, posture, signal,
-    status, tenants,
+    admin, agent, change, clock, comparison, credentials, enroll, error, keys, leak, policy, posture,
+    revocation, signal, status, tenants,
 };
 use crate::clock::Timestamp;
 
