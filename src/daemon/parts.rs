@@ -176,6 +176,7 @@ impl Parts {
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
             revocations: self.revocations,
+            signals: config.signals.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,
