@@ -36,11 +36,12 @@ const VERSION: u64 = 1;
 ///
 /// `rsa.json` is not tracked: it has one state only, which the AK's certification and the host key's
 /// endorsement prove, and a fault in it must affect RS256 alone.
-const TRACKED_FILES: [&str; 10] = [
+const TRACKED_FILES: [&str; 11] = [
     "baseline.json",
     "ca.json",
     "certificate.json",
     "enrollment.json",
+    "erasure.json",
     "issuing.json",
     "seal.json",
     "signing.json",
