@@ -26,6 +26,7 @@ mod key;
 mod linked_dir;
 mod manufacturer_roots;
 mod nonce;
+mod offboard;
 mod output;
 mod policy;
 mod policy_why;
@@ -40,6 +41,7 @@ mod table;
 mod tenant;
 mod token;
 mod verify;
+mod verify_receipt;
 mod verify_token;
 mod watch;
 mod watched_file;
@@ -133,7 +135,7 @@ enum CliSubcommand {
     /// Export public documents for relying parties
     #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
-    /// Verify tokens and evidence, without daemon and TPM
+    /// Verify tokens, evidence and receipts, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
     /// Print a new nonce for `attest --nonce` and `verify evidence --nonce`: 32 random bytes in base64url

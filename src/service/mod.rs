@@ -32,6 +32,7 @@ mod health;
 mod identity_service;
 mod keys;
 mod load_credential;
+mod offboarding;
 mod policies;
 mod posture;
 mod rejection;

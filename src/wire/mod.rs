@@ -21,6 +21,7 @@ pub mod error;
 pub mod host;
 pub mod keys;
 pub mod manager_address;
+pub mod offboarding;
 pub mod policy;
 pub mod posture;
 pub mod revocation;

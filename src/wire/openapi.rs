@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, change, clock, comparison, credentials, enroll, error, keys, policy, posture, status,
-    tenants,
+    admin, agent, change, clock, comparison, credentials, enroll, error, keys, offboarding, policy, posture,
+    status, tenants,
 };
 use crate::clock::Timestamp;
 
@@ -96,6 +96,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<keys::ConfirmRecoveryKeyRequest>();
     requests.subschema_for::<keys::RecoverRequest>();
     requests.subschema_for::<keys::RotateRequest>();
+    requests.subschema_for::<offboarding::OffboardRequest>();
     requests.subschema_for::<posture::PostureAcceptRequest>();
     requests.subschema_for::<tenants::RemoveTenantRequest>();
 
@@ -125,6 +126,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<keys::KeysResponse>();
     responses.subschema_for::<keys::RecoveryKeyResponse>();
     responses.subschema_for::<keys::RotateResponse>();
+    responses.subschema_for::<offboarding::OffboardResponse>();
     responses.subschema_for::<policy::PoliciesResponse>();
     responses.subschema_for::<policy::PolicyWhyResponse>();
     responses.subschema_for::<posture::PostureDiffResponse>();
