@@ -39,6 +39,7 @@ mod rejection;
 mod reload;
 mod requests;
 mod revocations;
+mod single_use;
 mod status;
 mod streams;
 mod tenants;
