@@ -131,7 +131,11 @@ impl Parts {
 
     /// For the revocation manager.
     pub fn revocation_deps(&self, issuer: &IssuerHandle) -> RevocationDeps {
-        RevocationDeps { revocations: self.revocations.clone(), keystore: issuer.keystore.clone() }
+        RevocationDeps {
+            revocations: self.revocations.clone(),
+            keystore: issuer.keystore.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
+        }
     }
 
     /// For the posture monitor.
