@@ -20,6 +20,7 @@ mod handle;
 mod record;
 mod scope;
 mod set;
+pub mod status;
 mod tokens;
 mod writer;
 

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::bundle_cache::BundleCache;
 use super::command_budget::CommandBudget;
+use super::status_lists::StatusListCache;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
@@ -19,6 +20,7 @@ use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Policies};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
 use crate::revocation::Revocations;
+use crate::revocation::status::StatusLists;
 use crate::tpm::{Tpm, TpmState};
 use crate::wire::status::TpmDescription;
 
@@ -36,6 +38,8 @@ pub struct ServiceDeps {
     pub credentials: CredentialStore,
     /// What has been revoked.
     pub revocations: Revocations,
+    /// Which index each token has in the status lists.
+    pub status_lists: StatusLists,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.
@@ -89,6 +93,7 @@ pub struct IdentityService {
     /// As in `deps`, with the write mode of this clone.
     pub(super) audit: Audit,
     pub(super) bundle_cache: Arc<BundleCache>,
+    pub(super) status_list_cache: Arc<StatusListCache>,
     pub(super) started: Timestamp,
     /// The administrators' commands that changed protected state.
     pub(super) command_budget: Arc<CommandBudget>,
@@ -102,6 +107,7 @@ impl IdentityService {
             audit: deps.audit.clone(),
             started: deps.clock.now(),
             bundle_cache: Arc::default(),
+            status_list_cache: Arc::default(),
             command_budget: Arc::default(),
             workers: WorkerHealth::default(),
             deps: Arc::new(deps),

@@ -39,6 +39,7 @@ mod reload;
 mod requests;
 mod revocations;
 mod status;
+mod status_lists;
 mod streams;
 mod tenants;
 mod tokens;
@@ -57,6 +58,7 @@ pub use load_credential::LoadRefused;
 pub use policies::PolicyWhyQuery;
 pub use reload::log_faults;
 pub use requests::JwtSvidParams;
+pub use status_lists::StatusListDocument;
 pub use streams::{BundleVersion, CallerCheck, IdentityInputs};
 pub use worker_health::WorkerHealth;
 

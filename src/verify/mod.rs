@@ -25,6 +25,7 @@ mod pcr_policy;
 mod quote;
 mod signature;
 mod spiffe_id;
+mod status_list;
 mod token;
 mod tpm_reader;
 pub(crate) mod tpm_structures;
@@ -43,6 +44,7 @@ pub use jwt_svid::{VerifiedJwtSvid, validate_jwt_svid};
 pub use pcr_policy::PcrPolicy;
 pub(crate) use quote::check_quote;
 pub(crate) use spiffe_id::{is_trust_domain, workload_trust_domain};
+pub use status_list::{MAX_STATUS_LIST_LEN, STATUS_LIST_TYP, Status, StatusList, StatusReference};
 pub use token::{
     Expectation, LEEWAY, TokenClaims, TokenKind, VerifiedAccessToken, VerifiedToken, VerifiedTokenClaims,
     verify_access_token, verify_token, verify_token_signature,
