@@ -111,6 +111,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::EatResponse>();
     responses.subschema_for::<agent::HealthResponse>();
     responses.subschema_for::<agent::IntrospectionResponse>();
+    responses.subschema_for::<agent::StatusListsResponse>();
     responses.subschema_for::<agent::TokenResponse<'_>>();
     responses.subschema_for::<agent::WhoamiResponse>();
     responses.subschema_for::<clock::ClockStatus>();

@@ -10,6 +10,8 @@
 
 mod assigned;
 mod handle;
+#[cfg(test)]
+mod lifecycle_tests;
 mod list;
 mod storage;
 mod subject;
