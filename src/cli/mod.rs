@@ -23,6 +23,7 @@ mod export;
 mod export_status_list;
 mod files;
 mod format;
+mod introspect;
 mod key;
 mod linked_dir;
 mod manufacturer_roots;
@@ -35,6 +36,7 @@ mod prompt;
 mod recovery_key;
 mod renewal;
 mod report;
+mod revoke;
 mod status;
 mod table;
 mod tenant;
@@ -112,6 +114,13 @@ enum CliSubcommand {
     /// Show tenants and their quotas, and remove one (administrators)
     #[command(subcommand, after_long_help = examples::TENANT)]
     Tenant(tenant::TenantSubcommand),
+    /// Revoke a token, an agent, or all of an owner, tenant or key (administrators)
+    #[command(subcommand, after_long_help = examples::REVOKE)]
+    Revoke(revoke::RevokeSubcommand),
+    /// Revoke everything, and issue nothing until thaw (administrators)
+    Freeze(revoke::FreezeArgs),
+    /// Issue again after freeze (root only). What was issued before stays revoked
+    Thaw,
     /// Enroll this host with an organization, through four files (administrators and operators)
     #[command(subcommand, after_long_help = examples::ENROLL)]
     Enroll(enroll::EnrollSubcommand),
@@ -130,8 +139,12 @@ enum CliSubcommand {
     /// Verify tokens and evidence, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
+    /// Tell whether a token of this host, which is read from standard input, is valid now; exit status 1 if it is not
+    #[command(after_long_help = examples::INTROSPECT)]
+    Introspect(introspect::IntrospectArgs),
     /// Print a new nonce for `attest --nonce` and `verify evidence --nonce`: 32 random bytes in base64url
-    Nonce,
+    #[command(after_long_help = examples::NONCE)]
+    Nonce(nonce::NonceArgs),
     /// Show the audit log (administrators)
     #[command(subcommand, after_long_help = examples::AUDIT)]
     Audit(audit::AuditSubcommand),
@@ -185,13 +198,17 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Credential(subcommand) => credential::run(common, &subcommand).await,
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
+        CliSubcommand::Revoke(subcommand) => revoke::run(common, &subcommand).await,
+        CliSubcommand::Freeze(arguments) => revoke::freeze(common, &arguments).await,
+        CliSubcommand::Thaw => revoke::thaw(common).await,
         CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
         CliSubcommand::Policy(subcommand) => policy::run(common, &subcommand).await,
         CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,
         CliSubcommand::Clock(subcommand) => clock::run(common, &subcommand).await,
         CliSubcommand::Export(subcommand) => export::run(common, &subcommand).await,
         CliSubcommand::Verify(subcommand) => verify::run(common, &subcommand),
-        CliSubcommand::Nonce => nonce::run(common),
+        CliSubcommand::Introspect(arguments) => introspect::run(common, &arguments).await,
+        CliSubcommand::Nonce(arguments) => nonce::run(common, &arguments).await,
         CliSubcommand::Audit(subcommand) => audit::run(common, &subcommand).await,
     }
 }

@@ -38,6 +38,7 @@ mod rejection;
 mod reload;
 mod requests;
 mod revocations;
+mod single_use;
 mod status;
 mod status_lists;
 mod streams;
