@@ -132,7 +132,7 @@ impl IssuerState {
     }
 
     /// Whether all tokens of a subject are invalid. While it is not known whether the agent still matches, they
-    /// are not: a status of revoked is never taken back.
+    /// are not: relying parties would refuse valid tokens for as long as they keep the list.
     fn is_subject_revoked(
         &self,
         issuer: &IssuerKeys,

@@ -54,6 +54,7 @@ mod roles;
 mod script_agents;
 mod secrets_in_memory;
 mod signing_chain;
+mod status_lists;
 mod systemd;
 mod tenants;
 mod tokens;
