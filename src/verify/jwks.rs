@@ -172,7 +172,7 @@ impl Jwk {
 impl KeyParams {
     /// RFC 7638 section 3: SHA-256 over a JSON object of the required members in alphabetical order,
     /// base64url.
-    pub(super) fn thumbprint(&self) -> String {
+    fn thumbprint(&self) -> String {
         // serde_json escapes the values and sorts the members.
         let members = match self {
             KeyParams::Ec { crv, x, y } => {

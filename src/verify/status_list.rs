@@ -169,7 +169,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::verify::KeyParams;
+    use crate::verify::Jwk;
 
     const NOW: u64 = 1_800_000_000;
     const URI: &str = "https://example.org/v1/status-list/7";
@@ -185,25 +185,19 @@ mod tests {
             Signer(key, random)
         }
 
-        fn params(&self) -> KeyParams {
-            let point = self.0.public_key().as_ref();
-            let encode = |bytes| BASE64URL_NOPAD.encode(bytes);
-            KeyParams::Ec { crv: "P-256".into(), x: encode(&point[1..33]), y: encode(&point[33..]) }
+        fn jwk(&self) -> Jwk {
+            Jwk::from_point(self.0.public_key().as_ref().try_into().unwrap())
         }
 
         fn keys(&self) -> Jwks {
-            let mut key = serde_json::to_value(self.params()).unwrap();
-            key["alg"] = "ES256".into();
-            key["use"] = "sig".into();
-            key["kid"] = self.params().thumbprint().into();
-            Jwks::parse(json!({ "keys": [key] }).to_string().as_bytes()).unwrap()
+            Jwks { keys: vec![self.jwk()] }
         }
 
         fn sign(&self, typ: &str, claims: &Value) -> String {
             let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
             let input = format!(
                 "{}.{}",
-                part(&json!({ "alg": "ES256", "kid": self.params().thumbprint(), "typ": typ })),
+                part(&json!({ "alg": "ES256", "kid": self.jwk().kid, "typ": typ })),
                 part(claims)
             );
             let signature = self.0.sign(&self.1, input.as_bytes()).unwrap();
