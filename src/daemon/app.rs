@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::activity_loader::{self, ActivityHandle};
 use super::admin_group::{self, AdminGroupHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
@@ -80,6 +81,7 @@ struct App {
     clock_monitor: ClockMonitorHandle,
     credentials: CredentialHandle,
     revocations: RevocationHandle,
+    activity: ActivityHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -108,6 +110,7 @@ impl App {
             clock_monitor::spawn(parts.clock_state.clone(), audit.clone(), parts.agents(), latest_time);
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
         let revocations = revocation_manager::spawn(parts.revocation_deps(&issuer), &mut startup);
+        let activity = activity_loader::spawn(parts.activity_deps(&config));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -125,6 +128,7 @@ impl App {
             clock_monitor,
             credentials,
             revocations,
+            activity,
             posture,
             servers,
             admin_group,
@@ -177,6 +181,7 @@ impl App {
         self.watchdog.stop().await;
         self.admin_group.stop().await;
         self.clock_monitor.stop().await;
+        self.activity.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
         self.revocations.stop().await;

@@ -1,5 +1,6 @@
 //! The parts that several components share, and what each component gets of them.
 
+use super::activity_loader::ActivityDeps;
 use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
@@ -132,6 +133,16 @@ impl Parts {
     /// For the revocation manager.
     pub fn revocation_deps(&self, issuer: &IssuerHandle) -> RevocationDeps {
         RevocationDeps { revocations: self.revocations.clone(), keystore: issuer.keystore.clone() }
+    }
+
+    /// For the activity loader.
+    pub fn activity_deps(&self, config: &Config) -> ActivityDeps {
+        ActivityDeps {
+            audit: self.audit.clone(),
+            audit_dir: config.paths.audit.clone(),
+            agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
+        }
     }
 
     /// For the posture monitor.

@@ -20,6 +20,7 @@ pub mod enroll;
 pub mod error;
 pub mod host;
 pub mod keys;
+pub mod lifecycle;
 pub mod manager_address;
 pub mod policy;
 pub mod posture;
