@@ -104,8 +104,6 @@ impl Revocations {
         let mut writer = self.0.writer.lock().await;
         let nonce_key = hmac::Key::new(hmac::HMAC_SHA256, keystore.derived_key(KEY_LABEL).await.as_slice());
         self.0.nonce_key.store(Some(Arc::new(nonce_key)));
-        // Kept for `accept`.
-        writer.reset(&self.0.path, keystore.clone());
         let rows = writer.open(&self.0.path, keystore).await?;
         self.load(rows);
         Ok(())
@@ -264,8 +262,8 @@ impl Revocations {
         let find = |set: &RevocationSet| match set.get(scope).filter(|one| one.is_blocking) {
             Some(revocation) => Ok(revocation.clone()),
             None => Err(Error::NotRevoked(match scope.kind() {
-                ScopeKind::Everything => "this host is not frozen, and everything".to_owned(),
-                _ => scope.to_string(),
+                ScopeKind::Everything => "this host is not frozen".to_owned(),
+                _ => format!("{scope} is not revoked"),
             })),
         };
         let epoch = find(&self.0.set.load())?.epoch;
@@ -517,5 +515,49 @@ impl Revocations {
         let revocations = Revocations::new(Path::new("/nonexistent"), clock);
         revocations.load(RevocationRows::default());
         revocations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent() -> NewRevocation {
+        let scope = Scope::new(ScopeKind::Agent, "a");
+        NewRevocation { scope, is_blocking: true, revoked_by: "uid 0".into(), reason: String::new() }
+    }
+
+    /// Without a keystore, nothing is on disk, and nothing is acknowledged.
+    #[tokio::test]
+    async fn what_cannot_be_stored_is_in_effect_and_not_acknowledged() {
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let revocations = Revocations::of_test(clock.clone());
+        let expires = clock.now().after(Duration::from_secs(60));
+        for _ in 0..2 {
+            assert!(matches!(revocations.revoke(agent()).await, Err(Error::NotStored(_))));
+            assert!(matches!(revocations.revoke_token("j", expires).await, Err(Error::NotStored(_))));
+        }
+        assert!(revocations.is_token_revoked("j") && !revocations.is_token_revoked("k"));
+        let set = revocations.current();
+        assert!(set.get(&agent().scope).is_some());
+        // Tokens do not carry an epoch that a crash could lose.
+        assert_eq!((set.epoch(), set.latest_epoch()), (0, 1));
+        assert!(revocations.store_fault().is_some());
+        assert!(matches!(revocations.use_once("u", expires).await, Err(Error::NotStored(_))));
+        // It counts as used.
+        assert!(!matches!(revocations.use_once("u", expires).await, Ok(true)));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_forgotten_once_it_has_expired_for_certain() {
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let revocations = Revocations::of_test(clock.clone());
+        let expires = clock.now().after(Duration::from_secs(60));
+        let _ = revocations.revoke_token("j", expires).await;
+        // The horizon is the clock's, an hour after the start at the earliest.
+        let _ = revocations.store().await;
+        clock.advance(Duration::from_secs(61));
+        let _ = revocations.store().await;
+        assert!(revocations.is_token_revoked("j"), "the clock may be set back");
     }
 }

@@ -1,5 +1,7 @@
 //! Revocation: of an agent's own tokens, and the commands of administrators.
 
+use tokio::sync::watch;
+
 use super::admin::{Admin, RootAdmin};
 use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest, RequestResult};
@@ -229,6 +231,11 @@ impl IdentityService {
             tokens,
             used_tokens,
         }
+    }
+
+    /// Changes with each revocation.
+    pub fn subscribe_revocations(&self) -> watch::Receiver<u64> {
+        self.deps.revocations.subscribe()
     }
 
     /// Refuses what depends on the revocations while they are not known.

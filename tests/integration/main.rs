@@ -50,6 +50,7 @@ mod relying_parties;
 mod relying_servers;
 mod revocation;
 mod revoked;
+mod revoked_state;
 mod roles;
 mod script_agents;
 mod secrets_in_memory;
