@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::activity::{Activity, State, is_issue, is_remembered};
 use super::event::Event;
@@ -126,6 +127,7 @@ fn is_revoked(record: &UsedRecord<'_>, entry: &AgentEntry, revocations: &Revocat
     scopes.into_iter().any(|(kind, value)| {
         let scope = value.map(|value| Scope::new(kind, value));
         let revocation = scope.and_then(|scope| revocations.get(&scope));
-        revocation.is_some_and(|revocation| revocation.revoked_at >= record.time)
+        // The database has whole seconds.
+        revocation.is_some_and(|revocation| revocation.revoked_at.after(Duration::from_secs(1)) > record.time)
     })
 }
