@@ -19,9 +19,12 @@ use crate::wire::credentials::{
 };
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
+use crate::wire::leak::LeakRequest;
 use crate::wire::lifecycle::MAX_LISTED_AGENTS;
+use crate::wire::offboarding::OffboardRequest;
 use crate::wire::posture::PostureAcceptRequest;
 use crate::wire::revocation::{FreezeRequest, RevokeOwnRequest, RevokeRequest};
+use crate::wire::signal::SignalRequest;
 use crate::wire::tenants::RemoveTenantRequest;
 
 /// Default `limit` of `GET /v1/audit`.
@@ -129,6 +132,24 @@ pub fn revoke_request(body: &RequestBody) -> Result<RevokeRequest, InvalidReques
     })
 }
 
+/// As [`revoke_request`].
+pub fn leak_request(body: &RequestBody) -> Result<LeakRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|error| match error {
+        unknown @ DecodeError::UnknownField { .. } => InvalidRequest::new(unknown.to_string()),
+        _ => InvalidRequest::new(
+            "the body must be an object with one of token, jti and serial, and may have agent, invocation, dry_run \
+             and reason",
+        ),
+    })
+}
+
+pub fn signal_request(body: &RequestBody) -> Result<SignalRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|error| match error {
+        unknown @ DecodeError::UnknownField { .. } => InvalidRequest::new(unknown.to_string()),
+        _ => InvalidRequest::new("the body must be {\"set\": S}, with a security event token"),
+    })
+}
+
 /// An empty body is a request without a reason.
 pub fn freeze_request(body: &RequestBody) -> Result<FreezeRequest, InvalidRequest> {
     if body.bytes.trim_ascii().is_empty() {
@@ -136,6 +157,11 @@ pub fn freeze_request(body: &RequestBody) -> Result<FreezeRequest, InvalidReques
     }
     decode_json(&body.bytes)
         .map_err(|e| InvalidRequest::new(format!("the body must be empty or {{\"reason\": R}}: {e}")))
+}
+
+pub fn offboard_request(body: &RequestBody) -> Result<OffboardRequest, InvalidRequest> {
+    decode_json(&body.bytes)
+        .map_err(|e| InvalidRequest::new(format!("the body must be {{\"name\": N}}: {e}")))
 }
 
 pub fn remove_tenant_request(body: &RequestBody) -> Result<RemoveTenantRequest, InvalidRequest> {

@@ -29,6 +29,7 @@ mod retention;
 mod suppressed;
 mod syncer;
 mod text;
+mod trail;
 mod usage;
 mod used_record;
 mod writer;
@@ -55,6 +56,7 @@ pub use journal::Journal;
 pub use layer::JournalLayer;
 pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
 pub use suppressed::Counted;
+pub use trail::{IssuedId, Trail, read_refusals, read_trail};
 pub use usage::{UsageReport, usage_lints};
 
 use record::Record;
