@@ -5,9 +5,11 @@
 
 mod agent;
 mod agent_lint;
+mod agent_list;
 mod agent_new;
 mod attest;
 mod audit;
+mod audit_lifecycle;
 mod certificate;
 mod client;
 mod clock;

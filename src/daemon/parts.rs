@@ -1,5 +1,6 @@
 //! The parts that several components share, and what each component gets of them.
 
+use super::activity_loader::ActivityDeps;
 use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
@@ -149,6 +150,16 @@ impl Parts {
     /// The status lists.
     pub fn status_lists(&self) -> StatusLists {
         self.status_lists.clone()
+    }
+
+    /// For the activity loader.
+    pub fn activity_deps(&self, config: &Config) -> ActivityDeps {
+        ActivityDeps {
+            audit: self.audit.clone(),
+            audit_dir: config.paths.audit.clone(),
+            agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
+        }
     }
 
     /// For the posture monitor.

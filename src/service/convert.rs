@@ -138,6 +138,7 @@ impl Agent {
             roles: entry.roles.iter().map(|role| role.name().to_owned()).collect(),
             grants: grants.map(AgentGrant::from).collect(),
             credentials: credentials.map(AgentCredential::from).collect(),
+            activity: None,
         }
     }
 }
@@ -266,6 +267,7 @@ impl From<&LoadStatus> for AgentsStatus {
             expiring: Vec::new(),
             expiring_count: 0,
             pending: None,
+            activity: None,
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }

@@ -2,6 +2,7 @@
 //! linked once.
 
 mod admin_bounds;
+mod agent_lifecycle;
 mod agents_d;
 mod agents_missing;
 mod attestation;
