@@ -10,6 +10,7 @@ use super::ca_manager::{self, CaHandle};
 use super::clock_monitor::{self, ClockMonitorHandle};
 use super::credential_manager::{self, CredentialHandle};
 use super::error::Error;
+use super::invocation_watcher::{self, InvocationHandle};
 use super::issuer_supervisor::{self, IssuerHandle};
 use super::latest_time::LatestTime;
 use super::logging::start_logging;
@@ -80,6 +81,7 @@ struct App {
     clock_monitor: ClockMonitorHandle,
     credentials: CredentialHandle,
     revocations: RevocationHandle,
+    invocations: InvocationHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -107,7 +109,8 @@ impl App {
         let clock_monitor =
             clock_monitor::spawn(parts.clock_state.clone(), audit.clone(), parts.agents(), latest_time);
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
-        let revocations = revocation_manager::spawn(parts.revocation_deps(&issuer), &mut startup);
+        let revocations = revocation_manager::spawn(parts.revocation_deps(&config, &issuer), &mut startup);
+        let invocations = invocation_watcher::spawn(parts.invocation_deps(&config));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -125,6 +128,7 @@ impl App {
             clock_monitor,
             credentials,
             revocations,
+            invocations,
             posture,
             servers,
             admin_group,
@@ -179,6 +183,7 @@ impl App {
         self.clock_monitor.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
+        self.invocations.stop().await;
         self.revocations.stop().await;
         tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());
         let tpm = tpm.borrow().clone();

@@ -2,6 +2,7 @@
 
 use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
+use super::invocation_watcher::InvocationDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use super::revocation_manager::RevocationDeps;
@@ -11,6 +12,7 @@ use crate::clock::{Clock, ClockState};
 use crate::config::{Config, TenantSection};
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
+use crate::invocations::{HostFiles, Invocations};
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
 use crate::peer::{DigestCache, Readers, ServiceManager, hidden_processes};
@@ -32,6 +34,7 @@ pub(super) struct Parts {
     federation: Federation,
     credentials: CredentialStore,
     revocations: Revocations,
+    invocations: Invocations,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
     enrollment: Enrollment,
@@ -60,6 +63,7 @@ impl Parts {
             clock_state: ClockState::new(clock.clone()),
             credentials: CredentialStore::new(&paths.state, clock.clone()),
             revocations: Revocations::new(&paths.state, clock.clone()),
+            invocations: Invocations::new(HostFiles::of_host()),
             clock,
             agents,
             policies,
@@ -130,8 +134,23 @@ impl Parts {
     }
 
     /// For the revocation manager.
-    pub fn revocation_deps(&self, issuer: &IssuerHandle) -> RevocationDeps {
-        RevocationDeps { revocations: self.revocations.clone(), keystore: issuer.keystore.clone() }
+    pub fn revocation_deps(&self, config: &Config, issuer: &IssuerHandle) -> RevocationDeps {
+        RevocationDeps {
+            revocations: self.revocations.clone(),
+            keystore: issuer.keystore.clone(),
+            invocations: self.invocation_deps(config),
+        }
+    }
+
+    /// For the invocation watcher.
+    pub fn invocation_deps(&self, config: &Config) -> InvocationDeps {
+        InvocationDeps {
+            invocations: self.invocations.clone(),
+            revocations: self.revocations.clone(),
+            audit: self.audit.clone(),
+            clock: self.clock.clone(),
+            state_dir: config.paths.state.clone(),
+        }
     }
 
     /// For the posture monitor.
@@ -172,6 +191,7 @@ impl Parts {
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
             revocations: self.revocations,
+            invocations: self.invocations,
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,

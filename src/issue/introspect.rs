@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::issuer::IssuerState;
 use crate::agents::{Registrations, TagCheck};
 use crate::clock::Timestamp;
+use crate::invocations::{Invocations, TokenInvocation};
 use crate::revocation::{IssuedToken, Revocations};
 use crate::verify::{self, Expectation};
 
@@ -45,6 +46,8 @@ pub struct ValidNow<'a> {
     pub registrations: &'a Registrations,
     /// What has been revoked.
     pub revocations: &'a Revocations,
+    /// The invocations in which something was issued.
+    pub invocations: &'a Invocations,
 }
 
 /// What a verified token says about its agent.
@@ -130,7 +133,7 @@ impl IssuerState {
         tenant: Option<&str>,
         valid: ValidNow<'_>,
     ) -> Result<Option<String>, Undecided> {
-        let ValidNow { registrations, revocations } = valid;
+        let ValidNow { registrations, revocations, invocations } = valid;
         let name = token.name;
         let Some(entry) = registrations.agents.get(name) else {
             return Ok(Some(format!("agent \"{name}\" is not registered any more")));
@@ -151,6 +154,15 @@ impl IssuerState {
         };
         if let Some(reason) = revocations.revoked_reason(&issued) {
             return Ok(Some(reason));
+        }
+        let invocation = issued.invocation.map(|id| TokenInvocation {
+            id,
+            unit: claim["unit"].as_str(),
+            agent: &entry.name,
+            expires: Timestamp::from_secs(token.claims["exp"].as_u64().unwrap_or_default()),
+        });
+        if invocation.is_some_and(|invocation| invocations.has_ended(&invocation)) {
+            return Ok(Some("the invocation in which it was issued has ended".to_owned()));
         }
         if entry.grant(token.audience).is_none() {
             return Ok(Some(format!("agent \"{name}\" has no grant for its audience any more")));

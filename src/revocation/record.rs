@@ -3,12 +3,28 @@
 use std::time::Duration;
 
 use super::scope::Scope;
-use crate::agents::MAX_TOKEN_TTL;
+use crate::agents::{AgentName, MAX_TOKEN_TTL};
 use crate::clock::Timestamp;
 
 /// A revocation without effect on new requests is kept for this time: what was issued before it has expired
 /// then. Certificates are on the revocation lists until they expire.
 const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs() + 60);
+
+/// A clock that was set back by less than this makes nothing valid again.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// An invocation that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedInvocation<'a> {
+    /// Its ID.
+    pub id: &'a str,
+    /// The agents to which something was issued in it; empty if they are not known.
+    pub agents: &'a [AgentName],
+    /// When all that was issued in it has expired.
+    pub until: Timestamp,
+    /// What has ended.
+    pub reason: &'a str,
+}
 
 /// The revocation of a scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +56,20 @@ impl Revocation {
     /// One line for callers and records.
     pub fn description(&self) -> String {
         let what = match self.scope.kind() {
-            super::ScopeKind::Everything => "this host is frozen".to_owned(),
+            super::ScopeKind::Everything if self.is_blocking => "this host is frozen".to_owned(),
+            super::ScopeKind::Everything => {
+                return format!("what was issued before {} is revoked", self.revoked_at.to_rfc3339_seconds());
+            }
             _ => format!("{} is revoked", self.scope),
         };
         format!("{what} since {}", self.revoked_at.to_rfc3339_seconds())
+    }
+}
+
+impl EndedInvocation<'_> {
+    /// When its revocation can be forgotten.
+    pub(super) fn lapses(&self) -> Timestamp {
+        self.until.after(MARGIN)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::audit::Audit;
 use crate::clock::{Clock, ClockState, Timestamp};
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
+use crate::invocations::Invocations;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
 use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
@@ -36,6 +37,8 @@ pub struct ServiceDeps {
     pub credentials: CredentialStore,
     /// What has been revoked.
     pub revocations: Revocations,
+    /// The invocations in which something was issued.
+    pub invocations: Invocations,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.

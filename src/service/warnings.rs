@@ -15,6 +15,7 @@ impl IdentityService {
             self.credentials_warning(),
             self.freeze_warning(),
             self.revocations_warning(),
+            self.deps.invocations.fault(),
         ];
         warnings.into_iter().flatten().collect()
     }

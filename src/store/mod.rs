@@ -26,7 +26,7 @@ pub use lock::DirLock;
 pub use revocation_rows::{GuardedChange, RevocationDatabase, RevocationRow, RevocationRows, TokenRow};
 
 /// Upper bound on the size of a state file in bytes, well above what hostbadge writes.
-const MAX_STATE_FILE_SIZE: u64 = 4 * 1024 * 1024;
+const MAX_STATE_FILE_SIZE: u64 = 8 * 1024 * 1024;
 
 /// Why a state file or directory cannot be used. Each message says what an administrator can do.
 #[derive(Debug, thiserror::Error)]
