@@ -340,7 +340,8 @@ impl CaManager {
         self.ended.marked(revocations);
         // Their records stay marked until the lists are in ca.json, so a crash before that only repeats this.
         let have_all_ended = orphaned.iter().all(|(_, leaves)| leaves.iter().all(LeafRecord::has_ended));
-        if have_all_ended && lock(&self.saved_at).is_some_and(|at| at.elapsed() < BATCH_INTERVAL) {
+        let was_saved = lock(&self.saved_at).is_some_and(|at| at.elapsed() < BATCH_INTERVAL);
+        if have_all_ended && was_saved && !self.ended.take_urgent() {
             return Ok(no_room.len());
         }
         ca.save().await?;

@@ -1,7 +1,7 @@
 //! Which certificates are of invocations that have ended.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::pki::{CertificateIssuer, InvocationTag};
 use crate::revocation::{RevocationSet, ScopeKind};
@@ -11,6 +11,8 @@ use crate::revocation::{RevocationSet, ScopeKind};
 pub(super) struct EndedLeaves {
     /// The greatest epoch of a revocation whose certificates are marked.
     marked: AtomicU64,
+    /// Whether an administrator revoked one of the invocations that were marked.
+    is_urgent: AtomicBool,
 }
 
 impl EndedLeaves {
@@ -33,6 +35,9 @@ impl EndedLeaves {
             .filter(|one| !one.is_blocking && one.epoch > marked.max(revocations.loaded_epoch()))
             .map(|one| one.scope.value())
             .collect();
+        if of_kind(ScopeKind::Invocation).any(|one| one.is_blocking && one.epoch > marked) {
+            self.is_urgent.store(true, Ordering::Relaxed);
+        }
         if invocations.is_empty() && agents.is_empty() {
             return;
         }
@@ -45,6 +50,12 @@ impl EndedLeaves {
     /// All of these revocations have been marked, and are on the revocation lists in memory.
     pub fn marked(&self, revocations: &RevocationSet) {
         self.marked.fetch_max(revocations.latest_epoch(), Ordering::Relaxed);
+    }
+
+    /// Whether the revocation lists have to be written now, because an administrator waits for them. False from the
+    /// next call on.
+    pub fn take_urgent(&self) -> bool {
+        self.is_urgent.swap(false, Ordering::Relaxed)
     }
 
     /// What the audit log gets for the certificates that were marked.

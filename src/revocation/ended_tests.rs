@@ -79,7 +79,7 @@ async fn a_revoked_invocation_blocks_until_it_ends_or_the_host_is_started_again(
     let set = revocations.current();
     let everything = set.get(&Scope::everything()).unwrap();
     assert!(!everything.is_blocking && everything.epoch > before && set.freeze().is_none());
-    assert!(everything.description().contains("what was issued before"), "{}", everything.description());
+    assert!(everything.description().contains("everything was revoked"), "{}", everything.description());
 
     // A frozen host stays frozen.
     let _ = revocations.revoke(revoke(ScopeKind::Everything, "")).await;

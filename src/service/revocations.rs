@@ -1,5 +1,7 @@
 //! Revocation: of an agent's own tokens, and the commands of administrators.
 
+use tokio::sync::watch;
+
 use super::admin::{Admin, RootAdmin};
 use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest, RequestResult};
@@ -82,6 +84,10 @@ impl IdentityService {
         if token.expires() <= self.deps.clock.now() {
             return Ok(RevokedToken { agent, jti, detail: "the token has expired".to_owned() });
         }
+        if self.deps.revocations.is_token_revoked(token.jti()) {
+            return Ok(RevokedToken { agent, jti, detail: "the token was revoked before".to_owned() });
+        }
+        self.take_mark(&agent, token.expires())?;
         match self.deps.revocations.revoke_token(token.jti(), token.expires()).await {
             Ok(_) => Ok(RevokedToken { agent, jti, detail: "the token is revoked".to_owned() }),
             Err(e) => Err(refuse(unavailable(&e), e.to_string(), &agent)),
@@ -213,6 +219,11 @@ impl IdentityService {
             tokens,
             used_tokens,
         }
+    }
+
+    /// Changes with each revocation.
+    pub fn subscribe_revocations(&self) -> watch::Receiver<u64> {
+        self.deps.revocations.subscribe()
     }
 
     /// Refuses what depends on the revocations while they are not known.
@@ -367,7 +378,7 @@ fn checked(what: &str, value: String) -> Result<String, InvalidRequest> {
     Ok(value)
 }
 
-fn unavailable(error: &revocation::Error) -> ErrorCode {
+pub(super) fn unavailable(error: &revocation::Error) -> ErrorCode {
     match error {
         revocation::Error::LimitReached(_) => ErrorCode::SlowDown,
         _ => ErrorCode::TemporarilyUnavailable,
