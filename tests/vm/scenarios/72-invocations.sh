@@ -35,6 +35,7 @@ exe = "/usr/bin/curl"'
     useradd --system --no-create-home worker 2>/dev/null || true
     register static 'unit = "static.service"'
     register dynamic 'unit = "dynamic.service"'
+    register burst 'unit = "burst.service"'
     register oneshot 'unit = "oneshot.service"'
     register restarting 'unit = "restarting.service"'
     useradd --create-home --shell /bin/bash person 2>/dev/null || true
@@ -110,7 +111,7 @@ UNIT
     say "A hundred starts in a row leave no valid token"
     mkdir -p /root/tokens
     for n in $(seq 100); do
-        systemd-run --quiet --wait --pipe --collect --unit=static.service -p User=worker \
+        systemd-run --quiet --wait --pipe --collect --unit=burst.service -p User=worker \
             hostbadge token "$audience" >"/root/tokens/$n"
     done
     for n in $(seq 100); do ends "/root/tokens/$n"; done
@@ -138,6 +139,6 @@ part_2() {
     systemctl start static
     show is_active /run/static/token
     systemctl stop static
-    rm -f "$agents"/{reader,static,dynamic,oneshot,restarting,person}.toml
+    rm -f "$agents"/{reader,static,dynamic,burst,oneshot,restarting,person}.toml
     show hostbadge agent reload --allow-empty
 }
