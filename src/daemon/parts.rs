@@ -138,6 +138,7 @@ impl Parts {
         RevocationDeps {
             revocations: self.revocations.clone(),
             keystore: issuer.keystore.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
             invocations: self.invocation_deps(config),
         }
     }
@@ -192,6 +193,7 @@ impl Parts {
             credentials: self.credentials,
             revocations: self.revocations,
             invocations: self.invocations,
+            signals: config.signals.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::component::ComponentTask;
 use super::invocation_watcher::{self, InvocationDeps};
-use super::startup::{Startup, StartupSignal};
+use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
 use crate::keystore::Keystore;
 use crate::revocation::Revocations;
@@ -28,6 +28,8 @@ pub(super) struct RevocationDeps {
     pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
     /// The invocations that there were when the daemon ended.
     pub invocations: InvocationDeps,
+    /// First attempt of the issuer supervisor, which opens the keystore.
+    pub issuer_first_attempt: StartupStep,
 }
 
 /// The running revocation manager.
@@ -62,6 +64,11 @@ struct RevocationManager {
 
 impl RevocationManager {
     async fn run(self) {
+        let mut issuer_first_attempt = self.deps.issuer_first_attempt.clone();
+        tokio::select! {
+            () = self.stop.cancelled() => return,
+            () = issuer_first_attempt.wait() => {}
+        }
         let mut keystore_rx = self.deps.keystore.clone();
         loop {
             let keystore = keystore_rx.borrow_and_update().clone();
