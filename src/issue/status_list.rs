@@ -149,6 +149,8 @@ impl IssuerState {
             kid: subject.kid(),
             jti: None,
             invocation: subject.invocation(),
+            unit: None,
+            expires: None,
             epoch: subject.epoch(),
             match_tag: Some(subject.match_tag()),
         };

@@ -99,7 +99,7 @@ impl From<&PeerInfo> for Peer {
             uid: peer.uid,
             gid: peer.gid,
             unit: peer.unit.clone(),
-            invocation: peer.invocation.clone(),
+            invocation: peer.invocation.as_deref().map(str::to_owned),
             user_unit: peer.own_user_unit().map(str::to_owned),
             session: peer.session.as_ref().filter(|_| peer.is_in_own_session()).map(|one| one.id.clone()),
             container: peer.own_container().map(|container| container.id.clone()),

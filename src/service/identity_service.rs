@@ -15,6 +15,7 @@ use crate::clock::{Clock, ClockState, Timestamp};
 use crate::config::SignalSection;
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
+use crate::invocations::Invocations;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
 use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
@@ -39,6 +40,8 @@ pub struct ServiceDeps {
     pub credentials: CredentialStore,
     /// What has been revoked.
     pub revocations: Revocations,
+    /// The invocations in which something was issued.
+    pub invocations: Invocations,
     /// The issuers whose signals revoke.
     pub signals: Vec<SignalSection>,
     /// Which index each token has in the status lists.

@@ -79,6 +79,7 @@ pub use crate::clock::Timestamp;
 pub(crate) use crate::clock::jitter;
 pub use crate::credentials::ReleasedCredential;
 pub use crate::error_class::ErrorClass;
+pub use crate::invocations::{HostFiles, Invocations};
 pub use crate::issue::{EvidenceResponse, Introspection, JwtSvid, WitSvid};
 pub use crate::peer::{InspectError, Peer, PeerLookup, PeerTracker, ServiceManager};
 pub use crate::pki::IssuedX509Svid;

@@ -27,6 +27,7 @@ mod forged_evidence;
 mod grant_circumstances;
 mod hostile_executables;
 mod hygiene;
+mod invocations;
 mod journald;
 mod jwt_libraries;
 mod keys;
