@@ -18,7 +18,7 @@ use super::rsa::RsaSigningKey;
 use crate::agents::TokenTyp;
 use crate::clock::{Clock, ClockSync, Timestamp};
 use crate::policy::Signer;
-use crate::verify::Jwk;
+use crate::verify::{Jwk, STATUS_LIST_TYP};
 
 /// Everything that issuing needs. It never changes: each step of a key schedule makes a new one.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub struct IssuerState {
     own: IssuerKeys,
     tenants: BTreeMap<String, IssuerKeys>,
     rsa_key: Option<Arc<RsaSigningKey>>,
+    host_key: Jwk,
     tpm_headers: TpmHeaders,
     bundles: BundleDocuments,
     key_reports: Vec<KeyReport>,
@@ -44,6 +45,7 @@ pub struct IssuerKeys {
     published: Vec<Jwk>,
     headers: HeadersOfKey,
     wit_svid: SigningHeader,
+    status_list: SigningHeader,
     documents: IssuerDocuments,
     reports: Vec<KeyReport>,
 }
@@ -87,6 +89,7 @@ impl IssuerKeys {
         Ok(IssuerKeys {
             headers: HeadersOfKey::new(|typ| SigningHeader::for_memory_key(issuing_key.jwk(), typ))?,
             wit_svid: SigningHeader::for_wit_svid(issuing_key.jwk())?,
+            status_list: SigningHeader::for_memory_key(issuing_key.jwk(), STATUS_LIST_TYP)?,
             issuer,
             issuing_key,
             published,
@@ -117,6 +120,10 @@ impl IssuerKeys {
     pub(super) fn wit_svid_header(&self) -> &SigningHeader {
         &self.wit_svid
     }
+
+    pub(super) fn status_list_header(&self) -> &SigningHeader {
+        &self.status_list
+    }
 }
 
 impl IssuerState {
@@ -142,12 +149,18 @@ impl IssuerState {
         let mut key_reports = own.reports.clone();
         key_reports.extend(tpm_key_reports(host_key, rsa_key.as_deref()));
         key_reports.extend(tenants.values().flat_map(|keys| keys.reports.iter().cloned()));
-        Ok(IssuerState { host, own, tenants, rsa_key, tpm_headers, bundles, key_reports, clock })
+        let host_key = host_key.clone();
+        Ok(IssuerState { host, own, tenants, rsa_key, host_key, tpm_headers, bundles, key_reports, clock })
     }
 
     /// The names of this host.
     pub fn host(&self) -> &HostIdentity {
         &self.host
+    }
+
+    /// The host key, which is in the TPM.
+    pub fn host_key(&self) -> &Jwk {
+        &self.host_key
     }
 
     /// The issuer of the agents without a tenant.
