@@ -161,6 +161,7 @@ pub(crate) mod plural;
 pub mod policy;
 pub mod posture;
 pub mod revocation;
+pub mod risk;
 pub mod service;
 pub(crate) mod stack;
 pub mod store;

@@ -35,7 +35,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::optional(
         "keys",
-        Kind::Table(&[Key::optional("rotate_every", DAYS), Key::optional("publish_before", DAYS)]),
+        Kind::Table(&[
+            Key::optional("risk", Kind::Choice(&["high", "moderate", "low"])),
+            Key::optional("rotate_every", DAYS),
+            Key::optional("publish_before", DAYS),
+            Key::optional("rotate_encryption_every", DAYS),
+        ]),
     ),
     Key::optional("certificates", Kind::Table(&[Key::optional("ttl", Kind::Duration("\"1h\""))])),
     Key::optional("seal", Kind::Table(&[Key::optional("pcrs", Kind::ByteList("[0, 2, 4, 7]"))])),

@@ -89,7 +89,8 @@ impl OpenCredentials {
     ) -> Result<u64, Error> {
         let versions = self.versions(&new.tenant, &new.name);
         let latest = versions.last().ok_or(Error::UnknownCredential)?.version;
-        if !overlap.is_zero() && versions.len() >= MAX_VERSIONS {
+        let kept = versions.iter().filter(|row| !has_passed(row.retires, now)).count();
+        if !overlap.is_zero() && kept >= MAX_VERSIONS {
             return Err(Error::LimitReached("this credential has 8 versions, which is the most"));
         }
         let retires = now.after(overlap).as_secs();

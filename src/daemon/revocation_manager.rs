@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::component::ComponentTask;
 use super::startup::{Startup, StartupSignal};
 use super::watch_ext::set_if_changed;
+use crate::issue::Issuer;
 use crate::keystore::Keystore;
 use crate::revocation::Revocations;
 
@@ -23,6 +24,8 @@ const STORE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct RevocationDeps {
     /// The revocations that this component opens.
     pub revocations: Revocations,
+    /// Serves and signs with no revoked key.
+    pub issuer: Issuer,
     /// The keystore, once it is open.
     pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
 }
@@ -95,6 +98,8 @@ impl RevocationManager {
             self.startup.complete();
             tokio::time::sleep(RETRY_DELAY).await;
         }
+        // Before the first request: a crash may have come before a revoked key was destroyed.
+        self.deps.issuer.apply_revocations(&revocations.current());
         self.startup.complete();
         let mut reported = None;
         loop {

@@ -77,6 +77,12 @@ pub enum Error {
          key list what keeps it from being made)"
     )]
     NoTenantKey(String),
+    /// The active key is revoked, and no other has taken its place yet.
+    #[error(
+        "issuing key {0} is revoked, and the key that signs next is not made yet; try again in a moment \
+         (administrators see in hostbadge key list what keeps it from being made)"
+    )]
+    KeyRevoked(String),
     /// No tenant of this name has keys.
     #[error("tenant \"{0}\" has no keys on this host: no agent of agents.d names it")]
     UnknownTenant(String),
@@ -121,7 +127,7 @@ impl Error {
     /// The code of the refusal, if this keeps a token from being issued.
     pub(super) fn refusal_code(&self) -> ErrorCode {
         match self {
-            Error::NoTenantKey(_) => ErrorCode::TemporarilyUnavailable,
+            Error::NoTenantKey(_) | Error::KeyRevoked(_) => ErrorCode::TemporarilyUnavailable,
             _ => ErrorCode::ServerError,
         }
     }
@@ -139,6 +145,7 @@ impl Error {
             Error::OpenTpm(_)
             | Error::NoRsaKey
             | Error::NoTenantKey(_)
+            | Error::KeyRevoked(_)
             | Error::TooManyTenants { .. }
             | Error::Task(_) => ErrorClass::Unavailable,
             Error::InvalidFile { .. }

@@ -10,15 +10,19 @@ use super::host_identity::HostIdentity;
 use super::issuer::IssuerKeys;
 use super::key::IssuingKey;
 use super::key_event::{KeyChange, KeyEvent};
-use super::key_schedule::KeySchedule;
+use super::key_schedule::{KeySchedule, MAX_RETIRED_KEYS, MIN_RETIRED_OF_TENANT};
 use super::keys::{IssuingKeys, Owner, ScheduledKeys, create_key};
 use super::rotation::{RETENTION, RotationPolicy};
 use super::schedule_loader::ScheduleLoader;
 use super::tenant_schedules::{self, MAX_TENANTS, TenantSchedule, TenantSchedules, TenantSchedulesFile};
 use crate::clock::{BootTime, ClockState, Timestamp};
 use crate::keystore::{self, KekPair, Keystore, TenantKeks};
+use crate::revocation::RevocationSet;
 use crate::tpm::Tpm;
 use crate::verify::Jwk;
+
+/// Retired keys of all tenants, from which on each tenant can have its share alone.
+const MAX_RETIRED_OF_TENANTS: usize = MAX_TENANTS * MIN_RETIRED_OF_TENANT;
 
 /// What the keys of each tenant are made with.
 #[derive(Clone)]
@@ -89,15 +93,26 @@ impl TenantIssuers {
         Ok(TenantIssuers { context, schedules, issuers, changes: file.changes })
     }
 
-    /// The keys of a tenant.
+    /// The keys of a tenant, which may have as many retired keys as the others leave room for.
     pub(super) fn get_mut(&mut self, tenant: &str) -> Option<&mut IssuingKeys> {
-        self.issuers.get_mut(tenant).map(|issuer| &mut issuer.keys)
+        let retired =
+            |(name, issuer): (&String, &TenantIssuer)| (name != tenant).then(|| issuer.keys.retired_count());
+        let max_retired = max_retired(self.issuers.iter().filter_map(retired));
+        let keys = self.issuers.get_mut(tenant).map(|issuer| &mut issuer.keys)?;
+        keys.set_max_retired(max_retired);
+        Some(keys)
+    }
+
+    /// The keys of each tenant.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &IssuingKeys> {
+        self.issuers.values().map(|issuer| &issuer.keys)
     }
 
     /// What requests are served from, by tenant.
-    pub(super) fn issuer_keys(&self, tpm_keys: &[Jwk]) -> Result<BTreeMap<String, IssuerKeys>, Error> {
-        let keys =
-            |(name, issuer): (&String, &TenantIssuer)| Ok((name.clone(), issuer.keys.issuer_keys(tpm_keys)?));
+    pub(super) fn issuer_keys(&self, tpm_keys: &[Jwk]) -> Result<BTreeMap<String, Arc<IssuerKeys>>, Error> {
+        let keys = |(name, issuer): (&String, &TenantIssuer)| {
+            Ok((name.clone(), Arc::new(issuer.keys.issuer_keys(tpm_keys)?)))
+        };
         self.issuers.iter().map(keys).collect()
     }
 
@@ -137,6 +152,28 @@ impl TenantIssuers {
             match issuer.keys.advance(tpm).await {
                 Ok(changes) if changes.is_empty() => {}
                 Ok(changes) => result = Ok(KeyEvent::all(Some(name), changes)),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        self.changes = self.schedules.changes().await;
+        result
+    }
+
+    /// Destroys the revoked keys of one tenant, also of one that no agent names any more; empty if none are
+    /// revoked. An error of one tenant does not keep the others from this.
+    pub(super) async fn destroy_revoked(
+        &mut self,
+        tpm: &Tpm,
+        revocations: &RevocationSet,
+    ) -> Result<Vec<KeyEvent>, Error> {
+        let mut result = Ok(Vec::new());
+        for (name, issuer) in &mut self.issuers {
+            match issuer.keys.destroy_revoked(tpm, revocations).await {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(changes) => {
+                    result = Ok(KeyEvent::all(Some(name), changes));
+                    break;
+                }
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -275,10 +312,30 @@ impl TenantIssuers {
     }
 }
 
+/// How many retired keys a tenant may have beside those of the others.
+fn max_retired(of_others: impl Iterator<Item = usize>) -> usize {
+    let others: usize = of_others.map(|retired| retired.max(MIN_RETIRED_OF_TENANT)).sum();
+    MAX_RETIRED_OF_TENANTS.saturating_sub(others).clamp(MIN_RETIRED_OF_TENANT, MAX_RETIRED_KEYS)
+}
+
 impl TenantContext {
     fn keys_of(&self, tenant: &str, schedules: &Arc<TenantSchedules>, keys: ScheduledKeys) -> IssuingKeys {
         let TenantContext { keystore, host, host_key, rotation_policy, clock } = self.clone();
         let owner = Owner::Tenant { name: tenant.to_owned(), schedules: schedules.clone() };
         IssuingKeys::new(owner, keystore, host, host_key, rotation_policy, clock, keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_has_more_retired_keys_while_others_have_room() {
+        assert_eq!(max_retired(std::iter::empty()), MAX_RETIRED_KEYS);
+        assert_eq!(max_retired([0, 3].into_iter()), MAX_RETIRED_KEYS);
+        assert_eq!(max_retired([0; 63].into_iter()), MIN_RETIRED_OF_TENANT);
+        assert_eq!(max_retired([MAX_RETIRED_KEYS; 10].into_iter()), 24);
+        assert_eq!(max_retired([MAX_RETIRED_KEYS; 20].into_iter()), MIN_RETIRED_OF_TENANT);
     }
 }

@@ -3,6 +3,7 @@
 //! The keystore has the key-encryption key and the anti-rollback manifest. The operations are accepting the
 //! state, recovery with the recovery key, and migration to another TPM.
 
+mod rotation;
 mod tenants;
 
 use std::collections::BTreeSet;
@@ -15,13 +16,16 @@ use zeroize::Zeroizing;
 
 use super::error::Error;
 use super::kek::{Kek, KekDependent, KekPair};
+use super::kek_report::KekReport;
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
 use super::state_manifest::{DatabaseDigests, StateDatabase, StateManifest};
 use super::tenant_keks::{TenantKeks, TenantKeksFile};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
+
+pub(crate) use rotation::NewKek;
 
 /// The open keystore. The TPM unseals the key-encryption key when it is needed; the tracked state files are
 /// written here.
@@ -35,6 +39,10 @@ pub struct Keystore {
     /// Locked before `state`.
     tenants: Mutex<TenantKeksFile>,
     seal_status: watch::Sender<SealStatus>,
+    /// When the key of `tpm.json` was made.
+    initial_kek_made: Option<Timestamp>,
+    host_kek_reports: watch::Sender<Vec<KekReport>>,
+    tenant_kek_reports: watch::Sender<Vec<KekReport>>,
 }
 
 struct KeystoreState {
@@ -76,13 +84,25 @@ impl Keystore {
         // more.
         let pending_rewrap = if keks.previous.is_some() { KekDependent::ALL.into() } else { BTreeSet::new() };
         let seal_status = watch::Sender::new(seal_file.status(configured_pcrs));
+        let initial_kek_made = rotation::initial_kek_made(dir);
+        let host_kek_reports = watch::Sender::new(seal_file.reports(initial_kek_made));
         let state = KeystoreState { seal_file, manifest, pending_rewrap, last_recovery_key: None };
         let state = Arc::new(Mutex::new(state));
         // After the manifest has verified it.
-        let tenants = Mutex::new(TenantKeksFile::read(dir)?);
-        let (dir, tpm, clock, configured_pcrs) =
-            (dir.to_owned(), tpm.clone(), clock.clone(), configured_pcrs.to_vec());
-        Ok((Keystore { dir, tpm, clock, configured_pcrs, state, tenants, seal_status }, keks))
+        let tenants = TenantKeksFile::read(dir)?;
+        let keystore = Keystore {
+            dir: dir.to_owned(),
+            tpm: tpm.clone(),
+            clock: clock.clone(),
+            configured_pcrs: configured_pcrs.to_vec(),
+            state,
+            tenant_kek_reports: watch::Sender::new(tenants.reports()),
+            tenants: Mutex::new(tenants),
+            seal_status,
+            initial_kek_made,
+            host_kek_reports,
+        };
+        Ok((keystore, keks))
     }
 
     /// Has the TPM unseal the latest key-encryption key.
@@ -153,27 +173,6 @@ impl Keystore {
     /// [`Keystore::needs_rewrap`].
     pub(crate) fn seal_status(&self) -> watch::Receiver<SealStatus> {
         self.seal_status.subscribe()
-    }
-
-    /// Makes a new key-encryption key, if the current one is not sealed to the configured PCRs. Each
-    /// [`KekDependent`] then has to be encrypted again.
-    ///
-    /// Without a recovery key nothing is sealed to PCRs, since a firmware update would make the secrets
-    /// inaccessible.
-    pub(crate) async fn reseal_if_needed(&self) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        let needs_recovery_key = !self.configured_pcrs.is_empty() && !state.seal_file.has_recovery_key();
-        if state.seal_file.pcrs() == self.configured_pcrs
-            || state.seal_file.has_previous()
-            || needs_recovery_key
-        {
-            return Ok(());
-        }
-        let old_kek = state.seal_file.unseal(&self.tpm).await?.latest;
-        let seal_file = state.seal_file.clone();
-        let (seal_file, new_kek) =
-            seal_file.with_new_kek(&self.tpm, &old_kek, &self.configured_pcrs, self.clock.now()).await?;
-        self.commit_new_kek(&mut state, seal_file, &new_kek).await
     }
 
     /// Creates a recovery key and returns its text. Only its digest is kept, in memory. The key is in force
@@ -276,6 +275,7 @@ impl Keystore {
         let text = store::to_bytes(&self.dir.join(seal_file::FILE_NAME), seal_file::VERSION, &seal_file)?;
         state.manifest.replace_file(&self.tpm, seal_file::FILE_NAME, text).await?;
         state.seal_file = seal_file;
+        self.host_kek_reports.send_replace(state.seal_file.reports(self.initial_kek_made));
         self.seal_status.send_replace(state.seal_file.status(&self.configured_pcrs));
         Ok(())
     }

@@ -17,6 +17,7 @@
 mod cipher;
 mod error;
 mod kek;
+mod kek_report;
 mod lifecycle;
 mod recovery_key;
 mod seal_file;
@@ -26,8 +27,9 @@ mod tenant_keks;
 pub(crate) use cipher::{decrypt, encrypt, random_key};
 pub use error::Error;
 pub(crate) use kek::{Kek, KekDependent, KekPair};
+pub use kek_report::{KekReport, KekUse};
 pub use lifecycle::Keystore;
-pub(crate) use lifecycle::{TpmMigration, accept_current_state, reseal_with_recovery_key};
+pub(crate) use lifecycle::{NewKek, TpmMigration, accept_current_state, reseal_with_recovery_key};
 pub use recovery_key::RecoveryKey;
 pub use seal_file::SealStatus;
 pub use state_manifest::StateDatabase;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cipher;
 use super::error::Error;
 use super::kek::{Kek, KekPair};
+use super::kek_report::{KekReport, KekUse};
 use crate::clock::Timestamp;
 use crate::store;
 
@@ -66,6 +67,16 @@ impl TenantKeksFile {
 
     pub(super) fn is_empty(&self) -> bool {
         self.tenants.is_empty()
+    }
+
+    /// The keys, by tenant.
+    pub(super) fn reports(&self) -> Vec<KekReport> {
+        let report = |(tenant, entry): (&String, &EncryptedKek)| {
+            let name = format!("{tenant} {}", entry.created);
+            let created = Timestamp::from_secs(entry.created);
+            KekReport::new(name.as_bytes(), KekUse::Tenant(tenant.clone()), Some(created))
+        };
+        self.tenants.iter().map(report).collect()
     }
 
     pub(super) fn contains(&self, tenant: &str) -> bool {

@@ -32,7 +32,10 @@ mod root_ca;
 mod svid;
 
 pub use bundle::bundle_document;
-pub use certificate_issuer::{CaReport, CaSnapshot, CertificateIssuer, CertificateParams};
+pub use certificate_issuer::{
+    CaReport, CaRotation, CaRotationError, CaRotationRequest, CaSnapshot, CertificateIssuer,
+    CertificateParams,
+};
 pub use csr::{CsrError, SubjectKey};
 pub use error::Error;
 pub use host_ca::{CaChange, HostCa};

@@ -23,6 +23,7 @@ mod certificates;
 mod clock;
 mod command_budget;
 mod convert;
+mod convert_keys;
 mod credentials;
 mod documents;
 mod enrollment;

@@ -17,6 +17,8 @@ use crate::wire::revocation::{
     RevokeRequest, RevokeResponse,
 };
 
+/// The prefix of the `kid` of an issuing key in the WIT bundle.
+const WIT_KID_PREFIX: &str = "wit-";
 /// Longest `jti` and owner of a request in bytes.
 const MAX_VALUE: usize = 512;
 
@@ -132,7 +134,10 @@ impl IdentityService {
                 revoked_by: admin.id(),
                 reason: reason.clone(),
             };
-            let outcome = self.deps.revocations.revoke(new).await?;
+            let revoked = self.deps.revocations.revoke(new).await;
+            // Here too, so that it is in effect when the administrator reads the answer.
+            self.deps.issuer.apply_revocations(&self.deps.revocations.current());
+            let outcome = revoked?;
             if outcome == Outcome::Revoked {
                 let (event, what) = match scope.kind() {
                     ScopeKind::Everything => (Event::HostFrozen, "froze this host".to_owned()),
@@ -291,11 +296,28 @@ impl IdentityService {
             return Ok(Target::Scope(Scope::new(ScopeKind::Tenant, &tenant)));
         }
         let kid = checked("key", key.unwrap_or_default())?;
-        let reports = self.ready_issuer()?;
-        if !reports.key_reports().iter().any(|key| key.kid == kid && key.is_in_memory()) {
-            return Err(InvalidRequest::new("no issuing key of this host has this kid").into());
+        Ok(Target::Scope(self.revocable_key(&kid)?))
+    }
+
+    /// The issuing key with this `kid`, which may have the prefix that it has in the WIT bundle.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidRequest`] for a key that cannot be revoked, with what to do instead.
+    fn revocable_key(&self, kid: &str) -> Result<Scope, AdminError> {
+        let issuer_state = self.ready_issuer()?;
+        let find = |kid: &str| issuer_state.key_reports().iter().find(|report| report.kid == kid);
+        let found = find(kid).or_else(|| find(kid.strip_prefix(WIT_KID_PREFIX)?));
+        let named = Scope::new(ScopeKind::Key, found.map_or(kid, |report| &report.kid));
+        let is_revoked = self.deps.revocations.current().get(&named).is_some();
+        match found {
+            _ if is_revoked => Ok(named),
+            Some(report) if report.is_in_memory() => Ok(named),
+            Some(report) => Err(InvalidRequest::new(report.not_revocable()).into()),
+            None => Err(InvalidRequest::new(
+                "no issuing key of this host has this kid; hostbadge key list shows them",
+            )
+            .into()),
         }
-        Ok(Target::Scope(Scope::new(ScopeKind::Key, &kid)))
     }
 
     /// The tenant that a record about the scope is for.

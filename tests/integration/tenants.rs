@@ -293,7 +293,7 @@ fn key_states(host: &Host, tenant: Option<&str>) -> Vec<(String, String)> {
         .as_array()
         .unwrap()
         .iter()
-        .filter(|key| key["state"] != "tpm" && key.get("tenant").and_then(Value::as_str) == tenant);
+        .filter(|key| key["kind"] == "issuing" && key.get("tenant").and_then(Value::as_str) == tenant);
     own.map(|key| (key["kid"].as_str().unwrap().to_owned(), key["state"].as_str().unwrap().to_owned()))
         .collect()
 }

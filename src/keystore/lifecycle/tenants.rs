@@ -62,6 +62,8 @@ impl Keystore {
     }
 
     async fn write_tenants(&self, tenants: &TenantKeksFile) -> Result<(), Error> {
-        self.write_file(tenant_keks::FILE_NAME, tenant_keks::VERSION, tenants).await
+        self.write_file(tenant_keks::FILE_NAME, tenant_keks::VERSION, tenants).await?;
+        self.tenant_kek_reports.send_replace(tenants.reports());
+        Ok(())
     }
 }
