@@ -78,6 +78,12 @@ pub(super) const TENANT: &str = "Examples:
   hostbadge tenant list
   hostbadge tenant rm acme";
 
+pub(super) const REVOKE: &str = "Examples:
+  hostbadge revoke token < token.jwt
+  hostbadge revoke agent researcher --reason \"its key was in a log\"
+  hostbadge revoke list
+  hostbadge revoke lift agent researcher";
+
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail
   hostbadge audit tail -n 100 --json | jq .event

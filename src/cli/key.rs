@@ -129,7 +129,7 @@ fn row(key: &Key) -> Vec<String> {
 /// An interval in the largest unit that divides it.
 fn interval(seconds: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(31_557_600, "y"), (86_400, "d"), (3600, "h"), (60, "m")];
-    match UNITS.into_iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0) {
+    match UNITS.into_iter().find(|(unit, _)| seconds > 0 && seconds.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", seconds / unit),
         None => format!("{seconds}s"),
     }

@@ -34,6 +34,7 @@ mod prompt;
 mod recovery_key;
 mod renewal;
 mod report;
+mod revoke;
 mod status;
 mod table;
 mod tenant;
@@ -110,6 +111,13 @@ enum CliSubcommand {
     /// Show tenants and their quotas, and remove one (administrators)
     #[command(subcommand, after_long_help = examples::TENANT)]
     Tenant(tenant::TenantSubcommand),
+    /// Revoke a token, an agent, or all of an owner, tenant or key (administrators)
+    #[command(subcommand, after_long_help = examples::REVOKE)]
+    Revoke(revoke::RevokeSubcommand),
+    /// Revoke everything, and issue nothing until thaw (administrators)
+    Freeze(revoke::FreezeArgs),
+    /// Issue again after freeze (root only). What was issued before stays revoked
+    Thaw,
     /// Enroll this host with an organization, through four files (administrators and operators)
     #[command(subcommand, after_long_help = examples::ENROLL)]
     Enroll(enroll::EnrollSubcommand),
@@ -183,6 +191,9 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Credential(subcommand) => credential::run(common, &subcommand).await,
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
+        CliSubcommand::Revoke(subcommand) => revoke::run(common, &subcommand).await,
+        CliSubcommand::Freeze(arguments) => revoke::freeze(common, &arguments).await,
+        CliSubcommand::Thaw => revoke::thaw(common).await,
         CliSubcommand::Enroll(subcommand) => enroll::run(common, &subcommand).await,
         CliSubcommand::Policy(subcommand) => policy::run(common, &subcommand).await,
         CliSubcommand::Posture(subcommand) => posture::run(common, &subcommand).await,

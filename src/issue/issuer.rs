@@ -257,6 +257,11 @@ impl IssuerState {
         }
     }
 
+    /// Whether the key of this issuer is revoked and no other is active yet.
+    pub fn waits_for_successor(&self, tenant: Option<&str>) -> bool {
+        self.issuer_of(tenant).is_ok_and(|keys| keys.issuing_key.is_none())
+    }
+
     /// The tenants that have issuing keys, in alphabetical order.
     pub fn tenants(&self) -> impl Iterator<Item = &str> {
         self.tenants.keys().map(String::as_str)

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
 
 use super::issuer::IssuerState;
 use crate::mutex::lock;
@@ -19,6 +20,8 @@ struct IssuerShared {
     state: ArcSwapOption<IssuerState>,
     suspended: AtomicBool,
     source: Mutex<Source>,
+    /// Greater after each change of the served state.
+    generation: watch::Sender<u64>,
 }
 
 /// What the served state is made from.
@@ -71,6 +74,12 @@ impl Issuer {
             },
         };
         self.0.state.store(served);
+        self.0.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Changes with each change of the state.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.generation.subscribe()
     }
 
     /// While suspended, [`Issuer::state`] is `None`; afterwards it is the previous state again.

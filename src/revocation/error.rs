@@ -21,7 +21,7 @@ pub enum Error {
     #[error("{0}")]
     LimitReached(&'static str),
     /// The scope is not revoked.
-    #[error("{0} is not revoked")]
+    #[error("{0}")]
     NotRevoked(String),
     /// Certificates of the scope are not on the revocation lists yet.
     #[error(

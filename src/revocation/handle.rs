@@ -97,8 +97,6 @@ impl Revocations {
     /// [`Error::Damaged`], [`Error::Keystore`] for a database that is not the latest. Nothing is issued then.
     pub(crate) async fn open(&self, keystore: Arc<Keystore>) -> Result<(), Error> {
         let mut writer = self.0.writer.lock().await;
-        // Kept for `accept`.
-        writer.reset(&self.0.path, keystore.clone());
         let rows = writer.open(&self.0.path, keystore).await?;
         self.load(rows);
         Ok(())
@@ -256,8 +254,8 @@ impl Revocations {
         let find = |set: &RevocationSet| match set.get(scope).filter(|one| one.is_blocking) {
             Some(revocation) => Ok(revocation.clone()),
             None => Err(Error::NotRevoked(match scope.kind() {
-                ScopeKind::Everything => "this host is not frozen, and everything".to_owned(),
-                _ => scope.to_string(),
+                ScopeKind::Everything => "this host is not frozen".to_owned(),
+                _ => format!("{scope} is not revoked"),
             })),
         };
         let epoch = find(&self.0.set.load())?.epoch;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::scope::Scope;
+use super::scope::{Scope, ScopeKind};
 use crate::agents::MAX_TOKEN_TTL;
 use crate::clock::Timestamp;
 
@@ -39,11 +39,13 @@ impl Revocation {
 
     /// One line for callers and records.
     pub fn description(&self) -> String {
-        let what = match self.scope.kind() {
-            super::ScopeKind::Everything => "this host is frozen".to_owned(),
-            _ => format!("{} is revoked", self.scope),
-        };
-        format!("{what} since {}", self.revoked_at.to_rfc3339_seconds())
+        let at = self.revoked_at.to_rfc3339_seconds();
+        match (self.scope.kind(), self.is_blocking) {
+            (ScopeKind::Everything, true) => format!("this host is frozen since {at}"),
+            (ScopeKind::Everything, false) => format!("everything was revoked at {at}"),
+            (_, true) => format!("{} is revoked since {at}", self.scope),
+            (_, false) => format!("{} was revoked at {at}", self.scope),
+        }
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Writer {
     database: Option<RevocationDatabase>,
     path: PathBuf,
     last_write: Option<Instant>,
+    /// Whether the state manifest lists the database: the change that creates it is guarded.
+    is_listed: bool,
     /// The greatest epoch that can be stored without a guarded change.
     epoch_limit: u64,
     /// How many changes have been stored.
@@ -77,13 +79,12 @@ impl Writer {
         path: &Path,
         keystore: Arc<Keystore>,
     ) -> Result<RevocationRows, Error> {
-        self.close();
+        // Kept where this fails, for a database that is accepted as it is.
+        self.reset(path, keystore.clone());
         let (rows, digest) = read(path).await?.unzip();
         keystore.verify_database(StateDatabase::Revocations, digest.as_ref()).await?;
+        self.is_listed = rows.is_some();
         let rows = rows.unwrap_or_default();
-        (self.keystore, self.path) = (Some(keystore), path.to_owned());
-        // The first change is guarded: after a restart, the epochs of this one are not known to be stored.
-        self.epoch_limit = 0;
         Ok(rows)
     }
 
@@ -97,23 +98,19 @@ impl Writer {
         self.keystore.as_ref()
     }
 
-    /// For a database that is accepted as it is.
+    /// Forgets what is known of the database. The first epoch after it is stored in a guarded change: those of
+    /// earlier starts are not known to be stored.
     pub(super) fn reset(&mut self, path: &Path, keystore: Arc<Keystore>) {
-        (self.database, self.epoch_limit) = (None, 0);
+        (self.database, self.epoch_limit, self.is_listed) = (None, 0, false);
         (self.keystore, self.path) = (Some(keystore), path.to_owned());
-    }
-
-    /// Whether a change with this epoch has to be guarded.
-    pub(super) fn needs_guard(&self, epoch: u64) -> bool {
-        epoch > self.epoch_limit
     }
 
     /// Stores a batch. It is on disk when this returns.
     pub(super) async fn store(&mut self, batch: &Batch) -> Result<(), Error> {
         let keystore =
             self.keystore.clone().ok_or_else(|| Error::NotOpen("the keys are not loaded".into()))?;
-        let is_guarded =
-            batch.pending.is_guarded || (!batch.pending.ended.is_empty() && self.needs_guard(batch.epoch));
+        let begins_epoch = !batch.pending.ended.is_empty() && batch.epoch > self.epoch_limit;
+        let is_guarded = batch.pending.is_guarded || begins_epoch || !self.is_listed;
         let mut database = self.take_database().await?;
         let result = match is_guarded {
             true => self.store_guarded(&keystore, database, batch).await,
@@ -156,7 +153,7 @@ impl Writer {
             Ok(())
         };
         keystore.write_database(StateDatabase::Revocations, digest, commit).await?;
-        self.epoch_limit = epoch_limit;
+        (self.epoch_limit, self.is_listed) = (epoch_limit, true);
         committed.await.map_err(|_| Error::NotOpen("the daemon is shutting down".to_owned()))
     }
 

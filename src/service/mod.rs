@@ -39,6 +39,7 @@ mod rejection;
 mod reload;
 mod requests;
 mod revocations;
+mod revoked_keys;
 mod status;
 mod streams;
 mod tenants;

@@ -1,5 +1,7 @@
 //! Revocation: of an agent's own tokens, and the commands of administrators.
 
+use tokio::sync::watch;
+
 use super::admin::{Admin, RootAdmin};
 use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest, RequestResult};
@@ -17,8 +19,6 @@ use crate::wire::revocation::{
     RevokeRequest, RevokeResponse,
 };
 
-/// The prefix of the `kid` of an issuing key in the WIT bundle.
-const WIT_KID_PREFIX: &str = "wit-";
 /// Longest `jti` and owner of a request in bytes.
 const MAX_VALUE: usize = 512;
 
@@ -220,6 +220,11 @@ impl IdentityService {
         }
     }
 
+    /// Changes with each revocation.
+    pub fn subscribe_revocations(&self) -> watch::Receiver<u64> {
+        self.deps.revocations.subscribe()
+    }
+
     /// Refuses what depends on the revocations while they are not known.
     pub(super) fn require_revocations(&self) -> Result<(), Refusal> {
         match &*self.deps.revocations.blocked_reason().borrow() {
@@ -297,27 +302,6 @@ impl IdentityService {
         }
         let kid = checked("key", key.unwrap_or_default())?;
         Ok(Target::Scope(self.revocable_key(&kid)?))
-    }
-
-    /// The issuing key with this `kid`, which may have the prefix that it has in the WIT bundle.
-    ///
-    /// # Errors
-    /// [`AdminError::InvalidRequest`] for a key that cannot be revoked, with what to do instead.
-    fn revocable_key(&self, kid: &str) -> Result<Scope, AdminError> {
-        let issuer_state = self.ready_issuer()?;
-        let find = |kid: &str| issuer_state.key_reports().iter().find(|report| report.kid == kid);
-        let found = find(kid).or_else(|| find(kid.strip_prefix(WIT_KID_PREFIX)?));
-        let named = Scope::new(ScopeKind::Key, found.map_or(kid, |report| &report.kid));
-        let is_revoked = self.deps.revocations.current().get(&named).is_some();
-        match found {
-            _ if is_revoked => Ok(named),
-            Some(report) if report.is_in_memory() => Ok(named),
-            Some(report) => Err(InvalidRequest::new(report.not_revocable()).into()),
-            None => Err(InvalidRequest::new(
-                "no issuing key of this host has this kid; hostbadge key list shows them",
-            )
-            .into()),
-        }
     }
 
     /// The tenant that a record about the scope is for.

@@ -34,7 +34,7 @@ pub struct RevokeOwnRequest {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RevokeOwnResponse {}
 
-/// What is revoked: exactly one member.
+/// `POST /v1/revocations/revoke` and `POST /v1/revocations/lift`: exactly one member says what.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -78,7 +78,7 @@ pub struct FreezeRequest {
     pub reason: Option<String>,
 }
 
-/// `200` of `POST /v1/revoke`, `POST /v1/revoke/lift`, `POST /v1/freeze` and `POST /v1/thaw` on the admin socket.
+/// `200` of `POST /v1/revocations/revoke`, `/lift` and `/accept`, `POST /v1/freeze` and `POST /v1/thaw`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RevokeResponse {

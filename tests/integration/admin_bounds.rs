@@ -168,6 +168,9 @@ fn failing(path: &str) -> Value {
         "/v1/credentials/put" => json!({ "name": "Not a name", "value": "abcdefgh" }),
         "/v1/credentials/rotate" => json!({ "name": "none", "value": "abcdefgh" }),
         "/v1/credentials/remove" => json!({ "name": "none" }),
+        "/v1/revocations/revoke" => json!({ "agent": "none" }),
+        "/v1/revocations/lift" => json!({ "agent": "none" }),
+        "/v1/freeze" => json!({ "reason": "\n" }),
         "/v1/tenants/remove" => json!({ "name": "none" }),
         "/v1/agents/approve" | "/v1/posture/accept" => json!({ "digest": "00" }),
         "/v1/enroll/activate" => json!({ "version": "\u{1}junk" }),
@@ -178,6 +181,8 @@ fn failing(path: &str) -> Value {
         | "/v1/clock/accept"
         | "/v1/credentials/accept"
         | "/v1/keys/recovery"
+        | "/v1/revocations/accept"
+        | "/v1/thaw"
         | "/v1/keys/accept"
         | "/v1/enroll/request" => {
             json!({})
@@ -216,7 +221,7 @@ fn every_command_that_fails_is_recorded_with_its_caller() {
         }
         paths.push(path);
     }
-    assert_eq!(paths.len(), 18, "{paths:?}");
+    assert_eq!(paths.len(), 23, "{paths:?}");
     // Neither a body that cannot be read nor a wrong recovery key leaves the text in the log.
     let large = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": "hbr1-x".repeat(50_000) }));
     assert_eq!(large.status, 413);

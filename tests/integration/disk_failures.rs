@@ -17,9 +17,13 @@ use serde_json::{Value, json};
 const TOKEN: &str = "/v1/token";
 
 /// A file system mounted at a directory, unmounted on drop.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// A tmpfs of 64 KiB.
     fn small(at: &Path) -> Disk {
         mount(at, &["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"])
@@ -51,13 +55,13 @@ impl Disk {
     }
 }
 
-fn mount(at: &Path, arguments: &[&str]) -> Disk {
+pub fn mount(at: &Path, arguments: &[&str]) -> Disk {
     fs::create_dir_all(at).unwrap();
     succeed(Command::new("mount").args(arguments).arg(at));
     Disk(at.to_owned())
 }
 
-fn succeed(command: &mut Command) {
+pub fn succeed(command: &mut Command) {
     let status = command.status().unwrap();
     assert!(status.success(), "{command:?}: {status}");
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::callers::{Credentials, NOBODY};
+use crate::common::callers::{Credentials, NOBODY, text_field};
 use crate::common::http::{Response, claims, part};
 use crate::common::{API, Host, template, until_true};
 use hostbadge::clock::Clock;
@@ -51,50 +51,15 @@ impl Member {
 
     /// A JWT-SVID from the workload socket.
     fn jwt_svid(&self, host: &Host) -> String {
-        let reply = self.call_workload_api(host, "FetchJWTSVID", &text_field(1, API));
-        let start = reply.windows(3).position(|window| window == b"eyJ").expect("a JWT");
-        let is_jwt = |byte: &&u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-        String::from_utf8(reply[start..].iter().take_while(is_jwt).copied().collect()).unwrap()
+        Credentials::user(self.uid).jwt_svid(host, API).expect("a JWT-SVID")
     }
 
     /// Whether ValidateJWTSVID accepts a JWT-SVID.
     fn accepts_svid(&self, host: &Host, svid: &str) -> bool {
         let message = [text_field(1, API), text_field(2, svid)].concat();
-        let reply = self.call_workload_api(host, "ValidateJWTSVID", &message);
+        let reply = Credentials::user(self.uid).call_workload_api(host, "ValidateJWTSVID", &message);
         reply.windows(9).any(|window| window == b"spiffe://")
     }
-
-    /// Calls a method of the Workload API, and returns the body of the reply.
-    fn call_workload_api(&self, host: &Host, method: &str, message: &[u8]) -> Vec<u8> {
-        let mut frame = vec![0];
-        frame.extend((message.len() as u32).to_be_bytes());
-        frame.extend(message);
-        let file = host.path(&format!("request-{}", self.name));
-        fs::write(&file, frame).unwrap();
-        let mut command = std::process::Command::new("curl");
-        command.args(["--silent", "--http2-prior-knowledge", "--max-time", "30", "--unix-socket"]);
-        command.arg(host.workload_socket()).args(["-H", "content-type: application/grpc"]);
-        command.args(["-H", "te: trailers", "-H", "workload.spiffe.io: true"]);
-        command.arg("--data-binary").arg(format!("@{}", file.display()));
-        command.arg(format!("http://localhost/SpiffeWorkloadAPI/{method}"));
-        Credentials::user(self.uid).apply_to(&mut command);
-        let output = command.output().expect("curl runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    }
-}
-
-/// A string field of a protobuf message.
-fn text_field(number: u8, text: &str) -> Vec<u8> {
-    let mut field = vec![number << 3 | 2];
-    let mut length = text.len();
-    while length >= 0x80 {
-        field.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    field.push(length as u8);
-    field.extend(text.as_bytes());
-    field
 }
 
 fn host_with(toml: &str) -> Host {

@@ -256,6 +256,41 @@ fn point_25_a_removed_agent_is_left_out_and_revoked_and_the_last_one_ends_the_st
 }
 
 #[test]
+fn a_revoked_agent_is_left_out_of_streams_until_that_is_lifted_and_a_freeze_ends_them() {
+    let host = three_agents("");
+    let client = client(&host);
+    let (mut call, first) = follow(&client);
+    let mut next = || client.next::<X509Response>(&mut call, MESSAGE_TIMEOUT).expect("pushed");
+    let command = |path: &str, body: Value| {
+        let answer = host.admin().post(path, &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    command("/v1/revocations/revoke", json!({ "agent": "beta" }));
+    let mut told = next().unwrap();
+    while told.crl == first.crl {
+        assert_eq!(hints(&told), ["alpha", "gamma"]);
+        told = next().unwrap();
+    }
+    assert_eq!(hints(&told), ["alpha", "gamma"]);
+    let output = verified(&first.svids[1], &told.crl);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("revoked"));
+    command("/v1/revocations/lift", json!({ "agent": "beta" }));
+    while told.svids.len() < 3 {
+        told = next().unwrap();
+    }
+    assert_ne!(serial(&told.svids[1]), serial(&first.svids[1]));
+    told.svids.iter().for_each(|svid| holds(svid, &told.crl));
+    command("/v1/freeze", json!({}));
+    let end = loop {
+        if let Err(end) = next() {
+            break end;
+        }
+    };
+    assert_eq!(end.code, PERMISSION_DENIED, "{end:?}");
+    assert!(end.message.contains("frozen"), "{end:?}");
+}
+
+#[test]
 fn an_agent_that_is_removed_and_added_again_gets_an_unrevoked_leaf() {
     let host = three_agents("");
     let client = client(&host);

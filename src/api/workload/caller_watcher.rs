@@ -219,6 +219,7 @@ impl CallerWatcher {
 
     async fn watch(&self) {
         let mut inputs = None;
+        let mut revocations = self.service.subscribe_revocations();
         loop {
             if self.state.receiver_count() == 0 {
                 inputs = None;
@@ -231,7 +232,12 @@ impl CallerWatcher {
                 }
                 continue;
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
+            revocations.borrow_and_update();
+            tokio::select! {
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
+                // Streams of an agent that is revoked end at once.
+                Ok(()) = revocations.changed() => {}
+            }
             if self.refresh(&mut inputs).await.is_none() {
                 tokio::time::sleep(FINAL_STATUS_GRACE).await;
                 return;

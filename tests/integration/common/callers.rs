@@ -95,6 +95,48 @@ impl Credentials {
     pub fn token(&self, host: &Host) -> Response {
         self.curl(host, "/v1/token", &["-d", &format!("audience={}", super::API)])
     }
+
+    /// A JWT-SVID for an audience; `None` if the call is refused.
+    pub fn jwt_svid(&self, host: &Host, audience: &str) -> Option<String> {
+        let reply = self.call_workload_api(host, "FetchJWTSVID", &text_field(1, audience));
+        let start = reply.windows(3).position(|window| window == b"eyJ")?;
+        let is_jwt = |byte: &&u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        Some(String::from_utf8(reply[start..].iter().take_while(is_jwt).copied().collect()).unwrap())
+    }
+
+    /// Calls a method of the Workload API by curl, and returns the body of the reply.
+    #[track_caller]
+    pub fn call_workload_api(&self, host: &Host, method: &str, message: &[u8]) -> Vec<u8> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mut frame = vec![0];
+        frame.extend((message.len() as u32).to_be_bytes());
+        frame.extend(message);
+        let file = host.path(&format!("request-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        fs::write(&file, frame).unwrap();
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--http2-prior-knowledge", "--max-time", "30", "--unix-socket"]);
+        command.arg(host.workload_socket()).args(["-H", "content-type: application/grpc"]);
+        command.args(["-H", "te: trailers", "-H", "workload.spiffe.io: true"]);
+        command.arg("--data-binary").arg(format!("@{}", file.display()));
+        command.arg(format!("http://localhost/SpiffeWorkloadAPI/{method}"));
+        self.apply_to(&mut command);
+        let output = command.output().expect("curl runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+}
+
+/// A string field of a protobuf message.
+pub fn text_field(number: u8, text: &str) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2];
+    let mut length = text.len();
+    while length >= 0x80 {
+        field.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    field.push(length as u8);
+    field.extend(text.as_bytes());
+    field
 }
 
 /// A unit as systemd makes one: a cgroup in its hierarchy, and the link that names the invocation.
