@@ -264,6 +264,7 @@ impl Config {
 mod tests {
     use super::durations::{DAY, YEAR};
     use super::*;
+    use crate::risk::RiskClass;
 
     fn read_config(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();

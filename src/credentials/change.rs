@@ -1,5 +1,6 @@
 //! Changes of the stored credentials: computed in memory, and then written as one transaction.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::compartment::Compartment;
@@ -144,6 +145,26 @@ impl OpenCredentials {
         self.rows.compartments = self.compartments.iter().map(row).collect::<Result<_, _>>()?;
         self.is_outdated = false;
         Ok(())
+    }
+
+    /// Gives all compartments other keys, and encrypts the values again. With an old key-encryption key and an old copy
+    /// of the disk, nothing is decrypted that is stored later.
+    ///
+    /// # Errors
+    /// [`Error::Undecryptable`]; nothing is changed then.
+    pub(super) fn renew_compartments(&mut self, keks: &CompartmentKeks) -> Result<(), Error> {
+        let renew = |(tenant, compartment): (&String, &Compartment)| {
+            Ok((tenant.clone(), compartment.with_new_key()?))
+        };
+        let renewed = self.compartments.iter().map(renew).collect::<Result<BTreeMap<_, _>, Error>>()?;
+        let mut credentials = self.rows.credentials.clone();
+        for row in &mut credentials {
+            let value = self.decrypt(row)?;
+            let compartment = renewed.get(&row.tenant).ok_or(Error::Undecryptable)?;
+            row.ciphertext = compartment.encrypt(&row.name, row.version, &value)?;
+        }
+        (self.rows.credentials, self.compartments) = (credentials, renewed);
+        self.rewrap(keks)
     }
 
     /// Removes all credentials of a tenant with the key of its compartment. Returns how many there were.
@@ -309,5 +330,20 @@ mod tests {
         let large = "x".repeat(super::super::value::MAX_VALUE_LEN);
         let refused = (0..300).find_map(|index| put(&mut open, &new("", &format!("n{index}"), &large)).err());
         assert!(matches!(refused, Some(Error::LimitReached(_))));
+    }
+
+    #[test]
+    fn renewed_compartments_have_other_keys_and_the_same_values() {
+        let (mut open, keks) = (OpenCredentials::default(), keks(&[]));
+        put(&mut open, &new("", "a", "one")).unwrap();
+        let before = open.clone();
+        open.renew_compartments(&keks).unwrap();
+        let row = |open: &OpenCredentials| open.rows.credentials[0].clone();
+        assert_eq!(open.decrypt(&row(&open)).unwrap().as_str(), "one");
+        assert!(open.decrypt(&row(&before)).is_err() && before.decrypt(&row(&open)).is_err());
+        assert_eq!(
+            OpenCredentials::new(open.rows.clone(), &keks).unwrap().decrypt(&row(&open)).unwrap().as_str(),
+            "one"
+        );
     }
 }

@@ -92,3 +92,89 @@ impl Issuer {
         if self.0.suspended.load(Ordering::Acquire) { None } else { self.0.state.load_full() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::error::Error;
+    use super::super::host_identity::IssuerConfig;
+    use super::super::issuer::IssuerKeys;
+    use super::super::key::IssuingKey;
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::revocation::{NewRevocation, Revocations, Scope, ScopeKind};
+    use crate::verify::Jwk;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn key() -> Arc<IssuingKey> {
+        Arc::new(IssuingKey::from_pkcs8(&IssuingKey::generate().unwrap(), NOW).unwrap())
+    }
+
+    fn state(active: &Arc<IssuingKey>, published: &[Jwk], tenant: &Arc<IssuingKey>) -> IssuerState {
+        let config = IssuerConfig { trust_domain: None, issuer: None };
+        let (host, host_key) = (config.host_identity("host", true), key().jwk().clone());
+        let tpm_keys = [host_key.clone()];
+        let keys = |issuer: &str, key: &Arc<IssuingKey>, published: &[Jwk]| {
+            let (issuer, published) = (issuer.to_owned(), published.to_vec());
+            let keys = IssuerKeys::new("https://h", issuer, key.clone(), published, &tpm_keys, Vec::new());
+            Arc::new(keys.unwrap())
+        };
+        let own = keys("https://h", active, published);
+        let tenants = BTreeMap::from([("t".to_owned(), keys("https://t", tenant, &[tenant.jwk().clone()]))]);
+        IssuerState::new(host, own, tenants, host_key, None, 10, Clock::manual(NOW)).unwrap()
+    }
+
+    /// Nothing is stored, so that the revocation is in effect and fails.
+    async fn revoke(revocations: &Revocations, kid: &str) {
+        let scope = Scope::new(ScopeKind::Key, kid);
+        let new =
+            NewRevocation { scope, is_blocking: true, revoked_by: String::new(), reason: String::new() };
+        assert!(revocations.revoke(new).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_revoked_key_is_in_no_document_and_signs_nothing() {
+        let (issuer, revocations) = (Issuer::default(), Revocations::of_test(Clock::manual(NOW)));
+        let (active, other, tenant) = (key(), key(), key());
+        let published = [active.jwk().clone(), other.jwk().clone()];
+        issuer.set_state(state(&active, &published, &tenant));
+        let has = |kid: &str| {
+            let state = issuer.state().unwrap();
+            let bundles = state.bundles();
+            let documents = [
+                &bundles.jwt_bundle,
+                &bundles.wit_bundle,
+                &bundles.spiffe_bundle,
+                &state.own().documents().jwks,
+            ];
+            documents.map(|text| String::from_utf8_lossy(text).contains(kid))
+        };
+        assert_eq!(has(active.kid()), [true; 4]);
+
+        revoke(&revocations, active.kid()).await;
+        let mut changed = issuer.subscribe();
+        issuer.apply_revocations(&revocations.current());
+        assert!(changed.has_changed().unwrap());
+        changed.mark_unchanged();
+        assert_eq!((has(active.kid()), has(other.kid())), ([false; 4], [true; 4]));
+        let served = issuer.state().unwrap();
+        assert!(matches!(served.own().issuing_key(), Err(Error::KeyRevoked(kid)) if kid == active.kid()));
+        assert!(served.waits_for_successor(None) && !served.waits_for_successor(Some("t")));
+        let text = String::from_utf8_lossy(&served.bundles().spiffe_bundle).into_owned();
+        assert!(text.contains("\"spiffe_sequence\":11"), "{text}");
+
+        // Another scope changes nothing, and a later state lacks the key too.
+        revoke(&revocations, "unknown").await;
+        issuer.apply_revocations(&revocations.current());
+        assert!(!changed.has_changed().unwrap());
+        issuer.set_state(state(&other, &published, &tenant));
+        assert_eq!((has(active.kid()), has(other.kid())), ([false; 4], [true; 4]));
+        assert_eq!(issuer.state().unwrap().own().issuing_key().unwrap().kid(), other.kid());
+
+        // What was revoked stays so while the revocations are not available.
+        issuer.apply_revocations(&Arc::default());
+        assert_eq!(has(active.kid()), [false; 4]);
+    }
+}

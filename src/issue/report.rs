@@ -15,9 +15,6 @@ const HOST_KEY_NOTE: &str = "does not rotate: the key never leaves the TPM, and 
                              new one is a new host";
 const RSA_KEY_NOTE: &str = "does not rotate by itself: the key never leaves the TPM. For a new one, stop hostbadged, \
                             move rsa.json away, start it, and give relying parties the new key set";
-const TENANT_KEK_NOTE: &str = "does not rotate by itself: it is encrypted again under each new key-encryption key of \
-                               the host, and destroyed with the tenant (hostbadge tenant rm)";
-
 /// One key.
 #[derive(Clone, Debug)]
 pub struct KeyReport {
@@ -205,28 +202,23 @@ pub(super) fn tpm_key_reports(host_key: &Jwk, rsa_key: Option<&RsaSigningKey>) -
 }
 
 /// The key-encryption keys. The previous key of the host is retired: it still decrypts, until everything is encrypted
-/// under the latest.
+/// under the latest. Those of tenants are replaced together with the host's.
 pub fn kek_reports(keks: Vec<KekReport>, policy: &RotationPolicy) -> Vec<KeyReport> {
+    let latest = keks.iter().find(|kek| kek.used_for == KekUse::Host);
+    let due = latest.and_then(|kek| kek.rotate_at(policy.key_encryption));
     let report = |kek: KekReport| {
-        let next = |step, at| Some(NextStep { step, at });
-        let (kind, state) = match kek.used_for {
-            KekUse::Host => (KeyKind::KeyEncryption, KeyState::Active),
-            KekUse::HostPrevious => (KeyKind::KeyEncryption, KeyState::Retired),
-            KekUse::Tenant(_) => (KeyKind::TenantKeyEncryption, KeyState::Active),
+        let (kind, state, tenant) = match kek.used_for {
+            KekUse::Host => (KeyKind::KeyEncryption, KeyState::Active, None),
+            KekUse::HostPrevious => (KeyKind::KeyEncryption, KeyState::Retired, None),
+            KekUse::Tenant(tenant) => (KeyKind::TenantKeyEncryption, KeyState::Active, Some(tenant)),
         };
-        let is_active_of_host = kek.used_for == KekUse::Host;
-        let due = kek.rotate_at(policy.key_encryption).filter(|_| is_active_of_host);
-        let tenant = match kek.used_for {
-            KekUse::Tenant(tenant) => Some(tenant),
-            _ => None,
-        };
+        let is_active = state == KeyState::Active;
         KeyReport {
-            note: tenant.is_some().then_some(TENANT_KEK_NOTE),
             tenant,
             created: kek.created,
-            since: kek.created.filter(|_| state == KeyState::Active),
-            next: due.and_then(|at| next("successor", at)),
-            rotate_every: (kind == KeyKind::KeyEncryption).then_some(policy.key_encryption),
+            since: kek.created.filter(|_| is_active),
+            next: due.filter(|_| is_active).map(|at| NextStep { step: "successor", at }),
+            rotate_every: Some(policy.key_encryption),
             ..KeyReport::new(kind, kek.id, state, RiskClass::Low)
         }
     };

@@ -16,7 +16,7 @@ use super::rotation::{RETENTION, RotationPolicy};
 use super::schedule_loader::ScheduleLoader;
 use super::tenant_schedules::{self, MAX_TENANTS, TenantSchedule, TenantSchedules, TenantSchedulesFile};
 use crate::clock::{BootTime, ClockState, Timestamp};
-use crate::keystore::{self, KekPair, Keystore, TenantKeks};
+use crate::keystore::{self, Keystore, TenantKekDependent, TenantKeks};
 use crate::revocation::RevocationSet;
 use crate::tpm::Tpm;
 use crate::verify::Jwk;
@@ -78,14 +78,9 @@ impl TenantIssuers {
         let mut issuers = BTreeMap::new();
         for (name, tenant) in file.tenants {
             // A crash interrupted the removal of this tenant: nothing decrypts its keys any more.
-            let Some(kek) = keks.get(&name) else { continue };
-            let keks = KekPair { latest: kek.clone(), previous: None };
-            let loader = ScheduleLoader {
-                file: &path,
-                keks: &keks,
-                host_id: &context.host.id,
-                host_key: &context.host_key,
-            };
+            let Some(keks) = keks.pair(&name) else { continue };
+            let loader =
+                ScheduleLoader { file: &path, keks, host_id: &context.host.id, host_key: &context.host_key };
             let left = tenant.left().map(|left| (left, boot));
             let keys = context.keys_of(&name, &schedules, loader.load(tenant.keys)?);
             issuers.insert(name, TenantIssuer { keys, left });
@@ -142,6 +137,9 @@ impl TenantIssuers {
             Some(named) => self.adopt(tpm, named).await,
             None => Ok(Vec::new()),
         };
+        if matches!(&result, Ok(events) if events.is_empty()) {
+            result = self.rewrap().await.map(|()| Vec::new());
+        }
         for (name, issuer) in &mut self.issuers {
             if matches!(&result, Ok(events) if !events.is_empty()) {
                 break;
@@ -157,6 +155,38 @@ impl TenantIssuers {
         }
         self.changes = self.schedules.changes().await;
         result
+    }
+
+    /// Encrypts the keys of all tenants again, if the tenants have other key-encryption keys: in one write.
+    async fn rewrap(&mut self) -> Result<(), Error> {
+        let keystore = self.context.keystore.clone();
+        if !keystore.needs_tenant_rewrap(TenantKekDependent::IssuingKeys) {
+            return Ok(());
+        }
+        let keks = keystore.tenant_keks().await?;
+        let mut rewrapped = BTreeMap::new();
+        for (name, issuer) in &self.issuers {
+            let keks = keks.pair(name).ok_or_else(|| Error::NoTenantKey(name.clone()))?;
+            rewrapped.insert(name.clone(), issuer.keys.rewrapped_schedule(keks)?);
+        }
+        if !rewrapped.is_empty() {
+            self.changes = self
+                .schedules
+                .change(|file| {
+                    for (name, keys) in &rewrapped {
+                        if let Some(tenant) = file.tenants.get_mut(name) {
+                            tenant.keys = keys.clone();
+                        }
+                    }
+                })
+                .await?;
+            for (name, schedule) in rewrapped {
+                if let Some(issuer) = self.issuers.get_mut(&name) {
+                    issuer.keys.set_schedule(schedule);
+                }
+            }
+        }
+        Ok(keystore.mark_tenant_rewrapped(TenantKekDependent::IssuingKeys).await?)
     }
 
     /// Destroys the revoked keys of one tenant, also of one that no agent names any more; empty if none are

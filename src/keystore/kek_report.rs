@@ -1,5 +1,6 @@
 //! The key-encryption keys as administrators see them: names and times.
 
+use std::path::Path;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -32,6 +33,15 @@ pub enum KekUse {
     Tenant(String),
 }
 
+/// A new key-encryption key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewKek {
+    /// Its name in [`super::Keystore::kek_reports`].
+    pub id: String,
+    /// Why it was made: a predicate, whose subject is the key.
+    pub reason: &'static str,
+}
+
 impl KekReport {
     /// The key with this sealed form or name, as bytes that are not secret.
     pub(super) fn new(public: &[u8], used_for: KekUse, created: Option<Timestamp>) -> KekReport {
@@ -45,6 +55,13 @@ impl KekReport {
         let early = jitter(interval / JITTER_DIVISOR, u32::from_be_bytes([a, b, c, d]));
         Some(self.created?.after(interval - early))
     }
+}
+
+/// When the key of `tpm.json` was made, which does not say so: the file was written then, and is not changed later.
+pub(super) fn initial_kek_made(dir: &Path) -> Option<Timestamp> {
+    let modified = std::fs::metadata(dir.join("tpm.json")).ok()?.modified().ok()?;
+    let since_epoch = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_secs(since_epoch.as_secs()))
 }
 
 #[cfg(test)]

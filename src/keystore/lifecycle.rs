@@ -16,16 +16,14 @@ use zeroize::Zeroizing;
 
 use super::error::Error;
 use super::kek::{Kek, KekDependent, KekPair};
-use super::kek_report::KekReport;
+use super::kek_report::{KekReport, initial_kek_made};
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
 use super::state_manifest::{DatabaseDigests, StateDatabase, StateManifest};
-use super::tenant_keks::{TenantKeks, TenantKeksFile};
+use super::tenant_keks::{TenantKekDependent, TenantKeks, TenantKeksFile};
 use crate::clock::{Clock, Timestamp};
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
-
-pub(crate) use rotation::NewKek;
 
 /// The open keystore. The TPM unseals the key-encryption key when it is needed; the tracked state files are
 /// written here.
@@ -38,6 +36,8 @@ pub struct Keystore {
     state: Arc<Mutex<KeystoreState>>,
     /// Locked before `state`.
     tenants: Mutex<TenantKeksFile>,
+    /// What is still to be encrypted under the latest keys of the tenants.
+    pending_tenant_rewrap: std::sync::Mutex<BTreeSet<TenantKekDependent>>,
     seal_status: watch::Sender<SealStatus>,
     /// When the key of `tpm.json` was made.
     initial_kek_made: Option<Timestamp>,
@@ -84,12 +84,14 @@ impl Keystore {
         // more.
         let pending_rewrap = if keks.previous.is_some() { KekDependent::ALL.into() } else { BTreeSet::new() };
         let seal_status = watch::Sender::new(seal_file.status(configured_pcrs));
-        let initial_kek_made = rotation::initial_kek_made(dir);
+        let initial_kek_made = initial_kek_made(dir);
         let host_kek_reports = watch::Sender::new(seal_file.reports(initial_kek_made));
         let state = KeystoreState { seal_file, manifest, pending_rewrap, last_recovery_key: None };
         let state = Arc::new(Mutex::new(state));
         // After the manifest has verified it.
         let tenants = TenantKeksFile::read(dir)?;
+        let pending_tenants =
+            if tenants.has_previous() { TenantKekDependent::ALL.into() } else { BTreeSet::new() };
         let keystore = Keystore {
             dir: dir.to_owned(),
             tpm: tpm.clone(),
@@ -98,6 +100,7 @@ impl Keystore {
             state,
             tenant_kek_reports: watch::Sender::new(tenants.reports()),
             tenants: Mutex::new(tenants),
+            pending_tenant_rewrap: std::sync::Mutex::new(pending_tenants),
             seal_status,
             initial_kek_made,
             host_kek_reports,

@@ -16,6 +16,7 @@ use data_encoding::HEXLOWER;
 use tokio::sync::{Notify, watch};
 use zeroize::Zeroizing;
 
+use super::ca_rotation::CaRotationRequest;
 use super::csr::SubjectKey;
 use super::error::Error;
 use super::issued::{IssuedCertificates, QuotaExceeded};
@@ -29,8 +30,6 @@ use crate::clock::{Clock, Timestamp};
 use crate::issue::{HostIdentity, IssuingKey, KeyReport};
 use crate::mutex::lock;
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
-
-pub use rotation::{CaRotation, CaRotationError, CaRotationRequest};
 
 /// The CA state that certificates are issued from and verified with. Immutable: a change replaces the whole
 /// snapshot.

@@ -17,6 +17,7 @@
 
 mod bundle;
 mod ca_file;
+mod ca_rotation;
 mod certificate_issuer;
 mod crl;
 mod csr;
@@ -32,10 +33,8 @@ mod root_ca;
 mod svid;
 
 pub use bundle::bundle_document;
-pub use certificate_issuer::{
-    CaReport, CaRotation, CaRotationError, CaRotationRequest, CaSnapshot, CertificateIssuer,
-    CertificateParams,
-};
+pub use ca_rotation::{CaRotation, CaRotationError, CaRotationRequest};
+pub use certificate_issuer::{CaReport, CaSnapshot, CertificateIssuer, CertificateParams};
 pub use csr::{CsrError, SubjectKey};
 pub use error::Error;
 pub use host_ca::{CaChange, HostCa};

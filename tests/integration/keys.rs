@@ -463,13 +463,9 @@ fn the_key_encryption_key_rotates_by_its_age() {
     assert!(!host.path("state/seal.json").exists());
     assert!(host.stop().success());
 
-    let month_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(31 * DAY);
-    fs::File::options()
-        .write(true)
-        .open(host.path("state/tpm.json"))
-        .unwrap()
-        .set_modified(month_ago)
-        .unwrap();
+    let file = fs::File::options().write(true).open(host.path("state/tpm.json")).unwrap();
+    let made = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(made - std::time::Duration::from_secs(31 * DAY)).unwrap();
     host.start();
     until_true("another key encrypts", || listed(&host, "key-encryption", "active")["kid"] != first["kid"]);
     until_true("everything is encrypted under it", || {

@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
-use crate::common::grpc::Grpc;
+use crate::common::grpc::{Bundles, Empty, Grpc};
 use crate::common::http::part;
 use crate::common::{self, API, Host, until, until_true};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
+
+/// Longest wait for a message of a stream.
+const WAIT: Duration = Duration::from_secs(30);
 
 fn kid(token: &str) -> String {
     part(token, 0)["kid"].as_str().unwrap().to_owned()
@@ -15,7 +18,7 @@ fn kid(token: &str) -> String {
 
 #[track_caller]
 fn revoke(host: &Host, kid: &str) -> Value {
-    let answer = host.admin().post("/v1/revoke", &json!({ "key": kid, "reason": "it leaked" }));
+    let answer = host.admin().post("/v1/revocations/revoke", &json!({ "key": kid, "reason": "it leaked" }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
@@ -44,6 +47,11 @@ fn assert_in_no_document(host: &Host, kid: &str) {
     for document in documents(host) {
         assert!(!document.contains(kid), "{document}");
     }
+}
+
+/// Whether one of the bundles has the key.
+fn names(bundles: &Bundles, kid: &str) -> bool {
+    bundles.bundles.values().any(|jwks| String::from_utf8_lossy(jwks).contains(kid))
 }
 
 fn sequence(host: &Host) -> u64 {
@@ -79,6 +87,10 @@ fn a_revoked_active_key_is_destroyed_and_another_signs() {
     let revoked = kid(&token);
     assert!(documents(&host).iter().all(|document| document.contains(&revoked)));
     let before = sequence(&host);
+    let client = Grpc::connect(&host.workload_socket());
+    let mut stream = client.stream("FetchJWTBundles", &Empty {}).unwrap();
+    let mut next_bundles = || -> Bundles { client.next(&mut stream, WAIT).expect("a message").unwrap() };
+    assert!(names(&next_bundles(), &revoked));
 
     let answer = revoke(&host, &revoked);
     assert_eq!((&answer["kind"], &answer["outcome"]), (&json!("key"), &json!("revoked")));
@@ -86,6 +98,7 @@ fn a_revoked_active_key_is_destroyed_and_another_signs() {
     assert_eq!(host.introspect(&token)["active"], false);
     assert_in_no_document(&host, &revoked);
     assert!(sequence(&host) > before);
+    while names(&next_bundles(), &revoked) {}
 
     until_true("it is destroyed", || state(&host, &revoked) == "destroyed");
     let next = token_of(&host, "root");
@@ -110,7 +123,7 @@ fn a_revoked_active_key_is_destroyed_and_another_signs() {
         ("destroyed", json!(false))
     );
     assert_eq!(host.introspect(&next)["active"], true);
-    let lifted = host.admin().post("/v1/revoke/lift", &json!({ "key": revoked }));
+    let lifted = host.admin().post("/v1/revocations/lift", &json!({ "key": revoked }));
     assert_eq!(lifted.status, 400, "{}", lifted.text());
 }
 
@@ -169,8 +182,9 @@ fn a_revoked_key_does_not_sign_while_the_tpm_is_stalled() {
     let socket = host.admin_socket();
     let body = json!({ "key": revoked });
     // The TPM counts the change, so that the answer comes later than the effect.
-    let answer =
-        std::thread::spawn(move || common::http::Connection::open(&socket).post("/v1/revoke", &body).status);
+    let answer = std::thread::spawn(move || {
+        common::http::Connection::open(&socket).post("/v1/revocations/revoke", &body).status
+    });
     let refused = until("nothing is signed", || {
         let answer = host.post("/v1/token", json!({ "audience": API }));
         (answer.status != 200).then_some(answer)
@@ -219,7 +233,7 @@ fn keys_in_the_tpm_and_unknown_ones_are_refused_with_what_to_do() {
         ("unknown", "no issuing key of this host has this kid; hostbadge key list shows them"),
         ("", "key must have 1 to"),
     ] {
-        let answer = host.admin().post("/v1/revoke", &json!({ "key": kid }));
+        let answer = host.admin().post("/v1/revocations/revoke", &json!({ "key": kid }));
         assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"), "{kid}");
         assert!(answer.text().contains(expected), "{kid}: {}", answer.text());
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::common::http::{Connection, part};
 use crate::common::{API, Host, until_true};
@@ -67,10 +67,13 @@ impl Client {
                 self.mint_and_verify(at, round);
             }
             if round % 4 == 0 {
-                self.check_certificate();
                 self.check_credential();
             }
-            thread::sleep(PAUSE);
+            // Seldom, because an agent has a bounded number of unexpired certificates.
+            if round % 16 == 0 {
+                self.check_certificate();
+            }
+            thread::park_timeout(PAUSE);
         }
     }
 
@@ -134,7 +137,7 @@ impl Client {
             .collect();
         let anchors: Vec<_> =
             roots.iter().map(|root| webpki::anchor_from_trusted_cert(root).unwrap()).collect();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let now = Duration::from_secs(Clock::System.now().as_secs());
         let leaf = webpki::EndEntityCert::try_from(&chain[0]).unwrap();
         let verified = leaf.verify_for_usage(
             &[webpki::ring::ECDSA_P256_SHA256],
@@ -188,13 +191,14 @@ struct Rotations {
 fn rotate_until(host: &Host, load: &Load, end: Instant) -> Rotations {
     let mut rotations = Rotations::default();
     let mut admin = host.admin();
-    let mut done = |target: &str, body: Value| {
-        let answer = admin.post(target, &body);
-        assert_eq!(answer.status, 200, "{target}: {}", answer.text());
-        answer.json()
-    };
+    let mut post = |target: &str, body: Value| admin.post(target, &body);
     while Instant::now() < end {
         let next = Instant::now() + Duration::from_secs(1);
+        let mut done = |target: &str, body: Value| {
+            let answer = post(target, body);
+            assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+            answer.json()
+        };
         done("/v1/keys/rotate", json!({ "now": true }));
         rotations.issuing += 1;
         done("/v1/keys/rotate", json!({ "now": true, "tenant": "acme" }));
@@ -209,9 +213,13 @@ fn rotate_until(host: &Host, load: &Load, end: Instant) -> Rotations {
         load.credential.store(version, Ordering::SeqCst);
         rotations.credential += 1;
         let key = done("/v1/keys/recovery", json!({}))["recovery_key"].clone();
-        done("/v1/keys/recovery/confirm", json!({ "recovery_key": key }));
-        rotations.recovery_key += 1;
-        thread::sleep(next.saturating_duration_since(Instant::now()));
+        let confirmed = post("/v1/keys/recovery/confirm", json!({ "recovery_key": key }));
+        match confirmed.status {
+            200 => rotations.recovery_key += 1,
+            // A machine that is busy for seconds is still encrypting under the key of the last round.
+            _ => assert!(confirmed.text().contains("are being re-encrypted"), "{}", confirmed.text()),
+        }
+        thread::park_timeout(next.saturating_duration_since(Instant::now()));
     }
     rotations
 }
@@ -249,7 +257,7 @@ fn rotate_under_load(duration: Duration) {
     // A machine that is busy rotates less often, but each of them more than once.
     assert!([issuing, tenant, issuing_ca, credential, recovery_key].iter().all(|count| *count >= 3));
     assert!(minted >= 2 * CLIENTS as u64 && verified >= minted);
-    assert_eq!(host.status()["status"], "ok", "{}", host.status());
+    until_true("the daemon is well", || host.status()["status"] == "ok");
 }
 
 #[test]

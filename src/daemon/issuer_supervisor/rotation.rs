@@ -223,7 +223,13 @@ impl Rotation<'_> {
             format!("{requested_by} requested a recovery key; the previous recovery key is invalidated");
         let audit = &self.context.deps.audit;
         audit.record_event(Event::RecoveryKeyCreated, &message).await.map_err(KeyCommandError::audit)?;
-        Ok(self.keys.confirm_recovery_key(key).await?)
+        self.keys.confirm_recovery_key(key).await?;
+        if let Some(kek) = self.keys.keystore().kek_reports().into_iter().next() {
+            let reason = "takes the place of the previous one, with the new recovery key";
+            let change = KeyChange::KekCreated { kid: kek.id, reason };
+            self.record_changes(&HostKeys::events_of(None, vec![change]), "").await;
+        }
+        Ok(())
     }
 
     fn set_rsa_key(&mut self, key: Arc<RsaSigningKey>) {
@@ -335,7 +341,10 @@ fn describe(change: &KeyChange) -> (Event, &str, String) {
         KeyChange::Destroyed { kid, tokens_valid_until: None } => {
             (Event::KeyDestroyed, kid, "is destroyed".to_owned())
         }
-        KeyChange::KekCreated { kid, reason } => (Event::KekCreated, kid, (*reason).to_owned()),
+        KeyChange::KekCreated { kid, reason } => {
+            let text = format!("{reason}; tenants and compartments of credentials get other keys too");
+            (Event::KekCreated, kid, text)
+        }
         KeyChange::Revoked { kid } => {
             let effect = "its tokens no longer verify";
             (Event::KeyDestroyed, kid, format!("was revoked and is destroyed: {effect}"))

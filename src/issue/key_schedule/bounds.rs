@@ -4,7 +4,7 @@
 /// retire; an emergency makes room.
 pub(in crate::issue) const MAX_RETIRED_KEYS: usize = 100;
 /// Destroyed keys in a schedule; the oldest are forgotten.
-const MAX_DESTROYED_KEYS: usize = 100;
+pub(super) const MAX_DESTROYED_KEYS: usize = 100;
 
 /// How many keys of a state a schedule may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

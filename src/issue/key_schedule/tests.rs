@@ -1,3 +1,4 @@
+use super::bounds::MAX_DESTROYED_KEYS;
 use super::*;
 use std::time::Duration;
 

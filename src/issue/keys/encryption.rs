@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{IssuingKeys, KeyChange, Owner};
+use super::{IssuingKeys, KeyChange, KeySchedule, Owner};
 use crate::clock::Timestamp;
 use crate::issue::encrypted_key::EncryptedKey;
 use crate::issue::error::Error;
 use crate::issue::key::IssuingKey;
-use crate::keystore::{KekDependent, NewKek, RecoveryKey};
+use crate::keystore::{KekDependent, KekPair, NewKek, RecoveryKey};
 
 /// How long a change of the key-encryption key waits for the previous change to end.
 const REWRAP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,28 +21,41 @@ impl IssuingKeys {
         if matches!(self.owner, Owner::Tenant { .. }) {
             return Ok(None);
         }
-        let new = self.keystore.reseal_if_needed(self.rotation_policy.key_encryption).await?;
+        // A clock that is ahead for a moment makes every key look old.
+        let interval = self.clock.is_settled().then_some(self.rotation_policy.key_encryption);
+        let new = self.keystore.reseal_if_needed(interval).await?;
         Ok(new.map(|NewKek { id, reason }| KeyChange::KekCreated { kid: id, reason }))
     }
 
-    /// Encrypts the keys again if the key-encryption key has changed. Those of a tenant stay as they are: only the
-    /// tenant's key-encryption key is encrypted under another.
+    /// Encrypts the keys again if the key-encryption key has changed. Those of a tenant are encrypted again by
+    /// [`super::super::tenant_issuers`], under the key that the tenant gets here.
     pub async fn rewrap(&mut self) -> Result<(), Error> {
         if matches!(self.owner, Owner::Tenant { .. }) {
             return Ok(());
         }
-        self.keystore.rewrap_tenant_keks().await?;
+        self.keystore.rotate_tenant_keks().await?;
         let Some(keks) = self.keystore.needs_rewrap(KekDependent::IssuingKeys).await? else { return Ok(()) };
+        let schedule = self.rewrapped_schedule(&keks)?;
+        self.save(schedule).await?;
+        Ok(self.keystore.mark_rewrapped(KekDependent::IssuingKeys).await?)
+    }
+
+    /// The schedule with all keys encrypted under the latest of these keys.
+    pub(in crate::issue) fn rewrapped_schedule(&self, keks: &KekPair) -> Result<KeySchedule, Error> {
         let mut schedule = self.keys.schedule.clone();
         for encrypted_key in schedule.encrypted_keys_mut() {
             let pkcs8 =
-                encrypted_key.decrypt(&keks).ok_or_else(|| Error::Decrypt(encrypted_key.kid.clone()))?;
+                encrypted_key.decrypt(keks).ok_or_else(|| Error::Decrypt(encrypted_key.kid.clone()))?;
             let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(encrypted_key.created))?;
             let endorsement = encrypted_key.endorsement.clone();
             *encrypted_key = EncryptedKey::encrypt(&keks.latest, &key, &pkcs8, endorsement)?;
         }
-        self.save(schedule).await?;
-        Ok(self.keystore.mark_rewrapped(KekDependent::IssuingKeys).await?)
+        Ok(schedule)
+    }
+
+    /// Takes the schedule in memory that is on disk.
+    pub(in crate::issue) fn set_schedule(&mut self, schedule: KeySchedule) {
+        self.keys.schedule = schedule;
     }
 
     /// Creates a recovery key, which is not in force yet, and returns its text.

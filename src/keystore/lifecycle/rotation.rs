@@ -1,29 +1,18 @@
 //! Rotation of the host's key-encryption key: to other PCRs, and by its age.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::super::error::Error;
-use super::super::kek_report::KekReport;
+use super::super::kek_report::{KekReport, NewKek};
 use super::{Keystore, KeystoreState};
-use crate::clock::Timestamp;
-
-/// A new key-encryption key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NewKek {
-    /// Its name in [`Keystore::kek_reports`].
-    pub id: String,
-    /// Why it was made: a predicate, whose subject is the key.
-    pub reason: &'static str,
-}
 
 impl Keystore {
     /// Makes a new key-encryption key, if the current one is not sealed to the configured PCRs, or has been in use
-    /// for `interval`. Each [`super::KekDependent`] then has to be encrypted again.
+    /// for `interval`; `None` while the clock does not tell that. Each [`super::KekDependent`] then has to be encrypted again.
     ///
     /// Without a recovery key nothing is sealed to PCRs, since a firmware update would make the secrets
     /// inaccessible.
-    pub(crate) async fn reseal_if_needed(&self, interval: Duration) -> Result<Option<NewKek>, Error> {
+    pub(crate) async fn reseal_if_needed(&self, interval: Option<Duration>) -> Result<Option<NewKek>, Error> {
         let mut state = self.state.lock().await;
         if state.seal_file.has_previous() {
             return Ok(None);
@@ -32,7 +21,7 @@ impl Keystore {
         let pcrs = if needs_recovery_key { state.seal_file.pcrs() } else { self.configured_pcrs.clone() };
         let reason = if state.seal_file.pcrs() != pcrs {
             "is sealed to the configured PCRs"
-        } else if self.is_old(&state, interval) {
+        } else if interval.is_some_and(|interval| self.is_old(&state, interval)) {
             "takes the place of one that was in use for its interval"
         } else {
             return Ok(None);
@@ -58,11 +47,4 @@ impl Keystore {
         reports.extend(self.tenant_kek_reports.borrow().iter().cloned());
         reports
     }
-}
-
-/// When the key of `tpm.json` was made, which does not say so: the file was written then, and is not changed later.
-pub(super) fn initial_kek_made(dir: &Path) -> Option<Timestamp> {
-    let modified = std::fs::metadata(dir.join("tpm.json")).ok()?.modified().ok()?;
-    let since_epoch = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(Timestamp::from_secs(since_epoch.as_secs()))
 }

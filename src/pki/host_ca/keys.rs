@@ -8,7 +8,7 @@ use super::{CaChange, CaRecord, HostCa};
 use crate::clock::Timestamp;
 use crate::issue::{KeyKind, KeyReport, KeyState, NextStep};
 use crate::pki::ca_file::encrypt_key;
-use crate::pki::certificate_issuer::CaRotation;
+use crate::pki::ca_rotation::CaRotation;
 use crate::pki::error::Error;
 use crate::pki::issuing_ca::{LIFETIME, ParentCa, UnsignedCa};
 use crate::pki::issuing_cas;
