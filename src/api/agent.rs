@@ -10,11 +10,13 @@ use super::parse;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
 use crate::service::{IdentityService, PeerLookup};
-use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse};
+use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse, UseNonceResponse};
 use crate::wire::credentials::ReleaseResponse;
 use crate::wire::revocation::RevokeOwnResponse;
 
-use AgentHandler::{Attest, Certificate, Credential, Introspect, Revoke, Token, Whoami, Why};
+use AgentHandler::{
+    Attest, Certificate, Credential, Introspect, MakeNonce, Revoke, Token, UseNonce, Whoami, Why,
+};
 use AgentSocketRole::{AnyCaller, IdentifiedCaller, RegisteredAgent};
 use PublicHandler::{Bundle, Discovery, Health, Jwks};
 use Verb::{Get, Post};
@@ -52,8 +54,10 @@ enum AgentHandler {
     Certificate,
     Credential,
     Introspect,
+    MakeNonce,
     Revoke,
     Token,
+    UseNonce,
     Whoami,
     Why,
 }
@@ -70,6 +74,8 @@ const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Post, path: "/v1/credential",        body: BODY, role: RegisteredAgent(Credential) },
     Route { verb: Post, path: "/v1/introspect",        body: BODY, role: RegisteredAgent(Introspect) },
     Route { verb: Post, path: "/v1/revoke",            body: BODY, role: RegisteredAgent(Revoke) },
+    Route { verb: Post, path: "/v1/nonce",             body: NONE, role: RegisteredAgent(MakeNonce) },
+    Route { verb: Post, path: "/v1/nonce/use",         body: BODY, role: RegisteredAgent(UseNonce) },
     Route { verb: Post, path: "/v1/attest",            body: BODY, role: RegisteredAgent(Attest) },
     Route { verb: Get,  path: "/v1/whoami",            body: NONE, role: RegisteredAgent(Whoami) },
     Route { verb: Get,  path: "/v1/whoami/why",        body: NONE, role: IdentifiedCaller(Why) },
@@ -142,6 +148,8 @@ impl AgentApi {
             Credential => Box::pin(self.credential(lookup, body)).await,
             Introspect => Box::pin(self.introspect(lookup, body)).await,
             Revoke => Box::pin(self.revoke(lookup, body)).await,
+            MakeNonce => Box::pin(self.make_nonce(lookup)).await,
+            UseNonce => Box::pin(self.use_nonce(lookup, body)).await,
             Attest => Box::pin(self.attest(client, lookup, body)).await,
             Whoami => Box::pin(self.whoami(lookup)).await,
             Why => Box::pin(self.explain(lookup)).await,
@@ -175,6 +183,20 @@ impl AgentApi {
     async fn revoke(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
         match self.service.revoke_own_token(lookup, parse::revoke_own_request(body)).await {
             Ok(_) => reply::ok(&RevokeOwnResponse {}),
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn make_nonce(&self, lookup: PeerLookup) -> Reply {
+        match self.service.make_nonce(lookup).await {
+            Ok(nonce) => reply::ok(&nonce),
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn use_nonce(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
+        match self.service.use_nonce(lookup, parse::use_nonce_request(body)).await {
+            Ok(valid) => reply::ok(&UseNonceResponse { valid: *valid.get() }),
             Err(error) => reply::request_error(&error),
         }
     }

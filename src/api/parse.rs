@@ -9,7 +9,9 @@ use super::body::RequestBody;
 use super::decode::{DecodeError, decode, decode_json};
 use crate::service::{AuditQuery, Event, InvalidRequest, PageStart, Timestamp};
 use crate::wire::admin::ReloadRequest;
-use crate::wire::agent::{AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest};
+use crate::wire::agent::{
+    AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest, UseNonceRequest,
+};
 use crate::wire::change::ApproveRequest;
 use crate::wire::credentials::{
     PutCredentialRequest, ReleaseRequest, RemoveCredentialRequest, RotateCredentialRequest,
@@ -46,6 +48,10 @@ pub fn introspection_request(body: &RequestBody) -> Result<IntrospectionRequest,
         }
         _ => not_a(body, "an introspection", &error),
     })
+}
+
+pub fn use_nonce_request(body: &RequestBody) -> Result<UseNonceRequest, InvalidRequest> {
+    decode(body).map_err(|e| not_a(body, "the use of a nonce", &e))
 }
 
 pub fn attest_request(body: &RequestBody) -> Result<AttestRequest, InvalidRequest> {

@@ -88,6 +88,7 @@ events! {
     KeyPublished "key-published" "72d91566560e45cf923867d8605a98e8" INFO,
     KeyRetired "key-retired" "1f304115aa2841a0b8473069ac5510c9" INFO,
     NameLookupFailed "name-lookup-failed" "c84e21b7f6d04e0f8b35d90a6e1f7752" WARN,
+    NonceUsed "nonce-used" "81ddc3225cef42a289e8a8c508b1ab26" INFO,
     PoliciesRejected "policies-rejected" "6b1f0f6e8a0d4b7c9e7335c1d2a4f980" ERROR,
     PoliciesReloaded "policies-reloaded" "b0a4c9be2d5e4f13a1c86f5e70d9382b" INFO,
     PostureAccepted "posture-accepted" "013794af7a4c48cebe01a75425e0a108" INFO,

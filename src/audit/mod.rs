@@ -221,6 +221,16 @@ impl Audit {
         Ok(Recorded(()))
     }
 
+    /// Records that an agent used a nonce up; `reason` says why it is not valid, if it is not.
+    pub async fn record_used_nonce(
+        &self,
+        requester: &AuthenticatedAgent,
+        reason: Option<&str>,
+    ) -> Result<Recorded<bool>, AuditUnavailable> {
+        self.write(&Record::for_used_nonce(requester, reason, self.clock.now())).await?;
+        Ok(Recorded(reason.is_none()))
+    }
+
     /// Records that evidence was issued to an agent, with the nonce.
     pub async fn record_attestation(
         &self,

@@ -258,6 +258,22 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// An agent used a nonce up, which is valid unless there is a reason why it is not.
+    pub(super) fn for_used_nonce(
+        requester: &'a AuthenticatedAgent,
+        reason: Option<&'a str>,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record {
+            agent: Some(name(requester.name().as_str())),
+            tenant: requester.entry().tenant.as_deref().map(name),
+            active: Some(reason.is_none()),
+            detail: reason.map(from_caller),
+            peer: Some(requester.peer()),
+            ..Record::new(Event::NonceUsed, time)
+        }
+    }
+
     /// An agent asked for the revocation of a token; `jti` if it is one of this host.
     pub(super) fn for_token_revocation(
         requester: &'a AuthenticatedAgent,
@@ -393,6 +409,11 @@ impl<'a> Record<'a> {
                 let token_state = if self.active == Some(true) { "active" } else { "inactive" };
                 let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
                 format!("{agent}{caller} introspected a token: {token_state}{because}")
+            }
+            Event::NonceUsed => {
+                let state = if self.active == Some(true) { "valid" } else { "not valid" };
+                let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+                format!("{agent}{caller} used a nonce: {state}{because}")
             }
             Event::TokenRevoked if self.peer.is_some() => {
                 format!("{agent}{caller} asked for the revocation of a token: {detail}")

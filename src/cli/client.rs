@@ -38,8 +38,16 @@ const MAX_SOCKET_PATH_LEN: usize = 107;
 /// What to check if no daemon listens.
 const CHECK_DAEMON: &str = "check that hostbadged is running (systemctl status hostbadged)";
 /// Paths that the command requests at the agent socket. The others are those of the admin socket.
-const AGENT_PATHS: [&str; 6] =
-    ["/.well-known/", "/v1/attest", "/v1/bundle", "/v1/certificate", "/v1/token", "/v1/whoami"];
+const AGENT_PATHS: [&str; 8] = [
+    "/.well-known/",
+    "/v1/attest",
+    "/v1/bundle",
+    "/v1/certificate",
+    "/v1/introspect",
+    "/v1/nonce",
+    "/v1/token",
+    "/v1/whoami",
+];
 
 /// A response: the daemon's JSON, for `--json`, and its typed form.
 pub(super) struct Reply<T> {

@@ -22,6 +22,15 @@ pub(super) const ATTEST: &str = "Examples:
   hostbadge attest --nonce AAAAAAAAAAAAAAAAAAAAAA --output evidence.json
   hostbadge attest --nonce AAAAAAAAAAAAAAAAAAAAAA --format eat";
 
+pub(super) const INTROSPECT: &str = "Examples:
+  hostbadge introspect --audience https://api.example.com < token.jwt
+  hostbadge introspect --once --audience https://api.example.com < token.jwt";
+
+pub(super) const NONCE: &str = "Examples:
+  hostbadge nonce
+  hostbadge nonce --from-daemon
+  hostbadge nonce use AAAAAAAAAAAAAAAAAAAAAA";
+
 pub(super) const STATUS: &str = "Examples:
   hostbadge status
   hostbadge status --json | jq -r .tpm.state";

@@ -22,6 +22,7 @@ mod examples;
 mod export;
 mod files;
 mod format;
+mod introspect;
 mod key;
 mod linked_dir;
 mod manufacturer_roots;
@@ -136,8 +137,12 @@ enum CliSubcommand {
     /// Verify tokens and evidence, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
+    /// Tell whether a token of this host, which is read from standard input, is valid now; exit status 1 if it is not
+    #[command(after_long_help = examples::INTROSPECT)]
+    Introspect(introspect::IntrospectArgs),
     /// Print a new nonce for `attest --nonce` and `verify evidence --nonce`: 32 random bytes in base64url
-    Nonce,
+    #[command(after_long_help = examples::NONCE)]
+    Nonce(nonce::NonceArgs),
     /// Show the audit log (administrators)
     #[command(subcommand, after_long_help = examples::AUDIT)]
     Audit(audit::AuditSubcommand),
@@ -200,7 +205,8 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Clock(subcommand) => clock::run(common, &subcommand).await,
         CliSubcommand::Export(subcommand) => export::run(common, &subcommand).await,
         CliSubcommand::Verify(subcommand) => verify::run(common, &subcommand),
-        CliSubcommand::Nonce => nonce::run(common),
+        CliSubcommand::Introspect(arguments) => introspect::run(common, &arguments).await,
+        CliSubcommand::Nonce(arguments) => nonce::run(common, &arguments).await,
         CliSubcommand::Audit(subcommand) => audit::run(common, &subcommand).await,
     }
 }

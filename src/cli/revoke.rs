@@ -270,7 +270,7 @@ fn row(revocation: &Revocation) -> Vec<String> {
 }
 
 /// The token of standard input, without white space around it.
-fn read_token() -> Result<Zeroizing<String>, CliError> {
+pub(super) fn read_token() -> Result<Zeroizing<String>, CliError> {
     let text = Zeroizing::new(read_stdin(MAX_TOKEN_LEN)?);
     match std::str::from_utf8(&text).map(str::trim) {
         Ok(token) if !token.is_empty() => Ok(Zeroizing::new(token.to_owned())),

@@ -4,6 +4,7 @@
 //! the time can be right is a [`ClockSync`] and a [`ClockState`].
 
 mod calendar;
+mod expiring_count;
 mod manual;
 mod settled;
 mod source;
@@ -15,6 +16,7 @@ mod zone;
 use std::time::Duration;
 
 pub use calendar::{end_of_day_utc, parse_rfc3339};
+pub use expiring_count::ExpiringCount;
 pub use manual::ManualClock;
 pub use settled::SettledClock;
 pub use source::Clock;

@@ -64,6 +64,16 @@ pub(super) struct TokenSubject<'a> {
 }
 
 impl Introspection {
+    /// The end of an active token.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.claims.as_ref()?["exp"].as_u64().map(Timestamp::from_secs)
+    }
+
+    /// The same token, which is inactive for this reason.
+    pub fn with_reason(self, reason: &str) -> Introspection {
+        Introspection { jti: self.jti, ..Introspection::inactive(reason.to_owned()) }
+    }
+
     pub(super) fn inactive(reason: String) -> Introspection {
         Introspection {
             active: false,

@@ -167,6 +167,12 @@ impl Keystore {
         })
     }
 
+    /// A key for the purpose of this label. It survives restarts, rotations and a new key-encryption key, and is
+    /// another one after an older state was accepted or moved to another TPM.
+    pub(crate) async fn derived_key(&self, label: &str) -> Zeroizing<[u8; 32]> {
+        self.state.lock().await.manifest.derived_key(label)
+    }
+
     /// Increments the TPM's counter, if an earlier change could not.
     pub(crate) async fn sync_counter(&self) -> Result<(), Error> {
         self.state.lock().await.manifest.sync_counter(&self.tpm).await

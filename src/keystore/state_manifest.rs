@@ -329,6 +329,17 @@ impl StateManifest {
         }))
     }
 
+    /// A key for the purpose of this label, which is the same for as long as the manifest is. A manifest that is made
+    /// anew, because an older state was accepted, has other keys.
+    pub(super) fn derived_key(&self, label: &str) -> Zeroizing<[u8; 32]> {
+        // No JSON of a manifest begins like this, so that this is no MAC of one.
+        let message = format!("hostbadge derived key: {label}");
+        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, self.mac_key.as_slice()), message.as_bytes());
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(mac.as_ref());
+        key
+    }
+
     /// Compares the digest of a database's rows with the manifest; `None` for one that does not exist. From
     /// now on only this digest is accepted.
     ///

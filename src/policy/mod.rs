@@ -14,6 +14,7 @@ mod credential;
 mod decision;
 mod explain;
 mod jwt_svid;
+mod mark_quota;
 mod rate;
 mod rate_limit;
 mod refusal;
@@ -29,6 +30,7 @@ pub use decision::{
 };
 pub use explain::{ExplainedRequest, Explanation, Layer, LayerOutcome, Rule, explain, ttl_of_record};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
+pub use mark_quota::{MarkQuota, Marks, TooManyMarks};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};
 pub use refusal::{ErrorCode, Refusal, RefusalDetails};

@@ -5,13 +5,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::rate::Rate;
-use crate::clock::BootTime;
+use crate::clock::{BootTime, ExpiringCount};
 use crate::mutex::lock;
-
-/// Tokens are counted by the minute in which they expire.
-const SLOT: u64 = 60;
-/// A token lives at most 1 hour, so it expires in one of these minutes.
-const SLOTS: usize = 62;
 
 /// What all agents of one tenant may have together; `None` sets no bound beside those of the host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +34,7 @@ pub struct TooManyTokens {
 #[derive(Debug, Default)]
 pub struct TenantQuotas {
     quotas: BTreeMap<String, TenantQuota>,
-    live: Mutex<HashMap<String, LiveTokens>>,
+    live: Mutex<HashMap<String, ExpiringCount>>,
 }
 
 impl TenantQuotas {
@@ -68,10 +63,15 @@ impl TenantQuotas {
     ) -> Result<(), TooManyTokens> {
         let (Some(tenant), Some(limit)) = (tenant, self.of(tenant).live_tokens) else { return Ok(()) };
         let mut live = lock(&self.live);
-        match live.get_mut(tenant) {
-            Some(tokens) => tokens.take(limit, lifetime, now),
-            None => live.entry(tenant.to_owned()).or_default().take(limit, lifetime, now),
+        let tokens = match live.get_mut(tenant) {
+            Some(tokens) => tokens,
+            None => live.entry(tenant.to_owned()).or_default(),
+        };
+        if tokens.count(now) >= limit {
+            return Err(TooManyTokens { limit, retry_after: tokens.until_first_end(now) });
         }
+        tokens.add(lifetime, now);
+        Ok(())
     }
 
     /// How many tokens of this tenant have not expired; `None` where it has no bound for them.
@@ -80,55 +80,6 @@ impl TenantQuotas {
         let mut live = lock(&self.live);
         Some(live.get_mut(tenant).map_or(0, |tokens| tokens.count(now)))
     }
-}
-
-/// The tokens of one tenant, by the minute in which they expire. A token counts until the end of that minute.
-#[derive(Debug)]
-struct LiveTokens {
-    counts: [u32; SLOTS],
-    total: u32,
-    /// The minute up to which the counts were cleared.
-    minute: u64,
-}
-
-impl Default for LiveTokens {
-    fn default() -> LiveTokens {
-        LiveTokens { counts: [0; SLOTS], total: 0, minute: 0 }
-    }
-}
-
-impl LiveTokens {
-    fn take(&mut self, limit: u32, lifetime: Duration, now: BootTime) -> Result<(), TooManyTokens> {
-        if self.count(now) >= limit {
-            return Err(TooManyTokens { limit, retry_after: self.until_first_expiry(now) });
-        }
-        let last = self.minute + SLOTS as u64 - 1;
-        let expires = ((now.as_secs() + lifetime.as_secs()) / SLOT).clamp(self.minute, last);
-        self.counts[slot(expires)] += 1;
-        self.total += 1;
-        Ok(())
-    }
-
-    /// Drops the tokens of the minutes that have ended, and counts the others.
-    fn count(&mut self, now: BootTime) -> u32 {
-        let minute = now.as_secs() / SLOT;
-        let ended = minute.saturating_sub(self.minute).min(SLOTS as u64);
-        for past in 0..ended {
-            self.total -= std::mem::take(&mut self.counts[slot(self.minute + past)]);
-        }
-        self.minute = self.minute.max(minute);
-        self.total
-    }
-
-    fn until_first_expiry(&self, now: BootTime) -> Duration {
-        let minutes = self.minute..self.minute + SLOTS as u64;
-        let first = minutes.clone().find(|minute| self.counts[slot(*minute)] > 0).unwrap_or(minutes.start);
-        Duration::from_secs(((first + 1) * SLOT).saturating_sub(now.as_secs()).max(1))
-    }
-}
-
-fn slot(minute: u64) -> usize {
-    (minute % SLOTS as u64) as usize
 }
 
 #[cfg(test)]

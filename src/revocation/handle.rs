@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ring::hmac;
 use tokio::sync::watch;
 
 use super::error::Error;
+use super::nonces::{KEY_LABEL, mark_expires};
 use super::record::{Revocation, lapses_after};
 use super::scope::{Scope, ScopeKind};
 use super::set::{IssuedToken, RevocationSet};
@@ -48,6 +50,8 @@ struct Shared {
     /// Why the last change is not stored; `None` where it is.
     store_fault: Mutex<Option<String>>,
     settled: Mutex<SettledClock>,
+    /// Authenticates nonces that this host makes; `None` until the keystore is open.
+    nonce_key: ArcSwapOption<hmac::Key>,
 }
 
 /// A scope that is to be revoked.
@@ -88,6 +92,7 @@ impl Revocations {
             blocked_reason: watch::Sender::new(Some(starting.to_owned())),
             store_fault: Mutex::default(),
             settled: Mutex::default(),
+            nonce_key: ArcSwapOption::empty(),
         }))
     }
 
@@ -97,6 +102,8 @@ impl Revocations {
     /// [`Error::Damaged`], [`Error::Keystore`] for a database that is not the latest. Nothing is issued then.
     pub(crate) async fn open(&self, keystore: Arc<Keystore>) -> Result<(), Error> {
         let mut writer = self.0.writer.lock().await;
+        let nonce_key = hmac::Key::new(hmac::HMAC_SHA256, keystore.derived_key(KEY_LABEL).await.as_slice());
+        self.0.nonce_key.store(Some(Arc::new(nonce_key)));
         let rows = writer.open(&self.0.path, keystore).await?;
         self.load(rows);
         Ok(())
@@ -105,6 +112,7 @@ impl Revocations {
     /// Stops issuing, because the keys of this host are not available any more.
     pub(crate) async fn close(&self) {
         self.0.writer.lock().await.close();
+        self.0.nonce_key.store(None);
         self.0.blocked_reason.send_replace(Some("the host is being moved to another TPM".to_owned()));
         self.publish(RevocationSet::default());
     }
@@ -291,9 +299,15 @@ impl Revocations {
     /// each other one. The use is on disk when this returns.
     ///
     /// # Errors
-    /// As [`Revocations::revoke`]; the token counts as used then.
+    /// As [`Revocations::revoke`]; the token counts as used then, except after [`Error::LimitReached`].
     pub async fn use_once(&self, jti: &str, expires: Timestamp) -> Result<bool, Error> {
-        self.add_token(jti, expires, true).await
+        self.add_token(jti, mark_expires(expires), true).await
+    }
+
+    /// Whether a token was used up.
+    pub fn is_token_used(&self, jti: &str) -> bool {
+        let tokens = self.0.tokens.read().unwrap_or_else(|poison| poison.into_inner());
+        tokens.used.contains_key(&TokenKey::of_jti(jti))
     }
 
     async fn add_token(&self, jti: &str, expires: Timestamp, is_use: bool) -> Result<bool, Error> {
@@ -469,7 +483,15 @@ impl Revocations {
         if self.is_open() { Ok(()) } else { Err(self.not_open()) }
     }
 
-    fn not_open(&self) -> Error {
+    pub(super) fn nonce_key(&self) -> Option<Arc<hmac::Key>> {
+        self.0.nonce_key.load_full()
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    pub(super) fn not_open(&self) -> Error {
         Error::NotOpen(self.0.blocked_reason.borrow().clone().unwrap_or_default())
     }
 }
@@ -493,5 +515,49 @@ impl Revocations {
         let revocations = Revocations::new(Path::new("/nonexistent"), clock);
         revocations.load(RevocationRows::default());
         revocations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent() -> NewRevocation {
+        let scope = Scope::new(ScopeKind::Agent, "a");
+        NewRevocation { scope, is_blocking: true, revoked_by: "uid 0".into(), reason: String::new() }
+    }
+
+    /// Without a keystore, nothing is on disk, and nothing is acknowledged.
+    #[tokio::test]
+    async fn what_cannot_be_stored_is_in_effect_and_not_acknowledged() {
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let revocations = Revocations::of_test(clock.clone());
+        let expires = clock.now().after(Duration::from_secs(60));
+        for _ in 0..2 {
+            assert!(matches!(revocations.revoke(agent()).await, Err(Error::NotStored(_))));
+            assert!(matches!(revocations.revoke_token("j", expires).await, Err(Error::NotStored(_))));
+        }
+        assert!(revocations.is_token_revoked("j") && !revocations.is_token_revoked("k"));
+        let set = revocations.current();
+        assert!(set.get(&agent().scope).is_some());
+        // Tokens do not carry an epoch that a crash could lose.
+        assert_eq!((set.epoch(), set.latest_epoch()), (0, 1));
+        assert!(revocations.store_fault().is_some());
+        assert!(matches!(revocations.use_once("u", expires).await, Err(Error::NotStored(_))));
+        // It counts as used.
+        assert!(!matches!(revocations.use_once("u", expires).await, Ok(true)));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_forgotten_once_it_has_expired_for_certain() {
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let revocations = Revocations::of_test(clock.clone());
+        let expires = clock.now().after(Duration::from_secs(60));
+        let _ = revocations.revoke_token("j", expires).await;
+        // The horizon is the clock's, an hour after the start at the earliest.
+        let _ = revocations.store().await;
+        clock.advance(Duration::from_secs(61));
+        let _ = revocations.store().await;
+        assert!(revocations.is_token_revoked("j"), "the clock may be set back");
     }
 }

@@ -8,7 +8,8 @@
 //!   the epoch at its issue, and is revoked if a revocation of one of its scopes has a greater epoch. Nothing of
 //!   this depends on the clock, so that setting it makes nothing valid again. While a revocation is blocking,
 //!   nothing is issued in its scope either.
-//! - A single token is revoked, or used up ([`Revocations::use_once`]), by its `jti`.
+//! - A single token is revoked, or used up ([`Revocations::use_once`]), by its `jti`. A nonce that this host made
+//!   is used up in the same way ([`Revocations::use_nonce`]).
 //!
 //! A revocation takes effect in memory first, and is acknowledged once it is on disk. The database
 //! `revocations.db` is compared with the state manifest at each start: revocations of scopes are in the manifest
@@ -17,6 +18,7 @@
 
 mod error;
 mod handle;
+mod nonces;
 mod record;
 mod scope;
 mod set;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 pub use error::Error;
 pub use handle::{NewRevocation, Outcome, Revocations};
+pub use nonces::{InvalidNonce, NONCE_TTL};
 pub use record::Revocation;
 pub use scope::{Scope, ScopeKind};
 pub use set::{IssuedToken, RevocationSet};

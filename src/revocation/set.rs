@@ -96,18 +96,20 @@ impl RevocationSet {
 
     /// Why an agent's process gets nothing; `None` if no revocation is the reason.
     pub fn blocking(&self, agent: &AuthenticatedAgent) -> Option<&Revocation> {
-        if self.blocking == 0 {
-            return None;
-        }
-        self.find(agent.entry(), agent.peer().invocation.as_deref(), |one| one.is_blocking)
+        self.blocking_process(agent.entry(), agent.peer().invocation.as_deref())
     }
 
     /// Why an agent gets nothing, whichever of its processes asks.
     pub fn blocking_entry(&self, agent: &AgentEntry) -> Option<&Revocation> {
+        self.blocking_process(agent, None)
+    }
+
+    /// Why a process of an agent gets nothing, in this invocation.
+    pub fn blocking_process(&self, agent: &AgentEntry, invocation: Option<&str>) -> Option<&Revocation> {
         if self.blocking == 0 {
             return None;
         }
-        self.find(agent, None, |one| one.is_blocking)
+        self.find(agent, invocation, |one| one.is_blocking)
     }
 
     /// Whether nothing is signed by this key any more.
@@ -155,5 +157,70 @@ impl RevocationSet {
         let mut set = self.clone();
         set.by_scope.retain(|_, one| !has_lapsed(one));
         (set, lapsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn revocation(kind: ScopeKind, value: &str, epoch: u64) -> Revocation {
+        Revocation {
+            scope: Scope::new(kind, value),
+            epoch,
+            is_blocking: true,
+            revoked_at: NOW,
+            revoked_by: String::new(),
+            reason: String::new(),
+            lapses: None,
+            is_guarded: true,
+        }
+    }
+
+    fn entry() -> Arc<AgentEntry> {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "name = \"a\"\nowner = \"team\"\ntenant = \"acme\"\n[match]\nuser = 0\n";
+        std::fs::write(dir.path().join("a.toml"), text).unwrap();
+        let names = crate::names::Names::start([]).unwrap();
+        let registry = crate::agents::AgentRegistry::open(dir.path(), 35, names, crate::clock::Clock::System);
+        registry.current().get("a").unwrap().clone()
+    }
+
+    #[test]
+    fn each_scope_revokes_what_was_issued_before_and_blocks_until_it_is_lifted() {
+        let agent = entry();
+        let token = |epoch| IssuedToken { agent: &agent, invocation: Some("i"), kid: "k", jti: "j", epoch };
+        for (kind, value) in [
+            (ScopeKind::Everything, ""),
+            (ScopeKind::Tenant, "acme"),
+            (ScopeKind::Owner, "team"),
+            (ScopeKind::Agent, "a"),
+            (ScopeKind::Invocation, "i"),
+        ] {
+            let set = RevocationSet::new(4, [revocation(kind, value, 7)]);
+            assert_eq!((set.epoch(), set.next_epoch()), (7, 8));
+            assert!(set.revoking(&token(6)).is_some() && set.revoking(&token(7)).is_none(), "{kind:?}");
+            assert!(set.blocking_process(&agent, Some("i")).is_some(), "{kind:?}");
+            let lifted = set.with(set.iter().next().unwrap().lifted(NOW));
+            assert!(lifted.blocking_process(&agent, Some("i")).is_none(), "{kind:?}");
+            assert!(lifted.revoking(&token(6)).is_some() && lifted.revoking(&token(7)).is_none());
+            let (forgotten, lapsed) = lifted.without_lapsed(NOW.after(std::time::Duration::from_secs(3660)));
+            assert_eq!((forgotten.len(), lapsed.len(), forgotten.epoch()), (0, 1, 7));
+        }
+        for (kind, value) in [
+            (ScopeKind::Tenant, "other"),
+            (ScopeKind::Owner, "acme"),
+            (ScopeKind::Agent, "b"),
+            (ScopeKind::Invocation, "a"),
+            (ScopeKind::Key, "a"),
+        ] {
+            let set = RevocationSet::new(0, [revocation(kind, value, 7)]);
+            assert!(set.revoking(&token(0)).is_none() && set.blocking_process(&agent, Some("i")).is_none());
+        }
+        // A key signs nothing that is valid, whatever the epoch.
+        let set = RevocationSet::new(0, [revocation(ScopeKind::Key, "k", 1)]);
+        assert!(set.revoking(&token(9)).is_some() && set.blocks_key("k") && !set.blocks_key("a"));
     }
 }

@@ -17,7 +17,7 @@ use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, RotationPolicy, 
 use crate::keystore::Keystore;
 use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
-use crate::policy::{AdminPolicy, Limiter, Policies};
+use crate::policy::{AdminPolicy, Limiter, MarkQuota, Policies};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
 use crate::revocation::Revocations;
 use crate::tpm::{Tpm, TpmState};
@@ -98,6 +98,8 @@ pub struct IdentityService {
     /// The administrators' commands that changed protected state.
     pub(super) command_budget: Arc<CommandBudget>,
     pub(super) workers: WorkerHealth,
+    /// Tokens that each agent has used up or revoked.
+    pub(super) mark_quota: Arc<MarkQuota>,
 }
 
 impl IdentityService {
@@ -109,6 +111,7 @@ impl IdentityService {
             bundle_cache: Arc::default(),
             command_budget: Arc::default(),
             workers: WorkerHealth::default(),
+            mark_quota: Arc::new(MarkQuota::new(deps.clock.boot_time())),
             deps: Arc::new(deps),
         }
     }

@@ -40,6 +40,7 @@ mod reload;
 mod requests;
 mod revocations;
 mod revoked_keys;
+mod single_use;
 mod status;
 mod streams;
 mod tenants;

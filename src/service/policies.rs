@@ -16,6 +16,7 @@ use crate::policy::{
 };
 use crate::policy::{TokenRequest, ttl_of_record};
 use crate::posture::Posture;
+use crate::revocation::{Revocation, ScopeKind};
 use crate::wire::policy::{
     DecisionLayer, DecisionRule, LayerVerdict, MAX_LISTED_POLICIES, PoliciesResponse, Policy, PolicySet,
     PolicyWhyResponse,
@@ -162,7 +163,12 @@ impl IdentityService {
             let identity = Layer::refuses(Vec::new(), "no agent of this name is registered", change);
             return Ok(answer(name, identity, None));
         };
-        let identity = self.identity_layer(entry, query);
+        let invocation = record.and_then(|record| record.peer.as_ref()?.invocation.as_deref());
+        let revocation = circumstances.revocations.blocking_process(entry, invocation);
+        let identity = match revocation {
+            Some(revocation) => revoked_layer(revocation),
+            None => self.identity_layer(entry, query),
+        };
         if identity.outcome == LayerOutcome::Refuses {
             return Ok(answer(name, identity, None));
         }
@@ -250,6 +256,18 @@ impl IdentityService {
             record.filter(|record: &DecisionRecord| record.seq == seq).ok_or_else(missing)?;
         Ok(record)
     }
+}
+
+/// An identity to which nothing is issued.
+fn revoked_layer(revocation: &Revocation) -> Layer {
+    let Revocation { scope, revoked_by, reason, .. } = revocation;
+    let by = if reason.is_empty() { revoked_by.clone() } else { format!("{revoked_by}: {reason}") };
+    let rule = Rule { text: Some(by), ..Rule::named(format!("revocation of {scope}")) };
+    let change = match scope.kind() {
+        ScopeKind::Everything => "root would have to thaw the host: hostbadge thaw".to_owned(),
+        _ => format!("root would have to lift the revocation: hostbadge revoke lift {scope}"),
+    };
+    Layer::refuses(vec![rule], revocation.description(), change)
 }
 
 /// What a query asks, with what it leaves open taken from a record.

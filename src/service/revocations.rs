@@ -84,6 +84,10 @@ impl IdentityService {
         if token.expires() <= self.deps.clock.now() {
             return Ok(RevokedToken { agent, jti, detail: "the token has expired".to_owned() });
         }
+        if self.deps.revocations.is_token_revoked(token.jti()) {
+            return Ok(RevokedToken { agent, jti, detail: "the token was revoked before".to_owned() });
+        }
+        self.take_mark(&agent, token.expires())?;
         match self.deps.revocations.revoke_token(token.jti(), token.expires()).await {
             Ok(_) => Ok(RevokedToken { agent, jti, detail: "the token is revoked".to_owned() }),
             Err(e) => Err(refuse(unavailable(&e), e.to_string(), &agent)),
@@ -373,7 +377,7 @@ fn checked(what: &str, value: String) -> Result<String, InvalidRequest> {
     Ok(value)
 }
 
-fn unavailable(error: &revocation::Error) -> ErrorCode {
+pub(super) fn unavailable(error: &revocation::Error) -> ErrorCode {
     match error {
         revocation::Error::LimitReached(_) => ErrorCode::SlowDown,
         _ => ErrorCode::TemporarilyUnavailable,

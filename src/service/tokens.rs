@@ -44,13 +44,25 @@ impl IdentityService {
             let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
             let issuer_state =
                 self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
+            let once = request.once;
             let request = requests::introspection_request(request);
-            let registrations = self.deps.agents.registrations();
-            let valid = ValidNow { registrations: &registrations, revocations: &self.deps.revocations };
-            for_each_tenant(agent.clone(), others, |tenant| {
+            let inspect = |tenant: Option<&str>| {
+                let registrations = self.deps.agents.registrations();
+                let valid = ValidNow { registrations: &registrations, revocations: &self.deps.revocations };
                 issuer_state.introspect(&request, tenant, valid, self.deps.clock.now())
-            })
-            .map_err(|e| undecided(&e, &peer).with_agent(&agent))
+            };
+            let refuse = |e: Undecided| undecided(&e, &peer).with_agent(&agent);
+            let (of, introspection) = for_each_tenant(agent.clone(), others, inspect).map_err(refuse)?;
+            if !once || !introspection.active {
+                return Ok((of, introspection));
+            }
+            let used = self.use_up(&of, introspection).await?;
+            if !used.active {
+                return Ok((of, used));
+            }
+            // The token may have been revoked while the disk stored its use.
+            let introspection = inspect(of.entry().tenant.as_deref()).map_err(refuse)?;
+            Ok((of, introspection))
         };
         self.record_introspection(decision.await).await
     }

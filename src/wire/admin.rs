@@ -305,7 +305,7 @@ pub struct AuditRecord {
     /// End of validity, in seconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
-    /// Result of an introspection.
+    /// Result of an introspection, or whether a nonce was valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
     /// Error code of a refusal, as in [`ErrorResponse`](super::error::ErrorResponse).

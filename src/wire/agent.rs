@@ -111,6 +111,10 @@ pub struct IntrospectionRequest {
     /// The requester's own audience. A token for another audience is then inactive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
+    /// Whether this request uses the token up: of all such requests on this host, the first finds it active, and no
+    /// other one does. Requests without it do not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once: bool,
     /// Accepted and ignored (RFC 7662 section 2.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_type_hint: Option<String>,
@@ -136,6 +140,33 @@ pub struct IntrospectionResponse {
     /// The token's claims.
     #[serde(flatten)]
     pub claims: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `200` of `POST /v1/nonce`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NonceResponse {
+    /// 64 bytes in base64url without padding.
+    pub nonce: String,
+    /// How long it can be used, in seconds.
+    pub expires_in: u64,
+}
+
+/// `POST /v1/nonce/use`, as JSON or as a form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct UseNonceRequest {
+    /// The nonce that came back, as `POST /v1/nonce` returned it.
+    pub nonce: String,
+}
+
+/// `200` of `POST /v1/nonce/use`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct UseNonceResponse {
+    /// Whether this host made the nonce for the caller at most 5 minutes ago, and this is its first use.
+    pub valid: bool,
 }
 
 /// `POST /v1/attest`, as JSON or as a form.

@@ -87,6 +87,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();
     requests.subschema_for::<agent::TokenRequest<'_>>();
+    requests.subschema_for::<agent::UseNonceRequest>();
     requests.subschema_for::<credentials::PutCredentialRequest>();
     requests.subschema_for::<credentials::ReleaseRequest<'_>>();
     requests.subschema_for::<credentials::RemoveCredentialRequest>();
@@ -111,7 +112,9 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::EatResponse>();
     responses.subschema_for::<agent::HealthResponse>();
     responses.subschema_for::<agent::IntrospectionResponse>();
+    responses.subschema_for::<agent::NonceResponse>();
     responses.subschema_for::<agent::TokenResponse<'_>>();
+    responses.subschema_for::<agent::UseNonceResponse>();
     responses.subschema_for::<agent::WhoamiResponse>();
     responses.subschema_for::<clock::ClockStatus>();
     responses.subschema_for::<comparison::WhyResponse>();

@@ -36,6 +36,7 @@ mod load_credential;
 mod many_agents;
 mod names;
 mod neighbours;
+mod once;
 mod openapi;
 mod peers;
 mod policies;

@@ -14,6 +14,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
         "token" => token_request(body).map(drop),
         "certificate" => certificate_request(body).map(drop),
         "introspection" => introspection_request(body).map(drop),
+        "use nonce" => use_nonce_request(body).map(drop),
         "attest" => attest_request(body).map(drop),
         "rotate" => rotate_request(body).map(drop),
         "recover" => recover_request(body).map(drop),
@@ -37,10 +38,11 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
 }
 
 /// A valid object and the array of the same values, for each request that the sockets take.
-const REQUESTS: [(&str, &str, &str); 20] = [
+const REQUESTS: [(&str, &str, &str); 21] = [
     ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
     ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
     ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
+    ("use nonce", r#"{"nonce":"n"}"#, r#"["n"]"#),
     ("attest", r#"{"nonce":"AAAAAAAAAAA","format":"eat"}"#, r#"["AAAAAAAAAAA","eat"]"#),
     ("rotate", r#"{"now":true}"#, "[true]"),
     ("recover", r#"{"recovery_key":"hbr1-secret"}"#, r#"["hbr1-secret"]"#),
@@ -88,6 +90,8 @@ fn unknown_fields_are_refused_in_json_and_in_forms() {
         ("token", "audience=a&client_id=z&client_secret=s", "aud=a", "\"aud\"; did you mean \"audience\"?"),
         ("token", "resource=a", "audience=a&scpoe=x", "\"scpoe\"; did you mean \"scope\"?"),
         ("certificate", "csr=c&ttl=10", "csr=c&lifetime=10", "\"lifetime\"; the fields are csr, ttl, agent"),
+        ("introspection", "token=t&once=true", "token=t&onec=true", "did you mean \"once\"?"),
+        ("use nonce", "nonce=n", "nonse=n", "did you mean \"nonce\"?"),
         ("introspection", "token=t&token_type_hint=x", "token=t&aud=x", "did you mean \"audience\"?"),
         ("release", "name=n&version=2&agent=a", "name=n&verison=2", "did you mean \"version\"?"),
         ("attest", "nonce=AAAAAAAAAAA&format=eat", "nonce=A&fromat=eat", "did you mean \"format\"?"),

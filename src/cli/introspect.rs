@@ -1,0 +1,71 @@
+//! `hostbadge introspect`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::client;
+use super::common::{CommonArgs, print_json};
+use super::error::CliError;
+use super::output::print_line;
+use super::revoke::read_token;
+use super::table::KeyValueTable;
+use crate::clock::Timestamp;
+use crate::wire::agent::{IntrospectionRequest, IntrospectionResponse};
+
+/// Claims that are printed, with their labels.
+const CLAIMS: [(&str, &str); 6] = [
+    ("client_id", "agent"),
+    ("sub", "id"),
+    ("aud", "audience"),
+    ("scope", "scope"),
+    ("exp", "expires"),
+    ("jti", "jti"),
+];
+
+#[derive(Args, Debug)]
+pub(super) struct IntrospectArgs {
+    /// Use the token up: of all requests with this option on this host, the first finds the token active, and no
+    /// other one does
+    #[arg(long)]
+    once: bool,
+
+    /// Your own audience. A token for another audience is not active
+    #[arg(long, value_name = "AUDIENCE")]
+    audience: Option<String>,
+}
+
+/// Prints whether the token on standard input is active. Exit status 0 if it is, and 1 if it is not.
+pub(super) async fn run(common: &CommonArgs, arguments: &IntrospectArgs) -> Result<ExitCode, CliError> {
+    let request = IntrospectionRequest {
+        token: read_token()?.to_string(),
+        audience: arguments.audience.clone(),
+        once: arguments.once,
+        token_type_hint: None,
+        client_id: None,
+        client_secret: None,
+    };
+    let path = "/v1/introspect";
+    let reply = client::post::<IntrospectionResponse>(&common.socket, path, &request).await?;
+    let code = if reply.body.active { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if common.json {
+        return print_json(&reply.raw).map(|_| code);
+    }
+    if !reply.body.active {
+        print_line("not active; the audit log has the reason")?;
+        return Ok(code);
+    }
+    let mut table = KeyValueTable::default();
+    table.add("active", if arguments.once { "yes, and used up now" } else { "yes" });
+    for (name, label) in CLAIMS {
+        let claim = match reply.body.claims.get(name) {
+            Some(Value::String(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
+            Some(Value::Number(secs)) => secs.as_u64().map(|secs| Timestamp::from_secs(secs).to_string()),
+            _ => None,
+        };
+        table.add_some(label, claim);
+    }
+    table.print()?;
+    Ok(code)
+}
