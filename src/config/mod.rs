@@ -432,7 +432,7 @@ mod tests {
                 "\nrisk = \"high\"\nrotate_every = \"15d\"",
                 "must be at most \"14d\" with keys.risk = \"high\"",
             ),
-            ("\nrisk = \"none\"", ":3: risk must be \"high\" or \"moderate\" or \"low\""),
+            ("\nrisk = \"none\"", ":3: risk must be \"moderate\" or \"high\" or \"low\""),
             ("\nrotate_encryption_every = \"1h\"", "keys.rotate_encryption_every must be from \"1d\""),
             ("\nrotate_every = true", ":3: rotate_every must be a duration"),
             ("\nrotate_every = \"20h\"", ":2: keys.publish_before must be shorter"),
