@@ -133,6 +133,7 @@ impl Parts {
             revocations: self.revocations.clone(),
             issuer: self.issuer.clone(),
             keystore: issuer.keystore.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
         }
     }
 
@@ -174,6 +175,7 @@ impl Parts {
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
             revocations: self.revocations,
+            signals: config.signals.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,
