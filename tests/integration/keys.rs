@@ -66,6 +66,11 @@ fn start_as_it_is(host: &mut Host) {
     assert!(blocked_reason(host).contains("hostbadge key accept"), "{}", blocked_reason(host));
     run_json(host, &["key", "accept"]);
     until_true("the file is accepted", || !blocked_reason(host).contains("hostbadge key accept"));
+    // The revocations are opened with the keys.
+    until_true("the revocations are open", || {
+        let answer = host.post("/v1/token", json!({ "audience": API }));
+        !blocked_reason(host).is_empty() || !answer.text().contains("the revocations of this host")
+    });
 }
 
 /// Moves a time in the file into the past, by seconds.
