@@ -1,12 +1,13 @@
 //! Changes of the stored credentials: computed in memory, and then written as one transaction.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::compartment::Compartment;
 use super::compartment_keks::CompartmentKeks;
 use super::error::Error;
+use super::holder::Holder;
 use super::open::{OpenCredentials, has_passed};
+use super::report::{CredentialReport, reports};
 use super::value::SecretValue;
 use crate::clock::Timestamp;
 use crate::keystore::Kek;
@@ -24,8 +25,8 @@ pub type Expiry = Option<Timestamp>;
 
 /// A version to be stored.
 pub struct NewVersion {
-    /// The tenant; empty where the credential has none.
-    pub tenant: String,
+    /// Who may use it.
+    pub holder: Holder,
     /// The credential's name.
     pub name: String,
     /// Its value.
@@ -46,20 +47,19 @@ impl OpenCredentials {
         kek: &Kek,
         now: Timestamp,
     ) -> Result<u64, Error> {
-        if !self.versions(&new.tenant, &new.name).is_empty() {
+        if !self.versions(&new.holder, &new.name).is_empty() {
             return Err(Error::AlreadyExists);
         }
-        let key = |row: &CredentialRow| (row.tenant.clone(), row.name.clone());
-        let stored = self.rows.credentials.chunk_by(|a, b| key(a) == key(b)).count();
-        if stored >= MAX_CREDENTIALS {
+        if reports(&self.rows.credentials).len() >= MAX_CREDENTIALS {
             return Err(Error::LimitReached("this host has 1024 credentials, which is the most"));
         }
-        if !self.compartments.contains_key(&new.tenant) {
-            let compartment = Compartment::create(&new.tenant, host_id)?;
+        let tenant = &new.holder.tenant;
+        if !self.compartments.contains_key(tenant) {
+            let compartment = Compartment::create(tenant, host_id)?;
             let row = compartment.to_row(kek)?;
             let at = self.rows.compartments.partition_point(|other| other.tenant < row.tenant);
             self.rows.compartments.insert(at, row);
-            self.compartments.insert(new.tenant.clone(), compartment);
+            self.compartments.insert(tenant.clone(), compartment);
         }
         self.insert(new, 1, now)?;
         Ok(1)
@@ -71,10 +71,7 @@ impl OpenCredentials {
     /// [`Error::QuotaReached`].
     pub(super) fn check_quota(&self, tenant: &str, quota: Option<u32>) -> Result<(), Error> {
         let Some(quota) = quota else { return Ok(()) };
-        let own = self.rows.credentials.iter().filter(|row| row.tenant == tenant);
-        let mut names: Vec<&str> = own.map(|row| row.name.as_str()).collect();
-        names.dedup();
-        if names.len() < quota as usize { Ok(()) } else { Err(Error::QuotaReached(quota)) }
+        if self.count_of_tenant(tenant) < quota as usize { Ok(()) } else { Err(Error::QuotaReached(quota)) }
     }
 
     /// Adds a version, which is released from now on. The previous ones are destroyed now, or after
@@ -88,7 +85,7 @@ impl OpenCredentials {
         overlap: Duration,
         now: Timestamp,
     ) -> Result<u64, Error> {
-        let versions = self.versions(&new.tenant, &new.name);
+        let versions = self.versions(&new.holder, &new.name);
         let latest = versions.last().ok_or(Error::UnknownCredential)?.version;
         let kept = versions.iter().filter(|row| !has_passed(row.retires, now)).count();
         if !overlap.is_zero() && kept >= MAX_VERSIONS {
@@ -96,7 +93,7 @@ impl OpenCredentials {
         }
         let retires = now.after(overlap).as_secs();
         for row in self.rows.credentials.iter_mut() {
-            if (&row.tenant, &row.name) == (&new.tenant, &new.name) {
+            if row.name == new.name && Holder::of_row(row) == new.holder {
                 row.retires = Some(row.retires.map_or(retires, |earlier| earlier.min(retires)));
             }
         }
@@ -111,11 +108,11 @@ impl OpenCredentials {
     /// [`Error::UnknownCredential`], [`Error::UnknownVersion`].
     pub(super) fn remove(
         &mut self,
-        tenant: &str,
+        holder: &Holder,
         name: &str,
         version: Option<u64>,
     ) -> Result<Vec<u64>, Error> {
-        let versions: Vec<u64> = self.versions(tenant, name).iter().map(|row| row.version).collect();
+        let versions: Vec<u64> = self.versions(holder, name).iter().map(|row| row.version).collect();
         let removed = match version {
             _ if versions.is_empty() => return Err(Error::UnknownCredential),
             Some(version) if !versions.contains(&version) => return Err(Error::UnknownVersion(version)),
@@ -123,7 +120,7 @@ impl OpenCredentials {
             None => versions,
         };
         let is_removed = |row: &CredentialRow| {
-            (row.tenant.as_str(), row.name.as_str()) == (tenant, name) && removed.contains(&row.version)
+            row.name == name && Holder::of_row(row) == *holder && removed.contains(&row.version)
         };
         self.rows.credentials.retain(|row| !is_removed(row));
         Ok(removed)
@@ -147,53 +144,75 @@ impl OpenCredentials {
         Ok(())
     }
 
-    /// Gives all compartments other keys, and encrypts the values again. With an old key-encryption key and an old copy
-    /// of the disk, nothing is decrypted that is stored later.
+    /// Gives the compartments other keys, and encrypts the values again. With an old key-encryption key and an old copy
+    /// of the disk, nothing is decrypted that is stored later. A compartment with values of an agent whose key is lost
+    /// keeps its key: the agent's key may come back.
     ///
     /// # Errors
     /// [`Error::Undecryptable`]; nothing is changed then.
     pub(super) fn renew_compartments(&mut self, keks: &CompartmentKeks) -> Result<(), Error> {
-        let renew = |(tenant, compartment): (&String, &Compartment)| {
-            Ok((tenant.clone(), compartment.with_new_key()?))
-        };
-        let renewed = self.compartments.iter().map(renew).collect::<Result<BTreeMap<_, _>, Error>>()?;
-        let mut credentials = self.rows.credentials.clone();
-        for row in &mut credentials {
+        let tenants: Vec<String> = self.compartments.keys().cloned().collect();
+        for tenant in tenants {
+            match self.renew_compartment(&tenant) {
+                Ok(()) | Err(Error::AgentKeyLost) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.rewrap(keks)
+    }
+
+    fn renew_compartment(&mut self, tenant: &str) -> Result<(), Error> {
+        let mut renewed = self.clone();
+        let compartment = self.compartments.get(tenant).ok_or(Error::Undecryptable)?.with_new_key()?;
+        renewed.compartments.insert(tenant.to_owned(), compartment);
+        let mut credentials = std::mem::take(&mut renewed.rows.credentials);
+        for row in credentials.iter_mut().filter(|row| row.tenant == tenant) {
             let value = self.decrypt(row)?;
-            let compartment = renewed.get(&row.tenant).ok_or(Error::Undecryptable)?;
+            let compartment = renewed.compartment_of(&Holder::of_row(row))?;
             row.ciphertext = compartment.encrypt(&row.name, row.version, &value)?;
         }
-        (self.rows.credentials, self.compartments) = (credentials, renewed);
-        self.rewrap(keks)
+        renewed.rows.credentials = credentials;
+        *self = renewed;
+        Ok(())
     }
 
     /// Removes all credentials of a tenant with the key of its compartment. Returns how many there were.
     pub(super) fn remove_tenant(&mut self, tenant: &str) -> usize {
-        let own = self.rows.credentials.iter().filter(|row| row.tenant == tenant);
-        let mut names: Vec<&str> = own.map(|row| row.name.as_str()).collect();
-        names.dedup();
-        let removed = names.len();
+        let removed = self.count_of_tenant(tenant);
         self.rows.credentials.retain(|row| row.tenant != tenant);
         self.rows.compartments.retain(|row| row.tenant != tenant);
         self.compartments.remove(tenant);
         removed
     }
 
+    /// Removes the own credentials of an agent.
+    pub(super) fn remove_agent(&mut self, agent: &str) {
+        self.rows.credentials.retain(|row| row.agent != agent);
+        self.agent_keks.forget(agent);
+    }
+
+    /// The number of credentials of a tenant, with those of its agents alone.
+    fn count_of_tenant(&self, tenant: &str) -> usize {
+        let is_of_tenant = |report: &CredentialReport| report.tenant.as_deref().unwrap_or_default() == tenant;
+        reports(&self.rows.credentials).into_iter().filter(is_of_tenant).count()
+    }
+
     fn insert(&mut self, new: &NewVersion, version: u64, now: Timestamp) -> Result<(), Error> {
-        let NewVersion { tenant, name, value, expires } = new;
+        let NewVersion { holder, name, value, expires } = new;
         if expires.is_some_and(|expires| expires <= now) {
             return Err(Error::ExpiresInThePast);
         }
-        let compartment = self.compartments.get(tenant).ok_or(Error::Undecryptable)?;
+        let ciphertext = self.compartment_of(holder)?.encrypt(name, version, value)?;
         let row = CredentialRow {
-            tenant: tenant.clone(),
+            tenant: holder.tenant.clone(),
+            agent: holder.agent.clone(),
             name: name.clone(),
             version,
             created: now.as_secs(),
             expires: expires.map(Timestamp::as_secs),
             retires: None,
             size: value.as_str().len() as u64,
-            ciphertext: compartment.encrypt(name, version, value)?,
+            ciphertext,
         };
         let total: usize = self.rows.credentials.iter().map(|row| row.ciphertext.len()).sum();
         if total + row.ciphertext.len() > MAX_TOTAL_SIZE {
@@ -210,13 +229,13 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::keystore::{KekPair, TenantKeks};
+    use crate::keystore::{AgentKeks, KekPair, TenantKeks};
 
     const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
     fn new(tenant: &str, name: &str, value: &str) -> NewVersion {
         let value = SecretValue::new(Zeroizing::new(value.to_owned())).unwrap();
-        NewVersion { tenant: tenant.into(), name: name.into(), value, expires: None }
+        NewVersion { holder: Holder::shared(tenant), name: name.into(), value, expires: None }
     }
 
     fn put(open: &mut OpenCredentials, new: &NewVersion) -> Result<u64, Error> {
@@ -230,7 +249,7 @@ mod tests {
         version: Option<u64>,
         now: Timestamp,
     ) -> Result<String, Error> {
-        open.find(tenant, name, version, now)
+        open.find(&Holder::shared(tenant), name, version, now)
             .and_then(|row| open.decrypt(row))
             .map(|value| value.as_str().to_owned())
     }
@@ -278,6 +297,38 @@ mod tests {
     }
 
     #[test]
+    fn an_agents_own_credential_comes_before_that_of_its_tenant() {
+        let mut open = OpenCredentials::default();
+        let agents = ["a", "b"].map(|agent| (agent.to_owned(), Zeroizing::new([7; 32])));
+        open.agent_keks = AgentKeks::for_test(agents);
+        let own = |agent, value| NewVersion { holder: Holder::own("t", agent), ..new("t", "n", value) };
+        put(&mut open, &new("t", "n", "shared")).unwrap();
+        put(&mut open, &own("a", "of a")).unwrap();
+        put(&mut open, &own("b", "of b")).unwrap();
+        assert!(matches!(put(&mut open, &own("a", "x")), Err(Error::AlreadyExists)));
+        assert!(matches!(put(&mut open, &own("c", "x")), Err(Error::AgentKeyLost)));
+        let found = |open: &OpenCredentials, tenant: &str, agent: &str| {
+            let row = open.find(&open.holder_for(tenant, agent, "n"), "n", None, NOW)?;
+            open.decrypt(row).map(|value| value.as_str().to_owned())
+        };
+        assert_eq!(found(&open, "t", "a").unwrap(), "of a");
+        assert_eq!(found(&open, "t", "b").unwrap(), "of b");
+        assert_eq!(found(&open, "t", "c").unwrap(), "shared");
+        assert!(matches!(found(&open, "", "a"), Err(Error::UnknownCredential)));
+        assert!(open.check_quota("t", Some(3)).is_err() && open.check_quota("t", Some(4)).is_ok());
+        // Without the key of the agent, its own are lost, and it does not fall back to that of the tenant.
+        let before = open.clone();
+        open.agent_keks.forget("a");
+        assert!(matches!(found(&open, "t", "a"), Err(Error::AgentKeyLost)));
+        open.remove_agent("a");
+        assert_eq!(found(&open, "t", "a").unwrap(), "shared");
+        assert_eq!(found(&open, "t", "b").unwrap(), "of b");
+        assert_eq!(before.rows.credentials.len(), 3);
+        assert_eq!(open.remove_tenant("t"), 2);
+        assert!(open.rows.credentials.is_empty());
+    }
+
+    #[test]
     fn a_rotated_version_is_available_until_its_overlap_ends() {
         let mut open = OpenCredentials::default();
         put(&mut open, &new("", "a", "old")).unwrap();
@@ -288,7 +339,7 @@ mod tests {
         assert!(matches!(value(&open, "", "a", Some(1), NOW.after(hour)), Err(Error::UnknownVersion(1))));
         assert!(open.retire_due(NOW).is_empty());
         let mut without_latest = open.clone();
-        without_latest.remove("", "a", Some(2)).unwrap();
+        without_latest.remove(&Holder::default(), "a", Some(2)).unwrap();
         assert_eq!(value(&without_latest, "", "a", None, NOW).unwrap(), "old");
         assert!(matches!(
             value(&without_latest, "", "a", None, NOW.after(hour)),
@@ -296,7 +347,7 @@ mod tests {
         ));
         assert_eq!(open.retire_due(NOW.after(hour)).len(), 1);
         assert_eq!(open.rotate(&new("", "a", "newest"), Duration::ZERO, NOW).unwrap(), 3);
-        assert_eq!(open.versions("", "a").len(), 1);
+        assert_eq!(open.versions(&Holder::default(), "a").len(), 1);
         assert!(matches!(open.rotate(&new("", "b", "x"), hour, NOW), Err(Error::UnknownCredential)));
     }
 
@@ -323,10 +374,10 @@ mod tests {
             open.rotate(&new("", "a", "x"), hour, NOW).unwrap();
         }
         assert!(matches!(open.rotate(&new("", "a", "x"), hour, NOW), Err(Error::LimitReached(_))));
-        assert_eq!(open.remove("", "a", Some(3)).unwrap(), [3]);
-        assert!(matches!(open.remove("", "a", Some(3)), Err(Error::UnknownVersion(3))));
-        assert_eq!(open.remove("", "a", None).unwrap().len(), MAX_VERSIONS - 1);
-        assert!(matches!(open.remove("", "a", None), Err(Error::UnknownCredential)));
+        assert_eq!(open.remove(&Holder::default(), "a", Some(3)).unwrap(), [3]);
+        assert!(matches!(open.remove(&Holder::default(), "a", Some(3)), Err(Error::UnknownVersion(3))));
+        assert_eq!(open.remove(&Holder::default(), "a", None).unwrap().len(), MAX_VERSIONS - 1);
+        assert!(matches!(open.remove(&Holder::default(), "a", None), Err(Error::UnknownCredential)));
         let large = "x".repeat(super::super::value::MAX_VALUE_LEN);
         let refused = (0..300).find_map(|index| put(&mut open, &new("", &format!("n{index}"), &large)).err());
         assert!(matches!(refused, Some(Error::LimitReached(_))));
@@ -334,16 +385,31 @@ mod tests {
 
     #[test]
     fn renewed_compartments_have_other_keys_and_the_same_values() {
-        let (mut open, keks) = (OpenCredentials::default(), keks(&[]));
+        let (mut open, keks) = (OpenCredentials::default(), keks(&[("t", 7)]));
+        open.agent_keks = AgentKeks::for_test([("x".to_owned(), Zeroizing::new([9; 32]))]);
         put(&mut open, &new("", "a", "one")).unwrap();
+        put(&mut open, &NewVersion { holder: Holder::own("t", "x"), ..new("t", "n", "own") }).unwrap();
         let before = open.clone();
         open.renew_compartments(&keks).unwrap();
-        let row = |open: &OpenCredentials| open.rows.credentials[0].clone();
-        assert_eq!(open.decrypt(&row(&open)).unwrap().as_str(), "one");
-        assert!(open.decrypt(&row(&before)).is_err() && before.decrypt(&row(&open)).is_err());
-        assert_eq!(
-            OpenCredentials::new(open.rows.clone(), &keks).unwrap().decrypt(&row(&open)).unwrap().as_str(),
-            "one"
-        );
+        let values = |open: &OpenCredentials| -> Vec<String> {
+            let rows = open.rows.credentials.iter();
+            rows.map(|row| open.decrypt(row).unwrap().as_str().to_owned()).collect()
+        };
+        assert_eq!(values(&open), ["one", "own"]);
+        for (old, new) in before.rows.credentials.iter().zip(&open.rows.credentials) {
+            assert!(open.decrypt(old).is_err() && before.decrypt(new).is_err());
+        }
+        let mut read_again = OpenCredentials::new(open.rows.clone(), &keks).unwrap();
+        read_again.agent_keks = open.agent_keks.clone();
+        assert_eq!(values(&read_again), ["one", "own"]);
+
+        // A lost key of an agent keeps the compartment of its tenant, and no other.
+        open.agent_keks.forget("x");
+        let before = open.clone();
+        open.renew_compartments(&keks).unwrap();
+        assert_ne!(open.rows.credentials[0].ciphertext, before.rows.credentials[0].ciphertext);
+        assert_eq!(open.rows.credentials[1].ciphertext, before.rows.credentials[1].ciphertext);
+        open.agent_keks = read_again.agent_keks.clone();
+        assert_eq!(values(&open), ["one", "own"]);
     }
 }

@@ -238,6 +238,11 @@ impl IssuerState {
         &self.host
     }
 
+    /// The host key, which is in the TPM.
+    pub fn host_key(&self) -> &Jwk {
+        &self.host_key
+    }
+
     /// The issuer of the agents without a tenant.
     pub fn own(&self) -> &IssuerKeys {
         &self.own

@@ -3,6 +3,7 @@
 //! The keystore has the key-encryption key and the anti-rollback manifest. The operations are accepting the
 //! state, recovery with the recovery key, and migration to another TPM.
 
+mod erasure;
 mod rotation;
 mod tenants;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
+use super::erasure_file::ErasureFile;
 use super::error::Error;
 use super::kek::{Kek, KekDependent, KekPair};
 use super::kek_report::{KekReport, initial_kek_made};
@@ -38,6 +40,8 @@ pub struct Keystore {
     tenants: Mutex<TenantKeksFile>,
     /// What is still to be encrypted under the latest keys of the tenants.
     pending_tenant_rewrap: std::sync::Mutex<BTreeSet<TenantKekDependent>>,
+    /// `None` while no agent has a key. Locked before `state`.
+    erasures: Mutex<Option<ErasureFile>>,
     seal_status: watch::Sender<SealStatus>,
     /// When the key of `tpm.json` was made.
     initial_kek_made: Option<Timestamp>,
@@ -100,6 +104,7 @@ impl Keystore {
             state,
             tenant_kek_reports: watch::Sender::new(tenants.reports()),
             tenants: Mutex::new(tenants),
+            erasures: Mutex::new(ErasureFile::read(dir)?),
             pending_tenant_rewrap: std::sync::Mutex::new(pending_tenants),
             seal_status,
             initial_kek_made,

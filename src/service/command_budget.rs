@@ -37,6 +37,8 @@ pub enum StateCommand {
     ChangeCredential,
     /// The removal of a tenant.
     RemoveTenant,
+    /// The end of an agent.
+    Offboard,
     /// A revocation of a scope, or its end.
     Revoke,
 }
@@ -82,7 +84,7 @@ impl StateCommand {
             StateCommand::InstallCertificate | StateCommand::AcceptPosture | StateCommand::AcceptClock => {
                 (12, 48)
             }
-            StateCommand::RemoveTenant => (60, 240),
+            StateCommand::Offboard | StateCommand::RemoveTenant => (60, 240),
             // For root alone. A script that rotates them every second for a minute is within the bound.
             StateCommand::CreateRecoveryKey => (120, 240),
             StateCommand::ChangeCredential => (120, 240),
