@@ -100,14 +100,12 @@ impl Parts {
                 trust_domain: config.trust_domain.clone(),
                 issuer: config.issuer.clone(),
             },
-            rotation_policy: RotationPolicy {
-                interval: config.keys.rotate_every,
-                publish_before: config.keys.publish_before,
-            },
+            rotation_policy: rotation_policy(config),
             seal_pcrs: config.seal.pcrs.clone(),
             event_log: self.event_log.clone(),
             issuer: self.issuer.clone(),
             agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
             audit: self.audit.clone(),
             enrollment: self.enrollment.clone(),
             clock: self.clock_state.clone(),
@@ -146,6 +144,7 @@ impl Parts {
     pub fn revocation_deps(&self, config: &Config, issuer: &IssuerHandle) -> RevocationDeps {
         RevocationDeps {
             revocations: self.revocations.clone(),
+            issuer: self.issuer.clone(),
             keystore: issuer.keystore.clone(),
             issuer_first_attempt: issuer.first_attempt.clone(),
             invocations: self.invocation_deps(config),
@@ -244,9 +243,21 @@ impl Parts {
             compared_pcrs: config.posture.pcrs.clone(),
             posture_commands: posture.commands.clone(),
             key_admin: issuer.key_admin.clone(),
+            keystore: issuer.keystore.clone(),
+            rotation_policy: rotation_policy(config),
             certificate_issuer: self.certificate_issuer,
             admin_policy,
         }
+    }
+}
+
+/// How often keys rotate.
+fn rotation_policy(config: &Config) -> RotationPolicy {
+    RotationPolicy {
+        interval: config.keys.rotate_every(),
+        publish_before: config.keys.publish_before,
+        risk: config.keys.risk,
+        key_encryption: config.keys.rotate_encryption_every,
     }
 }
 

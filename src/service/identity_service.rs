@@ -16,7 +16,8 @@ use crate::config::SignalSection;
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::invocations::Invocations;
-use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
+use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, RotationPolicy, TpmSigner};
+use crate::keystore::Keystore;
 use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, MarkQuota, Policies};
@@ -86,6 +87,10 @@ pub struct ServiceDeps {
     pub posture_commands: PostureCommandSender,
     /// Where key commands are sent.
     pub key_admin: KeyAdmin,
+    /// The keystore, once it is open: it has the key-encryption keys.
+    pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
+    /// How often keys rotate.
+    pub rotation_policy: RotationPolicy,
     /// Issues X.509 certificates.
     pub certificate_issuer: CertificateIssuer,
     /// Who is an administrator.

@@ -155,6 +155,7 @@ impl IdentityService {
             Err(_) => self.identify_any(&peer).await?,
         };
         let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+        self.wait_for_signer(std::slice::from_ref(&agent)).await?;
         let permit = policy::decide(agent, &self.circumstances(), request)?;
         let agent = permit.agent();
         self.require_clock()
@@ -187,6 +188,7 @@ impl IdentityService {
         let peer = self.require_peer(lookup)?;
         let agents = self.identify_all(&peer).await?;
         let request = request.map_err(|e| invalid(e, &peer))?;
+        self.wait_for_signer(&agents).await?;
         self.require_clock().map_err(|refusal| Rejection::from(refusal).with_peer(&peer))?;
         let issuer_state = self.issuer_state().map_err(|rejection| rejection.with_peer(&peer))?;
         let circumstances = self.circumstances();
