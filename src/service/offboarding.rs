@@ -78,6 +78,7 @@ impl IdentityService {
             reason: Some(reason).filter(|reason| !reason.is_empty()),
             revocation: revocation.unwrap_or(RevocationClaim { epoch: 0, at: 0 }),
             erasure: destroyed.erasure.as_ref().map(erasure_claim),
+            counter_certification: None,
             earlier_erasures: destroyed.earlier.iter().map(erasure_claim).collect(),
             destroyed: destroyed_claim(&destroyed),
             shared_credentials: shared.clone(),

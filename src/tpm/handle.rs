@@ -28,6 +28,7 @@ use super::ek_info::EkInfo;
 use super::error::Error;
 use super::info::TpmInfo;
 use super::keys;
+use super::objects::Certification;
 use super::objects::KeyBlob;
 use super::objects::TpmObjects;
 use super::pcrs::PcrValues;
@@ -238,6 +239,22 @@ impl Tpm {
         target: u64,
     ) -> Result<u64, Error> {
         self.call(move |tpm| counter::increment_to(tpm.provisioned()?.0, index, &auth, target)).await
+    }
+
+    /// Has the AK sign the present value of the counter at an NV index, and 32 bytes of qualifying data.
+    ///
+    /// # Errors
+    /// [`Error::RequestFailed`] if there is no counter at the NV index.
+    pub async fn certify_counter(
+        &self,
+        index: u32,
+        qualifying_data: [u8; 32],
+    ) -> Result<Certification, Error> {
+        self.call(move |tpm| {
+            let (connection, objects) = tpm.provisioned()?;
+            counter::certify(connection, objects, index, &qualifying_data)
+        })
+        .await
     }
 
     /// Deletes the counter at an NV index, if there is one.

@@ -283,7 +283,18 @@ fn a_receipt_is_verified_elsewhere_and_no_changed_one_is() {
     let said = verified(&receipt, &["--jwks", jwks]);
     assert!(said.contains("not compared: the host (--host), the agent (--agent)"), "{said}");
     assert!(said.contains("credential github, version 1") && said.contains("0x1804872"), "{said}");
-    verified(&receipt, &["--evidence", evidence_file, "--agent", "a"]);
+    let said = verified(&receipt, &["--evidence", evidence_file, "--agent", "a"]);
+    let after = claims(&receipt)["erasure"]["after"].as_u64().unwrap();
+    assert!(said.contains(&format!("has the value {after}, by the TPM's AK")), "{said}");
+    // Evidence of another host, and one whose AK is another.
+    let mut other_ak = evidence.clone();
+    other_ak["ak"] = other_ak["host_key"].clone();
+    let other_ak = file("other-ak.json", other_ak.to_string().as_bytes());
+    not_verified(&receipt, &["--evidence", other_ak.to_str().unwrap()], "did not sign this");
+    let mut other_host = evidence.clone();
+    other_host["host"] = json!("abcdefghijklmnopqrstuvwxyz");
+    let other_host = file("other-host.json", other_host.to_string().as_bytes());
+    not_verified(&receipt, &["--evidence", other_host.to_str().unwrap()], "about the host");
     let said = verified(&receipt, &["--jwks", jwks, "--host", &id, "--agent", "a", "--json"]);
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["valid"], &said["claims"]), (&json!(true), &claims(&receipt)));
