@@ -41,7 +41,8 @@ pub(super) const AGENT: &str = "Examples:
   hostbadge agent check /etc/hostbadge/agents.d
   hostbadge agent lint --usage=90d --allow no-owner
   hostbadge agent reload
-  hostbadge agent approve 3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8550";
+  hostbadge agent approve 3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8550
+  hostbadge agent offboard researcher --reason \"replaced\" > researcher.receipt";
 
 pub(super) const KEY: &str = "Examples:
   hostbadge key list
@@ -81,7 +82,8 @@ pub(super) const VERIFY: &str = "Examples:
   hostbadge verify token - --jwks jwks.json --audience https://api.example.com < token.jwt
   hostbadge verify token eyJ... --jwks jwks.json --issuer https://example.org --json
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
-  hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log";
+  hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log
+  hostbadge verify receipt researcher.receipt --jwks jwks.json --agent researcher";
 
 pub(super) const TENANT: &str = "Examples:
   hostbadge tenant list
@@ -90,8 +92,19 @@ pub(super) const TENANT: &str = "Examples:
 pub(super) const REVOKE: &str = "Examples:
   hostbadge revoke token < token.jwt
   hostbadge revoke agent researcher --reason \"its key was in a log\"
+  hostbadge revoke signal signal.jwt
   hostbadge revoke list
   hostbadge revoke lift agent researcher";
+
+pub(super) const LEAK: &str = "Examples:
+  hostbadge leak < leaked.txt
+  hostbadge leak --agent --reason \"in a public repository\" < token.jwt
+  hostbadge leak --jti 0198f0a2-3c4d-7e5f-8a6b-9c0d1e2f3a4b --dry-run";
+
+pub(super) const HYGIENE: &str = "Examples:
+  hostbadge hygiene
+  hostbadge hygiene /home /srv --json | jq -r .findings[].path
+  hostbadge hygiene . --no-environ --no-units --no-histories";
 
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail

@@ -131,7 +131,11 @@ impl Parts {
 
     /// For the revocation manager.
     pub fn revocation_deps(&self, issuer: &IssuerHandle) -> RevocationDeps {
-        RevocationDeps { revocations: self.revocations.clone(), keystore: issuer.keystore.clone() }
+        RevocationDeps {
+            revocations: self.revocations.clone(),
+            keystore: issuer.keystore.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
+        }
     }
 
     /// For the posture monitor.
@@ -172,6 +176,7 @@ impl Parts {
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
             revocations: self.revocations,
+            signals: config.signals.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,

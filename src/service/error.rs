@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::command_budget::BudgetExceeded;
+use super::signal_error::SignalError;
 use crate::agents::ApprovalError;
 use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
@@ -96,6 +97,9 @@ pub enum AdminError {
          command for one"
     )]
     NoReceipt(#[source] issue::Error),
+    /// A signal from outside does not revoke.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
     /// The audit log cannot be read.
     #[error("the audit log cannot be read: {0}")]
     ReadAudit(#[source] io::Error),
@@ -195,6 +199,7 @@ impl AdminError {
             AdminError::Enrollment(error) | AdminError::NoReceipt(error) => error.class(),
             AdminError::Credentials(error) | AdminError::NotErased(error) => error.class(),
             AdminError::Revocation(error) => error.class(),
+            AdminError::Signal(error) => error.class(),
             AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,
         }
     }

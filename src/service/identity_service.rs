@@ -11,6 +11,7 @@ use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
 use crate::clock::{Clock, ClockState, Timestamp};
+use crate::config::SignalSection;
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
@@ -36,6 +37,8 @@ pub struct ServiceDeps {
     pub credentials: CredentialStore,
     /// What has been revoked.
     pub revocations: Revocations,
+    /// The issuers whose signals revoke.
+    pub signals: Vec<SignalSection>,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.

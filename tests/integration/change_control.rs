@@ -182,6 +182,33 @@ fn wider_rights_wait_for_another_administrator() {
 }
 
 #[test]
+fn of_two_who_approve_at_the_same_moment_one_makes_the_change() {
+    let (host, first) = host_for_two();
+    let second = Credentials::user(NOBODY - 1).group(1);
+    for round in 2..8 {
+        agent(&host, "", &grant(&format!("ttl = \"{round}m\"")));
+        let digest = &ask(&host)["digest"];
+        let start = std::sync::Barrier::new(2);
+        let approve = |who: &Credentials| {
+            start.wait();
+            approve_as(&host, who, digest).status
+        };
+        let mut answers = std::thread::scope(|scope| {
+            let threads = [&first, &second].map(|who| scope.spawn(|| approve(who)));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        answers.sort_unstable();
+        assert_eq!(answers, [200, 409], "round {round}");
+        assert_eq!(lifetime(&host), round * 60);
+        let lines = host.audit();
+        let approved = lines.iter().filter(|line| {
+            line["event"] == "agents-reloaded" && line["detail"].as_str().unwrap().contains("approved")
+        });
+        assert_eq!(approved.count() as u64, round - 1);
+    }
+}
+
+#[test]
 fn narrower_rights_become_active_at_once() {
     let (host, _) = host_for_two();
     agent(&host, "", &grant("ttl = \"30s\""));

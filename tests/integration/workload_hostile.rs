@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::common::grpc::Grpc;
 use crate::common::http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, call,
-    frame, open,
+    call_of, frame, open,
 };
 use crate::common::{API, Host, until_true};
 
@@ -201,4 +201,52 @@ fn endless_bodies_and_goaway_frames_are_harmless() {
         held.push(stream);
         held
     });
+}
+
+/// A stream that is answered before its request has ended is reset, which curl 7.88 reports as an error in place of
+/// the status.
+#[test]
+fn a_refused_call_whose_end_arrives_a_little_later_is_not_reset() {
+    let host = Host::new();
+    host.agent("other", "user = 4711");
+    let mut host = host;
+    host.start();
+    let message = frame(DATA, END_STREAM, 1, &[0; 5]);
+    for (path, ends) in [
+        ("/SpiffeWorkloadAPI/FetchJWTSVID", true),
+        ("/unknown.Service/Method", true),
+        ("/SpiffeWorkloadAPI/FetchJWTSVID", false),
+    ] {
+        let mut stream = open(&host, &[]);
+        stream.write_all(&frame(HEADERS, END_HEADERS, 1, &call_of(path))).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        if ends {
+            stream.write_all(&message).unwrap();
+        }
+        let frames = frames_of_stream(&mut stream, 1);
+        let kinds: Vec<u8> = frames.iter().map(|(kind, _)| *kind).collect();
+        assert!(kinds.contains(&HEADERS), "{path}: {kinds:?}");
+        assert_eq!(kinds.contains(&RST_STREAM), !ends, "{path}: {kinds:?}");
+    }
+}
+
+/// The kinds and flags of the frames of a stream, until its end and half a second after.
+fn frames_of_stream(stream: &mut UnixStream, id: u32) -> Vec<(u8, u8)> {
+    let mut frames = Vec::new();
+    loop {
+        let has_ended = frames.iter().any(|(_, flags)| flags & END_STREAM != 0);
+        let wait = if has_ended { Duration::from_millis(500) } else { Duration::from_secs(20) };
+        stream.set_read_timeout(Some(wait)).unwrap();
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).is_err() {
+            assert!(has_ended, "the stream does not end: {frames:?}");
+            return frames;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).unwrap();
+        if u32::from_be_bytes([head[5], head[6], head[7], head[8]]) == id {
+            frames.push((head[3], head[4] & if head[3] <= HEADERS { 0xff } else { 0 }));
+        }
+    }
 }

@@ -2,7 +2,9 @@
 //! metadata, and its timeout.
 //!
 //! The body of a call of the Workload API is read once the caller is known to be an agent, so other local
-//! processes can have nothing buffered.
+//! processes can have nothing buffered. That of a refused call is discarded as it arrives, if it is short: a stream
+//! that is answered before its request has ended is reset (RFC 9113 section 8.1), which curl 7.88 reports as an
+//! error in place of the status.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response, Uri};
@@ -31,6 +34,10 @@ const REFLECTION_V1: &str = "/grpc.reflection.v1.ServerReflection/ServerReflecti
 const REFLECTION_V1ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 /// The only metadata that is read after the call was accepted.
 const GRPC_ENCODING: &str = "grpc-encoding";
+/// Longest body of a refused call that is read to its end, in bytes.
+const MAX_DISCARDED: usize = 4096;
+/// How long the end of such a body is waited for.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
 /// Longest time until the first message of a response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -46,7 +53,7 @@ pub async fn handle_call(
     let route = if is_workload_api {
         if !has_security_header(request.headers()) {
             let description = "a call must have the metadata workload.spiffe.io: true, exactly once";
-            drop(request);
+            discard(request).await;
             return guard.refuse(&watcher, Status::invalid_argument(description)).await;
         }
         &workload.api
@@ -56,7 +63,7 @@ pub async fn handle_call(
         *request.uri_mut() = Uri::from_static(REFLECTION_V1);
         &workload.reflection
     } else {
-        drop(request);
+        discard(request).await;
         let status = Status::unimplemented("this socket does not have the service");
         return guard.refuse(&watcher, status).await;
     };
@@ -72,9 +79,9 @@ pub async fn handle_call(
     let answer = async {
         if is_workload_api && !watcher.is_agent() {
             if let Err(error) = watcher.admit().await {
-                drop(request);
                 // A refusal can be delayed, which keeps no other caller from being identified.
                 permit.move_to(CallClass::Public)?;
+                discard(request).await;
                 return Some(watcher.reject(&error).await.into_http());
             }
             permit.move_to(CallClass::Receiving)?;
@@ -98,6 +105,25 @@ pub async fn handle_call(
         }
     };
     guard.response(response)
+}
+
+/// Reads the rest of a refused request, if it is short and arrives soon, and keeps nothing of it.
+async fn discard(request: Request<Incoming>) {
+    let mut body = request.into_body();
+    if body.is_end_stream() {
+        return;
+    }
+    let read = async {
+        let mut length = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            length += frame.data_ref().map_or(0, Bytes::len);
+            if length > MAX_DISCARDED {
+                return;
+            }
+        }
+    };
+    // Where it does not end, the stream is reset.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, read).await;
 }
 
 /// Drops the request's metadata, which is up to 16 KiB that an open call would hold.
