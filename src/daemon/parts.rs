@@ -1,5 +1,6 @@
 //! The parts that several components share, and what each component gets of them.
 
+use super::activity_loader::ActivityDeps;
 use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
@@ -18,6 +19,7 @@ use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
 use crate::revocation::Revocations;
+use crate::revocation::status::StatusLists;
 use crate::service::{ServiceDeps, log_faults};
 use crate::tpm::TpmConfig;
 
@@ -32,6 +34,7 @@ pub(super) struct Parts {
     federation: Federation,
     credentials: CredentialStore,
     revocations: Revocations,
+    status_lists: StatusLists,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
     enrollment: Enrollment,
@@ -60,6 +63,12 @@ impl Parts {
             clock_state: ClockState::new(clock.clone()),
             credentials: CredentialStore::new(&paths.state, clock.clone()),
             revocations: Revocations::new(&paths.state, clock.clone()),
+            status_lists: StatusLists::new(
+                &paths.state,
+                clock.clone(),
+                config.tokens.status_list,
+                config.tokens.status_list_ttl,
+            ),
             clock,
             agents,
             policies,
@@ -138,6 +147,21 @@ impl Parts {
         }
     }
 
+    /// The status lists.
+    pub fn status_lists(&self) -> StatusLists {
+        self.status_lists.clone()
+    }
+
+    /// For the activity loader.
+    pub fn activity_deps(&self, config: &Config) -> ActivityDeps {
+        ActivityDeps {
+            audit: self.audit.clone(),
+            audit_dir: config.paths.audit.clone(),
+            agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
+        }
+    }
+
     /// For the posture monitor.
     pub fn posture_deps(&self, config: &Config, issuer: &IssuerHandle) -> PostureDeps {
         PostureDeps {
@@ -177,6 +201,7 @@ impl Parts {
             credentials: self.credentials,
             revocations: self.revocations,
             signals: config.signals.clone(),
+            status_lists: self.status_lists.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,
@@ -189,6 +214,7 @@ impl Parts {
             tpm: issuer.tpm.clone(),
             blocked_reason: issuer.blocked_reason.clone(),
             tpm_signer: TpmSigner {
+                statuses: self.status_lists,
                 queue: FairQueue::default(),
                 tpm: issuer.tpm.clone(),
                 rsa_blocked_reason: issuer.rsa_blocked_reason.clone(),

@@ -138,6 +138,7 @@ impl Agent {
             roles: entry.roles.iter().map(|role| role.name().to_owned()).collect(),
             grants: grants.map(AgentGrant::from).collect(),
             credentials: credentials.map(AgentCredential::from).collect(),
+            activity: None,
         }
     }
 }
@@ -248,6 +249,7 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             },
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
+            status_list: grant.status_list,
             expires: grant.limits.expires,
             hours: grant.limits.hours.as_ref().map(ToString::to_string),
             role: grant.role.map(str::to_owned),
@@ -265,6 +267,7 @@ impl From<&LoadStatus> for AgentsStatus {
             expiring: Vec::new(),
             expiring_count: 0,
             pending: None,
+            activity: None,
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }

@@ -86,6 +86,9 @@ pub enum AdminError {
     /// A command on revocations failed.
     #[error(transparent)]
     Revocation(#[from] revocation::Error),
+    /// A signal from outside does not revoke.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
     /// An agent is revoked, and its own credentials are not destroyed.
     #[error(
         "the agent is revoked, and stays so, but its own credentials are not destroyed yet: {0}; repeat the command"
@@ -97,9 +100,6 @@ pub enum AdminError {
          command for one"
     )]
     NoReceipt(#[source] issue::Error),
-    /// A signal from outside does not revoke.
-    #[error(transparent)]
-    Signal(#[from] SignalError),
     /// The audit log cannot be read.
     #[error("the audit log cannot be read: {0}")]
     ReadAudit(#[source] io::Error),

@@ -19,6 +19,7 @@ impl IdentityService {
             self.own_credentials_warning(),
             self.freeze_warning(),
             self.revocations_warning(),
+            self.status_lists_warning(),
         ];
         warnings.into_iter().flatten().collect()
     }
@@ -114,6 +115,10 @@ impl IdentityService {
              restored. Remove each (hostbadge credential rm NAME --agent AGENT), and store it again",
             named.join(", ")
         ))
+    }
+
+    fn status_lists_warning(&self) -> Option<String> {
+        self.deps.status_lists.report().problem.map(|problem| format!("status lists: {problem}"))
     }
 
     fn credentials_warning(&self) -> Option<String> {

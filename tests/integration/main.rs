@@ -2,6 +2,7 @@
 //! linked once.
 
 mod admin_bounds;
+mod agent_lifecycle;
 mod agents_d;
 mod agents_missing;
 mod attestation;
@@ -58,6 +59,7 @@ mod script_agents;
 mod secrets_in_memory;
 mod signals;
 mod signing_chain;
+mod status_lists;
 mod systemd;
 mod tenants;
 mod tokens;
