@@ -8,7 +8,7 @@ use super::error::Error;
 use super::issuer::IssuerState;
 use super::jws::{SigningHeader, UnsignedJws, new_jti};
 use crate::clock::Timestamp;
-use crate::tpm::Tpm;
+use crate::tpm::{self, Tpm};
 use crate::verify::evidence::SignedAttestation;
 use crate::verify::receipt::{RECEIPT_TYP, ReceiptClaims, counter_binding, verify_receipt};
 
@@ -28,11 +28,18 @@ pub async fn sign_receipt(
     let mut claims = ReceiptClaims { iss, iat: now.as_secs(), jti: new_jti()?, ..claims };
     if let Some(erasure) = claims.erasure {
         let binding = counter_binding(&claims.jti, &claims.agent);
-        let certified = tpm.certify_counter(erasure.nv_index, binding).await?;
-        claims.counter_certification = Some(SignedAttestation {
-            attest: BASE64.encode(&certified.attest),
-            signature: BASE64.encode(&certified.signature),
-        });
+        claims.counter_certification = match tpm.certify_counter(erasure.nv_index, binding).await {
+            Ok(certified) => Some(SignedAttestation {
+                attest: BASE64.encode(&certified.attest),
+                signature: BASE64.encode(&certified.signature),
+            }),
+            // The counter was deleted since, or this TPM lacks the command: the receipt is made all the same.
+            Err(error @ (tpm::Error::RequestFailed(_) | tpm::Error::CommandFailed { .. })) => {
+                tracing::warn!("the receipt has no statement of the TPM about its counter: {error}");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
     }
     let header = SigningHeader::for_tpm_key(host_key, RECEIPT_TYP)?;
     let unsigned = UnsignedJws::of_claims(&header, &claims)?;
