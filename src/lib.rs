@@ -58,6 +58,7 @@
 //! | [`posture`] | the measured state of the host, compared with an accepted baseline |
 //! | [`names`] | numbers of users and groups, looked up in the background |
 //! | `peer` | the calling process: SO_PEERCRED, pidfd, cgroup, executable |
+//! | [`secrets`] | finds secrets in text by their form |
 //! | [`agents`] | registered agents: `agents.d`, selectors, grants, identification |
 //! | [`policy`] | decisions, refusals and rate limits |
 //! | [`credentials`] | sealed credentials of others: values, versions, release |
@@ -161,6 +162,7 @@ pub(crate) mod plural;
 pub mod policy;
 pub mod posture;
 pub mod revocation;
+pub mod secrets;
 pub mod service;
 pub(crate) mod stack;
 pub mod store;

@@ -78,3 +78,4 @@ pub use script_warnings::script_warnings;
 pub use selectors::{IdOrName, Selectors, TagCheck};
 pub use source::{AgentSource, FileRules};
 pub use time_limits::{NotNow, TimeLimits};
+pub(crate) use unit_files::{environment_files, environment_secrets, unit_secrets};

@@ -5,47 +5,24 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::peer::{UNIT_DIRS, UnitFilesError, unit_files};
+use crate::secrets::secret_variable;
 
 use super::lint_name::Lint;
 
 /// Largest unit or environment file that is read, in bytes.
 const MAX_FILE_SIZE: u64 = 256 * 1024;
 
-/// Parts of the names of variables that have secrets.
-const SECRET_PARTS: &[&str] = &[
-    "ACCESS_KEY",
-    "API_KEY",
-    "APIKEY",
-    "AUTH_KEY",
-    "CREDENTIAL",
-    "PASSPHRASE",
-    "PASSWD",
-    "PASSWORD",
-    "PRIVATE_KEY",
-    "SECRET",
-    "TOKEN",
-];
-/// Ends of the names of variables that only say where a secret is, or how it is called.
-const HARMLESS_ENDS: &[&str] = &[
-    "_DIR",
-    "_ENDPOINT",
-    "_FILE",
-    "_ID",
-    "_LIFETIME",
-    "_NAME",
-    "_PATH",
-    "_SOCKET",
-    "_TTL",
-    "_TYPE",
-    "_URI",
-    "_URL",
-];
-/// Starts of tokens that issuers give a fixed form.
-const SECRET_STARTS: &[&str] =
-    &["AKIA", "AIza", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "hf_", "sk-", "xoxb-", "xoxp-"];
+/// A secret in the file of a unit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct UnitSecret {
+    /// The line of the setting, from 1.
+    pub(crate) line: usize,
+    /// The variable; `None` for `SetCredential=`.
+    pub(crate) variable: Option<String>,
+}
 
 /// What the files of a unit show, with what to do.
 pub(super) fn unit_lints(unit: &str) -> Vec<String> {
@@ -69,25 +46,49 @@ fn lints_in(unit: &str, dirs: &[&Path]) -> Vec<String> {
     for file in &files {
         // What this user may not read is not known.
         let Some(text) = read(file) else { continue };
-        for assignment in assignments(&text) {
-            let Assignment { line, key, value } = assignment;
-            let place = format!("{}:{line}", file.display());
-            match key {
-                "Environment" => found.extend(
-                    words(&value)
-                        .iter()
-                        .filter_map(|word| secret_variable(word))
-                        .map(|name| secret_in_unit(&place, &format!("Environment={name}"))),
-                ),
-                "SetCredential" if value.contains(':') => {
-                    found.push(secret_in_unit(&place, "SetCredential="));
-                }
-                "EnvironmentFile" => found.extend(readable_secret(&value, unit)),
-                _ => {}
+        for secret in unit_secrets(&text) {
+            let what = secret
+                .variable
+                .map_or_else(|| "SetCredential=".to_owned(), |name| format!("Environment={name}"));
+            found.push(secret_in_unit(&format!("{}:{}", file.display(), secret.line), &what));
+        }
+        found.extend(environment_files(&text).iter().filter_map(|path| readable_secret(path, unit)));
+    }
+    found
+}
+
+/// The secrets in the text of a unit's file or drop-in: in `Environment=` and `SetCredential=`.
+pub(crate) fn unit_secrets(text: &str) -> Vec<UnitSecret> {
+    let mut found = Vec::new();
+    for Assignment { line, key, value } in assignments(text) {
+        match key {
+            "Environment" => {
+                let words = words(&value);
+                let names = words.iter().filter_map(|word| secret_variable(word));
+                found.extend(names.map(|name| UnitSecret { line, variable: Some(name.to_owned()) }));
             }
+            "SetCredential" if value.contains(':') => found.push(UnitSecret { line, variable: None }),
+            _ => {}
         }
     }
     found
+}
+
+/// The files of `EnvironmentFile=` in the text of a unit's file or drop-in, without patterns and specifiers, which
+/// stand for other files.
+pub(crate) fn environment_files(text: &str) -> Vec<PathBuf> {
+    let values =
+        assignments(text).into_iter().filter(|one| one.key == "EnvironmentFile").map(|one| one.value);
+    let is_file = |value: &String| !value.contains(['*', '?', '[', '%']);
+    let paths = values.filter(is_file).map(|value| PathBuf::from(value.trim_start_matches('-')));
+    paths.filter(|path| path.is_absolute()).collect()
+}
+
+/// The secrets in the text of a file of `EnvironmentFile=`: the line from 1, and the name.
+pub(crate) fn environment_secrets(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().map(|line| line.trim().strip_prefix("export ").unwrap_or(line.trim()));
+    let settings = lines.enumerate().filter(|(_, line)| !line.starts_with(['#', ';']));
+    settings.filter_map(|(index, line)| Some((index + 1, secret_variable(line)?)))
 }
 
 /// A regular file's text; `None` if there is none that this user can read.
@@ -153,18 +154,6 @@ fn words(value: &str) -> Vec<String> {
     words
 }
 
-/// The name of a variable, if its assignment `NAME=VALUE` looks like a secret.
-fn secret_variable(assignment: &str) -> Option<&str> {
-    let (name, value) = assignment.split_once('=')?;
-    let (name, value) = (name.trim(), value.trim().trim_matches(['"', '\'']));
-    let upper = name.to_ascii_uppercase();
-    let is_named_so = (SECRET_PARTS.iter().any(|part| upper.contains(part)) || upper.ends_with("_KEY"))
-        && !HARMLESS_ENDS.iter().any(|end| upper.ends_with(end));
-    // A path, a specifier or another variable only leads to a secret.
-    let is_value = value.len() >= 8 && !value.starts_with(['/', '%', '$']);
-    (is_value && (is_named_so || SECRET_STARTS.iter().any(|start| value.starts_with(start)))).then_some(name)
-}
-
 fn secret_in_unit(place: &str, what: &str) -> String {
     Lint::SecretInUnit.about(format_args!(
         "{place} has a secret in {what}, which every user can read with systemctl show; have its issuer make a new \
@@ -173,22 +162,13 @@ fn secret_in_unit(place: &str, what: &str) -> String {
 }
 
 /// Looks at the file of `EnvironmentFile=`.
-fn readable_secret(value: &str, unit: &str) -> Option<String> {
-    let path = Path::new(value.trim_start_matches('-'));
-    // A pattern or specifier stands for other files.
-    if value.contains(['*', '?', '[', '%']) || !path.is_absolute() {
-        return None;
-    }
+fn readable_secret(path: &Path, unit: &str) -> Option<String> {
     let mode = fs::metadata(path).ok()?.mode();
     if mode & 0o004 == 0 {
         return None;
     }
     let text = read(path)?;
-    let name = text
-        .lines()
-        .map(|line| line.trim().strip_prefix("export ").unwrap_or(line.trim()))
-        .filter(|line| !line.starts_with(['#', ';']))
-        .find_map(secret_variable)?;
+    let (_, name) = environment_secrets(&text).next()?;
     let path = path.display();
     Some(Lint::ReadableSecret.about(format_args!(
         "every user can read {path}, the EnvironmentFile= of {unit}, which has a secret in {name}: chmod 600 {path}, \

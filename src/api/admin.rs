@@ -45,6 +45,7 @@ enum AdminHandler {
     EnrollActivate,
     EnrollRequest,
     Keys,
+    Leak,
     Policies,
     PolicyWhy,
     Posture,
@@ -54,6 +55,7 @@ enum AdminHandler {
     Reload,
     Revocations,
     Revoke,
+    RevokeBySignal,
     RotateKeys,
     Status,
     Tenants,
@@ -83,6 +85,9 @@ const NONE: Body = Body::Ignored;
 const BODY: Body = Body::UpTo(MAX_BODY_SIZE);
 /// A value of 64 KiB, of which each byte may need six in JSON.
 const VALUE_BODY: Body = Body::UpTo(6 * MAX_BODY_SIZE + 4096);
+
+/// A security event token of 64 KiB.
+const SIGNAL_BODY: Body = Body::UpTo(MAX_BODY_SIZE + 4096);
 
 /// To add a route: its types in `wire`, a row here, a variant of its role's handlers, its arm in `admin` or
 /// `root`, and the method of [`IdentityService`] that it calls; then the path in `docs/openapi.yaml`, which a
@@ -115,7 +120,9 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/revocations",         body: NONE, role: Admin(Revocations) },
         Route { verb: Post, path: "/v1/revocations/accept",  body: NONE, role: Root(AcceptRevocations) },
         Route { verb: Post, path: "/v1/revocations/revoke",  body: BODY, role: Admin(Revoke) },
+        Route { verb: Post, path: "/v1/revocations/signal",  body: SIGNAL_BODY, role: Admin(RevokeBySignal) },
         Route { verb: Post, path: "/v1/revocations/lift",    body: BODY, role: Root(LiftRevocation) },
+        Route { verb: Post, path: "/v1/leak",                body: BODY, role: Admin(Leak) },
         Route { verb: Post, path: "/v1/freeze",              body: BODY, role: Admin(Freeze) },
         Route { verb: Post, path: "/v1/thaw",                body: NONE, role: Root(Thaw) },
         Route { verb: Get,  path: "/v1/tenants",             body: NONE, role: Admin(Tenants) },
@@ -230,6 +237,10 @@ impl AdminApi {
             AdminHandler::Credentials => reply::ok(&service.stored_credentials(admin)?),
             AdminHandler::Revocations => reply::ok(&service.revocations(admin)),
             AdminHandler::Revoke => reply::ok(&service.revoke(admin, parse::revoke_request(body)?).await?),
+            AdminHandler::RevokeBySignal => {
+                reply::ok(&service.revoke_by_signal(admin, parse::signal_request(body)?).await?)
+            }
+            AdminHandler::Leak => reply::ok(&service.leak(admin, parse::leak_request(body)?).await?),
             AdminHandler::Freeze => reply::ok(&service.freeze(admin, parse::freeze_request(body)?).await?),
             AdminHandler::Tenants => reply::ok(&service.tenants(admin)?),
             AdminHandler::Keys => reply::ok(&service.keys(admin)?),

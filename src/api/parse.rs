@@ -18,8 +18,10 @@ use crate::wire::credentials::{
 };
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
+use crate::wire::leak::LeakRequest;
 use crate::wire::posture::PostureAcceptRequest;
 use crate::wire::revocation::{FreezeRequest, RevokeOwnRequest, RevokeRequest};
+use crate::wire::signal::SignalRequest;
 use crate::wire::tenants::RemoveTenantRequest;
 
 /// Default `limit` of `GET /v1/audit`.
@@ -124,6 +126,24 @@ pub fn revoke_request(body: &RequestBody) -> Result<RevokeRequest, InvalidReques
             "the body must be an object with one of token, jti, agent, invocation, owner, tenant and key, and may \
              have reason and unregistered",
         ),
+    })
+}
+
+/// As [`revoke_request`].
+pub fn leak_request(body: &RequestBody) -> Result<LeakRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|error| match error {
+        unknown @ DecodeError::UnknownField { .. } => InvalidRequest::new(unknown.to_string()),
+        _ => InvalidRequest::new(
+            "the body must be an object with one of token, jti and serial, and may have agent, invocation, dry_run \
+             and reason",
+        ),
+    })
+}
+
+pub fn signal_request(body: &RequestBody) -> Result<SignalRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|error| match error {
+        unknown @ DecodeError::UnknownField { .. } => InvalidRequest::new(unknown.to_string()),
+        _ => InvalidRequest::new("the body must be {\"set\": S}, with a security event token"),
     })
 }
 

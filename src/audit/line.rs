@@ -119,6 +119,10 @@ pub(super) struct LineMembers<'a> {
     #[serde(borrow, default)]
     pub(super) tenant: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    pub(super) jti: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) serial: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     detail: Option<Cow<'a, str>>,
 }
 

@@ -26,6 +26,7 @@ mod retention;
 mod suppressed;
 mod syncer;
 mod text;
+mod trail;
 mod usage;
 mod writer;
 
@@ -48,6 +49,7 @@ pub use journal::Journal;
 pub use layer::JournalLayer;
 pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
 pub use suppressed::Counted;
+pub use trail::{IssuedId, Trail, read_refusals, read_trail};
 pub use usage::{UsageReport, usage_lints};
 
 use record::Record;

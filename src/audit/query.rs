@@ -42,6 +42,10 @@ pub struct AuditQuery {
     pub tenant: Option<String>,
     /// Only records of this event.
     pub event: Option<Event>,
+    /// Only records about the token with this identifier.
+    pub jti: Option<String>,
+    /// Only records about the certificate with this serial number.
+    pub serial: Option<String>,
     /// Only records that were made at this time or later.
     pub since: Option<Timestamp>,
     /// Only records that were made at this time or earlier.
@@ -261,8 +265,14 @@ impl AuditQuery {
         }
         let is_of_agent = self.agent.is_none() || self.agent.as_deref() == line.agent.as_deref();
         let is_of_tenant = self.tenant.is_none() || self.tenant.as_deref() == line.tenant.as_deref();
+        let is_issued = (self.jti.is_none() || self.jti.as_deref() == line.jti.as_deref())
+            && (self.serial.is_none() || self.serial.as_deref() == line.serial.as_deref());
         let is_event = self.event.is_none_or(|event| line.event.as_deref() == Some(event.name()));
-        if is_of_agent && is_of_tenant && is_event { Place::Matches } else { Place::DoesNotMatch }
+        if is_of_agent && is_of_tenant && is_issued && is_event {
+            Place::Matches
+        } else {
+            Place::DoesNotMatch
+        }
     }
 }
 

@@ -92,8 +92,19 @@ pub(super) const TENANT: &str = "Examples:
 pub(super) const REVOKE: &str = "Examples:
   hostbadge revoke token < token.jwt
   hostbadge revoke agent researcher --reason \"its key was in a log\"
+  hostbadge revoke signal signal.jwt
   hostbadge revoke list
   hostbadge revoke lift agent researcher";
+
+pub(super) const LEAK: &str = "Examples:
+  hostbadge leak < leaked.txt
+  hostbadge leak --agent --reason \"in a public repository\" < token.jwt
+  hostbadge leak --jti 0198f0a2-3c4d-7e5f-8a6b-9c0d1e2f3a4b --dry-run";
+
+pub(super) const HYGIENE: &str = "Examples:
+  hostbadge hygiene
+  hostbadge hygiene /home /srv --json | jq -r .findings[].path
+  hostbadge hygiene . --no-environ --no-units --no-histories";
 
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail

@@ -23,8 +23,10 @@ mod export;
 mod export_status_list;
 mod files;
 mod format;
+mod hygiene;
 mod introspect;
 mod key;
+mod leak;
 mod linked_dir;
 mod manufacturer_roots;
 mod nonce;
@@ -111,6 +113,18 @@ enum CliSubcommand {
     /// Show, rotate and recover the host's keys (administrators)
     #[command(subcommand, after_long_help = examples::KEY)]
     Key(key::KeySubcommand),
+    /// Tell what a leaked token or certificate is and where it was used, and revoke it (administrators)
+    ///
+    /// The token is read from standard input, in which it may stand in other text, of at most 1 MiB: a log, a commit,
+    /// a shell history. It never is an argument, which other users could see.
+    #[command(after_long_help = examples::LEAK)]
+    Leak(leak::LeakArgs),
+    /// Look for tokens and keys that were left in files, environments, shell histories and unit files
+    ///
+    /// It says where they are and of what kind, and never what they are. It needs no daemon. Exit status 0: nothing was
+    /// found; 1: something was found; 2: a path cannot be looked at. What cannot be read is named on standard error.
+    #[command(after_long_help = examples::HYGIENE)]
+    Hygiene(hygiene::HygieneArgs),
     /// Show tenants and their quotas, and remove one (administrators)
     #[command(subcommand, after_long_help = examples::TENANT)]
     Tenant(tenant::TenantSubcommand),
@@ -197,6 +211,8 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,
         CliSubcommand::Credential(subcommand) => credential::run(common, &subcommand).await,
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
+        CliSubcommand::Leak(arguments) => leak::run(common, &arguments).await,
+        CliSubcommand::Hygiene(arguments) => hygiene::run(common, &arguments),
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Revoke(subcommand) => revoke::run(common, &subcommand).await,
         CliSubcommand::Freeze(arguments) => revoke::freeze(common, &arguments).await,

@@ -1,5 +1,6 @@
-//! `hostbadge revoke token|jti|agent|invocation|owner|tenant|key|lift|list|accept`, `freeze` and `thaw`.
+//! `hostbadge revoke token|jti|agent|invocation|owner|tenant|key|signal|lift|list|accept`, `freeze` and `thaw`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -8,15 +9,17 @@ use zeroize::Zeroizing;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::files::read_stdin;
+use super::files::{read_file, read_stdin};
 use super::output::{note, print_line};
 use super::table::print_columns;
 use crate::config::escape_unprintable;
 use crate::plural::counted;
+use crate::verify::MAX_EVENT_TOKEN_LEN;
 use crate::wire::revocation::{
     FreezeRequest, Revocation, RevocationsResponse, RevokeOutcome, RevokeOwnRequest, RevokeOwnResponse,
     RevokeRequest, RevokeResponse,
 };
+use crate::wire::signal::{SignalRequest, SignalResponse};
 
 /// Longest token that is read, in bytes.
 const MAX_TOKEN_LEN: usize = 16 * 1024;
@@ -73,6 +76,15 @@ pub(super) enum RevokeSubcommand {
         kid: String,
         #[command(flatten)]
         why: WhyArgs,
+    },
+    /// Revoke what a security event token of a configured issuer names (RFC 8417)
+    ///
+    /// The issuer, its keys, the audience and the agents that it may revoke are in a table [[signals]] of
+    /// hostbadged.toml. The event is session-revoked or credential-change of CAEP, or account-disabled of RISC. A
+    /// signal is accepted once, at most 1 h after it was issued.
+    Signal {
+        /// The file with the token; "-" is standard input
+        file: PathBuf,
     },
     /// Lift the revocation of an agent, invocation, owner or tenant (root only). What was issued before stays
     /// revoked
@@ -146,6 +158,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &RevokeSubcommand) -> R
         RevokeSubcommand::Key { kid, why } => {
             RevokeRequest { key: Some(kid.clone()), reason: why.reason.clone(), ..none() }
         }
+        RevokeSubcommand::Signal { file } => return signal(common, file).await,
         RevokeSubcommand::Lift { kind, value } => return lift(common, *kind, value).await,
         RevokeSubcommand::List => return list(common).await,
         RevokeSubcommand::Accept => return send_empty(common, "/v1/revocations/accept").await,
@@ -183,6 +196,23 @@ async fn lift(common: &CommonArgs, kind: LiftKind, value: &str) -> Result<ExitCo
     send(common, "/v1/revocations/lift", &request).await
 }
 
+async fn signal(common: &CommonArgs, file: &Path) -> Result<ExitCode, CliError> {
+    let text = match file == Path::new("-") {
+        true => read_stdin(MAX_EVENT_TOKEN_LEN)?,
+        false => read_file(file, MAX_EVENT_TOKEN_LEN)?,
+    };
+    let not_a_token = |_| CliError::Local(format!("{}: not a token", file.display()));
+    let set = String::from_utf8(text).map_err(not_a_token)?.trim().to_owned();
+    let path = "/v1/revocations/signal";
+    let reply = client::post::<SignalResponse>(&common.admin_socket, path, &SignalRequest { set }).await?;
+    if common.json {
+        return print_json(&reply.raw);
+    }
+    let SignalResponse { issuer, jti, event, revoked } = &reply.body;
+    print_line(escape_unprintable(&format!("{event} by signal {jti} of {issuer}")))?;
+    print_revoked(revoked)
+}
+
 async fn revoke_own(common: &CommonArgs) -> Result<ExitCode, CliError> {
     let request = RevokeOwnRequest {
         token: read_token()?.to_string(),
@@ -212,7 +242,12 @@ fn print_outcome(common: &CommonArgs, reply: &client::Reply<RevokeResponse>) -> 
     if common.json {
         return print_json(&reply.raw);
     }
-    let RevokeResponse { kind, value, outcome } = &reply.body;
+    print_revoked(&reply.body)
+}
+
+/// Prints what was revoked, in one line.
+pub(super) fn print_revoked(response: &RevokeResponse) -> Result<ExitCode, CliError> {
+    let RevokeResponse { kind, value, outcome } = response;
     let (is_everything, value) = (kind == "everything", escape_unprintable(value));
     let text = match (outcome, is_everything) {
         (RevokeOutcome::Revoked, true) => {

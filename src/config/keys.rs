@@ -11,6 +11,15 @@ pub(super) const KEYS: &[Key] = &[
     Key::optional("trust_domain", Kind::Text("\"example.org\"")),
     Key::optional("issuer", Kind::Text("\"https://id.example.org\"")),
     Key::optional(
+        "signals",
+        Kind::Tables(&[
+            Key::required("issuer", Kind::Text("\"https://idp.example.com\"")),
+            Key::required("jwks", Kind::Text("\"/etc/hostbadge/idp-jwks.json\"")),
+            Key::required("audience", Kind::Text("\"https://host.example.org\"")),
+            Key::required("agents", Kind::TextList("[\"researcher\"]")),
+        ]),
+    ),
+    Key::optional(
         "paths",
         Kind::Table(&[
             Key::optional("agents", Kind::Text("\"/etc/hostbadge/agents.d\"")),

@@ -12,6 +12,7 @@ mod policy;
 mod posture;
 mod schema;
 mod sections;
+mod signals;
 mod tenants;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub use sections::{
     LimitsSection, LogLevel, LogSection, LogTarget, Paths, RequiredAdministrators, SealSection,
     TokensSection, TpmSection,
 };
+pub use signals::SignalSection;
+use signals::check_signals;
 pub use tenants::TenantSection;
 use tenants::check_tenants;
 
@@ -85,6 +88,8 @@ pub struct Config {
     pub log: LogSection,
     /// The table `[admin]`.
     pub admin: AdminSection,
+    /// The tables `[[signals]]`.
+    pub signals: Vec<SignalSection>,
     /// The tables `[tenant.NAME]`, by name.
     pub tenants: BTreeMap<String, TenantSection>,
 }
@@ -125,6 +130,8 @@ struct ConfigFile {
     log: LogSection,
     #[serde(default)]
     admin: AdminSection,
+    #[serde(default)]
+    signals: Vec<Spanned<SignalSection>>,
     #[serde(default, rename = "tenant")]
     tenants: BTreeMap<String, Spanned<TenantSection>>,
 }
@@ -222,6 +229,7 @@ impl Config {
         let seal = config_file.seal.checked(&source, check_seal, &mut diagnostics);
         let limits = config_file.limits.checked(&source, check_limits, &mut diagnostics);
         let posture = config_file.posture.checked(&source, check_posture, &mut diagnostics);
+        let signals = check_signals(config_file.signals, &source, &mut diagnostics);
         let tenants = check_tenants(config_file.tenants, &source, &mut diagnostics);
         if !diagnostics.is_empty() {
             return Err(source.sorted(diagnostics));
@@ -246,6 +254,7 @@ impl Config {
             audit: config_file.audit,
             log: config_file.log,
             admin: config_file.admin,
+            signals,
             tenants,
         })
     }

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use super::arguments::Arguments;
 use crate::agents::{AgentSet, AgentSource};
-use crate::config::{self, Config, Diagnostic, Paths};
+use crate::config::{self, Config, Diagnostic, Paths, SignalSection};
 use crate::federation;
 use crate::plural::counted;
 use crate::policy::cedar::{self, PolicySet};
+use crate::service::read_signal_keys;
 
 /// Exit status for faults that only the administrator can fix. The systemd unit does not restart the service
 /// on it.
@@ -48,6 +49,10 @@ pub fn check_config(config: &Config) -> ExitCode {
             return print_diagnostics(&faults.map(Option::unwrap_or_default).concat());
         }
     };
+    let signal_faults: Vec<Diagnostic> = config.signals.iter().filter_map(signal_fault).collect();
+    if !signal_faults.is_empty() {
+        return print_diagnostics(&signal_faults);
+    }
     let mut warnings = agents.warnings_on_host().unwrap_or_default();
     warnings.extend(policies.iter().flat_map(|policies| cedar::warnings(policies, &agents)));
     for warning in warnings {
@@ -77,6 +82,12 @@ pub fn check_config(config: &Config) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is wrong with the file of keys of an issuer of signals.
+fn signal_fault(section: &SignalSection) -> Option<Diagnostic> {
+    let message = read_signal_keys(&section.jwks).err()?;
+    Some(Diagnostic { file: section.jwks.clone(), line: None, message })
 }
 
 /// Prints faults to standard error, one per line. Returns exit status 2.

@@ -139,7 +139,11 @@ impl Parts {
 
     /// For the revocation manager.
     pub fn revocation_deps(&self, issuer: &IssuerHandle) -> RevocationDeps {
-        RevocationDeps { revocations: self.revocations.clone(), keystore: issuer.keystore.clone() }
+        RevocationDeps {
+            revocations: self.revocations.clone(),
+            keystore: issuer.keystore.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
+        }
     }
 
     /// The status lists.
@@ -186,6 +190,7 @@ impl Parts {
             credentials: self.credentials,
             revocations: self.revocations,
             status_lists: self.status_lists.clone(),
+            signals: config.signals.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::component::ComponentTask;
-use super::startup::{Startup, StartupSignal};
+use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
 use crate::keystore::Keystore;
 use crate::revocation::Revocations;
@@ -25,6 +25,8 @@ pub(super) struct RevocationDeps {
     pub revocations: Revocations,
     /// The keystore, once it is open.
     pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
+    /// First attempt of the issuer supervisor, which opens the keystore.
+    pub issuer_first_attempt: StartupStep,
 }
 
 /// The running revocation manager.
@@ -59,6 +61,11 @@ struct RevocationManager {
 
 impl RevocationManager {
     async fn run(self) {
+        let mut issuer_first_attempt = self.deps.issuer_first_attempt.clone();
+        tokio::select! {
+            () = self.stop.cancelled() => return,
+            () = issuer_first_attempt.wait() => {}
+        }
         let mut keystore_rx = self.deps.keystore.clone();
         loop {
             let keystore = keystore_rx.borrow_and_update().clone();

@@ -13,6 +13,8 @@ use crate::store::{self, GuardedChange, RevocationDatabase, RevocationRow, Revoc
 
 /// Epochs that are reserved by one guarded change: so many invocations can end before the next one.
 pub(super) const EPOCH_STEP: u64 = 4096;
+/// How long a stored revocation waits for the TPM's counter.
+const COUNTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The database is closed when it has not been changed for this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -132,7 +134,7 @@ impl Writer {
 
     async fn store_guarded(
         &mut self,
-        keystore: &Keystore,
+        keystore: &Arc<Keystore>,
         mut database: RevocationDatabase,
         batch: &Batch,
     ) -> Result<RevocationDatabase, Error> {
@@ -145,16 +147,36 @@ impl Writer {
         };
         let begin = move || database.begin_guarded(&change).map(|digest| (database, digest));
         let (mut database, digest) = run_blocking(begin).await?;
-        let (sender, committed) = tokio::sync::oneshot::channel();
+        let (sender, mut committed) = tokio::sync::oneshot::channel();
         let commit = move || {
             database.commit()?;
             // Fails only if nobody waits any more.
             let _ = sender.send(database);
             Ok(())
         };
-        keystore.write_database(StateDatabase::Revocations, digest, commit).await?;
+        let keystore = keystore.clone();
+        let mut change =
+            tokio::spawn(
+                async move { keystore.write_database(StateDatabase::Revocations, digest, commit).await },
+            );
+        let stopped = || Error::NotOpen("the daemon is shutting down".to_owned());
+        let database = tokio::select! {
+            result = &mut change => {
+                result.map_err(|_| stopped())??;
+                None
+            }
+            Ok(database) = &mut committed => Some(database),
+        };
+        let database = match database {
+            None => committed.await.map_err(|_| stopped())?,
+            Some(database) => {
+                // On disk. A TPM that does not respond increments its counter later, as after a crash.
+                let _ = tokio::time::timeout(COUNTER_TIMEOUT, change).await;
+                database
+            }
+        };
         (self.epoch_limit, self.is_listed) = (epoch_limit, true);
-        committed.await.map_err(|_| Error::NotOpen("the daemon is shutting down".to_owned()))
+        Ok(database)
     }
 
     /// Closes the database if it has not been changed for a while.

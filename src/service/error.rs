@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::command_budget::BudgetExceeded;
+use super::signal_error::SignalError;
 use crate::agents::ApprovalError;
 use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
@@ -85,6 +86,9 @@ pub enum AdminError {
     /// A command on revocations failed.
     #[error(transparent)]
     Revocation(#[from] revocation::Error),
+    /// A signal from outside does not revoke.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
     /// The audit log cannot be read.
     #[error("the audit log cannot be read: {0}")]
     ReadAudit(#[source] io::Error),
@@ -184,6 +188,7 @@ impl AdminError {
             AdminError::Enrollment(error) => error.class(),
             AdminError::Credentials(error) => error.class(),
             AdminError::Revocation(error) => error.class(),
+            AdminError::Signal(error) => error.class(),
             AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,
         }
     }

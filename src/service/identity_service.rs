@@ -7,11 +7,12 @@ use tokio::sync::watch;
 
 use super::bundle_cache::BundleCache;
 use super::command_budget::CommandBudget;
-use super::status_lists::StatusListCache;
+use super::status_list_cache::StatusListCache;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
 use crate::clock::{Clock, ClockState, Timestamp};
+use crate::config::SignalSection;
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
@@ -40,6 +41,8 @@ pub struct ServiceDeps {
     pub revocations: Revocations,
     /// Which index each token has in the status lists.
     pub status_lists: StatusLists,
+    /// The issuers whose signals revoke.
+    pub signals: Vec<SignalSection>,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.

@@ -53,6 +53,23 @@ impl JwtAuthorities {
     /// [`Error::KeySet`] if the document is not a JWK Set of at most 128 keys, if a JWT authority has no
     /// unique `kid`, is a private key, or is one by which no signature can be verified.
     pub fn parse(document: &[u8]) -> Result<JwtAuthorities, Error> {
+        JwtAuthorities::parse_of_use(document, |usage| usage == Some("jwt-svid"))
+    }
+
+    /// Parses the keys of a JWK Set (RFC 7517 section 5) that sign tokens of any issuer: those whose `use` is `sig`
+    /// or absent.
+    ///
+    /// # Errors
+    ///
+    /// As [`JwtAuthorities::parse`].
+    pub fn parse_signing_keys(document: &[u8]) -> Result<JwtAuthorities, Error> {
+        JwtAuthorities::parse_of_use(document, |usage| usage.is_none_or(|usage| usage == "sig"))
+    }
+
+    fn parse_of_use(
+        document: &[u8],
+        is_meant: impl Fn(Option<&str>) -> bool,
+    ) -> Result<JwtAuthorities, Error> {
         #[derive(Deserialize)]
         struct AuthoritySetDocument {
             keys: Vec<AuthorityJwk>,
@@ -63,9 +80,9 @@ impl JwtAuthorities {
             return Err(Error::KeySet(format!("more than {MAX_KEYS} keys")));
         }
         let mut keys = JwtAuthorities::default();
-        for jwk in set.keys.into_iter().filter(|key| key.usage.as_deref() == Some("jwt-svid")) {
+        for jwk in set.keys.into_iter().filter(|key| is_meant(key.usage.as_deref())) {
             let kid = jwk.kid.clone().filter(|kid| !kid.is_empty());
-            let kid = kid.ok_or_else(|| Error::KeySet("a jwt-svid key has no \"kid\"".into()))?;
+            let kid = kid.ok_or_else(|| Error::KeySet("a key that signs tokens has no \"kid\"".into()))?;
             if keys.find(&kid).is_some() {
                 return Err(Error::KeySet(format!("two keys are named \"{}\"", kid.escape_debug())));
             }

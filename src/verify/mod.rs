@@ -23,12 +23,14 @@ mod jwt_svid;
 mod pcr;
 mod pcr_policy;
 mod quote;
+mod security_event;
 mod signature;
 mod spiffe_id;
 mod status_list;
 mod token;
 mod tpm_reader;
 pub(crate) mod tpm_structures;
+mod unverified;
 pub(crate) mod x509;
 
 pub use certificates::{HostCertificate, Roots};
@@ -43,6 +45,10 @@ pub use jwt_authorities::JwtAuthorities;
 pub use jwt_svid::{VerifiedJwtSvid, validate_jwt_svid};
 pub use pcr_policy::PcrPolicy;
 pub(crate) use quote::check_quote;
+pub use security_event::{
+    EventExpectation, EventSubject, EventType, MAX_EVENT_TOKEN_LEN, SecurityEvent, unverified_issuer,
+    verify_security_event,
+};
 pub(crate) use spiffe_id::{is_trust_domain, workload_trust_domain};
 pub use status_list::{MAX_STATUS_LIST_LEN, STATUS_LIST_TYP, Status, StatusList, StatusReference};
 pub use token::{
@@ -50,3 +56,4 @@ pub use token::{
     verify_access_token, verify_token, verify_token_signature,
 };
 pub(crate) use tpm_reader::TpmReader;
+pub use unverified::{UnverifiedToken, unverified_token};

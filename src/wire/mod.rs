@@ -20,10 +20,12 @@ pub mod enroll;
 pub mod error;
 pub mod host;
 pub mod keys;
+pub mod leak;
 pub mod manager_address;
 pub mod policy;
 pub mod posture;
 pub mod revocation;
+pub mod signal;
 pub mod status;
 pub mod tenants;
 

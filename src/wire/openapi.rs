@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, change, clock, comparison, credentials, enroll, error, keys, policy, posture, status,
-    tenants,
+    admin, agent, change, clock, comparison, credentials, enroll, error, keys, leak, policy, posture,
+    revocation, signal, status, tenants,
 };
 use crate::clock::Timestamp;
 
@@ -97,6 +97,11 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<keys::ConfirmRecoveryKeyRequest>();
     requests.subschema_for::<keys::RecoverRequest>();
     requests.subschema_for::<keys::RotateRequest>();
+    requests.subschema_for::<leak::LeakRequest>();
+    requests.subschema_for::<revocation::FreezeRequest>();
+    requests.subschema_for::<revocation::RevokeOwnRequest>();
+    requests.subschema_for::<revocation::RevokeRequest>();
+    requests.subschema_for::<signal::SignalRequest>();
     requests.subschema_for::<posture::PostureAcceptRequest>();
     requests.subschema_for::<tenants::RemoveTenantRequest>();
 
@@ -104,6 +109,11 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<admin::Agent>();
     responses.subschema_for::<tenants::RemoveTenantResponse>();
     responses.subschema_for::<tenants::Tenant>();
+    responses.subschema_for::<leak::LeakResponse>();
+    responses.subschema_for::<revocation::RevocationsResponse>();
+    responses.subschema_for::<revocation::RevokeOwnResponse>();
+    responses.subschema_for::<revocation::RevokeResponse>();
+    responses.subschema_for::<signal::SignalResponse>();
     responses.subschema_for::<admin::AuditRecord>();
     responses.subschema_for::<admin::AuditResponse>();
     responses.subschema_for::<admin::DoneResponse>();

@@ -9,6 +9,7 @@ use crate::common::fake_clock::FakeClock;
 use crate::common::http::{Response, claims, jti};
 use crate::common::{API, Host, until, until_true};
 use crate::disk_failures::{mount, succeed};
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 const DATABASE: &str = "state/revocations.db";
@@ -311,4 +312,22 @@ fn a_clock_that_is_set_by_a_year_makes_nothing_valid_again() {
         assert!(!is_active(&host, held));
     }
     until("tokens are issued", || (token_status(&host) == 200).then_some(()));
+}
+
+/// A TPM that does not respond delays neither the effect of a revocation nor, for long, its acknowledgment.
+#[test]
+fn a_revocation_while_the_tpm_is_stalled_is_in_effect_and_survives_a_crash() {
+    let mut host = started();
+    let held = token(&host);
+    // Later changes need the database, which the first one creates.
+    done(&host, "/v1/revocations/revoke", json!({ "jti": "another" }));
+    let tpm = host.swtpm();
+    kill(tpm, Signal::SIGSTOP).unwrap();
+    let answer = revoke(&host, json!({ "agent": "r" }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!((token_status(&host), is_active(&host, &held)), (403, false));
+    kill(tpm, Signal::SIGCONT).unwrap();
+    host.crash();
+    host.start();
+    assert_eq!((token_status(&host), is_active(&host, &held)), (403, false));
 }

@@ -32,13 +32,15 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
         "revoke own" => revoke_own_request(body).map(drop),
         "revoke" => revoke_request(body).map(drop),
         "freeze" => freeze_request(body).map(drop),
+        "leak" => leak_request(body).map(drop),
+        "signal" => signal_request(body).map(drop),
         other => panic!("{other}"),
     };
     result.err().map(|e| e.to_string())
 }
 
 /// A valid object and the array of the same values, for each request that the sockets take.
-const REQUESTS: [(&str, &str, &str); 21] = [
+const REQUESTS: [(&str, &str, &str); 23] = [
     ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
     ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
     ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
@@ -60,6 +62,8 @@ const REQUESTS: [(&str, &str, &str); 21] = [
     ("revoke own", r#"{"token":"secret"}"#, r#"["secret"]"#),
     ("revoke", r#"{"token":"secret"}"#, r#"["secret"]"#),
     ("freeze", r#"{"reason":"r"}"#, r#"["r"]"#),
+    ("leak", r#"{"token":"secret"}"#, r#"["secret"]"#),
+    ("signal", r#"{"set":"secret"}"#, r#"["secret"]"#),
 ];
 
 #[test]
