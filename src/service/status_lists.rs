@@ -55,7 +55,9 @@ impl IdentityService {
             };
             let (mut ended, kept) = {
                 let mut slots = lock(&self.status_list_cache.slots);
-                slots.retain(|number, slot| slot.is_signing || self.deps.status_lists.has(*number));
+                if !slots.contains_key(&number) {
+                    slots.retain(|number, slot| slot.is_signing || self.deps.status_lists.has(*number));
+                }
                 let slot = slots.entry(number).or_default();
                 if let Some(signed) = &slot.signed
                     && self.is_current(signed, &issuer, lowest_epoch)
