@@ -46,6 +46,7 @@ enum AdminHandler {
     EnrollRequest,
     Keys,
     Leak,
+    Lifecycle,
     Policies,
     PolicyWhy,
     Posture,
@@ -73,6 +74,7 @@ enum RootHandler {
     EnrollCredential,
     EnrollInstall,
     LiftRevocation,
+    OffboardAgent,
     PutCredential,
     RecoverKeys,
     RemoveCredential,
@@ -104,6 +106,8 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/agents/{name}",       body: NONE, role: Admin(Agent) },
         Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
         Route { verb: Post, path: "/v1/agents/approve",      body: BODY, role: Admin(Approve) },
+        Route { verb: Post, path: "/v1/agents/offboard",     body: BODY, role: Root(OffboardAgent) },
+        Route { verb: Get,  path: "/v1/lifecycle",           body: NONE, role: Admin(Lifecycle) },
         Route { verb: Get,  path: "/v1/processes/{pid}",     body: NONE, role: Admin(Process) },
         Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
         Route { verb: Get,  path: "/v1/credentials",         body: NONE, role: Admin(Credentials) },
@@ -221,9 +225,16 @@ impl AdminApi {
     ) -> Result<Reply, AdminError> {
         let service = &self.service;
         Ok(match handler {
-            AdminHandler::Status => reply::ok(&service.status(admin, self.connection_limits.len())),
-            AdminHandler::Agents => reply::ok(&service.agents(admin)),
-            AdminHandler::Agent => reply::ok(&service.agent(admin, name)?),
+            AdminHandler::Status => reply::ok(&service.status(admin, self.connection_limits.len()).await),
+            AdminHandler::Agents => {
+                let query = parse::agents_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.agents(admin, query).await?)
+            }
+            AdminHandler::Agent => reply::ok(&service.agent(admin, name).await?),
+            AdminHandler::Lifecycle => {
+                let unseen_for = parse::lifecycle_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.lifecycle(admin, unseen_for).await?)
+            }
             AdminHandler::Reload => reply::ok(&service.reload(admin, parse::reload_request(body)?).await?),
             AdminHandler::Approve => reply::ok(&service.approve(admin, parse::approve_request(body)?).await?),
             AdminHandler::Process => {
@@ -282,6 +293,9 @@ impl AdminApi {
             }
             RootHandler::RemoveCredential => {
                 reply::ok(&service.remove_credential(root, parse::remove_credential_request(body)?).await?)
+            }
+            RootHandler::OffboardAgent => {
+                reply::ok(&service.offboard_agent(root, parse::offboard_request(body)?).await?)
             }
             RootHandler::RemoveTenant => {
                 reply::ok(&service.remove_tenant(root, parse::remove_tenant_request(body)?).await?)
@@ -373,6 +387,7 @@ mod tests {
         assert_eq!(
             root_paths,
             [
+                "/v1/agents/offboard",
                 "/v1/credentials/put",
                 "/v1/credentials/rotate",
                 "/v1/credentials/remove",

@@ -37,6 +37,7 @@ pub(super) const STATUS: &str = "Examples:
 
 pub(super) const AGENT: &str = "Examples:
   hostbadge agent list
+  hostbadge agent list --json | jq -r '.[] | select(.activity.live_tokens > 0).name'
   hostbadge agent show researcher
   hostbadge agent check /etc/hostbadge/agents.d
   hostbadge agent lint --usage=90d --allow no-owner

@@ -5,9 +5,11 @@
 
 mod agent;
 mod agent_lint;
+mod agent_list;
 mod agent_new;
 mod attest;
 mod audit;
+mod audit_lifecycle;
 mod certificate;
 mod client;
 mod clock;
@@ -30,6 +32,7 @@ mod leak;
 mod linked_dir;
 mod manufacturer_roots;
 mod nonce;
+mod offboard;
 mod output;
 mod policy;
 mod policy_why;
@@ -45,6 +48,7 @@ mod tenant;
 mod tenant_args;
 mod token;
 mod verify;
+mod verify_receipt;
 mod verify_token;
 mod watch;
 mod watched_file;
@@ -150,7 +154,7 @@ enum CliSubcommand {
     /// Export public documents for relying parties
     #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
-    /// Verify tokens and evidence, without daemon and TPM
+    /// Verify tokens, evidence and receipts, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
     /// Tell whether a token of this host, which is read from standard input, is valid now; exit status 1 if it is not

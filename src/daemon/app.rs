@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::activity_loader::{self, ActivityHandle};
 use super::admin_group::{self, AdminGroupHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
@@ -82,6 +83,7 @@ struct App {
     credentials: CredentialHandle,
     revocations: RevocationHandle,
     status_lists: StatusListHandle,
+    activity: ActivityHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -111,6 +113,7 @@ impl App {
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
         let revocations = revocation_manager::spawn(parts.revocation_deps(&issuer), &mut startup);
         let status_lists = status_list_manager::spawn(parts.status_lists(), &mut startup);
+        let activity = activity_loader::spawn(parts.activity_deps(&config));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -129,6 +132,7 @@ impl App {
             credentials,
             revocations,
             status_lists,
+            activity,
             posture,
             servers,
             admin_group,
@@ -181,6 +185,7 @@ impl App {
         self.watchdog.stop().await;
         self.admin_group.stop().await;
         self.clock_monitor.stop().await;
+        self.activity.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
         self.revocations.stop().await;

@@ -17,6 +17,7 @@
 //! [`run`] builds them in this order, waits for the startup barrier, reports readiness, and on SIGTERM drains
 //! the servers before it stops the others.
 
+mod activity_loader;
 mod admin_group;
 mod app;
 mod arguments;

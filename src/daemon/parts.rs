@@ -1,5 +1,6 @@
 //! The parts that several components share, and what each component gets of them.
 
+use super::activity_loader::ActivityDeps;
 use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
@@ -151,6 +152,16 @@ impl Parts {
         self.status_lists.clone()
     }
 
+    /// For the activity loader.
+    pub fn activity_deps(&self, config: &Config) -> ActivityDeps {
+        ActivityDeps {
+            audit: self.audit.clone(),
+            audit_dir: config.paths.audit.clone(),
+            agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
+        }
+    }
+
     /// For the posture monitor.
     pub fn posture_deps(&self, config: &Config, issuer: &IssuerHandle) -> PostureDeps {
         PostureDeps {
@@ -189,8 +200,8 @@ impl Parts {
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
             revocations: self.revocations,
-            status_lists: self.status_lists.clone(),
             signals: config.signals.clone(),
+            status_lists: self.status_lists.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,

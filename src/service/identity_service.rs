@@ -39,10 +39,10 @@ pub struct ServiceDeps {
     pub credentials: CredentialStore,
     /// What has been revoked.
     pub revocations: Revocations,
-    /// Which index each token has in the status lists.
-    pub status_lists: StatusLists,
     /// The issuers whose signals revoke.
     pub signals: Vec<SignalSection>,
+    /// Which index each token has in the status lists.
+    pub status_lists: StatusLists,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.

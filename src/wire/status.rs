@@ -7,6 +7,7 @@ use super::clock::ClockStatus;
 use super::error::Fault;
 use super::host::{Health, Posture, TpmKind};
 use super::keys::Key;
+use super::lifecycle::ActivitySummary;
 use super::policy::PolicySet;
 use crate::clock::Timestamp;
 
@@ -248,6 +249,9 @@ pub struct AgentsStatus {
     /// The change that waits for a second administrator; absent if none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingChange>,
+    /// What the agents did and have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<ActivitySummary>,
     /// Faults of the last reading. While there are any, the previous set stays active.
     pub faults: Vec<Fault>,
 }

@@ -2,6 +2,7 @@
 //! linked once.
 
 mod admin_bounds;
+mod agent_lifecycle;
 mod agents_d;
 mod agents_missing;
 mod attestation;
@@ -38,6 +39,7 @@ mod load_credential;
 mod many_agents;
 mod names;
 mod neighbours;
+mod offboarding;
 mod once;
 mod openapi;
 mod peers;
