@@ -150,6 +150,7 @@ pub(crate) mod digest;
 pub mod enroll;
 pub mod error_class;
 pub mod federation;
+pub(crate) mod invocations;
 pub mod issue;
 pub(crate) mod json;
 pub(crate) mod keystore;

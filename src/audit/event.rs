@@ -79,6 +79,7 @@ events! {
     HostThawed "host-thawed" "e8b4067d1f3c42a5907b5e2ca6d8f10b" WARN,
     HostProvisioned "host-provisioned" "68eb3207e52248e5b643af48e8c6a76b" INFO,
     Introspected "introspected" "a21ef7f2d657469f949b975f6b3d10b5" INFO,
+    InvocationEnded "invocation-ended" "2da50d4e2f733169bb0fdf20caf8f30b" INFO,
     IssuerReady "issuer-ready" "1038d3bbaf7447c09446999ba39a4bcc" INFO,
     IssuerBlocked "issuer-blocked" "e473157663714fb09acab299147c0390" WARN,
     JournalDropped "journal-dropped" "84a765b193ea41a6b168afa41e1f12db" WARN,

@@ -100,6 +100,17 @@ impl KeysSection {
     }
 }
 
+/// The table `[tokens]`: access tokens and JWT-SVIDs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokensSection {
+    /// Whether tokens have a status in a status list, unless their grant says otherwise. Default: no.
+    pub status_list: bool,
+    /// How long a relying party may keep a status list, from 10 s to 1 h. Default: 5 m.
+    #[serde(deserialize_with = "duration")]
+    pub status_list_ttl: Duration,
+}
+
 /// The table `[certificates]`: X.509-SVIDs of agents.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -250,6 +261,12 @@ impl Default for KeysSection {
             publish_before: DAY,
             rotate_encryption_every: YEAR,
         }
+    }
+}
+
+impl Default for TokensSection {
+    fn default() -> Self {
+        TokensSection { status_list: false, status_list_ttl: Duration::from_secs(300) }
     }
 }
 

@@ -4,12 +4,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::activity_loader::{self, ActivityHandle};
 use super::admin_group::{self, AdminGroupHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
 use super::clock_monitor::{self, ClockMonitorHandle};
 use super::credential_manager::{self, CredentialHandle};
 use super::error::Error;
+use super::invocation_watcher::{self, InvocationHandle};
 use super::issuer_supervisor::{self, IssuerHandle};
 use super::latest_time::LatestTime;
 use super::logging::start_logging;
@@ -22,6 +24,7 @@ use super::servers::{self, ServersHandle};
 use super::signals::{Request, Signals};
 use super::sockets::open_sockets;
 use super::startup::Startup;
+use super::status_list_manager::{self, StatusListHandle};
 use super::storage::Storage;
 use super::swtpm_supervisor::{self, SwtpmHandle};
 use super::tpm_ext::shut_down_tpm;
@@ -80,6 +83,9 @@ struct App {
     clock_monitor: ClockMonitorHandle,
     credentials: CredentialHandle,
     revocations: RevocationHandle,
+    status_lists: StatusListHandle,
+    activity: ActivityHandle,
+    invocations: InvocationHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -107,7 +113,10 @@ impl App {
         let clock_monitor =
             clock_monitor::spawn(parts.clock_state.clone(), audit.clone(), parts.agents(), latest_time);
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
-        let revocations = revocation_manager::spawn(parts.revocation_deps(&issuer), &mut startup);
+        let status_lists = status_list_manager::spawn(parts.status_lists(), &mut startup);
+        let activity = activity_loader::spawn(parts.activity_deps(&config));
+        let revocations = revocation_manager::spawn(parts.revocation_deps(&config, &issuer), &mut startup);
+        let invocations = invocation_watcher::spawn(parts.invocation_deps(&config));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -125,6 +134,9 @@ impl App {
             clock_monitor,
             credentials,
             revocations,
+            status_lists,
+            activity,
+            invocations,
             posture,
             servers,
             admin_group,
@@ -177,9 +189,12 @@ impl App {
         self.watchdog.stop().await;
         self.admin_group.stop().await;
         self.clock_monitor.stop().await;
+        self.activity.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
+        self.invocations.stop().await;
         self.revocations.stop().await;
+        self.status_lists.stop().await;
         tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());
         let tpm = tpm.borrow().clone();
         // An error of one does not keep the other from being stopped.

@@ -1,7 +1,9 @@
 //! The parts that several components share, and what each component gets of them.
 
+use super::activity_loader::ActivityDeps;
 use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
+use super::invocation_watcher::InvocationDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use super::revocation_manager::RevocationDeps;
@@ -11,6 +13,7 @@ use crate::clock::{Clock, ClockState};
 use crate::config::{Config, TenantSection};
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
+use crate::invocations::{HostFiles, Invocations};
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
 use crate::peer::{DigestCache, Readers, ServiceManager, hidden_processes};
@@ -18,6 +21,7 @@ use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
 use crate::revocation::Revocations;
+use crate::revocation::status::StatusLists;
 use crate::service::{ServiceDeps, log_faults};
 use crate::tpm::TpmConfig;
 
@@ -32,6 +36,8 @@ pub(super) struct Parts {
     federation: Federation,
     credentials: CredentialStore,
     revocations: Revocations,
+    status_lists: StatusLists,
+    invocations: Invocations,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
     enrollment: Enrollment,
@@ -60,6 +66,13 @@ impl Parts {
             clock_state: ClockState::new(clock.clone()),
             credentials: CredentialStore::new(&paths.state, clock.clone()),
             revocations: Revocations::new(&paths.state, clock.clone()),
+            status_lists: StatusLists::new(
+                &paths.state,
+                clock.clone(),
+                config.tokens.status_list,
+                config.tokens.status_list_ttl,
+            ),
+            invocations: Invocations::new(HostFiles::of_host()),
             clock,
             agents,
             policies,
@@ -128,12 +141,39 @@ impl Parts {
     }
 
     /// For the revocation manager.
-    pub fn revocation_deps(&self, issuer: &IssuerHandle) -> RevocationDeps {
+    pub fn revocation_deps(&self, config: &Config, issuer: &IssuerHandle) -> RevocationDeps {
         RevocationDeps {
             revocations: self.revocations.clone(),
             issuer: self.issuer.clone(),
             keystore: issuer.keystore.clone(),
             issuer_first_attempt: issuer.first_attempt.clone(),
+            invocations: self.invocation_deps(config),
+        }
+    }
+
+    /// For the invocation watcher.
+    pub fn invocation_deps(&self, config: &Config) -> InvocationDeps {
+        InvocationDeps {
+            invocations: self.invocations.clone(),
+            revocations: self.revocations.clone(),
+            audit: self.audit.clone(),
+            clock: self.clock.clone(),
+            state_dir: config.paths.state.clone(),
+        }
+    }
+
+    /// The status lists.
+    pub fn status_lists(&self) -> StatusLists {
+        self.status_lists.clone()
+    }
+
+    /// For the activity loader.
+    pub fn activity_deps(&self, config: &Config) -> ActivityDeps {
+        ActivityDeps {
+            audit: self.audit.clone(),
+            audit_dir: config.paths.audit.clone(),
+            agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
         }
     }
 
@@ -175,7 +215,9 @@ impl Parts {
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
             revocations: self.revocations,
+            invocations: self.invocations,
             signals: config.signals.clone(),
+            status_lists: self.status_lists.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,
@@ -188,6 +230,7 @@ impl Parts {
             tpm: issuer.tpm.clone(),
             blocked_reason: issuer.blocked_reason.clone(),
             tpm_signer: TpmSigner {
+                statuses: self.status_lists,
                 queue: FairQueue::default(),
                 tpm: issuer.tpm.clone(),
                 rsa_blocked_reason: issuer.rsa_blocked_reason.clone(),

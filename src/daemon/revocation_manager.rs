@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::component::ComponentTask;
+use super::invocation_watcher::{self, InvocationDeps};
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
 use crate::issue::Issuer;
@@ -28,6 +29,8 @@ pub(super) struct RevocationDeps {
     pub issuer: Issuer,
     /// The keystore, once it is open.
     pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
+    /// The invocations that there were when the daemon ended.
+    pub invocations: InvocationDeps,
     /// First attempt of the issuer supervisor, which opens the keystore.
     pub issuer_first_attempt: StartupStep,
 }
@@ -107,6 +110,7 @@ impl RevocationManager {
         }
         // Before the first request: a crash may have come before a revoked key was destroyed.
         self.deps.issuer.apply_revocations(&revocations.current());
+        invocation_watcher::resume(&self.deps.invocations).await;
         self.startup.complete();
         let mut reported = None;
         loop {

@@ -8,6 +8,7 @@ use ring::error::{KeyRejected, Unspecified};
 use crate::clock::Timestamp;
 use crate::error_class::ErrorClass;
 use crate::policy::ErrorCode;
+use crate::revocation::status::AssignError;
 use crate::{enroll, keystore, store, tpm, verify};
 
 /// A failure of this module.
@@ -94,6 +95,9 @@ pub enum Error {
         /// Some of the tenants that have none.
         unserved: String,
     },
+    /// A token gets no index in a status list, which its grant demands.
+    #[error(transparent)]
+    NoStatus(AssignError),
     /// A public key of this host is not usable as a JWK.
     #[error("a public key of this host is not valid: {0}")]
     InvalidJwk(#[source] verify::Error),
@@ -127,7 +131,9 @@ impl Error {
     /// The code of the refusal, if this keeps a token from being issued.
     pub(super) fn refusal_code(&self) -> ErrorCode {
         match self {
-            Error::NoTenantKey(_) | Error::KeyRevoked(_) => ErrorCode::TemporarilyUnavailable,
+            Error::NoTenantKey(_) | Error::KeyRevoked(_) | Error::NoStatus(_) => {
+                ErrorCode::TemporarilyUnavailable
+            }
             _ => ErrorCode::ServerError,
         }
     }
@@ -146,6 +152,7 @@ impl Error {
             | Error::NoRsaKey
             | Error::NoTenantKey(_)
             | Error::KeyRevoked(_)
+            | Error::NoStatus(_)
             | Error::TooManyTenants { .. }
             | Error::Task(_) => ErrorClass::Unavailable,
             Error::InvalidFile { .. }

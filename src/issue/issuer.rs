@@ -15,7 +15,7 @@ use crate::agents::TokenTyp;
 use crate::clock::{Clock, ClockSync, Timestamp};
 use crate::policy::Signer;
 use crate::revocation::{RevocationSet, Scope, ScopeKind};
-use crate::verify::Jwk;
+use crate::verify::{Jwk, STATUS_LIST_TYP};
 
 /// Everything that issuing needs. It never changes: each step of a key schedule makes a new one.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ pub struct IssuerKeys {
     published: Vec<Jwk>,
     headers: HeadersOfKey,
     wit_svid: SigningHeader,
+    status_list: SigningHeader,
     documents: IssuerDocuments,
     reports: Vec<KeyReport>,
 }
@@ -91,6 +92,7 @@ impl IssuerKeys {
         Ok(IssuerKeys {
             headers: HeadersOfKey::new(|typ| SigningHeader::for_memory_key(issuing_key.jwk(), typ))?,
             wit_svid: SigningHeader::for_wit_svid(issuing_key.jwk())?,
+            status_list: SigningHeader::for_memory_key(issuing_key.jwk(), STATUS_LIST_TYP)?,
             documents: IssuerDocuments::new(host_issuer, &issuer, &published, tpm_keys)?,
             issuer,
             signing_kid: issuing_key.kid().to_owned(),
@@ -131,6 +133,7 @@ impl IssuerKeys {
             signing_kid: self.signing_kid.clone(),
             headers: self.headers.clone(),
             wit_svid: self.wit_svid.clone(),
+            status_list: self.status_list.clone(),
         }))
     }
 
@@ -163,6 +166,10 @@ impl IssuerKeys {
 
     pub(super) fn wit_svid_header(&self) -> &SigningHeader {
         &self.wit_svid
+    }
+
+    pub(super) fn status_list_header(&self) -> &SigningHeader {
+        &self.status_list
     }
 }
 

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::ca_rotation::CaRotationRequest;
 use super::csr::SubjectKey;
 use super::error::Error;
+use super::invocation_tag::InvocationTag;
 use super::issued::{IssuedCertificates, QuotaExceeded};
 use super::issued_file::LeafRecord;
 use super::issuing_ca::IssuingCa;
@@ -180,7 +181,8 @@ impl CertificateIssuer {
         let ttl = params.ttl.map_or(self.0.ttl, |ttl| ttl.min(self.0.ttl));
         let (certificate, leaf) =
             active.issuing_ca.sign_leaf(&spiffe_id, &subject_key, ttl, now).map_err(internal_error)?;
-        let leaf = LeafRecord { match_tag: Some(permit.agent().match_tag()), ..leaf };
+        let invocation = permit.agent().peer().invocation.as_deref().and_then(InvocationTag::of_id);
+        let leaf = LeafRecord { match_tag: Some(permit.agent().match_tag()), invocation, ..leaf };
         let added = self.issued_certificates().add(&spiffe_id, leaf, now);
         added.map_err(|exceeded| quota_refusal(&permit, exceeded))?;
         let chain = std::iter::once(certificate).chain(active.intermediates.iter().cloned()).collect();
@@ -236,8 +238,12 @@ impl CertificateIssuer {
         }
         let is_shared = {
             let mut issued = self.issued_certificates();
-            issued.count_for(id) >= SHARING_THRESHOLD
-                || issued.check(id, certificate.issued.issued_at).is_err()
+            let is_shared = issued.count_for(id) >= SHARING_THRESHOLD
+                || issued.check(id, certificate.issued.issued_at).is_err();
+            if is_shared {
+                issued.share(id, &certificate.issued.record.serial);
+            }
+            is_shared
         };
         if is_shared {
             self.shared_svids().insert(id.clone(), certificate.issued.clone());
@@ -376,7 +382,13 @@ mod tests {
         let record = |n: u64| {
             let mut serial = [0; 16];
             serial[..8].copy_from_slice(&n.to_be_bytes());
-            LeafRecord { serial, expires: now.after(hour), ca_tag: *b"ca 1", match_tag: Some(old) }
+            LeafRecord {
+                serial,
+                expires: now.after(hour),
+                ca_tag: *b"ca 1",
+                match_tag: Some(old),
+                invocation: None,
+            }
         };
         for n in 0..SHARING_THRESHOLD as u64 {
             issuer.issued_certificates().add(ID, record(n), now).unwrap();

@@ -176,7 +176,7 @@ mod tests {
         // No leading zeros, which an entry leaves out.
         let mut serial = [0xFF; 16];
         serial[8..].copy_from_slice(&n.to_be_bytes());
-        LeafRecord { serial, expires, ca_tag: ca.ca.tag(), match_tag: None }
+        LeafRecord { serial, expires, ca_tag: ca.ca.tag(), match_tag: None, invocation: None }
     }
 
     fn leaves(ca: &CaRecord, numbers: std::ops::Range<usize>, expires: Timestamp) -> Vec<LeafRecord> {

@@ -23,6 +23,7 @@ mod crl;
 mod csr;
 mod error;
 mod host_ca;
+mod invocation_tag;
 mod issued;
 mod issued_file;
 mod issuing_ca;
@@ -38,6 +39,7 @@ pub use certificate_issuer::{CaReport, CaSnapshot, CertificateIssuer, Certificat
 pub use csr::{CsrError, SubjectKey};
 pub use error::Error;
 pub use host_ca::{CaChange, HostCa};
+pub use invocation_tag::InvocationTag;
 pub use issued_file::{CaTag, LeafRecord};
 pub use issuing_cas::{FutureLeaves, NotRevoked};
 pub use lost_records::LostRecords;

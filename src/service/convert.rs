@@ -98,7 +98,7 @@ impl From<&PeerInfo> for Peer {
             uid: peer.uid,
             gid: peer.gid,
             unit: peer.unit.clone(),
-            invocation: peer.invocation.clone(),
+            invocation: peer.invocation.as_deref().map(str::to_owned),
             user_unit: peer.own_user_unit().map(str::to_owned),
             session: peer.session.as_ref().filter(|_| peer.is_in_own_session()).map(|one| one.id.clone()),
             container: peer.own_container().map(|container| container.id.clone()),
@@ -137,6 +137,7 @@ impl Agent {
             roles: entry.roles.iter().map(|role| role.name().to_owned()).collect(),
             grants: grants.map(AgentGrant::from).collect(),
             credentials: credentials.map(AgentCredential::from).collect(),
+            activity: None,
         }
     }
 }
@@ -247,6 +248,7 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             },
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
+            status_list: grant.status_list,
             expires: grant.limits.expires,
             hours: grant.limits.hours.as_ref().map(ToString::to_string),
             role: grant.role.map(str::to_owned),
@@ -264,6 +266,7 @@ impl From<&LoadStatus> for AgentsStatus {
             expiring: Vec::new(),
             expiring_count: 0,
             pending: None,
+            activity: None,
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }

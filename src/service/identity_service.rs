@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::bundle_cache::BundleCache;
 use super::command_budget::CommandBudget;
+use super::status_lists::StatusListCache;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
@@ -14,6 +15,7 @@ use crate::clock::{Clock, ClockState, Timestamp};
 use crate::config::SignalSection;
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
+use crate::invocations::Invocations;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, RotationPolicy, TpmSigner};
 use crate::keystore::Keystore;
 use crate::peer::ServiceManager;
@@ -21,6 +23,7 @@ use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, MarkQuota, Policies};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
 use crate::revocation::Revocations;
+use crate::revocation::status::StatusLists;
 use crate::tpm::{Tpm, TpmState};
 use crate::wire::status::TpmDescription;
 
@@ -38,8 +41,12 @@ pub struct ServiceDeps {
     pub credentials: CredentialStore,
     /// What has been revoked.
     pub revocations: Revocations,
+    /// The invocations in which something was issued.
+    pub invocations: Invocations,
     /// The issuers whose signals revoke.
     pub signals: Vec<SignalSection>,
+    /// Which index each token has in the status lists.
+    pub status_lists: StatusLists,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.
@@ -97,6 +104,7 @@ pub struct IdentityService {
     /// As in `deps`, with the write mode of this clone.
     pub(super) audit: Audit,
     pub(super) bundle_cache: Arc<BundleCache>,
+    pub(super) status_list_cache: Arc<StatusListCache>,
     pub(super) started: Timestamp,
     /// The administrators' commands that changed protected state.
     pub(super) command_budget: Arc<CommandBudget>,
@@ -112,6 +120,7 @@ impl IdentityService {
             audit: deps.audit.clone(),
             started: deps.clock.now(),
             bundle_cache: Arc::default(),
+            status_list_cache: Arc::default(),
             command_budget: Arc::default(),
             workers: WorkerHealth::default(),
             mark_quota: Arc::new(MarkQuota::new(deps.clock.boot_time())),

@@ -135,7 +135,10 @@ impl IdentityService {
             Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
         };
         match issue() {
-            Ok(svid) => Ok(self.audit.record_wit_svid(svid).await?),
+            Ok(svid) => {
+                self.watch_invocation(agent, svid.expires());
+                Ok(self.audit.record_wit_svid(svid).await?)
+            }
             Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
         }
     }

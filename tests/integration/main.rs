@@ -2,6 +2,7 @@
 //! linked once.
 
 mod admin_bounds;
+mod agent_lifecycle;
 mod agents_d;
 mod agents_missing;
 mod attestation;
@@ -26,6 +27,7 @@ mod forged_evidence;
 mod grant_circumstances;
 mod hostile_executables;
 mod hygiene;
+mod invocations;
 mod journald;
 mod jwt_libraries;
 mod keys;
@@ -60,6 +62,7 @@ mod script_agents;
 mod secrets_in_memory;
 mod signals;
 mod signing_chain;
+mod status_lists;
 mod systemd;
 mod tenants;
 mod tokens;
