@@ -15,6 +15,9 @@ const HOST_KEY_NOTE: &str = "does not rotate: the key never leaves the TPM, and 
                              new one is a new host";
 const RSA_KEY_NOTE: &str = "does not rotate by itself: the key never leaves the TPM. For a new one, stop hostbadged, \
                             move rsa.json away, start it, and give relying parties the new key set";
+const ERASURE_KEY_NOTE: &str = "does not rotate by age: another takes its place whenever the key of an agent is destroyed \
+                                (hostbadge agent offboard)";
+
 /// One key.
 #[derive(Clone, Debug)]
 pub struct KeyReport {
@@ -61,6 +64,8 @@ pub enum KeyKind {
     KeyEncryption,
     /// It encrypts the secrets of one tenant.
     TenantKeyEncryption,
+    /// It encrypts the keys of agents that have credentials of their own, and is sealed to the erasure counter.
+    Erasure,
 }
 
 impl KeyReport {
@@ -68,7 +73,7 @@ impl KeyReport {
     pub fn new(kind: KeyKind, kid: String, state: KeyState, risk: RiskClass) -> KeyReport {
         let alg = match kind {
             KeyKind::Rsa => "RS256",
-            KeyKind::KeyEncryption | KeyKind::TenantKeyEncryption => "A256GCM",
+            KeyKind::KeyEncryption | KeyKind::TenantKeyEncryption | KeyKind::Erasure => "A256GCM",
             _ => "ES256",
         };
         KeyReport {
@@ -211,14 +216,16 @@ pub fn kek_reports(keks: Vec<KekReport>, policy: &RotationPolicy) -> Vec<KeyRepo
             KekUse::Host => (KeyKind::KeyEncryption, KeyState::Active, None),
             KekUse::HostPrevious => (KeyKind::KeyEncryption, KeyState::Retired, None),
             KekUse::Tenant(tenant) => (KeyKind::TenantKeyEncryption, KeyState::Active, Some(tenant)),
+            KekUse::Erasure => (KeyKind::Erasure, KeyState::Active, None),
         };
-        let is_active = state == KeyState::Active;
+        let (is_active, is_rotated) = (state == KeyState::Active, kind != KeyKind::Erasure);
         KeyReport {
             tenant,
             created: kek.created,
             since: kek.created.filter(|_| is_active),
-            next: due.filter(|_| is_active).map(|at| NextStep { step: "successor", at }),
-            rotate_every: Some(policy.key_encryption),
+            next: due.filter(|_| is_active && is_rotated).map(|at| NextStep { step: "successor", at }),
+            rotate_every: is_rotated.then_some(policy.key_encryption),
+            note: (!is_rotated).then_some(ERASURE_KEY_NOTE),
             ..KeyReport::new(kind, kek.id, state, RiskClass::Low)
         }
     };

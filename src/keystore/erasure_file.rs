@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::cipher;
 use super::error::Error;
 use super::kek::Kek;
+use super::kek_report::{KekReport, KekUse};
 use crate::clock::Timestamp;
 use crate::store;
 use crate::tpm::{CounterValue, KeyBlob};
@@ -113,6 +114,13 @@ impl AgentKeks {
 }
 
 impl ErasureFile {
+    /// The erasure key that opens now, or after the destruction that has begun.
+    pub fn report(&self) -> KekReport {
+        let latest = self.next.as_ref().unwrap_or(&self.current);
+        let made = Timestamp::from_secs(latest.made);
+        KekReport::new(latest.public.as_bytes(), KekUse::Erasure, Some(made))
+    }
+
     /// Reads the file in the state directory; `None` where it does not exist.
     pub fn read(dir: &Path) -> Result<Option<ErasureFile>, Error> {
         Ok(store::read(&dir.join(FILE_NAME), VERSION)?)

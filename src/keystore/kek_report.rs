@@ -31,6 +31,8 @@ pub enum KekUse {
     HostPrevious,
     /// It encrypts the secrets of this tenant.
     Tenant(String),
+    /// It encrypts the keys of agents that have credentials of their own.
+    Erasure,
 }
 
 /// A new key-encryption key.

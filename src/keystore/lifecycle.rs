@@ -47,6 +47,7 @@ pub struct Keystore {
     initial_kek_made: Option<Timestamp>,
     host_kek_reports: watch::Sender<Vec<KekReport>>,
     tenant_kek_reports: watch::Sender<Vec<KekReport>>,
+    erasure_key_report: watch::Sender<Option<KekReport>>,
 }
 
 struct KeystoreState {
@@ -93,7 +94,7 @@ impl Keystore {
         let state = KeystoreState { seal_file, manifest, pending_rewrap, last_recovery_key: None };
         let state = Arc::new(Mutex::new(state));
         // After the manifest has verified it.
-        let tenants = TenantKeksFile::read(dir)?;
+        let (tenants, erasures) = (TenantKeksFile::read(dir)?, ErasureFile::read(dir)?);
         let pending_tenants =
             if tenants.has_previous() { TenantKekDependent::ALL.into() } else { BTreeSet::new() };
         let keystore = Keystore {
@@ -104,7 +105,8 @@ impl Keystore {
             state,
             tenant_kek_reports: watch::Sender::new(tenants.reports()),
             tenants: Mutex::new(tenants),
-            erasures: Mutex::new(ErasureFile::read(dir)?),
+            erasure_key_report: watch::Sender::new(erasures.as_ref().map(ErasureFile::report)),
+            erasures: Mutex::new(erasures),
             pending_tenant_rewrap: std::sync::Mutex::new(pending_tenants),
             seal_status,
             initial_kek_made,

@@ -16,6 +16,7 @@ impl From<&KeyReport> for Key {
                 issue::KeyKind::IssuingCa => KeyKind::IssuingCa,
                 issue::KeyKind::KeyEncryption => KeyKind::KeyEncryption,
                 issue::KeyKind::TenantKeyEncryption => KeyKind::TenantKeyEncryption,
+                issue::KeyKind::Erasure => KeyKind::Erasure,
             },
             tenant: report.tenant.clone(),
             alg: report.alg.to_owned(),

@@ -82,6 +82,8 @@ pub enum KeyKind {
     KeyEncryption,
     /// It encrypts the secrets of one tenant.
     TenantKeyEncryption,
+    /// It encrypts the keys of agents that have credentials of their own.
+    Erasure,
 }
 
 /// How much depends on a key. The class bounds the time for which it is in use (NIST IR 8587).
@@ -235,6 +237,7 @@ impl fmt::Display for KeyKind {
             KeyKind::IssuingCa => "issuing-ca",
             KeyKind::KeyEncryption => "key-encryption",
             KeyKind::TenantKeyEncryption => "tenant-key-encryption",
+            KeyKind::Erasure => "erasure",
         })
     }
 }

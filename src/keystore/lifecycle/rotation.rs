@@ -41,10 +41,12 @@ impl Keystore {
         due.is_some_and(|at| at <= self.clock.now())
     }
 
-    /// The key-encryption keys: the host's latest, its previous one while there is one, then those of tenants.
+    /// The key-encryption keys: the host's latest, its previous one while there is one, those of
+    /// tenants, then the erasure key.
     pub fn kek_reports(&self) -> Vec<KekReport> {
         let mut reports = self.host_kek_reports.borrow().clone();
         reports.extend(self.tenant_kek_reports.borrow().iter().cloned());
+        reports.extend(self.erasure_key_report.borrow().iter().cloned());
         reports
     }
 }
