@@ -25,6 +25,8 @@ pub struct Circumstances {
     pub time: TimeAtDecision,
     /// What has been revoked.
     pub revocations: Arc<RevocationSet>,
+    /// Why it is not known what has been revoked; `None` where it is.
+    pub unknown_revocations: Option<String>,
 }
 
 impl Circumstances {
@@ -34,7 +36,8 @@ impl Circumstances {
     /// `access_denied`; `temporarily_unavailable` while it is not known what is revoked.
     pub(super) fn check_revoked(&self, agent: &AuthenticatedAgent) -> Result<(), Refusal> {
         if !self.revocations.is_loaded() {
-            let description = "the revocations of this host are not available; see hostbadge status";
+            let unknown = "the revocations of this host are not available; see hostbadge status";
+            let description = self.unknown_revocations.as_deref().unwrap_or(unknown);
             return Err(self.refusal(Refusal::new(ErrorCode::TemporarilyUnavailable, description), agent));
         }
         match self.revocations.blocking(agent) {

@@ -243,12 +243,18 @@ impl IdentityService {
 
     /// Refuses what depends on the revocations while they are not known.
     pub(super) fn require_revocations(&self) -> Result<(), Refusal> {
-        match &*self.deps.revocations.blocked_reason().borrow() {
-            None => Ok(()),
-            Some(reason) => {
-                let description = format!("the revocations of this host are not available: {reason}");
-                Err(Refusal::new(ErrorCode::TemporarilyUnavailable, description))
-            }
+        if self.deps.revocations.is_open() {
+            return Ok(());
+        }
+        Err(Refusal::new(ErrorCode::TemporarilyUnavailable, self.why_revocations_are_unknown()))
+    }
+
+    /// The reason, with the remedy: mostly that of the issuer, which opens the keystore.
+    pub(super) fn why_revocations_are_unknown(&self) -> String {
+        let reason = self.deps.revocations.blocked_reason().borrow().clone();
+        match reason.filter(|_| self.deps.issuer.state().is_some()) {
+            Some(reason) => format!("the revocations of this host are not available: {reason}"),
+            None => self.unavailable_reason(),
         }
     }
 

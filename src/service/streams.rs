@@ -189,11 +189,13 @@ impl IdentityService {
 
     /// The host and the time, for a decision that is made at once.
     pub(super) fn circumstances(&self) -> Circumstances {
+        let revocations = self.deps.revocations.current();
         Circumstances {
             posture: self.deps.posture.evaluate(BootTime::now()),
             policies: self.deps.policies.snapshot(),
             time: self.deps.clock_state.at_decision(),
-            revocations: self.deps.revocations.current(),
+            unknown_revocations: (!revocations.is_loaded()).then(|| self.why_revocations_are_unknown()),
+            revocations,
         }
     }
 

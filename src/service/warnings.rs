@@ -99,6 +99,8 @@ impl IdentityService {
 
     fn revocations_warning(&self) -> Option<String> {
         let revocations = &self.deps.revocations;
+        // Without an issuer, its reason is that of the revocations too.
+        self.deps.issuer.state()?;
         if let Some(reason) = &*revocations.blocked_reason().borrow() {
             return Some(format!("nothing is issued, because the revocations are not known: {reason}"));
         }
