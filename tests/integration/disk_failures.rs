@@ -245,7 +245,7 @@ fn leaves(host: &Host) -> usize {
     let Ok(text) = fs::read(host.path("state/leaves.json")) else { return 0 };
     let file: Value = serde_json::from_slice(&text).unwrap();
     let all = file["leaves"].as_object().unwrap().values();
-    all.map(|text| BASE64.decode(text.as_str().unwrap().as_bytes()).unwrap().len() / 32).sum()
+    all.map(|text| BASE64.decode(text.as_str().unwrap().as_bytes()).unwrap().len() / 40).sum()
 }
 
 #[test]
