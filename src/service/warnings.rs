@@ -20,6 +20,7 @@ impl IdentityService {
             self.freeze_warning(),
             self.revocations_warning(),
             self.status_lists_warning(),
+            self.deps.invocations.fault(),
         ];
         warnings.into_iter().flatten().collect()
     }
