@@ -91,6 +91,12 @@ impl Activity {
         let _ = self.0.revocations.set(revocations);
     }
 
+    /// Forgets what is remembered of an agent. The records of the log stay, and an agent that is registered at the
+    /// next start is read from them again.
+    pub fn forget(&self, agent: &str) {
+        lock(&self.0.state).agents.retain(|name, _| name.as_str() != agent);
+    }
+
     /// Takes note of a record.
     pub(super) fn note(&self, noted: &Noted<'_>) {
         match noted.agent {

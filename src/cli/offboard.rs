@@ -19,11 +19,19 @@ pub(super) struct OffboardArgs {
     /// Why, for the record and the receipt
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Also forget what the daemon remembers of the agent's use: when it was seen, its tokens and its audiences. The
+    /// records of the audit log stay, since each is chained to the next
+    #[arg(long)]
+    remove_usage: bool,
 }
 
 /// Prints the receipt on standard output, and what it says and what is left to do on standard error.
 pub(super) async fn run(common: &CommonArgs, arguments: &OffboardArgs) -> Result<ExitCode, CliError> {
-    let request = OffboardRequest { name: arguments.name.clone(), reason: arguments.reason.clone() };
+    let request = OffboardRequest {
+        name: arguments.name.clone(),
+        reason: arguments.reason.clone(),
+        remove_usage: arguments.remove_usage,
+    };
     let path = "/v1/agents/offboard";
     let reply = client::post::<OffboardResponse>(&common.admin_socket, path, &request).await?;
     if common.json {

@@ -157,6 +157,10 @@ pub(super) fn receipt_lines(claims: &ReceiptClaims) -> Vec<(&'static str, String
     if claims.destroyed.credentials.is_empty() && claims.destroyed.keys.is_empty() {
         lines.push(("destroyed", "nothing was left".to_owned()));
     }
+    if claims.destroyed.usage {
+        let text = "what the daemon remembered of its use; the audit log keeps its records".to_owned();
+        lines.push(("forgotten", text));
+    }
     for credential in &claims.shared_credentials {
         let tenant = credential.tenant.as_ref().map(|tenant| format!(" of tenant {tenant}"));
         let text = format!("credential {}{}, which is shared", credential.name, tenant.unwrap_or_default());

@@ -32,7 +32,7 @@ impl IdentityService {
         admin: &RootAdmin,
         request: OffboardRequest,
     ) -> Result<OffboardResponse, AdminError> {
-        let OffboardRequest { name, reason } = request;
+        let OffboardRequest { name, reason, remove_usage } = request;
         if !is_tenant_name(&name) {
             return Err(InvalidRequest::new("name must be an agent's name").into());
         }
@@ -44,7 +44,7 @@ impl IdentityService {
         if !is_known {
             return Err(AdminError::UnknownAgent);
         }
-        let offboarded = self.offboard_known(admin, (&name, &scope), reason);
+        let offboarded = self.offboard_known(admin, (&name, &scope), reason, remove_usage);
         self.within_budget(admin, StateCommand::Offboard, offboarded).await
     }
 
@@ -53,6 +53,7 @@ impl IdentityService {
         admin: &RootAdmin,
         (name, scope): (&str, &Scope),
         reason: String,
+        remove_usage: bool,
     ) -> Result<OffboardResponse, AdminError> {
         self.audit.ensure_writable()?;
         let issuer_state = self.ready_issuer()?;
@@ -64,6 +65,9 @@ impl IdentityService {
         let shared = entry.map(|entry| self.shared_credentials(entry)).unwrap_or_default();
         let tenant = entry.and_then(|entry| entry.tenant.as_deref());
         self.record_offboarding(admin, (name, tenant), &destroyed, &shared).await;
+        if remove_usage {
+            self.audit.activity().forget(name);
+        }
         let revocation = self.deps.revocations.current().get(scope).map(|revocation| RevocationClaim {
             epoch: revocation.epoch,
             at: revocation.revoked_at.as_secs(),
@@ -80,7 +84,7 @@ impl IdentityService {
             erasure: destroyed.erasure.as_ref().map(erasure_claim),
             counter_certification: None,
             earlier_erasures: destroyed.earlier.iter().map(erasure_claim).collect(),
-            destroyed: destroyed_claim(&destroyed),
+            destroyed: DestroyedClaim { usage: remove_usage, ..destroyed_claim(&destroyed) },
             shared_credentials: shared.clone(),
         };
         let receipt = self.sign_receipt(&issuer_state, claims).await.map_err(AdminError::NoReceipt)?;
@@ -155,6 +159,7 @@ fn destroyed_claim(destroyed: &DestroyedCredentials) -> DestroyedClaim {
     DestroyedClaim {
         credentials: destroyed.credentials.iter().map(credential).collect(),
         keys: destroyed.erasure.iter().map(|_| DestroyedKey::KeyEncryptionKey).collect(),
+        usage: false,
     }
 }
 

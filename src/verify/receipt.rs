@@ -73,6 +73,9 @@ pub struct DestroyedClaim {
     pub credentials: Vec<DestroyedCredentialClaim>,
     /// The agent's own keys.
     pub keys: Vec<DestroyedKey>,
+    /// Whether the daemon forgot what it remembered of the agent's use. The audit log keeps its records.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub usage: bool,
 }
 
 /// A credential that was destroyed.

@@ -12,6 +12,10 @@ pub struct OffboardRequest {
     /// Why, for the record and the receipt; at most 512 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Forgets what the daemon remembers of the agent's use: when it was seen, its tokens and its audiences. The records
+    /// of the audit log stay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remove_usage: bool,
 }
 
 /// `200` of `POST /v1/agents/offboard`.

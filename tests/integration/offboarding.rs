@@ -376,6 +376,14 @@ fn agents_without_credentials_and_unknown_ones() {
     host.start();
     let stated = claims(&offboard(&host, "a").0);
     assert_eq!(stated.get("sub"), None);
+    // What is remembered of the use of another agent goes with it, if asked.
+    released(&host, "b", "github");
+    let seen = || host.admin().get("/v1/agents/b").json()["activity"]["last_seen"].is_string();
+    assert!(seen());
+    let request = json!({ "name": "b", "remove_usage": true });
+    let answer = host.admin().post("/v1/agents/offboard", &request);
+    assert_eq!(claims(answer.json()["receipt"].as_str().unwrap())["destroyed"]["usage"], true);
+    assert!(!seen());
 }
 
 #[test]

@@ -50,7 +50,7 @@ part_1() {
     say "Offboarding, with a receipt that is verified without the daemon"
     expect "to do: remove agent courier" sh -c 'hostbadge agent offboard courier >/root/receipt'
     hostbadge export jwks >/root/jwks
-    expect "valid" hostbadge verify receipt /root/receipt --jwks /root/jwks --agent courier
+    expect "VALID" hostbadge verify receipt /root/receipt --jwks /root/jwks --agent courier
     expect "is revoked" own_value courier
     expect "of-keeper" own_value keeper
     cut_power_and_continue
