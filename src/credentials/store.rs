@@ -122,7 +122,15 @@ impl CredentialStore {
         *host = Some(Host { keystore: keystore.clone(), id: host_id.to_owned() });
         let rows = self.read().await?;
         let digest = rows.as_ref().map(CredentialRows::digest);
-        keystore.verify_database(StateDatabase::Credentials, digest.as_ref()).await?;
+        let verified = keystore.verify_database(StateDatabase::Credentials, digest.as_ref()).await;
+        if let Err(error) = verified {
+            // A crash came after the first change had created the database and before it had rows.
+            if rows != Some(CredentialRows::default()) {
+                return Err(error.into());
+            }
+            let not_listed = keystore.verify_database(StateDatabase::Credentials, None).await;
+            not_listed.map_err(|_| error)?;
+        }
         self.activate(&keystore, rows.unwrap_or_default()).await
     }
 

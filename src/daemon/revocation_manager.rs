@@ -108,9 +108,9 @@ impl RevocationManager {
             self.startup.complete();
             tokio::time::sleep(RETRY_DELAY).await;
         }
+        invocation_watcher::resume(&self.deps.invocations).await;
         // Before the first request: a crash may have come before a revoked key was destroyed.
         self.deps.issuer.apply_revocations(&revocations.current());
-        invocation_watcher::resume(&self.deps.invocations).await;
         self.startup.complete();
         let mut reported = None;
         loop {

@@ -131,7 +131,7 @@ impl Error {
     /// The code of the refusal, if this keeps a token from being issued.
     pub(super) fn refusal_code(&self) -> ErrorCode {
         match self {
-            Error::NoTenantKey(_) | Error::KeyRevoked(_) | Error::NoStatus(_) => {
+            Error::NoTenantKey(_) | Error::NoStatus(_) | Error::KeyRevoked(_) => {
                 ErrorCode::TemporarilyUnavailable
             }
             _ => ErrorCode::ServerError,
@@ -151,8 +151,8 @@ impl Error {
             Error::OpenTpm(_)
             | Error::NoRsaKey
             | Error::NoTenantKey(_)
-            | Error::KeyRevoked(_)
             | Error::NoStatus(_)
+            | Error::KeyRevoked(_)
             | Error::TooManyTenants { .. }
             | Error::Task(_) => ErrorClass::Unavailable,
             Error::InvalidFile { .. }

@@ -48,6 +48,7 @@ mod signal_error;
 mod signals;
 mod single_use;
 mod status;
+mod status_list_cache;
 mod status_lists;
 mod streams;
 mod tenants;
