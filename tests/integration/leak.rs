@@ -104,6 +104,8 @@ fn a_leaked_token_is_followed_through_the_audit_log_and_revoked() {
 
     let (again, status) = self::report(&host, &[], &token);
     assert_eq!((&again["revoked"][0]["outcome"], status), (&json!("already-revoked"), Some(0)), "{again}");
+    let last = again["later"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["event"], &last["jti"]), (&json!("token-revoked"), &again["jti"]), "{again}");
     assert!(again["revoked_before"].as_str().is_some_and(|reason| reason.contains("revoked")), "{again}");
 }
 
