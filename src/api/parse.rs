@@ -232,6 +232,7 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
             "before" => parsed.start = PageStart::Before(number()?),
             "agent" => parsed.agent = Some(value.into_owned()),
             "tenant" => parsed.tenant = Some(value.into_owned()),
+            "jti" => parsed.jti = Some(value.into_owned()),
             "event" => {
                 let unknown = || {
                     let name = value.escape_debug();
@@ -243,7 +244,7 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
             "until" => parsed.until = Some(time()?),
             _ => {
                 return Err(InvalidRequest::new(
-                    "the query may have after= or before=, limit=, agent=, tenant=, event=, since= and \
+                    "the query may have after= or before=, limit=, agent=, tenant=, event=, jti=, since= and \
                      until=",
                 ));
             }

@@ -297,6 +297,16 @@ impl Audit {
         self.write(&Record::for_tenant_event(event, tenant, detail, self.clock.now())).await
     }
 
+    /// Records an event of the daemon that concerns one token.
+    pub async fn record_token_event(
+        &self,
+        event: Event,
+        jti: &str,
+        detail: &str,
+    ) -> Result<(), AuditUnavailable> {
+        self.write(&Record::for_token_event(event, jti, detail, self.clock.now())).await
+    }
+
     /// Records a step in the life of an issuing key, of a tenant or of none.
     pub async fn record_key_event(
         &self,

@@ -343,6 +343,16 @@ impl<'a> Record<'a> {
         Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
     }
 
+    /// An event without a caller that concerns one token.
+    pub(super) fn for_token_event(
+        event: Event,
+        jti: &'a str,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record { jti: Some(name(jti)), ..Record::for_event(event, detail, time) }
+    }
+
     /// An event of an issuing key, of a tenant or of none.
     pub(super) fn for_key_event(
         event: Event,

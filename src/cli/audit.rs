@@ -59,6 +59,10 @@ pub(super) struct TailArgs {
     #[arg(long, value_name = "EVENT")]
     event: Option<String>,
 
+    /// Only records about the token with this identifier
+    #[arg(long, value_name = "JTI")]
+    jti: Option<String>,
+
     /// Only records from this time on: a time in UTC, such as 2026-11-26T10:00:00Z, or an age, such as 2h
     ///
     /// The search ends at the first record that is more than an hour older, so records that were made with a
@@ -182,6 +186,7 @@ impl TailArgs {
             ("agent", &self.agent),
             ("tenant", &self.tenant),
             ("event", &self.event),
+            ("jti", &self.jti),
             ("since", &since),
             ("until", &until),
         ];

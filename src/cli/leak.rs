@@ -180,7 +180,7 @@ fn print(report: &LeakResponse) -> Result<(), CliError> {
     }
     let left_out = report.later_count - report.later.len().min(MAX_PRINTED).min(report.later_count);
     if left_out > 0 {
-        table.add("", format!("{} earlier: hostbadge audit tail", counted(left_out, "record")));
+        table.add("", format!("{} earlier: see hostbadge audit tail --jti", counted(left_out, "record")));
     }
     for record in last(&report.refusals) {
         table.add("refused", format_record(record));

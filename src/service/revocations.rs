@@ -115,7 +115,7 @@ impl IdentityService {
                     self.note_revoked(&token);
                 }
                 let done = format!("{} revoked the token {jti}{}", admin.id(), because(&reason));
-                self.record_revocation(Event::TokenRevoked, None, &done).await?;
+                self.audit.record_token_event(Event::TokenRevoked, &jti, &done).await?;
                 return Ok(response("token", &jti, outcome.into()));
             }
         };

@@ -104,6 +104,8 @@ fn a_leaked_token_is_followed_through_the_audit_log_and_revoked() {
 
     let (again, status) = self::report(&host, &[], &token);
     assert_eq!((&again["revoked"][0]["outcome"], status), (&json!("already-revoked"), Some(0)), "{again}");
+    let is_revocation = |one: &&Value| one["event"] == "token-revoked" && one["jti"] == again["jti"];
+    assert_eq!(again["later"].as_array().unwrap().iter().filter(is_revocation).count(), 1, "{again}");
     assert!(again["revoked_before"].as_str().is_some_and(|reason| reason.contains("revoked")), "{again}");
 }
 

@@ -178,9 +178,10 @@ fn queries_of_agents_and_their_life_cycle_are_checked() {
 
 #[test]
 fn audit_queries_name_what_is_wrong() {
-    let (query, limit) = audit_query("after=7&limit=3&event=token-issued&agent=a%20b&tenant=t").unwrap();
+    let (query, limit) =
+        audit_query("after=7&limit=3&event=token-issued&agent=a%20b&tenant=t&jti=j").unwrap();
     assert_eq!((query.start, limit), (PageStart::After(7), 3));
-    assert_eq!(query.tenant.as_deref(), Some("t"));
+    assert_eq!((query.tenant.as_deref(), query.jti.as_deref()), (Some("t"), Some("j")));
     assert_eq!((query.agent.as_deref(), query.event), (Some("a b"), Some(Event::TokenIssued)));
     let (query, limit) = audit_query("before=7&since=2026-11-26T10:00:00Z").unwrap();
     assert_eq!((query.start, limit), (PageStart::Before(7), DEFAULT_AUDIT_RECORDS));
