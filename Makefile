@@ -54,6 +54,7 @@ bench: deps ## measure the time and memory of tokens and credentials, and TPM op
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench credentials
 	$(CARGO) bench --locked --bench revocation
+	$(CARGO) bench --locked --bench status_lists
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
 

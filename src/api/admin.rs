@@ -162,7 +162,7 @@ impl AdminApi {
         };
         let uri = request.uri().clone();
         let (route, name) = match routes::find(ROUTES, request.method(), uri.path()) {
-            RouteMatch::Found(route, name) => (route, name),
+            RouteMatch::Found(route, [name, _]) => (route, name),
             RouteMatch::WrongMethod(allow) => return reply::method_not_allowed(allow),
             RouteMatch::NotFound => return reply::not_found(),
         };

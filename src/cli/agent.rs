@@ -187,6 +187,11 @@ fn format_grant(grant: &AgentGrant) -> String {
     if let Some(mode) = grant.posture {
         text += &format!(", posture {mode}");
     }
+    match grant.status_list {
+        Some(true) => text += ", with a status",
+        Some(false) => text += ", without a status",
+        None => {}
+    }
     text += &format_limits(grant.expires, grant.hours.as_ref());
     text += &format_role(grant.role.as_ref());
     format!("{text}: {}", grant.scopes.join(" "))

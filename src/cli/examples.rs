@@ -76,11 +76,13 @@ pub(super) const ENROLL: &str = "Examples:
 pub(super) const EXPORT: &str = "Examples:
   hostbadge export jwks --output jwks.json
   hostbadge export discovery --output openid-configuration.json
-  hostbadge export bundle --output bundle.json";
+  hostbadge export bundle --output bundle.json
+  hostbadge export status-list /srv/id.example.org/v1/status-list";
 
 pub(super) const VERIFY: &str = "Examples:
   hostbadge verify token - --jwks jwks.json --audience https://api.example.com < token.jwt
   hostbadge verify token eyJ... --jwks jwks.json --issuer https://example.org --json
+  hostbadge verify token - --jwks jwks.json --status-list list.jwt < token.jwt
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log";
 

@@ -103,6 +103,10 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     if let Some(stored) = status.credentials.stored.filter(|stored| *stored > 0) {
         table.add("credentials", format!("{stored} sealed"));
     }
+    if status.status_lists.lists > 0 {
+        let lists = counted(status.status_lists.lists, "status list");
+        table.add("tokens", format!("{} in {lists}", status.status_lists.tokens));
+    }
     if let Some(problem) = &status.admin_group.problem {
         table.add("admin group", format!("{}: {problem}", status.admin_group.name));
     }

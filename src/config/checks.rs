@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::durations::{DAY, HOUR, YEAR};
-use super::sections::{CertificatesSection, KeysSection, LimitsSection, SealSection};
+use super::sections::{CertificatesSection, KeysSection, LimitsSection, SealSection, TokensSection};
 
 /// SPIFFE-ID section 2.1: lower-case letters, digits, dots, dashes and underscores; at most 80
 /// characters.
@@ -48,6 +48,16 @@ pub(super) fn check_keys(keys: &KeysSection) -> Vec<String> {
         );
     }
     errors
+}
+
+pub(super) fn check_tokens(tokens: &TokensSection) -> Vec<String> {
+    let ttl = tokens.status_list_ttl;
+    if ttl < Duration::from_secs(10) || ttl > HOUR || ttl.subsec_nanos() != 0 {
+        let message =
+            "tokens.status_list_ttl must be from \"10s\" to \"1h\", in whole seconds; the default is \"5m\"";
+        return vec![message.into()];
+    }
+    Vec::new()
 }
 
 pub(super) fn check_certificates(certificates: &CertificatesSection) -> Vec<String> {

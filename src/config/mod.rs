@@ -22,7 +22,9 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 pub use audit::{AuditSection, KeepLimits};
-use checks::{check_certificates, check_issuer, check_keys, check_limits, check_seal, check_trust_domain};
+use checks::{
+    check_certificates, check_issuer, check_keys, check_limits, check_seal, check_tokens, check_trust_domain,
+};
 pub use dev::{dev_config_path, init_dev_dir};
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
@@ -34,7 +36,8 @@ pub use posture::{PostureMode, PostureSection};
 pub use schema::{Key, Kind};
 pub use sections::{
     AdminSection, AgentsSection, CertificatesSection, ChangeSection, ClockSection, KeysSection,
-    LimitsSection, LogLevel, LogSection, LogTarget, Paths, RequiredAdministrators, SealSection, TpmSection,
+    LimitsSection, LogLevel, LogSection, LogTarget, Paths, RequiredAdministrators, SealSection,
+    TokensSection, TpmSection,
 };
 pub use signals::SignalSection;
 use signals::check_signals;
@@ -63,6 +66,8 @@ pub struct Config {
     pub tpm: TpmSection,
     /// The table `[keys]`.
     pub keys: KeysSection,
+    /// The table `[tokens]`.
+    pub tokens: TokensSection,
     /// The table `[certificates]`.
     pub certificates: CertificatesSection,
     /// The table `[clock]`.
@@ -105,6 +110,8 @@ struct ConfigFile {
     tpm: TpmSection,
     #[serde(default)]
     keys: OptionalSpan<KeysSection>,
+    #[serde(default)]
+    tokens: OptionalSpan<TokensSection>,
     #[serde(default)]
     certificates: OptionalSpan<CertificatesSection>,
     #[serde(default)]
@@ -217,6 +224,7 @@ impl Config {
             run: absolute_or_default(config_file.paths.run, paths.run),
         };
         let keys = config_file.keys.checked(&source, check_keys, &mut diagnostics);
+        let tokens = config_file.tokens.checked(&source, check_tokens, &mut diagnostics);
         let certificates = config_file.certificates.checked(&source, check_certificates, &mut diagnostics);
         let seal = config_file.seal.checked(&source, check_seal, &mut diagnostics);
         let limits = config_file.limits.checked(&source, check_limits, &mut diagnostics);
@@ -237,6 +245,7 @@ impl Config {
             policy: config_file.policy,
             tpm: config_file.tpm,
             keys,
+            tokens,
             certificates,
             clock: config_file.clock,
             seal,

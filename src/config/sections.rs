@@ -86,6 +86,17 @@ pub struct KeysSection {
     pub publish_before: Duration,
 }
 
+/// The table `[tokens]`: access tokens and JWT-SVIDs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokensSection {
+    /// Whether tokens have a status in a status list, unless their grant says otherwise. Default: no.
+    pub status_list: bool,
+    /// How long a relying party may keep a status list, from 10 s to 1 h. Default: 5 m.
+    #[serde(deserialize_with = "duration")]
+    pub status_list_ttl: Duration,
+}
+
 /// The table `[certificates]`: X.509-SVIDs of agents.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -231,6 +242,12 @@ impl Default for TpmSection {
 impl Default for KeysSection {
     fn default() -> Self {
         KeysSection { rotate_every: DAY * 30, publish_before: DAY }
+    }
+}
+
+impl Default for TokensSection {
+    fn default() -> Self {
+        TokensSection { status_list: false, status_list_ttl: Duration::from_secs(300) }
     }
 }
 

@@ -23,6 +23,7 @@ use super::servers::{self, ServersHandle};
 use super::signals::{Request, Signals};
 use super::sockets::open_sockets;
 use super::startup::Startup;
+use super::status_list_manager::{self, StatusListHandle};
 use super::storage::Storage;
 use super::swtpm_supervisor::{self, SwtpmHandle};
 use super::tpm_ext::shut_down_tpm;
@@ -81,6 +82,7 @@ struct App {
     clock_monitor: ClockMonitorHandle,
     credentials: CredentialHandle,
     revocations: RevocationHandle,
+    status_lists: StatusListHandle,
     activity: ActivityHandle,
     posture: PostureHandle,
     servers: ServersHandle,
@@ -110,6 +112,7 @@ impl App {
             clock_monitor::spawn(parts.clock_state.clone(), audit.clone(), parts.agents(), latest_time);
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
         let revocations = revocation_manager::spawn(parts.revocation_deps(&issuer), &mut startup);
+        let status_lists = status_list_manager::spawn(parts.status_lists(), &mut startup);
         let activity = activity_loader::spawn(parts.activity_deps(&config));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
@@ -128,6 +131,7 @@ impl App {
             clock_monitor,
             credentials,
             revocations,
+            status_lists,
             activity,
             posture,
             servers,
@@ -185,6 +189,7 @@ impl App {
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
         self.revocations.stop().await;
+        self.status_lists.stop().await;
         tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());
         let tpm = tpm.borrow().clone();
         // An error of one does not keep the other from being stopped.

@@ -44,6 +44,7 @@ mod servers;
 mod signals;
 mod sockets;
 mod startup;
+mod status_list_manager;
 mod storage;
 mod swtpm_supervisor;
 mod tpm_ext;

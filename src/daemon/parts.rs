@@ -19,6 +19,7 @@ use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
 use crate::revocation::Revocations;
+use crate::revocation::status::StatusLists;
 use crate::service::{ServiceDeps, log_faults};
 use crate::tpm::TpmConfig;
 
@@ -33,6 +34,7 @@ pub(super) struct Parts {
     federation: Federation,
     credentials: CredentialStore,
     revocations: Revocations,
+    status_lists: StatusLists,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
     enrollment: Enrollment,
@@ -61,6 +63,12 @@ impl Parts {
             clock_state: ClockState::new(clock.clone()),
             credentials: CredentialStore::new(&paths.state, clock.clone()),
             revocations: Revocations::new(&paths.state, clock.clone()),
+            status_lists: StatusLists::new(
+                &paths.state,
+                clock.clone(),
+                config.tokens.status_list,
+                config.tokens.status_list_ttl,
+            ),
             clock,
             agents,
             policies,
@@ -139,6 +147,11 @@ impl Parts {
         }
     }
 
+    /// The status lists.
+    pub fn status_lists(&self) -> StatusLists {
+        self.status_lists.clone()
+    }
+
     /// For the activity loader.
     pub fn activity_deps(&self, config: &Config) -> ActivityDeps {
         ActivityDeps {
@@ -188,6 +201,7 @@ impl Parts {
             credentials: self.credentials,
             revocations: self.revocations,
             signals: config.signals.clone(),
+            status_lists: self.status_lists.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,
@@ -200,6 +214,7 @@ impl Parts {
             tpm: issuer.tpm.clone(),
             blocked_reason: issuer.blocked_reason.clone(),
             tpm_signer: TpmSigner {
+                statuses: self.status_lists,
                 queue: FairQueue::default(),
                 tpm: issuer.tpm.clone(),
                 rsa_blocked_reason: issuer.rsa_blocked_reason.clone(),

@@ -8,6 +8,7 @@ use ring::error::{KeyRejected, Unspecified};
 use crate::clock::Timestamp;
 use crate::error_class::ErrorClass;
 use crate::policy::ErrorCode;
+use crate::revocation::status::AssignError;
 use crate::{enroll, keystore, store, tpm, verify};
 
 /// A failure of this module.
@@ -88,6 +89,9 @@ pub enum Error {
         /// Some of the tenants that have none.
         unserved: String,
     },
+    /// A token gets no index in a status list, which its grant demands.
+    #[error(transparent)]
+    NoStatus(AssignError),
     /// A public key of this host is not usable as a JWK.
     #[error("a public key of this host is not valid: {0}")]
     InvalidJwk(#[source] verify::Error),
@@ -121,7 +125,7 @@ impl Error {
     /// The code of the refusal, if this keeps a token from being issued.
     pub(super) fn refusal_code(&self) -> ErrorCode {
         match self {
-            Error::NoTenantKey(_) => ErrorCode::TemporarilyUnavailable,
+            Error::NoTenantKey(_) | Error::NoStatus(_) => ErrorCode::TemporarilyUnavailable,
             _ => ErrorCode::ServerError,
         }
     }
@@ -139,6 +143,7 @@ impl Error {
             Error::OpenTpm(_)
             | Error::NoRsaKey
             | Error::NoTenantKey(_)
+            | Error::NoStatus(_)
             | Error::TooManyTenants { .. }
             | Error::Task(_) => ErrorClass::Unavailable,
             Error::InvalidFile { .. }

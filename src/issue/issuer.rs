@@ -18,7 +18,7 @@ use super::rsa::RsaSigningKey;
 use crate::agents::TokenTyp;
 use crate::clock::{Clock, ClockSync, Timestamp};
 use crate::policy::Signer;
-use crate::verify::Jwk;
+use crate::verify::{Jwk, STATUS_LIST_TYP};
 
 /// Everything that issuing needs. It never changes: each step of a key schedule makes a new one.
 #[derive(Debug)]
@@ -45,6 +45,7 @@ pub struct IssuerKeys {
     published: Vec<Jwk>,
     headers: HeadersOfKey,
     wit_svid: SigningHeader,
+    status_list: SigningHeader,
     documents: IssuerDocuments,
     reports: Vec<KeyReport>,
 }
@@ -88,6 +89,7 @@ impl IssuerKeys {
         Ok(IssuerKeys {
             headers: HeadersOfKey::new(|typ| SigningHeader::for_memory_key(issuing_key.jwk(), typ))?,
             wit_svid: SigningHeader::for_wit_svid(issuing_key.jwk())?,
+            status_list: SigningHeader::for_memory_key(issuing_key.jwk(), STATUS_LIST_TYP)?,
             issuer,
             issuing_key,
             published,
@@ -117,6 +119,10 @@ impl IssuerKeys {
 
     pub(super) fn wit_svid_header(&self) -> &SigningHeader {
         &self.wit_svid
+    }
+
+    pub(super) fn status_list_header(&self) -> &SigningHeader {
+        &self.status_list
     }
 }
 

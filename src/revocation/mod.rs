@@ -22,6 +22,7 @@ mod nonces;
 mod record;
 mod scope;
 mod set;
+pub mod status;
 mod tokens;
 mod writer;
 

@@ -249,6 +249,7 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             },
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
+            status_list: grant.status_list,
             expires: grant.limits.expires,
             hours: grant.limits.hours.as_ref().map(ToString::to_string),
             role: grant.role.map(str::to_owned),

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::bundle_cache::BundleCache;
 use super::command_budget::CommandBudget;
+use super::status_lists::StatusListCache;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
@@ -20,6 +21,7 @@ use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, MarkQuota, Policies};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
 use crate::revocation::Revocations;
+use crate::revocation::status::StatusLists;
 use crate::tpm::{Tpm, TpmState};
 use crate::wire::status::TpmDescription;
 
@@ -39,6 +41,8 @@ pub struct ServiceDeps {
     pub revocations: Revocations,
     /// The issuers whose signals revoke.
     pub signals: Vec<SignalSection>,
+    /// Which index each token has in the status lists.
+    pub status_lists: StatusLists,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.
@@ -92,6 +96,7 @@ pub struct IdentityService {
     /// As in `deps`, with the write mode of this clone.
     pub(super) audit: Audit,
     pub(super) bundle_cache: Arc<BundleCache>,
+    pub(super) status_list_cache: Arc<StatusListCache>,
     pub(super) started: Timestamp,
     /// The administrators' commands that changed protected state.
     pub(super) command_budget: Arc<CommandBudget>,
@@ -107,6 +112,7 @@ impl IdentityService {
             audit: deps.audit.clone(),
             started: deps.clock.now(),
             bundle_cache: Arc::default(),
+            status_list_cache: Arc::default(),
             command_budget: Arc::default(),
             workers: WorkerHealth::default(),
             mark_quota: Arc::new(MarkQuota::new(deps.clock.boot_time())),

@@ -46,6 +46,7 @@ mod signal_error;
 mod signals;
 mod single_use;
 mod status;
+mod status_lists;
 mod streams;
 mod tenants;
 mod tokens;
@@ -67,6 +68,7 @@ pub use reload::log_faults;
 pub use requests::JwtSvidParams;
 pub use signal_error::SignalError;
 pub use signals::read_signal_keys;
+pub use status_lists::StatusListDocument;
 pub use streams::{BundleVersion, CallerCheck, IdentityInputs};
 pub use worker_health::WorkerHealth;
 

@@ -10,7 +10,7 @@ use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
     AdminGroupStatus, AgentsStatus, AuditStatus, CredentialsStatus, FederationStatus, HostNames,
-    JournalStatus, PoliciesStatus, StatusResponse, TpmStatus, WorkersStatus,
+    JournalStatus, PoliciesStatus, StatusListsStatus, StatusResponse, TpmStatus, WorkersStatus,
 };
 
 impl IdentityService {
@@ -50,6 +50,10 @@ impl IdentityService {
             },
             agents: AgentsStatus { activity: Some(activity), ..self.agents_status() },
             policies: PoliciesStatus::from(&deps.policies.status()),
+            status_lists: {
+                let report = deps.status_lists.report();
+                StatusListsStatus { lists: report.lists, tokens: report.tokens, problem: report.problem }
+            },
             admin_group: AdminGroupStatus {
                 name: deps.admin_policy.admin_group.clone(),
                 gid: deps.admin_policy.group_number().ok(),

@@ -144,7 +144,7 @@ impl IdentityService {
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(agent))?;
         self.check_live_tokens(agent, permit.ttl())?;
         if permit.signer() == Signer::Issuing {
-            return Ok(issuer_state.mint_token(permit, self.deps.clock.now())?);
+            return Ok(issuer_state.mint_token(permit, &self.deps.status_lists, self.deps.clock.now())?);
         }
         let (agent, audience, policies) = (agent.clone(), permit.audience().to_owned(), permit.policy());
         self.check_rate(RateLimitKey::TpmSign(agent.name().clone()), Some(&peer))
@@ -179,7 +179,10 @@ impl IdentityService {
             }
             match policy::decide_jwt_svid(agent, &circumstances, &request.audiences) {
                 Ok(permit) => match self.check_live_tokens(permit.agent(), permit.ttl()) {
-                    Ok(()) => svids.push(issuer_state.mint_jwt_svid(permit, self.deps.clock.now())?),
+                    Ok(()) => {
+                        let (statuses, now) = (&self.deps.status_lists, self.deps.clock.now());
+                        svids.push(issuer_state.mint_jwt_svid(permit, statuses, now)?);
+                    }
                     Err(rejection) => first_refusal = first_refusal.or(Some(rejection.refusal)),
                 },
                 Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),

@@ -15,6 +15,7 @@ impl IdentityService {
             self.credentials_warning(),
             self.freeze_warning(),
             self.revocations_warning(),
+            self.status_lists_warning(),
         ];
         warnings.into_iter().flatten().collect()
     }
@@ -98,6 +99,10 @@ impl IdentityService {
         }
         let fault = revocations.store_fault()?;
         Some(format!("revocations are in effect, but would not survive a restart: {fault}"))
+    }
+
+    fn status_lists_warning(&self) -> Option<String> {
+        self.deps.status_lists.report().problem.map(|problem| format!("status lists: {problem}"))
     }
 
     fn credentials_warning(&self) -> Option<String> {

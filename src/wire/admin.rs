@@ -143,6 +143,9 @@ pub struct AgentGrant {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// Whether the tokens have a status in a status list; absent where the host's configuration decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_list: Option<bool>,
     /// When it ends; absent where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,

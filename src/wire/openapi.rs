@@ -124,6 +124,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::HealthResponse>();
     responses.subschema_for::<agent::IntrospectionResponse>();
     responses.subschema_for::<agent::NonceResponse>();
+    responses.subschema_for::<agent::StatusListsResponse>();
     responses.subschema_for::<agent::TokenResponse<'_>>();
     responses.subschema_for::<agent::UseNonceResponse>();
     responses.subschema_for::<agent::WhoamiResponse>();

@@ -56,6 +56,8 @@ pub struct StatusResponse {
     pub policies: PoliciesStatus,
     /// The sealed credentials.
     pub credentials: CredentialsStatus,
+    /// The status lists of tokens.
+    pub status_lists: StatusListsStatus,
     /// The group of administrators.
     pub admin_group: AdminGroupStatus,
     /// The bundles of other trust domains.
@@ -83,6 +85,18 @@ pub struct CredentialsStatus {
     pub stored: Option<usize>,
     /// Why they are not available; `null` where they are.
     pub blocked_reason: Option<String>,
+}
+
+/// The status lists of tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StatusListsStatus {
+    /// Number of lists.
+    pub lists: usize,
+    /// Tokens that have an index in one.
+    pub tokens: usize,
+    /// What an administrator should know; `null` if there is nothing.
+    pub problem: Option<String>,
 }
 
 /// The policies in force and the last reading of their directory.

@@ -59,6 +59,7 @@ mod script_agents;
 mod secrets_in_memory;
 mod signals;
 mod signing_chain;
+mod status_lists;
 mod systemd;
 mod tenants;
 mod tokens;
