@@ -83,6 +83,8 @@ pub(super) struct Noted<'a> {
     pub(super) subject: Option<&'a AuthenticatedAgent>,
 }
 
+/// The detail of an introspection that used an active token up.
+const USED_UP: &str = "and used it up";
 /// The detail of a release to a service manager.
 const LOADED: &str = "loaded by the service manager for the unit";
 
@@ -273,7 +275,10 @@ impl<'a> Record<'a> {
             tenant: requester.entry().tenant.as_deref().map(name),
             jti: introspection.jti.as_deref().map(name),
             active: Some(introspection.active),
-            detail: introspection.inactive_reason.as_deref().map(from_caller),
+            detail: match &introspection.inactive_reason {
+                Some(reason) => Some(from_caller(reason)),
+                None => introspection.is_used_up.then(|| described(USED_UP)),
+            },
             peer: Some(requester.peer()),
             ..Record::new(Event::Introspected, time)
         }

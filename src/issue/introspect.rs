@@ -28,6 +28,8 @@ pub struct Introspection {
     pub inactive_reason: Option<String>,
     /// The token's identifier, for the audit log; `None` if the token could not be verified.
     pub jti: Option<String>,
+    /// Whether this introspection used the token up.
+    pub is_used_up: bool,
 }
 
 impl Introspection {
@@ -48,6 +50,7 @@ impl Introspection {
             claims: None,
             inactive_reason: Some(reason),
             jti: None,
+            is_used_up: false,
         }
     }
 }
@@ -95,6 +98,7 @@ impl IssuerState {
                 claims: Some(verified.raw_claims),
                 inactive_reason: None,
                 jti: None,
+                is_used_up: false,
             },
         };
         response.jti = Some(verified.claims.jti);

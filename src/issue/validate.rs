@@ -62,6 +62,14 @@ impl IssuerState {
                 return Ok(Introspection { jti, ..Introspection::inactive(reason) });
             }
         }
-        Ok(Introspection { active: true, token_type: None, claims: Some(claims), inactive_reason: None, jti })
+        let claims = Some(claims);
+        Ok(Introspection {
+            active: true,
+            token_type: None,
+            claims,
+            inactive_reason: None,
+            jti,
+            is_used_up: false,
+        })
     }
 }

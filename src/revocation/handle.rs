@@ -9,11 +9,10 @@ use ring::hmac;
 use tokio::sync::watch;
 
 use super::error::Error;
-use super::nonces::{KEY_LABEL, mark_expires};
 use super::record::{EndedInvocation, Revocation, lapses_after};
 use super::scope::{Scope, ScopeKind};
 use super::set::{IssuedToken, RevocationSet};
-use super::tokens::{TokenKey, TokenTable};
+use super::tokens::{NONCE_KEY_LABEL, TokenKey, TokenTable, mark_expires};
 use super::writer::{self, Batch, Pending, Writer};
 use super::{BATCH_INTERVAL, MAX_ENDED, MAX_SCOPES, MAX_TOKENS};
 use crate::clock::{Clock, SettledClock, Timestamp};
@@ -113,7 +112,8 @@ impl Revocations {
     /// [`Error::Damaged`], [`Error::Keystore`] for a database that is not the latest. Nothing is issued then.
     pub(crate) async fn open(&self, keystore: Arc<Keystore>) -> Result<(), Error> {
         let mut writer = self.0.writer.lock().await;
-        let nonce_key = hmac::Key::new(hmac::HMAC_SHA256, keystore.derived_key(KEY_LABEL).await.as_slice());
+        let nonce_key =
+            hmac::Key::new(hmac::HMAC_SHA256, keystore.derived_key(NONCE_KEY_LABEL).await.as_slice());
         self.0.nonce_key.store(Some(Arc::new(nonce_key)));
         let rows = writer.open(&self.0.path, keystore).await?;
         self.load(rows);

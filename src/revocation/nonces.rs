@@ -21,11 +21,7 @@ use crate::clock::Timestamp;
 
 /// How long a nonce is valid.
 pub const NONCE_TTL: Duration = Duration::from_secs(300);
-/// A mark of a use is kept this much longer than what was used is valid, because the clock may be adjusted.
-const MARK_SLACK: Duration = Duration::from_secs(120);
 
-/// The label of the MAC key in the keystore.
-pub(super) const KEY_LABEL: &str = "nonces 1";
 /// Begins the name under which the use of a nonce is stored. No `jti` of this host has a colon.
 const NAME_START: &str = "nonce:";
 
@@ -60,11 +56,6 @@ pub enum InvalidNonce {
 struct MadeNonce {
     expires: Timestamp,
     epoch: u64,
-}
-
-/// The time until which the mark of a use is kept, of what is valid until `expires`.
-pub(super) fn mark_expires(expires: Timestamp) -> Timestamp {
-    expires.after(MARK_SLACK)
 }
 
 impl Revocations {

@@ -1,6 +1,7 @@
 //! Single tokens: those that are revoked, and those that were used once.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::digest::sha256;
@@ -27,6 +28,16 @@ impl TokenKey {
     pub(crate) fn to_bytes(self) -> [u8; 16] {
         self.0
     }
+}
+
+/// The label of the key in the keystore that authenticates nonces.
+pub(super) const NONCE_KEY_LABEL: &str = "nonces 1";
+/// The mark of a use is kept this much longer than what was used is valid, because the clock may be adjusted.
+const MARK_SLACK: Duration = Duration::from_secs(120);
+
+/// The time until which the mark of a use is kept, of what is valid until `expires`.
+pub(super) fn mark_expires(expires: Timestamp) -> Timestamp {
+    expires.after(MARK_SLACK)
 }
 
 /// Tokens with the time at which each expires.

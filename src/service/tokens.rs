@@ -66,7 +66,7 @@ impl IdentityService {
             }
             // The token may have been revoked while the disk stored its use.
             let introspection = inspect(of.entry().tenant.as_deref()).map_err(refuse)?;
-            Ok((of, introspection))
+            Ok((of, Introspection { is_used_up: true, ..introspection }))
         };
         self.record_introspection(decision.await).await
     }

@@ -76,6 +76,10 @@ fn a_token_is_used_once_and_stays_valid_for_other_requests() {
     assert_eq!(host.introspect(&token)["active"], true, "does not count");
     let first = ask_once(&host, &token).json();
     assert_eq!((&first["active"], &first["jti"]), (&json!(true), &json!(jti(&token))));
+    let lines = host.audit();
+    let details: Vec<&Value> =
+        audit_log::with_event(&lines, "introspected").iter().map(|one| &one["detail"]).collect();
+    assert_eq!(details, [&Value::Null, &json!("and used it up")]);
     let second = ask_once(&host, &token);
     assert_eq!(second.text(), "{\"active\":false}", "without the reason");
     assert_eq!(reasons(&host, "introspected"), ["used once already"]);
