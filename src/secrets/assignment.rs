@@ -43,7 +43,7 @@ const MIN_NAMED_LEN: usize = 8;
 /// The longest name that is looked at, in bytes.
 const MAX_NAME_LEN: usize = 128;
 /// The shortest and the longest value that is random enough to be a secret.
-const VALUE_LEN: std::ops::RangeInclusive<usize> = 12..=4096;
+const VALUE_LEN: std::ops::RangeInclusive<usize> = 12..=512;
 /// The least entropy of the characters of such a value, in bits for each.
 const MIN_ENTROPY: f64 = 3.0;
 /// How often letters and digits follow each other in it at least.
