@@ -1,18 +1,15 @@
 //! The status lists for relying parties: signed on a blocking thread when one is asked for and something has
 //! changed, and kept.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::NotReady;
 use super::identity_service::IdentityService;
-use crate::agents::Registrations;
-use crate::clock::Timestamp;
+use super::status_list_cache::Signed;
 use crate::issue::{IssuerState, ValidNow};
 use crate::mutex::lock;
 use crate::wire::agent::StatusListsResponse;
@@ -31,38 +28,6 @@ pub struct StatusListDocument {
     pub text: Bytes,
     /// How long a cache may keep it: a tenth of what a relying party may.
     pub max_age: Duration,
-}
-
-/// The signed lists by number.
-#[derive(Default)]
-pub(super) struct StatusListCache(Mutex<HashMap<u32, Slot>>);
-
-/// A list that was asked for.
-struct Slot {
-    signed: Option<Signed>,
-    is_signing: bool,
-    /// When it was last signed.
-    begun: Option<Instant>,
-    /// Told whenever signing has ended.
-    ended: watch::Sender<()>,
-}
-
-/// A signed list, and what it was made from.
-struct Signed {
-    text: Bytes,
-    at: Timestamp,
-    generation: u64,
-    /// The greatest epoch of a revocation.
-    epoch: u64,
-    // The memory that a `Weak` points to is not used again while it exists.
-    registrations: Weak<Registrations>,
-    issuer: Weak<IssuerState>,
-}
-
-impl Default for Slot {
-    fn default() -> Slot {
-        Slot { signed: None, is_signing: false, begun: None, ended: watch::Sender::new(()) }
-    }
 }
 
 impl IdentityService {
@@ -89,8 +54,10 @@ impl IdentityService {
                 None => return Err(NotReady(NOT_READY.into())),
             };
             let (mut ended, kept) = {
-                let mut slots = lock(&self.status_list_cache.0);
-                slots.retain(|number, slot| slot.is_signing || self.deps.status_lists.has(*number));
+                let mut slots = lock(&self.status_list_cache.slots);
+                if !slots.contains_key(&number) {
+                    slots.retain(|number, slot| slot.is_signing || self.deps.status_lists.has(*number));
+                }
                 let slot = slots.entry(number).or_default();
                 if let Some(signed) = &slot.signed
                     && self.is_current(signed, &issuer, lowest_epoch)
@@ -157,7 +124,7 @@ impl IdentityService {
             let begun = Instant::now();
             let signer = service.clone();
             let signed = tokio::task::spawn_blocking(move || signer.sign_status_list(number)).await;
-            let mut slots = lock(&service.status_list_cache.0);
+            let mut slots = lock(&service.status_list_cache.slots);
             let Some(slot) = slots.get_mut(&number) else { return };
             // A list that could not be signed stays as it was, until it expires.
             if let Ok(Some(signed)) = signed {
@@ -176,7 +143,11 @@ impl IdentityService {
         // Before the list: what changes from now on is in the next one.
         let (generation, epoch) = (deps.revocations.generation(), deps.revocations.current().latest_epoch());
         let list = deps.status_lists.snapshot(number)?;
-        let valid = ValidNow { registrations: &registrations, revocations: &deps.revocations };
+        let valid = ValidNow {
+            registrations: &registrations,
+            revocations: &deps.revocations,
+            invocations: &deps.invocations,
+        };
         let at = deps.clock.now();
         let text = issuer
             .sign_status_list(&list, valid, deps.status_lists.ttl(), at)

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::common::grpc::Grpc;
 use crate::common::http::{claims, part};
+use crate::common::status_list::{keys, list_path, reference, served, status};
 use crate::common::{API, Host, until, until_true};
 use hostbadge::clock::Clock;
-use hostbadge::verify::{Jwks, Status, StatusList, StatusReference};
+use hostbadge::verify::{Status, StatusList, StatusReference};
 use serde_json::{Value, json};
 
 const OTHER: &str = "https://other.example.com";
@@ -29,46 +30,11 @@ fn token_of(host: &Host, agent: &str) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-fn reference(token: &str) -> StatusReference {
-    StatusReference::of_claims(&claims(token)).unwrap().expect("a status")
-}
-
 /// Revokes something by the admin socket.
 #[track_caller]
 fn revoke(host: &Host, what: Value) {
     let answer = host.admin().post("/v1/revocations/revoke", &what);
     assert_eq!(answer.status, 200, "{what}: {}", answer.text());
-}
-
-/// The path of a token's list on the agent socket. The issuer's URL may end in a tenant.
-fn list_path(token: &str) -> String {
-    let uri = reference(token).uri;
-    let issuer = claims(token)["iss"].as_str().unwrap().to_owned();
-    let tenant = issuer.find("/tenant/").map_or("", |at| &issuer[at..]);
-    format!("{tenant}{}", uri.strip_prefix(&issuer).unwrap())
-}
-
-/// The list of a token as the daemon serves it.
-#[track_caller]
-fn served(host: &Host, token: &str) -> String {
-    let answer = host.get(&list_path(token));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.header("content-type"), Some("application/statuslist+jwt"));
-    answer.text()
-}
-
-fn keys(host: &Host, token: &str) -> Jwks {
-    let issuer = claims(token)["iss"].as_str().unwrap().to_owned();
-    let tenant = issuer.find("/tenant/").map_or("", |at| &issuer[at..]);
-    Jwks::parse(host.get(&format!("{tenant}/.well-known/jwks.json")).text().as_bytes()).unwrap()
-}
-
-/// The status of a token in the list that the daemon serves now.
-#[track_caller]
-fn status(host: &Host, token: &str) -> Status {
-    let text = served(host, token);
-    let list = StatusList::verify(&text, &keys(host, token), Clock::System.now()).unwrap();
-    list.status_of(&reference(token)).unwrap()
 }
 
 #[test]

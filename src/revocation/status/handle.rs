@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::tokens::TokenKey;
 use super::list::{Filtered, ListSnapshot};
-use super::storage::{self, Loaded};
+use super::storage::{self, Loaded, OpenDatabase};
 use super::subject::NewSubject;
 use super::table::{AssignError, StatusIndex, Table};
 use crate::clock::{Clock, SettledClock, Timestamp};
@@ -30,6 +30,8 @@ struct Shared {
     /// How long a relying party may keep a list.
     ttl: Duration,
     state: Mutex<State>,
+    /// Open while tokens get indices.
+    database: tokio::sync::Mutex<OpenDatabase>,
     settled: Mutex<SettledClock>,
     forgotten: Mutex<Option<Instant>>,
 }
@@ -84,6 +86,7 @@ impl StatusLists {
                 store_fault: None,
                 is_saving: false,
             }),
+            database: tokio::sync::Mutex::default(),
             settled: Mutex::default(),
             forgotten: Mutex::default(),
         }))
@@ -127,7 +130,7 @@ impl StatusLists {
 
     /// Whether there is a list of this number.
     pub fn has(&self, number: u32) -> bool {
-        self.state().table.lists().any(|list| list.number == number)
+        self.state().table.has(number)
     }
 
     /// A list as it is now.
@@ -221,15 +224,19 @@ impl StatusLists {
         let has_file = unsaved.has_lists() || self.0.path.exists();
         if !has_file || (unsaved.is_empty() && forget.is_none() && !is_last) {
             self.state().is_saving = false;
+            self.0.database.lock().await.close_if_idle();
             return Ok(());
         }
         let path = self.0.path.clone();
-        let (unsaved, result) = run_blocking(move || {
-            let result = unsaved.write(&path);
-            Ok((unsaved, result))
-        })
-        .await
-        .map_err(|error: store::Error| error.to_string())?;
+        let mut database = self.0.database.lock().await;
+        let mut open = std::mem::take(&mut *database);
+        let write = move || {
+            let result = open.write(&path, &unsaved);
+            Ok((unsaved, open, result))
+        };
+        let (unsaved, open, result) =
+            run_blocking(write).await.map_err(|error: store::Error| error.to_string())?;
+        *database = open;
         let mut state = self.state();
         state.is_saving = false;
         match result {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::list::{Entry, List};
 use super::subject::{Subject, SubjectData};
@@ -10,6 +11,9 @@ use super::{CAPACITIES, MAX_INDICES};
 use crate::agents::MatchTag;
 use crate::clock::Timestamp;
 use crate::store::{Error, StatusChange, StatusDatabase, StatusListRow, StatusSubjectRow, StatusTokenRow};
+
+/// The database is closed when it has not been written for this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the database had.
 pub(super) struct Loaded {
@@ -73,6 +77,33 @@ pub(super) fn take_change(table: &mut Table, forget: Option<Timestamp>, is_compl
     Unsaved { tokens, are_lists_unsaved, change }
 }
 
+/// The database between two writes: opening it reads all of it, to detect damage.
+#[derive(Default)]
+pub(super) struct OpenDatabase {
+    database: Option<StatusDatabase>,
+    last_write: Option<Instant>,
+}
+
+impl OpenDatabase {
+    /// Writes a change. It is on disk when this returns.
+    pub(super) fn write(&mut self, path: &Path, unsaved: &Unsaved) -> Result<(), Error> {
+        let mut database = match self.database.take() {
+            Some(database) => database,
+            None => StatusDatabase::open_or_create(path)?,
+        };
+        database.store(&unsaved.change)?;
+        (self.database, self.last_write) = (Some(database), Some(Instant::now()));
+        Ok(())
+    }
+
+    /// Closes the database if it has not been written for a while.
+    pub(super) fn close_if_idle(&mut self) {
+        if self.last_write.is_none_or(|at| at.elapsed() >= IDLE_TIMEOUT) {
+            self.database = None;
+        }
+    }
+}
+
 /// What one write stores.
 pub(super) struct Unsaved {
     tokens: Vec<(u32, Entry)>,
@@ -89,11 +120,6 @@ impl Unsaved {
     /// Whether there are any lists.
     pub(super) fn has_lists(&self) -> bool {
         !self.change.lists.is_empty()
-    }
-
-    /// Writes it. It is on disk when this returns.
-    pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
-        StatusDatabase::open_or_create(path)?.store(&self.change)
     }
 
     /// The database has it now.

@@ -172,6 +172,11 @@ impl Table {
         lists.map(|list| list.number).collect()
     }
 
+    /// Whether there is a list of this number.
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.lists.contains_key(&number)
+    }
+
     pub(super) fn lists(&self) -> impl Iterator<Item = &List> {
         self.lists.values()
     }
