@@ -20,7 +20,8 @@ use hostbadge::names::Names;
 use hostbadge::pki::CertificateIssuer;
 use hostbadge::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate};
 use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
-use hostbadge::service::{IdentityService, ServiceDeps, ServiceManager};
+use hostbadge::revocation::Revocations;
+use hostbadge::service::{HostFiles, IdentityService, Invocations, ServiceDeps, ServiceManager};
 use hostbadge::tpm::TpmState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,8 @@ fn serve(dir: &Path, listener: UnixListener) {
         federation: Federation::open(&dir.join("federation"), false),
         limiter: Limiter::new(unlimited(), unlimited(), unlimited()),
         credentials: CredentialStore::new(dir, clock.clone()),
+        revocations: Revocations::new(dir, clock.clone()),
+        invocations: Invocations::new(HostFiles::of_host()),
         service_manager: ServiceManager::default(),
         issuer: Issuer::default(),
         audit,

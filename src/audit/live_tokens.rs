@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::agents::AgentSet;
     use crate::clock::{Clock, Timestamp};
-    use crate::revocation::{NewRevocation, Revocations, Scope, ScopeKind};
+    use crate::revocation::{EndedInvocation, NewRevocation, Revocations, Scope, ScopeKind};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -172,6 +172,12 @@ mod tests {
             };
             self.revocations.revoke(new).await.unwrap_err();
         }
+
+        fn end(&self, invocation: &str) {
+            let until = self.clock.now().after(MINUTE * 60);
+            let ended = EndedInvocation { id: invocation, agents: &[], until, reason: "ended" };
+            self.revocations.end_invocation(&ended);
+        }
     }
 
     #[tokio::test]
@@ -181,7 +187,7 @@ mod tests {
             world.add(&mut tokens, invocation);
         }
         assert_eq!(world.count(&mut tokens), 4);
-        world.revocations.end_invocation("one", "ended");
+        world.end("one");
         assert_eq!(world.count(&mut tokens), 2);
         world.revoke(ScopeKind::Agent, "other").await;
         world.add(&mut tokens, Some("two"));
@@ -205,7 +211,7 @@ mod tests {
             world.add(&mut tokens, Some(&n.to_string()));
         }
         assert_eq!((world.count(&mut tokens), tokens.0.len()), (100, MAX_INVOCATIONS));
-        world.revocations.end_invocation("99", "ended");
+        world.end("99");
         assert_eq!(world.count(&mut tokens), 99);
         world.revoke(ScopeKind::Everything, "").await;
         assert_eq!(world.count(&mut tokens), 0);

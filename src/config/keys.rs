@@ -44,7 +44,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::optional(
         "keys",
-        Kind::Table(&[Key::optional("rotate_every", DAYS), Key::optional("publish_before", DAYS)]),
+        Kind::Table(&[
+            Key::optional("risk", Kind::Choice(&["moderate", "high", "low"])),
+            Key::optional("rotate_every", DAYS),
+            Key::optional("publish_before", DAYS),
+            Key::optional("rotate_encryption_every", DAYS),
+        ]),
     ),
     Key::optional(
         "tokens",

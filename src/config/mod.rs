@@ -282,6 +282,7 @@ impl Config {
 mod tests {
     use super::durations::{DAY, YEAR};
     use super::*;
+    use crate::risk::RiskClass;
 
     fn read_config(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -432,14 +433,25 @@ mod tests {
     #[test]
     fn key_rotation_settings_are_validated() {
         let keys = read_config("").unwrap().keys;
-        assert_eq!((keys.rotate_every, keys.publish_before), (DAY * 30, DAY));
-        let keys = read_config("[keys]\nrotate_every = \"1y\"\npublish_before = \"90d\"").unwrap().keys;
-        assert_eq!((keys.rotate_every, keys.publish_before), (YEAR, DAY * 90));
+        assert_eq!((keys.rotate_every(), keys.publish_before), (DAY * 30, DAY));
+        assert_eq!((keys.risk, keys.rotate_encryption_every), (RiskClass::Moderate, YEAR));
+        let text = "[keys]\nrisk = \"low\"\nrotate_every = \"1y\"\npublish_before = \"90d\"";
+        let keys = read_config(text).unwrap().keys;
+        assert_eq!((keys.rotate_every(), keys.publish_before), (YEAR, DAY * 90));
+        let keys = read_config("[keys]\nrisk = \"high\"").unwrap().keys;
+        assert_eq!(keys.rotate_every(), DAY * 14);
         for (text, expected) in [
             ("\nrotate_every = \"59m\"\npublish_before = \"1m\"", ":2: keys.rotate_every must be"),
             ("\nrotate_every = \"2y\"", ":3: \"2y\" must be a duration"),
             ("\nrotate_every = \"0s\"", ":3: \"0s\" must be a duration"),
-            ("\nrotate_every = 30", ":2: keys.rotate_every must be from \"1h\""),
+            ("\nrotate_every = 30", ":2: keys.rotate_every must be at least \"1h\""),
+            ("\nrotate_every = \"93d\"", "must be at most \"92d\" with keys.risk = \"moderate\""),
+            (
+                "\nrisk = \"high\"\nrotate_every = \"15d\"",
+                "must be at most \"14d\" with keys.risk = \"high\"",
+            ),
+            ("\nrisk = \"none\"", ":3: risk must be \"moderate\" or \"high\" or \"low\""),
+            ("\nrotate_encryption_every = \"1h\"", "keys.rotate_encryption_every must be from \"1d\""),
             ("\nrotate_every = true", ":3: rotate_every must be a duration"),
             ("\nrotate_every = \"20h\"", ":2: keys.publish_before must be shorter"),
             (

@@ -11,6 +11,7 @@ use super::ca_manager::{self, CaHandle};
 use super::clock_monitor::{self, ClockMonitorHandle};
 use super::credential_manager::{self, CredentialHandle};
 use super::error::Error;
+use super::invocation_watcher::{self, InvocationHandle};
 use super::issuer_supervisor::{self, IssuerHandle};
 use super::latest_time::LatestTime;
 use super::logging::start_logging;
@@ -84,6 +85,7 @@ struct App {
     revocations: RevocationHandle,
     status_lists: StatusListHandle,
     activity: ActivityHandle,
+    invocations: InvocationHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -111,9 +113,10 @@ impl App {
         let clock_monitor =
             clock_monitor::spawn(parts.clock_state.clone(), audit.clone(), parts.agents(), latest_time);
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
-        let revocations = revocation_manager::spawn(parts.revocation_deps(&issuer), &mut startup);
         let status_lists = status_list_manager::spawn(parts.status_lists(), &mut startup);
         let activity = activity_loader::spawn(parts.activity_deps(&config));
+        let revocations = revocation_manager::spawn(parts.revocation_deps(&config, &issuer), &mut startup);
+        let invocations = invocation_watcher::spawn(parts.invocation_deps(&config));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -133,6 +136,7 @@ impl App {
             revocations,
             status_lists,
             activity,
+            invocations,
             posture,
             servers,
             admin_group,
@@ -188,6 +192,7 @@ impl App {
         self.activity.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
+        self.invocations.stop().await;
         self.revocations.stop().await;
         self.status_lists.stop().await;
         tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());

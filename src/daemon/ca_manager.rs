@@ -4,10 +4,12 @@
 //! A step that fails, because the TPM is unavailable or the disk is full, is retried after 2 s; the active
 //! issuing CA keeps signing until it expires.
 
+mod rotation;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::audit_ext::record_completed;
 use super::ca_messages::{describe, revocation_reason};
 use super::component::ComponentTask;
+use super::ended_leaves::EndedLeaves;
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
 use crate::agents::{AgentEntry, AgentRegistry, TagCheck};
@@ -22,8 +25,9 @@ use crate::audit::{Audit, AuditUnavailable, Event};
 use crate::clock::ClockState;
 use crate::issue::{Enrollment, HostIdentity, Issuer};
 use crate::keystore::Keystore;
-use crate::pki::{self, CaChange, CertificateIssuer, HostCa, NotRevoked};
-use crate::revocation::{RevocationSet, Revocations};
+use crate::mutex::lock;
+use crate::pki::{self, CaChange, CertificateIssuer, HostCa, LeafRecord, NotRevoked};
+use crate::revocation::{BATCH_INTERVAL, RevocationSet, Revocations};
 use crate::tpm::{self, Tpm};
 
 /// Delay before a failed step is repeated.
@@ -70,7 +74,10 @@ pub(super) struct CaHandle {
 /// Starts the CA manager on the current runtime.
 pub(super) fn spawn(deps: CaDeps, startup: &mut Startup) -> CaHandle {
     let (startup, _) = startup.register();
-    let manager = |stop| CaManager { deps: deps.clone(), startup, stop }.run();
+    let manager = |stop| {
+        let ended = EndedLeaves::default();
+        CaManager { deps: deps.clone(), startup, stop, ended, saved_at: Mutex::default() }.run()
+    };
     let task = ComponentTask::spawn(manager);
     CaHandle { deps, task }
 }
@@ -111,6 +118,9 @@ struct CaManager {
     deps: CaDeps,
     startup: StartupSignal,
     stop: CancellationToken,
+    ended: EndedLeaves,
+    /// When `ca.json` was written last for a revocation.
+    saved_at: Mutex<Option<Instant>>,
 }
 
 impl CaManager {
@@ -194,6 +204,7 @@ impl CaManager {
                 _ = clock_changed.changed() => {}
                 _ = revocations_changed.changed() => {}
                 () = self.deps.certificate_issuer.renewal_wanted(), if is_ready => {}
+                () = self.deps.certificate_issuer.rotation_wanted() => self.rotate_on_request(&mut ca).await,
                 Ok(()) = delegated_ca.changed() => {
                     ca.set_parent(delegated_ca.borrow_and_update().clone());
                     // CRLs that cannot be written now are written in the next step.
@@ -269,6 +280,9 @@ impl CaManager {
     /// not known, that is not known either, nor before the agents have been read without faults once, nor if
     /// there were none at the start.
     ///
+    /// The certificates of invocations that have ended are revoked too. Units end often, and each write of `ca.json`
+    /// increments the counter in the TPM, so it is written for them at most every [`BATCH_INTERVAL`].
+    ///
     /// The lists that callers get have them at once. Their records are dropped when `ca.json` has them: until
     /// then, and after a crash, the next step finds them again. Returns how many are on no list for want of
     /// room.
@@ -290,7 +304,12 @@ impl CaManager {
         certificate_issuer.set_revoked(ca.count_revoked());
         let (future, is_trusted) = (ca.future_leaves(), self.deps.clock.is_trusted());
         certificate_issuer.count_future(&future);
+        let agent_of = |id: &str| registered.get(id).map(|entry| entry.name.as_str());
+        self.ended.mark(certificate_issuer, revocations, agent_of);
         let orphaned = certificate_issuer.orphaned(|id, leaf| {
+            if leaf.has_ended() {
+                return true;
+            }
             let Some(entry) = registered.get(id) else { return knows_agents || is_frozen };
             if revocations.blocking_entry(entry).is_some() {
                 return true;
@@ -302,6 +321,7 @@ impl CaManager {
         });
         if orphaned.is_empty() {
             ca.save().await?;
+            self.ended.marked(revocations);
             return Ok(0);
         }
         let leaves: Vec<_> = orphaned.iter().flat_map(|(_, leaves)| leaves.iter().copied()).collect();
@@ -317,8 +337,24 @@ impl CaManager {
             );
             record_completed(&self.deps.audit, Event::CertificatesRevoked, &message).await;
         }
+        for message in self.ended.messages(certificate_issuer) {
+            record_completed(&self.deps.audit, Event::CertificatesRevoked, &message).await;
+        }
+        self.ended.marked(revocations);
+        // Their records stay marked until the lists are in ca.json, so a crash before that only repeats this.
+        let have_all_ended = orphaned.iter().all(|(_, leaves)| leaves.iter().all(LeafRecord::has_ended));
+        let was_saved = lock(&self.saved_at).is_some_and(|at| at.elapsed() < BATCH_INTERVAL);
+        if have_all_ended && was_saved && !self.ended.take_urgent() {
+            return Ok(no_room.len());
+        }
         ca.save().await?;
-        for (id, mut leaves) in orphaned {
+        *lock(&self.saved_at) = Some(Instant::now());
+        for (id, leaves) in orphaned {
+            let (ended, mut leaves): (Vec<_>, Vec<_>) = leaves.into_iter().partition(LeafRecord::has_ended);
+            let on_list: Vec<_> = ended.into_iter().filter(|leaf| !no_room.contains(&leaf.serial)).collect();
+            if !on_list.is_empty() {
+                certificate_issuer.remove_revoked(&id, &on_list);
+            }
             let total = leaves.len();
             leaves.retain(|leaf| !no_room.contains(&leaf.serial));
             if leaves.is_empty() {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `issuer_supervisor` | opens the TPM, loads, recovers and rotates the issuing keys |
 //! | `ca_manager` | renews the host's CAs, revokes certificates of agents that are removed or matched otherwise |
+//! | `invocation_watcher` | ends what was issued to units, sessions and other invocations that have ended |
 //! | `clock_monitor` | records when the clock was set, and wakes what has to be made again |
 //! | `posture_monitor` | quotes PCRs and compares them with the baseline |
 //! | `servers` | accept connections; workers serve them |
@@ -28,8 +29,10 @@ mod check;
 mod clock_monitor;
 mod component;
 mod credential_manager;
+mod ended_leaves;
 mod error;
 mod harden;
+mod invocation_watcher;
 mod issuer_supervisor;
 mod latest_time;
 mod logging;

@@ -3,6 +3,7 @@
 use super::activity_loader::ActivityDeps;
 use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
+use super::invocation_watcher::InvocationDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use super::revocation_manager::RevocationDeps;
@@ -12,6 +13,7 @@ use crate::clock::{Clock, ClockState};
 use crate::config::{Config, TenantSection};
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
+use crate::invocations::{HostFiles, Invocations};
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
 use crate::names::Names;
 use crate::peer::{DigestCache, Readers, ServiceManager, hidden_processes};
@@ -35,6 +37,7 @@ pub(super) struct Parts {
     credentials: CredentialStore,
     revocations: Revocations,
     status_lists: StatusLists,
+    invocations: Invocations,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
     enrollment: Enrollment,
@@ -69,6 +72,7 @@ impl Parts {
                 config.tokens.status_list,
                 config.tokens.status_list_ttl,
             ),
+            invocations: Invocations::new(HostFiles::of_host()),
             clock,
             agents,
             policies,
@@ -96,14 +100,12 @@ impl Parts {
                 trust_domain: config.trust_domain.clone(),
                 issuer: config.issuer.clone(),
             },
-            rotation_policy: RotationPolicy {
-                interval: config.keys.rotate_every,
-                publish_before: config.keys.publish_before,
-            },
+            rotation_policy: rotation_policy(config),
             seal_pcrs: config.seal.pcrs.clone(),
             event_log: self.event_log.clone(),
             issuer: self.issuer.clone(),
             agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
             audit: self.audit.clone(),
             enrollment: self.enrollment.clone(),
             clock: self.clock_state.clone(),
@@ -139,11 +141,24 @@ impl Parts {
     }
 
     /// For the revocation manager.
-    pub fn revocation_deps(&self, issuer: &IssuerHandle) -> RevocationDeps {
+    pub fn revocation_deps(&self, config: &Config, issuer: &IssuerHandle) -> RevocationDeps {
         RevocationDeps {
             revocations: self.revocations.clone(),
+            issuer: self.issuer.clone(),
             keystore: issuer.keystore.clone(),
             issuer_first_attempt: issuer.first_attempt.clone(),
+            invocations: self.invocation_deps(config),
+        }
+    }
+
+    /// For the invocation watcher.
+    pub fn invocation_deps(&self, config: &Config) -> InvocationDeps {
+        InvocationDeps {
+            invocations: self.invocations.clone(),
+            revocations: self.revocations.clone(),
+            audit: self.audit.clone(),
+            clock: self.clock.clone(),
+            state_dir: config.paths.state.clone(),
         }
     }
 
@@ -200,6 +215,7 @@ impl Parts {
             .with_tenants(tenant_quotas(config)),
             credentials: self.credentials,
             revocations: self.revocations,
+            invocations: self.invocations,
             signals: config.signals.clone(),
             status_lists: self.status_lists.clone(),
             service_manager: ServiceManager::from_env(),
@@ -227,9 +243,21 @@ impl Parts {
             compared_pcrs: config.posture.pcrs.clone(),
             posture_commands: posture.commands.clone(),
             key_admin: issuer.key_admin.clone(),
+            keystore: issuer.keystore.clone(),
+            rotation_policy: rotation_policy(config),
             certificate_issuer: self.certificate_issuer,
             admin_policy,
         }
+    }
+}
+
+/// How often keys rotate.
+fn rotation_policy(config: &Config) -> RotationPolicy {
+    RotationPolicy {
+        interval: config.keys.rotate_every(),
+        publish_before: config.keys.publish_before,
+        risk: config.keys.risk,
+        key_encryption: config.keys.rotate_encryption_every,
     }
 }
 

@@ -125,7 +125,7 @@ impl UnsignedToken {
 
     fn sign(self, issuer: &IssuerKeys) -> Result<SignedToken, Error> {
         let UnsignedToken { jws, kid, jti, period } = self;
-        Ok(SignedToken { text: jws.sign(issuer.issuing_key())?, kid, jti, period })
+        Ok(SignedToken { text: jws.sign(issuer.issuing_key()?)?, kid, jti, period })
     }
 }
 

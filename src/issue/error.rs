@@ -78,6 +78,12 @@ pub enum Error {
          key list what keeps it from being made)"
     )]
     NoTenantKey(String),
+    /// The active key is revoked, and no other has taken its place yet.
+    #[error(
+        "issuing key {0} is revoked, and the key that signs next is not made yet; try again in a moment \
+         (administrators see in hostbadge key list what keeps it from being made)"
+    )]
+    KeyRevoked(String),
     /// No tenant of this name has keys.
     #[error("tenant \"{0}\" has no keys on this host: no agent of agents.d names it")]
     UnknownTenant(String),
@@ -125,7 +131,9 @@ impl Error {
     /// The code of the refusal, if this keeps a token from being issued.
     pub(super) fn refusal_code(&self) -> ErrorCode {
         match self {
-            Error::NoTenantKey(_) | Error::NoStatus(_) => ErrorCode::TemporarilyUnavailable,
+            Error::NoTenantKey(_) | Error::NoStatus(_) | Error::KeyRevoked(_) => {
+                ErrorCode::TemporarilyUnavailable
+            }
             _ => ErrorCode::ServerError,
         }
     }
@@ -144,6 +152,7 @@ impl Error {
             | Error::NoRsaKey
             | Error::NoTenantKey(_)
             | Error::NoStatus(_)
+            | Error::KeyRevoked(_)
             | Error::TooManyTenants { .. }
             | Error::Task(_) => ErrorClass::Unavailable,
             Error::InvalidFile { .. }

@@ -82,6 +82,7 @@ impl IssuerState {
             spiffe_id: &claims.sub,
             kid: &verified.kid,
             jti: Some(&claims.jti),
+            expires: Some(Timestamp::from_secs(claims.exp)),
             ..TokenSubject::default()
         };
         let subject = subject.with_claim(&verified.raw_claims["hostbadge"]);

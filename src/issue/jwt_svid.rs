@@ -160,6 +160,6 @@ fn sign(
             permit.epoch(),
         ),
     };
-    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key())?;
+    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key()?)?;
     Ok(SignedSvid { text, spiffe_id, kid: header.kid().to_owned(), jti, expires })
 }

@@ -103,7 +103,7 @@ impl IssuerState {
                 lst: BASE64URL_NOPAD.encode(&compress_to_vec_zlib(&bits, COMPRESSION_LEVEL)),
             },
         };
-        UnsignedJws::of_claims(issuer.status_list_header(), &claims)?.sign(issuer.issuing_key())
+        UnsignedJws::of_claims(issuer.status_list_header(), &claims)?.sign(issuer.issuing_key()?)
     }
 
     /// One bit for each index, the least significant of each byte first: whether the token is revoked.
@@ -149,6 +149,8 @@ impl IssuerState {
             kid: subject.kid(),
             jti: None,
             invocation: subject.invocation(),
+            unit: None,
+            expires: None,
             epoch: subject.epoch(),
             match_tag: Some(subject.match_tag()),
         };

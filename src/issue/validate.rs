@@ -53,6 +53,7 @@ impl IssuerState {
                 spiffe_id: &svid.spiffe_id,
                 kid: &svid.kid,
                 jti: Some(jti.as_deref().unwrap_or_default()),
+                expires: claims["exp"].as_u64().map(Timestamp::from_secs),
                 ..TokenSubject::default()
             };
             let token = token.with_claim(&claims["hostbadge"]);

@@ -3,6 +3,8 @@
 
 use super::issuer::IssuerState;
 use crate::agents::{MatchTag, Registrations, TagCheck};
+use crate::clock::Timestamp;
+use crate::invocations::{Invocations, TokenInvocation};
 use crate::revocation::{IssuedToken, Revocations};
 
 /// What makes a token of this host valid, beside its signature and its times.
@@ -12,6 +14,8 @@ pub struct ValidNow<'a> {
     pub registrations: &'a Registrations,
     /// What has been revoked.
     pub revocations: &'a Revocations,
+    /// The invocations in which something was issued.
+    pub invocations: &'a Invocations,
 }
 
 /// Whether a token's agent still matches is not known. The caller receives the text.
@@ -32,6 +36,11 @@ pub(super) struct TokenSubject<'a> {
     pub jti: Option<&'a str>,
     /// The invocation of the process that got it.
     pub invocation: Option<&'a str>,
+    /// The unit of that process.
+    pub unit: Option<&'a str>,
+    /// `exp`; `None` where an invocation that is not watched is not looked up. The end of one that is watched is a
+    /// revocation.
+    pub expires: Option<Timestamp>,
     /// The epoch of the revocations at its issue; 0 for tokens of releases that had none.
     pub epoch: u64,
     /// The conditions that the process met; `None` for tokens of releases that did not write them, which expire
@@ -44,6 +53,7 @@ impl<'a> TokenSubject<'a> {
     pub(super) fn with_claim(self, claim: &'a serde_json::Value) -> TokenSubject<'a> {
         TokenSubject {
             invocation: claim["invocation"].as_str(),
+            unit: claim["unit"].as_str(),
             epoch: claim["epoch"].as_u64().unwrap_or_default(),
             match_tag: claim["match"].as_str().and_then(|tag| tag.parse().ok()),
             ..self
@@ -64,7 +74,7 @@ impl IssuerState {
         tenant: Option<&str>,
         valid: ValidNow<'_>,
     ) -> Result<Option<String>, Undecided> {
-        let ValidNow { registrations, revocations } = valid;
+        let ValidNow { registrations, revocations, invocations } = valid;
         let name = token.name;
         let Some(entry) = registrations.agents.get(name) else {
             return Ok(Some(format!("agent \"{name}\" is not registered any more")));
@@ -88,6 +98,16 @@ impl IssuerState {
         };
         if revoked.is_some() {
             return Ok(revoked);
+        }
+        let invocation = token.invocation.zip(token.expires);
+        let invocation = invocation.map(|(id, expires)| TokenInvocation {
+            id,
+            unit: token.unit,
+            agent: &entry.name,
+            expires,
+        });
+        if invocation.is_some_and(|invocation| invocations.has_ended(&invocation)) {
+            return Ok(Some("the invocation in which it was issued has ended".to_owned()));
         }
         if audiences.any(|audience| entry.grant(audience).is_none()) {
             return Ok(Some(format!("agent \"{name}\" has no grant for its audience any more")));

@@ -11,7 +11,9 @@ use std::path::Path;
 
 /// systemd keeps a link `invocation:UNIT` to the invocation ID of each running system unit here, readable by
 /// all.
-const INVOCATION_LINKS_DIR: &str = "/run/systemd/units";
+pub const INVOCATION_LINKS_DIR: &str = "/run/systemd/units";
+/// What the name of such a link begins with.
+pub const INVOCATION_LINK_PREFIX: &str = "invocation:";
 
 /// Length of the longest unit name that systemd accepts, in bytes (`UNIT_NAME_MAX`).
 const MAX_UNIT_NAME_LEN: usize = 255;
@@ -67,21 +69,71 @@ pub fn parse(text: &[u8]) -> CgroupNames {
     systemd_path(text).map(names_of_path).unwrap_or_default()
 }
 
+impl CgroupNames {
+    /// Whether the process is in a unit or a container of a user's own service manager.
+    pub fn is_of_user_manager(&self) -> bool {
+        self.user_unit.is_some() || self.container.as_ref().is_some_and(|container| container.owner.is_some())
+    }
+}
+
+/// The cgroup whose end is the end of what [`parse`] names, as its path in the unified hierarchy: that of the
+/// unit, user unit or container, without the cgroups below it; of a process in none of them, its own. `None` for
+/// a process that is in no cgroup but slices, or whose cgroup in systemd's hierarchy is not in the unified one, as
+/// with cgroup version 1.
+pub fn bounding_path(text: &[u8]) -> Option<&str> {
+    let paths = CgroupPaths::parse(text)?;
+    let path = paths.systemd.or(paths.unified)?;
+    if paths.unified != Some(path) || path.split('/').any(|part| part == "..") {
+        return None;
+    }
+    let above = user_manager(path).map_or(0, |(_, rest)| path.len() - rest.len());
+    let mut end = above;
+    let component = path[above..].strip_prefix('/')?.split('/').find(|part| {
+        end += 1 + part.len();
+        !is_valid_unit_name(part, ".slice")
+    })?;
+    if component.is_empty() {
+        return None;
+    }
+    if unit_of_component(component).is_some() {
+        return Some(&path[..end]);
+    }
+    match container_without_systemd(path) {
+        Some(_) => path.match_indices('/').nth(2).map_or(Some(path), |(end, _)| Some(&path[..end])),
+        None => Some(path),
+    }
+}
+
+/// The paths of a process's cgroup that matter here.
+#[derive(Default)]
+struct CgroupPaths<'a> {
+    /// In the hierarchy that systemd alone uses, with cgroup version 1 and on hybrid hosts.
+    systemd: Option<&'a str>,
+    /// In the unified hierarchy.
+    unified: Option<&'a str>,
+}
+
+impl CgroupPaths<'_> {
+    fn parse(text: &[u8]) -> Option<CgroupPaths<'_>> {
+        let text = std::str::from_utf8(text).ok()?;
+        let mut paths = CgroupPaths::default();
+        for line in text.lines() {
+            let mut fields = line.splitn(3, ':');
+            let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            if controllers == "name=systemd" {
+                paths.systemd = Some(path);
+            } else if id == "0" && controllers.is_empty() {
+                paths.unified = Some(path);
+            }
+        }
+        Some(paths)
+    }
+}
+
 /// The path of the cgroup in systemd's hierarchy.
 fn systemd_path(text: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(text).ok()?;
-    let mut unified = None;
-    for line in text.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        if controllers == "name=systemd" {
-            return Some(path);
-        }
-        if id == "0" && controllers.is_empty() {
-            unified = Some(path);
-        }
-    }
-    unified
+    let paths = CgroupPaths::parse(text)?;
+    paths.systemd.or(paths.unified)
 }
 
 fn names_of_path(path: &str) -> CgroupNames {
@@ -174,8 +226,9 @@ pub fn invocation_id(unit: &str) -> Option<String> {
     read_invocation_id(Path::new(INVOCATION_LINKS_DIR), unit)
 }
 
-fn read_invocation_id(dir: &Path, unit: &str) -> Option<String> {
-    let target = fs::read_link(dir.join(format!("invocation:{unit}"))).ok()?;
+/// As [`invocation_id`], with the links in `dir`.
+pub fn read_invocation_id(dir: &Path, unit: &str) -> Option<String> {
+    let target = fs::read_link(dir.join(format!("{INVOCATION_LINK_PREFIX}{unit}"))).ok()?;
     let id = target.to_str()?;
     let is_valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
     is_valid.then(|| id.to_ascii_lowercase())
@@ -231,6 +284,39 @@ mod tests {
             b"0::/system.slice/a b.service\n",
         ] {
             assert_eq!(parse_unit(text), None, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn what_ends_with_a_cgroup_is_the_unit_and_not_the_cgroups_below() {
+        let container = "c".repeat(64);
+        let docker = format!("/docker/{container}");
+        let below = format!("{docker}/init/x");
+        for (path, expected) in [
+            ("/system.slice/a.service/worker", Some("/system.slice/a.service")),
+            ("/user.slice/user-7.slice/session-3.scope", Some("/user.slice/user-7.slice/session-3.scope")),
+            (
+                "/user.slice/user-7.slice/user@7.service/app.slice/a.service/b",
+                Some("/user.slice/user-7.slice/user@7.service/app.slice/a.service"),
+            ),
+            (
+                "/user.slice/user-7.slice/user@7.service/init.scope",
+                Some("/user.slice/user-7.slice/user@7.service/init.scope"),
+            ),
+            ("/user.slice/user-7.slice/user@7.service", Some("/user.slice/user-7.slice/user@7.service")),
+            (docker.as_str(), Some(docker.as_str())),
+            (below.as_str(), Some(docker.as_str())),
+            ("/batch/job-1", Some("/batch/job-1")),
+            ("/", None),
+            ("/user.slice", None),
+            ("/../a.service", None),
+        ] {
+            let text = format!("0::{path}\n");
+            assert_eq!(bounding_path(text.as_bytes()), expected, "{path}");
+            let hybrid = format!("1:name=systemd:{path}\n0::{path}\n");
+            assert_eq!(bounding_path(hybrid.as_bytes()), expected, "{path}");
+            assert_eq!(bounding_path(format!("1:name=systemd:{path}\n0::/x\n").as_bytes()), None);
+            assert_eq!(bounding_path(format!("1:name=systemd:{path}\n").as_bytes()), None);
         }
     }
 

@@ -55,7 +55,8 @@ impl InspectedProcess {
         let process = ProcessHandle::open(Arc::new(pidfd), pid).map_err(fault)?;
         let snapshot = process.snapshot(None).map_err(fault)?;
         let groups = process.groups().map_err(fault)?;
-        let (CgroupNames { unit, user_unit, session, container }, invocation) = snapshot.cgroup_names();
+        let (CgroupNames { unit, user_unit, session, container }, invocation) =
+            process.names(&snapshot).map_err(fault)?;
         let peer = Peer(Arc::new(PeerInfo {
             pid,
             uid: snapshot.uid,
@@ -66,7 +67,7 @@ impl InspectedProcess {
             user_unit,
             session,
             container,
-            invocation,
+            invocation: Some(invocation),
             is_future: false,
             exe: process.executable(&snapshot).map(Arc::new),
             finding: Default::default(),

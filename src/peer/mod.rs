@@ -22,8 +22,10 @@ mod digest_error;
 mod executable;
 mod groups;
 mod inspect;
+mod invocation;
 mod login_uid;
 mod process;
+mod process_stat;
 mod read_turns;
 mod reader;
 mod root_file;
@@ -41,12 +43,17 @@ use std::sync::{Arc, Mutex};
 
 #[cfg(test)]
 pub(crate) use cgroup::CgroupNames;
-pub use cgroup::{Container, Session, UserUnit};
+pub use cgroup::{
+    Container, INVOCATION_LINK_PREFIX, INVOCATION_LINKS_DIR, Session, UserUnit, read_invocation_id,
+};
 pub use content_cache::ContentCache;
 pub use digest_cache::DigestCache;
 pub use digest_error::DigestError;
 pub use groups::{Groups, MAX_GROUPS};
 pub use inspect::{InspectError, InspectedProcess};
+pub use invocation::{
+    Invocation, InvocationEnd, boot_id, is_invocation_of_unit, is_leader_running, leader_pidfd, unified_mount,
+};
 pub use login_uid::login_uid;
 pub use reader::{READER_ARGUMENT, Readers, serve_reader};
 pub use root_file::{FileDigest, FileError, check_root_file};
@@ -99,8 +106,9 @@ pub struct PeerInfo {
     pub session: Option<Session>,
     /// The container.
     pub container: Option<Container>,
-    /// The system unit's invocation ID, 32 lower-case hexadecimal digits.
-    pub invocation: Option<String>,
+    /// The invocation that the process is part of. The kernel and systemd tell it of every process; tests may
+    /// have none.
+    pub invocation: Option<Invocation>,
     /// Whether the process does not run yet ([`Peer::future_process`]): `pid` is that of the service
     /// manager's child, and user and groups are as the service manager reports them.
     pub is_future: bool,

@@ -17,6 +17,8 @@ use nix::sys::stat::Mode;
 use super::cgroup::CgroupNames;
 use super::executable::Executable;
 use super::groups::{Groups, MAX_GROUPS};
+use super::invocation::Invocation;
+use super::process_stat::ProcessStat;
 use super::sys::{self, FileId};
 use super::{Error, cgroup};
 
@@ -123,11 +125,20 @@ impl ProcessHandle {
     /// Returns the process's start time in clock ticks since boot. It distinguishes the process from a later
     /// one with the same pid.
     pub fn start_time(&self) -> Result<u64, Error> {
+        Ok(self.stat()?.start_time)
+    }
+
+    fn stat(&self) -> Result<ProcessStat, Error> {
         let stat = openat(&*self.dir, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(proc_error)?;
-        let mut text = [0; 1024];
-        let length = File::from(stat).read_at(&mut text, 0).map_err(read_error)?;
-        start_time(&text[..length]).ok_or(Error::ConcurrentChange)
+        ProcessStat::from_file(&File::from(stat)).ok_or(Error::Exited)
+    }
+
+    /// Returns what the cgroup of a snapshot says, and the invocation that the process is part of.
+    pub fn names(&self, snapshot: &ProcessSnapshot) -> Result<(CgroupNames, Invocation), Error> {
+        let names = cgroup::parse(&snapshot.cgroup);
+        let invocation = Invocation::of_process(&self.stat()?, &snapshot.cgroup, &names);
+        Ok((names, invocation))
     }
 
     /// Returns the supplementary groups that the process has now. More than [`MAX_GROUPS`] are not read.
@@ -173,13 +184,6 @@ impl ProcessSnapshot {
             self.cgroup.starts_with(b"0::") && self.cgroup.split(|b| *b == b'\n').count() == 2;
         (is_only_unified && cgroup_id.is_some() && cgroup_id == self.cgroup_id).then(|| self.cgroup.clone())
     }
-
-    /// Returns what the cgroup says, and the invocation ID of the system unit.
-    pub fn cgroup_names(&self) -> (CgroupNames, Option<String>) {
-        let names = cgroup::parse(&self.cgroup);
-        let invocation = names.unit.as_deref().and_then(cgroup::invocation_id);
-        (names, invocation)
-    }
 }
 
 fn proc_error(errno: Errno) -> Error {
@@ -192,12 +196,6 @@ fn proc_error(errno: Errno) -> Error {
 /// A read of `/proc` fails with ESRCH after the process has exited.
 fn read_error(error: io::Error) -> Error {
     error.raw_os_error().map_or(Error::Exited, |errno| proc_error(Errno::from_raw(errno)))
-}
-
-/// Returns field 22 (starttime) of `/proc/PID/stat`. The process name in parentheses may contain any bytes.
-fn start_time(stat: &[u8]) -> Option<u64> {
-    let after_name = stat.iter().rposition(|b| *b == b')')? + 1;
-    std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// Returns the second number of the lines `Uid:` and `Gid:` of `/proc/PID/status`.
@@ -221,14 +219,6 @@ fn groups(status: &[u8]) -> Option<Groups> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn start_time_with_parentheses_in_process_name() {
-        let stat = b"12 (a) R 1 2) S 1 12 12 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 987654 3 4 5";
-        assert_eq!(start_time(stat), Some(987_654));
-        assert_eq!(start_time(b"12 (a"), None);
-        assert_eq!(start_time(b""), None);
-    }
 
     #[test]
     fn effective_ids_are_second_column() {

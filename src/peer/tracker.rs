@@ -105,7 +105,7 @@ impl PeerTracker {
         if !pinned && tracked.process.start_time()? != tracked.start_time {
             return Err(Error::ConcurrentChange);
         }
-        tracked.peer = build_peer(self.credentials, &self.groups, pinned, &tracked.process, &snapshot);
+        tracked.peer = build_peer(self.credentials, &self.groups, pinned, &tracked.process, &snapshot)?;
         tracked.snapshot = snapshot;
         Ok(tracked.peer.clone())
     }
@@ -124,7 +124,7 @@ impl PeerTracker {
         if snapshot.uid != self.credentials.uid || snapshot.gid != self.credentials.gid {
             return Err(Error::CredentialsChanged);
         }
-        let peer = build_peer(self.credentials, &self.groups, pinned, &process, &snapshot);
+        let peer = build_peer(self.credentials, &self.groups, pinned, &process, &snapshot)?;
         // An equal start time proves that everything between the two reads came from one process.
         if process.start_time()? != start_time {
             return Err(Error::ConcurrentChange);
@@ -139,9 +139,9 @@ fn build_peer(
     pinned: bool,
     process: &ProcessHandle,
     snapshot: &ProcessSnapshot,
-) -> Peer {
-    let (CgroupNames { unit, user_unit, session, container }, invocation) = snapshot.cgroup_names();
-    Peer(Arc::new(PeerInfo {
+) -> Result<Peer, Error> {
+    let (CgroupNames { unit, user_unit, session, container }, invocation) = process.names(snapshot)?;
+    Ok(Peer(Arc::new(PeerInfo {
         pid: credentials.pid,
         uid: credentials.uid,
         gid: credentials.gid,
@@ -151,11 +151,11 @@ fn build_peer(
         user_unit,
         session,
         container,
-        invocation,
+        invocation: Some(invocation),
         is_future: false,
         exe: process.executable(snapshot).map(Arc::new),
         finding: Mutex::default(),
-    }))
+    })))
 }
 
 #[cfg(test)]

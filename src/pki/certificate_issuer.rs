@@ -2,9 +2,10 @@
 //! memory.
 
 mod management;
+mod rotation;
 mod tenant_quota;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -15,8 +16,10 @@ use data_encoding::HEXLOWER;
 use tokio::sync::{Notify, watch};
 use zeroize::Zeroizing;
 
+use super::ca_rotation::CaRotationRequest;
 use super::csr::SubjectKey;
 use super::error::Error;
+use super::invocation_tag::InvocationTag;
 use super::issued::{IssuedCertificates, QuotaExceeded};
 use super::issued_file::LeafRecord;
 use super::issuing_ca::IssuingCa;
@@ -25,7 +28,7 @@ use super::quota::BoundReached;
 use super::svid::{IssuedLeaf, IssuedX509Svid};
 use crate::agents::MatchTag;
 use crate::clock::{Clock, Timestamp};
-use crate::issue::{HostIdentity, IssuingKey};
+use crate::issue::{HostIdentity, IssuingKey, KeyReport};
 use crate::mutex::lock;
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
 
@@ -42,6 +45,8 @@ pub struct CaSnapshot {
     pub(super) crls: Vec<Bytes>,
     /// Greater at each change of the bundle and the CRLs.
     pub(super) number: u64,
+    /// The keys of the CA, for administrators.
+    pub(super) key_reports: Vec<KeyReport>,
 }
 
 /// Parameters of a certificate that a caller may choose.
@@ -75,6 +80,9 @@ struct CertificateIssuerInner {
     blocked_reason: watch::Sender<Option<String>>,
     /// Wakes the CA manager.
     renewal_wanted: Notify,
+    /// Wakes the CA manager.
+    rotation_wanted: Notify,
+    rotation_requests: Mutex<VecDeque<CaRotationRequest>>,
     /// Held while `leaves.json` is written.
     saving: Mutex<()>,
     lost_records: Mutex<Option<LostRecords>>,
@@ -105,6 +113,8 @@ impl CertificateIssuer {
             generation: watch::Sender::new(0),
             blocked_reason: watch::Sender::new(None),
             renewal_wanted: Notify::new(),
+            rotation_wanted: Notify::new(),
+            rotation_requests: Mutex::default(),
             saving: Mutex::new(()),
             lost_records: Mutex::new(None),
             future_leaves: AtomicUsize::new(0),
@@ -171,7 +181,8 @@ impl CertificateIssuer {
         let ttl = params.ttl.map_or(self.0.ttl, |ttl| ttl.min(self.0.ttl));
         let (certificate, leaf) =
             active.issuing_ca.sign_leaf(&spiffe_id, &subject_key, ttl, now).map_err(internal_error)?;
-        let leaf = LeafRecord { match_tag: Some(permit.agent().match_tag()), ..leaf };
+        let invocation = permit.agent().peer().invocation.as_deref().and_then(InvocationTag::of_id);
+        let leaf = LeafRecord { match_tag: Some(permit.agent().match_tag()), invocation, ..leaf };
         let added = self.issued_certificates().add(&spiffe_id, leaf, now);
         added.map_err(|exceeded| quota_refusal(&permit, exceeded))?;
         let chain = std::iter::once(certificate).chain(active.intermediates.iter().cloned()).collect();
@@ -227,8 +238,12 @@ impl CertificateIssuer {
         }
         let is_shared = {
             let mut issued = self.issued_certificates();
-            issued.count_for(id) >= SHARING_THRESHOLD
-                || issued.check(id, certificate.issued.issued_at).is_err()
+            let is_shared = issued.count_for(id) >= SHARING_THRESHOLD
+                || issued.check(id, certificate.issued.issued_at).is_err();
+            if is_shared {
+                issued.share(id, &certificate.issued.record.serial);
+            }
+            is_shared
         };
         if is_shared {
             self.shared_svids().insert(id.clone(), certificate.issued.clone());
@@ -367,7 +382,13 @@ mod tests {
         let record = |n: u64| {
             let mut serial = [0; 16];
             serial[..8].copy_from_slice(&n.to_be_bytes());
-            LeafRecord { serial, expires: now.after(hour), ca_tag: *b"ca 1", match_tag: Some(old) }
+            LeafRecord {
+                serial,
+                expires: now.after(hour),
+                ca_tag: *b"ca 1",
+                match_tag: Some(old),
+                invocation: None,
+            }
         };
         for n in 0..SHARING_THRESHOLD as u64 {
             issuer.issued_certificates().add(ID, record(n), now).unwrap();

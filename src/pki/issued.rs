@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
+use super::invocation_tag::InvocationTag;
 use super::issued_file::{IssuedCertificatesFile, LeafRecord, Leaves};
 use super::quota::{self, BoundReached, Taken};
 
@@ -52,6 +53,9 @@ pub(super) struct IssuedCertificates {
     settled: SettledClock,
     /// Whether the content differs from the file's.
     dirty: bool,
+    /// How many leaves of each identity have been found to be of invocations that have ended, since the last
+    /// [`IssuedCertificates::take_ended`].
+    ended: HashMap<Arc<str>, usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +82,7 @@ impl IssuedCertificates {
             pruned_at: Timestamp::from_secs(0),
             settled: SettledClock::default(),
             dirty: false,
+            ended: HashMap::new(),
         }
     }
 
@@ -85,9 +90,14 @@ impl IssuedCertificates {
     /// leaves are lost.
     pub fn read(&mut self, dir: &Path) -> Result<Vec<Arc<str>>, store::Error> {
         let mut damaged = Vec::new();
-        for (id, leaves, is_damaged) in IssuedCertificatesFile::read(dir)?.into_leaves() {
+        let file = IssuedCertificatesFile::read(dir)?;
+        let is_of_earlier_boot = file.is_of_earlier_boot();
+        for (id, leaves, is_damaged) in file.into_leaves() {
             damaged.extend(is_damaged.then(|| id.clone()));
             self.by_identity.entry(id).or_default().counted.extend(leaves);
+        }
+        if is_of_earlier_boot {
+            self.end_invocations(|_, _| true);
         }
         self.latest = Timestamp::from_secs(u64::MAX);
         self.count();
@@ -166,7 +176,7 @@ impl IssuedCertificates {
     /// Records a leaf of this SPIFFE ID.
     pub fn add(&mut self, id: &str, leaf: LeafRecord, now: Timestamp) -> Result<(), QuotaExceeded> {
         self.check(id, now)?;
-        let share = self.share();
+        let share = self.registered_share();
         let leaves = match self.by_identity.get_mut(id) {
             Some(leaves) => leaves,
             None => self.by_identity.entry(id.into()).or_default(),
@@ -187,23 +197,55 @@ impl IssuedCertificates {
     pub fn contains(&self, id: &str, serial: &str) -> bool {
         let Ok(serial) = HEXLOWER.decode(serial.as_bytes()) else { return false };
         // The latest are at the end, and most lookups are for them.
-        self.by_identity
-            .get(id)
-            .is_some_and(|leaves| leaves.iter().rev().any(|leaf| leaf.serial[..] == serial))
+        self.by_identity.get(id).is_some_and(|leaves| {
+            leaves.iter().rev().any(|leaf| leaf.serial[..] == serial && !leaf.has_ended())
+        })
     }
 
-    fn share(&self) -> usize {
+    /// Marks the leaves of invocations that have ended: they are no longer valid, and their records stay until they
+    /// are on the revocation lists.
+    pub fn end_invocations(&mut self, has_ended: impl Fn(&str, &LeafRecord) -> bool) {
+        for (id, leaves) in &mut self.by_identity {
+            let mut count = 0;
+            for leaf in leaves.iter_mut().filter(|leaf| !leaf.has_ended()) {
+                if has_ended(id, leaf) {
+                    leaf.invocation = Some(InvocationTag::ENDED);
+                    count += 1;
+                }
+            }
+            if count > 0 {
+                *self.ended.entry(id.clone()).or_default() += count;
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// How many leaves of each identity were marked since the last call.
+    pub fn take_ended(&mut self) -> HashMap<Arc<str>, usize> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Has a leaf be of no invocation, because processes of several will share it.
+    pub fn share(&mut self, id: &str, serial: &[u8; 16]) {
+        let Some(leaves) = self.by_identity.get_mut(id) else { return };
+        if let Some(leaf) = leaves.iter_mut().rev().find(|leaf| leaf.serial == *serial && !leaf.has_ended()) {
+            leaf.invocation = None;
+            self.dirty = true;
+        }
+    }
+
+    fn registered_share(&self) -> usize {
         quota::share(self.registered)
     }
 
     fn check_room(&self, id: &str) -> Result<(), BoundReached> {
         let Totals { counted, beyond_shares, .. } = self.totals;
         let taken = Taken { counted, beyond_shares, revoked: self.revoked };
-        quota::check_room(self.count_for(id), self.share(), taken)
+        quota::check_room(self.count_for(id), self.registered_share(), taken)
     }
 
     fn count(&mut self) {
-        let share = self.share();
+        let share = self.registered_share();
         let mut totals = Totals::default();
         for leaves in self.by_identity.values() {
             totals.counted += leaves.counted.len();
@@ -263,7 +305,8 @@ mod tests {
         let mut serial = [0; 16];
         serial[..8].copy_from_slice(&n.to_be_bytes());
         let expires = now.after(Duration::from_secs(lifetime));
-        LeafRecord { serial, expires, ca_tag: *b"ca 1", match_tag: MatchTag::from_bytes([0, 0, 0, n as u8]) }
+        let match_tag = MatchTag::from_bytes([0, 0, 0, n as u8]);
+        LeafRecord { serial, expires, ca_tag: *b"ca 1", match_tag, invocation: None }
     }
 
     pub fn leaf(n: usize, lifetime: u64) -> LeafRecord {
@@ -301,7 +344,7 @@ mod tests {
             (10_000, 9_999, 1, 1),
         ] {
             let mut issued = issued(registered);
-            assert_eq!(issued.share(), share);
+            assert_eq!(issued.registered_share(), share);
             for hog in 0..hogs {
                 assert!(exhaust(&mut issued, &format!("hog {hog}"), NOW) >= share, "{registered}: {hog}");
             }
@@ -329,7 +372,7 @@ mod tests {
     #[test]
     fn revoked_leaves_count_in_the_total_and_leave_each_identity_its_share() {
         let mut issued = issued(8);
-        let share = issued.share();
+        let share = issued.registered_share();
         let hogs = ["a", "b", "c", "d", "e"];
         let taken: usize = hogs.iter().map(|hog| exhaust(&mut issued, hog, NOW)).sum();
         for (id, leaves) in issued.orphaned(|_, _| true) {
@@ -376,6 +419,39 @@ mod tests {
         issued.add("a", leaf(2, 100), NOW).unwrap();
         let orphans = issued.orphaned(|_, leaf| leaf.match_tag == MatchTag::from_bytes([0, 0, 0, 1]));
         assert_eq!(orphans, [("a".into(), vec![leaf(1, 100)])]);
+    }
+
+    #[test]
+    fn leaves_of_ended_invocations_are_invalid_and_recorded_until_they_are_revoked() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |id: &str| InvocationTag::of_id(id);
+        let (first, second) = (of("1111111111114111"), of("2222222222224222"));
+        let mut issued = issued(1);
+        for (n, invocation) in [first, first, second, None].into_iter().enumerate() {
+            issued.add("a", LeafRecord { invocation, ..leaf(n, 3600) }, NOW).unwrap();
+        }
+        let serial = |n: usize| HEXLOWER.encode(&leaf(n, 0).serial);
+        issued.share("a", &leaf(1, 0).serial);
+        issued.end_invocations(|_, leaf| leaf.invocation == first);
+        assert_eq!(issued.take_ended(), HashMap::from([("a".into(), 1)]));
+        assert!(issued.take_ended().is_empty());
+        let valid = |issued: &IssuedCertificates| -> Vec<usize> {
+            (0..4).filter(|n| issued.contains("a", &serial(*n))).collect()
+        };
+        assert_eq!(valid(&issued), [1, 2, 3]);
+        issued.take_changes(NOW).unwrap().write(dir.path()).unwrap();
+        let mut read = IssuedCertificates::new(HOUR);
+        read.read(dir.path()).unwrap();
+        assert_eq!(valid(&read), [1, 2, 3]);
+        assert_eq!(read.orphaned(|_, leaf| leaf.has_ended())[0].1.len(), 1);
+        // After a start of the host, all have ended.
+        let path = dir.path().join("leaves.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(crate::peer::boot_id(), "another boot")).unwrap();
+        let mut read = IssuedCertificates::new(HOUR);
+        read.read(dir.path()).unwrap();
+        assert_eq!(valid(&read), [0; 0]);
+        assert_eq!(read.take_ended(), HashMap::from([("a".into(), 3)]));
     }
 
     #[test]

@@ -206,7 +206,8 @@ impl IssuingCa {
             alt_names: &SubjectAltName(vec![uri_name(id)?]),
         };
         let certificate = self.sign(&fields.to_tbs_der()?)?;
-        Ok((certificate, LeafRecord { serial, expires: not_after, ca_tag: self.tag(), match_tag: None }))
+        let (ca_tag, match_tag, invocation) = (self.tag(), None, None);
+        Ok((certificate, LeafRecord { serial, expires: not_after, ca_tag, match_tag, invocation }))
     }
 
     /// Signs a CRL (DER) that is valid until this CA expires.

@@ -160,7 +160,7 @@ mod tests {
     fn unreadable_file_is_reported_and_kept() {
         let (dir, now) = (tempfile::tempdir().unwrap(), Clock::System.now());
         let path = dir.path().join(FILE_NAME);
-        let newer = r#"{"version":3,"leaves":{}}"#.to_owned();
+        let newer = r#"{"version":4,"leaves":{}}"#.to_owned();
         for (n, text) in [file(&serde_json::json!({ "a": 7 })), "{".to_owned(), newer].iter().enumerate() {
             fs::write(&path, text).unwrap();
             let lost = load(dir.path(), now).1.unwrap();

@@ -17,11 +17,13 @@
 
 mod bundle;
 mod ca_file;
+mod ca_rotation;
 mod certificate_issuer;
 mod crl;
 mod csr;
 mod error;
 mod host_ca;
+mod invocation_tag;
 mod issued;
 mod issued_file;
 mod issuing_ca;
@@ -32,10 +34,12 @@ mod root_ca;
 mod svid;
 
 pub use bundle::bundle_document;
+pub use ca_rotation::{CaRotation, CaRotationError, CaRotationRequest};
 pub use certificate_issuer::{CaReport, CaSnapshot, CertificateIssuer, CertificateParams};
 pub use csr::{CsrError, SubjectKey};
 pub use error::Error;
 pub use host_ca::{CaChange, HostCa};
+pub use invocation_tag::InvocationTag;
 pub use issued_file::{CaTag, LeafRecord};
 pub use issuing_cas::{FutureLeaves, NotRevoked};
 pub use lost_records::LostRecords;

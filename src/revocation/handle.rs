@@ -10,12 +10,12 @@ use tokio::sync::watch;
 
 use super::error::Error;
 use super::nonces::{KEY_LABEL, mark_expires};
-use super::record::{Revocation, lapses_after};
+use super::record::{EndedInvocation, Revocation, lapses_after};
 use super::scope::{Scope, ScopeKind};
 use super::set::{IssuedToken, RevocationSet};
 use super::tokens::{TokenKey, TokenTable};
 use super::writer::{self, Batch, Pending, Writer};
-use super::{BATCH_INTERVAL, MAX_SCOPES, MAX_TOKENS};
+use super::{BATCH_INTERVAL, MAX_ENDED, MAX_SCOPES, MAX_TOKENS};
 use crate::clock::{Clock, SettledClock, Timestamp};
 use crate::keystore::Keystore;
 use crate::mutex::lock;
@@ -242,7 +242,8 @@ impl Revocations {
                             "as many scopes are revoked as can be; lift revocations that are not needed",
                         ));
                     }
-                    self.apply(&mut pending, &set, new, true);
+                    let lapses = (!new.is_blocking).then(|| lapses_after(self.0.clock.now()));
+                    self.apply(&mut pending, &set, new, lapses, true);
                     (pending.count, Outcome::Revoked)
                 }
             }
@@ -250,23 +251,74 @@ impl Revocations {
         self.flush(ticket).await.map(|()| outcome)
     }
 
-    /// Revokes what was issued in an invocation that has ended. Nothing waits for the disk; [`Revocations::store`]
-    /// stores it.
-    pub fn end_invocation(&self, invocation: &str, reason: &str) {
+    /// Revokes what was issued in an invocation that has ended. A revocation by an administrator blocks nothing any
+    /// more, and keeps its words. Nothing waits for the disk; [`Revocations::store`] stores it.
+    ///
+    /// If many invocations have ended whose tokens have not expired, what was issued to its agents is revoked for all
+    /// their invocations, so that memory is bounded.
+    pub fn end_invocation(&self, ended: &EndedInvocation<'_>) {
         if !self.is_open() {
             return;
         }
         let mut pending = self.pending();
         let set = self.0.set.load_full();
-        let scope = Scope::new(ScopeKind::Invocation, invocation);
-        let is_guarded = set.get(&scope).is_some_and(|existing| existing.is_guarded);
-        let new = NewRevocation {
-            scope,
-            is_blocking: false,
-            revoked_by: "hostbadged".to_owned(),
-            reason: reason.to_owned(),
+        let of_invocation = [Scope::new(ScopeKind::Invocation, ended.id)];
+        let is_full =
+            set.ended() >= MAX_ENDED && !ended.agents.is_empty() && set.get(&of_invocation[0]).is_none();
+        let of_agents = ended.agents.iter().map(|agent| Scope::new(ScopeKind::Agent, agent.as_str()));
+        let scopes: Vec<Scope> = if is_full { of_agents.collect() } else { of_invocation.into() };
+        for scope in scopes {
+            let set = self.0.set.load_full();
+            let existing = set.get(&scope);
+            // What blocks an agent revokes its tokens, and nothing was issued since.
+            if is_full && existing.is_some_and(|existing| existing.is_blocking) {
+                continue;
+            }
+            let by_administrator = existing.filter(|existing| existing.is_blocking);
+            let is_guarded = existing.is_some_and(|existing| existing.is_guarded) || set.len() >= MAX_SCOPES;
+            let new = NewRevocation {
+                scope,
+                is_blocking: false,
+                revoked_by: by_administrator.map_or("hostbadged".to_owned(), |one| one.revoked_by.clone()),
+                reason: by_administrator.map_or(ended.reason.to_owned(), |one| one.reason.clone()),
+            };
+            let lapses = existing.and_then(|existing| existing.lapses).max(Some(ended.lapses()));
+            self.apply(&mut pending, &set, new, lapses, is_guarded);
+        }
+    }
+
+    /// Revokes everything that was issued before the host was started again, because no invocation outlives that.
+    /// Revocations of invocations block nothing any more. Returns when it is on disk.
+    ///
+    /// # Errors
+    /// As [`Revocations::revoke`].
+    pub(crate) async fn end_earlier_boot(&self) -> Result<(), Error> {
+        self.require_open()?;
+        let ticket = {
+            let mut pending = self.pending();
+            let now = self.0.clock.now();
+            let set = self.0.set.load_full();
+            let of_invocation =
+                |one: &&Revocation| one.scope.kind() == ScopeKind::Invocation && one.is_blocking;
+            let lifted: Vec<Revocation> =
+                set.iter().filter(of_invocation).map(|one| one.lifted(now)).collect();
+            let set = Arc::new(lifted.into_iter().fold((*set).clone(), |set, one| set.with(one)));
+            self.publish((*set).clone());
+            // A host that is frozen has issued nothing since.
+            if set.freeze().is_none() {
+                let new = NewRevocation {
+                    scope: Scope::everything(),
+                    is_blocking: false,
+                    revoked_by: "hostbadged".to_owned(),
+                    reason: "the host was started again".to_owned(),
+                };
+                self.apply(&mut pending, &set, new, Some(lapses_after(now)), true);
+            }
+            pending.is_guarded = true;
+            pending.count += 1;
+            pending.count
         };
-        self.apply(&mut pending, &set, new, is_guarded || set.len() >= MAX_SCOPES);
+        self.flush(ticket).await
     }
 
     /// Lifts the revocation of a scope: what was issued before stays revoked, and what is issued from now on is
@@ -419,10 +471,16 @@ impl Revocations {
     }
 
     /// Puts a revocation into effect.
-    fn apply(&self, pending: &mut Pending, set: &RevocationSet, new: NewRevocation, is_guarded: bool) {
+    fn apply(
+        &self,
+        pending: &mut Pending,
+        set: &RevocationSet,
+        new: NewRevocation,
+        lapses: Option<Timestamp>,
+        is_guarded: bool,
+    ) {
         let now = self.0.clock.now();
         let NewRevocation { scope, is_blocking, revoked_by, reason } = new;
-        let lapses = (!is_blocking).then(|| lapses_after(now));
         let epoch = set.next_epoch();
         let revocation =
             Revocation { scope, epoch, is_blocking, revoked_at: now, revoked_by, reason, lapses, is_guarded };

@@ -16,6 +16,8 @@
 //! at once; single tokens and ended invocations at most [`BATCH_INTERVAL`] later, because each change of the
 //! manifest increments the counter in the TPM.
 
+#[cfg(test)]
+mod ended_tests;
 mod error;
 mod handle;
 mod nonces;
@@ -31,7 +33,7 @@ use std::time::Duration;
 pub use error::Error;
 pub use handle::{NewRevocation, Outcome, Revocations};
 pub use nonces::{InvalidNonce, NONCE_TTL};
-pub use record::Revocation;
+pub use record::{EndedInvocation, Revocation};
 pub use scope::{Scope, ScopeKind};
 pub use set::{IssuedToken, RevocationSet};
 pub use tokens::TokenKey;
@@ -41,6 +43,9 @@ pub use tokens::TokenKey;
 pub const BATCH_INTERVAL: Duration = Duration::from_secs(600);
 /// Revocations of scopes that a host can have at once.
 pub const MAX_SCOPES: usize = 16_384;
+/// Ended invocations that are revoked one by one at once. Beyond, what was issued to the agents of an invocation that
+/// ends is revoked for all their invocations.
+pub const MAX_ENDED: usize = 8192;
 /// Single tokens that can be revoked or used up at once.
 pub const MAX_TOKENS: usize = 262_144;
 /// Longest reason of a revocation in bytes.

@@ -3,12 +3,28 @@
 use std::time::Duration;
 
 use super::scope::{Scope, ScopeKind};
-use crate::agents::MAX_TOKEN_TTL;
+use crate::agents::{AgentName, MAX_TOKEN_TTL};
 use crate::clock::Timestamp;
 
 /// A revocation without effect on new requests is kept for this time: what was issued before it has expired
 /// then. Certificates are on the revocation lists until they expire.
 const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs() + 60);
+
+/// A clock that was set back by less than this makes nothing valid again.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// An invocation that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedInvocation<'a> {
+    /// Its ID.
+    pub id: &'a str,
+    /// The agents to which something was issued in it; empty if they are not known.
+    pub agents: &'a [AgentName],
+    /// When all that was issued in it has expired.
+    pub until: Timestamp,
+    /// What has ended.
+    pub reason: &'a str,
+}
 
 /// The revocation of a scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +62,13 @@ impl Revocation {
             (_, true) => format!("{} is revoked since {at}", self.scope),
             (_, false) => format!("{} was revoked at {at}", self.scope),
         }
+    }
+}
+
+impl EndedInvocation<'_> {
+    /// When its revocation can be forgotten.
+    pub(super) fn lapses(&self) -> Timestamp {
+        self.until.after(MARGIN)
     }
 }
 

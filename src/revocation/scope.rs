@@ -13,7 +13,7 @@ pub enum ScopeKind {
     Owner,
     /// An agent.
     Agent,
-    /// One invocation of an agent: the time between a unit's start and its end.
+    /// One invocation of an agent: one run of a unit, or of what stands in its place.
     Invocation,
     /// An issuing key.
     Key,

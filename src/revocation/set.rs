@@ -17,8 +17,12 @@ pub struct RevocationSet {
     issue_epoch: u64,
     /// The greatest epoch of a revocation.
     latest_epoch: u64,
+    /// The greatest epoch of a revocation when the revocations were read.
+    loaded_epoch: u64,
     by_scope: HashMap<Scope, Arc<Revocation>>,
     blocking: usize,
+    /// Invocations whose revocation does not block: those that have ended.
+    ended: usize,
 }
 
 /// What a revocation can find in a token.
@@ -40,9 +44,17 @@ impl RevocationSet {
     pub(super) fn new(epoch: u64, revocations: impl IntoIterator<Item = Revocation>) -> RevocationSet {
         let by_scope: HashMap<_, _> =
             revocations.into_iter().map(|one| (one.scope.clone(), Arc::new(one))).collect();
-        let blocking = by_scope.values().filter(|one| one.is_blocking).count();
         let latest_epoch = by_scope.values().map(|one| one.epoch).fold(epoch, u64::max);
-        RevocationSet { is_loaded: true, issue_epoch: latest_epoch, latest_epoch, by_scope, blocking }
+        let mut set = RevocationSet {
+            is_loaded: true,
+            issue_epoch: latest_epoch,
+            latest_epoch,
+            loaded_epoch: latest_epoch,
+            by_scope,
+            ..RevocationSet::default()
+        };
+        set.count();
+        set
     }
 
     /// Whether the revocations are known. Nothing is issued while they are not.
@@ -69,6 +81,11 @@ impl RevocationSet {
         self.latest_epoch
     }
 
+    /// The greatest epoch of a revocation when the revocations were read at the start.
+    pub fn loaded_epoch(&self) -> u64 {
+        self.loaded_epoch
+    }
+
     /// The revocations, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Revocation> {
         self.by_scope.values().map(|one| &**one)
@@ -77,6 +94,11 @@ impl RevocationSet {
     /// The number of revocations.
     pub fn len(&self) -> usize {
         self.by_scope.len()
+    }
+
+    /// The number of invocations that have ended.
+    pub(super) fn ended(&self) -> usize {
+        self.ended
     }
 
     /// Whether no scope is revoked.
@@ -145,7 +167,7 @@ impl RevocationSet {
         let mut set = self.clone();
         set.latest_epoch = set.latest_epoch.max(revocation.epoch);
         set.by_scope.insert(revocation.scope.clone(), Arc::new(revocation));
-        set.blocking = set.by_scope.values().filter(|one| one.is_blocking).count();
+        set.count();
         set
     }
 
@@ -156,7 +178,14 @@ impl RevocationSet {
             self.iter().filter(|one| has_lapsed(one)).map(|one| one.scope.clone()).collect();
         let mut set = self.clone();
         set.by_scope.retain(|_, one| !has_lapsed(one));
+        set.count();
         (set, lapsed)
+    }
+
+    fn count(&mut self) {
+        let is_ended = |one: &Revocation| one.scope.kind() == ScopeKind::Invocation && !one.is_blocking;
+        self.blocking = self.by_scope.values().filter(|one| one.is_blocking).count();
+        self.ended = self.by_scope.values().filter(|one| is_ended(one)).count();
     }
 }
 

@@ -59,6 +59,7 @@ impl IdentityService {
     /// Records a signed certificate. If the record fails, the certificate is discarded and no longer counts
     /// as issued.
     async fn record_certificate(&self, certificate: IssuedX509Svid) -> RequestResult<IssuedX509Svid> {
+        self.watch_invocation(certificate.permit().agent(), certificate.expires());
         let leaf = CertificateIssuer::record_of(&certificate);
         self.audit.record_certificate(certificate).await.map_err(|unavailable| {
             leaf.into_iter().for_each(|leaf| self.deps.certificate_issuer.forget(leaf));

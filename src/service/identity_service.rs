@@ -15,7 +15,9 @@ use crate::clock::{Clock, ClockState, Timestamp};
 use crate::config::SignalSection;
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
-use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
+use crate::invocations::Invocations;
+use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, RotationPolicy, TpmSigner};
+use crate::keystore::Keystore;
 use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, MarkQuota, Policies};
@@ -39,6 +41,8 @@ pub struct ServiceDeps {
     pub credentials: CredentialStore,
     /// What has been revoked.
     pub revocations: Revocations,
+    /// The invocations in which something was issued.
+    pub invocations: Invocations,
     /// The issuers whose signals revoke.
     pub signals: Vec<SignalSection>,
     /// Which index each token has in the status lists.
@@ -83,6 +87,10 @@ pub struct ServiceDeps {
     pub posture_commands: PostureCommandSender,
     /// Where key commands are sent.
     pub key_admin: KeyAdmin,
+    /// The keystore, once it is open: it has the key-encryption keys.
+    pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
+    /// How often keys rotate.
+    pub rotation_policy: RotationPolicy,
     /// Issues X.509 certificates.
     pub certificate_issuer: CertificateIssuer,
     /// Who is an administrator.

@@ -144,7 +144,10 @@ impl IdentityService {
                 revoked_by: admin.id(),
                 reason: reason.clone(),
             };
-            let outcome = self.deps.revocations.revoke(new).await?;
+            let revoked = self.deps.revocations.revoke(new).await;
+            // Here too, so that it is in effect when the administrator reads the answer.
+            self.deps.issuer.apply_revocations(&self.deps.revocations.current());
+            let outcome = revoked?;
             if outcome == Outcome::Revoked {
                 let (event, what) = match scope.kind() {
                     ScopeKind::Everything => (Event::HostFrozen, "froze this host".to_owned()),
@@ -315,11 +318,7 @@ impl IdentityService {
             return Ok(Target::Scope(Scope::new(ScopeKind::Tenant, &tenant)));
         }
         let kid = checked("key", key.unwrap_or_default())?;
-        let reports = self.ready_issuer()?;
-        if !reports.key_reports().iter().any(|key| key.kid == kid && key.is_in_memory()) {
-            return Err(InvalidRequest::new("no issuing key of this host has this kid").into());
-        }
-        Ok(Target::Scope(Scope::new(ScopeKind::Key, &kid)))
+        Ok(Target::Scope(self.revocable_key(&kid)?))
     }
 
     /// The tenant that a record about the scope is for.

@@ -143,7 +143,11 @@ impl IdentityService {
         // Before the list: what changes from now on is in the next one.
         let (generation, epoch) = (deps.revocations.generation(), deps.revocations.current().latest_epoch());
         let list = deps.status_lists.snapshot(number)?;
-        let valid = ValidNow { registrations: &registrations, revocations: &deps.revocations };
+        let valid = ValidNow {
+            registrations: &registrations,
+            revocations: &deps.revocations,
+            invocations: &deps.invocations,
+        };
         let at = deps.clock.now();
         let text = issuer
             .sign_status_list(&list, valid, deps.status_lists.ttl(), at)

@@ -126,14 +126,19 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<WitSvid> {
+        let waited = self.wait_for_signer(std::slice::from_ref(agent)).await;
         let issue = || -> Result<WitSvid, Rejection> {
+            waited?;
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let ttl = self.deps.certificate_issuer.ttl();
             self.check_live_tokens(agent, ttl)?;
             Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
         };
         match issue() {
-            Ok(svid) => Ok(self.audit.record_wit_svid(svid).await?),
+            Ok(svid) => {
+                self.watch_invocation(agent, svid.expires());
+                Ok(self.audit.record_wit_svid(svid).await?)
+            }
             Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
         }
     }

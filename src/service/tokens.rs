@@ -4,7 +4,8 @@ use super::error::{InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::requests::{self, JwtSvidParams};
-use crate::agents::AuthenticatedAgent;
+use crate::agents::{AuthenticatedAgent, Registrations};
+use crate::clock::Timestamp;
 use crate::issue::{AccessToken, Introspection, JwtSvid, Undecided, ValidNow};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{self, ErrorCode, JwtSvidRequest, RateLimitKey, Refusal, Signer};
@@ -22,7 +23,10 @@ impl IdentityService {
         request: Result<TokenRequest<'_>, InvalidRequest>,
     ) -> RequestResult<AccessToken> {
         match self.decide_token(lookup, request.and_then(requests::token_request)).await {
-            Ok(token) => Ok(self.audit.record_token(token).await?),
+            Ok(token) => {
+                self.watch_invocation(token.permit().agent(), token.expires());
+                Ok(self.audit.record_token(token).await?)
+            }
             Err(rejection) => Err(self.record_rejection(rejection).await),
         }
     }
@@ -48,7 +52,7 @@ impl IdentityService {
             let request = requests::introspection_request(request);
             let inspect = |tenant: Option<&str>| {
                 let registrations = self.deps.agents.registrations();
-                let valid = ValidNow { registrations: &registrations, revocations: &self.deps.revocations };
+                let valid = self.valid_now(&registrations);
                 issuer_state.introspect(&request, tenant, valid, self.deps.clock.now())
             };
             let refuse = |e: Undecided| undecided(&e, &peer).with_agent(&agent);
@@ -77,7 +81,12 @@ impl IdentityService {
         params: JwtSvidParams,
     ) -> RequestResult<Vec<JwtSvid>> {
         match self.decide_jwt_svids(lookup, requests::jwt_svid_request(params)).await {
-            Ok(svids) => Ok(self.audit.record_jwt_svids(svids).await?),
+            Ok(svids) => {
+                for svid in &svids {
+                    self.watch_invocation(svid.permit().agent(), svid.expires());
+                }
+                Ok(self.audit.record_jwt_svids(svids).await?)
+            }
             Err(rejection) => Err(self.record_rejection(rejection).await),
         }
     }
@@ -105,7 +114,7 @@ impl IdentityService {
             let bundles = self.deps.federation.bundles();
             let federated_keys = |domain: &str| bundles.get(domain).map(|bundle| &bundle.jwt_authorities);
             let registrations = self.deps.agents.registrations();
-            let valid = ValidNow { registrations: &registrations, revocations: &self.deps.revocations };
+            let valid = self.valid_now(&registrations);
             for_each_tenant(agent.clone(), others, |tenant| {
                 let now = self.deps.clock.now();
                 issuer_state.validate_jwt_svid(&request, tenant, valid, federated_keys, now)
@@ -113,6 +122,16 @@ impl IdentityService {
             .map_err(|e| undecided(&e, &peer).with_agent(&agent))
         };
         self.record_introspection(decision.await).await
+    }
+
+    /// Has the end of the invocation noticed in which something was issued. Call it after the issue and before the
+    /// answer: what ended meanwhile is noticed too.
+    pub(super) fn watch_invocation(&self, agent: &AuthenticatedAgent, expires: Timestamp) {
+        self.deps.invocations.issued(agent.peer(), agent.name(), expires);
+    }
+
+    fn valid_now<'a>(&'a self, registrations: &'a Registrations) -> ValidNow<'a> {
+        ValidNow { registrations, revocations: &self.deps.revocations, invocations: &self.deps.invocations }
     }
 
     async fn record_introspection(
@@ -136,6 +155,7 @@ impl IdentityService {
             Err(_) => self.identify_any(&peer).await?,
         };
         let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+        self.wait_for_signer(std::slice::from_ref(&agent)).await?;
         let permit = policy::decide(agent, &self.circumstances(), request)?;
         let agent = permit.agent();
         self.require_clock()
@@ -168,6 +188,7 @@ impl IdentityService {
         let peer = self.require_peer(lookup)?;
         let agents = self.identify_all(&peer).await?;
         let request = request.map_err(|e| invalid(e, &peer))?;
+        self.wait_for_signer(&agents).await?;
         self.require_clock().map_err(|refusal| Rejection::from(refusal).with_peer(&peer))?;
         let issuer_state = self.issuer_state().map_err(|rejection| rejection.with_peer(&peer))?;
         let circumstances = self.circumstances();

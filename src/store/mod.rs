@@ -28,7 +28,7 @@ pub use revocation_rows::{GuardedChange, RevocationDatabase, RevocationRow, Revo
 pub use status_rows::{StatusChange, StatusDatabase, StatusListRow, StatusSubjectRow, StatusTokenRow};
 
 /// Upper bound on the size of a state file in bytes, well above what hostbadge writes.
-const MAX_STATE_FILE_SIZE: u64 = 4 * 1024 * 1024;
+const MAX_STATE_FILE_SIZE: u64 = 8 * 1024 * 1024;
 
 /// Why a state file or directory cannot be used. Each message says what an administrator can do.
 #[derive(Debug, thiserror::Error)]

@@ -241,7 +241,7 @@ pub struct Peer {
     pub gid: u32,
     /// systemd unit, such as `researcher.service`.
     pub unit: Option<String>,
-    /// Invocation id of the unit, 32 hexadecimal digits.
+    /// Invocation id, 32 hexadecimal digits: of the system unit, else of the cgroup or session.
     pub invocation: Option<String>,
     /// Unit in the service manager of the process's own user; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

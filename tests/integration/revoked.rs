@@ -51,7 +51,7 @@ impl Way {
 
     /// Whether the certificates of `subject` are revoked.
     fn revokes_certificates(self) -> bool {
-        self.blocks() && self != Way::Invocation
+        self.blocks()
     }
 
     fn revoke(self, world: &World, held: &Held) {

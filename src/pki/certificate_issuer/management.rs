@@ -1,5 +1,6 @@
 //! What the CA manager does with the issuer of certificates.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,6 +85,16 @@ impl CertificateIssuer {
         is_orphan: impl Fn(&str, &LeafRecord) -> bool,
     ) -> Vec<(Arc<str>, Vec<LeafRecord>)> {
         self.issued_certificates().orphaned(is_orphan)
+    }
+
+    /// Marks the leaves of invocations that have ended: they are no longer valid.
+    pub fn end_invocations(&self, has_ended: impl Fn(&str, &LeafRecord) -> bool) {
+        self.issued_certificates().end_invocations(has_ended);
+    }
+
+    /// How many leaves of each SPIFFE ID were marked since the last call.
+    pub fn take_ended(&self) -> HashMap<Arc<str>, usize> {
+        self.issued_certificates().take_ended()
     }
 
     /// Drops the records of leaves that the CRLs in `ca.json` have.

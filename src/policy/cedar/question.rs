@@ -53,7 +53,7 @@ pub struct Process<'a> {
     pub uid: u32,
     /// The systemd system unit.
     pub unit: Option<&'a str>,
-    /// The unit's invocation ID.
+    /// The invocation ID.
     pub invocation: Option<&'a str>,
     /// SHA-256 of its executable in hexadecimal digits, where it is known.
     pub exe_sha256: Option<String>,

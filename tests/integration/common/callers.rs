@@ -23,7 +23,7 @@ pub struct Credentials {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
-    cgroup: Option<PathBuf>,
+    cgroups: Vec<PathBuf>,
 }
 
 impl Credentials {
@@ -41,22 +41,20 @@ impl Credentials {
     }
 
     pub fn in_unit(mut self, unit: &Unit) -> Credentials {
-        self.cgroup = Some(unit.cgroup.clone());
+        self.cgroups = unit.cgroups.clone();
         self
     }
 
     /// Makes `command` run with these credentials, in this cgroup.
     pub fn apply_to(&self, command: &mut Command) {
         require_root();
-        let procs = self
-            .cgroup
-            .as_ref()
-            .map(|dir| File::options().write(true).open(dir.join("cgroup.procs")).unwrap());
+        let open = |dir: &PathBuf| File::options().write(true).open(dir.join("cgroup.procs")).unwrap();
+        let procs: Vec<File> = self.cgroups.iter().map(open).collect();
         let Credentials { uid, gid, groups, .. } = self.clone();
         let check =
             |result: libc::c_int| if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
         let apply = move || {
-            if let Some(procs) = &procs {
+            for procs in &procs {
                 // SAFETY: writes one byte of static memory to an open descriptor. "0" means the writing
                 // process.
                 let written = unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) };
@@ -142,7 +140,8 @@ pub fn text_field(number: u8, text: &str) -> Vec<u8> {
 /// A unit as systemd makes one: a cgroup in its hierarchy, and the link that names the invocation.
 pub struct Unit {
     pub name: String,
-    cgroup: PathBuf,
+    /// In each hierarchy.
+    cgroups: Vec<PathBuf>,
     link: Option<PathBuf>,
 }
 
@@ -167,21 +166,44 @@ impl Unit {
         let root = Path::new(if own { "/sys/fs/cgroup/systemd" } else { "/sys/fs/cgroup" });
         let cgroup = root.join(parent).join(&name);
         fs::create_dir_all(&cgroup).unwrap();
-        Unit { name, cgroup, link: None }
+        Unit { name, cgroups: vec![cgroup], link: None }
+    }
+
+    /// In the unified hierarchy too, as systemd has it on hybrid hosts, so that the kernel reports when it is empty.
+    pub fn in_unified_hierarchy(mut self) -> Unit {
+        let unified = Path::new("/sys/fs/cgroup/unified");
+        if let Some(below) = self.cgroups[0].strip_prefix("/sys/fs/cgroup/systemd").ok().map(Path::to_owned) {
+            let cgroup = unified.join(below);
+            fs::create_dir_all(&cgroup).unwrap();
+            self.cgroups.push(cgroup);
+        }
+        self
     }
 
     /// Moves a process into this unit's cgroup.
     pub fn add_process(&self, pid: &str) {
-        fs::write(self.cgroup.join("cgroup.procs"), pid).unwrap();
+        for cgroup in &self.cgroups {
+            fs::write(cgroup.join("cgroup.procs"), pid).unwrap();
+        }
     }
 
-    /// Sets the invocation ID, 32 hexadecimal digits.
+    /// Starts the unit, or starts it again: sets the invocation ID, 32 hexadecimal digits, as systemd does.
     pub fn set_invocation_id(&mut self, id: &str) {
         let dir = Path::new("/run/systemd/units");
-        fs::create_dir_all(dir).unwrap();
         let link = dir.join(format!("invocation:{}", self.name));
-        std::os::unix::fs::symlink(id, &link).unwrap();
+        let new = dir.join(format!(".#invocation:{}", self.name));
+        // Another test may remove the directory.
+        until_true("the link is made", || {
+            fs::create_dir_all(dir).is_ok()
+                && std::os::unix::fs::symlink(id, &new).is_ok()
+                && fs::rename(&new, &link).is_ok()
+        });
         self.link = Some(link);
+    }
+
+    /// Stops the unit: removes the link.
+    pub fn stop(&mut self) {
+        fs::remove_file(self.link.take().unwrap()).unwrap();
     }
 }
 
@@ -192,17 +214,19 @@ impl Drop for Unit {
             // Succeeds only if the directory is empty, which means that a test created it.
             let _ = fs::remove_dir(link.parent().unwrap());
         }
-        // A cgroup is busy until the kernel has released the processes that were in it.
-        let remove = || fs::remove_dir(&self.cgroup).is_ok() || !self.cgroup.exists();
-        if !std::thread::panicking() {
-            until_true("the cgroup is removed", remove);
-        } else {
-            remove();
-        }
-        // Those above it that are empty now.
-        for above in self.cgroup.ancestors().skip(1) {
-            if fs::remove_dir(above).is_err() {
-                break;
+        for cgroup in &self.cgroups {
+            // A cgroup is busy until the kernel has released the processes that were in it.
+            let remove = || fs::remove_dir(cgroup).is_ok() || !cgroup.exists();
+            if !std::thread::panicking() {
+                until_true("the cgroup is removed", remove);
+            } else {
+                remove();
+            }
+            // Those above it that are empty now.
+            for above in cgroup.ancestors().skip(1) {
+                if fs::remove_dir(above).is_err() {
+                    break;
+                }
             }
         }
     }

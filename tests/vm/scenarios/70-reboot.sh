@@ -1,4 +1,4 @@
-# A reboot keeps the host ID and the keys: earlier tokens stay valid.
+# A reboot keeps the host ID and the keys, and ends all invocations: earlier tokens are verified, and inactive.
 
 audience=https://api.example.com
 
@@ -19,9 +19,12 @@ part_2() {
     expect "$(cat /root/host)" hostbadge status
     hostbadge export jwks -o /root/jwks-after.json
     show cmp /root/jwks-before.json /root/jwks-after.json
-    expect '"active":true' as bin curl -sS --unix-socket /run/hostbadge/agent.sock -d "token=$(cat /root/token)" \
-        http://localhost/v1/introspect
+    hostbadge verify token "$(cat /root/token)" --jwks /root/jwks-after.json --audience "$audience"
+    introspect() { as bin curl -sS --unix-socket /run/hostbadge/agent.sock -d "token=$1" http://localhost/v1/introspect; }
+    expect '"active":false' introspect "$(cat /root/token)"
+    expect "the host was started again" hostbadge audit tail -n 1000 --event invocation-ended
     as bin hostbadge token "$audience" >/root/token-2
+    expect '"active":true' introspect "$(cat /root/token-2)"
     hostbadge verify token "$(cat /root/token-2)" --jwks /root/jwks-before.json --audience "$audience"
     sync
     cut_power_and_continue
