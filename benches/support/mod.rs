@@ -135,7 +135,7 @@ impl Client {
         Client {
             stream: UnixStream::connect(socket).expect("the socket"),
             request: Vec::new(),
-            reply: vec![0; 16_384],
+            reply: vec![0; 262_144],
         }
     }
 

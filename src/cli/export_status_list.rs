@@ -87,7 +87,7 @@ async fn write_all(
     for number in numbers {
         let (list, file) = (list(common, arguments, number).await?, dir.join(number));
         write_file(&file, list.as_bytes(), 0o644)?;
-        print_line(&file.display().to_string())?;
+        print_line(file.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

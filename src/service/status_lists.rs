@@ -17,7 +17,7 @@ use crate::wire::agent::StatusListsResponse;
 /// How often a list is signed at most. A revocation is in the list within twice this time.
 const MIN_INTERVAL: Duration = Duration::from_millis(450);
 /// How long a request waits for a list that is being signed.
-const SIGN_TIMEOUT: Duration = Duration::from_secs(2);
+const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Every local process may ask, so the reason is for administrators only.
 const NOT_READY: &str = "the status lists are not ready; administrators see the reason in hostbadge status";
 

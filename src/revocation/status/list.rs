@@ -64,7 +64,13 @@ impl ListSnapshot {
 }
 
 /// What is left of chunks that had expired tokens.
-pub(super) struct Filtered(HashMap<usize, (Arc<[Entry]>, Arc<[Entry]>)>);
+pub(super) struct Filtered(HashMap<usize, FilteredChunk>);
+
+/// A chunk, and what is left of it.
+struct FilteredChunk {
+    before: Arc<[Entry]>,
+    after: Arc<[Entry]>,
+}
 
 impl List {
     pub(super) fn new(number: u32, tenant: Option<Arc<str>>, capacity: u32) -> List {
@@ -147,7 +153,7 @@ impl List {
         let mut kept = Vec::with_capacity(self.chunks.len());
         for (index, chunk) in std::mem::take(&mut self.chunks).into_iter().enumerate() {
             match filtered.0.remove(&index) {
-                Some((before, after)) if Arc::ptr_eq(&before, &chunk) => {
+                Some(FilteredChunk { before, after }) if Arc::ptr_eq(&before, &chunk) => {
                     before.iter().filter(|entry| entry.expires <= horizon).for_each(|entry| {
                         self.assigned.remove(entry.index);
                     });
@@ -175,8 +181,8 @@ impl Filtered {
         Filtered(
             filtered
                 .map(|(index, chunk)| {
-                    let live = chunk.iter().filter(|entry| !has_expired(entry)).cloned().collect();
-                    (index, (chunk, live))
+                    let after = chunk.iter().filter(|entry| !has_expired(entry)).cloned().collect();
+                    (index, FilteredChunk { before: chunk, after })
                 })
                 .collect(),
         )
