@@ -6,17 +6,18 @@ use super::agent_set::AgentSet;
 
 impl AgentSet {
     /// A warning for each table `[[credential]]` whose credential is not stored, at most `room`. `is_stored`
-    /// takes the tenant, empty where the agent has none, and the name.
+    /// takes the tenant, empty where the agent has none, the agent, and the name.
     pub fn missing_credentials(
         &self,
-        is_stored: impl Fn(&str, &str) -> bool,
+        is_stored: impl Fn(&str, &str, &str) -> bool,
         room: usize,
     ) -> Vec<Diagnostic> {
         let is_stored = &is_stored;
         let missing = self.with_origins().flat_map(|(entry, origin)| {
             let tenant = entry.tenant.as_deref().unwrap_or_default();
+            let agent = entry.name.as_str();
             let names = entry.credentials().map(|granted| granted.item.name.as_str());
-            names.filter(move |name| !is_stored(tenant, name)).map(move |name| {
+            names.filter(move |name| !is_stored(tenant, agent, name)).map(move |name| {
                 let option = match tenant {
                     "" => String::new(),
                     tenant => format!(" --tenant {tenant}"),

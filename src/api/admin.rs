@@ -73,6 +73,7 @@ enum RootHandler {
     EnrollCredential,
     EnrollInstall,
     LiftRevocation,
+    OffboardAgent,
     PutCredential,
     RecoverKeys,
     RemoveCredential,
@@ -104,6 +105,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/agents/{name}",       body: NONE, role: Admin(Agent) },
         Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
         Route { verb: Post, path: "/v1/agents/approve",      body: BODY, role: Admin(Approve) },
+        Route { verb: Post, path: "/v1/agents/offboard",     body: BODY, role: Root(OffboardAgent) },
         Route { verb: Get,  path: "/v1/processes/{pid}",     body: NONE, role: Admin(Process) },
         Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
         Route { verb: Get,  path: "/v1/credentials",         body: NONE, role: Admin(Credentials) },
@@ -283,6 +285,9 @@ impl AdminApi {
             RootHandler::RemoveCredential => {
                 reply::ok(&service.remove_credential(root, parse::remove_credential_request(body)?).await?)
             }
+            RootHandler::OffboardAgent => {
+                reply::ok(&service.offboard_agent(root, parse::offboard_request(body)?).await?)
+            }
             RootHandler::RemoveTenant => {
                 reply::ok(&service.remove_tenant(root, parse::remove_tenant_request(body)?).await?)
             }
@@ -373,6 +378,7 @@ mod tests {
         assert_eq!(
             root_paths,
             [
+                "/v1/agents/offboard",
                 "/v1/credentials/put",
                 "/v1/credentials/rotate",
                 "/v1/credentials/remove",

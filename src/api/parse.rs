@@ -19,6 +19,7 @@ use crate::wire::credentials::{
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::leak::LeakRequest;
+use crate::wire::offboarding::OffboardRequest;
 use crate::wire::posture::PostureAcceptRequest;
 use crate::wire::revocation::{FreezeRequest, RevokeOwnRequest, RevokeRequest};
 use crate::wire::signal::SignalRequest;
@@ -154,6 +155,11 @@ pub fn freeze_request(body: &RequestBody) -> Result<FreezeRequest, InvalidReques
     }
     decode_json(&body.bytes)
         .map_err(|e| InvalidRequest::new(format!("the body must be empty or {{\"reason\": R}}: {e}")))
+}
+
+pub fn offboard_request(body: &RequestBody) -> Result<OffboardRequest, InvalidRequest> {
+    decode_json(&body.bytes)
+        .map_err(|e| InvalidRequest::new(format!("the body must be {{\"name\": N}}: {e}")))
 }
 
 pub fn remove_tenant_request(body: &RequestBody) -> Result<RemoveTenantRequest, InvalidRequest> {

@@ -42,6 +42,7 @@ macro_rules! events {
 
 events! {
     AdminGroupUnavailable "admin-group-unavailable" "5f0cbd3e9a7d4a62b9d2c1e7486f30aa" WARN,
+    AgentOffboarded "agent-offboarded" "5d64b329b162b7c68969bfe16d1e174b" WARN,
     AgentsReloaded "agents-reloaded" "9f0203b14aa8428193ef22a029711eae" INFO,
     AgentsRejected "agents-rejected" "10193dd4e32644e78c0c0d97b3846ef4" ERROR,
     ChangePending "change-pending" "b1d3f0a7c2e94d55a86e7f2c9b04d1e8" WARN,

@@ -1,4 +1,4 @@
-//! `hostbadge agent list|show|why|new|check|lint|reload`.
+//! `hostbadge agent list|show|why|new|check|lint|reload|approve|offboard`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::{format_fault, roles_suffix};
+use super::offboard::{self, OffboardArgs};
 use super::output::{note, print_line};
 use super::table::{KeyValueTable, print_columns};
 use super::why;
@@ -64,6 +65,12 @@ pub(super) enum AgentSubcommand {
         /// Digest of the change, as hostbadge status shows it
         digest: String,
     },
+    /// End an agent for good (root only): revoke all of it, destroy its own credentials with their key, so that not
+    /// even this host's TPM opens a copy of them, and print a receipt
+    ///
+    /// The receipt is signed by the host key in the TPM; `hostbadge verify receipt` checks it on any machine. Shared
+    /// credentials stay. After a failure, repeat the command: it completes what is left.
+    Offboard(OffboardArgs),
 }
 
 #[derive(Args, Debug)]
@@ -104,6 +111,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Re
         AgentSubcommand::Lint(arguments) => agent_lint::run(common, arguments).await,
         AgentSubcommand::Reload(arguments) => reload(common, arguments).await,
         AgentSubcommand::Approve { digest } => approve(common, digest).await,
+        AgentSubcommand::Offboard(arguments) => offboard::run(common, arguments).await,
     }
 }
 

@@ -63,13 +63,27 @@ pub(super) enum CredentialSubcommand {
 }
 
 /// Which credential.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct TargetArgs {
     /// Name of the credential, such as "github-bot"
     name: String,
     /// Tenant whose agents may use it
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
+    /// Agent whose own it is: no other gets it, it is in no recovery copy, and "hostbadge agent offboard" destroys
+    /// it
+    #[arg(long, value_name = "AGENT", conflicts_with = "tenant")]
+    agent: Option<String>,
+}
+
+impl TargetArgs {
+    fn is(&self, stored: &StoredCredential) -> bool {
+        let has_holder = match &self.agent {
+            Some(agent) => stored.agent.as_ref() == Some(agent),
+            None => stored.agent.is_none() && stored.tenant == self.tenant,
+        };
+        stored.name == self.name && has_holder
+    }
 }
 
 /// How the value is read, and how long it is valid.
@@ -102,8 +116,9 @@ pub(super) async fn run(
 }
 
 async fn put(common: &CommonArgs, target: &TargetArgs, value: &ValueArgs) -> Result<ExitCode, CliError> {
-    let (name, tenant) = (target.name.clone(), target.tenant.clone());
-    let request = PutCredentialRequest { name, tenant, value: read_value(value)?, expires_at: value.expires };
+    let TargetArgs { name, tenant, agent } = target.clone();
+    let request =
+        PutCredentialRequest { name, tenant, agent, value: read_value(value)?, expires_at: value.expires };
     let path = format!("{PATH}/put");
     let reply = client::post::<PutCredentialResponse>(&common.admin_socket, &path, &request).await?;
     if common.json {
@@ -123,6 +138,7 @@ async fn rotate(
     let request = RotateCredentialRequest {
         name: target.name.clone(),
         tenant: target.tenant.clone(),
+        agent: target.agent.clone(),
         value: read_value(value)?,
         expires_at: value.expires,
         overlap: overlap.map(|overlap| overlap.as_secs()),
@@ -144,7 +160,7 @@ async fn rotate(
 /// When the present version expires, if it does.
 async fn earlier_expiry(common: &CommonArgs, target: &TargetArgs) -> Result<Option<Timestamp>, CliError> {
     let stored = client::get::<Vec<StoredCredential>>(&common.admin_socket, PATH).await?.body;
-    let found = stored.iter().find(|other| other.name == target.name && other.tenant == target.tenant);
+    let found = stored.iter().find(|other| target.is(other));
     Ok(found.and_then(|credential| credential.versions.last()?.expires_at))
 }
 
@@ -173,7 +189,7 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
         return print_json(&reply.raw);
     }
     let rows: Vec<Vec<String>> = reply.body.iter().map(row).collect();
-    print_columns(&["NAME", "TENANT", "VERSION", "STORED", "EXPIRES", "AGENTS"], &rows)?;
+    print_columns(&["NAME", "TENANT", "OWN", "VERSION", "STORED", "EXPIRES", "AGENTS"], &rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -184,6 +200,7 @@ fn row(credential: &StoredCredential) -> Vec<String> {
     vec![
         credential.name.clone(),
         or_dash(credential.tenant.clone()),
+        or_dash(credential.agent.clone()),
         or_dash(latest.map(|latest| latest.version.to_string())),
         or_dash(latest.map(|latest| latest.created.to_string())),
         or_dash(latest.and_then(|latest| latest.expires_at).map(|expires| expires.to_string())),
@@ -193,7 +210,7 @@ fn row(credential: &StoredCredential) -> Vec<String> {
 
 async fn show(common: &CommonArgs, target: &TargetArgs) -> Result<ExitCode, CliError> {
     let stored = client::get::<Vec<StoredCredential>>(&common.admin_socket, PATH).await?.body;
-    let found = stored.iter().find(|other| other.name == target.name && other.tenant == target.tenant);
+    let found = stored.iter().find(|other| target.is(other));
     let Some(credential) = found else {
         return Err(CliError::Local(format!("this host has no credential \"{}\"", target.name)));
     };
@@ -203,6 +220,7 @@ async fn show(common: &CommonArgs, target: &TargetArgs) -> Result<ExitCode, CliE
     let mut table = KeyValueTable::default();
     table.add("name", &credential.name);
     table.add_some("tenant", credential.tenant.as_ref());
+    table.add_some("own", credential.agent.as_ref().map(|agent| format!("of agent {agent} alone")));
     for version in &credential.versions {
         let mut text =
             format!("{}, {}, stored {}", version.version, counted(version.size, "byte"), version.created);
@@ -233,8 +251,8 @@ async fn remove(
     target: &TargetArgs,
     version: Option<u64>,
 ) -> Result<ExitCode, CliError> {
-    let request =
-        RemoveCredentialRequest { name: target.name.clone(), tenant: target.tenant.clone(), version };
+    let TargetArgs { name, tenant, agent } = target.clone();
+    let request = RemoveCredentialRequest { name, tenant, agent, version };
     let path = format!("{PATH}/remove");
     let reply = client::post::<RemoveCredentialResponse>(&common.admin_socket, &path, &request).await?;
     if common.json {

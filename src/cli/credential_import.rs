@@ -56,7 +56,13 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ImportArgs) -> Result<E
     let mut stored = Vec::new();
     for Variable { credential_name, value } in variables {
         let tenant = arguments.tenant.clone();
-        let request = PutCredentialRequest { name: credential_name.clone(), tenant, value, expires_at: None };
+        let request = PutCredentialRequest {
+            name: credential_name.clone(),
+            tenant,
+            agent: None,
+            value,
+            expires_at: None,
+        };
         let path = "/v1/credentials/put";
         let put = client::post::<PutCredentialResponse>(&common.admin_socket, path, &request).await;
         if let Err(error) = put {
@@ -91,8 +97,8 @@ async fn ensure_new(
     variables: &[Variable],
 ) -> Result<(), CliError> {
     let stored = client::get::<Vec<StoredCredential>>(&common.admin_socket, "/v1/credentials").await?.body;
-    let exists =
-        |name: &str| stored.iter().any(|other| other.name == name && other.tenant == arguments.tenant);
+    let is_shared = |other: &&StoredCredential| other.agent.is_none() && other.tenant == arguments.tenant;
+    let exists = |name: &str| stored.iter().filter(is_shared).any(|other| other.name == name);
     let existing: Vec<&str> =
         variables.iter().map(|variable| &*variable.credential_name).filter(|name| exists(name)).collect();
     if existing.is_empty() {

@@ -29,6 +29,7 @@ mod leak;
 mod linked_dir;
 mod manufacturer_roots;
 mod nonce;
+mod offboard;
 mod output;
 mod policy;
 mod policy_why;
@@ -43,6 +44,7 @@ mod table;
 mod tenant;
 mod token;
 mod verify;
+mod verify_receipt;
 mod verify_token;
 mod watch;
 mod watched_file;
@@ -148,7 +150,7 @@ enum CliSubcommand {
     /// Export public documents for relying parties
     #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
-    /// Verify tokens and evidence, without daemon and TPM
+    /// Verify tokens, evidence and receipts, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
     /// Tell whether a token of this host, which is read from standard input, is valid now; exit status 1 if it is not

@@ -1,4 +1,4 @@
-//! `hostbadge verify token|evidence`.
+//! `hostbadge verify token|evidence|receipt`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use super::error::CliError;
 use super::files::{MAX_INPUT_SIZE, read_file, read_stdin};
 use super::manufacturer_roots::read_manufacturer_roots;
 use super::table::print_columns;
+use super::verify_receipt::{self, VerifyReceiptArgs};
 use super::verify_token::{self, VerifyTokenArgs};
 use crate::clock::Clock;
 use crate::verify::evidence::{CheckOutcome, CheckResult, OptionalCheck};
@@ -26,6 +27,8 @@ pub(super) enum VerifySubcommand {
     /// Verify evidence, also in an EAT: nonce, signatures, keys, PCR values, logs and the issuing keys that
     /// the host's TPM endorses
     Evidence(VerifyEvidenceArgs),
+    /// Verify the receipt of an offboarding: that a host's TPM signed it, and what it says was destroyed
+    Receipt(VerifyReceiptArgs),
 }
 
 #[derive(Args, Debug)]
@@ -71,6 +74,7 @@ pub(super) fn run(common: &CommonArgs, subcommand: &VerifySubcommand) -> Result<
     match subcommand {
         VerifySubcommand::Token(arguments) => verify_token::run(common, arguments),
         VerifySubcommand::Evidence(arguments) => evidence(common, arguments),
+        VerifySubcommand::Receipt(arguments) => verify_receipt::run(common, arguments),
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::compartment::Compartment;
 use super::compartment_keks::CompartmentKeks;
 use super::error::Error;
+use super::holder::Holder;
 use super::open::{OpenCredentials, has_passed};
+use super::report::{CredentialReport, reports};
 use super::value::SecretValue;
 use crate::clock::Timestamp;
 use crate::keystore::Kek;
@@ -23,8 +25,8 @@ pub type Expiry = Option<Timestamp>;
 
 /// A version to be stored.
 pub struct NewVersion {
-    /// The tenant; empty where the credential has none.
-    pub tenant: String,
+    /// Who may use it.
+    pub holder: Holder,
     /// The credential's name.
     pub name: String,
     /// Its value.
@@ -45,20 +47,19 @@ impl OpenCredentials {
         kek: &Kek,
         now: Timestamp,
     ) -> Result<u64, Error> {
-        if !self.versions(&new.tenant, &new.name).is_empty() {
+        if !self.versions(&new.holder, &new.name).is_empty() {
             return Err(Error::AlreadyExists);
         }
-        let key = |row: &CredentialRow| (row.tenant.clone(), row.name.clone());
-        let stored = self.rows.credentials.chunk_by(|a, b| key(a) == key(b)).count();
-        if stored >= MAX_CREDENTIALS {
+        if reports(&self.rows.credentials).len() >= MAX_CREDENTIALS {
             return Err(Error::LimitReached("this host has 1024 credentials, which is the most"));
         }
-        if !self.compartments.contains_key(&new.tenant) {
-            let compartment = Compartment::create(&new.tenant, host_id)?;
+        let tenant = &new.holder.tenant;
+        if !self.compartments.contains_key(tenant) {
+            let compartment = Compartment::create(tenant, host_id)?;
             let row = compartment.to_row(kek)?;
             let at = self.rows.compartments.partition_point(|other| other.tenant < row.tenant);
             self.rows.compartments.insert(at, row);
-            self.compartments.insert(new.tenant.clone(), compartment);
+            self.compartments.insert(tenant.clone(), compartment);
         }
         self.insert(new, 1, now)?;
         Ok(1)
@@ -70,10 +71,7 @@ impl OpenCredentials {
     /// [`Error::QuotaReached`].
     pub(super) fn check_quota(&self, tenant: &str, quota: Option<u32>) -> Result<(), Error> {
         let Some(quota) = quota else { return Ok(()) };
-        let own = self.rows.credentials.iter().filter(|row| row.tenant == tenant);
-        let mut names: Vec<&str> = own.map(|row| row.name.as_str()).collect();
-        names.dedup();
-        if names.len() < quota as usize { Ok(()) } else { Err(Error::QuotaReached(quota)) }
+        if self.count_of_tenant(tenant) < quota as usize { Ok(()) } else { Err(Error::QuotaReached(quota)) }
     }
 
     /// Adds a version, which is released from now on. The previous ones are destroyed now, or after
@@ -87,14 +85,14 @@ impl OpenCredentials {
         overlap: Duration,
         now: Timestamp,
     ) -> Result<u64, Error> {
-        let versions = self.versions(&new.tenant, &new.name);
+        let versions = self.versions(&new.holder, &new.name);
         let latest = versions.last().ok_or(Error::UnknownCredential)?.version;
         if !overlap.is_zero() && versions.len() >= MAX_VERSIONS {
             return Err(Error::LimitReached("this credential has 8 versions, which is the most"));
         }
         let retires = now.after(overlap).as_secs();
         for row in self.rows.credentials.iter_mut() {
-            if (&row.tenant, &row.name) == (&new.tenant, &new.name) {
+            if row.name == new.name && Holder::of_row(row) == new.holder {
                 row.retires = Some(row.retires.map_or(retires, |earlier| earlier.min(retires)));
             }
         }
@@ -109,11 +107,11 @@ impl OpenCredentials {
     /// [`Error::UnknownCredential`], [`Error::UnknownVersion`].
     pub(super) fn remove(
         &mut self,
-        tenant: &str,
+        holder: &Holder,
         name: &str,
         version: Option<u64>,
     ) -> Result<Vec<u64>, Error> {
-        let versions: Vec<u64> = self.versions(tenant, name).iter().map(|row| row.version).collect();
+        let versions: Vec<u64> = self.versions(holder, name).iter().map(|row| row.version).collect();
         let removed = match version {
             _ if versions.is_empty() => return Err(Error::UnknownCredential),
             Some(version) if !versions.contains(&version) => return Err(Error::UnknownVersion(version)),
@@ -121,7 +119,7 @@ impl OpenCredentials {
             None => versions,
         };
         let is_removed = |row: &CredentialRow| {
-            (row.tenant.as_str(), row.name.as_str()) == (tenant, name) && removed.contains(&row.version)
+            row.name == name && Holder::of_row(row) == *holder && removed.contains(&row.version)
         };
         self.rows.credentials.retain(|row| !is_removed(row));
         Ok(removed)
@@ -147,31 +145,41 @@ impl OpenCredentials {
 
     /// Removes all credentials of a tenant with the key of its compartment. Returns how many there were.
     pub(super) fn remove_tenant(&mut self, tenant: &str) -> usize {
-        let own = self.rows.credentials.iter().filter(|row| row.tenant == tenant);
-        let mut names: Vec<&str> = own.map(|row| row.name.as_str()).collect();
-        names.dedup();
-        let removed = names.len();
+        let removed = self.count_of_tenant(tenant);
         self.rows.credentials.retain(|row| row.tenant != tenant);
         self.rows.compartments.retain(|row| row.tenant != tenant);
         self.compartments.remove(tenant);
         removed
     }
 
+    /// Removes the own credentials of an agent.
+    pub(super) fn remove_agent(&mut self, agent: &str) {
+        self.rows.credentials.retain(|row| row.agent != agent);
+        self.agent_keks.forget(agent);
+    }
+
+    /// The number of credentials of a tenant, with those of its agents alone.
+    fn count_of_tenant(&self, tenant: &str) -> usize {
+        let is_of_tenant = |report: &CredentialReport| report.tenant.as_deref().unwrap_or_default() == tenant;
+        reports(&self.rows.credentials).into_iter().filter(is_of_tenant).count()
+    }
+
     fn insert(&mut self, new: &NewVersion, version: u64, now: Timestamp) -> Result<(), Error> {
-        let NewVersion { tenant, name, value, expires } = new;
+        let NewVersion { holder, name, value, expires } = new;
         if expires.is_some_and(|expires| expires <= now) {
             return Err(Error::ExpiresInThePast);
         }
-        let compartment = self.compartments.get(tenant).ok_or(Error::Undecryptable)?;
+        let ciphertext = self.compartment_of(holder)?.encrypt(name, version, value)?;
         let row = CredentialRow {
-            tenant: tenant.clone(),
+            tenant: holder.tenant.clone(),
+            agent: holder.agent.clone(),
             name: name.clone(),
             version,
             created: now.as_secs(),
             expires: expires.map(Timestamp::as_secs),
             retires: None,
             size: value.as_str().len() as u64,
-            ciphertext: compartment.encrypt(name, version, value)?,
+            ciphertext,
         };
         let total: usize = self.rows.credentials.iter().map(|row| row.ciphertext.len()).sum();
         if total + row.ciphertext.len() > MAX_TOTAL_SIZE {
@@ -188,13 +196,13 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::keystore::{KekPair, TenantKeks};
+    use crate::keystore::{AgentKeks, KekPair, TenantKeks};
 
     const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
     fn new(tenant: &str, name: &str, value: &str) -> NewVersion {
         let value = SecretValue::new(Zeroizing::new(value.to_owned())).unwrap();
-        NewVersion { tenant: tenant.into(), name: name.into(), value, expires: None }
+        NewVersion { holder: Holder::shared(tenant), name: name.into(), value, expires: None }
     }
 
     fn put(open: &mut OpenCredentials, new: &NewVersion) -> Result<u64, Error> {
@@ -208,7 +216,7 @@ mod tests {
         version: Option<u64>,
         now: Timestamp,
     ) -> Result<String, Error> {
-        open.find(tenant, name, version, now)
+        open.find(&Holder::shared(tenant), name, version, now)
             .and_then(|row| open.decrypt(row))
             .map(|value| value.as_str().to_owned())
     }
@@ -256,6 +264,38 @@ mod tests {
     }
 
     #[test]
+    fn an_agents_own_credential_comes_before_that_of_its_tenant() {
+        let mut open = OpenCredentials::default();
+        let agents = ["a", "b"].map(|agent| (agent.to_owned(), Zeroizing::new([7; 32])));
+        open.agent_keks = AgentKeks::for_test(agents);
+        let own = |agent, value| NewVersion { holder: Holder::own("t", agent), ..new("t", "n", value) };
+        put(&mut open, &new("t", "n", "shared")).unwrap();
+        put(&mut open, &own("a", "of a")).unwrap();
+        put(&mut open, &own("b", "of b")).unwrap();
+        assert!(matches!(put(&mut open, &own("a", "x")), Err(Error::AlreadyExists)));
+        assert!(matches!(put(&mut open, &own("c", "x")), Err(Error::AgentKeyLost)));
+        let found = |open: &OpenCredentials, tenant: &str, agent: &str| {
+            let row = open.find(&open.holder_for(tenant, agent, "n"), "n", None, NOW)?;
+            open.decrypt(row).map(|value| value.as_str().to_owned())
+        };
+        assert_eq!(found(&open, "t", "a").unwrap(), "of a");
+        assert_eq!(found(&open, "t", "b").unwrap(), "of b");
+        assert_eq!(found(&open, "t", "c").unwrap(), "shared");
+        assert!(matches!(found(&open, "", "a"), Err(Error::UnknownCredential)));
+        assert!(open.check_quota("t", Some(3)).is_err() && open.check_quota("t", Some(4)).is_ok());
+        // Without the key of the agent, its own are lost, and it does not fall back to that of the tenant.
+        let before = open.clone();
+        open.agent_keks.forget("a");
+        assert!(matches!(found(&open, "t", "a"), Err(Error::AgentKeyLost)));
+        open.remove_agent("a");
+        assert_eq!(found(&open, "t", "a").unwrap(), "shared");
+        assert_eq!(found(&open, "t", "b").unwrap(), "of b");
+        assert_eq!(before.rows.credentials.len(), 3);
+        assert_eq!(open.remove_tenant("t"), 2);
+        assert!(open.rows.credentials.is_empty());
+    }
+
+    #[test]
     fn a_rotated_version_is_available_until_its_overlap_ends() {
         let mut open = OpenCredentials::default();
         put(&mut open, &new("", "a", "old")).unwrap();
@@ -266,7 +306,7 @@ mod tests {
         assert!(matches!(value(&open, "", "a", Some(1), NOW.after(hour)), Err(Error::UnknownVersion(1))));
         assert!(open.retire_due(NOW).is_empty());
         let mut without_latest = open.clone();
-        without_latest.remove("", "a", Some(2)).unwrap();
+        without_latest.remove(&Holder::default(), "a", Some(2)).unwrap();
         assert_eq!(value(&without_latest, "", "a", None, NOW).unwrap(), "old");
         assert!(matches!(
             value(&without_latest, "", "a", None, NOW.after(hour)),
@@ -274,7 +314,7 @@ mod tests {
         ));
         assert_eq!(open.retire_due(NOW.after(hour)).len(), 1);
         assert_eq!(open.rotate(&new("", "a", "newest"), Duration::ZERO, NOW).unwrap(), 3);
-        assert_eq!(open.versions("", "a").len(), 1);
+        assert_eq!(open.versions(&Holder::default(), "a").len(), 1);
         assert!(matches!(open.rotate(&new("", "b", "x"), hour, NOW), Err(Error::UnknownCredential)));
     }
 
@@ -301,10 +341,10 @@ mod tests {
             open.rotate(&new("", "a", "x"), hour, NOW).unwrap();
         }
         assert!(matches!(open.rotate(&new("", "a", "x"), hour, NOW), Err(Error::LimitReached(_))));
-        assert_eq!(open.remove("", "a", Some(3)).unwrap(), [3]);
-        assert!(matches!(open.remove("", "a", Some(3)), Err(Error::UnknownVersion(3))));
-        assert_eq!(open.remove("", "a", None).unwrap().len(), MAX_VERSIONS - 1);
-        assert!(matches!(open.remove("", "a", None), Err(Error::UnknownCredential)));
+        assert_eq!(open.remove(&Holder::default(), "a", Some(3)).unwrap(), [3]);
+        assert!(matches!(open.remove(&Holder::default(), "a", Some(3)), Err(Error::UnknownVersion(3))));
+        assert_eq!(open.remove(&Holder::default(), "a", None).unwrap().len(), MAX_VERSIONS - 1);
+        assert!(matches!(open.remove(&Holder::default(), "a", None), Err(Error::UnknownCredential)));
         let large = "x".repeat(super::super::value::MAX_VALUE_LEN);
         let refused = (0..300).find_map(|index| put(&mut open, &new("", &format!("n{index}"), &large)).err());
         assert!(matches!(refused, Some(Error::LimitReached(_))));

@@ -1,5 +1,6 @@
-//! Compartments: the key of one tenant's credentials, and what is encrypted under it.
+//! Compartments: the key of one tenant's credentials, or of one agent's own, and what is encrypted under it.
 
+use ring::hmac;
 use zeroize::Zeroizing;
 
 use super::compartment_keks::CompartmentKeks;
@@ -12,6 +13,8 @@ use crate::store::{CompartmentRow, CredentialRow};
 #[derive(Clone)]
 pub(super) struct Compartment {
     tenant: String,
+    /// The agent whose own credentials these are; empty for those of the tenant.
+    agent: String,
     /// The host on which the key was made. It stays when the state is moved to another TPM.
     host_id: String,
     key: Kek,
@@ -21,7 +24,7 @@ impl Compartment {
     /// A compartment with a new key.
     pub fn create(tenant: &str, host_id: &str) -> Result<Compartment, Error> {
         let (tenant, host_id) = (tenant.to_owned(), host_id.to_owned());
-        Ok(Compartment { tenant, host_id, key: keystore::random_key()? })
+        Ok(Compartment { tenant, agent: String::new(), host_id, key: keystore::random_key()? })
     }
 
     /// Decrypts the compartment's key. The flag is whether it is to be encrypted again, as
@@ -37,7 +40,18 @@ impl Compartment {
             decrypted.filter(|(bytes, _)| bytes.len() == key.len()).ok_or(Error::Undecryptable)?;
         key.copy_from_slice(&bytes);
         let (tenant, host_id) = (row.tenant.clone(), row.host_id.clone());
-        Ok((Compartment { tenant, host_id, key }, is_outdated))
+        Ok((Compartment { tenant, agent: String::new(), host_id, key }, is_outdated))
+    }
+
+    /// The compartment of an agent's own credentials, in the tenant's. Its key depends on the tenant's and on the
+    /// agent's, so that whoever lacks either decrypts nothing.
+    pub fn of_agent(&self, agent: &str, agent_kek: &Kek) -> Compartment {
+        let mut key = Kek::default();
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.key.as_slice()));
+        context.update(b"hostbadge agent credential compartment\0");
+        context.update(agent_kek.as_slice());
+        key.copy_from_slice(context.sign().as_ref());
+        Compartment { agent: agent.to_owned(), key, ..self.clone() }
     }
 
     /// The compartment's row, with its key encrypted under `kek`.
@@ -66,7 +80,11 @@ impl Compartment {
 
     /// Names cannot contain NUL, so that two of these are different if any part is.
     fn value_aad(&self, name: &str, version: u64) -> Vec<u8> {
-        let Compartment { tenant, host_id, .. } = self;
+        let Compartment { tenant, agent, host_id, .. } = self;
+        if !agent.is_empty() {
+            let own = format!("hostbadge agent credential\0{tenant}\0{agent}\0{name}\0{version}\0{host_id}");
+            return own.into_bytes();
+        }
         format!("hostbadge credential\0{tenant}\0{name}\0{version}\0{host_id}").into_bytes()
     }
 }
@@ -87,6 +105,7 @@ mod tests {
     fn row(name: &str, version: u64, ciphertext: String) -> CredentialRow {
         CredentialRow {
             tenant: "t".into(),
+            agent: String::new(),
             name: name.into(),
             version,
             created: 1,
@@ -110,6 +129,20 @@ mod tests {
         let other_host = Compartment { host_id: "other".into(), ..compartment.clone() };
         assert!(other_host.decrypt(&row("a", 1, text.clone())).is_err());
         assert!(Compartment::create("t", "host").unwrap().decrypt(&row("a", 1, text)).is_err());
+    }
+
+    #[test]
+    fn an_agents_own_value_needs_the_keys_of_tenant_and_agent() {
+        let tenant = Compartment::create("t", "host").unwrap();
+        let own = tenant.of_agent("a", &kek(1));
+        let value = SecretValue::new(Zeroizing::new("secret".to_owned())).unwrap();
+        let stored = CredentialRow { agent: "a".into(), ..row("n", 1, own.encrypt("n", 1, &value).unwrap()) };
+        assert_eq!(tenant.of_agent("a", &kek(1)).decrypt(&stored).unwrap().as_str(), "secret");
+        assert!(tenant.decrypt(&stored).is_err());
+        assert!(tenant.of_agent("a", &kek(2)).decrypt(&stored).is_err());
+        assert!(tenant.of_agent("b", &kek(1)).decrypt(&stored).is_err());
+        let other = Compartment::create("t", "host").unwrap();
+        assert!(other.of_agent("a", &kek(1)).decrypt(&stored).is_err());
     }
 
     fn keks(latest: u8, previous: Option<u8>, tenants: &[(&str, u8)]) -> CompartmentKeks {

@@ -51,6 +51,13 @@ pub enum Error {
     /// A ciphertext that none of this host's keys decrypts.
     #[error("a key or value in credentials.db cannot be decrypted; put credentials.db back from a backup")]
     Undecryptable,
+    /// The key of an agent's own credentials is gone: the agent was offboarded and this is an older copy of the
+    /// database, or the host was moved to another TPM.
+    #[error(
+        "the key of this agent's own credentials is destroyed, or stayed in another TPM; it is in no recovery copy. \
+         Remove the credential (hostbadge credential rm NAME --agent AGENT) and store it again"
+    )]
+    AgentKeyLost,
     /// The keystore failed.
     #[error(transparent)]
     Keystore(#[from] keystore::Error),
@@ -71,6 +78,7 @@ impl Error {
             }
             Error::AlreadyExists
             | Error::NothingToAccept
+            | Error::AgentKeyLost
             | Error::Expired(_)
             | Error::LimitReached(_)
             | Error::QuotaReached(_) => ErrorClass::Conflict,

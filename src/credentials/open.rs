@@ -1,12 +1,15 @@
 //! The credentials of an open database, in memory: ciphertext and the keys of the compartments.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::compartment::Compartment;
 use super::compartment_keks::CompartmentKeks;
 use super::error::Error;
+use super::holder::Holder;
 use super::value::SecretValue;
 use crate::clock::Timestamp;
+use crate::keystore::AgentKeks;
 use crate::store::{CredentialRow, CredentialRows};
 
 /// The credentials at one moment.
@@ -16,6 +19,8 @@ pub(super) struct OpenCredentials {
     pub rows: CredentialRows,
     /// By tenant.
     pub compartments: BTreeMap<String, Compartment>,
+    /// The keys of agents that have credentials of their own.
+    pub agent_keks: AgentKeks,
     /// Whether a compartment's key is under another key-encryption key than it should be.
     pub is_outdated: bool,
 }
@@ -36,9 +41,11 @@ impl OpenCredentials {
     }
 
     /// The versions of a credential, the latest last.
-    pub fn versions(&self, tenant: &str, name: &str) -> &[CredentialRow] {
+    pub fn versions(&self, holder: &Holder, name: &str) -> &[CredentialRow] {
         let rows = &self.rows.credentials;
-        let key = |row: &CredentialRow| (row.tenant.as_str(), row.name.as_str()).cmp(&(tenant, name));
+        let searched = (holder.tenant.as_str(), holder.agent.as_str(), name);
+        let key =
+            |row: &CredentialRow| (row.tenant.as_str(), row.agent.as_str(), row.name.as_str()).cmp(&searched);
         let start = rows.partition_point(|row| key(row).is_lt());
         let end = rows.partition_point(|row| key(row).is_le());
         &rows[start..end]
@@ -50,13 +57,13 @@ impl OpenCredentials {
     /// [`Error::UnknownCredential`], [`Error::UnknownVersion`], [`Error::Expired`].
     pub fn find(
         &self,
-        tenant: &str,
+        holder: &Holder,
         name: &str,
         version: Option<u64>,
         now: Timestamp,
     ) -> Result<&CredentialRow, Error> {
         // A version whose overlap has ended is destroyed a moment later.
-        let mut versions = self.versions(tenant, name).iter().filter(|row| !has_passed(row.retires, now));
+        let mut versions = self.versions(holder, name).iter().filter(|row| !has_passed(row.retires, now));
         let row = match version {
             None => versions.next_back().ok_or(Error::UnknownCredential)?,
             Some(version) => {
@@ -74,9 +81,30 @@ impl OpenCredentials {
     /// Decrypts the value of a row of this database.
     ///
     /// # Errors
-    /// [`Error::Undecryptable`].
+    /// [`Error::Undecryptable`], [`Error::AgentKeyLost`].
     pub fn decrypt(&self, row: &CredentialRow) -> Result<SecretValue, Error> {
-        self.compartments.get(&row.tenant).ok_or(Error::Undecryptable)?.decrypt(row)
+        self.compartment_of(&Holder::of_row(row))?.decrypt(row)
+    }
+
+    /// The compartment that has the key of a holder's values.
+    ///
+    /// # Errors
+    /// [`Error::Undecryptable`], [`Error::AgentKeyLost`].
+    pub fn compartment_of(&self, holder: &Holder) -> Result<Cow<'_, Compartment>, Error> {
+        let tenant = self.compartments.get(&holder.tenant).ok_or(Error::Undecryptable)?;
+        match holder.agent.as_str() {
+            "" => Ok(Cow::Borrowed(tenant)),
+            agent => {
+                let kek = self.agent_keks.get(agent).ok_or(Error::AgentKeyLost)?;
+                Ok(Cow::Owned(tenant.of_agent(agent, kek)))
+            }
+        }
+    }
+
+    /// Who has the credential that an agent may use under this name: the agent itself, or else its tenant.
+    pub fn holder_for(&self, tenant: &str, agent: &str, name: &str) -> Holder {
+        let own = Holder::own(tenant, agent);
+        if self.versions(&own, name).is_empty() { Holder::shared(tenant) } else { own }
     }
 }
 

@@ -8,6 +8,8 @@ use crate::store::CredentialRow;
 pub struct CredentialReport {
     /// The tenant; `None` where the credential has none.
     pub tenant: Option<String>,
+    /// The agent whose own it is; `None` for a shared one.
+    pub agent: Option<String>,
     /// The credential's name.
     pub name: String,
     /// Its versions, the latest last.
@@ -41,13 +43,16 @@ impl From<&CredentialRow> for VersionReport {
     }
 }
 
-/// One report for each credential; the rows are in the order of tenant, name and version.
+/// One report for each credential; the rows are in the order of tenant, agent, name and version.
 pub(super) fn reports(rows: &[CredentialRow]) -> Vec<CredentialReport> {
-    let same = |a: &CredentialRow, b: &CredentialRow| (&a.tenant, &a.name) == (&b.tenant, &b.name);
+    let same = |a: &CredentialRow, b: &CredentialRow| {
+        (&a.tenant, &a.agent, &a.name) == (&b.tenant, &b.agent, &b.name)
+    };
     let report = |versions: &[CredentialRow]| {
         let first = versions.first()?;
         Some(CredentialReport {
             tenant: Some(first.tenant.clone()).filter(|tenant| !tenant.is_empty()),
+            agent: Some(first.agent.clone()).filter(|agent| !agent.is_empty()),
             name: first.name.clone(),
             versions: versions.iter().map(VersionReport::from).collect(),
         })

@@ -10,11 +10,12 @@ use tokio::sync::{Mutex, watch};
 use super::change::NewVersion;
 use super::compartment_keks::CompartmentKeks;
 use super::error::Error;
+use super::holder::Holder;
 use super::open::{OpenCredentials, has_passed};
 use super::report::{CredentialReport, reports};
 use super::value::SecretValue;
 use crate::clock::{Clock, Timestamp};
-use crate::keystore::{Kek, KekDependent, KekPair, Keystore, StateDatabase, TenantKeks};
+use crate::keystore::{self, AgentKeks, Kek, KekDependent, KekPair, Keystore, StateDatabase, TenantKeks};
 use crate::policy::CredentialPermit;
 use crate::store::{self, CredentialRow, CredentialRows};
 
@@ -22,23 +23,23 @@ const FILE_NAME: &str = "credentials.db";
 
 /// The sealed credentials of this host. Clones share the state.
 #[derive(Clone)]
-pub struct CredentialStore(Arc<StoreState>);
+pub struct CredentialStore(pub(super) Arc<StoreState>);
 
-struct StoreState {
+pub(super) struct StoreState {
     path: PathBuf,
     clock: Clock,
     /// `None` until the database is open. Releases read it without a lock.
-    open: ArcSwapOption<OpenCredentials>,
+    pub(super) open: ArcSwapOption<OpenCredentials>,
     /// Why the database is not open; `None` where it is.
     blocked_reason: watch::Sender<Option<String>>,
     /// Serializes changes; what they need, once it is there.
-    host: Mutex<Option<Host>>,
+    pub(super) host: Mutex<Option<Host>>,
 }
 
 /// What a change needs.
 #[derive(Clone)]
-struct Host {
-    keystore: Arc<Keystore>,
+pub(super) struct Host {
+    pub(super) keystore: Arc<Keystore>,
     id: String,
 }
 
@@ -172,12 +173,13 @@ impl CredentialStore {
     ///
     /// # Errors
     /// [`NotReleased`] with [`Error::NotOpen`], [`Error::UnknownCredential`], [`Error::UnknownVersion`],
-    /// [`Error::Expired`] or [`Error::Undecryptable`].
+    /// [`Error::Expired`], [`Error::AgentKeyLost`] or [`Error::Undecryptable`].
     pub fn release(&self, permit: CredentialPermit) -> Result<ReleasedCredential, Box<NotReleased>> {
         let find = || {
             let open = self.opened()?;
             let tenant = permit.agent().entry().tenant.as_deref().unwrap_or_default();
-            let row = open.find(tenant, permit.name(), permit.version(), self.0.clock.now())?;
+            let holder = open.holder_for(tenant, permit.agent().name().as_str(), permit.name());
+            let row = open.find(&holder, permit.name(), permit.version(), self.0.clock.now())?;
             Ok((row.version, row.expires.map(Timestamp::from_secs), open.decrypt(row)?))
         };
         match find() {
@@ -195,10 +197,14 @@ impl CredentialStore {
     /// disk or the TPM.
     pub async fn put(&self, new: NewVersion, quota: Option<u32>) -> Result<u64, Error> {
         self.change(async |open, host| {
-            open.check_quota(&new.tenant, quota)?;
-            let kek = match open.compartments.contains_key(&new.tenant) {
+            let Holder { tenant, agent } = &new.holder;
+            open.check_quota(tenant, quota)?;
+            if !agent.is_empty() {
+                open.agent_keks = host.keystore.ensure_agent_kek(agent).await?;
+            }
+            let kek = match open.compartments.contains_key(tenant) {
                 true => Kek::default(),
-                false => host.kek_of(&new.tenant).await?,
+                false => host.kek_of(tenant).await?,
             };
             open.put(&new, &host.id, &kek, self.0.clock.now())
         })
@@ -218,8 +224,8 @@ impl CredentialStore {
     ///
     /// # Errors
     /// [`Error::UnknownCredential`], [`Error::UnknownVersion`], and failures of the disk or the TPM.
-    pub async fn remove(&self, tenant: &str, name: &str, version: Option<u64>) -> Result<Vec<u64>, Error> {
-        self.change(async |open, _| open.remove(tenant, name, version)).await
+    pub async fn remove(&self, holder: &Holder, name: &str, version: Option<u64>) -> Result<Vec<u64>, Error> {
+        self.change(async |open, _| open.remove(holder, name, version)).await
     }
 
     /// Destroys the versions whose overlap has ended, and returns them.
@@ -272,7 +278,15 @@ impl CredentialStore {
         edit: impl AsyncFnOnce(&mut OpenCredentials, &Host) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let host = self.0.host.lock().await;
-        let host = host.as_ref().ok_or_else(|| self.not_open())?;
+        self.change_locked(host.as_ref().ok_or_else(|| self.not_open())?, edit).await
+    }
+
+    /// As `change`, while `host` is locked.
+    pub(super) async fn change_locked<T>(
+        &self,
+        host: &Host,
+        edit: impl AsyncFnOnce(&mut OpenCredentials, &Host) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let before = self.opened()?;
         let mut after = OpenCredentials::clone(&before);
         let result = edit(&mut after, host).await?;
@@ -289,7 +303,16 @@ impl CredentialStore {
             false => (keystore.keks().await?, keystore.tenant_keks().await?),
         };
         let keks = CompartmentKeks { host, tenants };
-        self.0.open.store(Some(Arc::new(OpenCredentials::new(rows, &keks)?)));
+        let mut open = OpenCredentials::new(rows, &keks)?;
+        open.agent_keks = match keystore.agent_keks().await {
+            // Those of the tenants can be used all the same.
+            Err(lost @ keystore::Error::AgentKeksLost(_)) => {
+                tracing::warn!("{lost}");
+                AgentKeks::default()
+            }
+            result => result?,
+        };
+        self.0.open.store(Some(Arc::new(open)));
         self.0.blocked_reason.send_replace(None);
         Ok(())
     }
@@ -303,11 +326,11 @@ impl CredentialStore {
         }
     }
 
-    fn opened(&self) -> Result<Arc<OpenCredentials>, Error> {
+    pub(super) fn opened(&self) -> Result<Arc<OpenCredentials>, Error> {
         self.0.open.load_full().ok_or_else(|| self.not_open())
     }
 
-    fn not_open(&self) -> Error {
+    pub(super) fn not_open(&self) -> Error {
         Error::NotOpen(self.0.blocked_reason.borrow().clone().unwrap_or_default())
     }
 }

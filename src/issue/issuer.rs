@@ -28,6 +28,7 @@ pub struct IssuerState {
     own: IssuerKeys,
     tenants: BTreeMap<String, IssuerKeys>,
     rsa_key: Option<Arc<RsaSigningKey>>,
+    host_key: Jwk,
     tpm_headers: TpmHeaders,
     bundles: BundleDocuments,
     key_reports: Vec<KeyReport>,
@@ -142,12 +143,18 @@ impl IssuerState {
         let mut key_reports = own.reports.clone();
         key_reports.extend(tpm_key_reports(host_key, rsa_key.as_deref()));
         key_reports.extend(tenants.values().flat_map(|keys| keys.reports.iter().cloned()));
-        Ok(IssuerState { host, own, tenants, rsa_key, tpm_headers, bundles, key_reports, clock })
+        let host_key = host_key.clone();
+        Ok(IssuerState { host, own, tenants, rsa_key, host_key, tpm_headers, bundles, key_reports, clock })
     }
 
     /// The names of this host.
     pub fn host(&self) -> &HostIdentity {
         &self.host
+    }
+
+    /// The host key, which is in the TPM.
+    pub fn host_key(&self) -> &Jwk {
+        &self.host_key
     }
 
     /// The issuer of the agents without a tenant.

@@ -105,6 +105,21 @@ pub enum Error {
         /// The largest number.
         max: usize,
     },
+    /// More agents than can have a key-encryption key.
+    #[error(
+        "{max} agents have credentials of their own, which is the most; offboard those that are not needed: \
+         hostbadge agent offboard"
+    )]
+    TooManyAgentKeks {
+        /// The largest number.
+        max: usize,
+    },
+    /// Nothing opens the keys of agents any more.
+    #[error(
+        "the keys of agents' own credentials are lost: {0}. They are in no recovery copy; store these credentials \
+         again: hostbadge credential put NAME --agent AGENT"
+    )]
+    AgentKeksLost(AgentKeksLoss),
     /// The previous key-encryption key is still needed to decrypt files.
     #[error("the keys are being re-encrypted; try again in a moment")]
     RewrapInProgress,
@@ -128,6 +143,8 @@ impl Error {
             | Error::UnexpectedRecoveryKey
             | Error::NoRecoveryKey
             | Error::TooManyTenants { .. }
+            | Error::TooManyAgentKeks { .. }
+            | Error::AgentKeksLost(_)
             | Error::RewrapInProgress => ErrorClass::Conflict,
             Error::PcrsChanged { .. } | Error::ShuttingDown => ErrorClass::Unavailable,
             Error::Random(_) | Error::Crypto(_) | Error::Json(_) | Error::InvalidFile { .. } => {
@@ -135,6 +152,19 @@ impl Error {
             }
         }
     }
+}
+
+/// Why the key-encryption keys of agents are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AgentKeksLoss {
+    /// The TPM's counter has another value than this copy of `erasure.json` requires, or is gone.
+    #[error(
+        "this copy of erasure.json is from before an agent was offboarded, or the TPM's erasure counter was deleted"
+    )]
+    Counter,
+    /// The TPM did not make the keys.
+    #[error("erasure.json is another TPM's")]
+    OtherTpm,
 }
 
 /// Why the state directory is not the latest of this host.

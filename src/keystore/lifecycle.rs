@@ -3,6 +3,7 @@
 //! The keystore has the key-encryption key and the anti-rollback manifest. The operations are accepting the
 //! state, recovery with the recovery key, and migration to another TPM.
 
+mod erasure;
 mod tenants;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
+use super::erasure_file::ErasureFile;
 use super::error::Error;
 use super::kek::{Kek, KekDependent, KekPair};
 use super::recovery_key::RecoveryKey;
@@ -34,6 +36,8 @@ pub struct Keystore {
     state: Arc<Mutex<KeystoreState>>,
     /// Locked before `state`.
     tenants: Mutex<TenantKeksFile>,
+    /// `None` while no agent has a key. Locked before `state`.
+    erasures: Mutex<Option<ErasureFile>>,
     seal_status: watch::Sender<SealStatus>,
 }
 
@@ -80,9 +84,10 @@ impl Keystore {
         let state = Arc::new(Mutex::new(state));
         // After the manifest has verified it.
         let tenants = Mutex::new(TenantKeksFile::read(dir)?);
+        let erasures = Mutex::new(ErasureFile::read(dir)?);
         let (dir, tpm, clock, configured_pcrs) =
             (dir.to_owned(), tpm.clone(), clock.clone(), configured_pcrs.to_vec());
-        Ok((Keystore { dir, tpm, clock, configured_pcrs, state, tenants, seal_status }, keks))
+        Ok((Keystore { dir, tpm, clock, configured_pcrs, state, tenants, erasures, seal_status }, keks))
     }
 
     /// Has the TPM unseal the latest key-encryption key.

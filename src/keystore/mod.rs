@@ -8,6 +8,7 @@
 //!                ├──> key-encryption key ───┼── keys of credentials (credentials.db)
 //! TPM (PCRs) ────┘      (seal.json)         ├── tenants' key-encryption keys (tenants.json) ── their secrets
 //!                                           └── manifest key (ledger.json) ── counter in the TPM
+//! TPM (erasure counter) ──> erasure key ──> agents' key-encryption keys (erasure.json)
 //! ```
 //!
 //! The key-encryption key is 32 random bytes, stored twice. Only this host's TPM unseals the first copy, with
@@ -15,6 +16,7 @@
 //! recovery key, is encrypted under a key derived from it.
 
 mod cipher;
+mod erasure_file;
 mod error;
 mod kek;
 mod lifecycle;
@@ -24,6 +26,7 @@ mod state_manifest;
 mod tenant_keks;
 
 pub(crate) use cipher::{decrypt, encrypt, random_key};
+pub use erasure_file::{AgentKeks, Erasure};
 pub use error::Error;
 pub(crate) use kek::{Kek, KekDependent, KekPair};
 pub use lifecycle::Keystore;

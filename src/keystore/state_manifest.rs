@@ -27,7 +27,7 @@ use super::error::{Error, Rollback};
 use super::kek::{Kek, KekPair};
 use crate::digest::sha256;
 use crate::store;
-use crate::tpm::Tpm;
+use crate::tpm::{CounterKind, Tpm};
 
 pub(super) const FILE_NAME: &str = "ledger.json";
 const VERSION: u64 = 1;
@@ -36,11 +36,12 @@ const VERSION: u64 = 1;
 ///
 /// `rsa.json` is not tracked: it has one state only, which the AK's certification and the host key's
 /// endorsement prove, and a fault in it must affect RS256 alone.
-const TRACKED_FILES: [&str; 10] = [
+const TRACKED_FILES: [&str; 11] = [
     "baseline.json",
     "ca.json",
     "certificate.json",
     "enrollment.json",
+    "erasure.json",
     "issuing.json",
     "seal.json",
     "signing.json",
@@ -161,7 +162,7 @@ impl StateManifest {
     /// the TPM has no counter.
     async fn first_start_incomplete(tpm: &Tpm, dir: &Path) -> Result<bool, Error> {
         let only_tpm_file = TRACKED_FILES.iter().all(|name| *name == "tpm.json" || !dir.join(name).exists());
-        Ok(only_tpm_file && tpm.list_counters().await?.is_empty())
+        Ok(only_tpm_file && tpm.list_counters(CounterKind::State).await?.is_empty())
     }
 
     /// Makes a manifest for the current directory, with a new counter and these databases.
@@ -177,7 +178,7 @@ impl StateManifest {
             TRACKED_FILES.iter().map(|name| Ok(((*name).to_owned(), vec![file_digest(&dir.join(name))?])));
         let mut files = files.collect::<Result<DatabaseDigests, store::Error>>()?;
         files.extend(databases);
-        let (counter, generation) = tpm.create_counter(mac_key.clone()).await?;
+        let (counter, generation) = tpm.create_counter(CounterKind::State, mac_key.clone()).await?;
         let content = ManifestContent { generation, counter, files };
         let manifest = StateManifest {
             dir: dir.to_owned(),

@@ -37,6 +37,8 @@ pub enum StateCommand {
     ChangeCredential,
     /// The removal of a tenant.
     RemoveTenant,
+    /// The end of an agent.
+    Offboard,
     /// A revocation of a scope, or its end.
     Revoke,
 }
@@ -83,7 +85,7 @@ impl StateCommand {
             | StateCommand::InstallCertificate
             | StateCommand::AcceptPosture
             | StateCommand::AcceptClock => (12, 48),
-            StateCommand::ChangeCredential | StateCommand::RemoveTenant => (60, 240),
+            StateCommand::ChangeCredential | StateCommand::Offboard | StateCommand::RemoveTenant => (60, 240),
             StateCommand::Revoke => (120, 480),
         }
     }

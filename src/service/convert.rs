@@ -177,15 +177,17 @@ impl<'a> From<&'a Recorded<ReleasedCredential>> for ReleaseResponse<'a> {
 }
 
 impl StoredCredential {
-    /// The report with those of the registered agents that may use the credential.
+    /// The report with those of the registered agents that may use the credential. `is_used_by` is whether an
+    /// agent has it under its name, and not one of its own.
     pub(super) fn new<'a>(
         report: &CredentialReport,
         agents: impl Iterator<Item = &'a Arc<AgentEntry>>,
+        is_used_by: impl Fn(&AgentEntry) -> bool,
     ) -> StoredCredential {
         let may_use = |entry: &'a Arc<AgentEntry>| {
             let granted = entry.credential(&report.name)?;
             let user = CredentialUser { agent: entry.name.to_string(), usage: granted.usage.into() };
-            (entry.tenant == report.tenant).then_some(user)
+            (entry.tenant == report.tenant && is_used_by(entry)).then_some(user)
         };
         let version = |version: &VersionReport| StoredVersion {
             version: version.version,
@@ -197,6 +199,7 @@ impl StoredCredential {
         StoredCredential {
             name: report.name.clone(),
             tenant: report.tenant.clone(),
+            agent: report.agent.clone(),
             versions: report.versions.iter().map(version).collect(),
             agents: agents.filter_map(may_use).collect(),
         }

@@ -1,5 +1,6 @@
 //! Sealed credentials: release to agents, and the commands of administrators.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::admin::{Admin, RootAdmin};
@@ -10,10 +11,13 @@ use super::rejection::Rejection;
 use super::requests;
 use crate::agents::{is_credential_name, is_tenant_name};
 use crate::audit::Event;
-use crate::credentials::{self, NewVersion, NotReleased, ReleasedCredential, SecretValue};
+use crate::credentials::{
+    self, CredentialReport, Holder, NewVersion, NotReleased, ReleasedCredential, SecretValue,
+};
 use crate::error_class::ErrorClass;
 use crate::peer::PeerLookup;
 use crate::policy::{self, CredentialPermit, CredentialRequest, ErrorCode, Refusal};
+use crate::revocation::{Scope, ScopeKind};
 use crate::wire::credentials::{
     AcceptCredentialsResponse, PutCredentialRequest, PutCredentialResponse, ReleaseRequest,
     RemoveCredentialRequest, RemoveCredentialResponse, RotateCredentialRequest, StoredCredential,
@@ -68,7 +72,17 @@ impl IdentityService {
     pub fn stored_credentials(&self, _: &Admin) -> Result<Vec<StoredCredential>, AdminError> {
         let agents = self.deps.agents.current();
         let reports = self.deps.credentials.reports()?;
-        Ok(reports.iter().map(|report| StoredCredential::new(report, agents.iter())).collect())
+        let stored: HashSet<(&str, &str)> = reports
+            .iter()
+            .filter_map(|report| Some((report.agent.as_deref()?, report.name.as_str())))
+            .collect();
+        let of_report = |report: &CredentialReport| {
+            StoredCredential::new(report, agents.iter(), |entry| match &report.agent {
+                Some(agent) => entry.name.as_str() == agent,
+                None => !stored.contains(&(entry.name.as_str(), report.name.as_str())),
+            })
+        };
+        Ok(reports.iter().map(of_report).collect())
     }
 
     /// Stores the first version of a credential.
@@ -81,15 +95,15 @@ impl IdentityService {
         admin: &RootAdmin,
         request: PutCredentialRequest,
     ) -> Result<PutCredentialResponse, AdminError> {
-        let PutCredentialRequest { name, tenant, value, expires_at: expires } = request;
-        let tenant = check_names(&name, tenant)?;
+        let PutCredentialRequest { name, tenant, agent, value, expires_at: expires } = request;
+        let holder = self.holder_of_new(&name, tenant, agent)?;
         let value = SecretValue::new(value).map_err(|e| InvalidRequest::new(e.to_string()))?;
-        let label = label(&tenant, &name);
+        let label = format!("the credential {name}{holder}");
         let stored = async {
-            let new = NewVersion { tenant, name: name.clone(), value, expires };
+            let stored_for = holder.tenant.clone();
+            let new = NewVersion { holder, name: name.clone(), value, expires };
             self.audit.ensure_writable()?;
-            let quota = self.deps.limiter.tenants().of(Some(&new.tenant)).credentials;
-            let stored_for = new.tenant.clone();
+            let quota = self.deps.limiter.tenants().of(Some(&stored_for)).credentials;
             let version = self.deps.credentials.put(new, quota).await?;
             let done = format!("stored version {version} of {label}");
             self.record_credential_change(admin, Event::CredentialStored, &stored_for, &done).await;
@@ -107,18 +121,18 @@ impl IdentityService {
         admin: &RootAdmin,
         request: RotateCredentialRequest,
     ) -> Result<PutCredentialResponse, AdminError> {
-        let RotateCredentialRequest { name, tenant, value, expires_at: expires, overlap } = request;
-        let tenant = check_names(&name, tenant)?;
+        let RotateCredentialRequest { name, tenant, agent, value, expires_at: expires, overlap } = request;
+        let holder = self.holder_of_stored(&name, tenant, agent)?;
         let value = SecretValue::new(value).map_err(|e| InvalidRequest::new(e.to_string()))?;
         let overlap = Duration::from_secs(overlap.unwrap_or_default());
         if overlap > MAX_OVERLAP {
             return Err(InvalidRequest::new("overlap must be at most 30 days, in seconds").into());
         }
-        let label = label(&tenant, &name);
+        let label = format!("the credential {name}{holder}");
         let stored = async {
-            let new = NewVersion { tenant, name: name.clone(), value, expires };
+            let stored_for = holder.tenant.clone();
+            let new = NewVersion { holder, name: name.clone(), value, expires };
             self.audit.ensure_writable()?;
-            let stored_for = new.tenant.clone();
             let version = self.deps.credentials.rotate(new, overlap).await?;
             let earlier = match overlap.as_secs() {
                 0 => "destroyed the earlier ones".to_owned(),
@@ -140,14 +154,14 @@ impl IdentityService {
         admin: &RootAdmin,
         request: RemoveCredentialRequest,
     ) -> Result<RemoveCredentialResponse, AdminError> {
-        let RemoveCredentialRequest { name, tenant, version } = request;
-        let tenant = check_names(&name, tenant)?;
+        let RemoveCredentialRequest { name, tenant, agent, version } = request;
+        let holder = self.holder_of_stored(&name, tenant, agent)?;
         let removed = async {
             self.audit.ensure_writable()?;
-            let versions = self.deps.credentials.remove(&tenant, &name, version).await?;
+            let versions = self.deps.credentials.remove(&holder, &name, version).await?;
             let numbers: Vec<String> = versions.iter().map(u64::to_string).collect();
-            let done = format!("destroyed version {} of {}", numbers.join(", "), label(&tenant, &name));
-            self.record_credential_change(admin, Event::CredentialDestroyed, &tenant, &done).await;
+            let done = format!("destroyed version {} of the credential {name}{holder}", numbers.join(", "));
+            self.record_credential_change(admin, Event::CredentialDestroyed, &holder.tenant, &done).await;
             Ok(RemoveCredentialResponse { name: name.clone(), versions })
         };
         self.within_budget(admin, StateCommand::ChangeCredential, removed).await
@@ -168,6 +182,42 @@ impl IdentityService {
         Ok(AcceptCredentialsResponse { credentials })
     }
 
+    /// Who is to have a new credential.
+    ///
+    /// # Errors
+    /// [`AdminError::InvalidRequest`]; [`AdminError::UnknownAgent`] for an agent that is not registered.
+    fn holder_of_new(
+        &self,
+        name: &str,
+        tenant: Option<String>,
+        agent: Option<String>,
+    ) -> Result<Holder, AdminError> {
+        let Some(agent) = check_names(name, tenant.as_ref(), agent)? else {
+            return Ok(Holder::shared(&tenant.unwrap_or_default()));
+        };
+        let agents = self.deps.agents.current();
+        let entry = agents.get(&agent).ok_or(AdminError::UnknownAgent)?;
+        let scope = Scope::new(ScopeKind::Agent, &agent);
+        if self.deps.revocations.current().get(&scope).is_some_and(|one| one.is_blocking) {
+            let text = "this agent is revoked; lift that first: hostbadge revoke lift agent NAME";
+            return Err(InvalidRequest::new(text).into());
+        }
+        Ok(Holder::own(entry.tenant.as_deref().unwrap_or_default(), &agent))
+    }
+
+    /// Who has a credential that is stored. An agent's own is found without its registration too.
+    fn holder_of_stored(
+        &self,
+        name: &str,
+        tenant: Option<String>,
+        agent: Option<String>,
+    ) -> Result<Holder, AdminError> {
+        let Some(agent) = check_names(name, tenant.as_ref(), agent)? else {
+            return Ok(Holder::shared(&tenant.unwrap_or_default()));
+        };
+        Ok(self.deps.credentials.own_holder(&agent, name)?.ok_or(credentials::Error::UnknownCredential)?)
+    }
+
     /// Records a change that is on disk already and cannot be undone: a failing audit log only adds an error
     /// to the journal.
     /// `tenant` is empty where the change concerns none.
@@ -180,25 +230,28 @@ impl IdentityService {
     }
 }
 
-/// The tenant as the store names it: empty where the credential has none.
-fn check_names(name: &str, tenant: Option<String>) -> Result<String, InvalidRequest> {
+/// The agent whose own the credential is.
+fn check_names(
+    name: &str,
+    tenant: Option<&String>,
+    agent: Option<String>,
+) -> Result<Option<String>, InvalidRequest> {
     if !is_credential_name(name) {
         return Err(InvalidRequest::new(
             "name must have the form of an agent name: a-z 0-9 . _ -, at most 63 characters",
         ));
     }
-    match tenant {
-        Some(tenant) if !is_tenant_name(&tenant) => Err(InvalidRequest::new(
+    match (tenant, agent) {
+        (Some(_), Some(_)) => {
+            Err(InvalidRequest::new("name either a tenant or an agent, whose tenant is known"))
+        }
+        (Some(tenant), None) if !is_tenant_name(tenant) => Err(InvalidRequest::new(
             "tenant must have the form of an agent name: a-z 0-9 . _ -, at most 63 characters",
         )),
-        tenant => Ok(tenant.unwrap_or_default()),
-    }
-}
-
-fn label(tenant: &str, name: &str) -> String {
-    match tenant {
-        "" => format!("the credential {name}"),
-        tenant => format!("the credential {name} of tenant {tenant}"),
+        (None, Some(agent)) if !is_tenant_name(&agent) => {
+            Err(InvalidRequest::new("agent must be an agent's name: a-z 0-9 . _ -, at most 63 characters"))
+        }
+        (_, agent) => Ok(agent),
     }
 }
 
@@ -209,7 +262,7 @@ fn refusal(not_released: &NotReleased) -> Refusal {
         credentials::Error::UnknownCredential | credentials::Error::UnknownVersion(_) => {
             ErrorCode::InvalidTarget
         }
-        credentials::Error::Expired(_) => ErrorCode::AccessDenied,
+        credentials::Error::Expired(_) | credentials::Error::AgentKeyLost => ErrorCode::AccessDenied,
         error => match error.class() {
             ErrorClass::Internal => ErrorCode::ServerError,
             _ => ErrorCode::TemporarilyUnavailable,

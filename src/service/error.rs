@@ -89,6 +89,17 @@ pub enum AdminError {
     /// A signal from outside does not revoke.
     #[error(transparent)]
     Signal(#[from] SignalError),
+    /// An agent is revoked, and its own credentials are not destroyed.
+    #[error(
+        "the agent is revoked, and stays so, but its own credentials are not destroyed yet: {0}; repeat the command"
+    )]
+    NotErased(#[source] credentials::Error),
+    /// An agent is offboarded, and the TPM has signed no receipt.
+    #[error(
+        "the agent is revoked and its own credentials are destroyed, but the receipt is not signed: {0}; repeat the \
+         command for one"
+    )]
+    NoReceipt(#[source] issue::Error),
     /// The audit log cannot be read.
     #[error("the audit log cannot be read: {0}")]
     ReadAudit(#[source] io::Error),
@@ -185,8 +196,8 @@ impl AdminError {
             AdminError::Approval(_) => ErrorClass::Conflict,
             AdminError::Keys(error) => error.class(),
             AdminError::Posture(error) => error.class(),
-            AdminError::Enrollment(error) => error.class(),
-            AdminError::Credentials(error) => error.class(),
+            AdminError::Enrollment(error) | AdminError::NoReceipt(error) => error.class(),
+            AdminError::Credentials(error) | AdminError::NotErased(error) => error.class(),
             AdminError::Revocation(error) => error.class(),
             AdminError::Signal(error) => error.class(),
             AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,

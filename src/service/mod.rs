@@ -34,6 +34,7 @@ mod keys;
 mod leak;
 mod leak_advice;
 mod load_credential;
+mod offboarding;
 mod policies;
 mod posture;
 mod rejection;

@@ -148,11 +148,14 @@ impl IdentityService {
     /// known.
     fn missing_credentials(&self) -> Vec<Diagnostic> {
         let Ok(stored) = self.deps.credentials.reports() else { return Vec::new() };
-        let stored: HashSet<(&str, &str)> = stored
-            .iter()
-            .map(|report| (report.tenant.as_deref().unwrap_or_default(), report.name.as_str()))
-            .collect();
-        let is_stored = |tenant: &str, name: &str| stored.contains(&(tenant, name));
+        let of = |text: &'_ Option<String>| text.clone().unwrap_or_default();
+        let stored: HashSet<(String, String, String)> =
+            stored.into_iter().map(|report| (of(&report.tenant), of(&report.agent), report.name)).collect();
+        let has = |tenant: &str, agent: &str, name: &str| {
+            stored.contains(&(tenant.to_owned(), agent.to_owned(), name.to_owned()))
+        };
+        let is_stored =
+            |tenant: &str, agent: &str, name: &str| has(tenant, agent, name) || has(tenant, "", name);
         let missing = self.deps.agents.current().missing_credentials(is_stored, MAX_WARNINGS);
         for warning in missing.iter().take(MAX_LOGGED_WARNINGS) {
             tracing::warn!("{warning}");

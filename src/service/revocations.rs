@@ -360,7 +360,7 @@ fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
-fn checked_reason(reason: Option<String>) -> Result<String, InvalidRequest> {
+pub(super) fn checked_reason(reason: Option<String>) -> Result<String, InvalidRequest> {
     let reason = reason.unwrap_or_default();
     if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
         return Err(InvalidRequest::new(format!(

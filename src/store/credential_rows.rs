@@ -12,19 +12,27 @@ use super::Error;
 use super::database::{Database, Schema};
 use crate::digest::sha256;
 
-/// Format 1.
+/// Format 2. Format 1 had no credentials of single agents.
 const SCHEMA: Schema = Schema {
     application_id: 0x6862_6372, // "hbcr"
-    version: 1,
+    version: 2,
     sql: "CREATE TABLE compartment (
               tenant TEXT PRIMARY KEY NOT NULL, host_id TEXT NOT NULL, encrypted_key TEXT NOT NULL
           ) WITHOUT ROWID;
           CREATE TABLE credential (
-              tenant TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, created INTEGER NOT NULL,
-              expires INTEGER, retires INTEGER, size INTEGER NOT NULL, ciphertext TEXT NOT NULL,
-              PRIMARY KEY (tenant, name, version)
+              tenant TEXT NOT NULL, agent TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
+              created INTEGER NOT NULL, expires INTEGER, retires INTEGER, size INTEGER NOT NULL,
+              ciphertext TEXT NOT NULL, PRIMARY KEY (tenant, agent, name, version)
           ) WITHOUT ROWID;",
-    migrations: &[],
+    migrations: &["ALTER TABLE credential RENAME TO credential_1;
+          CREATE TABLE credential (
+              tenant TEXT NOT NULL, agent TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
+              created INTEGER NOT NULL, expires INTEGER, retires INTEGER, size INTEGER NOT NULL,
+              ciphertext TEXT NOT NULL, PRIMARY KEY (tenant, agent, name, version)
+          ) WITHOUT ROWID;
+          INSERT INTO credential (tenant, agent, name, version, created, expires, retires, size, ciphertext)
+              SELECT tenant, '', name, version, created, expires, retires, size, ciphertext FROM credential_1;
+          DROP TABLE credential_1;"],
 };
 
 /// The key of a tenant's credentials.
@@ -43,6 +51,8 @@ pub struct CompartmentRow {
 pub struct CredentialRow {
     /// The tenant; empty where the credential has none.
     pub tenant: String,
+    /// The agent whose own it is; empty where all agents of the tenant may use it.
+    pub agent: String,
     /// The credential's name.
     pub name: String,
     /// Counted from 1 for each name.
@@ -106,7 +116,8 @@ impl CredentialRows {
         }
     }
 
-    /// SHA-256 over the length and the bytes of every value of every row.
+    /// SHA-256 over the length and the bytes of every value of every row. That of rows without an agent is the same
+    /// as in format 1.
     pub fn digest(&self) -> [u8; 32] {
         let mut bytes = Vec::new();
         for row in &self.compartments {
@@ -116,11 +127,14 @@ impl CredentialRows {
             }
         }
         for row in &self.credentials {
-            bytes.push(1);
+            bytes.push(if row.agent.is_empty() { 1 } else { 2 });
             // The ciphertext by its digest, so that the bytes of all rows need little memory.
             let ciphertext = sha256(row.ciphertext.as_bytes());
             for text in [row.tenant.as_bytes(), row.name.as_bytes(), &ciphertext] {
                 append(&mut bytes, text);
+            }
+            if !row.agent.is_empty() {
+                append(&mut bytes, row.agent.as_bytes());
             }
             for number in [Some(row.version), Some(row.created), Some(row.size), row.expires, row.retires] {
                 append(&mut bytes, number.map(u64::to_be_bytes).as_ref().map_or(&[], |number| number));
@@ -142,8 +156,8 @@ fn read_rows(transaction: &Transaction<'_>) -> rusqlite::Result<CredentialRows> 
         Ok(CompartmentRow { tenant: row.get(0)?, host_id: row.get(1)?, encrypted_key: row.get(2)? })
     })?;
     let mut credentials = transaction.prepare(
-        "SELECT tenant, name, version, created, expires, retires, size, ciphertext FROM credential
-         ORDER BY tenant, name, version",
+        "SELECT tenant, name, version, created, expires, retires, size, ciphertext, agent FROM credential
+         ORDER BY tenant, agent, name, version",
     )?;
     let credentials = credentials.query_map([], |row| {
         Ok(CredentialRow {
@@ -155,6 +169,7 @@ fn read_rows(transaction: &Transaction<'_>) -> rusqlite::Result<CredentialRows> 
             retires: optional_number(row, 5)?,
             size: number(row, 6)?,
             ciphertext: row.get(7)?,
+            agent: row.get(8)?,
         })
     })?;
     Ok(CredentialRows {
@@ -184,8 +199,8 @@ fn write_difference(
     let after: BTreeSet<_> = new.credentials.iter().collect();
     for row in before.difference(&after) {
         transaction.execute(
-            "DELETE FROM credential WHERE tenant = ?1 AND name = ?2 AND version = ?3",
-            params![row.tenant, row.name, signed(row.version)?],
+            "DELETE FROM credential WHERE tenant = ?1 AND name = ?2 AND version = ?3 AND agent = ?4",
+            params![row.tenant, row.name, signed(row.version)?, row.agent],
         )?;
     }
     for row in old.compartments.iter().filter(|row| !new.compartments.contains(row)) {
@@ -199,8 +214,9 @@ fn write_difference(
     }
     for row in after.difference(&before) {
         transaction.execute(
-            "INSERT INTO credential (tenant, name, version, created, expires, retires, size, ciphertext)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO credential
+                 (tenant, name, version, created, expires, retires, size, ciphertext, agent)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 row.tenant,
                 row.name,
@@ -209,7 +225,8 @@ fn write_difference(
                 row.expires.map(signed).transpose()?,
                 row.retires.map(signed).transpose()?,
                 signed(row.size)?,
-                row.ciphertext
+                row.ciphertext,
+                row.agent
             ],
         )?;
     }
@@ -229,6 +246,7 @@ mod tests {
     fn row(name: &str, version: u64) -> CredentialRow {
         CredentialRow {
             tenant: String::new(),
+            agent: String::new(),
             name: name.to_owned(),
             version,
             created: 1_700_000_000,
@@ -274,6 +292,7 @@ mod tests {
         let variants = [
             base.clone(),
             CredentialRow { tenant: "t".into(), ..base.clone() },
+            CredentialRow { agent: "t".into(), ..base.clone() },
             CredentialRow { name: "b".into(), ..base.clone() },
             CredentialRow { version: 2, ..base.clone() },
             CredentialRow { created: 2, ..base.clone() },
@@ -286,6 +305,45 @@ mod tests {
             variants.iter().map(|row| rows(vec![row.clone()]).digest()).collect();
         assert_eq!(digests.len(), variants.len());
         assert_ne!(rows(Vec::new()).digest(), CredentialRows::default().digest());
+    }
+
+    #[test]
+    fn a_database_of_format_1_is_changed_and_has_the_same_digest() {
+        const FORMAT_1: &str = "CREATE TABLE compartment (
+                tenant TEXT PRIMARY KEY NOT NULL, host_id TEXT NOT NULL, encrypted_key TEXT NOT NULL
+            ) WITHOUT ROWID;
+            CREATE TABLE credential (
+                tenant TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, created INTEGER NOT NULL,
+                expires INTEGER, retires INTEGER, size INTEGER NOT NULL, ciphertext TEXT NOT NULL,
+                PRIMARY KEY (tenant, name, version)
+            ) WITHOUT ROWID;
+            INSERT INTO compartment VALUES ('', 'host', 'key');
+            INSERT INTO credential VALUES
+                ('', 'a', 1, 1700000000, 1800000000, NULL, 6, 'ciphertext of a 1');";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credentials.db");
+        let first = Schema { version: 1, sql: FORMAT_1, migrations: &[], ..SCHEMA };
+        drop(Database::open_or_create(&path, &first).unwrap());
+        let expected = rows(vec![row("a", 1)]);
+        assert_eq!(CredentialRows::read(&path).unwrap(), Some(expected.clone()));
+        // As the release that wrote format 1 computed it.
+        let mut bytes = vec![0];
+        ["", "host", "key"].iter().for_each(|text| append(&mut bytes, text.as_bytes()));
+        bytes.push(1);
+        append(&mut bytes, b"");
+        append(&mut bytes, b"a");
+        append(&mut bytes, &sha256(b"ciphertext of a 1"));
+        for number in [1_u64, 1_700_000_000, 6, 1_800_000_000] {
+            append(&mut bytes, &number.to_be_bytes());
+        }
+        append(&mut bytes, b"");
+        assert_eq!(expected.digest(), sha256(&bytes));
+        let own = CredentialRow { agent: "builder".into(), ..row("a", 1) };
+        let both = rows(vec![row("a", 1), own]);
+        CredentialRows::replace(&path, &expected, &both).unwrap();
+        assert_eq!(CredentialRows::read(&path).unwrap(), Some(both.clone()));
+        CredentialRows::replace(&path, &both, &expected).unwrap();
+        assert_eq!(CredentialRows::read(&path).unwrap(), Some(expected));
     }
 
     /// Whatever is changed in a file, it is read as before or rejected, and reading does not panic.

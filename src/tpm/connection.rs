@@ -21,6 +21,7 @@ use tss_esapi::Context;
 use tss_esapi::constants::StartupType;
 use tss_esapi::handles::AuthHandle;
 use tss_esapi::handles::KeyHandle;
+use tss_esapi::handles::NvIndexHandle;
 use tss_esapi::handles::ObjectHandle;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
@@ -37,7 +38,9 @@ use super::error::Error;
 use super::error::command_failed;
 use super::error::is_parameter_error;
 use super::error::needs_startup;
+use super::error::response_failed;
 use super::error::unexpected_response;
+use super::esys::EsysContext;
 use super::identity::TpmIdentity;
 use super::objects::KeyBlob;
 use super::objects::write_public;
@@ -49,6 +52,8 @@ use super::templates;
 /// A context with its SRK loaded, and the identity of its TPM.
 pub(super) struct TpmConnection {
     context: Context,
+    /// The ESYS context in `context`, for commands that tss-esapi does not wrap.
+    esys: Option<EsysContext>,
     srk: KeyHandle,
     session: Option<HmacSession>,
     identity: TpmIdentity,
@@ -68,7 +73,7 @@ impl TpmConnection {
     /// Blocks for as long as the TPM does. On error the context's drop flushes the objects made so far.
     pub(super) fn open(tcti: &Tcti) -> Result<TpmConnection, Error> {
         let emulator = tcti.is_emulator();
-        let mut context = setup::open_context(tcti)?;
+        let (mut context, esys) = setup::open_context(tcti)?;
         if emulator {
             setup::flush_stale_handles(&mut context)?;
         } else {
@@ -89,6 +94,7 @@ impl TpmConnection {
         let probe_context = if emulator { None } else { setup::open_probe_context(tcti) };
         let mut connection = TpmConnection {
             context,
+            esys,
             srk,
             session: None,
             identity,
@@ -174,6 +180,27 @@ impl TpmConnection {
         f: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T, Error> {
         self.context.execute_without_session(f).map_err(command_failed(command))
+    }
+
+    /// `TPM2_PolicyNV`: extends the policy of `policy` if the NV index has exactly this value. The owner's
+    /// authorization reads the index.
+    pub(super) fn policy_nv(
+        &mut self,
+        policy: AuthSession,
+        index: NvIndexHandle,
+        value: &[u8; 8],
+    ) -> Result<(), Error> {
+        let authorization = self.ensure_session()?;
+        let Some(esys) = &self.esys else {
+            let text = "this build of hostbadged cannot send it".to_owned();
+            return Err(Error::CommandFailed { command: "TPM2_PolicyNV", code: None, text });
+        };
+        // SAFETY: `context` was opened together with `esys`, is never replaced, and lives as long as `self`, which
+        // is borrowed mutably.
+        match unsafe { esys.policy_nv(policy, index, authorization, value) } {
+            0 => Ok(()),
+            code => Err(response_failed("TPM2_PolicyNV", code)),
+        }
     }
 
     /// `TPM2_Create` under the SRK; `secret` is the data of a sealed object.

@@ -1,9 +1,12 @@
-//! A monotonic counter in the TPM's NV memory, against which the generation of the state on disk is checked.
+//! Monotonic counters in the TPM's NV memory: one against which the generation of the state on disk is checked,
+//! and one to whose value the keys of agents' own credentials are sealed.
 //!
 //! The index has the attribute TPM_NT_COUNTER, so its value cannot be set: a counter that is deleted and
 //! created again starts above the highest value that any counter of this TPM had (TPM 2.0 Part 1, section
 //! 37.2.4.1). The owner's authorization is needed to read it, and the index's own authorization to increment
 //! it.
+
+use std::ops::Range;
 
 use tss_esapi::attributes::NvIndexAttributes;
 use tss_esapi::attributes::NvIndexAttributesBuilder;
@@ -24,19 +27,41 @@ use super::error::unexpected_response;
 use super::nv_index::close_index;
 use super::nv_index::with_index;
 
-/// The first of the NV indices for counters, in the owner's range (TCG Registry of Reserved TPM 2.0 Handles,
-/// section 2.2.2).
-const FIRST_INDEX: u32 = 0x0180_4862;
-
-/// How many NV indices there are: several systems on one machine have a daemon and a counter each.
+/// How many NV indices each kind has: several systems on one machine have a daemon and its counters each.
 const INDEX_COUNT: u32 = 8;
 
 /// The size of a counter in bytes (TPM 2.0 Part 2, section 13.2).
 const COUNTER_SIZE: usize = 8;
 
-/// Creates a counter at the first free index, increments it once, and returns its index and value.
-pub(super) fn create(connection: &mut TpmConnection, auth: &[u8; 32]) -> Result<(u32, u64), Error> {
-    for index in FIRST_INDEX..FIRST_INDEX + INDEX_COUNT {
+/// What a counter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CounterKind {
+    /// The generation of the state directory.
+    State,
+    /// The erasures of agents' own credentials.
+    Erasure,
+}
+
+impl CounterKind {
+    /// The NV indices of this kind, in the owner's range (TCG Registry of Reserved TPM 2.0 Handles, section
+    /// 2.2.2).
+    fn indices(self) -> Range<u32> {
+        let first = match self {
+            CounterKind::State => 0x0180_4862,
+            CounterKind::Erasure => 0x0180_4872,
+        };
+        first..first + INDEX_COUNT
+    }
+}
+
+/// Creates a counter at the first free index of its kind, increments it once, and returns its index and value.
+pub(super) fn create(
+    connection: &mut TpmConnection,
+    kind: CounterKind,
+    auth: &[u8; 32],
+) -> Result<(u32, u64), Error> {
+    let indices = kind.indices();
+    for index in indices.clone() {
         if with_index(connection, index, |_, _| Ok(()))?.is_some() {
             continue;
         }
@@ -62,13 +87,13 @@ pub(super) fn create(connection: &mut TpmConnection, auth: &[u8; 32]) -> Result<
         closed?;
         return Ok((index, value));
     }
-    let last = FIRST_INDEX + INDEX_COUNT - 1;
-    Err(RequestError::NoFreeCounterIndex { first: FIRST_INDEX, last }.into())
+    let (first, last) = (indices.start, indices.end - 1);
+    Err(RequestError::NoFreeCounterIndex { first, last }.into())
 }
 
 /// The value of the counter at an index; `None` if there is no hostbadge counter at it.
 pub(super) fn read(connection: &mut TpmConnection, index: u32) -> Result<Option<u64>, Error> {
-    if !(FIRST_INDEX..FIRST_INDEX + INDEX_COUNT).contains(&index) {
+    if ![CounterKind::State, CounterKind::Erasure].iter().any(|kind| kind.indices().contains(&index)) {
         return Ok(None);
     }
     let current = with_index(connection, index, |connection, handle| {
@@ -120,10 +145,10 @@ pub(super) fn remove(connection: &mut TpmConnection, index: u32) -> Result<(), E
     Ok(())
 }
 
-/// The indices with a hostbadge counter, of this system or another one on this machine.
-pub(super) fn list_indices(connection: &mut TpmConnection) -> Result<Vec<u32>, Error> {
+/// The indices with a hostbadge counter of this kind, of this system or another one on this machine.
+pub(super) fn list_indices(connection: &mut TpmConnection, kind: CounterKind) -> Result<Vec<u32>, Error> {
     let mut indices = Vec::new();
-    for index in FIRST_INDEX..FIRST_INDEX + INDEX_COUNT {
+    for index in kind.indices() {
         if with_index(connection, index, is_hostbadge_counter)? == Some(true) {
             indices.push(index);
         }
@@ -150,7 +175,10 @@ fn auth_value(auth: &[u8; 32]) -> Result<Auth, Error> {
 }
 
 /// Whether the index has the size and attributes of a hostbadge counter, incremented already or not.
-fn is_hostbadge_counter(connection: &mut TpmConnection, handle: NvIndexHandle) -> Result<bool, Error> {
+pub(super) fn is_hostbadge_counter(
+    connection: &mut TpmConnection,
+    handle: NvIndexHandle,
+) -> Result<bool, Error> {
     let (public, _) = connection.run("TPM2_NV_ReadPublic", |context| context.nv_read_public(handle))?;
     let attributes = public.attributes();
     Ok(public.data_size() == COUNTER_SIZE

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tss_esapi::constants::response_code::Tss2ResponseCode;
 
+use super::counter_value::CounterValue;
 use super::state::StateKind;
 use crate::error_class::ErrorClass;
 
@@ -30,6 +31,10 @@ pub enum Error {
     /// Data sealed to these PCRs cannot be unsealed, since they have other values now.
     #[error("sealed to PCRs that have changed: {}", join_numbers(.0))]
     PcrsChanged(Vec<u8>),
+    /// Data sealed to this value of a counter cannot be unsealed, since the counter has another value now, or is
+    /// gone.
+    #[error("sealed to the value {} of the counter at {:#x}, which has another one now", .0.value, .0.index)]
+    CounterMoved(CounterValue),
     /// The request queue is full.
     #[error("too many calls wait for the TPM; try again later")]
     QueueFull,
@@ -115,7 +120,7 @@ impl Error {
     /// What this failure means for the caller of a request that needed the TPM.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Error::AlreadyProvisioned => ErrorClass::Conflict,
+            Error::AlreadyProvisioned | Error::CounterMoved(_) => ErrorClass::Conflict,
             Error::InvalidObjects(_) => ErrorClass::Internal,
             Error::CommandFailed { .. } if self.fault_class() == FaultClass::Request => ErrorClass::Internal,
             _ => ErrorClass::Unavailable,
@@ -159,6 +164,15 @@ pub(super) fn command_failed(command: &'static str) -> impl Fn(tss_esapi::Error)
         };
         Error::CommandFailed { command, code, text }
     }
+}
+
+/// A response code of libtss2, other than success, to a command that tss-esapi does not wrap.
+pub(super) fn response_failed(command: &'static str, code: u32) -> Error {
+    let text = match is_from_tpm(code) {
+        true => format!("response code {code:#x}"),
+        false => format!("{} ({code:#x})", describe_layer(code)),
+    };
+    Error::CommandFailed { command, code: Some(code), text }
 }
 
 /// A response that does not match its command.
@@ -230,11 +244,13 @@ impl FaultClass {
 
 /// Whether the command is authorized by a hierarchy or an NV index, whose passwords others may set.
 fn uses_foreign_authorization(command: &str) -> bool {
-    matches!(command, "TPM2_CreatePrimary" | "TPM2_PolicySecret") || command.starts_with("TPM2_NV_")
+    matches!(command, "TPM2_CreatePrimary" | "TPM2_PolicySecret" | "TPM2_PolicyNV")
+        || command.starts_with("TPM2_NV_")
 }
 
 const INITIALIZE: u32 = 0x100;
 const FAILURE: u32 = 0x101;
+const POLICY: u32 = 0x126;
 const PCR_CHANGED: u32 = 0x128;
 const CONTEXT_GAP: u32 = 0x901;
 const OBJECT_MEMORY: u32 = 0x902;
@@ -266,6 +282,11 @@ pub(super) fn is_unknown_handle(error: &Error) -> bool {
 /// Whether a policy session does not satisfy the object's policy (TPM_RC_POLICY_FAIL).
 pub(super) fn is_policy_failure(error: &Error) -> bool {
     error.tpm_code().is_some_and(|rc| is_format_one(rc) && rc & 0x3F == POLICY_FAIL)
+}
+
+/// Whether an NV index does not have the value that a policy requires (TPM_RC_POLICY).
+pub(super) fn is_policy_mismatch(error: &Error) -> bool {
+    matches!(error, Error::CommandFailed { command: "TPM2_PolicyNV", .. }) && error.tpm_code() == Some(POLICY)
 }
 
 /// Whether a PCR was extended after `TPM2_PolicyPCR` (TPM_RC_PCR_CHANGED).
@@ -342,6 +363,8 @@ mod tests {
             (0x9A2, "TPM2_NV_Read", FaultClass::Authorization),
             (0x98E, "TPM2_NV_Read", FaultClass::Authorization),
             (0x98E, "TPM2_PolicySecret", FaultClass::Authorization),
+            (0x9A2, "TPM2_PolicyNV", FaultClass::Authorization),
+            (0x126, "TPM2_PolicyNV", FaultClass::Request),
             (0x918, "TPM2_NV_Read", FaultClass::Reset),
             (0x149, "TPM2_NV_Read", FaultClass::Request),
             (0x14A, "TPM2_NV_Read", FaultClass::Request),

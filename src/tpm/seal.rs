@@ -52,15 +52,20 @@ pub(super) fn seal(
     secret: &[u8],
     sealed_to: Option<&PcrValues>,
 ) -> Result<KeyBlob, Error> {
-    if secret.is_empty() || secret.len() > MAX_SEALED_LEN {
-        return Err(RequestError::SealedDataLength { length: secret.len(), max: MAX_SEALED_LEN }.into());
-    }
+    let secret = check_length(secret)?;
     let template = match sealed_to {
         None => templates::sealed_data()?,
         Some(values) => templates::sealed_data_with_policy(&pcrs::policy_digest(values)?)?,
     };
-    let secret = SensitiveData::try_from(secret).map_err(command_failed("TPM2_Create"))?;
     connection.create_object(template, Some(secret))
+}
+
+/// The secret as a TPM takes it, if it has 1 to 128 bytes.
+pub(super) fn check_length(secret: &[u8]) -> Result<SensitiveData, Error> {
+    if secret.is_empty() || secret.len() > MAX_SEALED_LEN {
+        return Err(RequestError::SealedDataLength { length: secret.len(), max: MAX_SEALED_LEN }.into());
+    }
+    SensitiveData::try_from(secret).map_err(command_failed("TPM2_Create"))
 }
 
 /// Seals to the current values of `numbers`, and unseals the result once to check it.

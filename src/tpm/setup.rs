@@ -14,16 +14,18 @@ use super::config::Tcti;
 use super::error::Error;
 use super::error::command_failed;
 use super::error::unexpected_response;
+use super::esys;
+use super::esys::EsysContext;
 use super::templates;
 
 /// TSS2_TCTI_RC_IO_ERROR
 const TCTI_IO_ERROR: u32 = 0x000A_000A;
 
 /// Opens a context on the TPM at `tcti`. For a device, the error names the likely cause.
-pub(super) fn open_context(tcti: &Tcti) -> Result<Context, Error> {
+pub(super) fn open_context(tcti: &Tcti) -> Result<(Context, Option<EsysContext>), Error> {
     check_device_access(tcti)?;
     let name_conf = tcti.to_name_conf().map_err(command_failed("reading the TPM's address"))?;
-    Context::new(name_conf).map_err(command_failed("connecting")).map_err(|error| match error {
+    esys::open(name_conf).map_err(command_failed("connecting")).map_err(|error| match error {
         _ if tcti.is_emulator() => error,
         // The device exists and may be opened, but its driver got no response from the TPM.
         Error::CommandFailed { code: Some(TCTI_IO_ERROR), .. } => Error::DriverTimeout,

@@ -23,6 +23,7 @@ mod jwt_svid;
 mod pcr;
 mod pcr_policy;
 mod quote;
+pub mod receipt;
 mod security_event;
 mod signature;
 mod spiffe_id;

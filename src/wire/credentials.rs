@@ -49,6 +49,9 @@ pub struct StoredCredential {
     /// The tenant whose agents may use it; absent where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// The agent whose own it is, and which alone may use it; absent where all agents of the tenant may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// Its versions, the latest last.
     pub versions: Vec<StoredVersion>,
     /// The registered agents that may use it, in alphabetical order.
@@ -105,6 +108,10 @@ pub struct PutCredentialRequest {
     /// The tenant whose agents may use it; absent for agents of no tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// The registered agent whose own it is to be, in place of `tenant`: no other gets it, it is in no recovery
+    /// copy, and offboarding the agent destroys it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// 1 byte to 64 KiB of UTF-8 without NUL.
     #[cfg_attr(test, schemars(with = "String"))]
     pub value: Zeroizing<String>,
@@ -123,6 +130,9 @@ pub struct RotateCredentialRequest {
     /// Its tenant; absent where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// The agent whose own it is, in place of `tenant`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// 1 byte to 64 KiB of UTF-8 without NUL.
     #[cfg_attr(test, schemars(with = "String"))]
     pub value: Zeroizing<String>,
@@ -155,6 +165,9 @@ pub struct RemoveCredentialRequest {
     /// Its tenant; absent where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// The agent whose own it is, in place of `tenant`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// The version; all versions if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,

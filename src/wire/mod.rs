@@ -22,6 +22,7 @@ pub mod host;
 pub mod keys;
 pub mod leak;
 pub mod manager_address;
+pub mod offboarding;
 pub mod policy;
 pub mod posture;
 pub mod revocation;

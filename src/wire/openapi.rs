@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, change, clock, comparison, credentials, enroll, error, keys, leak, policy, posture,
-    revocation, signal, status, tenants,
+    admin, agent, change, clock, comparison, credentials, enroll, error, keys, leak, offboarding, policy,
+    posture, revocation, signal, status, tenants,
 };
 use crate::clock::Timestamp;
 
@@ -102,6 +102,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<revocation::RevokeOwnRequest>();
     requests.subschema_for::<revocation::RevokeRequest>();
     requests.subschema_for::<signal::SignalRequest>();
+    requests.subschema_for::<offboarding::OffboardRequest>();
     requests.subschema_for::<posture::PostureAcceptRequest>();
     requests.subschema_for::<tenants::RemoveTenantRequest>();
 
@@ -138,6 +139,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<keys::KeysResponse>();
     responses.subschema_for::<keys::RecoveryKeyResponse>();
     responses.subschema_for::<keys::RotateResponse>();
+    responses.subschema_for::<offboarding::OffboardResponse>();
     responses.subschema_for::<policy::PoliciesResponse>();
     responses.subschema_for::<policy::PolicyWhyResponse>();
     responses.subschema_for::<posture::PostureDiffResponse>();

@@ -39,6 +39,7 @@ mod load_credential;
 mod many_agents;
 mod names;
 mod neighbours;
+mod offboarding;
 mod once;
 mod openapi;
 mod peers;

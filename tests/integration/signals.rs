@@ -169,8 +169,8 @@ fn a_single_token_is_revoked_by_its_identifier() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.json()["revoked"]["kind"], "token");
     assert!(!is_active(&host, &first) && is_active(&host, &second));
-    refused(&host, &about(&jti(&kept)), 400, "does not name the agent kept");
-    refused(&host, &about("none"), 400, "has no token");
+    refused(&host, &about(&jti(&kept)), 422, "does not name the agent kept");
+    refused(&host, &about("none"), 422, "has no token");
     assert!(is_active(&host, &kept));
 }
 
@@ -208,29 +208,29 @@ fn other_signals_revoke_nothing() {
         issuer.sign(&claims)
     };
     let good = event(&session, agent("r"));
-    refused(&host, &with("iss", json!("https://other.example.com")), 400, "no table [[signals]]");
-    refused(&host, &Issuer::new().sign(&good), 400, "not valid under key");
-    refused(&host, &with("aud", json!("https://elsewhere.example.org")), 400, "not for audience");
-    refused(&host, &with("iat", json!(now() - 7200)), 400, "more than 3600 s");
-    refused(&host, &with("iat", json!(now() + 600)), 400, "from now");
-    refused(&host, &with("exp", json!(now() + 600)), 400, "neither");
+    refused(&host, &with("iss", json!("https://other.example.com")), 422, "no table [[signals]]");
+    refused(&host, &Issuer::new().sign(&good), 422, "not valid under key");
+    refused(&host, &with("aud", json!("https://elsewhere.example.org")), 422, "not for audience");
+    refused(&host, &with("iat", json!(now() - 7200)), 422, "more than 3600 s");
+    refused(&host, &with("iat", json!(now() + 600)), 422, "from now");
+    refused(&host, &with("exp", json!(now() + 600)), 422, "neither");
     refused(
         &host,
         &with("events", json!({ format!("{CAEP}/device-compliance-change"): {} })),
-        400,
+        422,
         "is none of",
     );
     let two = json!({ &session: {}, format!("{RISC}/account-disabled"): {} });
-    refused(&host, &with("events", two), 400, "2 events");
-    refused(&host, &with("sub_id", agent("none")), 400, "no agent has the name");
-    refused(&host, &with("sub_id", agent("kept")), 400, "does not name the agent kept");
+    refused(&host, &with("events", two), 422, "2 events");
+    refused(&host, &with("sub_id", agent("none")), 422, "no agent has the name");
+    refused(&host, &with("sub_id", agent("kept")), 422, "does not name the agent kept");
     let elsewhere = json!({ "format": "uri", "uri": "spiffe://other.example.org/host/x/agent/r" });
-    refused(&host, &with("sub_id", elsewhere), 400, "no agent has the SPIFFE ID");
+    refused(&host, &with("sub_id", elsewhere), 422, "no agent has the SPIFFE ID");
     let of_another = json!({ "format": "iss_sub", "iss": ISSUER, "sub": claims(&held)["sub"] });
-    refused(&host, &with("sub_id", of_another), 400, "its issuer is");
+    refused(&host, &with("sub_id", of_another), 422, "its issuer is");
     // Neither a token of this host nor text is a signal.
-    refused(&host, &held, 400, "no table [[signals]]");
-    refused(&host, "garbage", 400, "not a compact JWS");
+    refused(&host, &held, 422, "no table [[signals]]");
+    refused(&host, "garbage", 422, "not a compact JWS");
     let long = with("txn", json!("x".repeat(60_000)));
     assert_eq!(send(&host, &long).status, 413, "more than 64 KiB");
     assert!(is_active(&host, &held) && token(&host, "r").is_some());
@@ -241,7 +241,7 @@ fn other_signals_revoke_nothing() {
     refused(&host, &issuer.sign(&event(&session, agent("r"))), 503, "writable by all users");
     fs::set_permissions(&jwks, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&jwks, Issuer::new().jwks().to_string()).unwrap();
-    refused(&host, &issuer.sign(&event(&session, agent("r"))), 400, "not valid under key");
+    refused(&host, &issuer.sign(&event(&session, agent("r"))), 422, "not valid under key");
     fs::remove_file(&jwks).unwrap();
     refused(&host, &issuer.sign(&event(&session, agent("r"))), 503, "idp.json");
     assert!(is_active(&host, &held));
@@ -267,7 +267,7 @@ fn a_signal_by_rs256_is_accepted_and_a_host_without_issuers_refuses_all() {
     let input = signing_input(&header, &event(&format!("{CAEP}/session-revoked"), agent("root")));
     let signature = openssl(&["dgst", "-sha256", "-sign"], &key, input.as_bytes());
     let set = format!("{input}.{}", BASE64URL_NOPAD.encode(&signature));
-    refused(&host, &set, 400, "no issuer of signals is configured");
+    refused(&host, &set, 422, "no issuer of signals is configured");
 
     host.stop();
     host.configure(&format!(

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::process::Command;
 
-use hostbadge::tpm::{Error, SoftwareTpm, Tcti, Tpm, TpmConfig};
+use hostbadge::tpm::{CounterKind, CounterValue, Error, SoftwareTpm, Tcti, Tpm, TpmConfig};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -98,7 +98,7 @@ fn the_authorization_is_not_tried_on_an_index_that_replaced_the_counter() {
     let tpm = host.open();
     let (objects, index) = block_on(async {
         let objects = tpm.provision().await.unwrap();
-        (objects, tpm.create_counter(auth()).await.unwrap().0)
+        (objects, tpm.create_counter(CounterKind::State, auth()).await.unwrap().0)
     });
     assert!(tpm.shutdown());
     let index_text = format!("{index:#x}");
@@ -125,8 +125,8 @@ fn a_counter_only_increases_and_needs_its_authorization() {
     let auth = || Zeroizing::new([7; 32]);
     block_on(async {
         tpm.provision().await.unwrap();
-        assert!(tpm.list_counters().await.unwrap().is_empty());
-        let (index, first) = tpm.create_counter(auth()).await.unwrap();
+        assert!(tpm.list_counters(CounterKind::State).await.unwrap().is_empty());
+        let (index, first) = tpm.create_counter(CounterKind::State, auth()).await.unwrap();
         assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first));
         for _ in 0..2 {
             assert_eq!(tpm.increment_counter_to(index, auth(), first + 1).await.unwrap(), first + 1);
@@ -134,14 +134,14 @@ fn a_counter_only_increases_and_needs_its_authorization() {
         tpm.increment_counter_to(index, Zeroizing::new([8; 32]), first + 2).await.unwrap_err();
         assert_eq!(tpm.read_counter(index).await.unwrap(), Some(first + 1));
         // A counter of another daemon.
-        let (other, _) = tpm.create_counter(auth()).await.unwrap();
-        assert_eq!(tpm.list_counters().await.unwrap(), [index, other]);
+        let (other, _) = tpm.create_counter(CounterKind::State, auth()).await.unwrap();
+        assert_eq!(tpm.list_counters(CounterKind::State).await.unwrap(), [index, other]);
 
         // A new counter starts above the value of a removed one.
         tpm.remove_counter(index).await.unwrap();
         assert_eq!(tpm.read_counter(index).await.unwrap(), None);
         tpm.increment_counter_to(index, auth(), first + 2).await.unwrap_err();
-        let (index, again) = tpm.create_counter(auth()).await.unwrap();
+        let (index, again) = tpm.create_counter(CounterKind::State, auth()).await.unwrap();
         assert!(again > first + 1, "{again} after {}", first + 1);
 
         // An index of another program at its handle is not read as a counter.
@@ -149,14 +149,84 @@ fn a_counter_only_increases_and_needs_its_authorization() {
         let place = format!("{index:#x}");
         host.tool("tpm2_nvdefine", &[&place, "-s", "8", "-a", "authwrite|ownerwrite|ownerread|authread"]);
         assert_eq!(tpm.read_counter(index).await.unwrap(), None);
-        assert_eq!(tpm.list_counters().await.unwrap(), [other]);
+        assert_eq!(tpm.list_counters(CounterKind::State).await.unwrap(), [other]);
         for _ in 0..6 {
-            tpm.create_counter(auth()).await.unwrap();
+            tpm.create_counter(CounterKind::State, auth()).await.unwrap();
         }
-        let full = tpm.create_counter(auth()).await.unwrap_err().to_string();
+        let full = tpm.create_counter(CounterKind::State, auth()).await.unwrap_err().to_string();
         assert!(full.contains("tpm2_nvundefine"), "{full}");
         let held = tpm.loaded_handles().await.unwrap();
         assert!(held.objects <= 1 && held.sessions <= 1, "{held:?}");
     });
     assert!(tpm.shutdown());
+}
+
+#[test]
+fn data_sealed_to_a_counter_opens_only_at_its_value() {
+    let host = Host::new();
+    let tpm = host.open();
+    let auth = || Zeroizing::new([7; 32]);
+    let (objects, blobs) = block_on(async {
+        let objects = tpm.provision().await.unwrap();
+        let (index, value) = tpm.create_counter(CounterKind::Erasure, auth()).await.unwrap();
+        assert!(tpm.list_counters(CounterKind::State).await.unwrap().is_empty());
+        assert_eq!(tpm.list_counters(CounterKind::Erasure).await.unwrap(), [index]);
+        let [now, next] = [0, 1].map(|more| CounterValue { index, value: value + more });
+        let first = tpm.seal_to_counter(secret(1, 32), now).await.unwrap();
+        let second = tpm.seal_to_counter(secret(2, 128), next).await.unwrap();
+        assert!(matches!(tpm.seal_to_counter(secret(1, 0), now).await, Err(Error::RequestFailed(_))));
+        let other = CounterValue { index: index + 1, value };
+        assert!(matches!(tpm.seal_to_counter(secret(1, 9), other).await, Err(Error::RequestFailed(_))));
+        for _ in 0..2 {
+            assert_eq!(*tpm.unseal_at_counter(first.clone(), now).await.unwrap(), *secret(1, 32));
+        }
+        let refused = |blob: &_, at| {
+            let (tpm, blob) = (tpm.clone(), Clone::clone(blob));
+            async move {
+                let error = tpm.unseal_at_counter(blob, at).await.unwrap_err();
+                assert!(matches!(error, Error::CounterMoved(moved) if moved == at), "{error}");
+            }
+        };
+        // Neither the value to come, nor the present one for data that is sealed to another, nor another counter.
+        refused(&second, next).await;
+        refused(&second, now).await;
+        refused(&first, other).await;
+        // Neither an empty password.
+        assert!(tpm.unseal(first.clone(), None).await.is_err());
+
+        assert_eq!(tpm.increment_counter_to(index, auth(), next.value).await.unwrap(), next.value);
+        assert_eq!(*tpm.unseal_at_counter(second.clone(), next).await.unwrap(), *secret(2, 128));
+        refused(&first, now).await;
+        refused(&first, next).await;
+        let held = tpm.loaded_handles().await.unwrap();
+        assert!(held.objects <= 1 && held.sessions <= 1, "{held:?}");
+        (objects, (first, second, now, next))
+    });
+    assert!(tpm.shutdown());
+
+    // Root can replace the index, by a counter that is above, or by memory with the value of before.
+    let (first, second, now, next) = blobs;
+    let (index, file) = (format!("{:#x}", now.index), host.dir.path().join("value"));
+    let again = || {
+        let tpm = Tpm::open(host.config(), Some(objects.clone())).unwrap();
+        block_on(async {
+            for (blob, at) in [(&first, now), (&first, next), (&second, next)] {
+                let error = tpm.unseal_at_counter(blob.clone(), at).await.unwrap_err();
+                assert!(matches!(error, Error::CounterMoved(_)), "{error}");
+            }
+        });
+        assert!(tpm.shutdown());
+    };
+    host.tool("tpm2_nvundefine", &["-C", "o", &index]);
+    again();
+    host.tool("tpm2_nvdefine", &["-C", "o", "-s", "8", "-a", "nt=counter|ownerread|authwrite|no_da", &index]);
+    host.tool("tpm2_nvincrement", &["-C", &index, &index]);
+    again();
+    host.tool("tpm2_nvundefine", &["-C", "o", &index]);
+    host.tool("tpm2_nvdefine", &["-C", "o", "-s", "8", "-a", "ownerread|authwrite|no_da", &index]);
+    for at in [now, next] {
+        std::fs::write(&file, at.value.to_be_bytes()).unwrap();
+        host.tool("tpm2_nvwrite", &["-C", &index, "-i", file.to_str().unwrap(), &index]);
+        again();
+    }
 }

@@ -28,6 +28,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
         "put" => put_credential_request(body).map(drop),
         "rotate credential" => rotate_credential_request(body).map(drop),
         "remove" => remove_credential_request(body).map(drop),
+        "offboard" => offboard_request(body).map(drop),
         "remove tenant" => remove_tenant_request(body).map(drop),
         "revoke own" => revoke_own_request(body).map(drop),
         "revoke" => revoke_request(body).map(drop),
@@ -40,7 +41,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
 }
 
 /// A valid object and the array of the same values, for each request that the sockets take.
-const REQUESTS: [(&str, &str, &str); 23] = [
+const REQUESTS: [(&str, &str, &str); 24] = [
     ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
     ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
     ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
@@ -55,9 +56,10 @@ const REQUESTS: [(&str, &str, &str); 23] = [
     ("approve", r#"{"digest":"d"}"#, r#"["d"]"#),
     ("confirm", r#"{"recovery_key":"hbr1-secret"}"#, r#"["hbr1-secret"]"#),
     ("release", r#"{"name":"n","version":2}"#, r#"["n",2]"#),
-    ("put", r#"{"name":"n","value":"secret"}"#, r#"["n",null,"secret"]"#),
-    ("rotate credential", r#"{"name":"n","value":"secret"}"#, r#"["n",null,"secret"]"#),
+    ("put", r#"{"name":"n","value":"secret"}"#, r#"["n",null,null,"secret"]"#),
+    ("rotate credential", r#"{"name":"n","value":"secret"}"#, r#"["n",null,null,"secret"]"#),
     ("remove", r#"{"name":"n"}"#, r#"["n"]"#),
+    ("offboard", r#"{"name":"n"}"#, r#"["n"]"#),
     ("remove tenant", r#"{"name":"n"}"#, r#"["n"]"#),
     ("revoke own", r#"{"token":"secret"}"#, r#"["secret"]"#),
     ("revoke", r#"{"token":"secret"}"#, r#"["secret"]"#),

@@ -1,0 +1,122 @@
+//! Commands that tss-esapi 7 does not wrap, as direct calls of libtss2-esys.
+//!
+//! tss-esapi keeps the pointer to its `ESYS_CONTEXT` private, and a context of our own would not do: a session
+//! belongs to the connection that started it, and a software TPM serves one connection. So [`Esys_Initialize`]
+//! is defined here as well. The linker finds it before the library's, tss-esapi calls it, and it notes the
+//! pointer and passes the call on. Without it everything works but the commands of this file, which then fail.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::hint::black_box;
+use std::ptr::NonNull;
+use std::ptr::null_mut;
+
+use tss_esapi::Context;
+use tss_esapi::handles::NvIndexHandle;
+use tss_esapi::handles::SessionHandle;
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::tcti_ldr::TctiNameConf;
+use tss_esapi::tss2_esys::ESYS_CONTEXT;
+use tss_esapi::tss2_esys::ESYS_TR;
+use tss_esapi::tss2_esys::ESYS_TR_NONE;
+use tss_esapi::tss2_esys::ESYS_TR_RH_OWNER;
+use tss_esapi::tss2_esys::Esys_PolicyNV;
+use tss_esapi::tss2_esys::TPM2B_OPERAND;
+use tss_esapi::tss2_esys::TSS2_ABI_VERSION;
+use tss_esapi::tss2_esys::TSS2_RC;
+use tss_esapi::tss2_esys::TSS2_TCTI_CONTEXT;
+
+/// TPM2_EO_EQ: the NV index has exactly the operand's value (TPM 2.0 Part 2, section 6.8).
+pub(super) const OPERATION_EQUAL: u16 = 0;
+
+/// TSS2_ESYS_RC_GENERAL_FAILURE
+const GENERAL_FAILURE: TSS2_RC = 0x0007_0001;
+
+/// The type of [`Esys_Initialize`].
+type Initialize =
+    unsafe extern "C" fn(*mut *mut ESYS_CONTEXT, *mut TSS2_TCTI_CONTEXT, *mut TSS2_ABI_VERSION) -> TSS2_RC;
+
+thread_local! {
+    /// The context that this thread initialized last.
+    static INITIALIZED: Cell<*mut ESYS_CONTEXT> = const { Cell::new(null_mut()) };
+}
+
+/// The ESYS context of a [`Context`], for the commands of this file.
+pub(super) struct EsysContext(NonNull<ESYS_CONTEXT>);
+
+// SAFETY: The pointee is on the C heap and belongs to no thread; tss-esapi's `Context`, which owns it, is `Send`
+// as well. Each use of the pointer requires that no other call uses the context.
+unsafe impl Send for EsysContext {}
+
+/// Opens a context. Its ESYS context is `None` if the linker did not take the [`Esys_Initialize`] of this file.
+pub(super) fn open(tcti: TctiNameConf) -> tss_esapi::Result<(Context, Option<EsysContext>)> {
+    // A use of the definition, so that the linker cannot leave it out.
+    black_box(Esys_Initialize as Initialize);
+    INITIALIZED.set(null_mut());
+    let context = Context::new(tcti)?;
+    Ok((context, NonNull::new(INITIALIZED.replace(null_mut())).map(EsysContext)))
+}
+
+impl EsysContext {
+    /// `TPM2_PolicyNV`: extends the policy of `policy` if the NV index has exactly this value. The owner's
+    /// authorization, by `authorization`, reads the index (TPM 2.0 Part 3, section 23.9).
+    ///
+    /// # Safety
+    /// The [`Context`] that [`open`] returned with this must still exist, and no other call may use it meanwhile.
+    pub(super) unsafe fn policy_nv(
+        &self,
+        policy: AuthSession,
+        index: NvIndexHandle,
+        authorization: AuthSession,
+        value: &[u8; 8],
+    ) -> TSS2_RC {
+        let mut operand = TPM2B_OPERAND { size: value.len() as u16, ..TPM2B_OPERAND::default() };
+        operand.buffer[..value.len()].copy_from_slice(value);
+        // SAFETY: The context exists and is not used meanwhile, as the caller promises. `operand` is a valid
+        // structure that outlives the call, which only reads it.
+        unsafe {
+            Esys_PolicyNV(
+                self.0.as_ptr(),
+                ESYS_TR_RH_OWNER,
+                index.into(),
+                session_handle(policy),
+                session_handle(authorization),
+                ESYS_TR_NONE,
+                ESYS_TR_NONE,
+                &operand,
+                0,
+                OPERATION_EQUAL,
+            )
+        }
+    }
+}
+
+fn session_handle(session: AuthSession) -> ESYS_TR {
+    SessionHandle::from(session).into()
+}
+
+/// Initializes an ESYS context by the library's function of this name, and notes the context.
+///
+/// # Safety
+/// As the library's: `context` is valid for a write, `tcti` and `abi` are null or valid.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn Esys_Initialize(
+    context: *mut *mut ESYS_CONTEXT,
+    tcti: *mut TSS2_TCTI_CONTEXT,
+    abi: *mut TSS2_ABI_VERSION,
+) -> TSS2_RC {
+    // SAFETY: The name is a C string. RTLD_NEXT skips this program, so that the symbol is the library's.
+    let symbol: *mut c_void = unsafe { libc::dlsym(libc::RTLD_NEXT, c"Esys_Initialize".as_ptr()) };
+    if symbol.is_null() {
+        return GENERAL_FAILURE;
+    }
+    // SAFETY: libtss2-esys declares its function with this type.
+    let initialize = unsafe { std::mem::transmute::<*mut c_void, Initialize>(symbol) };
+    // SAFETY: The arguments are the caller's, who keeps the library's conditions.
+    let code = unsafe { initialize(context, tcti, abi) };
+    if code == 0 {
+        // SAFETY: `context` is valid, and the library has written it.
+        INITIALIZED.set(unsafe { *context });
+    }
+    code
+}
