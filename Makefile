@@ -12,7 +12,7 @@ TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata $(if $(
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless)
 
-.PHONY: help deps test-deps build demo run test lint doc test-clients leaks bench bench-spire attack fuzz deb rpm \
+.PHONY: help deps test-deps build demo run test lint doc test-clients soak leaks bench bench-spire attack fuzz deb rpm \
 	check-packages test-packages test-vm deny clean
 
 help: ## list the targets
@@ -47,6 +47,10 @@ test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Jav
 	@scripts/install-packages $(CLIENT_PACKAGES)
 	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers::
 
+soak: test-deps ## rotate every key once a second for SECONDS (default: 60) while 50 clients mint and verify
+	HOSTBADGE_SOAK_SECONDS=$(or $(SECONDS),60) \
+		$(CARGO) test --locked --test integration -- --ignored --nocapture rotation_load::soak
+
 leaks: deps ## check that 10,000 TPM operations leave no object or session in the TPM (1 to 2 minutes)
 	$(CARGO) test --locked --test tpm -- --ignored ten_thousand_operations_leave_no_objects_in_the_tpm
 
@@ -54,6 +58,7 @@ bench: deps ## measure the time and memory of tokens and credentials, and TPM op
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench credentials
 	$(CARGO) bench --locked --bench revocation
+	$(CARGO) bench --locked --bench status_lists
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
 

@@ -163,6 +163,7 @@ pub(crate) mod plural;
 pub mod policy;
 pub mod posture;
 pub mod revocation;
+pub mod risk;
 pub mod secrets;
 pub mod service;
 pub(crate) mod stack;

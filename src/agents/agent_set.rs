@@ -1,6 +1,7 @@
 //! A set of agents, read from a directory: either all of its files, or the list of their faults.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -226,6 +227,12 @@ impl AgentSet {
     /// Iterates over the agents, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<AgentEntry>> {
         self.entries.values()
+    }
+
+    /// Iterates over the agents whose names are greater than this one; over all without one.
+    pub fn after(&self, name: Option<&str>) -> impl Iterator<Item = &Arc<AgentEntry>> {
+        let start = name.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range::<str, _>((start, Bound::Unbounded)).map(|(_, entry)| entry)
     }
 
     /// Whether a grant uses RS256, so that the host needs an RSA key.

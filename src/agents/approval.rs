@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::mutex::lock;
 use crate::store;
 
+use super::name::AgentName;
 use super::rights_diff::RightsDiff;
 
 const VERSION: u64 = 1;
@@ -55,6 +56,14 @@ pub struct PendingChange {
     pub since: Timestamp,
     /// What they change.
     pub rights: RightsDiff,
+}
+
+impl PendingChange {
+    /// Whether one of the listed changes is of this agent's own file.
+    pub fn changes_agent(&self, name: &AgentName) -> bool {
+        let begins = format!("agent {name}: ");
+        self.rights.changes.iter().any(|change| change.description.starts_with(&begins))
+    }
 }
 
 /// Why files were not activated.

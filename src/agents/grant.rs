@@ -41,6 +41,9 @@ pub struct Grant {
     /// How the host's posture affects the grant; `None` applies the host's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// Whether the tokens have a status in a status list; `None` applies the host's configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_list: Option<bool>,
     /// When the grant counts.
     #[serde(skip)]
     pub limits: TimeLimits,
@@ -114,6 +117,7 @@ pub(super) struct RawGrant {
     #[serde(default)]
     typ: TokenTyp,
     posture: Option<PostureMode>,
+    status_list: Option<bool>,
     bind: Option<Spanned<Bind>>,
     expires: Option<Spanned<Datetime>>,
     hours: Option<Spanned<String>>,
@@ -129,6 +133,7 @@ impl RawGrant {
         Key::optional("alg", Kind::Choice(&["ES256", "RS256"])),
         Key::optional("typ", Kind::Choice(&["at+jwt", "JWT"])),
         Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
+        Key::optional("status_list", Kind::Boolean),
         Key::optional("bind", Kind::Choice(&["none", "dpop", "mtls"])),
         EXPIRES_KEY,
         HOURS_KEY,
@@ -222,7 +227,17 @@ impl RawGrant {
             faults.push(source.diagnostic(bind.span(), message));
         }
         let limits = time_limits::validate(self.expires, self.hours, source, faults);
-        Some(Grant { audience, scopes, ttl, assurance, alg, typ: self.typ, posture: self.posture, limits })
+        Some(Grant {
+            audience,
+            scopes,
+            ttl,
+            assurance,
+            alg,
+            typ: self.typ,
+            posture: self.posture,
+            status_list: self.status_list,
+            limits,
+        })
     }
 }
 

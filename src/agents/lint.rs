@@ -89,7 +89,7 @@ fn several_users(selectors: &Selectors) -> Option<String> {
 }
 
 /// Whether a unit runs processes for several users by design: jobs of cron and at, logins.
-pub(super) fn is_multi_user_unit(unit: &str) -> bool {
+pub(crate) fn is_multi_user_unit(unit: &str) -> bool {
     const NAMES: [&str; 9] = [
         "anacron.service",
         "atd.service",

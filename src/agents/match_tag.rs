@@ -9,7 +9,7 @@ use crate::digest::sha256;
 /// The first 32 bits of a digest over an agent's conditions, with numbers for users and groups. What was
 /// issued under another tag was issued to processes that may not match any more. Displayed as 8 lower-case
 /// hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MatchTag(NonZeroU32);
 
 /// The text is not a [`MatchTag`].

@@ -65,6 +65,7 @@ pub use host_warnings::host_warnings;
 pub use hours::Hours;
 pub use identify::{AuthenticatedAgent, Candidates, Identification};
 pub use identify_error::IdentifyError;
+pub(crate) use lint::is_multi_user_unit;
 pub use lint_name::Lint;
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;

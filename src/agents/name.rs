@@ -30,6 +30,13 @@ impl AgentName {
     }
 }
 
+/// Equal names have equal texts, so that a map of names is searched by a text.
+impl std::borrow::Borrow<str> for AgentName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for AgentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -260,6 +260,10 @@ fn compare_grants(old: &Grant, new: &Grant) -> Change {
     change.note_if(old.alg != new.alg, "alg", false);
     change.note_if(old.typ != new.typ, "typ", new.typ == TokenTyp::Jwt);
     change.posture(old.posture, new.posture);
+    // A token without a status is valid at relying parties until it expires. Without the key, the configuration
+    // decides, which may say either.
+    let widens = new.status_list != Some(true) && old.status_list != Some(false);
+    change.note_if(old.status_list != new.status_list, "status_list", widens);
     change.limits(&old.limits, &new.limits);
     change
 }
@@ -310,6 +314,8 @@ mod tests {
         assert_widens("", "typ = \"JWT\"", "grant for https://x: typ");
         assert_widens("posture = \"enforce\"", "posture = \"warn\"", "grant for https://x: posture");
         assert_widens("posture = \"warn\"", "posture = \"off\"", "grant for https://x: posture");
+        assert_widens("status_list = true", "", "grant for https://x: status_list");
+        assert_widens("", "status_list = false", "grant for https://x: status_list");
         assert_widens("expires = 2027-01-01", "expires = 2027-01-02", "grant for https://x: expires");
         assert_widens("expires = 2027-01-01", "", "grant for https://x: expires");
         assert_widens(

@@ -46,6 +46,7 @@ enum AdminHandler {
     EnrollRequest,
     Keys,
     Leak,
+    Lifecycle,
     Policies,
     PolicyWhy,
     Posture,
@@ -106,6 +107,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
         Route { verb: Post, path: "/v1/agents/approve",      body: BODY, role: Admin(Approve) },
         Route { verb: Post, path: "/v1/agents/offboard",     body: BODY, role: Root(OffboardAgent) },
+        Route { verb: Get,  path: "/v1/lifecycle",           body: NONE, role: Admin(Lifecycle) },
         Route { verb: Get,  path: "/v1/processes/{pid}",     body: NONE, role: Admin(Process) },
         Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
         Route { verb: Get,  path: "/v1/credentials",         body: NONE, role: Admin(Credentials) },
@@ -160,7 +162,7 @@ impl AdminApi {
         };
         let uri = request.uri().clone();
         let (route, name) = match routes::find(ROUTES, request.method(), uri.path()) {
-            RouteMatch::Found(route, name) => (route, name),
+            RouteMatch::Found(route, [name, _]) => (route, name),
             RouteMatch::WrongMethod(allow) => return reply::method_not_allowed(allow),
             RouteMatch::NotFound => return reply::not_found(),
         };
@@ -223,9 +225,16 @@ impl AdminApi {
     ) -> Result<Reply, AdminError> {
         let service = &self.service;
         Ok(match handler {
-            AdminHandler::Status => reply::ok(&service.status(admin, self.connection_limits.len())),
-            AdminHandler::Agents => reply::ok(&service.agents(admin)),
-            AdminHandler::Agent => reply::ok(&service.agent(admin, name)?),
+            AdminHandler::Status => reply::ok(&service.status(admin, self.connection_limits.len()).await),
+            AdminHandler::Agents => {
+                let query = parse::agents_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.agents(admin, query).await?)
+            }
+            AdminHandler::Agent => reply::ok(&service.agent(admin, name).await?),
+            AdminHandler::Lifecycle => {
+                let unseen_for = parse::lifecycle_query(uri.query().unwrap_or_default())?;
+                reply::ok(&service.lifecycle(admin, unseen_for).await?)
+            }
             AdminHandler::Reload => reply::ok(&service.reload(admin, parse::reload_request(body)?).await?),
             AdminHandler::Approve => reply::ok(&service.approve(admin, parse::approve_request(body)?).await?),
             AdminHandler::Process => {

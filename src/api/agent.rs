@@ -8,7 +8,7 @@ use super::client_connection::ClientConnection;
 use super::pace::Cost;
 use super::parse;
 use super::reply::{self, Reply};
-use super::routes::{self, Body, Route, RouteMatch, Verb};
+use super::routes::{self, Body, Names, Route, RouteMatch, Verb};
 use crate::service::{IdentityService, PeerLookup};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse, UseNonceResponse};
 use crate::wire::credentials::ReleaseResponse;
@@ -18,7 +18,7 @@ use AgentHandler::{
     Attest, Certificate, Credential, Introspect, MakeNonce, Revoke, Token, UseNonce, Whoami, Why,
 };
 use AgentSocketRole::{AnyCaller, IdentifiedCaller, RegisteredAgent};
-use PublicHandler::{Bundle, Discovery, Health, Jwks};
+use PublicHandler::{Bundle, Discovery, Health, Jwks, StatusList, StatusLists};
 use Verb::{Get, Post};
 
 /// Answers the agent socket.
@@ -46,6 +46,8 @@ enum PublicHandler {
     Discovery,
     Health,
     Jwks,
+    StatusList,
+    StatusLists,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +83,14 @@ const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Get,  path: "/v1/whoami/why",        body: NONE, role: IdentifiedCaller(Why) },
     Route { verb: Get,  path: "/v1/health",            body: NONE, role: AnyCaller(Health) },
     Route { verb: Get,  path: "/v1/bundle",            body: NONE, role: AnyCaller(Bundle) },
+    Route { verb: Get,  path: "/v1/status-lists",      body: NONE, role: AnyCaller(StatusLists) },
+    Route { verb: Get,  path: "/v1/status-list/{number}", body: NONE, role: AnyCaller(StatusList) },
     Route { verb: Get,  path: "/.well-known/jwks.json", body: NONE, role: AnyCaller(Jwks) },
     Route { verb: Get,  path: "/.well-known/openid-configuration", body: NONE, role: AnyCaller(Discovery) },
     Route { verb: Get,  path: "/tenant/{name}/.well-known/jwks.json", body: NONE, role: AnyCaller(Jwks) },
     Route { verb: Get,  path: "/tenant/{name}/.well-known/openid-configuration", body: NONE, role: AnyCaller(Discovery) },
+    Route { verb: Get,  path: "/tenant/{name}/v1/status-lists", body: NONE, role: AnyCaller(StatusLists) },
+    Route { verb: Get,  path: "/tenant/{name}/v1/status-list/{number}", body: NONE, role: AnyCaller(StatusList) },
 ];
 
 impl AgentApi {
@@ -100,13 +106,13 @@ impl AgentApi {
         client: &ClientConnection,
         request: Request<Incoming>,
     ) -> (Reply, Cost) {
-        let (route, name) = match routes::find(ROUTES, request.method(), request.uri().path()) {
-            RouteMatch::Found(route, name) => (route, name),
+        let (route, names) = match routes::find(ROUTES, request.method(), request.uri().path()) {
+            RouteMatch::Found(route, names) => (route, names),
             RouteMatch::WrongMethod(allow) => return (reply::method_not_allowed(allow), Cost::Error),
             RouteMatch::NotFound => return (reply::not_found(), Cost::Error),
         };
         let (reply, cost) = match route.role {
-            AnyCaller(handler) => (self.public(handler, name), Cost::Unit),
+            AnyCaller(handler) => (self.public(handler, route.path, names).await, Cost::Unit),
             IdentifiedCaller(handler) => {
                 (self.agent(handler, client, &RequestBody::default()).await, Cost::Unit)
             }
@@ -120,17 +126,35 @@ impl AgentApi {
         (reply, cost)
     }
 
-    /// `name` is the tenant of a path with one, and empty otherwise.
-    fn public(&self, handler: PublicHandler, name: &str) -> Reply {
-        let tenant = Some(name).filter(|name| !name.is_empty());
+    /// Answers with a public document. The first name of a path below `/tenant/` is the tenant.
+    async fn public(&self, handler: PublicHandler, path: &str, names: Names<'_>) -> Reply {
+        let (tenant, number) = match names {
+            [name, number] if path.starts_with("/tenant/") => (Some(name), number),
+            [number, _] => (None, number),
+        };
         let document = match handler {
             Health => return reply::ok(&self.service.health_response()),
+            // Boxed, because each public document would have the room for it.
+            StatusList => return Box::pin(self.status_list(tenant, number)).await,
+            StatusLists => match self.service.status_lists(tenant) {
+                Ok(Some(lists)) => return reply::cacheable(&lists),
+                Ok(None) => Ok(None),
+                Err(not_ready) => Err(not_ready),
+            },
             Bundle => self.service.bundle_document().map(Some),
             Discovery => self.service.discovery(tenant),
             Jwks => self.service.jwks(tenant),
         };
         match document {
             Ok(Some(text)) => reply::json_cacheable(text),
+            Ok(None) => reply::not_found(),
+            Err(not_ready) => reply::unavailable(&not_ready.to_string()),
+        }
+    }
+
+    async fn status_list(&self, tenant: Option<&str>, number: &str) -> Reply {
+        match self.service.status_list(tenant, number).await {
+            Ok(Some(list)) => reply::status_list(list),
             Ok(None) => reply::not_found(),
             Err(not_ready) => reply::unavailable(&not_ready.to_string()),
         }

@@ -1,13 +1,14 @@
 //! Bodies and queries become wire types, with an error text for each request.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::body::RequestBody;
 use super::decode::{DecodeError, decode, decode_json};
-use crate::service::{AuditQuery, Event, InvalidRequest, PageStart, Timestamp};
+use crate::service::{AgentsQuery, AuditQuery, Event, InvalidRequest, PageStart, Timestamp};
 use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{
     AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest, UseNonceRequest,
@@ -19,6 +20,7 @@ use crate::wire::credentials::{
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::leak::LeakRequest;
+use crate::wire::lifecycle::MAX_LISTED_AGENTS;
 use crate::wire::offboarding::OffboardRequest;
 use crate::wire::posture::PostureAcceptRequest;
 use crate::wire::revocation::{FreezeRequest, RevokeOwnRequest, RevokeRequest};
@@ -248,6 +250,39 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
         }
     }
     Ok((parsed, limit))
+}
+
+/// The query of `GET /v1/agents`.
+pub fn agents_query(query: &str) -> Result<AgentsQuery, InvalidRequest> {
+    let mut parsed = AgentsQuery::default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let limit = || value.parse().ok().filter(|limit| (1..=MAX_LISTED_AGENTS).contains(limit));
+        match &*name {
+            "after" if parsed.after.is_none() => parsed.after = Some(value.into_owned()),
+            "limit" if parsed.limit.is_none() => {
+                let limit = limit().ok_or_else(|| {
+                    InvalidRequest::new(format!("limit= must be a number from 1 to {MAX_LISTED_AGENTS}"))
+                })?;
+                parsed.limit = Some(limit as usize);
+            }
+            _ => return Err(InvalidRequest::new("the query may have after= and limit=, each once")),
+        }
+    }
+    Ok(parsed)
+}
+
+/// `unseen_for` of `GET /v1/lifecycle`.
+pub fn lifecycle_query(query: &str) -> Result<Option<Duration>, InvalidRequest> {
+    let mut unseen_for = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "unseen_for" || unseen_for.is_some() {
+            return Err(InvalidRequest::new("the query may have unseen_for=, once"));
+        }
+        let seconds =
+            value.parse().map_err(|_| InvalidRequest::new("unseen_for= must be a number of seconds"))?;
+        unseen_for = Some(Duration::from_secs(seconds));
+    }
+    Ok(unseen_for)
 }
 
 /// `agent` of `GET /v1/processes/{pid}` and `GET /v1/policies`.

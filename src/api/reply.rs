@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::service::{
     AdminError, ErrorClass, ErrorCode, EvidenceResponse, InspectError, Recorded, RequestError,
+    StatusListDocument,
 };
 use crate::wire::agent::TokenResponse;
 use crate::wire::error::{ErrorResponse, NO_SUCH_PATH};
@@ -49,6 +50,25 @@ pub fn json_cacheable(text: Bytes) -> Reply {
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
+    reply
+}
+
+/// Status 200 with a public document that may be cached for 300 s.
+pub fn cacheable(value: &impl Serialize) -> Reply {
+    match serde_json::to_vec(value) {
+        Ok(text) => json_cacheable(text.into()),
+        Err(error) => server_error(&error.to_string()),
+    }
+}
+
+/// Status 200 with a status list (Token Status List, section 8.2).
+pub fn status_list(list: StatusListDocument) -> Reply {
+    let mut reply = json_cacheable(list.text);
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/statuslist+jwt"));
+    if let Ok(value) = HeaderValue::from_str(&format!("max-age={}", list.max_age.as_secs())) {
+        headers.insert(CACHE_CONTROL, value);
+    }
     reply
 }
 

@@ -9,7 +9,7 @@ use hyper::Method;
 /// One path of a socket.
 pub struct Route<R: 'static> {
     pub verb: Verb,
-    /// Exact, or with a name in braces, which stands for one or more characters other than `/`.
+    /// Exact, or with names in braces, at most [`MAX_NAMES`]: each stands for one segment that is not empty.
     pub path: &'static str,
     pub body: Body,
     /// Who may call, with the handler that runs for them.
@@ -33,10 +33,16 @@ pub enum Body {
     UpTo(usize),
 }
 
+/// Names in one path.
+const MAX_NAMES: usize = 2;
+
+/// What stands in place of the braces of a path.
+pub type Names<'a> = [&'a str; MAX_NAMES];
+
 /// The route of a request.
 pub enum RouteMatch<'a, R: 'static> {
-    /// The route, and the text in place of the braces: empty where the path has none.
-    Found(&'static Route<R>, &'a str),
+    /// The route, and the texts in place of the braces: empty where the path has none.
+    Found(&'static Route<R>, Names<'a>),
     /// The path exists and takes the methods of this `Allow` header (RFC 9110 section 10.2.1).
     WrongMethod(&'static str),
     /// No route has this path.
@@ -45,11 +51,11 @@ pub enum RouteMatch<'a, R: 'static> {
 
 /// Finds the route of a request. An exact path takes precedence over one with braces.
 pub fn find<'a, R>(routes: &'static [Route<R>], method: &Method, path: &'a str) -> RouteMatch<'a, R> {
-    let exact = routes.iter().find(|route| route.path == path).map(|route| (route, ""));
+    let exact = routes.iter().find(|route| route.path == path).map(|route| (route, Names::default()));
     let found =
-        exact.or_else(|| routes.iter().find_map(|route| Some((route, name_in_path(route.path, path)?))));
+        exact.or_else(|| routes.iter().find_map(|route| Some((route, names_in_path(route.path, path)?))));
     match found {
-        Some((route, name)) if route.verb.accepts(method) => RouteMatch::Found(route, name),
+        Some((route, names)) if route.verb.accepts(method) => RouteMatch::Found(route, names),
         Some((route, _)) => RouteMatch::WrongMethod(route.verb.allow_header()),
         None => RouteMatch::NotFound,
     }
@@ -89,11 +95,21 @@ pub fn assert_unique_paths<R>(routes: &[Route<R>]) {
     }
 }
 
-fn name_in_path<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
-    let (start, rest) = pattern.split_once('{')?;
-    let (_, end) = rest.split_once('}')?;
-    let name = path.strip_prefix(start)?.strip_suffix(end)?;
-    (!name.is_empty() && !name.contains('/')).then_some(name)
+/// The texts in place of the braces, if the path is one of the pattern.
+fn names_in_path<'a>(pattern: &str, path: &'a str) -> Option<Names<'a>> {
+    let (mut names, mut found) = (Names::default(), 0);
+    let (mut expected, mut segments) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (expected.next(), segments.next()) {
+            (None, None) => return Some(names),
+            (Some(expected), Some(segment)) if expected.starts_with('{') => {
+                *names.get_mut(found).filter(|_| !segment.is_empty())? = segment;
+                found += 1;
+            }
+            (expected, segment) if expected == segment => {}
+            _ => return None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -104,11 +120,12 @@ mod tests {
         Route { verb: Verb::Get, path: "/a/{name}", body: Body::Ignored, role: 1 },
         Route { verb: Verb::Post, path: "/a/b", body: Body::Ignored, role: 2 },
         Route { verb: Verb::Get, path: "/c/{name}/d", body: Body::Ignored, role: 3 },
+        Route { verb: Verb::Get, path: "/e/{name}/f/{number}", body: Body::Ignored, role: 4 },
     ];
 
     fn found(method: Method, path: &str) -> Result<(u8, String), &'static str> {
         match find(ROUTES, &method, path) {
-            RouteMatch::Found(route, name) => Ok((route.role, name.to_owned())),
+            RouteMatch::Found(route, names) => Ok((route.role, names.concat())),
             RouteMatch::WrongMethod(allow) => Err(allow),
             RouteMatch::NotFound => Err(""),
         }
@@ -121,7 +138,20 @@ mod tests {
         assert_eq!(found(Method::HEAD, "/a/c"), Ok((1, "c".to_owned())));
         assert_eq!(found(Method::DELETE, "/a/c"), Err("GET, HEAD"));
         assert_eq!(found(Method::GET, "/c/x/d"), Ok((3, "x".to_owned())));
-        for path in ["/", "/a", "/a/", "/a/c/d", "/a/{name}/", "/c/d", "/c//d", "/c/x", "/c/x/y/d"] {
+        assert_eq!(found(Method::GET, "/e/x/f/1"), Ok((4, "x1".to_owned())));
+        for path in [
+            "/",
+            "/a",
+            "/a/",
+            "/a/c/d",
+            "/a/{name}/",
+            "/c/d",
+            "/c//d",
+            "/c/x",
+            "/c/x/y/d",
+            "/e/x/f",
+            "/e//f/1",
+        ] {
             assert_eq!(found(Method::GET, path), Err(""), "{path}");
         }
     }

@@ -83,6 +83,7 @@ events! {
     IssuerReady "issuer-ready" "1038d3bbaf7447c09446999ba39a4bcc" INFO,
     IssuerBlocked "issuer-blocked" "e473157663714fb09acab299147c0390" WARN,
     JournalDropped "journal-dropped" "84a765b193ea41a6b168afa41e1f12db" WARN,
+    KekCreated "key-encryption-key-created" "41a9c81914297da2e72e195c1f31123f" INFO,
     KeyActivated "key-activated" "c14063847d774e9e98dc374d47f8c629" INFO,
     KeyCreated "key-created" "4fa42b70117741cd88164c76d1f91a9b" INFO,
     KeyDestroyed "key-destroyed" "7e314b54122d48ff9e2f790998d98e4e" INFO,

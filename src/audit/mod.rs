@@ -6,6 +6,8 @@
 //! Then [`Journal`] gets an entry for administrators, through a bounded queue that never blocks a request and
 //! counts the entries it drops.
 
+mod activity;
+mod activity_reader;
 mod backwards;
 mod chain;
 mod event;
@@ -17,6 +19,7 @@ mod history;
 mod journal;
 mod layer;
 mod line;
+mod live_tokens;
 mod position;
 mod query;
 mod record;
@@ -28,6 +31,7 @@ mod syncer;
 mod text;
 mod trail;
 mod usage;
+mod used_record;
 mod writer;
 
 use std::io;
@@ -35,14 +39,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agents::{AgentChanges, AuthenticatedAgent};
+use crate::agents::{AgentChanges, AgentSet, AuthenticatedAgent};
 use crate::clock::Clock;
 use crate::config::KeepLimits;
 use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
 use crate::policy::Refusal;
+use crate::revocation::Revocations;
 
+pub use activity::{Activity, AgentActivity, UnknownUnit};
+pub use activity_reader::ActivityReader;
 pub use event::Event;
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
@@ -101,6 +108,9 @@ pub struct Audit {
     writer: Arc<WriterGuard>,
     write_mode: WriteMode,
     suppressed: Arc<SuppressedCounts>,
+    activity: Activity,
+    /// The number of the first record of this process.
+    first_seq: u64,
     journal: Journal,
     clock: Clock,
 }
@@ -114,10 +124,13 @@ impl Audit {
     /// The log cannot be read or created, or a thread cannot be started.
     pub fn open(dir: &Path, keep: KeepLimits, journal: Journal, clock: Clock) -> io::Result<Audit> {
         let (writer, findings) = LogWriter::start(dir, keep, clock.clone())?;
+        let writer_seq = writer.health().last_seq();
         let audit = Audit {
             writer: Arc::new(WriterGuard(writer)),
             write_mode: WriteMode::Background,
             suppressed: Arc::default(),
+            activity: Activity::new(clock.clone()),
+            first_seq: writer_seq + 1,
             journal,
             clock,
         };
@@ -192,6 +205,7 @@ impl Audit {
     /// Counts a refusal, and those in its `suppressed`, in the next record of a refusal of the same caller.
     pub fn count_refusal(&self, refusal: Refusal) -> Counted<Refusal> {
         self.suppressed.add(&refusal, refusal.suppressed.saturating_add(1));
+        self.activity.note_counted(&refusal);
         Counted::new(refusal)
     }
 
@@ -299,6 +313,23 @@ impl Audit {
         self.writer.0.health()
     }
 
+    /// What agents did, by the log.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// Reads what earlier processes of the daemon recorded in `dir`. Tokens are counted that these revocations do not
+    /// revoke.
+    pub fn activity_reader(
+        &self,
+        dir: &Path,
+        agents: Arc<AgentSet>,
+        revocations: Revocations,
+    ) -> ActivityReader {
+        let (activity, clock) = (self.activity.clone(), self.clock.clone());
+        ActivityReader::new(activity, dir.to_owned(), self.first_seq, agents, revocations, clock)
+    }
+
     /// Syncs all lines to disk. Blocking; called when the daemon stops.
     pub fn sync(&self) {
         self.writer.0.sync();
@@ -327,6 +358,9 @@ impl Audit {
                 Ok(Err(_)) => return Err(WriteError::WriterExited.into()),
                 Err(_) => return Err(WriteError::Timeout.into()),
             }
+        }
+        if let Some(noted) = record.noted() {
+            self.activity.note(&noted);
         }
         self.journal.send(|| record.journal_entry());
         Ok(())

@@ -62,6 +62,25 @@ pub(super) struct Record<'a> {
     policy: Option<PolicySetId>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_peer")]
     peer: Option<&'a Peer>,
+    /// The agent that got something, as it was registered then.
+    #[serde(skip)]
+    subject: Option<&'a AuthenticatedAgent>,
+}
+
+/// What the activity of agents takes note of.
+pub(super) struct Noted<'a> {
+    pub(super) time: Timestamp,
+    pub(super) event: Event,
+    /// The agent's name; `None` for a caller that is none.
+    pub(super) agent: Option<&'a str>,
+    /// Audiences, separated by spaces.
+    pub(super) audience: Option<&'a str>,
+    pub(super) expires: Option<Timestamp>,
+    pub(super) reason: Option<ErrorCode>,
+    /// The calling process.
+    pub(super) peer: &'a Peer,
+    /// The agent that got something.
+    pub(super) subject: Option<&'a AuthenticatedAgent>,
 }
 
 /// The detail of a release to a service manager.
@@ -133,6 +152,7 @@ impl<'a> Record<'a> {
             posture: None,
             policy: None,
             peer: None,
+            subject: None,
         }
     }
 
@@ -150,6 +170,7 @@ impl<'a> Record<'a> {
             tenant: agent.entry().tenant.as_deref().map(name),
             posture: Some(posture),
             peer: Some(agent.peer()),
+            subject: Some(agent),
             ..Record::new(event, time)
         }
     }
@@ -331,6 +352,20 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record { kid: Some(name(kid)), ..Record::for_tenant_event(event, tenant, detail, time) }
+    }
+
+    /// What the activity of agents takes note of; `None` for a record of no calling process.
+    pub(super) fn noted(&self) -> Option<Noted<'a>> {
+        Some(Noted {
+            time: self.time,
+            event: self.event,
+            agent: self.agent.map(|agent| agent.whole()),
+            audience: self.audience.map(|audience| audience.whole()),
+            expires: self.exp.map(Timestamp::from_secs),
+            reason: self.reason,
+            peer: self.peer?,
+            subject: self.subject,
+        })
     }
 
     /// Returns the members of the JSON object without the opening brace; the chain's members come before

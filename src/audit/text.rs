@@ -37,6 +37,11 @@ impl<'a> BoundedText<'a> {
         BoundedText { text, max }
     }
 
+    /// Returns the whole text.
+    pub(super) fn whole(&self) -> &'a str {
+        self.text
+    }
+
     /// Returns the text, or its beginning with the mark: `…`, and the length and the SHA-256 digest of the
     /// whole text, so that a reader who has the whole text can recognize it.
     pub(super) fn cut(&self) -> Cow<'a, str> {

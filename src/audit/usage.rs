@@ -6,10 +6,9 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use serde::Deserialize;
-
 use super::event::Event;
 use super::query::{AuditPage, AuditQuery, PageStart, read_page};
+use super::used_record::UsedRecord;
 use crate::agents::{AgentEntry, AgentSet, Grant, Lint};
 use crate::clock::Timestamp;
 use crate::config::Diagnostic;
@@ -87,17 +86,6 @@ struct AudienceUsage {
     lifetime: u64,
 }
 
-/// The members of a record that count.
-#[derive(Deserialize)]
-struct UsedRecord {
-    time: Timestamp,
-    event: String,
-    agent: Option<String>,
-    audience: Option<String>,
-    scope: Option<String>,
-    exp: Option<u64>,
-}
-
 /// Reads the log, the latest records first, and returns the time from which all records are known.
 fn read_usage(dir: &Path, usages: &mut HashMap<&str, AgentUsage>, since: Timestamp) -> io::Result<Timestamp> {
     let first = read_page(dir, &AuditQuery { start: PageStart::After(0), ..AuditQuery::default() }, 1)?;
@@ -122,12 +110,12 @@ fn read_usage(dir: &Path, usages: &mut HashMap<&str, AgentUsage>, since: Timesta
     Ok(records(&rest).next().map_or(since, |record| record.time).max(since))
 }
 
-fn records(page: &AuditPage) -> impl Iterator<Item = UsedRecord> {
+fn records(page: &AuditPage) -> impl Iterator<Item = UsedRecord<'_>> {
     page.records.iter().filter_map(|record| serde_json::from_str(record.get()).ok())
 }
 
 impl AgentUsage {
-    fn add(&mut self, record: &UsedRecord) {
+    fn add(&mut self, record: &UsedRecord<'_>) {
         self.is_seen = true;
         let is_token = record.event == Event::TokenIssued.name();
         if !is_token && record.event != Event::SvidIssued.name() {

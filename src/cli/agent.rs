@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::agent_lint;
+use super::agent_list::{self, format_activity, list_agents};
 use super::agent_new;
 use super::client;
 use super::common::{CommonArgs, print_json};
@@ -14,7 +15,7 @@ use super::error::CliError;
 use super::format::{format_fault, roles_suffix};
 use super::offboard::{self, OffboardArgs};
 use super::output::{note, print_line};
-use super::table::{KeyValueTable, print_columns};
+use super::table::KeyValueTable;
 use super::why;
 use crate::agents::{AgentName, host_warnings, script_warnings};
 use crate::clock::Timestamp;
@@ -32,7 +33,7 @@ const MAX_PRINTED_WARNINGS: usize = 20;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum AgentSubcommand {
-    /// List the active agents
+    /// List the active agents with what each did and has
     List,
     /// Show one agent with its conditions and grants
     Show {
@@ -103,7 +104,7 @@ enum Directory {
 
 pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
-        AgentSubcommand::List => list(common).await,
+        AgentSubcommand::List => agent_list::run(common).await,
         AgentSubcommand::Show { name } => show(common, name).await,
         AgentSubcommand::Why { pid, agent } => why::run_for_process(common, *pid, agent.as_deref()).await,
         AgentSubcommand::New(arguments) => agent_new::run(common, arguments),
@@ -113,23 +114,6 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AgentSubcommand) -> Re
         AgentSubcommand::Approve { digest } => approve(common, digest).await,
         AgentSubcommand::Offboard(arguments) => offboard::run(common, arguments).await,
     }
-}
-
-async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
-    let reply = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await?;
-    if common.json {
-        return print_json(&reply.raw);
-    }
-    let rows: Vec<Vec<String>> = reply.body.iter().map(row).collect();
-    print_columns(&["NAME", "OWNER", "MATCH", "ROLES", "AUDIENCES"], &rows)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn row(agent: &Agent) -> Vec<String> {
-    let audiences: Vec<&str> = agent.grants.iter().map(|grant| grant.audience.as_str()).collect();
-    let owner = agent.owner.clone().unwrap_or_else(|| "-".into());
-    let roles = if agent.roles.is_empty() { "-".to_owned() } else { agent.roles.join(" ") };
-    vec![agent.name.clone(), owner, format_selectors(&agent.selectors), roles, audiences.join(" ")]
 }
 
 fn format_selectors(selectors: &AgentSelectors) -> String {
@@ -170,6 +154,9 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
         table.add("drain", "gets nothing new; what it has stays valid until it expires");
     }
     table.add("match", format_selectors(&agent.selectors));
+    if let Some(activity) = &agent.activity {
+        format_activity(activity).into_iter().for_each(|line| table.add("activity", line));
+    }
     if !agent.roles.is_empty() {
         table.add("roles", agent.roles.join(", "));
     }
@@ -199,6 +186,11 @@ fn format_grant(grant: &AgentGrant) -> String {
     }
     if let Some(mode) = grant.posture {
         text += &format!(", posture {mode}");
+    }
+    match grant.status_list {
+        Some(true) => text += ", with a status",
+        Some(false) => text += ", without a status",
+        None => {}
     }
     text += &format_limits(grant.expires, grant.hours.as_ref());
     text += &format_role(grant.role.as_ref());
@@ -328,7 +320,7 @@ async fn print_reload(common: &CommonArgs, changes: ReloadResponse) -> Result<Ex
 /// administrator does.
 async fn warn_of_host(common: &CommonArgs) {
     // The reload was successful, whether or not the agents can be listed.
-    let Ok(agents) = client::get::<Vec<Agent>>(&common.admin_socket, "/v1/agents").await else {
+    let Ok(agents) = list_agents(common).await else {
         note("executables and units were not looked for; \"hostbadge agent check\" does");
         return;
     };
@@ -338,7 +330,7 @@ async fn warn_of_host(common: &CommonArgs) {
         warnings.extend(script_warnings(selectors.files.keys().map(Path::new), exe));
         warnings.into_iter().map(move |warning| format!("agent {name}: warning: {warning}"))
     };
-    let warnings: Vec<String> = agents.body.into_iter().flat_map(of_agent).collect();
+    let warnings: Vec<String> = agents.into_iter().flat_map(|listed| of_agent(listed.agent)).collect();
     for warning in warnings.iter().take(MAX_PRINTED_WARNINGS) {
         note(escape_unprintable(warning));
     }

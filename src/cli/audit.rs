@@ -1,4 +1,4 @@
-//! `hostbadge audit tail`.
+//! `hostbadge audit tail|lifecycle`.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::audit_lifecycle;
 use super::client;
 use super::common::CommonArgs;
 use super::error::CliError;
@@ -28,6 +29,9 @@ const DEFAULT_LINES: u16 = 20;
 pub(super) enum AuditSubcommand {
     /// Print the last records of the audit log
     Tail(TailArgs),
+    /// Name agents, units and grants that may have to be ended or completed; exit status 1 if there is something
+    #[command(after_long_help = audit_lifecycle::KINDS)]
+    Lifecycle(audit_lifecycle::LifecycleArgs),
 }
 
 #[derive(Args, Debug)]
@@ -68,7 +72,10 @@ pub(super) struct TailArgs {
 }
 
 pub(super) async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Result<ExitCode, CliError> {
-    let AuditSubcommand::Tail(args) = subcommand;
+    let args = match subcommand {
+        AuditSubcommand::Tail(args) => args,
+        AuditSubcommand::Lifecycle(args) => return audit_lifecycle::run(common, args).await,
+    };
     let last_seq = print_last(common, args).await?;
     if args.follow {
         follow(common, args, last_seq).await?;

@@ -38,13 +38,15 @@ const MAX_SOCKET_PATH_LEN: usize = 107;
 /// What to check if no daemon listens.
 const CHECK_DAEMON: &str = "check that hostbadged is running (systemctl status hostbadged)";
 /// Paths that the command requests at the agent socket. The others are those of the admin socket.
-const AGENT_PATHS: [&str; 8] = [
+const AGENT_PATHS: [&str; 10] = [
     "/.well-known/",
+    "/tenant/",
     "/v1/attest",
     "/v1/bundle",
     "/v1/certificate",
     "/v1/introspect",
     "/v1/nonce",
+    "/v1/status-list",
     "/v1/token",
     "/v1/whoami",
 ];
@@ -58,6 +60,13 @@ pub(super) struct Reply<T> {
 /// Sends `GET path`.
 pub(super) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Reply<T>, CliError> {
     exchange(socket, Method::GET, path, Zeroizing::default(), MAX_RESPONSE_SIZE).await
+}
+
+/// Sends `GET path` for a response that is no JSON.
+pub(super) async fn get_text(socket: &Path, path: &str) -> Result<String, CliError> {
+    let text = send(socket, Method::GET, path, Zeroizing::default(), MAX_RESPONSE_SIZE).await?;
+    String::from_utf8(text.into())
+        .map_err(|_| CliError::NoDaemon(format!("{}: the response to {path} is not text", socket.display())))
 }
 
 /// Sends `POST path` with a JSON body.
@@ -95,6 +104,23 @@ async fn exchange<T: DeserializeOwned>(
     body: Zeroizing<Vec<u8>>,
     max_size: usize,
 ) -> Result<Reply<T>, CliError> {
+    let text = send(socket, method, path, body, max_size).await?;
+    let invalid = |e: serde_json::Error| {
+        CliError::NoDaemon(format!("{}: cannot parse the response to {path}: {e}", socket.display()))
+    };
+    let raw: Box<RawValue> = serde_json::from_slice(&text).map_err(invalid)?;
+    let body = serde_json::from_str(raw.get()).map_err(invalid)?;
+    Ok(Reply { raw, body })
+}
+
+/// The body of a successful response.
+async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Zeroizing<Vec<u8>>,
+    max_size: usize,
+) -> Result<Bytes, CliError> {
     let no_daemon = |e: &dyn std::fmt::Display| CliError::NoDaemon(format!("{}: {e}", socket.display()));
     let stream = connect(socket).map_err(|e| connect_error(socket, &e))?;
     let round_trip = async {
@@ -123,10 +149,7 @@ async fn exchange<T: DeserializeOwned>(
         Err(_) => return Err(no_daemon(&"no response within 30 s")),
     };
     if status.is_success() {
-        let invalid = |e: serde_json::Error| no_daemon(&format!("cannot parse the response to {path}: {e}"));
-        let raw: Box<RawValue> = serde_json::from_slice(&text).map_err(invalid)?;
-        let body = serde_json::from_str(raw.get()).map_err(invalid)?;
-        return Ok(Reply { raw, body });
+        return Ok(text);
     }
     let error: ErrorResponse = serde_json::from_slice(&text).map_err(|_| {
         no_daemon(&format!("the response to {path} is HTTP status {status} without a description"))

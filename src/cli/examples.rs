@@ -37,11 +37,13 @@ pub(super) const STATUS: &str = "Examples:
 
 pub(super) const AGENT: &str = "Examples:
   hostbadge agent list
+  hostbadge agent list --json | jq -r '.[] | select(.activity.live_tokens > 0).name'
   hostbadge agent show researcher
   hostbadge agent check /etc/hostbadge/agents.d
   hostbadge agent lint --usage=90d --allow no-owner
   hostbadge agent reload
-  hostbadge agent approve 3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8550";
+  hostbadge agent approve 3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8550
+  hostbadge agent offboard researcher --reason \"replaced\" > researcher.receipt";
 
 pub(super) const KEY: &str = "Examples:
   hostbadge key list
@@ -75,13 +77,16 @@ pub(super) const ENROLL: &str = "Examples:
 pub(super) const EXPORT: &str = "Examples:
   hostbadge export jwks --output jwks.json
   hostbadge export discovery --output openid-configuration.json
-  hostbadge export bundle --output bundle.json";
+  hostbadge export bundle --output bundle.json
+  hostbadge export status-list /srv/id.example.org/v1/status-list";
 
 pub(super) const VERIFY: &str = "Examples:
   hostbadge verify token - --jwks jwks.json --audience https://api.example.com < token.jwt
   hostbadge verify token eyJ... --jwks jwks.json --issuer https://example.org --json
+  hostbadge verify token - --jwks jwks.json --status-list list.jwt < token.jwt
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
-  hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log";
+  hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log
+  hostbadge verify receipt researcher.receipt --jwks jwks.json --agent researcher";
 
 pub(super) const TENANT: &str = "Examples:
   hostbadge tenant list

@@ -1,4 +1,4 @@
-//! `hostbadge export jwks|discovery|bundle`: documents for relying parties that cannot reach this host.
+//! `hostbadge export jwks|discovery|bundle|status-list`: documents for relying parties that cannot reach this host.
 
 use std::process::ExitCode;
 
@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::client;
 use super::common::CommonArgs;
 use super::error::CliError;
+use super::export_status_list::{self, StatusListArgs};
 use super::files::OutputArgs;
-use crate::agents::is_tenant_name;
+use super::tenant_args::TenantArgs;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum ExportSubcommand {
@@ -19,6 +20,8 @@ pub(super) enum ExportSubcommand {
     Discovery(DiscoveryArgs),
     /// Export the SPIFFE bundle document: root certificates and token keys, for federation
     Bundle(OutputArgs),
+    /// Export status lists: which tokens are revoked, for a web server at ISSUER/v1/status-list/
+    StatusList(StatusListArgs),
 }
 
 #[derive(Args, Debug)]
@@ -30,33 +33,12 @@ pub(super) struct JwksArgs {
     output: OutputArgs,
 }
 
-/// Whose documents are exported.
-#[derive(Args, Debug)]
-struct TenantArgs {
-    /// Export the document of this tenant's issuer, ISSUER/tenant/NAME [default: that of agents without a tenant]
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
-}
-
-impl TenantArgs {
-    /// The path of a document on the agent socket.
-    fn path(&self, document: &str) -> Result<String, CliError> {
-        match &self.tenant {
-            None => Ok(document.to_owned()),
-            Some(tenant) if is_tenant_name(tenant) => Ok(format!("/tenant/{tenant}{document}")),
-            Some(_) => Err(CliError::Local(
-                "a tenant has the form of an agent name: a-z 0-9 . _ -, at most 63 characters".into(),
-            )),
-        }
-    }
-}
-
 #[derive(Args, Debug)]
 pub(super) struct DiscoveryArgs {
     #[command(flatten)]
     tenant: TenantArgs,
 
-    /// Keep the token and introspection endpoints, for an issuer URL at which a server forwards requests to
+    /// Keep the token, introspection and status list endpoints, for an issuer URL at which a server forwards requests to
     /// the agent socket
     #[arg(long)]
     endpoints: bool,
@@ -66,7 +48,7 @@ pub(super) struct DiscoveryArgs {
 }
 
 /// Members of the discovery document that a web server with two files does not have.
-const ENDPOINTS: [&str; 2] = ["token_endpoint", "introspection_endpoint"];
+const ENDPOINTS: [&str; 3] = ["token_endpoint", "introspection_endpoint", "status_list_aggregation_endpoint"];
 
 impl ExportSubcommand {
     /// Whether the document goes to standard output.
@@ -79,6 +61,7 @@ impl ExportSubcommand {
             ExportSubcommand::Jwks(arguments) => &arguments.output,
             ExportSubcommand::Bundle(output) => output,
             ExportSubcommand::Discovery(arguments) => &arguments.output,
+            ExportSubcommand::StatusList(arguments) => arguments.output(),
         }
     }
 }
@@ -91,6 +74,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &ExportSubcommand) -> R
             (arguments.tenant.path("/.well-known/openid-configuration")?, left_out)
         }
         ExportSubcommand::Bundle(_) => ("/v1/bundle".to_owned(), &[][..]),
+        ExportSubcommand::StatusList(arguments) => return export_status_list::run(common, arguments).await,
     };
     // The documents have specifications of their own; the command only indents them.
     let mut document = client::get::<Value>(&common.socket, &path).await?.body;

@@ -15,16 +15,20 @@ use super::{client, prompt};
 use crate::clock::Timestamp;
 use crate::config::escape_unprintable;
 use crate::wire::admin::DoneResponse;
-use crate::wire::keys::{Key, KeysResponse, RecoverRequest, RotateRequest, RotateResponse, RotationOutcome};
+use crate::wire::keys::{
+    Key, KeyKind, KeysResponse, RecoverRequest, RotateRequest, RotateResponse, RotationOutcome,
+};
 
 const ROTATED_NOW_NOTICE: &str = "Relying parties that hold an uploaded key set refuse the tokens of the \
                                   new key until they get the new set: hostbadge export jwks";
+const CA_NOTICE: &str = "Relying parties need nothing new: chains contain the issuing CA. Certificates of the \
+                         previous one stay valid until they expire";
 const ROTATION_NOTICE: &str =
     "Give relying parties that hold an uploaded key set the new one before then: hostbadge export jwks";
 
 #[derive(Subcommand, Debug)]
 pub(super) enum KeySubcommand {
-    /// List the keys that sign tokens, and the next step of each
+    /// List all keys of this host with their states, risk classes and intervals, and the next step of each
     List,
     /// Publish the next issuing key; it signs after `[keys] publish_before` (24 hours by default)
     Rotate {
@@ -36,6 +40,11 @@ pub(super) enum KeySubcommand {
         /// Rotate the key of this tenant, and no other [default: that of agents without a tenant]
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,
+
+        /// Make the next issuing CA of certificates in place of an issuing key. It signs at once, and
+        /// certificates of the previous one stay valid
+        #[arg(long, conflicts_with_all = ["now", "tenant"])]
+        ca: bool,
     },
     /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update
     /// or on another TPM. Once it was written completely, and on a terminal once its first group was typed,
@@ -65,7 +74,9 @@ impl KeySubcommand {
 pub(super) async fn run(common: &CommonArgs, subcommand: &KeySubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
         KeySubcommand::List => list(common).await,
-        KeySubcommand::Rotate { now, tenant } => rotate(common, *now, tenant.clone()).await,
+        KeySubcommand::Rotate { now, tenant, ca } => {
+            rotate(common, RotateRequest { now: *now, tenant: tenant.clone(), ca: *ca }).await
+        }
         KeySubcommand::Recovery(output) => create_recovery_key(common, output).await,
         KeySubcommand::Recover { accept } => recover(common, *accept).await,
         KeySubcommand::Accept => accept(common).await,
@@ -78,7 +89,7 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
         return print_json(&reply.raw);
     }
     let keys = reply.body;
-    let mut columns = vec!["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"];
+    let mut columns = vec!["KID", "KIND", "ALG", "STATE", "SINCE", "RISK", "EVERY", "NEXT", "AT"];
     let mut rows: Vec<Vec<String>> = keys.keys.iter().map(row).collect();
     if keys.keys.iter().any(|key| key.tenant.is_some()) {
         columns.insert(0, "TENANT");
@@ -87,6 +98,9 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
         }
     }
     print_columns(&columns, &rows)?;
+    for (kind, note) in notes(&keys.keys) {
+        print_line(format_args!("{kind}: {}", escape_unprintable(note)))?;
+    }
     if let Some(reason) = &keys.blocked_reason {
         print_line(format_args!("A step that is due is delayed: {}", escape_unprintable(reason)))?;
     }
@@ -97,19 +111,44 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
 }
 
 fn row(key: &Key) -> Vec<String> {
-    let time = |at: Option<Timestamp>| at.map_or_else(|| "-".into(), |at| at.to_string());
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let time = |at: Option<Timestamp>| or_dash(at.map(|at| at.to_string()));
     vec![
         key.kid.clone(),
+        key.kind.to_string(),
         key.alg.clone(),
         key.state.to_string(),
         time(key.since),
-        key.next.as_ref().map_or_else(|| "-".into(), |next| next.step.clone()),
+        or_dash(key.risk.map(|risk| risk.to_string())),
+        or_dash(key.rotate_every.map(interval)),
+        or_dash(key.next.as_ref().map(|next| next.step.clone())),
         time(key.next.as_ref().map(|next| next.at)),
     ]
 }
 
-async fn rotate(common: &CommonArgs, now: bool, tenant: Option<String>) -> Result<ExitCode, CliError> {
-    let request = RotateRequest { now, tenant };
+/// An interval in the largest unit that divides it.
+fn interval(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(31_557_600, "y"), (86_400, "d"), (3600, "h"), (60, "m")];
+    match UNITS.into_iter().find(|(unit, _)| seconds > 0 && seconds.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
+}
+
+/// What is said of each kind of key that does not rotate by itself, once.
+fn notes(keys: &[Key]) -> Vec<(KeyKind, &str)> {
+    let mut notes: Vec<(KeyKind, &str)> = Vec::new();
+    for key in keys {
+        if let Some(note) = &key.note
+            && !notes.iter().any(|(kind, _)| *kind == key.kind)
+        {
+            notes.push((key.kind, note));
+        }
+    }
+    notes
+}
+
+async fn rotate(common: &CommonArgs, request: RotateRequest) -> Result<ExitCode, CliError> {
     let reply = client::post::<RotateResponse>(&common.admin_socket, "/v1/keys/rotate", &request).await?;
     if common.json {
         return print_json(&reply.raw);
@@ -132,7 +171,11 @@ async fn rotate(common: &CommonArgs, now: bool, tenant: Option<String>) -> Resul
         }
     }
     table.print()?;
-    print_line(if now { ROTATED_NOW_NOTICE } else { ROTATION_NOTICE })?;
+    print_line(match (request.ca, request.now) {
+        (true, _) => CA_NOTICE,
+        (false, true) => ROTATED_NOW_NOTICE,
+        (false, false) => ROTATION_NOTICE,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -161,4 +204,18 @@ fn print_done(common: &CommonArgs, done: &DoneResponse, message: &str) -> Result
     }
     print_line(message)?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_have_the_unit_of_the_configuration_file() {
+        for (seconds, text) in
+            [(31_557_600, "1y"), (2_592_000, "30d"), (43_200, "12h"), (90, "90s"), (120, "2m"), (0, "0s")]
+        {
+            assert_eq!(interval(seconds), text);
+        }
+    }
 }

@@ -5,9 +5,11 @@
 
 mod agent;
 mod agent_lint;
+mod agent_list;
 mod agent_new;
 mod attest;
 mod audit;
+mod audit_lifecycle;
 mod certificate;
 mod client;
 mod clock;
@@ -20,6 +22,7 @@ mod enroll_install;
 mod error;
 mod examples;
 mod export;
+mod export_status_list;
 mod files;
 mod format;
 mod hygiene;
@@ -42,6 +45,7 @@ mod revoke;
 mod status;
 mod table;
 mod tenant;
+mod tenant_args;
 mod token;
 mod verify;
 mod verify_receipt;

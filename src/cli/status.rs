@@ -12,6 +12,7 @@ use super::table::KeyValueTable;
 use crate::plural::counted;
 use crate::wire::host::Health;
 use crate::wire::keys::Key;
+use crate::wire::lifecycle::ActivitySummary;
 use crate::wire::status::{
     AgentsStatus, ExpiringGrant, PoliciesStatus, SealStatus, StatusResponse, TpmStatus,
 };
@@ -81,6 +82,9 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
         }
         false => table.add("agents", "not known: no caller is identified until a reload succeeds"),
     }
+    if let Some(activity) = &status.agents.activity {
+        table.add("activity", activity_line(activity));
+    }
     for line in status.agents.pending.iter().flat_map(pending_lines) {
         table.add("pending", line);
     }
@@ -98,6 +102,10 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     }
     if let Some(stored) = status.credentials.stored.filter(|stored| *stored > 0) {
         table.add("credentials", format!("{stored} sealed"));
+    }
+    if status.status_lists.lists > 0 {
+        let lists = counted(status.status_lists.lists, "status list");
+        table.add("tokens", format!("{} in {lists}", status.status_lists.tokens));
     }
     if let Some(problem) = &status.admin_group.problem {
         table.add("admin group", format!("{}: {problem}", status.admin_group.name));
@@ -128,6 +136,25 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     table.add_some("workers", status.workers.problem.as_ref());
     table.add("connections", status.connections.to_string());
     table.print()
+}
+
+fn activity_line(activity: &ActivitySummary) -> String {
+    let mut parts = vec![counted(activity.live_tokens, "live token")];
+    match activity.known_since {
+        Some(since) if activity.never_seen > 0 => {
+            let never_seen = counted(activity.never_seen, "agent");
+            parts.push(format!("{never_seen} not seen since {}", since.to_rfc3339_seconds()));
+        }
+        Some(_) => {}
+        None => parts.push("the audit log is being read".to_owned()),
+    }
+    let counts = [
+        (activity.absent_units.unwrap_or_default(), "agent", " without the file of its unit"),
+        (activity.unregistered_units, "unit", " that no agent names"),
+    ];
+    let found = counts.into_iter().filter(|(count, ..)| *count > 0);
+    parts.extend(found.map(|(count, noun, what)| format!("{}{what}", counted(count, noun))));
+    parts.join(", ")
 }
 
 /// The grants that end soon, and the number of those beyond what is shown.

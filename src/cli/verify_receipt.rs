@@ -13,7 +13,7 @@ use super::table::KeyValueTable;
 use crate::clock::{Clock, Timestamp};
 use crate::verify::evidence::{Evidence, MAX_EVIDENCE_SIZE};
 use crate::verify::receipt::{
-    DestroyedKey, ErasureClaim, MAX_RECEIPT_SIZE, ReceiptClaims, receipt_kid, verify_receipt,
+    DestroyedKey, ErasureClaim, MAX_RECEIPT_SIZE, ReceiptClaims, check_counter, receipt_kid, verify_receipt,
 };
 use crate::verify::{self, Jwk, Jwks};
 
@@ -27,7 +27,7 @@ pub(super) struct VerifyReceiptArgs {
     jwks: Option<PathBuf>,
 
     /// Evidence of the host in place of --jwks. Verify it first: hostbadge verify evidence proves that its host key
-    /// is in the TPM
+    /// is in the TPM. Its AK then also has to state the counter's value
     #[arg(long, value_name = "FILE", conflicts_with = "jwks")]
     evidence: Option<PathBuf>,
 
@@ -53,43 +53,47 @@ pub(super) fn run(common: &CommonArgs, arguments: &VerifyReceiptArgs) -> Result<
             Ok(ExitCode::FAILURE)
         }
         Err(e) => print_verdict(false, &e.to_string()),
-        Ok(claims) if common.json => print_json(&json!({ "valid": true, "claims": claims })),
-        Ok(claims) => {
+        Ok((claims, counter)) if common.json => {
+            print_json(&json!({ "valid": true, "claims": claims, "counter": counter }))
+        }
+        Ok((claims, counter)) => {
             let mut table = KeyValueTable::default();
             for (label, text) in receipt_lines(&claims) {
                 table.add(label, text);
             }
+            table.add("counter", counter.unwrap_or_else(|| "not checked (--evidence)".to_owned()));
             table.print()?;
             print_verdict(true, &summary(arguments))
         }
     }
 }
 
-/// The outer error is that of a file.
+/// The claims, and what the TPM states of the counter if there is evidence. The outer error is that of a file.
 fn verified(
     text: &str,
     arguments: &VerifyReceiptArgs,
-) -> Result<Result<ReceiptClaims, verify::Error>, CliError> {
+) -> Result<Result<(ReceiptClaims, Option<String>), verify::Error>, CliError> {
     let kid = match receipt_kid(text) {
         Ok(kid) => kid,
         Err(e) => return Ok(Err(e)),
     };
-    let (key, expected_host) = match (&arguments.jwks, &arguments.evidence) {
+    let (key, evidence) = match (&arguments.jwks, &arguments.evidence) {
         (_, Some(file)) => {
             let invalid = |e: verify::Error| CliError::Local(format!("{}: {e}", file.display()));
             let evidence = Evidence::parse(&read_file(file, MAX_EVIDENCE_SIZE)?).map_err(invalid)?;
-            (Some(evidence.host_key().map_err(invalid)?), Some(evidence.host))
+            (Some(evidence.host_key().map_err(invalid)?), Some(evidence))
         }
         (Some(file), None) => (find_key(file, &kid)?, None),
         (None, None) => (None, None),
     };
+    let expected_host = evidence.as_ref().map(|evidence| &evidence.host);
     let Some(key) = key else {
         return Ok(Err(verify::Error::UnknownKey(kid.escape_debug().to_string())));
     };
     let result = verify_receipt(text, &key, Clock::System.now());
     Ok(result.and_then(|claims| {
         let expected = [
-            ("host", &claims.iss, arguments.host.as_ref().or(expected_host.as_ref())),
+            ("host", &claims.iss, arguments.host.as_ref().or(expected_host)),
             ("agent", &claims.agent, arguments.agent.as_ref()),
         ];
         for (what, found, wanted) in expected {
@@ -98,7 +102,8 @@ fn verified(
                 return Err(verify::Error::InvalidClaim(format!("it is about the {what} \"{found}\"")));
             }
         }
-        Ok(claims)
+        let counter = evidence.as_ref().map(|evidence| check_counter(&claims, evidence)).transpose()?;
+        Ok((claims, counter))
     }))
 }
 

@@ -1,6 +1,6 @@
 //! `hostbadge verify token`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,7 +11,7 @@ use super::error::CliError;
 use super::files::{MAX_INPUT_SIZE, read_file, read_stdin};
 use super::table::KeyValueTable;
 use crate::clock::{Clock, Timestamp};
-use crate::verify::{self, Expectation, Jwks, TokenKind, VerifiedToken};
+use crate::verify::{self, Expectation, Jwks, Status, StatusList, StatusReference, TokenKind, VerifiedToken};
 
 #[derive(Args, Debug)]
 pub(super) struct VerifyTokenArgs {
@@ -29,6 +29,11 @@ pub(super) struct VerifyTokenArgs {
     /// Expected issuer
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
+
+    /// Also check the token's status in this status list, as `hostbadge export status-list` prints it. Without it,
+    /// a token that was revoked is valid until it expires
+    #[arg(long, value_name = "FILE")]
+    status_list: Option<PathBuf>,
 }
 
 /// Prints what the token states and a verdict; exit status 1 if it is not valid.
@@ -44,13 +49,18 @@ pub(super) fn run(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<Ex
     let expected =
         Expectation { issuer: arguments.issuer.as_deref(), audience: arguments.audience.as_deref() };
     let now = Clock::System.now();
-    match verify::verify_token(token.trim(), &keys, now, true, expected) {
+    let list = arguments.status_list.as_deref().map(read_status_list).transpose()?;
+    let verified = verify::verify_token(token.trim(), &keys, now, true, expected).and_then(|verified| {
+        let status = list.as_deref().map(|list| check_status(&verified, list, &keys, now)).transpose()?;
+        Ok((verified, status))
+    });
+    match verified {
         Err(e) if common.json => {
             print_json(&json!({ "valid": false, "reason": e.to_string() }))?;
             Ok(ExitCode::FAILURE)
         }
         Err(e) => print_verdict(false, &e.to_string()),
-        Ok(verified) => {
+        Ok((verified, status)) => {
             let warnings = verified.claims.refused_elsewhere(now);
             if common.json {
                 return print_json(&json!({
@@ -58,12 +68,41 @@ pub(super) fn run(common: &CommonArgs, arguments: &VerifyTokenArgs) -> Result<Ex
                     "kind": kind_name(verified.kind),
                     "kid": verified.kid,
                     "claims": verified.raw_claims,
+                    "status": status,
                     "warnings": warnings,
                 }));
             }
-            print_claims(&verified, expected, now, &warnings)?;
-            print_verdict(true, &summary(&verified, expected))
+            print_claims(&verified, expected, now, status.as_deref(), &warnings)?;
+            print_verdict(true, &summary(&verified, expected, status.is_some()))
         }
+    }
+}
+
+fn read_status_list(path: &Path) -> Result<String, CliError> {
+    String::from_utf8(read_file(path, verify::MAX_STATUS_LIST_LEN)?)
+        .map_err(|_| CliError::Local(format!("{}: not text", path.display())))
+}
+
+/// The status of a token that is not revoked, with the age of the list.
+fn check_status(
+    token: &VerifiedToken,
+    list: &str,
+    keys: &Jwks,
+    now: Timestamp,
+) -> Result<String, verify::Error> {
+    let reference = StatusReference::of_claims(&token.raw_claims)?
+        .ok_or_else(|| verify::Error::InvalidClaim("the token has no status".into()))?;
+    let list = StatusList::verify(list.trim(), keys, now)?;
+    match list.status_of(&reference)? {
+        Status::Valid => {
+            let age = now.as_secs().saturating_sub(list.issued());
+            Ok(format!("valid {age} s ago, index {} of {}", reference.idx, reference.uri))
+        }
+        status => Err(verify::Error::InvalidClaim(format!(
+            "{status} by index {} of the status list {}",
+            reference.idx,
+            reference.uri.escape_debug()
+        ))),
     }
 }
 
@@ -79,6 +118,7 @@ fn print_claims(
     verified: &VerifiedToken,
     expected: Expectation<'_>,
     now: Timestamp,
+    status: Option<&str>,
     warnings: &[String],
 ) -> Result<(), CliError> {
     let claims = &verified.claims;
@@ -98,6 +138,7 @@ fn print_claims(
     let remaining = claims.exp.saturating_sub(now.as_secs());
     lines.add("expires", format!("{} (in {remaining} s)", Timestamp::from_secs(claims.exp)));
     lines.add("jti", claims.jti.as_str());
+    lines.add_some("status", status);
     lines.add("hostbadge", verified.raw_claims["hostbadge"].to_string());
     for warning in warnings {
         lines.add("warning", warning.as_str());
@@ -106,11 +147,13 @@ fn print_claims(
 }
 
 /// What was verified, and which claims were not compared.
-fn summary(verified: &VerifiedToken, expected: Expectation<'_>) -> String {
+fn summary(verified: &VerifiedToken, expected: Expectation<'_>, has_status: bool) -> String {
+    let needs_status = !has_status && verified.raw_claims.get("status").is_some();
     let has_audience = verified.kind != TokenKind::WitSvid;
     let not_compared: Vec<&str> = [
         (expected.issuer.is_none(), "the issuer (--issuer)"),
         (has_audience && expected.audience.is_none(), "the audience (--audience)"),
+        (needs_status, "the status (--status-list)"),
     ]
     .into_iter()
     .filter_map(|(is_open, name)| is_open.then_some(name))

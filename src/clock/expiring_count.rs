@@ -48,6 +48,18 @@ impl ExpiringCount {
         }
     }
 
+    /// Counts what another count has, too.
+    pub fn add_all(&mut self, mut other: ExpiringCount, now: BootTime) {
+        self.drop_ended(now);
+        other.drop_ended(now);
+        // Both begin at the same minute now, or one of them at a later one that was told before.
+        for (own, more) in self.counts.iter_mut().zip(other.counts) {
+            *own = own.saturating_add(more);
+        }
+        self.minute = self.minute.max(other.minute);
+        self.total = self.counts.iter().fold(0, |total, count| total.saturating_add(*count));
+    }
+
     /// How many have not ended.
     pub fn count(&mut self, now: BootTime) -> u32 {
         self.drop_ended(now);
@@ -118,5 +130,17 @@ mod tests {
         count.add(Duration::from_secs(u64::MAX), now);
         assert_eq!(count.count(now.after(Duration::from_secs(3000))), 1);
         assert_eq!(count.count(now.after(Duration::from_secs(3800))), 0);
+    }
+
+    #[test]
+    fn counts_are_added() {
+        let (mut one, mut other, now) = (ExpiringCount::default(), ExpiringCount::default(), BootTime::now());
+        one.add(Duration::from_secs(60), now);
+        other.add(Duration::from_secs(60), now);
+        other.add(Duration::from_secs(600), now);
+        one.add_all(other, now.after(Duration::from_secs(1)));
+        assert_eq!(one.count(now), 3);
+        assert_eq!(one.count(now.after(Duration::from_secs(300))), 1);
+        assert_eq!(one.count(now.after(Duration::from_secs(700))), 0);
     }
 }

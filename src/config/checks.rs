@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::durations::{DAY, HOUR, YEAR};
-use super::sections::{CertificatesSection, KeysSection, LimitsSection, SealSection};
+use super::durations::{DAY, HOUR};
+use super::sections::{CertificatesSection, KeysSection, LimitsSection, SealSection, TokensSection};
 
 /// SPIFFE-ID section 2.1: lower-case letters, digits, dots, dashes and underscores; at most 80
 /// characters.
@@ -37,10 +37,23 @@ pub(super) fn check_issuer(issuer: &str) -> Result<(), String> {
 
 pub(super) fn check_keys(keys: &KeysSection) -> Vec<String> {
     let mut errors = Vec::new();
-    if keys.rotate_every < HOUR || keys.rotate_every > YEAR {
-        errors.push("keys.rotate_every must be from \"1h\" to \"1y\"; the default is \"30d\"".into());
+    let (rotate_every, risk) = (keys.rotate_every(), keys.risk);
+    if rotate_every < HOUR {
+        errors.push("keys.rotate_every must be at least \"1h\"; the default is \"30d\"".into());
     }
-    if keys.publish_before >= keys.rotate_every {
+    if rotate_every > risk.max_interval() {
+        errors.push(format!(
+            "keys.rotate_every must be at most \"{}\" with keys.risk = \"{}\" (NIST IR 8587); the class \"low\", for \
+             hosts of one organization in its own premises, allows \"1y\"",
+            risk.max_interval_text(),
+            risk.name()
+        ));
+    }
+    if keys.rotate_encryption_every < DAY {
+        errors
+            .push("keys.rotate_encryption_every must be from \"1d\" to \"1y\"; the default is \"1y\"".into());
+    }
+    if keys.publish_before >= rotate_every {
         errors.push(
             "keys.publish_before must be shorter than keys.rotate_every, so that a key is published before \
              it signs"
@@ -48,6 +61,16 @@ pub(super) fn check_keys(keys: &KeysSection) -> Vec<String> {
         );
     }
     errors
+}
+
+pub(super) fn check_tokens(tokens: &TokensSection) -> Vec<String> {
+    let ttl = tokens.status_list_ttl;
+    if ttl < Duration::from_secs(10) || ttl > HOUR || ttl.subsec_nanos() != 0 {
+        let message =
+            "tokens.status_list_ttl must be from \"10s\" to \"1h\", in whole seconds; the default is \"5m\"";
+        return vec![message.into()];
+    }
+    Vec::new()
 }
 
 pub(super) fn check_certificates(certificates: &CertificatesSection) -> Vec<String> {

@@ -78,6 +78,13 @@ pub(super) fn long_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     bounded_duration(deserializer, Duration::from_secs(1), YEAR, "from \"1s\" to \"1y\", such as \"30d\"")
 }
 
+/// As [`long_duration`], for a key whose default depends on others.
+pub(super) fn optional_long_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    long_duration(deserializer).map(Some)
+}
+
 /// A duration from `min` to `max`; `accepted` says so.
 pub(super) fn bounded_duration<'de, D: Deserializer<'de>>(
     deserializer: D,

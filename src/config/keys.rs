@@ -44,7 +44,19 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::optional(
         "keys",
-        Kind::Table(&[Key::optional("rotate_every", DAYS), Key::optional("publish_before", DAYS)]),
+        Kind::Table(&[
+            Key::optional("risk", Kind::Choice(&["moderate", "high", "low"])),
+            Key::optional("rotate_every", DAYS),
+            Key::optional("publish_before", DAYS),
+            Key::optional("rotate_encryption_every", DAYS),
+        ]),
+    ),
+    Key::optional(
+        "tokens",
+        Kind::Table(&[
+            Key::optional("status_list", Kind::Boolean),
+            Key::optional("status_list_ttl", Kind::Duration("\"5m\"")),
+        ]),
     ),
     Key::optional("certificates", Kind::Table(&[Key::optional("ttl", Kind::Duration("\"1h\""))])),
     Key::optional("seal", Kind::Table(&[Key::optional("pcrs", Kind::ByteList("[0, 2, 4, 7]"))])),

@@ -22,7 +22,9 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 pub use audit::{AuditSection, KeepLimits};
-use checks::{check_certificates, check_issuer, check_keys, check_limits, check_seal, check_trust_domain};
+use checks::{
+    check_certificates, check_issuer, check_keys, check_limits, check_seal, check_tokens, check_trust_domain,
+};
 pub use dev::{dev_config_path, init_dev_dir};
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
@@ -34,7 +36,8 @@ pub use posture::{PostureMode, PostureSection};
 pub use schema::{Key, Kind};
 pub use sections::{
     AdminSection, AgentsSection, CertificatesSection, ChangeSection, ClockSection, KeysSection,
-    LimitsSection, LogLevel, LogSection, LogTarget, Paths, RequiredAdministrators, SealSection, TpmSection,
+    LimitsSection, LogLevel, LogSection, LogTarget, Paths, RequiredAdministrators, SealSection,
+    TokensSection, TpmSection,
 };
 pub use signals::SignalSection;
 use signals::check_signals;
@@ -63,6 +66,8 @@ pub struct Config {
     pub tpm: TpmSection,
     /// The table `[keys]`.
     pub keys: KeysSection,
+    /// The table `[tokens]`.
+    pub tokens: TokensSection,
     /// The table `[certificates]`.
     pub certificates: CertificatesSection,
     /// The table `[clock]`.
@@ -105,6 +110,8 @@ struct ConfigFile {
     tpm: TpmSection,
     #[serde(default)]
     keys: OptionalSpan<KeysSection>,
+    #[serde(default)]
+    tokens: OptionalSpan<TokensSection>,
     #[serde(default)]
     certificates: OptionalSpan<CertificatesSection>,
     #[serde(default)]
@@ -217,6 +224,7 @@ impl Config {
             run: absolute_or_default(config_file.paths.run, paths.run),
         };
         let keys = config_file.keys.checked(&source, check_keys, &mut diagnostics);
+        let tokens = config_file.tokens.checked(&source, check_tokens, &mut diagnostics);
         let certificates = config_file.certificates.checked(&source, check_certificates, &mut diagnostics);
         let seal = config_file.seal.checked(&source, check_seal, &mut diagnostics);
         let limits = config_file.limits.checked(&source, check_limits, &mut diagnostics);
@@ -237,6 +245,7 @@ impl Config {
             policy: config_file.policy,
             tpm: config_file.tpm,
             keys,
+            tokens,
             certificates,
             clock: config_file.clock,
             seal,
@@ -273,6 +282,7 @@ impl Config {
 mod tests {
     use super::durations::{DAY, YEAR};
     use super::*;
+    use crate::risk::RiskClass;
 
     fn read_config(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -423,14 +433,25 @@ mod tests {
     #[test]
     fn key_rotation_settings_are_validated() {
         let keys = read_config("").unwrap().keys;
-        assert_eq!((keys.rotate_every, keys.publish_before), (DAY * 30, DAY));
-        let keys = read_config("[keys]\nrotate_every = \"1y\"\npublish_before = \"90d\"").unwrap().keys;
-        assert_eq!((keys.rotate_every, keys.publish_before), (YEAR, DAY * 90));
+        assert_eq!((keys.rotate_every(), keys.publish_before), (DAY * 30, DAY));
+        assert_eq!((keys.risk, keys.rotate_encryption_every), (RiskClass::Moderate, YEAR));
+        let text = "[keys]\nrisk = \"low\"\nrotate_every = \"1y\"\npublish_before = \"90d\"";
+        let keys = read_config(text).unwrap().keys;
+        assert_eq!((keys.rotate_every(), keys.publish_before), (YEAR, DAY * 90));
+        let keys = read_config("[keys]\nrisk = \"high\"").unwrap().keys;
+        assert_eq!(keys.rotate_every(), DAY * 14);
         for (text, expected) in [
             ("\nrotate_every = \"59m\"\npublish_before = \"1m\"", ":2: keys.rotate_every must be"),
             ("\nrotate_every = \"2y\"", ":3: \"2y\" must be a duration"),
             ("\nrotate_every = \"0s\"", ":3: \"0s\" must be a duration"),
-            ("\nrotate_every = 30", ":2: keys.rotate_every must be from \"1h\""),
+            ("\nrotate_every = 30", ":2: keys.rotate_every must be at least \"1h\""),
+            ("\nrotate_every = \"93d\"", "must be at most \"92d\" with keys.risk = \"moderate\""),
+            (
+                "\nrisk = \"high\"\nrotate_every = \"15d\"",
+                "must be at most \"14d\" with keys.risk = \"high\"",
+            ),
+            ("\nrisk = \"none\"", ":3: risk must be \"moderate\" or \"high\" or \"low\""),
+            ("\nrotate_encryption_every = \"1h\"", "keys.rotate_encryption_every must be from \"1d\""),
             ("\nrotate_every = true", ":3: rotate_every must be a duration"),
             ("\nrotate_every = \"20h\"", ":2: keys.publish_before must be shorter"),
             (

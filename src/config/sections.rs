@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::durations::{DAY, duration, long_duration, probe_duration};
+use super::durations::{DAY, YEAR, duration, long_duration, optional_long_duration, probe_duration};
+use crate::risk::RiskClass;
 
 /// The table `[paths]`: the daemon's directories.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -72,18 +73,42 @@ pub struct TpmSection {
     pub probe_every: Duration,
 }
 
-/// The table `[keys]`: rotation of issuing keys.
+/// The table `[keys]`: rotation of keys.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysSection {
-    /// The maximum time that a key signs, from 1 h to 1 y; each key is replaced up to a tenth earlier.
-    /// Default: 30 d.
-    #[serde(deserialize_with = "long_duration")]
-    pub rotate_every: Duration,
+    /// The risk class of issuing keys, which bounds `rotate_every`. Default: moderate.
+    pub risk: RiskClass,
+    /// The maximum time that an issuing key signs, from 1 h to the longest time of the risk class; each key is
+    /// replaced up to a tenth earlier. Default: 30 d, or 14 d with a high risk.
+    #[serde(deserialize_with = "optional_long_duration")]
+    pub rotate_every: Option<Duration>,
     /// How long a key is published in the key set before it signs; shorter than `rotate_every`. Default: 24
     /// h.
     #[serde(deserialize_with = "long_duration")]
     pub publish_before: Duration,
+    /// The maximum time that the key-encryption key is in use, from 1 d to 1 y; it is replaced up to a tenth
+    /// earlier. Default: 1 y.
+    #[serde(deserialize_with = "long_duration")]
+    pub rotate_encryption_every: Duration,
+}
+
+impl KeysSection {
+    /// The maximum time that an issuing key signs.
+    pub fn rotate_every(&self) -> Duration {
+        self.rotate_every.unwrap_or((DAY * 30).min(self.risk.max_interval()))
+    }
+}
+
+/// The table `[tokens]`: access tokens and JWT-SVIDs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokensSection {
+    /// Whether tokens have a status in a status list, unless their grant says otherwise. Default: no.
+    pub status_list: bool,
+    /// How long a relying party may keep a status list, from 10 s to 1 h. Default: 5 m.
+    #[serde(deserialize_with = "duration")]
+    pub status_list_ttl: Duration,
 }
 
 /// The table `[certificates]`: X.509-SVIDs of agents.
@@ -230,7 +255,18 @@ impl Default for TpmSection {
 
 impl Default for KeysSection {
     fn default() -> Self {
-        KeysSection { rotate_every: DAY * 30, publish_before: DAY }
+        KeysSection {
+            risk: RiskClass::Moderate,
+            rotate_every: None,
+            publish_before: DAY,
+            rotate_encryption_every: YEAR,
+        }
+    }
+}
+
+impl Default for TokensSection {
+    fn default() -> Self {
+        TokensSection { status_list: false, status_list_ttl: Duration::from_secs(300) }
     }
 }
 

@@ -87,7 +87,8 @@ impl OpenCredentials {
     ) -> Result<u64, Error> {
         let versions = self.versions(&new.holder, &new.name);
         let latest = versions.last().ok_or(Error::UnknownCredential)?.version;
-        if !overlap.is_zero() && versions.len() >= MAX_VERSIONS {
+        let kept = versions.iter().filter(|row| !has_passed(row.retires, now)).count();
+        if !overlap.is_zero() && kept >= MAX_VERSIONS {
             return Err(Error::LimitReached("this credential has 8 versions, which is the most"));
         }
         let retires = now.after(overlap).as_secs();
@@ -140,6 +141,38 @@ impl OpenCredentials {
         };
         self.rows.compartments = self.compartments.iter().map(row).collect::<Result<_, _>>()?;
         self.is_outdated = false;
+        Ok(())
+    }
+
+    /// Gives the compartments other keys, and encrypts the values again. With an old key-encryption key and an old copy
+    /// of the disk, nothing is decrypted that is stored later. A compartment with values of an agent whose key is lost
+    /// keeps its key: the agent's key may come back.
+    ///
+    /// # Errors
+    /// [`Error::Undecryptable`]; nothing is changed then.
+    pub(super) fn renew_compartments(&mut self, keks: &CompartmentKeks) -> Result<(), Error> {
+        let tenants: Vec<String> = self.compartments.keys().cloned().collect();
+        for tenant in tenants {
+            match self.renew_compartment(&tenant) {
+                Ok(()) | Err(Error::AgentKeyLost) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.rewrap(keks)
+    }
+
+    fn renew_compartment(&mut self, tenant: &str) -> Result<(), Error> {
+        let mut renewed = self.clone();
+        let compartment = self.compartments.get(tenant).ok_or(Error::Undecryptable)?.with_new_key()?;
+        renewed.compartments.insert(tenant.to_owned(), compartment);
+        let mut credentials = std::mem::take(&mut renewed.rows.credentials);
+        for row in credentials.iter_mut().filter(|row| row.tenant == tenant) {
+            let value = self.decrypt(row)?;
+            let compartment = renewed.compartment_of(&Holder::of_row(row))?;
+            row.ciphertext = compartment.encrypt(&row.name, row.version, &value)?;
+        }
+        renewed.rows.credentials = credentials;
+        *self = renewed;
         Ok(())
     }
 
@@ -348,5 +381,35 @@ mod tests {
         let large = "x".repeat(super::super::value::MAX_VALUE_LEN);
         let refused = (0..300).find_map(|index| put(&mut open, &new("", &format!("n{index}"), &large)).err());
         assert!(matches!(refused, Some(Error::LimitReached(_))));
+    }
+
+    #[test]
+    fn renewed_compartments_have_other_keys_and_the_same_values() {
+        let (mut open, keks) = (OpenCredentials::default(), keks(&[("t", 7)]));
+        open.agent_keks = AgentKeks::for_test([("x".to_owned(), Zeroizing::new([9; 32]))]);
+        put(&mut open, &new("", "a", "one")).unwrap();
+        put(&mut open, &NewVersion { holder: Holder::own("t", "x"), ..new("t", "n", "own") }).unwrap();
+        let before = open.clone();
+        open.renew_compartments(&keks).unwrap();
+        let values = |open: &OpenCredentials| -> Vec<String> {
+            let rows = open.rows.credentials.iter();
+            rows.map(|row| open.decrypt(row).unwrap().as_str().to_owned()).collect()
+        };
+        assert_eq!(values(&open), ["one", "own"]);
+        for (old, new) in before.rows.credentials.iter().zip(&open.rows.credentials) {
+            assert!(open.decrypt(old).is_err() && before.decrypt(new).is_err());
+        }
+        let mut read_again = OpenCredentials::new(open.rows.clone(), &keks).unwrap();
+        read_again.agent_keks = open.agent_keks.clone();
+        assert_eq!(values(&read_again), ["one", "own"]);
+
+        // A lost key of an agent keeps the compartment of its tenant, and no other.
+        open.agent_keks.forget("x");
+        let before = open.clone();
+        open.renew_compartments(&keks).unwrap();
+        assert_ne!(open.rows.credentials[0].ciphertext, before.rows.credentials[0].ciphertext);
+        assert_eq!(open.rows.credentials[1].ciphertext, before.rows.credentials[1].ciphertext);
+        open.agent_keks = read_again.agent_keks.clone();
+        assert_eq!(values(&open), ["one", "own"]);
     }
 }

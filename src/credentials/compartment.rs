@@ -61,6 +61,11 @@ impl Compartment {
         Ok(CompartmentRow { tenant, host_id, encrypted_key })
     }
 
+    /// The same compartment with another key.
+    pub fn with_new_key(&self) -> Result<Compartment, Error> {
+        Compartment::create(&self.tenant, &self.host_id)
+    }
+
     /// Encrypts the value of a version.
     pub fn encrypt(&self, name: &str, version: u64, value: &SecretValue) -> Result<String, Error> {
         let aad = self.value_aad(name, version);

@@ -22,7 +22,7 @@ impl CompartmentKeks {
     /// Decrypts the key of a tenant's compartment. The flag is whether it is to be encrypted again, because it
     /// is under the host's key and not under the tenant's.
     pub fn decrypt(&self, tenant: &str, aad: &[u8], text: &str) -> Option<(Zeroizing<Vec<u8>>, bool)> {
-        let own = self.tenants.get(tenant).map(|kek| KekPair { latest: kek.clone(), previous: None });
+        let own = self.tenants.pair(tenant);
         let under_own = own.and_then(|keks| keks.decrypt(aad, text)).map(|key| (key, false));
         under_own.or_else(|| Some((self.host.decrypt(aad, text)?, !tenant.is_empty())))
     }

@@ -1,5 +1,6 @@
 //! The destruction of one agent's own credentials.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::error::Error;
@@ -95,15 +96,22 @@ impl OpenCredentials {
 }
 
 impl CredentialStore {
-    /// Who has the credential that an agent may use under this name, of those that are stored: the agent itself,
-    /// or else its tenant. `None` if neither has it.
+    /// Whether the agents of a tenant share a credential of this name; the tenant is empty for agents of none.
     ///
     /// # Errors
     /// [`Error::NotOpen`].
-    pub fn stored_holder(&self, tenant: &str, agent: &str, name: &str) -> Result<Option<Holder>, Error> {
+    pub fn is_shared(&self, tenant: &str, name: &str) -> Result<bool, Error> {
+        Ok(!self.opened()?.versions(&Holder::shared(tenant), name).is_empty())
+    }
+
+    /// The agents whose own credentials nothing opens any more, in alphabetical order.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`].
+    pub fn agents_without_key(&self) -> Result<BTreeSet<String>, Error> {
         let open = self.opened()?;
-        let holder = open.holder_for(tenant, agent, name);
-        Ok(Some(holder).filter(|holder| !open.versions(holder, name).is_empty()))
+        let own = open.rows.credentials.iter().map(|row| &row.agent).filter(|agent| !agent.is_empty());
+        Ok(own.filter(|agent| open.agent_keks.get(agent).is_none()).cloned().collect())
     }
 
     /// The tenant of an agent's own credential of this name; `None` if the agent has none.

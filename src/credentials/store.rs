@@ -15,7 +15,9 @@ use super::open::{OpenCredentials, has_passed};
 use super::report::{CredentialReport, reports};
 use super::value::SecretValue;
 use crate::clock::{Clock, Timestamp};
-use crate::keystore::{self, AgentKeks, Kek, KekDependent, KekPair, Keystore, StateDatabase, TenantKeks};
+use crate::keystore::{
+    self, AgentKeks, Kek, KekDependent, KekPair, Keystore, StateDatabase, TenantKekDependent, TenantKeks,
+};
 use crate::policy::CredentialPermit;
 use crate::store::{self, CredentialRow, CredentialRows};
 
@@ -120,7 +122,15 @@ impl CredentialStore {
         *host = Some(Host { keystore: keystore.clone(), id: host_id.to_owned() });
         let rows = self.read().await?;
         let digest = rows.as_ref().map(CredentialRows::digest);
-        keystore.verify_database(StateDatabase::Credentials, digest.as_ref()).await?;
+        let verified = keystore.verify_database(StateDatabase::Credentials, digest.as_ref()).await;
+        if let Err(error) = verified {
+            // A crash came after the first change had created the database and before it had rows.
+            if rows != Some(CredentialRows::default()) {
+                return Err(error.into());
+            }
+            let not_listed = keystore.verify_database(StateDatabase::Credentials, None).await;
+            not_listed.map_err(|_| error)?;
+        }
         self.activate(&keystore, rows.unwrap_or_default()).await
     }
 
@@ -251,25 +261,35 @@ impl CredentialStore {
         self.change(async |open, _| Ok(open.remove_tenant(tenant))).await
     }
 
-    /// Encrypts the keys of the compartments again, if the key-encryption key has changed, or if an earlier
+    /// Gives the compartments other keys, if the key-encryption key has changed or tenants have other ones. Encrypts
+    /// the keys of the compartments again, if an earlier
     /// release encrypted one of a tenant under the host's. Until then the keystore retains the previous one.
     ///
     /// # Errors
     /// [`Error::NotOpen`], and failures of the disk or the TPM.
     pub(crate) async fn rewrap(&self) -> Result<(), Error> {
         let host = self.0.host.lock().await.clone().ok_or_else(|| self.not_open())?;
-        let has_new_kek = host.keystore.needs_rewrap(KekDependent::Credentials).await?.is_some();
+        let keystore = &host.keystore;
+        let has_new_kek = keystore.needs_rewrap(KekDependent::Credentials).await?.is_some();
+        let has_tenant_keks = keystore.needs_tenant_rewrap(TenantKekDependent::Credentials);
         let open = self.opened()?;
-        if !open.compartments.is_empty() && (has_new_kek || open.is_outdated) {
+        if !open.compartments.is_empty() && (has_new_kek || has_tenant_keks || open.is_outdated) {
             let names = open.compartments.keys().filter(|tenant| !tenant.is_empty());
-            let tenants = host.keystore.ensure_tenant_keks(names.map(String::as_str)).await?;
-            let keks = CompartmentKeks { host: host.keystore.keks().await?, tenants };
-            self.change(async |open, _| open.rewrap(&keks)).await?;
+            let tenants = keystore.ensure_tenant_keks(names.map(String::as_str)).await?;
+            let keks = CompartmentKeks { host: keystore.keks().await?, tenants };
+            self.change(async |open, _| match has_new_kek || has_tenant_keks {
+                true => open.renew_compartments(&keks),
+                false => open.rewrap(&keks),
+            })
+            .await?;
         }
-        match has_new_kek {
-            true => Ok(host.keystore.mark_rewrapped(KekDependent::Credentials).await?),
-            false => Ok(()),
+        if has_new_kek {
+            keystore.mark_rewrapped(KekDependent::Credentials).await?;
         }
+        if has_tenant_keks {
+            keystore.mark_tenant_rewrapped(TenantKekDependent::Credentials).await?;
+        }
+        Ok(())
     }
 
     /// Computes a change on a copy, writes it, and then uses it.

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::activity_loader::{self, ActivityHandle};
 use super::admin_group::{self, AdminGroupHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
@@ -23,6 +24,7 @@ use super::servers::{self, ServersHandle};
 use super::signals::{Request, Signals};
 use super::sockets::open_sockets;
 use super::startup::Startup;
+use super::status_list_manager::{self, StatusListHandle};
 use super::storage::Storage;
 use super::swtpm_supervisor::{self, SwtpmHandle};
 use super::tpm_ext::shut_down_tpm;
@@ -81,6 +83,8 @@ struct App {
     clock_monitor: ClockMonitorHandle,
     credentials: CredentialHandle,
     revocations: RevocationHandle,
+    status_lists: StatusListHandle,
+    activity: ActivityHandle,
     invocations: InvocationHandle,
     posture: PostureHandle,
     servers: ServersHandle,
@@ -109,6 +113,8 @@ impl App {
         let clock_monitor =
             clock_monitor::spawn(parts.clock_state.clone(), audit.clone(), parts.agents(), latest_time);
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
+        let status_lists = status_list_manager::spawn(parts.status_lists(), &mut startup);
+        let activity = activity_loader::spawn(parts.activity_deps(&config));
         let revocations = revocation_manager::spawn(parts.revocation_deps(&config, &issuer), &mut startup);
         let invocations = invocation_watcher::spawn(parts.invocation_deps(&config));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
@@ -128,6 +134,8 @@ impl App {
             clock_monitor,
             credentials,
             revocations,
+            status_lists,
+            activity,
             invocations,
             posture,
             servers,
@@ -181,10 +189,12 @@ impl App {
         self.watchdog.stop().await;
         self.admin_group.stop().await;
         self.clock_monitor.stop().await;
+        self.activity.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
         self.invocations.stop().await;
         self.revocations.stop().await;
+        self.status_lists.stop().await;
         tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());
         let tpm = tpm.borrow().clone();
         // An error of one does not keep the other from being stopped.

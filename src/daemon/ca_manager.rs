@@ -4,6 +4,8 @@
 //! A step that fails, because the TPM is unavailable or the disk is full, is retried after 2 s; the active
 //! issuing CA keeps signing until it expires.
 
+mod rotation;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -202,6 +204,7 @@ impl CaManager {
                 _ = clock_changed.changed() => {}
                 _ = revocations_changed.changed() => {}
                 () = self.deps.certificate_issuer.renewal_wanted(), if is_ready => {}
+                () = self.deps.certificate_issuer.rotation_wanted() => self.rotate_on_request(&mut ca).await,
                 Ok(()) = delegated_ca.changed() => {
                     ca.set_parent(delegated_ca.borrow_and_update().clone());
                     // CRLs that cannot be written now are written in the next step.

@@ -18,6 +18,7 @@
 //! [`run`] builds them in this order, waits for the startup barrier, reports readiness, and on SIGTERM drains
 //! the servers before it stops the others.
 
+mod activity_loader;
 mod admin_group;
 mod app;
 mod arguments;
@@ -46,6 +47,7 @@ mod servers;
 mod signals;
 mod sockets;
 mod startup;
+mod status_list_manager;
 mod storage;
 mod swtpm_supervisor;
 mod tpm_ext;

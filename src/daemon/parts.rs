@@ -1,5 +1,6 @@
 //! The parts that several components share, and what each component gets of them.
 
+use super::activity_loader::ActivityDeps;
 use super::ca_manager::CaDeps;
 use super::credential_manager::CredentialDeps;
 use super::invocation_watcher::InvocationDeps;
@@ -20,6 +21,7 @@ use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate, TenantQuota, TenantQuotas};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
 use crate::revocation::Revocations;
+use crate::revocation::status::StatusLists;
 use crate::service::{ServiceDeps, log_faults};
 use crate::tpm::TpmConfig;
 
@@ -34,6 +36,7 @@ pub(super) struct Parts {
     federation: Federation,
     credentials: CredentialStore,
     revocations: Revocations,
+    status_lists: StatusLists,
     invocations: Invocations,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
@@ -63,6 +66,12 @@ impl Parts {
             clock_state: ClockState::new(clock.clone()),
             credentials: CredentialStore::new(&paths.state, clock.clone()),
             revocations: Revocations::new(&paths.state, clock.clone()),
+            status_lists: StatusLists::new(
+                &paths.state,
+                clock.clone(),
+                config.tokens.status_list,
+                config.tokens.status_list_ttl,
+            ),
             invocations: Invocations::new(HostFiles::of_host()),
             clock,
             agents,
@@ -91,14 +100,12 @@ impl Parts {
                 trust_domain: config.trust_domain.clone(),
                 issuer: config.issuer.clone(),
             },
-            rotation_policy: RotationPolicy {
-                interval: config.keys.rotate_every,
-                publish_before: config.keys.publish_before,
-            },
+            rotation_policy: rotation_policy(config),
             seal_pcrs: config.seal.pcrs.clone(),
             event_log: self.event_log.clone(),
             issuer: self.issuer.clone(),
             agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
             audit: self.audit.clone(),
             enrollment: self.enrollment.clone(),
             clock: self.clock_state.clone(),
@@ -137,6 +144,7 @@ impl Parts {
     pub fn revocation_deps(&self, config: &Config, issuer: &IssuerHandle) -> RevocationDeps {
         RevocationDeps {
             revocations: self.revocations.clone(),
+            issuer: self.issuer.clone(),
             keystore: issuer.keystore.clone(),
             issuer_first_attempt: issuer.first_attempt.clone(),
             invocations: self.invocation_deps(config),
@@ -151,6 +159,21 @@ impl Parts {
             audit: self.audit.clone(),
             clock: self.clock.clone(),
             state_dir: config.paths.state.clone(),
+        }
+    }
+
+    /// The status lists.
+    pub fn status_lists(&self) -> StatusLists {
+        self.status_lists.clone()
+    }
+
+    /// For the activity loader.
+    pub fn activity_deps(&self, config: &Config) -> ActivityDeps {
+        ActivityDeps {
+            audit: self.audit.clone(),
+            audit_dir: config.paths.audit.clone(),
+            agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
         }
     }
 
@@ -194,6 +217,7 @@ impl Parts {
             revocations: self.revocations,
             invocations: self.invocations,
             signals: config.signals.clone(),
+            status_lists: self.status_lists.clone(),
             service_manager: ServiceManager::from_env(),
             issuer: self.issuer,
             audit: self.audit,
@@ -206,6 +230,7 @@ impl Parts {
             tpm: issuer.tpm.clone(),
             blocked_reason: issuer.blocked_reason.clone(),
             tpm_signer: TpmSigner {
+                statuses: self.status_lists,
                 queue: FairQueue::default(),
                 tpm: issuer.tpm.clone(),
                 rsa_blocked_reason: issuer.rsa_blocked_reason.clone(),
@@ -218,9 +243,21 @@ impl Parts {
             compared_pcrs: config.posture.pcrs.clone(),
             posture_commands: posture.commands.clone(),
             key_admin: issuer.key_admin.clone(),
+            keystore: issuer.keystore.clone(),
+            rotation_policy: rotation_policy(config),
             certificate_issuer: self.certificate_issuer,
             admin_policy,
         }
+    }
+}
+
+/// How often keys rotate.
+fn rotation_policy(config: &Config) -> RotationPolicy {
+    RotationPolicy {
+        interval: config.keys.rotate_every(),
+        publish_before: config.keys.publish_before,
+        risk: config.keys.risk,
+        key_encryption: config.keys.rotate_encryption_every,
     }
 }
 

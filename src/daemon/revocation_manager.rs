@@ -12,6 +12,7 @@ use super::component::ComponentTask;
 use super::invocation_watcher::{self, InvocationDeps};
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
+use crate::issue::Issuer;
 use crate::keystore::Keystore;
 use crate::revocation::Revocations;
 
@@ -24,6 +25,8 @@ const STORE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct RevocationDeps {
     /// The revocations that this component opens.
     pub revocations: Revocations,
+    /// Serves and signs with no revoked key.
+    pub issuer: Issuer,
     /// The keystore, once it is open.
     pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
     /// The invocations that there were when the daemon ended.
@@ -106,6 +109,8 @@ impl RevocationManager {
             tokio::time::sleep(RETRY_DELAY).await;
         }
         invocation_watcher::resume(&self.deps.invocations).await;
+        // Before the first request: a crash may have come before a revoked key was destroyed.
+        self.deps.issuer.apply_revocations(&revocations.current());
         self.startup.complete();
         let mut reported = None;
         loop {

@@ -10,9 +10,11 @@ use super::error::Error;
 use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::{IssuerKeys, IssuerState};
 use super::jws::{UnsignedJws, new_jti};
+use super::status_list::StatusClaim;
 use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
 use crate::policy::{ErrorCode, Permit, Refusal, Signer};
+use crate::revocation::status::{NewSubject, StatusLists, TokenStatus};
 
 /// A signed access token, with what the audit log needs of it. `Debug` does not show its text.
 pub struct AccessToken {
@@ -69,8 +71,14 @@ impl IssuerState {
     /// Issues a token that the issuing key signs, in memory.
     ///
     /// # Errors
-    /// A refusal with [`ErrorCode::ServerError`], if the permit names a key in the TPM, or signing fails.
-    pub fn mint_token(&self, permit: Permit, now: Timestamp) -> Result<AccessToken, Refusal> {
+    /// A refusal with [`ErrorCode::ServerError`], if the permit names a key in the TPM, or signing fails, and with
+    /// [`ErrorCode::TemporarilyUnavailable`] if the token needs a status and gets none.
+    pub fn mint_token(
+        &self,
+        permit: Permit,
+        statuses: &StatusLists,
+        now: Timestamp,
+    ) -> Result<AccessToken, Refusal> {
         let refuse = |permit: &Permit, message: String| {
             Refusal::new(ErrorCode::ServerError, message)
                 .with_peer(permit.agent().peer())
@@ -80,7 +88,7 @@ impl IssuerState {
         if permit.signer() != Signer::Issuing {
             return Err(refuse(&permit, "this grant's tokens are signed by the TPM".to_owned()));
         }
-        match self.issue(&permit, now) {
+        match self.issue(&permit, statuses, now) {
             Ok(signed) => Ok(AccessToken { signed, permit }),
             Err(error) => Err(Refusal { code: error.refusal_code(), ..refuse(&permit, error.to_string()) }),
         }
@@ -88,9 +96,9 @@ impl IssuerState {
 }
 
 impl IssuerState {
-    fn issue(&self, permit: &Permit, now: Timestamp) -> Result<SignedToken, Error> {
+    fn issue(&self, permit: &Permit, statuses: &StatusLists, now: Timestamp) -> Result<SignedToken, Error> {
         let issuer = self.issuer_of(permit.agent().entry().tenant.as_deref())?;
-        build(self, permit, now)?.sign(issuer)
+        build(self, permit, statuses, now)?.sign(issuer)
     }
 }
 
@@ -117,7 +125,7 @@ impl UnsignedToken {
 
     fn sign(self, issuer: &IssuerKeys) -> Result<SignedToken, Error> {
         let UnsignedToken { jws, kid, jti, period } = self;
-        Ok(SignedToken { text: jws.sign(issuer.issuing_key())?, kid, jti, period })
+        Ok(SignedToken { text: jws.sign(issuer.issuing_key()?)?, kid, jti, period })
     }
 }
 
@@ -133,6 +141,8 @@ struct AccessTokenClaims<'a> {
     jti: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     scope: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusClaim>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     attest_methods: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,18 +154,30 @@ struct AccessTokenClaims<'a> {
 pub(super) fn build(
     issuer_state: &IssuerState,
     permit: &Permit,
+    statuses: &StatusLists,
     now: Timestamp,
 ) -> Result<UnsignedToken, Error> {
     let agent = permit.agent();
-    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
+    let tenant = agent.entry().tenant.as_deref();
+    let issuer = issuer_state.issuer_of(tenant)?;
     let header = issuer_state.signing_header(issuer, permit.signer(), permit.typ())?;
     let (attest_methods, binary_id) = attested_claims(agent);
     let host = issuer_state.host();
     let jti = new_jti()?;
     let period = TokenPeriod::new(now, permit.ttl());
+    let spiffe_id = host.spiffe_id(agent.entry());
+    let subject = NewSubject {
+        spiffe_id: &spiffe_id,
+        audiences: &[permit.audience()],
+        kid: header.kid(),
+        invocation: agent.peer().invocation.as_deref(),
+        epoch: permit.epoch(),
+        match_tag: agent.match_tag(),
+    };
+    let token = TokenStatus { tenant, subject, jti: &jti, expires: period.expires };
     let claims = AccessTokenClaims {
         iss: issuer.issuer(),
-        sub: &host.spiffe_id(agent.entry()),
+        sub: &spiffe_id,
         client_id: agent.name().as_str(),
         aud: permit.audience(),
         iat: period.not_before,
@@ -163,6 +185,7 @@ pub(super) fn build(
         exp: period.expires.as_secs(),
         jti: &jti,
         scope: permit.scope(),
+        status: issuer_state.assign_status(statuses, permit.status_list(), &token)?,
         attest_methods,
         binary_id,
         hostbadge: HostbadgeClaim::new(

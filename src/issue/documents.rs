@@ -75,11 +75,12 @@ struct DiscoveryDocument<'a> {
     jwks_uri: String,
     token_endpoint: String,
     introspection_endpoint: String,
+    status_list_aggregation_endpoint: String,
     response_types_supported: [&'static str; 1],
     grant_types_supported: [&'static str; 1],
     subject_types_supported: [&'static str; 1],
     id_token_signing_alg_values_supported: Vec<&'a str>,
-    claims_supported: [&'static str; 12],
+    claims_supported: [&'static str; 13],
 }
 
 impl IssuerDocuments {
@@ -103,6 +104,7 @@ impl IssuerDocuments {
             jwks_uri: format!("{issuer}/.well-known/jwks.json"),
             token_endpoint: format!("{host_issuer}/v1/token"),
             introspection_endpoint: format!("{host_issuer}/v1/introspect"),
+            status_list_aggregation_endpoint: format!("{issuer}/v1/status-lists"),
             response_types_supported: ["id_token"],
             grant_types_supported: ["client_credentials"],
             subject_types_supported: ["public"],
@@ -117,6 +119,7 @@ impl IssuerDocuments {
                 "exp",
                 "jti",
                 "scope",
+                "status",
                 "attest_methods",
                 "binary_id",
                 "hostbadge",

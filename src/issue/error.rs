@@ -8,6 +8,7 @@ use ring::error::{KeyRejected, Unspecified};
 use crate::clock::Timestamp;
 use crate::error_class::ErrorClass;
 use crate::policy::ErrorCode;
+use crate::revocation::status::AssignError;
 use crate::{enroll, keystore, store, tpm, verify};
 
 /// A failure of this module.
@@ -77,6 +78,12 @@ pub enum Error {
          key list what keeps it from being made)"
     )]
     NoTenantKey(String),
+    /// The active key is revoked, and no other has taken its place yet.
+    #[error(
+        "issuing key {0} is revoked, and the key that signs next is not made yet; try again in a moment \
+         (administrators see in hostbadge key list what keeps it from being made)"
+    )]
+    KeyRevoked(String),
     /// No tenant of this name has keys.
     #[error("tenant \"{0}\" has no keys on this host: no agent of agents.d names it")]
     UnknownTenant(String),
@@ -88,6 +95,9 @@ pub enum Error {
         /// Some of the tenants that have none.
         unserved: String,
     },
+    /// A token gets no index in a status list, which its grant demands.
+    #[error(transparent)]
+    NoStatus(AssignError),
     /// A public key of this host is not usable as a JWK.
     #[error("a public key of this host is not valid: {0}")]
     InvalidJwk(#[source] verify::Error),
@@ -121,7 +131,9 @@ impl Error {
     /// The code of the refusal, if this keeps a token from being issued.
     pub(super) fn refusal_code(&self) -> ErrorCode {
         match self {
-            Error::NoTenantKey(_) => ErrorCode::TemporarilyUnavailable,
+            Error::NoTenantKey(_) | Error::NoStatus(_) | Error::KeyRevoked(_) => {
+                ErrorCode::TemporarilyUnavailable
+            }
             _ => ErrorCode::ServerError,
         }
     }
@@ -139,6 +151,8 @@ impl Error {
             Error::OpenTpm(_)
             | Error::NoRsaKey
             | Error::NoTenantKey(_)
+            | Error::NoStatus(_)
+            | Error::KeyRevoked(_)
             | Error::TooManyTenants { .. }
             | Error::Task(_) => ErrorClass::Unavailable,
             Error::InvalidFile { .. }

@@ -13,6 +13,7 @@ use super::rsa::{HostKeyRef, RsaSigningKey};
 use super::tenant_issuers::TenantIssuers;
 use crate::clock::Timestamp;
 use crate::keystore::{Keystore, RecoveryKey};
+use crate::revocation::RevocationSet;
 use crate::tpm::Tpm;
 
 /// The issuing keys of this host and of its tenants.
@@ -35,9 +36,9 @@ impl HostKeys {
         let sequence = self.own.sequence().saturating_add(self.tenants.changes());
         IssuerState::new(
             self.own.host().clone(),
-            self.own.issuer_keys(&tpm_keys)?,
+            Arc::new(self.own.issuer_keys(&tpm_keys)?),
             self.tenants.issuer_keys(&tpm_keys)?,
-            &host_key,
+            host_key,
             rsa_key,
             sequence,
             self.own.clock().clock().clone(),
@@ -80,9 +81,11 @@ impl HostKeys {
         self.own.keystore()
     }
 
-    /// As [`IssuingKeys::rewrap`].
-    pub async fn rewrap(&mut self) -> Result<(), Error> {
-        self.own.rewrap().await
+    /// As [`IssuingKeys::rotate_kek`], and then [`IssuingKeys::rewrap`].
+    pub async fn rotate_kek(&mut self) -> Result<Vec<KeyEvent>, Error> {
+        let change = self.own.rotate_kek().await?;
+        self.own.rewrap().await?;
+        Ok(KeyEvent::all(None, change.into_iter().collect()))
     }
 
     /// As [`IssuingKeys::create_recovery_key`].
@@ -119,6 +122,30 @@ impl HostKeys {
             (Err(error), _) | (_, Err(error)) => Err(error),
             (Ok(_), Ok(events)) => Ok(events),
         }
+    }
+
+    /// Destroys the revoked keys of the host or of one tenant; empty if none are. A failure at one owner keeps no
+    /// other from this: call this again.
+    pub async fn destroy_revoked(
+        &mut self,
+        tpm: &Tpm,
+        revocations: &RevocationSet,
+    ) -> Result<Vec<KeyEvent>, Error> {
+        let own = self.own.destroy_revoked(tpm, revocations).await;
+        if matches!(&own, Ok(changes) if !changes.is_empty()) {
+            return own.map(|changes| KeyEvent::all(None, changes));
+        }
+        match (own, self.tenants.destroy_revoked(tpm, revocations).await) {
+            (_, Ok(events)) if !events.is_empty() => Ok(events),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+            (Ok(_), Ok(events)) => Ok(events),
+        }
+    }
+
+    /// The revoked keys that would sign, which therefore wait for a successor.
+    pub fn revoked_active_kids(&self, revocations: &RevocationSet) -> Vec<&str> {
+        let keys = std::iter::once(&self.own).chain(self.tenants.keys());
+        keys.filter(|keys| keys.is_active_revoked(revocations)).map(|keys| keys.active().kid()).collect()
     }
 
     /// Makes the keys of tenants that agents name and that have none, as [`HostKeys::advance`] does.

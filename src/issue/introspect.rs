@@ -1,12 +1,8 @@
 //! Token introspection (RFC 7662).
 
-use serde_json::Value;
-
 use super::issuer::IssuerState;
-use crate::agents::{Registrations, TagCheck};
+use super::validity::{TokenSubject, Undecided, ValidNow};
 use crate::clock::Timestamp;
-use crate::invocations::{Invocations, TokenInvocation};
-use crate::revocation::{IssuedToken, Revocations};
 use crate::verify::{self, Expectation};
 
 /// An introspection request.
@@ -32,38 +28,6 @@ pub struct Introspection {
     pub inactive_reason: Option<String>,
     /// The token's identifier, for the audit log; `None` if the token could not be verified.
     pub jti: Option<String>,
-}
-
-/// Whether a token's agent still matches is not known. The caller receives the text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token cannot be checked now: its agent is registered by {0}, whose number is not known yet")]
-pub struct Undecided(String);
-
-/// What makes a token of this host valid, beside its signature and its times.
-#[derive(Clone, Copy)]
-pub struct ValidNow<'a> {
-    /// The registered agents.
-    pub registrations: &'a Registrations,
-    /// What has been revoked.
-    pub revocations: &'a Revocations,
-    /// The invocations in which something was issued.
-    pub invocations: &'a Invocations,
-}
-
-/// What a verified token says about its agent.
-pub(super) struct TokenSubject<'a> {
-    /// The agent's name.
-    pub name: &'a str,
-    /// Its SPIFFE ID.
-    pub spiffe_id: &'a str,
-    /// The audience for which the token is used.
-    pub audience: &'a str,
-    /// The key that signed it.
-    pub kid: &'a str,
-    /// Its identifier.
-    pub jti: &'a str,
-    /// All claims of the token.
-    pub claims: &'a Value,
 }
 
 impl Introspection {
@@ -116,12 +80,14 @@ impl IssuerState {
         let subject = TokenSubject {
             name: &claims.client_id,
             spiffe_id: &claims.sub,
-            audience: &claims.aud,
             kid: &verified.kid,
-            jti: &claims.jti,
-            claims: &verified.raw_claims,
+            jti: Some(&claims.jti),
+            expires: Some(Timestamp::from_secs(claims.exp)),
+            ..TokenSubject::default()
         };
-        let mut response = match self.inactive_reason(&subject, tenant, valid)? {
+        let subject = subject.with_claim(&verified.raw_claims["hostbadge"]);
+        let audiences = std::iter::once(claims.aud.as_str());
+        let mut response = match self.invalid_reason(&subject, audiences, tenant, valid)? {
             Some(reason) => Introspection::inactive(reason),
             None => Introspection {
                 active: true,
@@ -133,58 +99,5 @@ impl IssuerState {
         };
         response.jti = Some(verified.claims.jti);
         Ok(response)
-    }
-
-    /// Why a verified token of this host is not valid any more; `None` if it is. One rule for access tokens
-    /// and JWT-SVIDs.
-    pub(super) fn inactive_reason(
-        &self,
-        token: &TokenSubject<'_>,
-        tenant: Option<&str>,
-        valid: ValidNow<'_>,
-    ) -> Result<Option<String>, Undecided> {
-        let ValidNow { registrations, revocations, invocations } = valid;
-        let name = token.name;
-        let Some(entry) = registrations.agents.get(name) else {
-            return Ok(Some(format!("agent \"{name}\" is not registered any more")));
-        };
-        if self.host().spiffe_id(entry) != token.spiffe_id {
-            return Ok(Some(format!("agent \"{name}\" has a different SPIFFE ID now")));
-        }
-        if entry.tenant.as_deref() != tenant {
-            return Ok(Some(format!("agent \"{name}\" is of another tenant than the caller")));
-        }
-        let claim = &token.claims["hostbadge"];
-        let issued = IssuedToken {
-            agent: entry,
-            invocation: claim["invocation"].as_str(),
-            kid: token.kid,
-            jti: token.jti,
-            epoch: claim["epoch"].as_u64().unwrap_or_default(),
-        };
-        if let Some(reason) = revocations.revoked_reason(&issued) {
-            return Ok(Some(reason));
-        }
-        let invocation = issued.invocation.map(|id| TokenInvocation {
-            id,
-            unit: claim["unit"].as_str(),
-            agent: &entry.name,
-            expires: Timestamp::from_secs(token.claims["exp"].as_u64().unwrap_or_default()),
-        });
-        if invocation.is_some_and(|invocation| invocations.has_ended(&invocation)) {
-            return Ok(Some("the invocation in which it was issued has ended".to_owned()));
-        }
-        if entry.grant(token.audience).is_none() {
-            return Ok(Some(format!("agent \"{name}\" has no grant for its audience any more")));
-        }
-        // Tokens of releases that did not write the tag expire within an hour.
-        let tag = claim["match"].as_str().and_then(|tag| tag.parse().ok());
-        match tag.map_or(TagCheck::Same, |tag| registrations.check_tag(entry, tag)) {
-            TagCheck::Same => Ok(None),
-            TagCheck::Changed => {
-                Ok(Some(format!("agent \"{name}\" is matched by other conditions since it was issued")))
-            }
-            TagCheck::Undecided(unknown) => Err(Undecided(unknown.to_string())),
-        }
     }
 }

@@ -1,11 +1,7 @@
-//! The issuers of this host, its own and those of its tenants: an immutable state for serving requests, and the
-//! handle that replaces it.
+//! The issuers of this host, its own and those of its tenants: an immutable state for serving requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use arc_swap::ArcSwapOption;
 
 use super::documents::{BundleDocuments, IssuerDocuments};
 use super::error::Error;
@@ -18,20 +14,22 @@ use super::rsa::RsaSigningKey;
 use crate::agents::TokenTyp;
 use crate::clock::{Clock, ClockSync, Timestamp};
 use crate::policy::Signer;
-use crate::verify::Jwk;
+use crate::revocation::{RevocationSet, Scope, ScopeKind};
+use crate::verify::{Jwk, STATUS_LIST_TYP};
 
 /// Everything that issuing needs. It never changes: each step of a key schedule makes a new one.
 #[derive(Debug)]
 pub struct IssuerState {
     host: HostIdentity,
     /// For agents without a tenant.
-    own: IssuerKeys,
-    tenants: BTreeMap<String, IssuerKeys>,
-    rsa_key: Option<Arc<RsaSigningKey>>,
+    own: Arc<IssuerKeys>,
+    tenants: BTreeMap<String, Arc<IssuerKeys>>,
     host_key: Jwk,
+    rsa_key: Option<Arc<RsaSigningKey>>,
     tpm_headers: TpmHeaders,
     bundles: BundleDocuments,
     key_reports: Vec<KeyReport>,
+    sequence: u64,
     clock: Clock,
 }
 
@@ -40,11 +38,15 @@ pub struct IssuerState {
 pub struct IssuerKeys {
     /// `iss` of its tokens.
     issuer: String,
-    issuing_key: Arc<IssuingKey>,
+    /// The `kid` of the active key.
+    signing_kid: String,
+    /// The active key; `None` while it is revoked.
+    issuing_key: Option<Arc<IssuingKey>>,
     /// The public keys, in the order of the key set.
     published: Vec<Jwk>,
     headers: HeadersOfKey,
     wit_svid: SigningHeader,
+    status_list: SigningHeader,
     documents: IssuerDocuments,
     reports: Vec<KeyReport>,
 }
@@ -57,7 +59,7 @@ struct TpmHeaders {
 }
 
 /// The headers of one key's tokens, by `typ`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct HeadersOfKey {
     at_jwt: SigningHeader,
     jwt: SigningHeader,
@@ -77,23 +79,62 @@ impl HeadersOfKey {
 }
 
 impl IssuerKeys {
-    /// `published` are the public keys in the order of the key set, `reports` those keys for administrators.
+    /// `published` are the public keys in the order of the key set, which `tpm_keys` follow there; `reports` are
+    /// those keys for administrators.
     pub(super) fn new(
+        host_issuer: &str,
         issuer: String,
         issuing_key: Arc<IssuingKey>,
         published: Vec<Jwk>,
-        documents: IssuerDocuments,
+        tpm_keys: &[Jwk],
         reports: Vec<KeyReport>,
     ) -> Result<IssuerKeys, Error> {
         Ok(IssuerKeys {
             headers: HeadersOfKey::new(|typ| SigningHeader::for_memory_key(issuing_key.jwk(), typ))?,
             wit_svid: SigningHeader::for_wit_svid(issuing_key.jwk())?,
+            status_list: SigningHeader::for_memory_key(issuing_key.jwk(), STATUS_LIST_TYP)?,
+            documents: IssuerDocuments::new(host_issuer, &issuer, &published, tpm_keys)?,
             issuer,
-            issuing_key,
+            signing_kid: issuing_key.kid().to_owned(),
+            issuing_key: Some(issuing_key),
             published,
-            documents,
             reports,
         })
+    }
+
+    /// How many of the published keys are revoked.
+    fn count_revoked(&self, revocations: &RevocationSet) -> usize {
+        self.published.iter().filter(|key| revocations.blocks_key(&key.kid)).count()
+    }
+
+    /// The same issuer without its revoked keys: they are in no document, and do not sign.
+    fn without_revoked(
+        self: &Arc<IssuerKeys>,
+        host_issuer: &str,
+        tpm_keys: &[Jwk],
+        revocations: &RevocationSet,
+    ) -> Result<Arc<IssuerKeys>, Error> {
+        if self.count_revoked(revocations) == 0 {
+            return Ok(self.clone());
+        }
+        let is_revoked = |kid: &str| revocations.blocks_key(kid);
+        let published: Vec<Jwk> =
+            self.published.iter().filter(|key| !is_revoked(&key.kid)).cloned().collect();
+        let report = |report: &KeyReport| match revocations.get(&Scope::new(ScopeKind::Key, &report.kid)) {
+            Some(revocation) if report.is_in_memory() => report.as_revoked(revocation.revoked_at),
+            _ => report.clone(),
+        };
+        Ok(Arc::new(IssuerKeys {
+            documents: IssuerDocuments::new(host_issuer, &self.issuer, &published, tpm_keys)?,
+            issuing_key: self.issuing_key.clone().filter(|key| !is_revoked(key.kid())),
+            published,
+            reports: self.reports.iter().map(report).collect(),
+            issuer: self.issuer.clone(),
+            signing_kid: self.signing_kid.clone(),
+            headers: self.headers.clone(),
+            wit_svid: self.wit_svid.clone(),
+            status_list: self.status_list.clone(),
+        }))
     }
 
     /// `iss` of the tokens.
@@ -102,8 +143,16 @@ impl IssuerKeys {
     }
 
     /// The active key, which signs in memory.
-    pub fn issuing_key(&self) -> &IssuingKey {
-        &self.issuing_key
+    ///
+    /// # Errors
+    /// [`Error::KeyRevoked`] while it is revoked and no other is active.
+    pub fn issuing_key(&self) -> Result<&IssuingKey, Error> {
+        self.issuing_key.as_deref().ok_or_else(|| Error::KeyRevoked(self.signing_kid.clone()))
+    }
+
+    /// The `kid` of the active key, also while it is revoked.
+    pub fn signing_kid(&self) -> &str {
+        &self.signing_kid
     }
 
     /// The documents for relying parties.
@@ -118,21 +167,25 @@ impl IssuerKeys {
     pub(super) fn wit_svid_header(&self) -> &SigningHeader {
         &self.wit_svid
     }
+
+    pub(super) fn status_list_header(&self) -> &SigningHeader {
+        &self.status_list
+    }
 }
 
 impl IssuerState {
     /// `sequence` is greater after each change of the keys of any issuer.
     pub(super) fn new(
         host: HostIdentity,
-        own: IssuerKeys,
-        tenants: BTreeMap<String, IssuerKeys>,
-        host_key: &Jwk,
+        own: Arc<IssuerKeys>,
+        tenants: BTreeMap<String, Arc<IssuerKeys>>,
+        host_key: Jwk,
         rsa_key: Option<Arc<RsaSigningKey>>,
         sequence: u64,
         clock: Clock,
     ) -> Result<IssuerState, Error> {
         let tpm_headers = TpmHeaders {
-            host_key: HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(host_key, typ))?,
+            host_key: HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(&host_key, typ))?,
             rsa_key: rsa_key
                 .as_ref()
                 .map(|rsa| HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(rsa.jwk(), typ)))
@@ -141,10 +194,50 @@ impl IssuerState {
         let issuers = || std::iter::once(&own).chain(tenants.values());
         let bundles = BundleDocuments::new(issuers().flat_map(|keys| &keys.published), sequence)?;
         let mut key_reports = own.reports.clone();
-        key_reports.extend(tpm_key_reports(host_key, rsa_key.as_deref()));
+        key_reports.extend(tpm_key_reports(&host_key, rsa_key.as_deref()));
         key_reports.extend(tenants.values().flat_map(|keys| keys.reports.iter().cloned()));
-        let host_key = host_key.clone();
-        Ok(IssuerState { host, own, tenants, rsa_key, host_key, tpm_headers, bundles, key_reports, clock })
+        Ok(IssuerState {
+            host,
+            own,
+            tenants,
+            host_key,
+            rsa_key,
+            tpm_headers,
+            bundles,
+            key_reports,
+            sequence,
+            clock,
+        })
+    }
+
+    /// How many of the issuing keys are revoked.
+    pub(super) fn count_revoked(&self, revocations: &RevocationSet) -> usize {
+        self.issuers().map(|keys| keys.count_revoked(revocations)).sum()
+    }
+
+    /// The same state without the revoked keys. Its sequence number is greater by the number of them, and the step
+    /// of the key schedule that destroys them continues from there.
+    pub(super) fn without_revoked(&self, revocations: &RevocationSet) -> Result<IssuerState, Error> {
+        let tpm_keys: Vec<Jwk> = std::iter::once(&self.host_key)
+            .chain(self.rsa_key.iter().map(|rsa| rsa.jwk()))
+            .cloned()
+            .collect();
+        let valid = |keys: &Arc<IssuerKeys>| keys.without_revoked(&self.host.issuer, &tpm_keys, revocations);
+        let tenant = |(name, keys): (&String, &Arc<IssuerKeys>)| Ok((name.clone(), valid(keys)?));
+        let revoked = u64::try_from(self.count_revoked(revocations)).unwrap_or_default();
+        IssuerState::new(
+            self.host.clone(),
+            valid(&self.own)?,
+            self.tenants.iter().map(tenant).collect::<Result<_, Error>>()?,
+            self.host_key.clone(),
+            self.rsa_key.clone(),
+            self.sequence.saturating_add(revoked),
+            self.clock.clone(),
+        )
+    }
+
+    fn issuers(&self) -> impl Iterator<Item = &Arc<IssuerKeys>> {
+        std::iter::once(&self.own).chain(self.tenants.values())
     }
 
     /// The names of this host.
@@ -169,8 +262,16 @@ impl IssuerState {
     pub fn issuer_of(&self, tenant: Option<&str>) -> Result<&IssuerKeys, Error> {
         match tenant {
             None => Ok(&self.own),
-            Some(tenant) => self.tenants.get(tenant).ok_or_else(|| Error::NoTenantKey(tenant.to_owned())),
+            Some(tenant) => match self.tenants.get(tenant) {
+                Some(keys) => Ok(keys),
+                None => Err(Error::NoTenantKey(tenant.to_owned())),
+            },
         }
+    }
+
+    /// Whether the key of this issuer is revoked and no other is active yet.
+    pub fn waits_for_successor(&self, tenant: Option<&str>) -> bool {
+        self.issuer_of(tenant).is_ok_and(|keys| keys.issuing_key.is_none())
     }
 
     /// The tenants that have issuing keys, in alphabetical order.
@@ -209,7 +310,7 @@ impl IssuerState {
 
     /// Whether new WIT-SVIDs of an issuer have this `kid`.
     pub fn is_current_wit_kid(&self, kid: &str) -> bool {
-        std::iter::once(&self.own).chain(self.tenants.values()).any(|keys| keys.wit_svid.kid() == kid)
+        self.issuers().any(|keys| keys.issuing_key.is_some() && keys.wit_svid.kid() == kid)
     }
 
     /// The header of access tokens of this type of an issuer of this host, by this signer.
@@ -228,32 +329,5 @@ impl IssuerState {
             Signer::Rsa => self.tpm_headers.rsa_key.as_ref().ok_or(Error::NoRsaKey)?,
         };
         Ok(headers.get(typ))
-    }
-}
-
-/// A handle to the current [`IssuerState`]. Cheap to clone. Without a state nothing is issued.
-#[derive(Clone, Debug, Default)]
-pub struct Issuer(Arc<IssuerShared>);
-
-#[derive(Debug, Default)]
-struct IssuerShared {
-    state: ArcSwapOption<IssuerState>,
-    suspended: AtomicBool,
-}
-
-impl Issuer {
-    /// Replaces the current state.
-    pub fn set_state(&self, state: IssuerState) {
-        self.0.state.store(Some(Arc::new(state)));
-    }
-
-    /// While suspended, [`Issuer::state`] is `None`; afterwards it is the previous state again.
-    pub fn set_suspended(&self, suspended: bool) {
-        self.0.suspended.store(suspended, Ordering::Release);
-    }
-
-    /// The current state; `None` before the first one and while suspended.
-    pub fn state(&self) -> Option<Arc<IssuerState>> {
-        if self.0.suspended.load(Ordering::Acquire) { None } else { self.0.state.load_full() }
     }
 }

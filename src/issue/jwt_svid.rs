@@ -9,9 +9,11 @@ use super::error::Error;
 use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::IssuerState;
 use super::jws::{UnsignedJws, new_jti};
+use super::status_list::StatusClaim;
 use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
 use crate::policy::{JwtSvidPermit, Refusal};
+use crate::revocation::status::{NewSubject, StatusLists, TokenStatus};
 
 /// A signed JWT-SVID, with what the audit log needs of it. `Debug` does not show its text.
 pub struct JwtSvid {
@@ -65,9 +67,14 @@ impl IssuerState {
     /// Issues a JWT-SVID that the issuing key signs, in memory.
     ///
     /// # Errors
-    /// A refusal, if signing fails or the tenant's keys are not made yet.
-    pub fn mint_jwt_svid(&self, permit: JwtSvidPermit, now: Timestamp) -> Result<JwtSvid, Refusal> {
-        match sign(self, &permit, now) {
+    /// A refusal, if signing fails, the tenant's keys are not made yet, or the token needs a status and gets none.
+    pub fn mint_jwt_svid(
+        &self,
+        permit: JwtSvidPermit,
+        statuses: &StatusLists,
+        now: Timestamp,
+    ) -> Result<JwtSvid, Refusal> {
+        match sign(self, &permit, statuses, now) {
             Ok(SignedSvid { text, spiffe_id, kid, jti, expires }) => {
                 Ok(JwtSvid { text, spiffe_id, permit, kid, jti, expires })
             }
@@ -89,6 +96,8 @@ struct JwtSvidClaims<'a> {
     nbf: u64,
     exp: u64,
     jti: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusClaim>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     attest_methods: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,14 +114,30 @@ struct SignedSvid {
     expires: Timestamp,
 }
 
-fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> Result<SignedSvid, Error> {
+fn sign(
+    issuer_state: &IssuerState,
+    permit: &JwtSvidPermit,
+    statuses: &StatusLists,
+    now: Timestamp,
+) -> Result<SignedSvid, Error> {
     let agent = permit.agent();
-    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
+    let tenant = agent.entry().tenant.as_deref();
+    let issuer = issuer_state.issuer_of(tenant)?;
     let (host, header) = (issuer_state.host(), issuer.jwt_svid_header());
     let (attest_methods, binary_id) = attested_claims(agent);
     let jti = new_jti()?;
     let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, permit.ttl());
     let spiffe_id = host.spiffe_id(agent.entry());
+    let audiences: Vec<&str> = permit.audiences().iter().map(String::as_str).collect();
+    let subject = NewSubject {
+        spiffe_id: &spiffe_id,
+        audiences: &audiences,
+        kid: header.kid(),
+        invocation: agent.peer().invocation.as_deref(),
+        epoch: permit.epoch(),
+        match_tag: agent.match_tag(),
+    };
+    let token = TokenStatus { tenant, subject, jti: &jti, expires };
     let claims = JwtSvidClaims {
         iss: issuer.issuer(),
         sub: &spiffe_id,
@@ -122,6 +147,7 @@ fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> R
         nbf: not_before,
         exp: expires.as_secs(),
         jti: &jti,
+        status: issuer_state.assign_status(statuses, permit.status_list(), &token)?,
         attest_methods,
         binary_id,
         hostbadge: HostbadgeClaim::new(
@@ -134,6 +160,6 @@ fn sign(issuer_state: &IssuerState, permit: &JwtSvidPermit, now: Timestamp) -> R
             permit.epoch(),
         ),
     };
-    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key())?;
+    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key()?)?;
     Ok(SignedSvid { text, spiffe_id, kid: header.kid().to_owned(), jti, expires })
 }

@@ -31,6 +31,18 @@ pub enum KeyChange {
         /// Until when tokens that it signed would be valid, if it was destroyed before that to make room.
         tokens_valid_until: Option<Timestamp>,
     },
+    /// A key-encryption key was made; what the previous one encrypts is encrypted again.
+    KekCreated {
+        /// Its name in the list of keys.
+        kid: String,
+        /// Why: a predicate, whose subject is the key.
+        reason: &'static str,
+    },
+    /// The key was revoked: it is destroyed, whatever it signed.
+    Revoked {
+        /// RFC 7638 thumbprint.
+        kid: String,
+    },
 }
 
 /// A change of a key of the host or of one of its tenants.

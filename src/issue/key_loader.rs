@@ -89,7 +89,7 @@ pub async fn load_or_create_keys(
         IssuingKeys::new(owner, keystore, host, host_key, rotation_policy, clock.clone(), scheduled_keys);
     let mut keys = HostKeys::new(own, tenants);
     // The keys can be used even if this fails. The key rotator tries again, and reports the error.
-    let _ = keys.rewrap().await;
+    changes.extend(keys.rotate_kek().await.unwrap_or_default());
     Ok(LoadedKeys { keys, changes })
 }
 

@@ -9,37 +9,21 @@
 //! or the new schedule, and the next step follows from either. Time is a parameter, and nothing here reads
 //! the disk.
 
+mod bounds;
+mod revoked;
+
 use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use bounds::{BOUNDS_OF_TENANT, Bounds};
+pub(super) use bounds::{MAX_RETIRED_KEYS, MIN_RETIRED_OF_TENANT};
+
 use super::encrypted_key::EncryptedKey;
 use super::error::ScheduleError;
 use super::rotation::RotationPolicy;
 use crate::clock::Timestamp;
-
-/// Retired keys in a schedule. While it is full, no other key becomes active, since the active one could not
-/// retire; an emergency makes room.
-pub(super) const MAX_RETIRED_KEYS: usize = 100;
-/// Destroyed keys in a schedule; the oldest are forgotten.
-const MAX_DESTROYED_KEYS: usize = 100;
-
-/// How many keys of a state a schedule may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bounds {
-    retired: usize,
-    destroyed: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Bounds {
-        Bounds { retired: MAX_RETIRED_KEYS, destroyed: MAX_DESTROYED_KEYS }
-    }
-}
-
-/// Of a tenant: fewer, because all tenants share one file.
-const BOUNDS_OF_TENANT: Bounds = Bounds { retired: 16, destroyed: 16 };
 
 /// A time that is further ahead than this is of a clock that was ahead, or the clock is behind now. Within
 /// it, the clock is being adjusted.
@@ -141,6 +125,11 @@ impl KeySchedule {
     /// The schedule with the bounds of a tenant's.
     pub(super) fn with_bounds_of_tenant(self) -> KeySchedule {
         KeySchedule { bounds: BOUNDS_OF_TENANT, ..self }
+    }
+
+    /// Sets how many retired keys a tenant may have.
+    pub(super) fn set_max_retired(&mut self, retired: usize) {
+        self.bounds.retired = retired;
     }
 
     /// The schedule of a file in format 1, which has one key, active since it was made.
@@ -346,16 +335,26 @@ impl KeySchedule {
         if !due.is_empty() {
             self.increase_sequence(now);
         }
-        self.destroyed.extend(due.into_iter().map(|key: RetiredKey| DestroyedKey {
+        self.destroyed.extend(due.into_iter().map(|key| DestroyedKey::new(key, now.ceil_to_second())));
+        self.forget_destroyed();
+        self
+    }
+
+    fn forget_destroyed(&mut self) {
+        self.destroyed.drain(..self.destroyed.len().saturating_sub(self.bounds.destroyed));
+    }
+}
+
+impl DestroyedKey {
+    fn new(key: RetiredKey, destroyed: Timestamp) -> DestroyedKey {
+        DestroyedKey {
             kid: key.encrypted_key.kid,
             created: Timestamp::from_secs(key.encrypted_key.created),
             published: key.published,
             activated: key.activated,
             retired: key.retired,
-            destroyed: now.ceil_to_second(),
-        }));
-        self.destroyed.drain(..self.destroyed.len().saturating_sub(self.bounds.destroyed));
-        self
+            destroyed,
+        }
     }
 }
 

@@ -106,9 +106,9 @@ impl Simulation {
 #[test]
 fn tokens_verify_and_keys_are_published_before_use() {
     for (seed, ticks, policy) in [
-        (1, 60_000, RotationPolicy { interval: DAY * 30, publish_before: DAY }),
-        (2, 4_000, RotationPolicy { interval: HOUR, publish_before: Duration::from_secs(600) }),
-        (3, 20_000, RotationPolicy { interval: DAY, publish_before: HOUR * 23 }),
+        (1, 60_000, RotationPolicy::new(DAY * 30, DAY)),
+        (2, 4_000, RotationPolicy::new(HOUR, Duration::from_secs(600))),
+        (3, 20_000, RotationPolicy::new(DAY, HOUR * 23)),
     ] {
         let first_seen = HashMap::from([("first".to_owned(), Timestamp::from_secs(0))]);
         let schedule = KeySchedule::with_first_key(EncryptedKey::for_test("first", START.as_secs()), START);

@@ -1,15 +1,15 @@
 //! The issuing keys in memory, and the steps that change them.
 //!
-//! A step is written to `issuing.json`, or for a tenant to `tenant_issuing.json`, first, and taken in memory once the file is on disk. After a crash in
-//! between, the next start reads the step as taken.
+//! A step is written to `issuing.json`, or for a tenant to `tenant_issuing.json`, first, and taken in memory once
+//! the file is on disk. After a crash in between, the next start reads the step as taken.
+
+mod encryption;
+mod revoked;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
-use super::documents::IssuerDocuments;
 use super::encrypted_key::EncryptedKey;
 use super::error::{Error, ScheduleError};
 use super::host_identity::HostIdentity;
@@ -23,12 +23,9 @@ use super::rsa::{HostKeyRef, RsaSigningKey};
 use super::tenant_schedules::TenantSchedules;
 use super::{endorsement, report, storage};
 use crate::clock::{BootTime, ClockState, Timestamp};
-use crate::keystore::{KekDependent, Keystore, RecoveryKey};
+use crate::keystore::Keystore;
 use crate::tpm::Tpm;
 use crate::verify::Jwk;
-
-/// How long a change of the key-encryption key waits for the previous change to end.
-const REWRAP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whose keys they are, and with that where they are stored.
 pub(super) enum Owner {
@@ -106,9 +103,9 @@ impl IssuingKeys {
         };
         let issuer = self.host.issuer_of(tenant);
         let issuing_keys: Vec<Jwk> = jwks.cloned().collect();
-        let documents = IssuerDocuments::new(&self.host.issuer, &issuer, &issuing_keys, tpm_keys)?;
         let reports = report::key_reports(&self.keys.schedule, &self.rotation_policy, tenant);
-        IssuerKeys::new(issuer, self.keys.active.clone(), issuing_keys, documents, reports)
+        let active = self.keys.active.clone();
+        IssuerKeys::new(&self.host.issuer, issuer, active, issuing_keys, tpm_keys, reports)
     }
 
     /// The names of this host.
@@ -124,6 +121,16 @@ impl IssuingKeys {
     /// The sequence number of the key schedule.
     pub(super) fn sequence(&self) -> u64 {
         self.keys.schedule.sequence()
+    }
+
+    /// How many keys are retired.
+    pub(super) fn retired_count(&self) -> usize {
+        self.keys.schedule.retired().len()
+    }
+
+    /// Sets how many retired keys a tenant may have.
+    pub(super) fn set_max_retired(&mut self, retired: usize) {
+        self.keys.schedule.set_max_retired(retired);
     }
 
     /// All keys that are in the key set.
@@ -149,49 +156,6 @@ impl IssuingKeys {
     /// The keystore that writes the state files.
     pub fn keystore(&self) -> &Arc<Keystore> {
         &self.keystore
-    }
-
-    /// Encrypts the keys again if the key-encryption key has changed, or is to be sealed to other PCRs. Those of a
-    /// tenant stay as they are: only the tenant's key-encryption key is encrypted under another.
-    pub async fn rewrap(&mut self) -> Result<(), Error> {
-        if matches!(self.owner, Owner::Tenant { .. }) {
-            return Ok(());
-        }
-        self.keystore.reseal_if_needed().await?;
-        self.keystore.rewrap_tenant_keks().await?;
-        let Some(keks) = self.keystore.needs_rewrap(KekDependent::IssuingKeys).await? else { return Ok(()) };
-        let mut schedule = self.keys.schedule.clone();
-        for encrypted_key in schedule.encrypted_keys_mut() {
-            let pkcs8 =
-                encrypted_key.decrypt(&keks).ok_or_else(|| Error::Decrypt(encrypted_key.kid.clone()))?;
-            let key = IssuingKey::from_pkcs8(&pkcs8, Timestamp::from_secs(encrypted_key.created))?;
-            let endorsement = encrypted_key.endorsement.clone();
-            *encrypted_key = EncryptedKey::encrypt(&keks.latest, &key, &pkcs8, endorsement)?;
-        }
-        self.save(schedule).await?;
-        Ok(self.keystore.mark_rewrapped(KekDependent::IssuingKeys).await?)
-    }
-
-    /// Creates a recovery key, which is not in force yet, and returns its text.
-    pub async fn create_recovery_key(&self) -> Result<Zeroizing<String>, Error> {
-        Ok(self.keystore.create_recovery_key().await?)
-    }
-
-    /// Puts the recovery key that was created last in force, and makes a new key-encryption key with it.
-    ///
-    /// # Errors
-    /// [`keystore::Error::UnexpectedRecoveryKey`](crate::keystore::Error::UnexpectedRecoveryKey) for any
-    /// other key; [`keystore::Error::RewrapInProgress`](crate::keystore::Error::RewrapInProgress) if a change
-    /// of the key-encryption key has not ended after 5 seconds.
-    pub async fn confirm_recovery_key(&mut self, recovery_key: &RecoveryKey) -> Result<(), Error> {
-        self.rewrap().await?;
-        // The other users of the previous key are notified at once, and encrypt their files within this time.
-        let _ = tokio::time::timeout(REWRAP_TIMEOUT, self.keystore.wait_rewrapped()).await;
-        self.keystore.confirm_recovery_key(recovery_key).await?;
-        // The recovery key is valid now. Files under the previous key are encrypted again here, or by the
-        // next `advance`.
-        let _ = self.rewrap().await;
-        Ok(())
     }
 
     /// The key that signs.
@@ -236,7 +200,10 @@ impl IssuingKeys {
             _ if self.clock.set_back_count() > self.set_back_count && self.keys.next.is_none() => {
                 self.publish(tpm).await
             }
-            _ => self.rewrap().await.map(|()| Vec::new()),
+            _ => match self.rotate_kek().await? {
+                Some(change) => Ok(vec![change]),
+                None => self.rewrap().await.map(|()| Vec::new()),
+            },
         }
     }
 

@@ -89,9 +89,8 @@ async fn migrate(
     // A crash interrupted the removal of a tenant without a key.
     tenants.tenants.retain(|name, _| tenant_keks.get(name).is_some());
     for (name, tenant) in &mut tenants.tenants {
-        let Some(kek) = tenant_keks.get(name) else { continue };
-        let keks = KekPair { latest: kek.clone(), previous: None };
-        endorser.endorse(&mut tenant.keys, &keks, &tenants_file).await?;
+        let Some(keks) = tenant_keks.pair(name) else { continue };
+        endorser.endorse(&mut tenant.keys, keks, &tenants_file).await?;
     }
 
     // Before the other writes, which the old anti-rollback manifest would not accept.

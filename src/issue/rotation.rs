@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::agents::MAX_TOKEN_TTL;
 use crate::clock::{Timestamp, jitter};
 use crate::digest::sha256;
+use crate::risk::RiskClass;
 use crate::verify::LEEWAY;
 
 /// How long a retired key still verifies: the longest lifetime of a token, and the leeway of a verifier's
@@ -14,16 +15,26 @@ pub(super) const RETENTION: Duration = Duration::from_secs(MAX_TOKEN_TTL.as_secs
 /// A key is replaced up to a tenth of the interval early.
 const JITTER_DIVISOR: u32 = 10;
 
-/// How often issuing keys rotate.
+/// How often keys rotate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationPolicy {
-    /// The longest time that a key is active, unless the TPM or the disk prevents its rotation.
+    /// The longest time that an issuing key is active, unless the TPM or the disk prevents its rotation.
     pub interval: Duration,
-    /// How long a key is in the key set before it is active.
+    /// How long an issuing key is in the key set before it is active.
     pub publish_before: Duration,
+    /// The risk class of issuing keys.
+    pub risk: RiskClass,
+    /// The longest time that a key-encryption key is in use.
+    pub key_encryption: Duration,
 }
 
 impl RotationPolicy {
+    /// With the defaults of a risk class of issuing keys and of the key-encryption key.
+    pub const fn new(interval: Duration, publish_before: Duration) -> RotationPolicy {
+        let key_encryption = RiskClass::Low.max_interval();
+        RotationPolicy { interval, publish_before, risk: RiskClass::Moderate, key_encryption }
+    }
+
     /// How long key `kid` is active: the interval less a jitter of up to a tenth, so that hosts that were set
     /// up at one time do not rotate at one time. The jitter is derived from the `kid`, so it is the same at
     /// each start.
@@ -54,8 +65,7 @@ mod tests {
 
     #[test]
     fn jitter_is_deterministic_and_at_most_a_tenth() {
-        let policy =
-            RotationPolicy { interval: Duration::from_secs(1000), publish_before: Duration::from_secs(10) };
+        let policy = RotationPolicy::new(Duration::from_secs(1000), Duration::from_secs(10));
         let lifetimes: Vec<Duration> = (0..1000).map(|n| policy.key_lifetime(&format!("key {n}"))).collect();
         let (least, most) = (lifetimes.iter().min().unwrap(), lifetimes.iter().max().unwrap());
         assert!(*least >= Duration::from_secs(900) && *least < Duration::from_secs(905), "{least:?}");
@@ -66,8 +76,7 @@ mod tests {
     /// If a key is active for less time than `publish_before`, its successor is published at once.
     #[test]
     fn successor_is_not_published_before_predecessor_is_active() {
-        let policy =
-            RotationPolicy { interval: Duration::from_secs(3600), publish_before: Duration::from_secs(3599) };
+        let policy = RotationPolicy::new(Duration::from_secs(3600), Duration::from_secs(3599));
         for n in 0..100 {
             let at = Timestamp::from_secs(10);
             assert!(policy.publish_successor_at(&n.to_string(), at) >= at);

@@ -10,15 +10,19 @@ use super::host_identity::HostIdentity;
 use super::issuer::IssuerKeys;
 use super::key::IssuingKey;
 use super::key_event::{KeyChange, KeyEvent};
-use super::key_schedule::KeySchedule;
+use super::key_schedule::{KeySchedule, MAX_RETIRED_KEYS, MIN_RETIRED_OF_TENANT};
 use super::keys::{IssuingKeys, Owner, ScheduledKeys, create_key};
 use super::rotation::{RETENTION, RotationPolicy};
 use super::schedule_loader::ScheduleLoader;
 use super::tenant_schedules::{self, MAX_TENANTS, TenantSchedule, TenantSchedules, TenantSchedulesFile};
 use crate::clock::{BootTime, ClockState, Timestamp};
-use crate::keystore::{self, KekPair, Keystore, TenantKeks};
+use crate::keystore::{self, Keystore, TenantKekDependent, TenantKeks};
+use crate::revocation::RevocationSet;
 use crate::tpm::Tpm;
 use crate::verify::Jwk;
+
+/// Retired keys of all tenants, from which on each tenant can have its share alone.
+const MAX_RETIRED_OF_TENANTS: usize = MAX_TENANTS * MIN_RETIRED_OF_TENANT;
 
 /// What the keys of each tenant are made with.
 #[derive(Clone)]
@@ -74,14 +78,9 @@ impl TenantIssuers {
         let mut issuers = BTreeMap::new();
         for (name, tenant) in file.tenants {
             // A crash interrupted the removal of this tenant: nothing decrypts its keys any more.
-            let Some(kek) = keks.get(&name) else { continue };
-            let keks = KekPair { latest: kek.clone(), previous: None };
-            let loader = ScheduleLoader {
-                file: &path,
-                keks: &keks,
-                host_id: &context.host.id,
-                host_key: &context.host_key,
-            };
+            let Some(keks) = keks.pair(&name) else { continue };
+            let loader =
+                ScheduleLoader { file: &path, keks, host_id: &context.host.id, host_key: &context.host_key };
             let left = tenant.left().map(|left| (left, boot));
             let keys = context.keys_of(&name, &schedules, loader.load(tenant.keys)?);
             issuers.insert(name, TenantIssuer { keys, left });
@@ -89,15 +88,26 @@ impl TenantIssuers {
         Ok(TenantIssuers { context, schedules, issuers, changes: file.changes })
     }
 
-    /// The keys of a tenant.
+    /// The keys of a tenant, which may have as many retired keys as the others leave room for.
     pub(super) fn get_mut(&mut self, tenant: &str) -> Option<&mut IssuingKeys> {
-        self.issuers.get_mut(tenant).map(|issuer| &mut issuer.keys)
+        let retired =
+            |(name, issuer): (&String, &TenantIssuer)| (name != tenant).then(|| issuer.keys.retired_count());
+        let max_retired = max_retired(self.issuers.iter().filter_map(retired));
+        let keys = self.issuers.get_mut(tenant).map(|issuer| &mut issuer.keys)?;
+        keys.set_max_retired(max_retired);
+        Some(keys)
+    }
+
+    /// The keys of each tenant.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &IssuingKeys> {
+        self.issuers.values().map(|issuer| &issuer.keys)
     }
 
     /// What requests are served from, by tenant.
-    pub(super) fn issuer_keys(&self, tpm_keys: &[Jwk]) -> Result<BTreeMap<String, IssuerKeys>, Error> {
-        let keys =
-            |(name, issuer): (&String, &TenantIssuer)| Ok((name.clone(), issuer.keys.issuer_keys(tpm_keys)?));
+    pub(super) fn issuer_keys(&self, tpm_keys: &[Jwk]) -> Result<BTreeMap<String, Arc<IssuerKeys>>, Error> {
+        let keys = |(name, issuer): (&String, &TenantIssuer)| {
+            Ok((name.clone(), Arc::new(issuer.keys.issuer_keys(tpm_keys)?)))
+        };
         self.issuers.iter().map(keys).collect()
     }
 
@@ -127,6 +137,9 @@ impl TenantIssuers {
             Some(named) => self.adopt(tpm, named).await,
             None => Ok(Vec::new()),
         };
+        if matches!(&result, Ok(events) if events.is_empty()) {
+            result = self.rewrap().await.map(|()| Vec::new());
+        }
         for (name, issuer) in &mut self.issuers {
             if matches!(&result, Ok(events) if !events.is_empty()) {
                 break;
@@ -137,6 +150,60 @@ impl TenantIssuers {
             match issuer.keys.advance(tpm).await {
                 Ok(changes) if changes.is_empty() => {}
                 Ok(changes) => result = Ok(KeyEvent::all(Some(name), changes)),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        self.changes = self.schedules.changes().await;
+        result
+    }
+
+    /// Encrypts the keys of all tenants again, if the tenants have other key-encryption keys: in one write.
+    async fn rewrap(&mut self) -> Result<(), Error> {
+        let keystore = self.context.keystore.clone();
+        if !keystore.needs_tenant_rewrap(TenantKekDependent::IssuingKeys) {
+            return Ok(());
+        }
+        let keks = keystore.tenant_keks().await?;
+        let mut rewrapped = BTreeMap::new();
+        for (name, issuer) in &self.issuers {
+            let keks = keks.pair(name).ok_or_else(|| Error::NoTenantKey(name.clone()))?;
+            rewrapped.insert(name.clone(), issuer.keys.rewrapped_schedule(keks)?);
+        }
+        if !rewrapped.is_empty() {
+            self.changes = self
+                .schedules
+                .change(|file| {
+                    for (name, keys) in &rewrapped {
+                        if let Some(tenant) = file.tenants.get_mut(name) {
+                            tenant.keys = keys.clone();
+                        }
+                    }
+                })
+                .await?;
+            for (name, schedule) in rewrapped {
+                if let Some(issuer) = self.issuers.get_mut(&name) {
+                    issuer.keys.set_schedule(schedule);
+                }
+            }
+        }
+        Ok(keystore.mark_tenant_rewrapped(TenantKekDependent::IssuingKeys).await?)
+    }
+
+    /// Destroys the revoked keys of one tenant, also of one that no agent names any more; empty if none are
+    /// revoked. An error of one tenant does not keep the others from this.
+    pub(super) async fn destroy_revoked(
+        &mut self,
+        tpm: &Tpm,
+        revocations: &RevocationSet,
+    ) -> Result<Vec<KeyEvent>, Error> {
+        let mut result = Ok(Vec::new());
+        for (name, issuer) in &mut self.issuers {
+            match issuer.keys.destroy_revoked(tpm, revocations).await {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(changes) => {
+                    result = Ok(KeyEvent::all(Some(name), changes));
+                    break;
+                }
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -275,10 +342,30 @@ impl TenantIssuers {
     }
 }
 
+/// How many retired keys a tenant may have beside those of the others.
+fn max_retired(of_others: impl Iterator<Item = usize>) -> usize {
+    let others: usize = of_others.map(|retired| retired.max(MIN_RETIRED_OF_TENANT)).sum();
+    MAX_RETIRED_OF_TENANTS.saturating_sub(others).clamp(MIN_RETIRED_OF_TENANT, MAX_RETIRED_KEYS)
+}
+
 impl TenantContext {
     fn keys_of(&self, tenant: &str, schedules: &Arc<TenantSchedules>, keys: ScheduledKeys) -> IssuingKeys {
         let TenantContext { keystore, host, host_key, rotation_policy, clock } = self.clone();
         let owner = Owner::Tenant { name: tenant.to_owned(), schedules: schedules.clone() };
         IssuingKeys::new(owner, keystore, host, host_key, rotation_policy, clock, keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_has_more_retired_keys_while_others_have_room() {
+        assert_eq!(max_retired(std::iter::empty()), MAX_RETIRED_KEYS);
+        assert_eq!(max_retired([0, 3].into_iter()), MAX_RETIRED_KEYS);
+        assert_eq!(max_retired([0; 63].into_iter()), MIN_RETIRED_OF_TENANT);
+        assert_eq!(max_retired([MAX_RETIRED_KEYS; 10].into_iter()), 24);
+        assert_eq!(max_retired([MAX_RETIRED_KEYS; 20].into_iter()), MIN_RETIRED_OF_TENANT);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use super::encrypted_key::EncryptedKey;
 use super::error::Error;
 use super::key_schedule::KeySchedule;
 use crate::clock::Timestamp;
@@ -102,12 +103,15 @@ impl TenantSchedules {
         Ok(file.changes)
     }
 
-    /// Replaces the key schedule of a tenant.
+    /// Replaces the key schedule of a tenant. Keys that it no longer has count as changes too: the documents may
+    /// have lacked them before, each with a greater sequence number, because they are revoked.
     pub(super) async fn replace(&self, tenant: &str, keys: &KeySchedule) -> Result<(), Error> {
         self.change(|file| {
-            if let Some(entry) = file.tenants.get_mut(tenant) {
-                entry.keys = keys.clone();
-            }
+            let Some(entry) = file.tenants.get_mut(tenant) else { return };
+            let is_gone = |old: &&EncryptedKey| keys.encrypted_keys().all(|new| new.kid != old.kid);
+            let gone = entry.keys.encrypted_keys().filter(is_gone).count();
+            file.changes += u64::try_from(gone).unwrap_or_default();
+            entry.keys = keys.clone();
         })
         .await
         .map(drop)
@@ -121,7 +125,7 @@ impl TenantSchedules {
 
 #[cfg(test)]
 mod tests {
-    use super::super::encrypted_key::EncryptedKey;
+    use super::super::key_schedule::{MAX_RETIRED_KEYS, MIN_RETIRED_OF_TENANT};
     use super::*;
 
     #[test]
@@ -146,13 +150,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let key = |n: u64| EncryptedKey::of_full_size_for_test(n);
         let mut now = Timestamp::from_secs(1_800_000_000);
-        let mut keys = KeySchedule::with_first_key(key(0), now).with_bounds_of_tenant();
-        for n in 1..200 {
-            now = now.after(std::time::Duration::from_secs(60));
-            keys = keys.make_room(now).0.publish(key(n), now).unwrap().activate(now).unwrap();
-        }
-        let keys = keys.publish(key(200), now).unwrap();
-        let tenant = |n| (format!("{n:063}"), TenantSchedule::new(keys.clone()));
+        let mut rotated = |max_retired: usize| {
+            let mut keys = KeySchedule::with_first_key(key(0), now).with_bounds_of_tenant();
+            keys.set_max_retired(max_retired);
+            for n in 1..200 {
+                now = now.after(std::time::Duration::from_secs(30));
+                keys = keys.make_room(now).0.publish(key(n), now).unwrap().activate(now).unwrap();
+            }
+            let mut keys = keys.publish(key(200), now).unwrap();
+            keys.set_max_retired(MIN_RETIRED_OF_TENANT);
+            keys
+        };
+        // Ten tenants rotated while there were no others.
+        let (many, few) = (rotated(MAX_RETIRED_KEYS), rotated(MIN_RETIRED_OF_TENANT));
+        assert_eq!((many.retired().len(), few.retired().len()), (MAX_RETIRED_KEYS, MIN_RETIRED_OF_TENANT));
+        let tenant = |n| {
+            let keys = if n < 10 { many.clone() } else { few.clone() };
+            (format!("{n:063}"), TenantSchedule::new(keys))
+        };
         let tenants = (0..MAX_TENANTS).map(tenant).collect();
         let file = TenantSchedulesFile { changes: 1, tenants };
         file.write_directly(dir.path()).unwrap();

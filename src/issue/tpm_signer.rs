@@ -9,6 +9,7 @@ use super::fair_queue::{FairQueue, QueueFull, SigningSlot};
 use super::issuer::IssuerState;
 use crate::clock::Clock;
 use crate::policy::{ErrorCode, Permit, Refusal, Signer};
+use crate::revocation::status::StatusLists;
 use crate::tpm::{self, StateKind, Tpm};
 
 /// Why there is no RS256 token until the RSA key exists.
@@ -21,6 +22,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Signs tokens in the TPM. Cheap to clone.
 #[derive(Clone)]
 pub struct TpmSigner {
+    /// Gives tokens their status.
+    pub statuses: StatusLists,
     /// Decides which agent's request is next.
     pub queue: FairQueue,
     /// The TPM; `None` before it is open.
@@ -79,11 +82,10 @@ impl TpmSigner {
         let _slot = self.acquire_slot(permit, &tpm).await?;
         ensure_not_busy(&tpm)?;
         // Built after the wait, so that the token's lifetime begins when it is signed.
-        let token = access_token::build(issuer_state, permit, clock.now()).map_err(|error| TpmSignError {
-            code: error.refusal_code(),
-            message: error.to_string(),
-            retry: false,
-        })?;
+        let token =
+            access_token::build(issuer_state, permit, &self.statuses, clock.now()).map_err(|error| {
+                TpmSignError { code: error.refusal_code(), message: error.to_string(), retry: false }
+            })?;
         let digest = token.digest();
         let result = match (permit.signer(), issuer_state.rsa_key()) {
             (Signer::Rsa, Some(rsa)) => tpm.rsa_sign(rsa.tpm_key().clone(), digest).await.map(|s| s.to_vec()),

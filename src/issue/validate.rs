@@ -1,7 +1,8 @@
 //! Validation of JWT-SVIDs of this trust domain and of federated trust domains.
 
-use super::introspect::{Introspection, TokenSubject, Undecided, ValidNow};
+use super::introspect::Introspection;
 use super::issuer::IssuerState;
+use super::validity::{TokenSubject, Undecided, ValidNow};
 use crate::clock::Timestamp;
 use crate::verify::{self, JwtAuthorities};
 
@@ -50,12 +51,14 @@ impl IssuerState {
             let token = TokenSubject {
                 name: svid.spiffe_id.rsplit('/').next().unwrap_or_default(),
                 spiffe_id: &svid.spiffe_id,
-                audience: &request.audience,
                 kid: &svid.kid,
-                jti: jti.as_deref().unwrap_or_default(),
-                claims: &claims,
+                jti: Some(jti.as_deref().unwrap_or_default()),
+                expires: claims["exp"].as_u64().map(Timestamp::from_secs),
+                ..TokenSubject::default()
             };
-            if let Some(reason) = self.inactive_reason(&token, tenant, valid)? {
+            let token = token.with_claim(&claims["hostbadge"]);
+            let audiences = std::iter::once(request.audience.as_str());
+            if let Some(reason) = self.invalid_reason(&token, audiences, tenant, valid)? {
                 return Ok(Introspection { jti, ..Introspection::inactive(reason) });
             }
         }

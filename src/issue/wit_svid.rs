@@ -157,7 +157,7 @@ fn mint(
             permit.epoch(),
         ),
     };
-    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key())?;
+    let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key()?)?;
     let private_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: Some(&d), alg: "ES256" };
     let key = Zeroizing::new(serde_json::to_string(&private_jwk)?);
     Ok(WitSvid { text, key, spiffe_id, kid: header.kid().to_owned(), jti, expires, permit })

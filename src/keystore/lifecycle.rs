@@ -4,6 +4,7 @@
 //! state, recovery with the recovery key, and migration to another TPM.
 
 mod erasure;
+mod rotation;
 mod tenants;
 
 use std::collections::BTreeSet;
@@ -17,11 +18,12 @@ use zeroize::Zeroizing;
 use super::erasure_file::ErasureFile;
 use super::error::Error;
 use super::kek::{Kek, KekDependent, KekPair};
+use super::kek_report::{KekReport, initial_kek_made};
 use super::recovery_key::RecoveryKey;
 use super::seal_file::{self, SealFile, SealStatus};
 use super::state_manifest::{DatabaseDigests, StateDatabase, StateManifest};
-use super::tenant_keks::{TenantKeks, TenantKeksFile};
-use crate::clock::Clock;
+use super::tenant_keks::{TenantKekDependent, TenantKeks, TenantKeksFile};
+use crate::clock::{Clock, Timestamp};
 use crate::store;
 use crate::tpm::{KeyBlob, Tpm};
 
@@ -36,9 +38,15 @@ pub struct Keystore {
     state: Arc<Mutex<KeystoreState>>,
     /// Locked before `state`.
     tenants: Mutex<TenantKeksFile>,
+    /// What is still to be encrypted under the latest keys of the tenants.
+    pending_tenant_rewrap: std::sync::Mutex<BTreeSet<TenantKekDependent>>,
     /// `None` while no agent has a key. Locked before `state`.
     erasures: Mutex<Option<ErasureFile>>,
     seal_status: watch::Sender<SealStatus>,
+    /// When the key of `tpm.json` was made.
+    initial_kek_made: Option<Timestamp>,
+    host_kek_reports: watch::Sender<Vec<KekReport>>,
+    tenant_kek_reports: watch::Sender<Vec<KekReport>>,
 }
 
 struct KeystoreState {
@@ -80,14 +88,29 @@ impl Keystore {
         // more.
         let pending_rewrap = if keks.previous.is_some() { KekDependent::ALL.into() } else { BTreeSet::new() };
         let seal_status = watch::Sender::new(seal_file.status(configured_pcrs));
+        let initial_kek_made = initial_kek_made(dir);
+        let host_kek_reports = watch::Sender::new(seal_file.reports(initial_kek_made));
         let state = KeystoreState { seal_file, manifest, pending_rewrap, last_recovery_key: None };
         let state = Arc::new(Mutex::new(state));
         // After the manifest has verified it.
-        let tenants = Mutex::new(TenantKeksFile::read(dir)?);
-        let erasures = Mutex::new(ErasureFile::read(dir)?);
-        let (dir, tpm, clock, configured_pcrs) =
-            (dir.to_owned(), tpm.clone(), clock.clone(), configured_pcrs.to_vec());
-        Ok((Keystore { dir, tpm, clock, configured_pcrs, state, tenants, erasures, seal_status }, keks))
+        let tenants = TenantKeksFile::read(dir)?;
+        let pending_tenants =
+            if tenants.has_previous() { TenantKekDependent::ALL.into() } else { BTreeSet::new() };
+        let keystore = Keystore {
+            dir: dir.to_owned(),
+            tpm: tpm.clone(),
+            clock: clock.clone(),
+            configured_pcrs: configured_pcrs.to_vec(),
+            state,
+            tenant_kek_reports: watch::Sender::new(tenants.reports()),
+            tenants: Mutex::new(tenants),
+            erasures: Mutex::new(ErasureFile::read(dir)?),
+            pending_tenant_rewrap: std::sync::Mutex::new(pending_tenants),
+            seal_status,
+            initial_kek_made,
+            host_kek_reports,
+        };
+        Ok((keystore, keks))
     }
 
     /// Has the TPM unseal the latest key-encryption key.
@@ -164,27 +187,6 @@ impl Keystore {
     /// [`Keystore::needs_rewrap`].
     pub(crate) fn seal_status(&self) -> watch::Receiver<SealStatus> {
         self.seal_status.subscribe()
-    }
-
-    /// Makes a new key-encryption key, if the current one is not sealed to the configured PCRs. Each
-    /// [`KekDependent`] then has to be encrypted again.
-    ///
-    /// Without a recovery key nothing is sealed to PCRs, since a firmware update would make the secrets
-    /// inaccessible.
-    pub(crate) async fn reseal_if_needed(&self) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        let needs_recovery_key = !self.configured_pcrs.is_empty() && !state.seal_file.has_recovery_key();
-        if state.seal_file.pcrs() == self.configured_pcrs
-            || state.seal_file.has_previous()
-            || needs_recovery_key
-        {
-            return Ok(());
-        }
-        let old_kek = state.seal_file.unseal(&self.tpm).await?.latest;
-        let seal_file = state.seal_file.clone();
-        let (seal_file, new_kek) =
-            seal_file.with_new_kek(&self.tpm, &old_kek, &self.configured_pcrs, self.clock.now()).await?;
-        self.commit_new_kek(&mut state, seal_file, &new_kek).await
     }
 
     /// Creates a recovery key and returns its text. Only its digest is kept, in memory. The key is in force
@@ -287,6 +289,7 @@ impl Keystore {
         let text = store::to_bytes(&self.dir.join(seal_file::FILE_NAME), seal_file::VERSION, &seal_file)?;
         state.manifest.replace_file(&self.tpm, seal_file::FILE_NAME, text).await?;
         state.seal_file = seal_file;
+        self.host_kek_reports.send_replace(state.seal_file.reports(self.initial_kek_made));
         self.seal_status.send_replace(state.seal_file.status(&self.configured_pcrs));
         Ok(())
     }

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::cipher;
 use super::error::Error;
 use super::kek::{Kek, KekPair};
+use super::kek_report::{KekReport, KekUse};
 use super::recovery_key::RecoveryKey;
 use crate::clock::Timestamp;
 use crate::digest::sha256;
@@ -203,6 +204,17 @@ impl SealFile {
     /// The PCRs that the latest key is sealed to, in ascending order.
     pub(super) fn pcrs(&self) -> Vec<u8> {
         self.kek.pcrs.iter().flat_map(|pcrs| pcrs.keys().copied()).collect()
+    }
+
+    /// The keys: the latest, and the previous one while there is one. `unknown` is when the key of `tpm.json` was
+    /// made, which has no time.
+    pub(super) fn reports(&self, unknown: Option<Timestamp>) -> Vec<KekReport> {
+        let report = |kek: &SealedKek, used_for| {
+            let made = Some(Timestamp::from_secs(kek.made)).filter(|_| kek.made > 0);
+            KekReport::new(kek.public.as_bytes(), used_for, made.or(unknown))
+        };
+        let previous = self.previous.iter().map(|kek| report(kek, KekUse::HostPrevious));
+        std::iter::once(report(&self.kek, KekUse::Host)).chain(previous).collect()
     }
 
     /// How the keys are sealed, and whether to the configured PCRs. While there are two keys, this is about

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cipher;
 use super::error::Error;
 use super::kek::{Kek, KekPair};
+use super::kek_report::{KekReport, KekUse};
 use crate::clock::Timestamp;
 use crate::store;
 
@@ -37,15 +38,37 @@ struct EncryptedKek {
     created: u64,
     /// The key, encrypted under the host's key-encryption key with the tenant as associated data.
     key: String,
+    /// The key before it, as long as it may encrypt something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<String>,
+}
+
+/// What a tenant's key encrypts. The previous key is dropped once both are under the latest one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TenantKekDependent {
+    /// The key of the compartment of its credentials.
+    Credentials,
+    /// Its issuing keys.
+    IssuingKeys,
+}
+
+impl TenantKekDependent {
+    pub(super) const ALL: [TenantKekDependent; 2] =
+        [TenantKekDependent::Credentials, TenantKekDependent::IssuingKeys];
 }
 
 /// The key-encryption keys of tenants, in memory.
 #[derive(Clone, Default)]
-pub struct TenantKeks(BTreeMap<String, Kek>);
+pub struct TenantKeks(BTreeMap<String, KekPair>);
 
 impl TenantKeks {
     /// The key of a tenant; `None` where it has none.
     pub fn get(&self, tenant: &str) -> Option<&Kek> {
+        self.pair(tenant).map(|keks| &keks.latest)
+    }
+
+    /// The same with the key before it, if that may encrypt something.
+    pub fn pair(&self, tenant: &str) -> Option<&KekPair> {
         self.0.get(tenant)
     }
 }
@@ -54,7 +77,8 @@ impl TenantKeks {
 impl TenantKeks {
     /// These keys, by tenant.
     pub(crate) fn for_test(keks: impl IntoIterator<Item = (String, Kek)>) -> TenantKeks {
-        TenantKeks(keks.into_iter().collect())
+        let pair = |(tenant, latest)| (tenant, KekPair { latest, previous: None });
+        TenantKeks(keks.into_iter().map(pair).collect())
     }
 }
 
@@ -68,6 +92,16 @@ impl TenantKeksFile {
         self.tenants.is_empty()
     }
 
+    /// The keys, by tenant.
+    pub(super) fn reports(&self) -> Vec<KekReport> {
+        let report = |(tenant, entry): (&String, &EncryptedKek)| {
+            let name = format!("{tenant} {}", entry.created);
+            let created = Timestamp::from_secs(entry.created);
+            KekReport::new(name.as_bytes(), KekUse::Tenant(tenant.clone()), Some(created))
+        };
+        self.tenants.iter().map(report).collect()
+    }
+
     pub(super) fn contains(&self, tenant: &str) -> bool {
         self.tenants.contains_key(tenant)
     }
@@ -79,8 +113,12 @@ impl TenantKeksFile {
     pub(super) fn decrypt(&self, keks: &KekPair) -> Result<TenantKeks, Error> {
         let decrypt = |(tenant, entry): (&String, &EncryptedKek)| {
             let aad = aad(tenant);
-            let kek = keks.iter().find_map(|kek| cipher::decrypt_key(kek, &aad, &entry.key));
-            Ok((tenant.clone(), kek.ok_or_else(|| invalid_file("has a key that does not decrypt"))?))
+            let decrypt = |text: &String| {
+                let kek = keks.iter().find_map(|kek| cipher::decrypt_key(kek, &aad, text));
+                kek.ok_or_else(|| invalid_file("has a key that does not decrypt"))
+            };
+            let previous = entry.previous.as_ref().map(decrypt).transpose()?;
+            Ok((tenant.clone(), KekPair { latest: decrypt(&entry.key)?, previous }))
         };
         Ok(TenantKeks(self.tenants.iter().map(decrypt).collect::<Result<_, Error>>()?))
     }
@@ -100,8 +138,32 @@ impl TenantKeksFile {
             return Err(Error::TooManyTenants { max: MAX_TENANTS });
         }
         let key = cipher::encrypt(host_kek, &aad(tenant), kek.as_slice())?;
-        self.tenants.insert(tenant.to_owned(), EncryptedKek { created: now.as_secs(), key });
+        self.tenants.insert(tenant.to_owned(), EncryptedKek { created: now.as_secs(), key, previous: None });
         Ok(())
+    }
+
+    /// Whether a key has a previous one.
+    pub(super) fn has_previous(&self) -> bool {
+        self.tenants.values().any(|entry| entry.previous.is_some())
+    }
+
+    /// Gives each tenant another key, beside the present one. The random numbers are the kernel's: those of the TPM
+    /// would take some ms for each of many tenants.
+    pub(super) fn rotated(&self, host_keks: &KekPair, now: Timestamp) -> Result<TenantKeksFile, Error> {
+        let rewrapped = self.rewrapped(host_keks)?;
+        let rotate = |(tenant, entry): (String, EncryptedKek)| {
+            let key = cipher::encrypt(&host_keks.latest, &aad(&tenant), cipher::random_key()?.as_slice())?;
+            Ok((tenant, EncryptedKek { created: now.as_secs(), key, previous: Some(entry.key) }))
+        };
+        let tenants = rewrapped.tenants.into_iter().map(rotate).collect::<Result<_, Error>>()?;
+        Ok(TenantKeksFile { tenants })
+    }
+
+    /// Drops the previous keys.
+    pub(super) fn without_previous(&self) -> TenantKeksFile {
+        let mut file = self.clone();
+        file.tenants.values_mut().for_each(|entry| entry.previous = None);
+        file
     }
 
     /// Drops the key of a tenant; whether it had one.
@@ -114,9 +176,10 @@ impl TenantKeksFile {
         let keks = self.decrypt(host_keks)?;
         let mut rewrapped = TenantKeksFile::default();
         for (tenant, entry) in &self.tenants {
-            let kek = keks.get(tenant).ok_or_else(|| invalid_file("has a key that does not decrypt"))?;
-            let key = cipher::encrypt(&host_keks.latest, &aad(tenant), kek.as_slice())?;
-            rewrapped.tenants.insert(tenant.clone(), EncryptedKek { created: entry.created, key });
+            let pair = keks.pair(tenant).ok_or_else(|| invalid_file("has a key that does not decrypt"))?;
+            let encrypt = |kek: &Kek| cipher::encrypt(&host_keks.latest, &aad(tenant), kek.as_slice());
+            let (key, previous) = (encrypt(&pair.latest)?, pair.previous.as_ref().map(encrypt).transpose()?);
+            rewrapped.tenants.insert(tenant.clone(), EncryptedKek { created: entry.created, key, previous });
         }
         Ok(rewrapped)
     }
@@ -190,9 +253,25 @@ mod tests {
     }
 
     #[test]
+    fn each_tenant_gets_another_key_and_keeps_the_previous_one_until_it_is_dropped() {
+        let rotated = file().rotated(&keks(2, Some(1)), NOW).unwrap();
+        assert!(rotated.has_previous());
+        let opened = rotated.decrypt(&keks(2, None)).unwrap();
+        for (tenant, before) in [("acme", kek(10)), ("globex", kek(20))] {
+            let pair = opened.pair(tenant).unwrap();
+            assert!(pair.previous == Some(before.clone()) && pair.latest != before);
+        }
+        let dropped = rotated.without_previous();
+        assert!(!dropped.has_previous());
+        let acme = dropped.decrypt(&keks(2, None)).unwrap();
+        assert_eq!(acme.get("acme"), opened.get("acme"));
+        assert!(acme.pair("acme").unwrap().previous.is_none());
+    }
+
+    #[test]
     fn the_number_of_tenants_is_bounded() {
         let mut file = TenantKeksFile::default();
-        let entry = EncryptedKek { created: 1, key: "k".repeat(100) };
+        let entry = EncryptedKek { created: 1, key: "k".repeat(100), previous: Some("p".repeat(100)) };
         file.tenants = (0..MAX_TENANTS).map(|n| (format!("{n:063}"), entry.clone())).collect();
         assert!(matches!(file.add(&kek(1), "acme", &kek(2), NOW), Err(Error::TooManyTenants { .. })));
         let dir = tempfile::tempdir().unwrap();

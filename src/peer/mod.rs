@@ -60,7 +60,7 @@ pub use root_file::{FileDigest, FileError, check_root_file};
 pub use service_manager::ServiceManager;
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use tracker::PeerTracker;
-pub use unit_files::{UNIT_DIRS, UnitFilesError, unit_files};
+pub use unit_files::{UNIT_DIRS, UnitFilesError, UnitNames, unit_files};
 pub use visibility::hidden_processes;
 
 use crate::mutex::lock;

@@ -4,6 +4,7 @@
 //! so the digest is that of what the next start of the unit would use, not of what systemd has loaded. Every
 //! drop-in of the unit's names counts, also one that a file of the same name in another directory hides.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ pub const UNIT_DIRS: [&str; 14] = [
     "/run/systemd/generator.late",
     "/usr/local/lib/systemd/system.attached",
 ];
+/// Files of units that are listed.
+const MAX_UNIT_NAMES: usize = 65_536;
 /// Drop-ins of one unit.
 const MAX_DROP_INS: usize = 128;
 /// Size of one file, in bytes.
@@ -55,6 +58,32 @@ pub enum UnitFilesError {
         /// The error's text.
         error: String,
     },
+}
+
+/// The names of all files of system units.
+#[derive(Clone, Debug, Default)]
+pub struct UnitNames(HashSet<String>);
+
+impl UnitNames {
+    /// Lists the directories of systemd.unit(5). Blocking, for the time of a few local reads.
+    pub fn read() -> UnitNames {
+        UnitNames::read_from(&UNIT_DIRS.map(Path::new))
+    }
+
+    fn read_from(dirs: &[&Path]) -> UnitNames {
+        // A directory that does not exist has no units.
+        let entries = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        UnitNames(names.take(MAX_UNIT_NAMES).collect())
+    }
+
+    /// Whether the unit, or its template, has a file. `None` for a scope, which a program makes while it runs.
+    pub fn has(&self, unit: &str) -> Option<bool> {
+        if unit.ends_with(".scope") {
+            return None;
+        }
+        Some(names(unit).iter().any(|name| self.0.contains(name)))
+    }
 }
 
 /// Returns the digest over the unit's file and drop-ins. Blocking, for the time of a few local reads.
@@ -160,6 +189,25 @@ fn unreadable(path: &Path, error: &io::Error) -> UnitFilesError {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn units_and_instances_of_templates_have_files() {
+        let (etc, lib) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(etc.path().join("a.service"), "").unwrap();
+        fs::write(lib.path().join("worker@.service"), "").unwrap();
+        symlink("/dev/null", lib.path().join("masked.service")).unwrap();
+        let units = UnitNames::read_from(&[etc.path(), lib.path(), Path::new("/nonexistent")]);
+        for (unit, expected) in [
+            ("a.service", Some(true)),
+            ("worker@7.service", Some(true)),
+            ("masked.service", Some(true)),
+            ("b.service", Some(false)),
+            ("other@7.service", Some(false)),
+            ("session-1.scope", None),
+        ] {
+            assert_eq!(units.has(unit), expected, "{unit}");
+        }
+    }
 
     #[test]
     fn each_file_that_systemd_reads_changes_the_digest() {

@@ -2,9 +2,10 @@
 //! memory.
 
 mod management;
+mod rotation;
 mod tenant_quota;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use data_encoding::HEXLOWER;
 use tokio::sync::{Notify, watch};
 use zeroize::Zeroizing;
 
+use super::ca_rotation::CaRotationRequest;
 use super::csr::SubjectKey;
 use super::error::Error;
 use super::invocation_tag::InvocationTag;
@@ -26,7 +28,7 @@ use super::quota::BoundReached;
 use super::svid::{IssuedLeaf, IssuedX509Svid};
 use crate::agents::MatchTag;
 use crate::clock::{Clock, Timestamp};
-use crate::issue::{HostIdentity, IssuingKey};
+use crate::issue::{HostIdentity, IssuingKey, KeyReport};
 use crate::mutex::lock;
 use crate::policy::{ErrorCode, IdentityPermit, Refusal};
 
@@ -43,6 +45,8 @@ pub struct CaSnapshot {
     pub(super) crls: Vec<Bytes>,
     /// Greater at each change of the bundle and the CRLs.
     pub(super) number: u64,
+    /// The keys of the CA, for administrators.
+    pub(super) key_reports: Vec<KeyReport>,
 }
 
 /// Parameters of a certificate that a caller may choose.
@@ -76,6 +80,9 @@ struct CertificateIssuerInner {
     blocked_reason: watch::Sender<Option<String>>,
     /// Wakes the CA manager.
     renewal_wanted: Notify,
+    /// Wakes the CA manager.
+    rotation_wanted: Notify,
+    rotation_requests: Mutex<VecDeque<CaRotationRequest>>,
     /// Held while `leaves.json` is written.
     saving: Mutex<()>,
     lost_records: Mutex<Option<LostRecords>>,
@@ -106,6 +113,8 @@ impl CertificateIssuer {
             generation: watch::Sender::new(0),
             blocked_reason: watch::Sender::new(None),
             renewal_wanted: Notify::new(),
+            rotation_wanted: Notify::new(),
+            rotation_requests: Mutex::default(),
             saving: Mutex::new(()),
             lost_records: Mutex::new(None),
             future_leaves: AtomicUsize::new(0),

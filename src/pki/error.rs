@@ -39,6 +39,17 @@ pub enum Error {
          hostbadge enroll request"
     )]
     ParentExpired(Timestamp),
+    /// As many issuing CAs have unexpired certificates as administrators can have made.
+    #[error(
+        "{max} issuing CAs sign lists of revoked certificates, which is the most that can be made on command; \
+         the first expires at {until}"
+    )]
+    TooManyIssuingCas {
+        /// The largest number.
+        max: usize,
+        /// When the first of them expires.
+        until: Timestamp,
+    },
     /// The kernel returned no random bytes.
     #[error("no random bytes from the kernel")]
     Random,

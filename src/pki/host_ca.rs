@@ -4,6 +4,8 @@
 //! because a TPM that is unavailable delays the write. The root's key is the host key in
 //! the TPM; the keys of the issuing CAs are encrypted under the key-encryption key.
 
+mod keys;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,9 +16,9 @@ use super::ca_file::{CaFile, CaRecord, FILE_NAME, VERSION, encrypt_key};
 use super::certificate_issuer::CaSnapshot;
 use super::error::Error;
 use super::issued_file::LeafRecord;
-use super::issuing_ca::{self, CLOCK_SKEW, ParentCa, UnsignedCa};
+use super::issuing_ca::{self, CLOCK_SKEW};
 use super::issuing_cas::{self, FutureLeaves, NotRevoked};
-use super::root_ca::{RootCa, RootRenewal, sign};
+use super::root_ca::{RootCa, RootRenewal};
 
 use crate::clock::{Clock, SettledClock, Timestamp};
 use crate::issue::{DelegatedCa, HostIdentity};
@@ -197,29 +199,7 @@ impl HostCa {
             }
             _ => {}
         }
-        let not_after =
-            self.delegated_ca.as_ref().map_or(self.root.not_after, |delegated_ca| delegated_ca.not_after);
-        if not_after <= now {
-            return Err(Error::ParentExpired(not_after));
-        }
-        let parent = ParentCa {
-            name: &self.root.name,
-            key_id: self.root.key_id,
-            not_after,
-            host_id: &self.host.id,
-            trust_domain: &self.host.trust_domain,
-        };
-        let unsigned = UnsignedCa::new(&parent, now)?;
-        let kek = self.keystore.latest_kek().await?;
-        let signature = sign(&self.tpm, unsigned.tbs()).await?;
-        let ca = Arc::new(unsigned.into_signed(&signature)?);
-        let encrypted_key = encrypt_key(&kek, &ca)?;
-        changes
-            .push(CaChange::IssuingCaCreated { name: HEXLOWER.encode(&ca.tag()), not_after: ca.not_after() });
-        let mut issuing_cas = self.issuing_cas.clone();
-        issuing_cas::drop_expired(&mut issuing_cas, self.settled.horizon(now));
-        issuing_cas::add(&mut issuing_cas, CaRecord { ca, encrypted_key, revoked: Vec::new() }, now);
-        self.persist(issuing_cas).await?;
+        changes.push(self.create_issuing_ca(now).await?);
         Ok(changes)
     }
 
@@ -325,7 +305,8 @@ impl HostCa {
         let crls = crls.collect::<Result<_, _>>()?;
         self.has_unpublished = false;
         let (number, issuing_ca) = (self.crl_number, newest.ca.clone());
-        Ok(Some(CaSnapshot { intermediates, bundle, number, crls, issuing_ca }))
+        let key_reports = self.key_reports();
+        Ok(Some(CaSnapshot { intermediates, bundle, number, crls, issuing_ca, key_reports }))
     }
 
     /// Encrypts the keys again after the key-encryption key changed. Until then the keystore retains the

@@ -11,7 +11,10 @@ use crate::clock::Timestamp;
 
 /// The active issuing CA, its predecessors until they have expired for certain, and those that a clock set
 /// back and forth leaves behind.
-const MAX_ISSUING_CAS: usize = 8;
+const MAX_ISSUING_CAS: usize = 100;
+/// From this number on, administrators have no further one made: the rest is for renewals. The certificates of one
+/// that is dropped could not be revoked any more.
+pub(super) const MAX_ON_COMMAND: usize = MAX_ISSUING_CAS - 8;
 /// Revoked certificates on all CRLs together: as many as may be unexpired, so that all of them can be
 /// revoked. The CRLs have about 1.3 MiB then.
 const MAX_REVOKED: usize = MAX_UNEXPIRED;
@@ -292,11 +295,12 @@ mod tests {
     fn issuing_cas_that_are_not_valid_yet_are_dropped_first() {
         let mut cas = vec![ca_record_at(NOW)];
         let oldest = cas[0].ca.tag();
-        for n in 1..=20 {
+        let last = MAX_ISSUING_CAS as u32 + 12;
+        for n in 1..=last {
             add(&mut cas, ca_record_at(NOW.after(HOUR * 72 * n)), NOW);
             assert!(cas.len() <= MAX_ISSUING_CAS);
         }
         assert_eq!(cas[MAX_ISSUING_CAS - 1].ca.tag(), oldest);
-        assert_eq!(cas[0].ca.created_at(), NOW.after(HOUR * 72 * 20));
+        assert_eq!(cas[0].ca.created_at(), NOW.after(HOUR * 72 * last));
     }
 }

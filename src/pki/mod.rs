@@ -17,6 +17,7 @@
 
 mod bundle;
 mod ca_file;
+mod ca_rotation;
 mod certificate_issuer;
 mod crl;
 mod csr;
@@ -33,6 +34,7 @@ mod root_ca;
 mod svid;
 
 pub use bundle::bundle_document;
+pub use ca_rotation::{CaRotation, CaRotationError, CaRotationRequest};
 pub use certificate_issuer::{CaReport, CaSnapshot, CertificateIssuer, CertificateParams};
 pub use csr::{CsrError, SubjectKey};
 pub use error::Error;

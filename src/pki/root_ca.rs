@@ -20,7 +20,7 @@ use crate::verify::x509::{
 use crate::verify::{not_after, not_before, parse_certificate};
 
 /// A root with less lifetime left gets a successor with the same key and name: one year.
-const RENEW_BEFORE: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// 20 years: the host key does not rotate, and relying parties that install its root by hand should not have
 /// to again.
 const LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 3600);

@@ -35,6 +35,7 @@ pub struct Permit {
     ttl: Duration,
     signer: Signer,
     typ: TokenTyp,
+    status_list: Option<bool>,
     epoch: u64,
 }
 
@@ -81,6 +82,11 @@ impl Permit {
     /// Returns the `typ` in the token's header.
     pub fn typ(&self) -> TokenTyp {
         self.typ
+    }
+
+    /// Returns whether the token has a status in a status list, where the grant says it.
+    pub fn status_list(&self) -> Option<bool> {
+        self.status_list
     }
 
     /// Returns the epoch of the revocations at the decision.
@@ -158,9 +164,10 @@ pub fn decide(
         .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
     let approval = circumstances.approve(&agent, posture, terms.act(&request.audience)).map_err(named)?;
     let scope = join_scopes(terms.scopes.iter());
-    let typ = grant.typ;
+    let (typ, status_list) = (grant.typ, grant.status_list);
     let epoch = circumstances.revocations.epoch();
-    Ok(Permit { posture, approval, scope, ttl, signer, typ, epoch, audience: request.audience, agent })
+    let audience = request.audience;
+    Ok(Permit { posture, approval, scope, ttl, signer, typ, status_list, epoch, audience, agent })
 }
 
 /// What a grant gives of a token request.

@@ -32,6 +32,7 @@ pub struct JwtSvidPermit {
     approval: Approval,
     audiences: Vec<String>,
     ttl: Duration,
+    status_list: Option<bool>,
     epoch: u64,
 }
 
@@ -59,6 +60,12 @@ impl JwtSvidPermit {
     /// Returns the longest lifetime that the token may have: the shortest of the grants' lifetimes.
     pub fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    /// Returns whether the token has a status in a status list, where the grants say it: one of them suffices,
+    /// and all have to say that it has none.
+    pub fn status_list(&self) -> Option<bool> {
+        self.status_list
     }
 
     /// Returns the epoch of the revocations at the decision.
@@ -96,6 +103,18 @@ pub fn decide_jwt_svid(
     let posture = permits.iter().map(Permit::posture).reduce(common_posture).unwrap_or(Posture::Off);
     // All were decided by the same policies.
     let approval = permits.first().map(Permit::approval).cloned().ok_or_else(no_audience)?;
+    let status_list = either_status(permits.iter().map(Permit::status_list));
     let epoch = circumstances.revocations.epoch();
-    Ok(JwtSvidPermit { agent, posture, approval, audiences: audiences.to_vec(), ttl, epoch })
+    Ok(JwtSvidPermit { agent, posture, approval, audiences: audiences.to_vec(), ttl, status_list, epoch })
+}
+
+/// Whether a token for several audiences has a status: if one of their grants says so, and not if all deny it;
+/// otherwise the configuration decides.
+fn either_status(granted: impl Iterator<Item = Option<bool>>) -> Option<bool> {
+    let either = |a: Option<bool>, b: Option<bool>| match (a, b) {
+        (Some(true), _) | (_, Some(true)) => Some(true),
+        (Some(false), Some(false)) => Some(false),
+        _ => None,
+    };
+    granted.reduce(either).flatten()
 }

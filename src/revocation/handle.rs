@@ -54,6 +54,17 @@ struct Shared {
     nonce_key: ArcSwapOption<hmac::Key>,
 }
 
+/// The single revoked tokens at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct RevokedTokens<'a>(&'a TokenTable);
+
+impl RevokedTokens<'_> {
+    /// Whether this one is revoked.
+    pub fn has(self, token: &TokenKey) -> bool {
+        !self.0.revoked.is_empty() && self.0.revoked.contains_key(token)
+    }
+}
+
 /// A scope that is to be revoked.
 #[derive(Clone, Debug)]
 pub struct NewRevocation {
@@ -203,6 +214,12 @@ impl Revocations {
     pub fn is_token_revoked(&self, jti: &str) -> bool {
         let tokens = self.0.tokens.read().unwrap_or_else(|poison| poison.into_inner());
         !tokens.revoked.is_empty() && tokens.revoked.contains_key(&TokenKey::of_jti(jti))
+    }
+
+    /// Passes the single revoked tokens to `ask`. A revocation waits until it returns.
+    pub(crate) fn with_revoked_tokens(&self, ask: impl FnOnce(RevokedTokens<'_>)) {
+        let tokens = self.0.tokens.read().unwrap_or_else(|poison| poison.into_inner());
+        ask(RevokedTokens(&tokens));
     }
 
     /// Revokes a scope: what was issued in it is revoked at once, and nothing is issued in it while the revocation

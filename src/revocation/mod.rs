@@ -24,6 +24,7 @@ mod nonces;
 mod record;
 mod scope;
 mod set;
+pub mod status;
 mod tokens;
 mod writer;
 

@@ -84,9 +84,19 @@ impl Writer {
         // Kept where this fails, for a database that is accepted as it is.
         self.reset(path, keystore.clone());
         let (rows, digest) = read(path).await?.unzip();
-        keystore.verify_database(StateDatabase::Revocations, digest.as_ref()).await?;
+        let verified = keystore.verify_database(StateDatabase::Revocations, digest.as_ref()).await;
         self.is_listed = rows.is_some();
         let rows = rows.unwrap_or_default();
+        if let Err(error) = verified {
+            // A crash came after the first change had created the database and before it was in the manifest: a
+            // database without rows that the manifest does not list.
+            if rows != RevocationRows::default() {
+                return Err(error.into());
+            }
+            let not_listed = keystore.verify_database(StateDatabase::Revocations, None).await;
+            not_listed.map_err(|_| error)?;
+            self.is_listed = false;
+        }
         Ok(rows)
     }
 

@@ -46,6 +46,8 @@ const MAX_NAME_LEN: usize = 128;
 const VALUE_LEN: std::ops::RangeInclusive<usize> = 12..=4096;
 /// The least entropy of the characters of such a value, in bits for each.
 const MIN_ENTROPY: f64 = 3.0;
+/// How often letters and digits follow each other in it at least.
+const MIN_CHANGES: usize = 2;
 /// Spaces between a name, the sign and the value.
 const MAX_SPACES: usize = 8;
 /// Parts of values that stand for a secret.
@@ -142,14 +144,26 @@ fn value_after(text: &[u8], sign: usize) -> Option<(usize, usize)> {
 fn is_random(value: &[u8]) -> bool {
     let leads_elsewhere =
         matches!(value[0], b'/' | b'%' | b'$' | b'<' | b'{' | b'[' | b'(' | b'*' | b'&' | b'@');
-    let is_text = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'(' | b')' | b'<' | b'>');
-    let has = |is_kind: fn(&u8) -> bool| value.iter().any(is_kind);
+    let is_text = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'(' | b')' | b'<' | b'>' | b'\\');
     !leads_elsewhere
         && value.iter().all(is_text)
-        && has(u8::is_ascii_digit)
-        && has(u8::is_ascii_alphabetic)
+        && is_mixed(value)
         && entropy(value) >= MIN_ENTROPY
         && !is_placeholder(value)
+}
+
+/// Whether letters and digits are mixed, or stand with the punctuation of passwords. Names in programs, such as
+/// `TPM2_MakeCredential`, have few digits.
+fn is_mixed(value: &[u8]) -> bool {
+    let is_change = |pair: &[u8]| {
+        let [one, other] = [pair[0], pair[1]];
+        one.is_ascii_digit() && other.is_ascii_alphabetic()
+            || one.is_ascii_alphabetic() && other.is_ascii_digit()
+    };
+    let changes = value.windows(2).filter(|pair| is_change(pair)).count();
+    let is_punctuation =
+        |byte: &u8| matches!(byte, b'!' | b'#' | b'$' | b'%' | b'*' | b'+' | b'=' | b'?' | b'@' | b'^');
+    changes >= MIN_CHANGES || changes == 1 && value.iter().any(is_punctuation)
 }
 
 fn is_placeholder(value: &[u8]) -> bool {
@@ -181,5 +195,6 @@ fn is_name(byte: u8) -> bool {
 
 /// What a value without quotes consists of.
 fn is_unquoted(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'`' | b';' | b',' | b'}' | b']' | b'&' | b'|')
+    byte.is_ascii_graphic()
+        && !matches!(byte, b'"' | b'\'' | b'`' | b'\\' | b';' | b',' | b'}' | b']' | b'&' | b'|')
 }

@@ -126,6 +126,7 @@ mod tests {
         for (text, value) in [
             ("DB_PASSWORD=tr0ub4dor-and-3x", "tr0ub4dor-and-3x"),
             ("export STRIPE_SECRET='9f8Kq2LmZ0pX7w'", "9f8Kq2LmZ0pX7w"),
+            ("ADMIN_PASSWORD=CorrectHorse42!", "CorrectHorse42!"),
             ("\"apiKey\": \"9f8Kq2LmZ0pX7w\",", "9f8Kq2LmZ0pX7w"),
             ("client_secret: 9f8Kq2LmZ0pX7w", "9f8Kq2LmZ0pX7w"),
             ("auth-token := `9f8Kq2LmZ0pX7w`", "9f8Kq2LmZ0pX7w"),
@@ -147,6 +148,8 @@ mod tests {
             "PUBLIC_KEY=9f8Kq2LmZ0pX7w9f8Kq2LmZ0pX7w",
             "password: aaaaaaaaaaaaaa11",
             "tokenizer = cl100k_base",
+            "//! Credentials: `TPM2_MakeCredential` in software",
+            "\"live_tokens = 5000\\n[tenant.globex]\\ncredentials = 0\\n\"",
             "the password: hunter2 and more",
             "sk-ip-to-the-next-section-of-the-page",
         ] {

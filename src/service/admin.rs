@@ -1,4 +1,4 @@
-//! Administrators: who they are, the agents that they see, and the audit log.
+//! Administrators: who they are, and the audit log.
 
 use std::future::Future;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::error_class::ErrorClass;
 use crate::issue::AdminClass;
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{AdminGroupProblem, ErrorCode, RateLimitKey};
-use crate::wire::admin::{Agent, AuditResponse, MAX_AUDIT_RECORDS, MissingRecords};
+use crate::wire::admin::{AuditResponse, MAX_AUDIT_RECORDS, MissingRecords};
 
 /// A caller that may administer: root, a member of the admin group, or the user of a development host. Only
 /// [`IdentityService::authenticate_admin`] makes one.
@@ -132,24 +132,6 @@ impl IdentityService {
             true => AdminClass::Root,
             false => AdminClass::Group,
         }
-    }
-
-    /// The registered agents, in alphabetical order.
-    pub fn agents(&self, _: &Admin) -> Vec<Agent> {
-        self.deps.agents.current().iter().map(|entry| Agent::with_own_grants(entry)).collect()
-    }
-
-    /// One registered agent.
-    ///
-    /// # Errors
-    /// [`AdminError::UnknownAgent`].
-    pub fn agent(&self, _: &Admin, name: &str) -> Result<Agent, AdminError> {
-        self.deps
-            .agents
-            .current()
-            .get(name)
-            .map(|entry| Agent::with_all_grants(entry))
-            .ok_or(AdminError::UnknownAgent)
     }
 
     /// The records of the audit log that a query asks for, as many as fit one response. `limit` is 1 to

@@ -13,7 +13,7 @@ use crate::audit::Recorded;
 use crate::config::PostureMode;
 use crate::credentials::{CredentialReport, ReleasedCredential, VersionReport};
 use crate::enroll::{self, pem};
-use crate::issue::{self, AccessToken, CertificateReport, HostIdentity, Introspection, KeyReport};
+use crate::issue::{AccessToken, CertificateReport, HostIdentity, Introspection};
 use crate::keystore;
 use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
@@ -27,7 +27,6 @@ use crate::wire::credentials::{
 };
 use crate::wire::error::{ErrorResponse, Fault};
 use crate::wire::host::{self, TpmKind};
-use crate::wire::keys::{Key, KeyState, NextStep, RotateResponse, RotationOutcome};
 use crate::wire::policy::PolicySet;
 use crate::wire::status::{AgentsStatus, CaStatus, HostCertificate, PoliciesStatus, SealStatus};
 
@@ -138,6 +137,7 @@ impl Agent {
             roles: entry.roles.iter().map(|role| role.name().to_owned()).collect(),
             grants: grants.map(AgentGrant::from).collect(),
             credentials: credentials.map(AgentCredential::from).collect(),
+            activity: None,
         }
     }
 }
@@ -248,6 +248,7 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             },
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
+            status_list: grant.status_list,
             expires: grant.limits.expires,
             hours: grant.limits.hours.as_ref().map(ToString::to_string),
             role: grant.role.map(str::to_owned),
@@ -265,6 +266,7 @@ impl From<&LoadStatus> for AgentsStatus {
             expiring: Vec::new(),
             expiring_count: 0,
             pending: None,
+            activity: None,
             faults: status.faults.iter().map(Fault::from).collect(),
         }
     }
@@ -298,43 +300,6 @@ impl From<&agents::PendingChange> for PendingChange {
             count: change.rights.count,
             widening: change.rights.widening,
             changes: change.rights.changes.iter().map(describe).collect(),
-        }
-    }
-}
-
-impl From<&KeyReport> for Key {
-    fn from(report: &KeyReport) -> Self {
-        Key {
-            kid: report.kid.clone(),
-            tenant: report.tenant.clone(),
-            alg: report.alg.to_owned(),
-            state: match report.state {
-                issue::KeyState::Active => KeyState::Active,
-                issue::KeyState::Published => KeyState::Published,
-                issue::KeyState::Retired => KeyState::Retired,
-                issue::KeyState::Destroyed => KeyState::Destroyed,
-                issue::KeyState::Tpm => KeyState::Tpm,
-            },
-            created: report.created,
-            since: report.since,
-            next: report.next.as_ref().map(|next| NextStep { step: next.step.to_owned(), at: next.at }),
-            endorsement: report.endorsement.clone(),
-        }
-    }
-}
-
-impl From<issue::RotationResult> for RotateResponse {
-    fn from(result: issue::RotationResult) -> Self {
-        RotateResponse {
-            outcome: match result.outcome {
-                issue::RotationOutcome::Published => RotationOutcome::Published,
-                issue::RotationOutcome::AlreadyPublished => RotationOutcome::AlreadyPublished,
-                issue::RotationOutcome::Activated => RotationOutcome::Activated,
-            },
-            kid: result.kid,
-            active_from: result.active_from,
-            retired: result.retired,
-            destroyed_early: result.destroyed_early,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::credentials;
 use crate::error_class::ErrorClass;
 use crate::issue::{self, KeyCommandError};
 use crate::peer::InspectError;
+use crate::pki::CaRotationError;
 use crate::policy::{ErrorCode, Refusal};
 use crate::posture::PostureCommandError;
 use crate::revocation;
@@ -74,6 +75,9 @@ pub enum AdminError {
     /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeyCommandError),
+    /// The issuing CA was not replaced.
+    #[error(transparent)]
+    Ca(#[from] CaRotationError),
     /// A posture command failed.
     #[error(transparent)]
     Posture(#[from] PostureCommandError),
@@ -195,6 +199,7 @@ impl AdminError {
             AdminError::Approval(ApprovalError::NotStored(_)) => ErrorClass::Unavailable,
             AdminError::Approval(_) => ErrorClass::Conflict,
             AdminError::Keys(error) => error.class(),
+            AdminError::Ca(error) => error.class(),
             AdminError::Posture(error) => error.class(),
             AdminError::Enrollment(error) | AdminError::NoReceipt(error) => error.class(),
             AdminError::Credentials(error) | AdminError::NotErased(error) => error.class(),

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::bundle_cache::BundleCache;
 use super::command_budget::CommandBudget;
+use super::status_list_cache::StatusListCache;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::audit::Audit;
@@ -15,12 +16,14 @@ use crate::config::SignalSection;
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::invocations::Invocations;
-use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, TpmSigner};
+use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, RotationPolicy, TpmSigner};
+use crate::keystore::Keystore;
 use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, MarkQuota, Policies};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
 use crate::revocation::Revocations;
+use crate::revocation::status::StatusLists;
 use crate::tpm::{Tpm, TpmState};
 use crate::wire::status::TpmDescription;
 
@@ -42,6 +45,8 @@ pub struct ServiceDeps {
     pub invocations: Invocations,
     /// The issuers whose signals revoke.
     pub signals: Vec<SignalSection>,
+    /// Which index each token has in the status lists.
+    pub status_lists: StatusLists,
     /// Who tells the user of a unit that is about to start.
     pub service_manager: ServiceManager,
     /// The issuing keys, once they are loaded.
@@ -82,6 +87,10 @@ pub struct ServiceDeps {
     pub posture_commands: PostureCommandSender,
     /// Where key commands are sent.
     pub key_admin: KeyAdmin,
+    /// The keystore, once it is open: it has the key-encryption keys.
+    pub keystore: watch::Receiver<Option<Arc<Keystore>>>,
+    /// How often keys rotate.
+    pub rotation_policy: RotationPolicy,
     /// Issues X.509 certificates.
     pub certificate_issuer: CertificateIssuer,
     /// Who is an administrator.
@@ -95,6 +104,7 @@ pub struct IdentityService {
     /// As in `deps`, with the write mode of this clone.
     pub(super) audit: Audit,
     pub(super) bundle_cache: Arc<BundleCache>,
+    pub(super) status_list_cache: Arc<StatusListCache>,
     pub(super) started: Timestamp,
     /// The administrators' commands that changed protected state.
     pub(super) command_budget: Arc<CommandBudget>,
@@ -110,6 +120,7 @@ impl IdentityService {
             audit: deps.audit.clone(),
             started: deps.clock.now(),
             bundle_cache: Arc::default(),
+            status_list_cache: Arc::default(),
             command_budget: Arc::default(),
             workers: WorkerHealth::default(),
             mark_quota: Arc::new(MarkQuota::new(deps.clock.boot_time())),

@@ -4,7 +4,7 @@ use super::admin::{Admin, RootAdmin};
 use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
-use crate::issue::{AdminClass, RotationUrgency};
+use crate::issue::{AdminClass, RotationUrgency, kek_reports};
 use crate::keystore::RecoveryKey;
 use crate::wire::keys::{
     ConfirmRecoveryKeyRequest, Key, KeysResponse, RecoverRequest, RecoveryKeyResponse, RotateRequest,
@@ -12,31 +12,38 @@ use crate::wire::keys::{
 };
 
 impl IdentityService {
-    /// Every signing key with its state.
+    /// Every key with its state.
     ///
     /// # Errors
     /// [`AdminError::NotReady`] until the keys are loaded.
     pub fn keys(&self, _: &Admin) -> Result<KeysResponse, AdminError> {
         let issuer_state = self.ready_issuer()?;
+        let ca_keys = self.deps.certificate_issuer.key_reports();
+        let keks = self.deps.keystore.borrow().as_ref().map(|keystore| keystore.kek_reports());
+        let keks = kek_reports(keks.unwrap_or_default(), &self.deps.rotation_policy);
         Ok(KeysResponse {
             blocked_reason: self.deps.key_admin.blocked_reason(),
             rsa_blocked_reason: self.deps.tpm_signer.rsa_blocked_reason.borrow().clone(),
-            keys: issuer_state.key_reports().iter().map(Key::from).collect(),
+            keys: issuer_state.key_reports().iter().chain(&ca_keys).chain(&keks).map(Key::from).collect(),
         })
     }
 
-    /// Publishes the next issuing key, of a tenant or of agents without one, or lets it sign at once. Root can always have it sign at once: a
-    /// rotation after a compromise is bounded neither in an hour nor by the number of retired keys.
+    /// Publishes the next issuing key, of a tenant or of agents without one, or lets it sign at once. Root can
+    /// always have it sign at once: a rotation after a compromise is bounded neither in an hour nor by the number
+    /// of retired keys. Or makes the next issuing CA.
     ///
     /// # Errors
-    /// [`AdminError::NotReady`] until the keys are loaded; [`AdminError::BudgetExceeded`];
-    /// [`AdminError::Keys`].
+    /// [`AdminError::NotReady`] until the keys are loaded; [`AdminError::InvalidRequest`] for a tenant's issuing CA;
+    /// [`AdminError::BudgetExceeded`]; [`AdminError::Keys`]; [`AdminError::Ca`].
     pub async fn rotate_keys(
         &self,
         admin: &Admin,
         request: RotateRequest,
     ) -> Result<RotateResponse, AdminError> {
         self.ready_issuer()?;
+        if request.ca {
+            return self.rotate_ca(admin, &request).await;
+        }
         let tenant = request.tenant;
         let urgency = match (request.now, self.admin_class(admin)) {
             (true, AdminClass::Root) => {
@@ -49,6 +56,27 @@ impl IdentityService {
         let rotated = async { Ok(self.deps.key_admin.rotate(tenant, urgency, admin.id()).await?.into()) };
         let changed = |response: &RotateResponse| response.outcome != RotationOutcome::AlreadyPublished;
         self.within_budget_if(admin, StateCommand::RotateKeys, rotated, changed).await
+    }
+
+    async fn rotate_ca(&self, admin: &Admin, request: &RotateRequest) -> Result<RotateResponse, AdminError> {
+        if request.tenant.is_some() {
+            let text = "tenants have no issuing CA of their own; leave tenant out, or ca";
+            return Err(InvalidRequest::new(text).into());
+        }
+        let rotated = async {
+            let rotation = self.deps.certificate_issuer.rotate_ca(admin.id()).await?;
+            Ok(RotateResponse {
+                outcome: RotationOutcome::Activated,
+                kid: rotation.kid,
+                active_from: self.deps.clock.now(),
+                retired: rotation.retired,
+                destroyed_early: None,
+            })
+        };
+        match self.admin_class(admin) {
+            AdminClass::Root => rotated.await,
+            AdminClass::Group => self.within_budget(admin, StateCommand::RotateKeys, rotated).await,
+        }
     }
 
     /// Creates a recovery key. It is in force once [`IdentityService::confirm_recovery_key`] gets it back.

@@ -78,6 +78,7 @@ impl IdentityService {
             reason: Some(reason).filter(|reason| !reason.is_empty()),
             revocation: revocation.unwrap_or(RevocationClaim { epoch: 0, at: 0 }),
             erasure: destroyed.erasure.as_ref().map(erasure_claim),
+            counter_certification: None,
             earlier_erasures: destroyed.earlier.iter().map(erasure_claim).collect(),
             destroyed: destroyed_claim(&destroyed),
             shared_credentials: shared.clone(),
@@ -96,14 +97,12 @@ impl IdentityService {
         issue::sign_receipt(&tpm, issuer_state, claims, self.deps.clock.now()).await
     }
 
-    /// The stored credentials that the agent could use and that are not its own.
+    /// The stored credentials that the agent can have used and that are not its own. One that its own of the same
+    /// name hid was in its reach before that one was stored.
     fn shared_credentials(&self, entry: &AgentEntry) -> Vec<SharedCredentialClaim> {
         let tenant = entry.tenant.as_deref().unwrap_or_default();
         let names = entry.credentials().map(|granted| &granted.item.name);
-        let is_stored = |name: &&String| {
-            let holder = self.deps.credentials.stored_holder(tenant, entry.name.as_str(), name);
-            holder.is_ok_and(|holder| holder.is_some_and(|holder| holder.agent.is_empty()))
-        };
+        let is_stored = |name: &&String| self.deps.credentials.is_shared(tenant, name).unwrap_or_default();
         let claim =
             |name: &String| SharedCredentialClaim { name: name.clone(), tenant: entry.tenant.clone() };
         names.filter(is_stored).map(claim).collect()

@@ -31,7 +31,7 @@ struct RevokedToken {
 
 /// What a request of an administrator names.
 enum Target {
-    Token { jti: String, expires: crate::clock::Timestamp, is_expired: bool },
+    Token { jti: String, expires: crate::clock::Timestamp, is_expired: bool, token: Option<Box<OwnToken>> },
     Scope(Scope),
 }
 
@@ -89,7 +89,10 @@ impl IdentityService {
         }
         self.take_mark(&agent, token.expires())?;
         match self.deps.revocations.revoke_token(token.jti(), token.expires()).await {
-            Ok(_) => Ok(RevokedToken { agent, jti, detail: "the token is revoked".to_owned() }),
+            Ok(_) => {
+                self.note_revoked(&token);
+                Ok(RevokedToken { agent, jti, detail: "the token is revoked".to_owned() })
+            }
             Err(e) => Err(refuse(unavailable(&e), e.to_string(), &agent)),
         }
     }
@@ -106,8 +109,11 @@ impl IdentityService {
             Target::Token { jti, is_expired: true, .. } => {
                 return Ok(response("token", &jti, RevokeOutcome::Expired));
             }
-            Target::Token { jti, expires, .. } => {
+            Target::Token { jti, expires, token, .. } => {
                 let outcome = self.deps.revocations.revoke_token(&jti, expires).await?;
+                if let Some(token) = token.filter(|_| outcome == Outcome::Revoked) {
+                    self.note_revoked(&token);
+                }
                 let done = format!("{} revoked the token {jti}{}", admin.id(), because(&reason));
                 self.record_revocation(Event::TokenRevoked, None, &done).await?;
                 return Ok(response("token", &jti, outcome.into()));
@@ -138,7 +144,10 @@ impl IdentityService {
                 revoked_by: admin.id(),
                 reason: reason.clone(),
             };
-            let outcome = self.deps.revocations.revoke(new).await?;
+            let revoked = self.deps.revocations.revoke(new).await;
+            // Here too, so that it is in effect when the administrator reads the answer.
+            self.deps.issuer.apply_revocations(&self.deps.revocations.current());
+            let outcome = revoked?;
             if outcome == Outcome::Revoked {
                 let (event, what) = match scope.kind() {
                     ScopeKind::Everything => (Event::HostFrozen, "froze this host".to_owned()),
@@ -206,6 +215,12 @@ impl IdentityService {
         Ok(response(ScopeKind::Everything.name(), "", RevokeOutcome::Revoked))
     }
 
+    /// The token does not count as live any more.
+    fn note_revoked(&self, token: &OwnToken) {
+        let invocation = token.host_claim("invocation");
+        self.audit.activity().note_revoked_token(token.agent(), invocation, token.expires());
+    }
+
     /// What is revoked now.
     pub fn revocations(&self, _: &Admin) -> RevocationsResponse {
         let set = self.deps.revocations.current();
@@ -260,13 +275,14 @@ impl IdentityService {
         if let Some(text) = token {
             let token = self.own_token(&text)?;
             let (expires, jti) = (token.expires(), token.jti().to_owned());
-            return Ok(Target::Token { jti, expires, is_expired: expires <= now });
+            let (is_expired, token) = (expires <= now, Some(Box::new(token)));
+            return Ok(Target::Token { jti, expires, is_expired, token });
         }
         if let Some(jti) = jti {
             let jti = checked("jti", jti)?;
             // When it expires is not known. No token lives longer.
             let expires = now.after(crate::agents::MAX_TOKEN_TTL).after(BACKDATE);
-            return Ok(Target::Token { jti, expires, is_expired: false });
+            return Ok(Target::Token { jti, expires, is_expired: false, token: None });
         }
         let agents = self.deps.agents.current();
         if let Some(name) = agent {
@@ -302,11 +318,7 @@ impl IdentityService {
             return Ok(Target::Scope(Scope::new(ScopeKind::Tenant, &tenant)));
         }
         let kid = checked("key", key.unwrap_or_default())?;
-        let reports = self.ready_issuer()?;
-        if !reports.key_reports().iter().any(|key| key.kid == kid && key.is_in_memory()) {
-            return Err(InvalidRequest::new("no issuing key of this host has this kid").into());
-        }
-        Ok(Target::Scope(Scope::new(ScopeKind::Key, &kid)))
+        Ok(Target::Scope(self.revocable_key(&kid)?))
     }
 
     /// The tenant that a record about the scope is for.

@@ -9,14 +9,15 @@ use crate::plural::counted;
 use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
-    AdminGroupStatus, AuditStatus, CredentialsStatus, FederationStatus, HostNames, JournalStatus,
-    PoliciesStatus, StatusResponse, TpmStatus, WorkersStatus,
+    AdminGroupStatus, AgentsStatus, AuditStatus, CredentialsStatus, FederationStatus, HostNames,
+    JournalStatus, PoliciesStatus, StatusListsStatus, StatusResponse, TpmStatus, WorkersStatus,
 };
 
 impl IdentityService {
     /// Everything as it is now. `connections` is the number of open connections of the agent socket and the
     /// workload socket, which the service does not know.
-    pub fn status(&self, admin: &Admin, connections: usize) -> StatusResponse {
+    pub async fn status(&self, admin: &Admin, connections: usize) -> StatusResponse {
+        let activity = self.activity_summary().await;
         let deps = &self.deps;
         let issuer_state = deps.issuer.state();
         let host = issuer_state.as_ref().map(|issuer_state| issuer_state.host());
@@ -47,8 +48,12 @@ impl IdentityService {
                 stored: deps.credentials.reports().ok().map(|reports| reports.len()),
                 blocked_reason: deps.credentials.blocked_reason().borrow().clone(),
             },
-            agents: self.agents_status(),
+            agents: AgentsStatus { activity: Some(activity), ..self.agents_status() },
             policies: PoliciesStatus::from(&deps.policies.status()),
+            status_lists: {
+                let report = deps.status_lists.report();
+                StatusListsStatus { lists: report.lists, tokens: report.tokens, problem: report.problem }
+            },
             admin_group: AdminGroupStatus {
                 name: deps.admin_policy.admin_group.clone(),
                 gid: deps.admin_policy.group_number().ok(),

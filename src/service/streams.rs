@@ -126,7 +126,9 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<WitSvid> {
+        let waited = self.wait_for_signer(std::slice::from_ref(agent)).await;
         let issue = || -> Result<WitSvid, Rejection> {
+            waited?;
             let (permit, issuer_state) = self.permit_stream_identity(agent)?;
             let ttl = self.deps.certificate_issuer.ttl();
             self.check_live_tokens(agent, ttl)?;

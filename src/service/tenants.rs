@@ -38,7 +38,7 @@ impl IdentityService {
             let quota = quotas.of(Some(&name));
             Tenant {
                 issuer: issuer.map(|issuer| issuer.issuer().to_owned()),
-                kid: issuer.map(|issuer| issuer.issuing_key().kid().to_owned()),
+                kid: issuer.map(|issuer| issuer.signing_kid().to_owned()),
                 agents: agents.get(&name).copied().unwrap_or_default(),
                 credentials: reports.is_ok().then(|| credentials.get(&name).copied().unwrap_or_default()),
                 live_tokens: quotas.live_tokens(&name, self.deps.clock.boot_time()),

@@ -155,6 +155,7 @@ impl IdentityService {
             Err(_) => self.identify_any(&peer).await?,
         };
         let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+        self.wait_for_signer(std::slice::from_ref(&agent)).await?;
         let permit = policy::decide(agent, &self.circumstances(), request)?;
         let agent = permit.agent();
         self.require_clock()
@@ -163,7 +164,7 @@ impl IdentityService {
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(agent))?;
         self.check_live_tokens(agent, permit.ttl())?;
         if permit.signer() == Signer::Issuing {
-            return Ok(issuer_state.mint_token(permit, self.deps.clock.now())?);
+            return Ok(issuer_state.mint_token(permit, &self.deps.status_lists, self.deps.clock.now())?);
         }
         let (agent, audience, policies) = (agent.clone(), permit.audience().to_owned(), permit.policy());
         self.check_rate(RateLimitKey::TpmSign(agent.name().clone()), Some(&peer))
@@ -187,6 +188,7 @@ impl IdentityService {
         let peer = self.require_peer(lookup)?;
         let agents = self.identify_all(&peer).await?;
         let request = request.map_err(|e| invalid(e, &peer))?;
+        self.wait_for_signer(&agents).await?;
         self.require_clock().map_err(|refusal| Rejection::from(refusal).with_peer(&peer))?;
         let issuer_state = self.issuer_state().map_err(|rejection| rejection.with_peer(&peer))?;
         let circumstances = self.circumstances();
@@ -198,7 +200,10 @@ impl IdentityService {
             }
             match policy::decide_jwt_svid(agent, &circumstances, &request.audiences) {
                 Ok(permit) => match self.check_live_tokens(permit.agent(), permit.ttl()) {
-                    Ok(()) => svids.push(issuer_state.mint_jwt_svid(permit, self.deps.clock.now())?),
+                    Ok(()) => {
+                        let (statuses, now) = (&self.deps.status_lists, self.deps.clock.now());
+                        svids.push(issuer_state.mint_jwt_svid(permit, statuses, now)?);
+                    }
                     Err(rejection) => first_refusal = first_refusal.or(Some(rejection.refusal)),
                 },
                 Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),

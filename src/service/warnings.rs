@@ -5,6 +5,9 @@ use super::identity_service::IdentityService;
 use crate::plural::counted;
 use crate::policy::cedar::counted_policies;
 
+/// Agents that a warning names.
+const MAX_NAMED_AGENTS: usize = 5;
+
 impl IdentityService {
     /// One sentence for each, with the remedy.
     pub(super) fn warnings(&self) -> Vec<String> {
@@ -13,8 +16,10 @@ impl IdentityService {
             self.policies_warning(),
             self.federation_warning(),
             self.credentials_warning(),
+            self.own_credentials_warning(),
             self.freeze_warning(),
             self.revocations_warning(),
+            self.status_lists_warning(),
             self.deps.invocations.fault(),
         ];
         warnings.into_iter().flatten().collect()
@@ -99,6 +104,22 @@ impl IdentityService {
         }
         let fault = revocations.store_fault()?;
         Some(format!("revocations are in effect, but would not survive a restart: {fault}"))
+    }
+
+    fn own_credentials_warning(&self) -> Option<String> {
+        let agents = self.deps.credentials.agents_without_key().ok().filter(|agents| !agents.is_empty())?;
+        let named: Vec<&str> = agents.iter().take(MAX_NAMED_AGENTS).map(String::as_str).collect();
+        let more = agents.len() - named.len();
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        Some(format!(
+            "the own credentials of {}{more} cannot be opened: their key stayed in another TPM, or an older state was \
+             restored. Remove each (hostbadge credential rm NAME --agent AGENT), and store it again",
+            named.join(", ")
+        ))
+    }
+
+    fn status_lists_warning(&self) -> Option<String> {
+        self.deps.status_lists.report().problem.map(|problem| format!("status lists: {problem}"))
     }
 
     fn credentials_warning(&self) -> Option<String> {

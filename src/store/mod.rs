@@ -9,6 +9,7 @@ mod credential_rows;
 mod database;
 mod lock;
 mod revocation_rows;
+mod status_rows;
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -24,6 +25,7 @@ pub use atomic::{remove_temp_files, write_atomic};
 pub use credential_rows::{CompartmentRow, CredentialRow, CredentialRows};
 pub use lock::DirLock;
 pub use revocation_rows::{GuardedChange, RevocationDatabase, RevocationRow, RevocationRows, TokenRow};
+pub use status_rows::{StatusChange, StatusDatabase, StatusListRow, StatusSubjectRow, StatusTokenRow};
 
 /// Upper bound on the size of a state file in bytes, well above what hostbadge writes.
 const MAX_STATE_FILE_SIZE: u64 = 8 * 1024 * 1024;

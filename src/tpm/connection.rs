@@ -31,6 +31,8 @@ use tss_esapi::structures::Nonce;
 use tss_esapi::structures::Private;
 use tss_esapi::structures::Public;
 use tss_esapi::structures::SensitiveData;
+use tss_esapi::structures::Signature;
+use tss_esapi::traits::Marshall;
 
 use super::capabilities;
 use super::config::Tcti;
@@ -42,6 +44,7 @@ use super::error::response_failed;
 use super::error::unexpected_response;
 use super::esys::EsysContext;
 use super::identity::TpmIdentity;
+use super::objects::Certification;
 use super::objects::KeyBlob;
 use super::objects::write_public;
 use super::session;
@@ -191,16 +194,30 @@ impl TpmConnection {
         value: &[u8; 8],
     ) -> Result<(), Error> {
         let authorization = self.ensure_session()?;
-        let Some(esys) = &self.esys else {
-            let text = "this build of hostbadged cannot send it".to_owned();
-            return Err(Error::CommandFailed { command: "TPM2_PolicyNV", code: None, text });
-        };
+        let esys = self.esys.as_ref().ok_or_else(|| no_esys_context("TPM2_PolicyNV"))?;
         // SAFETY: `context` was opened together with `esys`, is never replaced, and lives as long as `self`, which
         // is borrowed mutably.
         match unsafe { esys.policy_nv(policy, index, authorization, value) } {
             0 => Ok(()),
             code => Err(response_failed("TPM2_PolicyNV", code)),
         }
+    }
+
+    /// `TPM2_NV_Certify`: `key` signs that the NV index has its present value of `size` bytes.
+    pub(super) fn nv_certify(
+        &mut self,
+        key: KeyHandle,
+        index: NvIndexHandle,
+        size: u16,
+        qualifying_data: &[u8; 32],
+    ) -> Result<Certification, Error> {
+        let authorization = self.ensure_session()?;
+        let esys = self.esys.as_ref().ok_or_else(|| no_esys_context("TPM2_NV_Certify"))?;
+        // SAFETY: As in `policy_nv`.
+        let certified = unsafe { esys.nv_certify((key, authorization), index, size, qualifying_data) };
+        let (attest, signature) = certified.map_err(|code| response_failed("TPM2_NV_Certify", code))?;
+        let signature = Signature::try_from(signature).and_then(|signature| signature.marshall());
+        Ok(Certification { attest, signature: signature.map_err(command_failed("TPM2_NV_Certify"))? })
     }
 
     /// `TPM2_Create` under the SRK; `secret` is the data of a sealed object.
@@ -422,4 +439,10 @@ impl TpmConnection {
         }
         outcome
     }
+}
+
+/// The linker did not take the definition that notes the ESYS context.
+fn no_esys_context(command: &'static str) -> Error {
+    let text = "this build of hostbadged cannot send it".to_owned();
+    Error::CommandFailed { command, code: None, text }
 }

@@ -26,6 +26,8 @@ use super::error::command_failed;
 use super::error::unexpected_response;
 use super::nv_index::close_index;
 use super::nv_index::with_index;
+use super::objects::Certification;
+use super::objects::TpmObjects;
 
 /// How many NV indices each kind has: several systems on one machine have a daemon and its counters each.
 const INDEX_COUNT: u32 = 8;
@@ -132,6 +134,24 @@ pub(super) fn increment_to(
         read_value(connection, handle).map(Some)
     })?;
     result.flatten().ok_or_else(|| RequestError::NoCounter(index).into())
+}
+
+/// Has the AK sign the present value of the counter at an index, and the qualifying data (`TPM2_NV_Certify`).
+pub(super) fn certify(
+    connection: &mut TpmConnection,
+    objects: &TpmObjects,
+    index: u32,
+    qualifying_data: &[u8; 32],
+) -> Result<Certification, Error> {
+    let certified = connection.with_loaded(&objects.ak, |connection, ak| {
+        with_index(connection, index, |connection, handle| {
+            if !is_hostbadge_counter(connection, handle)? {
+                return Ok(None);
+            }
+            connection.nv_certify(ak, handle, COUNTER_SIZE as u16, qualifying_data).map(Some)
+        })
+    })?;
+    certified.flatten().ok_or_else(|| RequestError::NoCounter(index).into())
 }
 
 /// Deletes the counter at an index, if it is a hostbadge counter.

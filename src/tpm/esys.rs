@@ -12,16 +12,25 @@ use std::ptr::NonNull;
 use std::ptr::null_mut;
 
 use tss_esapi::Context;
+use tss_esapi::handles::KeyHandle;
 use tss_esapi::handles::NvIndexHandle;
 use tss_esapi::handles::SessionHandle;
 use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::SignatureScheme;
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::tss2_esys::ESYS_CONTEXT;
 use tss_esapi::tss2_esys::ESYS_TR;
 use tss_esapi::tss2_esys::ESYS_TR_NONE;
+use tss_esapi::tss2_esys::ESYS_TR_PASSWORD;
 use tss_esapi::tss2_esys::ESYS_TR_RH_OWNER;
+use tss_esapi::tss2_esys::Esys_Free;
+use tss_esapi::tss2_esys::Esys_NV_Certify;
 use tss_esapi::tss2_esys::Esys_PolicyNV;
+use tss_esapi::tss2_esys::TPM2B_ATTEST;
+use tss_esapi::tss2_esys::TPM2B_DATA;
 use tss_esapi::tss2_esys::TPM2B_OPERAND;
+use tss_esapi::tss2_esys::TPMT_SIG_SCHEME;
+use tss_esapi::tss2_esys::TPMT_SIGNATURE;
 use tss_esapi::tss2_esys::TSS2_ABI_VERSION;
 use tss_esapi::tss2_esys::TSS2_RC;
 use tss_esapi::tss2_esys::TSS2_TCTI_CONTEXT;
@@ -88,6 +97,61 @@ impl EsysContext {
                 OPERATION_EQUAL,
             )
         }
+    }
+}
+
+impl EsysContext {
+    /// `TPM2_NV_Certify`: `key` signs that the NV index has its present value of `size` bytes, and
+    /// `qualifying_data`. The owner's authorization, an empty password, reads the index (TPM 2.0 Part 3, section
+    /// 31.16). Returns the TPMS_ATTEST and the signature.
+    ///
+    /// # Safety
+    /// As of [`EsysContext::policy_nv`].
+    pub(super) unsafe fn nv_certify(
+        &self,
+        (key, authorization): (KeyHandle, AuthSession),
+        index: NvIndexHandle,
+        size: u16,
+        qualifying_data: &[u8; 32],
+    ) -> Result<(Vec<u8>, TPMT_SIGNATURE), TSS2_RC> {
+        let mut data = TPM2B_DATA { size: qualifying_data.len() as u16, ..TPM2B_DATA::default() };
+        data.buffer[..qualifying_data.len()].copy_from_slice(qualifying_data);
+        let scheme = TPMT_SIG_SCHEME::from(SignatureScheme::Null);
+        let (mut attest, mut signature): (*mut TPM2B_ATTEST, *mut TPMT_SIGNATURE) = (null_mut(), null_mut());
+        // SAFETY: The context exists and is not used meanwhile, as the caller promises. `data` and `scheme` are
+        // valid structures that outlive the call, which only reads them, and writes the two pointers.
+        let code = unsafe {
+            Esys_NV_Certify(
+                self.0.as_ptr(),
+                key.into(),
+                ESYS_TR_RH_OWNER,
+                index.into(),
+                session_handle(authorization),
+                ESYS_TR_PASSWORD,
+                ESYS_TR_NONE,
+                &data,
+                &scheme,
+                size,
+                0,
+                &mut attest,
+                &mut signature,
+            )
+        };
+        if code != 0 {
+            return Err(code);
+        }
+        // SAFETY: The library has set both to structures that it allocated for the caller, or left them null.
+        let (attest_copy, signature_copy) =
+            unsafe { (attest.as_ref().copied(), signature.as_ref().copied()) };
+        // SAFETY: The library allocated both, or they are null, and they are not used afterwards.
+        unsafe { Esys_Free(attest.cast()) };
+        // SAFETY: As above.
+        unsafe { Esys_Free(signature.cast()) };
+        let (Some(attest), Some(signature)) = (attest_copy, signature_copy) else {
+            return Err(GENERAL_FAILURE);
+        };
+        let bytes = attest.attestationData.get(..attest.size.into()).ok_or(GENERAL_FAILURE)?;
+        Ok((bytes.to_vec(), signature))
     }
 }
 

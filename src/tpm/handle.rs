@@ -1,5 +1,7 @@
 //! [`Tpm`], the handle through which the rest of the daemon uses the TPM.
 
+mod counters;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -20,10 +22,6 @@ use super::capabilities::FIRST_SESSION_HANDLE;
 use super::capabilities::FIRST_TRANSIENT_HANDLE;
 use super::config::TpmConfig;
 use super::connected_tpm::ConnectedTpm;
-use super::counter;
-use super::counter::CounterKind;
-use super::counter_seal;
-use super::counter_value::CounterValue;
 use super::ek_info::EkInfo;
 use super::error::Error;
 use super::info::TpmInfo;
@@ -182,72 +180,6 @@ impl Tpm {
             seal::unseal(connection, &blob, pcrs.as_ref())
         })
         .await
-    }
-
-    /// Seals 1 to 128 bytes under the SRK of the pinned TPM. They can be unsealed only while the counter has this
-    /// value, and never again once it was incremented further.
-    ///
-    /// # Errors
-    /// [`Error::RequestFailed`] for another length, or if there is no counter at the NV index.
-    pub async fn seal_to_counter(
-        &self,
-        secret: Zeroizing<Vec<u8>>,
-        at: CounterValue,
-    ) -> Result<KeyBlob, Error> {
-        self.call(move |tpm| counter_seal::seal(tpm.provisioned()?.0, &secret, at)).await
-    }
-
-    /// Unseals what [`Tpm::seal_to_counter`] made for the same value.
-    ///
-    /// # Errors
-    /// [`Error::CounterMoved`] if the counter has another value or is gone; [`Error::InvalidObjects`] for data of
-    /// another TPM.
-    pub async fn unseal_at_counter(
-        &self,
-        blob: KeyBlob,
-        at: CounterValue,
-    ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        self.call(move |tpm| counter_seal::unseal(tpm.provisioned()?.0, &blob, at)).await
-    }
-
-    /// Creates a monotonic counter that is incremented only with `auth`; returns its NV index and value.
-    ///
-    /// # Errors
-    /// [`Error::RequestFailed`] if all eight NV indices of its kind are taken.
-    pub async fn create_counter(
-        &self,
-        kind: CounterKind,
-        auth: Zeroizing<[u8; 32]>,
-    ) -> Result<(u32, u64), Error> {
-        self.call(move |tpm| counter::create(tpm.provisioned()?.0, kind, &auth)).await
-    }
-
-    /// The value of the counter at an NV index; `None` if there is no counter.
-    pub async fn read_counter(&self, index: u32) -> Result<Option<u64>, Error> {
-        self.call(move |tpm| counter::read(tpm.provisioned()?.0, index)).await
-    }
-
-    /// Increments a counter by one unless its value is `target` or more; returns the value.
-    ///
-    /// # Errors
-    /// [`Error::RequestFailed`] if there is no counter at the NV index.
-    pub async fn increment_counter_to(
-        &self,
-        index: u32,
-        auth: Zeroizing<[u8; 32]>,
-        target: u64,
-    ) -> Result<u64, Error> {
-        self.call(move |tpm| counter::increment_to(tpm.provisioned()?.0, index, &auth, target)).await
-    }
-
-    /// Deletes the counter at an NV index, if there is one.
-    pub async fn remove_counter(&self, index: u32) -> Result<(), Error> {
-        self.call(move |tpm| counter::remove(tpm.provisioned()?.0, index)).await
-    }
-
-    /// The NV indices that have a counter of this kind, of this system or another one on this machine.
-    pub async fn list_counters(&self, kind: CounterKind) -> Result<Vec<u32>, Error> {
-        self.call(move |tpm| counter::list_indices(tpm.provisioned()?.0, kind)).await
     }
 
     /// The host key's ECDSA P-256 signature over a SHA-256 digest: r and s, 32 bytes each, big endian.

@@ -27,6 +27,7 @@ pub mod receipt;
 mod security_event;
 mod signature;
 mod spiffe_id;
+mod status_list;
 mod token;
 mod tpm_reader;
 pub(crate) mod tpm_structures;
@@ -50,6 +51,7 @@ pub use security_event::{
     verify_security_event,
 };
 pub(crate) use spiffe_id::{is_trust_domain, workload_trust_domain};
+pub use status_list::{MAX_STATUS_LIST_LEN, STATUS_LIST_TYP, Status, StatusList, StatusReference};
 pub use token::{
     Expectation, LEEWAY, TokenClaims, TokenKind, VerifiedAccessToken, VerifiedToken, VerifiedTokenClaims,
     verify_access_token, verify_token, verify_token_signature,

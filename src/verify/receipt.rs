@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::evidence::{Evidence, SignedAttestation};
 use super::jwks::Jwk;
 use super::jws::Jws;
 use super::token::LEEWAY;
+use super::tpm_structures::AttestedInfo;
 use crate::clock::Timestamp;
+use crate::digest::sha256;
 use crate::json;
 
 /// The `typ` of a receipt.
@@ -43,6 +46,10 @@ pub struct ReceiptClaims {
     /// The erasure of the agent's key-encryption key; absent if the agent had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erasure: Option<ErasureClaim>,
+    /// The AK's statement of the counter's value (`TPM2_NV_Certify`) when the receipt was made; absent without an
+    /// erasure. Its qualifying data is [`counter_binding`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter_certification: Option<SignedAttestation>,
     /// Earlier erasures of the key of an agent of this name, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier_erasures: Vec<ErasureClaim>,
@@ -112,6 +119,61 @@ pub struct ErasureClaim {
     pub after: u64,
     /// When, in seconds since 1970.
     pub at: u64,
+}
+
+/// The qualifying data by which a statement of the counter's value belongs to one receipt.
+pub fn counter_binding(jti: &str, agent: &str) -> [u8; 32] {
+    sha256(format!("hostbadge receipt\0{jti}\0{agent}").as_bytes())
+}
+
+/// Checks that the TPM of verified evidence states that the counter of a verified receipt has moved.
+///
+/// The host key signs whatever the host gives it. The AK signs only what the TPM itself knows, so this does not
+/// depend on the host's word.
+///
+/// # Errors
+///
+/// [`Error::InvalidClaim`], or [`Error::Evidence`] for a statement of another TPM.
+pub fn check_counter(claims: &ReceiptClaims, evidence: &Evidence) -> Result<String, Error> {
+    let invalid = |reason: &str| Error::InvalidClaim(reason.to_owned());
+    let Some(erasure) = claims.erasure else {
+        return Ok("no counter was moved".to_owned());
+    };
+    let certification = claims
+        .counter_certification
+        .as_ref()
+        .ok_or_else(|| invalid("the receipt has no statement of the TPM about its counter"))?;
+    let attest = evidence.verify_by_ak(certification)?;
+    if attest.extra_data != counter_binding(&claims.jti, &claims.agent) {
+        return Err(invalid("the TPM's statement about the counter belongs to another receipt"));
+    }
+    let AttestedInfo::Nv { name, content } = attest.attested else {
+        return Err(invalid("the TPM's statement is not about an NV index"));
+    };
+    if name != counter_name(erasure.nv_index) {
+        return Err(invalid(
+            "the TPM's statement is about another NV index, or one that is no erasure counter",
+        ));
+    }
+    match content.try_into().map(u64::from_be_bytes) {
+        Ok(value) if value >= erasure.after => Ok(format!("has the value {value}, by the TPM's AK")),
+        _ => Err(invalid("the TPM's counter has not moved as the receipt says")),
+    }
+}
+
+/// The Name of an erasure counter: SHA-256 over its TPMS_NV_PUBLIC (TPM 2.0 Part 1, section 16, and Part 2, section
+/// 13.5).
+fn counter_name(nv_index: u32) -> Vec<u8> {
+    const SHA256_ID: u16 = 0x000B;
+    /// TPMA_NV: AUTHWRITE, TPM_NT_COUNTER, OWNERREAD, NO_DA, WRITTEN.
+    const ATTRIBUTES: u32 = 0x2202_0014;
+    const SIZE: u16 = 8;
+    let mut public = nv_index.to_be_bytes().to_vec();
+    public.extend_from_slice(&SHA256_ID.to_be_bytes());
+    public.extend_from_slice(&ATTRIBUTES.to_be_bytes());
+    public.extend_from_slice(&0_u16.to_be_bytes()); // no policy
+    public.extend_from_slice(&SIZE.to_be_bytes());
+    [&SHA256_ID.to_be_bytes()[..], &sha256(&public)].concat()
 }
 
 /// The `kid` of the key that is said to have signed a receipt. It proves nothing.
@@ -217,6 +279,7 @@ mod tests {
             },
             "shared_credentials": [{ "name": "stripe" }],
             "erasure": { "nv_index": 0x0180_4872, "before": 5, "after": 6, "at": NOW.as_secs() },
+            "counter_certification": { "attest": "AAAA", "signature": "AAAA" },
         })
     }
 

@@ -16,6 +16,7 @@ const ALG_NULL: u16 = 0x0010;
 const ALG_ECDSA: u16 = 0x0018;
 const ALG_ECC: u16 = 0x0023;
 const CURVE_P256: u16 = 0x0003;
+const ST_ATTEST_NV: u16 = 0x8014;
 const ST_ATTEST_CERTIFY: u16 = 0x8017;
 const ST_ATTEST_QUOTE: u16 = 0x8018;
 /// TPM_GENERATED_VALUE, section 6.2: a restricted key does not sign external data that begins with it.
@@ -152,6 +153,13 @@ pub enum AttestedInfo {
         /// SHA-256 over the values of these PCRs, in this order.
         digest: Vec<u8>,
     },
+    /// `TPM2_NV_Certify`: the content of an NV index, from its beginning.
+    Nv {
+        /// The Name of the NV index.
+        name: Vec<u8>,
+        /// Its content.
+        content: Vec<u8>,
+    },
 }
 
 impl Attest {
@@ -186,6 +194,11 @@ impl Attest {
                 let size = usize::from(reader.u8()?);
                 let pcr_indexes = selected_pcrs(reader.take(size)?);
                 AttestedInfo::Quote { pcr_indexes, digest: reader.tpm2b()?.to_vec() }
+            }
+            ST_ATTEST_NV => {
+                let name = reader.tpm2b()?.to_vec();
+                reader.expect_u16(0, "content from the beginning")?; // offset
+                AttestedInfo::Nv { name, content: reader.tpm2b()?.to_vec() }
             }
             _ => return Err(reader.error("it is neither a quote nor a certification")),
         };

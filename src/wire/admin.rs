@@ -12,6 +12,7 @@ use super::clock::ClockSync;
 use super::credentials::CredentialUse;
 use super::error::Fault;
 use super::host::{Posture, PostureMode};
+use super::lifecycle::AgentActivity;
 use super::policy::PolicySet;
 use crate::clock::Timestamp;
 
@@ -45,6 +46,9 @@ pub struct Agent {
     /// The sealed credentials that the agent may use; those of its roles as in `grants`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<AgentCredential>,
+    /// What the agent did and has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<AgentActivity>,
 }
 
 /// A sealed credential that an agent may use.
@@ -139,6 +143,9 @@ pub struct AgentGrant {
     /// The effect of the host's posture; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// Whether the tokens have a status in a status list; absent where the host's configuration decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_list: Option<bool>,
     /// When it ends; absent where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,

@@ -273,6 +273,14 @@ pub struct HealthResponse {
     pub posture: Posture,
 }
 
+/// `200` of `GET /v1/status-lists` (Token Status List, section 9).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StatusListsResponse {
+    /// The URIs of all status lists of the issuer.
+    pub status_lists: Vec<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

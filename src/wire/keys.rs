@@ -17,35 +17,84 @@ pub struct KeysResponse {
     pub blocked_reason: Option<String>,
     /// Why the RSA key is missing although a grant uses RS256.
     pub rsa_blocked_reason: Option<String>,
-    /// Signing keys in the order of the key set; destroyed ones last, the latest first.
+    /// The host's issuing keys in the order of the key set, destroyed ones last; the keys in the TPM; the issuing
+    /// keys of each tenant; the keys of the host's CA; the key-encryption keys.
     pub keys: Vec<Key>,
 }
 
-/// A key that signs, signed or will sign tokens.
+/// A key of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Key {
-    /// `kid` of the key set.
+    /// `kid` of the key set, or the RFC 7638 thumbprint of a CA's key; a name for key-encryption keys.
     pub kid: String,
-    /// The tenant whose tokens the key signs; absent for agents without one, and for keys in the TPM.
+    /// What the key is for.
+    #[serde(default)]
+    pub kind: KeyKind,
+    /// The tenant whose tokens the key signs or whose secrets it encrypts; absent for agents without one, and for
+    /// keys in the TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// `ES256` or `RS256`.
+    /// `ES256`, `RS256` or `A256GCM`.
     pub alg: String,
     /// What the key does now.
     pub state: KeyState,
-    /// When the key was made; absent for the host key.
+    /// When the key was made; absent where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
-    /// When the key entered its state; absent for the host key.
+    /// When the key entered its state; absent where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// The next step; absent for destroyed keys and for keys in the TPM.
+    /// The next step; absent for destroyed keys and where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<NextStep>,
+    /// How much depends on the key; absent from daemons of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<KeyRisk>,
+    /// The longest time that the key is in use, in seconds; absent where it does not rotate by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotate_every: Option<u64>,
+    /// Why the key does not rotate by itself, and what an administrator can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// The host key's endorsement of the key, a JWS; absent for the host key itself and for destroyed keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endorsement: Option<String>,
+}
+
+/// What a key is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyKind {
+    /// It signs tokens in memory.
+    #[default]
+    Issuing,
+    /// The host key, in the TPM.
+    Host,
+    /// The key in the TPM that signs RS256 tokens.
+    Rsa,
+    /// The root of the host's CA. Its key is the host key.
+    HostCaRoot,
+    /// It signs certificates and revocation lists in memory.
+    IssuingCa,
+    /// It encrypts the secrets at rest, and is sealed to the TPM.
+    KeyEncryption,
+    /// It encrypts the secrets of one tenant.
+    TenantKeyEncryption,
+}
+
+/// How much depends on a key. The class bounds the time for which it is in use (NIST IR 8587).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum KeyRisk {
+    /// At most 2 weeks.
+    High,
+    /// At most 3 months.
+    Moderate,
+    /// At most a year.
+    Low,
 }
 
 /// What a key does.
@@ -53,23 +102,24 @@ pub struct Key {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// The key signs.
+    /// The key signs or encrypts.
     Active,
     /// The key is in the key set and signs later.
     Published,
-    /// The key signs no more and stays in the key set until its last token has expired.
+    /// The key signs or encrypts no more, and still verifies or decrypts: until its last token or certificate has
+    /// expired, or everything is encrypted under its successor.
     Retired,
+    /// The key is revoked: it neither signs nor verifies, and is destroyed once another can sign.
+    Revoked,
     /// The private key no longer exists.
     Destroyed,
-    /// The key is in the TPM and does not rotate.
-    Tpm,
 }
 
 /// The next step of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NextStep {
-    /// `active`, `retired`, `destroyed` or `successor published`.
+    /// `active`, `retired`, `destroyed`, `successor published`, `successor` or `renewed`.
     pub step: String,
     /// When the step is due.
     pub at: Timestamp,
@@ -85,6 +135,10 @@ pub struct RotateRequest {
     /// The tenant whose key it is; absent for that of agents without a tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// Whether it is the issuing CA of certificates in place of an issuing key. Its successor signs at once, because
+    /// chains contain it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ca: bool,
 }
 
 /// `200` of `POST /v1/keys/rotate`.
@@ -165,8 +219,32 @@ impl fmt::Display for KeyState {
             KeyState::Active => "active",
             KeyState::Published => "published",
             KeyState::Retired => "retired",
+            KeyState::Revoked => "revoked",
             KeyState::Destroyed => "destroyed",
-            KeyState::Tpm => "tpm",
+        })
+    }
+}
+
+impl fmt::Display for KeyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KeyKind::Issuing => "issuing",
+            KeyKind::Host => "host",
+            KeyKind::Rsa => "rsa",
+            KeyKind::HostCaRoot => "host-ca-root",
+            KeyKind::IssuingCa => "issuing-ca",
+            KeyKind::KeyEncryption => "key-encryption",
+            KeyKind::TenantKeyEncryption => "tenant-key-encryption",
+        })
+    }
+}
+
+impl fmt::Display for KeyRisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KeyRisk::High => "high",
+            KeyRisk::Moderate => "moderate",
+            KeyRisk::Low => "low",
         })
     }
 }

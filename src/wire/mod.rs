@@ -21,6 +21,7 @@ pub mod error;
 pub mod host;
 pub mod keys;
 pub mod leak;
+pub mod lifecycle;
 pub mod manager_address;
 pub mod offboarding;
 pub mod policy;

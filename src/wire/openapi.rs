@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, change, clock, comparison, credentials, enroll, error, keys, leak, offboarding, policy,
-    posture, revocation, signal, status, tenants,
+    admin, agent, change, clock, comparison, credentials, enroll, error, keys, leak, lifecycle, offboarding,
+    policy, posture, revocation, signal, status, tenants,
 };
 use crate::clock::Timestamp;
 
@@ -124,6 +124,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::HealthResponse>();
     responses.subschema_for::<agent::IntrospectionResponse>();
     responses.subschema_for::<agent::NonceResponse>();
+    responses.subschema_for::<agent::StatusListsResponse>();
     responses.subschema_for::<agent::TokenResponse<'_>>();
     responses.subschema_for::<agent::UseNonceResponse>();
     responses.subschema_for::<agent::WhoamiResponse>();
@@ -139,6 +140,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<keys::KeysResponse>();
     responses.subschema_for::<keys::RecoveryKeyResponse>();
     responses.subschema_for::<keys::RotateResponse>();
+    responses.subschema_for::<lifecycle::LifecycleResponse>();
     responses.subschema_for::<offboarding::OffboardResponse>();
     responses.subschema_for::<policy::PoliciesResponse>();
     responses.subschema_for::<policy::PolicyWhyResponse>();

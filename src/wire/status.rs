@@ -7,6 +7,7 @@ use super::clock::ClockStatus;
 use super::error::Fault;
 use super::host::{Health, Posture, TpmKind};
 use super::keys::Key;
+use super::lifecycle::ActivitySummary;
 use super::policy::PolicySet;
 use crate::clock::Timestamp;
 
@@ -55,6 +56,8 @@ pub struct StatusResponse {
     pub policies: PoliciesStatus,
     /// The sealed credentials.
     pub credentials: CredentialsStatus,
+    /// The status lists of tokens.
+    pub status_lists: StatusListsStatus,
     /// The group of administrators.
     pub admin_group: AdminGroupStatus,
     /// The bundles of other trust domains.
@@ -82,6 +85,18 @@ pub struct CredentialsStatus {
     pub stored: Option<usize>,
     /// Why they are not available; `null` where they are.
     pub blocked_reason: Option<String>,
+}
+
+/// The status lists of tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StatusListsStatus {
+    /// Number of lists.
+    pub lists: usize,
+    /// Tokens that have an index in one.
+    pub tokens: usize,
+    /// What an administrator should know; `null` if there is nothing.
+    pub problem: Option<String>,
 }
 
 /// The policies in force and the last reading of their directory.
@@ -234,6 +249,9 @@ pub struct AgentsStatus {
     /// The change that waits for a second administrator; absent if none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingChange>,
+    /// What the agents did and have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<ActivitySummary>,
     /// Faults of the last reading. While there are any, the previous set stays active.
     pub faults: Vec<Fault>,
 }

@@ -206,7 +206,7 @@ fn every_command_that_fails_is_recorded_with_its_caller() {
             continue;
         };
         let body = failing(path);
-        let failed = (0..20).find_map(|_| {
+        let failed = (0..150).find_map(|_| {
             let answer = host.admin().post(path, &body);
             (answer.status != 200).then_some(answer)
         });

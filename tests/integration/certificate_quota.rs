@@ -71,7 +71,7 @@ fn assert_known_and_not_counted(expires: u64) {
     host.stop();
     let file: Value = serde_json::from_slice(&fs::read(host.path("state/leaves.json")).unwrap()).unwrap();
     let kept = BASE64.decode(file["leaves"][&id].as_str().unwrap().as_bytes()).unwrap();
-    assert_eq!(kept.len(), 32 * 4097, "they can still be revoked");
+    assert_eq!(kept.len(), 40 * 4097, "they can still be revoked");
 }
 
 #[test]

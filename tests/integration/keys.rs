@@ -26,7 +26,7 @@ fn jwks(host: &Host) -> Vec<String> {
     let name = |key: &Value| key["kid"].as_str().unwrap().to_owned();
     let mut names: Vec<String> = set["keys"].as_array().unwrap().iter().map(name).collect();
     let listed = host.admin().get("/v1/keys").json();
-    let host_key = listed["keys"].as_array().unwrap().iter().find(|key| key["state"] == "tpm").map(name);
+    let host_key = listed["keys"].as_array().unwrap().iter().find(|key| key["kind"] == "host").map(name);
     assert_eq!(names.pop(), host_key);
     names
 }
@@ -36,7 +36,7 @@ fn states(host: &Host) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let keys = host.admin().get("/v1/keys").json();
     let keys = keys["keys"].as_array().unwrap().iter();
-    keys.filter(|key| key["state"] != "tpm").map(|key| (text(&key["kid"]), text(&key["state"]))).collect()
+    keys.filter(|key| key["kind"] == "issuing").map(|key| (text(&key["kid"]), text(&key["state"]))).collect()
 }
 
 fn kid(token: &str) -> String {
@@ -66,6 +66,11 @@ fn start_as_it_is(host: &mut Host) {
     assert!(blocked_reason(host).contains("hostbadge key accept"), "{}", blocked_reason(host));
     run_json(host, &["key", "accept"]);
     until_true("the file is accepted", || !blocked_reason(host).contains("hostbadge key accept"));
+    // The revocations are opened with the keys.
+    until_true("the revocations are open", || {
+        let answer = host.post("/v1/token", json!({ "audience": API }));
+        !blocked_reason(host).is_empty() || !answer.text().contains("the revocations of this host")
+    });
 }
 
 /// Moves a time in the file into the past, by seconds.
@@ -186,10 +191,10 @@ fn rotate_now_activates_the_published_or_a_new_key_at_once() {
     let list = host.hostbadge(&["key", "list"]);
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     let lines: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["KID", "ALG", "STATE", "SINCE", "NEXT", "AT"]);
-    assert_eq!(lines[1][..3], [third.as_str(), "ES256", "active"]);
-    assert!(lines[1].len() == 7 && lines[1][4..6] == ["successor", "published"], "{list}");
-    assert!(lines[3].len() == 6 && lines[3][4] == "destroyed", "{list}");
+    assert_eq!(lines[0], ["KID", "KIND", "ALG", "STATE", "SINCE", "RISK", "EVERY", "NEXT", "AT"]);
+    assert_eq!(lines[1][..4], [third.as_str(), "issuing", "ES256", "active"]);
+    assert_eq!(lines[1][5..9], ["moderate", "30d", "successor", "published"], "{list}");
+    assert!(lines[3].len() == 9 && lines[3][7] == "destroyed", "{list}");
 
     // A relying party verifies tokens of each key with the set.
     let set = host.path("jwks.json");
@@ -391,4 +396,94 @@ fn a_tampered_key_file_is_not_used() {
     }
     start_as_it_is(&mut host);
     assert!(jwks(&host).contains(&first));
+}
+
+/// The entry of the list of keys for the one key of this kind and state.
+#[track_caller]
+fn listed(host: &Host, kind: &str, state: &str) -> Value {
+    let keys = host.admin().get("/v1/keys").json();
+    let keys = keys["keys"].as_array().unwrap();
+    let mut found = keys.iter().filter(|key| key["kind"] == kind && key["state"] == state);
+    let key = found.next().unwrap_or_else(|| panic!("{kind}: {keys:?}")).clone();
+    assert!(found.next().is_none(), "{kind}: {keys:?}");
+    key
+}
+
+#[test]
+fn every_key_is_listed_with_its_state_risk_class_and_interval() {
+    let mut host = Host::new();
+    host.agents_file(
+        "theirs",
+        &format!(
+            "name = \"theirs\"\ntenant = \"acme\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\n"
+        ),
+    );
+    host.start();
+    until_true("the CA is there", || host.admin().get("/v1/keys").text().contains("issuing-ca"));
+    until_true("the tenant has keys", || {
+        host.admin().get("/v1/keys").text().contains("tenant-key-encryption")
+    });
+    let keys = host.admin().get("/v1/keys").json();
+    for key in keys["keys"].as_array().unwrap() {
+        assert!(["high", "moderate", "low"].contains(&key["risk"].as_str().unwrap()), "{key}");
+        // Each rotates by itself, or says what an administrator does.
+        let [interval, note] = ["rotate_every", "note"].map(|name| &key[name]);
+        assert!(interval.is_u64() != note.is_string(), "{key}");
+        assert!(!interval.is_u64() || key["next"]["at"].is_string(), "{key}");
+    }
+    let host_key = listed(&host, "host", "active");
+    let root = listed(&host, "host-ca-root", "active");
+    assert_eq!((&root["kid"], &root["next"]["step"]), (&host_key["kid"], &json!("renewed")));
+    assert_eq!(listed(&host, "issuing-ca", "active")["rotate_every"], 12 * 3600);
+    let kek = listed(&host, "key-encryption", "active");
+    assert_eq!((&kek["rotate_every"], &kek["alg"]), (&json!(31_557_600), &json!("A256GCM")));
+    assert_eq!(listed(&host, "tenant-key-encryption", "active")["tenant"], "acme");
+
+    // The next issuing CA; the previous one signs its list until it expires.
+    let rotated = run_json(&host, &["key", "rotate", "--ca"]);
+    assert_eq!(
+        (&rotated["outcome"], &rotated["retired"]),
+        (&json!("activated"), &listed(&host, "issuing-ca", "retired")["kid"])
+    );
+    assert_eq!(rotated["kid"], listed(&host, "issuing-ca", "active")["kid"]);
+    let refused = host.admin().post("/v1/keys/rotate", &json!({ "ca": true, "tenant": "acme" }));
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let list = host.hostbadge(&["key", "list"]);
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(
+        list.contains("host: does not rotate") && list.contains("host-ca-root: does not rotate"),
+        "{list}"
+    );
+}
+
+/// The key-encryption key of a host that has never had another is as old as `tpm.json`.
+#[test]
+fn the_key_encryption_key_rotates_by_its_age() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[keys]\nrotate_encryption_every = \"30d\"\n");
+    host.start();
+    let token = host.token();
+    let first = listed(&host, "key-encryption", "active");
+    assert!(!host.path("state/seal.json").exists());
+    assert!(host.stop().success());
+
+    let file = fs::File::options().write(true).open(host.path("state/tpm.json")).unwrap();
+    let made = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(made - std::time::Duration::from_secs(31 * DAY)).unwrap();
+    host.start();
+    until_true("another key encrypts", || listed(&host, "key-encryption", "active")["kid"] != first["kid"]);
+    until_true("everything is encrypted under it", || {
+        !host.admin().get("/v1/keys").text().contains(first["kid"].as_str().unwrap())
+    });
+    let second = listed(&host, "key-encryption", "active");
+    let record = line(&host, "key-encryption-key-created", second["kid"].as_str().unwrap());
+    assert!(record["detail"].as_str().unwrap().contains("was in use for its interval"), "{record}");
+
+    // Once only, and the keys open after a restart.
+    assert!(host.stop().success());
+    host.start();
+    assert_eq!(listed(&host, "key-encryption", "active")["kid"], second["kid"]);
+    assert_eq!(host.introspect(&token)["active"], true);
+    assert_eq!(kid(&host.token()), kid(&token));
 }

@@ -2,6 +2,7 @@
 //! linked once.
 
 mod admin_bounds;
+mod agent_lifecycle;
 mod agents_d;
 mod agents_missing;
 mod attestation;
@@ -53,12 +54,15 @@ mod relying_parties;
 mod relying_servers;
 mod revocation;
 mod revoked;
+mod revoked_keys;
 mod revoked_state;
 mod roles;
+mod rotation_load;
 mod script_agents;
 mod secrets_in_memory;
 mod signals;
 mod signing_chain;
+mod status_lists;
 mod systemd;
 mod tenants;
 mod tokens;

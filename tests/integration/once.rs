@@ -331,6 +331,7 @@ fn on_a_full_disk_a_token_is_not_acknowledged_and_counts_as_used() {
     let ballast = state.join("ballast");
     let mut file = fs::File::create(&ballast).unwrap();
     while file.write_all(&[0; 1024]).is_ok() {}
+    drop(file);
     // The database may have room for some rows.
     let refused = tokens.iter().skip(1).cloned().chain((0..2000).map(|_| host.token())).find(|token| {
         let answer = ask_once(&host, token);

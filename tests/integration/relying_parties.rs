@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 /// The audience whose grant has `typ = "JWT"`.
 const TYPED: &str = "https://typed.example.com";
+/// The second one decodes, and verifies no signature.
+const STATUS_LIST: &[&str] = &["jose@6.2.17", "@sd-jwt/jwt-status-list@0.19.0"];
 const EXPRESS: &[&str] = &["express@5.1.0", "express-oauth2-jwt-bearer@1.7.4"];
 
 #[test]
@@ -44,6 +46,44 @@ fn express_accepts_both_types_and_at_jwt_alone_when_strict() {
     case.is_verified(API, verify("strict"));
     case.is_verified(TYPED, verify("lax"));
     case.is_refused(TYPED, verify("strict"), "typ");
+}
+
+/// jose verifies the list, and jwt-status-list decodes it: the index of a revoked token reads revoked at once, and
+/// another one valid.
+#[test]
+#[ignore = "run by make test-clients: it needs newer tools than Debian 12 has"]
+fn jose_and_jwt_status_list_read_a_revocation_in_the_list() {
+    let modules = node_with("status-list", STATUS_LIST);
+    let mut host = Host::new();
+    host.configure("[tokens]\nstatus_list = true\n");
+    host.agent("r", "user = 0");
+    host.start();
+    let token = host.token();
+    let claims = claims(&token);
+    let issuer = claims["iss"].as_str().unwrap();
+    let uri = claims["status"]["status_list"]["uri"].as_str().unwrap();
+    let list = || host.get(uri.strip_prefix(issuer).unwrap()).text();
+    fs::write(host.path("jwks"), host.get("/.well-known/jwks.json").text()).unwrap();
+    let read = |token: &str, list: &str| {
+        for (name, text) in [("token", token), ("list", list)] {
+            fs::write(host.path(name), text).unwrap();
+        }
+        let mut command = Command::new("node");
+        command.env("MODULES", &modules).arg(client("node/status_list.mjs")).arg(host.path("jwks"));
+        command.args([issuer, API]).arg(host.path("token")).arg(host.path("list"));
+        verdict(&mut command)
+    };
+    assert_eq!(read(&token, &list()), Ok(json!({ "own": 0, "next": 0 })));
+    let answer = host.admin().post("/v1/revocations/revoke", &json!({ "token": token }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let revoked_at = std::time::Instant::now();
+    let revoked = list();
+    // Alone, it takes less than a second; the machine may be busy.
+    assert!(revoked_at.elapsed() < std::time::Duration::from_secs(5), "{:?}", revoked_at.elapsed());
+    assert_eq!(read(&token, &revoked), Ok(json!({ "own": 1, "next": 0 })));
+    assert!(read(&token, &tampered(&revoked)).unwrap_err().contains("signature"), "a forged list");
+    assert!(read(&tampered(&token), &revoked).unwrap_err().contains("signature"), "a forged token");
+    assert!(read(&token, &token).is_err(), "a token is no list");
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 use crate::common::callers::{Credentials, NOBODY, Unit, text_field};
 use crate::common::http::{Response, claims, jti, part};
 use crate::common::processes::Running;
+use crate::common::status_list::status;
 use crate::common::{API, Host, until_true};
+use hostbadge::verify::Status;
 use serde_json::{Value, json};
 
 const INVOCATION: &str = "0123456789abcdef0123456789abcdef";
@@ -120,7 +122,7 @@ impl World {
         let agent = |name: &str, lines: &str, user: u32| {
             let text = format!(
                 "name = \"{name}\"\n{lines}[match]\nuser = {user}\n[[grant]]\naudience = \"{API}\"\nttl = \"5m\"\n\
-                 [[credential]]\nname = \"key\"\nuse = \"release\"\n"
+                 status_list = true\n[[credential]]\nname = \"key\"\nuse = \"release\"\n"
             );
             host.agents_file(name, &text);
         };
@@ -181,6 +183,12 @@ impl World {
         answer.json()["active"].as_bool().unwrap()
     }
 
+    /// Whether the status lists that any process gets say of these tokens that they are revoked.
+    fn listed(&self, held: &Held) -> [bool; 3] {
+        let tokens = [&held.token, &held.other_token, &held.svid];
+        tokens.map(|token| status(&self.host, token) == Status::Invalid)
+    }
+
     fn is_valid_svid(&self, svid: &str) -> bool {
         let message = [text_field(1, API), text_field(2, svid)].concat();
         let reply = self.colleague.call_workload_api(&self.host, "ValidateJWTSVID", &message);
@@ -212,6 +220,8 @@ fn each_way_to_revoke_takes_effect_for_each_request() {
         assert!(!world.is_active(&held.token), "{way:?}");
         assert_eq!(world.is_active(&held.other_token), !way.revokes_all_tokens(), "{way:?}");
         assert_eq!(world.is_valid_svid(&held.svid), !way.revokes_all_tokens(), "{way:?}");
+        let all = way.revokes_all_tokens();
+        assert_eq!(world.listed(&held), [true, all, all], "{way:?}");
         assert_eq!(world.asked(&world.subject), [!way.blocks(); 5], "{way:?}");
         let colleague_is_blocked = matches!(way, Way::Tenant | Way::Everything);
         assert_eq!(world.asked(&world.colleague), [!colleague_is_blocked; 5], "{way:?}");
@@ -228,6 +238,7 @@ fn each_way_to_revoke_takes_effect_for_each_request() {
             assert_eq!(twice.status, 409, "{way:?}: {}", twice.text());
         }
         assert!(!world.is_active(&held.token), "{way:?}: what was revoked stays revoked");
+        assert_eq!(world.listed(&held), [true, all, all], "{way:?}");
         assert_eq!(world.is_active(&held.other_token), !way.revokes_all_tokens(), "{way:?}");
         let token = world.post("/v1/token", &json!({ "audience": API }));
         assert!(world.is_active(token.json()["access_token"].as_str().unwrap()), "{way:?}: a new token");

@@ -91,8 +91,8 @@ fn commands_show_roles_and_where_a_grant_comes_from() {
     };
     let shown = run(&["agent", "show", "root"]);
     assert!(shown.contains(&format!("{DOCS}, at most 60 s, by role base: read")), "{shown}");
-    let listed = run(&["agent", "list"]);
-    assert!(listed.contains("ROLES") && listed.contains("reader"), "{listed}");
+    let listed: Value = serde_json::from_str(&run(&["agent", "list", "--json"])).unwrap();
+    assert_eq!(listed[0]["roles"], json!(["reader"]));
     let why = run(&["agent", "why", &std::process::id().to_string()]);
     assert!(why.contains("root: reader"), "{why}");
     assert!(run(&["status"]).contains("1, 2 roles, read"), "{}", run(&["status"]));

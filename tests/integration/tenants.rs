@@ -258,7 +258,7 @@ fn key_states(host: &Host, tenant: Option<&str>) -> Vec<(String, String)> {
         .as_array()
         .unwrap()
         .iter()
-        .filter(|key| key["state"] != "tpm" && key.get("tenant").and_then(Value::as_str) == tenant);
+        .filter(|key| key["kind"] == "issuing" && key.get("tenant").and_then(Value::as_str) == tenant);
     own.map(|key| (key["kid"].as_str().unwrap().to_owned(), key["state"].as_str().unwrap().to_owned()))
         .collect()
 }
@@ -458,6 +458,44 @@ fn a_new_key_encryption_key_and_recovery_on_another_tpm_keep_the_keys_of_tenants
             let released = member.post(&host, "/v1/credential", &json!({ "name": "key" }));
             released.status == 200 && released.json()["value"] == member.name
         });
+    }
+}
+
+/// With an old recovery key and an old copy of the disk, nothing is decrypted that is encrypted later: a tenant's own key
+/// is another one too, and so is that of its credentials.
+#[test]
+fn tenants_get_other_keys_with_each_key_encryption_key_of_the_host() {
+    let mut host = host_with("");
+    MEMBERS.iter().for_each(|member| put(&host, member.tenant, "key", member.name));
+    let token = MEMBERS[0].token(&host);
+    let json_of = |host: &Host, file: &str| -> Value {
+        serde_json::from_slice(&fs::read(host.path("state").join(file)).unwrap()).unwrap()
+    };
+    let sealed = |host: &Host| {
+        let file = json_of(host, "tenant_issuing.json");
+        file["tenants"]["acme"]["keys"]["active"]["sealed"]["key"].as_str().unwrap().to_owned()
+    };
+    for _ in 0..2 {
+        let before = sealed(&host);
+        run(&host, &["key", "recovery"]);
+        until_true("the keys of the tenant are encrypted under another key", || sealed(&host) != before);
+        until_true("its previous key is dropped", || {
+            let tenants = json_of(&host, "tenants.json")["tenants"].clone();
+            tenants.as_object().unwrap().values().all(|tenant| tenant.get("previous").is_none())
+        });
+    }
+    for restarted in [false, true] {
+        if restarted {
+            host.crash();
+            host.start();
+        }
+        for member in &MEMBERS {
+            until_true("credentials are released", || {
+                let released = member.post(&host, "/v1/credential", &json!({ "name": "key" }));
+                released.status == 200 && released.json()["value"] == member.name
+            });
+        }
+        assert_eq!(kid(&MEMBERS[0].token(&host)), kid(&token), "the issuing key itself is the same");
     }
 }
 

@@ -230,3 +230,32 @@ fn data_sealed_to_a_counter_opens_only_at_its_value() {
         again();
     }
 }
+
+/// The AK signs the counter's value for the qualifying data, as `verify` reads it.
+#[test]
+fn the_ak_certifies_the_value_of_a_counter() {
+    let host = Host::new();
+    let tpm = host.open();
+    block_on(async {
+        let objects = tpm.provision().await.unwrap();
+        let auth = || Zeroizing::new([7; 32]);
+        let (index, value) = tpm.create_counter(CounterKind::Erasure, auth()).await.unwrap();
+        for value in [value, value + 1] {
+            tpm.increment_counter_to(index, auth(), value).await.unwrap();
+            let certified = tpm.certify_counter(index, [9; 32]).await.unwrap();
+            let point = objects.ak_point().unwrap();
+            ring::signature::UnparsedPublicKey::new(&ring::signature::ECDSA_P256_SHA256_FIXED, point)
+                .verify(&certified.attest, &certified.fixed_signature().unwrap())
+                .unwrap();
+            // TPM_GENERATED_VALUE and TPM_ST_ATTEST_NV, and at the end the value with its length.
+            assert_eq!(certified.attest[..6], [0xFF, 0x54, 0x43, 0x47, 0x80, 0x14]);
+            assert!(certified.attest.windows(32).any(|window| window == [9; 32]));
+            let content = [&8_u16.to_be_bytes()[..], &value.to_be_bytes()].concat();
+            assert!(certified.attest.ends_with(&content));
+        }
+        assert!(matches!(tpm.certify_counter(index + 1, [9; 32]).await, Err(Error::RequestFailed(_))));
+        let held = tpm.loaded_handles().await.unwrap();
+        assert!(held.objects <= 1 && held.sessions <= 1, "{held:?}");
+    });
+    assert!(tpm.shutdown());
+}

@@ -162,6 +162,21 @@ fn directories_that_may_be_empty_are_named() {
 }
 
 #[test]
+fn queries_of_agents_and_their_life_cycle_are_checked() {
+    let query = |after: Option<&str>, limit| AgentsQuery { after: after.map(str::to_owned), limit };
+    assert_eq!(agents_query("").unwrap(), query(None, None));
+    assert_eq!(agents_query("after=a&limit=1000").unwrap(), query(Some("a"), Some(1000)));
+    for text in ["limit=0", "limit=1001", "limit=", "limit=1&limit=1", "after=a&after=b", "colour=x"] {
+        assert!(agents_query(text).is_err(), "{text}");
+    }
+    assert_eq!(lifecycle_query("").unwrap(), None);
+    assert_eq!(lifecycle_query("unseen_for=86400").unwrap(), Some(Duration::from_secs(86_400)));
+    for text in ["unseen_for=", "unseen_for=-1", "unseen_for=1&unseen_for=1", "unseen=1"] {
+        assert!(lifecycle_query(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn audit_queries_name_what_is_wrong() {
     let (query, limit) = audit_query("after=7&limit=3&event=token-issued&agent=a%20b&tenant=t").unwrap();
     assert_eq!((query.start, limit), (PageStart::After(7), 3));

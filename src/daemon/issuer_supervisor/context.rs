@@ -15,6 +15,7 @@ use crate::daemon::watch_ext::set_if_changed;
 use crate::issue::{Enrollment, Issuer, IssuerConfig, RotationPolicy};
 use crate::keystore::{Keystore, SealStatus};
 use crate::posture::EventLogFile;
+use crate::revocation::Revocations;
 use crate::tpm::{Tpm, TpmConfig, TpmState};
 use crate::wire::status::TpmDescription;
 
@@ -39,6 +40,8 @@ pub(in crate::daemon) struct IssuerDeps {
     pub issuer: Issuer,
     /// Registered agents: whether a grant uses RS256, which needs the RSA key.
     pub agents: AgentRegistry,
+    /// What has been revoked: issuing keys among it.
+    pub revocations: Revocations,
     /// Audit log, for each change of a key.
     pub audit: Audit,
     /// Enrollment state, which is written through the keystore.

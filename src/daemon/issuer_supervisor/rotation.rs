@@ -27,6 +27,8 @@ use crate::tpm::{StateKind, Tpm};
 
 /// Delay before a failed step is repeated.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Delay before the attempt to replace a revoked key is repeated: nothing is signed in the meantime.
+const URGENT_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Longest wait before the schedule is read again, because the wall clock may have been set meanwhile.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -47,10 +49,12 @@ pub(super) async fn rotate_keys(
     let mut rotation = Rotation { context, tpm, keys };
     let mut clock_changed = context.deps.clock.subscribe();
     let mut agents_changed = context.deps.agents.subscribe();
+    let mut revocations_changed = context.deps.revocations.subscribe();
     rotation.record_changes(&changes, "").await;
     loop {
         clock_changed.borrow_and_update();
         agents_changed.borrow_and_update();
+        revocations_changed.borrow_and_update();
         let pause = rotation.run_due_steps().await;
         publish_seal_status(context, seal_status.borrow_and_update().clone());
         tokio::select! {
@@ -61,6 +65,8 @@ pub(super) async fn rotate_keys(
             Ok(()) = clock_changed.changed() => {}
             // Agents may name tenants that have no keys yet.
             Ok(()) = agents_changed.changed() => {}
+            // An issuing key may be among them.
+            Ok(()) = revocations_changed.changed() => {}
             key = &mut rsa_key, if rsa_key_missing => {
                 rsa_key_missing = false;
                 rotation.set_rsa_key(key);
@@ -88,7 +94,11 @@ impl Rotation<'_> {
             }
             Err(e) => {
                 self.report_blocked(Some(e.to_string()));
-                RETRY_DELAY
+                let revocations = self.context.deps.revocations.current();
+                match self.keys.revoked_active_kids(&revocations).is_empty() {
+                    true => RETRY_DELAY,
+                    false => URGENT_RETRY_DELAY,
+                }
             }
         }
     }
@@ -96,10 +106,19 @@ impl Rotation<'_> {
     async fn advance(&mut self) -> Result<(), KeyCommandError> {
         loop {
             self.ensure_auditable()?;
+            let revocations = self.context.deps.revocations.current();
+            let revoked = self.keys.destroy_revoked(self.tpm, &revocations).await;
+            if let Ok(events) = &revoked
+                && !events.is_empty()
+            {
+                self.activate(events, "").await?;
+                continue;
+            }
             let named = tenants_of(&self.context.deps.agents.current());
             let events = self.keys.advance(self.tpm, named.as_ref()).await?;
             if events.is_empty() {
-                return Ok(());
+                // The steps that do not need the TPM are taken all the same.
+                return Ok(revoked.map(drop)?);
             }
             self.activate(&events, "").await?;
         }
@@ -204,7 +223,13 @@ impl Rotation<'_> {
             format!("{requested_by} requested a recovery key; the previous recovery key is invalidated");
         let audit = &self.context.deps.audit;
         audit.record_event(Event::RecoveryKeyCreated, &message).await.map_err(KeyCommandError::audit)?;
-        Ok(self.keys.confirm_recovery_key(key).await?)
+        self.keys.confirm_recovery_key(key).await?;
+        if let Some(kek) = self.keys.keystore().kek_reports().into_iter().next() {
+            let reason = "takes the place of the previous one, with the new recovery key";
+            let change = KeyChange::KekCreated { kid: kek.id, reason };
+            self.record_changes(&HostKeys::events_of(None, vec![change]), "").await;
+        }
+        Ok(())
     }
 
     fn set_rsa_key(&mut self, key: Arc<RsaSigningKey>) {
@@ -225,7 +250,11 @@ impl Rotation<'_> {
         for KeyEvent { tenant, change } in events {
             let (event, kid, description) = describe(change);
             let owner = tenant.as_ref().map(|tenant| format!(" of tenant {tenant}")).unwrap_or_default();
-            let message = format!("issuing key {kid}{owner} {description}{suffix}");
+            let kind = match change {
+                KeyChange::KekCreated { .. } => "key-encryption key",
+                _ => "issuing key",
+            };
+            let message = format!("{kind} {kid}{owner} {description}{suffix}");
             let (audit, tenant) = (&self.context.deps.audit, tenant.as_deref());
             record_completed_key_event(audit, event, kid, tenant, &message).await;
         }
@@ -238,10 +267,12 @@ impl Rotation<'_> {
     /// Publishes why a due step is not taken (`None`: it is), and logs each reason once.
     fn report_blocked(&self, reason: Option<String>) {
         if let Some(reason) = set_if_changed(&self.context.status.rotation_blocked_reason, reason) {
-            tracing::warn!(
-                "a change of the issuing keys is blocked, and {} keeps signing: {reason}",
-                self.keys.own().active().kid()
-            );
+            let revocations = self.context.deps.revocations.current();
+            let effect = match self.keys.revoked_active_kids(&revocations)[..] {
+                [] => format!("{} keeps signing", self.keys.own().active().kid()),
+                ref kids => format!("nothing is signed in place of {}, revoked", kids.join(" and ")),
+            };
+            tracing::warn!("a change of the issuing keys is blocked, and {effect}: {reason}");
         }
     }
 }
@@ -309,6 +340,14 @@ fn describe(change: &KeyChange) -> (Event, &str, String) {
         }
         KeyChange::Destroyed { kid, tokens_valid_until: None } => {
             (Event::KeyDestroyed, kid, "is destroyed".to_owned())
+        }
+        KeyChange::KekCreated { kid, reason } => {
+            let text = format!("{reason}; tenants and compartments of credentials get other keys too");
+            (Event::KekCreated, kid, text)
+        }
+        KeyChange::Revoked { kid } => {
+            let effect = "its tokens no longer verify";
+            (Event::KeyDestroyed, kid, format!("was revoked and is destroyed: {effect}"))
         }
         KeyChange::Destroyed { kid, tokens_valid_until: Some(until) } => {
             let effect = format!("its tokens, which are valid until {until} at most, no longer verify");

@@ -97,7 +97,7 @@ async fn announce_ready(context: &IssuerContext, tpm: &Tpm, issuer_state: Issuer
             ak_name: facts.ak_name,
         }));
     }
-    let key = issuer_state.own().issuing_key().kid().to_owned();
+    let key = issuer_state.own().signing_kid().to_owned();
     let host = issuer_state.host().clone();
     context.status.keystore.send_replace(Some(loaded.keys.keystore().clone()));
     context.deps.issuer.set_state(issuer_state);

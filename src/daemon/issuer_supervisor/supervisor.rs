@@ -95,6 +95,7 @@ async fn run(context: IssuerContext, mut commands: mpsc::Receiver<KeyCommand>) {
         let next = tokio::select! {
             next = run_issuer => next,
             () = forward_state(&context, tpm.state()) => None,
+            () = follow_revocations(&context) => None,
         };
         match next {
             Some(next) => tpm = next,
@@ -143,6 +144,20 @@ async fn forward_state(context: &IssuerContext, mut state: watch::Receiver<TpmSt
         context.status.tpm_state.send_replace(now);
         if state.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Has revoked keys served and signed with no more, at once: a step of the key schedule may have to wait for the TPM.
+/// Never returns.
+async fn follow_revocations(context: &IssuerContext) {
+    let IssuerDeps { issuer, revocations, .. } = &context.deps;
+    let mut changed = revocations.subscribe();
+    loop {
+        changed.borrow_and_update();
+        issuer.apply_revocations(&revocations.current());
+        if changed.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

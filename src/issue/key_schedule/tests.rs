@@ -1,10 +1,10 @@
+use super::bounds::MAX_DESTROYED_KEYS;
 use super::*;
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-const MONTHLY: RotationPolicy =
-    RotationPolicy { interval: Duration::from_secs(30 * 24 * 3600), publish_before: DAY };
+const MONTHLY: RotationPolicy = RotationPolicy::new(Duration::from_secs(30 * 24 * 3600), DAY);
 const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 fn first_schedule() -> KeySchedule {

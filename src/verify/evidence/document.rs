@@ -89,7 +89,7 @@ pub struct Evidence {
 }
 
 /// An attestation and its signature by the AK.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignedAttestation {
     /// A TPMS_ATTEST, base64.

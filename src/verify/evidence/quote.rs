@@ -2,7 +2,9 @@
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
-use super::document::{Evidence, NONCE_LEN, SignedAttestation, decode_base64, qualifying_data};
+use super::document::{
+    Evidence, NONCE_LEN, SignedAttestation, decode_base64, decode_public_key, qualifying_data,
+};
 use crate::digest::sha256;
 use crate::verify::error::Error;
 use crate::verify::pcr::PcrDigest;
@@ -12,6 +14,17 @@ use crate::verify::tpm_structures::{Attest, AttestedInfo, PublicKey};
 /// to 7), boot loader and kernel (8, 9, 11, 12, 13), IMA (10), shim (14). Without this rule, a quote of no
 /// PCRs would prove an empty list of values, and PCR 16 can be reset by any program.
 pub(crate) const REQUIRED_PCRS: std::ops::RangeInclusive<u8> = 0..=14;
+
+impl Evidence {
+    /// The content of an attestation that is not in the evidence, if the AK of the evidence signed it.
+    ///
+    /// # Errors
+    ///
+    /// If it did not, or one of them is malformed.
+    pub(crate) fn verify_by_ak(&self, attestation: &SignedAttestation) -> Result<Attest, Error> {
+        verify_attestation(attestation, &decode_public_key(&self.ak)?)
+    }
+}
 
 /// The content of an attestation, after the check that the AK in the evidence signed it. See [`check_srk`].
 pub(super) fn verify_attestation(attestation: &SignedAttestation, ak: &PublicKey) -> Result<Attest, Error> {
@@ -137,5 +150,8 @@ pub(super) fn check_host_key_certification(
         }
         AttestedInfo::Certify { .. } => Err(Error::Evidence("the certification is about another key".into())),
         AttestedInfo::Quote { .. } => Err(Error::Evidence("this is a quote, which certifies no key".into())),
+        AttestedInfo::Nv { .. } => {
+            Err(Error::Evidence("this is about an NV index, and certifies no key".into()))
+        }
     }
 }

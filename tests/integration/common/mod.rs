@@ -18,6 +18,7 @@ pub mod processes;
 pub mod proxy;
 pub mod service_manager;
 pub mod shared_tpm;
+pub mod status_list;
 pub mod template;
 pub mod wire;
 
