@@ -130,7 +130,8 @@ impl Invocations {
     }
 
     /// The number of invocations.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.table().by_id.len()
     }
 
