@@ -11,7 +11,7 @@ use super::component::ComponentTask;
 use crate::agents::MAX_TOKEN_TTL;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
-use crate::invocations::{EndedInvocation, InvocationWatcher, Invocations, InvocationsFile};
+use crate::invocations::{EndedInvocation, InvocationWatcher, Invocations, InvocationsFile, MAX_AGENTS};
 use crate::revocation::{self, Revocations};
 
 /// `invocations.json` is written this long after a change, so that many changes are one write.
@@ -107,6 +107,8 @@ async fn end_invocations(deps: &InvocationDeps, unrecorded: mpsc::Sender<EndedIn
         }
         let ended = watcher.next().await;
         let EndedInvocation { id, agents, until, reason } = &ended;
+        // If there may be others, their revocation cannot stand for that of the invocation.
+        let agents = if agents.len() < MAX_AGENTS { agents.as_slice() } else { &[] };
         deps.revocations.end_invocation(&revocation::EndedInvocation { id, agents, until: *until, reason });
         if let Err(error) = unrecorded.try_send(ended) {
             let ended = error.into_inner();

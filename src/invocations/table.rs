@@ -1,6 +1,6 @@
 //! The invocations in which something was issued.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
@@ -130,7 +130,8 @@ impl Invocations {
     }
 
     /// The number of invocations.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.table().by_id.len()
     }
 
@@ -248,9 +249,10 @@ impl Invocations {
 
 impl Entry {
     fn extend(&mut self, agents: &[AgentName]) {
-        let known: HashSet<&AgentName> = self.agents.iter().collect();
-        let mut new: Vec<AgentName> = agents.iter().filter(|agent| !known.contains(agent)).cloned().collect();
-        new.truncate(MAX_AGENTS - self.agents.len().min(MAX_AGENTS));
-        self.agents.append(&mut new);
+        for agent in agents {
+            if self.agents.len() < MAX_AGENTS && !self.agents.contains(agent) {
+                self.agents.push(agent.clone());
+            }
+        }
     }
 }

@@ -289,12 +289,12 @@ impl InvocationWatcher {
                 queue.remove(watch);
             }
         }
-        if let Some(InvocationEnd::Unit(unit)) = self.invocations.end_of(id) {
-            if let Some(ids) = self.by_unit.get_mut(&unit) {
-                ids.retain(|one| one != id);
-                if ids.is_empty() {
-                    self.by_unit.remove(&unit);
-                }
+        if let Some(InvocationEnd::Unit(unit)) = self.invocations.end_of(id)
+            && let Some(ids) = self.by_unit.get_mut(&unit)
+        {
+            ids.retain(|one| one != id);
+            if ids.is_empty() {
+                self.by_unit.remove(&unit);
             }
         }
     }

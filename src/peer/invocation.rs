@@ -66,14 +66,22 @@ pub enum InvocationEnd {
 }
 
 impl Invocation {
-    /// The invocation of a process: `cgroup` is the text of its `/proc/PID/cgroup`, and `names` what it names.
-    pub(super) fn of_process(stat: &ProcessStat, cgroup: &[u8], names: &CgroupNames) -> Invocation {
+    /// The invocation of a process: `cgroup` is the text of its `/proc/PID/cgroup`, and `names` what it names. `stat` is
+    /// called only where its session matters.
+    pub(super) fn of_process<E>(
+        stat: impl FnOnce() -> Result<ProcessStat, E>,
+        cgroup: &[u8],
+        names: &CgroupNames,
+    ) -> Result<Invocation, E> {
         let of_unit = || {
             let unit = names.unit.as_ref().filter(|_| !names.is_of_user_manager())?;
             let id = cgroup::invocation_id(unit)?;
             Some(Invocation { id: id.into(), end: InvocationEnd::Unit(unit.clone()) })
         };
-        of_unit().or_else(|| of_cgroup(unified_mount()?, cgroup)).unwrap_or_else(|| of_session(stat))
+        match of_unit().or_else(|| of_cgroup(unified_mount()?, cgroup)) {
+            Some(invocation) => Ok(invocation),
+            None => Ok(of_session(&stat()?)),
+        }
     }
 
     /// What ends it.
@@ -166,8 +174,8 @@ mod tests {
     use std::process::{Command, Stdio};
 
     fn of_pid(pid: u32, cgroup: &[u8]) -> Invocation {
-        let stat = ProcessStat::of_pid(pid as i32).unwrap();
-        Invocation::of_process(&stat, cgroup, &cgroup::parse(cgroup))
+        let stat = || ProcessStat::of_pid(pid as i32).ok_or("it has exited");
+        Invocation::of_process(stat, cgroup, &cgroup::parse(cgroup)).unwrap()
     }
 
     #[test]

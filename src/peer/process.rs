@@ -137,7 +137,7 @@ impl ProcessHandle {
     /// Returns what the cgroup of a snapshot says, and the invocation that the process is part of.
     pub fn names(&self, snapshot: &ProcessSnapshot) -> Result<(CgroupNames, Invocation), Error> {
         let names = cgroup::parse(&snapshot.cgroup);
-        let invocation = Invocation::of_process(&self.stat()?, &snapshot.cgroup, &names);
+        let invocation = Invocation::of_process(|| self.stat(), &snapshot.cgroup, &names)?;
         Ok((names, invocation))
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::audit_log::with_event;
 use crate::common::callers::{Credentials, NOBODY, ScriptedClient, Unit, python};
@@ -40,6 +40,16 @@ fn invocation(token: &str) -> String {
 
 fn is_active(host: &Host, token: &str) -> bool {
     host.introspect(token)["active"].as_bool().unwrap()
+}
+
+/// Asserts for longer than an end takes that something goes on.
+#[track_caller]
+fn assert_stays(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        assert!(holds(), "{what}");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
 }
 
 /// How many certificates are on the revocation lists that callers get.
@@ -228,8 +238,7 @@ fn without_a_unit_the_session_is_the_invocation_and_ends_with_its_leader() {
     let answer: Value = serde_json::from_str(answer.as_str().unwrap()).unwrap();
     let of_command = answer["access_token"].as_str().unwrap();
     assert_eq!(invocation(of_command), invocation(&first));
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(is_active(&host, of_command) && is_active(&host, &first));
+    assert_stays("both tokens are active", || is_active(&host, of_command) && is_active(&host, &first));
 
     one.close();
     until_true("the session has ended", || !is_active(&host, &first) && !is_active(&host, of_command));
@@ -242,18 +251,21 @@ fn without_a_unit_the_session_is_the_invocation_and_ends_with_its_leader() {
 #[test]
 fn a_session_without_a_leader_lasts_until_the_host_is_started_again() {
     let host = host("");
-    // The leader exits before its child, which has the connection's other end and the pipes, connects.
+    // The leader exits, and its child, which has the pipes, connects after that. All in one line, since the child could
+    // read a second one in place of the leader.
     let mut leader = session(&host);
     leader.execute("mother, child = os.getpid(), os.fork(); child and os._exit(0)");
-    assert_eq!(leader.evaluate("os.getppid() != mother"), true, "the child answers");
+    let gone = leader.pid();
+    until_true("the leader has exited", || {
+        fs::read_to_string(format!("/proc/{gone}/stat")).is_ok_and(|stat| stat.contains(") Z"))
+    });
     leader.execute(&format!("s = socket.socket(socket.AF_UNIX); s.connect({:?})", host.agent_socket()));
     let body = format!("audience={API}");
     let ask = format!("request('POST /v1/token', {body:?}, s=s)['body']");
     let answers = [leader.evaluate(&ask), leader.evaluate(&ask)];
     let tokens = answers.map(|answer| answer["access_token"].as_str().unwrap().to_owned());
     assert_eq!(invocation(&tokens[0]), invocation(&tokens[1]));
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(tokens.iter().all(|token| is_active(&host, token)));
+    assert_stays("both tokens are active", || tokens.iter().all(|token| is_active(&host, token)));
     until_true("it is stored", || stored(&host).iter().any(|one| one["id"] == invocation(&tokens[0])));
     let stored = stored(&host);
     let entry = stored.iter().find(|one| one["id"] == invocation(&tokens[0])).unwrap();
@@ -278,8 +290,7 @@ fn a_unit_of_a_user_ends_when_its_cgroup_is_empty() {
     assert_ne!(invocation(&first), invocation(&second), "two units of one user");
     // A second process of the unit, which is not there for longer than it needs.
     assert_eq!(invocation(&token(&host, &who(&unit))), invocation(&first));
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(is_active(&host, &first) && is_active(&host, &second));
+    assert_stays("both tokens are active", || is_active(&host, &first) && is_active(&host, &second));
     client.close();
     until_true("the unit has ended", || !is_active(&host, &first));
     assert!(is_active(&host, &second));

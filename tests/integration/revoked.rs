@@ -97,8 +97,9 @@ struct World {
     subject: Credentials,
     colleague: Credentials,
     bystander: Credentials,
-    _unit: Unit,
+    // Ended before the unit, whose cgroup cannot be removed otherwise.
     _process: Running,
+    _unit: Unit,
 }
 
 /// What `subject` got before.

@@ -75,7 +75,19 @@ fn a_token_has_the_documented_claims_and_no_others() {
     assert_eq!(claims["jti"].as_str().unwrap().len(), 22);
 
     let private = &claims["hostbadge"];
-    let names = ["clock", "exe_sha256", "host", "key", "match", "peer", "posture", "tenant", "tpm"];
+    let names = [
+        "clock",
+        "epoch",
+        "exe_sha256",
+        "host",
+        "invocation",
+        "key",
+        "match",
+        "peer",
+        "posture",
+        "tenant",
+        "tpm",
+    ];
     assert_eq!(members(private), names, "the test process is not in a unit");
     assert_eq!(private["host"], id);
     assert_eq!(private["tenant"], "acme");

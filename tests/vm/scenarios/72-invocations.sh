@@ -35,6 +35,7 @@ exe = "/usr/bin/curl"'
     useradd --system --no-create-home worker 2>/dev/null || true
     register static 'unit = "static.service"'
     register dynamic 'unit = "dynamic.service"'
+    register direct 'unit = "direct.service"'
     register burst 'unit = "burst.service"'
     register oneshot 'unit = "oneshot.service"'
     register restarting 'unit = "restarting.service"'
@@ -80,6 +81,18 @@ RestartSec=30"
     ends /root/restarting
     expect auto-restart systemctl show -P SubState restarting
     systemctl stop restarting
+
+    say "What systemd says of a unit that is started again without having stopped (for information)"
+    unit_file direct "User=worker
+Restart=always
+RestartMode=direct
+RestartSec=1"
+    systemctl start direct
+    systemctl kill --signal=SIGKILL direct
+    sleep 4
+    show systemctl show -p InvocationID -p SubState direct || true
+    show readlink /run/systemd/units/invocation:direct.service || true
+    systemctl stop direct
 
     say "A oneshot unit that remains goes on without a process"
     cat >/etc/systemd/system/oneshot.service <<UNIT
@@ -139,6 +152,6 @@ part_2() {
     systemctl start static
     show is_active /run/static/token
     systemctl stop static
-    rm -f "$agents"/{reader,static,dynamic,burst,oneshot,restarting,person}.toml
+    rm -f "$agents"/{reader,static,dynamic,burst,direct,oneshot,restarting,person}.toml
     show hostbadge agent reload --allow-empty
 }
