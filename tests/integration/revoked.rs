@@ -97,8 +97,9 @@ struct World {
     subject: Credentials,
     colleague: Credentials,
     bystander: Credentials,
-    _unit: Unit,
+    // Dropped first: a cgroup with a process cannot be removed.
     _process: Running,
+    _unit: Unit,
 }
 
 /// What `subject` got before.
