@@ -97,7 +97,7 @@ struct World {
     subject: Credentials,
     colleague: Credentials,
     bystander: Credentials,
-    // Ended before the unit, whose cgroup cannot be removed otherwise.
+    // Dropped first: a cgroup with a process cannot be removed.
     _process: Running,
     _unit: Unit,
 }

@@ -152,15 +152,23 @@ fn the_rsa_key_is_created_for_the_first_grant_and_kept() {
     let first = rsa_token(&host);
     let set = keys(&host);
     let listed = said(&host.hostbadge(&["key", "list"]));
-    for (at, alg) in [(1, "ES256"), (2, "RS256")] {
+    for (at, alg, kind) in [(1, "ES256", "host"), (2, "RS256", "rsa")] {
         let kid = set[at]["kid"].as_str().unwrap();
         let row = listed.lines().find(|line| line.contains(kid)).unwrap_or_else(|| panic!("{listed}"));
-        assert!(row.contains(alg) && row.contains("tpm"), "{row}");
+        assert!(row.contains(alg) && row.contains(kind), "{row}");
     }
     let listed = host.hostbadge(&["key", "list", "--json"]).stdout;
     let listed: Value = serde_json::from_slice(&listed).unwrap();
     assert_eq!(listed["rsa_blocked_reason"], Value::Null);
-    assert_eq!(listed["keys"].as_array().unwrap().iter().filter(|key| key["state"] == "tpm").count(), 2);
+    assert_eq!(
+        listed["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|key| ["host", "rsa"].contains(&key["kind"].as_str().unwrap()))
+            .count(),
+        2
+    );
     let status = said(&host.hostbadge(&["status"]));
     assert!(status.contains("RS256"), "{status}");
 
