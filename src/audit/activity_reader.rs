@@ -13,7 +13,7 @@ use super::used_record::UsedRecord;
 use crate::agents::{AgentEntry, AgentSet};
 use crate::clock::{Clock, Timestamp};
 use crate::policy::ErrorCode;
-use crate::revocation::{RevocationSet, Revocations, Scope, ScopeKind};
+use crate::revocation::{RevocationSet, Revocations, Target, TargetKind};
 
 /// Records of one page, so that reading one takes a few milliseconds.
 const PAGE_RECORDS: usize = 512;
@@ -117,15 +117,15 @@ fn is_revoked(record: &UsedRecord<'_>, entry: &AgentEntry, revocations: &Revocat
     }
     let invocation = record.peer.as_ref().and_then(|peer| peer.invocation.as_deref());
     let scopes = [
-        (ScopeKind::Everything, Some("")),
-        (ScopeKind::Tenant, entry.tenant.as_deref()),
-        (ScopeKind::Owner, entry.owner.as_deref()),
-        (ScopeKind::Agent, Some(entry.name.as_str())),
-        (ScopeKind::Invocation, invocation),
-        (ScopeKind::Key, record.kid.as_deref()),
+        (TargetKind::Everything, Some("")),
+        (TargetKind::Tenant, entry.tenant.as_deref()),
+        (TargetKind::Owner, entry.owner.as_deref()),
+        (TargetKind::Agent, Some(entry.name.as_str())),
+        (TargetKind::Invocation, invocation),
+        (TargetKind::Key, record.kid.as_deref()),
     ];
     scopes.into_iter().any(|(kind, value)| {
-        let scope = value.map(|value| Scope::new(kind, value));
+        let scope = value.map(|value| Target::new(kind, value));
         let revocation = scope.and_then(|scope| revocations.get(&scope));
         // The database has whole seconds.
         revocation.is_some_and(|revocation| revocation.revoked_at.after(Duration::from_secs(1)) > record.time)

@@ -100,7 +100,7 @@ events! {
     RevocationLifted "revocation-lifted" "4d9a1c7e2b6f48d0a3e5f7089c1b2d64" WARN,
     RevocationsBlocked "revocations-blocked" "a6e2f19c0d4b4b7f8c3a5d21e9076f58" ERROR,
     RsaKeyCreated "rsa-key-created" "0e7eecd6e6c045b1934238742037b914" INFO,
-    ScopeRevoked "scope-revoked" "0f7c3b8e5a1d4692b8e4c6d0f2a97153" WARN,
+    RevocationAdded "revocation-added" "0f7c3b8e5a1d4692b8e4c6d0f2a97153" WARN,
     StateAccepted "state-accepted" "9e2788c9f25b1c066879b08058281c51" WARN,
     StateRecovered "state-recovered" "6d48b0615827d3c9fe78411bcf4888b1" WARN,
     SvidIssued "svid-issued" "f06aa0e33f52526df6c5bc90a9a12105" INFO,

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::agents::AgentSet;
     use crate::clock::{Clock, Timestamp};
-    use crate::revocation::{EndedInvocation, NewRevocation, Revocations, Scope, ScopeKind};
+    use crate::revocation::{EndedInvocation, NewRevocation, Revocations, Target, TargetKind};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -163,9 +163,9 @@ mod tests {
         }
 
         /// Without a disk it is in effect, and not acknowledged.
-        async fn revoke(&self, kind: ScopeKind, value: &str) {
+        async fn revoke(&self, kind: TargetKind, value: &str) {
             let new = NewRevocation {
-                scope: Scope::new(kind, value),
+                target: Target::new(kind, value),
                 is_blocking: false,
                 revoked_by: String::new(),
                 reason: String::new(),
@@ -189,10 +189,10 @@ mod tests {
         assert_eq!(world.count(&mut tokens), 4);
         world.end("one");
         assert_eq!(world.count(&mut tokens), 2);
-        world.revoke(ScopeKind::Agent, "other").await;
+        world.revoke(TargetKind::Agent, "other").await;
         world.add(&mut tokens, Some("two"));
         assert_eq!(world.count(&mut tokens), 3, "of another agent");
-        world.revoke(ScopeKind::Owner, "team").await;
+        world.revoke(TargetKind::Owner, "team").await;
         world.add(&mut tokens, Some("two"));
         assert_eq!(world.count(&mut tokens), 1, "issued after it");
         tokens.take_back(Some("two"), MINUTE, world.clock.boot_time());
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!((world.count(&mut tokens), tokens.0.len()), (100, MAX_INVOCATIONS));
         world.end("99");
         assert_eq!(world.count(&mut tokens), 99);
-        world.revoke(ScopeKind::Everything, "").await;
+        world.revoke(TargetKind::Everything, "").await;
         assert_eq!(world.count(&mut tokens), 0);
         let mut other = LiveTokens::default();
         world.add(&mut other, Some("a"));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::pki::{CertificateIssuer, InvocationTag};
-use crate::revocation::{RevocationSet, ScopeKind};
+use crate::revocation::{RevocationSet, TargetKind};
 
 /// Marks each certificate once: what is issued in an invocation after it was said to have ended is valid.
 #[derive(Default)]
@@ -25,17 +25,17 @@ impl EndedLeaves {
         agent_of: impl Fn(&str) -> Option<&'a str>,
     ) {
         let marked = self.marked.load(Ordering::Relaxed);
-        let of_kind = |kind| revocations.iter().filter(move |one| one.scope.kind() == kind);
-        let invocations: HashSet<InvocationTag> = of_kind(ScopeKind::Invocation)
+        let of_kind = |kind| revocations.iter().filter(move |one| one.target.kind() == kind);
+        let invocations: HashSet<InvocationTag> = of_kind(TargetKind::Invocation)
             .filter(|one| one.is_blocking || one.epoch > marked)
-            .filter_map(|one| InvocationTag::of_id(one.scope.value()))
+            .filter_map(|one| InvocationTag::of_id(one.target.value()))
             .collect();
         // In place of single invocations, if too many have ended. A revocation that was lifted was marked before.
-        let agents: HashSet<&str> = of_kind(ScopeKind::Agent)
+        let agents: HashSet<&str> = of_kind(TargetKind::Agent)
             .filter(|one| !one.is_blocking && one.epoch > marked.max(revocations.loaded_epoch()))
-            .map(|one| one.scope.value())
+            .map(|one| one.target.value())
             .collect();
-        if of_kind(ScopeKind::Invocation).any(|one| one.is_blocking && one.epoch > marked) {
+        if of_kind(TargetKind::Invocation).any(|one| one.is_blocking && one.epoch > marked) {
             self.is_urgent.store(true, Ordering::Relaxed);
         }
         if invocations.is_empty() && agents.is_empty() {

@@ -14,7 +14,7 @@ use super::rsa::RsaSigningKey;
 use crate::agents::TokenTyp;
 use crate::clock::{Clock, ClockSync, Timestamp};
 use crate::policy::Signer;
-use crate::revocation::{RevocationSet, Scope, ScopeKind};
+use crate::revocation::{RevocationSet, Target, TargetKind};
 use crate::verify::{Jwk, STATUS_LIST_TYP};
 
 /// Everything that issuing needs. It never changes: each step of a key schedule makes a new one.
@@ -120,7 +120,7 @@ impl IssuerKeys {
         let is_revoked = |kid: &str| revocations.blocks_key(kid);
         let published: Vec<Jwk> =
             self.published.iter().filter(|key| !is_revoked(&key.kid)).cloned().collect();
-        let report = |report: &KeyReport| match revocations.get(&Scope::new(ScopeKind::Key, &report.kid)) {
+        let report = |report: &KeyReport| match revocations.get(&Target::new(TargetKind::Key, &report.kid)) {
             Some(revocation) if report.is_in_memory() => report.as_revoked(revocation.revoked_at),
             _ => report.clone(),
         };

@@ -103,7 +103,7 @@ mod tests {
     use super::super::key::IssuingKey;
     use super::*;
     use crate::clock::{Clock, Timestamp};
-    use crate::revocation::{NewRevocation, Revocations, Scope, ScopeKind};
+    use crate::revocation::{NewRevocation, Revocations, Target, TargetKind};
     use crate::verify::Jwk;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -128,9 +128,9 @@ mod tests {
 
     /// Nothing is stored, so that the revocation is in effect and fails.
     async fn revoke(revocations: &Revocations, kid: &str) {
-        let scope = Scope::new(ScopeKind::Key, kid);
+        let target = Target::new(TargetKind::Key, kid);
         let new =
-            NewRevocation { scope, is_blocking: true, revoked_by: String::new(), reason: String::new() };
+            NewRevocation { target, is_blocking: true, revoked_by: String::new(), reason: String::new() };
         assert!(revocations.revoke(new).await.is_err());
     }
 

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{EndedInvocation, MAX_ENDED, NewRevocation, Revocations, Scope, ScopeKind};
+use super::{EndedInvocation, MAX_ENDED, NewRevocation, Revocations, Target, TargetKind};
 use crate::agents::AgentName;
 use crate::clock::{Clock, Timestamp};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-fn of_kind(revocations: &Revocations, kind: ScopeKind) -> usize {
-    revocations.current().iter().filter(|one| one.scope.kind() == kind).count()
+fn of_kind(revocations: &Revocations, kind: TargetKind) -> usize {
+    revocations.current().iter().filter(|one| one.target.kind() == kind).count()
 }
 
 #[test]
@@ -18,14 +18,14 @@ fn ended_invocations_lapse_when_their_tokens_have_expired() {
     let until = NOW.after(Duration::from_secs(300));
     revocations.end_invocation(&EndedInvocation { id: "a", agents: &[], until, reason: "a unit stopped" });
     let set = revocations.current();
-    let ended = set.get(&Scope::new(ScopeKind::Invocation, "a")).unwrap();
+    let ended = set.get(&Target::new(TargetKind::Invocation, "a")).unwrap();
     assert!(!ended.is_blocking && !ended.is_guarded && ended.reason == "a unit stopped");
     let lapses = ended.lapses.unwrap();
     assert!(lapses > until && lapses < until.after(Duration::from_secs(100)), "{lapses}");
     // What was issued later in the same invocation does not shorten it.
     revocations.end_invocation(&EndedInvocation { id: "a", agents: &[], until: NOW, reason: "again" });
     let set = revocations.current();
-    assert_eq!(set.get(&Scope::new(ScopeKind::Invocation, "a")).unwrap().lapses, Some(lapses));
+    assert_eq!(set.get(&Target::new(TargetKind::Invocation, "a")).unwrap().lapses, Some(lapses));
 }
 
 #[test]
@@ -38,18 +38,18 @@ fn many_ended_invocations_are_bounded() {
     for n in 0..MAX_ENDED {
         end(&n.to_string());
     }
-    assert_eq!(of_kind(&revocations, ScopeKind::Agent), 0);
+    assert_eq!(of_kind(&revocations, TargetKind::Agent), 0);
     let before = revocations.current().latest_epoch();
     for n in 0..10 {
         end(&format!("more {n}"));
     }
-    assert_eq!(of_kind(&revocations, ScopeKind::Invocation), MAX_ENDED);
+    assert_eq!(of_kind(&revocations, TargetKind::Invocation), MAX_ENDED);
     let set = revocations.current();
-    let agent = set.get(&Scope::new(ScopeKind::Agent, "busy")).unwrap();
+    let agent = set.get(&Target::new(TargetKind::Agent, "busy")).unwrap();
     assert!(!agent.is_blocking && agent.epoch == before + 10);
     // One that ends again needs no room.
     end("7");
-    assert_eq!(of_kind(&revocations, ScopeKind::Invocation), MAX_ENDED);
+    assert_eq!(of_kind(&revocations, TargetKind::Invocation), MAX_ENDED);
 }
 
 /// The database is not there, so that nothing is stored; it is in effect all the same.
@@ -57,18 +57,18 @@ fn many_ended_invocations_are_bounded() {
 async fn a_revoked_invocation_blocks_until_it_ends_or_the_host_is_started_again() {
     let revocations = Revocations::of_test(Clock::manual(NOW));
     let revoke = |kind, value: &str| NewRevocation {
-        scope: Scope::new(kind, value),
+        target: Target::new(kind, value),
         is_blocking: true,
         revoked_by: "uid 0".to_owned(),
         reason: "leaked".to_owned(),
     };
     for id in ["a", "b"] {
-        let _ = revocations.revoke(revoke(ScopeKind::Invocation, id)).await;
+        let _ = revocations.revoke(revoke(TargetKind::Invocation, id)).await;
     }
     revocations.end_invocation(&EndedInvocation { id: "a", agents: &[], until: NOW, reason: "stopped" });
     let blocking = |id: &str| {
         let set = revocations.current();
-        let one = set.get(&Scope::new(ScopeKind::Invocation, id)).unwrap().clone();
+        let one = set.get(&Target::new(TargetKind::Invocation, id)).unwrap().clone();
         assert_eq!((one.reason.as_str(), one.revoked_by.as_str()), ("leaked", "uid 0"));
         one.is_blocking
     };
@@ -77,12 +77,12 @@ async fn a_revoked_invocation_blocks_until_it_ends_or_the_host_is_started_again(
     let _ = revocations.end_earlier_boot().await;
     assert!(!blocking("b"));
     let set = revocations.current();
-    let everything = set.get(&Scope::everything()).unwrap();
+    let everything = set.get(&Target::everything()).unwrap();
     assert!(!everything.is_blocking && everything.epoch > before && set.freeze().is_none());
     assert!(everything.description().contains("everything was revoked"), "{}", everything.description());
 
     // A frozen host stays frozen.
-    let _ = revocations.revoke(revoke(ScopeKind::Everything, "")).await;
+    let _ = revocations.revoke(revoke(TargetKind::Everything, "")).await;
     let _ = revocations.end_earlier_boot().await;
     assert!(revocations.current().freeze().is_some());
 }

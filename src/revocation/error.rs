@@ -17,15 +17,15 @@ pub enum Error {
          to store it: {0}"
     )]
     NotStored(String),
-    /// As many scopes or tokens are revoked as can be.
+    /// As many targets or tokens are revoked as can be.
     #[error("{0}")]
     LimitReached(&'static str),
-    /// The scope is not revoked.
+    /// The target is not revoked.
     #[error("{0}")]
     NotRevoked(String),
-    /// Certificates of the scope are not on the revocation lists yet.
+    /// Certificates of the target are not on the revocation lists yet.
     #[error(
-        "the certificates of this scope are not on the revocation lists yet; try again in a moment, and see \
+        "the certificates of this target are not on the revocation lists yet; try again in a moment, and see \
          hostbadge status if that does not help"
     )]
     CertificatesPending,

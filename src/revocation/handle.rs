@@ -10,11 +10,11 @@ use tokio::sync::watch;
 
 use super::error::Error;
 use super::record::{EndedInvocation, Revocation, lapses_after};
-use super::scope::{Scope, ScopeKind};
 use super::set::{IssuedToken, RevocationSet};
+use super::target::{Target, TargetKind};
 use super::tokens::{NONCE_KEY_LABEL, TokenKey, TokenTable, mark_expires};
 use super::writer::{self, Batch, Pending, Writer};
-use super::{BATCH_INTERVAL, MAX_ENDED, MAX_SCOPES, MAX_TOKENS};
+use super::{BATCH_INTERVAL, MAX_ENDED, MAX_REVOCATIONS, MAX_TOKENS};
 use crate::clock::{Clock, SettledClock, Timestamp};
 use crate::keystore::Keystore;
 use crate::mutex::lock;
@@ -64,11 +64,11 @@ impl RevokedTokens<'_> {
     }
 }
 
-/// A scope that is to be revoked.
+/// A target that is to be revoked.
 #[derive(Clone, Debug)]
 pub struct NewRevocation {
-    /// The scope.
-    pub scope: Scope,
+    /// The target.
+    pub target: Target,
     /// Whether nothing is issued in it until the revocation is lifted.
     pub is_blocking: bool,
     /// Who revokes it.
@@ -156,9 +156,9 @@ impl Revocations {
             self.load(RevocationRows { epoch_limit, ..rows });
         }
         let reason = "revocations.db was accepted as it was".to_owned();
-        let everything = Scope::everything();
+        let everything = Target::everything();
         let new = NewRevocation {
-            scope: everything,
+            target: everything,
             is_blocking: true,
             revoked_by: accepted_by.to_owned(),
             reason,
@@ -181,7 +181,7 @@ impl Revocations {
         lock(&self.0.store_fault).clone()
     }
 
-    /// The revoked scopes now.
+    /// The revoked targets now.
     pub fn current(&self) -> Arc<RevocationSet> {
         self.0.set.load_full()
     }
@@ -222,7 +222,7 @@ impl Revocations {
         ask(RevokedTokens(&tokens));
     }
 
-    /// Revokes a scope: what was issued in it is revoked at once, and nothing is issued in it while the revocation
+    /// Revokes a target: what was issued in it is revoked at once, and nothing is issued in it while the revocation
     /// blocks. It is on disk when this returns.
     ///
     /// # Errors
@@ -232,14 +232,14 @@ impl Revocations {
         let (ticket, outcome) = {
             let mut pending = self.pending();
             let set = self.0.set.load_full();
-            match set.get(&new.scope) {
+            match set.get(&new.target) {
                 Some(existing) if existing.is_blocking && new.is_blocking => {
                     (pending.count, Outcome::AlreadyRevoked)
                 }
                 _ => {
-                    if set.len() >= MAX_SCOPES && new.scope.kind() != ScopeKind::Everything {
+                    if set.len() >= MAX_REVOCATIONS && new.target.kind() != TargetKind::Everything {
                         return Err(Error::LimitReached(
-                            "as many scopes are revoked as can be; lift revocations that are not needed",
+                            "as many targets are revoked as can be; lift revocations that are not needed",
                         ));
                     }
                     let lapses = (!new.is_blocking).then(|| lapses_after(self.0.clock.now()));
@@ -262,22 +262,23 @@ impl Revocations {
         }
         let mut pending = self.pending();
         let set = self.0.set.load_full();
-        let of_invocation = [Scope::new(ScopeKind::Invocation, ended.id)];
+        let of_invocation = [Target::new(TargetKind::Invocation, ended.id)];
         let is_full =
             set.ended() >= MAX_ENDED && !ended.agents.is_empty() && set.get(&of_invocation[0]).is_none();
-        let of_agents = ended.agents.iter().map(|agent| Scope::new(ScopeKind::Agent, agent.as_str()));
-        let scopes: Vec<Scope> = if is_full { of_agents.collect() } else { of_invocation.into() };
-        for scope in scopes {
+        let of_agents = ended.agents.iter().map(|agent| Target::new(TargetKind::Agent, agent.as_str()));
+        let targets: Vec<Target> = if is_full { of_agents.collect() } else { of_invocation.into() };
+        for target in targets {
             let set = self.0.set.load_full();
-            let existing = set.get(&scope);
+            let existing = set.get(&target);
             // What blocks an agent revokes its tokens, and nothing was issued since.
             if is_full && existing.is_some_and(|existing| existing.is_blocking) {
                 continue;
             }
             let by_administrator = existing.filter(|existing| existing.is_blocking);
-            let is_guarded = existing.is_some_and(|existing| existing.is_guarded) || set.len() >= MAX_SCOPES;
+            let is_guarded =
+                existing.is_some_and(|existing| existing.is_guarded) || set.len() >= MAX_REVOCATIONS;
             let new = NewRevocation {
-                scope,
+                target,
                 is_blocking: false,
                 revoked_by: by_administrator.map_or("hostbadged".to_owned(), |one| one.revoked_by.clone()),
                 reason: by_administrator.map_or(ended.reason.to_owned(), |one| one.reason.clone()),
@@ -299,7 +300,7 @@ impl Revocations {
             let now = self.0.clock.now();
             let set = self.0.set.load_full();
             let of_invocation =
-                |one: &&Revocation| one.scope.kind() == ScopeKind::Invocation && one.is_blocking;
+                |one: &&Revocation| one.target.kind() == TargetKind::Invocation && one.is_blocking;
             let lifted: Vec<Revocation> =
                 set.iter().filter(of_invocation).map(|one| one.lifted(now)).collect();
             let set = Arc::new(lifted.into_iter().fold((*set).clone(), |set, one| set.with(one)));
@@ -307,7 +308,7 @@ impl Revocations {
             // A host that is frozen has issued nothing since.
             if set.freeze().is_none() {
                 let new = NewRevocation {
-                    scope: Scope::everything(),
+                    target: Target::everything(),
                     is_blocking: false,
                     revoked_by: "hostbadged".to_owned(),
                     reason: "the host was started again".to_owned(),
@@ -321,18 +322,18 @@ impl Revocations {
         self.flush(ticket).await
     }
 
-    /// Lifts the revocation of a scope: what was issued before stays revoked, and what is issued from now on is
+    /// Lifts the revocation of a target: what was issued before stays revoked, and what is issued from now on is
     /// valid. Returns when its certificates are on the revocation lists and the change is on disk.
     ///
     /// # Errors
     /// [`Error::NotRevoked`], [`Error::CertificatesPending`], and as [`Revocations::revoke`].
-    pub async fn lift(&self, scope: &Scope) -> Result<Revocation, Error> {
+    pub async fn lift(&self, target: &Target) -> Result<Revocation, Error> {
         self.require_open()?;
-        let find = |set: &RevocationSet| match set.get(scope).filter(|one| one.is_blocking) {
+        let find = |set: &RevocationSet| match set.get(target).filter(|one| one.is_blocking) {
             Some(revocation) => Ok(revocation.clone()),
-            None => Err(Error::NotRevoked(match scope.kind() {
-                ScopeKind::Everything => "this host is not frozen".to_owned(),
-                _ => format!("{scope} is not revoked"),
+            None => Err(Error::NotRevoked(match target.kind() {
+                TargetKind::Everything => "this host is not frozen".to_owned(),
+                _ => format!("{target} is not revoked"),
             })),
         };
         let epoch = find(&self.0.set.load())?.epoch;
@@ -454,11 +455,11 @@ impl Revocations {
     }
 
     fn load(&self, rows: RevocationRows) {
-        let RevocationRows { epoch_limit, scopes, tokens } = rows;
+        let RevocationRows { epoch_limit, targets, tokens } = rows;
         let mut latest = std::collections::HashMap::new();
         // In the order of their epochs.
-        for revocation in scopes.into_iter().filter_map(writer::revocation) {
-            latest.insert(revocation.scope.clone(), revocation);
+        for revocation in targets.into_iter().filter_map(writer::revocation) {
+            latest.insert(revocation.target.clone(), revocation);
         }
         let mut table = TokenTable::default();
         for row in tokens {
@@ -480,10 +481,18 @@ impl Revocations {
         is_guarded: bool,
     ) {
         let now = self.0.clock.now();
-        let NewRevocation { scope, is_blocking, revoked_by, reason } = new;
+        let NewRevocation { target, is_blocking, revoked_by, reason } = new;
         let epoch = set.next_epoch();
-        let revocation =
-            Revocation { scope, epoch, is_blocking, revoked_at: now, revoked_by, reason, lapses, is_guarded };
+        let revocation = Revocation {
+            target,
+            epoch,
+            is_blocking,
+            revoked_at: now,
+            revoked_by,
+            reason,
+            lapses,
+            is_guarded,
+        };
         self.publish(set.with(revocation.clone()));
         pending.count += 1;
         match is_guarded {
@@ -522,8 +531,8 @@ impl Revocations {
             let count = pending.count;
             let batch = std::mem::replace(&mut *pending, Pending { count, ..Pending::default() });
             let set = self.0.set.load_full();
-            let scopes = set.iter().cloned().collect();
-            (Batch { pending: batch, scopes, forget, epoch: set.next_epoch() - 1 }, count)
+            let targets = set.iter().cloned().collect();
+            (Batch { pending: batch, targets, forget, epoch: set.next_epoch() - 1 }, count)
         };
         match writer.store(&batch).await {
             Ok(()) => {
@@ -598,8 +607,8 @@ mod tests {
     use super::*;
 
     fn agent() -> NewRevocation {
-        let scope = Scope::new(ScopeKind::Agent, "a");
-        NewRevocation { scope, is_blocking: true, revoked_by: "uid 0".into(), reason: String::new() }
+        let target = Target::new(TargetKind::Agent, "a");
+        NewRevocation { target, is_blocking: true, revoked_by: "uid 0".into(), reason: String::new() }
     }
 
     /// Without a keystore, nothing is on disk, and nothing is acknowledged.
@@ -614,7 +623,7 @@ mod tests {
         }
         assert!(revocations.is_token_revoked("j") && !revocations.is_token_revoked("k"));
         let set = revocations.current();
-        assert!(set.get(&agent().scope).is_some());
+        assert!(set.get(&agent().target).is_some());
         // Tokens do not carry an epoch that a crash could lose.
         assert_eq!((set.epoch(), set.latest_epoch()), (0, 1));
         assert!(revocations.store_fault().is_some());

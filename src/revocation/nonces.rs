@@ -15,7 +15,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::error::Error;
 use super::handle::Revocations;
-use super::scope::Scope;
+use super::target::Target;
 use crate::agents::AgentName;
 use crate::clock::Timestamp;
 
@@ -105,7 +105,7 @@ impl Revocations {
             return Err(InvalidNonce::NotYet);
         }
         // After revocations.db was accepted as it is, the mark of a use may be missing.
-        let is_revoked = self.current().get(&Scope::everything()).is_some_and(|one| nonce.epoch < one.epoch);
+        let is_revoked = self.current().get(&Target::everything()).is_some_and(|one| nonce.epoch < one.epoch);
         if is_revoked { Err(InvalidNonce::Revoked) } else { Ok(()) }
     }
 }

@@ -1,8 +1,8 @@
-//! The revocation of a scope.
+//! The revocation of a target.
 
 use std::time::Duration;
 
-use super::scope::{Scope, ScopeKind};
+use super::target::{Target, TargetKind};
 use crate::agents::{AgentName, MAX_TOKEN_TTL};
 use crate::clock::Timestamp;
 
@@ -26,14 +26,14 @@ pub struct EndedInvocation<'a> {
     pub reason: &'a str,
 }
 
-/// The revocation of a scope.
+/// The revocation of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
     /// What is revoked.
-    pub scope: Scope,
+    pub target: Target,
     /// What was issued at a lower epoch is revoked.
     pub epoch: u64,
-    /// Whether nothing is issued in the scope.
+    /// Whether nothing is issued in the target.
     pub is_blocking: bool,
     /// When it was revoked.
     pub revoked_at: Timestamp,
@@ -56,11 +56,11 @@ impl Revocation {
     /// One line for callers and records.
     pub fn description(&self) -> String {
         let at = self.revoked_at.to_rfc3339_seconds();
-        match (self.scope.kind(), self.is_blocking) {
-            (ScopeKind::Everything, true) => format!("this host is frozen since {at}"),
-            (ScopeKind::Everything, false) => format!("everything was revoked at {at}"),
-            (_, true) => format!("{} is revoked since {at}", self.scope),
-            (_, false) => format!("{} was revoked at {at}", self.scope),
+        match (self.target.kind(), self.is_blocking) {
+            (TargetKind::Everything, true) => format!("this host is frozen since {at}"),
+            (TargetKind::Everything, false) => format!("everything was revoked at {at}"),
+            (_, true) => format!("{} is revoked since {at}", self.target),
+            (_, false) => format!("{} was revoked at {at}", self.target),
         }
     }
 }

@@ -1,14 +1,14 @@
-//! The revoked scopes at one moment.
+//! The revoked targets at one moment.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::record::Revocation;
-use super::scope::{Scope, ScopeKind};
+use super::target::{Target, TargetKind};
 use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::clock::Timestamp;
 
-/// The revoked scopes at one moment. A change makes another set.
+/// The revoked targets at one moment. A change makes another set.
 #[derive(Clone, Debug, Default)]
 pub struct RevocationSet {
     /// Whether the revocations are known.
@@ -19,7 +19,7 @@ pub struct RevocationSet {
     latest_epoch: u64,
     /// The greatest epoch of a revocation when the revocations were read.
     loaded_epoch: u64,
-    by_scope: HashMap<Scope, Arc<Revocation>>,
+    by_target: HashMap<Target, Arc<Revocation>>,
     blocking: usize,
     /// Invocations whose revocation does not block: those that have ended.
     ended: usize,
@@ -42,15 +42,15 @@ pub struct IssuedToken<'a> {
 
 impl RevocationSet {
     pub(super) fn new(epoch: u64, revocations: impl IntoIterator<Item = Revocation>) -> RevocationSet {
-        let by_scope: HashMap<_, _> =
-            revocations.into_iter().map(|one| (one.scope.clone(), Arc::new(one))).collect();
-        let latest_epoch = by_scope.values().map(|one| one.epoch).fold(epoch, u64::max);
+        let by_target: HashMap<_, _> =
+            revocations.into_iter().map(|one| (one.target.clone(), Arc::new(one))).collect();
+        let latest_epoch = by_target.values().map(|one| one.epoch).fold(epoch, u64::max);
         let mut set = RevocationSet {
             is_loaded: true,
             issue_epoch: latest_epoch,
             latest_epoch,
             loaded_epoch: latest_epoch,
-            by_scope,
+            by_target,
             ..RevocationSet::default()
         };
         set.count();
@@ -88,12 +88,12 @@ impl RevocationSet {
 
     /// The revocations, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Revocation> {
-        self.by_scope.values().map(|one| &**one)
+        self.by_target.values().map(|one| &**one)
     }
 
     /// The number of revocations.
     pub fn len(&self) -> usize {
-        self.by_scope.len()
+        self.by_target.len()
     }
 
     /// The number of invocations that have ended.
@@ -101,19 +101,19 @@ impl RevocationSet {
         self.ended
     }
 
-    /// Whether no scope is revoked.
+    /// Whether no target is revoked.
     pub fn is_empty(&self) -> bool {
-        self.by_scope.is_empty()
+        self.by_target.is_empty()
     }
 
-    /// The revocation of a scope.
-    pub fn get(&self, scope: &Scope) -> Option<&Revocation> {
-        self.by_scope.get(scope).map(|one| &**one)
+    /// The revocation of a target.
+    pub fn get(&self, target: &Target) -> Option<&Revocation> {
+        self.by_target.get(target).map(|one| &**one)
     }
 
     /// Whether everything is revoked and nothing is issued.
     pub fn freeze(&self) -> Option<&Revocation> {
-        self.get(&Scope::everything()).filter(|one| one.is_blocking)
+        self.get(&Target::everything()).filter(|one| one.is_blocking)
     }
 
     /// Why an agent's process gets nothing; `None` if no revocation is the reason.
@@ -136,15 +136,15 @@ impl RevocationSet {
 
     /// Whether nothing is signed by this key any more.
     pub fn blocks_key(&self, kid: &str) -> bool {
-        self.blocking > 0 && self.get(&Scope::new(ScopeKind::Key, kid)).is_some_and(|one| one.is_blocking)
+        self.blocking > 0 && self.get(&Target::new(TargetKind::Key, kid)).is_some_and(|one| one.is_blocking)
     }
 
-    /// The revocation of a scope that has the token; `None` if it is revoked by none.
+    /// The revocation of a target that has the token; `None` if it is revoked by none.
     pub fn revoking(&self, token: &IssuedToken<'_>) -> Option<&Revocation> {
-        if self.by_scope.is_empty() {
+        if self.by_target.is_empty() {
             return None;
         }
-        let by_key = self.get(&Scope::new(ScopeKind::Key, token.kid));
+        let by_key = self.get(&Target::new(TargetKind::Key, token.kid));
         by_key.or_else(|| self.find(token.agent, token.invocation, |one| token.epoch < one.epoch))
     }
 
@@ -154,38 +154,38 @@ impl RevocationSet {
         invocation: Option<&str>,
         holds: impl Fn(&Revocation) -> bool,
     ) -> Option<&Revocation> {
-        let find = |kind, value: Option<&str>| self.get(&Scope::new(kind, value?)).filter(|one| holds(one));
-        find(ScopeKind::Everything, Some(""))
-            .or_else(|| find(ScopeKind::Tenant, agent.tenant.as_deref()))
-            .or_else(|| find(ScopeKind::Owner, agent.owner.as_deref()))
-            .or_else(|| find(ScopeKind::Agent, Some(agent.name.as_str())))
-            .or_else(|| find(ScopeKind::Invocation, invocation))
+        let find = |kind, value: Option<&str>| self.get(&Target::new(kind, value?)).filter(|one| holds(one));
+        find(TargetKind::Everything, Some(""))
+            .or_else(|| find(TargetKind::Tenant, agent.tenant.as_deref()))
+            .or_else(|| find(TargetKind::Owner, agent.owner.as_deref()))
+            .or_else(|| find(TargetKind::Agent, Some(agent.name.as_str())))
+            .or_else(|| find(TargetKind::Invocation, invocation))
     }
 
-    /// A set with this revocation in place of an earlier one of the scope.
+    /// A set with this revocation in place of an earlier one of the target.
     pub(super) fn with(&self, revocation: Revocation) -> RevocationSet {
         let mut set = self.clone();
         set.latest_epoch = set.latest_epoch.max(revocation.epoch);
-        set.by_scope.insert(revocation.scope.clone(), Arc::new(revocation));
+        set.by_target.insert(revocation.target.clone(), Arc::new(revocation));
         set.count();
         set
     }
 
     /// A set without the revocations that have lapsed by `horizon`, and those.
-    pub(super) fn without_lapsed(&self, horizon: Timestamp) -> (RevocationSet, Vec<Scope>) {
+    pub(super) fn without_lapsed(&self, horizon: Timestamp) -> (RevocationSet, Vec<Target>) {
         let has_lapsed = |one: &Revocation| one.lapses.is_some_and(|lapses| lapses <= horizon);
-        let lapsed: Vec<Scope> =
-            self.iter().filter(|one| has_lapsed(one)).map(|one| one.scope.clone()).collect();
+        let lapsed: Vec<Target> =
+            self.iter().filter(|one| has_lapsed(one)).map(|one| one.target.clone()).collect();
         let mut set = self.clone();
-        set.by_scope.retain(|_, one| !has_lapsed(one));
+        set.by_target.retain(|_, one| !has_lapsed(one));
         set.count();
         (set, lapsed)
     }
 
     fn count(&mut self) {
-        let is_ended = |one: &Revocation| one.scope.kind() == ScopeKind::Invocation && !one.is_blocking;
-        self.blocking = self.by_scope.values().filter(|one| one.is_blocking).count();
-        self.ended = self.by_scope.values().filter(|one| is_ended(one)).count();
+        let is_ended = |one: &Revocation| one.target.kind() == TargetKind::Invocation && !one.is_blocking;
+        self.blocking = self.by_target.values().filter(|one| one.is_blocking).count();
+        self.ended = self.by_target.values().filter(|one| is_ended(one)).count();
     }
 }
 
@@ -195,9 +195,9 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
-    fn revocation(kind: ScopeKind, value: &str, epoch: u64) -> Revocation {
+    fn revocation(kind: TargetKind, value: &str, epoch: u64) -> Revocation {
         Revocation {
-            scope: Scope::new(kind, value),
+            target: Target::new(kind, value),
             epoch,
             is_blocking: true,
             revoked_at: NOW,
@@ -222,11 +222,11 @@ mod tests {
         let agent = entry();
         let token = |epoch| IssuedToken { agent: &agent, invocation: Some("i"), kid: "k", jti: "j", epoch };
         for (kind, value) in [
-            (ScopeKind::Everything, ""),
-            (ScopeKind::Tenant, "acme"),
-            (ScopeKind::Owner, "team"),
-            (ScopeKind::Agent, "a"),
-            (ScopeKind::Invocation, "i"),
+            (TargetKind::Everything, ""),
+            (TargetKind::Tenant, "acme"),
+            (TargetKind::Owner, "team"),
+            (TargetKind::Agent, "a"),
+            (TargetKind::Invocation, "i"),
         ] {
             let set = RevocationSet::new(4, [revocation(kind, value, 7)]);
             assert_eq!((set.epoch(), set.next_epoch()), (7, 8));
@@ -239,17 +239,17 @@ mod tests {
             assert_eq!((forgotten.len(), lapsed.len(), forgotten.epoch()), (0, 1, 7));
         }
         for (kind, value) in [
-            (ScopeKind::Tenant, "other"),
-            (ScopeKind::Owner, "acme"),
-            (ScopeKind::Agent, "b"),
-            (ScopeKind::Invocation, "a"),
-            (ScopeKind::Key, "a"),
+            (TargetKind::Tenant, "other"),
+            (TargetKind::Owner, "acme"),
+            (TargetKind::Agent, "b"),
+            (TargetKind::Invocation, "a"),
+            (TargetKind::Key, "a"),
         ] {
             let set = RevocationSet::new(0, [revocation(kind, value, 7)]);
             assert!(set.revoking(&token(0)).is_none() && set.blocking_process(&agent, Some("i")).is_none());
         }
         // A key signs nothing that is valid, whatever the epoch.
-        let set = RevocationSet::new(0, [revocation(ScopeKind::Key, "k", 1)]);
+        let set = RevocationSet::new(0, [revocation(TargetKind::Key, "k", 1)]);
         assert!(set.revoking(&token(9)).is_some() && set.blocks_key("k") && !set.blocks_key("a"));
     }
 }

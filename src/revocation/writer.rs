@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::record::Revocation;
-use super::scope::{Scope, ScopeKind};
+use super::target::{Target, TargetKind};
 use crate::clock::Timestamp;
 use crate::keystore::{Keystore, StateDatabase};
 use crate::store::{self, GuardedChange, RevocationDatabase, RevocationRow, RevocationRows, TokenRow};
@@ -25,7 +25,7 @@ pub(super) struct Pending {
     pub tokens: Vec<TokenRow>,
     /// Ended invocations.
     pub ended: Vec<Revocation>,
-    /// Whether the revocations of scopes have to be stored, in a guarded change.
+    /// Whether the revocations of targets have to be stored, in a guarded change.
     pub is_guarded: bool,
     /// How many changes there have been.
     pub count: u64,
@@ -47,8 +47,8 @@ impl Pending {
 /// What is stored in one transaction.
 pub(super) struct Batch {
     pub pending: Pending,
-    /// The revocations of scopes, for a guarded change.
-    pub scopes: Vec<Revocation>,
+    /// The revocations of targets, for a guarded change.
+    pub targets: Vec<Revocation>,
     /// Expired tokens up to this time are dropped by a guarded change.
     pub forget: Timestamp,
     /// The highest epoch of a revocation.
@@ -151,7 +151,7 @@ impl Writer {
         let epoch_limit = batch.epoch + EPOCH_STEP;
         let change = GuardedChange {
             epoch_limit,
-            scopes: batch.scopes.iter().map(row).collect(),
+            targets: batch.targets.iter().map(row).collect(),
             tokens: batch.pending.tokens.clone(),
             forget: batch.forget.as_secs(),
         };
@@ -213,8 +213,8 @@ pub(super) async fn read(path: &Path) -> Result<Option<(RevocationRows, [u8; 32]
 
 fn row(revocation: &Revocation) -> RevocationRow {
     RevocationRow {
-        kind: revocation.scope.kind().name().to_owned(),
-        value: revocation.scope.value().to_owned(),
+        kind: revocation.target.kind().name().to_owned(),
+        value: revocation.target.value().to_owned(),
         epoch: revocation.epoch,
         blocking: revocation.is_blocking,
         revoked_at: revocation.revoked_at.as_secs(),
@@ -228,7 +228,7 @@ fn row(revocation: &Revocation) -> RevocationRow {
 /// The revocation of a row; `None` for a kind that this release does not know.
 pub(super) fn revocation(row: RevocationRow) -> Option<Revocation> {
     Some(Revocation {
-        scope: Scope::new(ScopeKind::from_name(&row.kind)?, &row.value),
+        target: Target::new(TargetKind::from_name(&row.kind)?, &row.value),
         epoch: row.epoch,
         is_blocking: row.blocking,
         revoked_at: Timestamp::from_secs(row.revoked_at),

@@ -17,7 +17,7 @@ use crate::credentials::{
 use crate::error_class::ErrorClass;
 use crate::peer::PeerLookup;
 use crate::policy::{self, CredentialPermit, CredentialRequest, ErrorCode, Refusal};
-use crate::revocation::{Scope, ScopeKind};
+use crate::revocation::{Target, TargetKind};
 use crate::wire::credentials::{
     AcceptCredentialsResponse, PutCredentialRequest, PutCredentialResponse, ReleaseRequest,
     RemoveCredentialRequest, RemoveCredentialResponse, RotateCredentialRequest, StoredCredential,
@@ -197,7 +197,7 @@ impl IdentityService {
         };
         let agents = self.deps.agents.current();
         let entry = agents.get(&agent).ok_or(AdminError::UnknownAgent)?;
-        let scope = Scope::new(ScopeKind::Agent, &agent);
+        let scope = Target::new(TargetKind::Agent, &agent);
         if self.deps.revocations.current().get(&scope).is_some_and(|one| one.is_blocking) {
             let text = "this agent is revoked; lift that first: hostbadge revoke lift agent NAME";
             return Err(InvalidRequest::new(text).into());

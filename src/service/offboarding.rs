@@ -11,7 +11,7 @@ use crate::credentials::DestroyedCredentials;
 use crate::issue::{self, IssuerState};
 use crate::keystore::Erasure;
 use crate::plural::counted;
-use crate::revocation::{Scope, ScopeKind};
+use crate::revocation::{Target, TargetKind};
 use crate::verify::receipt::{
     DestroyedClaim, DestroyedCredentialClaim, DestroyedKey, ErasureClaim, ReceiptClaims, RevocationClaim,
     SharedCredentialClaim,
@@ -37,7 +37,7 @@ impl IdentityService {
             return Err(InvalidRequest::new("name must be an agent's name").into());
         }
         let reason = checked_reason(reason)?;
-        let scope = Scope::new(ScopeKind::Agent, &name);
+        let scope = Target::new(TargetKind::Agent, &name);
         let is_known = self.deps.agents.current().get(&name).is_some()
             || self.deps.revocations.current().get(&scope).is_some()
             || self.deps.credentials.knows_agent(&name).await;
@@ -51,7 +51,7 @@ impl IdentityService {
     async fn offboard_known(
         &self,
         admin: &RootAdmin,
-        (name, scope): (&str, &Scope),
+        (name, scope): (&str, &Target),
         reason: String,
         remove_usage: bool,
     ) -> Result<OffboardResponse, AdminError> {
@@ -60,7 +60,7 @@ impl IdentityService {
         let agents = self.deps.agents.current();
         let entry = agents.get(name);
         // First, so that nothing of the agent is usable while the rest takes its time.
-        self.revoke_scope(admin, scope.clone(), reason.clone()).await?;
+        self.revoke_target(admin, scope.clone(), reason.clone()).await?;
         let destroyed = self.deps.credentials.destroy_own(name).await.map_err(AdminError::NotErased)?;
         let shared = entry.map(|entry| self.shared_credentials(entry)).unwrap_or_default();
         let tenant = entry.and_then(|entry| entry.tenant.as_deref());

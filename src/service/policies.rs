@@ -16,7 +16,7 @@ use crate::policy::{
 };
 use crate::policy::{TokenRequest, ttl_of_record};
 use crate::posture::Posture;
-use crate::revocation::{Revocation, ScopeKind};
+use crate::revocation::{Revocation, TargetKind};
 use crate::wire::policy::{
     DecisionLayer, DecisionRule, LayerVerdict, MAX_LISTED_POLICIES, PoliciesResponse, Policy, PolicySet,
     PolicyWhyResponse,
@@ -260,12 +260,12 @@ impl IdentityService {
 
 /// An identity to which nothing is issued.
 fn revoked_layer(revocation: &Revocation) -> Layer {
-    let Revocation { scope, revoked_by, reason, .. } = revocation;
+    let Revocation { target, revoked_by, reason, .. } = revocation;
     let by = if reason.is_empty() { revoked_by.clone() } else { format!("{revoked_by}: {reason}") };
-    let rule = Rule { text: Some(by), ..Rule::named(format!("revocation of {scope}")) };
-    let change = match scope.kind() {
-        ScopeKind::Everything => "root would have to thaw the host: hostbadge thaw".to_owned(),
-        _ => format!("root would have to lift the revocation: hostbadge revoke lift {scope}"),
+    let rule = Rule { text: Some(by), ..Rule::named(format!("revocation of {target}")) };
+    let change = match target.kind() {
+        TargetKind::Everything => "root would have to thaw the host: hostbadge thaw".to_owned(),
+        _ => format!("root would have to lift the revocation: hostbadge revoke lift {target}"),
     };
     Layer::refuses(vec![rule], revocation.description(), change)
 }

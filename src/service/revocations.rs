@@ -13,7 +13,7 @@ use crate::clock::BACKDATE;
 use crate::issue::OwnToken;
 use crate::peer::PeerLookup;
 use crate::policy::{ErrorCode, Refusal};
-use crate::revocation::{self, MAX_REASON, NewRevocation, Outcome, Scope, ScopeKind};
+use crate::revocation::{self, MAX_REASON, NewRevocation, Outcome, Target, TargetKind};
 use crate::wire::revocation::{
     FreezeRequest, MAX_LISTED_REVOCATIONS, Revocation, RevocationsResponse, RevokeOutcome, RevokeOwnRequest,
     RevokeRequest, RevokeResponse,
@@ -30,9 +30,9 @@ struct RevokedToken {
 }
 
 /// What a request of an administrator names.
-enum Target {
+enum Named {
     Token { jti: String, expires: crate::clock::Timestamp, is_expired: bool, token: Option<Box<OwnToken>> },
-    Scope(Scope),
+    Target(Target),
 }
 
 impl IdentityService {
@@ -104,12 +104,12 @@ impl IdentityService {
     /// [`AdminError::AuditUnavailable`], [`AdminError::BudgetExceeded`].
     pub async fn revoke(&self, admin: &Admin, request: RevokeRequest) -> Result<RevokeResponse, AdminError> {
         let reason = checked_reason(request.reason.clone())?;
-        let scope = match self.target(request)? {
-            Target::Scope(scope) => scope,
-            Target::Token { jti, is_expired: true, .. } => {
+        let target = match self.target(request)? {
+            Named::Target(target) => target,
+            Named::Token { jti, is_expired: true, .. } => {
                 return Ok(response("token", &jti, RevokeOutcome::Expired));
             }
-            Target::Token { jti, expires, token, .. } => {
+            Named::Token { jti, expires, token, .. } => {
                 let outcome = self.deps.revocations.revoke_token(&jti, expires).await?;
                 if let Some(token) = token.filter(|_| outcome == Outcome::Revoked) {
                     self.note_revoked(&token);
@@ -119,7 +119,7 @@ impl IdentityService {
                 return Ok(response("token", &jti, outcome.into()));
             }
         };
-        self.revoke_scope(admin, scope, reason).await
+        self.revoke_target(admin, target, reason).await
     }
 
     /// Revokes everything, and issues nothing until [`IdentityService::thaw`].
@@ -128,18 +128,18 @@ impl IdentityService {
     /// As [`IdentityService::revoke`].
     pub async fn freeze(&self, admin: &Admin, request: FreezeRequest) -> Result<RevokeResponse, AdminError> {
         let reason = checked_reason(request.reason)?;
-        self.revoke_scope(admin, Scope::everything(), reason).await
+        self.revoke_target(admin, Target::everything(), reason).await
     }
 
-    pub(super) async fn revoke_scope(
+    pub(super) async fn revoke_target(
         &self,
         admin: &Admin,
-        scope: Scope,
+        target: Target,
         reason: String,
     ) -> Result<RevokeResponse, AdminError> {
         let revoked = async {
             let new = NewRevocation {
-                scope: scope.clone(),
+                target: target.clone(),
                 is_blocking: true,
                 revoked_by: admin.id(),
                 reason: reason.clone(),
@@ -149,14 +149,14 @@ impl IdentityService {
             self.deps.issuer.apply_revocations(&self.deps.revocations.current());
             let outcome = revoked?;
             if outcome == Outcome::Revoked {
-                let (event, what) = match scope.kind() {
-                    ScopeKind::Everything => (Event::HostFrozen, "froze this host".to_owned()),
-                    _ => (Event::ScopeRevoked, format!("revoked {scope}")),
+                let (event, what) = match target.kind() {
+                    TargetKind::Everything => (Event::HostFrozen, "froze this host".to_owned()),
+                    _ => (Event::RevocationAdded, format!("revoked {target}")),
                 };
                 let done = format!("{} {what}{}", admin.id(), because(&reason));
-                self.record_revocation(event, self.tenant_of(&scope).as_deref(), &done).await?;
+                self.record_revocation(event, self.tenant_of(&target).as_deref(), &done).await?;
             }
-            Ok(response(scope.kind().name(), scope.value(), outcome.into()))
+            Ok(response(target.kind().name(), target.value(), outcome.into()))
         };
         let changed = |response: &RevokeResponse| response.outcome == RevokeOutcome::Revoked;
         self.within_budget_if(admin, StateCommand::Revoke, revoked, changed).await
@@ -174,7 +174,7 @@ impl IdentityService {
     ) -> Result<RevokeResponse, AdminError> {
         // A name that no file has any more can be lifted too.
         match self.target(RevokeRequest { unregistered: true, ..request })? {
-            Target::Scope(scope) if scope.kind() != ScopeKind::Key => self.lift(admin, scope).await,
+            Named::Target(target) if target.kind() != TargetKind::Key => self.lift(admin, target).await,
             _ => Err(InvalidRequest::new("a token or a key stays revoked; it cannot be lifted").into()),
         }
     }
@@ -184,20 +184,20 @@ impl IdentityService {
     /// # Errors
     /// As [`IdentityService::lift_revocation`].
     pub async fn thaw(&self, admin: &RootAdmin) -> Result<RevokeResponse, AdminError> {
-        self.lift(admin, Scope::everything()).await
+        self.lift(admin, Target::everything()).await
     }
 
-    async fn lift(&self, admin: &RootAdmin, scope: Scope) -> Result<RevokeResponse, AdminError> {
+    async fn lift(&self, admin: &RootAdmin, target: Target) -> Result<RevokeResponse, AdminError> {
         let lifted = async {
             self.audit.ensure_writable()?;
-            self.deps.revocations.lift(&scope).await?;
-            let (event, what) = match scope.kind() {
-                ScopeKind::Everything => (Event::HostThawed, "thawed this host".to_owned()),
-                _ => (Event::RevocationLifted, format!("lifted the revocation of {scope}")),
+            self.deps.revocations.lift(&target).await?;
+            let (event, what) = match target.kind() {
+                TargetKind::Everything => (Event::HostThawed, "thawed this host".to_owned()),
+                _ => (Event::RevocationLifted, format!("lifted the revocation of {target}")),
             };
             let done = format!("{} {what}; what was issued before stays revoked", admin.id());
-            self.record_revocation(event, self.tenant_of(&scope).as_deref(), &done).await?;
-            Ok(response(scope.kind().name(), scope.value(), RevokeOutcome::Lifted))
+            self.record_revocation(event, self.tenant_of(&target).as_deref(), &done).await?;
+            Ok(response(target.kind().name(), target.value(), RevokeOutcome::Lifted))
         };
         self.within_budget(admin, StateCommand::Revoke, lifted).await
     }
@@ -212,7 +212,7 @@ impl IdentityService {
         self.deps.revocations.accept(&admin.id()).await?;
         let done = format!("{} accepted revocations.db; this host is frozen", admin.id());
         self.record_revocation(Event::HostFrozen, None, &done).await?;
-        Ok(response(ScopeKind::Everything.name(), "", RevokeOutcome::Revoked))
+        Ok(response(TargetKind::Everything.name(), "", RevokeOutcome::Revoked))
     }
 
     /// The token does not count as live any more.
@@ -269,7 +269,7 @@ impl IdentityService {
             .map_err(|e| InvalidRequest::new(format!("this is not a token of this host: {e}")).into())
     }
 
-    fn target(&self, request: RevokeRequest) -> Result<Target, AdminError> {
+    fn target(&self, request: RevokeRequest) -> Result<Named, AdminError> {
         let RevokeRequest { token, jti, agent, invocation, owner, tenant, key, unregistered, .. } = request;
         let named = [&token, &jti, &agent, &invocation, &owner, &tenant, &key];
         if named.iter().filter(|member| member.is_some()).count() != 1 {
@@ -282,13 +282,13 @@ impl IdentityService {
             let token = self.own_token(&text)?;
             let (expires, jti) = (token.expires(), token.jti().to_owned());
             let (is_expired, token) = (expires <= now, Some(Box::new(token)));
-            return Ok(Target::Token { jti, expires, is_expired, token });
+            return Ok(Named::Token { jti, expires, is_expired, token });
         }
         if let Some(jti) = jti {
             let jti = checked("jti", jti)?;
             // When it expires is not known. No token lives longer.
             let expires = now.after(crate::agents::MAX_TOKEN_TTL).after(BACKDATE);
-            return Ok(Target::Token { jti, expires, is_expired: false, token: None });
+            return Ok(Named::Token { jti, expires, is_expired: false, token: None });
         }
         let agents = self.deps.agents.current();
         if let Some(name) = agent {
@@ -298,21 +298,21 @@ impl IdentityService {
             if !unregistered && agents.get(&name).is_none() {
                 return Err(AdminError::UnknownAgent);
             }
-            return Ok(Target::Scope(Scope::new(ScopeKind::Agent, &name)));
+            return Ok(Named::Target(Target::new(TargetKind::Agent, &name)));
         }
         if let Some(id) = invocation {
             let id = id.to_ascii_lowercase();
             if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(InvalidRequest::new("invocation must have 32 hexadecimal digits").into());
             }
-            return Ok(Target::Scope(Scope::new(ScopeKind::Invocation, &id)));
+            return Ok(Named::Target(Target::new(TargetKind::Invocation, &id)));
         }
         if let Some(owner) = owner {
             let owner = checked("owner", owner)?;
             if !unregistered && !agents.iter().any(|entry| entry.owner.as_ref() == Some(&owner)) {
                 return Err(InvalidRequest::new("no agent has this owner").into());
             }
-            return Ok(Target::Scope(Scope::new(ScopeKind::Owner, &owner)));
+            return Ok(Named::Target(Target::new(TargetKind::Owner, &owner)));
         }
         if let Some(tenant) = tenant {
             if !is_tenant_name(&tenant) {
@@ -321,17 +321,17 @@ impl IdentityService {
             if !unregistered && !agents.iter().any(|entry| entry.tenant.as_ref() == Some(&tenant)) {
                 return Err(InvalidRequest::new("no agent is of this tenant").into());
             }
-            return Ok(Target::Scope(Scope::new(ScopeKind::Tenant, &tenant)));
+            return Ok(Named::Target(Target::new(TargetKind::Tenant, &tenant)));
         }
         let kid = checked("key", key.unwrap_or_default())?;
-        Ok(Target::Scope(self.revocable_key(&kid)?))
+        Ok(Named::Target(self.revocable_key(&kid)?))
     }
 
-    /// The tenant that a record about the scope is for.
-    fn tenant_of(&self, scope: &Scope) -> Option<String> {
-        match scope.kind() {
-            ScopeKind::Tenant => Some(scope.value().to_owned()),
-            ScopeKind::Agent => self.deps.agents.current().get(scope.value())?.tenant.clone(),
+    /// The tenant that a record about the target is for.
+    fn tenant_of(&self, target: &Target) -> Option<String> {
+        match target.kind() {
+            TargetKind::Tenant => Some(target.value().to_owned()),
+            TargetKind::Agent => self.deps.agents.current().get(target.value())?.tenant.clone(),
             _ => None,
         }
     }
@@ -359,8 +359,8 @@ impl From<Outcome> for RevokeOutcome {
 impl From<&revocation::Revocation> for Revocation {
     fn from(revocation: &revocation::Revocation) -> Revocation {
         Revocation {
-            kind: revocation.scope.kind().name().to_owned(),
-            value: revocation.scope.value().to_owned(),
+            kind: revocation.target.kind().name().to_owned(),
+            value: revocation.target.value().to_owned(),
             revoked_at: revocation.revoked_at,
             revoked_by: revocation.revoked_by.clone(),
             reason: revocation.reason.clone(),

@@ -6,7 +6,7 @@ use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use crate::agents::AuthenticatedAgent;
-use crate::revocation::{Scope, ScopeKind};
+use crate::revocation::{Target, TargetKind};
 
 /// The prefix of the `kid` of an issuing key in the WIT bundle.
 const WIT_KID_PREFIX: &str = "wit-";
@@ -43,11 +43,11 @@ impl IdentityService {
     ///
     /// # Errors
     /// [`AdminError::InvalidRequest`] for a key that cannot be revoked, with what to do instead.
-    pub(super) fn revocable_key(&self, kid: &str) -> Result<Scope, AdminError> {
+    pub(super) fn revocable_key(&self, kid: &str) -> Result<Target, AdminError> {
         let issuer_state = self.ready_issuer()?;
         let find = |kid: &str| issuer_state.key_reports().iter().find(|report| report.kid == kid);
         let found = find(kid).or_else(|| find(kid.strip_prefix(WIT_KID_PREFIX)?));
-        let named = Scope::new(ScopeKind::Key, found.map_or(kid, |report| &report.kid));
+        let named = Target::new(TargetKind::Key, found.map_or(kid, |report| &report.kid));
         let is_revoked = self.deps.revocations.current().get(&named).is_some();
         match found {
             _ if is_revoked => Ok(named),

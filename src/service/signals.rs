@@ -14,7 +14,7 @@ use super::identity_service::IdentityService;
 use super::signal_error::SignalError;
 use crate::config::{SignalSection, insecure_permissions};
 use crate::issue::IssuerState;
-use crate::revocation::{Scope, ScopeKind};
+use crate::revocation::{Target, TargetKind};
 use crate::verify::{
     EventExpectation, EventSubject, JwtAuthorities, SecurityEvent, unverified_issuer, verify_security_event,
 };
@@ -65,7 +65,7 @@ impl IdentityService {
             return Err(SignalError::Replayed(quoted(&event.jti)).into());
         }
         let target = self.signal_target(section, &event).await?;
-        let revoked = self.revoke_target(admin, section, &event, target).await?;
+        let revoked = self.revoke_named(admin, section, &event, target).await?;
         self.deps.revocations.use_once(&use_id, event.issued_at.after(REMEMBERED)).await?;
         let event_name = event.event.name().to_owned();
         Ok(SignalResponse { issuer: section.issuer.clone(), jti: event.jti, event: event_name, revoked })
@@ -133,7 +133,7 @@ impl IdentityService {
         })
     }
 
-    async fn revoke_target(
+    async fn revoke_named(
         &self,
         admin: &Admin,
         section: &SignalSection,
@@ -144,7 +144,7 @@ impl IdentityService {
         let reason = format!("{} by signal {} of {issuer}", event.event.name(), quoted(&event.jti));
         match target {
             SignalTarget::Agent(agent) => {
-                self.revoke_scope(admin, Scope::new(ScopeKind::Agent, &agent), reason).await
+                self.revoke_target(admin, Target::new(TargetKind::Agent, &agent), reason).await
             }
             SignalTarget::Token(jti) => {
                 let request =

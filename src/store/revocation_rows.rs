@@ -1,6 +1,6 @@
-//! The rows of `revocations.db`: revoked scopes, and single tokens that are revoked or used up.
+//! The rows of `revocations.db`: revoked targets, and single tokens that are revoked or used up.
 //!
-//! A *guarded* change replaces the revocations of scopes, drops what has expired, and has a digest for the state
+//! A *guarded* change replaces the revocations of targets, drops what has expired, and has a digest for the state
 //! manifest. Rows that are appended after it are not part of that digest, until the next guarded change. So a
 //! copy from before the last guarded change is detected, and one from before an appended row is not.
 
@@ -20,7 +20,7 @@ const SCHEMA: Schema = Schema {
               id INTEGER PRIMARY KEY CHECK (id = 1), epoch_limit INTEGER NOT NULL, guarded INTEGER NOT NULL
           );
           INSERT INTO meta VALUES (1, 0, 0);
-          CREATE TABLE scope (
+          CREATE TABLE target (
               kind TEXT NOT NULL, value TEXT NOT NULL, epoch INTEGER NOT NULL, blocking INTEGER NOT NULL,
               revoked_at INTEGER NOT NULL, revoked_by TEXT NOT NULL, reason TEXT NOT NULL, lapses INTEGER,
               is_guarded INTEGER NOT NULL, sequence INTEGER NOT NULL,
@@ -33,16 +33,16 @@ const SCHEMA: Schema = Schema {
     migrations: &[],
 };
 
-/// The revocation of a scope. Times are seconds since 1970 in UTC.
+/// The revocation of a target. Times are seconds since 1970 in UTC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationRow {
-    /// The kind of the scope.
+    /// The kind of the target.
     pub kind: String,
-    /// What distinguishes the scope from others of its kind.
+    /// What distinguishes the target from others of its kind.
     pub value: String,
     /// What was issued at a lower epoch is revoked.
     pub epoch: u64,
-    /// Whether nothing is issued in the scope.
+    /// Whether nothing is issued in the target.
     pub blocking: bool,
     /// When it was revoked.
     pub revoked_at: u64,
@@ -72,8 +72,8 @@ pub struct TokenRow {
 pub struct RevocationRows {
     /// No token has a greater epoch.
     pub epoch_limit: u64,
-    /// The revocations of scopes; of one scope there may be several.
-    pub scopes: Vec<RevocationRow>,
+    /// The revocations of targets; of one target there may be several.
+    pub targets: Vec<RevocationRow>,
     /// Single tokens.
     pub tokens: Vec<TokenRow>,
 }
@@ -83,8 +83,8 @@ pub struct RevocationRows {
 pub struct GuardedChange {
     /// The new [`RevocationRows::epoch_limit`].
     pub epoch_limit: u64,
-    /// The revocations of scopes from now on.
-    pub scopes: Vec<RevocationRow>,
+    /// The revocations of targets from now on.
+    pub targets: Vec<RevocationRow>,
     /// Further tokens.
     pub tokens: Vec<TokenRow>,
     /// Tokens that expired at this time or before are dropped.
@@ -117,7 +117,7 @@ impl RevocationDatabase {
     }
 
     fn new(database: Database, path: &Path) -> Result<RevocationDatabase, Error> {
-        let last = "SELECT max(sequence) FROM (SELECT max(sequence) AS sequence FROM scope
+        let last = "SELECT max(sequence) FROM (SELECT max(sequence) AS sequence FROM target
                     UNION ALL SELECT max(sequence) FROM token UNION ALL SELECT guarded FROM meta)";
         let sequence = database.connection.query_row(last, [], |row| number(row, 0));
         let sequence = sequence.map_err(|e| database.error(e))?;
@@ -142,9 +142,9 @@ impl RevocationDatabase {
     ///
     /// # Errors
     /// [`Error::Corrupt`] or [`Error::Io`]; then nothing was changed.
-    pub fn append(&mut self, scopes: &[RevocationRow], tokens: &[TokenRow]) -> Result<(), Error> {
+    pub fn append(&mut self, targets: &[RevocationRow], tokens: &[TokenRow]) -> Result<(), Error> {
         self.begin()?;
-        let result = self.insert(scopes, tokens).map_err(|e| self.database.error(e));
+        let result = self.insert(targets, tokens).map_err(|e| self.database.error(e));
         match result {
             Ok(()) => self.commit(),
             Err(error) => {
@@ -198,20 +198,20 @@ impl RevocationDatabase {
 
     fn guarded(&mut self, change: &GuardedChange) -> rusqlite::Result<[u8; 32]> {
         let connection = &self.database.connection;
-        connection.execute("DELETE FROM scope", [])?;
+        connection.execute("DELETE FROM target", [])?;
         connection.execute("DELETE FROM token WHERE expires <= ?1", params![signed(change.forget)?])?;
-        self.insert(&change.scopes, &change.tokens)?;
+        self.insert(&change.targets, &change.tokens)?;
         let connection = &self.database.connection;
         let update = "UPDATE meta SET epoch_limit = ?1, guarded = ?2";
         connection.execute(update, params![signed(change.epoch_limit)?, signed(self.sequence)?])?;
         digest(connection)
     }
 
-    fn insert(&mut self, scopes: &[RevocationRow], tokens: &[TokenRow]) -> rusqlite::Result<()> {
+    fn insert(&mut self, targets: &[RevocationRow], tokens: &[TokenRow]) -> rusqlite::Result<()> {
         let connection = &self.database.connection;
         let mut insert = connection
-            .prepare("INSERT OR REPLACE INTO scope VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
-        for row in scopes {
+            .prepare("INSERT OR REPLACE INTO target VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
+        for row in targets {
             self.sequence += 1;
             insert.execute(params![
                 row.kind,
@@ -237,14 +237,14 @@ impl RevocationDatabase {
 
 fn read_rows(connection: &Connection) -> rusqlite::Result<RevocationRows> {
     let epoch_limit = connection.query_row("SELECT epoch_limit FROM meta", [], |row| number(row, 0))?;
-    let mut scopes = connection.prepare(
-        "SELECT kind, value, epoch, blocking, revoked_at, revoked_by, reason, lapses, is_guarded FROM scope
+    let mut targets = connection.prepare(
+        "SELECT kind, value, epoch, blocking, revoked_at, revoked_by, reason, lapses, is_guarded FROM target
          ORDER BY kind, value, epoch",
     )?;
-    let scopes = scopes.query_map([], scope_row)?.collect::<rusqlite::Result<_>>()?;
+    let targets = targets.query_map([], revocation_row)?.collect::<rusqlite::Result<_>>()?;
     let mut tokens = connection.prepare("SELECT used, key, expires FROM token ORDER BY used, key")?;
     let tokens = tokens.query_map([], token_row)?.collect::<rusqlite::Result<_>>()?;
-    Ok(RevocationRows { epoch_limit, scopes, tokens })
+    Ok(RevocationRows { epoch_limit, targets, tokens })
 }
 
 /// SHA-256 over what the last guarded change left.
@@ -256,11 +256,11 @@ fn digest(connection: &Connection) -> rusqlite::Result<[u8; 32]> {
     let mut bytes = Vec::new();
     append(&mut bytes, &epoch_limit.to_be_bytes());
     append(&mut bytes, &guarded.to_be_bytes());
-    let mut scopes = connection.prepare(
-        "SELECT kind, value, epoch, blocking, revoked_at, revoked_by, reason, lapses, is_guarded FROM scope
+    let mut targets = connection.prepare(
+        "SELECT kind, value, epoch, blocking, revoked_at, revoked_by, reason, lapses, is_guarded FROM target
          WHERE sequence <= ?1 ORDER BY kind, value, epoch",
     )?;
-    for row in scopes.query_map(params![signed(guarded)?], scope_row)? {
+    for row in targets.query_map(params![signed(guarded)?], revocation_row)? {
         let row = row?;
         bytes.push(0);
         for text in [&row.kind, &row.value, &row.revoked_by, &row.reason] {
@@ -287,7 +287,7 @@ fn append(bytes: &mut Vec<u8>, value: &[u8]) {
     bytes.extend_from_slice(value);
 }
 
-fn scope_row(row: &Row<'_>) -> rusqlite::Result<RevocationRow> {
+fn revocation_row(row: &Row<'_>) -> rusqlite::Result<RevocationRow> {
     Ok(RevocationRow {
         kind: row.get(0)?,
         value: row.get(1)?,
@@ -327,7 +327,7 @@ mod tests {
 
     use super::*;
 
-    fn scope(value: &str, epoch: u64) -> RevocationRow {
+    fn target(value: &str, epoch: u64) -> RevocationRow {
         RevocationRow {
             kind: "agent".into(),
             value: value.into(),
@@ -345,8 +345,8 @@ mod tests {
         TokenRow { used: n.is_multiple_of(2), key: [n; 16], expires }
     }
 
-    fn guarded(scopes: Vec<RevocationRow>, tokens: Vec<TokenRow>, forget: u64) -> GuardedChange {
-        GuardedChange { epoch_limit: 4096, scopes, tokens, forget }
+    fn guarded(targets: Vec<RevocationRow>, tokens: Vec<TokenRow>, forget: u64) -> GuardedChange {
+        GuardedChange { epoch_limit: 4096, targets, tokens, forget }
     }
 
     #[test]
@@ -355,22 +355,22 @@ mod tests {
         let path = dir.path().join("revocations.db");
         assert!(RevocationDatabase::open(&path).unwrap().is_none());
         let mut database = RevocationDatabase::open_or_create(&path).unwrap();
-        let first = database.begin_guarded(&guarded(vec![scope("a", 1)], vec![token(1, 10)], 0)).unwrap();
+        let first = database.begin_guarded(&guarded(vec![target("a", 1)], vec![token(1, 10)], 0)).unwrap();
         database.commit().unwrap();
         assert_eq!(database.read().unwrap().1, first);
-        database.append(&[RevocationRow { is_guarded: false, ..scope("b", 2) }], &[token(2, 20)]).unwrap();
+        database.append(&[RevocationRow { is_guarded: false, ..target("b", 2) }], &[token(2, 20)]).unwrap();
         database.append(&[], &[token(1, 99), token(2, 99)]).unwrap();
         drop(database);
         let mut database = RevocationDatabase::open(&path).unwrap().unwrap();
         let (rows, digest) = database.read().unwrap();
         assert_eq!(digest, first);
-        assert_eq!((rows.scopes.len(), rows.epoch_limit), (2, 4096));
+        assert_eq!((rows.targets.len(), rows.epoch_limit), (2, 4096));
         assert_eq!(rows.tokens, [token(1, 10), token(2, 20)], "the first row of a token stays");
-        let second = database.begin_guarded(&guarded(vec![scope("b", 2)], vec![], 10)).unwrap();
+        let second = database.begin_guarded(&guarded(vec![target("b", 2)], vec![], 10)).unwrap();
         database.commit().unwrap();
         let (rows, digest) = database.read().unwrap();
         assert!(digest == second && second != first);
-        assert_eq!((rows.scopes, rows.tokens), (vec![scope("b", 2)], vec![token(2, 20)]));
+        assert_eq!((rows.targets, rows.tokens), (vec![target("b", 2)], vec![token(2, 20)]));
     }
 
     #[test]
@@ -380,10 +380,10 @@ mod tests {
         let mut database = RevocationDatabase::open_or_create(&path).unwrap();
         database.append(&[], &[token(1, 10)]).unwrap();
         let before = database.read().unwrap();
-        database.begin_guarded(&guarded(vec![scope("a", 1)], vec![token(3, 30)], 99)).unwrap();
+        database.begin_guarded(&guarded(vec![target("a", 1)], vec![token(3, 30)], 99)).unwrap();
         database.roll_back();
         assert_eq!(database.read().unwrap(), before);
-        database.begin_guarded(&guarded(vec![scope("a", 1)], vec![token(3, 30)], 99)).unwrap();
+        database.begin_guarded(&guarded(vec![target("a", 1)], vec![token(3, 30)], 99)).unwrap();
         drop(database);
         let database = RevocationDatabase::open(&path).unwrap().unwrap();
         assert_eq!(database.read().unwrap(), before);
@@ -395,8 +395,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, damaged_path) = (dir.path().join("revocations.db"), dir.path().join("damaged.db"));
         let mut database = RevocationDatabase::open_or_create(&path).unwrap();
-        let scopes = (0..20).map(|n| scope(&format!("agent-{n}"), n)).collect();
-        database.begin_guarded(&guarded(scopes, (0..20).map(|n| token(n, 99)).collect(), 0)).unwrap();
+        let targets = (0..20).map(|n| target(&format!("agent-{n}"), n)).collect();
+        database.begin_guarded(&guarded(targets, (0..20).map(|n| token(n, 99)).collect(), 0)).unwrap();
         database.commit().unwrap();
         let original = database.read().unwrap();
         drop(database);

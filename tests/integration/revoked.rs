@@ -1,12 +1,13 @@
 //! Every way to revoke against every request: what was issued before is revoked, and what is refused from then on.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::common::callers::{Credentials, NOBODY, Unit, text_field};
 use crate::common::http::{Response, claims, jti, part};
 use crate::common::processes::Running;
 use crate::common::status_list::status;
-use crate::common::{API, Host, until_true};
+use crate::common::{API, Host, pause, until_true};
 use hostbadge::verify::Status;
 use serde_json::{Value, json};
 
@@ -158,7 +159,7 @@ impl World {
         let certificate = is_issued("/v1/certificate", json!({}));
         let credential = is_issued("/v1/credential", json!({ "name": "key" }));
         let evidence = is_issued("/v1/attest", json!({ "nonce": "AAAAAAAAAAA" }));
-        std::thread::sleep(std::time::Duration::from_millis(1100));
+        pause(Duration::from_millis(1100));
         [token, certificate, credential, evidence, who.jwt_svid(host, API).is_some()]
     }
 

@@ -4,10 +4,11 @@
 use std::fs;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use crate::common::fake_clock::FakeClock;
 use crate::common::http::{Response, claims, jti};
-use crate::common::{API, Host, until, until_true};
+use crate::common::{API, Host, pause, until, until_true};
 use crate::disk_failures::{mount, succeed};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
@@ -299,12 +300,12 @@ fn a_clock_that_is_set_by_a_year_makes_nothing_valid_again() {
         for held in [&single, &of_agent] {
             assert!(!is_active(&host, held), "{offset}");
         }
-        thread::sleep(std::time::Duration::from_millis(2500));
+        pause(Duration::from_millis(2500));
     }
     host.stop();
     clock.set("+1y");
     host.start();
-    thread::sleep(std::time::Duration::from_millis(2500));
+    pause(Duration::from_millis(2500));
     host.crash();
     clock.set("+0");
     host.start();

@@ -146,7 +146,7 @@ fn an_agent_is_revoked_by_each_name_and_each_event_and_lifted_by_root() {
     }
     let listed = host.admin().get("/v1/revocations").text();
     let lines = host.audit();
-    let details = crate::common::audit_log::with_event(&lines, "scope-revoked");
+    let details = crate::common::audit_log::with_event(&lines, "revocation-added");
     assert_eq!(details.len(), 4, "{listed}");
     assert!(
         details[0]["detail"].as_str().unwrap().contains("session-revoked by signal event-"),

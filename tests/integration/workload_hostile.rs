@@ -11,7 +11,7 @@ use crate::common::http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, call,
     call_of, frame, open,
 };
-use crate::common::{API, Host, until_true};
+use crate::common::{API, Host, pause, until_true};
 
 /// How much memory one caller may cost, in bytes.
 const MAX_MEMORY: u64 = 48 << 20;
@@ -219,7 +219,7 @@ fn a_refused_call_whose_end_arrives_a_little_later_is_not_reset() {
     ] {
         let mut stream = open(&host, &[]);
         stream.write_all(&frame(HEADERS, END_HEADERS, 1, &call_of(path))).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        pause(Duration::from_millis(50));
         if ends {
             stream.write_all(&message).unwrap();
         }

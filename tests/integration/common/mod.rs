@@ -63,6 +63,12 @@ pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
     until(what, || holds().then_some(()));
 }
 
+/// Lets time pass, where the time itself is what a test needs: a rate of one a second, or the daemon's timers.
+#[expect(clippy::disallowed_methods, reason = "there is no event to wait for")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Connects to `socket` as soon as its server accepts connections. That the file exists does not mean that:
 /// bind(2) makes it, and connections are refused until listen(2).
 #[track_caller]

@@ -38,7 +38,7 @@ part_1() {
     expect "revoked owner two-team" hostbadge revoke owner two-team
     expect false is_active "$(cat /run/two/token)"
     expect "two-team" hostbadge revoke list
-    expect "scope-revoked" hostbadge audit tail --json -n 1000
+    expect "revocation-added" hostbadge audit tail --json -n 1000
     expect "lifted" hostbadge revoke lift owner two-team
     expect false is_active "$(cat /run/two/token)"
 
