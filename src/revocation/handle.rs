@@ -2,55 +2,50 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ring::hmac;
 use tokio::sync::watch;
 
 use super::error::Error;
-use super::record::{EndedInvocation, Revocation, lapses_after};
 use super::set::{IssuedToken, RevocationSet};
-use super::target::{Target, TargetKind};
-use super::tokens::{NONCE_KEY_LABEL, TokenKey, TokenTable, mark_expires};
-use super::writer::{self, Batch, Pending, Writer};
-use super::{BATCH_INTERVAL, MAX_ENDED, MAX_REVOCATIONS, MAX_TOKENS};
+use super::target::Target;
+use super::tokens::{NONCE_KEY_LABEL, TokenKey, TokenTable};
+use super::writer::{self, Pending, Writer};
 use crate::clock::{Clock, SettledClock, Timestamp};
 use crate::keystore::Keystore;
 use crate::mutex::lock;
-use crate::store::{RevocationRows, TokenRow};
+use crate::store::RevocationRows;
 
 const FILE_NAME: &str = "revocations.db";
-/// How long lifting a revocation waits for the revocation lists.
-const CERTIFICATES_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bits of an epoch below the second at which a database was accepted.
 const ACCEPTED_EPOCH_BITS: u32 = 20;
 
 /// The revocations of this host. Clones share the state.
 #[derive(Clone)]
-pub struct Revocations(Arc<Shared>);
+pub struct Revocations(pub(super) Arc<Shared>);
 
-struct Shared {
-    path: PathBuf,
-    clock: Clock,
+pub(super) struct Shared {
+    pub(super) path: PathBuf,
+    pub(super) clock: Clock,
     /// Decisions read it without a lock.
-    set: ArcSwap<RevocationSet>,
-    tokens: RwLock<TokenTable>,
+    pub(super) set: ArcSwap<RevocationSet>,
+    pub(super) tokens: RwLock<TokenTable>,
     /// Held while the set and what is to be stored change together.
-    pending: Mutex<Pending>,
+    pub(super) pending: Mutex<Pending>,
     /// Held while changes are stored. Those that come meanwhile are stored together, by the next one.
-    writer: tokio::sync::Mutex<Writer>,
+    pub(super) writer: tokio::sync::Mutex<Writer>,
     /// Greater after each change that takes effect.
-    generation: watch::Sender<u64>,
+    pub(super) generation: watch::Sender<u64>,
     /// The epoch up to which certificates are on the revocation lists.
-    certificates: watch::Sender<u64>,
+    pub(super) certificates: watch::Sender<u64>,
     /// Why the database is not open; `None` where it is.
-    blocked_reason: watch::Sender<Option<String>>,
+    pub(super) blocked_reason: watch::Sender<Option<String>>,
     /// Why the last change is not stored; `None` where it is.
-    store_fault: Mutex<Option<String>>,
-    settled: Mutex<SettledClock>,
+    pub(super) store_fault: Mutex<Option<String>>,
+    pub(super) settled: Mutex<SettledClock>,
     /// Authenticates nonces that this host makes; `None` until the keystore is open.
-    nonce_key: ArcSwapOption<hmac::Key>,
+    pub(super) nonce_key: ArcSwapOption<hmac::Key>,
 }
 
 /// The single revoked tokens at one moment.
@@ -222,236 +217,9 @@ impl Revocations {
         ask(RevokedTokens(&tokens));
     }
 
-    /// Revokes a target: what was issued in it is revoked at once, and nothing is issued in it while the revocation
-    /// blocks. It is on disk when this returns.
-    ///
-    /// # Errors
-    /// [`Error::NotOpen`], [`Error::LimitReached`]; [`Error::NotStored`] where it is in effect and not on disk.
-    pub async fn revoke(&self, new: NewRevocation) -> Result<Outcome, Error> {
-        self.require_open()?;
-        let (ticket, outcome) = {
-            let mut pending = self.pending();
-            let set = self.0.set.load_full();
-            match set.get(&new.target) {
-                Some(existing) if existing.is_blocking && new.is_blocking => {
-                    (pending.count, Outcome::AlreadyRevoked)
-                }
-                _ => {
-                    if set.len() >= MAX_REVOCATIONS && new.target.kind() != TargetKind::Everything {
-                        return Err(Error::LimitReached(
-                            "as many targets are revoked as can be; lift revocations that are not needed",
-                        ));
-                    }
-                    let lapses = (!new.is_blocking).then(|| lapses_after(self.0.clock.now()));
-                    self.apply(&mut pending, &set, new, lapses, true);
-                    (pending.count, Outcome::Revoked)
-                }
-            }
-        };
-        self.flush(ticket).await.map(|()| outcome)
-    }
-
-    /// Revokes what was issued in an invocation that has ended. A revocation by an administrator blocks nothing any
-    /// more, and keeps its words. Nothing waits for the disk; [`Revocations::store`] stores it.
-    ///
-    /// If many invocations have ended whose tokens have not expired, what was issued to its agents is revoked for all
-    /// their invocations, so that memory is bounded.
-    pub fn end_invocation(&self, ended: &EndedInvocation<'_>) {
-        if !self.is_open() {
-            return;
-        }
-        let mut pending = self.pending();
-        let set = self.0.set.load_full();
-        let of_invocation = [Target::new(TargetKind::Invocation, ended.id)];
-        let is_full =
-            set.ended() >= MAX_ENDED && !ended.agents.is_empty() && set.get(&of_invocation[0]).is_none();
-        let of_agents = ended.agents.iter().map(|agent| Target::new(TargetKind::Agent, agent.as_str()));
-        let targets: Vec<Target> = if is_full { of_agents.collect() } else { of_invocation.into() };
-        for target in targets {
-            let set = self.0.set.load_full();
-            let existing = set.get(&target);
-            // What blocks an agent revokes its tokens, and nothing was issued since.
-            if is_full && existing.is_some_and(|existing| existing.is_blocking) {
-                continue;
-            }
-            let by_administrator = existing.filter(|existing| existing.is_blocking);
-            let is_guarded =
-                existing.is_some_and(|existing| existing.is_guarded) || set.len() >= MAX_REVOCATIONS;
-            let new = NewRevocation {
-                target,
-                is_blocking: false,
-                revoked_by: by_administrator.map_or("hostbadged".to_owned(), |one| one.revoked_by.clone()),
-                reason: by_administrator.map_or(ended.reason.to_owned(), |one| one.reason.clone()),
-            };
-            let lapses = existing.and_then(|existing| existing.lapses).max(Some(ended.lapses()));
-            self.apply(&mut pending, &set, new, lapses, is_guarded);
-        }
-    }
-
-    /// Revokes everything that was issued before the host was started again, because no invocation outlives that.
-    /// Revocations of invocations block nothing any more. Returns when it is on disk.
-    ///
-    /// # Errors
-    /// As [`Revocations::revoke`].
-    pub(crate) async fn end_earlier_boot(&self) -> Result<(), Error> {
-        self.require_open()?;
-        let ticket = {
-            let mut pending = self.pending();
-            let now = self.0.clock.now();
-            let set = self.0.set.load_full();
-            let of_invocation =
-                |one: &&Revocation| one.target.kind() == TargetKind::Invocation && one.is_blocking;
-            let lifted: Vec<Revocation> =
-                set.iter().filter(of_invocation).map(|one| one.lifted(now)).collect();
-            let set = Arc::new(lifted.into_iter().fold((*set).clone(), |set, one| set.with(one)));
-            self.publish((*set).clone());
-            // A host that is frozen has issued nothing since.
-            if set.freeze().is_none() {
-                let new = NewRevocation {
-                    target: Target::everything(),
-                    is_blocking: false,
-                    revoked_by: "hostbadged".to_owned(),
-                    reason: "the host was started again".to_owned(),
-                };
-                self.apply(&mut pending, &set, new, Some(lapses_after(now)), true);
-            }
-            pending.is_guarded = true;
-            pending.count += 1;
-            pending.count
-        };
-        self.flush(ticket).await
-    }
-
-    /// Lifts the revocation of a target: what was issued before stays revoked, and what is issued from now on is
-    /// valid. Returns when its certificates are on the revocation lists and the change is on disk.
-    ///
-    /// # Errors
-    /// [`Error::NotRevoked`], [`Error::CertificatesPending`], and as [`Revocations::revoke`].
-    pub async fn lift(&self, target: &Target) -> Result<Revocation, Error> {
-        self.require_open()?;
-        let find = |set: &RevocationSet| match set.get(target).filter(|one| one.is_blocking) {
-            Some(revocation) => Ok(revocation.clone()),
-            None => Err(Error::NotRevoked(match target.kind() {
-                TargetKind::Everything => "this host is not frozen".to_owned(),
-                _ => format!("{target} is not revoked"),
-            })),
-        };
-        let epoch = find(&self.0.set.load())?.epoch;
-        let mut certificates = self.0.certificates.subscribe();
-        let are_revoked = certificates.wait_for(|applied| *applied >= epoch);
-        if tokio::time::timeout(CERTIFICATES_TIMEOUT, are_revoked).await.is_err() {
-            return Err(Error::CertificatesPending);
-        }
-        let (ticket, lifted) = {
-            let mut pending = self.pending();
-            let set = self.0.set.load_full();
-            let revocation = find(&set)?;
-            self.publish(set.with(revocation.lifted(self.0.clock.now())));
-            pending.is_guarded = true;
-            pending.count += 1;
-            (pending.count, revocation)
-        };
-        self.flush(ticket).await.map(|()| lifted)
-    }
-
-    /// Revokes a single token until it has expired. It is on disk when this returns.
-    ///
-    /// # Errors
-    /// As [`Revocations::revoke`].
-    pub async fn revoke_token(&self, jti: &str, expires: Timestamp) -> Result<Outcome, Error> {
-        match self.add_token(jti, expires, false).await? {
-            true => Ok(Outcome::Revoked),
-            false => Ok(Outcome::AlreadyRevoked),
-        }
-    }
-
-    /// Uses a token up: returns true for the first call with this `jti`, on this host and for ever, and false for
-    /// each other one. The use is on disk when this returns.
-    ///
-    /// # Errors
-    /// As [`Revocations::revoke`]; the token counts as used then, except after [`Error::LimitReached`].
-    pub async fn use_once(&self, jti: &str, expires: Timestamp) -> Result<bool, Error> {
-        self.add_token(jti, mark_expires(expires), true).await
-    }
-
-    /// Whether a token was used up.
-    pub fn is_token_used(&self, jti: &str) -> bool {
-        let tokens = self.0.tokens.read().unwrap_or_else(|poison| poison.into_inner());
-        tokens.used.contains_key(&TokenKey::of_jti(jti))
-    }
-
-    async fn add_token(&self, jti: &str, expires: Timestamp, is_use: bool) -> Result<bool, Error> {
-        self.require_open()?;
-        let key = TokenKey::of_jti(jti);
-        let (ticket, is_new) = {
-            let mut pending = self.pending();
-            let mut tokens = self.0.tokens.write().unwrap_or_else(|poison| poison.into_inner());
-            let is_full = tokens.len() >= MAX_TOKENS;
-            let table = if is_use { &mut tokens.used } else { &mut tokens.revoked };
-            let is_new = !table.contains_key(&key);
-            if is_new {
-                if is_full {
-                    return Err(Error::LimitReached(
-                        "as many tokens are revoked or used up as can be; those that expire make room within the \
-                         hour",
-                    ));
-                }
-                table.insert(key, expires);
-                pending.tokens.push(TokenRow {
-                    used: is_use,
-                    key: key.to_bytes(),
-                    expires: expires.as_secs(),
-                });
-                pending.count += 1;
-            }
-            (pending.count, is_new)
-        };
-        if is_new && !is_use {
-            self.notify();
-        }
-        if is_new || !is_use {
-            self.flush(ticket).await?;
-        }
-        Ok(is_new)
-    }
-
     /// The certificates of all revocations up to this epoch are on the revocation lists.
     pub(crate) fn certificates_revoked(&self, epoch: u64) {
         self.0.certificates.send_if_modified(|applied| std::mem::replace(applied, epoch) != epoch);
-    }
-
-    /// Stores what is in effect and not stored, forgets what has expired, and closes an idle database.
-    ///
-    /// # Errors
-    /// [`Error::NotStored`].
-    pub(crate) async fn store(&self) -> Result<(), Error> {
-        if !self.is_open() {
-            return Ok(());
-        }
-        let horizon = lock(&self.0.settled).horizon(self.0.clock.now());
-        let (ticket, has_changes) = {
-            let mut pending = self.pending();
-            self.0.tokens.write().unwrap_or_else(|poison| poison.into_inner()).forget(horizon);
-            let (set, lapsed) = self.0.set.load().without_lapsed(horizon);
-            if !lapsed.is_empty() {
-                self.publish(set);
-            }
-            (pending.count, !pending.is_empty() || self.is_batch_due(&mut pending))
-        };
-        if has_changes {
-            self.flush_all(ticket).await?;
-        }
-        self.0.writer.lock().await.close_if_idle();
-        Ok(())
-    }
-
-    /// Whether appended rows have to be in the state manifest now. Marks the next change as guarded then.
-    fn is_batch_due(&self, pending: &mut Pending) -> bool {
-        let Ok(writer) = self.0.writer.try_lock() else { return false };
-        let is_old = writer.guarded_at.is_none_or(|at| at.elapsed() >= BATCH_INTERVAL);
-        let is_due = writer.has_appended && is_old;
-        pending.is_guarded |= is_due;
-        is_due
     }
 
     fn load(&self, rows: RevocationRows) {
@@ -471,99 +239,20 @@ impl Revocations {
         self.0.blocked_reason.send_replace(None);
     }
 
-    /// Puts a revocation into effect.
-    fn apply(
-        &self,
-        pending: &mut Pending,
-        set: &RevocationSet,
-        new: NewRevocation,
-        lapses: Option<Timestamp>,
-        is_guarded: bool,
-    ) {
-        let now = self.0.clock.now();
-        let NewRevocation { target, is_blocking, revoked_by, reason } = new;
-        let epoch = set.next_epoch();
-        let revocation = Revocation {
-            target,
-            epoch,
-            is_blocking,
-            revoked_at: now,
-            revoked_by,
-            reason,
-            lapses,
-            is_guarded,
-        };
-        self.publish(set.with(revocation.clone()));
-        pending.count += 1;
-        match is_guarded {
-            true => pending.is_guarded = true,
-            false => pending.ended.push(revocation),
-        }
-    }
-
-    fn publish(&self, set: RevocationSet) {
+    pub(super) fn publish(&self, set: RevocationSet) {
         self.0.set.store(Arc::new(set));
         self.notify();
     }
 
-    fn notify(&self) {
+    pub(super) fn notify(&self) {
         self.0.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// Stores all changes up to the `ticket`, in a task, so that a caller that goes away does not stop it.
-    async fn flush(&self, ticket: u64) -> Result<(), Error> {
-        let this = self.clone();
-        let task = tokio::spawn(async move { this.flush_all(ticket).await });
-        task.await.unwrap_or_else(|_| Err(Error::NotOpen("the daemon is shutting down".to_owned())))
-    }
-
-    async fn flush_all(&self, ticket: u64) -> Result<(), Error> {
-        let mut writer = self.0.writer.lock().await;
-        if writer.stored >= ticket && self.pending().is_empty() {
-            return Ok(());
-        }
-        if writer.stored >= ticket && ticket > 0 && !self.pending().is_guarded {
-            return Ok(());
-        }
-        let forget = lock(&self.0.settled).horizon(self.0.clock.now());
-        let (batch, count) = {
-            let mut pending = self.pending();
-            let count = pending.count;
-            let batch = std::mem::replace(&mut *pending, Pending { count, ..Pending::default() });
-            let set = self.0.set.load_full();
-            let targets = set.iter().cloned().collect();
-            (Batch { pending: batch, targets, forget, epoch: set.next_epoch() - 1 }, count)
-        };
-        match writer.store(&batch).await {
-            Ok(()) => {
-                writer.stored = count;
-                *lock(&self.0.store_fault) = None;
-                self.raise_issue_epoch(batch.epoch);
-                Ok(())
-            }
-            Err(error) => {
-                self.pending().restore(batch.pending);
-                *lock(&self.0.store_fault) = Some(error.to_string());
-                Err(Error::NotStored(error.to_string()))
-            }
-        }
-    }
-
-    /// Tokens carry an epoch only once the revocation that began it is on disk: otherwise a crash could lose it,
-    /// and a later revocation would have the same epoch as tokens from before it.
-    fn raise_issue_epoch(&self, epoch: u64) {
-        let _pending = self.pending();
-        let set = self.0.set.load_full();
-        if set.epoch() < epoch {
-            self.0.set.store(Arc::new(set.with_issue_epoch(epoch)));
-        }
-    }
-
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
         lock(&self.0.pending)
     }
 
-    fn require_open(&self) -> Result<(), Error> {
+    pub(super) fn require_open(&self) -> Result<(), Error> {
         if self.is_open() { Ok(()) } else { Err(self.not_open()) }
     }
 
@@ -604,6 +293,9 @@ impl Revocations {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::target::TargetKind;
     use super::*;
 
     fn agent() -> NewRevocation {

@@ -16,6 +16,7 @@
 //! at once; single tokens and ended invocations at most [`BATCH_INTERVAL`] later, because each change of the
 //! manifest increments the counter in the TPM.
 
+mod changes;
 #[cfg(test)]
 mod ended_tests;
 mod error;
@@ -24,6 +25,7 @@ mod nonces;
 mod record;
 mod set;
 pub mod status;
+mod storing;
 mod target;
 mod tokens;
 mod writer;
