@@ -16,10 +16,10 @@ use support::{Client, Host, Journald, median, micros, percentile, ratio, raw_sig
 
 const TOKEN: &str = r#"{"audience":"https://api.example.com"}"#;
 /// Revocations of an agent, each of which is lifted again: an administrator has 120 such commands an hour.
-const SCOPES: usize = 50;
+const AGENTS: usize = 50;
 const SINGLE_TOKENS: usize = 1_000;
 const MANY: usize = 100_000;
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 16;
 const REQUESTS: usize = 20_000;
 
 fn main() {
@@ -64,7 +64,7 @@ fn main() {
 /// From the request until the first token is refused, on another connection that asks without a pause.
 fn agent_revocations(host: &Host, admin: &Path) -> Vec<Duration> {
     let mut control = Client::connect(admin);
-    let rounds = (0..SCOPES / 2).map(|_| {
+    let rounds = (0..AGENTS / 2).map(|_| {
         let (refused_at, started) = (Mutex::new(None), Mutex::new(None));
         let is_polling = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -112,7 +112,7 @@ fn command_revocations(dir: &Path, admin: &Path) -> Vec<Duration> {
         assert!(command.output().expect("hostbadge runs").status.success(), "{words:?}");
         started.elapsed()
     };
-    let rounds = (0..SCOPES / 5).map(|_| {
+    let rounds = (0..AGENTS / 5).map(|_| {
         let elapsed = run(&["revoke", "agent", "example"]);
         run(&["revoke", "lift", "agent", "example"]);
         elapsed
