@@ -15,12 +15,14 @@ use hostbadge::clock::{Clock, ClockState, Zone};
 use hostbadge::config::{KeepLimits, LogTarget};
 use hostbadge::credentials::CredentialStore;
 use hostbadge::federation::Federation;
-use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, TpmSigner};
+use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, RotationPolicy, TpmSigner};
 use hostbadge::names::Names;
 use hostbadge::pki::CertificateIssuer;
 use hostbadge::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate};
 use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
 use hostbadge::revocation::Revocations;
+use hostbadge::revocation::status::StatusLists;
+use hostbadge::risk::RiskClass;
 use hostbadge::service::{HostFiles, IdentityService, Invocations, ServiceDeps, ServiceManager};
 use hostbadge::tpm::TpmState;
 use tokio::sync::watch;
@@ -60,6 +62,7 @@ fn serve(dir: &Path, listener: UnixListener) {
     };
     let policies = Policies::new(policies, clock.clone());
     policies.activate(policies.read(false).unwrap(), agents.current());
+    let statuses = StatusLists::new(dir, clock.clone(), false, Duration::from_secs(300));
     let service = IdentityService::new(ServiceDeps {
         agents,
         policies,
@@ -68,6 +71,8 @@ fn serve(dir: &Path, listener: UnixListener) {
         credentials: CredentialStore::new(dir, clock.clone()),
         revocations: Revocations::new(dir, clock.clone()),
         invocations: Invocations::new(HostFiles::of_host()),
+        signals: Vec::new(),
+        status_lists: statuses.clone(),
         service_manager: ServiceManager::default(),
         issuer: Issuer::default(),
         audit,
@@ -80,6 +85,7 @@ fn serve(dir: &Path, listener: UnixListener) {
         blocked_reason: watch::channel(None).1,
         tpm: tpm.clone(),
         tpm_signer: TpmSigner {
+            statuses,
             queue: FairQueue::default(),
             tpm,
             rsa_blocked_reason: watch::channel(None).1,
@@ -92,6 +98,13 @@ fn serve(dir: &Path, listener: UnixListener) {
         compared_pcrs: Vec::new(),
         posture_commands: hostbadge::posture::command_channel().0,
         key_admin: hostbadge::issue::key_command_channel().0,
+        keystore: watch::channel(None).1,
+        rotation_policy: RotationPolicy {
+            interval: Duration::from_secs(86_400),
+            publish_before: Duration::from_secs(3_600),
+            risk: RiskClass::Low,
+            key_encryption: Duration::from_secs(86_400),
+        },
         certificate_issuer: CertificateIssuer::new(Duration::from_secs(3600)),
         admin_policy: AdminPolicy { admin_group: "none".into(), names, dev_uid: None },
     });
