@@ -29,12 +29,12 @@ expect "666" stat -c %a /run/hostbadge/workload.sock
 say "A service gets a token"
 expect "agent/spiffe" call FetchJWTSVID "$for_audience"
 says "grpc-status: 0"
-expect "svid-issued" hostbadge audit tail --lines 1
+expect "svid-issued" hostbadge audit tail --lines 20
 
 say "It gets a certificate on a stream that stays open"
 expect "agent/spiffe" call FetchX509SVID "$nothing" 2
 says "issuing CA"
-expect "certificate-issued" hostbadge audit tail --lines 1
+expect "certificate-issued" hostbadge audit tail --lines 20
 
 say "An unknown caller gets PERMISSION_DENIED"
 unit=(--unit=other.service -p DynamicUser=yes)

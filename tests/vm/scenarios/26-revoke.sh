@@ -48,6 +48,7 @@ part_1() {
 
     cp /var/lib/hostbadge/revocations.db /root/older.db
     expect "frozen" hostbadge freeze --reason "an exercise"
+    sync
     cut_power_and_continue
 }
 
