@@ -53,6 +53,7 @@ part_1() {
     expect "VALID" hostbadge verify receipt /root/receipt --jwks /root/jwks --agent courier
     expect "is revoked" own_value courier
     expect "of-keeper" own_value keeper
+    sync
     cut_power_and_continue
 }
 
