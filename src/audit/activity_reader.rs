@@ -110,7 +110,7 @@ impl ActivityReader {
     }
 }
 
-/// Whether a scope of the token was revoked after its issue. Records have no epochs, so their times are compared.
+/// Whether a target that has the token was revoked after its issue. Records have no epochs, so their times are compared.
 fn is_revoked(record: &UsedRecord<'_>, entry: &AgentEntry, revocations: &RevocationSet) -> bool {
     if revocations.is_empty() {
         return false;
@@ -125,8 +125,8 @@ fn is_revoked(record: &UsedRecord<'_>, entry: &AgentEntry, revocations: &Revocat
         (TargetKind::Key, record.kid.as_deref()),
     ];
     scopes.into_iter().any(|(kind, value)| {
-        let scope = value.map(|value| Target::new(kind, value));
-        let revocation = scope.and_then(|scope| revocations.get(&scope));
+        let target = value.map(|value| Target::new(kind, value));
+        let revocation = target.and_then(|target| revocations.get(&target));
         // The database has whole seconds.
         revocation.is_some_and(|revocation| revocation.revoked_at.after(Duration::from_secs(1)) > record.time)
     })

@@ -160,7 +160,7 @@ impl Writer {
         let (sender, mut committed) = tokio::sync::oneshot::channel();
         let commit = move || {
             database.commit()?;
-            // Fails only if nobody waits any more.
+            // Fails only if no caller waits any more.
             let _ = sender.send(database);
             Ok(())
         };

@@ -37,21 +37,21 @@ impl IdentityService {
             return Err(InvalidRequest::new("name must be an agent's name").into());
         }
         let reason = checked_reason(reason)?;
-        let scope = Target::new(TargetKind::Agent, &name);
+        let target = Target::new(TargetKind::Agent, &name);
         let is_known = self.deps.agents.current().get(&name).is_some()
-            || self.deps.revocations.current().get(&scope).is_some()
+            || self.deps.revocations.current().get(&target).is_some()
             || self.deps.credentials.knows_agent(&name).await;
         if !is_known {
             return Err(AdminError::UnknownAgent);
         }
-        let offboarded = self.offboard_known(admin, (&name, &scope), reason, remove_usage);
+        let offboarded = self.offboard_known(admin, (&name, &target), reason, remove_usage);
         self.within_budget(admin, StateCommand::Offboard, offboarded).await
     }
 
     async fn offboard_known(
         &self,
         admin: &RootAdmin,
-        (name, scope): (&str, &Target),
+        (name, target): (&str, &Target),
         reason: String,
         remove_usage: bool,
     ) -> Result<OffboardResponse, AdminError> {
@@ -60,7 +60,7 @@ impl IdentityService {
         let agents = self.deps.agents.current();
         let entry = agents.get(name);
         // First, so that nothing of the agent is usable while the rest takes its time.
-        self.revoke_target(admin, scope.clone(), reason.clone()).await?;
+        self.revoke_target(admin, target.clone(), reason.clone()).await?;
         let destroyed = self.deps.credentials.destroy_own(name).await.map_err(AdminError::NotErased)?;
         let shared = entry.map(|entry| self.shared_credentials(entry)).unwrap_or_default();
         let tenant = entry.and_then(|entry| entry.tenant.as_deref());
@@ -68,7 +68,7 @@ impl IdentityService {
         if remove_usage {
             self.audit.activity().forget(name);
         }
-        let revocation = self.deps.revocations.current().get(scope).map(|revocation| RevocationClaim {
+        let revocation = self.deps.revocations.current().get(target).map(|revocation| RevocationClaim {
             epoch: revocation.epoch,
             at: revocation.revoked_at.as_secs(),
         });

@@ -8,7 +8,8 @@ register() {
         >"$agents/$1.toml"
 }
 introspect() {
-    curl -sS --unix-socket /run/hostbadge/agent.sock -d "token=$(cat "$1")" http://localhost/v1/introspect
+    as daemon curl -sS --unix-socket /run/hostbadge/agent.sock -d "token=$(cat "$1")" \
+        http://localhost/v1/introspect
 }
 is_active() { introspect "$1" | grep -q '"active":true'; }
 is_inactive() { introspect "$1" | grep -q '"active":false'; }
@@ -30,8 +31,7 @@ UNIT
 
 part_1() {
     need hostbadge
-    register reader 'user = "root"
-exe = "/usr/bin/curl"'
+    register reader 'user = "daemon"'
     useradd --system --no-create-home worker 2>/dev/null || true
     register static 'unit = "static.service"'
     register dynamic 'unit = "dynamic.service"'
