@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::audit_ext::record_completed_of_tenant;
 use super::component::ComponentTask;
+use super::keystore_follower::{KeystoreFollower, KeystoreUser};
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
 use crate::audit::{Audit, Event};
@@ -62,50 +63,12 @@ struct CredentialManager {
 
 impl CredentialManager {
     async fn run(self) {
-        let mut issuer_first_attempt = self.deps.issuer_first_attempt.clone();
-        tokio::select! {
-            () = self.stop.cancelled() => return,
-            () = issuer_first_attempt.wait() => {}
-        }
-        let mut keystore_rx = self.deps.keystore.clone();
-        loop {
-            let keystore = keystore_rx.borrow_and_update().clone();
-            let work = async {
-                match keystore {
-                    Some(keystore) => self.run_with_keystore(keystore).await,
-                    None => {
-                        self.startup.complete();
-                        std::future::pending().await
-                    }
-                }
-            };
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = work => return,
-                changed = keystore_rx.changed() => match changed {
-                    // The state was moved to another TPM.
-                    Ok(()) => self.deps.store.close().await,
-                    Err(_) => return,
-                }
-            }
-        }
-    }
-
-    /// Takes the due steps until the daemon stops.
-    async fn run_with_keystore(&self, keystore: Arc<Keystore>) {
-        let mut seal_status = keystore.seal_status();
-        loop {
-            seal_status.borrow_and_update();
-            let result = self.advance(&keystore).await;
-            self.startup.complete();
-            let pause = if result.is_ok() { RETIRE_INTERVAL } else { RETRY_DELAY };
-            self.report_blocked(result.err());
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                // The key-encryption key has changed. Fails only if the keystore is gone, which this has.
-                _ = seal_status.changed() => {}
-            }
-        }
+        let follower = KeystoreFollower {
+            keystore: self.deps.keystore.clone(),
+            issuer_first_attempt: self.deps.issuer_first_attempt.clone(),
+            stop: self.stop.clone(),
+        };
+        follower.follow(&self).await;
     }
 
     async fn advance(&self, keystore: &Arc<Keystore>) -> Result<(), credentials::Error> {
@@ -140,5 +103,32 @@ impl CredentialManager {
         if let Some(reason) = set_if_changed(store.blocked_reason(), Some(reason)) {
             tracing::warn!(event = "credentials-blocked", "no credentials are released: {reason}");
         }
+    }
+}
+
+impl KeystoreUser for CredentialManager {
+    /// Takes the due steps until the daemon stops.
+    async fn run_with_keystore(&self, keystore: Arc<Keystore>) {
+        let mut seal_status = keystore.seal_status();
+        loop {
+            seal_status.borrow_and_update();
+            let result = self.advance(&keystore).await;
+            self.startup.complete();
+            let pause = if result.is_ok() { RETIRE_INTERVAL } else { RETRY_DELAY };
+            self.report_blocked(result.err());
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // The key-encryption key has changed. Fails only if the keystore is gone, which this has.
+                _ = seal_status.changed() => {}
+            }
+        }
+    }
+
+    async fn close(&self) {
+        self.deps.store.close().await;
+    }
+
+    fn has_no_keystore(&self) {
+        self.startup.complete();
     }
 }

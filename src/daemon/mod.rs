@@ -34,6 +34,7 @@ mod error;
 mod harden;
 mod invocation_watcher;
 mod issuer_supervisor;
+mod keystore_follower;
 mod latest_time;
 mod logging;
 mod memory;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::component::ComponentTask;
 use super::invocation_watcher::{self, InvocationDeps};
+use super::keystore_follower::{KeystoreFollower, KeystoreUser};
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
 use crate::issue::Issuer;
@@ -67,35 +68,24 @@ struct RevocationManager {
 
 impl RevocationManager {
     async fn run(self) {
-        let mut issuer_first_attempt = self.deps.issuer_first_attempt.clone();
-        tokio::select! {
-            () = self.stop.cancelled() => return,
-            () = issuer_first_attempt.wait() => {}
-        }
-        let mut keystore_rx = self.deps.keystore.clone();
-        loop {
-            let keystore = keystore_rx.borrow_and_update().clone();
-            let work = async {
-                match keystore {
-                    Some(keystore) => self.run_with_keystore(keystore).await,
-                    None => {
-                        self.startup.complete();
-                        std::future::pending().await
-                    }
-                }
-            };
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = work => return,
-                changed = keystore_rx.changed() => match changed {
-                    // The state was moved to another TPM.
-                    Ok(()) => self.deps.revocations.close().await,
-                    Err(_) => return,
-                }
-            }
-        }
+        let follower = KeystoreFollower {
+            keystore: self.deps.keystore.clone(),
+            issuer_first_attempt: self.deps.issuer_first_attempt.clone(),
+            stop: self.stop.clone(),
+        };
+        follower.follow(&self).await;
     }
 
+    /// Publishes why nothing is issued, and logs each reason once.
+    fn report_blocked(&self, reason: &str) {
+        let blocked = self.deps.revocations.blocked_reason();
+        if let Some(reason) = set_if_changed(blocked, Some(reason.to_owned())) {
+            tracing::error!(event = "revocations-blocked", "nothing is issued: {reason}");
+        }
+    }
+}
+
+impl KeystoreUser for RevocationManager {
     /// Opens the database, then stores changes until the daemon stops.
     async fn run_with_keystore(&self, keystore: Arc<Keystore>) {
         let revocations = &self.deps.revocations;
@@ -123,11 +113,11 @@ impl RevocationManager {
         }
     }
 
-    /// Publishes why nothing is issued, and logs each reason once.
-    fn report_blocked(&self, reason: &str) {
-        let blocked = self.deps.revocations.blocked_reason();
-        if let Some(reason) = set_if_changed(blocked, Some(reason.to_owned())) {
-            tracing::error!(event = "revocations-blocked", "nothing is issued: {reason}");
-        }
+    async fn close(&self) {
+        self.deps.revocations.close().await;
+    }
+
+    fn has_no_keystore(&self) {
+        self.startup.complete();
     }
 }

@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use rusqlite::{Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::Error;
+use super::columns::{append, number, optional_number, signed};
 use super::database::{Database, Schema};
 use crate::digest::sha256;
 
@@ -144,11 +145,6 @@ impl CredentialRows {
     }
 }
 
-fn append(bytes: &mut Vec<u8>, value: &[u8]) {
-    bytes.extend_from_slice(&(value.len() as u64).to_be_bytes());
-    bytes.extend_from_slice(value);
-}
-
 fn read_rows(transaction: &Transaction<'_>) -> rusqlite::Result<CredentialRows> {
     let mut compartments =
         transaction.prepare("SELECT tenant, host_id, encrypted_key FROM compartment ORDER BY tenant")?;
@@ -176,18 +172,6 @@ fn read_rows(transaction: &Transaction<'_>) -> rusqlite::Result<CredentialRows> 
         compartments: compartments.collect::<rusqlite::Result<_>>()?,
         credentials: credentials.collect::<rusqlite::Result<_>>()?,
     })
-}
-
-/// SQLite's integers are signed; those of this format are not negative.
-fn number(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
-    Ok(optional_number(row, index)?.unwrap_or_default())
-}
-
-fn optional_number(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<u64>> {
-    let value: Option<i64> = row.get(index)?;
-    let unsigned =
-        |value: i64| u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, value));
-    value.map(unsigned).transpose()
 }
 
 fn write_difference(
@@ -231,10 +215,6 @@ fn write_difference(
         )?;
     }
     Ok(())
-}
-
-fn signed(number: u64) -> rusqlite::Result<i64> {
-    i64::try_from(number).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
 }
 
 #[cfg(test)]

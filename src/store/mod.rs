@@ -5,6 +5,7 @@
 //! this is the only module that uses SQLite.
 
 mod atomic;
+mod columns;
 mod credential_rows;
 mod database;
 mod lock;

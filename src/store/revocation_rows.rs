@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, Row, params};
 
 use super::Error;
+use super::columns::{append, number, optional_number, signed};
 use super::database::{Database, Schema};
 use crate::digest::sha256;
 
@@ -282,11 +283,6 @@ fn digest(connection: &Connection) -> rusqlite::Result<[u8; 32]> {
     Ok(sha256(&bytes))
 }
 
-fn append(bytes: &mut Vec<u8>, value: &[u8]) {
-    bytes.extend_from_slice(&(value.len() as u64).to_be_bytes());
-    bytes.extend_from_slice(value);
-}
-
 fn revocation_row(row: &Row<'_>) -> rusqlite::Result<RevocationRow> {
     Ok(RevocationRow {
         kind: row.get(0)?,
@@ -303,22 +299,6 @@ fn revocation_row(row: &Row<'_>) -> rusqlite::Result<RevocationRow> {
 
 fn token_row(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
     Ok(TokenRow { used: row.get(0)?, key: row.get(1)?, expires: number(row, 2)? })
-}
-
-/// SQLite's integers are signed; those of this format are not negative.
-fn number(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
-    Ok(optional_number(row, index)?.unwrap_or_default())
-}
-
-fn optional_number(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<u64>> {
-    let value: Option<i64> = row.get(index)?;
-    let unsigned =
-        |value: i64| u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, value));
-    value.map(unsigned).transpose()
-}
-
-fn signed(number: u64) -> rusqlite::Result<i64> {
-    i64::try_from(number).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
 }
 
 #[cfg(test)]
