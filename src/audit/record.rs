@@ -1,6 +1,8 @@
 //! The content of an audit line, and the journal entry for the same decision. Every text in it is bounded, so
 //! that a line has at most 8 KiB whatever its caller sends.
 
+mod message;
+
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
@@ -14,7 +16,6 @@ use crate::policy::{ErrorCode, PolicySetId, Refusal};
 use crate::posture::Posture;
 
 use super::event::Event;
-use super::journal::JournalEntry;
 use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_EVENT_TEXT, MAX_EXE_PATH, MAX_GRANTED_TEXT, MAX_NAME};
 
 /// A decision or an event. Members that do not apply are omitted. A record never contains a token, a private
@@ -395,130 +396,7 @@ impl<'a> Record<'a> {
         text.remove(start);
         Ok(text)
     }
-
-    /// Returns the journal entry.
-    pub(super) fn journal_entry(&self) -> Box<JournalEntry> {
-        let unit = self.peer.and_then(|peer| peer.unit.as_deref()).map(from_caller);
-        Box::new(JournalEntry {
-            agent: self.agent.map(|agent| agent.cut().into()),
-            audience: self.audience.map(|audience| audience.cut().into()),
-            jti: self.jti.map(|jti| jti.cut().into()),
-            reason: self.reason.map(ErrorCode::as_str),
-            pid: self.peer.map(|peer| peer.pid),
-            uid: self.peer.map(|peer| peer.uid),
-            unit: unit.map(|unit| unit.cut().into_owned()),
-            ..*JournalEntry::new(self.event.level(), Some(self.event), self.message())
-        })
-    }
-
-    /// Returns the message for administrators.
-    fn message(&self) -> String {
-        let caller = self.peer.map_or(String::new(), |peer| {
-            let unit = peer.unit.as_deref().map(from_caller);
-            let unit = unit.map(|unit| format!(", {}", unit.cut())).unwrap_or_default();
-            format!(" (pid {}, uid {}{unit})", peer.pid, peer.uid)
-        });
-        let text = |member: Option<BoundedText<'a>>| member.map(|text| text.cut()).unwrap_or_default();
-        let agent = self.agent.map_or("no agent".into(), |agent| agent.cut());
-        let detail = text(self.detail);
-        match self.event {
-            Event::TokenIssued => format!(
-                "{agent}{caller} got a token for {}, scope \"{}\"",
-                text(self.audience),
-                text(self.scope)
-            ),
-            Event::CertificateIssued => format!(
-                "{agent}{caller} got a certificate for {}, serial {}, until {}",
-                text(self.spiffe_id),
-                text(self.serial),
-                Timestamp::from_secs(self.exp.unwrap_or_default())
-            ),
-            Event::CredentialReleased => {
-                let how = if detail.is_empty() { String::new() } else { format!(", {detail}") };
-                format!(
-                    "{agent}{caller} got version {} of the credential {}{how}",
-                    self.credential_version.unwrap_or_default(),
-                    text(self.credential)
-                )
-            }
-            Event::SvidIssued => {
-                format!("{agent}{caller} got a SPIFFE token for {}", text(self.audience))
-            }
-            Event::WitSvidIssued => {
-                format!("{agent}{caller} got a WIT-SVID for {}", text(self.spiffe_id))
-            }
-            Event::RequestRefused => {
-                let reason = self.reason.map_or("refused", ErrorCode::as_str);
-                let suppressed_note = match self.suppressed {
-                    0 => String::new(),
-                    n => format!("; and {n} more since the last entry"),
-                };
-                format!("{agent}{caller} refused: {reason}: {detail}{suppressed_note}")
-            }
-            Event::Introspected => {
-                let token_state = if self.active == Some(true) { "active" } else { "inactive" };
-                let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
-                format!("{agent}{caller} introspected a token: {token_state}{because}")
-            }
-            Event::NonceUsed => {
-                let state = if self.active == Some(true) { "valid" } else { "not valid" };
-                let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };
-                format!("{agent}{caller} used a nonce: {state}{because}")
-            }
-            Event::TokenRevoked if self.peer.is_some() => {
-                format!("{agent}{caller} asked for the revocation of a token: {detail}")
-            }
-            Event::Attested => format!("{agent}{caller} got evidence, {detail}"),
-            _ => detail.into_owned(),
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::line::MAX_BODY_LEN;
-
-    /// The longest member `peer`: its texts at their bounds, a digest, and 512 bytes for names and numbers.
-    const MAX_PEER_LEN: usize = MAX_CALLER_TEXT + MAX_NAME + MAX_EXE_PATH + 64 + 512;
-
-    #[test]
-    fn every_kind_of_record_fits_a_line_whatever_its_texts_contain() {
-        for unit in ["x", "\u{1}", "\u{7f}", "\"", "\u{2028}", "🦀"] {
-            let text = unit.repeat(40_000);
-            let text = text.as_str();
-            let token = Record {
-                agent: Some(name(text)),
-                tenant: Some(name(text)),
-                audience: Some(granted(text)),
-                scope: Some(granted(text)),
-                jti: Some(name(text)),
-                kid: Some(name(text)),
-                exp: Some(u64::MAX),
-                posture: Some(Posture::Unaccepted),
-                ..Record::new(Event::TokenIssued, Timestamp::from_secs(1 << 32))
-            };
-            let certificate = Record {
-                spiffe_id: Some(granted(text)),
-                serial: Some(name(text)),
-                posture: Some(Posture::Unaccepted),
-                ..Record::new(Event::CertificateIssued, Timestamp::from_secs(1 << 32))
-            };
-            let mut refusal = Refusal::new(ErrorCode::TemporarilyUnavailable, text).with_audience(text);
-            refusal.suppressed = u64::MAX;
-            let refusal = Record::for_refusal(&refusal, Some(text), Timestamp::from_secs(1 << 32));
-            let event = Record::for_key_event(
-                Event::EnrollmentAnswered,
-                text,
-                Some(text),
-                text,
-                Timestamp::from_secs(0),
-            );
-            for record in [&token, &certificate, &refusal, &event] {
-                let length = record.to_json_members(ClockSync::Unsynchronized).unwrap().len();
-                assert!(length + MAX_PEER_LEN <= MAX_BODY_LEN, "{unit:?}: {length} bytes of {record:.100?}");
-                assert!(record.journal_entry().message.len() <= 8192);
-            }
-        }
-    }
-}
+mod tests;
