@@ -8,32 +8,18 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::hint::black_box;
-use std::ptr::NonNull;
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null_mut};
 
 use tss_esapi::Context;
-use tss_esapi::handles::KeyHandle;
-use tss_esapi::handles::NvIndexHandle;
-use tss_esapi::handles::SessionHandle;
+use tss_esapi::handles::{KeyHandle, NvIndexHandle, SessionHandle};
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::SignatureScheme;
 use tss_esapi::tcti_ldr::TctiNameConf;
-use tss_esapi::tss2_esys::ESYS_CONTEXT;
-use tss_esapi::tss2_esys::ESYS_TR;
-use tss_esapi::tss2_esys::ESYS_TR_NONE;
-use tss_esapi::tss2_esys::ESYS_TR_PASSWORD;
-use tss_esapi::tss2_esys::ESYS_TR_RH_OWNER;
-use tss_esapi::tss2_esys::Esys_Free;
-use tss_esapi::tss2_esys::Esys_NV_Certify;
-use tss_esapi::tss2_esys::Esys_PolicyNV;
-use tss_esapi::tss2_esys::TPM2B_ATTEST;
-use tss_esapi::tss2_esys::TPM2B_DATA;
-use tss_esapi::tss2_esys::TPM2B_OPERAND;
-use tss_esapi::tss2_esys::TPMT_SIG_SCHEME;
-use tss_esapi::tss2_esys::TPMT_SIGNATURE;
-use tss_esapi::tss2_esys::TSS2_ABI_VERSION;
-use tss_esapi::tss2_esys::TSS2_RC;
-use tss_esapi::tss2_esys::TSS2_TCTI_CONTEXT;
+use tss_esapi::tss2_esys::{
+    ESYS_CONTEXT, ESYS_TR, ESYS_TR_NONE, ESYS_TR_PASSWORD, ESYS_TR_RH_OWNER, Esys_Free, Esys_NV_Certify,
+    Esys_PolicyNV, TPM2B_ATTEST, TPM2B_DATA, TPM2B_OPERAND, TPMT_SIG_SCHEME, TPMT_SIGNATURE,
+    TSS2_ABI_VERSION, TSS2_RC, TSS2_TCTI_CONTEXT,
+};
 
 /// TPM2_EO_EQ: the NV index has exactly the operand's value (TPM 2.0 Part 2, section 6.8).
 pub(super) const OPERATION_EQUAL: u16 = 0;
