@@ -83,14 +83,7 @@ pub(super) fn check_signals(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, Paths};
-
-    fn read_config(text: &str) -> Result<Config, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("c.toml");
-        std::fs::write(&file, text).unwrap();
-        Config::read(&file, Paths::default()).map_err(|faults| faults[0].to_string())
-    }
+    use super::super::tests::read_config;
 
     const TABLE: &str =
         "\n[[signals]]\nissuer = \"https://i\"\njwks = \"/j\"\naudience = \"a\"\nagents = [\"b\"]\n";

@@ -72,14 +72,7 @@ fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, Paths};
-
-    fn read_config(text: &str) -> Result<Config, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("c.toml");
-        std::fs::write(&file, text).unwrap();
-        Config::read(&file, Paths::default()).map_err(|faults| faults[0].to_string())
-    }
+    use super::super::tests::read_config;
 
     #[test]
     fn quotas_of_tenants_are_read_and_validated() {

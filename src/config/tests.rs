@@ -2,7 +2,8 @@ use super::durations::{DAY, YEAR};
 use super::*;
 use crate::risk::RiskClass;
 
-fn read_config(text: &str) -> Result<Config, String> {
+/// The configuration of a file with this text, or its first fault.
+pub(super) fn read_config(text: &str) -> Result<Config, String> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
     std::fs::write(&file, text).unwrap();

@@ -76,138 +76,122 @@ fn no_two_tokens_have_an_index_and_a_list_that_is_half_full_gets_a_larger_one_be
     assert_eq!((lists.report().lists, lists.report().tokens), (3, half + 12));
 }
 
-#[test]
-fn an_index_is_free_again_only_when_its_token_has_expired_by_a_clock_that_cannot_be_set_back() {
+#[tokio::test]
+async fn an_index_is_free_again_only_when_its_token_has_expired_by_a_clock_that_cannot_be_set_back() {
     let dir = tempfile::tempdir().unwrap();
     let clock = clock();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let lists = lists(dir.path(), &clock);
-        lists.open().await.unwrap();
-        let first = assign(&lists, None, "a", clock.now().after(HOUR));
-        let second = assign(&lists, None, "b", clock.now().after(HOUR * 48));
-        // The first save begins to observe the clock.
-        lists.save(false).await.unwrap();
-        // The clock is a day ahead for a moment.
-        clock.set(clock.now().after(HOUR * 24));
-        lists.save(false).await.unwrap();
-        assert_eq!(lists.report().tokens, 2);
-        clock.advance(HOUR);
-        lists.save(false).await.unwrap();
-        assert_eq!(entries(&lists, first.list).keys().collect::<Vec<_>>(), [&second.index]);
-        assert_eq!(load(&dir.path().join("status-lists.db"), clock.now()).unwrap().table.count(), 1);
-    });
+    let lists = lists(dir.path(), &clock);
+    lists.open().await.unwrap();
+    let first = assign(&lists, None, "a", clock.now().after(HOUR));
+    let second = assign(&lists, None, "b", clock.now().after(HOUR * 48));
+    // The first save begins to observe the clock.
+    lists.save(false).await.unwrap();
+    // The clock is a day ahead for a moment.
+    clock.set(clock.now().after(HOUR * 24));
+    lists.save(false).await.unwrap();
+    assert_eq!(lists.report().tokens, 2);
+    clock.advance(HOUR);
+    lists.save(false).await.unwrap();
+    assert_eq!(entries(&lists, first.list).keys().collect::<Vec<_>>(), [&second.index]);
+    assert_eq!(load(&dir.path().join("status-lists.db"), clock.now()).unwrap().table.count(), 1);
 }
 
-#[test]
-fn a_daemon_that_ended_knows_its_tokens_and_goes_on_with_its_lists() {
+#[tokio::test]
+async fn a_daemon_that_ended_knows_its_tokens_and_goes_on_with_its_lists() {
     let dir = tempfile::tempdir().unwrap();
     let clock = clock();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let first = lists(dir.path(), &clock);
-        first.open().await.unwrap();
-        assert!(!dir.path().join("status-lists.db").exists());
-        let expires = clock.now().after(HOUR);
-        let own: Vec<StatusIndex> =
-            (0..2000).map(|n| assign(&first, None, &n.to_string(), expires)).collect();
-        first.save(false).await.unwrap();
-        let last = assign(&first, Some("acme"), "last", expires);
-        first.save(true).await.unwrap();
+    let first = lists(dir.path(), &clock);
+    first.open().await.unwrap();
+    assert!(!dir.path().join("status-lists.db").exists());
+    let expires = clock.now().after(HOUR);
+    let own: Vec<StatusIndex> = (0..2000).map(|n| assign(&first, None, &n.to_string(), expires)).collect();
+    first.save(false).await.unwrap();
+    let last = assign(&first, Some("acme"), "last", expires);
+    first.save(true).await.unwrap();
 
-        let second = lists(dir.path(), &clock);
-        assert!(second.lookup(None, own[0].list).is_none(), "not read yet");
-        let subject = subject("kid", &["https://a.example"]);
-        let token = TokenStatus { tenant: None, subject, jti: "x", expires };
-        assert!(matches!(second.assign(&token), Err(AssignError::NotLoaded(_))));
-        second.open().await.unwrap();
-        let snapshot = second.snapshot(own[0].list).unwrap();
-        assert!(!snapshot.has_unknown_tokens);
-        let entry = snapshot.chunks().flatten().find(|entry| entry.index == own[7].index).unwrap();
-        assert_eq!(entry.key, TokenKey::of_jti("7"));
-        assert_eq!(entry.subject.agent(), "a");
-        assert_eq!(entry.subject.audiences().collect::<Vec<_>>(), ["https://a.example", "https://b.example"]);
-        assert_eq!((entry.subject.kid(), entry.subject.epoch()), ("kid", 3));
-        assert_eq!(entries(&second, own[0].list), entries(&first, own[0].list));
-        assert_eq!(entries(&second, last.list).len(), 1);
-        assert_eq!(assign(&second, None, "next", expires).list, own[0].list);
-        assert_eq!(second.report().problem, None);
-    });
+    let second = lists(dir.path(), &clock);
+    assert!(second.lookup(None, own[0].list).is_none(), "not read yet");
+    let subject = subject("kid", &["https://a.example"]);
+    let token = TokenStatus { tenant: None, subject, jti: "x", expires };
+    assert!(matches!(second.assign(&token), Err(AssignError::NotLoaded(_))));
+    second.open().await.unwrap();
+    let snapshot = second.snapshot(own[0].list).unwrap();
+    assert!(!snapshot.has_unknown_tokens);
+    let entry = snapshot.chunks().flatten().find(|entry| entry.index == own[7].index).unwrap();
+    assert_eq!(entry.key, TokenKey::of_jti("7"));
+    assert_eq!(entry.subject.agent(), "a");
+    assert_eq!(entry.subject.audiences().collect::<Vec<_>>(), ["https://a.example", "https://b.example"]);
+    assert_eq!((entry.subject.kid(), entry.subject.epoch()), ("kid", 3));
+    assert_eq!(entries(&second, own[0].list), entries(&first, own[0].list));
+    assert_eq!(entries(&second, last.list).len(), 1);
+    assert_eq!(assign(&second, None, "next", expires).list, own[0].list);
+    assert_eq!(second.report().problem, None);
 }
 
-#[test]
-fn after_a_crash_the_lists_of_before_get_no_tokens_until_all_of_theirs_have_expired() {
+#[tokio::test]
+async fn after_a_crash_the_lists_of_before_get_no_tokens_until_all_of_theirs_have_expired() {
     let dir = tempfile::tempdir().unwrap();
     let clock = clock();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let first = lists(dir.path(), &clock);
-        first.open().await.unwrap();
-        let expires = clock.now().after(HOUR);
-        let known = assign(&first, None, "known", expires);
-        first.save(false).await.unwrap();
-        assign(&first, None, "unknown", expires);
-        drop(first);
+    let first = lists(dir.path(), &clock);
+    first.open().await.unwrap();
+    let expires = clock.now().after(HOUR);
+    let known = assign(&first, None, "known", expires);
+    first.save(false).await.unwrap();
+    assign(&first, None, "unknown", expires);
+    drop(first);
 
-        let second = lists(dir.path(), &clock);
-        second.open().await.unwrap();
-        let list = second.snapshot(known.list).unwrap();
-        assert!(list.has_unknown_tokens);
-        assert_eq!(entries(&second, known.list).len(), 1);
-        assert_ne!(assign(&second, None, "next", expires).list, known.list);
-        assert!(second.report().problem.unwrap().contains("ended unexpectedly"));
-        second.save(true).await.unwrap();
+    let second = lists(dir.path(), &clock);
+    second.open().await.unwrap();
+    let list = second.snapshot(known.list).unwrap();
+    assert!(list.has_unknown_tokens);
+    assert_eq!(entries(&second, known.list).len(), 1);
+    assert_ne!(assign(&second, None, "next", expires).list, known.list);
+    assert!(second.report().problem.unwrap().contains("ended unexpectedly"));
+    second.save(true).await.unwrap();
 
-        // A clean end does not make the tokens of before known.
-        let third = lists(dir.path(), &clock);
-        third.open().await.unwrap();
-        assert!(third.snapshot(known.list).unwrap().has_unknown_tokens);
-        third.save(false).await.unwrap();
-        clock.advance(LONGEST_TOKEN + Duration::from_secs(1));
-        third.save(false).await.unwrap();
-        assert!(third.snapshot(known.list).is_none());
-        assert_eq!(third.report().lists, 1, "the open list stays");
-        assert_eq!(third.report().problem, None);
-    });
+    // A clean end does not make the tokens of before known.
+    let third = lists(dir.path(), &clock);
+    third.open().await.unwrap();
+    assert!(third.snapshot(known.list).unwrap().has_unknown_tokens);
+    third.save(false).await.unwrap();
+    clock.advance(LONGEST_TOKEN + Duration::from_secs(1));
+    third.save(false).await.unwrap();
+    assert!(third.snapshot(known.list).is_none());
+    assert_eq!(third.report().lists, 1, "the open list stays");
+    assert_eq!(third.report().problem, None);
 }
 
-#[test]
-fn a_damaged_database_is_moved_away_and_its_lists_are_not_used() {
+#[tokio::test]
+async fn a_damaged_database_is_moved_away_and_its_lists_are_not_used() {
     let dir = tempfile::tempdir().unwrap();
     let clock = clock();
     let path = dir.path().join("status-lists.db");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        std::fs::write(&path, [7; 5000]).unwrap();
-        let lists = lists(dir.path(), &clock);
-        lists.open().await.unwrap();
-        assert!(!path.exists());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        assign(&lists, None, "a", clock.now().after(HOUR));
-        lists.save(true).await.unwrap();
-        assert_eq!(lists.report().problem, None);
-    });
+    std::fs::write(&path, [7; 5000]).unwrap();
+    let lists = lists(dir.path(), &clock);
+    lists.open().await.unwrap();
+    assert!(!path.exists());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assign(&lists, None, "a", clock.now().after(HOUR));
+    lists.save(true).await.unwrap();
+    assert_eq!(lists.report().problem, None);
 }
 
-#[test]
-fn what_cannot_be_stored_is_stored_later() {
+#[tokio::test]
+async fn what_cannot_be_stored_is_stored_later() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let clock = clock();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let lists = lists(&state, &clock);
-        lists.open().await.unwrap();
-        let index = assign(&lists, None, "a", clock.now().after(HOUR));
-        lists.save(false).await.unwrap_err();
-        assert!(lists.report().problem.unwrap().contains("not stored"));
-        std::fs::create_dir(&state).unwrap();
-        lists.save(true).await.unwrap();
-        assert_eq!(lists.report().problem, None);
-        let second = self::lists(&state, &clock);
-        second.open().await.unwrap();
-        assert_eq!(entries(&second, index.list).keys().collect::<Vec<_>>(), [&index.index]);
-    });
+    let lists = lists(&state, &clock);
+    lists.open().await.unwrap();
+    let index = assign(&lists, None, "a", clock.now().after(HOUR));
+    lists.save(false).await.unwrap_err();
+    assert!(lists.report().problem.unwrap().contains("not stored"));
+    std::fs::create_dir(&state).unwrap();
+    lists.save(true).await.unwrap();
+    assert_eq!(lists.report().problem, None);
+    let second = self::lists(&state, &clock);
+    second.open().await.unwrap();
+    assert_eq!(entries(&second, index.list).keys().collect::<Vec<_>>(), [&index.index]);
 }
 
 /// One issuer cannot take the indices that others need; what it gets is free again when it has expired.
