@@ -139,7 +139,7 @@ if [ -e /sys/kernel/security/ima/policy ]; then
     measured="exe = \"$python\"
 measured = true"
     register "$measured" /opt/protected/main.py
-    expect "invalid_client" answer
+    expect '"error"' answer
     # The kernel takes one policy for each boot. Only what the agent's user reads is measured.
     printf 'measure func=BPRM_CHECK mask=MAY_EXEC uid=%s\nmeasure func=FILE_CHECK mask=MAY_READ uid=%s\n' \
         "$(id -u scripts)" "$(id -u scripts)" >/root/ima-policy
