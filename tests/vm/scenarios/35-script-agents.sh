@@ -1,7 +1,7 @@
 # A Python agent by its files: fs-verity of the kernel, IMA, and the files of its unit.
 # limit: 400 s
 
-need hostbadge fsverity
+need hostbadge e2fsprogs fsverity
 audience=https://api.example.com
 agents=/etc/hostbadge/agents.d
 python=$(readlink -f /usr/bin/python3)
