@@ -71,7 +71,9 @@ session=$(logs_in "hostbadge whoami --json" | jq -r .peer.session)
 expect "session-" logs_in "cat /proc/self/cgroup"
 
 say "So is one by systemd's own way, as machinectl shell takes it"
-expect by-login systemd-run --quiet --wait --pipe --collect -p PAMName=login -p User=person hostbadge whoami
+pam=login
+[ -e /etc/pam.d/login ] || pam=su-l
+expect by-login systemd-run --quiet --wait --pipe --collect -p PAMName=$pam -p User=person hostbadge whoami
 if command -v run0 >/dev/null; then
     expect by-login run0 --user=person hostbadge whoami
 fi
