@@ -49,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("rotate_every", DAYS),
             Key::optional("publish_before", DAYS),
             Key::optional("rotate_encryption_every", DAYS),
+            Key::optional("rotate_rsa_every", DAYS),
         ]),
     ),
     Key::optional(

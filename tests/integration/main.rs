@@ -58,6 +58,7 @@ mod revoked_keys;
 mod revoked_state;
 mod roles;
 mod rotation_load;
+mod rsa_rotation;
 mod script_agents;
 mod secrets_in_memory;
 mod signals;
