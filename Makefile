@@ -8,7 +8,7 @@ PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools c
 	python3 python3-venv python3-pip
 # Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.24 and Rust
 # 1.89.
-TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata $(if $(shell command -v npm),,nodejs npm)
+TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata strace $(if $(shell command -v npm),,nodejs npm)
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless)
 
