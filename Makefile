@@ -15,7 +15,7 @@ CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless)
 
 .PHONY: help deps test-deps build demo run test lint doc test-clients soak leaks bench bench-spire attack fuzz deb rpm \
-	check-packages test-packages test-vm deny clean
+	deb-before check-packages test-packages test-vm deny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,7 +86,11 @@ test-packages: check-packages ## check the packages, and that a second clean bui
 
 test-vm: deps deb rpm ## test the packages on Debian in virtual machines with a TPM, systemd and journald (as root)
 	@scripts/install-packages qemu-system-x86 qemu-utils swtpm swtpm-tools mmdebstrap e2fsprogs
-	@tests/vm/run $(VM) $(TARGET)/package/hostbadge_*.deb $(TARGET)/package/hostbadge-*.rpm docs/guide/*.md
+	@tests/vm/run $(VM) $(TARGET)/package/hostbadge_*.deb $(wildcard $(TARGET)/package/hostbadge-before.deb) \
+		$(TARGET)/package/hostbadge-*.rpm docs/guide/*.md
+
+deb-before: deps ## build the package of an older COMMIT, from which test-vm upgrades
+	@scripts/package-before $(COMMIT)
 
 deny: ## check the dependencies' licences, sources and bans
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
