@@ -101,13 +101,16 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::optional(
         "audit",
-        Kind::Table(&[Key::optional(
-            "keep",
-            Kind::Table(&[
-                Key::optional("size", Kind::Text("\"8GiB\"")),
-                Key::optional("age", Kind::Duration("\"90d\"")),
-            ]),
-        )]),
+        Kind::Table(&[
+            Key::optional(
+                "keep",
+                Kind::Table(&[
+                    Key::optional("size", Kind::Text("\"8GiB\"")),
+                    Key::optional("age", Kind::Duration("\"90d\"")),
+                ]),
+            ),
+            Key::optional("sync", Kind::Choice(&["interval", "always"])),
+        ]),
     ),
     Key::optional(
         "tenant",
