@@ -9,7 +9,9 @@
 
 mod approval;
 mod compile;
+mod diff;
 mod error;
+mod meaning;
 mod nesting;
 mod policies;
 mod policy_set;
@@ -22,6 +24,7 @@ mod tests;
 mod unknown_names;
 
 pub use approval::Approval;
+pub use diff::PolicyChanges;
 pub use error::QuestionError;
 pub use policies::{Policies, PolicyConfig, PolicySnapshot, PolicyStatus, ReadPolicies};
 pub use policy_set::{Answer, PolicyInfo, PolicySet, PolicySetBuildError, Scope, Verdict, counted_policies};
