@@ -57,6 +57,7 @@ impl Parts {
         let (paths, clock) = (&config.paths, Clock::System);
         let digest_cache = DigestCache::with_readers(Readers::for_run_dir(&paths.run));
         let policies = new_policies(config, clock.clone());
+        audit.state_policies(policies.clone());
         let agents = open_agents(config, names, clock.clone(), digest_cache, &policies);
         log_faults(Event::AgentsRejected, &agents.load_status().faults);
         log_faults(Event::PoliciesRejected, &policies.status().faults);

@@ -347,7 +347,7 @@ pub struct AuditRecord {
     /// The host's posture at the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<Posture>,
-    /// The policies that were in force at the decision.
+    /// The policies that were in force at the decision, or when another record was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicySet>,
     /// The calling process.

@@ -13,6 +13,7 @@ use cedar_policy::{Effect, Policy};
 use crate::agents::{EvaluatedAttributes, RightsCollector, RightsDiff};
 
 use super::meaning::Meaning;
+use super::needs::Attribute;
 use super::policy_set::{PolicyInfo, PolicySet};
 
 /// Length of a policy's name in a description, in characters: the rest of it is for what changed.
@@ -82,16 +83,13 @@ impl PolicyChanges {
 }
 
 impl PolicySet {
-    /// The attributes of agents that a policy may evaluate, by the words in its text. An escape may be one of them.
+    /// The attributes of agents that a policy may evaluate.
     pub(super) fn evaluated_attributes(&self) -> EvaluatedAttributes {
-        let mut found = EvaluatedAttributes::default();
-        for (policy, _) in self.cedar_policies() {
-            let text = policy.to_string();
-            let has = |word: &str| text.contains(word) || text.contains('\\');
-            found.roles |= has("Role") || has("roles");
-            found.owner |= has("owner");
+        let needs = self.needs();
+        EvaluatedAttributes {
+            roles: needs.has(Attribute::Roles) || needs.has(Attribute::Parents),
+            owner: needs.has(Attribute::Owner),
         }
-        found
     }
 }
 

@@ -12,12 +12,14 @@ mod compile;
 mod diff;
 mod error;
 mod meaning;
+mod needs;
 mod nesting;
 mod policies;
 mod policy_set;
 mod question;
 mod schema;
 mod set_id;
+mod slices;
 mod source;
 #[cfg(test)]
 mod tests;

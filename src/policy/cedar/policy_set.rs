@@ -10,15 +10,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use cedar_policy::{
-    AuthorizationError, Authorizer, Decision, Effect, EntityUid, Policy, PolicyId, PolicySet as CedarSet,
-    PolicySetError, PrincipalConstraint,
+    AuthorizationError, Authorizer, Decision, Effect, EntityUid, Policy, PolicyId, PolicySetError,
+    PrincipalConstraint,
 };
 use serde::Serialize;
 
 use crate::agents::AgentEntry;
 use crate::config::Diagnostic;
 
+use super::needs::Needs;
 use super::question::{CedarQuestion, Principal, Question, SchemaNames};
+use super::slices::Slices;
 
 /// Whom a policy concerns, by its scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -56,7 +58,7 @@ pub struct PolicySet {
     dir: PathBuf,
     policies: Vec<PolicyInfo>,
     by_id: HashMap<PolicyId, usize>,
-    slices: HashMap<Scope, CedarSet>,
+    slices: Slices,
     warnings: Vec<Diagnostic>,
     sha256: [u8; 32],
     names: SchemaNames,
@@ -165,15 +167,11 @@ impl PolicySet {
             by_scope.entry(info.scope.clone()).or_default().push(policy);
             infos.push(info);
         }
-        let mut slices = HashMap::with_capacity(by_scope.len());
-        for (scope, policies) in by_scope {
-            slices.insert(scope, CedarSet::from_policies(policies).map_err(Box::new)?);
-        }
         Ok(PolicySet {
             dir,
             policies: infos,
             by_id,
-            slices,
+            slices: Slices::new(by_scope)?,
             warnings,
             sha256,
             names: SchemaNames::parse().map_err(PolicySetBuildError::Schema)?,
@@ -213,16 +211,24 @@ impl PolicySet {
         &self.warnings
     }
 
+    /// What the policies can read of a request.
+    pub(super) fn needs(&self) -> Needs {
+        self.slices.needs()
+    }
+
     /// All policies, in Cedar's form.
     pub(super) fn cedar_policies(&self) -> impl Iterator<Item = (&Policy, &PolicyInfo)> {
-        let policies = self.slices.values().flat_map(CedarSet::policies);
-        policies.filter_map(|policy| Some((policy, self.policies.get(*self.by_id.get(policy.id())?)?)))
+        self.slices
+            .policies()
+            .filter_map(|policy| Some((policy, self.policies.get(*self.by_id.get(policy.id())?)?)))
     }
 
     /// The answer to a question. It takes time in proportion to the size of the policies that concern the
     /// agent.
     pub fn evaluate(&self, question: &Question<'_>) -> Verdict {
-        let CedarQuestion { request, entities } = match question.to_cedar(&self.names) {
+        let slices = self.slices.of(&question.principal);
+        let needs = slices.iter().fold(Needs::default(), |needs, slice| needs.and(slice.needs));
+        let CedarQuestion { request, entities } = match question.to_cedar(&self.names, needs) {
             Ok(question) => question,
             Err(error) => {
                 let errors = vec![("the policies".to_owned(), error.to_string())];
@@ -230,8 +236,8 @@ impl PolicySet {
             }
         };
         let (mut permits, mut forbids, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-        for slice in self.slices_for(question) {
-            let response = self.authorizer.is_authorized(&request, slice, &entities);
+        for slice in slices {
+            let response = self.authorizer.is_authorized(&request, &slice.policies, &entities);
             // Cedar names the satisfied policies of the effect that decides.
             let satisfied = response.diagnostics().reason().map(|id| self.label(id));
             match response.decision() {
@@ -252,16 +258,6 @@ impl PolicySet {
         policies.sort();
         errors.sort();
         Verdict { answer, policies, errors }
-    }
-
-    fn slices_for(&self, question: &Question<'_>) -> impl Iterator<Item = &CedarSet> {
-        let principal = &question.principal;
-        let mut scopes = vec![Scope::All, Scope::Agent(principal.name.to_owned())];
-        scopes.extend(principal.tenant.map(|tenant| Scope::Tenant(tenant.to_owned())));
-        scopes.extend(principal.roles.iter().map(|role| Scope::Role((*role).to_owned())));
-        scopes.sort();
-        scopes.dedup();
-        scopes.into_iter().filter_map(|scope| self.slices.get(&scope))
     }
 
     fn label(&self, id: &PolicyId) -> String {
