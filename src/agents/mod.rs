@@ -51,6 +51,7 @@ mod time_limits;
 mod unit_agents;
 mod unit_files;
 mod unit_name;
+mod user_unit_lints;
 
 pub use agent_set::AgentSet;
 pub use approval::{Administrator, ApprovalError, Held, PendingChange, ReloadBy};

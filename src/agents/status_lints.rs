@@ -56,8 +56,8 @@ impl AgentSet {
             return Vec::new();
         }
         let message = Lint::NoStatusList.about(format_args!(
-            "tokens of {} of {} live longer than {ttl} and have no status: {effect}; set status_list = true in \
-             [tokens] or in the grants, and publish the lists, or lower ttl",
+            "tokens of {} of {} live longer than {ttl} and have no status: {effect}; set tokens.status_list \
+             or status_list = true in the grants, and publish the lists, or lower ttl",
             counted(all, "grant"),
             counted(agents, "agent")
         ));

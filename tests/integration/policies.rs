@@ -112,7 +112,7 @@ fn what_is_issued_states_the_set_that_was_in_force() {
     // What the policies do not decide: a start, an introspection, a caller that is no agent, a request without a grant.
     let unknown = Credentials::user(NOBODY).curl_at(&host.agent_socket(), "/v1/token", &["-d", "audience=x"]);
     assert_eq!(unknown.status, 401, "{}", unknown.text());
-    assert_eq!(host.post("/v1/token", json!({ "audience": "https://none" })).status, 403);
+    assert_eq!(host.post("/v1/token", json!({ "audience": "https://none" })).status, 400);
     policy(
         &host,
         "b.cedar",

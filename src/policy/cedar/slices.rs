@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use cedar_policy::{Policy, PolicySet as CedarSet, PolicySetError};
 
 use super::needs::Needs;
-use super::policy_set::Scope;
 use super::question::Principal;
+use super::scope::Scope;
 
 /// The policies with one scope.
 #[derive(Default)]
