@@ -120,7 +120,8 @@ mod tests {
         assert_eq!(find("a.service"), [""; 0]);
         let (unit, env) = (home.path().join("a.service"), home.path().join("env"));
         fs::write(&env, "API_KEY=hunter2hunter2\n").unwrap();
-        let text = format!("[Service]\nEnvironment=DB_PASSWORD=hunter2hunter2\nEnvironmentFile={}\n", env.display());
+        let text =
+            format!("[Service]\nEnvironment=DB_PASSWORD=hunter2hunter2\nEnvironmentFile={}\n", env.display());
         fs::write(&unit, text).unwrap();
         assert_eq!(find("a.service"), ["secret-in-unit", "readable-secret"]);
         fs::set_permissions(&unit, Permissions::from_mode(0o600)).unwrap();
