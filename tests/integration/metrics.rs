@@ -39,7 +39,7 @@ fn requests_are_counted_by_their_outcome_and_reason() {
     assert_eq!(requests("introspection", "granted", ""), 1.0);
     assert_eq!(requests("jwt_svid", "granted", ""), 0.0);
     assert_eq!(grown("hostbadge_request_duration_seconds_count{request=\"access_token\"}"), 4.0);
-    let all = "hostbadge_request_duration_seconds_bucket{request=\"access_token\",le=\"+Inf\"}";
+    let all = "hostbadge_request_duration_seconds_bucket{le=\"+Inf\",request=\"access_token\"}";
     assert_eq!(grown(all), 4.0);
     assert!(grown("hostbadge_request_duration_seconds_sum{request=\"access_token\"}") > 0.0);
     assert_eq!(grown("hostbadge_audit_records_total{event=\"token-issued\"}"), 2.0);

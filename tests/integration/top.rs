@@ -12,12 +12,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use serde_json::{Value, json};
 
-use crate::common::callers::{Credentials, NOBODY};
+use crate::common::callers::Credentials;
 use crate::common::processes::Running;
 use crate::common::{Host, program, until};
 
 const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
 const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
+
+/// The uid of the first of twenty users.
+const FIRST_UID: u32 = 40_000;
 
 /// A terminal on which `hostbadge top` runs.
 struct Terminal {
@@ -90,7 +93,13 @@ impl Terminal {
 fn last_frame(text: &str) -> Vec<String> {
     let end = text.rfind("\u{1b}[J").expect("a frame");
     let start = text[..end].rfind("\u{1b}[H").expect("a frame");
-    text[start + 3..end].split("\r\n").map(|line| line.trim_start_matches("\u{1b}[K").to_owned()).collect()
+    lines(&text[start + 3..end])
+}
+
+/// The lines of a text, which the terminal ends with a carriage return of its own.
+fn lines(text: &str) -> Vec<String> {
+    let lines = text.split('\n').map(|line| line.trim_end_matches('\r'));
+    lines.map(|line| line.trim_start_matches("\u{1b}[K").to_owned()).collect()
 }
 
 fn frames(text: &str) -> usize {
@@ -103,12 +112,13 @@ fn busy_host() -> Host {
     for n in 0..20 {
         host.agent(
             &format!("agent-with-a-long-name-for-narrow-terminals-{n}"),
-            &format!("user = {}", NOBODY - n),
+            &format!("user = {}", FIRST_UID + n),
         );
     }
     host.start();
     for n in 0..20 {
-        assert_eq!(Credentials::user(NOBODY - n).token(&host).status, 200);
+        let token = Credentials::user(FIRST_UID + n).token(&host);
+        assert_eq!(token.status, 200, "{}", token.text());
     }
     host.agents_file("broken", "name =");
     assert_eq!(host.admin().post("/v1/agents/reload", &json!({})).status, 422);
@@ -181,8 +191,7 @@ fn a_dumb_terminal_gets_lines_without_sequences() {
     let host = Host::started();
     let mut terminal = Terminal::start(&host, "dumb", 80, 24);
     let text = terminal.until("there are two views", 0, |text| text.matches("hostbadge 0.1.0").count() >= 2);
-    let lines: Vec<String> = text.split("\r\n").map(str::to_owned).collect();
-    assert_fits(&lines, 80, usize::MAX);
+    assert_fits(&lines(&text), 80, usize::MAX);
     terminal.master.write_all(b"q").unwrap();
     terminal.assert_ended(0);
 }
