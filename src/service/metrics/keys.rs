@@ -18,7 +18,8 @@ const KINDS: [(KeyKind, &str); 8] = [
     (KeyKind::Erasure, "erasure"),
 ];
 /// The states of keys that exist, with their names.
-const STATES: [(KeyState, &str); 4] = [
+const STATES: [(KeyState, &str); 5] = [
+    (KeyState::Generated, "generated"),
     (KeyState::Active, "active"),
     (KeyState::Published, "published"),
     (KeyState::Retired, "retired"),
