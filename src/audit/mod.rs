@@ -20,6 +20,7 @@ mod journal;
 mod layer;
 mod line;
 mod live_tokens;
+mod metrics;
 mod policy_member;
 mod position;
 mod query;
@@ -50,12 +51,13 @@ use crate::pki::IssuedX509Svid;
 use crate::policy::{Policies, Refusal};
 use crate::revocation::Revocations;
 
-pub use activity::{Activity, AgentActivity, UnknownUnit};
+pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
 pub use activity_reader::ActivityReader;
 pub use event::Event;
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
+pub use metrics::AuditMetrics;
 pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
 pub use suppressed::Counted;
 pub use trail::{IssuedId, Trail, read_refusals, read_trail};
@@ -333,6 +335,11 @@ impl Audit {
         self.writer.0.health()
     }
 
+    /// How many lines wait to be written.
+    pub fn queued_lines(&self) -> usize {
+        self.writer.0.queued_lines()
+    }
+
     /// What agents did, by the log.
     pub fn activity(&self) -> &Activity {
         &self.activity
@@ -385,6 +392,7 @@ impl Audit {
                 Err(_) => return Err(WriteError::Timeout.into()),
             }
         }
+        self.health().metrics().count_record(record.event());
         if self.writer.0.sync_mode() == AuditSync::Always {
             match tokio::time::timeout(WRITE_TIMEOUT, self.writer.0.wait_synced()).await {
                 Ok(result) => result?,
@@ -404,6 +412,7 @@ impl Audit {
         let record = Record::for_event(event, message, self.clock.now());
         if let Ok(body) = record.to_json_members(self.clock.sync()) {
             self.writer.0.write_first(body);
+            self.health().metrics().count_record(event);
         }
         self.journal.send(|| record.journal_entry());
     }

@@ -370,6 +370,11 @@ impl<'a> Record<'a> {
         Record { kid: Some(name(kid)), ..Record::for_tenant_event(event, tenant, detail, time) }
     }
 
+    /// Returns the kind of event.
+    pub(super) fn event(&self) -> Event {
+        self.event
+    }
+
     /// What the activity of agents takes note of; `None` for a record of no calling process.
     pub(super) fn noted(&self) -> Option<Noted<'a>> {
         Some(Noted {

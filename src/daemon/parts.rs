@@ -252,6 +252,7 @@ impl Parts {
             rotation_policy: rotation_policy(config),
             certificate_issuer: self.certificate_issuer,
             admin_policy,
+            agent_series: config.metrics.agents,
         }
     }
 }
