@@ -44,6 +44,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`clock`] | the time of day as a parameter |
+//! | `correlation` | the correlation id of a request |
 //! | `critical` | threads and tasks whose panic ends the daemon |
 //! | `digest`, [`error_class`] | SHA-256; classes of failures |
 //! | `stack` | overwrites what a call has left on the stack |
@@ -143,6 +144,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub(crate) mod correlation;
 pub mod credentials;
 pub mod critical;
 pub mod daemon;

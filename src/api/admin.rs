@@ -12,6 +12,7 @@ use super::parse;
 use super::policy_query;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
+use crate::correlation;
 use crate::service::{Admin, AdminError, IdentityService, InvalidRequest, RootAdmin};
 use crate::wire::admin::DoneResponse;
 
@@ -156,6 +157,12 @@ impl AdminApi {
         client: &ClientConnection,
         request: Request<Incoming>,
     ) -> Reply {
+        let context = routes::context(ROUTES, &request);
+        let reply = correlation::scope(context, self.handle_correlated(client, request)).await;
+        reply::with_correlation(reply, &context.correlation)
+    }
+
+    async fn handle_correlated(&self, client: &ClientConnection, request: Request<Incoming>) -> Reply {
         let admin = match self.service.authenticate_admin(client.begin_request()).await {
             Ok(admin) => admin,
             Err(error) => return reply::request_error(&error),

@@ -12,6 +12,7 @@ mod backwards;
 mod chain;
 mod event;
 mod files;
+mod fingerprint;
 mod forecast;
 mod forwards;
 mod health;
@@ -39,7 +40,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agents::{AgentChanges, AgentSet, AuthenticatedAgent};
+use crate::agents::{AgentChanges, AgentEntry, AgentSet, AuthenticatedAgent};
 use crate::clock::Clock;
 use crate::config::KeepLimits;
 use crate::credentials::ReleasedCredential;
@@ -50,7 +51,7 @@ use crate::revocation::Revocations;
 
 pub use activity::{Activity, AgentActivity, UnknownUnit};
 pub use activity_reader::ActivityReader;
-pub use event::Event;
+pub use event::{Event, Outcome};
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
@@ -191,14 +192,15 @@ impl Audit {
         Ok(Recorded(svid))
     }
 
-    /// Records a refusal, with the number of this caller's refusals that have no record. `tenant` is the agent's.
+    /// Records a refusal, with the number of this caller's refusals that have no record. `entry` is its agent as it is
+    /// registered.
     pub async fn record_refusal(
         &self,
         mut refusal: Refusal,
-        tenant: Option<&str>,
+        entry: Option<&AgentEntry>,
     ) -> Result<Recorded<Refusal>, AuditUnavailable> {
         let carried = self.suppressed.take_into(&mut refusal);
-        self.write_line(&Record::for_refusal(&refusal, tenant, self.clock.now()), Some(carried)).await?;
+        self.write_line(&Record::for_refusal(&refusal, entry, self.clock.now()), Some(carried)).await?;
         Ok(Recorded(refusal))
     }
 
@@ -361,7 +363,7 @@ impl Audit {
         record: &Record<'_>,
         carried: Option<CarriedCount>,
     ) -> Result<(), AuditUnavailable> {
-        let body = record.to_json_members(self.clock.sync()).map_err(WriteError::from)?;
+        let body = record.to_json_members(&self.clock).map_err(WriteError::from)?;
         if let Some(pending) = self.writer.0.submit(body, carried, self.write_mode)? {
             match tokio::time::timeout(WRITE_TIMEOUT, pending).await {
                 Ok(Ok(result)) => result?,
@@ -380,7 +382,7 @@ impl Audit {
     /// disk that is full, the line is written before any other.
     fn record_finding(&self, event: Event, message: &str) {
         let record = Record::for_event(event, message, self.clock.now());
-        if let Ok(body) = record.to_json_members(self.clock.sync()) {
+        if let Ok(body) = record.to_json_members(&self.clock) {
             self.writer.0.write_first(body);
         }
         self.journal.send(|| record.journal_entry());

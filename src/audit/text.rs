@@ -15,7 +15,7 @@ pub(super) const MAX_CALLER_TEXT: usize = 512;
 /// Bytes of JSON for the path of an executable.
 pub(super) const MAX_EXE_PATH: usize = 1024;
 /// Bytes of JSON for audiences, scopes and SPIFFE IDs that were granted.
-pub(super) const MAX_GRANTED_TEXT: usize = 2048;
+pub(super) const MAX_GRANTED_TEXT: usize = 1920;
 /// Bytes of JSON for the description of an event of the daemon.
 pub(super) const MAX_EVENT_TEXT: usize = 4096;
 

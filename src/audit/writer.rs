@@ -268,7 +268,7 @@ impl LogWriter {
             let Some(removal) = removal else { return Ok(()) };
             let event = Event::AuditFilesRemoved;
             let record = Record::for_event(event, &removal.description, self.clock.now());
-            let body = record.to_json_members(self.clock.sync())?;
+            let body = record.to_json_members(&self.clock)?;
             {
                 let mut log = lock(&self.log);
                 log.push_first_body(body);
@@ -352,7 +352,7 @@ impl LogWriter {
             log.path().display()
         );
         let record = Record::for_event(Event::AuditFileReplaced, &detail, self.clock.now());
-        if let Ok(body) = record.to_json_members(self.clock.sync()) {
+        if let Ok(body) = record.to_json_members(&self.clock) {
             log.push_first_body(body);
         }
         tracing::error!(event = "audit-file-replaced", "{detail}");
