@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::chain::ChainedLog;
 use super::event::Event;
 use super::health::{AuditHealth, SLOW_WRITE, WriteError};
+use super::index;
 use super::line::MAX_BODY_LEN;
 use super::record::Record;
 use super::recovery::Findings;
@@ -275,7 +276,8 @@ impl LogWriter {
                 let _ = self.append(&mut log, std::iter::empty());
             }
             tracing::info!(event = event.name(), "{}", removal.description);
-            removal.files.iter().try_for_each(std::fs::remove_file)
+            removal.files.iter().try_for_each(std::fs::remove_file)?;
+            index::remove_orphans(dir)
         });
         if let Err(e) = result {
             tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");

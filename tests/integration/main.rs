@@ -8,6 +8,7 @@ mod agents_missing;
 mod attestation;
 mod audit;
 mod audit_kept;
+mod audit_query;
 mod audit_records;
 mod audit_tail;
 mod bad_input;
