@@ -67,6 +67,7 @@
 //! | [`pki`] | the host's CA, X509-SVIDs and revocation lists |
 //! | [`audit`] | the chained audit log and the journal |
 //! | [`wire`] | requests and responses of the HTTP sockets |
+//! | [`export`] | audit records as OCSF events and OpenTelemetry logs |
 //! | [`service`] | the request path: one method for each request |
 //! | [`api`] | sockets, HTTP, JSON and gRPC |
 //! | [`daemon`] | wiring, key rotation, monitoring of the host, systemd |
@@ -151,6 +152,7 @@ pub mod daemon;
 pub(crate) mod digest;
 pub mod enroll;
 pub mod error_class;
+pub mod export;
 pub mod federation;
 pub(crate) mod invocations;
 pub mod issue;

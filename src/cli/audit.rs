@@ -1,4 +1,4 @@
-//! `hostbadge audit tail|query|lifecycle`.
+//! `hostbadge audit tail|query|export|lifecycle`.
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::audit_export;
 use super::audit_filters::FilterArgs;
 use super::audit_lifecycle;
 use super::audit_query;
@@ -28,6 +29,9 @@ pub(super) enum AuditSubcommand {
     /// Search the whole audit log by an index
     #[command(after_long_help = audit_query::INDEX_HELP)]
     Query(audit_query::QueryArgs),
+    /// Write records in the format of a collector: OCSF or OpenTelemetry
+    #[command(after_long_help = audit_export::FORMATS_HELP)]
+    Export(audit_export::ExportArgs),
     /// Name agents, units and grants that may have to be ended or completed; exit status 1 if there is something
     #[command(after_long_help = audit_lifecycle::KINDS)]
     Lifecycle(audit_lifecycle::LifecycleArgs),
@@ -54,6 +58,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Re
     let args = match subcommand {
         AuditSubcommand::Tail(args) => args,
         AuditSubcommand::Query(args) => return audit_query::run(common, args).await,
+        AuditSubcommand::Export(args) => return audit_export::run(common, args).await,
         AuditSubcommand::Lifecycle(args) => return audit_lifecycle::run(common, args).await,
     };
     let default = if args.filters.has_since() { MAX_AUDIT_RECORDS } else { DEFAULT_LINES };

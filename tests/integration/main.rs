@@ -7,6 +7,7 @@ mod agents_d;
 mod agents_missing;
 mod attestation;
 mod audit;
+mod audit_export;
 mod audit_kept;
 mod audit_query;
 mod audit_records;
