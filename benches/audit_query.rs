@@ -24,7 +24,7 @@ const ROUNDS: usize = 9;
 const WRITTEN: u32 = 200_000;
 
 fn main() {
-    for (agents, days) in [(100, 30), (10, 1)] {
+    for (agents, days) in [(100, 30), (100, 1)] {
         search(agents, days);
     }
     write_records();

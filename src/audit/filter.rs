@@ -1,17 +1,61 @@
-//! Whether a line of the log is one that a query asks for.
+//! What a query asks for, and whether a line of the log is that.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::event::Event;
 use super::line::LineMembers;
-use super::query::{AuditQuery, PageStart};
 use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_GRANTED_TEXT, MAX_NAME};
+use crate::clock::Timestamp;
 
 /// How far records can be out of order of their times: clocks are corrected, and a record is made before it
 /// is queued. A search by time ends at a record that is this much beyond its bound.
 pub(super) const MAX_DISORDER: Duration = Duration::from_secs(3600);
+
+/// Which records of the log are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct AuditQuery {
+    /// Where the page begins.
+    pub start: PageStart,
+    /// Only records about this agent.
+    pub agent: Option<String>,
+    /// Only records about agents of this owner.
+    pub owner: Option<String>,
+    /// Only records about this tenant.
+    pub tenant: Option<String>,
+    /// Only records of calling processes that have this unit, invocation, pid or digest of the executable.
+    pub instance: Option<String>,
+    /// Only records with this audience, alone or among others.
+    pub audience: Option<String>,
+    /// Only refusals with this error code.
+    pub reason: Option<String>,
+    /// Only records with this correlation id.
+    pub correlation_id: Option<String>,
+    /// Only records of this event.
+    pub event: Option<Event>,
+    /// Only records about the token with this identifier.
+    pub jti: Option<String>,
+    /// Only records about the certificate with this serial number.
+    pub serial: Option<String>,
+    /// Only records that were made at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only records that were made at this time or earlier.
+    pub until: Option<Timestamp>,
+}
+
+/// Where a page begins, and in which direction it continues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PageStart {
+    /// At the end of the log, backwards.
+    #[default]
+    End,
+    /// At the record before the one with this number, backwards.
+    Before(u64),
+    /// At the record after this number, forwards.
+    After(u64),
+}
 
 /// Where a line is in relation to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +162,6 @@ fn is_instance(peer: Option<&PeerMembers<'_>>, asked: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::event::Event;
     use crate::audit::line::{LineId, append_line, parse};
 
     fn matches(query: &AuditQuery, members: &str) -> bool {

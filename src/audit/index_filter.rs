@@ -1,7 +1,7 @@
 //! Which rows of an index a query can match.
 
+use super::filter::AuditQuery;
 use super::index_row::{ANY_ID, Row, Term, marks, short_hash};
-use super::query::AuditQuery;
 use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_GRANTED_TEXT, MAX_NAME};
 
 /// A query in the terms of rows. Every record that the query matches has a row that this matches.

@@ -11,13 +11,11 @@ use std::path::{Path, PathBuf};
 use serde_json::value::RawValue;
 
 use super::backwards::BackwardLines;
-use super::event::Event;
 use super::files::{first_seq, log_files, open_file, with_path};
-use super::filter::Place;
+use super::filter::{AuditQuery, PageStart, Place};
 use super::forwards::ForwardLines;
 use super::line::{LineMembers, parse};
 use super::position::{around_seq, file_of};
-use crate::clock::Timestamp;
 
 /// Bytes of lines that are examined for one page, 40 ms of a processor.
 const MAX_EXAMINED_BYTES: usize = 8 * 1024 * 1024;
@@ -27,49 +25,6 @@ const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
 const MAX_REREADS: usize = 3;
 /// Ranges of missing numbers that a page lists; it ends before a further one.
 const MAX_MISSING: usize = 32;
-
-/// Which records of the log are asked for.
-#[derive(Clone, Debug, Default)]
-pub struct AuditQuery {
-    /// Where the page begins.
-    pub start: PageStart,
-    /// Only records about this agent.
-    pub agent: Option<String>,
-    /// Only records about agents of this owner.
-    pub owner: Option<String>,
-    /// Only records about this tenant.
-    pub tenant: Option<String>,
-    /// Only records of calling processes that have this unit, invocation, pid or digest of the executable.
-    pub instance: Option<String>,
-    /// Only records with this audience, alone or among others.
-    pub audience: Option<String>,
-    /// Only refusals with this error code.
-    pub reason: Option<String>,
-    /// Only records with this correlation id.
-    pub correlation_id: Option<String>,
-    /// Only records of this event.
-    pub event: Option<Event>,
-    /// Only records about the token with this identifier.
-    pub jti: Option<String>,
-    /// Only records about the certificate with this serial number.
-    pub serial: Option<String>,
-    /// Only records that were made at this time or later.
-    pub since: Option<Timestamp>,
-    /// Only records that were made at this time or earlier.
-    pub until: Option<Timestamp>,
-}
-
-/// Where a page begins, and in which direction it continues.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PageStart {
-    /// At the end of the log, backwards.
-    #[default]
-    End,
-    /// At the record before the one with this number, backwards.
-    Before(u64),
-    /// At the record after this number, forwards.
-    After(u64),
-}
 
 /// Consecutive numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,14 @@
 mod message;
 mod origin;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
 use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::clock::{Clock, Timestamp};
+use crate::config::escape_unprintable_json;
 use crate::correlation::{self, RequestContext};
 use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
@@ -431,7 +434,14 @@ impl<'a> Record<'a> {
         let start = text.len();
         serde_json::to_writer(&mut text, self)?;
         text.remove(start);
-        Ok(text)
+        // A terminal takes some characters beyond ASCII as commands, and shows others in another order.
+        match String::from_utf8(text) {
+            Ok(text) => match escape_unprintable_json(&text) {
+                Cow::Borrowed(_) => Ok(text.into_bytes()),
+                Cow::Owned(escaped) => Ok(escaped.into_bytes()),
+            },
+            Err(e) => Err(serde::ser::Error::custom(e)),
+        }
     }
 }
 

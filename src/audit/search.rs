@@ -7,13 +7,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{first_seq, log_files, open_file, with_path};
-use super::filter::{MAX_DISORDER, Place};
+use super::filter::{AuditQuery, MAX_DISORDER, Place};
 use super::forwards::ForwardLines;
 use super::index::{Index, remove_orphans};
 use super::index_filter::RowFilter;
 use super::index_row::Row;
 use super::line::parse;
-use super::query::{AuditQuery, SeqRange};
+use super::query::SeqRange;
 
 /// Bytes of records that a search returns; it returns at least one.
 const MAX_BYTES: usize = 64 * 1024 * 1024;

@@ -7,17 +7,18 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::value::RawValue;
 
-use super::audit::{FOLLOW_INTERVAL, is_temporary};
 use super::audit_cursor::Cursor;
 use super::audit_filters::FilterArgs;
 use super::audit_query::readable_dir;
 use super::audit_sink::{Delivery, Sink};
+use super::audit_tail::{FOLLOW_INTERVAL, is_temporary};
 use super::audit_text::print_missing;
 use super::client;
 use super::common::CommonArgs;
 use super::error::CliError;
 use super::output::note;
 use crate::audit::{AuditQuery, PageStart, read_page};
+use crate::config::{escape_unprintable, escape_unprintable_json};
 use crate::export::{ExportedHost, ocsf_event, otlp_request};
 use crate::wire::admin::{AuditResponse, MAX_AUDIT_RECORDS};
 
@@ -223,12 +224,12 @@ impl Exporter<'_> {
             Format::Ocsf => {
                 for line in lines {
                     let event = ocsf_event(line, &self.host).map_err(CliError::local)?;
-                    push_line(&mut text, &event.to_string());
+                    push_line(&mut text, &escape_unprintable_json(&event.to_string()));
                 }
             }
             Format::Otlp => {
                 let request = otlp_request(lines, &self.host).map_err(CliError::local)?;
-                push_line(&mut text, &request.to_string());
+                push_line(&mut text, &escape_unprintable_json(&request.to_string()));
             }
         }
         Ok(text)
@@ -250,7 +251,7 @@ impl Exporter<'_> {
             if !is_told {
                 note(format_args!(
                     "hostbadge: the collector takes no records, trying again: {}",
-                    crate::config::escape_unprintable(&problem)
+                    escape_unprintable(&problem)
                 ));
             }
             is_told = true;

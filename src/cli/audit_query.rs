@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::audit::print_last;
 use super::audit_filters::FilterArgs;
+use super::audit_tail::print_last;
 use super::audit_text::print_records;
 use super::client;
 use super::common::CommonArgs;

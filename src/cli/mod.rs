@@ -15,6 +15,7 @@ mod audit_filters;
 mod audit_lifecycle;
 mod audit_query;
 mod audit_sink;
+mod audit_tail;
 mod audit_text;
 mod certificate;
 mod client;

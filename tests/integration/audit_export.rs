@@ -46,6 +46,7 @@ fn busy_host() -> Host {
              audience = \"{API}\"\n[[credential]]\nname = \"key\"\nuse = \"release\"\n"
         ),
     );
+    host.agents_file("other", "name = \"other\"\n[match]\nuser = 12345\n");
     host.start();
     let token = host.token();
     host.introspect(&token);
@@ -56,7 +57,7 @@ fn busy_host() -> Host {
     host.post("/v1/revoke", json!({ "token": token }));
     host.post("/v1/attest", json!({ "nonce": "AAAAAAAAAAAAAAAAAAAAAA" }));
     host.admin().post("/v1/agents/reload", &json!({}));
-    host.admin().post("/v1/revocations/revoke", &json!({ "agent": "owned", "reason": "x" }));
+    host.admin().post("/v1/revocations/revoke", &json!({ "agent": "other", "reason": "x" }));
     host
 }
 
@@ -169,8 +170,9 @@ impl Collector {
                 let Some(seqs) = read_request(&mut stream) else { continue };
                 // Without an answer to give, the client waits.
                 let Ok(answer) = told.recv() else { return };
-                let _ = stream.write_all(str::as_bytes(answer));
-                if answer == ACCEPT && tell.send(seqs).is_err() {
+                // A client that has given up does not get the answer.
+                let is_answered = stream.write_all(str::as_bytes(answer)).is_ok();
+                if is_answered && answer == ACCEPT && tell.send(seqs).is_err() {
                     return;
                 }
             }

@@ -67,7 +67,6 @@ fn a_record_says_who_asked_for_what_when_and_what_was_handed_out() {
     assert_eq!(issued["jti"], http::jti(&token));
     assert_eq!(issued["peer"]["pid"], std::process::id());
     assert!(issued["peer"]["invocation"].as_str().is_some_and(|id| id.len() == 32), "{issued}");
-    assert!(issued["peer"]["exe_sha256"].as_str().is_some_and(|digest| digest.len() == 64), "{issued}");
 
     let refusal = with_event(&lines, "request-refused").pop().unwrap();
     assert_eq!((&refusal["correlation_id"], &refusal["outcome"]), (&json!(made), &json!("refused")));
@@ -165,7 +164,8 @@ fn hostile_texts_are_bounded_and_escaped_in_every_output() {
     let host = host_with_hostile_records();
     let log = audit_log::text(&host.path("audit"));
     assert!(log.lines().all(|line| line.len() < 8192), "a line is long");
-    assert!(!log.contains(['\u{1b}', '\r', '\u{7}']), "the log has control characters");
+    assert!(!log.chars().any(|c| c.is_control() && c != '\n'), "the log has control characters");
+    assert!(!log.contains('\u{202e}'), "the log has characters that reorder text");
     let outputs: [&[&str]; 6] = [
         &["audit", "tail", "-n", "1000"],
         &["audit", "tail", "-n", "1000", "--json"],
@@ -180,8 +180,7 @@ fn hostile_texts_are_bounded_and_escaped_in_every_output() {
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{words:?} has control characters");
-        let is_text = !words.contains(&"--json") && words[1] != "export";
-        assert!(!is_text || !text.contains('\u{202e}'), "{words:?} has characters that reorder text");
+        assert!(!text.contains(['\u{202e}', '\u{2028}']), "{words:?} has characters that reorder text");
         let lines = text.lines().count();
         assert!(words.contains(&"otlp") || lines >= records, "{words:?}: {lines} lines of {records} records");
     }

@@ -3,8 +3,9 @@ use std::fs;
 use super::*;
 use crate::audit::event::Event;
 use crate::audit::files::log_file;
+use crate::audit::filter::PageStart;
 use crate::audit::line::{LineId, append_line};
-use crate::audit::query::{PageStart, read_page};
+use crate::audit::query::read_page;
 use crate::clock::Timestamp;
 
 const START: u64 = 1_790_000_000;
