@@ -90,7 +90,7 @@ fn make_log(dir: &Path, agents: u64, days: u64) -> u64 {
     let (mut prev, mut bytes) = ("0".repeat(64), 0);
     let mut file = None;
     for seq in 1..=RECORDS {
-        if (seq - 1) % RECORDS_OF_A_FILE == 0 {
+        if (seq - 1).is_multiple_of(RECORDS_OF_A_FILE) {
             let path = dir.join(format!("{seq:020}.jsonl"));
             file = Some(BufWriter::with_capacity(1 << 20, File::create(path).expect("a file")));
         }

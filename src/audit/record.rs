@@ -1,13 +1,14 @@
 //! The content of an audit line, and the journal entry for the same decision. Every text in it is bounded, so
 //! that a line has at most 8 KiB whatever its caller sends.
 
+mod daemon_event;
 mod message;
 mod origin;
+mod peer;
 
 use std::borrow::Cow;
 
 use serde::Serialize;
-use serde::ser::SerializeStruct;
 
 use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::clock::{Clock, Timestamp};
@@ -22,7 +23,7 @@ use crate::posture::Posture;
 
 use super::event::{Event, Outcome};
 use super::fingerprint::Fingerprint;
-use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_EVENT_TEXT, MAX_EXE_PATH, MAX_GRANTED_TEXT, MAX_NAME};
+use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_EVENT_TEXT, MAX_GRANTED_TEXT, MAX_NAME};
 
 /// A decision or an event. Members that do not apply are omitted. A record never contains a token, a private
 /// key or a credential.
@@ -75,7 +76,7 @@ pub(super) struct Record<'a> {
     /// The policies in force at the decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<PolicySetId>,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_peer")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "peer::serialize")]
     peer: Option<&'a Peer>,
     /// The agent that got something, as it was registered then.
     #[serde(skip)]
@@ -132,21 +133,6 @@ fn is_zero(n: &u64) -> bool {
 
 fn serialize_event_name<S: serde::Serializer>(event: &Event, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(event.name())
-}
-
-fn serialize_peer<S: serde::Serializer>(peer: &Option<&Peer>, serializer: S) -> Result<S::Ok, S::Error> {
-    let Some(peer) = peer else { return serializer.serialize_none() };
-    let exe = peer.exe().map(|path| path.to_string_lossy());
-    let mut out = serializer.serialize_struct("peer", 8)?;
-    out.serialize_field("pid", &peer.pid)?;
-    out.serialize_field("uid", &peer.uid)?;
-    out.serialize_field("gid", &peer.gid)?;
-    out.serialize_field("unit", &peer.unit.as_deref().map(from_caller))?;
-    out.serialize_field("invocation", &peer.invocation.as_deref().map(name))?;
-    out.serialize_field("exe", &exe.as_deref().map(|path| BoundedText::new(path, MAX_EXE_PATH)))?;
-    out.serialize_field("exe_sha256", &peer.exe_sha256())?;
-    out.serialize_field("pinned", &peer.pinned)?;
-    out.end()
 }
 
 impl<'a> Record<'a> {
@@ -370,43 +356,6 @@ impl<'a> Record<'a> {
             detail: Some(from_caller(detail)),
             ..Record::of_agent(Event::Attested, attestation.agent(), time)
         }
-    }
-
-    /// An event without a caller.
-    pub(super) fn for_event(event: Event, detail: &'a str, time: Timestamp) -> Record<'a> {
-        Record { detail: Some(described(detail)), ..Record::new(event, time) }
-    }
-
-    /// An event without a caller that concerns one tenant; `None` where it concerns none.
-    pub(super) fn for_tenant_event(
-        event: Event,
-        tenant: Option<&'a str>,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
-    }
-
-    /// An event without a caller that concerns one token.
-    pub(super) fn for_token_event(
-        event: Event,
-        jti: &'a str,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        // What an administrator or a signal has done, and not the answer to a process.
-        Record { jti: Some(name(jti)), outcome: Outcome::Done, ..Record::for_event(event, detail, time) }
-    }
-
-    /// An event of an issuing key, of a tenant or of none.
-    pub(super) fn for_key_event(
-        event: Event,
-        kid: &'a str,
-        tenant: Option<&'a str>,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record { kid: Some(name(kid)), ..Record::for_tenant_event(event, tenant, detail, time) }
     }
 
     /// What the activity of agents takes note of; `None` for a record of no calling process.

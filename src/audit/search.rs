@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::files::{first_seq, log_files, open_file, with_path};
 use super::filter::{AuditQuery, MAX_DISORDER, Place};
@@ -292,7 +292,7 @@ fn read_up_to(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize
 }
 
 /// Opens a file of the log. Returns `None` if it was removed since it was listed.
-fn open(path: &PathBuf) -> io::Result<Option<File>> {
+fn open(path: &Path) -> io::Result<Option<File>> {
     match open_file(path, File::options().read(true)) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -14,13 +14,13 @@ use super::error::CliError;
 #[derive(Subcommand, Debug)]
 pub(super) enum AuditSubcommand {
     /// Print the last records of the audit log
-    Tail(audit_tail::TailArgs),
+    Tail(Box<audit_tail::TailArgs>),
     /// Search the whole audit log by an index
     #[command(after_long_help = audit_query::INDEX_HELP)]
-    Query(audit_query::QueryArgs),
+    Query(Box<audit_query::QueryArgs>),
     /// Write records in the format of a collector: OCSF or OpenTelemetry
     #[command(after_long_help = audit_export::FORMATS_HELP)]
-    Export(audit_export::ExportArgs),
+    Export(Box<audit_export::ExportArgs>),
     /// Name agents, units and grants that may have to be ended or completed; exit status 1 if there is something
     #[command(after_long_help = audit_lifecycle::KINDS)]
     Lifecycle(audit_lifecycle::LifecycleArgs),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::audit::line::{LineId, MAX_BODY_LEN, append_line, parse};
+use crate::audit::text::MAX_EXE_PATH;
 use crate::correlation::{Correlation, RequestContext};
 
 /// The longest member `peer`: its texts at their bounds, a digest, and 192 bytes for names and numbers.

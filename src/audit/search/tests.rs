@@ -14,8 +14,9 @@ const START: u64 = 1_790_000_000;
 fn body(n: u64) -> String {
     let time = Timestamp::from_secs(START + 60 * n);
     let agent = n % 5;
-    let event = if n % 7 == 0 { "request-refused" } else { "token-issued" };
-    let reason = if n % 7 == 0 { ",\"reason\":\"invalid_target\"" } else { "" };
+    let is_refused = n.is_multiple_of(7);
+    let event = if is_refused { "request-refused" } else { "token-issued" };
+    let reason = if is_refused { ",\"reason\":\"invalid_target\"" } else { "" };
     format!(
         "\"time\":\"{time}\",\"event\":\"{event}\",\"agent\":\"agent-{agent}\",\"owner\":\"team-{}\",\
          \"tenant\":\"t{}\",\"audience\":\"https://a{} https://b\",\"jti\":\"jti-{n}\",\
