@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 use hostbadge::audit::{Audit, AuditQuery, Event, IndexUse, Journal, search_last};
 use hostbadge::clock::{Clock, Timestamp};
-use hostbadge::config::{KeepLimits, LogTarget};
+use hostbadge::config::{AuditSection, LogTarget};
 use ring::digest::{SHA256, digest};
 
 const RECORDS: u64 = 1_000_000;
@@ -127,7 +127,7 @@ fn write_records() {
     nix::unistd::dup2_stderr(discard).expect("a descriptor");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let journal = Journal::start(LogTarget::Stderr, Clock::System).expect("a journal");
-    let audit = Audit::open(dir.path(), KeepLimits::default(), journal, Clock::System).expect("a log");
+    let audit = Audit::open(dir.path(), AuditSection::default(), journal, Clock::System).expect("a log");
     let audit = audit.with_inline_writes();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut times = Vec::new();

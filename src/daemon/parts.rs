@@ -258,6 +258,7 @@ fn rotation_policy(config: &Config) -> RotationPolicy {
         publish_before: config.keys.publish_before,
         risk: config.keys.risk,
         key_encryption: config.keys.rotate_encryption_every,
+        rsa: config.keys.rotate_rsa_every,
     }
 }
 

@@ -48,7 +48,7 @@ pub struct StatusResponse {
     pub issuer_blocked_reason: Option<String>,
     /// Signing keys, without destroyed ones.
     pub keys: Vec<Key>,
-    /// Why the RSA key is missing although a grant uses RS256.
+    /// Why the RSA key is missing although a grant uses RS256, or its successor although it is due.
     pub rsa_blocked_reason: Option<String>,
     /// The registered agents.
     pub agents: AgentsStatus,
