@@ -8,7 +8,9 @@ PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools c
 	python3 python3-venv python3-pip
 # Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.24 and Rust
 # 1.89.
-TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata $(if $(shell command -v npm),,nodejs npm)
+TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata strace $(if $(shell command -v npm),,nodejs npm)
+# Tests wait for daemons and timers more than they compute: three at a time for each processor.
+TEST_THREADS ?= $(shell echo $$(($$(nproc) * 3)))
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless)
 
@@ -41,7 +43,7 @@ doc: ## build the crate's documentation with warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib
 
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
-	$(CARGO) test --locked
+	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
 
 test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, Envoy and OpenBao (needs Go 1.24 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
@@ -56,7 +58,9 @@ leaks: deps ## check that 10,000 TPM operations leave no object or session in th
 
 bench: deps ## measure the time and memory of tokens and credentials, and TPM operations beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
+	$(CARGO) bench --locked --bench audit_query
 	$(CARGO) bench --locked --bench credentials
+	$(CARGO) bench --locked --bench metrics
 	$(CARGO) bench --locked --bench revocation
 	$(CARGO) bench --locked --bench status_lists
 	$(CARGO) bench --locked --bench workload

@@ -160,12 +160,14 @@ const DAEMON: &[(&str, &str)] = &[
          /run/hostbadge/credentials.sock\tFor service managers: LoadCredential= in units, see hostbadge-agents(5); open to all \
          local users.\n\n\
          /run/hostbadge/admin.sock\tFor root and members of the group hostbadge-admin.\n\n\
+         /run/hostbadge/metrics.sock\tFor members of the group hostbadge-metrics, who may read metrics, and administrators.\n\n\
          /run/hostbadge/reader.sock\tFor the daemon alone: starts a process that reads one executable, see hostbadge-agents(5).",
     ),
     (
         "JOURNAL",
         "Each decision is one entry with the fields HOSTBADGE_EVENT, HOSTBADGE_AGENT, HOSTBADGE_AUDIENCE, HOSTBADGE_JTI, \
-         HOSTBADGE_REASON, HOSTBADGE_PEER_PID, HOSTBADGE_PEER_UID and HOSTBADGE_PEER_UNIT where they apply. \
+         HOSTBADGE_REASON, HOSTBADGE_CORRELATION_ID, HOSTBADGE_PEER_PID, HOSTBADGE_PEER_UID and HOSTBADGE_PEER_UNIT where \
+         they apply. \
          journalctl -t hostbadged HOSTBADGE_AGENT=researcher shows the history of an agent, and journalctl -x explains each kind \
          of entry.",
     ),

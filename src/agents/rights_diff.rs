@@ -3,7 +3,8 @@
 //! A change widens if an agent or role may afterwards do something that it could not before: a new agent, a new
 //! audience, scope, role or credential, a longer lifetime, a later end, further hours, a weaker posture or
 //! assurance, fewer or other conditions on the process, a credential that is released instead of injected. What
-//! removes or narrows does not.
+//! removes or narrows does not, except where a policy may refuse because of what was there before: a role, the owner,
+//! the posture, the assurance, or an executable whose digest is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -14,83 +15,49 @@ use serde_json::Value;
 use crate::config::PostureMode;
 
 use super::agent_set::AgentSet;
+use super::beside::EvaluatedAttributes;
 use super::credential::{CredentialGrant, CredentialUse};
 use super::entry::AgentEntry;
 use super::grant::{Assurance, Grant, TokenTyp};
+use super::rights_changes::{RightsCollector, RightsDiff};
 use super::role::Role;
 use super::time_limits::TimeLimits;
 
-/// Changes that are kept; all are counted.
-const MAX_KEPT: usize = 100;
-/// Length of one description, in characters.
-const MAX_DESCRIPTION_LEN: usize = 160;
-
-/// What a reload changes in the rights of agents.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct RightsDiff {
-    /// Changes that widen the rights, then others; the first 100.
-    pub changes: Vec<RightsChange>,
-    /// Number of all changes.
-    pub count: usize,
-    /// Number of changes that widen the rights.
-    pub widening: usize,
-}
-
-/// One change.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct RightsChange {
-    /// `agent NAME` or `role NAME`, and what changed.
-    pub description: String,
-    /// Whether it widens the rights.
-    pub widens: bool,
-}
-
 impl RightsDiff {
     /// Compares the rights of two sets. Of an agent whose own file has not changed, the changes are those of its
-    /// roles.
-    pub(super) fn between(previous: &AgentSet, current: &AgentSet) -> RightsDiff {
-        let mut diff = Differences::default();
+    /// roles. `evaluates` says what the policies evaluate of an agent.
+    pub(super) fn between(
+        previous: &AgentSet,
+        current: &AgentSet,
+        evaluates: EvaluatedAttributes,
+    ) -> RightsDiff {
+        let mut diff = Differences { evaluates, ..Differences::default() };
         diff.roles(previous, current);
         for entry in current.iter() {
             match previous.get(entry.name.as_str()) {
-                None => diff.add(&format!("agent {}", entry.name), "new agent".into(), true),
+                None => diff.add(&format!("agent {}", entry.name), "new agent", true),
                 Some(old) if !Arc::ptr_eq(old, entry) && old != entry => diff.agent(old, entry),
                 Some(_) => {}
             }
         }
         let removed = previous.iter().filter(|entry| current.get(entry.name.as_str()).is_none());
         for entry in removed {
-            diff.add(&format!("agent {}", entry.name), "removed".into(), false);
+            diff.add(&format!("agent {}", entry.name), "removed", false);
         }
-        diff.finish()
+        diff.found.finish()
     }
 }
 
+/// The changes that were found.
 #[derive(Default)]
 struct Differences {
-    widening: Vec<RightsChange>,
-    others: Vec<RightsChange>,
-    widening_count: usize,
-    other_count: usize,
+    found: RightsCollector,
+    evaluates: EvaluatedAttributes,
 }
 
 impl Differences {
-    fn add(&mut self, holder: &str, what: String, widens: bool) {
-        let (kept, count) = match widens {
-            true => (&mut self.widening, &mut self.widening_count),
-            false => (&mut self.others, &mut self.other_count),
-        };
-        *count += 1;
-        if kept.len() < MAX_KEPT {
-            let description = format!("{holder}: {what}").chars().take(MAX_DESCRIPTION_LEN).collect();
-            kept.push(RightsChange { description, widens });
-        }
-    }
-
-    fn finish(self) -> RightsDiff {
-        let (count, widening) = (self.widening_count + self.other_count, self.widening_count);
-        let changes = self.widening.into_iter().chain(self.others).take(MAX_KEPT).collect();
-        RightsDiff { changes, count, widening }
+    fn add(&mut self, holder: &str, what: &str, widens: bool) {
+        self.found.add(holder, what, widens);
     }
 
     fn roles(&mut self, previous: &AgentSet, current: &AgentSet) {
@@ -102,7 +69,7 @@ impl Differences {
             let holder = format!("role {name}");
             match old.get(name) {
                 // Agents that get it are listed themselves.
-                None => self.add(&holder, "new role".into(), false),
+                None => self.add(&holder, "new role", false),
                 Some(before) if before != role => {
                     let grants = |role: &Role| role.grants().iter().map(|one| one.item.clone()).collect();
                     let credentials =
@@ -114,7 +81,7 @@ impl Differences {
             }
         }
         for name in old.keys().filter(|name| !new.contains_key(*name)) {
-            self.add(&format!("role {name}"), "removed".into(), false);
+            self.add(&format!("role {name}"), "removed", false);
         }
     }
 
@@ -125,29 +92,28 @@ impl Differences {
         };
         let (old_roles, new_roles) = (names(old), names(new));
         for role in new_roles.difference(&old_roles) {
-            self.add(&holder, format!("role {role} added"), true);
+            self.add(&holder, &format!("role {role} added"), true);
         }
         for role in old_roles.difference(&new_roles) {
-            self.add(&holder, format!("role {role} removed"), false);
+            self.add(&holder, &format!("role {role} removed"), self.evaluates.roles);
         }
         if old.selectors != new.selectors {
-            let widens = !is_stricter(&conditions(old), &conditions(new));
-            let what = if widens {
-                "weaker or other conditions in [match]"
-            } else {
-                "further conditions in [match]"
+            let is_stricter = is_stricter(&conditions(old), &conditions(new));
+            let what = match is_stricter {
+                true => "further conditions in [match]",
+                false => "weaker or other conditions in [match]",
             };
-            self.add(&holder, what.into(), widens);
+            self.add(&holder, what, !is_stricter || self.evaluates.exe_sha256);
         }
         if old.tenant != new.tenant {
-            self.add(&holder, "another tenant".into(), true);
+            self.add(&holder, "another tenant", true);
         }
         if old.owner != new.owner {
-            self.add(&holder, "another owner".into(), false);
+            self.add(&holder, "another owner", self.evaluates.owner);
         }
         if old.is_draining != new.is_draining {
             let what = if new.is_draining { "is drained" } else { "is drained no more" };
-            self.add(&holder, what.into(), old.is_draining);
+            self.add(&holder, what, old.is_draining);
         }
         let is_same_file = old_roles == new_roles
             && old.own_grants == new.own_grants
@@ -170,16 +136,16 @@ impl Differences {
             new.iter().map(|grant| (grant.audience.as_str(), &**grant)).collect();
         for (audience, grant) in &new {
             match old.get(audience) {
-                None => self.add(holder, format!("new grant for {audience}"), true),
+                None => self.add(holder, &format!("new grant for {audience}"), true),
                 Some(before) if before != grant => {
-                    let change = compare_grants(before, grant);
-                    self.add(holder, format!("grant for {audience}:{}", change.text), change.widens);
+                    let change = compare_grants(before, grant, self.evaluates);
+                    self.add(holder, &format!("grant for {audience}:{}", change.text), change.widens);
                 }
                 Some(_) => {}
             }
         }
         for audience in old.keys().filter(|audience| !new.contains_key(*audience)) {
-            self.add(holder, format!("grant for {audience} removed"), false);
+            self.add(holder, &format!("grant for {audience} removed"), false);
         }
     }
 
@@ -190,21 +156,21 @@ impl Differences {
         let (old, new) = (by_name(&old), by_name(&new));
         for (name, credential) in &new {
             match old.get(name) {
-                None => self.add(holder, format!("new credential {name}"), true),
+                None => self.add(holder, &format!("new credential {name}"), true),
                 Some(before) if before != credential => {
                     let mut change = Change::default();
                     let is_released =
                         before.usage == CredentialUse::Inject && credential.usage == CredentialUse::Release;
                     change.note_if(before.usage != credential.usage, "use", is_released);
-                    change.posture(before.posture, credential.posture);
+                    change.posture(before.posture, credential.posture, self.evaluates);
                     change.limits(&before.limits, &credential.limits);
-                    self.add(holder, format!("credential {name}:{}", change.text), change.widens);
+                    self.add(holder, &format!("credential {name}:{}", change.text), change.widens);
                 }
                 Some(_) => {}
             }
         }
         for name in old.keys().filter(|name| !new.contains_key(*name)) {
-            self.add(holder, format!("credential {name} removed"), false);
+            self.add(holder, &format!("credential {name} removed"), false);
         }
     }
 }
@@ -225,10 +191,15 @@ impl Change {
         }
     }
 
-    fn posture(&mut self, old: Option<PostureMode>, new: Option<PostureMode>) {
+    fn posture(
+        &mut self,
+        old: Option<PostureMode>,
+        new: Option<PostureMode>,
+        evaluates: EvaluatedAttributes,
+    ) {
         // Without a mode, the configuration decides, which may be weaker or stronger.
         let widens = new != Some(PostureMode::Enforce) && old != Some(PostureMode::Off);
-        self.note_if(old != new, "posture", widens);
+        self.note_if(old != new, "posture", widens || evaluates.posture);
     }
 
     fn limits(&mut self, old: &TimeLimits, new: &TimeLimits) {
@@ -247,7 +218,7 @@ impl Change {
     }
 }
 
-fn compare_grants(old: &Grant, new: &Grant) -> Change {
+fn compare_grants(old: &Grant, new: &Grant, evaluates: EvaluatedAttributes) -> Change {
     let mut change = Change::default();
     let added: Vec<&String> = new.scopes.difference(&old.scopes).collect();
     let scopes = added.iter().map(|scope| format!("+{scope}"));
@@ -256,10 +227,11 @@ fn compare_grants(old: &Grant, new: &Grant) -> Change {
     change.note_if(old.scopes != new.scopes, &format!("scopes {scopes}"), !added.is_empty());
     let ttl = format!("ttl {} s to {} s", old.ttl.as_secs(), new.ttl.as_secs());
     change.note_if(old.ttl != new.ttl, &ttl, new.ttl > old.ttl);
-    change.note_if(old.assurance != new.assurance, "assurance", new.assurance == Assurance::Sealed);
+    let widens = new.assurance == Assurance::Sealed || evaluates.assurance;
+    change.note_if(old.assurance != new.assurance, "assurance", widens);
     change.note_if(old.alg != new.alg, "alg", false);
     change.note_if(old.typ != new.typ, "typ", new.typ == TokenTyp::Jwt);
-    change.posture(old.posture, new.posture);
+    change.posture(old.posture, new.posture, evaluates);
     // A token without a status is valid at relying parties until it expires. Without the key, the configuration
     // decides, which may say either.
     let widens = new.status_list != Some(true) && old.status_list != Some(false);
@@ -282,6 +254,7 @@ fn is_stricter(old: &Value, new: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rights_changes::MAX_KEPT;
     use super::*;
     use crate::agents::role_set;
 
@@ -289,9 +262,13 @@ mod tests {
         role_set::tests::read(agents, roles).unwrap()
     }
 
+    fn between(previous: &AgentSet, current: &AgentSet) -> RightsDiff {
+        RightsDiff::between(previous, current, EvaluatedAttributes::default())
+    }
+
     /// The changes of agent `a` with these files, and how many of them widen.
     fn diff(old: &str, new: &str) -> (Vec<String>, usize) {
-        let diff = RightsDiff::between(&read(&[("a", old)], &[]), &read(&[("a", new)], &[]));
+        let diff = between(&read(&[("a", old)], &[]), &read(&[("a", new)], &[]));
         let texts = diff.changes.iter().map(|one| one.description.replace("agent a: ", ""));
         assert_eq!(diff.count, diff.changes.len());
         (texts.collect(), diff.widening)
@@ -352,16 +329,47 @@ mod tests {
         let role = |ttl: &str| format!("[[grant]]\naudience = \"https://x\"\nttl = \"{ttl}\"\n");
         let (short, long) = (role("1m"), role("1h"));
         let set = |role: &str, agent: &str| read(&[("a", agent), ("b", agent)], &[("r", role)]);
-        let diff = RightsDiff::between(&set(&short, agent), &set(&long, agent));
+        let diff = between(&set(&short, agent), &set(&long, agent));
         assert_eq!((diff.count, diff.widening), (1, 1), "{diff:?}");
         assert_eq!(diff.changes[0].description, "role r: grant for https://x: ttl 60 s to 3600 s");
         // The own grant had replaced that of the role.
         let own = format!("{agent}{short}");
-        let diff = RightsDiff::between(&set(&long, &own), &set(&long, agent));
+        let diff = between(&set(&long, &own), &set(&long, agent));
         assert_eq!((diff.count, diff.widening), (2, 2), "{diff:?}");
-        let without = RightsDiff::between(&set(&long, agent), &set(&long, "[match]\nuser = 0\n"));
+        let without = between(&set(&long, agent), &set(&long, "[match]\nuser = 0\n"));
         assert_eq!(without.widening, 0, "{without:?}");
-        assert_eq!(RightsDiff::between(&set(&long, agent), &set(&long, agent)), RightsDiff::default());
+        assert_eq!(between(&set(&long, agent), &set(&long, agent)), RightsDiff::default());
+    }
+
+    #[test]
+    fn what_policies_evaluate_widens_when_it_changes() {
+        let with = "roles = [\"r\"]\nowner = \"o\"\n[match]\nuser = 0\n";
+        let role = [("r", "[[grant]]\naudience = \"https://x\"\n")];
+        let before = read(&[("a", with)], &role);
+        let after = read(&[("a", "owner = \"p\"\n[match]\nuser = 0\n")], &role);
+        for (roles, owner) in [(false, false), (true, false), (false, true), (true, true)] {
+            let evaluates = EvaluatedAttributes { roles, owner, ..EvaluatedAttributes::default() };
+            let diff = RightsDiff::between(&before, &after, evaluates);
+            let expected = usize::from(roles) + usize::from(owner);
+            assert_eq!((diff.count, diff.widening), (3, expected), "{diff:?}");
+        }
+        let file = |condition: &str, grant: &str| {
+            format!("[match]\nuser = 0\n{condition}\n[[grant]]\naudience = \"https://x\"\n{grant}\n")
+        };
+        let digest = format!("exe_sha256 = \"{}\"", "00".repeat(32));
+        let before = read(&[("a", &file("", ""))], &[]);
+        let after = read(&[("a", &file(&digest, "posture = \"enforce\"\nassurance = \"tpm\""))], &[]);
+        let none = EvaluatedAttributes::default();
+        for (evaluates, widening) in [
+            (none, 0),
+            (EvaluatedAttributes { posture: true, ..none }, 1),
+            (EvaluatedAttributes { assurance: true, ..none }, 1),
+            (EvaluatedAttributes { exe_sha256: true, ..none }, 1),
+            (EvaluatedAttributes { exe_sha256: true, posture: true, ..none }, 2),
+        ] {
+            let diff = RightsDiff::between(&before, &after, evaluates);
+            assert_eq!((diff.count, diff.widening), (2, widening), "{evaluates:?}: {diff:?}");
+        }
     }
 
     #[test]
@@ -369,9 +377,9 @@ mod tests {
         let names: Vec<String> = (0..300).map(|n| format!("a{n:03}")).collect();
         let agents: Vec<(&str, &str)> =
             names.iter().map(|name| (name.as_str(), "[match]\nuser = 0\n")).collect();
-        let diff = RightsDiff::between(&AgentSet::default(), &read(&agents, &[]));
+        let diff = between(&AgentSet::default(), &read(&agents, &[]));
         assert_eq!((diff.changes.len(), diff.count, diff.widening), (MAX_KEPT, 300, 300));
-        let removed = RightsDiff::between(&read(&agents, &[]), &AgentSet::default());
+        let removed = between(&read(&agents, &[]), &AgentSet::default());
         assert_eq!((removed.count, removed.widening), (300, 0));
     }
 }

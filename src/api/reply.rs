@@ -10,8 +10,9 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::correlation::{Correlation, TRACERESPONSE};
 use crate::service::{
-    AdminError, ErrorClass, ErrorCode, EvidenceResponse, InspectError, Recorded, RequestError,
+    AdminError, ErrorClass, ErrorCode, EvidenceResponse, InspectError, MetricsText, Recorded, RequestError,
     StatusListDocument,
 };
 use crate::wire::agent::TokenResponse;
@@ -72,6 +73,13 @@ pub fn status_list(list: StatusListDocument) -> Reply {
     reply
 }
 
+/// Status 200 with metrics, in the media type of their format.
+pub fn metrics(metrics: MetricsText) -> Reply {
+    let mut reply = json_no_store(StatusCode::OK, metrics.text.into());
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics.content_type));
+    reply
+}
+
 /// Status 500.
 pub fn server_error(description: &str) -> Reply {
     error(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::ServerError, description)
@@ -99,6 +107,14 @@ pub fn unavailable_and_close(description: &str) -> Reply {
 /// An `invalid_request` after which the connection cannot be used for another request.
 pub fn error_and_close(status: StatusCode, description: &str) -> Reply {
     and_close(error(status, ErrorCode::InvalidRequest, description))
+}
+
+/// The reply to a request, with its ids, by which the caller can name it (W3C Trace Context, section 3.4).
+pub fn with_correlation(mut reply: Reply, correlation: &Correlation) -> Reply {
+    if let Ok(value) = HeaderValue::try_from(correlation.traceresponse()) {
+        reply.headers_mut().insert(TRACERESPONSE, value);
+    }
+    reply
 }
 
 fn and_close(mut reply: Reply) -> Reply {

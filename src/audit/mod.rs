@@ -12,21 +12,30 @@ mod backwards;
 mod chain;
 mod event;
 mod files;
+mod filter;
+mod fingerprint;
 mod forecast;
 mod forwards;
 mod health;
 mod history;
+mod index;
+mod index_filter;
+mod index_row;
 mod journal;
 mod layer;
 mod line;
 mod live_tokens;
+mod metrics;
+mod policy_member;
 mod position;
 mod query;
 mod record;
 mod recovery;
 mod reload;
 mod retention;
+mod search;
 mod suppressed;
+mod sync_gate;
 mod syncer;
 mod text;
 mod trail;
@@ -36,25 +45,28 @@ mod writer;
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::agents::{AgentChanges, AgentSet, AuthenticatedAgent};
+use crate::agents::{AgentChanges, AgentEntry, AgentSet, AuthenticatedAgent};
 use crate::clock::Clock;
-use crate::config::KeepLimits;
+use crate::config::{AuditSection, AuditSync};
 use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
-use crate::policy::Refusal;
+use crate::policy::{Policies, Refusal};
 use crate::revocation::Revocations;
 
-pub use activity::{Activity, AgentActivity, UnknownUnit};
+pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
 pub use activity_reader::ActivityReader;
-pub use event::Event;
+pub use event::{Event, Outcome};
+pub use filter::{AuditQuery, PageStart};
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
-pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
+pub use metrics::AuditMetrics;
+pub use query::{AuditPage, SeqRange, read_page};
+pub use search::{FoundRecords, IndexUse, search_last};
 pub use suppressed::Counted;
 pub use trail::{IssuedId, Trail, read_refusals, read_trail};
 pub use usage::{UsageReport, usage_lints};
@@ -109,6 +121,8 @@ pub struct Audit {
     write_mode: WriteMode,
     suppressed: Arc<SuppressedCounts>,
     activity: Activity,
+    /// Set once, at the start.
+    policies: Arc<OnceLock<Policies>>,
     /// The number of the first record of this process.
     first_seq: u64,
     journal: Journal,
@@ -117,18 +131,19 @@ pub struct Audit {
 
 impl Audit {
     /// Opens the log in `dir`, moves what follows its last line to files `N.torn-K`, checks the chain of the
-    /// latest lines, records what was found, and starts the log's threads, which remove old files beyond the
-    /// limits `keep`. Blocking.
+    /// latest lines, records what was found, and starts the log's threads, which remove old files and sync
+    /// records as `section` says. Blocking.
     ///
     /// # Errors
     /// The log cannot be read or created, or a thread cannot be started.
-    pub fn open(dir: &Path, keep: KeepLimits, journal: Journal, clock: Clock) -> io::Result<Audit> {
-        let (writer, findings) = LogWriter::start(dir, keep, clock.clone())?;
+    pub fn open(dir: &Path, section: AuditSection, journal: Journal, clock: Clock) -> io::Result<Audit> {
+        let (writer, findings) = LogWriter::start(dir, section, clock.clone())?;
         let writer_seq = writer.health().last_seq();
         let audit = Audit {
             writer: Arc::new(WriterGuard(writer)),
             write_mode: WriteMode::Background,
             suppressed: Arc::default(),
+            policies: Arc::default(),
             activity: Activity::new(clock.clone()),
             first_seq: writer_seq + 1,
             journal,
@@ -142,6 +157,11 @@ impl Audit {
             audit.record_finding(Event::AuditGap, &message);
         }
         Ok(audit)
+    }
+
+    /// Says where the policies in force are, for the records of what they do not decide. The first call counts.
+    pub fn state_policies(&self, policies: Policies) {
+        let _ = self.policies.set(policies);
     }
 
     /// Returns a handle for worker threads, which write their lines themselves while the disk is fast.
@@ -191,14 +211,15 @@ impl Audit {
         Ok(Recorded(svid))
     }
 
-    /// Records a refusal, with the number of this caller's refusals that have no record. `tenant` is the agent's.
+    /// Records a refusal, with the number of this caller's refusals that have no record. `entry` is its agent as it is
+    /// registered.
     pub async fn record_refusal(
         &self,
         mut refusal: Refusal,
-        tenant: Option<&str>,
+        entry: Option<&AgentEntry>,
     ) -> Result<Recorded<Refusal>, AuditUnavailable> {
         let carried = self.suppressed.take_into(&mut refusal);
-        self.write_line(&Record::for_refusal(&refusal, tenant, self.clock.now()), Some(carried)).await?;
+        self.write_line(&Record::for_refusal(&refusal, entry, self.clock.now()), Some(carried)).await?;
         Ok(Recorded(refusal))
     }
 
@@ -323,6 +344,11 @@ impl Audit {
         self.writer.0.health()
     }
 
+    /// How many lines wait to be written.
+    pub fn queued_lines(&self) -> usize {
+        self.writer.0.queued_lines()
+    }
+
     /// What agents did, by the log.
     pub fn activity(&self) -> &Activity {
         &self.activity
@@ -350,7 +376,8 @@ impl Audit {
         &self.journal
     }
 
-    /// Writes one line, which the kernel has accepted when this returns, and then sends the journal entry.
+    /// Writes one line, which the kernel has accepted when this returns, or the disk with
+    /// `[audit] sync = "always"`, and then sends the journal entry.
     async fn write(&self, record: &Record<'_>) -> Result<(), AuditUnavailable> {
         self.write_line(record, None).await
     }
@@ -361,11 +388,23 @@ impl Audit {
         record: &Record<'_>,
         carried: Option<CarriedCount>,
     ) -> Result<(), AuditUnavailable> {
-        let body = record.to_json_members(self.clock.sync()).map_err(WriteError::from)?;
+        let mut body = record.to_json_members(&self.clock).map_err(WriteError::from)?;
+        if !record.has_policy()
+            && let Some(set) = self.policies.get().and_then(|policies| policies.snapshot().id())
+        {
+            policy_member::append(&mut body, set).map_err(WriteError::from)?;
+        }
         if let Some(pending) = self.writer.0.submit(body, carried, self.write_mode)? {
             match tokio::time::timeout(WRITE_TIMEOUT, pending).await {
                 Ok(Ok(result)) => result?,
                 Ok(Err(_)) => return Err(WriteError::WriterExited.into()),
+                Err(_) => return Err(WriteError::Timeout.into()),
+            }
+        }
+        self.health().metrics().count_record(record.event());
+        if self.writer.0.sync_mode() == AuditSync::Always {
+            match tokio::time::timeout(WRITE_TIMEOUT, self.writer.0.wait_synced()).await {
+                Ok(result) => result?,
                 Err(_) => return Err(WriteError::Timeout.into()),
             }
         }
@@ -380,8 +419,9 @@ impl Audit {
     /// disk that is full, the line is written before any other.
     fn record_finding(&self, event: Event, message: &str) {
         let record = Record::for_event(event, message, self.clock.now());
-        if let Ok(body) = record.to_json_members(self.clock.sync()) {
+        if let Ok(body) = record.to_json_members(&self.clock) {
             self.writer.0.write_first(body);
+            self.health().metrics().count_record(event);
         }
         self.journal.send(|| record.journal_entry());
     }
@@ -405,7 +445,7 @@ mod tests {
     async fn refusals_that_were_not_recorded_are_counted_in_the_next_record() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
-        let audit = Audit::open(dir.path(), KeepLimits::default(), journal, Clock::System).unwrap();
+        let audit = Audit::open(dir.path(), AuditSection::default(), journal, Clock::System).unwrap();
         let full_disk = Arc::new(File::options().append(true).open("/dev/full").unwrap());
         let working_file = audit.writer.0.replace_file(full_disk);
         let mut dropped = refusal();

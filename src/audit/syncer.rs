@@ -68,6 +68,11 @@ impl Syncer {
         self.file_dirty.store(true, Ordering::Release);
     }
 
+    /// Has the next sync include the current file whether or not it is known to have changed.
+    pub(super) fn mark_dirty(&self) {
+        self.file_dirty.store(true, Ordering::Release);
+    }
+
     /// Continues with a new file, whose directory entry has to be synced.
     pub(super) fn follow(&self, file: Arc<File>, path: &Path) {
         let mut current = self.lock();
@@ -105,14 +110,14 @@ impl Syncer {
     }
 
     /// Syncs what has changed, and stores the result in `health`. The next call repeats what failed; its
-    /// success counts only after a new file was started. Blocking.
-    pub(super) fn sync(&self, health: &AuditHealth) {
+    /// success counts only after a new file was started. Returns whether there was something to sync. Blocking.
+    pub(super) fn sync(&self, health: &AuditHealth) -> bool {
         let synced = self.current_file();
         let file = self.sync_file(&synced);
         let synced_dir = lock(&self.dir).clone();
         let dir = sync_if(&self.dir_dirty, || synced_dir.sync_all());
         if file.is_none() && dir.is_none() {
-            return;
+            return false;
         }
         let result = file.unwrap_or(Ok(())).and(dir.unwrap_or(Ok(())));
         if result.is_err() {
@@ -124,6 +129,7 @@ impl Syncer {
         if result.is_err() || !self.has_failed() {
             health.record_sync(result);
         }
+        true
     }
 
     fn sync_file(&self, file: &Arc<File>) -> Option<io::Result<()>> {

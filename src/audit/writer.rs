@@ -18,14 +18,16 @@ use tokio::sync::oneshot;
 use super::chain::ChainedLog;
 use super::event::Event;
 use super::health::{AuditHealth, SLOW_WRITE, WriteError};
+use super::index;
 use super::line::MAX_BODY_LEN;
 use super::record::Record;
 use super::recovery::Findings;
 use super::retention;
 use super::suppressed::CarriedCount;
+use super::sync_gate::SyncGate;
 use super::syncer::Syncer;
 use crate::clock::Clock;
-use crate::config::KeepLimits;
+use crate::config::{AuditSection, AuditSync};
 use crate::critical::spawn_critical;
 use crate::mutex::lock;
 
@@ -78,7 +80,8 @@ pub(super) struct LogWriter {
     syncer: Syncer,
     closed: AtomicBool,
     health: AuditHealth,
-    keep: KeepLimits,
+    section: AuditSection,
+    sync_gate: SyncGate,
     clock: Clock,
 }
 
@@ -87,7 +90,7 @@ impl LogWriter {
     /// [`ChainedLog::open`].
     pub(super) fn start(
         dir: &Path,
-        keep: KeepLimits,
+        section: AuditSection,
         clock: Clock,
     ) -> io::Result<(Arc<LogWriter>, Findings)> {
         let (log, findings) = ChainedLog::open(dir)?;
@@ -100,7 +103,8 @@ impl LogWriter {
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
-            keep,
+            section,
+            sync_gate: SyncGate::new(),
             clock,
         });
         let spawn_thread = |name, run: fn(&LogWriter)| {
@@ -157,6 +161,11 @@ impl LogWriter {
         Ok(Some(result))
     }
 
+    /// Returns how many lines wait to be written.
+    pub(super) fn queued_lines(&self) -> usize {
+        lock(&self.queue).len()
+    }
+
     pub(super) fn health(&self) -> &AuditHealth {
         &self.health
     }
@@ -170,12 +179,33 @@ impl LogWriter {
     /// Syncs the current file and its directory entry to disk. What fails is repeated by the next call.
     /// Blocking.
     pub(super) fn sync(&self) {
-        self.syncer.sync(&self.health);
+        let written = self.health.last_seq();
+        let begun = Instant::now();
+        if self.syncer.sync(&self.health) {
+            self.health.metrics().sync_duration.observe(begun.elapsed());
+        }
+        if self.health.sync_error().is_none() {
+            self.health.metrics().set_synced(written);
+        }
+    }
+
+    /// When lines are synced.
+    pub(super) fn sync_mode(&self) -> AuditSync {
+        self.section.sync
+    }
+
+    /// Waits until all lines that are written now are on the disk.
+    ///
+    /// # Errors
+    /// The disk cannot sync them.
+    pub(super) async fn wait_synced(&self) -> Result<(), WriteError> {
+        self.sync_gate.wait_for(self.health.last_seq()).await
     }
 
     /// Stops the threads.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.sync_gate.request();
         self.work_available.notify_all();
     }
 
@@ -264,19 +294,22 @@ impl LogWriter {
     fn remove_old_files(&self) {
         let current = lock(&self.log).path().to_owned();
         let dir = current.parent().unwrap_or(Path::new("."));
-        let result = retention::removal(dir, &current, self.keep, self.clock.now()).and_then(|removal| {
-            let Some(removal) = removal else { return Ok(()) };
-            let event = Event::AuditFilesRemoved;
-            let record = Record::for_event(event, &removal.description, self.clock.now());
-            let body = record.to_json_members(self.clock.sync())?;
-            {
-                let mut log = lock(&self.log);
-                log.push_first_body(body);
-                let _ = self.append(&mut log, std::iter::empty());
-            }
-            tracing::info!(event = event.name(), "{}", removal.description);
-            removal.files.iter().try_for_each(std::fs::remove_file)
-        });
+        let result =
+            retention::removal(dir, &current, self.section.keep, self.clock.now()).and_then(|removal| {
+                let Some(removal) = removal else { return Ok(()) };
+                let event = Event::AuditFilesRemoved;
+                let record = Record::for_event(event, &removal.description, self.clock.now());
+                let body = record.to_json_members(&self.clock)?;
+                {
+                    let mut log = lock(&self.log);
+                    log.push_first_body(body);
+                    let _ = self.append(&mut log, std::iter::empty());
+                }
+                self.health.metrics().count_record(event);
+                tracing::info!(event = event.name(), "{}", removal.description);
+                removal.files.iter().try_for_each(std::fs::remove_file)?;
+                index::remove_orphans(dir)
+            });
         if let Err(e) = result {
             tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");
         }
@@ -284,18 +317,36 @@ impl LogWriter {
 
     /// Whether the current file has records that are to be removed earlier than it would be full.
     fn ends_by_age(&self) -> bool {
-        let Some(age) = self.keep.age else { return false };
+        let Some(age) = self.section.keep.age else { return false };
         let current = lock(&self.log).path().to_owned();
         retention::is_due_to_end(&current, age, self.clock.now()).unwrap_or(false)
     }
 
-    /// Runs the thread `audit-sync`: syncs the file and checks its disk, once a second.
+    /// Runs the thread `audit-sync`: syncs the file and checks its disk, once a second. It syncs at once when a
+    /// reply waits for that.
     fn run_syncer(&self) {
+        let mut check_due = Instant::now() + SYNC_INTERVAL;
         while !self.closed.load(Ordering::Acquire) {
-            std::thread::park_timeout(SYNC_INTERVAL);
-            let _syncing = self.health.begin_sync();
-            self.sync();
-            self.syncer.check_disk(&self.health);
+            self.sync_gate.wait_for_request(check_due.saturating_duration_since(Instant::now()));
+            self.sync_and_report();
+            if Instant::now() >= check_due {
+                check_due = Instant::now() + SYNC_INTERVAL;
+                self.syncer.check_disk(&self.health);
+            }
+        }
+    }
+
+    fn sync_and_report(&self) {
+        let _syncing = self.health.begin_sync();
+        // The number is stored after its line was written, and before the file is marked as changed.
+        let written = self.health.last_seq();
+        if self.section.sync == AuditSync::Always {
+            self.syncer.mark_dirty();
+        }
+        self.sync();
+        match self.health.sync_error() {
+            Some(error) => self.sync_gate.fail(error),
+            None => self.sync_gate.succeed(written),
         }
     }
 
@@ -310,6 +361,7 @@ impl LogWriter {
         let started_at = Instant::now();
         let result = self.append(log, lines.iter().map(|line| line.body.as_slice()).chain(own));
         let elapsed = started_at.elapsed();
+        self.health.metrics().write_duration.observe(elapsed);
         if elapsed > SLOW_WRITE {
             self.health.mark_slow();
         }
@@ -333,8 +385,9 @@ impl LogWriter {
             let _writing = self.health.begin_write();
             self.replace_lost_file(log).and_then(|()| Ok(log.append(bodies)?))
         };
-        self.health.record_result(&result, log);
+        // First, since a sync covers all lines whose number was known before it.
         self.syncer.mark_written(log.length());
+        self.health.record_result(&result, log);
         result
     }
 
@@ -352,8 +405,9 @@ impl LogWriter {
             log.path().display()
         );
         let record = Record::for_event(Event::AuditFileReplaced, &detail, self.clock.now());
-        if let Ok(body) = record.to_json_members(self.clock.sync()) {
+        if let Ok(body) = record.to_json_members(&self.clock) {
             log.push_first_body(body);
+            self.health.metrics().count_record(Event::AuditFileReplaced);
         }
         tracing::error!(event = "audit-file-replaced", "{detail}");
         Ok(())

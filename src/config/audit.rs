@@ -1,4 +1,4 @@
-//! The table `[audit]`: how much of the audit log is kept.
+//! The table `[audit]`: how much of the audit log is kept, and when it is on the disk.
 
 use std::time::Duration;
 
@@ -19,6 +19,19 @@ const MAX_AGE: Duration = Duration::from_secs(20 * YEAR.as_secs());
 pub struct AuditSection {
     /// What is kept. Default: everything.
     pub keep: KeepLimits,
+    /// When records are synced to the disk. Default: once a second.
+    pub sync: AuditSync,
+}
+
+/// When records of the audit log are synced to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditSync {
+    /// Once a second: a crash of the machine loses at most the records of the last second.
+    #[default]
+    Interval,
+    /// Before the reply that they are the record of.
+    Always,
 }
 
 /// Limits of what is kept of the audit log. Old files beyond one of them are removed.
@@ -65,6 +78,9 @@ mod tests {
         assert_eq!((both.size, both.age), (Some(8 << 30), Some(DAY * 90)));
         let one = read("[keep]\nsize = \"256MiB\"").unwrap();
         assert_eq!((one.size, one.age), (Some(MIN_SIZE), None));
+        let sync = |text: &str| toml::from_str::<AuditSection>(text).map(|section| section.sync);
+        assert_eq!(sync("").unwrap(), AuditSync::Interval);
+        assert_eq!(sync("sync = \"always\"").unwrap(), AuditSync::Always);
         for (text, expected) in [
             ("keep.size = \"255MiB\"", "256MiB"),
             ("keep.size = \"8GB\"", "GiB"),
@@ -73,6 +89,7 @@ mod tests {
             ("keep.age = \"1h\"", "1d"),
             ("keep.days = 1", "unknown field"),
             ("keep = \"8GiB\"", "invalid type"),
+            ("sync = \"never\"", "unknown variant"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

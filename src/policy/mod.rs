@@ -22,7 +22,9 @@ mod tenant_quota;
 
 pub use admin::{AdminGroupProblem, AdminPolicy};
 pub use attestation::{AttestationPermit, decide_attestation};
-pub use cedar::{Approval, Policies, PolicyConfig, PolicySetId, PolicySnapshot, PolicyStatus};
+pub use cedar::{
+    Approval, Policies, PolicyChanges, PolicyConfig, PolicySetId, PolicySnapshot, PolicyStatus, ReadPolicies,
+};
 pub use circumstances::Circumstances;
 pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
 pub use decision::{
@@ -33,5 +35,5 @@ pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid
 pub use mark_quota::{MarkQuota, Marks, TooManyMarks};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};
-pub use refusal::{ErrorCode, Refusal, RefusalDetails};
+pub use refusal::{ErrorCode, Refusal, RefusalDetails, Stage, StageResult, Verdicts};
 pub use tenant_quota::{TenantQuota, TenantQuotas, TooManyTokens};

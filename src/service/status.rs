@@ -52,7 +52,13 @@ impl IdentityService {
             policies: PoliciesStatus::from(&deps.policies.status()),
             status_lists: {
                 let report = deps.status_lists.report();
-                StatusListsStatus { lists: report.lists, tokens: report.tokens, problem: report.problem }
+                StatusListsStatus {
+                    by_default: report.is_default,
+                    ttl: report.ttl.as_secs(),
+                    lists: report.lists,
+                    tokens: report.tokens,
+                    problem: report.problem,
+                }
             },
             admin_group: AdminGroupStatus {
                 name: deps.admin_policy.admin_group.clone(),
@@ -70,6 +76,7 @@ impl IdentityService {
                 problem: self.audit.health().write_error().map(|error| error.to_string()),
                 disk_fault: self.audit.health().disk_fault().map(|error| error.to_string()),
                 filling: self.audit.health().filling_warning(),
+                directory: Some(deps.audit_dir.display().to_string()),
             },
             journal: JournalStatus {
                 sink: self.audit.journal().sink_name().to_owned(),

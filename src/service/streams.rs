@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::error::{InvalidRequest, NotReady, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
 use super::requests;
 use crate::agents::{AuthenticatedAgent, Registrations};
 use crate::clock::BootTime;
@@ -13,7 +14,7 @@ use crate::federation::FederatedBundles;
 use crate::issue::{IssuerState, WitSvid};
 use crate::peer::{self, Peer, PeerInfo, PeerLookup};
 use crate::pki::IssuedX509Svid;
-use crate::policy::{self, Circumstances, ErrorCode, IdentityPermit, PolicySetId};
+use crate::policy::{self, Circumstances, ErrorCode, IdentityPermit, PolicySetId, Refusal, Stage};
 use crate::posture::Posture;
 
 /// A caller is identified again after this time, even if nothing else changed: the wall clock may have been
@@ -126,21 +127,24 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<WitSvid> {
-        let waited = self.wait_for_signer(std::slice::from_ref(agent)).await;
-        let issue = || -> Result<WitSvid, Rejection> {
-            waited?;
-            let (permit, issuer_state) = self.permit_stream_identity(agent)?;
-            let ttl = self.deps.certificate_issuer.ttl();
-            self.check_live_tokens(agent, ttl)?;
-            Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
-        };
-        match issue() {
-            Ok(svid) => {
-                self.watch_invocation(agent, svid.expires());
-                Ok(self.audit.record_wit_svid(svid).await?)
+        let decision = async {
+            let waited = self.wait_for_signer(std::slice::from_ref(agent)).await;
+            let issue = || -> Result<WitSvid, Rejection> {
+                waited?;
+                let (permit, issuer_state) = self.permit_stream_identity(agent)?;
+                let ttl = self.deps.certificate_issuer.ttl();
+                self.check_live_tokens(agent, ttl)?;
+                Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
+            };
+            match issue() {
+                Ok(svid) => {
+                    self.watch_invocation(agent, svid.expires());
+                    Ok(self.audit.record_wit_svid(svid).await?)
+                }
+                Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
             }
-            Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
-        }
+        };
+        self.measured(RequestKind::WitSvid, decision).await
     }
 
     /// Whether the host's posture and the policies permit that an agent keeps credentials of its identity. A
@@ -205,7 +209,8 @@ impl IdentityService {
             None => Ok(()),
             Some(revocation) => {
                 let description = revocation.description();
-                Err(Rejection::new(ErrorCode::AccessDenied, description, agent.peer()).with_agent(agent))
+                let refusal = Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity);
+                Err(Rejection::from(refusal).with_peer(agent.peer()).with_agent(agent))
             }
         }
     }

@@ -203,9 +203,28 @@ pub struct ReloadResponse {
     /// How many there are of each; absent unless a list lacks some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<ReloadCounts>,
+    /// The policies that changed; absent if none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<ReloadedPolicies>,
     /// The change, if it is not active but waits for a second administrator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingChange>,
+}
+
+/// Policies that a reload added, changed and removed, by `@id`, file and line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ReloadedPolicies {
+    /// Policies that are new; at most 10.
+    pub added: Vec<String>,
+    /// Policies that are written otherwise; at most 10.
+    pub changed: Vec<String>,
+    /// Policies that were removed; at most 10.
+    pub removed: Vec<String>,
+    /// Number of all of them.
+    pub count: usize,
+    /// Number of those that make rights wider.
+    pub widening: usize,
 }
 
 /// Numbers of what a reload did, beside lists that do not have all names.
@@ -262,6 +281,18 @@ pub struct MissingRecords {
     pub to: u64,
 }
 
+/// The answers to the questions of a decision, in their order: `pass`, `fail`, or `none` where it did not come to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AuditVerdicts {
+    /// Which registered agent is the process, and is it neither revoked nor drained?
+    pub identity: String,
+    /// Do the agent's grants contain what it asks for?
+    pub privilege: String,
+    /// Do time, posture and policies allow it now?
+    pub context: String,
+}
+
 /// One line of the audit log. Members that do not apply to the event are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -272,16 +303,40 @@ pub struct AuditRecord {
     pub seq: u64,
     /// SHA-256 of the previous line, hexadecimal; 64 zeros where no earlier line exists.
     pub prev: String,
+    /// Id of the host's boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// Microseconds since that boot, which setting the clock does not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monotonic_us: Option<u64>,
     /// Whether the clock is synchronized; absent where it is. Otherwise `time` may be wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<ClockSync>,
+    /// The kernel's bound of the error of `time` in microseconds; absent where the clock is not synchronized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_error_us: Option<u64>,
+    /// Trace id of the request: of the caller's `traceparent`, or made; 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// Id of this request within the caller's trace: 16 hexadecimal digits; absent where the trace was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_id: Option<String>,
+    /// What was called, such as `POST /v1/token` or `gRPC FetchJWTSVID`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// When the event happened.
     pub time: Timestamp,
     /// Name of the event, such as `token-issued`.
     pub event: String,
+    /// `granted` or `refused` for what a process asked for, `done` or `failed` for what the daemon did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
     /// The agent concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// Who answers for the agent, as it was registered then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// The agent's tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -309,6 +364,10 @@ pub struct AuditRecord {
     /// Serial number of the certificate, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
+    /// SHA-256 of the text of the token, or of the certificate in DER, hexadecimal. A credential has none: its value
+    /// can be short enough to be guessed, so its name and version identify it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// End of validity, in seconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
@@ -325,10 +384,13 @@ pub struct AuditRecord {
     /// Refusals of the same caller since its previous record that have no record of their own.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub suppressed: u64,
+    /// The answers to the questions of the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdicts: Option<AuditVerdicts>,
     /// The host's posture at the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<Posture>,
-    /// The policies that were in force at the decision.
+    /// The policies that were in force at the decision, or when another record was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicySet>,
     /// The calling process.

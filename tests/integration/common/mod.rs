@@ -13,6 +13,7 @@ pub mod http2;
 pub mod journald;
 pub mod libraries;
 pub mod machine;
+pub mod metrics;
 pub mod name_service;
 pub mod processes;
 pub mod proxy;
@@ -92,6 +93,18 @@ pub fn program(name: &str) -> String {
         Err(_) if name == "hostbadged" => env!("CARGO_BIN_EXE_hostbadged").to_owned(),
         Err(_) => env!("CARGO_BIN_EXE_hostbadge").to_owned(),
     }
+}
+
+/// Copies a program to be executed, and appends `tail`. Another process writes the copy: a child that this one forks
+/// meanwhile for another test would inherit the open file, and the program could not be executed (ETXTBSY) as long
+/// as that child has it.
+pub fn copy_program(from: impl AsRef<Path>, to: &Path, tail: &str) {
+    let status = Command::new("sh")
+        .args(["-c", r#"cp -- "$0" "$1" && printf %s "$2" >>"$1" && chmod 755 "$1""#])
+        .args([from.as_ref(), to, Path::new(tail)])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{} cannot be copied", to.display());
 }
 
 /// A host in a temporary directory. Drop kills the daemon and removes the directory.
