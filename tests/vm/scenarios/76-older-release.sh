@@ -1,5 +1,5 @@
 # State of an older release is changed once and a copy stays; nothing is lost, and the older release refuses the result.
-# limit: 400 s
+# limit: 600 s
 #
 # hostbadge-before.deb is that release, if there is one (scripts/package-before COMMIT). Without it, this package writes
 # the state, and credentials.db is put back into the format of before.
