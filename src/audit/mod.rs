@@ -10,6 +10,7 @@ mod activity;
 mod activity_reader;
 mod backwards;
 mod chain;
+mod checkpoint_status;
 mod event;
 mod files;
 mod forecast;
@@ -30,6 +31,7 @@ mod suppressed;
 mod syncer;
 mod text;
 mod trail;
+mod tree;
 mod usage;
 mod used_record;
 mod writer;
@@ -50,6 +52,7 @@ use crate::revocation::Revocations;
 
 pub use activity::{Activity, AgentActivity, UnknownUnit};
 pub use activity_reader::ActivityReader;
+pub use checkpoint_status::{CheckpointReport, CheckpointStatus};
 pub use event::Event;
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
@@ -57,6 +60,7 @@ pub use layer::JournalLayer;
 pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
 pub use suppressed::Counted;
 pub use trail::{IssuedId, Trail, read_refusals, read_trail};
+pub use tree::{LogHead, append_checkpoint, append_earlier_checkpoint, append_keys};
 pub use usage::{UsageReport, usage_lints};
 
 use record::Record;
@@ -112,6 +116,7 @@ pub struct Audit {
     /// The number of the first record of this process.
     first_seq: u64,
     journal: Journal,
+    checkpoints: CheckpointStatus,
     clock: Clock,
 }
 
@@ -132,6 +137,7 @@ impl Audit {
             activity: Activity::new(clock.clone()),
             first_seq: writer_seq + 1,
             journal,
+            checkpoints: CheckpointStatus::default(),
             clock,
         };
         // The record of skipped numbers is the line after them.
@@ -140,6 +146,9 @@ impl Audit {
         }
         if let Some(message) = findings.gaps {
             audit.record_finding(Event::AuditGap, &message);
+        }
+        if let Some(message) = findings.restarted {
+            audit.record_finding(Event::AuditTreeRestarted, &message);
         }
         Ok(audit)
     }
@@ -321,6 +330,16 @@ impl Audit {
     /// Returns the state of the log and its disk.
     pub fn health(&self) -> &AuditHealth {
         self.writer.0.health()
+    }
+
+    /// The last record and the tree over the records; `None` while a line is being written.
+    pub fn head(&self) -> Option<LogHead> {
+        self.writer.0.head()
+    }
+
+    /// What is known of the checkpoints.
+    pub fn checkpoints(&self) -> &CheckpointStatus {
+        &self.checkpoints
     }
 
     /// What agents did, by the log.

@@ -24,6 +24,7 @@ use super::recovery::Findings;
 use super::retention;
 use super::suppressed::CarriedCount;
 use super::syncer::Syncer;
+use super::tree::{LogHead, remove_entries};
 use crate::clock::Clock;
 use crate::config::KeepLimits;
 use crate::critical::spawn_critical;
@@ -157,6 +158,11 @@ impl LogWriter {
         Ok(Some(result))
     }
 
+    /// The last record and the tree; `None` while a thread has the log.
+    pub(super) fn head(&self) -> Option<LogHead> {
+        self.try_lock_log().map(|log| log.head())
+    }
+
     pub(super) fn health(&self) -> &AuditHealth {
         &self.health
     }
@@ -275,7 +281,10 @@ impl LogWriter {
                 let _ = self.append(&mut log, std::iter::empty());
             }
             tracing::info!(event = event.name(), "{}", removal.description);
-            removal.files.iter().try_for_each(std::fs::remove_file)
+            removal.files.iter().try_for_each(|file| {
+                std::fs::remove_file(file)?;
+                remove_entries(file)
+            })
         });
         if let Err(e) = result {
             tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");

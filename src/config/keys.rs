@@ -100,13 +100,18 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::optional(
         "audit",
-        Kind::Table(&[Key::optional(
-            "keep",
-            Kind::Table(&[
-                Key::optional("size", Kind::Text("\"8GiB\"")),
-                Key::optional("age", Kind::Duration("\"90d\"")),
-            ]),
-        )]),
+        Kind::Table(&[
+            Key::optional(
+                "keep",
+                Kind::Table(&[
+                    Key::optional("size", Kind::Text("\"8GiB\"")),
+                    Key::optional("age", Kind::Duration("\"90d\"")),
+                ]),
+            ),
+            Key::optional("checkpoints", Kind::Boolean),
+            Key::optional("checkpoint_every", Kind::Duration("\"1h\"")),
+            Key::optional("checkpoint_records", RATE),
+        ]),
     ),
     Key::optional(
         "tenant",
