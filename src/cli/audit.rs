@@ -1,4 +1,4 @@
-//! `hostbadge audit tail|lifecycle`.
+//! `hostbadge audit tail|lifecycle|prove`.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::audit_lifecycle;
+use super::audit_prove;
 use super::client;
 use super::common::CommonArgs;
 use super::error::CliError;
@@ -32,6 +33,12 @@ pub(super) enum AuditSubcommand {
     /// Name agents, units and grants that may have to be ended or completed; exit status 1 if there is something
     #[command(after_long_help = audit_lifecycle::KINDS)]
     Lifecycle(audit_lifecycle::LifecycleArgs),
+    /// Prove that one record is in the log, without showing the others: the record, an inclusion proof and the
+    /// checkpoint, in the form of c2sp.org/tlog-proof
+    ///
+    /// A leaf of the tree is the SHA-256 digest of a record's line. The proof is made from the files of the log, so that
+    /// the daemon is not asked.
+    Prove(audit_prove::ProveArgs),
 }
 
 #[derive(Args, Debug)]
@@ -79,6 +86,7 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Re
     let args = match subcommand {
         AuditSubcommand::Tail(args) => args,
         AuditSubcommand::Lifecycle(args) => return audit_lifecycle::run(common, args).await,
+        AuditSubcommand::Prove(args) => return audit_prove::run(common, args),
     };
     let last_seq = print_last(common, args).await?;
     if args.follow {

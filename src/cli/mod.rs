@@ -10,6 +10,7 @@ mod agent_new;
 mod attest;
 mod audit;
 mod audit_lifecycle;
+mod audit_prove;
 mod certificate;
 mod client;
 mod clock;
@@ -48,6 +49,7 @@ mod tenant;
 mod tenant_args;
 mod token;
 mod verify;
+mod verify_audit;
 mod verify_receipt;
 mod verify_token;
 mod watch;
@@ -154,7 +156,7 @@ enum CliSubcommand {
     /// Export public documents for relying parties
     #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
-    /// Verify tokens, evidence and receipts, without daemon and TPM
+    /// Verify tokens, evidence, receipts and audit logs, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
     /// Tell whether a token of this host, which is read from standard input, is valid now; exit status 1 if it is not
